@@ -1,0 +1,21 @@
+# Thin on purpose: each target is one line of work, done by `cargo xtask` (crates/xtask) or the medfleet binary.
+.DEFAULT_GOAL := help
+.PHONY: help demo test up fetch fmt
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: ## on a fresh machine: build, start a fleet, submit a real study, print the draft, stop
+	@cargo xtask demo
+
+test: ## everything that CI runs
+	@cargo xtask ci
+
+up: ## a local fleet that keeps running; prints its address and where its token is
+	@cargo xtask up
+
+fetch: ## the pinned tools and test data, into the cache
+	@cargo xtask fetch
+
+fmt: ## format the code
+	@cargo fmt --all
