@@ -1,0 +1,197 @@
+//! What comes out: the model-ready frame, and the record of how it came to be.
+//! The record holds no patient data: numbers, digests and words of closed lists only.
+
+use serde::{Serialize, Serializer};
+
+/// A model-ready picture: square, 8 bits, row-major, channels interleaved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Width and height in pixels.
+    pub side: u32,
+    /// 1 for grey, 3 for RGB.
+    pub channels: u32,
+    /// `side * side * channels` bytes.
+    pub pixels: Vec<u8>,
+}
+
+/// How a frame came to be. Serialises to JSON for manifests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FrameInfo {
+    /// [`crate::PREPROCESSING_VERSION`].
+    pub preprocessing_version: &'static str,
+    /// BLAKE3 of the whole source file, hexadecimal, without a key: for local manifests, not for messages or logs.
+    pub source_digest: String,
+    /// Frame within the source file, from 0.
+    pub frame_index: u32,
+    /// What the source file is.
+    pub format: Format,
+    /// DICOM modality (`CR`, `DX`); `None` for pictures.
+    pub modality: Option<Modality>,
+    /// DICOM photometric interpretation; `None` for pictures.
+    pub photometric: Option<Photometric>,
+    /// How modality values became grey levels; `None` for pictures, whose levels are taken as they are.
+    pub window: Option<Window>,
+    /// Columns of the original.
+    pub original_width: u32,
+    /// Rows of the original.
+    pub original_height: u32,
+    /// Where the original lies in the frame.
+    pub placement: Placement,
+    /// What was decided on the way.
+    pub notes: Vec<Note>,
+}
+
+/// Maps between original pixels and the frame.
+/// `frame_x = (original_x + pad_left_pixels) * scale`, and the same for y with the top.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Placement {
+    /// Black columns to the left of the original, in original pixels.
+    pub pad_left_pixels: u32,
+    /// Black rows above the original, in original pixels.
+    pub pad_top_pixels: u32,
+    /// Side of the padded square, in original pixels.
+    pub padded_side_pixels: u32,
+    /// Frame pixels for each original pixel.
+    pub scale: f64,
+}
+
+impl Placement {
+    /// The original position, in pixels, of a position in the frame, in pixels. May lie in the padding, outside the original.
+    pub fn to_original(&self, frame_x: f64, frame_y: f64) -> (f64, f64) {
+        (
+            frame_x / self.scale - f64::from(self.pad_left_pixels),
+            frame_y / self.scale - f64::from(self.pad_top_pixels),
+        )
+    }
+}
+
+/// The window that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Window {
+    /// Centre, in modality units.
+    pub center: f64,
+    /// Width, in modality units.
+    pub width: f64,
+    /// The formula.
+    pub function: WindowFunction,
+    /// Where centre and width come from.
+    pub source: WindowSource,
+}
+
+/// Where a window comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum WindowSource {
+    /// The first window of the file's header.
+    Header,
+    /// Smallest and largest modality value of the image, padding left out.
+    MinMax,
+}
+
+/// Declares an enum of words that appear as such in DICOM, in JSON and in notes.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// The formula of a window.
+    WindowFunction {
+        /// DICOM PS3.3 C.11.2.1.2.1.
+        Linear = "LINEAR",
+        /// DICOM PS3.3 C.11.2.1.3.2.
+        LinearExact = "LINEAR_EXACT",
+        /// DICOM PS3.3 C.11.2.1.3.1.
+        Sigmoid = "SIGMOID",
+        /// Smallest value to black, largest to white.
+        MinMax = "MIN_MAX",
+    }
+}
+
+words! {
+    /// What a file is.
+    Format {
+        /// DICOM Part 10, with or without preamble.
+        Dicom = "DICOM",
+        /// Portable Network Graphics.
+        Png = "PNG",
+        /// JPEG (JFIF or Exif).
+        Jpeg = "JPEG",
+    }
+}
+
+words! {
+    /// Modalities that become frames.
+    Modality {
+        /// Computed radiography.
+        Cr = "CR",
+        /// Digital radiography.
+        Dx = "DX",
+    }
+}
+
+words! {
+    /// Photometric interpretations that become frames.
+    Photometric {
+        /// Low values are bright.
+        Monochrome1 = "MONOCHROME1",
+        /// Low values are dark.
+        Monochrome2 = "MONOCHROME2",
+    }
+}
+
+words! {
+    /// What was decided on the way, as stable codes.
+    Note {
+        /// The header has several windows; the first is used.
+        SeveralWindows = "SEVERAL_WINDOWS_FIRST_USED",
+        /// The header has no window; smallest and largest value are used.
+        NoWindow = "NO_WINDOW_MIN_MAX_USED",
+        /// MONOCHROME1: grey levels are inverted.
+        Inverted = "MONOCHROME1_INVERTED",
+        /// The image was compressed with loss before it came here.
+        LossyCompressed = "LOSSY_COMPRESSED",
+        /// 16-bit picture: divided by 257.
+        SixteenBitPicture = "SIXTEEN_BIT_PICTURE_SCALED",
+        /// Picture with transparency: laid over black.
+        AlphaOverBlack = "ALPHA_OVER_BLACK",
+        /// Exif orientation: turned upright.
+        ExifOrientation = "EXIF_ORIENTATION_APPLIED",
+        /// Columns outside Bits Stored (overlays, markers) are ignored.
+        HighBitsIgnored = "HIGH_BITS_IGNORED",
+        /// Embedded or separate overlays are not drawn.
+        OverlaysNotDrawn = "OVERLAYS_NOT_DRAWN",
+        /// The file starts without the 128-byte preamble.
+        NoPreamble = "NO_PREAMBLE",
+        /// The header says that the pixels carry burned-in annotation.
+        BurnedInAnnotation = "BURNED_IN_ANNOTATION",
+        /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
+        PaddingExcluded = "PADDING_EXCLUDED",
+    }
+}

@@ -1,0 +1,68 @@
+//! What the caller decides: the model's frame side, and every limit by name.
+
+/// The largest frame side that can be asked for, in pixels.
+pub const FRAME_SIDE_MAX: u32 = 4096;
+
+/// How to turn a file into frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    frame_side: u32,
+    limits: Limits,
+}
+
+impl Options {
+    /// # Errors
+    /// `frame_side` (pixels) must be 1 to [`FRAME_SIDE_MAX`].
+    pub fn new(frame_side: u32, limits: Limits) -> Result<Self, OptionsError> {
+        if frame_side == 0 || frame_side > FRAME_SIDE_MAX {
+            return Err(OptionsError::FrameSide { found: frame_side });
+        }
+        Ok(Self { frame_side, limits })
+    }
+
+    /// Width and height of the frames, in pixels.
+    pub fn frame_side(&self) -> u32 {
+        self.frame_side
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// Why options are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// The frame side is out of range.
+    #[error("frame side {found} pixels is not between 1 and {FRAME_SIDE_MAX}")]
+    FrameSide {
+        /// What was asked for.
+        found: u32,
+    },
+}
+
+/// What one file may cost. Checked before anything is allocated for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one file.
+    pub file_bytes_max: u64,
+    /// Pixels of one image, rows × columns.
+    pub frame_pixels_max: u64,
+    /// Bytes of everything before the pixel data, and of a deflated data set once unpacked together with `frame_pixels_max`.
+    pub header_bytes_max: u64,
+    /// Decoded bytes for each compressed byte.
+    pub compression_ratio_max: u32,
+}
+
+impl Default for Limits {
+    /// 512 MiB a file, 64 Mi pixels, 16 MiB of header, 1000 : 1.
+    fn default() -> Self {
+        Self {
+            file_bytes_max: 512 * 1024 * 1024,
+            frame_pixels_max: 64 * 1024 * 1024,
+            header_bytes_max: 16 * 1024 * 1024,
+            compression_ratio_max: 1000,
+        }
+    }
+}

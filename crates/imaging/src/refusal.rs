@@ -1,0 +1,135 @@
+//! Why a file is refused: one stable code per reason, and a sentence that names the tag and what is allowed.
+//! A refusal never carries a value that could identify a patient: only numbers and words of closed lists get into it.
+
+use std::fmt;
+
+use dicom_core::Tag;
+use serde::{Serialize, Serializer};
+
+/// A file that was not turned into frames, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub struct Refusal {
+    /// The stable reason.
+    pub reason: Reason,
+    /// The DICOM element that decided it, where one did.
+    pub tag: Option<ElementTag>,
+    /// What was found: numbers and known words only.
+    pub found: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal that no single element decided.
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, tag: None, found: None }
+    }
+
+    pub(crate) fn at(reason: Reason, tag: Tag) -> Self {
+        Self { reason, tag: Some(ElementTag(tag)), found: None }
+    }
+
+    /// `found` must be a number or a word of a closed list, never text copied from the file.
+    pub(crate) fn found(mut self, found: impl fmt::Display) -> Self {
+        self.found = Some(found.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason.text())?;
+        if let Some(found) = &self.found {
+            write!(f, "; found {found}")?;
+        }
+        if let Some(tag) = self.tag {
+            write!(f, " in {tag}")?;
+        }
+        write!(f, "; allowed: {}", self.reason.allowed())
+    }
+}
+
+/// A DICOM tag, shown as `(gggg,eeee)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ElementTag(pub(crate) Tag);
+
+impl fmt::Display for ElementTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({:04X},{:04X})", self.0.group(), self.0.element())
+    }
+}
+
+impl Serialize for ElementTag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Declares the reasons once: variant, code, what is wrong, what is allowed.
+macro_rules! reasons {
+    ($($variant:ident, $code:literal, $text:literal, $allowed:literal;)*) => {
+        /// Why a file is refused. `docs/imaging.md` has one row for each code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The stable code.
+            pub fn code(self) -> &'static str {
+                match self { $(Reason::$variant => $code,)* }
+            }
+
+            /// What is wrong with the file.
+            pub fn text(self) -> &'static str {
+                match self { $(Reason::$variant => $text,)* }
+            }
+
+            /// What would have been accepted.
+            pub fn allowed(self) -> &'static str {
+                match self { $(Reason::$variant => $allowed,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Empty, "EMPTY", "the file is empty", "DICOM, PNG or JPEG";
+    NotAnImage, "NOT_AN_IMAGE", "the file is neither DICOM nor a picture", "DICOM with file meta information, PNG or JPEG";
+    Truncated, "TRUNCATED", "the file ends before its content does", "a complete file";
+    Malformed, "MALFORMED", "the file breaks the rules of its format", "a file that follows its standard";
+    TooLarge, "TOO_LARGE", "the file has more bytes than the limit", "files up to the configured number of bytes";
+    TooManyPixels, "TOO_MANY_PIXELS", "the image has more pixels than the limit", "images up to the configured number of pixels";
+    CompressionRatio, "COMPRESSION_RATIO", "the file unpacks to more bytes than the limit", "data sets up to the configured unpacked size and images up to the configured compression ratio";
+    NoPixelData, "NO_PIXEL_DATA", "the DICOM file holds no image", "files with Pixel Data";
+    MissingAttribute, "MISSING_ATTRIBUTE", "an element that decoding needs is missing", "files with every required element";
+    InvalidAttribute, "INVALID_ATTRIBUTE", "an element that decoding needs has an unusable value", "values as DICOM PS3.3 defines them";
+    UnsupportedTransferSyntax, "UNSUPPORTED_TRANSFER_SYNTAX", "the transfer syntax is not one that is known to decode right", "implicit and explicit little endian, deflated, RLE, JPEG baseline, JPEG lossless, JPEG 2000";
+    VideoNotSupported, "VIDEO_NOT_SUPPORTED", "the file holds video", "still images";
+    ModalityNotSupportedYet, "MODALITY_NOT_SUPPORTED_YET", "this version does not turn this modality into frames yet", "CR and DX";
+    MultiFrameNotSupportedYet, "MULTI_FRAME_NOT_SUPPORTED_YET", "this version does not take files with several frames yet", "one frame a file";
+    UnsupportedPhotometric, "UNSUPPORTED_PHOTOMETRIC", "the photometric interpretation is not one that is known to decode right", "MONOCHROME1 and MONOCHROME2 with one sample a pixel";
+    UnsupportedBits, "UNSUPPORTED_BITS", "the bit depth is not one that is known to decode right", "8 or 16 bits allocated, 1 to that many stored, high bit = stored - 1";
+    RescaleUnknownType, "RESCALE_UNKNOWN_TYPE", "a rescale element has a value representation that is not decimal text", "rescale slope and intercept with VR DS";
+    InvalidRescale, "INVALID_RESCALE", "rescale slope and intercept do not form a usable line", "both present and finite, slope not zero";
+    InvalidWindow, "INVALID_WINDOW", "the window is unusable", "as many centres as widths, finite, widths >= 1 for LINEAR and > 0 otherwise, function LINEAR, LINEAR_EXACT or SIGMOID";
+    UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Modality LUT Sequence, VOI LUT Sequence or Presentation LUT Shape other than the photometric interpretation's own";
+    PixelDataMismatch, "PIXEL_DATA_MISMATCH", "the decoded image does not match the header", "pixel data with the rows, columns and bits the header declares";
+    DecodeFailed, "DECODE_FAILED", "the compressed image cannot be decoded", "images that a standard decoder reads without error";
+    UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits";
+    FlatImage, "FLAT_IMAGE", "every pixel has the same value", "images with content";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
