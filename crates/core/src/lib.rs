@@ -1,1 +1,21 @@
-//! medfleet-core
+//! The domain words of medfleet: ids, classes, stages, the job record and its state machine, verdicts, settings.
+//! No I/O, no clock, no async, no wire types: decisions made here are pure, and every other crate can depend on them.
+//!
+//! Reading order: [`record`] (the state machine), [`invariant`], [`verdict`], [`unit`], then the small types.
+
+mod class;
+mod digest;
+mod id;
+pub mod invariant;
+mod record;
+mod unit;
+mod verdict;
+
+pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
+pub use digest::{Digest, DigestError};
+pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
+pub use record::{
+    CHUNKS_MAX, Chunks, JobRecord, JobState, Move, Refused, Starts, Times, UnixMillis,
+};
+pub use unit::WorkUnit;
+pub use verdict::{FAILURE_MESSAGE_BYTES_MAX, Failure, FailureReason, Verdict};

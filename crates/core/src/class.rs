@@ -1,0 +1,162 @@
+//! The closed sets that work is sorted by: class, stage, task, blob kind. Each has one text form, used on every border.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A text that is none of a closed set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what}; allowed: {allowed}")]
+pub struct UnknownWord {
+    /// Which set.
+    pub what: &'static str,
+    /// Its words.
+    pub allowed: String,
+}
+
+macro_rules! closed_set {
+    ($(#[$doc:meta])* $name:ident, $what:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every member, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The one text form.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                Self::ALL.iter().copied().find(|member| member.as_str() == text).ok_or_else(|| UnknownWord {
+                    what: $what,
+                    allowed: Self::ALL.iter().map(|member| member.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+closed_set!(
+    /// How soon work matters; the order of the variants is the order of service.
+    Class, "class", {
+        /// A patient waits.
+        Stat = "stat",
+        /// Soon.
+        Urgent = "urgent",
+        /// The normal reading list.
+        Routine = "routine",
+        /// Whenever there is time.
+        Bulk = "bulk",
+    }
+);
+
+closed_set!(
+    /// A stage that takes units of work from the queue.
+    Stage, "stage", {
+        /// Study blobs to frames.
+        Preprocess = "preprocess",
+        /// Frames to image tokens, in chunks.
+        Encode = "encode",
+        /// Image tokens and prompt to text.
+        Decode = "decode",
+    }
+);
+
+closed_set!(
+    /// What a job is asked to do.
+    TaskKind, "task", {
+        /// Draft a report.
+        Report = "report",
+        /// Answer a question.
+        Answer = "answer",
+        /// Say which labels apply.
+        Classify = "classify",
+        /// Draw boxes.
+        Localise = "localise",
+        /// Compare prior and current.
+        Compare = "compare",
+        /// Extract fields as JSON.
+        Extract = "extract",
+        /// Image embeddings.
+        Embed = "embed",
+        /// Scores of texts for an image.
+        ZeroShot = "zero-shot",
+    }
+);
+
+closed_set!(
+    /// What a blob holds; the second segment of its name.
+    BlobKind, "blob kind", {
+        /// A part of a submitted file.
+        Input = "input",
+        /// What was submitted: inputs, task, decoding parameters.
+        Study = "study",
+        /// Model-ready pixels.
+        Frame = "frame",
+        /// What preprocessing made of a study.
+        Frames = "frames",
+        /// Image tokens of a frame.
+        Tokens = "tokens",
+        /// The image tokens of a chunk, named by frames manifest, chunk and encoder.
+        TokensOfChunk = "chunk",
+        /// The text so far of a decode attempt.
+        Text = "text",
+        /// A result.
+        Result = "result",
+    }
+);
+
+impl TaskKind {
+    /// How many images the task takes: least and most (`None`: as many as the fleet's limit allows).
+    #[must_use]
+    pub const fn images(self) -> (u32, Option<u32>) {
+        match self {
+            Self::Answer => (0, None),
+            Self::Localise => (1, Some(1)),
+            Self::Compare => (2, Some(2)),
+            Self::Report | Self::Classify | Self::Extract | Self::Embed | Self::ZeroShot => {
+                (1, None)
+            }
+        }
+    }
+
+    /// Whether this release does the task. The others are refused at submit, with this list.
+    #[must_use]
+    pub const fn is_available(self) -> bool {
+        matches!(self, Self::Report | Self::Answer | Self::Compare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back() {
+        for class in Class::ALL {
+            assert_eq!(class.as_str().parse(), Ok(*class));
+        }
+        for kind in TaskKind::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(*kind));
+        }
+        let error = "STAT"
+            .parse::<Class>()
+            .expect_err("upper case is not a class");
+        assert_eq!(
+            error.to_string(),
+            "unknown class; allowed: stat, urgent, routine, bulk"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! Names of things: one newtype each, so that a tenant is never passed where a pool is meant.
+//! All of them are safe as tokens of a NATS subject and as path segments.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest tenant or pool name, in bytes.
+pub const NAME_BYTES_MAX: usize = 32;
+/// Length of a job or upload id: 128 bits in lowercase hexadecimal.
+pub const ID_CHARS: usize = 32;
+
+/// A name or id that does not have its form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Not 1 to 32 characters of `[a-z0-9-]`.
+    #[error("{what} must be 1 to {NAME_BYTES_MAX} characters of a-z, 0-9 and '-'")]
+    Name {
+        /// Which kind of name.
+        what: &'static str,
+    },
+    /// Not 32 lowercase hexadecimal digits.
+    #[error("{what} must be {ID_CHARS} lowercase hexadecimal digits")]
+    Id {
+        /// Which kind of id.
+        what: &'static str,
+    },
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident, $error:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks the form.
+            ///
+            /// # Errors
+            /// [`IdError`] names the kind and the allowed form, never the value.
+            pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
+                let text = text.into();
+                if $check(&text) { Ok(Self(text)) } else { Err(IdError::$error { what: $what }) }
+            }
+
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::new(text)
+            }
+        }
+    };
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == ID_CHARS
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+name_type!(
+    /// A tenant: a hospital or a department, never a patient.
+    TenantId, "tenant", is_name, Name
+);
+name_type!(
+    /// A pool of workers: model alias plus site, so that work reaches only nodes that can do it.
+    PoolName, "pool", is_name, Name
+);
+name_type!(
+    /// A job: a keyed hash of (tenant, request id), or random. Its first two characters are its shard.
+    JobId, "job id", is_id, Id
+);
+name_type!(
+    /// An upload under way: random.
+    UploadId, "upload id", is_id, Id
+);
+
+impl JobId {
+    /// From 128 bits of keyed hash or randomness.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(hex16(bytes))
+    }
+}
+
+impl UploadId {
+    /// From 128 bits of randomness.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(hex16(bytes))
+    }
+}
+
+fn hex16(bytes: [u8; 16]) -> String {
+    use fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(ID_CHARS), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+            text
+        })
+}
+
+/// A job of a tenant: the key of its record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKey {
+    /// Whose job.
+    pub tenant: TenantId,
+    /// Which job.
+    pub job: JobId,
+}
+
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.tenant, self.job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_subject_tokens() {
+        let check =
+            |text: &str, good: bool| assert_eq!(TenantId::new(text).is_ok(), good, "{text:?}");
+        check("st-mary", true);
+        check("a", true);
+        check("", false);
+        check("St-Mary", false);
+        check("a.b", false);
+        check("a>b", false);
+        check("*", false);
+        check(&"a".repeat(32), true);
+        check(&"a".repeat(33), false);
+    }
+
+    #[test]
+    fn job_ids_are_lowercase_hex() {
+        let id = JobId::from_bytes([0xab; 16]);
+        assert_eq!(id.as_str(), "ab".repeat(16));
+        assert!(JobId::new("AB".repeat(16)).is_err());
+        assert!(JobId::new("ab").is_err());
+    }
+}

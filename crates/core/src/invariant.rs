@@ -1,0 +1,56 @@
+//! What must hold of every record and of every change of one, written once.
+//! Asserted by unit tests, by the end-to-end tests, and by the queue before it stores a record.
+
+use crate::{JobRecord, JobState};
+
+/// The first invariant that `record` breaks, as a sentence; `None` when all hold.
+#[must_use]
+pub fn violation(record: &JobRecord) -> Option<&'static str> {
+    let decoded = matches!(record.state, JobState::Decoding | JobState::Completed);
+    if decoded && !record.chunks.all_done() {
+        return Some("a decode began before every declared image was encoded");
+    }
+    if decoded && record.frames.is_none() {
+        return Some("a decode began without a frames manifest");
+    }
+    if (record.state == JobState::Completed) != record.result.is_some() {
+        return Some("a job has a result exactly when it is completed");
+    }
+    if (record.state == JobState::Failed) != record.failure.is_some() {
+        return Some("a job has a failure exactly when it failed");
+    }
+    if record.state.is_final() != record.times.finished.is_some() {
+        return Some("a job has an end time exactly when it is final");
+    }
+    if record
+        .chunks
+        .done_bitmap
+        .checked_shr(record.chunks.total)
+        .unwrap_or(0)
+        != 0
+    {
+        return Some("a chunk beyond the job's count is marked encoded");
+    }
+    None
+}
+
+/// The first invariant that the change from `before` to `after` breaks; `None` when all hold.
+#[must_use]
+pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
+    if before.state.is_final() && before.epoch == after.epoch && before != after {
+        return Some("a final record changed within its epoch");
+    }
+    if after.epoch < before.epoch {
+        return Some("the epoch went back");
+    }
+    if after.epoch == before.epoch && after.attempt < before.attempt {
+        return Some("the attempt went back within an epoch");
+    }
+    if after.epoch == before.epoch && after.state < before.state {
+        return Some("the state went back within an epoch");
+    }
+    if (before.body, before.study) != (after.body, after.study) {
+        return Some("what was submitted changed");
+    }
+    violation(after)
+}

@@ -1,0 +1,471 @@
+//! The state of a job and the one function that changes it.
+//! Every service changes a record by [`JobRecord::apply`] and a compare-and-set; what this function refuses cannot happen.
+
+use std::fmt;
+
+use crate::{Class, Digest, Failure, PoolName, Stage, TaskKind};
+
+/// Most encode chunks a job can have: one bit each in the record.
+pub const CHUNKS_MAX: u32 = 32;
+
+/// Unix time in milliseconds; passed in, never read from a clock here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct UnixMillis(pub i64);
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum JobState {
+    /// Durably accepted, waiting for its turn.
+    Accepted,
+    /// A preprocess worker took it.
+    Released,
+    /// Frames are ready.
+    Preprocessed,
+    /// Chunks are being encoded, or all are.
+    Encoding,
+    /// Text is being written.
+    Decoding,
+    /// Final: there is a result.
+    Completed,
+    /// Final: with a reason.
+    Failed,
+    /// Final: by the tenant's wish.
+    Cancelled,
+    /// Final: not finished in time.
+    Expired,
+}
+
+impl JobState {
+    /// Every state, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::Accepted,
+        Self::Released,
+        Self::Preprocessed,
+        Self::Encoding,
+        Self::Decoding,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    /// Whether nothing can follow (but a replay, which is a new epoch).
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Completed | Self::Failed | Self::Cancelled | Self::Expired
+        )
+    }
+
+    /// The stable word, for logs, subjects and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Released => "released",
+            Self::Preprocessed => "preprocessed",
+            Self::Encoding => "encoding",
+            Self::Decoding => "decoding",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The chunks of a job and which of them are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chunks {
+    /// Chunks in all, at most [`CHUNKS_MAX`].
+    pub total: u32,
+    /// Bit i is set when chunk i is encoded.
+    pub done_bitmap: u32,
+}
+
+impl Chunks {
+    /// Chunks encoded so far.
+    #[must_use]
+    pub const fn done(self) -> u32 {
+        self.done_bitmap.count_ones()
+    }
+
+    /// Whether chunk `chunk` is encoded.
+    #[must_use]
+    pub const fn is_done(self, chunk: u32) -> bool {
+        chunk < CHUNKS_MAX && self.done_bitmap & (1 << chunk) != 0
+    }
+
+    /// Whether every chunk is encoded; true for a job without images.
+    #[must_use]
+    pub const fn all_done(self) -> bool {
+        self.done() == self.total
+    }
+}
+
+/// Starts of units that were not handed back, per stage; encode counts all chunks together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Starts {
+    /// Starts of preprocess.
+    pub preprocess: u32,
+    /// Starts of encode, all chunks together.
+    pub encode: u32,
+    /// Starts of decode.
+    pub decode: u32,
+}
+
+impl Starts {
+    fn of(&mut self, stage: Stage) -> &mut u32 {
+        match stage {
+            Stage::Preprocess => &mut self.preprocess,
+            Stage::Encode => &mut self.encode,
+            Stage::Decode => &mut self.decode,
+        }
+    }
+}
+
+/// When a job reached each of its steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// Accepted.
+    pub accepted: UnixMillis,
+    /// Taken by preprocess for the first time.
+    pub released: Option<UnixMillis>,
+    /// Frames ready.
+    pub preprocessed: Option<UnixMillis>,
+    /// Last chunk encoded.
+    pub encoded: Option<UnixMillis>,
+    /// Latest decode attempt started.
+    pub decoding: Option<UnixMillis>,
+    /// Final state reached.
+    pub finished: Option<UnixMillis>,
+}
+
+/// The state of a job. Stored as `medfleet.work.v1.JobRecord`, at most 1 KiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRecord {
+    /// Where it stands.
+    pub state: JobState,
+    /// Bumped when a job is replayed; work of an older epoch is dropped.
+    pub epoch: u32,
+    /// Decode attempts started: the fence of the text.
+    pub attempt: u32,
+    /// Starts that were not handed back.
+    pub starts: Starts,
+    /// Encode chunks.
+    pub chunks: Chunks,
+    /// Whose workers serve it.
+    pub pool: PoolName,
+    /// The class it is served in.
+    pub class: Class,
+    /// What it does.
+    pub task: TaskKind,
+    /// Images declared.
+    pub image_count: u32,
+    /// Digest of the submitted body: another body under the same request id is refused.
+    pub body: Digest,
+    /// Study manifest.
+    pub study: Digest,
+    /// Frames manifest, once preprocessed.
+    pub frames: Option<Digest>,
+    /// Result, once completed.
+    pub result: Option<Digest>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// When it reached each step.
+    pub times: Times,
+    /// When it becomes expired.
+    pub expires: UnixMillis,
+    /// W3C traceparent of the accept.
+    pub traceparent: String,
+    /// Model alias as asked for.
+    pub model: String,
+}
+
+/// A wish to change a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Move {
+    /// A worker takes a unit of this stage; refused when it was started too often.
+    Start {
+        /// The stage.
+        stage: Stage,
+        /// Starts allowed beyond one a unit.
+        retries_max: u32,
+    },
+    /// A worker gives a unit back unfinished, by its own wish (drain): the start does not count.
+    HandBack {
+        /// The stage.
+        stage: Stage,
+    },
+    /// Frames are durable.
+    Preprocessed {
+        /// Frames manifest.
+        frames: Digest,
+        /// Chunks to encode, 0 for a job without images.
+        chunks: u32,
+    },
+    /// The tokens of a chunk are durable.
+    ChunkEncoded {
+        /// Which chunk.
+        chunk: u32,
+    },
+    /// The result is durable: the commit point of the job.
+    Complete {
+        /// The attempt that wrote it.
+        attempt: u32,
+        /// Result blob.
+        result: Digest,
+    },
+    /// The job cannot be done.
+    Fail(Failure),
+    /// The tenant wants no more of it.
+    Cancel,
+    /// Its time is over.
+    Expire,
+    /// Start over from the beginning in a new epoch, after a failure.
+    Replay {
+        /// New end of its time to live.
+        expires: UnixMillis,
+    },
+}
+
+/// Why a move is refused. The record is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The job has ended.
+    #[error("the job is final: {state}")]
+    Final {
+        /// Its final state.
+        state: JobState,
+    },
+    /// The move does not fit the state; the work was already done, or comes too early.
+    #[error("{step} is not possible in state {state}")]
+    Illegal {
+        /// What was asked.
+        step: &'static str,
+        /// The state found.
+        state: JobState,
+    },
+    /// A newer attempt owns the job.
+    #[error("attempt {yours} was replaced by attempt {current}")]
+    Fenced {
+        /// The caller's attempt.
+        yours: u32,
+        /// The attempt that owns the job.
+        current: u32,
+    },
+    /// The unit was started as often as allowed.
+    #[error("{stage} was started {starts} times without finishing; {allowed} are allowed")]
+    Exhausted {
+        /// The stage.
+        stage: Stage,
+        /// Starts so far.
+        starts: u32,
+        /// Starts allowed.
+        allowed: u32,
+    },
+    /// A chunk number or count outside the job's.
+    #[error("chunk {chunk} is not one of {total}")]
+    Chunk {
+        /// The number asked.
+        chunk: u32,
+        /// What the job, or the format, has.
+        total: u32,
+    },
+}
+
+impl JobRecord {
+    /// The record after `step`, or why it cannot be taken. Pure: the caller stores the result by compare-and-set.
+    ///
+    /// # Errors
+    /// [`Refused`]; the caller decides whether that means drop, fail or stop.
+    pub fn apply(&self, step: &Move, now: UnixMillis) -> Result<Self, Refused> {
+        if let Move::Replay { expires } = step {
+            return self.replayed(*expires, now);
+        }
+        if self.state.is_final() {
+            return Err(Refused::Final { state: self.state });
+        }
+        let mut next = self.clone();
+        match step {
+            Move::Start { stage, retries_max } => next.start(*stage, *retries_max, now)?,
+            Move::HandBack { stage } => {
+                let starts = next.starts.of(*stage);
+                *starts = starts.saturating_sub(1);
+            }
+            Move::Preprocessed { frames, chunks } => next.preprocessed(*frames, *chunks, now)?,
+            Move::ChunkEncoded { chunk } => next.chunk_encoded(*chunk, now)?,
+            Move::Complete { attempt, result } => {
+                if self.state != JobState::Decoding {
+                    return Err(Refused::Illegal {
+                        step: "complete",
+                        state: self.state,
+                    });
+                }
+                if *attempt != self.attempt {
+                    return Err(Refused::Fenced {
+                        yours: *attempt,
+                        current: self.attempt,
+                    });
+                }
+                next.result = Some(*result);
+                next.finish(JobState::Completed, now);
+            }
+            Move::Fail(failure) => {
+                next.failure = Some(failure.clone());
+                next.finish(JobState::Failed, now);
+            }
+            Move::Cancel => next.finish(JobState::Cancelled, now),
+            Move::Expire => next.finish(JobState::Expired, now),
+            Move::Replay { .. } => unreachable!("handled above"),
+        }
+        Ok(next)
+    }
+
+    /// Whether a decode may start: every declared image is encoded.
+    #[must_use]
+    pub fn is_ready_to_decode(&self) -> bool {
+        match self.state {
+            JobState::Preprocessed => self.chunks.total == 0,
+            JobState::Encoding | JobState::Decoding => self.chunks.all_done(),
+            _ => false,
+        }
+    }
+
+    fn start(&mut self, stage: Stage, retries_max: u32, now: UnixMillis) -> Result<(), Refused> {
+        let (step, units, legal) = match stage {
+            Stage::Preprocess => (
+                "start preprocess",
+                1,
+                matches!(self.state, JobState::Accepted | JobState::Released),
+            ),
+            Stage::Encode => {
+                let legal = matches!(self.state, JobState::Preprocessed | JobState::Encoding)
+                    && !self.chunks.all_done();
+                ("start encode", self.chunks.total, legal)
+            }
+            Stage::Decode => ("start decode", 1, self.is_ready_to_decode()),
+        };
+        if !legal {
+            return Err(Refused::Illegal {
+                step,
+                state: self.state,
+            });
+        }
+        let allowed = units.saturating_add(retries_max);
+        let starts = self.starts.of(stage);
+        if *starts >= allowed {
+            return Err(Refused::Exhausted {
+                stage,
+                starts: *starts,
+                allowed,
+            });
+        }
+        *starts += 1;
+        match stage {
+            Stage::Preprocess => {
+                self.state = JobState::Released;
+                self.times.released.get_or_insert(now);
+            }
+            Stage::Encode => self.state = JobState::Encoding,
+            Stage::Decode => {
+                self.state = JobState::Decoding;
+                self.attempt += 1;
+                self.times.decoding = Some(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn preprocessed(
+        &mut self,
+        frames: Digest,
+        chunks: u32,
+        now: UnixMillis,
+    ) -> Result<(), Refused> {
+        if self.state != JobState::Released {
+            return Err(Refused::Illegal {
+                step: "finish preprocess",
+                state: self.state,
+            });
+        }
+        if chunks > CHUNKS_MAX {
+            return Err(Refused::Chunk {
+                chunk: chunks,
+                total: CHUNKS_MAX,
+            });
+        }
+        self.state = JobState::Preprocessed;
+        self.frames = Some(frames);
+        self.chunks = Chunks {
+            total: chunks,
+            done_bitmap: 0,
+        };
+        self.times.preprocessed = Some(now);
+        if chunks == 0 {
+            self.times.encoded = Some(now);
+        }
+        Ok(())
+    }
+
+    fn chunk_encoded(&mut self, chunk: u32, now: UnixMillis) -> Result<(), Refused> {
+        if !matches!(self.state, JobState::Preprocessed | JobState::Encoding) {
+            return Err(Refused::Illegal {
+                step: "finish a chunk",
+                state: self.state,
+            });
+        }
+        if chunk >= self.chunks.total {
+            return Err(Refused::Chunk {
+                chunk,
+                total: self.chunks.total,
+            });
+        }
+        self.state = JobState::Encoding;
+        self.chunks.done_bitmap |= 1 << chunk;
+        if self.chunks.all_done() {
+            self.times.encoded.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, state: JobState, now: UnixMillis) {
+        self.state = state;
+        self.times.finished = Some(now);
+    }
+
+    fn replayed(&self, expires: UnixMillis, now: UnixMillis) -> Result<Self, Refused> {
+        if self.state != JobState::Failed {
+            return Err(Refused::Illegal {
+                step: "replay",
+                state: self.state,
+            });
+        }
+        Ok(Self {
+            state: JobState::Accepted,
+            epoch: self.epoch + 1,
+            attempt: 0,
+            starts: Starts::default(),
+            chunks: Chunks::default(),
+            frames: None,
+            result: None,
+            failure: None,
+            times: Times {
+                accepted: now,
+                ..Times::default()
+            },
+            expires,
+            ..self.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

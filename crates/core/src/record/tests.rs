@@ -1,0 +1,244 @@
+//! The state machine, by example and by exhaustive walk.
+
+use super::*;
+use crate::FailureReason;
+
+const NOW: UnixMillis = UnixMillis(1_000);
+
+fn accepted() -> JobRecord {
+    JobRecord {
+        state: JobState::Accepted,
+        epoch: 0,
+        attempt: 0,
+        starts: Starts::default(),
+        chunks: Chunks::default(),
+        pool: PoolName::new("default").expect("a valid name"),
+        class: Class::Routine,
+        task: TaskKind::Report,
+        image_count: 1,
+        body: Digest::new([1; 32]),
+        study: Digest::new([2; 32]),
+        frames: None,
+        result: None,
+        failure: None,
+        times: Times {
+            accepted: NOW,
+            ..Times::default()
+        },
+        expires: UnixMillis(10_000),
+        traceparent: String::new(),
+        model: String::new(),
+    }
+}
+
+fn start(stage: Stage) -> Move {
+    Move::Start {
+        stage,
+        retries_max: 2,
+    }
+}
+
+fn walk(steps: &[Move]) -> Result<JobRecord, Refused> {
+    steps
+        .iter()
+        .try_fold(accepted(), |record, step| record.apply(step, NOW))
+}
+
+fn frames(chunks: u32) -> Move {
+    Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks,
+    }
+}
+
+fn complete(attempt: u32) -> Move {
+    Move::Complete {
+        attempt,
+        result: Digest::new([4; 32]),
+    }
+}
+
+#[test]
+fn the_walk_with_two_chunks() {
+    let steps = [
+        start(Stage::Preprocess),
+        frames(2),
+        start(Stage::Encode),
+        Move::ChunkEncoded { chunk: 1 },
+        start(Stage::Encode),
+        Move::ChunkEncoded { chunk: 0 },
+        start(Stage::Decode),
+        complete(1),
+    ];
+    let record = walk(&steps).expect("the plain walk is legal");
+    assert_eq!(record.state, JobState::Completed);
+    assert_eq!(record.times.finished, Some(NOW));
+}
+
+#[test]
+fn no_decode_before_every_chunk_is_encoded() {
+    let steps = [
+        start(Stage::Preprocess),
+        frames(2),
+        Move::ChunkEncoded { chunk: 0 },
+        start(Stage::Decode),
+    ];
+    assert_eq!(
+        walk(&steps),
+        Err(Refused::Illegal {
+            step: "start decode",
+            state: JobState::Encoding
+        })
+    );
+}
+
+#[test]
+fn a_job_without_images_decodes_after_preprocess() {
+    let steps = [
+        start(Stage::Preprocess),
+        frames(0),
+        start(Stage::Decode),
+        complete(1),
+    ];
+    assert_eq!(walk(&steps).map(|r| r.state), Ok(JobState::Completed));
+}
+
+#[test]
+fn an_older_attempt_cannot_complete() {
+    let steps = [
+        start(Stage::Preprocess),
+        frames(0),
+        start(Stage::Decode),
+        start(Stage::Decode),
+        complete(1),
+    ];
+    assert_eq!(
+        walk(&steps),
+        Err(Refused::Fenced {
+            yours: 1,
+            current: 2
+        })
+    );
+}
+
+#[test]
+fn starts_are_bounded_and_hand_backs_do_not_count() {
+    let mut record = walk(&[start(Stage::Preprocess), frames(0)]).expect("legal");
+    for _ in 0..10 {
+        record = record
+            .apply(&start(Stage::Decode), NOW)
+            .expect("a handed-back start does not count");
+        record = record
+            .apply(
+                &Move::HandBack {
+                    stage: Stage::Decode,
+                },
+                NOW,
+            )
+            .expect("legal");
+    }
+    for _ in 0..3 {
+        record = record
+            .apply(&start(Stage::Decode), NOW)
+            .expect("within the limit");
+    }
+    let refused = record.apply(&start(Stage::Decode), NOW);
+    assert_eq!(
+        refused,
+        Err(Refused::Exhausted {
+            stage: Stage::Decode,
+            starts: 3,
+            allowed: 3
+        })
+    );
+}
+
+#[test]
+fn final_states_stay_but_a_failure_can_be_replayed() {
+    let failed = walk(&[Move::Fail(Failure::new(FailureReason::Internal, "x"))]).expect("legal");
+    for step in [
+        start(Stage::Preprocess),
+        frames(1),
+        Move::Cancel,
+        Move::Expire,
+        complete(0),
+    ] {
+        assert_eq!(
+            failed.apply(&step, NOW),
+            Err(Refused::Final {
+                state: JobState::Failed
+            })
+        );
+    }
+    let again = failed
+        .apply(
+            &Move::Replay {
+                expires: UnixMillis(99),
+            },
+            NOW,
+        )
+        .expect("legal");
+    assert_eq!(
+        (again.state, again.epoch, again.failure),
+        (JobState::Accepted, 1, None)
+    );
+    let completed = walk(&[
+        start(Stage::Preprocess),
+        frames(0),
+        start(Stage::Decode),
+        complete(1),
+    ])
+    .expect("legal");
+    assert!(
+        completed
+            .apply(
+                &Move::Replay {
+                    expires: UnixMillis(99)
+                },
+                NOW
+            )
+            .is_err()
+    );
+}
+
+#[test]
+fn encode_retries_are_counted_beyond_one_a_chunk() {
+    let mut record = walk(&[start(Stage::Preprocess), frames(3)]).expect("legal");
+    for _ in 0..5 {
+        record = record
+            .apply(&start(Stage::Encode), NOW)
+            .expect("three chunks and two retries");
+    }
+    assert!(matches!(
+        record.apply(&start(Stage::Encode), NOW),
+        Err(Refused::Exhausted { .. })
+    ));
+}
+
+/// Every sequence of six moves from a small alphabet keeps the invariants.
+#[test]
+fn no_sequence_breaks_an_invariant() {
+    let alphabet = [
+        start(Stage::Preprocess),
+        frames(2),
+        start(Stage::Encode),
+        Move::ChunkEncoded { chunk: 0 },
+        Move::ChunkEncoded { chunk: 1 },
+        start(Stage::Decode),
+        complete(1),
+        Move::Cancel,
+    ];
+    fn explore(record: &JobRecord, alphabet: &[Move], depth: u32) {
+        assert_eq!(crate::invariant::violation(record), None);
+        if depth == 0 {
+            return;
+        }
+        for step in alphabet {
+            if let Ok(next) = record.apply(step, NOW) {
+                assert_eq!(crate::invariant::violated_by_step(record, &next), None);
+                explore(&next, alphabet, depth - 1);
+            }
+        }
+    }
+    explore(&accepted(), &alphabet, 7);
+}
