@@ -8,6 +8,7 @@ mod digest;
 mod id;
 pub mod invariant;
 mod record;
+pub mod setting;
 mod unit;
 mod verdict;
 
