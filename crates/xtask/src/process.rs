@@ -1,0 +1,74 @@
+//! Running other programs: inherit their output, or capture it, and turn a failure into an error that names the command.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::places;
+
+/// Runs a command in the root of the repository with its output going where ours goes.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line = describe(command);
+    let status = command.status().with_context(|| format!("start {line}"))?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it wrote to stdout; its stderr goes where ours goes.
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    let line = describe(command);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start {line}"))?;
+    if !output.status.success() {
+        bail!("{line}: {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{line}: output is not UTF-8"))
+}
+
+/// Whether a command starts and succeeds, with its output dropped.
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// `cargo <args>` in the root of the repository.
+pub(crate) fn cargo(args: &[&str]) -> Result<()> {
+    run(in_root("cargo").args(args))
+}
+
+/// A command that will start in the root of the repository.
+pub(crate) fn in_root(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(places::root());
+    command
+}
+
+/// `program <args>` with as many open files allowed as the machine permits: thousands of watchers need them.
+pub(crate) fn with_open_files(program: &str, args: &[&str]) -> Command {
+    let mut command = in_root("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -n \"$(ulimit -Hn)\" || true; exec \"$@\"",
+            "sh",
+            program,
+        ])
+        .args(args);
+    command
+}
+
+fn describe(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line.push(' ');
+        line.push_str(&argument.to_string_lossy());
+    }
+    line
+}

@@ -1,0 +1,42 @@
+//! The repository's own rules, checked: a rule that nothing checks drifts.
+//!
+//! Every check is a function from facts (cargo's metadata, the files of the repository) to a list of violations, each
+//! a sentence that names the place; `run` gathers the facts, prints the violations and fails if there is one.
+
+mod architecture;
+mod edges;
+mod files;
+mod licences;
+mod workspace;
+
+use anyhow::{Result, bail};
+
+use workspace::Workspace;
+
+/// Runs every check; prints all violations before failing.
+pub(crate) fn run() -> Result<()> {
+    let workspace = Workspace::load()?;
+    let files = files::list()?;
+
+    let mut violations = Vec::new();
+    violations.extend(workspace.without_shared_lints()?);
+    violations.extend(edges::arrows(&workspace));
+    violations.extend(edges::owners(&workspace));
+    violations.extend(edges::unlinked(&workspace));
+    violations.extend(files::check(&files)?);
+    violations.extend(architecture::check(&workspace)?);
+    violations.extend(licences::check(&workspace)?);
+
+    for violation in &violations {
+        println!("tidy: {violation}");
+    }
+    if !violations.is_empty() {
+        bail!("{} violations of the repository's rules", violations.len());
+    }
+    println!(
+        "tidy: {} packages and {} files keep the rules",
+        workspace.packages.len(),
+        files.len()
+    );
+    Ok(())
+}
