@@ -129,6 +129,8 @@ words! {
         LinearExact = "LINEAR_EXACT",
         /// DICOM PS3.3 C.11.2.1.3.1.
         Sigmoid = "SIGMOID",
+        /// Lookup table; centre and width say which modality values it covers.
+        Lut = "LUT",
         /// Smallest value to black, largest to white.
         MinMax = "MIN_MAX",
     }
@@ -171,6 +173,12 @@ words! {
     Note {
         /// The header has several windows; the first is used.
         SeveralWindows = "SEVERAL_WINDOWS_FIRST_USED",
+        /// The header has a VOI LUT; it is used and windows are not.
+        VoiLut = "VOI_LUT_USED",
+        /// The header has several VOI LUTs; the first is used.
+        SeveralVoiLuts = "SEVERAL_VOI_LUTS_FIRST_USED",
+        /// The SOP class is Secondary Capture: grey levels may have been altered before.
+        SecondaryCapture = "SECONDARY_CAPTURE",
         /// The header has no window; smallest and largest value are used.
         NoWindow = "NO_WINDOW_MIN_MAX_USED",
         /// MONOCHROME1: grey levels are inverted.
@@ -183,9 +191,9 @@ words! {
         AlphaOverBlack = "ALPHA_OVER_BLACK",
         /// Exif orientation: turned upright.
         ExifOrientation = "EXIF_ORIENTATION_APPLIED",
-        /// Columns outside Bits Stored (overlays, markers) are ignored.
+        /// Bits above Bits Stored hold an embedded overlay and are ignored.
         HighBitsIgnored = "HIGH_BITS_IGNORED",
-        /// Embedded or separate overlays are not drawn.
+        /// The file has overlay planes, which are not drawn.
         OverlaysNotDrawn = "OVERLAYS_NOT_DRAWN",
         /// The file starts without the 128-byte preamble.
         NoPreamble = "NO_PREAMBLE",

@@ -1,5 +1,7 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
+use crate::{Reason, Refusal};
+
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
 
@@ -47,9 +49,9 @@ pub enum OptionsError {
 pub struct Limits {
     /// Bytes of one file.
     pub file_bytes_max: u64,
-    /// Pixels of one image, rows × columns.
+    /// Pixels of one image, counted as the square it is padded to.
     pub frame_pixels_max: u64,
-    /// Bytes of everything before the pixel data, and of a deflated data set once unpacked together with `frame_pixels_max`.
+    /// Bytes of everything before the pixel data.
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
@@ -64,5 +66,24 @@ impl Default for Limits {
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
         }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check_pixels(&self, width: u32, height: u32) -> Result<(), Refusal> {
+        let side = u64::from(width.max(height));
+        // u32 squared fits into u64.
+        if side * side > self.frame_pixels_max {
+            return Err(Refusal::new(Reason::TooManyPixels).found(format_args!("{width} x {height}")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_ratio(&self, packed_bytes: u64, unpacked_bytes: u64) -> Result<(), Refusal> {
+        if unpacked_bytes > packed_bytes.saturating_mul(u64::from(self.compression_ratio_max)) {
+            return Err(Refusal::new(Reason::CompressionRatio)
+                .found(format_args!("{unpacked_bytes} bytes out of {packed_bytes}")));
+        }
+        Ok(())
     }
 }

@@ -114,11 +114,13 @@ reasons! {
     UnsupportedBits, "UNSUPPORTED_BITS", "the bit depth is not one that is known to decode right", "8 or 16 bits allocated, 1 to that many stored, high bit = stored - 1";
     RescaleUnknownType, "RESCALE_UNKNOWN_TYPE", "a rescale element has a value representation that is not decimal text", "rescale slope and intercept with VR DS";
     InvalidRescale, "INVALID_RESCALE", "rescale slope and intercept do not form a usable line", "both present and finite, slope not zero";
-    InvalidWindow, "INVALID_WINDOW", "the window is unusable", "as many centres as widths, finite, widths >= 1 for LINEAR and > 0 otherwise, function LINEAR, LINEAR_EXACT or SIGMOID";
-    UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Modality LUT Sequence, VOI LUT Sequence or Presentation LUT Shape other than the photometric interpretation's own";
+    InvalidWindow, "INVALID_WINDOW", "the window is unusable", "VR DS, as many centres as widths, finite, widths >= 1 for LINEAR and > 0 otherwise, function LINEAR, LINEAR_EXACT or SIGMOID";
+    UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Modality or Presentation LUT Sequence; Presentation LUT Shape IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1; VOI LUT with 1 to 65536 entries of 8 to 16 bits and a whole-numbered rescale";
     PixelDataMismatch, "PIXEL_DATA_MISMATCH", "the decoded image does not match the header", "pixel data with the rows, columns and bits the header declares";
     DecodeFailed, "DECODE_FAILED", "the compressed image cannot be decoded", "images that a standard decoder reads without error";
     UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits";
+    NotForPresentation, "NOT_FOR_PRESENTATION", "the image is raw detector data, not meant to be looked at", "Presentation Intent Type FOR PRESENTATION, or none";
+    NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
     FlatImage, "FLAT_IMAGE", "every pixel has the same value", "images with content";
 }
 

@@ -1,0 +1,120 @@
+//! PNG and JPEG pictures: levels are taken as they are, no window is applied.
+
+use std::io::Cursor;
+
+use image::codecs::png::PngDecoder;
+use image::error::{ImageError, LimitErrorKind, UnsupportedErrorKind};
+use image::metadata::Orientation;
+use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, RgbImage};
+use jpeg_decoder::{Decoder, PixelFormat};
+
+use crate::codec::{guarded, jpeg};
+use crate::square::Picture;
+use crate::{Limits, Note, Reason, Refusal};
+
+/// Decodes a PNG.
+pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
+    let mut decoder = PngDecoder::new(Cursor::new(bytes)).map_err(png_refusal)?;
+    let (width, height) = decoder.dimensions();
+    limits.check_pixels(width, height)?;
+    limits.check_ratio(bytes.len() as u64, decoder.total_bytes())?;
+    if decoder.is_apng().map_err(png_refusal)? {
+        return Err(Refusal::new(Reason::MultiFrameNotSupportedYet));
+    }
+    let orientation = decoder.orientation().map_err(png_refusal)?;
+    let color = decoder.color_type();
+    let mut raw = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut raw).map_err(png_refusal)?;
+    let mut notes = Vec::new();
+    let (color_channels, alpha, sixteen) = match color {
+        ColorType::L8 => (1, false, false),
+        ColorType::La8 => (1, true, false),
+        ColorType::L16 => (1, false, true),
+        ColorType::La16 => (1, true, true),
+        ColorType::Rgb8 => (3, false, false),
+        ColorType::Rgba8 => (3, true, false),
+        ColorType::Rgb16 => (3, false, true),
+        ColorType::Rgba16 => (3, true, true),
+        _ => return Err(Refusal::new(Reason::UnsupportedColour)),
+    };
+    // One scale for both depths, so that transparency is laid over black before anything is rounded to 8 bits.
+    let samples: Vec<u16> = if sixteen {
+        notes.push(Note::SixteenBitPicture);
+        raw.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect()
+    } else {
+        raw.iter().map(|byte| u16::from(*byte) * 257).collect()
+    };
+    let pixels = if alpha {
+        if samples.chunks_exact(color_channels + 1).any(|pixel| pixel[color_channels] != u16::MAX) {
+            notes.push(Note::AlphaOverBlack);
+        }
+        samples.chunks_exact(color_channels + 1).flat_map(|pixel| over_black(pixel, color_channels)).collect()
+    } else {
+        samples.iter().map(|sample| to_byte(f64::from(*sample))).collect()
+    };
+    let picture = Picture { width, height, channels: color_channels as u32, pixels };
+    Ok((upright(picture, orientation, &mut notes)?, notes))
+}
+
+fn to_byte(sixteen: f64) -> u8 {
+    (sixteen / 257.0).round() as u8
+}
+
+fn over_black(pixel: &[u16], colors: usize) -> impl Iterator<Item = u8> {
+    let alpha = f64::from(pixel[colors]) / f64::from(u16::MAX);
+    pixel[..colors].iter().map(move |sample| to_byte(f64::from(*sample) * alpha))
+}
+
+/// Decodes a JPEG.
+pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
+    jpeg::require_end(bytes)?;
+    let mut decoder = Decoder::new(Cursor::new(bytes));
+    let info = jpeg::read_info(&mut decoder)?;
+    let (width, height) = (u32::from(info.width), u32::from(info.height));
+    limits.check_pixels(width, height)?;
+    let channels = match info.pixel_format {
+        PixelFormat::L8 => 1,
+        PixelFormat::RGB24 => 3,
+        PixelFormat::L16 | PixelFormat::CMYK32 => return Err(Refusal::new(Reason::UnsupportedColour)),
+    };
+    limits.check_ratio(bytes.len() as u64, u64::from(width) * u64::from(height) * u64::from(channels))?;
+    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let pixels = guarded(|| decoder.decode().map_err(jpeg::refusal))?;
+    let mut notes = vec![Note::LossyCompressed];
+    Ok((upright(Picture { width, height, channels, pixels }, orientation, &mut notes)?, notes))
+}
+
+/// Turns the picture as its Exif orientation asks, and drops colour channels that say nothing.
+fn upright(picture: Picture, orientation: Orientation, notes: &mut Vec<Note>) -> Result<Picture, Refusal> {
+    let Picture { width, height, channels, pixels } = picture;
+    let wrong_size = || Refusal::new(Reason::PixelDataMismatch);
+    let grey = channels == 1 || pixels.chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
+    let mut image = if grey {
+        let pixels = pixels.into_iter().step_by(channels as usize).collect();
+        DynamicImage::ImageLuma8(GrayImage::from_raw(width, height, pixels).ok_or_else(wrong_size)?)
+    } else {
+        DynamicImage::ImageRgb8(RgbImage::from_raw(width, height, pixels).ok_or_else(wrong_size)?)
+    };
+    if orientation != Orientation::NoTransforms {
+        image.apply_orientation(orientation);
+        notes.push(Note::ExifOrientation);
+    }
+    Ok(Picture {
+        width: image.width(),
+        height: image.height(),
+        channels: if grey { 1 } else { 3 },
+        pixels: image.into_bytes(),
+    })
+}
+
+fn png_refusal(error: ImageError) -> Refusal {
+    let reason = match &error {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Reason::Truncated,
+        ImageError::Limits(error) if !matches!(error.kind(), LimitErrorKind::Unsupported { .. }) => Reason::TooManyPixels,
+        ImageError::Unsupported(error) if matches!(error.kind(), UnsupportedErrorKind::Color(_)) => {
+            Reason::UnsupportedColour
+        }
+        _ => Reason::DecodeFailed,
+    };
+    Refusal::new(reason)
+}
