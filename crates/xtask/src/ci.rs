@@ -88,7 +88,7 @@ fn build() -> Result<()> {
 fn test() -> Result<()> {
     process::run(&mut process::with_open_files(
         "cargo",
-        &["test", "--locked", "--workspace"],
+        &["test", "--locked", "--workspace", "--no-fail-fast"],
     ))
 }
 

