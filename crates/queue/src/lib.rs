@@ -1,1 +1,139 @@
-//! medfleet-queue
+//! The queue: streams as data, records by compare-and-set, bounded pull, verdicts as acknowledgements, dead letters.
+//! Sole owner of async-nats; no type of it leaves this crate, and its errors are translated where they enter.
+//!
+//! Never: acknowledges before a confirmation, retries what is not safe to repeat, waits without a limit, or stores a
+//! record that breaks an invariant.
+//!
+//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `server`.
+
+mod ack;
+mod api;
+mod bucket;
+mod config;
+mod connect;
+mod delivery;
+mod error;
+mod events;
+mod feed;
+mod lease;
+mod ledgers;
+mod link;
+mod puller;
+mod records;
+pub mod server;
+mod streams;
+mod subject;
+pub mod wire;
+mod work;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use medfleet_core::{PoolName, UnixMillis};
+
+use api::Api;
+use bucket::Bucket;
+
+pub use config::{ConfigError, QueueConfig, Replicas, ReplicasError, StreamBytes, TlsConfig};
+pub use connect::OLDEST_SERVER;
+pub use delivery::{Delivery, dead_letter};
+pub use error::{ConnectError, QueueError};
+pub use lease::Lease;
+pub use puller::Puller;
+pub use records::{Applied, Created, Revision, Updated};
+pub use work::{Backlog, IntakeEntry, Outstanding, Published};
+
+/// What an operation of the queue returns.
+pub type Result<T, E = QueueError> = std::result::Result<T, E>;
+
+/// Headers of a message: the trace context (`traceparent`, `tracestate`), and nothing that decides anything.
+pub type Headers = Vec<(String, String)>;
+
+/// The wall clock, passed in.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// A connection to the queue. A cheap clone; all clones share one connection.
+#[derive(Clone)]
+pub struct Queue {
+    api: Api,
+    config: Arc<QueueConfig>,
+    clock: Clock,
+    version: Arc<str>,
+    closing: link::LinkEvents,
+    jobs: Bucket,
+    pending: Bucket,
+    uploads: Bucket,
+    leases: Bucket,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("version", &self.version)
+            .field("is_connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Connects, and keeps reconnecting from then on. Makes nothing on the server: see [`Queue::ensure`].
+    ///
+    /// # Errors
+    /// [`ConnectError`] says what was tried, or which version is needed.
+    pub async fn connect(config: &QueueConfig, clock: Clock) -> Result<Self, ConnectError> {
+        let (api, version, closing) = connect::connect(config).await?;
+        Ok(Self {
+            jobs: Bucket::new(api.clone(), subject::JOBS),
+            pending: Bucket::new(api.clone(), subject::PENDING),
+            uploads: Bucket::new(api.clone(), subject::UPLOADS),
+            leases: Bucket::new(api.clone(), subject::LEASES),
+            api,
+            config: Arc::new(config.clone()),
+            clock,
+            version: version.into(),
+            closing,
+        })
+    }
+
+    /// The server's version at the time of connecting.
+    #[must_use]
+    pub fn server_version(&self) -> &str {
+        &self.version
+    }
+
+    /// Creates or updates every stream and bucket, and the durable consumers of `pools`. Consumers of other pools stay.
+    /// Safe to call again and from many processes at once.
+    ///
+    /// # Errors
+    /// [`QueueError::Refused`] when the server cannot change a stream to what is configured, and transient ones.
+    pub async fn ensure(&self, pools: &[PoolName]) -> Result<()> {
+        streams::ensure(&self.api, &self.config, pools).await
+    }
+
+    /// Whether there is a connection right now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.api.client.connection_state() == async_nats::connection::State::Connected
+            && !self.api.link.is_closed()
+    }
+
+    /// How often a worker reports progress on a delivery.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.config.heartbeat()
+    }
+
+    /// How long a silent worker keeps a unit.
+    #[must_use]
+    pub fn ack_wait(&self) -> Duration {
+        self.config.ack_wait.get()
+    }
+
+    /// Sends what is buffered and closes the connection, for all clones. Everything that matters was confirmed before.
+    pub async fn drain(&self) {
+        connect::drain(&self.api.client, self.api.timeout).await;
+        self.closing.close();
+    }
+}

@@ -1,0 +1,327 @@
+//! Reading single stored messages: by sequence, by subject, the next one of a filter, many at once.
+//! A direct get is answered by any server that holds a copy, a message get by the leader only.
+
+use async_nats::{HeaderMap, Message};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::StreamExt;
+use medfleet_core::UnixMillis;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{Api, Operation, code, is_code, repeatable, to_json};
+use crate::{QueueError, Result};
+
+/// A message as a stream holds it.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) stored_at: UnixMillis,
+    pub(crate) payload: Bytes,
+}
+
+/// Which message.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Which<'a> {
+    Sequence {
+        seq: u64,
+    },
+    Last {
+        last_by_subj: &'a str,
+    },
+    /// The first at or after `seq` whose subject matches.
+    Next {
+        seq: u64,
+        next_by_subj: &'a str,
+    },
+}
+
+#[derive(Deserialize)]
+struct MessageGet {
+    message: EncodedMessage,
+}
+
+#[derive(Deserialize)]
+struct EncodedMessage {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    data: String,
+    time: String,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    state: StreamState,
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    #[serde(default)]
+    last_seq: u64,
+    #[serde(default)]
+    subjects: Option<std::collections::BTreeMap<String, u64>>,
+}
+
+const GET: Operation = repeatable("read a message");
+const LIST: Operation = repeatable("list subjects");
+/// Most messages asked for in one batch; servers answer at most 1,024 subjects.
+pub(crate) const BATCH_MAX: usize = 256;
+
+impl Api {
+    /// Reads one message so that it is never older than our own latest write.
+    pub(crate) async fn get(&self, stream: &str, which: Which<'_>) -> Result<Option<Stored>> {
+        if self.any_server_is_current {
+            self.get_direct(stream, which).await
+        } else {
+            self.get_from_leader(stream, which).await
+        }
+    }
+
+    /// Reads one message from whichever server answers.
+    pub(crate) async fn get_direct(
+        &self,
+        stream: &str,
+        which: Which<'_>,
+    ) -> Result<Option<Stored>> {
+        let payload = to_json(GET, &which)?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let message = self.send(GET, &subject, None, payload).await?;
+        match message.status.map(|status| status.as_u16()) {
+            Some(404) => Ok(None),
+            Some(_) => Err(QueueError::Unavailable {
+                operation: GET.name,
+            }),
+            None => direct(message).map(Some),
+        }
+    }
+
+    /// Reads one message from the stream's leader.
+    pub(crate) async fn get_from_leader(
+        &self,
+        stream: &str,
+        which: Which<'_>,
+    ) -> Result<Option<Stored>> {
+        let method = format!("STREAM.MSG.GET.{stream}");
+        let answer: MessageGet = match self.call(GET, &method, &which).await {
+            Ok(answer) => answer,
+            Err(error) if is_code(&error, code::NO_MESSAGE) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let EncodedMessage {
+            subject,
+            seq,
+            data,
+            time,
+        } = answer.message;
+        let payload = STANDARD
+            .decode(data)
+            .map_err(|_| unreadable("its payload"))?;
+        Ok(Some(Stored {
+            subject,
+            sequence: seq,
+            stored_at: parse_time(&time).ok_or_else(|| unreadable("its time"))?,
+            payload: payload.into(),
+        }))
+    }
+
+    /// Reads the latest message of each of at most [`BATCH_MAX`] subjects in one round trip; subjects without one are left out.
+    pub(crate) async fn get_latest(
+        &self,
+        stream: &str,
+        subjects: &[String],
+    ) -> Result<Vec<Stored>> {
+        if subjects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let body = json!({ "multi_last": subjects, "batch": subjects.len() });
+        self.get_batch(stream, &body).await
+    }
+
+    /// Reads up to `count` messages of a subject in order of sequence, in one round trip.
+    pub(crate) async fn get_run(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        count: usize,
+    ) -> Result<Vec<Stored>> {
+        let body = json!({ "seq": from.max(1), "next_by_subj": subject, "batch": count });
+        self.get_batch(stream, &body).await
+    }
+
+    async fn get_batch(&self, stream: &str, body: &serde_json::Value) -> Result<Vec<Stored>> {
+        const READ: Operation = repeatable("read messages");
+        let timed_out = || QueueError::TimedOut {
+            operation: READ.name,
+            waited: self.timeout,
+        };
+        let unavailable = || QueueError::Unavailable {
+            operation: READ.name,
+        };
+        let losses = self.link.losses();
+        let deadline = Instant::now() + self.timeout;
+        let inbox = self.client.new_inbox();
+        let mut answers = self
+            .client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|_| QueueError::Closed)?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let payload = to_json(READ, body)?;
+        let request = self.client.publish_with_reply(subject, inbox, payload);
+        tokio::time::timeout_at(deadline, request)
+            .await
+            .map_err(|_| timed_out())?
+            .map_err(|_| QueueError::Closed)?;
+        let mut found = Vec::new();
+        loop {
+            let message = tokio::select! {
+                message = answers.next() => message.ok_or(QueueError::Closed)?,
+                () = self.link.lost_after(losses) => return Err(unavailable()),
+                () = tokio::time::sleep_until(deadline) => return Err(timed_out()),
+            };
+            match message.status.map(|status| status.as_u16()) {
+                // 204 ends the batch, 404 says that there is nothing.
+                Some(204 | 404) => return Ok(found),
+                Some(_) => return Err(unavailable()),
+                None => found.push(direct(message)?),
+            }
+        }
+    }
+
+    /// Every subject of a stream that matches, in order.
+    pub(crate) async fn subjects(&self, stream: &str, filter: &str) -> Result<Vec<String>> {
+        let method = format!("STREAM.INFO.{stream}");
+        let mut all = Vec::new();
+        loop {
+            let body = json!({ "subjects_filter": filter, "offset": all.len() });
+            let info: StreamInfo = self.call(LIST, &method, &body).await?;
+            let page = info.state.subjects.unwrap_or_default();
+            let ended = page.is_empty();
+            all.extend(page.into_keys());
+            if ended || all.len() >= info.total {
+                all.sort_unstable();
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The sequence of the latest message of a stream.
+    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
+        let method = format!("STREAM.INFO.{stream}");
+        let info: StreamInfo = self.call(LIST, &method, &json!({})).await?;
+        Ok(info.state.last_seq)
+    }
+
+    /// Deletes one message; one that is gone is fine.
+    pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<()> {
+        const DELETE: Operation = repeatable("delete a message");
+        let method = format!("STREAM.MSG.DELETE.{stream}");
+        let body = json!({ "seq": sequence, "no_erase": true });
+        match self
+            .call::<serde::de::IgnoredAny>(DELETE, &method, &body)
+            .await
+        {
+            Err(error) if !is_gone(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes every message of a subject.
+    pub(crate) async fn purge(&self, stream: &str, subject: &str) -> Result<()> {
+        const PURGE: Operation = repeatable("purge a subject");
+        let method = format!("STREAM.PURGE.{stream}");
+        let body = json!({ "filter": subject });
+        self.call::<serde::de::IgnoredAny>(PURGE, &method, &body)
+            .await
+            .map(|_| ())
+    }
+}
+
+fn is_gone(error: &QueueError) -> bool {
+    [
+        code::NO_MESSAGE,
+        code::SEQUENCE_NOT_FOUND,
+        code::MESSAGE_DELETE_FAILED,
+    ]
+    .into_iter()
+    .any(|code| is_code(error, code))
+}
+
+fn unreadable(reason: &'static str) -> QueueError {
+    QueueError::Malformed {
+        what: "a stored message",
+        reason,
+    }
+}
+
+fn direct(message: Message) -> Result<Stored> {
+    let headers = message.headers.unwrap_or_default();
+    let sequence = header(&headers, "Nats-Sequence").and_then(|text| text.parse().ok());
+    let stored_at = header(&headers, "Nats-Time-Stamp").and_then(parse_time);
+    Ok(Stored {
+        subject: header(&headers, "Nats-Subject")
+            .ok_or_else(|| unreadable("its subject"))?
+            .to_owned(),
+        sequence: sequence.ok_or_else(|| unreadable("its sequence"))?,
+        stored_at: stored_at.ok_or_else(|| unreadable("its time"))?,
+        payload: message.payload,
+    })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.as_str())
+}
+
+/// Unix milliseconds of a time such as `2026-11-23T21:00:00.123456789Z`; only UTC, which is all that servers write.
+pub(crate) fn parse_time(text: &str) -> Option<UnixMillis> {
+    let text = text.strip_suffix('Z')?;
+    let (date, time) = text.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(str::parse::<i64>);
+    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
+    let mut clock = clock.splitn(3, ':').map(str::parse::<i64>);
+    let (hour, minute, second) = (
+        clock.next()?.ok()?,
+        clock.next()?.ok()?,
+        clock.next()?.ok()?,
+    );
+    let mut millis = 0;
+    for place in 0..3 {
+        let digit = fraction.as_bytes().get(place).copied().unwrap_or(b'0');
+        millis = millis * 10 + i64::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
+    }
+    // Days since 1970-01-01 in the proleptic Gregorian calendar, counted in years that begin in March.
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = era * 146_097 + day_of_era - 719_468;
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    Some(UnixMillis(seconds * 1000 + millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let check = |text: &str, expected: Option<i64>| {
+            assert_eq!(parse_time(text), expected.map(UnixMillis), "{text}");
+        };
+        check("1970-01-01T00:00:00Z", Some(0));
+        check("2000-02-29T12:30:15.5Z", Some(951_827_415_500));
+        check("2026-11-23T21:00:00.123456789Z", Some(1_795_467_600_123));
+        check("2026-11-23T21:00:00.123+01:00", None);
+        check("yesterday", None);
+    }
+}

@@ -1,0 +1,249 @@
+//! How to reach NATS and which limits its streams have. Every limit of the queue is a named value here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use medfleet_core::setting::{ByteSize, DurationText, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The queue part of a service's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// Servers to try, as `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// Path of a NATS credentials file.
+    pub credentials: Option<PathBuf>,
+    /// User name; needs `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// Token, where the server asks for one.
+    pub token: Option<Secret>,
+    /// TLS files; TLS is also on for `tls://` addresses.
+    pub tls: TlsConfig,
+    /// Longest wait for the first connection to one server.
+    pub connect_timeout: DurationText,
+    /// Longest wait for one answer; an operation during a server's restart fails after it.
+    pub request_timeout: DurationText,
+    /// Copies of every stream: 1 on a single server, 3 on a cluster.
+    pub replicas: Replicas,
+    /// A unit whose worker is silent for so long is delivered again.
+    pub ack_wait: DurationText,
+    /// How often a worker reports progress; a third of `ack_wait` when not set.
+    pub heartbeat: Option<DurationText>,
+    /// Units of one (stage, pool, class) that may be with workers at a time.
+    pub in_flight_max: u32,
+    /// How long a job's events are kept.
+    pub event_retention: DurationText,
+    /// How long a record is kept after its last change; idempotent submits are recognised as long.
+    /// Must be longer than the longest time to live of a job.
+    pub record_retention: DurationText,
+    /// How long audit entries are kept.
+    pub audit_retention: DurationText,
+    /// How long dead letters are kept.
+    pub dead_retention: DurationText,
+    /// Disk that each stream may use; full means "try later" for what writes to it.
+    pub stream_bytes_max: StreamBytes,
+    /// Accepted units that may wait for release.
+    pub intake_messages_max: u64,
+    /// How long an upload handle is valid.
+    pub upload_ttl: DurationText,
+    /// How long a leader lease lasts without renewal.
+    pub lease_ttl: DurationText,
+}
+
+/// Copies of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "u8", into = "u8")]
+#[schemars(with = "u8")]
+pub enum Replicas {
+    /// A single server.
+    One,
+    /// A cluster of at least three.
+    Three,
+}
+
+impl Replicas {
+    /// The number.
+    #[must_use]
+    pub const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+        }
+    }
+}
+
+impl From<Replicas> for u8 {
+    fn from(replicas: Replicas) -> Self {
+        match replicas {
+            Replicas::One => 1,
+            Replicas::Three => 3,
+        }
+    }
+}
+
+impl TryFrom<u8> for Replicas {
+    type Error = ReplicasError;
+
+    fn try_from(count: u8) -> Result<Self, ReplicasError> {
+        match count {
+            1 => Ok(Self::One),
+            3 => Ok(Self::Three),
+            found => Err(ReplicasError { found }),
+        }
+    }
+}
+
+/// A number of replicas that is neither 1 nor 3.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("replicas must be 1 or 3, found {found}")]
+pub struct ReplicasError {
+    /// What was found.
+    pub found: u8,
+}
+
+/// Files for TLS to NATS, PEM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Certificates that sign the servers'; the system's when not set.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, for servers that ask for one; needs `key`.
+    pub cert: Option<PathBuf>,
+    /// Key of `cert`.
+    pub key: Option<PathBuf>,
+}
+
+/// Disk limits, one per kind of stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamBytes {
+    /// Accepted units that wait for release.
+    pub intake: ByteSize,
+    /// Released units, for each stage.
+    pub work: ByteSize,
+    /// Job events.
+    pub events: ByteSize,
+    /// Job records.
+    pub records: ByteSize,
+    /// Dead letters.
+    pub dead: ByteSize,
+    /// Audit entries.
+    pub audit: ByteSize,
+    /// Uploads, pending accepts and leases, each.
+    pub small: ByteSize,
+}
+
+const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
+
+impl Default for StreamBytes {
+    fn default() -> Self {
+        Self {
+            intake: ByteSize::from_mib(512),
+            work: ByteSize::from_mib(256),
+            events: ByteSize::from_mib(1024),
+            records: ByteSize::from_mib(1024),
+            dead: ByteSize::from_mib(256),
+            audit: ByteSize::from_mib(1024),
+            small: ByteSize::from_mib(256),
+        }
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            credentials: None,
+            user: None,
+            password: None,
+            token: None,
+            tls: TlsConfig::default(),
+            connect_timeout: DurationText::from_secs(5),
+            request_timeout: DurationText::from_secs(5),
+            replicas: Replicas::One,
+            ack_wait: DurationText::from_secs(30),
+            heartbeat: None,
+            in_flight_max: 4096,
+            event_retention: DurationText::from_secs(7 * DAY),
+            record_retention: DurationText::from_secs(30 * DAY),
+            audit_retention: DurationText::from_secs(365 * DAY),
+            dead_retention: DurationText::from_secs(30 * DAY),
+            stream_bytes_max: StreamBytes::default(),
+            intake_messages_max: 1_000_000,
+            upload_ttl: DurationText::from_secs(HOUR),
+            lease_ttl: DurationText::from_secs(10),
+        }
+    }
+}
+
+impl QueueConfig {
+    /// Defaults, with one server to try.
+    #[must_use]
+    pub fn at(url: impl Into<String>) -> Self {
+        Self {
+            urls: vec![url.into()],
+            ..Self::default()
+        }
+    }
+
+    /// How often a worker reports progress.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.heartbeat
+            .map_or(self.ack_wait.get() / 3, DurationText::get)
+    }
+
+    /// Checks what one field cannot know of another.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the fields and the relation.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let fail = |reason: &'static str| Err(ConfigError { reason });
+        if self.urls.is_empty() {
+            return fail("queue.urls must name at least one server");
+        }
+        if self.heartbeat() * 2 > self.ack_wait.get() {
+            return fail(
+                "queue.heartbeat must be at most half of queue.ack_wait, so that one lost heartbeat costs nothing",
+            );
+        }
+        if self.user.is_some() != self.password.is_some() {
+            return fail("queue.user and queue.password go together");
+        }
+        if self.tls.cert.is_some() != self.tls.key.is_some() {
+            return fail("queue.tls.cert and queue.tls.key go together");
+        }
+        if self.in_flight_max == 0 || self.intake_messages_max == 0 {
+            return fail("queue.in_flight_max and queue.intake_messages_max must be at least 1");
+        }
+        let shortest = Duration::from_millis(100);
+        let waits = [
+            self.ack_wait,
+            self.event_retention,
+            self.record_retention,
+            self.audit_retention,
+            self.dead_retention,
+            self.upload_ttl,
+            self.lease_ttl,
+            self.request_timeout,
+            self.connect_timeout,
+        ];
+        if waits.iter().any(|wait| wait.get() < shortest) {
+            return fail("durations of the queue must be at least 100ms");
+        }
+        Ok(())
+    }
+}
+
+/// Settings that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct ConfigError {
+    /// Which, and the relation that must hold.
+    pub reason: &'static str,
+}

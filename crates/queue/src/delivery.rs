@@ -1,0 +1,155 @@
+//! A unit in a worker's hands, and how it leaves them: each verdict is one confirmed acknowledgement.
+
+use std::time::Duration;
+
+use async_nats::Message;
+use bytes::Bytes;
+use medfleet_core::{Failure, FailureReason, Verdict, WorkUnit};
+use medfleet_proto::work::v1 as wire;
+use serde_json::json;
+
+use crate::ack;
+use crate::api::{Operation, from_headers, repeatable};
+use crate::wire::{decode, reason_to_wire, unit_from_wire, unit_to_wire};
+use crate::{Headers, Queue, QueueError, Result};
+
+const ACKNOWLEDGE: Operation = repeatable("acknowledge a unit");
+
+/// A unit that this process took. Dropping it unsettled is what a crash does: it is delivered again after the
+/// acknowledge wait.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The unit.
+    pub unit: WorkUnit,
+    /// Trace context.
+    pub headers: Headers,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
+    queue: Queue,
+    reply: String,
+}
+
+impl Delivery {
+    pub(crate) async fn new(queue: &Queue, message: Message) -> Result<Self> {
+        let malformed = |reason| QueueError::Malformed {
+            what: "a delivered message",
+            reason,
+        };
+        let reply = message
+            .reply
+            .as_ref()
+            .map(|reply| reply.to_string())
+            .ok_or_else(|| malformed("nobody to acknowledge it to"))?;
+        let info =
+            ack::parse(&reply).ok_or_else(|| malformed("unknown form of acknowledge subject"))?;
+        let headers = from_headers(message.headers.as_ref());
+        let unit = decode::<wire::WorkUnit>("a work unit", message.payload.clone())
+            .and_then(|unit| unit_from_wire(&unit));
+        match unit {
+            Ok(unit) => Ok(Self {
+                unit,
+                headers,
+                deliveries: info.deliveries,
+                queue: queue.clone(),
+                reply,
+            }),
+            Err(error) => {
+                bury(queue, &message, reply).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that the worker is alive, which starts the acknowledge wait anew. Call it every [`Queue::heartbeat`].
+    ///
+    /// # Errors
+    /// Transient ones: go on working and try again.
+    pub async fn progress(&self) -> Result<()> {
+        self.queue.acknowledge(&self.reply, "+WPI".into()).await
+    }
+
+    /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay; `Reject` stores a
+    /// dead letter first; `Abort` does nothing. Returns when the server has confirmed.
+    ///
+    /// # Errors
+    /// Transient ones, after trying for the request timeout: the unit may be delivered again.
+    pub async fn settle(self, verdict: Verdict) -> Result<()> {
+        match verdict {
+            Verdict::Done => self.queue.acknowledge(&self.reply, "+ACK".into()).await,
+            Verdict::Retry { after } => self.queue.acknowledge(&self.reply, nak(after)).await,
+            Verdict::Reject(failure) => {
+                let letter = dead_letter(&self.unit, &failure, (self.queue.clock)().0);
+                self.queue.publish_dead(&letter).await?;
+                self.queue.acknowledge(&self.reply, "+ACK".into()).await
+            }
+            Verdict::Abort => Ok(()),
+        }
+    }
+}
+
+fn nak(after: Duration) -> Bytes {
+    if after.is_zero() {
+        return Bytes::from_static(b"-NAK");
+    }
+    let delay = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+    format!("-NAK {}", json!({ "delay": delay })).into()
+}
+
+/// The dead letter of a unit.
+#[must_use]
+pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> wire::DeadLetter {
+    wire::DeadLetter {
+        unit: Some(unit_to_wire(unit)),
+        reason: reason_to_wire(failure.reason) as i32,
+        message: failure.message.clone(),
+        time_unix_millis: now_unix_millis,
+    }
+}
+
+/// Gives a message that is no unit its verdict: a dead letter with what its subject says, then the acknowledgement.
+async fn bury(queue: &Queue, message: &Message, reply: String) -> Result<()> {
+    let tokens: Vec<&str> = message.subject.split('.').collect();
+    if let ["work", stage, pool, class, tenant, job, unit] = tokens.as_slice() {
+        let text = |token: &&str| (*token).to_owned();
+        let letter = wire::DeadLetter {
+            unit: Some(wire::WorkUnit {
+                tenant: text(tenant),
+                job: text(job),
+                pool: text(pool),
+                class: text(class),
+                stage: text(stage),
+                unit: unit.parse().unwrap_or(0),
+                ..wire::WorkUnit::default()
+            }),
+            reason: reason_to_wire(FailureReason::Internal) as i32,
+            message: "the message is not a unit of work of this version".to_owned(),
+            time_unix_millis: (queue.clock)().0,
+        };
+        queue.publish_dead(&letter).await?;
+    }
+    queue.acknowledge(&reply, "+ACK".into()).await
+}
+
+impl Queue {
+    /// Acknowledges and waits for the server to confirm.
+    async fn acknowledge(&self, reply: &str, what: Bytes) -> Result<()> {
+        self.api
+            .send(ACKNOWLEDGE, reply, None, what)
+            .await
+            .map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_written_in_nanoseconds() {
+        assert_eq!(nak(Duration::ZERO), "-NAK");
+        assert_eq!(
+            nak(Duration::from_millis(1500)),
+            "-NAK {\"delay\":1500000000}"
+        );
+    }
+}

@@ -1,0 +1,141 @@
+//! What can go wrong with the queue, in this crate's words: the client library's errors end here.
+
+use std::time::Duration;
+
+use medfleet_core::{Class, PoolName, Stage};
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The settings contradict each other.
+    #[error("the queue's settings cannot be used")]
+    Config(#[from] crate::ConfigError),
+    /// Nothing usable answered.
+    #[error("no NATS server answered at {tried}: {reason}")]
+    Unreachable {
+        /// The addresses tried, without credentials.
+        tried: String,
+        /// What happened.
+        reason: &'static str,
+    },
+    /// The server refused our credentials.
+    #[error("the NATS server at {tried} refused the credentials")]
+    Unauthorised {
+        /// The addresses tried, without credentials.
+        tried: String,
+    },
+    /// A file of the settings cannot be read or used.
+    #[error("{what} cannot be read")]
+    File {
+        /// Which setting names it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The server is older than what medfleet needs.
+    #[error("the NATS server is version {found}; at least {needed} is needed")]
+    TooOld {
+        /// Its version.
+        found: String,
+        /// The oldest that works.
+        needed: &'static str,
+    },
+    /// The server has no JetStream.
+    #[error("the NATS server has JetStream switched off; start it with jetstream enabled")]
+    NoJetStream,
+}
+
+/// Why an operation of the queue failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    /// Not answered in time: the server is restarting, electing a leader, or away.
+    #[error("{operation} was not answered within {waited:?}")]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Nobody serves the request right now: no connection, no leader, or the stream does not exist.
+    #[error("{operation} found nobody to answer it")]
+    Unavailable {
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// A named limit is reached; later there may be room again.
+    #[error("{stream} is full: {limit}")]
+    Full {
+        /// Which stream.
+        stream: String,
+        /// Which limit, in the server's words.
+        limit: String,
+    },
+    /// The server refused the request.
+    #[error("{operation} was refused: {description} (code {code})")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// The server's error code.
+        code: u64,
+        /// The server's words.
+        description: String,
+    },
+    /// Too many others changed the record meanwhile.
+    #[error("the record changed {tries} times while it was being changed")]
+    Contended {
+        /// Tries made.
+        tries: u32,
+    },
+    /// A change that would break an invariant; never stored.
+    #[error("a defect of medfleet was kept out of the records: {invariant}")]
+    Internal {
+        /// The invariant.
+        invariant: &'static str,
+    },
+    /// Larger than the protocol allows.
+    #[error("{what} is {bytes} bytes, {bytes_max} are allowed")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Stored bytes that this version does not understand.
+    #[error("{what} cannot be read: {reason}")]
+    Malformed {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// No consumer for this pool: `ensure` was not called with it.
+    #[error("pool {pool} has no consumer for {stage}, class {class}")]
+    UnknownPool {
+        /// The stage.
+        stage: Stage,
+        /// The pool.
+        pool: PoolName,
+        /// The class.
+        class: Class,
+    },
+    /// The queue was closed on our side.
+    #[error("the connection to the queue is closed")]
+    Closed,
+}
+
+impl QueueError {
+    /// Whether the same call may succeed later without anybody doing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut { .. }
+                | Self::Unavailable { .. }
+                | Self::Full { .. }
+                | Self::Contended { .. }
+        )
+    }
+}

@@ -1,0 +1,113 @@
+//! What a job tells the outside: durable events, and text and cancel hints on core NATS.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use medfleet_core::{JobKey, JobRecord};
+use medfleet_proto::work::v1::{JobEvent, TextChunk};
+
+use crate::api::{Operation, Which, code, is_code, repeatable};
+use crate::feed::{Feed, FeedMessage};
+use crate::wire::{decode, encode, event_of};
+use crate::{Queue, QueueError, Result, subject};
+
+impl Queue {
+    /// Publishes the event of where a record stands now. The same event is stored once, however often it is published.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], and transient ones: publish again.
+    pub async fn publish_event(&self, key: &JobKey, record: &JobRecord) -> Result<()> {
+        const PUBLISH: Operation = repeatable("publish an event");
+        let event = encode(&event_of(record, (self.clock)()));
+        let subject = subject::event(key, record);
+        match self.api.publish(PUBLISH, &subject, None, event).await {
+            Err(error) if !is_code(&error, code::STORE_FAILED) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first event of a job after a sequence, with its own sequence; 0 begins at the beginning.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`].
+    pub async fn next_event(
+        &self,
+        key: &JobKey,
+        after_sequence: u64,
+    ) -> Result<Option<(u64, JobEvent)>> {
+        let filter = subject::events_of(key);
+        let which = Which::Next {
+            seq: after_sequence + 1,
+            next_by_subj: &filter,
+        };
+        let stored = self.api.get(subject::EVENTS, which).await?;
+        stored
+            .map(|stored| Ok((stored.sequence, decode("an event", stored.payload)?)))
+            .transpose()
+    }
+
+    /// Every event of every job from now on, in order, with job and sequence. One consumer on the server; goes on after a
+    /// restart without losing or repeating one. Ends only with the connection.
+    ///
+    /// # Errors
+    /// When the stream cannot be read at all; later trouble is logged and retried, never yielded.
+    pub async fn events(&self) -> Result<BoxStream<'static, Result<(JobKey, u64, JobEvent)>>> {
+        let feed = Feed::open(&self.api, subject::EVENTS, None).await?;
+        Ok(feed.stream().map(job_event).boxed())
+    }
+
+    /// Sends text of a job to whoever listens; nobody keeps it.
+    ///
+    /// # Errors
+    /// When it could not be handed to the connection in time.
+    pub async fn publish_text(&self, key: &JobKey, text: &TextChunk) -> Result<()> {
+        const SEND: Operation = repeatable("send text");
+        self.api.tell(SEND, subject::text(key), encode(text)).await
+    }
+
+    /// The text of all jobs from now on. What is sent while the connection is down is missed: read the checkpoint.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn texts(&self) -> Result<BoxStream<'static, (JobKey, TextChunk)>> {
+        const LISTEN: Operation = repeatable("listen to text");
+        let messages = self.api.subscribe(LISTEN, "text.*.*".to_owned()).await?;
+        let texts = messages.filter_map(|message| async move {
+            let key = subject::job_of(&message.subject)?;
+            // Text that this version cannot read is missed like any other lost text; the checkpoint has it.
+            Some((key, decode("text", message.payload).ok()?))
+        });
+        Ok(texts.boxed())
+    }
+
+    /// Hints to workers that a job was cancelled; the record is what counts.
+    ///
+    /// # Errors
+    /// When it could not be handed to the connection in time.
+    pub async fn publish_cancel(&self, key: &JobKey) -> Result<()> {
+        const SEND: Operation = repeatable("send a cancel hint");
+        self.api
+            .tell(SEND, subject::cancel(key), Bytes::new())
+            .await
+    }
+
+    /// Cancel hints of all jobs from now on.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn cancels(&self) -> Result<BoxStream<'static, JobKey>> {
+        const LISTEN: Operation = repeatable("listen to cancel hints");
+        let messages = self.api.subscribe(LISTEN, "cancel.*.*".to_owned()).await?;
+        let keys = messages.filter_map(|message| async move { subject::job_of(&message.subject) });
+        Ok(keys.boxed())
+    }
+}
+
+fn job_event(message: FeedMessage) -> Result<(JobKey, u64, JobEvent)> {
+    let key = subject::job_of(&message.subject).ok_or(QueueError::Malformed {
+        what: "an event",
+        reason: "its subject",
+    })?;
+    let event = decode("an event", message.payload)?;
+    Ok((key, message.sequence, event))
+}

@@ -1,0 +1,68 @@
+//! Leader leases: an entry that its holder renews, and that disappears by itself when the holder does not.
+
+use bytes::Bytes;
+
+use crate::{Queue, Result, Revision};
+
+/// A lease that this process holds, or held.
+#[derive(Debug)]
+pub struct Lease {
+    queue: Queue,
+    name: String,
+    holder: String,
+    revision: Revision,
+}
+
+impl Queue {
+    /// Takes the lease `name` if nobody holds it. It lasts for `lease_ttl`; renew it every third of that.
+    /// `name` must be a subject token.
+    ///
+    /// # Errors
+    /// Transient ones. Where the answer was lost the lease may be held by nobody for one `lease_ttl`.
+    pub async fn try_lease(&self, name: &str, holder: &str) -> Result<Option<Lease>> {
+        let value = Bytes::copy_from_slice(holder.as_bytes());
+        let created = self.leases.create(name, value).await?;
+        Ok(created.map(|revision| Lease {
+            queue: self.clone(),
+            name: name.to_owned(),
+            holder: holder.to_owned(),
+            revision,
+        }))
+    }
+
+    /// How long a lease lasts without renewal.
+    #[must_use]
+    pub fn lease_ttl(&self) -> std::time::Duration {
+        self.config.lease_ttl.get()
+    }
+}
+
+impl Lease {
+    /// Makes it last for another `lease_ttl`. False when it was lost: stop what it allowed, at once.
+    ///
+    /// # Errors
+    /// Transient ones: renew again, and stop when `lease_ttl` has passed since the last success.
+    pub async fn renew(&mut self) -> Result<bool> {
+        let value = Bytes::copy_from_slice(self.holder.as_bytes());
+        let bucket = &self.queue.leases;
+        if let Some(revision) = bucket.update(&self.name, value, self.revision).await? {
+            self.revision = revision;
+            return Ok(true);
+        }
+        // A renewal whose answer was lost has moved our own lease on.
+        let found = bucket.get(&self.name).await?;
+        let ours = found.filter(|entry| entry.value == self.holder.as_bytes());
+        if let Some(entry) = &ours {
+            self.revision = entry.revision;
+        }
+        Ok(ours.is_some())
+    }
+
+    /// Gives it up, so that another can take it at once.
+    ///
+    /// # Errors
+    /// Transient ones; it then ends by itself.
+    pub async fn release(self) -> Result<()> {
+        self.queue.leases.remove_revision(self.revision).await
+    }
+}

@@ -1,0 +1,174 @@
+//! The small ledgers beside the records: accepts to sweep, uploads, dead letters, audit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use medfleet_core::{JobKey, TenantId, UploadId};
+use medfleet_proto::work::v1::{AuditEntry, DeadLetter, UploadRecord};
+
+use crate::api::{Operation, Which, code, is_code, once, repeatable};
+use crate::wire::{decode, encode, unit_from_wire};
+use crate::{Queue, QueueError, Result, Revision, Updated, subject};
+
+impl Queue {
+    /// Notes an accept before its publish, so that a sweeper can finish it.
+    ///
+    /// # Errors
+    /// Transient ones: put again.
+    pub async fn put_pending(&self, key: &JobKey) -> Result<()> {
+        self.pending
+            .put(&key.to_string(), Bytes::new())
+            .await
+            .map(|_| ())
+    }
+
+    /// Removes the note once the publish is confirmed.
+    ///
+    /// # Errors
+    /// Transient ones: remove again, or leave it to the sweeper.
+    pub async fn remove_pending(&self, key: &JobKey) -> Result<()> {
+        self.pending.remove(&key.to_string()).await
+    }
+
+    /// Accepts noted longer ago than `older_than`, by this process's clock.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<JobKey>> {
+        let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        let latest = (self.clock)().0.saturating_sub(age);
+        let keys = self.pending.keys("*.*").await?;
+        let entries = self.pending.get_many(&keys).await?;
+        let old = entries
+            .iter()
+            .filter(|entry| entry.written_at.0 <= latest)
+            .filter_map(|entry| subject::job_of_key(&entry.key));
+        Ok(old.collect())
+    }
+
+    /// Notes a new upload. It is forgotten when nothing was added to it for the upload's time to live.
+    ///
+    /// # Errors
+    /// [`QueueError::Refused`] when the id is taken, and transient ones.
+    pub async fn create_upload(
+        &self,
+        tenant: &TenantId,
+        upload: &UploadId,
+        record: &UploadRecord,
+    ) -> Result<Revision> {
+        let key = subject::upload_key(tenant, upload);
+        let created = self.uploads.create(&key, encode(record)).await?;
+        created.ok_or_else(|| QueueError::Refused {
+            operation: "note an upload",
+            code: code::WRONG_LAST_SEQUENCE,
+            description: "the upload exists already".to_owned(),
+        })
+    }
+
+    /// An upload under way.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`].
+    pub async fn upload(
+        &self,
+        tenant: &TenantId,
+        upload: &UploadId,
+    ) -> Result<Option<(UploadRecord, Revision)>> {
+        let key = subject::upload_key(tenant, upload);
+        let entry = self.uploads.get(&key).await?;
+        entry
+            .map(|entry| Ok((decode("an upload record", entry.value)?, entry.revision)))
+            .transpose()
+    }
+
+    /// Stores how far an upload is, if its revision is still `revision`.
+    ///
+    /// # Errors
+    /// Transient ones leave open whether it was stored: read again.
+    pub async fn update_upload(
+        &self,
+        tenant: &TenantId,
+        upload: &UploadId,
+        record: &UploadRecord,
+        revision: Revision,
+    ) -> Result<Updated> {
+        let key = subject::upload_key(tenant, upload);
+        let updated = self.uploads.update(&key, encode(record), revision).await?;
+        Ok(updated.map_or(Updated::Conflict, Updated::Updated))
+    }
+
+    /// Stores a dead letter; the same unit of the same epoch is stored once.
+    ///
+    /// # Errors
+    /// [`QueueError::Malformed`] without a proper unit, [`QueueError::Full`], and transient ones: publish again.
+    pub async fn publish_dead(&self, letter: &DeadLetter) -> Result<()> {
+        const PUBLISH: Operation = repeatable("publish a dead letter");
+        let unit = letter.unit.as_ref().ok_or(QueueError::Malformed {
+            what: "a dead letter",
+            reason: "it names no unit",
+        })?;
+        let subject = subject::dead(&unit_from_wire(unit)?);
+        let stored = self
+            .api
+            .publish(PUBLISH, &subject, None, encode(letter))
+            .await;
+        match stored {
+            Err(error) if !is_code(&error, code::STORE_FAILED) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Dead letters after a sequence, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`].
+    pub async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>> {
+        let mut letters = Vec::new();
+        let mut next = after + 1;
+        while letters.len() < limit {
+            let count = (limit - letters.len()).min(crate::api::BATCH_MAX);
+            let run = self
+                .api
+                .get_run(subject::DEAD, "dead.>", next, count)
+                .await?;
+            let Some(last) = run.last() else { break };
+            next = last.sequence + 1;
+            for stored in run {
+                letters.push((stored.sequence, decode("a dead letter", stored.payload)?));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`].
+    pub async fn dead_letter(&self, sequence: u64) -> Result<Option<DeadLetter>> {
+        let which = Which::Sequence { seq: sequence };
+        let stored = self.api.get(subject::DEAD, which).await?;
+        stored
+            .map(|stored| decode("a dead letter", stored.payload))
+            .transpose()
+    }
+
+    /// Removes a dead letter; one that is gone is fine.
+    ///
+    /// # Errors
+    /// Transient ones: discard again.
+    pub async fn discard_dead(&self, sequence: u64) -> Result<()> {
+        self.api.delete(subject::DEAD, sequence).await
+    }
+
+    /// Appends to a tenant's audit stream.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], and transient ones, which leave open whether it was stored: an entry may then be there twice.
+    pub async fn audit(&self, tenant: &TenantId, entry: &AuditEntry) -> Result<()> {
+        const APPEND: Operation = once("append to the audit");
+        self.api
+            .publish(APPEND, &subject::audit(tenant), None, encode(entry))
+            .await
+            .map(|_| ())
+    }
+}

@@ -1,0 +1,219 @@
+//! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
+
+use medfleet_core::{
+    JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant,
+};
+
+use crate::bucket::Entry;
+use crate::wire::{decode_record, encode_record};
+use crate::{Queue, QueueError, Result, subject};
+
+/// What a compare-and-set compares: the sequence of a record's latest change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// What became of a create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// The record is stored.
+    Created(Revision),
+    /// There is one already; nothing was stored.
+    Exists(JobRecord, Revision),
+}
+
+/// What became of a compare-and-set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Updated {
+    /// Stored.
+    Updated(Revision),
+    /// Somebody changed it since the revision; nothing was stored.
+    Conflict,
+}
+
+/// What became of a wish to move a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// Stored, and its event published when state, chunks or attempt changed.
+    Applied {
+        /// The record as stored.
+        record: JobRecord,
+        /// The record before.
+        before: JobRecord,
+    },
+    /// The state machine does not allow it; nothing was stored.
+    Refused {
+        /// Why.
+        reason: Refused,
+        /// The record as found.
+        record: JobRecord,
+    },
+    /// The job was replayed since the work was made; nothing was stored.
+    OtherEpoch {
+        /// The record as found.
+        record: JobRecord,
+    },
+    /// There is no such job, or it has expired.
+    Missing,
+}
+
+/// Tries of the read-apply-store loop. Contention on one job comes from its chunks, at most 32 at a time, and each round
+/// lets one of them through.
+const TRIES_MAX: u32 = 64;
+
+impl Queue {
+    /// Stores the record of a new job; its key makes the accept idempotent for as long as records are kept.
+    ///
+    /// # Errors
+    /// Transient ones leave open whether it was stored: create again. [`QueueError::TooLarge`] above 1 KiB.
+    pub async fn create_record(&self, key: &JobKey, record: &JobRecord) -> Result<Created> {
+        check_invariants(invariant::violation(record))?;
+        let value = encode_record(record)?;
+        // A record that expires between create and read leaves room for one more create.
+        for _ in 0..2 {
+            let created = self.jobs.create(&key.to_string(), value.clone()).await?;
+            if let Some(revision) = created {
+                return Ok(Created::Created(revision));
+            }
+            if let Some((existing, revision)) = self.record(key).await? {
+                return Ok(Created::Exists(existing, revision));
+            }
+        }
+        Err(QueueError::Contended { tries: 2 })
+    }
+
+    /// Reads a record, never older than this process's own latest write.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`] for a record of a newer version.
+    pub async fn record(&self, key: &JobKey) -> Result<Option<(JobRecord, Revision)>> {
+        let entry = self.jobs.get(&key.to_string()).await?;
+        entry
+            .map(|entry| Ok((decode_record(entry.value)?, entry.revision)))
+            .transpose()
+    }
+
+    /// Stores a record if its revision is still `revision`. Prefer [`Queue::apply`].
+    ///
+    /// # Errors
+    /// Transient ones leave open whether it was stored: read again. [`QueueError::Internal`] for a record that breaks an
+    /// invariant by itself.
+    pub async fn update_record(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        revision: Revision,
+    ) -> Result<Updated> {
+        check_invariants(invariant::violation(record))?;
+        let value = encode_record(record)?;
+        let updated = self.jobs.update(&key.to_string(), value, revision).await?;
+        Ok(updated.map_or(Updated::Conflict, Updated::Updated))
+    }
+
+    /// Moves a job: reads its record, applies `step`, stores it by compare-and-set, and does so again when somebody was
+    /// faster. With `epoch`, a record of another epoch is left alone. Once stored, publishes the event of the change.
+    ///
+    /// # Errors
+    /// Transient ones leave open whether the move was made, or made without its event: apply again (a move that was made
+    /// is then refused) and use [`Queue::publish_event`]. [`QueueError::Internal`] for a move that would break an
+    /// invariant: a defect, never stored.
+    pub async fn apply(
+        &self,
+        key: &JobKey,
+        epoch: Option<u32>,
+        step: &Move,
+        now: UnixMillis,
+    ) -> Result<Applied> {
+        let applied = self.apply_without_event(key, epoch, step, now).await?;
+        if let Applied::Applied { record, before } = &applied
+            && subject::event_token(record) != subject::event_token(before)
+        {
+            self.publish_event(key, record).await?;
+        }
+        Ok(applied)
+    }
+
+    /// As [`Queue::apply`], and leaves the event to the caller, who can publish it together with what comes next.
+    ///
+    /// # Errors
+    /// As [`Queue::apply`].
+    pub async fn apply_without_event(
+        &self,
+        key: &JobKey,
+        epoch: Option<u32>,
+        step: &Move,
+        now: UnixMillis,
+    ) -> Result<Applied> {
+        for _ in 0..TRIES_MAX {
+            let Some((before, revision)) = self.record(key).await? else {
+                return Ok(Applied::Missing);
+            };
+            if epoch.is_some_and(|epoch| epoch != before.epoch) {
+                return Ok(Applied::OtherEpoch { record: before });
+            }
+            let record = match before.apply(step, now) {
+                Ok(record) => record,
+                Err(reason) => {
+                    return Ok(Applied::Refused {
+                        reason,
+                        record: before,
+                    });
+                }
+            };
+            check_invariants(invariant::violated_by_step(&before, &record))?;
+            if record == before {
+                return Ok(Applied::Applied { record, before });
+            }
+            let value = encode_record(&record)?;
+            let updated = self.jobs.update(&key.to_string(), value, revision).await?;
+            if updated.is_some() {
+                return Ok(Applied::Applied { record, before });
+            }
+        }
+        Err(QueueError::Contended { tries: TRIES_MAX })
+    }
+
+    /// A page of a tenant's records in order of job id, after `after`, at most `limit`, only those in `states` (all when
+    /// empty). Costs one listing of the tenant's keys a page, and may be a moment old on a cluster.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`] for a record of a newer version.
+    pub async fn list_records(
+        &self,
+        tenant: &TenantId,
+        after: Option<&JobId>,
+        limit: usize,
+        states: &[JobState],
+    ) -> Result<Vec<(JobId, JobRecord)>> {
+        let keys = self.jobs.keys(&format!("{tenant}.*")).await?;
+        let after = after.map(|job| format!("{tenant}.{job}"));
+        let from = keys.partition_point(|key| after.as_ref().is_some_and(|after| key <= after));
+        let mut page = Vec::new();
+        for some in keys[from..].chunks(limit.clamp(1, crate::api::BATCH_MAX)) {
+            if page.len() >= limit {
+                break;
+            }
+            let mut entries = self.jobs.get_many(some).await?;
+            entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            for entry in entries {
+                page.extend(listed(entry, states)?);
+            }
+        }
+        page.truncate(limit);
+        Ok(page)
+    }
+}
+
+fn listed(entry: Entry, states: &[JobState]) -> Result<Option<(JobId, JobRecord)>> {
+    let record = decode_record(entry.value)?;
+    let wanted = states.is_empty() || states.contains(&record.state);
+    // A key that is not ours is not a job.
+    let key = subject::job_of_key(&entry.key).filter(|_| wanted);
+    Ok(key.map(|key| (key.job, record)))
+}
+
+fn check_invariants(violated: Option<&'static str>) -> Result<()> {
+    match violated {
+        Some(invariant) => Err(QueueError::Internal { invariant }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,251 @@
+//! Every stream, bucket and durable consumer as data, and the one function that makes a server agree with it.
+
+use std::time::Duration;
+
+use medfleet_core::{Class, PoolName, Stage};
+use serde_json::{Value, json};
+
+use crate::api::{Api, Operation, code, is_code, repeatable};
+use crate::bucket::stream_of;
+use crate::subject::{
+    AUDIT, DEAD, EVENTS, INTAKE, JOBS, LEASES, PENDING, UPLOADS, durable, work_filter, work_stream,
+};
+use crate::{QueueConfig, QueueError, Result};
+
+/// One stream, in the terms that differ between ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stream {
+    name: String,
+    subjects: String,
+    /// Messages leave when acknowledged.
+    is_work_queue: bool,
+    /// What happens to a second message of a subject.
+    second: Second,
+    bytes_max: u64,
+    /// 0 for no limit.
+    messages_max: u64,
+    /// Zero for ever.
+    age_max: Duration,
+    /// Entries cannot be removed before their age.
+    append_only: bool,
+}
+
+/// What becomes of a message whose subject already has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// It replaces the first: a bucket.
+    Replaces,
+    /// It is refused: one live message per subject.
+    Refused,
+    /// Both stay.
+    Kept,
+}
+
+fn streams(config: &QueueConfig) -> Vec<Stream> {
+    let bytes = &config.stream_bytes_max;
+    let base = |name: &str, subjects: &str, bytes_max: u64| Stream {
+        name: name.to_owned(),
+        subjects: subjects.to_owned(),
+        is_work_queue: false,
+        second: Second::Refused,
+        bytes_max,
+        messages_max: 0,
+        age_max: Duration::ZERO,
+        append_only: false,
+    };
+    let bucket = |name: &str, bytes_max: u64, age_max: Duration| Stream {
+        second: Second::Replaces,
+        age_max,
+        ..base(&stream_of(name), &format!("$KV.{name}.>"), bytes_max)
+    };
+    let mut all = vec![
+        Stream {
+            messages_max: config.intake_messages_max,
+            ..base(INTAKE, "intake.>", bytes.intake.get())
+        },
+        Stream {
+            age_max: config.event_retention.get(),
+            ..base(EVENTS, "event.>", bytes.events.get())
+        },
+        Stream {
+            age_max: config.dead_retention.get(),
+            ..base(DEAD, "dead.>", bytes.dead.get())
+        },
+        Stream {
+            age_max: config.audit_retention.get(),
+            second: Second::Kept,
+            append_only: true,
+            ..base(AUDIT, "audit.*", bytes.audit.get())
+        },
+        bucket(JOBS, bytes.records.get(), config.record_retention.get()),
+        bucket(PENDING, bytes.small.get(), config.record_retention.get()),
+        bucket(UPLOADS, bytes.small.get(), config.upload_ttl.get()),
+        bucket(LEASES, bytes.small.get(), config.lease_ttl.get()),
+    ];
+    all.extend(Stage::ALL.iter().map(|stage| Stream {
+        is_work_queue: true,
+        ..base(
+            work_stream(*stage),
+            &format!("work.{stage}.>"),
+            bytes.work.get(),
+        )
+    }));
+    all
+}
+
+/// Longest time that a server remembers message ids. We send none; a server wants it no longer than the age limit.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn limit(value: u64) -> i64 {
+    if value == 0 {
+        -1
+    } else {
+        i64::try_from(value).unwrap_or(i64::MAX)
+    }
+}
+
+fn stream_json(stream: &Stream, replicas: usize) -> Value {
+    let window = if stream.age_max.is_zero() {
+        DUPLICATE_WINDOW
+    } else {
+        DUPLICATE_WINDOW.min(stream.age_max)
+    };
+    json!({
+        "name": stream.name,
+        "subjects": [stream.subjects],
+        "retention": if stream.is_work_queue { "workqueue" } else { "limits" },
+        "storage": "file",
+        "num_replicas": replicas,
+        "discard": "new",
+        "discard_new_per_subject": stream.second == Second::Refused,
+        "max_msgs_per_subject": if stream.second == Second::Kept { -1 } else { 1 },
+        "max_msgs": limit(stream.messages_max),
+        "max_bytes": limit(stream.bytes_max),
+        "max_age": nanos(stream.age_max),
+        "max_msg_size": -1,
+        "max_consumers": -1,
+        "duplicate_window": nanos(window),
+        "allow_direct": true,
+        "allow_rollup_hdrs": false,
+        "deny_delete": stream.append_only,
+        "deny_purge": stream.append_only,
+    })
+}
+
+fn consumer_json(config: &QueueConfig, stage: Stage, pool: &PoolName, class: Class) -> Value {
+    let name = durable(pool, class);
+    json!({
+        "stream_name": work_stream(stage),
+        "config": {
+            "name": name,
+            "durable_name": name,
+            "filter_subject": work_filter(stage, pool, class),
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "replay_policy": "instant",
+            "ack_wait": nanos(config.ack_wait.get()),
+            // The record counts starts; the server never decides that a unit is lost.
+            "max_deliver": -1,
+            "max_ack_pending": config.in_flight_max,
+        },
+    })
+}
+
+/// Makes the server agree. Safe to call from many processes at once, and again.
+pub(crate) async fn ensure(api: &Api, config: &QueueConfig, pools: &[PoolName]) -> Result<()> {
+    let replicas = config.replicas.count();
+    for stream in streams(config) {
+        let body = stream_json(&stream, replicas);
+        ensure_stream(api, &stream.name, &body).await?;
+    }
+    for stage in Stage::ALL {
+        for pool in pools {
+            for class in Class::ALL {
+                let body = consumer_json(config, *stage, pool, *class);
+                ensure_consumer(api, *stage, pool, *class, &body).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tries of create and update before a quarrel with another process counts as an error.
+const TRIES: usize = 5;
+
+pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result<()> {
+    const CREATE: Operation = repeatable("create a stream");
+    const UPDATE: Operation = repeatable("update a stream");
+    let (create, update) = (
+        format!("STREAM.CREATE.{name}"),
+        format!("STREAM.UPDATE.{name}"),
+    );
+    let mut latest = QueueError::Contended { tries: 0 };
+    for _ in 0..TRIES {
+        let updated = api
+            .call::<serde::de::IgnoredAny>(UPDATE, &update, body)
+            .await;
+        match updated {
+            Ok(_) => return Ok(()),
+            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => {}
+            Err(error) => return Err(error),
+        }
+        let created = api
+            .call::<serde::de::IgnoredAny>(CREATE, &create, body)
+            .await;
+        match created {
+            Ok(_) => return Ok(()),
+            // Another process was first, with other settings: the next round updates them.
+            Err(error) if is_code(&error, code::STREAM_EXISTS) => latest = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(latest)
+}
+
+async fn ensure_consumer(
+    api: &Api,
+    stage: Stage,
+    pool: &PoolName,
+    class: Class,
+    body: &Value,
+) -> Result<()> {
+    const CREATE: Operation = repeatable("create a consumer");
+    let method = format!(
+        "CONSUMER.CREATE.{}.{}.{}",
+        work_stream(stage),
+        durable(pool, class),
+        work_filter(stage, pool, class)
+    );
+    api.call::<serde::de::IgnoredAny>(CREATE, &method, body)
+        .await
+        .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_streams_share_a_subject_and_all_are_bounded() {
+        let all = streams(&QueueConfig::default());
+        let mut subjects: Vec<_> = all.iter().map(|stream| &stream.subjects).collect();
+        subjects.sort();
+        subjects.dedup();
+        assert_eq!(subjects.len(), all.len());
+        assert!(all.iter().all(|stream| stream.bytes_max > 0));
+        let unlimited_in_time: Vec<_> = all
+            .iter()
+            .filter(|stream| stream.age_max.is_zero())
+            .map(|stream| stream.name.as_str())
+            .collect();
+        assert_eq!(
+            unlimited_in_time,
+            [INTAKE, "WORK_PREPROCESS", "WORK_ENCODE", "WORK_DECODE"],
+            "accepted work never ages away"
+        );
+    }
+}

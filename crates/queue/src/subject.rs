@@ -1,0 +1,187 @@
+//! Names of streams and subjects, and reading them back. Pure.
+//! A subject carries what a consumer, a filter or an access rule needs to tell messages apart, and never patient data.
+
+use medfleet_core::{
+    Class, JobId, JobKey, JobRecord, JobState, PoolName, Stage, TenantId, UploadId, WorkUnit,
+};
+
+/// Accepted units that wait for release.
+pub(crate) const INTAKE: &str = "INTAKE";
+/// Job events.
+pub(crate) const EVENTS: &str = "EVENTS";
+/// Dead letters.
+pub(crate) const DEAD: &str = "DEAD";
+/// Audit entries.
+pub(crate) const AUDIT: &str = "AUDIT";
+/// Bucket of the job records, one shard.
+pub(crate) const JOBS: &str = "JOBS_0";
+/// Bucket of the accepts that may need a sweeper.
+pub(crate) const PENDING: &str = "PENDING";
+/// Bucket of the uploads under way.
+pub(crate) const UPLOADS: &str = "UPLOADS";
+/// Bucket of the leader leases.
+pub(crate) const LEASES: &str = "LEASES";
+
+/// The stream of a stage's released units.
+pub(crate) const fn work_stream(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Preprocess => "WORK_PREPROCESS",
+        Stage::Encode => "WORK_ENCODE",
+        Stage::Decode => "WORK_DECODE",
+    }
+}
+
+/// `<stage>.<pool>.<class>.<tenant>.<job>.<unit>`, the tail shared by intake and work.
+fn unit_tail(unit: &WorkUnit) -> String {
+    format!(
+        "{}.{}.{}.{}.{}",
+        unit.stage, unit.pool, unit.class, unit.key, unit.unit
+    )
+}
+
+/// Where a unit waits for release.
+pub(crate) fn intake(unit: &WorkUnit) -> String {
+    format!("intake.{}", unit_tail(unit))
+}
+
+/// Where a released unit waits for a worker.
+pub(crate) fn work(unit: &WorkUnit) -> String {
+    format!("work.{}", unit_tail(unit))
+}
+
+/// Everything that one durable consumer serves.
+pub(crate) fn work_filter(stage: Stage, pool: &PoolName, class: Class) -> String {
+    format!("work.{stage}.{pool}.{class}.>")
+}
+
+/// The durable consumer of a (pool, class) on its stage's stream. A pool's name has no underscore.
+pub(crate) fn durable(pool: &PoolName, class: Class) -> String {
+    format!("{pool}_{class}")
+}
+
+/// The hint that a unit was released.
+pub(crate) fn ready(stage: Stage, pool: &PoolName) -> String {
+    format!("ready.{stage}.{pool}")
+}
+
+/// What tells an event from every other event of its job; two equal ones are the same event.
+pub(crate) fn event_token(record: &JobRecord) -> String {
+    let (epoch, state) = (record.epoch, record.state);
+    match state {
+        JobState::Encoding => format!("{epoch}-{state}-{}", record.chunks.done()),
+        JobState::Decoding => format!("{epoch}-{state}-{}", record.attempt),
+        _ => format!("{epoch}-{state}"),
+    }
+}
+
+/// An event of a job.
+pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
+    format!("event.{key}.{}", event_token(record))
+}
+
+/// All events of a job.
+pub(crate) fn events_of(key: &JobKey) -> String {
+    format!("event.{key}.*")
+}
+
+/// Text of a job, on core NATS.
+pub(crate) fn text(key: &JobKey) -> String {
+    format!("text.{key}")
+}
+
+/// The hint that a job was cancelled, on core NATS.
+pub(crate) fn cancel(key: &JobKey) -> String {
+    format!("cancel.{key}")
+}
+
+/// A dead letter: one per unit and epoch.
+pub(crate) fn dead(unit: &WorkUnit) -> String {
+    format!(
+        "dead.{}.{}.{}-{}",
+        unit.key, unit.stage, unit.epoch, unit.unit
+    )
+}
+
+/// A tenant's audit entries.
+pub(crate) fn audit(tenant: &TenantId) -> String {
+    format!("audit.{tenant}")
+}
+
+/// The key of an upload in its bucket.
+pub(crate) fn upload_key(tenant: &TenantId, upload: &UploadId) -> String {
+    format!("{tenant}.{upload}")
+}
+
+/// The job of a subject whose second and third tokens name it (`event`, `text`, `cancel`).
+pub(crate) fn job_of(subject: &str) -> Option<JobKey> {
+    let mut tokens = subject.split('.').skip(1);
+    key(tokens.next()?, tokens.next()?)
+}
+
+/// The job of a bucket key `<tenant>.<job>`.
+pub(crate) fn job_of_key(text: &str) -> Option<JobKey> {
+    let (tenant, job) = text.split_once('.')?;
+    key(tenant, job)
+}
+
+fn key(tenant: &str, job: &str) -> Option<JobKey> {
+    Some(JobKey {
+        tenant: TenantId::new(tenant).ok()?,
+        job: JobId::new(job).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::samples;
+
+    #[test]
+    fn a_unit_has_one_subject() {
+        let unit = samples::unit(Stage::Encode, 3);
+        let job = "ab".repeat(16);
+        assert_eq!(
+            work(&unit),
+            format!("work.encode.tiny-here.routine.st-mary.{job}.3")
+        );
+        assert_eq!(
+            intake(&unit),
+            format!("intake.encode.tiny-here.routine.st-mary.{job}.3")
+        );
+        assert_eq!(dead(&unit), format!("dead.st-mary.{job}.encode.0-3"));
+    }
+
+    #[test]
+    fn an_event_is_named_by_what_changed() {
+        let check = |change: fn(&mut JobRecord), expected: &str| {
+            let mut record = samples::record();
+            change(&mut record);
+            assert_eq!(event_token(&record), expected);
+        };
+        check(|_| {}, "0-accepted");
+        check(
+            |r| {
+                r.state = JobState::Encoding;
+                r.chunks.done_bitmap = 0b101;
+            },
+            "0-encoding-2",
+        );
+        check(
+            |r| {
+                r.epoch = 1;
+                r.state = JobState::Decoding;
+                r.attempt = 4;
+            },
+            "1-decoding-4",
+        );
+        check(|r| r.state = JobState::Completed, "0-completed");
+    }
+
+    #[test]
+    fn keys_read_back() {
+        let key = samples::key();
+        assert_eq!(job_of(&text(&key)), Some(key.clone()));
+        assert_eq!(job_of("text.st-mary"), None);
+        assert_eq!(job_of_key(&key.to_string()), Some(key));
+    }
+}

@@ -1,0 +1,295 @@
+//! Wire messages to domain types and back: the one place where this crate does it.
+
+use bytes::Bytes;
+use medfleet_core::{
+    Chunks, Class, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState, PoolName,
+    Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+};
+use medfleet_proto::v1;
+use medfleet_proto::work::v1 as work;
+use prost::Message;
+
+use crate::{QueueError, Result};
+
+/// Largest encoded job record.
+pub const RECORD_BYTES_MAX: usize = 1024;
+
+fn malformed(what: &'static str, reason: &'static str) -> QueueError {
+    QueueError::Malformed { what, reason }
+}
+
+/// Decodes a message; `what` names it in the error, whose text shows nothing of the content.
+pub(crate) fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M> {
+    M::decode(bytes).map_err(|_| malformed(what, "not the encoding of this message"))
+}
+
+/// Encodes a message.
+pub(crate) fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+/// The state's number on the wire.
+#[must_use]
+pub const fn state_to_wire(state: JobState) -> v1::JobState {
+    match state {
+        JobState::Accepted => v1::JobState::Accepted,
+        JobState::Released => v1::JobState::Released,
+        JobState::Preprocessed => v1::JobState::Preprocessed,
+        JobState::Encoding => v1::JobState::Encoding,
+        JobState::Decoding => v1::JobState::Decoding,
+        JobState::Completed => v1::JobState::Completed,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+        JobState::Expired => v1::JobState::Expired,
+    }
+}
+
+/// The state of a wire number; `None` for one that this version does not know.
+#[must_use]
+pub fn state_from_wire(state: i32) -> Option<JobState> {
+    JobState::ALL
+        .iter()
+        .copied()
+        .find(|known| state_to_wire(*known) as i32 == state)
+}
+
+/// The reason's number on the wire.
+#[must_use]
+pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
+    match reason {
+        FailureReason::InputRefused => v1::FailureReason::InputRefused,
+        FailureReason::ImageMissing => v1::FailureReason::ImageMissing,
+        FailureReason::Integrity => v1::FailureReason::Integrity,
+        FailureReason::AttemptsExhausted => v1::FailureReason::AttemptsExhausted,
+        FailureReason::PromptTooLong => v1::FailureReason::PromptTooLong,
+        FailureReason::Internal => v1::FailureReason::Internal,
+        FailureReason::ModelMismatch => v1::FailureReason::ModelMismatch,
+    }
+}
+
+/// The reason of a wire number; `None` for none and for one that this version does not know.
+#[must_use]
+pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
+    use FailureReason as R;
+    [
+        R::InputRefused,
+        R::ImageMissing,
+        R::Integrity,
+        R::AttemptsExhausted,
+        R::PromptTooLong,
+        R::Internal,
+        R::ModelMismatch,
+    ]
+    .into_iter()
+    .find(|known| reason_to_wire(*known) as i32 == reason)
+}
+
+/// The task's number on the wire.
+#[must_use]
+pub const fn task_to_wire(task: TaskKind) -> v1::TaskKind {
+    match task {
+        TaskKind::Report => v1::TaskKind::Report,
+        TaskKind::Answer => v1::TaskKind::Answer,
+        TaskKind::Classify => v1::TaskKind::Classify,
+        TaskKind::Localise => v1::TaskKind::Localise,
+        TaskKind::Compare => v1::TaskKind::Compare,
+        TaskKind::Extract => v1::TaskKind::Extract,
+        TaskKind::Embed => v1::TaskKind::Embed,
+        TaskKind::ZeroShot => v1::TaskKind::ZeroShot,
+    }
+}
+
+/// The task of a wire number; `None` for one that this version does not know.
+#[must_use]
+pub fn task_from_wire(task: i32) -> Option<TaskKind> {
+    TaskKind::ALL
+        .iter()
+        .copied()
+        .find(|known| task_to_wire(*known) as i32 == task)
+}
+
+/// A unit as it travels.
+#[must_use]
+pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
+    work::WorkUnit {
+        tenant: unit.key.tenant.to_string(),
+        job: unit.key.job.to_string(),
+        epoch: unit.epoch,
+        pool: unit.pool.to_string(),
+        class: unit.class.to_string(),
+        unit: unit.unit,
+        stage: unit.stage.to_string(),
+        expire_unix_millis: unit.expires.0,
+    }
+}
+
+/// A unit as it is used.
+///
+/// # Errors
+/// [`QueueError::Malformed`] names the field, not its value.
+pub fn unit_from_wire(unit: &work::WorkUnit) -> Result<WorkUnit> {
+    let bad = |field: &'static str| malformed("a work unit", field);
+    Ok(WorkUnit {
+        key: JobKey {
+            tenant: TenantId::new(unit.tenant.as_str()).map_err(|_| bad("tenant"))?,
+            job: JobId::new(unit.job.as_str()).map_err(|_| bad("job"))?,
+        },
+        stage: unit.stage.parse::<Stage>().map_err(|_| bad("stage"))?,
+        pool: PoolName::new(unit.pool.as_str()).map_err(|_| bad("pool"))?,
+        class: unit.class.parse::<Class>().map_err(|_| bad("class"))?,
+        unit: unit.unit,
+        epoch: unit.epoch,
+        expires: UnixMillis(unit.expire_unix_millis),
+    })
+}
+
+fn digest_to_wire(digest: Option<Digest>) -> Bytes {
+    digest.map_or_else(Bytes::new, |digest| {
+        Bytes::copy_from_slice(digest.as_bytes())
+    })
+}
+
+fn digest_from_wire(bytes: &[u8], field: &'static str) -> Result<Option<Digest>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Digest::from_slice(bytes)
+        .map(Some)
+        .map_err(|_| malformed("a job record", field))
+}
+
+fn time_to_wire(time: Option<UnixMillis>) -> i64 {
+    time.map_or(0, |time| time.0)
+}
+
+/// Encodes a record.
+///
+/// # Errors
+/// [`QueueError::TooLarge`] above [`RECORD_BYTES_MAX`].
+pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
+    let times = &record.times;
+    let failure = record.failure.as_ref();
+    let message = work::JobRecord {
+        state: state_to_wire(record.state) as i32,
+        epoch: record.epoch,
+        attempt: record.attempt,
+        starts: vec![
+            record.starts.preprocess,
+            record.starts.encode,
+            record.starts.decode,
+        ],
+        chunks_total: record.chunks.total,
+        chunks_done_bitmap: record.chunks.done_bitmap,
+        pool: record.pool.to_string(),
+        class: record.class.to_string(),
+        task: task_to_wire(record.task) as i32,
+        image_count: record.image_count,
+        body_digest: digest_to_wire(Some(record.body)),
+        study_digest: digest_to_wire(Some(record.study)),
+        frames_digest: digest_to_wire(record.frames),
+        result_digest: digest_to_wire(record.result),
+        failure_reason: failure.map_or(0, |failure| reason_to_wire(failure.reason) as i32),
+        failure_message: failure.map_or_else(String::new, |failure| failure.message.clone()),
+        times_unix_millis: vec![
+            times.accepted.0,
+            time_to_wire(times.released),
+            time_to_wire(times.preprocessed),
+            time_to_wire(times.encoded),
+            time_to_wire(times.decoding),
+            time_to_wire(times.finished),
+        ],
+        expire_unix_millis: record.expires.0,
+        traceparent: record.traceparent.clone(),
+        model: record.model.clone(),
+    };
+    let bytes = encode(&message);
+    if bytes.len() > RECORD_BYTES_MAX {
+        return Err(QueueError::TooLarge {
+            what: "a job record",
+            bytes: bytes.len(),
+            bytes_max: RECORD_BYTES_MAX,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Decodes a record.
+pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
+    let bad = |field: &'static str| malformed("a job record", field);
+    let wire: work::JobRecord = decode("a job record", bytes)?;
+    let start = |index: usize| wire.starts.get(index).copied().unwrap_or(0);
+    let time = |index: usize| {
+        let millis = wire.times_unix_millis.get(index).copied().unwrap_or(0);
+        (millis != 0).then_some(UnixMillis(millis))
+    };
+    // A reason of a newer version must not turn a failed record into an unreadable one.
+    let failure = (wire.failure_reason != 0).then(|| Failure {
+        reason: reason_from_wire(wire.failure_reason).unwrap_or(FailureReason::Internal),
+        message: wire.failure_message.clone(),
+    });
+    Ok(JobRecord {
+        state: state_from_wire(wire.state).ok_or_else(|| bad("state"))?,
+        epoch: wire.epoch,
+        attempt: wire.attempt,
+        starts: Starts {
+            preprocess: start(0),
+            encode: start(1),
+            decode: start(2),
+        },
+        chunks: Chunks {
+            total: wire.chunks_total,
+            done_bitmap: wire.chunks_done_bitmap,
+        },
+        pool: PoolName::new(wire.pool.as_str()).map_err(|_| bad("pool"))?,
+        class: wire.class.parse().map_err(|_| bad("class"))?,
+        task: task_from_wire(wire.task).ok_or_else(|| bad("task"))?,
+        image_count: wire.image_count,
+        body: digest_from_wire(&wire.body_digest, "body digest")?
+            .ok_or_else(|| bad("body digest"))?,
+        study: digest_from_wire(&wire.study_digest, "study digest")?
+            .ok_or_else(|| bad("study digest"))?,
+        frames: digest_from_wire(&wire.frames_digest, "frames digest")?,
+        result: digest_from_wire(&wire.result_digest, "result digest")?,
+        failure,
+        times: Times {
+            accepted: time(0).unwrap_or_default(),
+            released: time(1),
+            preprocessed: time(2),
+            encoded: time(3),
+            decoding: time(4),
+            finished: time(5),
+        },
+        expires: UnixMillis(wire.expire_unix_millis),
+        traceparent: wire.traceparent,
+        model: wire.model,
+    })
+}
+
+/// The event that says where a record stands. Its time is the record's own where the record has one, so that
+/// publishing it again says the same.
+pub(crate) fn event_of(record: &JobRecord, now: UnixMillis) -> work::JobEvent {
+    let times = &record.times;
+    let time = match record.state {
+        JobState::Accepted => Some(times.accepted),
+        JobState::Released => times.released,
+        JobState::Preprocessed => times.preprocessed,
+        JobState::Encoding => times.encoded,
+        JobState::Decoding => times.decoding,
+        JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Expired => {
+            times.finished
+        }
+    };
+    work::JobEvent {
+        state: state_to_wire(record.state) as i32,
+        time_unix_millis: time.unwrap_or(now).0,
+        chunks_total: record.chunks.total,
+        chunks_done: record.chunks.done(),
+        attempt: record.attempt,
+        epoch: record.epoch,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

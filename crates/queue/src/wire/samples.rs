@@ -1,0 +1,51 @@
+//! Records and units for the unit tests of this crate.
+
+use medfleet_core::{
+    Chunks, Class, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
+    TenantId, Times, UnixMillis, WorkUnit,
+};
+
+pub(crate) fn key() -> JobKey {
+    JobKey {
+        tenant: TenantId::new("st-mary").expect("a name"),
+        job: JobId::from_bytes([0xab; 16]),
+    }
+}
+
+pub(crate) fn unit(stage: Stage, unit: u32) -> WorkUnit {
+    WorkUnit {
+        key: key(),
+        stage,
+        pool: PoolName::new("tiny-here").expect("a name"),
+        class: Class::Routine,
+        unit,
+        epoch: 0,
+        expires: UnixMillis(90_000),
+    }
+}
+
+pub(crate) fn record() -> JobRecord {
+    JobRecord {
+        state: JobState::Accepted,
+        epoch: 0,
+        attempt: 0,
+        starts: Starts::default(),
+        chunks: Chunks::default(),
+        pool: PoolName::new("tiny-here").expect("a name"),
+        class: Class::Routine,
+        task: TaskKind::Report,
+        image_count: 1,
+        body: Digest::new([1; 32]),
+        study: Digest::new([2; 32]),
+        frames: None,
+        result: None,
+        failure: None,
+        times: Times {
+            accepted: UnixMillis(1_000),
+            ..Times::default()
+        },
+        expires: UnixMillis(90_000),
+        traceparent: format!("00-{}-{}-01", "4b".repeat(16), "ca".repeat(8)),
+        model: "tiny".to_owned(),
+    }
+}

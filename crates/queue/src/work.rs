@@ -1,0 +1,261 @@
+//! Units of work on their way: into intake, out of it by sequence, into a stage's queue.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use medfleet_core::{Class, PoolName, Stage, UnixMillis, WorkUnit};
+use medfleet_proto::work::v1 as wire;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::api::{Operation, Which, code, from_headers, is_code, repeatable, to_headers};
+use crate::feed::{Feed, FeedMessage};
+use crate::wire::{decode, encode, unit_from_wire, unit_to_wire};
+use crate::{Headers, Queue, QueueError, Result, subject};
+
+/// What became of a publish of which one at most may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is durable now.
+    Stored,
+    /// The same was there already; nothing was stored.
+    AlreadyThere,
+}
+
+/// A unit that waits for release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IntakeEntry {
+    /// The unit.
+    pub unit: WorkUnit,
+    /// Its place in the stream, for [`Queue::remove_intake`].
+    pub sequence: u64,
+    /// Trace context.
+    pub headers: Headers,
+    /// When it was accepted.
+    pub stored_at: UnixMillis,
+}
+
+/// Units of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Released, not yet with a worker.
+    pub waiting: u64,
+    /// With a worker.
+    pub in_flight: u64,
+}
+
+/// Released, unfinished units of one (stage, pool).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outstanding {
+    /// Class stat.
+    pub stat: Backlog,
+    /// Class urgent.
+    pub urgent: Backlog,
+    /// Class routine.
+    pub routine: Backlog,
+    /// Class bulk.
+    pub bulk: Backlog,
+}
+
+impl Outstanding {
+    /// Of one class.
+    #[must_use]
+    pub const fn of(&self, class: Class) -> Backlog {
+        match class {
+            Class::Stat => self.stat,
+            Class::Urgent => self.urgent,
+            Class::Routine => self.routine,
+            Class::Bulk => self.bulk,
+        }
+    }
+
+    /// Of all classes together.
+    #[must_use]
+    pub fn total(&self) -> Backlog {
+        Class::ALL
+            .iter()
+            .map(|class| self.of(*class))
+            .fold(Backlog::default(), |sum, one| Backlog {
+                waiting: sum.waiting + one.waiting,
+                in_flight: sum.in_flight + one.in_flight,
+            })
+    }
+}
+
+#[derive(Deserialize)]
+struct ConsumerInfo {
+    #[serde(default)]
+    num_pending: u64,
+    #[serde(default)]
+    num_ack_pending: u64,
+}
+
+impl Queue {
+    /// Puts a unit where it waits for release.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`] at the limit of waiting units, and transient ones: publish again, at most one is stored.
+    pub async fn publish_intake(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
+        self.publish_unit(subject::INTAKE, subject::intake(unit), unit, headers)
+            .await
+    }
+
+    /// Every unit that waits for release, in order from the oldest, then each new one as it comes. Goes on after a
+    /// restart of the server without losing or repeating one. Ends only with the connection.
+    ///
+    /// # Errors
+    /// When the stream cannot be read at all; later trouble is logged and retried, never yielded.
+    pub async fn intake(&self) -> Result<BoxStream<'static, Result<IntakeEntry>>> {
+        let feed = Feed::open(&self.api, subject::INTAKE, Some(1)).await?;
+        Ok(feed.stream().map(intake_entry).boxed())
+    }
+
+    /// Removes a unit from intake after its release is confirmed; one that is gone is fine.
+    ///
+    /// # Errors
+    /// Transient ones: remove again.
+    pub async fn remove_intake(&self, sequence: u64) -> Result<()> {
+        self.api.delete(subject::INTAKE, sequence).await
+    }
+
+    /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
+    /// place is replaced.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], and transient ones: publish again, at most one is live.
+    pub async fn publish_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
+        const HINT: Operation = repeatable("hint that work is ready");
+        let stream = subject::work_stream(unit.stage);
+        let published = self
+            .publish_unit(stream, subject::work(unit), unit, headers)
+            .await?;
+        let hint = subject::ready(unit.stage, &unit.pool);
+        if self.api.tell(HINT, hint, Bytes::new()).await.is_err() {
+            // The unit is durable; without the hint an idle worker finds it a second later.
+            tracing::debug!("a ready hint was not sent");
+        }
+        Ok(published)
+    }
+
+    async fn publish_unit(
+        &self,
+        stream: &str,
+        subject: String,
+        unit: &WorkUnit,
+        headers: &Headers,
+    ) -> Result<Published> {
+        const PUBLISH: Operation = repeatable("publish a unit");
+        let payload = encode(&unit_to_wire(unit));
+        // Two rounds: the second after an older epoch's unit was taken out.
+        for _ in 0..2 {
+            let headers = to_headers(headers);
+            let stored = self
+                .api
+                .publish(PUBLISH, &subject, Some(headers), payload.clone())
+                .await;
+            match stored {
+                Ok(_) => return Ok(Published::Stored),
+                Err(error) if is_code(&error, code::STORE_FAILED) => {}
+                Err(error) => return Err(error),
+            }
+            if !self.is_of_older_epoch(stream, &subject, unit).await? {
+                return Ok(Published::AlreadyThere);
+            }
+            self.api.purge(stream, &subject).await?;
+        }
+        Ok(Published::AlreadyThere)
+    }
+
+    /// Whether the live unit of this subject is left over from before a replay. Without this, the leftover would keep the
+    /// new epoch's unit out and then be dropped for its age, and the job would wait for ever.
+    async fn is_of_older_epoch(
+        &self,
+        stream: &str,
+        subject: &str,
+        unit: &WorkUnit,
+    ) -> Result<bool> {
+        if unit.epoch == 0 {
+            return Ok(false);
+        }
+        let which = Which::Last {
+            last_by_subj: subject,
+        };
+        let Some(live) = self.api.get(stream, which).await? else {
+            return Ok(false);
+        };
+        let live: wire::WorkUnit = decode("a work unit", live.payload)?;
+        Ok(live.epoch < unit.epoch)
+    }
+
+    /// Released, unfinished units of a (stage, pool), from the consumers' own counts.
+    ///
+    /// # Errors
+    /// [`QueueError::UnknownPool`] when the pool was not ensured, and transient ones.
+    pub async fn outstanding(&self, stage: Stage, pool: &PoolName) -> Result<Outstanding> {
+        let of = |class| self.backlog(stage, pool, class);
+        let (stat, urgent, routine, bulk) = futures::try_join!(
+            of(Class::Stat),
+            of(Class::Urgent),
+            of(Class::Routine),
+            of(Class::Bulk)
+        )?;
+        Ok(Outstanding {
+            stat,
+            urgent,
+            routine,
+            bulk,
+        })
+    }
+
+    async fn backlog(&self, stage: Stage, pool: &PoolName, class: Class) -> Result<Backlog> {
+        let info = consumer_info(&self.api, stage, pool, class).await?;
+        Ok(Backlog {
+            waiting: info.num_pending,
+            in_flight: info.num_ack_pending,
+        })
+    }
+}
+
+async fn consumer_info(
+    api: &crate::api::Api,
+    stage: Stage,
+    pool: &PoolName,
+    class: Class,
+) -> Result<ConsumerInfo> {
+    const INFO: Operation = repeatable("look at a consumer");
+    let (stream, durable) = (subject::work_stream(stage), subject::durable(pool, class));
+    let method = format!("CONSUMER.INFO.{stream}.{durable}");
+    match api.call(INFO, &method, &json!({})).await {
+        Err(error)
+            if is_code(&error, code::CONSUMER_NOT_FOUND)
+                || is_code(&error, code::STREAM_NOT_FOUND) =>
+        {
+            Err(QueueError::UnknownPool {
+                stage,
+                pool: pool.clone(),
+                class,
+            })
+        }
+        other => other,
+    }
+}
+
+/// Fails with [`QueueError::UnknownPool`] when the server is up and knows no such consumer.
+pub(crate) async fn check_consumer(
+    api: &crate::api::Api,
+    stage: Stage,
+    pool: &PoolName,
+    class: Class,
+) -> Result<()> {
+    consumer_info(api, stage, pool, class).await.map(|_| ())
+}
+
+fn intake_entry(message: FeedMessage) -> Result<IntakeEntry> {
+    let unit: wire::WorkUnit = decode("a work unit", message.payload)?;
+    Ok(IntakeEntry {
+        unit: unit_from_wire(&unit)?,
+        sequence: message.sequence,
+        headers: from_headers(message.headers.as_ref()),
+        stored_at: message.stored_at,
+    })
+}
