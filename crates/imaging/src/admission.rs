@@ -54,7 +54,11 @@ impl Cell {
     /// The stored value of a cell, high bits left out, sign extended.
     pub(crate) fn value(self, raw: u16) -> i32 {
         let low = i32::from(raw & self.mask());
-        if self.signed && low >> (self.bits_stored - 1) & 1 == 1 { low - (1 << self.bits_stored) } else { low }
+        if self.signed && low >> (self.bits_stored - 1) & 1 == 1 {
+            low - (1 << self.bits_stored)
+        } else {
+            low
+        }
     }
 }
 
@@ -67,7 +71,10 @@ pub(crate) struct Rescale {
 
 /// Decides.
 pub(crate) fn admit(header: &Header, limits: &Limits) -> Result<Plan, Refusal> {
-    let pixel_data = header.pixel_data.as_ref().ok_or_else(|| Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA))?;
+    let pixel_data = header
+        .pixel_data
+        .as_ref()
+        .ok_or_else(|| Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA))?;
     let modality = modality(header)?;
     refuse_raw_and_multi_frame(header)?;
     let codec = codec(header, pixel_data)?;
@@ -75,7 +82,13 @@ pub(crate) fn admit(header: &Header, limits: &Limits) -> Result<Plan, Refusal> {
     let cell = cell(header, codec)?;
     let (rows, columns) = size(header, limits)?;
     refuse_non_square(header)?;
-    check_length(pixel_data, codec, cell, u64::from(rows) * u64::from(columns), limits)?;
+    check_length(
+        pixel_data,
+        codec,
+        cell,
+        u64::from(rows) * u64::from(columns),
+        limits,
+    )?;
     let rescale = rescale(header)?;
     refuse_other_luts(header, photometric)?;
     let mut notes = notes(header, codec, photometric)?;
@@ -102,15 +115,23 @@ fn missing(tag: Tag) -> Refusal {
 fn modality(header: &Header) -> Result<Modality, Refusal> {
     /// Defined terms of (0008,0060) that a refusal may name; any other text could be anything, so it is not repeated.
     const OTHER: &[&str] = &[
-        "CT", "MR", "MG", "US", "XA", "RF", "NM", "PT", "OT", "SC", "IO", "PX", "SM", "GM", "ES", "XC", "OP", "OPT",
-        "OCT", "BMD", "IVUS", "BI", "DG", "LS", "RG", "HC", "ECG", "SEG", "SR", "PR", "KO", "DOC", "RTIMAGE", "RTDOSE",
-        "RTPLAN", "RTSTRUCT", "REG",
+        "CT", "MR", "MG", "US", "XA", "RF", "NM", "PT", "OT", "SC", "IO", "PX", "SM", "GM", "ES",
+        "XC", "OP", "OPT", "OCT", "BMD", "IVUS", "BI", "DG", "LS", "RG", "HC", "ECG", "SEG", "SR",
+        "PR", "KO", "DOC", "RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "REG",
     ];
-    let text = header.text(tags::MODALITY, VR::CS)?.ok_or_else(|| missing(tags::MODALITY))?;
-    if let Some(modality) = Modality::ALL.iter().find(|modality| modality.as_str() == text) {
+    let text = header
+        .text(tags::MODALITY, VR::CS)?
+        .ok_or_else(|| missing(tags::MODALITY))?;
+    if let Some(modality) = Modality::ALL
+        .iter()
+        .find(|modality| modality.as_str() == text)
+    {
         return Ok(*modality);
     }
-    let known = OTHER.iter().find(|other| **other == text).unwrap_or(&"an unlisted modality");
+    let known = OTHER
+        .iter()
+        .find(|other| **other == text)
+        .unwrap_or(&"an unlisted modality");
     Err(Refusal::at(Reason::ModalityNotSupportedYet, tags::MODALITY).found(known))
 }
 
@@ -120,14 +141,25 @@ fn refuse_raw_and_multi_frame(header: &Header) -> Result<(), Refusal> {
     if sop_class.as_deref() == Some(uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING)
         || intent.as_deref() == Some("FOR PROCESSING")
     {
-        return Err(Refusal::at(Reason::NotForPresentation, tags::PRESENTATION_INTENT_TYPE));
+        return Err(Refusal::at(
+            Reason::NotForPresentation,
+            tags::PRESENTATION_INTENT_TYPE,
+        ));
     }
-    match header.text(tags::NUMBER_OF_FRAMES, VR::IS)?.map(|text| text.parse::<i64>()) {
+    match header
+        .text(tags::NUMBER_OF_FRAMES, VR::IS)?
+        .map(|text| text.parse::<i64>())
+    {
         None | Some(Ok(1)) => Ok(()),
-        Some(Ok(frames)) if frames > 1 => {
-            Err(Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES).found(frames))
-        }
-        Some(_) => Err(Refusal::at(Reason::InvalidAttribute, tags::NUMBER_OF_FRAMES)),
+        Some(Ok(frames)) if frames > 1 => Err(Refusal::at(
+            Reason::MultiFrameNotSupportedYet,
+            tags::NUMBER_OF_FRAMES,
+        )
+        .found(frames)),
+        Some(_) => Err(Refusal::at(
+            Reason::InvalidAttribute,
+            tags::NUMBER_OF_FRAMES,
+        )),
     }
 }
 
@@ -142,11 +174,19 @@ fn codec(header: &Header, pixel_data: &PixelData) -> Result<Codec, Refusal> {
         uids::JPEG_LOSSLESS | uids::JPEG_LOSSLESS_SV1 => Codec::JpegLossless,
         uids::JPEG2000_LOSSLESS | uids::JPEG2000 => Codec::Jpeg2000,
         _ => {
-            let reason = if is_video(syntax) { Reason::VideoNotSupported } else { Reason::UnsupportedTransferSyntax };
+            let reason = if is_video(syntax) {
+                Reason::VideoNotSupported
+            } else {
+                Reason::UnsupportedTransferSyntax
+            };
             let standard = syntax.len() <= 64
                 && syntax.starts_with("1.2.840.10008.1.2")
                 && syntax.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-            let found = if standard { syntax } else { "a transfer syntax that is not DICOM's" };
+            let found = if standard {
+                syntax
+            } else {
+                "a transfer syntax that is not DICOM's"
+            };
             return Err(Refusal::at(reason, tags::TRANSFER_SYNTAX_UID).found(found));
         }
     };
@@ -161,24 +201,48 @@ fn codec(header: &Header, pixel_data: &PixelData) -> Result<Codec, Refusal> {
 
 /// MPEG-2, MPEG-4, HEVC and the streaming syntaxes of PS3.5 10.
 fn is_video(syntax: &str) -> bool {
-    ["1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101", "1.2.840.10008.1.2.7."].iter().any(|p| syntax.starts_with(p))
+    [
+        "1.2.840.10008.1.2.4.100",
+        "1.2.840.10008.1.2.4.101",
+        "1.2.840.10008.1.2.7.",
+    ]
+    .iter()
+    .any(|p| syntax.starts_with(p))
         || (102..=108).any(|n| syntax.starts_with(&format!("1.2.840.10008.1.2.4.{n}")))
 }
 
 fn photometric(header: &Header) -> Result<Photometric, Refusal> {
     const OTHER: &[&str] = &[
-        "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_RCT", "YBR_ICT",
-        "HSV", "ARGB", "CMYK", "XYB",
+        "RGB",
+        "PALETTE COLOR",
+        "YBR_FULL",
+        "YBR_FULL_422",
+        "YBR_PARTIAL_420",
+        "YBR_PARTIAL_422",
+        "YBR_RCT",
+        "YBR_ICT",
+        "HSV",
+        "ARGB",
+        "CMYK",
+        "XYB",
     ];
     let tag = tags::PHOTOMETRIC_INTERPRETATION;
     let text = header.text(tag, VR::CS)?.ok_or_else(|| missing(tag))?;
     let Some(photometric) = Photometric::ALL.iter().find(|p| p.as_str() == text) else {
-        let known = OTHER.iter().find(|other| **other == text).unwrap_or(&"an unlisted interpretation");
+        let known = OTHER
+            .iter()
+            .find(|other| **other == text)
+            .unwrap_or(&"an unlisted interpretation");
         return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(known));
     };
-    match header.u16(tags::SAMPLES_PER_PIXEL)?.ok_or_else(|| missing(tags::SAMPLES_PER_PIXEL))? {
+    match header
+        .u16(tags::SAMPLES_PER_PIXEL)?
+        .ok_or_else(|| missing(tags::SAMPLES_PER_PIXEL))?
+    {
         1 => Ok(*photometric),
-        samples => Err(Refusal::at(Reason::UnsupportedPhotometric, tags::SAMPLES_PER_PIXEL).found(samples)),
+        samples => {
+            Err(Refusal::at(Reason::UnsupportedPhotometric, tags::SAMPLES_PER_PIXEL).found(samples))
+        }
     }
 }
 
@@ -190,7 +254,10 @@ fn cell(header: &Header, codec: Codec) -> Result<Cell, Refusal> {
         return refuse(tags::BITS_ALLOCATED, bits_allocated);
     }
     let bits_stored = required(tags::BITS_STORED)?;
-    if bits_stored == 0 || bits_stored > bits_allocated || (codec == Codec::JpegBaseline && bits_stored != 8) {
+    if bits_stored == 0
+        || bits_stored > bits_allocated
+        || (codec == Codec::JpegBaseline && bits_stored != 8)
+    {
         return refuse(tags::BITS_STORED, bits_stored);
     }
     let high_bit = required(tags::HIGH_BIT)?;
@@ -203,7 +270,11 @@ fn cell(header: &Header, codec: Codec) -> Result<Cell, Refusal> {
         1 if codec != Codec::JpegBaseline => true,
         other => return refuse(tags::PIXEL_REPRESENTATION, other),
     };
-    Ok(Cell { bits_allocated, bits_stored, signed })
+    Ok(Cell {
+        bits_allocated,
+        bits_stored,
+        signed,
+    })
 }
 
 fn size(header: &Header, limits: &Limits) -> Result<(u32, u32), Refusal> {
@@ -223,7 +294,9 @@ fn refuse_non_square(header: &Header) -> Result<(), Refusal> {
     }
     let tag = tags::PIXEL_ASPECT_RATIO;
     let numbers = match header.element(tag) {
-        Some(element) => element.to_multi_float64().map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?,
+        Some(element) => element
+            .to_multi_float64()
+            .map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?,
         None => Vec::new(),
     };
     return check_ratio(&numbers, tag);
@@ -235,7 +308,8 @@ fn refuse_non_square(header: &Header) -> Result<(), Refusal> {
                 if (vertical / horizontal - 1.0).abs() <= RATIO_ERROR_MAX {
                     Ok(())
                 } else {
-                    Err(Refusal::at(Reason::NonSquarePixels, tag).found(format_args!("{vertical}:{horizontal}")))
+                    Err(Refusal::at(Reason::NonSquarePixels, tag)
+                        .found(format_args!("{vertical}:{horizontal}")))
                 }
             }
             _ => Err(Refusal::at(Reason::InvalidAttribute, tag)),
@@ -244,15 +318,20 @@ fn refuse_non_square(header: &Header) -> Result<(), Refusal> {
 }
 
 /// Native pixel data has exactly the length the header implies; compressed data must not unpack beyond the ratio.
-fn check_length(data: &PixelData, codec: Codec, cell: Cell, pixels: u64, limits: &Limits) -> Result<(), Refusal> {
+fn check_length(
+    data: &PixelData,
+    codec: Codec,
+    cell: Cell,
+    pixels: u64,
+    limits: &Limits,
+) -> Result<(), Refusal> {
     let expected = pixels * u64::from(cell.bits_allocated / 8);
     let found = data.value.len() as u64;
     if codec == Codec::Native {
         // An odd length is padded to even (PS3.5 8.1.1).
         if found != expected && found != expected + expected % 2 {
-            return Err(Refusal::at(Reason::PixelDataMismatch, tags::PIXEL_DATA).found(format_args!(
-                "{found} bytes instead of {expected}"
-            )));
+            return Err(Refusal::at(Reason::PixelDataMismatch, tags::PIXEL_DATA)
+                .found(format_args!("{found} bytes instead of {expected}")));
         }
         return Ok(());
     }
@@ -266,19 +345,30 @@ fn rescale(header: &Header) -> Result<Rescale, Refusal> {
         _ => Err(Refusal::at(Reason::InvalidRescale, tag)),
     };
     match (one(tags::RESCALE_SLOPE)?, one(tags::RESCALE_INTERCEPT)?) {
-        (None, None) => Ok(Rescale { slope: 1.0, intercept: 0.0 }),
+        (None, None) => Ok(Rescale {
+            slope: 1.0,
+            intercept: 0.0,
+        }),
         (Some(slope), Some(intercept)) if slope != 0.0 => Ok(Rescale { slope, intercept }),
-        (None, Some(_)) | (Some(_), Some(_)) => Err(Refusal::at(Reason::InvalidRescale, tags::RESCALE_SLOPE)),
+        (None, Some(_)) | (Some(_), Some(_)) => {
+            Err(Refusal::at(Reason::InvalidRescale, tags::RESCALE_SLOPE))
+        }
         (Some(_), None) => Err(Refusal::at(Reason::InvalidRescale, tags::RESCALE_INTERCEPT)),
     }
 }
 
 fn refuse_other_luts(header: &Header, photometric: Photometric) -> Result<(), Refusal> {
     if header.modality_lut {
-        return Err(Refusal::at(Reason::UnsupportedLut, tags::MODALITY_LUT_SEQUENCE));
+        return Err(Refusal::at(
+            Reason::UnsupportedLut,
+            tags::MODALITY_LUT_SEQUENCE,
+        ));
     }
     if header.presentation_lut {
-        return Err(Refusal::at(Reason::UnsupportedLut, tags::PRESENTATION_LUT_SEQUENCE));
+        return Err(Refusal::at(
+            Reason::UnsupportedLut,
+            tags::PRESENTATION_LUT_SEQUENCE,
+        ));
     }
     // INVERSE goes with MONOCHROME1 and says the same thing (PS3.3 C.8.11.3.1.2), so it is not a second inversion;
     // where the two contradict each other, there is no known right reading.
@@ -287,20 +377,29 @@ fn refuse_other_luts(header: &Header, photometric: Photometric) -> Result<(), Re
         (_, None)
         | (Photometric::Monochrome1, Some("INVERSE"))
         | (Photometric::Monochrome2, Some("IDENTITY")) => Ok(()),
-        _ => Err(Refusal::at(Reason::UnsupportedLut, tags::PRESENTATION_LUT_SHAPE)),
+        _ => Err(Refusal::at(
+            Reason::UnsupportedLut,
+            tags::PRESENTATION_LUT_SHAPE,
+        )),
     }
 }
 
 fn padding(header: &Header, cell: Cell) -> Result<Option<(i32, i32)>, Refusal> {
     let value = |tag| -> Result<Option<i32>, Refusal> {
-        let Some(element) = header.element(tag) else { return Ok(None) };
+        let Some(element) = header.element(tag) else {
+            return Ok(None);
+        };
         let invalid = || Refusal::at(Reason::InvalidAttribute, tag);
         if !matches!(element.vr(), VR::US | VR::SS) {
             return Err(invalid());
         }
         let number: i32 = element.to_int().map_err(|_| invalid())?;
         // Pixel Representation decides the sign, whatever the writer chose as VR; the bits are the same.
-        Ok(Some(if cell.signed { i32::from(number as u16 as i16) } else { i32::from(number as u16) }))
+        Ok(Some(if cell.signed {
+            i32::from(number as u16 as i16)
+        } else {
+            i32::from(number as u16)
+        }))
     };
     let first = value(tags::PIXEL_PADDING_VALUE)?;
     let last = value(tags::PIXEL_PADDING_RANGE_LIMIT)?;
@@ -311,12 +410,18 @@ fn padding(header: &Header, cell: Cell) -> Result<Option<(i32, i32)>, Refusal> {
 }
 
 fn notes(header: &Header, codec: Codec, photometric: Photometric) -> Result<Vec<Note>, Refusal> {
-    let is = |tag, word| header.text(tag, VR::CS).map(|text| text.as_deref() == Some(word));
+    let is = |tag, word| {
+        header
+            .text(tag, VR::CS)
+            .map(|text| text.as_deref() == Some(word))
+    };
     let mut notes = Vec::new();
     if !header.preamble {
         notes.push(Note::NoPreamble);
     }
-    if header.text(tags::SOP_CLASS_UID, VR::UI)?.as_deref() == Some(uids::SECONDARY_CAPTURE_IMAGE_STORAGE) {
+    if header.text(tags::SOP_CLASS_UID, VR::UI)?.as_deref()
+        == Some(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
+    {
         notes.push(Note::SecondaryCapture);
     }
     if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || codec == Codec::JpegBaseline {

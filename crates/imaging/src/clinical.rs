@@ -75,10 +75,22 @@ impl Age {
         }
         let value: u16 = digits.parse().ok()?;
         match unit {
-            "D" => Some(Self { value, unit: AgeUnit::Days }),
-            "W" => Some(Self { value, unit: AgeUnit::Weeks }),
-            "M" => Some(Self { value, unit: AgeUnit::Months }),
-            "Y" => Some(Self { value: value.min(90), unit: AgeUnit::Years }),
+            "D" => Some(Self {
+                value,
+                unit: AgeUnit::Days,
+            }),
+            "W" => Some(Self {
+                value,
+                unit: AgeUnit::Weeks,
+            }),
+            "M" => Some(Self {
+                value,
+                unit: AgeUnit::Months,
+            }),
+            "Y" => Some(Self {
+                value: value.min(90),
+                unit: AgeUnit::Years,
+            }),
             _ => None,
         }
     }

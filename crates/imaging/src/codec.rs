@@ -29,18 +29,27 @@ impl Shape {
 
 /// Decodes the value of the pixel data element as planned.
 pub(crate) fn decode(value: &[u8], plan: &Plan) -> Result<Vec<u16>, Refusal> {
-    let shape = Shape { width: plan.columns, height: plan.rows, cell: plan.cell };
-    let cells = if plan.codec == Codec::Native {
-        native(value, shape)
-    } else {
-        let fragments = fragments(value)?;
-        match plan.codec {
-            Codec::Rle => rle::decode(&fragments, shape),
-            Codec::JpegBaseline => guarded(|| jpeg::decode_grey(&fragments.concat(), shape, jpeg::Process::Baseline)),
-            Codec::JpegLossless => guarded(|| jpeg::decode_grey(&fragments.concat(), shape, jpeg::Process::Lossless)),
-            Codec::Native | Codec::Jpeg2000 => guarded(|| jpeg2000::decode(&fragments.concat(), shape)),
+    let shape = Shape {
+        width: plan.columns,
+        height: plan.rows,
+        cell: plan.cell,
+    };
+    let cells = match plan.codec {
+        Codec::Native => native(value, shape),
+        Codec::Rle => rle::decode(&fragments(value)?, shape)?,
+        Codec::JpegBaseline => {
+            let bytes = fragments(value)?.concat();
+            guarded(|| jpeg::decode_grey(&bytes, shape, jpeg::Process::Baseline))?
         }
-    }?;
+        Codec::JpegLossless => {
+            let bytes = fragments(value)?.concat();
+            guarded(|| jpeg::decode_grey(&bytes, shape, jpeg::Process::Lossless))?
+        }
+        Codec::Jpeg2000 => {
+            let bytes = fragments(value)?.concat();
+            guarded(|| jpeg2000::decode(&bytes, shape))?
+        }
+    };
     if cells.len() != shape.pixels() {
         return Err(mismatch(format_args!("{} pixels", cells.len())));
     }
@@ -48,20 +57,30 @@ pub(crate) fn decode(value: &[u8], plan: &Plan) -> Result<Vec<u16>, Refusal> {
     Ok(cells)
 }
 
-fn native(value: &[u8], shape: Shape) -> Result<Vec<u16>, Refusal> {
+fn native(value: &[u8], shape: Shape) -> Vec<u16> {
     // Admission has compared the length with rows × columns; an odd length may carry one byte of padding.
-    let cells: Vec<u16> = if shape.cell.bits_allocated == 8 {
-        value.iter().take(shape.pixels()).map(|byte| u16::from(*byte)).collect()
+    if shape.cell.bits_allocated == 8 {
+        value
+            .iter()
+            .take(shape.pixels())
+            .map(|byte| u16::from(*byte))
+            .collect()
     } else {
-        value.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
-    };
-    Ok(cells)
+        value
+            .chunks_exact(2)
+            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+            .collect()
+    }
 }
 
 /// Bits above Bits Stored must be empty, the sign's, or an overlay's. Otherwise the header is wrong about the depth,
 /// and cutting them off would wrap bright values to dark ones.
 fn refuse_stray_bits(cells: &[u16], plan: &Plan) -> Result<(), Refusal> {
-    let Cell { bits_allocated, bits_stored, signed } = plan.cell;
+    let Cell {
+        bits_allocated,
+        bits_stored,
+        signed,
+    } = plan.cell;
     if plan.overlays {
         return Ok(());
     }
@@ -85,6 +104,7 @@ fn mismatch(found: std::fmt::Arguments<'_>) -> Refusal {
 
 /// Turns a codec library's panic on broken input into a refusal of that input, so that one file can't stop the service.
 pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-    // The closure owns everything it writes to, so nothing half-written outlives a panic.
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(Refusal::new(Reason::DecodeFailed)))
+    // Callers use nothing that the closure has written to after a refusal, so nothing half-written outlives a panic.
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(Refusal::new(Reason::DecodeFailed)))
 }

@@ -49,7 +49,12 @@ pub(crate) struct Elements<'a> {
 
 impl<'a> Elements<'a> {
     pub(crate) fn new(bytes: &'a [u8], encoding: VrEncoding) -> Self {
-        Self { bytes, position: 0, encoding, failed: false }
+        Self {
+            bytes,
+            position: 0,
+            encoding,
+            failed: false,
+        }
     }
 }
 
@@ -79,7 +84,12 @@ struct Header {
     inner: VrEncoding,
 }
 
-fn measure(bytes: &[u8], start: usize, encoding: VrEncoding, depth: u32) -> Result<Extent, Refusal> {
+fn measure(
+    bytes: &[u8],
+    start: usize,
+    encoding: VrEncoding,
+    depth: u32,
+) -> Result<Extent, Refusal> {
     let header = read_header(bytes, start, encoding)?;
     let refuse = |reason| Refusal::at(reason, header.tag);
     let value_end = if header.length == UNDEFINED {
@@ -90,7 +100,13 @@ fn measure(bytes: &[u8], start: usize, encoding: VrEncoding, depth: u32) -> Resu
             return Err(refuse(Reason::Truncated));
         }
         if header.sequence {
-            measure_sequence(&bytes[..end], header.value_start, header.inner, header.tag, depth)?;
+            measure_sequence(
+                &bytes[..end],
+                header.value_start,
+                header.inner,
+                header.tag,
+                depth,
+            )?;
         }
         end
     };
@@ -113,28 +129,58 @@ fn read_header(bytes: &[u8], start: usize, encoding: VrEncoding) -> Result<Heade
         let length = read_u32(bytes, start + 4).ok_or_else(truncated)?;
         // Implicit headers do not name sequences; the one that is parsed later must be measured inside as well.
         let sequence = tag == tags::VOILUT_SEQUENCE;
-        return Ok(Header { tag, value_start: start + 8, length, sequence, inner: encoding });
+        return Ok(Header {
+            tag,
+            value_start: start + 8,
+            length,
+            sequence,
+            inner: encoding,
+        });
     }
-    let vr: [u8; 2] = bytes.get(start + 4..start + 6).and_then(|vr| vr.try_into().ok()).ok_or_else(truncated)?;
+    let vr: [u8; 2] = bytes
+        .get(start + 4..start + 6)
+        .and_then(|vr| vr.try_into().ok())
+        .ok_or_else(truncated)?;
     let (length, value_start) = match &vr {
-        b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR" | b"UT" | b"UV" => {
-            (read_u32(bytes, start + 8).ok_or_else(truncated)?, start + 12)
-        }
-        b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO" | b"LT" | b"PN" | b"SH"
-        | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => {
-            let length = bytes.get(start + 6..start + 8).and_then(|l| l.try_into().ok()).ok_or_else(truncated)?;
+        b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR"
+        | b"UT" | b"UV" => (
+            read_u32(bytes, start + 8).ok_or_else(truncated)?,
+            start + 12,
+        ),
+        b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO"
+        | b"LT" | b"PN" | b"SH" | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => {
+            let length = bytes
+                .get(start + 6..start + 8)
+                .and_then(|l| l.try_into().ok())
+                .ok_or_else(truncated)?;
             (u32::from(u16::from_le_bytes(length)), start + 8)
         }
         _ => return Err(Refusal::at(Reason::Malformed, tag)),
     };
     // An UN of undefined length holds a sequence in implicit encoding (PS3.5 6.2.2, note 7).
-    let inner = if &vr == b"UN" { VrEncoding::Implicit } else { VrEncoding::Explicit };
-    Ok(Header { tag, value_start, length, sequence: &vr == b"SQ", inner })
+    let inner = if &vr == b"UN" {
+        VrEncoding::Implicit
+    } else {
+        VrEncoding::Explicit
+    };
+    Ok(Header {
+        tag,
+        value_start,
+        length,
+        sequence: &vr == b"SQ",
+        inner,
+    })
 }
 
 /// The items of a sequence of undefined length (or the fragments of encapsulated pixel data, which have the same shape).
 /// Returns the end of the sequence delimiter.
-fn measure_items(bytes: &[u8], start: usize, inner: VrEncoding, owner: Tag, depth: u32) -> Result<usize, Refusal> {
+fn measure_items(
+    bytes: &[u8],
+    start: usize,
+    inner: VrEncoding,
+    owner: Tag,
+    depth: u32,
+) -> Result<usize, Refusal> {
     let mut position = start;
     loop {
         let (tag, length) = read_item_header(bytes, position, owner)?;
@@ -148,14 +194,26 @@ fn measure_items(bytes: &[u8], start: usize, inner: VrEncoding, owner: Tag, dept
 }
 
 /// The items of a sequence of defined length, which ends where `bytes` ends.
-fn measure_sequence(bytes: &[u8], start: usize, inner: VrEncoding, owner: Tag, depth: u32) -> Result<(), Refusal> {
+fn measure_sequence(
+    bytes: &[u8],
+    start: usize,
+    inner: VrEncoding,
+    owner: Tag,
+    depth: u32,
+) -> Result<(), Refusal> {
     let mut position = start;
     while position < bytes.len() {
         let (tag, length) = read_item_header(bytes, position, owner)?;
         if tag != ITEM {
             return Err(Refusal::at(Reason::Malformed, owner));
         }
-        position = measure_item(bytes, position + ITEM_HEADER_BYTES, length, inner, (owner, depth))?;
+        position = measure_item(
+            bytes,
+            position + ITEM_HEADER_BYTES,
+            length,
+            inner,
+            (owner, depth),
+        )?;
     }
     Ok(())
 }
@@ -189,7 +247,9 @@ fn measure_item(
     if !is_pixel_data {
         let mut position = start;
         while position < end {
-            position = measure(&bytes[..end], position, inner, depth + 1)?.whole.end;
+            position = measure(&bytes[..end], position, inner, depth + 1)?
+                .whole
+                .end;
         }
     }
     Ok(end)
@@ -207,7 +267,11 @@ pub(crate) fn fragments(value: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
             SEQUENCE_END => break,
             ITEM if length != UNDEFINED => {
                 let end = position + length as usize;
-                found.push(value.get(position..end).ok_or_else(|| Refusal::at(Reason::Truncated, owner))?);
+                found.push(
+                    value
+                        .get(position..end)
+                        .ok_or_else(|| Refusal::at(Reason::Truncated, owner))?,
+                );
                 position = end;
             }
             _ => return Err(Refusal::at(Reason::Malformed, owner)),
@@ -221,7 +285,9 @@ pub(crate) fn fragments(value: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
 }
 
 fn read_item_header(bytes: &[u8], start: usize, owner: Tag) -> Result<(Tag, u32), Refusal> {
-    read_tag(bytes, start).zip(read_u32(bytes, start + 4)).ok_or_else(|| Refusal::at(Reason::Truncated, owner))
+    read_tag(bytes, start)
+        .zip(read_u32(bytes, start + 4))
+        .ok_or_else(|| Refusal::at(Reason::Truncated, owner))
 }
 
 fn read_tag(bytes: &[u8], start: usize) -> Option<Tag> {
@@ -231,7 +297,9 @@ fn read_tag(bytes: &[u8], start: usize) -> Option<Tag> {
 }
 
 fn read_u32(bytes: &[u8], start: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(start..start.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_le_bytes(
+        bytes.get(start..start.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -239,7 +307,9 @@ mod tests {
     use super::*;
 
     fn walk(bytes: &[u8], encoding: VrEncoding) -> Result<Vec<Tag>, Reason> {
-        Elements::new(bytes, encoding).map(|e| e.map(|e| e.tag).map_err(|r| r.reason)).collect()
+        Elements::new(bytes, encoding)
+            .map(|e| e.map(|e| e.tag).map_err(|r| r.reason))
+            .collect()
     }
 
     #[track_caller]
@@ -249,37 +319,64 @@ mod tests {
 
     #[test]
     fn measures_explicit_and_implicit_elements() {
-        check(b"\x28\0\x10\0US\x02\0\x05\0", VrEncoding::Explicit, Ok(&[Tag(0x28, 0x10)]));
-        check(b"\x28\0\x10\0\x02\0\0\0\x05\0", VrEncoding::Implicit, Ok(&[Tag(0x28, 0x10)]));
+        check(
+            b"\x28\0\x10\0US\x02\0\x05\0",
+            VrEncoding::Explicit,
+            Ok(&[Tag(0x28, 0x10)]),
+        );
+        check(
+            b"\x28\0\x10\0\x02\0\0\0\x05\0",
+            VrEncoding::Implicit,
+            Ok(&[Tag(0x28, 0x10)]),
+        );
         check(b"", VrEncoding::Explicit, Ok(&[]));
     }
 
     #[test]
     fn refuses_lengths_beyond_the_end_before_anything_is_allocated() {
-        check(b"\x28\0\x10\0US\x02\0\x05", VrEncoding::Explicit, Err(Reason::Truncated));
-        check(b"\x28\0\x10\0UT\0\0\xfe\xff\xff\xff", VrEncoding::Explicit, Err(Reason::Truncated));
+        check(
+            b"\x28\0\x10\0US\x02\0\x05",
+            VrEncoding::Explicit,
+            Err(Reason::Truncated),
+        );
+        check(
+            b"\x28\0\x10\0UT\0\0\xfe\xff\xff\xff",
+            VrEncoding::Explicit,
+            Err(Reason::Truncated),
+        );
         check(b"\x28\0\x10", VrEncoding::Implicit, Err(Reason::Truncated));
     }
 
     #[test]
     fn refuses_unknown_value_representations() {
-        check(b"\x28\0\x10\0ZZ\x02\0\x05\0", VrEncoding::Explicit, Err(Reason::Malformed));
+        check(
+            b"\x28\0\x10\0ZZ\x02\0\x05\0",
+            VrEncoding::Explicit,
+            Err(Reason::Malformed),
+        );
     }
 
     #[test]
     fn walks_into_sequences_of_both_kinds() {
-        let defined = b"\x08\0\x40\x11SQ\0\0\x12\0\0\0\xfe\xff\0\xe0\x0a\0\0\0\x28\0\x10\0US\x02\0\x05\0";
+        let defined =
+            b"\x08\0\x40\x11SQ\0\0\x12\0\0\0\xfe\xff\0\xe0\x0a\0\0\0\x28\0\x10\0US\x02\0\x05\0";
         check(defined, VrEncoding::Explicit, Ok(&[Tag(0x8, 0x1140)]));
         let undefined = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff\x28\0\x10\0US\x02\0\x05\0\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0";
         check(undefined, VrEncoding::Explicit, Ok(&[Tag(0x8, 0x1140)]));
-        check(&undefined[..undefined.len() - 8], VrEncoding::Explicit, Err(Reason::Truncated));
-        let lying = b"\x08\0\x40\x11SQ\0\0\x12\0\0\0\xfe\xff\0\xe0\x0a\0\0\0\x28\0\x10\0US\xff\0\x05\0";
+        check(
+            &undefined[..undefined.len() - 8],
+            VrEncoding::Explicit,
+            Err(Reason::Truncated),
+        );
+        let lying =
+            b"\x08\0\x40\x11SQ\0\0\x12\0\0\0\xfe\xff\0\xe0\x0a\0\0\0\x28\0\x10\0US\xff\0\x05\0";
         check(lying, VrEncoding::Explicit, Err(Reason::Truncated));
     }
 
     #[test]
     fn refuses_bottomless_nesting() {
-        let bytes = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff".repeat(1000);
+        let bytes =
+            b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff".repeat(1000);
         check(&bytes, VrEncoding::Explicit, Err(Reason::Malformed));
     }
 

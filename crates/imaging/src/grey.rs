@@ -17,29 +17,56 @@ pub(crate) fn to_grey(cells: &[u16], plan: &Plan) -> Result<Grey, Refusal> {
     let mut notes = plan.notes.clone();
     let mask = plan.cell.mask();
     let all = u16::MAX >> (16 - plan.cell.bits_allocated);
-    let overlaid = plan.overlays && !plan.cell.signed && cells.iter().any(|raw| raw & all & !mask != 0);
+    let overlaid =
+        plan.overlays && !plan.cell.signed && cells.iter().any(|raw| raw & all & !mask != 0);
     if overlaid {
         notes.push(Note::HighBitsIgnored);
     }
     let modality = |raw: u16| rescaled(plan.cell.value(raw), plan.rescale);
     let (level, window): (Box<dyn Fn(u16) -> u8 + '_>, Window) = match &plan.voi {
-        Voi::Window(curve) => (Box::new(move |raw| curve.level(modality(raw))), window(*curve, WindowSource::Header)),
+        Voi::Window(curve) => (
+            Box::new(move |raw| curve.level(modality(raw))),
+            window(*curve, WindowSource::Header),
+        ),
         Voi::Lut(lut) => {
             let width = lut.levels.len() as f64;
-            let curve = Curve { center: f64::from(lut.first) + width / 2.0, width, function: WindowFunction::Lut };
-            (Box::new(move |raw| lut.level(modality(raw))), window(curve, WindowSource::Header))
+            let curve = Curve {
+                center: f64::from(lut.first) + width / 2.0,
+                width,
+                function: WindowFunction::Lut,
+            };
+            (
+                Box::new(move |raw| lut.level(modality(raw))),
+                window(curve, WindowSource::Header),
+            )
         }
         Voi::MinMax => {
             let curve = min_max(cells, plan, &mut notes)?;
-            (Box::new(move |raw| curve.level(modality(raw))), window(curve, WindowSource::MinMax))
+            (
+                Box::new(move |raw| curve.level(modality(raw))),
+                window(curve, WindowSource::MinMax),
+            )
         }
     };
     let inverted = plan.photometric == Photometric::Monochrome1;
     let table: Vec<u8> = (0..=mask)
-        .map(|raw| if inverted { 255 - level(raw) } else { level(raw) })
+        .map(|raw| {
+            if inverted {
+                255 - level(raw)
+            } else {
+                level(raw)
+            }
+        })
         .collect();
-    let levels = cells.iter().map(|raw| table[usize::from(raw & mask)]).collect();
-    Ok(Grey { levels, window, notes })
+    let levels = cells
+        .iter()
+        .map(|raw| table[usize::from(raw & mask)])
+        .collect();
+    Ok(Grey {
+        levels,
+        window,
+        notes,
+    })
 }
 
 fn rescaled(stored: i32, rescale: Rescale) -> f64 {
@@ -47,12 +74,20 @@ fn rescaled(stored: i32, rescale: Rescale) -> f64 {
 }
 
 fn window(curve: Curve, source: WindowSource) -> Window {
-    Window { center: curve.center, width: curve.width, function: curve.function, source }
+    Window {
+        center: curve.center,
+        width: curve.width,
+        function: curve.function,
+        source,
+    }
 }
 
 /// The line from the smallest to the largest modality value, padding left out.
 fn min_max(cells: &[u16], plan: &Plan, notes: &mut Vec<Note>) -> Result<Curve, Refusal> {
-    let is_padding = |value: i32| plan.padding.is_some_and(|(first, last)| (first..=last).contains(&value));
+    let is_padding = |value: i32| {
+        plan.padding
+            .is_some_and(|(first, last)| (first..=last).contains(&value))
+    };
     let mut range: Option<(i32, i32)> = None;
     let mut padded = false;
     for raw in cells {
@@ -73,5 +108,9 @@ fn min_max(cells: &[u16], plan: &Plan, notes: &mut Vec<Note>) -> Result<Curve, R
         return Err(flat());
     }
     let (a, b) = (rescaled(low, plan.rescale), rescaled(high, plan.rescale));
-    Ok(Curve { center: (a + b) / 2.0, width: (b - a).abs(), function: WindowFunction::MinMax })
+    Ok(Curve {
+        center: (a + b) / 2.0,
+        width: (b - a).abs(),
+        function: WindowFunction::MinMax,
+    })
 }

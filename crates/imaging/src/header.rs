@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 
+use dicom_core::header::HasLength;
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 use dicom_object::meta::FileMetaTable;
-use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::entries;
 
 use crate::elements::{Elements, Extent, VrEncoding};
@@ -49,6 +50,9 @@ const KEPT: &[Tag] = &[
     tags::PRESENTATION_LUT_SHAPE,
 ];
 
+/// Retired, and unlike every other syntax not little endian.
+const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+
 /// Everything admission looks at.
 #[derive(Clone, Debug)]
 pub(crate) struct Header {
@@ -82,7 +86,9 @@ impl Header {
 
     /// Trimmed text of an element with VR `vr`; `None` if absent or empty.
     pub(crate) fn text(&self, tag: Tag, vr: VR) -> Result<Option<String>, Refusal> {
-        let Some(element) = self.element(tag) else { return Ok(None) };
+        let Some(element) = self.element(tag) else {
+            return Ok(None);
+        };
         let invalid = || Refusal::at(Reason::InvalidAttribute, tag);
         if element.vr() != vr {
             return Err(invalid());
@@ -94,12 +100,18 @@ impl Header {
 
     /// The single unsigned 16-bit value of an element; `None` if absent or empty.
     pub(crate) fn u16(&self, tag: Tag) -> Result<Option<u16>, Refusal> {
-        let Some(element) = self.element(tag) else { return Ok(None) };
+        let Some(element) = self.element(tag) else {
+            return Ok(None);
+        };
         let invalid = || Refusal::at(Reason::InvalidAttribute, tag);
         if element.vr() != VR::US {
             return Err(invalid());
         }
-        match element.to_multi_int::<u16>().map_err(|_| invalid())?.as_slice() {
+        match element
+            .to_multi_int::<u16>()
+            .map_err(|_| invalid())?
+            .as_slice()
+        {
             [value] => Ok(Some(*value)),
             _ => Err(invalid()),
         }
@@ -107,15 +119,24 @@ impl Header {
 
     /// The numbers of an element of decimal text; empty if absent or empty.
     pub(crate) fn decimals(&self, tag: Tag, wrong_vr: Reason) -> Result<Vec<f64>, Refusal> {
-        let Some(element) = self.element(tag) else { return Ok(Vec::new()) };
+        let Some(element) = self.element(tag) else {
+            return Ok(Vec::new());
+        };
         if element.vr() != VR::DS {
             return Err(Refusal::at(wrong_vr, tag));
         }
-        let text = element.to_str().map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?;
-        if text.trim_matches(|c: char| c.is_whitespace() || c == '\0').is_empty() {
+        let text = element
+            .to_str()
+            .map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?;
+        if text
+            .trim_matches(|c: char| c.is_whitespace() || c == '\0')
+            .is_empty()
+        {
             return Ok(Vec::new());
         }
-        let numbers = element.to_multi_float64().map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?;
+        let numbers = element
+            .to_multi_float64()
+            .map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?;
         if numbers.iter().any(|number| !number.is_finite()) {
             return Err(Refusal::at(Reason::InvalidAttribute, tag));
         }
@@ -124,14 +145,22 @@ impl Header {
 }
 
 /// Opens a file that `sniff` called DICOM. Returns the header, and the data set that `PixelData::value` points into.
-pub(crate) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Header, Cow<'a, [u8]>), Refusal> {
+pub(crate) fn open<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+) -> Result<(Header, Cow<'a, [u8]>), Refusal> {
     let (meta_bytes, preamble) = skip_preamble(bytes);
     let (transfer_syntax, data_set) = read_meta(meta_bytes, limits)?;
     let (encoding, data_set) = match transfer_syntax.as_str() {
         uids::IMPLICIT_VR_LITTLE_ENDIAN => (VrEncoding::Implicit, Cow::Borrowed(data_set)),
-        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => (VrEncoding::Explicit, Cow::Owned(inflate(data_set, limits)?)),
-        uids::EXPLICIT_VR_BIG_ENDIAN => {
-            return Err(Refusal::at(Reason::UnsupportedTransferSyntax, tags::TRANSFER_SYNTAX_UID).found(transfer_syntax));
+        uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => {
+            (VrEncoding::Explicit, Cow::Owned(inflate(data_set, limits)?))
+        }
+        EXPLICIT_VR_BIG_ENDIAN => {
+            return Err(
+                Refusal::at(Reason::UnsupportedTransferSyntax, tags::TRANSFER_SYNTAX_UID)
+                    .found(transfer_syntax),
+            );
         }
         // Every other standard syntax writes its header in explicit little endian (PS3.5 A.4).
         _ => (VrEncoding::Explicit, Cow::Borrowed(data_set)),
@@ -142,7 +171,10 @@ pub(crate) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(Header, Cow<
 
 /// The bytes from where the file meta information starts, the magic word left out.
 fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
-    match bytes.get(PREAMBLE_BYTES..).and_then(|rest| rest.strip_prefix(DICOM_MAGIC)) {
+    match bytes
+        .get(PREAMBLE_BYTES..)
+        .and_then(|rest| rest.strip_prefix(DICOM_MAGIC))
+    {
         Some(rest) => (rest, true),
         None => (bytes.strip_prefix(DICOM_MAGIC).unwrap_or(bytes), false),
     }
@@ -151,15 +183,23 @@ fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
 /// The transfer syntax, and the bytes after the file meta information.
 fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, &'a [u8]), Refusal> {
     const GROUP_LENGTH_ELEMENT_BYTES: usize = 12;
-    let head = bytes.get(..GROUP_LENGTH_ELEMENT_BYTES).ok_or_else(|| Refusal::new(Reason::Truncated))?;
+    let head = bytes
+        .get(..GROUP_LENGTH_ELEMENT_BYTES)
+        .ok_or_else(|| Refusal::new(Reason::Truncated))?;
     let malformed = || Refusal::at(Reason::Malformed, tags::FILE_META_INFORMATION_GROUP_LENGTH);
-    let Some([4, 0, a, b, c, d]) = head.strip_prefix(META_START) else { return Err(malformed()) };
+    let Some([4, 0, a, b, c, d]) = head.strip_prefix(META_START) else {
+        return Err(malformed());
+    };
     let group_bytes = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
     let end = GROUP_LENGTH_ELEMENT_BYTES + group_bytes;
     if group_bytes as u64 > limits.header_bytes_max {
-        return Err(malformed());
+        return Err(
+            Refusal::new(Reason::TooLarge).found(format_args!("{group_bytes} header bytes"))
+        );
     }
-    let group = bytes.get(..end).ok_or_else(|| Refusal::new(Reason::Truncated))?;
+    let group = bytes
+        .get(..end)
+        .ok_or_else(|| Refusal::new(Reason::Truncated))?;
     for element in Elements::new(group, VrEncoding::Explicit) {
         // A length that leaves the group is a lie about the group, not a short file.
         let element = element.map_err(|_| malformed())?;
@@ -174,17 +214,23 @@ fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, &'a [u8]),
 /// Unpacks a deflated data set (PS3.5 A.5: a raw deflate stream).
 fn inflate(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
     // Two bytes a pixel is the most an admitted image has.
-    let by_size = limits.header_bytes_max.saturating_add(limits.frame_pixels_max.saturating_mul(2));
+    let by_size = limits
+        .header_bytes_max
+        .saturating_add(limits.frame_pixels_max.saturating_mul(2));
     let by_ratio = (bytes.len() as u64).saturating_mul(u64::from(limits.compression_ratio_max));
     let bytes_max = by_size.min(by_ratio);
     let mut out = Vec::new();
-    let mut reader = flate2::bufread::DeflateDecoder::new(Cursor::new(bytes)).take(bytes_max.saturating_add(1));
-    reader.read_to_end(&mut out).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Refusal::new(Reason::Truncated),
-        _ => Refusal::new(Reason::DecodeFailed),
-    })?;
+    let mut reader =
+        flate2::bufread::DeflateDecoder::new(Cursor::new(bytes)).take(bytes_max.saturating_add(1));
+    reader
+        .read_to_end(&mut out)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Refusal::new(Reason::Truncated),
+            _ => Refusal::new(Reason::DecodeFailed),
+        })?;
     if out.len() as u64 > bytes_max {
-        return Err(Refusal::new(Reason::CompressionRatio).found(format_args!("more than {bytes_max} bytes")));
+        return Err(Refusal::new(Reason::CompressionRatio)
+            .found(format_args!("more than {bytes_max} bytes")));
     }
     Ok(out)
 }
@@ -215,21 +261,37 @@ fn read_data_set(
             // Overlay groups are 6000 to 601E, even (PS3.3 C.9.2); the attributes alone already say that there is one.
             tag if (0x6000..=0x601e).contains(&tag.group()) => overlays = true,
             // Measured as one kind and parsed as another would defeat the measuring.
-            tag if KEPT.contains(&tag) && !has_expected_shape(&element) => return Err(Refusal::at(Reason::Malformed, tag)),
+            tag if KEPT.contains(&tag) && !has_expected_shape(&element) => {
+                return Err(Refusal::at(Reason::Malformed, tag));
+            }
             tag if KEPT.contains(&tag) => kept.extend_from_slice(&data_set[element.whole.clone()]),
             _ => {}
         }
         if element.whole.end as u64 > limits.header_bytes_max {
-            return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} header bytes", element.whole.end)));
+            return Err(Refusal::new(Reason::TooLarge)
+                .found(format_args!("{} header bytes", element.whole.end)));
         }
     }
     let elements = parse(&kept, encoding)?;
-    Ok(Header { transfer_syntax, encoding, elements, modality_lut, presentation_lut, overlays, pixel_data, preamble })
+    Ok(Header {
+        transfer_syntax,
+        encoding,
+        elements,
+        modality_lut,
+        presentation_lut,
+        overlays,
+        pixel_data,
+        preamble,
+    })
 }
 
 /// Sequences are written as such, everything else has a defined length.
 fn has_expected_shape(element: &Extent) -> bool {
-    if element.tag == tags::VOILUT_SEQUENCE { element.sequence } else { !element.sequence && !element.undefined_length }
+    if element.tag == tags::VOILUT_SEQUENCE {
+        element.sequence
+    } else {
+        !element.sequence && !element.undefined_length
+    }
 }
 
 /// Parses elements that were measured.
@@ -238,5 +300,6 @@ fn parse(kept: &[u8], encoding: VrEncoding) -> Result<InMemDicomObject, Refusal>
         VrEncoding::Implicit => entries::IMPLICIT_VR_LITTLE_ENDIAN.erased(),
         VrEncoding::Explicit => entries::EXPLICIT_VR_LITTLE_ENDIAN.erased(),
     };
-    InMemDicomObject::read_dataset_with_ts(kept, &syntax).map_err(|_| Refusal::new(Reason::Malformed))
+    InMemDicomObject::read_dataset_with_ts(kept, &syntax)
+        .map_err(|_| Refusal::new(Reason::Malformed))
 }

@@ -26,7 +26,8 @@ use dicom_dictionary_std::tags;
 
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
 pub use frame::{
-    Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Window, WindowFunction, WindowSource,
+    Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Window, WindowFunction,
+    WindowSource,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use png::{PngError, frame_to_png};
@@ -57,7 +58,10 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
     if bytes.len() as u64 > options.limits().file_bytes_max {
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
-    let source = Source { format: sniff(bytes)?, digest: hex::encode(blake3::hash(bytes).as_bytes()) };
+    let source = Source {
+        format: sniff(bytes)?,
+        digest: hex::encode(blake3::hash(bytes).as_bytes()),
+    };
     match source.format {
         Format::Dicom => decode_dicom(bytes, options, source),
         Format::Png => {
@@ -78,7 +82,12 @@ fn decode_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Decod
     let value = header.pixel_data.map(|data| data.value).unwrap_or_default();
     let cells = codec::decode(&data_set[value], &plan)?;
     let grey = grey::to_grey(&cells, &plan)?;
-    let picture = Picture { width: plan.columns, height: plan.rows, channels: 1, pixels: grey.levels };
+    let picture = Picture {
+        width: plan.columns,
+        height: plan.rows,
+        channels: 1,
+        pixels: grey.levels,
+    };
     let mut decoded = source.picture(&picture, grey.notes, options);
     for (_, info) in &mut decoded.frames {
         info.modality = Some(plan.modality);
@@ -95,7 +104,8 @@ fn clinical(header: &header::Header) -> ClinicalHeader {
     ClinicalHeader {
         age: text(tags::PATIENT_AGE, VR::AS).and_then(|text| Age::parse(&text)),
         sex: text(tags::PATIENT_SEX, VR::CS).and_then(|text| Sex::parse(&text)),
-        view_position: text(tags::VIEW_POSITION, VR::CS).and_then(|text| ViewPosition::parse(&text)),
+        view_position: text(tags::VIEW_POSITION, VR::CS)
+            .and_then(|text| ViewPosition::parse(&text)),
     }
 }
 
@@ -122,6 +132,10 @@ impl Source {
             placement,
             notes,
         };
-        Decoded { frames: vec![(frame, info)], clinical: ClinicalHeader::default(), notes: Vec::new() }
+        Decoded {
+            frames: vec![(frame, info)],
+            clinical: ClinicalHeader::default(),
+            notes: Vec::new(),
+        }
     }
 }

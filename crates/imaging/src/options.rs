@@ -74,12 +74,18 @@ impl Limits {
         let side = u64::from(width.max(height));
         // u32 squared fits into u64.
         if side * side > self.frame_pixels_max {
-            return Err(Refusal::new(Reason::TooManyPixels).found(format_args!("{width} x {height}")));
+            return Err(
+                Refusal::new(Reason::TooManyPixels).found(format_args!("{width} x {height}"))
+            );
         }
         Ok(())
     }
 
-    pub(crate) fn check_ratio(&self, packed_bytes: u64, unpacked_bytes: u64) -> Result<(), Refusal> {
+    pub(crate) fn check_ratio(
+        &self,
+        packed_bytes: u64,
+        unpacked_bytes: u64,
+    ) -> Result<(), Refusal> {
         if unpacked_bytes > packed_bytes.saturating_mul(u64::from(self.compression_ratio_max)) {
             return Err(Refusal::new(Reason::CompressionRatio)
                 .found(format_args!("{unpacked_bytes} bytes out of {packed_bytes}")));

@@ -40,19 +40,35 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     // One scale for both depths, so that transparency is laid over black before anything is rounded to 8 bits.
     let samples: Vec<u16> = if sixteen {
         notes.push(Note::SixteenBitPicture);
-        raw.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect()
+        raw.chunks_exact(2)
+            .map(|pair| u16::from_ne_bytes([pair[0], pair[1]]))
+            .collect()
     } else {
         raw.iter().map(|byte| u16::from(*byte) * 257).collect()
     };
     let pixels = if alpha {
-        if samples.chunks_exact(color_channels + 1).any(|pixel| pixel[color_channels] != u16::MAX) {
+        if samples
+            .chunks_exact(color_channels + 1)
+            .any(|pixel| pixel[color_channels] != u16::MAX)
+        {
             notes.push(Note::AlphaOverBlack);
         }
-        samples.chunks_exact(color_channels + 1).flat_map(|pixel| over_black(pixel, color_channels)).collect()
+        samples
+            .chunks_exact(color_channels + 1)
+            .flat_map(|pixel| over_black(pixel, color_channels))
+            .collect()
     } else {
-        samples.iter().map(|sample| to_byte(f64::from(*sample))).collect()
+        samples
+            .iter()
+            .map(|sample| to_byte(f64::from(*sample)))
+            .collect()
     };
-    let picture = Picture { width, height, channels: color_channels as u32, pixels };
+    let picture = Picture {
+        width,
+        height,
+        channels: color_channels as u32,
+        pixels,
+    };
     Ok((upright(picture, orientation, &mut notes)?, notes))
 }
 
@@ -62,7 +78,9 @@ fn to_byte(sixteen: f64) -> u8 {
 
 fn over_black(pixel: &[u16], colors: usize) -> impl Iterator<Item = u8> {
     let alpha = f64::from(pixel[colors]) / f64::from(u16::MAX);
-    pixel[..colors].iter().map(move |sample| to_byte(f64::from(*sample) * alpha))
+    pixel[..colors]
+        .iter()
+        .map(move |sample| to_byte(f64::from(*sample) * alpha))
 }
 
 /// Decodes a JPEG.
@@ -75,20 +93,52 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
     let channels = match info.pixel_format {
         PixelFormat::L8 => 1,
         PixelFormat::RGB24 => 3,
-        PixelFormat::L16 | PixelFormat::CMYK32 => return Err(Refusal::new(Reason::UnsupportedColour)),
+        PixelFormat::L16 | PixelFormat::CMYK32 => {
+            return Err(Refusal::new(Reason::UnsupportedColour));
+        }
     };
-    limits.check_ratio(bytes.len() as u64, u64::from(width) * u64::from(height) * u64::from(channels))?;
-    let orientation = decoder.exif_data().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    limits.check_ratio(
+        bytes.len() as u64,
+        u64::from(width) * u64::from(height) * u64::from(channels),
+    )?;
+    let orientation = decoder
+        .exif_data()
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms);
     let pixels = guarded(|| decoder.decode().map_err(jpeg::refusal))?;
     let mut notes = vec![Note::LossyCompressed];
-    Ok((upright(Picture { width, height, channels, pixels }, orientation, &mut notes)?, notes))
+    Ok((
+        upright(
+            Picture {
+                width,
+                height,
+                channels,
+                pixels,
+            },
+            orientation,
+            &mut notes,
+        )?,
+        notes,
+    ))
 }
 
 /// Turns the picture as its Exif orientation asks, and drops colour channels that say nothing.
-fn upright(picture: Picture, orientation: Orientation, notes: &mut Vec<Note>) -> Result<Picture, Refusal> {
-    let Picture { width, height, channels, pixels } = picture;
+fn upright(
+    picture: Picture,
+    orientation: Orientation,
+    notes: &mut Vec<Note>,
+) -> Result<Picture, Refusal> {
+    let Picture {
+        width,
+        height,
+        channels,
+        pixels,
+    } = picture;
     let wrong_size = || Refusal::new(Reason::PixelDataMismatch);
-    let grey = channels == 1 || pixels.chunks_exact(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
+    let grey = channels == 1
+        || pixels
+            .chunks_exact(3)
+            .all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]);
     let mut image = if grey {
         let pixels = pixels.into_iter().step_by(channels as usize).collect();
         DynamicImage::ImageLuma8(GrayImage::from_raw(width, height, pixels).ok_or_else(wrong_size)?)
@@ -109,9 +159,17 @@ fn upright(picture: Picture, orientation: Orientation, notes: &mut Vec<Note>) ->
 
 fn png_refusal(error: ImageError) -> Refusal {
     let reason = match &error {
-        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Reason::Truncated,
-        ImageError::Limits(error) if !matches!(error.kind(), LimitErrorKind::Unsupported { .. }) => Reason::TooManyPixels,
-        ImageError::Unsupported(error) if matches!(error.kind(), UnsupportedErrorKind::Color(_)) => {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Reason::Truncated
+        }
+        ImageError::Limits(error)
+            if !matches!(error.kind(), LimitErrorKind::Unsupported { .. }) =>
+        {
+            Reason::TooManyPixels
+        }
+        ImageError::Unsupported(error)
+            if matches!(error.kind(), UnsupportedErrorKind::Color(_)) =>
+        {
             Reason::UnsupportedColour
         }
         _ => Reason::DecodeFailed,

@@ -18,7 +18,10 @@ pub fn frame_to_png(frame: &Frame) -> Result<Vec<u8>, PngError> {
     };
     let expected = u64::from(frame.side) * u64::from(frame.side) * u64::from(frame.channels);
     if frame.pixels.len() as u64 != expected {
-        return Err(PngError::Length { expected, found: frame.pixels.len() as u64 });
+        return Err(PngError::Length {
+            expected,
+            found: frame.pixels.len() as u64,
+        });
     }
     let mut out = Cursor::new(Vec::new());
     PngEncoder::new(&mut out)

@@ -20,11 +20,19 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that no single element decided.
     pub fn new(reason: Reason) -> Self {
-        Self { reason, tag: None, found: None }
+        Self {
+            reason,
+            tag: None,
+            found: None,
+        }
     }
 
     pub(crate) fn at(reason: Reason, tag: Tag) -> Self {
-        Self { reason, tag: Some(ElementTag(tag)), found: None }
+        Self {
+            reason,
+            tag: Some(ElementTag(tag)),
+            found: None,
+        }
     }
 
     /// `found` must be a number or a word of a closed list, never text copied from the file.

@@ -21,7 +21,9 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Refusal> {
         return Err(Refusal::new(Reason::Empty));
     }
     // The preamble may itself be another format's beginning (dual-personality files), so DICOM goes first.
-    if bytes.get(PREAMBLE_BYTES..).is_some_and(|rest| rest.starts_with(DICOM_MAGIC))
+    if bytes
+        .get(PREAMBLE_BYTES..)
+        .is_some_and(|rest| rest.starts_with(DICOM_MAGIC))
         || bytes.starts_with(DICOM_MAGIC)
         || bytes.starts_with(META_START)
     {
@@ -33,7 +35,10 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Refusal> {
     if bytes.starts_with(JPEG_MAGIC) {
         return Ok(Format::Jpeg);
     }
-    if PNG_MAGIC.starts_with(bytes) || JPEG_MAGIC.starts_with(bytes) || DICOM_MAGIC.starts_with(bytes) {
+    if PNG_MAGIC.starts_with(bytes)
+        || JPEG_MAGIC.starts_with(bytes)
+        || DICOM_MAGIC.starts_with(bytes)
+    {
         return Err(Refusal::new(Reason::Truncated));
     }
     Err(Refusal::new(Reason::NotAnImage))

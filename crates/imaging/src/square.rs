@@ -30,7 +30,14 @@ pub(crate) fn to_frame(picture: &Picture, frame_side: u32) -> (Frame, Placement)
     };
     let padded = pad(picture, side, pad_left_pixels, pad_top_pixels);
     let pixels = resize(&padded, side, frame_side, picture.channels);
-    (Frame { side: frame_side, channels: picture.channels, pixels }, placement)
+    (
+        Frame {
+            side: frame_side,
+            channels: picture.channels,
+            pixels,
+        },
+        placement,
+    )
 }
 
 fn pad(picture: &Picture, side: u32, left: u32, top: u32) -> Vec<u8> {
@@ -38,18 +45,31 @@ fn pad(picture: &Picture, side: u32, left: u32, top: u32) -> Vec<u8> {
     let (row, stride) = (picture.width as usize * channels, side as usize * channels);
     let mut padded = vec![0; stride * side as usize];
     let first = top as usize * stride + left as usize * channels;
-    for (from, to) in picture.pixels.chunks_exact(row).zip(padded[first..].chunks_mut(stride)) {
+    for (from, to) in picture
+        .pixels
+        .chunks_exact(row)
+        .zip(padded[first..].chunks_mut(stride))
+    {
         to[..row].copy_from_slice(from);
     }
     padded
 }
 
 fn resize(padded: &[u8], from: u32, to: u32, channels: u32) -> Vec<u8> {
-    let pixel_type = if channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
-    let source = ImageRef::new(from, from, padded, pixel_type).expect("`pad` made side * side * channels bytes");
+    let pixel_type = if channels == 1 {
+        PixelType::U8
+    } else {
+        PixelType::U8x3
+    };
+    let source = ImageRef::new(from, from, padded, pixel_type)
+        .expect("`pad` made side * side * channels bytes");
     let mut target = Image::new(to, to, pixel_type);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-    Resizer::new().resize(&source, &mut target, &options).expect("both images have one pixel type and a whole crop box");
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .use_alpha(false);
+    Resizer::new()
+        .resize(&source, &mut target, &options)
+        .expect("both images have one pixel type and a whole crop box");
     target.into_vec()
 }
 
@@ -58,7 +78,12 @@ mod tests {
     use super::*;
 
     fn picture(width: u32, height: u32) -> Picture {
-        Picture { width, height, channels: 1, pixels: vec![9; (width * height) as usize] }
+        Picture {
+            width,
+            height,
+            channels: 1,
+            pixels: vec![9; (width * height) as usize],
+        }
     }
 
     #[track_caller]

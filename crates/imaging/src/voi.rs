@@ -44,7 +44,9 @@ impl Curve {
             // C.11.2.1.3.1
             WindowFunction::Sigmoid => 1.0 / (1.0 + (-4.0 * (x - c) / w).exp()),
             // C.11.2.1.3.2; smallest to largest is the same line.
-            WindowFunction::LinearExact | WindowFunction::MinMax | WindowFunction::Lut => ((x - c) / w + 0.5).clamp(0.0, 1.0),
+            WindowFunction::LinearExact | WindowFunction::MinMax | WindowFunction::Lut => {
+                ((x - c) / w + 0.5).clamp(0.0, 1.0)
+            }
         };
         // Half to even, as numpy rounds; in range by construction.
         (unit * 255.0).round_ties_even() as u8
@@ -71,9 +73,16 @@ impl Lut {
 }
 
 /// Reads what the header says. A table goes before windows, as both may be there and the table is the finer statement.
-pub(crate) fn read_voi(header: &Header, cell: Cell, rescale: Rescale, notes: &mut Vec<Note>) -> Result<Voi, Refusal> {
+pub(crate) fn read_voi(
+    header: &Header,
+    cell: Cell,
+    rescale: Rescale,
+    notes: &mut Vec<Note>,
+) -> Result<Voi, Refusal> {
     let items = match header.elements.get(tags::VOILUT_SEQUENCE) {
-        Some(element) => element.items().ok_or_else(|| Refusal::at(Reason::UnsupportedLut, tags::VOILUT_SEQUENCE))?,
+        Some(element) => element
+            .items()
+            .ok_or_else(|| Refusal::at(Reason::UnsupportedLut, tags::VOILUT_SEQUENCE))?,
         None => &[],
     };
     if let Some(item) = items.first() {
@@ -96,39 +105,66 @@ fn read_window(header: &Header, notes: &mut Vec<Note>) -> Result<Option<Curve>, 
     let centers = header.decimals(tags::WINDOW_CENTER, Reason::InvalidWindow)?;
     let widths = header.decimals(tags::WINDOW_WIDTH, Reason::InvalidWindow)?;
     if centers.len() != widths.len() {
-        return Err(Refusal::at(Reason::InvalidWindow, tags::WINDOW_WIDTH).found(format_args!(
-            "{} centres and {} widths",
-            centers.len(),
-            widths.len()
-        )));
+        return Err(
+            Refusal::at(Reason::InvalidWindow, tags::WINDOW_WIDTH).found(format_args!(
+                "{} centres and {} widths",
+                centers.len(),
+                widths.len()
+            )),
+        );
     }
-    let (Some(&center), Some(&width)) = (centers.first(), widths.first()) else { return Ok(None) };
+    let (Some(&center), Some(&width)) = (centers.first(), widths.first()) else {
+        return Ok(None);
+    };
     let function = match header.text(tags::VOILUT_FUNCTION, VR::CS)?.as_deref() {
         None | Some("LINEAR") => WindowFunction::Linear,
         Some("LINEAR_EXACT") => WindowFunction::LinearExact,
         Some("SIGMOID") => WindowFunction::Sigmoid,
         Some(_) => return Err(Refusal::at(Reason::InvalidWindow, tags::VOILUT_FUNCTION)),
     };
-    let usable = if function == WindowFunction::Linear { width >= 1.0 } else { width > 0.0 };
+    let usable = if function == WindowFunction::Linear {
+        width >= 1.0
+    } else {
+        width > 0.0
+    };
     if !usable {
         return Err(Refusal::at(Reason::InvalidWindow, tags::WINDOW_WIDTH).found(width));
     }
     if centers.len() > 1 {
         notes.push(Note::SeveralWindows);
     }
-    Ok(Some(Curve { center, width, function }))
+    Ok(Some(Curve {
+        center,
+        width,
+        function,
+    }))
 }
 
-fn read_lut(item: &InMemDicomObject, encoding: VrEncoding, cell: Cell, rescale: Rescale) -> Result<Lut, Refusal> {
+fn read_lut(
+    item: &InMemDicomObject,
+    encoding: VrEncoding,
+    cell: Cell,
+    rescale: Rescale,
+) -> Result<Lut, Refusal> {
     let refuse = |tag| Refusal::at(Reason::UnsupportedLut, tag);
     if rescale.slope.fract() != 0.0 || rescale.intercept.fract() != 0.0 {
         return Err(refuse(tags::RESCALE_SLOPE));
     }
-    let descriptor = item.get(tags::LUT_DESCRIPTOR).ok_or_else(|| refuse(tags::LUT_DESCRIPTOR))?;
-    let numbers = descriptor.to_multi_int::<i32>().map_err(|_| refuse(tags::LUT_DESCRIPTOR))?;
-    let &[entries, first, bits] = numbers.as_slice() else { return Err(refuse(tags::LUT_DESCRIPTOR)) };
+    let descriptor = item
+        .get(tags::LUT_DESCRIPTOR)
+        .ok_or_else(|| refuse(tags::LUT_DESCRIPTOR))?;
+    let numbers = descriptor
+        .to_multi_int::<i32>()
+        .map_err(|_| refuse(tags::LUT_DESCRIPTOR))?;
+    let &[entries, first, bits] = numbers.as_slice() else {
+        return Err(refuse(tags::LUT_DESCRIPTOR));
+    };
     // 0 means 65536 (C.11.1.1.1).
-    let entries = if entries as u16 == 0 { 65536 } else { usize::from(entries as u16) };
+    let entries = if entries as u16 == 0 {
+        65536
+    } else {
+        usize::from(entries as u16)
+    };
     let first_signed = match (encoding, descriptor.vr()) {
         (VrEncoding::Explicit, VR::SS) => true,
         (VrEncoding::Explicit, VR::US) => false,
@@ -136,17 +172,26 @@ fn read_lut(item: &InMemDicomObject, encoding: VrEncoding, cell: Cell, rescale: 
         (VrEncoding::Implicit, _) => cell.signed || rescale.intercept < 0.0 || rescale.slope < 0.0,
         _ => return Err(refuse(tags::LUT_DESCRIPTOR)),
     };
-    let first = if first_signed { i32::from(first as u16 as i16) } else { i32::from(first as u16) };
+    let first = if first_signed {
+        i32::from(first as u16 as i16)
+    } else {
+        i32::from(first as u16)
+    };
     if !(8..=16).contains(&bits) {
         return Err(refuse(tags::LUT_DESCRIPTOR).found(format_args!("{bits} bits")));
     }
-    let data = item.get(tags::LUT_DATA).ok_or_else(|| refuse(tags::LUT_DATA))?;
+    let data = item
+        .get(tags::LUT_DATA)
+        .ok_or_else(|| refuse(tags::LUT_DATA))?;
     let values = lut_values(data, entries).ok_or_else(|| refuse(tags::LUT_DATA))?;
     let largest = f64::from((1u32 << bits) - 1);
     if values.iter().any(|value| f64::from(*value) > largest) {
         return Err(refuse(tags::LUT_DATA));
     }
-    let levels = values.iter().map(|value| (f64::from(*value) / largest * 255.0).round_ties_even() as u8).collect();
+    let levels = values
+        .iter()
+        .map(|value| (f64::from(*value) / largest * 255.0).round_ties_even() as u8)
+        .collect();
     Ok(Lut { first, levels })
 }
 
@@ -157,9 +202,19 @@ fn lut_values(data: &dicom_object::mem::InMemElement, entries: usize) -> Option<
     }
     let bytes = data.to_bytes().ok()?;
     if bytes.len() == entries * 2 {
-        return Some(bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect());
+        return Some(
+            bytes
+                .chunks_exact(2)
+                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                .collect(),
+        );
     }
-    (bytes.len() == entries + entries % 2).then(|| bytes[..entries].iter().map(|byte| u16::from(*byte)).collect())
+    (bytes.len() == entries + entries % 2).then(|| {
+        bytes[..entries]
+            .iter()
+            .map(|byte| u16::from(*byte))
+            .collect()
+    })
 }
 
 #[cfg(test)]
@@ -168,7 +223,11 @@ mod tests {
 
     #[track_caller]
     fn check(function: WindowFunction, center: f64, width: f64, expected: &[(f64, u8)]) {
-        let curve = Curve { center, width, function };
+        let curve = Curve {
+            center,
+            width,
+            function,
+        };
         for (x, level) in expected {
             assert_eq!(curve.level(*x), *level, "{curve:?} at {x}");
         }
@@ -177,25 +236,72 @@ mod tests {
     #[test]
     fn linear_follows_the_standard() {
         // PS3.3 C.11.2.1.2.1, its note: c=2048 w=4096 maps 0 to 0 and 4095 to 255.
-        check(WindowFunction::Linear, 2048.0, 4096.0, &[(-1.0, 0), (0.0, 0), (4095.0, 255), (5000.0, 255), (2047.0, 127)]);
+        check(
+            WindowFunction::Linear,
+            2048.0,
+            4096.0,
+            &[
+                (-1.0, 0),
+                (0.0, 0),
+                (4095.0, 255),
+                (5000.0, 255),
+                (2047.0, 127),
+            ],
+        );
         // Its note: c=2048 w=1 is a threshold at 2047.5.
-        check(WindowFunction::Linear, 2048.0, 1.0, &[(2047.0, 0), (2048.0, 255)]);
-        check(WindowFunction::Linear, 40.0, 400.0, &[(-160.0, 0), (239.0, 255), (39.0, 127), (40.0, 128)]);
+        check(
+            WindowFunction::Linear,
+            2048.0,
+            1.0,
+            &[(2047.0, 0), (2048.0, 255)],
+        );
+        check(
+            WindowFunction::Linear,
+            40.0,
+            400.0,
+            &[(-160.0, 0), (239.0, 255), (39.0, 127), (40.0, 128)],
+        );
     }
 
     #[test]
     fn linear_exact_follows_the_standard() {
-        check(WindowFunction::LinearExact, 150.0, 100.0, &[(100.0, 0), (125.0, 64), (124.0, 61), (150.0, 128), (200.0, 255), (201.0, 255)]);
+        check(
+            WindowFunction::LinearExact,
+            150.0,
+            100.0,
+            &[
+                (100.0, 0),
+                (125.0, 64),
+                (124.0, 61),
+                (150.0, 128),
+                (200.0, 255),
+                (201.0, 255),
+            ],
+        );
     }
 
     #[test]
     fn sigmoid_follows_the_standard() {
-        check(WindowFunction::Sigmoid, 100.0, 50.0, &[(100.0, 128), (-1e6, 0), (1e6, 255), (125.0, 225), (75.0, 30)]);
+        check(
+            WindowFunction::Sigmoid,
+            100.0,
+            50.0,
+            &[
+                (100.0, 128),
+                (-1e6, 0),
+                (1e6, 255),
+                (125.0, 225),
+                (75.0, 30),
+            ],
+        );
     }
 
     #[test]
     fn a_table_clamps_at_both_ends() {
-        let lut = Lut { first: -1, levels: vec![10, 20, 30] };
+        let lut = Lut {
+            first: -1,
+            levels: vec![10, 20, 30],
+        };
         for (x, level) in [(-5.0, 10), (-1.0, 10), (0.0, 20), (1.0, 30), (9.0, 30)] {
             assert_eq!(lut.level(x), level);
         }

@@ -15,46 +15,82 @@ pub(super) enum Process {
     Lossless,
 }
 
-pub(super) fn decode_grey(bytes: &[u8], shape: Shape, process: Process) -> Result<Vec<u16>, Refusal> {
+pub(super) fn decode_grey(
+    bytes: &[u8],
+    shape: Shape,
+    process: Process,
+) -> Result<Vec<u16>, Refusal> {
     require_end(bytes)?;
     let mut decoder = Decoder::new(Cursor::new(bytes));
     let info = read_info(&mut decoder)?;
     if (u32::from(info.width), u32::from(info.height)) != (shape.width, shape.height) {
-        return Err(mismatch(format_args!("{} x {} in the JPEG", info.width, info.height)));
+        return Err(mismatch(format_args!(
+            "{} x {} in the JPEG",
+            info.width, info.height
+        )));
     }
     let expected = match process {
         Process::Baseline => CodingProcess::DctSequential,
         Process::Lossless => CodingProcess::Lossless,
     };
     if info.coding_process != expected {
-        return Err(mismatch(format_args!("another JPEG process than the transfer syntax says")));
+        return Err(mismatch(format_args!(
+            "another JPEG process than the transfer syntax says"
+        )));
     }
     match info.pixel_format {
-        PixelFormat::L8 => Ok(decoder.decode().map_err(refusal)?.into_iter().map(u16::from).collect()),
+        PixelFormat::L8 => Ok(decoder
+            .decode()
+            .map_err(refusal)?
+            .into_iter()
+            .map(u16::from)
+            .collect()),
         PixelFormat::L16 if shape.cell.bits_allocated == 16 => {
             let bytes = decoder.decode().map_err(refusal)?;
-            Ok(bytes.chunks_exact(2).map(|pair| u16::from_ne_bytes([pair[0], pair[1]])).collect())
+            Ok(bytes
+                .chunks_exact(2)
+                .map(|pair| u16::from_ne_bytes([pair[0], pair[1]]))
+                .collect())
         }
-        PixelFormat::L16 => Err(mismatch(format_args!("more than 8 bits a sample in the JPEG"))),
-        PixelFormat::RGB24 | PixelFormat::CMYK32 => Err(mismatch(format_args!("several components in the JPEG"))),
+        PixelFormat::L16 => Err(mismatch(format_args!(
+            "more than 8 bits a sample in the JPEG"
+        ))),
+        PixelFormat::RGB24 | PixelFormat::CMYK32 => {
+            Err(mismatch(format_args!("several components in the JPEG")))
+        }
     }
 }
 
 /// Reads the headers, up to the first scan.
 pub(crate) fn read_info<R: std::io::Read>(decoder: &mut Decoder<R>) -> Result<ImageInfo, Refusal> {
     decoder.read_info().map_err(refusal)?;
-    decoder.info().ok_or_else(|| Refusal::new(Reason::DecodeFailed))
+    decoder
+        .info()
+        .ok_or_else(|| Refusal::new(Reason::DecodeFailed))
 }
 
-/// A whole JPEG ends with the end-of-image marker; encapsulation may pad with zeros.
+/// The last scan of a whole JPEG is followed by the end-of-image marker.
+/// Entropy data holds neither marker, as its 0xFF bytes are stuffed; what comes behind the end is the writer's business.
 pub(crate) fn require_end(bytes: &[u8]) -> Result<(), Refusal> {
-    let unpadded = bytes.iter().rposition(|byte| *byte != 0).map_or(&[][..], |last| &bytes[..=last]);
-    if unpadded.ends_with(&[0xff, 0xd9]) { Ok(()) } else { Err(Refusal::new(Reason::Truncated)) }
+    const SCAN: [u8; 2] = [0xff, 0xda];
+    const END: [u8; 2] = [0xff, 0xd9];
+    let last_scan = bytes
+        .windows(2)
+        .rposition(|marker| marker == SCAN)
+        .unwrap_or(0);
+    let ended = bytes[last_scan..].windows(2).any(|marker| marker == END);
+    if ended {
+        Ok(())
+    } else {
+        Err(Refusal::new(Reason::Truncated))
+    }
 }
 
 pub(crate) fn refusal(error: Error) -> Refusal {
     match error {
-        Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Refusal::new(Reason::Truncated),
+        Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Refusal::new(Reason::Truncated)
+        }
         // The library's text may quote file content; the reason is enough.
         _ => Refusal::new(Reason::DecodeFailed),
     }

@@ -10,9 +10,15 @@ const HEADER_BYTES: usize = 64;
 pub(super) fn decode(fragments: &[&[u8]], shape: Shape) -> Result<Vec<u16>, Refusal> {
     let refuse = |reason| Refusal::at(reason, tags::PIXEL_DATA);
     // One frame is exactly one fragment (A.4.2).
-    let [fragment] = fragments else { return Err(mismatch(format_args!("{} fragments", fragments.len()))) };
-    let header = fragment.get(..HEADER_BYTES).ok_or_else(|| refuse(Reason::Truncated))?;
-    let mut words = header.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize);
+    let [fragment] = fragments else {
+        return Err(mismatch(format_args!("{} fragments", fragments.len())));
+    };
+    let header = fragment
+        .get(..HEADER_BYTES)
+        .ok_or_else(|| refuse(Reason::Truncated))?;
+    let mut words = header
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize);
     let segments = words.next().unwrap_or(0);
     if segments != usize::from(shape.cell.bits_allocated / 8) {
         return Err(mismatch(format_args!("{segments} segments")));
@@ -24,7 +30,9 @@ pub(super) fn decode(fragments: &[&[u8]], shape: Shape) -> Result<Vec<u16>, Refu
         if *start < HEADER_BYTES || start > &end {
             return Err(refuse(Reason::Malformed));
         }
-        let packed = fragment.get(*start..end).ok_or_else(|| refuse(Reason::Truncated))?;
+        let packed = fragment
+            .get(*start..end)
+            .ok_or_else(|| refuse(Reason::Truncated))?;
         unpack(packed, &mut cells).ok_or_else(|| refuse(Reason::Truncated))?;
     }
     Ok(cells)

@@ -1,0 +1,26 @@
+//! The crate from outside: golden frames of an independent implementation, refusals, pictures, and the documentation.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper fails its test by panicking"
+)]
+
+mod documentation;
+mod golden;
+mod pictures;
+mod refusals;
+mod synthetic;
+
+use medfleet_imaging::{Decoded, Limits, Options, Reason, decode_file};
+
+fn options(frame_side: u32) -> Options {
+    Options::new(frame_side, Limits::default()).unwrap()
+}
+
+fn decode(bytes: &[u8], frame_side: u32) -> Decoded {
+    decode_file(bytes, &options(frame_side)).unwrap()
+}
+
+fn reason(bytes: &[u8]) -> Reason {
+    decode_file(bytes, &options(8)).unwrap_err().reason
+}

@@ -1,0 +1,191 @@
+//! PNG and JPEG: depths, transparency, orientation, and what is refused.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use medfleet_imaging::{
+    Format, Frame, Limits, Note, Options, Reason, decode_file, frame_to_png, sniff,
+};
+
+use crate::{decode, reason};
+
+fn png(width: u32, height: u32, color: ExtendedColorType, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    PngEncoder::new(&mut out)
+        .write_image(bytes, width, height, color)
+        .unwrap();
+    out.into_inner()
+}
+
+fn jpeg(
+    width: u32,
+    height: u32,
+    color: ExtendedColorType,
+    bytes: &[u8],
+    exif: Option<Vec<u8>>,
+) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut out, 100);
+    if let Some(exif) = exif {
+        encoder.set_exif_metadata(exif).unwrap();
+    }
+    encoder.write_image(bytes, width, height, color).unwrap();
+    out
+}
+
+/// A 2 × 2 PNG of this colour type becomes this frame.
+#[track_caller]
+fn check(color: ExtendedColorType, bytes: &[u8], channels: u32, pixels: &[u8], notes: &[Note]) {
+    let decoded = decode(&png(2, 2, color, bytes), 2);
+    let (frame, info) = &decoded.frames[0];
+    assert_eq!(
+        (
+            frame.channels,
+            frame.pixels.as_slice(),
+            info.notes.as_slice()
+        ),
+        (channels, pixels, notes)
+    );
+    assert_eq!(
+        (info.format, info.window, info.modality),
+        (Format::Png, None, None)
+    );
+}
+
+#[test]
+fn grey_and_colour() {
+    check(
+        ExtendedColorType::L8,
+        &[0, 1, 254, 255],
+        1,
+        &[0, 1, 254, 255],
+        &[],
+    );
+    let colour = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    check(ExtendedColorType::Rgb8, &colour, 3, &colour, &[]);
+    check(
+        ExtendedColorType::Rgb8,
+        &[5, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8],
+        1,
+        &[5, 6, 7, 8],
+        &[],
+    );
+}
+
+#[test]
+fn sixteen_bits_use_the_full_range() {
+    let samples: Vec<u8> = [0u16, 128, 129, 65535]
+        .iter()
+        .flat_map(|sample| sample.to_ne_bytes())
+        .collect();
+    check(
+        ExtendedColorType::L16,
+        &samples,
+        1,
+        &[0, 0, 1, 255],
+        &[Note::SixteenBitPicture],
+    );
+}
+
+#[test]
+fn transparency_is_laid_over_black() {
+    check(
+        ExtendedColorType::La8,
+        &[200, 255, 200, 0, 200, 128, 0, 0],
+        1,
+        &[200, 0, 100, 0],
+        &[Note::AlphaOverBlack],
+    );
+    check(
+        ExtendedColorType::La8,
+        &[1, 255, 2, 255, 3, 255, 4, 255],
+        1,
+        &[1, 2, 3, 4],
+        &[],
+    );
+}
+
+#[test]
+fn a_jpeg_is_taken_as_it_is() {
+    let bytes = jpeg(16, 16, ExtendedColorType::L8, &[90; 256], None);
+    let decoded = decode(&bytes, 16);
+    let (frame, info) = &decoded.frames[0];
+    assert_eq!(
+        (info.format, info.notes.as_slice()),
+        (Format::Jpeg, &[Note::LossyCompressed][..])
+    );
+    assert!(frame.pixels.iter().all(|pixel| pixel.abs_diff(90) <= 1));
+}
+
+#[test]
+fn exif_orientation_is_applied() {
+    // TIFF header, one entry: Orientation (0x0112) SHORT = 6, "turn by 90° clockwise to view".
+    let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec();
+    let mut pixels = vec![0; 16 * 32];
+    pixels[..16 * 8].fill(255);
+    let decoded = decode(
+        &jpeg(16, 32, ExtendedColorType::L8, &pixels, Some(exif)),
+        32,
+    );
+    let (frame, info) = &decoded.frames[0];
+    assert_eq!((info.original_width, info.original_height), (32, 16));
+    assert!(info.notes.contains(&Note::ExifOrientation));
+    // The bright rows at the top are now columns on the right.
+    assert!(frame.pixels[16 * 32 + 28] > 200 && frame.pixels[16 * 32 + 3] < 50);
+}
+
+#[test]
+fn broken_pictures_are_refused() {
+    let noise: Vec<u8> = (0..64 * 64u32)
+        .map(|i| (i.wrapping_mul(2654435761) >> 24) as u8)
+        .collect();
+    let whole_png = png(64, 64, ExtendedColorType::L8, &noise);
+    let whole_jpeg = jpeg(64, 64, ExtendedColorType::L8, &noise, None);
+    for end in [4, 20, 60, whole_png.len() / 2, whole_png.len() - 20] {
+        assert_eq!(reason(&whole_png[..end]), Reason::Truncated, "PNG at {end}");
+    }
+    for end in [2, 20, 60, whole_jpeg.len() / 2, whole_jpeg.len() - 1] {
+        assert_eq!(
+            reason(&whole_jpeg[..end]),
+            Reason::Truncated,
+            "JPEG at {end}"
+        );
+    }
+    let mut flipped = whole_png.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    assert_eq!(reason(&flipped), Reason::DecodeFailed);
+}
+
+#[test]
+fn sizes_are_checked_from_the_header_alone() {
+    let limits = Limits {
+        frame_pixels_max: 64 * 64 - 1,
+        ..Limits::default()
+    };
+    let options = Options::new(8, limits).unwrap();
+    for bytes in [
+        png(64, 1, ExtendedColorType::L8, &[0; 64]),
+        jpeg(64, 1, ExtendedColorType::L8, &[0; 64], None),
+    ] {
+        assert_eq!(
+            decode_file(&bytes, &options).unwrap_err().reason,
+            Reason::TooManyPixels
+        );
+    }
+}
+
+#[test]
+fn a_frame_survives_as_png() {
+    let frame = Frame {
+        side: 2,
+        channels: 3,
+        pixels: (0..12).collect(),
+    };
+    let bytes = frame_to_png(&frame).unwrap();
+    assert_eq!(sniff(&bytes).unwrap(), Format::Png);
+    assert_eq!(decode(&bytes, 2).frames[0].0, frame);
+    assert!(frame_to_png(&Frame { side: 3, ..frame }).is_err());
+}

@@ -1,0 +1,387 @@
+//! What is refused, and with which reason: each file is one change away from a good one.
+
+use dicom_core::value::PrimitiveValue;
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{Limits, Note, Options, Reason, decode_file};
+
+use crate::synthetic::{file, file_as, put, put_sequence};
+use crate::{decode, options, reason};
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut InMemDicomObject), expected: Reason) {
+    let refusal = decode_file(&file(change), &options(8)).unwrap_err();
+    assert_eq!(refusal.reason, expected, "{refusal}");
+    assert!(!refusal.to_string().contains("Planted"), "{refusal}");
+}
+
+#[track_caller]
+fn check_value(tag: Tag, vr: VR, value: &str, expected: Reason) {
+    check(|object| put(object, tag, vr, value), expected);
+}
+
+#[track_caller]
+fn check_number(tag: Tag, value: u16, expected: Reason) {
+    check(|object| put(object, tag, VR::US, value), expected);
+}
+
+#[test]
+fn the_unchanged_file_is_good() {
+    let decoded = decode(&file(|_| {}), 8);
+    assert_eq!(decoded.frames[0].1.notes, [Note::NoWindow]);
+}
+
+#[test]
+fn a_file_without_preamble_is_good() {
+    let whole = file(|_| {});
+    for start in [128, 132] {
+        let decoded = decode(&whole[start..], 8);
+        assert_eq!(
+            decoded.frames[0].1.notes,
+            [Note::NoPreamble, Note::NoWindow]
+        );
+        assert_eq!(decoded.frames[0].0, decode(&whole, 8).frames[0].0);
+    }
+}
+
+#[test]
+fn other_modalities_say_which() {
+    for modality in ["CT", "MR", "US", "MG", "PT", "NM", "SC", "XA"] {
+        let bytes = file(|object| put(object, tags::MODALITY, VR::CS, modality));
+        let refusal = decode_file(&bytes, &options(8)).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ModalityNotSupportedYet);
+        let text = refusal.to_string();
+        assert!(
+            text.contains(&format!("found {modality} in (0008,0060)"))
+                && text.contains("this version"),
+            "{text}"
+        );
+    }
+    check_value(
+        tags::MODALITY,
+        VR::CS,
+        "PLANTED",
+        Reason::ModalityNotSupportedYet,
+    );
+    check(
+        |object| drop(object.take_element(tags::MODALITY)),
+        Reason::MissingAttribute,
+    );
+}
+
+#[test]
+fn transfer_syntaxes_that_are_not_known_to_be_right() {
+    for (syntax, expected) in [
+        (
+            "1.2.840.10008.1.2.2",
+            Reason::UnsupportedTransferSyntax,
+        ),
+        (uids::JPEG_EXTENDED12_BIT, Reason::UnsupportedTransferSyntax),
+        (uids::JPEGLS_LOSSLESS, Reason::UnsupportedTransferSyntax),
+        ("1.2.840.10008.1.2.4.201", Reason::UnsupportedTransferSyntax),
+        (uids::MPEG4HP41, Reason::VideoNotSupported),
+        // Native data under a syntax that promises compression.
+        (uids::RLE_LOSSLESS, Reason::Malformed),
+    ] {
+        // The syntax is replaced in the bytes, as the writer would refuse to write some of them.
+        let bytes = with_transfer_syntax(&file(|_| {}), syntax);
+        assert_eq!(reason(&bytes), expected, "{syntax}");
+    }
+}
+
+/// Rewrites the transfer syntax in the meta group, lengths included.
+fn with_transfer_syntax(bytes: &[u8], syntax: &str) -> Vec<u8> {
+    let marker = b"\x02\0\x10\0UI";
+    let at = bytes
+        .windows(marker.len())
+        .position(|window| window == marker)
+        .unwrap();
+    let old = usize::from(u16::from_le_bytes([bytes[at + 6], bytes[at + 7]]));
+    let mut value = syntax.as_bytes().to_vec();
+    value.resize(value.len().next_multiple_of(2), 0);
+    let mut out = bytes[..at + 6].to_vec();
+    out.extend((value.len() as u16).to_le_bytes());
+    out.extend(&value);
+    out.extend(&bytes[at + 8 + old..]);
+    let group =
+        u32::from_le_bytes(bytes[140..144].try_into().unwrap()) as usize + value.len() - old;
+    out[140..144].copy_from_slice(&(group as u32).to_le_bytes());
+    out
+}
+
+#[test]
+fn colour_and_depth() {
+    for photometric in ["RGB", "PALETTE COLOR", "YBR_FULL_422"] {
+        check_value(
+            tags::PHOTOMETRIC_INTERPRETATION,
+            VR::CS,
+            photometric,
+            Reason::UnsupportedPhotometric,
+        );
+    }
+    check_number(tags::SAMPLES_PER_PIXEL, 3, Reason::UnsupportedPhotometric);
+    check_number(tags::BITS_ALLOCATED, 32, Reason::UnsupportedBits);
+    check_number(tags::BITS_STORED, 17, Reason::UnsupportedBits);
+    check_number(tags::HIGH_BIT, 15, Reason::UnsupportedBits);
+    check_number(tags::PIXEL_REPRESENTATION, 2, Reason::UnsupportedBits);
+    check(
+        |object| drop(object.take_element(tags::PIXEL_REPRESENTATION)),
+        Reason::MissingAttribute,
+    );
+}
+
+#[test]
+fn values_beyond_the_stored_bits() {
+    // Cutting 2900 off at 11 bits would give 852: dark instead of bright.
+    check(
+        |object| {
+            put(object, tags::BITS_STORED, VR::US, 11);
+            put(object, tags::HIGH_BIT, VR::US, 10);
+        },
+        Reason::PixelDataMismatch,
+    );
+}
+
+#[test]
+fn sizes_and_frames() {
+    check_number(tags::ROWS, 0, Reason::InvalidAttribute);
+    check_number(tags::ROWS, 7, Reason::PixelDataMismatch);
+    check_number(tags::COLUMNS, 60000, Reason::TooManyPixels);
+    check_value(
+        tags::NUMBER_OF_FRAMES,
+        VR::IS,
+        "2",
+        Reason::MultiFrameNotSupportedYet,
+    );
+    check_value(
+        tags::PIXEL_SPACING,
+        VR::DS,
+        "0.2\\0.3",
+        Reason::NonSquarePixels,
+    );
+    check(
+        |object| drop(object.take_element(tags::PIXEL_DATA)),
+        Reason::NoPixelData,
+    );
+}
+
+#[test]
+fn rescale() {
+    check(
+        |object| {
+            put(object, tags::RESCALE_SLOPE, VR::UN, vec![b'1', b' ']);
+            put(object, tags::RESCALE_INTERCEPT, VR::UN, vec![b'0', b' ']);
+        },
+        Reason::RescaleUnknownType,
+    );
+    check_value(tags::RESCALE_SLOPE, VR::DS, "1", Reason::InvalidRescale);
+    check_value(tags::RESCALE_INTERCEPT, VR::DS, "0", Reason::InvalidRescale);
+    check(
+        |object| {
+            put(object, tags::RESCALE_SLOPE, VR::DS, "0");
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        },
+        Reason::InvalidRescale,
+    );
+}
+
+fn window(object: &mut InMemDicomObject, center: &str, width: &str) {
+    put(object, tags::WINDOW_CENTER, VR::DS, center);
+    put(object, tags::WINDOW_WIDTH, VR::DS, width);
+}
+
+#[test]
+fn windows() {
+    check(|object| window(object, "100", "0"), Reason::InvalidWindow);
+    check(
+        |object| window(object, "100\\200", "50"),
+        Reason::InvalidWindow,
+    );
+    check(
+        |object| window(object, "abc", "50"),
+        Reason::InvalidAttribute,
+    );
+    check(
+        |object| {
+            window(object, "100", "50");
+            put(object, tags::VOILUT_FUNCTION, VR::CS, "PLANTED");
+        },
+        Reason::InvalidWindow,
+    );
+}
+
+#[test]
+fn lookup_tables() {
+    check(
+        |object| {
+            put_sequence(
+                object,
+                tags::MODALITY_LUT_SEQUENCE,
+                InMemDicomObject::new_empty(),
+            )
+        },
+        Reason::UnsupportedLut,
+    );
+    check(
+        |object| put_sequence(object, tags::VOILUT_SEQUENCE, InMemDicomObject::new_empty()),
+        Reason::UnsupportedLut,
+    );
+    check_value(
+        tags::PRESENTATION_LUT_SHAPE,
+        VR::CS,
+        "INVERSE",
+        Reason::UnsupportedLut,
+    );
+}
+
+#[test]
+fn raw_detector_data() {
+    check_value(
+        tags::PRESENTATION_INTENT_TYPE,
+        VR::CS,
+        "FOR PROCESSING",
+        Reason::NotForPresentation,
+    );
+    check_value(
+        tags::SOP_CLASS_UID,
+        VR::UI,
+        uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
+        Reason::NotForPresentation,
+    );
+}
+
+#[test]
+fn a_flat_image_without_a_window() {
+    check(
+        |object| put(object, tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(vec![7; 30].into())),
+        Reason::FlatImage,
+    );
+}
+
+#[test]
+fn broken_files() {
+    let whole = file(|_| {});
+    assert_eq!(reason(b""), Reason::Empty);
+    assert_eq!(reason(b"GIF89a, not a picture we take"), Reason::NotAnImage);
+    assert_eq!(reason(&whole[..whole.len() - 2]), Reason::Truncated);
+    // No prefix of a file is ever decoded, and none panics.
+    for end in 0..whole.len() {
+        let reason = reason(&whole[..end]);
+        assert!(
+            matches!(
+                reason,
+                Reason::Empty
+                    | Reason::Truncated
+                    | Reason::NotAnImage
+                    | Reason::NoPixelData
+                    | Reason::Malformed
+            ),
+            "{end}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn no_single_flipped_byte_panics() {
+    for syntax in [
+        uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        uids::IMPLICIT_VR_LITTLE_ENDIAN,
+    ] {
+        let whole = file_as(syntax, |object| window(object, "100", "50"));
+        for at in 0..whole.len() {
+            for value in [0x00, 0xff, whole[at] ^ 0x01, whole[at] ^ 0x80] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                // Either outcome is fine here; that it returns is the point.
+                if let Ok(decoded) = decode_file(&bytes, &options(8)) {
+                    assert_eq!(decoded.frames.len(), 1);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn limits() {
+    let whole = file(|_| {});
+    let refused = |limits| {
+        decode_file(&whole, &Options::new(8, limits).unwrap())
+            .unwrap_err()
+            .reason
+    };
+    let defaults = Limits::default();
+    assert_eq!(
+        refused(Limits {
+            file_bytes_max: whole.len() as u64 - 1,
+            ..defaults
+        }),
+        Reason::TooLarge
+    );
+    assert_eq!(
+        refused(Limits {
+            frame_pixels_max: 35,
+            ..defaults
+        }),
+        Reason::TooManyPixels
+    );
+    assert_eq!(
+        refused(Limits {
+            header_bytes_max: 100,
+            ..defaults
+        }),
+        Reason::TooLarge
+    );
+    assert!(Options::new(0, defaults).is_err());
+}
+
+#[test]
+fn a_deflated_file_unpacks_no_further_than_its_limit() {
+    let bytes = include_bytes!("../golden/mono2-deflated.dcm");
+    let limits = Limits {
+        header_bytes_max: 1000,
+        frame_pixels_max: 100,
+        ..Limits::default()
+    };
+    let refusal = decode_file(bytes, &Options::new(8, limits).unwrap()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::CompressionRatio);
+}
+
+#[test]
+fn compressed_data_that_ends_early_is_refused() {
+    for (name, bytes) in [
+        ("rle", &include_bytes!("../golden/mono2-rle.dcm")[..]),
+        ("j2k", include_bytes!("../golden/mono2-j2k.dcm")),
+        (
+            "baseline",
+            include_bytes!("../golden/mono2-jpeg-baseline.dcm"),
+        ),
+        (
+            "lossless",
+            include_bytes!("../golden/mono2-jpeg-lossless.dcm"),
+        ),
+    ] {
+        // The last 1500 bytes of the fragment are zeros, its lengths are right.
+        let mut bytes = bytes.to_vec();
+        let end = bytes.len() - 8;
+        bytes[end - 1500..end].fill(0);
+        let reason = reason(&bytes);
+        assert!(
+            matches!(reason, Reason::Truncated | Reason::DecodeFailed),
+            "{name}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn codes_are_unique_and_stable_in_form() {
+    let mut codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+    assert!(
+        codes
+            .iter()
+            .all(|code| code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+    );
+    codes.sort_unstable();
+    codes.dedup();
+    assert_eq!(codes.len(), Reason::ALL.len());
+}
