@@ -1,0 +1,323 @@
+//! The life of a process in one function: arguments → configuration → telemetry → admin port → the program's own body →
+//! ordered stop → exit code. Each service's main is a call of [`main`] and a body.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args as _, FromArgMatches as _};
+use medfleet_core::setting::DurationText;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, ConfigError, Sources};
+use crate::exit::chain;
+use crate::telemetry::TelemetryConfig;
+use crate::{
+    Clock, Exit, Health, Metrics, OnFailure, OnShutdown, Random, Settings, Shutdown, Stop,
+    SystemClock, SystemRandom, TaskFailure, TaskKind, TaskSet, Telemetry, admin,
+};
+
+/// The part of a configuration that every program has.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessConfig {
+    /// Where `/metrics`, `/healthz` and `/readyz` answer. Port 0 takes a free one, which the log names.
+    pub admin_listen: SocketAddr,
+    /// From the first signal until everything must have ended; shorter than the pod's grace period.
+    pub drain: DurationText,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+impl Default for ProcessConfig {
+    fn default() -> Self {
+        Self {
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            drain: DurationText::from_secs(25),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+/// The arguments that every program has. Flatten it into a bigger command line, or let [`main`] parse it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Arguments {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Sets one key, such as --set process.drain=10s; stronger than file and environment
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Checks the configuration and stops
+    #[arg(long)]
+    pub check_config: bool,
+    /// Shows the resulting configuration, secrets hidden, and stops
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+/// Which program this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Its service name in traces and logs, such as `medfleet-encode`.
+    pub name: &'static str,
+    /// One sentence for `--help`.
+    pub about: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+/// What the body of a program is given.
+#[derive(Debug, Clone)]
+pub struct Process<C> {
+    /// The validated configuration.
+    pub config: C,
+    /// Where metrics are registered; served already.
+    pub metrics: Metrics,
+    /// Parts name themselves here and report when they are ready; served already.
+    pub health: Health,
+    /// Where tasks start; the process waits for them when the body has returned.
+    pub tasks: TaskSet,
+    /// Begun by the first signal or by a failed task.
+    pub shutdown: Shutdown,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The machine's randomness.
+    pub random: Arc<dyn Random>,
+    /// Where the admin port really is.
+    pub admin: SocketAddr,
+}
+
+/// A port could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+struct BindError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// A signal handler could not be installed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for signals")]
+struct SignalError(#[source] std::io::Error);
+
+/// Binds a port; the error names the address.
+///
+/// # Errors
+/// [`Exit::Usage`], because the address comes from the configuration.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Stop> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Stop::usage(BindError { address, source }))
+}
+
+/// Parses this process's arguments and runs the program. The body returns when its work has ended, which is after
+/// `shutdown` has begun, or earlier with an error; the exit code says which.
+pub fn main<C, F, Fut>(program: Program, body: F) -> std::process::ExitCode
+where
+    C: Settings,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
+{
+    let command = clap::Command::new(program.name)
+        .about(program.about)
+        .version(program.version);
+    let matches = Arguments::augment_args(command).get_matches();
+    match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => run(program, &arguments, body).into(),
+        Err(error) => error.exit(),
+    }
+}
+
+/// Like [`main`], with arguments parsed elsewhere.
+pub fn run<C, F, Fut>(program: Program, arguments: &Arguments, body: F) -> Exit
+where
+    C: Settings,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
+{
+    let sources = Sources::of_process(arguments.config.clone(), arguments.set.clone());
+    let config = match prepare::<C>(&sources, arguments) {
+        Ok(Some(config)) => config,
+        Ok(None) => return Exit::Done,
+        Err(error) => return early(program, Exit::Usage, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return early(program, Exit::Failed, &error),
+    };
+    let exit = runtime.block_on(live(program, config, body));
+    // Blocking calls that ignore the shutdown can't be dropped; the process does not wait for them.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Loads and checks; none when the arguments ask for no more than that.
+fn prepare<C: Settings>(
+    sources: &Sources,
+    arguments: &Arguments,
+) -> Result<Option<C>, ConfigError> {
+    let config = config::load::<C>(sources)?;
+    config.check()?;
+    if arguments.print_config {
+        #[expect(clippy::print_stdout, reason = "the flag asks for it on stdout")]
+        {
+            print!("{}", config::print(&config)?);
+        }
+    }
+    Ok((!arguments.print_config && !arguments.check_config).then_some(config))
+}
+
+/// Before there is a log, an error is a line on stderr.
+fn early(program: Program, exit: Exit, error: &(dyn std::error::Error + 'static)) -> Exit {
+    eprintln!("{}: {}", program.name, chain(error));
+    exit
+}
+
+async fn live<C, F, Fut>(program: Program, config: C, body: F) -> Exit
+where
+    C: Settings,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
+{
+    let telemetry = Telemetry::new(program.name, &config.process().telemetry);
+    let telemetry = match telemetry.and_then(|t| t.install().map(|()| t)) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return early(program, Exit::Usage, &error),
+    };
+    let shutdown = Shutdown::new(config.process().drain.get());
+    let exit = match serve(program, config, &shutdown, body).await {
+        Ok(()) => Exit::Done,
+        Err(stop) => {
+            tracing::error!(error = stop.chain(), exit = stop.exit as u8, "stopped");
+            stop.exit
+        }
+    };
+    // A program that ended by itself has the whole drain time for its last spans.
+    telemetry
+        .shutdown(
+            shutdown
+                .remaining()
+                .max(std::time::Duration::from_millis(500)),
+        )
+        .await;
+    exit
+}
+
+async fn serve<C, F, Fut>(
+    program: Program,
+    config: C,
+    shutdown: &Shutdown,
+    body: F,
+) -> Result<(), Stop>
+where
+    C: Settings,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
+{
+    let listener = bind(config.process().admin_listen).await?;
+    let admin = listener.local_addr()?;
+    tracing::info!(service = program.name, version = program.version, %admin, "started");
+    let (metrics, health) = (Metrics::new(), Health::new());
+    let starting = health.part("starting");
+    // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
+    let tasks = TaskSet::new(shutdown.clone());
+    let last = TaskSet::new(Shutdown::new(std::time::Duration::from_secs(1)));
+    let until = CancellationToken::new();
+    last.start(
+        ADMIN,
+        admin::serve(listener, metrics.clone(), health.clone(), until.clone()),
+    );
+    last.start(
+        SIGNALS,
+        watch_signals(shutdown.clone(), health.clone()).await?,
+    );
+    let process = Process {
+        config,
+        metrics,
+        health: health.clone(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        admin,
+    };
+    starting.ready();
+    let ended = tokio::select! {
+        ended = body(process) => ended,
+        () = shutdown.expired() => Err(Stop::new(Exit::DeadlineMissed, Overdue)),
+    };
+    shutdown.begin();
+    health.drain();
+    let joined = tasks.join().await;
+    until.cancel();
+    last.shutdown().begin();
+    last.join().await?;
+    // The body's own error says more than the tasks that it took with it.
+    ended?;
+    joined.map_err(|failure| match failure {
+        TaskFailure::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, failure),
+        TaskFailure::Failed { .. } => failure.into(),
+    })
+}
+
+/// The body did not return before the deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("the drain deadline passed")]
+struct Overdue;
+
+const ADMIN: TaskKind = TaskKind {
+    name: "admin port",
+    on_failure: OnFailure::Log,
+    on_shutdown: OnShutdown::Wait,
+};
+
+const SIGNALS: TaskKind = TaskKind {
+    name: "signals",
+    on_failure: OnFailure::Log,
+    on_shutdown: OnShutdown::Abort,
+};
+
+/// The handlers are in place when this returns; the future it returns waits for them.
+async fn watch_signals(
+    shutdown: Shutdown,
+    health: Health,
+) -> Result<impl Future<Output = Result<(), std::convert::Infallible>>, Stop> {
+    let install = |kind| signal(kind).map_err(|error| Stop::from(SignalError(error)));
+    let mut terminate = install(SignalKind::terminate())?;
+    let mut interrupt = install(SignalKind::interrupt())?;
+    Ok(async move {
+        for count in 1.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if count > 1 {
+                tracing::error!("second signal, leaving at once");
+                leave_at_once();
+            }
+            tracing::info!(drain_ms = shutdown.remaining().as_millis(), "stopping");
+            health.drain();
+            shutdown.begin();
+        }
+        Ok(())
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a second signal asks for exactly this"
+)]
+fn leave_at_once() -> ! {
+    std::process::exit(Exit::DeadlineMissed as i32)
+}
+
+#[cfg(test)]
+mod tests;

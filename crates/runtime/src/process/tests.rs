@@ -1,0 +1,128 @@
+//! The life of a process without its global parts: no installed subscriber, no signals sent.
+
+use std::time::Duration;
+
+use super::*;
+
+const PROGRAM: Program = Program {
+    name: "test",
+    about: "a test",
+    version: "0",
+};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Sample {
+    process: ProcessConfig,
+    slots: u32,
+}
+
+impl Settings for Sample {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.slots > 8 {
+            Err(ConfigError::relation("slots: at most 8"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn prepared(overrides: &[&str], arguments: Arguments) -> Result<Option<Sample>, ConfigError> {
+    let overrides = overrides.iter().map(|text| (*text).to_owned()).collect();
+    prepare::<Sample>(
+        &Sources {
+            overrides,
+            ..Sources::default()
+        },
+        &arguments,
+    )
+}
+
+#[test]
+fn checking_and_printing_stop_before_anything_starts() {
+    let checked = Arguments {
+        check_config: true,
+        ..Arguments::default()
+    };
+    assert!(prepared(&[], checked.clone()).expect("is right").is_none());
+    assert!(prepared(&["slots=9"], checked).is_err());
+    let config = prepared(&["slots=3"], Arguments::default()).expect("is right");
+    assert_eq!(config.expect("goes on").slots, 3);
+}
+
+async fn lived<F, Fut>(drain: Duration, body: F) -> Result<(), Stop>
+where
+    F: FnOnce(Process<Sample>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
+{
+    serve(PROGRAM, Sample::default(), &Shutdown::new(drain), body).await
+}
+
+#[tokio::test]
+async fn a_body_that_returns_ends_the_process_in_order() {
+    let mut seen = None;
+    let ended = lived(Duration::from_secs(30), async |process| {
+        assert!(process.health.is_ready());
+        tokio::net::TcpStream::connect(process.admin).await?;
+        let kind = TaskKind {
+            name: "work",
+            on_failure: OnFailure::Shutdown,
+            on_shutdown: OnShutdown::Wait,
+        };
+        let shutdown = process.shutdown.clone();
+        process.tasks.start(kind, async move {
+            shutdown.begun().await;
+            Ok::<_, std::convert::Infallible>(())
+        });
+        seen = Some((process.health.clone(), process.tasks.clone()));
+        Ok(())
+    });
+    ended.await.expect("nothing fails");
+    let (health, tasks) = seen.expect("the body ran");
+    assert_eq!(
+        (health.missing(), tasks.running()),
+        (vec!["draining".to_owned()], 0)
+    );
+}
+
+#[tokio::test]
+async fn the_bodys_error_decides_the_code() {
+    let ended = lived(Duration::from_secs(30), async |_| {
+        Err(Stop::unreachable(std::io::Error::other("no NATS")))
+    });
+    let stop = ended.await.expect_err("the body fails");
+    assert_eq!(
+        (stop.exit, stop.chain().as_str()),
+        (Exit::Unreachable, "no NATS")
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_ignores_the_shutdown_misses_the_deadline() {
+    let ended = lived(Duration::from_millis(10), async |process| {
+        process.shutdown.begin();
+        std::future::pending::<()>().await;
+        Ok(())
+    });
+    let stop = ended.await.expect_err("the body never returns");
+    assert_eq!(stop.exit, Exit::DeadlineMissed);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_configuration_error() {
+    let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await
+        .expect("binds");
+    let address = taken.local_addr().expect("has an address");
+    let stop = bind(address).await.expect_err("the port is taken");
+    assert_eq!(stop.exit, Exit::Usage);
+    assert!(
+        stop.chain()
+            .starts_with(&format!("cannot listen on {address}: ")),
+        "{stop:?}"
+    );
+}

@@ -1,0 +1,220 @@
+//! Logs on stderr and traces over OTLP. A wrong setting stops start-up; an unreachable collector never stops a job.
+//! Trace ids exist and travel also without a collector, so that a log line or an answer can always name its trace.
+//!
+//! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
+
+mod export;
+mod propagation;
+
+use std::time::Duration;
+
+use medfleet_core::setting::DurationText;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, TracerProviderBuilder,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracing::Dispatch;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use self::export::Supervised;
+pub use self::propagation::{inject, set_parent, trace_id};
+
+/// Every crate of ours begins with this, and so does the target of its spans.
+const OURS: &str = "medfleet";
+/// How often finished spans are sent.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Most spans waiting to be sent; beyond that new ones are dropped.
+const WAITING_SPANS_MAX: usize = 8_192;
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a list such as `info,medfleet_queue=debug`.
+    pub log: String,
+    /// `json` or `text`.
+    pub log_format: LogFormat,
+    /// The collector, such as `http://collector:4317` (gRPC). Without it nothing is exported.
+    pub otlp_endpoint: Option<String>,
+    /// How long one export may take.
+    pub otlp_timeout: DurationText,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log: "info".to_owned(),
+            log_format: LogFormat::Json,
+            otlp_endpoint: None,
+            otlp_timeout: DurationText::from_secs(5),
+        }
+    }
+}
+
+/// Why telemetry can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The log setting is not a level or list of levels.
+    #[error("telemetry.log is not a level or a list such as info,medfleet_queue=debug")]
+    Log(#[source] tracing_subscriber::filter::ParseError),
+    /// The endpoint is not a URL.
+    #[error("telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
+    Endpoint,
+    /// The exporter refuses its settings.
+    #[error("telemetry.otlp_endpoint cannot be used")]
+    Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// Another subscriber is already installed in this process.
+    #[error("telemetry is already installed in this process")]
+    Installed,
+}
+
+/// Logs and traces of a process: a subscriber and what must be flushed at the end.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    dispatch: Dispatch,
+    provider: SdkTracerProvider,
+}
+
+impl Telemetry {
+    /// Starts logging to stderr, and exporting when configured. Must be called inside a tokio runtime, which carries
+    /// the connection. Nothing global changes until [`Telemetry::install`].
+    ///
+    /// # Errors
+    /// [`TelemetryError`] for a wrong setting, never for a collector that is away.
+    pub fn new(service: &'static str, config: &TelemetryConfig) -> Result<Self, TelemetryError> {
+        Self::with_writer(service, config, BoxMakeWriter::new(std::io::stderr))
+    }
+
+    /// Like [`Telemetry::new`], with log lines going to `writer`.
+    ///
+    /// # Errors
+    /// As [`Telemetry::new`].
+    pub fn with_writer(
+        service: &'static str,
+        config: &TelemetryConfig,
+        writer: BoxMakeWriter,
+    ) -> Result<Self, TelemetryError> {
+        let mut builder = provider_builder(service);
+        if let Some(endpoint) = &config.otlp_endpoint {
+            let exporter = Supervised::new(otlp_exporter(endpoint, config.otlp_timeout.get())?);
+            let batches = BatchConfigBuilder::default()
+                .with_scheduled_delay(EXPORT_INTERVAL)
+                .with_max_queue_size(WAITING_SPANS_MAX);
+            let processor = BatchSpanProcessor::builder(exporter);
+            let processor = processor.with_batch_config(batches.build()).build();
+            builder = builder.with_span_processor(processor);
+        }
+        Self::assemble(config, writer, builder.build())
+    }
+
+    fn assemble(
+        config: &TelemetryConfig,
+        writer: BoxMakeWriter,
+        provider: SdkTracerProvider,
+    ) -> Result<Self, TelemetryError> {
+        let filter = EnvFilter::builder()
+            .parse(&config.log)
+            .map_err(TelemetryError::Log)?;
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_ansi(false);
+        let lines = match config.log_format {
+            LogFormat::Json => lines.json().with_current_span(false).boxed(),
+            LogFormat::Text => lines.boxed(),
+        };
+        // Traces have their own filter: a quiet log must not cut a trace in two.
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(OURS));
+        let spans = spans
+            .with_location(false)
+            .with_threads(false)
+            .with_level(false);
+        let spans = spans.with_filter(filter_fn(|metadata| {
+            metadata.is_span() && metadata.target().starts_with(OURS)
+        }));
+        let subscriber = tracing_subscriber::registry()
+            .with(spans)
+            .with(lines.with_filter(filter));
+        Ok(Self {
+            dispatch: Dispatch::new(subscriber),
+            provider,
+        })
+    }
+
+    /// The subscriber, to run one test or one closure under.
+    #[must_use]
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
+    /// Makes it the subscriber of the whole process. Once a process, from its main.
+    ///
+    /// # Errors
+    /// When another one is installed already.
+    pub fn install(&self) -> Result<(), TelemetryError> {
+        tracing::dispatcher::set_global_default(self.dispatch.clone())
+            .map_err(|_| TelemetryError::Installed)
+    }
+
+    /// Sends what is left and stops exporting. Takes at most `timeout`; spans that can't be sent are lost, with a warning.
+    pub async fn shutdown(&self, timeout: Duration) {
+        let provider = self.provider.clone();
+        let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
+        match tokio::time::timeout(timeout, flush).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "last spans were not exported"),
+            Ok(Err(error)) => tracing::warn!(%error, "last spans were not exported"),
+            Err(_) => tracing::warn!("last spans were not exported in time"),
+        }
+    }
+}
+
+fn provider_builder(service: &'static str) -> TracerProviderBuilder {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder()
+        .with_service_name(service)
+        .with_attribute(version)
+        .build();
+    let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
+    SdkTracerProvider::builder()
+        .with_sampler(sampler)
+        .with_resource(resource)
+}
+
+fn otlp_exporter(endpoint: &str, timeout: Duration) -> Result<SpanExporter, TelemetryError> {
+    let host = endpoint
+        .strip_prefix("http://")
+        .or_else(|| endpoint.strip_prefix("https://"));
+    if host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':'])) {
+        return Err(TelemetryError::Endpoint);
+    }
+    let mut builder = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(timeout);
+    if endpoint.starts_with("https://") {
+        builder = builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
+    }
+    builder.build().map_err(TelemetryError::Exporter)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! Logs, spans and propagation, each under its own subscriber and none of them global.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData};
+use tracing::{info, info_span};
+
+use super::*;
+
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic holds it").clone())
+            .expect("log lines are text")
+    }
+
+    fn writer(&self) -> BoxMakeWriter {
+        let lines = self.clone();
+        BoxMakeWriter::new(move || lines.clone())
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0
+            .lock()
+            .expect("no panic holds it")
+            .extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Collected(Arc<Mutex<Vec<SpanData>>>);
+
+impl opentelemetry_sdk::trace::SpanExporter for Collected {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.0.lock().expect("no panic holds it").extend(batch);
+        Ok(())
+    }
+}
+
+fn logging(log: &str, format: LogFormat) -> (Telemetry, Lines) {
+    let lines = Lines::default();
+    let config = TelemetryConfig {
+        log: log.to_owned(),
+        log_format: format,
+        ..TelemetryConfig::default()
+    };
+    let telemetry = Telemetry::with_writer("test", &config, lines.writer());
+    (telemetry.expect("the settings are right"), lines)
+}
+
+#[test]
+fn logs_are_json_and_filtered() {
+    let (telemetry, lines) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        info!(slots = 3, "ready");
+        tracing::debug!("not shown");
+    });
+    let text = lines.text();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+    assert_eq!(line["fields"]["message"], "ready");
+    assert_eq!(line["fields"]["slots"], 3);
+}
+
+#[test]
+fn a_trace_travels_without_exporter_and_with_a_quiet_log() {
+    let (telemetry, _) = logging("error", LogFormat::Text);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let first = info_span!("accept");
+        let headers = inject(&first);
+        let id = trace_id(&first).expect("a trace id exists without a collector");
+        assert_eq!(id.len(), 32);
+        assert!(
+            headers
+                .iter()
+                .any(|(k, v)| k == "traceparent" && v.contains(&id)),
+            "{headers:?}"
+        );
+        let second = info_span!("work");
+        assert!(set_parent(
+            &second,
+            &[("Traceparent", headers[0].1.as_str()), ("other", "x")]
+        ));
+        assert_eq!(trace_id(&second), Some(id.clone()));
+        let child = second.in_scope(|| info_span!("inner"));
+        assert_eq!(trace_id(&child), Some(id));
+        assert_ne!(trace_id(&info_span!("another")), trace_id(&first));
+    });
+}
+
+#[test]
+fn bad_headers_and_no_telemetry_change_nothing() {
+    let (telemetry, _) = logging("info", LogFormat::Text);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let span = info_span!("work");
+        assert!(!set_parent(&span, &[("traceparent", "00-nonsense")]));
+        assert!(!set_parent::<&str, &str>(&span, &[]));
+        assert!(trace_id(&span).is_some());
+    });
+    tracing::dispatcher::with_default(&Dispatch::none(), || {
+        let span = info_span!("work");
+        assert_eq!((trace_id(&span), inject(&span).len()), (None, 0));
+    });
+}
+
+#[test]
+fn exported_spans_are_ours_and_carry_the_role() {
+    let collected = Collected::default();
+    let processor = SimpleSpanProcessor::new(Supervised::new(collected.clone()));
+    let provider = provider_builder("medfleet")
+        .with_span_processor(processor)
+        .build();
+    let config = TelemetryConfig {
+        log: "off".to_owned(),
+        ..TelemetryConfig::default()
+    };
+    let telemetry = Telemetry::assemble(&config, Lines::default().writer(), provider);
+    let telemetry = telemetry.expect("the settings are right");
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let outer = info_span!(target: "medfleet_encode::work", "encode chunk");
+        outer.in_scope(|| {
+            info_span!(target: "h2::codec", "not ours").in_scope(|| ());
+            info!(secret = "contents", "events stay in the log");
+        });
+    });
+    let spans = collected.0.lock().expect("no panic holds it");
+    assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0].name, "encode chunk");
+    assert!(spans[0].events.is_empty());
+    let role = spans[0]
+        .attributes
+        .iter()
+        .find(|a| a.key.as_str() == "medfleet.role");
+    assert_eq!(
+        role.map(|a| a.value.as_str().into_owned()),
+        Some("encode".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn wrong_settings_stop_and_an_absent_collector_does_not() {
+    let with = |endpoint: &str| {
+        let otlp_endpoint = Some(endpoint.to_owned());
+        let otlp_timeout = DurationText::from_millis(200);
+        let config = TelemetryConfig {
+            otlp_endpoint,
+            otlp_timeout,
+            ..TelemetryConfig::default()
+        };
+        Telemetry::with_writer("test", &config, Lines::default().writer())
+    };
+    for wrong in [
+        "collector:4317",
+        "http://",
+        "ftp://x",
+        "http://[broken",
+        "http:///path",
+    ] {
+        assert!(with(wrong).is_err(), "{wrong}");
+    }
+    assert!(with("https://collector.example:4317").is_ok());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let nobody = format!("http://{}", listener.local_addr().expect("has an address"));
+    drop(listener);
+    let telemetry = with(&nobody).expect("an absent collector is not a wrong setting");
+    tracing::dispatcher::with_default(telemetry.dispatch(), || info_span!("work").in_scope(|| ()));
+    telemetry.shutdown(Duration::from_secs(10)).await;
+    let config = TelemetryConfig {
+        log: "loud,=".to_owned(),
+        ..TelemetryConfig::default()
+    };
+    assert!(Telemetry::with_writer("test", &config, Lines::default().writer()).is_err());
+}
