@@ -81,7 +81,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Binaries and test programs in one profile: the test step then only runs them, and the demo finds them built.
 fn build() -> Result<()> {
-    process::cargo(&["build", "--locked", "--workspace"])?;
+    process::build_workspace()?;
     process::cargo(&["test", "--locked", "--workspace", "--no-run"])
 }
 

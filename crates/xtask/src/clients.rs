@@ -36,8 +36,8 @@ struct Client {
 /// Prepares the clients, runs each against one fleet and compares what they saw.
 pub(crate) fn run() -> Result<()> {
     fetch::run()?;
-    let mut clients = vec![toolchain::python()?, toolchain::node()?, toolchain::cpp()?];
-    process::cargo(&["build", "--locked", "--package", "medfleet"])?;
+    let mut clients = [toolchain::python()?, toolchain::node()?, toolchain::cpp()?];
+    process::build_workspace()?;
 
     let fleet = Fleet::start("clients", &["--simulate"])?;
     let lines = clients

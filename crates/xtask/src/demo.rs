@@ -17,7 +17,7 @@ pub(crate) const STUDY: &str = "pydicom-data-1.0.0/RG1_UNCR.dcm";
 /// Builds, starts a fleet, submits a real study, shows the draft, stops the fleet.
 pub(crate) fn run() -> Result<()> {
     fetch::run()?;
-    build()?;
+    process::build_workspace()?;
     println!("\nstarting a fleet with the model in {MODEL}");
     let fleet = Fleet::start("demo", &["--model", MODEL])?;
     println!(
@@ -39,17 +39,13 @@ pub(crate) fn run() -> Result<()> {
 /// A fleet that keeps running, in place of this process: signals reach it directly.
 pub(crate) fn up() -> Result<()> {
     fetch::run()?;
-    build()?;
+    process::build_workspace()?;
     let mut command = Command::new(places::built("medfleet"));
     command
         .current_dir(places::root())
         .args(["up", "--data", ".medfleet", "--model", MODEL]);
     let error = command.exec();
     Err(error).context("start medfleet up")
-}
-
-fn build() -> Result<()> {
-    process::cargo(&["build", "--locked", "--package", "medfleet"])
 }
 
 fn submit(fleet: &Fleet) -> Result<Command> {

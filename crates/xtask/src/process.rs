@@ -43,6 +43,14 @@ pub(crate) fn cargo(args: &[&str]) -> Result<()> {
     run(in_root("cargo").args(args))
 }
 
+/// Builds libraries and binaries of the whole workspace.
+///
+/// Always all of it: cargo chooses features for what is selected, so another selection would compile some dependencies
+/// a second time and link the binaries anew.
+pub(crate) fn build_workspace() -> Result<()> {
+    cargo(&["build", "--locked", "--workspace"])
+}
+
 /// A command that will start in the root of the repository.
 pub(crate) fn in_root(program: &str) -> Command {
     let mut command = Command::new(program);
