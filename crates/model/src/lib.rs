@@ -1,1 +1,47 @@
-//! medfleet-model
+//! MedGemma: SigLIP vision tower → average pooling → norm and projection → Gemma 3 with its image mask.
+//!
+//! This crate owns candle and tokenizers; neither shows in its interface. candle-transformers' Gemma 3 is not used: it
+//! is text only, leaves out the rope factor, and its window is one too wide. Correct here means: agrees with Hugging
+//! Face transformers on the same weights (`tests/reference`, tests in `parity`).
+//!
+//! Reading order: [`Model`], [`Frame`] and [`ImageTokens`] (vision), [`Prompt`], [`Chunk`] and [`KvPool`] (one batched
+//! forward), [`Request`] (a whole answer).
+//!
+//! Absent by intention: f16 anywhere, clocks, environment variables, threads of its own, special token ids in code.
+
+mod chat_template;
+mod config;
+mod dtype;
+mod error;
+mod frame;
+mod generate;
+mod layers;
+mod model;
+mod projector;
+mod prompt;
+mod sampling;
+mod text;
+mod tokenizer;
+mod tokens;
+mod vision;
+mod weights;
+
+pub use config::{Config, LayerKind, TextConfig, VisionConfig};
+pub use dtype::{Dtype, DtypeError};
+pub use error::{
+    BackendError, CacheError, EncodeError, ForwardError, FrameError, GenerateError, ImageTokensError, LoadError,
+    PromptError, SamplingError,
+};
+pub use frame::{FRAME_SIDE_MAX, Frame};
+pub use generate::{Continue, Delta, Finish, Generation, Request};
+pub use model::{LoadOptions, Model, Parts};
+pub use prompt::{Message, Part, Prompt, Role};
+pub use sampling::{Choice, Sampling, choose};
+pub use text::batch::{Chunk, ImageSpan, LogitRows, Want};
+pub use text::cache::{BlockTable, KvOptions, KvPool};
+pub use tokenizer::{Detokenizer, ImageMarkers, SpecialTokens, Tokenizer};
+pub use tokens::ImageTokens;
+pub use weights::Digests;
+
+#[cfg(test)]
+mod parity;

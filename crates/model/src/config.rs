@@ -1,0 +1,144 @@
+//! config.json and generation_config.json of a Hugging Face folder, checked and reduced to what the computation needs.
+//! The hub's files omit whatever equals the library's class defaults, and newer files spell some keys differently;
+//! both spellings are read (`raw`). Anything this implementation does not compute is refused by name.
+
+mod raw;
+
+use std::path::Path;
+
+use crate::error::LoadError;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The language model.
+    pub text: TextConfig,
+    /// The vision tower; absent in text-only checkpoints.
+    pub vision: Option<VisionConfig>,
+    /// The soft token's id as config.json states it; the tokenizer decides, and must agree.
+    pub image_token: Option<u32>,
+    /// Ids that end a generation, from generation_config.json or else config.json; may be empty.
+    pub stop_tokens: Vec<u32>,
+}
+
+/// Which keys a layer sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// The last `window` positions.
+    Local,
+    /// All earlier positions.
+    Global,
+}
+
+/// Gemma 3 text. Sizes are counts of elements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward.
+    pub intermediate: usize,
+    /// One entry per layer.
+    pub layers: Vec<LayerKind>,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Scores are multiplied by this to the power −0.5.
+    pub query_scalar: f64,
+    /// Positions a local layer sees, its own included.
+    pub window: usize,
+    /// RoPE base of local layers, unscaled.
+    pub rope_local_theta: f64,
+    /// RoPE base of global layers.
+    pub rope_global_theta: f64,
+    /// Linear factor of global layers: positions are divided by it.
+    pub rope_global_factor: f64,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f64,
+    /// Longest context in tokens.
+    pub positions_max: usize,
+}
+
+/// SigLIP vision tower and the pooling behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the feed-forward.
+    pub intermediate: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of the square picture in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Epsilon of every layer norm and of the projector's RMS norm.
+    pub norm_eps: f64,
+    /// Tokens per image after pooling; a square number.
+    pub tokens_per_image: usize,
+}
+
+impl VisionConfig {
+    /// Patches along one side.
+    #[must_use]
+    pub const fn patches_per_side(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Tokens along one side after pooling.
+    #[must_use]
+    pub const fn tokens_per_side(&self) -> usize {
+        self.tokens_per_image.isqrt()
+    }
+
+    /// Side of the pooling window in patches.
+    #[must_use]
+    pub const fn pool(&self) -> usize {
+        self.patches_per_side() / self.tokens_per_side()
+    }
+}
+
+impl Config {
+    /// Reads and checks `config.json` and, where present, `generation_config.json` of `dir`.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`], [`LoadError::Json`] and [`LoadError::Config`].
+    pub fn read(dir: &Path) -> Result<Self, LoadError> {
+        let text = read(dir, "config.json")?;
+        let generation = match std::fs::read_to_string(dir.join("generation_config.json")) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => return Err(LoadError::Read { file: "generation_config.json".to_owned(), source }),
+        };
+        Self::parse(&text, generation.as_deref())
+    }
+
+    /// Checks the texts of the two files.
+    ///
+    /// # Errors
+    /// [`LoadError::Json`] and [`LoadError::Config`].
+    pub fn parse(config: &str, generation: Option<&str>) -> Result<Self, LoadError> {
+        let json = |file: &str| {
+            let file = file.to_owned();
+            move |source| LoadError::Json { file, source }
+        };
+        let top: raw::Top = serde_json::from_str(config).map_err(json("config.json"))?;
+        let generation: raw::Generation =
+            serde_json::from_str(generation.unwrap_or("{}")).map_err(json("generation_config.json"))?;
+        top.check(generation)
+    }
+}
+
+/// The whole text of one file of the folder.
+pub(crate) fn read(dir: &Path, file: &str) -> Result<String, LoadError> {
+    std::fs::read_to_string(dir.join(file)).map_err(|source| LoadError::Read { file: file.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! A model folder, loaded: the parts that were asked for behind one handle.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::chat_template;
+use crate::config::Config;
+use crate::dtype::Dtype;
+use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
+use crate::frame::Frame;
+use crate::projector::Projector;
+use crate::prompt::{Message, Prompt};
+use crate::text::TextTower;
+use crate::text::batch::{Chunk, LogitRows};
+use crate::text::cache::{KvOptions, KvPool, position_bytes};
+use crate::tokenizer::Tokenizer;
+use crate::tokens::ImageTokens;
+use crate::vision::VisionTower;
+use crate::weights::{Digests, Part, Weights};
+
+/// Which parts to load: an encode worker needs no language model, a decode worker no vision tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// The vision tower.
+    Vision,
+    /// Projector, language model and tokenizer.
+    Text,
+    /// Everything.
+    All,
+}
+
+/// How to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// What to compute in; the stored dtype may differ.
+    pub dtype: Dtype,
+    /// Which parts.
+    pub parts: Parts,
+}
+
+/// MedGemma, or any Gemma 3 of its form.
+pub struct Model {
+    config: Config,
+    dtype: Dtype,
+    digests: Digests,
+    device: Device,
+    vision: Option<VisionTower>,
+    text: Option<TextTower>,
+    tokenizer: Option<Tokenizer>,
+    stop_tokens: Vec<u32>,
+    forbidden_tokens: Vec<u32>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("dtype", &self.dtype).field("digests", &self.digests).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads a Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json, generation_config.json
+    /// and a chat template where there is one.
+    ///
+    /// # Errors
+    /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
+    pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+        let config = Config::read(dir)?;
+        let weights = Weights::open(dir)?;
+        let device = Device::Cpu;
+        let dtype = options.dtype;
+        let vision = match options.parts {
+            Parts::Text => None,
+            Parts::Vision | Parts::All => load_vision(&weights, &config, options, &device)?,
+        };
+        let with_text = options.parts != Parts::Vision;
+        let tokenizer = if with_text { Some(load_tokenizer(dir, &config)?) } else { None };
+        let text = match &tokenizer {
+            Some(tokenizer) => Some(load_text(&weights, &config, tokenizer, dtype, &device)?),
+            None => None,
+        };
+        let stop_tokens = stop_tokens(&config, tokenizer.as_ref());
+        let forbidden_tokens = tokenizer.as_ref().and_then(|t| t.special().image).map(|image| image.soft);
+        Ok(Self {
+            digests: weights.digests(),
+            forbidden_tokens: forbidden_tokens.into_iter().collect(),
+            config,
+            dtype,
+            device,
+            vision,
+            text,
+            tokenizer,
+            stop_tokens,
+        })
+    }
+
+    /// The checked configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What is computed in, and what image tokens must be in.
+    #[must_use]
+    pub const fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Digests of the weights, over all parts of the folder whichever were loaded.
+    #[must_use]
+    pub const fn digests(&self) -> &Digests {
+        &self.digests
+    }
+
+    /// The tokenizer; absent when only the vision tower was loaded.
+    #[must_use]
+    pub const fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Tokens that end an answer.
+    #[must_use]
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// Tokens that must not be sampled: the soft token, which stands for an image.
+    #[must_use]
+    pub fn forbidden_tokens(&self) -> &[u32] {
+        &self.forbidden_tokens
+    }
+
+    /// [tokens per image, vision hidden] of image tokens; absent in text-only checkpoints.
+    #[must_use]
+    pub fn image_shape(&self) -> Option<[usize; 2]> {
+        self.config.vision.as_ref().map(|vision| [vision.tokens_per_image, vision.hidden])
+    }
+
+    /// One [`ImageTokens`] per frame, in order. Frames are resized to the model's size where needed.
+    ///
+    /// # Errors
+    /// [`EncodeError::NotLoaded`] without the vision tower.
+    pub fn encode(&self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EncodeError> {
+        let vision = self.vision.as_ref().ok_or(EncodeError::NotLoaded)?;
+        frames.iter().map(|frame| vision.encode(frame)).collect()
+    }
+
+    /// The prompt of a conversation in Gemma 3's chat form, for `images` images.
+    ///
+    /// # Errors
+    /// [`PromptError`].
+    pub fn prompt(&self, messages: &[Message], images: usize) -> Result<Prompt, PromptError> {
+        let tokenizer = self.tokenizer.as_ref().ok_or(PromptError::Encode { reason: "the tokenizer is not loaded" })?;
+        Prompt::build(tokenizer, messages, self.config.vision.as_ref().map(|v| v.tokens_per_image), images)
+    }
+
+    /// A pool of key-value blocks for this model, in its dtype.
+    ///
+    /// # Errors
+    /// [`CacheError::Budget`] when not even one block fits.
+    pub fn kv_pool(&self, options: KvOptions) -> Result<KvPool, CacheError> {
+        KvPool::new(&self.config.text, options, self.dtype, &self.device)
+    }
+
+    /// Bytes of keys and values per position, over all layers.
+    #[must_use]
+    pub fn kv_position_bytes(&self) -> usize {
+        position_bytes(&self.config.text, self.dtype)
+    }
+
+    /// Computes a batch of chunks, each of another sequence, and stores their keys and values in `pool`.
+    /// Returns the logits each chunk asked for, in the same order.
+    ///
+    /// # Errors
+    /// [`ForwardError`]; nothing was computed unless it is `Backend`.
+    pub fn forward(&self, pool: &mut KvPool, chunks: &[Chunk]) -> Result<Vec<LogitRows>, ForwardError> {
+        self.text.as_ref().ok_or(ForwardError::NotLoaded)?.forward(pool, chunks)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mutate(&mut self, mutations: crate::text::Mutations) {
+        self.text.as_mut().unwrap().mutations = mutations;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn project(&self, tokens: &ImageTokens) -> candle_core::Tensor {
+        self.text.as_ref().unwrap().project(tokens)
+    }
+}
+
+fn load_vision(
+    weights: &Weights,
+    config: &Config,
+    options: LoadOptions,
+    device: &Device,
+) -> Result<Option<VisionTower>, LoadError> {
+    match &config.vision {
+        Some(vision) => {
+            let scope = weights.part(Part::Vision, options.dtype, device);
+            VisionTower::load(&scope, vision, options.dtype, device).map(Some)
+        }
+        // Asked for everything, a text-only checkpoint is complete without a tower.
+        None if options.parts == Parts::All => Ok(None),
+        None => Err(LoadError::NoVision),
+    }
+}
+
+fn load_tokenizer(dir: &Path, config: &Config) -> Result<Tokenizer, LoadError> {
+    chat_template::check(dir)?;
+    let tokenizer = Tokenizer::load(dir, config.text.vocab, config.vision.is_some())?;
+    if let (Some(markers), Some(stated)) = (tokenizer.special().image, config.image_token)
+        && markers.soft != stated
+    {
+        let allowed = format!("{}, the id of <image_soft_token> in tokenizer.json", markers.soft);
+        return Err(LoadError::Config { field: "image_token_index", found: stated.to_string(), allowed });
+    }
+    Ok(tokenizer)
+}
+
+fn load_text(
+    weights: &Weights,
+    config: &Config,
+    tokenizer: &Tokenizer,
+    dtype: Dtype,
+    device: &Device,
+) -> Result<TextTower, LoadError> {
+    let images = match (&config.vision, tokenizer.special().image) {
+        (Some(vision), Some(markers)) => {
+            let scope = weights.part(Part::Projector, dtype, device);
+            Some((Projector::load(&scope, vision, &config.text, dtype, device)?, markers.soft))
+        }
+        _ => None,
+    };
+    TextTower::load(&weights.part(Part::Text, dtype, device), &config.text, images, device)
+}
+
+/// What the files say; where they say nothing, the ends of text and of turn.
+fn stop_tokens(config: &Config, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
+    match tokenizer {
+        Some(tokenizer) if config.stop_tokens.is_empty() => {
+            vec![tokenizer.special().eos, tokenizer.special().end_of_turn]
+        }
+        _ => config.stop_tokens.clone(),
+    }
+}

@@ -1,0 +1,136 @@
+//! The model against Hugging Face transformers, on the tiny checkpoint in `deploy/tiny`: the reference outputs in
+//! `tests/fixtures` were made by `tests/reference/make_tiny.py`, which says with which versions.
+//! Each comparison is also shown to notice the mistakes it is there for.
+
+mod batching;
+mod fixtures;
+mod folders;
+
+use crate::frame::Frame;
+use crate::generate::{Continue, Finish, Request};
+use crate::text::Mutations;
+use fixtures::{CASES, Case, Fixtures, tiny};
+
+/// Largest absolute difference allowed, over all logits.
+const TOLERANCE: f32 = 1e-4;
+
+fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// The distance of this model's logits from the reference over a case's prompt and the reference's own answer.
+fn distance(fixtures: &Fixtures, name: &str, mutations: Mutations, reverse_images: bool) -> f32 {
+    let mut model = tiny();
+    let mut case = fixtures.case(&model, name);
+    model.mutate(mutations);
+    if reverse_images {
+        case.images.reverse();
+    }
+    let rows = case.all_logits(&model);
+    difference(&rows[case.logits_first..], &case.logits)
+}
+
+#[test]
+fn prompts_are_the_references() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    for name in CASES {
+        let case = fixtures.case(&model, name);
+        assert_eq!(case.prompt.tokens(), case.expected_prompt, "{name}");
+    }
+}
+
+#[test]
+fn logits_are_the_references() {
+    let fixtures = Fixtures::read();
+    for name in CASES {
+        let found = distance(&fixtures, name, Mutations::default(), false);
+        assert!(found <= TOLERANCE, "{name}: {found}");
+        println_figure(name, found);
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_references() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    for name in CASES {
+        let case = fixtures.case(&model, name);
+        let mut request = Request::greedy(&model, &case.prompt, &case.images, case.greedy.len());
+        request.stop_tokens = &[];
+        request.collect_logits = true;
+        let answer = model.generate(&request, &mut |_| Continue::Yes).unwrap();
+        assert!(case.greedy.len() >= 32);
+        assert_eq!(answer.choices.iter().map(|c| c.token).collect::<Vec<_>>(), case.greedy, "{name}");
+        assert_eq!(answer.finish, Finish::Length);
+        let last = case.logits.len() - answer.logits.len();
+        assert!(difference(&answer.logits, &case.logits[last..]) <= TOLERANCE, "{name}");
+    }
+}
+
+#[test]
+fn the_comparison_bites() {
+    let fixtures = Fixtures::read();
+    let none = Mutations::default();
+    let faults = [
+        ("no image mask", "one_image", Mutations { no_image_mask: true, ..none }, false),
+        ("no image mask", "two_images", Mutations { no_image_mask: true, ..none }, false),
+        ("images swapped", "two_images", none, true),
+        ("window + 1", "text", Mutations { window_delta: 1, ..none }, false),
+        ("window - 1", "text", Mutations { window_delta: -1, ..none }, false),
+        ("no rope factor", "text", Mutations { no_rope_factor: true, ..none }, false),
+        ("head_dim scale", "text", Mutations { head_dim_scale: true, ..none }, false),
+        ("SiLU", "text", Mutations { silu: true, ..none }, false),
+        ("images scaled", "one_image", Mutations { scaled_images: true, ..none }, false),
+    ];
+    for (what, name, mutations, reverse) in faults {
+        let found = distance(&fixtures, name, mutations, reverse);
+        assert!(found >= 100.0 * TOLERANCE, "{what} on {name}: {found}");
+        println_figure(what, found);
+    }
+}
+
+/// Figures for whoever runs with --nocapture.
+#[allow(clippy::print_stdout)]
+fn println_figure(what: &str, found: f32) {
+    println!("{what}: largest difference {found:.1e}");
+}
+
+#[test]
+fn the_vision_tower_is_the_references() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    for index in 0..3 {
+        let tokens = model.encode(&[fixtures.picture(index)]).unwrap().remove(0);
+        assert_eq!(Some(tokens.shape()), model.image_shape());
+        let pooled = tokens.to_tensor(&candle_core::Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let found = difference(&pooled, &fixtures.rows(&format!("pooled_{index}")));
+        assert!(found <= 1e-5, "pooled {index}: {found}");
+        let projected = model.project(&tokens).to_vec2::<f32>().unwrap();
+        let found = difference(&projected, &fixtures.rows(&format!("projected_{index}")));
+        assert!(found <= 1e-4, "projected {index}: {found}");
+    }
+}
+
+#[test]
+fn resizing_is_pillows_within_one() {
+    let fixtures = Fixtures::read();
+    for size in [100, 331] {
+        let source = fixtures.bytes(&format!("resize_{size}.in"));
+        let expected = fixtures.bytes(&format!("resize_{size}.out"));
+        let grey = Frame::new(size, 1, source.clone()).unwrap().resized(224).unwrap();
+        let off = |found: &[u8]| found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(off(grey.pixels()) <= Some(1), "{size}: {:?}", off(grey.pixels()));
+        let colour: Vec<u8> = source.iter().flat_map(|x| [*x; 3]).collect();
+        let colour = Frame::new(size, 3, colour).unwrap().resized(224).unwrap();
+        let green: Vec<u8> = colour.pixels().iter().skip(1).step_by(3).copied().collect();
+        assert!(off(&green) <= Some(1), "{size}: {:?}", off(&green));
+    }
+}
+
+impl Case {
+    /// Logits of every position of the prompt and the reference's answer, in one chunk.
+    fn all_logits(&self, model: &crate::Model) -> Vec<Vec<f32>> {
+        let mut tokens = self.prompt.tokens().to_vec();
+        tokens.extend(&self.greedy);
+        batching::whole(model, &tokens, self)
+    }
+}

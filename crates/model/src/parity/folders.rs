@@ -1,0 +1,178 @@
+//! Model folders as they come, and as they should not: naming schemes, shards, and every kind of damage.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use tempfile::TempDir;
+
+use super::fixtures::{Fixtures, tiny, tiny_dir};
+use crate::{Dtype, LoadError, LoadOptions, Model, Parts};
+
+const ALL: LoadOptions = LoadOptions { dtype: Dtype::F32, parts: Parts::All };
+
+/// A copy of the tiny folder that a test may damage.
+fn copy() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for entry in std::fs::read_dir(tiny_dir()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    dir
+}
+
+/// The folder with its tensors renamed, and those for which `rename` says nothing left out.
+fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
+    let dir = copy();
+    let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let kept = all.iter().filter_map(|(name, view)| Some((rename(name)?, view)));
+    let kept: BTreeMap<String, TensorView> = kept.collect();
+    safetensors::serialize_to_file(kept, None, &dir.path().join("model.safetensors")).unwrap();
+    dir
+}
+
+fn logits(model: &Model) -> Vec<Vec<f32>> {
+    let case = Fixtures::read().case(model, "one_image");
+    super::batching::whole(model, case.prompt.tokens(), &case)
+}
+
+fn check_same(dir: &Path) {
+    let (found, expected) = (Model::load(dir, ALL).unwrap(), tiny());
+    assert_eq!(found.digests(), expected.digests());
+    assert_eq!(logits(&found), logits(&expected));
+}
+
+#[test]
+fn every_naming_scheme_is_the_same_model() {
+    let in_memory = |name: &str| {
+        let name = name.replace("language_model.model.", "language_model.");
+        Some(format!("model.{name}"))
+    };
+    check_same(renamed(in_memory).path());
+    let newest = |name: &str| Some(name.replace("vision_tower.vision_model.", "vision_tower."));
+    check_same(renamed(newest).path());
+}
+
+#[test]
+fn shards_are_the_same_model() {
+    let dir = copy();
+    let bytes = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let mut map = BTreeMap::new();
+    for shard in 0..3 {
+        let file = format!("model-0000{}-of-00003.safetensors", shard + 1);
+        let part: Vec<_> = all.iter().enumerate().filter(|(i, _)| i % 3 == shard).map(|(_, pair)| pair).collect();
+        map.extend(part.iter().map(|(name, _)| ((*name).to_owned(), file.clone())));
+        safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
+    }
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let index = serde_json::json!({ "weight_map": map });
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    check_same(dir.path());
+
+    let outside = index.to_string().replacen("model-00001", "../model-00001", 1);
+    std::fs::write(dir.path().join("model.safetensors.index.json"), outside).unwrap();
+    assert!(matches!(error(dir.path()), LoadError::Safetensors { .. }));
+    std::fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    assert!(matches!(error(dir.path()), LoadError::Read { .. }));
+}
+
+#[test]
+fn one_changed_weight_changes_the_digests_it_belongs_to() {
+    let expected = *tiny().digests();
+    let change = |tensor: &str| {
+        let dir = copy();
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let all = SafeTensors::deserialize(&bytes).unwrap();
+        let at = all.tensor(tensor).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        *Model::load(dir.path(), ALL).unwrap().digests()
+    };
+    let text = change("language_model.model.norm.weight");
+    assert!(text.model != expected.model && text.encoder == expected.encoder);
+    let vision = change("vision_tower.vision_model.post_layernorm.bias");
+    assert!(vision.model != expected.model && vision.encoder != expected.encoder);
+}
+
+fn error(dir: &Path) -> LoadError {
+    Model::load(dir, ALL).unwrap_err()
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    for missing in [
+        "language_model.model.layers.3.mlp.up_proj.weight",
+        "vision_tower.vision_model.encoder.layers.1.mlp.fc2.bias",
+        "multi_modal_projector.mm_soft_emb_norm.weight",
+        "language_model.model.embed_tokens.weight",
+    ] {
+        let dir = renamed(|name| (name != missing).then(|| name.to_owned()));
+        match error(dir.path()) {
+            LoadError::MissingTensor { name, expected } => {
+                assert_eq!(name, missing);
+                assert!(!expected.is_empty());
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// The error after `from` was replaced by `to` in a file of the folder.
+fn damaged(file: &str, from: &str, to: &str) -> LoadError {
+    let dir = copy();
+    let path = dir.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no {from}");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    error(dir.path())
+}
+
+#[test]
+fn misshapen_tensors_are_named_with_both_shapes() {
+    let error = damaged("config.json", "\"intermediate_size\": 128", "\"intermediate_size\": 120");
+    let text = error.to_string();
+    assert!(text.contains("layers.0.mlp.gate_proj.weight") && text.contains("[128, 64]"), "{text}");
+    assert!(text.contains("[120, 64]") && text.contains("F32"), "{text}");
+}
+
+#[test]
+fn damaged_folders_are_refused() {
+    let truncated = |file: &str, keep: f64| {
+        let dir = copy();
+        let bytes = std::fs::read(dir.path().join(file)).unwrap();
+        std::fs::write(dir.path().join(file), &bytes[..(bytes.len() as f64 * keep) as usize]).unwrap();
+        error(dir.path())
+    };
+    for keep in [0.0, 1e-6, 0.001, 0.5, 0.999] {
+        let found = truncated("model.safetensors", keep);
+        assert!(matches!(found, LoadError::Safetensors { .. } | LoadError::Read { .. }), "{keep}: {found}");
+    }
+    assert!(matches!(truncated("tokenizer.json", 0.5), LoadError::Tokenizer { .. }));
+    assert!(matches!(truncated("config.json", 0.5), LoadError::Json { .. }));
+    assert!(matches!(truncated("generation_config.json", 0.5), LoadError::Json { .. }));
+    let template = damaged("chat_template.jinja", "<start_of_turn>", "<|turn|>");
+    assert!(matches!(template, LoadError::ChatTemplate { .. }));
+    let small = damaged("config.json", "\"vocab_size\": ", "\"vocab_size\": 5, \"was\": ");
+    assert!(matches!(small, LoadError::TokenizerTooLarge { rows: 5, .. } | LoadError::TensorShape { .. }), "{small}");
+    let soft = damaged("config.json", "\"image_token_index\": ", "\"image_token_index\": 3, \"was\": ");
+    assert!(matches!(soft, LoadError::Config { field: "image_token_index", .. }), "{soft}");
+    let empty = TempDir::new().unwrap();
+    assert!(matches!(error(empty.path()), LoadError::Read { .. }));
+}
+
+#[test]
+fn a_stored_dtype_that_is_not_read_is_named() {
+    let dir = copy();
+    let path = dir.path().join("model.safetensors");
+    let text = "\"dtype\":\"F32\"";
+    let bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap().replace(text, "\"dtype\":\"I32\"");
+    std::fs::write(&path, [&bytes[..8], header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    assert!(matches!(error(dir.path()), LoadError::TensorDtype { .. }));
+}

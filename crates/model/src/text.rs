@@ -1,0 +1,200 @@
+//! Gemma 3's language model over paged keys and values.
+//!
+//! One forward takes a batch of chunks: each belongs to its own sequence, starts at its own position and brings its own
+//! block table. All rows go through the linear layers together; attention is done per chunk. A decode step is a chunk
+//! of one token. What a forward checks before it computes is in [`batch`].
+
+pub(crate) mod attention;
+pub(crate) mod batch;
+pub(crate) mod cache;
+pub(crate) mod mask;
+pub(crate) mod rope;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::config::{LayerKind, TextConfig};
+use crate::error::{BackendError, ForwardError, LoadError};
+use crate::layers::{Linear, RmsNorm};
+use crate::projector::{ProjectError, Projector};
+use crate::weights::Scope;
+use attention::{Attention, Heads};
+use batch::{Chunk, ImageRule, LogitRows, Plan, Want};
+use cache::KvPool;
+use rope::Rope;
+
+/// Deliberate faults, so that tests can show that they would be noticed. All off outside tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Mutations {
+    /// Images are read causally, as text is.
+    pub(crate) no_image_mask: bool,
+    /// Added to the window.
+    pub(crate) window_delta: isize,
+    /// Global layers count positions unscaled.
+    pub(crate) no_rope_factor: bool,
+    /// head_dim in place of the query scalar.
+    pub(crate) head_dim_scale: bool,
+    /// SiLU in place of GELU.
+    pub(crate) silu: bool,
+    /// Images get the embedding scale too.
+    pub(crate) scaled_images: bool,
+}
+
+/// The language model with the projector that images pass on their way in.
+pub(crate) struct TextTower {
+    config: TextConfig,
+    device: Device,
+    embedding: Tensor,
+    /// sqrt(hidden), rounded to the weights' dtype by the multiplication itself.
+    embedding_scale: f64,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// The projector and the id of the soft token; absent in text-only checkpoints.
+    images: Option<(Projector, u32)>,
+    pub(crate) mutations: Mutations,
+}
+
+struct Layer {
+    kind: LayerKind,
+    before_attention: RmsNorm,
+    attention: Attention,
+    after_attention: RmsNorm,
+    before_feed_forward: RmsNorm,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    after_feed_forward: RmsNorm,
+}
+
+impl TextTower {
+    pub(crate) fn load(
+        scope: &Scope,
+        config: &TextConfig,
+        images: Option<(Projector, u32)>,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let embedding = scope.at("embed_tokens").get("weight", &[config.vocab, config.hidden])?;
+        let layers = scope.at("layers");
+        let layer = |(i, kind): (usize, &LayerKind)| Layer::load(&layers.at(i), config, *kind);
+        Ok(Self {
+            embedding,
+            embedding_scale: (config.hidden as f64).sqrt(),
+            layers: config.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
+            norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
+            images,
+            config: config.clone(),
+            device: device.clone(),
+            mutations: Mutations::default(),
+        })
+    }
+
+    /// Computes the chunks, stores their keys and values, and returns for each the logits it asked for.
+    pub(crate) fn forward(&self, pool: &mut KvPool, chunks: &[Chunk]) -> Result<Vec<LogitRows>, ForwardError> {
+        let plan = Plan::check(chunks, &self.config, pool, self.image_rule())?;
+        let x = self.embed(chunks)?;
+        Ok(self.run(pool, chunks, &plan, x)?)
+    }
+
+    fn image_rule(&self) -> Option<ImageRule> {
+        let (projector, soft_token) = self.images.as_ref()?;
+        Some(ImageRule { soft_token: *soft_token, tokens_per_image: projector.tokens_per_image() })
+    }
+
+    fn run(&self, pool: &mut KvPool, chunks: &[Chunk], plan: &Plan, x: Tensor) -> Result<Vec<LogitRows>, BackendError> {
+        let rope = Rope::new(&self.config, &plan.positions, self.mutations, &self.device)?;
+        let mut x = x;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let heads = Heads {
+                config: &self.config,
+                kind: layer.kind,
+                rope: &rope,
+                plan,
+                chunks,
+                mutations: self.mutations,
+            };
+            let normal = layer.before_attention.forward(&x)?;
+            let mixed = layer.attention.forward(&normal, index, pool, &heads)?;
+            x = (x + layer.after_attention.forward(&mixed)?)?;
+            x = (&x + layer.feed_forward(&x, self.mutations.silu)?)?;
+        }
+        self.logits(&x, chunks, plan)
+    }
+
+    /// What an image looks like to the language model, for comparison with the reference.
+    #[cfg(test)]
+    pub(crate) fn project(&self, tokens: &crate::tokens::ImageTokens) -> Tensor {
+        let (projector, _) = self.images.as_ref().unwrap();
+        projector.forward(tokens).ok().unwrap()
+    }
+
+    /// Scaled embeddings of the tokens, with the projected images, unscaled, in place of their soft tokens.
+    fn embed(&self, chunks: &[Chunk]) -> Result<Tensor, ForwardError> {
+        let mut parts = Vec::new();
+        for chunk in chunks {
+            let mut next = 0;
+            for image in chunk.images {
+                self.embed_tokens(&chunk.tokens[next..image.offset], &mut parts)?;
+                let (projector, _) = self.images.as_ref().ok_or(ForwardError::NotLoaded)?;
+                let rows = projector.forward(image.tokens).map_err(|error| match error {
+                    ProjectError::Tokens(error) => ForwardError::Image(error),
+                    ProjectError::Backend(error) => ForwardError::Backend(error),
+                })?;
+                let scale = if self.mutations.scaled_images { self.embedding_scale } else { 1.0 };
+                parts.push((rows * scale).map_err(BackendError::from)?);
+                next = image.offset + projector.tokens_per_image();
+            }
+            self.embed_tokens(&chunk.tokens[next..], &mut parts)?;
+        }
+        Ok(Tensor::cat(&parts, 0).map_err(BackendError::from)?)
+    }
+
+    fn embed_tokens(&self, ids: &[u32], parts: &mut Vec<Tensor>) -> Result<(), BackendError> {
+        if !ids.is_empty() {
+            let ids = Tensor::new(ids, &self.device)?;
+            parts.push((self.embedding.index_select(&ids, 0)? * self.embedding_scale)?);
+        }
+        Ok(())
+    }
+
+    fn logits(&self, x: &Tensor, chunks: &[Chunk], plan: &Plan) -> Result<Vec<LogitRows>, BackendError> {
+        if plan.wanted.is_empty() {
+            return Ok(chunks.iter().map(|_| LogitRows::default()).collect());
+        }
+        let rows = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
+        let logits = self.norm.forward(&rows)?.matmul(&self.embedding.t()?)?.to_dtype(DType::F32)?;
+        let mut rows = logits.to_vec2::<f32>()?.into_iter();
+        let count = |chunk: &Chunk| match chunk.want {
+            Want::Nothing => 0,
+            Want::Last => 1,
+            Want::All => chunk.tokens.len(),
+        };
+        Ok(chunks.iter().map(|chunk| LogitRows { rows: rows.by_ref().take(count(chunk)).collect() }).collect())
+    }
+}
+
+impl Layer {
+    fn load(scope: &Scope, config: &TextConfig, kind: LayerKind) -> Result<Self, LoadError> {
+        let norm = |name| RmsNorm::load(&scope.at(name), config.hidden, config.norm_eps);
+        let mlp = scope.at("mlp");
+        let (hidden, wide) = (config.hidden, config.intermediate);
+        Ok(Self {
+            kind,
+            before_attention: norm("input_layernorm")?,
+            attention: Attention::load(&scope.at("self_attn"), config)?,
+            after_attention: norm("post_attention_layernorm")?,
+            before_feed_forward: norm("pre_feedforward_layernorm")?,
+            gate: Linear::load(&mlp.at("gate_proj"), hidden, wide, false)?,
+            up: Linear::load(&mlp.at("up_proj"), hidden, wide, false)?,
+            down: Linear::load(&mlp.at("down_proj"), wide, hidden, false)?,
+            after_feed_forward: norm("post_feedforward_layernorm")?,
+        })
+    }
+
+    fn feed_forward(&self, x: &Tensor, silu: bool) -> Result<Tensor, BackendError> {
+        let normal = self.before_feed_forward.forward(x)?;
+        let gate = self.gate.forward(&normal)?;
+        // candle's gelu is the tanh form.
+        let gate = if silu { gate.silu()? } else { gate.gelu()? };
+        let wide = (gate * self.up.forward(&normal)?)?;
+        self.after_feed_forward.forward(&self.down.forward(&wide)?)
+    }
+}

@@ -1,0 +1,234 @@
+//! The safetensors of a model folder, memory-mapped: one file or the shards of an index.
+//! Tensors are found under any of the naming schemes in circulation ([`Part`]) and digested under one.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use medfleet_core::Digest;
+use memmap2::Mmap;
+use safetensors::{Dtype as StoredDtype, SafeTensors};
+use serde::Deserialize;
+
+use crate::config::read;
+use crate::dtype::Dtype;
+use crate::error::{BackendError, LoadError};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A part of the model, with the prefixes its tensors carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Text,
+    Vision,
+    Projector,
+}
+
+impl Part {
+    /// The hub's scheme first; then what transformers holds in memory and re-saves; then text-only checkpoints.
+    const fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &["language_model.model.", "model.language_model.", "language_model.", "model."],
+            Self::Vision => &[
+                "vision_tower.vision_model.",
+                "model.vision_tower.vision_model.",
+                "vision_tower.",
+                "model.vision_tower.",
+            ],
+            Self::Projector => &["multi_modal_projector.", "model.multi_modal_projector."],
+        }
+    }
+
+    /// The tensor whose place tells the scheme.
+    const fn landmark(self) -> &'static str {
+        match self {
+            Self::Text => "embed_tokens.weight",
+            Self::Vision => "embeddings.patch_embedding.weight",
+            Self::Projector => "mm_input_projection_weight",
+        }
+    }
+
+    const fn canonical(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Vision => "vision",
+            Self::Projector => "projector",
+        }
+    }
+}
+
+/// Digests of what was loaded, by content: the naming scheme and the sharding make no difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digests {
+    /// Text, vision and projector together.
+    pub model: Digest,
+    /// The vision tower alone: image tokens fit every model that shares it. Absent in text-only checkpoints.
+    pub encoder: Option<Digest>,
+}
+
+struct Entry {
+    shard: usize,
+    dtype: StoredDtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// All tensors of a folder, not yet copied anywhere.
+pub(crate) struct Weights {
+    shards: Vec<Mmap>,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
+        let mut weights = Self { shards: Vec::new(), entries: BTreeMap::new() };
+        if !dir.join(INDEX).is_file() {
+            weights.add(dir, SINGLE)?;
+            return Ok(weights);
+        }
+        let index: ShardIndex = serde_json::from_str(&read(dir, INDEX)?)
+            .map_err(|source| LoadError::Json { file: INDEX.to_owned(), source })?;
+        let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+        for file in files {
+            // A shard lies beside its index; a path elsewhere is no shard of this folder.
+            if Path::new(file).components().count() != 1 || file.starts_with("..") {
+                let reason = "the index names a file outside the folder".to_owned();
+                return Err(LoadError::Safetensors { file: INDEX.to_owned(), reason });
+            }
+            weights.add(dir, file)?;
+        }
+        if let Some(name) = index.weight_map.keys().find(|name| !weights.entries.contains_key(*name)) {
+            let reason = format!("the index lists {name}, which its shard does not hold");
+            return Err(LoadError::Safetensors { file: INDEX.to_owned(), reason });
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, dir: &Path, name: &str) -> Result<(), LoadError> {
+        let unreadable = |source| LoadError::Read { file: name.to_owned(), source };
+        let file = File::open(dir.join(name)).map_err(unreadable)?;
+        // SAFETY: the map is read-only and private to this value. A model folder is immutable while served; that
+        // nobody truncates it meanwhile is an assumption every memory-mapping loader makes, and the docs state it.
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        let refuse = |error: safetensors::SafeTensorError| LoadError::Safetensors {
+            file: name.to_owned(),
+            reason: error.to_string(),
+        };
+        let tensors = SafeTensors::deserialize(&map).map_err(refuse)?;
+        let base = map.as_ptr() as usize;
+        for (tensor, view) in tensors.iter() {
+            let start = view.data().as_ptr() as usize - base;
+            let entry = Entry {
+                shard: self.shards.len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                bytes: start..start + view.data().len(),
+            };
+            self.entries.insert(tensor.to_owned(), entry);
+        }
+        self.shards.push(map);
+        Ok(())
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.shards[entry.shard][entry.bytes.clone()]
+    }
+
+    fn prefix(&self, part: Part) -> Option<&'static str> {
+        let found = |prefix: &&&str| self.entries.contains_key(&format!("{prefix}{}", part.landmark()));
+        part.prefixes().iter().find(found).copied()
+    }
+
+    /// The tensors of one part. Without its landmark the hub's scheme is assumed, so that the first tensor asked for
+    /// is reported as missing under the name most checkpoints use.
+    pub(crate) fn part(&self, part: Part, dtype: Dtype, device: &Device) -> Scope<'_> {
+        let prefix = self.prefix(part).unwrap_or(part.prefixes()[0]).to_owned();
+        Scope { weights: self, prefix, dtype, device: device.clone() }
+    }
+
+    /// BLAKE3 over names (without the scheme's prefix), stored dtypes, shapes and bytes, in order of names.
+    pub(crate) fn digests(&self) -> Digests {
+        let text = self.part_digest(Part::Text);
+        let encoder = self.part_digest(Part::Vision);
+        let mut hasher = blake3::Hasher::new();
+        for digest in [text, encoder, self.part_digest(Part::Projector)] {
+            hasher.update(digest.unwrap_or(Digest::new([0; 32])).as_bytes());
+        }
+        Digests { model: Digest::new(*hasher.finalize().as_bytes()), encoder }
+    }
+
+    fn part_digest(&self, part: Part) -> Option<Digest> {
+        let prefix = self.prefix(part)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(part.canonical().as_bytes());
+        for (name, entry) in self.entries.range(prefix.to_owned()..) {
+            let Some(name) = name.strip_prefix(prefix) else { break };
+            // "model." is a prefix of every name in the in-memory scheme; other parts are not text.
+            if part == Part::Text && (name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.")) {
+                continue;
+            }
+            let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
+            hasher.update(header.as_bytes());
+            hasher.update(self.bytes(entry));
+        }
+        Some(Digest::new(*hasher.finalize().as_bytes()))
+    }
+}
+
+/// A place in the tree of tensor names.
+pub(crate) struct Scope<'a> {
+    weights: &'a Weights,
+    prefix: String,
+    dtype: Dtype,
+    device: Device,
+}
+
+impl Scope<'_> {
+    /// One level down.
+    pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self {
+            weights: self.weights,
+            prefix: format!("{}{name}.", self.prefix),
+            dtype: self.dtype,
+            device: self.device.clone(),
+        }
+    }
+
+    /// The tensor `name`, which must have `shape`, in the dtype the model computes in.
+    pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.get_as(name, shape, self.dtype)
+    }
+
+    /// The same in f32 whatever the model's dtype: norms work in f32.
+    pub(crate) fn get_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        self.get_as(name, shape, Dtype::F32)
+    }
+
+    fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
+        let name = format!("{}{name}", self.prefix);
+        let Some(entry) = self.weights.entries.get(&name) else {
+            return Err(LoadError::MissingTensor { name, expected: shape.to_vec() });
+        };
+        if entry.shape != shape {
+            let (expected, found) = (shape.to_vec(), entry.shape.clone());
+            return Err(LoadError::TensorShape { name, expected, found, dtype: format!("{:?}", entry.dtype) });
+        }
+        let stored = match entry.dtype {
+            StoredDtype::F32 => candle_core::DType::F32,
+            StoredDtype::BF16 => candle_core::DType::BF16,
+            other => {
+                return Err(LoadError::TensorDtype { name, shape: shape.to_vec(), found: format!("{other:?}") });
+            }
+        };
+        let load = || Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?.to_dtype(dtype.candle());
+        load().map_err(|error| BackendError::from(error).into())
+    }
+}
