@@ -1,1 +1,19 @@
-//! medfleet-store
+//! Blobs: studies, frames, tokens, prompts, texts and results, named by tenant, kind and keyed hash of the content.
+//! Sole owner of object_store. It knows nothing of jobs' states or of messages.
+//!
+//! What it promises: a put that returned survives a power cut (folder: file and folder are synced); a get that returned
+//! gives exactly what was put; no tenant can learn from a name what another stored; a referenced blob is never collected.
+//!
+//! Reading order: [`blob`] (what callers use), [`key`], [`backend`] (what a place to store must do), [`config`],
+//! [`contract`] (the tests that every backend must pass).
+
+pub mod backend;
+pub mod blob;
+pub mod config;
+pub mod contract;
+pub mod key;
+
+pub use backend::{Backend, BackendError, Entry, Name};
+pub use blob::{BlobStore, Collected, Erased, Head, Limits, StoreError};
+pub use config::{BackendConfig, OpenError, StoreConfig};
+pub use key::{FleetKey, KeyError};

@@ -1,0 +1,190 @@
+//! What a place to store must do. Folder and object stores are here; JetStream's object store implements the same trait
+//! in the queue crate, which owns that library. [`crate::contract`] tests every one of them in the same way.
+
+mod folder;
+mod object;
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use medfleet_core::UnixMillis;
+
+pub use folder::Folder;
+pub use object::Objects;
+
+/// Longest name, in bytes.
+const NAME_BYTES_MAX: usize = 512;
+
+/// The name of a stored object: segments of `[a-z0-9-]` with `/` between. Holds no patient data by construction:
+/// only tenant names, kinds, digests and job ids are ever put in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+/// A text that is not a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a name is segments of a-z, 0-9 and '-' with '/' between, at most {NAME_BYTES_MAX} bytes")]
+pub struct NameError;
+
+impl Name {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// From segments that are names of ours already: tenants, kinds, digests, job ids.
+    pub(crate) fn of(segments: &[&str]) -> Self {
+        let name = segments.join("/");
+        debug_assert!(name.parse::<Self>().is_ok(), "segments are checked types");
+        Self(name)
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let good = |segment: &str| {
+            !segment.is_empty()
+                && segment
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if text.len() <= NAME_BYTES_MAX && text.split('/').all(good) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError)
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One stored object, without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Name,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// When it was written or refreshed, by the store's clock.
+    pub modified: UnixMillis,
+}
+
+/// A backend could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The object is larger than the caller takes.
+    #[error("object has {bytes} bytes, at most {bytes_max} are read")]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The caller's limit.
+        bytes_max: u64,
+    },
+    /// The place is full; later may be better.
+    #[error("the blob store is full")]
+    Full,
+    /// Anything else.
+    #[error("the blob store failed to {operation}")]
+    Failed {
+        /// What was tried: a verb.
+        operation: &'static str,
+        /// Whether the same call may succeed later.
+        transient: bool,
+        /// Why.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl BackendError {
+    /// Any failure of an operation.
+    pub fn failed(
+        operation: &'static str,
+        transient: bool,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed {
+            operation,
+            transient,
+            source: source.into(),
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } => false,
+            Self::Full => true,
+            Self::Failed { transient, .. } => *transient,
+        }
+    }
+}
+
+/// A place to store objects under names.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// Writes the whole object or nothing, over what was there. When it returns, the object survives a power cut, and
+    /// every later read anywhere sees it.
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError>;
+
+    /// Reads the whole object; none when there is none. More than `bytes_max` is refused before it is read.
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError>;
+
+    /// Length and time; none when there is none.
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError>;
+
+    /// Removes the object. True when it was there.
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError>;
+
+    /// Every object whose name begins with the segments of `prefix` (without a `/` at its end; empty means all), in any
+    /// order. Objects written or deleted meanwhile may or may not appear.
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>>;
+
+    /// Makes an existing object as young as if it were written now, without sending its bytes. False when the object is
+    /// not there or the place can't do that; the caller then writes it again.
+    async fn refresh(&self, _name: &Name) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
+    /// All bytes stored, for the byte cap; none when the place has no useful answer.
+    async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
+        let mut entries = self.list("");
+        let mut used = 0_u64;
+        while let Some(entry) = entries.next().await {
+            used = used.saturating_add(entry?.bytes);
+        }
+        Ok(Some(used))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_folder() {
+        let check =
+            |text: &str, good: bool| assert_eq!(text.parse::<Name>().is_ok(), good, "{text:?}");
+        check("a/frame/00ff", true);
+        check("a", true);
+        check("", false);
+        check("/a", false);
+        check("a/", false);
+        check("a//b", false);
+        check("a/../b", false);
+        check("a/.tmp", false);
+        check("A", false);
+        check(&"a".repeat(513), false);
+    }
+}

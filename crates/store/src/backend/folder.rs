@@ -1,0 +1,417 @@
+//! A folder on a local disk. A put survives a power cut: the bytes go to a temporary file, which is synced, renamed into
+//! place, and the folder is synced. Several processes may share the folder.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use medfleet_core::UnixMillis;
+
+use super::{Backend, BackendError, Entry, Name};
+
+/// Where files wait until they are whole. No name begins with a full stop.
+const TEMPORARY: &str = ".tmp";
+/// Only this user reads and writes: blobs hold patient data.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+/// How often a rename is tried against deletes that remove the emptied folder.
+const PLACE_ATTEMPTS: u32 = 8;
+/// Temporary files of crashed writers are removed when they are this old.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Blobs in a folder.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: Arc<Root>,
+}
+
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    next: AtomicU64,
+}
+
+impl Folder {
+    /// Opens or creates the folder and removes what crashed writers left.
+    ///
+    /// # Errors
+    /// When it can't be created or read.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, BackendError> {
+        let root = Root {
+            path: path.into(),
+            next: AtomicU64::new(0),
+        };
+        let open = || {
+            create_folder(&root.path.join(TEMPORARY))?;
+            root.remove_leftovers()
+        };
+        open().map_err(|error| failed("open", error))?;
+        Ok(Self {
+            root: Arc::new(root),
+        })
+    }
+
+    /// Runs file work off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Root) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let root = Arc::clone(&self.root);
+        match tokio::task::spawn_blocking(move || work(&root)).await {
+            Ok(result) => result.map_err(|error| failed(operation, error)),
+            Err(error) => Err(BackendError::failed(operation, true, error)),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Folder {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        let name = name.clone();
+        self.blocking("write", move |root| root.write(&name, &bytes))
+            .await
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        let name = name.clone();
+        let found = self
+            .blocking("read", move |root| root.read(&name, bytes_max))
+            .await?;
+        match found {
+            Some(Ok(bytes)) => Ok(Some(bytes)),
+            Some(Err(bytes)) => Err(BackendError::TooLarge { bytes, bytes_max }),
+            None => Ok(None),
+        }
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        let name = name.clone();
+        self.blocking("look up", move |root| {
+            let metadata = found(fs::metadata(root.file(&name)))?;
+            metadata.map(|metadata| entry(name, &metadata)).transpose()
+        })
+        .await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        let name = name.clone();
+        self.blocking("delete", move |root| {
+            let file = root.file(&name);
+            let Some(()) = found(fs::remove_file(&file))? else {
+                return Ok(false);
+            };
+            root.tidy_after(&file)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        let (folder, prefix) = (self.clone(), prefix.to_owned());
+        let entries = async move {
+            let listed = folder
+                .blocking("list", move |root| root.list(&prefix))
+                .await;
+            match listed {
+                Ok(entries) => stream::iter(entries).map(Ok).boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        };
+        stream::once(entries).flatten().boxed()
+    }
+
+    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
+        let name = name.clone();
+        self.blocking("refresh", move |root| {
+            let file = found(OpenOptions::new().write(true).open(root.file(&name)))?;
+            let Some(file) = file else { return Ok(false) };
+            file.set_modified(machine_time())?;
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl Root {
+    fn file(&self, name: &Name) -> PathBuf {
+        self.path.join(name.as_str())
+    }
+
+    fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
+        let target = self.file(name);
+        let (mut file, temporary) = self.temporary()?;
+        let written = file
+            .write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| self.place(&temporary, &target));
+        if let Err(error) = written {
+            // The write's own error matters; a leftover is removed when it is old.
+            drop(fs::remove_file(&temporary));
+            return Err(error);
+        }
+        // Up to the root: a folder just made by another process may not be synced yet.
+        for folder in target.ancestors().skip(1) {
+            File::open(folder)?.sync_all()?;
+            if folder == self.path {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames into a folder that a concurrent delete may just have removed for being empty.
+    fn place(&self, temporary: &Path, target: &Path) -> io::Result<()> {
+        let folder = target.parent().unwrap_or(&self.path);
+        for _ in 1..PLACE_ATTEMPTS {
+            create_folder(folder)?;
+            match fs::rename(temporary, target) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                placed => return placed,
+            }
+        }
+        create_folder(folder)?;
+        fs::rename(temporary, target)
+    }
+
+    /// After a delete: an erasure must not come back after a power cut, and an empty folder is not kept.
+    fn tidy_after(&self, file: &Path) -> io::Result<()> {
+        let folder = file.parent().unwrap_or(&self.path);
+        match File::open(folder) {
+            Ok(open) => open.sync_all()?,
+            // A concurrent delete took the empty folder away, and synced that.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        if folder != self.path && fs::remove_dir(folder).is_ok() {
+            return sync_folder_of(folder);
+        }
+        Ok(())
+    }
+
+    /// A new file that no other process has, whatever its process id.
+    fn temporary(&self) -> io::Result<(File, PathBuf)> {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{number}", std::process::id());
+            let path = self.path.join(TEMPORARY).join(name);
+            match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(FILE_MODE)
+                .open(&path)
+            {
+                Ok(file) => return Ok((file, path)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The content, or its length when that is more than the limit.
+    fn read(&self, name: &Name, bytes_max: u64) -> io::Result<Option<Result<Bytes, u64>>> {
+        let Some(file) = found(File::open(self.file(name)))? else {
+            return Ok(None);
+        };
+        let length = file.metadata()?.len();
+        if length > bytes_max {
+            return Ok(Some(Err(length)));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+        file.take(bytes_max).read_to_end(&mut bytes)?;
+        Ok(Some(Ok(bytes.into())))
+    }
+
+    fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut folders = vec![prefix.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let Some(children) = found(fs::read_dir(self.path.join(&folder)))? else {
+                continue;
+            };
+            for child in children {
+                let child = child?;
+                // Names that are not ours (temporary files, a stranger's) are left alone.
+                let Some(segment) = child.file_name().to_str().map(str::to_owned) else {
+                    continue;
+                };
+                let text = if folder.is_empty() {
+                    segment
+                } else {
+                    format!("{folder}/{segment}")
+                };
+                let Ok(name) = text.parse::<Name>() else {
+                    continue;
+                };
+                let Some(metadata) = found(child.metadata())? else {
+                    continue;
+                };
+                if metadata.is_dir() {
+                    folders.push(text);
+                } else {
+                    entries.push(entry(name, &metadata)?);
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    fn remove_leftovers(&self) -> io::Result<()> {
+        let now = machine_time();
+        for child in fs::read_dir(self.path.join(TEMPORARY))? {
+            let child = child?;
+            let Some(metadata) = found(child.metadata())? else {
+                continue;
+            };
+            let age = now.duration_since(metadata.modified()?).unwrap_or_default();
+            if age > LEFTOVER_AGE {
+                // Another process may remove the same file; then it is gone all the same.
+                found(fs::remove_file(child.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Files carry the machine's times, so their age is measured by the machine's clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared with file times only, never used in a decision about jobs"
+)]
+fn machine_time() -> SystemTime {
+    SystemTime::now()
+}
+
+fn entry(name: Name, metadata: &fs::Metadata) -> io::Result<Entry> {
+    // A file from before 1970 counts as from 1970.
+    let since = metadata
+        .modified()?
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let modified = UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    Ok(Entry {
+        name,
+        bytes: metadata.len(),
+        modified,
+    })
+}
+
+/// "Not there" is an answer, not an error.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates missing folders, each entered durably in its parent.
+fn create_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        create_folder(parent)?;
+    }
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Ok(()) => {}
+        // Another writer was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    sync_folder_of(path)
+}
+
+/// Makes the entry of `path` in its folder durable.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+fn failed(operation: &'static str, error: io::Error) -> BackendError {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => BackendError::Full,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput => {
+            BackendError::failed(operation, false, error)
+        }
+        _ => BackendError::failed(operation, true, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a good name")
+    }
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = Folder::open(folder.path().join("deep/blobs")).expect("opens");
+        crate::contract::run(Arc::new(backend)).await;
+    }
+
+    #[tokio::test]
+    async fn files_are_private_and_nothing_temporary_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = Folder::open(folder.path()).expect("opens");
+        backend
+            .put(&name("a/frame/00"), Bytes::from_static(b"x"))
+            .await
+            .expect("puts");
+        let mode = |path: &str| {
+            let metadata = fs::metadata(folder.path().join(path)).expect("exists");
+            metadata.permissions().mode() & 0o777
+        };
+        assert_eq!(
+            (mode("a/frame/00"), mode("a/frame"), mode("a")),
+            (0o600, 0o700, 0o700)
+        );
+        let left = fs::read_dir(folder.path().join(TEMPORARY))
+            .expect("lists")
+            .count();
+        assert_eq!(left, 0);
+    }
+
+    #[tokio::test]
+    async fn leftovers_and_strangers_are_not_listed_and_old_leftovers_go() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Folder::open(folder.path()).expect("opens");
+        let (old, young) = (
+            folder.path().join(".tmp/1-0"),
+            folder.path().join(".tmp/1-1"),
+        );
+        for path in [&old, &young] {
+            fs::write(path, b"half").expect("writes");
+        }
+        let long_ago = UNIX_EPOCH + Duration::from_secs(1);
+        File::options()
+            .write(true)
+            .open(&old)
+            .and_then(|f| f.set_modified(long_ago))
+            .expect("ages");
+        fs::write(folder.path().join("README"), b"hello").expect("writes");
+        let backend = Folder::open(folder.path()).expect("opens");
+        assert!(!old.exists() && young.exists());
+        assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! What removes blobs: collection of what nobody references, and erasure of what one job referenced.
+//!
+//! Collection deletes a blob only when no reference names it and it is older than the longest job. Putting or referencing
+//! a blob makes it young, so a job that begins to rely on an old blob during a collection keeps it. The blob's age is
+//! asked once more just before the delete; what remains is the time between that question and the delete, milliseconds,
+//! in which a put of exactly that blob could be answered "already there". Its job then fails closed with a missing blob.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use medfleet_core::{BlobKind, JobId, TenantId, UnixMillis};
+
+use super::references::ERASED;
+use super::{BlobStore, StoreError, blob_name};
+use crate::backend::Name;
+
+/// No younger blob is collected, whatever the caller says: taking a reference leaves blobs below a part of it as they are.
+pub const COLLECT_AGE_MIN: Duration = Duration::from_secs(3600);
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs looked at.
+    pub seen: u64,
+    /// Blobs deleted.
+    pub deleted: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
+}
+
+/// What an erasure did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Blobs deleted.
+    pub deleted: u64,
+    /// Blobs kept because another job references them too.
+    pub kept: u64,
+}
+
+impl BlobStore {
+    /// The tenants that have anything stored.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        let mut tenants = BTreeSet::new();
+        let mut entries = self.inner.backend.list("");
+        while let Some(entry) = entries.next().await {
+            let name = entry?.name;
+            let first = name.as_str().split('/').next().unwrap_or_default();
+            // What is not under a tenant's name is not ours.
+            if let Ok(tenant) = TenantId::new(first) {
+                tenants.insert(tenant);
+            }
+        }
+        Ok(tenants.into_iter().collect())
+    }
+
+    /// Deletes the tenant's blobs that no job references and that are older than `older_than`, which must be longer than
+    /// the longest job and counts as at least [`COLLECT_AGE_MIN`]. `now` is compared with the place's clock.
+    ///
+    /// # Errors
+    /// [`StoreError::CorruptReferences`] before anything is deleted; the place's failure, after which it can be repeated.
+    pub async fn collect(
+        &self,
+        tenant: &TenantId,
+        older_than: Duration,
+        now: UnixMillis,
+    ) -> Result<Collected, StoreError> {
+        let age_min =
+            i64::try_from(older_than.max(COLLECT_AGE_MIN).as_millis()).unwrap_or(i64::MAX);
+        let is_old = |modified: UnixMillis| now.0.saturating_sub(modified.0) > age_min;
+        let (_, referenced) = self.references(tenant, None).await?;
+        let mut collected = Collected::default();
+        for kind in BlobKind::ALL {
+            let mut blobs = self.list(tenant, *kind);
+            while let Some(blob) = blobs.next().await {
+                let blob = blob?;
+                collected.seen += 1;
+                if !is_old(blob.modified) || referenced.contains(&(*kind, blob.digest)) {
+                    continue;
+                }
+                // The list may be minutes old by now.
+                let now_there = self.head(tenant, *kind, &blob.digest).await?;
+                if now_there.is_none_or(|head| !is_old(head.modified)) {
+                    continue;
+                }
+                if self.delete(tenant, *kind, &blob.digest).await? {
+                    collected.deleted += 1;
+                    collected.deleted_bytes += blob.bytes;
+                }
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Deletes every blob that only this job references, lets go of the rest, and leaves a tombstone: from then on nothing
+    /// can be referenced for the job. Repeating it after a failure finishes it.
+    ///
+    /// # Errors
+    /// [`StoreError::CorruptReferences`] or the place's failure.
+    pub async fn erase(&self, tenant: &TenantId, job: &JobId) -> Result<Erased, StoreError> {
+        // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
+        self.inner
+            .backend
+            .put(&tombstone(tenant, job), Bytes::new())
+            .await?;
+        let (of_job, of_others) = self.references(tenant, Some(job)).await?;
+        let mut erased = Erased::default();
+        for (kind, digest) in of_job {
+            if of_others.contains(&(kind, digest)) {
+                erased.kept += 1;
+            } else if self
+                .inner
+                .backend
+                .delete(&blob_name(tenant, kind, &digest))
+                .await?
+            {
+                erased.deleted += 1;
+            }
+        }
+        self.release(tenant, job).await?;
+        Ok(erased)
+    }
+
+    /// Whether the job was erased.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn is_erased(&self, tenant: &TenantId, job: &JobId) -> Result<bool, StoreError> {
+        Ok(self
+            .inner
+            .backend
+            .head(&tombstone(tenant, job))
+            .await?
+            .is_some())
+    }
+}
+
+fn tombstone(tenant: &TenantId, job: &JobId) -> Name {
+    Name::of(&[tenant.as_str(), ERASED, job.as_str()])
+}

@@ -1,0 +1,176 @@
+//! References: a job says which blobs it relies on, and until it lets go they are not collected.
+//!
+//! One small object per call, `<tenant>/refs/<job>/<hash of the list>`, holds the list as lines of kind and digest under a
+//! checksum. Letting go deletes the job's objects. The object is durable before the blobs are touched, and taking a
+//! reference makes the blobs young again, so that a collection already under way leaves them alone.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use medfleet_core::{BlobKind, Digest, JobId, TenantId, UnixMillis};
+
+use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name};
+use crate::backend::Name;
+
+/// Most blobs in one call; more is a caller's mistake (a job has at most 32 chunks and a few lists).
+const REFERENCES_MAX: usize = 4_096;
+/// Most bytes of one list that are read: kind, space, digest and line break a blob.
+const LIST_BYTES_MAX: u64 = (REFERENCES_MAX as u64) * 96 + CHECKSUM_BYTES as u64;
+/// A blob younger than this needs no refresh when it is referenced; far below [`super::COLLECT_AGE_MIN`].
+const YOUNG_MILLIS: i64 = 10 * 60 * 1_000;
+/// Blobs refreshed at the same time.
+const REFRESHES: usize = 8;
+
+/// The segment of a tenant's references; no blob kind is called so.
+pub(super) const REFERENCES: &str = "refs";
+/// The segment of a tenant's tombstones.
+pub(super) const ERASED: &str = "erased";
+
+/// Which blobs a job or a tenant references.
+pub(super) type References = HashSet<(BlobKind, Digest)>;
+
+impl BlobStore {
+    /// The job relies on these blobs from now on; durable when this returns. Taking the same reference again is fine.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when one of them is not there (the reference is taken all the same, so that the caller can
+    /// put the blob again and go on); [`StoreError::JobErased`] for an erased job.
+    pub async fn reference(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        blobs: &[(BlobKind, Digest)],
+    ) -> Result<(), StoreError> {
+        if self.is_erased(tenant, job).await? {
+            return Err(StoreError::JobErased);
+        }
+        let mut taken = UnixMillis(0);
+        for part in blobs.chunks(REFERENCES_MAX) {
+            let (name, content) = self.list_of(tenant, job, part);
+            self.write(&name, content).await?;
+            // The list just written says what time it is by the place's clock.
+            let list = self.inner.backend.head(&name).await?;
+            taken = taken.max(list.map_or(taken, |list| list.modified));
+        }
+        let is_young = |modified: UnixMillis| taken.0.saturating_sub(modified.0) < YOUNG_MILLIS;
+        let refreshed = futures::stream::iter(blobs.iter().copied())
+            .map(|(kind, digest)| self.rejuvenate(tenant, kind, digest, is_young));
+        refreshed.buffer_unordered(REFRESHES).try_collect().await
+    }
+
+    /// Makes sure that the blob is there and not about to be collected.
+    async fn rejuvenate(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        digest: Digest,
+        is_young: impl Fn(UnixMillis) -> bool,
+    ) -> Result<(), StoreError> {
+        let backend = &self.inner.backend;
+        let name = blob_name(tenant, kind, &digest);
+        let missing = StoreError::Missing { kind, digest };
+        let entry = backend.head(&name).await?;
+        let Some(entry) = entry else {
+            return Err(missing);
+        };
+        if is_young(entry.modified) || backend.refresh(&name).await? {
+            return Ok(());
+        }
+        // The place can't make it younger without its bytes: it is written again as it is.
+        let content = backend.get(&name, u64::MAX).await?;
+        backend.put(&name, content.ok_or(missing)?).await?;
+        Ok(())
+    }
+
+    /// The job lets go of everything. Blobs that nobody else references are then collected when they are old enough.
+    ///
+    /// # Errors
+    /// The place's failure; letting go again finishes it.
+    pub async fn release(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
+        let lists = self
+            .inner
+            .backend
+            .list(&format!("{tenant}/{REFERENCES}/{job}"));
+        let lists: Vec<_> = lists.try_collect().await?;
+        for list in lists {
+            self.inner.backend.delete(&list.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Every reference of a tenant, those of one job apart from the rest.
+    pub(super) async fn references(
+        &self,
+        tenant: &TenantId,
+        apart: Option<&JobId>,
+    ) -> Result<(References, References), StoreError> {
+        let (mut of_job, mut of_others) = (References::new(), References::new());
+        let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
+        while let Some(entry) = lists.next().await {
+            let name = entry?.name;
+            // A list that is gone by now was released by its job.
+            let Some(content) = self.inner.backend.get(&name, LIST_BYTES_MAX).await? else {
+                continue;
+            };
+            let blobs = self.read_list(tenant, &content)?;
+            let job = name.as_str().split('/').nth(2);
+            let is_apart = apart.is_some_and(|apart| job == Some(apart.as_str()));
+            if is_apart {
+                of_job.extend(blobs)
+            } else {
+                of_others.extend(blobs)
+            }
+        }
+        Ok((of_job, of_others))
+    }
+
+    fn list_of(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        blobs: &[(BlobKind, Digest)],
+    ) -> (Name, Bytes) {
+        let mut lines: Vec<_> = blobs
+            .iter()
+            .map(|(kind, digest)| format!("{kind} {digest}\n"))
+            .collect();
+        lines.sort();
+        let text = lines.concat();
+        let key = self.tenant_key(tenant);
+        let digest = key.of_key(text.as_bytes());
+        let name = Name::of(&[
+            tenant.as_str(),
+            REFERENCES,
+            job.as_str(),
+            &digest.to_string(),
+        ]);
+        let checksum = key.checksum(&digest, text.as_bytes());
+        (name, [checksum.as_bytes(), text.as_bytes()].concat().into())
+    }
+
+    fn read_list(&self, tenant: &TenantId, content: &[u8]) -> Result<References, StoreError> {
+        let corrupt = || StoreError::CorruptReferences {
+            tenant: tenant.clone(),
+        };
+        let (checksum, text) = content
+            .split_at_checked(CHECKSUM_BYTES)
+            .ok_or_else(corrupt)?;
+        let key = self.tenant_key(tenant);
+        let digest = key.of_key(text);
+        if key.checksum(&digest, text).as_bytes()[..] != *checksum {
+            return Err(corrupt());
+        }
+        let text = std::str::from_utf8(text).map_err(|_| corrupt())?;
+        let read = |line: &str| {
+            let (kind, digest) = line.split_once(' ')?;
+            Some((
+                kind.parse::<BlobKind>().ok()?,
+                digest.parse::<Digest>().ok()?,
+            ))
+        };
+        text.lines()
+            .map(|line| read(line).ok_or_else(corrupt))
+            .collect()
+    }
+}

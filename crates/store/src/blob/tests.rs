@@ -1,0 +1,382 @@
+//! The store over memory and over a folder: names, checks, limits, references, collection, erasure.
+
+use medfleet_core::JobId;
+
+use super::*;
+use crate::backend::{Folder, Objects};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Far beyond any real time of writing.
+const LATER: UnixMillis = UnixMillis(i64::MAX);
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).expect("a good name")
+}
+
+fn job(byte: u8) -> JobId {
+    JobId::from_bytes([byte; 16])
+}
+
+fn over(backend: &Arc<dyn Backend>, limits: Limits) -> BlobStore {
+    BlobStore::new(Arc::clone(backend), FleetKey::new([7; 32]), limits)
+}
+
+fn store() -> (BlobStore, Arc<dyn Backend>) {
+    let backend: Arc<dyn Backend> = Arc::new(Objects::in_memory());
+    (
+        over(
+            &backend,
+            Limits {
+                blob_bytes_max: 1 << 20,
+                capacity_bytes: None,
+            },
+        ),
+        backend,
+    )
+}
+
+async fn put(store: &BlobStore, who: &str, kind: BlobKind, content: &'static [u8]) -> Digest {
+    store
+        .put(&tenant(who), kind, Bytes::from_static(content))
+        .await
+        .expect("puts")
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_by_its_tenant_only() {
+    let (store, _) = store();
+    let (a, b) = (tenant("a"), tenant("b"));
+    let digest = put(&store, "a", BlobKind::Frame, b"pixels").await;
+    assert_eq!(digest, put(&store, "a", BlobKind::Frame, b"pixels").await);
+    assert_eq!(
+        &store.get(&a, BlobKind::Frame, &digest).await.expect("gets")[..],
+        b"pixels"
+    );
+    assert_eq!(
+        store
+            .size(&a, BlobKind::Frame, &digest)
+            .await
+            .expect("works"),
+        Some(6)
+    );
+    assert!(
+        !store
+            .exists(&b, BlobKind::Frame, &digest)
+            .await
+            .expect("works")
+    );
+    assert!(
+        !store
+            .exists(&a, BlobKind::Tokens, &digest)
+            .await
+            .expect("works")
+    );
+    let missing = store.get(&b, BlobKind::Frame, &digest).await;
+    assert!(
+        matches!(missing, Err(StoreError::Missing { .. })),
+        "{missing:?}"
+    );
+    assert_ne!(digest, put(&store, "b", BlobKind::Frame, b"pixels").await);
+    assert_eq!(store.tenants().await.expect("lists"), [a.clone(), b]);
+    assert!(
+        store
+            .delete(&a, BlobKind::Frame, &digest)
+            .await
+            .expect("deletes")
+    );
+    assert!(
+        !store
+            .delete(&a, BlobKind::Frame, &digest)
+            .await
+            .expect("works")
+    );
+}
+
+#[tokio::test]
+async fn long_contents_hash_like_short_ones() {
+    let (store, _) = store();
+    let content = Bytes::from(vec![5; HASH_INLINE_BYTES_MAX + 1]);
+    let digest = store
+        .put(&tenant("a"), BlobKind::Study, content.clone())
+        .await
+        .expect("puts");
+    assert_eq!(
+        digest,
+        store.key().of_tenant(&tenant("a")).of_content(&content)
+    );
+    assert_eq!(
+        store
+            .get(&tenant("a"), BlobKind::Study, &digest)
+            .await
+            .expect("gets"),
+        content
+    );
+}
+
+#[tokio::test]
+async fn a_changed_content_is_never_returned() {
+    let (store, backend) = store();
+    let a = tenant("a");
+    let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
+    let name = blob_name(&a, BlobKind::Tokens, &digest);
+    for wrong in [&b"tokenz"[..], b"", b"tokens and more"] {
+        backend
+            .put(&name, Bytes::from_static(wrong))
+            .await
+            .expect("overwrites");
+        let found = store.get(&a, BlobKind::Tokens, &digest).await;
+        assert!(
+            matches!(found, Err(StoreError::Corrupt { .. })),
+            "{found:?}"
+        );
+    }
+    let key = b"job attempt";
+    let text = Bytes::from_static(b"so far");
+    let digest = store
+        .put_mutable(&a, BlobKind::Text, key, text)
+        .await
+        .expect("puts");
+    let name = blob_name(&a, BlobKind::Text, &digest);
+    let stored = backend
+        .get(&name, 1_000)
+        .await
+        .expect("works")
+        .expect("is there");
+    for index in [0, stored.len() - 1] {
+        let mut wrong = stored.to_vec();
+        wrong[index] ^= 1;
+        backend.put(&name, wrong.into()).await.expect("overwrites");
+        let found = store.get_mutable(&a, BlobKind::Text, key).await;
+        assert!(
+            matches!(found, Err(StoreError::Corrupt { .. })),
+            "{found:?}"
+        );
+    }
+    backend
+        .put(&name, stored.slice(..10))
+        .await
+        .expect("overwrites");
+    assert!(store.get_mutable(&a, BlobKind::Text, key).await.is_err());
+}
+
+#[tokio::test]
+async fn mutable_texts_keep_the_last_put_and_cannot_be_swapped() {
+    let (store, backend) = store();
+    let a = tenant("a");
+    let get = |key: &'static [u8]| {
+        let (store, a) = (store.clone(), a.clone());
+        async move { store.get_mutable(&a, BlobKind::Text, key).await }
+    };
+    assert_eq!(get(b"1").await.expect("works"), None);
+    for text in ["first", "second"] {
+        let put = store.put_mutable(
+            &a,
+            BlobKind::Text,
+            b"1",
+            Bytes::from_static(text.as_bytes()),
+        );
+        put.await.expect("puts");
+    }
+    assert_eq!(
+        get(b"1").await.expect("works"),
+        Some(Bytes::from_static(b"second"))
+    );
+    let one = store.key().of_tenant(&a).of_key(b"1");
+    let two = store.key().of_tenant(&a).of_key(b"2");
+    let stored = backend
+        .get(&blob_name(&a, BlobKind::Text, &one), 1_000)
+        .await
+        .expect("works");
+    let stored = stored.expect("is there");
+    backend
+        .put(&blob_name(&a, BlobKind::Text, &two), stored)
+        .await
+        .expect("swaps");
+    assert!(get(b"2").await.is_err());
+}
+
+#[tokio::test]
+async fn limits_have_names() {
+    let backend: Arc<dyn Backend> = Arc::new(Objects::in_memory());
+    let store = over(
+        &backend,
+        Limits {
+            blob_bytes_max: 10,
+            capacity_bytes: Some(25),
+        },
+    );
+    let a = tenant("a");
+    let put = |content: Vec<u8>| {
+        let (store, a) = (store.clone(), a.clone());
+        async move { store.put(&a, BlobKind::Input, content.into()).await }
+    };
+    assert_eq!(store.headroom().await.expect("works"), Some(25));
+    assert!(matches!(
+        put(vec![0; 11]).await,
+        Err(StoreError::TooLarge { bytes_max: 10, .. })
+    ));
+    put(vec![1; 10]).await.expect("fits");
+    put(vec![2; 10]).await.expect("fits");
+    assert_eq!(store.headroom().await.expect("works"), Some(5));
+    let full = put(vec![3; 10]).await.expect_err("does not fit");
+    assert!(matches!(full, StoreError::Full { free: 5, bytes: 10 }) && full.is_transient());
+    let unlimited = over(
+        &backend,
+        Limits {
+            blob_bytes_max: 10,
+            capacity_bytes: None,
+        },
+    );
+    assert_eq!(unlimited.headroom().await.expect("works"), None);
+}
+
+/// The life of shared blobs, over a place that can refresh and one that can't.
+async fn referenced_blobs_stay(backend: Arc<dyn Backend>) {
+    let store = over(
+        &backend,
+        Limits {
+            blob_bytes_max: 1 << 20,
+            capacity_bytes: None,
+        },
+    );
+    let a = tenant("a");
+    let shared = (
+        BlobKind::Frame,
+        put(&store, "a", BlobKind::Frame, b"shared").await,
+    );
+    let own = (
+        BlobKind::Text,
+        put(&store, "a", BlobKind::Text, b"own").await,
+    );
+    let loose = put(&store, "a", BlobKind::Tokens, b"loose").await;
+    store
+        .reference(&a, &job(1), &[shared, own])
+        .await
+        .expect("references");
+    store
+        .reference(&a, &job(1), &[own, shared])
+        .await
+        .expect("references again");
+    store
+        .reference(&a, &job(2), &[shared])
+        .await
+        .expect("references");
+    let gone = (BlobKind::Frame, Digest::new([0; 32]));
+    let missing = store.reference(&a, &job(2), &[gone]).await;
+    assert!(
+        matches!(missing, Err(StoreError::Missing { .. })),
+        "{missing:?}"
+    );
+    let there = |(kind, digest): (BlobKind, Digest)| {
+        let (store, a) = (store.clone(), a.clone());
+        async move { store.exists(&a, kind, &digest).await.expect("works") }
+    };
+    let young = store
+        .collect(&a, DAY, UnixMillis(0))
+        .await
+        .expect("collects");
+    assert_eq!((young.seen, young.deleted), (3, 0));
+    let old = store.collect(&a, DAY, LATER).await.expect("collects");
+    assert_eq!((old.seen, old.deleted, old.deleted_bytes), (3, 1, 5));
+    assert!(!there((BlobKind::Tokens, loose)).await && there(shared).await && there(own).await);
+    store.release(&a, &job(1)).await.expect("releases");
+    store.release(&a, &job(1)).await.expect("releases again");
+    assert_eq!(
+        store
+            .collect(&a, DAY, LATER)
+            .await
+            .expect("collects")
+            .deleted,
+        1
+    );
+    assert!(there(shared).await && !there(own).await);
+    store.release(&a, &job(2)).await.expect("releases");
+    assert_eq!(
+        store
+            .collect(&a, DAY, LATER)
+            .await
+            .expect("collects")
+            .deleted,
+        1
+    );
+    assert!(store.tenants().await.expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn referenced_blobs_stay_in_memory() {
+    referenced_blobs_stay(Arc::new(Objects::in_memory())).await;
+}
+
+#[tokio::test]
+async fn referenced_blobs_stay_in_a_folder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    referenced_blobs_stay(Arc::new(Folder::open(folder.path()).expect("opens"))).await;
+}
+
+#[tokio::test]
+async fn a_corrupt_reference_list_stops_collection_and_erasure() {
+    let (store, backend) = store();
+    let a = tenant("a");
+    let blob = (
+        BlobKind::Frame,
+        put(&store, "a", BlobKind::Frame, b"x").await,
+    );
+    store
+        .reference(&a, &job(1), &[blob])
+        .await
+        .expect("references");
+    let lists: Vec<_> = backend.list("a/refs").collect().await;
+    let list = lists[0].as_ref().expect("lists").name.clone();
+    backend
+        .put(&list, Bytes::from_static(b"frame"))
+        .await
+        .expect("overwrites");
+    let stopped = store.collect(&a, DAY, LATER).await;
+    assert!(
+        matches!(stopped, Err(StoreError::CorruptReferences { .. })),
+        "{stopped:?}"
+    );
+    assert!(store.erase(&a, &job(2)).await.is_err());
+    assert!(store.exists(&a, blob.0, &blob.1).await.expect("works"));
+}
+
+#[tokio::test]
+async fn erasing_takes_what_only_this_job_has_and_leaves_a_tombstone() {
+    let (store, _) = store();
+    let a = tenant("a");
+    let shared = (
+        BlobKind::Frame,
+        put(&store, "a", BlobKind::Frame, b"shared").await,
+    );
+    let own = (
+        BlobKind::Result,
+        put(&store, "a", BlobKind::Result, b"own").await,
+    );
+    store
+        .reference(&a, &job(1), &[shared, own])
+        .await
+        .expect("references");
+    store
+        .reference(&a, &job(2), &[shared])
+        .await
+        .expect("references");
+    assert!(!store.is_erased(&a, &job(1)).await.expect("works"));
+    let erased = store.erase(&a, &job(1)).await.expect("erases");
+    assert_eq!(
+        erased,
+        Erased {
+            deleted: 1,
+            kept: 1
+        }
+    );
+    assert!(store.is_erased(&a, &job(1)).await.expect("works"));
+    assert!(!store.exists(&a, own.0, &own.1).await.expect("works"));
+    assert!(store.exists(&a, shared.0, &shared.1).await.expect("works"));
+    let refused = store.reference(&a, &job(1), &[shared]).await;
+    assert!(matches!(refused, Err(StoreError::JobErased)), "{refused:?}");
+    assert_eq!(
+        store.erase(&a, &job(1)).await.expect("repeats"),
+        Erased::default()
+    );
+    assert_eq!(store.erase(&a, &job(2)).await.expect("erases").deleted, 1);
+}

@@ -1,0 +1,357 @@
+//! Settings of the blob store, and opening the place they name. JetStream's object store is opened by the queue crate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use medfleet_core::setting::{ByteSize, Secret};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{Backend, BackendError, Folder};
+use crate::blob::Limits;
+use crate::{BlobStore, FleetKey, KeyError};
+
+/// The blob store. Which place and which key have no default: the operator decides.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Where blobs are.
+    pub backend: BackendConfig,
+    /// The fleet's key: 64 hexadecimal digits, the same in every process of a fleet. Who has it can guess contents by
+    /// their names; who changes it makes every stored blob unfindable.
+    pub key: Secret,
+    /// Largest blob.
+    #[serde(default = "default_blob_bytes_max")]
+    pub blob_bytes_max: ByteSize,
+    /// Most bytes in all; more is refused as "full". Without it only the place itself is the limit.
+    #[serde(default)]
+    pub capacity_bytes: Option<ByteSize>,
+}
+
+fn default_blob_bytes_max() -> ByteSize {
+    ByteSize::from_mib(64)
+}
+
+/// A place for blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum BackendConfig {
+    /// A folder on a local disk, for one machine.
+    Folder {
+        /// The folder; made when it is missing.
+        path: PathBuf,
+    },
+    /// A bucket of JetStream's object store.
+    Jetstream {
+        /// The bucket's name.
+        bucket: String,
+        /// Copies of everything; an odd number.
+        replicas: u8,
+    },
+    /// S3 or what is compatible with it.
+    S3 {
+        /// The bucket's name; it must exist.
+        bucket: String,
+        /// Region, such as `eu-central-1`; compatible stores often take any.
+        region: String,
+        /// URL of a compatible store; without it Amazon's.
+        #[serde(default)]
+        endpoint: Option<String>,
+        /// Access key id; without keys the pod's role is used.
+        #[serde(default)]
+        access_key_id: Option<Secret>,
+        /// Secret access key.
+        #[serde(default)]
+        secret_access_key: Option<Secret>,
+        /// Allows an endpoint without TLS. Blobs hold patient data: for tests inside one machine only.
+        #[serde(default)]
+        allow_http: bool,
+    },
+}
+
+/// The blob store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The key is not one.
+    #[error("store.key")]
+    Key(#[from] KeyError),
+    /// Settings that don't make sense.
+    #[error("store.{key}: {reason}")]
+    Setting {
+        /// Which one.
+        key: &'static str,
+        /// What is allowed.
+        reason: String,
+    },
+    /// This place is opened elsewhere.
+    #[error("a jetstream blob store is opened over the queue's connection, not by path")]
+    NeedsQueue,
+    /// This build leaves it out.
+    #[error("this build has no {0} blob store")]
+    NotBuilt(&'static str),
+    /// The place itself refuses.
+    #[error("cannot open the blob store")]
+    Backend(#[from] BackendError),
+}
+
+impl StoreConfig {
+    /// Checks what can be checked without touching the place.
+    ///
+    /// # Errors
+    /// [`OpenError::Key`] or [`OpenError::Setting`], which name the setting.
+    pub fn check(&self) -> Result<(), OpenError> {
+        FleetKey::from_secret(&self.key)?;
+        let wrong = |key, reason: &str| {
+            Err(OpenError::Setting {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
+        if self.blob_bytes_max.get() == 0 {
+            return wrong("blob_bytes_max", "at least 1B");
+        }
+        if self
+            .capacity_bytes
+            .is_some_and(|capacity| capacity < self.blob_bytes_max)
+        {
+            return wrong("capacity_bytes", "at least blob_bytes_max");
+        }
+        match &self.backend {
+            BackendConfig::Folder { path } if path.as_os_str().is_empty() => {
+                wrong("backend.path", "a folder")
+            }
+            BackendConfig::Folder { .. } => Ok(()),
+            BackendConfig::Jetstream { bucket, replicas } => {
+                let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+                if bucket.is_empty() || !bucket.bytes().all(good) {
+                    return wrong("backend.bucket", "a-z, A-Z, 0-9, '-' and '_'");
+                }
+                if ![1, 3, 5].contains(replicas) {
+                    return wrong("backend.replicas", "1, 3 or 5");
+                }
+                Ok(())
+            }
+            BackendConfig::S3 { .. } => self.check_s3(),
+        }
+    }
+
+    fn check_s3(&self) -> Result<(), OpenError> {
+        let BackendConfig::S3 {
+            bucket,
+            region,
+            endpoint,
+            access_key_id,
+            secret_access_key,
+            allow_http,
+        } = &self.backend
+        else {
+            return Ok(());
+        };
+        let wrong = |key, reason: &str| {
+            Err(OpenError::Setting {
+                key,
+                reason: reason.to_owned(),
+            })
+        };
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(good) {
+            return wrong(
+                "backend.bucket",
+                "3 to 63 characters of a-z, 0-9, '-' and '.'",
+            );
+        }
+        if region.is_empty() {
+            return wrong(
+                "backend.region",
+                "a region; compatible stores often take us-east-1",
+            );
+        }
+        if access_key_id.is_some() != secret_access_key.is_some() {
+            return wrong(
+                "backend.access_key_id",
+                "goes together with secret_access_key",
+            );
+        }
+        match endpoint.as_deref() {
+            Some(url)
+                if url
+                    .strip_prefix("https://")
+                    .is_some_and(|host| !host.is_empty()) =>
+            {
+                Ok(())
+            }
+            Some(url)
+                if url
+                    .strip_prefix("http://")
+                    .is_some_and(|host| !host.is_empty()) =>
+            {
+                if *allow_http {
+                    Ok(())
+                } else {
+                    wrong("backend.endpoint", "https://, unless allow_http is set")
+                }
+            }
+            Some(_) => wrong("backend.endpoint", "a URL that begins with https://"),
+            None => Ok(()),
+        }
+    }
+
+    /// The limits among the settings.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            blob_bytes_max: self.blob_bytes_max.get(),
+            capacity_bytes: self.capacity_bytes.map(ByteSize::get),
+        }
+    }
+
+    /// Opens a store over a backend that was opened elsewhere, such as JetStream's.
+    ///
+    /// # Errors
+    /// As [`StoreConfig::check`].
+    pub fn open_over(&self, backend: Arc<dyn Backend>) -> Result<BlobStore, OpenError> {
+        self.check()?;
+        let key = FleetKey::from_secret(&self.key)?;
+        Ok(BlobStore::new(backend, key, self.limits()))
+    }
+
+    /// Opens the place that the settings name: a folder or S3.
+    ///
+    /// # Errors
+    /// [`OpenError::NeedsQueue`] for JetStream; the queue crate has that backend, see [`StoreConfig::open_over`].
+    pub fn open(&self) -> Result<BlobStore, OpenError> {
+        self.check()?;
+        let backend: Arc<dyn Backend> = match &self.backend {
+            BackendConfig::Folder { path } => Arc::new(Folder::open(path)?),
+            BackendConfig::Jetstream { .. } => return Err(OpenError::NeedsQueue),
+            #[cfg(feature = "s3")]
+            BackendConfig::S3 { .. } => s3::open(&self.backend)?,
+            #[cfg(not(feature = "s3"))]
+            BackendConfig::S3 { .. } => return Err(OpenError::NotBuilt("s3")),
+        };
+        self.open_over(backend)
+    }
+}
+
+#[cfg(feature = "s3")]
+mod s3 {
+    //! The S3 client from settings.
+
+    use super::{Arc, Backend, BackendConfig, BackendError, OpenError, Secret};
+    use crate::backend::Objects;
+
+    /// Makes the client; nothing is sent yet.
+    pub(super) fn open(config: &BackendConfig) -> Result<Arc<dyn Backend>, OpenError> {
+        let BackendConfig::S3 {
+            bucket,
+            region,
+            endpoint,
+            access_key_id,
+            secret_access_key,
+            allow_http,
+        } = config
+        else {
+            return Err(OpenError::NotBuilt("other than s3"));
+        };
+        // The HTTP client takes its TLS from the process. Being the second to name it is fine: it is ring everywhere here.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let mut builder = object_store::aws::AmazonS3Builder::new()
+            .with_bucket_name(bucket)
+            .with_region(region)
+            .with_allow_http(*allow_http);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let exposed = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
+        if let (Some(id), Some(key)) = (exposed(access_key_id), exposed(secret_access_key)) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(key);
+        }
+        let store = builder
+            .build()
+            .map_err(|error| BackendError::failed("open", false, error))?;
+        Ok(Arc::new(Objects::over(Arc::new(store))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(backend: &str) -> StoreConfig {
+        let text = format!("key = '{}'\n{backend}", "0f".repeat(32));
+        toml::from_str(&text).expect("is well formed")
+    }
+
+    fn check(backend: &str, expected: Option<&str>) {
+        let error = config(backend).check().err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), expected, "{backend}");
+    }
+
+    #[test]
+    fn settings_are_checked_with_their_name() {
+        check("backend = { kind = 'folder', path = '/x' }", None);
+        check(
+            "backend = { kind = 'folder', path = '' }",
+            Some("store.backend.path: a folder"),
+        );
+        check(
+            "capacity_bytes = '1MiB'\nbackend = { kind = 'folder', path = '/x' }",
+            Some("store.capacity_bytes: at least blob_bytes_max"),
+        );
+        check(
+            "backend = { kind = 'jetstream', bucket = 'blobs', replicas = 3 }",
+            None,
+        );
+        check(
+            "backend = { kind = 'jetstream', bucket = 'blobs', replicas = 2 }",
+            Some("store.backend.replicas: 1, 3 or 5"),
+        );
+        check(
+            "backend = { kind = 's3', bucket = 'blobs', region = 'eu' }",
+            None,
+        );
+        check(
+            "backend = { kind = 's3', bucket = 'B', region = 'eu' }",
+            Some("store.backend.bucket: 3 to 63 characters of a-z, 0-9, '-' and '.'"),
+        );
+        check(
+            "backend = { kind = 's3', bucket = 'blobs', region = 'eu', access_key_id = 'x' }",
+            Some("store.backend.access_key_id: goes together with secret_access_key"),
+        );
+        check(
+            "backend = { kind = 's3', bucket = 'blobs', region = 'eu', endpoint = 'http://x' }",
+            Some("store.backend.endpoint: https://, unless allow_http is set"),
+        );
+        check(
+            "backend = { kind = 's3', bucket = 'blobs', region = 'eu', endpoint = 'x:9000' }",
+            Some("store.backend.endpoint: a URL that begins with https://"),
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_at_every_level() {
+        let key = "0f".repeat(32);
+        for text in [
+            format!("key = '{key}'\nbackend = {{ kind = 'folder', path = '/x', size = 1 }}"),
+            format!("key = '{key}'\nsize = 1\nbackend = {{ kind = 'folder', path = '/x' }}"),
+            format!("key = '{key}'\nbackend = {{ kind = 'floppy', path = '/x' }}"),
+        ] {
+            assert!(toml::from_str::<StoreConfig>(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn opening_says_what_is_elsewhere() {
+        let jetstream = config("backend = { kind = 'jetstream', bucket = 'blobs', replicas = 1 }");
+        assert!(matches!(jetstream.open(), Err(OpenError::NeedsQueue)));
+    }
+
+    #[cfg(feature = "s3")]
+    #[tokio::test]
+    async fn an_s3_client_is_made_without_sending_anything() {
+        let s3 = "backend = { kind = 's3', bucket = 'blobs', region = 'eu-central-1', \
+                  endpoint = 'https://s3.example', access_key_id = 'a', secret_access_key = 'b' }";
+        let store = config(s3).open().expect("the settings are right");
+        assert!(!format!("{store:?}").contains("\"b\""));
+    }
+}
