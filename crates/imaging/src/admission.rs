@@ -303,7 +303,8 @@ fn refuse_non_square(header: &Header) -> Result<(), Refusal> {
 
     fn check_ratio(numbers: &[f64], tag: Tag) -> Result<(), Refusal> {
         match numbers {
-            [] => Ok(()),
+            // Writers that do not know the spacing leave it out or put zeros.
+            [] | [0.0, 0.0] => Ok(()),
             [vertical, horizontal] if *vertical > 0.0 && *horizontal > 0.0 => {
                 if (vertical / horizontal - 1.0).abs() <= RATIO_ERROR_MAX {
                     Ok(())

@@ -55,8 +55,8 @@ def window_range(ds):
     """pydicom stretches a window over the range that rescaled stored values can have."""
     first, last = (-(2 ** (ds.BitsStored - 1)), 2 ** (ds.BitsStored - 1) - 1) if ds.PixelRepresentation else (0, 2**ds.BitsStored - 1)
     if "RescaleSlope" in ds:
-        ends = [value * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for value in (first, last)]
-        return min(ends), max(ends)
+        # In this order: with a negative slope pydicom's black is the larger number.
+        return tuple(value * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for value in (first, last))
     return first, last
 
 

@@ -73,10 +73,7 @@ fn other_modalities_say_which() {
 #[test]
 fn transfer_syntaxes_that_are_not_known_to_be_right() {
     for (syntax, expected) in [
-        (
-            "1.2.840.10008.1.2.2",
-            Reason::UnsupportedTransferSyntax,
-        ),
+        ("1.2.840.10008.1.2.2", Reason::UnsupportedTransferSyntax),
         (uids::JPEG_EXTENDED12_BIT, Reason::UnsupportedTransferSyntax),
         (uids::JPEGLS_LOSSLESS, Reason::UnsupportedTransferSyntax),
         ("1.2.840.10008.1.2.4.201", Reason::UnsupportedTransferSyntax),
@@ -136,8 +133,8 @@ fn values_beyond_the_stored_bits() {
     // Cutting 2900 off at 11 bits would give 852: dark instead of bright.
     check(
         |object| {
-            put(object, tags::BITS_STORED, VR::US, 11);
-            put(object, tags::HIGH_BIT, VR::US, 10);
+            put(object, tags::BITS_STORED, VR::US, 11u16);
+            put(object, tags::HIGH_BIT, VR::US, 10u16);
         },
         Reason::PixelDataMismatch,
     );
@@ -254,7 +251,14 @@ fn raw_detector_data() {
 #[test]
 fn a_flat_image_without_a_window() {
     check(
-        |object| put(object, tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(vec![7; 30].into())),
+        |object| {
+            put(
+                object,
+                tags::PIXEL_DATA,
+                VR::OW,
+                PrimitiveValue::U16(vec![7; 30].into()),
+            )
+        },
         Reason::FlatImage,
     );
 }
