@@ -16,6 +16,7 @@ const CRATES: &[&str] = &[
     "medfleet-queue",
     "medfleet-runtime",
     "medfleet-store",
+    "medfleet-worker",
 ];
 
 /// The packages of ours that a package's code may name. Who is not here may name any (the composer and the tests).
@@ -33,6 +34,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("medfleet-model", &["medfleet-core", "medfleet-kernels"]),
     ("medfleet-engine", &["medfleet-core", "medfleet-model"]),
+    (
+        "medfleet-worker",
+        &[
+            "medfleet-core",
+            "medfleet-proto",
+            "medfleet-queue",
+            "medfleet-runtime",
+            "medfleet-store",
+        ],
+    ),
     ("medfleet-testkit", CRATES),
     ("medfleet-ingest", CRATES),
     ("medfleet-preprocess", CRATES),

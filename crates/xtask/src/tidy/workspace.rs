@@ -8,6 +8,9 @@ use serde::Deserialize;
 
 use crate::{places, process};
 
+/// What we ship for; packages that only other platforms link are neither fetched nor looked at.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+
 /// The part of `cargo metadata` that the checks use.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Workspace {
@@ -60,12 +63,16 @@ struct LinkKind {
 
 impl Workspace {
     pub(crate) fn load() -> Result<Self> {
-        let metadata = process::capture(process::in_root("cargo").args([
+        let mut cargo = process::in_root("cargo");
+        cargo.args([
             "metadata",
             "--format-version",
             "1",
             "--locked",
-        ]))?;
+            "--filter-platform",
+            PLATFORM,
+        ]);
+        let metadata = process::capture(&mut cargo)?;
         serde_json::from_str(&metadata).context("read cargo metadata")
     }
 
