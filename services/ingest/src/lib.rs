@@ -1,1 +1,208 @@
-//! medfleet-ingest
+//! The only service that clients face: accepts jobs durably, tells how they go, hands out results; and, one replica at a
+//! time, releases accepted work to the stages.
+//!
+//! Never: looks into an image, links the model, answers before JetStream has confirmed, holds a job's state in memory
+//! only, or shows one tenant what another has.
+//!
+//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate` and `accept` (Submit), `upload`, `watch` with
+//! `hub` and `stitch`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+
+mod accept;
+mod blobs;
+pub mod config;
+mod convert;
+mod error;
+mod hub;
+mod keys;
+mod metrics;
+mod rpc;
+mod server;
+mod stitch;
+pub mod tokens;
+mod unit;
+mod upload;
+mod validate;
+mod watch;
+mod work;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use medfleet_core::PoolName;
+use medfleet_proto::v1::job_service_server::JobServiceServer;
+use medfleet_queue::Queue;
+use medfleet_runtime::{
+    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Random, Shutdown, TaskKind, TaskSet,
+};
+use medfleet_store::BlobStore;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tonic_health::server::HealthReporter;
+
+pub use config::{Config, MainConfig};
+pub use error::Error;
+pub use tokens::{TokenEntry, TokensFile, create_token};
+
+use accept::Acceptor;
+use blobs::Blobs;
+use hub::Hub;
+use keys::Keys;
+use metrics::Figures;
+use rpc::Jobs;
+use tokens::Tokens;
+use upload::Uploads;
+use watch::Watching;
+use work::Dispatcher;
+
+/// How often the connection to the queue is looked at.
+const CONNECTION_EVERY: Duration = Duration::from_millis(500);
+
+/// What the service is given, ready-made.
+#[derive(Debug)]
+pub struct Deps {
+    /// The bound port of the public API.
+    pub listener: TcpListener,
+    /// The queue; streams are made ready here.
+    pub queue: Queue,
+    /// The blob store, whose key also makes job ids.
+    pub store: BlobStore,
+    /// Where metrics are registered.
+    pub metrics: Metrics,
+    /// Where readiness is told, as part `ingest`.
+    pub health: Health,
+    /// Where tasks start; its owner joins it.
+    pub tasks: TaskSet,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// For ids.
+    pub random: Arc<dyn Random>,
+}
+
+/// Serves until the shutdown begins and the calls under way have ended.
+///
+/// # Errors
+/// [`Error`] when the service cannot start, or its server fails.
+pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), Error> {
+    config.check()?;
+    let ready = deps.health.part("ingest");
+    let pools = config.pools()?;
+    let tokens = Tokens::load(&config.tokens).await?;
+    deps.queue.ensure(&pools).await?;
+    let figures = Figures::new(&deps.metrics);
+    let hub = Hub::new(config.watch.signals_max);
+    let config = Arc::new(config);
+    let parts = Parts { config, tokens, figures, hub, pools, shutdown: shutdown.clone() };
+    let jobs = parts.jobs(&deps);
+    let (router, reporter) = server::build(jobs, parts.config.tls.as_ref()).await?;
+    parts.start_tasks(&deps);
+    let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
+    start(&deps.tasks, "queue connection", connection);
+    let address = deps.listener.local_addr().map_err(Error::Listener)?;
+    tracing::info!(%address, "serving the public API");
+    server::serve(router, deps.listener, async move { shutdown.begun().await }).await
+}
+
+/// What the parts of the service share.
+struct Parts {
+    config: Arc<Config>,
+    tokens: Tokens,
+    figures: Figures,
+    hub: Hub,
+    pools: Vec<PoolName>,
+    shutdown: Shutdown,
+}
+
+impl Parts {
+    fn acceptor(&self, deps: &Deps) -> Acceptor {
+        Acceptor {
+            config: Arc::clone(&self.config),
+            queue: deps.queue.clone(),
+            blobs: Blobs::new(deps.store.clone()),
+            keys: Keys::new(deps.store.key().clone()),
+            clock: Arc::clone(&deps.clock),
+            random: Arc::clone(&deps.random),
+            figures: self.figures.clone(),
+        }
+    }
+
+    fn jobs(&self, deps: &Deps) -> Jobs {
+        let acceptor = self.acceptor(deps);
+        let uploads = Uploads {
+            config: Arc::clone(&self.config),
+            queue: deps.queue.clone(),
+            blobs: acceptor.blobs.clone(),
+            clock: Arc::clone(&deps.clock),
+            random: Arc::clone(&deps.random),
+            figures: self.figures.clone(),
+            shutdown: self.shutdown.clone(),
+            permits: Arc::new(Semaphore::new(self.config.limits.uploads_max)),
+        };
+        let watching = Watching {
+            config: self.config.watch.clone(),
+            queue: deps.queue.clone(),
+            blobs: acceptor.blobs.clone(),
+            hub: self.hub.clone(),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        Jobs {
+            tokens: self.tokens.clone(),
+            acceptor,
+            uploads,
+            watching: Arc::new(watching),
+            watches_max: self.config.limits.watches_max,
+            figures: self.figures.clone(),
+        }
+    }
+
+    fn start_tasks(&self, deps: &Deps) {
+        let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
+        start(&deps.tasks, "job events", self.hub.clone().carry_events(queue.clone(), shutdown.clone()));
+        start(&deps.tasks, "job texts", self.hub.clone().carry_texts(queue.clone(), shutdown.clone()));
+        start(&deps.tasks, "accept sweep", accept::sweep(self.acceptor(deps), shutdown.clone()));
+        let every = self.config.tokens_reload.get();
+        start(&deps.tasks, "tokens file", self.tokens.clone().follow(every, shutdown.clone()));
+        let dispatcher = Dispatcher {
+            config: self.config.dispatcher.clone(),
+            queue,
+            hub: self.hub.clone(),
+            tokens: self.tokens.clone(),
+            pools: self.pools.clone(),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            shutdown,
+            holder: hex::encode(deps.random.id()),
+        };
+        start(&deps.tasks, "dispatcher", dispatcher.run());
+    }
+}
+
+/// Starts a task that the service cannot do without and that ends by itself when the shutdown begins.
+fn start(tasks: &TaskSet, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let kind = TaskKind { name, on_failure: OnFailure::Shutdown, on_shutdown: OnShutdown::Wait };
+    tasks.start(kind, async move {
+        task.await;
+        Ok::<_, Infallible>(())
+    });
+}
+
+/// Tells the admin port and the health service whether the queue is there.
+async fn follow_connection(queue: Queue, ready: Part, reporter: HealthReporter, shutdown: Shutdown) {
+    loop {
+        if queue.is_connected() {
+            ready.ready();
+            reporter.set_serving::<JobServiceServer<Jobs>>().await;
+        } else {
+            ready.unready();
+            reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CONNECTION_EVERY) => {}
+            () = shutdown.begun() => break,
+        }
+    }
+    ready.unready();
+    reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
+}

@@ -1,0 +1,313 @@
+//! What an operator decides about ingest, with every limit named. Keys that hide a decision have no default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use medfleet_core::PoolName;
+use medfleet_core::setting::{ByteSize, DurationText};
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_store::StoreConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of the `medfleet-ingest` binary.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MainConfig {
+    /// Admin port, drain time, telemetry.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// The queue.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// The blob store.
+    pub store: StoreConfig,
+    /// This service.
+    pub ingest: Config,
+}
+
+impl Settings for MainConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.queue.check().map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.store.check().map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.ingest.check()?;
+        let sweep = self.ingest.accept.pending_after.get();
+        if sweep < self.queue.request_timeout.get() * 4 {
+            return Err(ConfigError::relation(
+                "ingest.accept.pending_after must be at least four times queue.request_timeout, \
+                 so that an accept under way is never taken for an abandoned one",
+            ));
+        }
+        if self.ingest.dispatcher.lease_renew.get() * 2 > self.queue.lease_ttl.get() {
+            return Err(ConfigError::relation(
+                "ingest.dispatcher.lease_renew must be at most half of queue.lease_ttl, so that one lost renewal costs nothing",
+            ));
+        }
+        if self.queue.record_retention.get() < self.ingest.limits.time_to_live_max.get() {
+            return Err(ConfigError::relation(
+                "queue.record_retention must be at least ingest.limits.time_to_live_max, so that no job outlives its record",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The configuration of ingest itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the public API answers. Port 0 takes a free one, which the log names.
+    #[serde(default = "listen_default")]
+    pub listen: SocketAddr,
+    /// Certificates of the public API; plain HTTP/2 without.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// The file of token hashes.
+    pub tokens: PathBuf,
+    /// How often the file of token hashes is looked at for changes.
+    #[serde(default = "tokens_reload_default")]
+    pub tokens_reload: DurationText,
+    /// Model alias to pool: `{ "medgemma-4b" = "medgemma-4b-main" }`.
+    pub models: BTreeMap<String, String>,
+    /// The alias used when a job names none.
+    pub default_model: String,
+    /// Sizes, counts and durations of requests.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The sweep of unfinished accepts.
+    #[serde(default)]
+    pub accept: AcceptConfig,
+    /// Watching.
+    #[serde(default)]
+    pub watch: WatchConfig,
+    /// Releasing.
+    #[serde(default)]
+    pub dispatcher: DispatcherConfig,
+}
+
+fn listen_default() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8443))
+}
+
+fn tokens_reload_default() -> DurationText {
+    DurationText::from_secs(2)
+}
+
+/// PEM files of the public API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of client certificates; when set, clients must show one, besides their token.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Limits of requests. What is over them is refused with the limit's value.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of all inputs of a job together.
+    pub study_bytes_max: ByteSize,
+    /// Bytes of one uploaded file.
+    pub input_bytes_max: ByteSize,
+    /// Bytes of inputs sent within the submit request, together; the public contract says 3 MiB.
+    pub inline_bytes_max: ByteSize,
+    /// Images of one job.
+    pub images_max: u32,
+    /// Bytes of a question, context or target; the public contract says 16 KiB.
+    pub text_bytes_max: ByteSize,
+    /// Tokens of text when a job does not say.
+    pub max_tokens_default: u32,
+    /// Tokens of text that a job may ask for.
+    pub max_tokens_max: u32,
+    /// Time to live when a job does not say.
+    pub time_to_live_default: DurationText,
+    /// Time to live that a job may ask for.
+    pub time_to_live_max: DurationText,
+    /// Bytes of one stored part of an upload, the step in which an upload becomes durable; at most 8 MiB.
+    pub upload_part_bytes: ByteSize,
+    /// How long an upload handle is valid.
+    pub upload_time_to_live: DurationText,
+    /// Uploads in progress at a time; each holds up to one part in memory.
+    pub uploads_max: usize,
+    /// Longest silence of a client in the middle of an upload.
+    pub upload_idle_max: DurationText,
+    /// Watches at a time.
+    pub watches_max: usize,
+    /// What a caller is told to wait when a limit of the fleet is reached.
+    pub retry_after: DurationText,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            study_bytes_max: ByteSize::from_mib(512),
+            input_bytes_max: ByteSize::from_mib(512),
+            inline_bytes_max: ByteSize::from_mib(3),
+            images_max: 64,
+            text_bytes_max: ByteSize::from_bytes(16 << 10),
+            max_tokens_default: 1024,
+            max_tokens_max: 8192,
+            time_to_live_default: DurationText::from_secs(24 * 60 * 60),
+            time_to_live_max: DurationText::from_secs(7 * 24 * 60 * 60),
+            upload_part_bytes: ByteSize::from_mib(4),
+            upload_time_to_live: DurationText::from_secs(60 * 60),
+            uploads_max: 64,
+            upload_idle_max: DurationText::from_secs(60),
+            watches_max: 20_000,
+            retry_after: DurationText::from_secs(5),
+        }
+    }
+}
+
+/// The sweep that finishes accepts whose process died in between.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AcceptConfig {
+    /// An accept older than this without its intake message is finished by the sweep.
+    pub pending_after: DurationText,
+    /// How often the sweep looks.
+    pub sweep_every: DurationText,
+}
+
+impl Default for AcceptConfig {
+    fn default() -> Self {
+        Self { pending_after: DurationText::from_secs(30), sweep_every: DurationText::from_secs(10) }
+    }
+}
+
+/// Watching.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchConfig {
+    /// A quiet watch re-reads the job this often, so that no lost event can hang it.
+    pub reread_every: DurationText,
+    /// While text is missing, how often the stored text is read.
+    pub checkpoint_every: DurationText,
+    /// Text held back while the piece before it is missing, per watch.
+    pub ahead_bytes_max: ByteSize,
+    /// Signals that a slow watch may lag behind before it starts over from durable state, per job; a power of two.
+    pub signals_max: usize,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            reread_every: DurationText::from_secs(20),
+            checkpoint_every: DurationText::from_millis(500),
+            ahead_bytes_max: ByteSize::from_bytes(64 << 10),
+            signals_max: 32,
+        }
+    }
+}
+
+/// The dispatcher.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DispatcherConfig {
+    /// Units of one (stage, pool) that may be released and unfinished; the floor of one unit per class comes on top.
+    pub released_units_max: u64,
+    /// How often the lease is renewed.
+    pub lease_renew: DurationText,
+    /// How often the released units are counted anew and what failed is tried again.
+    pub recount_every: DurationText,
+    /// Shortest time between two counts of a full pool.
+    pub recount_least: DurationText,
+    /// How often jobs past their time to live are looked for.
+    pub expire_every: DurationText,
+    /// Releases in flight at a time.
+    pub releases_max: usize,
+}
+
+impl Default for DispatcherConfig {
+    fn default() -> Self {
+        Self {
+            released_units_max: 64,
+            lease_renew: DurationText::from_secs(3),
+            recount_every: DurationText::from_secs(1),
+            recount_least: DurationText::from_millis(20),
+            expire_every: DurationText::from_secs(5),
+            releases_max: 16,
+        }
+    }
+}
+
+impl Config {
+    /// The pools that the aliases name, each once.
+    ///
+    /// # Errors
+    /// When a value is not a pool name.
+    pub fn pools(&self) -> Result<Vec<PoolName>, ConfigError> {
+        let mut pools = Vec::new();
+        for (alias, pool) in &self.models {
+            let pool = PoolName::new(pool.as_str())
+                .map_err(|error| ConfigError::relation(format!("ingest.models.{alias}: {error}")))?;
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        }
+        Ok(pools)
+    }
+
+    /// Checks what one field cannot know of another.
+    ///
+    /// # Errors
+    /// [`ConfigError::Relation`] with the reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let relations = [
+            (
+                self.models.contains_key(&self.default_model),
+                "ingest.default_model must be one of ingest.models",
+            ),
+            (
+                self.models.keys().all(|alias| (1..=64).contains(&alias.len())),
+                "a model alias is 1 to 64 bytes long",
+            ),
+            (
+                limits.inline_bytes_max.get() <= 3 << 20,
+                "ingest.limits.inline_bytes_max must be at most 3MiB, the public contract",
+            ),
+            (
+                (1..=8 << 20).contains(&limits.upload_part_bytes.get()),
+                "ingest.limits.upload_part_bytes must be 1B to 8MiB",
+            ),
+            (
+                limits.study_bytes_max.get() / limits.upload_part_bytes.get().max(1) <= 4096,
+                "ingest.limits.study_bytes_max must be at most 4096 times ingest.limits.upload_part_bytes",
+            ),
+            (
+                (1..=limits.max_tokens_max).contains(&limits.max_tokens_default),
+                "ingest.limits.max_tokens_default must be 1 to ingest.limits.max_tokens_max",
+            ),
+            (
+                limits.time_to_live_default <= limits.time_to_live_max,
+                "ingest.limits.time_to_live_default must be at most ingest.limits.time_to_live_max",
+            ),
+            (
+                self.watch.signals_max >= 2 && self.watch.signals_max <= 1 << 16,
+                "ingest.watch.signals_max must be 2 to 65536",
+            ),
+            (
+                self.dispatcher.released_units_max > 0 && self.dispatcher.releases_max > 0,
+                "ingest.dispatcher.released_units_max and releases_max must be at least 1",
+            ),
+        ];
+        for (holds, reason) in relations {
+            if !holds {
+                return Err(ConfigError::relation(reason));
+            }
+        }
+        self.pools().map(drop)
+    }
+}

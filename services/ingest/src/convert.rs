@@ -1,0 +1,206 @@
+//! The border between domain words and the public API's messages; nothing else in this crate names both.
+
+use medfleet_core::{Class, FailureReason, JobId, JobRecord, JobState, TaskKind, UnixMillis, UploadId};
+use medfleet_proto::v1;
+use medfleet_proto::work::v1::{JobEvent, UploadRecord};
+use prost_types::Timestamp;
+
+use crate::error::Refusal;
+
+/// Collection of job names.
+const JOBS: &str = "jobs/";
+/// Collection of upload names.
+const UPLOADS: &str = "uploads/";
+
+pub(crate) fn job_name(id: &JobId) -> String {
+    format!("{JOBS}{id}")
+}
+
+pub(crate) fn upload_name(id: &UploadId) -> String {
+    format!("{UPLOADS}{id}")
+}
+
+/// Reads `jobs/{id}`.
+pub(crate) fn job_id(name: &str) -> Result<JobId, Refusal> {
+    let id = name.strip_prefix(JOBS).and_then(|id| JobId::new(id).ok());
+    id.ok_or_else(|| Refusal::invalid("name", "jobs/ followed by 32 lowercase hexadecimal digits"))
+}
+
+/// Reads `uploads/{id}`.
+pub(crate) fn upload_id(field: &str, name: &str) -> Result<UploadId, Refusal> {
+    let id = name.strip_prefix(UPLOADS).and_then(|id| UploadId::new(id).ok());
+    id.ok_or_else(|| Refusal::invalid(field, "uploads/ followed by 32 lowercase hexadecimal digits"))
+}
+
+pub(crate) fn timestamp(at: UnixMillis) -> Timestamp {
+    let nanos = i32::try_from(at.0.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
+    Timestamp { seconds: at.0.div_euclid(1000), nanos }
+}
+
+/// A record as the API shows it.
+pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
+    let times = &record.times;
+    let steps = [times.released, times.preprocessed, times.encoded, times.decoding, times.finished];
+    let updated = steps.into_iter().flatten().fold(times.accepted, UnixMillis::max);
+    v1::Job {
+        name: job_name(id),
+        state: state(record.state).into(),
+        class: class(record.class).into(),
+        task: task(record.task).into(),
+        model: record.model.clone(),
+        create_time: Some(timestamp(times.accepted)),
+        update_time: Some(timestamp(updated)),
+        expire_time: Some(timestamp(record.expires)),
+        failure: record.failure.as_ref().map(|failure| v1::Failure {
+            reason: failure_reason(failure.reason).into(),
+            message: failure.message.clone(),
+        }),
+        image_count: record.image_count,
+        chunks_total: record.chunks.total,
+        chunks_done: record.chunks.done(),
+        trace_id: trace_id(&record.traceparent).to_owned(),
+        attempt: record.attempt,
+    }
+}
+
+/// The second field of a W3C traceparent; empty when there is none.
+fn trace_id(traceparent: &str) -> &str {
+    traceparent.split('-').nth(1).unwrap_or_default()
+}
+
+/// A durable event as a watcher sees it.
+pub(crate) fn progress(event: &JobEvent) -> v1::JobProgress {
+    v1::JobProgress {
+        state: event.state,
+        chunks_total: event.chunks_total,
+        chunks_done: event.chunks_done,
+    }
+}
+
+/// Whether an event's state is final.
+pub(crate) fn is_final(event: &JobEvent) -> bool {
+    use v1::JobState as S;
+    matches!(event.state(), S::Completed | S::Failed | S::Cancelled | S::Expired)
+}
+
+pub(crate) fn upload(id: &UploadId, record: &UploadRecord) -> v1::Upload {
+    v1::Upload {
+        name: upload_name(id),
+        committed_bytes: record.committed_bytes,
+        total_bytes: record.total_bytes,
+        complete: record.committed_bytes == record.total_bytes,
+        expire_time: Some(timestamp(UnixMillis(record.expire_unix_millis))),
+    }
+}
+
+/// The text that was streamed while this result was written: all deltas, one after the other.
+pub(crate) fn result_text(result: &v1::Result) -> &str {
+    match &result.output {
+        Some(v1::result::Output::Report(report)) => &report.text,
+        Some(v1::result::Output::Answer(answer)) => &answer.text,
+        None => "",
+    }
+}
+
+pub(crate) const fn state(state: JobState) -> v1::JobState {
+    match state {
+        JobState::Accepted => v1::JobState::Accepted,
+        JobState::Released => v1::JobState::Released,
+        JobState::Preprocessed => v1::JobState::Preprocessed,
+        JobState::Encoding => v1::JobState::Encoding,
+        JobState::Decoding => v1::JobState::Decoding,
+        JobState::Completed => v1::JobState::Completed,
+        JobState::Failed => v1::JobState::Failed,
+        JobState::Cancelled => v1::JobState::Cancelled,
+        JobState::Expired => v1::JobState::Expired,
+    }
+}
+
+/// The domain's word for a wire state; none for numbers that are no state.
+pub(crate) fn state_from(number: i32) -> Option<JobState> {
+    JobState::ALL.iter().copied().find(|known| i32::from(state(*known)) == number)
+}
+
+const fn class(class: Class) -> v1::Class {
+    match class {
+        Class::Stat => v1::Class::Stat,
+        Class::Urgent => v1::Class::Urgent,
+        Class::Routine => v1::Class::Routine,
+        Class::Bulk => v1::Class::Bulk,
+    }
+}
+
+/// The domain's word for a wire class; unspecified is routine, none for numbers that are no class.
+pub(crate) fn class_from(number: i32) -> Option<Class> {
+    if number == i32::from(v1::Class::Unspecified) {
+        return Some(Class::Routine);
+    }
+    Class::ALL.iter().copied().find(|known| i32::from(class(*known)) == number)
+}
+
+const fn task(task: TaskKind) -> v1::TaskKind {
+    match task {
+        TaskKind::Report => v1::TaskKind::Report,
+        TaskKind::Answer => v1::TaskKind::Answer,
+        TaskKind::Classify => v1::TaskKind::Classify,
+        TaskKind::Localise => v1::TaskKind::Localise,
+        TaskKind::Compare => v1::TaskKind::Compare,
+        TaskKind::Extract => v1::TaskKind::Extract,
+        TaskKind::Embed => v1::TaskKind::Embed,
+        TaskKind::ZeroShot => v1::TaskKind::ZeroShot,
+    }
+}
+
+/// The kind of a task that was sent.
+pub(crate) const fn task_kind(kind: &v1::task::Kind) -> TaskKind {
+    match kind {
+        v1::task::Kind::Report(_) => TaskKind::Report,
+        v1::task::Kind::Answer(_) => TaskKind::Answer,
+        v1::task::Kind::Classify(_) => TaskKind::Classify,
+        v1::task::Kind::Localise(_) => TaskKind::Localise,
+        v1::task::Kind::Compare(_) => TaskKind::Compare,
+        v1::task::Kind::Extract(_) => TaskKind::Extract,
+        v1::task::Kind::Embed(_) => TaskKind::Embed,
+        v1::task::Kind::ZeroShot(_) => TaskKind::ZeroShot,
+    }
+}
+
+const fn failure_reason(reason: FailureReason) -> v1::FailureReason {
+    match reason {
+        FailureReason::InputRefused => v1::FailureReason::InputRefused,
+        FailureReason::ImageMissing => v1::FailureReason::ImageMissing,
+        FailureReason::Integrity => v1::FailureReason::Integrity,
+        FailureReason::AttemptsExhausted => v1::FailureReason::AttemptsExhausted,
+        FailureReason::PromptTooLong => v1::FailureReason::PromptTooLong,
+        FailureReason::Internal => v1::FailureReason::Internal,
+        FailureReason::ModelMismatch => v1::FailureReason::ModelMismatch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_and_class_reads_back() {
+        for known in JobState::ALL {
+            assert_eq!(state_from(state(*known).into()), Some(*known));
+        }
+        for known in Class::ALL {
+            assert_eq!(class_from(class(*known).into()), Some(*known));
+        }
+        assert_eq!((state_from(0), state_from(99), class_from(99)), (None, None, None));
+        assert_eq!(class_from(0), Some(Class::Routine));
+    }
+
+    #[test]
+    fn names_and_times() {
+        let id = JobId::from_bytes([0xab; 16]);
+        assert_eq!(job_id(&job_name(&id)).ok(), Some(id));
+        assert!(job_id("jobs/..").is_err() && job_id("uploads/").is_err());
+        assert_eq!(timestamp(UnixMillis(1_500)), Timestamp { seconds: 1, nanos: 500_000_000 });
+        assert_eq!(timestamp(UnixMillis(-1)), Timestamp { seconds: -1, nanos: 999_000_000 });
+        assert_eq!(trace_id("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace_id(""), "");
+    }
+}

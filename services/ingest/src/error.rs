@@ -1,0 +1,209 @@
+//! Why a call was not answered, and the one function that turns it into a `google.rpc.Status` with details.
+
+use std::time::Duration;
+
+use medfleet_core::{JobState, TaskKind};
+use medfleet_queue::{ConnectError, QueueError};
+use medfleet_runtime::exit::chain;
+use medfleet_store::StoreError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// Domain of every `ErrorInfo`.
+const DOMAIN: &str = "medfleet";
+/// What a caller is told to wait when the queue or store does not answer.
+const RETRY_AWAY: Duration = Duration::from_secs(1);
+
+/// Why the service ended other than by its shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings contradict each other.
+    #[error("the configuration of ingest cannot be used")]
+    Config(#[from] medfleet_runtime::ConfigError),
+    /// The queue could not be reached or prepared.
+    #[error("the queue cannot be prepared")]
+    Queue(#[from] QueueError),
+    /// The queue could not be reached.
+    #[error("the queue cannot be reached")]
+    Connect(#[from] ConnectError),
+    /// The file of token hashes cannot be used.
+    #[error("the tokens file cannot be used")]
+    Tokens(#[from] crate::tokens::TokensError),
+    /// A certificate or key cannot be read.
+    #[error("{what} cannot be read")]
+    File {
+        /// Which setting names it.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server could not be built or failed.
+    #[error("the gRPC server failed")]
+    Server(#[from] tonic::transport::Error),
+    /// The listener is not usable.
+    #[error("the listener cannot be used")]
+    Listener(#[source] std::io::Error),
+    /// The descriptors of the API cannot be served.
+    #[error("server reflection cannot be built")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A field and what is allowed in it; never the value found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) field: String,
+    pub(crate) allowed: String,
+}
+
+impl Violation {
+    pub(crate) fn new(field: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self { field: field.into(), allowed: allowed.into() }
+    }
+}
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the metadata must carry `authorization: Bearer <token>`")]
+    NoToken,
+    #[error("the token is not known")]
+    WrongToken,
+    #[error("{}", spelled(.0))]
+    Invalid(Vec<Violation>),
+    #[error("no such {what}")]
+    NotFound { what: &'static str },
+    #[error("request_id was used before with another body")]
+    OtherBody,
+    #[error("task: {task} is not in this release; available: {}", available_tasks())]
+    TaskUnavailable { task: TaskKind },
+    #[error("the job is {state}")]
+    WrongState { state: JobState },
+    #[error("{what} must be at most {allowed}")]
+    TooLarge { what: &'static str, allowed: String },
+    #[error("{what}; try again later")]
+    Busy { what: &'static str, retry_after: Duration },
+    #[error("the client was silent for too long in the middle of an upload")]
+    Idle,
+    #[error("this server is stopping; connect again")]
+    Stopping,
+    #[error("the queue did not take the request")]
+    Queue(#[from] QueueError),
+    #[error("the blob store did not take the request")]
+    Store(#[from] StoreError),
+    #[error("{what} cannot be read back")]
+    Broken { what: &'static str },
+}
+
+impl Refusal {
+    /// One violation.
+    pub(crate) fn invalid(field: impl Into<String>, allowed: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::new(field, allowed)])
+    }
+}
+
+/// The tasks of this release.
+pub(crate) fn available_tasks() -> String {
+    let available = TaskKind::ALL.iter().filter(|task| task.is_available());
+    available.map(|task| task.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn spelled(violations: &[Violation]) -> String {
+    let spelled = violations.iter().map(|v| format!("{}: {}", v.field, v.allowed));
+    spelled.collect::<Vec<_>>().join("; ")
+}
+
+/// The answer to a refused call: code, text, stable reason, and what to do about it. Logs what is not the caller's fault.
+pub(crate) fn status(refusal: &Refusal) -> Status {
+    let (code, reason) = code_and_reason(refusal);
+    let mut details = ErrorDetails::new();
+    let metadata = match refusal {
+        Refusal::WrongState { state } => vec![("state".to_owned(), state.as_str().to_owned())],
+        Refusal::TaskUnavailable { .. } => vec![("available".to_owned(), available_tasks())],
+        _ => Vec::new(),
+    };
+    details.set_error_info(reason, DOMAIN, metadata.into_iter().collect::<std::collections::HashMap<_, _>>());
+    if let Refusal::Invalid(violations) = refusal {
+        let violations = violations.iter().map(|v| FieldViolation::new(&v.field, &v.allowed));
+        details.set_bad_request(violations.collect::<Vec<_>>());
+    }
+    if let Some(delay) = retry_after(refusal, code) {
+        details.set_retry_info(Some(delay));
+    }
+    match code {
+        Code::Internal => tracing::error!(reason, error = chain(refusal), "a call failed"),
+        Code::Unavailable => tracing::warn!(reason, error = chain(refusal), "a call could not be served"),
+        _ => tracing::debug!(reason, "a call was refused"),
+    }
+    let text = match code {
+        Code::Internal => "a defect of medfleet; the server's log says more".to_owned(),
+        _ => refusal.to_string(),
+    };
+    Status::with_error_details(code, text, details)
+}
+
+fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
+    match refusal {
+        Refusal::NoToken => (Code::Unauthenticated, "TOKEN_MISSING"),
+        Refusal::WrongToken => (Code::Unauthenticated, "TOKEN_UNKNOWN"),
+        Refusal::Invalid(_) => (Code::InvalidArgument, "INVALID_REQUEST"),
+        Refusal::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
+        Refusal::OtherBody => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
+        Refusal::TaskUnavailable { .. } => (Code::Unimplemented, "TASK_UNAVAILABLE"),
+        Refusal::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
+        Refusal::TooLarge { .. } => (Code::ResourceExhausted, "TOO_LARGE"),
+        Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
+        Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
+        Refusal::Stopping => (Code::Unavailable, "STOPPING"),
+        Refusal::Queue(QueueError::Full { .. }) => (Code::ResourceExhausted, "QUEUE_FULL"),
+        Refusal::Queue(error) if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
+        Refusal::Queue(QueueError::Closed) => (Code::Unavailable, "QUEUE_AWAY"),
+        Refusal::Queue(_) => (Code::Internal, "QUEUE_DEFECT"),
+        Refusal::Store(error) if crate::blobs::is_full(error) => (Code::ResourceExhausted, "STORE_FULL"),
+        Refusal::Store(error) if error.is_transient() => (Code::Unavailable, "STORE_AWAY"),
+        Refusal::Store(_) => (Code::Internal, "STORE_DEFECT"),
+        Refusal::Broken { .. } => (Code::Internal, "STORED_BYTES_BROKEN"),
+    }
+}
+
+fn retry_after(refusal: &Refusal, code: Code) -> Option<Duration> {
+    match (refusal, code) {
+        (Refusal::TooLarge { .. }, _) => None,
+        (Refusal::Busy { retry_after, .. }, _) => Some(*retry_after),
+        (_, Code::Unavailable) => Some(RETRY_AWAY),
+        (_, Code::ResourceExhausted) => Some(RETRY_AWAY * 5),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(refusal: &Refusal, code: Code, text: &str, retries: bool) {
+        let status = status(refusal);
+        assert_eq!((status.code(), status.message()), (code, text));
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().map(|info| info.domain.as_str()), Some(DOMAIN));
+        assert_eq!(details.retry_info().is_some(), retries);
+    }
+
+    #[test]
+    fn refusals_become_statuses() {
+        let invalid = Refusal::invalid("task.answer.question", "1 to 16384 bytes");
+        check(&invalid, Code::InvalidArgument, "task.answer.question: 1 to 16384 bytes", false);
+        let details = status(&invalid).get_error_details();
+        let violations = details.bad_request().map(|bad| bad.field_violations.clone());
+        assert_eq!(violations.map(|v| v[0].field.clone()).as_deref(), Some("task.answer.question"));
+        check(
+            &Refusal::TaskUnavailable { task: TaskKind::Embed },
+            Code::Unimplemented,
+            "task: embed is not in this release; available: report, answer, compare",
+            false,
+        );
+        let full = QueueError::Full { stream: "INTAKE".into(), limit: "maximum messages exceeded".into() };
+        check(&Refusal::Queue(full), Code::ResourceExhausted, "the queue did not take the request", true);
+        let away = QueueError::Unavailable { operation: "create record" };
+        check(&Refusal::Queue(away), Code::Unavailable, "the queue did not take the request", true);
+        check(&Refusal::WrongState { state: JobState::Failed }, Code::FailedPrecondition, "the job is failed", false);
+    }
+}

@@ -1,0 +1,221 @@
+//! One events consumer and one text subscription for the whole process, fanned out in memory to whoever watches a job.
+//! A signal is a hint with content: who misses one starts over from durable state, so nothing here needs to be complete.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use medfleet_core::JobKey;
+use medfleet_proto::work::v1::{JobEvent, TextChunk};
+use medfleet_queue::{Queue, QueueError};
+use medfleet_runtime::Shutdown;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::watch::Finished;
+
+/// Pause before a broken subscription is made again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What a watcher is told.
+#[derive(Debug, Clone)]
+pub(crate) enum Signal {
+    /// A durable event with its sequence.
+    Event(u64, JobEvent),
+    /// Text.
+    Text(Arc<TextChunk>),
+    /// Events may have been missed: read durable state.
+    Missed,
+}
+
+/// What the watchers of one job share.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    signals: broadcast::Sender<Signal>,
+    /// How the job ended, read once for all of them.
+    pub(crate) finished: tokio::sync::Mutex<Option<Arc<Finished>>>,
+}
+
+/// The fan-out. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Hub {
+    shared: Arc<Mutex<Shared>>,
+    signals_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Topic and number of its watchers.
+    topics: HashMap<JobKey, (Arc<Topic>, usize)>,
+    observer: Option<mpsc::Sender<(JobKey, JobEvent)>>,
+}
+
+/// A watcher's place at a topic; leaves it when dropped.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    hub: Hub,
+    key: JobKey,
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) signals: broadcast::Receiver<Signal>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut shared = self.hub.lock();
+        if let Some((_, watchers)) = shared.topics.get_mut(&self.key) {
+            *watchers -= 1;
+            if *watchers == 0 {
+                shared.topics.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// With room for so many signals per job.
+    pub(crate) fn new(signals_max: usize) -> Self {
+        Self { shared: Arc::default(), signals_max }
+    }
+
+    /// Begins to listen to a job. Subscribe first, then read durable state, and no event falls in between.
+    pub(crate) fn subscribe(&self, key: &JobKey) -> Subscription {
+        let mut shared = self.lock();
+        let (topic, watchers) = shared.topics.entry(key.clone()).or_insert_with(|| {
+            let (signals, _) = broadcast::channel(self.signals_max);
+            (Arc::new(Topic { signals, finished: tokio::sync::Mutex::default() }), 0)
+        });
+        *watchers += 1;
+        let topic = Arc::clone(topic);
+        let signals = topic.signals.subscribe();
+        Subscription { hub: self.clone(), key: key.clone(), topic, signals }
+    }
+
+    /// All durable events of all jobs, for the dispatcher. What it is too slow for is dropped: they are hints.
+    /// A new observer replaces the one before.
+    pub(crate) fn observe(&self, capacity: usize) -> mpsc::Receiver<(JobKey, JobEvent)> {
+        let (sender, receiver) = mpsc::channel(capacity);
+        self.lock().observer = Some(sender);
+        receiver
+    }
+
+    /// Carries events until the shutdown.
+    pub(crate) async fn carry_events(self, queue: Queue, shutdown: Shutdown) {
+        let carry = async {
+            loop {
+                if let Err(error) = self.carry_some_events(&queue).await {
+                    tracing::warn!(error = medfleet_runtime::exit::chain(&error), "the events consumer broke");
+                }
+                self.tell_all_missed();
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = carry => {}
+            () = shutdown.begun() => {}
+        }
+    }
+
+    async fn carry_some_events(&self, queue: &Queue) -> Result<(), QueueError> {
+        let mut events = queue.events().await?;
+        // What happened before this consumer existed is found by reading.
+        self.tell_all_missed();
+        while let Some(event) = events.next().await {
+            let (key, sequence, event) = event?;
+            self.tell(&key, Signal::Event(sequence, event));
+            if let Some(observer) = &self.lock().observer {
+                // Full or gone: the dispatcher recounts by itself every second.
+                drop(observer.try_send((key, event)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries text until the shutdown.
+    pub(crate) async fn carry_texts(self, queue: Queue, shutdown: Shutdown) {
+        let carry = async {
+            loop {
+                match queue.texts().await {
+                    Ok(mut texts) => {
+                        while let Some((key, chunk)) = texts.next().await {
+                            self.tell(&key, Signal::Text(Arc::new(chunk)));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = medfleet_runtime::exit::chain(&error), "the text subscription broke");
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = carry => {}
+            () = shutdown.begun() => {}
+        }
+    }
+
+    fn tell(&self, key: &JobKey, signal: Signal) {
+        if let Some((topic, _)) = self.lock().topics.get(key) {
+            // No receiver left: the last one is leaving right now.
+            drop(topic.signals.send(signal));
+        }
+    }
+
+    fn tell_all_missed(&self) {
+        for (topic, _) in self.lock().topics.values() {
+            // As above.
+            drop(topic.signals.send(Signal::Missed));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Maps and counts, changed in single steps: whole after a panic elsewhere.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::{JobId, TenantId};
+
+    use super::*;
+
+    fn key(job: u8) -> JobKey {
+        JobKey { tenant: TenantId::new("st-mary").expect("a name"), job: JobId::from_bytes([job; 16]) }
+    }
+
+    #[tokio::test]
+    async fn every_watcher_of_a_job_is_told_and_no_other() {
+        let hub = Hub::new(4);
+        let (mut first, mut second, mut other) =
+            (hub.subscribe(&key(1)), hub.subscribe(&key(1)), hub.subscribe(&key(2)));
+        hub.tell(&key(1), Signal::Event(7, JobEvent::default()));
+        for watcher in [&mut first, &mut second] {
+            assert!(matches!(watcher.signals.try_recv(), Ok(Signal::Event(7, _))));
+        }
+        assert!(other.signals.try_recv().is_err());
+        hub.tell_all_missed();
+        assert!(matches!(other.signals.try_recv(), Ok(Signal::Missed)));
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_learns_that_it_missed_something() {
+        let hub = Hub::new(2);
+        let mut slow = hub.subscribe(&key(1));
+        for sequence in 1..=5 {
+            hub.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
+        }
+        assert!(matches!(slow.signals.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
+    }
+
+    #[tokio::test]
+    async fn nobody_watching_costs_nothing() {
+        let hub = Hub::new(2);
+        let first = hub.subscribe(&key(1));
+        let second = hub.subscribe(&key(1));
+        drop(first);
+        assert_eq!(hub.lock().topics.len(), 1);
+        drop(second);
+        assert!(hub.lock().topics.is_empty());
+        hub.tell(&key(1), Signal::Missed);
+    }
+}

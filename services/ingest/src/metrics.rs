@@ -1,0 +1,165 @@
+//! Every metric of ingest, with its unit and label values. Labels are closed sets and the configured pools, never ids.
+
+use medfleet_runtime::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Unit;
+
+use crate::unit::Backlog;
+
+/// A method of the public API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Method {
+    UploadInput,
+    GetUpload,
+    SubmitJob,
+    GetJob,
+    GetResult,
+    ListJobs,
+    WatchJob,
+    CancelJob,
+}
+
+impl Method {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::UploadInput => "UploadInput",
+            Self::GetUpload => "GetUpload",
+            Self::SubmitJob => "SubmitJob",
+            Self::GetJob => "GetJob",
+            Self::GetResult => "GetResult",
+            Self::ListJobs => "ListJobs",
+            Self::WatchJob => "WatchJob",
+            Self::CancelJob => "CancelJob",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BacklogLabels {
+    stage: &'static str,
+    pool: String,
+    class: &'static str,
+}
+
+/// The metrics. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Figures {
+    calls: Family<CallLabels, Counter>,
+    call_seconds: Family<MethodLabels, Histogram>,
+    backlog_units: Family<BacklogLabels, Gauge>,
+    /// Watches now.
+    pub(crate) watches: Gauge,
+    /// Uploads in progress now.
+    pub(crate) uploads: Gauge,
+    /// Watches that fell behind and started over from durable state.
+    pub(crate) watch_resyncs: Counter,
+    /// Jobs accepted.
+    pub(crate) accepted: Counter,
+    /// Units released to the stages.
+    pub(crate) released: Counter,
+    /// Accepts finished by the sweep.
+    pub(crate) swept: Counter,
+    /// Jobs that this process made EXPIRED.
+    pub(crate) expired: Counter,
+    /// 1 while this process is the dispatcher.
+    pub(crate) leader: Gauge,
+}
+
+impl Figures {
+    /// Registers everything once.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let figures = Self {
+            calls: Family::default(),
+            // 1 ms to 65 s.
+            call_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 17))),
+            backlog_units: Family::default(),
+            watches: Gauge::default(),
+            uploads: Gauge::default(),
+            watch_resyncs: Counter::default(),
+            accepted: Counter::default(),
+            released: Counter::default(),
+            swept: Counter::default(),
+            expired: Counter::default(),
+            leader: Gauge::default(),
+        };
+        metrics.register(|registry| {
+            let f = &figures;
+            registry.register("ingest_calls", "Calls of the public API by method and gRPC code", f.calls.clone());
+            let help = "Time to the answer, or to the begin of a stream";
+            registry.register_with_unit("ingest_call", help, Unit::Seconds, f.call_seconds.clone());
+            let help = "Units held in the intake, or released and unfinished; only the dispatcher reports them";
+            registry.register("backlog_units", help, f.backlog_units.clone());
+            registry.register("ingest_watches", "Watches now", f.watches.clone());
+            registry.register("ingest_uploads", "Uploads in progress", f.uploads.clone());
+            let help = "Watches that started over from durable state because they were slow";
+            registry.register("ingest_watch_resyncs", help, f.watch_resyncs.clone());
+            registry.register("ingest_accepted", "Jobs accepted", f.accepted.clone());
+            registry.register("ingest_released", "Units released to the stages", f.released.clone());
+            registry.register("ingest_swept", "Accepts finished by the sweep", f.swept.clone());
+            registry.register("ingest_expired", "Jobs past their time to live", f.expired.clone());
+            registry.register("ingest_dispatcher", "1 while this process is the dispatcher", f.leader.clone());
+        });
+        figures
+    }
+
+    /// Counts an answered call.
+    pub(crate) fn called(&self, method: Method, code: tonic::Code, seconds: f64) {
+        let labels = CallLabels { method: method.as_str(), code: code_word(code) };
+        self.calls.get_or_create(&labels).inc();
+        let labels = MethodLabels { method: method.as_str() };
+        self.call_seconds.get_or_create(&labels).observe(seconds);
+    }
+
+    /// Shows the whole backlog.
+    pub(crate) fn show_backlog(&self, backlog: &[Backlog]) {
+        for Backlog { lane: (stage, pool), class, units } in backlog {
+            let labels =
+                BacklogLabels { stage: stage.as_str(), pool: pool.to_string(), class: class.as_str() };
+            let units = i64::try_from(*units).unwrap_or(i64::MAX);
+            self.backlog_units.get_or_create(&labels).set(units);
+        }
+    }
+
+    /// This process is no longer the dispatcher: its figures would only be old.
+    pub(crate) fn clear_backlog(&self) {
+        self.backlog_units.clear();
+    }
+}
+
+const fn code_word(code: tonic::Code) -> &'static str {
+    use tonic::Code as C;
+    match code {
+        C::Ok => "OK",
+        C::Cancelled => "CANCELLED",
+        C::Unknown => "UNKNOWN",
+        C::InvalidArgument => "INVALID_ARGUMENT",
+        C::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        C::NotFound => "NOT_FOUND",
+        C::AlreadyExists => "ALREADY_EXISTS",
+        C::PermissionDenied => "PERMISSION_DENIED",
+        C::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        C::FailedPrecondition => "FAILED_PRECONDITION",
+        C::Aborted => "ABORTED",
+        C::OutOfRange => "OUT_OF_RANGE",
+        C::Unimplemented => "UNIMPLEMENTED",
+        C::Internal => "INTERNAL",
+        C::Unavailable => "UNAVAILABLE",
+        C::DataLoss => "DATA_LOSS",
+        C::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,76 @@
+//! The gRPC server: the API, reflection and the health service, with TLS and limits as configured.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use medfleet_proto::FILE_DESCRIPTOR_SET;
+use medfleet_proto::v1::job_service_server::{JobServiceServer, SERVICE_NAME};
+use tokio::net::TcpListener;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
+use tonic_health::server::HealthReporter;
+
+use crate::Error;
+use crate::config::TlsConfig;
+use crate::rpc::Jobs;
+
+/// Largest message taken: 3 MiB of content, the texts, and room for names.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// How often a silent connection is asked whether it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long it may take to answer.
+const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
+/// Calls on one connection at a time; thousands of watches share one.
+const STREAMS_MAX: u32 = 10_000;
+
+/// The server with everything it serves.
+pub(crate) async fn build(jobs: Jobs, tls: Option<&TlsConfig>) -> Result<(Router, HealthReporter), Error> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<JobServiceServer<Jobs>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(HEALTH_DESCRIPTOR_SET)
+        // The descriptors also hold the fleet's internal services, which are not served here.
+        .with_service_name(SERVICE_NAME)
+        .with_service_name("grpc.health.v1.Health")
+        .build_v1()?;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
+        .http2_adaptive_window(Some(true))
+        .max_concurrent_streams(Some(STREAMS_MAX));
+    if let Some(tls) = tls {
+        server = server.tls_config(tls_config(tls).await?)?;
+    }
+    let jobs = JobServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let router = server.add_service(health).add_service(reflection).add_service(jobs);
+    Ok((router, reporter))
+}
+
+async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {
+    let cert = read("ingest.tls.cert", &tls.cert).await?;
+    let key = read("ingest.tls.key", &tls.key).await?;
+    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+    if let Some(path) = &tls.client_ca {
+        let authority = read("ingest.tls.client_ca", path).await?;
+        config = config.client_ca_root(Certificate::from_pem(authority));
+    }
+    Ok(config)
+}
+
+async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    tokio::fs::read(path).await.map_err(|source| Error::File { what, source })
+}
+
+/// Serves until `stopped`, then lets the calls under way end.
+pub(crate) async fn serve(
+    router: Router,
+    listener: TcpListener,
+    stopped: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    // Streamed text comes in small pieces that must not wait for more.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(router.serve_with_incoming_shutdown(incoming, stopped).await?)
+}

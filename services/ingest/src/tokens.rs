@@ -1,0 +1,287 @@
+//! Who is calling: the bearer token of a call names a tenant. The file holds hashes only, and is read again when it changes.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use medfleet_core::TenantId;
+use medfleet_core::setting::Secret;
+use medfleet_runtime::{Random, Shutdown};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tonic::metadata::MetadataMap;
+
+use crate::error::Refusal;
+
+/// Every token begins with this, so that a leaked one can be recognised.
+pub const TOKEN_PREFIX: &str = "mf_";
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 32;
+/// Largest tokens file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest name of a token: it is written to the audit stream.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Why the tokens file cannot be used. Never shows a hash.
+#[derive(Debug, thiserror::Error)]
+pub enum TokensError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is larger than any real one.
+    #[error("{} is larger than {FILE_BYTES_MAX} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not the TOML expected.
+    #[error("{} is not a tokens file: expected [[token]] tables with name, tenant and sha256", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An entry is not right.
+    #[error("{}, token {position}: {reason}", path.display())]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// Which entry, counted from 1.
+        position: usize,
+        /// What is allowed.
+        reason: String,
+    },
+}
+
+/// The file: `[[token]]` tables.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensFile {
+    /// The entries.
+    #[serde(default, rename = "token")]
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// One entry of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenEntry {
+    /// Name of the token, shown in the audit stream.
+    pub name: String,
+    /// The tenant it speaks for.
+    pub tenant: String,
+    /// SHA-256 of the token's text, 64 hexadecimal digits.
+    pub sha256: String,
+}
+
+/// A new random token for a tenant: the text for the client, and the entry for the file. The text is stored nowhere.
+#[must_use]
+pub fn create_token(name: &str, tenant: &TenantId, random: &dyn Random) -> (Secret, TokenEntry) {
+    let mut bytes = [0; TOKEN_BYTES];
+    random.fill(&mut bytes);
+    let token = format!("{TOKEN_PREFIX}{}", hex::encode(bytes));
+    let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
+    let entry = TokenEntry { name: name.to_owned(), tenant: tenant.to_string(), sha256 };
+    (Secret::new(token), entry)
+}
+
+impl TokensFile {
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// Never for entries made by [`create_token`].
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+/// Who calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) tenant: TenantId,
+    /// Name of the token, for the audit stream.
+    pub(crate) actor: String,
+}
+
+#[derive(Debug)]
+struct Known {
+    sha256: [u8; 32],
+    caller: Caller,
+}
+
+/// The known tokens. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Tokens {
+    path: PathBuf,
+    known: Arc<RwLock<Arc<Vec<Known>>>>,
+}
+
+impl Tokens {
+    /// Reads the file.
+    pub(crate) async fn load(path: &Path) -> Result<Self, TokensError> {
+        let known = read(path).await?;
+        Ok(Self { path: path.to_path_buf(), known: Arc::new(RwLock::new(Arc::new(known))) })
+    }
+
+    /// Who the metadata of a call names.
+    pub(crate) fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Refusal> {
+        let value = metadata.get("authorization").ok_or(Refusal::NoToken)?;
+        let value = value.to_str().map_err(|_| Refusal::NoToken)?;
+        let (scheme, token) = value.split_once(' ').ok_or(Refusal::NoToken)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Refusal::NoToken);
+        }
+        let hash: [u8; 32] = Sha256::digest(token.trim().as_bytes()).into();
+        let known = self.snapshot();
+        // Every entry is compared in full, so that the time tells nothing about which one is near.
+        let found = known.iter().fold(None, |found, entry| {
+            if is_equal(&entry.sha256, &hash) { Some(&entry.caller) } else { found }
+        });
+        found.cloned().ok_or(Refusal::WrongToken)
+    }
+
+    /// Every tenant that has a token, each once.
+    pub(crate) fn tenants(&self) -> Vec<TenantId> {
+        let mut tenants: Vec<_> = self.snapshot().iter().map(|k| k.caller.tenant.clone()).collect();
+        tenants.sort();
+        tenants.dedup();
+        tenants
+    }
+
+    /// Reads the file again whenever its time or length changes. A file that cannot be used changes nothing.
+    pub(crate) async fn follow(self, every: Duration, shutdown: Shutdown) {
+        let mut seen = stamp(&self.path).await;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = shutdown.begun() => return,
+            }
+            let now = stamp(&self.path).await;
+            if now == seen {
+                continue;
+            }
+            seen = now;
+            match read(&self.path).await {
+                Ok(known) => {
+                    tracing::info!(tokens = known.len(), "the tokens file was read again");
+                    *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+                }
+                Err(error) => {
+                    let error = medfleet_runtime::exit::chain(&error);
+                    tracing::error!(error, "the changed tokens file cannot be used, the tokens read before stay valid");
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Vec<Known>> {
+        // One assignment under the lock: whole after a panic elsewhere.
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Compares without an early end.
+fn is_equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    difference == 0
+}
+
+/// Changes with the file; none while it cannot be looked at.
+async fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = tokio::fs::metadata(path).await.ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
+    let unreadable = |source| TokensError::Read { path: path.to_path_buf(), source };
+    if tokio::fs::metadata(path).await.map_err(unreadable)?.len() > FILE_BYTES_MAX {
+        return Err(TokensError::TooLarge { path: path.to_path_buf() });
+    }
+    let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
+    parse(&text, path)
+}
+
+fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
+    // The parser's own error would show the line, which may hold a token put in the wrong place.
+    let file: TokensFile =
+        toml::from_str(text).map_err(|_| TokensError::Syntax { path: path.to_path_buf() })?;
+    let entries = file.tokens.iter().enumerate().map(|(index, entry)| {
+        let wrong =
+            |reason| TokensError::Entry { path: path.to_path_buf(), position: index + 1, reason };
+        if !(1..=NAME_BYTES_MAX).contains(&entry.name.len()) {
+            return Err(wrong(format!("name must be 1 to {NAME_BYTES_MAX} bytes")));
+        }
+        let tenant = TenantId::new(entry.tenant.as_str()).map_err(|error| wrong(error.to_string()))?;
+        let mut sha256 = [0; 32];
+        hex::decode_to_slice(&entry.sha256, &mut sha256)
+            .map_err(|_| wrong("sha256 must be 64 hexadecimal digits".to_owned()))?;
+        Ok(Known { sha256, caller: Caller { tenant, actor: entry.name.clone() } })
+    });
+    entries.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_runtime::SeededRandom;
+
+    use super::*;
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).expect("a name")
+    }
+
+    fn tokens(entries: Vec<TokenEntry>) -> Tokens {
+        let text = TokensFile { tokens: entries }.to_toml().expect("writes");
+        let known = parse(&text, Path::new("tokens.toml")).expect("reads its own form");
+        Tokens { path: PathBuf::new(), known: Arc::new(RwLock::new(Arc::new(known))) }
+    }
+
+    fn call(tokens: &Tokens, authorization: Option<&str>) -> Result<String, String> {
+        let mut metadata = MetadataMap::new();
+        if let Some(value) = authorization {
+            metadata.insert("authorization", value.parse().expect("a header value"));
+        }
+        let caller = tokens.caller(&metadata).map_err(|refusal| refusal.to_string())?;
+        Ok(format!("{} {}", caller.tenant, caller.actor))
+    }
+
+    #[test]
+    fn a_token_names_its_tenant() {
+        let random = SeededRandom::new(1);
+        let (mary, first) = create_token("viewer", &tenant("st-mary"), &random);
+        let (john, second) = create_token("pacs", &tenant("st-john"), &random);
+        assert!(mary.expose().starts_with(TOKEN_PREFIX) && mary.expose() != john.expose());
+        let file = TokensFile { tokens: vec![first.clone(), second.clone()] }.to_toml().expect("writes");
+        assert!(!file.contains(mary.expose()), "only the hash is stored");
+        let tokens = tokens(vec![first, second]);
+        let bearer = |token: &Secret| format!("Bearer {}", token.expose());
+        assert_eq!(call(&tokens, Some(&bearer(&mary))).as_deref(), Ok("st-mary viewer"));
+        assert_eq!(call(&tokens, Some(&bearer(&john))).as_deref(), Ok("st-john pacs"));
+        let wrong = Err(Refusal::WrongToken.to_string());
+        assert_eq!(call(&tokens, Some("Bearer mf_00")), wrong);
+        assert_eq!(call(&tokens, Some("Bearer ")), wrong);
+        let none = Err(Refusal::NoToken.to_string());
+        assert_eq!(call(&tokens, None), none);
+        assert_eq!(call(&tokens, Some("Basic abc")), none);
+        assert_eq!(tokens.tenants(), [tenant("st-john"), tenant("st-mary")]);
+    }
+
+    #[test]
+    fn wrong_files_say_where_and_show_nothing() {
+        let check = |text: &str, expected: &str| {
+            let error = parse(text, Path::new("t")).expect_err("is wrong").to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("mf_secret"), "{error}");
+        };
+        check("token = 'mf_secret'", "expected [[token]] tables");
+        check("[[token]]\nname='a'\ntenant='A'\nsha256=''", "token 1: tenant must be");
+        check("[[token]]\nname='a'\ntenant='a'\nsha256='mf_secret'", "token 1: sha256 must be 64");
+        check("[[token]]\nname=''\ntenant='a'\nsha256='00'", "token 1: name must be 1 to 64 bytes");
+        check("[[token]]\nname='a'\ntenant='a'\ntoken='mf_secret'", "expected [[token]] tables");
+    }
+}

@@ -1,0 +1,187 @@
+//! What the dispatcher releases next: pure, over an index of the intake. Plain class order, then order of arrival.
+//! Per (stage, pool) the released but unfinished units stay below a limit; one unit of each class may always be out,
+//! so that a pool without any worker still shows its backlog and can be scaled up from zero.
+
+use std::collections::{BTreeMap, HashMap};
+
+use medfleet_core::{Class, JobKey, PoolName, Stage, UnixMillis, WorkUnit};
+use medfleet_queue::{Headers, IntakeEntry, Outstanding};
+
+/// Number of classes.
+const CLASSES: usize = Class::ALL.len();
+
+/// Where released units are counted together.
+pub(crate) type LaneKey = (Stage, PoolName);
+
+/// A unit that waits in the intake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) unit: WorkUnit,
+    pub(crate) sequence: u64,
+    pub(crate) headers: Headers,
+    pub(crate) stored_at: UnixMillis,
+}
+
+impl From<IntakeEntry> for Held {
+    fn from(entry: IntakeEntry) -> Self {
+        let IntakeEntry { unit, sequence, headers, stored_at } = entry;
+        Self { unit, sequence, headers, stored_at }
+    }
+}
+
+/// Units of one (stage, pool) by class.
+#[derive(Debug, Default)]
+struct Lane {
+    held: [BTreeMap<u64, Held>; CLASSES],
+    released: [u64; CLASSES],
+    /// Until the next recount nothing is released here: the last try failed.
+    paused: bool,
+}
+
+/// The units of one (stage, pool, class), for the backlog gauge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    pub(crate) lane: LaneKey,
+    pub(crate) class: Class,
+    /// Held plus released and unfinished.
+    pub(crate) units: u64,
+}
+
+/// The intake in memory.
+#[derive(Debug)]
+pub(crate) struct Index {
+    released_max: u64,
+    lanes: BTreeMap<LaneKey, Lane>,
+    /// Where the units of a job are held, to find them when the job ends.
+    of_job: HashMap<JobKey, Vec<(LaneKey, Class, u64)>>,
+}
+
+impl Index {
+    pub(crate) fn new(released_max: u64) -> Self {
+        Self { released_max, lanes: BTreeMap::new(), of_job: HashMap::new() }
+    }
+
+    /// Adds a unit that waits.
+    pub(crate) fn insert(&mut self, held: Held) {
+        let key = lane_of(&held.unit);
+        let place = (key.clone(), held.unit.class, held.sequence);
+        self.of_job.entry(held.unit.key.clone()).or_default().push(place);
+        let lane = self.lanes.entry(key).or_default();
+        lane.held[slot(held.unit.class)].insert(held.sequence, held);
+    }
+
+    /// Takes the units to release now, at most `most`, and counts them as released.
+    pub(crate) fn take(&mut self, most: usize) -> Vec<Held> {
+        let mut taken = Vec::new();
+        for lane in self.lanes.values_mut() {
+            while taken.len() < most {
+                let Some(held) = lane.next(self.released_max) else { break };
+                taken.push(held);
+            }
+        }
+        for held in &taken {
+            self.forget_place(held);
+        }
+        taken
+    }
+
+    /// Takes a unit back whose release failed, and pauses its (stage, pool) until the next recount.
+    pub(crate) fn put_back(&mut self, held: Held) {
+        self.uncount(&held);
+        if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
+            lane.paused = true;
+        }
+        self.insert(held);
+    }
+
+    /// A unit that was taken turned out to need no release.
+    pub(crate) fn uncount(&mut self, held: &Held) {
+        if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
+            let released = &mut lane.released[slot(held.unit.class)];
+            *released = released.saturating_sub(1);
+        }
+    }
+
+    /// Removes every unit of a job and says which intake messages they were.
+    pub(crate) fn remove_job(&mut self, key: &JobKey) -> Vec<u64> {
+        let places = self.of_job.remove(key).unwrap_or_default();
+        for (lane, class, sequence) in &places {
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                lane.held[slot(*class)].remove(sequence);
+            }
+        }
+        places.into_iter().map(|(_, _, sequence)| sequence).collect()
+    }
+
+    /// Replaces what was counted here by what the queue says, and ends the pause.
+    pub(crate) fn recount(&mut self, key: &LaneKey, outstanding: &Outstanding) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        for class in Class::ALL {
+            let backlog = outstanding.of(*class);
+            lane.released[slot(*class)] = backlog.waiting + backlog.in_flight;
+        }
+        lane.paused = false;
+    }
+
+    /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
+    pub(crate) fn full(&self) -> Vec<LaneKey> {
+        let full = self.lanes.iter().filter(|(_, lane)| !lane.paused && lane.is_waiting());
+        full.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Every (stage, pool) seen so far.
+    pub(crate) fn lanes(&self) -> Vec<LaneKey> {
+        self.lanes.keys().cloned().collect()
+    }
+
+    /// Held and released units, for the gauge.
+    pub(crate) fn backlog(&self) -> Vec<Backlog> {
+        let lanes = self.lanes.iter().flat_map(|(key, lane)| {
+            Class::ALL.iter().map(|class| Backlog {
+                lane: key.clone(),
+                class: *class,
+                units: lane.held[slot(*class)].len() as u64 + lane.released[slot(*class)],
+            })
+        });
+        lanes.collect()
+    }
+
+    fn forget_place(&mut self, held: &Held) {
+        if let Some(places) = self.of_job.get_mut(&held.unit.key) {
+            places.retain(|(_, _, sequence)| *sequence != held.sequence);
+            if places.is_empty() {
+                self.of_job.remove(&held.unit.key);
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn next(&mut self, released_max: u64) -> Option<Held> {
+        if self.paused {
+            return None;
+        }
+        let has_room = self.released.iter().sum::<u64>() < released_max;
+        let class = (0..CLASSES)
+            .find(|class| !self.held[*class].is_empty() && (has_room || self.released[*class] == 0))?;
+        let (_, held) = self.held[class].pop_first()?;
+        self.released[class] += 1;
+        Some(held)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.held.iter().any(|held| !held.is_empty())
+    }
+}
+
+fn lane_of(unit: &WorkUnit) -> LaneKey {
+    (unit.stage, unit.pool.clone())
+}
+
+/// Position of a class, in order of service.
+const fn slot(class: Class) -> usize {
+    class as usize
+}
+
+#[cfg(test)]
+mod tests;

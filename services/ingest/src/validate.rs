@@ -1,0 +1,192 @@
+//! Whether a submitted job can be one: pure, before anything is stored. Everything wrong is named at once.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use medfleet_core::{Class, PoolName, TaskKind, UploadId};
+use medfleet_proto::v1::{self, task::Kind};
+
+use crate::config::{Config, Limits};
+use crate::convert;
+use crate::error::{Refusal, Violation};
+
+/// Longest request id, in bytes; part of the public contract.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Highest temperature; part of the public contract.
+const TEMPERATURE_MAX: f32 = 2.0;
+
+/// A job that can be accepted, with every default filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) kind: TaskKind,
+    pub(crate) task: v1::Task,
+    pub(crate) class: Class,
+    /// The alias, resolved.
+    pub(crate) model: String,
+    pub(crate) pool: PoolName,
+    pub(crate) decoding: v1::DecodingParameters,
+    pub(crate) time_to_live: Duration,
+    pub(crate) sources: Vec<Source>,
+}
+
+/// Where the bytes of an input are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Upload(UploadId),
+    Content(Bytes),
+}
+
+/// Checks a request against the limits and the models of the fleet.
+pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Plan, Refusal> {
+    let limits = &config.limits;
+    let mut wrong = Vec::new();
+    let Some(kind) = request.task.as_ref().and_then(|task| task.kind.as_ref()) else {
+        let kinds = TaskKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Refusal::invalid("task", format!("is required, one of {kinds}")));
+    };
+    let task_kind = convert::task_kind(kind);
+    if !task_kind.is_available() {
+        return Err(Refusal::TaskUnavailable { task: task_kind });
+    }
+    check_texts(kind, limits, &mut wrong);
+    if request.request_id.len() > REQUEST_ID_BYTES_MAX {
+        wrong.push(Violation::new("request_id", format!("at most {REQUEST_ID_BYTES_MAX} bytes")));
+    }
+    check_count(task_kind, request.inputs.len(), limits, &mut wrong);
+    let class = convert::class_from(request.class);
+    if class.is_none() {
+        let allowed = "one of CLASS_STAT, CLASS_URGENT, CLASS_ROUTINE, CLASS_BULK";
+        wrong.push(Violation::new("class", allowed));
+    }
+    let decoding = decoding(request.decoding.unwrap_or_default(), limits, &mut wrong);
+    let time_to_live = time_to_live(request.time_to_live, limits, &mut wrong);
+    let model = model(request.model, config, &mut wrong);
+    // A list over the limit is refused as a whole, not input by input.
+    let sources = if wrong.iter().any(|v| v.field == "inputs") {
+        Vec::new()
+    } else {
+        sources(request.inputs, limits, &mut wrong)
+    };
+    match (class, model, request.task) {
+        (Some(class), Some((model, pool)), Some(task)) if wrong.is_empty() => {
+            Ok(Plan { kind: task_kind, task, class, model, pool, decoding, time_to_live, sources })
+        }
+        _ => Err(Refusal::Invalid(wrong)),
+    }
+}
+
+/// Refuses before the size of the reason grows with the request.
+fn check_count(kind: TaskKind, count: usize, limits: &Limits, wrong: &mut Vec<Violation>) {
+    let (least, most) = kind.images();
+    let most = most.unwrap_or(limits.images_max);
+    let fits = u32::try_from(count).is_ok_and(|count| (least..=most).contains(&count));
+    if !fits {
+        let allowed = match (least, most) {
+            (least, most) if least == most => format!("{kind} takes exactly {least} images"),
+            (least, most) => format!("{kind} takes {least} to {most} images"),
+        };
+        wrong.push(Violation::new("inputs", format!("{allowed}; found {count}")));
+    }
+}
+
+fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
+    let mut text = |field: &str, text: &str, required: bool| {
+        let most = limits.text_bytes_max;
+        if text.len() as u64 > most.get() {
+            wrong.push(Violation::new(field, format!("at most {most} of text")));
+        }
+        if required && text.trim().is_empty() {
+            wrong.push(Violation::new(field, format!("is required, up to {most} of text")));
+        }
+    };
+    match kind {
+        Kind::Report(task) => text("task.report.clinical_context", &task.clinical_context, false),
+        Kind::Answer(task) => text("task.answer.question", &task.question, true),
+        Kind::Localise(task) => text("task.localise.target", &task.target, true),
+        Kind::Compare(task) => text("task.compare.clinical_context", &task.clinical_context, false),
+        Kind::Extract(task) => text("task.extract.json_schema", &task.json_schema, true),
+        // Refused as unavailable before this is reached; their labels are checked by the release that does them.
+        Kind::Classify(_) | Kind::Embed(_) | Kind::ZeroShot(_) => {}
+    }
+}
+
+fn decoding(
+    sent: v1::DecodingParameters,
+    limits: &Limits,
+    wrong: &mut Vec<Violation>,
+) -> v1::DecodingParameters {
+    let most = limits.max_tokens_max;
+    if sent.max_tokens > most {
+        wrong.push(Violation::new("decoding.max_tokens", format!("1 to {most}, or 0 for the default")));
+    }
+    if !(0.0..=TEMPERATURE_MAX).contains(&sent.temperature) {
+        wrong.push(Violation::new("decoding.temperature", format!("0 to {TEMPERATURE_MAX}")));
+    }
+    if !(0.0..=1.0).contains(&sent.top_p) {
+        wrong.push(Violation::new("decoding.top_p", "above 0 up to 1, or 0 for 1"));
+    }
+    let max_tokens = if sent.max_tokens == 0 { limits.max_tokens_default } else { sent.max_tokens };
+    let top_p = if sent.top_p == 0.0 { 1.0 } else { sent.top_p };
+    v1::DecodingParameters { max_tokens, top_p, ..sent }
+}
+
+fn time_to_live(
+    sent: Option<prost_types::Duration>,
+    limits: &Limits,
+    wrong: &mut Vec<Violation>,
+) -> Duration {
+    let Some(sent) = sent else { return limits.time_to_live_default.get() };
+    let most = limits.time_to_live_max;
+    match Duration::try_from(sent) {
+        Ok(duration) if duration >= Duration::from_millis(1) && duration <= most.get() => duration,
+        _ => {
+            wrong.push(Violation::new("time_to_live", format!("above 0 up to {most}")));
+            limits.time_to_live_default.get()
+        }
+    }
+}
+
+fn model(sent: String, config: &Config, wrong: &mut Vec<Violation>) -> Option<(String, PoolName)> {
+    let alias = if sent.is_empty() { config.default_model.clone() } else { sent };
+    let pool = config.models.get(&alias).and_then(|pool| PoolName::new(pool.as_str()).ok());
+    if pool.is_none() {
+        let known = config.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        wrong.push(Violation::new("model", format!("one of {known}, or empty for the default")));
+    }
+    pool.map(|pool| (alias, pool))
+}
+
+fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) -> Vec<Source> {
+    let most = limits.inline_bytes_max;
+    let mut inline_bytes = 0;
+    let mut sources = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.into_iter().enumerate() {
+        match input.source {
+            None => {
+                wrong.push(Violation::new(format!("inputs[{index}]"), "needs an upload or content"));
+            }
+            Some(v1::input::Source::Content(content)) if content.is_empty() => {
+                wrong.push(Violation::new(format!("inputs[{index}].content"), "must not be empty"));
+            }
+            Some(v1::input::Source::Content(content)) => {
+                inline_bytes += content.len() as u64;
+                sources.push(Source::Content(content));
+            }
+            Some(v1::input::Source::Upload(name)) => {
+                match convert::upload_id(&format!("inputs[{index}].upload"), &name) {
+                    Ok(id) => sources.push(Source::Upload(id)),
+                    Err(Refusal::Invalid(violations)) => wrong.extend(violations),
+                    Err(_) => wrong.push(Violation::new(format!("inputs[{index}].upload"), "uploads/{id}")),
+                }
+            }
+        }
+    }
+    if inline_bytes > most.get() {
+        let allowed = format!("at most {most} of content in one request; upload larger files");
+        wrong.push(Violation::new("inputs", allowed));
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! What is refused, with the field, and what defaults are filled in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{AcceptConfig, DispatcherConfig, WatchConfig};
+
+fn config() -> Config {
+    Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        tls: None,
+        tokens: PathBuf::new(),
+        tokens_reload: medfleet_runtime::DurationText::from_secs(1),
+        models: BTreeMap::from([("tiny".to_owned(), "tiny-main".to_owned())]),
+        default_model: "tiny".to_owned(),
+        limits: Limits { images_max: 4, ..Limits::default() },
+        accept: AcceptConfig::default(),
+        watch: WatchConfig::default(),
+        dispatcher: DispatcherConfig::default(),
+    }
+}
+
+fn image() -> v1::Input {
+    v1::Input { source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))) }
+}
+
+fn request(kind: Kind, images: usize) -> v1::SubmitJobRequest {
+    v1::SubmitJobRequest {
+        task: Some(v1::Task { kind: Some(kind) }),
+        inputs: (0..images).map(|_| image()).collect(),
+        ..Default::default()
+    }
+}
+
+fn report() -> v1::SubmitJobRequest {
+    request(Kind::Report(v1::ReportTask::default()), 1)
+}
+
+/// The fields named, or none when accepted.
+fn check(request: v1::SubmitJobRequest, expected: &[&str]) {
+    let fields = match plan(request, &config()) {
+        Ok(_) => Vec::new(),
+        Err(Refusal::Invalid(violations)) => {
+            assert!(violations.iter().all(|v| !v.allowed.is_empty()));
+            violations.into_iter().map(|v| v.field).collect()
+        }
+        Err(other) => vec![other.to_string()],
+    };
+    assert_eq!(fields, expected);
+}
+
+fn answer(question: &str) -> v1::SubmitJobRequest {
+    request(Kind::Answer(v1::AnswerTask { question: question.to_owned() }), 0)
+}
+
+#[test]
+fn tasks_say_how_many_images_they_take() {
+    check(report(), &[]);
+    check(answer("what is this?"), &[]);
+    check(v1::SubmitJobRequest::default(), &["task"]);
+    check(request(Kind::Report(v1::ReportTask::default()), 0), &["inputs"]);
+    check(request(Kind::Report(v1::ReportTask::default()), 5), &["inputs"]);
+    check(request(Kind::Compare(v1::CompareTask::default()), 2), &[]);
+    check(request(Kind::Compare(v1::CompareTask::default()), 1), &["inputs"]);
+    let refusal = "task: embed is not in this release; available: report, answer, compare";
+    check(request(Kind::Embed(v1::EmbedTask {}), 1), &[refusal]);
+}
+
+#[test]
+fn texts_have_limits() {
+    check(answer(" "), &["task.answer.question"]);
+    check(answer(&"x".repeat((16 << 10) + 1)), &["task.answer.question"]);
+    let context = Kind::Report(v1::ReportTask { clinical_context: "x".repeat((16 << 10) + 1) });
+    check(request(context, 1), &["task.report.clinical_context"]);
+    check(v1::SubmitJobRequest { request_id: "x".repeat(129), ..report() }, &["request_id"]);
+    check(v1::SubmitJobRequest { request_id: "x".repeat(128), ..report() }, &[]);
+}
+
+#[test]
+fn everything_wrong_is_named_at_once() {
+    let wrong = v1::SubmitJobRequest {
+        class: 99,
+        model: "other".to_owned(),
+        decoding: Some(v1::DecodingParameters {
+            max_tokens: 1 << 20,
+            temperature: f32::NAN,
+            top_p: 1.5,
+            ..Default::default()
+        }),
+        time_to_live: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+        ..report()
+    };
+    let fields =
+        ["class", "decoding.max_tokens", "decoding.temperature", "decoding.top_p", "time_to_live", "model"];
+    check(wrong, &fields);
+}
+
+#[test]
+fn inputs_are_looked_at_one_by_one() {
+    let inputs = |source| v1::SubmitJobRequest { inputs: vec![image(), v1::Input { source }], ..report() };
+    use v1::input::Source::{Content, Upload};
+    check(inputs(None), &["inputs[1]"]);
+    check(inputs(Some(Content(Bytes::new()))), &["inputs[1].content"]);
+    check(inputs(Some(Upload("uploads/x".to_owned()))), &["inputs[1].upload"]);
+    check(inputs(Some(Upload(format!("uploads/{}", "a".repeat(32))))), &[]);
+    check(inputs(Some(Content(vec![0; 3 << 20].into()))), &["inputs"]);
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let plan = plan(report(), &config()).expect("is right");
+    let decoding = v1::DecodingParameters { max_tokens: 1024, top_p: 1.0, ..Default::default() };
+    assert_eq!((plan.decoding, plan.class), (decoding, Class::Routine));
+    assert_eq!((plan.model.as_str(), plan.pool.as_str()), ("tiny", "tiny-main"));
+    assert_eq!(plan.time_to_live, Duration::from_secs(24 * 60 * 60));
+}

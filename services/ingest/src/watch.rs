@@ -1,0 +1,325 @@
+//! Follows one job for one caller: durable events by reading, then live ones, text put together without gap or repeat,
+//! and at the end whatever text is still missing. A watch that is slow, or unsure, starts over from durable state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, UnixMillis};
+use medfleet_proto::v1::{self, watch_job_response::Event};
+use medfleet_proto::work::v1::{JobEvent, TextChunk};
+use medfleet_queue::Queue;
+use medfleet_runtime::exit::chain;
+use medfleet_runtime::{Clock, Shutdown};
+use prost::Message;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::blobs::Blobs;
+use crate::config::WatchConfig;
+use crate::convert;
+use crate::error::{self, Refusal};
+use crate::hub::{Hub, Signal, Subscription};
+use crate::metrics::Figures;
+use crate::stitch::{Out, Piece, Stitch};
+
+/// How often a record is read again that does not show yet what an event says.
+const RECORD_READS_MAX: u32 = 50;
+/// Pause between these reads.
+const RECORD_READ_PAUSE: Duration = Duration::from_millis(20);
+
+/// What watching needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Watching {
+    pub(crate) config: WatchConfig,
+    pub(crate) queue: Queue,
+    pub(crate) blobs: Blobs,
+    pub(crate) hub: Hub,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) figures: Figures,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// How a job ended; the same for all its watchers.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    epoch: u32,
+    attempt: u32,
+    job: v1::Job,
+    at: UnixMillis,
+    /// The whole text; none if there is no result.
+    text: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Durable state must be read.
+    Reading,
+    /// Signals are followed.
+    Following,
+    /// Nothing comes any more.
+    Ended,
+}
+
+/// One watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    watching: Arc<Watching>,
+    key: JobKey,
+    subscription: Subscription,
+    /// Last durable event sent.
+    sequence: u64,
+    epoch: u32,
+    stitch: Stitch,
+    ready: VecDeque<v1::WatchJobResponse>,
+    phase: Phase,
+    /// When to read the stored text, while text is missing.
+    checkpoint_at: Option<Instant>,
+    reread_at: Instant,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watching.figures.watches.dec();
+    }
+}
+
+impl Watch {
+    /// Begins to follow a job that exists.
+    pub(crate) async fn begin(
+        watching: Arc<Watching>,
+        key: JobKey,
+        request: &v1::WatchJobRequest,
+    ) -> Result<Self, Refusal> {
+        let subscription = watching.hub.subscribe(&key);
+        if watching.queue.record(&key).await?.is_none() {
+            return Err(Refusal::NotFound { what: "job" });
+        }
+        let position = request.text_position.unwrap_or_default();
+        let ahead = watching.config.ahead_bytes_max.as_usize();
+        watching.figures.watches.inc();
+        Ok(Self {
+            stitch: Stitch::at(position.attempt, position.offset_bytes, ahead),
+            reread_at: Instant::now() + watching.config.reread_every.get(),
+            watching,
+            key,
+            subscription,
+            sequence: request.after_sequence,
+            epoch: 0,
+            ready: VecDeque::new(),
+            phase: Phase::Reading,
+            checkpoint_at: None,
+        })
+    }
+
+    /// The stream of responses. It runs only while the caller takes them.
+    pub(crate) fn into_stream(self) -> impl futures::Stream<Item = Result<v1::WatchJobResponse, Status>> {
+        futures::stream::unfold(self, |mut watch| async move {
+            let next = watch.next().await?;
+            Some((next, watch))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<v1::WatchJobResponse, Status>> {
+        loop {
+            if let Some(response) = self.ready.pop_front() {
+                return Some(Ok(response));
+            }
+            let step = match self.phase {
+                Phase::Ended => return None,
+                Phase::Reading => self.read().await,
+                Phase::Following => self.follow().await,
+            };
+            if let Err(refusal) = step {
+                self.phase = Phase::Ended;
+                return Some(Err(error::status(&refusal)));
+            }
+        }
+    }
+
+    /// Reads everything durable that was not sent yet.
+    async fn read(&mut self) -> Result<(), Refusal> {
+        self.phase = Phase::Following;
+        self.reread_at = Instant::now() + self.watching.config.reread_every.get();
+        while let Some((sequence, event)) = self.watching.queue.next_event(&self.key, self.sequence).await? {
+            self.take_event(sequence, event).await?;
+            if self.phase == Phase::Ended {
+                return Ok(());
+            }
+        }
+        let record = self.record().await?;
+        if record.state.is_final() {
+            // Its event was never published, or the caller has seen it.
+            return self.finish(record.epoch).await;
+        }
+        self.epoch = record.epoch;
+        if record.state == JobState::Decoding {
+            self.read_checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next thing to do.
+    async fn follow(&mut self) -> Result<(), Refusal> {
+        let wake_at = self.checkpoint_at.map_or(self.reread_at, |at| at.min(self.reread_at));
+        tokio::select! {
+            signal = self.subscription.signals.recv() => match signal {
+                Ok(Signal::Event(sequence, event)) => self.take_event(sequence, event).await?,
+                Ok(Signal::Text(chunk)) => self.take_text(&chunk),
+                Ok(Signal::Missed) | Err(RecvError::Closed) => self.phase = Phase::Reading,
+                Err(RecvError::Lagged(_)) => {
+                    self.watching.figures.watch_resyncs.inc();
+                    self.phase = Phase::Reading;
+                }
+            },
+            () = tokio::time::sleep_until(wake_at) => {
+                if Instant::now() >= self.reread_at {
+                    self.phase = Phase::Reading;
+                } else {
+                    self.read_checkpoint().await?;
+                }
+            }
+            () = self.watching.shutdown.begun() => return Err(Refusal::Stopping),
+        }
+        Ok(())
+    }
+
+    async fn take_event(&mut self, sequence: u64, event: JobEvent) -> Result<(), Refusal> {
+        if sequence <= self.sequence {
+            return Ok(());
+        }
+        if convert::is_final(&event) && self.is_the_end(&event).await? {
+            self.sequence = sequence;
+            return self.finish(event.epoch).await;
+        }
+        self.sequence = sequence;
+        let time = UnixMillis(event.time_unix_millis);
+        self.push(time, Event::Progress(convert::progress(&event)));
+        Ok(())
+    }
+
+    /// Whether the job stands where its final event says; a replay since then makes that event an ordinary one.
+    async fn is_the_end(&mut self, event: &JobEvent) -> Result<bool, Refusal> {
+        if let Some(finished) = &*self.subscription.topic.finished.lock().await
+            && finished.epoch == event.epoch
+        {
+            return Ok(true);
+        }
+        for _ in 0..RECORD_READS_MAX {
+            let record = self.record().await?;
+            if record.epoch != event.epoch {
+                self.epoch = record.epoch;
+                return Ok(false);
+            }
+            if record.state.is_final() {
+                return Ok(true);
+            }
+            // The event overtook the record on its way to this replica of the bucket.
+            tokio::time::sleep(RECORD_READ_PAUSE).await;
+        }
+        Err(Refusal::Broken { what: "the record of a job that ended" })
+    }
+
+    /// Sends the text that is missing and the final state.
+    async fn finish(&mut self, epoch: u32) -> Result<(), Refusal> {
+        let finished = {
+            let topic = Arc::clone(&self.subscription.topic);
+            let mut known = topic.finished.lock().await;
+            match &*known {
+                Some(finished) if finished.epoch == epoch => Arc::clone(finished),
+                _ => {
+                    let finished = Arc::new(self.read_finished().await?);
+                    *known = Some(Arc::clone(&finished));
+                    finished
+                }
+            }
+        };
+        if let Some(text) = &finished.text {
+            let mut out = Vec::new();
+            self.stitch.finish(finished.attempt, text, &mut out);
+            self.push_text(out);
+        }
+        self.push(finished.at, Event::Final(finished.job.clone()));
+        self.phase = Phase::Ended;
+        Ok(())
+    }
+
+    async fn read_finished(&self) -> Result<Finished, Refusal> {
+        let record = self.record().await?;
+        let text = match &record.result {
+            Some(digest) => match self.watching.blobs.get(&self.key.tenant, BlobKind::Result, digest).await? {
+                Some(bytes) => {
+                    let result = v1::Result::decode(bytes).map_err(|_| Refusal::Broken { what: "a result" })?;
+                    Some(convert::result_text(&result).to_owned())
+                }
+                // Erased or expired since: the state is still worth telling.
+                None => None,
+            },
+            None => None,
+        };
+        Ok(Finished {
+            epoch: record.epoch,
+            attempt: record.attempt,
+            job: convert::job(&self.key.job, &record),
+            at: record.times.finished.unwrap_or(record.times.accepted),
+            text,
+        })
+    }
+
+    fn take_text(&mut self, chunk: &TextChunk) {
+        if chunk.epoch != self.epoch {
+            return;
+        }
+        let mut out = Vec::new();
+        let piece = Piece { attempt: chunk.attempt, offset: chunk.offset_bytes, text: &chunk.text };
+        self.stitch.offer(piece, &mut out);
+        self.push_text(out);
+        if !self.stitch.is_missing_text() {
+            self.checkpoint_at = None;
+        } else if self.checkpoint_at.is_none() {
+            self.checkpoint_at = Some(Instant::now());
+        }
+    }
+
+    /// Reads the text so far, and plans to do so again while text is missing.
+    async fn read_checkpoint(&mut self) -> Result<(), Refusal> {
+        match self.watching.blobs.text_checkpoint(&self.key, self.epoch).await {
+            Ok(Some(bytes)) => {
+                let chunk = TextChunk::decode(bytes).map_err(|_| Refusal::Broken { what: "the text so far" })?;
+                self.take_text(&chunk);
+            }
+            Ok(None) => {}
+            // The next try, or the result at the end, has the text as well.
+            Err(error) => tracing::warn!(error = chain(&error), "the text so far could not be read"),
+        }
+        self.checkpoint_at = self
+            .stitch
+            .is_missing_text()
+            .then(|| Instant::now() + self.watching.config.checkpoint_every.get());
+        Ok(())
+    }
+
+    async fn record(&self) -> Result<JobRecord, Refusal> {
+        let found = self.watching.queue.record(&self.key).await?;
+        found.map(|(record, _)| record).ok_or(Refusal::NotFound { what: "job" })
+    }
+
+    fn push_text(&mut self, out: Vec<Out>) {
+        let now = self.watching.clock.now();
+        for out in out {
+            let event = match out {
+                Out::Reset { attempt } => Event::Reset(v1::TextReset { attempt }),
+                Out::Delta { attempt, offset, text } => {
+                    Event::Text(v1::TextDelta { attempt, offset_bytes: offset, text })
+                }
+            };
+            self.push(now, event);
+        }
+    }
+
+    fn push(&mut self, at: UnixMillis, event: Event) {
+        let time = Some(convert::timestamp(at));
+        self.ready.push_back(v1::WatchJobResponse { sequence: self.sequence, time, event: Some(event) });
+    }
+}
