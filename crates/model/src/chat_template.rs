@@ -32,13 +32,19 @@ pub(crate) fn check(dir: &Path) -> Result<(), LoadError> {
         check_text("chat_template.jinja", &text)?;
     }
     for file in ["chat_template.json", "tokenizer_config.json"] {
-        let Some(text) = optional(dir, file)? else { continue };
-        let holder: Holder =
-            serde_json::from_str(&text).map_err(|source| LoadError::Json { file: file.to_owned(), source })?;
+        let Some(text) = optional(dir, file)? else {
+            continue;
+        };
+        let holder: Holder = serde_json::from_str(&text).map_err(|source| LoadError::Json {
+            file: file.to_owned(),
+            source,
+        })?;
         match holder.chat_template {
             None => (),
             Some(Template::One(text)) => check_text(file, &text)?,
-            Some(Template::Named(all)) => all.iter().try_for_each(|named| check_text(file, &named.template))?,
+            Some(Template::Named(all)) => all
+                .iter()
+                .try_for_each(|named| check_text(file, &named.template))?,
         }
     }
     Ok(())
@@ -48,7 +54,10 @@ fn optional(dir: &Path, file: &str) -> Result<Option<String>, LoadError> {
     match std::fs::read_to_string(dir.join(file)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Read { file: file.to_owned(), source }),
+        Err(source) => Err(LoadError::Read {
+            file: file.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -66,6 +75,12 @@ mod tests {
     #[test]
     fn another_form_is_refused() {
         assert!(check_text("chat_template.jinja", "<|im_start|>user").is_err());
-        assert!(check_text("chat_template.jinja", "'<start_of_turn>' user model '<end_of_turn>'").is_ok());
+        assert!(
+            check_text(
+                "chat_template.jinja",
+                "'<start_of_turn>' user model '<end_of_turn>'"
+            )
+            .is_ok()
+        );
     }
 }

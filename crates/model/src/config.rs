@@ -114,7 +114,12 @@ impl Config {
         let generation = match std::fs::read_to_string(dir.join("generation_config.json")) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(LoadError::Read { file: "generation_config.json".to_owned(), source }),
+            Err(source) => {
+                return Err(LoadError::Read {
+                    file: "generation_config.json".to_owned(),
+                    source,
+                });
+            }
         };
         Self::parse(&text, generation.as_deref())
     }
@@ -129,15 +134,18 @@ impl Config {
             move |source| LoadError::Json { file, source }
         };
         let top: raw::Top = serde_json::from_str(config).map_err(json("config.json"))?;
-        let generation: raw::Generation =
-            serde_json::from_str(generation.unwrap_or("{}")).map_err(json("generation_config.json"))?;
+        let generation: raw::Generation = serde_json::from_str(generation.unwrap_or("{}"))
+            .map_err(json("generation_config.json"))?;
         top.check(generation)
     }
 }
 
 /// The whole text of one file of the folder.
 pub(crate) fn read(dir: &Path, file: &str) -> Result<String, LoadError> {
-    std::fs::read_to_string(dir.join(file)).map_err(|source| LoadError::Read { file: file.to_owned(), source })
+    std::fs::read_to_string(dir.join(file)).map_err(|source| LoadError::Read {
+        file: file.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

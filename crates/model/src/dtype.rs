@@ -16,7 +16,9 @@ pub enum Dtype {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DtypeError {
     /// Half precision overflows in Gemma 3's residual stream and gives empty or garbled text.
-    #[error("f16 is refused: gemma 3's residual stream exceeds its range of 65504; allowed are f32 and bf16")]
+    #[error(
+        "f16 is refused: gemma 3's residual stream exceeds its range of 65504; allowed are f32 and bf16"
+    )]
     F16,
     /// Anything else.
     #[error("dtype is {found}, allowed are f32 and bf16")]
@@ -61,7 +63,9 @@ impl FromStr for Dtype {
             "f32" | "float32" => Ok(Self::F32),
             "bf16" | "bfloat16" => Ok(Self::Bf16),
             "f16" | "fp16" | "float16" | "half" => Err(DtypeError::F16),
-            _ => Err(DtypeError::Unknown { found: text.to_owned() }),
+            _ => Err(DtypeError::Unknown {
+                found: text.to_owned(),
+            }),
         }
     }
 }
@@ -75,6 +79,9 @@ mod tests {
         assert_eq!("bf16".parse(), Ok(Dtype::Bf16));
         assert_eq!("float32".parse(), Ok(Dtype::F32));
         assert_eq!("F16".parse::<Dtype>(), Err(DtypeError::F16));
-        assert!(matches!("q4".parse::<Dtype>(), Err(DtypeError::Unknown { .. })));
+        assert!(matches!(
+            "q4".parse::<Dtype>(),
+            Err(DtypeError::Unknown { .. })
+        ));
     }
 }

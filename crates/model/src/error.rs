@@ -12,7 +12,9 @@ pub struct BackendError {
 impl From<candle_core::Error> for BackendError {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
-        Self { message: text.lines().next().unwrap_or("no message").to_owned() }
+        Self {
+            message: text.lines().next().unwrap_or("no message").to_owned(),
+        }
     }
 }
 
@@ -213,7 +215,9 @@ pub enum PromptError {
         placeholders: usize,
     },
     /// Roles do not alternate.
-    #[error("message {index} is out of turn: user and model alternate, user first, system only at the start")]
+    #[error(
+        "message {index} is out of turn: user and model alternate, user first, system only at the start"
+    )]
     Turn {
         /// Which message.
         index: usize,
@@ -281,7 +285,9 @@ pub enum ForwardError {
         max: usize,
     },
     /// An image's run of soft tokens is not whole in the chunk.
-    #[error("chunk {chunk} cuts an image at offset {offset}: an image's {tokens_per_image} tokens go in one chunk, with the image")]
+    #[error(
+        "chunk {chunk} cuts an image at offset {offset}: an image's {tokens_per_image} tokens go in one chunk, with the image"
+    )]
     CutImage {
         /// Which chunk of the batch.
         chunk: usize,
@@ -346,7 +352,9 @@ pub enum GenerateError {
         placeholders: usize,
     },
     /// Prompt and answer do not fit the context.
-    #[error("prompt of {prompt} tokens and up to {tokens_max} new ones exceed the model's context of {context}")]
+    #[error(
+        "prompt of {prompt} tokens and up to {tokens_max} new ones exceed the model's context of {context}"
+    )]
     Context {
         /// Tokens of the prompt.
         prompt: usize,

@@ -21,7 +21,10 @@ pub struct Frame {
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Pixels are patient data and stay out of logs.
-        f.debug_struct("Frame").field("side", &self.side).field("channels", &self.channels).finish_non_exhaustive()
+        f.debug_struct("Frame")
+            .field("side", &self.side)
+            .field("channels", &self.channels)
+            .finish_non_exhaustive()
     }
 }
 
@@ -32,16 +35,26 @@ impl Frame {
     /// [`FrameError`] when side, channels or the number of bytes are off.
     pub fn new(side: usize, channels: usize, pixels: Vec<u8>) -> Result<Self, FrameError> {
         if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side { found: side, max: FRAME_SIDE_MAX });
+            return Err(FrameError::Side {
+                found: side,
+                max: FRAME_SIDE_MAX,
+            });
         }
         if channels != 1 && channels != 3 {
             return Err(FrameError::Channels { found: channels });
         }
         let expected = side * side * channels;
         if pixels.len() != expected {
-            return Err(FrameError::Bytes { expected, found: pixels.len() });
+            return Err(FrameError::Bytes {
+                expected,
+                found: pixels.len(),
+            });
         }
-        Ok(Self { side, channels, pixels })
+        Ok(Self {
+            side,
+            channels,
+            pixels,
+        })
     }
 
     /// Side in pixels.
@@ -71,21 +84,38 @@ impl Frame {
             return Ok(self.clone());
         }
         if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side { found: side, max: FRAME_SIDE_MAX });
+            return Err(FrameError::Side {
+                found: side,
+                max: FRAME_SIDE_MAX,
+            });
         }
         let refuse = |reason: String| FrameError::Resize { reason };
-        let kind = if self.channels == 1 { PixelType::U8 } else { PixelType::U8x3 };
+        let kind = if self.channels == 1 {
+            PixelType::U8
+        } else {
+            PixelType::U8x3
+        };
         let (from, to) = (pixels_u32(self.side)?, pixels_u32(side)?);
-        let source = ImageRef::new(from, from, &self.pixels, kind).map_err(|e| refuse(e.to_string()))?;
+        let source =
+            ImageRef::new(from, from, &self.pixels, kind).map_err(|e| refuse(e.to_string()))?;
         let mut target = Image::new(to, to, kind);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-        Resizer::new().resize(&source, &mut target, &options).map_err(|e| refuse(e.to_string()))?;
+        let options = ResizeOptions::new()
+            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .use_alpha(false);
+        Resizer::new()
+            .resize(&source, &mut target, &options)
+            .map_err(|e| refuse(e.to_string()))?;
         Self::new(side, self.channels, target.into_vec())
     }
 
     /// Patches as rows: [(side / patch)², 3 × patch × patch] f32 in [−1, 1], in the order of the flattened weights of
     /// the patch convolution (channel, row, column). Grey is repeated over the three channels.
-    pub(crate) fn patches(&self, image_size: usize, patch: usize, device: &Device) -> Result<Tensor, EncodeError> {
+    pub(crate) fn patches(
+        &self,
+        image_size: usize,
+        patch: usize,
+        device: &Device,
+    ) -> Result<Tensor, EncodeError> {
         let frame = self.resized(image_size)?;
         let across = image_size / patch;
         let mut rows = Vec::with_capacity(3 * image_size * image_size);
@@ -96,7 +126,12 @@ impl Frame {
                     for y in patch_y * patch..(patch_y + 1) * patch {
                         let row = (y * image_size + patch_x * patch) * frame.channels;
                         let samples = frame.pixels[row..row + patch * frame.channels].iter();
-                        rows.extend(samples.skip(channel).step_by(frame.channels).map(|s| scaled(*s)));
+                        rows.extend(
+                            samples
+                                .skip(channel)
+                                .step_by(frame.channels)
+                                .map(|s| scaled(*s)),
+                        );
                     }
                 }
             }
@@ -112,7 +147,10 @@ fn scaled(sample: u8) -> f32 {
 }
 
 fn pixels_u32(side: usize) -> Result<u32, FrameError> {
-    u32::try_from(side).map_err(|_| FrameError::Side { found: side, max: FRAME_SIDE_MAX })
+    u32::try_from(side).map_err(|_| FrameError::Side {
+        found: side,
+        max: FRAME_SIDE_MAX,
+    })
 }
 
 #[cfg(test)]
@@ -122,16 +160,34 @@ mod tests {
     #[test]
     fn only_square_pictures_of_one_or_three_channels() {
         assert!(Frame::new(2, 3, vec![0; 12]).is_ok());
-        assert_eq!(Frame::new(2, 1, vec![0; 3]), Err(FrameError::Bytes { expected: 4, found: 3 }));
-        assert_eq!(Frame::new(2, 4, vec![0; 16]), Err(FrameError::Channels { found: 4 }));
-        assert!(matches!(Frame::new(0, 1, vec![]), Err(FrameError::Side { .. })));
-        assert!(matches!(Frame::new(usize::MAX, 1, vec![]), Err(FrameError::Side { .. })));
+        assert_eq!(
+            Frame::new(2, 1, vec![0; 3]),
+            Err(FrameError::Bytes {
+                expected: 4,
+                found: 3
+            })
+        );
+        assert_eq!(
+            Frame::new(2, 4, vec![0; 16]),
+            Err(FrameError::Channels { found: 4 })
+        );
+        assert!(matches!(
+            Frame::new(0, 1, vec![]),
+            Err(FrameError::Side { .. })
+        ));
+        assert!(matches!(
+            Frame::new(usize::MAX, 1, vec![]),
+            Err(FrameError::Side { .. })
+        ));
     }
 
     #[test]
     fn patches_run_channel_row_column() {
         let pixels: Vec<u8> = (0..4 * 4 * 3).collect();
-        let rows = Frame::new(4, 3, pixels).unwrap().patches(4, 2, &Device::Cpu).unwrap();
+        let rows = Frame::new(4, 3, pixels)
+            .unwrap()
+            .patches(4, 2, &Device::Cpu)
+            .unwrap();
         let second = rows.to_vec2::<f32>().unwrap().remove(1);
         let expected = [6, 9, 18, 21, 7, 10, 19, 22, 8, 11, 20, 23].map(scaled);
         assert_eq!(second, expected);

@@ -34,7 +34,12 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// Greedy, the model's own stop tokens, prefill in steps of 512, no logits.
     #[must_use]
-    pub fn greedy(model: &'a Model, prompt: &'a Prompt, images: &'a [ImageTokens], tokens_max: usize) -> Self {
+    pub fn greedy(
+        model: &'a Model,
+        prompt: &'a Prompt,
+        images: &'a [ImageTokens],
+        tokens_max: usize,
+    ) -> Self {
         Self {
             prompt,
             images,
@@ -102,8 +107,18 @@ impl Model {
     ) -> Result<Generation, GenerateError> {
         let mut run = Run::start(self, request)?;
         let finish = run.all(watch)?;
-        let Run { choices, text, logits, .. } = run;
-        Ok(Generation { choices, text, finish, logits })
+        let Run {
+            choices,
+            text,
+            logits,
+            ..
+        } = run;
+        Ok(Generation {
+            choices,
+            text,
+            finish,
+            logits,
+        })
     }
 }
 
@@ -124,24 +139,48 @@ impl<'a> Run<'a> {
         let (prompt, images) = (request.prompt.tokens().len(), request.images.len());
         let placeholders = request.prompt.images().len();
         if images != placeholders {
-            return Err(GenerateError::ImageCount { images, placeholders });
+            return Err(GenerateError::ImageCount {
+                images,
+                placeholders,
+            });
         }
         let context = model.config().text.positions_max;
         let positions = prompt.saturating_add(request.tokens_max);
         if positions > context {
-            return Err(GenerateError::Context { prompt, tokens_max: request.tokens_max, context });
+            return Err(GenerateError::Context {
+                prompt,
+                tokens_max: request.tokens_max,
+                context,
+            });
         }
         let position_bytes = model.kv_position_bytes();
         let budget_bytes = positions.max(1).next_multiple_of(BLOCK_TOKENS) * position_bytes;
-        let mut pool = model.kv_pool(KvOptions { block_tokens: BLOCK_TOKENS, budget_bytes })?;
+        let mut pool = model.kv_pool(KvOptions {
+            block_tokens: BLOCK_TOKENS,
+            budget_bytes,
+        })?;
         let mut table = BlockTable::default();
         pool.reserve(&mut table, positions)?;
         let (stream, choices) = (Detokenizer::default(), Vec::new());
-        Ok(Self { model, request, pool, table, stream, choices, text: String::new(), logits: Vec::new() })
+        Ok(Self {
+            model,
+            request,
+            pool,
+            table,
+            stream,
+            choices,
+            text: String::new(),
+            logits: Vec::new(),
+        })
     }
 
-    fn all(&mut self, watch: &mut dyn FnMut(Option<&Delta>) -> Continue) -> Result<Finish, GenerateError> {
-        let Some(mut logits) = self.prefill(watch)? else { return Ok(Finish::Cancelled) };
+    fn all(
+        &mut self,
+        watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
+    ) -> Result<Finish, GenerateError> {
+        let Some(mut logits) = self.prefill(watch)? else {
+            return Ok(Finish::Cancelled);
+        };
         let finish = loop {
             if self.choices.len() >= self.request.tokens_max {
                 break Finish::Length;
@@ -169,7 +208,10 @@ impl<'a> Run<'a> {
     }
 
     /// Logits of the last prompt position, or nothing when cancelled on the way.
-    fn prefill(&mut self, watch: &mut dyn FnMut(Option<&Delta>) -> Continue) -> Result<Option<Vec<f32>>, GenerateError> {
+    fn prefill(
+        &mut self,
+        watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
+    ) -> Result<Option<Vec<f32>>, GenerateError> {
         let prompt = self.request.prompt;
         let mut start = 0;
         loop {
@@ -179,7 +221,12 @@ impl<'a> Run<'a> {
             let range = prompt.chunk(start, self.request.prefill_tokens_max);
             let placed = prompt.images().iter().zip(self.request.images);
             let inside = placed.filter(|(first, _)| range.contains(first));
-            let images: Vec<_> = inside.map(|(first, tokens)| ImageSpan { offset: first - range.start, tokens }).collect();
+            let images: Vec<_> = inside
+                .map(|(first, tokens)| ImageSpan {
+                    offset: first - range.start,
+                    tokens,
+                })
+                .collect();
             let last = range.end == prompt.tokens().len();
             let chunk = Chunk {
                 tokens: &prompt.tokens()[range.clone()],
@@ -199,9 +246,18 @@ impl<'a> Run<'a> {
     }
 
     /// Chooses the next token and tells the caller.
-    fn take(&mut self, logits: &[f32], watch: &mut dyn FnMut(Option<&Delta>) -> Continue) -> Result<(u32, Continue), GenerateError> {
+    fn take(
+        &mut self,
+        logits: &[f32],
+        watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
+    ) -> Result<(u32, Continue), GenerateError> {
         let forbidden = self.model.forbidden_tokens();
-        let choice = choose(logits, &self.request.sampling, self.choices.len() as u64, forbidden)?;
+        let choice = choose(
+            logits,
+            &self.request.sampling,
+            self.choices.len() as u64,
+            forbidden,
+        )?;
         self.choices.push(choice);
         let text = match self.model.tokenizer() {
             Some(tokenizer) => self.stream.push(tokenizer, choice.token),
@@ -213,7 +269,9 @@ impl<'a> Run<'a> {
 
     /// Feeds the last chosen token.
     fn step(&mut self) -> Result<Vec<f32>, GenerateError> {
-        let Some(choice) = self.choices.last() else { return Err(ForwardError::EmptyChunk { chunk: 0 }.into()) };
+        let Some(choice) = self.choices.last() else {
+            return Err(ForwardError::EmptyChunk { chunk: 0 }.into());
+        };
         let chunk = Chunk {
             tokens: &[choice.token],
             images: &[],
@@ -233,6 +291,9 @@ impl<'a> Run<'a> {
 
 /// The one row that a single chunk with `Want::Last` gives.
 fn only_row(rows: Vec<crate::text::batch::LogitRows>) -> Result<Vec<f32>, GenerateError> {
-    let row = rows.into_iter().next().and_then(|chunk| chunk.rows.into_iter().next());
+    let row = rows
+        .into_iter()
+        .next()
+        .and_then(|chunk| chunk.rows.into_iter().next());
     row.ok_or_else(|| ForwardError::EmptyChunk { chunk: 0 }.into())
 }

@@ -16,9 +16,18 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn load(scope: &Scope, input: usize, output: usize, bias: bool) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        scope: &Scope,
+        input: usize,
+        output: usize,
+        bias: bool,
+    ) -> Result<Self, LoadError> {
         let weight = scope.get("weight", &[output, input])?;
-        let bias = if bias { Some(scope.get("bias", &[output])?) } else { None };
+        let bias = if bias {
+            Some(scope.get("bias", &[output])?)
+        } else {
+            None
+        };
         Ok(Self { weight, bias })
     }
 
@@ -66,7 +75,11 @@ pub(crate) struct LayerNorm {
 
 impl LayerNorm {
     pub(crate) fn load(scope: &Scope, width: usize, eps: f64) -> Result<Self, LoadError> {
-        Ok(Self { weight: scope.get_f32("weight", &[width])?, bias: scope.get_f32("bias", &[width])?, eps })
+        Ok(Self {
+            weight: scope.get_f32("weight", &[width])?,
+            bias: scope.get_f32("bias", &[width])?,
+            eps,
+        })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
@@ -74,19 +87,28 @@ impl LayerNorm {
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let normal = centred.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
-        let y = normal.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?;
+        let y = normal
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)?;
         Ok(y.to_dtype(x.dtype())?)
     }
 }
 
 /// The additive mask of query rows `rows` of a sequence: [1, rows, keys] f32, or nothing where all is visible.
-pub(crate) type RowMask<'a> = &'a dyn Fn(std::ops::Range<usize>) -> Result<Option<Tensor>, BackendError>;
+pub(crate) type RowMask<'a> =
+    &'a dyn Fn(std::ops::Range<usize>) -> Result<Option<Tensor>, BackendError>;
 
 /// Scaled dot-product attention, softmax in f32.
 ///
 /// q [heads, n, dim], k and v [kv heads, keys, dim], all contiguous; query head h reads key head h / (heads / kv heads).
 /// Returns [n, heads × dim].
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: RowMask) -> Result<Tensor, BackendError> {
+pub(crate) fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    mask: RowMask,
+) -> Result<Tensor, BackendError> {
     let (heads, n, dim) = q.dims3()?;
     let (kv_heads, keys, _) = k.dims3()?;
     let group = heads / kv_heads;
@@ -96,15 +118,25 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: RowMa
     let mut from = 0;
     while from < n {
         let rows = tile.min(n - from);
-        let part = q.narrow(1, from, rows)?.contiguous()?.reshape((kv_heads, group * rows, dim))?;
+        let part = q
+            .narrow(1, from, rows)?
+            .contiguous()?
+            .reshape((kv_heads, group * rows, dim))?;
         let scores = (part.matmul(&keys_t)?.to_dtype(DType::F32)? * scale)?;
         let scores = match mask(from..from + rows)? {
             Some(mask) => scores.reshape((heads, rows, keys))?.broadcast_add(&mask)?,
             None => scores,
         };
-        let weights = candle_nn::ops::softmax_last_dim(&scores.reshape((kv_heads, group * rows, keys))?)?;
+        let weights =
+            candle_nn::ops::softmax_last_dim(&scores.reshape((kv_heads, group * rows, keys))?)?;
         let mixed = weights.to_dtype(v.dtype())?.matmul(v)?;
-        out.push(mixed.reshape((heads, rows, dim))?.transpose(0, 1)?.contiguous()?.reshape((rows, heads * dim))?);
+        out.push(
+            mixed
+                .reshape((heads, rows, dim))?
+                .transpose(0, 1)?
+                .contiguous()?
+                .reshape((rows, heads * dim))?,
+        );
         from += rows;
     }
     if out.len() == 1 {

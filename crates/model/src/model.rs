@@ -54,7 +54,10 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("dtype", &self.dtype).field("digests", &self.digests).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("dtype", &self.dtype)
+            .field("digests", &self.digests)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,13 +77,20 @@ impl Model {
             Parts::Vision | Parts::All => load_vision(&weights, &config, options, &device)?,
         };
         let with_text = options.parts != Parts::Vision;
-        let tokenizer = if with_text { Some(load_tokenizer(dir, &config)?) } else { None };
+        let tokenizer = if with_text {
+            Some(load_tokenizer(dir, &config)?)
+        } else {
+            None
+        };
         let text = match &tokenizer {
             Some(tokenizer) => Some(load_text(&weights, &config, tokenizer, dtype, &device)?),
             None => None,
         };
         let stop_tokens = stop_tokens(&config, tokenizer.as_ref());
-        let forbidden_tokens = tokenizer.as_ref().and_then(|t| t.special().image).map(|image| image.soft);
+        let forbidden_tokens = tokenizer
+            .as_ref()
+            .and_then(|t| t.special().image)
+            .map(|image| image.soft);
         Ok(Self {
             digests: weights.digests(),
             forbidden_tokens: forbidden_tokens.into_iter().collect(),
@@ -133,7 +143,10 @@ impl Model {
     /// [tokens per image, vision hidden] of image tokens; absent in text-only checkpoints.
     #[must_use]
     pub fn image_shape(&self) -> Option<[usize; 2]> {
-        self.config.vision.as_ref().map(|vision| [vision.tokens_per_image, vision.hidden])
+        self.config
+            .vision
+            .as_ref()
+            .map(|vision| [vision.tokens_per_image, vision.hidden])
     }
 
     /// One [`ImageTokens`] per frame, in order. Frames are resized to the model's size where needed.
@@ -150,8 +163,15 @@ impl Model {
     /// # Errors
     /// [`PromptError`].
     pub fn prompt(&self, messages: &[Message], images: usize) -> Result<Prompt, PromptError> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(PromptError::Encode { reason: "the tokenizer is not loaded" })?;
-        Prompt::build(tokenizer, messages, self.config.vision.as_ref().map(|v| v.tokens_per_image), images)
+        let tokenizer = self.tokenizer.as_ref().ok_or(PromptError::Encode {
+            reason: "the tokenizer is not loaded",
+        })?;
+        Prompt::build(
+            tokenizer,
+            messages,
+            self.config.vision.as_ref().map(|v| v.tokens_per_image),
+            images,
+        )
     }
 
     /// A pool of key-value blocks for this model, in its dtype.
@@ -173,8 +193,15 @@ impl Model {
     ///
     /// # Errors
     /// [`ForwardError`]; nothing was computed unless it is `Backend`.
-    pub fn forward(&self, pool: &mut KvPool, chunks: &[Chunk]) -> Result<Vec<LogitRows>, ForwardError> {
-        self.text.as_ref().ok_or(ForwardError::NotLoaded)?.forward(pool, chunks)
+    pub fn forward(
+        &self,
+        pool: &mut KvPool,
+        chunks: &[Chunk],
+    ) -> Result<Vec<LogitRows>, ForwardError> {
+        self.text
+            .as_ref()
+            .ok_or(ForwardError::NotLoaded)?
+            .forward(pool, chunks)
     }
 
     #[cfg(test)]
@@ -211,8 +238,15 @@ fn load_tokenizer(dir: &Path, config: &Config) -> Result<Tokenizer, LoadError> {
     if let (Some(markers), Some(stated)) = (tokenizer.special().image, config.image_token)
         && markers.soft != stated
     {
-        let allowed = format!("{}, the id of <image_soft_token> in tokenizer.json", markers.soft);
-        return Err(LoadError::Config { field: "image_token_index", found: stated.to_string(), allowed });
+        let allowed = format!(
+            "{}, the id of <image_soft_token> in tokenizer.json",
+            markers.soft
+        );
+        return Err(LoadError::Config {
+            field: "image_token_index",
+            found: stated.to_string(),
+            allowed,
+        });
     }
     Ok(tokenizer)
 }
@@ -227,11 +261,19 @@ fn load_text(
     let images = match (&config.vision, tokenizer.special().image) {
         (Some(vision), Some(markers)) => {
             let scope = weights.part(Part::Projector, dtype, device);
-            Some((Projector::load(&scope, vision, &config.text, dtype, device)?, markers.soft))
+            Some((
+                Projector::load(&scope, vision, &config.text, dtype, device)?,
+                markers.soft,
+            ))
         }
         _ => None,
     };
-    TextTower::load(&weights.part(Part::Text, dtype, device), &config.text, images, device)
+    TextTower::load(
+        &weights.part(Part::Text, dtype, device),
+        &config.text,
+        images,
+        device,
+    )
 }
 
 /// What the files say; where they say nothing, the ends of text and of turn.

@@ -16,7 +16,11 @@ const TOLERANCE: f32 = 1e-4;
 
 fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
-    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    a.iter()
+        .flatten()
+        .zip(b.iter().flatten())
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
 }
 
 /// The distance of this model's logits from the reference over a case's prompt and the reference's own answer.
@@ -60,10 +64,17 @@ fn greedy_tokens_are_the_references() {
         request.collect_logits = true;
         let answer = model.generate(&request, &mut |_| Continue::Yes).unwrap();
         assert!(case.greedy.len() >= 32);
-        assert_eq!(answer.choices.iter().map(|c| c.token).collect::<Vec<_>>(), case.greedy, "{name}");
+        assert_eq!(
+            answer.choices.iter().map(|c| c.token).collect::<Vec<_>>(),
+            case.greedy,
+            "{name}"
+        );
         assert_eq!(answer.finish, Finish::Length);
         let last = case.logits.len() - answer.logits.len();
-        assert!(difference(&answer.logits, &case.logits[last..]) <= TOLERANCE, "{name}");
+        assert!(
+            difference(&answer.logits, &case.logits[last..]) <= TOLERANCE,
+            "{name}"
+        );
     }
 }
 
@@ -72,15 +83,71 @@ fn the_comparison_bites() {
     let fixtures = Fixtures::read();
     let none = Mutations::default();
     let faults = [
-        ("no image mask", "one_image", Mutations { no_image_mask: true, ..none }, false),
-        ("no image mask", "two_images", Mutations { no_image_mask: true, ..none }, false),
+        (
+            "no image mask",
+            "one_image",
+            Mutations {
+                no_image_mask: true,
+                ..none
+            },
+            false,
+        ),
+        (
+            "no image mask",
+            "two_images",
+            Mutations {
+                no_image_mask: true,
+                ..none
+            },
+            false,
+        ),
         ("images swapped", "two_images", none, true),
-        ("window + 1", "text", Mutations { window_delta: 1, ..none }, false),
-        ("window - 1", "text", Mutations { window_delta: -1, ..none }, false),
-        ("no rope factor", "text", Mutations { no_rope_factor: true, ..none }, false),
-        ("head_dim scale", "text", Mutations { head_dim_scale: true, ..none }, false),
+        (
+            "window + 1",
+            "text",
+            Mutations {
+                window_delta: 1,
+                ..none
+            },
+            false,
+        ),
+        (
+            "window - 1",
+            "text",
+            Mutations {
+                window_delta: -1,
+                ..none
+            },
+            false,
+        ),
+        (
+            "no rope factor",
+            "text",
+            Mutations {
+                no_rope_factor: true,
+                ..none
+            },
+            false,
+        ),
+        (
+            "head_dim scale",
+            "text",
+            Mutations {
+                head_dim_scale: true,
+                ..none
+            },
+            false,
+        ),
         ("SiLU", "text", Mutations { silu: true, ..none }, false),
-        ("images scaled", "one_image", Mutations { scaled_images: true, ..none }, false),
+        (
+            "images scaled",
+            "one_image",
+            Mutations {
+                scaled_images: true,
+                ..none
+            },
+            false,
+        ),
     ];
     for (what, name, mutations, reverse) in faults {
         let found = distance(&fixtures, name, mutations, reverse);
@@ -101,7 +168,11 @@ fn the_vision_tower_is_the_references() {
     for index in 0..3 {
         let tokens = model.encode(&[fixtures.picture(index)]).unwrap().remove(0);
         assert_eq!(Some(tokens.shape()), model.image_shape());
-        let pooled = tokens.to_tensor(&candle_core::Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let pooled = tokens
+            .to_tensor(&candle_core::Device::Cpu)
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         let found = difference(&pooled, &fixtures.rows(&format!("pooled_{index}")));
         assert!(found <= 1e-5, "pooled {index}: {found}");
         let projected = model.project(&tokens).to_vec2::<f32>().unwrap();
@@ -116,9 +187,22 @@ fn resizing_is_pillows_within_one() {
     for size in [100, 331] {
         let source = fixtures.bytes(&format!("resize_{size}.in"));
         let expected = fixtures.bytes(&format!("resize_{size}.out"));
-        let grey = Frame::new(size, 1, source.clone()).unwrap().resized(224).unwrap();
-        let off = |found: &[u8]| found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(off(grey.pixels()) <= Some(1), "{size}: {:?}", off(grey.pixels()));
+        let grey = Frame::new(size, 1, source.clone())
+            .unwrap()
+            .resized(224)
+            .unwrap();
+        let off = |found: &[u8]| {
+            found
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| a.abs_diff(*b))
+                .max()
+        };
+        assert!(
+            off(grey.pixels()) <= Some(1),
+            "{size}: {:?}",
+            off(grey.pixels())
+        );
         let colour: Vec<u8> = source.iter().flat_map(|x| [*x; 3]).collect();
         let colour = Frame::new(size, 3, colour).unwrap().resized(224).unwrap();
         let green: Vec<u8> = colour.pixels().iter().skip(1).step_by(3).copied().collect();

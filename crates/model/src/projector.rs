@@ -34,7 +34,11 @@ impl Projector {
         device: &Device,
     ) -> Result<Self, LoadError> {
         Ok(Self {
-            norm: RmsNorm::load(&scope.at("mm_soft_emb_norm"), vision.hidden, vision.norm_eps)?,
+            norm: RmsNorm::load(
+                &scope.at("mm_soft_emb_norm"),
+                vision.hidden,
+                vision.norm_eps,
+            )?,
             weight: scope.get("mm_input_projection_weight", &[vision.hidden, text.hidden])?,
             vision: vision.clone(),
             dtype,
@@ -48,7 +52,9 @@ impl Projector {
 
     /// → [tokens per image, text hidden].
     pub(crate) fn forward(&self, tokens: &ImageTokens) -> Result<Tensor, ProjectError> {
-        tokens.check(&self.vision, self.dtype).map_err(ProjectError::Tokens)?;
+        tokens
+            .check(&self.vision, self.dtype)
+            .map_err(ProjectError::Tokens)?;
         self.project(tokens).map_err(ProjectError::Backend)
     }
 

@@ -53,7 +53,10 @@ impl Message {
     pub fn user(images: usize, text: impl Into<String>) -> Self {
         let mut parts = vec![Part::Image; images];
         parts.push(Part::Text(text.into()));
-        Self { role: Role::User, parts }
+        Self {
+            role: Role::User,
+            parts,
+        }
     }
 }
 
@@ -69,7 +72,10 @@ impl std::fmt::Debug for Prompt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Token ids are the prompt's text in other words.
         let (tokens, images) = (self.tokens.len(), self.images.len());
-        f.debug_struct("Prompt").field("tokens", &tokens).field("images", &images).finish_non_exhaustive()
+        f.debug_struct("Prompt")
+            .field("tokens", &tokens)
+            .field("images", &images)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,9 +92,16 @@ impl Prompt {
         tokens_per_image: Option<usize>,
         images: usize,
     ) -> Result<Self, PromptError> {
-        let placeholders = messages.iter().flat_map(|m| &m.parts).filter(|part| **part == Part::Image).count();
+        let placeholders = messages
+            .iter()
+            .flat_map(|m| &m.parts)
+            .filter(|part| **part == Part::Image)
+            .count();
         if placeholders != images {
-            return Err(PromptError::ImageCount { images, placeholders });
+            return Err(PromptError::ImageCount {
+                images,
+                placeholders,
+            });
         }
         if placeholders > 0 && (tokens_per_image.is_none() || tokenizer.special().image.is_none()) {
             return Err(PromptError::NoVision { placeholders });
@@ -97,18 +110,34 @@ impl Prompt {
         let mut writer = Writer {
             tokenizer,
             text: String::new(),
-            prompt: Self { tokens: Vec::new(), images: Vec::new(), tokens_per_image: tokens_per_image.unwrap_or(0) },
+            prompt: Self {
+                tokens: Vec::new(),
+                images: Vec::new(),
+                tokens_per_image: tokens_per_image.unwrap_or(0),
+            },
         };
         writer.control(tokenizer.special().bos)?;
         for (index, turn) in turns.iter().enumerate() {
-            let expected = if index % 2 == 0 { Role::User } else { Role::Model };
+            let expected = if index % 2 == 0 {
+                Role::User
+            } else {
+                Role::Model
+            };
             if turn.role != expected {
-                return Err(PromptError::Turn { index: index + messages.len() - turns.len() });
+                return Err(PromptError::Turn {
+                    index: index + messages.len() - turns.len(),
+                });
             }
             writer.turn(turn, if index == 0 { &system } else { "" })?;
         }
         if turns.len().is_multiple_of(2) {
-            return Err(if turns.is_empty() { PromptError::Empty } else { PromptError::Turn { index: messages.len() - 1 } });
+            return Err(if turns.is_empty() {
+                PromptError::Empty
+            } else {
+                PromptError::Turn {
+                    index: messages.len() - 1,
+                }
+            });
         }
         writer.control(tokenizer.special().start_of_turn)?;
         writer.text.push_str("model\n");
@@ -132,8 +161,13 @@ impl Prompt {
     /// ending inside an image. Empty once `start` has reached the end.
     #[must_use]
     pub fn chunk(&self, start: usize, tokens_max: usize) -> Range<usize> {
-        let end = start.saturating_add(tokens_max.max(1)).min(self.tokens.len());
-        let cut = self.images.iter().find(|first| **first < end && end < **first + self.tokens_per_image);
+        let end = start
+            .saturating_add(tokens_max.max(1))
+            .min(self.tokens.len());
+        let cut = self
+            .images
+            .iter()
+            .find(|first| **first < end && end < **first + self.tokens_per_image);
         match cut {
             Some(first) if *first > start => start..*first,
             Some(first) => start..first + self.tokens_per_image,
@@ -171,7 +205,11 @@ impl Writer<'_> {
     fn turn(&mut self, turn: &Message, lead: &str) -> Result<(), PromptError> {
         let special = *self.tokenizer.special();
         self.control(special.start_of_turn)?;
-        self.text.push_str(if turn.role == Role::Model { "model\n" } else { "user\n" });
+        self.text.push_str(if turn.role == Role::Model {
+            "model\n"
+        } else {
+            "user\n"
+        });
         self.text.push_str(lead);
         for part in &turn.parts {
             match part {
@@ -191,7 +229,10 @@ impl Writer<'_> {
         self.text.push_str("\n\n");
         self.control(markers.start)?;
         self.prompt.images.push(self.prompt.tokens.len());
-        self.prompt.tokens.extend(std::iter::repeat_n(markers.soft, self.prompt.tokens_per_image));
+        self.prompt.tokens.extend(std::iter::repeat_n(
+            markers.soft,
+            self.prompt.tokens_per_image,
+        ));
         self.control(markers.end)?;
         self.text.push_str("\n\n");
         Ok(())

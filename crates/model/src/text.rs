@@ -72,13 +72,20 @@ impl TextTower {
         images: Option<(Projector, u32)>,
         device: &Device,
     ) -> Result<Self, LoadError> {
-        let embedding = scope.at("embed_tokens").get("weight", &[config.vocab, config.hidden])?;
+        let embedding = scope
+            .at("embed_tokens")
+            .get("weight", &[config.vocab, config.hidden])?;
         let layers = scope.at("layers");
         let layer = |(i, kind): (usize, &LayerKind)| Layer::load(&layers.at(i), config, *kind);
         Ok(Self {
             embedding,
             embedding_scale: (config.hidden as f64).sqrt(),
-            layers: config.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
+            layers: config
+                .layers
+                .iter()
+                .enumerate()
+                .map(layer)
+                .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
             images,
             config: config.clone(),
@@ -88,7 +95,11 @@ impl TextTower {
     }
 
     /// Computes the chunks, stores their keys and values, and returns for each the logits it asked for.
-    pub(crate) fn forward(&self, pool: &mut KvPool, chunks: &[Chunk]) -> Result<Vec<LogitRows>, ForwardError> {
+    pub(crate) fn forward(
+        &self,
+        pool: &mut KvPool,
+        chunks: &[Chunk],
+    ) -> Result<Vec<LogitRows>, ForwardError> {
         let plan = Plan::check(chunks, &self.config, pool, self.image_rule())?;
         let x = self.embed(chunks)?;
         Ok(self.run(pool, chunks, &plan, x)?)
@@ -96,10 +107,19 @@ impl TextTower {
 
     fn image_rule(&self) -> Option<ImageRule> {
         let (projector, soft_token) = self.images.as_ref()?;
-        Some(ImageRule { soft_token: *soft_token, tokens_per_image: projector.tokens_per_image() })
+        Some(ImageRule {
+            soft_token: *soft_token,
+            tokens_per_image: projector.tokens_per_image(),
+        })
     }
 
-    fn run(&self, pool: &mut KvPool, chunks: &[Chunk], plan: &Plan, x: Tensor) -> Result<Vec<LogitRows>, BackendError> {
+    fn run(
+        &self,
+        pool: &mut KvPool,
+        chunks: &[Chunk],
+        plan: &Plan,
+        x: Tensor,
+    ) -> Result<Vec<LogitRows>, BackendError> {
         let rope = Rope::new(&self.config, &plan.positions, self.mutations, &self.device)?;
         let mut x = x;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -134,11 +154,17 @@ impl TextTower {
             for image in chunk.images {
                 self.embed_tokens(&chunk.tokens[next..image.offset], &mut parts)?;
                 let (projector, _) = self.images.as_ref().ok_or(ForwardError::NotLoaded)?;
-                let rows = projector.forward(image.tokens).map_err(|error| match error {
-                    ProjectError::Tokens(error) => ForwardError::Image(error),
-                    ProjectError::Backend(error) => ForwardError::Backend(error),
-                })?;
-                let scale = if self.mutations.scaled_images { self.embedding_scale } else { 1.0 };
+                let rows = projector
+                    .forward(image.tokens)
+                    .map_err(|error| match error {
+                        ProjectError::Tokens(error) => ForwardError::Image(error),
+                        ProjectError::Backend(error) => ForwardError::Backend(error),
+                    })?;
+                let scale = if self.mutations.scaled_images {
+                    self.embedding_scale
+                } else {
+                    1.0
+                };
                 parts.push((rows * scale).map_err(BackendError::from)?);
                 next = image.offset + projector.tokens_per_image();
             }
@@ -155,19 +181,33 @@ impl TextTower {
         Ok(())
     }
 
-    fn logits(&self, x: &Tensor, chunks: &[Chunk], plan: &Plan) -> Result<Vec<LogitRows>, BackendError> {
+    fn logits(
+        &self,
+        x: &Tensor,
+        chunks: &[Chunk],
+        plan: &Plan,
+    ) -> Result<Vec<LogitRows>, BackendError> {
         if plan.wanted.is_empty() {
             return Ok(chunks.iter().map(|_| LogitRows::default()).collect());
         }
         let rows = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
-        let logits = self.norm.forward(&rows)?.matmul(&self.embedding.t()?)?.to_dtype(DType::F32)?;
+        let logits = self
+            .norm
+            .forward(&rows)?
+            .matmul(&self.embedding.t()?)?
+            .to_dtype(DType::F32)?;
         let mut rows = logits.to_vec2::<f32>()?.into_iter();
         let count = |chunk: &Chunk| match chunk.want {
             Want::Nothing => 0,
             Want::Last => 1,
             Want::All => chunk.tokens.len(),
         };
-        Ok(chunks.iter().map(|chunk| LogitRows { rows: rows.by_ref().take(count(chunk)).collect() }).collect())
+        Ok(chunks
+            .iter()
+            .map(|chunk| LogitRows {
+                rows: rows.by_ref().take(count(chunk)).collect(),
+            })
+            .collect())
     }
 }
 

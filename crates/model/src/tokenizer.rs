@@ -48,7 +48,9 @@ pub struct Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("special", &self.special).finish_non_exhaustive()
+        f.debug_struct("Tokenizer")
+            .field("special", &self.special)
+            .finish_non_exhaustive()
     }
 }
 
@@ -68,27 +70,53 @@ impl Tokenizer {
     /// As [`Tokenizer::load`], without `Read`.
     pub fn parse(json: &str, rows: usize, with_images: bool) -> Result<Self, LoadError> {
         let refuse = |reason: String| LoadError::Tokenizer { reason };
-        let mut library = Library::from_bytes(json.as_bytes())
-            .map_err(|error| refuse(error.to_string().lines().next().unwrap_or("does not parse").to_owned()))?;
+        let mut library = Library::from_bytes(json.as_bytes()).map_err(|error| {
+            refuse(
+                error
+                    .to_string()
+                    .lines()
+                    .next()
+                    .unwrap_or("does not parse")
+                    .to_owned(),
+            )
+        })?;
         match library.get_model() {
             ModelWrapper::BPE(bpe) if bpe.byte_fallback => (),
-            _ => return Err(refuse("model is of another kind, allowed is BPE with byte fallback".to_owned())),
+            _ => {
+                return Err(refuse(
+                    "model is of another kind, allowed is BPE with byte fallback".to_owned(),
+                ));
+            }
         }
         library.with_padding(None);
-        library.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
+        library
+            .with_truncation(None)
+            .map_err(|error| refuse(error.to_string()))?;
         let added = library.get_added_tokens_decoder();
-        let names = added.values().filter(|token| token.special || is_control(&token.content));
+        let names = added
+            .values()
+            .filter(|token| token.special || is_control(&token.content));
         let special: Vec<AddedToken> = names.map(|token| token.clone().special(true)).collect();
-        let control = added.iter().filter(|(_, t)| t.special || is_control(&t.content)).map(|(id, _)| *id).collect();
+        let control = added
+            .iter()
+            .filter(|(_, t)| t.special || is_control(&t.content))
+            .map(|(id, _)| *id)
+            .collect();
         // Control tokens marked as special are skipped in text: from here on the text "<end_of_turn>" is eight
         // characters and more, not a turn's end. The file marks the thinking tokens as ordinary, so they are added.
-        library.add_special_tokens(special).map_err(|error| refuse(error.to_string()))?;
+        library
+            .add_special_tokens(special)
+            .map_err(|error| refuse(error.to_string()))?;
         library.set_encode_special_tokens(true);
         let id_max = library.get_vocab(true).into_values().max().unwrap_or(0);
         if id_max as usize >= rows {
             return Err(LoadError::TokenizerTooLarge { id_max, rows });
         }
-        Ok(Self { special: resolve(&library, with_images)?, library, control })
+        Ok(Self {
+            special: resolve(&library, with_images)?,
+            library,
+            control,
+        })
     }
 
     /// Ids of the prompt format.
@@ -117,10 +145,14 @@ impl Tokenizer {
         let encoding = self
             .library
             .encode_fast(text, false)
-            .map_err(|_| PromptError::Encode { reason: "the tokenizer failed on this text" })?;
+            .map_err(|_| PromptError::Encode {
+                reason: "the tokenizer failed on this text",
+            })?;
         let ids = encoding.get_ids();
         if ids.iter().any(|id| self.is_control(*id)) {
-            return Err(PromptError::Encode { reason: "the tokenizer makes control tokens from plain text" });
+            return Err(PromptError::Encode {
+                reason: "the tokenizer makes control tokens from plain text",
+            });
         }
         Ok(ids.to_vec())
     }
@@ -206,12 +238,23 @@ impl Detokenizer {
 
 /// Names of control tokens, whether or not the file marks them as special.
 fn is_control(content: &str) -> bool {
-    let unused = content.strip_prefix("<unused").and_then(|rest| rest.strip_suffix('>'));
+    let unused = content
+        .strip_prefix("<unused")
+        .and_then(|rest| rest.strip_suffix('>'));
     unused.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
         || matches!(
             content,
-            "<pad>" | "<eos>" | "<bos>" | "<unk>" | "<mask>" | "<start_of_turn>" | "<end_of_turn>" | "<start_of_image>"
-                | "<end_of_image>" | "<image_soft_token>" | "[multimodal]"
+            "<pad>"
+                | "<eos>"
+                | "<bos>"
+                | "<unk>"
+                | "<mask>"
+                | "<start_of_turn>"
+                | "<end_of_turn>"
+                | "<start_of_image>"
+                | "<end_of_image>"
+                | "<image_soft_token>"
+                | "[multimodal]"
         )
 }
 
@@ -219,11 +262,19 @@ fn is_control(content: &str) -> bool {
 fn fallback_byte(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
     // Two digits exactly; a parse failure means that this is an ordinary piece.
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+    if digits.len() == 2 {
+        u8::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
 }
 
 fn resolve(library: &Library, with_images: bool) -> Result<SpecialTokens, LoadError> {
-    let need = |token| library.token_to_id(token).ok_or(LoadError::MissingToken { token });
+    let need = |token| {
+        library
+            .token_to_id(token)
+            .ok_or(LoadError::MissingToken { token })
+    };
     let image = || {
         Ok::<_, LoadError>(ImageMarkers {
             start: need("<start_of_image>")?,

@@ -34,16 +34,25 @@ struct Layer {
 }
 
 impl VisionTower {
-    pub(crate) fn load(scope: &Scope, config: &VisionConfig, dtype: Dtype, device: &Device) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        scope: &Scope,
+        config: &VisionConfig,
+        dtype: Dtype,
+        device: &Device,
+    ) -> Result<Self, LoadError> {
         let (hidden, side) = (config.hidden, config.patch_size);
         let embeddings = scope.at("embeddings");
         let patch = embeddings.at("patch_embedding");
         // The convolution's stride is its size, so it is a product over flattened patches.
         let weight = patch.get("weight", &[hidden, 3, side, side])?;
-        let weight = weight.reshape((hidden, 3 * side * side)).map_err(BackendError::from)?;
+        let weight = weight
+            .reshape((hidden, 3 * side * side))
+            .map_err(BackendError::from)?;
         let patch = Linear::new(weight, Some(patch.get("bias", &[hidden])?));
         let patches = config.patches_per_side() * config.patches_per_side();
-        let positions = embeddings.at("position_embedding").get("weight", &[patches, hidden])?;
+        let positions = embeddings
+            .at("position_embedding")
+            .get("weight", &[patches, hidden])?;
         let layer = |i| Layer::load(&scope.at("encoder.layers").at(i), config);
         Ok(Self {
             layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
@@ -58,13 +67,20 @@ impl VisionTower {
 
     /// One frame; memory stays that of a single picture whatever the number of frames.
     pub(crate) fn encode(&self, frame: &Frame) -> Result<ImageTokens, EncodeError> {
-        let patches = frame.patches(self.config.image_size, self.config.patch_size, &self.device)?;
-        Ok(ImageTokens::from_tensor(&self.forward(&patches)?, self.dtype)?)
+        let patches =
+            frame.patches(self.config.image_size, self.config.patch_size, &self.device)?;
+        Ok(ImageTokens::from_tensor(
+            &self.forward(&patches)?,
+            self.dtype,
+        )?)
     }
 
     /// patches [n, 3 × patch²] f32 → [tokens per image, hidden].
     fn forward(&self, patches: &Tensor) -> Result<Tensor, BackendError> {
-        let mut x = (self.patch.forward(&patches.to_dtype(self.dtype.candle())?)? + &self.positions)?;
+        let mut x = (self
+            .patch
+            .forward(&patches.to_dtype(self.dtype.candle())?)?
+            + &self.positions)?;
         for layer in &self.layers {
             x = layer.forward(&x, self.config.heads)?;
         }
@@ -74,8 +90,12 @@ impl VisionTower {
     /// Average over pool × pool neighbours of the patch grid, summed in f32.
     fn pool(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         let (side, pool) = (self.config.tokens_per_side(), self.config.pool());
-        let grid = x.to_dtype(DType::F32)?.reshape((side, pool, side, pool * self.config.hidden))?;
-        let rows = grid.mean(1)?.reshape((side * side, pool, self.config.hidden))?;
+        let grid =
+            x.to_dtype(DType::F32)?
+                .reshape((side, pool, side, pool * self.config.hidden))?;
+        let rows = grid
+            .mean(1)?
+            .reshape((side * side, pool, self.config.hidden))?;
         Ok(rows.mean(1)?.to_dtype(x.dtype())?)
     }
 }

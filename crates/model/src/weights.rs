@@ -31,7 +31,12 @@ impl Part {
     /// The hub's scheme first; then what transformers holds in memory and re-saves; then text-only checkpoints.
     const fn prefixes(self) -> &'static [&'static str] {
         match self {
-            Self::Text => &["language_model.model.", "model.language_model.", "language_model.", "model."],
+            Self::Text => &[
+                "language_model.model.",
+                "model.language_model.",
+                "language_model.",
+                "model.",
+            ],
             Self::Vision => &[
                 "vision_tower.vision_model.",
                 "model.vision_tower.vision_model.",
@@ -89,31 +94,50 @@ struct ShardIndex {
 
 impl Weights {
     pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
-        let mut weights = Self { shards: Vec::new(), entries: BTreeMap::new() };
+        let mut weights = Self {
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+        };
         if !dir.join(INDEX).is_file() {
             weights.add(dir, SINGLE)?;
             return Ok(weights);
         }
-        let index: ShardIndex = serde_json::from_str(&read(dir, INDEX)?)
-            .map_err(|source| LoadError::Json { file: INDEX.to_owned(), source })?;
+        let index: ShardIndex =
+            serde_json::from_str(&read(dir, INDEX)?).map_err(|source| LoadError::Json {
+                file: INDEX.to_owned(),
+                source,
+            })?;
         let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
         for file in files {
             // A shard lies beside its index; a path elsewhere is no shard of this folder.
             if Path::new(file).components().count() != 1 || file.starts_with("..") {
                 let reason = "the index names a file outside the folder".to_owned();
-                return Err(LoadError::Safetensors { file: INDEX.to_owned(), reason });
+                return Err(LoadError::Safetensors {
+                    file: INDEX.to_owned(),
+                    reason,
+                });
             }
             weights.add(dir, file)?;
         }
-        if let Some(name) = index.weight_map.keys().find(|name| !weights.entries.contains_key(*name)) {
+        if let Some(name) = index
+            .weight_map
+            .keys()
+            .find(|name| !weights.entries.contains_key(*name))
+        {
             let reason = format!("the index lists {name}, which its shard does not hold");
-            return Err(LoadError::Safetensors { file: INDEX.to_owned(), reason });
+            return Err(LoadError::Safetensors {
+                file: INDEX.to_owned(),
+                reason,
+            });
         }
         Ok(weights)
     }
 
     fn add(&mut self, dir: &Path, name: &str) -> Result<(), LoadError> {
-        let unreadable = |source| LoadError::Read { file: name.to_owned(), source };
+        let unreadable = |source| LoadError::Read {
+            file: name.to_owned(),
+            source,
+        };
         let file = File::open(dir.join(name)).map_err(unreadable)?;
         // SAFETY: the map is read-only and private to this value. A model folder is immutable while served; that
         // nobody truncates it meanwhile is an assumption every memory-mapping loader makes, and the docs state it.
@@ -143,7 +167,10 @@ impl Weights {
     }
 
     fn prefix(&self, part: Part) -> Option<&'static str> {
-        let found = |prefix: &&&str| self.entries.contains_key(&format!("{prefix}{}", part.landmark()));
+        let found = |prefix: &&&str| {
+            self.entries
+                .contains_key(&format!("{prefix}{}", part.landmark()))
+        };
         part.prefixes().iter().find(found).copied()
     }
 
@@ -151,7 +178,12 @@ impl Weights {
     /// is reported as missing under the name most checkpoints use.
     pub(crate) fn part(&self, part: Part, dtype: Dtype, device: &Device) -> Scope<'_> {
         let prefix = self.prefix(part).unwrap_or(part.prefixes()[0]).to_owned();
-        Scope { weights: self, prefix, dtype, device: device.clone() }
+        Scope {
+            weights: self,
+            prefix,
+            dtype,
+            device: device.clone(),
+        }
     }
 
     /// BLAKE3 over names (without the scheme's prefix), stored dtypes, shapes and bytes, in order of names.
@@ -162,7 +194,10 @@ impl Weights {
         for digest in [text, encoder, self.part_digest(Part::Projector)] {
             hasher.update(digest.unwrap_or(Digest::new([0; 32])).as_bytes());
         }
-        Digests { model: Digest::new(*hasher.finalize().as_bytes()), encoder }
+        Digests {
+            model: Digest::new(*hasher.finalize().as_bytes()),
+            encoder,
+        }
     }
 
     fn part_digest(&self, part: Part) -> Option<Digest> {
@@ -170,9 +205,13 @@ impl Weights {
         let mut hasher = blake3::Hasher::new();
         hasher.update(part.canonical().as_bytes());
         for (name, entry) in self.entries.range(prefix.to_owned()..) {
-            let Some(name) = name.strip_prefix(prefix) else { break };
+            let Some(name) = name.strip_prefix(prefix) else {
+                break;
+            };
             // "model." is a prefix of every name in the in-memory scheme; other parts are not text.
-            if part == Part::Text && (name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.")) {
+            if part == Part::Text
+                && (name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector."))
+            {
                 continue;
             }
             let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
@@ -215,20 +254,35 @@ impl Scope<'_> {
     fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
         let name = format!("{}{name}", self.prefix);
         let Some(entry) = self.weights.entries.get(&name) else {
-            return Err(LoadError::MissingTensor { name, expected: shape.to_vec() });
+            return Err(LoadError::MissingTensor {
+                name,
+                expected: shape.to_vec(),
+            });
         };
         if entry.shape != shape {
             let (expected, found) = (shape.to_vec(), entry.shape.clone());
-            return Err(LoadError::TensorShape { name, expected, found, dtype: format!("{:?}", entry.dtype) });
+            return Err(LoadError::TensorShape {
+                name,
+                expected,
+                found,
+                dtype: format!("{:?}", entry.dtype),
+            });
         }
         let stored = match entry.dtype {
             StoredDtype::F32 => candle_core::DType::F32,
             StoredDtype::BF16 => candle_core::DType::BF16,
             other => {
-                return Err(LoadError::TensorDtype { name, shape: shape.to_vec(), found: format!("{other:?}") });
+                return Err(LoadError::TensorDtype {
+                    name,
+                    shape: shape.to_vec(),
+                    found: format!("{other:?}"),
+                });
             }
         };
-        let load = || Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?.to_dtype(dtype.candle());
+        let load = || {
+            Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?
+                .to_dtype(dtype.candle())
+        };
         load().map_err(|error| BackendError::from(error).into())
     }
 }

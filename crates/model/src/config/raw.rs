@@ -99,12 +99,29 @@ struct Vision {
     layer_norm_eps: Option<f64>,
 }
 
-fn refuse<T>(field: &'static str, found: impl ToString, allowed: impl Into<String>) -> Result<T, LoadError> {
-    Err(LoadError::Config { field, found: found.to_string(), allowed: allowed.into() })
+fn refuse<T>(
+    field: &'static str,
+    found: impl ToString,
+    allowed: impl Into<String>,
+) -> Result<T, LoadError> {
+    Err(LoadError::Config {
+        field,
+        found: found.to_string(),
+        allowed: allowed.into(),
+    })
 }
 
-fn require(holds: bool, field: &'static str, found: impl ToString, allowed: &str) -> Result<(), LoadError> {
-    if holds { Ok(()) } else { refuse(field, found, allowed) }
+fn require(
+    holds: bool,
+    field: &'static str,
+    found: impl ToString,
+    allowed: &str,
+) -> Result<(), LoadError> {
+    if holds {
+        Ok(())
+    } else {
+        refuse(field, found, allowed)
+    }
 }
 
 /// Sizes above this are no model's; they would only overflow the arithmetic that follows.
@@ -112,30 +129,64 @@ const SIZE_MAX: usize = 1 << 24;
 
 fn size(field: &'static str, value: Option<usize>, default: usize) -> Result<usize, LoadError> {
     let value = value.unwrap_or(default);
-    require((1..=SIZE_MAX).contains(&value), field, value, "1 to 16777216")?;
+    require(
+        (1..=SIZE_MAX).contains(&value),
+        field,
+        value,
+        "1 to 16777216",
+    )?;
     Ok(value)
 }
 
 fn positive(field: &'static str, value: Option<f64>, default: f64) -> Result<f64, LoadError> {
     let value = value.unwrap_or(default);
-    require(value.is_finite() && value > 0.0, field, value, "a positive number")?;
+    require(
+        value.is_finite() && value > 0.0,
+        field,
+        value,
+        "a positive number",
+    )?;
     Ok(value)
 }
 
 impl Top {
     pub(super) fn check(self, generation: Generation) -> Result<Config, LoadError> {
         let kind = self.model_type.as_deref().unwrap_or("gemma3");
-        require(matches!(kind, "gemma3" | "gemma3_text"), "model_type", kind, "gemma3 or gemma3_text")?;
-        require(self.tie_word_embeddings != Some(false), "tie_word_embeddings", false, "true")?;
+        require(
+            matches!(kind, "gemma3" | "gemma3_text"),
+            "model_type",
+            kind,
+            "gemma3 or gemma3_text",
+        )?;
+        require(
+            self.tie_word_embeddings != Some(false),
+            "tie_word_embeddings",
+            false,
+            "true",
+        )?;
         let flat = self.text_config.is_none() && kind == "gemma3_text";
         let text = self.text_config.unwrap_or(self.flat).check()?;
         let vision = match self.vision_config {
             Some(vision) => Some(vision.check(self.mm_tokens_per_image)?),
             None if flat => None,
-            None => return refuse("vision_config", "absent", "an object (or model_type gemma3_text)"),
+            None => {
+                return refuse(
+                    "vision_config",
+                    "absent",
+                    "an object (or model_type gemma3_text)",
+                );
+            }
         };
-        let stop_tokens = generation.eos_token_id.or(self.eos_token_id).map_or_else(Vec::new, Ids::list);
-        Ok(Config { text, vision, image_token: self.image_token_index, stop_tokens })
+        let stop_tokens = generation
+            .eos_token_id
+            .or(self.eos_token_id)
+            .map_or_else(Vec::new, Ids::list);
+        Ok(Config {
+            text,
+            vision,
+            image_token: self.image_token_index,
+            stop_tokens,
+        })
     }
 }
 
@@ -147,19 +198,44 @@ impl Text {
             layers: self.layers()?,
             vocab: size("text_config.vocab_size", self.vocab_size, 262_208)?,
             hidden: size("text_config.hidden_size", self.hidden_size, 2304)?,
-            intermediate: size("text_config.intermediate_size", self.intermediate_size, 9216)?,
-            heads: size("text_config.num_attention_heads", self.num_attention_heads, 8)?,
-            kv_heads: size("text_config.num_key_value_heads", self.num_key_value_heads, 4)?,
+            intermediate: size(
+                "text_config.intermediate_size",
+                self.intermediate_size,
+                9216,
+            )?,
+            heads: size(
+                "text_config.num_attention_heads",
+                self.num_attention_heads,
+                8,
+            )?,
+            kv_heads: size(
+                "text_config.num_key_value_heads",
+                self.num_key_value_heads,
+                4,
+            )?,
             head_dim: size("text_config.head_dim", self.head_dim, 256)?,
-            query_scalar: positive("text_config.query_pre_attn_scalar", self.query_pre_attn_scalar, 256.0)?,
+            query_scalar: positive(
+                "text_config.query_pre_attn_scalar",
+                self.query_pre_attn_scalar,
+                256.0,
+            )?,
             window: size("text_config.sliding_window", self.sliding_window, 4096)?,
             rope_local_theta,
             rope_global_theta,
             rope_global_factor,
             norm_eps: positive("text_config.rms_norm_eps", self.rms_norm_eps, 1e-6)?,
-            positions_max: size("text_config.max_position_embeddings", self.max_position_embeddings, 131_072)?,
+            positions_max: size(
+                "text_config.max_position_embeddings",
+                self.max_position_embeddings,
+                131_072,
+            )?,
         };
-        require(config.head_dim % 2 == 0, "text_config.head_dim", config.head_dim, "an even number")?;
+        require(
+            config.head_dim % 2 == 0,
+            "text_config.head_dim",
+            config.head_dim,
+            "an even number",
+        )?;
         if config.heads % config.kv_heads != 0 {
             let allowed = format!("a divisor of num_attention_heads ({})", config.heads);
             return refuse("text_config.num_key_value_heads", config.kv_heads, allowed);
@@ -169,24 +245,64 @@ impl Text {
 
     fn refuse_variants(&self) -> Result<(), LoadError> {
         let activation = self.hidden_activation.as_deref().unwrap_or(ACTIVATION);
-        require(activation == ACTIVATION, "text_config.hidden_activation", activation, ACTIVATION)?;
-        require(self.attention_bias != Some(true), "text_config.attention_bias", true, "false")?;
+        require(
+            activation == ACTIVATION,
+            "text_config.hidden_activation",
+            activation,
+            ACTIVATION,
+        )?;
+        require(
+            self.attention_bias != Some(true),
+            "text_config.attention_bias",
+            true,
+            "false",
+        )?;
         let causal = self.use_bidirectional_attention != Some(true);
-        require(causal, "text_config.use_bidirectional_attention", true, "false")?;
+        require(
+            causal,
+            "text_config.use_bidirectional_attention",
+            true,
+            "false",
+        )?;
         let capping = self.final_logit_softcapping.or(self.attn_logit_softcapping);
-        require(capping.is_none(), "text_config soft-capping", capping.unwrap_or_default(), "null")
+        require(
+            capping.is_none(),
+            "text_config soft-capping",
+            capping.unwrap_or_default(),
+            "null",
+        )
     }
 
     fn layers(&self) -> Result<Vec<LayerKind>, LoadError> {
         const FIELD: &str = "text_config.layer_types";
         let count = size("text_config.num_hidden_layers", self.num_hidden_layers, 26)?;
-        require(count <= 1024, "text_config.num_hidden_layers", count, "1 to 1024")?;
+        require(
+            count <= 1024,
+            "text_config.num_hidden_layers",
+            count,
+            "1 to 1024",
+        )?;
         let Some(types) = &self.layer_types else {
-            let every = size("text_config.sliding_window_pattern", self.sliding_window_pattern, 6)?;
-            let kind = |i: usize| if (i + 1).is_multiple_of(every) { LayerKind::Global } else { LayerKind::Local };
+            let every = size(
+                "text_config.sliding_window_pattern",
+                self.sliding_window_pattern,
+                6,
+            )?;
+            let kind = |i: usize| {
+                if (i + 1).is_multiple_of(every) {
+                    LayerKind::Global
+                } else {
+                    LayerKind::Local
+                }
+            };
             return Ok((0..count).map(kind).collect());
         };
-        require(types.len() == count, FIELD, format!("{} entries", types.len()), &format!("{count} entries"))?;
+        require(
+            types.len() == count,
+            FIELD,
+            format!("{} entries", types.len()),
+            &format!("{count} entries"),
+        )?;
         let kind = |name: &String| match name.as_str() {
             "sliding_attention" => Ok(LayerKind::Local),
             "full_attention" => Ok(LayerKind::Global),
@@ -201,7 +317,11 @@ impl Text {
         let none = RopeParameters::default();
         let new = self.rope_parameters.as_ref().unwrap_or(&none);
         let absent = Rope::default();
-        let global = new.full_attention.as_ref().or(self.rope_scaling.as_ref()).unwrap_or(&absent);
+        let global = new
+            .full_attention
+            .as_ref()
+            .or(self.rope_scaling.as_ref())
+            .unwrap_or(&absent);
         let local = new.sliding_attention.as_ref().unwrap_or(&absent);
         let kind = local.rope_type.as_deref().unwrap_or("default");
         require(kind == "default", KIND, kind, "default on sliding layers")?;
@@ -223,14 +343,31 @@ impl Text {
 impl Vision {
     fn check(self, tokens: Option<usize>) -> Result<VisionConfig, LoadError> {
         let activation = self.hidden_act.as_deref().unwrap_or(ACTIVATION);
-        require(activation == ACTIVATION, "vision_config.hidden_act", activation, ACTIVATION)?;
+        require(
+            activation == ACTIVATION,
+            "vision_config.hidden_act",
+            activation,
+            ACTIVATION,
+        )?;
         let channels = self.num_channels.unwrap_or(3);
         require(channels == 3, "vision_config.num_channels", channels, "3")?;
         let config = VisionConfig {
             hidden: size("vision_config.hidden_size", self.hidden_size, 768)?,
-            intermediate: size("vision_config.intermediate_size", self.intermediate_size, 3072)?,
-            layers: size("vision_config.num_hidden_layers", self.num_hidden_layers, 12)?,
-            heads: size("vision_config.num_attention_heads", self.num_attention_heads, 12)?,
+            intermediate: size(
+                "vision_config.intermediate_size",
+                self.intermediate_size,
+                3072,
+            )?,
+            layers: size(
+                "vision_config.num_hidden_layers",
+                self.num_hidden_layers,
+                12,
+            )?,
+            heads: size(
+                "vision_config.num_attention_heads",
+                self.num_attention_heads,
+                12,
+            )?,
             image_size: size("vision_config.image_size", self.image_size, 224)?,
             patch_size: size("vision_config.patch_size", self.patch_size, 16)?,
             norm_eps: positive("vision_config.layer_norm_eps", self.layer_norm_eps, 1e-6)?,
@@ -238,11 +375,32 @@ impl Vision {
         };
         let side = config.tokens_per_side();
         let fits = |whole: usize, part: usize| part > 0 && whole.is_multiple_of(part);
-        require(fits(config.hidden, config.heads), "vision_config.num_attention_heads", config.heads, "a divisor of hidden_size")?;
-        require(fits(config.image_size, config.patch_size), "vision_config.patch_size", config.patch_size, "a divisor of image_size")?;
-        let square = side * side == config.tokens_per_image && fits(config.patches_per_side(), side);
-        require(square, "mm_tokens_per_image", config.tokens_per_image, "a square that divides the patch grid")?;
-        require(config.image_size <= 4096, "vision_config.image_size", config.image_size, "1 to 4096")?;
+        require(
+            fits(config.hidden, config.heads),
+            "vision_config.num_attention_heads",
+            config.heads,
+            "a divisor of hidden_size",
+        )?;
+        require(
+            fits(config.image_size, config.patch_size),
+            "vision_config.patch_size",
+            config.patch_size,
+            "a divisor of image_size",
+        )?;
+        let square =
+            side * side == config.tokens_per_image && fits(config.patches_per_side(), side);
+        require(
+            square,
+            "mm_tokens_per_image",
+            config.tokens_per_image,
+            "a square that divides the patch grid",
+        )?;
+        require(
+            config.image_size <= 4096,
+            "vision_config.image_size",
+            config.image_size,
+            "1 to 4096",
+        )?;
         Ok(config)
     }
 }

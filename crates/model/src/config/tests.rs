@@ -25,18 +25,55 @@ fn check(config: &str, expected_field: Option<&str>) {
 fn the_hub_file_is_completed() {
     let config = Config::parse(HUB, None).unwrap();
     let text = &config.text;
-    assert_eq!((text.vocab, text.heads, text.kv_heads, text.head_dim, text.window), (262_208, 8, 4, 256, 1024));
-    assert_eq!((text.rope_local_theta, text.rope_global_theta, text.rope_global_factor), (1e4, 1e6, 8.0));
-    assert_eq!(text.layers.iter().filter(|k| **k == LayerKind::Global).count(), 5);
+    assert_eq!(
+        (
+            text.vocab,
+            text.heads,
+            text.kv_heads,
+            text.head_dim,
+            text.window
+        ),
+        (262_208, 8, 4, 256, 1024)
+    );
+    assert_eq!(
+        (
+            text.rope_local_theta,
+            text.rope_global_theta,
+            text.rope_global_factor
+        ),
+        (1e4, 1e6, 8.0)
+    );
+    assert_eq!(
+        text.layers
+            .iter()
+            .filter(|k| **k == LayerKind::Global)
+            .count(),
+        5
+    );
     assert_eq!(text.layers[5], LayerKind::Global);
     let vision = config.vision.unwrap();
-    assert_eq!((vision.patches_per_side(), vision.tokens_per_side(), vision.pool()), (64, 16, 4));
+    assert_eq!(
+        (
+            vision.patches_per_side(),
+            vision.tokens_per_side(),
+            vision.pool()
+        ),
+        (64, 16, 4)
+    );
     assert_eq!(config.stop_tokens, [1, 106]);
 }
 
 #[test]
 fn the_newer_spelling_means_the_same() {
-    let types: Vec<_> = (1..=34).map(|i| if i % 6 == 0 { "full_attention" } else { "sliding_attention" }).collect();
+    let types: Vec<_> = (1..=34)
+        .map(|i| {
+            if i % 6 == 0 {
+                "full_attention"
+            } else {
+                "sliding_attention"
+            }
+        })
+        .collect();
     let new = HUB.replace(
         r#""rope_scaling": {"factor": 8.0, "rope_type": "linear"}"#,
         &format!(
@@ -45,12 +82,20 @@ fn the_newer_spelling_means_the_same() {
             serde_json::to_string(&types).unwrap()
         ),
     );
-    assert_eq!(Config::parse(&new, None).unwrap(), Config::parse(HUB, None).unwrap());
+    assert_eq!(
+        Config::parse(&new, None).unwrap(),
+        Config::parse(HUB, None).unwrap()
+    );
 }
 
 #[test]
 fn stop_tokens_come_from_the_generation_file_first() {
-    assert_eq!(Config::parse(HUB, Some(r#"{"eos_token_id": 7}"#)).unwrap().stop_tokens, [7]);
+    assert_eq!(
+        Config::parse(HUB, Some(r#"{"eos_token_id": 7}"#))
+            .unwrap()
+            .stop_tokens,
+        [7]
+    );
 }
 
 #[test]
@@ -59,11 +104,29 @@ fn what_is_not_computed_is_refused_by_name() {
     check("{", Some("json"));
     check("{}", Some("vision_config"));
     check(&HUB.replace("gemma3", "llama"), Some("model_type"));
-    check(&HUB.replace(r#""linear""#, r#""yarn""#), Some("text_config.rope_parameters.rope_type"));
-    check(&HUB.replace(r#""factor": 8.0"#, r#""factor": 0"#), Some("text_config.rope_scaling.factor"));
-    check(&HUB.replace(r#""hidden_size": 2560"#, r#""hidden_size": 0"#), Some("text_config.hidden_size"));
-    check(&HUB.replace(r#""hidden_size": 2560"#, r#""attention_bias": true"#), Some("text_config.attention_bias"));
-    check(&HUB.replace(r#""hidden_size": 2560"#, r#""num_key_value_heads": 3"#), Some("text_config.num_key_value_heads"));
+    check(
+        &HUB.replace(r#""linear""#, r#""yarn""#),
+        Some("text_config.rope_parameters.rope_type"),
+    );
+    check(
+        &HUB.replace(r#""factor": 8.0"#, r#""factor": 0"#),
+        Some("text_config.rope_scaling.factor"),
+    );
+    check(
+        &HUB.replace(r#""hidden_size": 2560"#, r#""hidden_size": 0"#),
+        Some("text_config.hidden_size"),
+    );
+    check(
+        &HUB.replace(r#""hidden_size": 2560"#, r#""attention_bias": true"#),
+        Some("text_config.attention_bias"),
+    );
+    check(
+        &HUB.replace(r#""hidden_size": 2560"#, r#""num_key_value_heads": 3"#),
+        Some("text_config.num_key_value_heads"),
+    );
     check(&HUB.replace("256,", "250,"), Some("mm_tokens_per_image"));
-    check(&HUB.replace(r#""patch_size": 14"#, r#""patch_size": 15"#), Some("vision_config.patch_size"));
+    check(
+        &HUB.replace(r#""patch_size": 14"#, r#""patch_size": 15"#),
+        Some("vision_config.patch_size"),
+    );
 }

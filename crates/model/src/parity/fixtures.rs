@@ -9,14 +9,27 @@ use serde::Deserialize;
 use crate::{Dtype, Frame, ImageTokens, LoadOptions, Message, Model, Part, Parts, Prompt, Role};
 
 /// Long text with a system message, a text below the window, and one to three images in every place.
-pub(super) const CASES: [&str; 5] = ["text", "short", "one_image", "two_images", "grey_first_last"];
+pub(super) const CASES: [&str; 5] = [
+    "text",
+    "short",
+    "one_image",
+    "two_images",
+    "grey_first_last",
+];
 
 pub(super) fn tiny_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny")
 }
 
 pub(super) fn tiny() -> Model {
-    Model::load(&tiny_dir(), LoadOptions { dtype: Dtype::F32, parts: Parts::All }).unwrap()
+    Model::load(
+        &tiny_dir(),
+        LoadOptions {
+            dtype: Dtype::F32,
+            parts: Parts::All,
+        },
+    )
+    .unwrap()
 }
 
 #[derive(Deserialize)]
@@ -53,15 +66,22 @@ pub(super) struct Case {
 impl Fixtures {
     pub(super) fn read() -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let facts = serde_json::from_str(&std::fs::read_to_string(dir.join("tiny.json")).unwrap()).unwrap();
-        Self { facts, tensors: std::fs::read(dir.join("tiny.safetensors")).unwrap() }
+        let facts =
+            serde_json::from_str(&std::fs::read_to_string(dir.join("tiny.json")).unwrap()).unwrap();
+        Self {
+            facts,
+            tensors: std::fs::read(dir.join("tiny.safetensors")).unwrap(),
+        }
     }
 
     pub(super) fn case(&self, model: &Model, name: &str) -> Case {
         let described = &self.facts.cases[name];
         let mut messages = Vec::new();
         if !described.system.is_empty() {
-            messages.push(Message { role: Role::System, parts: vec![Part::Text(described.system.clone())] });
+            messages.push(Message {
+                role: Role::System,
+                parts: vec![Part::Text(described.system.clone())],
+            });
         }
         let mut parts = Vec::new();
         for (index, text) in described.content.split("<start_of_image>").enumerate() {
@@ -70,8 +90,15 @@ impl Fixtures {
             }
             parts.push(Part::Text(text.to_owned()));
         }
-        messages.push(Message { role: Role::User, parts });
-        let frames: Vec<Frame> = described.images.iter().map(|index| self.picture(*index)).collect();
+        messages.push(Message {
+            role: Role::User,
+            parts,
+        });
+        let frames: Vec<Frame> = described
+            .images
+            .iter()
+            .map(|index| self.picture(*index))
+            .collect();
         Case {
             prompt: model.prompt(&messages, frames.len()).unwrap(),
             images: model.encode(&frames).unwrap(),
@@ -88,18 +115,31 @@ impl Fixtures {
     }
 
     pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
-        SafeTensors::deserialize(&self.tensors).unwrap().tensor(name).unwrap().data().to_vec()
+        SafeTensors::deserialize(&self.tensors)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .data()
+            .to_vec()
     }
 
     fn shape(&self, name: &str) -> Vec<usize> {
-        SafeTensors::deserialize(&self.tensors).unwrap().tensor(name).unwrap().shape().to_vec()
+        SafeTensors::deserialize(&self.tensors)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .shape()
+            .to_vec()
     }
 
     /// A matrix of f32.
     pub(super) fn rows(&self, name: &str) -> Vec<Vec<f32>> {
         let width = self.shape(name)[1];
-        let values: Vec<f32> =
-            self.bytes(name).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values: Vec<f32> = self
+            .bytes(name)
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
         values.chunks_exact(width).map(<[f32]>::to_vec).collect()
     }
 }

@@ -10,7 +10,10 @@ use tempfile::TempDir;
 use super::fixtures::{Fixtures, tiny, tiny_dir};
 use crate::{Dtype, LoadError, LoadOptions, Model, Parts};
 
-const ALL: LoadOptions = LoadOptions { dtype: Dtype::F32, parts: Parts::All };
+const ALL: LoadOptions = LoadOptions {
+    dtype: Dtype::F32,
+    parts: Parts::All,
+};
 
 /// A copy of the tiny folder that a test may damage.
 fn copy() -> TempDir {
@@ -27,7 +30,9 @@ fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
     let dir = copy();
     let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
     let all = SafeTensors::deserialize(&bytes).unwrap();
-    let kept = all.iter().filter_map(|(name, view)| Some((rename(name)?, view)));
+    let kept = all
+        .iter()
+        .filter_map(|(name, view)| Some((rename(name)?, view)));
     let kept: BTreeMap<String, TensorView> = kept.collect();
     safetensors::serialize_to_file(kept, None, &dir.path().join("model.safetensors")).unwrap();
     dir
@@ -63,20 +68,38 @@ fn shards_are_the_same_model() {
     let mut map = BTreeMap::new();
     for shard in 0..3 {
         let file = format!("model-0000{}-of-00003.safetensors", shard + 1);
-        let part: Vec<_> = all.iter().enumerate().filter(|(i, _)| i % 3 == shard).map(|(_, pair)| pair).collect();
-        map.extend(part.iter().map(|(name, _)| ((*name).to_owned(), file.clone())));
+        let part: Vec<_> = all
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| i % 3 == shard)
+            .map(|(_, pair)| pair)
+            .collect();
+        map.extend(
+            part.iter()
+                .map(|(name, _)| ((*name).to_owned(), file.clone())),
+        );
         safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
     }
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let index = serde_json::json!({ "weight_map": map });
-    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        dir.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     check_same(dir.path());
 
-    let outside = index.to_string().replacen("model-00001", "../model-00001", 1);
+    let outside = index
+        .to_string()
+        .replacen("model-00001", "../model-00001", 1);
     std::fs::write(dir.path().join("model.safetensors.index.json"), outside).unwrap();
     assert!(matches!(error(dir.path()), LoadError::Safetensors { .. }));
     std::fs::remove_file(dir.path().join("model-00002-of-00003.safetensors")).unwrap();
-    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        dir.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     assert!(matches!(error(dir.path()), LoadError::Read { .. }));
 }
 
@@ -134,9 +157,16 @@ fn damaged(file: &str, from: &str, to: &str) -> LoadError {
 
 #[test]
 fn misshapen_tensors_are_named_with_both_shapes() {
-    let error = damaged("config.json", "\"intermediate_size\": 128", "\"intermediate_size\": 120");
+    let error = damaged(
+        "config.json",
+        "\"intermediate_size\": 128",
+        "\"intermediate_size\": 120",
+    );
     let text = error.to_string();
-    assert!(text.contains("layers.0.mlp.gate_proj.weight") && text.contains("[128, 64]"), "{text}");
+    assert!(
+        text.contains("layers.0.mlp.gate_proj.weight") && text.contains("[128, 64]"),
+        "{text}"
+    );
     assert!(text.contains("[120, 64]") && text.contains("F32"), "{text}");
 }
 
@@ -145,22 +175,64 @@ fn damaged_folders_are_refused() {
     let truncated = |file: &str, keep: f64| {
         let dir = copy();
         let bytes = std::fs::read(dir.path().join(file)).unwrap();
-        std::fs::write(dir.path().join(file), &bytes[..(bytes.len() as f64 * keep) as usize]).unwrap();
+        std::fs::write(
+            dir.path().join(file),
+            &bytes[..(bytes.len() as f64 * keep) as usize],
+        )
+        .unwrap();
         error(dir.path())
     };
     for keep in [0.0, 1e-6, 0.001, 0.5, 0.999] {
         let found = truncated("model.safetensors", keep);
-        assert!(matches!(found, LoadError::Safetensors { .. } | LoadError::Read { .. }), "{keep}: {found}");
+        assert!(
+            matches!(
+                found,
+                LoadError::Safetensors { .. } | LoadError::Read { .. }
+            ),
+            "{keep}: {found}"
+        );
     }
-    assert!(matches!(truncated("tokenizer.json", 0.5), LoadError::Tokenizer { .. }));
-    assert!(matches!(truncated("config.json", 0.5), LoadError::Json { .. }));
-    assert!(matches!(truncated("generation_config.json", 0.5), LoadError::Json { .. }));
+    assert!(matches!(
+        truncated("tokenizer.json", 0.5),
+        LoadError::Tokenizer { .. }
+    ));
+    assert!(matches!(
+        truncated("config.json", 0.5),
+        LoadError::Json { .. }
+    ));
+    assert!(matches!(
+        truncated("generation_config.json", 0.5),
+        LoadError::Json { .. }
+    ));
     let template = damaged("chat_template.jinja", "<start_of_turn>", "<|turn|>");
     assert!(matches!(template, LoadError::ChatTemplate { .. }));
-    let small = damaged("config.json", "\"vocab_size\": ", "\"vocab_size\": 5, \"was\": ");
-    assert!(matches!(small, LoadError::TokenizerTooLarge { rows: 5, .. } | LoadError::TensorShape { .. }), "{small}");
-    let soft = damaged("config.json", "\"image_token_index\": ", "\"image_token_index\": 3, \"was\": ");
-    assert!(matches!(soft, LoadError::Config { field: "image_token_index", .. }), "{soft}");
+    let small = damaged(
+        "config.json",
+        "\"vocab_size\": ",
+        "\"vocab_size\": 5, \"was\": ",
+    );
+    assert!(
+        matches!(
+            small,
+            LoadError::TokenizerTooLarge { rows: 5, .. } | LoadError::TensorShape { .. }
+        ),
+        "{small}"
+    );
+    let soft = damaged(
+        "config.json",
+        "\"image_token_index\": ",
+        "\"image_token_index\": 3, \"was\": ",
+    );
+    assert!(
+        matches!(
+            soft,
+            LoadError::Config {
+                field: "image_token_index",
+                ..
+            }
+        ),
+        "{soft}"
+    );
     let empty = TempDir::new().unwrap();
     assert!(matches!(error(empty.path()), LoadError::Read { .. }));
 }
@@ -172,7 +244,13 @@ fn a_stored_dtype_that_is_not_read_is_named() {
     let text = "\"dtype\":\"F32\"";
     let bytes = std::fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap().replace(text, "\"dtype\":\"I32\"");
-    std::fs::write(&path, [&bytes[..8], header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
+    let header = std::str::from_utf8(&bytes[8..8 + length])
+        .unwrap()
+        .replace(text, "\"dtype\":\"I32\"");
+    std::fs::write(
+        &path,
+        [&bytes[..8], header.as_bytes(), &bytes[8 + length..]].concat(),
+    )
+    .unwrap();
     assert!(matches!(error(dir.path()), LoadError::TensorDtype { .. }));
 }

@@ -33,7 +33,10 @@ pub(crate) struct Heads<'a> {
 
 impl Attention {
     pub(crate) fn load(scope: &Scope, config: &TextConfig) -> Result<Self, LoadError> {
-        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (queries, keys) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         let linear = |name, input, output| Linear::load(&scope.at(name), input, output, false);
         let norm = |name| RmsNorm::load(&scope.at(name), config.head_dim, config.norm_eps);
         Ok(Self {
@@ -47,12 +50,22 @@ impl Attention {
     }
 
     /// x [rows, hidden] → [rows, hidden]; keys and values of the rows are in the pool afterwards.
-    pub(crate) fn forward(&self, x: &Tensor, layer: usize, pool: &mut KvPool, heads: &Heads) -> Result<Tensor, BackendError> {
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        layer: usize,
+        pool: &mut KvPool,
+        heads: &Heads,
+    ) -> Result<Tensor, BackendError> {
         let (rows, config) = (x.dim(0)?, heads.config);
         let split = |t: Tensor, count: usize| t.reshape((rows, count, config.head_dim));
-        let query = self.query_norm.forward(&split(self.query.forward(x)?, config.heads)?)?;
+        let query = self
+            .query_norm
+            .forward(&split(self.query.forward(x)?, config.heads)?)?;
         let query = heads.rope.apply(&query, heads.kind)?;
-        let key = self.key_norm.forward(&split(self.key.forward(x)?, config.kv_heads)?)?;
+        let key = self
+            .key_norm
+            .forward(&split(self.key.forward(x)?, config.kv_heads)?)?;
         let key = heads.rope.apply(&key, heads.kind)?;
         let value = split(self.value.forward(x)?, config.kv_heads)?;
         let mut mixed = Vec::with_capacity(heads.chunks.len());
@@ -69,25 +82,50 @@ impl Attention {
 
 impl Heads<'_> {
     /// One chunk: query [heads, n, head dim] → [n, heads × head dim].
-    fn mix(&self, query: &Tensor, index: usize, layer: usize, pool: &KvPool) -> Result<Tensor, BackendError> {
+    fn mix(
+        &self,
+        query: &Tensor,
+        index: usize,
+        layer: usize,
+        pool: &KvPool,
+    ) -> Result<Tensor, BackendError> {
         let chunk = &self.chunks[index];
-        let visible = Visible { window: self.window(), runs: self.runs(index) };
+        let visible = Visible {
+            window: self.window(),
+            runs: self.runs(index),
+        };
         let positions = visible.first_key(chunk.start)..chunk.start + chunk.tokens.len();
         let (key, value) = pool.read(layer, chunk.table, positions.clone())?;
-        let scalar = if self.mutations.head_dim_scale { self.config.head_dim as f64 } else { self.config.query_scalar };
+        let scalar = if self.mutations.head_dim_scale {
+            self.config.head_dim as f64
+        } else {
+            self.config.query_scalar
+        };
         attend(query, &key, &value, scalar.powf(-0.5), &|rows| {
-            visible.mask(chunk.start + rows.start..chunk.start + rows.end, positions.clone(), query.device())
+            visible.mask(
+                chunk.start + rows.start..chunk.start + rows.end,
+                positions.clone(),
+                query.device(),
+            )
         })
     }
 
     fn window(&self) -> Option<usize> {
         match self.kind {
-            LayerKind::Local => Some(self.config.window.saturating_add_signed(self.mutations.window_delta)),
+            LayerKind::Local => Some(
+                self.config
+                    .window
+                    .saturating_add_signed(self.mutations.window_delta),
+            ),
             LayerKind::Global => None,
         }
     }
 
     fn runs(&self, index: usize) -> &[std::ops::Range<usize>] {
-        if self.mutations.no_image_mask { &[] } else { &self.plan.runs[index] }
+        if self.mutations.no_image_mask {
+            &[]
+        } else {
+            &self.plan.runs[index]
+        }
     }
 }

@@ -75,7 +75,12 @@ impl Plan {
         pool: &KvPool,
         images: Option<ImageRule>,
     ) -> Result<Self, ForwardError> {
-        let mut plan = Self { positions: Vec::new(), rows: Vec::new(), wanted: Vec::new(), runs: Vec::new() };
+        let mut plan = Self {
+            positions: Vec::new(),
+            rows: Vec::new(),
+            wanted: Vec::new(),
+            runs: Vec::new(),
+        };
         if chunks.is_empty() {
             return Err(ForwardError::EmptyChunk { chunk: 0 });
         }
@@ -84,7 +89,8 @@ impl Plan {
             plan.runs.push(runs(index, chunk, images)?);
             let first = plan.positions.len();
             plan.rows.push(first);
-            plan.positions.extend(chunk.start..chunk.start + chunk.tokens.len());
+            plan.positions
+                .extend(chunk.start..chunk.start + chunk.tokens.len());
             let wanted = match chunk.want {
                 Want::Nothing => 0..0,
                 Want::Last => plan.positions.len() - 1..plan.positions.len(),
@@ -97,37 +103,75 @@ impl Plan {
     }
 }
 
-fn check_extent(index: usize, chunk: &Chunk, config: &TextConfig, pool: &KvPool) -> Result<(), ForwardError> {
+fn check_extent(
+    index: usize,
+    chunk: &Chunk,
+    config: &TextConfig,
+    pool: &KvPool,
+) -> Result<(), ForwardError> {
     if chunk.tokens.is_empty() {
         return Err(ForwardError::EmptyChunk { chunk: index });
     }
     if let Some(id) = chunk.tokens.iter().find(|id| **id as usize >= config.vocab) {
-        return Err(ForwardError::TokenId { chunk: index, id: *id, max: config.vocab - 1 });
+        return Err(ForwardError::TokenId {
+            chunk: index,
+            id: *id,
+            max: config.vocab - 1,
+        });
     }
     let end = chunk.start.saturating_add(chunk.tokens.len());
     if end > config.positions_max {
-        return Err(ForwardError::Context { end, max: config.positions_max });
+        return Err(ForwardError::Context {
+            end,
+            max: config.positions_max,
+        });
     }
     let capacity = pool.capacity(chunk.table);
     if end > capacity {
-        return Err(ForwardError::BlockTable { chunk: index, end, capacity });
+        return Err(ForwardError::BlockTable {
+            chunk: index,
+            end,
+            capacity,
+        });
     }
     Ok(())
 }
 
 /// The positions of each image; refuses a soft token outside every image and an image that is not whole.
-fn runs(index: usize, chunk: &Chunk, rule: Option<ImageRule>) -> Result<Vec<std::ops::Range<usize>>, ForwardError> {
-    let Some(ImageRule { soft_token, tokens_per_image }) = rule else {
-        return if chunk.images.is_empty() { Ok(Vec::new()) } else { Err(ForwardError::NotLoaded) };
+fn runs(
+    index: usize,
+    chunk: &Chunk,
+    rule: Option<ImageRule>,
+) -> Result<Vec<std::ops::Range<usize>>, ForwardError> {
+    let Some(ImageRule {
+        soft_token,
+        tokens_per_image,
+    }) = rule
+    else {
+        return if chunk.images.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err(ForwardError::NotLoaded)
+        };
     };
-    let cut = |offset| ForwardError::CutImage { chunk: index, offset, tokens_per_image };
+    let cut = |offset| ForwardError::CutImage {
+        chunk: index,
+        offset,
+        tokens_per_image,
+    };
     let is_soft = |id: &u32| *id == soft_token;
     let mut runs = Vec::with_capacity(chunk.images.len());
     let mut next = 0;
     for image in chunk.images {
         let end = image.offset.saturating_add(tokens_per_image);
-        let gap = chunk.tokens.get(next..image.offset).ok_or_else(|| cut(image.offset))?;
-        let run = chunk.tokens.get(image.offset..end).ok_or_else(|| cut(image.offset))?;
+        let gap = chunk
+            .tokens
+            .get(next..image.offset)
+            .ok_or_else(|| cut(image.offset))?;
+        let run = chunk
+            .tokens
+            .get(image.offset..end)
+            .ok_or_else(|| cut(image.offset))?;
         if let Some(stray) = gap.iter().position(is_soft) {
             return Err(cut(next + stray));
         }

@@ -48,22 +48,43 @@ pub struct KvPool {
 impl std::fmt::Debug for KvPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (total, free) = (self.total, self.free.len());
-        f.debug_struct("KvPool").field("blocks", &total).field("free", &free).finish_non_exhaustive()
+        f.debug_struct("KvPool")
+            .field("blocks", &total)
+            .field("free", &free)
+            .finish_non_exhaustive()
     }
 }
 
 impl KvPool {
-    pub(crate) fn new(config: &TextConfig, options: KvOptions, dtype: Dtype, device: &Device) -> Result<Self, CacheError> {
+    pub(crate) fn new(
+        config: &TextConfig,
+        options: KvOptions,
+        dtype: Dtype,
+        device: &Device,
+    ) -> Result<Self, CacheError> {
         let block_tokens = options.block_tokens.max(1);
         let block_bytes = position_bytes(config, dtype) * block_tokens;
         let blocks = options.budget_bytes / block_bytes;
         if blocks == 0 {
-            return Err(CacheError::Budget { budget_bytes: options.budget_bytes, block_bytes });
+            return Err(CacheError::Budget {
+                budget_bytes: options.budget_bytes,
+                block_bytes,
+            });
         }
         let total = u32::try_from(blocks).unwrap_or(u32::MAX);
-        let shape = (total as usize * block_tokens, config.kv_heads, config.head_dim);
+        let shape = (
+            total as usize * block_tokens,
+            config.kv_heads,
+            config.head_dim,
+        );
         let zeros = || Tensor::zeros(shape, dtype.candle(), device);
-        let layers = || config.layers.iter().map(|_| zeros()).collect::<Result<Vec<_>, _>>();
+        let layers = || {
+            config
+                .layers
+                .iter()
+                .map(|_| zeros())
+                .collect::<Result<Vec<_>, _>>()
+        };
         Ok(Self {
             block_tokens,
             block_bytes,
@@ -81,9 +102,15 @@ impl KvPool {
     /// # Errors
     /// [`CacheError::OutOfBlocks`]; the table is unchanged then.
     pub fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), CacheError> {
-        let needed = positions.div_ceil(self.block_tokens).saturating_sub(table.blocks.len());
+        let needed = positions
+            .div_ceil(self.block_tokens)
+            .saturating_sub(table.blocks.len());
         if needed > self.free.len() {
-            return Err(CacheError::OutOfBlocks { needed, free: self.free.len(), total: self.total });
+            return Err(CacheError::OutOfBlocks {
+                needed,
+                free: self.free.len(),
+                total: self.total,
+            });
         }
         let taken = self.free.split_off(self.free.len() - needed);
         table.blocks.extend(taken.into_iter().rev());
@@ -121,16 +148,30 @@ impl KvPool {
 
     /// Positions a table reaches; none where it names a block this pool does not have.
     pub(crate) fn capacity(&self, table: &BlockTable) -> usize {
-        let known = table.blocks.iter().all(|block| (*block as usize) < self.total);
-        if known { table.blocks.len() * self.block_tokens } else { 0 }
+        let known = table
+            .blocks
+            .iter()
+            .all(|block| (*block as usize) < self.total);
+        if known {
+            table.blocks.len() * self.block_tokens
+        } else {
+            0
+        }
     }
 
     fn slot(&self, table: &BlockTable, position: usize) -> usize {
-        table.blocks[position / self.block_tokens] as usize * self.block_tokens + position % self.block_tokens
+        table.blocks[position / self.block_tokens] as usize * self.block_tokens
+            + position % self.block_tokens
     }
 
     /// Stores keys and values [n, kv heads, head dim] of the positions from `start` on.
-    pub(crate) fn write(&mut self, layer: usize, table: &BlockTable, start: usize, kv: (&Tensor, &Tensor)) -> Result<(), BackendError> {
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        table: &BlockTable,
+        start: usize,
+        kv: (&Tensor, &Tensor),
+    ) -> Result<(), BackendError> {
         let n = kv.0.dim(0)?;
         let mut done = 0;
         while done < n {
@@ -145,11 +186,23 @@ impl KvPool {
     }
 
     /// Keys and values of `positions`: each [kv heads, positions, head dim], contiguous.
-    pub(crate) fn read(&self, layer: usize, table: &BlockTable, positions: Range<usize>) -> Result<(Tensor, Tensor), BackendError> {
+    pub(crate) fn read(
+        &self,
+        layer: usize,
+        table: &BlockTable,
+        positions: Range<usize>,
+    ) -> Result<(Tensor, Tensor), BackendError> {
         // Slots fit u32: block numbers are u32 and the storage of 2³² positions would not fit any memory.
-        let slots: Vec<u32> = positions.map(|position| self.slot(table, position) as u32).collect();
+        let slots: Vec<u32> = positions
+            .map(|position| self.slot(table, position) as u32)
+            .collect();
         let slots = Tensor::new(slots, &self.device)?;
-        let gather = |storage: &Tensor| storage.index_select(&slots, 0)?.transpose(0, 1)?.contiguous();
+        let gather = |storage: &Tensor| {
+            storage
+                .index_select(&slots, 0)?
+                .transpose(0, 1)?
+                .contiguous()
+        };
         Ok((gather(&self.keys[layer])?, gather(&self.values[layer])?))
     }
 }
@@ -182,7 +235,16 @@ mod tests {
             positions_max: 100,
         };
         let budget_bytes = budget_blocks * 4 * position_bytes(&config, Dtype::F32);
-        KvPool::new(&config, KvOptions { block_tokens: 4, budget_bytes }, Dtype::F32, &Device::Cpu).unwrap()
+        KvPool::new(
+            &config,
+            KvOptions {
+                block_tokens: 4,
+                budget_bytes,
+            },
+            Dtype::F32,
+            &Device::Cpu,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -192,7 +254,14 @@ mod tests {
         pool.reserve(&mut a, 5).unwrap();
         assert_eq!(pool.capacity(&a), 8);
         let refused = pool.reserve(&mut b, 5);
-        assert_eq!(refused, Err(CacheError::OutOfBlocks { needed: 2, free: 1, total: 3 }));
+        assert_eq!(
+            refused,
+            Err(CacheError::OutOfBlocks {
+                needed: 2,
+                free: 1,
+                total: 3
+            })
+        );
         assert!(b.blocks().is_empty());
         pool.release(a);
         pool.reserve(&mut b, 12).unwrap();
@@ -206,17 +275,34 @@ mod tests {
         pool.reserve(&mut table, 3).unwrap();
         pool.reserve(&mut other, 3).unwrap();
         pool.reserve(&mut table, 9).unwrap();
-        let rows = Tensor::arange(0f32, 14., &Device::Cpu).unwrap().reshape((7, 1, 2)).unwrap();
+        let rows = Tensor::arange(0f32, 14., &Device::Cpu)
+            .unwrap()
+            .reshape((7, 1, 2))
+            .unwrap();
         pool.write(0, &table, 2, (&rows, &rows)).unwrap();
         let (keys, _) = pool.read(0, &table, 3..8).unwrap();
-        assert_eq!(keys.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]);
+        assert_eq!(
+            keys.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]
+        );
     }
 
     #[test]
     fn a_budget_below_one_block_is_refused() {
-        let config = crate::config::Config::parse(r#"{"model_type": "gemma3_text"}"#, None).unwrap().text;
-        let options = KvOptions { block_tokens: 16, budget_bytes: 1000 };
+        let config = crate::config::Config::parse(r#"{"model_type": "gemma3_text"}"#, None)
+            .unwrap()
+            .text;
+        let options = KvOptions {
+            block_tokens: 16,
+            budget_bytes: 1000,
+        };
         let error = KvPool::new(&config, options, Dtype::Bf16, &Device::Cpu).unwrap_err();
-        assert!(matches!(error, CacheError::Budget { budget_bytes: 1000, .. }));
+        assert!(matches!(
+            error,
+            CacheError::Budget {
+                budget_bytes: 1000,
+                ..
+            }
+        ));
     }
 }

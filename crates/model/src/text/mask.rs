@@ -1,5 +1,5 @@
-//! Who sees whom: causal everywhere, limited to the window on local layers, and both ways within one image on all
-//! layers (an image is seen whole by its own tokens even where it is longer than the window).
+//! Who sees whom: causal, and both ways within one image, on all layers; local layers look back no further than their
+//! window, within an image too (transformers 5.23: window AND (causal OR same image)).
 
 use std::ops::Range;
 
@@ -18,17 +18,23 @@ pub(crate) struct Visible<'a> {
 impl Visible<'_> {
     /// Whether the query at `q` sees the key at `k`.
     fn sees(&self, q: usize, k: usize, run: Option<&Range<usize>>) -> bool {
-        let causal = k <= q && self.window.is_none_or(|window| q - k < window);
-        causal || run.is_some_and(|run| run.contains(&k))
+        let known = k <= q || run.is_some_and(|run| run.contains(&k));
+        known && self.window.is_none_or(|window| k + window > q)
     }
 
     /// The first key that any query from `start` on can see.
     pub(crate) fn first_key(&self, start: usize) -> usize {
-        self.window.map_or(0, |window| (start + 1).saturating_sub(window))
+        self.window
+            .map_or(0, |window| (start + 1).saturating_sub(window))
     }
 
     /// Additive mask [1, queries, keys] f32: 0 or −∞; nothing where every query sees every key.
-    pub(crate) fn mask(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Result<Option<Tensor>, BackendError> {
+    pub(crate) fn mask(
+        &self,
+        queries: Range<usize>,
+        keys: Range<usize>,
+        device: &Device,
+    ) -> Result<Option<Tensor>, BackendError> {
         let mut values = Vec::with_capacity(queries.len() * keys.len());
         let mut open = true;
         for q in queries.clone() {
@@ -42,7 +48,11 @@ impl Visible<'_> {
         if open {
             return Ok(None);
         }
-        Ok(Some(Tensor::from_vec(values, (1, queries.len(), keys.len()), device)?))
+        Ok(Some(Tensor::from_vec(
+            values,
+            (1, queries.len(), keys.len()),
+            device,
+        )?))
     }
 }
 
@@ -52,12 +62,19 @@ mod tests {
 
     /// One row per query, one column per key, `x` where it sees.
     #[allow(clippy::single_range_in_vec_init)]
-    fn check(window: Option<usize>, runs: &[Range<usize>], queries: Range<usize>, expected: &[&str]) {
+    fn check(
+        window: Option<usize>,
+        runs: &[Range<usize>],
+        queries: Range<usize>,
+        expected: &[&str],
+    ) {
         let visible = Visible { window, runs };
         let keys = visible.first_key(queries.start)..queries.end;
         let row = |q: usize| {
             let run = runs.iter().find(|run| run.contains(&q));
-            keys.clone().map(|k| if visible.sees(q, k, run) { 'x' } else { '.' }).collect::<String>()
+            keys.clone()
+                .map(|k| if visible.sees(q, k, run) { 'x' } else { '.' })
+                .collect::<String>()
         };
         assert_eq!(queries.map(row).collect::<Vec<_>>(), expected);
     }
@@ -77,8 +94,18 @@ mod tests {
     #[test]
     fn an_image_sees_itself_whole_and_nothing_later() {
         let image = 1..4;
-        check(None, &[image.clone()], 0..5, &["x....", "xxxx.", "xxxx.", "xxxx.", "xxxxx"]);
-        check(Some(2), &[image], 0..5, &["x....", "xxxx.", ".xxx.", ".xxx.", "...xx"]);
+        check(
+            None,
+            &[image.clone()],
+            0..5,
+            &["x....", "xxxx.", "xxxx.", "xxxx.", "xxxxx"],
+        );
+        check(
+            Some(2),
+            &[image],
+            0..5,
+            &["x....", "xxxx.", ".xxx.", "..xx.", "...xx"],
+        );
     }
 
     #[test]
@@ -88,7 +115,15 @@ mod tests {
 
     #[test]
     fn a_decode_step_needs_no_mask() {
-        let visible = Visible { window: Some(4), runs: &[] };
-        assert!(visible.mask(9..10, visible.first_key(9)..10, &Device::Cpu).unwrap().is_none());
+        let visible = Visible {
+            window: Some(4),
+            runs: &[],
+        };
+        assert!(
+            visible
+                .mask(9..10, visible.first_key(9)..10, &Device::Cpu)
+                .unwrap()
+                .is_none()
+        );
     }
 }

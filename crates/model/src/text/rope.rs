@@ -14,14 +14,29 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    pub(crate) fn new(config: &TextConfig, positions: &[usize], mutations: Mutations, device: &Device) -> Result<Self, BackendError> {
-        let factor = if mutations.no_rope_factor { 1.0 } else { config.rope_global_factor };
+    pub(crate) fn new(
+        config: &TextConfig,
+        positions: &[usize],
+        mutations: Mutations,
+        device: &Device,
+    ) -> Result<Self, BackendError> {
+        let factor = if mutations.no_rope_factor {
+            1.0
+        } else {
+            config.rope_global_factor
+        };
         let table = |theta, factor| {
             let (cos, sin) = angles(positions, config.head_dim, theta, factor);
             let shape = (positions.len(), 1, config.head_dim / 2);
-            Ok::<_, BackendError>((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
+            Ok::<_, BackendError>((
+                Tensor::from_vec(cos, shape, device)?,
+                Tensor::from_vec(sin, shape, device)?,
+            ))
         };
-        Ok(Self { local: table(config.rope_local_theta, 1.0)?, global: table(config.rope_global_theta, factor)? })
+        Ok(Self {
+            local: table(config.rope_local_theta, 1.0)?,
+            global: table(config.rope_global_theta, factor)?,
+        })
     }
 
     /// x [rows, heads, head_dim]: the first half of a head is rotated against the second half.
@@ -48,9 +63,16 @@ fn angles(positions: &[usize], dim: usize, theta: f64, factor: f64) -> (Vec<f32>
     let frequencies: Vec<f32> = (0..dim / 2).map(frequency).collect();
     let angle = |position: &usize| {
         let position = *position as f32;
-        frequencies.iter().map(move |frequency| position * frequency).collect::<Vec<_>>()
+        frequencies
+            .iter()
+            .map(move |frequency| position * frequency)
+            .collect::<Vec<_>>()
     };
-    positions.iter().flat_map(angle).map(|angle| (angle.cos(), angle.sin())).unzip()
+    positions
+        .iter()
+        .flat_map(angle)
+        .map(|angle| (angle.cos(), angle.sin()))
+        .unzip()
 }
 
 #[cfg(test)]

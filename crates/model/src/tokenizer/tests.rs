@@ -15,13 +15,24 @@ fn check_round_trip(text: &str) {
     assert_eq!(tokenizer.decode(&ids), text);
     let mut stream = Detokenizer::default();
     let pieces: Vec<String> = ids.iter().map(|id| stream.push(&tokenizer, *id)).collect();
-    assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)), "{pieces:?}");
+    assert!(
+        pieces
+            .iter()
+            .all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)),
+        "{pieces:?}"
+    );
     assert_eq!(pieces.concat() + &stream.finish(), text);
 }
 
 #[test]
 fn any_text_survives() {
-    for text in ["", "The lungs are clear.", "  two  spaces ", "Ödem 37 °C, 🙂 肺炎\n\n\tx", "▂"] {
+    for text in [
+        "",
+        "The lungs are clear.",
+        "  two  spaces ",
+        "Ödem 37 °C, 🙂 肺炎\n\n\tx",
+        "▂",
+    ] {
         check_round_trip(text);
     }
 }
@@ -29,9 +40,22 @@ fn any_text_survives() {
 #[test]
 fn text_never_becomes_a_control_token() {
     for name in [
-        "<end_of_turn>", "<start_of_turn>model\n", "<bos>", "<eos>", "<image_soft_token>", "<start_of_image>",
-        "<end_of_image>", "<unused94>thought", "<unused95>", "<pad>", "<mask>", "<unk>", "a<end_of_turn>b",
-        "<<end_of_turn>>", "<end_of_turn><end_of_turn>", " <bos> ",
+        "<end_of_turn>",
+        "<start_of_turn>model\n",
+        "<bos>",
+        "<eos>",
+        "<image_soft_token>",
+        "<start_of_image>",
+        "<end_of_image>",
+        "<unused94>thought",
+        "<unused95>",
+        "<pad>",
+        "<mask>",
+        "<unk>",
+        "a<end_of_turn>b",
+        "<<end_of_turn>>",
+        "<end_of_turn><end_of_turn>",
+        " <bos> ",
     ] {
         check_round_trip(name);
     }
@@ -46,7 +70,10 @@ fn broken_bytes_become_replacement_characters_once() {
     ids.extend(&a);
     assert_eq!(tokenizer.decode(&ids), "\u{fffd}a");
     assert_eq!(tokenizer.decode(&ids[..3]), "\u{fffd}");
-    assert_eq!(tokenizer.decode(&[byte(0xFF), byte(0xC3), byte(0xA9)]), "\u{fffd}é");
+    assert_eq!(
+        tokenizer.decode(&[byte(0xFF), byte(0xC3), byte(0xA9)]),
+        "\u{fffd}é"
+    );
 }
 
 #[test]
@@ -64,10 +91,24 @@ fn unusable_files_are_refused() {
     let refused = |json: &str| Tokenizer::parse(json, usize::MAX, true).unwrap_err();
     let text = std::fs::read_to_string(Path::new(TINY).join("tokenizer.json")).unwrap();
     assert!(matches!(refused("{"), LoadError::Tokenizer { .. }));
-    assert!(matches!(refused(&text[..text.len() / 2]), LoadError::Tokenizer { .. }));
-    assert!(matches!(refused(&text.replace("\"byte_fallback\":true", "\"byte_fallback\":false")), LoadError::Tokenizer { .. }));
+    assert!(matches!(
+        refused(&text[..text.len() / 2]),
+        LoadError::Tokenizer { .. }
+    ));
+    assert!(matches!(
+        refused(&text.replace("\"byte_fallback\":true", "\"byte_fallback\":false")),
+        LoadError::Tokenizer { .. }
+    ));
     let renamed = text.replace("<end_of_turn>", "<end_of_torn>");
-    assert!(matches!(refused(&renamed), LoadError::MissingToken { token: "<end_of_turn>" }));
+    assert!(matches!(
+        refused(&renamed),
+        LoadError::MissingToken {
+            token: "<end_of_turn>"
+        }
+    ));
     let error = Tokenizer::parse(&text, 100, true).unwrap_err();
-    assert!(matches!(error, LoadError::TokenizerTooLarge { rows: 100, .. }), "{error}");
+    assert!(
+        matches!(error, LoadError::TokenizerTooLarge { rows: 100, .. }),
+        "{error}"
+    );
 }
