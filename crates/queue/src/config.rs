@@ -135,6 +135,8 @@ pub struct StreamBytes {
     pub audit: ByteSize,
     /// Uploads, pending accepts and leases, each.
     pub small: ByteSize,
+    /// Blobs, where they are kept in the queue's object store, for each bucket.
+    pub objects: ByteSize,
 }
 
 const HOUR: u64 = 60 * 60;
@@ -150,6 +152,7 @@ impl Default for StreamBytes {
             dead: ByteSize::from_mib(256),
             audit: ByteSize::from_mib(1024),
             small: ByteSize::from_mib(256),
+            objects: ByteSize::from_mib(8 * 1024),
         }
     }
 }

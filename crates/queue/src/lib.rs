@@ -5,7 +5,7 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `server`.
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `server`.
 
 mod ack;
 mod api;
@@ -19,6 +19,7 @@ mod feed;
 mod lease;
 mod ledgers;
 mod link;
+mod objects;
 mod puller;
 mod records;
 pub mod server;
@@ -41,6 +42,7 @@ pub use connect::OLDEST_SERVER;
 pub use delivery::{Delivery, dead_letter};
 pub use error::{ConnectError, QueueError};
 pub use lease::Lease;
+pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Updated};
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};

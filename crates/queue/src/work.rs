@@ -69,16 +69,14 @@ impl Outstanding {
         }
     }
 
-    /// Of all classes together.
+    /// Waiting and in flight, of all classes together.
     #[must_use]
-    pub fn total(&self) -> Backlog {
+    pub fn total(&self) -> u64 {
         Class::ALL
             .iter()
             .map(|class| self.of(*class))
-            .fold(Backlog::default(), |sum, one| Backlog {
-                waiting: sum.waiting + one.waiting,
-                in_flight: sum.in_flight + one.in_flight,
-            })
+            .map(|backlog| backlog.waiting + backlog.in_flight)
+            .sum()
     }
 }
 

@@ -1,1 +1,14 @@
-//! medfleet-testkit
+//! What tests of several crates share: a real nats-server of one's own, a link that can be cut, and waiting for a state.
+//! Test code only; nothing that runs in production depends on it.
+
+mod cache;
+mod link;
+mod nats;
+mod queue;
+mod wait;
+
+pub use cache::cache_dir;
+pub use link::FaultyLink;
+pub use nats::{NATS_DEFAULT, NATS_NEWEST, NATS_OLDEST, NatsServer};
+pub use queue::{clock, config, pool, queue, record, tenant, unit};
+pub use wait::wait_until;

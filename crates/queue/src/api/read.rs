@@ -66,6 +66,8 @@ struct StreamState {
     #[serde(default)]
     last_seq: u64,
     #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
     subjects: Option<std::collections::BTreeMap<String, u64>>,
 }
 
@@ -220,17 +222,32 @@ impl Api {
         Ok(info.state.last_seq)
     }
 
+    /// The bytes that a stream uses on disk.
+    pub(crate) async fn used_bytes(&self, stream: &str) -> Result<u64> {
+        let method = format!("STREAM.INFO.{stream}");
+        let info: StreamInfo = self.call(LIST, &method, &json!({})).await?;
+        Ok(info.state.bytes)
+    }
+
     /// Deletes one message; one that is gone is fine.
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<()> {
         const DELETE: Operation = repeatable("delete a message");
         let method = format!("STREAM.MSG.DELETE.{stream}");
         let body = json!({ "seq": sequence, "no_erase": true });
-        match self
+        let deleted = self
             .call::<serde::de::IgnoredAny>(DELETE, &method, &body)
-            .await
-        {
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => Ok(()),
+            .await;
+        match deleted {
+            Ok(_) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
+            // Said of a sequence beyond the end, and of a disk in trouble: look which.
+            Err(error) if is_code(&error, code::MESSAGE_DELETE_FAILED) => {
+                match self.get(stream, Which::Sequence { seq: sequence }).await? {
+                    None => Ok(()),
+                    Some(_) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -246,13 +263,7 @@ impl Api {
 }
 
 fn is_gone(error: &QueueError) -> bool {
-    [
-        code::NO_MESSAGE,
-        code::SEQUENCE_NOT_FOUND,
-        code::MESSAGE_DELETE_FAILED,
-    ]
-    .into_iter()
-    .any(|code| is_code(error, code))
+    is_code(error, code::NO_MESSAGE) || is_code(error, code::SEQUENCE_NOT_FOUND)
 }
 
 fn unreadable(reason: &'static str) -> QueueError {

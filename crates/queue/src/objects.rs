@@ -1,0 +1,436 @@
+//! Blobs in JetStream's object store, for fleets on many machines without another shared store.
+//! Laid out as NATS object stores are (chunks under one subject, then one entry that names them), so their tools can read
+//! them; read without consumers, which would cost the server more than the bytes do.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+use medfleet_store::{Backend, BackendError, Entry, Name};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::api::{Api, BATCH_MAX, Operation, Stored, Which, is_conflict, once};
+use crate::streams::ensure_stream;
+use crate::{Queue, QueueError, Replicas, Result};
+
+mod meta;
+use meta::Meta;
+
+/// Largest chunk; half of the payload that our server configurations allow.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks of one object that are under way at a time.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Chunks read in one round trip: 8 MiB.
+const CHUNKS_PER_READ: usize = 16;
+/// Tries when an object is replaced while it is read or written.
+const TRIES: usize = 8;
+
+/// One bucket of objects. Made on the server when it is first used.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    api: Api,
+    bucket: String,
+    stream: String,
+    replicas: usize,
+    bytes_max: u64,
+    made: OnceCell<()>,
+}
+
+impl Queue {
+    /// Blobs in a bucket of JetStream's object store. `bucket` is letters, digits, `-` and `_`; its size limit is
+    /// `stream_bytes_max.objects`.
+    #[must_use]
+    pub fn objects(&self, bucket: &str, replicas: Replicas) -> Objects {
+        let mut api = self.api.clone();
+        api.any_server_is_current = replicas == Replicas::One;
+        Objects {
+            inner: Arc::new(Inner {
+                api,
+                bucket: bucket.to_owned(),
+                stream: format!("OBJ_{bucket}"),
+                replicas: replicas.count(),
+                bytes_max: self.config.stream_bytes_max.objects.get(),
+                made: OnceCell::new(),
+            }),
+        }
+    }
+}
+
+impl Inner {
+    /// Makes the bucket on the server, once.
+    async fn ready(&self) -> Result<()> {
+        if self.made.initialized() {
+            return Ok(());
+        }
+        let body = json!({
+            "name": self.stream,
+            "subjects": [format!("$O.{}.C.>", self.bucket), format!("$O.{}.M.>", self.bucket)],
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",
+            "num_replicas": self.replicas,
+            "max_bytes": i64::try_from(self.bytes_max).unwrap_or(i64::MAX),
+            "max_msgs": -1,
+            "max_consumers": -1,
+            "max_msg_size": -1,
+            "max_age": 0,
+            "allow_rollup_hdrs": true,
+            "allow_direct": true,
+        });
+        let make = || ensure_stream(&self.api, &self.stream, &body);
+        self.made.get_or_try_init(make).await.map(|_| ())
+    }
+
+    fn entry_subject(&self, name: &str) -> String {
+        format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(name))
+    }
+
+    fn chunk_subject(&self, id: &str) -> String {
+        format!("$O.{}.C.{id}", self.bucket)
+    }
+
+    /// The entry of a name and its sequence.
+    async fn find(&self, name: &Name) -> Result<Option<(Meta, Stored)>> {
+        let subject = self.entry_subject(name.as_str());
+        let which = Which::Last {
+            last_by_subj: &subject,
+        };
+        let Some(stored) = self.api.get(&self.stream, which).await? else {
+            return Ok(None);
+        };
+        let meta = Meta::read(&stored.payload)?;
+        Ok((!meta.deleted).then_some((meta, stored)))
+    }
+
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<()> {
+        self.ready().await?;
+        let id = self.fresh_id();
+        let chunk_subject = self.chunk_subject(&id);
+        let chunks = match self.put_chunks(&chunk_subject, &bytes).await {
+            Ok(chunks) => chunks,
+            Err(error) => {
+                self.discard(&chunk_subject).await;
+                return Err(error);
+            }
+        };
+        let meta = Meta {
+            name: name.to_string(),
+            bucket: self.bucket.clone(),
+            id,
+            bytes: bytes.len() as u64,
+            chunks,
+            digest: Meta::digest_of(&Sha256::digest(&bytes)),
+            deleted: false,
+        };
+        for _ in 0..TRIES {
+            let before = self.find(name).await?;
+            let sequence = before.as_ref().map_or(0, |(_, stored)| stored.sequence);
+            if !self.put_entry(&meta, sequence).await? {
+                continue;
+            }
+            // The old chunks are unreachable now; left over after a crash here they are garbage, not data.
+            if let Some((old, _)) = before
+                && old.id != meta.id
+            {
+                self.discard(&self.chunk_subject(&old.id)).await;
+            }
+            return Ok(());
+        }
+        self.discard(&chunk_subject).await;
+        Err(QueueError::Contended {
+            tries: TRIES as u32,
+        })
+    }
+
+    async fn put_chunks(&self, subject: &str, bytes: &Bytes) -> Result<usize> {
+        const PUT: Operation = once("store a chunk");
+        let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
+        let sequences: Vec<u64> = stream::iter(starts)
+            .map(|start| {
+                let end = bytes.len().min(start + CHUNK_BYTES);
+                self.api
+                    .publish(PUT, subject, None, bytes.slice(start..end))
+            })
+            .buffered(CHUNKS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        // Readers take the chunks in the order of the stream. A retry after a missing leader can change it.
+        if sequences.is_sorted() {
+            Ok(sequences.len())
+        } else {
+            Err(QueueError::Unavailable {
+                operation: PUT.name,
+            })
+        }
+    }
+
+    /// Writes the entry if its sequence is still `expected`; false when it is not.
+    async fn put_entry(&self, meta: &Meta, expected: u64) -> Result<bool> {
+        const PUT: Operation = once("store an object's entry");
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Rollup", "sub");
+        headers.insert(
+            "Nats-Expected-Last-Subject-Sequence",
+            expected.to_string().as_str(),
+        );
+        let subject = self.entry_subject(&meta.name);
+        let stored = self
+            .api
+            .publish(PUT, &subject, Some(headers), meta.write())
+            .await;
+        match stored {
+            Ok(_) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes chunks that no entry names any more.
+    async fn discard(&self, chunk_subject: &str) {
+        if let Err(error) = self.api.purge(&self.stream, chunk_subject).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "unused chunks stay in the object store"
+            );
+        }
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Read> {
+        self.ready().await?;
+        for _ in 0..TRIES {
+            let Some((meta, _)) = self.find(name).await? else {
+                return Ok(Read::Missing);
+            };
+            if meta.bytes > bytes_max {
+                return Ok(Read::TooLarge { bytes: meta.bytes });
+            }
+            let bytes = self.read_chunks(&meta).await?;
+            if bytes.len() as u64 == meta.bytes
+                && Meta::digest_of(&Sha256::digest(&bytes)) == meta.digest
+            {
+                return Ok(Read::Found(bytes));
+            }
+            // Replaced or deleted between entry and chunks, or damaged; the entry tells which.
+            let now = self.find(name).await?;
+            if now.is_some_and(|(now, _)| now.id == meta.id) {
+                return Err(QueueError::Malformed {
+                    what: "a stored object",
+                    reason: "its chunks are not what its entry says",
+                });
+            }
+        }
+        Err(QueueError::Contended {
+            tries: TRIES as u32,
+        })
+    }
+
+    async fn read_chunks(&self, meta: &Meta) -> Result<Bytes> {
+        let subject = self.chunk_subject(&meta.id);
+        let mut parts = Vec::with_capacity(meta.chunks);
+        let mut next = 1;
+        while parts.len() < meta.chunks {
+            let wanted = (meta.chunks - parts.len()).min(CHUNKS_PER_READ);
+            let mut run = self
+                .api
+                .get_run(&self.stream, &subject, next, wanted)
+                .await?;
+            if run.is_empty() && !self.api.any_server_is_current {
+                // The server that answered may not have them yet; the leader does.
+                let which = Which::Next {
+                    seq: next,
+                    next_by_subj: &subject,
+                };
+                run.extend(self.api.get_from_leader(&self.stream, which).await?);
+            }
+            let Some(last) = run.last() else { break };
+            next = last.sequence + 1;
+            parts.extend(run.into_iter().map(|stored| stored.payload));
+        }
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+        for part in parts {
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool> {
+        self.ready().await?;
+        let Some((meta, _)) = self.find(name).await? else {
+            return Ok(false);
+        };
+        let subject = self.entry_subject(name.as_str());
+        self.api.purge(&self.stream, &subject).await?;
+        self.discard(&self.chunk_subject(&meta.id)).await;
+        Ok(true)
+    }
+
+    async fn refresh(&self, name: &Name) -> Result<bool> {
+        self.ready().await?;
+        let Some((meta, stored)) = self.find(name).await? else {
+            return Ok(false);
+        };
+        if self.put_entry(&meta, stored.sequence).await? {
+            return Ok(true);
+        }
+        // Written by another just now, which is as young as it gets, or deleted.
+        Ok(self.find(name).await?.is_some())
+    }
+
+    /// The names below a prefix, read from the subjects alone.
+    async fn names(&self, prefix: &str) -> Result<Vec<Name>> {
+        self.ready().await?;
+        let base = self.entry_subject("");
+        let subjects = self.api.subjects(&self.stream, &format!("{base}>")).await?;
+        let names = subjects.iter().filter_map(|subject| {
+            let name = URL_SAFE.decode(subject.strip_prefix(&base)?).ok()?;
+            // Names that are not ours were put there by somebody else's tool.
+            String::from_utf8(name).ok()?.parse::<Name>().ok()
+        });
+        Ok(names
+            .filter(|name| is_below(name.as_str(), prefix))
+            .collect())
+    }
+
+    async fn entries(&self, names: Vec<Name>) -> Result<Vec<Entry>> {
+        let subjects: Vec<_> = names
+            .iter()
+            .map(|name| self.entry_subject(name.as_str()))
+            .collect();
+        let stored = self.api.get_latest(&self.stream, &subjects).await?;
+        let mut entries = Vec::with_capacity(stored.len());
+        for one in stored {
+            let meta = Meta::read(&one.payload)?;
+            if let (false, Ok(name)) = (meta.deleted, meta.name.parse()) {
+                entries.push(Entry {
+                    name,
+                    bytes: meta.bytes,
+                    modified: one.stored_at,
+                });
+            }
+        }
+        Ok(entries)
+    }
+
+    /// An id that nobody else has made: the unique end of an inbox name.
+    fn fresh_id(&self) -> String {
+        let inbox = self.api.client.new_inbox();
+        inbox.rsplit('.').next().unwrap_or(&inbox).to_owned()
+    }
+}
+
+enum Read {
+    Found(Bytes),
+    Missing,
+    TooLarge { bytes: u64 },
+}
+
+fn is_below(name: &str, prefix: &str) -> bool {
+    prefix.is_empty()
+        || name
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn failed(operation: &'static str) -> impl Fn(QueueError) -> BackendError {
+    move |error| match error {
+        QueueError::Full { .. } => BackendError::Full,
+        error => BackendError::failed(operation, error.is_transient(), error),
+    }
+}
+
+#[async_trait]
+impl Backend for Objects {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.inner.put(name, bytes).await.map_err(failed("put"))
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        match self
+            .inner
+            .get(name, bytes_max)
+            .await
+            .map_err(failed("get"))?
+        {
+            Read::Found(bytes) => Ok(Some(bytes)),
+            Read::Missing => Ok(None),
+            Read::TooLarge { bytes } => Err(BackendError::TooLarge { bytes, bytes_max }),
+        }
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        let head = failed("head");
+        self.inner.ready().await.map_err(&head)?;
+        let found = self.inner.find(name).await.map_err(&head)?;
+        Ok(found.map(|(meta, stored)| Entry {
+            name: name.clone(),
+            bytes: meta.bytes,
+            modified: stored.stored_at,
+        }))
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        self.inner.delete(name).await.map_err(failed("delete"))
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        let inner = Arc::clone(&self.inner);
+        let prefix = prefix.to_owned();
+        let pages = async move {
+            let names = inner.names(&prefix).await?;
+            let pages: Vec<Vec<Name>> = names.chunks(BATCH_MAX).map(<[Name]>::to_vec).collect();
+            let entries = stream::iter(pages.into_iter().map(Ok)).and_then(move |page| {
+                let inner = Arc::clone(&inner);
+                async move { Ok::<_, QueueError>(inner.entries(page).await?) }
+            });
+            Ok::<_, QueueError>(entries)
+        };
+        stream::once(pages)
+            .try_flatten()
+            .map_ok(|page| stream::iter(page.into_iter().map(Ok)))
+            .try_flatten()
+            .map_err(failed("list"))
+            .boxed()
+    }
+
+    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
+        self.inner.refresh(name).await.map_err(failed("refresh"))
+    }
+
+    async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
+        let measure = failed("measure");
+        self.inner.ready().await.map_err(&measure)?;
+        let used = self.inner.api.used_bytes(&self.inner.stream).await;
+        used.map(Some).map_err(&measure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_whole_segments() {
+        let check = |name: &str, prefix: &str, below: bool| {
+            assert_eq!(is_below(name, prefix), below, "{name} {prefix}");
+        };
+        check("t/frame/a", "", true);
+        check("t/frame/a", "t/frame", true);
+        check("t/frames/a", "t/frame", false);
+        check("t/frame/a", "t/frame/a", true);
+    }
+}

@@ -1,0 +1,72 @@
+//! Intake: from the beginning, then live; one entry per unit; removal by sequence; its limit.
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use medfleet_core::{Class, Stage, WorkUnit};
+use medfleet_queue::{IntakeEntry, Published, QueueError};
+use medfleet_testkit as kit;
+
+use crate::{PATIENCE, start, start_with};
+
+fn unit(seed: u8) -> WorkUnit {
+    kit::unit(
+        &kit::record(seed, 1).0,
+        Stage::Preprocess,
+        Class::Routine,
+        0,
+    )
+}
+
+async fn next(
+    entries: &mut BoxStream<'static, medfleet_queue::Result<IntakeEntry>>,
+) -> Result<IntakeEntry> {
+    let entry = tokio::time::timeout(PATIENCE, entries.next()).await?;
+    Ok(entry.context("the feed ended")??)
+}
+
+#[tokio::test]
+async fn old_entries_then_new_ones() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let headers = vec![("traceparent".to_owned(), "00-cc-dd-01".to_owned())];
+    for seed in 0..3 {
+        ensure!(queue.publish_intake(&unit(seed), &headers).await? == Published::Stored);
+    }
+    ensure!(queue.publish_intake(&unit(1), &headers).await? == Published::AlreadyThere);
+    queue.remove_intake(2).await?;
+    queue.remove_intake(2).await?;
+    let mut entries = queue.intake().await?;
+    for seed in [0, 2] {
+        let entry = next(&mut entries).await?;
+        ensure!(
+            entry.unit == unit(seed) && entry.headers == headers,
+            "{entry:?}"
+        );
+        ensure!(entry.stored_at.0 > 1_735_689_600_000, "{entry:?}");
+        queue.remove_intake(entry.sequence).await?;
+    }
+    // A unit that was removed may be accepted again, as after a replay.
+    for seed in [1, 3] {
+        queue.publish_intake(&unit(seed), &headers).await?;
+        let entry = next(&mut entries).await?;
+        ensure!(entry.unit == unit(seed), "{entry:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_intake_says_try_later() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.intake_messages_max = 2).await?;
+    for seed in 0..2 {
+        queue.publish_intake(&unit(seed), &Vec::new()).await?;
+    }
+    let full = queue.publish_intake(&unit(2), &Vec::new()).await;
+    ensure!(matches!(full, Err(QueueError::Full { .. })), "{full:?}");
+    ensure!(full.is_err_and(|error| error.is_transient()));
+    // What is there already is still known to be there.
+    let again = queue.publish_intake(&unit(1), &Vec::new()).await?;
+    ensure!(again == Published::AlreadyThere);
+    queue.remove_intake(1).await?;
+    queue.publish_intake(&unit(2), &Vec::new()).await?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Pending accepts, uploads, leases, dead letters by the page, audit.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_core::{Class, Failure, FailureReason, Stage, UploadId};
+use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
+use medfleet_queue::Updated;
+use medfleet_testkit::{self as kit, wait_until};
+
+use crate::{PATIENCE, short, start, start_with};
+
+#[tokio::test]
+async fn accepts_are_swept_by_age() -> Result<()> {
+    let (_server, queue) = start().await?;
+    ensure!(queue.list_pending(Duration::ZERO).await?.is_empty());
+    let keys: Vec<_> = (0..300_u16)
+        .map(|n| {
+            let mut key = kit::record(0, 1).0;
+            let mut bytes = [0; 16];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            key.job = medfleet_core::JobId::from_bytes(bytes);
+            key
+        })
+        .collect();
+    for key in &keys {
+        queue.put_pending(key).await?;
+    }
+    queue.put_pending(&keys[0]).await?;
+    let hour = Duration::from_secs(3600);
+    ensure!(queue.list_pending(hour).await?.is_empty());
+    queue.remove_pending(&keys[7]).await?;
+    queue.remove_pending(&keys[7]).await?;
+    // The clocks of server and test may differ by a moment.
+    let mut found = wait_until(PATIENCE, "the accepts", async || {
+        let found = queue.list_pending(Duration::ZERO).await.ok()?;
+        (found.len() == 299).then_some(found)
+    })
+    .await?;
+    found.sort();
+    ensure!(!found.contains(&keys[7]) && found[0] == keys[0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_grows_by_compare_and_set_and_is_forgotten() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.upload_ttl = short(1500)).await?;
+    let (tenant, id) = (kit::tenant(), UploadId::from_bytes([5; 16]));
+    let mut record = UploadRecord {
+        total_bytes: 10,
+        ..UploadRecord::default()
+    };
+    ensure!(queue.upload(&tenant, &id).await?.is_none());
+    let first = queue.create_upload(&tenant, &id, &record).await?;
+    ensure!(queue.create_upload(&tenant, &id, &record).await.is_err());
+    record.committed_bytes = 4;
+    record.part_digests.push(vec![7; 32].into());
+    let updated = queue.update_upload(&tenant, &id, &record, first).await?;
+    let Updated::Updated(second) = updated else {
+        anyhow::bail!("{updated:?}");
+    };
+    ensure!(queue.update_upload(&tenant, &id, &record, first).await? == Updated::Conflict);
+    ensure!(queue.upload(&tenant, &id).await? == Some((record, second)));
+    wait_until(PATIENCE, "the upload to be forgotten", async || {
+        queue
+            .upload(&tenant, &id)
+            .await
+            .ok()?
+            .is_none()
+            .then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lease_has_one_holder_and_passes_on() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.lease_ttl = short(1500)).await?;
+    let mut first = queue
+        .try_lease("dispatch", "a")
+        .await?
+        .context("nobody holds it")?;
+    ensure!(queue.try_lease("dispatch", "b").await?.is_none());
+    ensure!(first.renew().await?);
+    // The holder falls silent.
+    let second = wait_until(PATIENCE, "the lease to end", async || {
+        queue.try_lease("dispatch", "b").await.ok()?
+    })
+    .await?;
+    ensure!(!first.renew().await?, "two holders");
+    // Giving up what was lost takes nothing from the new holder.
+    first.release().await?;
+    ensure!(queue.try_lease("dispatch", "c").await?.is_none());
+    second.release().await?;
+    ensure!(queue.try_lease("dispatch", "c").await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn dead_letters_come_in_pages() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let failure = Failure::new(FailureReason::InputRefused, "x");
+    for seed in 0..7 {
+        let unit = kit::unit(&kit::record(seed, 1).0, Stage::Decode, Class::Bulk, 0);
+        let letter = medfleet_queue::dead_letter(&unit, &failure, 1);
+        queue.publish_dead(&letter).await?;
+    }
+    let mut sequences = Vec::new();
+    loop {
+        let after = sequences.last().copied().unwrap_or(0);
+        let page = queue.dead_letters(after, 3).await?;
+        if page.is_empty() {
+            break;
+        }
+        sequences.extend(page.into_iter().map(|(sequence, _)| sequence));
+    }
+    ensure!(sequences == [1, 2, 3, 4, 5, 6, 7], "{sequences:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_audit_takes_entries() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let entry = AuditEntry {
+        action: "submit".to_owned(),
+        ..AuditEntry::default()
+    };
+    for _ in 0..3 {
+        queue.audit(&kit::tenant(), &entry).await?;
+    }
+    Ok(())
+}

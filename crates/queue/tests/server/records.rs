@@ -1,0 +1,229 @@
+//! Records: idempotent create, compare-and-set under contention, events of moves, paging.
+
+use anyhow::{Result, bail, ensure};
+use medfleet_core::{
+    Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
+};
+use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Updated};
+use medfleet_testkit as kit;
+
+use crate::start;
+
+fn begin(stage: Stage) -> Move {
+    Move::Start {
+        stage,
+        retries_max: 3,
+    }
+}
+
+async fn step(queue: &Queue, key: &JobKey, step: Move) -> Result<Applied> {
+    Ok(queue.apply(key, Some(0), &step, kit::clock()()).await?)
+}
+
+#[tokio::test]
+async fn creating_twice_finds_the_first() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    ensure!(queue.record(&key).await?.is_none());
+    let Created::Created(revision) = queue.create_record(&key, &record).await? else {
+        bail!("not created");
+    };
+    let mut other = record.clone();
+    other.body = Digest::new([9; 32]);
+    let found = queue.create_record(&key, &other).await?;
+    ensure!(
+        found == Created::Exists(record.clone(), revision),
+        "{found:?}"
+    );
+    ensure!(queue.record(&key).await? == Some((record.clone(), revision)));
+    let updated = queue.update_record(&key, &record, revision).await?;
+    ensure!(matches!(updated, Updated::Updated(newer) if newer > revision));
+    let late = queue.update_record(&key, &record, revision).await?;
+    ensure!(late == Updated::Conflict);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_is_read_through_its_leader() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    queue.publish_event(&key, &record).await?;
+    // One server only, so the streams have one replica; the reads are those of three.
+    let mut config = kit::config(&server.url());
+    config.replicas = Replicas::Three;
+    let reader = Queue::connect(&config, kit::clock()).await?;
+    let read = reader.record(&key).await?;
+    ensure!(read.is_some_and(|(read, _)| read == record));
+    ensure!(reader.record(&kit::record(2, 1).0).await?.is_none());
+    let event = reader.next_event(&key, 0).await?;
+    ensure!(event.is_some() && event == queue.next_event(&key, 0).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_that_breaks_an_invariant_is_not_stored() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, mut record) = kit::record(1, 1);
+    record.state = JobState::Completed;
+    let refused = queue.create_record(&key, &record).await;
+    ensure!(
+        matches!(refused, Err(QueueError::Internal { .. })),
+        "{refused:?}"
+    );
+    record = kit::record(1, 1).1;
+    record.model = "m".repeat(2000);
+    let refused = queue.create_record(&key, &record).await;
+    ensure!(
+        matches!(refused, Err(QueueError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    ensure!(queue.record(&key).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn moves_are_applied_and_told_once() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(2, 2);
+    ensure!(step(&queue, &key, Move::Cancel).await? == Applied::Missing);
+    queue.create_record(&key, &record).await?;
+    queue.publish_event(&key, &record).await?;
+    step(&queue, &key, begin(Stage::Preprocess)).await?;
+    // A second start changes the count of starts only: no event.
+    step(&queue, &key, begin(Stage::Preprocess)).await?;
+    let frames = Digest::new([7; 32]);
+    step(&queue, &key, Move::Preprocessed { frames, chunks: 2 }).await?;
+    step(&queue, &key, begin(Stage::Encode)).await?;
+    for chunk in [1, 0, 1] {
+        step(&queue, &key, Move::ChunkEncoded { chunk }).await?;
+    }
+    step(&queue, &key, begin(Stage::Decode)).await?;
+    step(&queue, &key, begin(Stage::Decode)).await?;
+    let result = Digest::new([8; 32]);
+    let fenced = step(&queue, &key, Move::Complete { attempt: 1, result }).await?;
+    ensure!(
+        matches!(
+            fenced,
+            Applied::Refused {
+                reason: Refused::Fenced { .. },
+                ..
+            }
+        ),
+        "{fenced:?}"
+    );
+    let done = step(&queue, &key, Move::Complete { attempt: 2, result }).await?;
+    let Applied::Applied { record, before } = done else {
+        bail!("not completed: {done:?}");
+    };
+    ensure!((before.state, record.state) == (JobState::Decoding, JobState::Completed));
+    let again = step(&queue, &key, Move::Complete { attempt: 2, result }).await?;
+    ensure!(
+        matches!(
+            again,
+            Applied::Refused {
+                reason: Refused::Final { .. },
+                ..
+            }
+        ),
+        "{again:?}"
+    );
+    // Publishing what was told before changes nothing.
+    queue.publish_event(&key, &record).await?;
+    let mut told = Vec::new();
+    let mut after = 0;
+    while let Some((sequence, event)) = queue.next_event(&key, after).await? {
+        after = sequence;
+        told.push((event.state, event.chunks_done, event.attempt));
+    }
+    ensure!(
+        told == [
+            (1, 0, 0),
+            (2, 0, 0),
+            (3, 0, 0),
+            (4, 0, 0),
+            (4, 1, 0),
+            (4, 2, 0),
+            (5, 2, 1),
+            (5, 2, 2),
+            (6, 2, 2)
+        ],
+        "{told:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_epoch_is_left_alone() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(3, 1);
+    queue.create_record(&key, &record).await?;
+    let failure = Failure::new(FailureReason::Internal, "a defect");
+    step(&queue, &key, Move::Fail(failure)).await?;
+    let replay = Move::Replay {
+        expires: record.expires,
+    };
+    step(&queue, &key, replay).await?;
+    let late = step(&queue, &key, begin(Stage::Preprocess)).await?;
+    ensure!(matches!(late, Applied::OtherEpoch { .. }), "{late:?}");
+    let now = kit::clock()();
+    let any = queue
+        .apply(&key, None, &begin(Stage::Preprocess), now)
+        .await?;
+    ensure!(matches!(any, Applied::Applied { .. }), "{any:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn thirty_two_chunks_at_once_are_all_counted() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(4, 32);
+    queue.create_record(&key, &record).await?;
+    step(&queue, &key, begin(Stage::Preprocess)).await?;
+    let frames = Digest::new([7; 32]);
+    step(&queue, &key, Move::Preprocessed { frames, chunks: 32 }).await?;
+    let chunks = (0..32).map(|chunk| step(&queue, &key, Move::ChunkEncoded { chunk }));
+    let applied = futures::future::try_join_all(chunks).await?;
+    // Exactly one of them completed the set, whoever it was.
+    let completed = applied
+        .iter()
+        .filter(|one| matches!(one, Applied::Applied { record, .. } if record.chunks.all_done()))
+        .count();
+    ensure!(completed == 1, "{completed}");
+    let (record, _) = queue.record(&key).await?.expect("it is there");
+    ensure!(record.chunks.done_bitmap == u32::MAX);
+    Ok(())
+}
+
+#[tokio::test]
+async fn listing_pages_through_a_tenant_and_no_other() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let stranger = TenantId::new("st-john")?;
+    for seed in 0..20 {
+        let (mut key, record) = kit::record(seed, 1);
+        queue.create_record(&key, &record).await?;
+        if seed % 5 == 0 {
+            step(&queue, &key, Move::Cancel).await?;
+        }
+        key.tenant = stranger.clone();
+        queue.create_record(&key, &record).await?;
+    }
+    let tenant = kit::tenant();
+    let mut seen: Vec<JobId> = Vec::new();
+    loop {
+        let page = queue.list_records(&tenant, seen.last(), 7, &[]).await?;
+        ensure!(page.len() <= 7);
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|(job, _)| job));
+    }
+    let expected: Vec<_> = (0..20).map(|seed| kit::record(seed, 1).0.job).collect();
+    ensure!(seen == expected, "{seen:?}");
+    let cancelled = queue
+        .list_records(&tenant, Some(&expected[0]), 2, &[JobState::Cancelled])
+        .await?;
+    let jobs: Vec<_> = cancelled.into_iter().map(|(job, _)| job).collect();
+    ensure!(jobs == [expected[5].clone(), expected[10].clone()]);
+    Ok(())
+}

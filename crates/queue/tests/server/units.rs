@@ -1,0 +1,261 @@
+//! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use futures::FutureExt;
+use medfleet_core::{Class, Failure, FailureReason, PoolName, Stage, Verdict, WorkUnit};
+use medfleet_queue::{Delivery, Published, Puller, QueueError};
+use medfleet_testkit::{self as kit, wait_until};
+
+use crate::{PATIENCE, short, start, start_with};
+
+fn unit(seed: u8, class: Class) -> WorkUnit {
+    kit::unit(&kit::record(seed, 1).0, Stage::Encode, class, 0)
+}
+
+fn traced() -> Vec<(String, String)> {
+    vec![("traceparent".to_owned(), "00-aa-bb-01".to_owned())]
+}
+
+async fn next(puller: &mut Puller) -> Result<Delivery> {
+    Ok(tokio::time::timeout(PATIENCE, puller.next()).await??)
+}
+
+#[tokio::test]
+async fn one_live_message_per_unit_until_it_is_done() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let unit = unit(1, Class::Routine);
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::AlreadyThere);
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let delivery = next(&mut puller).await?;
+    ensure!(delivery.unit == unit && delivery.deliveries == 1);
+    ensure!(delivery.headers == traced(), "{:?}", delivery.headers);
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::AlreadyThere);
+    delivery.progress().await?;
+    let counts = queue.outstanding(Stage::Encode, &kit::pool()).await?;
+    ensure!((counts.routine.waiting, counts.routine.in_flight) == (0, 1));
+    delivery.settle(Verdict::Done).await?;
+    ensure!(
+        queue
+            .outstanding(Stage::Encode, &kit::pool())
+            .await?
+            .total()
+            == 0
+    );
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
+    Ok(())
+}
+
+#[tokio::test]
+async fn classes_are_served_in_order_and_by_hint() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    for (seed, class) in [
+        (1, Class::Bulk),
+        (2, Class::Routine),
+        (3, Class::Stat),
+        (4, Class::Urgent),
+        (5, Class::Stat),
+    ] {
+        queue.publish_work(&unit(seed, class), &traced()).await?;
+    }
+    let mut served = Vec::new();
+    for _ in 0..5 {
+        let delivery = next(&mut puller).await?;
+        served.push(delivery.unit.class);
+        delivery.settle(Verdict::Done).await?;
+    }
+    use Class::{Bulk, Routine, Stat, Urgent};
+    ensure!(served == [Stat, Stat, Urgent, Routine, Bulk], "{served:?}");
+    // Idle now: the next one is found by its hint.
+    let waiting = next(&mut puller);
+    let published = async {
+        queue.publish_work(&unit(6, Class::Bulk), &traced()).await?;
+        Ok::<_, anyhow::Error>(())
+    };
+    let (delivery, published) = futures::join!(waiting, published);
+    published?;
+    delivery?.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn another_pool_gets_nothing_and_an_unknown_one_is_named() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.request_timeout = short(500)).await?;
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    let mut stranger = queue.puller(Stage::Encode, PoolName::new("nobodys")?);
+    let refused = tokio::time::timeout(PATIENCE, stranger.next()).await?;
+    ensure!(
+        matches!(refused, Err(QueueError::UnknownPool { .. })),
+        "{refused:?}"
+    );
+    let counted = queue
+        .outstanding(Stage::Encode, &PoolName::new("nobodys")?)
+        .await;
+    ensure!(matches!(counted, Err(QueueError::UnknownPool { .. })));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_worker_loses_its_unit_and_a_heartbeat_keeps_it() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    let mut first = queue.puller(Stage::Encode, kit::pool());
+    let mut second = queue.puller(Stage::Encode, kit::pool());
+    let held = next(&mut first).await?;
+    // Kept for three times the wait by heartbeats.
+    let until = tokio::time::Instant::now() + Duration::from_secs(3);
+    let kept = wait_until(PATIENCE, "three acknowledge waits", async || {
+        if let Err(error) = held.progress().await {
+            return Some(Err(error));
+        }
+        (tokio::time::Instant::now() >= until).then_some(Ok(()))
+    });
+    tokio::select! {
+        kept = kept => kept??,
+        taken = second.next() => bail!("taken from a living worker: {taken:?}"),
+    }
+    let again = next(&mut second).await?;
+    ensure!(again.deliveries == 2, "{}", again.deliveries);
+    again.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn handed_back_units_come_again_at_once_or_later() -> Result<()> {
+    let (_server, queue) = start().await?;
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let now = Verdict::Retry {
+        after: Duration::ZERO,
+    };
+    next(&mut puller).await?.settle(now).await?;
+    let again = next(&mut puller).await?;
+    ensure!(again.deliveries == 2);
+    let before = tokio::time::Instant::now();
+    let later = Verdict::Retry {
+        after: Duration::from_millis(700),
+    };
+    again.settle(later).await?;
+    let third = next(&mut puller).await?;
+    ensure!(third.deliveries == 3);
+    ensure!(before.elapsed() >= Duration::from_millis(650), "too soon");
+    third.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_aborted_unit_is_not_acknowledged() -> Result<()> {
+    let (_server, queue) = start().await?;
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    next(&mut puller).await?.settle(Verdict::Abort).await?;
+    let counts = queue.outstanding(Stage::Encode, &kit::pool()).await?;
+    ensure!(counts.stat.in_flight == 1, "{counts:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rejected_unit_becomes_a_dead_letter() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let poison = unit(1, Class::Stat);
+    queue.publish_work(&poison, &traced()).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let failure = Failure::new(FailureReason::Integrity, "not what was declared");
+    let delivery = next(&mut puller).await?;
+    delivery.settle(Verdict::Reject(failure.clone())).await?;
+    ensure!(
+        queue
+            .outstanding(Stage::Encode, &kit::pool())
+            .await?
+            .total()
+            == 0
+    );
+    let letters = queue.dead_letters(0, 10).await?;
+    let [(sequence, letter)] = letters.as_slice() else {
+        bail!("{letters:?}");
+    };
+    ensure!(letter.message == failure.message);
+    let wire = letter.unit.as_ref().expect("a dead letter names its unit");
+    ensure!(medfleet_queue::wire::unit_from_wire(wire)? == poison);
+    ensure!(queue.dead_letter(*sequence).await?.as_ref() == Some(letter));
+    // Rejected again after a crash between letter and acknowledgement: still one letter.
+    queue.publish_dead(letter).await?;
+    ensure!(queue.dead_letters(0, 10).await?.len() == 1);
+    queue.discard_dead(*sequence).await?;
+    queue.discard_dead(*sequence).await?;
+    ensure!(queue.dead_letter(*sequence).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cancelled_pull_loses_nothing() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    for seed in 0..20 {
+        queue
+            .publish_work(&unit(seed, Class::Bulk), &traced())
+            .await?;
+    }
+    // Polls once and drops, at every point that the future can be at, more often than there are units.
+    let mut taken = 0;
+    let all = wait_until(PATIENCE, "all units", async || {
+        if let Some(delivery) = puller.next().now_or_never() {
+            match delivery {
+                Ok(delivery) if delivery.deliveries == 1 => {
+                    delivery.settle(Verdict::Done).await.ok()?;
+                    taken += 1;
+                }
+                other => return Some(Err(format!("{other:?}"))),
+            }
+        }
+        (taken == 20).then_some(Ok(()))
+    });
+    all.await?.map_err(anyhow::Error::msg)?;
+    ensure!(
+        queue
+            .outstanding(Stage::Encode, &kit::pool())
+            .await?
+            .total()
+            == 0
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn closing_hands_back_what_a_cancelled_pull_brings() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    // Subscribes and looks once, so that the next poll sends a pull at once.
+    ensure!(
+        tokio::time::timeout(Duration::from_millis(300), puller.next())
+            .await
+            .is_err()
+    );
+    queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
+    ensure!(puller.next().now_or_never().is_none());
+    puller.close().await?;
+    let mut other = queue.puller(Stage::Encode, kit::pool());
+    let delivery = next(&mut other).await?;
+    delivery.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let old = unit(1, Class::Stat);
+    let new = WorkUnit {
+        epoch: 1,
+        ..old.clone()
+    };
+    queue.publish_work(&old, &traced()).await?;
+    ensure!(queue.publish_work(&new, &traced()).await? == Published::Stored);
+    ensure!(queue.publish_work(&new, &traced()).await? == Published::AlreadyThere);
+    ensure!(queue.publish_work(&old, &traced()).await? == Published::AlreadyThere);
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(next(&mut puller).await?.unit == new);
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use medfleet_queue::server::{ServerSettings, server_config};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::cache::nats_server;
+use crate::wait::wait_until;
+
+/// The version that `medfleet up` uses.
+pub const NATS_DEFAULT: &str = "2.14.0";
+/// The oldest version that is tested.
+pub const NATS_OLDEST: &str = "2.12.8";
+/// The newest version that is tested.
+pub const NATS_NEWEST: &str = "2.15.1";
+
+/// Longest time for a server to start, on a loaded machine.
+const START: Duration = Duration::from_secs(60);
+
+/// A running nats-server.
+#[derive(Debug)]
+pub struct NatsServer {
+    binary: PathBuf,
+    folder: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts the default version.
+    ///
+    /// # Errors
+    /// When it is not in the cache or does not come up; then with the end of its log.
+    pub async fn start() -> Result<Self> {
+        Self::start_version(NATS_DEFAULT).await
+    }
+
+    /// Starts a version.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_version(version: &str) -> Result<Self> {
+        let mut server = Self {
+            binary: nats_server(version)?,
+            folder: tempfile::tempdir().context("a temporary folder")?,
+            port: 0,
+            child: None,
+        };
+        server.spawn(-1)?;
+        server.port = wait_until(START, "the server's port", async || {
+            server
+                .ended()
+                .map(Err)
+                .or_else(|| ports_of(server.folder.path()).map(Ok))
+        })
+        .await?
+        .map_err(|ended| server.failure(&ended))?;
+        server.wait_ready().await?;
+        Ok(server)
+    }
+
+    /// The address for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port for clients.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it keeps its streams.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// Kills it at once, as a crash or the kernel would.
+    ///
+    /// # Errors
+    /// When the process cannot be signalled or waited for.
+    pub async fn kill9(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        child.kill().context("kill nats-server")?;
+        child.wait().context("wait for nats-server")?;
+        Ok(())
+    }
+
+    /// Starts it again on the same port and store; kills it first if it runs.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill9().await?;
+        self.spawn(i32::from(self.port))?;
+        self.wait_ready().await
+    }
+
+    fn spawn(&mut self, port: i32) -> Result<()> {
+        let folder = self.folder.path();
+        let settings = ServerSettings {
+            ports_dir: (port == -1).then(|| folder.to_owned()),
+            ..ServerSettings::local(folder.join("store"), port)
+        };
+        let config = folder.join("nats.conf");
+        fs::write(&config, server_config(&settings)).context("write the configuration")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))
+            .context("open the log")?;
+        let child = Command::new(&self.binary)
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // Signals meant for the test run do not reach it: the test decides when it ends.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", self.binary.display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits until clients are greeted.
+    async fn wait_ready(&mut self) -> Result<()> {
+        let port = self.port;
+        let greeted = wait_until(START, "the server to greet", async || {
+            if let Some(ended) = self.ended() {
+                return Some(Err(ended));
+            }
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).await.ok()?;
+            line.starts_with("INFO").then_some(Ok(()))
+        })
+        .await?;
+        greeted.map_err(|ended| self.failure(&ended))
+    }
+
+    /// How the process ended, if it did.
+    fn ended(&mut self) -> Option<String> {
+        let child = self.child.as_mut()?;
+        let status = child.try_wait().ok()??;
+        Some(status.to_string())
+    }
+
+    fn failure(&self, ended: &str) -> anyhow::Error {
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        anyhow::anyhow!("nats-server ended with {ended}; the end of its log:\n{tail}")
+    }
+
+    /// Runs `nats-server -t` on a configuration text.
+    ///
+    /// # Errors
+    /// With the server's words when it does not accept it.
+    pub fn check_config(text: &str) -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("nats.conf");
+        fs::write(&path, text)?;
+        let output = Command::new(nats_server(NATS_DEFAULT)?)
+            .arg("-t")
+            .arg("-c")
+            .arg(&path)
+            .output()?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{words}");
+        Ok(())
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // Nothing more can be done in a drop; a server that is gone already is what we want.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The port that a server wrote into its `*.ports` file, once it has.
+fn ports_of(folder: &Path) -> Option<u16> {
+    let file = fs::read_dir(folder).ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        (path.extension()? == "ports").then_some(path)
+    })?;
+    let text = fs::read_to_string(file).ok()?;
+    port_in(&text).ok()
+}
+
+fn port_in(ports: &str) -> Result<u16> {
+    // {"nats":["nats://127.0.0.1:43210"], …}
+    let Some((_, rest)) = ports.split_once("nats://") else {
+        bail!("no address");
+    };
+    let address = rest.split('"').next().unwrap_or(rest);
+    let (_, port) = address.rsplit_once(':').context("no port")?;
+    port.parse().context("not a port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_read() {
+        let text = "{\n \"nats\": [\n  \"nats://127.0.0.1:43210\"\n ]\n}";
+        assert_eq!(port_in(text).expect("a port"), 43210);
+        assert!(port_in("{}").is_err());
+    }
+
+    #[test]
+    fn the_shipped_configuration_is_accepted() {
+        let settings = ServerSettings {
+            monitor_port: Some(8222),
+            token: Some(medfleet_core::setting::Secret::new("a \"quoted\" token")),
+            ..ServerSettings::local("/tmp/some where/nats".into(), 4222)
+        };
+        NatsServer::check_config(&server_config(&settings)).expect("a configuration");
+    }
+
+    #[tokio::test]
+    async fn starts_dies_and_comes_back_on_its_port() {
+        let mut server = NatsServer::start().await.expect("a server");
+        let url = server.url();
+        server.kill9().await.expect("killed");
+        assert!(
+            TcpStream::connect(("127.0.0.1", server.port()))
+                .await
+                .is_err()
+        );
+        server.restart().await.expect("restarted");
+        assert_eq!(server.url(), url);
+    }
+}

@@ -1,0 +1,107 @@
+//! A queue on a server of one's own, and records and units to put into it.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use medfleet_core::setting::DurationText;
+use medfleet_core::{
+    Chunks, Class, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
+    TenantId, Times, UnixMillis, WorkUnit,
+};
+use medfleet_queue::{Clock, Queue, QueueConfig};
+
+/// The machine's clock.
+#[must_use]
+pub fn clock() -> Clock {
+    Arc::new(|| {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "tests of a real server need the real time"
+        )]
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH);
+        UnixMillis(since.map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        }))
+    })
+}
+
+/// Settings with waits that suit a test.
+#[must_use]
+pub fn config(url: &str) -> QueueConfig {
+    QueueConfig {
+        ack_wait: DurationText::from_secs(30),
+        request_timeout: DurationText::from_secs(5),
+        ..QueueConfig::at(url)
+    }
+}
+
+/// A connected queue with everything made, for the pool of [`pool`].
+///
+/// # Errors
+/// When the server cannot be used.
+pub async fn queue(config: &QueueConfig) -> Result<Queue> {
+    let queue = Queue::connect(config, clock()).await?;
+    queue.ensure(&[pool()]).await?;
+    Ok(queue)
+}
+
+/// The pool of the fixtures.
+#[must_use]
+pub fn pool() -> PoolName {
+    PoolName::new("tiny-here").expect("1 to 32 letters")
+}
+
+/// The tenant of the fixtures.
+#[must_use]
+pub fn tenant() -> TenantId {
+    TenantId::new("st-mary").expect("1 to 32 letters")
+}
+
+/// A newly accepted job with `images` images, and its key made of `seed`.
+#[must_use]
+pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
+    let key = JobKey {
+        tenant: tenant(),
+        job: JobId::from_bytes([seed; 16]),
+    };
+    let now = clock()();
+    let record = JobRecord {
+        state: JobState::Accepted,
+        epoch: 0,
+        attempt: 0,
+        starts: Starts::default(),
+        chunks: Chunks::default(),
+        pool: pool(),
+        class: Class::Routine,
+        task: TaskKind::Report,
+        image_count: images,
+        body: Digest::new([seed; 32]),
+        study: Digest::new([seed.wrapping_add(1); 32]),
+        frames: None,
+        result: None,
+        failure: None,
+        times: Times {
+            accepted: now,
+            ..Times::default()
+        },
+        expires: UnixMillis(now.0 + 3_600_000),
+        traceparent: String::new(),
+        model: "tiny".to_owned(),
+    };
+    (key, record)
+}
+
+/// A unit of a job.
+#[must_use]
+pub fn unit(key: &JobKey, stage: Stage, class: Class, unit: u32) -> WorkUnit {
+    WorkUnit {
+        key: key.clone(),
+        stage,
+        pool: pool(),
+        class,
+        unit,
+        epoch: 0,
+        expires: UnixMillis(i64::MAX),
+    }
+}
