@@ -284,7 +284,8 @@ fn refusal(operation: Operation, target: &str, error: ServerError) -> QueueError
             limit: error.description,
         };
     }
-    if error.code == 503 {
+    // A taken subject also comes with status 503, and nothing about it is temporary.
+    if error.code == 503 && error.err_code != code::STORE_FAILED {
         return QueueError::Unavailable {
             operation: operation.name,
         };
