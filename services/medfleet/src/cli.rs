@@ -1,0 +1,90 @@
+//! What can be asked: the commands and their dispatch. Every command that is listed here works; the others are not listed.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::command::{bench, cancel, doctor, frames, get, infer, list, submit, watch};
+use crate::exit::{CommandResult, Exit, Fault};
+
+/// Default data folder of a local fleet.
+pub(crate) const DATA: &str = ".medfleet";
+
+/// A worker fleet that drafts medical-image reports.
+///
+/// Every text is a draft: a radiologist reads the images and signs.
+/// Exit codes: 0 done, 1 the job or a check failed, 2 usage or configuration, 3 unreachable or timed out.
+#[derive(Debug, Parser)]
+#[command(name = "medfleet", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Submit a study and follow it to its draft
+    Submit(submit::Args),
+    /// Show a job, and its draft if it has completed
+    Get(get::Args),
+    /// Follow a job to its end
+    Watch(watch::Args),
+    /// Cancel a job
+    Cancel(cancel::Args),
+    /// List the tenant's jobs
+    List(list::Args),
+    /// Run the model alone, without a queue
+    Infer(infer::Args),
+    /// Turn files into model-ready frames: one PNG for each and a manifest
+    Frames(frames::Args),
+    /// Say what is installed, reachable, too old or misconfigured
+    Doctor(doctor::Args),
+    /// Measure, on this machine
+    Bench(bench::Args),
+}
+
+/// Runs the command and says on stderr why it failed, if it did.
+pub fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(fault) if is_closed_pipe(&fault) => Exit::Done.into(),
+        Err(fault) => {
+            eprintln!("medfleet: {fault}");
+            fault.exit.into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> CommandResult {
+    match command {
+        Command::Submit(args) => submit::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Watch(args) => watch::run(args),
+        Command::Cancel(args) => cancel::run(args),
+        Command::List(args) => list::run(args),
+        Command::Infer(args) => infer::run(args),
+        Command::Frames(args) => frames::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Bench(args) => bench::run(args),
+    }
+}
+
+/// Whoever read our output has seen enough (`medfleet list | head`): not a failure.
+fn is_closed_pipe(fault: &Fault) -> bool {
+    fault.error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,232 @@
+//! The public API as a client sees it: one fleet, one token, every call bounded and, where it broke, resumed.
+//!
+//! Reading order: `address` (which fleet), `retry` (how long we try), `upload` and `watch` (the two calls that resume).
+
+mod address;
+mod error;
+mod retry;
+mod upload;
+mod watch;
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use medfleet_proto::v1::{
+    CancelJobRequest, GetJobRequest, GetResultRequest, Job, JobState, ListJobsRequest,
+    ListJobsResponse, Result as Draft, SubmitJobRequest, SubmitJobResponse,
+    job_service_client::JobServiceClient,
+};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::{Interceptor, interceptor::InterceptedService};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Response, Status};
+
+pub(crate) use address::{AddressFile, Fleet, ServerArgs};
+pub(crate) use error::ClientError;
+pub(crate) use retry::Retry;
+pub(crate) use upload::CONTENT_BYTES_MAX;
+pub(crate) use watch::{Cursor, Event};
+
+/// Largest answer we take; a result with its sentences and frames is far below.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// How long opening a connection may take.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often an idle connection is probed, so that a dead server is noticed while watching.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a probe may stay unanswered.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(10);
+
+type Stub = JobServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// A client of one tenant of one fleet.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    stub: Stub,
+    server: String,
+    retry: Retry,
+}
+
+/// Adds the token to every call.
+#[derive(Clone)]
+struct Bearer(MetadataValue<Ascii>);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer")
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl Client {
+    /// Prepares a client; the connection is opened by the first call, and opened again whenever it breaks.
+    /// Call inside a tokio runtime.
+    ///
+    /// # Errors
+    /// A server that is no URL, an `https` server without certificates to trust, a token with control characters.
+    pub(crate) fn new(fleet: &Fleet, retry: Retry) -> Result<Self, ClientError> {
+        let endpoint = endpoint(&fleet.server, fleet.ca.as_deref())?;
+        let mut token: MetadataValue<Ascii> = format!("Bearer {}", fleet.token)
+            .parse()
+            .map_err(|_invalid| ClientError::Token)?;
+        token.set_sensitive(true);
+        let stub = JobServiceClient::with_interceptor(endpoint.connect_lazy(), Bearer(token))
+            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        Ok(Self {
+            stub,
+            server: fleet.server.clone(),
+            retry,
+        })
+    }
+
+    /// Accepts a job; repeated safely, because the caller has set a request id.
+    pub(crate) async fn submit(
+        &self,
+        request: &SubmitJobRequest,
+    ) -> Result<SubmitJobResponse, ClientError> {
+        self.call(|mut stub| {
+            let request = request.clone();
+            async move { stub.submit_job(request).await }
+        })
+        .await
+    }
+
+    /// The job as it stands.
+    pub(crate) async fn job(&self, name: &str) -> Result<Job, ClientError> {
+        let request = GetJobRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .call(|mut stub| {
+                let request = request.clone();
+                async move { stub.get_job(request).await }
+            })
+            .await?;
+        response.job.ok_or(ClientError::Protocol {
+            missing: "GetJobResponse.job",
+        })
+    }
+
+    /// The draft of a completed job.
+    pub(crate) async fn draft(&self, name: &str) -> Result<Draft, ClientError> {
+        let request = GetResultRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .call(|mut stub| {
+                let request = request.clone();
+                async move { stub.get_result(request).await }
+            })
+            .await?;
+        response.result.ok_or(ClientError::Protocol {
+            missing: "GetResultResponse.result",
+        })
+    }
+
+    /// Cancels a job and returns it.
+    pub(crate) async fn cancel(&self, name: &str) -> Result<Job, ClientError> {
+        let request = CancelJobRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .call(|mut stub| {
+                let request = request.clone();
+                async move { stub.cancel_job(request).await }
+            })
+            .await?;
+        response.job.ok_or(ClientError::Protocol {
+            missing: "CancelJobResponse.job",
+        })
+    }
+
+    /// One page of jobs.
+    pub(crate) async fn jobs(
+        &self,
+        states: &[JobState],
+        page_token: &str,
+    ) -> Result<ListJobsResponse, ClientError> {
+        let states: Vec<i32> = states.iter().map(|state| i32::from(*state)).collect();
+        let request = ListJobsRequest {
+            page_size: 0,
+            page_token: page_token.to_owned(),
+            states,
+        };
+        self.call(|mut stub| {
+            let request = request.clone();
+            async move { stub.list_jobs(request).await }
+        })
+        .await
+    }
+
+    /// One unary call, repeated while the failure may pass and the retry rule allows.
+    async fn call<T, F>(&self, mut once: impl FnMut(Stub) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let begun = Instant::now();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let status = match once(self.stub.clone()).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            self.pause(attempts, begun, status).await?;
+        }
+    }
+
+    /// Waits before the next attempt, or says why there is none.
+    async fn pause(
+        &self,
+        attempts: u32,
+        begun: Instant,
+        status: Status,
+    ) -> Result<(), ClientError> {
+        match self.retry.after(attempts, &status) {
+            Some(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            None => Err(ClientError::from_status(
+                &self.server,
+                attempts,
+                begun.elapsed(),
+                status,
+            )),
+        }
+    }
+}
+
+fn endpoint(server: &str, ca: Option<&Path>) -> Result<Endpoint, ClientError> {
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .map_err(|_invalid| ClientError::Server {
+            server: server.to_owned(),
+        })?
+        .connect_timeout(CONNECT_MAX)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_MAX);
+    if !server.starts_with("https:") {
+        return Ok(endpoint);
+    }
+    let path = ca.ok_or_else(|| ClientError::NoCertificates {
+        server: server.to_owned(),
+    })?;
+    let unusable = |source| ClientError::Certificates {
+        path: path.to_path_buf(),
+        source,
+    };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    endpoint
+        .tls_config(tls)
+        .map_err(|error| unusable(error.into()))
+}

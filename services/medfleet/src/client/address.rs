@@ -1,0 +1,264 @@
+//! Which fleet is meant: flags first, then the environment, then the fleet that `medfleet up` runs in the data folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Fault;
+
+/// The flags that choose a fleet.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServerArgs {
+    /// The fleet: http://HOST:PORT or https://HOST:PORT [default: the fleet that `medfleet up` runs here]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MEDFLEET_SERVER",
+        hide_env_values = true
+    )]
+    server: Option<String>,
+    /// The bearer token that names the tenant [default: the one `medfleet up` made]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "MEDFLEET_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+    /// Certificate authorities to trust, a PEM file; for https
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Data folder of the local fleet
+    #[arg(long, value_name = "DIR", default_value = crate::cli::DATA)]
+    data: PathBuf,
+}
+
+/// A fleet and the right to talk to it.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    /// `http://…` or `https://…`.
+    pub(crate) server: String,
+    /// The bearer token.
+    pub(crate) token: String,
+    /// PEM file of authorities to trust.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// What `medfleet up` writes when every role is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AddressFile {
+    /// Where clients connect, as a URL.
+    pub(crate) server: String,
+    /// The file with the tenant's bearer token.
+    pub(crate) token_file: PathBuf,
+}
+
+impl AddressFile {
+    /// Its name inside a data folder.
+    pub(crate) const NAME: &'static str = "address.json";
+
+    /// Reads it; `None` if it is not there.
+    pub(crate) fn read(data: &Path) -> Result<Option<Self>> {
+        let path = data.join(Self::NAME);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let file = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is not an address file", path.display()))?;
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+impl ServerArgs {
+    /// The fleet that is meant.
+    ///
+    /// # Errors
+    /// No fleet is known (exit code 3), or no token for it (2).
+    pub(crate) fn resolve(&self) -> Result<Fleet, Fault> {
+        let local = AddressFile::read(&self.data).map_err(Fault::usage)?;
+        let given = self
+            .server
+            .as_deref()
+            .filter(|server| !server.is_empty())
+            .map(server_url);
+        let server = match (&given, &local) {
+            (Some(server), _) => server.clone(),
+            (None, Some(local)) => local.server.clone(),
+            (None, None) => {
+                return Err(Fault::unreachable(anyhow!(
+                    "no fleet is known: neither --server nor MEDFLEET_SERVER is given, and {} is not there; \
+                     start a fleet with `medfleet up`, or name one with --server URL",
+                    self.data.join(AddressFile::NAME).display()
+                )));
+            }
+        };
+        let token = self
+            .token_for(&server, local.as_ref())
+            .map_err(Fault::usage)?;
+        Ok(Fleet {
+            server,
+            token,
+            ca: self.ca.clone(),
+        })
+    }
+
+    /// The data folder of the local fleet.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The token given, else the local fleet's; that one is never sent to another server.
+    fn token_for(&self, server: &str, local: Option<&AddressFile>) -> Result<String> {
+        if let Some(token) = self
+            .token
+            .as_deref()
+            .map(str::trim)
+            .filter(|token| !token.is_empty())
+        {
+            return Ok(token.to_owned());
+        }
+        let Some(local) = local.filter(|local| local.server == server) else {
+            return Err(anyhow!(
+                "no token for {server}: give one with MEDFLEET_TOKEN or --token TOKEN"
+            ));
+        };
+        let token = fs::read_to_string(&local.token_file).with_context(|| {
+            format!(
+                "cannot read the token of {server} from {}",
+                local.token_file.display()
+            )
+        })?;
+        Ok(token.trim().to_owned())
+    }
+}
+
+/// A server as a URL: `HOST:PORT` alone means plain text on this machine and TLS elsewhere.
+fn server_url(server: &str) -> String {
+    let server = server.trim_end_matches('/');
+    if server.contains("://") {
+        return server.to_owned();
+    }
+    let host = server.rsplit_once(':').map_or(server, |(host, _port)| host);
+    let scheme = if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        "http"
+    } else {
+        "https"
+    };
+    format!("{scheme}://{server}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    struct Given<'a> {
+        server: Option<&'a str>,
+        token: Option<&'a str>,
+        local: Option<&'a str>,
+    }
+
+    fn check(given: &Given<'_>, expected: Result<(&str, &str), (Exit, &str)>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let data = folder.path().to_path_buf();
+        if let Some(server) = given.local {
+            let token_file = data.join("token");
+            fs::write(&token_file, "local-token\n").expect("a token file");
+            let file = AddressFile {
+                server: server.to_owned(),
+                token_file,
+            };
+            let json = serde_json::to_vec(&file).expect("an address file");
+            fs::write(data.join(AddressFile::NAME), json).expect("an address file");
+        }
+        let args = ServerArgs {
+            server: given.server.map(str::to_owned),
+            token: given.token.map(str::to_owned),
+            ca: None,
+            data,
+        };
+        match (args.resolve(), expected) {
+            (Ok(fleet), Ok((server, token))) => assert_eq!(
+                (fleet.server.as_str(), fleet.token.as_str()),
+                (server, token)
+            ),
+            (Err(fault), Err((exit, part))) => {
+                assert_eq!(fault.exit, exit);
+                assert!(fault.to_string().contains(part), "{fault}");
+            }
+            (Ok(fleet), Err(_)) => panic!("resolved to {}", fleet.server),
+            (Err(fault), Ok(_)) => panic!("{fault}"),
+        }
+    }
+
+    #[test]
+    fn the_local_fleet_needs_no_flags() {
+        let local = Some("http://127.0.0.1:7443");
+        check(
+            &Given {
+                server: None,
+                token: None,
+                local,
+            },
+            Ok(("http://127.0.0.1:7443", "local-token")),
+        );
+        check(
+            &Given {
+                server: None,
+                token: Some("mine"),
+                local,
+            },
+            Ok(("http://127.0.0.1:7443", "mine")),
+        );
+    }
+
+    #[test]
+    fn the_local_token_stays_local() {
+        let local = Some("http://127.0.0.1:7443");
+        check(
+            &Given {
+                server: Some("127.0.0.1:7443"),
+                token: None,
+                local,
+            },
+            Ok(("http://127.0.0.1:7443", "local-token")),
+        );
+        check(
+            &Given {
+                server: Some("https://fleet.example:443"),
+                token: None,
+                local,
+            },
+            Err((Exit::Usage, "no token for https://fleet.example:443")),
+        );
+    }
+
+    #[test]
+    fn without_a_fleet_it_says_what_to_do() {
+        check(
+            &Given {
+                server: None,
+                token: None,
+                local: None,
+            },
+            Err((Exit::Unreachable, "medfleet up")),
+        );
+    }
+
+    #[test]
+    fn bare_hosts_get_a_scheme() {
+        assert_eq!(server_url("localhost:1"), "http://localhost:1");
+        assert_eq!(server_url("[::1]:1"), "http://[::1]:1");
+        assert_eq!(server_url("fleet.example:443"), "https://fleet.example:443");
+        assert_eq!(
+            server_url("http://fleet.example:80/"),
+            "http://fleet.example:80"
+        );
+    }
+}

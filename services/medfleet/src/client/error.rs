@@ -1,0 +1,255 @@
+//! Why a call to a fleet failed, and the exit code that it deserves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::exit::{Exit, Fault};
+use crate::show::seconds;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call to a fleet failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nothing answers there, or it keeps answering that it cannot serve now.
+    #[error(
+        "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
+         start a fleet with `medfleet up`, or name one with --server URL",
+        seconds(*waited)
+    )]
+    Unreachable {
+        /// The server tried.
+        server: String,
+        /// How often.
+        attempts: u32,
+        /// Over how long.
+        waited: Duration,
+        /// The last failure, in words.
+        said: String,
+    },
+    /// The fleet answered, and refused.
+    #[error("the fleet refused ({code}): {said}")]
+    Refused {
+        /// The code.
+        code: &'static str,
+        /// Its exit code.
+        exit: Exit,
+        /// What it said, with the fields it named.
+        said: String,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file became shorter while it was sent.
+    #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end", path.display())]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// Bytes announced.
+        total: u64,
+        /// Bytes found.
+        sent: u64,
+    },
+    /// The address is no URL.
+    #[error("{server:?} is not a server address; expected http://HOST:PORT or https://HOST:PORT")]
+    Server {
+        /// What was given.
+        server: String,
+    },
+    /// The token cannot be sent.
+    #[error(
+        "the token has characters that a header cannot carry; give the one line of the token file"
+    )]
+    Token,
+    /// TLS without anything to trust.
+    #[error(
+        "{server} needs TLS and no certificates to trust are known: name the authority's PEM file with --ca FILE \
+         (for a public authority the system's bundle, such as /etc/ssl/certs/ca-certificates.crt)"
+    )]
+    NoCertificates {
+        /// The server.
+        server: String,
+    },
+    /// The certificates cannot be used.
+    #[error("cannot use {} as certificate authorities (--ca); expected a PEM file", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Source,
+    },
+    /// The fleet's answer lacks what the contract promises.
+    #[error(
+        "the fleet's answer lacks {missing}: its version and this program's do not fit together"
+    )]
+    Protocol {
+        /// The missing field.
+        missing: &'static str,
+    },
+    /// What the caller does with events failed: standard output is gone.
+    #[error("cannot write the output")]
+    Output {
+        /// Why.
+        #[from]
+        source: std::io::Error,
+    },
+}
+
+impl ClientError {
+    /// Translates the status that ended `attempts` attempts.
+    pub(crate) fn from_status(
+        server: &str,
+        attempts: u32,
+        waited: Duration,
+        status: Status,
+    ) -> Self {
+        let said = said(&status);
+        let exit = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
+                return Self::Unreachable {
+                    server: server.to_owned(),
+                    attempts,
+                    waited,
+                    said,
+                };
+            }
+            Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::Unimplemented
+            | Code::OutOfRange => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::Refused {
+            code: word(status.code()),
+            exit,
+            said,
+        }
+    }
+
+    /// The exit code that fits.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Refused { exit, .. } => *exit,
+            Self::Server { .. }
+            | Self::Token
+            | Self::NoCertificates { .. }
+            | Self::Certificates { .. } => Exit::Usage,
+            Self::File { .. } => Exit::Usage,
+            Self::FileChanged { .. } | Self::Protocol { .. } | Self::Output { .. } => Exit::Failed,
+        }
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Self {
+        Self {
+            exit: error.exit(),
+            error: error.into(),
+        }
+    }
+}
+
+/// What the status says, with every field violation it names.
+fn said(status: &Status) -> String {
+    let mut said = match status.message() {
+        "" => word(status.code()).to_owned(),
+        message => message.to_owned(),
+    };
+    let details = status.get_error_details();
+    if let Some(bad) = details.bad_request() {
+        for violation in &bad.field_violations {
+            if !said.contains(&violation.description) {
+                said.push_str(&format!("; {}: {}", violation.field, violation.description));
+            }
+        }
+    }
+    // A transport failure keeps its reason ("connection refused") at the end of its source chain.
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said.push_str(&format!(": {text}"));
+        }
+        cause = error.source();
+    }
+    said
+}
+
+fn word(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::{ErrorDetails, FieldViolation};
+
+    fn check(status: Status, exit: Exit, expected: &str) {
+        let error =
+            ClientError::from_status("http://localhost:1", 3, Duration::from_millis(1500), status);
+        assert_eq!(error.exit(), exit);
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn codes_become_exit_codes_and_words() {
+        check(
+            Status::not_found("no such job"),
+            Exit::Failed,
+            "the fleet refused (NOT_FOUND): no such job",
+        );
+        check(
+            Status::unauthenticated(""),
+            Exit::Usage,
+            "the fleet refused (UNAUTHENTICATED): UNAUTHENTICATED",
+        );
+        check(
+            Status::unavailable("the queue is not reachable"),
+            Exit::Unreachable,
+            "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: the queue is not reachable; \
+             start a fleet with `medfleet up`, or name one with --server URL",
+        );
+    }
+
+    #[test]
+    fn field_violations_are_shown() {
+        let violation =
+            FieldViolation::new("task.answer.question", "is required, 1 to 16384 bytes");
+        let details = ErrorDetails::with_bad_request(vec![violation]);
+        check(
+            Status::with_error_details(Code::InvalidArgument, "the request is not valid", details),
+            Exit::Usage,
+            "the fleet refused (INVALID_ARGUMENT): the request is not valid; \
+             task.answer.question: is required, 1 to 16384 bytes",
+        );
+    }
+}

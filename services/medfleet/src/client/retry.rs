@@ -1,0 +1,99 @@
+//! How long a client tries: a bounded number of attempts, waits that double, and the server's own delay where it gives one.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The rule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retry {
+    /// Attempts in all, in a row without progress.
+    pub(crate) attempts_max: u32,
+    /// Wait after the first failure.
+    pub(crate) delay_first: Duration,
+    /// Longest wait, also when the server asks for more.
+    pub(crate) delay_max: Duration,
+}
+
+impl Retry {
+    /// For a person who waits: 8 attempts over about 9 seconds.
+    pub(crate) const PATIENT: Self = Self {
+        attempts_max: 8,
+        delay_first: Duration::from_millis(100),
+        delay_max: Duration::from_secs(3),
+    };
+    /// For a check: one attempt.
+    pub(crate) const ONCE: Self = Self {
+        attempts_max: 1,
+        delay_first: Duration::ZERO,
+        delay_max: Duration::ZERO,
+    };
+
+    /// How long to wait after this failure, the `attempts`-th in a row; `None`: give up.
+    pub(crate) fn after(&self, attempts: u32, status: &Status) -> Option<Duration> {
+        if attempts >= self.attempts_max || !may_pass(status) {
+            return None;
+        }
+        let asked = status
+            .get_error_details()
+            .retry_info()
+            .and_then(|info| info.retry_delay);
+        let doubled = self
+            .delay_first
+            .saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1)));
+        Some(asked.unwrap_or(doubled).min(self.delay_max))
+    }
+}
+
+/// Whether the same call may succeed later. A transport that breaks in the middle of a call reads as unknown or cancelled.
+pub(crate) fn may_pass(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => {
+            true
+        }
+        Code::Unknown | Code::Cancelled | Code::Internal => {
+            std::error::Error::source(status).is_some()
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn check(attempts: u32, status: &Status, expected_millis: Option<u64>) {
+        assert_eq!(
+            Retry::PATIENT.after(attempts, status),
+            expected_millis.map(Duration::from_millis)
+        );
+    }
+
+    #[test]
+    fn waits_double_and_end() {
+        let gone = Status::unavailable("gone");
+        check(1, &gone, Some(100));
+        check(3, &gone, Some(400));
+        check(7, &gone, Some(3000));
+        check(8, &gone, None);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_repeated() {
+        check(1, &Status::invalid_argument("no"), None);
+        check(1, &Status::not_found("no"), None);
+        check(1, &Status::internal("a defect"), None);
+    }
+
+    #[test]
+    fn the_server_may_ask_for_its_own_delay() {
+        let details = |delay| ErrorDetails::with_retry_info(Some(delay));
+        let asks = |delay| {
+            Status::with_error_details(Code::ResourceExhausted, "come back", details(delay))
+        };
+        check(1, &asks(Duration::from_millis(700)), Some(700));
+        check(1, &asks(Duration::from_secs(60)), Some(3000));
+    }
+}

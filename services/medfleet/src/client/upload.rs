@@ -1,0 +1,193 @@
+//! Sends a file, and goes on where it broke: the handle is taken first, then bytes follow from the committed offset.
+
+use std::io::SeekFrom;
+use std::path::Path;
+use std::time::Instant;
+
+use medfleet_proto::v1::{
+    GetUploadRequest, Upload, UploadInputRequest, UploadStart, upload_input_request::Content,
+};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::{Client, ClientError, retry};
+
+/// Most bytes that travel inside a submit request, over all inputs; larger studies are uploaded.
+pub(crate) const CONTENT_BYTES_MAX: u64 = 3 << 20;
+/// Bytes of one message; the contract allows 2 MiB.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 2;
+
+impl Client {
+    /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`.
+    /// `progress` is called with (bytes stored, bytes in all).
+    ///
+    /// # Errors
+    /// The file cannot be read or changes, the fleet refuses, or it stays unreachable.
+    pub(crate) async fn upload(
+        &self,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<String, ClientError> {
+        let unreadable = |source| ClientError::File {
+            path: path.to_path_buf(),
+            source,
+        };
+        let total = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
+        let mut state: Option<Upload> = None;
+        let (mut attempts, mut begun) = (0, Instant::now());
+        loop {
+            let committed = state.as_ref().map_or(0, |upload| upload.committed_bytes);
+            let status = match self.advance(path, total, state.take()).await? {
+                Ok(upload) if upload.complete => {
+                    progress(total, total);
+                    return Ok(upload.name);
+                }
+                Ok(upload) => {
+                    progress(upload.committed_bytes, total);
+                    if upload.committed_bytes > committed {
+                        (attempts, begun) = (0, Instant::now());
+                    }
+                    state = Some(upload);
+                    continue;
+                }
+                Err(Broken { status, upload }) => {
+                    state = upload;
+                    status
+                }
+            };
+            attempts += 1;
+            self.pause(attempts, begun, status).await?;
+            state = self.resume_from(state.take()).await?;
+        }
+    }
+
+    /// One step: opens the upload, or sends everything that is missing.
+    async fn advance(
+        &self,
+        path: &Path,
+        total: u64,
+        state: Option<Upload>,
+    ) -> Result<Result<Upload, Broken>, ClientError> {
+        let Some(known) = state else {
+            // The handle comes first and alone: without it a broken stream could not be resumed.
+            let start = UploadStart {
+                upload: String::new(),
+                offset: 0,
+                total_bytes: total,
+            };
+            let (sender, receiver) = mpsc::channel(1);
+            // The channel has room for the one message, and its receiver is right here.
+            let _sent = sender.try_send(message(Content::Start(start)));
+            drop(sender);
+            return Ok(self.stream(receiver).await.map_err(|status| Broken {
+                status,
+                upload: None,
+            }));
+        };
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let start = UploadStart {
+            upload: known.name.clone(),
+            offset: known.committed_bytes,
+            total_bytes: total,
+        };
+        let (answer, fed) = tokio::join!(self.stream(receiver), feed(path, start, sender));
+        match (answer, fed) {
+            (_, Err(error)) => Err(error),
+            (answer, Ok(())) => Ok(answer.map_err(|status| Broken {
+                status,
+                upload: Some(known),
+            })),
+        }
+    }
+
+    async fn stream(&self, receiver: mpsc::Receiver<UploadInputRequest>) -> Result<Upload, Status> {
+        let mut stub = self.stub.clone();
+        let response = stub.upload_input(ReceiverStream::new(receiver)).await?;
+        response
+            .into_inner()
+            .upload
+            .ok_or_else(|| Status::data_loss("the answer lacks UploadInputResponse.upload"))
+    }
+
+    /// Asks how much is stored. An upload that the fleet no longer knows starts over.
+    async fn resume_from(&self, state: Option<Upload>) -> Result<Option<Upload>, ClientError> {
+        let Some(known) = state else { return Ok(None) };
+        let mut stub = self.stub.clone();
+        match stub
+            .get_upload(GetUploadRequest {
+                name: known.name.clone(),
+            })
+            .await
+        {
+            Ok(response) => Ok(response.into_inner().upload),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            // The next step counts this failure: it meets the same connection.
+            Err(status) if retry::may_pass(&status) => Ok(Some(known)),
+            Err(status) => Err(ClientError::from_status(
+                &self.server,
+                1,
+                Default::default(),
+                status,
+            )),
+        }
+    }
+}
+
+/// A step that broke, and what is known of the upload.
+struct Broken {
+    status: Status,
+    upload: Option<Upload>,
+}
+
+/// Sends the start and then the file from the start's offset. Ends quietly when the call has ended.
+async fn feed(
+    path: &Path,
+    start: UploadStart,
+    sender: mpsc::Sender<UploadInputRequest>,
+) -> Result<(), ClientError> {
+    let unreadable = |source| ClientError::File {
+        path: path.to_path_buf(),
+        source,
+    };
+    let (mut sent, total) = (start.offset, start.total_bytes);
+    let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    file.seek(SeekFrom::Start(sent)).await.map_err(unreadable)?;
+    if sender.send(message(Content::Start(start))).await.is_err() {
+        return Ok(());
+    }
+    while sent < total {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let wanted = (total - sent).min(CHUNK_BYTES as u64);
+        let read = (&mut file)
+            .take(wanted)
+            .read_to_end(&mut chunk)
+            .await
+            .map_err(unreadable)?;
+        if read == 0 {
+            return Err(ClientError::FileChanged {
+                path: path.to_path_buf(),
+                total,
+                sent,
+            });
+        }
+        sent += read as u64;
+        if sender
+            .send(message(Content::Chunk(chunk.into())))
+            .await
+            .is_err()
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn message(content: Content) -> UploadInputRequest {
+    UploadInputRequest {
+        content: Some(content),
+    }
+}

@@ -1,0 +1,53 @@
+//! One file for each command: its flags, and what it does with the parts below it.
+
+pub(crate) mod bench;
+pub(crate) mod cancel;
+pub(crate) mod doctor;
+mod follow;
+pub(crate) mod frames;
+pub(crate) mod get;
+pub(crate) mod infer;
+pub(crate) mod list;
+pub(crate) mod submit;
+pub(crate) mod watch;
+
+use std::future::Future;
+
+use anyhow::Context;
+
+use crate::exit::{CommandResult, Fault};
+
+/// Runs a client command on this thread.
+fn on_one_thread(command: impl Future<Output = CommandResult>) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    runtime.block_on(command)
+}
+
+/// `jobs/{id}` from what a person types: the name, or the id alone.
+fn job_name(job: &str) -> Result<String, Fault> {
+    let id = job.strip_prefix("jobs/").unwrap_or(job);
+    if id.is_empty() || id.contains('/') {
+        return Err(Fault::usage(anyhow::anyhow!(
+            "{job:?} is not a job; expected jobs/ID or ID, as submit and list print it"
+        )));
+    }
+    Ok(format!("jobs/{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_named_with_and_without_prefix() {
+        let check =
+            |job: &str, expected: Option<&str>| assert_eq!(job_name(job).ok().as_deref(), expected);
+        check("jobs/abc", Some("jobs/abc"));
+        check("abc", Some("jobs/abc"));
+        check("", None);
+        check("uploads/abc", None);
+    }
+}

@@ -1,0 +1,28 @@
+//! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
+
+mod report;
+mod sample;
+
+use clap::Subcommand;
+
+use crate::exit::CommandResult;
+
+/// What to measure.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// What a fleet adds to the model's own time, from submit to result
+    Report(report::Args),
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    match args.what {
+        What::Report(args) => report::run(args),
+    }
+}

@@ -1,0 +1,156 @@
+//! `medfleet doctor`: what is installed, reachable, too old or misconfigured, and what to do about it.
+
+mod checks;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::on_one_thread;
+use crate::client::ServerArgs;
+use crate::exit::{CommandResult, Exit};
+use crate::show;
+
+/// Flags of `doctor`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Also load the model in this folder
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Also connect to this nats-server
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Cache of fetched tools [default: ~/.cache/medfleet]
+    #[arg(long, value_name = "DIR", env = "MEDFLEET_CACHE", hide = true)]
+    cache: Option<PathBuf>,
+    /// One JSON object per check and line on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One check: what was looked at, what was found, and what to do unless all is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    found: String,
+    advice: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Ok,
+            found: found.into(),
+            advice: String::new(),
+        }
+    }
+
+    fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Warn,
+            found: found.into(),
+            advice: advice.into(),
+        }
+    }
+
+    fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            check,
+            verdict: Verdict::Fail,
+            found: found.into(),
+            advice: advice.into(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({"check": self.check, "verdict": self.verdict.word(), "found": self.found, "advice": self.advice})
+    }
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<4}  {:<12}  {}",
+            self.verdict.word(),
+            self.check,
+            self.found
+        )?;
+        if !self.advice.is_empty() {
+            write!(f, "\n{:20}→ {}", "", self.advice)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command; exit code 1 when a check fails.
+pub(crate) fn run(args: Args) -> CommandResult {
+    on_one_thread(async {
+        let mut failed = false;
+        let mut tell = |finding: Finding| {
+            failed |= finding.verdict == Verdict::Fail;
+            if args.json {
+                show::print_json(&finding.json())
+            } else {
+                show::print(&finding.to_string())
+            }
+        };
+        tell(checks::nats_binary(args.cache.as_deref()))?;
+        tell(checks::data_folder(args.server.data()))?;
+        tell(checks::disk(args.server.data()))?;
+        tell(checks::sync_interval(args.server.data()))?;
+        tell(checks::fleet(&args.server).await)?;
+        if let Some(url) = &args.nats {
+            tell(checks::nats(url).await)?;
+        }
+        if let Some(model) = &args.model {
+            tell(checks::model(model))?;
+        }
+        tell(checks::cpu())?;
+        tell(checks::clock(&medfleet_runtime::SystemClock))?;
+        Ok(if failed { Exit::Failed } else { Exit::Done })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_one_line_with_advice_below() {
+        assert_eq!(
+            Finding::ok("clock", "fine").to_string(),
+            "ok    clock         fine"
+        );
+        let finding = Finding::fail("disk", "full", "free some");
+        assert_eq!(
+            finding.to_string(),
+            "fail  disk          full\n                    → free some"
+        );
+        assert_eq!(finding.json()["verdict"], "fail");
+    }
+}

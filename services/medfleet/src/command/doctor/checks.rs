@@ -1,0 +1,311 @@
+//! The checks. Each looks at one thing and never stops the others.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use medfleet_core::UnixMillis;
+use medfleet_model::{Dtype, LoadOptions, Model, Parts};
+use medfleet_queue::{Queue, QueueConfig};
+use medfleet_runtime::{Clock, SystemClock};
+use nix::sys::statvfs::statvfs;
+
+use super::Finding;
+use crate::client::{Client, Retry, ServerArgs};
+use crate::exit::Exit;
+use crate::fleet::nats;
+use crate::show::{bytes, seconds};
+
+/// Free space below which a fleet is likely to fill the disk: the streams' default limits and a margin for blobs.
+const DISK_FREE_MIN: u64 = 10 << 30;
+/// Any machine whose clock is right is past this: 2025-01-01.
+const CLOCK_MIN: UnixMillis = UnixMillis(1_735_689_600_000);
+
+/// A nats-server program that is new enough.
+pub(super) fn nats_binary(cache: Option<&Path>) -> Finding {
+    match nats::find(cache) {
+        Ok(binary) => Finding::ok(
+            "nats-server",
+            format!("{} ({})", binary.version, binary.path.display()),
+        ),
+        Err(error) => Finding::fail("nats-server", format!("{error:#}"), "run `make fetch`"),
+    }
+}
+
+/// The data folder can be written, and only by us.
+pub(super) fn data_folder(data: &Path) -> Finding {
+    const CHECK: &str = "data folder";
+    if !data.exists() {
+        return Finding::ok(
+            CHECK,
+            format!(
+                "{} is not there yet; `medfleet up` makes it",
+                data.display()
+            ),
+        );
+    }
+    match tempfile::Builder::new()
+        .prefix(".doctor-")
+        .tempfile_in(data)
+    {
+        Ok(_gone_when_dropped) => Finding::ok(CHECK, format!("{} can be written", data.display())),
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("{} cannot be written: {error}", data.display()),
+            "change its owner or choose another one with --data DIR",
+        ),
+    }
+}
+
+/// Free space below the data folder.
+pub(super) fn disk(data: &Path) -> Finding {
+    const CHECK: &str = "disk";
+    let place = data
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("."));
+    match statvfs(place) {
+        Ok(stat) => {
+            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            let found = format!("{} free", bytes(free));
+            if free < DISK_FREE_MIN {
+                let advice = format!(
+                    "a fleet wants at least {}: free space or move --data",
+                    bytes(DISK_FREE_MIN)
+                );
+                return Finding::warn(CHECK, found, advice);
+            }
+            Finding::ok(CHECK, found)
+        }
+        Err(error) => Finding::warn(
+            CHECK,
+            format!("free space is not known: {error}"),
+            "look with df",
+        ),
+    }
+}
+
+/// Whether accepted jobs survive a power cut on the local fleet.
+pub(super) fn sync_interval(data: &Path) -> Finding {
+    const CHECK: &str = "durability";
+    match fs::read_to_string(data.join("nats").join("nats.conf")) {
+        Ok(text) if text.contains("sync_interval: always") => Finding::ok(
+            CHECK,
+            "the local nats-server syncs before it confirms (sync_interval: always)",
+        ),
+        Ok(_) => Finding::fail(
+            CHECK,
+            "the local nats-server does not sync before it confirms",
+            "restart `medfleet up`: accepted jobs could be lost in a power cut",
+        ),
+        Err(_) => Finding::ok(
+            CHECK,
+            "no local nats-server; on your own, set jetstream sync_interval: always",
+        ),
+    }
+}
+
+/// The fleet answers, and takes our token.
+pub(super) async fn fleet(args: &ServerArgs) -> Finding {
+    const CHECK: &str = "fleet";
+    let fleet = match args.resolve() {
+        Ok(fleet) => fleet,
+        // Without a fleet everything else can still be in order.
+        Err(fault) if fault.exit == Exit::Unreachable => {
+            return Finding::warn(
+                CHECK,
+                "none is known here",
+                "start one with `medfleet up` or name one with --server",
+            );
+        }
+        Err(fault) => return Finding::fail(CHECK, fault.to_string(), "see above"),
+    };
+    let how = if fleet.server.starts_with("https:") {
+        "TLS"
+    } else {
+        "plain text"
+    };
+    let answer = match Client::new(&fleet, Retry::ONCE) {
+        Ok(client) => client.jobs(&[], "").await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(_) => Finding::ok(
+            CHECK,
+            format!("{} answers ({how}) and takes the token", fleet.server),
+        ),
+        Err(error) => Finding::fail(
+            CHECK,
+            error.to_string(),
+            "look at its log, or start one with `medfleet up`",
+        ),
+    }
+}
+
+/// A nats-server answers and is new enough.
+pub(super) async fn nats(url: &str) -> Finding {
+    const CHECK: &str = "nats";
+    let now: medfleet_queue::Clock = Arc::new(|| SystemClock.now());
+    match Queue::connect(&QueueConfig::at(url), now).await {
+        Ok(queue) => {
+            let found = format!("{url} is {}", queue.server_version());
+            queue.drain().await;
+            Finding::ok(CHECK, found)
+        }
+        Err(error) => Finding::fail(
+            CHECK,
+            medfleet_runtime::exit::chain(&error),
+            "start it, or correct --nats URL",
+        ),
+    }
+}
+
+/// The model folder loads: configuration, every tensor with its shape, tokenizer.
+pub(super) fn model(folder: &Path) -> Finding {
+    const CHECK: &str = "model";
+    let begun = std::time::Instant::now();
+    match Model::load(
+        folder,
+        LoadOptions {
+            dtype: Dtype::Bf16,
+            parts: Parts::All,
+        },
+    ) {
+        Ok(model) => Finding::ok(
+            CHECK,
+            format!(
+                "{} loads in {}: {} text layers, {} vision layers, context of {} tokens",
+                folder.display(),
+                seconds(begun.elapsed()),
+                model.config().text.layers.len(),
+                model
+                    .config()
+                    .vision
+                    .as_ref()
+                    .map_or(0, |vision| vision.layers),
+                model.config().text.positions_max,
+            ),
+        ),
+        Err(error) => Finding::fail(
+            CHECK,
+            format!(
+                "{}: {}",
+                folder.display(),
+                medfleet_runtime::exit::chain(&error)
+            ),
+            "compare the folder with the one on the model's page",
+        ),
+    }
+}
+
+/// What the CPU can do for the kernels.
+pub(super) fn cpu() -> Finding {
+    const CHECK: &str = "cpu";
+    let Ok(text) = fs::read_to_string("/proc/cpuinfo") else {
+        return Finding::warn(
+            CHECK,
+            "its features are not known",
+            "/proc/cpuinfo cannot be read",
+        );
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let found = features(&text);
+    let known = if found.is_empty() {
+        "none of the features we use".to_owned()
+    } else {
+        found.join(" ")
+    };
+    let line = format!("{threads} threads, {known}");
+    if cfg!(target_arch = "x86_64") && !found.contains(&"avx2") {
+        return Finding::warn(CHECK, line, "models run several times slower without AVX2");
+    }
+    Finding::ok(CHECK, line)
+}
+
+/// The features that kernels dispatch on, of those that the kernel lists.
+fn features(cpuinfo: &str) -> Vec<&'static str> {
+    const USED: [&str; 8] = [
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_bf16",
+        "amx_int8",
+        "asimd",
+    ];
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+    USED.into_iter()
+        .filter(|feature| words.contains(feature))
+        .collect()
+}
+
+/// The clock is not absurd: deadlines, expiry and certificates depend on it.
+pub(super) fn clock(clock: &dyn Clock) -> Finding {
+    const CHECK: &str = "clock";
+    let now = clock.now();
+    let text = prost_types::Timestamp {
+        seconds: now.0 / 1000,
+        nanos: 0,
+    }
+    .to_string();
+    if now < CLOCK_MIN {
+        return Finding::fail(
+            CHECK,
+            text,
+            "set the clock: expiry and certificates depend on it",
+        );
+    }
+    Finding::ok(CHECK, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::Verdict;
+    use medfleet_runtime::ManualClock;
+
+    #[test]
+    fn a_clock_in_the_past_fails() {
+        assert_eq!(
+            clock(&ManualClock::at(UnixMillis(0))).verdict,
+            Verdict::Fail
+        );
+        assert_eq!(clock(&ManualClock::at(CLOCK_MIN)).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn features_are_read_from_cpuinfo() {
+        let text = "processor : 0\nflags\t\t: fpu avx2 fma avx512f avx512_bf16\n";
+        assert_eq!(features(text), ["avx2", "fma", "avx512f", "avx512_bf16"]);
+        assert_eq!(features("Features : fp asimd"), ["asimd"]);
+        assert!(features("").is_empty());
+    }
+
+    #[test]
+    fn a_folder_without_a_model_fails_with_its_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let finding = model(folder.path());
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(
+            finding.found.contains(&folder.path().display().to_string()),
+            "{}",
+            finding.found
+        );
+    }
+
+    #[test]
+    fn durability_is_read_from_the_configuration() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let check = |text: &str, expected| {
+            fs::create_dir_all(folder.path().join("nats")).expect("a folder");
+            fs::write(folder.path().join("nats/nats.conf"), text).expect("a file");
+            assert_eq!(sync_interval(folder.path()).verdict, expected);
+        };
+        check("jetstream { sync_interval: always }", Verdict::Ok);
+        check("jetstream { }", Verdict::Fail);
+    }
+}

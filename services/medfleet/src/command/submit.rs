@@ -1,0 +1,308 @@
+//! `medfleet submit`: files in, job accepted, stages and text as they come, the draft at the end.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use clap::ValueEnum;
+use medfleet_proto::v1::{
+    AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
+    Input, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
+    task::Kind,
+};
+
+use super::{follow, on_one_thread};
+use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
+use crate::exit::{CommandResult, Exit, Fault};
+use crate::paths;
+use crate::show::{self, Progress};
+
+/// Flags of `submit`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// DICOM, PNG or JPEG files, or folders of them, in the order the task names them (compare: prior first)
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// What to do with them
+    #[arg(long, value_enum)]
+    task: TaskName,
+    /// The question (answer), what to look for (localise), the clinical context (report, compare)
+    #[arg(long, value_name = "TEXT")]
+    question: Option<String>,
+    /// Labels, separated by commas (classify, zero-shot)
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// File with the JSON Schema of the wanted object (extract)
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// How soon it matters
+    #[arg(long, value_enum, default_value = "routine")]
+    class: ClassName,
+    /// Idempotency key: the same key with the same request is the same job [default: a random one]
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Model alias [default: the fleet's]
+    #[arg(
+        long,
+        value_name = "ALIAS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    model: String,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object per line on stdout
+    #[arg(long)]
+    json: bool,
+    /// Print the job and do not wait for it
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// How text is decoded.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct DecodingArgs {
+    /// Tokens to write at most [default: the fleet's]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_tokens: u32,
+    /// 0 is greedy, up to 2
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Seed of the sampling
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+}
+
+/// The tasks of the contract; a fleet says so when it does not do one yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TaskName {
+    Report,
+    Answer,
+    Classify,
+    Localise,
+    Compare,
+    Extract,
+    Embed,
+    ZeroShot,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ClassName {
+    Stat,
+    Urgent,
+    Routine,
+    Bulk,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let started = Instant::now();
+    let task = task(&args).map_err(Fault::usage)?;
+    let files = paths::files(&args.paths).map_err(Fault::usage)?;
+    let request_id = match &args.request_id {
+        Some(id) => id.clone(),
+        None => random_id()?,
+    };
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        let mut progress = Progress::new(started);
+        let request = SubmitJobRequest {
+            request_id,
+            task: Some(Task { kind: Some(task) }),
+            inputs: inputs(&client, &files, &mut progress).await?,
+            class: args.class.wire().into(),
+            model: args.model.clone(),
+            decoding: Some(args.decoding.wire()),
+            time_to_live: None,
+        };
+        let response = client.submit(&request).await?;
+        let job = response.job.as_ref().ok_or(ClientError::Protocol {
+            missing: "SubmitJobResponse.job",
+        })?;
+        if args.json {
+            show::print_json(&show::accepted_json(&response, &request.request_id))?;
+        } else {
+            let again = if response.already_accepted {
+                " (accepted before)"
+            } else {
+                ""
+            };
+            progress.line(&format!(
+                "accepted {}{again}, trace {}",
+                job.name, job.trace_id
+            ));
+        }
+        if args.no_wait {
+            if !args.json {
+                show::print(&job.name)?;
+            }
+            return Ok(Exit::Done);
+        }
+        follow::follow(&client, &job.name, args.json, progress).await
+    })
+}
+
+/// Small studies travel inside the request; larger ones are uploaded file by file.
+async fn inputs(
+    client: &Client,
+    files: &[PathBuf],
+    progress: &mut Progress,
+) -> Result<Vec<Input>, ClientError> {
+    let mut total = 0_u64;
+    for path in files {
+        let unreadable = |source| ClientError::File {
+            path: path.clone(),
+            source,
+        };
+        total = total.saturating_add(tokio::fs::metadata(path).await.map_err(unreadable)?.len());
+    }
+    let mut inputs = Vec::with_capacity(files.len());
+    for (index, path) in files.iter().enumerate() {
+        let source = if total <= CONTENT_BYTES_MAX {
+            let unreadable = |source| ClientError::File {
+                path: path.clone(),
+                source,
+            };
+            Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
+        } else {
+            let shown = &mut |stored, all| progress.upload(index, stored, all);
+            Source::Upload(client.upload(path, shown).await?)
+        };
+        inputs.push(Input {
+            source: Some(source),
+        });
+    }
+    Ok(inputs)
+}
+
+/// The task with its words, or which flag it lacks.
+fn task(args: &Args) -> anyhow::Result<Kind> {
+    let text = || args.question.clone().unwrap_or_default();
+    let required = |what: &str| {
+        args.question
+            .clone()
+            .ok_or_else(|| anyhow!("--task {what} needs --question TEXT"))
+    };
+    let labels = |what: &str| match args.labels.as_slice() {
+        [] => Err(anyhow!("--task {what} needs --labels A,B (1 to 64)")),
+        labels => Ok(labels.to_vec()),
+    };
+    Ok(match args.task {
+        TaskName::Report => Kind::Report(ReportTask {
+            clinical_context: text(),
+        }),
+        TaskName::Compare => Kind::Compare(CompareTask {
+            clinical_context: text(),
+        }),
+        TaskName::Answer => Kind::Answer(AnswerTask {
+            question: required("answer")?,
+        }),
+        TaskName::Localise => Kind::Localise(LocaliseTask {
+            target: required("localise")?,
+        }),
+        TaskName::Classify => Kind::Classify(ClassifyTask {
+            labels: labels("classify")?,
+        }),
+        TaskName::ZeroShot => Kind::ZeroShot(ZeroShotTask {
+            labels: labels("zero-shot")?,
+        }),
+        TaskName::Embed => Kind::Embed(EmbedTask {}),
+        TaskName::Extract => {
+            let path = args
+                .schema
+                .as_ref()
+                .ok_or_else(|| anyhow!("--task extract needs --schema FILE"))?;
+            let json_schema = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            Kind::Extract(ExtractTask { json_schema })
+        }
+    })
+}
+
+/// A key that makes repeating the call after a broken connection safe.
+fn random_id() -> anyhow::Result<String> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| anyhow!("no randomness from the system: {error}"))?;
+    Ok(format!("cli-{}", hex::encode(bytes)))
+}
+
+impl ClassName {
+    fn wire(self) -> Class {
+        match self {
+            Self::Stat => Class::Stat,
+            Self::Urgent => Class::Urgent,
+            Self::Routine => Class::Routine,
+            Self::Bulk => Class::Bulk,
+        }
+    }
+}
+
+impl DecodingArgs {
+    fn wire(self) -> DecodingParameters {
+        DecodingParameters {
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            seed: self.seed,
+            ..DecodingParameters::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn check(line: &str, expected: Result<Kind, &str>) {
+        let words = std::iter::once("submit").chain(line.split_whitespace());
+        let parsed = Line::try_parse_from(words).expect("the flags exist");
+        match (task(&parsed.args), expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (found, expected) => panic!("{found:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn tasks_take_their_words() {
+        let context = || "cough".to_owned();
+        check(
+            "a.png --task report",
+            Ok(Kind::Report(ReportTask::default())),
+        );
+        check(
+            "a.png --task report --question cough",
+            Ok(Kind::Report(ReportTask {
+                clinical_context: context(),
+            })),
+        );
+        check(
+            "a.png --task answer --question cough",
+            Ok(Kind::Answer(AnswerTask {
+                question: context(),
+            })),
+        );
+        let labels = vec!["a".to_owned(), "b".to_owned()];
+        check(
+            "a.png --task classify --labels a,b",
+            Ok(Kind::Classify(ClassifyTask { labels })),
+        );
+    }
+
+    #[test]
+    fn missing_words_are_named() {
+        check("a.png --task answer", Err("--question"));
+        check("a.png --task zero-shot", Err("--labels"));
+        check("a.png --task extract", Err("--schema"));
+    }
+}

@@ -1,0 +1,86 @@
+//! Exit codes, and the one error type of commands: what to tell the person, and the code that scripts see.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It did what was asked.
+    Done,
+    /// The job or a check failed.
+    Failed,
+    /// The command line or a configuration is wrong.
+    Usage,
+    /// Something could not be reached, or did not answer in time.
+    Unreachable,
+    /// A service's own code, passed on as it is.
+    Service(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Unreachable => 3,
+            Exit::Service(code) => code,
+        })
+    }
+}
+
+/// A command that did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// The code to end with.
+    pub(crate) exit: Exit,
+    /// What happened, to which thing, what was expected, what to do.
+    pub(crate) error: anyhow::Error,
+}
+
+/// What every command returns.
+pub(crate) type CommandResult = Result<Exit, Fault>;
+
+impl Fault {
+    /// The command line or a configuration is wrong.
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit: Exit::Usage,
+            error: error.into(),
+        }
+    }
+
+    /// Something could not be reached.
+    pub(crate) fn unreachable(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            exit: Exit::Unreachable,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Fault {
+    fn from(error: anyhow::Error) -> Self {
+        Self {
+            exit: Exit::Failed,
+            error,
+        }
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self {
+            exit: Exit::Failed,
+            error: error.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The whole chain on one line, innermost cause last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}

@@ -1,0 +1,96 @@
+//! What a person or a script sees: words, tables, JSON lines. Results go to stdout, progress to stderr.
+
+mod draft;
+mod job;
+mod json;
+mod progress;
+mod words;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub(crate) use draft::draft;
+pub(crate) use job::{job_lines, job_table_head, job_table_row};
+pub(crate) use json::{accepted_json, draft_json, event_json, job_json};
+pub(crate) use progress::Progress;
+pub(crate) use words::{failure_text, state_word};
+
+/// Writes one JSON object as one line on stdout.
+///
+/// # Errors
+/// When stdout is gone.
+pub(crate) fn print_json(value: &Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Writes a text on stdout, with a line end.
+///
+/// # Errors
+/// When stdout is gone.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+/// A duration for people: `0.8 ms`, `12 ms`, `1.5 s`, `2 min 5 s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    let millis = duration.as_secs_f64() * 1000.0;
+    match millis {
+        0.0..9.95 => format!("{millis:.1} ms"),
+        0.0..999.5 => format!("{millis:.0} ms"),
+        0.0..59_950.0 => format!("{:.1} s", millis / 1000.0),
+        _ => {
+            let seconds = duration.as_secs_f64().round() as u64;
+            format!("{} min {} s", seconds / 60, seconds % 60)
+        }
+    }
+}
+
+/// A number of bytes for people: `512 B`, `2.9 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let check =
+            |micros, expected: &str| assert_eq!(seconds(Duration::from_micros(micros)), expected);
+        check(0, "0.0 ms");
+        check(840, "0.8 ms");
+        check(12_300, "12 ms");
+        check(1_500_000, "1.5 s");
+        check(125_000_000, "2 min 5 s");
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        let check = |count, expected: &str| assert_eq!(bytes(count), expected);
+        check(512, "512 B");
+        check(1536, "1.5 KiB");
+        check(3 << 20, "3.0 MiB");
+        check(5 << 40, "5.0 TiB");
+    }
+}

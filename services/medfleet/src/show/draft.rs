@@ -1,0 +1,173 @@
+//! The draft for people: the mark first, then the text, then everything needed to judge it.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use medfleet_proto::v1::{FinishReason, Job, Result as Draft, Timings, result::Output};
+
+use super::seconds;
+
+/// The whole rendering. Its first line says DRAFT, whatever the result holds.
+pub(crate) fn draft(draft: &Draft, job: &Job) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = render(&mut out, draft, job);
+    out
+}
+
+fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
+    writeln!(
+        out,
+        "DRAFT, not a report: a radiologist has to read the images and sign."
+    )?;
+    if !draft.notice.is_empty() {
+        writeln!(out, "{}", draft.notice)?;
+    }
+    writeln!(out)?;
+    match &draft.output {
+        Some(Output::Report(report)) => writeln!(out, "{}", report.text.trim_end())?,
+        Some(Output::Answer(answer)) => writeln!(out, "{}", answer.text.trim_end())?,
+        None => writeln!(
+            out,
+            "(an output that this program does not know; use --json)"
+        )?,
+    }
+    writeln!(out)?;
+    if draft.finish_reason == i32::from(FinishReason::Length) {
+        writeln!(
+            out,
+            "incomplete   the token limit cut the text (--max-tokens)"
+        )?;
+    }
+    for warning in &draft.warnings {
+        writeln!(out, "warning      {warning}")?;
+    }
+    for file in &draft.files_refused {
+        writeln!(
+            out,
+            "not used     input {}: {} ({})",
+            file.input_index, file.message, file.reason
+        )?;
+    }
+    for frame in &draft.frames {
+        write!(out, "image        input {}", frame.input_index)?;
+        if !frame.modality.is_empty() {
+            write!(out, ", {}", frame.modality)?;
+        }
+        write!(
+            out,
+            ", {} × {}",
+            frame.original_width, frame.original_height
+        )?;
+        if let Some(window) = &frame.window {
+            write!(
+                out,
+                ", window {}/{} {}",
+                window.center, window.width, window.function
+            )?;
+        }
+        if !frame.notes.is_empty() {
+            write!(out, ", {}", frame.notes.join(" "))?;
+        }
+        writeln!(out)?;
+    }
+    if let Some(timings) = &draft.timings {
+        writeln!(out)?;
+        out.push_str(&timings_table(timings));
+    }
+    writeln!(out)?;
+    facts(out, draft, job)
+}
+
+fn facts(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
+    if let Some(usage) = &draft.usage {
+        writeln!(
+            out,
+            "tokens       {} in ({} of images), {} out",
+            usage.prompt_tokens, usage.image_tokens, usage.output_tokens
+        )?;
+    }
+    if let Some(provenance) = &draft.provenance {
+        writeln!(
+            out,
+            "model        {} ({}, {}), medfleet {}",
+            provenance.model, provenance.dtype, provenance.device, provenance.code_version
+        )?;
+    }
+    writeln!(out, "job          {}", draft.job)?;
+    writeln!(out, "trace        {}", job.trace_id)
+}
+
+/// One line for each stage, the total last.
+fn timings_table(timings: &Timings) -> String {
+    let rows = [
+        ("queued", &timings.queued),
+        ("preprocess", &timings.preprocess),
+        ("encode", &timings.encode),
+        ("first token", &timings.time_to_first_token),
+        ("decode", &timings.decode),
+        ("total", &timings.total),
+    ];
+    let mut out = String::new();
+    for (name, time) in rows {
+        let text = match time
+            .as_ref()
+            .and_then(|time| Duration::try_from(*time).ok())
+        {
+            Some(time) => seconds(time),
+            None => "-".to_owned(),
+        };
+        out.push_str(&format!("{name:<12} {text:>12}\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_proto::v1::{Report, Usage};
+
+    #[test]
+    fn the_rendering_is_marked_and_complete() {
+        let text = "Findings: clear lungs.\n".to_owned();
+        let result = Draft {
+            job: "jobs/a".into(),
+            notice: "Not for diagnosis.".into(),
+            output: Some(Output::Report(Report {
+                text,
+                findings: String::new(),
+                impression: String::new(),
+            })),
+            finish_reason: FinishReason::Length.into(),
+            timings: Some(Timings {
+                queued: Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 2_000_000,
+                }),
+                ..Timings::default()
+            }),
+            usage: Some(Usage {
+                prompt_tokens: 300,
+                image_tokens: 256,
+                output_tokens: 9,
+            }),
+            ..Draft::default()
+        };
+        let job = Job {
+            trace_id: "ff".into(),
+            ..Job::default()
+        };
+        let shown = draft(&result, &job);
+        assert!(shown.starts_with("DRAFT"));
+        for part in [
+            "Not for diagnosis.",
+            "clear lungs",
+            "incomplete",
+            "2.0 ms",
+            "300 in (256 of images)",
+            "trace        ff",
+        ] {
+            assert!(shown.contains(part), "{part} is missing in\n{shown}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A job for people: a few lines, or one row of a table.
+
+use medfleet_proto::v1::Job;
+
+use super::words::{class_word, failure_text, state_word, task_word};
+
+/// One fact a line.
+pub(crate) fn job_lines(job: &Job) -> String {
+    let time = |time: &Option<prost_types::Timestamp>| {
+        time.as_ref()
+            .map_or_else(|| "-".to_owned(), ToString::to_string)
+    };
+    let mut lines = vec![
+        format!("job          {}", job.name),
+        format!("state        {}", state_word(job.state)),
+        format!(
+            "task         {} of {} images",
+            task_word(job.task),
+            job.image_count
+        ),
+        format!("class        {}", class_word(job.class)),
+        format!("model        {}", job.model),
+        format!("accepted     {}", time(&job.create_time)),
+        format!("changed      {}", time(&job.update_time)),
+        format!("trace        {}", job.trace_id),
+    ];
+    if job.chunks_total > 0 {
+        lines.push(format!(
+            "chunks       {} of {} encoded",
+            job.chunks_done, job.chunks_total
+        ));
+    }
+    if job.attempt > 1 {
+        lines.push(format!("attempt      {}", job.attempt));
+    }
+    if let Some(failure) = &job.failure {
+        lines.push(format!("failure      {}", failure_text(failure)));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The head of the table.
+pub(crate) fn job_table_head() -> String {
+    format!(
+        "{:<38} {:<13} {:<10} {:<8} {}",
+        "JOB", "STATE", "TASK", "CLASS", "ACCEPTED"
+    )
+}
+
+/// One row.
+pub(crate) fn job_table_row(job: &Job) -> String {
+    let accepted = job
+        .create_time
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), ToString::to_string);
+    format!(
+        "{:<38} {:<13} {:<10} {:<8} {accepted}",
+        job.name,
+        state_word(job.state),
+        task_word(job.task),
+        class_word(job.class)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_proto::v1::{Class, JobState, TaskKind};
+
+    #[test]
+    fn rows_stand_below_their_heads() {
+        let job = Job {
+            name: "jobs/0123456789abcdef0123456789abcdef".into(),
+            state: JobState::Completed.into(),
+            task: TaskKind::Report.into(),
+            class: Class::Stat.into(),
+            ..Job::default()
+        };
+        let (head, row) = (job_table_head(), job_table_row(&job));
+        for (title, cell) in [
+            ("STATE", "COMPLETED"),
+            ("TASK", "REPORT"),
+            ("CLASS", "STAT"),
+        ] {
+            assert_eq!(head.find(title), row.find(cell), "{title}\n{head}\n{row}");
+        }
+    }
+
+    #[test]
+    fn lines_leave_out_what_is_not_known() {
+        let lines = job_lines(&Job {
+            name: "jobs/a".into(),
+            attempt: 1,
+            ..Job::default()
+        });
+        assert!(
+            lines.contains("jobs/a") && !lines.contains("chunks") && !lines.contains("attempt"),
+            "{lines}"
+        );
+    }
+}

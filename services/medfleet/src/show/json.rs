@@ -1,0 +1,249 @@
+//! The API's messages as JSON: field names as in the `.proto`, enums as their words, times as RFC 3339, durations in seconds.
+
+use medfleet_proto::v1::{
+    DecodingParameters, FrameUsed, Job, Provenance, Result as Draft, SubmitJobResponse, Timings,
+    Usage, result::Output,
+};
+use prost_types::{Duration, Timestamp};
+use serde_json::{Value, json};
+
+use super::words::{class_word, failure_word, finish_word, state_word, task_word};
+use crate::client::Event;
+
+/// `{"event": "accepted", …}`
+pub(crate) fn accepted_json(response: &SubmitJobResponse, request_id: &str) -> Value {
+    json!({
+        "event": "accepted",
+        "already_accepted": response.already_accepted,
+        "request_id": request_id,
+        "job": response.job.as_ref().map(job_json),
+    })
+}
+
+/// `{"event": "progress" | "text" | "reset" | "final", …}`
+pub(crate) fn event_json(event: &Event) -> Value {
+    match event {
+        Event::Progress {
+            sequence,
+            time,
+            progress,
+        } => json!({
+            "event": "progress",
+            "sequence": sequence,
+            "time": time_json(time.as_ref()),
+            "state": state_word(progress.state),
+            "chunks_total": progress.chunks_total,
+            "chunks_done": progress.chunks_done,
+        }),
+        Event::Text {
+            attempt,
+            offset_bytes,
+            text,
+        } => {
+            json!({"event": "text", "attempt": attempt, "offset_bytes": offset_bytes, "text": text})
+        }
+        Event::Reset { attempt } => json!({"event": "reset", "attempt": attempt}),
+        Event::Final {
+            sequence,
+            time,
+            job,
+        } => json!({
+            "event": "final",
+            "sequence": sequence,
+            "time": time_json(time.as_ref()),
+            "job": job_json(job),
+        }),
+    }
+}
+
+/// The job.
+pub(crate) fn job_json(job: &Job) -> Value {
+    json!({
+        "name": job.name,
+        "state": state_word(job.state),
+        "class": class_word(job.class),
+        "task": task_word(job.task),
+        "model": job.model,
+        "create_time": time_json(job.create_time.as_ref()),
+        "update_time": time_json(job.update_time.as_ref()),
+        "expire_time": time_json(job.expire_time.as_ref()),
+        "failure": job.failure.as_ref().map(|failure| json!({
+            "reason": failure_word(failure.reason),
+            "message": failure.message,
+        })),
+        "image_count": job.image_count,
+        "chunks_total": job.chunks_total,
+        "chunks_done": job.chunks_done,
+        "trace_id": job.trace_id,
+        "attempt": job.attempt,
+    })
+}
+
+/// `{"event": "result", "result": {…}, "trace_id": …}`
+pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
+    let mut value = json!({
+        "job": draft.job,
+        "draft": draft.draft,
+        "notice": draft.notice,
+        "sentences": draft.sentences.iter().map(|sentence| json!({
+            "start_bytes": sentence.start_bytes,
+            "end_bytes": sentence.end_bytes,
+            "mean_log_probability": sentence.mean_log_probability,
+            "min_log_probability": sentence.min_log_probability,
+        })).collect::<Vec<_>>(),
+        "frames": draft.frames.iter().map(frame_json).collect::<Vec<_>>(),
+        "files_refused": draft.files_refused.iter().map(|file| json!({
+            "input_index": file.input_index,
+            "reason": file.reason,
+            "message": file.message,
+        })).collect::<Vec<_>>(),
+        "warnings": draft.warnings,
+        "finish_reason": finish_word(draft.finish_reason),
+        "provenance": draft.provenance.as_ref().map(provenance_json),
+        "timings": draft.timings.as_ref().map(timings_json),
+        "usage": draft.usage.as_ref().map(usage_json),
+    });
+    match &draft.output {
+        Some(Output::Report(report)) => {
+            value["report"] = json!({"text": report.text, "findings": report.findings, "impression": report.impression});
+        }
+        Some(Output::Answer(answer)) => value["answer"] = json!({"text": answer.text}),
+        None => {}
+    }
+    json!({"event": "result", "trace_id": job.trace_id, "result": value})
+}
+
+fn frame_json(frame: &FrameUsed) -> Value {
+    json!({
+        "input_index": frame.input_index,
+        "frame_index": frame.frame_index,
+        "modality": frame.modality,
+        "window": frame.window.as_ref().map(|window| json!({
+            "center": window.center,
+            "width": window.width,
+            "function": window.function,
+        })),
+        "frame_digest": frame.frame_digest,
+        "token_digest": frame.token_digest,
+        "original_width": frame.original_width,
+        "original_height": frame.original_height,
+        "notes": frame.notes,
+    })
+}
+
+fn provenance_json(provenance: &Provenance) -> Value {
+    json!({
+        "input_digests": provenance.input_digests,
+        "preprocessing_version": provenance.preprocessing_version,
+        "prompt_version": provenance.prompt_version,
+        "prompt_digest": provenance.prompt_digest,
+        "model": provenance.model,
+        "model_digest": provenance.model_digest,
+        "encoder_digest": provenance.encoder_digest,
+        "decoding": provenance.decoding.as_ref().map(decoding_json),
+        "code_version": provenance.code_version,
+        "device": provenance.device,
+        "dtype": provenance.dtype,
+    })
+}
+
+fn decoding_json(decoding: &DecodingParameters) -> Value {
+    json!({
+        "max_tokens": decoding.max_tokens,
+        "temperature": decoding.temperature,
+        "top_k": decoding.top_k,
+        "top_p": decoding.top_p,
+        "seed": decoding.seed,
+    })
+}
+
+fn timings_json(timings: &Timings) -> Value {
+    json!({
+        "queued_seconds": seconds_json(timings.queued.as_ref()),
+        "preprocess_seconds": seconds_json(timings.preprocess.as_ref()),
+        "encode_seconds": seconds_json(timings.encode.as_ref()),
+        "time_to_first_token_seconds": seconds_json(timings.time_to_first_token.as_ref()),
+        "decode_seconds": seconds_json(timings.decode.as_ref()),
+        "total_seconds": seconds_json(timings.total.as_ref()),
+    })
+}
+
+fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "image_tokens": usage.image_tokens,
+        "output_tokens": usage.output_tokens,
+    })
+}
+
+fn time_json(time: Option<&Timestamp>) -> Value {
+    time.map_or(Value::Null, |time| Value::String(time.to_string()))
+}
+
+fn seconds_json(duration: Option<&Duration>) -> Value {
+    duration.map_or(Value::Null, |duration| {
+        json!(duration.seconds as f64 + f64::from(duration.nanos) / 1e9)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_proto::v1::{JobProgress, JobState, Report, TaskKind};
+
+    #[test]
+    fn events_are_flat_objects() {
+        let progress = JobProgress {
+            state: JobState::Encoding.into(),
+            chunks_total: 4,
+            chunks_done: 1,
+        };
+        let time = Some(Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        });
+        assert_eq!(
+            event_json(&Event::Progress {
+                sequence: 3,
+                time,
+                progress
+            }),
+            json!({"event": "progress", "sequence": 3, "time": "2023-11-14T22:13:20Z",
+                   "state": "ENCODING", "chunks_total": 4, "chunks_done": 1})
+        );
+    }
+
+    #[test]
+    fn a_result_keeps_its_draft_mark_and_trace() {
+        let output = Some(Output::Report(Report {
+            text: "t".into(),
+            findings: String::new(),
+            impression: String::new(),
+        }));
+        let total = Some(Duration {
+            seconds: 1,
+            nanos: 500_000_000,
+        });
+        let timings = Some(Timings {
+            total,
+            ..Timings::default()
+        });
+        let draft = Draft {
+            draft: true,
+            output,
+            timings,
+            ..Draft::default()
+        };
+        let job = Job {
+            trace_id: "ab".into(),
+            task: TaskKind::Report.into(),
+            ..Job::default()
+        };
+        let value = draft_json(&draft, &job);
+        assert_eq!(value["event"], "result");
+        assert_eq!(value["trace_id"], "ab");
+        assert_eq!(value["result"]["draft"], true);
+        assert_eq!(value["result"]["report"]["text"], "t");
+        assert_eq!(value["result"]["timings"]["total_seconds"], 1.5);
+    }
+}

@@ -1,0 +1,189 @@
+//! The job on its way, on stderr: a line that moves on a terminal, one line for each stage elsewhere, and the text as it comes.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use medfleet_proto::v1::{Job, JobProgress};
+
+use super::words::{failure_text, state_word};
+use super::{bytes, seconds};
+use crate::client::Event;
+
+/// How often the terminal line moves.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Shows events as they come.
+pub(crate) struct Progress {
+    screen: Option<Screen>,
+    text: String,
+    started: std::time::Instant,
+}
+
+/// The two moving lines of a terminal.
+struct Screen {
+    _lines: MultiProgress,
+    stage: ProgressBar,
+    text: ProgressBar,
+}
+
+impl Progress {
+    /// `started`: when the person began to wait.
+    pub(crate) fn new(started: std::time::Instant) -> Self {
+        let screen = io::stderr().is_terminal().then(Screen::new);
+        Self {
+            screen,
+            text: String::new(),
+            started,
+        }
+    }
+
+    /// Bytes of an input stored so far. Lines only at the end, where there is no terminal.
+    pub(crate) fn upload(&mut self, input: usize, stored: u64, total: u64) {
+        let text = format!(
+            "uploading input {input}: {} of {}",
+            bytes(stored),
+            bytes(total)
+        );
+        match &self.screen {
+            Some(screen) => screen.stage.set_message(text),
+            None if stored == total => {
+                self.line(&format!("uploaded input {input}: {}", bytes(total)))
+            }
+            None => {}
+        }
+    }
+
+    /// A plain line that stays.
+    pub(crate) fn line(&self, text: &str) {
+        let text = format!("{:>9}  {text}", seconds(self.started.elapsed()));
+        match &self.screen {
+            Some(screen) => screen.stage.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// The next event of the job.
+    pub(crate) fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress { progress, .. } => self.stage(&stage_text(progress)),
+            Event::Final { job, .. } => {
+                self.end_text();
+                self.line(&final_text(job));
+                if let Some(screen) = self.screen.take() {
+                    screen.stage.finish_and_clear();
+                    screen.text.finish_and_clear();
+                }
+            }
+            Event::Reset { attempt } => {
+                self.end_text();
+                if *attempt > 1 {
+                    self.line(&format!("attempt {attempt}: the text starts over"));
+                }
+            }
+            Event::Text { text, .. } => self.more_text(text),
+        }
+    }
+
+    fn stage(&mut self, text: &str) {
+        self.end_text();
+        self.line(text);
+        if let Some(screen) = &self.screen {
+            screen.stage.set_message(text.to_owned());
+        }
+    }
+
+    fn more_text(&mut self, text: &str) {
+        self.text.push_str(text);
+        match &self.screen {
+            Some(screen) => screen.text.set_message(self.text.replace('\n', "\n  ")),
+            None => {
+                let mut err = io::stderr().lock();
+                // Progress that cannot be written is no reason to lose the job's result.
+                let _unseen = write!(err, "{text}").and_then(|()| err.flush());
+            }
+        }
+    }
+
+    /// Ends the line of streamed text; the whole text comes again with the result.
+    fn end_text(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        match &self.screen {
+            Some(screen) => screen.text.set_message(String::new()),
+            None => eprintln!(),
+        }
+        self.text.clear();
+    }
+}
+
+impl Screen {
+    fn new() -> Self {
+        let lines = MultiProgress::new();
+        let stage = lines.add(ProgressBar::new_spinner());
+        stage.enable_steady_tick(TICK);
+        let text = lines.add(ProgressBar::new_spinner());
+        if let Ok(style) = ProgressStyle::with_template("  {msg}") {
+            text.set_style(style);
+        }
+        Self {
+            _lines: lines,
+            stage,
+            text,
+        }
+    }
+}
+
+fn stage_text(progress: &JobProgress) -> String {
+    let state = state_word(progress.state);
+    if progress.chunks_total == 0 {
+        return state.to_owned();
+    }
+    format!(
+        "{state}  {} of {} chunks encoded",
+        progress.chunks_done, progress.chunks_total
+    )
+}
+
+fn final_text(job: &Job) -> String {
+    let state = state_word(job.state);
+    match &job.failure {
+        Some(failure) => format!("{state}  {}", failure_text(failure)),
+        None => state.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_proto::v1::{Failure, FailureReason, JobState};
+
+    #[test]
+    fn stages_say_how_far_they_are() {
+        let check = |chunks_done, chunks_total, expected: &str| {
+            let progress = JobProgress {
+                state: JobState::Encoding.into(),
+                chunks_total,
+                chunks_done,
+            };
+            assert_eq!(stage_text(&progress), expected);
+        };
+        check(0, 0, "ENCODING");
+        check(1, 4, "ENCODING  1 of 4 chunks encoded");
+    }
+
+    #[test]
+    fn a_failure_is_said_with_its_reason() {
+        let failure = Failure {
+            reason: FailureReason::ImageMissing.into(),
+            message: "image 1".into(),
+        };
+        let job = Job {
+            state: JobState::Failed.into(),
+            failure: Some(failure),
+            ..Job::default()
+        };
+        assert_eq!(final_text(&job), "FAILED  IMAGE_MISSING: image 1");
+    }
+}
