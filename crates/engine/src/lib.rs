@@ -1,1 +1,31 @@
-//! medfleet-engine
+//! What stands between a service and a model: one thread that owns the model, a bounded channel in front of it,
+//! continuous batching of decodes within a budget of KV bytes, prompts, and the reading of the text that comes out.
+//!
+//! It knows nothing of queues, jobs or blobs. A panic in the model fails the batch it happened in, flips
+//! [`Health`] and ends the engine; the service then ends the process in order.
+//!
+//! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`prompt`],
+//! [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma.
+
+pub mod backend;
+pub mod config;
+pub mod decode;
+pub mod encode;
+mod health;
+pub mod prompt;
+pub mod real;
+pub mod simulated;
+pub mod text;
+
+pub use backend::{
+    DecodeBackend, Decoding, Description, Dtype, EncodeBackend, EngineError, Finish, Frame,
+    ImageTokens, PromptSize, Sequence, Step, Token,
+};
+pub use config::{LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
+pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
+pub use encode::{EncodeEngine, Encoded};
+pub use health::Health;
+pub use prompt::{PROMPT_VERSION, Part, Prompt, Question};
+pub use real::Half;
+pub use simulated::{Simulated, SimulatedShape, SimulatedTiming};
+pub use text::{Sections, Sentence, TokenSpan, sections, sentences};

@@ -1,1 +1,70 @@
-//! medfleet-decode
+//! Decode: image tokens and a prompt in, streamed text and a result out. It owns the order of effects of its stage, the
+//! fail-closed check that every declared image is present, and what a result says.
+//!
+//! It never writes a token about fewer images than were declared, and a worker that lost its attempt writes nothing more.
+//!
+//! Reading order: `unit` (pure: are these the declared images), `gather` (their tokens, verified), `work` (the effects
+//! in order), `stream` (text to watchers, checkpoints), `result` (what a result says), `fetch` (the fast path), `error`.
+
+mod config;
+mod error;
+mod fetch;
+mod gather;
+mod metrics;
+mod result;
+mod stream;
+mod unit;
+mod work;
+
+use std::sync::Arc;
+
+use medfleet_core::Stage;
+use medfleet_engine::{DecodeEngine, Health};
+use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics};
+
+pub use config::{Config, MainConfig};
+pub use error::StartError;
+
+const MODEL: TaskKind = TaskKind {
+    name: "decode model",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
+
+/// Runs the service until the shutdown has begun and its units are settled.
+///
+/// # Errors
+/// When it cannot start; trouble with single units becomes their verdict, a broken model ends the process in order.
+pub async fn run(
+    config: Config,
+    engine: DecodeEngine,
+    dependencies: Dependencies,
+) -> Result<(), StartError> {
+    let pool = config.pool_name()?;
+    let part = dependencies.health.part("decode");
+    let (ended, broken) = (engine.ended(), part.clone());
+    dependencies.tasks.start(MODEL, async move {
+        match ended.await {
+            Health::Failed => {
+                broken.dead();
+                Err(StartError::ModelBroke)
+            }
+            Health::Running | Health::Stopped => Ok(()),
+        }
+    });
+    dependencies.ensure(&pool).await?;
+    let slots = config.worker.slots.get();
+    let handler = work::Decode::new(&config, engine, &dependencies);
+    let worker = Worker {
+        config: config.worker,
+        pool,
+        queue: dependencies.queue,
+        clock: dependencies.clock,
+        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Decode, slots),
+        tasks: dependencies.tasks,
+    };
+    part.ready();
+    medfleet_worker::run(worker, Arc::new(handler)).await;
+    Ok(())
+}

@@ -1,1 +1,35 @@
-fn main() {}
+//! The `medfleet-decode` binary: configuration, connections, model, then the service until it is told to stop.
+
+use std::process::ExitCode;
+
+use medfleet_decode::MainConfig;
+use medfleet_engine::{DecodeEngine, Half};
+use medfleet_runtime::{Process, Program, Stop, process};
+use medfleet_worker::Dependencies;
+
+const PROGRAM: Program = Program {
+    name: "medfleet-decode",
+    about: "Turns image tokens and a prompt into text",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+fn main() -> ExitCode {
+    process::main(PROGRAM, body)
+}
+
+async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
+    let config = process.config.clone();
+    let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
+    let (model, kv_bytes_max) = (config.model.clone(), config.decode.kv_bytes_max.get());
+    let loading = tokio::task::spawn_blocking(move || {
+        model
+            .load(Half::Decode)
+            .and_then(|model| model.decoder(kv_bytes_max))
+    });
+    let backend = loading.await?.map_err(Stop::usage)?;
+    let engine = DecodeEngine::start(backend, config.decode.limits())?;
+    let queue = dependencies.queue.clone();
+    let ended = medfleet_decode::run(config.decode, engine, dependencies).await;
+    queue.drain().await;
+    Ok(ended?)
+}

@@ -1,1 +1,107 @@
-//! medfleet-encode
+//! Encode: a chunk of frames in, image tokens out, durable in the store before the unit is acknowledged, and for a while
+//! also in memory for decoders that fetch them directly. It owns the order of effects of its stage and the token service.
+//!
+//! It never waits for a decoder, and never computes what the store has already.
+//!
+//! Reading order: `unit` (pure: which frames, what follows, what is still good), `work` (the effects in order), `cache`
+//! (tokens in memory), `rpc` (the token service), `error` (error → verdict).
+
+mod cache;
+mod config;
+mod error;
+mod metrics;
+mod rpc;
+mod unit;
+mod work;
+
+use std::sync::Arc;
+
+use medfleet_core::Stage;
+use medfleet_engine::{EncodeEngine, Health};
+use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token};
+use tokio::net::TcpListener;
+
+pub use config::{Config, MainConfig};
+pub use error::StartError;
+
+/// What encode needs besides what every worker needs.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The model.
+    pub engine: EncodeEngine,
+    /// Where the token service answers.
+    pub listener: TcpListener,
+}
+
+const MODEL: TaskKind = TaskKind {
+    name: "encode model",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
+
+const TOKENS: TaskKind = TaskKind {
+    name: "token service",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Wait,
+};
+
+/// Runs the service until the shutdown has begun and its units are settled.
+///
+/// # Errors
+/// When it cannot start; trouble with single units becomes their verdict, a broken model ends the process in order.
+pub async fn run(
+    config: Config,
+    deployment: Deployment,
+    dependencies: Dependencies,
+) -> Result<(), StartError> {
+    let pool = config.pool_name()?;
+    let part = dependencies.health.part("encode");
+    let address = deployment
+        .listener
+        .local_addr()
+        .map_err(StartError::Listener)?;
+    let url = config.advertised(address);
+    let cache = Arc::new(cache::Cache::new(config.cache_bytes_max.get()));
+    let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
+    let tokens = rpc::serve(
+        deployment.listener,
+        Arc::clone(&cache),
+        internal_token(dependencies.store.key()),
+        dependencies.tasks.shutdown().token(),
+    );
+    dependencies.tasks.start(TOKENS, tokens);
+    let (engine, broken) = (deployment.engine, part.clone());
+    let watched = engine.clone();
+    dependencies.tasks.start(MODEL, async move {
+        let ended = watched.ended();
+        drop(watched);
+        match ended.await {
+            Health::Failed => {
+                broken.dead();
+                Err(StartError::ModelBroke)
+            }
+            Health::Running | Health::Stopped => Ok(()),
+        }
+    });
+    dependencies.ensure(&pool).await?;
+    let slots = config.worker.slots.get();
+    let handler = work::Encode {
+        store: dependencies.store,
+        engine,
+        cache,
+        url,
+        metrics,
+    };
+    let worker = Worker {
+        config: config.worker,
+        pool,
+        queue: dependencies.queue,
+        clock: dependencies.clock,
+        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Encode, slots),
+        tasks: dependencies.tasks,
+    };
+    part.ready();
+    medfleet_worker::run(worker, Arc::new(handler)).await;
+    Ok(())
+}

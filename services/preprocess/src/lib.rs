@@ -1,1 +1,44 @@
-//! medfleet-preprocess
+//! Preprocess: a submitted study in, model-ready frames out. It owns the order of effects of its stage; what a file
+//! means and how it becomes pixels is the business of `crates/imaging`.
+//!
+//! It never uses fewer images than were declared: one input that is refused fails the job, with the refusal's code.
+//! It never links a model, and decodes on blocking threads only.
+//!
+//! Reading order: `unit` (pure: chunks, what follows), `work` (the effects in order), `error` (error → verdict).
+
+mod config;
+mod error;
+mod metrics;
+mod unit;
+mod work;
+
+use std::sync::Arc;
+
+use medfleet_core::Stage;
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics};
+
+pub use config::{Config, MainConfig};
+pub use error::StartError;
+
+/// Runs the service until the shutdown has begun and its units are settled.
+///
+/// # Errors
+/// When it cannot start; trouble with single units becomes their verdict.
+pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), StartError> {
+    let pool = config.pool_name()?;
+    let part = dependencies.health.part("preprocess");
+    let handler = work::Preprocess::new(&config, &dependencies)?;
+    dependencies.ensure(&pool).await?;
+    let slots = config.worker.slots.get();
+    let worker = Worker {
+        config: config.worker,
+        pool,
+        queue: dependencies.queue,
+        clock: dependencies.clock,
+        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Preprocess, slots),
+        tasks: dependencies.tasks,
+    };
+    part.ready();
+    medfleet_worker::run(worker, Arc::new(handler)).await;
+    Ok(())
+}

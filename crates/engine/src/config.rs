@@ -1,0 +1,154 @@
+//! Which model a worker runs, as an operator says it, and the loading of either kind.
+
+use std::path::PathBuf;
+
+use medfleet_core::setting::DurationText;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{DecodeBackend, Description, Dtype, EncodeBackend, EngineError};
+use crate::real::{Half, Loaded};
+use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
+
+/// The model of a worker. It has no default: the operator decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// A model folder as the Hugging Face hub has it.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What to compute in.
+        dtype: ModelDtype,
+    },
+    /// No model: text that is a digest of the input, for tests of the fleet. Its results name it.
+    Simulated(SimulatedConfig),
+}
+
+/// Numeric types to compute in. There is no f16: Gemma 3 overflows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelDtype {
+    /// 32-bit IEEE float.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl From<ModelDtype> for Dtype {
+    fn from(dtype: ModelDtype) -> Self {
+        match dtype {
+            ModelDtype::F32 => Self::F32,
+            ModelDtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Shape and speed of the simulated model. Encode and decode workers of a fleet need the same shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulatedConfig {
+    /// Width and height of its frames, in pixels.
+    pub frame_side: u32,
+    /// Image tokens a frame.
+    pub tokens_per_image: u32,
+    /// Values an image token.
+    pub token_width: u32,
+    /// Words it writes.
+    pub words: u32,
+    /// Time to encode one frame.
+    pub encode_frame: DurationText,
+    /// Time to read one prompt.
+    pub prefill: DurationText,
+    /// Time of one step of all texts.
+    pub decode_step: DurationText,
+}
+
+impl Default for SimulatedConfig {
+    fn default() -> Self {
+        let SimulatedShape {
+            frame_side,
+            tokens_per_image,
+            token_width,
+            words,
+        } = SimulatedShape::default();
+        let zero = DurationText::from_millis(0);
+        Self {
+            frame_side,
+            tokens_per_image,
+            token_width,
+            words,
+            encode_frame: zero,
+            prefill: zero,
+            decode_step: zero,
+        }
+    }
+}
+
+/// A model that is loaded; both halves can be taken from it.
+#[derive(Debug, Clone)]
+pub enum LoadedModel {
+    /// MedGemma.
+    Real(Loaded),
+    /// No model.
+    Simulated(Simulated),
+}
+
+impl ModelConfig {
+    /// Loads it. Takes seconds to minutes: call it on a blocking thread.
+    ///
+    /// # Errors
+    /// The model's own, which name the file, key or tensor.
+    pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
+        match self {
+            Self::Folder { path, dtype } => {
+                Loaded::load(path, (*dtype).into(), half).map(LoadedModel::Real)
+            }
+            Self::Simulated(config) => {
+                let shape = SimulatedShape {
+                    frame_side: config.frame_side,
+                    tokens_per_image: config.tokens_per_image,
+                    token_width: config.token_width,
+                    words: config.words,
+                };
+                let timing = SimulatedTiming {
+                    encode_frame: config.encode_frame.get(),
+                    prefill: config.prefill.get(),
+                    decode_step: config.decode_step.get(),
+                };
+                Ok(LoadedModel::Simulated(Simulated::new(shape, timing)))
+            }
+        }
+    }
+}
+
+impl LoadedModel {
+    /// What was loaded.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        match self {
+            Self::Real(loaded) => loaded.description(),
+            Self::Simulated(simulated) => EncodeBackend::description(simulated),
+        }
+    }
+
+    /// The vision half.
+    #[must_use]
+    pub fn encoder(&self) -> Box<dyn EncodeBackend> {
+        match self {
+            Self::Real(loaded) => loaded.encoder(),
+            Self::Simulated(simulated) => Box::new(simulated.clone()),
+        }
+    }
+
+    /// The text half, with its KV memory.
+    ///
+    /// # Errors
+    /// When the budget holds not even one block.
+    pub fn decoder(&self, kv_bytes_max: u64) -> Result<Box<dyn DecodeBackend>, EngineError> {
+        match self {
+            Self::Real(loaded) => loaded.decoder(kv_bytes_max),
+            Self::Simulated(simulated) => Ok(Box::new(simulated.clone())),
+        }
+    }
+}

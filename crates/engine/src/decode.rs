@@ -1,0 +1,180 @@
+//! The text half of the engine: several decodes at once on the model's own thread, streamed as they are written.
+//!
+//! A request that can never fit is refused with the arithmetic before it waits. A stream that is dropped is a decode
+//! cancelled: the scheduler looks between two steps. The scheduler itself is in `scheduler`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::backend::{
+    DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
+};
+use crate::health::{Health, Reporter, ended};
+use crate::prompt::Prompt;
+use crate::text::TokenSpan;
+
+mod scheduler;
+#[cfg(test)]
+mod tests;
+
+/// How much an engine takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Sequences decoded together at most.
+    pub sequences_max: usize,
+    /// Requests that wait in front of the thread; the next one waits in [`DecodeEngine::decode`].
+    pub queue_max: usize,
+    /// KV memory of all sequences together, in bytes.
+    pub kv_bytes_max: u64,
+}
+
+/// What to decode.
+#[derive(Debug, Clone)]
+pub struct DecodeRequest {
+    /// What the model is asked.
+    pub prompt: Prompt,
+    /// Tokens of each image the prompt names, in order.
+    pub images: Vec<ImageTokens>,
+    /// How.
+    pub decoding: Decoding,
+}
+
+/// What a decode reports.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DecodeEvent {
+    /// The next piece of text, never empty.
+    Text(String),
+    /// The end; nothing follows.
+    Done(Done),
+}
+
+/// The end of a decode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// Why it ended.
+    pub finish: Finish,
+    /// The tokens written, by the bytes of the text they wrote.
+    pub tokens: Vec<TokenSpan>,
+    /// Length of the prompt.
+    pub prompt: PromptSize,
+    /// Request taken to first token.
+    pub time_to_first_token: Duration,
+    /// First token to last.
+    pub decode: Duration,
+}
+
+/// A handle on the decoder's thread; cheap to clone. The thread ends when the last handle is dropped and its work is done.
+#[derive(Debug, Clone)]
+pub struct DecodeEngine {
+    requests: mpsc::Sender<scheduler::Request>,
+    description: Arc<Description>,
+    health: watch::Receiver<Health>,
+}
+
+/// The events of one decode. Dropping it cancels the decode.
+#[derive(Debug)]
+pub struct DecodeStream {
+    events: mpsc::Receiver<Result<DecodeEvent, EngineError>>,
+    health: watch::Receiver<Health>,
+}
+
+impl DecodeEngine {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the machine cannot start a thread.
+    pub fn start(backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
+        let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));
+        let (reporter, health) = Reporter::new();
+        let description = Arc::new(backend.description().clone());
+        std::thread::Builder::new()
+            .name("decode-model".to_owned())
+            .spawn(move || scheduler::Scheduler::new(backend, limits, reporter).serve(receiver))?;
+        Ok(Self {
+            requests,
+            description,
+            health,
+        })
+    }
+
+    /// What the decoder is.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Whether it can still work.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    /// Waits until the engine ended, and says how.
+    pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
+        ended(self.health.clone())
+    }
+
+    /// Queues a decode; returns its stream once the engine has looked at it and found that it can fit.
+    ///
+    /// # Errors
+    /// Images that are not what the prompt and the model need, a request that can never fit, an engine that has ended.
+    pub async fn decode(&self, request: DecodeRequest) -> Result<DecodeStream, EngineError> {
+        if request.images.len() != request.prompt.images() {
+            return Err(EngineError::Tokens {
+                what: "number",
+                expected: format!("{} images as the prompt names", request.prompt.images()),
+                found: format!("{} images", request.images.len()),
+            });
+        }
+        for image in &request.images {
+            image.check(&self.description)?;
+        }
+        // Every token is at most one event, and the end is one more: the thread never waits for a slow reader.
+        let capacity = request.decoding.max_tokens as usize + 2;
+        let (events, receiver) = mpsc::channel(capacity.min(mpsc_capacity_max()));
+        let (admitted, answer) = oneshot::channel();
+        let request = scheduler::Request {
+            request,
+            events,
+            admitted,
+        };
+        self.requests.send(request).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())??;
+        Ok(DecodeStream {
+            events: receiver,
+            health: self.health.clone(),
+        })
+    }
+
+    fn gone(&self) -> EngineError {
+        gone(&self.health)
+    }
+}
+
+impl DecodeStream {
+    /// The next event. After [`DecodeEvent::Done`] or an error nothing follows: do not call it again.
+    ///
+    /// # Errors
+    /// The model's failure, or the end of the engine.
+    pub async fn next(&mut self) -> Result<DecodeEvent, EngineError> {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => Err(gone(&self.health)),
+        }
+    }
+}
+
+fn gone(health: &watch::Receiver<Health>) -> EngineError {
+    match *health.borrow() {
+        Health::Failed => EngineError::Panicked,
+        Health::Running | Health::Stopped => EngineError::Stopped,
+    }
+}
+
+/// What tokio allows a bounded channel; contexts are far smaller.
+const fn mpsc_capacity_max() -> usize {
+    tokio::sync::Semaphore::MAX_PERMITS
+}

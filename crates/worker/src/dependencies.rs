@@ -1,0 +1,110 @@
+//! What a worker service is given ready-made, and how its main makes it from the configuration.
+
+use std::sync::Arc;
+
+use medfleet_core::{Digest, PoolName};
+use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
+use medfleet_runtime::{Clock, Health, Metrics, Process, Stop, TaskSet};
+use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
+
+/// What a worker service runs with. Several services of one process share it.
+#[derive(Debug, Clone)]
+pub struct Dependencies {
+    /// The connection to the queue.
+    pub queue: Queue,
+    /// The blobs.
+    pub store: BlobStore,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Where tasks start; its shutdown ends the service.
+    pub tasks: TaskSet,
+    /// Where metrics are registered.
+    pub metrics: Metrics,
+    /// Where the service reports that it is ready.
+    pub health: Health,
+}
+
+/// Something that a worker needs cannot be reached or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The queue.
+    #[error("cannot connect to the queue")]
+    Connect(#[from] ConnectError),
+    /// Its streams.
+    #[error("cannot prepare the queue for pool {pool}")]
+    Ensure {
+        /// The pool.
+        pool: PoolName,
+        /// Why.
+        source: QueueError,
+    },
+    /// The blob store.
+    #[error("cannot open the blob store")]
+    Store(#[from] OpenError),
+}
+
+impl Dependencies {
+    /// Connects and opens what the configuration names.
+    ///
+    /// # Errors
+    /// With the exit code that fits: 3 for a queue that does not answer, 2 for settings.
+    pub async fn connect<C>(
+        process: &Process<C>,
+        queue: &QueueConfig,
+        store: &StoreConfig,
+    ) -> Result<Self, Stop> {
+        let clock = Arc::clone(&process.clock);
+        let now = {
+            let clock = Arc::clone(&clock);
+            Arc::new(move || clock.now())
+        };
+        let queue = Queue::connect(queue, now)
+            .await
+            .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
+        let opened = match &store.backend {
+            BackendConfig::Jetstream { bucket, replicas } => {
+                let replicas = Replicas::try_from(*replicas).map_err(Stop::usage)?;
+                store.open_over(Arc::new(queue.objects(bucket, replicas)))
+            }
+            BackendConfig::Folder { .. } | BackendConfig::S3 { .. } => store.open(),
+        };
+        Ok(Self {
+            store: opened.map_err(|error| Stop::usage(ConnectionError::from(error)))?,
+            queue,
+            clock,
+            tasks: process.tasks.clone(),
+            metrics: process.metrics.clone(),
+            health: process.health.clone(),
+        })
+    }
+
+    /// Makes sure that the pool's streams and consumers are there.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Ensure`].
+    pub async fn ensure(&self, pool: &PoolName) -> Result<(), ConnectionError> {
+        let ensured = self.queue.ensure(std::slice::from_ref(pool)).await;
+        ensured.map_err(|source| ConnectionError::Ensure {
+            pool: pool.clone(),
+            source,
+        })
+    }
+}
+
+/// The key under which an encode worker stores the tokens manifest of a chunk and a decode worker looks for it:
+/// frames manifest, chunk and encoder, so that tokens of another encoder are never found.
+#[must_use]
+pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
+    let mut key = Vec::with_capacity(68);
+    key.extend_from_slice(frames.as_bytes());
+    key.extend_from_slice(&chunk.to_le_bytes());
+    key.extend_from_slice(encoder.as_bytes());
+    key
+}
+
+/// The bearer token by which services of one fleet know each other, derived from the fleet key.
+#[must_use]
+pub fn internal_token(key: &FleetKey) -> String {
+    // A change of meaning needs a new purpose.
+    key.keyed_hash("internal token v1", &[]).to_string()
+}

@@ -1,0 +1,189 @@
+//! What a service brings: how a started unit is worked on, and what follows when it was done before.
+
+use std::error::Error;
+
+use futures::future::{BoxFuture, Shared, join_all};
+use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
+use medfleet_queue::{Applied, Headers, Queue, QueueError};
+use medfleet_runtime::Clock;
+use medfleet_store::StoreError;
+
+/// One stage's work.
+pub trait Handler: Send + Sync + 'static {
+    /// Which stage.
+    const STAGE: Stage;
+
+    /// Works on a unit whose start is recorded: makes its outputs durable, then calls [`Started::advance`].
+    /// It may be dropped at any await: when the job ended, when another attempt took over, when the process stops.
+    ///
+    /// # Errors
+    /// How it ended other than well; [`Ending`] becomes the verdict.
+    fn work(&self, started: &Started) -> impl Future<Output = Result<(), Ending>> + Send;
+
+    /// What must be queued after a unit that was done before; queueing it again changes nothing.
+    fn next(
+        &self,
+        unit: &WorkUnit,
+        record: &JobRecord,
+    ) -> impl Future<Output = Result<Vec<Next>, Ending>> + Send;
+}
+
+/// A unit that follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It waits for its turn among all tenants.
+    Intake(WorkUnit),
+    /// It goes to the workers at once.
+    Work(WorkUnit),
+}
+
+/// How work on a unit ended other than well.
+#[derive(Debug)]
+pub enum Ending {
+    /// Not the job's fault: hand back and try again later.
+    Retry(Box<dyn Error + Send + Sync>),
+    /// Perhaps the job's fault: try again later, and count this start against its limit.
+    Wrong(Box<dyn Error + Send + Sync>),
+    /// The job cannot be done.
+    Fail(Failure),
+    /// Somebody else did the same work meanwhile: queue what follows.
+    Repeat(Box<JobRecord>),
+    /// Another attempt owns the job: touch nothing.
+    Superseded,
+    /// The job is over.
+    Over(Option<Box<JobRecord>>),
+}
+
+impl Ending {
+    /// Not the job's fault.
+    pub fn retry(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Retry(error.into())
+    }
+
+    /// Perhaps the job's fault.
+    pub fn wrong(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Wrong(error.into())
+    }
+
+    /// The job cannot be done.
+    pub fn fail(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self::Fail(Failure::new(reason, message))
+    }
+
+    /// What a refused move means for the one who made it.
+    pub(crate) fn of_refused(reason: &Refused, record: JobRecord) -> Self {
+        match reason {
+            Refused::Final { .. } => Self::Over(Some(Box::new(record))),
+            Refused::Fenced { .. } => Self::Superseded,
+            Refused::Illegal { .. } => Self::Repeat(Box::new(record)),
+            Refused::Exhausted { .. } => {
+                Self::fail(FailureReason::AttemptsExhausted, reason.to_string())
+            }
+            Refused::Chunk { .. } => Self::fail(FailureReason::Internal, reason.to_string()),
+        }
+    }
+}
+
+impl From<QueueError> for Ending {
+    fn from(error: QueueError) -> Self {
+        match error {
+            // What these three found will be the same next time.
+            QueueError::Internal { .. }
+            | QueueError::TooLarge { .. }
+            | QueueError::Malformed { .. } => {
+                Self::fail(FailureReason::Internal, error.to_string())
+            }
+            error => Self::retry(error),
+        }
+    }
+}
+
+impl From<StoreError> for Ending {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::JobErased => Self::Over(None),
+            StoreError::Missing { .. } | StoreError::Corrupt { .. } => {
+                Self::fail(FailureReason::Integrity, error.to_string())
+            }
+            StoreError::TooLarge { .. } => Self::fail(FailureReason::Internal, error.to_string()),
+            error => Self::retry(error),
+        }
+    }
+}
+
+/// The event of the start, on its way while the work has begun already.
+pub(crate) type StartEvent = Shared<BoxFuture<'static, Result<(), QueueError>>>;
+
+/// A unit whose start is recorded.
+#[derive(Debug)]
+pub struct Started {
+    /// The unit.
+    pub unit: WorkUnit,
+    /// The job's record after the start; `attempt` in it is this worker's fence when the stage is decode.
+    pub record: JobRecord,
+    /// Trace context for what follows.
+    pub headers: Headers,
+    pub(crate) queue: Queue,
+    pub(crate) clock: std::sync::Arc<dyn Clock>,
+    pub(crate) start_event: StartEvent,
+}
+
+impl Started {
+    /// The connection to the queue.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// The job's decode attempt: the fence of what this worker writes.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.record.attempt
+    }
+
+    /// Records that the outputs are durable, then publishes the event and what follows from the new record.
+    ///
+    /// # Errors
+    /// How the unit ended instead.
+    pub async fn advance(
+        &self,
+        step: &Move,
+        next: impl FnOnce(&JobRecord) -> Vec<Next>,
+    ) -> Result<JobRecord, Ending> {
+        let key = &self.unit.key;
+        // Watchers see the start before its outcome.
+        self.start_event.clone().await?;
+        let epoch = Some(self.unit.epoch);
+        let applied = self
+            .queue
+            .apply_without_event(key, epoch, step, self.clock.now())
+            .await?;
+        let record = match applied {
+            Applied::Applied { record, .. } => record,
+            Applied::Refused { reason, record } => return Err(Ending::of_refused(&reason, record)),
+            Applied::OtherEpoch { .. } | Applied::Missing => return Err(Ending::Over(None)),
+        };
+        let event = self.queue.publish_event(key, &record);
+        let follow = publish(&self.queue, next(&record), &self.headers);
+        let (event, follow) = tokio::join!(event, follow);
+        event?;
+        follow?;
+        Ok(record)
+    }
+}
+
+/// Queues units, all at once; one that is queued already counts as queued.
+pub(crate) async fn publish(
+    queue: &Queue,
+    next: Vec<Next>,
+    headers: &Headers,
+) -> Result<(), QueueError> {
+    let published = next.iter().map(async |next| match next {
+        Next::Intake(unit) => queue.publish_intake(unit, headers).await,
+        Next::Work(unit) => queue.publish_work(unit, headers).await,
+    });
+    for published in join_all(published).await {
+        published?;
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! The loop that every worker service runs: take a unit when a slot is free, start it by compare-and-set, work, settle.
+//!
+//! A service brings a [`Handler`], which makes outputs durable and then calls [`Started::advance`]. Everything that is
+//! the same for all stages is here once: heartbeats, fencing, cancellation, expiry, exhausted attempts, hand-back on
+//! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
+//!
+//! Reading order: [`handler`] (what a service implements), [`decision`] (pure), `slot` (the loop), `watch` (what stops a
+//! unit from outside), `change` (record changes that respect the fence).
+
+mod change;
+mod config;
+pub mod decision;
+mod dependencies;
+mod handler;
+mod metrics;
+mod slot;
+mod watch;
+
+pub use config::WorkerConfig;
+pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
+pub use handler::{Ending, Handler, Next, Started};
+pub use metrics::WorkerMetrics;
+pub use slot::{Worker, run};

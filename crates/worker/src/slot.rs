@@ -1,0 +1,356 @@
+//! The loop of one slot: take, start, work, settle. What to do at each turn is decided in `decision`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::join_all;
+use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
+use medfleet_queue::{Delivery, Headers, Puller, Queue, QueueError};
+use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
+use tokio::sync::broadcast;
+use tracing::{Instrument, Span, field};
+
+use crate::change::{Changed, change};
+use crate::config::WorkerConfig;
+use crate::decision::{Start, after_start, backoff, verdict_of_failure};
+use crate::handler::{Ending, Handler, Started, publish};
+use crate::metrics::{WorkerMetrics, word};
+use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
+
+/// Pause after the queue refused to be pulled from.
+const AFTER_TROUBLE: Duration = Duration::from_secs(1);
+
+/// What a worker runs with.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its settings.
+    pub config: WorkerConfig,
+    /// The pool whose units it takes.
+    pub pool: PoolName,
+    /// The connection to the queue.
+    pub queue: Queue,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Where its tasks start.
+    pub tasks: TaskSet,
+    /// Its metrics.
+    pub metrics: WorkerMetrics,
+}
+
+/// Takes and settles units until the shutdown has begun and every slot is empty.
+pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
+    let (hints, _) = broadcast::channel(HINTS_MAX);
+    let listening = TaskKind {
+        name: "cancel hints",
+        on_failure: OnFailure::Shutdown,
+        on_shutdown: OnShutdown::Wait,
+    };
+    let forward = forward_hints(worker.queue.clone(), hints.clone());
+    let forward = worker.tasks.start(listening, async move {
+        forward.await;
+        Ok::<(), QueueError>(())
+    });
+    let kind = TaskKind {
+        name: slot_name(H::STAGE),
+        on_failure: OnFailure::Shutdown,
+        on_shutdown: OnShutdown::Wait,
+    };
+    let slots = (0..worker.config.slots.get()).map(|_| {
+        let slot = Slot {
+            worker: worker.clone(),
+            shutdown: worker.tasks.shutdown().clone(),
+            handler: Arc::clone(&handler),
+            hints: hints.clone(),
+        };
+        worker.tasks.start(kind, slot.run())
+    });
+    let slots: Vec<_> = slots.collect();
+    join_all(slots.iter().map(|slot| slot.ended())).await;
+    forward.abort();
+}
+
+const fn slot_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Preprocess => "preprocess slot",
+        Stage::Encode => "encode slot",
+        Stage::Decode => "decode slot",
+    }
+}
+
+struct Slot<H> {
+    worker: Worker,
+    shutdown: Shutdown,
+    handler: Arc<H>,
+    hints: broadcast::Sender<JobKey>,
+}
+
+impl<H: Handler> Slot<H> {
+    async fn run(self) -> Result<(), QueueError> {
+        let mut puller = self.worker.queue.puller(H::STAGE, self.worker.pool.clone());
+        loop {
+            let pulled = tokio::select! {
+                biased;
+                () = self.shutdown.begun() => break,
+                pulled = puller.next() => pulled,
+            };
+            match pulled {
+                Ok(delivery) => self.process(delivery).await,
+                Err(QueueError::Closed) => return Err(QueueError::Closed),
+                Err(error) => {
+                    tracing::warn!(%error, "no unit could be taken");
+                    self.pause().await;
+                }
+            }
+        }
+        close(puller).await;
+        Ok(())
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = self.shutdown.begun() => {}
+            () = tokio::time::sleep(AFTER_TROUBLE) => {}
+        }
+    }
+
+    /// One unit from delivery to settlement.
+    async fn process(&self, delivery: Delivery) {
+        let span = span(&delivery.unit, delivery.deliveries);
+        telemetry::set_parent(&span, &delivery.headers);
+        let begin = Instant::now();
+        self.worker.metrics.began();
+        async {
+            let verdict = self.verdict(&delivery).await;
+            Span::current().record("medfleet.verdict", word(&verdict));
+            self.worker
+                .metrics
+                .settled(&verdict, begin.elapsed().as_secs_f64());
+            if let Err(error) = delivery.settle(verdict).await {
+                // It is delivered again, and finds its effects done.
+                tracing::warn!(%error, "a verdict was not confirmed");
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn verdict(&self, delivery: &Delivery) -> Verdict {
+        let verdict = match self.begin(delivery).await {
+            Ok(verdict) => Ok(verdict),
+            Err(ending) => self.end(delivery, None, ending).await,
+        };
+        verdict.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the queue failed, the unit is tried again");
+            self.retry(delivery)
+        })
+    }
+
+    fn retry(&self, delivery: &Delivery) -> Verdict {
+        let config = &self.worker.config;
+        let (first, longest) = (config.retry_first.get(), config.retry_longest.get());
+        Verdict::Retry {
+            after: backoff(first, longest, delivery.deliveries),
+        }
+    }
+
+    /// Starts the unit and works on it; an error here means that nothing was started.
+    async fn begin(&self, delivery: &Delivery) -> Result<Verdict, Ending> {
+        let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
+        if now > unit.expires {
+            change(queue, unit, None, &Move::Expire, now).await?;
+            return Ok(Verdict::Done);
+        }
+        let step = Move::Start {
+            stage: H::STAGE,
+            retries_max: self.worker.config.retries_max,
+        };
+        let applied = queue
+            .apply_without_event(&unit.key, Some(unit.epoch), &step, now)
+            .await?;
+        match after_start(unit, applied) {
+            Start::Work(record) => Ok(self.work(delivery, record).await),
+            Start::Repeat(record, counted) => {
+                if counted {
+                    let step = Move::HandBack { stage: H::STAGE };
+                    change(queue, unit, None, &step, now).await?;
+                }
+                self.repeat(delivery, &record).await?;
+                Ok(Verdict::Done)
+            }
+            Start::Announce(record) => {
+                queue.publish_event(&unit.key, &record).await?;
+                Ok(Verdict::Done)
+            }
+            Start::Exhausted(failure) => Err(Ending::Fail(failure)),
+            Start::Drop => Ok(Verdict::Done),
+            Start::Later => Ok(self.retry(delivery)),
+        }
+    }
+
+    async fn repeat(&self, delivery: &Delivery, record: &JobRecord) -> Result<(), Ending> {
+        let next = self.handler.next(&delivery.unit, record).await?;
+        publish(&self.worker.queue, next, &headers()).await?;
+        Ok(())
+    }
+
+    /// Works on a started unit while its heartbeats go out.
+    async fn work(&self, delivery: &Delivery, record: JobRecord) -> Verdict {
+        let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
+        let (queue, unit) = (self.worker.queue.clone(), delivery.unit.clone());
+        let mut hints = self.hints.subscribe();
+        let event = {
+            let (queue, key, record) = (queue.clone(), unit.key.clone(), record.clone());
+            async move { queue.publish_event(&key, &record).await }
+        };
+        let start_event = event.boxed().shared();
+        let clock = Arc::clone(&self.worker.clock);
+        let headers = headers();
+        let started = Started {
+            unit,
+            record,
+            headers,
+            queue,
+            clock,
+            start_event,
+        };
+        let working = async {
+            let (worked, event) =
+                tokio::join!(self.handler.work(&started), started.start_event.clone());
+            worked?;
+            event.map_err(Ending::from)
+        };
+        let (queue, clock) = (&self.worker.queue, self.worker.clock.as_ref());
+        let before = self.worker.config.hand_back_before.get();
+        let outcome = tokio::select! {
+            outcome = working => outcome.map_err(|ending| (ending, false)),
+            stopped = stopped(queue, clock, delivery, attempt, &mut hints) => Err(self.stop(delivery, stopped).await),
+            () = draining(&self.shutdown, before) => Err(self.stop(delivery, Stopped::Draining).await),
+        };
+        match outcome {
+            Ok(()) => Verdict::Done,
+            Err((_, true)) => {
+                self.hand_back(delivery, attempt).await;
+                Verdict::Retry {
+                    after: Duration::ZERO,
+                }
+            }
+            Err((ending, false)) => {
+                let ended = self.end(delivery, attempt, ending).await;
+                ended.unwrap_or_else(|error| {
+                    tracing::debug!(%error, "the queue failed, the unit is tried again");
+                    self.retry(delivery)
+                })
+            }
+        }
+    }
+
+    /// What a stop from outside means; true when the unit is to be handed back at once.
+    async fn stop(&self, delivery: &Delivery, stopped: Stopped) -> (Ending, bool) {
+        match stopped {
+            Stopped::Superseded => (Ending::Superseded, false),
+            Stopped::Over(record) => (Ending::Over(record), false),
+            Stopped::Draining => (Ending::Superseded, true),
+            Stopped::Expired => {
+                let (unit, now) = (&delivery.unit, self.worker.clock.now());
+                let expired = change(&self.worker.queue, unit, None, &Move::Expire, now).await;
+                match expired {
+                    Ok(_) => (Ending::Over(None), false),
+                    Err(error) => (Ending::from(error), false),
+                }
+            }
+        }
+    }
+
+    /// Takes the start back, so that it does not count as one that went wrong.
+    async fn hand_back(&self, delivery: &Delivery, attempt: Option<u32>) {
+        let step = Move::HandBack { stage: H::STAGE };
+        let now = self.worker.clock.now();
+        let handed = change(&self.worker.queue, &delivery.unit, attempt, &step, now).await;
+        if let Err(error) = handed {
+            // The start then counts as one that went wrong; the limit leaves room for it.
+            tracing::debug!(%error, "a start was not taken back");
+        }
+    }
+
+    /// Carries out how the work ended, and gives the verdict.
+    async fn end(
+        &self,
+        delivery: &Delivery,
+        attempt: Option<u32>,
+        ending: Ending,
+    ) -> Result<Verdict, QueueError> {
+        let (unit, queue) = (&delivery.unit, &self.worker.queue);
+        match ending {
+            Ending::Retry(error) => {
+                let error = medfleet_runtime::exit::chain(error.as_ref());
+                tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit is tried again later");
+                self.hand_back(delivery, attempt).await;
+                Ok(self.retry(delivery))
+            }
+            Ending::Wrong(error) => {
+                let error = medfleet_runtime::exit::chain(error.as_ref());
+                tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit went wrong");
+                Ok(self.retry(delivery))
+            }
+            Ending::Fail(failure) => {
+                let step = Move::Fail(failure.clone());
+                match change(queue, unit, attempt, &step, self.worker.clock.now()).await? {
+                    Changed::Changed => {
+                        tracing::info!(stage = %H::STAGE, reason = failure.reason.as_str(), message = failure.message, "a job failed");
+                        Ok(verdict_of_failure(failure))
+                    }
+                    Changed::Over(record) => {
+                        queue.publish_event(&unit.key, &record).await?;
+                        Ok(Verdict::Done)
+                    }
+                    Changed::Superseded => Ok(Verdict::Abort),
+                }
+            }
+            Ending::Repeat(record) => match self.repeat(delivery, &record).await {
+                Ok(()) => Ok(Verdict::Done),
+                Err(Ending::Retry(_)) => Ok(self.retry(delivery)),
+                Err(_) => Ok(Verdict::Abort),
+            },
+            Ending::Superseded => Ok(Verdict::Abort),
+            Ending::Over(record) => {
+                if let Some(record) = record {
+                    queue.publish_event(&unit.key, &record).await?;
+                }
+                Ok(Verdict::Done)
+            }
+        }
+    }
+}
+
+/// Ids only: contents never leave by this door.
+fn span(unit: &WorkUnit, deliveries: u64) -> Span {
+    let (stage, pool) = (unit.stage, &unit.pool);
+    tracing::info_span!(
+        "unit",
+        otel.name = format!("{stage} work.{stage}.{pool}"),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        messaging.destination.name = format!("work.{stage}.{pool}"),
+        medfleet.tenant = %unit.key.tenant,
+        medfleet.job = %unit.key.job,
+        medfleet.unit = unit.unit,
+        medfleet.epoch = unit.epoch,
+        medfleet.deliveries = deliveries,
+        medfleet.verdict = field::Empty,
+    )
+}
+
+/// The current span's trace context, for messages.
+fn headers() -> Headers {
+    telemetry::inject(&Span::current())
+}
+
+async fn close(puller: Puller) {
+    if let Err(error) = puller.close().await {
+        // A unit that the pull brought is delivered again after the acknowledge wait.
+        tracing::debug!(%error, "the last pull was not handed back");
+    }
+}

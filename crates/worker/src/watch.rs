@@ -1,0 +1,111 @@
+//! What stops a unit from outside: a newer attempt, a final job, its expiry, the end of the drain time.
+//! The record is read at every heartbeat; a cancel hint only makes it sooner.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use medfleet_core::{JobKey, JobRecord, UnixMillis};
+use medfleet_queue::{Delivery, Queue};
+use medfleet_runtime::{Clock, Shutdown};
+use tokio::sync::broadcast;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::decision::{Standing, standing};
+
+/// Hints that a slot may be behind; one that falls further behind reads its record instead.
+pub(crate) const HINTS_MAX: usize = 256;
+/// Pause before the hints are subscribed to again.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// Why work was stopped.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    Superseded,
+    Over(Option<Box<JobRecord>>),
+    Expired,
+    Draining,
+}
+
+/// Resolves when the unit must not be worked on any more; sends its heartbeats until then.
+pub(crate) async fn stopped(
+    queue: &Queue,
+    clock: &dyn Clock,
+    delivery: &Delivery,
+    attempt: Option<u32>,
+    hints: &mut broadcast::Receiver<JobKey>,
+) -> Stopped {
+    let unit = &delivery.unit;
+    let heartbeat = queue.heartbeat();
+    let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let due = tokio::select! {
+            _ = beat.tick() => true,
+            () = hinted(hints, &unit.key) => false,
+        };
+        let progress = async {
+            if due && let Err(error) = delivery.progress().await {
+                // The next one may get through; if none does, the unit is delivered again and the fence holds.
+                tracing::debug!(%error, "heartbeat was not confirmed");
+            }
+        };
+        let (record, ()) = tokio::join!(queue.record(&unit.key), progress);
+        match record {
+            Ok(Some((record, _))) => match decide(delivery, attempt, &record, clock.now()) {
+                Some(stopped) => return stopped,
+                None => continue,
+            },
+            Ok(None) => return Stopped::Over(None),
+            Err(error) => tracing::debug!(%error, "record was not read at a heartbeat"),
+        }
+    }
+}
+
+fn decide(
+    delivery: &Delivery,
+    attempt: Option<u32>,
+    record: &JobRecord,
+    now: UnixMillis,
+) -> Option<Stopped> {
+    match standing(&delivery.unit, attempt, record, now) {
+        Standing::Mine => None,
+        Standing::Superseded => Some(Stopped::Superseded),
+        Standing::Over(record) => Some(Stopped::Over(Some(record))),
+        Standing::Expired => Some(Stopped::Expired),
+    }
+}
+
+/// Resolves on a hint about this job, or when hints were missed.
+async fn hinted(hints: &mut broadcast::Receiver<JobKey>, key: &JobKey) {
+    loop {
+        match hints.recv().await {
+            Ok(hint) if hint == *key => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            // Only when the process ends; the heartbeats go on.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Resolves when what is not finished has to be handed back.
+pub(crate) async fn draining(shutdown: &Shutdown, before: Duration) {
+    shutdown.begun().await;
+    tokio::time::sleep(shutdown.remaining().saturating_sub(before)).await;
+}
+
+/// Passes the cancel hints on to all slots for as long as the process lives.
+pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>) {
+    loop {
+        match queue.cancels().await {
+            Ok(mut cancels) => {
+                while let Some(key) = cancels.next().await {
+                    // No slot listens when none is at work.
+                    let _ = hints.send(key);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cancel hints are not received"),
+        }
+        tokio::time::sleep(RESUBSCRIBE).await;
+    }
+}

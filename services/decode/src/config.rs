@@ -1,0 +1,137 @@
+//! What an operator decides about decode, with every limit named.
+
+use std::num::NonZeroUsize;
+
+use medfleet_core::PoolName;
+use medfleet_core::setting::{ByteSize, DurationText};
+use medfleet_engine::{DecodeLimits, ModelConfig};
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_store::StoreConfig;
+use medfleet_worker::WorkerConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+/// The configuration of the `medfleet-decode` binary.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MainConfig {
+    /// Admin port, drain time, telemetry.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// The queue.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// The blob store.
+    pub store: StoreConfig,
+    /// The model.
+    pub model: ModelConfig,
+    /// This service.
+    pub decode: Config,
+}
+
+/// The configuration of decode itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The pool whose units it takes.
+    pub pool: String,
+    /// Slots and retries; each slot is one text, and all of them are decoded together.
+    #[serde(default = "worker_default")]
+    pub worker: WorkerConfig,
+    /// KV memory of all texts together; a request that can never fit fails with the arithmetic.
+    #[serde(default = "kv_bytes_max_default")]
+    pub kv_bytes_max: ByteSize,
+    /// How long tokens are asked for at the encoder that made them before the store is read; 0 reads the store at once.
+    #[serde(default = "fetch_timeout_default")]
+    pub fetch_timeout: DurationText,
+    /// How often the text so far is stored, for watchers that come late.
+    #[serde(default = "checkpoint_every_default")]
+    pub checkpoint_every: DurationText,
+}
+
+fn worker_default() -> WorkerConfig {
+    WorkerConfig {
+        slots: NonZeroUsize::MIN.saturating_add(3),
+        ..WorkerConfig::default()
+    }
+}
+
+const fn kv_bytes_max_default() -> ByteSize {
+    ByteSize::from_mib(1024)
+}
+
+const fn fetch_timeout_default() -> DurationText {
+    DurationText::from_millis(200)
+}
+
+const fn checkpoint_every_default() -> DurationText {
+    DurationText::from_secs(1)
+}
+
+impl Config {
+    /// For a pool; everything else as by default.
+    #[must_use]
+    pub fn new(pool: &PoolName) -> Self {
+        Self {
+            pool: pool.to_string(),
+            worker: worker_default(),
+            kv_bytes_max: kv_bytes_max_default(),
+            fetch_timeout: fetch_timeout_default(),
+            checkpoint_every: checkpoint_every_default(),
+        }
+    }
+
+    /// What the engine may take on: a sequence for each slot.
+    #[must_use]
+    pub fn limits(&self) -> DecodeLimits {
+        let slots = self.worker.slots.get();
+        DecodeLimits {
+            sequences_max: slots,
+            queue_max: slots,
+            kv_bytes_max: self.kv_bytes_max.get(),
+        }
+    }
+
+    /// Checks relations between fields.
+    ///
+    /// # Errors
+    /// [`ConfigError::Relation`] with the reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.pool_name()
+            .map_err(|error| ConfigError::relation(format!("decode: {error}")))?;
+        if self.checkpoint_every.as_millis() < 50 {
+            return Err(ConfigError::relation(
+                "decode.checkpoint_every must be at least 50ms",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
+        Ok(PoolName::new(self.pool.as_str())?)
+    }
+}
+
+impl Settings for MainConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.queue
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.store
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        if self.process.drain.get() <= self.decode.worker.hand_back_before.get() {
+            return Err(ConfigError::relation(
+                "process.drain must be longer than decode.worker.hand_back_before, or nothing is ever finished while stopping",
+            ));
+        }
+        self.decode.check()
+    }
+}

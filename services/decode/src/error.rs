@@ -1,0 +1,75 @@
+//! What can go wrong with a decode, and the single function from that to how its unit ends.
+
+use medfleet_core::{Digest, FailureReason, IdError};
+use medfleet_engine::EngineError;
+use medfleet_store::StoreError;
+use medfleet_worker::{ConnectionError, Ending};
+
+/// The service cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The pool's name has not its form.
+    #[error(transparent)]
+    Pool(#[from] IdError),
+    /// The queue does not answer.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The model panicked.
+    #[error("the model broke; the process ends in order")]
+    ModelBroke,
+}
+
+/// A decode did not become a result. Where an image is named, it is by its position, from 0.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DecodeError {
+    /// A declared image has no tokens: no text is written.
+    #[error("image {image} of {declared} has no tokens of encoder {encoder}; no text was written")]
+    ImageMissing {
+        image: usize,
+        declared: u32,
+        encoder: Digest,
+    },
+    /// More or fewer images than declared.
+    #[error("{found} images for {declared} declared ones; no text was written")]
+    ImageCount { found: usize, declared: u32 },
+    /// An image's tokens are not what their list says, or not of this image.
+    #[error("the tokens of image {image} are not what was declared: {what}; no text was written")]
+    Tokens { image: usize, what: &'static str },
+    /// A list does not decode or contradicts the record.
+    #[error("{what} is not what was stored")]
+    Manifest { what: &'static str },
+    /// A task that this release does not do.
+    #[error("the task is not one that this release does")]
+    Task,
+    /// The model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The blob store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DecodeError> for Ending {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::ImageMissing { .. } | DecodeError::ImageCount { .. } => {
+                Self::fail(FailureReason::ImageMissing, error.to_string())
+            }
+            DecodeError::Tokens { .. } | DecodeError::Manifest { .. } => {
+                Self::fail(FailureReason::Integrity, error.to_string())
+            }
+            DecodeError::Task => Self::fail(FailureReason::Internal, error.to_string()),
+            DecodeError::Engine(error) => match error {
+                EngineError::TooLong { .. } => {
+                    Self::fail(FailureReason::PromptTooLong, error.to_string())
+                }
+                EngineError::Tokens { .. } | EngineError::Frame { .. } => {
+                    Self::fail(FailureReason::ModelMismatch, error.to_string())
+                }
+                EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
+                EngineError::Stopped => Self::retry(error),
+            },
+            DecodeError::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The tokens of every declared image, each verified by digest, shape, dtype, frame and encoder; or an error that names
+//! the image. Nothing is decoded before all of them are here.
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use medfleet_core::{BlobKind, Digest, JobRecord, TenantId};
+use medfleet_engine::{Description, ImageTokens};
+use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
+use medfleet_store::{BlobStore, StoreError};
+use medfleet_worker::chunk_key;
+use prost::Message;
+
+use crate::error::DecodeError;
+use crate::fetch::Fetcher;
+use crate::metrics::{DecodeMetrics, SourceLabel};
+use crate::unit::{Declared, chunks, declared};
+
+/// Where tokens come from.
+pub(crate) struct Sources<'a> {
+    pub(crate) store: &'a BlobStore,
+    pub(crate) fetcher: &'a Fetcher,
+    pub(crate) metrics: &'a DecodeMetrics,
+    pub(crate) model: &'a Description,
+    pub(crate) tenant: &'a TenantId,
+}
+
+/// The images of a job, in the order the model sees them.
+pub(crate) struct Gathered {
+    pub(crate) manifest: FramesManifest,
+    pub(crate) images: Vec<ImageTokens>,
+    /// Keyed digest of each image's tokens.
+    pub(crate) digests: Vec<Digest>,
+}
+
+/// Gathers what a record declares.
+pub(crate) async fn gather(
+    sources: &Sources<'_>,
+    record: &JobRecord,
+) -> Result<Gathered, DecodeError> {
+    let wrong = DecodeError::Manifest {
+        what: "the frames manifest",
+    };
+    let frames_digest = record.frames.ok_or(wrong)?;
+    let bytes = sources
+        .store
+        .get(sources.tenant, BlobKind::Frames, &frames_digest)
+        .await?;
+    let manifest = FramesManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
+        what: "the frames manifest",
+    })?;
+    let parts = chunks(&manifest, record.image_count)?;
+    if parts.len() != record.chunks.total as usize {
+        return Err(DecodeError::Manifest {
+            what: "the number of chunks",
+        });
+    }
+    let parts = parts
+        .into_iter()
+        .zip(0_u32..)
+        .map(|((first, frames), chunk)| {
+            let key = chunk_key(&frames_digest, chunk, &sources.model.encoder_digest);
+            async move { sources.chunk(&key, first, frames, record.image_count).await }
+        });
+    let parts = try_join_all(parts).await?;
+    let (digests, images) = parts.into_iter().flatten().unzip();
+    Ok(Gathered {
+        manifest,
+        images,
+        digests,
+    })
+}
+
+impl Sources<'_> {
+    async fn chunk(
+        &self,
+        key: &[u8],
+        first: usize,
+        frames: &[FrameEntry],
+        images: u32,
+    ) -> Result<Vec<(Digest, ImageTokens)>, DecodeError> {
+        let stored = self
+            .store
+            .get_mutable(self.tenant, BlobKind::TokensOfChunk, key)
+            .await;
+        let Some(bytes) = stored? else {
+            return Err(self.missing(first, images));
+        };
+        let manifest = TokensManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
+            what: "a tokens manifest",
+        })?;
+        let entries = declared(&manifest, first, frames, self.model)?;
+        let fetched = self.fetch(&manifest.encoder_url, &entries).await;
+        let tensors = entries.iter().zip(0..).map(|(entry, index)| {
+            let fetched = fetched
+                .as_ref()
+                .and_then(|tensors| tensors.get(index))
+                .cloned();
+            self.tensor(entry, fetched, images)
+        });
+        try_join_all(tensors).await
+    }
+
+    /// What the encoder still has; `None` means the store.
+    async fn fetch(&self, url: &str, entries: &[Declared]) -> Option<Vec<Bytes>> {
+        let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
+        let length = length(self.model);
+        match self.fetcher.fetch(url, self.tenant, &digests, length).await {
+            Ok(tensors) => Some(tensors),
+            Err(error) => {
+                tracing::debug!(%error, "image tokens are read from the store");
+                None
+            }
+        }
+    }
+
+    /// One image: the encoder's bytes if they are the right ones, else the store's.
+    async fn tensor(
+        &self,
+        entry: &Declared,
+        fetched: Option<Bytes>,
+        images: u32,
+    ) -> Result<(Digest, ImageTokens), DecodeError> {
+        let (mut bytes, mut source) = (None, "encoder");
+        if let Some(fetched) = fetched
+            && self.store.digest(self.tenant, &fetched).await == entry.digest
+        {
+            bytes = Some(fetched);
+        }
+        let bytes = match bytes {
+            Some(bytes) => bytes,
+            None => {
+                source = "store";
+                match self
+                    .store
+                    .get(self.tenant, BlobKind::Tokens, &entry.digest)
+                    .await
+                {
+                    Ok(bytes) => bytes,
+                    Err(StoreError::Missing { .. }) => {
+                        return Err(self.missing(entry.image, images));
+                    }
+                    Err(StoreError::Corrupt { .. }) => {
+                        let what = "the stored bytes have another digest";
+                        return Err(DecodeError::Tokens {
+                            image: entry.image,
+                            what,
+                        });
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        if bytes.len() != length(self.model) {
+            let what = "their length does not fit their shape";
+            return Err(DecodeError::Tokens {
+                image: entry.image,
+                what,
+            });
+        }
+        self.metrics
+            .images
+            .get_or_create(&SourceLabel { source })
+            .inc();
+        let Declared {
+            digest,
+            count,
+            width,
+            dtype,
+            ..
+        } = *entry;
+        Ok((
+            digest,
+            ImageTokens {
+                count,
+                width,
+                dtype,
+                bytes,
+            },
+        ))
+    }
+
+    fn missing(&self, image: usize, declared: u32) -> DecodeError {
+        DecodeError::ImageMissing {
+            image,
+            declared,
+            encoder: self.model.encoder_digest,
+        }
+    }
+}
+
+/// Bytes of one image's tokens.
+fn length(model: &Description) -> usize {
+    model.tokens_per_image as usize * model.token_width as usize * model.dtype.size_bytes()
+}

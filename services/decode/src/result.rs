@@ -1,0 +1,173 @@
+//! What a result says besides its text: how sure the model was, what it saw, what made it, and where the time went.
+
+use std::time::Duration;
+
+use medfleet_core::{Digest, JobRecord, TaskKind, UnixMillis};
+use medfleet_engine::{Description, Done, Finish, PROMPT_VERSION, sections, sentences};
+use medfleet_proto::v1;
+
+use crate::gather::Gathered;
+
+/// Shown with every rendering of a result.
+const NOTICE: &str = "Draft written by a machine-learning model. Not a report: a physician has to review, correct and sign it.";
+
+/// Everything that a result is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) job: String,
+    pub(crate) record: &'a JobRecord,
+    pub(crate) gathered: Gathered,
+    pub(crate) model: &'a Description,
+    pub(crate) decoding: v1::DecodingParameters,
+    pub(crate) prompt_digest: Digest,
+    pub(crate) text: String,
+    pub(crate) done: Done,
+    /// When the engine was asked, and now.
+    pub(crate) asked: UnixMillis,
+    pub(crate) now: UnixMillis,
+}
+
+/// Puts it together.
+pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
+    let warnings = warnings(&parts);
+    let timings = timings(&parts);
+    let Parts {
+        job,
+        record,
+        gathered,
+        model,
+        decoding,
+        prompt_digest,
+        text,
+        done,
+        ..
+    } = parts;
+    let sentences = sentences(&text, &done.tokens)
+        .into_iter()
+        .map(|sentence| v1::Sentence {
+            start_bytes: sentence.start,
+            end_bytes: sentence.end,
+            mean_log_probability: sentence.mean_log_probability,
+            min_log_probability: sentence.min_log_probability,
+        });
+    let frames = gathered
+        .manifest
+        .frames
+        .iter()
+        .zip(&gathered.digests)
+        .map(|(frame, tokens)| {
+            let info = frame.info.clone().unwrap_or_default();
+            v1::FrameUsed {
+                token_digest: tokens.to_string(),
+                ..info
+            }
+        });
+    let provenance = v1::Provenance {
+        input_digests: gathered
+            .manifest
+            .input_digests
+            .iter()
+            .map(|digest| hex(digest))
+            .collect(),
+        preprocessing_version: gathered.manifest.preprocessing_version.clone(),
+        prompt_version: PROMPT_VERSION.to_owned(),
+        prompt_digest: prompt_digest.to_string(),
+        model: model.model.clone(),
+        model_digest: model.model_digest.to_string(),
+        encoder_digest: model.encoder_digest.to_string(),
+        decoding: Some(decoding),
+        code_version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: model.device.clone(),
+        dtype: model.dtype.as_str().to_owned(),
+    };
+    let finish = match done.finish {
+        Finish::Stop => v1::FinishReason::Stop,
+        Finish::Length => v1::FinishReason::Length,
+    };
+    v1::Result {
+        job,
+        draft: true,
+        notice: NOTICE.to_owned(),
+        sentences: sentences.collect(),
+        frames: frames.collect(),
+        files_refused: gathered.manifest.files_refused.clone(),
+        warnings,
+        finish_reason: finish.into(),
+        provenance: Some(provenance),
+        timings: Some(timings),
+        usage: Some(v1::Usage {
+            prompt_tokens: done.prompt.tokens,
+            image_tokens: done.prompt.image_tokens,
+            output_tokens: u32::try_from(done.tokens.len()).unwrap_or(u32::MAX),
+        }),
+        output: Some(output(record.task, text)),
+    }
+}
+
+fn output(task: TaskKind, text: String) -> v1::result::Output {
+    if task == TaskKind::Report {
+        let found = sections(&text);
+        let (findings, impression) = (found.findings, found.impression);
+        v1::result::Output::Report(v1::Report {
+            text,
+            findings,
+            impression,
+        })
+    } else {
+        v1::result::Output::Answer(v1::Answer { text })
+    }
+}
+
+fn warnings(parts: &Parts<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if parts.done.finish == Finish::Length {
+        warnings.push("the token limit cut the text: it is incomplete".to_owned());
+    }
+    if parts.model.device == "simulated" {
+        warnings.push("no model wrote this text: the fleet runs a simulation".to_owned());
+    }
+    if parts.record.task == TaskKind::Report {
+        let found = sections(&parts.text);
+        if found.findings.is_empty() || found.impression.is_empty() {
+            let warning = "the text has not both a findings and an impression section";
+            warnings.push(warning.to_owned());
+        }
+    }
+    if !parts.gathered.manifest.files_refused.is_empty() {
+        warnings.push("some files were not used".to_owned());
+    }
+    warnings
+}
+
+fn timings(parts: &Parts<'_>) -> v1::Timings {
+    let times = &parts.record.times;
+    let between = |from: Option<UnixMillis>, to: Option<UnixMillis>| {
+        from.zip(to)
+            .and_then(|(from, to)| duration(Duration::from_millis(millis(from, to))))
+    };
+    let first_token = Duration::from_millis(match times.encoded {
+        Some(encoded) => millis(encoded, parts.asked),
+        None => 0,
+    }) + parts.done.time_to_first_token;
+    v1::Timings {
+        queued: between(Some(times.accepted), times.released),
+        preprocess: between(times.released, times.preprocessed),
+        encode: between(times.preprocessed, times.encoded),
+        time_to_first_token: duration(first_token),
+        decode: duration(parts.done.decode),
+        total: between(Some(times.accepted), Some(parts.now)),
+    }
+}
+
+/// Clocks of several machines took part: a negative difference counts as none.
+fn millis(from: UnixMillis, to: UnixMillis) -> u64 {
+    u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0)
+}
+
+/// Beyond the format's 10,000 years it is left out.
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,99 @@
+//! Text on its way to watchers: every piece at once over the queue, the whole text about once a second as a checkpoint
+//! blob for those who come late. The result's text is exactly the pieces, one after the other.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use medfleet_core::{BlobKind, JobKey};
+use medfleet_engine::{DecodeEvent, DecodeStream, Done};
+use medfleet_proto::work::v1::TextChunk;
+use medfleet_queue::Queue;
+use medfleet_store::{BlobStore, StoreError};
+use prost::Message;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::error::DecodeError;
+
+/// The text of one attempt.
+pub(crate) struct Writer {
+    pub(crate) queue: Queue,
+    pub(crate) store: BlobStore,
+    pub(crate) key: JobKey,
+    pub(crate) epoch: u32,
+    pub(crate) attempt: u32,
+    pub(crate) every: Duration,
+}
+
+impl Writer {
+    /// Stores the text so far. Late watchers read it, so that trouble with one of them is not the job's.
+    pub(crate) fn checkpoint(&self, text: &str) -> BoxFuture<'static, Result<(), StoreError>> {
+        let chunk = self.chunk(0, text);
+        let key = format!("{}.{}", self.key.job, self.epoch);
+        let (store, tenant) = (self.store.clone(), self.key.tenant.clone());
+        async move {
+            let content = chunk.encode_to_vec().into();
+            store
+                .put_mutable(&tenant, BlobKind::Text, key.as_bytes(), content)
+                .await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn chunk(&self, offset: usize, text: &str) -> TextChunk {
+        TextChunk {
+            attempt: self.attempt,
+            offset_bytes: offset as u64,
+            text: text.to_owned(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// Passes the text on until its end; returns all of it.
+    pub(crate) async fn run(
+        &self,
+        stream: &mut DecodeStream,
+    ) -> Result<(String, Done), DecodeError> {
+        let mut text = String::new();
+        let mut due = interval_at(Instant::now() + self.every, self.every);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut stored, mut storing): (usize, Option<BoxFuture<'static, _>>) = (0, None);
+        loop {
+            tokio::select! {
+                biased;
+                event = stream.next() => match event? {
+                    DecodeEvent::Text(delta) => {
+                        let chunk = self.chunk(text.len(), &delta);
+                        text.push_str(&delta);
+                        if let Err(error) = self.queue.publish_text(&self.key, &chunk).await {
+                            // Best effort: checkpoint and result have the text too.
+                            tracing::debug!(%error, "a piece of text was not published");
+                        }
+                    }
+                    DecodeEvent::Done(done) => return Ok((text, done)),
+                },
+                outcome = ready(&mut storing) => {
+                    storing = None;
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "a checkpoint of the text was not stored");
+                    }
+                }
+                _ = due.tick() => {
+                    if storing.is_none() && stored < text.len() {
+                        stored = text.len();
+                        storing = Some(self.checkpoint(&text));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The checkpoint under way; pending for ever when there is none.
+async fn ready<T>(storing: &mut Option<BoxFuture<'static, T>>) -> T {
+    match storing {
+        Some(storing) => storing.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,93 @@
+//! Pure decisions: whether a job's lists name exactly the declared images, and what of each image to fetch.
+
+use medfleet_core::Digest;
+use medfleet_engine::{Description, Dtype};
+use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
+
+use crate::error::DecodeError;
+
+/// The tokens of one image as its list declares them, checked against frame and model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Declared {
+    /// Position of the image, from 0.
+    pub(crate) image: usize,
+    pub(crate) digest: Digest,
+    pub(crate) count: u32,
+    pub(crate) width: u32,
+    pub(crate) dtype: Dtype,
+}
+
+/// The frames of each chunk, in order: together exactly the declared images.
+pub(crate) fn chunks(
+    manifest: &FramesManifest,
+    declared: u32,
+) -> Result<Vec<(usize, &[FrameEntry])>, DecodeError> {
+    let found = manifest.frames.len();
+    if found != declared as usize {
+        return Err(DecodeError::ImageCount { found, declared });
+    }
+    let wrong = || DecodeError::Manifest {
+        what: "the frames manifest",
+    };
+    let starts: Vec<usize> = manifest
+        .chunk_starts
+        .iter()
+        .map(|start| *start as usize)
+        .collect();
+    if starts.first().copied().unwrap_or(0) != 0 || starts.is_empty() != (found == 0) {
+        return Err(wrong());
+    }
+    let ends = starts.iter().skip(1).copied().chain(std::iter::once(found));
+    let chunks = starts.iter().zip(ends).map(|(start, end)| {
+        let frames = manifest
+            .frames
+            .get(*start..end)
+            .filter(|frames| !frames.is_empty());
+        frames.map(|frames| (*start, frames)).ok_or_else(wrong)
+    });
+    chunks.collect()
+}
+
+/// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.
+pub(crate) fn declared(
+    manifest: &TokensManifest,
+    first: usize,
+    frames: &[FrameEntry],
+    model: &Description,
+) -> Result<Vec<Declared>, DecodeError> {
+    let wrong = |image, what| DecodeError::Tokens { image, what };
+    if manifest.encoder_digest != model.encoder_digest.as_bytes().as_slice() {
+        return Err(wrong(first, "they were made by another encoder"));
+    }
+    if manifest.tokens.len() != frames.len() {
+        return Err(wrong(first, "the chunk has another number of images"));
+    }
+    let entries = manifest.tokens.iter().zip(frames).zip(first..);
+    let declared = entries.map(|((entry, frame), image)| {
+        if entry.frame_digest != frame.digest {
+            return Err(wrong(image, "they were made of another frame"));
+        }
+        let digest = Digest::from_slice(&entry.digest)
+            .map_err(|_| wrong(image, "their digest has another length"))?;
+        let dtype: Dtype = entry
+            .dtype
+            .parse()
+            .map_err(|_| wrong(image, "unknown dtype"))?;
+        if (entry.count, entry.width, dtype)
+            != (model.tokens_per_image, model.token_width, model.dtype)
+        {
+            return Err(wrong(image, "the model takes another shape or dtype"));
+        }
+        Ok(Declared {
+            image,
+            digest,
+            count: entry.count,
+            width: entry.width,
+            dtype,
+        })
+    });
+    declared.collect()
+}
+
+#[cfg(test)]
+mod tests;

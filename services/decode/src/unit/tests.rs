@@ -1,0 +1,98 @@
+//! Every way in which lists can fail to name the declared images.
+
+use medfleet_proto::work::v1::TokensEntry;
+
+use super::*;
+
+fn frame(byte: u8) -> FrameEntry {
+    FrameEntry {
+        digest: vec![byte; 32].into(),
+        ..Default::default()
+    }
+}
+
+fn frames(count: u8, chunk_starts: &[u32]) -> FramesManifest {
+    FramesManifest {
+        frames: (0..count).map(frame).collect(),
+        chunk_starts: chunk_starts.to_vec(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn the_chunks_are_exactly_the_declared_images() {
+    let check = |count, starts: &[u32], declared, expected: Option<&[(usize, usize)]>| {
+        let manifest = frames(count, starts);
+        let found = chunks(&manifest, declared).ok();
+        let found: Option<Vec<(usize, usize)>> = found.map(|chunks| {
+            chunks
+                .iter()
+                .map(|(at, frames)| (*at, frames.len()))
+                .collect()
+        });
+        assert_eq!(found.as_deref(), expected, "{count} {starts:?} {declared}");
+    };
+    check(0, &[], 0, Some(&[]));
+    check(3, &[0, 1, 2], 3, Some(&[(0, 1), (1, 1), (2, 1)]));
+    check(3, &[0, 2], 3, Some(&[(0, 2), (2, 1)]));
+    check(2, &[0, 1], 3, None);
+    check(3, &[0, 1, 2], 2, None);
+    check(3, &[1, 2], 3, None);
+    check(3, &[], 3, None);
+    check(3, &[0, 2, 1], 3, None);
+    check(3, &[0, 3], 3, None);
+    check(3, &[0, 0], 3, None);
+}
+
+fn model() -> Description {
+    Description {
+        model: "tiny".to_owned(),
+        model_digest: Digest::new([7; 32]),
+        encoder_digest: Digest::new([9; 32]),
+        device: "cpu".to_owned(),
+        dtype: Dtype::F32,
+        frame_side: 8,
+        tokens_per_image: 4,
+        token_width: 8,
+        context_tokens_max: 100,
+    }
+}
+
+fn tokens() -> TokensManifest {
+    let entry = |byte: u8| TokensEntry {
+        digest: vec![byte + 100; 32].into(),
+        count: 4,
+        width: 8,
+        dtype: "f32".to_owned(),
+        frame_digest: vec![byte; 32].into(),
+    };
+    TokensManifest {
+        tokens: vec![entry(0), entry(1)],
+        encoder_digest: vec![9; 32].into(),
+        encoder_url: String::new(),
+    }
+}
+
+#[test]
+fn tokens_of_another_frame_encoder_shape_or_number_are_refused() {
+    let check = |change: &dyn Fn(&mut TokensManifest), expected: Option<usize>| {
+        let mut manifest = tokens();
+        change(&mut manifest);
+        let found = declared(&manifest, 4, &[frame(0), frame(1)], &model());
+        let refused = match &found {
+            Ok(_) => None,
+            Err(DecodeError::Tokens { image, .. }) => Some(*image),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(refused, expected, "{found:?}");
+    };
+    check(&|_| {}, None);
+    check(&|m| m.tokens.swap(0, 1), Some(4));
+    check(&|m| m.tokens.truncate(1), Some(4));
+    check(&|m| m.tokens[1].frame_digest = vec![3; 32].into(), Some(5));
+    check(&|m| m.tokens[1].count = 5, Some(5));
+    check(&|m| m.tokens[0].dtype = "f16".to_owned(), Some(4));
+    check(&|m| m.tokens[1].dtype = "bf16".to_owned(), Some(5));
+    check(&|m| m.tokens[1].digest = vec![1; 3].into(), Some(5));
+    check(&|m| m.encoder_digest = vec![8; 32].into(), Some(4));
+}

@@ -1,0 +1,120 @@
+//! What an operator decides about encode, with every limit named.
+
+use std::net::SocketAddr;
+
+use medfleet_core::PoolName;
+use medfleet_core::setting::ByteSize;
+use medfleet_engine::ModelConfig;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_store::StoreConfig;
+use medfleet_worker::WorkerConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+/// The configuration of the `medfleet-encode` binary.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MainConfig {
+    /// Admin port, drain time, telemetry.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// The queue.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// The blob store.
+    pub store: StoreConfig,
+    /// The model.
+    pub model: ModelConfig,
+    /// This service.
+    pub encode: Config,
+}
+
+/// The configuration of encode itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The pool whose units it takes.
+    pub pool: String,
+    /// Slots and retries.
+    #[serde(default)]
+    pub worker: WorkerConfig,
+    /// Where the token service answers, for decode workers only. Port 0 takes a free one.
+    #[serde(default = "listen_default")]
+    pub listen: SocketAddr,
+    /// The URL under which decode workers reach it; by default that of `listen`, and none when that is every address.
+    #[serde(default)]
+    pub advertise: Option<String>,
+    /// Tokens kept in memory for decode workers, in bytes.
+    #[serde(default = "cache_bytes_max_default")]
+    pub cache_bytes_max: ByteSize,
+}
+
+fn listen_default() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+const fn cache_bytes_max_default() -> ByteSize {
+    ByteSize::from_mib(256)
+}
+
+impl Config {
+    /// For a pool; everything else as by default.
+    #[must_use]
+    pub fn new(pool: &PoolName) -> Self {
+        Self {
+            pool: pool.to_string(),
+            worker: WorkerConfig::default(),
+            listen: listen_default(),
+            advertise: None,
+            cache_bytes_max: cache_bytes_max_default(),
+        }
+    }
+
+    /// Checks each field's form.
+    ///
+    /// # Errors
+    /// [`ConfigError::Relation`] with the reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.pool_name()
+            .map_err(|error| ConfigError::relation(format!("encode: {error}")))?;
+        let http = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if !self.advertise.as_ref().is_none_or(http) {
+            return Err(ConfigError::relation(
+                "encode.advertise must begin with http:// or https://",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
+        Ok(PoolName::new(self.pool.as_str())?)
+    }
+
+    /// The URL that goes into manifests; empty when there is none.
+    pub(crate) fn advertised(&self, bound: SocketAddr) -> String {
+        match &self.advertise {
+            Some(url) => url.clone(),
+            None if bound.ip().is_unspecified() => String::new(),
+            None => format!("http://{bound}"),
+        }
+    }
+}
+
+impl Settings for MainConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.queue
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.store
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.encode.check()
+    }
+}

@@ -1,0 +1,56 @@
+//! What can go wrong with a chunk, and the single function from that to how its unit ends.
+
+use medfleet_core::{FailureReason, IdError};
+use medfleet_engine::EngineError;
+use medfleet_store::StoreError;
+use medfleet_worker::{ConnectionError, Ending};
+
+/// The service cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The pool's name has not its form.
+    #[error(transparent)]
+    Pool(#[from] IdError),
+    /// The listener has no address.
+    #[error("the token service has no address")]
+    Listener(#[source] std::io::Error),
+    /// The queue does not answer.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The model panicked.
+    #[error("the model broke; the process ends in order")]
+    ModelBroke,
+}
+
+/// A chunk did not become tokens.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EncodeError {
+    /// A list does not decode or contradicts the record.
+    #[error("the frames manifest is not what preprocess made: {reason}")]
+    Manifest { reason: &'static str },
+    /// The model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The blob store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<EncodeError> for Ending {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
+            EncodeError::Engine(error) => match error {
+                EngineError::Frame { .. } => {
+                    Self::fail(FailureReason::ModelMismatch, error.to_string())
+                }
+                EngineError::Tokens { .. } | EngineError::TooLong { .. } => {
+                    Self::fail(FailureReason::Internal, error.to_string())
+                }
+                EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
+                EngineError::Stopped => Self::retry(error),
+            },
+            EncodeError::Store(error) => error.into(),
+        }
+    }
+}

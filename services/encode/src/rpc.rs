@@ -1,0 +1,131 @@
+//! The token service: tokens that are still in memory, streamed to decode workers of the same fleet.
+//! The caller proves with a token derived from the fleet key that it is one.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::Stream;
+use medfleet_core::{Digest, TenantId};
+use medfleet_proto::work::v1::token_service_server::{TokenService, TokenServiceServer};
+use medfleet_proto::work::v1::{FetchTokensRequest, FetchTokensResponse};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::cache::Cache;
+
+/// Bytes in one message of the stream; gRPC's own limit is 4 MiB.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+/// Tensors in one request.
+const DIGESTS_MAX: usize = 4096;
+/// Serves until told to stop.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    cache: Arc<Cache>,
+    token: String,
+    until: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let expected = blake3::hash(format!("Bearer {token}").as_bytes());
+    let check = move |request: Request<()>| {
+        let given = request
+            .metadata()
+            .get("authorization")
+            .map(|value| value.as_bytes());
+        // Equality of hashes takes the same time wherever they differ.
+        if given.is_some_and(|given| blake3::hash(given) == expected) {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated(
+                "the fleet's internal token is needed",
+            ))
+        }
+    };
+    tonic::transport::Server::builder()
+        .add_service(TokenServiceServer::with_interceptor(
+            Tokens { cache },
+            check,
+        ))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            until.cancelled().await;
+        })
+        .await
+}
+
+struct Tokens {
+    cache: Arc<Cache>,
+}
+
+type Pieces = Pin<Box<dyn Stream<Item = Result<FetchTokensResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl TokenService for Tokens {
+    type FetchTokensStream = Pieces;
+
+    async fn fetch_tokens(
+        &self,
+        request: Request<FetchTokensRequest>,
+    ) -> Result<Response<Pieces>, Status> {
+        let FetchTokensRequest { tenant, digests } = request.into_inner();
+        let tenant =
+            TenantId::new(tenant).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if digests.len() > DIGESTS_MAX {
+            return Err(Status::invalid_argument(format!(
+                "at most {DIGESTS_MAX} digests"
+            )));
+        }
+        let mut tensors = Vec::with_capacity(digests.len());
+        for digest in &digests {
+            let digest = Digest::from_slice(digest)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let held = self.cache.get(&tenant, digest);
+            tensors.push(held.ok_or_else(|| Status::not_found("not held any more"))?);
+        }
+        let pieces = tensors
+            .into_iter()
+            .zip(0_u32..)
+            .flat_map(|(tensor, index)| pieces(index, tensor));
+        Ok(Response::new(Box::pin(futures::stream::iter(
+            pieces.map(Ok),
+        ))))
+    }
+}
+
+/// A tensor in messages; an empty one is one message too.
+fn pieces(index: u32, mut tensor: Bytes) -> impl Iterator<Item = FetchTokensResponse> {
+    let mut over = false;
+    std::iter::from_fn(move || {
+        if over {
+            return None;
+        }
+        let data = tensor.split_to(tensor.len().min(PIECE_BYTES_MAX));
+        over = tensor.is_empty();
+        Some(FetchTokensResponse {
+            index,
+            data,
+            last: over,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_cut_into_messages() {
+        let check = |bytes: usize, expected: &[usize]| {
+            let found: Vec<_> = pieces(7, vec![0; bytes].into()).collect();
+            let lengths: Vec<usize> = found.iter().map(|piece| piece.data.len()).collect();
+            assert_eq!(lengths, expected);
+            let last: Vec<bool> = found.iter().map(|piece| piece.last).collect();
+            assert_eq!(last.iter().filter(|last| **last).count(), 1);
+            assert_eq!(last.last(), Some(&true));
+        };
+        check(0, &[0]);
+        check(3, &[3]);
+        check(PIECE_BYTES_MAX, &[PIECE_BYTES_MAX]);
+        check(PIECE_BYTES_MAX + 1, &[PIECE_BYTES_MAX, 1]);
+    }
+}

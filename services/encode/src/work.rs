@@ -1,0 +1,163 @@
+//! The effects of one chunk in order: find its tokens or make them, store them, then advance the job.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
+use medfleet_engine::{EncodeEngine, Frame};
+use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
+use medfleet_store::{BlobStore, StoreError};
+use medfleet_worker::{Ending, Handler, Next, Started, chunk_key};
+use prost::Message;
+
+use crate::cache::Cache;
+use crate::error::EncodeError;
+use crate::metrics::EncodeMetrics;
+use crate::unit::{frames_of, next, still_good};
+
+/// The stage.
+pub(crate) struct Encode {
+    pub(crate) store: BlobStore,
+    pub(crate) engine: EncodeEngine,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) url: String,
+    pub(crate) metrics: EncodeMetrics,
+}
+
+impl Encode {
+    async fn manifest(&self, started: &Started) -> Result<(Digest, FramesManifest), EncodeError> {
+        let missing = EncodeError::Manifest {
+            reason: "the record names none",
+        };
+        let digest = started.record.frames.ok_or(missing)?;
+        let bytes = self
+            .store
+            .get(&started.unit.key.tenant, BlobKind::Frames, &digest)
+            .await?;
+        let manifest = FramesManifest::decode(bytes).map_err(|_| EncodeError::Manifest {
+            reason: "it is not the encoding of a manifest",
+        })?;
+        Ok((digest, manifest))
+    }
+
+    /// The blobs of a chunk that was encoded before, by whichever job, when all of them are still there.
+    async fn found(
+        &self,
+        tenant: &TenantId,
+        key: &[u8],
+        frames: &[FrameEntry],
+    ) -> Result<Option<Vec<Digest>>, EncodeError> {
+        let bytes = match self
+            .store
+            .get_mutable(tenant, BlobKind::TokensOfChunk, key)
+            .await
+        {
+            Ok(Some(bytes)) => bytes,
+            // What cannot be read is made again.
+            Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(stored) = TokensManifest::decode(bytes) else {
+            return Ok(None);
+        };
+        let encoder = &self.engine.description().encoder_digest;
+        let Some(blobs) = still_good(&stored, frames, encoder) else {
+            return Ok(None);
+        };
+        let there = blobs
+            .iter()
+            .map(|digest| self.store.exists(tenant, BlobKind::Tokens, digest));
+        let there = try_join_all(there).await?;
+        Ok(there.into_iter().all(|there| there).then_some(blobs))
+    }
+
+    /// Encodes a chunk and stores its tokens and their manifest.
+    async fn make(
+        &self,
+        tenant: &TenantId,
+        key: &[u8],
+        entries: &[FrameEntry],
+    ) -> Result<Vec<Digest>, EncodeError> {
+        let frames = entries.iter().map(|entry| self.frame(tenant, entry));
+        let frames = try_join_all(frames).await?;
+        let encoded = self.engine.encode(frames).await?;
+        self.metrics.frames.inc_by(entries.len() as u64);
+        self.metrics
+            .device_seconds
+            .observe(encoded.device.as_secs_f64());
+        let stored = encoded.tokens.iter().map(async |tokens| {
+            let digest = self
+                .store
+                .put(tenant, BlobKind::Tokens, tokens.bytes.clone())
+                .await?;
+            self.cache.put(tenant, digest, tokens.bytes.clone());
+            Ok::<_, EncodeError>(digest)
+        });
+        let blobs = try_join_all(stored).await?;
+        let made = encoded.tokens.iter().zip(&blobs).zip(entries);
+        let tokens = made.map(|((tokens, digest), entry)| TokensEntry {
+            digest: Bytes::copy_from_slice(digest.as_bytes()),
+            count: tokens.count,
+            width: tokens.width,
+            dtype: tokens.dtype.as_str().to_owned(),
+            frame_digest: entry.digest.clone(),
+        });
+        let encoder = &self.engine.description().encoder_digest;
+        let manifest = TokensManifest {
+            tokens: tokens.collect(),
+            encoder_digest: Bytes::copy_from_slice(encoder.as_bytes()),
+            encoder_url: self.url.clone(),
+        };
+        let manifest = manifest.encode_to_vec().into();
+        self.store
+            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
+            .await?;
+        Ok(blobs)
+    }
+
+    async fn frame(&self, tenant: &TenantId, entry: &FrameEntry) -> Result<Frame, EncodeError> {
+        let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
+            reason: "a frame's digest has another length",
+        })?;
+        let pixels = self.store.get(tenant, BlobKind::Frame, &digest).await?;
+        Ok(Frame {
+            side: entry.width,
+            channels: entry.channels,
+            pixels,
+        })
+    }
+}
+
+impl Handler for Encode {
+    const STAGE: Stage = Stage::Encode;
+
+    async fn work(&self, started: &Started) -> Result<(), Ending> {
+        let (unit, chunk) = (&started.unit, started.unit.unit);
+        let tenant = &unit.key.tenant;
+        let (frames_digest, manifest) = self.manifest(started).await?;
+        let entries = frames_of(&manifest, chunk)?;
+        let encoder = &self.engine.description().encoder_digest;
+        let key = chunk_key(&frames_digest, chunk, encoder);
+        let blobs = match self.found(tenant, &key, entries).await? {
+            Some(blobs) => {
+                self.metrics.chunks_found.inc();
+                blobs
+            }
+            None => self.make(tenant, &key, entries).await?,
+        };
+        let blobs: Vec<_> = blobs
+            .into_iter()
+            .map(|digest| (BlobKind::Tokens, digest))
+            .collect();
+        self.store.reference(tenant, &unit.key.job, &blobs).await?;
+        started
+            .advance(&Move::ChunkEncoded { chunk }, |record| next(unit, record))
+            .await?;
+        Ok(())
+    }
+
+    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
+        Ok(next(unit, record))
+    }
+}

@@ -1,0 +1,113 @@
+//! What an operator decides about preprocess, with every limit named.
+
+use medfleet_core::PoolName;
+use medfleet_core::setting::ByteSize;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_store::StoreConfig;
+use medfleet_worker::WorkerConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+/// The configuration of the `medfleet-preprocess` binary.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MainConfig {
+    /// Admin port, drain time, telemetry.
+    #[serde(default)]
+    pub process: ProcessConfig,
+    /// The queue.
+    #[serde(default)]
+    pub queue: QueueConfig,
+    /// The blob store.
+    pub store: StoreConfig,
+    /// This service.
+    pub preprocess: Config,
+}
+
+/// The configuration of preprocess itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The pool whose units it takes.
+    pub pool: String,
+    /// Slots and retries.
+    #[serde(default)]
+    pub worker: WorkerConfig,
+    /// Width and height of the frames that the pool's model takes, in pixels: 896 for MedGemma.
+    pub frame_side: u32,
+    /// Frames in one encode chunk; more where a job would have more than 32 chunks.
+    #[serde(default = "frames_per_chunk_default")]
+    pub frames_per_chunk: u32,
+    /// Largest file, in bytes.
+    #[serde(default = "file_bytes_max_default")]
+    pub file_bytes_max: ByteSize,
+    /// Bytes of files in memory at a time, over all slots; at least `file_bytes_max`.
+    #[serde(default = "file_bytes_max_default")]
+    pub memory_bytes_max: ByteSize,
+}
+
+const fn frames_per_chunk_default() -> u32 {
+    1
+}
+
+const fn file_bytes_max_default() -> ByteSize {
+    ByteSize::from_mib(512)
+}
+
+impl Config {
+    /// For a pool and its model's frame side; everything else as by default.
+    #[must_use]
+    pub fn new(pool: &PoolName, frame_side: u32) -> Self {
+        Self {
+            pool: pool.to_string(),
+            worker: WorkerConfig::default(),
+            frame_side,
+            frames_per_chunk: frames_per_chunk_default(),
+            file_bytes_max: file_bytes_max_default(),
+            memory_bytes_max: file_bytes_max_default(),
+        }
+    }
+
+    /// Checks relations between fields.
+    ///
+    /// # Errors
+    /// [`ConfigError::Relation`] with the reason.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.frames_per_chunk == 0 {
+            return Err(ConfigError::relation(
+                "preprocess.frames_per_chunk must be at least 1",
+            ));
+        }
+        if self.memory_bytes_max < self.file_bytes_max {
+            return Err(ConfigError::relation(
+                "preprocess.memory_bytes_max must be at least preprocess.file_bytes_max, or the largest file never fits",
+            ));
+        }
+        self.pool_name()
+            .map_err(|error| ConfigError::relation(format!("preprocess: {error}")))?;
+        Ok(())
+    }
+
+    pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
+        Ok(PoolName::new(self.pool.as_str())?)
+    }
+}
+
+impl Settings for MainConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.queue
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.store
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.preprocess.check()
+    }
+}

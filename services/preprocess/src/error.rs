@@ -1,0 +1,51 @@
+//! What can go wrong with a study, and the single function from that to how its unit ends.
+
+use medfleet_core::{FailureReason, IdError};
+use medfleet_imaging::{OptionsError, Refusal};
+use medfleet_store::StoreError;
+use medfleet_worker::{ConnectionError, Ending};
+
+/// The service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The pool's name has not its form.
+    #[error(transparent)]
+    Pool(#[from] IdError),
+    /// The frame side is out of range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The queue does not answer.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+/// A study did not become frames.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PreprocessError {
+    /// A file is not right for the model; imaging says why.
+    #[error("input {index} was refused: {}: {refusal}", refusal.reason)]
+    Refused { index: usize, refusal: Refusal },
+    /// The decoder broke off.
+    #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
+    DecoderPanic { index: usize },
+    /// A list does not decode or contradicts the record.
+    #[error("the study manifest is not what was accepted: {reason}")]
+    Manifest { reason: String },
+    /// The blob store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<PreprocessError> for Ending {
+    fn from(error: PreprocessError) -> Self {
+        match error {
+            PreprocessError::Refused { .. } | PreprocessError::DecoderPanic { .. } => {
+                Self::fail(FailureReason::InputRefused, error.to_string())
+            }
+            PreprocessError::Manifest { .. } => {
+                Self::fail(FailureReason::Integrity, error.to_string())
+            }
+            PreprocessError::Store(error) => error.into(),
+        }
+    }
+}

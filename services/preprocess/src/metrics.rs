@@ -1,0 +1,35 @@
+//! What preprocess counts besides what every worker counts. Names begin with `medfleet_preprocess_`.
+
+use medfleet_runtime::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// A stable refusal code of imaging.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabel {
+    pub(crate) reason: &'static str,
+}
+
+/// Frames made and files refused.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PreprocessMetrics {
+    pub(crate) frames: Counter,
+    pub(crate) refused: Family<ReasonLabel, Counter>,
+}
+
+impl PreprocessMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let ours = Self::default();
+        metrics.register(|registry| {
+            let registry = registry.sub_registry_with_prefix("preprocess");
+            registry.register("frames", "Frames made", ours.frames.clone());
+            registry.register(
+                "files_refused",
+                "Files refused, by reason",
+                ours.refused.clone(),
+            );
+        });
+        ours
+    }
+}

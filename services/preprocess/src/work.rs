@@ -1,0 +1,281 @@
+//! The effects of one unit in order: read the study, decode each file, store frames and manifest, then advance the job.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::try_join_all;
+use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, WorkUnit};
+use medfleet_imaging::{Decoded, Frame, FrameInfo, Limits, Note, Options, PREPROCESSING_VERSION};
+use medfleet_proto::v1;
+use medfleet_proto::work::v1 as wire;
+use medfleet_store::{BlobStore, StoreError};
+use medfleet_worker::{Dependencies, Ending, Handler, Next, Started};
+use prost::Message;
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::error::{PreprocessError, StartError};
+use crate::metrics::{PreprocessMetrics, ReasonLabel};
+use crate::unit::{chunk_starts, next};
+
+/// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
+const MEMORY_STEP_BYTES: u64 = 64 << 10;
+
+/// The stage.
+pub(crate) struct Preprocess {
+    store: BlobStore,
+    options: Options,
+    frames_per_chunk: u32,
+    /// Steps of file bytes that may still be taken into memory.
+    memory: Arc<Semaphore>,
+    memory_steps: u32,
+    metrics: PreprocessMetrics,
+}
+
+/// What one input became.
+struct Prepared {
+    digest: Digest,
+    frames: Vec<wire::FrameEntry>,
+}
+
+impl Preprocess {
+    pub(crate) fn new(config: &Config, dependencies: &Dependencies) -> Result<Self, StartError> {
+        let limits = Limits {
+            file_bytes_max: config.file_bytes_max.get(),
+            ..Limits::default()
+        };
+        let memory_steps = steps(config.memory_bytes_max.get());
+        Ok(Self {
+            store: dependencies.store.clone(),
+            options: Options::new(config.frame_side, limits)?,
+            frames_per_chunk: config.frames_per_chunk,
+            memory: Arc::new(Semaphore::new(memory_steps as usize)),
+            memory_steps,
+            metrics: PreprocessMetrics::register(&dependencies.metrics),
+        })
+    }
+
+    async fn study(&self, started: &Started) -> Result<wire::StudyManifest, PreprocessError> {
+        let (tenant, record) = (&started.unit.key.tenant, &started.record);
+        let bytes = self
+            .store
+            .get(tenant, BlobKind::Study, &record.study)
+            .await?;
+        let manifest = |reason: String| PreprocessError::Manifest { reason };
+        let study = wire::StudyManifest::decode(bytes)
+            .map_err(|_| manifest("it is not the encoding of a manifest".to_owned()))?;
+        if study.inputs.len() != record.image_count as usize {
+            let (found, declared) = (study.inputs.len(), record.image_count);
+            return Err(manifest(format!(
+                "{found} inputs for {declared} declared images"
+            )));
+        }
+        Ok(study)
+    }
+
+    /// One input: its bytes, its frames, stored.
+    async fn input(
+        &self,
+        started: &Started,
+        index: usize,
+        input: &wire::StudyInput,
+    ) -> Result<Prepared, PreprocessError> {
+        let tenant = &started.unit.key.tenant;
+        let steps = steps(input.size_bytes).min(self.memory_steps);
+        // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
+        let _memory = self.memory.acquire_many(steps).await;
+        let bytes = self.assemble(started, index, input).await?;
+        let digest = self.store.digest(tenant, &bytes).await;
+        let options = self.options;
+        let decoding =
+            tokio::task::spawn_blocking(move || medfleet_imaging::decode_file(&bytes, &options));
+        let decoded = match decoding.await {
+            Ok(Ok(decoded)) => decoded,
+            Ok(Err(refusal)) => {
+                let reason = refusal.reason.code();
+                self.metrics
+                    .refused
+                    .get_or_create(&ReasonLabel { reason })
+                    .inc();
+                return Err(PreprocessError::Refused { index, refusal });
+            }
+            Err(_) => return Err(PreprocessError::DecoderPanic { index }),
+        };
+        let frames = self.frames(started, index, decoded).await?;
+        Ok(Prepared { digest, frames })
+    }
+
+    /// The parts of a file in order; a file of one part is not copied.
+    async fn assemble(
+        &self,
+        started: &Started,
+        index: usize,
+        input: &wire::StudyInput,
+    ) -> Result<Bytes, PreprocessError> {
+        let tenant = &started.unit.key.tenant;
+        let wrong = |reason: &str| PreprocessError::Manifest {
+            reason: format!("input {index}: {reason}"),
+        };
+        if input.size_bytes > self.options.limits().file_bytes_max {
+            let refusal = medfleet_imaging::Refusal::new(medfleet_imaging::Reason::TooLarge);
+            return Err(PreprocessError::Refused { index, refusal });
+        }
+        let digest = |bytes: &Bytes| {
+            Digest::from_slice(bytes).map_err(|_| wrong("a part's digest has another length"))
+        };
+        let bytes = if let [part] = input.part_digests.as_slice() {
+            self.store
+                .get(tenant, BlobKind::Input, &digest(part)?)
+                .await?
+        } else {
+            // Bounded by the limit that was checked above.
+            let mut whole = BytesMut::with_capacity(usize::try_from(input.size_bytes).unwrap_or(0));
+            for part in &input.part_digests {
+                let part = self
+                    .store
+                    .get(tenant, BlobKind::Input, &digest(part)?)
+                    .await?;
+                if (whole.len() + part.len()) as u64 > input.size_bytes {
+                    return Err(wrong("its parts are longer than declared"));
+                }
+                whole.extend_from_slice(&part);
+            }
+            whole.freeze()
+        };
+        if bytes.len() as u64 != input.size_bytes {
+            return Err(wrong("its parts have another length than declared"));
+        }
+        Ok(bytes)
+    }
+
+    async fn frames(
+        &self,
+        started: &Started,
+        index: usize,
+        decoded: Decoded,
+    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
+        let tenant = &started.unit.key.tenant;
+        let Decoded { frames, notes, .. } = decoded;
+        let notes = &notes;
+        let stored = frames.into_iter().map(async |(frame, info)| {
+            let Frame {
+                side,
+                channels,
+                pixels,
+            } = frame;
+            let digest = self
+                .store
+                .put(tenant, BlobKind::Frame, pixels.into())
+                .await?;
+            let info = used(index, &info, notes, &digest);
+            Ok::<_, StoreError>(wire::FrameEntry {
+                digest: Bytes::copy_from_slice(digest.as_bytes()),
+                width: side,
+                channels,
+                info: Some(info),
+            })
+        });
+        let entries = try_join_all(stored).await?;
+        self.metrics.frames.inc_by(entries.len() as u64);
+        Ok(entries)
+    }
+
+    /// Stores the manifest and takes a reference on everything it names.
+    async fn keep(
+        &self,
+        started: &Started,
+        prepared: Vec<Prepared>,
+    ) -> Result<(Digest, u32), PreprocessError> {
+        let key = &started.unit.key;
+        let input_digests = prepared
+            .iter()
+            .map(|p| Bytes::copy_from_slice(p.digest.as_bytes()));
+        let input_digests = input_digests.collect();
+        let frames: Vec<_> = prepared.into_iter().flat_map(|p| p.frames).collect();
+        let mut blobs = Vec::with_capacity(frames.len() + 1);
+        for frame in &frames {
+            let digest =
+                Digest::from_slice(&frame.digest).map_err(|error| PreprocessError::Manifest {
+                    reason: error.to_string(),
+                })?;
+            blobs.push((BlobKind::Frame, digest));
+        }
+        let count = u32::try_from(frames.len()).map_err(|_| PreprocessError::Manifest {
+            reason: "too many frames".to_owned(),
+        })?;
+        let chunk_starts = chunk_starts(count, self.frames_per_chunk);
+        // As many as CHUNKS_MAX at most.
+        let chunks = chunk_starts.len() as u32;
+        let manifest = wire::FramesManifest {
+            frames,
+            files_refused: Vec::new(),
+            preprocessing_version: PREPROCESSING_VERSION.to_owned(),
+            chunk_starts,
+            input_digests,
+        };
+        let manifest = manifest.encode_to_vec().into();
+        let digest = self
+            .store
+            .put(&key.tenant, BlobKind::Frames, manifest)
+            .await?;
+        blobs.push((BlobKind::Frames, digest));
+        self.store.reference(&key.tenant, &key.job, &blobs).await?;
+        Ok((digest, chunks))
+    }
+}
+
+impl Handler for Preprocess {
+    const STAGE: Stage = Stage::Preprocess;
+
+    async fn work(&self, started: &Started) -> Result<(), Ending> {
+        let study = self.study(started).await?;
+        let inputs = study.inputs.iter().enumerate();
+        let inputs = inputs.map(|(index, input)| self.input(started, index, input));
+        let prepared = try_join_all(inputs).await?;
+        let (frames, chunks) = self.keep(started, prepared).await?;
+        let unit = &started.unit;
+        started
+            .advance(&Move::Preprocessed { frames, chunks }, |record| {
+                next(unit, record)
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
+        Ok(next(unit, record))
+    }
+}
+
+fn steps(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(MEMORY_STEP_BYTES))
+        .unwrap_or(u32::MAX >> 3)
+        .clamp(1, u32::MAX >> 3)
+}
+
+/// The record of a frame for results: numbers, digests and words of closed lists.
+fn used(index: usize, info: &FrameInfo, notes: &[Note], digest: &Digest) -> v1::FrameUsed {
+    let window = info.window.map(|window| v1::Window {
+        center: window.center,
+        width: window.width,
+        function: window.function.as_str().to_owned(),
+    });
+    let notes = info
+        .notes
+        .iter()
+        .chain(notes)
+        .map(|note| note.as_str().to_owned());
+    v1::FrameUsed {
+        input_index: u32::try_from(index).unwrap_or(u32::MAX),
+        frame_index: info.frame_index,
+        modality: info
+            .modality
+            .map_or_else(String::new, |modality| modality.as_str().to_owned()),
+        window,
+        frame_digest: digest.to_string(),
+        token_digest: String::new(),
+        original_width: info.original_width,
+        original_height: info.original_height,
+        notes: notes.collect(),
+    }
+}
