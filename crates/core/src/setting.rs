@@ -120,7 +120,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 fn write_unit(f: &mut fmt::Formatter<'_>, number: u64, units: &[(&str, u64)]) -> fmt::Result {
     let unit = units
         .iter()
-        .find(|(_, factor)| number > 0 && number % factor == 0);
+        .find(|(_, factor)| number > 0 && number.is_multiple_of(*factor));
     // Zero is shown in the smallest unit.
     match unit.or(units.last()) {
         Some((name, factor)) => write!(f, "{}{name}", number / factor),

@@ -224,7 +224,6 @@ where
 {
     let listener = bind(config.process().admin_listen).await?;
     let admin = listener.local_addr()?;
-    tracing::info!(service = program.name, version = program.version, %admin, "started");
     let (metrics, health) = (Metrics::new(), Health::new());
     let starting = health.part("starting");
     // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
@@ -239,6 +238,8 @@ where
         SIGNALS,
         watch_signals(shutdown.clone(), health.clone()).await?,
     );
+    // Whoever reads this line may connect, and may already send a signal.
+    tracing::info!(service = program.name, version = program.version, %admin, "started");
     let process = Process {
         config,
         metrics,
