@@ -57,6 +57,8 @@ impl Fleet {
             .arg("up")
             .arg("--data")
             .arg(data.join("data"));
+        // Port 0: fleets of several runs do not get in each other's way.
+        command.args(["--address", "127.0.0.1:0"]);
         command.arg("--address-file").arg(&address_file).args(model);
         command
             .stdin(Stdio::null())
