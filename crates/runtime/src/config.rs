@@ -23,7 +23,8 @@ use crate::ProcessConfig;
 pub const ENVIRONMENT_PREFIX: &str = "MEDFLEET_";
 
 /// Variables with the prefix that are not settings of a service: arguments of the command line, and what tests use.
-const NOT_SETTINGS: [&str; 4] = [
+const NOT_SETTINGS: [&str; 5] = [
+    "MEDFLEET_CACHE",
     "MEDFLEET_CONFIG",
     "MEDFLEET_SERVER",
     "MEDFLEET_TOKEN",

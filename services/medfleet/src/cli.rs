@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{bench, cancel, doctor, frames, get, infer, list, submit, watch};
+use crate::command::{bench, cancel, doctor, frames, get, infer, list, submit, up, watch};
 use crate::exit::{CommandResult, Exit, Fault};
 
 /// Default data folder of a local fleet.
@@ -23,6 +23,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run a whole fleet here: every role and a supervised nats-server in one process tree
+    Up(up::Args),
     /// Submit a study and follow it to its draft
     Submit(submit::Args),
     /// Show a job, and its draft if it has completed
@@ -57,6 +59,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn dispatch(command: Command) -> CommandResult {
     match command {
+        Command::Up(args) => up::run(args),
         Command::Submit(args) => submit::run(args),
         Command::Get(args) => get::run(args),
         Command::Watch(args) => watch::run(args),

@@ -9,6 +9,7 @@ pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
 pub(crate) mod submit;
+pub(crate) mod up;
 pub(crate) mod watch;
 
 use std::future::Future;

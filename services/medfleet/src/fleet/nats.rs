@@ -1,4 +1,4 @@
-//! The nats-server below us: found, started on loopback with a password of its own, restarted when it dies, gone when we go.
+//! The nats-server below us: found, started on loopback with a token of its own, restarted when it dies, gone when we go.
 //!
 //! One thread owns the child for its whole life. The kernel is asked to kill the child when that thread ends, so that
 //! not even our own kill -9 leaves a server behind.
@@ -13,7 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use medfleet_runtime::{OnFailure, OnShutdown, Random, TaskKind, TaskSet};
+use medfleet_queue::server::{ServerSettings, server_config};
+use medfleet_runtime::{OnFailure, OnShutdown, Random, Secret, TaskKind, TaskSet};
 
 pub(crate) use binary::{Binary, find};
 
@@ -29,8 +30,6 @@ const PORTS_TRIED_MAX: u32 = 3;
 const DEATHS_MAX: usize = 6;
 /// See [`DEATHS_MAX`].
 const DEATHS_WINDOW: Duration = Duration::from_secs(60);
-/// The user that we log in as.
-const USER: &str = "medfleet";
 
 const SUPERVISOR: TaskKind = TaskKind {
     name: "nats-server",
@@ -43,21 +42,19 @@ const SUPERVISOR: TaskKind = TaskKind {
 pub(crate) struct Nats {
     /// `nats://127.0.0.1:PORT`.
     pub(crate) url: String,
-    /// User to log in as.
-    pub(crate) user: String,
-    /// Its password.
-    pub(crate) password: String,
+    /// What clients must present.
+    pub(crate) token: Secret,
     // Closing the channel tells the thread to stop the server.
     _stop: Sender<()>,
 }
 
-/// What the thread needs to start the server, again and again with the same port and password.
+/// What the thread needs to start the server, again and again with the same port and token.
 #[derive(Debug)]
 struct Plan {
     binary: PathBuf,
     folder: PathBuf,
     port: u16,
-    password: String,
+    token: Secret,
 }
 
 impl Nats {
@@ -78,7 +75,7 @@ impl Nats {
             binary: binary.path.clone(),
             folder: folder.to_path_buf(),
             port: 0,
-            password: hex::encode(bytes),
+            token: Secret::new(hex::encode(bytes)),
         };
         let (stop, stopped) = channel();
         let (tell, started) = tokio::sync::oneshot::channel();
@@ -91,16 +88,16 @@ impl Nats {
                     return Ok(());
                 }
             };
-            let (port, password) = (plan.port, plan.password.clone());
+            let (port, token) = (plan.port, plan.token.clone());
             // Without a listener the channel is closed too, and the loop below stops at once.
-            let _unheard = tell.send(Ok((port, password)));
+            let _unheard = tell.send(Ok((port, token)));
             plan.supervise(child, &stopped)
         })?;
-        let (port, password) = started.await.context("the nats-server thread ended")??;
+        let (port, token) = started.await.context("the nats-server thread ended")??;
+        let url = format!("nats://127.0.0.1:{port}");
         Ok(Self {
-            url: format!("nats://127.0.0.1:{port}"),
-            user: USER.to_owned(),
-            password,
+            url,
+            token,
             _stop: stop,
         })
     }
@@ -202,21 +199,20 @@ impl Plan {
         super::data::write_whole(&self.folder.join("nats.conf"), self.config().as_bytes())
     }
 
-    /// Loopback only, its own password, and every write on disk before it is confirmed: a job that was accepted
-    /// survives a power cut (the server's default is to sync every two minutes).
+    /// Loopback only, with a token of its own, and every write on disk before it is confirmed.
     fn config(&self) -> String {
+        let mut settings = ServerSettings::local(self.folder.join("streams"), i32::from(self.port));
+        settings.token = Some(self.token.clone());
         let folder = self.folder.display();
-        let Self { port, password, .. } = self;
         format!(
             "# Written at every start by `medfleet up`.\n\
+             {}\
              server_name: medfleet\n\
-             listen: \"127.0.0.1:{port}\"\n\
-             authorization {{ user: {USER}, password: \"{password}\" }}\n\
-             jetstream {{ store_dir: \"{folder}/streams\", sync_interval: always }}\n\
              pid_file: \"{folder}/nats.pid\"\n\
              log_file: \"{folder}/nats.log\"\n\
              log_size_limit: 16MB\n\
-             log_max_num: 4\n"
+             log_max_num: 4\n",
+            server_config(&settings)
         )
     }
 }
@@ -252,16 +248,17 @@ mod tests {
 
     #[test]
     fn the_configuration_is_local_private_and_durable() {
+        let token = Secret::new("p");
         let plan = Plan {
             binary: "n".into(),
             folder: "/data/nats".into(),
             port: 4333,
-            password: "p".into(),
+            token,
         };
         let config = plan.config();
         for part in [
             "\"127.0.0.1:4333\"",
-            "password: \"p\"",
+            "token: \"p\"",
             "sync_interval: always",
             "\"/data/nats/streams\"",
         ] {

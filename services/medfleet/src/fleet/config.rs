@@ -1,0 +1,88 @@
+//! The configuration of a whole fleet in one process: what the four services have, with one queue, one blob store and one
+//! model for all of them.
+
+use medfleet_engine::ModelConfig;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_store::StoreConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of `medfleet up`. What the data folder and the flags decide needs no mention in a file.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FleetConfig {
+    /// Admin port of the whole, drain time, telemetry. Every role has an admin port of its own besides.
+    #[serde(default)]
+    pub(crate) process: ProcessConfig,
+    /// The queue. Without addresses of its own, a nats-server is started and looked after.
+    #[serde(default)]
+    pub(crate) queue: QueueConfig,
+    /// The blob store.
+    pub(crate) store: StoreConfig,
+    /// The model of encode and decode.
+    pub(crate) model: ModelConfig,
+    /// The public API and the dispatcher.
+    pub(crate) ingest: medfleet_ingest::Config,
+    /// Frames.
+    pub(crate) preprocess: medfleet_preprocess::Config,
+    /// Image tokens.
+    pub(crate) encode: medfleet_encode::Config,
+    /// Text.
+    pub(crate) decode: medfleet_decode::Config,
+}
+
+impl Settings for FleetConfig {
+    fn process(&self) -> &ProcessConfig {
+        &self.process
+    }
+
+    /// The relations that each service states for itself.
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self {
+            process,
+            queue,
+            store,
+            model,
+            ingest,
+            preprocess,
+            encode,
+            decode,
+        } = self.clone();
+        let shared = || (process.clone(), queue.clone(), store.clone());
+        let (process, queue, store) = shared();
+        medfleet_ingest::MainConfig {
+            process,
+            queue,
+            store,
+            ingest,
+        }
+        .check()?;
+        let (process, queue, store) = shared();
+        medfleet_preprocess::MainConfig {
+            process,
+            queue,
+            store,
+            preprocess,
+        }
+        .check()?;
+        let (process, queue, store) = shared();
+        medfleet_encode::MainConfig {
+            process,
+            queue,
+            store,
+            model: model.clone(),
+            encode,
+        }
+        .check()?;
+        let (process, queue, store) = shared();
+        medfleet_decode::MainConfig {
+            process,
+            queue,
+            store,
+            model,
+            decode,
+        }
+        .check()
+    }
+}
