@@ -4,6 +4,7 @@ use medfleet_core::{
     JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant,
 };
 
+use crate::api::BATCH_MAX;
 use crate::bucket::Entry;
 use crate::wire::{decode_record, encode_record};
 use crate::{Queue, QueueError, Result, subject};
@@ -188,7 +189,13 @@ impl Queue {
         let after = after.map(|job| format!("{tenant}.{job}"));
         let from = keys.partition_point(|key| after.as_ref().is_some_and(|after| key <= after));
         let mut page = Vec::new();
-        for some in keys[from..].chunks(limit.clamp(1, crate::api::BATCH_MAX)) {
+        // Without a filter every record read is wanted; with one, most may not be.
+        let at_a_time = if states.is_empty() {
+            limit.clamp(1, BATCH_MAX)
+        } else {
+            BATCH_MAX
+        };
+        for some in keys[from..].chunks(at_a_time) {
             if page.len() >= limit {
                 break;
             }
