@@ -14,9 +14,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=medfleet");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
+    compiler
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(FILES)?;
     // The bytes carry the comments: the API reference is generated from them.
-    fs::write(out.join("medfleet.binpb"), compiler.encode_file_descriptor_set())?;
+    fs::write(
+        out.join("medfleet.binpb"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_client(true)

@@ -1,0 +1,276 @@
+//! One message of each stored or queued kind, filled with fixed values.
+//! Their encodings are committed in `samples/`; a message that was released once must decode to the same values for ever.
+
+use crate::v1;
+use crate::work::v1 as work;
+use prost::Message;
+
+/// Name and encoding of every sample, as this version of the code writes it.
+#[must_use]
+pub fn all() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("work_unit", unit().encode_to_vec()),
+        ("job_record", record().encode_to_vec()),
+        ("study_manifest", study().encode_to_vec()),
+        ("frames_manifest", frames().encode_to_vec()),
+        ("tokens_manifest", tokens().encode_to_vec()),
+        ("job_event", event().encode_to_vec()),
+        ("text_chunk", text().encode_to_vec()),
+        ("dead_letter", dead_letter().encode_to_vec()),
+        ("audit_entry", audit_entry().encode_to_vec()),
+        ("upload_record", upload().encode_to_vec()),
+        ("result", result().encode_to_vec()),
+    ]
+}
+
+/// Decodes `bytes` as the sample `name` and encodes it again: fields this version no longer knows would be lost.
+///
+/// # Errors
+/// When the bytes are not that message.
+pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
+    fn again<M: Message + Default>(bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
+        M::decode(bytes).map(|message| message.encode_to_vec())
+    }
+    match name {
+        "work_unit" => again::<work::WorkUnit>(bytes),
+        "job_record" => again::<work::JobRecord>(bytes),
+        "study_manifest" => again::<work::StudyManifest>(bytes),
+        "frames_manifest" => again::<work::FramesManifest>(bytes),
+        "tokens_manifest" => again::<work::TokensManifest>(bytes),
+        "job_event" => again::<work::JobEvent>(bytes),
+        "text_chunk" => again::<work::TextChunk>(bytes),
+        "dead_letter" => again::<work::DeadLetter>(bytes),
+        "audit_entry" => again::<work::AuditEntry>(bytes),
+        "upload_record" => again::<work::UploadRecord>(bytes),
+        _ => again::<v1::Result>(bytes),
+    }
+}
+
+fn digest(byte: u8) -> bytes::Bytes {
+    vec![byte; 32].into()
+}
+
+fn unit() -> work::WorkUnit {
+    work::WorkUnit {
+        tenant: "st-mary".into(),
+        job: "0123456789abcdef0123456789abcdef".into(),
+        epoch: 1,
+        pool: "default".into(),
+        class: "stat".into(),
+        unit: 3,
+        stage: "encode".into(),
+        expire_unix_millis: 1_700_000_000_000,
+    }
+}
+
+fn record() -> work::JobRecord {
+    work::JobRecord {
+        state: v1::JobState::Failed.into(),
+        epoch: 1,
+        attempt: 2,
+        starts: vec![1, 4, 2],
+        chunks_total: 4,
+        chunks_done_bitmap: 0b1111,
+        pool: "default".into(),
+        class: "urgent".into(),
+        task: v1::TaskKind::Report.into(),
+        image_count: 4,
+        body_digest: digest(1),
+        study_digest: digest(2),
+        frames_digest: digest(3),
+        result_digest: bytes::Bytes::new(),
+        failure_reason: v1::FailureReason::ImageMissing.into(),
+        failure_message: "image 2 of 4 is not in the store".into(),
+        times_unix_millis: vec![1, 2, 3, 4, 5, 6],
+        expire_unix_millis: 7,
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        model: "medgemma".into(),
+    }
+}
+
+fn study() -> work::StudyManifest {
+    let input = work::StudyInput {
+        part_digests: vec![digest(4), digest(5)],
+        size_bytes: 9 << 20,
+    };
+    let kind = v1::task::Kind::Report(v1::ReportTask {
+        clinical_context: "cough".into(),
+    });
+    let task = v1::Task { kind: Some(kind) };
+    work::StudyManifest {
+        inputs: vec![input],
+        task: Some(task),
+        decoding: Some(decoding()),
+    }
+}
+
+fn decoding() -> v1::DecodingParameters {
+    v1::DecodingParameters {
+        max_tokens: 64,
+        temperature: 0.5,
+        top_k: 40,
+        top_p: 0.9,
+        seed: 7,
+    }
+}
+
+fn used() -> v1::FrameUsed {
+    v1::FrameUsed {
+        input_index: 1,
+        frame_index: 2,
+        modality: "CR".into(),
+        window: Some(v1::Window {
+            center: 40.0,
+            width: 400.0,
+            function: "LINEAR".into(),
+        }),
+        frame_digest: "ab".repeat(32),
+        token_digest: "cd".repeat(32),
+        original_width: 1841,
+        original_height: 1955,
+        notes: vec!["FIRST_OF_SEVERAL_WINDOWS".into()],
+    }
+}
+
+fn refused() -> v1::FileRefused {
+    v1::FileRefused {
+        input_index: 3,
+        reason: "NOT_AN_IMAGE".into(),
+        message: "neither DICOM, PNG nor JPEG".into(),
+    }
+}
+
+fn frames() -> work::FramesManifest {
+    let entry = work::FrameEntry {
+        digest: digest(6),
+        width: 896,
+        channels: 1,
+        info: Some(used()),
+    };
+    work::FramesManifest {
+        frames: vec![entry],
+        files_refused: vec![refused()],
+        preprocessing_version: "1".into(),
+        chunk_starts: vec![0],
+        input_digests: vec![digest(7)],
+    }
+}
+
+fn tokens() -> work::TokensManifest {
+    let entry = work::TokensEntry {
+        digest: digest(8),
+        count: 256,
+        width: 1152,
+        dtype: "bf16".into(),
+        frame_digest: digest(6),
+    };
+    work::TokensManifest {
+        tokens: vec![entry],
+        encoder_digest: digest(9),
+        encoder_url: "http://127.0.0.1:7444".into(),
+    }
+}
+
+fn event() -> work::JobEvent {
+    work::JobEvent {
+        state: v1::JobState::Encoding.into(),
+        time_unix_millis: 5,
+        chunks_total: 4,
+        chunks_done: 2,
+        attempt: 1,
+        epoch: 1,
+    }
+}
+
+fn text() -> work::TextChunk {
+    work::TextChunk {
+        attempt: 2,
+        offset_bytes: 10,
+        text: "lungs are clear".into(),
+        epoch: 1,
+    }
+}
+
+fn dead_letter() -> work::DeadLetter {
+    work::DeadLetter {
+        unit: Some(unit()),
+        reason: v1::FailureReason::AttemptsExhausted.into(),
+        message: "decode was started 3 times without finishing".into(),
+        time_unix_millis: 8,
+    }
+}
+
+fn audit_entry() -> work::AuditEntry {
+    work::AuditEntry {
+        time_unix_millis: 9,
+        action: "submit".into(),
+        job: "0123".into(),
+        actor: "reading-room".into(),
+    }
+}
+
+fn upload() -> work::UploadRecord {
+    work::UploadRecord {
+        total_bytes: 100,
+        part_digests: vec![digest(1)],
+        committed_bytes: 50,
+        expire_unix_millis: 10,
+    }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+fn result() -> v1::Result {
+    v1::Result {
+        job: "jobs/0123456789abcdef0123456789abcdef".into(),
+        draft: true,
+        notice: "Draft. Not signed.".into(),
+        output: Some(v1::result::Output::Report(v1::Report {
+            text: "Findings: clear.".into(),
+            findings: "clear.".into(),
+            impression: String::new(),
+        })),
+        sentences: vec![v1::Sentence {
+            start_bytes: 0,
+            end_bytes: 16,
+            mean_log_probability: -0.5,
+            min_log_probability: -2.0,
+        }],
+        frames: vec![used()],
+        files_refused: vec![refused()],
+        warnings: vec!["the text was cut by the token limit".into()],
+        finish_reason: v1::FinishReason::Length.into(),
+        provenance: Some(provenance()),
+        timings: Some(v1::Timings {
+            queued: seconds(1),
+            preprocess: seconds(2),
+            encode: seconds(3),
+            time_to_first_token: seconds(4),
+            decode: seconds(5),
+            total: seconds(15),
+        }),
+        usage: Some(v1::Usage {
+            prompt_tokens: 300,
+            image_tokens: 256,
+            output_tokens: 64,
+        }),
+    }
+}
+
+fn provenance() -> v1::Provenance {
+    v1::Provenance {
+        input_digests: vec!["01".repeat(32)],
+        preprocessing_version: "1".into(),
+        prompt_version: "1".into(),
+        prompt_digest: "02".repeat(32),
+        model: "tiny".into(),
+        model_digest: "03".repeat(32),
+        encoder_digest: "04".repeat(32),
+        decoding: Some(decoding()),
+        code_version: "0.1.0".into(),
+        device: "cpu".into(),
+        dtype: "f32".into(),
+    }
+}
