@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{try_join, try_join_all};
 use medfleet_core::{
-    BlobKind, Chunks, Digest, JobId, JobKey, JobRecord, JobState, Move, Stage, Starts, TenantId, Times,
-    UnixMillis, UploadId, WorkUnit,
+    BlobKind, Chunks, Digest, JobId, JobKey, JobRecord, JobState, Move, Stage, Starts, TenantId,
+    Times, UnixMillis, UploadId, WorkUnit,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{AuditEntry, StudyInput, StudyManifest};
@@ -34,7 +34,9 @@ const SWEEP: &str = "medfleet";
 /// The header that carries a trace.
 const TRACEPARENT: &str = "traceparent";
 
-const UPLOAD_GONE: Refusal = Refusal::NotFound { what: "upload, or it has expired" };
+const UPLOAD_GONE: Refusal = Refusal::NotFound {
+    what: "upload, or it has expired",
+};
 
 /// What accepting needs.
 #[derive(Debug, Clone)]
@@ -80,7 +82,10 @@ impl Acceptor {
             true => self.keys.job_id(&caller.tenant, &request_id),
             false => JobId::from_bytes(self.random.id()),
         };
-        let key = JobKey { tenant: caller.tenant.clone(), job };
+        let key = JobKey {
+            tenant: caller.tenant.clone(),
+            job,
+        };
         if is_named && let Some((record, _)) = self.queue.record(&key).await? {
             // The same bytes need no look at uploads, which may have expired since.
             if keys::is_same_request(&record.body, sent) {
@@ -99,19 +104,31 @@ impl Acceptor {
     async fn store(&self, key: &JobKey, plan: Plan, sent: SentHalf) -> Result<Stored, Refusal> {
         let tenant = &key.tenant;
         let sources = plan.sources.iter().enumerate();
-        let inputs = try_join_all(sources.map(|(index, source)| self.input(tenant, index, source))).await?;
+        let inputs =
+            try_join_all(sources.map(|(index, source)| self.input(tenant, index, source))).await?;
         let most = self.config.limits.study_bytes_max;
         if inputs.iter().map(|input| input.size_bytes).sum::<u64>() > most.get() {
-            return Err(Refusal::TooLarge { what: "the inputs of a job together", allowed: most.to_string() });
+            return Err(Refusal::TooLarge {
+                what: "the inputs of a job together",
+                allowed: most.to_string(),
+            });
         }
         let mut blobs = part_digests(&inputs)?;
         let image_count = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
-        let study = StudyManifest { inputs, task: Some(plan.task), decoding: Some(plan.decoding) };
+        let study = StudyManifest {
+            inputs,
+            task: Some(plan.task),
+            decoding: Some(plan.decoding),
+        };
         let study = Bytes::from(study.encode_to_vec());
         let ttl_millis = i64::try_from(plan.time_to_live.as_millis()).unwrap_or(i64::MAX);
         let ttl_bytes = ttl_millis.to_le_bytes();
-        let meaning: [&[u8]; 4] =
-            [&study, plan.class.as_str().as_bytes(), plan.model.as_bytes(), &ttl_bytes];
+        let meaning: [&[u8]; 4] = [
+            &study,
+            plan.class.as_str().as_bytes(),
+            plan.model.as_bytes(),
+            &ttl_bytes,
+        ];
         let body = self.keys.body(sent, &meaning);
         let study = self.blobs.put(tenant, BlobKind::Study, study).await?;
         blobs.push((BlobKind::Study, study));
@@ -131,7 +148,10 @@ impl Acceptor {
             frames: None,
             result: None,
             failure: None,
-            times: Times { accepted: now, ..Times::default() },
+            times: Times {
+                accepted: now,
+                ..Times::default()
+            },
             expires: UnixMillis(now.0.saturating_add(ttl_millis)),
             traceparent: traceparent(&telemetry::inject(&Span::current())),
             model: plan.model,
@@ -139,19 +159,35 @@ impl Acceptor {
         Ok(Stored { record, blobs })
     }
 
-    async fn input(&self, tenant: &TenantId, index: usize, source: &Source) -> Result<StudyInput, Refusal> {
+    async fn input(
+        &self,
+        tenant: &TenantId,
+        index: usize,
+        source: &Source,
+    ) -> Result<StudyInput, Refusal> {
         match source {
             Source::Content(content) => {
-                let digest = self.blobs.put(tenant, BlobKind::Input, content.clone()).await?;
+                let digest = self
+                    .blobs
+                    .put(tenant, BlobKind::Input, content.clone())
+                    .await?;
                 let part_digests = vec![Bytes::copy_from_slice(digest.as_bytes())];
-                Ok(StudyInput { part_digests, size_bytes: content.len() as u64 })
+                Ok(StudyInput {
+                    part_digests,
+                    size_bytes: content.len() as u64,
+                })
             }
             Source::Upload(id) => self.uploaded(tenant, index, id).await,
         }
     }
 
     /// A complete upload.
-    async fn uploaded(&self, tenant: &TenantId, index: usize, id: &UploadId) -> Result<StudyInput, Refusal> {
+    async fn uploaded(
+        &self,
+        tenant: &TenantId,
+        index: usize,
+        id: &UploadId,
+    ) -> Result<StudyInput, Refusal> {
         let (record, _) = match self.queue.upload(tenant, id).await? {
             Some(found) if found.0.expire_unix_millis > self.clock.now().0 => found,
             _ => return Err(UPLOAD_GONE),
@@ -163,7 +199,10 @@ impl Acceptor {
             );
             return Err(Refusal::invalid(format!("inputs[{index}].upload"), allowed));
         }
-        Ok(StudyInput { part_digests: record.part_digests, size_bytes: record.total_bytes })
+        Ok(StudyInput {
+            part_digests: record.part_digests,
+            size_bytes: record.total_bytes,
+        })
     }
 
     /// The study and its inputs stay for as long as the job does.
@@ -178,7 +217,12 @@ impl Acceptor {
     }
 
     /// Creates the record, or meets one that another call created under the same request id.
-    async fn create(&self, caller: &Caller, key: JobKey, stored: Stored) -> Result<Accepted, Refusal> {
+    async fn create(
+        &self,
+        caller: &Caller,
+        key: JobKey,
+        stored: Stored,
+    ) -> Result<Accepted, Refusal> {
         let begun = Instant::now();
         let pending = async { Ok::<_, Refusal>(self.queue.put_pending(&key).await?) };
         try_join(self.reference(&key, &stored), pending).await?;
@@ -198,7 +242,11 @@ impl Acceptor {
                 // The pending entry may also be the other call's, so its accept is finished before the entry goes.
                 let accepted = self.finish(caller, key.clone(), found, true).await?;
                 self.forget_pending(&key).await;
-                if is_same { Ok(accepted) } else { Err(Refusal::OtherBody) }
+                if is_same {
+                    Ok(accepted)
+                } else {
+                    Err(Refusal::OtherBody)
+                }
             }
         }
     }
@@ -217,7 +265,11 @@ impl Acceptor {
             publish_intake(&self.queue, &key, &record).await?;
             self.forget_pending(&key).await;
         }
-        Ok(Accepted { id: key.job, record, already })
+        Ok(Accepted {
+            id: key.job,
+            record,
+            already,
+        })
     }
 
     async fn forget_pending(&self, key: &JobKey) {
@@ -231,12 +283,21 @@ impl Acceptor {
     async fn withdraw(&self, key: &JobKey) {
         if let Err(error) = self.blobs.release(key).await {
             // Its blobs then stay until the job's record is erased.
-            tracing::warn!(error = chain(&error), "an accept broke and its blobs stay referenced");
+            tracing::warn!(
+                error = chain(&error),
+                "an accept broke and its blobs stay referenced"
+            );
         }
-        let withdrawn = self.queue.apply(key, None, &Move::Cancel, self.clock.now()).await;
+        let withdrawn = self
+            .queue
+            .apply(key, None, &Move::Cancel, self.clock.now())
+            .await;
         if let Err(error) = withdrawn {
             let error = chain(&error);
-            tracing::warn!(error, "an accept broke and could not be withdrawn; the job may run unseen");
+            tracing::warn!(
+                error,
+                "an accept broke and could not be withdrawn; the job may run unseen"
+            );
         }
     }
 }
@@ -244,8 +305,13 @@ impl Acceptor {
 /// The parts of the inputs, as blobs.
 fn part_digests(inputs: &[StudyInput]) -> Result<Vec<(BlobKind, Digest)>, Refusal> {
     let parts = inputs.iter().flat_map(|input| &input.part_digests);
-    let digests = parts.map(|part| Digest::from_slice(part).map(|digest| (BlobKind::Input, digest)));
-    digests.collect::<Result<_, _>>().map_err(|_| Refusal::Broken { what: "an upload's record" })
+    let digests =
+        parts.map(|part| Digest::from_slice(part).map(|digest| (BlobKind::Input, digest)));
+    digests
+        .collect::<Result<_, _>>()
+        .map_err(|_| Refusal::Broken {
+            what: "an upload's record",
+        })
 }
 
 /// The traceparent among headers; empty without telemetry.
@@ -278,14 +344,20 @@ pub(crate) async fn publish_intake(
 
 /// Finishes accepts whose process died between record and intake message, for as long as the service runs.
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: medfleet_runtime::Shutdown) {
-    let (every, age) = (acceptor.config.accept.sweep_every.get(), acceptor.config.accept.pending_after.get());
+    let (every, age) = (
+        acceptor.config.accept.sweep_every.get(),
+        acceptor.config.accept.pending_after.get(),
+    );
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             () = shutdown.begun() => return,
         }
         if let Err(error) = acceptor.sweep_once(age).await {
-            tracing::warn!(error = chain(&error), "the sweep of accepts could not finish");
+            tracing::warn!(
+                error = chain(&error),
+                "the sweep of accepts could not finish"
+            );
         }
     }
 }

@@ -15,7 +15,12 @@ impl Blobs {
         Self(store)
     }
 
-    pub(crate) async fn put(&self, tenant: &TenantId, kind: BlobKind, content: Bytes) -> Result<Digest, StoreError> {
+    pub(crate) async fn put(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        content: Bytes,
+    ) -> Result<Digest, StoreError> {
         self.0.put(tenant, kind, content).await
     }
 
@@ -53,8 +58,14 @@ impl Blobs {
     }
 
     /// The text that the job's current attempt has written so far, as an encoded `TextChunk` of offset 0.
-    pub(crate) async fn text_checkpoint(&self, key: &JobKey, epoch: u32) -> Result<Option<Bytes>, StoreError> {
-        self.0.get_mutable(&key.tenant, BlobKind::Text, &text_key(key, epoch)).await
+    pub(crate) async fn text_checkpoint(
+        &self,
+        key: &JobKey,
+        epoch: u32,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.0
+            .get_mutable(&key.tenant, BlobKind::Text, &text_key(key, epoch))
+            .await
     }
 
     /// Refuses what would not fit; what other callers bring meanwhile may still fill the store first.
@@ -73,5 +84,8 @@ fn text_key(key: &JobKey, epoch: u32) -> Vec<u8> {
 
 /// Whether there is no room now.
 pub(crate) const fn is_full(error: &StoreError) -> bool {
-    matches!(error, StoreError::Full { .. } | StoreError::Backend(BackendError::Full))
+    matches!(
+        error,
+        StoreError::Full { .. } | StoreError::Backend(BackendError::Full)
+    )
 }

@@ -34,8 +34,12 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue.check().map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store.check().map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.queue
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.store
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.ingest.check()?;
         let sweep = self.ingest.accept.pending_after.get();
         if sweep < self.queue.request_timeout.get() * 4 {
@@ -47,6 +51,11 @@ impl Settings for MainConfig {
         if self.ingest.dispatcher.lease_renew.get() * 2 > self.queue.lease_ttl.get() {
             return Err(ConfigError::relation(
                 "ingest.dispatcher.lease_renew must be at most half of queue.lease_ttl, so that one lost renewal costs nothing",
+            ));
+        }
+        if self.queue.upload_ttl < self.ingest.limits.upload_time_to_live {
+            return Err(ConfigError::relation(
+                "queue.upload_ttl must be at least ingest.limits.upload_time_to_live, so that no valid handle is forgotten",
             ));
         }
         if self.queue.record_retention.get() < self.ingest.limits.time_to_live_max.get() {
@@ -182,7 +191,10 @@ pub struct AcceptConfig {
 
 impl Default for AcceptConfig {
     fn default() -> Self {
-        Self { pending_after: DurationText::from_secs(30), sweep_every: DurationText::from_secs(10) }
+        Self {
+            pending_after: DurationText::from_secs(30),
+            sweep_every: DurationText::from_secs(10),
+        }
     }
 }
 
@@ -206,7 +218,7 @@ impl Default for WatchConfig {
             reread_every: DurationText::from_secs(20),
             checkpoint_every: DurationText::from_millis(500),
             ahead_bytes_max: ByteSize::from_bytes(64 << 10),
-            signals_max: 32,
+            signals_max: 64,
         }
     }
 }
@@ -250,8 +262,9 @@ impl Config {
     pub fn pools(&self) -> Result<Vec<PoolName>, ConfigError> {
         let mut pools = Vec::new();
         for (alias, pool) in &self.models {
-            let pool = PoolName::new(pool.as_str())
-                .map_err(|error| ConfigError::relation(format!("ingest.models.{alias}: {error}")))?;
+            let pool = PoolName::new(pool.as_str()).map_err(|error| {
+                ConfigError::relation(format!("ingest.models.{alias}: {error}"))
+            })?;
             if !pools.contains(&pool) {
                 pools.push(pool);
             }
@@ -271,7 +284,9 @@ impl Config {
                 "ingest.default_model must be one of ingest.models",
             ),
             (
-                self.models.keys().all(|alias| (1..=64).contains(&alias.len())),
+                self.models
+                    .keys()
+                    .all(|alias| (1..=64).contains(&alias.len())),
                 "a model alias is 1 to 64 bytes long",
             ),
             (

@@ -1,6 +1,8 @@
 //! The border between domain words and the public API's messages; nothing else in this crate names both.
 
-use medfleet_core::{Class, FailureReason, JobId, JobRecord, JobState, TaskKind, UnixMillis, UploadId};
+use medfleet_core::{
+    Class, FailureReason, JobId, JobRecord, JobState, TaskKind, UnixMillis, UploadId,
+};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{JobEvent, UploadRecord};
 use prost_types::Timestamp;
@@ -28,20 +30,39 @@ pub(crate) fn job_id(name: &str) -> Result<JobId, Refusal> {
 
 /// Reads `uploads/{id}`.
 pub(crate) fn upload_id(field: &str, name: &str) -> Result<UploadId, Refusal> {
-    let id = name.strip_prefix(UPLOADS).and_then(|id| UploadId::new(id).ok());
-    id.ok_or_else(|| Refusal::invalid(field, "uploads/ followed by 32 lowercase hexadecimal digits"))
+    let id = name
+        .strip_prefix(UPLOADS)
+        .and_then(|id| UploadId::new(id).ok());
+    id.ok_or_else(|| {
+        Refusal::invalid(
+            field,
+            "uploads/ followed by 32 lowercase hexadecimal digits",
+        )
+    })
 }
 
 pub(crate) fn timestamp(at: UnixMillis) -> Timestamp {
     let nanos = i32::try_from(at.0.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
-    Timestamp { seconds: at.0.div_euclid(1000), nanos }
+    Timestamp {
+        seconds: at.0.div_euclid(1000),
+        nanos,
+    }
 }
 
 /// A record as the API shows it.
 pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
     let times = &record.times;
-    let steps = [times.released, times.preprocessed, times.encoded, times.decoding, times.finished];
-    let updated = steps.into_iter().flatten().fold(times.accepted, UnixMillis::max);
+    let steps = [
+        times.released,
+        times.preprocessed,
+        times.encoded,
+        times.decoding,
+        times.finished,
+    ];
+    let updated = steps
+        .into_iter()
+        .flatten()
+        .fold(times.accepted, UnixMillis::max);
     v1::Job {
         name: job_name(id),
         state: state(record.state).into(),
@@ -80,7 +101,10 @@ pub(crate) fn progress(event: &JobEvent) -> v1::JobProgress {
 /// Whether an event's state is final.
 pub(crate) fn is_final(event: &JobEvent) -> bool {
     use v1::JobState as S;
-    matches!(event.state(), S::Completed | S::Failed | S::Cancelled | S::Expired)
+    matches!(
+        event.state(),
+        S::Completed | S::Failed | S::Cancelled | S::Expired
+    )
 }
 
 pub(crate) fn upload(id: &UploadId, record: &UploadRecord) -> v1::Upload {
@@ -118,7 +142,10 @@ pub(crate) const fn state(state: JobState) -> v1::JobState {
 
 /// The domain's word for a wire state; none for numbers that are no state.
 pub(crate) fn state_from(number: i32) -> Option<JobState> {
-    JobState::ALL.iter().copied().find(|known| i32::from(state(*known)) == number)
+    JobState::ALL
+        .iter()
+        .copied()
+        .find(|known| i32::from(state(*known)) == number)
 }
 
 const fn class(class: Class) -> v1::Class {
@@ -135,7 +162,10 @@ pub(crate) fn class_from(number: i32) -> Option<Class> {
     if number == i32::from(v1::Class::Unspecified) {
         return Some(Class::Routine);
     }
-    Class::ALL.iter().copied().find(|known| i32::from(class(*known)) == number)
+    Class::ALL
+        .iter()
+        .copied()
+        .find(|known| i32::from(class(*known)) == number)
 }
 
 const fn task(task: TaskKind) -> v1::TaskKind {
@@ -189,7 +219,10 @@ mod tests {
         for known in Class::ALL {
             assert_eq!(class_from(class(*known).into()), Some(*known));
         }
-        assert_eq!((state_from(0), state_from(99), class_from(99)), (None, None, None));
+        assert_eq!(
+            (state_from(0), state_from(99), class_from(99)),
+            (None, None, None)
+        );
         assert_eq!(class_from(0), Some(Class::Routine));
     }
 
@@ -198,9 +231,24 @@ mod tests {
         let id = JobId::from_bytes([0xab; 16]);
         assert_eq!(job_id(&job_name(&id)).ok(), Some(id));
         assert!(job_id("jobs/..").is_err() && job_id("uploads/").is_err());
-        assert_eq!(timestamp(UnixMillis(1_500)), Timestamp { seconds: 1, nanos: 500_000_000 });
-        assert_eq!(timestamp(UnixMillis(-1)), Timestamp { seconds: -1, nanos: 999_000_000 });
-        assert_eq!(trace_id("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            timestamp(UnixMillis(1_500)),
+            Timestamp {
+                seconds: 1,
+                nanos: 500_000_000
+            }
+        );
+        assert_eq!(
+            timestamp(UnixMillis(-1)),
+            Timestamp {
+                seconds: -1,
+                nanos: 999_000_000
+            }
+        );
+        assert_eq!(
+            trace_id("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            "0af7651916cd43dd8448eb211c80319c"
+        );
         assert_eq!(trace_id(""), "");
     }
 }

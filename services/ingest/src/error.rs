@@ -57,7 +57,10 @@ pub(crate) struct Violation {
 
 impl Violation {
     pub(crate) fn new(field: impl Into<String>, allowed: impl Into<String>) -> Self {
-        Self { field: field.into(), allowed: allowed.into() }
+        Self {
+            field: field.into(),
+            allowed: allowed.into(),
+        }
     }
 }
 
@@ -74,16 +77,24 @@ pub(crate) enum Refusal {
     NotFound { what: &'static str },
     #[error("request_id was used before with another body")]
     OtherBody,
-    #[error("task: {task} is not in this release; available: {}", available_tasks())]
+    #[error(
+        "task: {task} is not in this release; available: {}",
+        available_tasks()
+    )]
     TaskUnavailable { task: TaskKind },
     #[error("the job is {state}")]
     WrongState { state: JobState },
     #[error("{what} must be at most {allowed}")]
     TooLarge { what: &'static str, allowed: String },
     #[error("{what}; try again later")]
-    Busy { what: &'static str, retry_after: Duration },
+    Busy {
+        what: &'static str,
+        retry_after: Duration,
+    },
     #[error("the client was silent for too long in the middle of an upload")]
     Idle,
+    #[error("the job was started over meanwhile; watch it again")]
+    Replayed,
     #[error("this server is stopping; connect again")]
     Stopping,
     #[error("the queue did not take the request")]
@@ -104,11 +115,16 @@ impl Refusal {
 /// The tasks of this release.
 pub(crate) fn available_tasks() -> String {
     let available = TaskKind::ALL.iter().filter(|task| task.is_available());
-    available.map(|task| task.as_str()).collect::<Vec<_>>().join(", ")
+    available
+        .map(|task| task.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn spelled(violations: &[Violation]) -> String {
-    let spelled = violations.iter().map(|v| format!("{}: {}", v.field, v.allowed));
+    let spelled = violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.allowed));
     spelled.collect::<Vec<_>>().join("; ")
 }
 
@@ -121,9 +137,17 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
         Refusal::TaskUnavailable { .. } => vec![("available".to_owned(), available_tasks())],
         _ => Vec::new(),
     };
-    details.set_error_info(reason, DOMAIN, metadata.into_iter().collect::<std::collections::HashMap<_, _>>());
+    details.set_error_info(
+        reason,
+        DOMAIN,
+        metadata
+            .into_iter()
+            .collect::<std::collections::HashMap<_, _>>(),
+    );
     if let Refusal::Invalid(violations) = refusal {
-        let violations = violations.iter().map(|v| FieldViolation::new(&v.field, &v.allowed));
+        let violations = violations
+            .iter()
+            .map(|v| FieldViolation::new(&v.field, &v.allowed));
         details.set_bad_request(violations.collect::<Vec<_>>());
     }
     if let Some(delay) = retry_after(refusal, code) {
@@ -131,7 +155,9 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     }
     match code {
         Code::Internal => tracing::error!(reason, error = chain(refusal), "a call failed"),
-        Code::Unavailable => tracing::warn!(reason, error = chain(refusal), "a call could not be served"),
+        Code::Unavailable => {
+            tracing::warn!(reason, error = chain(refusal), "a call could not be served")
+        }
         _ => tracing::debug!(reason, "a call was refused"),
     }
     let text = match code {
@@ -153,12 +179,15 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::TooLarge { .. } => (Code::ResourceExhausted, "TOO_LARGE"),
         Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
         Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
+        Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
         Refusal::Queue(QueueError::Full { .. }) => (Code::ResourceExhausted, "QUEUE_FULL"),
         Refusal::Queue(error) if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
         Refusal::Queue(QueueError::Closed) => (Code::Unavailable, "QUEUE_AWAY"),
         Refusal::Queue(_) => (Code::Internal, "QUEUE_DEFECT"),
-        Refusal::Store(error) if crate::blobs::is_full(error) => (Code::ResourceExhausted, "STORE_FULL"),
+        Refusal::Store(error) if crate::blobs::is_full(error) => {
+            (Code::ResourceExhausted, "STORE_FULL")
+        }
         Refusal::Store(error) if error.is_transient() => (Code::Unavailable, "STORE_AWAY"),
         Refusal::Store(_) => (Code::Internal, "STORE_DEFECT"),
         Refusal::Broken { .. } => (Code::Internal, "STORED_BYTES_BROKEN"),
@@ -183,27 +212,64 @@ mod tests {
         let status = status(refusal);
         assert_eq!((status.code(), status.message()), (code, text));
         let details = status.get_error_details();
-        assert_eq!(details.error_info().map(|info| info.domain.as_str()), Some(DOMAIN));
+        assert_eq!(
+            details.error_info().map(|info| info.domain.as_str()),
+            Some(DOMAIN)
+        );
         assert_eq!(details.retry_info().is_some(), retries);
     }
 
     #[test]
     fn refusals_become_statuses() {
         let invalid = Refusal::invalid("task.answer.question", "1 to 16384 bytes");
-        check(&invalid, Code::InvalidArgument, "task.answer.question: 1 to 16384 bytes", false);
-        let details = status(&invalid).get_error_details();
-        let violations = details.bad_request().map(|bad| bad.field_violations.clone());
-        assert_eq!(violations.map(|v| v[0].field.clone()).as_deref(), Some("task.answer.question"));
         check(
-            &Refusal::TaskUnavailable { task: TaskKind::Embed },
+            &invalid,
+            Code::InvalidArgument,
+            "task.answer.question: 1 to 16384 bytes",
+            false,
+        );
+        let details = status(&invalid).get_error_details();
+        let violations = details
+            .bad_request()
+            .map(|bad| bad.field_violations.clone());
+        assert_eq!(
+            violations.map(|v| v[0].field.clone()).as_deref(),
+            Some("task.answer.question")
+        );
+        check(
+            &Refusal::TaskUnavailable {
+                task: TaskKind::Embed,
+            },
             Code::Unimplemented,
             "task: embed is not in this release; available: report, answer, compare",
             false,
         );
-        let full = QueueError::Full { stream: "INTAKE".into(), limit: "maximum messages exceeded".into() };
-        check(&Refusal::Queue(full), Code::ResourceExhausted, "the queue did not take the request", true);
-        let away = QueueError::Unavailable { operation: "create record" };
-        check(&Refusal::Queue(away), Code::Unavailable, "the queue did not take the request", true);
-        check(&Refusal::WrongState { state: JobState::Failed }, Code::FailedPrecondition, "the job is failed", false);
+        let full = QueueError::Full {
+            stream: "INTAKE".into(),
+            limit: "maximum messages exceeded".into(),
+        };
+        check(
+            &Refusal::Queue(full),
+            Code::ResourceExhausted,
+            "the queue did not take the request",
+            true,
+        );
+        let away = QueueError::Unavailable {
+            operation: "create record",
+        };
+        check(
+            &Refusal::Queue(away),
+            Code::Unavailable,
+            "the queue did not take the request",
+            true,
+        );
+        check(
+            &Refusal::WrongState {
+                state: JobState::Failed,
+            },
+            Code::FailedPrecondition,
+            "the job is failed",
+            false,
+        );
     }
 }

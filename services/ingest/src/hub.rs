@@ -74,7 +74,10 @@ impl Drop for Subscription {
 impl Hub {
     /// With room for so many signals per job.
     pub(crate) fn new(signals_max: usize) -> Self {
-        Self { shared: Arc::default(), signals_max }
+        Self {
+            shared: Arc::default(),
+            signals_max,
+        }
     }
 
     /// Begins to listen to a job. Subscribe first, then read durable state, and no event falls in between.
@@ -82,12 +85,23 @@ impl Hub {
         let mut shared = self.lock();
         let (topic, watchers) = shared.topics.entry(key.clone()).or_insert_with(|| {
             let (signals, _) = broadcast::channel(self.signals_max);
-            (Arc::new(Topic { signals, finished: tokio::sync::Mutex::default() }), 0)
+            (
+                Arc::new(Topic {
+                    signals,
+                    finished: tokio::sync::Mutex::default(),
+                }),
+                0,
+            )
         });
         *watchers += 1;
         let topic = Arc::clone(topic);
         let signals = topic.signals.subscribe();
-        Subscription { hub: self.clone(), key: key.clone(), topic, signals }
+        Subscription {
+            hub: self.clone(),
+            key: key.clone(),
+            topic,
+            signals,
+        }
     }
 
     /// All durable events of all jobs, for the dispatcher. What it is too slow for is dropped: they are hints.
@@ -103,7 +117,10 @@ impl Hub {
         let carry = async {
             loop {
                 if let Err(error) = self.carry_some_events(&queue).await {
-                    tracing::warn!(error = medfleet_runtime::exit::chain(&error), "the events consumer broke");
+                    tracing::warn!(
+                        error = medfleet_runtime::exit::chain(&error),
+                        "the events consumer broke"
+                    );
                 }
                 self.tell_all_missed();
                 tokio::time::sleep(AGAIN).await;
@@ -141,7 +158,10 @@ impl Hub {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(error = medfleet_runtime::exit::chain(&error), "the text subscription broke");
+                        tracing::warn!(
+                            error = medfleet_runtime::exit::chain(&error),
+                            "the text subscription broke"
+                        );
                     }
                 }
                 tokio::time::sleep(AGAIN).await;
@@ -180,17 +200,26 @@ mod tests {
     use super::*;
 
     fn key(job: u8) -> JobKey {
-        JobKey { tenant: TenantId::new("st-mary").expect("a name"), job: JobId::from_bytes([job; 16]) }
+        JobKey {
+            tenant: TenantId::new("st-mary").expect("a name"),
+            job: JobId::from_bytes([job; 16]),
+        }
     }
 
     #[tokio::test]
     async fn every_watcher_of_a_job_is_told_and_no_other() {
         let hub = Hub::new(4);
-        let (mut first, mut second, mut other) =
-            (hub.subscribe(&key(1)), hub.subscribe(&key(1)), hub.subscribe(&key(2)));
+        let (mut first, mut second, mut other) = (
+            hub.subscribe(&key(1)),
+            hub.subscribe(&key(1)),
+            hub.subscribe(&key(2)),
+        );
         hub.tell(&key(1), Signal::Event(7, JobEvent::default()));
         for watcher in [&mut first, &mut second] {
-            assert!(matches!(watcher.signals.try_recv(), Ok(Signal::Event(7, _))));
+            assert!(matches!(
+                watcher.signals.try_recv(),
+                Ok(Signal::Event(7, _))
+            ));
         }
         assert!(other.signals.try_recv().is_err());
         hub.tell_all_missed();
@@ -204,7 +233,10 @@ mod tests {
         for sequence in 1..=5 {
             hub.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
         }
-        assert!(matches!(slow.signals.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
+        assert!(matches!(
+            slow.signals.try_recv(),
+            Err(broadcast::error::TryRecvError::Lagged(_))
+        ));
     }
 
     #[tokio::test]

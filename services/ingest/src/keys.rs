@@ -35,7 +35,11 @@ impl Keys {
 
     /// Digest of the request as sent, without its request id.
     pub(crate) fn sent(&self, tenant: &TenantId, request: &[u8]) -> SentHalf {
-        SentHalf(first(&self.0.keyed_hash(SENT, &[tenant.as_str().as_bytes(), request])))
+        SentHalf(first(
+            &self
+                .0
+                .keyed_hash(SENT, &[tenant.as_str().as_bytes(), request]),
+        ))
     }
 
     /// The body digest of the record: `sent`, then the digest of what the request means, given in parts.
@@ -47,8 +51,16 @@ impl Keys {
     }
 
     /// The token of the page that begins after `last`; good for this tenant and these states only.
-    pub(crate) fn page_token(&self, tenant: &TenantId, states: &[JobState], last: &JobId) -> String {
-        format!("{last}{}", hex::encode(self.page_check(tenant, states, last)))
+    pub(crate) fn page_token(
+        &self,
+        tenant: &TenantId,
+        states: &[JobState],
+        last: &JobId,
+    ) -> String {
+        format!(
+            "{last}{}",
+            hex::encode(self.page_check(tenant, states, last))
+        )
     }
 
     /// The job after which the page begins; none if the token was not made here for this list.
@@ -63,7 +75,12 @@ impl Keys {
         (hex::encode(self.page_check(tenant, states, &id)) == check).then_some(id)
     }
 
-    fn page_check(&self, tenant: &TenantId, states: &[JobState], last: &JobId) -> [u8; PAGE_CHECK_BYTES] {
+    fn page_check(
+        &self,
+        tenant: &TenantId,
+        states: &[JobState],
+        last: &JobId,
+    ) -> [u8; PAGE_CHECK_BYTES] {
         let mut parts = vec![tenant.as_str().as_bytes(), last.as_str().as_bytes()];
         parts.extend(states.iter().map(|state| state.as_str().as_bytes()));
         first(&self.0.keyed_hash(PAGE, &parts))
@@ -109,10 +126,22 @@ mod tests {
     fn bodies_compare_by_bytes_or_by_meaning() {
         let keys = keys();
         let first = keys.body(keys.sent(&tenant("a"), b"upload 1"), &[b"study", b"stat"]);
-        assert!(is_same_request(&first, keys.sent(&tenant("a"), b"upload 1")));
-        assert!(!is_same_request(&first, keys.sent(&tenant("a"), b"upload 2")));
-        assert!(is_same_meaning(&first, &keys.body(keys.sent(&tenant("a"), b"upload 2"), &[b"study", b"stat"])));
-        assert!(!is_same_meaning(&first, &keys.body(keys.sent(&tenant("a"), b"upload 1"), &[b"studys", b"tat"])));
+        assert!(is_same_request(
+            &first,
+            keys.sent(&tenant("a"), b"upload 1")
+        ));
+        assert!(!is_same_request(
+            &first,
+            keys.sent(&tenant("a"), b"upload 2")
+        ));
+        assert!(is_same_meaning(
+            &first,
+            &keys.body(keys.sent(&tenant("a"), b"upload 2"), &[b"study", b"stat"])
+        ));
+        assert!(!is_same_meaning(
+            &first,
+            &keys.body(keys.sent(&tenant("a"), b"upload 1"), &[b"studys", b"tat"])
+        ));
     }
 
     #[test]
@@ -120,7 +149,9 @@ mod tests {
         let keys = keys();
         let id = JobId::from_bytes([7; 16]);
         let token = keys.page_token(&tenant("a"), &[JobState::Failed], &id);
-        let read = |name: &str, states: &[JobState], token: &str| keys.read_page_token(&tenant(name), states, token);
+        let read = |name: &str, states: &[JobState], token: &str| {
+            keys.read_page_token(&tenant(name), states, token)
+        };
         assert_eq!(read("a", &[JobState::Failed], &token), Some(id.clone()));
         assert_eq!(read("b", &[JobState::Failed], &token), None);
         assert_eq!(read("a", &[], &token), None);

@@ -92,7 +92,14 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
     let figures = Figures::new(&deps.metrics);
     let hub = Hub::new(config.watch.signals_max);
     let config = Arc::new(config);
-    let parts = Parts { config, tokens, figures, hub, pools, shutdown: shutdown.clone() };
+    let parts = Parts {
+        config,
+        tokens,
+        figures,
+        hub,
+        pools,
+        shutdown: shutdown.clone(),
+    };
     let jobs = parts.jobs(&deps);
     let (router, reporter) = server::build(jobs, parts.config.tls.as_ref()).await?;
     parts.start_tasks(&deps);
@@ -159,11 +166,31 @@ impl Parts {
 
     fn start_tasks(&self, deps: &Deps) {
         let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
-        start(&deps.tasks, "job events", self.hub.clone().carry_events(queue.clone(), shutdown.clone()));
-        start(&deps.tasks, "job texts", self.hub.clone().carry_texts(queue.clone(), shutdown.clone()));
-        start(&deps.tasks, "accept sweep", accept::sweep(self.acceptor(deps), shutdown.clone()));
+        start(
+            &deps.tasks,
+            "job events",
+            self.hub
+                .clone()
+                .carry_events(queue.clone(), shutdown.clone()),
+        );
+        start(
+            &deps.tasks,
+            "job texts",
+            self.hub
+                .clone()
+                .carry_texts(queue.clone(), shutdown.clone()),
+        );
+        start(
+            &deps.tasks,
+            "accept sweep",
+            accept::sweep(self.acceptor(deps), shutdown.clone()),
+        );
         let every = self.config.tokens_reload.get();
-        start(&deps.tasks, "tokens file", self.tokens.clone().follow(every, shutdown.clone()));
+        start(
+            &deps.tasks,
+            "tokens file",
+            self.tokens.clone().follow(every, shutdown.clone()),
+        );
         let dispatcher = Dispatcher {
             config: self.config.dispatcher.clone(),
             queue,
@@ -181,7 +208,11 @@ impl Parts {
 
 /// Starts a task that the service cannot do without and that ends by itself when the shutdown begins.
 fn start(tasks: &TaskSet, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    let kind = TaskKind { name, on_failure: OnFailure::Shutdown, on_shutdown: OnShutdown::Wait };
+    let kind = TaskKind {
+        name,
+        on_failure: OnFailure::Shutdown,
+        on_shutdown: OnShutdown::Wait,
+    };
     tasks.start(kind, async move {
         task.await;
         Ok::<_, Infallible>(())
@@ -189,7 +220,12 @@ fn start(tasks: &TaskSet, name: &'static str, task: impl Future<Output = ()> + S
 }
 
 /// Tells the admin port and the health service whether the queue is there.
-async fn follow_connection(queue: Queue, ready: Part, reporter: HealthReporter, shutdown: Shutdown) {
+async fn follow_connection(
+    queue: Queue,
+    ready: Part,
+    reporter: HealthReporter,
+    shutdown: Shutdown,
+) {
     loop {
         if queue.is_connected() {
             ready.ready();

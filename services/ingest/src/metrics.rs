@@ -86,7 +86,9 @@ impl Figures {
         let figures = Self {
             calls: Family::default(),
             // 1 ms to 65 s.
-            call_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 17))),
+            call_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 17))
+            }),
             backlog_units: Family::default(),
             watches: Gauge::default(),
             uploads: Gauge::default(),
@@ -119,17 +121,30 @@ impl Figures {
 
     /// Counts an answered call.
     pub(crate) fn called(&self, method: Method, code: tonic::Code, seconds: f64) {
-        let labels = CallLabels { method: method.as_str(), code: code_word(code) };
+        let labels = CallLabels {
+            method: method.as_str(),
+            code: code_word(code),
+        };
         self.calls.get_or_create(&labels).inc();
-        let labels = MethodLabels { method: method.as_str() };
+        let labels = MethodLabels {
+            method: method.as_str(),
+        };
         self.call_seconds.get_or_create(&labels).observe(seconds);
     }
 
     /// Shows the whole backlog.
     pub(crate) fn show_backlog(&self, backlog: &[Backlog]) {
-        for Backlog { lane: (stage, pool), class, units } in backlog {
-            let labels =
-                BacklogLabels { stage: stage.as_str(), pool: pool.to_string(), class: class.as_str() };
+        for Backlog {
+            lane: (stage, pool),
+            class,
+            units,
+        } in backlog
+        {
+            let labels = BacklogLabels {
+                stage: stage.as_str(),
+                pool: pool.to_string(),
+                class: class.as_str(),
+            };
             let units = i64::try_from(*units).unwrap_or(i64::MAX);
             self.backlog_units.get_or_create(&labels).set(units);
         }

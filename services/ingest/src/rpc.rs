@@ -49,24 +49,37 @@ impl JobService for Jobs {
     ) -> Reply<v1::UploadInputResponse> {
         self.answer(Method::UploadInput, request, async |caller, messages| {
             let upload = self.uploads.take(caller.tenant, messages).await?;
-            Ok(v1::UploadInputResponse { upload: Some(upload) })
+            Ok(v1::UploadInputResponse {
+                upload: Some(upload),
+            })
         })
         .await
     }
 
-    async fn get_upload(&self, request: Request<v1::GetUploadRequest>) -> Reply<v1::GetUploadResponse> {
+    async fn get_upload(
+        &self,
+        request: Request<v1::GetUploadRequest>,
+    ) -> Reply<v1::GetUploadResponse> {
         self.answer(Method::GetUpload, request, async |caller, request| {
             let upload = self.uploads.get(&caller.tenant, &request.name).await?;
-            Ok(v1::GetUploadResponse { upload: Some(upload) })
+            Ok(v1::GetUploadResponse {
+                upload: Some(upload),
+            })
         })
         .await
     }
 
-    async fn submit_job(&self, request: Request<v1::SubmitJobRequest>) -> Reply<v1::SubmitJobResponse> {
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Reply<v1::SubmitJobResponse> {
         self.answer(Method::SubmitJob, request, async |caller, request| {
             let accepted = self.acceptor.accept(&caller, request).await?;
             let job = convert::job(&accepted.id, &accepted.record);
-            Ok(v1::SubmitJobResponse { job: Some(job), already_accepted: accepted.already })
+            Ok(v1::SubmitJobResponse {
+                job: Some(job),
+                already_accepted: accepted.already,
+            })
         })
         .await
     }
@@ -74,36 +87,58 @@ impl JobService for Jobs {
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Reply<v1::GetJobResponse> {
         self.answer(Method::GetJob, request, async |caller, request| {
             let (key, record) = self.find(caller, &request.name).await?;
-            Ok(v1::GetJobResponse { job: Some(convert::job(&key.job, &record)) })
+            Ok(v1::GetJobResponse {
+                job: Some(convert::job(&key.job, &record)),
+            })
         })
         .await
     }
 
-    async fn get_result(&self, request: Request<v1::GetResultRequest>) -> Reply<v1::GetResultResponse> {
+    async fn get_result(
+        &self,
+        request: Request<v1::GetResultRequest>,
+    ) -> Reply<v1::GetResultResponse> {
         self.answer(Method::GetResult, request, async |caller, request| {
             let actor = caller.actor.clone();
             let (key, record) = self.find(caller, &request.name).await?;
             let result = self.result(&key, &record).await?;
             self.acceptor.audit(&key, "read_result", &actor).await?;
-            Ok(v1::GetResultResponse { result: Some(result) })
+            Ok(v1::GetResultResponse {
+                result: Some(result),
+            })
         })
         .await
     }
 
-    async fn list_jobs(&self, request: Request<v1::ListJobsRequest>) -> Reply<v1::ListJobsResponse> {
-        self.answer(Method::ListJobs, request, async |caller, request| self.list(caller, request).await)
-            .await
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Reply<v1::ListJobsResponse> {
+        self.answer(Method::ListJobs, request, async |caller, request| {
+            self.list(caller, request).await
+        })
+        .await
     }
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;
 
-    async fn watch_job(&self, request: Request<v1::WatchJobRequest>) -> Reply<Self::WatchJobStream> {
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Reply<Self::WatchJobStream> {
         self.answer(Method::WatchJob, request, async |caller, request| {
-            if usize::try_from(self.figures.watches.get()).is_ok_and(|now| now >= self.watches_max) {
+            if usize::try_from(self.figures.watches.get()).is_ok_and(|now| now >= self.watches_max)
+            {
                 let retry_after = self.acceptor.config.limits.retry_after.get();
-                return Err(Refusal::Busy { what: "too many watches are open", retry_after });
+                return Err(Refusal::Busy {
+                    what: "too many watches are open",
+                    retry_after,
+                });
             }
-            let key = JobKey { tenant: caller.tenant, job: convert::job_id(&request.name)? };
+            let key = JobKey {
+                tenant: caller.tenant,
+                job: convert::job_id(&request.name)?,
+            };
             let watch = Watch::begin(Arc::clone(&self.watching), key, &request).await?;
             let stream: Self::WatchJobStream = Box::pin(watch.into_stream());
             Ok(stream)
@@ -111,11 +146,16 @@ impl JobService for Jobs {
         .await
     }
 
-    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Reply<v1::CancelJobResponse> {
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Reply<v1::CancelJobResponse> {
         self.answer(Method::CancelJob, request, async |caller, request| {
             let record = self.cancel(&caller, &request.name).await?;
             let id = convert::job_id(&request.name)?;
-            Ok(v1::CancelJobResponse { job: Some(convert::job(&id, &record)) })
+            Ok(v1::CancelJobResponse {
+                job: Some(convert::job(&id, &record)),
+            })
         })
         .await
     }
@@ -142,12 +182,16 @@ impl Jobs {
         let answered = answered.instrument(span.clone()).await;
         let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
         span.record("rpc.grpc.status_code", i32::from(code));
-        self.figures.called(method, code, begun.elapsed().as_secs_f64());
+        self.figures
+            .called(method, code, begun.elapsed().as_secs_f64());
         answered.map(Response::new)
     }
 
     async fn find(&self, caller: Caller, name: &str) -> Result<(JobKey, JobRecord), Refusal> {
-        let key = JobKey { tenant: caller.tenant, job: convert::job_id(name)? };
+        let key = JobKey {
+            tenant: caller.tenant,
+            job: convert::job_id(name)?,
+        };
         match self.acceptor.queue.record(&key).await? {
             Some((record, _)) => Ok((key, record)),
             None => Err(Refusal::NotFound { what: "job" }),
@@ -155,57 +199,110 @@ impl Jobs {
     }
 
     async fn result(&self, key: &JobKey, record: &JobRecord) -> Result<v1::Result, Refusal> {
-        let Some(digest) = record.result.filter(|_| record.state == JobState::Completed) else {
-            return Err(Refusal::WrongState { state: record.state });
+        let Some(digest) = record
+            .result
+            .filter(|_| record.state == JobState::Completed)
+        else {
+            return Err(Refusal::WrongState {
+                state: record.state,
+            });
         };
-        let bytes: Option<Bytes> = self.acceptor.blobs.get(&key.tenant, BlobKind::Result, &digest).await?;
-        let bytes = bytes.ok_or(Refusal::NotFound { what: "result any more" })?;
+        let bytes: Option<Bytes> = self
+            .acceptor
+            .blobs
+            .get(&key.tenant, BlobKind::Result, &digest)
+            .await?;
+        let bytes = bytes.ok_or(Refusal::NotFound {
+            what: "result any more",
+        })?;
         v1::Result::decode(bytes).map_err(|_| Refusal::Broken { what: "a result" })
     }
 
-    async fn list(&self, caller: Caller, request: v1::ListJobsRequest) -> Result<v1::ListJobsResponse, Refusal> {
+    async fn list(
+        &self,
+        caller: Caller,
+        request: v1::ListJobsRequest,
+    ) -> Result<v1::ListJobsResponse, Refusal> {
         let tenant = caller.tenant;
         let size = match request.page_size {
             0 => PAGE_SIZE_DEFAULT,
             size if (1..=PAGE_SIZE_MAX).contains(&size) => size,
-            _ => return Err(Refusal::invalid("page_size", format!("1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"))),
+            _ => {
+                return Err(Refusal::invalid(
+                    "page_size",
+                    format!("1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"),
+                ));
+            }
         };
         let states = states(&request.states)?;
         let keys = &self.acceptor.keys;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(keys.read_page_token(&tenant, &states, token).ok_or_else(|| {
-                Refusal::invalid("page_token", "the next_page_token of the same list with the same states")
-            })?),
+            token => Some(
+                keys.read_page_token(&tenant, &states, token)
+                    .ok_or_else(|| {
+                        Refusal::invalid(
+                            "page_token",
+                            "the next_page_token of the same list with the same states",
+                        )
+                    })?,
+            ),
         };
         let size = usize::try_from(size).unwrap_or_default();
         // One more than asked for tells whether there is another page.
-        let mut found = self.acceptor.queue.list_records(&tenant, after.as_ref(), size + 1, &states).await?;
+        let mut found = self
+            .acceptor
+            .queue
+            .list_records(&tenant, after.as_ref(), size + 1, &states)
+            .await?;
         let is_last = found.len() <= size;
         found.truncate(size);
         let next_page_token = match found.last() {
             Some((last, _)) if !is_last => keys.page_token(&tenant, &states, last),
             _ => String::new(),
         };
-        let jobs = found.iter().map(|(id, record)| convert::job(id, record)).collect();
-        Ok(v1::ListJobsResponse { jobs, next_page_token })
+        let jobs = found
+            .iter()
+            .map(|(id, record)| convert::job(id, record))
+            .collect();
+        Ok(v1::ListJobsResponse {
+            jobs,
+            next_page_token,
+        })
     }
 
     async fn cancel(&self, caller: &Caller, name: &str) -> Result<JobRecord, Refusal> {
-        let key = JobKey { tenant: caller.tenant.clone(), job: convert::job_id(name)? };
+        let key = JobKey {
+            tenant: caller.tenant.clone(),
+            job: convert::job_id(name)?,
+        };
         let queue = &self.acceptor.queue;
-        match queue.apply(&key, None, &Move::Cancel, self.acceptor.clock.now()).await? {
+        match queue
+            .apply(&key, None, &Move::Cancel, self.acceptor.clock.now())
+            .await?
+        {
             Applied::Applied { record, .. } => {
                 if let Err(error) = queue.publish_cancel(&key).await {
                     // Only a hint: the worker learns it from the record at its next heartbeat.
-                    tracing::debug!(error = medfleet_runtime::exit::chain(&error), "a cancel hint was lost");
+                    tracing::debug!(
+                        error = medfleet_runtime::exit::chain(&error),
+                        "a cancel hint was lost"
+                    );
                 }
                 self.acceptor.audit(&key, "cancel", &caller.actor).await?;
                 Ok(record)
             }
-            Applied::Refused { reason: Refused::Final { state: JobState::Cancelled }, record } => Ok(record),
+            Applied::Refused {
+                reason:
+                    Refused::Final {
+                        state: JobState::Cancelled,
+                    },
+                record,
+            } => Ok(record),
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
-                Err(Refusal::WrongState { state: record.state })
+                Err(Refusal::WrongState {
+                    state: record.state,
+                })
             }
             Applied::Missing => Err(Refusal::NotFound { what: "job" }),
         }
@@ -213,7 +310,10 @@ impl Jobs {
 }
 
 fn states(numbers: &[i32]) -> Result<Vec<JobState>, Refusal> {
-    let known = numbers.iter().map(|number| convert::state_from(*number)).collect::<Option<Vec<_>>>();
+    let known = numbers
+        .iter()
+        .map(|number| convert::state_from(*number))
+        .collect::<Option<Vec<_>>>();
     let mut states = known.ok_or_else(|| {
         let allowed = "JOB_STATE_ACCEPTED to JOB_STATE_EXPIRED, or empty for all";
         Refusal::invalid("states", allowed)
@@ -234,11 +334,13 @@ fn span_of(method: Method, metadata: &MetadataMap) -> Span {
         rpc.method = method.as_str(),
         rpc.grpc.status_code = tracing::field::Empty,
     );
-    let headers = ["traceparent", "tracestate"].into_iter().filter_map(|name| {
-        // What is not text is no trace context.
-        let value = metadata.get(name)?.to_str().ok()?;
-        Some((name, value))
-    });
+    let headers = ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| {
+            // What is not text is no trace context.
+            let value = metadata.get(name)?.to_str().ok()?;
+            Some((name, value))
+        });
     telemetry::set_parent(&span, &headers.collect::<Vec<_>>());
     span
 }

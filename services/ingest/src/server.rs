@@ -26,7 +26,10 @@ const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 10_000;
 
 /// The server with everything it serves.
-pub(crate) async fn build(jobs: Jobs, tls: Option<&TlsConfig>) -> Result<(Router, HealthReporter), Error> {
+pub(crate) async fn build(
+    jobs: Jobs,
+    tls: Option<&TlsConfig>,
+) -> Result<(Router, HealthReporter), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<JobServiceServer<Jobs>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -45,7 +48,10 @@ pub(crate) async fn build(jobs: Jobs, tls: Option<&TlsConfig>) -> Result<(Router
         server = server.tls_config(tls_config(tls).await?)?;
     }
     let jobs = JobServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let router = server.add_service(health).add_service(reflection).add_service(jobs);
+    let router = server
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(jobs);
     Ok((router, reporter))
 }
 
@@ -61,7 +67,9 @@ async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {
 }
 
 async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(path).await.map_err(|source| Error::File { what, source })
+    tokio::fs::read(path)
+        .await
+        .map_err(|source| Error::File { what, source })
 }
 
 /// Serves until `stopped`, then lets the calls under way end.
@@ -72,5 +80,7 @@ pub(crate) async fn serve(
 ) -> Result<(), Error> {
     // Streamed text comes in small pieces that must not wait for more.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(router.serve_with_incoming_shutdown(incoming, stopped).await?)
+    Ok(router
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await?)
 }

@@ -15,7 +15,11 @@ pub(crate) enum Out {
     /// Discard what was sent: a new attempt begins.
     Reset { attempt: u32 },
     /// The next text.
-    Delta { attempt: u32, offset: u64, text: String },
+    Delta {
+        attempt: u32,
+        offset: u64,
+        text: String,
+    },
 }
 
 /// Where a watcher stands in the text.
@@ -33,7 +37,12 @@ impl Stitch {
     pub(crate) fn at(attempt: u32, offset: u64, ahead_bytes_max: usize) -> Self {
         // Without an attempt there is no text to continue.
         let offset = if attempt == 0 { 0 } else { offset };
-        Self { attempt, offset, ahead: None, ahead_bytes_max }
+        Self {
+            attempt,
+            offset,
+            ahead: None,
+            ahead_bytes_max,
+        }
     }
 
     /// Whether text is known to be missing before text that has arrived.
@@ -79,26 +88,39 @@ impl Stitch {
     fn extend(&mut self, begins: u64, text: &str, out: &mut Vec<Out>) {
         let known = usize::try_from(self.offset - begins).unwrap_or(usize::MAX);
         // A cut inside a character can only come from a made-up position: nothing is sent until the text is complete.
-        let Some(new) = text.get(known..).filter(|new| !new.is_empty()) else { return };
-        out.push(Out::Delta { attempt: self.attempt, offset: self.offset, text: new.to_owned() });
+        let Some(new) = text.get(known..).filter(|new| !new.is_empty()) else {
+            return;
+        };
+        out.push(Out::Delta {
+            attempt: self.attempt,
+            offset: self.offset,
+            text: new.to_owned(),
+        });
         self.offset += new.len() as u64;
     }
 
     fn hold(&mut self, piece: Piece<'_>) {
         let room = self.ahead_bytes_max.saturating_sub(piece.text.len());
         match &mut self.ahead {
-            Some((begins, text)) if *begins + text.len() as u64 == piece.offset && text.len() <= room => {
+            Some((begins, text))
+                if *begins + text.len() as u64 == piece.offset && text.len() <= room =>
+            {
                 text.push_str(piece.text);
             }
             // Seen already.
-            Some((begins, text)) if *begins <= piece.offset && piece.offset < *begins + text.len() as u64 => {}
+            Some((begins, text))
+                if *begins <= piece.offset && piece.offset < *begins + text.len() as u64 => {}
             // A second hole, or too much: what is stored will reach the newer piece just as well.
             _ => self.ahead = Some((piece.offset, piece.text.to_owned())),
         }
     }
 
     fn release_held(&mut self, out: &mut Vec<Out>) {
-        if self.ahead.as_ref().is_none_or(|(begins, _)| *begins > self.offset) {
+        if self
+            .ahead
+            .as_ref()
+            .is_none_or(|(begins, _)| *begins > self.offset)
+        {
             return;
         }
         if let Some((begins, text)) = self.ahead.take() {
@@ -122,7 +144,14 @@ mod tests {
         let mut out = Vec::new();
         for step in steps {
             match *step {
-                P(attempt, offset, text) => stitch.offer(Piece { attempt, offset, text }, &mut out),
+                P(attempt, offset, text) => stitch.offer(
+                    Piece {
+                        attempt,
+                        offset,
+                        text,
+                    },
+                    &mut out,
+                ),
                 Finish(attempt, text) => stitch.finish(attempt, text, &mut out),
             }
         }
@@ -130,7 +159,11 @@ mod tests {
             .iter()
             .map(|out| match out {
                 Out::Reset { attempt } => format!("reset {attempt}"),
-                Out::Delta { attempt, offset, text } => format!("{attempt}@{offset}:{text}"),
+                Out::Delta {
+                    attempt,
+                    offset,
+                    text,
+                } => format!("{attempt}@{offset}:{text}"),
             })
             .collect();
         assert_eq!(shown, expected);
@@ -139,8 +172,18 @@ mod tests {
 
     #[test]
     fn pieces_in_order_pass_through_and_repeats_do_not() {
-        check((0, 0), &[P(1, 0, "The "), P(1, 4, "heart")], &["1@0:The ", "1@4:heart"], false);
-        check((0, 0), &[P(1, 0, "The "), P(1, 0, "The "), P(1, 2, "e heart")], &["1@0:The ", "1@4:heart"], false);
+        check(
+            (0, 0),
+            &[P(1, 0, "The "), P(1, 4, "heart")],
+            &["1@0:The ", "1@4:heart"],
+            false,
+        );
+        check(
+            (0, 0),
+            &[P(1, 0, "The "), P(1, 0, "The "), P(1, 2, "e heart")],
+            &["1@0:The ", "1@4:heart"],
+            false,
+        );
         check((1, 4), &[P(1, 0, "The heart")], &["1@4:heart"], false);
         check((1, 9), &[P(1, 0, "The heart")], &[], false);
     }
@@ -148,35 +191,89 @@ mod tests {
     #[test]
     fn a_gap_is_held_until_the_stored_text_reaches_it() {
         check((0, 0), &[P(1, 4, "heart")], &[], true);
-        check((0, 0), &[P(1, 4, "heart"), P(1, 9, " is"), P(1, 0, "The h")], &["1@0:The h", "1@5:eart is"], false);
-        check((0, 0), &[P(1, 4, "heart"), P(1, 0, "Th")], &["1@0:Th"], true);
-        check((0, 0), &[P(1, 4, "heart"), P(1, 4, "heart"), P(1, 0, "The ")], &["1@0:The ", "1@4:heart"], false);
+        check(
+            (0, 0),
+            &[P(1, 4, "heart"), P(1, 9, " is"), P(1, 0, "The h")],
+            &["1@0:The h", "1@5:eart is"],
+            false,
+        );
+        check(
+            (0, 0),
+            &[P(1, 4, "heart"), P(1, 0, "Th")],
+            &["1@0:Th"],
+            true,
+        );
+        check(
+            (0, 0),
+            &[P(1, 4, "heart"), P(1, 4, "heart"), P(1, 0, "The ")],
+            &["1@0:The ", "1@4:heart"],
+            false,
+        );
     }
 
     #[test]
     fn too_much_ahead_forgets_the_older_piece() {
         let steps = [P(1, 4, "0123456789"), P(1, 14, "abcdefgh"), P(1, 0, "The ")];
         check((0, 0), &steps, &["1@0:The "], true);
-        let steps = [P(1, 4, "0123456789"), P(1, 14, "abcdefgh"), P(1, 0, "The 0123456789abcdefgh")];
+        let steps = [
+            P(1, 4, "0123456789"),
+            P(1, 14, "abcdefgh"),
+            P(1, 0, "The 0123456789abcdefgh"),
+        ];
         check((0, 0), &steps, &["1@0:The 0123456789abcdefgh"], false);
     }
 
     #[test]
     fn a_new_attempt_resets_once_and_the_old_one_is_ignored() {
         let steps = [P(1, 0, "a"), P(2, 0, "b"), P(1, 1, "x"), P(2, 1, "c")];
-        check((0, 0), &steps, &["1@0:a", "reset 2", "2@0:b", "2@1:c"], false);
-        check((1, 7), &[P(2, 3, "late"), P(2, 0, "soo")], &["reset 2", "2@0:soo", "2@3:late"], false);
+        check(
+            (0, 0),
+            &steps,
+            &["1@0:a", "reset 2", "2@0:b", "2@1:c"],
+            false,
+        );
+        check(
+            (1, 7),
+            &[P(2, 3, "late"), P(2, 0, "soo")],
+            &["reset 2", "2@0:soo", "2@3:late"],
+            false,
+        );
         check((0, 0), &[P(0, 0, "no attempt")], &[], false);
     }
 
     #[test]
     fn the_end_brings_what_is_missing() {
         check((0, 0), &[Finish(1, "The heart")], &["1@0:The heart"], false);
-        check((0, 0), &[P(1, 0, "The "), P(1, 6, "art"), Finish(1, "The heart")], &["1@0:The ", "1@4:heart"], false);
-        check((0, 0), &[P(1, 0, "The heart"), Finish(1, "The heart")], &["1@0:The heart"], false);
-        check((0, 0), &[P(1, 0, "old"), Finish(2, "new")], &["1@0:old", "reset 2", "2@0:new"], false);
-        check((1, 99), &[Finish(1, "short")], &["reset 1", "1@0:short"], false);
-        check((1, 1), &[P(1, 0, "é"), Finish(1, "é")], &["reset 1", "1@0:é"], false);
+        check(
+            (0, 0),
+            &[P(1, 0, "The "), P(1, 6, "art"), Finish(1, "The heart")],
+            &["1@0:The ", "1@4:heart"],
+            false,
+        );
+        check(
+            (0, 0),
+            &[P(1, 0, "The heart"), Finish(1, "The heart")],
+            &["1@0:The heart"],
+            false,
+        );
+        check(
+            (0, 0),
+            &[P(1, 0, "old"), Finish(2, "new")],
+            &["1@0:old", "reset 2", "2@0:new"],
+            false,
+        );
+        check(
+            (1, 99),
+            &[Finish(1, "short")],
+            &["reset 1", "1@0:short"],
+            false,
+        );
+        check(
+            (1, 1),
+            &[P(1, 0, "é"), Finish(1, "é")],
+            &["reset 1", "1@0:é"],
+            false,
+        );
         check((0, 0), &[Finish(1, "")], &[], false);
     }
 }

@@ -86,7 +86,11 @@ pub fn create_token(name: &str, tenant: &TenantId, random: &dyn Random) -> (Secr
     random.fill(&mut bytes);
     let token = format!("{TOKEN_PREFIX}{}", hex::encode(bytes));
     let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
-    let entry = TokenEntry { name: name.to_owned(), tenant: tenant.to_string(), sha256 };
+    let entry = TokenEntry {
+        name: name.to_owned(),
+        tenant: tenant.to_string(),
+        sha256,
+    };
     (Secret::new(token), entry)
 }
 
@@ -125,7 +129,10 @@ impl Tokens {
     /// Reads the file.
     pub(crate) async fn load(path: &Path) -> Result<Self, TokensError> {
         let known = read(path).await?;
-        Ok(Self { path: path.to_path_buf(), known: Arc::new(RwLock::new(Arc::new(known))) })
+        Ok(Self {
+            path: path.to_path_buf(),
+            known: Arc::new(RwLock::new(Arc::new(known))),
+        })
     }
 
     /// Who the metadata of a call names.
@@ -140,14 +147,22 @@ impl Tokens {
         let known = self.snapshot();
         // Every entry is compared in full, so that the time tells nothing about which one is near.
         let found = known.iter().fold(None, |found, entry| {
-            if is_equal(&entry.sha256, &hash) { Some(&entry.caller) } else { found }
+            if is_equal(&entry.sha256, &hash) {
+                Some(&entry.caller)
+            } else {
+                found
+            }
         });
         found.cloned().ok_or(Refusal::WrongToken)
     }
 
     /// Every tenant that has a token, each once.
     pub(crate) fn tenants(&self) -> Vec<TenantId> {
-        let mut tenants: Vec<_> = self.snapshot().iter().map(|k| k.caller.tenant.clone()).collect();
+        let mut tenants: Vec<_> = self
+            .snapshot()
+            .iter()
+            .map(|k| k.caller.tenant.clone())
+            .collect();
         tenants.sort();
         tenants.dedup();
         tenants
@@ -173,7 +188,10 @@ impl Tokens {
                 }
                 Err(error) => {
                     let error = medfleet_runtime::exit::chain(&error);
-                    tracing::error!(error, "the changed tokens file cannot be used, the tokens read before stay valid");
+                    tracing::error!(
+                        error,
+                        "the changed tokens file cannot be used, the tokens read before stay valid"
+                    );
                 }
             }
         }
@@ -187,7 +205,10 @@ impl Tokens {
 
 /// Compares without an early end.
 fn is_equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    let difference = a
+        .iter()
+        .zip(b)
+        .fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
     difference == 0
 }
 
@@ -198,9 +219,14 @@ async fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
-    let unreadable = |source| TokensError::Read { path: path.to_path_buf(), source };
+    let unreadable = |source| TokensError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     if tokio::fs::metadata(path).await.map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(TokensError::TooLarge { path: path.to_path_buf() });
+        return Err(TokensError::TooLarge {
+            path: path.to_path_buf(),
+        });
     }
     let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
     parse(&text, path)
@@ -208,19 +234,30 @@ async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
     // The parser's own error would show the line, which may hold a token put in the wrong place.
-    let file: TokensFile =
-        toml::from_str(text).map_err(|_| TokensError::Syntax { path: path.to_path_buf() })?;
+    let file: TokensFile = toml::from_str(text).map_err(|_| TokensError::Syntax {
+        path: path.to_path_buf(),
+    })?;
     let entries = file.tokens.iter().enumerate().map(|(index, entry)| {
-        let wrong =
-            |reason| TokensError::Entry { path: path.to_path_buf(), position: index + 1, reason };
+        let wrong = |reason| TokensError::Entry {
+            path: path.to_path_buf(),
+            position: index + 1,
+            reason,
+        };
         if !(1..=NAME_BYTES_MAX).contains(&entry.name.len()) {
             return Err(wrong(format!("name must be 1 to {NAME_BYTES_MAX} bytes")));
         }
-        let tenant = TenantId::new(entry.tenant.as_str()).map_err(|error| wrong(error.to_string()))?;
+        let tenant =
+            TenantId::new(entry.tenant.as_str()).map_err(|error| wrong(error.to_string()))?;
         let mut sha256 = [0; 32];
         hex::decode_to_slice(&entry.sha256, &mut sha256)
             .map_err(|_| wrong("sha256 must be 64 hexadecimal digits".to_owned()))?;
-        Ok(Known { sha256, caller: Caller { tenant, actor: entry.name.clone() } })
+        Ok(Known {
+            sha256,
+            caller: Caller {
+                tenant,
+                actor: entry.name.clone(),
+            },
+        })
     });
     entries.collect()
 }
@@ -238,7 +275,10 @@ mod tests {
     fn tokens(entries: Vec<TokenEntry>) -> Tokens {
         let text = TokensFile { tokens: entries }.to_toml().expect("writes");
         let known = parse(&text, Path::new("tokens.toml")).expect("reads its own form");
-        Tokens { path: PathBuf::new(), known: Arc::new(RwLock::new(Arc::new(known))) }
+        Tokens {
+            path: PathBuf::new(),
+            known: Arc::new(RwLock::new(Arc::new(known))),
+        }
     }
 
     fn call(tokens: &Tokens, authorization: Option<&str>) -> Result<String, String> {
@@ -246,7 +286,9 @@ mod tests {
         if let Some(value) = authorization {
             metadata.insert("authorization", value.parse().expect("a header value"));
         }
-        let caller = tokens.caller(&metadata).map_err(|refusal| refusal.to_string())?;
+        let caller = tokens
+            .caller(&metadata)
+            .map_err(|refusal| refusal.to_string())?;
         Ok(format!("{} {}", caller.tenant, caller.actor))
     }
 
@@ -256,12 +298,22 @@ mod tests {
         let (mary, first) = create_token("viewer", &tenant("st-mary"), &random);
         let (john, second) = create_token("pacs", &tenant("st-john"), &random);
         assert!(mary.expose().starts_with(TOKEN_PREFIX) && mary.expose() != john.expose());
-        let file = TokensFile { tokens: vec![first.clone(), second.clone()] }.to_toml().expect("writes");
+        let file = TokensFile {
+            tokens: vec![first.clone(), second.clone()],
+        }
+        .to_toml()
+        .expect("writes");
         assert!(!file.contains(mary.expose()), "only the hash is stored");
         let tokens = tokens(vec![first, second]);
         let bearer = |token: &Secret| format!("Bearer {}", token.expose());
-        assert_eq!(call(&tokens, Some(&bearer(&mary))).as_deref(), Ok("st-mary viewer"));
-        assert_eq!(call(&tokens, Some(&bearer(&john))).as_deref(), Ok("st-john pacs"));
+        assert_eq!(
+            call(&tokens, Some(&bearer(&mary))).as_deref(),
+            Ok("st-mary viewer")
+        );
+        assert_eq!(
+            call(&tokens, Some(&bearer(&john))).as_deref(),
+            Ok("st-john pacs")
+        );
         let wrong = Err(Refusal::WrongToken.to_string());
         assert_eq!(call(&tokens, Some("Bearer mf_00")), wrong);
         assert_eq!(call(&tokens, Some("Bearer ")), wrong);
@@ -274,14 +326,28 @@ mod tests {
     #[test]
     fn wrong_files_say_where_and_show_nothing() {
         let check = |text: &str, expected: &str| {
-            let error = parse(text, Path::new("t")).expect_err("is wrong").to_string();
+            let error = parse(text, Path::new("t"))
+                .expect_err("is wrong")
+                .to_string();
             assert!(error.contains(expected), "{error}");
             assert!(!error.contains("mf_secret"), "{error}");
         };
         check("token = 'mf_secret'", "expected [[token]] tables");
-        check("[[token]]\nname='a'\ntenant='A'\nsha256=''", "token 1: tenant must be");
-        check("[[token]]\nname='a'\ntenant='a'\nsha256='mf_secret'", "token 1: sha256 must be 64");
-        check("[[token]]\nname=''\ntenant='a'\nsha256='00'", "token 1: name must be 1 to 64 bytes");
-        check("[[token]]\nname='a'\ntenant='a'\ntoken='mf_secret'", "expected [[token]] tables");
+        check(
+            "[[token]]\nname='a'\ntenant='A'\nsha256=''",
+            "token 1: tenant must be",
+        );
+        check(
+            "[[token]]\nname='a'\ntenant='a'\nsha256='mf_secret'",
+            "token 1: sha256 must be 64",
+        );
+        check(
+            "[[token]]\nname=''\ntenant='a'\nsha256='00'",
+            "token 1: name must be 1 to 64 bytes",
+        );
+        check(
+            "[[token]]\nname='a'\ntenant='a'\ntoken='mf_secret'",
+            "expected [[token]] tables",
+        );
     }
 }

@@ -24,8 +24,18 @@ pub(crate) struct Held {
 
 impl From<IntakeEntry> for Held {
     fn from(entry: IntakeEntry) -> Self {
-        let IntakeEntry { unit, sequence, headers, stored_at } = entry;
-        Self { unit, sequence, headers, stored_at }
+        let IntakeEntry {
+            unit,
+            sequence,
+            headers,
+            stored_at,
+        } = entry;
+        Self {
+            unit,
+            sequence,
+            headers,
+            stored_at,
+        }
     }
 }
 
@@ -58,14 +68,21 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(released_max: u64) -> Self {
-        Self { released_max, lanes: BTreeMap::new(), of_job: HashMap::new() }
+        Self {
+            released_max,
+            lanes: BTreeMap::new(),
+            of_job: HashMap::new(),
+        }
     }
 
     /// Adds a unit that waits.
     pub(crate) fn insert(&mut self, held: Held) {
         let key = lane_of(&held.unit);
         let place = (key.clone(), held.unit.class, held.sequence);
-        self.of_job.entry(held.unit.key.clone()).or_default().push(place);
+        self.of_job
+            .entry(held.unit.key.clone())
+            .or_default()
+            .push(place);
         let lane = self.lanes.entry(key).or_default();
         lane.held[slot(held.unit.class)].insert(held.sequence, held);
     }
@@ -75,7 +92,9 @@ impl Index {
         let mut taken = Vec::new();
         for lane in self.lanes.values_mut() {
             while taken.len() < most {
-                let Some(held) = lane.next(self.released_max) else { break };
+                let Some(held) = lane.next(self.released_max) else {
+                    break;
+                };
                 taken.push(held);
             }
         }
@@ -110,7 +129,10 @@ impl Index {
                 lane.held[slot(*class)].remove(sequence);
             }
         }
-        places.into_iter().map(|(_, _, sequence)| sequence).collect()
+        places
+            .into_iter()
+            .map(|(_, _, sequence)| sequence)
+            .collect()
     }
 
     /// Replaces what was counted here by what the queue says, and ends the pause.
@@ -125,7 +147,10 @@ impl Index {
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
     pub(crate) fn full(&self) -> Vec<LaneKey> {
-        let full = self.lanes.iter().filter(|(_, lane)| !lane.paused && lane.is_waiting());
+        let full = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| !lane.paused && lane.is_waiting());
         full.map(|(key, _)| key.clone()).collect()
     }
 
@@ -162,8 +187,9 @@ impl Lane {
             return None;
         }
         let has_room = self.released.iter().sum::<u64>() < released_max;
-        let class = (0..CLASSES)
-            .find(|class| !self.held[*class].is_empty() && (has_room || self.released[*class] == 0))?;
+        let class = (0..CLASSES).find(|class| {
+            !self.held[*class].is_empty() && (has_room || self.released[*class] == 0)
+        })?;
         let (_, held) = self.held[class].pop_first()?;
         self.released[class] += 1;
         Some(held)

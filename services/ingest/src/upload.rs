@@ -64,7 +64,11 @@ impl Uploads {
     }
 
     /// Takes one stream: opens or resumes an upload and stores what comes.
-    pub(crate) async fn take<S>(&self, tenant: TenantId, mut messages: S) -> Result<v1::Upload, Refusal>
+    pub(crate) async fn take<S>(
+        &self,
+        tenant: TenantId,
+        mut messages: S,
+    ) -> Result<v1::Upload, Refusal>
     where
         S: Stream<Item = Result<v1::UploadInputRequest, Status>> + Unpin,
     {
@@ -76,7 +80,10 @@ impl Uploads {
         self.figures.uploads.inc();
         let _counted = Counted(self.figures.clone());
         let Some(Content::Start(start)) = self.next(&mut messages).await? else {
-            return Err(Refusal::invalid("start", "must be the first message of the stream"));
+            return Err(Refusal::invalid(
+                "start",
+                "must be the first message of the stream",
+            ));
         };
         let mut open = self.open(tenant, start).await?;
         while let Some(content) = self.next(&mut messages).await? {
@@ -88,7 +95,10 @@ impl Uploads {
             }
             let known = open.record.committed_bytes + open.waiting.len() as u64;
             if known + chunk.len() as u64 > open.record.total_bytes {
-                return Err(Refusal::invalid("chunk", "more data than start.total_bytes declared"));
+                return Err(Refusal::invalid(
+                    "chunk",
+                    "more data than start.total_bytes declared",
+                ));
             }
             open.waiting.extend_from_slice(&chunk);
             self.store_parts(&mut open).await?;
@@ -112,18 +122,30 @@ impl Uploads {
             Ok(Some(Err(_))) => Err(Refusal::Idle),
             Ok(Some(Ok(message))) => {
                 let content = message.content;
-                content.map(Some).ok_or_else(|| Refusal::invalid("content", "needs start or chunk"))
+                content
+                    .map(Some)
+                    .ok_or_else(|| Refusal::invalid("content", "needs start or chunk"))
             }
         }
     }
 
     async fn open(&self, tenant: TenantId, start: v1::UploadStart) -> Result<Open, Refusal> {
-        let most = self.config.limits.input_bytes_max.min(self.config.limits.study_bytes_max);
+        let most = self
+            .config
+            .limits
+            .input_bytes_max
+            .min(self.config.limits.study_bytes_max);
         if start.total_bytes == 0 {
-            return Err(Refusal::invalid("start.total_bytes", format!("is required, 1 byte to {most}")));
+            return Err(Refusal::invalid(
+                "start.total_bytes",
+                format!("is required, 1 byte to {most}"),
+            ));
         }
         if start.total_bytes > most.get() {
-            return Err(Refusal::TooLarge { what: "start.total_bytes", allowed: most.to_string() });
+            return Err(Refusal::TooLarge {
+                what: "start.total_bytes",
+                allowed: most.to_string(),
+            });
         }
         if start.upload.is_empty() {
             return self.create(tenant, start).await;
@@ -138,12 +160,21 @@ impl Uploads {
             let allowed = format!("must be the committed offset, {}", record.committed_bytes);
             return Err(Refusal::invalid("start.offset", allowed));
         }
-        Ok(Open { tenant, id, record, revision, waiting: BytesMut::new() })
+        Ok(Open {
+            tenant,
+            id,
+            record,
+            revision,
+            waiting: BytesMut::new(),
+        })
     }
 
     async fn create(&self, tenant: TenantId, start: v1::UploadStart) -> Result<Open, Refusal> {
         if start.offset != 0 {
-            return Err(Refusal::invalid("start.offset", "must be 0 for a new upload"));
+            return Err(Refusal::invalid(
+                "start.offset",
+                "must be 0 for a new upload",
+            ));
         }
         self.blobs.check_headroom(start.total_bytes).await?;
         let id = UploadId::from_bytes(self.random.id());
@@ -156,13 +187,25 @@ impl Uploads {
             expire_unix_millis: expires,
         };
         let revision = self.queue.create_upload(&tenant, &id, &record).await?;
-        Ok(Open { tenant, id, record, revision, waiting: BytesMut::new() })
+        Ok(Open {
+            tenant,
+            id,
+            record,
+            revision,
+            waiting: BytesMut::new(),
+        })
     }
 
-    async fn find(&self, tenant: &TenantId, id: &UploadId) -> Result<(UploadRecord, Revision), Refusal> {
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        id: &UploadId,
+    ) -> Result<(UploadRecord, Revision), Refusal> {
         match self.queue.upload(tenant, id).await? {
             Some(found) if found.0.expire_unix_millis > self.clock.now().0 => Ok(found),
-            _ => Err(Refusal::NotFound { what: "upload, or it has expired" }),
+            _ => Err(Refusal::NotFound {
+                what: "upload, or it has expired",
+            }),
         }
     }
 
@@ -175,13 +218,20 @@ impl Uploads {
                 return Ok(());
             }
             // At most 8 MiB by the configuration's check.
-            let part = open.waiting.split_to(usize::try_from(part).unwrap_or(usize::MAX)).freeze();
+            let part = open
+                .waiting
+                .split_to(usize::try_from(part).unwrap_or(usize::MAX))
+                .freeze();
             let bytes = part.len() as u64;
             let digest = self.blobs.put(&open.tenant, BlobKind::Input, part).await?;
-            open.record.part_digests.push(Bytes::copy_from_slice(digest.as_bytes()));
+            open.record
+                .part_digests
+                .push(Bytes::copy_from_slice(digest.as_bytes()));
             open.record.committed_bytes += bytes;
-            let updated =
-                self.queue.update_upload(&open.tenant, &open.id, &open.record, open.revision).await?;
+            let updated = self
+                .queue
+                .update_upload(&open.tenant, &open.id, &open.record, open.revision)
+                .await?;
             match updated {
                 Updated::Updated(revision) => open.revision = revision,
                 Updated::Conflict => {

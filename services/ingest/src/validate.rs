@@ -41,8 +41,15 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
     let limits = &config.limits;
     let mut wrong = Vec::new();
     let Some(kind) = request.task.as_ref().and_then(|task| task.kind.as_ref()) else {
-        let kinds = TaskKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(Refusal::invalid("task", format!("is required, one of {kinds}")));
+        let kinds = TaskKind::ALL
+            .iter()
+            .map(|kind| kind.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(Refusal::invalid(
+            "task",
+            format!("is required, one of {kinds}"),
+        ));
     };
     let task_kind = convert::task_kind(kind);
     if !task_kind.is_available() {
@@ -50,7 +57,10 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
     }
     check_texts(kind, limits, &mut wrong);
     if request.request_id.len() > REQUEST_ID_BYTES_MAX {
-        wrong.push(Violation::new("request_id", format!("at most {REQUEST_ID_BYTES_MAX} bytes")));
+        wrong.push(Violation::new(
+            "request_id",
+            format!("at most {REQUEST_ID_BYTES_MAX} bytes"),
+        ));
     }
     check_count(task_kind, request.inputs.len(), limits, &mut wrong);
     let class = convert::class_from(request.class);
@@ -68,9 +78,16 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
         sources(request.inputs, limits, &mut wrong)
     };
     match (class, model, request.task) {
-        (Some(class), Some((model, pool)), Some(task)) if wrong.is_empty() => {
-            Ok(Plan { kind: task_kind, task, class, model, pool, decoding, time_to_live, sources })
-        }
+        (Some(class), Some((model, pool)), Some(task)) if wrong.is_empty() => Ok(Plan {
+            kind: task_kind,
+            task,
+            class,
+            model,
+            pool,
+            decoding,
+            time_to_live,
+            sources,
+        }),
         _ => Err(Refusal::Invalid(wrong)),
     }
 }
@@ -85,7 +102,10 @@ fn check_count(kind: TaskKind, count: usize, limits: &Limits, wrong: &mut Vec<Vi
             (least, most) if least == most => format!("{kind} takes exactly {least} images"),
             (least, most) => format!("{kind} takes {least} to {most} images"),
         };
-        wrong.push(Violation::new("inputs", format!("{allowed}; found {count}")));
+        wrong.push(Violation::new(
+            "inputs",
+            format!("{allowed}; found {count}"),
+        ));
     }
 }
 
@@ -96,14 +116,25 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
             wrong.push(Violation::new(field, format!("at most {most} of text")));
         }
         if required && text.trim().is_empty() {
-            wrong.push(Violation::new(field, format!("is required, up to {most} of text")));
+            wrong.push(Violation::new(
+                field,
+                format!("is required, up to {most} of text"),
+            ));
         }
     };
     match kind {
-        Kind::Report(task) => text("task.report.clinical_context", &task.clinical_context, false),
+        Kind::Report(task) => text(
+            "task.report.clinical_context",
+            &task.clinical_context,
+            false,
+        ),
         Kind::Answer(task) => text("task.answer.question", &task.question, true),
         Kind::Localise(task) => text("task.localise.target", &task.target, true),
-        Kind::Compare(task) => text("task.compare.clinical_context", &task.clinical_context, false),
+        Kind::Compare(task) => text(
+            "task.compare.clinical_context",
+            &task.clinical_context,
+            false,
+        ),
         Kind::Extract(task) => text("task.extract.json_schema", &task.json_schema, true),
         // Refused as unavailable before this is reached; their labels are checked by the release that does them.
         Kind::Classify(_) | Kind::Embed(_) | Kind::ZeroShot(_) => {}
@@ -117,17 +148,34 @@ fn decoding(
 ) -> v1::DecodingParameters {
     let most = limits.max_tokens_max;
     if sent.max_tokens > most {
-        wrong.push(Violation::new("decoding.max_tokens", format!("1 to {most}, or 0 for the default")));
+        wrong.push(Violation::new(
+            "decoding.max_tokens",
+            format!("1 to {most}, or 0 for the default"),
+        ));
     }
     if !(0.0..=TEMPERATURE_MAX).contains(&sent.temperature) {
-        wrong.push(Violation::new("decoding.temperature", format!("0 to {TEMPERATURE_MAX}")));
+        wrong.push(Violation::new(
+            "decoding.temperature",
+            format!("0 to {TEMPERATURE_MAX}"),
+        ));
     }
     if !(0.0..=1.0).contains(&sent.top_p) {
-        wrong.push(Violation::new("decoding.top_p", "above 0 up to 1, or 0 for 1"));
+        wrong.push(Violation::new(
+            "decoding.top_p",
+            "above 0 up to 1, or 0 for 1",
+        ));
     }
-    let max_tokens = if sent.max_tokens == 0 { limits.max_tokens_default } else { sent.max_tokens };
+    let max_tokens = if sent.max_tokens == 0 {
+        limits.max_tokens_default
+    } else {
+        sent.max_tokens
+    };
     let top_p = if sent.top_p == 0.0 { 1.0 } else { sent.top_p };
-    v1::DecodingParameters { max_tokens, top_p, ..sent }
+    v1::DecodingParameters {
+        max_tokens,
+        top_p,
+        ..sent
+    }
 }
 
 fn time_to_live(
@@ -135,23 +183,43 @@ fn time_to_live(
     limits: &Limits,
     wrong: &mut Vec<Violation>,
 ) -> Duration {
-    let Some(sent) = sent else { return limits.time_to_live_default.get() };
+    let Some(sent) = sent else {
+        return limits.time_to_live_default.get();
+    };
     let most = limits.time_to_live_max;
     match Duration::try_from(sent) {
         Ok(duration) if duration >= Duration::from_millis(1) && duration <= most.get() => duration,
         _ => {
-            wrong.push(Violation::new("time_to_live", format!("above 0 up to {most}")));
+            wrong.push(Violation::new(
+                "time_to_live",
+                format!("above 0 up to {most}"),
+            ));
             limits.time_to_live_default.get()
         }
     }
 }
 
 fn model(sent: String, config: &Config, wrong: &mut Vec<Violation>) -> Option<(String, PoolName)> {
-    let alias = if sent.is_empty() { config.default_model.clone() } else { sent };
-    let pool = config.models.get(&alias).and_then(|pool| PoolName::new(pool.as_str()).ok());
+    let alias = if sent.is_empty() {
+        config.default_model.clone()
+    } else {
+        sent
+    };
+    let pool = config
+        .models
+        .get(&alias)
+        .and_then(|pool| PoolName::new(pool.as_str()).ok());
     if pool.is_none() {
-        let known = config.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        wrong.push(Violation::new("model", format!("one of {known}, or empty for the default")));
+        let known = config
+            .models
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        wrong.push(Violation::new(
+            "model",
+            format!("one of {known}, or empty for the default"),
+        ));
     }
     pool.map(|pool| (alias, pool))
 }
@@ -163,10 +231,16 @@ fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) 
     for (index, input) in inputs.into_iter().enumerate() {
         match input.source {
             None => {
-                wrong.push(Violation::new(format!("inputs[{index}]"), "needs an upload or content"));
+                wrong.push(Violation::new(
+                    format!("inputs[{index}]"),
+                    "needs an upload or content",
+                ));
             }
             Some(v1::input::Source::Content(content)) if content.is_empty() => {
-                wrong.push(Violation::new(format!("inputs[{index}].content"), "must not be empty"));
+                wrong.push(Violation::new(
+                    format!("inputs[{index}].content"),
+                    "must not be empty",
+                ));
             }
             Some(v1::input::Source::Content(content)) => {
                 inline_bytes += content.len() as u64;
@@ -176,7 +250,10 @@ fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) 
                 match convert::upload_id(&format!("inputs[{index}].upload"), &name) {
                     Ok(id) => sources.push(Source::Upload(id)),
                     Err(Refusal::Invalid(violations)) => wrong.extend(violations),
-                    Err(_) => wrong.push(Violation::new(format!("inputs[{index}].upload"), "uploads/{id}")),
+                    Err(_) => wrong.push(Violation::new(
+                        format!("inputs[{index}].upload"),
+                        "uploads/{id}",
+                    )),
                 }
             }
         }

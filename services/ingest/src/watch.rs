@@ -114,7 +114,9 @@ impl Watch {
     }
 
     /// The stream of responses. It runs only while the caller takes them.
-    pub(crate) fn into_stream(self) -> impl futures::Stream<Item = Result<v1::WatchJobResponse, Status>> {
+    pub(crate) fn into_stream(
+        self,
+    ) -> impl futures::Stream<Item = Result<v1::WatchJobResponse, Status>> {
         futures::stream::unfold(self, |mut watch| async move {
             let next = watch.next().await?;
             Some((next, watch))
@@ -142,7 +144,12 @@ impl Watch {
     async fn read(&mut self) -> Result<(), Refusal> {
         self.phase = Phase::Following;
         self.reread_at = Instant::now() + self.watching.config.reread_every.get();
-        while let Some((sequence, event)) = self.watching.queue.next_event(&self.key, self.sequence).await? {
+        while let Some((sequence, event)) = self
+            .watching
+            .queue
+            .next_event(&self.key, self.sequence)
+            .await?
+        {
             self.take_event(sequence, event).await?;
             if self.phase == Phase::Ended {
                 return Ok(());
@@ -162,7 +169,9 @@ impl Watch {
 
     /// Waits for the next thing to do.
     async fn follow(&mut self) -> Result<(), Refusal> {
-        let wake_at = self.checkpoint_at.map_or(self.reread_at, |at| at.min(self.reread_at));
+        let wake_at = self
+            .checkpoint_at
+            .map_or(self.reread_at, |at| at.min(self.reread_at));
         tokio::select! {
             signal = self.subscription.signals.recv() => match signal {
                 Ok(Signal::Event(sequence, event)) => self.take_event(sequence, event).await?,
@@ -218,7 +227,9 @@ impl Watch {
             // The event overtook the record on its way to this replica of the bucket.
             tokio::time::sleep(RECORD_READ_PAUSE).await;
         }
-        Err(Refusal::Broken { what: "the record of a job that ended" })
+        Err(Refusal::Broken {
+            what: "the record of a job that ended",
+        })
     }
 
     /// Sends the text that is missing and the final state.
@@ -247,10 +258,19 @@ impl Watch {
 
     async fn read_finished(&self) -> Result<Finished, Refusal> {
         let record = self.record().await?;
+        if !record.state.is_final() {
+            return Err(Refusal::Replayed);
+        }
         let text = match &record.result {
-            Some(digest) => match self.watching.blobs.get(&self.key.tenant, BlobKind::Result, digest).await? {
+            Some(digest) => match self
+                .watching
+                .blobs
+                .get(&self.key.tenant, BlobKind::Result, digest)
+                .await?
+            {
                 Some(bytes) => {
-                    let result = v1::Result::decode(bytes).map_err(|_| Refusal::Broken { what: "a result" })?;
+                    let result = v1::Result::decode(bytes)
+                        .map_err(|_| Refusal::Broken { what: "a result" })?;
                     Some(convert::result_text(&result).to_owned())
                 }
                 // Erased or expired since: the state is still worth telling.
@@ -272,7 +292,11 @@ impl Watch {
             return;
         }
         let mut out = Vec::new();
-        let piece = Piece { attempt: chunk.attempt, offset: chunk.offset_bytes, text: &chunk.text };
+        let piece = Piece {
+            attempt: chunk.attempt,
+            offset: chunk.offset_bytes,
+            text: &chunk.text,
+        };
         self.stitch.offer(piece, &mut out);
         self.push_text(out);
         if !self.stitch.is_missing_text() {
@@ -284,14 +308,23 @@ impl Watch {
 
     /// Reads the text so far, and plans to do so again while text is missing.
     async fn read_checkpoint(&mut self) -> Result<(), Refusal> {
-        match self.watching.blobs.text_checkpoint(&self.key, self.epoch).await {
+        match self
+            .watching
+            .blobs
+            .text_checkpoint(&self.key, self.epoch)
+            .await
+        {
             Ok(Some(bytes)) => {
-                let chunk = TextChunk::decode(bytes).map_err(|_| Refusal::Broken { what: "the text so far" })?;
+                let chunk = TextChunk::decode(bytes).map_err(|_| Refusal::Broken {
+                    what: "the text so far",
+                })?;
                 self.take_text(&chunk);
             }
             Ok(None) => {}
             // The next try, or the result at the end, has the text as well.
-            Err(error) => tracing::warn!(error = chain(&error), "the text so far could not be read"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the text so far could not be read")
+            }
         }
         self.checkpoint_at = self
             .stitch
@@ -302,7 +335,9 @@ impl Watch {
 
     async fn record(&self) -> Result<JobRecord, Refusal> {
         let found = self.watching.queue.record(&self.key).await?;
-        found.map(|(record, _)| record).ok_or(Refusal::NotFound { what: "job" })
+        found
+            .map(|(record, _)| record)
+            .ok_or(Refusal::NotFound { what: "job" })
     }
 
     fn push_text(&mut self, out: Vec<Out>) {
@@ -310,9 +345,15 @@ impl Watch {
         for out in out {
             let event = match out {
                 Out::Reset { attempt } => Event::Reset(v1::TextReset { attempt }),
-                Out::Delta { attempt, offset, text } => {
-                    Event::Text(v1::TextDelta { attempt, offset_bytes: offset, text })
-                }
+                Out::Delta {
+                    attempt,
+                    offset,
+                    text,
+                } => Event::Text(v1::TextDelta {
+                    attempt,
+                    offset_bytes: offset,
+                    text,
+                }),
             };
             self.push(now, event);
         }
@@ -320,6 +361,10 @@ impl Watch {
 
     fn push(&mut self, at: UnixMillis, event: Event) {
         let time = Some(convert::timestamp(at));
-        self.ready.push_back(v1::WatchJobResponse { sequence: self.sequence, time, event: Some(event) });
+        self.ready.push_back(v1::WatchJobResponse {
+            sequence: self.sequence,
+            time,
+            event: Some(event),
+        });
     }
 }

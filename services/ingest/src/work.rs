@@ -83,11 +83,16 @@ impl Dispatcher {
                     self.figures.clear_backlog();
                     match led {
                         Ok(()) => tracing::info!("this process is no longer the dispatcher"),
-                        Err(error) => tracing::warn!(error = chain(&error), "the dispatcher starts over"),
+                        Err(error) => {
+                            tracing::warn!(error = chain(&error), "the dispatcher starts over")
+                        }
                     }
                 }
                 Ok(None) => {}
-                Err(error) => tracing::debug!(error = chain(&error), "the dispatcher's lease could not be asked for"),
+                Err(error) => tracing::debug!(
+                    error = chain(&error),
+                    "the dispatcher's lease could not be asked for"
+                ),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.config.recount_every.get()) => {}
@@ -157,12 +162,20 @@ impl<'a> Session<'a> {
         for tenant in dispatcher.tokens.tenants() {
             let mut after = None;
             loop {
-                let records = dispatcher.queue.list_records(&tenant, after.as_ref(), RECORDS_PAGE, &OPEN_STATES);
+                let records = dispatcher.queue.list_records(
+                    &tenant,
+                    after.as_ref(),
+                    RECORDS_PAGE,
+                    &OPEN_STATES,
+                );
                 let records = records.await?;
                 let is_last = records.len() < RECORDS_PAGE;
                 after = records.last().map(|(job, _)| job.clone());
                 for (job, record) in records {
-                    let key = JobKey { tenant: tenant.clone(), job };
+                    let key = JobKey {
+                        tenant: tenant.clone(),
+                        job,
+                    };
                     session.open.insert(key, (record.epoch, record.expires));
                 }
                 if is_last {
@@ -170,19 +183,25 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        let lanes = RELEASED.iter().flat_map(|stage| dispatcher.pools.iter().map(|pool| (*stage, pool.clone())));
+        let lanes = RELEASED
+            .iter()
+            .flat_map(|stage| dispatcher.pools.iter().map(|pool| (*stage, pool.clone())));
         session.recount(lanes.collect()).await?;
         Ok(session)
     }
 
     /// Takes what has arrived, the first entry and those right behind it.
-    fn take_intake(&mut self, first: Option<Result<IntakeEntry, QueueError>>) -> Result<(), QueueError> {
+    fn take_intake(
+        &mut self,
+        first: Option<Result<IntakeEntry, QueueError>>,
+    ) -> Result<(), QueueError> {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
                 Some(Ok(entry)) => {
                     let unit = &entry.unit;
-                    self.open.insert(unit.key.clone(), (unit.epoch, unit.expires));
+                    self.open
+                        .insert(unit.key.clone(), (unit.epoch, unit.expires));
                     self.index.insert(Held::from(entry));
                 }
                 Some(Err(error @ QueueError::Malformed { .. })) => {
@@ -205,7 +224,10 @@ impl<'a> Session<'a> {
             // The worker acknowledges right after its event: by then the unit no longer counts.
             self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
         }
-        let is_current = self.open.get(key).is_none_or(|(epoch, _)| *epoch <= event.epoch);
+        let is_current = self
+            .open
+            .get(key)
+            .is_none_or(|(epoch, _)| *epoch <= event.epoch);
         if convert::is_final(event) && is_current {
             self.forget(key).await?;
         }
@@ -268,7 +290,10 @@ impl<'a> Session<'a> {
                 Ok(outstanding) => self.index.recount(&lane, &outstanding),
                 // Its units wait until the operator names the pool again, or they expire.
                 Err(error @ QueueError::UnknownPool { .. }) => {
-                    tracing::debug!(error = chain(&error), "units wait for a pool that is not configured");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "units wait for a pool that is not configured"
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -312,7 +337,10 @@ impl Dispatcher {
                 self.figures.released.inc();
                 let removed = self.queue.remove_intake(held.sequence).await;
                 let leftover = removed.err().map(|error| {
-                    tracing::debug!(error = chain(&error), "a released unit stays in the intake for now");
+                    tracing::debug!(
+                        error = chain(&error),
+                        "a released unit stays in the intake for now"
+                    );
                     held.sequence
                 });
                 Outcome::Released { leftover }
@@ -341,8 +369,17 @@ impl Dispatcher {
         Ok(true)
     }
 
-    async fn expire_job(&self, key: &JobKey, epoch: u32, now: UnixMillis) -> Result<(), QueueError> {
-        match self.queue.apply(key, Some(epoch), &Move::Expire, now).await? {
+    async fn expire_job(
+        &self,
+        key: &JobKey,
+        epoch: u32,
+        now: UnixMillis,
+    ) -> Result<(), QueueError> {
+        match self
+            .queue
+            .apply(key, Some(epoch), &Move::Expire, now)
+            .await?
+        {
             Applied::Applied { .. } => {
                 self.figures.expired.inc();
                 // A worker that misses the hint learns it from the record at its next heartbeat.

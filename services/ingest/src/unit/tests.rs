@@ -10,7 +10,10 @@ fn pool(name: &str) -> PoolName {
 }
 
 fn key(job: u8) -> JobKey {
-    JobKey { tenant: TenantId::new("st-mary").expect("a name"), job: JobId::from_bytes([job; 16]) }
+    JobKey {
+        tenant: TenantId::new("st-mary").expect("a name"),
+        job: JobId::from_bytes([job; 16]),
+    }
 }
 
 fn held(sequence: u64, class: Class) -> Held {
@@ -23,7 +26,12 @@ fn held(sequence: u64, class: Class) -> Held {
         epoch: 0,
         expires: UnixMillis(1_000),
     };
-    Held { unit, sequence, headers: Vec::new(), stored_at: UnixMillis(0) }
+    Held {
+        unit,
+        sequence,
+        headers: Vec::new(),
+        stored_at: UnixMillis(0),
+    }
 }
 
 fn lane() -> LaneKey {
@@ -44,20 +52,38 @@ fn sequences(units: &[Held]) -> Vec<u64> {
 
 /// What is released at once from these units.
 fn check(released_max: u64, units: &[(u64, Class)], expected: &[u64]) {
-    assert_eq!(sequences(&index(released_max, units).take(100)), expected, "{units:?}");
+    assert_eq!(
+        sequences(&index(released_max, units).take(100)),
+        expected,
+        "{units:?}"
+    );
 }
 
 #[test]
 fn class_comes_first_then_arrival() {
     use Class::{Bulk, Routine, Stat, Urgent};
-    check(10, &[(1, Bulk), (2, Routine), (3, Stat), (4, Routine), (5, Urgent)], &[3, 5, 2, 4, 1]);
+    check(
+        10,
+        &[
+            (1, Bulk),
+            (2, Routine),
+            (3, Stat),
+            (4, Routine),
+            (5, Urgent),
+        ],
+        &[3, 5, 2, 4, 1],
+    );
     check(2, &[(3, Routine), (1, Routine), (2, Routine)], &[1, 2]);
 }
 
 #[test]
 fn one_unit_of_each_class_is_always_released() {
     use Class::{Bulk, Routine, Stat};
-    check(1, &[(1, Stat), (2, Stat), (3, Routine), (4, Bulk), (5, Bulk)], &[1, 3, 4]);
+    check(
+        1,
+        &[(1, Stat), (2, Stat), (3, Routine), (4, Bulk), (5, Bulk)],
+        &[1, 3, 4],
+    );
 }
 
 #[test]
@@ -77,11 +103,27 @@ fn pools_and_stages_have_their_own_room() {
 
 #[test]
 fn a_recount_makes_room() {
-    let mut index = index(2, &[(1, Class::Routine), (2, Class::Routine), (3, Class::Routine)]);
+    let mut index = index(
+        2,
+        &[
+            (1, Class::Routine),
+            (2, Class::Routine),
+            (3, Class::Routine),
+        ],
+    );
     assert_eq!(sequences(&index.take(100)), [1, 2]);
-    assert_eq!(sequences(&index.take(100)), []);
-    let one = Counted { waiting: 0, in_flight: 1 };
-    index.recount(&lane(), &Outstanding { routine: one, ..Outstanding::default() });
+    assert!(index.take(100).is_empty());
+    let one = Counted {
+        waiting: 0,
+        in_flight: 1,
+    };
+    index.recount(
+        &lane(),
+        &Outstanding {
+            routine: one,
+            ..Outstanding::default()
+        },
+    );
     assert_eq!(sequences(&index.take(100)), [3]);
     assert!(index.full().is_empty());
 }
@@ -92,7 +134,7 @@ fn a_failed_release_waits_for_the_recount() {
     let mut taken = index.take(1);
     assert_eq!(sequences(&taken), [2]);
     index.put_back(taken.remove(0));
-    assert_eq!(sequences(&index.take(100)), []);
+    assert!(index.take(100).is_empty());
     index.recount(&lane(), &Outstanding::default());
     assert_eq!(sequences(&index.take(100)), [2, 1]);
 }
@@ -110,13 +152,27 @@ fn a_job_that_ended_is_not_released() {
 
 #[test]
 fn the_backlog_is_held_and_released() {
-    let mut index = index(1, &[(1, Class::Routine), (2, Class::Routine), (3, Class::Bulk)]);
+    let mut index = index(
+        1,
+        &[(1, Class::Routine), (2, Class::Routine), (3, Class::Bulk)],
+    );
     let count = |index: &Index, class| {
-        index.backlog().iter().filter(|b| b.class == class).map(|b| b.units).sum::<u64>()
+        index
+            .backlog()
+            .iter()
+            .filter(|b| b.class == class)
+            .map(|b| b.units)
+            .sum::<u64>()
     };
-    assert_eq!((count(&index, Class::Routine), count(&index, Class::Bulk)), (2, 1));
+    assert_eq!(
+        (count(&index, Class::Routine), count(&index, Class::Bulk)),
+        (2, 1)
+    );
     let taken = index.take(100);
-    assert_eq!((count(&index, Class::Routine), count(&index, Class::Bulk)), (2, 1));
+    assert_eq!(
+        (count(&index, Class::Routine), count(&index, Class::Bulk)),
+        (2, 1)
+    );
     index.uncount(&taken[0]);
     assert_eq!(count(&index, Class::Routine), 1);
 }

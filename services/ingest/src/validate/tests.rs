@@ -14,7 +14,10 @@ fn config() -> Config {
         tokens_reload: medfleet_runtime::DurationText::from_secs(1),
         models: BTreeMap::from([("tiny".to_owned(), "tiny-main".to_owned())]),
         default_model: "tiny".to_owned(),
-        limits: Limits { images_max: 4, ..Limits::default() },
+        limits: Limits {
+            images_max: 4,
+            ..Limits::default()
+        },
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),
@@ -22,7 +25,9 @@ fn config() -> Config {
 }
 
 fn image() -> v1::Input {
-    v1::Input { source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))) }
+    v1::Input {
+        source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))),
+    }
 }
 
 fn request(kind: Kind, images: usize) -> v1::SubmitJobRequest {
@@ -51,7 +56,12 @@ fn check(request: v1::SubmitJobRequest, expected: &[&str]) {
 }
 
 fn answer(question: &str) -> v1::SubmitJobRequest {
-    request(Kind::Answer(v1::AnswerTask { question: question.to_owned() }), 0)
+    request(
+        Kind::Answer(v1::AnswerTask {
+            question: question.to_owned(),
+        }),
+        0,
+    )
 }
 
 #[test]
@@ -59,10 +69,19 @@ fn tasks_say_how_many_images_they_take() {
     check(report(), &[]);
     check(answer("what is this?"), &[]);
     check(v1::SubmitJobRequest::default(), &["task"]);
-    check(request(Kind::Report(v1::ReportTask::default()), 0), &["inputs"]);
-    check(request(Kind::Report(v1::ReportTask::default()), 5), &["inputs"]);
+    check(
+        request(Kind::Report(v1::ReportTask::default()), 0),
+        &["inputs"],
+    );
+    check(
+        request(Kind::Report(v1::ReportTask::default()), 5),
+        &["inputs"],
+    );
     check(request(Kind::Compare(v1::CompareTask::default()), 2), &[]);
-    check(request(Kind::Compare(v1::CompareTask::default()), 1), &["inputs"]);
+    check(
+        request(Kind::Compare(v1::CompareTask::default()), 1),
+        &["inputs"],
+    );
     let refusal = "task: embed is not in this release; available: report, answer, compare";
     check(request(Kind::Embed(v1::EmbedTask {}), 1), &[refusal]);
 }
@@ -70,11 +89,28 @@ fn tasks_say_how_many_images_they_take() {
 #[test]
 fn texts_have_limits() {
     check(answer(" "), &["task.answer.question"]);
-    check(answer(&"x".repeat((16 << 10) + 1)), &["task.answer.question"]);
-    let context = Kind::Report(v1::ReportTask { clinical_context: "x".repeat((16 << 10) + 1) });
+    check(
+        answer(&"x".repeat((16 << 10) + 1)),
+        &["task.answer.question"],
+    );
+    let context = Kind::Report(v1::ReportTask {
+        clinical_context: "x".repeat((16 << 10) + 1),
+    });
     check(request(context, 1), &["task.report.clinical_context"]);
-    check(v1::SubmitJobRequest { request_id: "x".repeat(129), ..report() }, &["request_id"]);
-    check(v1::SubmitJobRequest { request_id: "x".repeat(128), ..report() }, &[]);
+    check(
+        v1::SubmitJobRequest {
+            request_id: "x".repeat(129),
+            ..report()
+        },
+        &["request_id"],
+    );
+    check(
+        v1::SubmitJobRequest {
+            request_id: "x".repeat(128),
+            ..report()
+        },
+        &[],
+    );
 }
 
 #[test]
@@ -88,30 +124,55 @@ fn everything_wrong_is_named_at_once() {
             top_p: 1.5,
             ..Default::default()
         }),
-        time_to_live: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+        time_to_live: Some(prost_types::Duration {
+            seconds: -1,
+            nanos: 0,
+        }),
         ..report()
     };
-    let fields =
-        ["class", "decoding.max_tokens", "decoding.temperature", "decoding.top_p", "time_to_live", "model"];
+    let fields = [
+        "class",
+        "decoding.max_tokens",
+        "decoding.temperature",
+        "decoding.top_p",
+        "time_to_live",
+        "model",
+    ];
     check(wrong, &fields);
 }
 
 #[test]
 fn inputs_are_looked_at_one_by_one() {
-    let inputs = |source| v1::SubmitJobRequest { inputs: vec![image(), v1::Input { source }], ..report() };
+    let inputs = |source| v1::SubmitJobRequest {
+        inputs: vec![image(), v1::Input { source }],
+        ..report()
+    };
     use v1::input::Source::{Content, Upload};
     check(inputs(None), &["inputs[1]"]);
     check(inputs(Some(Content(Bytes::new()))), &["inputs[1].content"]);
-    check(inputs(Some(Upload("uploads/x".to_owned()))), &["inputs[1].upload"]);
-    check(inputs(Some(Upload(format!("uploads/{}", "a".repeat(32))))), &[]);
+    check(
+        inputs(Some(Upload("uploads/x".to_owned()))),
+        &["inputs[1].upload"],
+    );
+    check(
+        inputs(Some(Upload(format!("uploads/{}", "a".repeat(32))))),
+        &[],
+    );
     check(inputs(Some(Content(vec![0; 3 << 20].into()))), &["inputs"]);
 }
 
 #[test]
 fn defaults_are_filled_in() {
     let plan = plan(report(), &config()).expect("is right");
-    let decoding = v1::DecodingParameters { max_tokens: 1024, top_p: 1.0, ..Default::default() };
+    let decoding = v1::DecodingParameters {
+        max_tokens: 1024,
+        top_p: 1.0,
+        ..Default::default()
+    };
     assert_eq!((plan.decoding, plan.class), (decoding, Class::Routine));
-    assert_eq!((plan.model.as_str(), plan.pool.as_str()), ("tiny", "tiny-main"));
+    assert_eq!(
+        (plan.model.as_str(), plan.pool.as_str()),
+        ("tiny", "tiny-main")
+    );
     assert_eq!(plan.time_to_live, Duration::from_secs(24 * 60 * 60));
 }
