@@ -13,6 +13,8 @@ use crate::{fetch, places, process};
 pub(crate) const MODEL: &str = "deploy/tiny";
 /// A real chest radiograph, postero-anterior.
 pub(crate) const STUDY: &str = "pydicom-data-1.0.0/RG1_UNCR.dcm";
+/// Enough of a text that means nothing.
+const TOKENS_MAX: &str = "48";
 
 /// Builds, starts a fleet, submits a real study, shows the draft, stops the fleet.
 pub(crate) fn run() -> Result<()> {
@@ -54,7 +56,8 @@ fn submit(fleet: &Fleet) -> Result<Command> {
     command
         .arg("submit")
         .arg(study)
-        .args(["--task", "report", "--server", &fleet.address.server]);
+        .args(["--task", "report", "--max-tokens", TOKENS_MAX])
+        .args(["--server", &fleet.address.server]);
     // By the environment and not by an argument: arguments show in the list of processes.
     command.env("MEDFLEET_TOKEN", fleet.address.token()?);
     Ok(command)
