@@ -8,6 +8,7 @@ Run from the repository root; see README.md beside this file.
 """
 
 import argparse
+import copy
 import json
 import pathlib
 
@@ -24,6 +25,7 @@ VOCAB_ROWS_EXTRA = 7  # rows past the tokenizer, as the real checkpoints have 64
 TOKENS_PER_IMAGE = 16
 IMAGE_SIZE = 224
 GREEDY_TOKENS = 48
+NOISE_MAX = 3e-5  # between f32 and f64 of the reference itself: its rounding must not use up the tests' 1e-4
 GAP_MIN = 2e-3  # between the two best logits of every greedy step, so that equality of tokens is a fair test
 
 TEXT = dict(
@@ -81,7 +83,7 @@ def fill(model, tokenizer, seed):
                 elif "post_" in name:
                     draw(p, 2.5, 0.3)
                 elif "q_norm" in name or "k_norm" in name:
-                    draw(p, 0.4, 0.2)
+                    draw(p, 0.15, 0.2)
                 else:
                     draw(p, 0.2, 0.2)
             elif "norm" in name:
@@ -201,7 +203,15 @@ def run_case(model, tokenizer, case, images):
 
 def good(tokens, logits, gap):
     """Not degenerate, not a coin toss."""
-    return gap > GAP_MIN and len(set(tokens)) >= 12 and float(logits.std()) >= 3.0
+    return gap > GAP_MIN and len(set(tokens)) >= 8 and float(logits.std()) >= 3.0
+
+
+def noise(model, tokenizer, case, images, result):
+    """The largest distance of the case's f32 logits from the same computed in f64."""
+    soft = tokenizer.token_to_id("<image_soft_token>")
+    pixels = [pixel_values(images[i]).double() for i in case[2]]
+    exact = logits_of(copy.deepcopy(model).double(), soft, result[0] + result[1], pixels)
+    return float((exact - result[2]).abs().max())
 
 
 def resized():
@@ -228,6 +238,10 @@ def find_seed(config, tokenizer, images, first):
             print(seed, name, "positions", len(result[0]), "std", round(float(result[2].std()), 2),
                   "distinct", len(set(result[1])), "gap", f"{result[3]:.1e}", flush=True)
             if not good(*result[1:]):
+                break
+            rounding = noise(model, tokenizer, case, images, result)
+            print("  f32 against f64", f"{rounding:.1e}", flush=True)
+            if rounding > NOISE_MAX:
                 break
             results[name] = result
         else:
