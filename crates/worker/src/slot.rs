@@ -136,8 +136,16 @@ impl<H: Handler> Slot<H> {
     }
 
     async fn verdict(&self, delivery: &Delivery) -> Verdict {
-        let verdict = match self.begin(delivery).await {
+        // Hints from before the start count: none that matters is missed.
+        let hints = self.hints.subscribe();
+        let verdict = match self.begin(delivery, hints).await {
             Ok(verdict) => Ok(verdict),
+            // Nothing was started, so that there is nothing to hand back.
+            Err(Ending::Retry(error)) => {
+                let error = medfleet_runtime::exit::chain(error.as_ref());
+                tracing::warn!(error, stage = %H::STAGE, "a unit was not started");
+                Ok(self.retry(delivery))
+            }
             Err(ending) => self.end(delivery, None, ending).await,
         };
         verdict.unwrap_or_else(|error| {
@@ -155,7 +163,11 @@ impl<H: Handler> Slot<H> {
     }
 
     /// Starts the unit and works on it; an error here means that nothing was started.
-    async fn begin(&self, delivery: &Delivery) -> Result<Verdict, Ending> {
+    async fn begin(
+        &self,
+        delivery: &Delivery,
+        hints: broadcast::Receiver<JobKey>,
+    ) -> Result<Verdict, Ending> {
         let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
         if now > unit.expires {
             change(queue, unit, None, &Move::Expire, now).await?;
@@ -169,7 +181,7 @@ impl<H: Handler> Slot<H> {
             .apply_without_event(&unit.key, Some(unit.epoch), &step, now)
             .await?;
         match after_start(unit, applied) {
-            Start::Work(record) => Ok(self.work(delivery, record).await),
+            Start::Work(record) => Ok(self.work(delivery, record, hints).await),
             Start::Repeat(record, counted) => {
                 if counted {
                     let step = Move::HandBack { stage: H::STAGE };
@@ -195,10 +207,14 @@ impl<H: Handler> Slot<H> {
     }
 
     /// Works on a started unit while its heartbeats go out.
-    async fn work(&self, delivery: &Delivery, record: JobRecord) -> Verdict {
+    async fn work(
+        &self,
+        delivery: &Delivery,
+        record: JobRecord,
+        mut hints: broadcast::Receiver<JobKey>,
+    ) -> Verdict {
         let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
         let (queue, unit) = (self.worker.queue.clone(), delivery.unit.clone());
-        let mut hints = self.hints.subscribe();
         let event = {
             let (queue, key, record) = (queue.clone(), unit.key.clone(), record.clone());
             async move { queue.publish_event(&key, &record).await }
@@ -223,19 +239,19 @@ impl<H: Handler> Slot<H> {
         let (queue, clock) = (&self.worker.queue, self.worker.clock.as_ref());
         let before = self.worker.config.hand_back_before.get();
         let outcome = tokio::select! {
-            outcome = working => outcome.map_err(|ending| (ending, false)),
+            outcome = working => outcome.map_err(Some),
             stopped = stopped(queue, clock, delivery, attempt, &mut hints) => Err(self.stop(delivery, stopped).await),
             () = draining(&self.shutdown, before) => Err(self.stop(delivery, Stopped::Draining).await),
         };
         match outcome {
             Ok(()) => Verdict::Done,
-            Err((_, true)) => {
+            Err(None) => {
                 self.hand_back(delivery, attempt).await;
                 Verdict::Retry {
                     after: Duration::ZERO,
                 }
             }
-            Err((ending, false)) => {
+            Err(Some(ending)) => {
                 let ended = self.end(delivery, attempt, ending).await;
                 ended.unwrap_or_else(|error| {
                     tracing::debug!(%error, "the queue failed, the unit is tried again");
@@ -245,19 +261,16 @@ impl<H: Handler> Slot<H> {
         }
     }
 
-    /// What a stop from outside means; true when the unit is to be handed back at once.
-    async fn stop(&self, delivery: &Delivery, stopped: Stopped) -> (Ending, bool) {
+    /// What a stop from outside means; none when the unit is to be handed back.
+    async fn stop(&self, delivery: &Delivery, stopped: Stopped) -> Option<Ending> {
         match stopped {
-            Stopped::Superseded => (Ending::Superseded, false),
-            Stopped::Over(record) => (Ending::Over(record), false),
-            Stopped::Draining => (Ending::Superseded, true),
+            Stopped::Superseded => Some(Ending::Superseded),
+            Stopped::Over(record) => Some(Ending::Over(record)),
+            Stopped::Draining => None,
             Stopped::Expired => {
                 let (unit, now) = (&delivery.unit, self.worker.clock.now());
                 let expired = change(&self.worker.queue, unit, None, &Move::Expire, now).await;
-                match expired {
-                    Ok(_) => (Ending::Over(None), false),
-                    Err(error) => (Ending::from(error), false),
-                }
+                Some(expired.map_or_else(Ending::from, |_| Ending::Over(None)))
             }
         }
     }

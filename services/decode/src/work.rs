@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medfleet_core::{BlobKind, JobRecord, Move, Stage, WorkUnit};
-use medfleet_engine::{DecodeEngine, DecodeRequest, Decoding, Question};
+use medfleet_engine::{DecodeEngine, DecodeRequest, Decoding, Done, Question};
 use medfleet_proto::v1;
 use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1::StudyManifest;
@@ -12,6 +12,7 @@ use medfleet_runtime::Clock;
 use medfleet_store::BlobStore;
 use medfleet_worker::{Dependencies, Ending, Handler, Next, Started, internal_token};
 use prost::Message;
+use tracing::{Instrument, field};
 
 use crate::config::Config;
 use crate::error::DecodeError;
@@ -94,9 +95,7 @@ impl Decode {
             images: gathered.images.clone(),
             decoding,
         };
-        let mut stream = self.engine.decode(request).await?;
-        let (text, done) = writer.run(&mut stream).await?;
-        self.count(&done);
+        let (text, done) = self.text(&writer, request).await?;
         let result = result(Parts {
             job: format!("jobs/{}", key.job),
             record: &started.record,
@@ -109,18 +108,42 @@ impl Decode {
             asked,
             now: self.clock.now(),
         });
-        let content = result.encode_to_vec().into();
-        let digest = self
-            .store
-            .put(&key.tenant, BlobKind::Result, content)
-            .await?;
-        self.store
-            .reference(&key.tenant, &key.job, &[(BlobKind::Result, digest)])
-            .await?;
-        Ok(digest)
+        let result = vec![(BlobKind::Result, result.encode_to_vec().into())];
+        let digests = medfleet_worker::keep(&self.store, key, result, &[]).await?;
+        digests.first().copied().ok_or(DecodeError::Manifest {
+            what: "the result's name",
+        })
     }
 
-    fn count(&self, done: &medfleet_engine::Done) {
+    /// The whole text, streamed to watchers as it is written.
+    async fn text(
+        &self,
+        writer: &Writer,
+        request: DecodeRequest,
+    ) -> Result<(String, Done), DecodeError> {
+        let model = &self.engine.description().model;
+        let span = tracing::info_span!(
+            "write text",
+            otel.name = format!("chat {model}"),
+            gen_ai.operation.name = "chat",
+            gen_ai.request.model = model,
+            gen_ai.usage.input_tokens = field::Empty,
+            gen_ai.usage.output_tokens = field::Empty,
+            medfleet.attempt = writer.attempt,
+        );
+        let (text, done) = async {
+            let mut stream = self.engine.decode(request).await?;
+            writer.run(&mut stream).await
+        }
+        .instrument(span.clone())
+        .await?;
+        span.record("gen_ai.usage.input_tokens", done.prompt.tokens);
+        span.record("gen_ai.usage.output_tokens", done.tokens.len());
+        self.count(&done);
+        Ok((text, done))
+    }
+
+    fn count(&self, done: &Done) {
         self.metrics.prompt_tokens.inc_by(done.prompt.tokens.into());
         self.metrics.output_tokens.inc_by(done.tokens.len() as u64);
         self.metrics

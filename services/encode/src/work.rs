@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
-use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
+use futures::future::{join_all, try_join_all};
+use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{EncodeEngine, Frame};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{Ending, Handler, Next, Started, chunk_key};
 use prost::Message;
+use tracing::Instrument;
 
 use crate::cache::Cache;
 use crate::error::EncodeError;
@@ -75,26 +76,37 @@ impl Encode {
     /// Encodes a chunk and stores its tokens and their manifest.
     async fn make(
         &self,
-        tenant: &TenantId,
+        job: &JobKey,
         key: &[u8],
         entries: &[FrameEntry],
-    ) -> Result<Vec<Digest>, EncodeError> {
+    ) -> Result<(), EncodeError> {
+        let tenant = &job.tenant;
         let frames = entries.iter().map(|entry| self.frame(tenant, entry));
         let frames = try_join_all(frames).await?;
-        let encoded = self.engine.encode(frames).await?;
+        let description = self.engine.description();
+        let span = tracing::info_span!(
+            "encode images",
+            gen_ai.operation.name = "embeddings",
+            gen_ai.request.model = %description.model,
+            medfleet.frames = entries.len(),
+        );
+        let encoded = self.engine.encode(frames).instrument(span).await?;
         self.metrics.frames.inc_by(entries.len() as u64);
         self.metrics
             .device_seconds
             .observe(encoded.device.as_secs_f64());
-        let stored = encoded.tokens.iter().map(async |tokens| {
-            let digest = self
-                .store
-                .put(tenant, BlobKind::Tokens, tokens.bytes.clone())
-                .await?;
-            self.cache.put(tenant, digest, tokens.bytes.clone());
-            Ok::<_, EncodeError>(digest)
-        });
-        let blobs = try_join_all(stored).await?;
+        let contents = encoded
+            .tokens
+            .iter()
+            .map(|t| (BlobKind::Tokens, t.bytes.clone()));
+        let contents: Vec<_> = contents.collect();
+        let digests = contents
+            .iter()
+            .map(|(_, bytes)| self.store.digest(tenant, bytes));
+        let blobs = join_all(digests).await;
+        for (digest, (_, bytes)) in blobs.iter().zip(&contents) {
+            self.cache.put(tenant, *digest, bytes.clone());
+        }
         let made = encoded.tokens.iter().zip(&blobs).zip(entries);
         let tokens = made.map(|((tokens, digest), entry)| TokensEntry {
             digest: Bytes::copy_from_slice(digest.as_bytes()),
@@ -110,10 +122,13 @@ impl Encode {
             encoder_url: self.url.clone(),
         };
         let manifest = manifest.encode_to_vec().into();
-        self.store
-            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
-            .await?;
-        Ok(blobs)
+        // All at once: who finds the manifest before its tokens makes them again.
+        tokio::try_join!(
+            medfleet_worker::keep(&self.store, job, contents, &[]),
+            self.store
+                .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest),
+        )?;
+        Ok(())
     }
 
     async fn frame(&self, tenant: &TenantId, entry: &FrameEntry) -> Result<Frame, EncodeError> {
@@ -139,18 +154,15 @@ impl Handler for Encode {
         let entries = frames_of(&manifest, chunk)?;
         let encoder = &self.engine.description().encoder_digest;
         let key = chunk_key(&frames_digest, chunk, encoder);
-        let blobs = match self.found(tenant, &key, entries).await? {
-            Some(blobs) => {
-                self.metrics.chunks_found.inc();
-                blobs
-            }
-            None => self.make(tenant, &key, entries).await?,
-        };
-        let blobs: Vec<_> = blobs
-            .into_iter()
-            .map(|digest| (BlobKind::Tokens, digest))
-            .collect();
-        self.store.reference(tenant, &unit.key.job, &blobs).await?;
+        if let Some(blobs) = self.found(tenant, &key, entries).await? {
+            self.metrics.chunks_found.inc();
+            let blobs = blobs.into_iter().map(|digest| (BlobKind::Tokens, digest));
+            let blobs: Vec<_> = blobs.collect();
+            let referenced = self.store.reference(tenant, &unit.key.job, &blobs).await;
+            referenced.map_err(EncodeError::from)?;
+        } else {
+            self.make(&unit.key, &key, entries).await?;
+        }
         started
             .advance(&Move::ChunkEncoded { chunk }, |record| next(unit, record))
             .await?;

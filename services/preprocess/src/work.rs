@@ -192,7 +192,7 @@ impl Preprocess {
             .map(|p| Bytes::copy_from_slice(p.digest.as_bytes()));
         let input_digests = input_digests.collect();
         let frames: Vec<_> = prepared.into_iter().flat_map(|p| p.frames).collect();
-        let mut blobs = Vec::with_capacity(frames.len() + 1);
+        let mut blobs = Vec::with_capacity(frames.len());
         for frame in &frames {
             let digest =
                 Digest::from_slice(&frame.digest).map_err(|error| PreprocessError::Manifest {
@@ -213,14 +213,14 @@ impl Preprocess {
             chunk_starts,
             input_digests,
         };
-        let manifest = manifest.encode_to_vec().into();
-        let digest = self
-            .store
-            .put(&key.tenant, BlobKind::Frames, manifest)
-            .await?;
-        blobs.push((BlobKind::Frames, digest));
-        self.store.reference(&key.tenant, &key.job, &blobs).await?;
-        Ok((digest, chunks))
+        let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
+        let digests = medfleet_worker::keep(&self.store, key, manifest, &blobs).await?;
+        let [digest] = digests.as_slice() else {
+            return Err(PreprocessError::Manifest {
+                reason: "it has no name".to_owned(),
+            });
+        };
+        Ok((*digest, chunks))
     }
 }
 
