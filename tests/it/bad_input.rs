@@ -1,0 +1,242 @@
+//! Bad input gets a clear error that names the field and what is allowed, and leaves nothing half-done.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{self, FailureReason, JobState, SubmitJobRequest, task::Kind};
+use medfleet_tests::client::{Client, inline, report, uploaded};
+use medfleet_tests::fleet::{Fleet, Options};
+use medfleet_tests::picture;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+async fn refused(
+    client: &Client,
+    request: SubmitJobRequest,
+    code: Code,
+    field: &str,
+) -> Result<()> {
+    let Err(status) = client.submit(request).await else {
+        anyhow::bail!("{field}: was accepted")
+    };
+    ensure!(status.code() == code, "{field}: {status:?}");
+    if code == Code::InvalidArgument {
+        let violations = status
+            .get_error_details()
+            .bad_request()
+            .context("no BadRequest detail")?
+            .field_violations
+            .clone();
+        let named = violations
+            .iter()
+            .any(|violation| violation.field.contains(field) && !violation.description.is_empty());
+        ensure!(named, "{field} is not named in {violations:?}");
+    }
+    ensure!(
+        client.list(10, "").await?.0.is_empty(),
+        "{field}: a refused request left a job"
+    );
+    Ok(())
+}
+
+fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
+    SubmitJobRequest {
+        task: Some(v1::Task { kind: Some(kind) }),
+        inputs,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_cannot_be_jobs() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let picture = || picture::png(32, 1).map(inline);
+    let one = || Ok::<_, anyhow::Error>(report(vec![picture()?]));
+
+    refused(
+        &client,
+        SubmitJobRequest {
+            task: None,
+            ..one()?
+        },
+        Code::InvalidArgument,
+        "task",
+    )
+    .await?;
+    refused(&client, report(vec![]), Code::InvalidArgument, "inputs").await?;
+    let comparison = Kind::Compare(v1::CompareTask::default());
+    refused(
+        &client,
+        task(comparison, vec![picture()?]),
+        Code::InvalidArgument,
+        "inputs",
+    )
+    .await?;
+    let many = (0..200).map(|_| picture()).collect::<Result<Vec<_>>>()?;
+    refused(&client, report(many), Code::InvalidArgument, "inputs").await?;
+    let question = Kind::Answer(v1::AnswerTask {
+        question: String::new(),
+    });
+    refused(
+        &client,
+        task(question, vec![]),
+        Code::InvalidArgument,
+        "question",
+    )
+    .await?;
+    refused(
+        &client,
+        SubmitJobRequest {
+            class: 99,
+            ..one()?
+        },
+        Code::InvalidArgument,
+        "class",
+    )
+    .await?;
+    refused(
+        &client,
+        SubmitJobRequest {
+            model: "gpt".into(),
+            ..one()?
+        },
+        Code::InvalidArgument,
+        "model",
+    )
+    .await?;
+    let id = "x".repeat(129);
+    refused(
+        &client,
+        SubmitJobRequest {
+            request_id: id,
+            ..one()?
+        },
+        Code::InvalidArgument,
+        "request_id",
+    )
+    .await?;
+    let hot = v1::DecodingParameters {
+        temperature: 9.0,
+        ..Default::default()
+    };
+    refused(
+        &client,
+        SubmitJobRequest {
+            decoding: Some(hot),
+            ..one()?
+        },
+        Code::InvalidArgument,
+        "temperature",
+    )
+    .await?;
+    let empty = report(vec![inline(Vec::new())]);
+    refused(&client, empty, Code::InvalidArgument, "inputs").await?;
+    let nowhere = report(vec![uploaded("uploads/00000000000000000000000000000000")]);
+    refused(&client, nowhere, Code::NotFound, "upload").await?;
+    let embed = task(Kind::Embed(v1::EmbedTask {}), vec![picture()?]);
+    refused(&client, embed, Code::Unimplemented, "task").await?;
+    Ok(())
+}
+
+/// What only decoding can find out fails the job, with the refusal's code, and never gives a draft.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_not_images_fail_the_job() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let whole = picture::png(64, 1)?;
+    let radiograph = picture::radiograph("RG1_UNCR.dcm")?;
+    let cases = [
+        ("text", b"this is not an image at all".to_vec()),
+        ("half a picture", whole[..whole.len() / 2].to_vec()),
+        (
+            "half a radiograph",
+            radiograph[..radiograph.len() / 2].to_vec(),
+        ),
+    ];
+    for (what, bytes) in cases {
+        let upload = client.upload(&bytes).await?;
+        let job = client
+            .submit(report(vec![inline(whole.clone()), uploaded(&upload)]))
+            .await?;
+        let seen = client.watch_to_end(&job.name).await?;
+        let last = seen.last.context("a final job")?;
+        ensure!(last.state() == JobState::Failed, "{what}: {last:?}");
+        let failure = last.failure.context("a failure")?;
+        ensure!(
+            failure.reason() == FailureReason::InputRefused,
+            "{what}: {failure:?}"
+        );
+        ensure!(
+            failure.message.contains('1'),
+            "{what}: the input is not named: {failure:?}"
+        );
+        ensure!(seen.text.is_empty(), "{what}: a draft was written");
+    }
+    Ok(())
+}
+
+/// A broken upload resumes from the committed offset; a wrong offset and an oversized file are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_resume_and_are_bounded() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let bytes = picture::radiograph("RG1_UNCR.dcm")?;
+    let total = bytes.len() as u64;
+    let half = bytes.len() / 2;
+    let upload = client.upload_part("", 0, total, &bytes[..half]).await?;
+    ensure!(!upload.complete, "{upload:?}");
+    let early = client
+        .submit(report(vec![uploaded(&upload.name)]))
+        .await
+        .expect_err("not complete");
+    ensure!(
+        matches!(
+            early.code(),
+            Code::FailedPrecondition | Code::InvalidArgument
+        ),
+        "{early:?}"
+    );
+    let known = client.get_upload(&upload.name).await?;
+    ensure!(known.committed_bytes <= half as u64, "{known:?}");
+    let wrong = client
+        .upload_part(
+            &upload.name,
+            known.committed_bytes + 1,
+            total,
+            &bytes[half..],
+        )
+        .await;
+    ensure!(
+        wrong.is_err_and(|status| status.code() == Code::InvalidArgument),
+        "a wrong offset was taken"
+    );
+    let rest = &bytes[usize::try_from(known.committed_bytes)?..];
+    let whole = client
+        .upload_part(&upload.name, known.committed_bytes, total, rest)
+        .await?;
+    ensure!(
+        whole.complete && whole.committed_bytes == total,
+        "{whole:?}"
+    );
+    let job = client.submit(report(vec![uploaded(&upload.name)])).await?;
+    let state = client.wait_final(&job.name).await?.state();
+    ensure!(state == JobState::Completed, "{state:?}");
+
+    let huge = client
+        .upload_part("", 0, 1 << 40, b"x")
+        .await
+        .expect_err("a terabyte");
+    ensure!(
+        matches!(huge.code(), Code::ResourceExhausted | Code::InvalidArgument),
+        "{huge:?}"
+    );
+    ensure!(
+        huge.message().contains("512"),
+        "the limit is named: {huge:?}"
+    );
+    let longer = client
+        .upload_part("", 0, 4, b"more than four")
+        .await
+        .expect_err("more than declared");
+    ensure!(longer.code() == Code::InvalidArgument, "{longer:?}");
+    Ok(())
+}

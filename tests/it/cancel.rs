@@ -1,0 +1,112 @@
+//! Cancelling in each state: the job ends CANCELLED, once, whatever a worker was doing.
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::JobState;
+use medfleet_tests::client::{inline, report};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::picture;
+use tonic::Code;
+
+async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        ..Options::default()
+    })
+    .await?;
+    if let Some(role) = without {
+        fleet.stop_role(role).await?;
+    }
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 7)?)]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| job.state() == state)
+        .await?;
+    let cancelled = client.cancel(&job.name).await?;
+    ensure!(cancelled.state() == JobState::Cancelled, "{cancelled:?}");
+    let again = client.cancel(&job.name).await?;
+    ensure!(
+        again.state() == JobState::Cancelled,
+        "cancelling twice answers the same"
+    );
+    // Whoever held the job lets go of it: the role comes back and the next job runs through.
+    if let Some(role) = without {
+        fleet.start_role(role).await?;
+    }
+    let seen = client.watch_to_end(&job.name).await?;
+    ensure!(
+        seen.last
+            .is_some_and(|job| job.state() == JobState::Cancelled),
+        "the watch ends CANCELLED"
+    );
+    let refused = client
+        .result(&job.name)
+        .await
+        .expect_err("a cancelled job has no result");
+    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    fleet.wait_idle().await?;
+    ensure!(
+        client.get(&job.name).await?.state() == JobState::Cancelled,
+        "it stays cancelled"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_accepted() -> Result<()> {
+    cancel_in(JobState::Accepted, Some(Role::Preprocess), Pace::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_preprocessed() -> Result<()> {
+    cancel_in(JobState::Preprocessed, Some(Role::Encode), Pace::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_encoding() -> Result<()> {
+    cancel_in(
+        JobState::Encoding,
+        None,
+        Pace {
+            encode_millis: 3_000,
+            ..Pace::default()
+        },
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_encoded_and_waiting_for_a_decoder() -> Result<()> {
+    cancel_in(JobState::Encoding, Some(Role::Decode), Pace::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_decoding() -> Result<()> {
+    cancel_in(
+        JobState::Decoding,
+        None,
+        Pace {
+            step_millis: 500,
+            ..Pace::default()
+        },
+    )
+    .await
+}
+
+/// A completed job cannot be cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_end_it_is_refused() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 8)?)]))
+        .await?;
+    client.watch_to_end(&job.name).await?;
+    let refused = client
+        .cancel(&job.name)
+        .await
+        .expect_err("completed is final");
+    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! kill -9 of each process in the middle of a job: the job still completes, once, with the text of an undisturbed one.
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::JobState;
+use medfleet_tests::client::{Seen, inline, report};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::picture;
+
+/// What is killed, and in which state of the job.
+#[derive(Clone, Copy)]
+enum Victim {
+    Process(Role),
+    Nats,
+}
+
+async fn survives(victim: Victim, state: JobState) -> Result<()> {
+    let pace = Pace {
+        encode_millis: 400,
+        step_millis: 40,
+        ..Pace::default()
+    };
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    // For ACCEPTED the stage behind is away, so that the job rests there while the victim dies.
+    let resting = (state == JobState::Accepted).then_some(Role::Preprocess);
+    if let Some(role) = resting {
+        fleet.stop_role(role).await?;
+    }
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 9)?)]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| job.state() >= state)
+        .await?;
+    match victim {
+        Victim::Process(role) => {
+            fleet.kill9(role).await?;
+            fleet.start_role(role).await?;
+        }
+        Victim::Nats => fleet.restart_nats().await?,
+    }
+    if let Some(role) = resting {
+        if !matches!(victim, Victim::Process(killed) if killed == role) {
+            fleet.start_role(role).await?;
+        }
+    }
+    let last = client.wait_final(&job.name).await?;
+    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let mut seen = Seen::default();
+    client.watch_until(&job.name, &mut seen, |_| false).await?;
+    let undisturbed = client
+        .submit(report(vec![inline(picture::png(64, 9)?)]))
+        .await?;
+    let expected = client.watch_to_end(&undisturbed.name).await?.text;
+    ensure!(
+        seen.text == expected && !expected.is_empty(),
+        "{:?} is not {expected:?}",
+        seen.text
+    );
+    fleet.wait_idle().await?;
+    let again = client.get(&job.name).await?;
+    ensure!(
+        again == last,
+        "a final job changed: {last:?} became {again:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingest_while_accepted() -> Result<()> {
+    survives(Victim::Process(Role::Ingest), JobState::Accepted).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingest_while_encoding() -> Result<()> {
+    survives(Victim::Process(Role::Ingest), JobState::Encoding).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preprocess_after_accept() -> Result<()> {
+    survives(Victim::Process(Role::Preprocess), JobState::Accepted).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encode_while_encoding() -> Result<()> {
+    survives(Victim::Process(Role::Encode), JobState::Encoding).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decode_while_decoding() -> Result<()> {
+    survives(Victim::Process(Role::Decode), JobState::Decoding).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_while_accepted() -> Result<()> {
+    survives(Victim::Nats, JobState::Accepted).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_while_encoding() -> Result<()> {
+    survives(Victim::Nats, JobState::Encoding).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_while_decoding() -> Result<()> {
+    survives(Victim::Nats, JobState::Decoding).await
+}

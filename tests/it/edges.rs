@@ -1,0 +1,101 @@
+//! The edges of the fleet: what an operator and an integrator touch besides jobs.
+
+use anyhow::{Result, ensure};
+use medfleet_tests::client::{inline, report};
+use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
+use medfleet_tests::picture;
+use tokio::process::Command;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_has_its_admin_port() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(32, 1)?)]))
+        .await?;
+    client.watch_to_end(&job.name).await?;
+    for role in Role::ALL {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let (status, body) = http_get(fleet.admin(role), path).await?;
+            ensure!(status == 200, "{role:?}{path}: {status} {body}");
+            ensure!(
+                path != "/metrics" || body.contains("medfleet_"),
+                "{role:?}: {body}"
+            );
+            ensure!(
+                !body.contains(job.name.trim_start_matches("jobs/")),
+                "{role:?}: a job id is a label"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// NATS away: `submit` against a fleet whose queue is gone says so and accepts nothing; a service exits 3 with what it tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_queue_is_named() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    fleet.kill_nats().await?;
+    let refused = client
+        .submit(report(vec![inline(picture::png(32, 1)?)]))
+        .await
+        .expect_err("no queue");
+    ensure!(refused.code() == tonic::Code::Unavailable, "{refused:?}");
+
+    let output = Command::new(binary("medfleet")?)
+        .args([
+            "submit",
+            "/dev/null",
+            "--task",
+            "report",
+            "--server",
+            "http://127.0.0.1:1",
+            "--token",
+            "mf_x",
+        ])
+        .output()
+        .await?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(3),
+        "{:?}: {text}",
+        output.status
+    );
+    ensure!(
+        text.contains("127.0.0.1:1"),
+        "what was tried is named: {text}"
+    );
+    Ok(())
+}
+
+/// SIGTERM in the middle of a job: the process ends in time with code 0 and another one finishes the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_worker_hands_back() -> Result<()> {
+    use medfleet_proto::v1::JobState;
+    use medfleet_tests::fleet::{Model, Pace};
+    let pace = Pace {
+        step_millis: 60,
+        ..Pace::default()
+    };
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(32, 1)?)]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
+        .await?;
+    let code = fleet.stop_role(Role::Decode).await?;
+    ensure!(code == Some(0), "drained with {code:?}");
+    fleet.start_role(Role::Decode).await?;
+    ensure!(
+        client.wait_final(&job.name).await?.state() == JobState::Completed,
+        "the job was lost"
+    );
+    Ok(())
+}

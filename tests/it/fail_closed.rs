@@ -1,0 +1,76 @@
+//! A decode never starts with an image missing: the job fails with that reason and not one token of text.
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_tests::client::{inline, report};
+use medfleet_tests::fleet::{Fleet, Options, Role};
+use medfleet_tests::picture;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_token_blob_fails_the_job() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    fleet.stop_role(Role::Decode).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![
+            inline(picture::png(64, 1)?),
+            inline(picture::png(64, 2)?),
+        ]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| {
+            job.chunks_total == 2 && job.chunks_done == 2
+        })
+        .await?;
+    // The encoder that holds the tokens in memory goes too: only the store is left, and it has lost one.
+    fleet.stop_role(Role::Encode).await?;
+    fleet.remove_one_blob("st-mary", "tokens")?;
+    fleet.start_role(Role::Decode).await?;
+    let seen = client.watch_to_end(&job.name).await?;
+    let last = seen.last.as_ref().expect("watch_to_end checked it");
+    ensure!(last.state() == JobState::Failed, "{last:?}");
+    let failure = last.failure.as_ref().expect("a failed job says why");
+    ensure!(
+        failure.reason() == FailureReason::ImageMissing,
+        "{failure:?}"
+    );
+    ensure!(
+        seen.text.is_empty(),
+        "text about a missing image: {:?}",
+        seen.text
+    );
+    Ok(())
+}
+
+/// Bytes changed on disk are never used: the digest says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_token_blob_fails_the_job() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    fleet.stop_role(Role::Decode).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 3)?)]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| {
+            job.chunks_total == 1 && job.chunks_done == 1
+        })
+        .await?;
+    fleet.stop_role(Role::Encode).await?;
+    fleet.damage_one_blob("st-mary", "tokens")?;
+    fleet.start_role(Role::Decode).await?;
+    let seen = client.watch_to_end(&job.name).await?;
+    let failure = seen.last.and_then(|job| job.failure);
+    let reason = failure.as_ref().map(|failure| failure.reason());
+    let expected = [FailureReason::Integrity, FailureReason::ImageMissing];
+    ensure!(
+        reason.is_some_and(|reason| expected.contains(&reason)),
+        "{failure:?}"
+    );
+    ensure!(
+        seen.text.is_empty(),
+        "text about a damaged image: {:?}",
+        seen.text
+    );
+    Ok(())
+}

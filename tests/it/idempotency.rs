@@ -1,0 +1,63 @@
+//! The same request is the same job, however often and however concurrently it is sent.
+
+use anyhow::{Result, ensure};
+use futures::future::try_join_all;
+use medfleet_proto::v1::{JobState, SubmitJobRequest};
+use medfleet_tests::client::{inline, report};
+use medfleet_tests::fleet::{Fleet, Options};
+use medfleet_tests::picture;
+use tonic::Code;
+
+fn with_id(id: &str, seed: u32) -> Result<SubmitJobRequest> {
+    Ok(SubmitJobRequest {
+        request_id: id.into(),
+        ..report(vec![inline(picture::png(64, seed)?)])
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_id_is_one_job() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let request = with_id("accession-17", 1)?;
+    let answers = try_join_all((0..20).map(|_| client.submit_full(request.clone()))).await?;
+    let name = &answers[0].0.name;
+    ensure!(
+        answers.iter().all(|(job, _)| job.name == *name),
+        "one request id made several jobs"
+    );
+    ensure!(
+        answers.iter().filter(|(_, already)| !already).count() == 1,
+        "exactly one answer is the first"
+    );
+    ensure!(
+        !name.contains("accession"),
+        "the request id shows in the job's name"
+    );
+    client.watch_to_end(name).await?;
+
+    let (job, already) = client.submit_full(request).await?;
+    ensure!(already && job.state() == JobState::Completed, "{job:?}");
+    let refused = client
+        .submit(with_id("accession-17", 2)?)
+        .await
+        .expect_err("another body");
+    ensure!(refused.code() == Code::AlreadyExists, "{refused:?}");
+    let (jobs, _) = client.list(100, "").await?;
+    ensure!(jobs.len() == 1, "{jobs:?}");
+    Ok(())
+}
+
+/// Two tenants may use the same request id.
+#[tokio::test(flavor = "multi_thread")]
+async fn request_ids_belong_to_a_tenant() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let (one, two) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let first = one.submit(with_id("study-1", 1)?).await?;
+    let second = two.submit(with_id("study-1", 2)?).await?;
+    ensure!(first.name != second.name, "two tenants share a job");
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! End-to-end tests: one binary, real processes, a nats-server of its own for each test.
+
+mod bad_input;
+mod cancel;
+mod crash;
+mod edges;
+mod fail_closed;
+mod idempotency;
+mod tenants;
+mod trace;
+mod versions;
+mod walk;
+mod watch;

@@ -1,0 +1,127 @@
+//! The walk: a study in at one end, a draft out at the other, through four processes and NATS.
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::{JobState, result::Output};
+use medfleet_tests::client::{report, uploaded};
+use medfleet_tests::fleet::{Fleet, Model, Options};
+use medfleet_tests::picture;
+
+/// The real chest radiograph through the real (tiny) model.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Tiny,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
+    let job = client.submit(report(vec![uploaded(&upload)])).await?;
+    let seen = client.watch_to_end(&job.name).await?;
+    let last = seen.last.as_ref().expect("watch_to_end checked it");
+    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let states: Vec<JobState> = seen.progress.iter().map(|(_, state, _)| *state).collect();
+    for state in [
+        JobState::Accepted,
+        JobState::Released,
+        JobState::Preprocessed,
+        JobState::Encoding,
+        JobState::Decoding,
+    ] {
+        ensure!(states.contains(&state), "no {state:?} in {states:?}");
+    }
+
+    let result = client.result(&job.name).await?;
+    ensure!(
+        result.draft && !result.notice.is_empty(),
+        "a result is a marked draft"
+    );
+    let Some(Output::Report(output)) = &result.output else {
+        anyhow::bail!("not a report: {result:?}")
+    };
+    ensure!(
+        output.text == seen.text,
+        "the streamed text is the result's"
+    );
+    ensure!(
+        result.frames.len() == 1 && result.frames[0].modality == "CR",
+        "{:?}",
+        result.frames
+    );
+    ensure!(
+        result.frames[0].original_width == 1841 || result.frames[0].original_width == 1955,
+        "{:?}",
+        result.frames
+    );
+    let provenance = result.provenance.as_ref().expect("every result has one");
+    for (name, digest) in [
+        ("input", &provenance.input_digests[0]),
+        ("prompt", &provenance.prompt_digest),
+        ("model", &provenance.model_digest),
+        ("encoder", &provenance.encoder_digest),
+        ("frame", &result.frames[0].frame_digest),
+        ("token", &result.frames[0].token_digest),
+    ] {
+        ensure!(digest.len() == 64, "the {name} digest is {digest:?}");
+    }
+    let usage = result.usage.as_ref().expect("every result has one");
+    ensure!(
+        usage.image_tokens > 0 && usage.output_tokens > 0,
+        "{usage:?}"
+    );
+    Ok(())
+}
+
+/// The same study twice is the same text: a result replays.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_study_gives_the_same_draft() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Tiny,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let mut texts = Vec::new();
+    for seed in [1, 1, 2] {
+        let job = client
+            .submit(report(vec![medfleet_tests::client::inline(picture::png(
+                64, seed,
+            )?)]))
+            .await?;
+        texts.push(client.watch_to_end(&job.name).await?.text);
+    }
+    ensure!(texts[0] == texts[1], "the same image gave two texts");
+    ensure!(texts[0] != texts[2], "two images gave one text");
+    Ok(())
+}
+
+/// The whole fleet in one process, as `medfleet up` starts it, driven by `medfleet submit`.
+#[tokio::test(flavor = "multi_thread")]
+async fn up_and_submit_from_the_command_line() -> Result<()> {
+    let up = medfleet_tests::fleet::Up::start().await?;
+    let path = up.folder().join("picture.png");
+    std::fs::write(&path, picture::png(96, 3)?)?;
+    let output = up
+        .command(&[
+            "submit",
+            &path.display().to_string(),
+            "--task",
+            "report",
+            "--json",
+        ])
+        .await?;
+    ensure!(
+        output.status.success(),
+        "submit failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let lines = String::from_utf8(output.stdout)?;
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap_or_default())?;
+    ensure!(last.to_string().contains("\"draft\":true"), "{last}");
+    let listed = up.command(&["list", "--json"]).await?;
+    ensure!(
+        String::from_utf8(listed.stdout)?.contains("jobs/"),
+        "list shows the job"
+    );
+    up.stop().await
+}

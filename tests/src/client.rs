@@ -1,0 +1,383 @@
+//! A client as an integrator would write it: the generated stubs, a token, and nothing of the fleet's insides.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
+use medfleet_proto::v1::{
+    self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
+    WatchJobResponse, job_service_client::JobServiceClient, upload_input_request::Content,
+    watch_job_response::Event,
+};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+/// Longest time a test waits for anything; generous, because machines are slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A connected client of one tenant.
+#[derive(Debug, Clone)]
+pub struct Client {
+    stub: JobServiceClient<Channel>,
+    token: MetadataValue<Ascii>,
+}
+
+/// What a watcher has received so far; also what it needs to resume.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Last sequence received.
+    pub sequence: u64,
+    /// Attempt the text belongs to.
+    pub attempt: u32,
+    /// Text of that attempt.
+    pub text: String,
+    /// Every state event in order, as (sequence, state, chunks done).
+    pub progress: Vec<(u64, JobState, u32)>,
+    /// The final job, once seen.
+    pub last: Option<Job>,
+}
+
+impl Client {
+    /// Connects with a bearer token.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn connect(url: &str, token: &str) -> Result<Self> {
+        let channel = Channel::from_shared(url.to_owned())?
+            .connect_timeout(Duration::from_secs(10))
+            .connect()
+            .await
+            .with_context(|| format!("connect to {url}"))?;
+        Self::over(channel, token)
+    }
+
+    /// Speaks over a channel that exists already.
+    ///
+    /// # Errors
+    /// When the token is not a header value.
+    pub fn over(channel: Channel, token: &str) -> Result<Self> {
+        let stub = JobServiceClient::new(channel).max_decoding_message_size(16 << 20);
+        Ok(Self {
+            stub,
+            token: format!("Bearer {token}")
+                .parse()
+                .context("token as metadata")?,
+        })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request
+            .metadata_mut()
+            .insert("authorization", self.token.clone());
+        request
+    }
+
+    /// Uploads a whole file and returns its handle.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn upload(&self, bytes: &[u8]) -> Result<String, Status> {
+        let upload = self.upload_part("", 0, bytes.len() as u64, bytes).await?;
+        Ok(upload.name)
+    }
+
+    /// Sends `bytes` to a new (`name` empty) or broken upload from `offset`.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn upload_part(
+        &self,
+        name: &str,
+        offset: u64,
+        total: u64,
+        bytes: &[u8],
+    ) -> Result<v1::Upload, Status> {
+        let start = UploadStart {
+            upload: name.into(),
+            offset,
+            total_bytes: total,
+        };
+        let mut messages = vec![UploadInputRequest {
+            content: Some(Content::Start(start)),
+        }];
+        messages.extend(bytes.chunks(1 << 20).map(|chunk| UploadInputRequest {
+            content: Some(Content::Chunk(chunk.to_vec().into())),
+        }));
+        let request = self.request(tokio_stream::iter(messages));
+        let response = self.stub.clone().upload_input(request).await?.into_inner();
+        response
+            .upload
+            .ok_or_else(|| Status::internal("the response has no upload"))
+    }
+
+    /// How much of an upload is stored.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn get_upload(&self, name: &str) -> Result<v1::Upload, Status> {
+        let request = self.request(v1::GetUploadRequest { name: name.into() });
+        let response = self.stub.clone().get_upload(request).await?.into_inner();
+        response
+            .upload
+            .ok_or_else(|| Status::internal("the response has no upload"))
+    }
+
+    /// Submits a job.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn submit(&self, job: SubmitJobRequest) -> Result<Job, Status> {
+        Ok(self.submit_full(job).await?.0)
+    }
+
+    /// Submits a job; also tells whether it had been accepted before.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn submit_full(&self, job: SubmitJobRequest) -> Result<(Job, bool), Status> {
+        let response = self
+            .stub
+            .clone()
+            .submit_job(self.request(job))
+            .await?
+            .into_inner();
+        let job = response
+            .job
+            .ok_or_else(|| Status::internal("the response has no job"))?;
+        Ok((job, response.already_accepted))
+    }
+
+    /// Returns a job.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn get(&self, name: &str) -> Result<Job, Status> {
+        let request = self.request(v1::GetJobRequest { name: name.into() });
+        let response = self.stub.clone().get_job(request).await?.into_inner();
+        response
+            .job
+            .ok_or_else(|| Status::internal("the response has no job"))
+    }
+
+    /// Returns a result.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn result(&self, name: &str) -> Result<v1::Result, Status> {
+        let request = self.request(v1::GetResultRequest { name: name.into() });
+        let response = self.stub.clone().get_result(request).await?.into_inner();
+        response
+            .result
+            .ok_or_else(|| Status::internal("the response has no result"))
+    }
+
+    /// Returns a page of jobs and the token of the next.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn list(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<(Vec<Job>, String), Status> {
+        let message = v1::ListJobsRequest {
+            page_size,
+            page_token: page_token.into(),
+            states: vec![],
+        };
+        let response = self
+            .stub
+            .clone()
+            .list_jobs(self.request(message))
+            .await?
+            .into_inner();
+        Ok((response.jobs, response.next_page_token))
+    }
+
+    /// Cancels a job.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn cancel(&self, name: &str) -> Result<Job, Status> {
+        let request = self.request(v1::CancelJobRequest { name: name.into() });
+        let response = self.stub.clone().cancel_job(request).await?.into_inner();
+        response
+            .job
+            .ok_or_else(|| Status::internal("the response has no job"))
+    }
+
+    /// Opens a watch that continues after what was `seen`.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn watch(
+        &self,
+        name: &str,
+        seen: &Seen,
+    ) -> Result<tonic::Streaming<WatchJobResponse>, Status> {
+        let message = WatchJobRequest {
+            name: name.into(),
+            after_sequence: seen.sequence,
+            text_position: Some(v1::TextPosition {
+                attempt: seen.attempt,
+                offset_bytes: seen.text.len() as u64,
+            }),
+        };
+        Ok(self
+            .stub
+            .clone()
+            .watch_job(self.request(message))
+            .await?
+            .into_inner())
+    }
+
+    /// Watches until `enough` says so or the stream ends; checks that nothing repeats and no text is missing.
+    ///
+    /// # Errors
+    /// A repeated event, a gap in the text, the server's status, or [`PATIENCE`] exceeded.
+    pub async fn watch_until(
+        &self,
+        name: &str,
+        seen: &mut Seen,
+        enough: impl Fn(&Seen) -> bool,
+    ) -> Result<()> {
+        let watch = async {
+            let mut stream = self.watch(name, seen).await?;
+            while let Some(message) = stream.next().await {
+                seen.take(message?)?;
+                if enough(seen) {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, watch)
+            .await
+            .with_context(|| format!("watch of {name} took too long"))?
+    }
+
+    /// Watches to the end and returns everything seen.
+    ///
+    /// # Errors
+    /// As [`Client::watch_until`], and when the stream ends without a final job.
+    pub async fn watch_to_end(&self, name: &str) -> Result<Seen> {
+        let mut seen = Seen::default();
+        self.watch_until(name, &mut seen, |_| false).await?;
+        ensure!(
+            seen.last.is_some(),
+            "the watch of {name} ended without a final job"
+        );
+        Ok(seen)
+    }
+
+    /// Waits until the job is final, by asking.
+    ///
+    /// # Errors
+    /// [`PATIENCE`] exceeded; says where the job stood.
+    pub async fn wait_final(&self, name: &str) -> Result<Job> {
+        self.wait_for(name, |job| job.state() >= JobState::Completed)
+            .await
+    }
+
+    /// Waits until `condition` holds of the job, by asking; a server that is away meanwhile is asked again.
+    ///
+    /// # Errors
+    /// [`PATIENCE`] exceeded; says where the job stood.
+    pub async fn wait_for(&self, name: &str, condition: impl Fn(&Job) -> bool) -> Result<Job> {
+        let last = std::sync::Mutex::new(None);
+        let found =
+            medfleet_testkit::wait_until(PATIENCE, "the job to reach a state", async || {
+                let job = self.get(name).await.ok()?;
+                let reached = condition(&job).then(|| job.clone());
+                if let Ok(mut slot) = last.lock() {
+                    *slot = Some(job.state());
+                }
+                reached
+            })
+            .await;
+        found.with_context(|| format!("{name} last seen in {:?}", last.into_inner()))
+    }
+}
+
+impl Seen {
+    /// Adds one message, checking order and contiguity.
+    ///
+    /// # Errors
+    /// A repeat or a gap, described.
+    pub fn take(&mut self, message: WatchJobResponse) -> Result<()> {
+        let sequence = message.sequence;
+        match message.event.context("a watch message without an event")? {
+            Event::Progress(progress) => {
+                ensure!(
+                    sequence > self.sequence,
+                    "event {sequence} after {}",
+                    self.sequence
+                );
+                self.sequence = sequence;
+                self.progress
+                    .push((sequence, progress.state(), progress.chunks_done));
+            }
+            Event::Reset(reset) => {
+                self.attempt = reset.attempt;
+                self.text.clear();
+            }
+            Event::Text(delta) => {
+                if self.attempt == 0 {
+                    self.attempt = delta.attempt;
+                }
+                ensure!(
+                    delta.attempt == self.attempt,
+                    "text of attempt {} in {}",
+                    delta.attempt,
+                    self.attempt
+                );
+                let have = self.text.len() as u64;
+                ensure!(
+                    delta.offset_bytes == have,
+                    "text at {} where {have} was due",
+                    delta.offset_bytes
+                );
+                self.text.push_str(&delta.text);
+            }
+            Event::Final(job) => {
+                if self.last.is_some() {
+                    bail!("two final events");
+                }
+                self.sequence = self.sequence.max(sequence);
+                self.last = Some(job);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A report job over uploads or inline pictures.
+#[must_use]
+pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
+    let kind = v1::task::Kind::Report(v1::ReportTask {
+        clinical_context: String::new(),
+    });
+    SubmitJobRequest {
+        task: Some(v1::Task { kind: Some(kind) }),
+        inputs,
+        ..Default::default()
+    }
+}
+
+/// An input sent within the request.
+#[must_use]
+pub fn inline(bytes: Vec<u8>) -> v1::Input {
+    v1::Input {
+        source: Some(v1::input::Source::Content(bytes.into())),
+    }
+}
+
+/// An input uploaded before.
+#[must_use]
+pub fn uploaded(name: &str) -> v1::Input {
+    v1::Input {
+        source: Some(v1::input::Source::Upload(name.into())),
+    }
+}

@@ -1,0 +1,203 @@
+//! The configuration files of a test fleet, as an operator would write them.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use medfleet_core::{TenantId, UnixMillis};
+use medfleet_ingest::tokens::{TokensFile, create_token};
+use medfleet_queue::{Queue, QueueConfig};
+use medfleet_runtime::SystemRandom;
+use toml::{Table, Value, toml};
+
+use crate::fleet::{Model, Options, Pace, Role, TOKEN_PORT};
+
+/// The one pool of a test fleet.
+pub const POOL: &str = "test-pool";
+/// The fleet's key: any 64 hexadecimal digits.
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+/// Silence after which a unit is delivered again: short, so that tests of crashes are.
+const ACK_WAIT: &str = "2s";
+/// Frame side of the tiny checkpoint, in pixels.
+const TINY_SIDE: i64 = 224;
+/// Frame side of the simulated model, in pixels.
+const SIMULATED_SIDE: i64 = 64;
+
+/// Where a fleet lives and what it runs.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// Its loopback address.
+    pub address: Ipv4Addr,
+    /// Its NATS.
+    pub nats_url: String,
+    /// Its folder.
+    pub folder: &'a Path,
+    /// What the test asked for.
+    pub options: &'a Options,
+}
+
+/// A fresh token of a tenant and the line for the tokens file.
+///
+/// # Errors
+/// When the tenant is not a name.
+pub fn token(tenant: &str) -> Result<(String, String)> {
+    let (secret, entry) = create_token("reading-room", &TenantId::new(tenant)?, &SystemRandom);
+    let file = TokensFile {
+        tokens: vec![entry],
+    }
+    .to_toml()
+    .context("write a tokens file")?;
+    Ok((secret.expose().to_owned(), file))
+}
+
+/// The configuration file of a role.
+#[must_use]
+pub fn of(role: Role, setting: &Setting<'_>) -> String {
+    let mut file = shared(role, setting);
+    let service = match role {
+        Role::Ingest => ingest(setting),
+        Role::Preprocess => toml! { pool = "test-pool" },
+        Role::Encode => {
+            let mut encode = toml! { pool = "test-pool" };
+            encode.insert(
+                "listen".into(),
+                format!("{}:{TOKEN_PORT}", setting.address).into(),
+            );
+            encode
+        }
+        Role::Decode => toml! { pool = "test-pool" },
+    };
+    file.insert(role.name().into(), Value::Table(service));
+    if role == Role::Preprocess
+        && let Some(Value::Table(preprocess)) = file.get_mut("preprocess")
+    {
+        let side = if matches!(setting.options.model, Model::Tiny) {
+            TINY_SIDE
+        } else {
+            SIMULATED_SIDE
+        };
+        preprocess.insert("frame_side".into(), Value::Integer(side));
+    }
+    if matches!(role, Role::Encode | Role::Decode) {
+        file.insert("model".into(), Value::Table(model(setting.options.model)));
+    }
+    file.to_string()
+}
+
+fn shared(role: Role, setting: &Setting<'_>) -> Table {
+    let mut file = toml! {
+        [process]
+        drain = "20s"
+        [process.telemetry]
+        log = "info"
+        log_format = "text"
+        [queue]
+        request_timeout = "3s"
+        [store.backend]
+        kind = "folder"
+    };
+    set(
+        &mut file,
+        "process",
+        "admin_listen",
+        format!("{}:{}", setting.address, role.admin_port()),
+    );
+    if let (Some(endpoint), Some(Value::Table(process))) =
+        (&setting.options.otlp_endpoint, file.get_mut("process"))
+    {
+        set(process, "telemetry", "otlp_endpoint", endpoint.clone());
+    }
+    if let Some(Value::Table(queue)) = file.get_mut("queue") {
+        queue.insert(
+            "urls".into(),
+            Value::Array(vec![setting.nats_url.clone().into()]),
+        );
+        queue.insert("ack_wait".into(), ACK_WAIT.into());
+    }
+    if let Some(Value::Table(store)) = file.get_mut("store") {
+        store.insert("key".into(), KEY.into());
+        set(
+            store,
+            "backend",
+            "path",
+            setting.folder.join("blobs").display().to_string(),
+        );
+    }
+    file
+}
+
+fn ingest(setting: &Setting<'_>) -> Table {
+    let mut ingest = toml! {
+        default_model = "test"
+        [models]
+        test = "test-pool"
+        [accept]
+        pending_after = "15s"
+        sweep_every = "1s"
+    };
+    ingest.insert("listen".into(), format!("{}:8443", setting.address).into());
+    ingest.insert(
+        "tokens".into(),
+        setting
+            .folder
+            .join("tokens.toml")
+            .display()
+            .to_string()
+            .into(),
+    );
+    ingest
+}
+
+fn model(model: Model) -> Table {
+    match model {
+        Model::Tiny => {
+            let mut table = toml! {
+                kind = "folder"
+                dtype = "f32"
+            };
+            table.insert(
+                "path".into(),
+                crate::picture::tiny_model().display().to_string().into(),
+            );
+            table
+        }
+        Model::Simulated(Pace {
+            encode_millis,
+            prefill_millis,
+            step_millis,
+        }) => {
+            let mut table = toml! {
+                kind = "simulated"
+                frame_side = 64
+                tokens_per_image = 16
+                token_width = 32
+            };
+            table.insert("encode_frame".into(), format!("{encode_millis}ms").into());
+            table.insert("prefill".into(), format!("{prefill_millis}ms").into());
+            table.insert("decode_step".into(), format!("{step_millis}ms").into());
+            table
+        }
+    }
+}
+
+fn set(table: &mut Table, section: &str, key: &str, value: String) {
+    if let Some(Value::Table(section)) = table.get_mut(section) {
+        section.insert(key.into(), value.into());
+    }
+}
+
+/// A connection to a fleet's queue, for looking at what no client sees.
+///
+/// # Errors
+/// When NATS does not answer.
+pub async fn queue(url: &str) -> Result<Queue> {
+    let config = QueueConfig {
+        urls: vec![url.to_owned()],
+        ..QueueConfig::default()
+    };
+    let started = std::time::Instant::now();
+    let clock =
+        move || UnixMillis(i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX));
+    Ok(Queue::connect(&config, Arc::new(clock)).await?)
+}

@@ -1,0 +1,568 @@
+//! A fleet of real processes: nats-server and the four services, each with its own configuration file,
+//! on a loopback address of its own, so that fleets run side by side on fixed ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use medfleet_testkit::{NatsServer, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+
+use crate::client::{Client, PATIENCE};
+use crate::config;
+
+/// A service of the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Takes jobs in.
+    Ingest,
+    /// Makes frames.
+    Preprocess,
+    /// Makes image tokens.
+    Encode,
+    /// Makes text.
+    Decode,
+}
+
+impl Role {
+    /// All of them, in the order of a job.
+    pub const ALL: [Self; 4] = [Self::Ingest, Self::Preprocess, Self::Encode, Self::Decode];
+
+    /// Its name, as in its binary and its configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Preprocess => "preprocess",
+            Self::Encode => "encode",
+            Self::Decode => "decode",
+        }
+    }
+
+    /// Its admin port on the fleet's address.
+    #[must_use]
+    pub const fn admin_port(self) -> u16 {
+        match self {
+            Self::Ingest => 9001,
+            Self::Preprocess => 9002,
+            Self::Encode => 9003,
+            Self::Decode => 9004,
+        }
+    }
+}
+
+/// How long the simulated model takes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// Milliseconds to encode an image.
+    pub encode_millis: u64,
+    /// Milliseconds of a prefill.
+    pub prefill_millis: u64,
+    /// Milliseconds of a decode step.
+    pub step_millis: u64,
+}
+
+/// What encodes and decodes.
+#[derive(Debug, Clone, Copy)]
+pub enum Model {
+    /// The tiny checkpoint.
+    Tiny,
+    /// The simulated backend.
+    Simulated(Pace),
+}
+
+/// How a fleet is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What encodes and decodes.
+    pub model: Model,
+    /// Version of nats-server.
+    pub nats: &'static str,
+    /// Where traces go.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: Model::Simulated(Pace::default()),
+            nats: medfleet_testkit::NATS_DEFAULT,
+            otlp_endpoint: None,
+        }
+    }
+}
+
+/// A running fleet. Dropping it kills every process and removes its folder.
+#[derive(Debug)]
+pub struct Fleet {
+    address: Ipv4Addr,
+    nats: Mutex<NatsServer>,
+    processes: Mutex<BTreeMap<Role, Child>>,
+    tokens: BTreeMap<&'static str, String>,
+    folder: tempfile::TempDir,
+}
+
+/// The tenants of every test fleet.
+const TENANTS: [&str; 2] = ["st-mary", "st-john"];
+const API_PORT: u16 = 8443;
+/// The port of the encoder's token service.
+pub const TOKEN_PORT: u16 = 8444;
+
+impl Fleet {
+    /// Starts everything and waits until every role is ready.
+    ///
+    /// # Errors
+    /// What did not start, with the end of its log.
+    pub async fn start(options: Options) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create the fleet's folder")?;
+        let address = own_address();
+        let nats = NatsServer::start_version(options.nats).await?;
+        let mut tokens = BTreeMap::new();
+        let mut entries = String::new();
+        for tenant in TENANTS {
+            let (token, entry) = config::token(tenant)?;
+            tokens.insert(tenant, token);
+            entries.push_str(&entry);
+        }
+        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let setting = config::Setting {
+            address,
+            nats_url: nats.url(),
+            folder: folder.path(),
+            options: &options,
+        };
+        for role in Role::ALL {
+            fs::write(
+                folder.path().join(format!("{}.toml", role.name())),
+                config::of(role, &setting),
+            )?;
+        }
+        let fleet = Self {
+            address,
+            nats: Mutex::new(nats),
+            processes: Mutex::new(BTreeMap::new()),
+            tokens,
+            folder,
+        };
+        for role in Role::ALL {
+            fleet.spawn(role).await?;
+        }
+        for role in Role::ALL {
+            fleet.wait_ready(role).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// A client of a tenant.
+    ///
+    /// # Errors
+    /// When ingest does not answer.
+    pub async fn client(&self, tenant: &str) -> Result<Client> {
+        Client::connect(&self.url(), &self.token(tenant)).await
+    }
+
+    /// A client with any token.
+    ///
+    /// # Errors
+    /// When ingest does not answer.
+    pub async fn client_with_token(&self, token: &str) -> Result<Client> {
+        Client::connect(&self.url(), token).await
+    }
+
+    /// The address of the public API.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}:{API_PORT}", self.address)
+    }
+
+    /// The token of a tenant.
+    #[must_use]
+    pub fn token(&self, tenant: &str) -> String {
+        self.tokens.get(tenant).cloned().unwrap_or_default()
+    }
+
+    /// The file of token hashes.
+    #[must_use]
+    pub fn tokens_file(&self) -> PathBuf {
+        self.folder.path().join("tokens.toml")
+    }
+
+    /// The admin address of a role.
+    #[must_use]
+    pub fn admin(&self, role: Role) -> SocketAddr {
+        SocketAddr::from((self.address, role.admin_port()))
+    }
+
+    /// Starts a role that is not running and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready, with the end of its log.
+    pub async fn start_role(&self, role: Role) -> Result<()> {
+        self.spawn(role).await?;
+        self.wait_ready(role).await
+    }
+
+    /// Kills a role at once.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill9(&self, role: Role) -> Result<()> {
+        let mut child = self.take(role).await?;
+        child
+            .kill()
+            .await
+            .with_context(|| format!("kill {}", role.name()))
+    }
+
+    /// Asks a role to stop and returns its exit code.
+    ///
+    /// # Errors
+    /// When it is not running or does not end.
+    pub async fn stop_role(&self, role: Role) -> Result<Option<i32>> {
+        let mut child = self.take(role).await?;
+        let pid = child.id().context("the process has ended already")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        let status = tokio::time::timeout(PATIENCE, child.wait())
+            .await
+            .with_context(|| format!("{} did not stop; {}", role.name(), self.log_end(role)))??;
+        Ok(status.code())
+    }
+
+    /// Kills nats-server at once and starts it again on the same files and port.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart_nats(&self) -> Result<()> {
+        let mut nats = self.nats.lock().await;
+        nats.kill9().await?;
+        nats.restart().await
+    }
+
+    /// Kills nats-server for good.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill_nats(&self) -> Result<()> {
+        self.nats.lock().await.kill9().await
+    }
+
+    /// Waits until no stage holds or waits for any work.
+    ///
+    /// # Errors
+    /// When that takes longer than [`PATIENCE`].
+    pub async fn wait_idle(&self) -> Result<()> {
+        let queue = config::queue(&self.nats.lock().await.url()).await?;
+        let pool = medfleet_core::PoolName::new(config::POOL)?;
+        wait_until(PATIENCE, "the queues to be empty", async || {
+            for stage in medfleet_core::Stage::ALL {
+                let outstanding = queue.outstanding(*stage, &pool).await.ok()?;
+                if outstanding.total() > 0 {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await
+    }
+
+    /// Deletes one blob of a kind, behind the fleet's back.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
+        fs::remove_file(self.one_blob(tenant, kind)?).context("remove a blob")
+    }
+
+    /// Flips a bit in the middle of one blob of a kind, behind the fleet's back.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn damage_one_blob(&self, tenant: &str, kind: &str) -> Result<()> {
+        let path = self.one_blob(tenant, kind)?;
+        let mut bytes = fs::read(&path)?;
+        let middle = bytes.len() / 2;
+        *bytes.get_mut(middle).context("an empty blob")? ^= 1;
+        fs::write(path, bytes).context("damage a blob")
+    }
+
+    /// The names of all blobs of a tenant, without the tenant.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn blob_names(&self, tenant: &str) -> Result<BTreeSet<String>> {
+        let root = self.blobs().join(tenant);
+        let files = files_below(&root)?;
+        Ok(files
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect())
+    }
+
+    /// The logs of all roles.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn logs(&self) -> Result<Vec<String>> {
+        Role::ALL
+            .iter()
+            .map(|role| Ok(fs::read_to_string(self.log(*role))?))
+            .collect()
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.folder.path().join("blobs")
+    }
+
+    fn one_blob(&self, tenant: &str, kind: &str) -> Result<PathBuf> {
+        let folder = self.blobs().join(tenant).join(kind);
+        files_below(&folder)?
+            .into_iter()
+            .next()
+            .with_context(|| format!("no blob below {}", folder.display()))
+    }
+
+    fn log(&self, role: Role) -> PathBuf {
+        self.folder.path().join(format!("{}.log", role.name()))
+    }
+
+    fn log_end(&self, role: Role) -> String {
+        let text = fs::read_to_string(self.log(role)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(20).collect();
+        format!(
+            "end of its log:\n{}",
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        )
+    }
+
+    async fn take(&self, role: Role) -> Result<Child> {
+        self.processes
+            .lock()
+            .await
+            .remove(&role)
+            .with_context(|| format!("{} is not running", role.name()))
+    }
+
+    async fn spawn(&self, role: Role) -> Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log(role))?;
+        let child = Command::new(binary(&format!("medfleet-{}", role.name()))?)
+            .arg("--config")
+            .arg(self.folder.path().join(format!("{}.toml", role.name())))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {}", role.name()))?;
+        ensure!(
+            self.processes.lock().await.insert(role, child).is_none(),
+            "{} runs already",
+            role.name()
+        );
+        Ok(())
+    }
+
+    async fn wait_ready(&self, role: Role) -> Result<()> {
+        let ready = wait_until(PATIENCE, "a role to be ready", async || {
+            match http_get(self.admin(role), "/readyz").await {
+                Ok((200, _)) => Some(Ok(())),
+                _ => {
+                    let mut processes = self.processes.lock().await;
+                    let status = processes.get_mut(&role)?.try_wait().ok()??;
+                    Some(Err(status))
+                }
+            }
+        })
+        .await;
+        match ready {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!(
+                "{} ended with {status}; {}",
+                role.name(),
+                self.log_end(role)
+            ),
+            Err(error) => Err(error.context(format!(
+                "{} is not ready; {}",
+                role.name(),
+                self.log_end(role)
+            ))),
+        }
+    }
+}
+
+/// A binary of this workspace, beside the test's own.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find the test's own binary")?;
+    let folder = own
+        .parent()
+        .and_then(Path::parent)
+        .context("the test's folder")?;
+    let path = folder.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is missing; run `cargo build --workspace`",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A plain HTTP GET: status and body.
+///
+/// # Errors
+/// When the other side does not speak HTTP.
+pub async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .context("an HTTP status line")?
+        .parse()?;
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
+    Ok((status, body))
+}
+
+/// A loopback address that no other fleet of this machine uses: from the process id and a counter.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let pid = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(
+        127,
+        1 + (pid % 200) as u8,
+        1 + (pid / 200 % 250) as u8,
+        (number % 250) as u8 + 1,
+    )
+}
+
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// `medfleet up` on a folder of its own.
+#[derive(Debug)]
+pub struct Up {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Up {
+    /// Starts it with the tiny model and waits until it says where it is.
+    ///
+    /// # Errors
+    /// When it does not come up, with its log.
+    pub async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let log = File::create(folder.path().join("up.log"))?;
+        let mut child = Command::new(binary("medfleet")?)
+            .args(["up", "--address", "127.0.0.1:0", "--data"])
+            .arg(folder.path().join("data"))
+            .arg("--model")
+            .arg(crate::picture::tiny_model())
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .kill_on_drop(true)
+            .spawn()
+            .context("start medfleet up")?;
+        let address = folder.path().join("data/address.json");
+        let ended = wait_until(PATIENCE, "medfleet up to be ready", async || {
+            if address.is_file() {
+                return Some(None);
+            }
+            child.try_wait().ok()?.map(Some)
+        })
+        .await?;
+        if let Some(status) = ended {
+            bail!(
+                "medfleet up ended with {status}: {}",
+                fs::read_to_string(folder.path().join("up.log"))?
+            );
+        }
+        Ok(Self { child, folder })
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs `medfleet` with these arguments against it.
+    ///
+    /// # Errors
+    /// When the binary cannot be run.
+    pub async fn command(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let address: serde_json::Value =
+            serde_json::from_slice(&fs::read(self.folder.path().join("data/address.json"))?)?;
+        let text = |key: &str| {
+            address[key]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {key}"))
+        };
+        let token = fs::read_to_string(text("token_file")?)?;
+        let output = Command::new(binary("medfleet")?)
+            .args(arguments)
+            .env("MEDFLEET_SERVER", text("server")?)
+            .env("MEDFLEET_TOKEN", token.trim())
+            .output()
+            .await?;
+        Ok(output)
+    }
+
+    /// Asks it to stop and expects exit code 0.
+    ///
+    /// # Errors
+    /// When it ends otherwise.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = self.child.id().context("it has ended already")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .context("it did not stop")??;
+        ensure!(
+            status.success(),
+            "ended with {status}: {}",
+            fs::read_to_string(self.folder.path().join("up.log"))?
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Inputs for the tests: small synthetic pictures, and the real chest radiograph that the gate fetches.
+
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use image::{GrayImage, ImageFormat, Luma};
+
+/// A grey PNG of `side`×`side` pixels whose content depends on `seed`: two seeds are two different images.
+///
+/// # Errors
+/// When the encoder fails, which is a defect of the test.
+pub fn png(side: u32, seed: u32) -> Result<Vec<u8>> {
+    let picture = GrayImage::from_fn(side, side, |x, y| {
+        let wave = (x.wrapping_mul(7 + seed % 5) ^ y.wrapping_mul(3 + seed % 11))
+            .wrapping_add(seed.wrapping_mul(31));
+        Luma([(wave % 256) as u8])
+    });
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, ImageFormat::Png)
+        .context("encode a test picture")?;
+    Ok(bytes.into_inner())
+}
+
+/// A file of the pinned `pydicom-data` package, as `cargo xtask fetch` lays it into the cache.
+///
+/// # Errors
+/// When it was not fetched; the message says how.
+pub fn radiograph(name: &str) -> Result<Vec<u8>> {
+    let path = medfleet_testkit::cache_dir()?
+        .join("pydicom-data-1.0.0")
+        .join(name);
+    ensure!(
+        path.is_file(),
+        "{} is missing; run `cargo xtask fetch`",
+        path.display()
+    );
+    std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The tiny checkpoint that the repository ships.
+#[must_use]
+pub fn tiny_model() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/tiny")
+}
