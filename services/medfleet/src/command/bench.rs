@@ -1,5 +1,8 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
+mod local;
+mod memory;
+mod queue;
 mod report;
 mod sample;
 
@@ -18,11 +21,17 @@ pub(crate) struct Args {
 enum What {
     /// What a fleet adds to the model's own time, from submit to result
     Report(report::Args),
+    /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
+    Queue(queue::Args),
+    /// Resident memory of idle ingest and preprocess processes
+    Memory(memory::Args),
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
+        What::Queue(args) => queue::run(args),
+        What::Memory(args) => memory::run(args),
     }
 }

@@ -283,7 +283,8 @@ fn pool(alias: &str) -> Result<PoolName> {
     PoolName::new(format!("{alias}-{SITE}")).context("the pool's name")
 }
 
-fn random_key() -> String {
+/// A new fleet key as text.
+pub(crate) fn random_key() -> String {
     let mut bytes = [0_u8; KEY_BYTES];
     SystemRandom.fill(&mut bytes);
     hex::encode(bytes)

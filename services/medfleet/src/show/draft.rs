@@ -3,9 +3,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use medfleet_proto::v1::{FinishReason, Job, Result as Draft, Timings, result::Output};
+use medfleet_proto::v1::{Job, Result as Draft, Timings, result::Output};
 
 use super::seconds;
+
+/// Said when a result brings no notice of its own.
+const NOTICE: &str = "not a report: a radiologist has to read the images and sign";
 
 /// The whole rendering. Its first line says DRAFT, whatever the result holds.
 pub(crate) fn draft(draft: &Draft, job: &Job) -> String {
@@ -16,13 +19,12 @@ pub(crate) fn draft(draft: &Draft, job: &Job) -> String {
 }
 
 fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
-    writeln!(
-        out,
-        "DRAFT, not a report: a radiologist has to read the images and sign."
-    )?;
-    if !draft.notice.is_empty() {
-        writeln!(out, "{}", draft.notice)?;
-    }
+    let notice = if draft.notice.is_empty() {
+        NOTICE
+    } else {
+        draft.notice.as_str()
+    };
+    writeln!(out, "DRAFT  {notice}")?;
     writeln!(out)?;
     match &draft.output {
         Some(Output::Report(report)) => writeln!(out, "{}", report.text.trim_end())?,
@@ -33,12 +35,6 @@ fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
         )?,
     }
     writeln!(out)?;
-    if draft.finish_reason == i32::from(FinishReason::Length) {
-        writeln!(
-            out,
-            "incomplete   the token limit cut the text (--max-tokens)"
-        )?;
-    }
     for warning in &draft.warnings {
         writeln!(out, "warning      {warning}")?;
     }
@@ -138,7 +134,7 @@ mod tests {
                 findings: String::new(),
                 impression: String::new(),
             })),
-            finish_reason: FinishReason::Length.into(),
+            warnings: vec!["the token limit cut the text: it is incomplete".into()],
             timings: Some(Timings {
                 queued: Some(prost_types::Duration {
                     seconds: 0,

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use medfleet_proto::v1::{Job, JobProgress};
+use medfleet_proto::v1::JobProgress;
 
-use super::words::{failure_text, state_word};
+use super::words::state_word;
 use super::{bytes, seconds};
 use crate::client::Event;
 
@@ -69,7 +69,8 @@ impl Progress {
             Event::Progress { progress, .. } => self.stage(&stage_text(progress)),
             Event::Final { job, .. } => {
                 self.end_text();
-                self.line(&final_text(job));
+                // Why it failed is the last word of the command, not of the display.
+                self.line(state_word(job.state));
                 if let Some(screen) = self.screen.take() {
                     screen.stage.finish_and_clear();
                     screen.text.finish_and_clear();
@@ -146,18 +147,10 @@ fn stage_text(progress: &JobProgress) -> String {
     )
 }
 
-fn final_text(job: &Job) -> String {
-    let state = state_word(job.state);
-    match &job.failure {
-        Some(failure) => format!("{state}  {}", failure_text(failure)),
-        None => state.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medfleet_proto::v1::{Failure, FailureReason, JobState};
+    use medfleet_proto::v1::JobState;
 
     #[test]
     fn stages_say_how_far_they_are() {
@@ -171,19 +164,5 @@ mod tests {
         };
         check(0, 0, "ENCODING");
         check(1, 4, "ENCODING  1 of 4 chunks encoded");
-    }
-
-    #[test]
-    fn a_failure_is_said_with_its_reason() {
-        let failure = Failure {
-            reason: FailureReason::ImageMissing.into(),
-            message: "image 1".into(),
-        };
-        let job = Job {
-            state: JobState::Failed.into(),
-            failure: Some(failure),
-            ..Job::default()
-        };
-        assert_eq!(final_text(&job), "FAILED  IMAGE_MISSING: image 1");
     }
 }
