@@ -395,7 +395,7 @@ impl Backend for Objects {
             let pages: Vec<Vec<Name>> = names.chunks(BATCH_MAX).map(<[Name]>::to_vec).collect();
             let entries = stream::iter(pages.into_iter().map(Ok)).and_then(move |page| {
                 let inner = Arc::clone(&inner);
-                async move { Ok::<_, QueueError>(inner.entries(page).await?) }
+                async move { inner.entries(page).await }
             });
             Ok::<_, QueueError>(entries)
         };

@@ -15,6 +15,10 @@ pub struct Revision(pub u64);
 
 /// What became of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and matched once per round trip, never kept in numbers"
+)]
 pub enum Created {
     /// The record is stored.
     Created(Revision),
@@ -33,6 +37,10 @@ pub enum Updated {
 
 /// What became of a wish to move a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and matched once per round trip, never kept in numbers"
+)]
 pub enum Applied {
     /// Stored, and its event published when state, chunks or attempt changed.
     Applied {
