@@ -411,3 +411,6 @@ fn only_row(rows: LogitRows) -> Result<Vec<f32>, EngineError> {
     let missing = || EngineError::Model("the forward returned no logits".into());
     rows.rows.into_iter().next().ok_or_else(missing)
 }
+
+#[cfg(test)]
+mod tests;

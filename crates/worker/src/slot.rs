@@ -310,7 +310,7 @@ impl<H: Handler> Slot<H> {
                 let step = Move::Fail(failure.clone());
                 match change(queue, unit, attempt, &step, self.worker.clock.now()).await? {
                     Changed::Changed => {
-                        tracing::info!(stage = %H::STAGE, reason = failure.reason.as_str(), message = failure.message, "a job failed");
+                        tracing::info!(stage = %H::STAGE, reason = failure.reason.as_str(), detail = failure.message, "a job failed");
                         Ok(verdict_of_failure(failure))
                     }
                     Changed::Over(record) => {

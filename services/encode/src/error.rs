@@ -1,6 +1,6 @@
 //! What can go wrong with a chunk, and the single function from that to how its unit ends.
 
-use medfleet_core::{FailureReason, IdError};
+use medfleet_core::{BlobKind, FailureReason, IdError};
 use medfleet_engine::EngineError;
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
@@ -50,6 +50,13 @@ impl From<EncodeError> for Ending {
                 EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
                 EngineError::Stopped => Self::retry(error),
             },
+            // They were just there: made again at the next try, and counted, should they vanish again.
+            EncodeError::Store(
+                error @ StoreError::Missing {
+                    kind: BlobKind::Tokens,
+                    ..
+                },
+            ) => Self::wrong(error),
             EncodeError::Store(error) => error.into(),
         }
     }
