@@ -231,12 +231,12 @@ impl Text {
             )?,
         };
         require(
-            config.head_dim % 2 == 0,
+            config.head_dim.is_multiple_of(2),
             "text_config.head_dim",
             config.head_dim,
             "an even number",
         )?;
-        if config.heads % config.kv_heads != 0 {
+        if !config.heads.is_multiple_of(config.kv_heads) {
             let allowed = format!("a divisor of num_attention_heads ({})", config.heads);
             return refuse("text_config.num_key_value_heads", config.kv_heads, allowed);
         }

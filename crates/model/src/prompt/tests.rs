@@ -95,8 +95,14 @@ fn conversations_out_of_order_are_refused() {
         text(Role::System, "c"),
     );
     assert_eq!(refused(&[], 0), PromptError::Empty);
-    assert_eq!(refused(&[system.clone()], 0), PromptError::Empty);
-    assert_eq!(refused(&[model.clone()], 0), PromptError::Turn { index: 0 });
+    assert_eq!(
+        refused(std::slice::from_ref(&system), 0),
+        PromptError::Empty
+    );
+    assert_eq!(
+        refused(std::slice::from_ref(&model), 0),
+        PromptError::Turn { index: 0 }
+    );
     assert_eq!(
         refused(&[system.clone(), user.clone(), user.clone()], 0),
         PromptError::Turn { index: 2 }

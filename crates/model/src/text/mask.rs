@@ -96,7 +96,7 @@ mod tests {
         let image = 1..4;
         check(
             None,
-            &[image.clone()],
+            std::slice::from_ref(&image),
             0..5,
             &["x....", "xxxx.", "xxxx.", "xxxx.", "xxxxx"],
         );
