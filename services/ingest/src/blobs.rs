@@ -1,7 +1,7 @@
 //! What ingest asks of the blob store: studies in, results and the text so far out.
 
 use bytes::Bytes;
-use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId};
+use medfleet_core::{BlobKind, Digest, JobKey, TenantId};
 use medfleet_store::{BackendError, BlobStore, StoreError};
 
 use crate::error::Refusal;
@@ -38,15 +38,20 @@ impl Blobs {
         }
     }
 
-    /// The job relies on these from now on. False when one of them is not there.
-    pub(crate) async fn reference(
+    /// The name that a content has, without storing it.
+    pub(crate) async fn digest(&self, tenant: &TenantId, content: &Bytes) -> Digest {
+        self.0.digest(tenant, content).await
+    }
+
+    /// Stores what a job brings; the job relies on it, and on `parts`, from now on. False when a part is gone.
+    pub(crate) async fn keep(
         &self,
-        tenant: &TenantId,
-        job: &JobId,
-        blobs: &[(BlobKind, Digest)],
+        key: &JobKey,
+        contents: Vec<(BlobKind, Bytes)>,
+        parts: &[(BlobKind, Digest)],
     ) -> Result<bool, StoreError> {
-        match self.0.reference(tenant, job, blobs).await {
-            Ok(()) => Ok(true),
+        match medfleet_worker::keep(&self.0, key, contents, parts).await {
+            Ok(_) => Ok(true),
             Err(StoreError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
         }

@@ -162,6 +162,9 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     }
     let text = match code {
         Code::Internal => "a defect of medfleet; the server's log says more".to_owned(),
+        Code::FailedPrecondition if matches!(refusal, Refusal::Store(_)) => {
+            "the job of this request_id was erased; use another request_id".to_owned()
+        }
         _ => refusal.to_string(),
     };
     Status::with_error_details(code, text, details)
@@ -185,6 +188,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Queue(error) if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
         Refusal::Queue(QueueError::Closed) => (Code::Unavailable, "QUEUE_AWAY"),
         Refusal::Queue(_) => (Code::Internal, "QUEUE_DEFECT"),
+        Refusal::Store(StoreError::JobErased) => (Code::FailedPrecondition, "JOB_ERASED"),
         Refusal::Store(error) if crate::blobs::is_full(error) => {
             (Code::ResourceExhausted, "STORE_FULL")
         }

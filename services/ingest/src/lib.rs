@@ -4,7 +4,7 @@
 //! Never: looks into an image, links the model, answers before JetStream has confirmed, holds a job's state in memory
 //! only, or shows one tenant what another has.
 //!
-//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate` and `accept` (Submit), `upload`, `watch` with
+//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `accept` and `sweep` (Submit), `upload`, `watch` with
 //! `hub` and `stitch`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
@@ -18,6 +18,8 @@ mod metrics;
 mod rpc;
 mod server;
 mod stitch;
+mod study;
+mod sweep;
 pub mod tokens;
 mod unit;
 mod upload;
@@ -129,6 +131,7 @@ impl Parts {
             keys: Keys::new(deps.store.key().clone()),
             clock: Arc::clone(&deps.clock),
             random: Arc::clone(&deps.random),
+            tasks: deps.tasks.clone(),
             figures: self.figures.clone(),
         }
     }
@@ -183,7 +186,7 @@ impl Parts {
         start(
             &deps.tasks,
             "accept sweep",
-            accept::sweep(self.acceptor(deps), shutdown.clone()),
+            sweep::sweep(self.acceptor(deps), shutdown.clone()),
         );
         let every = self.config.tokens_reload.get();
         start(

@@ -1,13 +1,10 @@
-//! The `medfleet-ingest` binary: configuration, connections, then [`medfleet_ingest::run`].
+//! The `medfleet-ingest` binary: configuration, port, connections, then the service until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use medfleet_ingest::{Deps, MainConfig};
-use medfleet_queue::{ConnectError, Queue, Replicas};
-use medfleet_runtime::process::{self, Process, Program};
-use medfleet_runtime::{Clock, Exit, Stop, TaskFailure};
-use medfleet_store::{BackendConfig, BlobStore};
+use medfleet_runtime::{Exit, Process, Program, Stop, TaskFailure, process};
+use medfleet_worker::Dependencies;
 
 const PROGRAM: Program = Program {
     name: "medfleet-ingest",
@@ -20,19 +17,16 @@ fn main() -> ExitCode {
 }
 
 async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
-    let Process {
-        config,
+    let config = process.config.clone();
+    let listener = process::bind(config.ingest.listen).await?;
+    let Dependencies {
+        queue,
+        store,
+        clock,
+        tasks,
         metrics,
         health,
-        tasks,
-        shutdown,
-        clock,
-        random,
-        ..
-    } = process;
-    let listener = process::bind(config.ingest.listen).await?;
-    let queue = connect(&config, &clock).await?;
-    let store = open(&config, &queue)?;
+    } = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let deps = Deps {
         listener,
         queue: queue.clone(),
@@ -41,10 +35,10 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
         health,
         tasks: tasks.clone(),
         clock,
-        random,
+        random: process.random,
     };
-    let served = medfleet_ingest::run(config.ingest, deps, shutdown.clone()).await;
-    shutdown.begin();
+    let served = medfleet_ingest::run(config.ingest, deps, process.shutdown.clone()).await;
+    process.shutdown.begin();
     // The dispatcher still gives its lease back; only then may the connection go.
     let joined = tasks.join().await;
     queue.drain().await;
@@ -53,26 +47,4 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
         TaskFailure::DeadlineMissed { .. } => Stop::new(Exit::DeadlineMissed, failure),
         TaskFailure::Failed { .. } => failure.into(),
     })
-}
-
-async fn connect(config: &MainConfig, clock: &Arc<dyn Clock>) -> Result<Queue, Stop> {
-    let clock = Arc::clone(clock);
-    let connected = Queue::connect(&config.queue, Arc::new(move || clock.now())).await;
-    connected.map_err(|error| match error {
-        ConnectError::Unreachable { .. } => Stop::unreachable(error),
-        error => Stop::usage(error),
-    })
-}
-
-fn open(config: &MainConfig, queue: &Queue) -> Result<BlobStore, Stop> {
-    let opened = match &config.store.backend {
-        BackendConfig::Jetstream { bucket, replicas } => {
-            let replicas = Replicas::try_from(*replicas).map_err(Stop::usage)?;
-            config
-                .store
-                .open_over(Arc::new(queue.objects(bucket, replicas)))
-        }
-        _ => config.store.open(),
-    };
-    opened.map_err(Stop::usage)
 }

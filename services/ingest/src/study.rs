@@ -1,0 +1,189 @@
+//! What an accepted job will consist of: its blobs, study manifest and record. Looks at uploads, writes nothing.
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use medfleet_core::{
+    BlobKind, Chunks, Digest, JobRecord, JobState, Starts, TenantId, Times, UnixMillis, UploadId,
+};
+use medfleet_proto::work::v1::{StudyInput, StudyManifest};
+use medfleet_runtime::telemetry;
+use prost::Message;
+use tracing::Span;
+
+use crate::accept::{Acceptor, TRACEPARENT, UPLOAD_GONE};
+use crate::error::Refusal;
+use crate::keys::SentHalf;
+use crate::validate::{Plan, Source};
+
+/// A job that is ready to be stored.
+#[derive(Debug)]
+pub(crate) struct Study {
+    pub(crate) record: JobRecord,
+    /// To store: inputs that came with the request, and the study manifest.
+    pub(crate) contents: Vec<(BlobKind, Bytes)>,
+    /// Stored before: parts of uploads.
+    pub(crate) parts: Vec<(BlobKind, Digest)>,
+}
+
+/// An input on its way into a manifest.
+struct Prepared {
+    input: StudyInput,
+    content: Option<Bytes>,
+}
+
+impl Acceptor {
+    /// Looks up the inputs and says what is to be stored.
+    pub(crate) async fn study(
+        &self,
+        tenant: &TenantId,
+        plan: Plan,
+        sent: SentHalf,
+    ) -> Result<Study, Refusal> {
+        let sources = plan.sources.iter().enumerate();
+        let inputs = sources.map(|(index, source)| self.input(tenant, index, source));
+        let inputs = try_join_all(inputs).await?;
+        let most = self.config.limits.study_bytes_max;
+        let bytes = inputs
+            .iter()
+            .map(|prepared| prepared.input.size_bytes)
+            .sum::<u64>();
+        if bytes > most.get() {
+            let what = "the inputs of a job together";
+            return Err(Refusal::TooLarge {
+                what,
+                allowed: most.to_string(),
+            });
+        }
+        let parts = parts_of_uploads(&inputs)?;
+        let (inputs, contents): (Vec<_>, Vec<_>) = inputs
+            .into_iter()
+            .map(|prepared| (prepared.input, prepared.content))
+            .unzip();
+        let image_count = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
+        let manifest = StudyManifest {
+            inputs,
+            task: Some(plan.task.clone()),
+            decoding: Some(plan.decoding),
+        };
+        let manifest = Bytes::from(manifest.encode_to_vec());
+        let study = self.blobs.digest(tenant, &manifest).await;
+        let contents = contents
+            .into_iter()
+            .flatten()
+            .map(|content| (BlobKind::Input, content));
+        let contents = contents
+            .chain([(BlobKind::Study, manifest.clone())])
+            .collect();
+        let ttl_millis = i64::try_from(plan.time_to_live.as_millis()).unwrap_or(i64::MAX);
+        let ttl_bytes = ttl_millis.to_le_bytes();
+        let class = plan.class.as_str().as_bytes();
+        let meaning: [&[u8]; 4] = [&manifest, class, plan.model.as_bytes(), &ttl_bytes];
+        let body = self.keys.body(sent, &meaning);
+        let record = self.record(plan, (study, body), image_count, ttl_millis);
+        Ok(Study {
+            record,
+            contents,
+            parts,
+        })
+    }
+
+    fn record(
+        &self,
+        plan: Plan,
+        (study, body): (Digest, Digest),
+        image_count: u32,
+        ttl_millis: i64,
+    ) -> JobRecord {
+        let now = self.clock.now();
+        let headers = telemetry::inject(&Span::current());
+        let traceparent = headers.into_iter().find(|(name, _)| name == TRACEPARENT);
+        JobRecord {
+            state: JobState::Accepted,
+            epoch: 0,
+            attempt: 0,
+            starts: Starts::default(),
+            chunks: Chunks::default(),
+            pool: plan.pool,
+            class: plan.class,
+            task: plan.kind,
+            image_count,
+            body,
+            study,
+            frames: None,
+            result: None,
+            failure: None,
+            times: Times {
+                accepted: now,
+                ..Times::default()
+            },
+            expires: UnixMillis(now.0.saturating_add(ttl_millis)),
+            // Empty without telemetry.
+            traceparent: traceparent.map(|(_, value)| value).unwrap_or_default(),
+            model: plan.model,
+        }
+    }
+
+    async fn input(
+        &self,
+        tenant: &TenantId,
+        index: usize,
+        source: &Source,
+    ) -> Result<Prepared, Refusal> {
+        match source {
+            Source::Content(content) => {
+                let digest = self.blobs.digest(tenant, content).await;
+                let input = StudyInput {
+                    part_digests: vec![Bytes::copy_from_slice(digest.as_bytes())],
+                    size_bytes: content.len() as u64,
+                };
+                Ok(Prepared {
+                    input,
+                    content: Some(content.clone()),
+                })
+            }
+            Source::Upload(id) => {
+                let input = self.uploaded(tenant, index, id).await?;
+                Ok(Prepared {
+                    input,
+                    content: None,
+                })
+            }
+        }
+    }
+
+    /// A complete upload.
+    async fn uploaded(
+        &self,
+        tenant: &TenantId,
+        index: usize,
+        id: &UploadId,
+    ) -> Result<StudyInput, Refusal> {
+        let (record, _) = match self.queue.upload(tenant, id).await? {
+            Some(found) if found.0.expire_unix_millis > self.clock.now().0 => found,
+            _ => return Err(UPLOAD_GONE),
+        };
+        if record.committed_bytes != record.total_bytes {
+            let allowed = format!(
+                "must name a complete upload; {} of {} bytes are stored",
+                record.committed_bytes, record.total_bytes
+            );
+            return Err(Refusal::invalid(format!("inputs[{index}].upload"), allowed));
+        }
+        Ok(StudyInput {
+            part_digests: record.part_digests,
+            size_bytes: record.total_bytes,
+        })
+    }
+}
+
+/// The parts that are stored already.
+fn parts_of_uploads(inputs: &[Prepared]) -> Result<Vec<(BlobKind, Digest)>, Refusal> {
+    let uploads = inputs.iter().filter(|prepared| prepared.content.is_none());
+    let parts = uploads.flat_map(|prepared| &prepared.input.part_digests);
+    let parts = parts.map(|part| Digest::from_slice(part).map(|digest| (BlobKind::Input, digest)));
+    parts
+        .collect::<Result<_, _>>()
+        .map_err(|_| Refusal::Broken {
+            what: "an upload's record",
+        })
+}

@@ -1,0 +1,51 @@
+//! Finishes accepts whose process died between the record and the intake message, for as long as the service runs.
+
+use std::time::Duration;
+
+use futures::future::try_join3;
+use medfleet_core::JobState;
+use medfleet_queue::QueueError;
+use medfleet_runtime::Shutdown;
+use medfleet_runtime::exit::chain;
+
+use crate::accept::Acceptor;
+
+/// Who acts in the audit stream when the sweep finishes an accept: who asked is not known any more.
+const SWEEP: &str = "medfleet";
+
+/// Looks again and again until the shutdown.
+pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
+    let config = &acceptor.config.accept;
+    let (every, age) = (config.sweep_every.get(), config.pending_after.get());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = shutdown.begun() => return,
+        }
+        if let Err(error) = acceptor.sweep_once(age).await {
+            tracing::warn!(
+                error = chain(&error),
+                "the sweep of accepts could not finish"
+            );
+        }
+    }
+}
+
+impl Acceptor {
+    /// One pass over the accepts that began longer than `age` ago.
+    async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
+        for key in self.queue.list_pending(age).await? {
+            if let Some((record, _)) = self.queue.record(&key).await?
+                && record.state == JobState::Accepted
+            {
+                let event = self.queue.publish_event(&key, &record);
+                let audit = self.audit(&key, "submit", SWEEP);
+                try_join3(event, audit, self.publish_intake(&key, &record)).await?;
+                self.figures.swept.inc();
+            }
+            // Without a record nobody was told that the job exists.
+            self.queue.remove_pending(&key).await?;
+        }
+        Ok(())
+    }
+}
