@@ -334,7 +334,9 @@ impl Fleet {
         self.folder.path().join(format!("{}.log", role.name()))
     }
 
-    fn log_end(&self, role: Role) -> String {
+    /// The last lines of a role's log, for messages of failed tests.
+    #[must_use]
+    pub fn log_end(&self, role: Role) -> String {
         let text = fs::read_to_string(self.log(role)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(20).collect();
         format!(
