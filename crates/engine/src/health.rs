@@ -62,8 +62,9 @@ impl Drop for Reporter {
 
 /// Waits until the engine ended, and says how.
 pub(crate) async fn ended(mut health: watch::Receiver<Health>) -> Health {
-    // An error means that the reporter is gone, after it wrote the end: read it below.
-    let _ = health.wait_for(|health| *health != Health::Running).await;
-    let last = *health.borrow();
-    last
+    match health.wait_for(|health| *health != Health::Running).await {
+        Ok(health) => *health,
+        // The reporter writes the end before it goes; without it the thread was killed from outside.
+        Err(_) => Health::Stopped,
+    }
 }

@@ -160,14 +160,14 @@ fn heading(line: &str) -> Option<(Option<Heading>, &str)> {
         .find(|c: char| !c.is_ascii_alphabetic())
         .unwrap_or(body.len());
     let (word, rest) = body.split_at(word_end);
-    let rest = rest.trim_start_matches(|c| c == '*' || c == '_');
+    let rest = rest.trim_start_matches(['*', '_']);
     let known = match word.to_ascii_lowercase().as_str() {
         "findings" => Some(Heading::Findings),
         "impression" | "impressions" => Some(Heading::Impression),
         _ => None,
     };
     if let Some(rest) = rest.strip_prefix(':') {
-        let rest = rest.trim_start_matches(|c| c == '*' || c == '_');
+        let rest = rest.trim_start_matches(['*', '_']);
         let alone = rest.trim().is_empty();
         return (known.is_some() || (marked && alone)).then_some((known, rest));
     }

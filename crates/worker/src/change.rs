@@ -11,7 +11,7 @@ const TRIES_MAX: u32 = 16;
 #[derive(Debug)]
 pub(crate) enum Changed {
     /// Stored, its event published.
-    Changed,
+    Made,
     /// The job is final: this is its record.
     Over(Box<JobRecord>),
     /// The job is not this worker's any more, or gone.
@@ -45,7 +45,7 @@ pub(crate) async fn change(
             if after.state.is_final() {
                 queue.publish_event(&unit.key, &after).await?;
             }
-            return Ok(Changed::Changed);
+            return Ok(Changed::Made);
         }
     }
     Err(QueueError::Contended { tries: TRIES_MAX })

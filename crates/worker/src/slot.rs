@@ -309,7 +309,7 @@ impl<H: Handler> Slot<H> {
             Ending::Fail(failure) => {
                 let step = Move::Fail(failure.clone());
                 match change(queue, unit, attempt, &step, self.worker.clock.now()).await? {
-                    Changed::Changed => {
+                    Changed::Made => {
                         tracing::info!(stage = %H::STAGE, reason = failure.reason.as_str(), detail = failure.message, "a job failed");
                         Ok(verdict_of_failure(failure))
                     }

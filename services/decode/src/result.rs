@@ -30,13 +30,11 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     let warnings = warnings(&parts);
     let timings = timings(&parts);
+    let provenance = provenance(&parts);
     let Parts {
         job,
         record,
         gathered,
-        model,
-        decoding,
-        prompt_digest,
         text,
         done,
         ..
@@ -61,24 +59,6 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
                 ..info
             }
         });
-    let provenance = v1::Provenance {
-        input_digests: gathered
-            .manifest
-            .input_digests
-            .iter()
-            .map(|digest| hex(digest))
-            .collect(),
-        preprocessing_version: gathered.manifest.preprocessing_version.clone(),
-        prompt_version: PROMPT_VERSION.to_owned(),
-        prompt_digest: prompt_digest.to_string(),
-        model: model.model.clone(),
-        model_digest: model.model_digest.to_string(),
-        encoder_digest: model.encoder_digest.to_string(),
-        decoding: Some(decoding),
-        code_version: env!("CARGO_PKG_VERSION").to_owned(),
-        device: model.device.clone(),
-        dtype: model.dtype.as_str().to_owned(),
-    };
     let finish = match done.finish {
         Finish::Stop => v1::FinishReason::Stop,
         Finish::Length => v1::FinishReason::Length,
@@ -100,6 +80,28 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
             output_tokens: u32::try_from(done.tokens.len()).unwrap_or(u32::MAX),
         }),
         output: Some(output(record.task, text)),
+    }
+}
+
+/// The same record on the same kind of device gives the same text.
+fn provenance(parts: &Parts<'_>) -> v1::Provenance {
+    let (model, manifest) = (parts.model, &parts.gathered.manifest);
+    v1::Provenance {
+        input_digests: manifest
+            .input_digests
+            .iter()
+            .map(|digest| hex(digest))
+            .collect(),
+        preprocessing_version: manifest.preprocessing_version.clone(),
+        prompt_version: PROMPT_VERSION.to_owned(),
+        prompt_digest: parts.prompt_digest.to_string(),
+        model: model.model.clone(),
+        model_digest: model.model_digest.to_string(),
+        encoder_digest: model.encoder_digest.to_string(),
+        decoding: Some(parts.decoding),
+        code_version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: model.device.clone(),
+        dtype: model.dtype.as_str().to_owned(),
     }
 }
 
