@@ -157,5 +157,9 @@ async fn a_batch_writes_what_the_model_writes_alone() {
             Some(text.len())
         );
     }
-    assert_ne!(together[1].0, together[2].0, "swapped images are seen");
+    // So small a model may choose the same words, but not with the same confidence.
+    assert_ne!(
+        together[1].1.tokens, together[2].1.tokens,
+        "swapped images are seen"
+    );
 }
