@@ -12,6 +12,10 @@ const FILES: [&str; 5] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=medfleet");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how cargo tells a build script where to write"
+    )]
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["."])?;
     compiler

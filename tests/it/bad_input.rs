@@ -45,95 +45,113 @@ fn task(kind: Kind, inputs: Vec<v1::Input>) -> SubmitJobRequest {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_that_cannot_be_jobs() -> Result<()> {
-    let fleet = Fleet::start(Options::default()).await?;
-    let client = fleet.client("st-mary").await?;
+/// Requests that are no jobs, with the code and the field that the answer must name.
+fn impossible() -> Result<Vec<(SubmitJobRequest, Code, &'static str)>> {
+    use Code::InvalidArgument;
     let picture = || picture::png(32, 1).map(inline);
     let one = || Ok::<_, anyhow::Error>(report(vec![picture()?]));
-
-    refused(
-        &client,
-        SubmitJobRequest {
-            task: None,
-            ..one()?
-        },
-        Code::InvalidArgument,
-        "task",
-    )
-    .await?;
-    refused(&client, report(vec![]), Code::InvalidArgument, "inputs").await?;
-    let comparison = Kind::Compare(v1::CompareTask::default());
-    refused(
-        &client,
-        task(comparison, vec![picture()?]),
-        Code::InvalidArgument,
-        "inputs",
-    )
-    .await?;
     let many = (0..200).map(|_| picture()).collect::<Result<Vec<_>>>()?;
-    refused(&client, report(many), Code::InvalidArgument, "inputs").await?;
-    let question = Kind::Answer(v1::AnswerTask {
-        question: String::new(),
-    });
-    refused(
-        &client,
-        task(question, vec![]),
-        Code::InvalidArgument,
-        "question",
-    )
-    .await?;
-    refused(
-        &client,
-        SubmitJobRequest {
-            class: 99,
-            ..one()?
-        },
-        Code::InvalidArgument,
-        "class",
-    )
-    .await?;
-    refused(
-        &client,
-        SubmitJobRequest {
-            model: "gpt".into(),
-            ..one()?
-        },
-        Code::InvalidArgument,
-        "model",
-    )
-    .await?;
-    let id = "x".repeat(129);
-    refused(
-        &client,
-        SubmitJobRequest {
-            request_id: id,
-            ..one()?
-        },
-        Code::InvalidArgument,
-        "request_id",
-    )
-    .await?;
+    let question = Kind::Answer(v1::AnswerTask::default());
+    let comparison = Kind::Compare(v1::CompareTask::default());
     let hot = v1::DecodingParameters {
         temperature: 9.0,
         ..Default::default()
     };
-    refused(
-        &client,
-        SubmitJobRequest {
-            decoding: Some(hot),
-            ..one()?
-        },
-        Code::InvalidArgument,
-        "temperature",
-    )
-    .await?;
-    let empty = report(vec![inline(Vec::new())]);
-    refused(&client, empty, Code::InvalidArgument, "inputs").await?;
-    let nowhere = report(vec![uploaded("uploads/00000000000000000000000000000000")]);
-    refused(&client, nowhere, Code::NotFound, "upload").await?;
-    let embed = task(Kind::Embed(v1::EmbedTask {}), vec![picture()?]);
-    refused(&client, embed, Code::Unimplemented, "task").await?;
+    let nowhere = uploaded("uploads/00000000000000000000000000000000");
+    Ok(vec![
+        (
+            SubmitJobRequest {
+                task: None,
+                ..one()?
+            },
+            InvalidArgument,
+            "task",
+        ),
+        (report(vec![]), InvalidArgument, "inputs"),
+        (
+            task(comparison, vec![picture()?]),
+            InvalidArgument,
+            "inputs",
+        ),
+        (report(many), InvalidArgument, "inputs"),
+        (task(question, vec![]), InvalidArgument, "question"),
+        (
+            SubmitJobRequest {
+                class: 99,
+                ..one()?
+            },
+            InvalidArgument,
+            "class",
+        ),
+        (
+            SubmitJobRequest {
+                model: "gpt".into(),
+                ..one()?
+            },
+            InvalidArgument,
+            "model",
+        ),
+        (
+            SubmitJobRequest {
+                request_id: "x".repeat(129),
+                ..one()?
+            },
+            InvalidArgument,
+            "request_id",
+        ),
+        (
+            SubmitJobRequest {
+                decoding: Some(hot),
+                ..one()?
+            },
+            InvalidArgument,
+            "temperature",
+        ),
+        (report(vec![inline(Vec::new())]), InvalidArgument, "inputs"),
+        (report(vec![nowhere]), Code::NotFound, "upload"),
+        (
+            task(Kind::Embed(v1::EmbedTask {}), vec![picture()?]),
+            Code::Unimplemented,
+            "task",
+        ),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_cannot_be_jobs() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    for (request, code, field) in impossible()? {
+        refused(&client, request, code, field).await?;
+    }
+    Ok(())
+}
+
+/// A model folder that is not whole is refused by the tensor's name, with what was expected.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_model_folder_names_the_tensor() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(picture::tiny_model())? {
+        let path = entry?.path();
+        std::fs::copy(
+            &path,
+            folder.path().join(path.file_name().context("a file name")?),
+        )?;
+    }
+    // Another hidden size than the weights have: every tensor of the text tower is misshapen.
+    let config = folder.path().join("config.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&config)?)?;
+    let size = &mut json["text_config"]["intermediate_size"];
+    *size = serde_json::json!(size.as_u64().context("a size")? + 16);
+    std::fs::write(&config, json.to_string())?;
+    let output = tokio::process::Command::new(medfleet_tests::fleet::binary("medfleet")?)
+        .args(["infer", "--prompt", "x", "--model"])
+        .arg(folder.path())
+        .output()
+        .await?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "a misshapen model was loaded");
+    ensure!(text.contains("mlp.") && text.contains("expected"), "{text}");
     Ok(())
 }
 

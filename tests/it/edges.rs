@@ -37,11 +37,13 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     fleet.kill_nats().await?;
-    let refused = client
-        .submit(report(vec![inline(picture::png(32, 1)?)]))
-        .await
-        .expect_err("no queue");
-    ensure!(refused.code() == tonic::Code::Unavailable, "{refused:?}");
+    let request = report(vec![inline(picture::png(32, 1)?)]);
+    let refused = client.submit(request).await.expect_err("no queue");
+    ensure!(
+        refused.code() == tonic::Code::Unavailable,
+        "{refused:?}; {}",
+        fleet.log_end(Role::Ingest)
+    );
 
     let output = Command::new(binary("medfleet")?)
         .args([

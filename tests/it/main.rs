@@ -5,6 +5,7 @@ mod cancel;
 mod crash;
 mod edges;
 mod fail_closed;
+mod figures;
 mod idempotency;
 mod tenants;
 mod trace;

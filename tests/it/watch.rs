@@ -23,7 +23,7 @@ async fn a_second_client_resumes_without_gap_or_repeat() -> Result<()> {
     let job = first
         .submit(report(vec![inline(picture::png(64, 5)?)]))
         .await?;
-    let whole = tokio::spawn({
+    let whole = medfleet_tests::beside({
         let (first, name) = (first.clone(), job.name.clone());
         async move { first.watch_to_end(&name).await }
     });
@@ -98,9 +98,9 @@ async fn five_thousand_watchers_on_one_ingest() -> Result<()> {
             clients[index % clients.len()].clone(),
             jobs[index % JOBS].clone(),
         );
-        watches.push(tokio::spawn(
-            async move { client.watch_to_end(&name).await },
-        ));
+        watches.push(medfleet_tests::beside(async move {
+            client.watch_to_end(&name).await
+        }));
     }
     // Only now can any job end: every watcher is there to see it, or arrives late and is told.
     fleet

@@ -61,11 +61,7 @@ impl Collector {
         let address = listener.local_addr()?;
         let spans = Spans::default();
         let service = TraceServiceServer::new(Receiver(Arc::clone(&spans)));
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a test's server, ended by its owner's drop"
-        )]
-        let server = tokio::spawn(async move {
+        let server = crate::beside(async move {
             let serving = tonic::transport::Server::builder().add_service(service);
             if let Err(error) = serving
                 .serve_with_incoming(TcpListenerStream::new(listener))

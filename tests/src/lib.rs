@@ -6,3 +6,14 @@ pub mod collector;
 pub mod config;
 pub mod fleet;
 pub mod picture;
+
+/// Runs a client beside the test; the test awaits it, or ends it with its runtime.
+pub fn beside<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tests are no service: nothing has to stop in order"
+    )]
+    tokio::spawn(work)
+}

@@ -20,7 +20,7 @@ struct State {
 }
 
 impl Health {
-    /// Nothing named yet. A process without parts is ready.
+    /// Nothing named yet: a process is not ready before its first part is.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -52,7 +52,10 @@ impl Health {
             .filter(|(_, ready)| !**ready)
             .map(|(name, _)| name.clone());
         let draining = state.draining.then(|| "draining".to_owned());
+        // The admin port answers before the body of the program has named anything.
+        let unnamed = state.parts.is_empty().then(|| "start".to_owned());
         unready
+            .chain(unnamed)
             .chain(draining)
             .chain(state.dead.iter().cloned())
             .collect()
@@ -114,6 +117,7 @@ mod tests {
     #[test]
     fn ready_means_every_part() {
         let health = Health::new();
+        assert_eq!(health.missing(), ["start"]);
         let (nats, model) = (health.part("nats"), health.part("model"));
         assert_eq!(health.missing(), ["model", "nats"]);
         nats.ready();

@@ -225,7 +225,6 @@ where
     let listener = bind(config.process().admin_listen).await?;
     let admin = listener.local_addr()?;
     let (metrics, health) = (Metrics::new(), Health::new());
-    let starting = health.part("starting");
     // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
     let tasks = TaskSet::new(shutdown.clone());
     let last = TaskSet::new(Shutdown::new(std::time::Duration::from_secs(1)));
@@ -250,7 +249,6 @@ where
         random: Arc::new(SystemRandom),
         admin,
     };
-    starting.ready();
     let ended = tokio::select! {
         ended = body(process) => ended,
         () = shutdown.expired() => Err(Stop::new(Exit::DeadlineMissed, Overdue)),

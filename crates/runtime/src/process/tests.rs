@@ -66,6 +66,8 @@ where
 async fn a_body_that_returns_ends_the_process_in_order() {
     let mut seen = None;
     let ended = lived(Duration::from_secs(30), async |process| {
+        assert!(!process.health.is_ready(), "before its first part is");
+        process.health.part("work").ready();
         assert!(process.health.is_ready());
         tokio::net::TcpStream::connect(process.admin).await?;
         let kind = TaskKind {
