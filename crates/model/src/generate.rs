@@ -57,7 +57,7 @@ impl<'a> Request<'a> {
 pub struct Delta {
     /// The token chosen.
     pub choice: Choice,
-    /// The text it completes; may be empty, and is while the model thinks.
+    /// The text it completes; may be empty.
     pub text: String,
 }
 
@@ -77,7 +77,7 @@ pub enum Finish {
 pub struct Generation {
     /// Tokens with their log-probabilities, a stop token included.
     pub choices: Vec<Choice>,
-    /// Their text; control tokens and thinking leave none.
+    /// Their text; control tokens leave none.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
@@ -99,8 +99,7 @@ impl Model {
     /// during a long prefill, and after every token with its [`Delta`].
     ///
     /// # Errors
-    /// [`GenerateError`]: images and places differ, beyond the context, out of memory for keys and values;
-    /// still thinking at the end.
+    /// [`GenerateError`]: images and places differ, beyond the context, out of memory for keys and values.
     pub fn generate(
         &self,
         request: &Request,
@@ -204,12 +203,7 @@ impl<'a> Run<'a> {
                 break Finish::Cancelled;
             }
         };
-        match self.stream.finish() {
-            Ok(rest) => self.text.push_str(&rest),
-            // Who cancels has asked for no answer.
-            Err(_) if finish == Finish::Cancelled => (),
-            Err(thinking) => return Err(thinking.into()),
-        }
+        self.text.push_str(&self.stream.finish());
         Ok(finish)
     }
 
@@ -266,10 +260,7 @@ impl<'a> Run<'a> {
         )?;
         self.choices.push(choice);
         let text = match self.model.tokenizer() {
-            Some(tokenizer) => self
-                .stream
-                .push(tokenizer, choice.token)
-                .unwrap_or_default(),
+            Some(tokenizer) => self.stream.push(tokenizer, choice.token),
             None => String::new(),
         };
         self.text.push_str(&text);

@@ -44,9 +44,7 @@ impl From<EncodeError> for Ending {
                 EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
-                EngineError::Tokens { .. }
-                | EngineError::TooLong { .. }
-                | EngineError::StillThinking(_) => {
+                EngineError::Tokens { .. } | EngineError::TooLong { .. } => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }
                 EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),

@@ -1,0 +1,1 @@
+//! medfleet-phantom
