@@ -59,7 +59,7 @@ pub struct Choice {
     pub logprob: f32,
 }
 
-/// Chooses a token from `logits` [vocab].
+/// Chooses a token from `logits`, `[vocab]`.
 ///
 /// `step` counts the tokens of this request; `forbidden` are never chosen (an image's soft token stands for an image,
 /// and the model may not invent one). Equal logits are decided for the lower id.

@@ -4,7 +4,7 @@
 //! the same for all stages is here once: heartbeats, fencing, cancellation, expiry, exhausted attempts, hand-back on
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
-//! Reading order: [`handler`] (what a service implements), [`decision`] (pure), `slot` (the loop), `watch` (what stops a
+//! Reading order: `handler` (what a service implements), `decision` (pure), `slot` (the loop), `watch` (what stops a
 //! unit from outside), `change` (record changes that respect the fence).
 
 mod change;
