@@ -1,7 +1,7 @@
 //! The edges of the fleet: what an operator and an integrator touch besides jobs.
 
-use anyhow::{Result, ensure};
-use medfleet_tests::client::{inline, report};
+use anyhow::{Context, Result, ensure};
+use medfleet_tests::client::{Client, inline, report};
 use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
@@ -99,5 +99,68 @@ async fn a_drained_worker_hands_back() -> Result<()> {
         client.wait_final(&job.name).await?.state() == JobState::Completed,
         "the job was lost"
     );
+    Ok(())
+}
+
+/// TLS by configuration: a client that trusts the certificate walks through, one that does not, and one without TLS, are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_api_speaks_tls() -> Result<()> {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let tls = Some((own.cert.pem(), own.signing_key.serialize_pem()));
+    let fleet = Fleet::start(Options {
+        tls,
+        ..Options::default()
+    })
+    .await?;
+    let token = fleet.token("st-mary");
+    let client = Client::connect_tls(fleet.api(), &token, &own.cert.pem()).await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(32, 1)?)]))
+        .await?;
+    client.watch_to_end(&job.name).await?;
+    let distrusted = Client::connect_tls(fleet.api(), &token, &other.cert.pem()).await;
+    ensure!(distrusted.is_err(), "an unknown certificate was trusted");
+    let plain = match fleet.client("st-mary").await {
+        Ok(client) => client.list(1, "").await.is_err(),
+        Err(_) => true,
+    };
+    ensure!(plain, "plain HTTP/2 was answered");
+    Ok(())
+}
+
+/// What an integrator without the `.proto` files finds: reflection lists the service, and health needs no token.
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_and_health_answer() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let buf = medfleet_testkit::cache_dir()?.join("bin/buf-1.75.0");
+    ensure!(
+        buf.is_file(),
+        "{} is missing; run `cargo xtask fetch`",
+        buf.display()
+    );
+    let curl = async |arguments: &[&str]| {
+        let output = Command::new(&buf)
+            .args(["curl", "--protocol", "grpc", "--http2-prior-knowledge"])
+            .args(arguments)
+            .output()
+            .await
+            .context("run buf curl")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok::<_, anyhow::Error>(text)
+    };
+    let methods = curl(&[&fleet.url(), "--list-methods"]).await?;
+    ensure!(
+        methods.contains("medfleet.v1.JobService/WatchJob"),
+        "{methods}"
+    );
+    let check = format!("{}/grpc.health.v1.Health/Check", fleet.url());
+    let health = curl(&["-d", "{}", &check]).await?;
+    ensure!(health.contains("SERVING"), "{health}");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A client as an integrator would write it: the generated stubs, a token, and nothing of the fleet's insides.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +11,7 @@ use medfleet_proto::v1::{
     watch_job_response::Event,
 };
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Status};
 
 /// Longest time a test waits for anything; generous, because machines are slow and shared.
@@ -50,6 +51,18 @@ impl Client {
             .await
             .with_context(|| format!("connect to {url}"))?;
         Self::over(channel, token)
+    }
+
+    /// Connects over TLS to a server that calls itself `localhost`, trusting `authority` (PEM) and nobody else.
+    ///
+    /// # Errors
+    /// When the server does not answer or is not to be trusted.
+    pub async fn connect_tls(api: SocketAddr, token: &str, authority: &str) -> Result<Self> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(authority))
+            .domain_name("localhost");
+        let endpoint = Channel::from_shared(format!("https://{api}"))?.tls_config(tls)?;
+        Self::over(endpoint.connect().await.context("connect over TLS")?, token)
     }
 
     /// Speaks over a channel that exists already.

@@ -136,6 +136,14 @@ fn ingest(setting: &Setting<'_>) -> Table {
         pending_after = "15s"
         sweep_every = "1s"
     };
+    if setting.options.tls.is_some() {
+        let file = |name: &str| Value::from(setting.folder.join(name).display().to_string());
+        let tls = Table::from_iter([
+            ("cert".into(), file("tls.crt")),
+            ("key".into(), file("tls.key")),
+        ]);
+        ingest.insert("tls".into(), Value::Table(tls));
+    }
     ingest.insert("listen".into(), format!("{}:8443", setting.address).into());
     ingest.insert(
         "tokens".into(),

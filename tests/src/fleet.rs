@@ -89,6 +89,8 @@ pub struct Options {
     pub nats: &'static str,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
+    /// Certificate and key of the public API, PEM; plain HTTP/2 without.
+    pub tls: Option<(String, String)>,
 }
 
 impl Default for Options {
@@ -97,6 +99,7 @@ impl Default for Options {
             model: Model::Simulated(Pace::default()),
             nats: medfleet_testkit::NATS_DEFAULT,
             otlp_endpoint: None,
+            tls: None,
         }
     }
 }
@@ -134,6 +137,10 @@ impl Fleet {
             entries.push_str(&entry);
         }
         fs::write(folder.path().join("tokens.toml"), entries)?;
+        if let Some((certificate, key)) = &options.tls {
+            fs::write(folder.path().join("tls.crt"), certificate)?;
+            fs::write(folder.path().join("tls.key"), key)?;
+        }
         let setting = config::Setting {
             address,
             nats_url: nats.url(),
@@ -182,6 +189,12 @@ impl Fleet {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}:{API_PORT}", self.address)
+    }
+
+    /// Host and port of the public API.
+    #[must_use]
+    pub fn api(&self) -> SocketAddr {
+        SocketAddr::from((self.address, API_PORT))
     }
 
     /// The token of a tenant.

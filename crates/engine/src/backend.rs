@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
+use medfleet_model::StillThinking;
 
 use crate::prompt::Prompt;
 
@@ -210,12 +211,12 @@ pub struct Token {
 /// What one forward pass made of one sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// The token written; `None` when the model ended the text.
+    /// The token written; `None` when the model ended the text, or only thinks.
     pub token: Option<Token>,
     /// Text that became certain: empty while a character is incomplete.
     pub text: String,
-    /// Set on the sequence's last step.
-    pub finish: Option<Finish>,
+    /// Set on the sequence's last step; an error fails this sequence alone.
+    pub finish: Option<Result<Finish, StillThinking>>,
 }
 
 /// The vision half: frames to image tokens.
@@ -294,6 +295,9 @@ pub enum EngineError {
         /// What was asked for, what there is, and how both were counted.
         arithmetic: String,
     },
+    /// The model ended, or was cut, before it answered.
+    #[error(transparent)]
+    StillThinking(#[from] StillThinking),
     /// The model failed; the batch is lost, the engine goes on.
     #[error("the model failed")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),

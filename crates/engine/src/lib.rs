@@ -25,6 +25,7 @@ pub use config::{LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
 pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
 pub use encode::{EncodeEngine, Encoded};
 pub use health::Health;
+pub use medfleet_model::StillThinking;
 pub use prompt::{PROMPT_VERSION, Part, Prompt, Question};
 pub use real::Half;
 pub use simulated::{Simulated, SimulatedShape, SimulatedTiming};

@@ -10,7 +10,7 @@ use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
     BlockTable, Chunk, Detokenizer, ImageSpan, KvOptions, KvPool, LoadOptions, LogitRows, Message,
-    Model, Parts, Role, Sampling, Want, choose,
+    Model, Parts, Role, Sampling, StillThinking, Want, choose,
 };
 
 use crate::backend::{
@@ -379,32 +379,43 @@ fn write(model: &Model, running: &mut Running, logits: &[f32]) -> Result<Step, E
     let at = u64::from(running.written);
     let choice = choose(logits, &running.sampling, at, model.forbidden_tokens()).map_err(failed)?;
     if model.stop_tokens().contains(&choice.token) {
-        let text = running.stream.finish();
+        let (text, finish) = end(&mut running.stream, Finish::Stop);
         return Ok(Step {
             token: None,
             text,
-            finish: Some(Finish::Stop),
+            finish: Some(finish),
         });
     }
     running.last = choice.token;
     running.written += 1;
-    let mut text = match model.tokenizer() {
-        Some(tokenizer) => running.stream.push(tokenizer, choice.token),
-        None => return Err(EngineError::Model("the tokenizer is not loaded".into())),
+    let Some(tokenizer) = model.tokenizer() else {
+        return Err(EngineError::Model("the tokenizer is not loaded".into()));
     };
-    let finish = (running.written >= running.max_tokens).then_some(Finish::Length);
-    if finish.is_some() {
-        text.push_str(&running.stream.finish());
-    }
-    let token = Token {
+    let piece = running.stream.push(tokenizer, choice.token);
+    let token = piece.as_ref().map(|_| Token {
         id: choice.token,
         log_probability: choice.logprob,
-    };
+    });
+    let mut text = piece.unwrap_or_default();
+    let mut finish = None;
+    if running.written >= running.max_tokens {
+        let (rest, ended) = end(&mut running.stream, Finish::Length);
+        text.push_str(&rest);
+        finish = Some(ended);
+    }
     Ok(Step {
-        token: Some(token),
+        token,
         text,
         finish,
     })
+}
+
+/// The rest of a text, and how it ended.
+fn end(stream: &mut Detokenizer, finish: Finish) -> (String, Result<Finish, StillThinking>) {
+    match stream.finish() {
+        Ok(rest) => (rest, Ok(finish)),
+        Err(thinking) => (String::new(), Err(thinking)),
+    }
 }
 
 fn only_row(rows: LogitRows) -> Result<Vec<f32>, EngineError> {

@@ -115,7 +115,7 @@ impl Simulated {
             return Ok(Step {
                 token: None,
                 text: String::new(),
-                finish: Some(Finish::Stop),
+                finish: Some(Ok(Finish::Stop)),
             });
         };
         writing.written += 1;
@@ -124,7 +124,7 @@ impl Simulated {
         });
         // Any fixed function of the word serves: between -2 and 0.
         let log_probability = -((id % 256) as f32) / 128.0;
-        let finish = (writing.written >= writing.max_tokens).then_some(Finish::Length);
+        let finish = (writing.written >= writing.max_tokens).then_some(Ok(Finish::Length));
         Ok(Step {
             token: Some(Token {
                 id,

@@ -21,8 +21,8 @@ pub(crate) struct Plan {
     pub(crate) voi: Voi,
     /// Stored values, smallest to largest, that are padding.
     pub(crate) padding: Option<(i32, i32)>,
-    /// Overlay planes exist, so bits above those stored may be set.
-    pub(crate) overlays: bool,
+    /// Bits of a cell that embedded overlays declare as theirs; above those stored, only these may be set.
+    pub(crate) overlay_bits: u16,
     pub(crate) notes: Vec<Note>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn admit(header: &Header, limits: &Limits) -> Result<Plan, Refusal> {
         rescale,
         voi,
         padding: padding(header, cell)?,
-        overlays: header.overlays,
+        overlay_bits: header.overlay_bits,
         notes,
     })
 }

@@ -73,7 +73,7 @@ fn native(value: &[u8], shape: Shape) -> Vec<u16> {
     }
 }
 
-/// Bits above Bits Stored must be empty, the sign's, or an overlay's. Otherwise the header is wrong about the depth,
+/// Bits above Bits Stored must be empty, the sign's, or those an embedded overlay declares. Otherwise the header is wrong about the depth,
 /// and cutting them off would wrap bright values to dark ones.
 fn refuse_stray_bits(cells: &[u16], plan: &Plan) -> Result<(), Refusal> {
     let Cell {
@@ -81,12 +81,9 @@ fn refuse_stray_bits(cells: &[u16], plan: &Plan) -> Result<(), Refusal> {
         bits_stored,
         signed,
     } = plan.cell;
-    if plan.overlays {
-        return Ok(());
-    }
     let mask = plan.cell.mask();
     let all = u16::MAX >> (16 - bits_allocated);
-    let above = all & !mask;
+    let above = all & !mask & !plan.overlay_bits;
     let sign = 1 << (bits_stored - 1);
     let stray = |raw: u16| {
         let high = raw & above;

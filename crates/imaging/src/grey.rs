@@ -17,8 +17,8 @@ pub(crate) fn to_grey(cells: &[u16], plan: &Plan) -> Result<Grey, Refusal> {
     let mut notes = plan.notes.clone();
     let mask = plan.cell.mask();
     let all = u16::MAX >> (16 - plan.cell.bits_allocated);
-    let overlaid =
-        plan.overlays && !plan.cell.signed && cells.iter().any(|raw| raw & all & !mask != 0);
+    let overlay_bits = plan.overlay_bits & all & !mask;
+    let overlaid = !plan.cell.signed && cells.iter().any(|raw| raw & overlay_bits != 0);
     if overlaid {
         notes.push(Note::HighBitsIgnored);
     }

@@ -65,6 +65,8 @@ pub(crate) struct Header {
     pub(crate) presentation_lut: bool,
     /// Overlay planes: separate ones, and bit positions inside the pixel cells.
     pub(crate) overlays: bool,
+    /// Those bits of a pixel cell that embedded overlays declare as theirs.
+    pub(crate) overlay_bits: u16,
     /// Length in bytes of the pixel data's value, and whether it is encapsulated. `None` without pixel data.
     pub(crate) pixel_data: Option<PixelData>,
     pub(crate) preamble: bool,
@@ -244,7 +246,8 @@ fn read_data_set(
 ) -> Result<Header, Refusal> {
     let mut kept = Vec::new();
     let mut pixel_data = None;
-    let (mut modality_lut, mut presentation_lut, mut overlays) = (false, false, false);
+    let (mut modality_lut, mut presentation_lut) = (false, false);
+    let mut overlays = Overlays::default();
     for element in Elements::new(data_set, encoding) {
         let element = element?;
         match element.tag {
@@ -259,7 +262,9 @@ fn read_data_set(
             tags::MODALITY_LUT_SEQUENCE => modality_lut |= !element.value.is_empty(),
             tags::PRESENTATION_LUT_SEQUENCE => presentation_lut |= !element.value.is_empty(),
             // Overlay groups are 6000 to 601E, even (PS3.3 C.9.2); the attributes alone already say that there is one.
-            tag if (0x6000..=0x601e).contains(&tag.group()) => overlays = true,
+            tag if (0x6000..=0x601e).contains(&tag.group()) => {
+                overlays.add(tag, &data_set[element.value.clone()]);
+            }
             // Measured as one kind and parsed as another would defeat the measuring.
             tag if KEPT.contains(&tag) && !has_expected_shape(&element) => {
                 return Err(Refusal::at(Reason::Malformed, tag));
@@ -279,10 +284,43 @@ fn read_data_set(
         elements,
         modality_lut,
         presentation_lut,
-        overlays,
+        overlays: overlays.found,
+        overlay_bits: overlays.embedded_bits(),
         pixel_data,
         preamble,
     })
+}
+
+/// What the overlay groups say about the pixel cells (PS3.3 C.9.2).
+#[derive(Debug, Default)]
+struct Overlays {
+    found: bool,
+    /// One for each group: whether its plane lies outside the pixel cells, and the bit it declares.
+    planes: [(bool, u16); 16],
+}
+
+impl Overlays {
+    /// `tag` is in the groups 6000 to 601E.
+    fn add(&mut self, tag: Tag, value: &[u8]) {
+        self.found = true;
+        let (separate, bit) = &mut self.planes[usize::from(tag.group() - 0x6000) / 2];
+        match (tag.group() % 2, tag.element(), value) {
+            (0, 0x3000, _) => *separate = true,
+            // A bit beyond the cell marks none.
+            (0, 0x0102, [low, high]) => {
+                let position = u32::from(u16::from_le_bytes([*low, *high]));
+                *bit = 1u16.checked_shl(position).unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+
+    fn embedded_bits(&self) -> u16 {
+        self.planes
+            .iter()
+            .filter(|(separate, _)| !separate)
+            .fold(0, |bits, (_, bit)| bits | bit)
+    }
 }
 
 /// Sequences are written as such, everything else has a defined length.

@@ -105,7 +105,7 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
         .exif_data()
         .and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms);
-    let pixels = guarded(|| decoder.decode().map_err(jpeg::refusal))?;
+    let pixels = guarded(|| jpeg::decode_complete(&mut decoder, bytes))?;
     let mut notes = vec![Note::LossyCompressed];
     Ok((
         upright(

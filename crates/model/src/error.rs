@@ -372,4 +372,14 @@ pub enum GenerateError {
     /// Sampling failed.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// There is no answer.
+    #[error(transparent)]
+    StillThinking(#[from] StillThinking),
 }
+
+/// The text ended inside a thinking block: what was written is not an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the model was still thinking when its text ended, so there is no answer; raise max_tokens"
+)]
+pub struct StillThinking;

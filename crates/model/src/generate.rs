@@ -57,7 +57,7 @@ impl<'a> Request<'a> {
 pub struct Delta {
     /// The token chosen.
     pub choice: Choice,
-    /// The text it completes; may be empty.
+    /// The text it completes; may be empty, and is while the model thinks.
     pub text: String,
 }
 
@@ -77,7 +77,7 @@ pub enum Finish {
 pub struct Generation {
     /// Tokens with their log-probabilities, a stop token included.
     pub choices: Vec<Choice>,
-    /// Their text; control tokens leave none.
+    /// Their text; control tokens and thinking leave none.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
@@ -99,7 +99,8 @@ impl Model {
     /// during a long prefill, and after every token with its [`Delta`].
     ///
     /// # Errors
-    /// [`GenerateError`]: images and places differ, beyond the context, out of memory for keys and values.
+    /// [`GenerateError`]: images and places differ, beyond the context, out of memory for keys and values;
+    /// still thinking at the end.
     pub fn generate(
         &self,
         request: &Request,
@@ -203,7 +204,12 @@ impl<'a> Run<'a> {
                 break Finish::Cancelled;
             }
         };
-        self.text.push_str(&self.stream.finish());
+        match self.stream.finish() {
+            Ok(rest) => self.text.push_str(&rest),
+            // Who cancels has asked for no answer.
+            Err(_) if finish == Finish::Cancelled => (),
+            Err(thinking) => return Err(thinking.into()),
+        }
         Ok(finish)
     }
 
@@ -260,7 +266,10 @@ impl<'a> Run<'a> {
         )?;
         self.choices.push(choice);
         let text = match self.model.tokenizer() {
-            Some(tokenizer) => self.stream.push(tokenizer, choice.token),
+            Some(tokenizer) => self
+                .stream
+                .push(tokenizer, choice.token)
+                .unwrap_or_default(),
             None => String::new(),
         };
         self.text.push_str(&text);

@@ -30,7 +30,7 @@ pub use config::{Config, LayerKind, TextConfig, VisionConfig};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{
     BackendError, CacheError, EncodeError, ForwardError, FrameError, GenerateError,
-    ImageTokensError, LoadError, PromptError, SamplingError,
+    ImageTokensError, LoadError, PromptError, SamplingError, StillThinking,
 };
 pub use frame::{FRAME_SIDE_MAX, Frame};
 pub use generate::{Continue, Delta, Finish, Generation, Request};

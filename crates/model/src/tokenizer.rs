@@ -7,7 +7,7 @@ use std::path::Path;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{AddedToken, Tokenizer as Library};
 
-use crate::error::{LoadError, PromptError};
+use crate::error::{LoadError, PromptError, StillThinking};
 
 /// Ids of the tokens that the prompt format is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,12 +157,15 @@ impl Tokenizer {
         Ok(ids.to_vec())
     }
 
-    /// All ids to text at once; control tokens leave nothing.
+    /// All ids to text at once; control tokens and thinking leave nothing, even where the thinking never ends.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut stream = Detokenizer::default();
-        let mut text: String = ids.iter().map(|id| stream.push(self, *id)).collect();
-        text.push_str(&stream.finish());
+        let mut text = String::new();
+        for id in ids {
+            text.push_str(&stream.push(self, *id).unwrap_or_default());
+        }
+        text.push_str(&stream.finish().unwrap_or_default());
         text
     }
 
@@ -182,22 +185,40 @@ impl Tokenizer {
     }
 }
 
-/// Tokens to text, one at a time: bytes are held back until they make whole characters.
+/// Tokens to text, one at a time: bytes are held back until they make whole characters, and what the model thinks
+/// before it answers is left out.
 #[derive(Debug, Default, Clone)]
 pub struct Detokenizer {
     pending: Vec<u8>,
+    /// Between the tokens that open and close thinking.
+    thinking: bool,
 }
 
 impl Detokenizer {
     /// The text that `id` completes; may be empty. Bytes that can never become a character give U+FFFD.
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+    /// `None` for a token that is no part of the answer: one inside a thinking block, and those that open and close it.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Option<String> {
+        let special = tokenizer.special();
+        let (open, close) = (special.thinking_open, special.thinking_close);
+        if self.thinking || open == Some(id) || close == Some(id) {
+            // An unfinished character stays unfinished: nothing is joined across a thinking block.
+            self.pending.clear();
+            self.thinking = open == Some(id) || (self.thinking && close != Some(id));
+            return None;
+        }
         self.pending.extend(tokenizer.bytes(id));
-        self.take(false)
+        Some(self.take(false))
     }
 
     /// What is left when no token follows: at most one U+FFFD.
-    pub fn finish(&mut self) -> String {
-        self.take(true)
+    ///
+    /// # Errors
+    /// [`StillThinking`] inside a thinking block: the answer has not begun, or was interrupted.
+    pub fn finish(&mut self) -> Result<String, StillThinking> {
+        if self.thinking {
+            return Err(StillThinking);
+        }
+        Ok(self.take(true))
     }
 
     fn take(&mut self, last: bool) -> String {

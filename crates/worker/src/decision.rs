@@ -40,6 +40,13 @@ pub fn after_start(unit: &WorkUnit, applied: Applied) -> Start {
             reason: Refused::Final { .. },
             record,
         } => Start::Announce(record),
+        // Done before its worker died: other chunks may have used up the starts since, but this one needs none.
+        Applied::Refused {
+            reason: Refused::Exhausted { .. },
+            record,
+        } if unit.stage == Stage::Encode && record.chunks.is_done(unit.unit) => {
+            Start::Repeat(record, false)
+        }
         Applied::Refused {
             reason: reason @ Refused::Exhausted { .. },
             ..
@@ -108,6 +115,17 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
         | FailureReason::AttemptsExhausted
         | FailureReason::Internal
         | FailureReason::ModelMismatch => Verdict::Reject(failure),
+    }
+}
+
+/// The verdict on a unit of a job that is final already. The dead letter of a failed one may never have been written,
+/// when the worker of this unit died right after the record; it is one per unit, however often it is sent. A unit that is
+/// delivered for the first time cannot be the one that failed.
+#[must_use]
+pub fn verdict_of_final(record: &JobRecord, deliveries: u64) -> Verdict {
+    match &record.failure {
+        Some(failure) if deliveries > 1 => verdict_of_failure(failure.clone()),
+        _ => Verdict::Done,
     }
 }
 

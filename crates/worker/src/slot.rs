@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, field};
 
 use crate::change::{Changed, change};
 use crate::config::WorkerConfig;
-use crate::decision::{Start, after_start, backoff, verdict_of_failure};
+use crate::decision::{Start, after_start, backoff, verdict_of_failure, verdict_of_final};
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
 use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
@@ -192,7 +192,7 @@ impl<H: Handler> Slot<H> {
             }
             Start::Announce(record) => {
                 queue.publish_event(&unit.key, &record).await?;
-                Ok(Verdict::Done)
+                Ok(verdict_of_final(&record, delivery.deliveries))
             }
             Start::Exhausted(failure) => Err(Ending::Fail(failure)),
             Start::Drop => Ok(Verdict::Done),
@@ -245,12 +245,10 @@ impl<H: Handler> Slot<H> {
         };
         match outcome {
             Ok(()) => Verdict::Done,
-            Err(None) => {
-                self.hand_back(delivery, attempt).await;
-                Verdict::Retry {
-                    after: Duration::ZERO,
-                }
-            }
+            Err(None) if self.hand_back(delivery, attempt).await => Verdict::Retry {
+                after: Duration::ZERO,
+            },
+            Err(None) => Verdict::Abort,
             Err(Some(ending)) => {
                 let ended = self.end(delivery, attempt, ending).await;
                 ended.unwrap_or_else(|error| {
@@ -275,14 +273,19 @@ impl<H: Handler> Slot<H> {
         }
     }
 
-    /// Takes the start back, so that it does not count as one that went wrong.
-    async fn hand_back(&self, delivery: &Delivery, attempt: Option<u32>) {
+    /// Takes the start back, so that it does not count as one that went wrong. False when the unit is another worker's by
+    /// now: a fenced worker must not even hand it back, because the server would take it from the other.
+    async fn hand_back(&self, delivery: &Delivery, attempt: Option<u32>) -> bool {
         let step = Move::HandBack { stage: H::STAGE };
         let now = self.worker.clock.now();
-        let handed = change(&self.worker.queue, &delivery.unit, attempt, &step, now).await;
-        if let Err(error) = handed {
-            // The start then counts as one that went wrong; the limit leaves room for it.
-            tracing::debug!(%error, "a start was not taken back");
+        match change(&self.worker.queue, &delivery.unit, attempt, &step, now).await {
+            Ok(Changed::Superseded) => false,
+            Ok(Changed::Made | Changed::Over(_)) => true,
+            Err(error) => {
+                // The start then counts as one that went wrong; the limit leaves room for it.
+                tracing::debug!(%error, "a start was not taken back");
+                true
+            }
         }
     }
 
@@ -298,8 +301,11 @@ impl<H: Handler> Slot<H> {
             Ending::Retry(error) => {
                 let error = medfleet_runtime::exit::chain(error.as_ref());
                 tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit is tried again later");
-                self.hand_back(delivery, attempt).await;
-                Ok(self.retry(delivery))
+                if self.hand_back(delivery, attempt).await {
+                    Ok(self.retry(delivery))
+                } else {
+                    Ok(Verdict::Abort)
+                }
             }
             Ending::Wrong(error) => {
                 let error = medfleet_runtime::exit::chain(error.as_ref());
@@ -315,7 +321,7 @@ impl<H: Handler> Slot<H> {
                     }
                     Changed::Over(record) => {
                         queue.publish_event(&unit.key, &record).await?;
-                        Ok(Verdict::Done)
+                        Ok(verdict_of_final(&record, delivery.deliveries))
                     }
                     Changed::Superseded => Ok(Verdict::Abort),
                 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{clients, fetch, process, proto, tidy};
+use crate::{clients, fetch, process, proto, rebuild, tidy};
 
 struct Step {
     name: &'static str,
@@ -46,6 +46,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         action: build,
+    },
+    Step {
+        name: "rebuild",
+        action: rebuild::run,
     },
     Step {
         name: "test",

@@ -15,6 +15,7 @@ mod fleet;
 mod places;
 mod process;
 mod proto;
+mod rebuild;
 mod tidy;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>
         [--bless-breaking]   … and accepts a breaking change (only before a release)
   clients                generate clients in other languages from the .proto files and run them against a fleet
   demo                   build, start a fleet, submit a real study, print the draft, stop
+  rebuild                how long the build takes after a one-line change in a service
   up                     a local fleet that keeps running
 ";
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
         ["clients"] => clients::run(),
         ["demo"] => demo::run(),
+        ["rebuild"] => rebuild::run(),
         ["up"] => demo::up(),
         _ => {
             eprint!("{USAGE}");

@@ -63,6 +63,9 @@ impl From<DecodeError> for Ending {
                 EngineError::TooLong { .. } => {
                     Self::fail(FailureReason::PromptTooLong, error.to_string())
                 }
+                EngineError::StillThinking(_) => {
+                    Self::fail(FailureReason::Internal, error.to_string())
+                }
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
@@ -71,5 +74,22 @@ impl From<DecodeError> for Ending {
             },
             DecodeError::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_engine::StillThinking;
+
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_only_thinking_fails_the_job() {
+        let error = DecodeError::from(EngineError::from(StillThinking));
+        let Ending::Fail(failure) = Ending::from(error) else {
+            panic!("another try would think as long");
+        };
+        assert_eq!(failure.reason, FailureReason::Internal);
+        assert!(failure.message.contains("raise max_tokens"));
     }
 }

@@ -44,7 +44,9 @@ impl From<EncodeError> for Ending {
                 EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
-                EngineError::Tokens { .. } | EngineError::TooLong { .. } => {
+                EngineError::Tokens { .. }
+                | EngineError::TooLong { .. }
+                | EngineError::StillThinking(_) => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }
                 EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),

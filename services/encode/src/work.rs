@@ -122,12 +122,11 @@ impl Encode {
             encoder_url: self.url.clone(),
         };
         let manifest = manifest.encode_to_vec().into();
-        // All at once: who finds the manifest before its tokens makes them again.
-        tokio::try_join!(
-            medfleet_worker::keep(&self.store, job, contents, &[]),
-            self.store
-                .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest),
-        )?;
+        // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
+        medfleet_worker::keep(&self.store, job, contents, &[]).await?;
+        self.store
+            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
+            .await?;
         Ok(())
     }
 

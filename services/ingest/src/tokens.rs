@@ -123,15 +123,19 @@ struct Known {
 pub(crate) struct Tokens {
     path: PathBuf,
     known: Arc<RwLock<Arc<Vec<Known>>>>,
+    /// The file's before it was loaded, so that a change while the service starts is a change.
+    loaded: Option<Stamp>,
 }
 
 impl Tokens {
     /// Reads the file.
     pub(crate) async fn load(path: &Path) -> Result<Self, TokensError> {
+        let loaded = stamp(path).await;
         let known = read(path).await?;
         Ok(Self {
             path: path.to_path_buf(),
             known: Arc::new(RwLock::new(Arc::new(known))),
+            loaded,
         })
     }
 
@@ -168,9 +172,9 @@ impl Tokens {
         tenants
     }
 
-    /// Reads the file again whenever its time or length changes. A file that cannot be used changes nothing.
+    /// Reads the file again whenever its time or length changes from what was loaded. A file that cannot be used changes nothing.
     pub(crate) async fn follow(self, every: Duration, shutdown: Shutdown) {
-        let mut seen = stamp(&self.path).await;
+        let mut seen = self.loaded;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
@@ -212,8 +216,11 @@ fn is_equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
     difference == 0
 }
 
+/// When the file was modified, and its length in bytes.
+type Stamp = (SystemTime, u64);
+
 /// Changes with the file; none while it cannot be looked at.
-async fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+async fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = tokio::fs::metadata(path).await.ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
@@ -278,6 +285,7 @@ mod tests {
         Tokens {
             path: PathBuf::new(),
             known: Arc::new(RwLock::new(Arc::new(known))),
+            loaded: None,
         }
     }
 
@@ -321,6 +329,39 @@ mod tests {
         assert_eq!(call(&tokens, None), none);
         assert_eq!(call(&tokens, Some("Basic abc")), none);
         assert_eq!(tokens.tenants(), [tenant("st-john"), tenant("st-mary")]);
+    }
+
+    #[tokio::test]
+    async fn a_token_revoked_while_the_service_starts_becomes_invalid() {
+        let random = SeededRandom::new(2);
+        let (revoked, first) = create_token("viewer", &tenant("st-mary"), &random);
+        let (kept, second) = create_token("pacs", &tenant("st-john"), &random);
+        let write = |path: &Path, tokens| {
+            let text = TokensFile { tokens }.to_toml().expect("writes");
+            std::fs::write(path, text).expect("a writable folder");
+        };
+        let name = format!("medfleet-tokens-revoked-{}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        write(&path, vec![first, second.clone()]);
+        let tokens = Tokens::load(&path).await.expect("it is good");
+        let bearer = |token: &Secret| format!("Bearer {}", token.expose());
+        assert!(call(&tokens, Some(&bearer(&revoked))).is_ok());
+
+        write(&path, vec![second]);
+        let shutdown = Shutdown::new(Duration::from_secs(1));
+        let every = Duration::from_millis(1);
+        let following = tokio::spawn(tokens.clone().follow(every, shutdown.clone()));
+        let gone = async {
+            while call(&tokens, Some(&bearer(&revoked))).is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
+        shutdown.begin();
+        following.await.expect("it ends");
+        std::fs::remove_file(&path).expect("it was written");
+        gone.expect("the revoked token is refused");
+        assert!(call(&tokens, Some(&bearer(&kept))).is_ok());
     }
 
     #[test]

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
 
+/// More decodes than this at a time are a mistake, not a machine.
+const DECODES_MAX: u32 = 1024;
+
 /// The configuration of the `medfleet-preprocess` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +50,13 @@ pub struct Config {
     /// Bytes of files in memory at a time, over all slots; at least `file_bytes_max`.
     #[serde(default = "file_bytes_max_default")]
     pub memory_bytes_max: ByteSize,
+    /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored.
+    #[serde(default = "decodes_max_default")]
+    pub decodes_max: u32,
+}
+
+const fn decodes_max_default() -> u32 {
+    2
 }
 
 const fn frames_per_chunk_default() -> u32 {
@@ -68,6 +78,7 @@ impl Config {
             frames_per_chunk: frames_per_chunk_default(),
             file_bytes_max: file_bytes_max_default(),
             memory_bytes_max: file_bytes_max_default(),
+            decodes_max: decodes_max_default(),
         }
     }
 
@@ -80,6 +91,11 @@ impl Config {
             return Err(ConfigError::relation(
                 "preprocess.frames_per_chunk must be at least 1",
             ));
+        }
+        if !(1..=DECODES_MAX).contains(&self.decodes_max) {
+            return Err(ConfigError::relation(format!(
+                "preprocess.decodes_max must be 1 to {DECODES_MAX}"
+            )));
         }
         if self.memory_bytes_max < self.file_bytes_max {
             return Err(ConfigError::relation(

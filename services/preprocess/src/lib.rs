@@ -4,9 +4,10 @@
 //! It never uses fewer images than were declared: one input that is refused fails the job, with the refusal's code.
 //! It never links a model, and decodes on blocking threads only.
 //!
-//! Reading order: `unit` (pure: chunks, what follows), `work` (the effects in order), `error` (error → verdict).
+//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `work` (the effects in order), `error` (error → verdict).
 
 mod config;
+mod decodes;
 mod error;
 mod metrics;
 mod unit;

@@ -14,6 +14,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::decodes::Decodes;
 use crate::error::{PreprocessError, StartError};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::unit::{chunk_starts, next};
@@ -29,6 +30,7 @@ pub(crate) struct Preprocess {
     /// Steps of file bytes that may still be taken into memory.
     memory: Arc<Semaphore>,
     memory_steps: u32,
+    decodes: Decodes,
     metrics: PreprocessMetrics,
 }
 
@@ -51,6 +53,7 @@ impl Preprocess {
             frames_per_chunk: config.frames_per_chunk,
             memory: Arc::new(Semaphore::new(memory_steps as usize)),
             memory_steps,
+            decodes: Decodes::new(config.decodes_max),
             metrics: PreprocessMetrics::register(&dependencies.metrics),
         })
     }
@@ -87,11 +90,11 @@ impl Preprocess {
         let bytes = self.assemble(started, index, input).await?;
         let digest = self.store.digest(tenant, &bytes).await;
         let options = self.options;
-        let decoding =
-            tokio::task::spawn_blocking(move || medfleet_imaging::decode_file(&bytes, &options));
-        let decoded = match decoding.await {
-            Ok(Ok(decoded)) => decoded,
-            Ok(Err(refusal)) => {
+        let decode = move || medfleet_imaging::decode_file(&bytes, &options);
+        // The turn is kept until the frames are stored: until then their pixels are in memory.
+        let (decoded, _turn) = match self.decodes.run(decode).await {
+            Ok((Ok(decoded), turn)) => (decoded, turn),
+            Ok((Err(refusal), _)) => {
                 let reason = refusal.reason.code();
                 self.metrics
                     .refused

@@ -297,8 +297,15 @@ impl Scheduler {
             // A closed stream is a cancellation, which the next turn acts on; a full one cannot be (see `decode`).
             let _ = active.events.try_send(Ok(DecodeEvent::Text(step.text)));
         }
-        let Some(finish) = step.finish else {
-            return;
+        let finish = match step.finish {
+            None => return,
+            Some(Ok(finish)) => finish,
+            Some(Err(error)) => {
+                // As above.
+                let _ = active.events.try_send(Err(error.into()));
+                self.end(index);
+                return;
+            }
         };
         let done = Done {
             finish,

@@ -2,6 +2,8 @@
 
 use std::sync::mpsc as blocking;
 
+use medfleet_model::StillThinking;
+
 use super::*;
 use crate::backend::{EncodeBackend, Frame, Sequence, Step};
 use crate::prompt::Question;
@@ -295,6 +297,66 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
         engine.decode(request(&[1], GREEDY)).await,
         Err(EngineError::Panicked)
     ));
+}
+
+/// Its first sequence thinks until the end; the others write.
+struct Thinker(Simulated);
+
+impl Thinker {
+    fn think(sequence: Sequence, step: Step) -> Step {
+        if sequence != Sequence(0) {
+            return step;
+        }
+        Step {
+            token: None,
+            text: String::new(),
+            finish: step.finish.map(|_| Err(StillThinking)),
+        }
+    }
+}
+
+impl DecodeBackend for Thinker {
+    fn description(&self) -> &Description {
+        DecodeBackend::description(&self.0)
+    }
+    fn measure(&self, prompt: &Prompt) -> Result<PromptSize, EngineError> {
+        self.0.measure(prompt)
+    }
+    fn kv_bytes(&self, tokens: u32) -> u64 {
+        self.0.kv_bytes(tokens)
+    }
+    fn prefill(
+        &mut self,
+        sequence: Sequence,
+        prompt: &Prompt,
+        images: &[ImageTokens],
+        decoding: &Decoding,
+    ) -> Result<Step, EngineError> {
+        let step = self.0.prefill(sequence, prompt, images, decoding)?;
+        Ok(Self::think(sequence, step))
+    }
+    fn step(&mut self, sequences: &[Sequence]) -> Result<Vec<Step>, EngineError> {
+        let steps = self.0.step(sequences)?.into_iter();
+        let each = sequences.iter().zip(steps);
+        Ok(each.map(|(s, step)| Self::think(*s, step)).collect())
+    }
+    fn release(&mut self, sequence: Sequence) {
+        self.0.release(sequence);
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_is_only_thinking_is_an_error_of_its_own_request() {
+    let engine = DecodeEngine::start(Box::new(Thinker(simulated())), LIMITS).expect("a thread");
+    let thinks = engine.decode(request(&[1], GREEDY)).await;
+    let (mut thinks, writes) = (thinks.expect("fits"), engine.decode(request(&[2], GREEDY)));
+    let (mut writes, mut text) = (writes.await.expect("fits"), String::new());
+    let outcome = thinks.next().await;
+    assert!(matches!(outcome, Err(EngineError::StillThinking(_))));
+    while let DecodeEvent::Text(delta) = writes.next().await.expect("it writes") {
+        text.push_str(&delta);
+    }
+    assert!(!text.is_empty());
 }
 
 #[tokio::test]

@@ -163,3 +163,57 @@ async fn a_batch_writes_what_the_model_writes_alone() {
         "swapped images are seen"
     );
 }
+
+/// The sequence of a prompt that was read, and the steps that these tokens make of it.
+fn steps(tokens: &[&str], max_tokens: u32) -> Vec<Step> {
+    let loaded = tiny();
+    let tokenizer = loaded.model.tokenizer().expect("the text half is loaded");
+    let rows = loaded.model.config().text.vocab;
+    let mut running = Running {
+        table: BlockTable::default(),
+        cached: 0,
+        last: 0,
+        written: 0,
+        max_tokens,
+        sampling: Sampling::greedy(),
+        stream: Detokenizer::default(),
+    };
+    let step = |token: &&str| {
+        let mut logits = vec![0.0; rows];
+        let id = tokenizer.id(token).expect("it is in the vocabulary");
+        logits[id as usize] = 9.0;
+        write(&loaded.model, &mut running, &logits).expect("it writes")
+    };
+    tokens.iter().map(step).collect()
+}
+
+#[test]
+fn thinking_is_neither_text_nor_token() {
+    let answer = [
+        "<unused94>",
+        "a",
+        "<0xC3>",
+        "<unused95>",
+        "b",
+        "<end_of_turn>",
+    ];
+    let written = steps(&answer, 9);
+    let texts: Vec<&str> = written.iter().map(|step| step.text.as_str()).collect();
+    assert_eq!(texts, ["", "", "", "", "b", ""]);
+    let counted: Vec<bool> = written.iter().map(|step| step.token.is_some()).collect();
+    assert_eq!(counted, [false, false, false, false, true, false]);
+    let finish: Vec<_> = written.iter().map(|step| step.finish).collect();
+    assert_eq!(finish[..5], [None; 5]);
+    assert_eq!(finish[5], Some(Ok(Finish::Stop)));
+
+    let check = |tokens: &[&str], max_tokens| {
+        let written = steps(tokens, max_tokens);
+        let last = written.last().expect("at least one");
+        assert_eq!(last.finish, Some(Err(StillThinking)), "{tokens:?}");
+        let texts: Vec<&str> = written.iter().map(|step| step.text.as_str()).collect();
+        assert_eq!(texts.concat(), "", "{tokens:?}");
+    };
+    check(&["<unused94>", "a", "b"], 3);
+    check(&["<unused94>"], 1);
+    check(&["<unused94>", "<0xC3>", "<end_of_turn>"], 9);
+}

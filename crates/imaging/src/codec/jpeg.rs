@@ -1,8 +1,10 @@
 //! JPEG, for DICOM (grey baseline and lossless) and for pictures (grey and colour, baseline and progressive).
-//! The decoder fills in for entropy data that ends early, so the end-of-image marker is asked for first.
+//! The decoder fills in for entropy data that ends early. So the end-of-image marker is asked for first, and the image
+//! is decoded a second time with bits put where the entropy data ends: only an incomplete scan reads them.
 
 use std::io::Cursor;
 
+use dicom_dictionary_std::tags;
 use jpeg_decoder::{CodingProcess, Decoder, Error, ImageInfo, PixelFormat};
 
 use super::{Shape, mismatch};
@@ -21,6 +23,9 @@ pub(super) fn decode_grey(
     process: Process,
 ) -> Result<Vec<u16>, Refusal> {
     require_end(bytes)?;
+    if process == Process::Lossless {
+        refuse_unsure_lossless(bytes)?;
+    }
     let mut decoder = Decoder::new(Cursor::new(bytes));
     let info = read_info(&mut decoder)?;
     if (u32::from(info.width), u32::from(info.height)) != (shape.width, shape.height) {
@@ -39,14 +44,12 @@ pub(super) fn decode_grey(
         )));
     }
     match info.pixel_format {
-        PixelFormat::L8 => Ok(decoder
-            .decode()
-            .map_err(refusal)?
+        PixelFormat::L8 => Ok(decode_complete(&mut decoder, bytes)?
             .into_iter()
             .map(u16::from)
             .collect()),
         PixelFormat::L16 if shape.cell.bits_allocated == 16 => {
-            let bytes = decoder.decode().map_err(refusal)?;
+            let bytes = decode_complete(&mut decoder, bytes)?;
             Ok(bytes
                 .chunks_exact(2)
                 .map(|pair| u16::from_ne_bytes([pair[0], pair[1]]))
@@ -84,6 +87,110 @@ pub(crate) fn require_end(bytes: &[u8]) -> Result<(), Refusal> {
     } else {
         Err(Refusal::new(Reason::Truncated))
     }
+}
+
+/// One scan: what its header says about the point transform, and where its entropy data ends.
+struct Scan {
+    /// Low four bits of the last byte of the scan header (ITU-T T.81 B.2.3).
+    point_transform: u8,
+    /// Offsets of the restart markers within and of the marker behind.
+    markers: Vec<usize>,
+    restarts: bool,
+}
+
+/// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes.
+fn scans(bytes: &[u8]) -> Vec<Scan> {
+    let mut scans = Vec::new();
+    // Start of image.
+    let mut at = 2;
+    while let Some((start, marker)) = next_marker(bytes, at) {
+        at = start + 2;
+        match marker {
+            0xd9 => break,
+            // Markers that stand alone.
+            0x01 | 0xd0..=0xd8 => continue,
+            _ => {}
+        }
+        let Some([high, low]) = bytes.get(at..at + 2) else {
+            break;
+        };
+        at += usize::from(u16::from_be_bytes([*high, *low]));
+        if marker != 0xda {
+            continue;
+        }
+        let mut scan = Scan {
+            point_transform: bytes.get(at - 1).map_or(0, |byte| byte & 0x0f),
+            markers: Vec::new(),
+            restarts: false,
+        };
+        while let Some((start, marker)) = next_marker(bytes, at) {
+            scan.markers.push(start);
+            at = start;
+            if !matches!(marker, 0xd0..=0xd7) {
+                break;
+            }
+            scan.restarts = true;
+            at += 2;
+        }
+        scans.push(scan);
+    }
+    scans
+}
+
+/// The first marker from `at` on: a 0xFF that is neither stuffed nor followed by another one.
+fn next_marker(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
+    let found = bytes
+        .get(at..)?
+        .windows(2)
+        .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?;
+    Some((at + found, bytes[at + found + 1]))
+}
+
+/// The library does not apply point transforms and restarts of the lossless process as the standard says.
+fn refuse_unsure_lossless(bytes: &[u8]) -> Result<(), Refusal> {
+    let unsure = |scan: &Scan| scan.restarts || scan.point_transform != 0;
+    if scans(bytes).iter().any(unsure) {
+        return Err(
+            Refusal::at(Reason::UnsupportedTransferSyntax, tags::PIXEL_DATA)
+                .found("lossless JPEG with restarts or a point transform"),
+        );
+    }
+    Ok(())
+}
+
+/// Decodes, and proves that no scan ended before its last pixel. `decoder` reads `bytes`.
+pub(crate) fn decode_complete<R: std::io::Read>(
+    decoder: &mut Decoder<R>,
+    bytes: &[u8],
+) -> Result<Vec<u8>, Refusal> {
+    let pixels = decoder.decode().map_err(refusal)?;
+    let again = Decoder::new(Cursor::new(with_filler(bytes))).decode();
+    // Ones in place of the decoder's zeros: another value, or a code that no table has.
+    if again.is_ok_and(|again| again == pixels) {
+        Ok(pixels)
+    } else {
+        Err(Refusal::new(Reason::Truncated))
+    }
+}
+
+/// Puts ones before each marker that ends entropy data. Few enough that the decoder, which reads up to 64 bits ahead,
+/// still meets the marker.
+fn with_filler(bytes: &[u8]) -> Vec<u8> {
+    const FILLER: [u8; 8] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
+    let mut out = Vec::with_capacity(bytes.len() + FILLER.len());
+    let mut copied = 0;
+    for at in scans(bytes).iter().flat_map(|scan| &scan.markers) {
+        // The marker may have fill bytes before it, which would now be read as stuffed; they carry nothing.
+        let mut end = *at;
+        while end > copied && bytes[end - 1] == 0xff {
+            end -= 1;
+        }
+        out.extend_from_slice(&bytes[copied..end]);
+        out.extend_from_slice(&FILLER);
+        copied = *at;
+    }
+    out.extend_from_slice(&bytes[copied..]);
+    out
 }
 
 pub(crate) fn refusal(error: Error) -> Refusal {

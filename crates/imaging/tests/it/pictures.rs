@@ -153,6 +153,13 @@ fn broken_pictures_are_refused() {
             "JPEG at {end}"
         );
     }
+    // Entropy data that ends early, under an end marker.
+    let mut ended = whole_jpeg[..whole_jpeg.len() / 2 + whole_jpeg.len() / 4].to_vec();
+    while ended.last() == Some(&0xff) {
+        ended.pop();
+    }
+    ended.extend([0xff, 0xd9]);
+    assert_eq!(reason(&ended), Reason::Truncated);
     let mut flipped = whole_png.clone();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;

@@ -140,6 +140,89 @@ fn values_beyond_the_stored_bits() {
     );
 }
 
+/// Bit 12 set in every cell of a 12-bit image, beside an overlay of which `elements` are the parts.
+fn overlaid(elements: &[(u16, u16)]) -> Vec<u8> {
+    file(|object| {
+        let cells: Vec<u16> = (0..30).map(|index| index * 100 | 1 << 12).collect();
+        put(
+            object,
+            tags::PIXEL_DATA,
+            VR::OW,
+            PrimitiveValue::U16(cells.into()),
+        );
+        for (element, value) in elements {
+            let vr = if *element == 0x3000 { VR::OW } else { VR::US };
+            put(
+                object,
+                Tag(0x6002, *element),
+                vr,
+                PrimitiveValue::U16(vec![*value].into()),
+            );
+        }
+    })
+}
+
+#[test]
+fn only_embedded_overlays_use_the_bit_they_declare() {
+    let decoded = decode(&overlaid(&[(0x0102, 12)]), 8);
+    assert!(decoded.frames[0].1.notes.contains(&Note::HighBitsIgnored));
+    for elements in [
+        &[(0x0010, 6)][..],
+        &[(0x0102, 13)],
+        &[(0x0102, 16)],
+        &[(0x0102, 12), (0x3000, 0)],
+    ] {
+        assert_eq!(
+            reason(&overlaid(elements)),
+            Reason::PixelDataMismatch,
+            "{elements:?}"
+        );
+    }
+}
+
+#[test]
+fn jpeg_data_that_ends_early_with_an_end_marker_is_refused() {
+    for bytes in [
+        &include_bytes!("../golden/mono2-jpeg-baseline.dcm")[..],
+        include_bytes!("../golden/mono2-jpeg-lossless.dcm"),
+        include_bytes!("../golden/mono2-jpeg-lossless-sv1.dcm"),
+    ] {
+        decode(bytes, 8);
+        for share in [2, 3, 5] {
+            let scan = bytes
+                .windows(2)
+                .rposition(|pair| pair == [0xff, 0xda])
+                .unwrap();
+            let end = bytes.len() - 8;
+            let mut cut = scan + 14 + (end - scan) / share;
+            // Not between a 0xFF and its stuffing.
+            while bytes[cut - 1] == 0xff {
+                cut += 1;
+            }
+            let mut bytes = bytes.to_vec();
+            bytes[cut..end].fill(0);
+            bytes[cut..cut + 2].copy_from_slice(&[0xff, 0xd9]);
+            assert_eq!(reason(&bytes), Reason::Truncated, "{share}");
+        }
+    }
+}
+
+#[test]
+fn lossless_jpeg_with_restarts_or_a_point_transform_is_refused() {
+    let good = include_bytes!("../golden/mono2-jpeg-lossless-sv1.dcm");
+    let scan = good
+        .windows(2)
+        .rposition(|pair| pair == [0xff, 0xda])
+        .unwrap();
+    let mut transformed = good.to_vec();
+    // Marker, length 8, one component of two bytes, predictor, end of spectrum, point transform.
+    transformed[scan + 9] = 2;
+    assert_eq!(reason(&transformed), Reason::UnsupportedTransferSyntax);
+    let mut restarting = good.to_vec();
+    restarting[scan + 50..scan + 52].copy_from_slice(&[0xff, 0xd0]);
+    assert_eq!(reason(&restarting), Reason::UnsupportedTransferSyntax);
+}
+
 #[test]
 fn sizes_and_frames() {
     check_number(tags::ROWS, 0, Reason::InvalidAttribute);

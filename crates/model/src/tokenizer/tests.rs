@@ -14,14 +14,17 @@ fn check_round_trip(text: &str) {
     assert!(ids.iter().all(|id| !tokenizer.is_control(*id)));
     assert_eq!(tokenizer.decode(&ids), text);
     let mut stream = Detokenizer::default();
-    let pieces: Vec<String> = ids.iter().map(|id| stream.push(&tokenizer, *id)).collect();
+    let pieces: Vec<String> = ids
+        .iter()
+        .map(|id| stream.push(&tokenizer, *id).unwrap())
+        .collect();
     assert!(
         pieces
             .iter()
             .all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)),
         "{pieces:?}"
     );
-    assert_eq!(pieces.concat() + &stream.finish(), text);
+    assert_eq!(pieces.concat() + &stream.finish().unwrap(), text);
 }
 
 #[test]
@@ -74,6 +77,39 @@ fn broken_bytes_become_replacement_characters_once() {
         tokenizer.decode(&[byte(0xFF), byte(0xC3), byte(0xA9)]),
         "\u{fffd}é"
     );
+}
+
+#[test]
+fn thinking_is_no_part_of_the_answer() {
+    let tokenizer = tiny();
+    let word = |text: &str| tokenizer.encode(text).unwrap();
+    let open = vec![tokenizer.id("<unused94>").unwrap()];
+    let close = vec![tokenizer.id("<unused95>").unwrap()];
+    let half = vec![tokenizer.id("<0xC3>").unwrap()];
+    let rest = vec![tokenizer.id("<0xA9>").unwrap()];
+    let check = |parts: &[&[u32]], expected: Result<&str, StillThinking>| {
+        let ids = parts.concat();
+        let mut stream = Detokenizer::default();
+        let mut text = String::new();
+        for id in &ids {
+            text.push_str(&stream.push(&tokenizer, *id).unwrap_or_default());
+        }
+        let written = stream.finish().map(|end| text.clone() + &end);
+        assert_eq!(written.as_deref().map_err(|error| *error), expected);
+        assert_eq!(tokenizer.decode(&ids), expected.unwrap_or(&text));
+    };
+    let (mass, clear) = (&word("a mass?")[..], &word("clear")[..]);
+    check(&[&open, mass, &close, clear], Ok("clear"));
+    check(&[clear, &open, mass, &close, clear], Ok("clearclear"));
+    check(&[&open, mass, &open, mass, &close, clear], Ok("clear"));
+    check(&[&close, clear], Ok("clear"));
+    check(&[&open, &half, &close, clear], Ok("clear"));
+    check(&[&open, &half, &close, &rest], Ok("\u{fffd}"));
+    check(&[&half, &open, mass, &close, clear], Ok("clear"));
+    check(&[&open, mass, &close], Ok(""));
+    check(&[&open, mass], Err(StillThinking));
+    check(&[&open], Err(StillThinking));
+    check(&[clear, &open, &half], Err(StillThinking));
 }
 
 #[test]

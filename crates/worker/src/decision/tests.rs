@@ -215,3 +215,40 @@ fn pauses_double_up_to_the_longest() {
     check(60, 30_000);
     check(u64::MAX, 30_000);
 }
+
+fn exhausted(record: JobRecord) -> Applied {
+    Applied::Refused {
+        reason: Refused::Exhausted {
+            stage: Stage::Encode,
+            starts: 6,
+            allowed: 6,
+        },
+        record,
+    }
+}
+
+#[test]
+fn a_chunk_that_is_done_is_never_exhausted() {
+    let half = record(JobState::Encoding, ONE_OF_TWO);
+    check(
+        Stage::Encode,
+        0,
+        exhausted(half.clone()),
+        &Start::Repeat(half.clone(), false),
+    );
+    let other = after_start(&unit(Stage::Encode, 1), exhausted(half));
+    assert!(matches!(other, Start::Exhausted(_)), "{other:?}");
+}
+
+#[test]
+fn a_redelivered_unit_of_a_failed_job_is_a_dead_letter() {
+    let failure = Failure::new(FailureReason::Integrity, "x");
+    let failed = JobRecord {
+        failure: Some(failure.clone()),
+        ..record(JobState::Failed, BOTH)
+    };
+    assert_eq!(verdict_of_final(&failed, 2), Verdict::Reject(failure));
+    assert_eq!(verdict_of_final(&failed, 1), Verdict::Done);
+    let cancelled = record(JobState::Cancelled, BOTH);
+    assert_eq!(verdict_of_final(&cancelled, 2), Verdict::Done);
+}

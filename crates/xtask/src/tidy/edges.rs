@@ -2,16 +2,14 @@
 
 use super::workspace::{Dependency, Workspace};
 
-/// Libraries that anything above `core` and `kernels` may use in its tests.
-const IN_TESTS: &[&str] = &["medfleet-testkit", "medfleet-phantom"];
+/// Libraries that anything above `core` may use in its tests.
+const IN_TESTS: &[&str] = &["medfleet-testkit"];
 
 const CRATES: &[&str] = &[
     "medfleet-core",
     "medfleet-engine",
     "medfleet-imaging",
-    "medfleet-kernels",
     "medfleet-model",
-    "medfleet-phantom",
     "medfleet-proto",
     "medfleet-queue",
     "medfleet-runtime",
@@ -22,17 +20,15 @@ const CRATES: &[&str] = &[
 /// The packages of ours that a package's code may name. Who is not here may name any (the composer and the tests).
 const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-core", &[]),
-    ("medfleet-kernels", &[]),
     ("medfleet-proto", &[]),
     ("medfleet-imaging", &["medfleet-core"]),
-    ("medfleet-phantom", &["medfleet-core"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
     (
         "medfleet-queue",
         &["medfleet-core", "medfleet-proto", "medfleet-store"],
     ),
-    ("medfleet-model", &["medfleet-core", "medfleet-kernels"]),
+    ("medfleet-model", &["medfleet-core"]),
     ("medfleet-engine", &["medfleet-core", "medfleet-model"]),
     (
         "medfleet-worker",
@@ -148,7 +144,7 @@ fn arrow_allowed(from: &str, dependency: &Dependency) -> bool {
         return true;
     };
     let test_help = dependency.kind.as_deref() == Some("dev") && IN_TESTS.contains(&to);
-    let leaf = matches!(from, "medfleet-core" | "medfleet-kernels");
+    let leaf = from == "medfleet-core";
     allowed.contains(&to) || (test_help && !leaf)
 }
 

@@ -1,0 +1,75 @@
+//! How many files are decoded at a time. A small file can become a very large picture, so that decodes are counted
+//! by themselves and not by the bytes of their files.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
+
+/// The limit of one process, over all its slots.
+#[derive(Debug)]
+pub(crate) struct Decodes {
+    turns: Arc<Semaphore>,
+}
+
+/// The right to hold the pixels of one file.
+pub(crate) type Turn = Option<OwnedSemaphorePermit>;
+
+impl Decodes {
+    /// At most `max` at a time.
+    pub(crate) fn new(max: u32) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(max as usize)),
+        }
+    }
+
+    /// Waits for a turn, then decodes on a blocking thread. The turn comes back with the outcome; it is held there until
+    /// the thread is done, even when nobody waits for the outcome any more.
+    ///
+    /// # Errors
+    /// When `decode` panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        decode: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(T, Turn), JoinError> {
+        // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        tokio::task::spawn_blocking(move || (decode(), turn)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_at_a_time() {
+        let decodes = Decodes::new(2);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let each = (0..16).map(async |_| {
+            let (begun, most) = (Arc::clone(&running), Arc::clone(&most));
+            let decode = move || {
+                most.fetch_max(begun.fetch_add(1, SeqCst) + 1, SeqCst);
+            };
+            let outcome = decodes.run(decode).await.expect("no panic");
+            // Storing the frames.
+            tokio::task::yield_now().await;
+            running.fetch_sub(1, SeqCst);
+            drop(outcome);
+        });
+        join_all(each).await;
+        assert!((1..=2).contains(&most.load(SeqCst)));
+        assert_eq!(decodes.turns.available_permits(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_panic_gives_its_turn_back() {
+        let decodes = Decodes::new(1);
+        assert!(decodes.run(|| panic!("a broken file")).await.is_err());
+        assert_eq!(decodes.run(|| 7).await.expect("no panic").0, 7);
+    }
+}
