@@ -143,7 +143,7 @@ fn values_beyond_the_stored_bits() {
 /// Bit 12 set in every cell of a 12-bit image, beside an overlay of which `elements` are the parts.
 fn overlaid(elements: &[(u16, u16)]) -> Vec<u8> {
     file(|object| {
-        let cells: Vec<u16> = (0..30).map(|index| index * 100 | 1 << 12).collect();
+        let cells: Vec<u16> = (0..30).map(|index| (index * 100) | (1 << 12)).collect();
         put(
             object,
             tags::PIXEL_DATA,
