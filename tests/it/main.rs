@@ -7,6 +7,7 @@ mod edges;
 mod fail_closed;
 mod figures;
 mod idempotency;
+mod s3;
 mod tenants;
 mod trace;
 mod versions;

@@ -94,8 +94,7 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         log_format = "text"
         [queue]
         request_timeout = "3s"
-        [store.backend]
-        kind = "folder"
+        [store]
     };
     set(
         &mut file,
@@ -117,12 +116,14 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
     }
     if let Some(Value::Table(store)) = file.get_mut("store") {
         store.insert("key".into(), KEY.into());
-        set(
-            store,
-            "backend",
-            "path",
-            setting.folder.join("blobs").display().to_string(),
-        );
+        let backend = setting.options.store.clone().unwrap_or_else(|| {
+            let path = setting.folder.join("blobs").display().to_string();
+            Table::from_iter([
+                ("kind".into(), "folder".into()),
+                ("path".into(), path.into()),
+            ])
+        });
+        store.insert("backend".into(), Value::Table(backend));
     }
     file
 }

@@ -91,6 +91,8 @@ pub struct Options {
     pub otlp_endpoint: Option<String>,
     /// Certificate and key of the public API, PEM; plain HTTP/2 without.
     pub tls: Option<(String, String)>,
+    /// The `store.backend` of every role; a folder without.
+    pub store: Option<toml::Table>,
 }
 
 impl Default for Options {
@@ -100,6 +102,7 @@ impl Default for Options {
             nats: medfleet_testkit::NATS_DEFAULT,
             otlp_endpoint: None,
             tls: None,
+            store: None,
         }
     }
 }

@@ -220,16 +220,23 @@ impl StoreConfig {
     /// # Errors
     /// [`OpenError::NeedsQueue`] for JetStream; the queue crate has that backend, see [`StoreConfig::open_over`].
     pub fn open(&self) -> Result<BlobStore, OpenError> {
+        self.open_over(self.open_backend()?)
+    }
+
+    /// As [`StoreConfig::open`], without what makes blobs of it: whole names, no keys, no references.
+    ///
+    /// # Errors
+    /// As [`StoreConfig::open`].
+    pub fn open_backend(&self) -> Result<Arc<dyn Backend>, OpenError> {
         self.check()?;
-        let backend: Arc<dyn Backend> = match &self.backend {
+        Ok(match &self.backend {
             BackendConfig::Folder { path } => Arc::new(Folder::open(path)?),
             BackendConfig::Jetstream { .. } => return Err(OpenError::NeedsQueue),
             #[cfg(feature = "s3")]
             BackendConfig::S3 { .. } => s3::open(&self.backend)?,
             #[cfg(not(feature = "s3"))]
             BackendConfig::S3 { .. } => return Err(OpenError::NotBuilt("s3")),
-        };
-        self.open_over(backend)
+        })
     }
 }
 

