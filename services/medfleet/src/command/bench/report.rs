@@ -1,5 +1,7 @@
-//! `medfleet bench report`: sequential jobs through a real fleet of this program, then the same image and prompt through
-//! the model in this process. The difference of the medians is what the fleet adds.
+//! `medfleet bench report`: jobs through a real fleet of this program, each followed by the same image and prompt through
+//! the model in this process, so that a machine that drifts drifts for both. The median of the differences is what the
+//! fleet adds. Each job brings another image: the fleet would find the tokens of a repeated one and skip the very work
+//! that it is compared with.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -77,16 +79,16 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .as_ref()
         .context("the model takes no images")?
         .image_size;
-    let frame = Frame::new(side, 1, gradient(side)).context("cannot make the image")?;
-    let png = png(&frame)?;
+    let frames = (0..args.jobs + WARM_UP).map(|run| Frame::new(side, 1, pattern(side, run)));
+    let frames: Result<Vec<_>, _> = frames.collect();
+    let frames = frames.context("cannot make the images")?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let mut fleet = LocalFleet::start(folder.path(), &args.model)?;
-    let through = on_this_fleet(&mut fleet, &png, &args);
+    let measured = measure(&mut fleet, &frames, &args);
     let log = fleet.log.clone();
     fleet.stop()?;
-    let through = through.with_context(|| format!("the fleet said:\n{}", tail(&log)))?;
-    let alone = in_process(&frame, &args)?;
-    show_figures(&args, &through, &alone)?;
+    let (through, alone) = measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?;
+    show_figures(&args, &through, &alone.measured)?;
     Ok(Exit::Done)
 }
 
@@ -157,21 +159,26 @@ impl LocalFleet {
     }
 }
 
-fn on_this_fleet(fleet: &mut LocalFleet, png: &[u8], args: &Args) -> Result<ThroughFleet> {
-    let mut measured = ThroughFleet::default();
+fn measure(fleet: &mut LocalFleet, frames: &[Frame], args: &Args) -> Result<(ThroughFleet, Alone)> {
+    let (mut through, mut alone) = (ThroughFleet::default(), Alone::load(args)?);
     let outcome = on_one_thread(async {
         let client = Client::new(&fleet.ready().await?, Retry::PATIENT)?;
-        for run in 0..args.jobs + WARM_UP {
+        for (run, frame) in (0_u32..).zip(frames) {
+            let png = png(frame)?;
             let begun = Instant::now();
-            let draft = one_job(&client, png, args, run).await?;
+            let draft = one_job(&client, &png, args, run).await?;
+            let whole = begun.elapsed();
+            let (model_whole, model_encode) = alone.answer(frame)?;
             if run >= WARM_UP {
-                measured.add(begun.elapsed(), &draft);
+                through.add(whole, &draft);
+                alone.measured.whole.push(model_whole);
+                alone.measured.encode.push(model_encode);
             }
         }
         Ok(Exit::Done)
     });
     outcome.map_err(|fault| fault.error)?;
-    Ok(measured)
+    Ok((through, alone))
 }
 
 async fn one_job(client: &Client, png: &[u8], args: &Args, run: u32) -> Result<Draft> {
@@ -224,38 +231,46 @@ impl ThroughFleet {
     }
 }
 
-/// The same image and the fleet's own prompt, without anything around the model.
-fn in_process(frame: &Frame, args: &Args) -> Result<InProcess> {
-    let options = LoadOptions {
-        dtype: Dtype::F32,
-        parts: Parts::All,
-    };
-    let model = Model::load(&args.model, options).context("cannot load the model")?;
-    let messages = messages(&Question::Report {
-        clinical_context: String::new(),
-    });
-    let tokens_max = usize::try_from(args.max_tokens).context("--max-tokens is too large")?;
-    let mut measured = InProcess::default();
-    for run in 0..args.jobs + WARM_UP {
+/// The model without anything around it, with the fleet's own prompt.
+struct Alone {
+    model: Model,
+    messages: Vec<Message>,
+    tokens_max: usize,
+    measured: InProcess,
+}
+
+impl Alone {
+    fn load(args: &Args) -> Result<Self> {
+        let options = LoadOptions {
+            dtype: Dtype::F32,
+            parts: Parts::All,
+        };
+        Ok(Self {
+            model: Model::load(&args.model, options).context("cannot load the model")?,
+            messages: messages(&Question::Report {
+                clinical_context: String::new(),
+            }),
+            tokens_max: usize::try_from(args.max_tokens).context("--max-tokens is too large")?,
+            measured: InProcess::default(),
+        })
+    }
+
+    /// The time of the whole answer, and of its encoding.
+    fn answer(&mut self, frame: &Frame) -> Result<(Duration, Duration)> {
         let begun = Instant::now();
-        let prompt = model
-            .prompt(&messages, 1)
-            .context("cannot build the prompt")?;
-        let images = model
-            .encode(std::slice::from_ref(frame))
-            .context("cannot encode the image")?;
+        let prompt = self.model.prompt(&self.messages, 1);
+        let prompt = prompt.context("cannot build the prompt")?;
+        let images = self.model.encode(std::slice::from_ref(frame));
+        let images = images.context("cannot encode the image")?;
         let encode = begun.elapsed();
-        let request = Request::greedy(&model, &prompt, &images, tokens_max);
-        let generation = model
+        let request = Request::greedy(&self.model, &prompt, &images, self.tokens_max);
+        let generation = self
+            .model
             .generate(&request, &mut |_delta| Continue::Yes)
             .context("cannot generate")?;
-        if run >= WARM_UP {
-            measured.whole.push(begun.elapsed());
-            measured.encode.push(encode);
-        }
-        measured.text = generation.text;
+        self.measured.text = generation.text;
+        Ok((begun.elapsed(), encode))
     }
-    Ok(measured)
 }
 
 /// The fleet's prompt for one image, as the model's messages.
@@ -284,7 +299,7 @@ fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Resul
         Sample::new(through.whole.clone()),
         Sample::new(alone.whole.clone()),
     );
-    let overhead_ms = (fleet.median().as_secs_f64() - model.median().as_secs_f64()) * 1000.0;
+    let overhead_ms = overhead_ms(&through.whole, &alone.whole);
     let same_text = through.text.trim() == alone.text.trim();
     let stages = [
         ("  queued", &through.queued),
@@ -310,6 +325,7 @@ fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Resul
             "in_process": model.json(),
             "in_process_encode": Sample::new(alone.encode.clone()).json(),
             "overhead_median_ms": overhead_ms,
+
             "same_text": same_text,
         });
         return Ok(show::print_json(&figures)?);
@@ -329,10 +345,25 @@ fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Resul
     Ok(show::print(&lines.join("\n"))?)
 }
 
-/// A picture of this side, in grey levels that differ everywhere.
-fn gradient(side: usize) -> Vec<u8> {
+/// The median over the pairs of what the fleet took longer than the model, in milliseconds.
+fn overhead_ms(fleet: &[Duration], model: &[Duration]) -> f64 {
+    let mut differences: Vec<f64> = fleet
+        .iter()
+        .zip(model)
+        .map(|(fleet, model)| (fleet.as_secs_f64() - model.as_secs_f64()) * 1000.0)
+        .collect();
+    differences.sort_unstable_by(f64::total_cmp);
+    differences
+        .get(differences.len() / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+/// A picture of this side, in grey levels that differ everywhere, and differ from run to run.
+fn pattern(side: usize, run: u32) -> Vec<u8> {
     (0..side * side)
         .map(|at| ((at % side * 255 / side) ^ (at / side * 255 / side)) as u8)
+        .map(|level| level.wrapping_add(run as u8))
         .collect()
 }
 
