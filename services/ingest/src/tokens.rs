@@ -160,18 +160,6 @@ impl Tokens {
         found.cloned().ok_or(Refusal::WrongToken)
     }
 
-    /// Every tenant that has a token, each once.
-    pub(crate) fn tenants(&self) -> Vec<TenantId> {
-        let mut tenants: Vec<_> = self
-            .snapshot()
-            .iter()
-            .map(|k| k.caller.tenant.clone())
-            .collect();
-        tenants.sort();
-        tenants.dedup();
-        tenants
-    }
-
     /// Reads the file again whenever its time or length changes from what was loaded. A file that cannot be used changes nothing.
     pub(crate) async fn follow(self, every: Duration, shutdown: Shutdown) {
         let mut seen = self.loaded;
@@ -328,7 +316,6 @@ mod tests {
         let none = Err(Refusal::NoToken.to_string());
         assert_eq!(call(&tokens, None), none);
         assert_eq!(call(&tokens, Some("Basic abc")), none);
-        assert_eq!(tokens.tenants(), [tenant("st-john"), tenant("st-mary")]);
     }
 
     #[tokio::test]
@@ -350,15 +337,18 @@ mod tests {
         write(&path, vec![second]);
         let shutdown = Shutdown::new(Duration::from_secs(1));
         let every = Duration::from_millis(1);
-        let following = tokio::spawn(tokens.clone().follow(every, shutdown.clone()));
+        let following = tokens.clone().follow(every, shutdown.clone());
         let gone = async {
-            while call(&tokens, Some(&bearer(&revoked))).is_ok() {
-                tokio::task::yield_now().await;
-            }
+            let gone = async {
+                while call(&tokens, Some(&bearer(&revoked))).is_ok() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
+            shutdown.begin();
+            gone
         };
-        let gone = tokio::time::timeout(Duration::from_secs(20), gone).await;
-        shutdown.begin();
-        following.await.expect("it ends");
+        let ((), gone) = tokio::join!(following, gone);
         std::fs::remove_file(&path).expect("it was written");
         gone.expect("the revoked token is refused");
         assert!(call(&tokens, Some(&bearer(&kept))).is_ok());
