@@ -101,8 +101,9 @@ impl JobService for Jobs {
         self.answer(Method::GetResult, request, async |caller, request| {
             let actor = caller.actor.clone();
             let (key, record) = self.find(caller, &request.name).await?;
-            let result = self.result(&key, &record).await?;
-            self.acceptor.audit(&key, "read_result", &actor).await?;
+            let audit = async { Ok(self.acceptor.audit(&key, "read_result", &actor).await?) };
+            // Nothing leaves before the audit has it.
+            let (result, ()) = tokio::try_join!(self.result(&key, &record), audit)?;
             Ok(v1::GetResultResponse {
                 result: Some(result),
             })
