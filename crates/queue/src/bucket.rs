@@ -70,6 +70,16 @@ impl Bucket {
         Ok(entries)
     }
 
+    /// Up to `count` entries in order of revision, the first at or after `from`; may be a moment old on a cluster.
+    pub(crate) async fn run(&self, from: u64, count: usize) -> Result<Vec<Entry>> {
+        let all = self.subject(">");
+        let stored = self.api.get_run(&self.stream, &all, from, count).await?;
+        Ok(stored
+            .into_iter()
+            .map(|stored| self.entry(stored))
+            .collect())
+    }
+
     /// Writes a key that has no value; `None` when it has one.
     pub(crate) async fn create(&self, key: &str, value: Bytes) -> Result<Option<Revision>> {
         self.update(key, value, NEVER_WRITTEN).await

@@ -46,7 +46,7 @@ pub struct QueueConfig {
     pub dead_retention: DurationText,
     /// Disk that each stream may use; full means "try later" for what writes to it.
     pub stream_bytes_max: StreamBytes,
-    /// Accepted units that may wait for release.
+    /// Units of one stage that may wait for release; at this limit of preprocess, a submit is told to try later.
     pub intake_messages_max: u64,
     /// How long an upload handle is valid.
     pub upload_ttl: DurationText,
@@ -121,7 +121,7 @@ pub struct TlsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamBytes {
-    /// Accepted units that wait for release.
+    /// Units that wait for release, for each of the stages that are released.
     pub intake: ByteSize,
     /// Released units, for each stage.
     pub work: ByteSize,

@@ -1,4 +1,4 @@
-//! Taking one unit at a time: no-wait pulls in class order, then waiting for a hint that there is more.
+//! Taking one unit at a time: no-wait pulls in class order, then waiting for a hint that there is more, and of which class.
 //! Cancel-safe: a pull under way outlives the future that began it, and its answer is the next call's.
 
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Puller {
     /// The subjects to pull from, in class order.
     pulls: Vec<(Class, String)>,
     wires: Option<Wires>,
+    /// The classes to look at, by their index in `pulls`: all of them, or those that hints named since all were empty.
+    due: Due,
     /// The pull under way: an index into `pulls`, its serial number, its end.
     asked: Option<Asked>,
     serial: u64,
@@ -45,6 +47,10 @@ struct Wires {
     inbox_base: String,
     hints: Subscriber,
 }
+
+type Due = [bool; Class::ALL.len()];
+
+const EVERY: Due = [true; Class::ALL.len()];
 
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -77,6 +83,7 @@ impl Queue {
             stage,
             pool,
             wires: None,
+            due: EVERY,
             asked: None,
             serial: 0,
             pause: PAUSE.0,
@@ -144,7 +151,7 @@ impl Puller {
         delivery.settle(now).await
     }
 
-    /// One round over the classes.
+    /// One round over the classes that are due. After it all of them are, until hints say more.
     async fn look(&mut self) -> Result<Option<Message>> {
         self.connect_wires().await?;
         if let Some(message) = self.arrived() {
@@ -153,11 +160,16 @@ impl Puller {
         let first = match self.asked {
             Some(asked) => asked.class,
             None => {
-                self.forget_hints();
+                if self.due == EVERY {
+                    self.forget_hints();
+                }
                 0
             }
         };
         for class in first..self.pulls.len() {
+            if !self.due[class] {
+                continue;
+            }
             let asked = match self.asked {
                 Some(asked) => asked,
                 None => self.ask(class).await?,
@@ -165,9 +177,13 @@ impl Puller {
             let answer = self.answer(asked).await;
             self.asked = None;
             match answer {
-                Answer::Unit(message) => return Ok(Some(message)),
+                Answer::Unit(message) => {
+                    self.due = EVERY;
+                    return Ok(Some(message));
+                }
                 Answer::Empty => {}
                 Answer::Trouble => {
+                    self.due = EVERY;
                     let class = self.pulls[class].0;
                     // Tells a restart from a pool that nobody made.
                     check_consumer(&self.queue.api, self.stage, &self.pool, class).await?;
@@ -212,7 +228,7 @@ impl Puller {
         None
     }
 
-    /// Hints from before a look say nothing that the look does not.
+    /// Hints from before a look at every class say nothing that the look does not.
     fn forget_hints(&mut self) {
         if let Some(wires) = &mut self.wires {
             while let Some(Some(_)) = wires.hints.next().now_or_never() {}
@@ -287,10 +303,27 @@ impl Puller {
         let Some(wires) = &mut self.wires else {
             return;
         };
-        let hint = tokio::time::timeout(IDLE, wires.hints.next()).await;
-        if matches!(hint, Ok(None)) {
+        self.due = EVERY;
+        match tokio::time::timeout(IDLE, wires.hints.next()).await {
+            Ok(Some(hint)) => {
+                // Every class was empty a moment ago: only what the hints name can have something.
+                let mut due = hinted(&hint);
+                while let Some(Some(hint)) = wires.hints.next().now_or_never() {
+                    due = std::array::from_fn(|class| due[class] | hinted(&hint)[class]);
+                }
+                self.due = due;
+            }
             // The subscriptions ended: make them anew.
-            self.wires = None;
+            Ok(None) => self.wires = None,
+            Err(_) => {}
         }
     }
+}
+
+/// The class that a hint names; every class when it names none that we know.
+fn hinted(hint: &Message) -> Due {
+    let class = Class::ALL
+        .iter()
+        .position(|class| class.as_str().as_bytes() == hint.payload.as_ref());
+    class.map_or(EVERY, |named| std::array::from_fn(|class| class == named))
 }

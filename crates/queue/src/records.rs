@@ -1,11 +1,15 @@
 //! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use medfleet_core::{
     JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant,
 };
 
 use crate::api::BATCH_MAX;
-use crate::bucket::Entry;
 use crate::wire::{decode_record, encode_record};
 use crate::{Queue, QueueError, Result, subject};
 
@@ -68,6 +72,9 @@ pub enum Applied {
 /// Tries of the read-apply-store loop. Contention on one job comes from its chunks, at most 32 at a time, and each round
 /// lets one of them through.
 const TRIES_MAX: u32 = 64;
+
+/// Pause before a page of the scan of all records is asked for again.
+const SCAN_AGAIN: Duration = Duration::from_millis(250);
 
 impl Queue {
     /// Stores the record of a new job; its key makes the accept idempotent for as long as records are kept.
@@ -182,10 +189,11 @@ impl Queue {
     }
 
     /// A page of a tenant's records in order of job id, after `after`, at most `limit`, only those in `states` (all when
-    /// empty). Costs one listing of the tenant's keys a page, and may be a moment old on a cluster.
+    /// empty). Costs one listing of the tenant's keys a page, and may be a moment old on a cluster. A record that this
+    /// version cannot read is left out and logged: it must not hide the others.
     ///
     /// # Errors
-    /// Transient ones, and [`QueueError::Malformed`] for a record of a newer version.
+    /// Transient ones.
     pub async fn list_records(
         &self,
         tenant: &TenantId,
@@ -210,20 +218,60 @@ impl Queue {
             let mut entries = self.jobs.get_many(some).await?;
             entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
             for entry in entries {
-                page.extend(listed(entry, states)?);
+                let readable = readable(&entry.key, entry.value);
+                let wanted = readable
+                    .filter(|(_, record)| states.is_empty() || states.contains(&record.state));
+                page.extend(wanted.map(|(key, record)| (key.job, record)));
             }
         }
         page.truncate(limit);
         Ok(page)
     }
+
+    /// Every record of every tenant as it is stored, in pages, in the order of their latest changes; ends when all were
+    /// read. A record that changes meanwhile may come again. Trouble is logged and retried, never yielded; a record that
+    /// this version cannot read is left out and logged.
+    #[must_use]
+    pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
+        let pages = stream::unfold((self.clone(), 1), |(queue, from)| async move {
+            loop {
+                match queue.jobs.run(from, BATCH_MAX).await {
+                    Ok(entries) => {
+                        let next = entries.last()?.revision.0 + 1;
+                        let page = entries
+                            .into_iter()
+                            .filter_map(|entry| readable(&entry.key, entry.value));
+                        return Some((page.collect(), (queue, next)));
+                    }
+                    Err(QueueError::Closed) => return None,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "cannot read the job records; trying again"
+                        );
+                        tokio::time::sleep(SCAN_AGAIN).await;
+                    }
+                }
+            }
+        });
+        pages.boxed()
+    }
 }
 
-fn listed(entry: Entry, states: &[JobState]) -> Result<Option<(JobId, JobRecord)>> {
-    let record = decode_record(entry.value)?;
-    let wanted = states.is_empty() || states.contains(&record.state);
-    // A key that is not ours is not a job.
-    let key = subject::job_of_key(&entry.key).filter(|_| wanted);
-    Ok(key.map(|key| (key.job, record)))
+/// The record under a bucket's key. `None` for a key that is not ours, and for a record of another version.
+fn readable(key: &str, value: Bytes) -> Option<(JobKey, JobRecord)> {
+    let key = subject::job_of_key(key)?;
+    match decode_record(value) {
+        Ok(record) => Some((key, record)),
+        Err(error) => {
+            tracing::error!(
+                job = %key.job,
+                error = &error as &dyn std::error::Error,
+                "a job record cannot be read and is left out"
+            );
+            None
+        }
+    }
 }
 
 fn check_invariants(violated: Option<&'static str>) -> Result<()> {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::stream_of;
 use crate::subject::{
-    AUDIT, DEAD, EVENTS, INTAKE, JOBS, LEASES, PENDING, UPLOADS, durable, work_filter, work_stream,
+    AUDIT, DEAD, EVENTS, JOBS, LEASES, PENDING, UPLOADS, durable, intake_stream, work_filter,
+    work_stream,
 };
 use crate::{QueueConfig, QueueError, Result};
 
@@ -60,10 +61,6 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
     };
     let mut all = vec![
         Stream {
-            messages_max: config.intake_messages_max,
-            ..base(INTAKE, "intake.>", bytes.intake.get())
-        },
-        Stream {
             age_max: config.event_retention.get(),
             ..base(EVENTS, "event.>", bytes.events.get())
         },
@@ -82,6 +79,13 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         bucket(UPLOADS, bytes.small.get(), config.upload_ttl.get()),
         bucket(LEASES, bytes.small.get(), config.lease_ttl.get()),
     ];
+    all.extend(Stage::ALL.iter().filter_map(|stage| {
+        let name = intake_stream(*stage)?;
+        Some(Stream {
+            messages_max: config.intake_messages_max,
+            ..base(name, &format!("intake.{stage}.>"), bytes.intake.get())
+        })
+    }));
     all.extend(Stage::ALL.iter().map(|stage| Stream {
         is_work_queue: true,
         ..base(
@@ -244,7 +248,13 @@ mod tests {
             .collect();
         assert_eq!(
             unlimited_in_time,
-            [INTAKE, "WORK_PREPROCESS", "WORK_ENCODE", "WORK_DECODE"],
+            [
+                "INTAKE_PREPROCESS",
+                "INTAKE_ENCODE",
+                "WORK_PREPROCESS",
+                "WORK_ENCODE",
+                "WORK_DECODE"
+            ],
             "accepted work never ages away"
         );
     }

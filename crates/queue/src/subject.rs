@@ -5,8 +5,6 @@ use medfleet_core::{
     Class, JobId, JobKey, JobRecord, JobState, PoolName, Stage, TenantId, UploadId, WorkUnit,
 };
 
-/// Accepted units that wait for release.
-pub(crate) const INTAKE: &str = "INTAKE";
 /// Job events.
 pub(crate) const EVENTS: &str = "EVENTS";
 /// Dead letters.
@@ -21,6 +19,17 @@ pub(crate) const PENDING: &str = "PENDING";
 pub(crate) const UPLOADS: &str = "UPLOADS";
 /// Bucket of the leader leases.
 pub(crate) const LEASES: &str = "LEASES";
+
+/// The stream where a stage's units wait for release. Each stage has its own, so that a flood of accepted jobs never
+/// takes the room that the chunks of the jobs under way need to move on. Decode units are released by the last encode
+/// worker and wait nowhere.
+pub(crate) const fn intake_stream(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Preprocess => Some("INTAKE_PREPROCESS"),
+        Stage::Encode => Some("INTAKE_ENCODE"),
+        Stage::Decode => None,
+    }
+}
 
 /// The stream of a stage's released units.
 pub(crate) const fn work_stream(stage: Stage) -> &'static str {
@@ -59,7 +68,7 @@ pub(crate) fn durable(pool: &PoolName, class: Class) -> String {
     format!("{pool}_{class}")
 }
 
-/// The hint that a unit was released.
+/// The hint that a unit was released; its payload is the unit's class.
 pub(crate) fn ready(stage: Stage, pool: &PoolName) -> String {
     format!("ready.{stage}.{pool}")
 }

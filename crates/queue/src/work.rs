@@ -27,7 +27,7 @@ pub enum Published {
 pub struct IntakeEntry {
     /// The unit.
     pub unit: WorkUnit,
-    /// Its place in the stream, for [`Queue::remove_intake`].
+    /// Its place among the waiting units of its stage, for [`Queue::remove_intake`].
     pub sequence: u64,
     /// Trace context.
     pub headers: Headers,
@@ -94,17 +94,19 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Full`] at the limit of waiting units, and transient ones: publish again, at most one is stored.
     pub async fn publish_intake(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
-        self.publish_unit(subject::INTAKE, subject::intake(unit), unit, headers)
+        let stream = intake_stream(unit.stage)?;
+        self.publish_unit(stream, subject::intake(unit), unit, headers)
             .await
     }
 
-    /// Every unit that waits for release, in order from the oldest, then each new one as it comes. Goes on after a
-    /// restart of the server without losing or repeating one. Ends only with the connection.
+    /// Every unit of a stage that waits for release, in order from the oldest, then each new one as it comes. Goes on
+    /// after a restart of the server without losing or repeating one. Ends only with the connection.
     ///
     /// # Errors
-    /// When the stream cannot be read at all; later trouble is logged and retried, never yielded.
-    pub async fn intake(&self) -> Result<BoxStream<'static, Result<IntakeEntry>>> {
-        let feed = Feed::open(&self.api, subject::INTAKE, Some(1)).await?;
+    /// When the stream cannot be read at all; later trouble is logged and retried, never yielded. What is yielded as
+    /// [`QueueError::Malformed`] is one message that cannot be read.
+    pub async fn intake(&self, stage: Stage) -> Result<BoxStream<'static, Result<IntakeEntry>>> {
+        let feed = Feed::open(&self.api, intake_stream(stage)?, Some(1)).await?;
         Ok(feed.stream().map(intake_entry).boxed())
     }
 
@@ -112,8 +114,8 @@ impl Queue {
     ///
     /// # Errors
     /// Transient ones: remove again.
-    pub async fn remove_intake(&self, sequence: u64) -> Result<()> {
-        self.api.delete(subject::INTAKE, sequence).await
+    pub async fn remove_intake(&self, stage: Stage, sequence: u64) -> Result<()> {
+        self.api.delete(intake_stream(stage)?, sequence).await
     }
 
     /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
@@ -128,7 +130,8 @@ impl Queue {
             .publish_unit(stream, subject::work(unit), unit, headers)
             .await?;
         let hint = subject::ready(unit.stage, &unit.pool);
-        if self.api.tell(HINT, hint, Bytes::new()).await.is_err() {
+        let class = Bytes::from_static(unit.class.as_str().as_bytes());
+        if self.api.tell(HINT, hint, class).await.is_err() {
             // The unit is durable; without the hint an idle worker finds it a second later.
             tracing::debug!("a ready hint was not sent");
         }
@@ -212,6 +215,12 @@ impl Queue {
             in_flight: info.num_ack_pending,
         })
     }
+}
+
+fn intake_stream(stage: Stage) -> Result<&'static str> {
+    subject::intake_stream(stage).ok_or(QueueError::Internal {
+        invariant: "units of decode are released by the last encode worker and never wait in intake",
+    })
 }
 
 async fn consumer_info(

@@ -249,7 +249,7 @@ mod tests {
             false,
         );
         let full = QueueError::Full {
-            stream: "INTAKE".into(),
+            stream: "INTAKE_PREPROCESS".into(),
             limit: "maximum messages exceeded".into(),
         };
         check(

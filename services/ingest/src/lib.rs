@@ -198,7 +198,6 @@ impl Parts {
             config: self.config.dispatcher.clone(),
             queue,
             hub: self.hub.clone(),
-            tokens: self.tokens.clone(),
             pools: self.pools.clone(),
             clock: Arc::clone(&deps.clock),
             figures: self.figures.clone(),

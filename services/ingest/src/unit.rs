@@ -22,6 +22,23 @@ pub(crate) struct Held {
     pub(crate) stored_at: UnixMillis,
 }
 
+/// Where a waiting unit's message is in the intake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) stage: Stage,
+    pub(crate) sequence: u64,
+}
+
+impl Held {
+    /// Where its message is.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            stage: self.unit.stage,
+            sequence: self.sequence,
+        }
+    }
+}
+
 impl From<IntakeEntry> for Held {
     fn from(entry: IntakeEntry) -> Self {
         let IntakeEntry {
@@ -122,17 +139,17 @@ impl Index {
     }
 
     /// Removes every unit of a job and says which intake messages they were.
-    pub(crate) fn remove_job(&mut self, key: &JobKey) -> Vec<u64> {
+    pub(crate) fn remove_job(&mut self, key: &JobKey) -> Vec<Place> {
         let places = self.of_job.remove(key).unwrap_or_default();
         for (lane, class, sequence) in &places {
             if let Some(lane) = self.lanes.get_mut(lane) {
                 lane.held[slot(*class)].remove(sequence);
             }
         }
-        places
+        let places = places
             .into_iter()
-            .map(|(_, _, sequence)| sequence)
-            .collect()
+            .map(|((stage, _), _, sequence)| Place { stage, sequence });
+        places.collect()
     }
 
     /// Replaces what was counted here by what the queue says, and ends the pause.

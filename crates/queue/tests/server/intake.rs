@@ -33,9 +33,9 @@ async fn old_entries_then_new_ones() -> Result<()> {
         ensure!(queue.publish_intake(&unit(seed), &headers).await? == Published::Stored);
     }
     ensure!(queue.publish_intake(&unit(1), &headers).await? == Published::AlreadyThere);
-    queue.remove_intake(2).await?;
-    queue.remove_intake(2).await?;
-    let mut entries = queue.intake().await?;
+    queue.remove_intake(Stage::Preprocess, 2).await?;
+    queue.remove_intake(Stage::Preprocess, 2).await?;
+    let mut entries = queue.intake(Stage::Preprocess).await?;
     for seed in [0, 2] {
         let entry = next(&mut entries).await?;
         ensure!(
@@ -43,7 +43,9 @@ async fn old_entries_then_new_ones() -> Result<()> {
             "{entry:?}"
         );
         ensure!(entry.stored_at.0 > 1_735_689_600_000, "{entry:?}");
-        queue.remove_intake(entry.sequence).await?;
+        queue
+            .remove_intake(Stage::Preprocess, entry.sequence)
+            .await?;
     }
     // A unit that was removed may be accepted again, as after a replay.
     for seed in [1, 3] {
@@ -54,8 +56,9 @@ async fn old_entries_then_new_ones() -> Result<()> {
     Ok(())
 }
 
+/// Otherwise the jobs under way wait for room that only they could make.
 #[tokio::test]
-async fn a_full_intake_says_try_later() -> Result<()> {
+async fn a_full_intake_says_try_later_and_leaves_room_for_chunks() -> Result<()> {
     let (_server, queue) = start_with(|config| config.intake_messages_max = 2).await?;
     for seed in 0..2 {
         queue.publish_intake(&unit(seed), &Vec::new()).await?;
@@ -66,7 +69,17 @@ async fn a_full_intake_says_try_later() -> Result<()> {
     // What is there already is still known to be there.
     let again = queue.publish_intake(&unit(1), &Vec::new()).await?;
     ensure!(again == Published::AlreadyThere);
-    queue.remove_intake(1).await?;
+    queue.remove_intake(Stage::Preprocess, 1).await?;
     queue.publish_intake(&unit(2), &Vec::new()).await?;
+    let chunk = kit::unit(&kit::record(0, 1).0, Stage::Encode, Class::Routine, 0);
+    ensure!(queue.publish_intake(&chunk, &Vec::new()).await? == Published::Stored);
+    let mut chunks = queue.intake(Stage::Encode).await?;
+    ensure!(next(&mut chunks).await?.unit == chunk);
+    let decode = kit::unit(&kit::record(0, 1).0, Stage::Decode, Class::Routine, 0);
+    let refused = queue.publish_intake(&decode, &Vec::new()).await;
+    ensure!(
+        matches!(refused, Err(QueueError::Internal { .. })),
+        "{refused:?}"
+    );
     Ok(())
 }

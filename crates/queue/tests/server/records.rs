@@ -1,6 +1,7 @@
 //! Records: idempotent create, compare-and-set under contention, events of moves, paging.
 
 use anyhow::{Result, bail, ensure};
+use futures::StreamExt;
 use medfleet_core::{
     Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
 };
@@ -225,5 +226,55 @@ async fn listing_pages_through_a_tenant_and_no_other() -> Result<()> {
         .await?;
     let jobs: Vec<_> = cancelled.into_iter().map(|(job, _)| job).collect();
     ensure!(jobs == [expected[5].clone(), expected[10].clone()]);
+    Ok(())
+}
+
+/// One record of a later version, or one broken byte, must not take every listing and the dispatcher down.
+#[tokio::test]
+async fn an_unreadable_record_hides_no_other() -> Result<()> {
+    let (server, queue) = start().await?;
+    for seed in 0..3 {
+        let (key, record) = kit::record(seed, 1);
+        queue.create_record(&key, &record).await?;
+    }
+    let broken = kit::record(1, 1).0;
+    let client = async_nats::connect(server.url()).await?;
+    let subject = format!("$KV.JOBS_0.{broken}");
+    client.request(subject, "not a record".into()).await?;
+    let expected: Vec<_> = [0, 2].map(|seed| kit::record(seed, 1).0).into();
+    let listed = queue.list_records(&kit::tenant(), None, 10, &[]).await?;
+    let jobs: Vec<_> = listed.into_iter().map(|(job, _)| job).collect();
+    ensure!(jobs == [expected[0].job.clone(), expected[1].job.clone()]);
+    let scanned: Vec<_> = queue.scan_records().collect().await;
+    let keys: Vec<_> = scanned.into_iter().flatten().map(|(key, _)| key).collect();
+    ensure!(keys == expected, "{keys:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_scan_reads_every_record_of_every_tenant_once_and_ends() -> Result<()> {
+    let (_server, queue) = start().await?;
+    ensure!(queue.scan_records().next().await.is_none());
+    let mut expected = std::collections::BTreeSet::new();
+    for batch in 0..3_u8 {
+        // More than one page in all, over several tenants.
+        let creates = (0..120).map(|seed| {
+            let (mut key, record) = kit::record(seed, 1);
+            key.tenant = TenantId::new(format!("site-{batch}")).expect("a name");
+            expected.insert(key.to_string());
+            let queue = queue.clone();
+            async move { queue.create_record(&key, &record).await.map(drop) }
+        });
+        futures::future::try_join_all(creates).await?;
+    }
+    let pages: Vec<_> = queue.scan_records().collect().await;
+    ensure!(pages.len() > 1, "{} pages", pages.len());
+    let keys: Vec<_> = pages
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.to_string())
+        .collect();
+    ensure!(keys.len() == expected.len());
+    ensure!(keys.into_iter().collect::<std::collections::BTreeSet<_>>() == expected);
     Ok(())
 }

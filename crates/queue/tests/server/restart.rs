@@ -35,7 +35,7 @@ async fn operations_fail_in_time_while_the_server_is_away() -> Result<()> {
         async { queue.record(&key).await.map(|_| ()) },
         async { queue.list_pending(Duration::ZERO).await.map(|_| ()) },
         async { queue.dead_letters(0, 3).await.map(|_| ()) },
-        async { queue.intake().await.map(|_| ()) },
+        async { queue.intake(Stage::Encode).await.map(|_| ()) },
     );
     for result in [results.0, results.1, results.2, results.3, results.4] {
         let error = result.err().context("it worked without a server")?;
@@ -61,7 +61,7 @@ async fn operations_fail_in_time_while_the_server_is_away() -> Result<()> {
 #[tokio::test]
 async fn feeds_resume_without_loss_or_repeat() -> Result<()> {
     let (mut server, queue) = start_with(|config| config.request_timeout = short(2000)).await?;
-    let (mut intake, mut events) = (queue.intake().await?, queue.events().await?);
+    let (mut intake, mut events) = (queue.intake(Stage::Encode).await?, queue.events().await?);
     let mut expected = Vec::new();
     let (mut entered, mut told) = (Vec::new(), Vec::new());
     for round in 0..3_u8 {
@@ -154,7 +154,7 @@ async fn a_cut_link_is_like_a_restart() -> Result<()> {
     let mut config = kit::config(&link.nats_url());
     config.request_timeout = short(1000);
     let queue = kit::queue(&config).await?;
-    let mut intake = queue.intake().await?;
+    let mut intake = queue.intake(Stage::Encode).await?;
     queue.publish_intake(&unit(1), &Vec::new()).await?;
     link.cut();
     wait_until(PATIENCE, "the loss to be noticed", async || {

@@ -145,8 +145,12 @@ fn a_job_that_ended_is_not_released() {
     let mut second = held(3, Class::Routine);
     second.unit.key = key(1);
     index.insert(second);
-    assert_eq!(index.remove_job(&key(1)), [1, 3]);
-    assert_eq!(index.remove_job(&key(1)), Vec::<u64>::new());
+    let places = [1, 3].map(|sequence| Place {
+        stage: Stage::Preprocess,
+        sequence,
+    });
+    assert_eq!(index.remove_job(&key(1)), places);
+    assert_eq!(index.remove_job(&key(1)), Vec::<Place>::new());
     assert_eq!(sequences(&index.take(100)), [2]);
 }
 

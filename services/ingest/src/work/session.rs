@@ -1,0 +1,261 @@
+//! The time of one leader: the intake in memory, what it hears of jobs, and the releases that follow. A failed call costs
+//! one round, not the session: what could not be done is kept and tried again at the next count.
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures::stream::{self, BoxStream, Fuse};
+use futures::{FutureExt, StreamExt};
+use medfleet_core::{JobKey, JobRecord, PoolName, Stage, UnixMillis};
+use medfleet_proto::work::v1::JobEvent;
+use medfleet_queue::{IntakeEntry, QueueError};
+use medfleet_runtime::exit::chain;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Dispatcher, Outcome};
+use crate::convert;
+use crate::unit::{Held, Index, LaneKey, Place};
+
+/// Stages whose work is released from the intake; decode units are published by the last encode worker.
+const RELEASED: [Stage; 2] = [Stage::Preprocess, Stage::Encode];
+/// Events that may wait for the dispatcher; beyond that they are dropped, being hints.
+const EVENTS_MAX: usize = 1024;
+/// Intake messages taken at once before anything is released.
+const INTAKE_BATCH: usize = 256;
+
+/// What a session hears.
+pub(super) enum Step {
+    /// A unit that waits, or one that cannot be read; `None` when the connection is closed.
+    Waiting(Option<Result<IntakeEntry, QueueError>>),
+    /// A job moved.
+    Moved(JobKey, JobEvent),
+    /// Records as they are stored.
+    Records(Vec<(JobKey, JobRecord)>),
+    /// It is time to look whether a full pool has room.
+    LookAgain,
+}
+
+/// The time of one leader.
+pub(super) struct Session<'a> {
+    dispatcher: &'a Dispatcher,
+    index: Index,
+    intake: BoxStream<'static, Result<IntakeEntry, QueueError>>,
+    events: mpsc::Receiver<(JobKey, JobEvent)>,
+    /// The records that were there when this leader began, read beside the work: they only tell when jobs expire.
+    records: Fuse<BoxStream<'static, Vec<(JobKey, JobRecord)>>>,
+    /// Jobs that have not ended, with their epoch and the end of their time.
+    open: HashMap<JobKey, (u32, UnixMillis)>,
+    /// Intake messages whose unit is out but which could not be removed.
+    leftovers: BTreeSet<Place>,
+    /// When to count the full pools again, because something ended there.
+    recount_at: Option<Instant>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
+        // First the events, then the records: a job that ends in between is seen by one of them.
+        let events = dispatcher.hub.observe(EVENTS_MAX);
+        let mut intakes = Vec::with_capacity(RELEASED.len());
+        for stage in RELEASED {
+            intakes.push(dispatcher.queue.intake(stage).await?);
+        }
+        let mut session = Self {
+            dispatcher,
+            index: Index::new(dispatcher.config.released_units_max),
+            intake: stream::select_all(intakes).boxed(),
+            events,
+            records: dispatcher.queue.scan_records().fuse(),
+            open: HashMap::new(),
+            leftovers: BTreeSet::new(),
+            recount_at: None,
+        };
+        session.recount(lanes(&dispatcher.pools)).await;
+        Ok(session)
+    }
+
+    /// The next thing heard. Nothing is lost when it is dropped half-way.
+    pub(super) async fn next(&mut self) -> Step {
+        let recount_at = self.recount_at;
+        let look_again = async {
+            match recount_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            entry = self.intake.next() => Step::Waiting(entry),
+            Some((key, event)) = self.events.recv() => Step::Moved(key, event),
+            Some(page) = self.records.next() => Step::Records(page),
+            () = look_again => Step::LookAgain,
+        }
+    }
+
+    /// Takes what was heard.
+    ///
+    /// # Errors
+    /// [`QueueError::Closed`] when the intake has ended.
+    pub(super) async fn take(&mut self, step: Step) -> Result<(), QueueError> {
+        match step {
+            Step::Waiting(entry) => self.take_intake(entry)?,
+            Step::Moved(key, event) => self.take_event(&key, &event).await,
+            Step::Records(page) => self.take_records(page),
+            Step::LookAgain => self.recount(self.index.full()).await,
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived, the first entry and those right behind it.
+    fn take_intake(
+        &mut self,
+        first: Option<Result<IntakeEntry, QueueError>>,
+    ) -> Result<(), QueueError> {
+        let mut next = first;
+        for _ in 0..INTAKE_BATCH {
+            match next {
+                Some(Ok(entry)) => {
+                    let unit = &entry.unit;
+                    self.open
+                        .insert(unit.key.clone(), (unit.epoch, unit.expires));
+                    self.index.insert(Held::from(entry));
+                }
+                Some(Err(error)) => {
+                    tracing::error!(error = chain(&error), "an intake message is skipped");
+                }
+                None => return Err(QueueError::Closed),
+            }
+            match self.intake.next().now_or_never() {
+                Some(entry) => next = entry,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A job moved: something may have ended, so that a full pool has room again.
+    async fn take_event(&mut self, key: &JobKey, event: &JobEvent) {
+        if self.recount_at.is_none() && !self.index.full().is_empty() {
+            // The worker acknowledges right after its event: by then the unit no longer counts.
+            self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
+        }
+        let is_current = self
+            .open
+            .get(key)
+            .is_none_or(|(epoch, _)| *epoch <= event.epoch);
+        if convert::is_final(event) && is_current {
+            self.forget(key).await;
+        }
+    }
+
+    fn take_records(&mut self, page: Vec<(JobKey, JobRecord)>) {
+        let open = page
+            .into_iter()
+            .filter(|(_, record)| !record.state.is_final());
+        for (key, record) in open {
+            // What is known already came later than this.
+            self.open
+                .entry(key)
+                .or_insert((record.epoch, record.expires));
+        }
+    }
+
+    /// Removes what waits of a job that has ended.
+    async fn forget(&mut self, key: &JobKey) {
+        self.open.remove(key);
+        for place in self.index.remove_job(key) {
+            self.remove(place).await;
+        }
+    }
+
+    /// Removes an intake message, at the next count if not now.
+    async fn remove(&mut self, place: Place) {
+        let queue = &self.dispatcher.queue;
+        if let Err(error) = queue.remove_intake(place.stage, place.sequence).await {
+            tracing::debug!(error = chain(&error), "an intake message stays for now");
+            self.leftovers.insert(place);
+        }
+    }
+
+    /// Performs every release that the index decides.
+    pub(super) async fn release(&mut self) {
+        loop {
+            let batch = self.index.take(self.dispatcher.config.releases_max);
+            if batch.is_empty() {
+                return;
+            }
+            let at_once = batch.len();
+            let dispatcher = self.dispatcher;
+            let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held));
+            let outcomes: Vec<_> = releases.buffer_unordered(at_once).collect().await;
+            for outcome in outcomes {
+                match outcome {
+                    Outcome::Released { leftover } => self.leftovers.extend(leftover),
+                    Outcome::Dropped(held) => {
+                        self.index.uncount(&held);
+                        self.leftovers.insert(held.place());
+                    }
+                    Outcome::Failed(held, error) => {
+                        tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
+                        self.index.put_back(held);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts all pools, tries again what failed, and shows the backlog.
+    pub(super) async fn recount_all(&mut self) {
+        self.recount(self.index.lanes()).await;
+        for place in std::mem::take(&mut self.leftovers) {
+            self.remove(place).await;
+        }
+        self.dispatcher.figures.show_backlog(&self.index.backlog());
+    }
+
+    async fn recount(&mut self, lanes: Vec<LaneKey>) {
+        for lane in lanes {
+            match self.dispatcher.queue.outstanding(lane.0, &lane.1).await {
+                Ok(outstanding) => self.index.recount(&lane, &outstanding),
+                // Its units wait until the operator names the pool again, or they expire.
+                Err(error @ QueueError::UnknownPool { .. }) => {
+                    tracing::debug!(
+                        error = chain(&error),
+                        "units wait for a pool that is not configured"
+                    );
+                }
+                // The old count stands: nothing is released beyond it.
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "released units could not be counted");
+                    break;
+                }
+            }
+        }
+        self.recount_at = None;
+    }
+
+    /// Ends every job whose time is over, wherever it stands.
+    pub(super) async fn expire(&mut self) {
+        let now = self.dispatcher.clock.now();
+        let due = self.open.iter().filter(|(_, (_, expires))| *expires <= now);
+        let due: Vec<_> = due.map(|(key, (epoch, _))| (key.clone(), *epoch)).collect();
+        for (key, epoch) in due {
+            match self.dispatcher.expire_job(&key, epoch, now).await {
+                Ok(()) => self.forget(&key).await,
+                Err(error) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "jobs past their time wait for the queue"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Every (stage, pool) whose units wait in the intake.
+fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
+    RELEASED
+        .iter()
+        .flat_map(|stage| pools.iter().map(|pool| (*stage, pool.clone())))
+        .collect()
+}
