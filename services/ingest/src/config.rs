@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use medfleet_core::PoolName;
 use medfleet_core::setting::{ByteSize, DurationText};
+use medfleet_core::{PoolName, TenantId};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::unit::Weights;
 
 /// The configuration of the `medfleet-ingest` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -229,6 +231,8 @@ impl Default for WatchConfig {
 pub struct DispatcherConfig {
     /// Units of one (stage, pool) that may be released and unfinished; the floor of one unit per class comes on top.
     pub released_units_max: u64,
+    /// What a tenant's turn is worth where tenants compete within a class; 1 for a tenant that is not named.
+    pub tenant_weights: BTreeMap<String, u32>,
     /// How often the lease is renewed.
     pub lease_renew: DurationText,
     /// How often the released units are counted anew and what failed is tried again.
@@ -245,6 +249,7 @@ impl Default for DispatcherConfig {
     fn default() -> Self {
         Self {
             released_units_max: 64,
+            tenant_weights: BTreeMap::new(),
             lease_renew: DurationText::from_secs(3),
             recount_every: DurationText::from_secs(1),
             recount_least: DurationText::from_millis(20),
@@ -270,6 +275,26 @@ impl Config {
             }
         }
         Ok(pools)
+    }
+
+    /// The weights of the tenants that have one.
+    ///
+    /// # Errors
+    /// When a key is not a tenant's name or a weight is outside 1 to 1000.
+    pub(crate) fn weights(&self) -> Result<Weights, ConfigError> {
+        let weights = self.dispatcher.tenant_weights.iter();
+        let weights = weights.map(|(tenant, weight)| {
+            let place = format!("ingest.dispatcher.tenant_weights.{tenant}");
+            let tenant = TenantId::new(tenant.as_str())
+                .map_err(|error| ConfigError::relation(format!("{place}: {error}")))?;
+            match weight {
+                1..=1000 => Ok((tenant, *weight)),
+                _ => Err(ConfigError::relation(format!(
+                    "{place} must be 1 to 1000, found {weight}"
+                ))),
+            }
+        });
+        weights.collect()
     }
 
     /// Checks what one field cannot know of another.
@@ -323,6 +348,7 @@ impl Config {
                 return Err(ConfigError::relation(reason));
             }
         }
+        self.weights()?;
         self.pools().map(drop)
     }
 }

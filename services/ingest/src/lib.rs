@@ -88,7 +88,7 @@ pub struct Deps {
 pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), Error> {
     config.check()?;
     let ready = deps.health.part("ingest");
-    let pools = config.pools()?;
+    let (pools, weights) = (config.pools()?, config.weights()?);
     let tokens = Tokens::load(&config.tokens).await?;
     deps.queue.ensure(&pools).await?;
     let figures = Figures::new(&deps.metrics);
@@ -100,6 +100,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         figures,
         hub,
         pools,
+        weights,
         shutdown: shutdown.clone(),
     };
     let jobs = parts.jobs(&deps);
@@ -119,6 +120,7 @@ struct Parts {
     figures: Figures,
     hub: Hub,
     pools: Vec<PoolName>,
+    weights: unit::Weights,
     shutdown: Shutdown,
 }
 
@@ -199,6 +201,7 @@ impl Parts {
             queue,
             hub: self.hub.clone(),
             pools: self.pools.clone(),
+            weights: self.weights.clone(),
             clock: Arc::clone(&deps.clock),
             figures: self.figures.clone(),
             shutdown,

@@ -1,11 +1,17 @@
-//! What the dispatcher releases next: pure, over an index of the intake. Plain class order, then order of arrival.
+//! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order; within a class the
+//! tenants take turns ([`share`]).
 //! Per (stage, pool) the released but unfinished units stay below a limit; one unit of each class may always be out,
 //! so that a pool without any worker still shows its backlog and can be scaled up from zero.
+
+mod share;
 
 use std::collections::{BTreeMap, HashMap};
 
 use medfleet_core::{Class, JobKey, PoolName, Stage, UnixMillis, WorkUnit};
 use medfleet_queue::{Headers, IntakeEntry, Outstanding};
+
+pub(crate) use share::Weights;
+use share::{Rank, Waiting};
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
@@ -59,7 +65,7 @@ impl From<IntakeEntry> for Held {
 /// Units of one (stage, pool) by class.
 #[derive(Debug, Default)]
 struct Lane {
-    held: [BTreeMap<u64, Held>; CLASSES],
+    held: [Waiting; CLASSES],
     released: [u64; CLASSES],
     /// Until the next recount nothing is released here: the last try failed.
     paused: bool,
@@ -78,15 +84,17 @@ pub(crate) struct Backlog {
 #[derive(Debug)]
 pub(crate) struct Index {
     released_max: u64,
+    weights: Weights,
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
-    of_job: HashMap<JobKey, Vec<(LaneKey, Class, u64)>>,
+    of_job: HashMap<JobKey, Vec<(LaneKey, Class, Rank)>>,
 }
 
 impl Index {
-    pub(crate) fn new(released_max: u64) -> Self {
+    pub(crate) fn new(released_max: u64, weights: Weights) -> Self {
         Self {
             released_max,
+            weights,
             lanes: BTreeMap::new(),
             of_job: HashMap::new(),
         }
@@ -94,14 +102,9 @@ impl Index {
 
     /// Adds a unit that waits.
     pub(crate) fn insert(&mut self, held: Held) {
-        let key = lane_of(&held.unit);
-        let place = (key.clone(), held.unit.class, held.sequence);
-        self.of_job
-            .entry(held.unit.key.clone())
-            .or_default()
-            .push(place);
-        let lane = self.lanes.entry(key).or_default();
-        lane.held[slot(held.unit.class)].insert(held.sequence, held);
+        self.remember(&held);
+        let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
+        lane.held[slot(held.unit.class)].insert(held);
     }
 
     /// Takes the units to release now, at most `most`, and counts them as released.
@@ -109,7 +112,7 @@ impl Index {
         let mut taken = Vec::new();
         for lane in self.lanes.values_mut() {
             while taken.len() < most {
-                let Some(held) = lane.next(self.released_max) else {
+                let Some(held) = lane.next(self.released_max, &self.weights) else {
                     break;
                 };
                 taken.push(held);
@@ -124,10 +127,10 @@ impl Index {
     /// Takes a unit back whose release failed, and pauses its (stage, pool) until the next recount.
     pub(crate) fn put_back(&mut self, held: Held) {
         self.uncount(&held);
-        if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
-            lane.paused = true;
-        }
-        self.insert(held);
+        self.remember(&held);
+        let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
+        lane.paused = true;
+        lane.held[slot(held.unit.class)].put_back(held);
     }
 
     /// A unit that was taken turned out to need no release.
@@ -141,14 +144,15 @@ impl Index {
     /// Removes every unit of a job and says which intake messages they were.
     pub(crate) fn remove_job(&mut self, key: &JobKey) -> Vec<Place> {
         let places = self.of_job.remove(key).unwrap_or_default();
-        for (lane, class, sequence) in &places {
+        for (lane, class, rank) in &places {
             if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.held[slot(*class)].remove(sequence);
+                lane.held[slot(*class)].remove(&key.tenant, *rank);
             }
         }
-        let places = places
-            .into_iter()
-            .map(|((stage, _), _, sequence)| Place { stage, sequence });
+        let places = places.into_iter().map(|((stage, _), _, rank)| Place {
+            stage,
+            sequence: rank.sequence(),
+        });
         places.collect()
     }
 
@@ -182,15 +186,23 @@ impl Index {
             Class::ALL.iter().map(|class| Backlog {
                 lane: key.clone(),
                 class: *class,
-                units: lane.held[slot(*class)].len() as u64 + lane.released[slot(*class)],
+                units: lane.held[slot(*class)].len() + lane.released[slot(*class)],
             })
         });
         lanes.collect()
     }
 
+    fn remember(&mut self, held: &Held) {
+        let place = (lane_of(&held.unit), held.unit.class, Rank::of(held));
+        let places = self.of_job.entry(held.unit.key.clone()).or_default();
+        places.push(place);
+    }
+
     fn forget_place(&mut self, held: &Held) {
         if let Some(places) = self.of_job.get_mut(&held.unit.key) {
-            places.retain(|(_, _, sequence)| *sequence != held.sequence);
+            places.retain(|((stage, _), _, rank)| {
+                *stage != held.unit.stage || *rank != Rank::of(held)
+            });
             if places.is_empty() {
                 self.of_job.remove(&held.unit.key);
             }
@@ -199,7 +211,7 @@ impl Index {
 }
 
 impl Lane {
-    fn next(&mut self, released_max: u64) -> Option<Held> {
+    fn next(&mut self, released_max: u64, weights: &Weights) -> Option<Held> {
         if self.paused {
             return None;
         }
@@ -207,7 +219,7 @@ impl Lane {
         let class = (0..CLASSES).find(|class| {
             !self.held[*class].is_empty() && (has_room || self.released[*class] == 0)
         })?;
-        let (_, held) = self.held[class].pop_first()?;
+        let held = self.held[class].pop(weights)?;
         self.released[class] += 1;
         Some(held)
     }

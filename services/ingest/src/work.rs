@@ -16,7 +16,7 @@ use tracing::Instrument;
 use crate::config::DispatcherConfig;
 use crate::hub::Hub;
 use crate::metrics::Figures;
-use crate::unit::{Held, Place};
+use crate::unit::{Held, Place, Weights};
 use session::Session;
 
 /// Name of the lease.
@@ -33,6 +33,8 @@ pub(crate) struct Dispatcher {
     pub(crate) queue: Queue,
     pub(crate) hub: Hub,
     pub(crate) pools: Vec<PoolName>,
+    /// What each tenant's turn is worth.
+    pub(crate) weights: Weights,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,

@@ -39,7 +39,7 @@ fn lane() -> LaneKey {
 }
 
 fn index(released_max: u64, units: &[(u64, Class)]) -> Index {
-    let mut index = Index::new(released_max);
+    let mut index = Index::new(released_max, Weights::new());
     for (sequence, class) in units {
         index.insert(held(*sequence, *class));
     }
@@ -179,4 +179,86 @@ fn the_backlog_is_held_and_released() {
     );
     index.uncount(&taken[0]);
     assert_eq!(count(&index, Class::Routine), 1);
+}
+
+/// The tenants of what is released, in order, from `floods` of so many units each, all there before the first release.
+fn turns(floods: &[(&str, u64)], weights: &[(&str, u32)], most: usize) -> String {
+    let weights = weights
+        .iter()
+        .map(|(tenant, weight)| (TenantId::new(*tenant).expect("a name"), *weight));
+    let mut index = Index::new(u64::MAX, weights.collect());
+    let mut sequence = 0;
+    for (tenant, units) in floods {
+        for _ in 0..*units {
+            sequence += 1;
+            index.insert(unit_of(tenant, sequence, 1_000));
+        }
+    }
+    let taken = index.take(most);
+    taken
+        .iter()
+        .map(|held| held.unit.key.tenant.as_str())
+        .collect()
+}
+
+#[test]
+fn a_flood_waits_behind_itself_only() {
+    assert_eq!(turns(&[("a", 1000), ("b", 3)], &[], 8), "abababaa");
+}
+
+#[test]
+fn a_weight_is_a_share() {
+    let released = turns(&[("a", 1000), ("b", 1000)], &[("b", 3)], 400);
+    assert_eq!(released.matches('b').count(), 300);
+    let longest = |of: &str| released.contains(of);
+    assert!(!longest("bbbb") && !longest("aa"), "{released}");
+}
+
+#[test]
+fn a_tenant_without_units_keeps_no_credit() {
+    // Whoever comes late starts level with the others, however long it was away.
+    let mut index = Index::new(u64::MAX, Weights::new());
+    for sequence in 1..=100 {
+        index.insert(unit_of("a", sequence, 1_000));
+    }
+    assert_eq!(index.take(50).len(), 50);
+    for sequence in 101..=150 {
+        index.insert(unit_of("b", sequence, 1_000));
+    }
+    let taken = index.take(20);
+    let of_b = taken
+        .iter()
+        .filter(|held| held.unit.key.tenant.as_str() == "b")
+        .count();
+    assert!((9..=11).contains(&of_b), "{of_b}");
+}
+
+#[test]
+fn within_a_tenant_the_earliest_end_goes_first() {
+    let mut index = Index::new(u64::MAX, Weights::new());
+    for (sequence, expires) in [(1, 3_000), (2, 1_000), (3, 2_000), (4, 1_000)] {
+        index.insert(unit_of("a", sequence, expires));
+    }
+    assert_eq!(sequences(&index.take(100)), [2, 4, 3, 1]);
+}
+
+#[test]
+fn a_failed_release_costs_its_tenant_no_turn() {
+    let mut index = Index::new(u64::MAX, Weights::new());
+    for (tenant, sequence) in [("a", 1), ("b", 2), ("a", 3), ("b", 4)] {
+        index.insert(unit_of(tenant, sequence, 1_000));
+    }
+    let mut taken = index.take(1);
+    assert_eq!(sequences(&taken), [1]);
+    index.put_back(taken.remove(0));
+    index.recount(&lane(), &Outstanding::default());
+    assert_eq!(sequences(&index.take(100)), [1, 2, 3, 4]);
+}
+
+fn unit_of(tenant: &str, sequence: u64, expires: i64) -> Held {
+    let mut one = held(1, Class::Routine);
+    one.sequence = sequence;
+    one.unit.key.tenant = TenantId::new(tenant).expect("a name");
+    one.unit.expires = UnixMillis(expires);
+    one
 }

@@ -61,7 +61,10 @@ impl<'a> Session<'a> {
         }
         let mut session = Self {
             dispatcher,
-            index: Index::new(dispatcher.config.released_units_max),
+            index: Index::new(
+                dispatcher.config.released_units_max,
+                dispatcher.weights.clone(),
+            ),
             intake: stream::select_all(intakes).boxed(),
             events,
             records: dispatcher.queue.scan_records().fuse(),
