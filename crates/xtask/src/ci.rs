@@ -15,7 +15,7 @@ struct Step {
 const STEPS: &[Step] = &[
     Step {
         name: "fetch",
-        action: fetch::run,
+        action: fetch::all,
     },
     Step {
         name: "fmt",

@@ -33,6 +33,11 @@ struct Client {
     last: Vec<std::ffi::OsString>,
 }
 
+/// A command that runs npm.
+pub(crate) fn npm() -> Result<Command> {
+    Ok(toolchain::node_programs()?.1)
+}
+
 /// Prepares the clients, runs each against one fleet and compares what they saw.
 pub(crate) fn run() -> Result<()> {
     fetch::run()?;

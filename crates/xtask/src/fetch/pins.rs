@@ -29,7 +29,7 @@ const fn program(member: &'static str, target: &'static str, sha256: &'static st
     }
 }
 
-const fn data(member: &'static str, target: &'static str, sha256: &'static str) -> File {
+pub(super) const fn data(member: &'static str, target: &'static str, sha256: &'static str) -> File {
     File {
         member,
         target,
