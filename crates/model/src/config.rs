@@ -3,6 +3,7 @@
 //! both spellings are read (`raw`). Anything this implementation does not compute is refused by name.
 
 mod raw;
+pub(crate) mod siglip;
 
 use std::path::Path;
 

@@ -113,12 +113,72 @@ pub enum LoadError {
         /// The marker that was looked for.
         marker: &'static str,
     },
+    /// A GGUF file that cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The vision part was asked for, and the checkpoint is text only.
     #[error("this checkpoint has no vision tower")]
     NoVision,
     /// The tensor library failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// A GGUF file that cannot be used. Names are those of the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GgufError {
+    /// Not GGUF, or inconsistent with itself.
+    #[error("{file} is not a usable GGUF file: {reason}")]
+    Format {
+        /// Which file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// The file ends too early.
+    #[error("{file} is cut off: {what} needs {expected} bytes, the file has {found}")]
+    Truncated {
+        /// Which file.
+        file: String,
+        /// What was being read.
+        what: String,
+        /// Bytes needed, from the start of the file.
+        expected: usize,
+        /// Bytes of the file.
+        found: usize,
+    },
+    /// A metadata value is missing or one that is not computed.
+    #[error("{file}: {key} is {found}, expected {expected}")]
+    Metadata {
+        /// Which file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A tensor is stored in a type that is not read.
+    #[error(
+        "{file}: tensor {name} has ggml type {found}, allowed are F32, F16, BF16, Q4_0, Q5_0, Q8_0, Q4_K and Q6_K"
+    )]
+    TensorDtype {
+        /// Which file.
+        file: String,
+        /// The tensor's name in the file.
+        name: String,
+        /// ggml's number of the type.
+        found: u32,
+    },
+    /// A tensor that stands for a computation which is not done.
+    #[error("{file}: tensor {name} is none of Gemma 3's")]
+    UnknownTensor {
+        /// Which file.
+        file: String,
+        /// The tensor's name in the file.
+        name: String,
+    },
 }
 
 /// A picture the vision tower cannot take.
@@ -163,6 +223,20 @@ pub enum EncodeError {
     /// One of the frames is unusable.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The tensor library failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// Embedding a picture or a text failed. The text itself is never repeated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// The picture cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The tokenizer failed.
+    #[error("the tokenizer failed on this text")]
+    Tokenize,
     /// The tensor library failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

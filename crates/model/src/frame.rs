@@ -108,6 +108,48 @@ impl Frame {
         Self::new(side, self.channels, target.into_vec())
     }
 
+    /// The same picture at another side length by bilinear sampling without antialiasing, pixel centres at one half, as
+    /// TensorFlow's `tf.image.resize(…, "bilinear", antialias=False)` does; fractions are cut off, as a cast to uint8
+    /// does. A copy where it has that side already.
+    ///
+    /// # Errors
+    /// [`FrameError::Side`].
+    pub fn sampled(&self, side: usize) -> Result<Self, FrameError> {
+        if side == self.side {
+            return Ok(self.clone());
+        }
+        if !(1..=FRAME_SIDE_MAX).contains(&side) {
+            return Err(FrameError::Side {
+                found: side,
+                max: FRAME_SIDE_MAX,
+            });
+        }
+        let scale = self.side as f32 / side as f32;
+        // Per target position: the two source positions and the weight of the second.
+        let places: Vec<(usize, usize, f32)> = (0..side)
+            .map(|i| {
+                let at = (i as f32 + 0.5) * scale - 0.5;
+                let low = at.floor().max(0.0);
+                let high = at.ceil().clamp(0.0, (self.side - 1) as f32);
+                (low as usize, high as usize, at - at.floor())
+            })
+            .collect();
+        let mut pixels = Vec::with_capacity(side * side * self.channels);
+        for &(top, bottom, down) in &places {
+            for &(left, right, along) in &places {
+                for channel in 0..self.channels {
+                    let sample = |y: usize, x: usize| {
+                        f32::from(self.pixels[(y * self.side + x) * self.channels + channel])
+                    };
+                    let mix = |y| sample(y, left) + (sample(y, right) - sample(y, left)) * along;
+                    let (upper, lower) = (mix(top), mix(bottom));
+                    pixels.push((upper + (lower - upper) * down) as u8);
+                }
+            }
+        }
+        Self::new(side, self.channels, pixels)
+    }
+
     /// Patches as rows: [(side / patch)², 3 × patch × patch] f32 in [−1, 1], in the order of the flattened weights of
     /// the patch convolution (channel, row, column). Grey is repeated over the three channels.
     pub(crate) fn patches(

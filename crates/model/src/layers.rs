@@ -1,5 +1,6 @@
 //! The few layers both towers are made of, over candle tensors.
 
+use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Tensor};
 
 use crate::error::{BackendError, LoadError};
@@ -9,9 +10,35 @@ use crate::weights::Scope;
 /// 2²⁴ f32 are 64 MiB; SigLIP at 896 pixels would otherwise hold 16 × 4096² = 1 GiB.
 const SCORES_MAX: usize = 1 << 24;
 
+/// A weight matrix [out, in].
+pub(crate) enum Matrix {
+    /// In the dtype the model computes in.
+    Plain(Tensor),
+    /// As a GGUF file stores it; products quantise their other operand to 8 bits.
+    Quantised(QTensor),
+}
+
+impl Matrix {
+    /// x [rows, in] → x Wᵀ [rows, out], in the dtype of x.
+    pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        Ok(match self {
+            Self::Plain(weight) => x.matmul(&weight.t()?)?,
+            Self::Quantised(weight) => x.contiguous()?.apply_op1_no_bwd(weight)?,
+        })
+    }
+
+    /// Rows by index: ids [n] → [n, in], in `dtype`.
+    pub(crate) fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor, BackendError> {
+        Ok(match self {
+            Self::Plain(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
+            Self::Quantised(weight) => weight.embedding(ids)?.to_dtype(dtype)?,
+        })
+    }
+}
+
 /// y = x Wᵀ + b, with W [out, in].
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
@@ -22,7 +49,7 @@ impl Linear {
         output: usize,
         bias: bool,
     ) -> Result<Self, LoadError> {
-        let weight = scope.get("weight", &[output, input])?;
+        let weight = scope.matrix("weight", [output, input])?;
         let bias = if bias {
             Some(scope.get("bias", &[output])?)
         } else {
@@ -32,12 +59,15 @@ impl Linear {
     }
 
     pub(crate) const fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self {
+            weight: Matrix::Plain(weight),
+            bias,
+        }
     }
 
     /// x [rows, in] → [rows, out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = self.weight.product(x)?;
         match &self.bias {
             Some(bias) => Ok(y.broadcast_add(bias)?),
             None => Ok(y),
@@ -53,8 +83,7 @@ pub(crate) struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn load(scope: &Scope, width: usize, eps: f64) -> Result<Self, LoadError> {
-        let weight = scope.get_f32("weight", &[width])?;
-        let scale = (weight + 1.0).map_err(BackendError::from)?;
+        let scale = scope.gemma_scale("weight", width)?;
         Ok(Self { scale, eps })
     }
 

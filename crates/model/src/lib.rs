@@ -12,14 +12,17 @@
 mod chat_template;
 mod config;
 mod dtype;
+mod encoder;
 mod error;
 mod frame;
 mod generate;
+mod gguf;
 mod layers;
 mod model;
 mod projector;
 mod prompt;
 mod sampling;
+mod siglip;
 mod text;
 mod tokenizer;
 mod tokens;
@@ -29,14 +32,16 @@ mod weights;
 pub use config::{Config, LayerKind, TextConfig, VisionConfig};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{
-    BackendError, CacheError, EncodeError, ForwardError, FrameError, GenerateError,
-    ImageTokensError, LoadError, PromptError, SamplingError, StillThinking,
+    BackendError, CacheError, EmbedError, EncodeError, ForwardError, FrameError, GenerateError,
+    GgufError, ImageTokensError, LoadError, PromptError, SamplingError, StillThinking,
 };
 pub use frame::{FRAME_SIDE_MAX, Frame};
 pub use generate::{Continue, Delta, Finish, Generation, Request};
+pub use gguf::GgufSource;
 pub use model::{LoadOptions, Model, Parts};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use sampling::{Choice, Sampling, choose};
+pub use siglip::Embedder;
 pub use text::batch::{Chunk, ImageSpan, LogitRows, Want};
 pub use text::cache::{BlockTable, KvOptions, KvPool};
 pub use tokenizer::{Detokenizer, ImageMarkers, SpecialTokens, Tokenizer};

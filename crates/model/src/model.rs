@@ -1,14 +1,16 @@
 //! A model folder, loaded: the parts that were asked for behind one handle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
 use crate::chat_template;
-use crate::config::Config;
+use crate::config::{Config, VisionConfig};
 use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
 use crate::frame::Frame;
+use crate::gguf::file::GgufFile;
+use crate::gguf::{GgufSource, names, vocabulary};
 use crate::projector::Projector;
 use crate::prompt::{Message, Prompt};
 use crate::text::TextTower;
@@ -63,27 +65,77 @@ impl std::fmt::Debug for Model {
 
 impl Model {
     /// Loads a Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json, generation_config.json
-    /// and a chat template where there is one.
+    /// and a chat template where there is one. A path that ends in `.gguf` is loaded as [`GgufSource::text`] says.
     ///
     /// # Errors
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
-    pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, LoadError> {
-        let config = Config::read(dir)?;
-        let weights = Weights::open(dir)?;
+    pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "gguf")
+        {
+            return Self::load_gguf(&GgufSource::text(path), options);
+        }
+        let config = Config::read(path)?;
+        let weights = Weights::open(path)?;
+        let tokenizer = match options.parts {
+            Parts::Vision => None,
+            Parts::Text | Parts::All => Some(load_tokenizer(path, &config)?),
+        };
+        Self::assemble(config, &weights, tokenizer, options)
+    }
+
+    /// Loads llama.cpp's form of the model: a GGUF with the language model, and the vision tower from an mmproj GGUF or a
+    /// Hugging Face folder. Matrices are dequantised to the dtype of `options` unless the source says otherwise.
+    ///
+    /// # Errors
+    /// [`LoadError`], mostly [`LoadError::Gguf`].
+    pub fn load_gguf(source: &GgufSource, options: LoadOptions) -> Result<Self, LoadError> {
+        let file = GgufFile::open(&source.text)?;
+        let mut weights = Weights::default();
+        let mut config = Config {
+            text: crate::gguf::config::text(&file)?,
+            vision: None,
+            image_token: None,
+            stop_tokens: Vec::new(),
+        };
+        if let Some(path) = &source.vision {
+            let (vision, tensors) = open_vision(path)?;
+            weights.take_vision(tensors);
+            config.vision = Some(vision);
+        }
+        let with_images = config.vision.is_some();
+        let beside = source.text.with_file_name("tokenizer.json");
+        let tokenizer = match &source.tokenizer {
+            _ if options.parts == Parts::Vision => None,
+            Some(path) => Some(read_tokenizer(path, config.text.vocab, with_images)?),
+            None if beside.is_file() => {
+                Some(read_tokenizer(&beside, config.text.vocab, with_images)?)
+            }
+            None => Some(vocabulary::tokenizer(
+                &file.metadata,
+                config.text.vocab,
+                with_images,
+            )?),
+        };
+        weights.add_gguf(file, source.quantised, names::text)?;
+        Self::assemble(config, &weights, tokenizer, options)
+    }
+
+    fn assemble(
+        config: Config,
+        weights: &Weights,
+        tokenizer: Option<Tokenizer>,
+        options: LoadOptions,
+    ) -> Result<Self, LoadError> {
         let device = Device::Cpu;
         let dtype = options.dtype;
         let vision = match options.parts {
             Parts::Text => None,
-            Parts::Vision | Parts::All => load_vision(&weights, &config, options, &device)?,
-        };
-        let with_text = options.parts != Parts::Vision;
-        let tokenizer = if with_text {
-            Some(load_tokenizer(dir, &config)?)
-        } else {
-            None
+            Parts::Vision | Parts::All => load_vision(weights, &config, options, &device)?,
         };
         let text = match &tokenizer {
-            Some(tokenizer) => Some(load_text(&weights, &config, tokenizer, dtype, &device)?),
+            Some(tokenizer) => Some(load_text(weights, &config, tokenizer, dtype, &device)?),
             None => None,
         };
         let stop_tokens = stop_tokens(&config, tokenizer.as_ref());
@@ -230,6 +282,28 @@ fn load_vision(
         None if options.parts == Parts::All => Ok(None),
         None => Err(LoadError::NoVision),
     }
+}
+
+/// Vision tower and projector of an mmproj file or a folder: configuration, and the tensors to take them from.
+fn open_vision(path: &PathBuf) -> Result<(VisionConfig, Weights), LoadError> {
+    if path.is_dir() {
+        let config = Config::read(path)?.vision.ok_or(LoadError::NoVision)?;
+        return Ok((config, Weights::open(path)?));
+    }
+    let file = GgufFile::open(path)?;
+    let config = crate::gguf::config::vision(&file)?;
+    let swapped = crate::gguf::config::feed_forward_swapped(&file, &config);
+    let mut weights = Weights::default();
+    weights.add_gguf(file, false, |name| names::vision(name, swapped))?;
+    Ok((config, weights))
+}
+
+fn read_tokenizer(path: &Path, rows: usize, with_images: bool) -> Result<Tokenizer, LoadError> {
+    let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
+        file: crate::gguf::file::file_name(path),
+        source,
+    })?;
+    Tokenizer::parse(&text, rows, with_images)
 }
 
 fn load_tokenizer(dir: &Path, config: &Config) -> Result<Tokenizer, LoadError> {

@@ -3,8 +3,13 @@
 //! Each comparison is also shown to notice the mistakes it is there for.
 
 mod batching;
+mod cache;
+mod corpus;
 mod fixtures;
 mod folders;
+mod gguf;
+mod medsiglip;
+mod real;
 
 use crate::frame::Frame;
 use crate::generate::{Continue, Finish, Request};

@@ -14,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, ForwardError, LoadError};
-use crate::layers::{Linear, RmsNorm};
+use crate::layers::{Linear, Matrix, RmsNorm};
 use crate::projector::{ProjectError, Projector};
 use crate::weights::Scope;
 use attention::{Attention, Heads};
@@ -43,7 +43,8 @@ pub(crate) struct Mutations {
 pub(crate) struct TextTower {
     config: TextConfig,
     device: Device,
-    embedding: Tensor,
+    dtype: DType,
+    embedding: Matrix,
     /// sqrt(hidden), rounded to the weights' dtype by the multiplication itself.
     embedding_scale: f64,
     layers: Vec<Layer>,
@@ -74,11 +75,12 @@ impl TextTower {
     ) -> Result<Self, LoadError> {
         let embedding = scope
             .at("embed_tokens")
-            .get("weight", &[config.vocab, config.hidden])?;
+            .matrix("weight", [config.vocab, config.hidden])?;
         let layers = scope.at("layers");
         let layer = |(i, kind): (usize, &LayerKind)| Layer::load(&layers.at(i), config, *kind);
         Ok(Self {
             embedding,
+            dtype: scope.dtype().candle(),
             embedding_scale: (config.hidden as f64).sqrt(),
             layers: config
                 .layers
@@ -176,7 +178,8 @@ impl TextTower {
     fn embed_tokens(&self, ids: &[u32], parts: &mut Vec<Tensor>) -> Result<(), BackendError> {
         if !ids.is_empty() {
             let ids = Tensor::new(ids, &self.device)?;
-            parts.push((self.embedding.index_select(&ids, 0)? * self.embedding_scale)?);
+            let rows = self.embedding.rows(&ids, self.dtype)?;
+            parts.push((rows * self.embedding_scale)?);
         }
         Ok(())
     }
@@ -192,9 +195,8 @@ impl TextTower {
         }
         let rows = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
         let logits = self
-            .norm
-            .forward(&rows)?
-            .matmul(&self.embedding.t()?)?
+            .embedding
+            .product(&self.norm.forward(&rows)?)?
             .to_dtype(DType::F32)?;
         let mut rows = logits.to_vec2::<f32>()?.into_iter();
         let count = |chunk: &Chunk| match chunk.want {

@@ -9,6 +9,9 @@ use tokenizers::{AddedToken, Tokenizer as Library};
 
 use crate::error::{LoadError, PromptError, StillThinking};
 
+/// Stands for one vector of an image.
+const SOFT_TOKEN: &str = "<image_soft_token>";
+
 /// Ids of the tokens that the prompt format is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialTokens {
@@ -69,17 +72,22 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::load`], without `Read`.
     pub fn parse(json: &str, rows: usize, with_images: bool) -> Result<Self, LoadError> {
-        let refuse = |reason: String| LoadError::Tokenizer { reason };
-        let mut library = Library::from_bytes(json.as_bytes()).map_err(|error| {
-            refuse(
-                error
-                    .to_string()
-                    .lines()
-                    .next()
-                    .unwrap_or("does not parse")
-                    .to_owned(),
-            )
+        let library = Library::from_bytes(json.as_bytes()).map_err(|error| {
+            let text = error.to_string();
+            LoadError::Tokenizer {
+                reason: text.lines().next().unwrap_or("does not parse").to_owned(),
+            }
         })?;
+        Self::new(library, rows, with_images)
+    }
+
+    /// From the library's own form, whichever file that came from.
+    pub(crate) fn new(
+        mut library: Library,
+        rows: usize,
+        with_images: bool,
+    ) -> Result<Self, LoadError> {
+        let refuse = |reason: String| LoadError::Tokenizer { reason };
         match library.get_model() {
             ModelWrapper::BPE(bpe) if bpe.byte_fallback => (),
             _ => {
@@ -108,7 +116,10 @@ impl Tokenizer {
             .add_special_tokens(special)
             .map_err(|error| refuse(error.to_string()))?;
         library.set_encode_special_tokens(true);
-        let id_max = library.get_vocab(true).into_values().max().unwrap_or(0);
+        // An image's soft token is never looked up: text-only checkpoints and GGUF files have no row for it.
+        let mut vocab = library.get_vocab(true);
+        vocab.remove(SOFT_TOKEN);
+        let id_max = vocab.into_values().max().unwrap_or(0);
         if id_max as usize >= rows {
             return Err(LoadError::TokenizerTooLarge { id_max, rows });
         }
@@ -300,7 +311,7 @@ fn resolve(library: &Library, with_images: bool) -> Result<SpecialTokens, LoadEr
         Ok::<_, LoadError>(ImageMarkers {
             start: need("<start_of_image>")?,
             end: need("<end_of_image>")?,
-            soft: need("<image_soft_token>")?,
+            soft: need(SOFT_TOKEN)?,
         })
     };
     Ok(SpecialTokens {

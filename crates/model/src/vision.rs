@@ -5,9 +5,10 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::VisionConfig;
 use crate::dtype::Dtype;
+use crate::encoder::{EncoderLayer, EncoderSizes};
 use crate::error::{BackendError, EncodeError, LoadError};
 use crate::frame::Frame;
-use crate::layers::{LayerNorm, Linear, attend};
+use crate::layers::{LayerNorm, Linear};
 use crate::tokens::ImageTokens;
 use crate::weights::Scope;
 
@@ -18,19 +19,8 @@ pub(crate) struct VisionTower {
     device: Device,
     patch: Linear,
     positions: Tensor,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     norm: LayerNorm,
-}
-
-struct Layer {
-    norm1: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    down: Linear,
 }
 
 impl VisionTower {
@@ -53,7 +43,13 @@ impl VisionTower {
         let positions = embeddings
             .at("position_embedding")
             .get("weight", &[patches, hidden])?;
-        let layer = |i| Layer::load(&scope.at("encoder.layers").at(i), config);
+        let sizes = EncoderSizes {
+            hidden,
+            intermediate: config.intermediate,
+            heads: config.heads,
+            norm_eps: config.norm_eps,
+        };
+        let layer = |i| EncoderLayer::load(&scope.at("encoder.layers").at(i), sizes);
         Ok(Self {
             layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
             norm: LayerNorm::load(&scope.at("post_layernorm"), hidden, config.norm_eps)?,
@@ -69,22 +65,20 @@ impl VisionTower {
     pub(crate) fn encode(&self, frame: &Frame) -> Result<ImageTokens, EncodeError> {
         let patches =
             frame.patches(self.config.image_size, self.config.patch_size, &self.device)?;
-        Ok(ImageTokens::from_tensor(
-            &self.forward(&patches)?,
-            self.dtype,
-        )?)
+        let pooled = self.pool(&self.features(&patches)?)?;
+        Ok(ImageTokens::from_tensor(&pooled, self.dtype)?)
     }
 
-    /// patches [n, 3 × patch²] f32 → [tokens per image, hidden].
-    fn forward(&self, patches: &Tensor) -> Result<Tensor, BackendError> {
+    /// patches [n, 3 × patch²] f32 → one normalised vector per patch, [n, hidden].
+    pub(crate) fn features(&self, patches: &Tensor) -> Result<Tensor, BackendError> {
         let mut x = (self
             .patch
             .forward(&patches.to_dtype(self.dtype.candle())?)?
             + &self.positions)?;
         for layer in &self.layers {
-            x = layer.forward(&x, self.config.heads)?;
+            x = layer.forward(&x)?;
         }
-        self.pool(&self.norm.forward(&x)?)
+        self.norm.forward(&x)
     }
 
     /// Average over pool × pool neighbours of the patch grid, summed in f32.
@@ -97,38 +91,5 @@ impl VisionTower {
             .mean(1)?
             .reshape((side * side, pool, self.config.hidden))?;
         Ok(rows.mean(1)?.to_dtype(x.dtype())?)
-    }
-}
-
-impl Layer {
-    fn load(scope: &Scope, config: &VisionConfig) -> Result<Self, LoadError> {
-        let (hidden, eps) = (config.hidden, config.norm_eps);
-        let attention = scope.at("self_attn");
-        let square = |name| Linear::load(&attention.at(name), hidden, hidden, true);
-        Ok(Self {
-            norm1: LayerNorm::load(&scope.at("layer_norm1"), hidden, eps)?,
-            query: square("q_proj")?,
-            key: square("k_proj")?,
-            value: square("v_proj")?,
-            output: square("out_proj")?,
-            norm2: LayerNorm::load(&scope.at("layer_norm2"), hidden, eps)?,
-            up: Linear::load(&scope.at("mlp.fc1"), hidden, config.intermediate, true)?,
-            down: Linear::load(&scope.at("mlp.fc2"), config.intermediate, hidden, true)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, heads: usize) -> Result<Tensor, BackendError> {
-        let (n, hidden) = x.dims2()?;
-        let dim = hidden / heads;
-        let split = |t: Tensor| t.reshape((n, heads, dim))?.transpose(0, 1)?.contiguous();
-        let normal = self.norm1.forward(x)?;
-        let query = split(self.query.forward(&normal)?)?;
-        let key = split(self.key.forward(&normal)?)?;
-        let value = split(self.value.forward(&normal)?)?;
-        let mixed = attend(&query, &key, &value, (dim as f64).powf(-0.5), &|_| Ok(None))?;
-        let x = (x + self.output.forward(&mixed)?)?;
-        // candle's gelu is the tanh form.
-        let wide = self.up.forward(&self.norm2.forward(&x)?)?.gelu()?;
-        Ok((&x + self.down.forward(&wide)?)?)
     }
 }

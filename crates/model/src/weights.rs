@@ -6,6 +6,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use medfleet_core::Digest;
 use memmap2::Mmap;
@@ -14,7 +15,10 @@ use serde::Deserialize;
 
 use crate::config::read;
 use crate::dtype::Dtype;
-use crate::error::{BackendError, LoadError};
+use crate::error::{BackendError, GgufError, LoadError};
+use crate::gguf::file::GgufFile;
+use crate::gguf::names::HubName;
+use crate::layers::Matrix;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -76,12 +80,33 @@ pub struct Digests {
 
 struct Entry {
     shard: usize,
-    dtype: StoredDtype,
+    dtype: Stored,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// A norm's weight that already holds Gemma's 1.
+    one_added: bool,
+    /// A matrix that is stored quantised is to stay so.
+    keep_quantised: bool,
 }
 
-/// All tensors of a folder, not yet copied anywhere.
+/// How a tensor's bytes are to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Safetensors(StoredDtype),
+    Ggml(GgmlDType),
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Safetensors(dtype) => dtype.fmt(f),
+            Self::Ggml(dtype) => dtype.fmt(f),
+        }
+    }
+}
+
+/// All tensors of a checkpoint, not yet copied anywhere.
+#[derive(Default)]
 pub(crate) struct Weights {
     shards: Vec<Mmap>,
     entries: BTreeMap<String, Entry>,
@@ -94,10 +119,7 @@ struct ShardIndex {
 
 impl Weights {
     pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
-        let mut weights = Self {
-            shards: Vec::new(),
-            entries: BTreeMap::new(),
-        };
+        let mut weights = Self::default();
         if !dir.join(INDEX).is_file() {
             weights.add(dir, SINGLE)?;
             return Ok(weights);
@@ -152,14 +174,66 @@ impl Weights {
             let start = view.data().as_ptr() as usize - base;
             let entry = Entry {
                 shard: self.shards.len(),
-                dtype: view.dtype(),
+                dtype: Stored::Safetensors(view.dtype()),
                 shape: view.shape().to_vec(),
                 bytes: start..start + view.data().len(),
+                one_added: false,
+                keep_quantised: false,
             };
             self.entries.insert(tensor.to_owned(), entry);
         }
         self.shards.push(map);
         Ok(())
+    }
+
+    /// Adds the tensors of a GGUF file under the hub's names.
+    pub(crate) fn add_gguf(
+        &mut self,
+        file: GgufFile,
+        keep_quantised: bool,
+        hub: impl Fn(&str) -> Option<HubName>,
+    ) -> Result<(), LoadError> {
+        for (name, place) in file.tensors {
+            let Some(hub) = hub(&name) else {
+                let file = file.metadata.file;
+                return Err(GgufError::UnknownTensor { file, name }.into());
+            };
+            let entry = Entry {
+                shard: self.shards.len(),
+                dtype: Stored::Ggml(place.dtype),
+                shape: place.shape,
+                bytes: place.bytes,
+                one_added: hub.one_added,
+                keep_quantised,
+            };
+            self.entries.insert(hub.name, entry);
+        }
+        self.shards.push(file.map);
+        Ok(())
+    }
+
+    /// Takes vision tower and projector of another checkpoint.
+    pub(crate) fn take_vision(&mut self, other: Self) {
+        let first = self.shards.len();
+        for part in [Part::Vision, Part::Projector] {
+            let prefix = other.prefix(part).unwrap_or(part.prefixes()[0]);
+            for (name, entry) in &other.entries {
+                let Some(rest) = name.strip_prefix(prefix) else {
+                    continue;
+                };
+                let moved = Entry {
+                    shard: first + entry.shard,
+                    dtype: entry.dtype,
+                    shape: entry.shape.clone(),
+                    bytes: entry.bytes.clone(),
+                    one_added: entry.one_added,
+                    keep_quantised: entry.keep_quantised,
+                };
+                self.entries
+                    .insert(format!("{}{rest}", part.prefixes()[0]), moved);
+            }
+        }
+        self.shards.extend(other.shards);
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
@@ -181,6 +255,16 @@ impl Weights {
         Scope {
             weights: self,
             prefix,
+            dtype,
+            device: device.clone(),
+        }
+    }
+
+    /// All tensors, by their names as stored.
+    pub(crate) fn root(&self, dtype: Dtype, device: &Device) -> Scope<'_> {
+        Scope {
+            weights: self,
+            prefix: String::new(),
             dtype,
             device: device.clone(),
         }
@@ -214,11 +298,24 @@ impl Weights {
             {
                 continue;
             }
-            let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
-            hasher.update(header.as_bytes());
-            hasher.update(self.bytes(entry));
+            self.hash(&mut hasher, name, entry);
         }
         Some(Digest::new(*hasher.finalize().as_bytes()))
+    }
+
+    /// BLAKE3 over all tensors under their own names, for checkpoints that have one naming scheme.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for (name, entry) in &self.entries {
+            self.hash(&mut hasher, name, entry);
+        }
+        Digest::new(*hasher.finalize().as_bytes())
+    }
+
+    fn hash(&self, hasher: &mut blake3::Hasher, name: &str, entry: &Entry) {
+        let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
+        hasher.update(header.as_bytes());
+        hasher.update(self.bytes(entry));
     }
 }
 
@@ -241,6 +338,11 @@ impl Scope<'_> {
         }
     }
 
+    /// What the model computes in.
+    pub(crate) const fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The tensor `name`, which must have `shape`, in the dtype the model computes in.
     pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         self.get_as(name, shape, self.dtype)
@@ -251,7 +353,40 @@ impl Scope<'_> {
         self.get_as(name, shape, Dtype::F32)
     }
 
-    fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
+    /// What a Gemma norm multiplies with, 1 + w, in f32, whether or not the file holds the 1 already.
+    pub(crate) fn gemma_scale(&self, name: &str, width: usize) -> Result<Tensor, LoadError> {
+        let weight = self.get_f32(name, &[width])?;
+        let one_added = self
+            .weights
+            .entries
+            .get(&format!("{}{name}", self.prefix))
+            .is_some_and(|entry| entry.one_added);
+        if one_added {
+            return Ok(weight);
+        }
+        Ok((weight + 1.0).map_err(BackendError::from)?)
+    }
+
+    /// A matrix [out, in] for products, quantised where it is stored so and the weights are to stay so.
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let (_, entry) = self.entry(name, &shape)?;
+        match entry.dtype {
+            Stored::Ggml(dtype) if entry.keep_quantised && dtype.block_size() > 1 => {
+                let tensor = self.quantised(entry, dtype).map_err(BackendError::from)?;
+                Ok(Matrix::Quantised(tensor))
+            }
+            _ => Ok(Matrix::Plain(self.get(name, &shape)?)),
+        }
+    }
+
+    fn quantised(&self, entry: &Entry, dtype: GgmlDType) -> candle_core::Result<QTensor> {
+        let bytes = self.weights.bytes(entry).into();
+        let storage = QStorage::from_data(bytes, &self.device, dtype)?;
+        QTensor::new(storage, entry.shape.as_slice())
+    }
+
+    /// The tensor's full name and entry, with its shape checked.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<(String, &Entry), LoadError> {
         let name = format!("{}{name}", self.prefix);
         let Some(entry) = self.weights.entries.get(&name) else {
             return Err(LoadError::MissingTensor {
@@ -260,18 +395,33 @@ impl Scope<'_> {
             });
         };
         if entry.shape != shape {
-            let (expected, found) = (shape.to_vec(), entry.shape.clone());
             return Err(LoadError::TensorShape {
                 name,
-                expected,
-                found,
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
                 dtype: format!("{:?}", entry.dtype),
             });
         }
+        Ok((name, entry))
+    }
+
+    fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
+        use candle_core::DType;
+        let (name, entry) = self.entry(name, shape)?;
         let stored = match entry.dtype {
-            StoredDtype::F32 => candle_core::DType::F32,
-            StoredDtype::BF16 => candle_core::DType::BF16,
-            other => {
+            Stored::Safetensors(StoredDtype::F32) | Stored::Ggml(GgmlDType::F32) => DType::F32,
+            Stored::Safetensors(StoredDtype::BF16) | Stored::Ggml(GgmlDType::BF16) => DType::BF16,
+            // A GGUF of an f16 conversion: read as stored, computed in the model's own dtype.
+            Stored::Ggml(GgmlDType::F16) => DType::F16,
+            Stored::Ggml(quantised) => {
+                let load = || {
+                    self.quantised(entry, quantised)?
+                        .dequantize(&self.device)?
+                        .to_dtype(dtype.candle())
+                };
+                return load().map_err(|error| BackendError::from(error).into());
+            }
+            Stored::Safetensors(other) => {
                 return Err(LoadError::TensorDtype {
                     name,
                     shape: shape.to_vec(),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{Config, LayerKind, TextConfig, VisionConfig};
 use crate::error::LoadError;
 
-const ACTIVATION: &str = "gelu_pytorch_tanh";
+pub(super) const ACTIVATION: &str = "gelu_pytorch_tanh";
 
 #[derive(Deserialize)]
 pub(super) struct Top {
@@ -87,7 +87,7 @@ struct Rope {
 }
 
 #[derive(Deserialize)]
-struct Vision {
+pub(super) struct Vision {
     hidden_size: Option<usize>,
     intermediate_size: Option<usize>,
     num_hidden_layers: Option<usize>,
@@ -99,7 +99,7 @@ struct Vision {
     layer_norm_eps: Option<f64>,
 }
 
-fn refuse<T>(
+pub(super) fn refuse<T>(
     field: &'static str,
     found: impl ToString,
     allowed: impl Into<String>,
@@ -111,7 +111,7 @@ fn refuse<T>(
     })
 }
 
-fn require(
+pub(super) fn require(
     holds: bool,
     field: &'static str,
     found: impl ToString,
@@ -127,7 +127,11 @@ fn require(
 /// Sizes above this are no model's; they would only overflow the arithmetic that follows.
 const SIZE_MAX: usize = 1 << 24;
 
-fn size(field: &'static str, value: Option<usize>, default: usize) -> Result<usize, LoadError> {
+pub(super) fn size(
+    field: &'static str,
+    value: Option<usize>,
+    default: usize,
+) -> Result<usize, LoadError> {
     let value = value.unwrap_or(default);
     require(
         (1..=SIZE_MAX).contains(&value),
@@ -138,7 +142,11 @@ fn size(field: &'static str, value: Option<usize>, default: usize) -> Result<usi
     Ok(value)
 }
 
-fn positive(field: &'static str, value: Option<f64>, default: f64) -> Result<f64, LoadError> {
+pub(super) fn positive(
+    field: &'static str,
+    value: Option<f64>,
+    default: f64,
+) -> Result<f64, LoadError> {
     let value = value.unwrap_or(default);
     require(
         value.is_finite() && value > 0.0,
@@ -341,6 +349,12 @@ impl Text {
 }
 
 impl Vision {
+    /// `tokens` is what is left of a picture after pooling; without pooling there is one per patch.
+    pub(super) fn check_unpooled(self) -> Result<VisionConfig, LoadError> {
+        let side = self.image_size.unwrap_or(224) / self.patch_size.unwrap_or(16).max(1);
+        self.check(Some(side.saturating_mul(side)))
+    }
+
     fn check(self, tokens: Option<usize>) -> Result<VisionConfig, LoadError> {
         let activation = self.hidden_act.as_deref().unwrap_or(ACTIVATION);
         require(

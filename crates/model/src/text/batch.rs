@@ -85,7 +85,7 @@ impl Plan {
             return Err(ForwardError::EmptyChunk { chunk: 0 });
         }
         for (index, chunk) in chunks.iter().enumerate() {
-            check_extent(index, chunk, config, pool)?;
+            check_extent(index, chunk, (config, images), pool)?;
             plan.runs.push(runs(index, chunk, images)?);
             let first = plan.positions.len();
             plan.rows.push(first);
@@ -106,13 +106,16 @@ impl Plan {
 fn check_extent(
     index: usize,
     chunk: &Chunk,
-    config: &TextConfig,
+    (config, images): (&TextConfig, Option<ImageRule>),
     pool: &KvPool,
 ) -> Result<(), ForwardError> {
     if chunk.tokens.is_empty() {
         return Err(ForwardError::EmptyChunk { chunk: index });
     }
-    if let Some(id) = chunk.tokens.iter().find(|id| **id as usize >= config.vocab) {
+    // The soft token stands for an image and needs no row: GGUF files leave out the one it has elsewhere.
+    let soft = images.map(|rule| rule.soft_token);
+    let rowless = |id: &&u32| **id as usize >= config.vocab && Some(**id) != soft;
+    if let Some(id) = chunk.tokens.iter().find(rowless) {
         return Err(ForwardError::TokenId {
             chunk: index,
             id: *id,

@@ -1,0 +1,361 @@
+//! The tiny checkpoint in llama.cpp's form, language model and mmproj, against the same reference outputs.
+
+use std::path::Path;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+
+use super::fixtures::{CASES, Fixtures, tiny, tiny_dir};
+use super::{TOLERANCE, difference, println_figure};
+use crate::gguf::file::GgufFile;
+use crate::gguf::names;
+use crate::gguf::tests::Writer;
+use crate::weights::{self, Weights};
+use crate::{Dtype, GgufSource, LoadOptions, Model, Parts};
+
+const ALL: LoadOptions = LoadOptions {
+    dtype: Dtype::F32,
+    parts: Parts::All,
+};
+
+/// llama.cpp's name of a hub tensor, found by trying every name there is.
+fn gguf_name(hub: &str) -> (String, bool, bool) {
+    let text = [
+        "token_embd",
+        "output_norm",
+        "attn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "attn_q_norm",
+        "attn_k_norm",
+        "post_attention_norm",
+        "ffn_norm",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+        "post_ffw_norm",
+    ];
+    let vision = [
+        "v.patch_embd",
+        "v.position_embd",
+        "v.post_ln",
+        "mm.input_projection",
+        "mm.soft_emb_norm",
+        "ln1",
+        "ln2",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_out",
+        "ffn_up",
+        "ffn_down",
+    ];
+    for kind in ["weight", "bias"] {
+        for layer in 0..8 {
+            for part in text {
+                for name in [
+                    format!("{part}.{kind}"),
+                    format!("blk.{layer}.{part}.{kind}"),
+                ] {
+                    if let Some(found) = names::text(&name).filter(|found| found.name == hub) {
+                        return (name, true, found.one_added);
+                    }
+                }
+            }
+            for part in vision {
+                for name in [
+                    format!("{part}.{kind}"),
+                    format!("v.blk.{layer}.{part}.{kind}"),
+                ] {
+                    let found = names::vision(&name, false).filter(|found| found.name == hub);
+                    if let Some(found) = found {
+                        return (name, false, found.one_added);
+                    }
+                }
+            }
+        }
+    }
+    panic!("{hub} has no name in GGUF files");
+}
+
+fn text_header() -> Writer {
+    let config = tiny().config().text.clone();
+    Writer::default()
+        .text("general.architecture", "gemma3")
+        .size("gemma3.context_length", config.positions_max)
+        .size("gemma3.embedding_length", config.hidden)
+        .size("gemma3.block_count", config.layers.len())
+        .size("gemma3.feed_forward_length", config.intermediate)
+        .size("gemma3.attention.head_count", config.heads)
+        .size("gemma3.attention.head_count_kv", config.kv_heads)
+        .size("gemma3.attention.key_length", config.head_dim)
+        .size("gemma3.attention.value_length", config.head_dim)
+        .size("gemma3.attention.sliding_window", config.window)
+        .size("gemma3.attention.sliding_window_pattern", 3)
+        .float(
+            "gemma3.attention.scale",
+            config.query_scalar.powf(-0.5) as f32,
+        )
+        .float(
+            "gemma3.attention.layer_norm_rms_epsilon",
+            config.norm_eps as f32,
+        )
+        .float("gemma3.rope.freq_base", config.rope_global_theta as f32)
+        .text("gemma3.rope.scaling.type", "linear")
+        .float(
+            "gemma3.rope.scaling.factor",
+            config.rope_global_factor as f32,
+        )
+}
+
+fn vision_header() -> Writer {
+    let config = tiny().config().vision.clone().unwrap();
+    Writer::default()
+        .text("general.architecture", "clip")
+        .text("clip.projector_type", "gemma3")
+        .size("clip.vision.image_size", config.image_size)
+        .size("clip.vision.patch_size", config.patch_size)
+        .size("clip.vision.embedding_length", config.hidden)
+        .size("clip.vision.feed_forward_length", config.intermediate)
+        .size("clip.vision.block_count", config.layers)
+        .size("clip.vision.attention.head_count", config.heads)
+        .float(
+            "clip.vision.attention.layer_norm_epsilon",
+            config.norm_eps as f32,
+        )
+        .floats("clip.vision.image_mean", &[0.5; 3])
+}
+
+/// Writes `text.gguf` and `mmproj.gguf`, with matrices of the language model in `dtype`; the embedding loses the rows
+/// from `rows` on.
+fn write(dir: &Path, dtype: GgmlDType, rows: usize) -> GgufSource {
+    let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
+    let (mut text, mut vision) = (text_header(), vision_header());
+    for (hub, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+        let (name, is_text, one_added) = gguf_name(hub);
+        let mut shape = view.shape().to_vec();
+        let mut values: Vec<f32> = view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        if one_added {
+            values.iter_mut().for_each(|x| *x += 1.0);
+        }
+        if name == "token_embd.weight" {
+            values.truncate(rows.saturating_mul(shape[1]));
+            shape[0] = shape[0].min(rows);
+        }
+        let quantise = is_text && shape.len() == 2 && shape[1].is_multiple_of(32);
+        let dtype = if quantise { dtype } else { GgmlDType::F32 };
+        let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
+        let data = match dtype {
+            GgmlDType::F32 => raw(&tensor, candle_core::DType::F32),
+            GgmlDType::F16 => raw(&tensor, candle_core::DType::F16),
+            GgmlDType::BF16 => raw(&tensor, candle_core::DType::BF16),
+            quantised => {
+                let stored = QTensor::quantize(&tensor, quantised).unwrap();
+                stored.data().unwrap().into_owned()
+            }
+        };
+        let writer = if is_text { &mut text } else { &mut vision };
+        writer.tensor(&name, &shape, dtype, data);
+    }
+    std::fs::write(dir.join("text.gguf"), text.bytes()).unwrap();
+    std::fs::write(dir.join("mmproj.gguf"), vision.bytes()).unwrap();
+    GgufSource {
+        text: dir.join("text.gguf"),
+        vision: Some(dir.join("mmproj.gguf")),
+        tokenizer: Some(tiny_dir().join("tokenizer.json")),
+        quantised: false,
+    }
+}
+
+/// Little-endian bytes of a tensor in another dtype, by way of a safetensors file, which stores just those.
+fn raw(tensor: &Tensor, dtype: candle_core::DType) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("one.safetensors");
+    tensor
+        .to_dtype(dtype)
+        .unwrap()
+        .save_safetensors("one", &path)
+        .unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.tensor("one").unwrap().data().to_vec()
+}
+
+/// The largest distance from the reference over all cases.
+fn worst(model: &Model) -> f32 {
+    let fixtures = Fixtures::read();
+    let one = |name: &&str| {
+        let case = fixtures.case(model, name);
+        difference(&case.all_logits(model)[case.logits_first..], &case.logits)
+    };
+    CASES.iter().map(one).fold(0.0, f32::max)
+}
+
+#[test]
+fn both_files_in_f32_are_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = write(dir.path(), GgmlDType::F32, usize::MAX);
+    let model = Model::load_gguf(&source, ALL).unwrap();
+    let mut expected = tiny().config().text.clone();
+    // The file has the scale in f32.
+    let scalar = model.config().text.query_scalar;
+    assert!((scalar - expected.query_scalar).abs() < 1e-5);
+    expected.query_scalar = scalar;
+    assert_eq!(model.config().text, expected);
+    assert_eq!(model.config().vision, tiny().config().vision);
+    assert!(model.digests().encoder.is_some());
+    let found = worst(&model);
+    assert!(found <= TOLERANCE, "{found}");
+
+    // The tower from a Hugging Face folder instead of the mmproj file.
+    let folder = GgufSource {
+        vision: Some(tiny_dir()),
+        ..source
+    };
+    let model = Model::load_gguf(&folder, ALL).unwrap();
+    assert_eq!(model.digests().encoder, tiny().digests().encoder);
+    let found = worst(&model);
+    assert!(found <= TOLERANCE, "{found}");
+}
+
+/// llama.cpp's converter leaves out the rows past the text tokens, so the soft token of real files has none.
+#[test]
+fn the_soft_token_needs_no_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let soft = tiny().forbidden_tokens()[0] as usize;
+    let model = Model::load_gguf(&write(dir.path(), GgmlDType::F32, soft), ALL).unwrap();
+    assert_eq!(model.config().text.vocab, soft);
+    let case = Fixtures::read().case(&model, "one_image");
+    let narrow = |rows: &[Vec<f32>]| -> Vec<Vec<f32>> {
+        rows.iter().map(|row| row[..soft].to_vec()).collect()
+    };
+    let found = case.all_logits(&model);
+    let found = difference(&found[case.logits_first..], &narrow(&case.logits));
+    assert!(found <= TOLERANCE, "{found}");
+}
+
+/// The mean distance of the logits of a long text from the reference's.
+fn mean(model: &Model) -> f32 {
+    let case = Fixtures::read().case(model, "text");
+    let rows = case.all_logits(model);
+    let found = rows[case.logits_first..].iter().flatten();
+    let all = found.zip(case.logits.iter().flatten());
+    let count = case.logits.len() * case.logits[0].len();
+    all.map(|(a, b)| (a - b).abs()).sum::<f32>() / count as f32
+}
+
+#[test]
+fn halves_and_quants_stay_near() {
+    // (stored as, allowed mean distance of the logits, whose standard deviation is above 3)
+    for (dtype, bound) in [
+        (GgmlDType::F16, 0.02),
+        (GgmlDType::BF16, 0.2),
+        (GgmlDType::Q8_0, 0.5),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = write(dir.path(), dtype, usize::MAX);
+        let found = mean(&Model::load_gguf(&source, ALL).unwrap());
+        println_figure(&format!("{dtype:?} dequantised, mean"), found);
+        assert!(found <= bound && found > TOLERANCE, "{dtype:?}: {found}");
+        source.quantised = true;
+        let found = mean(&Model::load_gguf(&source, ALL).unwrap());
+        println_figure(&format!("{dtype:?} as stored, mean"), found);
+        assert!(found <= bound * 1.5, "{dtype:?} as stored: {found}");
+    }
+}
+
+/// The small blocks by ggml's description of them: 32 values with one scale in f16; the 270M covers the other types.
+#[test]
+fn blocks_are_dequantised_as_described() {
+    let half = |bytes: &[u8]| -> f32 {
+        let scale = Tensor::from_raw_buffer(bytes, candle_core::DType::F16, &[1], &Device::Cpu);
+        let scale = scale.unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        scale.to_vec1::<f32>().unwrap()[0]
+    };
+    let four = |block: &[u8]| -> Vec<f32> {
+        let (scale, nibbles) = (half(&block[..2]), &block[2..]);
+        let low = nibbles.iter().map(|b| b & 15);
+        let high = nibbles.iter().map(|b| b >> 4);
+        low.chain(high)
+            .map(|q| (f32::from(q) - 8.0) * scale)
+            .collect()
+    };
+    let eight = |block: &[u8]| -> Vec<f32> {
+        let scale = half(&block[..2]);
+        block[2..]
+            .iter()
+            .map(|b| f32::from(*b as i8) * scale)
+            .collect()
+    };
+    type Block<'a> = &'a dyn Fn(&[u8]) -> Vec<f32>;
+    let cases: [(GgmlDType, usize, Block); 2] =
+        [(GgmlDType::Q4_0, 18, &four), (GgmlDType::Q8_0, 34, &eight)];
+    for (dtype, size, block) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let source = write(dir.path(), dtype, usize::MAX);
+        let file = GgufFile::open(&source.text).unwrap();
+        let stored = file.map[file.tensors["token_embd.weight"].bytes.clone()].to_vec();
+        let expected: Vec<f32> = stored.chunks_exact(size).flat_map(block).collect();
+        let mut weights = Weights::default();
+        weights.add_gguf(file, false, names::text).unwrap();
+        let config = &tiny().config().text.clone();
+        let found = weights
+            .part(weights::Part::Text, Dtype::F32, &Device::Cpu)
+            .at("embed_tokens")
+            .get("weight", &[config.vocab, config.hidden])
+            .unwrap();
+        let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(found, expected, "{dtype:?}");
+    }
+}
+
+#[test]
+fn what_is_not_computed_is_refused() {
+    let check = |writer: Writer, expected: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("text.gguf");
+        std::fs::write(&path, writer.bytes()).unwrap();
+        let mut source = GgufSource::text(path);
+        source.tokenizer = Some(tiny_dir().join("tokenizer.json"));
+        let error = Model::load_gguf(&source, ALL).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error} instead of {expected}");
+    };
+    let with = |name: &str, shape: &[usize]| {
+        let mut writer = text_header();
+        let hidden = tiny().config().text.hidden;
+        let rows = tiny().config().text.vocab;
+        let zeros = |n: usize| vec![0u8; n * 4];
+        writer.tensor(
+            "token_embd.weight",
+            &[rows, hidden],
+            GgmlDType::F32,
+            zeros(rows * hidden),
+        );
+        writer.tensor(name, shape, GgmlDType::F32, zeros(shape.iter().product()));
+        writer
+    };
+    check(
+        Writer::default().text("general.architecture", "llama"),
+        "gemma3",
+    );
+    check(text_header(), "token_embd.weight is absent");
+    check(
+        with("output.weight", &[2, 2]),
+        "output.weight is none of Gemma 3's",
+    );
+    check(
+        with("output_norm.weight", &[2]),
+        "input_layernorm.weight is missing",
+    );
+    check(
+        with("output_norm.weight", &[2]).float("gemma3.final_logit_softcapping", 30.0),
+        "final_logit_softcapping is 30",
+    );
+}
