@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{bench, cancel, doctor, frames, get, infer, list, submit, up, watch};
+use crate::command::{bench, cancel, doctor, embed, frames, get, infer, list, submit, up, watch};
 use crate::exit::{CommandResult, Exit, Fault};
 
 /// Default data folder of a local fleet.
@@ -37,6 +37,8 @@ enum Command {
     List(list::Args),
     /// Run the model alone, without a queue
     Infer(infer::Args),
+    /// Run MedSigLIP alone: embeddings of pictures and texts, and how well they fit
+    Embed(embed::Args),
     /// Turn files into model-ready frames: one PNG for each and a manifest
     Frames(frames::Args),
     /// Say what is installed, reachable, too old or misconfigured
@@ -66,6 +68,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Cancel(args) => cancel::run(args),
         Command::List(args) => list::run(args),
         Command::Infer(args) => infer::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),

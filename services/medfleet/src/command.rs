@@ -3,11 +3,13 @@
 pub(crate) mod bench;
 pub(crate) mod cancel;
 pub(crate) mod doctor;
+pub(crate) mod embed;
 mod follow;
 pub(crate) mod frames;
 pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
+mod picture;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;

@@ -3,25 +3,35 @@
 mod dump;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use medfleet_model::{
-    Continue, Dtype, Finish, Frame, Generation, LoadOptions, Message, Model, Parts, Prompt,
-    Request, Sampling,
+    Continue, Dtype, Finish, Frame, Generation, GgufSource, LoadOptions, Message, Model, Parts,
+    Prompt, Request, Sampling,
 };
 use serde_json::{Value, json};
 
+use super::picture;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
 /// Flags of `infer`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Model folder: config.json, safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// Model folder (config.json, safetensors, tokenizer.json), or a GGUF file with the language model
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: PathBuf,
+    /// With a GGUF file: the vision tower, an mmproj GGUF or a model folder; without it images are refused
+    #[arg(long, value_name = "FILE.gguf|DIR")]
+    vision: Option<PathBuf>,
+    /// With a GGUF file: tokenizer.json; else the one beside the file, or the vocabulary inside it
+    #[arg(long, value_name = "FILE.json")]
+    tokenizer: Option<PathBuf>,
+    /// With a GGUF file: keep quantised matrices as stored, for less memory; else they are dequantised
+    #[arg(long)]
+    quantised: bool,
     /// A square PNG or JPEG of any size; repeat for several, in order (`medfleet frames` makes squares of anything else)
     #[arg(long = "image", value_name = "PATH")]
     images: Vec<PathBuf>,
@@ -62,7 +72,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let images = args
         .images
         .iter()
-        .map(|path| read_image(path))
+        .map(|path| picture::read(path))
         .collect::<Result<Vec<_>>>()
         .map_err(Fault::usage)?;
     let begun = Instant::now();
@@ -70,9 +80,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         dtype: args.dtype,
         parts: Parts::All,
     };
-    let model = Model::load(&args.model, options)
-        .with_context(|| format!("cannot load the model in {}", args.model.display()))
-        .map_err(Fault::usage)?;
+    let model = load(&args, options).map_err(Fault::usage)?;
     let load = begun.elapsed();
     let messages = [Message::user(images.len(), args.prompt.as_str())];
     let prompt = model
@@ -90,6 +98,26 @@ pub(crate) fn run(args: Args) -> CommandResult {
         print_end(&generation, &spans)?;
     }
     Ok(Exit::Done)
+}
+
+fn load(args: &Args, options: LoadOptions) -> Result<Model> {
+    let is_gguf = args.model.extension().is_some_and(|end| end == "gguf");
+    let model = if is_gguf {
+        let source = GgufSource {
+            text: args.model.clone(),
+            vision: args.vision.clone(),
+            tokenizer: args.tokenizer.clone(),
+            quantised: args.quantised,
+        };
+        Model::load_gguf(&source, options)
+    } else if args.vision.is_some() || args.tokenizer.is_some() || args.quantised {
+        bail!(
+            "--vision, --tokenizer and --quantised go with a .gguf file; a model folder has its own"
+        );
+    } else {
+        Model::load(&args.model, options)
+    };
+    model.with_context(|| format!("cannot load the model in {}", args.model.display()))
 }
 
 /// Encodes the images and generates; text goes to stdout as it comes unless JSON was asked for.
@@ -154,29 +182,6 @@ fn stream(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// A picture as the model takes it: grey stays grey, everything else is RGB, and it must be square.
-fn read_image(path: &Path) -> Result<Frame> {
-    let picture = image::ImageReader::open(path)
-        .and_then(image::ImageReader::with_guessed_format)
-        .with_context(|| format!("cannot read {}", path.display()))?
-        .decode()
-        .with_context(|| format!("{} is not a PNG or JPEG", path.display()))?;
-    let (width, height) = (picture.width(), picture.height());
-    if width != height {
-        bail!(
-            "{} is {width} × {height} pixels; infer takes square images, which `medfleet frames` makes of any other",
-            path.display()
-        );
-    }
-    let side =
-        usize::try_from(width).map_err(|_too_large| anyhow!("{} is too large", path.display()))?;
-    let (channels, pixels) = match picture.color().has_color() {
-        false => (1, picture.into_luma8().into_raw()),
-        true => (3, picture.into_rgb8().into_raw()),
-    };
-    Frame::new(side, channels, pixels).with_context(|| format!("cannot use {}", path.display()))
-}
-
 fn as_json(prompt: &Prompt, generation: &Generation, spans: &Spans) -> Value {
     let tokens: Vec<u32> = generation
         .choices
@@ -222,33 +227,5 @@ fn finish_word(finish: Finish) -> &'static str {
         Finish::Stop => "STOP",
         Finish::Length => "LENGTH",
         Finish::Cancelled => "CANCELLED",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(width: u32, height: u32, grey: bool, expected: Result<(usize, usize), &str>) {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("picture.png");
-        let saved = if grey {
-            image::GrayImage::new(width, height).save(&path)
-        } else {
-            image::RgbImage::new(width, height).save(&path)
-        };
-        saved.expect("a picture");
-        match (read_image(&path), expected) {
-            (Ok(frame), Ok(expected)) => assert_eq!((frame.side(), frame.channels()), expected),
-            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
-            (found, expected) => panic!("{found:?} instead of {expected:?}"),
-        }
-    }
-
-    #[test]
-    fn squares_come_in_grey_or_colour() {
-        check(8, 8, true, Ok((8, 1)));
-        check(8, 8, false, Ok((8, 3)));
-        check(8, 6, false, Err("8 × 6 pixels"));
     }
 }
