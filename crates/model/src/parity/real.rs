@@ -19,6 +19,10 @@ use crate::{
 const TOLERANCE: f32 = 1e-3;
 /// KL divergence allowed between the dequantised model and the one that multiplies with its matrices as stored.
 const KL_MEAN_MAX: f64 = 0.02;
+/// On how many of the cases and steps that is measured: products with matrices as stored are slow where their width is
+/// no multiple of 256, as here.
+const STORED_CASES: usize = 8;
+const STORED_STEPS: usize = 4;
 
 #[derive(Deserialize)]
 struct Facts {
@@ -111,7 +115,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn start(quantised: bool, reference: &Reference) -> Self {
+    fn start(quantised: bool, reference: &Reference, cases: usize) -> Self {
         let mut source = GgufSource::text(fetched("gemma-3-270m-1.0.0/gemma-3-270m-q4_k_m.gguf"));
         source.quantised = quantised;
         let options = LoadOptions {
@@ -119,15 +123,9 @@ impl Walk {
             parts: Parts::All,
         };
         let model = Model::load_gguf(&source, options).unwrap();
-        let lengths: Vec<usize> = reference
-            .facts
-            .cases
+        let needed: Vec<usize> = reference.facts.cases[..cases]
             .iter()
-            .map(|c| c.prompt.len())
-            .collect();
-        let needed: Vec<usize> = lengths
-            .iter()
-            .map(|n| (n + reference.steps()).next_multiple_of(16))
+            .map(|case| (case.prompt.len() + reference.steps()).next_multiple_of(16))
             .collect();
         let mut pool = model
             .kv_pool(KvOptions {
@@ -147,7 +145,7 @@ impl Walk {
             model,
             pool,
             tables,
-            lengths: vec![0; lengths.len()],
+            lengths: vec![0; cases],
         }
     }
 
@@ -188,70 +186,81 @@ fn divergence(exact: &[f32], other: &[f32]) -> f64 {
     exact.iter().zip(other).map(one).sum()
 }
 
+/// Sums over the rows on which the two forms of the weights are compared.
+#[derive(Default)]
+struct Nearness {
+    rows: usize,
+    sum: f64,
+    max: f64,
+    same_best: usize,
+}
+
+impl Nearness {
+    fn add(&mut self, exact: &[f32], stored: &[f32]) {
+        let found = divergence(exact, stored);
+        self.rows += 1;
+        self.sum += found;
+        self.max = self.max.max(found);
+        self.same_best += usize::from(best(exact) == best(stored));
+    }
+}
+
+fn best(row: &[f32]) -> usize {
+    let better = |found: usize, id: usize| if row[id] > row[found] { id } else { found };
+    (0..row.len()).fold(0, better)
+}
+
 #[test]
 fn the_270m_is_the_references() {
     let reference = Reference::read();
-    assert_eq!(reference.facts.cases.len(), 20);
-    let mut exact = Walk::start(false, &reference);
-    let mut stored = Walk::start(true, &reference);
+    let cases = &reference.facts.cases;
+    assert_eq!(cases.len(), 20);
+    let mut exact = Walk::start(false, &reference, 20);
+    let mut stored = Walk::start(true, &reference, STORED_CASES);
     let window = exact.model.config().text.window;
-    assert!(
-        reference
-            .facts
-            .cases
-            .iter()
-            .any(|case| case.prompt.len() > window)
-    );
+    assert!(cases.iter().any(|case| case.prompt.len() > window));
 
-    let (mut worst, mut ties, mut same) = (0.0f32, 0, 0);
-    let (mut kl_sum, mut kl_max) = (0.0f64, 0.0f64);
-    let mut next: Vec<&[u32]> = reference
-        .facts
-        .cases
-        .iter()
-        .map(|c| c.prompt.as_slice())
-        .collect();
+    let (mut worst, mut ties, mut nearness) = (0.0f32, 0, Nearness::default());
     for step in 0..reference.steps() {
-        let (rows, near) = (exact.feed(&next), stored.feed(&next));
+        let next: Vec<&[u32]> = cases
+            .iter()
+            .map(|case| match step {
+                0 => case.prompt.as_slice(),
+                _ => &case.greedy[step - 1..step],
+            })
+            .collect();
+        let rows = exact.feed(&next);
         for (case, row) in rows.iter().enumerate() {
             worst = worst.max(reference.distance(case, step, row));
-            let best: Vec<(u32, f32)> = reference.top(case, step).take(2).collect();
-            let found = (0..row.len())
-                .max_by(|a, b| row[*a].total_cmp(&row[*b]))
-                .unwrap();
-            if found as u32 != best[0].0 {
-                let gap = best[0].1 - best[1].1;
+            let two: Vec<(u32, f32)> = reference.top(case, step).take(2).collect();
+            if best(row) as u32 != two[0].0 {
+                let gap = two[0].1 - two[1].1;
                 assert!(gap < TOLERANCE, "case {case}, step {step}: gap {gap}");
                 ties += 1;
             }
-            let kl = divergence(row, &near[case]);
-            (kl_sum, kl_max) = (kl_sum + kl, kl_max.max(kl));
-            let other = (0..row.len()).max_by(|a, b| near[case][*a].total_cmp(&near[case][*b]));
-            same += usize::from(other == Some(found));
         }
-        next = reference
-            .facts
-            .cases
-            .iter()
-            .map(|c| c.greedy.get(step..=step).unwrap_or(&[]))
-            .collect();
-        if step + 1 == reference.steps() {
-            break;
+        if step < STORED_STEPS {
+            for (row, near) in rows.iter().zip(stored.feed(&next[..STORED_CASES])) {
+                nearness.add(row, &near);
+            }
         }
     }
-    let rows = (reference.steps() * reference.facts.cases.len()) as f64;
+    let rows = nearness.rows as f64;
+    let mean = nearness.sum / rows;
     println_figure("270M, dequantised against transformers", worst);
+    println_figure("270M, as stored, mean KL divergence", mean as f32);
     println_figure(
-        "270M, as stored, mean KL divergence",
-        (kl_sum / rows) as f32,
+        "270M, as stored, largest KL divergence",
+        nearness.max as f32,
     );
-    println_figure("270M, as stored, largest KL divergence", kl_max as f32);
     println_figure(
         "270M, as stored, share of equal best tokens",
-        (same as f64 / rows) as f32,
+        (nearness.same_best as f64 / rows) as f32,
     );
     assert!(worst <= TOLERANCE, "{worst}");
     assert!(ties <= 3, "{ties} near-ties went the other way");
-    assert!(kl_sum / rows <= KL_MEAN_MAX, "{}", kl_sum / rows);
-    assert!(kl_sum > 0.0, "the quantised model is the dequantised one");
+    assert!(
+        mean > 0.0 && mean <= KL_MEAN_MAX,
+        "mean KL divergence {mean}"
+    );
 }
