@@ -1,6 +1,6 @@
 //! A model folder, loaded: the parts that were asked for behind one handle.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Device;
 
@@ -285,7 +285,7 @@ fn load_vision(
 }
 
 /// Vision tower and projector of an mmproj file or a folder: configuration, and the tensors to take them from.
-fn open_vision(path: &PathBuf) -> Result<(VisionConfig, Weights), LoadError> {
+fn open_vision(path: &Path) -> Result<(VisionConfig, Weights), LoadError> {
     if path.is_dir() {
         let config = Config::read(path)?.vision.ok_or(LoadError::NoVision)?;
         return Ok((config, Weights::open(path)?));
