@@ -145,12 +145,11 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners: std::io::Result<Vec<_>> = (0..count)
         .map(|_| TcpListener::bind(("127.0.0.1", 0)))
         .collect();
-    let ports = listeners
+    listeners
         .context("find free ports")?
         .iter()
         .map(|listener| Ok(listener.local_addr()?.port()))
-        .collect();
-    ports
+        .collect()
 }
 
 /// Whether the bucket exists: an unsigned request is then refused (403), before that it is not found.
