@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use crate::chat_template;
 use crate::config::Config;
+use crate::digests::Memory;
 use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
 use crate::frame::Frame;
@@ -68,7 +69,32 @@ impl Model {
     /// # Errors
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(dir: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+        Self::load_folder(dir, options, None)
+    }
+
+    /// The same, with the weights' digests remembered in the folder `digest_cache`, which is made where it is missing:
+    /// a start then reads only the weights it needs. What is remembered holds as long as no file of weights changes.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_remembering(
+        dir: &Path,
+        options: LoadOptions,
+        digest_cache: &Path,
+    ) -> Result<Self, LoadError> {
+        Self::load_folder(dir, options, Some(digest_cache))
+    }
+
+    fn load_folder(
+        dir: &Path,
+        options: LoadOptions,
+        digest_cache: Option<&Path>,
+    ) -> Result<Self, LoadError> {
         let config = Config::read(dir)?;
+        let memory = match digest_cache {
+            Some(cache) => Some(Memory::new(dir, cache)?),
+            None => None,
+        };
         let weights = Weights::open(dir)?;
         let device = Device::Cpu;
         let dtype = options.dtype;
@@ -91,8 +117,12 @@ impl Model {
             .as_ref()
             .and_then(|t| t.special().image)
             .map(|image| image.soft);
+        let digests = match memory {
+            Some(memory) => memory.or_compute(|| weights.digests()),
+            None => weights.digests(),
+        };
         Ok(Self {
-            digests: weights.digests(),
+            digests,
             forbidden_tokens: forbidden_tokens.into_iter().collect(),
             config,
             dtype,
@@ -206,7 +236,7 @@ impl Model {
 
     #[cfg(test)]
     pub(crate) fn mutate(&mut self, mutations: crate::text::Mutations) {
-        self.text.as_mut().unwrap().mutations = mutations;
+        self.text.as_mut().unwrap().mutate(mutations);
     }
 
     #[cfg(test)]

@@ -2,9 +2,10 @@
 //! `tests/fixtures` were made by `tests/reference/make_tiny.py`, which says with which versions.
 //! Each comparison is also shown to notice the mistakes it is there for.
 
-mod batching;
 mod fixtures;
 mod folders;
+mod requests;
+mod schedules;
 
 use crate::frame::Frame;
 use crate::generate::{Continue, Finish, Request};
@@ -31,8 +32,7 @@ fn distance(fixtures: &Fixtures, name: &str, mutations: Mutations, reverse_image
     if reverse_images {
         case.images.reverse();
     }
-    let rows = case.all_logits(&model);
-    difference(&rows[case.logits_first..], &case.logits)
+    difference(&case.selected(&case.all_logits(&model)), &case.logits)
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn the_comparison_bites() {
 
 /// Figures for whoever runs with --nocapture.
 #[allow(clippy::print_stdout)]
-fn println_figure(what: &str, found: f32) {
+fn println_figure(what: &str, found: impl std::fmt::LowerExp) {
     println!("{what}: largest difference {found:.1e}");
 }
 
@@ -169,6 +169,11 @@ impl Case {
     fn all_logits(&self, model: &crate::Model) -> Vec<Vec<f32>> {
         let mut tokens = self.prompt.tokens().to_vec();
         tokens.extend(&self.greedy);
-        batching::whole(model, &tokens, self)
+        schedules::whole(model, &tokens, self)
+    }
+
+    /// The rows at the reference's positions.
+    fn selected(&self, rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        self.positions.iter().map(|at| rows[*at].clone()).collect()
     }
 }

@@ -7,7 +7,7 @@ use crate::config::VisionConfig;
 use crate::dtype::Dtype;
 use crate::error::{BackendError, EncodeError, LoadError};
 use crate::frame::Frame;
-use crate::layers::{LayerNorm, Linear, attend};
+use crate::layers::{LayerNorm, Linear, attend, gelu};
 use crate::tokens::ImageTokens;
 use crate::weights::Scope;
 
@@ -127,8 +127,7 @@ impl Layer {
         let value = split(self.value.forward(&normal)?)?;
         let mixed = attend(&query, &key, &value, (dim as f64).powf(-0.5), &|_| Ok(None))?;
         let x = (x + self.output.forward(&mixed)?)?;
-        // candle's gelu is the tanh form.
-        let wide = self.up.forward(&self.norm2.forward(&x)?)?.gelu()?;
+        let wide = gelu(&self.up.forward(&self.norm2.forward(&x)?)?)?;
         Ok((&x + self.down.forward(&wide)?)?)
     }
 }
