@@ -37,11 +37,17 @@ impl Linear {
 
     /// x [rows, in] → [rows, out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
-            None => Ok(y),
+        let Some(bias) = &self.bias else {
+            return Ok(x.matmul(&self.weight.t()?)?);
+        };
+        if x.device().is_cpu() {
+            // Rounded once, after the bias, as the reference does; on CPUs products of bf16 are done in f32 anyway.
+            let weight = self.weight.to_dtype(DType::F32)?;
+            let y = x.to_dtype(DType::F32)?.matmul(&weight.t()?)?;
+            let y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
+            return Ok(y.to_dtype(x.dtype())?);
         }
+        Ok(x.matmul(&self.weight.t()?)?.broadcast_add(bias)?)
     }
 }
 

@@ -2,8 +2,25 @@
 //! `tests/fixtures` were made by `tests/reference/make_tiny.py`, which says with which versions.
 //! Each comparison is also shown to notice the mistakes it is there for.
 
+/// One test per checkpoint of the matrix, for a check in the module around.
+macro_rules! over_the_matrix {
+    ($check:ident) => {
+        over_the_matrix!($check: text_only window_8_kv_1 window_8_kv_2 window_8_kv_4);
+    };
+    ($check:ident: $($checkpoint:ident)*) => {
+        $(#[test]
+        fn $checkpoint() {
+            super::$check(stringify!($checkpoint));
+        })*
+    };
+}
+
 mod fixtures;
 mod folders;
+mod half;
+mod images;
+mod matrix;
+mod recipe;
 mod requests;
 mod schedules;
 

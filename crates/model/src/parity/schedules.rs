@@ -1,13 +1,17 @@
 //! How the work is cut up changes nothing: chunks and the whole, many sequences and one, blocks in any order.
+//! Over the tiny checkpoint and the matrix, whose windows and images no chunk size suits.
 
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
 use super::fixtures::{CASES, Case, Fixtures, tiny};
+use super::matrix::matrix;
 use super::{TOLERANCE, difference};
 use crate::sampling::choose;
-use crate::{BlockTable, Chunk, ImageSpan, KvOptions, KvPool, LayerKind, Model, Sampling, Want};
+use crate::{
+    BlockTable, Chunk, Dtype, ImageSpan, KvOptions, KvPool, LayerKind, Model, Sampling, Want,
+};
 
 /// A pool for `positions`, whatever the length of a block.
 pub(super) fn pool(model: &Model, block_tokens: usize, positions: usize) -> KvPool {
@@ -159,6 +163,26 @@ fn chunks_and_batches_change_nothing() {
     // Below, at and above the window of 12; blocks that divide neither.
     let sizes = [(1, 7), (5, 16), (12, 3), (13, 5), (30, 16)];
     check_schedules("tiny", &model, &cases, &sizes);
+}
+
+fn check_checkpoint(checkpoint: &str) {
+    let model = matrix().model(checkpoint, Dtype::F32);
+    let cases: Vec<Case> = matrix()
+        .case_names(checkpoint)
+        .iter()
+        .map(|name| matrix().case(&model, checkpoint, name, ""))
+        .collect();
+    // Left-over pieces shorter than a block, chunks that end within a block, windows that begin in a chunk.
+    let sizes: &[(usize, usize)] = if model.config().text.window == 8 {
+        &[(3, 5), (8, 16), (9, 7), (100, 16)]
+    } else {
+        &[(500, 16), (1025, 48)]
+    };
+    check_schedules(checkpoint, &model, &cases, sizes);
+}
+
+mod change_nothing {
+    over_the_matrix!(check_checkpoint);
 }
 
 /// What lies before a local layer's window may be anything: it is not read, with the window's own limit exact.
