@@ -88,9 +88,9 @@ def prompts(name, checkpoint, ids):
     words = lambda rng, count: [int(t) for t in rng.choice(rows, count)]
     text = lambda length: lambda rng: ([bos, *words(rng, length - 1)], [])
     window = checkpoint["text"]["sliding_window"]
-    out = {"below": text(window - 1), "exact": text(window), "above": text(window + 1), "triple": text(3 * window)}
+    out = {"below": text(window - 1), "exact": text(window), "above": text(window + 1)}
     if window < 1024:
-        out["long"] = text(299)
+        out.update(triple=text(3 * window), long=text(299))
     if "vision" not in checkpoint:
         return out
     run = [soft] * checkpoint["tokens_per_image"]

@@ -1,8 +1,8 @@
 """The checkpoints of the matrix: small, and uncomfortable wherever a shortcut would pass unnoticed.
 
 In all of them heads * head_dim differs from hidden, the query scalar from head_dim, and the number of layers is no
-multiple of six. Between them: 1, 2 and 4 key-value heads, a window of 8, images longer and shorter than it, pooling by 1
-and by 2, rope factor 8 and none, and every spelling of config.json and of tensor names.
+multiple of six. Between them: 1, 2 and 4 key-value heads, windows of 8 and of 1024, images longer and shorter than the
+window, pooling by 1 and by 2, rope factor 8 and none, and every spelling of config.json and of tensor names.
 """
 
 from matrix_weights import scale_of
@@ -33,6 +33,12 @@ CHECKPOINTS = {
         text=dict(hidden_size=48, intermediate_size=80, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=4,
                   head_dim=20, query_pre_attn_scalar=32, sliding_window=8, rope_scaling={"factor": 8.0, "rope_type": "linear"}),
         vision=dict(hidden_size=40, intermediate_size=56, num_hidden_layers=2, num_attention_heads=5, image_size=56),
+    ),
+    "window_1024": dict(
+        scheme="hub", spelling="hub", tokens_per_image=16, pictures=2,
+        text=dict(hidden_size=40, intermediate_size=64, num_hidden_layers=7, num_attention_heads=4, num_key_value_heads=2,
+                  head_dim=16, query_pre_attn_scalar=20, sliding_window=1024, rope_scaling={"factor": 8.0, "rope_type": "linear"}),
+        vision=dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=112),
     ),
     "text_only": dict(
         scheme="text", spelling="newest",

@@ -5,7 +5,7 @@
 /// One test per checkpoint of the matrix, for a check in the module around.
 macro_rules! over_the_matrix {
     ($check:ident) => {
-        over_the_matrix!($check: text_only window_8_kv_1 window_8_kv_2 window_8_kv_4);
+        over_the_matrix!($check: text_only window_1024 window_8_kv_1 window_8_kv_2 window_8_kv_4);
     };
     ($check:ident: $($checkpoint:ident)*) => {
         $(#[test]

@@ -42,8 +42,9 @@ struct Checkpoint {
 pub(super) struct Matrix([OnceLock<Checkpoint>; CHECKPOINTS.len()]);
 
 /// All checkpoints, in a fixed order.
-pub(super) const CHECKPOINTS: [&str; 4] = [
+pub(super) const CHECKPOINTS: [&str; 5] = [
     "text_only",
+    "window_1024",
     "window_8_kv_1",
     "window_8_kv_2",
     "window_8_kv_4",
@@ -129,7 +130,7 @@ fn the_matrix_is_what_its_name_says() {
             assert_eq!(described.images.len(), described.pictures.len());
         }
     }
-    assert_eq!(heads, [(1, 8), (1, 8), (2, 8), (4, 8)]);
+    assert_eq!(heads, [(1, 8), (2, 1024), (1, 8), (2, 8), (4, 8)]);
 }
 
 #[test]
