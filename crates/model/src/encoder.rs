@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{BackendError, LoadError};
-use crate::layers::{LayerNorm, Linear, attend};
+use crate::layers::{LayerNorm, Linear, attend, gelu};
 use crate::weights::Scope;
 
 /// What a layer is made in.
@@ -98,7 +98,6 @@ impl FeedForward {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
-        // candle's gelu is the tanh form.
-        self.down.forward(&self.up.forward(x)?.gelu()?)
+        self.down.forward(&gelu(&self.up.forward(x)?)?)
     }
 }

@@ -67,10 +67,16 @@ impl Linear {
 
     /// x [rows, in] → [rows, out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
-        let y = self.weight.product(x)?;
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
-            None => Ok(y),
+        match (&self.weight, &self.bias) {
+            (weight, None) => weight.product(x),
+            (Matrix::Plain(weight), Some(bias)) if x.device().is_cpu() => {
+                // Rounded once, after the bias, as the reference does; on CPUs products of bf16 are done in f32 anyway.
+                let weight = weight.to_dtype(DType::F32)?;
+                let y = x.to_dtype(DType::F32)?.matmul(&weight.t()?)?;
+                let y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
+                Ok(y.to_dtype(x.dtype())?)
+            }
+            (weight, Some(bias)) => Ok(weight.product(x)?.broadcast_add(bias)?),
         }
     }
 }
@@ -127,7 +133,13 @@ impl LayerNorm {
 pub(crate) type RowMask<'a> =
     &'a dyn Fn(std::ops::Range<usize>) -> Result<Option<Tensor>, BackendError>;
 
-/// Scaled dot-product attention, softmax in f32.
+/// GELU in its tanh form, computed in f32 and rounded to the dtype of x.
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor, BackendError> {
+    // candle's gelu is the tanh form; in bf16 it would round after each of its steps.
+    Ok(x.to_dtype(DType::F32)?.gelu()?.to_dtype(x.dtype())?)
+}
+
+/// Scaled dot-product attention: scores rounded to the dtype of q as the reference does, softmax in f32.
 ///
 /// q [heads, n, dim], k and v [kv heads, keys, dim], all contiguous; query head h reads key head h / (heads / kv heads).
 /// Returns [n, heads × dim].
@@ -138,11 +150,27 @@ pub(crate) fn attend(
     scale: f64,
     mask: RowMask,
 ) -> Result<Tensor, BackendError> {
+    let tile = tile_rows(q.dim(0)?, k.dim(1)?, q.dim(1)?);
+    tiled(Qkv { q, k, v }, scale, mask, tile)
+}
+
+/// Query rows worked on at once: as many as keep the scores of all heads within [`SCORES_MAX`], at least one.
+fn tile_rows(heads: usize, keys: usize, queries: usize) -> usize {
+    (SCORES_MAX / (heads * keys)).clamp(1, queries)
+}
+
+struct Qkv<'a> {
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+}
+
+fn tiled(qkv: Qkv, scale: f64, mask: RowMask, tile: usize) -> Result<Tensor, BackendError> {
+    let Qkv { q, k, v } = qkv;
     let (heads, n, dim) = q.dims3()?;
     let (kv_heads, keys, _) = k.dims3()?;
     let group = heads / kv_heads;
     let keys_t = k.transpose(1, 2)?;
-    let tile = (SCORES_MAX / (heads * keys)).clamp(1, n);
     let mut out = Vec::with_capacity(n.div_ceil(tile));
     let mut from = 0;
     while from < n {
@@ -151,7 +179,9 @@ pub(crate) fn attend(
             .narrow(1, from, rows)?
             .contiguous()?
             .reshape((kv_heads, group * rows, dim))?;
-        let scores = (part.matmul(&keys_t)?.to_dtype(DType::F32)? * scale)?;
+        let scores = (part.matmul(&keys_t)?.to_dtype(DType::F32)? * scale)?
+            .to_dtype(q.dtype())?
+            .to_dtype(DType::F32)?;
         let scores = match mask(from..from + rows)? {
             Some(mask) => scores.reshape((heads, rows, keys))?.broadcast_add(&mask)?,
             None => scores,
@@ -172,4 +202,64 @@ pub(crate) fn attend(
         return Ok(out.remove(0));
     }
     Ok(Tensor::cat(&out, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn no_tile_holds_more_scores_than_allowed() {
+        // SigLIP at 896 pixels, a long prompt, a decode step, and more keys than one row may have.
+        for (heads, keys, queries) in [
+            (16, 4096, 4096),
+            (8, 131_072, 512),
+            (8, 131_072, 1),
+            (1, 1 << 25, 3),
+        ] {
+            let rows = tile_rows(heads, keys, queries);
+            assert!((1..=queries).contains(&rows));
+            assert!(rows == 1 || rows * heads * keys <= SCORES_MAX);
+        }
+        assert_eq!(tile_rows(16, 4096, 4096), 256);
+    }
+
+    #[test]
+    fn tiles_change_nothing() {
+        let tensor = |heads, n, start: f32| {
+            let count = heads * n * 6;
+            let values: Vec<f32> = (0..count).map(|i| (start + i as f32).sin()).collect();
+            Tensor::from_vec(values, (heads, n, 6), &Device::Cpu).unwrap()
+        };
+        let (q, k, v) = (tensor(4, 11, 0.0), tensor(2, 13, 0.3), tensor(2, 13, 0.7));
+        let causal = |rows: std::ops::Range<usize>| {
+            let values = rows
+                .clone()
+                .flat_map(|q| {
+                    (0..13).map(move |k| if k <= q + 2 { 0.0 } else { f32::NEG_INFINITY })
+                })
+                .collect::<Vec<f32>>();
+            Ok(Some(Tensor::from_vec(
+                values,
+                (1, rows.len(), 13),
+                &Device::Cpu,
+            )?))
+        };
+        let run = |tile| {
+            let qkv = Qkv {
+                q: &q,
+                k: &k,
+                v: &v,
+            };
+            let out = tiled(qkv, 0.4, &causal, tile).unwrap();
+            out.to_vec2::<f32>().unwrap()
+        };
+        let whole = run(11);
+        for tile in [1, 2, 5, 10] {
+            for (a, b) in run(tile).iter().flatten().zip(whole.iter().flatten()) {
+                assert!((a - b).abs() < 1e-6, "{tile}");
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@
 
 mod chat_template;
 mod config;
+mod digests;
 mod dtype;
 mod encoder;
 mod error;

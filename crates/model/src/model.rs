@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use crate::chat_template;
 use crate::config::{Config, VisionConfig};
+use crate::digests::Memory;
 use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
 use crate::frame::Frame;
@@ -39,6 +40,14 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Which parts.
     pub parts: Parts,
+}
+
+/// What is read before the weights are.
+struct Loaded {
+    config: Config,
+    tokenizer: Option<Tokenizer>,
+    /// Where the weights' digests are remembered.
+    memory: Option<Memory>,
 }
 
 /// MedGemma, or any Gemma 3 of its form.
@@ -76,13 +85,44 @@ impl Model {
         {
             return Self::load_gguf(&GgufSource::text(path), options);
         }
-        let config = Config::read(path)?;
-        let weights = Weights::open(path)?;
+        Self::load_folder(path, options, None)
+    }
+
+    /// As [`Model::load`] of a folder, with the weights' digests remembered in the folder `digest_cache`, which is made
+    /// where it is missing: a start then reads only the weights it needs. What is remembered holds as long as no file of
+    /// weights changes.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_remembering(
+        dir: &Path,
+        options: LoadOptions,
+        digest_cache: &Path,
+    ) -> Result<Self, LoadError> {
+        Self::load_folder(dir, options, Some(digest_cache))
+    }
+
+    fn load_folder(
+        dir: &Path,
+        options: LoadOptions,
+        digest_cache: Option<&Path>,
+    ) -> Result<Self, LoadError> {
+        let config = Config::read(dir)?;
+        let memory = match digest_cache {
+            Some(cache) => Some(Memory::new(dir, cache)?),
+            None => None,
+        };
+        let weights = Weights::open(dir)?;
         let tokenizer = match options.parts {
             Parts::Vision => None,
-            Parts::Text | Parts::All => Some(load_tokenizer(path, &config)?),
+            Parts::Text | Parts::All => Some(load_tokenizer(dir, &config)?),
         };
-        Self::assemble(config, &weights, tokenizer, options)
+        let loaded = Loaded {
+            config,
+            tokenizer,
+            memory,
+        };
+        Self::assemble(loaded, &weights, options)
     }
 
     /// Loads llama.cpp's form of the model: a GGUF with the language model, and the vision tower from an mmproj GGUF or a
@@ -119,15 +159,24 @@ impl Model {
             )?),
         };
         weights.add_gguf(file, source.quantised, names::text)?;
-        Self::assemble(config, &weights, tokenizer, options)
+        let loaded = Loaded {
+            config,
+            tokenizer,
+            memory: None,
+        };
+        Self::assemble(loaded, &weights, options)
     }
 
     fn assemble(
-        config: Config,
+        loaded: Loaded,
         weights: &Weights,
-        tokenizer: Option<Tokenizer>,
         options: LoadOptions,
     ) -> Result<Self, LoadError> {
+        let Loaded {
+            config,
+            tokenizer,
+            memory,
+        } = loaded;
         let device = Device::Cpu;
         let dtype = options.dtype;
         let vision = match options.parts {
@@ -143,8 +192,12 @@ impl Model {
             .as_ref()
             .and_then(|t| t.special().image)
             .map(|image| image.soft);
+        let digests = match memory {
+            Some(memory) => memory.or_compute(|| weights.digests()),
+            None => weights.digests(),
+        };
         Ok(Self {
-            digests: weights.digests(),
+            digests,
             forbidden_tokens: forbidden_tokens.into_iter().collect(),
             config,
             dtype,
@@ -258,7 +311,7 @@ impl Model {
 
     #[cfg(test)]
     pub(crate) fn mutate(&mut self, mutations: crate::text::Mutations) {
-        self.text.as_mut().unwrap().mutations = mutations;
+        self.text.as_mut().unwrap().mutate(mutations);
     }
 
     #[cfg(test)]

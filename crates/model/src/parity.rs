@@ -2,14 +2,32 @@
 //! `tests/fixtures` were made by `tests/reference/make_tiny.py`, which says with which versions.
 //! Each comparison is also shown to notice the mistakes it is there for.
 
-mod batching;
+/// One test per checkpoint of the matrix, for a check in the module around.
+macro_rules! over_the_matrix {
+    ($check:ident) => {
+        over_the_matrix!($check: text_only window_1024 window_8_kv_1 window_8_kv_2 window_8_kv_4);
+    };
+    ($check:ident: $($checkpoint:ident)*) => {
+        $(#[test]
+        fn $checkpoint() {
+            super::$check(stringify!($checkpoint));
+        })*
+    };
+}
+
 mod cache;
 mod corpus;
 mod fixtures;
 mod folders;
 mod gguf;
+mod half;
+mod images;
+mod matrix;
 mod medsiglip;
 mod real;
+mod recipe;
+mod requests;
+mod schedules;
 
 use crate::frame::Frame;
 use crate::generate::{Continue, Finish, Request};
@@ -36,8 +54,7 @@ fn distance(fixtures: &Fixtures, name: &str, mutations: Mutations, reverse_image
     if reverse_images {
         case.images.reverse();
     }
-    let rows = case.all_logits(&model);
-    difference(&rows[case.logits_first..], &case.logits)
+    difference(&case.selected(&case.all_logits(&model)), &case.logits)
 }
 
 #[test]
@@ -117,7 +134,7 @@ fn the_comparison_bites() {
 
 /// Figures for whoever runs with --nocapture.
 #[allow(clippy::print_stdout)]
-fn println_figure(what: &str, found: f32) {
+fn println_figure(what: &str, found: impl std::fmt::LowerExp) {
     println!("{what}: largest difference {found:.1e}");
 }
 
@@ -174,6 +191,11 @@ impl Case {
     fn all_logits(&self, model: &crate::Model) -> Vec<Vec<f32>> {
         let mut tokens = self.prompt.tokens().to_vec();
         tokens.extend(&self.greedy);
-        batching::whole(model, &tokens, self)
+        schedules::whole(model, &tokens, self)
+    }
+
+    /// The rows at the reference's positions.
+    fn selected(&self, rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        self.positions.iter().map(|at| rows[*at].clone()).collect()
     }
 }

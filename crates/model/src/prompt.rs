@@ -145,6 +145,20 @@ impl Prompt {
         Ok(writer.prompt)
     }
 
+    /// A sequence that no conversation gives, for comparison with the reference.
+    #[cfg(test)]
+    pub(crate) const fn from_tokens(
+        tokens: Vec<u32>,
+        images: Vec<usize>,
+        tokens_per_image: usize,
+    ) -> Self {
+        Self {
+            tokens,
+            images,
+            tokens_per_image,
+        }
+    }
+
     /// Token ids, soft tokens where images stand.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {

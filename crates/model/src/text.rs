@@ -14,13 +14,13 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, ForwardError, LoadError};
-use crate::layers::{Linear, Matrix, RmsNorm};
+use crate::layers::{Linear, Matrix, RmsNorm, gelu};
 use crate::projector::{ProjectError, Projector};
 use crate::weights::Scope;
 use attention::{Attention, Heads};
 use batch::{Chunk, ImageRule, LogitRows, Plan, Want};
 use cache::KvPool;
-use rope::Rope;
+use rope::Tables;
 
 /// Deliberate faults, so that tests can show that they would be noticed. All off outside tests.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,6 +37,8 @@ pub(crate) struct Mutations {
     pub(crate) silu: bool,
     /// Images get the embedding scale too.
     pub(crate) scaled_images: bool,
+    /// Positions pass through bf16, which has no exact integers above 256.
+    pub(crate) bf16_positions: bool,
 }
 
 /// The language model with the projector that images pass on their way in.
@@ -51,7 +53,8 @@ pub(crate) struct TextTower {
     norm: RmsNorm,
     /// The projector and the id of the soft token; absent in text-only checkpoints.
     images: Option<(Projector, u32)>,
-    pub(crate) mutations: Mutations,
+    rope: Tables,
+    mutations: Mutations,
 }
 
 struct Layer {
@@ -90,6 +93,7 @@ impl TextTower {
                 .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
             images,
+            rope: Tables::new(config, scope.dtype(), Mutations::default(), device),
             config: config.clone(),
             device: device.clone(),
             mutations: Mutations::default(),
@@ -122,7 +126,7 @@ impl TextTower {
         plan: &Plan,
         x: Tensor,
     ) -> Result<Vec<LogitRows>, BackendError> {
-        let rope = Rope::new(&self.config, &plan.positions, self.mutations, &self.device)?;
+        let rope = self.rope.of(&plan.positions)?;
         let mut x = x;
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = Heads {
@@ -139,6 +143,13 @@ impl TextTower {
             x = (&x + layer.feed_forward(&x, self.mutations.silu)?)?;
         }
         self.logits(&x, chunks, plan)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn mutate(&mut self, mutations: Mutations) {
+        let dtype = self.rope.dtype();
+        self.rope = Tables::new(&self.config, dtype, mutations, &self.device);
+        self.mutations = mutations;
     }
 
     /// What an image looks like to the language model, for comparison with the reference.
@@ -234,8 +245,7 @@ impl Layer {
     fn feed_forward(&self, x: &Tensor, silu: bool) -> Result<Tensor, BackendError> {
         let normal = self.before_feed_forward.forward(x)?;
         let gate = self.gate.forward(&normal)?;
-        // candle's gelu is the tanh form.
-        let gate = if silu { gate.silu()? } else { gate.gelu()? };
+        let gate = if silu { gate.silu()? } else { gelu(&gate)? };
         let wide = (gate * self.up.forward(&normal)?)?;
         self.after_feed_forward.forward(&self.down.forward(&wide)?)
     }

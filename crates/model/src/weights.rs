@@ -240,6 +240,22 @@ impl Weights {
         &self.shards[entry.shard][entry.bytes.clone()]
     }
 
+    /// Tells the system that a tensor's pages have been copied: what is resident while loading stays one copy of the
+    /// weights, not two.
+    fn let_go(&self, entry: &Entry) {
+        let shard = &self.shards[entry.shard];
+        // SAFETY: the map is read-only and backed by its file, so pages that are dropped are read again when touched.
+        let advised = unsafe {
+            shard.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                entry.bytes.start,
+                entry.bytes.len(),
+            )
+        };
+        // Advice that is not taken costs memory until loading ends, nothing else.
+        let _ = advised;
+    }
+
     fn prefix(&self, part: Part) -> Option<&'static str> {
         let found = |prefix: &&&str| {
             self.entries
@@ -316,6 +332,7 @@ impl Weights {
         let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
         hasher.update(header.as_bytes());
         hasher.update(self.bytes(entry));
+        self.let_go(entry);
     }
 }
 
@@ -433,6 +450,8 @@ impl Scope<'_> {
             Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?
                 .to_dtype(dtype.candle())
         };
-        load().map_err(|error| BackendError::from(error).into())
+        let tensor = load().map_err(BackendError::from)?;
+        self.weights.let_go(entry);
+        Ok(tensor)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::{Dtype as Stored, SafeTensors};
 use serde::Deserialize;
 
 use crate::{Dtype, Frame, ImageTokens, LoadOptions, Message, Model, Part, Parts, Prompt, Role};
@@ -32,6 +32,15 @@ pub(super) fn tiny() -> Model {
     .unwrap()
 }
 
+fn fixtures_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// What a fixtures' JSON file says.
+pub(super) fn facts<T: serde::de::DeserializeOwned>(file: &str) -> T {
+    serde_json::from_str(&std::fs::read_to_string(fixtures_dir().join(file)).unwrap()).unwrap()
+}
+
 #[derive(Deserialize)]
 struct Described {
     system: String,
@@ -47,9 +56,12 @@ struct Facts {
     cases: BTreeMap<String, Described>,
 }
 
+/// Stored tensors.
+pub(super) struct Tensors(Vec<u8>);
+
 pub(super) struct Fixtures {
     facts: Facts,
-    tensors: Vec<u8>,
+    tensors: Tensors,
 }
 
 /// One reference case, prepared with this model's own tokenizer and vision tower.
@@ -58,19 +70,16 @@ pub(super) struct Case {
     pub(super) images: Vec<ImageTokens>,
     pub(super) expected_prompt: Vec<u32>,
     pub(super) greedy: Vec<u32>,
-    /// From this position on.
+    /// The reference's, at `positions` of prompt and answer.
     pub(super) logits: Vec<Vec<f32>>,
-    pub(super) logits_first: usize,
+    pub(super) positions: Vec<usize>,
 }
 
 impl Fixtures {
     pub(super) fn read() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let facts =
-            serde_json::from_str(&std::fs::read_to_string(dir.join("tiny.json")).unwrap()).unwrap();
         Self {
-            facts,
-            tensors: std::fs::read(dir.join("tiny.safetensors")).unwrap(),
+            facts: facts("tiny.json"),
+            tensors: Tensors::read("tiny.safetensors"),
         }
     }
 
@@ -99,47 +108,93 @@ impl Fixtures {
             .iter()
             .map(|index| self.picture(*index))
             .collect();
+        let logits = self.rows(&format!("{name}.logits"));
+        let first = described.logits_first;
         Case {
             prompt: model.prompt(&messages, frames.len()).unwrap(),
             images: model.encode(&frames).unwrap(),
             expected_prompt: described.prompt.clone(),
             greedy: described.greedy.clone(),
-            logits: self.rows(&format!("{name}.logits")),
-            logits_first: described.logits_first,
+            positions: (first..first + logits.len()).collect(),
+            logits,
         }
     }
 
     pub(super) fn picture(&self, index: usize) -> Frame {
-        let shape = self.shape(&format!("picture_{index}"));
-        Frame::new(shape[0], shape[2], self.bytes(&format!("picture_{index}"))).unwrap()
+        self.tensors.picture(&format!("picture_{index}"))
     }
 
     pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
-        SafeTensors::deserialize(&self.tensors)
-            .unwrap()
-            .tensor(name)
-            .unwrap()
-            .data()
-            .to_vec()
-    }
-
-    fn shape(&self, name: &str) -> Vec<usize> {
-        SafeTensors::deserialize(&self.tensors)
-            .unwrap()
-            .tensor(name)
-            .unwrap()
-            .shape()
-            .to_vec()
+        self.tensors.bytes(name)
     }
 
     /// A matrix of f32.
     pub(super) fn rows(&self, name: &str) -> Vec<Vec<f32>> {
-        let width = self.shape(name)[1];
-        let values: Vec<f32> = self
-            .bytes(name)
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
+        self.tensors.rows(name)
+    }
+}
+
+impl Tensors {
+    pub(super) fn read(file: &str) -> Self {
+        Self(std::fs::read(fixtures_dir().join(file)).unwrap())
+    }
+
+    fn get<T>(&self, name: &str, take: impl Fn(safetensors::tensor::TensorView) -> T) -> T {
+        take(
+            SafeTensors::deserialize(&self.0)
+                .unwrap()
+                .tensor(name)
+                .unwrap(),
+        )
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        SafeTensors::deserialize(&self.0)
+            .unwrap()
+            .tensor(name)
+            .is_ok()
+    }
+
+    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+        self.get(name, |view| view.data().to_vec())
+    }
+
+    pub(super) fn picture(&self, name: &str) -> Frame {
+        let shape = self.get(name, |view| view.shape().to_vec());
+        Frame::new(shape[0], shape[2], self.bytes(name)).unwrap()
+    }
+
+    /// A matrix of f32, or of bf16 widened.
+    pub(super) fn rows(&self, name: &str) -> Vec<Vec<f32>> {
+        let width = self.get(name, |view| view.shape()[1]);
+        let values = self.values(name);
         values.chunks_exact(width).map(<[f32]>::to_vec).collect()
     }
+
+    /// Numbers of f32, or of bf16 widened, in order.
+    pub(super) fn values(&self, name: &str) -> Vec<f32> {
+        self.get(name, |view| match view.dtype() {
+            Stored::BF16 => view
+                .data()
+                .chunks_exact(2)
+                .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
+                .collect(),
+            Stored::F32 => words(view.data()).map(f32::from_bits).collect(),
+            other => panic!("{name} is {other:?}"),
+        })
+    }
+
+    /// Token ids.
+    pub(super) fn ids(&self, name: &str) -> Vec<u32> {
+        self.get(name, |view| {
+            assert_eq!(view.dtype(), Stored::I32, "{name}");
+            words(view.data()).collect()
+        })
+    }
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }

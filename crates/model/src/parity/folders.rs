@@ -40,7 +40,7 @@ fn renamed(rename: impl Fn(&str) -> Option<String>) -> TempDir {
 
 fn logits(model: &Model) -> Vec<Vec<f32>> {
     let case = Fixtures::read().case(model, "one_image");
-    super::batching::whole(model, case.prompt.tokens(), &case)
+    super::schedules::whole(model, case.prompt.tokens(), &case)
 }
 
 fn check_same(dir: &Path) {
@@ -58,6 +58,45 @@ fn every_naming_scheme_is_the_same_model() {
     check_same(renamed(in_memory).path());
     let newest = |name: &str| Some(name.replace("vision_tower.vision_model.", "vision_tower."));
     check_same(renamed(newest).path());
+}
+
+/// The head is the embedding: a copy of it in the file changes nothing, in whatever place a scheme has it.
+#[test]
+fn a_tied_head_may_be_absent_or_present() {
+    let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let embedding = all
+        .tensor("language_model.model.embed_tokens.weight")
+        .unwrap();
+    for place in ["lm_head.weight", "language_model.lm_head.weight"] {
+        let dir = copy();
+        let mut tensors: BTreeMap<String, TensorView> =
+            all.iter().map(|(n, v)| (n.to_owned(), v)).collect();
+        tensors.insert(place.to_owned(), embedding.clone());
+        safetensors::serialize_to_file(tensors, None, &dir.path().join("model.safetensors"))
+            .unwrap();
+        check_same(dir.path());
+    }
+    let untied = damaged(
+        "config.json",
+        "\"model_type\": \"gemma3\"",
+        "\"model_type\": \"gemma3\", \"tie_word_embeddings\": false",
+    );
+    let text = untied.to_string();
+    assert!(
+        text.contains("tie_word_embeddings is false, allowed is true"),
+        "{text}"
+    );
+}
+
+#[test]
+fn remembered_digests_are_the_computed_ones() {
+    let (dir, cache) = (copy(), TempDir::new().unwrap());
+    let load = || Model::load_remembering(dir.path(), ALL, cache.path()).unwrap();
+    let expected = *tiny().digests();
+    assert_eq!(*load().digests(), expected);
+    assert_eq!(*load().digests(), expected);
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -253,4 +292,73 @@ fn a_stored_dtype_that_is_not_read_is_named() {
     )
     .unwrap();
     assert!(matches!(error(dir.path()), LoadError::TensorDtype { .. }));
+}
+
+/// Each names the thing, what was found and what was expected.
+#[test]
+fn refusals_say_what_was_found_and_what_was_expected() {
+    let check = |error: LoadError, parts: &[&str]| {
+        let text = error.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
+    };
+    let dir = copy();
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    check(
+        error(dir.path()),
+        &["model.safetensors is not a complete safetensors file"],
+    );
+    check(
+        damaged(
+            "config.json",
+            "\"intermediate_size\": 112",
+            "\"intermediate_size\": 113",
+        ),
+        &["layers.0.mlp.fc1.weight", "[112, 48]", "expected [113, 48]"],
+    );
+    check(
+        damaged("config.json", "\"image_size\": 224", "\"image_size\": 56"),
+        &[
+            "position_embedding.weight",
+            "[256, 48]",
+            "expected [16, 48]",
+        ],
+    );
+    let dir = renamed(|name| {
+        (!name.ends_with("layers.3.self_attn.q_norm.weight")).then(|| name.to_owned())
+    });
+    check(
+        error(dir.path()),
+        &[
+            "layers.3.self_attn.q_norm.weight is missing",
+            "expected shape [24]",
+        ],
+    );
+    check(
+        damaged(
+            "tokenizer.json",
+            "\"<image_soft_token>\"",
+            "\"<image_other_token>\"",
+        ),
+        &["tokenizer.json has no token <image_soft_token>"],
+    );
+    let rows = tiny().config().text.vocab;
+    let tokenizer = std::fs::read_to_string(tiny_dir().join("tokenizer.json")).unwrap();
+    let ids = tiny().tokenizer().unwrap().special().image.unwrap().soft + 1;
+    let small = crate::Tokenizer::parse(&tokenizer, ids as usize - 1, true).unwrap_err();
+    check(
+        small,
+        &[
+            &format!("the id {}", ids - 1),
+            &format!("only {} rows", ids - 1),
+        ],
+    );
+    assert!(rows >= ids as usize);
+    check(
+        damaged("config.json", "\"gemma3\"", "\"gemma4\""),
+        &["model_type is gemma4", "allowed is gemma3 or gemma3_text"],
+    );
 }

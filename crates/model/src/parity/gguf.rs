@@ -193,7 +193,7 @@ fn worst(model: &Model) -> f32 {
     let fixtures = Fixtures::read();
     let one = |name: &&str| {
         let case = fixtures.case(model, name);
-        difference(&case.all_logits(model)[case.logits_first..], &case.logits)
+        difference(&case.selected(&case.all_logits(model)), &case.logits)
     };
     CASES.iter().map(one).fold(0.0, f32::max)
 }
@@ -237,15 +237,15 @@ fn the_soft_token_needs_no_row() {
         rows.iter().map(|row| row[..soft].to_vec()).collect()
     };
     let found = case.all_logits(&model);
-    let found = difference(&found[case.logits_first..], &narrow(&case.logits));
+    let found = difference(&case.selected(&found), &narrow(&case.logits));
     assert!(found <= TOLERANCE, "{found}");
 }
 
 /// The mean distance of the logits of a long text from the reference's.
 fn mean(model: &Model) -> f32 {
     let case = Fixtures::read().case(model, "text");
-    let rows = case.all_logits(model);
-    let found = rows[case.logits_first..].iter().flatten();
+    let rows = case.selected(&case.all_logits(model));
+    let found = rows.iter().flatten();
     let all = found.zip(case.logits.iter().flatten());
     let count = case.logits.len() * case.logits[0].len();
     all.map(|(a, b)| (a - b).abs()).sum::<f32>() / count as f32

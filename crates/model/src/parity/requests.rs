@@ -1,144 +1,14 @@
-//! How the work is cut up changes nothing: chunks and the whole, many sequences and one, blocks in any order.
+//! Requests as they come: what cannot be computed is refused with its reason, and answers stop, stream and cancel.
 
-use super::fixtures::{CASES, Case, Fixtures, tiny};
-use super::{TOLERANCE, difference};
+use super::fixtures::{Fixtures, tiny};
+use super::schedules::{pool, spans};
 use crate::{
     BlockTable, Chunk, Continue, Dtype, EncodeError, Finish, ForwardError, GenerateError,
-    ImageSpan, ImageTokensError, KvOptions, KvPool, LoadOptions, Message, Model, Parts, Request,
-    Sampling, Want,
+    ImageSpan, ImageTokensError, LoadOptions, Message, Model, Parts, Request, Sampling, Want,
 };
 
-fn pool(model: &Model, block_tokens: usize) -> KvPool {
-    let budget_bytes = 1200 * model.kv_position_bytes();
-    model
-        .kv_pool(KvOptions {
-            block_tokens,
-            budget_bytes,
-        })
-        .unwrap()
-}
-
-/// The images whose run starts in `range`, at offsets from its start.
-fn spans<'a>(case: &'a Case, range: &std::ops::Range<usize>) -> Vec<ImageSpan<'a>> {
-    let placed = case.prompt.images().iter().zip(&case.images);
-    let inside = placed.filter(|(first, _)| range.contains(first));
-    inside
-        .map(|(first, tokens)| ImageSpan {
-            offset: first - range.start,
-            tokens,
-        })
-        .collect()
-}
-
-/// All logits of one sequence in one chunk.
-pub(super) fn whole(model: &Model, tokens: &[u32], case: &Case) -> Vec<Vec<f32>> {
-    let mut pool = pool(model, 16);
-    let mut table = BlockTable::default();
-    pool.reserve(&mut table, tokens.len()).unwrap();
-    let images = spans(case, &(0..tokens.len()));
-    let chunk = Chunk {
-        tokens,
-        images: &images,
-        start: 0,
-        table: &table,
-        want: Want::All,
-    };
-    model.forward(&mut pool, &[chunk]).unwrap().remove(0).rows
-}
-
-#[test]
-fn chunked_prefill_equals_the_whole() {
-    let (fixtures, model) = (Fixtures::read(), tiny());
-    for name in CASES {
-        let case = fixtures.case(&model, name);
-        let expected = whole(&model, case.prompt.tokens(), &case);
-        // Below, at and above the window of 12; blocks that divide neither.
-        for (size, block) in [(1, 7), (5, 16), (12, 3), (13, 5), (30, 16)] {
-            let mut pool = pool(&model, block);
-            let mut table = BlockTable::default();
-            let mut rows = Vec::new();
-            while rows.len() < expected.len() {
-                let range = case.prompt.chunk(rows.len(), size);
-                pool.reserve(&mut table, range.end).unwrap();
-                let images = spans(&case, &range);
-                let tokens = &case.prompt.tokens()[range.clone()];
-                let chunk = Chunk {
-                    tokens,
-                    images: &images,
-                    start: range.start,
-                    table: &table,
-                    want: Want::All,
-                };
-                rows.extend(model.forward(&mut pool, &[chunk]).unwrap().remove(0).rows);
-            }
-            let found = difference(&rows, &expected);
-            assert!(found <= TOLERANCE, "{name} in chunks of {size}: {found}");
-        }
-    }
-}
-
-/// All cases in one pool at once, out of step with each other: each prefills in its own chunks and then decodes, so
-/// that batches mix prompts, images and single tokens, and block tables interleave.
-#[test]
-fn a_batch_equals_one_at_a_time() {
-    let (fixtures, model) = (Fixtures::read(), tiny());
-    let cases = CASES.map(|name| fixtures.case(&model, name));
-    let sizes = [9, 4, 1, 20, 33];
-    let mut pool = pool(&model, 8);
-    let mut tables: Vec<BlockTable> = cases.iter().map(|_| BlockTable::default()).collect();
-    let mut rows: Vec<Vec<Vec<f32>>> = cases.iter().map(|_| Vec::new()).collect();
-    let steps = |case: &Case| case.prompt.tokens().len() + 10;
-    while let Some(active) = Some(
-        (0..5)
-            .filter(|i| rows[*i].len() < steps(&cases[*i]))
-            .collect::<Vec<_>>(),
-    ) && !active.is_empty()
-    {
-        let ranges = active
-            .iter()
-            .map(|i| next(&cases[*i], rows[*i].len(), sizes[*i]))
-            .collect::<Vec<_>>();
-        for (i, (range, _)) in active.iter().zip(&ranges) {
-            pool.reserve(&mut tables[*i], range.end).unwrap();
-        }
-        let images: Vec<_> = active
-            .iter()
-            .zip(&ranges)
-            .map(|(i, (range, _))| spans(&cases[*i], range))
-            .collect();
-        let chunks: Vec<Chunk> = (0..active.len())
-            .map(|k| Chunk {
-                tokens: &ranges[k].1,
-                images: &images[k],
-                start: ranges[k].0.start,
-                table: &tables[active[k]],
-                want: Want::All,
-            })
-            .collect();
-        let found = model.forward(&mut pool, &chunks).unwrap();
-        for (i, found) in active.iter().zip(found) {
-            rows[*i].extend(found.rows);
-        }
-    }
-    for (case, rows) in cases.iter().zip(&rows) {
-        let mut tokens = case.prompt.tokens().to_vec();
-        tokens.extend(&case.greedy[..10]);
-        assert!(difference(rows, &whole(&model, &tokens, case)) <= TOLERANCE);
-    }
-}
-
-/// The next positions of a case and their tokens: a piece of the prompt, then one token of the answer at a time.
-fn next(case: &Case, done: usize, size: usize) -> (std::ops::Range<usize>, Vec<u32>) {
-    let prompt = case.prompt.tokens();
-    if done < prompt.len() {
-        let range = case.prompt.chunk(done, size);
-        return (range.clone(), prompt[range].to_vec());
-    }
-    (done..done + 1, vec![case.greedy[done - prompt.len()]])
-}
-
 fn refused(model: &Model, tokens: &[u32], images: &[ImageSpan], reach: usize) -> ForwardError {
-    let mut pool = pool(model, 16);
+    let mut pool = pool(model, 16, 1200);
     let mut table = BlockTable::default();
     pool.reserve(&mut table, reach).unwrap();
     let chunk = Chunk {

@@ -1,0 +1,155 @@
+//! Digests of weights, remembered between starts: hashing a large checkpoint takes seconds and its files hardly ever
+//! change. What is remembered holds for exactly these files: names, sizes, and the file system's own record of which file
+//! it is and when it last changed, which no program can set back.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use medfleet_core::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::LoadError;
+use crate::weights::Digests;
+
+/// Changes with the way digests are computed.
+const VERSION: &str = "medfleet-digests-1";
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    model: String,
+    encoder: Option<String>,
+}
+
+/// The place in a cache for the digests of one folder's weights as they are when this is made, which is to be before they
+/// are read.
+pub(crate) struct Memory {
+    place: PathBuf,
+}
+
+impl Memory {
+    /// # Errors
+    /// [`LoadError::Read`] when the folder cannot be listed.
+    pub(crate) fn new(dir: &Path, cache: &Path) -> Result<Self, LoadError> {
+        let key = stamp(dir).map_err(|source| LoadError::Read {
+            file: dir.display().to_string(),
+            source,
+        })?;
+        Ok(Self {
+            place: cache.join(format!("{key}.json")),
+        })
+    }
+
+    /// From the cache where it knows these files, else computed and put there.
+    /// A cache that cannot be read or written costs time, nothing else.
+    pub(crate) fn or_compute(&self, compute: impl FnOnce() -> Digests) -> Digests {
+        if let Some(found) = recall(&self.place) {
+            return found;
+        }
+        let digests = compute();
+        // Without the file the next start computes again, which is slow and right.
+        let _ = store(&self.place, &digests);
+        digests
+    }
+}
+
+/// Of the safetensors files as they are now.
+fn stamp(dir: &Path) -> std::io::Result<Digest> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.contains(".safetensors") {
+            continue;
+        }
+        let of = std::fs::metadata(&path)?;
+        let (which, when) = ((of.dev(), of.ino()), (of.ctime(), of.ctime_nsec()));
+        lines.push(format!("{name} {} {which:?} {when:?}", of.len()));
+    }
+    lines.sort();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(VERSION.as_bytes());
+    for line in lines {
+        hasher.update(b"\n").update(line.as_bytes());
+    }
+    Ok(Digest::new(*hasher.finalize().as_bytes()))
+}
+
+fn recall(place: &Path) -> Option<Digests> {
+    let text = std::fs::read_to_string(place).ok()?;
+    let Remembered { model, encoder } = serde_json::from_str(&text).ok()?;
+    let encoder = match encoder {
+        Some(text) => Some(text.parse().ok()?),
+        None => None,
+    };
+    Some(Digests {
+        model: model.parse().ok()?,
+        encoder,
+    })
+}
+
+/// Whole or not at all, whoever else writes the same.
+fn store(place: &Path, digests: &Digests) -> std::io::Result<()> {
+    let value = Remembered {
+        model: digests.model.to_string(),
+        encoder: digests.encoder.map(|digest| digest.to_string()),
+    };
+    if let Some(parent) = place.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let partial = place.with_extension(format!("{}.partial", std::process::id()));
+    std::fs::write(&partial, serde_json::to_string(&value)?)?;
+    std::fs::rename(partial, place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn digests_are_computed_once_for_the_same_files() {
+        let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = kept.path().join("below");
+        let weights = dir.path().join("model-00001-of-00001.safetensors");
+        std::fs::write(&weights, b"one").unwrap();
+        let computed = Cell::new(0u8);
+        let get = || {
+            let memory = Memory::new(dir.path(), &cache).unwrap();
+            memory.or_compute(|| {
+                computed.set(computed.get() + 1);
+                Digests {
+                    model: Digest::new([computed.get(); 32]),
+                    encoder: None,
+                }
+            })
+        };
+        assert_eq!(get(), get());
+        assert_eq!(computed.get(), 1);
+        // Other files beside the weights make no difference.
+        std::fs::write(dir.path().join("README.md"), b"text").unwrap();
+        assert_eq!(get().model, Digest::new([1; 32]));
+        // Another file of the same name and size is other weights.
+        let other = dir.path().join("other");
+        std::fs::write(&other, b"two").unwrap();
+        std::fs::rename(&other, &weights).unwrap();
+        assert_eq!(get().model, Digest::new([2; 32]));
+        // A damaged cache is computed anew.
+        for entry in std::fs::read_dir(&cache).unwrap() {
+            std::fs::write(entry.unwrap().path(), b"{").unwrap();
+        }
+        assert_eq!(get().model, Digest::new([3; 32]));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let digests = Digests {
+            model: Digest::new([7; 32]),
+            encoder: Some(Digest::new([8; 32])),
+        };
+        let memory = Memory::new(dir.path(), &file.join("below")).unwrap();
+        assert_eq!(memory.or_compute(|| digests), digests);
+    }
+}

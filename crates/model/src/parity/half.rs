@@ -1,0 +1,110 @@
+//! bf16 against the reference's own bf16, over the matrix. Where bf16 is rounded is part of the model: softmax, norms,
+//! activations and the last step of every product are computed in f32 and rounded where the reference rounds.
+
+use super::matrix::matrix;
+use super::println_figure;
+use crate::Dtype;
+use crate::text::Mutations;
+
+/// Mean Kullback-Leibler divergence from the reference over the stored positions of a case, in nats.
+const DIVERGENCE_MAX: f64 = 1e-3;
+/// Share of positions with the reference's best token, where its lead over the second is above [`LEAD`].
+const AGREEMENT_MIN: f64 = 0.99;
+const LEAD: f32 = 0.1;
+
+/// Natural logarithms of the softmax.
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+    row.iter().map(|x| f64::from(x - max) - sum.ln()).collect()
+}
+
+fn divergence(reference: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
+    assert_eq!(reference.len(), found.len());
+    let of_row = |(p, q): (&Vec<f32>, &Vec<f32>)| {
+        let (p, q) = (log_softmax(p), log_softmax(q));
+        p.iter()
+            .zip(&q)
+            .map(|(p, q)| p.exp() * (p - q))
+            .sum::<f64>()
+    };
+    reference.iter().zip(found).map(of_row).sum::<f64>() / reference.len() as f64
+}
+
+fn best(row: &[f32]) -> u32 {
+    let mut found = 0;
+    for (id, value) in row.iter().enumerate() {
+        if *value > row[found] {
+            found = id;
+        }
+    }
+    found as u32
+}
+
+/// (divergence, positions with a clear lead, those that agree)
+fn compare(
+    model: &crate::Model,
+    checkpoint: &str,
+    name: &str,
+    reverse: bool,
+) -> (f64, usize, usize) {
+    let mut case = matrix().case(model, checkpoint, name, "bf16.");
+    if reverse {
+        case.images.reverse();
+    }
+    let rows = case.all_logits(model);
+    let tensors = matrix().tensors(checkpoint);
+    let ids = tensors.ids(&format!("{name}.bf16.best"));
+    let leads = tensors.values(&format!("{name}.bf16.gap"));
+    let tail = &rows[rows.len() - ids.len()..];
+    let clear: Vec<bool> = tail
+        .iter()
+        .zip(ids.iter().zip(&leads))
+        .filter(|(_, (_, lead))| **lead > LEAD)
+        .map(|(row, (id, _))| best(row) == *id)
+        .collect();
+    let agreed = clear.iter().filter(|same| **same).count();
+    (
+        divergence(&case.logits, &case.selected(&rows)),
+        clear.len(),
+        agreed,
+    )
+}
+
+fn check_half(checkpoint: &str) {
+    let model = matrix().model(checkpoint, Dtype::Bf16);
+    let (mut positions, mut agreed) = (0, 0);
+    for name in matrix().case_names(checkpoint) {
+        let (found, clear, same) = compare(&model, checkpoint, name, false);
+        println_figure(&format!("{checkpoint} {name} in bf16, divergence"), found);
+        assert!(found <= DIVERGENCE_MAX, "{checkpoint} {name}: {found}");
+        positions += clear;
+        agreed += same;
+    }
+    let share = agreed as f64 / positions as f64;
+    println_figure(
+        &format!("{checkpoint}, disagreement over {positions} positions"),
+        1.0 - share,
+    );
+    assert!(
+        positions >= 400 && share >= AGREEMENT_MIN,
+        "{checkpoint}: {agreed} of {positions}"
+    );
+}
+
+mod bf16 {
+    over_the_matrix!(check_half);
+}
+
+#[test]
+fn the_bf16_comparison_bites() {
+    let mut model = matrix().model("window_8_kv_2", Dtype::Bf16);
+    let (swapped, _, _) = compare(&model, "window_8_kv_2", "back_to_back", true);
+    assert!(swapped >= 100.0 * DIVERGENCE_MAX, "{swapped}");
+    model.mutate(Mutations {
+        no_image_mask: true,
+        ..Mutations::default()
+    });
+    let (causal, _, _) = compare(&model, "window_8_kv_2", "image_last", false);
+    assert!(causal >= 100.0 * DIVERGENCE_MAX, "{causal}");
+}
