@@ -9,6 +9,7 @@ mod fixtures;
 mod folders;
 mod gguf;
 mod medsiglip;
+mod prefix;
 mod real;
 
 use crate::frame::Frame;
