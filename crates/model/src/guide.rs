@@ -267,16 +267,17 @@ mod tests {
 
     #[test]
     fn json_has_the_form_of_its_schema_and_fixed_spaces() {
-        let schema = r#"{"type": "object", "properties": {"size": {"type": "integer", "minimum": 0, "maximum": 99},
-            "side": {"enum": ["left", "right"]}}, "required": ["size", "side"], "additionalProperties": false}"#;
+        let schema = r#"{"type": "object", "properties": {"side": {"enum": ["left", "right"]},
+            "size": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "required": ["side", "size"], "additionalProperties": false}"#;
         let schema = Constraint::JsonSchema(schema.to_owned());
         let check = |text, expected| assert_eq!(accepts(&schema, text), expected, "{text}");
-        check(r#"{"size": 12, "side": "left"}"#, true);
-        check(r#"{"size": 12}"#, false);
-        check(r#"{"size": 100, "side": "left"}"#, false);
-        check(r#"{"size": 12, "side": "both"}"#, false);
-        check(r#"{"size":  12, "side": "left"}"#, false);
-        check(r#"{"size": 12, "side": "left""#, false);
+        check(r#"{"side": "left", "size": 12}"#, true);
+        check(r#"{"side": "left"}"#, false);
+        check(r#"{"side": "left", "size": 100}"#, false);
+        check(r#"{"side": "both", "size": 12}"#, false);
+        check(r#"{"side":  "left", "size": 12}"#, false);
+        check(r#"{"side": "left", "size": 12"#, false);
     }
 
     #[test]
