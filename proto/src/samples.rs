@@ -20,6 +20,9 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("audit_entry", audit_entry().encode_to_vec()),
         ("upload_record", upload().encode_to_vec()),
         ("result", result().encode_to_vec()),
+        ("result_classification", classification().encode_to_vec()),
+        ("result_localisation", localisation().encode_to_vec()),
+        ("result_extraction", extraction().encode_to_vec()),
     ]
 }
 
@@ -111,6 +114,7 @@ fn decoding() -> v1::DecodingParameters {
         top_k: 40,
         top_p: 0.9,
         seed: 7,
+        ..Default::default()
     }
 }
 
@@ -129,6 +133,7 @@ fn used() -> v1::FrameUsed {
         original_width: 1841,
         original_height: 1955,
         notes: vec!["FIRST_OF_SEVERAL_WINDOWS".into()],
+        ..Default::default()
     }
 }
 
@@ -256,6 +261,65 @@ fn result() -> v1::Result {
             image_tokens: 256,
             output_tokens: 64,
         }),
+    }
+}
+
+fn classification() -> v1::Result {
+    let score = v1::LabelScore {
+        label: "cardiomegaly".into(),
+        applies: true,
+        probability: 0.75,
+    };
+    v1::Result {
+        output: Some(v1::result::Output::Classification(v1::Classification {
+            text: "cardiomegaly: yes (75 %)\n".into(),
+            labels: vec![score],
+        })),
+        provenance: Some(v1::Provenance {
+            decoding: Some(v1::DecodingParameters {
+                min_p: 0.05,
+                repetition_penalty: 1.5,
+                stop: vec!["END".into()],
+                think: true,
+                ..decoding()
+            }),
+            ..provenance()
+        }),
+        ..Default::default()
+    }
+}
+
+fn localisation() -> v1::Result {
+    let found = v1::Box {
+        label: "heart".into(),
+        left_pixels: 1.5,
+        top_pixels: 2.5,
+        right_pixels: 100.0,
+        bottom_pixels: 200.0,
+    };
+    v1::Result {
+        output: Some(v1::result::Output::Localisation(v1::Localisation {
+            text: "[]".into(),
+            boxes: vec![found],
+        })),
+        frames: vec![v1::FrameUsed {
+            placement: Some(v1::Placement {
+                pad_left_pixels: 57,
+                pad_top_pixels: 1,
+                padded_side_pixels: 1955,
+            }),
+            ..used()
+        }],
+        ..Default::default()
+    }
+}
+
+fn extraction() -> v1::Result {
+    v1::Result {
+        output: Some(v1::result::Output::Extraction(v1::Extraction {
+            json: "{\"seen\": true}".into(),
+        })),
+        ..Default::default()
     }
 }
 

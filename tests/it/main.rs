@@ -8,6 +8,7 @@ mod fail_closed;
 mod figures;
 mod idempotency;
 mod s3;
+mod tasks;
 mod tenants;
 mod trace;
 mod versions;

@@ -135,7 +135,7 @@ impl TaskKind {
     /// Whether this release does the task. The others are refused at submit, with this list.
     #[must_use]
     pub const fn is_available(self) -> bool {
-        matches!(self, Self::Report | Self::Answer | Self::Compare)
+        !matches!(self, Self::Embed | Self::ZeroShot)
     }
 }
 

@@ -70,6 +70,8 @@ pub enum FailureReason {
     Internal,
     /// Model or weights are not those asked for.
     ModelMismatch,
+    /// What the model wrote is not an answer to the task.
+    AnswerUnusable,
 }
 
 impl FailureReason {
@@ -84,6 +86,7 @@ impl FailureReason {
             Self::PromptTooLong => "prompt_too_long",
             Self::Internal => "internal",
             Self::ModelMismatch => "model_mismatch",
+            Self::AnswerUnusable => "answer_unusable",
         }
     }
 }

@@ -6,9 +6,9 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
-use medfleet_model::StillThinking;
+use medfleet_model::{Constraint, ConstraintError, StillThinking};
 
-use crate::prompt::Prompt;
+use crate::decode::DecodeRequest;
 
 /// What a backend is: everything that a result's provenance says about model and device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,19 +162,120 @@ impl ImageTokens {
     }
 }
 
+/// Most strings that end a text.
+pub const STOPS_MAX: usize = 8;
+/// Longest string that ends a text, in bytes.
+pub const STOP_BYTES_MAX: usize = 64;
+/// Most tokens that end a text, besides the model's own.
+pub const STOP_TOKENS_MAX: usize = 16;
+/// Most alternatives that are reported for each token.
+pub const ALTERNATIVES_MAX: u32 = 20;
+
 /// How text is decoded, with every default filled in.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Decoding {
     /// Tokens to write at most, at least 1.
     pub max_tokens: u32,
-    /// 0 is greedy.
+    /// 0 is greedy, at most 100.
     pub temperature: f32,
     /// Keep the k most likely tokens; 0 keeps all.
     pub top_k: u32,
     /// Keep the most likely tokens up to this mass, in (0, 1].
     pub top_p: f32,
+    /// Keep tokens at least this share as likely as the most likely one, in [0, 1]; 0 keeps all.
+    pub min_p: f32,
+    /// Divides the logits of what was said already, in (0, 10]; 1 changes nothing.
+    pub repetition_penalty: f32,
     /// Seed of the sampling.
     pub seed: u64,
+    /// The text ends before the first of these; none of it is shown. At most [`STOPS_MAX`], 1 to [`STOP_BYTES_MAX`] bytes.
+    pub stop: Vec<String>,
+    /// Tokens that end the text besides the model's own; at most [`STOP_TOKENS_MAX`].
+    pub stop_tokens: Vec<u32>,
+    /// Alternatives to report for each token, at most [`ALTERNATIVES_MAX`].
+    pub alternatives: u32,
+    /// The form the text must have.
+    pub constraint: Option<Constraint>,
+}
+
+impl Decoding {
+    /// The most likely tokens, nothing else asked for.
+    #[must_use]
+    pub const fn greedy(max_tokens: u32) -> Self {
+        Self {
+            max_tokens,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            alternatives: 0,
+            constraint: None,
+        }
+    }
+
+    /// How the model samples.
+    #[must_use]
+    pub fn sampling(&self) -> medfleet_model::Sampling {
+        medfleet_model::Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k as usize,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// [`EngineError::Parameter`] naming the first that is not allowed, and what is.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let refuse = |field, found: String, allowed: String| {
+            Err(EngineError::Parameter {
+                field,
+                found,
+                allowed,
+            })
+        };
+        if let Err(medfleet_model::SamplingError::Parameter {
+            field,
+            found,
+            allowed,
+        }) = self.sampling().check()
+        {
+            return refuse(field, found, allowed.to_owned());
+        }
+        if self.max_tokens == 0 {
+            return refuse("max_tokens", "0".to_owned(), "1 or more".to_owned());
+        }
+        if self.stop.len() > STOPS_MAX {
+            let found = format!("{} strings", self.stop.len());
+            return refuse("stop", found, format!("at most {STOPS_MAX}"));
+        }
+        let wrong = |stop: &&String| !(1..=STOP_BYTES_MAX).contains(&stop.len());
+        if let Some(stop) = self.stop.iter().find(wrong) {
+            let found = format!("a string of {} bytes", stop.len());
+            return refuse("stop", found, format!("1 to {STOP_BYTES_MAX} bytes"));
+        }
+        if self.stop_tokens.len() > STOP_TOKENS_MAX {
+            let found = format!("{} tokens", self.stop_tokens.len());
+            return refuse("stop_tokens", found, format!("at most {STOP_TOKENS_MAX}"));
+        }
+        if self.alternatives > ALTERNATIVES_MAX {
+            let (found, allowed) = (self.alternatives, ALTERNATIVES_MAX);
+            return refuse(
+                "alternatives",
+                found.to_string(),
+                format!("at most {allowed}"),
+            );
+        }
+        Ok(())
+    }
 }
 
 /// Why a text ended.
@@ -200,15 +301,28 @@ pub struct PromptSize {
 pub struct Sequence(pub u64);
 
 /// A token that was written.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Token {
     /// Its id in the vocabulary.
     pub id: u32,
-    /// Natural-log probability the model gave it, before temperature and cuts.
+    /// Natural-log probability the model gave it, before penalty, temperature and cuts.
+    pub log_probability: f32,
+    /// The most likely tokens in its place, most likely first; as many as were asked for, of those a constraint allows.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// A token that could have been written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// Its id in the vocabulary.
+    pub id: u32,
+    /// Its text; U+FFFD where it is no whole character.
+    pub text: String,
+    /// Natural-log probability the model gave it, before penalty, temperature and cuts.
     pub log_probability: f32,
 }
 
-/// What one forward pass made of one sequence.
+/// What one forward pass made of one sequence that was read to its end.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The token written; `None` when the model ended the text, or only thinks.
@@ -217,6 +331,42 @@ pub struct Step {
     pub text: String,
     /// Set on the sequence's last step; an error fails this sequence alone.
     pub finish: Option<Result<Finish, StillThinking>>,
+}
+
+/// The part of one sequence in one forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// The sequence; each is in a pass once.
+    pub sequence: Sequence,
+    /// How many of its tokens to compute, from [`DecodeBackend::stretch`].
+    pub tokens: u32,
+}
+
+/// What a pass made of one sequence: a step, none where it is not read to its end yet, or an error that is its alone.
+pub type Outcome = Result<Option<Step>, EngineError>;
+
+/// Memory for keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvMemory {
+    /// Its size as the operator set it, in bytes.
+    pub budget_bytes: u64,
+    /// Bytes of one block.
+    pub block_bytes: u64,
+    /// Tokens a block.
+    pub block_tokens: u32,
+    /// Blocks in all.
+    pub blocks: usize,
+    /// Blocks that can be handed out now; the remembered beginnings of prompts count among them.
+    pub available: usize,
+}
+
+impl KvMemory {
+    /// Blocks that this many tokens take.
+    #[must_use]
+    pub fn blocks_of(&self, tokens: u64) -> usize {
+        let blocks = tokens.div_ceil(self.block_tokens.max(1).into());
+        usize::try_from(blocks).unwrap_or(usize::MAX)
+    }
 }
 
 /// The vision half: frames to image tokens.
@@ -236,33 +386,43 @@ pub trait DecodeBackend: Send {
     /// What this backend is.
     fn description(&self) -> &Description;
 
-    /// Length of a prompt in tokens.
-    ///
-    /// # Errors
-    /// The model's own, when the prompt cannot be tokenised.
-    fn measure(&self, prompt: &Prompt) -> Result<PromptSize, EngineError>;
+    /// Memory for keys and values.
+    fn kv(&self) -> KvMemory;
 
-    /// Bytes of KV memory that a sequence of this many tokens takes.
-    fn kv_bytes(&self, tokens: u32) -> u64;
-
-    /// Reads the prompt of a new sequence and writes its first token.
+    /// Takes a request on, without memory: its prompt becomes tokens, its constraint is prepared, its values are checked.
     /// The images were checked with [`ImageTokens::check`] and are as many as the prompt names.
     ///
     /// # Errors
     /// The model's own; the sequence then does not exist.
-    fn prefill(
+    fn open(
         &mut self,
         sequence: Sequence,
-        prompt: &Prompt,
-        images: &[ImageTokens],
-        decoding: &Decoding,
-    ) -> Result<Step, EngineError>;
+        request: &DecodeRequest,
+    ) -> Result<PromptSize, EngineError>;
 
-    /// Writes the next token of each sequence in one forward pass; as many steps as sequences, in order.
+    /// Takes over what the memory still holds of the sequence's beginning. Returns how many tokens that is.
+    fn begin(&mut self, sequence: Sequence) -> u32;
+
+    /// Tokens of the sequence that were not computed yet: 1 when it is read and writes.
+    fn left(&self, sequence: Sequence) -> u32;
+
+    /// Blocks the sequence lacks to hold all its tokens and one more.
+    fn blocks_missing(&self, sequence: Sequence) -> usize;
+
+    /// How many tokens to compute next: at most `tokens_max` unless a single image is longer, cutting no image.
+    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32;
+
+    /// Takes the blocks that the next `tokens` of the sequence need; `false`, and nothing taken, where there are too few.
+    fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool;
+
+    /// One forward pass over stretches of several sequences, their memory reserved; one outcome each, in order.
     ///
     /// # Errors
-    /// The model's own; the batch is then lost.
-    fn step(&mut self, sequences: &[Sequence]) -> Result<Vec<Step>, EngineError>;
+    /// The model's own; the sequences of the pass are then lost.
+    fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError>;
+
+    /// Takes the sequence's memory; it keeps all it wrote and can begin again.
+    fn suspend(&mut self, sequence: Sequence);
 
     /// Forgets a sequence and frees its memory.
     fn release(&mut self, sequence: Sequence);
@@ -294,6 +454,27 @@ pub enum EngineError {
     TooLong {
         /// What was asked for, what there is, and how both were counted.
         arithmetic: String,
+    },
+    /// A decoding parameter that is not allowed.
+    #[error("decoding.{field} is {found}, allowed is {allowed}")]
+    Parameter {
+        /// Which.
+        field: &'static str,
+        /// What was asked for.
+        found: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A form for the text that cannot be enforced, or that failed while the text was written.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// The version of the prompts has no words for what is asked.
+    #[error("the prompts of version {version} have no task {task}")]
+    NoPrompt {
+        /// Which version.
+        version: &'static str,
+        /// Which task.
+        task: &'static str,
     },
     /// The model ended, or was cut, before it answered.
     #[error(transparent)]
@@ -328,5 +509,48 @@ mod tests {
         check(4, 2, 32, false);
         check(5, 1, 25, false);
         check(4, 1, 15, false);
+    }
+
+    fn refused(change: impl FnOnce(&mut Decoding)) -> String {
+        let mut decoding = Decoding::greedy(8);
+        change(&mut decoding);
+        decoding.check().expect_err("out of range").to_string()
+    }
+
+    #[test]
+    fn decoding_values_out_of_range_are_named_with_what_is_allowed() {
+        assert!(Decoding::greedy(1).check().is_ok());
+        for (found, expected) in [
+            (
+                refused(|d| d.max_tokens = 0),
+                "decoding.max_tokens is 0, allowed is 1 or more",
+            ),
+            (
+                refused(|d| d.min_p = f32::NAN),
+                "decoding.min_p is NaN, allowed is 0 to 1",
+            ),
+            (
+                refused(|d| d.repetition_penalty = 0.0),
+                "decoding.repetition_penalty is 0, allowed is above 0, at most 10",
+            ),
+            (
+                refused(|d| d.stop = vec![String::new()]),
+                "decoding.stop is a string of 0 bytes, allowed is 1 to 64 bytes",
+            ),
+            (
+                refused(|d| d.stop = vec!["x".to_owned(); 9]),
+                "decoding.stop is 9 strings, allowed is at most 8",
+            ),
+            (
+                refused(|d| d.stop_tokens = vec![0; 17]),
+                "decoding.stop_tokens is 17 tokens, allowed is at most 16",
+            ),
+            (
+                refused(|d| d.alternatives = 21),
+                "decoding.alternatives is 21, allowed is at most 20",
+            ),
+        ] {
+            assert_eq!(found, expected);
+        }
     }
 }

@@ -58,10 +58,14 @@ pub struct SimulatedConfig {
     pub words: u32,
     /// Time to encode one frame.
     pub encode_frame: DurationText,
-    /// Time to read one prompt.
+    /// Time to read one prompt, whatever its length.
     pub prefill: DurationText,
-    /// Time of one step of all texts.
+    /// Time to read one token of a prompt.
+    pub prefill_token: DurationText,
+    /// Time of one forward pass, whatever is in it.
     pub decode_step: DurationText,
+    /// Time to write one token of one text, beside others.
+    pub decode_sequence: DurationText,
 }
 
 impl Default for SimulatedConfig {
@@ -80,7 +84,9 @@ impl Default for SimulatedConfig {
             words,
             encode_frame: zero,
             prefill: zero,
+            prefill_token: zero,
             decode_step: zero,
+            decode_sequence: zero,
         }
     }
 }
@@ -114,7 +120,9 @@ impl ModelConfig {
                 let timing = SimulatedTiming {
                     encode_frame: config.encode_frame.get(),
                     prefill: config.prefill.get(),
+                    prefill_token: config.prefill_token.get(),
                     decode_step: config.decode_step.get(),
+                    decode_sequence: config.decode_sequence.get(),
                 };
                 Ok(LoadedModel::Simulated(Simulated::new(shape, timing)))
             }
@@ -128,7 +136,7 @@ impl LoadedModel {
     pub fn description(&self) -> &Description {
         match self {
             Self::Real(loaded) => loaded.description(),
-            Self::Simulated(simulated) => EncodeBackend::description(simulated),
+            Self::Simulated(simulated) => simulated.description(),
         }
     }
 
@@ -148,7 +156,7 @@ impl LoadedModel {
     pub fn decoder(&self, kv_bytes_max: u64) -> Result<Box<dyn DecodeBackend>, EngineError> {
         match self {
             Self::Real(loaded) => loaded.decoder(kv_bytes_max),
-            Self::Simulated(simulated) => Ok(Box::new(simulated.clone())),
+            Self::Simulated(simulated) => Ok(Box::new(simulated.decoder(kv_bytes_max))),
         }
     }
 }

@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use medfleet_core::Digest;
+
 use crate::backend::{
-    DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
+    Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
 };
 use crate::health::{Health, Reporter, ended};
 use crate::prompt::Prompt;
 use crate::text::TokenSpan;
 
 mod scheduler;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -27,8 +30,9 @@ pub struct DecodeLimits {
     pub sequences_max: usize,
     /// Requests that wait in front of the thread; the next one waits in [`DecodeEngine::decode`].
     pub queue_max: usize,
-    /// KV memory of all sequences together, in bytes.
-    pub kv_bytes_max: u64,
+    /// Tokens of prompts that are read in one forward pass at most, beside one token of each text that is written;
+    /// more only where a single image has more.
+    pub prefill_tokens_max: u32,
 }
 
 /// What to decode.
@@ -40,6 +44,8 @@ pub struct DecodeRequest {
     pub images: Vec<ImageTokens>,
     /// How.
     pub decoding: Decoding,
+    /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
+    pub scope: Digest,
 }
 
 /// What a decode reports.
@@ -58,12 +64,18 @@ pub struct Done {
     pub finish: Finish,
     /// The tokens written, by the bytes of the text they wrote.
     pub tokens: Vec<TokenSpan>,
+    /// For each token the most likely ones in its place; empty unless asked for.
+    pub alternatives: Vec<Vec<Alternative>>,
     /// Length of the prompt.
     pub prompt: PromptSize,
     /// Request taken to first token.
     pub time_to_first_token: Duration,
     /// First token to last.
     pub decode: Duration,
+    /// Tokens of the prompt that were in memory already, from requests of the same scope.
+    pub prefix_tokens: u32,
+    /// How often it gave its memory to an older request and was read again.
+    pub preemptions: u32,
 }
 
 /// A handle on the decoder's thread; cheap to clone. The thread ends when the last handle is dropped and its work is done.

@@ -18,15 +18,16 @@ pub mod simulated;
 pub mod text;
 
 pub use backend::{
-    DecodeBackend, Decoding, Description, Dtype, EncodeBackend, EngineError, Finish, Frame,
-    ImageTokens, PromptSize, Sequence, Step, Token,
+    ALTERNATIVES_MAX, Alternative, DecodeBackend, Decoding, Description, Dtype, EncodeBackend,
+    EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_BYTES_MAX,
+    STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
 };
 pub use config::{LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
 pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
 pub use encode::{EncodeEngine, Encoded};
 pub use health::Health;
-pub use medfleet_model::StillThinking;
-pub use prompt::{PROMPT_VERSION, Part, Prompt, Question};
+pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
+pub use prompt::{Asked, ImageKind, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::Half;
-pub use simulated::{Simulated, SimulatedShape, SimulatedTiming};
-pub use text::{Sections, Sentence, TokenSpan, sections, sentences};
+pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
+pub use text::{Sections, Sentence, TokenSpan, choose_among, sections, sentences};

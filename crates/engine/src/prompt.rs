@@ -1,18 +1,28 @@
-//! Tasks to prompt text, by a versioned template: the words here are data, and a change of any of them is a new version.
+//! Tasks to prompts. The words are data, in `prompts/`, one file a version; this reads and fills them in.
 //!
-//! Images come first and the question last, the prior image before the current one: the order the model was trained with
-//! (MedGemma technical reports 1 and 1.5). Gemma has no system role; its chat template puts the system text in front.
+//! Gemma has no system role; its chat template puts the system text in front.
 
-/// Version of the templates. It changes whenever a prompt could change.
-pub const PROMPT_VERSION: &str = "prompts-1";
+use std::sync::LazyLock;
 
-const RADIOLOGIST: &str = "You are an expert radiologist.";
-const REPORT_ONE: &str = "Describe this X-ray.";
-const REPORT_SEVERAL: &str = "Describe these X-rays of one study.";
-const REPORT_FORM: &str = "Write a section that begins with \"Findings:\" and then a section that begins with \"Impression:\".";
-const COMPARE: &str = "The first image is the prior examination, the second image is the current one. \
-Compare the two: say what is new, what has improved, what has worsened and what is unchanged.";
-const CONTEXT: &str = "Clinical context:";
+use medfleet_model::Constraint;
+
+use crate::backend::EngineError;
+
+mod data;
+
+pub use data::Prompts;
+
+/// The version of the prompts that is used unless another is asked for.
+pub const PROMPT_VERSION: &str = "prompts-2";
+
+static VERSIONS: LazyLock<Vec<Prompts>> = LazyLock::new(|| {
+    let files = [
+        include_str!("../prompts/1.toml"),
+        include_str!("../prompts/2.toml"),
+    ];
+    let read = |file| Prompts::read(file).expect("a test reads these files, which are compiled in");
+    files.into_iter().map(read).collect()
+});
 
 /// A piece of a user turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +38,7 @@ pub enum Part {
 pub struct Prompt {
     /// Put in front of the user's turn; empty for none.
     pub system: String,
-    /// The turn, images first.
+    /// The turn, in order.
     pub parts: Vec<Part>,
 }
 
@@ -45,50 +55,116 @@ pub enum Question {
         /// The question.
         question: String,
     },
+    /// Whether one label applies, yes or no.
+    Classify {
+        /// The label.
+        label: String,
+    },
+    /// Boxes around what is asked for.
+    Localise {
+        /// What to look for.
+        target: String,
+    },
     /// A comparison of prior and current; the context may be empty.
     Compare {
         /// Indication, history.
         clinical_context: String,
     },
+    /// A JSON value of a schema.
+    Extract {
+        /// The JSON Schema.
+        json_schema: String,
+    },
+}
+
+/// How the images of a prompt belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// Each on its own: radiographs, photographs.
+    Pictures,
+    /// Slices of one CT or MR series, in order.
+    Volume,
+    /// Patches of one whole-slide image.
+    Slide,
+}
+
+/// The images of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Images {
+    /// How many.
+    pub count: usize,
+    /// How they belong together.
+    pub kind: ImageKind,
+}
+
+impl From<usize> for Images {
+    /// Pictures.
+    fn from(count: usize) -> Self {
+        let kind = ImageKind::Pictures;
+        Self { count, kind }
+    }
+}
+
+/// A question in the words of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// What the model is given.
+    pub prompt: Prompt,
+    /// The form of the text, where the task has one.
+    pub constraint: Option<Constraint>,
 }
 
 impl Question {
-    /// The prompt for this many images.
-    #[must_use]
-    pub fn prompt(&self, images: usize) -> Prompt {
-        let (system, text) = match self {
-            Self::Report { clinical_context } => {
-                let ask = if images == 1 {
-                    REPORT_ONE
-                } else {
-                    REPORT_SEVERAL
-                };
-                (
-                    RADIOLOGIST,
-                    with_context(clinical_context, &format!("{ask} {REPORT_FORM}")),
-                )
+    /// In the words of [`PROMPT_VERSION`], without thinking.
+    ///
+    /// # Errors
+    /// [`EngineError::NoPrompt`], which a test rules out for this version.
+    pub fn prompt(&self, images: impl Into<Images>) -> Result<Asked, EngineError> {
+        Prompts::current().ask(self, images, false)
+    }
+
+    /// The task's name in the data.
+    const fn task(&self) -> &'static str {
+        match self {
+            Self::Report { .. } => "report",
+            Self::Answer { .. } => "answer",
+            Self::Classify { .. } => "classify",
+            Self::Localise { .. } => "localise",
+            Self::Compare { .. } => "compare",
+            Self::Extract { .. } => "extract",
+        }
+    }
+
+    /// The caller's words by the name that stands in braces in the data.
+    fn words(&self) -> (&'static str, &str) {
+        match self {
+            Self::Report { clinical_context } | Self::Compare { clinical_context } => {
+                ("context", clinical_context.trim())
             }
-            Self::Answer { question } => {
-                let system = if images == 0 { "" } else { RADIOLOGIST };
-                (system, question.trim().to_owned())
-            }
-            Self::Compare { clinical_context } => {
-                (RADIOLOGIST, with_context(clinical_context, COMPARE))
-            }
-        };
-        let mut parts = vec![Part::Image; images];
-        parts.push(Part::Text(text));
-        Prompt {
-            system: system.to_owned(),
-            parts,
+            Self::Answer { question } => ("question", question.trim()),
+            Self::Classify { label } => ("label", label.trim()),
+            Self::Localise { target } => ("target", target.trim()),
+            Self::Extract { json_schema } => ("schema", json_schema.trim()),
         }
     }
 }
 
-fn with_context(context: &str, ask: &str) -> String {
-    match context.trim() {
-        "" => ask.to_owned(),
-        context => format!("{CONTEXT} {context}\n\n{ask}"),
+impl Prompts {
+    /// The version that is used unless another is asked for.
+    #[must_use]
+    pub fn current() -> &'static Self {
+        Self::of(PROMPT_VERSION).expect("a test finds this version")
+    }
+
+    /// A version by its name.
+    #[must_use]
+    pub fn of(version: &str) -> Option<&'static Self> {
+        VERSIONS.iter().find(|prompts| prompts.version() == version)
+    }
+
+    /// The names of all versions, oldest first.
+    pub fn versions() -> impl Iterator<Item = &'static str> {
+        VERSIONS.iter().map(Self::version)
     }
 }
 
@@ -123,58 +199,4 @@ impl Prompt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(question: &Question, images: usize, system: &str, text: &str) {
-        let prompt = question.prompt(images);
-        assert_eq!(prompt.images(), images);
-        assert_eq!(prompt.system, system);
-        assert_eq!(prompt.parts.last(), Some(&Part::Text(text.to_owned())));
-        assert_eq!(prompt.parts.len(), images + 1);
-    }
-
-    #[test]
-    fn images_come_first_and_the_question_last() {
-        let question = Question::Answer {
-            question: " Is there an effusion?\n".to_owned(),
-        };
-        check(&question, 2, RADIOLOGIST, "Is there an effusion?");
-        check(&question, 0, "", "Is there an effusion?");
-    }
-
-    #[test]
-    fn context_stands_before_what_is_asked() {
-        let compare = Question::Compare {
-            clinical_context: "cough".to_owned(),
-        };
-        check(
-            &compare,
-            2,
-            RADIOLOGIST,
-            &format!("Clinical context: cough\n\n{COMPARE}"),
-        );
-        let report = Question::Report {
-            clinical_context: "  ".to_owned(),
-        };
-        check(
-            &report,
-            1,
-            RADIOLOGIST,
-            &format!("{REPORT_ONE} {REPORT_FORM}"),
-        );
-    }
-
-    #[test]
-    fn different_prompts_have_different_bytes() {
-        let one = Prompt {
-            system: "ab".to_owned(),
-            parts: vec![Part::Text("c".to_owned())],
-        };
-        let two = Prompt {
-            system: "a".to_owned(),
-            parts: vec![Part::Text("bc".to_owned())],
-        };
-        assert_ne!(one.canonical_bytes(), two.canonical_bytes());
-    }
-}
+mod tests;

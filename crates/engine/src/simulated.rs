@@ -2,28 +2,33 @@
 //!
 //! Its tokens are a digest of the frame, and its text is a digest over the token bytes it received, in order, with prompt
 //! and seed. So a swapped, missing or foreign image changes the text, and a fleet can be tested at any scale.
+//! Where the text must have a form, it has it, and the digest decides where the form leaves a choice.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
 
-use crate::backend::{
-    DecodeBackend, Decoding, Description, Dtype, EncodeBackend, EngineError, Finish, Frame,
-    ImageTokens, PromptSize, Sequence, Step, Token,
-};
-use crate::prompt::{Part, Prompt};
+use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::prompt::Prompt;
 
-/// How long the simulated device takes; zero by default.
+mod decoder;
+
+pub use decoder::SimulatedDecoder;
+
+/// How long the simulated device takes; zero by default. A pass takes `pass` and what its sequences add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SimulatedTiming {
     /// Encoding one frame.
     pub encode_frame: Duration,
-    /// Reading one prompt.
+    /// Reading one prompt, whatever its length; spent when its first stretch is read.
     pub prefill: Duration,
-    /// One forward pass over all sequences.
+    /// Reading one token of a prompt.
+    pub prefill_token: Duration,
+    /// One forward pass, whatever is in it.
     pub decode_step: Duration,
+    /// Writing one token of one text, beside others.
+    pub decode_sequence: Duration,
 }
 
 /// What the simulated model looks like from outside.
@@ -53,23 +58,13 @@ impl Default for SimulatedShape {
 
 /// Context of the simulated model, in tokens.
 const CONTEXT_TOKENS_MAX: u32 = 131_072;
-/// Bytes of KV memory it pretends to need for a token: that of a 4B model in bf16 (34 layers of 4 KiB).
-const KV_BYTES_PER_TOKEN: u64 = 34 * 4096;
 
-/// The simulated model; both halves.
+/// The simulated model: what both halves share, and the vision half.
 #[derive(Debug, Clone)]
 pub struct Simulated {
     description: Description,
     timing: SimulatedTiming,
     words: u32,
-    sequences: HashMap<Sequence, Writing>,
-}
-
-#[derive(Debug, Clone)]
-struct Writing {
-    words: Vec<String>,
-    written: usize,
-    max_tokens: usize,
 }
 
 impl Simulated {
@@ -97,42 +92,19 @@ impl Simulated {
             description,
             timing,
             words: shape.words.max(4),
-            sequences: HashMap::new(),
         }
     }
 
-    /// The whole text it writes for these images, prompt and seed, when the token limit allows.
+    /// The whole text it writes for these images, prompt and seed, when the token limit allows and no form is asked for.
     #[must_use]
     pub fn text(&self, prompt: &Prompt, images: &[ImageTokens], seed: u64) -> String {
-        words(prompt, images, seed, self.words).concat()
+        words(digest(prompt, images, seed), self.words).concat()
     }
 
-    fn next(&mut self, sequence: Sequence) -> Result<Step, EngineError> {
-        let Some(writing) = self.sequences.get_mut(&sequence) else {
-            return Err(EngineError::Model("the sequence is not known".into()));
-        };
-        let Some(text) = writing.words.get(writing.written) else {
-            return Ok(Step {
-                token: None,
-                text: String::new(),
-                finish: Some(Ok(Finish::Stop)),
-            });
-        };
-        writing.written += 1;
-        let id = text.bytes().fold(0, |id: u32, byte| {
-            id.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        // Any fixed function of the word serves: between -2 and 0.
-        let log_probability = -((id % 256) as f32) / 128.0;
-        let finish = (writing.written >= writing.max_tokens).then_some(Ok(Finish::Length));
-        Ok(Step {
-            token: Some(Token {
-                id,
-                log_probability,
-            }),
-            text: text.clone(),
-            finish,
-        })
+    /// The text half, with as many KV blocks as fit into the budget.
+    #[must_use]
+    pub fn decoder(&self, kv_bytes_max: u64) -> SimulatedDecoder {
+        SimulatedDecoder::new(self.clone(), kv_bytes_max)
     }
 }
 
@@ -164,69 +136,12 @@ impl EncodeBackend for Simulated {
     }
 }
 
-impl DecodeBackend for Simulated {
-    fn description(&self) -> &Description {
-        &self.description
-    }
-
-    fn measure(&self, prompt: &Prompt) -> Result<PromptSize, EngineError> {
-        let image_tokens =
-            as_u32(prompt.images()).saturating_mul(self.description.tokens_per_image);
-        let texts = prompt.parts.iter().map(|part| match part {
-            Part::Image => 0,
-            Part::Text(text) => text.split_whitespace().count(),
-        });
-        let words = texts.sum::<usize>() + prompt.system.split_whitespace().count();
-        Ok(PromptSize {
-            tokens: image_tokens.saturating_add(as_u32(words)),
-            image_tokens,
-        })
-    }
-
-    fn kv_bytes(&self, tokens: u32) -> u64 {
-        u64::from(tokens) * KV_BYTES_PER_TOKEN
-    }
-
-    fn prefill(
-        &mut self,
-        sequence: Sequence,
-        prompt: &Prompt,
-        images: &[ImageTokens],
-        decoding: &Decoding,
-    ) -> Result<Step, EngineError> {
-        pause(self.timing.prefill);
-        let words = words(prompt, images, decoding.seed, self.words);
-        let max_tokens = decoding.max_tokens as usize;
-        self.sequences.insert(
-            sequence,
-            Writing {
-                words,
-                written: 0,
-                max_tokens,
-            },
-        );
-        self.next(sequence)
-    }
-
-    fn step(&mut self, sequences: &[Sequence]) -> Result<Vec<Step>, EngineError> {
-        pause(self.timing.decode_step);
-        sequences
-            .iter()
-            .map(|sequence| self.next(*sequence))
-            .collect()
-    }
-
-    fn release(&mut self, sequence: Sequence) {
-        self.sequences.remove(&sequence);
-    }
-}
-
 fn as_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Two headings and between them words of eight hexadecimal digits of the digest, half under each heading.
-fn words(prompt: &Prompt, images: &[ImageTokens], seed: u64, count: u32) -> Vec<String> {
+/// Endless bytes that depend on everything the model was given.
+fn digest(prompt: &Prompt, images: &[ImageTokens], seed: u64) -> blake3::OutputReader {
     let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");
     hasher
         .update(&seed.to_le_bytes())
@@ -240,7 +155,11 @@ fn words(prompt: &Prompt, images: &[ImageTokens], seed: u64, count: u32) -> Vec<
             .update(&(image.bytes.len() as u64).to_le_bytes())
             .update(&image.bytes);
     }
-    let mut digest = hasher.finalize_xof();
+    hasher.finalize_xof()
+}
+
+/// Two headings and between them words of eight hexadecimal digits of the digest, half under each heading.
+fn words(mut digest: blake3::OutputReader, count: u32) -> Vec<String> {
     let count = count as usize;
     let middle = count / 2;
     (0..count)

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::backend::Alternative;
+
 /// Bytes of the text that one token wrote, and the probability the model gave it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenSpan {
@@ -73,6 +75,58 @@ pub fn sentences(text: &str, tokens: &[TokenSpan]) -> Vec<Sentence> {
             }
         })
         .collect()
+}
+
+/// How likely the model found each of `options` as the end of a text that begins with `lead`, given what it wrote and the
+/// alternatives to each of its tokens. The shares sum to 1; none where no token decided between the options.
+///
+/// A token decides for an option when, after it, only that option can still be written. What is left undecided, because a
+/// token could begin several, is shared by the tokens that follow. Tokens that could lead to none do not count.
+#[must_use]
+pub fn choose_among(
+    lead: &str,
+    options: &[&str],
+    text: &str,
+    tokens: &[TokenSpan],
+    alternatives: &[Vec<Alternative>],
+) -> Option<Vec<f64>> {
+    let mut shares = vec![0.0_f64; options.len()];
+    let mut undecided = 1.0_f64;
+    let whole: Vec<String> = options
+        .iter()
+        .map(|option| format!("{lead}{option}"))
+        .collect();
+    let could_be = |begun: &str| -> Vec<usize> {
+        let fits = |index: &usize| whole[*index].starts_with(begun);
+        (0..whole.len()).filter(fits).collect()
+    };
+    for (token, alternatives) in tokens.iter().zip(alternatives) {
+        let before = text.get(..token.start as usize)?;
+        let written = text.get(..token.end as usize)?;
+        let possible: Vec<(f64, Vec<usize>, String)> = alternatives
+            .iter()
+            .map(|a| {
+                let begun = format!("{before}{}", a.text);
+                (f64::from(a.log_probability).exp(), could_be(&begun), begun)
+            })
+            .filter(|(_, fits, _)| !fits.is_empty())
+            .collect();
+        let sum: f64 = possible.iter().map(|(mass, _, _)| mass).sum();
+        if sum <= 0.0 {
+            continue;
+        }
+        let mut open = 0.0;
+        for (mass, fits, begun) in &possible {
+            match fits.as_slice() {
+                [only] => shares[*only] += undecided * mass / sum,
+                _ if begun == written => open = mass / sum,
+                _ => {}
+            }
+        }
+        undecided *= open;
+    }
+    let decided: f64 = shares.iter().sum();
+    (decided > 0.0).then(|| shares.iter().map(|share| share / decided).collect())
 }
 
 /// Byte offsets in a text; texts are bounded by the token limit, far below 4 GiB.
@@ -175,76 +229,4 @@ fn heading(line: &str) -> Option<(Option<Heading>, &str)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check_sentences(text: &str, expected: &[&str]) {
-        let found: Vec<&str> = sentence_ranges(text)
-            .into_iter()
-            .map(|r| &text[r])
-            .collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn sentences_end_where_a_reader_expects() {
-        check_sentences(
-            "No effusion. Heart 1.5 cm larger?\n\nStable",
-            &["No effusion.", "Heart 1.5 cm larger?", "Stable"],
-        );
-        check_sentences(
-            "1. Clear lungs.\n2. No effusion.",
-            &["1. Clear lungs.", "2. No effusion."],
-        );
-        check_sentences("  \n ", &[]);
-        check_sentences("Größe: normal! Ende", &["Größe: normal!", "Ende"]);
-    }
-
-    #[test]
-    fn a_sentence_has_the_confidence_of_the_tokens_that_touch_it() {
-        let span = |start, end, log_probability| TokenSpan {
-            start,
-            end,
-            log_probability,
-        };
-        // "Ab. Cd." written as "Ab", ". C", "d."
-        let tokens = [span(0, 2, -1.0), span(2, 5, -3.0), span(5, 7, -5.0)];
-        let found = sentences("Ab. Cd.", &tokens);
-        let means: Vec<(f32, f32)> = found
-            .iter()
-            .map(|s| (s.mean_log_probability, s.min_log_probability))
-            .collect();
-        assert_eq!(means, [(-2.0, -3.0), (-4.0, -5.0)]);
-        assert_eq!((found[1].start, found[1].end), (4, 7));
-    }
-
-    fn check_sections(text: &str, findings: &str, impression: &str) {
-        let expected = Sections {
-            findings: findings.to_owned(),
-            impression: impression.to_owned(),
-        };
-        assert_eq!(sections(text), expected, "{text:?}");
-    }
-
-    #[test]
-    fn headings_are_found_in_the_forms_models_write() {
-        check_sections("Findings: clear.\nImpression: normal.", "clear.", "normal.");
-        check_sections(
-            "**Findings:**\n- clear\n\n**Impression:** normal",
-            "- clear",
-            "normal",
-        );
-        check_sections(
-            "## FINDINGS\nclear\n## Impression\nnormal\n",
-            "clear",
-            "normal",
-        );
-        check_sections("Impression: normal\n\n**Note:**\nother", "", "normal");
-        check_sections("The findings: none of note.", "", "");
-        check_sections(
-            "Findings: a\nHeart: normal\nImpression: b",
-            "a\nHeart: normal",
-            "b",
-        );
-    }
-}
+mod tests;

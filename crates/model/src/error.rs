@@ -414,6 +414,38 @@ pub enum SamplingError {
     NotFinite,
 }
 
+/// A constraint on the text that cannot be enforced. Its own words are never repeated: a caller wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// The schema is not JSON.
+    #[error("the JSON Schema is not JSON: {reason}")]
+    Json {
+        /// What, and at which line and column.
+        reason: String,
+    },
+    /// The schema is JSON and cannot be enforced.
+    #[error("the JSON Schema cannot be enforced: {reason}")]
+    Schema {
+        /// Which of its keywords, or why not.
+        reason: String,
+    },
+    /// The regular expression cannot be enforced.
+    #[error("the regular expression cannot be enforced")]
+    Regex,
+    /// The vocabulary cannot be used to enforce anything.
+    #[error("the vocabulary cannot be searched: {reason}")]
+    Vocabulary {
+        /// Why.
+        reason: String,
+    },
+    /// The text ran into a state in which no token is allowed.
+    #[error("the constraint on the text failed while it was written: {reason}")]
+    Broken {
+        /// Why, as a word of a closed list.
+        reason: &'static str,
+    },
+}
+
 /// A single request failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GenerateError {

@@ -3,9 +3,10 @@
 use crate::error::{ForwardError, GenerateError};
 use crate::model::Model;
 use crate::prompt::Prompt;
-use crate::sampling::{Choice, Sampling, choose};
+use crate::sampling::{Choice, Sampling, Situation, choose};
 use crate::text::batch::{Chunk, ImageSpan, Want};
-use crate::text::cache::{BlockTable, KvOptions, KvPool};
+use crate::text::blocks::BlockTable;
+use crate::text::cache::{KvOptions, KvPool};
 use crate::tokenizer::Detokenizer;
 use crate::tokens::ImageTokens;
 
@@ -132,6 +133,8 @@ struct Run<'a> {
     choices: Vec<Choice>,
     text: String,
     logits: Vec<Vec<f32>>,
+    /// Tokens of prompt and answer.
+    seen: Vec<u32>,
 }
 
 impl<'a> Run<'a> {
@@ -172,6 +175,7 @@ impl<'a> Run<'a> {
             choices,
             text: String::new(),
             logits: Vec::new(),
+            seen: request.prompt.tokens().to_vec(),
         })
     }
 
@@ -257,14 +261,15 @@ impl<'a> Run<'a> {
         logits: &[f32],
         watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
     ) -> Result<(u32, Continue), GenerateError> {
-        let forbidden = self.model.forbidden_tokens();
-        let choice = choose(
-            logits,
-            &self.request.sampling,
-            self.choices.len() as u64,
-            forbidden,
-        )?;
+        let situation = Situation {
+            step: self.choices.len() as u64,
+            forbidden: self.model.forbidden_tokens(),
+            seen: &self.seen,
+            allowed: None,
+        };
+        let choice = choose(logits, &self.request.sampling, &situation)?;
         self.choices.push(choice);
+        self.seen.push(choice.token);
         let text = match self.model.tokenizer() {
             Some(tokenizer) => self
                 .stream

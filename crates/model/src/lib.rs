@@ -18,6 +18,7 @@ mod error;
 mod frame;
 mod generate;
 mod gguf;
+mod guide;
 mod layers;
 mod model;
 mod projector;
@@ -33,18 +34,22 @@ mod weights;
 pub use config::{Config, LayerKind, TextConfig, VisionConfig};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{
-    BackendError, CacheError, EmbedError, EncodeError, ForwardError, FrameError, GenerateError,
-    GgufError, ImageTokensError, LoadError, PromptError, SamplingError, StillThinking,
+    BackendError, CacheError, ConstraintError, EmbedError, EncodeError, ForwardError, FrameError,
+    GenerateError, GgufError, ImageTokensError, LoadError, PromptError, SamplingError,
+    StillThinking,
 };
 pub use frame::{FRAME_SIDE_MAX, Frame};
 pub use generate::{Continue, Delta, Finish, Generation, Request};
 pub use gguf::GgufSource;
+pub use guide::{Constraint, Guide, Guides, TokenSet};
 pub use model::{LoadOptions, Model, Parts};
 pub use prompt::{Message, Part, Prompt, Role};
-pub use sampling::{Choice, Sampling, choose};
+pub use sampling::{Choice, Sampling, Situation, choose, likeliest};
 pub use siglip::Embedder;
 pub use text::batch::{Chunk, ImageSpan, LogitRows, Want};
-pub use text::cache::{BlockTable, KvOptions, KvPool};
+pub use text::blocks::{BlockKey, BlockTable, Blocks, Cacheable, PlacedImage};
+pub use text::cache::{KvOptions, KvPool};
+pub use text::progress::Progress;
 pub use tokenizer::{Detokenizer, ImageMarkers, SpecialTokens, Tokenizer};
 pub use tokens::ImageTokens;
 pub use weights::Digests;

@@ -24,6 +24,7 @@ mod half;
 mod images;
 mod matrix;
 mod medsiglip;
+mod prefix;
 mod real;
 mod recipe;
 mod requests;

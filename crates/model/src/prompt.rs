@@ -175,18 +175,25 @@ impl Prompt {
     /// ending inside an image. Empty once `start` has reached the end.
     #[must_use]
     pub fn chunk(&self, start: usize, tokens_max: usize) -> Range<usize> {
-        let end = start
-            .saturating_add(tokens_max.max(1))
-            .min(self.tokens.len());
-        let cut = self
-            .images
-            .iter()
-            .find(|first| **first < end && end < **first + self.tokens_per_image);
-        match cut {
-            Some(first) if *first > start => start..*first,
-            Some(first) => start..first + self.tokens_per_image,
-            None => start.min(end)..end,
-        }
+        let runs = self.images.iter().copied();
+        let runs = runs.map(|first| first..first + self.tokens_per_image);
+        stretch(runs, self.tokens.len(), start, tokens_max)
+    }
+}
+
+/// The next stretch of `len` tokens from `start`: at most `tokens_max` long, cutting none of the image `runs`, which come
+/// in order; longer only where a single image is.
+pub(crate) fn stretch(
+    mut runs: impl Iterator<Item = Range<usize>>,
+    len: usize,
+    start: usize,
+    tokens_max: usize,
+) -> Range<usize> {
+    let end = start.saturating_add(tokens_max.max(1)).min(len);
+    match runs.find(|run| run.start < end && end < run.end) {
+        Some(run) if run.start > start => start..run.start,
+        Some(run) => start..run.end,
+        None => start.min(end)..end,
     }
 }
 

@@ -2,6 +2,7 @@
 //! tokens alone, among others, and after it was interrupted and started again.
 
 use crate::error::SamplingError;
+use crate::guide::TokenSet;
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,6 +13,11 @@ pub struct Sampling {
     pub top_k: usize,
     /// Only the most likely tokens whose probabilities sum up to this; 1 is no limit.
     pub top_p: f32,
+    /// Only tokens at least this share as likely as the most likely one; 0 is no limit.
+    pub min_p: f32,
+    /// Logits of tokens that the prompt or the answer holds already are divided by it where positive and multiplied
+    /// where negative, before all else (Keskar et al. 2019, as transformers does it); 1 changes nothing.
+    pub repetition_penalty: f32,
     /// Starts the draws.
     pub seed: u64,
 }
@@ -24,6 +30,8 @@ impl Sampling {
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
             seed: 0,
         }
     }
@@ -46,6 +54,13 @@ impl Sampling {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0, at most 1");
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse("min_p", self.min_p, "0 to 1");
+        }
+        let penalty = self.repetition_penalty;
+        if !(penalty > 0.0 && penalty <= 10.0) {
+            return refuse("repetition_penalty", penalty, "above 0, at most 10");
+        }
         Ok(())
     }
 }
@@ -55,55 +70,131 @@ impl Sampling {
 pub struct Choice {
     /// Its id.
     pub token: u32,
-    /// Its natural log-probability under the model itself: before temperature and limits.
+    /// Its natural log-probability under the model itself: before penalty, temperature and limits.
     pub logprob: f32,
 }
 
-/// Chooses a token from `logits`, `[vocab]`.
-///
-/// `step` counts the tokens of this request; `forbidden` are never chosen (an image's soft token stands for an image,
-/// and the model may not invent one). Equal logits are decided for the lower id.
+/// What a choice depends on besides logits and sampling.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Situation<'a> {
+    /// Tokens of this request chosen so far.
+    pub step: u64,
+    /// Never chosen: an image's soft token stands for an image, and the model may not invent one.
+    pub forbidden: &'a [u32],
+    /// Tokens of prompt and answer, for the repetition penalty.
+    pub seen: &'a [u32],
+    /// Where given, nothing outside is chosen.
+    pub allowed: Option<&'a TokenSet>,
+}
+
+impl Situation<'_> {
+    fn allows(&self, id: usize) -> bool {
+        // The vocabulary is far below 2³².
+        let token = id as u32;
+        !self.forbidden.contains(&token) && self.allowed.is_none_or(|set| set.contains(token))
+    }
+
+    fn candidates(&self, logits: &[f32]) -> Vec<usize> {
+        (0..logits.len())
+            .filter(|id| logits[*id].is_finite() && self.allows(*id))
+            .collect()
+    }
+}
+
+/// Chooses a token from `logits`, `[vocab]`. Equal logits are decided for the lower id.
 ///
 /// # Errors
-/// [`SamplingError`]: values out of range, or no finite logit.
+/// [`SamplingError`]: values out of range, or no finite logit among what may be chosen.
 pub fn choose(
     logits: &[f32],
     sampling: &Sampling,
-    step: u64,
-    forbidden: &[u32],
+    situation: &Situation,
 ) -> Result<Choice, SamplingError> {
     sampling.check()?;
-    let allowed = |id: usize| !forbidden.iter().any(|f| *f as usize == id);
-    let best = (0..logits.len())
-        .filter(|id| logits[*id].is_finite() && allowed(*id))
-        .reduce(|best, id| if logits[id] > logits[best] { id } else { best })
+    let penalised = penalise(logits, sampling.repetition_penalty, situation.seen);
+    let scores = penalised.as_deref().unwrap_or(logits);
+    let candidates = situation.candidates(scores);
+    let best = candidates
+        .iter()
+        .copied()
+        .reduce(|best, id| if scores[id] > scores[best] { id } else { best })
         .ok_or(SamplingError::NotFinite)?;
     let id = if sampling.temperature == 0.0 {
         best
     } else {
-        let candidates: Vec<usize> = (0..logits.len())
-            .filter(|id| logits[*id].is_finite() && allowed(*id))
-            .collect();
-        draw(logits, candidates, sampling, uniform(sampling.seed, step))
+        let u = uniform(sampling.seed, situation.step);
+        draw(scores, candidates, sampling, u)
     };
-    // The vocabulary is far below 2³².
     Ok(Choice {
         token: id as u32,
-        logprob: logprob(logits, id),
+        logprob: logprob(logits[id], normaliser(logits)),
     })
 }
 
-/// Temperature, then top-k, then top-p, then one draw with `u` in [0, 1).
-fn draw(logits: &[f32], mut ids: Vec<usize>, sampling: &Sampling, u: f64) -> usize {
-    ids.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-    if sampling.top_k > 0 {
-        ids.truncate(sampling.top_k);
+/// The `count` most likely of the tokens that may be chosen, most likely first, with the model's own log-probabilities.
+#[must_use]
+pub fn likeliest(logits: &[f32], situation: &Situation, count: usize) -> Vec<Choice> {
+    let mut ids = situation.candidates(logits);
+    keep_top(logits, &mut ids, count);
+    let normaliser = normaliser(logits);
+    let choice = |id: usize| Choice {
+        token: id as u32,
+        logprob: logprob(logits[id], normaliser),
+    };
+    ids.into_iter().map(choice).collect()
+}
+
+/// Logits with the penalty; nothing where it changes none.
+fn penalise(logits: &[f32], penalty: f32, seen: &[u32]) -> Option<Vec<f32>> {
+    if penalty == 1.0 || seen.is_empty() {
+        return None;
     }
+    let mut scores = logits.to_vec();
+    let mut ids = seen.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score = if *score > 0.0 {
+                *score / penalty
+            } else {
+                *score * penalty
+            };
+        }
+    }
+    Some(scores)
+}
+
+/// The `count` ids of the highest scores, highest first, equal ones by id; all where `count` is not below their number.
+fn keep_top(scores: &[f32], ids: &mut Vec<usize>, count: usize) {
+    let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+    if count == 0 {
+        ids.clear();
+    } else if count < ids.len() {
+        ids.select_nth_unstable_by(count - 1, order);
+        ids.truncate(count);
+    }
+    ids.sort_unstable_by(order);
+}
+
+/// Temperature, then top-k, then top-p, then min-p, then one draw with `u` in [0, 1).
+fn draw(logits: &[f32], mut ids: Vec<usize>, sampling: &Sampling, u: f64) -> usize {
+    let all = ids.len();
+    let top_k = if sampling.top_k == 0 {
+        all
+    } else {
+        sampling.top_k
+    };
+    keep_top(logits, &mut ids, top_k);
     let top = f64::from(logits[ids[0]]);
     let weight =
         |id: &usize| ((f64::from(logits[*id]) - top) / f64::from(sampling.temperature)).exp();
     let weights: Vec<f64> = ids.iter().map(weight).collect();
-    let kept = nucleus(&weights, f64::from(sampling.top_p));
+    let nucleus = nucleus(&weights, f64::from(sampling.top_p));
+    // The first weight is 1: a weight is the share of the most likely token's probability.
+    let min_p = f64::from(sampling.min_p);
+    let likely = weights.iter().take_while(|weight| **weight >= min_p);
+    let kept = nucleus.min(likely.count()).max(1);
     let target = u * weights[..kept].iter().sum::<f64>();
     let mut sum = 0.0;
     for (id, weight) in ids.iter().zip(&weights[..kept]) {
@@ -127,8 +218,8 @@ fn nucleus(weights: &[f64], top_p: f64) -> usize {
     reached.map_or(weights.len(), |index| index + 1)
 }
 
-/// ln softmax(logits)[id], summed in f64.
-fn logprob(logits: &[f32], id: usize) -> f32 {
+/// ln Σ exp(logits), summed in f64.
+fn normaliser(logits: &[f32]) -> f64 {
     let finite = || {
         logits
             .iter()
@@ -136,8 +227,11 @@ fn logprob(logits: &[f32], id: usize) -> f32 {
             .map(|x| f64::from(*x))
     };
     let top = finite().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = finite().map(|x| (x - top).exp()).sum();
-    (f64::from(logits[id]) - top - sum.ln()) as f32
+    top + finite().map(|x| (x - top).exp()).sum::<f64>().ln()
+}
+
+fn logprob(logit: f32, normaliser: f64) -> f32 {
+    (f64::from(logit) - normaliser) as f32
 }
 
 /// A number in [0, 1) from a hash of seed and step: no state to lose, no library whose stream may change.
@@ -152,120 +246,4 @@ fn uniform(seed: u64, step: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, 3.0];
-
-    fn check(sampling: Sampling, forbidden: &[u32], expected: &[u32]) {
-        let mut seen: Vec<u32> = (0..400)
-            .map(|step| choose(&LOGITS, &sampling, step, forbidden).unwrap().token)
-            .collect();
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen, expected, "{sampling:?}");
-    }
-
-    #[test]
-    fn limits_leave_what_they_should() {
-        let warm = Sampling {
-            temperature: 1.0,
-            seed: 7,
-            ..Sampling::greedy()
-        };
-        check(Sampling::greedy(), &[], &[1]);
-        check(Sampling::greedy(), &[1], &[3]);
-        check(warm, &[], &[0, 1, 2, 3]);
-        check(Sampling { top_k: 1, ..warm }, &[], &[1]);
-        check(Sampling { top_k: 3, ..warm }, &[], &[1, 2, 3]);
-        check(
-            Sampling {
-                top_p: 0.39,
-                ..warm
-            },
-            &[],
-            &[1],
-        );
-        check(Sampling { top_p: 0.7, ..warm }, &[], &[1, 3]);
-        check(warm, &[1, 3], &[0, 2]);
-    }
-
-    #[test]
-    fn frequencies_follow_probabilities() {
-        let warm = Sampling {
-            temperature: 2.0,
-            seed: 1,
-            ..Sampling::greedy()
-        };
-        let hits = (0..4000)
-            .filter(|step| choose(&LOGITS, &warm, *step, &[]).unwrap().token == 2)
-            .count();
-        let sum: f64 = LOGITS.iter().map(|x| f64::from(x / 2.0).exp()).sum();
-        let expected = 1f64.exp() / sum * 4000.0;
-        assert!(
-            (hits as f64 - expected).abs() < 150.0,
-            "{hits} of {expected}"
-        );
-    }
-
-    #[test]
-    fn log_probability_is_the_models_own() {
-        let cold = Sampling {
-            temperature: 0.1,
-            top_k: 1,
-            ..Sampling::greedy()
-        };
-        let choice = choose(&LOGITS, &cold, 0, &[]).unwrap();
-        let sum: f64 = LOGITS.iter().map(|x| f64::from(*x).exp()).sum();
-        assert!((f64::from(choice.logprob) - (3.0 - sum.ln())).abs() < 1e-6);
-    }
-
-    #[test]
-    fn same_seed_and_step_same_token() {
-        let draws = |seed| {
-            let warm = Sampling {
-                temperature: 1.0,
-                seed,
-                ..Sampling::greedy()
-            };
-            (0..50)
-                .map(|step| choose(&LOGITS, &warm, step, &[]).unwrap().token)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(draws(3), draws(3));
-        assert_ne!(draws(3), draws(4));
-    }
-
-    #[test]
-    fn bad_values_are_named() {
-        let refused = |sampling: Sampling| match choose(&LOGITS, &sampling, 0, &[]) {
-            Err(SamplingError::Parameter { field, .. }) => field,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            refused(Sampling {
-                temperature: -1.0,
-                ..Sampling::greedy()
-            }),
-            "temperature"
-        );
-        assert_eq!(
-            refused(Sampling {
-                temperature: f32::NAN,
-                ..Sampling::greedy()
-            }),
-            "temperature"
-        );
-        assert_eq!(
-            refused(Sampling {
-                top_p: 0.0,
-                ..Sampling::greedy()
-            }),
-            "top_p"
-        );
-        assert_eq!(
-            choose(&[f32::NAN; 3], &Sampling::greedy(), 0, &[]),
-            Err(SamplingError::NotFinite)
-        );
-    }
-}
+mod tests;

@@ -6,8 +6,10 @@
 
 pub(crate) mod attention;
 pub(crate) mod batch;
+pub(crate) mod blocks;
 pub(crate) mod cache;
 pub(crate) mod mask;
+pub(crate) mod progress;
 pub(crate) mod rope;
 
 use candle_core::{DType, Device, Tensor};

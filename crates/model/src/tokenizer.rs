@@ -7,7 +7,8 @@ use std::path::Path;
 use tokenizers::models::ModelWrapper;
 use tokenizers::{AddedToken, Tokenizer as Library};
 
-use crate::error::{LoadError, PromptError, StillThinking};
+use crate::error::{ConstraintError, LoadError, PromptError, StillThinking};
+use crate::guide::Guides;
 
 /// Stands for one vector of an image.
 const SOFT_TOKEN: &str = "<image_soft_token>";
@@ -180,8 +181,18 @@ impl Tokenizer {
         text
     }
 
-    /// The bytes a token stands for.
-    fn bytes(&self, id: u32) -> Vec<u8> {
+    /// The vocabulary with `rows` tokens, prepared for text that must have a form and ends with `end`.
+    ///
+    /// # Errors
+    /// [`ConstraintError::Vocabulary`].
+    pub fn guides(&self, rows: usize, end: u32) -> Result<Guides, ConstraintError> {
+        // The vocabulary is far below 2³².
+        Guides::new((0..rows as u32).map(|id| self.bytes(id)).collect(), end)
+    }
+
+    /// The bytes a token stands for; none for control tokens and for rows past the vocabulary.
+    #[must_use]
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
         if self.is_control(id) {
             return Vec::new();
         }

@@ -64,6 +64,7 @@ pub const fn reason_to_wire(reason: FailureReason) -> v1::FailureReason {
         FailureReason::PromptTooLong => v1::FailureReason::PromptTooLong,
         FailureReason::Internal => v1::FailureReason::Internal,
         FailureReason::ModelMismatch => v1::FailureReason::ModelMismatch,
+        FailureReason::AnswerUnusable => v1::FailureReason::AnswerUnusable,
     }
 }
 
@@ -79,6 +80,7 @@ pub fn reason_from_wire(reason: i32) -> Option<FailureReason> {
         R::PromptTooLong,
         R::Internal,
         R::ModelMismatch,
+        R::AnswerUnusable,
     ]
     .into_iter()
     .find(|known| reason_to_wire(*known) as i32 == reason)

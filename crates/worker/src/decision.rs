@@ -109,7 +109,9 @@ pub fn standing(
 #[must_use]
 pub fn verdict_of_failure(failure: Failure) -> Verdict {
     match failure.reason {
-        FailureReason::InputRefused | FailureReason::PromptTooLong => Verdict::Done,
+        FailureReason::InputRefused
+        | FailureReason::PromptTooLong
+        | FailureReason::AnswerUnusable => Verdict::Done,
         FailureReason::ImageMissing
         | FailureReason::Integrity
         | FailureReason::AttemptsExhausted

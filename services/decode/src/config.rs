@@ -1,10 +1,10 @@
 //! What an operator decides about decode, with every limit named.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use medfleet_core::PoolName;
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_engine::{DecodeLimits, ModelConfig};
+use medfleet_engine::{DecodeLimits, ModelConfig, PROMPT_VERSION, Prompts};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -44,6 +44,13 @@ pub struct Config {
     /// KV memory of all texts together; a request that can never fit fails with the arithmetic.
     #[serde(default = "kv_bytes_max_default")]
     pub kv_bytes_max: ByteSize,
+    /// Tokens of prompts that are read in one forward pass at most, beside one token of each text that is written: less
+    /// keeps the running texts quicker while a new prompt is read. An image is never cut.
+    #[serde(default = "prefill_tokens_max_default")]
+    pub prefill_tokens_max: NonZeroU32,
+    /// Version of the prompts.
+    #[serde(default = "prompt_version_default")]
+    pub prompt_version: String,
     /// How long tokens are asked for at the encoder that made them before the store is read; 0 reads the store at once.
     #[serde(default = "fetch_timeout_default")]
     pub fetch_timeout: DurationText,
@@ -63,6 +70,14 @@ const fn kv_bytes_max_default() -> ByteSize {
     ByteSize::from_mib(1024)
 }
 
+const fn prefill_tokens_max_default() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(511)
+}
+
+fn prompt_version_default() -> String {
+    PROMPT_VERSION.to_owned()
+}
+
 const fn fetch_timeout_default() -> DurationText {
     DurationText::from_millis(200)
 }
@@ -79,6 +94,8 @@ impl Config {
             pool: pool.to_string(),
             worker: worker_default(),
             kv_bytes_max: kv_bytes_max_default(),
+            prefill_tokens_max: prefill_tokens_max_default(),
+            prompt_version: prompt_version_default(),
             fetch_timeout: fetch_timeout_default(),
             checkpoint_every: checkpoint_every_default(),
         }
@@ -91,7 +108,7 @@ impl Config {
         DecodeLimits {
             sequences_max: slots,
             queue_max: slots,
-            kv_bytes_max: self.kv_bytes_max.get(),
+            prefill_tokens_max: self.prefill_tokens_max.get(),
         }
     }
 
@@ -102,6 +119,13 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.pool_name()
             .map_err(|error| ConfigError::relation(format!("decode: {error}")))?;
+        if Prompts::of(&self.prompt_version).is_none() {
+            let known = Prompts::versions().collect::<Vec<_>>().join(", ");
+            return Err(ConfigError::relation(format!(
+                "decode.prompt_version is {}, allowed: {known}",
+                self.prompt_version
+            )));
+        }
         if self.checkpoint_every.as_millis() < 50 {
             return Err(ConfigError::relation(
                 "decode.checkpoint_every must be at least 50ms",

@@ -1,7 +1,7 @@
 //! What can go wrong with a decode, and the single function from that to how its unit ends.
 
 use medfleet_core::{Digest, FailureReason, IdError};
-use medfleet_engine::EngineError;
+use medfleet_engine::{ConstraintError, EngineError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
@@ -38,6 +38,16 @@ pub(crate) enum DecodeError {
     /// A list does not decode or contradicts the record.
     #[error("{what} is not what was stored")]
     Manifest { what: &'static str },
+    /// What the model wrote is not an answer to the task.
+    #[error("{what}")]
+    Answer { what: &'static str },
+    /// The inputs have another number of frames than the task can take.
+    #[error("{task} takes exactly {expected} frames; the inputs have {found}")]
+    Frames {
+        task: &'static str,
+        expected: usize,
+        found: usize,
+    },
     /// A task that this release does not do.
     #[error("the task is not one that this release does")]
     Task,
@@ -58,12 +68,27 @@ impl From<DecodeError> for Ending {
             DecodeError::Tokens { .. } | DecodeError::Manifest { .. } => {
                 Self::fail(FailureReason::Integrity, error.to_string())
             }
+            DecodeError::Answer { .. } => {
+                Self::fail(FailureReason::AnswerUnusable, error.to_string())
+            }
+            DecodeError::Frames { .. } => {
+                Self::fail(FailureReason::InputRefused, error.to_string())
+            }
             DecodeError::Task => Self::fail(FailureReason::Internal, error.to_string()),
             DecodeError::Engine(error) => match error {
                 EngineError::TooLong { .. } => {
                     Self::fail(FailureReason::PromptTooLong, error.to_string())
                 }
                 EngineError::StillThinking(_) => {
+                    Self::fail(FailureReason::AnswerUnusable, error.to_string())
+                }
+                EngineError::Parameter { .. }
+                | EngineError::Constraint(
+                    ConstraintError::Json { .. }
+                    | ConstraintError::Schema { .. }
+                    | ConstraintError::Regex,
+                ) => Self::fail(FailureReason::InputRefused, error.to_string()),
+                EngineError::NoPrompt { .. } | EngineError::Constraint(_) => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
@@ -89,7 +114,20 @@ mod tests {
         let Ending::Fail(failure) = Ending::from(error) else {
             panic!("another try would think as long");
         };
-        assert_eq!(failure.reason, FailureReason::Internal);
+        assert_eq!(failure.reason, FailureReason::AnswerUnusable);
         assert!(failure.message.contains("raise max_tokens"));
+    }
+
+    #[test]
+    fn a_schema_that_cannot_be_enforced_is_the_callers() {
+        let error = ConstraintError::Schema {
+            reason: "look at uniqueItems".to_owned(),
+        };
+        let error = DecodeError::from(EngineError::from(error));
+        let Ending::Fail(failure) = Ending::from(error) else {
+            panic!("another try would not enforce it either");
+        };
+        assert_eq!(failure.reason, FailureReason::InputRefused);
+        assert!(failure.message.contains("uniqueItems"));
     }
 }

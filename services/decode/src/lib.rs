@@ -4,7 +4,8 @@
 //! It never writes a token about fewer images than were declared, and a worker that lost its attempt writes nothing more.
 //!
 //! Reading order: `unit` (pure: are these the declared images), `gather` (their tokens, verified), `work` (the effects
-//! in order), `stream` (text to watchers, checkpoints), `result` (what a result says), `fetch` (the fast path), `error`.
+//! in order), `task` (pure: what each task asks the model, and what its text means), `stream` (text to watchers,
+//! checkpoints), `result` (what a result says), `fetch` (the fast path), `error`.
 
 mod config;
 mod error;
@@ -13,6 +14,7 @@ mod gather;
 mod metrics;
 mod result;
 mod stream;
+mod task;
 mod unit;
 mod work;
 

@@ -18,6 +18,8 @@ pub(crate) struct SourceLabel {
 pub(crate) struct DecodeMetrics {
     pub(crate) images: Family<SourceLabel, Counter>,
     pub(crate) prompt_tokens: Counter,
+    pub(crate) prefix_tokens: Counter,
+    pub(crate) preemptions: Counter,
     pub(crate) output_tokens: Counter,
     pub(crate) first_token_seconds: Histogram,
     pub(crate) token_seconds: Histogram,
@@ -28,6 +30,8 @@ impl DecodeMetrics {
         let ours = Self {
             images: Family::default(),
             prompt_tokens: Counter::default(),
+            prefix_tokens: Counter::default(),
+            preemptions: Counter::default(),
             output_tokens: Counter::default(),
             // 1 ms to about 9 minutes.
             first_token_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
@@ -42,6 +46,16 @@ impl DecodeMetrics {
                 ours.images.clone(),
             );
             registry.register("prompt_tokens", "Tokens read", ours.prompt_tokens.clone());
+            registry.register(
+                "prefix_tokens",
+                "Tokens of prompts that were in memory already",
+                ours.prefix_tokens.clone(),
+            );
+            registry.register(
+                "preemptions",
+                "Texts that gave their memory to older ones and were read again",
+                ours.preemptions.clone(),
+            );
             registry.register(
                 "output_tokens",
                 "Tokens written",

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use medfleet_core::{Digest, JobRecord, TaskKind, UnixMillis};
-use medfleet_engine::{Description, Done, Finish, PROMPT_VERSION, sections, sentences};
+use medfleet_core::{Digest, JobRecord, UnixMillis};
+use medfleet_engine::{Description, Finish, sentences};
 use medfleet_proto::v1;
+use medfleet_proto::v1::result::Output;
 
 use crate::gather::Gathered;
+use crate::task::Written;
 
 /// Shown with every rendering of a result.
 const NOTICE: &str = "Draft written by a machine-learning model. Not a report: a physician has to review, correct and sign it.";
@@ -18,9 +20,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) gathered: Gathered,
     pub(crate) model: &'a Description,
     pub(crate) decoding: v1::DecodingParameters,
+    pub(crate) prompt_version: &'a str,
     pub(crate) prompt_digest: Digest,
-    pub(crate) text: String,
-    pub(crate) done: Done,
+    pub(crate) written: Written,
     /// When the engine was asked, and now.
     pub(crate) asked: UnixMillis,
     pub(crate) now: UnixMillis,
@@ -33,13 +35,16 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     let provenance = provenance(&parts);
     let Parts {
         job,
-        record,
         gathered,
-        text,
-        done,
+        written,
         ..
     } = parts;
-    let sentences = sentences(&text, &done.tokens)
+    let prose = match &written.output {
+        Output::Report(report) => report.text.as_str(),
+        Output::Answer(answer) => answer.text.as_str(),
+        Output::Classification(_) | Output::Localisation(_) | Output::Extraction(_) => "",
+    };
+    let sentences = sentences(prose, &written.tokens)
         .into_iter()
         .map(|sentence| v1::Sentence {
             start_bytes: sentence.start,
@@ -59,7 +64,7 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
                 ..info
             }
         });
-    let finish = match done.finish {
+    let finish = match written.finish {
         Finish::Stop => v1::FinishReason::Stop,
         Finish::Length => v1::FinishReason::Length,
     };
@@ -75,11 +80,11 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
         provenance: Some(provenance),
         timings: Some(timings),
         usage: Some(v1::Usage {
-            prompt_tokens: done.prompt.tokens,
-            image_tokens: done.prompt.image_tokens,
-            output_tokens: u32::try_from(done.tokens.len()).unwrap_or(u32::MAX),
+            prompt_tokens: written.prompt.tokens,
+            image_tokens: written.prompt.image_tokens,
+            output_tokens: written.output_tokens,
         }),
-        output: Some(output(record.task, text)),
+        output: Some(written.output),
     }
 }
 
@@ -93,46 +98,25 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
             .map(|digest| hex(digest))
             .collect(),
         preprocessing_version: manifest.preprocessing_version.clone(),
-        prompt_version: PROMPT_VERSION.to_owned(),
+        prompt_version: parts.prompt_version.to_owned(),
         prompt_digest: parts.prompt_digest.to_string(),
         model: model.model.clone(),
         model_digest: model.model_digest.to_string(),
         encoder_digest: model.encoder_digest.to_string(),
-        decoding: Some(parts.decoding),
+        decoding: Some(parts.decoding.clone()),
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
         device: model.device.clone(),
         dtype: model.dtype.as_str().to_owned(),
     }
 }
 
-fn output(task: TaskKind, text: String) -> v1::result::Output {
-    if task == TaskKind::Report {
-        let found = sections(&text);
-        let (findings, impression) = (found.findings, found.impression);
-        v1::result::Output::Report(v1::Report {
-            text,
-            findings,
-            impression,
-        })
-    } else {
-        v1::result::Output::Answer(v1::Answer { text })
-    }
-}
-
 fn warnings(parts: &Parts<'_>) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if parts.done.finish == Finish::Length {
+    let mut warnings = parts.written.warnings.clone();
+    if parts.written.finish == Finish::Length {
         warnings.push("the token limit cut the text: it is incomplete".to_owned());
     }
     if parts.model.device == "simulated" {
         warnings.push("no model wrote this text: the fleet runs a simulation".to_owned());
-    }
-    if parts.record.task == TaskKind::Report {
-        let found = sections(&parts.text);
-        if found.findings.is_empty() || found.impression.is_empty() {
-            let warning = "the text has not both a findings and an impression section";
-            warnings.push(warning.to_owned());
-        }
     }
     if !parts.gathered.manifest.files_refused.is_empty() {
         warnings.push("some files were not used".to_owned());
@@ -149,13 +133,13 @@ fn timings(parts: &Parts<'_>) -> v1::Timings {
     let first_token = Duration::from_millis(match times.encoded {
         Some(encoded) => millis(encoded, parts.asked),
         None => 0,
-    }) + parts.done.time_to_first_token;
+    }) + parts.written.time_to_first_token;
     v1::Timings {
         queued: between(Some(times.accepted), times.released),
         preprocess: between(times.released, times.preprocessed),
         encode: between(times.preprocessed, times.encoded),
         time_to_first_token: duration(first_token),
-        decode: duration(parts.done.decode),
+        decode: duration(parts.written.decode),
         total: between(Some(times.accepted), Some(parts.now)),
     }
 }

@@ -50,6 +50,16 @@ impl Writer {
         }
     }
 
+    /// Passes a piece on and adds it to the text.
+    pub(crate) async fn pass_on(&self, text: &mut String, piece: &str) {
+        let chunk = self.chunk(text.len(), piece);
+        text.push_str(piece);
+        if let Err(error) = self.queue.publish_text(&self.key, &chunk).await {
+            // Best effort: checkpoint and result have the text too.
+            tracing::debug!(%error, "a piece of text was not published");
+        }
+    }
+
     /// Passes the text on until its end; returns all of it.
     pub(crate) async fn run(
         &self,
@@ -63,14 +73,7 @@ impl Writer {
             tokio::select! {
                 biased;
                 event = stream.next() => match event? {
-                    DecodeEvent::Text(delta) => {
-                        let chunk = self.chunk(text.len(), &delta);
-                        text.push_str(&delta);
-                        if let Err(error) = self.queue.publish_text(&self.key, &chunk).await {
-                            // Best effort: checkpoint and result have the text too.
-                            tracing::debug!(%error, "a piece of text was not published");
-                        }
-                    }
+                    DecodeEvent::Text(delta) => self.pass_on(&mut text, &delta).await,
                     DecodeEvent::Done(done) => return Ok((text, done)),
                 },
                 outcome = ready(&mut storing) => {
@@ -86,6 +89,17 @@ impl Writer {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The whole text of a stream that nobody watches.
+pub(crate) async fn collect(stream: &mut DecodeStream) -> Result<(String, Done), DecodeError> {
+    let mut text = String::new();
+    loop {
+        match stream.next().await? {
+            DecodeEvent::Text(delta) => text.push_str(&delta),
+            DecodeEvent::Done(done) => return Ok((text, done)),
         }
     }
 }

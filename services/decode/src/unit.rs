@@ -1,7 +1,7 @@
 //! Pure decisions: whether a job's lists name exactly the declared images, and what of each image to fetch.
 
 use medfleet_core::Digest;
-use medfleet_engine::{Description, Dtype};
+use medfleet_engine::{Description, Dtype, ImageKind, Images};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
 
 use crate::error::DecodeError;
@@ -87,6 +87,26 @@ pub(crate) fn declared(
         })
     });
     declared.collect()
+}
+
+/// How the images of a job belong together: slices of one kind are a volume, patches of a slide a slide.
+pub(crate) fn images(frames: &[FrameEntry]) -> Images {
+    let is = |modality: &str| {
+        let info = frames.iter().map(|frame| frame.info.as_ref());
+        let mut modalities = info.map(|info| info.map_or("", |info| info.modality.as_str()));
+        modalities.all(|found| found == modality)
+    };
+    let kind = if frames.len() > 1 && (is("CT") || is("MR")) {
+        ImageKind::Volume
+    } else if !frames.is_empty() && is("SM") {
+        ImageKind::Slide
+    } else {
+        ImageKind::Pictures
+    };
+    Images {
+        count: frames.len(),
+        kind,
+    }
 }
 
 #[cfg(test)]

@@ -3,24 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{BlobKind, JobRecord, Move, Stage, WorkUnit};
-use medfleet_engine::{DecodeEngine, DecodeRequest, Decoding, Done, Question};
+use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
+use medfleet_engine::{
+    Asked, DecodeEngine, DecodeRequest, Decoding, Done, EngineError, ImageTokens, Prompts, Question,
+};
 use medfleet_proto::v1;
-use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1::StudyManifest;
 use medfleet_runtime::Clock;
 use medfleet_store::BlobStore;
 use medfleet_worker::{Dependencies, Ending, Handler, Next, Started, internal_token};
 use prost::Message;
+use tokio::time::Instant;
 use tracing::{Instrument, field};
 
 use crate::config::Config;
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
-use crate::gather::{Sources, gather};
+use crate::gather::{Gathered, Sources, gather};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
-use crate::stream::Writer;
+use crate::stream::{Writer, collect};
+use crate::task::{
+    Asks, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, line, score, written,
+};
+use crate::unit::images;
 
 /// The stage.
 pub(crate) struct Decode {
@@ -29,6 +35,7 @@ pub(crate) struct Decode {
     fetcher: Fetcher,
     clock: Arc<dyn Clock>,
     checkpoint_every: Duration,
+    prompt_version: String,
     metrics: DecodeMetrics,
 }
 
@@ -41,6 +48,7 @@ impl Decode {
             fetcher: Fetcher::new(config.fetch_timeout.get(), &token),
             clock: Arc::clone(&dependencies.clock),
             checkpoint_every: config.checkpoint_every.get(),
+            prompt_version: config.prompt_version.clone(),
             metrics: DecodeMetrics::register(&dependencies.metrics),
         }
     }
@@ -67,16 +75,18 @@ impl Decode {
         }
     }
 
-    /// Everything up to the stored result.
-    async fn write(&self, started: &Started) -> Result<medfleet_core::Digest, DecodeError> {
-        let key = &started.unit.key;
-        let writer = self.writer(started);
+    /// What is asked and about which images, while the text of an attempt before this one is taken back.
+    async fn begin(
+        &self,
+        started: &Started,
+        writer: &Writer,
+    ) -> Result<(StudyManifest, Gathered), DecodeError> {
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
             model: self.engine.description(),
-            tenant: &key.tenant,
+            tenant: &started.unit.key.tenant,
         };
         let opening = async { Ok(writer.checkpoint("").await?) };
         let (study, gathered, ()) = tokio::try_join!(
@@ -84,27 +94,60 @@ impl Decode {
             gather(&sources, &started.record),
             opening
         )?;
-        let prompt = question(study.task)?.prompt(gathered.images.len());
-        let prompt_bytes = prompt.canonical_bytes().into();
-        let prompt_digest = self.store.digest(&key.tenant, &prompt_bytes).await;
+        Ok((study, gathered))
+    }
+
+    /// Everything up to the stored result.
+    async fn write(&self, started: &Started) -> Result<Digest, DecodeError> {
+        let key = &started.unit.key;
+        let writer = self.writer(started);
+        let (study, gathered) = self.begin(started, &writer).await?;
         let parameters = study.decoding.unwrap_or_default();
-        let decoding = decoding(&parameters);
-        let asked = self.clock.now();
-        let request = DecodeRequest {
-            prompt,
-            images: gathered.images.clone(),
-            decoding,
+        let images = images(&gathered.manifest.frames);
+        let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
+        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
+        let answering = Answering {
+            writer: &writer,
+            images: &gathered.images,
+            parameters: &parameters,
+            scope: scope(&key.tenant),
         };
-        let (text, done) = self.text(&writer, request).await?;
+        let asked = self.clock.now();
+        let (written, prompt_bytes, decoding) =
+            match asks(&study.task.unwrap_or_default(), images.count)? {
+                Asks::One(question) => {
+                    let ask = ask(&question)?;
+                    let bytes = ask.prompt.canonical_bytes();
+                    let (text, done) = self.one(&answering, ask).await?;
+                    let frame = gathered.manifest.frames.first();
+                    let frame = frame.and_then(|frame| frame.info.as_ref());
+                    let written = written(&question, text, done, frame)?;
+                    (written, bytes, parameters.clone())
+                }
+                Asks::Labels(labels) => {
+                    let asks = labels.into_iter().map(|label| {
+                        let ask = ask(&Question::Classify {
+                            label: label.clone(),
+                        })?;
+                        Ok((label, ask))
+                    });
+                    let asks: Vec<(String, Asked)> = asks.collect::<Result<_, EngineError>>()?;
+                    let bytes = asks.iter().map(|(_, ask)| ask.prompt.canonical_bytes());
+                    let bytes = bytes.collect::<Vec<_>>().concat();
+                    let written = self.labels(&answering, asks).await?;
+                    (written, bytes, of_labels(&parameters))
+                }
+            };
+        let prompt_digest = self.store.digest(&key.tenant, &prompt_bytes.into()).await;
         let result = result(Parts {
             job: format!("jobs/{}", key.job),
             record: &started.record,
             gathered,
             model: self.engine.description(),
-            decoding: parameters,
+            decoding,
+            prompt_version: &self.prompt_version,
             prompt_digest,
-            text,
-            done,
+            written,
             asked,
             now: self.clock.now(),
         });
@@ -115,11 +158,60 @@ impl Decode {
         })
     }
 
-    /// The whole text, streamed to watchers as it is written.
-    async fn text(
+    /// One question; its text is streamed to watchers as it is written.
+    async fn one(
         &self,
-        writer: &Writer,
-        request: DecodeRequest,
+        answering: &Answering<'_>,
+        ask: Asked,
+    ) -> Result<(String, Done), DecodeError> {
+        let request = answering.request(ask, decoding(answering.parameters));
+        let writer = answering.writer;
+        let write = async {
+            let mut stream = self.engine.decode(request).await?;
+            writer.run(&mut stream).await
+        };
+        self.traced(writer.attempt, write).await
+    }
+
+    /// A question for each label, one after the other over the same images, which are read once; a line for each.
+    async fn labels(
+        &self,
+        answering: &Answering<'_>,
+        asks: Vec<(String, Asked)>,
+    ) -> Result<Written, DecodeError> {
+        let writer = answering.writer;
+        let decoding = Decoding {
+            alternatives: LABEL_ALTERNATIVES,
+            ..decoding(&of_labels(answering.parameters))
+        };
+        let mut text = String::new();
+        let mut labels = Vec::with_capacity(asks.len());
+        let mut stored = Instant::now();
+        for (label, ask) in asks {
+            let request = answering.request(ask, decoding.clone());
+            let write = async {
+                let mut stream = self.engine.decode(request).await?;
+                collect(&mut stream).await
+            };
+            let (answer, done) = self.traced(writer.attempt, write).await?;
+            let score = score(&label, &answer, &done.tokens, &done.alternatives)?;
+            writer.pass_on(&mut text, &line(&score)).await;
+            if stored.elapsed() >= self.checkpoint_every {
+                stored = Instant::now();
+                if let Err(error) = writer.checkpoint(&text).await {
+                    tracing::debug!(%error, "a checkpoint of the text was not stored");
+                }
+            }
+            labels.push((score, done));
+        }
+        Ok(classified(text, labels))
+    }
+
+    /// Within a span of its own, and counted.
+    async fn traced(
+        &self,
+        attempt: u32,
+        write: impl Future<Output = Result<(String, Done), DecodeError>>,
     ) -> Result<(String, Done), DecodeError> {
         let model = &self.engine.description().model;
         let span = tracing::info_span!(
@@ -129,14 +221,9 @@ impl Decode {
             gen_ai.request.model = model,
             gen_ai.usage.input_tokens = field::Empty,
             gen_ai.usage.output_tokens = field::Empty,
-            medfleet.attempt = writer.attempt,
+            medfleet.attempt = attempt,
         );
-        let (text, done) = async {
-            let mut stream = self.engine.decode(request).await?;
-            writer.run(&mut stream).await
-        }
-        .instrument(span.clone())
-        .await?;
+        let (text, done) = write.instrument(span.clone()).await?;
         span.record("gen_ai.usage.input_tokens", done.prompt.tokens);
         span.record("gen_ai.usage.output_tokens", done.tokens.len());
         self.count(&done);
@@ -145,6 +232,8 @@ impl Decode {
 
     fn count(&self, done: &Done) {
         self.metrics.prompt_tokens.inc_by(done.prompt.tokens.into());
+        self.metrics.prefix_tokens.inc_by(done.prefix_tokens.into());
+        self.metrics.preemptions.inc_by(done.preemptions.into());
         self.metrics.output_tokens.inc_by(done.tokens.len() as u64);
         self.metrics
             .first_token_seconds
@@ -154,6 +243,34 @@ impl Decode {
             self.metrics.token_seconds.observe(each);
         }
     }
+}
+
+/// What all questions of a job share.
+struct Answering<'a> {
+    writer: &'a Writer,
+    images: &'a [ImageTokens],
+    parameters: &'a v1::DecodingParameters,
+    scope: Digest,
+}
+
+impl Answering<'_> {
+    fn request(&self, ask: Asked, decoding: Decoding) -> DecodeRequest {
+        DecodeRequest {
+            prompt: ask.prompt,
+            images: self.images.to_vec(),
+            decoding: Decoding {
+                constraint: ask.constraint,
+                ..decoding
+            },
+            scope: self.scope,
+        }
+    }
+}
+
+/// Tenants share nothing, not even the time that reading a known prompt saves.
+fn scope(tenant: &TenantId) -> Digest {
+    let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
+    Digest::new(key)
 }
 
 impl Handler for Decode {
@@ -174,30 +291,28 @@ impl Handler for Decode {
     }
 }
 
-fn question(task: Option<v1::Task>) -> Result<Question, DecodeError> {
-    match task.and_then(|task| task.kind) {
-        Some(Kind::Report(v1::ReportTask { clinical_context })) => {
-            Ok(Question::Report { clinical_context })
-        }
-        Some(Kind::Answer(v1::AnswerTask { question })) => Ok(Question::Answer { question }),
-        Some(Kind::Compare(v1::CompareTask { clinical_context })) => {
-            Ok(Question::Compare { clinical_context })
-        }
-        _ => Err(DecodeError::Task),
+/// Defaults are filled in at accept; what is still zero here takes the meaning that the contract gives it.
+fn decoding(parameters: &v1::DecodingParameters) -> Decoding {
+    let one = |value: f32| if value == 0.0 { 1.0 } else { value };
+    Decoding {
+        temperature: parameters.temperature,
+        top_k: parameters.top_k,
+        top_p: one(parameters.top_p),
+        min_p: parameters.min_p,
+        repetition_penalty: one(parameters.repetition_penalty),
+        seed: parameters.seed,
+        stop: parameters.stop.clone(),
+        ..Decoding::greedy(parameters.max_tokens.max(1))
     }
 }
 
-/// Defaults are filled in at accept; what is still zero here takes the meaning that the contract gives it.
-fn decoding(parameters: &v1::DecodingParameters) -> Decoding {
-    Decoding {
-        max_tokens: parameters.max_tokens.max(1),
-        temperature: parameters.temperature,
-        top_k: parameters.top_k,
-        top_p: if parameters.top_p == 0.0 {
-            1.0
-        } else {
-            parameters.top_p
-        },
+/// A label is decided by the model's own probabilities, whatever a job says about sampling.
+fn of_labels(parameters: &v1::DecodingParameters) -> v1::DecodingParameters {
+    v1::DecodingParameters {
+        max_tokens: LABEL_TOKENS_MAX,
+        top_p: 1.0,
+        repetition_penalty: 1.0,
         seed: parameters.seed,
+        ..v1::DecodingParameters::default()
     }
 }

@@ -46,6 +46,9 @@ impl From<EncodeError> for Ending {
                 }
                 EngineError::Tokens { .. }
                 | EngineError::TooLong { .. }
+                | EngineError::Parameter { .. }
+                | EngineError::Constraint(_)
+                | EngineError::NoPrompt { .. }
                 | EngineError::StillThinking(_) => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }

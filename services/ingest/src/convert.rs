@@ -122,6 +122,9 @@ pub(crate) fn result_text(result: &v1::Result) -> &str {
     match &result.output {
         Some(v1::result::Output::Report(report)) => &report.text,
         Some(v1::result::Output::Answer(answer)) => &answer.text,
+        Some(v1::result::Output::Classification(classification)) => &classification.text,
+        Some(v1::result::Output::Localisation(localisation)) => &localisation.text,
+        Some(v1::result::Output::Extraction(extraction)) => &extraction.json,
         None => "",
     }
 }
@@ -204,6 +207,7 @@ const fn failure_reason(reason: FailureReason) -> v1::FailureReason {
         FailureReason::PromptTooLong => v1::FailureReason::PromptTooLong,
         FailureReason::Internal => v1::FailureReason::Internal,
         FailureReason::ModelMismatch => v1::FailureReason::ModelMismatch,
+        FailureReason::AnswerUnusable => v1::FailureReason::AnswerUnusable,
     }
 }
 

@@ -245,7 +245,7 @@ mod tests {
                 task: TaskKind::Embed,
             },
             Code::Unimplemented,
-            "task: embed is not in this release; available: report, answer, compare",
+            "task: embed is not in this release; available: report, answer, classify, localise, compare, extract",
             false,
         );
         let full = QueueError::Full {

@@ -63,7 +63,7 @@ impl Acceptor {
         let manifest = StudyManifest {
             inputs,
             task: Some(plan.task.clone()),
-            decoding: Some(plan.decoding),
+            decoding: Some(plan.decoding.clone()),
         };
         let manifest = Bytes::from(manifest.encode_to_vec());
         let study = self.blobs.digest(tenant, &manifest).await;

@@ -14,6 +14,14 @@ use crate::error::{Refusal, Violation};
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Highest temperature; part of the public contract.
 const TEMPERATURE_MAX: f32 = 2.0;
+/// Highest repetition penalty; part of the public contract.
+const REPETITION_PENALTY_MAX: f32 = 10.0;
+/// Most strings that end a text, and the longest, in bytes; part of the public contract.
+const STOPS_MAX: usize = 8;
+const STOP_BYTES_MAX: usize = 64;
+/// Most labels, and the longest, in bytes; part of the public contract.
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 256;
 
 /// A job that can be accepted, with every default filled in.
 #[derive(Debug, Clone)]
@@ -68,7 +76,12 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
         let allowed = "one of CLASS_STAT, CLASS_URGENT, CLASS_ROUTINE, CLASS_BULK";
         wrong.push(Violation::new("class", allowed));
     }
-    let decoding = decoding(request.decoding.unwrap_or_default(), limits, &mut wrong);
+    let decoding = decoding(
+        request.decoding.unwrap_or_default(),
+        task_kind,
+        limits,
+        &mut wrong,
+    );
     let time_to_live = time_to_live(request.time_to_live, limits, &mut wrong);
     let model = model(request.model, config, &mut wrong);
     // A list over the limit is refused as a whole, not input by input.
@@ -135,14 +148,54 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
             &task.clinical_context,
             false,
         ),
-        Kind::Extract(task) => text("task.extract.json_schema", &task.json_schema, true),
+        Kind::Extract(task) => {
+            text("task.extract.json_schema", &task.json_schema, true);
+            check_schema(&task.json_schema, wrong);
+        }
+        Kind::Classify(task) => check_labels("task.classify.labels", &task.labels, wrong),
         // Refused as unavailable before this is reached; their labels are checked by the release that does them.
-        Kind::Classify(_) | Kind::Embed(_) | Kind::ZeroShot(_) => {}
+        Kind::Embed(_) | Kind::ZeroShot(_) => {}
+    }
+}
+
+/// Whether it is a JSON object; whether it can be enforced only the model's worker knows.
+fn check_schema(schema: &str, wrong: &mut Vec<Violation>) {
+    let field = "task.extract.json_schema";
+    match serde_json::from_str::<serde_json::Value>(schema) {
+        _ if schema.trim().is_empty() => {}
+        Ok(serde_json::Value::Object(_)) => {}
+        Ok(_) => wrong.push(Violation::new(field, "a JSON object")),
+        Err(error) => {
+            let (line, column) = (error.line(), error.column());
+            let allowed = format!("JSON; it is not at line {line} column {column}");
+            wrong.push(Violation::new(field, allowed));
+        }
+    }
+}
+
+fn check_labels(field: &str, labels: &[String], wrong: &mut Vec<Violation>) {
+    if !(1..=LABELS_MAX).contains(&labels.len()) {
+        let allowed = format!("1 to {LABELS_MAX} labels; found {}", labels.len());
+        wrong.push(Violation::new(field, allowed));
+        return;
+    }
+    for (index, label) in labels.iter().enumerate() {
+        let fits = !label.trim().is_empty()
+            && label.len() <= LABEL_BYTES_MAX
+            && !label.contains(char::is_control);
+        if !fits {
+            let allowed = format!("one line of 1 to {LABEL_BYTES_MAX} bytes");
+            wrong.push(Violation::new(format!("{field}[{index}]"), allowed));
+        } else if labels[..index].contains(label) {
+            let allowed = "different from the labels before it";
+            wrong.push(Violation::new(format!("{field}[{index}]"), allowed));
+        }
     }
 }
 
 fn decoding(
     sent: v1::DecodingParameters,
+    task: TaskKind,
     limits: &Limits,
     wrong: &mut Vec<Violation>,
 ) -> v1::DecodingParameters {
@@ -165,15 +218,41 @@ fn decoding(
             "above 0 up to 1, or 0 for 1",
         ));
     }
+    if !(0.0..=1.0).contains(&sent.min_p) {
+        wrong.push(Violation::new("decoding.min_p", "0 to 1"));
+    }
+    if !(0.0..=REPETITION_PENALTY_MAX).contains(&sent.repetition_penalty) {
+        let allowed = format!("above 0 up to {REPETITION_PENALTY_MAX}, or 0 for 1");
+        wrong.push(Violation::new("decoding.repetition_penalty", allowed));
+    }
+    let long = |stop: &String| !(1..=STOP_BYTES_MAX).contains(&stop.len());
+    if sent.stop.len() > STOPS_MAX || sent.stop.iter().any(long) {
+        let allowed = format!("up to {STOPS_MAX} strings of 1 to {STOP_BYTES_MAX} bytes");
+        wrong.push(Violation::new("decoding.stop", allowed));
+    }
+    // Their text has a form that nothing may cut or come before.
+    let formed = matches!(
+        task,
+        TaskKind::Classify | TaskKind::Localise | TaskKind::Extract
+    );
+    if formed && !sent.stop.is_empty() {
+        let allowed = format!("none with {task}");
+        wrong.push(Violation::new("decoding.stop", allowed));
+    }
+    if formed && sent.think {
+        let allowed = format!("false with {task}");
+        wrong.push(Violation::new("decoding.think", allowed));
+    }
     let max_tokens = if sent.max_tokens == 0 {
         limits.max_tokens_default
     } else {
         sent.max_tokens
     };
-    let top_p = if sent.top_p == 0.0 { 1.0 } else { sent.top_p };
+    let one = |value: f32| if value == 0.0 { 1.0 } else { value };
     v1::DecodingParameters {
         max_tokens,
-        top_p,
+        top_p: one(sent.top_p),
+        repetition_penalty: one(sent.repetition_penalty),
         ..sent
     }
 }

@@ -280,5 +280,10 @@ fn used(index: usize, info: &FrameInfo, notes: &[Note], digest: &Digest) -> v1::
         original_width: info.original_width,
         original_height: info.original_height,
         notes: notes.collect(),
+        placement: Some(v1::Placement {
+            pad_left_pixels: info.placement.pad_left_pixels,
+            pad_top_pixels: info.placement.pad_top_pixels,
+            padded_side_pixels: info.placement.padded_side_pixels,
+        }),
     }
 }

@@ -1,8 +1,10 @@
-//! The loop on the model's thread: continuous batching. Between two steps at most one waiting request is read in
-//! (prefill), so that a newcomer delays the running texts by one prompt at most; then one forward pass writes the next
-//! token of every active sequence.
+//! The loop on the model's thread: continuous batching. Every turn is one forward pass: the next token of every text that
+//! is written, and up to a limit of tokens of the prompts that are read, so that a newcomer delays the running texts by
+//! one stretch at most. An image is never cut.
 //!
-//! Memory is reserved for prompt and longest text when a sequence begins, so that a running one is never evicted.
+//! A request begins when its prompt finds room beside the others, in order of arrival. When memory runs out on the way,
+//! the youngest gives its own to the older ones, keeps what it wrote, and goes to the front of the waiting: it is read
+//! again later and goes on where it was. The oldest never gives way, so something always ends.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -10,8 +12,11 @@ use std::time::Instant;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::stop::StopFilter;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
-use crate::backend::{DecodeBackend, EngineError, PromptSize, Sequence, Step};
+use crate::backend::{
+    Alternative, DecodeBackend, EngineError, Finish, PromptSize, Sequence, Step, Work,
+};
 use crate::health::Reporter;
 use crate::text::TokenSpan;
 
@@ -25,34 +30,31 @@ pub(super) struct Request {
     pub(super) admitted: oneshot::Sender<Result<(), EngineError>>,
 }
 
-/// A request that fits and waits for memory.
-struct Waiting {
-    request: DecodeRequest,
-    events: Events,
-    size: PromptSize,
-    kv_bytes: u64,
-    arrived: Instant,
-}
-
-/// A sequence that is being written.
-struct Active {
+/// A request that the model has taken on: waiting for memory, or being read or written.
+struct Taken {
     sequence: Sequence,
     events: Events,
     size: PromptSize,
-    kv_bytes: u64,
     arrived: Instant,
-    first_token: Instant,
+    first_token: Option<Instant>,
+    filter: StopFilter,
+    /// Of the model's text, what is held back included.
     text_bytes: u32,
+    shown_bytes: u32,
     tokens: Vec<TokenSpan>,
+    alternatives: Vec<Vec<Alternative>>,
+    prefix_tokens: u32,
+    preemptions: u32,
 }
 
 pub(super) struct Scheduler {
     backend: Box<dyn DecodeBackend>,
     limits: DecodeLimits,
     reporter: Reporter,
-    waiting: VecDeque<Waiting>,
-    active: Vec<Active>,
-    kv_bytes_used: u64,
+    /// Without memory, in order of arrival; all younger than the active ones.
+    waiting: VecDeque<Taken>,
+    /// With memory, oldest first.
+    active: Vec<Taken>,
     next_sequence: u64,
 }
 
@@ -71,7 +73,6 @@ impl Scheduler {
             reporter,
             waiting: VecDeque::new(),
             active: Vec::new(),
-            kv_bytes_used: 0,
             next_sequence: 0,
         }
     }
@@ -104,8 +105,7 @@ impl Scheduler {
             if !open && self.active.is_empty() && self.waiting.is_empty() {
                 return;
             }
-            self.drop_cancelled();
-            if self.begin_one().is_err() || self.step_all().is_err() {
+            if self.turn().is_err() {
                 return;
             }
         }
@@ -118,17 +118,34 @@ impl Scheduler {
             events,
             admitted,
         } = request;
-        let fit = self.fit(&request);
-        let panicked = matches!(fit, Err(EngineError::Panicked));
-        let answer = fit.map(|(size, kv_bytes)| {
-            let arrived = Instant::now();
-            self.waiting.push_back(Waiting {
-                request,
+        let sequence = Sequence(self.next_sequence);
+        self.next_sequence += 1;
+        let backend = self.backend.as_mut();
+        let opened = self.reporter.guard(|| {
+            request.decoding.check()?;
+            backend.open(sequence, &request)
+        });
+        let panicked = matches!(opened, Err(EngineError::Panicked));
+        let answer = opened.and_then(|size| {
+            if let Err(error) = self.fit(size, request.decoding.max_tokens) {
+                self.backend.release(sequence);
+                return Err(error);
+            }
+            self.waiting.push_back(Taken {
+                sequence,
                 events,
                 size,
-                kv_bytes,
-                arrived,
+                arrived: Instant::now(),
+                first_token: None,
+                filter: StopFilter::new(request.decoding.stop),
+                text_bytes: 0,
+                shown_bytes: 0,
+                tokens: Vec::new(),
+                alternatives: Vec::new(),
+                prefix_tokens: 0,
+                preemptions: 0,
             });
+            Ok(())
         });
         // A caller that is gone meanwhile has also dropped its stream: the next look at cancellations finds it.
         let _ = admitted.send(answer);
@@ -139,11 +156,7 @@ impl Scheduler {
         }
     }
 
-    fn fit(&self, request: &DecodeRequest) -> Result<(PromptSize, u64), EngineError> {
-        let size = self
-            .reporter
-            .guard(|| self.backend.measure(&request.prompt))?;
-        let text = request.decoding.max_tokens;
+    fn fit(&self, size: PromptSize, text: u32) -> Result<(), EngineError> {
         let total = u64::from(size.tokens) + u64::from(text);
         let context = self.backend.description().context_tokens_max;
         let asked = format!(
@@ -154,99 +167,40 @@ impl Scheduler {
             let arithmetic = format!("{asked} tokens; the model's context is {context}");
             return Err(EngineError::TooLong { arithmetic });
         }
-        // Within the context, which is a u32.
-        let kv_bytes = self.backend.kv_bytes(size.tokens + text);
-        if kv_bytes > self.limits.kv_bytes_max {
-            let max = self.limits.kv_bytes_max;
-            let arithmetic =
-                format!("{asked} tokens take {kv_bytes} bytes of KV memory; the budget is {max}");
+        let kv = self.backend.kv();
+        let blocks = kv.blocks_of(total);
+        if blocks > kv.blocks {
+            let bytes = (blocks as u64).saturating_mul(kv.block_bytes);
+            let arithmetic = format!(
+                "{asked} tokens take {blocks} blocks of {} bytes, {bytes} bytes of KV memory; the budget of {} bytes holds {} blocks",
+                kv.block_bytes, kv.budget_bytes, kv.blocks
+            );
             return Err(EngineError::TooLong { arithmetic });
         }
-        Ok((size, kv_bytes))
+        Ok(())
     }
 
-    fn drop_cancelled(&mut self) {
-        self.waiting.retain(|waiting| !waiting.events.is_closed());
-        let mut index = 0;
-        while index < self.active.len() {
-            if self.active[index].events.is_closed() {
-                self.end(index);
-            } else {
-                index += 1;
-            }
-        }
-    }
-
-    /// Reads in the request that waits longest, if there is room for it.
-    fn begin_one(&mut self) -> Result<(), Panicked> {
-        let room = self.active.len() < self.limits.sequences_max.max(1);
-        let fits =
-            |waiting: &Waiting| self.kv_bytes_used + waiting.kv_bytes <= self.limits.kv_bytes_max;
-        if !room || !self.waiting.front().is_some_and(fits) {
-            return Ok(());
-        }
-        let Some(waiting) = self.waiting.pop_front() else {
-            return Ok(());
+    /// One forward pass, and what leads up to it.
+    fn turn(&mut self) -> Result<(), Panicked> {
+        self.drop_cancelled();
+        let begun = {
+            let mut this = std::panic::AssertUnwindSafe(&mut *self);
+            std::panic::catch_unwind(move || {
+                this.begin();
+                this.plan()
+            })
         };
-        let Waiting {
-            request,
-            events,
-            size,
-            kv_bytes,
-            arrived,
-        } = waiting;
-        let sequence = Sequence(self.next_sequence);
-        self.next_sequence += 1;
-        let backend = self.backend.as_mut();
-        let first = self.reporter.guard(|| {
-            backend.prefill(
-                sequence,
-                &request.prompt,
-                &request.images,
-                &request.decoding,
-            )
-        });
-        match first {
-            Ok(step) => {
-                self.kv_bytes_used += kv_bytes;
-                let first_token = Instant::now();
-                let (text_bytes, tokens) = (0, Vec::new());
-                self.active.push(Active {
-                    sequence,
-                    events,
-                    size,
-                    kv_bytes,
-                    arrived,
-                    first_token,
-                    text_bytes,
-                    tokens,
-                });
-                self.take(self.active.len() - 1, step);
-                Ok(())
-            }
-            Err(error) => {
-                let panicked = matches!(error, EngineError::Panicked);
-                // The reader may be gone: then nobody wants to know.
-                let _ = events.try_send(Err(error));
-                if panicked {
-                    Err(self.fail_all())
-                } else {
-                    Ok(())
-                }
-            }
-        }
-    }
-
-    /// One forward pass over every active sequence.
-    fn step_all(&mut self) -> Result<(), Panicked> {
-        if self.active.is_empty() {
+        let Ok(works) = begun else {
+            self.reporter.failed();
+            return Err(self.fail_all());
+        };
+        if works.is_empty() {
             return Ok(());
         }
-        let sequences: Vec<Sequence> = self.active.iter().map(|active| active.sequence).collect();
         let backend = self.backend.as_mut();
         let outcome = self.reporter.guard(|| {
-            let steps = backend.step(&sequences)?;
-            if steps.len() == sequences.len() {
+            let steps = backend.run(&works)?;
+            if steps.len() == works.len() {
                 Ok(steps)
             } else {
                 Err(EngineError::Model(
@@ -256,82 +210,204 @@ impl Scheduler {
         });
         match outcome {
             Ok(steps) => {
-                // From the back, so that ending one does not move those still to come.
-                for (index, step) in steps.into_iter().enumerate().rev() {
-                    self.take(index, step);
+                for (work, step) in works.iter().zip(steps) {
+                    match step {
+                        Ok(Some(step)) => self.take(work.sequence, step),
+                        Ok(None) => {}
+                        Err(error) => self.fail(work.sequence, error),
+                    }
                 }
                 Ok(())
             }
             Err(EngineError::Panicked) => Err(self.fail_all()),
             Err(error) => {
                 let message = error.to_string();
-                while let Some(index) = self.active.len().checked_sub(1) {
+                for work in works {
                     let lost = EngineError::Model(message.clone().into());
-                    // As above: a reader that is gone wants no error.
-                    let _ = self.active[index].events.try_send(Err(lost));
-                    self.end(index);
+                    self.fail(work.sequence, lost);
                 }
                 Ok(())
             }
         }
     }
 
+    fn drop_cancelled(&mut self) {
+        let backend = &mut self.backend;
+        let mut keep = |taken: &Taken| {
+            let wanted = !taken.events.is_closed();
+            if !wanted {
+                backend.release(taken.sequence);
+            }
+            wanted
+        };
+        self.waiting.retain(&mut keep);
+        self.active.retain(&mut keep);
+    }
+
+    /// Lets the oldest of the waiting begin, as long as their prompts find room beside what the active ones still need.
+    fn begin(&mut self) {
+        while self.active.len() < self.limits.sequences_max.max(1)
+            && let Some(next) = self.waiting.front()
+        {
+            let active = self.active.iter();
+            let promised: usize = active
+                .map(|taken| self.backend.blocks_missing(taken.sequence))
+                .sum();
+            let needed = self.backend.blocks_missing(next.sequence);
+            if !self.active.is_empty() && promised + needed > self.backend.kv().available {
+                return;
+            }
+            if let Some(mut next) = self.waiting.pop_front() {
+                let known = self.backend.begin(next.sequence);
+                if next.preemptions == 0 {
+                    next.prefix_tokens = known;
+                }
+                self.active.push(next);
+            }
+        }
+    }
+
+    /// What each active sequence does in the next pass, with the memory for it.
+    fn plan(&mut self) -> Vec<Work> {
+        let mut works = Vec::with_capacity(self.active.len());
+        let mut prefill = self.limits.prefill_tokens_max.max(1);
+        let mut index = 0;
+        while let Some(taken) = self.active.get(index) {
+            let sequence = taken.sequence;
+            let reads = self.backend.left(sequence) > 1;
+            if reads && prefill == 0 {
+                index += 1;
+                continue;
+            }
+            let tokens = self
+                .backend
+                .stretch(sequence, if reads { prefill } else { 1 });
+            if self.backend.reserve(sequence, tokens) {
+                if reads {
+                    prefill = prefill.saturating_sub(tokens);
+                }
+                works.push(Work { sequence, tokens });
+                index += 1;
+            } else if self.active.len() == 1 {
+                // What was taken on fits alone: this is a defect, and it must not become a loop.
+                let lost = "a request that fits finds no memory though it is alone";
+                self.fail(sequence, EngineError::Model(lost.into()));
+            } else if let Some(mut youngest) = self.active.pop() {
+                self.backend.suspend(youngest.sequence);
+                youngest.preemptions += 1;
+                self.waiting.push_front(youngest);
+            }
+        }
+        works
+    }
+
+    fn index(&self, sequence: Sequence) -> Option<usize> {
+        self.active
+            .iter()
+            .position(|taken| taken.sequence == sequence)
+    }
+
     /// Takes in one step of one sequence; ends the sequence on its last.
-    fn take(&mut self, index: usize, step: Step) {
+    fn take(&mut self, sequence: Sequence, step: Step) {
+        let Some(index) = self.index(sequence) else {
+            return;
+        };
         let active = &mut self.active[index];
-        let start = active.text_bytes;
-        // Texts are bounded by the context: far below 4 GiB.
-        let end = start.saturating_add(u32::try_from(step.text.len()).unwrap_or(u32::MAX));
-        active.text_bytes = end;
-        if let Some(token) = step.token {
-            let log_probability = token.log_probability;
-            active.tokens.push(TokenSpan {
-                start,
-                end,
-                log_probability,
-            });
-        } else if let Some(last) = active.tokens.last_mut() {
-            last.end = end;
-        }
-        if !step.text.is_empty() {
-            // A closed stream is a cancellation, which the next turn acts on; a full one cannot be (see `decode`).
-            let _ = active.events.try_send(Ok(DecodeEvent::Text(step.text)));
-        }
+        let first_token = *active.first_token.get_or_insert_with(Instant::now);
+        active.count(&step);
+        let passed = active.filter.push(&step.text);
+        active.show(passed.text);
         let finish = match step.finish {
+            _ if passed.stopped => {
+                active.cut();
+                Finish::Stop
+            }
             None => return,
-            Some(Ok(finish)) => finish,
+            Some(Ok(finish)) => {
+                let rest = active.filter.finish();
+                active.show(rest);
+                finish
+            }
             Some(Err(error)) => {
-                // As above.
-                let _ = active.events.try_send(Err(error.into()));
-                self.end(index);
+                self.fail(sequence, error.into());
                 return;
             }
         };
         let done = Done {
             finish,
             tokens: std::mem::take(&mut active.tokens),
+            alternatives: std::mem::take(&mut active.alternatives),
             prompt: active.size,
-            time_to_first_token: active.first_token - active.arrived,
-            decode: active.first_token.elapsed(),
+            time_to_first_token: first_token - active.arrived,
+            decode: first_token.elapsed(),
+            prefix_tokens: active.prefix_tokens,
+            preemptions: active.preemptions,
         };
-        // As above.
+        // A reader that is gone wants no result.
         let _ = active.events.try_send(Ok(DecodeEvent::Done(done)));
         self.end(index);
     }
 
+    fn fail(&mut self, sequence: Sequence, error: EngineError) {
+        if let Some(index) = self.index(sequence) {
+            // A reader that is gone wants no error.
+            let _ = self.active[index].events.try_send(Err(error));
+            self.end(index);
+        }
+    }
+
     fn end(&mut self, index: usize) {
-        let ended = self.active.swap_remove(index);
-        self.kv_bytes_used -= ended.kv_bytes;
+        let ended = self.active.remove(index);
         self.backend.release(ended.sequence);
     }
 
     /// After a panic nothing of the model is used again: every stream learns it.
     fn fail_all(&mut self) -> Panicked {
-        let active = self.active.drain(..).map(|active| active.events);
-        for events in active.chain(self.waiting.drain(..).map(|waiting| waiting.events)) {
+        for taken in self.active.drain(..).chain(self.waiting.drain(..)) {
             // As above.
-            let _ = events.try_send(Err(EngineError::Panicked));
+            let _ = taken.events.try_send(Err(EngineError::Panicked));
         }
         Panicked
+    }
+}
+
+impl Taken {
+    /// Notes which bytes of the text a step wrote.
+    fn count(&mut self, step: &Step) {
+        let start = self.text_bytes;
+        // Texts are bounded by the context: far below 4 GiB.
+        let end = start.saturating_add(u32::try_from(step.text.len()).unwrap_or(u32::MAX));
+        self.text_bytes = end;
+        if let Some(token) = &step.token {
+            self.tokens.push(TokenSpan {
+                start,
+                end,
+                log_probability: token.log_probability,
+            });
+            if !token.alternatives.is_empty() {
+                self.alternatives.push(token.alternatives.clone());
+            }
+        } else if let Some(last) = self.tokens.last_mut() {
+            last.end = end;
+        }
+    }
+
+    fn show(&mut self, text: String) {
+        if !text.is_empty() {
+            self.shown_bytes += u32::try_from(text.len()).unwrap_or(u32::MAX);
+            // A closed stream is a cancellation, which the next turn acts on; a full one cannot be (see `decode`).
+            let _ = self.events.try_send(Ok(DecodeEvent::Text(text)));
+        }
+    }
+
+    /// Leaves of the tokens only what wrote text that was shown.
+    fn cut(&mut self) {
+        let shown = self.shown_bytes;
+        let kept = self.tokens.partition_point(|token| token.start < shown);
+        self.tokens.truncate(kept);
+        self.alternatives.truncate(kept);
+        if let Some(last) = self.tokens.last_mut() {
+            last.end = last.end.min(shown);
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::sync::mpsc as blocking;
 use medfleet_model::StillThinking;
 
 use super::*;
-use crate::backend::{EncodeBackend, Frame, Sequence, Step};
+use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Work};
 use crate::prompt::Question;
-use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
+use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
+
+mod memory;
 
 const SHAPE: SimulatedShape = SimulatedShape {
     frame_side: 8,
@@ -18,22 +20,24 @@ const SHAPE: SimulatedShape = SimulatedShape {
 const LIMITS: DecodeLimits = DecodeLimits {
     sequences_max: 4,
     queue_max: 4,
-    kv_bytes_max: 1 << 30,
+    prefill_tokens_max: 8,
 };
-const GREEDY: Decoding = Decoding {
-    max_tokens: 64,
-    temperature: 0.0,
-    top_k: 0,
-    top_p: 1.0,
-    seed: 7,
-};
+const PLENTY: u64 = 1 << 30;
+
+fn greedy() -> Decoding {
+    Decoding {
+        seed: 7,
+        ..Decoding::greedy(64)
+    }
+}
 
 fn simulated() -> Simulated {
     Simulated::new(SHAPE, SimulatedTiming::default())
 }
 
-fn engine(limits: DecodeLimits) -> DecodeEngine {
-    DecodeEngine::start(Box::new(simulated()), limits).expect("a thread starts")
+fn engine(limits: DecodeLimits, kv_bytes_max: u64) -> DecodeEngine {
+    let backend = simulated().decoder(kv_bytes_max);
+    DecodeEngine::start(Box::new(backend), limits).expect("a thread starts")
 }
 
 fn tokens(shade: u8) -> ImageTokens {
@@ -53,9 +57,10 @@ fn request(shades: &[u8], decoding: Decoding) -> DecodeRequest {
         question: "is there an effusion?".to_owned(),
     };
     DecodeRequest {
-        prompt: question.prompt(shades.len()),
+        prompt: question.prompt(shades.len()).expect("words").prompt,
         images: shades.iter().map(|shade| tokens(*shade)).collect(),
         decoding,
+        scope: Digest::new([0; 32]),
     }
 }
 
@@ -75,9 +80,9 @@ async fn text_of(
 
 #[tokio::test]
 async fn the_text_depends_on_every_image_their_order_the_prompt_and_the_seed() {
-    let engine = engine(LIMITS);
+    let engine = engine(LIMITS, PLENTY);
     let write = async |shades: &[u8], seed| {
-        let request = request(shades, Decoding { seed, ..GREEDY });
+        let request = request(shades, Decoding { seed, ..greedy() });
         text_of(&engine, request).await.expect("it decodes").0
     };
     let text = write(&[1, 2], 7).await;
@@ -90,11 +95,11 @@ async fn the_text_depends_on_every_image_their_order_the_prompt_and_the_seed() {
 
 #[tokio::test]
 async fn a_text_in_a_batch_is_the_text_alone_and_its_spans_cover_it() {
-    let engine = engine(LIMITS);
-    let requests: Vec<DecodeRequest> = (0..8).map(|i| request(&[i, i + 1], GREEDY)).collect();
+    let engine = engine(LIMITS, PLENTY);
+    let requests: Vec<DecodeRequest> = (0..8).map(|i| request(&[i, i + 1], greedy())).collect();
     let expected: Vec<String> = requests
         .iter()
-        .map(|r| simulated().text(&r.prompt, &r.images, GREEDY.seed))
+        .map(|r| simulated().text(&r.prompt, &r.images, greedy().seed))
         .collect();
     let mut running = tokio::task::JoinSet::new();
     for (index, request) in requests.into_iter().enumerate() {
@@ -124,9 +129,9 @@ async fn a_text_in_a_batch_is_the_text_alone_and_its_spans_cover_it() {
 async fn the_token_limit_cuts_and_says_so() {
     let decoding = Decoding {
         max_tokens: 3,
-        ..GREEDY
+        ..greedy()
     };
-    let (text, done) = text_of(&engine(LIMITS), request(&[1], decoding))
+    let (text, done) = text_of(&engine(LIMITS, PLENTY), request(&[1], decoding))
         .await
         .expect("it decodes");
     assert_eq!((done.finish, done.tokens.len()), (Finish::Length, 3));
@@ -135,26 +140,23 @@ async fn the_token_limit_cuts_and_says_so() {
 
 #[tokio::test]
 async fn what_can_never_fit_is_refused_with_the_arithmetic() {
-    let small = engine(DecodeLimits {
-        kv_bytes_max: 1 << 20,
-        ..LIMITS
-    });
+    let small = engine(LIMITS, 1 << 20);
     let error = small
-        .decode(request(&[1], GREEDY))
+        .decode(request(&[1], greedy()))
         .await
         .expect_err("too much memory");
-    let message = error.to_string();
     assert!(matches!(error, EngineError::TooLong { .. }));
-    assert!(
-        message.contains("1048576") && message.contains("(4 of images)"),
-        "{message}"
+    assert_eq!(
+        error.to_string(),
+        "the prompt has 14 tokens (4 of images) and the text may have 64: 78 tokens take 5 blocks of 2228224 bytes, \
+         11141120 bytes of KV memory; the budget of 1048576 bytes holds 0 blocks"
     );
 
     let long = Decoding {
         max_tokens: 131_072,
-        ..GREEDY
+        ..greedy()
     };
-    let error = engine(LIMITS)
+    let error = engine(LIMITS, PLENTY)
         .decode(request(&[], long))
         .await
         .expect_err("over the context");
@@ -163,34 +165,31 @@ async fn what_can_never_fit_is_refused_with_the_arithmetic() {
 
 #[tokio::test]
 async fn requests_wait_for_memory_instead_of_failing() {
-    // 64 + 4 + 4 tokens of 136 KiB: room for one and a half.
-    let one_at_a_time = engine(DecodeLimits {
-        kv_bytes_max: 15 << 20,
-        ..LIMITS
-    });
+    // 78 tokens take 5 blocks: room for one of them.
+    let one_at_a_time = engine(LIMITS, 5 * 2_228_224);
     let both = tokio::join!(
-        text_of(&one_at_a_time, request(&[1], GREEDY)),
-        text_of(&one_at_a_time, request(&[2], GREEDY)),
+        text_of(&one_at_a_time, request(&[1], greedy())),
+        text_of(&one_at_a_time, request(&[2], greedy())),
     );
     assert!(both.0.is_ok() && both.1.is_ok());
 }
 
 #[tokio::test]
 async fn images_that_do_not_match_the_prompt_or_the_model_are_refused() {
-    let engine = engine(LIMITS);
-    let mut fewer = request(&[1, 2], GREEDY);
+    let engine = engine(LIMITS, PLENTY);
+    let mut fewer = request(&[1, 2], greedy());
     fewer.images.pop();
     assert!(matches!(
         engine.decode(fewer).await,
         Err(EngineError::Tokens { what: "number", .. })
     ));
-    let mut short = request(&[1], GREEDY);
+    let mut short = request(&[1], greedy());
     short.images[0].bytes = short.images[0].bytes.slice(1..);
     assert!(matches!(
         engine.decode(short).await,
         Err(EngineError::Tokens { what: "length", .. })
     ));
-    let mut wide = request(&[1], GREEDY);
+    let mut wide = request(&[1], greedy());
     wide.images[0].width += 1;
     assert!(matches!(
         engine.decode(wide).await,
@@ -198,76 +197,105 @@ async fn images_that_do_not_match_the_prompt_or_the_model_are_refused() {
     ));
 }
 
-/// A model whose steps wait for permission, and which tells what was released; it panics on the step it is told to.
-struct Gated {
-    inner: Simulated,
-    permits: blocking::Receiver<bool>,
+/// What a wrapped backend does with a pass.
+type Pass =
+    Box<dyn FnMut(&mut SimulatedDecoder, &[Work]) -> Result<Vec<Outcome>, EngineError> + Send>;
+
+/// The simulated model with passes of its own, and which tells what was released.
+struct Wrapped {
+    inner: SimulatedDecoder,
+    pass: Pass,
     released: tokio::sync::mpsc::UnboundedSender<Sequence>,
 }
 
-impl DecodeBackend for Gated {
+impl DecodeBackend for Wrapped {
     fn description(&self) -> &Description {
-        DecodeBackend::description(&self.inner)
+        self.inner.description()
     }
-    fn measure(&self, prompt: &Prompt) -> Result<PromptSize, EngineError> {
-        self.inner.measure(prompt)
+    fn kv(&self) -> KvMemory {
+        self.inner.kv()
     }
-    fn kv_bytes(&self, tokens: u32) -> u64 {
-        self.inner.kv_bytes(tokens)
+    fn open(&mut self, s: Sequence, request: &DecodeRequest) -> Result<PromptSize, EngineError> {
+        self.inner.open(s, request)
     }
-    fn prefill(
-        &mut self,
-        sequence: Sequence,
-        prompt: &Prompt,
-        images: &[ImageTokens],
-        decoding: &Decoding,
-    ) -> Result<Step, EngineError> {
-        self.inner.prefill(sequence, prompt, images, decoding)
+    fn begin(&mut self, sequence: Sequence) -> u32 {
+        self.inner.begin(sequence)
     }
-    fn step(&mut self, sequences: &[Sequence]) -> Result<Vec<Step>, EngineError> {
-        match self.permits.recv() {
-            Ok(true) => self.inner.step(sequences),
-            Ok(false) => panic!("the simulated device broke"),
-            Err(_) => Err(EngineError::Stopped),
-        }
+    fn left(&self, sequence: Sequence) -> u32 {
+        self.inner.left(sequence)
+    }
+    fn blocks_missing(&self, sequence: Sequence) -> usize {
+        self.inner.blocks_missing(sequence)
+    }
+    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
+        self.inner.stretch(sequence, tokens_max)
+    }
+    fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
+        self.inner.reserve(sequence, tokens)
+    }
+    fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
+        (self.pass)(&mut self.inner, works)
+    }
+    fn suspend(&mut self, sequence: Sequence) {
+        self.inner.suspend(sequence);
     }
     fn release(&mut self, sequence: Sequence) {
         self.inner.release(sequence);
-        self.released.send(sequence).expect("the test listens");
+        // Not every test listens.
+        let _ = self.released.send(sequence);
     }
 }
 
+fn wrapped(
+    limits: DecodeLimits,
+    kv_bytes_max: u64,
+    pass: Pass,
+) -> (DecodeEngine, tokio::sync::mpsc::UnboundedReceiver<Sequence>) {
+    let (released, releases) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Wrapped {
+        inner: simulated().decoder(kv_bytes_max),
+        pass,
+        released,
+    };
+    let engine = DecodeEngine::start(Box::new(backend), limits).expect("a thread starts");
+    (engine, releases)
+}
+
+/// Every pass waits for permission; `false` makes it panic.
 fn gated() -> (
     DecodeEngine,
     blocking::Sender<bool>,
     tokio::sync::mpsc::UnboundedReceiver<Sequence>,
 ) {
     let (permit, permits) = blocking::channel();
-    let (released, releases) = tokio::sync::mpsc::unbounded_channel();
-    let backend = Gated {
-        inner: simulated(),
-        permits,
-        released,
+    let limits = DecodeLimits {
+        prefill_tokens_max: 64,
+        ..LIMITS
     };
-    (
-        DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts"),
-        permit,
-        releases,
-    )
+    let pass: Pass = Box::new(move |inner, works| match permits.recv() {
+        Ok(true) => inner.run(works),
+        Ok(false) => panic!("the simulated device broke"),
+        Err(_) => Err(EngineError::Stopped),
+    });
+    let (engine, releases) = wrapped(limits, PLENTY, pass);
+    (engine, permit, releases)
 }
 
 #[tokio::test]
 async fn dropping_the_stream_stops_between_two_tokens() {
     let (engine, permit, mut releases) = gated();
     let mut stream = engine
-        .decode(request(&[1], GREEDY))
+        .decode(request(&[1], greedy()))
         .await
         .expect("it is taken");
+    permit
+        .send(true)
+        .expect("the model waits for its first pass");
     assert!(matches!(stream.next().await, Ok(DecodeEvent::Text(_))));
     drop(stream);
     permit
         .send(true)
-        .expect("the model waits for its next step");
+        .expect("the model waits for its next pass");
     assert_eq!(releases.recv().await, Some(Sequence(0)));
     // It did not go on writing: one permit was enough, and the engine takes the next request.
     assert_eq!(engine.health(), Health::Running);
@@ -277,7 +305,7 @@ async fn dropping_the_stream_stops_between_two_tokens() {
 async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     let (engine, permit, _releases) = gated();
     let first = engine
-        .decode(request(&[1], GREEDY))
+        .decode(request(&[1], greedy()))
         .await
         .expect("it is taken");
     permit
@@ -294,62 +322,41 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     assert!(matches!(error, EngineError::Panicked));
     assert_eq!(engine.ended().await, Health::Failed);
     assert!(matches!(
-        engine.decode(request(&[1], GREEDY)).await,
+        engine.decode(request(&[1], greedy())).await,
         Err(EngineError::Panicked)
     ));
 }
 
 /// Its first sequence thinks until the end; the others write.
-struct Thinker(Simulated);
-
-impl Thinker {
-    fn think(sequence: Sequence, step: Step) -> Step {
-        if sequence != Sequence(0) {
-            return step;
-        }
-        Step {
-            token: None,
-            text: String::new(),
-            finish: step.finish.map(|_| Err(StillThinking)),
-        }
-    }
-}
-
-impl DecodeBackend for Thinker {
-    fn description(&self) -> &Description {
-        DecodeBackend::description(&self.0)
-    }
-    fn measure(&self, prompt: &Prompt) -> Result<PromptSize, EngineError> {
-        self.0.measure(prompt)
-    }
-    fn kv_bytes(&self, tokens: u32) -> u64 {
-        self.0.kv_bytes(tokens)
-    }
-    fn prefill(
-        &mut self,
-        sequence: Sequence,
-        prompt: &Prompt,
-        images: &[ImageTokens],
-        decoding: &Decoding,
-    ) -> Result<Step, EngineError> {
-        let step = self.0.prefill(sequence, prompt, images, decoding)?;
-        Ok(Self::think(sequence, step))
-    }
-    fn step(&mut self, sequences: &[Sequence]) -> Result<Vec<Step>, EngineError> {
-        let steps = self.0.step(sequences)?.into_iter();
-        let each = sequences.iter().zip(steps);
-        Ok(each.map(|(s, step)| Self::think(*s, step)).collect())
-    }
-    fn release(&mut self, sequence: Sequence) {
-        self.0.release(sequence);
-    }
+fn thinker() -> Pass {
+    Box::new(|inner, works| {
+        let outcomes = inner.run(works)?;
+        let think = |(work, outcome): (&Work, Outcome)| {
+            let Ok(Some(step)) = outcome else {
+                return outcome;
+            };
+            Ok(Some(if work.sequence == Sequence(0) {
+                Step {
+                    token: None,
+                    text: String::new(),
+                    finish: step.finish.map(|_| Err(StillThinking)),
+                }
+            } else {
+                step
+            }))
+        };
+        Ok(works.iter().zip(outcomes).map(think).collect())
+    })
 }
 
 #[tokio::test]
 async fn a_text_that_is_only_thinking_is_an_error_of_its_own_request() {
-    let engine = DecodeEngine::start(Box::new(Thinker(simulated())), LIMITS).expect("a thread");
-    let thinks = engine.decode(request(&[1], GREEDY)).await;
-    let (mut thinks, writes) = (thinks.expect("fits"), engine.decode(request(&[2], GREEDY)));
+    let (engine, _releases) = wrapped(LIMITS, PLENTY, thinker());
+    let thinks = engine.decode(request(&[1], greedy())).await;
+    let (mut thinks, writes) = (
+        thinks.expect("fits"),
+        engine.decode(request(&[2], greedy())),
+    );
     let (mut writes, mut text) = (writes.await.expect("fits"), String::new());
     let outcome = thinks.next().await;
     assert!(matches!(outcome, Err(EngineError::StillThinking(_))));
@@ -361,7 +368,7 @@ async fn a_text_that_is_only_thinking_is_an_error_of_its_own_request() {
 
 #[tokio::test]
 async fn the_thread_ends_with_its_last_handle() {
-    let engine = engine(LIMITS);
+    let engine = engine(LIMITS, PLENTY);
     let ended = engine.ended();
     drop(engine);
     assert_eq!(ended.await, Health::Stopped);

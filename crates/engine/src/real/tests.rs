@@ -2,12 +2,22 @@
 
 use std::path::PathBuf;
 
+use medfleet_model::{Detokenizer, StillThinking};
+
+use super::decoder::Writing;
 use super::*;
+use crate::backend::{Decoding, Finish, Step};
 use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::encode::EncodeEngine;
 use crate::prompt::Question;
+use crate::text::choose_among;
 
 const KV_BYTES_MAX: u64 = 64 << 20;
+const LIMITS: DecodeLimits = DecodeLimits {
+    sequences_max: 4,
+    queue_max: 8,
+    prefill_tokens_max: 24,
+};
 
 fn tiny() -> Loaded {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny");
@@ -27,11 +37,11 @@ fn frame(side: u32, seed: u32) -> Frame {
 
 fn decoding(max_tokens: u32, temperature: f32, seed: u64) -> Decoding {
     Decoding {
-        max_tokens,
         temperature,
         top_k: 20,
         top_p: 0.9,
         seed,
+        ..Decoding::greedy(max_tokens)
     }
 }
 
@@ -53,11 +63,7 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
         block_tokens: BLOCK_TOKENS,
         budget_bytes: 1 << 20,
     });
-    let decoder = Decoder {
-        loaded: loaded.clone(),
-        pool: pool.expect("a small pool"),
-        running: HashMap::new(),
-    };
+    let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
     let prompt = decoder.build(&request.prompt).expect("the prompt is good");
     let images = request.images.iter().map(|image| {
         let shape = [image.count as usize, image.width as usize];
@@ -66,22 +72,14 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
     let images: Vec<_> = images
         .collect::<Result<_, _>>()
         .expect("the tokens are whole");
-    let Decoding {
-        max_tokens,
-        temperature,
-        top_k,
-        top_p,
-        seed,
-    } = request.decoding;
-    let sampling = Sampling {
-        temperature,
-        top_k: top_k as usize,
-        top_p,
-        seed,
-    };
     let asked = model::Request {
-        sampling,
-        ..model::Request::greedy(model, &prompt, &images, max_tokens as usize)
+        sampling: request.decoding.sampling(),
+        ..model::Request::greedy(
+            model,
+            &prompt,
+            &images,
+            request.decoding.max_tokens as usize,
+        )
     };
     let written = model
         .generate(&asked, &mut |_| model::Continue::Yes)
@@ -99,23 +97,51 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
     )
 }
 
-#[tokio::test]
-async fn a_batch_writes_what_the_model_writes_alone() {
-    let loaded = tiny();
+fn start(loaded: &Loaded, limits: DecodeLimits, kv_bytes_max: u64) -> DecodeEngine {
+    let backend = loaded
+        .decoder(kv_bytes_max)
+        .expect("the budget holds blocks");
+    DecodeEngine::start(backend, limits).expect("a thread starts")
+}
+
+async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
     let side = loaded.description().frame_side;
     let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
     let frames = vec![frame(side, 1), frame(side, 2)];
-    let tokens = encoder.encode(frames).await.expect("it encodes").tokens;
-    let limits = DecodeLimits {
-        sequences_max: 4,
-        queue_max: 4,
-        kv_bytes_max: KV_BYTES_MAX,
-    };
-    let backend = loaded
-        .decoder(KV_BYTES_MAX)
-        .expect("the budget holds blocks");
-    let engine = DecodeEngine::start(backend, limits).expect("a thread starts");
+    encoder.encode(frames).await.expect("it encodes").tokens
+}
 
+fn request(question: &Question, images: &[ImageTokens], decoding: Decoding) -> DecodeRequest {
+    let asked = question.prompt(images.len()).expect("it has words");
+    DecodeRequest {
+        prompt: asked.prompt,
+        images: images.to_vec(),
+        decoding: Decoding {
+            constraint: asked.constraint,
+            ..decoding
+        },
+        scope: Digest::new([0; 32]),
+    }
+}
+
+fn check(request: &DecodeRequest, loaded: &Loaded, text: &str, done: &Done) {
+    let (expected, log_probabilities) = alone(loaded, request);
+    assert_eq!(text, expected);
+    assert_eq!(done.tokens.len(), log_probabilities.len());
+    for (token, expected) in done.tokens.iter().zip(&log_probabilities) {
+        assert!((token.log_probability - expected).abs() < 1e-4);
+    }
+    assert_eq!(
+        done.tokens.last().map(|token| token.end as usize),
+        Some(text.len())
+    );
+}
+
+#[tokio::test]
+async fn a_batch_writes_what_the_model_writes_alone() {
+    let loaded = tiny();
+    let tokens = two_images(&loaded).await;
+    let engine = start(&loaded, LIMITS, KV_BYTES_MAX);
     let report = Question::Report {
         clinical_context: String::new(),
     };
@@ -124,11 +150,6 @@ async fn a_batch_writes_what_the_model_writes_alone() {
     };
     let answer = Question::Answer {
         question: "is the heart large?".to_owned(),
-    };
-    let request = |question: &Question, images: &[ImageTokens], decoding| DecodeRequest {
-        prompt: question.prompt(images.len()),
-        images: images.to_vec(),
-        decoding,
     };
     let swapped = [tokens[1].clone(), tokens[0].clone()];
     let requests = [
@@ -146,21 +167,114 @@ async fn a_batch_writes_what_the_model_writes_alone() {
     );
     let together = [together.0, together.1, together.2, together.3];
     for ((text, done), request) in together.iter().zip(&requests) {
-        let (expected, log_probabilities) = alone(&loaded, request);
-        assert_eq!(text, &expected);
-        assert_eq!(done.tokens.len(), log_probabilities.len());
-        for (token, expected) in done.tokens.iter().zip(&log_probabilities) {
-            assert!((token.log_probability - expected).abs() < 1e-4);
-        }
-        assert_eq!(
-            done.tokens.last().map(|token| token.end as usize),
-            Some(text.len())
-        );
+        check(request, &loaded, text, done);
     }
     // So small a model may choose the same words, but not with the same confidence.
     assert_ne!(
         together[1].1.tokens, together[2].1.tokens,
         "swapped images are seen"
+    );
+    // Again, over the beginnings that are remembered now.
+    for ((text, done), request) in together.iter().zip(&requests) {
+        let (again, done_again) = write_text(&engine, request.clone()).await;
+        assert_eq!(&again, text);
+        assert!(done_again.prefix_tokens > 0 && done_again.prefix_tokens < done.prompt.tokens);
+        check(request, &loaded, &again, &done_again);
+    }
+}
+
+/// Sampled texts of different lengths, with so little memory that they give way to each other.
+#[tokio::test]
+async fn neighbours_and_memory_change_no_token() {
+    let loaded = tiny();
+    let tokens = two_images(&loaded).await;
+    let block = loaded.model.kv_position_bytes() as u64 * BLOCK_TOKENS as u64;
+    let mut preemptions = 0;
+    for seed in 0..6_u64 {
+        let request = |n: u64| {
+            let question = Question::Answer {
+                question: "what is seen? ".repeat((seed + n) as usize % 3 + 1),
+            };
+            let images = &tokens[..(seed + n) as usize % 3];
+            let mut decoding = decoding(20 + n as u32, 0.7, seed * 10 + n);
+            decoding.min_p = 0.05;
+            decoding.repetition_penalty = 1.2;
+            request(&question, images, decoding)
+        };
+        let requests: Vec<DecodeRequest> = (0..4).map(request).collect();
+        let most = requests
+            .iter()
+            .map(|request| blocks(&loaded, request))
+            .max();
+        let blocks = most.expect("four requests") + seed as usize % 3;
+        let engine = start(&loaded, LIMITS, block * blocks as u64);
+        let [a, b, c, d] = &requests[..] else {
+            panic!("four requests");
+        };
+        let together = tokio::join!(
+            write_text(&engine, a.clone()),
+            write_text(&engine, b.clone()),
+            write_text(&engine, c.clone()),
+            write_text(&engine, d.clone()),
+        );
+        let together = [together.0, together.1, together.2, together.3];
+        for ((text, done), request) in together.iter().zip(&requests) {
+            check(request, &loaded, text, done);
+            preemptions += done.preemptions;
+        }
+    }
+    assert!(preemptions > 0, "memory did run out");
+}
+
+/// Blocks that a request may need.
+fn blocks(loaded: &Loaded, request: &DecodeRequest) -> usize {
+    let pool = loaded.model.kv_pool(KvOptions {
+        block_tokens: BLOCK_TOKENS,
+        budget_bytes: 1 << 20,
+    });
+    let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
+    let prompt = decoder.build(&request.prompt).expect("the prompt is good");
+    (prompt.tokens().len() + request.decoding.max_tokens as usize).div_ceil(BLOCK_TOKENS)
+}
+
+#[tokio::test]
+async fn a_form_is_kept_and_a_choice_has_shares() {
+    let loaded = tiny();
+    let tokens = two_images(&loaded).await;
+    let engine = start(&loaded, LIMITS, KV_BYTES_MAX);
+    let classify = Question::Classify {
+        label: "an effusion".to_owned(),
+    };
+    let asked = request(
+        &classify,
+        &tokens[..1],
+        Decoding {
+            alternatives: 20,
+            ..Decoding::greedy(32)
+        },
+    );
+    let (text, done) = write_text(&engine, asked).await;
+    let options = ["yes", "no"];
+    let lead = "Final Answer: ";
+    let answer = text.strip_prefix(lead).expect("the form is kept");
+    let chosen = options.iter().position(|option| *option == answer);
+    let shares = choose_among(lead, &options, &text, &done.tokens, &done.alternatives);
+    let shares = shares.expect("a token decided");
+    assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+    assert!(shares.iter().all(|share| *share > 0.0), "{shares:?}");
+    assert!(chosen.is_some(), "{text}");
+
+    let schema = r#"{"type": "object", "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9},
+        "seen": {"enum": ["heart", "lung"]}}, "required": ["count", "seen"], "additionalProperties": false}"#;
+    let extract = Question::Extract {
+        json_schema: schema.to_owned(),
+    };
+    let asked = request(&extract, &tokens[..1], Decoding::greedy(80));
+    let (text, done) = write_text(&engine, asked).await;
+    assert_eq!(done.finish, Finish::Stop);
+    assert!(
+        text.starts_with("{\"count\": ") && text.ends_with('}'),
+        "{text}"
     );
 }
 
@@ -169,20 +283,18 @@ fn steps(tokens: &[&str], max_tokens: u32) -> Vec<Step> {
     let loaded = tiny();
     let tokenizer = loaded.model.tokenizer().expect("the text half is loaded");
     let rows = loaded.model.config().text.vocab;
-    let mut running = Running {
-        table: BlockTable::default(),
-        cached: 0,
-        last: 0,
+    let mut writing = Writing {
         written: 0,
-        max_tokens,
-        sampling: Sampling::greedy(),
+        decoding: Decoding::greedy(max_tokens),
         stream: Detokenizer::default(),
+        guide: None,
     };
     let step = |token: &&str| {
         let mut logits = vec![0.0; rows];
         let id = tokenizer.id(token).expect("it is in the vocabulary");
         logits[id as usize] = 9.0;
-        write(&loaded.model, &mut running, &logits).expect("it writes")
+        let (step, _) = writing.write(&loaded, &logits, &[]).expect("it writes");
+        step
     };
     tokens.iter().map(step).collect()
 }

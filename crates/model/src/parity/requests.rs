@@ -165,6 +165,7 @@ fn sampled_answers_repeat_with_their_seed() {
             top_k: 64,
             top_p: 0.95,
             seed,
+            ..Sampling::greedy()
         };
         request.stop_tokens = &[];
         let answer = model.generate(&request, &mut |_| Continue::Yes).unwrap();

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::fixtures::{CASES, Case, Fixtures, tiny};
 use super::matrix::matrix;
 use super::{TOLERANCE, difference};
-use crate::sampling::choose;
+use crate::sampling::{Situation, choose};
 use crate::{
     BlockTable, Chunk, Dtype, ImageSpan, KvOptions, KvPool, LayerKind, Model, Sampling, Want,
 };
@@ -123,7 +123,7 @@ fn check_same(what: &str, case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]
     assert!(off <= TOLERANCE, "{what}: {off}");
     let answer = case.prompt.tokens().len() - 1..found.len() - 1;
     for (row, token) in found[answer].iter().zip(&case.greedy) {
-        let choice = choose(row, &Sampling::greedy(), 0, &[]).unwrap();
+        let choice = choose(row, &Sampling::greedy(), &Situation::default()).unwrap();
         assert_eq!(choice.token, *token, "{what}");
     }
 }

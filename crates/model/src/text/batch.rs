@@ -2,7 +2,8 @@
 
 use crate::config::TextConfig;
 use crate::error::ForwardError;
-use crate::text::cache::{BlockTable, KvPool};
+use crate::text::blocks::BlockTable;
+use crate::text::cache::KvPool;
 use crate::tokens::ImageTokens;
 
 /// A stretch of one sequence: a piece of its prompt, or the one token of a decode step.

@@ -1,6 +1,6 @@
 //! Keys and values in blocks of a fixed number of positions, from one pool with a budget in bytes.
-//! A sequence owns a [`BlockTable`]; block `i` holds its positions `i × block_tokens ..`, in every layer alike.
-//! Local layers keep all blocks for now and only read their window.
+//! A sequence holds a [`BlockTable`]; block `i` holds its positions `i × block_tokens ..`, in every layer alike.
+//! Local layers keep all blocks for now and only read their window. Who holds which block is kept by [`Blocks`].
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use crate::config::TextConfig;
 use crate::dtype::Dtype;
 use crate::error::{BackendError, CacheError};
+use crate::text::blocks::{BlockTable, Blocks};
 
 /// How large the pool is and how it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,26 +20,10 @@ pub struct KvOptions {
     pub budget_bytes: usize,
 }
 
-/// The blocks of one sequence. Not copyable: a block has one owner. Give it back with [`KvPool::release`].
-#[derive(Debug, Default)]
-pub struct BlockTable {
-    blocks: Vec<u32>,
-}
-
-impl BlockTable {
-    /// Block numbers, in order of position.
-    #[must_use]
-    pub fn blocks(&self) -> &[u32] {
-        &self.blocks
-    }
-}
-
-/// The pool: storage of all layers and the list of free blocks.
+/// The pool: storage of all layers, and whose each block is.
 pub struct KvPool {
-    block_tokens: usize,
+    blocks: Blocks,
     block_bytes: usize,
-    total: usize,
-    free: Vec<u32>,
     /// Per layer [blocks × block_tokens, kv heads, head dim].
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
@@ -47,7 +32,7 @@ pub struct KvPool {
 
 impl std::fmt::Debug for KvPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (total, free) = (self.total, self.free.len());
+        let (total, free) = (self.blocks.total(), self.blocks.available());
         f.debug_struct("KvPool")
             .field("blocks", &total)
             .field("free", &free)
@@ -86,11 +71,8 @@ impl KvPool {
                 .collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
-            block_tokens,
+            blocks: Blocks::new(total, block_tokens),
             block_bytes,
-            total: total as usize,
-            // Taken from the end: low numbers first.
-            free: (0..total).rev().collect(),
             keys: layers().map_err(BackendError::from)?,
             values: layers().map_err(BackendError::from)?,
             device: device.clone(),
@@ -102,30 +84,29 @@ impl KvPool {
     /// # Errors
     /// [`CacheError::OutOfBlocks`]; the table is unchanged then.
     pub fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), CacheError> {
-        let needed = positions
-            .div_ceil(self.block_tokens)
-            .saturating_sub(table.blocks.len());
-        if needed > self.free.len() {
-            return Err(CacheError::OutOfBlocks {
-                needed,
-                free: self.free.len(),
-                total: self.total,
-            });
-        }
-        let taken = self.free.split_off(self.free.len() - needed);
-        table.blocks.extend(taken.into_iter().rev());
-        Ok(())
+        self.blocks.reserve(table, positions)
     }
 
     /// Takes the table's blocks back.
     pub fn release(&mut self, table: BlockTable) {
-        self.free.extend(table.blocks.into_iter().rev());
+        self.blocks.release(table);
+    }
+
+    /// Whose each block is.
+    #[must_use]
+    pub const fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Whose each block is, to hand them out.
+    pub const fn blocks_mut(&mut self) -> &mut Blocks {
+        &mut self.blocks
     }
 
     /// Positions per block.
     #[must_use]
     pub const fn block_tokens(&self) -> usize {
-        self.block_tokens
+        self.blocks.block_tokens()
     }
 
     /// Bytes of one block over all layers.
@@ -134,34 +115,14 @@ impl KvPool {
         self.block_bytes
     }
 
-    /// Blocks of the pool.
-    #[must_use]
-    pub const fn total_blocks(&self) -> usize {
-        self.total
-    }
-
-    /// Blocks nobody owns.
-    #[must_use]
-    pub const fn free_blocks(&self) -> usize {
-        self.free.len()
-    }
-
     /// Positions a table reaches; none where it names a block this pool does not have.
     pub(crate) fn capacity(&self, table: &BlockTable) -> usize {
-        let known = table
-            .blocks
-            .iter()
-            .all(|block| (*block as usize) < self.total);
-        if known {
-            table.blocks.len() * self.block_tokens
-        } else {
-            0
-        }
+        self.blocks.capacity(table)
     }
 
     fn slot(&self, table: &BlockTable, position: usize) -> usize {
-        table.blocks[position / self.block_tokens] as usize * self.block_tokens
-            + position % self.block_tokens
+        let block_tokens = self.block_tokens();
+        table.blocks()[position / block_tokens] as usize * block_tokens + position % block_tokens
     }
 
     /// Stores keys and values [n, kv heads, head dim] of the positions from `start` on.
@@ -176,7 +137,7 @@ impl KvPool {
         let mut done = 0;
         while done < n {
             let position = start + done;
-            let run = (self.block_tokens - position % self.block_tokens).min(n - done);
+            let run = (self.block_tokens() - position % self.block_tokens()).min(n - done);
             let slot = self.slot(table, position);
             self.keys[layer].slice_set(&kv.0.narrow(0, done, run)?.contiguous()?, 0, slot)?;
             self.values[layer].slice_set(&kv.1.narrow(0, done, run)?.contiguous()?, 0, slot)?;
@@ -265,7 +226,7 @@ mod tests {
         assert!(b.blocks().is_empty());
         pool.release(a);
         pool.reserve(&mut b, 12).unwrap();
-        assert_eq!(pool.free_blocks(), 0);
+        assert_eq!(pool.blocks().available(), 0);
     }
 
     #[test]

@@ -56,6 +56,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("async-nats", &["medfleet-queue"]),
     ("candle-", &["medfleet-model"]),
     ("tokenizers", &["medfleet-model"]),
+    ("llguidance", &["medfleet-model"]),
     ("dicom", &["medfleet-imaging"]),
     ("object_store", &["medfleet-store"]),
     // The tests run a collector of their own, to look at the spans that arrive.

@@ -96,3 +96,28 @@ fn tokens_of_another_frame_encoder_shape_or_number_are_refused() {
     check(&|m| m.tokens[1].digest = vec![1; 3].into(), Some(5));
     check(&|m| m.encoder_digest = vec![8; 32].into(), Some(4));
 }
+
+#[test]
+fn slices_are_a_volume_and_patches_a_slide() {
+    let kind = |modalities: &[&str]| {
+        let frames: Vec<FrameEntry> = modalities
+            .iter()
+            .map(|modality| FrameEntry {
+                info: Some(medfleet_proto::v1::FrameUsed {
+                    modality: (*modality).to_owned(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+            .collect();
+        images(&frames).kind
+    };
+    assert_eq!(kind(&[]), ImageKind::Pictures);
+    assert_eq!(kind(&["CR"]), ImageKind::Pictures);
+    assert_eq!(kind(&["CT"]), ImageKind::Pictures, "one slice is no volume");
+    assert_eq!(kind(&["CT", "CT"]), ImageKind::Volume);
+    assert_eq!(kind(&["MR", "MR", "MR"]), ImageKind::Volume);
+    assert_eq!(kind(&["CT", "MR"]), ImageKind::Pictures);
+    assert_eq!(kind(&["SM"]), ImageKind::Slide);
+    assert_eq!(kind(&["CT", ""]), ImageKind::Pictures);
+}

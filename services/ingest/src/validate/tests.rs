@@ -82,7 +82,7 @@ fn tasks_say_how_many_images_they_take() {
         request(Kind::Compare(v1::CompareTask::default()), 1),
         &["inputs"],
     );
-    let refusal = "task: embed is not in this release; available: report, answer, compare";
+    let refusal = "task: embed is not in this release; available: report, answer, classify, localise, compare, extract";
     check(request(Kind::Embed(v1::EmbedTask {}), 1), &[refusal]);
 }
 
@@ -113,6 +113,52 @@ fn texts_have_limits() {
     );
 }
 
+fn classify(labels: &[&str]) -> v1::SubmitJobRequest {
+    let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    request(Kind::Classify(v1::ClassifyTask { labels }), 1)
+}
+
+#[test]
+fn labels_and_schemas_have_a_form() {
+    check(classify(&["effusion", "cardiomegaly"]), &[]);
+    check(classify(&[]), &["task.classify.labels"]);
+    check(classify(&["x"; 65]), &["task.classify.labels"]);
+    check(
+        classify(&["a", " ", "a", "b\nc", &"x".repeat(257)]),
+        &[
+            "task.classify.labels[1]",
+            "task.classify.labels[2]",
+            "task.classify.labels[3]",
+            "task.classify.labels[4]",
+        ],
+    );
+    let extract = |json_schema: &str| {
+        let json_schema = json_schema.to_owned();
+        request(Kind::Extract(v1::ExtractTask { json_schema }), 1)
+    };
+    check(extract(r#"{"type": "object"}"#), &[]);
+    for bad in ["", "{", "[]"] {
+        check(extract(bad), &["task.extract.json_schema"]);
+    }
+}
+
+#[test]
+fn texts_with_a_form_take_neither_stops_nor_thinking() {
+    let decoding = v1::DecodingParameters {
+        stop: vec!["END".to_owned()],
+        think: true,
+        min_p: 0.1,
+        repetition_penalty: 1.1,
+        ..Default::default()
+    };
+    let with = |request: v1::SubmitJobRequest| v1::SubmitJobRequest {
+        decoding: Some(decoding.clone()),
+        ..request
+    };
+    check(with(report()), &[]);
+    check(with(classify(&["x"])), &["decoding.stop", "decoding.think"]);
+}
+
 #[test]
 fn everything_wrong_is_named_at_once() {
     let wrong = v1::SubmitJobRequest {
@@ -122,6 +168,9 @@ fn everything_wrong_is_named_at_once() {
             max_tokens: 1 << 20,
             temperature: f32::NAN,
             top_p: 1.5,
+            min_p: -0.1,
+            repetition_penalty: 11.0,
+            stop: vec![String::new()],
             ..Default::default()
         }),
         time_to_live: Some(prost_types::Duration {
@@ -135,6 +184,9 @@ fn everything_wrong_is_named_at_once() {
         "decoding.max_tokens",
         "decoding.temperature",
         "decoding.top_p",
+        "decoding.min_p",
+        "decoding.repetition_penalty",
+        "decoding.stop",
         "time_to_live",
         "model",
     ];
@@ -167,6 +219,7 @@ fn defaults_are_filled_in() {
     let decoding = v1::DecodingParameters {
         max_tokens: 1024,
         top_p: 1.0,
+        repetition_penalty: 1.0,
         ..Default::default()
     };
     assert_eq!((plan.decoding, plan.class), (decoding, Class::Routine));

@@ -62,7 +62,7 @@ pub(crate) struct Args {
 }
 
 /// How text is decoded.
-#[derive(clap::Args, Clone, Copy, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 struct DecodingArgs {
     /// Tokens to write at most [default: the fleet's]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -70,9 +70,27 @@ struct DecodingArgs {
     /// 0 is greedy, up to 2
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     temperature: f32,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: u32,
+    /// Keep the most likely tokens up to this mass, above 0 up to 1
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep the tokens at least this share as likely as the most likely one, 0 to 1
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Above 1, what was said already is less likely to be said again; up to 10
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
     /// Seed of the sampling
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// The text ends before this string; may be given up to 8 times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Let the model think before it answers (report, answer, compare)
+    #[arg(long)]
+    think: bool,
 }
 
 /// The tasks of the contract; a fleet says so when it does not do one yet.
@@ -242,12 +260,17 @@ impl ClassName {
 }
 
 impl DecodingArgs {
-    fn wire(self) -> DecodingParameters {
+    fn wire(&self) -> DecodingParameters {
         DecodingParameters {
             max_tokens: self.max_tokens,
             temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
             seed: self.seed,
-            ..DecodingParameters::default()
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            stop: self.stop.clone(),
+            think: self.think,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use medfleet_proto::v1::{Job, Result as Draft, Timings, result::Output};
+use medfleet_proto::v1::{Job, LabelScore, Result as Draft, Timings, result::Output};
 
 use super::seconds;
 
@@ -29,6 +29,9 @@ fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
     match &draft.output {
         Some(Output::Report(report)) => writeln!(out, "{}", report.text.trim_end())?,
         Some(Output::Answer(answer)) => writeln!(out, "{}", answer.text.trim_end())?,
+        Some(Output::Classification(found)) => labels(out, &found.labels)?,
+        Some(Output::Localisation(found)) => boxes(out, &found.boxes)?,
+        Some(Output::Extraction(found)) => writeln!(out, "{}", found.json)?,
         None => writeln!(
             out,
             "(an output that this program does not know; use --json)"
@@ -73,6 +76,35 @@ fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
     }
     writeln!(out)?;
     facts(out, draft, job)
+}
+
+/// A line for each label, the answers one below the other.
+fn labels(out: &mut String, labels: &[LabelScore]) -> std::fmt::Result {
+    let width = labels.iter().map(|score| score.label.chars().count()).max();
+    let width = width.unwrap_or(0);
+    for score in labels {
+        let answer = if score.applies { "yes" } else { "no" };
+        let percent = f64::from(score.probability) * 100.0;
+        writeln!(out, "{:<width$}  {answer:<3}  {percent:5.1} %", score.label)?;
+    }
+    Ok(())
+}
+
+/// A line for each box, in pixels of the original.
+fn boxes(out: &mut String, boxes: &[medfleet_proto::v1::Box]) -> std::fmt::Result {
+    if boxes.is_empty() {
+        return writeln!(out, "(no boxes)");
+    }
+    for found in boxes {
+        let (left, top) = (found.left_pixels, found.top_pixels);
+        let (width, height) = (found.right_pixels - left, found.bottom_pixels - top);
+        writeln!(
+            out,
+            "box          x {left:.0}, y {top:.0}, {width:.0} × {height:.0} pixels: {}",
+            found.label
+        )?;
+    }
+    Ok(())
 }
 
 fn facts(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
@@ -165,5 +197,27 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} is missing in\n{shown}");
         }
+    }
+
+    #[test]
+    fn labels_and_boxes_are_lines() {
+        let score = |label: &str, probability| LabelScore {
+            label: label.to_owned(),
+            applies: probability > 0.5,
+            probability,
+        };
+        let mut out = String::new();
+        labels(&mut out, &[score("effusion", 0.875), score("mass", 0.0625)]).expect("a string");
+        assert_eq!(out, "effusion  yes   87.5 %\nmass      no     6.2 %\n");
+        let mut out = String::new();
+        let heart = medfleet_proto::v1::Box {
+            label: "heart".into(),
+            left_pixels: 10.0,
+            top_pixels: 20.0,
+            right_pixels: 40.0,
+            bottom_pixels: 25.0,
+        };
+        boxes(&mut out, &[heart]).expect("a string");
+        assert_eq!(out, "box          x 10, y 20, 30 × 5 pixels: heart\n");
     }
 }

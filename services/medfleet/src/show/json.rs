@@ -1,8 +1,8 @@
 //! The API's messages as JSON: field names as in the `.proto`, enums as their words, times as RFC 3339, durations in seconds.
 
 use medfleet_proto::v1::{
-    DecodingParameters, FrameUsed, Job, Provenance, Result as Draft, SubmitJobResponse, Timings,
-    Usage, result::Output,
+    DecodingParameters, FrameUsed, Job, LabelScore, Provenance, Result as Draft, SubmitJobResponse,
+    Timings, Usage, result::Output,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -108,9 +108,29 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
             value["report"] = json!({"text": report.text, "findings": report.findings, "impression": report.impression});
         }
         Some(Output::Answer(answer)) => value["answer"] = json!({"text": answer.text}),
+        Some(Output::Classification(found)) => {
+            let label = |score: &LabelScore| json!({"label": score.label, "applies": score.applies, "probability": score.probability});
+            let labels: Vec<Value> = found.labels.iter().map(label).collect();
+            value["classification"] = json!({"text": found.text, "labels": labels});
+        }
+        Some(Output::Localisation(found)) => {
+            let boxes: Vec<Value> = found.boxes.iter().map(box_json).collect();
+            value["localisation"] = json!({"text": found.text, "boxes": boxes});
+        }
+        Some(Output::Extraction(found)) => value["extraction"] = json!({"json": found.json}),
         None => {}
     }
     json!({"event": "result", "trace_id": job.trace_id, "result": value})
+}
+
+fn box_json(found: &medfleet_proto::v1::Box) -> Value {
+    json!({
+        "label": found.label,
+        "left_pixels": found.left_pixels,
+        "top_pixels": found.top_pixels,
+        "right_pixels": found.right_pixels,
+        "bottom_pixels": found.bottom_pixels,
+    })
 }
 
 fn frame_json(frame: &FrameUsed) -> Value {
@@ -128,6 +148,11 @@ fn frame_json(frame: &FrameUsed) -> Value {
         "original_width": frame.original_width,
         "original_height": frame.original_height,
         "notes": frame.notes,
+        "placement": frame.placement.as_ref().map(|placement| json!({
+            "pad_left_pixels": placement.pad_left_pixels,
+            "pad_top_pixels": placement.pad_top_pixels,
+            "padded_side_pixels": placement.padded_side_pixels,
+        })),
     })
 }
 
@@ -154,6 +179,10 @@ fn decoding_json(decoding: &DecodingParameters) -> Value {
         "top_k": decoding.top_k,
         "top_p": decoding.top_p,
         "seed": decoding.seed,
+        "min_p": decoding.min_p,
+        "repetition_penalty": decoding.repetition_penalty,
+        "stop": decoding.stop,
+        "think": decoding.think,
     })
 }
 

@@ -249,7 +249,7 @@ impl Alone {
             model: Model::load(&args.model, options).context("cannot load the model")?,
             messages: messages(&Question::Report {
                 clinical_context: String::new(),
-            }),
+            })?,
             tokens_max: usize::try_from(args.max_tokens).context("--max-tokens is too large")?,
             measured: InProcess::default(),
         })
@@ -274,8 +274,8 @@ impl Alone {
 }
 
 /// The fleet's prompt for one image, as the model's messages.
-fn messages(question: &Question) -> Vec<Message> {
-    let prompt = question.prompt(1);
+fn messages(question: &Question) -> Result<Vec<Message>> {
+    let prompt = question.prompt(1).context("no prompt")?.prompt;
     let mut messages = Vec::new();
     if !prompt.system.is_empty() {
         messages.push(Message {
@@ -291,7 +291,7 @@ fn messages(question: &Question) -> Vec<Message> {
         role: Role::User,
         parts: parts.collect(),
     });
-    messages
+    Ok(messages)
 }
 
 fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Result<()> {

@@ -1,0 +1,384 @@
+//! The text half of MedGemma. Each sequence keeps its tokens, its blocks, its detokenizer and its constraint; a pass is
+//! one forward over stretches of several sequences at different positions.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use medfleet_core::Digest;
+use medfleet_model as model;
+use model::{
+    Cacheable, Chunk, ConstraintError, Detokenizer, Guide, Guides, ImageSpan, KvPool, LogitRows,
+    Message, PlacedImage, Progress, Role, Situation, StillThinking, Want, choose, likeliest,
+};
+
+use super::{Loaded, as_u32, failed, to_model};
+use crate::backend::{
+    Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
+    Outcome, PromptSize, Sequence, Step, Token, Work,
+};
+use crate::decode::DecodeRequest;
+use crate::prompt::{Part, Prompt};
+
+pub(super) struct Decoder {
+    loaded: Loaded,
+    pool: KvPool,
+    budget_bytes: u64,
+    running: HashMap<Sequence, Running>,
+    /// The vocabulary for constraints, prepared when the first one comes.
+    guides: OnceLock<Result<Guides, ConstraintError>>,
+}
+
+/// A sequence between two passes.
+pub(super) struct Running {
+    pub(super) progress: Progress,
+    pub(super) images: Vec<ImageTokens>,
+    pub(super) writing: Writing,
+}
+
+/// What turns logits into text.
+pub(super) struct Writing {
+    pub(super) written: u32,
+    pub(super) decoding: Decoding,
+    pub(super) stream: Detokenizer,
+    pub(super) guide: Option<Guide>,
+}
+
+impl Decoder {
+    pub(super) fn new(loaded: Loaded, pool: KvPool, budget_bytes: u64) -> Self {
+        Self {
+            loaded,
+            pool,
+            budget_bytes,
+            running: HashMap::new(),
+            guides: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn build(&self, prompt: &Prompt) -> Result<model::Prompt, EngineError> {
+        let part = |part: &Part| match part {
+            Part::Image => model::Part::Image,
+            Part::Text(text) => model::Part::Text(text.clone()),
+        };
+        let mut messages = Vec::with_capacity(2);
+        if !prompt.system.is_empty() {
+            let parts = vec![model::Part::Text(prompt.system.clone())];
+            messages.push(Message {
+                role: Role::System,
+                parts,
+            });
+        }
+        messages.push(Message {
+            role: Role::User,
+            parts: prompt.parts.iter().map(part).collect(),
+        });
+        self.loaded
+            .model
+            .prompt(&messages, prompt.images())
+            .map_err(failed)
+    }
+
+    fn guide(&self, decoding: &Decoding) -> Result<Option<Guide>, EngineError> {
+        let Some(constraint) = &decoding.constraint else {
+            return Ok(None);
+        };
+        let model = &self.loaded.model;
+        let guides = self.guides.get_or_init(|| {
+            let missing = |reason: &str| ConstraintError::Vocabulary {
+                reason: reason.to_owned(),
+            };
+            let tokenizer = model
+                .tokenizer()
+                .ok_or_else(|| missing("it is not loaded"))?;
+            let (turn, stops) = (tokenizer.special().end_of_turn, model.stop_tokens());
+            // What ends a text must be a token that the model stops at.
+            let end = if stops.contains(&turn) {
+                turn
+            } else {
+                stops.first().copied().unwrap_or(turn)
+            };
+            tokenizer.guides(model.config().text.vocab, end)
+        });
+        let guides = guides.as_ref().map_err(Clone::clone)?;
+        Ok(Some(guides.guide(constraint)?))
+    }
+
+    fn running(&self, sequence: Sequence) -> Result<&Running, EngineError> {
+        self.running.get(&sequence).ok_or_else(unknown)
+    }
+}
+
+fn unknown() -> EngineError {
+    EngineError::Model("a sequence is not known".into())
+}
+
+impl DecodeBackend for Decoder {
+    fn description(&self) -> &Description {
+        &self.loaded.description
+    }
+
+    fn kv(&self) -> KvMemory {
+        let blocks = self.pool.blocks();
+        KvMemory {
+            budget_bytes: self.budget_bytes,
+            block_bytes: self.pool.block_bytes() as u64,
+            block_tokens: as_u32(blocks.block_tokens()),
+            blocks: blocks.total(),
+            available: blocks.available(),
+        }
+    }
+
+    fn open(
+        &mut self,
+        sequence: Sequence,
+        request: &DecodeRequest,
+    ) -> Result<PromptSize, EngineError> {
+        let built = self.build(&request.prompt)?;
+        let guide = self.guide(&request.decoding)?;
+        let placed = built.images().iter().zip(&request.images);
+        let placed: Vec<PlacedImage> = placed
+            .map(|(first, image)| PlacedImage {
+                first: *first,
+                digest: Digest::new(*blake3::hash(&image.bytes).as_bytes()),
+            })
+            .collect();
+        let tokens_per_image = self.loaded.description.tokens_per_image;
+        let cacheable = Cacheable {
+            scope: request.scope,
+            tokens: built.tokens(),
+            images: &placed,
+            tokens_per_image: tokens_per_image as usize,
+        };
+        let running = Running {
+            progress: Progress::new(&cacheable, self.pool.block_tokens()),
+            images: request.images.clone(),
+            writing: Writing {
+                written: 0,
+                decoding: request.decoding.clone(),
+                stream: Detokenizer::default(),
+                guide,
+            },
+        };
+        self.running.insert(sequence, running);
+        Ok(PromptSize {
+            tokens: as_u32(built.tokens().len()),
+            image_tokens: as_u32(placed.len()) * tokens_per_image,
+        })
+    }
+
+    fn begin(&mut self, sequence: Sequence) -> u32 {
+        let running = self.running.get_mut(&sequence);
+        let blocks = self.pool.blocks_mut();
+        running.map_or(0, |running| as_u32(running.progress.begin(blocks)))
+    }
+
+    fn left(&self, sequence: Sequence) -> u32 {
+        let running = self.running.get(&sequence);
+        running.map_or(0, |running| as_u32(running.progress.left()))
+    }
+
+    fn blocks_missing(&self, sequence: Sequence) -> usize {
+        let running = self.running.get(&sequence);
+        running.map_or(0, |running| {
+            running.progress.blocks_missing(self.pool.block_tokens())
+        })
+    }
+
+    fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
+        let running = self.running.get(&sequence);
+        running.map_or(0, |running| {
+            as_u32(running.progress.next(tokens_max as usize).len())
+        })
+    }
+
+    fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool {
+        let Some(Running { progress, .. }) = self.running.get_mut(&sequence) else {
+            return false;
+        };
+        let end = progress.cached() + tokens as usize;
+        progress.reserve(self.pool.blocks_mut(), end).is_ok()
+    }
+
+    fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
+        let ranges = works.iter().map(|work| {
+            let running = self.running(work.sequence)?;
+            Ok(running.progress.next(work.tokens as usize))
+        });
+        let ranges: Vec<_> = ranges.collect::<Result<_, EngineError>>()?;
+        let rows = {
+            let stretches = works.iter().zip(&ranges);
+            let images: Vec<Vec<(usize, model::ImageTokens)>> = stretches
+                .map(|(work, range)| self.running(work.sequence)?.images_in(range))
+                .collect::<Result<_, EngineError>>()?;
+            let spans = images.iter().zip(&ranges).map(|(images, range)| {
+                let span = |(first, tokens)| ImageSpan {
+                    offset: first - range.start,
+                    tokens,
+                };
+                images.iter().map(|(f, t)| span((*f, t))).collect()
+            });
+            let spans: Vec<Vec<ImageSpan>> = spans.collect();
+            let mut chunks = Vec::with_capacity(works.len());
+            for ((work, range), images) in works.iter().zip(&ranges).zip(&spans) {
+                let Running { progress, .. } =
+                    self.running.get(&work.sequence).ok_or_else(unknown)?;
+                let last = range.end == progress.tokens().len();
+                chunks.push(Chunk {
+                    tokens: &progress.tokens()[range.clone()],
+                    images,
+                    start: range.start,
+                    table: progress.table(),
+                    want: if last { Want::Last } else { Want::Nothing },
+                });
+            }
+            let model = &self.loaded.model;
+            model.forward(&mut self.pool, &chunks).map_err(failed)?
+        };
+        let mut steps = Vec::with_capacity(works.len());
+        for ((work, range), rows) in works.iter().zip(ranges).zip(rows) {
+            let running = self.running.get_mut(&work.sequence).ok_or_else(unknown)?;
+            running.progress.advance(self.pool.blocks_mut(), range.end);
+            steps.push(if running.progress.left() == 0 {
+                let row = only_row(rows);
+                row.and_then(|row| running.write(&self.loaded, &row).map(Some))
+            } else {
+                Ok(None)
+            });
+        }
+        Ok(steps)
+    }
+
+    fn suspend(&mut self, sequence: Sequence) {
+        if let Some(running) = self.running.get_mut(&sequence) {
+            running.progress.give_back(self.pool.blocks_mut());
+        }
+    }
+
+    fn release(&mut self, sequence: Sequence) {
+        self.suspend(sequence);
+        self.running.remove(&sequence);
+    }
+}
+
+impl Running {
+    /// The images whose run begins in a stretch, with its position.
+    fn images_in(
+        &self,
+        range: &std::ops::Range<usize>,
+    ) -> Result<Vec<(usize, model::ImageTokens)>, EngineError> {
+        let inside = self.progress.images_in(range);
+        inside
+            .map(|(index, first)| {
+                let image = self.images.get(index).ok_or_else(unknown)?;
+                let shape = [image.count as usize, image.width as usize];
+                let (dtype, bytes) = (to_model(image.dtype), image.bytes.to_vec());
+                let tokens = model::ImageTokens::from_bytes(shape, dtype, bytes);
+                Ok((first, tokens.map_err(failed)?))
+            })
+            .collect()
+    }
+
+    /// Chooses the next token and turns it into text.
+    fn write(&mut self, loaded: &Loaded, logits: &[f32]) -> Result<Step, EngineError> {
+        let (step, token) = self.writing.write(loaded, logits, self.progress.tokens())?;
+        if let Some(token) = token {
+            self.progress.push(token);
+        }
+        Ok(step)
+    }
+}
+
+impl Writing {
+    /// The step that these logits make after the tokens `seen`, and the token to compute next, if any.
+    pub(super) fn write(
+        &mut self,
+        loaded: &Loaded,
+        logits: &[f32],
+        seen: &[u32],
+    ) -> Result<(Step, Option<u32>), EngineError> {
+        let model = &loaded.model;
+        let allowed = self.guide.as_mut().map(Guide::allowed).transpose()?;
+        let situation = Situation {
+            step: self.written.into(),
+            forbidden: model.forbidden_tokens(),
+            seen,
+            allowed: allowed.as_ref(),
+        };
+        let choice = choose(logits, &self.decoding.sampling(), &situation).map_err(failed)?;
+        let asked = self.decoding.stop_tokens.contains(&choice.token);
+        if asked || model.stop_tokens().contains(&choice.token) {
+            return Ok((self.last(None, String::new(), Finish::Stop), None));
+        }
+        if let Some(guide) = &mut self.guide {
+            guide.take(choice.token)?;
+        }
+        self.written += 1;
+        let Some(tokenizer) = model.tokenizer() else {
+            return Err(EngineError::Model("the tokenizer is not loaded".into()));
+        };
+        let piece = self.stream.push(tokenizer, choice.token);
+        let token = piece.as_ref().map(|_| Token {
+            id: choice.token,
+            log_probability: choice.logprob,
+            alternatives: self.alternatives(tokenizer, logits, &situation),
+        });
+        let text = piece.unwrap_or_default();
+        let finish = if self.guide.as_ref().is_some_and(Guide::is_finished) {
+            Some(Finish::Stop)
+        } else if self.written >= self.decoding.max_tokens {
+            Some(Finish::Length)
+        } else {
+            None
+        };
+        let step = match finish {
+            Some(finish) => self.last(token, text, finish),
+            None => Step {
+                token,
+                text,
+                finish: None,
+            },
+        };
+        Ok((step, Some(choice.token)))
+    }
+
+    fn alternatives(
+        &self,
+        tokenizer: &model::Tokenizer,
+        logits: &[f32],
+        situation: &Situation,
+    ) -> Vec<Alternative> {
+        if self.decoding.alternatives == 0 {
+            return Vec::new();
+        }
+        let likeliest = likeliest(logits, situation, self.decoding.alternatives as usize);
+        let alternative = |choice: model::Choice| Alternative {
+            id: choice.token,
+            text: String::from_utf8_lossy(&tokenizer.bytes(choice.token)).into_owned(),
+            log_probability: choice.logprob,
+        };
+        likeliest.into_iter().map(alternative).collect()
+    }
+
+    /// The last step: with the rest of the text, or without an answer where the model still thinks.
+    fn last(&mut self, token: Option<Token>, mut text: String, finish: Finish) -> Step {
+        let finish = match self.stream.finish() {
+            Ok(rest) => {
+                text.push_str(&rest);
+                Ok(finish)
+            }
+            Err(StillThinking) => {
+                text.clear();
+                Err(StillThinking)
+            }
+        };
+        Step {
+            token,
+            text,
+            finish: Some(finish),
+        }
+    }
+}
+
+fn only_row(rows: LogitRows) -> Result<Vec<f32>, EngineError> {
+    let missing = || EngineError::Model("the forward returned no logits".into());
+    rows.rows.into_iter().next().ok_or_else(missing)
+}

@@ -1,0 +1,138 @@
+//! What was read for another request is as good as read again: sharing the beginning of a prompt, images included,
+//! changes no token and no logit.
+
+use medfleet_core::Digest;
+
+use super::fixtures::{CASES, Case, Fixtures, tiny};
+use super::{TOLERANCE, difference, schedules::whole};
+use crate::{Cacheable, Chunk, ImageSpan, KvOptions, KvPool, Model, PlacedImage, Progress, Want};
+
+fn progress(model: &Model, case: &Case, block_tokens: usize) -> Progress {
+    let placed = case.prompt.images().iter().zip(&case.images);
+    let images: Vec<PlacedImage> = placed
+        .map(|(first, image)| PlacedImage {
+            first: *first,
+            digest: Digest::new(*blake3::hash(image.as_bytes()).as_bytes()),
+        })
+        .collect();
+    let prompt = Cacheable {
+        scope: Digest::new([0; 32]),
+        tokens: case.prompt.tokens(),
+        images: &images,
+        tokens_per_image: model.image_shape().unwrap()[0],
+    };
+    Progress::new(&prompt, block_tokens)
+}
+
+/// Computes the next stretch; its logits, by position.
+fn read(
+    model: &Model,
+    pool: &mut KvPool,
+    case: &Case,
+    one: &mut Progress,
+    size: usize,
+) -> Vec<Vec<f32>> {
+    let range = one.next(size);
+    one.reserve(pool.blocks_mut(), range.end).unwrap();
+    let images = one.images_in(&range).map(|(index, first)| ImageSpan {
+        offset: first - range.start,
+        tokens: &case.images[index],
+    });
+    let images: Vec<ImageSpan> = images.collect();
+    let chunk = Chunk {
+        tokens: &one.tokens()[range.clone()],
+        images: &images,
+        start: range.start,
+        table: one.table(),
+        want: Want::All,
+    };
+    let rows = model.forward(pool, &[chunk]).unwrap().remove(0).rows;
+    one.advance(pool.blocks_mut(), range.end);
+    rows
+}
+
+fn check(name: &str, block_tokens: usize, size: usize) -> usize {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    let case = fixtures.case(&model, name);
+    let answer = &case.greedy[..32];
+    let mut tokens = case.prompt.tokens().to_vec();
+    tokens.extend(answer);
+    let expected = whole(&model, &tokens, &case);
+    let budget_bytes = 1200 * model.kv_position_bytes();
+    let options = KvOptions {
+        block_tokens,
+        budget_bytes,
+    };
+    let mut pool = model.kv_pool(options).unwrap();
+    let mut first = progress(&model, &case, block_tokens);
+    assert_eq!(first.begin(pool.blocks_mut()), 0);
+    while first.left() > 0 {
+        read(&model, &mut pool, &case, &mut first, size);
+    }
+    // The first is still there and writes on while the second shares its beginning.
+    let mut second = progress(&model, &case, block_tokens);
+    let shared = second.begin(pool.blocks_mut());
+    let mut rows = Vec::new();
+    while second.left() > 0 {
+        rows.extend(read(&model, &mut pool, &case, &mut second, size));
+    }
+    for token in answer {
+        for one in [&mut first, &mut second] {
+            one.push(*token);
+        }
+        read(&model, &mut pool, &case, &mut first, 1);
+        rows.extend(read(&model, &mut pool, &case, &mut second, 1));
+    }
+    let found = difference(&rows, &expected[shared..]);
+    assert!(
+        found <= TOLERANCE,
+        "{name} in blocks of {block_tokens}: {found}"
+    );
+    shared
+}
+
+#[test]
+fn a_shared_beginning_changes_nothing() {
+    for name in CASES {
+        let tokens = Fixtures::read().case(&tiny(), name).prompt.tokens().len();
+        for (block_tokens, size) in [(16, 512), (4, 9), (7, 13)] {
+            let shared = check(name, block_tokens, size);
+            assert!(shared < tokens && shared.is_multiple_of(block_tokens));
+            assert!(
+                shared > 0 || tokens < 24,
+                "{name}: nothing of {tokens} shared"
+            );
+        }
+    }
+}
+
+/// What is looked up by tokens alone would take another patient's image.
+#[test]
+fn another_image_shares_only_what_comes_before_it() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    let case = fixtures.case(&model, "one_image");
+    let budget_bytes = 1200 * model.kv_position_bytes();
+    let options = KvOptions {
+        block_tokens: 4,
+        budget_bytes,
+    };
+    let mut pool = model.kv_pool(options).unwrap();
+    let mut first = progress(&model, &case, 4);
+    while first.left() > 0 {
+        read(&model, &mut pool, &case, &mut first, 512);
+    }
+    let mut other = fixtures.case(&model, "one_image");
+    other.images = fixtures.case(&model, "two_images").images[1..].to_vec();
+    assert_ne!(case.images[0], other.images[0]);
+    let mut second = progress(&model, &other, 4);
+    let shared = second.begin(pool.blocks_mut());
+    assert!(shared <= case.prompt.images()[0]);
+    let mut rows = Vec::new();
+    while second.left() > 0 {
+        rows.extend(read(&model, &mut pool, &other, &mut second, 512));
+    }
+    let expected = whole(&model, other.prompt.tokens(), &other);
+    assert!(difference(&rows, &expected[shared..]) <= TOLERANCE);
+    let wrong = whole(&model, case.prompt.tokens(), &case);
+    assert!(difference(&rows, &wrong[shared..]) >= 100.0 * TOLERANCE);
+}

@@ -1,0 +1,222 @@
+//! Tasks whose output is not prose: labels with probabilities, boxes on the original image, fields of a schema, and the
+//! comparison. Each through the whole fleet; what is no answer fails with its own reason.
+
+use anyhow::{Context, Result, bail, ensure};
+use medfleet_proto::v1::{
+    self, ClassifyTask, CompareTask, DecodingParameters, ExtractTask, FailureReason, JobState,
+    LocaliseTask, SubmitJobRequest, result::Output, task::Kind,
+};
+use medfleet_tests::client::{Client, inline};
+use medfleet_tests::fleet::{Fleet, Model, Options};
+use medfleet_tests::picture;
+
+const SCHEMA: &str = r#"{"type": "object", "properties": {"side": {"enum": ["left", "right"]},
+    "count": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["side", "count"], "additionalProperties": false}"#;
+
+fn request(kind: Kind, images: Vec<Vec<u8>>, max_tokens: u32) -> SubmitJobRequest {
+    SubmitJobRequest {
+        task: Some(v1::Task { kind: Some(kind) }),
+        inputs: images.into_iter().map(inline).collect(),
+        decoding: Some(DecodingParameters {
+            max_tokens,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The result of a job that completes, checked for what holds for every task.
+async fn complete(client: &Client, request: SubmitJobRequest) -> Result<v1::Result> {
+    let images = request.inputs.len();
+    let job = client.submit(request).await?;
+    let seen = client.watch_to_end(&job.name).await?;
+    let last = seen.last.context("a final job")?;
+    ensure!(last.state() == JobState::Completed, "{last:?}");
+    let result = client.result(&job.name).await?;
+    let text = match result.output.as_ref().context("an output")? {
+        Output::Report(report) => &report.text,
+        Output::Answer(answer) => &answer.text,
+        Output::Classification(classification) => &classification.text,
+        Output::Localisation(localisation) => &localisation.text,
+        Output::Extraction(extraction) => &extraction.json,
+    };
+    ensure!(*text == seen.text, "the streamed text is the result's");
+    ensure!(result.draft && result.frames.len() == images, "{result:?}");
+    ensure!(
+        result.frames.iter().all(|frame| frame.placement.is_some()),
+        "every frame has its geometry"
+    );
+    Ok(result)
+}
+
+async fn classify(client: &Client) -> Result<()> {
+    let labels = ["cardiomegaly", "pleural effusion", "mass"].map(str::to_owned);
+    let kind = || {
+        let labels = labels.to_vec();
+        Kind::Classify(ClassifyTask { labels })
+    };
+    let image = picture::png(96, 1)?;
+    let result = complete(client, request(kind(), vec![image.clone()], 0)).await?;
+    let Some(Output::Classification(found)) = &result.output else {
+        bail!("no labels: {result:?}")
+    };
+    let names: Vec<&str> = found.labels.iter().map(|l| l.label.as_str()).collect();
+    ensure!(names == labels, "{names:?}");
+    for label in &found.labels {
+        ensure!(
+            label.probability > 0.0 && label.probability < 1.0,
+            "{label:?}"
+        );
+        ensure!(label.applies == (label.probability > 0.5), "{label:?}");
+    }
+    ensure!(found.text.lines().count() == 3, "{}", found.text);
+    ensure!(result.sentences.is_empty(), "labels are no sentences");
+    let usage = result.usage.context("usage")?;
+    ensure!(
+        usage.output_tokens > 0 && usage.image_tokens > 0,
+        "{usage:?}"
+    );
+    let again = complete(client, request(kind(), vec![image], 0)).await?;
+    ensure!(again.output == result.output, "a result replays");
+    let other = complete(client, request(kind(), vec![picture::png(96, 2)?], 0)).await?;
+    ensure!(
+        other.output != result.output,
+        "another image has other probabilities"
+    );
+    Ok(())
+}
+
+async fn localise(client: &Client) -> Result<()> {
+    let kind = Kind::Localise(LocaliseTask {
+        target: "the heart".into(),
+    });
+    let job = request(kind, vec![picture::png(120, 3)?], 1000);
+    let job = client.submit(job).await?;
+    let last = client.wait_final(&job.name).await?;
+    if last.state() == JobState::Failed {
+        // A model of meaningless text may write boxes until the limit: then it says so, and gives none.
+        let failure = last.failure.context("a reason")?;
+        ensure!(
+            failure.reason() == FailureReason::AnswerUnusable,
+            "{failure:?}"
+        );
+        return Ok(());
+    }
+    let result = client.result(&job.name).await?;
+    let Some(Output::Localisation(found)) = &result.output else {
+        bail!("no boxes: {result:?}")
+    };
+    for b in &found.boxes {
+        let within = 0.0 <= b.left_pixels
+            && b.left_pixels < b.right_pixels
+            && b.right_pixels <= 120.0
+            && 0.0 <= b.top_pixels
+            && b.top_pixels < b.bottom_pixels
+            && b.bottom_pixels <= 120.0;
+        ensure!(within, "{b:?}");
+    }
+    let written: serde_json::Value = serde_json::from_str(&found.text)?;
+    let written = written.as_array().context("a list")?.len();
+    ensure!(
+        written == found.boxes.len() || !result.warnings.is_empty(),
+        "a box that was left out is said"
+    );
+    Ok(())
+}
+
+async fn extract(client: &Client) -> Result<()> {
+    let kind = |schema: &str| {
+        Kind::Extract(ExtractTask {
+            json_schema: schema.to_owned(),
+        })
+    };
+    let image = picture::png(64, 4)?;
+    let result = complete(client, request(kind(SCHEMA), vec![image.clone()], 200)).await?;
+    let Some(Output::Extraction(found)) = &result.output else {
+        bail!("no fields: {result:?}")
+    };
+    let value: serde_json::Value = serde_json::from_str(&found.json)?;
+    ensure!(
+        ["left", "right"].contains(&value["side"].as_str().unwrap_or_default()),
+        "{value}"
+    );
+    ensure!(value["count"].as_u64().is_some_and(|n| n <= 9), "{value}");
+
+    let cut = client
+        .submit(request(kind(SCHEMA), vec![image.clone()], 3))
+        .await?;
+    let cut = client.wait_final(&cut.name).await?;
+    let failure = cut.failure.context("half a value is no answer")?;
+    ensure!(
+        failure.reason() == FailureReason::AnswerUnusable
+            && failure.message.contains("raise max_tokens"),
+        "{failure:?}"
+    );
+    let unsupported = r#"{"type": "array", "secret": 1, "uniqueItems": true}"#;
+    let refused = client
+        .submit(request(kind(unsupported), vec![image], 50))
+        .await?;
+    let refused = client.wait_final(&refused.name).await?;
+    let failure = refused.failure.context("it cannot be enforced")?;
+    ensure!(
+        failure.reason() == FailureReason::InputRefused
+            && failure.message.contains("uniqueItems")
+            && !failure.message.contains("secret"),
+        "{failure:?}"
+    );
+    Ok(())
+}
+
+async fn compare(client: &Client) -> Result<()> {
+    let kind = || {
+        Kind::Compare(CompareTask {
+            clinical_context: "cough".into(),
+        })
+    };
+    let (prior, current) = (picture::png(64, 5)?, picture::png(64, 6)?);
+    let there = vec![prior.clone(), current.clone()];
+    let result = complete(client, request(kind(), there, 12)).await?;
+    let swapped = complete(client, request(kind(), vec![current, prior], 12)).await?;
+    ensure!(
+        matches!(result.output, Some(Output::Answer(_))),
+        "{result:?}"
+    );
+    let of = |result: &v1::Result| {
+        let sentences = result.sentences.iter();
+        sentences
+            .map(|sentence| sentence.mean_log_probability)
+            .collect::<Vec<_>>()
+    };
+    ensure!(
+        of(&result) != of(&swapped),
+        "prior and current are told apart"
+    );
+    Ok(())
+}
+
+/// With the simulated model, whose text has the form by the same library.
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_boxes_fields_and_comparisons_from_the_simulated_model() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    classify(&client).await?;
+    localise(&client).await?;
+    extract(&client).await?;
+    compare(&client).await
+}
+
+/// With real, if tiny, probabilities.
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_boxes_fields_and_comparisons_from_the_tiny_model() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Tiny,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    classify(&client).await?;
+    localise(&client).await?;
+    extract(&client).await?;
+    compare(&client).await
+}
