@@ -1,91 +1,176 @@
-//! Pixel data → stored cells: one `u16` a pixel, row-major, high bits as they were written.
-//! Every codec gives exactly rows × columns cells or refuses; none fills in for data that is missing.
+//! Pixel data → cells: one `u32` a sample as it was stored, row-major, samples of a pixel together.
+//! Every codec gives exactly rows × columns × samples cells or refuses; none fills in for data that is missing.
 
+mod fragments;
 pub(crate) mod jpeg;
 mod jpeg2000;
+mod jpegls;
+mod native;
 mod rle;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dicom_dictionary_std::tags;
 
-use crate::admission::{Cell, Codec, Plan};
-use crate::elements::fragments;
-use crate::{Reason, Refusal};
+use crate::admission::{Cell, Codec, Image};
+use crate::{Photometric, Reason, Refusal};
 
-/// What a codec has to give.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    width: u32,
-    height: u32,
-    cell: Cell,
+/// The cells of one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cells {
+    pub(crate) values: Vec<u32>,
+    /// Whether the codec has already turned colours into red, green and blue.
+    pub(crate) rgb: bool,
 }
 
-impl Shape {
-    fn pixels(self) -> usize {
-        self.width as usize * self.height as usize
+/// The frames of a file's pixel data.
+#[derive(Debug)]
+pub(crate) struct Frames<'a> {
+    image: &'a Image,
+    /// The native value, or the fragments of each frame.
+    source: Source<'a>,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    Native(&'a [u8]),
+    Fragments(Vec<Vec<&'a [u8]>>),
+}
+
+impl<'a> Frames<'a> {
+    /// Finds the frames in the value of the pixel data element.
+    pub(crate) fn new(value: &'a [u8], image: &'a Image) -> Result<Self, Refusal> {
+        let source = match image.codec {
+            Codec::Native => Source::Native(value),
+            _ => Source::Fragments(fragments::by_frame(value, image.frames as usize)?),
+        };
+        Ok(Self { image, source })
+    }
+
+    /// Decodes a frame.
+    pub(crate) fn decode(&self, index: u32) -> Result<Cells, Refusal> {
+        let image = self.image;
+        let cells = match &self.source {
+            Source::Native(value) => plain(native::decode(value, image, index as usize)),
+            Source::Fragments(frames) => {
+                let frame = frames
+                    .get(index as usize)
+                    .ok_or_else(|| Refusal::at(Reason::PixelDataMismatch, tags::PIXEL_DATA))?;
+                packed(frame, image)?
+            }
+        };
+        if cells.values.len() != image.values() {
+            return Err(mismatch(format_args!("{} samples", cells.values.len())));
+        }
+        refuse_stray_bits(&cells.values, image)?;
+        Ok(cells)
     }
 }
 
-/// Decodes the value of the pixel data element as planned.
-pub(crate) fn decode(value: &[u8], plan: &Plan) -> Result<Vec<u16>, Refusal> {
-    let shape = Shape {
-        width: plan.columns,
-        height: plan.rows,
-        cell: plan.cell,
-    };
-    let cells = match plan.codec {
-        Codec::Native => native(value, shape),
-        Codec::Rle => rle::decode(&fragments(value)?, shape)?,
-        Codec::JpegBaseline => {
-            let bytes = fragments(value)?.concat();
-            guarded(|| jpeg::decode_grey(&bytes, shape, jpeg::Process::Baseline))?
-        }
-        Codec::JpegLossless => {
-            let bytes = fragments(value)?.concat();
-            guarded(|| jpeg::decode_grey(&bytes, shape, jpeg::Process::Lossless))?
-        }
-        Codec::Jpeg2000 => {
-            let bytes = fragments(value)?.concat();
-            guarded(|| jpeg2000::decode(&bytes, shape))?
-        }
-    };
-    if cells.len() != shape.pixels() {
-        return Err(mismatch(format_args!("{} pixels", cells.len())));
+fn packed(frame: &[&[u8]], image: &Image) -> Result<Cells, Refusal> {
+    if image.codec == Codec::Rle {
+        return rle::decode(frame, image).map(plain);
     }
-    refuse_stray_bits(&cells, plan)?;
+    let bytes: Cow<'_, [u8]> = match frame {
+        [one] => Cow::Borrowed(one),
+        several => Cow::Owned(several.concat()),
+    };
+    guarded(|| match image.codec {
+        Codec::Jpeg2000 => jpeg2000::decode(&bytes, image),
+        Codec::JpegLs => {
+            let header = jpegls::frame_header(&bytes)?;
+            check_size(header.width as u32, header.height as u32, image)?;
+            check_precision(header.precision as u16, image)?;
+            jpegls::decode(&bytes)
+        }
+        _ => decode_jpeg(&bytes, image),
+    })
+}
+
+fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
+    let (width, height, components) = jpeg::size(bytes)?;
+    check_size(width, height, image)?;
+    if components != image.samples as usize {
+        return Err(mismatch(format_args!(
+            "{components} components in the JPEG"
+        )));
+    }
+    let coded = jpeg::decode(bytes)?;
+    if coded.lossless != (image.codec == Codec::JpegLossless) {
+        return Err(mismatch(format_args!(
+            "another JPEG process than the transfer syntax says"
+        )));
+    }
+    check_precision(u16::from(coded.precision), image)?;
+    let mut cells = interleave(&coded.components);
+    if image.samples == 3 && !coded.lossless {
+        // What the stream says of itself goes before the header, as every other decoder would show it.
+        let ybr = match coded.hint {
+            jpeg::ColourHint::Ybr => true,
+            jpeg::ColourHint::Rgb => false,
+            jpeg::ColourHint::None => image.photometric != Photometric::Rgb,
+        };
+        if ybr {
+            crate::colour::ybr_to_rgb(&mut cells.values, coded.precision.into());
+        }
+        cells.rgb = true;
+    }
     Ok(cells)
 }
 
-fn native(value: &[u8], shape: Shape) -> Vec<u16> {
-    // Admission has compared the length with rows × columns; an odd length may carry one byte of padding.
-    if shape.cell.bits_allocated == 8 {
-        value
-            .iter()
-            .take(shape.pixels())
-            .map(|byte| u16::from(*byte))
-            .collect()
+fn plain(values: Vec<u32>) -> Cells {
+    Cells { values, rgb: false }
+}
+
+/// Planes of one size to interleaved cells.
+fn interleave(planes: &[Vec<u16>]) -> Cells {
+    let length = planes.first().map_or(0, Vec::len);
+    let values = match planes {
+        [plane] => plane.iter().map(|value| u32::from(*value)).collect(),
+        planes => (0..length)
+            .flat_map(|at| planes.iter().map(move |plane| u32::from(plane[at])))
+            .collect(),
+    };
+    plain(values)
+}
+
+fn check_size(width: u32, height: u32, image: &Image) -> Result<(), Refusal> {
+    if (width, height) == (image.columns, image.rows) {
+        Ok(())
     } else {
-        value
-            .chunks_exact(2)
-            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-            .collect()
+        Err(mismatch(format_args!(
+            "{width} x {height} in the compressed image"
+        )))
     }
 }
 
-/// Bits above Bits Stored must be empty, the sign's, or those an embedded overlay declares. Otherwise the header is wrong about the depth,
-/// and cutting them off would wrap bright values to dark ones.
-fn refuse_stray_bits(cells: &[u16], plan: &Plan) -> Result<(), Refusal> {
+fn check_precision(bits: u16, image: &Image) -> Result<(), Refusal> {
+    if bits <= image.cell.bits_allocated {
+        Ok(())
+    } else {
+        Err(mismatch(format_args!(
+            "{bits} bits a sample in the compressed image"
+        )))
+    }
+}
+
+/// Bits above Bits Stored must be empty, the sign's, or those an embedded overlay declares. Otherwise the header is wrong
+/// about the depth, and cutting them off would wrap bright values to dark ones.
+fn refuse_stray_bits(cells: &[u32], image: &Image) -> Result<(), Refusal> {
     let Cell {
         bits_allocated,
         bits_stored,
         signed,
-    } = plan.cell;
-    let mask = plan.cell.mask();
-    let all = u16::MAX >> (16 - bits_allocated);
-    let above = all & !mask & !plan.overlay_bits;
+    } = image.cell;
+    let mask = image.cell.mask();
+    let all = u32::MAX >> (32 - bits_allocated);
+    let above = all & !mask & !image.overlay_bits;
+    if above == 0 {
+        return Ok(());
+    }
     let sign = 1 << (bits_stored - 1);
-    let stray = |raw: u16| {
+    let stray = |raw: u32| {
         let high = raw & above;
         high != 0 && !(signed && raw & sign != 0 && high == above)
     };

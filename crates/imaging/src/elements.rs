@@ -1,7 +1,7 @@
 //! Walks the elements of a data set without decoding a value, and proves that every length fits into the bytes that are there.
 //! The parser of `dicom-object` allocates what a length field claims, so it only ever sees elements that were measured here first.
 //!
-//! Encoding rules: DICOM PS3.5 chapter 7. Little endian only.
+//! Encoding rules: DICOM PS3.5 chapter 7.
 
 use std::ops::Range;
 
@@ -23,7 +23,38 @@ const ITEM_HEADER_BYTES: usize = 8;
 pub(crate) enum VrEncoding {
     Implicit,
     Explicit,
+    /// Retired, but archives still hold it.
+    ExplicitBigEndian,
 }
+
+impl VrEncoding {
+    pub(crate) fn u16(self, bytes: [u8; 2]) -> u16 {
+        match self {
+            Self::ExplicitBigEndian => u16::from_be_bytes(bytes),
+            Self::Implicit | Self::Explicit => u16::from_le_bytes(bytes),
+        }
+    }
+
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Self::ExplicitBigEndian => u32::from_be_bytes(bytes),
+            Self::Implicit | Self::Explicit => u32::from_le_bytes(bytes),
+        }
+    }
+}
+
+/// The sequences that this crate looks into. Implicit headers do not name sequences, so that these are known by their tag.
+const SEQUENCES: &[Tag] = &[
+    tags::VOILUT_SEQUENCE,
+    tags::MODALITY_LUT_SEQUENCE,
+    tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE,
+    tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE,
+    tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE,
+    tags::FRAME_VOILUT_SEQUENCE,
+    tags::PLANE_POSITION_SEQUENCE,
+    tags::PLANE_ORIENTATION_SEQUENCE,
+    tags::PIXEL_MEASURES_SEQUENCE,
+];
 
 /// One top-level element: where it lies, measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +67,10 @@ pub(crate) struct Extent {
     pub(crate) undefined_length: bool,
     /// Whether the header says SQ; in implicit encoding, whether it is one of the sequences that this crate reads.
     pub(crate) sequence: bool,
+    /// The value representation as written; `None` in implicit encoding.
+    pub(crate) vr: Option<[u8; 2]>,
+    /// How elements inside this one are written.
+    pub(crate) inner: VrEncoding,
 }
 
 /// Iterates over the top-level elements of `bytes`; ends after the first error.
@@ -80,6 +115,7 @@ struct Header {
     value_start: usize,
     length: u32,
     sequence: bool,
+    vr: Option<[u8; 2]>,
     /// How elements inside this one are written.
     inner: VrEncoding,
 }
@@ -116,24 +152,25 @@ fn measure(
         value: header.value_start..value_end,
         undefined_length: header.length == UNDEFINED,
         sequence: header.sequence,
+        vr: header.vr,
+        inner: header.inner,
     })
 }
 
 fn read_header(bytes: &[u8], start: usize, encoding: VrEncoding) -> Result<Header, Refusal> {
     let truncated = || Refusal::new(Reason::Truncated);
-    let tag = read_tag(bytes, start).ok_or_else(truncated)?;
+    let tag = read_tag(bytes, start, encoding).ok_or_else(truncated)?;
     if tag.group() == 0xfffe {
         return Err(Refusal::at(Reason::Malformed, tag));
     }
     if encoding == VrEncoding::Implicit {
-        let length = read_u32(bytes, start + 4).ok_or_else(truncated)?;
-        // Implicit headers do not name sequences; the one that is parsed later must be measured inside as well.
-        let sequence = tag == tags::VOILUT_SEQUENCE;
+        let length = read_u32(bytes, start + 4, encoding).ok_or_else(truncated)?;
         return Ok(Header {
             tag,
             value_start: start + 8,
             length,
-            sequence,
+            sequence: SEQUENCES.contains(&tag),
+            vr: None,
             inner: encoding,
         });
     }
@@ -144,7 +181,7 @@ fn read_header(bytes: &[u8], start: usize, encoding: VrEncoding) -> Result<Heade
     let (length, value_start) = match &vr {
         b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR"
         | b"UT" | b"UV" => (
-            read_u32(bytes, start + 8).ok_or_else(truncated)?,
+            read_u32(bytes, start + 8, encoding).ok_or_else(truncated)?,
             start + 12,
         ),
         b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO"
@@ -153,7 +190,7 @@ fn read_header(bytes: &[u8], start: usize, encoding: VrEncoding) -> Result<Heade
                 .get(start + 6..start + 8)
                 .and_then(|l| l.try_into().ok())
                 .ok_or_else(truncated)?;
-            (u32::from(u16::from_le_bytes(length)), start + 8)
+            (u32::from(encoding.u16(length)), start + 8)
         }
         _ => return Err(Refusal::at(Reason::Malformed, tag)),
     };
@@ -161,13 +198,14 @@ fn read_header(bytes: &[u8], start: usize, encoding: VrEncoding) -> Result<Heade
     let inner = if &vr == b"UN" {
         VrEncoding::Implicit
     } else {
-        VrEncoding::Explicit
+        encoding
     };
     Ok(Header {
         tag,
         value_start,
         length,
         sequence: &vr == b"SQ",
+        vr: Some(vr),
         inner,
     })
 }
@@ -183,7 +221,7 @@ fn measure_items(
 ) -> Result<usize, Refusal> {
     let mut position = start;
     loop {
-        let (tag, length) = read_item_header(bytes, position, owner)?;
+        let (tag, length) = read_item_header(bytes, position, owner, inner)?;
         position += ITEM_HEADER_BYTES;
         match tag {
             SEQUENCE_END => return Ok(position),
@@ -203,7 +241,7 @@ fn measure_sequence(
 ) -> Result<(), Refusal> {
     let mut position = start;
     while position < bytes.len() {
-        let (tag, length) = read_item_header(bytes, position, owner)?;
+        let (tag, length) = read_item_header(bytes, position, owner, inner)?;
         if tag != ITEM {
             return Err(Refusal::at(Reason::Malformed, owner));
         }
@@ -233,8 +271,8 @@ fn measure_item(
     if length == UNDEFINED {
         let mut position = start;
         loop {
-            if read_tag(bytes, position) == Some(ITEM_END) {
-                read_item_header(bytes, position, owner)?;
+            if read_tag(bytes, position, inner) == Some(ITEM_END) {
+                read_item_header(bytes, position, owner, inner)?;
                 return Ok(position + ITEM_HEADER_BYTES);
             }
             position = measure(bytes, position, inner, depth + 1)?.whole.end;
@@ -255,13 +293,38 @@ fn measure_item(
     Ok(end)
 }
 
-/// The fragments of encapsulated pixel data (PS3.5 A.4), the offset table left out. `value` is the extent's value.
-pub(crate) fn fragments(value: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
+/// The contents of a sequence's items. `value` is the extent's value, and was measured.
+pub(crate) fn items(value: &[u8], owner: Tag, inner: VrEncoding) -> Result<Vec<&[u8]>, Refusal> {
+    let mut found = Vec::new();
+    let mut position = 0;
+    while position < value.len() {
+        let (tag, length) = read_item_header(value, position, owner, inner)?;
+        position += ITEM_HEADER_BYTES;
+        match tag {
+            SEQUENCE_END => break,
+            ITEM => {
+                let end = measure_item(value, position, length, inner, (owner, 0))?;
+                let content_end = if length == UNDEFINED {
+                    end - ITEM_HEADER_BYTES
+                } else {
+                    end
+                };
+                found.push(&value[position..content_end]);
+                position = end;
+            }
+            _ => return Err(Refusal::at(Reason::Malformed, owner)),
+        }
+    }
+    Ok(found)
+}
+
+/// Encapsulated pixel data (PS3.5 A.4): the basic offset table, and the fragments. `value` is the extent's value.
+pub(crate) fn fragments(value: &[u8]) -> Result<(&[u8], Vec<&[u8]>), Refusal> {
     let owner = tags::PIXEL_DATA;
     let mut found = Vec::new();
     let mut position = 0;
     loop {
-        let (tag, length) = read_item_header(value, position, owner)?;
+        let (tag, length) = read_item_header(value, position, owner, VrEncoding::Explicit)?;
         position += ITEM_HEADER_BYTES;
         match tag {
             SEQUENCE_END => break,
@@ -280,26 +343,29 @@ pub(crate) fn fragments(value: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
     if found.is_empty() {
         return Err(Refusal::at(Reason::Malformed, owner));
     }
-    found.remove(0);
-    Ok(found)
+    let table = found.remove(0);
+    Ok((table, found))
 }
 
-fn read_item_header(bytes: &[u8], start: usize, owner: Tag) -> Result<(Tag, u32), Refusal> {
-    read_tag(bytes, start)
-        .zip(read_u32(bytes, start + 4))
+fn read_item_header(
+    bytes: &[u8],
+    start: usize,
+    owner: Tag,
+    encoding: VrEncoding,
+) -> Result<(Tag, u32), Refusal> {
+    read_tag(bytes, start, encoding)
+        .zip(read_u32(bytes, start + 4, encoding))
         .ok_or_else(|| Refusal::at(Reason::Truncated, owner))
 }
 
-fn read_tag(bytes: &[u8], start: usize) -> Option<Tag> {
-    let four = read_u32(bytes, start)?;
-    // Group first, each half in little endian.
-    Some(Tag((four & 0xffff) as u16, (four >> 16) as u16))
+fn read_tag(bytes: &[u8], start: usize, encoding: VrEncoding) -> Option<Tag> {
+    let [a, b, c, d] = bytes.get(start..start.checked_add(4)?)?.try_into().ok()?;
+    Some(Tag(encoding.u16([a, b]), encoding.u16([c, d])))
 }
 
-fn read_u32(bytes: &[u8], start: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(
-        bytes.get(start..start.checked_add(4)?)?.try_into().ok()?,
-    ))
+fn read_u32(bytes: &[u8], start: usize, encoding: VrEncoding) -> Option<u32> {
+    let four = bytes.get(start..start.checked_add(4)?)?.try_into().ok()?;
+    Some(encoding.u32(four))
 }
 
 #[cfg(test)]
@@ -330,6 +396,35 @@ mod tests {
             Ok(&[Tag(0x28, 0x10)]),
         );
         check(b"", VrEncoding::Explicit, Ok(&[]));
+    }
+
+    #[test]
+    fn measures_big_endian_elements() {
+        check(
+            b"\0\x28\0\x10US\0\x02\0\x05",
+            VrEncoding::ExplicitBigEndian,
+            Ok(&[Tag(0x28, 0x10)]),
+        );
+        check(
+            b"\0\x28\0\x10US\x02\0\0\x05",
+            VrEncoding::ExplicitBigEndian,
+            Err(Reason::Truncated),
+        );
+    }
+
+    #[test]
+    fn gives_the_contents_of_items() {
+        let defined = b"\xfe\xff\0\xe0\x0a\0\0\0\x28\0\x10\0US\x02\0\x05\0";
+        let inside = &defined[8..];
+        assert_eq!(
+            items(defined, tags::VOILUT_SEQUENCE, VrEncoding::Explicit).unwrap(),
+            [inside]
+        );
+        let undefined = b"\xfe\xff\0\xe0\xff\xff\xff\xff\x28\0\x10\0US\x02\0\x05\0\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0";
+        assert_eq!(
+            items(undefined, tags::VOILUT_SEQUENCE, VrEncoding::Explicit).unwrap(),
+            [inside]
+        );
     }
 
     #[test]
@@ -383,6 +478,9 @@ mod tests {
     #[test]
     fn collects_fragments_without_the_offset_table() {
         let value = b"\xfe\xff\0\xe0\0\0\0\0\xfe\xff\0\xe0\x02\0\0\0ab\xfe\xff\0\xe0\x02\0\0\0cd\xfe\xff\xdd\xe0\0\0\0\0";
-        assert_eq!(fragments(value).unwrap(), [b"ab", b"cd"]);
+        assert_eq!(
+            fragments(value).unwrap(),
+            (&[][..], vec![&b"ab"[..], &b"cd"[..]])
+        );
     }
 }

@@ -17,7 +17,7 @@ pub struct Frame {
 /// How a frame came to be. Serialises to JSON for manifests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FrameInfo {
-    /// [`crate::PREPROCESSING_VERSION`].
+    /// Of the [`crate::Convention`].
     pub preprocessing_version: &'static str,
     /// BLAKE3 of the whole source file, hexadecimal, without a key: for local manifests, not for messages or logs.
     pub source_digest: String,
@@ -31,6 +31,8 @@ pub struct FrameInfo {
     pub photometric: Option<Photometric>,
     /// How modality values became grey levels; `None` for pictures, whose levels are taken as they are.
     pub window: Option<Window>,
+    /// Windows of the red, green and blue channel, where they differ (CT); then `window` is `None`.
+    pub channel_windows: Vec<Window>,
     /// Columns of the original.
     pub original_width: u32,
     /// Rows of the original.
@@ -86,6 +88,10 @@ pub enum WindowSource {
     Header,
     /// Smallest and largest modality value of the image, padding left out.
     MinMax,
+    /// Smallest and largest modality value of the volume, padding left out.
+    Volume,
+    /// The model's convention.
+    Convention,
 }
 
 /// Declares an enum of words that appear as such in DICOM, in JSON and in notes.
@@ -151,6 +157,10 @@ words! {
 words! {
     /// Modalities that become frames.
     Modality {
+        /// Computed tomography.
+        Ct = "CT",
+        /// Magnetic resonance.
+        Mr = "MR",
         /// Computed radiography.
         Cr = "CR",
         /// Digital radiography.
@@ -165,6 +175,33 @@ words! {
         Monochrome1 = "MONOCHROME1",
         /// Low values are dark.
         Monochrome2 = "MONOCHROME2",
+        /// One sample that names a colour.
+        PaletteColor = "PALETTE COLOR",
+        /// Red, green, blue.
+        Rgb = "RGB",
+        /// Luminance and two chrominances.
+        YbrFull = "YBR_FULL",
+        /// The same, chrominances at half the width.
+        YbrFull422 = "YBR_FULL_422",
+        /// JPEG 2000's reversible transform.
+        YbrRct = "YBR_RCT",
+        /// JPEG 2000's irreversible transform.
+        YbrIct = "YBR_ICT",
+    }
+}
+
+impl Photometric {
+    /// Samples of a pixel.
+    pub fn samples(self) -> u16 {
+        match self {
+            Self::Monochrome1 | Self::Monochrome2 | Self::PaletteColor => 1,
+            _ => 3,
+        }
+    }
+
+    /// Whether it is one of the two grey ones.
+    pub fn is_grey(self) -> bool {
+        matches!(self, Self::Monochrome1 | Self::Monochrome2)
     }
 }
 
@@ -197,6 +234,12 @@ words! {
         OverlaysNotDrawn = "OVERLAYS_NOT_DRAWN",
         /// The file starts without the 128-byte preamble.
         NoPreamble = "NO_PREAMBLE",
+        /// The file starts without file meta information; how it is written was told from its first element.
+        NoMeta = "NO_META_INFORMATION",
+        /// The volume has fewer slices than the model was trained on.
+        FewSlices = "FEW_SLICES",
+        /// The volume has more slices than the model takes; this many at even distances are used.
+        SlicesSelected = "SLICES_SELECTED",
         /// The header says that the pixels carry burned-in annotation.
         BurnedInAnnotation = "BURNED_IN_ANNOTATION",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.

@@ -1,9 +1,22 @@
-//! Stored cells → grey levels 0 to 255: rescale, values of interest, and for MONOCHROME1 one inversion, in this order.
-//! A cell has at most 65536 values, so the chain is computed once for each in f64 and applied as a table.
+//! Stored cells → grey levels 0 to 255 as the header shows them: modality values, values of interest, and for MONOCHROME1
+//! one inversion, in this order. A cell of up to 16 bits has at most 65536 values, so the chain is computed once for each.
 
-use crate::admission::{Plan, Rescale};
+use crate::admission::{Cell, Image};
+use crate::transform::Transform;
 use crate::voi::{Curve, Voi};
 use crate::{Note, Photometric, Reason, Refusal, Window, WindowFunction, WindowSource};
+
+/// Bits of a stored value up to which levels are looked up and not computed.
+const TABLE_BITS_MAX: u16 = 16;
+
+/// How one frame's stored values are to be shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) transform: Transform,
+    pub(crate) voi: Voi,
+    /// Stored values, smallest to largest, that are padding.
+    pub(crate) padding: Option<(i64, i64)>,
+}
 
 /// Grey levels, one byte a pixel, and the window that made them.
 #[derive(Debug)]
@@ -13,21 +26,15 @@ pub(crate) struct Grey {
     pub(crate) notes: Vec<Note>,
 }
 
-pub(crate) fn to_grey(cells: &[u16], plan: &Plan) -> Result<Grey, Refusal> {
-    let mut notes = plan.notes.clone();
-    let mask = plan.cell.mask();
-    let all = u16::MAX >> (16 - plan.cell.bits_allocated);
-    let overlay_bits = plan.overlay_bits & all & !mask;
-    let overlaid = !plan.cell.signed && cells.iter().any(|raw| raw & overlay_bits != 0);
-    if overlaid {
+pub(crate) fn to_grey(cells: &[u32], image: &Image, look: &Look) -> Result<Grey, Refusal> {
+    let mut notes = Vec::new();
+    let all = u32::MAX >> (32 - image.cell.bits_allocated);
+    let overlay_bits = image.overlay_bits & all & !image.cell.mask();
+    if !image.cell.signed && cells.iter().any(|raw| raw & overlay_bits != 0) {
         notes.push(Note::HighBitsIgnored);
     }
-    let modality = |raw: u16| rescaled(plan.cell.value(raw), plan.rescale);
-    let (level, window): (Box<dyn Fn(u16) -> u8 + '_>, Window) = match &plan.voi {
-        Voi::Window(curve) => (
-            Box::new(move |raw| curve.level(modality(raw))),
-            window(*curve, WindowSource::Header),
-        ),
+    let (voi, window) = match &look.voi {
+        Voi::Window(curve) => (look.voi.clone(), window(*curve, WindowSource::Header)),
         Voi::Lut(lut) => {
             let width = lut.levels.len() as f64;
             let curve = Curve {
@@ -35,42 +42,67 @@ pub(crate) fn to_grey(cells: &[u16], plan: &Plan) -> Result<Grey, Refusal> {
                 width,
                 function: WindowFunction::Lut,
             };
-            (
-                Box::new(move |raw| lut.level(modality(raw))),
-                window(curve, WindowSource::Header),
-            )
+            (look.voi.clone(), window(curve, WindowSource::Header))
         }
         Voi::MinMax => {
-            let curve = min_max(cells, plan, &mut notes)?;
-            (
-                Box::new(move |raw| curve.level(modality(raw))),
-                window(curve, WindowSource::MinMax),
-            )
+            let curve = min_max(cells, image, look, &mut notes)?;
+            (Voi::Window(curve), window(curve, WindowSource::MinMax))
         }
     };
-    let inverted = plan.photometric == Photometric::Monochrome1;
-    let table: Vec<u8> = (0..=mask)
-        .map(|raw| {
-            if inverted {
-                255 - level(raw)
-            } else {
-                level(raw)
-            }
-        })
-        .collect();
-    let levels = cells
-        .iter()
-        .map(|raw| table[usize::from(raw & mask)])
-        .collect();
+    let inverted = image.photometric == Photometric::Monochrome1;
+    let level = |x: f64| {
+        let level = match &voi {
+            Voi::Lut(lut) => lut.level(x),
+            Voi::Window(curve) => curve.level(x),
+            // Replaced by a curve above.
+            Voi::MinMax => 0,
+        };
+        if inverted { 255 - level } else { level }
+    };
     Ok(Grey {
-        levels,
+        levels: map(cells, image.cell, &look.transform, level),
         window,
         notes,
     })
 }
 
-fn rescaled(stored: i32, rescale: Rescale) -> f64 {
-    f64::from(stored) * rescale.slope + rescale.intercept
+/// The level of every cell's modality value.
+pub(crate) fn map(
+    cells: &[u32],
+    cell: Cell,
+    transform: &Transform,
+    level: impl Fn(f64) -> u8,
+) -> Vec<u8> {
+    let mask = cell.mask();
+    let of = |raw: u32| level(transform.apply(cell.value(raw)));
+    if cell.bits_stored > TABLE_BITS_MAX {
+        return cells.iter().map(|raw| of(*raw)).collect();
+    }
+    let table: Vec<u8> = (0..=mask).map(of).collect();
+    cells
+        .iter()
+        .map(|raw| table[(raw & mask) as usize])
+        .collect()
+}
+
+/// Smallest and largest stored value, padding left out; whether there was padding.
+pub(crate) fn stored_range(
+    cells: &[u32],
+    cell: Cell,
+    padding: Option<(i64, i64)>,
+) -> (Option<(i64, i64)>, bool) {
+    let mut range: Option<(i64, i64)> = None;
+    let mut padded = false;
+    for raw in cells {
+        let value = cell.value(*raw);
+        if padding.is_some_and(|(first, last)| (first..=last).contains(&value)) {
+            padded = true;
+            continue;
+        }
+        let (low, high) = range.unwrap_or((value, value));
+        range = Some((low.min(value), high.max(value)));
+    }
+    (range, padded)
 }
 
 fn window(curve: Curve, source: WindowSource) -> Window {
@@ -83,34 +115,21 @@ fn window(curve: Curve, source: WindowSource) -> Window {
 }
 
 /// The line from the smallest to the largest modality value, padding left out.
-fn min_max(cells: &[u16], plan: &Plan, notes: &mut Vec<Note>) -> Result<Curve, Refusal> {
-    let is_padding = |value: i32| {
-        plan.padding
-            .is_some_and(|(first, last)| (first..=last).contains(&value))
-    };
-    let mut range: Option<(i32, i32)> = None;
-    let mut padded = false;
-    for raw in cells {
-        let value = plan.cell.value(*raw);
-        if is_padding(value) {
-            padded = true;
-            continue;
-        }
-        let (low, high) = range.unwrap_or((value, value));
-        range = Some((low.min(value), high.max(value)));
-    }
+fn min_max(
+    cells: &[u32],
+    image: &Image,
+    look: &Look,
+    notes: &mut Vec<Note>,
+) -> Result<Curve, Refusal> {
+    let (range, padded) = stored_range(cells, image.cell, look.padding);
     if padded {
         notes.push(Note::PaddingExcluded);
     }
     let flat = || Refusal::new(Reason::FlatImage);
     let (low, high) = range.ok_or_else(flat)?;
-    if low == high {
+    let (a, b) = (look.transform.apply(low), look.transform.apply(high));
+    if a == b {
         return Err(flat());
     }
-    let (a, b) = (rescaled(low, plan.rescale), rescaled(high, plan.rescale));
-    Ok(Curve {
-        center: (a + b) / 2.0,
-        width: (b - a).abs(),
-        function: WindowFunction::MinMax,
-    })
+    Ok(Curve::between(a.min(b), a.max(b)))
 }

@@ -3,28 +3,40 @@
 //! It has no input or output of its own, no clock and no async, and it keeps nothing of a header but what [`FrameInfo`]
 //! and [`ClinicalHeader`] list.
 //!
-//! Reading order: [`decode_file`] here, `sniff`, `header`, `admission` (what is known to be right), `codec` (stored values),
-//! `grey` and `voi` (stored values → 8 bits), `square` (padding and resize); `picture` for PNG and JPEG.
+//! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
+//! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `volume` for slices and `study` for
+//! their choice and order, `conventions` for the numbers; `square` (padding and resize); `picture` for PNG, JPEG and TIFF.
 
 mod admission;
+mod archive;
 mod clinical;
 mod codec;
+mod colour;
+mod conventions;
+mod dataset;
+mod dicom;
 mod elements;
 mod frame;
+mod geometry;
 mod grey;
+mod groups;
 mod header;
 mod options;
 mod picture;
 mod png;
+mod radiograph;
 mod refusal;
 mod sniff;
 mod square;
+mod study;
+mod transform;
 mod voi;
+mod volume;
 
-use dicom_core::VR;
-use dicom_dictionary_std::tags;
-
+pub use archive::{Archive, Member, members};
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
+pub use conventions::{Convention, VolumeRule};
+pub use dicom::{Values, decode_values};
 pub use frame::{
     Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Window, WindowFunction,
     WindowSource,
@@ -33,16 +45,15 @@ pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
 pub use sniff::sniff;
+pub use study::{Fate, SlicePlan, Unused, plan_volume};
+pub use volume::{Slices, decode_slices};
 
 use square::Picture;
-
-/// Version of the rules that turn files into frames. It changes whenever a frame could change.
-pub const PREPROCESSING_VERSION: &str = "radiograph-1";
 
 /// What one file became.
 #[derive(Clone, Debug)]
 pub struct Decoded {
-    /// The frames in file order; in this version exactly one.
+    /// The frames, in the order a model sees them.
     pub frames: Vec<(Frame, FrameInfo)>,
     /// Age, sex and view position, where the header has them.
     pub clinical: ClinicalHeader,
@@ -50,11 +61,20 @@ pub struct Decoded {
     pub notes: Vec<Note>,
 }
 
-/// Turns one file into frames.
+/// What one file is, before anything is known of the others of its study.
+#[derive(Debug)]
+pub enum Prepared {
+    /// A radiograph or a picture: it stands for itself, and its frames are ready.
+    Frames(Decoded),
+    /// Slices of a volume: which of them are shown, and in which order, [`plan_volume`] says.
+    Slices(Box<Slices>),
+}
+
+/// Reads one file of a study.
 ///
 /// # Errors
 /// Refuses, with a stable [`Reason`], everything that is not known to come out right.
-pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> {
+pub fn prepare(bytes: &[u8], options: &Options) -> Result<Prepared, Refusal> {
     if bytes.len() as u64 > options.limits().file_bytes_max {
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
@@ -62,50 +82,43 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
         format: sniff(bytes)?,
         digest: hex::encode(blake3::hash(bytes).as_bytes()),
     };
-    match source.format {
-        Format::Dicom => decode_dicom(bytes, options, source),
-        Format::Png => {
-            let (picture, notes) = picture::decode_png(bytes, options.limits())?;
-            Ok(source.picture(&picture, notes, options))
-        }
-        Format::Jpeg => {
-            let (picture, notes) = picture::decode_jpeg(bytes, options.limits())?;
-            Ok(source.picture(&picture, notes, options))
-        }
-    }
-}
-
-fn decode_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Decoded, Refusal> {
-    let (header, data_set) = header::open(bytes, options.limits())?;
-    let plan = admission::admit(&header, options.limits())?;
-    let clinical = clinical(&header);
-    let value = header.pixel_data.map(|data| data.value).unwrap_or_default();
-    let cells = codec::decode(&data_set[value], &plan)?;
-    let grey = grey::to_grey(&cells, &plan)?;
-    let picture = Picture {
-        width: plan.columns,
-        height: plan.rows,
-        channels: 1,
-        pixels: grey.levels,
+    let (picture, notes) = match source.format {
+        Format::Dicom => return prepare_dicom(bytes, options, source),
+        Format::Png => picture::decode_png(bytes, options.limits())?,
+        Format::Jpeg => picture::decode_jpeg(bytes, options.limits())?,
     };
-    let mut decoded = source.picture(&picture, grey.notes, options);
-    for (_, info) in &mut decoded.frames {
-        info.modality = Some(plan.modality);
-        info.photometric = Some(plan.photometric);
-        info.window = Some(grey.window);
-    }
-    decoded.clinical = clinical;
-    Ok(decoded)
+    Ok(Prepared::Frames(source.alone(&picture, notes, options)))
 }
 
-/// The allow-listed values; one that is missing or unusable is left out, as no frame depends on it.
-fn clinical(header: &header::Header) -> ClinicalHeader {
-    let text = |tag, vr| header.text(tag, vr).ok().flatten();
-    ClinicalHeader {
-        age: text(tags::PATIENT_AGE, VR::AS).and_then(|text| Age::parse(&text)),
-        sex: text(tags::PATIENT_SEX, VR::CS).and_then(|text| Sex::parse(&text)),
-        view_position: text(tags::VIEW_POSITION, VR::CS)
-            .and_then(|text| ViewPosition::parse(&text)),
+/// Turns one file into frames as if it were a whole study.
+///
+/// # Errors
+/// As [`prepare`] and [`plan_volume`].
+pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> {
+    match prepare(bytes, options)? {
+        Prepared::Frames(decoded) => Ok(decoded),
+        Prepared::Slices(slices) => {
+            let plan = plan_volume(&[(0, &slices)], options.convention())?;
+            let wanted: Vec<u32> = plan.frames.iter().map(|(_, frame)| *frame).collect();
+            Ok(Decoded {
+                frames: decode_slices(bytes, &wanted, &plan, options)?,
+                clinical: slices.clinical(),
+                notes: Vec::new(),
+            })
+        }
+    }
+}
+
+fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prepared, Refusal> {
+    let opened = header::open(bytes, options.limits())?;
+    let file = dicom::File::read(&opened, options.limits())?;
+    match file.modality()? {
+        modality @ (Modality::Cr | Modality::Dx) => {
+            radiograph::decode(&file, modality, source, options).map(Prepared::Frames)
+        }
+        modality @ (Modality::Ct | Modality::Mr) => {
+            Slices::read(&file, modality).map(|slices| Prepared::Slices(Box::new(slices)))
+        }
     }
 }
 
@@ -117,25 +130,38 @@ struct Source {
 
 impl Source {
     /// The result for a picture whose levels are final.
-    fn picture(self, picture: &Picture, notes: Vec<Note>, options: &Options) -> Decoded {
-        let (frame, placement) = square::to_frame(picture, options.frame_side());
+    fn alone(&self, picture: &Picture, notes: Vec<Note>, options: &Options) -> Decoded {
+        Decoded {
+            frames: vec![self.frame(picture, 0, notes, options)],
+            clinical: ClinicalHeader::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    fn frame(
+        &self,
+        picture: &Picture,
+        frame_index: u32,
+        notes: Vec<Note>,
+        options: &Options,
+    ) -> (Frame, FrameInfo) {
+        let convention = options.convention();
+        let (frame, placement) =
+            square::to_frame(picture, options.frame_side(), convention.antialias);
         let info = FrameInfo {
-            preprocessing_version: PREPROCESSING_VERSION,
-            source_digest: self.digest,
-            frame_index: 0,
+            preprocessing_version: &convention.version,
+            source_digest: self.digest.clone(),
+            frame_index,
             format: self.format,
             modality: None,
             photometric: None,
             window: None,
+            channel_windows: Vec::new(),
             original_width: picture.width,
             original_height: picture.height,
             placement,
             notes,
         };
-        Decoded {
-            frames: vec![(frame, info)],
-            clinical: ClinicalHeader::default(),
-            notes: Vec::new(),
-        }
+        (frame, info)
     }
 }

@@ -1,15 +1,16 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{Reason, Refusal};
+use crate::{Convention, Reason, Refusal};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
 
 /// How to turn a file into frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     frame_side: u32,
     limits: Limits,
+    convention: &'static Convention,
 }
 
 impl Options {
@@ -19,7 +20,22 @@ impl Options {
         if frame_side == 0 || frame_side > FRAME_SIDE_MAX {
             return Err(OptionsError::FrameSide { found: frame_side });
         }
-        Ok(Self { frame_side, limits })
+        Ok(Self {
+            frame_side,
+            limits,
+            convention: Convention::newest(),
+        })
+    }
+
+    /// The same for another model version.
+    #[must_use]
+    pub fn following(self, convention: &'static Convention) -> Self {
+        Self { convention, ..self }
+    }
+
+    /// The conventions of the model that the frames are for; the newest where nobody said otherwise.
+    pub fn convention(&self) -> &'static Convention {
+        self.convention
     }
 
     /// Width and height of the frames, in pixels.
@@ -51,6 +67,12 @@ pub struct Limits {
     pub file_bytes_max: u64,
     /// Pixels of one image, counted as the square it is padded to.
     pub frame_pixels_max: u64,
+    /// Frames of one file.
+    pub frames_max: u32,
+    /// Files, folders and links of one archive.
+    pub archive_entries_max: u32,
+    /// Bytes of all files of one archive together, unpacked.
+    pub archive_bytes_max: u64,
     /// Bytes of everything before the pixel data.
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
@@ -58,11 +80,14 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 4096 entries and 1 GiB an archive, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
             frame_pixels_max: 64 * 1024 * 1024,
+            frames_max: 4096,
+            archive_entries_max: 4096,
+            archive_bytes_max: 1024 * 1024 * 1024,
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
         }

@@ -8,7 +8,8 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, GrayImage, ImageDecoder, RgbImage};
 use jpeg_decoder::{Decoder, PixelFormat};
 
-use crate::codec::{guarded, jpeg};
+use crate::codec::guarded;
+use crate::codec::jpeg::picture as jpeg;
 use crate::square::Picture;
 use crate::{Limits, Note, Reason, Refusal};
 

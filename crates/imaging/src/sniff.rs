@@ -1,5 +1,6 @@
 //! Tells formats apart by their first bytes; names and extensions are never believed.
 
+use crate::elements::VrEncoding;
 use crate::{Format, Reason, Refusal};
 
 /// Length of the DICOM preamble in bytes (PS3.10 7.1).
@@ -26,6 +27,7 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Refusal> {
         .is_some_and(|rest| rest.starts_with(DICOM_MAGIC))
         || bytes.starts_with(DICOM_MAGIC)
         || bytes.starts_with(META_START)
+        || bare_encoding(bytes).is_some()
     {
         return Ok(Format::Dicom);
     }
@@ -42,4 +44,20 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Refusal> {
         return Err(Refusal::new(Reason::Truncated));
     }
     Err(Refusal::new(Reason::NotAnImage))
+}
+
+/// How a bare data set is written, one without preamble and file meta information: its first element is in group 0008,
+/// by the standard below (0008,0020), and its header has one of three forms.
+pub(crate) fn bare_encoding(bytes: &[u8]) -> Option<VrEncoding> {
+    // Value representations of the elements (0008,0000) to (0008,001F).
+    const FIRST: &[&[u8]] = &[b"UL", b"CS", b"UI", b"DA", b"TM", b"SH", b"LO"];
+    let head: &[u8; 8] = bytes.first_chunk()?;
+    let known = FIRST.contains(&&head[4..6]);
+    match head {
+        [0x08, 0x00, 0x00..=0x1f, 0x00, ..] if known => Some(VrEncoding::Explicit),
+        [0x00, 0x08, 0x00, 0x00..=0x1f, ..] if known => Some(VrEncoding::ExplicitBigEndian),
+        // A length below 64 KiB.
+        [0x08, 0x00, 0x00..=0x1f, 0x00, _, _, 0x00, 0x00] => Some(VrEncoding::Implicit),
+        _ => None,
+    }
 }

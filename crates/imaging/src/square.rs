@@ -17,7 +17,7 @@ pub(crate) struct Picture {
 }
 
 /// Pads and resizes. The picture has passed `Limits::check_pixels`, so the square fits into memory.
-pub(crate) fn to_frame(picture: &Picture, frame_side: u32) -> (Frame, Placement) {
+pub(crate) fn to_frame(picture: &Picture, frame_side: u32, antialias: bool) -> (Frame, Placement) {
     let side = picture.width.max(picture.height);
     // Centred; the odd pixel goes to the end.
     let pad_left_pixels = (side - picture.width) / 2;
@@ -29,7 +29,7 @@ pub(crate) fn to_frame(picture: &Picture, frame_side: u32) -> (Frame, Placement)
         scale: f64::from(frame_side) / f64::from(side),
     };
     let padded = pad(picture, side, pad_left_pixels, pad_top_pixels);
-    let pixels = resize(&padded, side, frame_side, picture.channels);
+    let pixels = resize(&padded, (side, frame_side), picture.channels, antialias);
     (
         Frame {
             side: frame_side,
@@ -55,7 +55,7 @@ fn pad(picture: &Picture, side: u32, left: u32, top: u32) -> Vec<u8> {
     padded
 }
 
-fn resize(padded: &[u8], from: u32, to: u32, channels: u32) -> Vec<u8> {
+fn resize(padded: &[u8], (from, to): (u32, u32), channels: u32, antialias: bool) -> Vec<u8> {
     let pixel_type = if channels == 1 {
         PixelType::U8
     } else {
@@ -64,9 +64,13 @@ fn resize(padded: &[u8], from: u32, to: u32, channels: u32) -> Vec<u8> {
     let source = ImageRef::new(from, from, padded, pixel_type)
         .expect("`pad` made side * side * channels bytes");
     let mut target = Image::new(to, to, pixel_type);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .use_alpha(false);
+    // Without antialiasing only the four nearest pixels count, however much the picture shrinks.
+    let algorithm = if antialias {
+        ResizeAlg::Convolution(FilterType::Bilinear)
+    } else {
+        ResizeAlg::Interpolation(FilterType::Bilinear)
+    };
+    let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
     Resizer::new()
         .resize(&source, &mut target, &options)
         .expect("both images have one pixel type and a whole crop box");
@@ -88,7 +92,7 @@ mod tests {
 
     #[track_caller]
     fn check(width: u32, height: u32, expected: &[u8]) {
-        let (frame, placement) = to_frame(&picture(width, height), width.max(height));
+        let (frame, placement) = to_frame(&picture(width, height), width.max(height), true);
         assert_eq!(frame.pixels, expected);
         assert_eq!(placement.scale, 1.0);
     }
@@ -103,7 +107,7 @@ mod tests {
 
     #[test]
     fn positions_map_back_to_the_original() {
-        let (_, placement) = to_frame(&picture(100, 200), 50);
+        let (_, placement) = to_frame(&picture(100, 200), 50, true);
         assert_eq!(placement.pad_left_pixels, 50);
         assert_eq!(placement.to_original(25.0, 25.0), (50.0, 100.0));
     }

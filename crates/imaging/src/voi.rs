@@ -2,11 +2,10 @@
 
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
-use dicom_object::InMemDicomObject;
 
-use crate::admission::{Cell, Rescale};
-use crate::elements::VrEncoding;
-use crate::header::Header;
+use crate::admission::Cell;
+use crate::dataset::DataSet;
+use crate::transform::{Table, Transform};
 use crate::{Note, Reason, Refusal, WindowFunction};
 
 /// How modality values become grey levels.
@@ -27,6 +26,15 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
+    /// The line from `low`, black, to `high`, white.
+    pub(crate) fn between(low: f64, high: f64) -> Self {
+        Self {
+            center: (low + high) / 2.0,
+            width: high - low,
+            function: WindowFunction::MinMax,
+        }
+    }
+
     /// Grey level 0 to 255 of a modality value.
     pub(crate) fn level(&self, x: f64) -> u8 {
         let (c, w) = (self.center, self.width);
@@ -72,27 +80,23 @@ impl Lut {
     }
 }
 
-/// Reads what the header says. A table goes before windows, as both may be there and the table is the finer statement.
+/// Reads what the header says, from the data set or functional group that holds the elements. A table goes before windows,
+/// as both may be there and the table is the finer statement.
 pub(crate) fn read_voi(
-    header: &Header,
+    elements: &DataSet<'_>,
     cell: Cell,
-    rescale: Rescale,
+    transform: &Transform,
     notes: &mut Vec<Note>,
 ) -> Result<Voi, Refusal> {
-    let items = match header.elements.get(tags::VOILUT_SEQUENCE) {
-        Some(element) => element
-            .items()
-            .ok_or_else(|| Refusal::at(Reason::UnsupportedLut, tags::VOILUT_SEQUENCE))?,
-        None => &[],
-    };
+    let items = elements.items(tags::VOILUT_SEQUENCE)?;
     if let Some(item) = items.first() {
         notes.push(Note::VoiLut);
         if items.len() > 1 {
             notes.push(Note::SeveralVoiLuts);
         }
-        return read_lut(item, header.encoding, cell, rescale).map(Voi::Lut);
+        return read_lut(item, cell, transform).map(Voi::Lut);
     }
-    match read_window(header, notes)? {
+    match read_window(elements, notes)? {
         Some(curve) => Ok(Voi::Window(curve)),
         None => {
             notes.push(Note::NoWindow);
@@ -101,9 +105,9 @@ pub(crate) fn read_voi(
     }
 }
 
-fn read_window(header: &Header, notes: &mut Vec<Note>) -> Result<Option<Curve>, Refusal> {
-    let centers = header.decimals(tags::WINDOW_CENTER, Reason::InvalidWindow)?;
-    let widths = header.decimals(tags::WINDOW_WIDTH, Reason::InvalidWindow)?;
+fn read_window(elements: &DataSet<'_>, notes: &mut Vec<Note>) -> Result<Option<Curve>, Refusal> {
+    let centers = elements.decimals(tags::WINDOW_CENTER, Reason::InvalidWindow)?;
+    let widths = elements.decimals(tags::WINDOW_WIDTH, Reason::InvalidWindow)?;
     if centers.len() != widths.len() {
         return Err(
             Refusal::at(Reason::InvalidWindow, tags::WINDOW_WIDTH).found(format_args!(
@@ -116,7 +120,7 @@ fn read_window(header: &Header, notes: &mut Vec<Note>) -> Result<Option<Curve>, 
     let (Some(&center), Some(&width)) = (centers.first(), widths.first()) else {
         return Ok(None);
     };
-    let function = match header.text(tags::VOILUT_FUNCTION, VR::CS)?.as_deref() {
+    let function = match elements.text(tags::VOILUT_FUNCTION, VR::CS)? {
         None | Some("LINEAR") => WindowFunction::Linear,
         Some("LINEAR_EXACT") => WindowFunction::LinearExact,
         Some("SIGMOID") => WindowFunction::Sigmoid,
@@ -140,80 +144,21 @@ fn read_window(header: &Header, notes: &mut Vec<Note>) -> Result<Option<Curve>, 
     }))
 }
 
-fn read_lut(
-    item: &InMemDicomObject,
-    encoding: VrEncoding,
-    cell: Cell,
-    rescale: Rescale,
-) -> Result<Lut, Refusal> {
-    let refuse = |tag| Refusal::at(Reason::UnsupportedLut, tag);
-    if rescale.slope.fract() != 0.0 || rescale.intercept.fract() != 0.0 {
-        return Err(refuse(tags::RESCALE_SLOPE));
+fn read_lut(item: &DataSet<'_>, cell: Cell, transform: &Transform) -> Result<Lut, Refusal> {
+    if !transform.is_whole() {
+        return Err(Refusal::at(Reason::UnsupportedLut, tags::RESCALE_SLOPE));
     }
-    let descriptor = item
-        .get(tags::LUT_DESCRIPTOR)
-        .ok_or_else(|| refuse(tags::LUT_DESCRIPTOR))?;
-    let numbers = descriptor
-        .to_multi_int::<i32>()
-        .map_err(|_| refuse(tags::LUT_DESCRIPTOR))?;
-    let &[entries, first, bits] = numbers.as_slice() else {
-        return Err(refuse(tags::LUT_DESCRIPTOR));
-    };
-    // 0 means 65536 (C.11.1.1.1).
-    let entries = if entries as u16 == 0 {
-        65536
-    } else {
-        usize::from(entries as u16)
-    };
-    let first_signed = match (encoding, descriptor.vr()) {
-        (VrEncoding::Explicit, VR::SS) => true,
-        (VrEncoding::Explicit, VR::US) => false,
-        // Implicit headers leave US or SS open: the table's input is signed where modality values can be negative.
-        (VrEncoding::Implicit, _) => cell.signed || rescale.intercept < 0.0 || rescale.slope < 0.0,
-        _ => return Err(refuse(tags::LUT_DESCRIPTOR)),
-    };
-    let first = if first_signed {
-        i32::from(first as u16 as i16)
-    } else {
-        i32::from(first as u16)
-    };
-    if !(8..=16).contains(&bits) {
-        return Err(refuse(tags::LUT_DESCRIPTOR).found(format_args!("{bits} bits")));
-    }
-    let data = item
-        .get(tags::LUT_DATA)
-        .ok_or_else(|| refuse(tags::LUT_DATA))?;
-    let values = lut_values(data, entries).ok_or_else(|| refuse(tags::LUT_DATA))?;
-    let largest = f64::from((1u32 << bits) - 1);
-    if values.iter().any(|value| f64::from(*value) > largest) {
-        return Err(refuse(tags::LUT_DATA));
-    }
-    let levels = values
+    // Implicit headers leave US or SS open: the table's input is signed where modality values can be negative.
+    let table = Table::read(item, transform.can_be_negative(cell))?;
+    let largest = f64::from(u16::MAX >> (16 - table.bits));
+    let levels = table
+        .values
         .iter()
         .map(|value| (f64::from(*value) / largest * 255.0).round_ties_even() as u8)
         .collect();
-    Ok(Lut { first, levels })
-}
-
-/// The table's entries: 16-bit words, or one byte each where there are only as many bytes as entries.
-fn lut_values(data: &dicom_object::mem::InMemElement, entries: usize) -> Option<Vec<u16>> {
-    if !matches!(data.vr(), VR::OW | VR::US | VR::SS | VR::OB) {
-        return None;
-    }
-    let bytes = data.to_bytes().ok()?;
-    if bytes.len() == entries * 2 {
-        return Some(
-            bytes
-                .chunks_exact(2)
-                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-                .collect(),
-        );
-    }
-    (bytes.len() == entries + entries % 2).then(|| {
-        bytes[..entries]
-            .iter()
-            .map(|byte| u16::from(*byte))
-            .collect()
+    Ok(Lut {
+        first: table.first,
+        levels,
     })
 }
 

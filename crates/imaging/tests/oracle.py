@@ -51,6 +51,25 @@ def frame(ds, side):
     return Image.fromarray(square).resize((side, side), Image.Resampling.BILINEAR)
 
 
+def slice_frame(volume, index, side):
+    """The model-ready frame of one slice of a volume: MedGemma 1.5's CT windows, or the MR volume's range."""
+    ds = volume[index]
+    values = apply_modality_lut(ds.pixel_array, ds).astype(np.float64)
+    if ds.Modality == "CT":
+        windows = [(-1024, 1024), (-135, 215), (0, 80)]
+    else:
+        every = [apply_modality_lut(one.pixel_array, one).astype(np.float64) for one in volume]
+        if "PixelPaddingValue" in ds:
+            every = [v[one.pixel_array != one.PixelPaddingValue] for v, one in zip(every, volume)]
+        windows = [(min(v.min() for v in every), max(v.max() for v in every))]
+    channels = [np.round((np.clip(values, low, high) - low) / (high - low) * 255).astype(np.uint8) for low, high in windows]
+    height, width = values.shape
+    square = np.zeros((max(values.shape),) * 2 + (len(channels),), np.uint8)
+    top, left = (len(square) - height) // 2, (len(square) - width) // 2
+    square[top:top + height, left:left + width] = np.stack(channels, -1)
+    return Image.fromarray(square.squeeze()).resize((side, side), Image.Resampling.BILINEAR)
+
+
 def window_range(ds):
     """pydicom stretches a window over the range that rescaled stored values can have."""
     first, last = (-(2 ** (ds.BitsStored - 1)), 2 ** (ds.BitsStored - 1) - 1) if ds.PixelRepresentation else (0, 2**ds.BitsStored - 1)
@@ -146,6 +165,9 @@ def main(pydicom_data):
 
     for name in ("RG1_UNCR", "RG3_UNCR"):
         frame(pydicom.dcmread(pathlib.Path(pydicom_data) / f"{name}.dcm"), REAL_SIDE).save(GOLDEN / f"{name}.png", optimize=True)
+    for name in ("693_UNCR", "MR2_UNCR"):
+        volume = [pydicom.dcmread(pathlib.Path(pydicom_data) / f"{name}.dcm")]
+        slice_frame(volume, 0, REAL_SIDE).save(GOLDEN / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

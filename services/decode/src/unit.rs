@@ -1,5 +1,7 @@
 //! Pure decisions: whether a job's lists name exactly the declared images, and what of each image to fetch.
 
+use std::collections::BTreeSet;
+
 use medfleet_core::Digest;
 use medfleet_engine::{Description, Dtype, ImageKind, Images};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
@@ -17,15 +19,17 @@ pub(crate) struct Declared {
     pub(crate) dtype: Dtype,
 }
 
-/// The frames of each chunk, in order: together exactly the declared images.
+/// The frames of each chunk, in order: together exactly the declared images, those aside that the manifest says why not.
 pub(crate) fn chunks(
     manifest: &FramesManifest,
     declared: u32,
 ) -> Result<Vec<(usize, &[FrameEntry])>, DecodeError> {
-    let found = manifest.frames.len();
-    if found != declared as usize {
+    let accounted = accounted(manifest, declared);
+    if accounted != Some(declared as usize) {
+        let found = accounted.unwrap_or(0);
         return Err(DecodeError::ImageCount { found, declared });
     }
+    let found = manifest.frames.len();
     let wrong = || DecodeError::Manifest {
         what: "the frames manifest",
     };
@@ -46,6 +50,23 @@ pub(crate) fn chunks(
         frames.map(|frames| (*start, frames)).ok_or_else(wrong)
     });
     chunks.collect()
+}
+
+/// How many of the declared inputs are accounted for: shown, or listed with the reason why not, and never both. `None` for
+/// a manifest that names another input, or that shows nothing of what was sent.
+fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
+    let shown = manifest.frames.iter();
+    let shown: BTreeSet<u32> = shown
+        .map(|frame| frame.info.as_ref().map(|info| info.input_index))
+        .collect::<Option<_>>()?;
+    let unused: BTreeSet<u32> = manifest
+        .files_refused
+        .iter()
+        .map(|file| file.input_index)
+        .collect();
+    let known = shown.iter().chain(&unused).all(|index| *index < declared);
+    let nothing = declared > 0 && shown.is_empty();
+    (known && !nothing && shown.is_disjoint(&unused)).then_some(shown.len() + unused.len())
 }
 
 /// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.

@@ -2,6 +2,7 @@
 
 use medfleet_core::PoolName;
 use medfleet_core::setting::ByteSize;
+use medfleet_imaging::Convention;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -41,6 +42,9 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Width and height of the frames that the pool's model takes, in pixels: 896 for MedGemma.
     pub frame_side: u32,
+    /// Whose conventions make the frames: medgemma-1.5, medgemma-1.0 or medsiglip.
+    #[serde(default = "convention_default")]
+    pub convention: String,
     /// Frames in one encode chunk; more where a job would have more than 32 chunks.
     #[serde(default = "frames_per_chunk_default")]
     pub frames_per_chunk: u32,
@@ -53,6 +57,10 @@ pub struct Config {
     /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored.
     #[serde(default = "decodes_max_default")]
     pub decodes_max: u32,
+}
+
+fn convention_default() -> String {
+    Convention::newest().name.clone()
 }
 
 const fn decodes_max_default() -> u32 {
@@ -75,6 +83,7 @@ impl Config {
             pool: pool.to_string(),
             worker: WorkerConfig::default(),
             frame_side,
+            convention: convention_default(),
             frames_per_chunk: frames_per_chunk_default(),
             file_bytes_max: file_bytes_max_default(),
             memory_bytes_max: file_bytes_max_default(),
@@ -102,9 +111,17 @@ impl Config {
                 "preprocess.memory_bytes_max must be at least preprocess.file_bytes_max, or the largest file never fits",
             ));
         }
+        self.convention()
+            .map_err(|error| ConfigError::relation(format!("preprocess.convention: {error}")))?;
         self.pool_name()
             .map_err(|error| ConfigError::relation(format!("preprocess: {error}")))?;
         Ok(())
+    }
+
+    pub(crate) fn convention(&self) -> Result<&'static Convention, StartError> {
+        Convention::named(&self.convention).ok_or_else(|| StartError::Convention {
+            name: self.convention.clone(),
+        })
     }
 
     pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {

@@ -14,6 +14,9 @@ pub enum StartError {
     /// The frame side is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
+    /// Nobody knows these conventions.
+    #[error("no conventions of a model are called {name:?}")]
+    Convention { name: String },
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -25,6 +28,9 @@ pub(crate) enum PreprocessError {
     /// A file is not right for the model; imaging says why.
     #[error("input {index} was refused: {}: {refusal}", refusal.reason)]
     Refused { index: usize, refusal: Refusal },
+    /// The slices are no volume that a model could be shown; imaging says why.
+    #[error("the slices were refused: {}: {refusal}", refusal.reason)]
+    Volume { refusal: Refusal },
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
@@ -39,7 +45,9 @@ pub(crate) enum PreprocessError {
 impl From<PreprocessError> for Ending {
     fn from(error: PreprocessError) -> Self {
         match error {
-            PreprocessError::Refused { .. } | PreprocessError::DecoderPanic { .. } => {
+            PreprocessError::Refused { .. }
+            | PreprocessError::Volume { .. }
+            | PreprocessError::DecoderPanic { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
             }
             PreprocessError::Manifest { .. } => {

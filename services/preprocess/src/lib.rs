@@ -1,7 +1,8 @@
 //! Preprocess: a submitted study in, model-ready frames out. It owns the order of effects of its stage; what a file
 //! means and how it becomes pixels is the business of `crates/imaging`.
 //!
-//! It never uses fewer images than were declared: one input that is refused fails the job, with the refusal's code.
+//! It never uses fewer images than were declared without saying so: one input that is refused fails the job, with the refusal's
+//! code, and each file of a volume that is not shown is listed with its reason.
 //! It never links a model, and decodes on blocking threads only.
 //!
 //! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `work` (the effects in order), `error` (error → verdict).

@@ -9,6 +9,23 @@ pub(crate) fn chunk_starts(frames: u32, per_chunk: u32) -> Vec<u32> {
     (0..frames).step_by(per_chunk as usize).collect()
 }
 
+/// The frames of a study: inputs in their order, a volume where its first slice came in the request.
+pub(crate) fn in_order<T>(ready: Vec<(usize, Vec<T>)>, volume: Vec<(usize, T)>) -> Vec<T> {
+    let start = volume.iter().map(|(index, _)| *index).min();
+    let (mut out, mut volume) = (Vec::new(), Some(volume));
+    let mut put = |out: &mut Vec<T>| {
+        out.extend(volume.take().into_iter().flatten().map(|(_, frame)| frame));
+    };
+    for (index, frames) in ready {
+        if start.is_some_and(|start| start < index) {
+            put(&mut out);
+        }
+        out.extend(frames);
+    }
+    put(&mut out);
+    out
+}
+
 /// The units that follow: every chunk that is not encoded yet, or the decode when nothing is to be encoded any more.
 pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
     if record.frames.is_none() {
@@ -48,6 +65,16 @@ mod tests {
         assert_eq!(chunk_starts(32, 1).len(), 32);
         assert_eq!(chunk_starts(33, 1).len(), 17);
         assert_eq!(chunk_starts(1_000, 1).len(), 32);
+    }
+
+    #[test]
+    fn a_volume_stands_where_its_first_slice_came() {
+        let ready = || vec![(0, vec!["a"]), (3, vec!["b", "c"])];
+        assert_eq!(in_order(ready(), vec![]), ["a", "b", "c"]);
+        let volume = vec![(4, "2"), (2, "1"), (1, "0")];
+        assert_eq!(in_order(ready(), volume), ["a", "2", "1", "0", "b", "c"]);
+        assert_eq!(in_order(ready(), vec![(5, "z")]), ["a", "b", "c", "z"]);
+        assert_eq!(in_order(vec![], vec![(1, "y"), (0, "x")]), ["y", "x"]);
     }
 
     fn check_next(chunks: Chunks, expected: &[(Stage, u32)]) {

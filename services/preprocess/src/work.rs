@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, WorkUnit};
-use medfleet_imaging::{Decoded, Frame, FrameInfo, Limits, Note, Options, PREPROCESSING_VERSION};
+use medfleet_imaging::{
+    Decoded, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, Refusal, SlicePlan,
+    Slices, decode_slices, plan_volume,
+};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::{BlobStore, StoreError};
@@ -17,7 +20,7 @@ use crate::config::Config;
 use crate::decodes::Decodes;
 use crate::error::{PreprocessError, StartError};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
-use crate::unit::{chunk_starts, next};
+use crate::unit::{chunk_starts, in_order, next};
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
 const MEMORY_STEP_BYTES: u64 = 64 << 10;
@@ -34,10 +37,25 @@ pub(crate) struct Preprocess {
     metrics: PreprocessMetrics,
 }
 
-/// What one input became.
-struct Prepared {
+/// What one input became, before its study is known.
+struct Input {
     digest: Digest,
+    content: Content,
+}
+
+enum Content {
+    Frames(Vec<wire::FrameEntry>),
+    /// Slices of a volume, decoded once it is known which are shown.
+    Slices(Box<Slices>),
+    /// A DICOM file without an image, such as a report or an index.
+    NoImage(Refusal),
+}
+
+/// What a study became.
+struct Study {
+    input_digests: Vec<Digest>,
     frames: Vec<wire::FrameEntry>,
+    unused: Vec<v1::FileRefused>,
 }
 
 impl Preprocess {
@@ -47,9 +65,10 @@ impl Preprocess {
             ..Limits::default()
         };
         let memory_steps = steps(config.memory_bytes_max.get());
+        let options = Options::new(config.frame_side, limits)?.following(config.convention()?);
         Ok(Self {
             store: dependencies.store.clone(),
-            options: Options::new(config.frame_side, limits)?,
+            options,
             frames_per_chunk: config.frames_per_chunk,
             memory: Arc::new(Semaphore::new(memory_steps as usize)),
             memory_steps,
@@ -76,36 +95,154 @@ impl Preprocess {
         Ok(study)
     }
 
-    /// One input: its bytes, its frames, stored.
+    /// One input: its bytes, and its frames, stored; of a volume what its header says.
     async fn input(
         &self,
         started: &Started,
         index: usize,
         input: &wire::StudyInput,
-    ) -> Result<Prepared, PreprocessError> {
-        let tenant = &started.unit.key.tenant;
+    ) -> Result<Input, PreprocessError> {
+        let options = self.options;
+        let prepare = move |bytes: Bytes| medfleet_imaging::prepare(&bytes, &options);
+        let (digest, prepared, _turn) = self.decoded(started, index, input, prepare).await?;
+        let content = match prepared {
+            Ok(Prepared::Frames(decoded)) => {
+                Content::Frames(self.frames(started, index, decoded).await?)
+            }
+            Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+            Err(refusal) => {
+                self.count_refusal(refusal.reason);
+                if refusal.reason != Reason::NoPixelData {
+                    return Err(PreprocessError::Refused { index, refusal });
+                }
+                Content::NoImage(refusal)
+            }
+        };
+        Ok(Input { digest, content })
+    }
+
+    /// Reads an input and decodes it on a blocking thread. The turn is to be kept until the frames are stored: until then
+    /// their pixels are in memory.
+    async fn decoded<T: Send + 'static>(
+        &self,
+        started: &Started,
+        index: usize,
+        input: &wire::StudyInput,
+        decode: impl FnOnce(Bytes) -> T + Send + 'static,
+    ) -> Result<(Digest, T, crate::decodes::Turn), PreprocessError> {
         let steps = steps(input.size_bytes).min(self.memory_steps);
         // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
         let _memory = self.memory.acquire_many(steps).await;
         let bytes = self.assemble(started, index, input).await?;
-        let digest = self.store.digest(tenant, &bytes).await;
-        let options = self.options;
-        let decode = move || medfleet_imaging::decode_file(&bytes, &options);
-        // The turn is kept until the frames are stored: until then their pixels are in memory.
-        let (decoded, _turn) = match self.decodes.run(decode).await {
-            Ok((Ok(decoded), turn)) => (decoded, turn),
-            Ok((Err(refusal), _)) => {
-                let reason = refusal.reason.code();
-                self.metrics
-                    .refused
-                    .get_or_create(&ReasonLabel { reason })
-                    .inc();
-                return Err(PreprocessError::Refused { index, refusal });
+        let digest = self.store.digest(&started.unit.key.tenant, &bytes).await;
+        match self.decodes.run(move || decode(bytes)).await {
+            Ok((decoded, turn)) => Ok((digest, decoded, turn)),
+            Err(_) => Err(PreprocessError::DecoderPanic { index }),
+        }
+    }
+
+    fn count_refusal(&self, reason: Reason) {
+        let reason = reason.code();
+        self.metrics
+            .refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    /// The frames of the whole study, in the order the model sees them.
+    async fn whole(
+        &self,
+        started: &Started,
+        study: &wire::StudyManifest,
+    ) -> Result<Study, PreprocessError> {
+        let inputs = study.inputs.iter().enumerate();
+        let inputs = inputs.map(|(index, input)| self.input(started, index, input));
+        let inputs = try_join_all(inputs).await?;
+        let input_digests = inputs.iter().map(|input| input.digest).collect();
+        let mut unused = Vec::new();
+        let (mut ready, mut slices) = (Vec::new(), Vec::new());
+        let mut no_image = None;
+        for (index, input) in inputs.into_iter().enumerate() {
+            match input.content {
+                Content::Frames(frames) => ready.push((index, frames)),
+                Content::Slices(file) => slices.push((index, file)),
+                Content::NoImage(refusal) => {
+                    unused.push(refused(index, refusal.reason.code(), refusal.to_string()));
+                    no_image.get_or_insert((index, refusal));
+                }
             }
-            Err(_) => return Err(PreprocessError::DecoderPanic { index }),
-        };
-        let frames = self.frames(started, index, decoded).await?;
-        Ok(Prepared { digest, frames })
+        }
+        if let (true, true, Some((index, refusal))) =
+            (ready.is_empty(), slices.is_empty(), no_image)
+        {
+            return Err(PreprocessError::Refused { index, refusal });
+        }
+        let mut volume = Vec::new();
+        if !slices.is_empty() {
+            let files: Vec<(usize, &Slices)> = slices
+                .iter()
+                .map(|(index, file)| (*index, &**file))
+                .collect();
+            let plan = plan_volume(&files, self.options.convention()).map_err(|refusal| {
+                self.count_refusal(refusal.reason);
+                PreprocessError::Volume { refusal }
+            })?;
+            for (index, fate) in &plan.fates {
+                if let Fate::Unused(why) = fate {
+                    unused.push(refused(*index, why.code(), why.text().to_owned()));
+                }
+            }
+            volume = self.volume(started, study, plan).await?;
+        }
+        unused.sort_by_key(|file| file.input_index);
+        Ok(Study {
+            input_digests,
+            frames: in_order(ready, volume),
+            unused,
+        })
+    }
+
+    /// The frames of a volume, in the order of its plan, each with the input it is of.
+    async fn volume(
+        &self,
+        started: &Started,
+        study: &wire::StudyManifest,
+        plan: SlicePlan,
+    ) -> Result<Vec<(usize, wire::FrameEntry)>, PreprocessError> {
+        let plan = Arc::new(plan);
+        let mut files: Vec<usize> = plan.frames.iter().map(|(index, _)| *index).collect();
+        files.sort_unstable();
+        files.dedup();
+        let decoded = files.iter().map(async |&index| {
+            let wanted = plan.frames.iter().filter(|(file, _)| *file == index);
+            let wanted: Vec<u32> = wanted.map(|(_, frame)| *frame).collect();
+            let input = study
+                .inputs
+                .get(index)
+                .ok_or_else(|| PreprocessError::Manifest {
+                    reason: format!("input {index} is not there"),
+                })?;
+            let (options, plan, frames) = (self.options, Arc::clone(&plan), wanted.clone());
+            let decode = move |bytes: Bytes| decode_slices(&bytes, &frames, &plan, &options);
+            let (_, frames, _turn) = self.decoded(started, index, input, decode).await?;
+            let frames = frames.map_err(|refusal| {
+                self.count_refusal(refusal.reason);
+                PreprocessError::Refused { index, refusal }
+            })?;
+            let entries = self.stored(started, index, frames, &[]).await?;
+            Ok::<_, PreprocessError>((index, wanted.into_iter().zip(entries).collect::<Vec<_>>()))
+        });
+        let mut decoded = try_join_all(decoded).await?;
+        let taken = plan.frames.iter().map(|(index, frame)| {
+            let (_, entries) = decoded.iter_mut().find(|(file, _)| file == index)?;
+            let at = entries.iter().position(|(of, _)| of == frame)?;
+            Some((*index, entries.swap_remove(at).1))
+        });
+        taken
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| PreprocessError::Manifest {
+                reason: "a slice was not decoded".to_owned(),
+            })
     }
 
     /// The parts of a file in order; a file of one part is not copied.
@@ -157,9 +294,18 @@ impl Preprocess {
         index: usize,
         decoded: Decoded,
     ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
-        let tenant = &started.unit.key.tenant;
         let Decoded { frames, notes, .. } = decoded;
-        let notes = &notes;
+        self.stored(started, index, frames, &notes).await
+    }
+
+    async fn stored(
+        &self,
+        started: &Started,
+        index: usize,
+        frames: Vec<(Frame, FrameInfo)>,
+        notes: &[Note],
+    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
+        let tenant = &started.unit.key.tenant;
         let stored = frames.into_iter().map(async |(frame, info)| {
             let Frame {
                 side,
@@ -187,14 +333,15 @@ impl Preprocess {
     async fn keep(
         &self,
         started: &Started,
-        prepared: Vec<Prepared>,
+        study: Study,
     ) -> Result<(Digest, u32), PreprocessError> {
         let key = &started.unit.key;
-        let input_digests = prepared
+        let input_digests = study
+            .input_digests
             .iter()
-            .map(|p| Bytes::copy_from_slice(p.digest.as_bytes()));
+            .map(|digest| Bytes::copy_from_slice(digest.as_bytes()));
         let input_digests = input_digests.collect();
-        let frames: Vec<_> = prepared.into_iter().flat_map(|p| p.frames).collect();
+        let frames = study.frames;
         let mut blobs = Vec::with_capacity(frames.len());
         for frame in &frames {
             let digest =
@@ -211,8 +358,8 @@ impl Preprocess {
         let chunks = chunk_starts.len() as u32;
         let manifest = wire::FramesManifest {
             frames,
-            files_refused: Vec::new(),
-            preprocessing_version: PREPROCESSING_VERSION.to_owned(),
+            files_refused: study.unused,
+            preprocessing_version: self.options.convention().version.clone(),
             chunk_starts,
             input_digests,
         };
@@ -232,10 +379,8 @@ impl Handler for Preprocess {
 
     async fn work(&self, started: &Started) -> Result<(), Ending> {
         let study = self.study(started).await?;
-        let inputs = study.inputs.iter().enumerate();
-        let inputs = inputs.map(|(index, input)| self.input(started, index, input));
-        let prepared = try_join_all(inputs).await?;
-        let (frames, chunks) = self.keep(started, prepared).await?;
+        let whole = self.whole(started, &study).await?;
+        let (frames, chunks) = self.keep(started, whole).await?;
         let unit = &started.unit;
         started
             .advance(&Move::Preprocessed { frames, chunks }, |record| {
@@ -256,13 +401,21 @@ fn steps(bytes: u64) -> u32 {
         .clamp(1, u32::MAX >> 3)
 }
 
+fn refused(index: usize, reason: &str, message: String) -> v1::FileRefused {
+    v1::FileRefused {
+        input_index: u32::try_from(index).unwrap_or(u32::MAX),
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
 /// The record of a frame for results: numbers, digests and words of closed lists.
 fn used(index: usize, info: &FrameInfo, notes: &[Note], digest: &Digest) -> v1::FrameUsed {
-    let window = info.window.map(|window| v1::Window {
+    let window = |window: &medfleet_imaging::Window| v1::Window {
         center: window.center,
         width: window.width,
         function: window.function.as_str().to_owned(),
-    });
+    };
     let notes = info
         .notes
         .iter()
@@ -274,7 +427,8 @@ fn used(index: usize, info: &FrameInfo, notes: &[Note], digest: &Digest) -> v1::
         modality: info
             .modality
             .map_or_else(String::new, |modality| modality.as_str().to_owned()),
-        window,
+        window: info.window.as_ref().map(window),
+        channel_windows: info.channel_windows.iter().map(window).collect(),
         frame_digest: digest.to_string(),
         token_digest: String::new(),
         original_width: info.original_width,

@@ -1,204 +1,341 @@
-//! JPEG, for DICOM (grey baseline and lossless) and for pictures (grey and colour, baseline and progressive).
-//! The decoder fills in for entropy data that ends early. So the end-of-image marker is asked for first, and the image
-//! is decoded a second time with bits put where the entropy data ends: only an incomplete scan reads them.
+//! JPEG as DICOM uses it (ITU-T T.81): sequential DCT with 8 and 12 bits, and the lossless process with every predictor.
+//!
+//! This crate has a decoder of its own because libraries lack 12 bits, restarts and point transforms of the lossless
+//! process, fill in for entropy data that ends early, and convert colours by guess. Here a missing bit is an error, and
+//! components come out as they were coded; what they mean is decided from the header.
+//!
+//! Reading order: here (marker segments), `huffman` (bits and codes), `dct` and `lossless` (scans), `picture` (PNG's sibling).
 
-use std::io::Cursor;
+mod dct;
+mod huffman;
+mod lossless;
+pub(crate) mod picture;
 
 use dicom_dictionary_std::tags;
-use jpeg_decoder::{CodingProcess, Decoder, Error, ImageInfo, PixelFormat};
 
-use super::{Shape, mismatch};
 use crate::{Reason, Refusal};
+use huffman::{Bits, Table};
 
-/// The process a transfer syntax promises.
+/// Most samples of a pixel.
+const COMPONENTS_MAX: usize = 4;
+
+/// What a JPEG decodes to: components as coded, all of the image's size.
+#[derive(Debug)]
+pub(super) struct Coded {
+    /// Bits of a sample.
+    pub(super) precision: u8,
+    pub(super) lossless: bool,
+    /// Row-major samples of each component.
+    pub(super) components: Vec<Vec<u16>>,
+    pub(super) hint: ColourHint,
+}
+
+/// What the stream itself says about its colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ColourHint {
+    /// Nothing.
+    None,
+    /// Adobe's segment: no transform.
+    Rgb,
+    /// Adobe's segment, or JFIF's: luminance and chrominance.
+    Ybr,
+}
+
+/// Which process the transfer syntax promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Process {
     Baseline,
+    Extended,
     Lossless,
 }
 
-pub(super) fn decode_grey(
-    bytes: &[u8],
-    shape: Shape,
+/// One component of the frame header.
+#[derive(Clone, Debug)]
+struct Component {
+    id: u8,
+    horizontal: u32,
+    vertical: u32,
+    quantiser: usize,
+}
+
+/// The frame header.
+#[derive(Clone, Debug)]
+struct FrameHeader {
     process: Process,
-) -> Result<Vec<u16>, Refusal> {
-    require_end(bytes)?;
-    if process == Process::Lossless {
-        refuse_unsure_lossless(bytes)?;
-    }
-    let mut decoder = Decoder::new(Cursor::new(bytes));
-    let info = read_info(&mut decoder)?;
-    if (u32::from(info.width), u32::from(info.height)) != (shape.width, shape.height) {
-        return Err(mismatch(format_args!(
-            "{} x {} in the JPEG",
-            info.width, info.height
-        )));
-    }
-    let expected = match process {
-        Process::Baseline => CodingProcess::DctSequential,
-        Process::Lossless => CodingProcess::Lossless,
-    };
-    if info.coding_process != expected {
-        return Err(mismatch(format_args!(
-            "another JPEG process than the transfer syntax says"
-        )));
-    }
-    match info.pixel_format {
-        PixelFormat::L8 => Ok(decode_complete(&mut decoder, bytes)?
-            .into_iter()
-            .map(u16::from)
-            .collect()),
-        PixelFormat::L16 if shape.cell.bits_allocated == 16 => {
-            let bytes = decode_complete(&mut decoder, bytes)?;
-            Ok(bytes
-                .chunks_exact(2)
-                .map(|pair| u16::from_ne_bytes([pair[0], pair[1]]))
-                .collect())
-        }
-        PixelFormat::L16 => Err(mismatch(format_args!(
-            "more than 8 bits a sample in the JPEG"
-        ))),
-        PixelFormat::RGB24 | PixelFormat::CMYK32 => {
-            Err(mismatch(format_args!("several components in the JPEG")))
-        }
-    }
+    precision: u8,
+    width: u32,
+    height: u32,
+    components: Vec<Component>,
 }
 
-/// Reads the headers, up to the first scan.
-pub(crate) fn read_info<R: std::io::Read>(decoder: &mut Decoder<R>) -> Result<ImageInfo, Refusal> {
-    decoder.read_info().map_err(refusal)?;
-    decoder
-        .info()
-        .ok_or_else(|| Refusal::new(Reason::DecodeFailed))
-}
-
-/// The last scan of a whole JPEG is followed by the end-of-image marker.
-/// Entropy data holds neither marker, as its 0xFF bytes are stuffed; what comes behind the end is the writer's business.
-pub(crate) fn require_end(bytes: &[u8]) -> Result<(), Refusal> {
-    const SCAN: [u8; 2] = [0xff, 0xda];
-    const END: [u8; 2] = [0xff, 0xd9];
-    let last_scan = bytes
-        .windows(2)
-        .rposition(|marker| marker == SCAN)
-        .unwrap_or(0);
-    let ended = bytes[last_scan..].windows(2).any(|marker| marker == END);
-    if ended {
-        Ok(())
-    } else {
-        Err(Refusal::new(Reason::Truncated))
-    }
-}
-
-/// One scan: what its header says about the point transform, and where its entropy data ends.
-struct Scan {
-    /// Low four bits of the last byte of the scan header (ITU-T T.81 B.2.3).
+/// One scan header: for each of its components its index in the frame and its tables.
+#[derive(Clone, Debug)]
+struct ScanHeader {
+    components: Vec<(usize, usize, usize)>,
+    /// Predictor of the lossless process (start of spectrum).
+    predictor: u8,
+    end_of_spectrum: u8,
+    approximation_high: u8,
+    /// Point transform (low approximation bits).
     point_transform: u8,
-    /// Offsets of the restart markers within and of the marker behind.
-    markers: Vec<usize>,
-    restarts: bool,
 }
 
-/// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes.
-fn scans(bytes: &[u8]) -> Vec<Scan> {
-    let mut scans = Vec::new();
-    // Start of image.
+/// Everything the marker segments have said so far.
+#[derive(Default)]
+struct State {
+    quantisers: [Option<[u16; 64]>; 4],
+    dc: [Option<Table>; 4],
+    ac: [Option<Table>; 4],
+    restart_interval: u32,
+    adobe: Option<u8>,
+    jfif: bool,
+    frame: Option<FrameHeader>,
+}
+
+pub(super) fn failed() -> Refusal {
+    Refusal::at(Reason::DecodeFailed, tags::PIXEL_DATA)
+}
+
+pub(super) fn truncated() -> Refusal {
+    Refusal::at(Reason::Truncated, tags::PIXEL_DATA)
+}
+
+/// The size of the image, from its frame header alone.
+pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32, usize), Refusal> {
     let mut at = 2;
-    while let Some((start, marker)) = next_marker(bytes, at) {
-        at = start + 2;
+    loop {
+        let (marker, segment, next) = segment(bytes, at)?;
+        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
+            let frame = frame_header(marker, segment)?;
+            return Ok((frame.width, frame.height, frame.components.len()));
+        }
+        if marker == 0xda || marker == 0xd9 {
+            return Err(failed());
+        }
+        at = next;
+    }
+}
+
+/// Decodes one image. The caller has compared [`size`] with the header.
+pub(super) fn decode(bytes: &[u8]) -> Result<Coded, Refusal> {
+    if !bytes.starts_with(&[0xff, 0xd8]) {
+        return Err(failed());
+    }
+    let mut state = State::default();
+    let mut planes: Vec<Option<Vec<u16>>> = Vec::new();
+    let mut at = 2;
+    loop {
+        let (marker, segment, next) = segment(bytes, at)?;
+        at = next;
         match marker {
             0xd9 => break,
-            // Markers that stand alone.
-            0x01 | 0xd0..=0xd8 => continue,
+            0xdb => state.quantisation(segment)?,
+            0xc4 => state.huffman(segment)?,
+            0xc0 | 0xc1 | 0xc3 => {
+                if state.frame.is_some() {
+                    return Err(failed());
+                }
+                let frame = frame_header(marker, segment)?;
+                planes = vec![None; frame.components.len()];
+                state.frame = Some(frame);
+            }
+            0xc2 | 0xc5..=0xc7 | 0xc9..=0xcf => return Err(failed()),
+            0xdd => match segment {
+                [high, low] => {
+                    state.restart_interval = u32::from(u16::from_be_bytes([*high, *low]));
+                }
+                _ => return Err(failed()),
+            },
+            0xe0 if segment.starts_with(b"JFIF\0") => state.jfif = true,
+            0xee if segment.starts_with(b"Adobe") => state.adobe = segment.get(11).copied(),
+            0xda => at = state.scan(bytes, segment, at, &mut planes)?,
+            // A number of lines that comes behind the first scan.
+            0xdc => return Err(failed()),
             _ => {}
         }
-        let Some([high, low]) = bytes.get(at..at + 2) else {
-            break;
-        };
-        at += usize::from(u16::from_be_bytes([*high, *low]));
-        if marker != 0xda {
-            continue;
+    }
+    let frame = state.frame.ok_or_else(failed)?;
+    let hint = match (state.adobe, state.jfif) {
+        (Some(0), _) => ColourHint::Rgb,
+        (Some(1), _) | (None, true) => ColourHint::Ybr,
+        _ => ColourHint::None,
+    };
+    Ok(Coded {
+        precision: frame.precision,
+        lossless: frame.process == Process::Lossless,
+        components: planes
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(truncated)?,
+        hint,
+    })
+}
+
+/// The marker segment at `at`: marker, content, and where the next one may begin (T.81 B.1.1).
+fn segment(bytes: &[u8], mut at: usize) -> Result<(u8, &[u8], usize), Refusal> {
+    let marker = loop {
+        match (bytes.get(at), bytes.get(at + 1)) {
+            (Some(0xff), Some(0xff)) => at += 1,
+            (Some(0xff), Some(marker)) if *marker != 0 => break *marker,
+            (Some(_), Some(_)) => return Err(failed()),
+            _ => return Err(truncated()),
         }
-        let mut scan = Scan {
-            point_transform: bytes.get(at - 1).map_or(0, |byte| byte & 0x0f),
-            markers: Vec::new(),
-            restarts: false,
-        };
-        while let Some((start, marker)) = next_marker(bytes, at) {
-            scan.markers.push(start);
-            at = start;
-            if !matches!(marker, 0xd0..=0xd7) {
-                break;
+    };
+    at += 2;
+    if matches!(marker, 0x01 | 0xd0..=0xd9) {
+        return Ok((marker, &[], at));
+    }
+    let length = bytes.get(at..at + 2).ok_or_else(truncated)?;
+    let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+    if length < 2 {
+        return Err(failed());
+    }
+    let content = bytes.get(at + 2..at + length).ok_or_else(truncated)?;
+    Ok((marker, content, at + length))
+}
+
+fn frame_header(marker: u8, segment: &[u8]) -> Result<FrameHeader, Refusal> {
+    let process = match marker {
+        0xc0 => Process::Baseline,
+        0xc1 => Process::Extended,
+        0xc3 => Process::Lossless,
+        _ => return Err(failed()),
+    };
+    let [precision, h1, h0, w1, w0, count, rest @ ..] = segment else {
+        return Err(failed());
+    };
+    let count = usize::from(*count);
+    let precision_allowed = match process {
+        Process::Baseline => *precision == 8,
+        Process::Extended => matches!(precision, 8 | 12),
+        Process::Lossless => (2..=16).contains(precision),
+    };
+    if !precision_allowed || count == 0 || count > COMPONENTS_MAX || rest.len() != count * 3 {
+        return Err(failed());
+    }
+    let components: Vec<Component> = rest
+        .chunks_exact(3)
+        .map(|c| Component {
+            id: c[0],
+            horizontal: u32::from(c[1] >> 4),
+            vertical: u32::from(c[1] & 0x0f),
+            quantiser: usize::from(c[2]),
+        })
+        .collect();
+    if components.iter().any(|c| {
+        !(1..=4).contains(&c.horizontal) || !(1..=4).contains(&c.vertical) || c.quantiser > 3
+    }) {
+        return Err(failed());
+    }
+    let (width, height) = (
+        u16::from_be_bytes([*w1, *w0]),
+        u16::from_be_bytes([*h1, *h0]),
+    );
+    if width == 0 || height == 0 {
+        return Err(failed());
+    }
+    Ok(FrameHeader {
+        process,
+        precision: *precision,
+        width: u32::from(width),
+        height: u32::from(height),
+        components,
+    })
+}
+
+impl State {
+    fn quantisation(&mut self, mut segment: &[u8]) -> Result<(), Refusal> {
+        while let Some((&head, rest)) = segment.split_first() {
+            let wide = head >> 4 != 0;
+            let bytes = if wide { 128 } else { 64 };
+            let (values, rest) = rest.split_at_checked(bytes).ok_or_else(failed)?;
+            let mut table = [0; 64];
+            for (index, entry) in table.iter_mut().enumerate() {
+                *entry = if wide {
+                    u16::from_be_bytes([values[index * 2], values[index * 2 + 1]])
+                } else {
+                    u16::from(values[index])
+                };
             }
-            scan.restarts = true;
-            at += 2;
+            *self
+                .quantisers
+                .get_mut(usize::from(head & 0x0f))
+                .ok_or_else(failed)? = Some(table);
+            segment = rest;
         }
-        scans.push(scan);
+        Ok(())
     }
-    scans
-}
 
-/// The first marker from `at` on: a 0xFF that is neither stuffed nor followed by another one.
-fn next_marker(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
-    let found = bytes
-        .get(at..)?
-        .windows(2)
-        .position(|pair| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xff))?;
-    Some((at + found, bytes[at + found + 1]))
-}
-
-/// The library does not apply point transforms and restarts of the lossless process as the standard says.
-fn refuse_unsure_lossless(bytes: &[u8]) -> Result<(), Refusal> {
-    let unsure = |scan: &Scan| scan.restarts || scan.point_transform != 0;
-    if scans(bytes).iter().any(unsure) {
-        return Err(
-            Refusal::at(Reason::UnsupportedTransferSyntax, tags::PIXEL_DATA)
-                .found("lossless JPEG with restarts or a point transform"),
-        );
-    }
-    Ok(())
-}
-
-/// Decodes, and proves that no scan ended before its last pixel. `decoder` reads `bytes`.
-pub(crate) fn decode_complete<R: std::io::Read>(
-    decoder: &mut Decoder<R>,
-    bytes: &[u8],
-) -> Result<Vec<u8>, Refusal> {
-    let pixels = decoder.decode().map_err(refusal)?;
-    let again = Decoder::new(Cursor::new(with_filler(bytes))).decode();
-    // Ones in place of the decoder's zeros: another value, or a code that no table has.
-    if again.is_ok_and(|again| again == pixels) {
-        Ok(pixels)
-    } else {
-        Err(Refusal::new(Reason::Truncated))
-    }
-}
-
-/// Puts ones before each marker that ends entropy data. Few enough that the decoder, which reads up to 64 bits ahead,
-/// still meets the marker.
-fn with_filler(bytes: &[u8]) -> Vec<u8> {
-    const FILLER: [u8; 8] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
-    let mut out = Vec::with_capacity(bytes.len() + FILLER.len());
-    let mut copied = 0;
-    for at in scans(bytes).iter().flat_map(|scan| &scan.markers) {
-        // The marker may have fill bytes before it, which would now be read as stuffed; they carry nothing.
-        let mut end = *at;
-        while end > copied && bytes[end - 1] == 0xff {
-            end -= 1;
+    fn huffman(&mut self, mut segment: &[u8]) -> Result<(), Refusal> {
+        while let Some((&head, rest)) = segment.split_first() {
+            let (counts, rest) = rest.split_at_checked(16).ok_or_else(failed)?;
+            let total: usize = counts.iter().map(|count| usize::from(*count)).sum();
+            let (symbols, rest) = rest.split_at_checked(total).ok_or_else(failed)?;
+            let table = Table::new(counts, symbols).ok_or_else(failed)?;
+            let tables = if head >> 4 == 0 {
+                &mut self.dc
+            } else {
+                &mut self.ac
+            };
+            *tables
+                .get_mut(usize::from(head & 0x0f))
+                .ok_or_else(failed)? = Some(table);
+            segment = rest;
         }
-        out.extend_from_slice(&bytes[copied..end]);
-        out.extend_from_slice(&FILLER);
-        copied = *at;
+        Ok(())
     }
-    out.extend_from_slice(&bytes[copied..]);
-    out
+
+    /// Decodes a scan whose header is `segment` and whose data starts at `at`; returns where the data ends.
+    fn scan(
+        &self,
+        bytes: &[u8],
+        segment: &[u8],
+        at: usize,
+        planes: &mut [Option<Vec<u16>>],
+    ) -> Result<usize, Refusal> {
+        let frame = self.frame.as_ref().ok_or_else(failed)?;
+        let scan = scan_header(segment, frame)?;
+        let mut bits = Bits::new(&bytes[at..]);
+        match frame.process {
+            Process::Lossless => lossless::scan(self, frame, &scan, &mut bits, planes)?,
+            Process::Baseline | Process::Extended => {
+                dct::scan(self, frame, &scan, &mut bits, planes)?;
+            }
+        }
+        // Bytes between the last code and the next marker carry nothing.
+        let mut end = at + bits.end();
+        while bytes.get(end).is_some_and(|byte| *byte != 0xff) || bytes.get(end + 1) == Some(&0) {
+            end += 1;
+        }
+        Ok(end)
+    }
 }
 
-pub(crate) fn refusal(error: Error) -> Refusal {
-    match error {
-        Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Refusal::new(Reason::Truncated)
-        }
-        // The library's text may quote file content; the reason is enough.
-        _ => Refusal::new(Reason::DecodeFailed),
+fn scan_header(segment: &[u8], frame: &FrameHeader) -> Result<ScanHeader, Refusal> {
+    let (&count, rest) = segment.split_first().ok_or_else(failed)?;
+    let count = usize::from(count);
+    if count == 0 || count > COMPONENTS_MAX || rest.len() != count * 2 + 3 {
+        return Err(failed());
     }
+    let mut components = Vec::with_capacity(count);
+    for pair in rest[..count * 2].chunks_exact(2) {
+        let index = frame
+            .components
+            .iter()
+            .position(|component| component.id == pair[0])
+            .ok_or_else(failed)?;
+        let (dc, ac) = (usize::from(pair[1] >> 4), usize::from(pair[1] & 0x0f));
+        if dc > 3 || ac > 3 || components.iter().any(|(other, _, _)| *other == index) {
+            return Err(failed());
+        }
+        components.push((index, dc, ac));
+    }
+    let tail = &rest[count * 2..];
+    Ok(ScanHeader {
+        components,
+        predictor: tail[0],
+        end_of_spectrum: tail[1],
+        approximation_high: tail[2] >> 4,
+        point_transform: tail[2] & 0x0f,
+    })
 }

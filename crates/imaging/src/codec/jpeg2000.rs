@@ -1,58 +1,76 @@
-//! JPEG 2000 (lossless and lossy), through the pure-Rust port of OpenJPEG in strict mode.
+//! JPEG 2000 and its high-throughput form (lossless and lossy), through the pure-Rust port of OpenJPEG in strict mode.
 //! Size, depth and sign are read from the codestream first (ISO 15444-1 A.5.1), so that nothing is allocated by a lie,
 //! and a codestream without its end marker is refused: without it the library fills in.
 
 use dicom_dictionary_std::tags;
-use jpeg2k::{DecodeParameters, Image};
+use jpeg2k::{DecodeParameters, Image as Image2000};
 
-use super::{Shape, mismatch};
-use crate::{Reason, Refusal};
+use super::{Cells, check_precision, check_size, mismatch};
+use crate::admission::{Cell, Image};
+use crate::{Photometric, Reason, Refusal};
 
 const START_AND_SIZE: &[u8] = &[0xff, 0x4f, 0xff, 0x51];
 
-pub(super) fn decode(bytes: &[u8], shape: Shape) -> Result<Vec<u16>, Refusal> {
+pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
     require_end(bytes)?;
     let size = read_size(bytes)?;
-    if (size.width, size.height) != (shape.width, shape.height) {
-        return Err(mismatch(format_args!(
-            "{} x {} in the codestream",
-            size.width, size.height
-        )));
-    }
-    if size.components != 1 {
+    check_size(size.width, size.height, image)?;
+    if u32::from(size.components) != image.samples {
         return Err(mismatch(format_args!(
             "{} components in the codestream",
             size.components
         )));
     }
-    if size.bits > shape.cell.bits_allocated || size.signed != shape.cell.signed {
+    check_precision(size.bits, image)?;
+    let Cell {
+        bits_stored,
+        signed,
+        ..
+    } = image.cell;
+    // An unsigned codestream of exactly the stored bits holds the same bits as a signed one; nothing else is sure.
+    if size.signed != signed && (size.signed || size.bits != bits_stored) {
         return Err(mismatch(format_args!(
             "another depth or sign in the codestream"
         )));
     }
     let failed = || Refusal::at(Reason::DecodeFailed, tags::PIXEL_DATA);
-    let image = Image::from_bytes_with(bytes, DecodeParameters::new().strict(true))
+    let decoded = Image2000::from_bytes_with(bytes, DecodeParameters::new().strict(true))
         .map_err(|_| failed())?;
-    let [component] = image.components() else {
-        return Err(failed());
-    };
-    if (component.width(), component.height()) != (shape.width, shape.height) {
+    let components = decoded.components();
+    let right = components
+        .iter()
+        .all(|c| (c.width(), c.height()) == (image.columns, image.rows));
+    if components.len() != image.samples as usize || !right {
         return Err(failed());
     }
-    // Two's complement in the low bits, as the other codecs give it.
-    Ok(component.data().iter().map(|value| *value as u16).collect())
+    // Two's complement in the allocated bits, as the other codecs give it.
+    let mask = u32::MAX >> (32 - image.cell.bits_allocated);
+    let planes: Vec<&[i32]> = components.iter().map(|c| c.data()).collect();
+    let values = match planes.as_slice() {
+        [plane] => plane.iter().map(|value| *value as u32 & mask).collect(),
+        planes => (0..image.rows as usize * image.columns as usize)
+            .flat_map(|at| planes.iter().map(move |plane| plane[at] as u32 & mask))
+            .collect(),
+    };
+    Ok(Cells {
+        values,
+        // The decoder has undone the codestream's own colour transform (ISO 15444-1 annex G).
+        rgb: matches!(
+            image.photometric,
+            Photometric::YbrRct | Photometric::YbrIct | Photometric::Rgb
+        ),
+    })
 }
 
-/// A whole codestream ends with the end marker; encapsulation may pad with zeros.
+/// A whole codestream ends with the end marker; encapsulation pads with zeros, or to an even length with any byte.
 fn require_end(bytes: &[u8]) -> Result<(), Refusal> {
     let unpadded = bytes
         .iter()
         .rposition(|byte| *byte != 0)
         .map_or(&[][..], |last| &bytes[..=last]);
-    if unpadded.ends_with(&[0xff, 0xd9]) {
-        Ok(())
-    } else {
-        Err(Refusal::at(Reason::Truncated, tags::PIXEL_DATA))
+    match unpadded {
+        [.., 0xff, 0xd9] | [.., 0xff, 0xd9, _] => Ok(()),
+        _ => Err(Refusal::at(Reason::Truncated, tags::PIXEL_DATA)),
     }
 }
 
@@ -77,11 +95,17 @@ fn read_size(bytes: &[u8]) -> Result<Size, Refusal> {
     let u32_at = |at: usize| Ok(u32::from(u16_at(at)?) << 16 | u32::from(u16_at(at + 2)?));
     let (x_end, y_end, x_start, y_start) = (u32_at(4)?, u32_at(8)?, u32_at(12)?, u32_at(16)?);
     let components = u16_at(36)?;
-    let [depth_and_sign, x_step, y_step] = rest
-        .get(38..41)
-        .and_then(|b| b.try_into().ok())
+    let parts = rest
+        .get(38..38 + usize::from(components) * 3)
         .ok_or_else(malformed)?;
-    if (x_step, y_step) != (1, 1) {
+    // Every component as deep as the first, and as fine as the image.
+    let [depth_and_sign, 1, 1] = *parts.get(..3).ok_or_else(malformed)? else {
+        return Err(malformed());
+    };
+    if parts
+        .chunks_exact(3)
+        .any(|part| part != [depth_and_sign, 1, 1])
+    {
         return Err(malformed());
     }
     Ok(Size {

@@ -1,8 +1,8 @@
-//! `docs/imaging.md` has one row for each refusal code, and no other.
+//! `docs/imaging.md` has the refusals, notes and reasons as the types have them, and names every version.
 
 use std::collections::BTreeSet;
 
-use medfleet_imaging::{Note, PREPROCESSING_VERSION, Reason};
+use medfleet_imaging::{Convention, Note, Reason, Unused};
 
 const PAGE: &str = include_str!("../../../../docs/imaging.md");
 
@@ -23,6 +23,23 @@ fn lists_every_refusal_code() {
         rows("What is refused"),
         Reason::ALL.iter().map(|reason| reason.code()).collect()
     );
+    for reason in Reason::ALL {
+        let row = format!(
+            "| `{}` | {} | {} |",
+            reason.code(),
+            reason.text(),
+            reason.allowed()
+        );
+        assert!(PAGE.contains(&row), "the page lacks the row\n{row}");
+    }
+}
+
+#[test]
+fn lists_every_reason_to_leave_a_slice_out() {
+    for unused in Unused::ALL {
+        let row = format!("| `{}` | {} |", unused.code(), unused.text());
+        assert!(PAGE.contains(&row), "the page lacks the row\n{row}");
+    }
 }
 
 #[test]
@@ -34,6 +51,8 @@ fn lists_every_note() {
 }
 
 #[test]
-fn names_the_version() {
-    assert!(PAGE.contains(PREPROCESSING_VERSION));
+fn names_the_versions() {
+    for convention in Convention::all() {
+        assert!(PAGE.contains(&convention.version), "{}", convention.version);
+    }
 }

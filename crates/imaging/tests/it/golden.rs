@@ -33,15 +33,19 @@ fn check_file(file: &Path, expected: &str, side: u32) -> FrameInfo {
         panic!("one frame")
     };
     let png = std::fs::read(golden(&format!("{expected}.png"))).unwrap();
-    let expected = image::load_from_memory(&png).unwrap().into_luma8();
+    let expected = image::load_from_memory(&png).unwrap();
     assert_eq!(
         (frame.side, frame.side, frame.channels),
-        (expected.width(), expected.height(), 1)
+        (
+            expected.width(),
+            expected.height(),
+            u32::from(expected.color().channel_count())
+        )
     );
     let worst = frame
         .pixels
         .iter()
-        .zip(expected.as_raw())
+        .zip(expected.as_bytes())
         .map(|(a, b)| a.abs_diff(*b))
         .max()
         .unwrap();
@@ -165,20 +169,8 @@ fn the_clinical_header_is_typed() {
     assert!(!manifest.contains("Phantom") && !manifest.contains("PHANTOM"));
 }
 
-/// Where the gate unpacks PyPI's pydicom-data 1.0.0 before the tests.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the gate names its cache in the environment; no library code reads it"
-)]
 fn radiograph(name: &str) -> PathBuf {
-    let cache = std::env::var_os("MEDFLEET_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            std::env::home_dir()
-                .expect("a home directory")
-                .join(".cache/medfleet")
-        });
-    cache.join("pydicom-data-1.0.0").join(name)
+    crate::corpus::cache().join("pydicom-data-1.0.0").join(name)
 }
 
 #[test]
@@ -202,4 +194,18 @@ fn a_real_chest_radiograph() {
 fn a_real_ankle_radiograph() {
     check_file(&radiograph("RG3_UNCR.dcm"), "RG3_UNCR", REAL_SIDE);
     check_file(&radiograph("RG3_J2KR.dcm"), "RG3_UNCR", REAL_SIDE);
+}
+
+#[test]
+fn a_real_ct_slice() {
+    let info = check_file(&radiograph("693_UNCR.dcm"), "693_UNCR", REAL_SIDE);
+    assert_eq!(info.modality, Some(Modality::Ct));
+    check_file(&radiograph("693_J2KR.dcm"), "693_UNCR", REAL_SIDE);
+}
+
+#[test]
+fn a_real_mr_slice() {
+    let info = check_file(&radiograph("MR2_UNCR.dcm"), "MR2_UNCR", REAL_SIDE);
+    assert_eq!(info.window.unwrap().source, WindowSource::Volume);
+    check_file(&radiograph("MR2_J2KR.dcm"), "MR2_UNCR", REAL_SIDE);
 }

@@ -5,11 +5,13 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod corpus;
 mod documentation;
 mod golden;
 mod pictures;
 mod refusals;
 mod synthetic;
+mod volumes;
 
 use medfleet_imaging::{Decoded, Limits, Options, Reason, decode_file};
 

@@ -1,5 +1,6 @@
 //! Every way in which lists can fail to name the declared images.
 
+use medfleet_proto::v1::{FileRefused, FrameUsed};
 use medfleet_proto::work::v1::TokensEntry;
 
 use super::*;
@@ -7,6 +8,10 @@ use super::*;
 fn frame(byte: u8) -> FrameEntry {
     FrameEntry {
         digest: vec![byte; 32].into(),
+        info: Some(FrameUsed {
+            input_index: byte.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -42,6 +47,40 @@ fn the_chunks_are_exactly_the_declared_images() {
     check(3, &[0, 2, 1], 3, None);
     check(3, &[0, 3], 3, None);
     check(3, &[0, 0], 3, None);
+}
+
+#[test]
+fn every_declared_input_is_shown_or_has_a_reason() {
+    let check = |shown: &[u32], unused: &[u32], declared, expected: Option<usize>| {
+        let frames = shown.iter().map(|index| {
+            let mut frame = frame(0);
+            frame.info = Some(FrameUsed {
+                input_index: *index,
+                ..Default::default()
+            });
+            frame
+        });
+        let refused = unused.iter().map(|index| FileRefused {
+            input_index: *index,
+            ..Default::default()
+        });
+        let manifest = FramesManifest {
+            frames: frames.collect(),
+            files_refused: refused.collect(),
+            ..Default::default()
+        };
+        assert_eq!(accounted(&manifest, declared), expected);
+    };
+    // A localiser left out, a multi-frame file with two frames shown.
+    check(&[2, 1], &[0], 3, Some(3));
+    check(&[0, 0], &[], 1, Some(1));
+    check(&[0, 2], &[], 3, Some(2));
+    check(&[0, 3], &[1], 3, None);
+    check(&[0, 1], &[1], 2, None);
+    check(&[], &[0, 1], 2, None);
+    let mut nameless = frames(1, &[0]);
+    nameless.frames[0].info = None;
+    assert_eq!(accounted(&nameless, 1), None);
 }
 
 fn model() -> Description {

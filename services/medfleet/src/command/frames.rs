@@ -1,31 +1,35 @@
 //! `medfleet frames`: imaging alone. One PNG for each frame, and a manifest of what was done and refused.
 
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    Decoded, Limits, Options, PREPROCESSING_VERSION, decode_file, frame_to_png,
+    Archive, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
+    Slices, decode_slices, frame_to_png, members, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::{paths, show};
 
-/// Side of the frames MedGemma takes, in pixels.
-const SIDE: u32 = 896;
-
 /// Flags of `frames`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// DICOM, PNG or JPEG files, or folders of them
+    /// DICOM, PNG or JPEG files, or folders, zip or tar archives of them
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Where to write the PNGs and manifest.json; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Width and height of the frames in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = SIDE)]
-    side: u32,
+    /// Whose conventions: medgemma-1.5, medgemma-1.0 or medsiglip
+    #[arg(long, value_name = "MODEL", default_value = "medgemma-1.5")]
+    convention: String,
+    /// Width and height of the frames in pixels [default: the convention's]
+    #[arg(long, value_name = "PIXELS")]
+    side: Option<u32>,
     /// One JSON object per file and line on stdout
     #[arg(long)]
     json: bool,
@@ -33,23 +37,36 @@ pub(crate) struct Args {
 
 /// Runs the command; exit code 1 if a file was refused.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let files = paths::files(&args.paths).map_err(Fault::usage)?;
-    let options = Options::new(args.side, Limits::default()).map_err(Fault::usage)?;
+    let paths = paths::files(&args.paths).map_err(Fault::usage)?;
+    let convention = Convention::named(&args.convention).ok_or_else(|| {
+        let known: Vec<&str> = Convention::all().iter().map(|c| c.name.as_str()).collect();
+        Fault::usage(anyhow!(
+            "no convention is called {:?}; there are {}",
+            args.convention,
+            known.join(", ")
+        ))
+    })?;
+    let side = args.side.unwrap_or(convention.frame_side);
+    let options = Options::new(side, Limits::default())
+        .map_err(Fault::usage)?
+        .following(convention);
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
-    let mut entries = Vec::with_capacity(files.len());
-    let mut refused = 0;
-    for (index, path) in files.iter().enumerate() {
-        let entry = one_file(index, path, &options, &args.out)?;
-        refused += usize::from(entry.get("refused").is_some());
+    let files = inputs(paths, options.limits())?;
+    let entries = entries(&files, &options, &args.out)?;
+    let refused = entries
+        .iter()
+        .filter(|entry| entry.get("refused").is_some())
+        .count();
+    for (Input { path, .. }, entry) in files.iter().zip(&entries) {
         if args.json {
-            show::print_json(&entry)?;
+            show::print_json(entry)?;
         } else {
-            show::print(&line(path, &entry))?;
+            show::print(&line(path, entry))?;
         }
-        entries.push(entry);
     }
-    let manifest = json!({"preprocessing_version": PREPROCESSING_VERSION, "side": args.side, "files": entries});
+    let manifest =
+        json!({"preprocessing_version": convention.version, "side": side, "files": entries});
     let path = args.out.join("manifest.json");
     let text = serde_json::to_vec_pretty(&manifest).context("cannot write the manifest as JSON")?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -64,40 +81,177 @@ pub(crate) fn run(args: Args) -> CommandResult {
     Ok(Exit::Done)
 }
 
-/// Decodes one file, writes its frames, and returns its entry of the manifest.
-fn one_file(index: usize, path: &Path, options: &Options, out: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let decoded = match decode_file(&bytes, options) {
-        Ok(decoded) => decoded,
+/// A file, or a file within an archive.
+struct Input {
+    /// Of an archive's member, the archive's path with the member's name behind it.
+    path: PathBuf,
+    /// What is in memory already, or why the archive gave no more.
+    content: Option<Result<Vec<u8>, Refusal>>,
+}
+
+impl Input {
+    fn prepare(&self, options: &Options) -> Result<Result<Prepared, Refusal>> {
+        Ok(match &self.content {
+            Some(Ok(bytes)) => prepare(bytes, options),
+            Some(Err(refusal)) => Err(refusal.clone()),
+            None => prepare(&read(&self.path)?, options),
+        })
+    }
+
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(match &self.content {
+            Some(Ok(bytes)) => Cow::Borrowed(bytes),
+            Some(Err(refusal)) => return Err(refusal.clone().into()),
+            None => Cow::Owned(read(&self.path)?),
+        })
+    }
+}
+
+/// Archives opened; everything else is read when it is its turn.
+fn inputs(paths: Vec<PathBuf>, limits: &Limits) -> Result<Vec<Input>> {
+    const HEAD_BYTES: u64 = 512;
+    let mut inputs = Vec::with_capacity(paths.len());
+    for path in paths {
+        let unreadable = || format!("cannot read {}", path.display());
+        let file = File::open(&path).with_context(unreadable)?;
+        let mut head = Vec::new();
+        file.take(HEAD_BYTES)
+            .read_to_end(&mut head)
+            .with_context(unreadable)?;
+        if Archive::of(&head).is_none() {
+            let content = None;
+            inputs.push(Input { path, content });
+            continue;
+        }
+        let outcome = members(&read(&path)?, limits, &mut |member| {
+            inputs.push(Input {
+                path: path.join(&member.name),
+                content: Some(Ok(member.bytes)),
+            });
+        });
+        if let Err(refusal) = outcome {
+            let content = Some(Err(refusal));
+            inputs.push(Input { path, content });
+        }
+    }
+    Ok(inputs)
+}
+
+/// Decodes the files, writes their frames, and returns the manifest's entry of each.
+fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>> {
+    let mut entries = Vec::with_capacity(files.len());
+    let mut slices: Vec<(usize, Box<Slices>)> = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let path = file.path.as_path();
+        let entry = match file.prepare(options)? {
+            Ok(Prepared::Frames(decoded)) => {
+                let frames = write(index, 0, &decoded.frames, out)?;
+                json!({"input_index": index, "path": path, "frames": frames,
+                    "clinical": decoded.clinical, "notes": decoded.notes})
+            }
+            Ok(Prepared::Slices(file)) => {
+                let entry = json!({"input_index": index, "path": path, "frames": [],
+                    "clinical": file.clinical()});
+                slices.push((index, file));
+                entry
+            }
+            // A report, an index: nothing to see, unless it is all there is.
+            Err(refusal) if refusal.reason == Reason::NoPixelData && files.len() > 1 => {
+                json!({"input_index": index, "path": path, "frames": [],
+                    "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
+            }
+            Err(refusal) => refused(index, path, &refusal),
+        };
+        entries.push(entry);
+    }
+    while let Some((_, first)) = slices.first() {
+        let first = first.clone();
+        let (study, others) = slices
+            .into_iter()
+            .partition(|(_, file)| file.same_study(&first));
+        slices = others;
+        volume(&study, files, options, out, &mut entries)?;
+    }
+    Ok(entries)
+}
+
+/// The volume of one study: its frames are numbered in the order the model sees them.
+fn volume(
+    study: &[(usize, Box<Slices>)],
+    files: &[Input],
+    options: &Options,
+    out: &Path,
+    entries: &mut [Value],
+) -> Result<()> {
+    let of_study: Vec<(usize, &Slices)> = study
+        .iter()
+        .map(|(index, file)| (*index, &**file))
+        .collect();
+    let plan = match plan_volume(&of_study, options.convention()) {
+        Ok(plan) => plan,
         Err(refusal) => {
-            return Ok(
-                json!({"input_index": index, "path": path, "refused": refusal, "message": refusal.to_string()}),
-            );
+            for (index, _) in study {
+                entries[*index] = refused(*index, &files[*index].path, &refusal);
+            }
+            return Ok(());
         }
     };
-    let Decoded {
-        frames,
-        clinical,
-        notes,
-    } = decoded;
+    for (index, fate) in &plan.fates {
+        entries[*index]["fate"] = json!(fate);
+        if let Fate::Unused(why) = fate {
+            entries[*index]["message"] = json!(why.text());
+        }
+    }
+    for (place, (index, frame)) in plan.frames.iter().enumerate() {
+        match decode_slices(&files[*index].bytes()?, &[*frame], &plan, options) {
+            Ok(frames) => {
+                let written = write(*index, place, &frames, out)?;
+                if let Some(list) = entries[*index]["frames"].as_array_mut() {
+                    list.extend(written);
+                }
+            }
+            Err(refusal) => entries[*index] = refused(*index, &files[*index].path, &refusal),
+        }
+    }
+    Ok(())
+}
+
+fn refused(index: usize, path: &Path, refusal: &Refusal) -> Value {
+    json!({"input_index": index, "path": path, "refused": refusal, "message": refusal.to_string()})
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes frames as PNG, `first` being the place of the first one within its study.
+fn write(
+    index: usize,
+    first: usize,
+    frames: &[(Frame, FrameInfo)],
+    out: &Path,
+) -> Result<Vec<Value>> {
     let mut written = Vec::with_capacity(frames.len());
-    for (number, (frame, info)) in frames.iter().enumerate() {
+    for (number, (frame, info)) in (first..).zip(frames) {
         let name = format!("{index:04}-{number:04}.png");
         let png = frame_to_png(frame)
-            .with_context(|| format!("cannot encode frame {number} of {}", path.display()))?;
+            .with_context(|| format!("cannot encode frame {number} of input {index}"))?;
         let target = out.join(&name);
         std::fs::write(&target, png)
             .with_context(|| format!("cannot write {}", target.display()))?;
-        written.push(json!({"file": name, "channels": frame.channels, "info": info}));
+        written
+            .push(json!({"file": name, "place": number, "channels": frame.channels, "info": info}));
     }
-    Ok(
-        json!({"input_index": index, "path": path, "frames": written, "clinical": clinical, "notes": notes}),
-    )
+    Ok(written)
 }
 
 fn line(path: &Path, entry: &Value) -> String {
-    if let Some(message) = entry.get("message").and_then(Value::as_str) {
+    if entry.get("refused").is_some() {
+        let message = entry["message"].as_str().unwrap_or_default();
         return format!("{}: refused: {message}", path.display());
+    }
+    if let Some(unused) = entry["fate"]["UNUSED"].as_str() {
+        return format!("{}: not used: {unused}", path.display());
     }
     let frames = entry["frames"].as_array().map_or(0, Vec::len);
     let first = entry["frames"][0]["file"].as_str().unwrap_or("-");
@@ -114,8 +268,9 @@ mod tests {
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "hello").expect("a file");
         let options = Options::new(64, Limits::default()).expect("a side in range");
-        let entry = one_file(0, &path, &options, folder.path()).expect("an entry");
-        assert!(entry.get("refused").is_some());
-        assert!(line(&path, &entry).contains("refused"), "{entry}");
+        let files = inputs(vec![path.clone()], options.limits()).expect("a file");
+        let entries = entries(&files, &options, folder.path()).expect("an entry");
+        assert!(entries[0].get("refused").is_some());
+        assert!(line(&path, &entries[0]).contains("refused"), "{entries:?}");
     }
 }

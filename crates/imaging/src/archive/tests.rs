@@ -1,0 +1,153 @@
+//! Archives as other programs write them, and as nobody should.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
+
+use super::*;
+
+fn tar_member(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut header = vec![0; TAR_BLOCK_BYTES];
+    header[..name.len()].copy_from_slice(name.as_bytes());
+    header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+    header[156] = kind;
+    header[257..262].copy_from_slice(b"ustar");
+    header.extend(content);
+    header.resize(header.len().next_multiple_of(TAR_BLOCK_BYTES), 0);
+    header
+}
+
+fn tarred(members: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = members.concat();
+    out.extend([0; 2 * TAR_BLOCK_BYTES]);
+    out
+}
+
+fn zipped(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in members {
+        let mut deflated = DeflateEncoder::new(Vec::new(), Compression::default());
+        deflated.write_all(content).unwrap();
+        let packed = deflated.finish().unwrap();
+        let local = out.len() as u32;
+        let sizes = |into: &mut Vec<u8>| {
+            into.extend(0u32.to_le_bytes());
+            into.extend((packed.len() as u32).to_le_bytes());
+            into.extend((content.len() as u32).to_le_bytes());
+            into.extend((name.len() as u16).to_le_bytes());
+            into.extend([0, 0]);
+        };
+        out.extend(b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0");
+        sizes(&mut out);
+        out.extend(name.as_bytes());
+        out.extend(&packed);
+        directory.extend(b"PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0\0\0");
+        sizes(&mut directory);
+        directory.extend([0; 10]);
+        directory.extend(local.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let start = out.len() as u32;
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend((members.len() as u16).to_le_bytes());
+    out.extend((members.len() as u16).to_le_bytes());
+    out.extend((directory.len() as u32).to_le_bytes());
+    out.extend(start.to_le_bytes());
+    out.extend([0, 0]);
+    out
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::default());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+#[track_caller]
+fn check(bytes: &[u8], limits: Limits, expected: Result<&[(&str, &[u8])], Reason>) {
+    let mut found = Vec::new();
+    let outcome = members(bytes, &limits, &mut |member| {
+        found.push((member.name, member.bytes));
+    });
+    let outcome = outcome.map(|()| found).map_err(|refusal| refusal.reason);
+    let expected = expected.map(|members| {
+        let owned = members.iter();
+        owned
+            .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(outcome, expected);
+}
+
+#[test]
+fn files_come_in_order_and_nothing_else_does() {
+    let tar = tarred(&[
+        tar_member("study/", b'5', b""),
+        tar_member("study/b", b'0', b"one"),
+        tar_member("study/link", b'2', b""),
+        tar_member("study/.hidden", b'0', b"x"),
+        tar_member("../../etc/a", 0, b"two"),
+    ]);
+    let expected: &[(&str, &[u8])] = &[("study/b", b"one"), ("../../etc/a", b"two")];
+    check(&tar, Limits::default(), Ok(expected));
+    check(&gzipped(&tar), Limits::default(), Ok(expected));
+    let zip = zipped(&[("study/", b""), ("study/b", b"one"), ("__MACOSX/b", b"x")]);
+    check(&zip, Limits::default(), Ok(&[("study/b", b"one")]));
+    check(&gzipped(b"alone"), Limits::default(), Ok(&[("", b"alone")]));
+    check(&zipped(&[]), Limits::default(), Ok(&[]));
+}
+
+#[test]
+fn limits_hold_before_anything_is_kept() {
+    let zeros = vec![0; 200_000];
+    let limits = Limits {
+        compression_ratio_max: 10,
+        ..Limits::default()
+    };
+    check(
+        &zipped(&[("a", &zeros)]),
+        limits,
+        Err(Reason::CompressionRatio),
+    );
+    check(&gzipped(&zeros), limits, Err(Reason::CompressionRatio));
+    let limits = Limits {
+        archive_entries_max: 1,
+        ..Limits::default()
+    };
+    check(
+        &zipped(&[("a", b"1"), ("b", b"2")]),
+        limits,
+        Err(Reason::TooManyFiles),
+    );
+    let limits = Limits {
+        archive_bytes_max: 5,
+        ..Limits::default()
+    };
+    check(
+        &zipped(&[("a", b"123"), ("b", b"456")]),
+        limits,
+        Err(Reason::CompressionRatio),
+    );
+}
+
+#[test]
+fn broken_archives_are_refused() {
+    let zip = zipped(&[("a", b"content")]);
+    check(
+        &zip[..zip.len() - 30],
+        Limits::default(),
+        Err(Reason::Truncated),
+    );
+    let mut encrypted = zip.clone();
+    let directory = encrypted
+        .windows(4)
+        .position(|four| four == b"PK\x01\x02")
+        .unwrap();
+    encrypted[directory + 8] = 1;
+    check(&encrypted, Limits::default(), Err(Reason::Malformed));
+    let tar = tarred(&[tar_member("a", b'0', &[7; 600])]);
+    check(&tar[..700], Limits::default(), Err(Reason::Truncated));
+    check(b"no archive", Limits::default(), Err(Reason::NotAnImage));
+}

@@ -1,0 +1,276 @@
+//! One DICOM file: what its header says about every frame, and its frames as modality values or as grey levels.
+
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+
+use crate::admission::{Cell, Codec, Image, admit, missing};
+use crate::codec::{Cells, Frames};
+use crate::dataset::DataSet;
+use crate::groups::Groups;
+use crate::header::{self, Header, Opened};
+use crate::transform::Transform;
+use crate::{
+    Age, ClinicalHeader, Limits, Modality, Note, Photometric, Reason, Refusal, Sex, ViewPosition,
+    colour,
+};
+
+/// An admitted file.
+#[derive(Debug)]
+pub(crate) struct File<'a> {
+    pub(crate) header: Header<'a>,
+    pub(crate) image: Image,
+    pub(crate) groups: Groups<'a>,
+}
+
+/// Values of one frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Modality values (DICOM PS3.3 C.11.1), one a pixel.
+    Grey(Vec<f64>),
+    /// Red, green, blue, interleaved.
+    Colour {
+        /// Three a pixel.
+        samples: Vec<u32>,
+        /// Bits of a sample.
+        bits: u32,
+    },
+}
+
+/// Decodes the first `frames_max` frames of a DICOM file to values, without any window: what other implementations can be
+/// compared with. `each` gets the frame's index and its values. Returns the number of frames of the file.
+///
+/// # Errors
+/// Refuses what is not known to come out right.
+pub fn decode_values(
+    bytes: &[u8],
+    limits: &Limits,
+    frames_max: u32,
+    mut each: impl FnMut(u32, Values),
+) -> Result<u32, Refusal> {
+    let opened = header::open(bytes, limits)?;
+    let file = File::read(&opened, limits)?;
+    let frames = file.frames()?;
+    for index in 0..file.image.frames.min(frames_max) {
+        let cells = frames.decode(index)?;
+        each(index, file.values(cells, index)?);
+    }
+    Ok(file.image.frames)
+}
+
+impl<'a> File<'a> {
+    pub(crate) fn read(opened: &'a Opened<'_>, limits: &Limits) -> Result<Self, Refusal> {
+        let header = header::read(opened, limits)?;
+        let image = admit(&header, limits)?;
+        let groups = Groups::read(&header.elements, image.frames)?;
+        Ok(Self {
+            header,
+            image,
+            groups,
+        })
+    }
+
+    pub(crate) fn frames(&self) -> Result<Frames<'_>, Refusal> {
+        let value = self.header.pixel_data.map(|data| data.value);
+        Frames::new(value.unwrap_or_default(), &self.image)
+    }
+
+    pub(crate) fn transform(&self, frame: u32) -> Result<Transform, Refusal> {
+        let elements = self
+            .groups
+            .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
+        Transform::read(&elements, self.image.cell)
+    }
+
+    /// Red, green and blue of a colour frame, interleaved, and the bits of a sample.
+    pub(crate) fn colours(&self, cells: Cells) -> (Vec<u32>, u32) {
+        let image = &self.image;
+        let bits = u32::from(image.cell.bits_allocated);
+        if let Some(palette) = &image.palette {
+            let stored = cells.values.iter().map(|raw| image.cell.value(*raw));
+            return (palette.apply(stored), palette.bits);
+        }
+        let mut values = cells.values;
+        let ybr = matches!(
+            image.photometric,
+            Photometric::YbrFull | Photometric::YbrFull422
+        );
+        if ybr && !cells.rgb {
+            colour::ybr_to_rgb(&mut values, u32::from(image.cell.bits_stored));
+        }
+        (values, bits)
+    }
+
+    fn values(&self, cells: Cells, frame: u32) -> Result<Values, Refusal> {
+        if !self.image.photometric.is_grey() {
+            let (samples, bits) = self.colours(cells);
+            return Ok(Values::Colour { samples, bits });
+        }
+        let (transform, cell) = (self.transform(frame)?, self.image.cell);
+        let values = cells.values.iter();
+        Ok(Values::Grey(
+            values
+                .map(|raw| transform.apply(cell.value(*raw)))
+                .collect(),
+        ))
+    }
+
+    /// The modality, if it is one that becomes frames.
+    pub(crate) fn modality(&self) -> Result<Modality, Refusal> {
+        /// Defined terms of (0008,0060) that a refusal may name; any other text could be anything, so it is not repeated.
+        const OTHER: &[&str] = &[
+            "MG", "US", "XA", "RF", "NM", "PT", "OT", "SC", "IO", "PX", "SM", "ES", "OPT", "OCT",
+            "BMD", "IVUS", "BI", "DG", "LS", "RG", "HC", "ECG", "SEG", "SR", "PR", "KO", "DOC",
+            "RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "REG",
+        ];
+        let text = self
+            .header
+            .text(tags::MODALITY, VR::CS)?
+            .ok_or_else(|| missing(tags::MODALITY))?;
+        if let Some(modality) = Modality::ALL.iter().find(|m| m.as_str() == text) {
+            return Ok(*modality);
+        }
+        let known = OTHER
+            .iter()
+            .find(|other| **other == text)
+            .unwrap_or(&"an unlisted modality");
+        Err(Refusal::at(Reason::ModalityNotSupportedYet, tags::MODALITY).found(known))
+    }
+
+    /// Raw detector data is not meant to be looked at, and no model was trained on it.
+    pub(crate) fn refuse_raw(&self) -> Result<(), Refusal> {
+        let sop_class = self.header.text(tags::SOP_CLASS_UID, VR::UI)?;
+        let intent = self.header.text(tags::PRESENTATION_INTENT_TYPE, VR::CS)?;
+        if sop_class == Some(uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING)
+            || intent == Some("FOR PROCESSING")
+        {
+            return Err(Refusal::at(
+                Reason::NotForPresentation,
+                tags::PRESENTATION_INTENT_TYPE,
+            ));
+        }
+        Ok(())
+    }
+
+    /// A model sees square pixels; a frame would come out stretched.
+    pub(crate) fn refuse_non_square(&self, frame: u32) -> Result<(), Refusal> {
+        const RATIO_ERROR_MAX: f64 = 0.01;
+        let measures = self.groups.of(frame, tags::PIXEL_MEASURES_SEQUENCE)?;
+        let top = &self.header.elements;
+        let candidates: [(&DataSet<'_>, Tag, VR); 3] = [
+            (&measures, tags::PIXEL_SPACING, VR::DS),
+            (top, tags::IMAGER_PIXEL_SPACING, VR::DS),
+            (top, tags::PIXEL_ASPECT_RATIO, VR::IS),
+        ];
+        for (elements, tag, vr) in candidates {
+            let numbers = if vr == VR::IS {
+                match elements.text(tag, vr)? {
+                    Some(text) => text
+                        .split('\\')
+                        .map(|part| part.trim().parse())
+                        .collect::<Result<Vec<f64>, _>>()
+                        .map_err(|_| Refusal::at(Reason::InvalidAttribute, tag))?,
+                    None => Vec::new(),
+                }
+            } else {
+                elements.decimals(tag, Reason::InvalidAttribute)?
+            };
+            match numbers.as_slice() {
+                // Writers that do not know the spacing leave it out or put zeros.
+                [] | [0.0, 0.0] => {}
+                [vertical, horizontal] if *vertical > 0.0 && *horizontal > 0.0 => {
+                    if (vertical / horizontal - 1.0).abs() > RATIO_ERROR_MAX {
+                        return Err(Refusal::at(Reason::NonSquarePixels, tag)
+                            .found(format_args!("{vertical}:{horizontal}")));
+                    }
+                }
+                _ => return Err(Refusal::at(Reason::InvalidAttribute, tag)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A presentation LUT other than the plain one has no known right place before a model.
+    pub(crate) fn refuse_presentation_lut(&self) -> Result<(), Refusal> {
+        if self.header.presentation_lut {
+            return Err(Refusal::at(
+                Reason::UnsupportedLut,
+                tags::PRESENTATION_LUT_SEQUENCE,
+            ));
+        }
+        // INVERSE goes with MONOCHROME1 and says the same thing (PS3.3 C.8.11.3.1.2), so it is not a second inversion;
+        // where the two contradict each other, there is no known right reading.
+        let shape = self.header.text(tags::PRESENTATION_LUT_SHAPE, VR::CS)?;
+        match (self.image.photometric, shape) {
+            (_, None)
+            | (Photometric::Monochrome1, Some("INVERSE"))
+            | (Photometric::Monochrome2, Some("IDENTITY")) => Ok(()),
+            _ => Err(Refusal::at(
+                Reason::UnsupportedLut,
+                tags::PRESENTATION_LUT_SHAPE,
+            )),
+        }
+    }
+
+    /// Stored values, smallest to largest, that are padding.
+    pub(crate) fn padding(&self) -> Result<Option<(i64, i64)>, Refusal> {
+        let cell: Cell = self.image.cell;
+        let value = |tag| -> Result<Option<i64>, Refusal> {
+            let Some(value) = self.header.elements.value(tag) else {
+                return Ok(None);
+            };
+            match value.words(&[VR::US, VR::SS])?.as_slice() {
+                // Pixel Representation decides the sign, whatever the writer chose as VR; the bits are the same.
+                [word] if cell.signed => Ok(Some(i64::from(*word as i16))),
+                [word] => Ok(Some(i64::from(*word))),
+                _ => Err(Refusal::at(Reason::InvalidAttribute, tag)),
+            }
+        };
+        let first = value(tags::PIXEL_PADDING_VALUE)?;
+        let last = value(tags::PIXEL_PADDING_RANGE_LIMIT)?;
+        Ok(first.map(|first| {
+            let last = last.unwrap_or(first);
+            (first.min(last), first.max(last))
+        }))
+    }
+
+    /// What a reader of the result should know about the file.
+    pub(crate) fn notes(&self) -> Result<Vec<Note>, Refusal> {
+        let is = |tag, word| self.header.text(tag, VR::CS).map(|text| text == Some(word));
+        let mut notes = Vec::new();
+        if !self.header.preamble {
+            notes.push(Note::NoPreamble);
+        }
+        if !self.header.meta {
+            notes.push(Note::NoMeta);
+        }
+        if self.header.text(tags::SOP_CLASS_UID, VR::UI)?
+            == Some(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
+        {
+            notes.push(Note::SecondaryCapture);
+        }
+        let dct = matches!(self.image.codec, Codec::JpegBaseline | Codec::JpegExtended);
+        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || dct {
+            notes.push(Note::LossyCompressed);
+        }
+        if is(tags::BURNED_IN_ANNOTATION, "YES")? {
+            notes.push(Note::BurnedInAnnotation);
+        }
+        if self.header.overlays {
+            notes.push(Note::OverlaysNotDrawn);
+        }
+        if self.image.photometric == Photometric::Monochrome1 {
+            notes.push(Note::Inverted);
+        }
+        Ok(notes)
+    }
+
+    /// The allow-listed values; one that is missing or unusable is left out, as no frame depends on it.
+    pub(crate) fn clinical(&self) -> ClinicalHeader {
+        let text = |tag, vr| self.header.text(tag, vr).ok().flatten();
+        ClinicalHeader {
+            age: text(tags::PATIENT_AGE, VR::AS).and_then(Age::parse),
+            sex: text(tags::PATIENT_SEX, VR::CS).and_then(Sex::parse),
+            view_position: text(tags::VIEW_POSITION, VR::CS).and_then(ViewPosition::parse),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! CR and DX: each frame as its header shows it.
+
+use dicom_dictionary_std::tags;
+
+use crate::dicom::File;
+use crate::grey::{Look, to_grey};
+use crate::square::Picture;
+use crate::voi::read_voi;
+use crate::{Decoded, Modality, Options, Reason, Refusal, Source};
+
+pub(crate) fn decode(
+    file: &File<'_>,
+    modality: Modality,
+    source: Source,
+    options: &Options,
+) -> Result<Decoded, Refusal> {
+    file.refuse_raw()?;
+    let image = &file.image;
+    if !image.photometric.is_grey() {
+        return Err(Refusal::at(
+            Reason::UnsupportedPhotometric,
+            tags::PHOTOMETRIC_INTERPRETATION,
+        )
+        .found(image.photometric));
+    }
+    // The frames of a fluoroscopic run are a film, not one study's views.
+    if image.frames != 1 {
+        return Err(
+            Refusal::at(Reason::MultiFrameNotSupportedYet, tags::NUMBER_OF_FRAMES)
+                .found(image.frames),
+        );
+    }
+    file.refuse_non_square(0)?;
+    let transform = file.transform(0)?;
+    file.refuse_presentation_lut()?;
+    let mut notes = file.notes()?;
+    let voi = read_voi(
+        &file.groups.of(0, tags::FRAME_VOILUT_SEQUENCE)?,
+        image.cell,
+        &transform,
+        &mut notes,
+    )?;
+    let look = Look {
+        transform,
+        voi,
+        padding: file.padding()?,
+    };
+    let cells = file.frames()?.decode(0)?;
+    let grey = to_grey(&cells.values, image, &look)?;
+    notes.extend(grey.notes);
+    let picture = Picture {
+        width: image.columns,
+        height: image.rows,
+        channels: 1,
+        pixels: grey.levels,
+    };
+    let mut decoded = source.alone(&picture, notes, options);
+    for (_, info) in &mut decoded.frames {
+        info.modality = Some(modality);
+        info.photometric = Some(image.photometric);
+        info.window = Some(grey.window);
+    }
+    decoded.clinical = file.clinical();
+    Ok(decoded)
+}

@@ -1,0 +1,337 @@
+//! Which slices of a study a model sees, and in which order: one series, its slices along the normal, at even distances where
+//! there are too many. Everything that is left out has a reason; what would make a wrong volume is refused.
+//!
+//! Pure: it looks at what the headers said, never at pixels.
+
+use std::collections::BTreeMap;
+
+use dicom_dictionary_std::tags;
+use serde::Serialize;
+
+use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
+
+/// A step between slices may be this much larger than the usual one.
+const GAP_MAX: f64 = 1.5;
+/// Positions closer than this, in mm, are one position.
+const SAME_POSITION_MM: f64 = 0.01;
+
+/// Why a file of a volume is not used, wholly or in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
+pub enum Unused {
+    /// A localiser: a plan of the scan, not a part of it.
+    Localiser,
+    /// Derived from other images of the study.
+    Derived,
+    /// The same instance was sent before.
+    Duplicate,
+    /// A later acquisition of the series has the same slices.
+    OtherAcquisition,
+    /// Another series was chosen: more slices, or axial ones.
+    OtherSeries,
+    /// Left out so that the volume fits the model.
+    NotSelected,
+}
+
+impl Unused {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Localiser => "LOCALISER",
+            Self::Derived => "DERIVED",
+            Self::Duplicate => "DUPLICATE",
+            Self::OtherAcquisition => "OTHER_ACQUISITION",
+            Self::OtherSeries => "OTHER_SERIES",
+            Self::NotSelected => "NOT_SELECTED",
+        }
+    }
+
+    /// What it means, and why the file is not shown.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Localiser => "a localiser plans the scan and is no part of it",
+            Self::Derived => "it was derived from images that are here",
+            Self::Duplicate => "the same instance is here already",
+            Self::OtherAcquisition => "a later acquisition of the series is used",
+            Self::OtherSeries => "the axial series with the most slices is used",
+            Self::NotSelected => "slices at even distances are used, as the model takes no more",
+        }
+    }
+
+    /// Every reason, in the order of the documentation.
+    pub const ALL: &'static [Self] = &[
+        Self::Localiser,
+        Self::Derived,
+        Self::Duplicate,
+        Self::OtherAcquisition,
+        Self::OtherSeries,
+        Self::NotSelected,
+    ];
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Fate {
+    /// At least one of its frames is shown.
+    Used,
+    /// None is.
+    Unused(Unused),
+}
+
+/// The slices that are shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlicePlan {
+    /// Index of the file, as it was given, and frame within it; in the order the model sees them.
+    pub frames: Vec<(usize, u32)>,
+    /// What became of every file, in the order they were given.
+    pub fates: Vec<(usize, Fate)>,
+    /// MR: smallest and largest modality value of the volume.
+    pub range: Option<(f64, f64)>,
+    /// What is to be said of every frame.
+    pub notes: Vec<Note>,
+}
+
+/// Plans the volume of one study's files, each with the index it goes by.
+///
+/// # Errors
+/// Refuses files of several studies, and a series with mixed orientation, size, spacing or rescale, with gaps, with several
+/// images at one position, or without positions.
+pub fn plan_volume(
+    files: &[(usize, &Slices)],
+    convention: &Convention,
+) -> Result<SlicePlan, Refusal> {
+    let Some((_, first)) = files.first() else {
+        return Err(Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA));
+    };
+    if files.iter().any(|(_, file)| file.study != first.study) {
+        return Err(Refusal::at(
+            Reason::SeveralStudies,
+            tags::STUDY_INSTANCE_UID,
+        ));
+    }
+    let mut choice = Choice::new(files);
+    choice.drop_what_is_no_slice();
+    choice.choose_series();
+    choice.choose_acquisition();
+    let chosen = choice.left();
+    let sorted = sorted(&chosen)?;
+    let range = range(&chosen);
+    let selected = convention.selected(sorted.len());
+    let frames: Vec<(usize, u32)> = selected.iter().map(|at| sorted[*at]).collect();
+    let mut notes = Vec::new();
+    if let Some(rule) = convention.volume {
+        if sorted.len() > 1 && sorted.len() < rule.slices_min as usize {
+            notes.push(Note::FewSlices);
+        }
+        if frames.len() < sorted.len() {
+            notes.push(Note::SlicesSelected);
+        }
+    }
+    for (index, _) in &chosen {
+        if !frames.iter().any(|(used, _)| used == index) {
+            choice.drop(*index, Unused::NotSelected);
+        }
+    }
+    let fates = files.iter().map(|(index, _)| {
+        let fate = choice.unused.get(index);
+        (
+            *index,
+            fate.map_or(Fate::Used, |unused| Fate::Unused(*unused)),
+        )
+    });
+    Ok(SlicePlan {
+        fates: fates.collect(),
+        frames,
+        range,
+        notes,
+    })
+}
+
+/// The files, and those that are out.
+struct Choice<'a> {
+    files: &'a [(usize, &'a Slices)],
+    unused: BTreeMap<usize, Unused>,
+}
+
+impl<'a> Choice<'a> {
+    fn new(files: &'a [(usize, &'a Slices)]) -> Self {
+        Self {
+            files,
+            unused: BTreeMap::new(),
+        }
+    }
+
+    fn drop(&mut self, index: usize, why: Unused) {
+        self.unused.entry(index).or_insert(why);
+    }
+
+    fn left(&self) -> Vec<(usize, &'a Slices)> {
+        let left = self
+            .files
+            .iter()
+            .filter(|(index, _)| !self.unused.contains_key(index));
+        left.copied().collect()
+    }
+
+    /// Drops files for a reason, unless it would drop all.
+    fn drop_where(&mut self, why: Unused, is: impl Fn(&Slices) -> bool) {
+        let left = self.left();
+        if left.iter().all(|(_, file)| is(file)) {
+            return;
+        }
+        for (index, file) in left {
+            if is(file) {
+                self.drop(index, why);
+            }
+        }
+    }
+
+    fn drop_what_is_no_slice(&mut self) {
+        let mut seen = Vec::new();
+        for (index, file) in self.left() {
+            if !file.instance.is_empty() && seen.contains(&&file.instance) {
+                self.drop(index, Unused::Duplicate);
+            }
+            seen.push(&file.instance);
+        }
+        self.drop_where(Unused::Localiser, |file| file.localiser);
+        self.drop_where(Unused::Derived, |file| file.derived);
+    }
+
+    /// Axial before others, then the most slices, then the lowest series number, then what was given first.
+    fn choose_series(&mut self) {
+        let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
+        for (_, file) in self.left() {
+            let axial = file
+                .frames
+                .iter()
+                .all(|slice| slice.place.is_some_and(|place| place.is_axial()));
+            match series.iter_mut().find(|(uid, ..)| *uid == file.series) {
+                Some((_, all_axial, slices, _)) => {
+                    *all_axial &= axial;
+                    *slices += file.frames.len();
+                }
+                None => series.push((&file.series, axial, file.frames.len(), file.series_number)),
+            }
+        }
+        // The first of equals, as `min_by_key` gives it.
+        let best = series
+            .iter()
+            .min_by_key(|(_, axial, slices, number)| (!axial, usize::MAX - slices, *number))
+            .map(|(uid, ..)| (*uid).to_owned());
+        self.drop_where(Unused::OtherSeries, |file| {
+            Some(&file.series) != best.as_ref()
+        });
+    }
+
+    /// A series that was acquired more than once has each position more than once: the last acquisition is the good one.
+    fn choose_acquisition(&mut self) {
+        let left = self.left();
+        let last = left
+            .iter()
+            .map(|(_, file)| file.acquisition)
+            .max()
+            .unwrap_or(0);
+        let of_last = left.iter().filter(|(_, file)| file.acquisition == last);
+        let repeated = left.iter().any(|(_, file)| {
+            file.acquisition != last && of_last.clone().any(|(_, other)| same_position(file, other))
+        });
+        if repeated {
+            self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
+        }
+    }
+}
+
+fn same_position(a: &Slices, b: &Slices) -> bool {
+    let along = |file: &Slices| Some(file.frames.first()?.place?.along);
+    matches!((along(a), along(b)), (Some(a), Some(b)) if (a - b).abs() < SAME_POSITION_MM)
+}
+
+/// The slices in ascending order along their common normal.
+fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
+    let mut slices = Vec::new();
+    for (index, file) in chosen {
+        for (frame, slice) in (0u32..).zip(&file.frames) {
+            slices.push((*index, frame, *file, slice));
+        }
+    }
+    let Some((_, _, first_file, first)) = slices.first().copied() else {
+        return Err(Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA));
+    };
+    if slices.len() == 1 {
+        return Ok(vec![(slices[0].0, 0)]);
+    }
+    let mut places = Vec::with_capacity(slices.len());
+    for (index, frame, file, slice) in &slices {
+        let place = slice
+            .place
+            .ok_or_else(|| Refusal::at(Reason::MissingAttribute, tags::IMAGE_POSITION_PATIENT))?;
+        let mixed = |reason, tag| Err(Refusal::at(reason, tag));
+        if first
+            .place
+            .is_none_or(|first| !first.same_orientation(&place))
+        {
+            return mixed(Reason::MixedOrientation, tags::IMAGE_ORIENTATION_PATIENT);
+        }
+        if (file.rows, file.columns) != (first_file.rows, first_file.columns) {
+            return mixed(Reason::MixedSeries, tags::ROWS);
+        }
+        if file.modality != first_file.modality {
+            return mixed(Reason::MixedSeries, tags::MODALITY);
+        }
+        if slice.spacing != first.spacing {
+            return mixed(Reason::MixedSeries, tags::PIXEL_SPACING);
+        }
+        // MR scanners scale each slice by itself; CT has one unit.
+        if file.modality == Modality::Ct && slice.transform != first.transform {
+            return mixed(Reason::MixedSeries, tags::RESCALE_SLOPE);
+        }
+        if !place.is_axial() {
+            return mixed(Reason::NotAxial, tags::IMAGE_ORIENTATION_PATIENT);
+        }
+        places.push((place.along, *index, *frame));
+    }
+    places.sort_by(|a, b| a.0.total_cmp(&b.0));
+    check_steps(&places)?;
+    Ok(places
+        .into_iter()
+        .map(|(_, index, frame)| (index, frame))
+        .collect())
+}
+
+/// One slice at each position, and no step much larger than the median one.
+fn check_steps(places: &[(f64, usize, u32)]) -> Result<(), Refusal> {
+    let steps: Vec<f64> = places
+        .windows(2)
+        .map(|pair| pair[1].0 - pair[0].0)
+        .collect();
+    if steps.iter().any(|step| *step < SAME_POSITION_MM) {
+        return Err(Refusal::at(
+            Reason::SamePosition,
+            tags::IMAGE_POSITION_PATIENT,
+        ));
+    }
+    let mut ordered = steps.clone();
+    ordered.sort_by(f64::total_cmp);
+    let median = ordered[(ordered.len() - 1) / 2];
+    match steps.iter().find(|step| **step > median * GAP_MAX) {
+        Some(gap) => Err(
+            Refusal::at(Reason::SliceGap, tags::IMAGE_POSITION_PATIENT).found(format_args!(
+                "{gap:.2} mm between slices {median:.2} mm apart"
+            )),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Smallest and largest value over all slices of the chosen files; `None` for a flat volume and for CT.
+fn range(chosen: &[(usize, &Slices)]) -> Option<(f64, f64)> {
+    let ranges = chosen
+        .iter()
+        .flat_map(|(_, file)| file.frames.iter().filter_map(|slice| slice.range));
+    ranges
+        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        .filter(|(low, high)| low < high)
+}

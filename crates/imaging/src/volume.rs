@@ -1,0 +1,203 @@
+//! CT and MR slices: what is kept of a file until its study is complete, and the frames once the plan is made.
+//!
+//! CT: three windows of the model's convention become red, green and blue. MR: smallest to largest value of the whole volume
+//! becomes black to white. Values are rounded half to even, as numpy does.
+
+use dicom_core::VR;
+use dicom_dictionary_std::tags;
+
+use crate::dicom::File;
+use crate::geometry::Place;
+use crate::grey::{map, stored_range};
+use crate::square::Picture;
+use crate::study::SlicePlan;
+use crate::transform::Transform;
+use crate::voi::Curve;
+use crate::{
+    ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
+    Window, WindowFunction, WindowSource, header,
+};
+
+/// The slices of one file. It keeps identifiers to group by, which leave it only as equal or unequal.
+#[derive(Clone, Debug)]
+pub struct Slices {
+    pub(crate) modality: Modality,
+    pub(crate) study: String,
+    pub(crate) series: String,
+    pub(crate) series_number: i64,
+    pub(crate) instance: String,
+    pub(crate) acquisition: i64,
+    pub(crate) localiser: bool,
+    pub(crate) derived: bool,
+    pub(crate) rows: u32,
+    pub(crate) columns: u32,
+    pub(crate) frames: Vec<Slice>,
+    clinical: ClinicalHeader,
+}
+
+/// One slice.
+#[derive(Clone, Debug)]
+pub(crate) struct Slice {
+    pub(crate) place: Option<Place>,
+    pub(crate) transform: Transform,
+    pub(crate) spacing: Vec<f64>,
+    /// MR: smallest and largest modality value, padding left out; `None` if every pixel is padding.
+    pub(crate) range: Option<(f64, f64)>,
+}
+
+impl Slices {
+    pub(crate) fn read(file: &File<'_>, modality: Modality) -> Result<Self, Refusal> {
+        let image = &file.image;
+        if !image.photometric.is_grey() {
+            return Err(Refusal::at(
+                Reason::UnsupportedPhotometric,
+                tags::PHOTOMETRIC_INTERPRETATION,
+            )
+            .found(image.photometric));
+        }
+        let top = &file.header.elements;
+        let text = |tag| -> Result<String, Refusal> {
+            Ok(top.text(tag, VR::UI)?.unwrap_or_default().to_owned())
+        };
+        let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
+        let is = |word: &str| kind.split('\\').any(|part| part.trim() == word);
+        let number = |tag| Ok::<_, Refusal>(top.integer(tag)?.unwrap_or(0));
+        Ok(Self {
+            modality,
+            study: text(tags::STUDY_INSTANCE_UID)?,
+            series: text(tags::SERIES_INSTANCE_UID)?,
+            series_number: number(tags::SERIES_NUMBER)?,
+            instance: text(tags::SOP_INSTANCE_UID)?,
+            acquisition: number(tags::ACQUISITION_NUMBER)?,
+            localiser: is("LOCALIZER"),
+            derived: is("DERIVED"),
+            rows: image.rows,
+            columns: image.columns,
+            frames: slices(file, modality)?,
+            clinical: file.clinical(),
+        })
+    }
+
+    /// Age, sex and view position, where the header has them.
+    pub fn clinical(&self) -> ClinicalHeader {
+        self.clinical
+    }
+
+    /// Whether both files are of one study.
+    pub fn same_study(&self, other: &Self) -> bool {
+        self.study == other.study
+    }
+}
+
+fn slices(file: &File<'_>, modality: Modality) -> Result<Vec<Slice>, Refusal> {
+    let (image, padding) = (&file.image, file.padding()?);
+    let frames = file.frames()?;
+    (0..image.frames)
+        .map(|index| {
+            file.refuse_non_square(index)?;
+            let transform = file.transform(index)?;
+            let range = if modality == Modality::Mr {
+                let cells = frames.decode(index)?;
+                let (stored, _) = stored_range(&cells.values, image.cell, padding);
+                stored.map(|(low, high)| {
+                    let (a, b) = (transform.apply(low), transform.apply(high));
+                    (a.min(b), a.max(b))
+                })
+            } else {
+                None
+            };
+            let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
+            Ok(Slice {
+                place: Place::read(&file.groups, index)?,
+                transform,
+                spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
+                range,
+            })
+        })
+        .collect()
+}
+
+/// Decodes the `wanted` frames of a file, in that order, as the plan of their volume says.
+///
+/// # Errors
+/// As [`crate::prepare`]; the file must be the one the plan was made with.
+pub fn decode_slices(
+    bytes: &[u8],
+    wanted: &[u32],
+    plan: &SlicePlan,
+    options: &Options,
+) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    let opened = header::open(bytes, options.limits())?;
+    let file = File::read(&opened, options.limits())?;
+    let modality = file.modality()?;
+    let source = Source {
+        format: Format::Dicom,
+        digest: hex::encode(blake3::hash(bytes).as_bytes()),
+    };
+    let frames = file.frames()?;
+    let (image, mut notes) = (&file.image, file.notes()?);
+    // Hounsfield units and intensities have one meaning whatever the photometric interpretation; it only says how to show them.
+    notes.retain(|note| *note != Note::Inverted);
+    notes.extend(&plan.notes);
+    let curves: Vec<Curve> = match (modality, plan.range) {
+        (Modality::Mr, Some((low, high))) => vec![Curve::between(low, high)],
+        (Modality::Mr, None) => return Err(Refusal::new(Reason::FlatImage)),
+        _ => options
+            .convention()
+            .ct_windows
+            .iter()
+            .map(|(low, high)| Curve::between(*low, *high))
+            .collect(),
+    };
+    wanted
+        .iter()
+        .map(|&index| {
+            let cells = frames.decode(index)?;
+            let transform = file.transform(index)?;
+            let channels: Vec<Vec<u8>> = curves
+                .iter()
+                .map(|curve| map(&cells.values, image.cell, &transform, |x| curve.level(x)))
+                .collect();
+            let picture = Picture {
+                width: image.columns,
+                height: image.rows,
+                channels: channels.len() as u32,
+                pixels: interleaved(channels),
+            };
+            let (frame, mut info) = source.frame(&picture, index, notes.clone(), options);
+            info.modality = Some(modality);
+            info.photometric = Some(image.photometric);
+            match curves.as_slice() {
+                [curve] => info.window = Some(window(*curve, WindowSource::Volume)),
+                several => {
+                    info.channel_windows = several
+                        .iter()
+                        .map(|curve| window(*curve, WindowSource::Convention))
+                        .collect();
+                }
+            }
+            Ok((frame, info))
+        })
+        .collect()
+}
+
+fn window(curve: Curve, source: WindowSource) -> Window {
+    Window {
+        center: curve.center,
+        width: curve.width,
+        function: WindowFunction::MinMax,
+        source,
+    }
+}
+
+fn interleaved(channels: Vec<Vec<u8>>) -> Vec<u8> {
+    match <[Vec<u8>; 3]>::try_from(channels) {
+        Ok([red, green, blue]) => red
+            .into_iter()
+            .zip(green)
+            .zip(blue)
+            .flat_map(|((red, green), blue)| [red, green, blue])
+            .collect(),
+        Err(channels) => channels.concat(),
+    }
+}

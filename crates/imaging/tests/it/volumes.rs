@@ -1,0 +1,252 @@
+//! CT and MR: which slices of a study are shown, in which order and windows, and what makes no volume.
+
+use dicom_core::VR;
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{
+    Convention, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, SlicePlan, Slices,
+    Unused, decode_slices, plan_volume, prepare,
+};
+
+use crate::synthetic::{file, put};
+
+const AXIAL: &str = "1\\0\\0\\0\\1\\0";
+
+/// An axial slice at `z` mm whose pixels have Hounsfield units from -1000 on in steps of 100.
+fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
+    file(|object| {
+        put(object, tags::MODALITY, VR::CS, "CT");
+        put(object, tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\AXIAL");
+        put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.10");
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.11");
+        put(
+            object,
+            tags::SOP_INSTANCE_UID,
+            VR::UI,
+            format!("2.25.12.{}", z.to_bits()),
+        );
+        put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, AXIAL);
+        put(
+            object,
+            tags::IMAGE_POSITION_PATIENT,
+            VR::DS,
+            format!("7\\8\\{z}"),
+        );
+        put(object, tags::PIXEL_SPACING, VR::DS, "0.5\\0.5");
+        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1000");
+        change(object);
+    })
+}
+
+fn options() -> Options {
+    Options::new(6, Limits::default()).unwrap()
+}
+
+fn read(bytes: &[u8]) -> Slices {
+    match prepare(bytes, &options()).unwrap() {
+        Prepared::Slices(slices) => *slices,
+        Prepared::Frames(_) => panic!("slices"),
+    }
+}
+
+fn plan_of(files: &[Vec<u8>]) -> Result<SlicePlan, Reason> {
+    let slices: Vec<Slices> = files.iter().map(|bytes| read(bytes)).collect();
+    let files: Vec<(usize, &Slices)> = slices.iter().enumerate().collect();
+    plan_volume(&files, Convention::newest()).map_err(|refusal| refusal.reason)
+}
+
+fn frames_of(files: &[Vec<u8>]) -> Vec<(Frame, FrameInfo)> {
+    let plan = plan_of(files).unwrap();
+    let frames = plan.frames.iter();
+    frames
+        .flat_map(|(index, frame)| {
+            decode_slices(&files[*index], &[*frame], &plan, &options()).unwrap()
+        })
+        .collect()
+}
+
+/// Slices at these heights are shown in this order.
+#[track_caller]
+fn check_order(heights: &[f64], expected: &[usize]) {
+    let files: Vec<_> = heights.iter().map(|z| slice(*z, |_| {})).collect();
+    let plan = plan_of(&files).unwrap();
+    let order: Vec<usize> = plan.frames.iter().map(|(index, _)| *index).collect();
+    assert_eq!(order, expected);
+    assert!(plan.fates.iter().all(|(_, fate)| *fate == Fate::Used));
+}
+
+#[test]
+fn slices_go_along_the_normal_whatever_the_order_of_files() {
+    check_order(&[5.0, 0.0, 2.5], &[1, 2, 0]);
+    check_order(&[-10.0, -12.0, -14.0], &[2, 1, 0]);
+    check_order(&[3.0], &[0]);
+}
+
+#[test]
+fn ct_windows_become_red_green_and_blue() {
+    let (frame, info) = &frames_of(&[slice(0.0, |_| {})])[0];
+    assert_eq!(frame.channels, 3);
+    // Row 1, column 0 of the 5 × 6 image is its value 500: -500 HU; the square has no column before it.
+    let at = |column: usize, row: usize| &frame.pixels[(row * 6 + column) * 3..][..3];
+    // numpy: round((-500 + 1024) / 2048 * 255) = 65; below both other windows.
+    assert_eq!(at(0, 1), [65, 0, 0]);
+    // 1000 stored in row 2: 0 HU: 127.5 → 128, 135 / 350 * 255 = 98.36, 0.
+    assert_eq!(at(0, 2), [128, 98, 0]);
+    // 1100: 100 HU.
+    assert_eq!(at(1, 2), [140, 171, 255]);
+    assert_eq!((info.window, info.channel_windows.len()), (None, 3));
+    assert_eq!(info.channel_windows[1].center, 40.0);
+    assert_eq!(info.preprocessing_version, "medgemma-1.5-1");
+}
+
+#[test]
+fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
+    let mr = |z: f64, scale: &str| {
+        slice(z, |object| {
+            put(object, tags::MODALITY, VR::CS, "MR");
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+            put(object, tags::RESCALE_SLOPE, VR::DS, scale);
+        })
+    };
+    let frames = frames_of(&[mr(0.0, "1"), mr(1.0, "2")]);
+    // Stored 0 to 2900; the volume goes to 5800.
+    assert_eq!((frames[0].0.channels, frames[1].0.channels), (1, 1));
+    let largest = |frame: &Frame| *frame.pixels.iter().max().unwrap();
+    assert_eq!((largest(&frames[0].0), largest(&frames[1].0)), (128, 255));
+    assert_eq!(frames[0].1.window.unwrap().width, 5800.0);
+}
+
+#[test]
+fn what_is_no_slice_is_left_out_with_a_reason() {
+    let mut files: Vec<_> = [0.0, 1.0, 2.0].iter().map(|z| slice(*z, |_| {})).collect();
+    files.push(slice(9.0, |object| {
+        put(
+            object,
+            tags::IMAGE_TYPE,
+            VR::CS,
+            "ORIGINAL\\PRIMARY\\LOCALIZER",
+        );
+    }));
+    files.push(slice(10.0, |object| {
+        put(object, tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY");
+    }));
+    files.push(files[1].clone());
+    files.push(slice(50.0, |object| {
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.99");
+    }));
+    let plan = plan_of(&files).unwrap();
+    let unused: Vec<_> = plan
+        .fates
+        .iter()
+        .filter(|(_, fate)| *fate != Fate::Used)
+        .copied()
+        .collect();
+    let expected = [
+        (3, Unused::Localiser),
+        (4, Unused::Derived),
+        (5, Unused::Duplicate),
+        (6, Unused::OtherSeries),
+    ];
+    assert_eq!(
+        unused,
+        expected.map(|(index, why)| (index, Fate::Unused(why)))
+    );
+    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!(plan.notes, [Note::FewSlices]);
+}
+
+#[test]
+fn the_last_acquisition_of_a_series_is_used() {
+    let of = |z: f64, acquisition: &str| {
+        slice(z, |object| {
+            put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
+            put(
+                object,
+                tags::SOP_INSTANCE_UID,
+                VR::UI,
+                format!("2.25.{acquisition}.{z}"),
+            );
+        })
+    };
+    let files = [of(0.0, "1"), of(1.0, "1"), of(0.0, "2"), of(1.0, "2")];
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(2, 0), (3, 0)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherAcquisition));
+    // Parts of one scan are one volume.
+    let plan = plan_of(&[of(0.0, "1"), of(1.0, "2")]).unwrap();
+    assert_eq!(plan.frames.len(), 2);
+}
+
+#[test]
+fn too_many_slices_are_thinned_evenly() {
+    let files: Vec<_> = (0..100).map(|z| slice(f64::from(z), |_| {})).collect();
+    let plan = plan_of(&files).unwrap();
+    let order: Vec<usize> = plan.frames.iter().map(|(index, _)| *index).collect();
+    assert_eq!((order.len(), &order[..5]), (85, &[1, 2, 3, 5, 6][..]));
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::NotSelected));
+    assert_eq!(plan.notes, [Note::SlicesSelected]);
+}
+
+/// Three slices, the last of them changed, are refused.
+#[track_caller]
+fn check_refused(change: impl FnOnce(&mut InMemDicomObject), expected: Reason) {
+    let files = [slice(0.0, |_| {}), slice(1.0, |_| {}), slice(2.0, change)];
+    assert_eq!(plan_of(&files).unwrap_err(), expected);
+}
+
+#[test]
+fn what_makes_no_volume_is_refused() {
+    check_refused(
+        |object| {
+            put(
+                object,
+                tags::IMAGE_ORIENTATION_PATIENT,
+                VR::DS,
+                "0\\1\\0\\-1\\0\\0",
+            )
+        },
+        Reason::MixedOrientation,
+    );
+    check_refused(
+        |object| put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, "7\\8\\20"),
+        Reason::SliceGap,
+    );
+    check_refused(
+        |object| put(object, tags::IMAGE_POSITION_PATIENT, VR::DS, "7\\8\\1"),
+        Reason::SamePosition,
+    );
+    check_refused(
+        |object| put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024"),
+        Reason::MixedSeries,
+    );
+    check_refused(
+        |object| put(object, tags::PIXEL_SPACING, VR::DS, "0.6\\0.6"),
+        Reason::MixedSeries,
+    );
+    check_refused(
+        |object| put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.77"),
+        Reason::SeveralStudies,
+    );
+    check_refused(
+        |object| drop(object.take_element(tags::IMAGE_POSITION_PATIENT)),
+        Reason::MissingAttribute,
+    );
+    let sagittal = [0.0, 1.0, 2.0].map(|x| {
+        slice(x, |object| {
+            put(
+                object,
+                tags::IMAGE_ORIENTATION_PATIENT,
+                VR::DS,
+                "0\\1\\0\\0\\0\\-1",
+            );
+            put(
+                object,
+                tags::IMAGE_POSITION_PATIENT,
+                VR::DS,
+                format!("{x}\\8\\9"),
+            );
+        })
+    });
+    assert_eq!(plan_of(&sagittal).unwrap_err(), Reason::NotAxial);
+}
