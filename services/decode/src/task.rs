@@ -224,14 +224,10 @@ pub(crate) fn score(
     })
 }
 
-/// The line about a label that watchers see.
+/// The line about a label that watchers see: without its probability, whose last digits depend on how the prompt was cut.
 pub(crate) fn line(score: &v1::LabelScore) -> String {
     let answer = if score.applies { "yes" } else { "no" };
-    format!(
-        "{}: {answer} ({:.1} %)\n",
-        score.label,
-        f64::from(score.probability) * 100.0
-    )
+    format!("{}: {answer}\n", score.label)
 }
 
 /// All labels together: figures add up, the first token is the first label's.
