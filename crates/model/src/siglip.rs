@@ -90,7 +90,7 @@ impl Embedder {
         &self.digest
     }
 
-    /// The embedding of a picture, [width] f32 of length 1. The frame is brought to the model's size by bilinear
+    /// The embedding of a picture, `[width]` f32 of length 1. The frame is brought to the model's size by bilinear
     /// sampling without antialiasing, as TensorFlow does and this model was evaluated with.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl Embedder {
         Ok(unit(&self.pooling.forward(&features)?)?)
     }
 
-    /// The embedding of a text, [width] f32 of length 1. What goes beyond the model's 64 tokens is cut off.
+    /// The embedding of a text, `[width]` f32 of length 1. What goes beyond the model's 64 tokens is cut off.
     ///
     /// # Errors
     /// [`EmbedError`].
