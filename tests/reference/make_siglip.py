@@ -56,13 +56,13 @@ def corpus():
 
 
 def train(folder):
-    prefix = str(folder / "spiece")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpus()), model_prefix=prefix, vocab_size=PIECES, model_type="unigram",
-        normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False,
-        num_threads=1, minloglevel=2)
-    pathlib.Path(prefix + ".vocab").unlink()
-    return SiglipTokenizer(prefix + ".model")
+    # Written through a stream: with a prefix, the file would name the folder of the machine that made it.
+    with open(folder / "spiece.model", "wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(corpus()), model_writer=out, vocab_size=PIECES, model_type="unigram",
+            normalization_rule_name="nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False,
+            num_threads=1, minloglevel=2)
+    return SiglipTokenizer(str(folder / "spiece.model"))
 
 
 def fill(model, seed):
