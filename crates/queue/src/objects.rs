@@ -2,7 +2,9 @@
 //! Laid out as NATS object stores are (chunks under one subject, then one entry that names them), so their tools can read
 //! them; read without consumers, which would cost the server more than the bytes do.
 
+use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_nats::HeaderMap;
 use async_trait::async_trait;
@@ -10,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use medfleet_store::{Backend, BackendError, Entry, Name};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -156,16 +158,21 @@ impl Inner {
 
     async fn put_chunks(&self, subject: &str, bytes: &Bytes) -> Result<usize> {
         const PUT: Operation = once("store a chunk");
-        let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
-        let sequences: Vec<u64> = stream::iter(starts)
+        // After a failure no chunk is sent, and those under way are waited for: the caller removes the chunks, and one
+        // that the server stored after that would take its room for ever.
+        let failed = AtomicBool::new(false);
+        let results: Vec<Result<u64>> = stream::iter((0..bytes.len()).step_by(CHUNK_BYTES))
+            .take_while(|_| ready(!failed.load(Ordering::Relaxed)))
             .map(|start| {
                 let end = bytes.len().min(start + CHUNK_BYTES);
                 self.api
                     .publish(PUT, subject, None, bytes.slice(start..end))
+                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))
             })
             .buffered(CHUNKS_IN_FLIGHT)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
+        let sequences = results.into_iter().collect::<Result<Vec<u64>>>()?;
         // Readers take the chunks in the order of the stream. A retry after a missing leader can change it.
         if sequences.is_sorted() {
             Ok(sequences.len())

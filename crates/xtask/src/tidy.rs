@@ -5,6 +5,7 @@
 
 mod architecture;
 mod edges;
+mod features;
 mod files;
 mod licences;
 mod workspace;
@@ -23,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(edges::arrows(&workspace));
     violations.extend(edges::owners(&workspace));
     violations.extend(edges::unlinked(&workspace));
+    violations.extend(features::check()?);
     violations.extend(files::check(&files)?);
     violations.extend(architecture::check(&workspace)?);
     violations.extend(licences::check(&workspace)?);
