@@ -7,7 +7,7 @@ use medfleet_proto::v1::{
     LocaliseTask, SubmitJobRequest, result::Output, task::Kind,
 };
 use medfleet_tests::client::{Client, inline};
-use medfleet_tests::fleet::{Fleet, Model, Options};
+use medfleet_tests::fleet::{Fleet, Model, Options, binary};
 use medfleet_tests::picture;
 
 const SCHEMA: &str = r#"{"type": "object", "properties": {"side": {"enum": ["left", "right"]},
@@ -35,13 +35,14 @@ async fn complete(client: &Client, request: SubmitJobRequest) -> Result<v1::Resu
     ensure!(last.state() == JobState::Completed, "{last:?}");
     let result = client.result(&job.name).await?;
     let text = match result.output.as_ref().context("an output")? {
-        Output::Report(report) => &report.text,
+        Output::Report(report) => report.text.as_str(),
         Output::Answer(answer) => &answer.text,
         Output::Classification(classification) => &classification.text,
         Output::Localisation(localisation) => &localisation.text,
         Output::Extraction(extraction) => &extraction.json,
+        Output::Embeddings(_) | Output::ZeroShot(_) => "",
     };
-    ensure!(*text == seen.text, "the streamed text is the result's");
+    ensure!(text == seen.text, "the streamed text is the result's");
     ensure!(result.draft && result.frames.len() == images, "{result:?}");
     ensure!(
         result.frames.iter().all(|frame| frame.placement.is_some()),
@@ -204,6 +205,85 @@ async fn compare(client: &Client) -> Result<()> {
     ensure!(
         of(&result) != of(&swapped),
         "prior and current are told apart"
+    );
+    Ok(())
+}
+
+/// What `medfleet embed` says of pictures and texts, without any fleet: each line it prints.
+async fn embed_alone(images: &[Vec<u8>], texts: &[String]) -> Result<Vec<serde_json::Value>> {
+    let folder = tempfile::tempdir()?;
+    let mut command = tokio::process::Command::new(binary("medfleet")?);
+    command.arg("embed").arg("--json").arg("--model");
+    command.arg(picture::tiny_embedder());
+    for (index, image) in images.iter().enumerate() {
+        let path = folder.path().join(format!("{index}.png"));
+        std::fs::write(&path, image)?;
+        command.arg("--image").arg(path);
+    }
+    for text in texts {
+        command.args(["--text", text]);
+    }
+    let output = command.output().await?;
+    ensure!(output.status.success(), "{output:?}");
+    let lines = std::str::from_utf8(&output.stdout)?.lines();
+    lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// Embeddings and scores through all four services are those of the model alone, and a pool without words says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_and_zero_shot_scores_are_the_models_own() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Embedder,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    // As large as the model's pictures: nothing is resized on either way.
+    let images = vec![picture::png(448, 1)?, picture::png(448, 2)?];
+    let labels = ["a clear lung", "a pleural effusion"]
+        .map(str::to_owned)
+        .to_vec();
+    let alone = embed_alone(&images, &labels).await?;
+    let of_kind = |kind: &str| -> Vec<&serde_json::Value> {
+        let lines = alone.iter().filter(|line| line["kind"] == kind);
+        lines.collect()
+    };
+
+    let embed = Kind::Embed(v1::EmbedTask {});
+    let result = complete(&client, request(embed, images.clone(), 0)).await?;
+    let Some(Output::Embeddings(found)) = &result.output else {
+        bail!("no embeddings: {result:?}")
+    };
+    let expected = of_kind("image");
+    ensure!(found.embeddings.len() == 2 && expected.len() == 2);
+    for (found, expected) in found.embeddings.iter().zip(expected) {
+        let expected: Vec<f32> = serde_json::from_value(expected["embedding"].clone())?;
+        ensure!(found.values == expected, "{found:?} and {expected:?}");
+    }
+
+    let kind = Kind::ZeroShot(v1::ZeroShotTask {
+        labels: labels.clone(),
+    });
+    let result = complete(&client, request(kind, images.clone(), 0)).await?;
+    let Some(Output::ZeroShot(found)) = &result.output else {
+        bail!("no scores: {result:?}")
+    };
+    let found: Vec<&v1::ZeroShotScore> = found.images.iter().flat_map(|i| &i.labels).collect();
+    let expected = of_kind("pair");
+    ensure!(found.len() == 4 && expected.len() == 4, "{found:?}");
+    for (found, expected) in found.iter().zip(expected) {
+        ensure!(found.label == expected["text"], "{found:?} and {expected}");
+        let logit = expected["logit"].as_f64().context("a logit")? as f32;
+        ensure!(found.logit == logit, "{found:?} and {expected}");
+    }
+
+    let report = Kind::Report(v1::ReportTask::default());
+    let job = client.submit(request(report, images, 8)).await?;
+    let failure = client.wait_final(&job.name).await?.failure;
+    let failure = failure.context("this pool writes nothing")?;
+    ensure!(
+        failure.reason() == FailureReason::ModelMismatch && failure.message.contains("MedGemma"),
+        "{failure:?}"
     );
     Ok(())
 }

@@ -98,6 +98,7 @@ def prompts(name, checkpoint, ids):
     if window >= 1024:
         # The first image at the far end of the window, the second where it begins to move.
         out["two_images"] = lambda rng: ([bos, *image, *words(rng, 1000), *image, *words(rng, 9)], [1, 0])
+        out["triple"] = text(3 * window)
         return out
     out["image_first"] = lambda rng: ([*run, eoi, *words(rng, 6)], [1])
     out["image_last"] = lambda rng: ([bos, *words(rng, 5), *image, *words(rng, 3), soi, *run], [0, 1])

@@ -21,6 +21,8 @@ const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccdde
 const ACK_WAIT: &str = "2s";
 /// Frame side of the tiny checkpoint, in pixels.
 const TINY_SIDE: i64 = 224;
+/// Frame side of MedSigLIP, in pixels.
+const EMBEDDER_SIDE: i64 = 448;
 /// Frame side of the simulated model, in pixels.
 const SIMULATED_SIDE: i64 = 64;
 
@@ -72,10 +74,13 @@ pub fn of(role: Role, setting: &Setting<'_>) -> String {
     if role == Role::Preprocess
         && let Some(Value::Table(preprocess)) = file.get_mut("preprocess")
     {
-        let side = if matches!(setting.options.model, Model::Tiny) {
-            TINY_SIDE
-        } else {
-            SIMULATED_SIDE
+        let side = match setting.options.model {
+            Model::Tiny => TINY_SIDE,
+            Model::Simulated(_) => SIMULATED_SIDE,
+            Model::Embedder => {
+                preprocess.insert("convention".into(), "medsiglip".into());
+                EMBEDDER_SIDE
+            }
         };
         preprocess.insert("frame_side".into(), Value::Integer(side));
     }
@@ -137,6 +142,10 @@ fn ingest(setting: &Setting<'_>) -> Table {
         pending_after = "15s"
         sweep_every = "1s"
     };
+    if matches!(setting.options.model, Model::Embedder) {
+        let embedders = toml! { embedder = "test-pool" };
+        ingest.insert("embedders".into(), Value::Table(embedders));
+    }
     if setting.options.tls.is_some() {
         let file = |name: &str| Value::from(setting.folder.join(name).display().to_string());
         let tls = Table::from_iter([
@@ -160,17 +169,8 @@ fn ingest(setting: &Setting<'_>) -> Table {
 
 fn model(model: Model) -> Table {
     match model {
-        Model::Tiny => {
-            let mut table = toml! {
-                kind = "folder"
-                dtype = "f32"
-            };
-            table.insert(
-                "path".into(),
-                crate::picture::tiny_model().display().to_string().into(),
-            );
-            table
-        }
+        Model::Tiny => folder(&crate::picture::tiny_model()),
+        Model::Embedder => folder(&crate::picture::tiny_embedder()),
         Model::Simulated(Pace {
             encode_millis,
             prefill_millis,
@@ -188,6 +188,15 @@ fn model(model: Model) -> Table {
             table
         }
     }
+}
+
+fn folder(path: &Path) -> Table {
+    let mut table = toml! {
+        kind = "folder"
+        dtype = "f32"
+    };
+    table.insert("path".into(), path.display().to_string().into());
+    table
 }
 
 fn set(table: &mut Table, section: &str, key: &str, value: String) {

@@ -78,6 +78,8 @@ pub enum Model {
     Tiny,
     /// The simulated backend.
     Simulated(Pace),
+    /// The tiny checkpoint of MedSigLIP's form.
+    Embedder,
 }
 
 /// How a fleet is set up.

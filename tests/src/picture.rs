@@ -39,6 +39,12 @@ pub fn radiograph(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("read {}", path.display()))
 }
 
+/// The tiny checkpoint of MedSigLIP's form, of the model's own tests.
+#[must_use]
+pub fn tiny_embedder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/fixtures/tiny_medsiglip")
+}
+
 /// The tiny checkpoint that the repository ships.
 #[must_use]
 pub fn tiny_model() -> PathBuf {

@@ -132,10 +132,10 @@ impl TaskKind {
         }
     }
 
-    /// Whether this release does the task. The others are refused at submit, with this list.
+    /// Whether it is done by a model that compares pictures and texts (MedSigLIP), and not by one that writes.
     #[must_use]
-    pub const fn is_available(self) -> bool {
-        !matches!(self, Self::Embed | Self::ZeroShot)
+    pub const fn compares(self) -> bool {
+        matches!(self, Self::Embed | Self::ZeroShot)
     }
 }
 

@@ -6,20 +6,25 @@ use medfleet_core::setting::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{DecodeBackend, Description, Dtype, EncodeBackend, EngineError};
-use crate::real::{Half, Loaded};
+use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
+use crate::decode::{DecodeEngine, DecodeLimits};
+use crate::embed::LoadedEmbedder;
+use crate::real::{Half, Loaded, failed};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
 /// The model of a worker. It has no default: the operator decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ModelConfig {
-    /// A model folder as the Hugging Face hub has it.
+    /// A model folder as the Hugging Face hub has it: MedGemma, or MedSigLIP for `embed` and `zero-shot`.
     Folder {
         /// The folder.
         path: PathBuf,
         /// What to compute in.
         dtype: ModelDtype,
+        /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
+        #[serde(default)]
+        digest_cache: Option<PathBuf>,
     },
     /// No model: text that is a digest of the input, for tests of the fleet. Its results name it.
     Simulated(SimulatedConfig),
@@ -96,6 +101,8 @@ impl Default for SimulatedConfig {
 pub enum LoadedModel {
     /// MedGemma.
     Real(Loaded),
+    /// MedSigLIP.
+    Embedder(LoadedEmbedder),
     /// No model.
     Simulated(Simulated),
 }
@@ -107,8 +114,17 @@ impl ModelConfig {
     /// The model's own, which name the file, key or tensor.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
         match self {
-            Self::Folder { path, dtype } => {
-                Loaded::load(path, (*dtype).into(), half).map(LoadedModel::Real)
+            Self::Folder {
+                path,
+                dtype,
+                digest_cache,
+            } => {
+                let dtype = (*dtype).into();
+                if medfleet_model::is_siglip(path).map_err(failed)? {
+                    LoadedEmbedder::load(path, dtype).map(LoadedModel::Embedder)
+                } else {
+                    Loaded::load(path, dtype, half, digest_cache.as_deref()).map(LoadedModel::Real)
+                }
             }
             Self::Simulated(config) => {
                 let shape = SimulatedShape {
@@ -136,6 +152,7 @@ impl LoadedModel {
     pub fn description(&self) -> &Description {
         match self {
             Self::Real(loaded) => loaded.description(),
+            Self::Embedder(embedder) => embedder.description(),
             Self::Simulated(simulated) => simulated.description(),
         }
     }
@@ -145,18 +162,46 @@ impl LoadedModel {
     pub fn encoder(&self) -> Box<dyn EncodeBackend> {
         match self {
             Self::Real(loaded) => loaded.encoder(),
+            Self::Embedder(embedder) => Box::new(embedder.clone()),
             Self::Simulated(simulated) => Box::new(simulated.clone()),
         }
     }
 
-    /// The text half, with its KV memory.
+    /// The text half: of a model that writes, with its KV memory and its thread.
     ///
     /// # Errors
-    /// When the budget holds not even one block.
-    pub fn decoder(&self, kv_bytes_max: u64) -> Result<Box<dyn DecodeBackend>, EngineError> {
+    /// When the budget holds not even one block, or the machine cannot start a thread.
+    pub fn start_decode(
+        &self,
+        kv_bytes_max: u64,
+        limits: DecodeLimits,
+    ) -> Result<DecodeModel, EngineError> {
+        let backend = match self {
+            Self::Real(loaded) => loaded.decoder(kv_bytes_max)?,
+            Self::Simulated(simulated) => Box::new(simulated.decoder(kv_bytes_max)),
+            Self::Embedder(embedder) => return Ok(DecodeModel::Embedder(embedder.clone())),
+        };
+        let engine = DecodeEngine::start(backend, limits).map_err(failed)?;
+        Ok(DecodeModel::Writer(engine))
+    }
+}
+
+/// What a decode worker runs.
+#[derive(Debug, Clone)]
+pub enum DecodeModel {
+    /// A model that writes text about images.
+    Writer(DecodeEngine),
+    /// One that compares images with labels.
+    Embedder(LoadedEmbedder),
+}
+
+impl DecodeModel {
+    /// What it is.
+    #[must_use]
+    pub fn description(&self) -> &Description {
         match self {
-            Self::Real(loaded) => loaded.decoder(kv_bytes_max),
-            Self::Simulated(simulated) => Ok(Box::new(simulated.decoder(kv_bytes_max))),
+            Self::Writer(engine) => engine.description(),
+            Self::Embedder(embedder) => embedder.description(),
         }
     }
 }

@@ -5,11 +5,12 @@
 //! [`Health`] and ends the engine; the service then ends the process in order.
 //!
 //! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`prompt`],
-//! [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma.
+//! [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma, [`embed`] is MedSigLIP.
 
 pub mod backend;
 pub mod config;
 pub mod decode;
+pub mod embed;
 pub mod encode;
 mod health;
 pub mod prompt;
@@ -22,8 +23,9 @@ pub use backend::{
     EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_BYTES_MAX,
     STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
 };
-pub use config::{LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
+pub use config::{DecodeModel, LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
 pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
+pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use health::Health;
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};

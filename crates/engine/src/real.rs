@@ -39,11 +39,17 @@ pub enum Half {
 }
 
 impl Loaded {
-    /// Loads a Hugging Face folder. Takes seconds to minutes: call it on a blocking thread.
+    /// Loads a Hugging Face folder. Takes seconds to minutes: call it on a blocking thread. With `digest_cache`, the
+    /// digests of weights that have not changed are not computed again.
     ///
     /// # Errors
     /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for a checkpoint without images.
-    pub fn load(folder: &Path, dtype: Dtype, half: Half) -> Result<Self, EngineError> {
+    pub fn load(
+        folder: &Path,
+        dtype: Dtype,
+        half: Half,
+        digest_cache: Option<&Path>,
+    ) -> Result<Self, EngineError> {
         let parts = match half {
             Half::Encode => Parts::Vision,
             Half::Decode => Parts::Text,
@@ -53,7 +59,11 @@ impl Loaded {
             dtype: to_model(dtype),
             parts,
         };
-        let model = Model::load(folder, options).map_err(failed)?;
+        let model = match digest_cache {
+            Some(cache) => Model::load_remembering(folder, options, cache),
+            None => Model::load(folder, options),
+        };
+        let model = model.map_err(failed)?;
         let Some([tokens_per_image, token_width]) = model.image_shape() else {
             return Err(EngineError::Model(
                 "the checkpoint has no vision tower".into(),
@@ -61,12 +71,9 @@ impl Loaded {
         };
         let config = model.config();
         let frame_side = config.vision.as_ref().map_or(0, |vision| vision.image_size);
-        let name = folder
-            .file_name()
-            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let digests = model.digests();
         let description = Description {
-            model: name,
+            model: name_of(folder),
             model_digest: digests.model,
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: device(),
@@ -110,8 +117,15 @@ impl Loaded {
     }
 }
 
+/// A model is called as its folder is.
+pub(crate) fn name_of(folder: &Path) -> String {
+    folder
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
 /// Kind of device, with the instruction set that the kernels choose at run time.
-fn device() -> String {
+pub(crate) fn device() -> String {
     let level = level();
     format!("cpu {} {level}", std::env::consts::ARCH)
 }
@@ -132,11 +146,11 @@ fn level() -> &'static str {
     "baseline"
 }
 
-fn as_u32(count: usize) -> u32 {
+pub(crate) fn as_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> EngineError {
+pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> EngineError {
     EngineError::Model(Box::new(error))
 }
 

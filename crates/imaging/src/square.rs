@@ -1,8 +1,7 @@
-//! Zero padding to a square, then the antialiased bilinear resize to the model's side, as Pillow's BILINEAR does it.
+//! Zero padding to a square, then the resize to the model's side by the convention's rule.
 //! The order and the 8-bit depth in between are MedGemma's own preprocessing.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use medfleet_resample::{antialiased, sampled};
 
 use crate::{Frame, Placement};
 
@@ -29,7 +28,9 @@ pub(crate) fn to_frame(picture: &Picture, frame_side: u32, antialias: bool) -> (
         scale: f64::from(frame_side) / f64::from(side),
     };
     let padded = pad(picture, side, pad_left_pixels, pad_top_pixels);
-    let pixels = resize(&padded, (side, frame_side), picture.channels, antialias);
+    let resize = if antialias { antialiased } else { sampled };
+    let [side, to, channels] = [side, frame_side, picture.channels].map(|n| n as usize);
+    let pixels = resize(&padded, side, channels, to).expect("`pad` made side * side * channels");
     (
         Frame {
             side: frame_side,
@@ -53,28 +54,6 @@ fn pad(picture: &Picture, side: u32, left: u32, top: u32) -> Vec<u8> {
         to[..row].copy_from_slice(from);
     }
     padded
-}
-
-fn resize(padded: &[u8], (from, to): (u32, u32), channels: u32, antialias: bool) -> Vec<u8> {
-    let pixel_type = if channels == 1 {
-        PixelType::U8
-    } else {
-        PixelType::U8x3
-    };
-    let source = ImageRef::new(from, from, padded, pixel_type)
-        .expect("`pad` made side * side * channels bytes");
-    let mut target = Image::new(to, to, pixel_type);
-    // Without antialiasing only the four nearest pixels count, however much the picture shrinks.
-    let algorithm = if antialias {
-        ResizeAlg::Convolution(FilterType::Bilinear)
-    } else {
-        ResizeAlg::Interpolation(FilterType::Bilinear)
-    };
-    let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-    Resizer::new()
-        .resize(&source, &mut target, &options)
-        .expect("both images have one pixel type and a whole crop box");
-    target.into_vec()
 }
 
 #[cfg(test)]

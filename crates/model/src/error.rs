@@ -206,12 +206,6 @@ pub enum FrameError {
         /// Bytes found.
         found: usize,
     },
-    /// The resize library refused.
-    #[error("frame cannot be resized: {reason}")]
-    Resize {
-        /// Why.
-        reason: String,
-    },
 }
 
 /// Encoding frames failed.

@@ -2,10 +2,12 @@
 //! resizes (antialiased bilinear, as Pillow does and Gemma 3's processor asks for) and scales to [−1, 1].
 
 use candle_core::{Device, Tensor};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use medfleet_resample::{WrongSize, antialiased, sampled};
 
 use crate::error::{EncodeError, FrameError};
+
+/// Pixels, side, channels, side wanted.
+type Rule = fn(&[u8], usize, usize, usize) -> Result<Vec<u8>, WrongSize>;
 
 /// Longest side accepted, in pixels.
 pub const FRAME_SIDE_MAX: usize = 16_384;
@@ -75,78 +77,35 @@ impl Frame {
         &self.pixels
     }
 
-    /// The same picture at another side length; a copy where it has that already.
+    /// The same picture at another side length, antialiased; a copy where it has that already.
     ///
     /// # Errors
-    /// [`FrameError::Side`], and [`FrameError::Resize`] should the library refuse.
+    /// [`FrameError::Side`].
     pub fn resized(&self, side: usize) -> Result<Self, FrameError> {
-        if side == self.side {
-            return Ok(self.clone());
-        }
-        if !(1..=FRAME_SIDE_MAX).contains(&side) {
-            return Err(FrameError::Side {
-                found: side,
-                max: FRAME_SIDE_MAX,
-            });
-        }
-        let refuse = |reason: String| FrameError::Resize { reason };
-        let kind = if self.channels == 1 {
-            PixelType::U8
-        } else {
-            PixelType::U8x3
-        };
-        let (from, to) = (pixels_u32(self.side)?, pixels_u32(side)?);
-        let source =
-            ImageRef::new(from, from, &self.pixels, kind).map_err(|e| refuse(e.to_string()))?;
-        let mut target = Image::new(to, to, kind);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .use_alpha(false);
-        Resizer::new()
-            .resize(&source, &mut target, &options)
-            .map_err(|e| refuse(e.to_string()))?;
-        Self::new(side, self.channels, target.into_vec())
+        self.by(antialiased, side)
     }
 
-    /// The same picture at another side length by bilinear sampling without antialiasing, pixel centres at one half, as
-    /// TensorFlow's `tf.image.resize(…, "bilinear", antialias=False)` does; fractions are cut off, as a cast to uint8
-    /// does. A copy where it has that side already.
+    /// The same picture at another side length without antialiasing, as MedSigLIP was evaluated with; a copy where it has
+    /// that already.
     ///
     /// # Errors
     /// [`FrameError::Side`].
     pub fn sampled(&self, side: usize) -> Result<Self, FrameError> {
-        if side == self.side {
-            return Ok(self.clone());
-        }
+        self.by(sampled, side)
+    }
+
+    fn by(&self, rule: Rule, side: usize) -> Result<Self, FrameError> {
         if !(1..=FRAME_SIDE_MAX).contains(&side) {
             return Err(FrameError::Side {
                 found: side,
                 max: FRAME_SIDE_MAX,
             });
         }
-        let scale = self.side as f32 / side as f32;
-        // Per target position: the two source positions and the weight of the second.
-        let places: Vec<(usize, usize, f32)> = (0..side)
-            .map(|i| {
-                let at = (i as f32 + 0.5) * scale - 0.5;
-                let low = at.floor().max(0.0);
-                let high = at.ceil().clamp(0.0, (self.side - 1) as f32);
-                (low as usize, high as usize, at - at.floor())
-            })
-            .collect();
-        let mut pixels = Vec::with_capacity(side * side * self.channels);
-        for &(top, bottom, down) in &places {
-            for &(left, right, along) in &places {
-                for channel in 0..self.channels {
-                    let sample = |y: usize, x: usize| {
-                        f32::from(self.pixels[(y * self.side + x) * self.channels + channel])
-                    };
-                    let mix = |y| sample(y, left) + (sample(y, right) - sample(y, left)) * along;
-                    let (upper, lower) = (mix(top), mix(bottom));
-                    pixels.push((upper + (lower - upper) * down) as u8);
-                }
-            }
-        }
+        let pixels = rule(&self.pixels, self.side, self.channels, side);
+        let pixels = pixels.map_err(|wrong| FrameError::Bytes {
+            expected: wrong.expected,
+            found: wrong.found,
+        })?;
         Self::new(side, self.channels, pixels)
     }
 
@@ -186,13 +145,6 @@ impl Frame {
 /// x / 255, then mean 0.5 and standard deviation 0.5, in f32 as the reference does.
 fn scaled(sample: u8) -> f32 {
     (f32::from(sample) / 255.0 - 0.5) / 0.5
-}
-
-fn pixels_u32(side: usize) -> Result<u32, FrameError> {
-    u32::try_from(side).map_err(|_| FrameError::Side {
-        found: side,
-        max: FRAME_SIDE_MAX,
-    })
 }
 
 #[cfg(test)]

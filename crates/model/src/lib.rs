@@ -31,6 +31,7 @@ mod tokens;
 mod vision;
 mod weights;
 
+pub use config::siglip::is_siglip;
 pub use config::{Config, LayerKind, TextConfig, VisionConfig};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{

@@ -78,6 +78,18 @@ impl Embedder {
         self.config.vision.hidden
     }
 
+    /// Width and height of the pictures that it looks at, in pixels.
+    #[must_use]
+    pub const fn image_size(&self) -> usize {
+        self.config.vision.image_size
+    }
+
+    /// Tokens of a text that it reads.
+    #[must_use]
+    pub const fn text_tokens_max(&self) -> usize {
+        self.config.text.positions
+    }
+
     /// What is computed in.
     #[must_use]
     pub const fn dtype(&self) -> Dtype {

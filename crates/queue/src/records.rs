@@ -52,6 +52,8 @@ pub enum Applied {
         record: JobRecord,
         /// The record before.
         before: JobRecord,
+        /// Of the record as stored.
+        revision: Revision,
     },
     /// The state machine does not allow it; nothing was stored.
     Refused {
@@ -139,8 +141,10 @@ impl Queue {
         step: &Move,
         now: UnixMillis,
     ) -> Result<Applied> {
-        let applied = self.apply_without_event(key, epoch, step, now).await?;
-        if let Applied::Applied { record, before } = &applied
+        let applied = self
+            .apply_without_event(key, epoch, step, now, None)
+            .await?;
+        if let Applied::Applied { record, before, .. } = &applied
             && subject::event_token(record) != subject::event_token(before)
         {
             self.publish_event(key, record).await?;
@@ -148,7 +152,8 @@ impl Queue {
         Ok(applied)
     }
 
-    /// As [`Queue::apply`], and leaves the event to the caller, who can publish it together with what comes next.
+    /// As [`Queue::apply`], and leaves the event to the caller, who can publish it together with what comes next. With
+    /// `known`, the record as the caller last saw it, it is not read again unless it has changed since.
     ///
     /// # Errors
     /// As [`Queue::apply`].
@@ -158,7 +163,17 @@ impl Queue {
         epoch: Option<u32>,
         step: &Move,
         now: UnixMillis,
+        known: Option<(&JobRecord, Revision)>,
     ) -> Result<Applied> {
+        // What was known may be old: it may lead to a write, which compares, but to no answer without one.
+        if let Some((before, revision)) = known
+            && epoch.is_none_or(|epoch| epoch == before.epoch)
+            && let Ok(record) = before.apply(step, now)
+            && record != *before
+            && let Some(applied) = self.replace(key, before, revision, record).await?
+        {
+            return Ok(applied);
+        }
         for _ in 0..TRIES_MAX {
             let Some((before, revision)) = self.record(key).await? else {
                 return Ok(Applied::Missing);
@@ -175,17 +190,34 @@ impl Queue {
                     });
                 }
             };
-            check_invariants(invariant::violated_by_step(&before, &record))?;
-            if record == before {
-                return Ok(Applied::Applied { record, before });
-            }
-            let value = encode_record(&record)?;
-            let updated = self.jobs.update(&key.to_string(), value, revision).await?;
-            if updated.is_some() {
-                return Ok(Applied::Applied { record, before });
+            if let Some(applied) = self.replace(key, &before, revision, record).await? {
+                return Ok(applied);
             }
         }
         Err(QueueError::Contended { tries: TRIES_MAX })
+    }
+
+    /// Stores the record after a step if the one before it is still at `revision`; `None` when it is not. A step that
+    /// changes nothing is not stored.
+    async fn replace(
+        &self,
+        key: &JobKey,
+        before: &JobRecord,
+        revision: Revision,
+        record: JobRecord,
+    ) -> Result<Option<Applied>> {
+        check_invariants(invariant::violated_by_step(before, &record))?;
+        let stored = if record == *before {
+            Some(revision)
+        } else {
+            let value = encode_record(&record)?;
+            self.jobs.update(&key.to_string(), value, revision).await?
+        };
+        Ok(stored.map(|revision| Applied::Applied {
+            record,
+            before: before.clone(),
+            revision,
+        }))
     }
 
     /// A page of a tenant's records in order of job id, after `after`, at most `limit`, only those in `states` (all when

@@ -192,16 +192,32 @@ impl BlobStore {
     ) -> Result<Digest, StoreError> {
         self.check_size(kind, content.len())?;
         let digest = self.digest(tenant, &content).await;
-        let name = blob_name(tenant, kind, &digest);
+        self.put_named(tenant, kind, &digest, content).await?;
+        Ok(digest)
+    }
+
+    /// Stores a content whose name the caller has made with [`BlobStore::digest`]; a wrong one would make a blob that is
+    /// corrupt from the start. Otherwise as [`BlobStore::put`].
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`].
+    pub async fn put_named(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        digest: &Digest,
+        content: Bytes,
+    ) -> Result<(), StoreError> {
+        self.check_size(kind, content.len())?;
+        let name = blob_name(tenant, kind, digest);
         let backend = &self.inner.backend;
         let there = backend.head(&name).await?;
         if there.is_some_and(|entry| entry.bytes == content.len() as u64)
             && backend.refresh(&name).await?
         {
-            return Ok(digest);
+            return Ok(());
         }
-        self.write(&name, content).await?;
-        Ok(digest)
+        self.write(&name, content).await
     }
 
     /// Reads a content and checks it against its name.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use medfleet_core::{
     Failure, FailureReason, JobRecord, Refused, Stage, UnixMillis, Verdict, WorkUnit,
 };
-use medfleet_queue::Applied;
+use medfleet_queue::{Applied, Revision};
 
 /// What follows an attempt to start a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// Its start is recorded: work.
-    Work(JobRecord),
+    /// Its start is recorded, at this revision: work.
+    Work(JobRecord, Revision),
     /// It was done before: queue what follows. True when this start was counted and has to be taken back.
     Repeat(JobRecord, bool),
     /// The job is final: publish its last event again, then acknowledge.
@@ -28,12 +28,14 @@ pub enum Start {
 #[must_use]
 pub fn after_start(unit: &WorkUnit, applied: Applied) -> Start {
     match applied {
-        Applied::Applied { record, .. } => {
+        Applied::Applied {
+            record, revision, ..
+        } => {
             let done = unit.stage == Stage::Encode && record.chunks.is_done(unit.unit);
             if done {
                 Start::Repeat(record, true)
             } else {
-                Start::Work(record)
+                Start::Work(record, revision)
             }
         }
         Applied::Refused {

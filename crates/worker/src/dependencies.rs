@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
-use medfleet_core::{BlobKind, Digest, JobKey, PoolName};
+use medfleet_core::{Digest, PoolName};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{Clock, Health, Metrics, Process, Stop, TaskSet};
-use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig, StoreError};
+use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
 
 /// What a worker service runs with. Several services of one process share it.
 #[derive(Debug, Clone)]
@@ -102,44 +100,6 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key.extend_from_slice(&chunk.to_le_bytes());
     key.extend_from_slice(encoder.as_bytes());
     key
-}
-
-/// Stores contents and takes the job's reference on them and on `also`, at the same time: one wait for the disk.
-/// Gives the contents' names, in order.
-///
-/// # Errors
-/// The store's.
-pub async fn keep(
-    store: &BlobStore,
-    key: &JobKey,
-    contents: Vec<(BlobKind, Bytes)>,
-    also: &[(BlobKind, Digest)],
-) -> Result<Vec<Digest>, StoreError> {
-    let digests = contents
-        .iter()
-        .map(|(_, content)| store.digest(&key.tenant, content));
-    let digests = join_all(digests).await;
-    let kinds = contents.iter().map(|(kind, _)| *kind);
-    let named: Vec<_> = kinds
-        .zip(digests.iter().copied())
-        .chain(also.iter().copied())
-        .collect();
-    let puts = contents
-        .into_iter()
-        .map(|(kind, content)| store.put(&key.tenant, kind, content));
-    let (put, referenced) = tokio::join!(
-        try_join_all(puts),
-        store.reference(&key.tenant, &key.job, &named)
-    );
-    put?;
-    match referenced {
-        // The reference was faster than a put that has ended since.
-        Err(StoreError::Missing { .. }) => {
-            store.reference(&key.tenant, &key.job, &named).await?;
-        }
-        referenced => referenced?,
-    }
-    Ok(digests)
 }
 
 /// The bearer token by which services of one fleet know each other, derived from the fleet key.

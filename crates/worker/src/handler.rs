@@ -4,7 +4,7 @@ use std::error::Error;
 
 use futures::future::{BoxFuture, Shared, join_all};
 use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
-use medfleet_queue::{Applied, Headers, Queue, QueueError};
+use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision};
 use medfleet_runtime::Clock;
 use medfleet_store::StoreError;
 
@@ -123,6 +123,7 @@ pub struct Started {
     pub record: JobRecord,
     /// Trace context for what follows.
     pub headers: Headers,
+    pub(crate) revision: Revision,
     pub(crate) queue: Queue,
     pub(crate) clock: std::sync::Arc<dyn Clock>,
     pub(crate) start_event: StartEvent,
@@ -154,9 +155,10 @@ impl Started {
         // Watchers see the start before its outcome.
         self.start_event.clone().await?;
         let epoch = Some(self.unit.epoch);
+        let known = Some((&self.record, self.revision));
         let applied = self
             .queue
-            .apply_without_event(key, epoch, step, self.clock.now())
+            .apply_without_event(key, epoch, step, self.clock.now(), known)
             .await?;
         let record = match applied {
             Applied::Applied { record, .. } => record,

@@ -17,7 +17,7 @@ mod slot;
 mod watch;
 
 pub use config::WorkerConfig;
-pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token, keep};
+pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
 pub use handler::{Ending, Handler, Next, Started};
 pub use metrics::WorkerMetrics;
 pub use slot::{Worker, run};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::join_all;
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Delivery, Headers, Puller, Queue, QueueError};
+use medfleet_queue::{Delivery, Headers, Puller, Queue, QueueError, Revision};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
 use tokio::sync::broadcast;
 use tracing::{Instrument, Span, field};
@@ -178,10 +178,10 @@ impl<H: Handler> Slot<H> {
             retries_max: self.worker.config.retries_max,
         };
         let applied = queue
-            .apply_without_event(&unit.key, Some(unit.epoch), &step, now)
+            .apply_without_event(&unit.key, Some(unit.epoch), &step, now, None)
             .await?;
         match after_start(unit, applied) {
-            Start::Work(record) => Ok(self.work(delivery, record, hints).await),
+            Start::Work(record, revision) => Ok(self.work(delivery, record, revision, hints).await),
             Start::Repeat(record, counted) => {
                 if counted {
                     let step = Move::HandBack { stage: H::STAGE };
@@ -211,6 +211,7 @@ impl<H: Handler> Slot<H> {
         &self,
         delivery: &Delivery,
         record: JobRecord,
+        revision: Revision,
         mut hints: broadcast::Receiver<JobKey>,
     ) -> Verdict {
         let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
@@ -225,6 +226,7 @@ impl<H: Handler> Slot<H> {
         let started = Started {
             unit,
             record,
+            revision,
             headers,
             queue,
             clock,

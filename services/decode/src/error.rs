@@ -48,6 +48,9 @@ pub(crate) enum DecodeError {
         expected: usize,
         found: usize,
     },
+    /// The pool's model cannot do the task: ingest and this pool do not agree on what it is.
+    #[error("the task needs a model that {needs}, and the pool runs another")]
+    Model { needs: &'static str },
     /// A task that this release does not do.
     #[error("the task is not one that this release does")]
     Task,
@@ -73,6 +76,9 @@ impl From<DecodeError> for Ending {
             }
             DecodeError::Frames { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
+            }
+            DecodeError::Model { .. } => {
+                Self::fail(FailureReason::ModelMismatch, error.to_string())
             }
             DecodeError::Task => Self::fail(FailureReason::Internal, error.to_string()),
             DecodeError::Engine(error) => match error {

@@ -21,7 +21,7 @@ mod work;
 use std::sync::Arc;
 
 use medfleet_core::Stage;
-use medfleet_engine::{DecodeEngine, Health};
+use medfleet_engine::{DecodeModel, Health};
 use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics};
 
@@ -40,24 +40,26 @@ const MODEL: TaskKind = TaskKind {
 /// When it cannot start; trouble with single units becomes their verdict, a broken model ends the process in order.
 pub async fn run(
     config: Config,
-    engine: DecodeEngine,
+    model: DecodeModel,
     dependencies: Dependencies,
 ) -> Result<(), StartError> {
     let pool = config.pool_name()?;
     let part = dependencies.health.part("decode");
-    let (ended, broken) = (engine.ended(), part.clone());
-    dependencies.tasks.start(MODEL, async move {
-        match ended.await {
-            Health::Failed => {
-                broken.dead();
-                Err(StartError::ModelBroke)
+    if let DecodeModel::Writer(engine) = &model {
+        let (ended, broken) = (engine.ended(), part.clone());
+        dependencies.tasks.start(MODEL, async move {
+            match ended.await {
+                Health::Failed => {
+                    broken.dead();
+                    Err(StartError::ModelBroke)
+                }
+                Health::Running | Health::Stopped => Ok(()),
             }
-            Health::Running | Health::Stopped => Ok(()),
-        }
-    });
+        });
+    }
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
-    let handler = work::Decode::new(&config, engine, &dependencies);
+    let handler = work::Decode::new(&config, model, &dependencies);
     let worker = Worker {
         config: config.worker,
         pool,

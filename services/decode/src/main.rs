@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use medfleet_decode::MainConfig;
-use medfleet_engine::{DecodeEngine, Half};
+use medfleet_engine::Half;
 use medfleet_runtime::{Process, Program, Stop, process};
 use medfleet_worker::Dependencies;
 
@@ -21,15 +21,15 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let config = process.config.clone();
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let (model, kv_bytes_max) = (config.model.clone(), config.decode.kv_bytes_max.get());
+    let limits = config.decode.limits();
     let loading = tokio::task::spawn_blocking(move || {
         model
             .load(Half::Decode)
-            .and_then(|model| model.decoder(kv_bytes_max))
+            .and_then(|model| model.start_decode(kv_bytes_max, limits))
     });
-    let backend = loading.await?.map_err(Stop::usage)?;
-    let engine = DecodeEngine::start(backend, config.decode.limits())?;
+    let model = loading.await?.map_err(Stop::usage)?;
     let queue = dependencies.queue.clone();
-    let ended = medfleet_decode::run(config.decode, engine, dependencies).await;
+    let ended = medfleet_decode::run(config.decode, model, dependencies).await;
     queue.drain().await;
     Ok(ended?)
 }

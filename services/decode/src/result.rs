@@ -42,7 +42,11 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     let prose = match &written.output {
         Output::Report(report) => report.text.as_str(),
         Output::Answer(answer) => answer.text.as_str(),
-        Output::Classification(_) | Output::Localisation(_) | Output::Extraction(_) => "",
+        Output::Classification(_)
+        | Output::Localisation(_)
+        | Output::Extraction(_)
+        | Output::Embeddings(_)
+        | Output::ZeroShot(_) => "",
     };
     let sentences = sentences(prose, &written.tokens)
         .into_iter()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use medfleet_engine::{
-    Alternative, Done, Finish, PromptSize, Question, TokenSpan, choose_among, sections,
+    Alternative, Done, Finish, Match, PromptSize, Question, TokenSpan, choose_among, sections,
 };
 use medfleet_proto::v1;
 use medfleet_proto::v1::result::Output;
@@ -60,9 +60,79 @@ pub(crate) fn asks(task: &v1::Task, frames: usize) -> Result<Asks, DecodeError> 
         }
         Some(Kind::Extract(v1::ExtractTask { json_schema })) => Question::Extract { json_schema },
         Some(Kind::Classify(v1::ClassifyTask { labels })) => return Ok(Asks::Labels(labels)),
-        Some(Kind::Embed(_) | Kind::ZeroShot(_)) | None => return Err(DecodeError::Task),
+        Some(Kind::Embed(_) | Kind::ZeroShot(_)) => {
+            return Err(DecodeError::Model {
+                needs: "compares images with texts (MedSigLIP)",
+            });
+        }
+        None => return Err(DecodeError::Task),
     };
     Ok(Asks::One(question))
+}
+
+/// What a task asks of a model that compares.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Compares {
+    /// The images' embeddings by themselves.
+    Nothing,
+    /// The images with these texts.
+    Labels(Vec<String>),
+}
+
+/// What a task asks of a model that compares.
+pub(crate) fn compares(task: &v1::Task) -> Result<Compares, DecodeError> {
+    match &task.kind {
+        Some(Kind::Embed(v1::EmbedTask {})) => Ok(Compares::Nothing),
+        Some(Kind::ZeroShot(v1::ZeroShotTask { labels })) => Ok(Compares::Labels(labels.clone())),
+        Some(_) => Err(DecodeError::Model {
+            needs: "writes text (MedGemma)",
+        }),
+        None => Err(DecodeError::Task),
+    }
+}
+
+/// The embeddings, one for each image.
+pub(crate) fn embeddings(embeddings: Vec<Vec<f32>>) -> Output {
+    let embeddings = embeddings.into_iter();
+    let embeddings = embeddings.map(|values| v1::Embedding { values }).collect();
+    Output::Embeddings(v1::Embeddings { embeddings })
+}
+
+/// A row for each image, with what was found of each label.
+pub(crate) fn zero_shot(labels: &[String], found: Vec<Vec<Match>>) -> Output {
+    let images = found.into_iter().map(|row| {
+        let scores = labels
+            .iter()
+            .zip(row)
+            .map(|(label, found)| v1::ZeroShotScore {
+                label: label.clone(),
+                logit: found.logit,
+                probability: found.probability,
+            });
+        v1::ZeroShotImage {
+            labels: scores.collect(),
+        }
+    });
+    Output::ZeroShot(v1::ZeroShot {
+        images: images.collect(),
+    })
+}
+
+/// What was compared: no text, no tokens.
+pub(crate) fn compared(output: Output, took: Duration) -> Written {
+    Written {
+        output,
+        warnings: Vec::new(),
+        finish: Finish::Stop,
+        tokens: Vec::new(),
+        output_tokens: 0,
+        prompt: PromptSize {
+            tokens: 0,
+            image_tokens: 0,
+        },
+        time_to_first_token: Duration::ZERO,
+        decode: took,
+    }
 }
 
 /// What was written, and what it means.

@@ -1,11 +1,13 @@
 //! The effects of one decode in order: gather every declared image, write the text, store the result, complete the job.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{
-    Asked, DecodeEngine, DecodeRequest, Decoding, Done, EngineError, ImageTokens, Prompts, Question,
+    Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
+    LoadedEmbedder, Prompts, Question,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
@@ -24,14 +26,15 @@ use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
 use crate::stream::{Writer, collect};
 use crate::task::{
-    Asks, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, line, score, written,
+    Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
+    compares, embeddings, line, score, written, zero_shot,
 };
 use crate::unit::images;
 
 /// The stage.
 pub(crate) struct Decode {
     store: BlobStore,
-    engine: DecodeEngine,
+    model: DecodeModel,
     fetcher: Fetcher,
     clock: Arc<dyn Clock>,
     checkpoint_every: Duration,
@@ -40,11 +43,11 @@ pub(crate) struct Decode {
 }
 
 impl Decode {
-    pub(crate) fn new(config: &Config, engine: DecodeEngine, dependencies: &Dependencies) -> Self {
+    pub(crate) fn new(config: &Config, model: DecodeModel, dependencies: &Dependencies) -> Self {
         let token = internal_token(dependencies.store.key());
         Self {
             store: dependencies.store.clone(),
-            engine,
+            model,
             fetcher: Fetcher::new(config.fetch_timeout.get(), &token),
             clock: Arc::clone(&dependencies.clock),
             checkpoint_every: config.checkpoint_every.get(),
@@ -85,10 +88,15 @@ impl Decode {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
-            model: self.engine.description(),
+            model: self.model.description(),
             tenant: &started.unit.key.tenant,
         };
-        let opening = async { Ok(writer.checkpoint("").await?) };
+        let opening = async {
+            if writer.attempt > 1 {
+                writer.checkpoint("").await?;
+            }
+            Ok(())
+        };
         let (study, gathered, ()) = tokio::try_join!(
             self.study(started),
             gather(&sources, &started.record),
@@ -102,59 +110,88 @@ impl Decode {
         let key = &started.unit.key;
         let writer = self.writer(started);
         let (study, gathered) = self.begin(started, &writer).await?;
-        let parameters = study.decoding.unwrap_or_default();
-        let images = images(&gathered.manifest.frames);
-        let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
-        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
-        let answering = Answering {
-            writer: &writer,
-            images: &gathered.images,
-            parameters: &parameters,
-            scope: scope(&key.tenant),
-        };
         let asked = self.clock.now();
-        let (written, prompt_bytes, decoding) =
-            match asks(&study.task.unwrap_or_default(), images.count)? {
-                Asks::One(question) => {
-                    let ask = ask(&question)?;
-                    let bytes = ask.prompt.canonical_bytes();
-                    let (text, done) = self.one(&answering, ask).await?;
-                    let frame = gathered.manifest.frames.first();
-                    let frame = frame.and_then(|frame| frame.info.as_ref());
-                    let written = written(&question, text, done, frame)?;
-                    (written, bytes, parameters.clone())
-                }
-                Asks::Labels(labels) => {
-                    let asks = labels.into_iter().map(|label| {
-                        let ask = ask(&Question::Classify {
-                            label: label.clone(),
-                        })?;
-                        Ok((label, ask))
-                    });
-                    let asks: Vec<(String, Asked)> = asks.collect::<Result<_, EngineError>>()?;
-                    let bytes = asks.iter().map(|(_, ask)| ask.prompt.canonical_bytes());
-                    let bytes = bytes.collect::<Vec<_>>().concat();
-                    let written = self.labels(&answering, asks).await?;
-                    (written, bytes, of_labels(&parameters))
-                }
-            };
-        let prompt_digest = self.store.digest(&key.tenant, &prompt_bytes.into()).await;
+        let Answered {
+            written,
+            decoding,
+            prompt,
+            prompt_version,
+        } = match &self.model {
+            DecodeModel::Writer(engine) => self.ask(engine, &writer, &study, &gathered).await?,
+            DecodeModel::Embedder(embedder) => compare(embedder, &study, &gathered).await?,
+        };
+        let prompt_digest = self.store.digest(&key.tenant, &prompt.into()).await;
         let result = result(Parts {
             job: format!("jobs/{}", key.job),
             record: &started.record,
             gathered,
-            model: self.engine.description(),
+            model: self.model.description(),
             decoding,
-            prompt_version: &self.prompt_version,
+            prompt_version,
             prompt_digest,
             written,
             asked,
             now: self.clock.now(),
         });
         let result = vec![(BlobKind::Result, result.encode_to_vec().into())];
-        let digests = medfleet_worker::keep(&self.store, key, result, &[]).await?;
+        let digests = self
+            .store
+            .keep(&key.tenant, &key.job, result, &[], ready(Ok(())))
+            .await?;
         digests.first().copied().ok_or(DecodeError::Manifest {
             what: "the result's name",
+        })
+    }
+
+    /// Asks a model that writes, whatever the task asks.
+    async fn ask(
+        &self,
+        engine: &DecodeEngine,
+        writer: &Writer,
+        study: &StudyManifest,
+        gathered: &Gathered,
+    ) -> Result<Answered<'_>, DecodeError> {
+        let parameters = study.decoding.clone().unwrap_or_default();
+        let images = images(&gathered.manifest.frames);
+        let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
+        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
+        let answering = Answering {
+            engine,
+            writer,
+            images: &gathered.images,
+            parameters: &parameters,
+            scope: scope(&writer.key.tenant),
+        };
+        let task = study.task.clone().unwrap_or_default();
+        let (written, prompt, decoding) = match asks(&task, images.count)? {
+            Asks::One(question) => {
+                let ask = ask(&question)?;
+                let prompt = ask.prompt.canonical_bytes();
+                let (text, done) = self.one(&answering, ask).await?;
+                let frame = gathered.manifest.frames.first();
+                let frame = frame.and_then(|frame| frame.info.as_ref());
+                let written = written(&question, text, done, frame)?;
+                (written, prompt, parameters.clone())
+            }
+            Asks::Labels(labels) => {
+                let asks = labels.into_iter().map(|label| {
+                    let ask = ask(&Question::Classify {
+                        label: label.clone(),
+                    })?;
+                    Ok((label, ask))
+                });
+                let asks: Vec<(String, Asked)> = asks.collect::<Result<_, EngineError>>()?;
+                let prompt = asks.iter().map(|(_, ask)| ask.prompt.canonical_bytes());
+                let prompt = prompt.collect::<Vec<_>>().concat();
+                let written = self.labels(&answering, asks).await?;
+                (written, prompt, of_labels(&parameters))
+            }
+        };
+        Ok(Answered {
+            written,
+            decoding,
+            prompt,
+            prompt_version: &self.prompt_version,
         })
     }
 
@@ -167,7 +204,7 @@ impl Decode {
         let request = answering.request(ask, decoding(answering.parameters));
         let writer = answering.writer;
         let write = async {
-            let mut stream = self.engine.decode(request).await?;
+            let mut stream = answering.engine.decode(request).await?;
             writer.run(&mut stream).await
         };
         self.traced(writer.attempt, write).await
@@ -190,7 +227,7 @@ impl Decode {
         for (label, ask) in asks {
             let request = answering.request(ask, decoding.clone());
             let write = async {
-                let mut stream = self.engine.decode(request).await?;
+                let mut stream = answering.engine.decode(request).await?;
                 collect(&mut stream).await
             };
             let (answer, done) = self.traced(writer.attempt, write).await?;
@@ -213,7 +250,7 @@ impl Decode {
         attempt: u32,
         write: impl Future<Output = Result<(String, Done), DecodeError>>,
     ) -> Result<(String, Done), DecodeError> {
-        let model = &self.engine.description().model;
+        let model = &self.model.description().model;
         let span = tracing::info_span!(
             "write text",
             otel.name = format!("chat {model}"),
@@ -245,8 +282,51 @@ impl Decode {
     }
 }
 
+/// What a job's model said, and what exactly it was asked.
+struct Answered<'a> {
+    written: Written,
+    decoding: v1::DecodingParameters,
+    /// For the digest in the result.
+    prompt: Vec<u8>,
+    prompt_version: &'a str,
+}
+
+/// Asks a model that compares; there is no prompt besides the labels.
+async fn compare(
+    embedder: &LoadedEmbedder,
+    study: &StudyManifest,
+    gathered: &Gathered,
+) -> Result<Answered<'static>, DecodeError> {
+    let begun = Instant::now();
+    let span = tracing::info_span!(
+        "compare",
+        gen_ai.operation.name = "embeddings",
+        gen_ai.request.model = %embedder.description().model,
+    );
+    let task = study.task.clone().unwrap_or_default();
+    let (output, prompt) = match compares(&task)? {
+        Compares::Nothing => (
+            embeddings(embedder.embeddings(&gathered.images)?),
+            Vec::new(),
+        ),
+        Compares::Labels(labels) => {
+            let found = embedder.compare(&gathered.images, labels.clone());
+            let found = found.instrument(span).await?;
+            let prompt = labels.join("\0").into_bytes();
+            (zero_shot(&labels, found), prompt)
+        }
+    };
+    Ok(Answered {
+        written: compared(output, begun.elapsed()),
+        decoding: v1::DecodingParameters::default(),
+        prompt,
+        prompt_version: "",
+    })
+}
+
 /// What all questions of a job share.
 struct Answering<'a> {
+    engine: &'a DecodeEngine,
     writer: &'a Writer,
     images: &'a [ImageTokens],
     parameters: &'a v1::DecodingParameters,

@@ -1,5 +1,6 @@
 //! The effects of one chunk in order: find its tokens or make them, store them, then advance the job.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -123,7 +124,9 @@ impl Encode {
         };
         let manifest = manifest.encode_to_vec().into();
         // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
-        medfleet_worker::keep(&self.store, job, contents, &[]).await?;
+        self.store
+            .keep(tenant, &job.job, contents, &[], ready(Ok(())))
+            .await?;
         self.store
             .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
             .await?;

@@ -1,5 +1,7 @@
 //! What ingest asks of the blob store: studies in, results and the text so far out.
 
+use std::future::ready;
+
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey, TenantId};
 use medfleet_store::{BackendError, BlobStore, StoreError};
@@ -50,7 +52,12 @@ impl Blobs {
         contents: Vec<(BlobKind, Bytes)>,
         parts: &[(BlobKind, Digest)],
     ) -> Result<bool, StoreError> {
-        match medfleet_worker::keep(&self.0, key, contents, parts).await {
+        let nothing = ready(Ok(()));
+        match self
+            .0
+            .keep(&key.tenant, &key.job, contents, parts, nothing)
+            .await
+        {
             Ok(_) => Ok(true),
             Err(StoreError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_core::{PoolName, TenantId};
+use medfleet_core::{PoolName, TaskKind, TenantId};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -88,6 +88,12 @@ pub struct Config {
     pub models: BTreeMap<String, String>,
     /// The alias used when a job names none.
     pub default_model: String,
+    /// Alias to pool of the MedSigLIP models, which do `embed` and `zero-shot`; without one these tasks are refused.
+    #[serde(default)]
+    pub embedders: BTreeMap<String, String>,
+    /// The alias used when such a job names none; needed where there are several.
+    #[serde(default)]
+    pub default_embedder: Option<String>,
     /// Sizes, counts and durations of requests.
     #[serde(default)]
     pub limits: Limits,
@@ -133,7 +139,7 @@ pub struct Limits {
     pub input_bytes_max: ByteSize,
     /// Bytes of inputs sent within the submit request, together; the public contract says 3 MiB.
     pub inline_bytes_max: ByteSize,
-    /// Images of one job.
+    /// Files of one job. A CT or MR series is a file a slice; how many of them a model is shown preprocess decides.
     pub images_max: u32,
     /// Bytes of a question, context or target; the public contract says 16 KiB.
     pub text_bytes_max: ByteSize,
@@ -162,10 +168,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            study_bytes_max: ByteSize::from_mib(512),
+            study_bytes_max: ByteSize::from_mib(2048),
             input_bytes_max: ByteSize::from_mib(512),
             inline_bytes_max: ByteSize::from_mib(3),
-            images_max: 64,
+            images_max: 2048,
             text_bytes_max: ByteSize::from_bytes(16 << 10),
             max_tokens_default: 1024,
             max_tokens_max: 8192,
@@ -266,15 +272,31 @@ impl Config {
     /// When a value is not a pool name.
     pub fn pools(&self) -> Result<Vec<PoolName>, ConfigError> {
         let mut pools = Vec::new();
-        for (alias, pool) in &self.models {
+        let models = self.models.iter().map(|model| ("models", model));
+        let embedders = self.embedders.iter().map(|model| ("embedders", model));
+        for (table, (alias, pool)) in models.chain(embedders) {
             let pool = PoolName::new(pool.as_str()).map_err(|error| {
-                ConfigError::relation(format!("ingest.models.{alias}: {error}"))
+                ConfigError::relation(format!("ingest.{table}.{alias}: {error}"))
             })?;
             if !pools.contains(&pool) {
                 pools.push(pool);
             }
         }
         Ok(pools)
+    }
+
+    /// The models that do a task: alias to pool, and the alias of a job that names none.
+    pub(crate) fn models_for(&self, task: TaskKind) -> (&BTreeMap<String, String>, Option<&str>) {
+        if task.compares() {
+            let only = match self.embedders.len() {
+                1 => self.embedders.keys().next(),
+                _ => None,
+            };
+            let default = self.default_embedder.as_ref().or(only);
+            (&self.embedders, default.map(String::as_str))
+        } else {
+            (&self.models, Some(self.default_model.as_str()))
+        }
     }
 
     /// The weights of the tenants that have one.
@@ -309,8 +331,17 @@ impl Config {
                 "ingest.default_model must be one of ingest.models",
             ),
             (
+                self.default_embedder
+                    .as_ref()
+                    .map_or(self.embedders.len() < 2, |default| {
+                        self.embedders.contains_key(default)
+                    }),
+                "ingest.default_embedder must be one of ingest.embedders, and be there where there are several",
+            ),
+            (
                 self.models
                     .keys()
+                    .chain(self.embedders.keys())
                     .all(|alias| (1..=64).contains(&alias.len())),
                 "a model alias is 1 to 64 bytes long",
             ),

@@ -125,7 +125,7 @@ pub(crate) fn result_text(result: &v1::Result) -> &str {
         Some(v1::result::Output::Classification(classification)) => &classification.text,
         Some(v1::result::Output::Localisation(localisation)) => &localisation.text,
         Some(v1::result::Output::Extraction(extraction)) => &extraction.json,
-        None => "",
+        Some(v1::result::Output::Embeddings(_) | v1::result::Output::ZeroShot(_)) | None => "",
     }
 }
 

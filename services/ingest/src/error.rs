@@ -78,7 +78,7 @@ pub(crate) enum Refusal {
     #[error("request_id was used before with another body")]
     OtherBody,
     #[error(
-        "task: {task} is not in this release; available: {}",
+        "task: {task} needs a MedSigLIP model, which this fleet does not have; available: {}",
         available_tasks()
     )]
     TaskUnavailable { task: TaskKind },
@@ -112,9 +112,9 @@ impl Refusal {
     }
 }
 
-/// The tasks of this release.
+/// The tasks of a fleet without a model that compares.
 pub(crate) fn available_tasks() -> String {
-    let available = TaskKind::ALL.iter().filter(|task| task.is_available());
+    let available = TaskKind::ALL.iter().filter(|task| !task.compares());
     available
         .map(|task| task.as_str())
         .collect::<Vec<_>>()
@@ -245,7 +245,7 @@ mod tests {
                 task: TaskKind::Embed,
             },
             Code::Unimplemented,
-            "task: embed is not in this release; available: report, answer, classify, localise, compare, extract",
+            "task: embed needs a MedSigLIP model, which this fleet does not have; available: report, answer, classify, localise, compare, extract",
             false,
         );
         let full = QueueError::Full {

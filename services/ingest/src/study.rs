@@ -1,7 +1,7 @@
 //! What an accepted job will consist of: its blobs, study manifest and record. Looks at uploads, writes nothing.
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
     BlobKind, Chunks, Digest, JobRecord, JobState, Starts, TenantId, Times, UnixMillis, UploadId,
 };
@@ -14,6 +14,9 @@ use crate::accept::{Acceptor, TRACEPARENT, UPLOAD_GONE};
 use crate::error::Refusal;
 use crate::keys::SentHalf;
 use crate::validate::{Plan, Source};
+
+/// Inputs of one job that are looked up at a time.
+const LOOKUPS: usize = 32;
 
 /// A job that is ready to be stored.
 #[derive(Debug)]
@@ -41,7 +44,8 @@ impl Acceptor {
     ) -> Result<Study, Refusal> {
         let sources = plan.sources.iter().enumerate();
         let inputs = sources.map(|(index, source)| self.input(tenant, index, source));
-        let inputs = try_join_all(inputs).await?;
+        let inputs: Vec<_> = inputs.collect();
+        let inputs: Vec<Prepared> = stream::iter(inputs).buffered(LOOKUPS).try_collect().await?;
         let most = self.config.limits.study_bytes_max;
         let bytes = inputs
             .iter()

@@ -1,5 +1,6 @@
 //! Whether a submitted job can be one: pure, before anything is stored. Everything wrong is named at once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,7 +61,7 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
         ));
     };
     let task_kind = convert::task_kind(kind);
-    if !task_kind.is_available() {
+    if config.models_for(task_kind).0.is_empty() {
         return Err(Refusal::TaskUnavailable { task: task_kind });
     }
     check_texts(kind, limits, &mut wrong);
@@ -83,7 +84,7 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
         &mut wrong,
     );
     let time_to_live = time_to_live(request.time_to_live, limits, &mut wrong);
-    let model = model(request.model, config, &mut wrong);
+    let model = model(request.model, config.models_for(task_kind), &mut wrong);
     // A list over the limit is refused as a whole, not input by input.
     let sources = if wrong.iter().any(|v| v.field == "inputs") {
         Vec::new()
@@ -153,8 +154,8 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
             check_schema(&task.json_schema, wrong);
         }
         Kind::Classify(task) => check_labels("task.classify.labels", &task.labels, wrong),
-        // Refused as unavailable before this is reached; their labels are checked by the release that does them.
-        Kind::Embed(_) | Kind::ZeroShot(_) => {}
+        Kind::ZeroShot(task) => check_labels("task.zero_shot.labels", &task.labels, wrong),
+        Kind::Embed(v1::EmbedTask {}) => {}
     }
 }
 
@@ -230,11 +231,12 @@ fn decoding(
         let allowed = format!("up to {STOPS_MAX} strings of 1 to {STOP_BYTES_MAX} bytes");
         wrong.push(Violation::new("decoding.stop", allowed));
     }
-    // Their text has a form that nothing may cut or come before.
-    let formed = matches!(
-        task,
-        TaskKind::Classify | TaskKind::Localise | TaskKind::Extract
-    );
+    // Their text has a form that nothing may cut or come before, or there is none.
+    let formed = task.compares()
+        || matches!(
+            task,
+            TaskKind::Classify | TaskKind::Localise | TaskKind::Extract
+        );
     if formed && !sent.stop.is_empty() {
         let allowed = format!("none with {task}");
         wrong.push(Violation::new("decoding.stop", allowed));
@@ -278,19 +280,22 @@ fn time_to_live(
     }
 }
 
-fn model(sent: String, config: &Config, wrong: &mut Vec<Violation>) -> Option<(String, PoolName)> {
+/// The alias and pool of a job, from the models that do its task.
+fn model(
+    sent: String,
+    (models, default): (&BTreeMap<String, String>, Option<&str>),
+    wrong: &mut Vec<Violation>,
+) -> Option<(String, PoolName)> {
     let alias = if sent.is_empty() {
-        config.default_model.clone()
+        default.unwrap_or_default().to_owned()
     } else {
         sent
     };
-    let pool = config
-        .models
+    let pool = models
         .get(&alias)
         .and_then(|pool| PoolName::new(pool.as_str()).ok());
     if pool.is_none() {
-        let known = config
-            .models
+        let known = models
             .keys()
             .map(String::as_str)
             .collect::<Vec<_>>()

@@ -1,9 +1,12 @@
-//! From the paths a person names to the files that are meant: a folder stands for every file in it.
+//! From the paths a person names to the files that are meant: a folder stands for every file in it, an archive too.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use medfleet_imaging::{Archive, Limits, members};
+use tempfile::TempDir;
 
 /// Most files one command takes.
 pub(crate) const FILES_MAX: usize = 4096;
@@ -29,6 +32,71 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// Whether the file is an archive that can be opened, by its first bytes.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn is_archive(path: &Path) -> Result<bool> {
+    const HEAD_BYTES: u64 = 512;
+    let unreadable = || format!("cannot read {}", path.display());
+    let file = fs::File::open(path).with_context(unreadable)?;
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES)
+        .read_to_end(&mut head)
+        .with_context(unreadable)?;
+    Ok(Archive::of(&head).is_some())
+}
+
+/// Files to send, with those of archives in a folder of their own that only this user can open and that goes with this.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    /// In order; the files of an archive stand in its place, in the archive's order.
+    pub(crate) files: Vec<PathBuf>,
+    _folder: Option<TempDir>,
+}
+
+/// Opens the archives among the files, within imaging's limits.
+///
+/// # Errors
+/// A file that cannot be read, an archive that is refused as a whole (half a study must not be taken for all of it), or
+/// that is empty, and more than [`FILES_MAX`] files.
+pub(crate) fn unpacked(paths: Vec<PathBuf>, limits: &Limits) -> Result<Unpacked> {
+    let mut files = Vec::with_capacity(paths.len());
+    let mut folder: Option<TempDir> = None;
+    for path in paths {
+        if !is_archive(&path)? {
+            files.push(path);
+            continue;
+        }
+        let folder = match &mut folder {
+            Some(folder) => folder,
+            none => none.insert(tempfile::tempdir().context("cannot make a temporary folder")?),
+        };
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (before, mut written) = (files.len(), Ok(()));
+        let opened = members(&bytes, limits, &mut |member| {
+            // Under a number: nothing is ever written under a name that an archive chose.
+            let file = folder.path().join(format!("{:05}", files.len()));
+            if written.is_ok() {
+                written = fs::write(&file, &member.bytes);
+                files.push(file);
+            }
+        });
+        opened.with_context(|| format!("cannot open {}", path.display()))?;
+        written.context("cannot write to the temporary folder")?;
+        if files.len() == before {
+            bail!("{} holds no files", path.display());
+        }
+    }
+    if files.len() > FILES_MAX {
+        bail!("more than {FILES_MAX} files: submit one study at a time");
+    }
+    Ok(Unpacked {
+        files,
+        _folder: folder,
+    })
 }
 
 fn collect(path: &Path, depth: u32, found: &mut Vec<PathBuf>) -> Result<()> {
@@ -99,6 +167,58 @@ mod tests {
             &["study/2.dcm", "study/1.dcm"],
             &["study/2.dcm", "study/1.dcm"],
         );
+    }
+
+    /// A tar of files, as POSIX.1-1988 has it.
+    fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (name, bytes) in files {
+            let mut header = [0_u8; 512];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[100..107].copy_from_slice(b"0000600");
+            header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+            header[156] = b'0';
+            header[257..263].copy_from_slice(b"ustar\0");
+            header[148..156].fill(b' ');
+            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+            header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            out.extend_from_slice(&header);
+            out.extend_from_slice(bytes);
+            out.resize(out.len().next_multiple_of(512), 0);
+        }
+        out.resize(out.len() + 1024, 0);
+        out
+    }
+
+    #[test]
+    fn the_files_of_an_archive_stand_in_its_place_and_go_with_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a.dcm"), b"first").expect("a file");
+        fs::write(path("z.dcm"), b"last").expect("a file");
+        let archive = tar(&[("../../2.dcm", b"two"), ("1.dcm", b"one")]);
+        fs::write(path("study.tar"), &archive).expect("a file");
+        let named = ["a.dcm", "study.tar", "z.dcm"].map(path).to_vec();
+        let unpacked = unpacked(named, &Limits::default()).expect("it opens");
+        let contents = unpacked
+            .files
+            .iter()
+            .map(|file| fs::read(file).expect("there"));
+        let contents: Vec<Vec<u8>> = contents.collect();
+        assert_eq!(contents, [b"first".as_slice(), b"two", b"one", b"last"]);
+        let written = unpacked.files[1].clone();
+        drop(unpacked);
+        assert!(!written.exists(), "nothing of a study stays behind");
+    }
+
+    #[test]
+    fn a_broken_archive_is_refused_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("study.tar");
+        let archive = tar(&[("1.dcm", b"one"), ("2.dcm", b"two")]);
+        fs::write(&path, &archive[..1200]).expect("a file");
+        let error = unpacked(vec![path], &Limits::default()).expect_err("cut short");
+        assert!(error.to_string().contains("study.tar"), "{error:#}");
     }
 
     #[test]

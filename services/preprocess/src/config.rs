@@ -48,6 +48,9 @@ pub struct Config {
     /// Frames in one encode chunk; more where a job would have more than 32 chunks.
     #[serde(default = "frames_per_chunk_default")]
     pub frames_per_chunk: u32,
+    /// Frames of one job, over all its files; a job with more is refused. Each costs the model its image tokens.
+    #[serde(default = "frames_max_default")]
+    pub frames_max: u32,
     /// Largest file, in bytes.
     #[serde(default = "file_bytes_max_default")]
     pub file_bytes_max: ByteSize,
@@ -71,6 +74,11 @@ const fn frames_per_chunk_default() -> u32 {
     1
 }
 
+/// A volume has 85 at most; the text window of MedGemma holds 500 with 256 tokens each.
+const fn frames_max_default() -> u32 {
+    128
+}
+
 const fn file_bytes_max_default() -> ByteSize {
     ByteSize::from_mib(512)
 }
@@ -85,6 +93,7 @@ impl Config {
             frame_side,
             convention: convention_default(),
             frames_per_chunk: frames_per_chunk_default(),
+            frames_max: frames_max_default(),
             file_bytes_max: file_bytes_max_default(),
             memory_bytes_max: file_bytes_max_default(),
             decodes_max: decodes_max_default(),
@@ -99,6 +108,11 @@ impl Config {
         if self.frames_per_chunk == 0 {
             return Err(ConfigError::relation(
                 "preprocess.frames_per_chunk must be at least 1",
+            ));
+        }
+        if self.frames_max == 0 {
+            return Err(ConfigError::relation(
+                "preprocess.frames_max must be at least 1",
             ));
         }
         if !(1..=DECODES_MAX).contains(&self.decodes_max) {

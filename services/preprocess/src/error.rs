@@ -31,6 +31,11 @@ pub(crate) enum PreprocessError {
     /// The slices are no volume that a model could be shown; imaging says why.
     #[error("the slices were refused: {}: {refusal}", refusal.reason)]
     Volume { refusal: Refusal },
+    /// More than the model is shown.
+    #[error(
+        "the study was refused: TOO_MANY_FRAMES: its files have {found} frames, preprocess.frames_max is {max}; send fewer files, or the slices of one series"
+    )]
+    Frames { found: u32, max: u32 },
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
@@ -47,6 +52,7 @@ impl From<PreprocessError> for Ending {
         match error {
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
+            | PreprocessError::Frames { .. }
             | PreprocessError::DecoderPanic { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
             }

@@ -5,12 +5,14 @@
 //! code, and each file of a volume that is not shown is listed with its reason.
 //! It never links a model, and decodes on blocking threads only.
 //!
-//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `work` (the effects in order), `error` (error → verdict).
+//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `puts` (frames on their
+//! way to the store), `work` (the effects in order), `error` (error → verdict).
 
 mod config;
 mod decodes;
 mod error;
 mod metrics;
+mod puts;
 mod unit;
 mod work;
 

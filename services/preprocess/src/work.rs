@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, WorkUnit};
 use medfleet_imaging::{
     Decoded, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, Refusal, SlicePlan,
@@ -11,15 +11,16 @@ use medfleet_imaging::{
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
-use medfleet_store::{BlobStore, StoreError};
+use medfleet_store::BlobStore;
 use medfleet_worker::{Dependencies, Ending, Handler, Next, Started};
 use prost::Message;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
-use crate::decodes::Decodes;
+use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
+use crate::puts::Puts;
 use crate::unit::{chunk_starts, in_order, next};
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
@@ -30,6 +31,7 @@ pub(crate) struct Preprocess {
     store: BlobStore,
     options: Options,
     frames_per_chunk: u32,
+    frames_max: u32,
     /// Steps of file bytes that may still be taken into memory.
     memory: Arc<Semaphore>,
     memory_steps: u32,
@@ -70,6 +72,7 @@ impl Preprocess {
             store: dependencies.store.clone(),
             options,
             frames_per_chunk: config.frames_per_chunk,
+            frames_max: config.frames_max,
             memory: Arc::new(Semaphore::new(memory_steps as usize)),
             memory_steps,
             decodes: Decodes::new(config.decodes_max),
@@ -99,15 +102,17 @@ impl Preprocess {
     async fn input(
         &self,
         started: &Started,
+        puts: &Puts,
         index: usize,
         input: &wire::StudyInput,
     ) -> Result<Input, PreprocessError> {
         let options = self.options;
         let prepare = move |bytes: Bytes| medfleet_imaging::prepare(&bytes, &options);
-        let (digest, prepared, _turn) = self.decoded(started, index, input, prepare).await?;
+        let (digest, prepared, turn) = self.decoded(started, index, input, prepare).await?;
         let content = match prepared {
             Ok(Prepared::Frames(decoded)) => {
-                Content::Frames(self.frames(started, index, decoded).await?)
+                let Decoded { frames, notes, .. } = decoded;
+                Content::Frames(self.entries(puts, index, frames, &notes, turn).await)
             }
             Ok(Prepared::Slices(slices)) => Content::Slices(slices),
             Err(refusal) => {
@@ -121,15 +126,14 @@ impl Preprocess {
         Ok(Input { digest, content })
     }
 
-    /// Reads an input and decodes it on a blocking thread. The turn is to be kept until the frames are stored: until then
-    /// their pixels are in memory.
+    /// Reads an input and decodes it on a blocking thread. The turn is the right to hold its pixels.
     async fn decoded<T: Send + 'static>(
         &self,
         started: &Started,
         index: usize,
         input: &wire::StudyInput,
         decode: impl FnOnce(Bytes) -> T + Send + 'static,
-    ) -> Result<(Digest, T, crate::decodes::Turn), PreprocessError> {
+    ) -> Result<(Digest, T, Turn), PreprocessError> {
         let steps = steps(input.size_bytes).min(self.memory_steps);
         // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
         let _memory = self.memory.acquire_many(steps).await;
@@ -153,10 +157,11 @@ impl Preprocess {
     async fn whole(
         &self,
         started: &Started,
+        puts: &Puts,
         study: &wire::StudyManifest,
     ) -> Result<Study, PreprocessError> {
         let inputs = study.inputs.iter().enumerate();
-        let inputs = inputs.map(|(index, input)| self.input(started, index, input));
+        let inputs = inputs.map(|(index, input)| self.input(started, puts, index, input));
         let inputs = try_join_all(inputs).await?;
         let input_digests = inputs.iter().map(|input| input.digest).collect();
         let mut unused = Vec::new();
@@ -192,7 +197,7 @@ impl Preprocess {
                     unused.push(refused(*index, why.code(), why.text().to_owned()));
                 }
             }
-            volume = self.volume(started, study, plan).await?;
+            volume = self.volume(started, puts, study, plan).await?;
         }
         unused.sort_by_key(|file| file.input_index);
         Ok(Study {
@@ -206,6 +211,7 @@ impl Preprocess {
     async fn volume(
         &self,
         started: &Started,
+        puts: &Puts,
         study: &wire::StudyManifest,
         plan: SlicePlan,
     ) -> Result<Vec<(usize, wire::FrameEntry)>, PreprocessError> {
@@ -224,12 +230,12 @@ impl Preprocess {
                 })?;
             let (options, plan, frames) = (self.options, Arc::clone(&plan), wanted.clone());
             let decode = move |bytes: Bytes| decode_slices(&bytes, &frames, &plan, &options);
-            let (_, frames, _turn) = self.decoded(started, index, input, decode).await?;
+            let (_, frames, turn) = self.decoded(started, index, input, decode).await?;
             let frames = frames.map_err(|refusal| {
                 self.count_refusal(refusal.reason);
                 PreprocessError::Refused { index, refusal }
             })?;
-            let entries = self.stored(started, index, frames, &[]).await?;
+            let entries = self.entries(puts, index, frames, &[], turn).await;
             Ok::<_, PreprocessError>((index, wanted.into_iter().zip(entries).collect::<Vec<_>>()))
         });
         let mut decoded = try_join_all(decoded).await?;
@@ -288,51 +294,40 @@ impl Preprocess {
         Ok(bytes)
     }
 
-    async fn frames(
+    /// Sends the frames of a file on their way to the store, and gives what the manifest says of them.
+    async fn entries(
         &self,
-        started: &Started,
-        index: usize,
-        decoded: Decoded,
-    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
-        let Decoded { frames, notes, .. } = decoded;
-        self.stored(started, index, frames, &notes).await
-    }
-
-    async fn stored(
-        &self,
-        started: &Started,
+        puts: &Puts,
         index: usize,
         frames: Vec<(Frame, FrameInfo)>,
         notes: &[Note],
-    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
-        let tenant = &started.unit.key.tenant;
-        let stored = frames.into_iter().map(async |(frame, info)| {
+        turn: Turn,
+    ) -> Vec<wire::FrameEntry> {
+        let turn = Arc::new(turn);
+        let entries = frames.into_iter().map(async |(frame, info)| {
             let Frame {
                 side,
                 channels,
                 pixels,
             } = frame;
-            let digest = self
-                .store
-                .put(tenant, BlobKind::Frame, pixels.into())
-                .await?;
-            let info = used(index, &info, notes, &digest);
-            Ok::<_, StoreError>(wire::FrameEntry {
+            let digest = puts.start(pixels.into(), &turn).await;
+            wire::FrameEntry {
                 digest: Bytes::copy_from_slice(digest.as_bytes()),
                 width: side,
                 channels,
-                info: Some(info),
-            })
+                info: Some(used(index, &info, notes, &digest)),
+            }
         });
-        let entries = try_join_all(stored).await?;
+        let entries = join_all(entries).await;
         self.metrics.frames.inc_by(entries.len() as u64);
-        Ok(entries)
+        entries
     }
 
-    /// Stores the manifest and takes a reference on everything it names.
+    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names.
     async fn keep(
         &self,
         started: &Started,
+        puts: Puts,
         study: Study,
     ) -> Result<(Digest, u32), PreprocessError> {
         let key = &started.unit.key;
@@ -353,6 +348,13 @@ impl Preprocess {
         let count = u32::try_from(frames.len()).map_err(|_| PreprocessError::Manifest {
             reason: "too many frames".to_owned(),
         })?;
+        if count > self.frames_max {
+            self.count_refusal(Reason::TooManyFrames);
+            return Err(PreprocessError::Frames {
+                found: count,
+                max: self.frames_max,
+            });
+        }
         let chunk_starts = chunk_starts(count, self.frames_per_chunk);
         // As many as CHUNKS_MAX at most.
         let chunks = chunk_starts.len() as u32;
@@ -364,7 +366,10 @@ impl Preprocess {
             input_digests,
         };
         let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
-        let digests = medfleet_worker::keep(&self.store, key, manifest, &blobs).await?;
+        let (tenant, job, store) = (&key.tenant, &key.job, &self.store);
+        let digests = store
+            .keep(tenant, job, manifest, &blobs, puts.finish())
+            .await?;
         let [digest] = digests.as_slice() else {
             return Err(PreprocessError::Manifest {
                 reason: "it has no name".to_owned(),
@@ -379,8 +384,9 @@ impl Handler for Preprocess {
 
     async fn work(&self, started: &Started) -> Result<(), Ending> {
         let study = self.study(started).await?;
-        let whole = self.whole(started, &study).await?;
-        let (frames, chunks) = self.keep(started, whole).await?;
+        let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
+        let whole = self.whole(started, &puts, &study).await?;
+        let (frames, chunks) = self.keep(started, puts, whole).await?;
         let unit = &started.unit;
         started
             .advance(&Move::Preprocessed { frames, chunks }, |record| {

@@ -8,6 +8,8 @@ use super::VisionConfig;
 use super::raw::{ACTIVATION, Vision, positive, require, size};
 use crate::error::LoadError;
 
+const MODEL_TYPE: &str = "siglip";
+
 /// Both towers of a SigLIP model.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SiglipConfig {
@@ -52,17 +54,28 @@ struct Text {
     projection_size: Option<usize>,
 }
 
+/// Whether a model folder says of itself that it is a SigLIP; what else it must be, [`SiglipConfig::read`] checks.
+///
+/// # Errors
+/// [`LoadError`] when `config.json` cannot be read or is not JSON.
+pub fn is_siglip(dir: &Path) -> Result<bool, LoadError> {
+    Ok(top(dir)?.model_type.as_deref() == Some(MODEL_TYPE))
+}
+
+fn top(dir: &Path) -> Result<Top, LoadError> {
+    const FILE: &str = "config.json";
+    serde_json::from_str(&super::read(dir, FILE)?).map_err(|source| LoadError::Json {
+        file: FILE.to_owned(),
+        source,
+    })
+}
+
 impl SiglipConfig {
     /// Reads and checks `config.json` of `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Self, LoadError> {
-        const FILE: &str = "config.json";
-        let top: Top =
-            serde_json::from_str(&super::read(dir, FILE)?).map_err(|source| LoadError::Json {
-                file: FILE.to_owned(),
-                source,
-            })?;
+        let top = top(dir)?;
         let kind = top.model_type.as_deref().unwrap_or("absent");
-        require(kind == "siglip", "model_type", kind, "siglip")?;
+        require(kind == MODEL_TYPE, "model_type", kind, MODEL_TYPE)?;
         let Some(vision) = top.vision_config else {
             return super::raw::refuse("vision_config", "absent", "an object");
         };

@@ -114,7 +114,7 @@ async fn moves_are_applied_and_told_once() -> Result<()> {
         "{fenced:?}"
     );
     let done = step(&queue, &key, Move::Complete { attempt: 2, result }).await?;
-    let Applied::Applied { record, before } = done else {
+    let Applied::Applied { record, before, .. } = done else {
         bail!("not completed: {done:?}");
     };
     ensure!((before.state, record.state) == (JobState::Decoding, JobState::Completed));
@@ -172,6 +172,53 @@ async fn another_epoch_is_left_alone() -> Result<()> {
         .apply(&key, None, &begin(Stage::Preprocess), now)
         .await?;
     ensure!(matches!(any, Applied::Applied { .. }), "{any:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_known_saves_a_read_and_never_a_check() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(5, 2);
+    queue.create_record(&key, &record).await?;
+    let now = kit::clock()();
+    let onto = async |known: &Applied, step: &Move| {
+        let Applied::Applied {
+            record, revision, ..
+        } = known
+        else {
+            bail!("not applied: {known:?}");
+        };
+        let epoch = Some(record.epoch);
+        let known = Some((record, *revision));
+        Ok(queue
+            .apply_without_event(&key, epoch, step, now, known)
+            .await?)
+    };
+    let started = step(&queue, &key, begin(Stage::Preprocess)).await?;
+    let frames = Digest::new([7; 32]);
+    let encoding = onto(&started, &Move::Preprocessed { frames, chunks: 2 }).await?;
+    // The second to change what both know finds the first one's chunk.
+    let first = onto(&encoding, &Move::ChunkEncoded { chunk: 0 }).await?;
+    let second = onto(&encoding, &Move::ChunkEncoded { chunk: 1 }).await?;
+    ensure!(
+        matches!(&second, Applied::Applied { record, .. } if record.chunks.all_done()),
+        "{second:?}"
+    );
+    // Not even a step that would change nothing is answered from what was known: the job has ended.
+    step(&queue, &key, Move::Cancel).await?;
+    for known in [&first, &second] {
+        let late = onto(known, &Move::ChunkEncoded { chunk: 0 }).await?;
+        ensure!(
+            matches!(
+                late,
+                Applied::Refused {
+                    reason: Refused::Final { .. },
+                    ..
+                }
+            ),
+            "{late:?}"
+        );
+    }
     Ok(())
 }
 

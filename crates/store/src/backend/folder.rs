@@ -1,12 +1,13 @@
 //! A folder on a local disk. A put survives a power cut: the bytes go to a temporary file, which is synced, renamed into
 //! place, and the folder is synced. Several processes may share the folder.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -24,6 +25,8 @@ const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// How often a rename is tried against deletes that remove the emptied folder.
 const PLACE_ATTEMPTS: u32 = 8;
+/// Folders that are remembered: those of tenants and kinds stay, those of jobs come and go.
+const ENTERED_MAX: usize = 4_096;
 /// Temporary files of crashed writers are removed when they are this old.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,6 +40,7 @@ pub struct Folder {
 struct Root {
     path: PathBuf,
     next: AtomicU64,
+    entered: Entered,
 }
 
 impl Folder {
@@ -48,6 +52,7 @@ impl Folder {
         let root = Root {
             path: path.into(),
             next: AtomicU64::new(0),
+            entered: Entered::default(),
         };
         let open = || {
             create_folder(&root.path.join(TEMPORARY))?;
@@ -158,27 +163,41 @@ impl Root {
             drop(fs::remove_file(&temporary));
             return Err(error);
         }
-        // Up to the root: a folder just made by another process may not be synced yet.
+        self.sync_from(&target)
+    }
+
+    /// Makes the way from the root to a file durable. Up to a folder that is known to be: one just made, by this process
+    /// or another, may not be yet.
+    fn sync_from(&self, target: &Path) -> io::Result<()> {
+        let mut unknown = Vec::new();
         for folder in target.ancestors().skip(1) {
+            let identity = identity(folder)?;
             File::open(folder)?.sync_all()?;
-            if folder == self.path {
+            if folder == self.path || self.entered.has(folder, identity) {
                 break;
             }
+            unknown.push((folder.to_owned(), identity));
         }
+        self.entered.add(unknown);
         Ok(())
     }
 
     /// Renames into a folder that a concurrent delete may just have removed for being empty.
     fn place(&self, temporary: &Path, target: &Path) -> io::Result<()> {
         let folder = target.parent().unwrap_or(&self.path);
+        // The way to it is synced with the file.
+        let make = || {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(FOLDER_MODE).create(folder)
+        };
         for _ in 1..PLACE_ATTEMPTS {
-            create_folder(folder)?;
+            make()?;
             match fs::rename(temporary, target) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 placed => return placed,
             }
         }
-        create_folder(folder)?;
+        make()?;
         fs::rename(temporary, target)
     }
 
@@ -315,6 +334,35 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Folders whose entries in their parents, up to the root, this process has seen synced.
+#[derive(Debug, Default)]
+struct Entered(Mutex<HashMap<PathBuf, Identity>>);
+
+/// Tells a folder from another that came in its place: its number, which is used again, and when it was made.
+type Identity = (u64, Option<SystemTime>);
+
+impl Entered {
+    fn has(&self, folder: &Path, identity: Identity) -> bool {
+        let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without a time, it cannot be told apart.
+        identity.1.is_some() && entered.get(folder) == Some(&identity)
+    }
+
+    fn add(&self, folders: Vec<(PathBuf, Identity)>) {
+        // Every change is whole, even after a panic elsewhere.
+        let mut entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entered.len() + folders.len() > ENTERED_MAX {
+            entered.clear();
+        }
+        entered.extend(folders);
+    }
+}
+
+fn identity(folder: &Path) -> io::Result<Identity> {
+    let metadata = fs::metadata(folder)?;
+    Ok((metadata.ino(), metadata.created().ok()))
+}
+
 /// Creates missing folders, each entered durably in its parent.
 fn create_folder(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -390,6 +438,22 @@ mod tests {
             .expect("lists")
             .count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_folder_in_anothers_place_is_not_taken_for_it() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let folder = root.path().join("tenant");
+        let entered = Entered::default();
+        for _ in 0..2 {
+            fs::create_dir(&folder).expect("made");
+            let found = identity(&folder).expect("it is there");
+            assert!(!entered.has(&folder, found));
+            entered.add(vec![(folder.clone(), found)]);
+            // Where the file system does not say when a folder was made, none is ever known.
+            assert_eq!(entered.has(&folder, found), found.1.is_some());
+            fs::remove_dir(&folder).expect("removed");
+        }
     }
 
     #[tokio::test]

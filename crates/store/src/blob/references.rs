@@ -7,7 +7,8 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::future::{join_all, try_join_all};
+use futures::{StreamExt, TryStreamExt, try_join};
 use medfleet_core::{BlobKind, Digest, JobId, TenantId, UnixMillis};
 
 use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name};
@@ -42,6 +43,58 @@ impl BlobStore {
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
+        let taken = self.rely(tenant, job, blobs).await?;
+        self.confirm(tenant, blobs, taken).await
+    }
+
+    /// Stores contents and takes the job's reference on them and on `also`, all at the same time: one wait for the disk.
+    /// What `also` names need be there only when `meanwhile` has ended, which runs beside. Gives the contents' names, in
+    /// order.
+    ///
+    /// # Errors
+    /// As [`BlobStore::put`] and [`BlobStore::reference`], and the error of `meanwhile`.
+    pub async fn keep(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        contents: Vec<(BlobKind, Bytes)>,
+        also: &[(BlobKind, Digest)],
+        meanwhile: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let digests = contents
+            .iter()
+            .map(|(_, content)| self.digest(tenant, content));
+        let digests = join_all(digests).await;
+        let kinds = contents.iter().map(|(kind, _)| *kind);
+        let named: Vec<_> = kinds
+            .zip(digests.iter().copied())
+            .chain(also.iter().copied())
+            .collect();
+        let put_all = || {
+            let puts = contents.iter().zip(&digests);
+            try_join_all(puts.map(|((kind, content), digest)| {
+                self.put_named(tenant, *kind, digest, content.clone())
+            }))
+        };
+        let (_, taken, ()) = try_join!(put_all(), self.rely(tenant, job, &named), meanwhile)?;
+        match self.confirm(tenant, &named, taken).await {
+            // A collection that had begun before took it just now; from here on it is referenced.
+            Err(StoreError::Missing { digest, .. }) if digests.contains(&digest) => {
+                put_all().await?;
+                self.confirm(tenant, &named, taken).await?;
+            }
+            confirmed => confirmed?,
+        }
+        Ok(digests)
+    }
+
+    /// Writes down that the job relies on these blobs, there or not; durable when this returns. Gives the place's time.
+    async fn rely(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        blobs: &[(BlobKind, Digest)],
+    ) -> Result<UnixMillis, StoreError> {
         if self.is_erased(tenant, job).await? {
             return Err(StoreError::JobErased);
         }
@@ -53,6 +106,16 @@ impl BlobStore {
             let list = self.inner.backend.head(&name).await?;
             taken = taken.max(list.map_or(taken, |list| list.modified));
         }
+        Ok(taken)
+    }
+
+    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected.
+    async fn confirm(
+        &self,
+        tenant: &TenantId,
+        blobs: &[(BlobKind, Digest)],
+        taken: UnixMillis,
+    ) -> Result<(), StoreError> {
         let is_young = |modified: UnixMillis| taken.0.saturating_sub(modified.0) < YOUNG_MILLIS;
         let refreshed = futures::stream::iter(blobs.iter().copied())
             .map(|(kind, digest)| self.rejuvenate(tenant, kind, digest, is_young));

@@ -49,6 +49,7 @@ fn applied(record: JobRecord) -> Applied {
     Applied::Applied {
         before: record.clone(),
         record,
+        revision: Revision(1),
     }
 }
 
@@ -86,7 +87,7 @@ fn a_start_leads_to_work_or_to_what_follows() {
         Stage::Encode,
         1,
         applied(encoding.clone()),
-        &Start::Work(encoding.clone()),
+        &Start::Work(encoding.clone(), Revision(1)),
     );
     check(
         Stage::Encode,

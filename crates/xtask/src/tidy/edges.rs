@@ -12,6 +12,7 @@ const CRATES: &[&str] = &[
     "medfleet-model",
     "medfleet-proto",
     "medfleet-queue",
+    "medfleet-resample",
     "medfleet-runtime",
     "medfleet-store",
     "medfleet-worker",
@@ -21,14 +22,15 @@ const CRATES: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-core", &[]),
     ("medfleet-proto", &[]),
-    ("medfleet-imaging", &["medfleet-core"]),
+    ("medfleet-resample", &[]),
+    ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
     (
         "medfleet-queue",
         &["medfleet-core", "medfleet-proto", "medfleet-store"],
     ),
-    ("medfleet-model", &["medfleet-core"]),
+    ("medfleet-model", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-engine", &["medfleet-core", "medfleet-model"]),
     (
         "medfleet-worker",

@@ -1,6 +1,5 @@
 //! What is refused, with the field, and what defaults are filled in.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::*;
@@ -14,6 +13,8 @@ fn config() -> Config {
         tokens_reload: medfleet_runtime::DurationText::from_secs(1),
         models: BTreeMap::from([("tiny".to_owned(), "tiny-main".to_owned())]),
         default_model: "tiny".to_owned(),
+        embedders: BTreeMap::new(),
+        default_embedder: None,
         limits: Limits {
             images_max: 4,
             ..Limits::default()
@@ -82,8 +83,48 @@ fn tasks_say_how_many_images_they_take() {
         request(Kind::Compare(v1::CompareTask::default()), 1),
         &["inputs"],
     );
-    let refusal = "task: embed is not in this release; available: report, answer, classify, localise, compare, extract";
+    let refusal = "task: embed needs a MedSigLIP model, which this fleet does not have; available: report, answer, classify, localise, compare, extract";
     check(request(Kind::Embed(v1::EmbedTask {}), 1), &[refusal]);
+}
+
+#[test]
+fn each_task_goes_to_a_model_that_does_it() {
+    let mut config = config();
+    let embedders = [("small", "small-main"), ("large", "large-main")];
+    config.embedders = embedders
+        .map(|(alias, pool)| (alias.to_owned(), pool.to_owned()))
+        .into();
+    config.default_embedder = Some("large".to_owned());
+    let labels = vec!["a clear lung".to_owned()];
+    let zero_shot = || {
+        Kind::ZeroShot(v1::ZeroShotTask {
+            labels: labels.clone(),
+        })
+    };
+    let pool = |kind: Kind, model: &str| {
+        let request = v1::SubmitJobRequest {
+            model: model.to_owned(),
+            ..request(kind, 1)
+        };
+        let planned = plan(request, &config);
+        planned
+            .map(|plan| plan.pool.to_string())
+            .map_err(|refusal| refusal.to_string())
+    };
+    let report = || Kind::Report(v1::ReportTask::default());
+    assert_eq!(pool(report(), ""), Ok("tiny-main".to_owned()));
+    assert_eq!(pool(zero_shot(), ""), Ok("large-main".to_owned()));
+    assert_eq!(pool(zero_shot(), "small"), Ok("small-main".to_owned()));
+    for (kind, model, known) in [
+        (zero_shot(), "tiny", "large, small"),
+        (report(), "small", "tiny"),
+    ] {
+        let refused = pool(kind, model).expect_err("that model does not do it");
+        assert!(refused.contains(known), "{refused}");
+    }
+    let none = pool(Kind::ZeroShot(v1::ZeroShotTask::default()), "");
+    let refused = none.expect_err("there is nothing to compare with");
+    assert!(refused.contains("task.zero_shot.labels"), "{refused}");
 }
 
 #[test]

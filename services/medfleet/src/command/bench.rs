@@ -1,5 +1,6 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
+mod load;
 mod local;
 mod memory;
 mod queue;
@@ -23,6 +24,8 @@ enum What {
     Report(report::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
+    /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
+    Load(load::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),
 }
@@ -32,6 +35,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
         What::Queue(args) => queue::run(args),
+        What::Load(args) => load::run(args),
         What::Memory(args) => memory::run(args),
     }
 }

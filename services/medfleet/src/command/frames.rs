@@ -1,14 +1,12 @@
 //! `medfleet frames`: imaging alone. One PNG for each frame, and a manifest of what was done and refused.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    Archive, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
-    Slices, decode_slices, frame_to_png, members, plan_volume, prepare,
+    Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, Slices,
+    decode_slices, frame_to_png, members, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
@@ -109,16 +107,9 @@ impl Input {
 
 /// Archives opened; everything else is read when it is its turn.
 fn inputs(paths: Vec<PathBuf>, limits: &Limits) -> Result<Vec<Input>> {
-    const HEAD_BYTES: u64 = 512;
     let mut inputs = Vec::with_capacity(paths.len());
     for path in paths {
-        let unreadable = || format!("cannot read {}", path.display());
-        let file = File::open(&path).with_context(unreadable)?;
-        let mut head = Vec::new();
-        file.take(HEAD_BYTES)
-            .read_to_end(&mut head)
-            .with_context(unreadable)?;
-        if Archive::of(&head).is_none() {
+        if !paths::is_archive(&path)? {
             let content = None;
             inputs.push(Input { path, content });
             continue;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use clap::ValueEnum;
+use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
     Input, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
@@ -20,7 +21,7 @@ use crate::show::{self, Progress};
 /// Flags of `submit`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// DICOM, PNG or JPEG files, or folders of them, in the order the task names them (compare: prior first)
+    /// DICOM, PNG or JPEG files, or folders, zip or tar archives of them, in the order the task names them (compare: prior first)
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// What to do with them
@@ -118,7 +119,9 @@ enum ClassName {
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;
-    let files = paths::files(&args.paths).map_err(Fault::usage)?;
+    let files = paths::files(&args.paths)
+        .and_then(|files| paths::unpacked(files, &Limits::default()))
+        .map_err(Fault::usage)?;
     let request_id = match &args.request_id {
         Some(id) => id.clone(),
         None => random_id()?,
@@ -130,7 +133,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: inputs(&client, &files, &mut progress).await?,
+            inputs: inputs(&client, &files.files, &mut progress).await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
             decoding: Some(args.decoding.wire()),

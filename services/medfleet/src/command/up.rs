@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Model folder
     #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
     model: Option<PathBuf>,
+    /// Folder of a MedSigLIP, for the tasks embed and zero-shot
+    #[arg(long, value_name = "DIR")]
+    embedder: Option<PathBuf>,
     /// No model: the text is a digest of the input, for trying the fleet itself
     #[arg(long)]
     simulate: bool,
@@ -142,6 +145,20 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
                 "no model: name its folder with --model DIR, or try the fleet without one with --simulate"
             ));
         }
+    }
+    if let Some(folder) = &args.embedder {
+        let other = self::alias(Some(folder));
+        if other == alias {
+            return Err(anyhow!(
+                "both model folders make the alias {alias}; rename one of them"
+            ));
+        }
+        let folder = std::fs::canonicalize(folder)
+            .with_context(|| format!("cannot open the model folder {}", folder.display()))?;
+        let pool = quoted(self::pool(&other)?.as_str())?;
+        settings.push(format!("embedder.path={}", quoted_path(&folder)?));
+        settings.push(format!("embedder.pool={pool}"));
+        settings.push(format!("ingest.embedders={{\"{other}\"={pool}}}"));
     }
     if let Some(address) = args.address {
         settings.push(format!("ingest.listen={}", quoted(&address.to_string())?));
@@ -367,6 +384,21 @@ mod tests {
         assert_eq!(config.ingest.listen.port(), 0);
         assert_eq!(config.queue.urls, ["nats://n:4222"]);
         assert_eq!(config.decode.pool, "simulated-local");
+    }
+
+    #[test]
+    fn an_embedder_has_an_alias_and_a_pool_of_its_own() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("MedSigLIP");
+        std::fs::create_dir(&path).expect("a folder");
+        let path = path.to_str().expect("Unicode");
+        let config = loaded(&["--simulate", "--embedder", path]).expect("loads");
+        let pool = config.ingest.embedders.get("medsiglip").expect("its alias");
+        assert_eq!(pool, "medsiglip-local");
+        assert_eq!(config.embedder.expect("it is set").pool, *pool);
+        assert_eq!(config.decode.pool, "simulated-local");
+        let same = loaded(&["--model", path, "--embedder", path]).expect_err("one alias for two");
+        assert!(same.to_string().contains("medsiglip"), "{same}");
     }
 
     #[test]

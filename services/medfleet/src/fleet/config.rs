@@ -1,6 +1,8 @@
 //! The configuration of a whole fleet in one process: what the four services have, with one queue, one blob store and one
 //! model for all of them.
 
+use std::path::PathBuf;
+
 use medfleet_engine::ModelConfig;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
@@ -22,6 +24,9 @@ pub(crate) struct FleetConfig {
     pub(crate) store: StoreConfig,
     /// The model of encode and decode.
     pub(crate) model: ModelConfig,
+    /// A MedSigLIP beside it, for `embed` and `zero-shot`.
+    #[serde(default)]
+    pub(crate) embedder: Option<EmbedderConfig>,
     /// The public API and the dispatcher.
     pub(crate) ingest: medfleet_ingest::Config,
     /// Frames.
@@ -30,6 +35,16 @@ pub(crate) struct FleetConfig {
     pub(crate) encode: medfleet_encode::Config,
     /// Text.
     pub(crate) decode: medfleet_decode::Config,
+}
+
+/// A MedSigLIP and its pool. Its workers are set up as the other model's are, each with its own slots.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EmbedderConfig {
+    /// The pool, one of `ingest.embedders`.
+    pub(crate) pool: String,
+    /// Its folder.
+    pub(crate) path: PathBuf,
 }
 
 impl Settings for FleetConfig {
@@ -44,11 +59,19 @@ impl Settings for FleetConfig {
             queue,
             store,
             model,
+            embedder,
             ingest,
             preprocess,
             encode,
             decode,
         } = self.clone();
+        if let Some(embedder) = embedder
+            && !ingest.embedders.values().any(|pool| *pool == embedder.pool)
+        {
+            return Err(ConfigError::relation(
+                "embedder.pool must be one of the pools of ingest.embedders, or no job ever reaches it",
+            ));
+        }
         let shared = || (process.clone(), queue.clone(), store.clone());
         let (process, queue, store) = shared();
         medfleet_ingest::MainConfig {

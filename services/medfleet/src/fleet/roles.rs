@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use medfleet_encode::Deployment;
-use medfleet_engine::{DecodeEngine, EncodeEngine, Half, LoadedModel, ModelConfig};
+use medfleet_engine::{EncodeEngine, Half, LoadedModel, ModelConfig, ModelDtype};
 use medfleet_ingest::Deps;
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{Health, Metrics, OnFailure, OnShutdown, Stop, TaskKind, TaskSet, admin};
@@ -29,6 +29,12 @@ const fn role(name: &'static str) -> TaskKind {
         on_shutdown: OnShutdown::Wait,
     }
 }
+
+/// The roles of the model that writes, and of the one that compares.
+const WRITER: [&str; 3] = ["preprocess", "encode", "decode"];
+const EMBEDDER: [&str; 3] = ["embedder-preprocess", "embedder-encode", "embedder-decode"];
+/// How MedSigLIP's pictures are made.
+const CONVENTION: &str = "medsiglip";
 
 /// The running roles.
 #[derive(Debug)]
@@ -67,10 +73,37 @@ impl Roles {
             until: CancellationToken::new(),
         };
         roles.ingest(process, config.ingest.clone(), api).await?;
-        roles.preprocess(process, &config, &model).await?;
-        roles.encode(process, &config, tokens, &model).await?;
-        roles.decode(process, &config, &model).await?;
+        roles
+            .stages(process, &config, (tokens, model), &WRITER)
+            .await?;
+        if let Some(embedder) = &config.embedder {
+            let model = load(ModelConfig::Folder {
+                path: embedder.path.clone(),
+                dtype: ModelDtype::F32,
+                digest_cache: None,
+            });
+            let model = model.await?;
+            let tokens = process::bind(SocketAddr::new(config.encode.listen.ip(), 0)).await?;
+            let config = of_embedder(&config, &embedder.pool, &model);
+            roles
+                .stages(process, &config, (tokens, model), &EMBEDDER)
+                .await?;
+        }
         Ok(roles)
+    }
+
+    /// The three workers of one model.
+    async fn stages(
+        &mut self,
+        process: &Process<FleetConfig>,
+        config: &FleetConfig,
+        (tokens, model): (TcpListener, LoadedModel),
+        [preprocess, encode, decode]: &[&'static str; 3],
+    ) -> Result<(), Stop> {
+        self.preprocess(preprocess, process, config, &model).await?;
+        self.encode(encode, process, config, (tokens, &model))
+            .await?;
+        self.decode(decode, process, config, &model).await
     }
 
     /// Whether every role serves.
@@ -123,35 +156,34 @@ impl Roles {
 
     async fn preprocess(
         &mut self,
+        name: &'static str,
         process: &Process<FleetConfig>,
         config: &FleetConfig,
         model: &LoadedModel,
     ) -> Result<(), Stop> {
-        let dependencies = self.member("preprocess", process).await?;
+        let dependencies = self.member(name, process).await?;
         let mut config = config.preprocess.clone();
         if config.frame_side == 0 {
             config.frame_side = model.description().frame_side;
         }
-        self.tasks.start(
-            role("preprocess"),
-            medfleet_preprocess::run(config, dependencies),
-        );
+        self.tasks
+            .start(role(name), medfleet_preprocess::run(config, dependencies));
         Ok(())
     }
 
     async fn encode(
         &mut self,
+        name: &'static str,
         process: &Process<FleetConfig>,
         config: &FleetConfig,
-        listener: TcpListener,
-        model: &LoadedModel,
+        (listener, model): (TcpListener, &LoadedModel),
     ) -> Result<(), Stop> {
-        let dependencies = self.member("encode", process).await?;
+        let dependencies = self.member(name, process).await?;
         let config = config.encode.clone();
         let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
         let deployment = Deployment { engine, listener };
         self.tasks.start(
-            role("encode"),
+            role(name),
             medfleet_encode::run(config, deployment, dependencies),
         );
         Ok(())
@@ -159,19 +191,19 @@ impl Roles {
 
     async fn decode(
         &mut self,
+        name: &'static str,
         process: &Process<FleetConfig>,
         config: &FleetConfig,
         model: &LoadedModel,
     ) -> Result<(), Stop> {
-        let dependencies = self.member("decode", process).await?;
+        let dependencies = self.member(name, process).await?;
         let config = config.decode.clone();
-        let backend = model
-            .decoder(config.kv_bytes_max.get())
+        let model = model
+            .start_decode(config.kv_bytes_max.get(), config.limits())
             .map_err(Stop::usage)?;
-        let engine = DecodeEngine::start(backend, config.limits())?;
         self.tasks.start(
-            role("decode"),
-            medfleet_decode::run(config, engine, dependencies),
+            role(name),
+            medfleet_decode::run(config, model, dependencies),
         );
         Ok(())
     }
@@ -203,6 +235,21 @@ impl Roles {
             ..self.dependencies.clone()
         })
     }
+}
+
+/// The workers' settings for the pool of a MedSigLIP: its own pictures, its own conventions.
+fn of_embedder(config: &FleetConfig, pool: &str, model: &LoadedModel) -> FleetConfig {
+    let mut config = config.clone();
+    for name in [
+        &mut config.preprocess.pool,
+        &mut config.encode.pool,
+        &mut config.decode.pool,
+    ] {
+        pool.clone_into(name);
+    }
+    CONVENTION.clone_into(&mut config.preprocess.convention);
+    config.preprocess.frame_side = model.description().frame_side;
+    config
 }
 
 async fn load(model: ModelConfig) -> Result<LoadedModel, Stop> {

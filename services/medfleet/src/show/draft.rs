@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use medfleet_proto::v1::{Job, LabelScore, Result as Draft, Timings, result::Output};
+use medfleet_proto::v1::{
+    Embedding, Job, LabelScore, Result as Draft, Timings, ZeroShotImage, result::Output,
+};
 
 use super::seconds;
 
@@ -32,6 +34,8 @@ fn render(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
         Some(Output::Classification(found)) => labels(out, &found.labels)?,
         Some(Output::Localisation(found)) => boxes(out, &found.boxes)?,
         Some(Output::Extraction(found)) => writeln!(out, "{}", found.json)?,
+        Some(Output::Embeddings(found)) => embeddings(out, &found.embeddings)?,
+        Some(Output::ZeroShot(found)) => zero_shot(out, &found.images)?,
         None => writeln!(
             out,
             "(an output that this program does not know; use --json)"
@@ -86,6 +90,32 @@ fn labels(out: &mut String, labels: &[LabelScore]) -> std::fmt::Result {
         let answer = if score.applies { "yes" } else { "no" };
         let percent = f64::from(score.probability) * 100.0;
         writeln!(out, "{:<width$}  {answer:<3}  {percent:5.1} %", score.label)?;
+    }
+    Ok(())
+}
+
+/// The first numbers of each embedding; `--json` has all.
+fn embeddings(out: &mut String, embeddings: &[Embedding]) -> std::fmt::Result {
+    const SHOWN: usize = 4;
+    for embedding in embeddings {
+        for value in embedding.values.iter().take(SHOWN) {
+            write!(out, "{value:.4} ")?;
+        }
+        writeln!(out, "… ({} numbers)", embedding.values.len())?;
+    }
+    Ok(())
+}
+
+/// Each image with its labels, in their order.
+fn zero_shot(out: &mut String, images: &[ZeroShotImage]) -> std::fmt::Result {
+    for (index, image) in images.iter().enumerate() {
+        if images.len() > 1 {
+            writeln!(out, "image {index}")?;
+        }
+        for score in &image.labels {
+            let percent = f64::from(score.probability) * 100.0;
+            writeln!(out, "{percent:7.3} %  {}", score.label)?;
+        }
     }
     Ok(())
 }
@@ -209,6 +239,19 @@ mod tests {
         let mut out = String::new();
         labels(&mut out, &[score("effusion", 0.875), score("mass", 0.0625)]).expect("a string");
         assert_eq!(out, "effusion  yes   87.5 %\nmass      no     6.2 %\n");
+        let fits = |label: &str, probability| medfleet_proto::v1::ZeroShotScore {
+            label: label.to_owned(),
+            logit: 0.0,
+            probability,
+        };
+        let labels = vec![fits("effusion", 0.875), fits("mass", 0.00001)];
+        let mut out = String::new();
+        zero_shot(&mut out, &[ZeroShotImage { labels }]).expect("a string");
+        assert_eq!(out, " 87.500 %  effusion\n  0.001 %  mass\n");
+        let mut out = String::new();
+        let values = vec![0.5, -0.5, 0.5, -0.5, 0.0];
+        embeddings(&mut out, &[Embedding { values }]).expect("a string");
+        assert_eq!(out, "0.5000 -0.5000 0.5000 -0.5000 … (5 numbers)\n");
         let mut out = String::new();
         let heart = medfleet_proto::v1::Box {
             label: "heart".into(),

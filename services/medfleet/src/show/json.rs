@@ -2,7 +2,7 @@
 
 use medfleet_proto::v1::{
     DecodingParameters, FrameUsed, Job, LabelScore, Provenance, Result as Draft, SubmitJobResponse,
-    Timings, Usage, result::Output,
+    Timings, Usage, ZeroShotImage, ZeroShotScore, result::Output,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -118,6 +118,21 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
             value["localisation"] = json!({"text": found.text, "boxes": boxes});
         }
         Some(Output::Extraction(found)) => value["extraction"] = json!({"json": found.json}),
+        Some(Output::Embeddings(found)) => {
+            let values = found
+                .embeddings
+                .iter()
+                .map(|found| json!({"values": found.values}));
+            value["embeddings"] = values.collect();
+        }
+        Some(Output::ZeroShot(found)) => {
+            let label = |score: &ZeroShotScore| json!({"label": score.label, "logit": score.logit, "probability": score.probability});
+            let labels = |image: &ZeroShotImage| -> Value {
+                json!({"labels": image.labels.iter().map(label).collect::<Vec<_>>()})
+            };
+            value["zero_shot"] =
+                json!({"images": found.images.iter().map(labels).collect::<Vec<_>>()});
+        }
         None => {}
     }
     json!({"event": "result", "trace_id": job.trace_id, "result": value})

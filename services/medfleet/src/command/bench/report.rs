@@ -1,5 +1,5 @@
-//! `medfleet bench report`: jobs through a real fleet of this program, each followed by the same image and prompt through
-//! the model in this process, so that a machine that drifts drifts for both. The median of the differences is what the
+//! `medfleet bench report`: jobs through a real fleet of this program, each followed by the same picture and prompt in this
+//! process as `infer` takes them, so that a machine that drifts drifts for both. The median of the differences is what the
 //! fleet adds. Each job brings another image: the fleet would find the tokens of a repeated one and skip the very work
 //! that it is compared with.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use medfleet_engine::{Part as QuestionPart, Question};
 use medfleet_model::{
-    Config, Continue, Dtype, Frame, LoadOptions, Message, Model, Part, Parts, Request, Role,
+    Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
 };
 use medfleet_proto::v1::{
     DecodingParameters, Input, JobState, ReportTask, Result as Draft, SubmitJobRequest, Task,
@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::sample::{Sample, head};
 use crate::client::{AddressFile, Client, Cursor, Fleet, Retry};
-use crate::command::on_one_thread;
+use crate::command::{on_one_thread, picture};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
 use crate::show;
@@ -79,12 +79,11 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .as_ref()
         .context("the model takes no images")?
         .image_size;
-    let frames = (0..args.jobs + WARM_UP).map(|run| Frame::new(side, 1, pattern(side, run)));
-    let frames: Result<Vec<_>, _> = frames.collect();
-    let frames = frames.context("cannot make the images")?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let pictures = (0..args.jobs + WARM_UP).map(|run| picture(folder.path(), side, run));
+    let pictures: Vec<PathBuf> = pictures.collect::<Result<_>>()?;
     let mut fleet = LocalFleet::start(folder.path(), &args.model)?;
-    let measured = measure(&mut fleet, &frames, &args);
+    let measured = measure(&mut fleet, &pictures, &args);
     let log = fleet.log.clone();
     fleet.stop()?;
     let (through, alone) = measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?;
@@ -159,16 +158,20 @@ impl LocalFleet {
     }
 }
 
-fn measure(fleet: &mut LocalFleet, frames: &[Frame], args: &Args) -> Result<(ThroughFleet, Alone)> {
+fn measure(
+    fleet: &mut LocalFleet,
+    pictures: &[PathBuf],
+    args: &Args,
+) -> Result<(ThroughFleet, Alone)> {
     let (mut through, mut alone) = (ThroughFleet::default(), Alone::load(args)?);
     let outcome = on_one_thread(async {
         let client = Client::new(&fleet.ready().await?, Retry::PATIENT)?;
-        for (run, frame) in (0_u32..).zip(frames) {
-            let png = png(frame)?;
+        for (run, picture) in (0_u32..).zip(pictures) {
+            let png = std::fs::read(picture).context("cannot read a picture")?;
             let begun = Instant::now();
             let draft = one_job(&client, &png, args, run).await?;
             let whole = begun.elapsed();
-            let (model_whole, model_encode) = alone.answer(frame)?;
+            let (model_whole, model_encode) = alone.answer(picture)?;
             if run >= WARM_UP {
                 through.add(whole, &draft);
                 alone.measured.whole.push(model_whole);
@@ -255,14 +258,16 @@ impl Alone {
         })
     }
 
-    /// The time of the whole answer, and of its encoding.
-    fn answer(&mut self, frame: &Frame) -> Result<(Duration, Duration)> {
+    /// The time of the whole answer, with reading the picture, and of its encoding.
+    fn answer(&mut self, picture: &Path) -> Result<(Duration, Duration)> {
         let begun = Instant::now();
+        let frame = picture::read(picture)?;
+        let read = begun.elapsed();
         let prompt = self.model.prompt(&self.messages, 1);
         let prompt = prompt.context("cannot build the prompt")?;
-        let images = self.model.encode(std::slice::from_ref(frame));
+        let images = self.model.encode(std::slice::from_ref(&frame));
         let images = images.context("cannot encode the image")?;
-        let encode = begun.elapsed();
+        let encode = begun.elapsed() - read;
         let request = Request::greedy(&self.model, &prompt, &images, self.tokens_max);
         let generation = self
             .model
@@ -325,7 +330,6 @@ fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Resul
             "in_process": model.json(),
             "in_process_encode": Sample::new(alone.encode.clone()).json(),
             "overhead_median_ms": overhead_ms,
-
             "same_text": same_text,
         });
         return Ok(show::print_json(&figures)?);
@@ -367,15 +371,15 @@ fn pattern(side: usize, run: u32) -> Vec<u8> {
         .collect()
 }
 
-fn png(frame: &Frame) -> Result<Vec<u8>> {
-    let side = u32::try_from(frame.side()).context("the model's images are too large")?;
-    let picture = image::GrayImage::from_raw(side, side, frame.pixels().to_vec())
-        .context("the image is not square")?;
-    let mut out = std::io::Cursor::new(Vec::new());
-    picture
-        .write_to(&mut out, image::ImageFormat::Png)
-        .context("cannot encode the image")?;
-    Ok(out.into_inner())
+/// A PNG of a run's own pattern, of the size that the model takes.
+fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
+    let path = folder.join(format!("{run}.png"));
+    let side_pixels = u32::try_from(side).context("the model's images are too large")?;
+    image::GrayImage::from_raw(side_pixels, side_pixels, pattern(side, run))
+        .context("the image is not square")?
+        .save(&path)
+        .context("cannot write a picture")?;
+    Ok(path)
 }
 
 /// The end of a log, for an error.

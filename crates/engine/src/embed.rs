@@ -1,0 +1,199 @@
+//! MedSigLIP behind the engine: in the encode half a frame becomes its embedding, the one image token of this model, and
+//! in the decode half embeddings are compared with labels. So its jobs go the way of every other, with the same checks.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use medfleet_model as model;
+use tokio::sync::Semaphore;
+
+use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::real::{as_u32, device, failed, name_of};
+
+/// A loaded MedSigLIP; all clones are one.
+#[derive(Debug, Clone)]
+pub struct LoadedEmbedder {
+    model: Arc<model::Embedder>,
+    description: Description,
+    /// One comparison at a time: each uses every core.
+    turn: Arc<Semaphore>,
+}
+
+/// How well a label fits a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Match {
+    /// Scale × product of both embeddings + bias, as the model learnt them.
+    pub logit: f32,
+    /// Its sigmoid.
+    pub probability: f32,
+}
+
+impl LoadedEmbedder {
+    /// Loads a Hugging Face folder. Takes seconds: call it on a blocking thread.
+    ///
+    /// # Errors
+    /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for another dtype than f32, in which its
+    /// embeddings go from encode to decode.
+    pub fn load(folder: &Path, dtype: Dtype) -> Result<Self, EngineError> {
+        if dtype != Dtype::F32 {
+            return Err(EngineError::Model(
+                format!("MedSigLIP runs in f32 in a fleet; model.dtype is {dtype}").into(),
+            ));
+        }
+        let model = model::Embedder::load(folder, model::Dtype::F32).map_err(failed)?;
+        let digest = *model.digest();
+        let description = Description {
+            model: name_of(folder),
+            model_digest: digest,
+            encoder_digest: digest,
+            device: device(),
+            dtype,
+            frame_side: as_u32(model.image_size()),
+            tokens_per_image: 1,
+            token_width: as_u32(model.width()),
+            context_tokens_max: as_u32(model.text_tokens_max()),
+        };
+        Ok(Self {
+            model: Arc::new(model),
+            description,
+            turn: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    /// What was loaded.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The embeddings as numbers, `[width]` f32 of length 1 each.
+    ///
+    /// # Errors
+    /// [`EngineError::Tokens`] for what is not an embedding of this model.
+    pub fn embeddings(&self, images: &[ImageTokens]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let embeddings = images.iter().map(|image| {
+            image.check(&self.description)?;
+            let values = image.bytes.chunks_exact(4);
+            let values = values.filter_map(|value| value.first_chunk().copied());
+            Ok(values.map(f32::from_le_bytes).collect())
+        });
+        embeddings.collect()
+    }
+
+    /// How well each label fits each picture: a row a picture, a value a label.
+    ///
+    /// # Errors
+    /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`].
+    pub async fn compare(
+        &self,
+        images: &[ImageTokens],
+        labels: Vec<String>,
+    ) -> Result<Vec<Vec<Match>>, EngineError> {
+        let images = self.embeddings(images)?;
+        // The semaphore is never closed.
+        let _turn = self.turn.acquire().await;
+        let model = Arc::clone(&self.model);
+        let comparing = move || {
+            let labels = labels.iter().map(|label| model.text(label).map_err(failed));
+            let labels: Vec<Vec<f32>> = labels.collect::<Result<_, _>>()?;
+            let rows = images.iter().map(|image| {
+                let matches = labels.iter().map(|label| Match {
+                    logit: model.logit(image, label),
+                    probability: model.probability(image, label),
+                });
+                matches.collect()
+            });
+            Ok(rows.collect())
+        };
+        match tokio::task::spawn_blocking(comparing).await {
+            Ok(compared) => compared,
+            Err(_) => Err(EngineError::Panicked),
+        }
+    }
+}
+
+impl EncodeBackend for LoadedEmbedder {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+        let embedded = frames.iter().map(|frame| {
+            let (side, channels) = (frame.side as usize, frame.channels as usize);
+            let frame = model::Frame::new(side, channels, frame.pixels.to_vec()).map_err(failed)?;
+            let values = self.model.image(&frame).map_err(failed)?;
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            Ok(ImageTokens {
+                count: 1,
+                width: as_u32(values.len()),
+                dtype: Dtype::F32,
+                bytes: Bytes::from(bytes),
+            })
+        });
+        embedded.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The checkpoint of the model's own tests.
+    fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/tiny_medsiglip")
+    }
+
+    fn frame(side: u32, shade: u8) -> Frame {
+        let pixels = (0..side * side).map(|at| (at % 251) as u8 ^ shade);
+        Frame {
+            side,
+            channels: 1,
+            pixels: pixels.collect::<Vec<u8>>().into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_went_through_both_halves_is_what_the_model_says() {
+        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32).expect("it loads");
+        let side = loaded.description().frame_side;
+        let frames = [frame(side, 0), frame(side, 77)];
+        let tokens = loaded.encode(&frames).expect("encoded");
+        let embeddings = loaded.embeddings(&tokens).expect("embeddings");
+        assert_ne!(embeddings[0], embeddings[1]);
+        let labels = ["a clear lung".to_owned(), "an effusion".to_owned()];
+        let found = loaded.compare(&tokens, labels.to_vec()).await;
+        let found = found.expect("compared");
+        let model = model::Embedder::load(&folder(), model::Dtype::F32).expect("it loads");
+        for (frame, row) in frames.iter().zip(&found) {
+            let frame = model::Frame::new(side as usize, 1, frame.pixels.to_vec()).expect("square");
+            let image = model.image(&frame).expect("embedded");
+            for (label, found) in labels.iter().zip(row) {
+                let text = model.text(label).expect("embedded");
+                assert_eq!(found.logit, model.logit(&image, &text));
+                assert_eq!(found.probability, model.probability(&image, &text));
+            }
+        }
+        assert_eq!(found.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_embedding_of_this_model_is_refused() {
+        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32).expect("it loads");
+        let side = loaded.description().frame_side;
+        let mut tokens = loaded.encode(&[frame(side, 0)]).expect("encoded");
+        tokens[0].width -= 1;
+        let refused = loaded.compare(&tokens, vec!["a".to_owned()]).await;
+        assert!(
+            matches!(refused, Err(EngineError::Tokens { .. })),
+            "{refused:?}"
+        );
+        let refused = LoadedEmbedder::load(&folder(), Dtype::Bf16).expect_err("f32 only");
+        assert!(refused.to_string().contains("bf16"), "{refused}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Frames on their way to the store while the study's other files are still decoded and its manifest is made. They belong
+//! to one unit: dropped before they are finished, they stop.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use medfleet_core::{BlobKind, Digest, TenantId};
+use medfleet_store::{BlobStore, StoreError};
+use tokio::task::JoinSet;
+
+use crate::decodes::Turn;
+
+/// The puts of one unit.
+#[derive(Debug)]
+pub(crate) struct Puts {
+    store: BlobStore,
+    tenant: TenantId,
+    running: Mutex<JoinSet<Result<(), StoreError>>>,
+}
+
+impl Puts {
+    pub(crate) fn new(store: BlobStore, tenant: TenantId) -> Self {
+        Self {
+            store,
+            tenant,
+            running: Mutex::default(),
+        }
+    }
+
+    /// Starts to store the pixels of a frame and gives their name. The turn is held until they are stored: until then
+    /// they are in memory.
+    pub(crate) async fn start(&self, pixels: Bytes, turn: &Arc<Turn>) -> Digest {
+        let digest = self.store.digest(&self.tenant, &pixels).await;
+        let (store, tenant, turn) = (self.store.clone(), self.tenant.clone(), Arc::clone(turn));
+        let put = async move {
+            let put = store.put_named(&tenant, BlobKind::Frame, &digest, pixels);
+            put.await.inspect(|()| drop(turn))
+        };
+        // One insertion: whole even after a panic elsewhere.
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.spawn(put);
+        digest
+    }
+
+    /// Waits until all of them are stored.
+    ///
+    /// # Errors
+    /// The first failure of one of them.
+    pub(crate) async fn finish(self) -> Result<(), StoreError> {
+        let mut running = self
+            .running
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        while let Some(put) = running.join_next().await {
+            match put {
+                Ok(put) => put?,
+                // Nobody aborts one by itself, so that it panicked; the panic goes on where the unit is.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_store::FleetKey;
+
+    use super::*;
+    use crate::decodes::Decodes;
+
+    #[tokio::test]
+    async fn what_was_started_is_stored_once_finished_and_its_turn_is_free() {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let tenant: TenantId = "a".parse().expect("a tenant");
+        let (_, turn) = Decodes::new(1).run(|| ()).await.expect("no panic");
+        let turn = Arc::new(turn);
+        let puts = Puts::new(store.clone(), tenant.clone());
+        let pixels = |value: u8| Bytes::from(vec![value; 64]);
+        let names = [
+            puts.start(pixels(1), &turn).await,
+            puts.start(pixels(2), &turn).await,
+        ];
+        puts.finish().await.expect("stored");
+        assert_eq!(Arc::strong_count(&turn), 1);
+        for (name, value) in names.iter().zip(1..) {
+            let stored = store.get(&tenant, BlobKind::Frame, name).await;
+            assert_eq!(stored.expect("there"), pixels(value));
+        }
+    }
+}
