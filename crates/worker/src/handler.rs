@@ -13,12 +13,30 @@ pub trait Handler: Send + Sync + 'static {
     /// Which stage.
     const STAGE: Stage;
 
+    /// What the work is done on.
+    type Inputs: Send;
+
+    /// Reads what the work is done on, and nothing else: this happens while the start is being recorded, and is thrown
+    /// away when the unit is not to be worked on.
+    ///
+    /// # Errors
+    /// Counts as the work's own, once the start is recorded.
+    fn read(
+        &self,
+        unit: &WorkUnit,
+        record: &JobRecord,
+    ) -> impl Future<Output = Result<Self::Inputs, Ending>> + Send;
+
     /// Works on a unit whose start is recorded: makes its outputs durable, then calls [`Started::advance`].
     /// It may be dropped at any await: when the job ended, when another attempt took over, when the process stops.
     ///
     /// # Errors
     /// How it ended other than well; [`Ending`] becomes the verdict.
-    fn work(&self, started: &Started) -> impl Future<Output = Result<(), Ending>> + Send;
+    fn work(
+        &self,
+        started: &Started,
+        inputs: Self::Inputs,
+    ) -> impl Future<Output = Result<(), Ending>> + Send;
 
     /// What must be queued after a unit that was done before; queueing it again changes nothing.
     fn next(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::join_all;
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Delivery, Headers, Puller, Queue, QueueError, Revision};
+use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
 use tokio::sync::broadcast;
 use tracing::{Instrument, Span, field};
@@ -177,11 +177,23 @@ impl<H: Handler> Slot<H> {
             stage: H::STAGE,
             retries_max: self.worker.config.retries_max,
         };
-        let applied = queue
-            .apply_without_event(&unit.key, Some(unit.epoch), &step, now, None)
-            .await?;
+        let Some((known, revision)) = queue.record(&unit.key).await? else {
+            return Ok(Verdict::Done);
+        };
+        let epoch = Some(unit.epoch);
+        let starting =
+            queue.apply_without_event(&unit.key, epoch, &step, now, Some((&known, revision)));
+        let (applied, mut inputs) = tokio::join!(starting, self.handler.read(unit, &known));
+        let applied = applied?;
+        let is_stale = !matches!(&applied, Applied::Applied { before, .. } if *before == known);
         match after_start(unit, applied) {
-            Start::Work(record, revision) => Ok(self.work(delivery, record, revision, hints).await),
+            Start::Work(record, revision) => {
+                if is_stale {
+                    inputs = self.handler.read(unit, &record).await;
+                }
+                let started = (record, revision, inputs);
+                Ok(self.work(delivery, started, hints).await)
+            }
             Start::Repeat(record, counted) => {
                 if counted {
                     let step = Move::HandBack { stage: H::STAGE };
@@ -210,8 +222,7 @@ impl<H: Handler> Slot<H> {
     async fn work(
         &self,
         delivery: &Delivery,
-        record: JobRecord,
-        revision: Revision,
+        (record, revision, inputs): (JobRecord, Revision, Result<H::Inputs, Ending>),
         mut hints: broadcast::Receiver<JobKey>,
     ) -> Verdict {
         let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
@@ -233,8 +244,8 @@ impl<H: Handler> Slot<H> {
             start_event,
         };
         let working = async {
-            let (worked, event) =
-                tokio::join!(self.handler.work(&started), started.start_event.clone());
+            let work = async { self.handler.work(&started, inputs?).await };
+            let (worked, event) = tokio::join!(work, started.start_event.clone());
             worked?;
             event.map_err(Ending::from)
         };

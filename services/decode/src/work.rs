@@ -56,8 +56,11 @@ impl Decode {
         }
     }
 
-    async fn study(&self, started: &Started) -> Result<StudyManifest, DecodeError> {
-        let (tenant, record) = (&started.unit.key.tenant, &started.record);
+    async fn study(
+        &self,
+        tenant: &TenantId,
+        record: &JobRecord,
+    ) -> Result<StudyManifest, DecodeError> {
         let bytes = self
             .store
             .get(tenant, BlobKind::Study, &record.study)
@@ -78,38 +81,30 @@ impl Decode {
         }
     }
 
-    /// What is asked and about which images, while the text of an attempt before this one is taken back.
-    async fn begin(
-        &self,
-        started: &Started,
-        writer: &Writer,
-    ) -> Result<(StudyManifest, Gathered), DecodeError> {
+    /// What is asked and about which images: all of them, verified.
+    async fn inputs(&self, tenant: &TenantId, record: &JobRecord) -> Result<Inputs, DecodeError> {
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
             model: self.model.description(),
-            tenant: &started.unit.key.tenant,
+            tenant,
         };
-        let opening = async {
-            if writer.attempt > 1 {
-                writer.checkpoint("").await?;
-            }
-            Ok(())
-        };
-        let (study, gathered, ()) = tokio::try_join!(
-            self.study(started),
-            gather(&sources, &started.record),
-            opening
-        )?;
-        Ok((study, gathered))
+        tokio::try_join!(self.study(tenant, record), gather(&sources, record))
     }
 
     /// Everything up to the stored result.
-    async fn write(&self, started: &Started) -> Result<Digest, DecodeError> {
+    async fn write(
+        &self,
+        started: &Started,
+        (study, gathered): Inputs,
+    ) -> Result<Digest, DecodeError> {
         let key = &started.unit.key;
         let writer = self.writer(started);
-        let (study, gathered) = self.begin(started, &writer).await?;
+        if writer.attempt > 1 {
+            // The text of the attempt before this one is taken back.
+            writer.checkpoint("").await?;
+        }
         let asked = self.clock.now();
         let Answered {
             written,
@@ -282,6 +277,9 @@ impl Decode {
     }
 }
 
+/// What is asked, and the images that it is asked about.
+type Inputs = (StudyManifest, Gathered);
+
 /// What a job's model said, and what exactly it was asked.
 struct Answered<'a> {
     written: Written,
@@ -356,8 +354,14 @@ fn scope(tenant: &TenantId) -> Digest {
 impl Handler for Decode {
     const STAGE: Stage = Stage::Decode;
 
-    async fn work(&self, started: &Started) -> Result<(), Ending> {
-        let result = self.write(started).await?;
+    type Inputs = Inputs;
+
+    async fn read(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Inputs, Ending> {
+        Ok(self.inputs(&unit.key.tenant, record).await?)
+    }
+
+    async fn work(&self, started: &Started, inputs: Inputs) -> Result<(), Ending> {
+        let result = self.write(started, inputs).await?;
         let attempt = started.attempt();
         started
             .advance(&Move::Complete { attempt, result }, |_| Vec::new())

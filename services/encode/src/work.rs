@@ -27,20 +27,57 @@ pub(crate) struct Encode {
     pub(crate) metrics: EncodeMetrics,
 }
 
+/// A chunk as its job has it.
+pub(crate) struct Chunk {
+    /// Under which its tokens are found.
+    key: Vec<u8>,
+    entries: Vec<FrameEntry>,
+    content: Content,
+}
+
+enum Content {
+    /// Encoded before: the names of its tokens.
+    Encoded(Vec<Digest>),
+    /// To be encoded.
+    Frames(Vec<Frame>),
+}
+
 impl Encode {
-    async fn manifest(&self, started: &Started) -> Result<(Digest, FramesManifest), EncodeError> {
+    async fn manifest(
+        &self,
+        tenant: &TenantId,
+        record: &JobRecord,
+    ) -> Result<(Digest, FramesManifest), EncodeError> {
         let missing = EncodeError::Manifest {
             reason: "the record names none",
         };
-        let digest = started.record.frames.ok_or(missing)?;
-        let bytes = self
-            .store
-            .get(&started.unit.key.tenant, BlobKind::Frames, &digest)
-            .await?;
+        let digest = record.frames.ok_or(missing)?;
+        let bytes = self.store.get(tenant, BlobKind::Frames, &digest).await?;
         let manifest = FramesManifest::decode(bytes).map_err(|_| EncodeError::Manifest {
             reason: "it is not the encoding of a manifest",
         })?;
         Ok((digest, manifest))
+    }
+
+    /// What there is of a chunk.
+    async fn chunk(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Chunk, EncodeError> {
+        let tenant = &unit.key.tenant;
+        let (frames_digest, manifest) = self.manifest(tenant, record).await?;
+        let entries = frames_of(&manifest, unit.unit)?.to_vec();
+        let encoder = &self.engine.description().encoder_digest;
+        let key = chunk_key(&frames_digest, unit.unit, encoder);
+        let content = match self.found(tenant, &key, &entries).await? {
+            Some(blobs) => Content::Encoded(blobs),
+            None => {
+                let frames = entries.iter().map(|entry| self.frame(tenant, entry));
+                Content::Frames(try_join_all(frames).await?)
+            }
+        };
+        Ok(Chunk {
+            key,
+            entries,
+            content,
+        })
     }
 
     /// The blobs of a chunk that was encoded before, by whichever job, when all of them are still there.
@@ -80,10 +117,9 @@ impl Encode {
         job: &JobKey,
         key: &[u8],
         entries: &[FrameEntry],
+        frames: Vec<Frame>,
     ) -> Result<(), EncodeError> {
         let tenant = &job.tenant;
-        let frames = entries.iter().map(|entry| self.frame(tenant, entry));
-        let frames = try_join_all(frames).await?;
         let description = self.engine.description();
         let span = tracing::info_span!(
             "encode images",
@@ -149,21 +185,29 @@ impl Encode {
 impl Handler for Encode {
     const STAGE: Stage = Stage::Encode;
 
-    async fn work(&self, started: &Started) -> Result<(), Ending> {
+    type Inputs = Chunk;
+
+    async fn read(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Chunk, Ending> {
+        Ok(self.chunk(unit, record).await?)
+    }
+
+    async fn work(&self, started: &Started, chunk: Chunk) -> Result<(), Ending> {
+        let Chunk {
+            key,
+            entries,
+            content,
+        } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
-        let tenant = &unit.key.tenant;
-        let (frames_digest, manifest) = self.manifest(started).await?;
-        let entries = frames_of(&manifest, chunk)?;
-        let encoder = &self.engine.description().encoder_digest;
-        let key = chunk_key(&frames_digest, chunk, encoder);
-        if let Some(blobs) = self.found(tenant, &key, entries).await? {
-            self.metrics.chunks_found.inc();
-            let blobs = blobs.into_iter().map(|digest| (BlobKind::Tokens, digest));
-            let blobs: Vec<_> = blobs.collect();
-            let referenced = self.store.reference(tenant, &unit.key.job, &blobs).await;
-            referenced.map_err(EncodeError::from)?;
-        } else {
-            self.make(&unit.key, &key, entries).await?;
+        match content {
+            Content::Encoded(blobs) => {
+                self.metrics.chunks_found.inc();
+                let blobs = blobs.into_iter().map(|digest| (BlobKind::Tokens, digest));
+                let blobs: Vec<_> = blobs.collect();
+                let (tenant, job) = (&unit.key.tenant, &unit.key.job);
+                let referenced = self.store.reference(tenant, job, &blobs).await;
+                referenced.map_err(EncodeError::from)?;
+            }
+            Content::Frames(frames) => self.make(&unit.key, &key, &entries, frames).await?,
         }
         started
             .advance(&Move::ChunkEncoded { chunk }, |record| next(unit, record))

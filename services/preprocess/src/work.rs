@@ -80,8 +80,12 @@ impl Preprocess {
         })
     }
 
-    async fn study(&self, started: &Started) -> Result<wire::StudyManifest, PreprocessError> {
-        let (tenant, record) = (&started.unit.key.tenant, &started.record);
+    async fn study(
+        &self,
+        unit: &WorkUnit,
+        record: &JobRecord,
+    ) -> Result<wire::StudyManifest, PreprocessError> {
+        let tenant = &unit.key.tenant;
         let bytes = self
             .store
             .get(tenant, BlobKind::Study, &record.study)
@@ -382,8 +386,13 @@ impl Preprocess {
 impl Handler for Preprocess {
     const STAGE: Stage = Stage::Preprocess;
 
-    async fn work(&self, started: &Started) -> Result<(), Ending> {
-        let study = self.study(started).await?;
+    type Inputs = wire::StudyManifest;
+
+    async fn read(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Self::Inputs, Ending> {
+        Ok(self.study(unit, record).await?)
+    }
+
+    async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
         let (frames, chunks) = self.keep(started, puts, whole).await?;
