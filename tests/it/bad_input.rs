@@ -50,7 +50,7 @@ fn impossible() -> Result<Vec<(SubmitJobRequest, Code, &'static str)>> {
     use Code::InvalidArgument;
     let picture = || picture::png(32, 1).map(inline);
     let one = || Ok::<_, anyhow::Error>(report(vec![picture()?]));
-    let many = (0..200).map(|_| picture()).collect::<Result<Vec<_>>>()?;
+    let many = (0..=2048).map(|_| inline(vec![1])).collect();
     let question = Kind::Answer(v1::AnswerTask::default());
     let comparison = Kind::Compare(v1::CompareTask::default());
     let hot = v1::DecodingParameters {

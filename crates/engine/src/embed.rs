@@ -194,6 +194,9 @@ mod tests {
             "{refused:?}"
         );
         let refused = LoadedEmbedder::load(&folder(), Dtype::Bf16).expect_err("f32 only");
-        assert!(refused.to_string().contains("bf16"), "{refused}");
+        let EngineError::Model(why) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(why.to_string().contains("bf16"), "{why}");
     }
 }

@@ -44,7 +44,7 @@ pub use error::{ConnectError, QueueError};
 pub use lease::Lease;
 pub use objects::Objects;
 pub use puller::Puller;
-pub use records::{Applied, Created, Revision, Updated};
+pub use records::{Applied, Created, Revision, Seen, Updated};
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 
 /// What an operation of the queue returns.

@@ -71,6 +71,17 @@ pub enum Applied {
     Missing,
 }
 
+/// What the one who moves a job has seen of it.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// Nothing; whatever epoch it is in.
+    Nothing,
+    /// The epoch that the move is for; a record of another one is left alone.
+    Epoch(u32),
+    /// The record, of the epoch that the move is for.
+    Record(&'a JobRecord, Revision),
+}
+
 /// Tries of the read-apply-store loop. Contention on one job comes from its chunks, at most 32 at a time, and each round
 /// lets one of them through.
 const TRIES_MAX: u32 = 64;
@@ -141,9 +152,8 @@ impl Queue {
         step: &Move,
         now: UnixMillis,
     ) -> Result<Applied> {
-        let applied = self
-            .apply_without_event(key, epoch, step, now, None)
-            .await?;
+        let seen = epoch.map_or(Seen::Nothing, Seen::Epoch);
+        let applied = self.apply_without_event(key, seen, step, now).await?;
         if let Applied::Applied { record, before, .. } = &applied
             && subject::event_token(record) != subject::event_token(before)
         {
@@ -152,28 +162,31 @@ impl Queue {
         Ok(applied)
     }
 
-    /// As [`Queue::apply`], and leaves the event to the caller, who can publish it together with what comes next. With
-    /// `known`, the record as the caller last saw it, it is not read again unless it has changed since.
+    /// As [`Queue::apply`], and leaves the event to the caller, who can publish it together with what comes next. A record
+    /// that the caller has seen is not read again unless it has changed since.
     ///
     /// # Errors
     /// As [`Queue::apply`].
     pub async fn apply_without_event(
         &self,
         key: &JobKey,
-        epoch: Option<u32>,
+        seen: Seen<'_>,
         step: &Move,
         now: UnixMillis,
-        known: Option<(&JobRecord, Revision)>,
     ) -> Result<Applied> {
-        // What was known may be old: it may lead to a write, which compares, but to no answer without one.
-        if let Some((before, revision)) = known
-            && epoch.is_none_or(|epoch| epoch == before.epoch)
+        // What was seen may be old: it may lead to a write, which compares, but to no answer without one.
+        if let Seen::Record(before, revision) = seen
             && let Ok(record) = before.apply(step, now)
             && record != *before
             && let Some(applied) = self.replace(key, before, revision, record).await?
         {
             return Ok(applied);
         }
+        let epoch = match seen {
+            Seen::Nothing => None,
+            Seen::Epoch(epoch) => Some(epoch),
+            Seen::Record(record, _) => Some(record.epoch),
+        };
         for _ in 0..TRIES_MAX {
             let Some((before, revision)) = self.record(key).await? else {
                 return Ok(Applied::Missing);

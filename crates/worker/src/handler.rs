@@ -4,7 +4,7 @@ use std::error::Error;
 
 use futures::future::{BoxFuture, Shared, join_all};
 use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
-use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision};
+use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::Clock;
 use medfleet_store::StoreError;
 
@@ -172,11 +172,10 @@ impl Started {
         let key = &self.unit.key;
         // Watchers see the start before its outcome.
         self.start_event.clone().await?;
-        let epoch = Some(self.unit.epoch);
-        let known = Some((&self.record, self.revision));
+        let seen = Seen::Record(&self.record, self.revision);
         let applied = self
             .queue
-            .apply_without_event(key, epoch, step, self.clock.now(), known)
+            .apply_without_event(key, seen, step, self.clock.now())
             .await?;
         let record = match applied {
             Applied::Applied { record, .. } => record,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::join_all;
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision};
+use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
 use tokio::sync::broadcast;
 use tracing::{Instrument, Span, field};
@@ -180,9 +180,13 @@ impl<H: Handler> Slot<H> {
         let Some((known, revision)) = queue.record(&unit.key).await? else {
             return Ok(Verdict::Done);
         };
-        let epoch = Some(unit.epoch);
-        let starting =
-            queue.apply_without_event(&unit.key, epoch, &step, now, Some((&known, revision)));
+        // Of the unit's own epoch, or it must not be moved.
+        let seen = if known.epoch == unit.epoch {
+            Seen::Record(&known, revision)
+        } else {
+            Seen::Epoch(unit.epoch)
+        };
+        let starting = queue.apply_without_event(&unit.key, seen, &step, now);
         let (applied, mut inputs) = tokio::join!(starting, self.handler.read(unit, &known));
         let applied = applied?;
         let is_stale = !matches!(&applied, Applied::Applied { before, .. } if *before == known);

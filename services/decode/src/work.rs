@@ -129,10 +129,7 @@ impl Decode {
             now: self.clock.now(),
         });
         let result = vec![(BlobKind::Result, result.encode_to_vec().into())];
-        let digests = self
-            .store
-            .keep(&key.tenant, &key.job, result, &[], ready(Ok(())))
-            .await?;
+        let digests = self.store.keep(key, result, &[], ready(Ok(()))).await?;
         digests.first().copied().ok_or(DecodeError::Manifest {
             what: "the result's name",
         })

@@ -160,9 +160,7 @@ impl Encode {
         };
         let manifest = manifest.encode_to_vec().into();
         // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
-        self.store
-            .keep(tenant, &job.job, contents, &[], ready(Ok(())))
-            .await?;
+        self.store.keep(job, contents, &[], ready(Ok(()))).await?;
         self.store
             .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
             .await?;

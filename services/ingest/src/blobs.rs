@@ -53,11 +53,7 @@ impl Blobs {
         parts: &[(BlobKind, Digest)],
     ) -> Result<bool, StoreError> {
         let nothing = ready(Ok(()));
-        match self
-            .0
-            .keep(&key.tenant, &key.job, contents, parts, nothing)
-            .await
-        {
+        match self.0.keep(key, contents, parts, nothing).await {
             Ok(_) => Ok(true),
             Err(StoreError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),

@@ -116,7 +116,7 @@ impl Preprocess {
         let content = match prepared {
             Ok(Prepared::Frames(decoded)) => {
                 let Decoded { frames, notes, .. } = decoded;
-                Content::Frames(self.entries(puts, index, frames, &notes, turn).await)
+                Content::Frames(self.entries(puts, index, (frames, &notes, turn)).await)
             }
             Ok(Prepared::Slices(slices)) => Content::Slices(slices),
             Err(refusal) => {
@@ -239,7 +239,7 @@ impl Preprocess {
                 self.count_refusal(refusal.reason);
                 PreprocessError::Refused { index, refusal }
             })?;
-            let entries = self.entries(puts, index, frames, &[], turn).await;
+            let entries = self.entries(puts, index, (frames, &[], turn)).await;
             Ok::<_, PreprocessError>((index, wanted.into_iter().zip(entries).collect::<Vec<_>>()))
         });
         let mut decoded = try_join_all(decoded).await?;
@@ -303,9 +303,7 @@ impl Preprocess {
         &self,
         puts: &Puts,
         index: usize,
-        frames: Vec<(Frame, FrameInfo)>,
-        notes: &[Note],
-        turn: Turn,
+        (frames, notes, turn): (Vec<(Frame, FrameInfo)>, &[Note], Turn),
     ) -> Vec<wire::FrameEntry> {
         let turn = Arc::new(turn);
         let entries = frames.into_iter().map(async |(frame, info)| {
@@ -370,9 +368,9 @@ impl Preprocess {
             input_digests,
         };
         let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
-        let (tenant, job, store) = (&key.tenant, &key.job, &self.store);
-        let digests = store
-            .keep(tenant, job, manifest, &blobs, puts.finish())
+        let digests = self
+            .store
+            .keep(key, manifest, &blobs, puts.finish())
             .await?;
         let [digest] = digests.as_slice() else {
             return Err(PreprocessError::Manifest {

@@ -5,7 +5,7 @@ use futures::StreamExt;
 use medfleet_core::{
     Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
 };
-use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Updated};
+use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Seen, Updated};
 use medfleet_testkit as kit;
 
 use crate::start;
@@ -188,11 +188,8 @@ async fn what_was_known_saves_a_read_and_never_a_check() -> Result<()> {
         else {
             bail!("not applied: {known:?}");
         };
-        let epoch = Some(record.epoch);
-        let known = Some((record, *revision));
-        Ok(queue
-            .apply_without_event(&key, epoch, step, now, known)
-            .await?)
+        let seen = Seen::Record(record, *revision);
+        Ok(queue.apply_without_event(&key, seen, step, now).await?)
     };
     let started = step(&queue, &key, begin(Stage::Preprocess)).await?;
     let frames = Digest::new([7; 32]);

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, TryStreamExt, try_join};
-use medfleet_core::{BlobKind, Digest, JobId, TenantId, UnixMillis};
+use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 
 use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name};
 use crate::backend::Name;
@@ -55,12 +55,12 @@ impl BlobStore {
     /// As [`BlobStore::put`] and [`BlobStore::reference`], and the error of `meanwhile`.
     pub async fn keep(
         &self,
-        tenant: &TenantId,
-        job: &JobId,
+        key: &JobKey,
         contents: Vec<(BlobKind, Bytes)>,
         also: &[(BlobKind, Digest)],
         meanwhile: impl Future<Output = Result<(), StoreError>>,
     ) -> Result<Vec<Digest>, StoreError> {
+        let JobKey { tenant, job } = key;
         let digests = contents
             .iter()
             .map(|(_, content)| self.digest(tenant, content));
