@@ -143,6 +143,9 @@ fn ingest(setting: &Setting<'_>) -> Table {
         sweep_every = "1s"
     };
     if matches!(setting.options.model, Model::Embedder) {
+        // Nobody serves the model that writes.
+        let models = toml! { test = "nobody" };
+        ingest.insert("models".into(), Value::Table(models));
         let embedders = toml! { embedder = "test-pool" };
         ingest.insert("embedders".into(), Value::Table(embedders));
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
-use medfleet_model::{Constraint, ConstraintError, StillThinking};
+use medfleet_model::{BlockLayout, Constraint, ConstraintError, StillThinking};
 
 use crate::decode::DecodeRequest;
 
@@ -352,8 +352,8 @@ pub struct KvMemory {
     pub budget_bytes: u64,
     /// Bytes of one block.
     pub block_bytes: u64,
-    /// Tokens a block.
-    pub block_tokens: u32,
+    /// Positions a block, and how much of a long sequence is held at a time.
+    pub layout: BlockLayout,
     /// Blocks in all.
     pub blocks: usize,
     /// Blocks that can be handed out now; the remembered beginnings of prompts count among them.
@@ -361,11 +361,11 @@ pub struct KvMemory {
 }
 
 impl KvMemory {
-    /// Blocks that this many tokens take.
+    /// Most blocks that a sequence of this many tokens takes at a time.
     #[must_use]
     pub fn blocks_of(&self, tokens: u64) -> usize {
-        let blocks = tokens.div_ceil(self.block_tokens.max(1).into());
-        usize::try_from(blocks).unwrap_or(usize::MAX)
+        let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+        self.layout.blocks_of(tokens)
     }
 }
 

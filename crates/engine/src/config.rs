@@ -177,7 +177,7 @@ impl LoadedModel {
         limits: DecodeLimits,
     ) -> Result<DecodeModel, EngineError> {
         let backend = match self {
-            Self::Real(loaded) => loaded.decoder(kv_bytes_max)?,
+            Self::Real(loaded) => loaded.decoder(kv_bytes_max, limits.prefill_tokens_max)?,
             Self::Simulated(simulated) => Box::new(simulated.decoder(kv_bytes_max)),
             Self::Embedder(embedder) => return Ok(DecodeModel::Embedder(embedder.clone())),
         };

@@ -91,10 +91,11 @@ impl LoadedEmbedder {
         labels: Vec<String>,
     ) -> Result<Vec<Vec<Match>>, EngineError> {
         let images = self.embeddings(images)?;
-        // The semaphore is never closed.
-        let _turn = self.turn.acquire().await;
+        // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
         let model = Arc::clone(&self.model);
         let comparing = move || {
+            let _turn = turn;
             let labels = labels.iter().map(|label| model.text(label).map_err(failed));
             let labels: Vec<Vec<f32>> = labels.collect::<Result<_, _>>()?;
             let rows = images.iter().map(|image| {

@@ -103,16 +103,23 @@ impl Loaded {
         })
     }
 
-    /// The text half with its KV memory, which is taken now.
+    /// The text half with its KV memory, which is taken now. No more than `prefill_tokens_max` tokens, or one image, are
+    /// computed of a sequence at once.
     ///
     /// # Errors
     /// When the budget holds not even one block.
-    pub fn decoder(&self, kv_bytes_max: u64) -> Result<Box<dyn DecodeBackend>, EngineError> {
+    pub fn decoder(
+        &self,
+        kv_bytes_max: u64,
+        prefill_tokens_max: u32,
+    ) -> Result<Box<dyn DecodeBackend>, EngineError> {
         let options = KvOptions {
             block_tokens: BLOCK_TOKENS,
             budget_bytes: usize::try_from(kv_bytes_max).unwrap_or(usize::MAX),
         };
-        let pool = self.model.kv_pool(options).map_err(failed)?;
+        let mut pool = self.model.kv_pool(options).map_err(failed)?;
+        let stretch = prefill_tokens_max.max(self.description.tokens_per_image);
+        pool.limit_stretches(stretch as usize);
         Ok(Box::new(Decoder::new(self.clone(), pool, kv_bytes_max)))
     }
 }

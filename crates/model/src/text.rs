@@ -13,6 +13,7 @@ pub(crate) mod progress;
 pub(crate) mod rope;
 
 use candle_core::{DType, Device, Tensor};
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, ForwardError, LoadError};
@@ -83,16 +84,15 @@ impl TextTower {
             .matrix("weight", [config.vocab, config.hidden])?;
         let layers = scope.at("layers");
         let layer = |(i, kind): (usize, &LayerKind)| Layer::load(&layers.at(i), config, *kind);
+        // Copying out of the mapped files is most of the time: by as many threads as there are cores. The first layer with a
+        // fault is the one that is named.
+        let loaded: Vec<Result<Layer, LoadError>> =
+            config.layers.par_iter().enumerate().map(layer).collect();
         Ok(Self {
             embedding,
             dtype: scope.dtype().candle(),
             embedding_scale: (config.hidden as f64).sqrt(),
-            layers: config
-                .layers
-                .iter()
-                .enumerate()
-                .map(layer)
-                .collect::<Result<_, _>>()?,
+            layers: loaded.into_iter().collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
             images,
             rope: Tables::new(config, scope.dtype(), Mutations::default(), device),

@@ -159,7 +159,7 @@ impl Inner {
     async fn put_chunks(&self, subject: &str, bytes: &Bytes) -> Result<usize> {
         const PUT: Operation = once("store a chunk");
         // After a failure no chunk is sent, and those under way are waited for: the caller removes the chunks, and one
-        // that the server stored after that would take its room for ever.
+        // that the server stores after that keeps its room. (So does what is left when a put is dropped half-way.)
         let failed = AtomicBool::new(false);
         let results: Vec<Result<u64>> = stream::iter((0..bytes.len()).step_by(CHUNK_BYTES))
             .take_while(|_| ready(!failed.load(Ordering::Relaxed)))

@@ -1,10 +1,11 @@
 //! The loop of one slot: take, start, work, settle. What to do at each turn is decided in `decision`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{Either, join_all, ready, select};
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
 use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
@@ -186,17 +187,27 @@ impl<H: Handler> Slot<H> {
         } else {
             Seen::Epoch(unit.epoch)
         };
-        let starting = queue.apply_without_event(&unit.key, seen, &step, now);
-        let (applied, mut inputs) = tokio::join!(starting, self.handler.read(unit, &known));
+        let starting = pin!(queue.apply_without_event(&unit.key, seen, &step, now));
+        let reading = pin!(self.handler.read(unit, &known));
+        // However long the reading takes: from the start on it is part of the work, which can be stopped.
+        let (applied, inputs) = match select(starting, reading).await {
+            Either::Left((applied, reading)) => (applied, Either::Left(reading)),
+            Either::Right((inputs, starting)) => (starting.await, Either::Right(ready(inputs))),
+        };
         let applied = applied?;
         let is_stale = !matches!(&applied, Applied::Applied { before, .. } if *before == known);
         match after_start(unit, applied) {
             Start::Work(record, revision) => {
-                if is_stale {
-                    inputs = self.handler.read(unit, &record).await;
-                }
-                let started = (record, revision, inputs);
-                Ok(self.work(delivery, started, hints).await)
+                let current = record.clone();
+                let inputs = async move {
+                    if is_stale {
+                        self.handler.read(unit, &current).await
+                    } else {
+                        inputs.await
+                    }
+                };
+                let started = (record, revision);
+                Ok(self.work(delivery, started, inputs, hints).await)
             }
             Start::Repeat(record, counted) => {
                 if counted {
@@ -226,7 +237,8 @@ impl<H: Handler> Slot<H> {
     async fn work(
         &self,
         delivery: &Delivery,
-        (record, revision, inputs): (JobRecord, Revision, Result<H::Inputs, Ending>),
+        (record, revision): (JobRecord, Revision),
+        inputs: impl Future<Output = Result<H::Inputs, Ending>>,
         mut hints: broadcast::Receiver<JobKey>,
     ) -> Verdict {
         let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
@@ -248,7 +260,7 @@ impl<H: Handler> Slot<H> {
             start_event,
         };
         let working = async {
-            let work = async { self.handler.work(&started, inputs?).await };
+            let work = async { self.handler.work(&started, inputs.await?).await };
             let (worked, event) = tokio::join!(work, started.start_event.clone());
             worked?;
             event.map_err(Ending::from)

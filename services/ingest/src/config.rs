@@ -331,6 +331,13 @@ impl Config {
                 "ingest.default_model must be one of ingest.models",
             ),
             (
+                !self
+                    .models
+                    .values()
+                    .any(|pool| self.embedders.values().any(|other| other == pool)),
+                "a pool of ingest.embedders must not be one of ingest.models: its workers run one model",
+            ),
+            (
                 self.default_embedder
                     .as_ref()
                     .map_or(self.embedders.len() < 2, |default| {

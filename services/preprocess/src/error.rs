@@ -33,9 +33,9 @@ pub(crate) enum PreprocessError {
     Volume { refusal: Refusal },
     /// More than the model is shown.
     #[error(
-        "the study was refused: TOO_MANY_FRAMES: its files have {found} frames, preprocess.frames_max is {max}; send fewer files, or the slices of one series"
+        "the study was refused: TOO_MANY_FRAMES: its files have more than {max} frames, preprocess.frames_max; send fewer files, or the slices of one series"
     )]
-    Frames { found: u32, max: u32 },
+    Frames { max: u32 },
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },

@@ -1,6 +1,7 @@
 //! Frames on their way to the store while the study's other files are still decoded and its manifest is made. They belong
 //! to one unit: dropped before they are finished, they stop.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ pub(crate) struct Puts {
     store: BlobStore,
     tenant: TenantId,
     running: Mutex<JoinSet<Result<(), StoreError>>>,
+    frames: AtomicU32,
 }
 
 impl Puts {
@@ -24,7 +26,16 @@ impl Puts {
             store,
             tenant,
             running: Mutex::default(),
+            frames: AtomicU32::new(0),
         }
+    }
+
+    /// Counts frames that are about to be started, and gives how many that makes in all.
+    pub(crate) fn count(&self, frames: usize) -> u32 {
+        let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+        self.frames
+            .fetch_add(frames, Ordering::Relaxed)
+            .saturating_add(frames)
     }
 
     /// Starts to store the pixels of a frame and gives their name. The turn is held until they are stored: until then

@@ -116,7 +116,7 @@ impl Preprocess {
         let content = match prepared {
             Ok(Prepared::Frames(decoded)) => {
                 let Decoded { frames, notes, .. } = decoded;
-                Content::Frames(self.entries(puts, index, (frames, &notes, turn)).await)
+                Content::Frames(self.entries(puts, index, (frames, &notes, turn)).await?)
             }
             Ok(Prepared::Slices(slices)) => Content::Slices(slices),
             Err(refusal) => {
@@ -239,7 +239,7 @@ impl Preprocess {
                 self.count_refusal(refusal.reason);
                 PreprocessError::Refused { index, refusal }
             })?;
-            let entries = self.entries(puts, index, (frames, &[], turn)).await;
+            let entries = self.entries(puts, index, (frames, &[], turn)).await?;
             Ok::<_, PreprocessError>((index, wanted.into_iter().zip(entries).collect::<Vec<_>>()))
         });
         let mut decoded = try_join_all(decoded).await?;
@@ -304,7 +304,12 @@ impl Preprocess {
         puts: &Puts,
         index: usize,
         (frames, notes, turn): (Vec<(Frame, FrameInfo)>, &[Note], Turn),
-    ) -> Vec<wire::FrameEntry> {
+    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
+        if puts.count(frames.len()) > self.frames_max {
+            self.count_refusal(Reason::TooManyFrames);
+            let max = self.frames_max;
+            return Err(PreprocessError::Frames { max });
+        }
         let turn = Arc::new(turn);
         let entries = frames.into_iter().map(async |(frame, info)| {
             let Frame {
@@ -322,7 +327,7 @@ impl Preprocess {
         });
         let entries = join_all(entries).await;
         self.metrics.frames.inc_by(entries.len() as u64);
-        entries
+        Ok(entries)
     }
 
     /// Stores the manifest while the last frames are stored, and takes a reference on everything it names.
@@ -350,13 +355,6 @@ impl Preprocess {
         let count = u32::try_from(frames.len()).map_err(|_| PreprocessError::Manifest {
             reason: "too many frames".to_owned(),
         })?;
-        if count > self.frames_max {
-            self.count_refusal(Reason::TooManyFrames);
-            return Err(PreprocessError::Frames {
-                found: count,
-                max: self.frames_max,
-            });
-        }
         let chunk_starts = chunk_starts(count, self.frames_per_chunk);
         // As many as CHUNKS_MAX at most.
         let chunks = chunk_starts.len() as u32;

@@ -121,7 +121,7 @@ impl DecodeBackend for Decoder {
         KvMemory {
             budget_bytes: self.budget_bytes,
             block_bytes: self.pool.block_bytes() as u64,
-            block_tokens: as_u32(blocks.block_tokens()),
+            layout: *blocks.layout(),
             blocks: blocks.total(),
             available: blocks.available(),
         }
@@ -179,7 +179,7 @@ impl DecodeBackend for Decoder {
     fn blocks_missing(&self, sequence: Sequence) -> usize {
         let running = self.running.get(&sequence);
         running.map_or(0, |running| {
-            running.progress.blocks_missing(self.pool.block_tokens())
+            running.progress.blocks_missing(self.pool.blocks())
         })
     }
 

@@ -100,7 +100,7 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
 
 fn start(loaded: &Loaded, limits: DecodeLimits, kv_bytes_max: u64) -> DecodeEngine {
     let backend = loaded
-        .decoder(kv_bytes_max)
+        .decoder(kv_bytes_max, limits.prefill_tokens_max)
         .expect("the budget holds blocks");
     DecodeEngine::start(backend, limits).expect("a thread starts")
 }
@@ -189,7 +189,6 @@ async fn a_batch_writes_what_the_model_writes_alone() {
 async fn neighbours_and_memory_change_no_token() {
     let loaded = tiny();
     let tokens = two_images(&loaded).await;
-    let block = loaded.model.kv_position_bytes() as u64 * BLOCK_TOKENS as u64;
     let mut preemptions = 0;
     for seed in 0..6_u64 {
         let request = |n: u64| {
@@ -207,8 +206,9 @@ async fn neighbours_and_memory_change_no_token() {
             .iter()
             .map(|request| blocks(&loaded, request))
             .max();
-        let blocks = most.expect("four requests") + seed as usize % 3;
-        let engine = start(&loaded, LIMITS, block * blocks as u64);
+        let (most, block_bytes) = most.expect("four requests");
+        let blocks = most + seed as usize % 3;
+        let engine = start(&loaded, LIMITS, (block_bytes * blocks) as u64);
         let [a, b, c, d] = &requests[..] else {
             panic!("four requests");
         };
@@ -227,15 +227,19 @@ async fn neighbours_and_memory_change_no_token() {
     assert!(preemptions > 0, "memory did run out");
 }
 
-/// Blocks that a request may need.
-fn blocks(loaded: &Loaded, request: &DecodeRequest) -> usize {
+/// Blocks that a request may need, and the bytes of one.
+fn blocks(loaded: &Loaded, request: &DecodeRequest) -> (usize, usize) {
     let pool = loaded.model.kv_pool(KvOptions {
         block_tokens: BLOCK_TOKENS,
         budget_bytes: 1 << 20,
     });
-    let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
+    let mut pool = pool.expect("a small pool");
+    pool.limit_stretches(LIMITS.prefill_tokens_max as usize);
+    let (layout, block_bytes) = (*pool.blocks().layout(), pool.block_bytes());
+    let decoder = Decoder::new(loaded.clone(), pool, 1 << 20);
     let prompt = decoder.build(&request.prompt).expect("the prompt is good");
-    (prompt.tokens().len() + request.decoding.max_tokens as usize).div_ceil(BLOCK_TOKENS)
+    let tokens = prompt.tokens().len() + request.decoding.max_tokens as usize;
+    (layout.blocks_of(tokens), block_bytes)
 }
 
 #[tokio::test]

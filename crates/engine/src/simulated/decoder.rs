@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use medfleet_core::Digest;
 use medfleet_model::{
-    Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
+    BlockLayout, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
 };
 
 use super::{Simulated, as_u32, digest, pause, words};
@@ -60,7 +60,7 @@ impl SimulatedDecoder {
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).min(1 << 28);
         Self {
             model,
-            blocks: Blocks::new(blocks, BLOCK_TOKENS as usize),
+            blocks: Blocks::new(blocks, BlockLayout::global(BLOCK_TOKENS as usize)),
             budget_bytes,
             sequences: HashMap::new(),
             guides: None,
@@ -138,7 +138,7 @@ impl DecodeBackend for SimulatedDecoder {
         KvMemory {
             budget_bytes: self.budget_bytes,
             block_bytes: u64::from(BLOCK_TOKENS) * KV_BYTES_PER_TOKEN,
-            block_tokens: BLOCK_TOKENS,
+            layout: *self.blocks.layout(),
             blocks: self.blocks.total(),
             available: self.blocks.available(),
         }
@@ -203,9 +203,7 @@ impl DecodeBackend for SimulatedDecoder {
 
     fn blocks_missing(&self, sequence: Sequence) -> usize {
         let running = self.sequences.get(&sequence);
-        running.map_or(0, |running| {
-            running.progress.blocks_missing(BLOCK_TOKENS as usize)
-        })
+        running.map_or(0, |running| running.progress.blocks_missing(&self.blocks))
     }
 
     fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {

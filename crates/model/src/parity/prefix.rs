@@ -106,6 +106,51 @@ fn a_shared_beginning_changes_nothing() {
     }
 }
 
+/// In a pool that holds the sequence only because local layers give back what they see no more.
+#[test]
+fn what_local_layers_give_back_changes_nothing() {
+    const STRETCH: usize = 9;
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    let longest_stretch = STRETCH.max(model.image_shape().unwrap()[0]);
+    for name in CASES {
+        let case = fixtures.case(&model, name);
+        let mut tokens = case.prompt.tokens().to_vec();
+        tokens.extend(&case.greedy);
+        let expected = whole(&model, &tokens, &case);
+        let pool = |budget_bytes| {
+            let block_tokens = 4;
+            let mut pool = model
+                .kv_pool(KvOptions {
+                    block_tokens,
+                    budget_bytes,
+                })
+                .unwrap();
+            pool.limit_stretches(longest_stretch);
+            pool
+        };
+        let roomy = pool(1200 * model.kv_position_bytes());
+        let layout = roomy.blocks().layout();
+        let needed = layout.blocks_of(tokens.len());
+        let whole = layout.groups() * tokens.len().div_ceil(4);
+        assert!(needed < whole || tokens.len() < 64, "{needed} of {whole}");
+        let mut pool = pool(needed * roomy.block_bytes());
+        assert_eq!(pool.blocks().total(), needed);
+        let mut one = progress(&model, &case, 4);
+        let mut rows = Vec::new();
+        while one.left() > 0 {
+            rows.extend(read(&model, &mut pool, &case, &mut one, STRETCH));
+        }
+        for token in &case.greedy {
+            one.push(*token);
+            rows.extend(read(&model, &mut pool, &case, &mut one, 1));
+        }
+        let found = difference(&rows, &expected);
+        assert!(found <= TOLERANCE, "{name}: {found}");
+        one.give_back(pool.blocks_mut());
+        assert_eq!(pool.blocks().available(), needed);
+    }
+}
+
 /// What is looked up by tokens alone would take another patient's image.
 #[test]
 fn another_image_shares_only_what_comes_before_it() {

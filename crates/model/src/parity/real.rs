@@ -106,6 +106,50 @@ impl Reference {
     }
 }
 
+/// What llama.cpp says of the same prompts with the same file (`tests/reference/make_llama_cpp.mjs`).
+#[derive(Deserialize)]
+struct LlamaCpp {
+    cases: Vec<Vec<LlamaStep>>,
+}
+
+#[derive(Deserialize)]
+struct LlamaStep {
+    /// Best first.
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+    log_sum: f64,
+    tokens: usize,
+}
+
+impl LlamaCpp {
+    fn read() -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let text = std::fs::read_to_string(dir.join("llama_cpp_270m.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+impl LlamaStep {
+    /// KL divergence of our row from llama.cpp's, in nats, over its best tokens and all others as one.
+    fn divergence(&self, row: &[f32]) -> f64 {
+        assert_eq!(row.len(), self.tokens);
+        let sum = log_sum(row);
+        let pairs = self.ids.iter().zip(&self.logits).map(|(id, logit)| {
+            let ours = (f64::from(row[*id as usize]) - sum).exp();
+            ((f64::from(*logit) - self.log_sum).exp(), ours)
+        });
+        let (mut found, mut theirs, mut ours) = (0.0, 0.0, 0.0);
+        for (p, q) in pairs {
+            found += p * (p / q).ln();
+            theirs += p;
+            ours += q;
+        }
+        // The logits are kept with four digits, so that the rest may come out at nothing.
+        let (p, q) = ((1.0 - theirs).max(1e-9), (1.0 - ours).max(1e-9));
+        found + p * (p / q).ln()
+    }
+}
+
 /// A model on its way through all cases.
 struct Walk {
     model: Model,
@@ -187,7 +231,6 @@ fn divergence(exact: &[f32], other: &[f32]) -> f64 {
 }
 
 /// Sums over the rows on which the two forms of the weights are compared.
-#[derive(Default)]
 struct Nearness {
     rows: usize,
     sum: f64,
@@ -196,12 +239,34 @@ struct Nearness {
 }
 
 impl Nearness {
-    fn add(&mut self, exact: &[f32], stored: &[f32]) {
-        let found = divergence(exact, stored);
+    const fn new() -> Self {
+        Self {
+            rows: 0,
+            sum: 0.0,
+            max: 0.0,
+            same_best: 0,
+        }
+    }
+
+    fn add(&mut self, divergence: f64, same_best: bool) {
         self.rows += 1;
-        self.sum += found;
-        self.max = self.max.max(found);
-        self.same_best += usize::from(best(exact) == best(stored));
+        self.sum += divergence;
+        self.max = self.max.max(divergence);
+        self.same_best += usize::from(same_best);
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.rows as f64
+    }
+
+    fn print(&self, what: &str) {
+        println!(
+            "270M, {what}: mean KL divergence {:.1e}, largest {:.1e}, equal best tokens in {} of {} rows",
+            self.mean(),
+            self.max,
+            self.same_best,
+            self.rows
+        );
     }
 }
 
@@ -220,7 +285,9 @@ fn the_270m_is_the_references() {
     let window = exact.model.config().text.window;
     assert!(cases.iter().any(|case| case.prompt.len() > window));
 
-    let (mut worst, mut ties, mut nearness) = (0.0f32, 0, Nearness::default());
+    let llama = LlamaCpp::read();
+    let (mut worst, mut ties) = (0.0f32, 0);
+    let [mut nearness, mut exact_llama, mut stored_llama] = [const { Nearness::new() }; 3];
     for step in 0..reference.steps() {
         let next: Vec<&[u32]> = cases
             .iter()
@@ -240,27 +307,33 @@ fn the_270m_is_the_references() {
             }
         }
         if step < STORED_STEPS {
-            for (row, near) in rows.iter().zip(stored.feed(&next[..STORED_CASES])) {
-                nearness.add(row, &near);
+            let theirs = llama.cases.iter().map(|case| &case[step]);
+            for (row, theirs) in rows.iter().zip(theirs.clone()) {
+                exact_llama.add(theirs.divergence(row), best(row) as u32 == theirs.ids[0]);
+            }
+            let near = stored.feed(&next[..STORED_CASES]);
+            for ((row, near), theirs) in rows.iter().zip(&near).zip(theirs) {
+                nearness.add(divergence(row, near), best(row) == best(near));
+                stored_llama.add(theirs.divergence(near), best(near) as u32 == theirs.ids[0]);
             }
         }
     }
-    let rows = nearness.rows as f64;
-    let mean = nearness.sum / rows;
+    let mean = nearness.mean();
     println_figure("270M, dequantised against transformers", worst);
-    println_figure("270M, as stored, mean KL divergence", mean as f32);
-    println_figure(
-        "270M, as stored, largest KL divergence",
-        nearness.max as f32,
-    );
-    println_figure(
-        "270M, as stored, share of equal best tokens",
-        (nearness.same_best as f64 / rows) as f32,
-    );
+    nearness.print("as stored against dequantised");
+    exact_llama.print("dequantised against llama.cpp");
+    stored_llama.print("as stored against llama.cpp");
     assert!(worst <= TOLERANCE, "{worst}");
     assert!(ties <= 3, "{ties} near-ties went the other way");
     assert!(
         mean > 0.0 && mean <= KL_MEAN_MAX,
         "mean KL divergence {mean}"
     );
+    for near in [&exact_llama, &stored_llama] {
+        let mean = near.mean();
+        assert!(
+            mean > 0.0 && mean <= KL_MEAN_MAX,
+            "mean KL divergence from llama.cpp {mean}"
+        );
+    }
 }

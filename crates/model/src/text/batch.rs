@@ -130,7 +130,7 @@ fn check_extent(
             max: config.positions_max,
         });
     }
-    let capacity = pool.capacity(chunk.table);
+    let capacity = pool.capacity(chunk.table, chunk.start);
     if end > capacity {
         return Err(ForwardError::BlockTable {
             chunk: index,

@@ -4,6 +4,9 @@
 //! A block that holds a full stretch of a prompt can be published under a key that says everything its contents depend
 //! on. It stays findable after its last user is gone, until its memory is wanted: least recently used goes first. Sharing
 //! copies nothing, and nobody writes to a shared block, because a sequence only writes behind what it shares.
+//!
+//! Layers come in groups of equal size, and a block is of one group: the first group sees everything, the others see only
+//! a window and give back what has left it. So a long sequence costs most layers no more than their window.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -67,24 +70,108 @@ impl Cacheable<'_> {
     }
 }
 
-/// The blocks of one sequence, in order of position. Not copyable: give it back with [`Blocks::release`].
+/// Positions per block, and the groups of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockLayout {
+    /// Positions per block; at least 1.
+    pub block_tokens: usize,
+    /// Groups that see only a window, besides the one that sees everything.
+    pub local_groups: usize,
+    /// Positions that those see, own included.
+    pub window: usize,
+    /// Longest stretch that is computed at once, in tokens: so far do local groups reach beyond their window.
+    pub stretch_tokens: usize,
+}
+
+impl BlockLayout {
+    /// One group that sees everything.
+    #[must_use]
+    pub const fn global(block_tokens: usize) -> Self {
+        Self {
+            block_tokens,
+            local_groups: 0,
+            window: 1,
+            stretch_tokens: 1,
+        }
+    }
+
+    /// Groups in all.
+    #[must_use]
+    pub const fn groups(&self) -> usize {
+        1 + self.local_groups
+    }
+
+    /// Most blocks that a sequence of `positions` holds at a time.
+    #[must_use]
+    pub fn blocks_of(&self, positions: usize) -> usize {
+        self.blocks_from(0, positions)
+    }
+
+    /// As [`BlockLayout::blocks_of`], of a sequence that is computed as far as `cached`: what is left may be less than the
+    /// longest stretch.
+    fn blocks_from(&self, cached: usize, positions: usize) -> usize {
+        let whole = positions.div_ceil(self.block_tokens.max(1));
+        let stretch = self.stretch_tokens.min(positions.saturating_sub(cached));
+        // Window and stretch, from the middle of a block to the middle of another.
+        let reach = (self.window.max(1) - 1).saturating_add(stretch);
+        let local = reach.div_ceil(self.block_tokens.max(1)).saturating_add(1);
+        whole + self.local_groups * whole.min(local)
+    }
+
+    /// The first position that a local group still needs once `cached` positions are computed.
+    const fn first_needed(&self, cached: usize) -> usize {
+        (cached + 1).saturating_sub(self.window)
+    }
+}
+
+/// The blocks of one sequence, in order of position, group by group. Not copyable: give it back with [`Blocks::release`].
 #[derive(Debug, Default)]
 pub struct BlockTable {
-    pub(super) blocks: Vec<u32>,
+    groups: Vec<Run>,
+}
+
+/// The blocks of one group: those at the front may have been given back.
+#[derive(Debug, Default)]
+struct Run {
+    dropped: usize,
+    blocks: Vec<u32>,
+}
+
+impl Run {
+    /// Blocks up to here, dropped ones included.
+    const fn end(&self) -> usize {
+        self.dropped + self.blocks.len()
+    }
+
+    fn get(&self, index: usize) -> Option<u32> {
+        let index = index.checked_sub(self.dropped)?;
+        self.blocks.get(index).copied()
+    }
 }
 
 impl BlockTable {
-    /// Block numbers, in order of position.
+    /// Block numbers of the group that sees everything, in order of position.
     #[must_use]
     pub fn blocks(&self) -> &[u32] {
-        &self.blocks
+        self.groups.first().map_or(&[], |run| &run.blocks)
+    }
+
+    /// Blocks held, of all groups.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.groups.iter().map(|run| run.blocks.len()).sum()
+    }
+
+    /// The block of a group that holds a position of `index × block_tokens` on; none where it was given back.
+    pub(super) fn block(&self, group: usize, index: usize) -> Option<u32> {
+        self.groups.get(group)?.get(index)
     }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Block {
     users: u32,
-    key: Option<BlockKey>,
+    key: Option<(BlockKey, usize)>,
     /// When its last user left: its place in `idle`.
     idle_since: u64,
 }
@@ -92,22 +179,27 @@ struct Block {
 /// All blocks of a pool.
 #[derive(Debug, Clone)]
 pub struct Blocks {
-    block_tokens: usize,
+    layout: BlockLayout,
     blocks: Vec<Block>,
     /// Blocks that hold nothing.
     free: Vec<u32>,
     /// Blocks that nobody uses and that are still findable, by when their last user left.
     idle: BTreeMap<u64, u32>,
-    index: HashMap<BlockKey, u32>,
+    /// By key and group.
+    index: HashMap<(BlockKey, usize), u32>,
     clock: u64,
 }
 
 impl Blocks {
-    /// `total` blocks of `block_tokens` positions, all free.
+    /// `total` blocks, all free.
     #[must_use]
-    pub fn new(total: u32, block_tokens: usize) -> Self {
+    pub fn new(total: u32, layout: BlockLayout) -> Self {
         Self {
-            block_tokens: block_tokens.max(1),
+            layout: BlockLayout {
+                block_tokens: layout.block_tokens.max(1),
+                window: layout.window.max(1),
+                ..layout
+            },
             blocks: vec![Block::default(); total as usize],
             // Taken from the end: low numbers first.
             free: (0..total).rev().collect(),
@@ -117,10 +209,21 @@ impl Blocks {
         }
     }
 
+    /// Says that no stretch longer than this is ever computed at once.
+    pub fn limit_stretches(&mut self, tokens: usize) {
+        self.layout.stretch_tokens = tokens.max(1);
+    }
+
+    /// Positions per block, and the groups.
+    #[must_use]
+    pub const fn layout(&self) -> &BlockLayout {
+        &self.layout
+    }
+
     /// Positions per block.
     #[must_use]
     pub const fn block_tokens(&self) -> usize {
-        self.block_tokens
+        self.layout.block_tokens
     }
 
     /// Blocks in all.
@@ -135,13 +238,22 @@ impl Blocks {
         self.free.len() + self.idle.len()
     }
 
-    /// Lets `table` reach `positions`, taking blocks as needed: all or none.
+    /// Blocks that a table, computed as far as `cached`, lacks to reach `positions`, given what it gives back on the way.
+    #[must_use]
+    pub fn missing(&self, table: &BlockTable, cached: usize, positions: usize) -> usize {
+        let needed = self.layout.blocks_from(cached, positions);
+        needed.saturating_sub(table.held())
+    }
+
+    /// Lets every group of `table` reach `positions`, taking blocks as needed: all or none.
     ///
     /// # Errors
-    /// [`CacheError::OutOfBlocks`]; the table is unchanged then.
+    /// [`CacheError::OutOfBlocks`]; the table holds what it held then.
     pub fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), CacheError> {
-        let held = table.blocks.len();
-        let needed = positions.div_ceil(self.block_tokens).saturating_sub(held);
+        table.groups.resize_with(self.layout.groups(), Run::default);
+        let end = positions.div_ceil(self.layout.block_tokens);
+        let runs = table.groups.iter();
+        let needed = runs.map(|run| end.saturating_sub(run.end())).sum();
         if needed > self.available() {
             return Err(CacheError::OutOfBlocks {
                 needed,
@@ -149,12 +261,13 @@ impl Blocks {
                 total: self.total(),
             });
         }
-        for _ in 0..needed {
-            let Some(block) = self.take() else {
-                break;
-            };
-            self.blocks[block as usize].users = 1;
-            table.blocks.push(block);
+        for run in &mut table.groups {
+            while run.end() < end
+                && let Some(block) = self.take()
+            {
+                self.blocks[block as usize].users = 1;
+                run.blocks.push(block);
+            }
         }
         Ok(())
     }
@@ -171,62 +284,115 @@ impl Blocks {
         Some(block)
     }
 
-    /// A table of the longest known run of `keys` that ends where `may_end` allows, given the number of positions.
+    /// A table of the longest known run of `keys` that ends where `may_end` allows, given the number of positions. Of local
+    /// groups only what the next position sees has to be known.
     pub fn share(&mut self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> BlockTable {
-        let known = keys.iter().map_while(|key| self.index.get(key).copied());
-        let mut blocks: Vec<u32> = known.collect();
-        while !blocks.is_empty() && !may_end(blocks.len() * self.block_tokens) {
-            blocks.pop();
+        let block_tokens = self.layout.block_tokens;
+        let known = |group: usize, index: usize| self.index.get(&(keys[index], group)).copied();
+        let first_of = |end: usize| self.layout.first_needed(end * block_tokens) / block_tokens;
+        let whole = (0..keys.len()).take_while(|index| known(0, *index).is_some());
+        let mut end = whole.count();
+        while end > 0 {
+            let mut locals = 1..self.layout.groups();
+            let covered = |group| (first_of(end)..end).all(|index| known(group, index).is_some());
+            if may_end(end * block_tokens) && locals.all(covered) {
+                break;
+            }
+            end -= 1;
         }
-        for number in &blocks {
+        if end == 0 {
+            return BlockTable::default();
+        }
+        let groups = (0..self.layout.groups()).map(|group| {
+            let dropped = if group == 0 { 0 } else { first_of(end) };
+            let blocks = (dropped..end).filter_map(|index| known(group, index));
+            Run {
+                dropped,
+                blocks: blocks.collect(),
+            }
+        });
+        let groups: Vec<Run> = groups.collect();
+        for number in groups.iter().flat_map(|run| &run.blocks) {
             let block = &mut self.blocks[*number as usize];
             if block.users == 0 {
                 self.idle.remove(&block.idle_since);
             }
             block.users += 1;
         }
-        BlockTable { blocks }
+        BlockTable { groups }
     }
 
-    /// Makes block `index` of a table findable; it is full and will not be written again.
+    /// Makes block `index` of a table findable, in every group that holds it; it is full and will not be written again.
     /// Where the key is known already, the block that has it stays the one that is found.
     pub fn publish(&mut self, table: &BlockTable, index: usize, key: BlockKey) {
-        let Some(number) = table.blocks.get(index).copied() else {
-            return;
-        };
-        let block = &mut self.blocks[number as usize];
-        if block.key.is_none() && !self.index.contains_key(&key) {
-            block.key = Some(key);
-            self.index.insert(key, number);
+        for (group, run) in table.groups.iter().enumerate() {
+            let Some(number) = run.get(index) else {
+                continue;
+            };
+            let block = &mut self.blocks[number as usize];
+            if block.key.is_none() && !self.index.contains_key(&(key, group)) {
+                block.key = Some((key, group));
+                self.index.insert((key, group), number);
+            }
+        }
+    }
+
+    /// Gives back what no local group needs any more, once `cached` positions are computed.
+    pub fn trim(&mut self, table: &mut BlockTable, cached: usize) {
+        let first = self.layout.first_needed(cached) / self.layout.block_tokens;
+        for run in table.groups.iter_mut().skip(1) {
+            let count = first.saturating_sub(run.dropped).min(run.blocks.len());
+            run.dropped += count;
+            for number in run.blocks.drain(..count) {
+                self.leave(number);
+            }
         }
     }
 
     /// Takes a table's blocks back. Of one sequence the end is forgotten before the beginning, which more can share.
     pub fn release(&mut self, table: BlockTable) {
-        for number in table.blocks.into_iter().rev() {
-            let block = &mut self.blocks[number as usize];
-            block.users = block.users.saturating_sub(1);
-            if block.users > 0 {
-                continue;
-            }
-            if block.key.is_some() {
-                self.clock += 1;
-                block.idle_since = self.clock;
-                self.idle.insert(self.clock, number);
-            } else {
-                self.free.push(number);
+        let end = table.groups.iter().map(Run::end).max().unwrap_or(0);
+        for index in (0..end).rev() {
+            for run in &table.groups {
+                if let Some(number) = run.get(index) {
+                    self.leave(number);
+                }
             }
         }
     }
 
-    /// Positions a table reaches; none where it names a block that is not of this pool.
-    pub(super) fn capacity(&self, table: &BlockTable) -> usize {
-        let known = |block: &u32| (*block as usize) < self.blocks.len();
-        if table.blocks.iter().all(known) {
-            table.blocks.len() * self.block_tokens
-        } else {
-            0
+    /// One user less.
+    fn leave(&mut self, number: u32) {
+        let block = &mut self.blocks[number as usize];
+        block.users = block.users.saturating_sub(1);
+        if block.users > 0 {
+            return;
         }
+        if block.key.is_some() {
+            self.clock += 1;
+            block.idle_since = self.clock;
+            self.idle.insert(self.clock, number);
+        } else {
+            self.free.push(number);
+        }
+    }
+
+    /// Positions that a table reaches when the next one is `start`; none where it names a block that is not of this pool,
+    /// or has given back what that position sees.
+    pub(super) fn capacity(&self, table: &BlockTable, start: usize) -> usize {
+        let block_tokens = self.layout.block_tokens;
+        let first = self.layout.first_needed(start) / block_tokens;
+        let good = |(group, run): (usize, &Run)| {
+            let needed = if group == 0 { 0 } else { first };
+            let known = |block: &u32| (*block as usize) < self.blocks.len();
+            run.dropped <= needed && run.blocks.iter().all(known)
+        };
+        if table.groups.len() != self.layout.groups() || !table.groups.iter().enumerate().all(good)
+        {
+            return 0;
+        }
+        let ends = table.groups.iter().map(Run::end);
+        ends.min().unwrap_or(0) * block_tokens
     }
 }
 
@@ -292,7 +458,7 @@ mod tests {
 
     #[test]
     fn what_was_published_is_shared_and_survives_its_user() {
-        let mut blocks = Blocks::new(4, 4);
+        let mut blocks = Blocks::new(4, BlockLayout::global(4));
         let tokens: Vec<u32> = (0..12).collect();
         let keys = keys(&tokens, &[]);
         let mut first = BlockTable::default();
@@ -314,7 +480,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes_first_and_the_end_before_the_beginning() {
-        let mut blocks = Blocks::new(4, 4);
+        let mut blocks = Blocks::new(4, BlockLayout::global(4));
         let of = |from: u32| keys(&(from..from + 8).collect::<Vec<u32>>(), &[]);
         let (old, new) = (of(0), of(100));
         for keys in [&old, &new] {
@@ -347,5 +513,70 @@ mod tests {
                 total
             })
         );
+    }
+
+    /// Blocks of 4, one global group and two local ones with a window of 5.
+    fn windowed(total: u32) -> Blocks {
+        let layout = BlockLayout {
+            block_tokens: 4,
+            local_groups: 2,
+            window: 5,
+            stretch_tokens: 4,
+        };
+        Blocks::new(total, layout)
+    }
+
+    #[test]
+    fn local_groups_give_back_what_has_left_their_window() {
+        let mut blocks = windowed(20);
+        let mut table = BlockTable::default();
+        for cached in (0..40).step_by(4) {
+            blocks.reserve(&mut table, cached + 4).unwrap();
+            assert!(table.held() <= blocks.layout().blocks_of(cached + 4));
+            assert_eq!(blocks.capacity(&table, cached), cached + 4);
+            blocks.trim(&mut table, cached + 4);
+        }
+        // Position 40 sees 36 on: the tenth block of each local group, and all ten of the other.
+        assert_eq!((table.blocks().len(), table.held()), (10, 12));
+        assert_eq!(blocks.available(), 8);
+        assert_eq!(table.block(1, 8), None);
+        assert!(table.block(1, 9).is_some() && table.block(0, 0).is_some());
+        assert_eq!(blocks.capacity(&table, 39), 0, "35 is gone");
+        blocks.release(table);
+        assert_eq!(blocks.available(), 20);
+    }
+
+    #[test]
+    fn a_shared_beginning_needs_of_local_groups_only_the_window() {
+        let mut blocks = windowed(18);
+        let tokens: Vec<u32> = (0..20).collect();
+        let keys = keys(&tokens, &[]);
+        let mut first = BlockTable::default();
+        for (index, key) in keys.iter().enumerate() {
+            let end = (index + 1) * 4;
+            blocks.reserve(&mut first, end).unwrap();
+            blocks.publish(&first, index, *key);
+            blocks.trim(&mut first, end);
+        }
+        // Five global ones and the last of each local group are held; what was given back can still be found.
+        assert_eq!((first.held(), blocks.available()), (7, 11));
+        let shared = |blocks: &mut Blocks, most: usize| {
+            let table = blocks.share(&keys, |end| end <= most);
+            let found = (table.blocks().len(), table.held());
+            assert_eq!(blocks.capacity(&table, found.0 * 4), found.0 * 4);
+            blocks.release(table);
+            found
+        };
+        assert_eq!(shared(&mut blocks, 20), (5, 7));
+        assert_eq!(shared(&mut blocks, 12), (3, 5));
+        // Memory is wanted: the local blocks that were left are forgotten, and with them every shorter beginning.
+        let mut other = BlockTable::default();
+        blocks.reserve(&mut other, 12).unwrap();
+        assert_eq!(shared(&mut blocks, 20), (5, 7));
+        blocks.reserve(&mut other, 13).unwrap_err();
+        blocks.release(other);
+        let mut other = BlockTable::default();
+        blocks.reserve(&mut other, 12).unwrap();
+        assert_eq!(shared(&mut blocks, 4), (0, 0));
     }
 }

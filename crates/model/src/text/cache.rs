@@ -1,15 +1,16 @@
 //! Keys and values in blocks of a fixed number of positions, from one pool with a budget in bytes.
-//! A sequence holds a [`BlockTable`]; block `i` holds its positions `i × block_tokens ..`, in every layer alike.
-//! Local layers keep all blocks for now and only read their window. Who holds which block is kept by [`Blocks`].
+//! A sequence holds a [`BlockTable`]; block `i` of a group of layers holds its positions `i × block_tokens ..`, in every
+//! layer of the group alike. Global layers are one group, as many local layers each another: all blocks are of one size,
+//! and what local layers give back is there for any. Who holds which block is kept by [`Blocks`].
 
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 
-use crate::config::TextConfig;
+use crate::config::{LayerKind, TextConfig};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, CacheError};
-use crate::text::blocks::{BlockTable, Blocks};
+use crate::text::blocks::{BlockLayout, BlockTable, Blocks};
 
 /// How large the pool is and how it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,9 @@ pub struct KvOptions {
 pub struct KvPool {
     blocks: Blocks,
     block_bytes: usize,
-    /// Per layer [blocks × block_tokens, kv heads, head dim].
+    /// Group of each layer, and its place in the group.
+    places: Vec<(usize, usize)>,
+    /// Per place [blocks × block_tokens, kv heads, head dim].
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
     device: Device,
@@ -48,12 +51,20 @@ impl KvPool {
         device: &Device,
     ) -> Result<Self, CacheError> {
         let block_tokens = options.block_tokens.max(1);
-        let block_bytes = position_bytes(config, dtype) * block_tokens;
+        let groups = Groups::of(config);
+        let layout = BlockLayout {
+            block_tokens,
+            local_groups: groups.local,
+            window: config.window,
+            // Until the owner says otherwise, whole prompts.
+            stretch_tokens: config.positions_max,
+        };
+        let block_bytes = position_bytes(config, dtype) / layout.groups() * block_tokens;
         let blocks = options.budget_bytes / block_bytes;
-        if blocks == 0 {
+        if blocks < layout.groups() {
             return Err(CacheError::Budget {
                 budget_bytes: options.budget_bytes,
-                block_bytes,
+                block_bytes: block_bytes * layout.groups(),
             });
         }
         let total = u32::try_from(blocks).unwrap_or(u32::MAX);
@@ -63,18 +74,17 @@ impl KvPool {
             config.head_dim,
         );
         let zeros = || Tensor::zeros(shape, dtype.candle(), device);
-        let layers = || {
-            config
-                .layers
-                .iter()
+        let places = || {
+            (0..groups.size)
                 .map(|_| zeros())
                 .collect::<Result<Vec<_>, _>>()
         };
         Ok(Self {
-            blocks: Blocks::new(total, block_tokens),
+            blocks: Blocks::new(total, layout),
             block_bytes,
-            keys: layers().map_err(BackendError::from)?,
-            values: layers().map_err(BackendError::from)?,
+            keys: places().map_err(BackendError::from)?,
+            values: places().map_err(BackendError::from)?,
+            places: groups.places,
             device: device.clone(),
         })
     }
@@ -85,6 +95,11 @@ impl KvPool {
     /// [`CacheError::OutOfBlocks`]; the table is unchanged then.
     pub fn reserve(&mut self, table: &mut BlockTable, positions: usize) -> Result<(), CacheError> {
         self.blocks.reserve(table, positions)
+    }
+
+    /// Says that no stretch longer than this is ever computed at once, so that a long sequence is known to fit.
+    pub fn limit_stretches(&mut self, tokens: usize) {
+        self.blocks.limit_stretches(tokens);
     }
 
     /// Takes the table's blocks back.
@@ -109,20 +124,24 @@ impl KvPool {
         self.blocks.block_tokens()
     }
 
-    /// Bytes of one block over all layers.
+    /// Bytes of one block: keys and values of one group of layers.
     #[must_use]
     pub const fn block_bytes(&self) -> usize {
         self.block_bytes
     }
 
-    /// Positions a table reaches; none where it names a block this pool does not have.
-    pub(crate) fn capacity(&self, table: &BlockTable) -> usize {
-        self.blocks.capacity(table)
+    /// Positions a table reaches when the next one is `start`; none where it names a block this pool does not have, or has
+    /// given back what that position sees.
+    pub(crate) fn capacity(&self, table: &BlockTable, start: usize) -> usize {
+        self.blocks.capacity(table, start)
     }
 
-    fn slot(&self, table: &BlockTable, position: usize) -> usize {
+    /// Where a position of a group is. The table was checked with [`KvPool::capacity`].
+    fn slot(&self, table: &BlockTable, group: usize, position: usize) -> usize {
         let block_tokens = self.block_tokens();
-        table.blocks()[position / block_tokens] as usize * block_tokens + position % block_tokens
+        let block = table.block(group, position / block_tokens);
+        let block = block.expect("what is read or written was checked to be held");
+        block as usize * block_tokens + position % block_tokens
     }
 
     /// Stores keys and values [n, kv heads, head dim] of the positions from `start` on.
@@ -134,13 +153,14 @@ impl KvPool {
         kv: (&Tensor, &Tensor),
     ) -> Result<(), BackendError> {
         let n = kv.0.dim(0)?;
+        let (group, place) = self.places[layer];
         let mut done = 0;
         while done < n {
             let position = start + done;
             let run = (self.block_tokens() - position % self.block_tokens()).min(n - done);
-            let slot = self.slot(table, position);
-            self.keys[layer].slice_set(&kv.0.narrow(0, done, run)?.contiguous()?, 0, slot)?;
-            self.values[layer].slice_set(&kv.1.narrow(0, done, run)?.contiguous()?, 0, slot)?;
+            let slot = self.slot(table, group, position);
+            self.keys[place].slice_set(&kv.0.narrow(0, done, run)?.contiguous()?, 0, slot)?;
+            self.values[place].slice_set(&kv.1.narrow(0, done, run)?.contiguous()?, 0, slot)?;
             done += run;
         }
         Ok(())
@@ -153,9 +173,10 @@ impl KvPool {
         table: &BlockTable,
         positions: Range<usize>,
     ) -> Result<(Tensor, Tensor), BackendError> {
+        let (group, place) = self.places[layer];
         // Slots fit u32: block numbers are u32 and the storage of 2³² positions would not fit any memory.
         let slots: Vec<u32> = positions
-            .map(|position| self.slot(table, position) as u32)
+            .map(|position| self.slot(table, group, position) as u32)
             .collect();
         let slots = Tensor::new(slots, &self.device)?;
         let gather = |storage: &Tensor| {
@@ -164,19 +185,61 @@ impl KvPool {
                 .transpose(0, 1)?
                 .contiguous()
         };
-        Ok((gather(&self.keys[layer])?, gather(&self.values[layer])?))
+        Ok((gather(&self.keys[place])?, gather(&self.values[place])?))
     }
 }
 
-/// Bytes of keys and values of one position over all layers.
+/// Layers in groups of one size.
+struct Groups {
+    /// Layers of a group; the last one may have fewer.
+    size: usize,
+    /// Groups of local layers.
+    local: usize,
+    /// Group of each layer, and its place in the group.
+    places: Vec<(usize, usize)>,
+}
+
+impl Groups {
+    /// Global layers are group 0, and so many local layers at a time another. Where all layers are of one kind, they are
+    /// one group that keeps everything.
+    fn of(config: &TextConfig) -> Self {
+        let globals = config.layers.iter();
+        let globals = globals.filter(|kind| **kind == LayerKind::Global).count();
+        let locals = config.layers.len() - globals;
+        if globals == 0 || locals == 0 {
+            return Self {
+                size: config.layers.len(),
+                local: 0,
+                places: (0..config.layers.len()).map(|place| (0, place)).collect(),
+            };
+        }
+        let (mut global, mut local) = (0, 0);
+        let places = config.layers.iter().map(|kind| {
+            let (count, first) = match kind {
+                LayerKind::Global => (&mut global, 0),
+                LayerKind::Local => (&mut local, 1),
+            };
+            let place = (first + *count / globals, *count % globals);
+            *count += 1;
+            place
+        });
+        Self {
+            size: globals,
+            places: places.collect(),
+            local: locals.div_ceil(globals),
+        }
+    }
+}
+
+/// Bytes of keys and values of one position in all groups of layers, where none has left a window.
 pub(crate) fn position_bytes(config: &TextConfig, dtype: Dtype) -> usize {
-    2 * config.layers.len() * config.kv_heads * config.head_dim * dtype.bytes()
+    let groups = Groups::of(config);
+    2 * (1 + groups.local) * groups.size * config.kv_heads * config.head_dim * dtype.bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LayerKind;
 
     fn pool(budget_blocks: usize) -> KvPool {
         let config = TextConfig {
@@ -213,7 +276,7 @@ mod tests {
         let mut pool = pool(3);
         let (mut a, mut b) = (BlockTable::default(), BlockTable::default());
         pool.reserve(&mut a, 5).unwrap();
-        assert_eq!(pool.capacity(&a), 8);
+        assert_eq!(pool.capacity(&a, 0), 8);
         let refused = pool.reserve(&mut b, 5);
         assert_eq!(
             refused,
@@ -246,6 +309,38 @@ mod tests {
             keys.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
             [2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]
         );
+    }
+
+    #[test]
+    fn layers_come_in_groups_as_large_as_that_of_the_global_ones() {
+        let config = |layers: usize| {
+            let text = format!(r#"{{"model_type": "gemma3_text", "num_hidden_layers": {layers}}}"#);
+            crate::config::Config::parse(&text, None).unwrap().text
+        };
+        // As MedGemma 4B: every sixth of 34 layers is global.
+        let of_4b = config(34);
+        let groups = Groups::of(&of_4b);
+        assert_eq!((groups.size, groups.local), (5, 6));
+        assert_eq!(
+            groups.places[..7],
+            [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (0, 0), (2, 0)]
+        );
+        assert_eq!(groups.places[33], (6, 3));
+        let mut all = groups.places.clone();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 34, "no two layers share a place");
+        // Fewer than six layers are all local.
+        assert_eq!(Groups::of(&config(5)).local, 0);
+        // A CT volume of 85 slices: a block of each group to the end, or as far as the window reaches.
+        let layout = BlockLayout {
+            block_tokens: 16,
+            local_groups: groups.local,
+            window: 1024,
+            stretch_tokens: 512,
+        };
+        let (all, kept) = (7 * 22_528 / 16, layout.blocks_of(22_528));
+        assert_eq!((all, kept), (9_856, 1_408 + 6 * 97));
     }
 
     #[test]

@@ -78,11 +78,10 @@ impl Progress {
         self.tokens.len() - self.cached
     }
 
-    /// Blocks that are missing to hold all tokens and one more.
+    /// Blocks that are missing to hold all tokens and one more, as far as they are held at a time.
     #[must_use]
-    pub fn blocks_missing(&self, block_tokens: usize) -> usize {
-        let needed = (self.tokens.len() + 1).div_ceil(block_tokens);
-        needed.saturating_sub(self.table.blocks().len())
+    pub fn blocks_missing(&self, blocks: &Blocks) -> usize {
+        blocks.missing(&self.table, self.cached, self.tokens.len() + 1)
     }
 
     /// The next stretch to compute: at most `tokens_max` long unless a single image is longer, and no image is cut.
@@ -110,7 +109,8 @@ impl Progress {
         blocks.reserve(&mut self.table, end)
     }
 
-    /// Positions up to `end` are in the cache now; full blocks of the prompt can be found by others from here on.
+    /// Positions up to `end` are in the cache now; full blocks of the prompt can be found by others from here on, and what
+    /// local layers see no more is given back.
     pub fn advance(&mut self, blocks: &mut Blocks, end: usize) {
         self.cached = end.min(self.tokens.len());
         while let Some(key) = self.keys.get(self.published)
@@ -119,6 +119,7 @@ impl Progress {
             blocks.publish(&self.table, self.published, *key);
             self.published += 1;
         }
+        blocks.trim(&mut self.table, self.cached);
     }
 
     /// A token of the answer.
@@ -138,6 +139,7 @@ mod tests {
     use medfleet_core::Digest;
 
     use super::*;
+    use crate::text::blocks::BlockLayout;
 
     /// 20 tokens with an image of 4 at `first`; blocks of 4.
     fn sequence(first: usize) -> Progress {
@@ -164,7 +166,7 @@ mod tests {
     }
 
     fn check(first: usize, expected: usize) {
-        let mut blocks = Blocks::new(32, 4);
+        let mut blocks = Blocks::new(32, BlockLayout::global(4));
         let mut one = sequence(first);
         assert_eq!(one.begin(&mut blocks), 0, "nothing is known yet");
         read_all(&mut one, &mut blocks);
@@ -186,13 +188,13 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_read_again_with_its_answer() {
-        let mut blocks = Blocks::new(8, 4);
+        let mut blocks = Blocks::new(8, BlockLayout::global(4));
         let mut one = sequence(5);
         read_all(&mut one, &mut blocks);
         one.push(77);
         one.give_back(&mut blocks);
         assert_eq!((one.cached(), one.left(), blocks.available()), (0, 21, 8));
-        assert_eq!(one.blocks_missing(4), 6);
+        assert_eq!(one.blocks_missing(&blocks), 6);
         // Its own prompt is still known.
         assert_eq!(one.begin(&mut blocks), 20);
         assert_eq!((one.next(8), one.tokens()[20]), (20..21, 77));
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn stretches_never_cut_an_image() {
-        let mut blocks = Blocks::new(8, 4);
+        let mut blocks = Blocks::new(8, BlockLayout::global(4));
         let mut one = sequence(5);
         let mut ranges = Vec::new();
         while one.left() > 0 {

@@ -27,6 +27,8 @@ const FOLDER_MODE: u32 = 0o700;
 const PLACE_ATTEMPTS: u32 = 8;
 /// Folders that are remembered: those of tenants and kinds stay, those of jobs come and go.
 const ENTERED_MAX: usize = 4_096;
+/// How old a folder is before it is remembered, far above the tick of any clock of a file system.
+const ENTERED_AGE: Duration = Duration::from_secs(1);
 /// Temporary files of crashed writers are removed when they are this old.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -178,7 +180,7 @@ impl Root {
             }
             unknown.push((folder.to_owned(), identity));
         }
-        self.entered.add(unknown);
+        self.entered.add(unknown, machine_time());
         Ok(())
     }
 
@@ -338,17 +340,23 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 #[derive(Debug, Default)]
 struct Entered(Mutex<HashMap<PathBuf, Identity>>);
 
-/// Tells a folder from another that came in its place: its number, which is used again, and when it was made.
+/// Tells a folder from another that came in its place: its number, which is used again, and when it was made, which may
+/// be told by a coarse clock.
 type Identity = (u64, Option<SystemTime>);
 
 impl Entered {
     fn has(&self, folder: &Path, identity: Identity) -> bool {
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Without a time, it cannot be told apart.
-        identity.1.is_some() && entered.get(folder) == Some(&identity)
+        entered.get(folder) == Some(&identity)
     }
 
-    fn add(&self, folders: Vec<(PathBuf, Identity)>) {
+    /// Those that are not too young to be told from what may come in their place.
+    fn add(&self, mut folders: Vec<(PathBuf, Identity)>, now: SystemTime) {
+        let is_told_apart = |made: Option<SystemTime>| {
+            let age = made.and_then(|made| now.duration_since(made).ok());
+            age.is_some_and(|age| age > ENTERED_AGE)
+        };
+        folders.retain(|(_, (_, made))| is_told_apart(*made));
         // Every change is whole, even after a panic elsewhere.
         let mut entered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if entered.len() + folders.len() > ENTERED_MAX {
@@ -441,19 +449,26 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_anothers_place_is_not_taken_for_it() {
-        let root = tempfile::tempdir().expect("a temporary folder");
-        let folder = root.path().join("tenant");
+    fn a_folder_is_known_by_number_and_birth_and_only_when_it_is_old_enough() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let folder = PathBuf::from("tenant");
         let entered = Entered::default();
-        for _ in 0..2 {
-            fs::create_dir(&folder).expect("made");
-            let found = identity(&folder).expect("it is there");
-            assert!(!entered.has(&folder, found));
-            entered.add(vec![(folder.clone(), found)]);
-            // Where the file system does not say when a folder was made, none is ever known.
-            assert_eq!(entered.has(&folder, found), found.1.is_some());
-            fs::remove_dir(&folder).expect("removed");
-        }
+        let add = |identity, now| entered.add(vec![(folder.clone(), identity)], at(now));
+        let first = (7, Some(at(100)));
+        add(first, 101);
+        assert!(
+            !entered.has(&folder, first),
+            "another may still be made in its place"
+        );
+        add(first, 102);
+        assert!(entered.has(&folder, first));
+        // The number is used again at once.
+        assert!(!entered.has(&folder, (7, Some(at(103)))));
+        assert!(!entered.has(&folder, (8, Some(at(100)))));
+        // Where the file system does not say when a folder was made, none is ever known.
+        add((7, None), 200);
+        assert!(!entered.has(&folder, (7, None)));
+        assert!(entered.has(&folder, first));
     }
 
     #[tokio::test]

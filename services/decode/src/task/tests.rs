@@ -65,7 +65,13 @@ fn boxes_and_comparisons_take_the_frames_they_are_about() {
         "localise takes exactly 1 frames; the inputs have 2"
     );
     assert!(asks(&compare, 3).is_err());
-    assert!(asks(&task(Kind::Embed(v1::EmbedTask {})), 1).is_err());
+    let embed = task(Kind::Embed(v1::EmbedTask {}));
+    let refused = asks(&embed, 1).expect_err("it takes another model");
+    assert!(refused.to_string().contains("MedSigLIP"), "{refused}");
+    assert_eq!(compares(&embed).expect("embeddings"), Compares::Nothing);
+    let report = task(Kind::Report(v1::ReportTask::default()));
+    let refused = compares(&report).expect_err("it takes another model");
+    assert!(refused.to_string().contains("MedGemma"), "{refused}");
 }
 
 #[test]

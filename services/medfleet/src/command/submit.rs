@@ -15,7 +15,7 @@ use medfleet_proto::v1::{
 use super::{follow, on_one_thread};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
-use crate::paths;
+use crate::paths::{self, Unpacked};
 use crate::show::{self, Progress};
 
 /// Flags of `submit`.
@@ -133,7 +133,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: inputs(&client, &files.files, &mut progress).await?,
+            inputs: sent(&client, files, &mut progress).await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
             decoding: Some(args.decoding.wire()),
@@ -164,6 +164,18 @@ pub(crate) fn run(args: Args) -> CommandResult {
         }
         follow::follow(&client, &job.name, args.json, progress).await
     })
+}
+
+/// Sends the files. What was unpacked goes at once, also when the person gives up while it is sent.
+async fn sent(
+    client: &Client,
+    unpacked: Unpacked,
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<Input>> {
+    tokio::select! {
+        inputs = inputs(client, &unpacked.files, progress) => Ok(inputs?),
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted; nothing was submitted")),
+    }
 }
 
 /// Small studies travel inside the request; larger ones are uploaded file by file.

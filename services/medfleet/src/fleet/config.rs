@@ -65,6 +65,13 @@ impl Settings for FleetConfig {
             encode,
             decode,
         } = self.clone();
+        if let Some(embedder) = &embedder
+            && [&preprocess.pool, &encode.pool, &decode.pool].contains(&&embedder.pool)
+        {
+            return Err(ConfigError::relation(
+                "embedder.pool must not be the pool of preprocess, encode or decode",
+            ));
+        }
         if let Some(embedder) = embedder
             && !ingest.embedders.values().any(|pool| *pool == embedder.pool)
         {

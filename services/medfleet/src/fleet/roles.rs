@@ -12,7 +12,7 @@ use medfleet_worker::Dependencies;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::config::FleetConfig;
+use super::config::{EmbedderConfig, FleetConfig};
 
 /// A role's admin port answers until the whole fleet has ended.
 const ADMIN: TaskKind = TaskKind {
@@ -61,6 +61,10 @@ impl Roles {
         let api = process::bind(config.ingest.listen).await?;
         let tokens = process::bind(config.encode.listen).await?;
         let model = load(config.model.clone()).await?;
+        let embedder = match &config.embedder {
+            Some(embedder) => Some(Embedder::load(embedder, &config).await?),
+            None => None,
+        };
         let mut dependencies = Dependencies::connect(process, &config.queue, &config.store).await?;
         // A set of their own: nats-server must outlive the roles, and the process's set waits for it.
         dependencies.tasks = TaskSet::new(process.shutdown.clone());
@@ -76,15 +80,12 @@ impl Roles {
         roles
             .stages(process, &config, (tokens, model), &WRITER)
             .await?;
-        if let Some(embedder) = &config.embedder {
-            let model = load(ModelConfig::Folder {
-                path: embedder.path.clone(),
-                dtype: ModelDtype::F32,
-                digest_cache: None,
-            });
-            let model = model.await?;
-            let tokens = process::bind(SocketAddr::new(config.encode.listen.ip(), 0)).await?;
-            let config = of_embedder(&config, &embedder.pool, &model);
+        if let Some(Embedder {
+            config,
+            tokens,
+            model,
+        }) = embedder
+        {
             roles
                 .stages(process, &config, (tokens, model), &EMBEDDER)
                 .await?;
@@ -237,19 +238,39 @@ impl Roles {
     }
 }
 
-/// The workers' settings for the pool of a MedSigLIP: its own pictures, its own conventions.
-fn of_embedder(config: &FleetConfig, pool: &str, model: &LoadedModel) -> FleetConfig {
-    let mut config = config.clone();
-    for name in [
-        &mut config.preprocess.pool,
-        &mut config.encode.pool,
-        &mut config.decode.pool,
-    ] {
-        pool.clone_into(name);
+/// A MedSigLIP that is loaded, with its workers' settings and the port of its token service.
+struct Embedder {
+    config: FleetConfig,
+    tokens: TcpListener,
+    model: LoadedModel,
+}
+
+impl Embedder {
+    async fn load(embedder: &EmbedderConfig, fleet: &FleetConfig) -> Result<Self, Stop> {
+        let model = load(ModelConfig::Folder {
+            path: embedder.path.clone(),
+            dtype: ModelDtype::F32,
+            digest_cache: None,
+        });
+        let model = model.await?;
+        let tokens = process::bind(SocketAddr::new(fleet.encode.listen.ip(), 0)).await?;
+        // Its own pool, its own pictures, its own conventions.
+        let mut config = fleet.clone();
+        for name in [
+            &mut config.preprocess.pool,
+            &mut config.encode.pool,
+            &mut config.decode.pool,
+        ] {
+            embedder.pool.clone_into(name);
+        }
+        CONVENTION.clone_into(&mut config.preprocess.convention);
+        config.preprocess.frame_side = model.description().frame_side;
+        Ok(Self {
+            config,
+            tokens,
+            model,
+        })
     }
-    CONVENTION.clone_into(&mut config.preprocess.convention);
-    config.preprocess.frame_side = model.description().frame_side;
-    config
 }
 
 async fn load(model: ModelConfig) -> Result<LoadedModel, Stop> {
