@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use half::vec::HalfBitsVecExt;
 use medfleet_core::Digest;
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
@@ -108,8 +111,15 @@ impl std::fmt::Debug for Stored {
 /// All tensors of a checkpoint, not yet copied anywhere.
 #[derive(Default)]
 pub(crate) struct Weights {
-    shards: Vec<Mmap>,
+    shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+}
+
+/// A file of weights.
+struct Shard {
+    map: Mmap,
+    /// The same file with its name, where tensors may lie in it just as the model computes with them.
+    plain: Option<(File, String)>,
 }
 
 #[derive(Deserialize)]
@@ -182,7 +192,10 @@ impl Weights {
             };
             self.entries.insert(tensor.to_owned(), entry);
         }
-        self.shards.push(map);
+        self.shards.push(Shard {
+            map,
+            plain: Some((file, name.to_owned())),
+        });
         Ok(())
     }
 
@@ -208,7 +221,10 @@ impl Weights {
             };
             self.entries.insert(hub.name, entry);
         }
-        self.shards.push(file.map);
+        self.shards.push(Shard {
+            map: file.map,
+            plain: None,
+        });
         Ok(())
     }
 
@@ -237,13 +253,56 @@ impl Weights {
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.shards[entry.shard][entry.bytes.clone()]
+        &self.shards[entry.shard].map[entry.bytes.clone()]
+    }
+
+    /// The tensor as it lies in its file, read straight into its place: a copy out of the map costs a page fault for every
+    /// page of it, which is most of the time of a load. `None` where it cannot be taken as it is.
+    fn read(
+        &self,
+        entry: &Entry,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>, LoadError> {
+        let (Some((file, name)), true, true) = (
+            &self.shards[entry.shard].plain,
+            cfg!(target_endian = "little"),
+            device.is_cpu(),
+        ) else {
+            return Ok(None);
+        };
+        let fill = |bytes: &mut [u8]| {
+            prefer_huge_pages(bytes);
+            let read = file.read_exact_at(bytes, entry.bytes.start as u64);
+            read.map_err(|source| LoadError::Read {
+                file: name.clone(),
+                source,
+            })
+        };
+        let (count, shape) = (
+            entry.bytes.len() / dtype.size_in_bytes(),
+            entry.shape.as_slice(),
+        );
+        let tensor = match dtype {
+            DType::F32 => {
+                let mut values = vec![0_f32; count];
+                fill(bytemuck::cast_slice_mut(&mut values))?;
+                Tensor::from_vec(values, shape, device)
+            }
+            DType::BF16 => {
+                let mut bits = vec![0_u16; count];
+                fill(bytemuck::cast_slice_mut(&mut bits))?;
+                Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(tensor.map_err(BackendError::from)?))
     }
 
     /// Tells the system that a tensor's pages have been copied: what is resident while loading stays one copy of the
     /// weights, not two.
     fn let_go(&self, entry: &Entry) {
-        let shard = &self.shards[entry.shard];
+        let shard = &self.shards[entry.shard].map;
         // SAFETY: the map is read-only and backed by its file, so pages that are dropped are read again when touched.
         let advised = unsafe {
             shard.unchecked_advise_range(
@@ -336,6 +395,31 @@ impl Weights {
     }
 }
 
+/// Asks for fresh memory in pages of 2 MiB where the system has them: with 4 KiB, the faults of first use take longer than
+/// the reading.
+#[cfg(target_os = "linux")]
+fn prefer_huge_pages(bytes: &mut [u8]) {
+    use nix::sys::mman::{MmapAdvise, madvise};
+    const PAGE_BYTES: usize = 4096;
+    const HUGE_BYTES: usize = 2 << 20;
+    let skipped = bytes.as_ptr().align_offset(PAGE_BYTES);
+    if bytes.len() < skipped.saturating_add(HUGE_BYTES) {
+        return;
+    }
+    let bytes = &mut bytes[skipped..];
+    let length = bytes.len();
+    // SAFETY: the range is this slice's own; the advice changes how its pages are backed and nothing in them.
+    let advised = unsafe {
+        let start = std::ptr::NonNull::from(bytes).cast();
+        madvise(start, length, MmapAdvise::MADV_HUGEPAGE)
+    };
+    // Without them it is slower, nothing else.
+    let _ = advised;
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_huge_pages(_: &mut [u8]) {}
+
 /// A place in the tree of tensor names.
 pub(crate) struct Scope<'a> {
     weights: &'a Weights,
@@ -423,7 +507,6 @@ impl Scope<'_> {
     }
 
     fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
-        use candle_core::DType;
         let (name, entry) = self.entry(name, shape)?;
         let stored = match entry.dtype {
             Stored::Safetensors(StoredDtype::F32) | Stored::Ggml(GgmlDType::F32) => DType::F32,
@@ -446,6 +529,11 @@ impl Scope<'_> {
                 });
             }
         };
+        if stored == dtype.candle()
+            && let Some(tensor) = self.weights.read(entry, stored, &self.device)?
+        {
+            return Ok(tensor);
+        }
         let load = || {
             Tensor::from_raw_buffer(self.weights.bytes(entry), stored, shape, &self.device)?
                 .to_dtype(dtype.candle())
