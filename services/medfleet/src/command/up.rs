@@ -135,6 +135,10 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
                 vec!["model.dtype=f32".to_owned()]
             };
             settings.push("model.kind=folder".to_owned());
+            if !given.has("model.digest_cache") {
+                let cache = quoted_path(&data.folder("digests")?)?;
+                settings.push(format!("model.digest_cache={cache}"));
+            }
             settings.push(format!("model.path={}", quoted_path(&folder)?));
             settings.extend(dtype);
         }
