@@ -151,9 +151,12 @@ fn answer(model: &Model, tokens: usize) -> Result<Answer> {
     let encode = begun.elapsed();
     let request = Request::greedy(model, &prompt, &images, tokens);
     let (begun, mut first, mut written) = (Instant::now(), None, 0_u32);
-    let generation = model.generate(&request, &mut |_| {
-        first.get_or_insert_with(|| begun.elapsed());
-        written += 1;
+    let generation = model.generate(&request, &mut |delta| {
+        // Without a token it is only asked whether to go on.
+        if delta.is_some() {
+            first.get_or_insert_with(|| begun.elapsed());
+            written += 1;
+        }
         Continue::Yes
     });
     generation.context("cannot generate")?;
