@@ -15,8 +15,11 @@ use medfleet_proto::v1::{
 use super::{follow, on_one_thread};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
-use crate::paths::{self, Unpacked};
+use crate::paths;
 use crate::show::{self, Progress};
+
+/// What a shell expects of a program that was interrupted: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Flags of `submit`.
 #[derive(clap::Args, Debug)]
@@ -127,18 +130,20 @@ pub(crate) fn run(args: Args) -> CommandResult {
         None => random_id()?,
     };
     let fleet = args.server.resolve()?;
-    on_one_thread(async {
+    let submitting = async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let mut progress = Progress::new(started);
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: sent(&client, files, &mut progress).await?,
+            inputs: inputs(&client, &files.files, &mut progress).await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
             decoding: Some(args.decoding.wire()),
             time_to_live: None,
         };
+        // What was unpacked goes once it is sent, and not only at the end of the wait.
+        drop(files);
         let response = client.submit(&request).await?;
         let job = response.job.as_ref().ok_or(ClientError::Protocol {
             missing: "SubmitJobResponse.job",
@@ -163,19 +168,17 @@ pub(crate) fn run(args: Args) -> CommandResult {
             return Ok(Exit::Done);
         }
         follow::follow(&client, &job.name, args.json, progress).await
+    };
+    on_one_thread(async {
+        // By a signal that only kills, what was unpacked would stay behind.
+        tokio::select! {
+            outcome = submitting => outcome,
+            Ok(()) = tokio::signal::ctrl_c() => Err(Fault {
+                exit: Exit::Service(INTERRUPTED),
+                error: anyhow!("interrupted; a job that was accepted goes on: `medfleet list` has it"),
+            }),
+        }
     })
-}
-
-/// Sends the files. What was unpacked goes at once, also when the person gives up while it is sent.
-async fn sent(
-    client: &Client,
-    unpacked: Unpacked,
-    progress: &mut Progress,
-) -> anyhow::Result<Vec<Input>> {
-    tokio::select! {
-        inputs = inputs(client, &unpacked.files, progress) => Ok(inputs?),
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted; nothing was submitted")),
-    }
 }
 
 /// Small studies travel inside the request; larger ones are uploaded file by file.
