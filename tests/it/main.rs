@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod crash;
+mod dead;
 mod edges;
 mod fail_closed;
 mod figures;

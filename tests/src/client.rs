@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use medfleet_proto::v1::{
     self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
-    WatchJobResponse, job_service_client::JobServiceClient, upload_input_request::Content,
-    watch_job_response::Event,
+    WatchJobResponse, dead_letter_service_client::DeadLetterServiceClient,
+    job_service_client::JobServiceClient, upload_input_request::Content, watch_job_response::Event,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
@@ -21,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct Client {
     stub: JobServiceClient<Channel>,
+    letters: DeadLetterServiceClient<Channel>,
     token: MetadataValue<Ascii>,
 }
 
@@ -70,9 +71,10 @@ impl Client {
     /// # Errors
     /// When the token is not a header value.
     pub fn over(channel: Channel, token: &str) -> Result<Self> {
-        let stub = JobServiceClient::new(channel).max_decoding_message_size(16 << 20);
+        let stub = JobServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
         Ok(Self {
             stub,
+            letters: DeadLetterServiceClient::new(channel),
             token: format!("Bearer {token}")
                 .parse()
                 .context("token as metadata")?,
@@ -219,6 +221,56 @@ impl Client {
         response
             .job
             .ok_or_else(|| Status::internal("the response has no job"))
+    }
+
+    /// Dead letters, at most `page_size`, after a page: the letters and the token of the next page.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn dead_letters(
+        &self,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<(Vec<v1::DeadLetter>, String), Status> {
+        let request = self.request(v1::ListDeadLettersRequest {
+            page_size,
+            page_token: page_token.to_owned(),
+        });
+        let page = self.letters.clone().list_dead_letters(request).await?;
+        let page = page.into_inner();
+        Ok((page.dead_letters, page.next_page_token))
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn dead_letter(&self, name: &str) -> Result<v1::DeadLetter, Status> {
+        let request = self.request(v1::GetDeadLetterRequest { name: name.into() });
+        let response = self.letters.clone().get_dead_letter(request).await?;
+        let letter = response.into_inner().dead_letter;
+        letter.ok_or_else(|| Status::internal("the response has no letter"))
+    }
+
+    /// Starts a dead letter's job over.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn replay(&self, name: &str) -> Result<Job, Status> {
+        let request = self.request(v1::ReplayDeadLetterRequest { name: name.into() });
+        let response = self.letters.clone().replay_dead_letter(request).await?;
+        let job = response.into_inner().job;
+        job.ok_or_else(|| Status::internal("the response has no job"))
+    }
+
+    /// Puts a dead letter away.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn discard(&self, name: &str) -> Result<(), Status> {
+        let request = self.request(v1::DiscardDeadLetterRequest { name: name.into() });
+        let discarded = self.letters.clone().discard_dead_letter(request).await;
+        discarded.map(drop)
     }
 
     /// Opens a watch that continues after what was `seen`.

@@ -118,18 +118,24 @@ impl Queue {
         }
     }
 
-    /// Dead letters after a sequence, oldest first, at most `limit`.
+    /// Dead letters after a sequence, of one tenant or of all, oldest first, at most `limit`.
     ///
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`].
-    pub async fn dead_letters(&self, after: u64, limit: usize) -> Result<Vec<(u64, DeadLetter)>> {
+    pub async fn dead_letters(
+        &self,
+        tenant: Option<&TenantId>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>> {
+        let filter = subject::dead_of(tenant);
         let mut letters = Vec::new();
-        let mut next = after + 1;
+        let mut next = after.saturating_add(1);
         while letters.len() < limit {
             let count = (limit - letters.len()).min(crate::api::BATCH_MAX);
             let run = self
                 .api
-                .get_run(subject::DEAD, "dead.>", next, count)
+                .get_run(subject::DEAD, &filter, next, count)
                 .await?;
             let Some(last) = run.last() else { break };
             next = last.sequence + 1;

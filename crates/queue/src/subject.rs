@@ -111,6 +111,14 @@ pub(crate) fn dead(unit: &WorkUnit) -> String {
     )
 }
 
+/// All dead letters of a tenant, or of all.
+pub(crate) fn dead_of(tenant: Option<&TenantId>) -> String {
+    match tenant {
+        Some(tenant) => format!("dead.{tenant}.>"),
+        None => "dead.>".to_owned(),
+    }
+}
+
 /// A tenant's audit entries.
 pub(crate) fn audit(tenant: &TenantId) -> String {
     format!("audit.{tenant}")

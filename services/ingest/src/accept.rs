@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join3};
-use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, Stage, WorkUnit};
+use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, Stage, TenantId, WorkUnit};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Queue, QueueError};
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics::Figures;
+use crate::quota::Quotas;
 use crate::study::Study;
 use crate::tokens::Caller;
 use crate::validate;
@@ -49,6 +50,7 @@ pub(crate) struct Acceptor {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) tasks: TaskSet,
     pub(crate) figures: Figures,
+    pub(crate) quotas: Quotas,
 }
 
 /// A job that is accepted.
@@ -76,6 +78,7 @@ impl Acceptor {
                 tenant: caller.tenant.clone(),
                 job,
             };
+            self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let accepted = self.create(caller, key.clone(), study).await;
             if accepted.is_err() {
@@ -91,6 +94,7 @@ impl Acceptor {
         let known = self.queue.record(&key).await?.map(|(record, _)| record);
         match known {
             None => {
+                self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent).await?;
                 self.create(caller, key, study).await
             }
@@ -107,6 +111,16 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// Counts a job that is not known yet towards its tenant's quotas.
+    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<(), Refusal> {
+        let inline = request.inputs.iter().map(|input| match &input.source {
+            Some(v1::input::Source::Content(content)) => content.len() as u64,
+            _ => 0,
+        });
+        self.quotas.bytes(tenant, inline.sum())?;
+        self.quotas.job(tenant)
     }
 
     /// Stores everything and creates the record, or meets one that another call has just created.
@@ -165,10 +179,8 @@ impl Acceptor {
         already: bool,
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
-            let event = self.queue.publish_event(&key, &record);
-            let audit = self.audit(&key, "submit", &caller.actor);
-            try_join3(event, audit, self.publish_intake(&key, &record)).await?;
-            self.forget_pending(key.clone());
+            self.announce(&key, &record, ("submit", &caller.actor))
+                .await?;
         }
         Ok(Accepted {
             id: key.job,
@@ -177,8 +189,23 @@ impl Acceptor {
         })
     }
 
+    /// Sends what makes an accepted job go on: its event, its line of the audit (who did what), its intake message. Then the
+    /// pending entry goes.
+    pub(crate) async fn announce(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        (action, actor): (&'static str, &str),
+    ) -> Result<(), QueueError> {
+        let event = self.queue.publish_event(key, record);
+        let audit = self.audit(key, action, actor);
+        try_join3(event, audit, self.publish_intake(key, record)).await?;
+        self.forget_pending(key.clone());
+        Ok(())
+    }
+
     /// Removes the pending entry; the caller needs not wait for it.
-    fn forget_pending(&self, key: JobKey) {
+    pub(crate) fn forget_pending(&self, key: JobKey) {
         let queue = self.queue.clone();
         self.tasks.start(FORGET, async move {
             if let Err(error) = queue.remove_pending(&key).await {

@@ -50,6 +50,12 @@ impl Settings for MainConfig {
                  so that an accept under way is never taken for an abandoned one",
             ));
         }
+        let quotas = &self.ingest.quotas;
+        if !quotas.default.is_open() || !quotas.tenants.values().all(Quota::is_open) {
+            return Err(ConfigError::relation(
+                "ingest.quotas: a quota is at least 1; take a tenant's tokens out of the tokens file to let nothing in",
+            ));
+        }
         if self.ingest.dispatcher.lease_renew.get() * 2 > self.queue.lease_ttl.get() {
             return Err(ConfigError::relation(
                 "ingest.dispatcher.lease_renew must be at most half of queue.lease_ttl, so that one lost renewal costs nothing",
@@ -97,6 +103,9 @@ pub struct Config {
     /// Sizes, counts and durations of requests.
     #[serde(default)]
     pub limits: Limits,
+    /// What one tenant may send in a minute.
+    #[serde(default)]
+    pub quotas: QuotasConfig,
     /// The sweep of unfinished accepts.
     #[serde(default)]
     pub accept: AcceptConfig,
@@ -184,6 +193,34 @@ impl Default for Limits {
             watches_max: 20_000,
             retry_after: DurationText::from_secs(5),
         }
+    }
+}
+
+/// What tenants may send in a minute, counted by each replica for itself. What is over it is refused, with the time after
+/// which it will be taken.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotasConfig {
+    /// Of a tenant that is not named below.
+    pub default: Quota,
+    /// Of single tenants, in place of the default.
+    pub tenants: BTreeMap<String, Quota>,
+}
+
+/// One tenant's; what is not said has no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// New jobs; repeats of a request id do not count.
+    pub jobs_per_minute: Option<u32>,
+    /// Bytes of new uploads, and of inputs within submit requests.
+    pub bytes_per_minute: Option<ByteSize>,
+}
+
+impl Quota {
+    /// Whether it lets anything through at all.
+    fn is_open(&self) -> bool {
+        self.jobs_per_minute != Some(0) && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
     }
 }
 

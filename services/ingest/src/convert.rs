@@ -4,7 +4,7 @@ use medfleet_core::{
     Class, FailureReason, JobId, JobRecord, JobState, TaskKind, UnixMillis, UploadId,
 };
 use medfleet_proto::v1;
-use medfleet_proto::work::v1::{JobEvent, UploadRecord};
+use medfleet_proto::work::v1::{self as work, JobEvent, UploadRecord};
 use prost_types::Timestamp;
 
 use crate::error::Refusal;
@@ -13,6 +13,9 @@ use crate::error::Refusal;
 const JOBS: &str = "jobs/";
 /// Collection of upload names.
 const UPLOADS: &str = "uploads/";
+
+/// Collection of dead letters' names.
+const DEAD_LETTERS: &str = "deadLetters/";
 
 pub(crate) fn job_name(id: &JobId) -> String {
     format!("{JOBS}{id}")
@@ -39,6 +42,31 @@ pub(crate) fn upload_id(field: &str, name: &str) -> Result<UploadId, Refusal> {
             "uploads/ followed by 32 lowercase hexadecimal digits",
         )
     })
+}
+
+/// Reads `deadLetters/{id}`: its place in the stream.
+pub(crate) fn dead_letter_sequence(name: &str) -> Result<u64, Refusal> {
+    let id = name.strip_prefix(DEAD_LETTERS);
+    let sequence = id.and_then(|id| id.parse().ok());
+    sequence.ok_or_else(|| Refusal::invalid("name", "deadLetters/ followed by a number"))
+}
+
+/// A dead letter as the API shows it.
+pub(crate) fn dead_letter(sequence: u64, letter: &work::DeadLetter) -> v1::DeadLetter {
+    let unit = letter.unit.clone().unwrap_or_default();
+    v1::DeadLetter {
+        name: format!("{DEAD_LETTERS}{sequence}"),
+        job: format!("{JOBS}{}", unit.job),
+        stage: unit.stage,
+        unit: unit.unit,
+        pool: unit.pool,
+        epoch: unit.epoch,
+        failure: Some(v1::Failure {
+            reason: letter.reason,
+            message: letter.message.clone(),
+        }),
+        create_time: Some(timestamp(UnixMillis(letter.time_unix_millis))),
+    }
 }
 
 pub(crate) fn timestamp(at: UnixMillis) -> Timestamp {

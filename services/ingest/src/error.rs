@@ -86,6 +86,14 @@ pub(crate) enum Refusal {
     WrongState { state: JobState },
     #[error("{what} must be at most {allowed}")]
     TooLarge { what: &'static str, allowed: String },
+    #[error(
+        "this tenant's quota of {what} is used up; come back in {} s",
+        retry_after.as_secs() + 1
+    )]
+    Quota {
+        what: &'static str,
+        retry_after: Duration,
+    },
     #[error("{what}; try again later")]
     Busy {
         what: &'static str,
@@ -181,6 +189,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
         Refusal::TooLarge { .. } => (Code::ResourceExhausted, "TOO_LARGE"),
         Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
+        Refusal::Quota { .. } => (Code::ResourceExhausted, "QUOTA"),
         Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
         Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
@@ -201,7 +210,9 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
 fn retry_after(refusal: &Refusal, code: Code) -> Option<Duration> {
     match (refusal, code) {
         (Refusal::TooLarge { .. }, _) => None,
-        (Refusal::Busy { retry_after, .. }, _) => Some(*retry_after),
+        (Refusal::Busy { retry_after, .. } | Refusal::Quota { retry_after, .. }, _) => {
+            Some(*retry_after)
+        }
         (_, Code::Unavailable) => Some(RETRY_AWAY),
         (_, Code::ResourceExhausted) => Some(RETRY_AWAY * 5),
         _ => None,

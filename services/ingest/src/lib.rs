@@ -9,12 +9,15 @@
 
 mod accept;
 mod blobs;
+mod calls;
 pub mod config;
 mod convert;
+mod dead;
 mod error;
 mod hub;
 mod keys;
 mod metrics;
+mod quota;
 mod rpc;
 mod server;
 mod stitch;
@@ -48,9 +51,12 @@ pub use tokens::{TokenEntry, TokensFile, create_token};
 
 use accept::Acceptor;
 use blobs::Blobs;
+use calls::Calls;
+use dead::DeadLetters;
 use hub::Hub;
 use keys::Keys;
 use metrics::Figures;
+use quota::Quotas;
 use rpc::Jobs;
 use tokens::Tokens;
 use upload::Uploads;
@@ -93,18 +99,21 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
     deps.queue.ensure(&pools).await?;
     let figures = Figures::new(&deps.metrics);
     let hub = Hub::new(config.watch.signals_max);
+    let quotas = Quotas::new(config.quotas.clone(), Arc::clone(&deps.clock));
     let config = Arc::new(config);
     let parts = Parts {
         config,
         tokens,
         figures,
+        quotas,
         hub,
         pools,
         weights,
         shutdown: shutdown.clone(),
     };
-    let jobs = parts.jobs(&deps);
-    let (router, reporter) = server::build(jobs, parts.config.tls.as_ref()).await?;
+    let (jobs, dead_letters) = (parts.jobs(&deps), parts.dead_letters(&deps));
+    let tls = parts.config.tls.as_ref();
+    let (router, reporter) = server::build(jobs, dead_letters, tls).await?;
     parts.start_tasks(&deps);
     let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
     start(&deps.tasks, "queue connection", connection);
@@ -118,6 +127,7 @@ struct Parts {
     config: Arc<Config>,
     tokens: Tokens,
     figures: Figures,
+    quotas: Quotas,
     hub: Hub,
     pools: Vec<PoolName>,
     weights: unit::Weights,
@@ -135,6 +145,21 @@ impl Parts {
             random: Arc::clone(&deps.random),
             tasks: deps.tasks.clone(),
             figures: self.figures.clone(),
+            quotas: self.quotas.clone(),
+        }
+    }
+
+    fn calls(&self) -> Calls {
+        Calls {
+            tokens: self.tokens.clone(),
+            figures: self.figures.clone(),
+        }
+    }
+
+    fn dead_letters(&self, deps: &Deps) -> DeadLetters {
+        DeadLetters {
+            calls: self.calls(),
+            acceptor: self.acceptor(deps),
         }
     }
 
@@ -147,6 +172,7 @@ impl Parts {
             clock: Arc::clone(&deps.clock),
             random: Arc::clone(&deps.random),
             figures: self.figures.clone(),
+            quotas: self.quotas.clone(),
             shutdown: self.shutdown.clone(),
             permits: Arc::new(Semaphore::new(self.config.limits.uploads_max)),
         };
@@ -160,12 +186,11 @@ impl Parts {
             shutdown: self.shutdown.clone(),
         };
         Jobs {
-            tokens: self.tokens.clone(),
+            calls: self.calls(),
             acceptor,
             uploads,
             watching: Arc::new(watching),
             watches_max: self.config.limits.watches_max,
-            figures: self.figures.clone(),
         }
     }
 

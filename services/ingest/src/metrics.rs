@@ -1,5 +1,6 @@
 //! Every metric of ingest, with its unit and label values. Labels are closed sets and the configured pools, never ids.
 
+use medfleet_proto::v1::{dead_letter_service_server, job_service_server};
 use medfleet_runtime::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +22,10 @@ pub(crate) enum Method {
     ListJobs,
     WatchJob,
     CancelJob,
+    ListDeadLetters,
+    GetDeadLetter,
+    ReplayDeadLetter,
+    DiscardDeadLetter,
 }
 
 impl Method {
@@ -34,6 +39,21 @@ impl Method {
             Self::ListJobs => "ListJobs",
             Self::WatchJob => "WatchJob",
             Self::CancelJob => "CancelJob",
+            Self::ListDeadLetters => "ListDeadLetters",
+            Self::GetDeadLetter => "GetDeadLetter",
+            Self::ReplayDeadLetter => "ReplayDeadLetter",
+            Self::DiscardDeadLetter => "DiscardDeadLetter",
+        }
+    }
+
+    /// The service that it is a method of.
+    pub(crate) const fn service(self) -> &'static str {
+        match self {
+            Self::ListDeadLetters
+            | Self::GetDeadLetter
+            | Self::ReplayDeadLetter
+            | Self::DiscardDeadLetter => dead_letter_service_server::SERVICE_NAME,
+            _ => job_service_server::SERVICE_NAME,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The handlers of the public API: who calls, under which span, and translation. Decisions are elsewhere.
+//! The handlers of the jobs' API: translation only. Decisions are elsewhere.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,38 +8,27 @@ use futures::Stream;
 use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, Move, Refused};
 use medfleet_proto::v1::{self, job_service_server::JobService};
 use medfleet_queue::Applied;
-use medfleet_runtime::telemetry;
 use prost::Message;
-use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{Instrument, Span};
+use tonic::{Request, Status, Streaming};
 
 use crate::accept::Acceptor;
+use crate::calls::{Calls, Reply, page_size};
 use crate::convert;
-use crate::error::{self, Refusal};
-use crate::metrics::{Figures, Method};
-use crate::tokens::{Caller, Tokens};
+use crate::error::Refusal;
+use crate::metrics::Method;
+use crate::tokens::Caller;
 use crate::upload::Uploads;
 use crate::watch::{Watch, Watching};
-
-/// Jobs of a page when the caller does not say; part of the public contract.
-const PAGE_SIZE_DEFAULT: i32 = 100;
-/// Jobs of a page at most; part of the public contract.
-const PAGE_SIZE_MAX: i32 = 1000;
 
 /// `medfleet.v1.JobService`.
 #[derive(Debug)]
 pub(crate) struct Jobs {
-    pub(crate) tokens: Tokens,
+    pub(crate) calls: Calls,
     pub(crate) acceptor: Acceptor,
     pub(crate) uploads: Uploads,
     pub(crate) watching: Arc<Watching>,
     pub(crate) watches_max: usize,
-    pub(crate) figures: Figures,
 }
-
-type Reply<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl JobService for Jobs {
@@ -47,78 +36,84 @@ impl JobService for Jobs {
         &self,
         request: Request<Streaming<v1::UploadInputRequest>>,
     ) -> Reply<v1::UploadInputResponse> {
-        self.answer(Method::UploadInput, request, async |caller, messages| {
-            let upload = self.uploads.take(caller.tenant, messages).await?;
-            Ok(v1::UploadInputResponse {
-                upload: Some(upload),
+        self.calls
+            .answer(Method::UploadInput, request, async |caller, messages| {
+                let upload = self.uploads.take(caller.tenant, messages).await?;
+                Ok(v1::UploadInputResponse {
+                    upload: Some(upload),
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn get_upload(
         &self,
         request: Request<v1::GetUploadRequest>,
     ) -> Reply<v1::GetUploadResponse> {
-        self.answer(Method::GetUpload, request, async |caller, request| {
-            let upload = self.uploads.get(&caller.tenant, &request.name).await?;
-            Ok(v1::GetUploadResponse {
-                upload: Some(upload),
+        self.calls
+            .answer(Method::GetUpload, request, async |caller, request| {
+                let upload = self.uploads.get(&caller.tenant, &request.name).await?;
+                Ok(v1::GetUploadResponse {
+                    upload: Some(upload),
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn submit_job(
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Reply<v1::SubmitJobResponse> {
-        self.answer(Method::SubmitJob, request, async |caller, request| {
-            let accepted = self.acceptor.accept(&caller, request).await?;
-            let job = convert::job(&accepted.id, &accepted.record);
-            Ok(v1::SubmitJobResponse {
-                job: Some(job),
-                already_accepted: accepted.already,
+        self.calls
+            .answer(Method::SubmitJob, request, async |caller, request| {
+                let accepted = self.acceptor.accept(&caller, request).await?;
+                let job = convert::job(&accepted.id, &accepted.record);
+                Ok(v1::SubmitJobResponse {
+                    job: Some(job),
+                    already_accepted: accepted.already,
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Reply<v1::GetJobResponse> {
-        self.answer(Method::GetJob, request, async |caller, request| {
-            let (key, record) = self.find(caller, &request.name).await?;
-            Ok(v1::GetJobResponse {
-                job: Some(convert::job(&key.job, &record)),
+        self.calls
+            .answer(Method::GetJob, request, async |caller, request| {
+                let (key, record) = self.find(caller, &request.name).await?;
+                Ok(v1::GetJobResponse {
+                    job: Some(convert::job(&key.job, &record)),
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn get_result(
         &self,
         request: Request<v1::GetResultRequest>,
     ) -> Reply<v1::GetResultResponse> {
-        self.answer(Method::GetResult, request, async |caller, request| {
-            let actor = caller.actor.clone();
-            let (key, record) = self.find(caller, &request.name).await?;
-            let audit = async { Ok(self.acceptor.audit(&key, "read_result", &actor).await?) };
-            // Nothing leaves before the audit has it.
-            let (result, ()) = tokio::try_join!(self.result(&key, &record), audit)?;
-            Ok(v1::GetResultResponse {
-                result: Some(result),
+        self.calls
+            .answer(Method::GetResult, request, async |caller, request| {
+                let actor = caller.actor.clone();
+                let (key, record) = self.find(caller, &request.name).await?;
+                let audit = async { Ok(self.acceptor.audit(&key, "read_result", &actor).await?) };
+                // Nothing leaves before the audit has it.
+                let (result, ()) = tokio::try_join!(self.result(&key, &record), audit)?;
+                Ok(v1::GetResultResponse {
+                    result: Some(result),
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn list_jobs(
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Reply<v1::ListJobsResponse> {
-        self.answer(Method::ListJobs, request, async |caller, request| {
-            self.list(caller, request).await
-        })
-        .await
+        self.calls
+            .answer(Method::ListJobs, request, async |caller, request| {
+                self.list(caller, request).await
+            })
+            .await
     }
 
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;
@@ -127,67 +122,45 @@ impl JobService for Jobs {
         &self,
         request: Request<v1::WatchJobRequest>,
     ) -> Reply<Self::WatchJobStream> {
-        self.answer(Method::WatchJob, request, async |caller, request| {
-            if usize::try_from(self.figures.watches.get()).is_ok_and(|now| now >= self.watches_max)
-            {
-                let retry_after = self.acceptor.config.limits.retry_after.get();
-                return Err(Refusal::Busy {
-                    what: "too many watches are open",
-                    retry_after,
-                });
-            }
-            let key = JobKey {
-                tenant: caller.tenant,
-                job: convert::job_id(&request.name)?,
-            };
-            let watch = Watch::begin(Arc::clone(&self.watching), key, &request).await?;
-            let stream: Self::WatchJobStream = Box::pin(watch.into_stream());
-            Ok(stream)
-        })
-        .await
+        self.calls
+            .answer(Method::WatchJob, request, async |caller, request| {
+                if usize::try_from(self.calls.figures.watches.get())
+                    .is_ok_and(|now| now >= self.watches_max)
+                {
+                    let retry_after = self.acceptor.config.limits.retry_after.get();
+                    return Err(Refusal::Busy {
+                        what: "too many watches are open",
+                        retry_after,
+                    });
+                }
+                let key = JobKey {
+                    tenant: caller.tenant,
+                    job: convert::job_id(&request.name)?,
+                };
+                let watch = Watch::begin(Arc::clone(&self.watching), key, &request).await?;
+                let stream: Self::WatchJobStream = Box::pin(watch.into_stream());
+                Ok(stream)
+            })
+            .await
     }
 
     async fn cancel_job(
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Reply<v1::CancelJobResponse> {
-        self.answer(Method::CancelJob, request, async |caller, request| {
-            let record = self.cancel(&caller, &request.name).await?;
-            let id = convert::job_id(&request.name)?;
-            Ok(v1::CancelJobResponse {
-                job: Some(convert::job(&id, &record)),
+        self.calls
+            .answer(Method::CancelJob, request, async |caller, request| {
+                let record = self.cancel(&caller, &request.name).await?;
+                let id = convert::job_id(&request.name)?;
+                Ok(v1::CancelJobResponse {
+                    job: Some(convert::job(&id, &record)),
+                })
             })
-        })
-        .await
+            .await
     }
 }
 
 impl Jobs {
-    /// Runs one call: authentication, span, metrics and the translation of a refusal.
-    async fn answer<M, T>(
-        &self,
-        method: Method,
-        request: Request<M>,
-        call: impl AsyncFnOnce(Caller, M) -> Result<T, Refusal>,
-    ) -> Reply<T> {
-        let begun = Instant::now();
-        let span = span_of(method, request.metadata());
-        let caller = self.tokens.caller(request.metadata());
-        let answered = async {
-            let answered = match caller {
-                Ok(caller) => call(caller, request.into_inner()).await,
-                Err(refusal) => Err(refusal),
-            };
-            answered.map_err(|refusal| error::status(&refusal))
-        };
-        let answered = answered.instrument(span.clone()).await;
-        let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        span.record("rpc.grpc.status_code", i32::from(code));
-        self.figures
-            .called(method, code, begun.elapsed().as_secs_f64());
-        answered.map(Response::new)
-    }
-
     async fn find(&self, caller: Caller, name: &str) -> Result<(JobKey, JobRecord), Refusal> {
         let key = JobKey {
             tenant: caller.tenant,
@@ -225,16 +198,7 @@ impl Jobs {
         request: v1::ListJobsRequest,
     ) -> Result<v1::ListJobsResponse, Refusal> {
         let tenant = caller.tenant;
-        let size = match request.page_size {
-            0 => PAGE_SIZE_DEFAULT,
-            size if (1..=PAGE_SIZE_MAX).contains(&size) => size,
-            _ => {
-                return Err(Refusal::invalid(
-                    "page_size",
-                    format!("1 to {PAGE_SIZE_MAX}, or 0 for {PAGE_SIZE_DEFAULT}"),
-                ));
-            }
-        };
+        let size = page_size(request.page_size)?;
         let states = states(&request.states)?;
         let keys = &self.acceptor.keys;
         let after = match request.page_token.as_str() {
@@ -249,7 +213,6 @@ impl Jobs {
                     })?,
             ),
         };
-        let size = usize::try_from(size).unwrap_or_default();
         // One more than asked for tells whether there is another page.
         let mut found = self
             .acceptor
@@ -322,26 +285,4 @@ fn states(numbers: &[i32]) -> Result<Vec<JobState>, Refusal> {
     states.sort_unstable();
     states.dedup();
     Ok(states)
-}
-
-/// The span of a call; it continues the caller's trace when the metadata names one.
-fn span_of(method: Method, metadata: &MetadataMap) -> Span {
-    let span = tracing::info_span!(
-        "rpc",
-        otel.name = format!("medfleet.v1.JobService/{}", method.as_str()),
-        otel.kind = "server",
-        rpc.system = "grpc",
-        rpc.service = "medfleet.v1.JobService",
-        rpc.method = method.as_str(),
-        rpc.grpc.status_code = tracing::field::Empty,
-    );
-    let headers = ["traceparent", "tracestate"]
-        .into_iter()
-        .filter_map(|name| {
-            // What is not text is no trace context.
-            let value = metadata.get(name)?.to_str().ok()?;
-            Some((name, value))
-        });
-    telemetry::set_parent(&span, &headers.collect::<Vec<_>>());
-    span
 }

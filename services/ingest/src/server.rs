@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use medfleet_proto::FILE_DESCRIPTOR_SET;
-use medfleet_proto::v1::job_service_server::{JobServiceServer, SERVICE_NAME};
+use medfleet_proto::v1::dead_letter_service_server::{self, DeadLetterServiceServer};
+use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
 use tokio::net::TcpListener;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -14,6 +15,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::Error;
 use crate::config::TlsConfig;
+use crate::dead::DeadLetters;
 use crate::rpc::Jobs;
 
 /// Largest message taken: 3 MiB of content, the texts, and room for names.
@@ -28,6 +30,7 @@ const STREAMS_MAX: u32 = 10_000;
 /// The server with everything it serves.
 pub(crate) async fn build(
     jobs: Jobs,
+    dead_letters: DeadLetters,
     tls: Option<&TlsConfig>,
 ) -> Result<(Router, HealthReporter), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -36,7 +39,8 @@ pub(crate) async fn build(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(HEALTH_DESCRIPTOR_SET)
         // The descriptors also hold the fleet's internal services, which are not served here.
-        .with_service_name(SERVICE_NAME)
+        .with_service_name(job_service_server::SERVICE_NAME)
+        .with_service_name(dead_letter_service_server::SERVICE_NAME)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
     let mut server = Server::builder()
@@ -51,7 +55,8 @@ pub(crate) async fn build(
     let router = server
         .add_service(health)
         .add_service(reflection)
-        .add_service(jobs);
+        .add_service(jobs)
+        .add_service(DeadLetterServiceServer::new(dead_letters));
     Ok((router, reporter))
 }
 

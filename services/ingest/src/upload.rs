@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::Figures;
+use crate::quota::Quotas;
 
 /// Largest message of an upload; part of the public contract.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
@@ -31,6 +32,7 @@ pub(crate) struct Uploads {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) figures: Figures,
+    pub(crate) quotas: Quotas,
     pub(crate) shutdown: Shutdown,
     /// One permit per upload in progress.
     pub(crate) permits: Arc<Semaphore>,
@@ -148,6 +150,8 @@ impl Uploads {
             });
         }
         if start.upload.is_empty() {
+            // Counted whole when it begins: a file that is refused half-way would only be sent again.
+            self.quotas.bytes(&tenant, start.total_bytes)?;
             return self.create(tenant, start).await;
         }
         let id = convert::upload_id("start.upload", &start.upload)?;

@@ -13,8 +13,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
-    CancelJobRequest, GetJobRequest, GetResultRequest, Job, JobState, ListJobsRequest,
-    ListJobsResponse, Result as Draft, SubmitJobRequest, SubmitJobResponse,
+    CancelJobRequest, DeadLetter, DiscardDeadLetterRequest, GetDeadLetterRequest, GetJobRequest,
+    GetResultRequest, Job, JobState, ListDeadLettersRequest, ListDeadLettersResponse,
+    ListJobsRequest, ListJobsResponse, ReplayDeadLetterRequest, Result as Draft, SubmitJobRequest,
+    SubmitJobResponse, dead_letter_service_client::DeadLetterServiceClient,
     job_service_client::JobServiceClient,
 };
 use tonic::metadata::{Ascii, MetadataValue};
@@ -38,11 +40,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(10);
 
 type Stub = JobServiceClient<InterceptedService<Channel, Bearer>>;
+type LetterStub = DeadLetterServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// A client of one tenant of one fleet.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     stub: Stub,
+    letters: LetterStub,
     server: String,
     retry: Retry,
 }
@@ -78,10 +82,12 @@ impl Client {
             .parse()
             .map_err(|_invalid| ClientError::Token)?;
         token.set_sensitive(true);
-        let stub = JobServiceClient::with_interceptor(endpoint.connect_lazy(), Bearer(token))
-            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let channel = endpoint.connect_lazy();
+        let bearer = Bearer(token);
         Ok(Self {
-            stub,
+            stub: JobServiceClient::with_interceptor(channel.clone(), bearer.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
+            letters: DeadLetterServiceClient::with_interceptor(channel, bearer),
             server: fleet.server.clone(),
             retry,
         })
@@ -166,8 +172,80 @@ impl Client {
         .await
     }
 
+    /// One page of dead letters.
+    pub(crate) async fn dead_letters(
+        &self,
+        page_token: &str,
+    ) -> Result<ListDeadLettersResponse, ClientError> {
+        let request = ListDeadLettersRequest {
+            page_size: 0,
+            page_token: page_token.to_owned(),
+        };
+        self.on(&self.letters, |mut stub| {
+            let request = request.clone();
+            async move { stub.list_dead_letters(request).await }
+        })
+        .await
+    }
+
+    /// One dead letter.
+    pub(crate) async fn dead_letter(&self, name: &str) -> Result<DeadLetter, ClientError> {
+        let request = GetDeadLetterRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .on(&self.letters, |mut stub| {
+                let request = request.clone();
+                async move { stub.get_dead_letter(request).await }
+            })
+            .await?;
+        response.dead_letter.ok_or(ClientError::Protocol {
+            missing: "GetDeadLetterResponse.dead_letter",
+        })
+    }
+
+    /// Starts a dead letter's job over and returns it.
+    pub(crate) async fn replay(&self, name: &str) -> Result<Job, ClientError> {
+        let request = ReplayDeadLetterRequest {
+            name: name.to_owned(),
+        };
+        let response = self
+            .on(&self.letters, |mut stub| {
+                let request = request.clone();
+                async move { stub.replay_dead_letter(request).await }
+            })
+            .await?;
+        response.job.ok_or(ClientError::Protocol {
+            missing: "ReplayDeadLetterResponse.job",
+        })
+    }
+
+    /// Puts a dead letter away.
+    pub(crate) async fn discard(&self, name: &str) -> Result<(), ClientError> {
+        let request = DiscardDeadLetterRequest {
+            name: name.to_owned(),
+        };
+        self.on(&self.letters, |mut stub| {
+            let request = request.clone();
+            async move { stub.discard_dead_letter(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn call<T, F>(&self, once: impl FnMut(Stub) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.on(&self.stub, once).await
+    }
+
     /// One unary call, repeated while the failure may pass and the retry rule allows.
-    async fn call<T, F>(&self, mut once: impl FnMut(Stub) -> F) -> Result<T, ClientError>
+    async fn on<S: Clone, T, F>(
+        &self,
+        stub: &S,
+        mut once: impl FnMut(S) -> F,
+    ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -175,7 +253,7 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let status = match once(self.stub.clone()).await {
+            let status = match once(stub.clone()).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };

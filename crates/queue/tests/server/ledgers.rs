@@ -107,7 +107,7 @@ async fn dead_letters_come_in_pages() -> Result<()> {
     let mut sequences = Vec::new();
     loop {
         let after = sequences.last().copied().unwrap_or(0);
-        let page = queue.dead_letters(after, 3).await?;
+        let page = queue.dead_letters(None, after, 3).await?;
         if page.is_empty() {
             break;
         }

@@ -34,7 +34,7 @@ async fn operations_fail_in_time_while_the_server_is_away() -> Result<()> {
         async { queue.publish_work(&unit, &headers).await.map(|_| ()) },
         async { queue.record(&key).await.map(|_| ()) },
         async { queue.list_pending(Duration::ZERO).await.map(|_| ()) },
-        async { queue.dead_letters(0, 3).await.map(|_| ()) },
+        async { queue.dead_letters(None, 0, 3).await.map(|_| ()) },
         async { queue.intake(Stage::Encode).await.map(|_| ()) },
     );
     for result in [results.0, results.1, results.2, results.3, results.4] {

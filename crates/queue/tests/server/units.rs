@@ -173,7 +173,7 @@ async fn a_rejected_unit_becomes_a_dead_letter() -> Result<()> {
             .total()
             == 0
     );
-    let letters = queue.dead_letters(0, 10).await?;
+    let letters = queue.dead_letters(None, 0, 10).await?;
     let [(sequence, letter)] = letters.as_slice() else {
         bail!("{letters:?}");
     };
@@ -183,7 +183,7 @@ async fn a_rejected_unit_becomes_a_dead_letter() -> Result<()> {
     ensure!(queue.dead_letter(*sequence).await?.as_ref() == Some(letter));
     // Rejected again after a crash between letter and acknowledgement: still one letter.
     queue.publish_dead(letter).await?;
-    ensure!(queue.dead_letters(0, 10).await?.len() == 1);
+    ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
     queue.discard_dead(*sequence).await?;
     queue.discard_dead(*sequence).await?;
     ensure!(queue.dead_letter(*sequence).await?.is_none());

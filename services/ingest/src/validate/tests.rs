@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{AcceptConfig, DispatcherConfig, WatchConfig};
+use crate::config::{AcceptConfig, DispatcherConfig, QuotasConfig, WatchConfig};
 
 fn config() -> Config {
     Config {
@@ -19,6 +19,7 @@ fn config() -> Config {
             images_max: 4,
             ..Limits::default()
         },
+        quotas: QuotasConfig::default(),
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),

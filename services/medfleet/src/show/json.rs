@@ -1,8 +1,8 @@
 //! The API's messages as JSON: field names as in the `.proto`, enums as their words, times as RFC 3339, durations in seconds.
 
 use medfleet_proto::v1::{
-    DecodingParameters, FrameUsed, Job, LabelScore, Provenance, Result as Draft, SubmitJobResponse,
-    Timings, Usage, ZeroShotImage, ZeroShotScore, result::Output,
+    DeadLetter, DecodingParameters, FrameUsed, Job, LabelScore, Provenance, Result as Draft,
+    SubmitJobResponse, Timings, Usage, ZeroShotImage, ZeroShotScore, result::Output,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -76,6 +76,23 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "chunks_done": job.chunks_done,
         "trace_id": job.trace_id,
         "attempt": job.attempt,
+    })
+}
+
+/// A dead letter, field names as in the `.proto`.
+pub(crate) fn dead_letter_json(letter: &DeadLetter) -> Value {
+    json!({
+        "name": letter.name,
+        "job": letter.job,
+        "stage": letter.stage,
+        "unit": letter.unit,
+        "pool": letter.pool,
+        "epoch": letter.epoch,
+        "failure": letter.failure.as_ref().map(|failure| json!({
+            "reason": failure_word(failure.reason),
+            "message": failure.message,
+        })),
+        "create_time": time_json(letter.create_time.as_ref()),
     })
 }
 

@@ -1,0 +1,87 @@
+//! What every call of the public API has in common: who calls, under which span, and translation of a refusal.
+
+use medfleet_runtime::telemetry;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
+use tracing::{Instrument, Span};
+
+use crate::error::{self, Refusal};
+use crate::metrics::{Figures, Method};
+use crate::tokens::{Caller, Tokens};
+
+/// An answer, or why there is none.
+pub(crate) type Reply<T> = Result<Response<T>, Status>;
+
+/// The frame of a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls {
+    pub(crate) tokens: Tokens,
+    pub(crate) figures: Figures,
+}
+
+impl Calls {
+    /// Runs one call: authentication, span, metrics and the translation of a refusal.
+    pub(crate) async fn answer<M, T>(
+        &self,
+        method: Method,
+        request: Request<M>,
+        call: impl AsyncFnOnce(Caller, M) -> Result<T, Refusal>,
+    ) -> Reply<T> {
+        let begun = Instant::now();
+        let span = span_of(method, request.metadata());
+        let caller = self.tokens.caller(request.metadata());
+        let answered = async {
+            let answered = match caller {
+                Ok(caller) => call(caller, request.into_inner()).await,
+                Err(refusal) => Err(refusal),
+            };
+            answered.map_err(|refusal| error::status(&refusal))
+        };
+        let answered = answered.instrument(span.clone()).await;
+        let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        span.record("rpc.grpc.status_code", i32::from(code));
+        self.figures
+            .called(method, code, begun.elapsed().as_secs_f64());
+        answered.map(Response::new)
+    }
+}
+
+/// Items of a page: what was asked for, the default for 0, or a refusal.
+pub(crate) fn page_size(asked: i32) -> Result<usize, Refusal> {
+    /// When the caller does not say; part of the public contract.
+    const DEFAULT: i32 = 100;
+    /// At most; part of the public contract.
+    const MAX: i32 = 1000;
+    let size = match asked {
+        0 => DEFAULT,
+        size if (1..=MAX).contains(&size) => size,
+        _ => {
+            let allowed = format!("1 to {MAX}, or 0 for {DEFAULT}");
+            return Err(Refusal::invalid("page_size", allowed));
+        }
+    };
+    Ok(usize::try_from(size).unwrap_or_default())
+}
+
+/// The span of a call; it continues the caller's trace when the metadata names one.
+fn span_of(method: Method, metadata: &MetadataMap) -> Span {
+    let span = tracing::info_span!(
+        "rpc",
+        otel.name = format!("{}/{}", method.service(), method.as_str()),
+        otel.kind = "server",
+        rpc.system = "grpc",
+        rpc.service = method.service(),
+        rpc.method = method.as_str(),
+        rpc.grpc.status_code = tracing::field::Empty,
+    );
+    let headers = ["traceparent", "tracestate"]
+        .into_iter()
+        .filter_map(|name| {
+            // What is not text is no trace context.
+            let value = metadata.get(name)?.to_str().ok()?;
+            Some((name, value))
+        });
+    telemetry::set_parent(&span, &headers.collect::<Vec<_>>());
+    span
+}

@@ -1,0 +1,192 @@
+//! Dead letters as a tenant sees them: its own, each with its reason; started over, or put away.
+
+use medfleet_core::{JobId, JobKey, JobRecord, Move, TenantId, UnixMillis};
+use medfleet_proto::v1::{self, dead_letter_service_server::DeadLetterService};
+use medfleet_proto::work::v1 as work;
+use medfleet_queue::Applied;
+use tonic::Request;
+
+use crate::accept::Acceptor;
+use crate::calls::{Calls, Reply, page_size};
+use crate::convert;
+use crate::error::Refusal;
+use crate::metrics::Method;
+use crate::tokens::Caller;
+
+const GONE: Refusal = Refusal::NotFound {
+    what: "dead letter",
+};
+
+/// `medfleet.v1.DeadLetterService`.
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    pub(crate) calls: Calls,
+    pub(crate) acceptor: Acceptor,
+}
+
+#[tonic::async_trait]
+impl DeadLetterService for DeadLetters {
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Reply<v1::ListDeadLettersResponse> {
+        let list = async |caller: Caller, request| self.list(&caller.tenant, request).await;
+        self.calls
+            .answer(Method::ListDeadLetters, request, list)
+            .await
+    }
+
+    async fn get_dead_letter(
+        &self,
+        request: Request<v1::GetDeadLetterRequest>,
+    ) -> Reply<v1::GetDeadLetterResponse> {
+        let get = async |caller: Caller, request: v1::GetDeadLetterRequest| {
+            let (sequence, letter) = self.find(&caller.tenant, &request.name).await?;
+            Ok(v1::GetDeadLetterResponse {
+                dead_letter: Some(convert::dead_letter(sequence, &letter)),
+            })
+        };
+        self.calls.answer(Method::GetDeadLetter, request, get).await
+    }
+
+    async fn replay_dead_letter(
+        &self,
+        request: Request<v1::ReplayDeadLetterRequest>,
+    ) -> Reply<v1::ReplayDeadLetterResponse> {
+        let replay = async |caller: Caller, request: v1::ReplayDeadLetterRequest| {
+            let (sequence, letter) = self.find(&caller.tenant, &request.name).await?;
+            let (id, record) = self.replay(&caller, &letter).await?;
+            self.acceptor.queue.discard_dead(sequence).await?;
+            Ok(v1::ReplayDeadLetterResponse {
+                job: Some(convert::job(&id, &record)),
+            })
+        };
+        self.calls
+            .answer(Method::ReplayDeadLetter, request, replay)
+            .await
+    }
+
+    async fn discard_dead_letter(
+        &self,
+        request: Request<v1::DiscardDeadLetterRequest>,
+    ) -> Reply<v1::DiscardDeadLetterResponse> {
+        let discard = async |caller: Caller, request: v1::DiscardDeadLetterRequest| {
+            match self.find(&caller.tenant, &request.name).await {
+                Ok((sequence, letter)) => {
+                    let key = job_of(&caller.tenant, &letter)?;
+                    let audit = self.acceptor.audit(&key, "discard", &caller.actor);
+                    audit.await?;
+                    self.acceptor.queue.discard_dead(sequence).await?;
+                }
+                Err(Refusal::NotFound { .. }) => {}
+                Err(refusal) => return Err(refusal),
+            }
+            Ok(v1::DiscardDeadLetterResponse {})
+        };
+        self.calls
+            .answer(Method::DiscardDeadLetter, request, discard)
+            .await
+    }
+}
+
+impl DeadLetters {
+    async fn list(
+        &self,
+        tenant: &TenantId,
+        request: v1::ListDeadLettersRequest,
+    ) -> Result<v1::ListDeadLettersResponse, Refusal> {
+        let size = page_size(request.page_size)?;
+        let after = match request.page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| {
+                Refusal::invalid("page_token", "the next_page_token of the page before")
+            })?,
+        };
+        let queue = &self.acceptor.queue;
+        // One more than asked for tells whether there is another page.
+        let mut found = queue.dead_letters(Some(tenant), after, size + 1).await?;
+        let is_last = found.len() <= size;
+        found.truncate(size);
+        let next_page_token = match found.last() {
+            Some((sequence, _)) if !is_last => sequence.to_string(),
+            _ => String::new(),
+        };
+        let letters = found
+            .iter()
+            .map(|(sequence, letter)| convert::dead_letter(*sequence, letter));
+        Ok(v1::ListDeadLettersResponse {
+            dead_letters: letters.collect(),
+            next_page_token,
+        })
+    }
+
+    /// The tenant's letter of this name; another's is as if it did not exist.
+    async fn find(
+        &self,
+        tenant: &TenantId,
+        name: &str,
+    ) -> Result<(u64, work::DeadLetter), Refusal> {
+        let sequence = convert::dead_letter_sequence(name)?;
+        let letter = self.acceptor.queue.dead_letter(sequence).await?;
+        letter
+            .filter(|letter| {
+                let unit = letter.unit.as_ref();
+                unit.is_some_and(|unit| unit.tenant == tenant.as_str())
+            })
+            .map(|letter| (sequence, letter))
+            .ok_or(GONE)
+    }
+
+    /// Starts the letter's job over, in an epoch of its own. The pending entry comes first: whatever breaks after the record
+    /// has changed, the sweep finishes.
+    async fn replay(
+        &self,
+        caller: &Caller,
+        letter: &work::DeadLetter,
+    ) -> Result<(JobId, JobRecord), Refusal> {
+        let key = job_of(&caller.tenant, letter)?;
+        let epoch = letter.unit.as_ref().map_or(0, |unit| unit.epoch);
+        let Acceptor { queue, clock, .. } = &self.acceptor;
+        let now = clock.now();
+        let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
+        let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
+        let expires = UnixMillis(now.0.saturating_add(millis));
+        queue.put_pending(&key).await?;
+        let step = Move::Replay { expires };
+        match queue.apply(&key, None, &step, now).await? {
+            Applied::Applied { record, .. } => {
+                self.acceptor
+                    .announce(&key, &record, ("replay", &caller.actor))
+                    .await?;
+                Ok((key.job, record))
+            }
+            Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
+                self.acceptor.forget_pending(key.clone());
+                if record.epoch > epoch {
+                    // Somebody was faster, or this is the repeat of a call whose answer was lost.
+                    return Ok((key.job, record));
+                }
+                Err(Refusal::WrongState {
+                    state: record.state,
+                })
+            }
+            Applied::Missing => {
+                self.acceptor.forget_pending(key);
+                Err(Refusal::NotFound {
+                    what: "job any more: its record has expired",
+                })
+            }
+        }
+    }
+}
+
+fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusal> {
+    let id = letter.unit.as_ref().map_or("", |unit| unit.job.as_str());
+    let job = JobId::new(id).map_err(|_| Refusal::Broken {
+        what: "a dead letter",
+    })?;
+    Ok(JobKey {
+        tenant: tenant.clone(),
+        job,
+    })
+}

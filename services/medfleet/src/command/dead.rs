@@ -1,0 +1,150 @@
+//! `medfleet dead`: units of work that were given up on. Starting over begins the whole job anew, from its stored inputs.
+
+use clap::Subcommand;
+
+use super::on_one_thread;
+use crate::client::{Client, Retry, ServerArgs};
+use crate::exit::{CommandResult, Exit, Fault};
+use crate::show;
+
+/// What to do with dead letters.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List dead letters, oldest first
+    List(ListArgs),
+    /// Show one with everything that is known of it
+    Show(LetterArgs),
+    /// Start its job over, in a new epoch and with a fresh time to live; the letter goes
+    Replay(LetterArgs),
+    /// Put it away; its job stays failed
+    Discard(LetterArgs),
+}
+
+/// Flags of `dead list`.
+#[derive(clap::Args, Debug)]
+struct ListArgs {
+    /// At most this many letters
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    limit: usize,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object per letter and line on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of what is done with one letter.
+#[derive(clap::Args, Debug)]
+struct LetterArgs {
+    /// The letter, as list prints it
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    match args.what {
+        What::List(args) => list(&args),
+        What::Show(args) => with_letter(&args, async |client, name| {
+            let letter = client.dead_letter(name).await?;
+            if args.json {
+                show::print_json(&show::dead_letter_json(&letter))?;
+            } else {
+                show::print(&show::dead_letter_lines(&letter))?;
+            }
+            Ok(Exit::Done)
+        }),
+        What::Replay(args) => with_letter(&args, async |client, name| {
+            let job = client.replay(name).await?;
+            if args.json {
+                show::print_json(&show::job_json(&job))?;
+            } else {
+                show::print(&show::job_lines(&job))?;
+            }
+            Ok(Exit::Done)
+        }),
+        What::Discard(args) => with_letter(&args, async |client, name| {
+            client.discard(name).await?;
+            Ok(Exit::Done)
+        }),
+    }
+}
+
+fn list(args: &ListArgs) -> CommandResult {
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        if !args.json {
+            show::print(&show::dead_letter_table_head())?;
+        }
+        let (mut shown, mut page_token) = (0, String::new());
+        loop {
+            let page = client.dead_letters(&page_token).await?;
+            for letter in page.dead_letters {
+                if shown == args.limit {
+                    eprintln!(
+                        "medfleet: more than {shown} dead letters; see the rest with --limit N"
+                    );
+                    return Ok(Exit::Done);
+                }
+                shown += 1;
+                if args.json {
+                    show::print_json(&show::dead_letter_json(&letter))?;
+                } else {
+                    show::print(&show::dead_letter_table_row(&letter))?;
+                }
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(Exit::Done);
+            }
+            page_token = page.next_page_token;
+        }
+    })
+}
+
+fn with_letter(
+    args: &LetterArgs,
+    act: impl AsyncFnOnce(&Client, &str) -> CommandResult,
+) -> CommandResult {
+    let name = letter_name(&args.id)?;
+    let fleet = args.server.resolve()?;
+    on_one_thread(async { act(&Client::new(&fleet, Retry::PATIENT)?, &name).await })
+}
+
+/// `deadLetters/{id}` from what a person types: the name, or the number alone.
+fn letter_name(letter: &str) -> Result<String, Fault> {
+    let id = letter.strip_prefix("deadLetters/").unwrap_or(letter);
+    if id.parse::<u64>().is_err() {
+        return Err(Fault::usage(anyhow::anyhow!(
+            "{letter:?} is not a dead letter; expected deadLetters/ID or ID, as `medfleet dead list` prints it"
+        )));
+    }
+    Ok(format!("deadLetters/{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_named_with_and_without_prefix() {
+        let check = |letter: &str, expected: Option<&str>| {
+            assert_eq!(letter_name(letter).ok().as_deref(), expected);
+        };
+        check("deadLetters/7", Some("deadLetters/7"));
+        check("7", Some("deadLetters/7"));
+        check("", None);
+        check("jobs/7", None);
+    }
+}

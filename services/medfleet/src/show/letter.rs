@@ -1,0 +1,77 @@
+//! A dead letter for people: a few lines, or one row of a table.
+
+use medfleet_proto::v1::DeadLetter;
+
+use super::words::{failure_text, failure_word};
+
+/// One fact a line.
+pub(crate) fn dead_letter_lines(letter: &DeadLetter) -> String {
+    let time = letter.create_time.as_ref();
+    let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let failure = letter.failure.as_ref();
+    let lines = [
+        format!("letter       {}", letter.name),
+        format!("job          {}", letter.job),
+        format!("where        {}, unit {}", letter.stage, letter.unit),
+        format!("pool         {}", letter.pool),
+        format!("started over {} times before", letter.epoch),
+        format!("given up     {time}"),
+        format!(
+            "failure      {}",
+            failure.map_or_else(|| "-".to_owned(), failure_text)
+        ),
+        String::new(),
+    ];
+    lines.join("\n")
+}
+
+/// The head of the table.
+pub(crate) fn dead_letter_table_head() -> String {
+    format!(
+        "{:<8} {:<38} {:<11} {:<20} {}",
+        "ID", "JOB", "STAGE", "REASON", "GIVEN UP"
+    )
+}
+
+/// One row.
+pub(crate) fn dead_letter_table_row(letter: &DeadLetter) -> String {
+    let time = letter.create_time.as_ref();
+    let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);
+    let reason = letter.failure.as_ref().map_or(0, |failure| failure.reason);
+    let id = letter.name.rsplit('/').next().unwrap_or_default();
+    format!(
+        "{id:<8} {:<38} {:<11} {:<20} {time}",
+        letter.job,
+        letter.stage,
+        failure_word(reason)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_proto::v1::{Failure, FailureReason};
+
+    #[test]
+    fn rows_stand_below_their_heads() {
+        let letter = DeadLetter {
+            name: "deadLetters/12".into(),
+            job: "jobs/0123456789abcdef0123456789abcdef".into(),
+            stage: "preprocess".into(),
+            failure: Some(Failure {
+                reason: FailureReason::InputRefused.into(),
+                message: String::new(),
+            }),
+            ..DeadLetter::default()
+        };
+        let (head, row) = (dead_letter_table_head(), dead_letter_table_row(&letter));
+        for (title, cell) in [
+            ("ID", "12"),
+            ("JOB", "jobs/"),
+            ("STAGE", "preprocess"),
+            ("REASON", "INPUT_REFUSED"),
+        ] {
+            assert_eq!(head.find(title), row.find(cell), "{title}\n{head}\n{row}");
+        }
+    }
+}

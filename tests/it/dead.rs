@@ -1,0 +1,82 @@
+//! What was given up on can be found, looked at, started over and put away; by its own tenant only.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{DeadLetter, FailureReason, JobState};
+use medfleet_tests::client::{Client, inline, report};
+use medfleet_tests::fleet::{Fleet, Options, Role};
+use medfleet_tests::picture;
+use tonic::Code;
+
+/// Fails a job by losing its tokens, and returns its name and its letter.
+async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> {
+    fleet.stop_role(Role::Decode).await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?;
+    client
+        .wait_for(&job.name, |job| {
+            job.chunks_total == 1 && job.chunks_done == 1
+        })
+        .await?;
+    fleet.stop_role(Role::Encode).await?;
+    fleet.remove_one_blob("st-mary", "tokens")?;
+    fleet.start_role(Role::Encode).await?;
+    fleet.start_role(Role::Decode).await?;
+    let job = client.wait_final(&job.name).await?;
+    ensure!(job.state() == JobState::Failed, "{job:?}");
+    let (letters, next) = client.dead_letters(10, "").await?;
+    ensure!(next.is_empty() && letters.len() == 1, "{letters:?}");
+    let letter = letters.into_iter().next().context("one letter")?;
+    ensure!(letter.job == job.name && letter.stage == "decode");
+    Ok((job.name, letter))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_started_over_and_completes() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let (job, letter) = failed(&fleet, &client).await?;
+    let failure = letter.failure.as_ref().context("a letter says why")?;
+    ensure!(failure.reason() == FailureReason::ImageMissing);
+    ensure!(client.dead_letter(&letter.name).await? == letter);
+
+    let again = client.replay(&letter.name).await?;
+    ensure!(again.name == job && again.failure.is_none(), "{again:?}");
+    let done = client.wait_final(&job).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    client.result(&job).await?;
+    let seen = client.watch_to_end(&job).await?;
+    ensure!(!seen.text.is_empty(), "a watcher sees the new text");
+    ensure!(client.dead_letters(10, "").await?.0.is_empty());
+    let gone = client.replay(&letter.name).await.expect_err("it is gone");
+    ensure!(gone.code() == Code::NotFound, "{gone:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_their_tenants_own() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let owner = fleet.client("st-mary").await?;
+    let (job, letter) = failed(&fleet, &owner).await?;
+    let other = fleet.client("st-john").await?;
+    ensure!(other.dead_letters(10, "").await?.0.is_empty());
+    for answer in [
+        other.dead_letter(&letter.name).await.err(),
+        other.replay(&letter.name).await.err(),
+    ] {
+        let code = answer.as_ref().map(tonic::Status::code);
+        ensure!(code == Some(Code::NotFound), "{answer:?}");
+    }
+    // Answers as if it were gone, and takes nothing away.
+    other.discard(&letter.name).await?;
+    ensure!(owner.dead_letter(&letter.name).await? == letter);
+
+    owner.discard(&letter.name).await?;
+    owner.discard(&letter.name).await?;
+    ensure!(owner.dead_letters(10, "").await?.0.is_empty());
+    ensure!(owner.get(&job).await?.state() == JobState::Failed);
+    let wrong = owner.dead_letter("deadLetters/x").await;
+    let wrong = wrong.expect_err("not a name");
+    ensure!(wrong.code() == Code::InvalidArgument, "{wrong:?}");
+    Ok(())
+}
