@@ -1,0 +1,214 @@
+//! Sets of pictures as files: made in parallel, a bounded batch at a time, written in order.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+use rayon::prelude::*;
+
+use crate::dicom::DicomError;
+use crate::phantom::Phantom;
+
+/// Pictures made at a time: as many lie in memory.
+const BATCH: u64 = 64;
+/// Side of a raw picture if the caller doesn't choose.
+const SIDE: u32 = 224;
+/// Columns of a PNG picture if the caller doesn't choose.
+const COLUMNS: u32 = 1024;
+/// Sizes that can be asked for, in pixels.
+const SIZES: std::ops::RangeInclusive<u32> = 16..=4096;
+
+/// How pictures are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `images/000000.png`, 8-bit grey as shown, bone white.
+    Png,
+    /// `images/000000.dcm`.
+    Dicom,
+    /// `images.u8`: [count, side, side] bytes, each picture padded with black to a square.
+    Raw,
+}
+
+/// What set to write.
+#[derive(Clone, Copy, Debug)]
+pub struct SetOptions {
+    /// Number of pictures.
+    pub count: u64,
+    /// Seed of the set.
+    pub seed: u64,
+    /// How pictures are written.
+    pub format: Format,
+    /// Side of a raw picture or columns of a file. If none: 224 raw, 1024 PNG, and in DICOM each picture's own.
+    pub size: Option<u32>,
+    /// Whether each odd picture is a later one of the patient before it.
+    pub pairs: bool,
+}
+
+/// Why a set wasn't written.
+#[derive(Debug, thiserror::Error)]
+pub enum PhantomError {
+    /// A size that no picture can have.
+    #[error("pictures of {size} pixels can't be made: choose {} to {}", SIZES.start(), SIZES.end())]
+    Size {
+        /// What was asked for.
+        size: u32,
+    },
+    /// A file or folder couldn't be written.
+    #[error("can't write {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A picture couldn't be encoded as PNG.
+    #[error("can't encode picture {index} as PNG")]
+    Png {
+        /// Which picture.
+        index: u64,
+        /// Why.
+        #[source]
+        source: image::ImageError,
+    },
+    /// A picture couldn't be encoded as DICOM.
+    #[error("can't encode picture {index} as DICOM")]
+    Dicom {
+        /// Which picture.
+        index: u64,
+        /// Why.
+        #[source]
+        source: DicomError,
+    },
+    /// A record couldn't be encoded.
+    #[error("can't encode record {index}")]
+    Record {
+        /// Which picture.
+        index: u64,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Writes a set into the folder `dir`, which is made if needed: the pictures, and `set.jsonl` with one record a line.
+/// `progress` is told how many pictures are written.
+///
+/// # Errors
+/// [`PhantomError`]; what was written until then stays.
+pub fn write_set(
+    options: &SetOptions,
+    dir: &Path,
+    progress: &dyn Fn(usize),
+) -> Result<(), PhantomError> {
+    if let Some(size) = options.size.filter(|size| !SIZES.contains(size)) {
+        return Err(PhantomError::Size { size });
+    }
+    let images = dir.join("images");
+    let folder = if options.format == Format::Raw {
+        dir
+    } else {
+        &images
+    };
+    std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    let records_path = dir.join("set.jsonl");
+    let mut records = create(&records_path)?;
+    let raw_path = dir.join("images.u8");
+    let mut raw = if options.format == Format::Raw {
+        Some(create(&raw_path)?)
+    } else {
+        None
+    };
+    let mut start = 0;
+    while start < options.count {
+        let end = (start + BATCH).min(options.count);
+        // In order, whatever the order in which threads finish.
+        let made: Vec<Made> = (start..end)
+            .into_par_iter()
+            .map(|index| make(options, index, dir))
+            .collect::<Result<_, _>>()?;
+        for made in made {
+            records
+                .write_all(&made.line)
+                .map_err(failed(&records_path))?;
+            if let Some(raw) = &mut raw {
+                raw.write_all(&made.pixels).map_err(failed(&raw_path))?;
+            }
+        }
+        start = end;
+        progress(usize::try_from(start).unwrap_or(usize::MAX));
+    }
+    records.flush().map_err(failed(&records_path))?;
+    if let Some(raw) = &mut raw {
+        raw.flush().map_err(failed(&raw_path))?;
+    }
+    Ok(())
+}
+
+/// One picture's part of the set.
+struct Made {
+    /// Its line of `set.jsonl`.
+    line: Vec<u8>,
+    /// Its bytes of `images.u8`; nothing if it has a file of its own.
+    pixels: Vec<u8>,
+}
+
+fn make(options: &SetOptions, index: u64, dir: &Path) -> Result<Made, PhantomError> {
+    let phantom = Phantom::draw(options.seed, index, options.pairs);
+    let mut pixels = Vec::new();
+    let record = match options.format {
+        Format::Raw => {
+            pixels = phantom.render_square(options.size.unwrap_or(SIDE)).grey();
+            phantom.record().clone()
+        }
+        Format::Png => {
+            let columns = options.size.unwrap_or(COLUMNS);
+            let name = format!("images/{index:06}.png");
+            let bytes =
+                png(&phantom, columns).map_err(|source| PhantomError::Png { index, source })?;
+            save(&dir.join(&name), &bytes)?;
+            phantom.record_at(columns, Some(name))
+        }
+        Format::Dicom => {
+            let columns = options.size.unwrap_or(phantom.record().cols);
+            let name = format!("images/{index:06}.dcm");
+            let bytes = phantom
+                .dicom(columns)
+                .map_err(|source| PhantomError::Dicom { index, source })?;
+            save(&dir.join(&name), &bytes)?;
+            phantom.record_at(columns, Some(name))
+        }
+    };
+    let mut line =
+        serde_json::to_vec(&record).map_err(|source| PhantomError::Record { index, source })?;
+    line.push(b'\n');
+    Ok(Made { line, pixels })
+}
+
+fn png(phantom: &Phantom, columns: u32) -> Result<Vec<u8>, image::ImageError> {
+    let picture = phantom.render(columns);
+    let mut bytes = Vec::new();
+    // Noise doesn't compress: little effort.
+    PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Sub).write_image(
+        &picture.grey(),
+        picture.columns as u32,
+        picture.rows as u32,
+        ExtendedColorType::L8,
+    )?;
+    Ok(bytes)
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>, PhantomError> {
+    Ok(BufWriter::new(File::create(path).map_err(failed(path))?))
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<(), PhantomError> {
+    std::fs::write(path, bytes).map_err(failed(path))
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> PhantomError {
+    let path = path.to_path_buf();
+    move |source| PhantomError::Write { path, source }
+}

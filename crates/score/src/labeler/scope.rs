@@ -1,0 +1,140 @@
+//! Which cues reach a phrase.
+
+use std::ops::Range;
+
+use super::Status;
+use super::cues::{Cue, Makes, Reach};
+
+/// Words that begin something new after a comma or "and".
+const OPENING: &[&str] = &[
+    "a",
+    "an",
+    "another",
+    "bibasilar",
+    "extensive",
+    "increased",
+    "increasing",
+    "large",
+    "likely",
+    "mild",
+    "minimal",
+    "moderate",
+    "new",
+    "persistent",
+    "possible",
+    "possibly",
+    "probable",
+    "probably",
+    "severe",
+    "slight",
+    "small",
+    "stable",
+    "there",
+    "tiny",
+    "trace",
+    "unchanged",
+    "worsening",
+];
+
+/// What is said of the phrase at `place`: positive unless a cue reaches it, and negative if one that negates does.
+pub(super) fn status(words: &[String], cues: &[Cue], place: Range<usize>) -> Status {
+    let mut status = Status::Positive;
+    for cue in cues {
+        let reached = match cue.reach {
+            Reach::After | Reach::Either => reaches_after(words, cue, &place, false),
+            Reach::Near => reaches_after(words, cue, &place, true),
+            Reach::Before => reaches_before(words, cue, &place),
+            Reach::Around => {
+                reaches_after(words, cue, &place, true) || reaches_before(words, cue, &place)
+            }
+        };
+        if !reached {
+            continue;
+        }
+        match cue.makes {
+            Makes::Negative => return Status::Negative,
+            Makes::Uncertain => status = Status::Uncertain,
+            Makes::Nothing => {}
+        }
+    }
+    status
+}
+
+pub(super) fn is_verb(word: &str) -> bool {
+    matches!(
+        word,
+        "is" | "are"
+            | "was"
+            | "were"
+            | "has"
+            | "have"
+            | "had"
+            | "appears"
+            | "appear"
+            | "remains"
+            | "remain"
+            | "shows"
+            | "show"
+            | "persists"
+    )
+}
+
+fn reaches_after(words: &[String], cue: &Cue, place: &Range<usize>, near: bool) -> bool {
+    // Inside the phrase: "the heart is not enlarged".
+    if cue.start >= place.start {
+        return cue.end <= place.end;
+    }
+    let mut verb = false;
+    for between in cue.end..place.start {
+        let word = words[between].as_str();
+        let joins = matches!(word, "," | "and");
+        if matches!(
+            word,
+            "with" | "there" | "which" | "showing" | "consistent" | "given"
+        ) {
+            return false;
+        }
+        if near && (joins || is_verb(word)) {
+            return false;
+        }
+        if joins && (verb || opens(words, between)) {
+            return false;
+        }
+        verb |= is_verb(word);
+    }
+    true
+}
+
+/// Whether something new begins behind the comma or "and" at `joint`. A list that ends with "or" goes on: "no focal
+/// consolidation, large effusion or pneumothorax".
+fn opens(words: &[String], joint: usize) -> bool {
+    let next = words.get(joint + 1).map_or("", String::as_str);
+    // ", and a": the "and" is looked at by itself.
+    if !OPENING.contains(&next) {
+        return false;
+    }
+    let rest = words[joint..].iter().take_while(|word| !is_verb(word));
+    words[joint] == "and"
+        || !rest
+            .into_iter()
+            .any(|word| matches!(word.as_str(), "or" | "nor"))
+}
+
+/// Back from the cue over its own verbs, then to the verb before.
+fn reaches_before(words: &[String], cue: &Cue, place: &Range<usize>) -> bool {
+    if place.end > cue.start {
+        return false;
+    }
+    let own = words[..cue.start]
+        .iter()
+        .rev()
+        .take_while(|word| {
+            is_verb(word) || matches!(word.as_str(), "been" | "be" | "now" | "which")
+        })
+        .count();
+    let from = cue.start - own;
+    place.end > from
+        || !words[place.end..from]
+            .iter()
+            .any(|word| is_verb(word) || word == "with")
+}

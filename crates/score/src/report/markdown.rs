@@ -1,0 +1,156 @@
+//! The figures as Markdown tables.
+
+use std::fmt::Write;
+
+use super::{band_figures, failed, statement};
+use crate::evaluation::Evaluation;
+use crate::metrics::bootstrap::Figure;
+
+/// Failures that the Markdown lists; the JSON and the page list all.
+const FAILURES_MAX: usize = 20;
+
+/// The evaluation as Markdown.
+#[must_use]
+pub fn markdown(evaluation: &Evaluation) -> String {
+    let mut text = String::new();
+    // Writing to a String can't fail.
+    let _ = write_all(evaluation, &mut text);
+    text
+}
+
+fn write_all(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    writeln!(to, "# Evaluation: {}\n", evaluation.task.name())?;
+    writeln!(to, "{}\n{}\n", statement(evaluation), failed(evaluation))?;
+    let plan = &evaluation.bootstrap;
+    writeln!(
+        to,
+        "| figure | value | {:.0} % interval | of |\n|---|---|---|---|",
+        plan.level * 100.0
+    )?;
+    for named in &evaluation.figures {
+        let Figure { value, low, high } = named.figure;
+        let (title, count) = (named.title, named.count);
+        writeln!(
+            to,
+            "| {title} | {value:.3} | {low:.3}–{high:.3} | {count} |"
+        )?;
+    }
+    writeln!(
+        to,
+        "\nIntervals: percentile bootstrap over records, {} draws, seed {}.",
+        plan.resamples, plan.seed
+    )?;
+    labels(evaluation, to)?;
+    bands(evaluation, to)?;
+    if !evaluation.failures.is_empty() {
+        writeln!(
+            to,
+            "\n## Failures\n\n| record | item | reason |\n|---|---|---|"
+        )?;
+        for failure in evaluation.failures.iter().take(FAILURES_MAX) {
+            let item = failure
+                .item
+                .map(|item| item.to_string())
+                .unwrap_or_default();
+            writeln!(
+                to,
+                "| {} | {item} | {} |",
+                cell(&failure.id),
+                cell(&failure.reason)
+            )?;
+        }
+        let more = evaluation.failures.len().saturating_sub(FAILURES_MAX);
+        if more > 0 {
+            writeln!(to, "\n{more} more are in the JSON.")?;
+        }
+    }
+    if !evaluation.notes.is_empty() {
+        writeln!(to, "\n## Notes\n")?;
+        for note in &evaluation.notes {
+            writeln!(to, "- {note}.")?;
+        }
+    }
+    Ok(())
+}
+
+fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    if evaluation.labels.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "\n## Labels\n\n| label | precision | recall | F1 | AUC | IoU | tp | fp | fn | tn |\n|---|---|---|---|---|---|---|---|---|---|"
+    )?;
+    for row in &evaluation.labels {
+        let one = |value: Option<f64>| value.map(|value| format!("{value:.3}")).unwrap_or_default();
+        let with = |figure: Option<Figure>| {
+            let text = figure
+                .map(|Figure { value, low, high }| format!("{value:.3} ({low:.3}–{high:.3})"));
+            text.unwrap_or_default()
+        };
+        let counts = row.counts.map_or_else(
+            || "| | | ".to_owned(),
+            |counts| {
+                format!(
+                    "{} | {} | {} | {}",
+                    counts.true_positive,
+                    counts.false_positive,
+                    counts.false_negative,
+                    counts.true_negative
+                )
+            },
+        );
+        let name = if row.derived {
+            format!("{} (in no mean)", row.label)
+        } else {
+            row.label.clone()
+        };
+        writeln!(
+            to,
+            "| {} | {} | {} | {} | {} | {} | {counts} |",
+            cell(&name),
+            one(row.precision),
+            one(row.recall),
+            with(row.f1),
+            with(row.auc),
+            one(row.iou)
+        )?;
+    }
+    Ok(())
+}
+
+fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    if evaluation.bands.is_empty() {
+        return Ok(());
+    }
+    let columns = band_figures(evaluation);
+    writeln!(to, "\n## Contrast bands\n")?;
+    write!(to, "| contrast-to-noise | findings |")?;
+    for (_, title) in &columns {
+        write!(to, " {title} |")?;
+    }
+    writeln!(to, "\n|---|---|{}", "---|".repeat(columns.len()))?;
+    for band in &evaluation.bands {
+        write!(
+            to,
+            "| {:.0}–{:.0} | {} |",
+            band.low, band.high, band.findings
+        )?;
+        for (name, _) in &columns {
+            let figure = band.figures.iter().find(|other| other.name == *name);
+            match figure.map(|other| other.figure) {
+                Some(Figure { value, low, high }) => {
+                    write!(to, " {value:.3} ({low:.3}–{high:.3}) |")?
+                }
+                None => write!(to, " |")?,
+            }
+        }
+        writeln!(to)?;
+    }
+    Ok(())
+}
+
+/// Text that can't leave its cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
