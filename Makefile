@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one line of work, done by `cargo xtask` (crates/xtask) or the medfleet binary.
 .DEFAULT_GOAL := help
-.PHONY: help demo test up fetch fmt
+.PHONY: help demo test up fetch fmt cuda
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -13,6 +13,9 @@ test: ## everything that CI runs
 
 up: ## a local fleet that keeps running; prints its address and where its token is
 	@cargo xtask up
+
+cuda: ## the binaries for NVIDIA GPUs, built without one; needs Python's package index
+	@cargo xtask cuda
 
 fetch: ## the pinned tools and test data, into the cache
 	@cargo xtask fetch

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use medfleet_core::setting::DurationText;
+use medfleet_model::{ComputeDevice, ComputeDeviceError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
-use crate::real::{Half, Loaded, failed};
+use crate::real::{Half, Loaded, Place, failed};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
 /// The model of a worker. It has no default: the operator decides.
@@ -22,6 +23,9 @@ pub enum ModelConfig {
         path: PathBuf,
         /// What to compute in.
         dtype: ModelDtype,
+        /// Where to compute: `cpu`, or `cuda`, `cuda:N`, `metal` in a build that has them.
+        #[serde(default)]
+        device: ModelDevice,
         /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
         #[serde(default)]
         digest_cache: Option<PathBuf>,
@@ -46,6 +50,26 @@ impl From<ModelDtype> for Dtype {
             ModelDtype::F32 => Self::F32,
             ModelDtype::Bf16 => Self::Bf16,
         }
+    }
+}
+
+/// A device by its name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
+pub struct ModelDevice(pub ComputeDevice);
+
+impl TryFrom<String> for ModelDevice {
+    type Error = ComputeDeviceError;
+
+    fn try_from(text: String) -> Result<Self, ComputeDeviceError> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<ModelDevice> for String {
+    fn from(device: ModelDevice) -> Self {
+        device.0.to_string()
     }
 }
 
@@ -117,13 +141,19 @@ impl ModelConfig {
             Self::Folder {
                 path,
                 dtype,
+                device,
                 digest_cache,
             } => {
-                let dtype = (*dtype).into();
+                let (dtype, device) = ((*dtype).into(), device.0);
                 if medfleet_model::is_siglip(path).map_err(failed)? {
-                    LoadedEmbedder::load(path, dtype).map(LoadedModel::Embedder)
+                    LoadedEmbedder::load(path, dtype, device).map(LoadedModel::Embedder)
                 } else {
-                    Loaded::load(path, dtype, half, digest_cache.as_deref()).map(LoadedModel::Real)
+                    let place = Place {
+                        folder: path,
+                        device,
+                        digest_cache: digest_cache.as_deref(),
+                    };
+                    Loaded::load(place, dtype, half).map(LoadedModel::Real)
                 }
             }
             Self::Simulated(config) => {

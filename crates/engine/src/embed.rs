@@ -9,7 +9,7 @@ use medfleet_model as model;
 use tokio::sync::Semaphore;
 
 use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
-use crate::real::{as_u32, device, failed, name_of};
+use crate::real::{as_u32, failed, name_of};
 
 /// A loaded MedSigLIP; all clones are one.
 #[derive(Debug, Clone)]
@@ -35,19 +35,23 @@ impl LoadedEmbedder {
     /// # Errors
     /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for another dtype than f32, in which its
     /// embeddings go from encode to decode.
-    pub fn load(folder: &Path, dtype: Dtype) -> Result<Self, EngineError> {
+    pub fn load(
+        folder: &Path,
+        dtype: Dtype,
+        device: model::ComputeDevice,
+    ) -> Result<Self, EngineError> {
         if dtype != Dtype::F32 {
             return Err(EngineError::Model(
                 format!("MedSigLIP runs in f32 in a fleet; model.dtype is {dtype}").into(),
             ));
         }
-        let model = model::Embedder::load(folder, model::Dtype::F32).map_err(failed)?;
+        let model = model::Embedder::load(folder, model::Dtype::F32, device).map_err(failed)?;
         let digest = *model.digest();
         let description = Description {
             model: name_of(folder),
             model_digest: digest,
             encoder_digest: digest,
-            device: device(),
+            device: model.device(),
             dtype,
             frame_side: as_u32(model.image_size()),
             tokens_per_image: 1,
@@ -145,6 +149,8 @@ mod tests {
 
     use super::*;
 
+    const CPU: model::ComputeDevice = model::ComputeDevice::Cpu;
+
     /// The checkpoint of the model's own tests.
     fn folder() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/tiny_medsiglip")
@@ -161,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_went_through_both_halves_is_what_the_model_says() {
-        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32).expect("it loads");
+        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         let side = loaded.description().frame_side;
         let frames = [frame(side, 0), frame(side, 77)];
         let tokens = loaded.encode(&frames).expect("encoded");
@@ -170,7 +176,7 @@ mod tests {
         let labels = ["a clear lung".to_owned(), "an effusion".to_owned()];
         let found = loaded.compare(&tokens, labels.to_vec()).await;
         let found = found.expect("compared");
-        let model = model::Embedder::load(&folder(), model::Dtype::F32).expect("it loads");
+        let model = model::Embedder::load(&folder(), model::Dtype::F32, CPU).expect("it loads");
         for (frame, row) in frames.iter().zip(&found) {
             let frame = model::Frame::new(side as usize, 1, frame.pixels.to_vec()).expect("square");
             let image = model.image(&frame).expect("embedded");
@@ -185,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_embedding_of_this_model_is_refused() {
-        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32).expect("it loads");
+        let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         let side = loaded.description().frame_side;
         let mut tokens = loaded.encode(&[frame(side, 0)]).expect("encoded");
         tokens[0].width -= 1;
@@ -194,7 +200,7 @@ mod tests {
             matches!(refused, Err(EngineError::Tokens { .. })),
             "{refused:?}"
         );
-        let refused = LoadedEmbedder::load(&folder(), Dtype::Bf16).expect_err("f32 only");
+        let refused = LoadedEmbedder::load(&folder(), Dtype::Bf16, CPU).expect_err("f32 only");
         let EngineError::Model(why) = refused else {
             panic!("{refused:?}");
         };

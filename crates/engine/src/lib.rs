@@ -23,7 +23,7 @@ pub use backend::{
     EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_BYTES_MAX,
     STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
 };
-pub use config::{DecodeModel, LoadedModel, ModelConfig, ModelDtype, SimulatedConfig};
+pub use config::{DecodeModel, LoadedModel, ModelConfig, ModelDevice, ModelDtype, SimulatedConfig};
 pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
 pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
-use model::{KvOptions, LoadOptions, Model, Parts};
+use model::{ComputeDevice, KvOptions, LoadOptions, Model, Parts};
 
 use crate::backend::{
     DecodeBackend, Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens,
@@ -38,18 +38,23 @@ pub enum Half {
     Both,
 }
 
+/// Where a model comes from and goes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// A Hugging Face folder.
+    pub folder: &'a Path,
+    /// Where to compute.
+    pub device: ComputeDevice,
+    /// Folder that remembers digests: those of weights that have not changed are not computed again.
+    pub digest_cache: Option<&'a Path>,
+}
+
 impl Loaded {
-    /// Loads a Hugging Face folder. Takes seconds to minutes: call it on a blocking thread. With `digest_cache`, the
-    /// digests of weights that have not changed are not computed again.
+    /// Loads a Hugging Face folder. Takes seconds to minutes: call it on a blocking thread.
     ///
     /// # Errors
     /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for a checkpoint without images.
-    pub fn load(
-        folder: &Path,
-        dtype: Dtype,
-        half: Half,
-        digest_cache: Option<&Path>,
-    ) -> Result<Self, EngineError> {
+    pub fn load(place: Place, dtype: Dtype, half: Half) -> Result<Self, EngineError> {
         let parts = match half {
             Half::Encode => Parts::Vision,
             Half::Decode => Parts::Text,
@@ -58,10 +63,11 @@ impl Loaded {
         let options = LoadOptions {
             dtype: to_model(dtype),
             parts,
+            device: place.device,
         };
-        let model = match digest_cache {
-            Some(cache) => Model::load_remembering(folder, options, cache),
-            None => Model::load(folder, options),
+        let model = match place.digest_cache {
+            Some(cache) => Model::load_remembering(place.folder, options, cache),
+            None => Model::load(place.folder, options),
         };
         let model = model.map_err(failed)?;
         let Some([tokens_per_image, token_width]) = model.image_shape() else {
@@ -73,10 +79,10 @@ impl Loaded {
         let frame_side = config.vision.as_ref().map_or(0, |vision| vision.image_size);
         let digests = model.digests();
         let description = Description {
-            model: name_of(folder),
+            model: name_of(place.folder),
             model_digest: digests.model,
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
-            device: device(),
+            device: model.device(),
             dtype,
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
@@ -129,28 +135,6 @@ pub(crate) fn name_of(folder: &Path) -> String {
     folder
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-}
-
-/// Kind of device, with the instruction set that the kernels choose at run time.
-pub(crate) fn device() -> String {
-    let level = level();
-    format!("cpu {} {level}", std::env::consts::ARCH)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn level() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        "avx512"
-    } else if std::arch::is_x86_feature_detected!("avx2") {
-        "avx2"
-    } else {
-        "baseline"
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn level() -> &'static str {
-    "baseline"
 }
 
 pub(crate) fn as_u32(count: usize) -> u32 {

@@ -23,7 +23,7 @@ pub struct Config {
 }
 
 /// Which keys a layer sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LayerKind {
     /// The last `window` positions.
     Local,

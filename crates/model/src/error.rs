@@ -21,6 +21,14 @@ impl From<candle_core::Error> for BackendError {
 /// A model folder that cannot be loaded. File and tensor names are those of the checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The device is not there, or this build does not know it.
+    #[error("cannot compute on {device}: {reason}")]
+    Device {
+        /// Which.
+        device: crate::ComputeDevice,
+        /// Why.
+        reason: String,
+    },
     /// A file is missing or unreadable.
     #[error("cannot read {file}")]
     Read {

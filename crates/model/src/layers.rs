@@ -4,11 +4,14 @@ use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Tensor};
 
 use crate::error::{BackendError, LoadError};
+use crate::fused::{self, Scale};
 use crate::weights::Scope;
 
 /// Most attention scores held at once, over all heads; longer inputs are worked through in tiles of query rows.
 /// 2²⁴ f32 are 64 MiB; SigLIP at 896 pixels would otherwise hold 16 × 4096² = 1 GiB.
 const SCORES_MAX: usize = 1 << 24;
+/// The same on a GPU, which has to be kept busy: that picture is one tile there.
+const SCORES_MAX_GPU: usize = 1 << 28;
 
 /// A weight matrix [out, in].
 pub(crate) enum Matrix {
@@ -76,6 +79,10 @@ impl Linear {
                 let y = y.broadcast_add(&bias.to_dtype(DType::F32)?)?;
                 Ok(y.to_dtype(x.dtype())?)
             }
+            (Matrix::Plain(weight), Some(bias)) => match fused::linear(x, weight, bias)? {
+                Some(y) => Ok(y),
+                None => Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?),
+            },
             (weight, Some(bias)) => Ok(weight.product(x)?.broadcast_add(bias)?),
         }
     }
@@ -95,9 +102,32 @@ impl RmsNorm {
 
     /// Over the last dimension of x.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        if let Some(y) = fused::norm(x, self.scale(), None)? {
+            return Ok(y);
+        }
         let wide = x.to_dtype(DType::F32)?.contiguous()?;
         let y = candle_nn::ops::rms_norm(&wide, &self.scale, self.eps as f32)?;
         Ok(y.to_dtype(x.dtype())?)
+    }
+
+    /// residual + the norm of x.
+    pub(crate) fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor, BackendError> {
+        match fused::norm(x, self.scale(), Some(residual))? {
+            Some(y) => Ok(y),
+            None => Ok((residual + self.forward(x)?)?),
+        }
+    }
+
+    /// What the norm multiplies with, for a kernel that does more than the norm.
+    pub(crate) const fn scale(&self) -> Scale<'_> {
+        Scale {
+            scale: &self.scale,
+            eps: self.eps as f32,
+        }
     }
 }
 
@@ -118,6 +148,9 @@ impl LayerNorm {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        if let Some(y) = fused::layer_norm(x, &self.weight, &self.bias, self.eps as f32)? {
+            return Ok(y);
+        }
         let wide = x.to_dtype(DType::F32)?.contiguous()?;
         let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
@@ -135,8 +168,19 @@ pub(crate) type RowMask<'a> =
 
 /// GELU in its tanh form, computed in f32 and rounded to the dtype of x.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor, BackendError> {
+    if let Some(y) = fused::gelu_times(x, None)? {
+        return Ok(y);
+    }
     // candle's gelu is the tanh form; in bf16 it would round after each of its steps.
     Ok(x.to_dtype(DType::F32)?.gelu()?.to_dtype(x.dtype())?)
+}
+
+/// gelu(gate) × up, the heart of Gemma's feed-forward.
+pub(crate) fn gelu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor, BackendError> {
+    match fused::gelu_times(gate, Some(up))? {
+        Some(wide) => Ok(wide),
+        None => Ok((gelu(gate)? * up)?),
+    }
 }
 
 /// Scaled dot-product attention: scores rounded to the dtype of q as the reference does, softmax in f32.
@@ -150,19 +194,41 @@ pub(crate) fn attend(
     scale: f64,
     mask: RowMask,
 ) -> Result<Tensor, BackendError> {
-    let tile = tile_rows(q.dim(0)?, k.dim(1)?, q.dim(1)?);
+    let scores_max = if q.device().is_cpu() {
+        SCORES_MAX
+    } else {
+        SCORES_MAX_GPU
+    };
+    let tile = tile_rows(scores_max, q.dim(0)?, k.dim(1)?, q.dim(1)?);
     tiled(Qkv { q, k, v }, scale, mask, tile)
 }
 
-/// Query rows worked on at once: as many as keep the scores of all heads within [`SCORES_MAX`], at least one.
-fn tile_rows(heads: usize, keys: usize, queries: usize) -> usize {
-    (SCORES_MAX / (heads * keys)).clamp(1, queries)
+/// Query rows worked on at once: as many as keep the scores of all heads within `scores_max`, at least one.
+fn tile_rows(scores_max: usize, heads: usize, keys: usize, queries: usize) -> usize {
+    (scores_max / (heads * keys)).clamp(1, queries)
 }
 
 struct Qkv<'a> {
     q: &'a Tensor,
     k: &'a Tensor,
     v: &'a Tensor,
+}
+
+/// softmax(scores × scale + mask) over the last dimension of scores [heads, rows, keys]: scaled scores are rounded to their
+/// dtype, the rest is f32, rounded last.
+fn softmax(scores: &Tensor, mask: Option<&Tensor>, scale: f64) -> Result<Tensor, BackendError> {
+    if let Some(weights) = fused::softmax(scores, mask, scale as f32)? {
+        return Ok(weights);
+    }
+    let dtype = scores.dtype();
+    let scores = (scores.to_dtype(DType::F32)? * scale)?
+        .to_dtype(dtype)?
+        .to_dtype(DType::F32)?;
+    let scores = match mask {
+        Some(mask) => scores.broadcast_add(mask)?,
+        None => scores,
+    };
+    Ok(candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(dtype)?)
 }
 
 fn tiled(qkv: Qkv, scale: f64, mask: RowMask, tile: usize) -> Result<Tensor, BackendError> {
@@ -179,16 +245,9 @@ fn tiled(qkv: Qkv, scale: f64, mask: RowMask, tile: usize) -> Result<Tensor, Bac
             .narrow(1, from, rows)?
             .contiguous()?
             .reshape((kv_heads, group * rows, dim))?;
-        let scores = (part.matmul(&keys_t)?.to_dtype(DType::F32)? * scale)?
-            .to_dtype(q.dtype())?
-            .to_dtype(DType::F32)?;
-        let scores = match mask(from..from + rows)? {
-            Some(mask) => scores.reshape((heads, rows, keys))?.broadcast_add(&mask)?,
-            None => scores,
-        };
-        let weights =
-            candle_nn::ops::softmax_last_dim(&scores.reshape((kv_heads, group * rows, keys))?)?;
-        let mixed = weights.to_dtype(v.dtype())?.matmul(v)?;
+        let scores = part.matmul(&keys_t)?.reshape((heads, rows, keys))?;
+        let weights = softmax(&scores, mask(from..from + rows)?.as_ref(), scale)?;
+        let mixed = weights.reshape((kv_heads, group * rows, keys))?.matmul(v)?;
         out.push(
             mixed
                 .reshape((heads, rows, dim))?
@@ -218,11 +277,11 @@ mod tests {
             (8, 131_072, 1),
             (1, 1 << 25, 3),
         ] {
-            let rows = tile_rows(heads, keys, queries);
+            let rows = tile_rows(SCORES_MAX, heads, keys, queries);
             assert!((1..=queries).contains(&rows));
             assert!(rows == 1 || rows * heads * keys <= SCORES_MAX);
         }
-        assert_eq!(tile_rows(16, 4096, 4096), 256);
+        assert_eq!(tile_rows(SCORES_MAX, 16, 4096, 4096), 256);
     }
 
     #[test]

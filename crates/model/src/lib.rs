@@ -7,15 +7,18 @@
 //! Reading order: [`Model`], [`Frame`] and [`ImageTokens`] (vision), [`Prompt`], [`Chunk`] and [`KvPool`] (one batched
 //! forward), [`Request`] (a whole answer).
 //!
-//! Absent by intention: f16 anywhere, clocks, environment variables, threads of its own, special token ids in code.
+//! Absent by intention: f16 anywhere, clocks, environment variables (but one, that rules a GPU's kernels out), threads of
+//! its own, special token ids in code.
 
 mod chat_template;
 mod config;
+mod device;
 mod digests;
 mod dtype;
 mod encoder;
 mod error;
 mod frame;
+mod fused;
 mod generate;
 mod gguf;
 mod guide;
@@ -33,6 +36,7 @@ mod weights;
 
 pub use config::siglip::is_siglip;
 pub use config::{Config, LayerKind, TextConfig, VisionConfig};
+pub use device::{ComputeDevice, ComputeDeviceError};
 pub use dtype::{Dtype, DtypeError};
 pub use error::{
     BackendError, CacheError, ConstraintError, EmbedError, EncodeError, ForwardError, FrameError,

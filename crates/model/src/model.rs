@@ -6,6 +6,7 @@ use candle_core::Device;
 
 use crate::chat_template;
 use crate::config::{Config, VisionConfig};
+use crate::device::{self, ComputeDevice};
 use crate::digests::Memory;
 use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
@@ -40,6 +41,8 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Which parts.
     pub parts: Parts,
+    /// Where to compute.
+    pub device: ComputeDevice,
 }
 
 /// What is read before the weights are.
@@ -177,7 +180,7 @@ impl Model {
             tokenizer,
             memory,
         } = loaded;
-        let device = Device::Cpu;
+        let device = options.device.open()?;
         let dtype = options.dtype;
         let vision = match options.parts {
             Parts::Text => None,
@@ -219,6 +222,12 @@ impl Model {
     #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Kind of device that it computes on, with the level of its kernels.
+    #[must_use]
+    pub fn device(&self) -> String {
+        device::describe(&self.device)
     }
 
     /// Digests of the weights, over all parts of the folder whichever were loaded.

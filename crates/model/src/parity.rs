@@ -17,6 +17,7 @@ macro_rules! over_the_matrix {
 
 mod cache;
 mod corpus;
+mod demo;
 mod fixtures;
 mod folders;
 mod gguf;
@@ -33,7 +34,27 @@ mod schedules;
 use crate::frame::Frame;
 use crate::generate::{Continue, Finish, Request};
 use crate::text::Mutations;
+use crate::{ComputeDevice, Dtype, LoadOptions, Parts};
 use fixtures::{CASES, Case, Fixtures, tiny};
+
+/// Where the comparisons compute: the CPU, or what the variable says, such as `cuda` on a machine that has one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who runs the tests on a GPU says so to the test program, which takes no flags of ours"
+)]
+fn device() -> ComputeDevice {
+    let device = std::env::var("MEDFLEET_TEST_DEVICE");
+    device.map_or(ComputeDevice::Cpu, |device| device.parse().unwrap())
+}
+
+/// A whole model in this dtype.
+fn all(dtype: Dtype) -> LoadOptions {
+    LoadOptions {
+        dtype,
+        parts: Parts::All,
+        device: device(),
+    }
+}
 
 /// Largest absolute difference allowed, over all logits.
 const TOLERANCE: f32 = 1e-4;

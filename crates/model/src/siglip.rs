@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use medfleet_core::Digest;
 
 use crate::config::siglip::{SiglipConfig, SiglipTextConfig};
+use crate::device::{self, ComputeDevice};
 use crate::dtype::Dtype;
 use crate::encoder::{EncoderLayer, EncoderSizes, FeedForward, multi_head};
 use crate::error::{BackendError, EmbedError, EncodeError, LoadError};
@@ -48,10 +49,10 @@ impl Embedder {
     ///
     /// # Errors
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
-    pub fn load(dir: &Path, dtype: Dtype) -> Result<Self, LoadError> {
+    pub fn load(dir: &Path, dtype: Dtype, device: ComputeDevice) -> Result<Self, LoadError> {
         let config = SiglipConfig::read(dir)?;
         let weights = Weights::open(dir)?;
-        let device = Device::Cpu;
+        let device = device.open()?;
         let root = weights.root(dtype, &device);
         let vision = root.at("vision_model");
         let scalar = |name| -> Result<f32, LoadError> {
@@ -94,6 +95,12 @@ impl Embedder {
     #[must_use]
     pub const fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Kind of device that it computes on, with the level of its kernels.
+    #[must_use]
+    pub fn device(&self) -> String {
+        device::describe(&self.device)
     }
 
     /// BLAKE3 over all weights.

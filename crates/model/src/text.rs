@@ -11,19 +11,21 @@ pub(crate) mod cache;
 pub(crate) mod mask;
 pub(crate) mod progress;
 pub(crate) mod rope;
+pub(crate) mod shared;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, ForwardError, LoadError};
-use crate::layers::{Linear, Matrix, RmsNorm, gelu};
+use crate::layers::{Linear, Matrix, RmsNorm, gelu_times};
 use crate::projector::{ProjectError, Projector};
 use crate::weights::Scope;
 use attention::{Attention, Heads};
 use batch::{Chunk, ImageRule, LogitRows, Plan, Want};
 use cache::KvPool;
 use rope::Tables;
+use shared::Shared;
 
 /// Deliberate faults, so that tests can show that they would be noticed. All off outside tests.
 #[derive(Debug, Clone, Copy, Default)]
@@ -129,6 +131,7 @@ impl TextTower {
         x: Tensor,
     ) -> Result<Vec<LogitRows>, BackendError> {
         let rope = self.rope.of(&plan.positions)?;
+        let shared = Shared::default();
         let mut x = x;
         for (index, layer) in self.layers.iter().enumerate() {
             let heads = Heads {
@@ -137,12 +140,14 @@ impl TextTower {
                 rope: &rope,
                 plan,
                 chunks,
+                shared: &shared,
                 mutations: self.mutations,
             };
             let normal = layer.before_attention.forward(&x)?;
             let mixed = layer.attention.forward(&normal, index, pool, &heads)?;
-            x = (x + layer.after_attention.forward(&mixed)?)?;
-            x = (&x + layer.feed_forward(&x, self.mutations.silu)?)?;
+            x = layer.after_attention.forward_onto(&x, &mixed)?;
+            let wide = layer.feed_forward(&x, self.mutations.silu)?;
+            x = layer.after_feed_forward.forward_onto(&x, &wide)?;
         }
         self.logits(&x, chunks, plan)
     }
@@ -244,11 +249,15 @@ impl Layer {
         })
     }
 
+    /// x [rows, hidden] → [rows, hidden], before the norm that follows.
     fn feed_forward(&self, x: &Tensor, silu: bool) -> Result<Tensor, BackendError> {
         let normal = self.before_feed_forward.forward(x)?;
-        let gate = self.gate.forward(&normal)?;
-        let gate = if silu { gate.silu()? } else { gelu(&gate)? };
-        let wide = (gate * self.up.forward(&normal)?)?;
-        self.after_feed_forward.forward(&self.down.forward(&wide)?)
+        let (gate, up) = (self.gate.forward(&normal)?, self.up.forward(&normal)?);
+        let wide = if silu {
+            (gate.silu()? * up)?
+        } else {
+            gelu_times(&gate, &up)?
+        };
+        self.down.forward(&wide)
     }
 }

@@ -3,6 +3,7 @@
 //! A file is only ever put in place whole, by rename, after its SHA-256 was compared with the pin; a lock file makes
 //! several runs at once safe. The index is the one that pip is configured with; this code names no host.
 
+pub(crate) mod cuda;
 pub(crate) mod pins;
 mod weights;
 
@@ -69,13 +70,24 @@ pub(crate) fn run() -> Result<()> {
                 .with_context(|| format!("fetch {}", wheel.requirement))?;
         }
     }
-    for tree in TREES {
+    fetch_trees(&cache, TREES)
+}
+
+/// The same for folders that not everyone needs.
+fn trees(trees: &[Tree]) -> Result<()> {
+    let cache = places::cache()?;
+    let _lock = lock(&cache)?;
+    fetch_trees(&cache, trees)
+}
+
+fn fetch_trees(cache: &Path, trees: &[Tree]) -> Result<()> {
+    for tree in trees {
         if tree_digest(&cache.join(tree.target)).is_ok_and(|found| found == tree.sha256) {
             println!("{:32} in the cache", tree.requirement);
         } else {
             println!("{:32} fetching", tree.requirement);
-            let put = |work: &Path, archive: &Path| install_tree(&cache, work, archive, tree);
-            fetch(&cache, tree.requirement, put)
+            let put = |work: &Path, archive: &Path| install_tree(cache, work, archive, tree);
+            fetch(cache, tree.requirement, put)
                 .with_context(|| format!("fetch {}", tree.requirement))?;
         }
     }
@@ -176,6 +188,9 @@ fn install_tree(cache: &Path, work: &Path, archive: &Path, tree: &Tree) -> Resul
         );
     }
     let target = cache.join(tree.target);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
     if target.exists() {
         // Something else than what is pinned, or an older selection of it.
         fs::rename(&target, work.join("replaced"))

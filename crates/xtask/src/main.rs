@@ -9,6 +9,7 @@
 
 mod ci;
 mod clients;
+mod cuda;
 mod demo;
 mod fetch;
 mod fleet;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>
   proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
         [--bless-breaking]   … and accepts a breaking change (only before a release)
   clients                generate clients in other languages from the .proto files and run them against a fleet
+  cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a real study, print the draft, stop
   rebuild                how long the build takes after a one-line change in a service
   up                     a local fleet that keeps running
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
         ["clients"] => clients::run(),
+        ["cuda"] => cuda::run(None),
+        ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),
         ["rebuild"] => rebuild::run(),
         ["up"] => demo::up(),

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{bench, cancel, doctor, embed, frames, get, infer, list, submit, up, watch};
+use crate::command::{
+    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, phantom, submit, up, watch,
+};
 use crate::exit::{CommandResult, Exit, Fault};
 
 /// Default data folder of a local fleet.
@@ -35,12 +37,18 @@ enum Command {
     Cancel(cancel::Args),
     /// List the tenant's jobs
     List(list::Args),
+    /// Work that was given up on: list it, look at it, start its job over, put it away
+    Dead(dead::Args),
     /// Run the model alone, without a queue
     Infer(infer::Args),
     /// Run MedSigLIP alone: embeddings of pictures and texts, and how well they fit
     Embed(embed::Args),
     /// Turn files into model-ready frames: one PNG for each and a manifest
     Frames(frames::Args),
+    /// Run a labelled set through the fleet and score the answers
+    Eval(eval::Args),
+    /// Make synthetic chest radiographs with known findings
+    Phantom(phantom::Args),
     /// Say what is installed, reachable, too old or misconfigured
     Doctor(doctor::Args),
     /// Measure, on this machine
@@ -67,9 +75,12 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Watch(args) => watch::run(args),
         Command::Cancel(args) => cancel::run(args),
         Command::List(args) => list::run(args),
+        Command::Dead(args) => dead::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Phantom(args) => phantom::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),
     }

@@ -2,13 +2,17 @@
 
 pub(crate) mod bench;
 pub(crate) mod cancel;
+pub(crate) mod dead;
 pub(crate) mod doctor;
+mod draw;
 pub(crate) mod embed;
+pub(crate) mod eval;
 mod follow;
 pub(crate) mod frames;
 pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
+pub(crate) mod phantom;
 mod picture;
 pub(crate) mod submit;
 pub(crate) mod up;

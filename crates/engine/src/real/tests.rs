@@ -21,8 +21,12 @@ const LIMITS: DecodeLimits = DecodeLimits {
 
 fn tiny() -> Loaded {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny");
-    Loaded::load(&folder, Dtype::F32, Half::Both, None)
-        .expect("the repository ships this checkpoint")
+    let place = Place {
+        folder: &folder,
+        device: ComputeDevice::Cpu,
+        digest_cache: None,
+    };
+    Loaded::load(place, Dtype::F32, Half::Both).expect("the repository ships this checkpoint")
 }
 
 fn frame(side: u32, seed: u32) -> Frame {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype as Stored, SafeTensors};
 use serde::Deserialize;
 
-use crate::{Dtype, Frame, ImageTokens, LoadOptions, Message, Model, Part, Parts, Prompt, Role};
+use super::all;
+use crate::{Dtype, Frame, ImageTokens, Message, Model, Part, Prompt, Role};
 
 /// Long text with a system message, a text below the window, and one to three images in every place.
 pub(super) const CASES: [&str; 5] = [
@@ -22,14 +23,7 @@ pub(super) fn tiny_dir() -> PathBuf {
 }
 
 pub(super) fn tiny() -> Model {
-    Model::load(
-        &tiny_dir(),
-        LoadOptions {
-            dtype: Dtype::F32,
-            parts: Parts::All,
-        },
-    )
-    .unwrap()
+    Model::load(&tiny_dir(), all(Dtype::F32)).unwrap()
 }
 
 fn fixtures_dir() -> PathBuf {

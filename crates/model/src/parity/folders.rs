@@ -7,13 +7,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
+use super::all;
 use super::fixtures::{Fixtures, tiny, tiny_dir};
-use crate::{Dtype, LoadError, LoadOptions, Model, Parts};
-
-const ALL: LoadOptions = LoadOptions {
-    dtype: Dtype::F32,
-    parts: Parts::All,
-};
+use crate::{Dtype, LoadError, Model};
 
 /// A copy of the tiny folder that a test may damage.
 fn copy() -> TempDir {
@@ -44,7 +40,7 @@ fn logits(model: &Model) -> Vec<Vec<f32>> {
 }
 
 fn check_same(dir: &Path) {
-    let (found, expected) = (Model::load(dir, ALL).unwrap(), tiny());
+    let (found, expected) = (Model::load(dir, all(Dtype::F32)).unwrap(), tiny());
     assert_eq!(found.digests(), expected.digests());
     assert_eq!(logits(&found), logits(&expected));
 }
@@ -92,7 +88,7 @@ fn a_tied_head_may_be_absent_or_present() {
 #[test]
 fn remembered_digests_are_the_computed_ones() {
     let (dir, cache) = (copy(), TempDir::new().unwrap());
-    let load = || Model::load_remembering(dir.path(), ALL, cache.path()).unwrap();
+    let load = || Model::load_remembering(dir.path(), all(Dtype::F32), cache.path()).unwrap();
     let expected = *tiny().digests();
     assert_eq!(*load().digests(), expected);
     assert_eq!(*load().digests(), expected);
@@ -149,11 +145,11 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
         let dir = copy();
         let path = dir.path().join("model.safetensors");
         let mut bytes = std::fs::read(&path).unwrap();
-        let all = SafeTensors::deserialize(&bytes).unwrap();
-        let at = all.tensor(tensor).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let at = tensors.tensor(tensor).unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
         bytes[at] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        *Model::load(dir.path(), ALL).unwrap().digests()
+        *Model::load(dir.path(), all(Dtype::F32)).unwrap().digests()
     };
     let text = change("language_model.model.norm.weight");
     assert!(text.model != expected.model && text.encoder == expected.encoder);
@@ -162,7 +158,7 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
 }
 
 fn error(dir: &Path) -> LoadError {
-    Model::load(dir, ALL).unwrap_err()
+    Model::load(dir, all(Dtype::F32)).unwrap_err()
 }
 
 #[test]

@@ -7,17 +7,12 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 
 use super::fixtures::{CASES, Fixtures, tiny, tiny_dir};
-use super::{TOLERANCE, difference, println_figure};
+use super::{TOLERANCE, all, difference, println_figure};
 use crate::gguf::file::GgufFile;
 use crate::gguf::names;
 use crate::gguf::tests::Writer;
 use crate::weights::{self, Weights};
-use crate::{Dtype, GgufSource, LoadOptions, Model, Parts};
-
-const ALL: LoadOptions = LoadOptions {
-    dtype: Dtype::F32,
-    parts: Parts::All,
-};
+use crate::{Dtype, GgufSource, Model};
 
 /// llama.cpp's name of a hub tensor, found by trying every name there is.
 fn gguf_name(hub: &str) -> (String, bool, bool) {
@@ -202,7 +197,7 @@ fn worst(model: &Model) -> f32 {
 fn both_files_in_f32_are_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let source = write(dir.path(), GgmlDType::F32, usize::MAX);
-    let model = Model::load_gguf(&source, ALL).unwrap();
+    let model = Model::load_gguf(&source, all(Dtype::F32)).unwrap();
     let mut expected = tiny().config().text.clone();
     // The file has the scale in f32.
     let scalar = model.config().text.query_scalar;
@@ -219,7 +214,7 @@ fn both_files_in_f32_are_the_reference() {
         vision: Some(tiny_dir()),
         ..source
     };
-    let model = Model::load_gguf(&folder, ALL).unwrap();
+    let model = Model::load_gguf(&folder, all(Dtype::F32)).unwrap();
     assert_eq!(model.digests().encoder, tiny().digests().encoder);
     let found = worst(&model);
     assert!(found <= TOLERANCE, "{found}");
@@ -230,7 +225,8 @@ fn both_files_in_f32_are_the_reference() {
 fn the_soft_token_needs_no_row() {
     let dir = tempfile::tempdir().unwrap();
     let soft = tiny().forbidden_tokens()[0] as usize;
-    let model = Model::load_gguf(&write(dir.path(), GgmlDType::F32, soft), ALL).unwrap();
+    let model =
+        Model::load_gguf(&write(dir.path(), GgmlDType::F32, soft), all(Dtype::F32)).unwrap();
     assert_eq!(model.config().text.vocab, soft);
     let case = Fixtures::read().case(&model, "one_image");
     let narrow = |rows: &[Vec<f32>]| -> Vec<Vec<f32>> {
@@ -261,11 +257,11 @@ fn halves_and_quants_stay_near() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let mut source = write(dir.path(), dtype, usize::MAX);
-        let found = mean(&Model::load_gguf(&source, ALL).unwrap());
+        let found = mean(&Model::load_gguf(&source, all(Dtype::F32)).unwrap());
         println_figure(&format!("{dtype:?} dequantised, mean"), found);
         assert!(found <= bound && found > TOLERANCE, "{dtype:?}: {found}");
         source.quantised = true;
-        let found = mean(&Model::load_gguf(&source, ALL).unwrap());
+        let found = mean(&Model::load_gguf(&source, all(Dtype::F32)).unwrap());
         println_figure(&format!("{dtype:?} as stored, mean"), found);
         assert!(found <= bound * 1.5, "{dtype:?} as stored: {found}");
     }
@@ -324,7 +320,9 @@ fn what_is_not_computed_is_refused() {
         std::fs::write(&path, writer.bytes()).unwrap();
         let mut source = GgufSource::text(path);
         source.tokenizer = Some(tiny_dir().join("tokenizer.json"));
-        let error = Model::load_gguf(&source, ALL).unwrap_err().to_string();
+        let error = Model::load_gguf(&source, all(Dtype::F32))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error} instead of {expected}");
     };
     let with = |name: &str, shape: &[usize]| {

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::fixtures::{Case, Tensors, facts};
 use super::recipe::{Recipe, checksum};
-use super::{TOLERANCE, difference, println_figure};
+use super::{TOLERANCE, all, difference, println_figure};
 use crate::generate::{Continue, Request};
 use crate::text::Mutations;
-use crate::{Dtype, GenerateError, LoadOptions, Model, Parts, Prompt};
+use crate::{Dtype, GenerateError, Model, Prompt};
 
 #[derive(Deserialize)]
 struct Described {
@@ -80,8 +80,7 @@ impl Matrix {
     pub(super) fn model(&self, checkpoint: &str, dtype: Dtype) -> Model {
         let dir = TempDir::new().unwrap();
         self.recipe(checkpoint).write(dir.path());
-        let parts = Parts::All;
-        Model::load(dir.path(), LoadOptions { dtype, parts }).unwrap()
+        Model::load(dir.path(), all(dtype)).unwrap()
     }
 
     /// One case; `kind` is "" or "bf16." for the logits of the reference in that dtype.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use super::println_figure;
+use super::{device, println_figure};
 use crate::{Dtype, Embedder, Frame};
 
 /// 1 − cosine allowed.
@@ -35,7 +35,7 @@ fn facts() -> Facts {
 }
 
 fn embedder(dtype: Dtype) -> Embedder {
-    Embedder::load(&fixtures().join("tiny_medsiglip"), dtype).unwrap()
+    Embedder::load(&fixtures().join("tiny_medsiglip"), dtype, device()).unwrap()
 }
 
 fn bytes(name: &str) -> (Vec<usize>, Vec<u8>) {
@@ -178,7 +178,7 @@ fn a_damaged_folder_is_named() {
             std::fs::copy(whole.join(name), dir.path().join(name)).unwrap();
         }
         change(dir.path());
-        let error = Embedder::load(dir.path(), Dtype::F32)
+        let error = Embedder::load(dir.path(), Dtype::F32, device())
             .unwrap_err()
             .to_string();
         assert!(error.contains(expected), "{error} instead of {expected}");

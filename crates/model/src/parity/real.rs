@@ -10,10 +10,8 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::cache::fetched;
-use super::println_figure;
-use crate::{
-    BlockTable, Chunk, Dtype, GgufSource, KvOptions, KvPool, LoadOptions, Model, Parts, Want,
-};
+use super::{all, println_figure};
+use crate::{BlockTable, Chunk, Dtype, GgufSource, KvOptions, KvPool, Model, Want};
 
 /// Largest absolute difference allowed, and the gap between the two best logits below which either may win.
 const TOLERANCE: f32 = 1e-3;
@@ -162,11 +160,7 @@ impl Walk {
     fn start(quantised: bool, reference: &Reference, cases: usize) -> Self {
         let mut source = GgufSource::text(fetched("gemma-3-270m-1.0.0/gemma-3-270m-q4_k_m.gguf"));
         source.quantised = quantised;
-        let options = LoadOptions {
-            dtype: Dtype::F32,
-            parts: Parts::All,
-        };
-        let model = Model::load_gguf(&source, options).unwrap();
+        let model = Model::load_gguf(&source, all(Dtype::F32)).unwrap();
         let needed: Vec<usize> = reference.facts.cases[..cases]
             .iter()
             .map(|case| (case.prompt.len() + reference.steps()).next_multiple_of(16))

@@ -1,5 +1,6 @@
 //! Requests as they come: what cannot be computed is refused with its reason, and answers stop, stream and cancel.
 
+use super::device;
 use super::fixtures::{Fixtures, tiny};
 use super::schedules::{pool, spans};
 use crate::{
@@ -193,6 +194,7 @@ fn half_a_model_says_so() {
             LoadOptions {
                 dtype: Dtype::Bf16,
                 parts,
+                device: device(),
             },
         )
         .unwrap()

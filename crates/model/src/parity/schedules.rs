@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::fixtures::{CASES, Case, Fixtures, tiny};
 use super::matrix::matrix;
@@ -209,7 +209,7 @@ fn local_layers_read_only_their_window() {
     let expected = run(&mut pool, &case.greedy[..1], end);
     let spoil = |pool: &mut KvPool, positions: Range<usize>| {
         let shape = (positions.len(), text.kv_heads, text.head_dim);
-        let nothing = Tensor::full(f32::NAN, shape, &Device::Cpu).unwrap();
+        let nothing = Tensor::full(f32::NAN, shape, pool.device()).unwrap();
         for (layer, kind) in text.layers.iter().enumerate() {
             if *kind == LayerKind::Local {
                 let kv = (&nothing, &nothing);

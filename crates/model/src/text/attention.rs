@@ -4,12 +4,14 @@ use candle_core::Tensor;
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, LoadError};
+use crate::fused;
 use crate::layers::{Linear, RmsNorm, attend};
 use crate::text::Mutations;
 use crate::text::batch::{Chunk, Plan};
 use crate::text::cache::KvPool;
 use crate::text::mask::Visible;
 use crate::text::rope::Rope;
+use crate::text::shared::Shared;
 use crate::weights::Scope;
 
 pub(crate) struct Attention {
@@ -28,6 +30,7 @@ pub(crate) struct Heads<'a> {
     pub(crate) rope: &'a Rope,
     pub(crate) plan: &'a Plan,
     pub(crate) chunks: &'a [Chunk<'a>],
+    pub(crate) shared: &'a Shared,
     pub(crate) mutations: Mutations,
 }
 
@@ -59,28 +62,80 @@ impl Attention {
     ) -> Result<Tensor, BackendError> {
         let (rows, config) = (x.dim(0)?, heads.config);
         let split = |t: Tensor, count: usize| t.reshape((rows, count, config.head_dim));
-        let query = self
-            .query_norm
-            .forward(&split(self.query.forward(x)?, config.heads)?)?;
-        let query = heads.rope.apply(&query, heads.kind)?;
-        let key = self
-            .key_norm
-            .forward(&split(self.key.forward(x)?, config.kv_heads)?)?;
-        let key = heads.rope.apply(&key, heads.kind)?;
+        let query = split(self.query.forward(x)?, config.heads)?;
+        let query = heads
+            .rope
+            .apply_after(&self.query_norm, &query, heads.kind)?;
+        let key = split(self.key.forward(x)?, config.kv_heads)?;
+        let key = heads.rope.apply_after(&self.key_norm, &key, heads.kind)?;
         let value = split(self.value.forward(x)?, config.kv_heads)?;
-        let mut mixed = Vec::with_capacity(heads.chunks.len());
-        for (index, chunk) in heads.chunks.iter().enumerate() {
-            let (first, n) = (heads.plan.rows[index], chunk.tokens.len());
-            let of_chunk = (key.narrow(0, first, n)?, value.narrow(0, first, n)?);
-            pool.write(layer, chunk.table, chunk.start, (&of_chunk.0, &of_chunk.1))?;
-            let query = query.narrow(0, first, n)?.transpose(0, 1)?.contiguous()?;
-            mixed.push(heads.mix(&query, index, layer, pool)?);
-        }
-        self.output.forward(&Tensor::cat(&mixed, 0)?)
+        heads.store(layer, pool, (&key, &value))?;
+        self.output.forward(&heads.mix_all(&query, layer, pool)?)
     }
 }
 
 impl Heads<'_> {
+    /// Puts keys and values of all rows into the pool.
+    fn store(
+        &self,
+        layer: usize,
+        pool: &mut KvPool,
+        (key, value): (&Tensor, &Tensor),
+    ) -> Result<(), BackendError> {
+        if fused::attends_in_place(key) {
+            let rows = self.shared.rows(pool.group(layer), self.chunks, pool)?;
+            if pool.scatter(layer, &rows, (key, value))? {
+                return Ok(());
+            }
+        }
+        for (index, chunk) in self.chunks.iter().enumerate() {
+            let (first, n) = (self.plan.rows[index], chunk.tokens.len());
+            let of_chunk = (key.narrow(0, first, n)?, value.narrow(0, first, n)?);
+            pool.write(layer, chunk.table, chunk.start, (&of_chunk.0, &of_chunk.1))?;
+        }
+        Ok(())
+    }
+
+    /// All chunks: query [rows, heads, head dim] → [rows, heads × head dim].
+    fn mix_all(&self, query: &Tensor, layer: usize, pool: &KvPool) -> Result<Tensor, BackendError> {
+        let steps = self.mix_steps(query, layer, pool)?;
+        let (mut mixed, mut step) = (Vec::with_capacity(self.chunks.len()), 0);
+        for (index, chunk) in self.chunks.iter().enumerate() {
+            let (first, n) = (self.plan.rows[index], chunk.tokens.len());
+            if let Some(steps) = &steps
+                && n == 1
+            {
+                if steps.dim(0)? == self.chunks.len() {
+                    return Ok(steps.clone());
+                }
+                mixed.push(steps.narrow(0, step, 1)?);
+                step += 1;
+                continue;
+            }
+            let query = query.narrow(0, first, n)?.transpose(0, 1)?.contiguous()?;
+            mixed.push(self.mix(&query, index, layer, pool)?);
+        }
+        Ok(Tensor::cat(&mixed, 0)?)
+    }
+
+    /// The chunks of one token, [steps, heads × head dim], where the device reads keys and values in place.
+    fn mix_steps(
+        &self,
+        query: &Tensor,
+        layer: usize,
+        pool: &KvPool,
+    ) -> Result<Option<Tensor>, BackendError> {
+        if !fused::attends_in_place(query) {
+            return Ok(None);
+        }
+        let batch = (self.plan, self.chunks);
+        let group = pool.group(layer);
+        match self.shared.steps(group, self.window(), batch, pool)? {
+            Some(steps) => fused::attend(query, pool.stored(layer), &steps, self.scale() as f32),
+            None => Ok(None),
+        }
+    }
+
     /// One chunk: query [heads, n, head dim] → [n, heads × head dim].
     fn mix(
         &self,
@@ -95,19 +150,32 @@ impl Heads<'_> {
             runs: self.runs(index),
         };
         let positions = visible.first_key(chunk.start)..chunk.start + chunk.tokens.len();
-        let (key, value) = pool.read(layer, chunk.table, positions.clone())?;
+        let group = pool.group(layer);
+        let slots = self.shared.slots((group, index), || {
+            let slots = pool.slots(group, chunk.table, positions.clone());
+            Ok(Tensor::new(slots, pool.device())?)
+        })?;
+        let (key, value) = pool.read(layer, &slots)?;
+        attend(query, &key, &value, self.scale(), &|rows| {
+            let of = (self.kind, index, rows.clone());
+            self.shared.mask(of, || {
+                visible.mask(
+                    chunk.start + rows.start..chunk.start + rows.end,
+                    positions.clone(),
+                    query.device(),
+                )
+            })
+        })
+    }
+
+    /// What products of queries and keys are multiplied with.
+    fn scale(&self) -> f64 {
         let scalar = if self.mutations.head_dim_scale {
             self.config.head_dim as f64
         } else {
             self.config.query_scalar
         };
-        attend(query, &key, &value, scalar.powf(-0.5), &|rows| {
-            visible.mask(
-                chunk.start + rows.start..chunk.start + rows.end,
-                positions.clone(),
-                query.device(),
-            )
-        })
+        scalar.powf(-0.5)
     }
 
     fn window(&self) -> Option<usize> {

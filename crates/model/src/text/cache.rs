@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use crate::config::{LayerKind, TextConfig};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, CacheError};
+use crate::fused::{self, Stored};
 use crate::text::blocks::{BlockLayout, BlockTable, Blocks};
 
 /// How large the pool is and how it is cut.
@@ -166,26 +167,78 @@ impl KvPool {
         Ok(())
     }
 
-    /// Keys and values of `positions`: each [kv heads, positions, head dim], contiguous.
+    /// As [`KvPool::write`] for all rows of a batch at once, in one launch, whose places in the layer's group `slots` says;
+    /// false where the device does that no faster, and nothing was written.
+    pub(crate) fn scatter(
+        &mut self,
+        layer: usize,
+        slots: &Tensor,
+        (keys, values): (&Tensor, &Tensor),
+    ) -> Result<bool, BackendError> {
+        let (_, place) = self.places[layer];
+        Ok(fused::scatter(keys, slots, &self.keys[place])?
+            && fused::scatter(values, slots, &self.values[place])?)
+    }
+
+    /// Where the storage lies.
+    pub(crate) const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The group of a layer: its layers have the same block tables.
+    pub(crate) fn group(&self, layer: usize) -> usize {
+        self.places[layer].0
+    }
+
+    /// Where positions of a sequence lie, for the layers of a group.
+    pub(crate) fn slots(
+        &self,
+        group: usize,
+        table: &BlockTable,
+        positions: Range<usize>,
+    ) -> Vec<u32> {
+        // Slots fit u32: block numbers are u32 and the storage of 2³² positions would not fit any memory.
+        positions
+            .map(|position| self.slot(table, group, position) as u32)
+            .collect()
+    }
+
+    /// The blocks that hold these positions of a sequence, for the layers of a group.
+    pub(crate) fn blocks_of(
+        &self,
+        group: usize,
+        table: &BlockTable,
+        positions: Range<usize>,
+    ) -> Vec<u32> {
+        let held = |index| table.block(group, index);
+        (positions.start / self.block_tokens()..positions.end.div_ceil(self.block_tokens()))
+            .map(|index| held(index).expect("what is read was checked to be held"))
+            .collect()
+    }
+
+    /// A layer's keys and values as they lie.
+    pub(crate) fn stored(&self, layer: usize) -> Stored<'_> {
+        let (_, place) = self.places[layer];
+        Stored {
+            keys: &self.keys[place],
+            values: &self.values[place],
+        }
+    }
+
+    /// Keys and values at `slots` [positions] u32: each [kv heads, positions, head dim], contiguous.
     pub(crate) fn read(
         &self,
         layer: usize,
-        table: &BlockTable,
-        positions: Range<usize>,
+        slots: &Tensor,
     ) -> Result<(Tensor, Tensor), BackendError> {
-        let (group, place) = self.places[layer];
-        // Slots fit u32: block numbers are u32 and the storage of 2³² positions would not fit any memory.
-        let slots: Vec<u32> = positions
-            .map(|position| self.slot(table, group, position) as u32)
-            .collect();
-        let slots = Tensor::new(slots, &self.device)?;
+        let Stored { keys, values } = self.stored(layer);
         let gather = |storage: &Tensor| {
             storage
-                .index_select(&slots, 0)?
+                .index_select(slots, 0)?
                 .transpose(0, 1)?
                 .contiguous()
         };
-        Ok((gather(&self.keys[place])?, gather(&self.values[place])?))
+        Ok((gather(keys)?, gather(values)?))
     }
 }
 
@@ -304,7 +357,8 @@ mod tests {
             .reshape((7, 1, 2))
             .unwrap();
         pool.write(0, &table, 2, (&rows, &rows)).unwrap();
-        let (keys, _) = pool.read(0, &table, 3..8).unwrap();
+        let slots = Tensor::new(pool.slots(0, &table, 3..8), &Device::Cpu).unwrap();
+        let (keys, _) = pool.read(0, &slots).unwrap();
         assert_eq!(
             keys.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
             [2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]

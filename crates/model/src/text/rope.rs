@@ -10,6 +10,8 @@ use candle_core::{Device, Tensor};
 use crate::config::{LayerKind, TextConfig};
 use crate::dtype::Dtype;
 use crate::error::BackendError;
+use crate::fused;
+use crate::layers::RmsNorm;
 use crate::text::Mutations;
 
 /// Rows built first; then as many again as there are, so that a long answer rebuilds them a few times only.
@@ -137,12 +139,30 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// x [rows, heads, head_dim]: the first half of a head is rotated against the second half.
-    pub(crate) fn apply(&self, x: &Tensor, kind: LayerKind) -> Result<Tensor, BackendError> {
-        let Pair { cos, sin } = match kind {
+    /// x [rows, heads, head_dim] through a norm of each head, then rotated.
+    pub(crate) fn apply_after(
+        &self,
+        norm: &RmsNorm,
+        x: &Tensor,
+        kind: LayerKind,
+    ) -> Result<Tensor, BackendError> {
+        let Pair { cos, sin } = self.of(kind);
+        match fused::norm_rope(x, norm.scale(), cos, sin)? {
+            Some(rotated) => Ok(rotated),
+            None => self.apply(&norm.forward(x)?, kind),
+        }
+    }
+
+    const fn of(&self, kind: LayerKind) -> &Pair {
+        match kind {
             LayerKind::Local => &self.local,
             LayerKind::Global => &self.global,
-        };
+        }
+    }
+
+    /// x [rows, heads, head_dim]: the first half of a head is rotated against the second half.
+    fn apply(&self, x: &Tensor, kind: LayerKind) -> Result<Tensor, BackendError> {
+        let Pair { cos, sin } = self.of(kind);
         let half = x.dim(2)? / 2;
         let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
         let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;

@@ -23,6 +23,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-core", &[]),
     ("medfleet-proto", &[]),
     ("medfleet-resample", &[]),
+    // Writes DICOM files, which imaging only reads.
+    ("medfleet-phantom", &[]),
+    ("medfleet-score", &[]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
@@ -59,7 +62,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("candle-", &["medfleet-model"]),
     ("tokenizers", &["medfleet-model"]),
     ("llguidance", &["medfleet-model"]),
-    ("dicom", &["medfleet-imaging"]),
+    ("dicom", &["medfleet-imaging", "medfleet-phantom"]),
     ("object_store", &["medfleet-store"]),
     // The tests run a collector of their own, to look at the spans that arrive.
     (

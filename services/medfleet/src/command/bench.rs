@@ -1,8 +1,10 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
+mod checkpoint;
 mod load;
 mod local;
 mod memory;
+mod model;
 mod queue;
 mod report;
 mod sample;
@@ -26,6 +28,8 @@ enum What {
     Queue(queue::Args),
     /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
     Load(load::Args),
+    /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
+    Model(model::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),
 }
@@ -36,6 +40,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Report(args) => report::run(args),
         What::Queue(args) => queue::run(args),
         What::Load(args) => load::run(args),
+        What::Model(args) => model::run(args),
         What::Memory(args) => memory::run(args),
     }
 }

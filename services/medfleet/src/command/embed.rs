@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use medfleet_model::{Dtype, Embedder, Frame};
+use medfleet_model::{ComputeDevice, Dtype, Embedder, Frame};
 use serde_json::{Value, json};
 
 use super::picture;
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// What to compute in: f32 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     dtype: Dtype,
+    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
     /// One JSON object per line: each embedding, then each picture with each text
     #[arg(long)]
     json: bool,
@@ -50,7 +53,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .map(|path| picture::read(path))
         .collect::<Result<_, _>>()
         .map_err(Fault::usage)?;
-    let embedder = Embedder::load(&args.model, args.dtype)
+    let embedder = Embedder::load(&args.model, args.dtype, args.device)
         .with_context(|| format!("cannot load the model in {}", args.model.display()))
         .map_err(Fault::usage)?;
     let mut images = Vec::new();

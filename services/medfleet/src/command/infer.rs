@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use medfleet_model::{
-    Continue, Dtype, Finish, Frame, Generation, GgufSource, LoadOptions, Message, Model, Parts,
-    Prompt, Request, Sampling,
+    ComputeDevice, Continue, Dtype, Finish, Frame, Generation, GgufSource, LoadOptions, Message,
+    Model, Parts, Prompt, Request, Sampling,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// What to compute in: f32 or bf16
     #[arg(long, value_name = "DTYPE", default_value = "f32")]
     dtype: Dtype,
+    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
     /// One JSON object on stdout: prompt and generated token ids, text, timings
     #[arg(long)]
     json: bool,
@@ -79,6 +82,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let options = LoadOptions {
         dtype: args.dtype,
         parts: Parts::All,
+        device: args.device,
     };
     let model = load(&args, options).map_err(Fault::usage)?;
     let load = begun.elapsed();

@@ -12,7 +12,7 @@ use medfleet_proto::v1::{
     task::Kind,
 };
 
-use super::{follow, on_one_thread};
+use super::{draw, follow, on_one_thread};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::paths;
@@ -63,6 +63,9 @@ pub(crate) struct Args {
     /// Print the job and do not wait for it
     #[arg(long)]
     no_wait: bool,
+    /// Write the first picture with the boxes on it, as PNG (localise)
+    #[arg(long, value_name = "FILE.png", conflicts_with = "no_wait")]
+    draw: Option<PathBuf>,
 }
 
 /// How text is decoded.
@@ -136,14 +139,18 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: inputs(&client, &files.files, &mut progress).await?,
+            inputs: inputs(&client, &files.files, &mut |index, stored, all| {
+                progress.upload(index, stored, all);
+            })
+            .await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
             decoding: Some(args.decoding.wire()),
             time_to_live: None,
         };
-        // What was unpacked goes once it is sent, and not only at the end of the wait.
-        drop(files);
+        // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
+        let drawn = args.draw.as_ref().zip(files.files.first().cloned());
+        let kept = drawn.is_some().then_some(files);
         let response = client.submit(&request).await?;
         let job = response.job.as_ref().ok_or(ClientError::Protocol {
             missing: "SubmitJobResponse.job",
@@ -167,7 +174,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
             }
             return Ok(Exit::Done);
         }
-        follow::follow(&client, &job.name, args.json, progress).await
+        let exit = follow::follow(&client, &job.name, args.json, progress).await?;
+        if let (Some((out, file)), Exit::Done) = (drawn, exit) {
+            draw::boxes(&file, &client.draft(&job.name).await?, out)?;
+        }
+        drop(kept);
+        Ok(exit)
     };
     on_one_thread(async {
         // By a signal that only kills, what was unpacked would stay behind.
@@ -181,11 +193,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Small studies travel inside the request; larger ones are uploaded file by file.
-async fn inputs(
+/// Small studies travel inside the request; larger ones are uploaded file by file, of which `progress` is told (which one,
+/// bytes stored, bytes in all).
+pub(super) async fn inputs(
     client: &Client,
     files: &[PathBuf],
-    progress: &mut Progress,
+    progress: &mut dyn FnMut(usize, u64, u64),
 ) -> Result<Vec<Input>, ClientError> {
     let mut total = 0_u64;
     for path in files {
@@ -204,7 +217,7 @@ async fn inputs(
             };
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
-            let shown = &mut |stored, all| progress.upload(index, stored, all);
+            let shown = &mut |stored, all| progress(index, stored, all);
             Source::Upload(client.upload(path, shown).await?)
         };
         inputs.push(Input {
@@ -259,7 +272,7 @@ fn task(args: &Args) -> anyhow::Result<Kind> {
 }
 
 /// A key that makes repeating the call after a broken connection safe.
-fn random_id() -> anyhow::Result<String> {
+pub(super) fn random_id() -> anyhow::Result<String> {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow!("no randomness from the system: {error}"))?;

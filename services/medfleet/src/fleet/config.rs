@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use medfleet_engine::ModelConfig;
+use medfleet_engine::{ModelConfig, ModelDevice};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -45,6 +45,9 @@ pub(crate) struct EmbedderConfig {
     pub(crate) pool: String,
     /// Its folder.
     pub(crate) path: PathBuf,
+    /// Where to compute.
+    #[serde(default)]
+    pub(crate) device: ModelDevice,
 }
 
 impl Settings for FleetConfig {

@@ -250,6 +250,7 @@ impl Embedder {
         let model = load(ModelConfig::Folder {
             path: embedder.path.clone(),
             dtype: ModelDtype::F32,
+            device: embedder.device,
             digest_cache: None,
         });
         let model = model.await?;

@@ -1,45 +1,18 @@
-//! `medfleet bench load`: a checkpoint of MedGemma 4B's true shapes with random bf16 weights, written once, then loaded as
-//! a worker loads it. Prints the time, and how much memory the weights take beside the mapped files.
-//!
-//! The text that such a model writes means nothing; its sizes are those of the real one, from the config.json of
-//! google/medgemma-1.5-4b-it.
+//! `medfleet bench load`: a checkpoint of MedGemma 4B's true shapes is loaded as a worker loads it. Prints the time, and how
+//! much memory the weights take beside the mapped files.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use medfleet_model::{Continue, Dtype, Frame, LoadOptions, Message, Model, Parts, Request};
-use serde_json::{Map, Value, json};
+use medfleet_model::{
+    ComputeDevice, Continue, Dtype, Frame, LoadOptions, Message, Model, Parts, Request,
+};
+use serde_json::json;
 
+use super::checkpoint;
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, bytes, seconds};
-
-/// Files of the tokenizer's folder that a checkpoint needs besides config and weights.
-const TOKENIZER: &str = "tokenizer.json";
-const SHARDS: [&str; 2] = [
-    "model-00001-of-00002.safetensors",
-    "model-00002-of-00002.safetensors",
-];
-const INDEX: &str = "model.safetensors.index.json";
-/// Bytes of a bf16.
-const VALUE_BYTES: usize = 2;
-/// Values made at a time.
-const CHUNK: usize = 1 << 20;
-
-const HIDDEN: usize = 2560;
-const LAYERS: usize = 34;
-const HEADS: usize = 8;
-const KV_HEADS: usize = 4;
-const HEAD_DIM: usize = 256;
-const INTERMEDIATE: usize = 10_240;
-const VOCAB: usize = 262_208;
-const VISION_HIDDEN: usize = 1152;
-const VISION_LAYERS: usize = 27;
-const VISION_INTERMEDIATE: usize = 4304;
-const PATCH: usize = 14;
-const PATCHES: usize = 64 * 64;
 
 /// Flags of `bench load`.
 #[derive(clap::Args, Debug)]
@@ -53,18 +26,15 @@ pub(crate) struct Args {
     /// What to compute in: bf16 or f32
     #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     dtype: Dtype,
+    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
     /// Also answer about one image with this many tokens, which takes minutes on a small machine
     #[arg(long, value_name = "N")]
     answer: Option<usize>,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
-}
-
-/// A tensor to be written.
-struct Planned {
-    name: String,
-    shape: Vec<usize>,
 }
 
 /// Resident memory of this process, in bytes.
@@ -94,11 +64,7 @@ struct Answer {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let written = if args.dir.join(INDEX).is_file() {
-        None
-    } else {
-        Some(write(&args.dir, &args.tokenizer)?)
-    };
+    let written = checkpoint::prepare(&args.dir, &args.tokenizer)?;
     let before = resident()?;
     let (model, first) = load(&args)?;
     drop(model);
@@ -110,7 +76,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         None => None,
     };
     let figures = Figures {
-        weights_bytes: planned().iter().map(Planned::bytes).sum(),
+        weights_bytes: checkpoint::weights_bytes(),
         written,
         first,
         again,
@@ -128,6 +94,7 @@ fn load(args: &Args) -> Result<(Model, Duration)> {
     let options = LoadOptions {
         dtype: args.dtype,
         parts: Parts::All,
+        device: args.device,
     };
     let begun = Instant::now();
     let model = Model::load_remembering(&args.dir, options, &args.dir.join("digests"));
@@ -166,213 +133,6 @@ fn answer(model: &Model, tokens: usize) -> Result<Answer> {
         first_token,
         each_token: (begun.elapsed() - first_token) / written.saturating_sub(1).max(1),
     })
-}
-
-/// Writes the checkpoint; its index comes last, so that an interrupted one is written again.
-fn write(dir: &Path, tokenizer: &Path) -> Result<Duration> {
-    let begun = Instant::now();
-    let unwritable = || format!("cannot write to {}", dir.display());
-    std::fs::create_dir_all(dir).with_context(unwritable)?;
-    let from = tokenizer.join(TOKENIZER);
-    std::fs::copy(&from, dir.join(TOKENIZER))
-        .with_context(|| format!("cannot copy {}", from.display()))?;
-    let config = config(tokenizer)?;
-    std::fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)
-        .with_context(unwritable)?;
-    let tensors = planned();
-    let half = tensors.iter().map(Planned::bytes).sum::<u64>() / 2;
-    let mut begun_bytes = 0;
-    let shard_of = tensors.iter().map(|tensor| {
-        let shard = usize::from(begun_bytes >= half);
-        begun_bytes += tensor.bytes();
-        shard
-    });
-    let shard_of: Vec<usize> = shard_of.collect();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for (shard, name) in SHARDS.iter().enumerate() {
-        let of_shard = tensors.iter().zip(&shard_of);
-        let of_shard = of_shard.filter(|(_, of)| **of == shard);
-        let of_shard: Vec<&Planned> = of_shard.map(|(tensor, _)| tensor).collect();
-        write_shard(&dir.join(name), &of_shard, &mut random).with_context(unwritable)?;
-    }
-    let map = tensors.iter().zip(&shard_of);
-    let map: Map<String, Value> = map
-        .map(|(tensor, shard)| (tensor.name.clone(), json!(SHARDS[*shard])))
-        .collect();
-    let index = serde_json::to_vec(&json!({"metadata": {}, "weight_map": map}))?;
-    std::fs::write(dir.join(INDEX), index).with_context(unwritable)?;
-    Ok(begun.elapsed())
-}
-
-/// The form of safetensors: length of the head, the head as JSON, the values.
-fn write_shard(path: &Path, tensors: &[&Planned], random: &mut Random) -> Result<()> {
-    let mut head = Map::new();
-    let mut end = 0;
-    for tensor in tensors {
-        let start = end;
-        end += tensor.bytes();
-        let entry = json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [start, end]});
-        head.insert(tensor.name.clone(), entry);
-    }
-    let head = serde_json::to_vec(&head)?;
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(&(head.len() as u64).to_le_bytes())?;
-    file.write_all(&head)?;
-    let mut chunk = Vec::with_capacity(CHUNK * VALUE_BYTES);
-    for tensor in tensors {
-        let mut left = tensor.values();
-        while left > 0 {
-            let count = left.min(CHUNK);
-            chunk.clear();
-            random.fill(&mut chunk, count);
-            file.write_all(&chunk)?;
-            left -= count;
-        }
-    }
-    file.flush()?;
-    Ok(())
-}
-
-/// MedGemma 4B's sizes with the ids of another tokenizer's special tokens.
-fn config(tokenizer: &Path) -> Result<Value> {
-    let path = tokenizer.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let mut config: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    config["dtype"] = json!("bfloat16");
-    config["mm_tokens_per_image"] = json!(256);
-    config["text_config"] = json!({
-        "model_type": "gemma3_text",
-        "head_dim": HEAD_DIM,
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "max_position_embeddings": 131_072,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "num_key_value_heads": KV_HEADS,
-        "query_pre_attn_scalar": 256,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "sliding_window": 1024,
-        "vocab_size": VOCAB,
-    });
-    config["vision_config"] = json!({
-        "model_type": "siglip_vision_model",
-        "hidden_size": VISION_HIDDEN,
-        "image_size": 896,
-        "intermediate_size": VISION_INTERMEDIATE,
-        "num_attention_heads": 16,
-        "num_hidden_layers": VISION_LAYERS,
-        "patch_size": PATCH,
-        "vision_use_head": false,
-    });
-    Ok(config)
-}
-
-/// Every tensor of the checkpoint, under the names of the hub.
-fn planned() -> Vec<Planned> {
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[usize]| {
-        let shape = shape.to_vec();
-        tensors.push(Planned { name, shape });
-    };
-    let text = "language_model.model";
-    add(format!("{text}.embed_tokens.weight"), &[VOCAB, HIDDEN]);
-    for layer in 0..LAYERS {
-        let mut of_layer = |name: &str, shape: &[usize]| {
-            add(format!("{text}.layers.{layer}.{name}.weight"), shape);
-        };
-        let (queries, keys) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
-        for norm in [
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ] {
-            of_layer(norm, &[HIDDEN]);
-        }
-        of_layer("self_attn.q_proj", &[queries, HIDDEN]);
-        of_layer("self_attn.k_proj", &[keys, HIDDEN]);
-        of_layer("self_attn.v_proj", &[keys, HIDDEN]);
-        of_layer("self_attn.o_proj", &[HIDDEN, queries]);
-        of_layer("self_attn.q_norm", &[HEAD_DIM]);
-        of_layer("self_attn.k_norm", &[HEAD_DIM]);
-        of_layer("mlp.gate_proj", &[INTERMEDIATE, HIDDEN]);
-        of_layer("mlp.up_proj", &[INTERMEDIATE, HIDDEN]);
-        of_layer("mlp.down_proj", &[HIDDEN, INTERMEDIATE]);
-    }
-    add(format!("{text}.norm.weight"), &[HIDDEN]);
-    let vision = "vision_tower.vision_model";
-    let hidden = VISION_HIDDEN;
-    let mut both = |name: String, output: usize, input: &[usize]| {
-        let shape: Vec<usize> = [&[output], input].concat();
-        add(format!("{name}.weight"), &shape);
-        add(format!("{name}.bias"), &[output]);
-    };
-    both(
-        format!("{vision}.embeddings.patch_embedding"),
-        hidden,
-        &[3, PATCH, PATCH],
-    );
-    for layer in 0..VISION_LAYERS {
-        let of_layer = |name: &str| format!("{vision}.encoder.layers.{layer}.{name}");
-        both(of_layer("layer_norm1"), hidden, &[]);
-        both(of_layer("layer_norm2"), hidden, &[]);
-        for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-            both(
-                of_layer(&format!("self_attn.{projection}")),
-                hidden,
-                &[hidden],
-            );
-        }
-        both(of_layer("mlp.fc1"), VISION_INTERMEDIATE, &[hidden]);
-        both(of_layer("mlp.fc2"), hidden, &[VISION_INTERMEDIATE]);
-    }
-    both(format!("{vision}.post_layernorm"), hidden, &[]);
-    add(
-        format!("{vision}.embeddings.position_embedding.weight"),
-        &[PATCHES, hidden],
-    );
-    let projector = "multi_modal_projector";
-    add(
-        format!("{projector}.mm_input_projection_weight"),
-        &[hidden, HIDDEN],
-    );
-    add(format!("{projector}.mm_soft_emb_norm.weight"), &[hidden]);
-    tensors
-}
-
-impl Planned {
-    fn values(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    fn bytes(&self) -> u64 {
-        (self.values() * VALUE_BYTES) as u64
-    }
-}
-
-/// xorshift64* (Vigna 2016), four values a step.
-struct Random(u64);
-
-impl Random {
-    /// Adds bf16 values of either sign between 2⁻⁶ and 2⁻⁵, about the size of trained weights.
-    fn fill(&mut self, out: &mut Vec<u8>, count: usize) {
-        const EXPONENT: u16 = (127 - 6) << 7;
-        const SIGN_AND_MANTISSA: u16 = 0x807f;
-        let mut left = count;
-        while left > 0 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-            for part in 0..left.min(4) {
-                let value = (bits >> (16 * part)) as u16 & SIGN_AND_MANTISSA | EXPONENT;
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-            left -= left.min(4);
-        }
-    }
 }
 
 fn resident() -> Result<Resident> {
@@ -432,36 +192,4 @@ fn show_figures(args: &Args, figures: &Figures) -> Result<()> {
         lines.push(row("each token", seconds(answer.each_token)));
     }
     Ok(show::print(&lines.join("\n"))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checkpoint_has_the_size_of_the_real_one() {
-        let tensors = planned();
-        // google/medgemma-1.5-4b-it: 4,300,079,472 parameters in 883 tensors.
-        assert_eq!(
-            tensors.iter().map(Planned::values).sum::<usize>(),
-            4_300_079_472
-        );
-        assert_eq!(tensors.len(), 883);
-    }
-
-    #[test]
-    fn random_values_are_small_and_of_both_signs() {
-        let mut bytes = Vec::new();
-        Random(1).fill(&mut bytes, 1001);
-        let values = bytes.chunks_exact(2).map(|b| {
-            let bits = u32::from(u16::from_le_bytes([b[0], b[1]])) << 16;
-            f32::from_bits(bits)
-        });
-        let values: Vec<f32> = values.collect();
-        assert_eq!(values.len(), 1001);
-        let small = |value: &&f32| (0.015_625..0.031_25).contains(&value.abs());
-        assert!(values.iter().filter(small).count() == 1001);
-        let negative = values.iter().filter(|value| value.is_sign_negative());
-        assert!((300..700).contains(&negative.count()));
-    }
 }

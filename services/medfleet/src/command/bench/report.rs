@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use medfleet_engine::{Part as QuestionPart, Question};
 use medfleet_model::{
-    Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
+    ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
 };
 use medfleet_proto::v1::{
     DecodingParameters, Input, JobState, ReportTask, Result as Draft, SubmitJobRequest, Task,
@@ -247,6 +247,7 @@ impl Alone {
         let options = LoadOptions {
             dtype: Dtype::F32,
             parts: Parts::All,
+            device: ComputeDevice::Cpu,
         };
         Ok(Self {
             model: Model::load(&args.model, options).context("cannot load the model")?,

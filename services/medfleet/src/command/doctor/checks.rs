@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use medfleet_core::UnixMillis;
-use medfleet_model::{Dtype, LoadOptions, Model, Parts};
+use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use medfleet_queue::{Queue, QueueConfig};
 use medfleet_runtime::{Clock, SystemClock};
 use nix::sys::statvfs::statvfs;
@@ -169,6 +169,7 @@ pub(super) fn model(folder: &Path) -> Finding {
         LoadOptions {
             dtype: Dtype::Bf16,
             parts: Parts::All,
+            device: ComputeDevice::Cpu,
         },
     ) {
         Ok(model) => Finding::ok(

@@ -1,0 +1,160 @@
+//! Where the model computes. Which devices a build knows is a matter of its cargo features; the CPU is always there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use crate::error::LoadError;
+
+/// A device, by kind and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ComputeDevice {
+    /// All cores.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU; needs a build with the feature `cuda`.
+    Cuda(usize),
+    /// An Apple GPU; needs a build with the feature `metal`.
+    Metal(usize),
+}
+
+/// A name that is not a device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("device is {found}, allowed are cpu, cuda, cuda:N, metal and metal:N")]
+pub struct ComputeDeviceError {
+    /// What was given.
+    found: String,
+}
+
+impl fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal(ordinal) => write!(f, "metal:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for ComputeDevice {
+    type Err = ComputeDeviceError;
+
+    fn from_str(text: &str) -> Result<Self, ComputeDeviceError> {
+        let refused = || ComputeDeviceError {
+            found: text.to_owned(),
+        };
+        let (kind, ordinal) = match text.split_once(':') {
+            Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| refused())?)),
+            None => (text, None),
+        };
+        match (kind, ordinal) {
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", ordinal) => Ok(Self::Cuda(ordinal.unwrap_or(0))),
+            ("metal", ordinal) => Ok(Self::Metal(ordinal.unwrap_or(0))),
+            _ => Err(refused()),
+        }
+    }
+}
+
+impl ComputeDevice {
+    /// The device, ready to hold tensors.
+    pub(crate) fn open(self) -> Result<Device, LoadError> {
+        let (opened, built, remedy) = match self {
+            Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda(ordinal) => (
+                Device::new_cuda(ordinal),
+                cfg!(feature = "cuda"),
+                "this build has no CUDA; `make cuda` makes one that has",
+            ),
+            Self::Metal(ordinal) => (
+                Device::new_metal(ordinal),
+                cfg!(feature = "metal"),
+                "this build has no Metal; cargo's feature `metal` adds it",
+            ),
+        };
+        opened.map_err(|error| LoadError::Device {
+            device: self,
+            reason: if built {
+                // The first line says what happened; the others are a backtrace.
+                let text = error.to_string();
+                text.lines().next().unwrap_or("does not answer").to_owned()
+            } else {
+                remedy.to_owned()
+            },
+        })
+    }
+}
+
+/// Kind of device, for a result's provenance: on another kind the same input may be rounded otherwise.
+pub(crate) fn describe(device: &Device) -> String {
+    match device {
+        Device::Cpu => format!("cpu {} {}", std::env::consts::ARCH, cpu_level()),
+        Device::Cuda(_) => cuda(device),
+        Device::Metal(_) => "metal".to_owned(),
+    }
+}
+
+/// The widest instruction set that the CPU's kernels choose at run time.
+fn cpu_level() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            return "avx512";
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return "avx2";
+        }
+    }
+    "baseline"
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(device: &Device) -> String {
+    let named = device.as_cuda_device().ok().and_then(|device| {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let (major, minor) = context.compute_capability().ok()?;
+        Some(format!("{} sm_{major}{minor}", context.name().ok()?))
+    });
+    let level = crate::fused::level();
+    format!("cuda {} {level}", named.as_deref().unwrap_or("unknown"))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &Device) -> String {
+    "cuda".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (text, device) in [
+            ("cpu", ComputeDevice::Cpu),
+            ("cuda", ComputeDevice::Cuda(0)),
+            ("cuda:3", ComputeDevice::Cuda(3)),
+            ("metal:0", ComputeDevice::Metal(0)),
+        ] {
+            assert_eq!(text.parse(), Ok(device));
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for text in ["", "cpu:1", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
+            assert!(text.parse::<ComputeDevice>().is_err(), "{text}");
+        }
+    }
+
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    #[test]
+    fn a_device_of_another_build_is_refused_with_the_remedy() {
+        for (device, expected) in [
+            (ComputeDevice::Cuda(0), "make cuda"),
+            (ComputeDevice::Metal(0), "feature `metal`"),
+        ] {
+            let text = device.open().unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

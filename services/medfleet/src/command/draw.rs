@@ -1,0 +1,63 @@
+//! Boxes on the picture that the model saw, as a PNG file.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image::{Rgb, RgbImage};
+use medfleet_imaging::{Convention, Frame, Limits, Options, Placement, decode_file};
+use medfleet_proto::v1::{Box as Found, Result as Draft, result::Output};
+
+/// Lines of a box, in pixels.
+const LINE_PIXELS: u32 = 3;
+const COLOUR: Rgb<u8> = Rgb([255, 200, 0]);
+
+/// Draws a localisation's boxes on the first picture of `file` and writes it to `out`. Without boxes it is the picture.
+pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let convention = Convention::newest();
+    let options = Options::new(convention.frame_side, Limits::default())?.following(convention);
+    let decoded = decode_file(&bytes, &options)?;
+    let (frame, info) = decoded.frames.first().context("the file has no picture")?;
+    let mut picture = coloured(frame);
+    if let Some(Output::Localisation(found)) = &draft.output {
+        for found in &found.boxes {
+            draw(&mut picture, found, &info.placement);
+        }
+    }
+    picture
+        .save(out)
+        .with_context(|| format!("cannot write {}", out.display()))
+}
+
+fn coloured(frame: &Frame) -> RgbImage {
+    let channels = frame.channels as usize;
+    RgbImage::from_fn(frame.side, frame.side, |x, y| {
+        let at = (y as usize * frame.side as usize + x as usize) * channels;
+        // Grey is one sample for all three.
+        Rgb([0, 1, 2].map(|channel: usize| frame.pixels[at + channel.min(channels - 1)]))
+    })
+}
+
+fn draw(picture: &mut RgbImage, found: &Found, placement: &Placement) {
+    let last = picture.width() - 1;
+    let on_frame = |pixels: f64, pad: u32| {
+        let at = ((pixels + f64::from(pad)) * placement.scale).round();
+        (at.max(0.0) as u32).min(last)
+    };
+    let (left, right) = (
+        on_frame(found.left_pixels, placement.pad_left_pixels),
+        on_frame(found.right_pixels, placement.pad_left_pixels),
+    );
+    let (top, bottom) = (
+        on_frame(found.top_pixels, placement.pad_top_pixels),
+        on_frame(found.bottom_pixels, placement.pad_top_pixels),
+    );
+    for y in top..=bottom {
+        for x in left..=right {
+            let inside = [x - left, right - x, y - top, bottom - y];
+            if inside.iter().any(|distance| *distance < LINE_PIXELS) {
+                picture.put_pixel(x, y, COLOUR);
+            }
+        }
+    }
+}

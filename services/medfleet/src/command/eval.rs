@@ -1,0 +1,169 @@
+//! `medfleet eval`: a labelled set through the fleet, scored. Each answer is written down as it comes, so that an evaluation
+//! that was cut off goes on where it was.
+
+mod ask;
+mod outcomes;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use medfleet_score::evaluation::Case;
+use medfleet_score::metrics::bootstrap::Bootstrap;
+use medfleet_score::report::{self, Picture};
+use medfleet_score::{About, Evaluation, Options, Record, Task, Uncertain, evaluate, read_set};
+
+use super::on_one_thread;
+use crate::client::{Client, Retry, ServerArgs};
+use crate::exit::{CommandResult, Exit, Fault};
+use crate::show;
+use ask::{Asked, Asker};
+use outcomes::Log;
+
+/// Flags of `eval`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Folder with set.jsonl and the pictures that it names (docs/evaluation.md says what a line holds)
+    #[arg(long, value_name = "DIR")]
+    set: PathBuf,
+    /// What to ask
+    #[arg(long, value_enum)]
+    task: TaskName,
+    /// Folder for the answers and the report; with answers of an earlier run in it, only the others are asked for
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only the first N records
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Jobs under way at a time
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    at_once: usize,
+    /// Model alias [default: the fleet's]
+    #[arg(
+        long,
+        value_name = "ALIAS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    model: String,
+    /// Seed of the confidence intervals
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object on stdout: the whole evaluation
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TaskName {
+    Report,
+    Classify,
+    Answer,
+    Localise,
+    ZeroShot,
+}
+
+impl TaskName {
+    const fn task(self) -> Task {
+        match self {
+            Self::Report => Task::Report,
+            Self::Classify => Task::Classify,
+            Self::Answer => Task::Answer,
+            Self::Localise => Task::Localise,
+            Self::ZeroShot => Task::ZeroShot,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let records = records(&args).map_err(Fault::usage)?;
+    let task = args.task.task();
+    let fleet = args.server.resolve()?;
+    let mut log = Log::open(&args.out, task).map_err(Fault::usage)?;
+    on_one_thread(async {
+        let asker = Asker {
+            client: Client::new(&fleet, Retry::PATIENT)?,
+            set: args.set.clone(),
+            model: args.model.clone(),
+        };
+        let all = ask::questions(&records, task);
+        let left: Vec<Asked> = all.into_iter().filter(|asked| log.lacks(asked)).collect();
+        let bar = ProgressBar::new(left.len() as u64);
+        let style = ProgressStyle::with_template("{pos} of {len} answers {wide_bar} {eta}");
+        bar.set_style(style.context("the progress bar's template")?);
+        let mut answers = futures::stream::iter(&left)
+            .map(|asked| asker.ask(asked))
+            .buffer_unordered(args.at_once.max(1));
+        while let Some(outcome) = answers.next().await {
+            log.add(outcome?)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let options = Options {
+            bootstrap: Bootstrap::seeded(args.seed),
+            uncertain: Uncertain::Positive,
+            about: about(&args.set, &records)?,
+        };
+        let evaluation = evaluate(task, &records, log.outcomes(), &options);
+        let files = report::write(&evaluation, &args.out, &mut |case| picture(&args.set, case))
+            .context("cannot write the report")?;
+        show_evaluation(&args, &evaluation)?;
+        eprintln!(
+            "report: {}, {} and {}",
+            files.html.display(),
+            files.markdown.display(),
+            files.json.display()
+        );
+        Ok(Exit::Done)
+    })
+}
+
+fn records(args: &Args) -> Result<Vec<Record>> {
+    let path = args.set.join("set.jsonl");
+    let file =
+        std::fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut records = read_set(std::io::BufReader::new(file))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    records.truncate(args.limit.unwrap_or(usize::MAX));
+    Ok(records)
+}
+
+/// What the set says of itself in set.json, or what can be told from its records.
+fn about(set: &Path, records: &[Record]) -> Result<About> {
+    let path = set.join("set.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            serde_json::from_str(&text).with_context(|| format!("{} is not right", path.display()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let name = set.file_name().unwrap_or(set.as_os_str());
+            Ok(About::of(&name.to_string_lossy(), records))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// The picture beside a case, where a browser can show it.
+fn picture(set: &Path, case: &Case) -> Option<Picture> {
+    let name = case.image.as_deref()?;
+    let media_type = match Path::new(name).extension()?.to_str()? {
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        _ => return None,
+    };
+    let bytes = std::fs::read(set.join(name)).ok()?;
+    Some(Picture { media_type, bytes })
+}
+
+fn show_evaluation(args: &Args, evaluation: &Evaluation) -> Result<()> {
+    if args.json {
+        let value = serde_json::to_value(evaluation).context("the evaluation as JSON")?;
+        return Ok(show::print_json(&value)?);
+    }
+    Ok(show::print(&report::markdown(evaluation))?)
+}
