@@ -1,7 +1,9 @@
-{{- /* What the schema cannot say: relations between values. Nothing is rendered here; each failure names the path. */ -}}
+{{- /* What the schema cannot say: relations between values. Nothing is rendered here; each failure
+       names the path. Included before anything that would stumble over what is refused here, with a worse message. */ -}}
 {{- define "medfleet.need" -}}
 {{- if not .value -}}{{- fail (printf "%s: %s" .path .why) -}}{{- end -}}
 {{- end -}}
+{{- define "medfleet.checks" -}}
 {{- $own := .Values.nats.own -}}
 {{- $external := .Values.nats.external -}}
 {{- if eq .Values.nats.mode "own" -}}
@@ -53,4 +55,5 @@
     {{- if and (ne $device.compute "cpu") (not $device.resource) -}}{{- fail (printf "%s.device.resource: needed with device.compute %s, such as nvidia.com/gpu" $path $device.compute) -}}{{- end -}}
     {{- if and (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s.device.compute: the simulated model has no device; allowed: cpu" $path) -}}{{- end -}}
   {{- end -}}
+{{- end -}}
 {{- end -}}
