@@ -66,103 +66,108 @@ pub(crate) fn base() -> Value {
 }
 
 fn axes() -> Vec<Axis> {
-    let external = |auth: Value, tls: Value| {
-        json!({"nats": {"mode": "external", "external": {
-            "urls": ["tls://nats-a.example:4222", "tls://nats-b.example"], "auth": auth, "tls": tls,
-        }}})
-    };
-    let folder = |volume: Value, device: Value| {
-        json!({"pools": {"main": {
-            "model": {"kind": "folder", "dtype": "bf16", "path": "medgemma", "volume": volume},
-            "encode": {"device": device}, "decode": {"device": device},
-        }}})
-    };
-    let cpu = json!({});
-    let cuda = json!({"compute": "cuda:0", "resource": "nvidia.com/gpu"});
-    let keda = |nats: bool| {
-        json!({"autoscaling": {"workers": "keda", "keda": {
-            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats,
-        }}})
-    };
+    let s3 = json!({"kind": "s3", "s3": {"region": "eu-central-1", "endpoint": "https://s3.example:9000",
+                    "credentials": {"secretName": "s3"}}});
+    let role = json!({"kind": "s3", "s3": {"region": "eu-central-1"}});
     let tls = |client_ca: bool| {
         json!({"ingest": {"tls": {"enabled": true, "secretName": "api-tls", "clientCa": client_ca}},
                "helmTest": {"enabled": !client_ca, "ca": {"secretName": "api-tls"}}})
     };
-    let own_tls = json!({"nats": {"own": {"tls": {"enabled": true, "secretName": "nats-tls"}}}});
-    let one = json!({"nats": {"own": {"replicas": 1, "volume": {"sizeGiB": 16, "storageClassName": "fast"}}}});
-    let user = json!({"kind": "user", "secretName": "n", "userName": "fleet"});
-    let mutual = json!({"enabled": true, "secretName": "nats-tls", "clientCertificate": true});
-    let by_file = json!({"kind": "credentials", "secretName": "n"});
-    let s3 = json!({"kind": "s3", "s3": {"region": "eu-central-1", "endpoint": "https://s3.example:9000",
-                    "credentials": {"secretName": "s3"}}});
-    let role = json!({"kind": "s3", "s3": {"region": "eu-central-1"}});
-    let at_least_one = json!({"scale": {"min": 1}});
-    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units"},
-                         "pools": {"main": {"encode": at_least_one, "decode": at_least_one}}});
+    let none = || json!({});
     vec![
-        (
-            "nats",
-            vec![
-                ("three", json!({})),
-                ("tls", own_tls),
-                ("one", one),
-                ("credentials", external(by_file, json!({}))),
-                ("mutual", external(user, mutual)),
-                (
-                    "open",
-                    external(json!({"kind": "none"}), json!({"enabled": false})),
-                ),
-            ],
-        ),
+        ("nats", nats()),
         (
             "store",
             vec![
-                ("jetstream", json!({})),
+                ("jetstream", none()),
                 ("s3", json!({"store": s3})),
                 ("role", json!({"store": role})),
             ],
         ),
         (
             "api",
-            vec![
-                ("plain", json!({})),
-                ("tls", tls(false)),
-                ("mtls", tls(true)),
-            ],
+            vec![("plain", none()), ("tls", tls(false)), ("mtls", tls(true))],
         ),
-        (
-            "scale",
-            vec![
-                ("fixed", json!({})),
-                ("keda", keda(false)),
-                ("wake", keda(true)),
-                ("adapter", adapter),
-            ],
-        ),
-        (
-            "model",
-            vec![
-                ("simulated", json!({})),
-                ("claim", folder(json!({"claimName": "models"}), cpu.clone())),
-                ("image", folder(json!({"image": "example/m@sha256:1"}), cpu)),
-                ("cuda", folder(json!({"claimName": "models"}), cuda)),
-            ],
-        ),
+        ("scale", scale()),
+        ("model", model()),
         (
             "policy",
             vec![
-                ("deny", json!({})),
+                ("deny", none()),
                 ("open", json!({"networkPolicy": {"enabled": false}})),
             ],
         ),
         (
             "tokens",
             vec![
-                ("direct", json!({})),
+                ("direct", none()),
                 ("stored", json!({"tokenPath": {"direct": false}})),
             ],
         ),
-        ("more", vec![("none", json!({})), ("all", everything())]),
+        ("more", vec![("none", none()), ("all", everything())]),
+    ]
+}
+
+fn nats() -> Vec<(&'static str, Value)> {
+    let external = |auth: Value, tls: Value| {
+        json!({"nats": {"mode": "external", "external": {
+            "urls": ["tls://nats-a.example:4222", "tls://nats-b.example"], "auth": auth, "tls": tls,
+        }}})
+    };
+    let own = |own: Value| json!({"nats": {"own": own}});
+    let one = json!({"replicas": 1, "volume": {"sizeGiB": 16, "storageClassName": "fast"}});
+    let user = json!({"kind": "user", "secretName": "n", "userName": "fleet"});
+    let mutual = json!({"enabled": true, "secretName": "nats-tls", "clientCertificate": true});
+    let by_file = json!({"kind": "credentials", "secretName": "n"});
+    vec![
+        ("three", json!({})),
+        (
+            "tls",
+            own(json!({"tls": {"enabled": true, "secretName": "nats-tls"}})),
+        ),
+        ("one", own(one)),
+        ("credentials", external(by_file, json!({}))),
+        ("mutual", external(user, mutual)),
+        (
+            "open",
+            external(json!({"kind": "none"}), json!({"enabled": false})),
+        ),
+    ]
+}
+
+fn scale() -> Vec<(&'static str, Value)> {
+    let keda = |nats: bool| {
+        json!({"autoscaling": {"workers": "keda", "keda": {
+            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats,
+        }}})
+    };
+    let at_least_one = json!({"scale": {"min": 1}});
+    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units"},
+                         "pools": {"main": {"encode": at_least_one, "decode": at_least_one}}});
+    vec![
+        ("fixed", json!({})),
+        ("keda", keda(false)),
+        ("wake", keda(true)),
+        ("adapter", adapter),
+    ]
+}
+
+fn model() -> Vec<(&'static str, Value)> {
+    let folder = |volume: Value, device: Value| {
+        json!({"pools": {"main": {
+            "model": {"kind": "folder", "dtype": "bf16", "path": "medgemma", "volume": volume},
+            "encode": {"device": device}, "decode": {"device": device},
+        }}})
+    };
+    let cuda = json!({"compute": "cuda:0", "resource": "nvidia.com/gpu"});
+    vec![
+        ("simulated", json!({})),
+        ("claim", folder(json!({"claimName": "models"}), json!({}))),
+        (
+            "image",
+            folder(json!({"image": "example/m@sha256:1"}), json!({})),
+        ),
+        ("cuda", folder(json!({"claimName": "models"}), cuda)),
     ]
 }
 

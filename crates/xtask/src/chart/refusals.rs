@@ -6,9 +6,13 @@ use serde_json::{Value, json};
 use super::{Chart, cases};
 
 /// Values over the sample's base, and parts of the message they must get.
-fn refused() -> Vec<(Value, &'static [&'static str])> {
-    let pool = |inner: Value| json!({"pools": {"main": inner}});
-    let s3 = json!({"kind": "s3", "s3": {"region": "x"}});
+type Refusal = (Value, &'static [&'static str]);
+
+fn refused() -> Vec<Refusal> {
+    [ingest(), around(), pools()].concat()
+}
+
+fn ingest() -> Vec<Refusal> {
     vec![
         (json!({"ingestt": {}}), &["ingestt", "not allowed"]),
         (
@@ -51,6 +55,12 @@ fn refused() -> Vec<(Value, &'static [&'static str])> {
             json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
             &["ingest.scale.min", "9", "2"],
         ),
+    ]
+}
+
+fn around() -> Vec<Refusal> {
+    let s3 = json!({"kind": "s3", "s3": {"region": "x"}});
+    vec![
         (
             json!({"images": {"ingest": {"digest": "sha256:1"}}}),
             &["/images/ingest/digest", "does not match"],
@@ -99,6 +109,12 @@ fn refused() -> Vec<(Value, &'static [&'static str])> {
             json!({"autoscaling": {"workers": "external"}}),
             &["scale.min", "at least 1"],
         ),
+    ]
+}
+
+fn pools() -> Vec<Refusal> {
+    let pool = |inner: Value| json!({"pools": {"main": inner}});
+    vec![
         (
             json!({"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}}),
             &["/pools", "Main"],
