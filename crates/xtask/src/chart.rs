@@ -3,10 +3,11 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `settings`
-//! (the files inside), `refusals` (what bad values get).
+//! (the files inside), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
 
 mod cases;
 mod edges;
+mod lifecycle;
 mod objects;
 mod refusals;
 mod rules;
@@ -72,6 +73,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(settings::drift(&chart)?);
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
+    violations.extend(lifecycle::check(&chart)?);
     for violation in &violations {
         println!("chart: {violation}");
     }
@@ -145,10 +147,8 @@ impl Chart {
     }
 
     fn validate(&self, files: &[PathBuf]) -> Result<Vec<Validated>> {
-        let sources = places::root().join("crates/xtask/src/chart");
-        let python = clients::python_with("chart", &sources.join("requirements.txt"))?;
-        let mut command = Command::new(python);
-        command.arg(sources.join("validate.py")).arg(VERSIONS);
+        let mut command = python("validate.py")?;
+        command.arg(VERSIONS);
         let lines = process::capture(command.args(files))?;
         let each = lines
             .lines()
@@ -185,6 +185,15 @@ fn rolls(chart: &Chart) -> Result<Vec<String>> {
             sums[0].len()
         )],
     })
+}
+
+/// One of our Python programs, with the packages it needs.
+fn python(program: &str) -> Result<Command> {
+    let sources = places::root().join("crates/xtask/src/chart");
+    let python = clients::python_with("chart", &sources.join("requirements.txt"))?;
+    let mut command = Command::new(python);
+    command.arg(sources.join(program));
+    Ok(command)
 }
 
 /// A file that is there, or an error that says how to make it.
