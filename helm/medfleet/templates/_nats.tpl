@@ -45,6 +45,8 @@ tls {
 cluster {
   name: {{ $name | quote }}
   listen: {{ printf "%s:6222" .Values.process.listenAddress | quote }}
+  # Clients come back by the Service's name: pods' addresses change, and stand in no certificate.
+  no_advertise: true
   routes: [
     {{- range $index := until 3 }}
     "nats://{{ $name }}-{{ $index }}.{{ $name }}-peers:6222"
