@@ -252,14 +252,18 @@ class Handler(BaseHTTPRequestHandler):
             self.handle_request()
         except Refused as refused:
             self.answer(refused.status["code"], refused.status)
-        except BrokenPipeError:
-            # The client has heard enough.
-            self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = guarded
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        # A client that has heard enough hangs up; anything else is a fault here, and is shown.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+server = Server(("127.0.0.1", 0), Handler)
 server.store = Store(sys.argv[1])
 print(server.server_address[1], flush=True)
 server.serve_forever()
