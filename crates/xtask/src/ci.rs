@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{clients, fetch, process, proto, rebuild, tidy};
+use crate::{chart, clients, fetch, process, proto, rebuild, tidy};
 
 struct Step {
     name: &'static str,
@@ -46,6 +46,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "build",
         action: build,
+    },
+    Step {
+        name: "chart",
+        action: chart::run,
     },
     Step {
         name: "rebuild",

@@ -33,6 +33,14 @@ struct Client {
     last: Vec<std::ffi::OsString>,
 }
 
+/// A Python with exactly what a requirements file names, every package by hash.
+pub(crate) fn python_with(
+    name: &str,
+    requirements: &std::path::Path,
+) -> Result<std::path::PathBuf> {
+    toolchain::environment(name, &["--require-hashes", "--requirement"], requirements)
+}
+
 /// A command that runs npm.
 pub(crate) fn npm() -> Result<Command> {
     Ok(toolchain::node_programs()?.1)

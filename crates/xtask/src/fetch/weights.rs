@@ -58,8 +58,8 @@ pub(super) fn files() -> [&'static File; 2] {
     [&GGUF, &TOKENIZER]
 }
 
-/// `make` writes the file at the path it is given, and may use the folder that path is in.
-fn fetch_one(cache: &Path, file: &File, make: fn(&Path) -> Result<()>) -> Result<()> {
+/// `make` writes the file at the path it is given, and may use the folder that path is in. The caller holds the lock.
+pub(super) fn fetch_one(cache: &Path, file: &File, make: fn(&Path) -> Result<()>) -> Result<()> {
     if intact(&cache.join(file.target), file.sha256) {
         println!("{:32} in the cache", file.target);
         return Ok(());

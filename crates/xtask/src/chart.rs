@@ -1,0 +1,209 @@
+//! The Helm chart, checked without a cluster: linted, rendered for every preset and a pairwise sample of values, compared
+//! strictly with the schemas of three Kubernetes versions, held against our own rules, and its configuration files given
+//! to the programs that will read them.
+//!
+//! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `settings`
+//! (the files inside), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
+
+mod cases;
+mod edges;
+mod lifecycle;
+mod objects;
+mod refusals;
+mod rules;
+mod settings;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{clients, fetch, places, process};
+
+/// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
+const VERSIONS: &str = "1.31,1.34,1.37";
+/// What a YAML 1.1 reader takes for `true` where it stands bare.
+const RELEASE: &str = "y";
+/// Where it would be installed.
+const NAMESPACE: &str = "reading";
+/// Kinds of other projects, of whose objects `rules` knows the fields that we use.
+const WITHOUT_SCHEMA: &[&str] = &["PodMonitor", "ScaledObject"];
+
+/// Helm, the chart, and the place for what comes out.
+pub(crate) struct Chart {
+    helm: PathBuf,
+    folder: PathBuf,
+    scratch: PathBuf,
+}
+
+/// What `validate.py` says of a rendered chart.
+#[derive(Debug, Deserialize)]
+struct Validated {
+    objects: Vec<Value>,
+    violations: Vec<String>,
+    without_schema: Vec<String>,
+}
+
+/// Every check; prints all violations before failing.
+pub(crate) fn run() -> Result<()> {
+    let chart = Chart::open()?;
+    let cases = cases::all(&chart)?;
+    let mut violations = Vec::new();
+    for case in cases.iter().filter(|case| case.is_preset) {
+        chart.lint(&case.values)?;
+    }
+    let rendered = chart.render_all(&cases)?;
+    let mut files = settings::Files::open(&chart)?;
+    for (case, validated) in cases.iter().zip(&rendered) {
+        let mut found = validated.violations.clone();
+        let unknown = validated.without_schema.iter();
+        found.extend(
+            unknown
+                .filter(|kind| !WITHOUT_SCHEMA.contains(&kind.as_str()))
+                .map(|kind| format!("{kind}: no schema in one of {VERSIONS}")),
+        );
+        found.extend(rules::check(&validated.objects));
+        found.extend(edges::check(&validated.objects, case.edges));
+        found.extend(files.check(&validated.objects)?);
+        violations.extend(found.iter().map(|text| format!("{}: {text}", case.name)));
+    }
+    violations.extend(settings::drift(&chart)?);
+    violations.extend(refusals::check(&chart)?);
+    violations.extend(rolls(&chart)?);
+    violations.extend(lifecycle::check(&chart)?);
+    for violation in &violations {
+        println!("chart: {violation}");
+    }
+    if !violations.is_empty() {
+        bail!("{} violations", violations.len());
+    }
+    let objects: usize = rendered.iter().map(|one| one.objects.len()).sum();
+    println!(
+        "chart: {} renders, {objects} objects against Kubernetes {VERSIONS}, {} different configuration files, {} refusals",
+        rendered.len(),
+        files.checked(),
+        refusals::count(),
+    );
+    Ok(())
+}
+
+impl Chart {
+    fn open() -> Result<Self> {
+        let scratch = places::scratch("chart")?;
+        fs::remove_dir_all(&scratch)?;
+        Ok(Self {
+            helm: fetch::kit::helm()?,
+            folder: places::root().join("helm/medfleet"),
+            scratch: places::scratch("chart")?,
+        })
+    }
+
+    /// `helm template` with these value files, as text; the error is what helm says.
+    pub(crate) fn template(&self, values: &[PathBuf]) -> Result<String> {
+        let mut helm = Command::new(&self.helm);
+        helm.args(["template", RELEASE, "--namespace", NAMESPACE])
+            .arg(&self.folder);
+        for file in values {
+            helm.arg("--values").arg(file);
+        }
+        let output = helm.output().context("start helm")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        String::from_utf8(output.stdout).context("helm's output is UTF-8")
+    }
+
+    /// A file of values in the scratch folder.
+    pub(crate) fn values(&self, name: &str, values: &Value) -> Result<PathBuf> {
+        let path = self.scratch.join(format!("values-{name}.json"));
+        fs::write(&path, values.to_string())
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn lint(&self, values: &[PathBuf]) -> Result<()> {
+        let mut helm = Command::new(&self.helm);
+        helm.args(["lint", "--strict", "--quiet"]).arg(&self.folder);
+        for file in values {
+            helm.arg("--values").arg(file);
+        }
+        process::run(&mut helm)
+    }
+
+    fn render_all(&self, cases: &[cases::Case]) -> Result<Vec<Validated>> {
+        let mut files = Vec::new();
+        for case in cases {
+            let text = self
+                .template(&case.values)
+                .with_context(|| format!("render {}", case.name))?;
+            let path = self.scratch.join(format!("{}.yaml", case.name));
+            fs::write(&path, text)?;
+            files.push(path);
+        }
+        self.validate(&files)
+    }
+
+    fn validate(&self, files: &[PathBuf]) -> Result<Vec<Validated>> {
+        let mut command = python("validate.py")?;
+        command.arg(VERSIONS);
+        let lines = process::capture(command.args(files))?;
+        let each = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).context("a line of validate.py"));
+        each.collect()
+    }
+}
+
+/// A changed setting must roll the pods that read it: their template has to change.
+fn rolls(chart: &Chart) -> Result<Vec<String>> {
+    let small = chart.folder.join("values-small.yaml");
+    let louder = chart.values("louder", &serde_json::json!({"process": {"log": "debug"}}))?;
+    let mut sums = Vec::new();
+    for (name, values) in [
+        ("quiet", vec![small.clone()]),
+        ("louder", vec![small, louder]),
+    ] {
+        let path = chart.scratch.join(format!("{name}.yaml"));
+        fs::write(&path, chart.template(&values)?)?;
+        let validated = chart.validate(&[path])?;
+        let objects = validated.into_iter().flat_map(|one| one.objects);
+        let sum = |object: Value| {
+            let annotations = &object["spec"]["template"]["metadata"]["annotations"];
+            (object["kind"] == "Deployment").then(|| annotations["checksum/config"].clone())
+        };
+        sums.push(objects.filter_map(sum).collect::<Vec<_>>());
+    }
+    let same = sums[0].iter().zip(&sums[1]).filter(|(a, b)| a == b).count();
+    let good = sums[0].len() == 4 && same == 0;
+    Ok(match good {
+        true => Vec::new(),
+        false => vec![format!(
+            "a changed log level leaves {same} of {} workloads as they are",
+            sums[0].len()
+        )],
+    })
+}
+
+/// One of our Python programs, with the packages it needs.
+fn python(program: &str) -> Result<Command> {
+    let sources = places::root().join("crates/xtask/src/chart");
+    let python = clients::python_with("chart", &sources.join("requirements.txt"))?;
+    let mut command = Command::new(python);
+    command.arg(sources.join(program));
+    Ok(command)
+}
+
+/// A file that is there, or an error that says how to make it.
+fn built(binary: &str) -> Result<PathBuf> {
+    let path = places::built(binary);
+    if !Path::new(&path).is_file() {
+        bail!(
+            "{} is not built: run `cargo build --workspace`",
+            path.display()
+        );
+    }
+    Ok(path)
+}

@@ -1,0 +1,199 @@
+//! The real helm through the life of a release: install, upgrade, a refused upgrade, rollback, test, uninstall.
+//! The server is a stand-in (`api.py`): it keeps and validates objects, and nothing more. No controller acts on them.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::objects::{label, list, name, text};
+use super::{Chart, NAMESPACE, RELEASE, python};
+
+/// The version of Kubernetes that it claims and validates for.
+const VERSION: &str = "1.34";
+/// Longest wait for one of its answers.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The server, killed when dropped.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let mut command = python("api.py")?;
+        let mut child = command
+            .arg(VERSION)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start api.py")?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        let mut server = Self { child, port: 0 };
+        server.port = line
+            .trim()
+            .parse()
+            .context("api.py did not print its port")?;
+        Ok(server)
+    }
+
+    /// The objects of a kind in the release's namespace.
+    fn list(&self, path: &str) -> Result<Vec<Value>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        let (group, plural) = path.rsplit_once('/').context("group and plural")?;
+        write!(
+            stream,
+            "GET /{group}/namespaces/{NAMESPACE}/{plural} HTTP/1.0\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+        let listing: Value = serde_json::from_str(body).context("a list in JSON")?;
+        Ok(list(&listing["items"]).cloned().collect())
+    }
+
+    /// Every object but helm's own records.
+    fn all(&self) -> Result<BTreeSet<String>> {
+        let mut labels = BTreeSet::new();
+        for path in [
+            "api/v1/pods",
+            "api/v1/services",
+            "api/v1/secrets",
+            "api/v1/configmaps",
+            "api/v1/serviceaccounts",
+            "apis/apps/v1/deployments",
+            "apis/apps/v1/statefulsets",
+            "apis/policy/v1/poddisruptionbudgets",
+            "apis/networking.k8s.io/v1/networkpolicies",
+        ] {
+            let objects = self.list(path)?;
+            let ours = objects
+                .iter()
+                .filter(|object| !text(&object["type"]).starts_with("helm.sh/release"));
+            labels.extend(ours.map(label));
+        }
+        Ok(labels)
+    }
+
+    /// The log level in ingest's configuration.
+    fn log_level(&self) -> Result<String> {
+        let maps = self.list("api/v1/configmaps")?;
+        let map = maps
+            .iter()
+            .find(|map| name(map).ends_with("-ingest"))
+            .context("ingest's config map")?;
+        let config: toml::Table = text(&map["data"]["config.toml"]).parse()?;
+        Ok(config["process"]["telemetry"]["log"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It is ours and keeps nothing: there is no better end for it.
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
+            eprintln!("xtask: could not stop api.py: {error}");
+        }
+    }
+}
+
+/// What goes otherwise than it should.
+pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
+    let server = Server::start()?;
+    let helm = |arguments: &[&str]| helm(chart, &server, arguments, &[]);
+    let with_chart = |command: &str, values: &[PathBuf]| {
+        let folder = chart.folder.to_string_lossy().into_owned();
+        self::helm(chart, &server, &[command, RELEASE, &folder], values)
+    };
+    let small = chart.folder.join("values-small.yaml");
+    let louder = chart.values("louder", &json!({"process": {"log": "debug"}}))?;
+    // Free-form for our schema, wrong for Kubernetes.
+    let wrong = chart.values(
+        "wrong",
+        &json!({"ingest": {"affinity": {"nodeAfinity": {}}}}),
+    )?;
+
+    with_chart("install", std::slice::from_ref(&small))??;
+    let installed = server.all()?;
+    ensure!(
+        installed.len() > 20,
+        "only {} objects were installed",
+        installed.len()
+    );
+    let mut violations = Vec::new();
+    let mut expect = |what: &str, found: &str, expected: &str| {
+        if !found.contains(expected) {
+            violations.push(format!("{what}: found {found}, expected {expected}"));
+        }
+    };
+    with_chart("upgrade", &[small.clone(), louder])??;
+    expect("after the upgrade", &server.log_level()?, "debug");
+    let refused = with_chart("upgrade", &[small, wrong])?
+        .err()
+        .map(|error| error.to_string());
+    expect(
+        "a wrong upgrade",
+        &refused.unwrap_or_default(),
+        "nodeAfinity",
+    );
+    helm(&["rollback", RELEASE, "1"])??;
+    expect("after the rollback", &server.log_level()?, "info");
+    helm(&["test", RELEASE, "--timeout", "60s"])??;
+    expect(
+        "after the test",
+        &format!("{:?}", server.list("api/v1/pods")?.first().map(label)),
+        "-test",
+    );
+    helm(&["uninstall", RELEASE])??;
+    // The test's pod stays until the next test: its log is there to be read.
+    let pod = format!("Pod/{RELEASE}-medfleet-test");
+    let left: Vec<String> = server
+        .all()?
+        .into_iter()
+        .filter(|label| *label != pod)
+        .collect();
+    expect("left after uninstall", &format!("{left:?}"), "[]");
+    Ok(violations)
+}
+
+/// What helm wrote, or how it complained.
+fn helm(
+    chart: &Chart,
+    server: &Server,
+    arguments: &[&str],
+    values: &[PathBuf],
+) -> Result<Result<String>> {
+    let mut command = Command::new(&chart.helm);
+    command.args(arguments).args(["--namespace", NAMESPACE]);
+    command
+        .arg("--kube-apiserver")
+        .arg(format!("http://127.0.0.1:{}", server.port));
+    for file in values {
+        command.arg("--values").arg(file);
+    }
+    // Nothing of the person who runs this: neither their cluster nor their cache.
+    command.env("KUBECONFIG", "/dev/null");
+    for home in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        command.env(home, chart.scratch.join("helm"));
+    }
+    let output = command.output().context("start helm")?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok(match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(anyhow::anyhow!(
+            "helm {}: {said}",
+            arguments.first().unwrap_or(&"")
+        )),
+    })
+}

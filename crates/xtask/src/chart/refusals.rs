@@ -1,0 +1,200 @@
+//! What bad values get: no rendering, and a message with the path and what is allowed.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Chart, cases};
+
+/// Values over the sample's base, and parts of the message they must get.
+type Refusal = (Value, &'static [&'static str]);
+
+fn refused() -> Vec<Refusal> {
+    [ingest(), around(), pools()].concat()
+}
+
+fn ingest() -> Vec<Refusal> {
+    vec![
+        (json!({"ingestt": {}}), &["ingestt", "not allowed"]),
+        (
+            json!({"ingest": {"replica": 2}}),
+            &["/ingest", "replica", "not allowed"],
+        ),
+        (
+            json!({"ingest": {"replicas": "two"}}),
+            &["/ingest/replicas", "want integer"],
+        ),
+        (
+            json!({"ingest": {"config": {"limits": {"images_maxx": 2}}}}),
+            &["/ingest/config/limits", "images_maxx"],
+        ),
+        (
+            json!({"ingest": {"config": {"tokens_reload": "2 seconds"}}}),
+            &["/ingest/config/tokens_reload", "does not match"],
+        ),
+        (
+            json!({"ingest": {"config": {"listen": "0.0.0.0:1"}}}),
+            &["/ingest/config", "listen"],
+        ),
+        (
+            json!({"ingest": {"defaultModel": "x"}}),
+            &["ingest.defaultModel", "allowed: a model, medgemma-4b"],
+        ),
+        (
+            json!({"ingest": {"defaultModel": ""}}),
+            &["ingest.defaultModel", "needed where there are several"],
+        ),
+        (
+            json!({"ingest": {"defaultEmbedder": "x"}}),
+            &["ingest.defaultEmbedder", "no pool of kind embedder"],
+        ),
+        (
+            json!({"ingest": {"tls": {"enabled": true}}}),
+            &["ingest.tls.secretName", "needed"],
+        ),
+        (
+            json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
+            &["ingest.scale.min", "9", "2"],
+        ),
+    ]
+}
+
+fn around() -> Vec<Refusal> {
+    let s3 = json!({"kind": "s3", "s3": {"region": "x"}});
+    vec![
+        (
+            json!({"images": {"ingest": {"digest": "sha256:1"}}}),
+            &["/images/ingest/digest", "does not match"],
+        ),
+        (
+            json!({"nats": {"own": {"replicas": 2}}}),
+            &["/nats/own/replicas", "1, 3"],
+        ),
+        (
+            json!({"nats": {"own": {"replicas": 1, "syncInterval": "2m"}}}),
+            &["nats.own.syncInterval", "always"],
+        ),
+        (
+            json!({"nats": {"own": {"volume": {"sizeGiB": 10}}}}),
+            &["nats.own.volume.sizeGiB", "allowed is 16 or more"],
+        ),
+        (
+            json!({"nats": {"mode": "external"}}),
+            &["nats.external.urls", "at least one"],
+        ),
+        (
+            json!({"nats": {"external": {"urls": ["nats://u:p@h"]}}}),
+            &["/nats/external/urls/0", "does not match"],
+        ),
+        (
+            json!({"store": {"kind": "folder"}}),
+            &["/store/kind", "jetstream", "s3"],
+        ),
+        (
+            json!({"store": {"kind": "s3"}}),
+            &["store.s3.region", "needed"],
+        ),
+        (
+            json!({"store": s3, "networkPolicy": {"storePeers": []}}),
+            &["networkPolicy.storePeers", "needed"],
+        ),
+        (
+            json!({"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}}),
+            &["store.s3.endpoint", "https://"],
+        ),
+        (
+            json!({"autoscaling": {"workers": "keda"}}),
+            &["autoscaling.keda.prometheusAddress", "needed"],
+        ),
+        (
+            json!({"autoscaling": {"workers": "external"}}),
+            &["scale.min", "at least 1"],
+        ),
+    ]
+}
+
+fn pools() -> Vec<Refusal> {
+    let pool = |inner: Value| json!({"pools": {"main": inner}});
+    vec![
+        (
+            json!({"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}}),
+            &["/pools", "Main"],
+        ),
+        (
+            pool(json!({"kind": "reader"})),
+            &["/pools/main/kind", "writer", "embedder"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder"}})),
+            &["pools.main.model.volume", "claimName or image"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder", "volume": {"claimName": "m"}}})),
+            &["pools.main.model.path", "needed"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder", "dtype": "f16"}})),
+            &["/pools/main/model/dtype", "bf16", "f32"],
+        ),
+        (
+            pool(json!({"encode": {"device": {"compute": "cuda"}}})),
+            &["pools.main.encode.device", "nvidia.com/gpu"],
+        ),
+        (
+            pool(json!({"decode": {"device": {"resource": "nvidia.com/gpu"}}})),
+            &["pools.main.decode.device.resource", "never used"],
+        ),
+        (
+            pool(json!({"decode": {"config": {"kv_bytes_max": "1GB"}}})),
+            &["/pools/main/decode/config/kv_bytes_max", "does not match"],
+        ),
+        (
+            pool(json!({"preprocess": {"device": {}}})),
+            &["/pools/main/preprocess", "device", "not allowed"],
+        ),
+        (
+            json!({"pools": {"other": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}}}),
+            &["pools.other.aliases", "medgemma-4b", "another pool"],
+        ),
+        (
+            json!({"fullnameOverride": "a-very-long-name-for-a-release-of-a-fleet-of-many-workers"}),
+            &["characters", "52 are allowed"],
+        ),
+    ]
+}
+
+pub(crate) fn count() -> usize {
+    refused().len() + 1
+}
+
+/// Bad values that are taken, or whose message does not say enough.
+pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
+    let base = chart.values("base", &cases::base())?;
+    let mut violations = Vec::new();
+    for (index, (values, parts)) in refused().iter().enumerate() {
+        let bad = chart.values(&format!("bad-{index}"), values)?;
+        let said = said(chart, &[base.clone(), bad]);
+        violations.extend(lacking(said.as_deref(), parts).map(|what| format!("{values}: {what}")));
+    }
+    // Without any pool there is no decision to render.
+    let parts = &["pools: at least one pool", "values-small.yaml"];
+    violations.extend(
+        lacking(said(chart, &[]).as_deref(), parts).map(|what| format!("no values: {what}")),
+    );
+    Ok(violations)
+}
+
+/// What helm says; nothing when it renders.
+fn said(chart: &Chart, values: &[std::path::PathBuf]) -> Option<String> {
+    chart
+        .template(values)
+        .err()
+        .map(|error| format!("{error:#}"))
+}
+
+fn lacking(said: Option<&str>, parts: &[&str]) -> Option<String> {
+    let Some(said) = said else {
+        return Some("is rendered".to_owned());
+    };
+    let missing = parts.iter().find(|part| !said.contains(*part))?;
+    Some(format!("the message does not say {missing:?}: {said}"))
+}

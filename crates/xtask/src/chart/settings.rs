@@ -1,0 +1,332 @@
+//! The files inside the chart, given to who will read them: each service's configuration to the service's own
+//! `--check-config`, NATS's to `nats-server -t`. And the chart's tables of settings against the services' own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::objects::{Pod, list, of_kind, pods, text};
+use super::{Chart, built, rules};
+use crate::{fetch, places};
+
+/// The services with their binaries and the section that is their own.
+const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
+const NATS: &str = "bin/nats-server-2.14.0";
+
+/// Configuration files that were checked; the same text is checked once.
+pub(crate) struct Files {
+    scratch: PathBuf,
+    seen: BTreeMap<String, Option<String>>,
+}
+
+impl Files {
+    pub(crate) fn open(chart: &Chart) -> Result<Self> {
+        let scratch = chart.scratch.join("files");
+        fs::create_dir_all(&scratch)?;
+        certificates(&scratch)?;
+        Ok(Self {
+            scratch,
+            seen: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) fn checked(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// What the programs say against the files of one rendering.
+    pub(crate) fn check(&mut self, objects: &[Value]) -> Result<Vec<String>> {
+        let mut violations = Vec::new();
+        for pod in pods(objects) {
+            let component = pod.component();
+            if let Some(config) = rules::config_of(pod, objects) {
+                let secrets = self.secrets(pod)?;
+                let config = localised(config, &secrets);
+                violations.extend(self.once(component, &config, |path| service(component, path))?);
+            }
+        }
+        for map in of_kind(objects, "ConfigMap") {
+            if let Some(config) = map["data"]["nats.conf"].as_str() {
+                let config = config.replace("/etc/nats-tls", &self.scratch.to_string_lossy());
+                violations.extend(self.once("nats", &config, nats)?);
+            }
+        }
+        Ok(violations)
+    }
+
+    fn once(
+        &mut self,
+        component: &str,
+        config: &str,
+        run: impl FnOnce(&Path) -> Result<Option<String>>,
+    ) -> Result<Option<String>> {
+        let key = format!("{component}-{}", fetch::sha256(config.as_bytes()));
+        if let Some(known) = self.seen.get(&key) {
+            return Ok(known.clone());
+        }
+        let path = self.scratch.join(&key);
+        fs::write(&path, config)?;
+        let said = run(&path)?.map(|text| format!("{component}: {text}"));
+        self.seen.insert(key, said.clone());
+        Ok(said)
+    }
+
+    /// A folder with a file for every secret that the pod mounts: what a configuration names must be mounted.
+    fn secrets(&self, pod: Pod<'_>) -> Result<PathBuf> {
+        let root = self.scratch.join(format!("{}-secrets", pod.component()));
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        fs::create_dir_all(&root)?;
+        let mounts = pod
+            .containers()
+            .flat_map(|container| list(&container["volumeMounts"]));
+        for mount in mounts.collect::<Vec<_>>() {
+            let Some(place) = text(&mount["mountPath"]).strip_prefix("/etc/medfleet/") else {
+                continue;
+            };
+            let volume = list(&pod.spec["volumes"]).find(|volume| volume["name"] == mount["name"]);
+            for item in volume
+                .into_iter()
+                .flat_map(|volume| list(&volume["secret"]["items"]))
+            {
+                let folder = root.join(place);
+                fs::create_dir_all(&folder)?;
+                // 64 hexadecimal digits: good for the one secret whose form is looked at.
+                fs::write(folder.join(text(&item["path"])), "a1".repeat(32))?;
+            }
+        }
+        Ok(root)
+    }
+}
+
+/// With secrets where they are here, and without a device that the build for the CPU does not know.
+fn localised(config: &str, secrets: &Path) -> String {
+    let root = format!("{}/", secrets.display());
+    let lines = config
+        .lines()
+        .filter(|line| !line.starts_with("device = \"cuda"));
+    let text: Vec<String> = lines
+        .map(|line| line.replace("/etc/medfleet/", &root))
+        .collect();
+    text.join("\n") + "\n"
+}
+
+fn service(component: &str, config: &Path) -> Result<Option<String>> {
+    let mut command = Command::new(built(&format!("medfleet-{component}"))?);
+    said(command.arg("--check-config").arg("--config").arg(config))
+}
+
+fn nats(config: &Path) -> Result<Option<String>> {
+    let mut command = Command::new(fetch::path(NATS)?);
+    command
+        .env("POD_NAME", "nats-0")
+        .env("CLIENT_TOKEN", "nt_1234");
+    said(command.arg("-t").arg("-c").arg(config))
+}
+
+/// What it complains about; nothing when it is content.
+fn said(command: &mut Command) -> Result<Option<String>> {
+    let output = command
+        .current_dir(places::root())
+        .output()
+        .context("start a check")?;
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok((!output.status.success()).then_some(text))
+}
+
+/// One certificate that signs itself, as what a secret with TLS files holds: nats-server opens them.
+fn certificates(folder: &Path) -> Result<()> {
+    let made = rcgen::generate_simple_self_signed(vec!["nats".to_owned()])?;
+    for name in ["tls.crt", "ca.crt"] {
+        fs::write(folder.join(name), made.cert.pem())?;
+    }
+    fs::write(folder.join("tls.key"), made.signing_key.serialize_pem())?;
+    Ok(())
+}
+
+/// Settings that the chart decides itself, below each section.
+const CHARTS: &[&str] = &[
+    "process",
+    "model",
+    "queue.urls",
+    "queue.replicas",
+    "queue.stream_bytes_max",
+    "queue.tls",
+    "store.backend",
+    "store.key",
+    "ingest.listen",
+    "ingest.tokens",
+    "ingest.models",
+    "ingest.embedders",
+    "ingest.default_model",
+    "preprocess.pool",
+    "preprocess.frame_side",
+    "encode.pool",
+    "encode.listen",
+    "decode.pool",
+];
+/// Settings without a default: a service does not print them, so they are named here.
+const OPTIONAL: &[&str] = &[
+    "queue.heartbeat",
+    "store.capacity_bytes",
+    "ingest.dispatcher.tenant_weights",
+];
+
+/// The least that each service needs to say what its settings are.
+const LEAST: &str = "\
+[store]
+key = 'a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1'
+backend = { kind = 'jetstream', bucket = 'x', replicas = 1 }
+";
+
+/// Where the chart's schema and defaults no longer say what the services say.
+pub(crate) fn drift(chart: &Chart) -> Result<Vec<String>> {
+    let schema: Value =
+        serde_json::from_slice(&fs::read(chart.folder.join("values.schema.json"))?)?;
+    let mut violations = Vec::new();
+    for component in SERVICES {
+        let printed = printed(chart, component)?;
+        let mut theirs = BTreeSet::new();
+        leaves("", &toml::Value::Table(printed.clone()), &mut theirs);
+        let mut ours = BTreeSet::new();
+        for section in ["queue", "store", component] {
+            let pointer = match section {
+                "queue" | "store" | "ingest" => format!("/properties/{section}/properties/config"),
+                stage => format!("/definitions/{stage}/properties/config"),
+            };
+            properties(
+                section,
+                &schema,
+                schema.pointer(&pointer).context("a config table")?,
+                &mut ours,
+            );
+        }
+        let charts = |key: &str| {
+            CHARTS
+                .iter()
+                .any(|owned| key == *owned || key.starts_with(&format!("{owned}.")))
+        };
+        for key in theirs.difference(&ours).filter(|key| !charts(key)) {
+            violations.push(format!(
+                "{component} has the setting {key}, values.schema.json does not"
+            ));
+        }
+        for key in ours
+            .difference(&theirs)
+            .filter(|key| !OPTIONAL.contains(&key.as_str()))
+        {
+            violations.push(format!(
+                "values.schema.json has {key}, which {component} does not print"
+            ));
+        }
+        violations.extend(defaults(component, &printed));
+    }
+    Ok(violations)
+}
+
+/// Defaults of services that the chart repeats because it computes with them.
+fn defaults(component: &str, printed: &toml::Table) -> Vec<String> {
+    let values =
+        fs::read_to_string(places::root().join("helm/medfleet/values.yaml")).unwrap_or_default();
+    let mut violations = Vec::new();
+    let drain = printed["process"]["drain"].as_str().unwrap_or_default();
+    if !values.contains(&format!("drainSeconds: {}\n", drain.trim_end_matches('s'))) {
+        violations.push(format!("{component} drains {drain} by default, process.drainSeconds in values.yaml says otherwise"));
+    }
+    for (stream, size) in printed["queue"]["stream_bytes_max"]
+        .as_table()
+        .into_iter()
+        .flatten()
+    {
+        let size = size.as_str().unwrap_or_default();
+        let mib = match size.strip_suffix("GiB") {
+            Some(gib) => gib.parse::<u64>().unwrap_or(0) * 1024,
+            None => size.trim_end_matches("MiB").parse().unwrap_or(0),
+        };
+        if !values.contains(&format!("    {stream}: {mib}\n")) {
+            violations.push(format!(
+                "queue.streamsMiB.{stream} in values.yaml is not {mib}, the services' default"
+            ));
+        }
+    }
+    // `_stage.tpl` repeats the slots to compute thresholds.
+    let slots = [("encode", 1), ("decode", 4)]
+        .into_iter()
+        .find(|(stage, _)| *stage == component);
+    if let Some((_, slots)) = slots
+        && printed[component]["worker"]["slots"].as_integer() != Some(slots)
+    {
+        violations.push(format!(
+            "{component} no longer has {slots} slots by default: change medfleet.stage.slots"
+        ));
+    }
+    violations
+}
+
+fn printed(chart: &Chart, component: &str) -> Result<toml::Table> {
+    let own = match component {
+        "ingest" => "[ingest]\ntokens = 'x'\ndefault_model = 'm'\nmodels = { m = 'm' }\n",
+        "preprocess" => "[preprocess]\npool = 'm'\nframe_side = 896\n",
+        "encode" => "[encode]\npool = 'm'\n[model]\nkind = 'simulated'\n",
+        _ => "[decode]\npool = 'm'\n[model]\nkind = 'simulated'\n",
+    };
+    let path = chart.scratch.join(format!("least-{component}.toml"));
+    fs::write(&path, format!("{LEAST}{own}"))?;
+    let mut command = Command::new(built(&format!("medfleet-{component}"))?);
+    let output = command
+        .arg("--print-config")
+        .arg("--config")
+        .arg(path)
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "medfleet-{component}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    String::from_utf8(output.stdout)?
+        .parse()
+        .context("a printed configuration")
+}
+
+fn leaves(path: &str, value: &toml::Value, into: &mut BTreeSet<String>) {
+    match value {
+        toml::Value::Table(table) if !table.is_empty() => {
+            for (key, value) in table {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                leaves(&path, value, into);
+            }
+        }
+        _ => {
+            into.insert(path.to_owned());
+        }
+    }
+}
+
+/// The keys of a table in the schema; a definition is looked up.
+fn properties(path: &str, schema: &Value, table: &Value, into: &mut BTreeSet<String>) {
+    let table = match table["$ref"]
+        .as_str()
+        .and_then(|name| schema.pointer(name.trim_start_matches('#')))
+    {
+        Some(definition) => definition,
+        None => table,
+    };
+    match table["properties"].as_object() {
+        Some(inner) => inner
+            .iter()
+            .for_each(|(key, value)| properties(&format!("{path}.{key}"), schema, value, into)),
+        None => {
+            into.insert(path.to_owned());
+        }
+    }
+}

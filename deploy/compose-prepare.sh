@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes what deploy/compose.yaml needs, once: ./secrets (the fleet's key, NATS's token, a client's token and its hash) and
+# ./data, the folder of the streams.
+set -eu
+cd "$(dirname "$0")"
+[ -e secrets ] && { echo "secrets is there already: remove it to make new ones (stored blobs are then lost)"; exit 0; }
+random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
+umask 027
+mkdir -p data
+mkdir secrets
+nats="nt_$(random)"
+token="mf_$(random)"
+random > secrets/store-key
+printf '%s' "$nats" > secrets/nats-token
+printf 'authorization { token: "%s" }\n' "$nats" > secrets/nats-auth.conf
+printf '%s\n' "$token" > secrets/token
+printf '[[token]]\nname = "local"\ntenant = "local"\nsha256 = "%s"\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > secrets/tokens.toml
+# The containers run as 65532: they read the secrets as their group and own the data.
+chgrp -R 65532 secrets 2>/dev/null || chmod -R o+rX secrets
+chown 65532:65532 data 2>/dev/null || chmod 777 data

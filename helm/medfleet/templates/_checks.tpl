@@ -1,0 +1,59 @@
+{{- /* What the schema cannot say: relations between values. Nothing is rendered here; each failure
+       names the path. Included before anything that would stumble over what is refused here, with a worse message. */ -}}
+{{- define "medfleet.need" -}}
+{{- if not .value -}}{{- fail (printf "%s: %s" .path .why) -}}{{- end -}}
+{{- end -}}
+{{- define "medfleet.checks" -}}
+{{- $own := .Values.nats.own -}}
+{{- $external := .Values.nats.external -}}
+{{- if eq .Values.nats.mode "own" -}}
+  {{- if and (eq (int $own.replicas) 1) (ne $own.syncInterval "always") -}}
+    {{- fail (printf "nats.own.syncInterval: %s, but a single server must have always: accepted jobs would be lost in a power cut" $own.syncInterval) -}}
+  {{- end -}}
+  {{- if $own.tls.enabled -}}{{- include "medfleet.need" (dict "value" $own.tls.secretName "path" "nats.own.tls.secretName" "why" "needed with nats.own.tls.enabled") -}}{{- end -}}
+{{- else -}}
+  {{- include "medfleet.need" (dict "value" $external.urls "path" "nats.external.urls" "why" "at least one address is needed with nats.mode external") -}}
+  {{- if ne $external.auth.kind "none" -}}{{- include "medfleet.need" (dict "value" $external.auth.secretName "path" "nats.external.auth.secretName" "why" (printf "needed with kind %s; kind none means no authentication" $external.auth.kind)) -}}{{- end -}}
+  {{- if eq $external.auth.kind "user" -}}{{- include "medfleet.need" (dict "value" $external.auth.userName "path" "nats.external.auth.userName" "why" "needed with kind user") -}}{{- end -}}
+  {{- if $external.tls.enabled -}}{{- include "medfleet.need" (dict "value" $external.tls.secretName "path" "nats.external.tls.secretName" "why" "needed with nats.external.tls.enabled") -}}{{- end -}}
+{{- end -}}
+{{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}
+{{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the command line has no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
+{{- if and .Values.ingest.tls.enabled .Values.helmTest.enabled -}}{{- include "medfleet.need" (dict "value" .Values.helmTest.ca.secretName "path" "helmTest.ca.secretName" "why" "needed with ingest.tls: the test must know who signed the certificate") -}}{{- end -}}
+{{- $s3 := .Values.store.s3 -}}
+{{- if eq .Values.store.kind "s3" -}}
+  {{- include "medfleet.need" (dict "value" $s3.region "path" "store.s3.region" "why" "needed with store.kind s3; compatible stores often take us-east-1") -}}
+  {{- if and (hasPrefix "http://" $s3.endpoint) (not $s3.allowHttp) -}}{{- fail "store.s3.endpoint: must begin with https://, or store.s3.allowHttp be true for tests inside one machine" -}}{{- end -}}
+{{- end -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if $policy.enabled -}}
+  {{- if eq .Values.store.kind "s3" -}}{{- include "medfleet.need" (dict "value" $policy.storePeers "path" "networkPolicy.storePeers" "why" "needed with store.kind s3, or no pod reaches it") -}}{{- end -}}
+  {{- if eq .Values.nats.mode "external" -}}{{- include "medfleet.need" (dict "value" $policy.natsPeers "path" "networkPolicy.natsPeers" "why" "needed with nats.mode external, or no pod reaches it") -}}{{- end -}}
+  {{- if .Values.process.otlpEndpoint -}}{{- include "medfleet.need" (dict "value" $policy.otlpPeers "path" "networkPolicy.otlpPeers" "why" "needed with process.otlpEndpoint, or no pod reaches it") -}}{{- end -}}
+{{- end -}}
+{{- range $workload, $scale := dict "ingest" .Values.ingest.scale -}}
+  {{- if gt (int $scale.min) (int $scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $workload (int $scale.min) $workload (int $scale.max)) -}}{{- end -}}
+{{- end -}}
+{{- range $name, $spec := .Values.pools -}}
+  {{- if eq $spec.model.kind "folder" -}}
+    {{- $volume := default dict $spec.model.volume -}}
+    {{- if not (or $volume.claimName $volume.image) -}}{{- fail (printf "pools.%s.model.volume: claimName or image is needed with kind folder" $name) -}}{{- end -}}
+    {{- if and $volume.claimName $volume.image -}}{{- fail (printf "pools.%s.model.volume: claimName or image, not both" $name) -}}{{- end -}}
+    {{- range $key := list "path" "dtype" -}}
+      {{- include "medfleet.need" (dict "value" (get $spec.model $key) "path" (printf "pools.%s.model.%s" $name $key) "why" "needed with kind folder") -}}
+    {{- end -}}
+    {{- if $spec.model.simulated -}}{{- fail (printf "pools.%s.model.simulated: has no meaning with kind folder" $name) -}}{{- end -}}
+  {{- else if eq $spec.kind "embedder" -}}
+    {{- fail (printf "pools.%s.model.kind: a pool of kind embedder needs folder; the simulated model only writes" $name) -}}
+  {{- end -}}
+  {{- range $stage := list "preprocess" "encode" "decode" -}}
+    {{- $given := include "medfleet.stage" (dict "stage" $stage "spec" $spec) | fromJson -}}
+    {{- $path := printf "pools.%s.%s" $name $stage -}}
+    {{- if gt (int $given.scale.min) (int $given.scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $path (int $given.scale.min) $path (int $given.scale.max)) -}}{{- end -}}
+    {{- $device := $given.device -}}
+    {{- if and (eq $device.compute "cpu") $device.resource -}}{{- fail (printf "%s.device.resource: %s would be reserved and never used; device.compute says cpu" $path $device.resource) -}}{{- end -}}
+    {{- if and (ne $device.compute "cpu") (not $device.resource) -}}{{- fail (printf "%s.device.resource: needed with device.compute %s, such as nvidia.com/gpu" $path $device.compute) -}}{{- end -}}
+    {{- if and (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s.device.compute: the simulated model has no device; allowed: cpu" $path) -}}{{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,168 @@
+{{/* The configuration file of each service. What the chart decides stands beside what the values' `config` tables say;
+     the schema keeps the two apart, so nothing here can be overridden by accident. */}}
+
+{{- define "medfleet.ports" -}}
+{{- dict "admin" 9464 "api" 8443 "tokens" 7444 "client" 4222 "cluster" 6222 "monitor" 8222 | toJson -}}
+{{- end -}}
+
+{{- define "medfleet.listen" -}}
+{{- printf "%s:%d" .root.Values.process.listenAddress (int .port) -}}
+{{- end -}}
+
+{{/* [process], [queue] and [store], which every service has. */}}
+{{- define "medfleet.config.common" -}}
+{{- $values := .Values -}}
+{{- $ports := include "medfleet.ports" . | fromJson -}}
+{{- $telemetry := dict "log" $values.process.log "log_format" $values.process.logFormat -}}
+{{- with $values.process.otlpEndpoint -}}{{- $_ := set $telemetry "otlp_endpoint" . -}}{{- end -}}
+{{- $process := dict "admin_listen" (include "medfleet.listen" (dict "root" . "port" $ports.admin)) "drain" (printf "%ds" (int $values.process.drainSeconds)) "telemetry" $telemetry -}}
+{{ include "medfleet.toml" (dict "path" "process" "table" $process) }}
+
+{{ include "medfleet.toml" (dict "path" "queue" "table" (include "medfleet.config.queue" . | fromJson)) }}
+
+{{ include "medfleet.toml" (dict "path" "store" "table" (include "medfleet.config.store" . | fromJson)) }}
+{{- end -}}
+
+{{- define "medfleet.config.queue" -}}
+{{- $nats := .Values.nats -}}
+{{- $queue := deepCopy .Values.queue.config -}}
+{{- $sizes := dict -}}
+{{- range $name, $mib := .Values.queue.streamsMiB -}}{{- $_ := set $sizes $name (printf "%dMiB" (int $mib)) -}}{{- end -}}
+{{- $_ := set $queue "stream_bytes_max" $sizes -}}
+{{- $folder := "/etc/medfleet/nats" -}}
+{{- if eq $nats.mode "own" -}}
+  {{- $scheme := ternary "tls" "nats" $nats.own.tls.enabled -}}
+  {{- $_ := set $queue "urls" (list (printf "%s://%s:4222" $scheme (include "medfleet.name" (dict "root" . "component" "nats")))) -}}
+  {{- $_ := set $queue "replicas" $nats.own.replicas -}}
+  {{- $_ := set $queue "token" (dict "file" (printf "%s/auth/%s" $folder $nats.own.auth.tokenKey)) -}}
+  {{- if $nats.own.tls.enabled -}}{{- $_ := set $queue "tls" (dict "ca" (printf "%s/tls/ca.crt" $folder)) -}}{{- end -}}
+{{- else -}}
+  {{- $auth := $nats.external.auth -}}
+  {{- $_ := set $queue "urls" $nats.external.urls -}}
+  {{- $_ := set $queue "replicas" $nats.external.replicas -}}
+  {{- if eq $auth.kind "credentials" -}}{{- $_ := set $queue "credentials" (printf "%s/auth/%s" $folder $auth.credentialsKey) -}}
+  {{- else if eq $auth.kind "token" -}}{{- $_ := set $queue "token" (dict "file" (printf "%s/auth/%s" $folder $auth.tokenKey)) -}}
+  {{- else if eq $auth.kind "user" -}}
+    {{- $_ := set $queue "user" $auth.userName -}}
+    {{- $_ := set $queue "password" (dict "file" (printf "%s/auth/%s" $folder $auth.passwordKey)) -}}
+  {{- end -}}
+  {{- if $nats.external.tls.enabled -}}
+    {{- $tls := dict "ca" (printf "%s/tls/ca.crt" $folder) -}}
+    {{- if $nats.external.tls.clientCertificate -}}
+      {{- $_ := set $tls "cert" (printf "%s/tls/tls.crt" $folder) -}}
+      {{- $_ := set $tls "key" (printf "%s/tls/tls.key" $folder) -}}
+    {{- end -}}
+    {{- $_ := set $queue "tls" $tls -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $queue -}}
+{{- end -}}
+
+{{- define "medfleet.config.store" -}}
+{{- $given := .Values.store -}}
+{{- $store := deepCopy $given.config -}}
+{{- $_ := set $store "key" (dict "file" (printf "/etc/medfleet/store/%s" $given.key.key)) -}}
+{{- $backend := dict "kind" $given.kind "bucket" $given.bucket -}}
+{{- if eq $given.kind "jetstream" -}}
+  {{- $_ := set $backend "replicas" (include "medfleet.replicas" . | int) -}}
+{{- else -}}
+  {{- $_ := set $backend "region" $given.s3.region -}}
+  {{- with $given.s3.endpoint -}}{{- $_ := set $backend "endpoint" . -}}{{- end -}}
+  {{- if $given.s3.allowHttp -}}{{- $_ := set $backend "allow_http" true -}}{{- end -}}
+  {{- if $given.s3.credentials.secretName -}}
+    {{- $_ := set $backend "access_key_id" (dict "file" (printf "/etc/medfleet/s3/%s" $given.s3.credentials.accessKeyIdKey)) -}}
+    {{- $_ := set $backend "secret_access_key" (dict "file" (printf "/etc/medfleet/s3/%s" $given.s3.credentials.secretAccessKeyKey)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $store "backend" $backend -}}
+{{- toJson $store -}}
+{{- end -}}
+
+{{/* Copies of a stream. */}}
+{{- define "medfleet.replicas" -}}
+{{- if eq .Values.nats.mode "own" -}}{{ .Values.nats.own.replicas }}{{- else -}}{{ .Values.nats.external.replicas }}{{- end -}}
+{{- end -}}
+
+{{- define "medfleet.config.ingest" -}}
+{{- $values := .Values.ingest -}}
+{{- $ports := include "medfleet.ports" . | fromJson -}}
+{{- $models := dict -}}
+{{- $embedders := dict -}}
+{{- range $name, $pool := .Values.pools -}}
+  {{- range $alias := $pool.aliases -}}
+    {{- if or (hasKey $models $alias) (hasKey $embedders $alias) -}}{{- fail (printf "pools.%s.aliases: %s names another pool already; an alias belongs to one pool" $name $alias) -}}{{- end -}}
+    {{- $_ := set (ternary $embedders $models (eq $pool.kind "embedder")) $alias $name -}}
+  {{- end -}}
+{{- end -}}
+{{- if not $models -}}{{- fail "pools: at least one pool of kind writer is needed; see the presets values-small.yaml and values-gpu.yaml" -}}{{- end -}}
+{{- $default := $values.defaultModel -}}
+{{- if not $default -}}
+  {{- if gt (len $models) 1 -}}{{- fail (printf "ingest.defaultModel: needed where there are several aliases; allowed: %s" (keys $models | sortAlpha | join ", ")) -}}{{- end -}}
+  {{- $default = first (keys $models) -}}
+{{- else if not (hasKey $models $default) -}}
+  {{- fail (printf "ingest.defaultModel: %s is no alias of a pool of kind writer; allowed: %s" $default (keys $models | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- $ingest := deepCopy $values.config -}}
+{{- $_ := set $ingest "listen" (include "medfleet.listen" (dict "root" . "port" $ports.api)) -}}
+{{- $_ := set $ingest "tokens" (printf "/etc/medfleet/tokens/%s" $values.tokens.key) -}}
+{{- $_ := set $ingest "models" $models -}}
+{{- $_ := set $ingest "default_model" $default -}}
+{{- if $embedders -}}
+  {{- $_ := set $ingest "embedders" $embedders -}}
+  {{- if $values.defaultEmbedder -}}
+    {{- if not (hasKey $embedders $values.defaultEmbedder) -}}{{- fail (printf "ingest.defaultEmbedder: %s is no alias of a pool of kind embedder; allowed: %s" $values.defaultEmbedder (keys $embedders | sortAlpha | join ", ")) -}}{{- end -}}
+    {{- $_ := set $ingest "default_embedder" $values.defaultEmbedder -}}
+  {{- else if gt (len $embedders) 1 -}}
+    {{- fail (printf "ingest.defaultEmbedder: needed where there are several aliases; allowed: %s" (keys $embedders | sortAlpha | join ", ")) -}}
+  {{- end -}}
+{{- else if $values.defaultEmbedder -}}
+  {{- fail "ingest.defaultEmbedder: there is no pool of kind embedder" -}}
+{{- end -}}
+{{- if $values.tls.enabled -}}
+  {{- $tls := dict "cert" "/etc/medfleet/tls/tls.crt" "key" "/etc/medfleet/tls/tls.key" -}}
+  {{- if $values.tls.clientCa -}}{{- $_ := set $tls "client_ca" "/etc/medfleet/tls/ca.crt" -}}{{- end -}}
+  {{- $_ := set $ingest "tls" $tls -}}
+{{- end -}}
+{{ include "medfleet.config.common" . }}
+
+{{ include "medfleet.toml" (dict "path" "ingest" "table" $ingest) }}
+{{- end -}}
+
+{{/* dict "root" $ "stage" … "pool" name "spec" the pool "given" the stage, with defaults */}}
+{{- define "medfleet.config.stage" -}}
+{{- $ports := include "medfleet.ports" .root | fromJson -}}
+{{- $table := deepCopy .given.config -}}
+{{- $_ := set $table "pool" .pool -}}
+{{- if eq .stage "preprocess" -}}
+  {{- $embedder := eq .spec.kind "embedder" -}}
+  {{- /* The simulated model names its side itself. */ -}}
+  {{- $simulated := dig "simulated" "frame_side" 0 .spec.model -}}
+  {{- $_ := set $table "frame_side" (coalesce .spec.frameSide $simulated (ternary 448 896 $embedder)) -}}
+  {{- if and $embedder (not (hasKey $table "convention")) -}}{{- $_ := set $table "convention" "medsiglip" -}}{{- end -}}
+{{- else if eq .stage "encode" -}}
+  {{- if .root.Values.tokenPath.direct -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
+{{- else -}}
+  {{- if not .root.Values.tokenPath.direct -}}{{- $_ := set $table "fetch_timeout" "0ms" -}}{{- end -}}
+{{- end -}}
+{{ include "medfleet.config.common" .root }}
+{{- if ne .stage "preprocess" }}
+
+{{ include "medfleet.toml" (dict "path" "model" "table" (include "medfleet.config.model" . | fromJson)) }}
+{{- end }}
+
+{{ include "medfleet.toml" (dict "path" .stage "table" $table) }}
+{{- end -}}
+
+{{- define "medfleet.config.model" -}}
+{{- $model := .spec.model -}}
+{{- $table := dict -}}
+{{- if eq $model.kind "folder" -}}
+  {{- $table = dict "kind" "folder" "dtype" $model.dtype "path" (printf "/models/%s" (trimPrefix "/" $model.path)) "digest_cache" "/var/cache/medfleet" -}}
+  {{- /* Left out for the CPU, which is the default: services from before the setting existed refuse it. */ -}}
+  {{- if ne .given.device.compute "cpu" -}}{{- $_ := set $table "device" .given.device.compute -}}{{- end -}}
+{{- else -}}
+  {{- $table = deepCopy (default dict $model.simulated) -}}
+  {{- $_ := set $table "kind" "simulated" -}}
+{{- end -}}
+{{- toJson $table -}}
+{{- end -}}

@@ -1,0 +1,66 @@
+{{/* NATS's own configuration, and whether its disk holds what the streams may take. */}}
+
+{{/* Bytes that JetStream may use: 90 % of the volume, the rest is the file system's. */}}
+{{- define "medfleet.nats.storeBytes" -}}
+{{- div (mul (int64 .Values.nats.own.volume.sizeGiB) 1073741824 9) 10 -}}
+{{- end -}}
+
+{{/* MiB that the streams may take together: JetStream reserves each one's limit when it is made. */}}
+{{- define "medfleet.nats.streamsMiB" -}}
+{{- $mib := .Values.queue.streamsMiB -}}
+{{- /* Two stages wait for release, three have work, three small buckets: uploads, pending accepts, leases. */ -}}
+{{- $sum := add (mul 2 $mib.intake) (mul 3 $mib.work) $mib.events $mib.records $mib.dead $mib.audit (mul 3 $mib.small) -}}
+{{- if eq .Values.store.kind "jetstream" -}}{{- $sum = add $sum $mib.objects -}}{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
+{{- define "medfleet.nats.config" -}}
+{{- $own := .Values.nats.own -}}
+{{- $name := include "medfleet.name" (dict "root" . "component" "nats") -}}
+{{- $needed := include "medfleet.nats.streamsMiB" . | int64 -}}
+{{- $have := div (include "medfleet.nats.storeBytes" . | int64) 1048576 -}}
+{{- if gt $needed $have -}}
+{{- fail (printf "nats.own.volume.sizeGiB: %d GiB leave %d MiB for streams, queue.streamsMiB needs %d MiB: allowed is %d or more" (int64 $own.volume.sizeGiB) $have $needed (div (add (div (mul $needed 10) 9) 1024) 1024)) -}}
+{{- end -}}
+server_name: $POD_NAME
+listen: {{ printf "%s:4222" .Values.process.listenAddress | quote }}
+http: {{ printf "%s:8222" .Values.process.listenAddress | quote }}
+max_payload: 1048576
+lame_duck_grace_period: 5s
+lame_duck_duration: 30s
+authorization { token: $CLIENT_TOKEN }
+jetstream {
+  store_dir: "/data"
+  max_file_store: {{ include "medfleet.nats.storeBytes" . }}
+  sync_interval: {{ $own.syncInterval }}
+}
+{{- if $own.tls.enabled }}
+tls {
+  cert_file: "/etc/nats-tls/tls.crt"
+  key_file: "/etc/nats-tls/tls.key"
+  ca_file: "/etc/nats-tls/ca.crt"
+}
+{{- end }}
+{{- if eq (int $own.replicas) 3 }}
+cluster {
+  name: {{ $name | quote }}
+  listen: {{ printf "%s:6222" .Values.process.listenAddress | quote }}
+  # Clients come back by the Service's name: pods' addresses change, and stand in no certificate.
+  no_advertise: true
+  routes: [
+    {{- range $index := until 3 }}
+    "nats://{{ $name }}-{{ $index }}.{{ $name }}-peers:6222"
+    {{- end }}
+  ]
+  {{- if $own.tls.enabled }}
+  # Routes show certificates to each other.
+  tls {
+    cert_file: "/etc/nats-tls/tls.crt"
+    key_file: "/etc/nats-tls/tls.key"
+    ca_file: "/etc/nats-tls/ca.crt"
+    verify: true
+  }
+  {{- end }}
+}
+{{- end }}
+{{- end -}}

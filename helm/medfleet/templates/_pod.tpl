@@ -1,0 +1,143 @@
+{{/* What all pods have in common: security, probes, placement, secrets. */}}
+
+{{- define "medfleet.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "medfleet.containerSecurity" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* dict "startupSeconds" n: alive says only whether a restart would help, ready says whether work may come. The start
+     may take as long as loading the weights takes; a start that never ends is tried again. */}}
+{{- define "medfleet.probes" -}}
+startupProbe:
+  httpGet: { path: /readyz, port: admin }
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: {{ ceil (divf (float64 .startupSeconds) 5.0) | int }}
+readinessProbe:
+  httpGet: { path: /readyz, port: admin }
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 2
+livenessProbe:
+  httpGet: { path: /healthz, port: admin }
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- end -}}
+
+{{/* dict "root" $ "component" … "pool" … "given" the workload: where its pods may run. */}}
+{{- define "medfleet.placement" -}}
+{{- with .given.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .given.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .given.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .given.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- if .root.Values.topologySpread.enabled }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: topology.kubernetes.io/zone
+    whenUnsatisfiable: {{ .root.Values.topologySpread.whenUnsatisfiable }}
+    labelSelector:
+      matchLabels:
+        {{- include "medfleet.selector" . | nindent 8 }}
+{{- end }}
+{{- end -}}
+
+{{- define "medfleet.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Mounts and volumes of the secrets that every service needs; only the named keys are mounted. */}}
+{{- define "medfleet.secretMounts" -}}
+- { name: config, mountPath: /etc/medfleet/config, readOnly: true }
+- { name: store-key, mountPath: /etc/medfleet/store, readOnly: true }
+{{- if ne (include "medfleet.natsAuthSecret" .) "" }}
+- { name: nats-auth, mountPath: /etc/medfleet/nats/auth, readOnly: true }
+{{- end }}
+{{- if ne (include "medfleet.natsTlsSecret" .) "" }}
+- { name: nats-tls, mountPath: /etc/medfleet/nats/tls, readOnly: true }
+{{- end }}
+{{- if and (eq .Values.store.kind "s3") .Values.store.s3.credentials.secretName }}
+- { name: s3, mountPath: /etc/medfleet/s3, readOnly: true }
+{{- end }}
+{{- end -}}
+
+{{- define "medfleet.secretVolume" -}}
+- name: {{ .name }}
+  secret:
+    secretName: {{ .secret | quote }}
+    defaultMode: 0440
+    items:
+      {{- range .keys }}
+      - { key: {{ . | quote }}, path: {{ . | quote }} }
+      {{- end }}
+{{- end -}}
+
+{{- define "medfleet.secretVolumes" -}}
+{{- $nats := .Values.nats -}}
+{{ include "medfleet.secretVolume" (dict "name" "store-key" "secret" .Values.store.key.secretName "keys" (list .Values.store.key.key)) }}
+{{- with include "medfleet.natsAuthSecret" . }}
+{{ include "medfleet.secretVolume" (dict "name" "nats-auth" "secret" . "keys" (list (include "medfleet.natsAuthKey" $))) }}
+{{- end }}
+{{- with include "medfleet.natsTlsSecret" . }}
+{{- $keys := list "ca.crt" }}
+{{- if and (eq $nats.mode "external") $nats.external.tls.clientCertificate }}{{- $keys = list "ca.crt" "tls.crt" "tls.key" }}{{- end }}
+{{ include "medfleet.secretVolume" (dict "name" "nats-tls" "secret" . "keys" $keys) }}
+{{- end }}
+{{- if eq .Values.store.kind "s3" }}
+{{- with .Values.store.s3.credentials }}
+{{- if .secretName }}
+{{ include "medfleet.secretVolume" (dict "name" "s3" "secret" .secretName "keys" (list .accessKeyIdKey .secretAccessKeyKey)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "medfleet.natsAuthSecret" -}}
+{{- if eq .Values.nats.mode "own" -}}{{ .Values.nats.own.auth.secretName }}
+{{- else if ne .Values.nats.external.auth.kind "none" -}}{{ .Values.nats.external.auth.secretName }}
+{{- end -}}
+{{- end -}}
+
+{{- define "medfleet.natsAuthKey" -}}
+{{- $auth := .Values.nats.external.auth -}}
+{{- if eq .Values.nats.mode "own" -}}{{ .Values.nats.own.auth.tokenKey }}
+{{- else -}}{{ get (dict "credentials" $auth.credentialsKey "token" $auth.tokenKey "user" $auth.passwordKey) $auth.kind }}
+{{- end -}}
+{{- end -}}
+
+{{- define "medfleet.natsTlsSecret" -}}
+{{- if eq .Values.nats.mode "own" -}}
+{{- if .Values.nats.own.tls.enabled -}}{{ .Values.nats.own.tls.secretName }}{{- end -}}
+{{- else if .Values.nats.external.tls.enabled -}}{{ .Values.nats.external.tls.secretName }}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,82 @@
+{{/* What the workers' autoscalers read: the backlog that ingest exports, which is there when no worker is. */}}
+
+{{/* Seconds of work, or units, for each worker: one worker has `slots` of them in hand at a time. */}}
+{{- define "medfleet.backlog.threshold" -}}
+{{- $slots := include "medfleet.stage.slots" . | int -}}
+{{- if eq .root.Values.autoscaling.metric "seconds" -}}{{ mul $slots .given.scale.targetSeconds }}{{- else -}}{{ $slots }}{{- end -}}
+{{- end -}}
+
+{{- define "medfleet.backlog.name" -}}
+medfleet_backlog_{{ .root.Values.autoscaling.metric }}
+{{- end -}}
+
+{{/* Only the dispatcher reports a backlog; the maximum over replicas counts it once also while that changes. */}}
+{{- define "medfleet.backlog.query" -}}
+{{- $namespace := "" -}}
+{{- with .root.Values.autoscaling.namespaceLabel -}}{{- $namespace = printf ",%s=%q" . $.root.Release.Namespace -}}{{- end -}}
+sum(max by (class) ({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $namespace }}}))
+{{- end -}}
+
+{{- define "medfleet.externalMetric" -}}
+- type: External
+  external:
+    metric:
+      name: {{ include "medfleet.backlog.name" . }}
+      selector: { matchLabels: { stage: {{ .stage | quote }}, pool: {{ .pool | quote }} } }
+    target: { type: AverageValue, averageValue: {{ include "medfleet.backlog.threshold" . | quote }} }
+{{- end -}}
+
+{{- define "medfleet.scaledObject" -}}
+{{- $keda := .root.Values.autoscaling.keda -}}
+{{- if not $keda.prometheusAddress -}}{{- fail "autoscaling.keda.prometheusAddress: needed with autoscaling.workers keda, such as http://prometheus.monitoring:9090" -}}{{- end -}}
+{{- $root := .root -}}
+{{- $pool := .pool -}}
+{{- $stage := .stage -}}
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: {{ include "medfleet.name" . }}
+  labels:
+    {{- include "medfleet.labels" . | nindent 4 }}
+spec:
+  scaleTargetRef: { name: {{ include "medfleet.name" . }} }
+  minReplicaCount: {{ .min }}
+  maxReplicaCount: {{ .max }}
+  pollingInterval: {{ $keda.pollingIntervalSeconds }}
+  cooldownPeriod: {{ $keda.cooldownSeconds }}
+  fallback:
+    failureThreshold: {{ $keda.fallback.failures }}
+    replicas: {{ $keda.fallback.replicas }}
+    behavior: currentReplicasIfHigher
+  advanced:
+    horizontalPodAutoscalerConfig:
+      behavior:
+        {{- include "medfleet.scaleBehavior" $root | nindent 8 }}
+  triggers:
+    - type: prometheus
+      name: backlog
+      metricType: AverageValue
+      metadata:
+        serverAddress: {{ $keda.prometheusAddress | quote }}
+        query: {{ include "medfleet.backlog.query" . | quote }}
+        threshold: {{ include "medfleet.backlog.threshold" . | quote }}
+        activationThreshold: "0"
+        # A metric that is not there is a failure, and the fallback holds: it must not read as "nothing to do".
+        ignoreNullValues: "false"
+    {{- if $keda.activateFromNats }}
+    {{- if ne $root.Values.nats.mode "own" }}{{- fail "autoscaling.keda.activateFromNats: needs nats.mode own, whose monitoring page the chart knows" }}{{- end }}
+    {{- range $class := list "stat" "urgent" "routine" "bulk" }}
+    - type: nats-jetstream
+      name: waiting-{{ $class }}
+      metadata:
+        natsServerMonitoringEndpoint: {{ printf "%s-peers.%s.svc:8222" (include "medfleet.name" (dict "root" $root "component" "nats")) $root.Release.Namespace | quote }}
+        account: "$G"
+        stream: {{ printf "WORK_%s" (upper $stage) | quote }}
+        consumer: {{ printf "%s_%s" $pool $class | quote }}
+        # So high that it never asks for a second worker.
+        lagThreshold: "1000000000"
+        activationLagThreshold: "0"
+        useHttps: "false"
+    {{- end }}
+    {{- end }}
+{{- end -}}

@@ -1,0 +1,167 @@
+{{/* A stage of a pool: its values with their defaults, and what follows from them. */}}
+
+{{- define "medfleet.stage.defaults" -}}
+replicas: 1
+config: {}
+nodeSelector: {}
+tolerations: []
+affinity: {}
+priorityClassName: ""
+podAnnotations: {}
+image: {}
+device: { compute: cpu, resource: "", count: 1 }
+{{- if eq . "preprocess" }}
+startupSeconds: 120
+scale: { enabled: false, min: 1, max: 8, cpuPercent: 70 }
+resources: { requests: { cpu: "1", memory: 1Gi }, limits: { memory: 4Gi } }
+{{- else }}
+startupSeconds: 900
+scale: { min: 0, max: 4, targetSeconds: 30 }
+resources: { requests: { cpu: "2", memory: 4Gi }, limits: { memory: 8Gi } }
+{{- end }}
+{{- end -}}
+
+{{/* dict "stage" … "spec" the pool → the stage's values over the defaults, as JSON. */}}
+{{- define "medfleet.stage" -}}
+{{- $defaults := include "medfleet.stage.defaults" .stage | fromYaml -}}
+{{- $given := default dict (get .spec .stage) -}}
+{{- $merged := mustMergeOverwrite $defaults (deepCopy $given) -}}
+{{- /* Resources are the operator's as a whole: half of theirs and half of ours would fit nobody. */ -}}
+{{- with get $given "resources" -}}{{- $_ := set $merged "resources" . -}}{{- end -}}
+{{- toJson $merged -}}
+{{- end -}}
+
+{{/* Units that one worker of the stage takes at a time: as the service's own defaults. */}}
+{{- define "medfleet.stage.slots" -}}
+{{- dig "worker" "slots" (ternary 4 1 (eq .stage "decode")) .given.config -}}
+{{- end -}}
+
+{{/* Limits and requests with the device among them. */}}
+{{- define "medfleet.stage.resources" -}}
+{{- $resources := deepCopy .given.resources -}}
+{{- with .given.device -}}
+{{- if .resource -}}
+{{- $_ := set $resources "limits" (mustMergeOverwrite (default dict $resources.limits) (dict .resource (int .count))) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* Whether replicas are left to an autoscaler; empty for no. */}}
+{{- define "medfleet.stage.scaled" -}}
+{{- if eq .stage "preprocess" -}}
+{{- if .given.scale.enabled -}}yes{{- end -}}
+{{- else if ne .root.Values.autoscaling.workers "none" -}}yes
+{{- end -}}
+{{- end -}}
+
+{{/* dict "root" "stage" "pool" "spec" "given": the whole Deployment. */}}
+{{- define "medfleet.stage.deployment" -}}
+{{- $root := .root -}}
+{{- $name := include "medfleet.name" (dict "root" $root "component" .stage "pool" .pool) -}}
+{{- $select := dict "root" $root "component" .stage "pool" .pool -}}
+{{- $config := include "medfleet.config.stage" . -}}
+{{- $image := mustMergeOverwrite (deepCopy (get $root.Values.images .stage)) .given.image -}}
+{{- $hasModel := and (ne .stage "preprocess") (eq .spec.model.kind "folder") -}}
+{{- $ports := include "medfleet.ports" $root | fromJson -}}
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "medfleet.labels" $select | nindent 4 }}
+data:
+  config.toml: |
+    {{- $config | nindent 4 }}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "medfleet.labels" $select | nindent 4 }}
+spec:
+  {{- if not (include "medfleet.stage.scaled" .) }}
+  replicas: {{ .given.replicas }}
+  {{- end }}
+  revisionHistoryLimit: 5
+  progressDeadlineSeconds: {{ add .given.startupSeconds 300 }}
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      {{- if .given.device.resource }}
+      # A device is rarely free twice: the old pod goes first.
+      maxSurge: 0
+      maxUnavailable: 1
+      {{- else }}
+      maxSurge: 1
+      maxUnavailable: 0
+      {{- end }}
+  selector:
+    matchLabels:
+      {{- include "medfleet.selector" $select | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- include "medfleet.labels" $select | nindent 8 }}
+      annotations:
+        checksum/config: {{ sha256sum $config }}
+        {{- with .given.podAnnotations }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+    spec:
+      serviceAccountName: {{ include "medfleet.serviceAccountName" $root }}
+      automountServiceAccountToken: false
+      # A Service named medfleet-… would put MEDFLEET_… variables into every pod, which the services take for settings.
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ add $root.Values.process.drainSeconds $root.Values.process.graceMarginSeconds }}
+      {{- include "medfleet.pullSecrets" $root | nindent 6 }}
+      securityContext:
+        {{- include "medfleet.podSecurity" $root | nindent 8 }}
+      {{- include "medfleet.placement" (merge (dict "given" .given) $select) | nindent 6 }}
+      containers:
+        - name: {{ .stage }}
+          image: {{ include "medfleet.image" (dict "root" $root "image" $image) | quote }}
+          imagePullPolicy: {{ $root.Values.images.pullPolicy }}
+          args: [--config, /etc/medfleet/config/config.toml]
+          {{- if and (eq .stage "encode") $root.Values.tokenPath.direct }}
+          env:
+            # Decoders find this very pod by the address that goes into the manifest of the tokens.
+            - name: POD_IP
+              valueFrom: { fieldRef: { fieldPath: status.podIP } }
+            - name: MEDFLEET_ENCODE__ADVERTISE
+              value: {{ printf (ternary "http://[$(POD_IP)]:%d" "http://$(POD_IP):%d" (hasPrefix "[" $root.Values.process.listenAddress)) (int $ports.tokens) | quote }}
+          {{- end }}
+          ports:
+            - { name: admin, containerPort: {{ $ports.admin }} }
+            {{- if and (eq .stage "encode") $root.Values.tokenPath.direct }}
+            - { name: tokens, containerPort: {{ $ports.tokens }} }
+            {{- end }}
+          {{- include "medfleet.probes" (dict "startupSeconds" .given.startupSeconds) | nindent 10 }}
+          resources:
+            {{- include "medfleet.stage.resources" . | nindent 12 }}
+          securityContext:
+            {{- include "medfleet.containerSecurity" $root | nindent 12 }}
+          volumeMounts:
+            {{- include "medfleet.secretMounts" $root | nindent 12 }}
+            {{- if $hasModel }}
+            - { name: model, mountPath: /models, readOnly: true }
+            - { name: digests, mountPath: /var/cache/medfleet }
+            {{- end }}
+      volumes:
+        - name: config
+          configMap:
+            name: {{ $name }}
+        {{- include "medfleet.secretVolumes" $root | nindent 8 }}
+        {{- if $hasModel }}
+        - name: model
+          {{- if .spec.model.volume.claimName }}
+          persistentVolumeClaim: { claimName: {{ .spec.model.volume.claimName | quote }}, readOnly: true }
+          {{- else }}
+          image: { reference: {{ .spec.model.volume.image | quote }}, pullPolicy: IfNotPresent }
+          {{- end }}
+        # Digests of the weights, so that a container that starts again in this pod need not hash them again.
+        - name: digests
+          emptyDir: { sizeLimit: 16Mi }
+        {{- end }}
+{{- end -}}
