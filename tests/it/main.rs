@@ -8,6 +8,7 @@ mod edges;
 mod fail_closed;
 mod figures;
 mod idempotency;
+mod meaning;
 mod s3;
 mod tasks;
 mod tenants;

@@ -509,13 +509,23 @@ impl Up {
     /// # Errors
     /// When it does not come up, with its log.
     pub async fn start() -> Result<Self> {
+        Self::with(&crate::picture::tiny_model(), None).await
+    }
+
+    /// Starts it with a model and perhaps a MedSigLIP, and waits until it says where it is.
+    ///
+    /// # Errors
+    /// When it does not come up, with its log.
+    pub async fn with(model: &Path, embedder: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = File::create(folder.path().join("up.log"))?;
         let mut child = Command::new(binary("medfleet")?)
             .args(["up", "--address", "127.0.0.1:0", "--data"])
             .arg(folder.path().join("data"))
             .arg("--model")
-            .arg(crate::picture::tiny_model())
+            .arg(model)
+            .args(embedder.map(|_| "--embedder"))
+            .args(embedder)
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))

@@ -26,6 +26,7 @@ struct Case {
     task: String,
     images: Vec<usize>,
     prompt: Vec<u32>,
+    /// With the token that ends it.
     greedy: Vec<u32>,
     /// The smallest lead of a token of `greedy` over the next best.
     lead: f32,
@@ -55,15 +56,10 @@ fn what_it_writes_is_the_references() {
         let starts: Vec<usize> = (1..case.prompt.len()).filter(first).collect();
         let prompt = Prompt::from_tokens(case.prompt.clone(), starts, tokens_per_image);
         let images: Vec<_> = case.images.iter().map(|at| encoded[*at].clone()).collect();
-        let request = Request::greedy(&model, &prompt, &images, case.greedy.len() + 1);
+        let mut request = Request::greedy(&model, &prompt, &images, case.greedy.len());
+        request.stop_tokens = &[];
         let answer = model.generate(&request, &mut |_| Continue::Yes).unwrap();
-        let mut written: Vec<u32> = answer.choices.iter().map(|choice| choice.token).collect();
-        if written
-            .last()
-            .is_some_and(|last| model.stop_tokens().contains(last))
-        {
-            written.pop();
-        }
+        let written: Vec<u32> = answer.choices.iter().map(|choice| choice.token).collect();
         if case.lead >= LEAD_MIN {
             clear += 1;
             same += usize::from(written == case.greedy);

@@ -217,8 +217,10 @@ impl Roles {
     ) -> Result<Dependencies, Stop> {
         let listener = process::bind(SocketAddr::new(process.admin.ip(), 0)).await?;
         let (metrics, health) = (Metrics::new(), Health::new());
-        // Named here already, so that a role that has not begun yet counts as unready.
-        let _named = health.part(name);
+        // Named here already, so that a role that has not begun yet counts as unready; by the name that the service itself
+        // gives its part, which is the last word of the role's.
+        let part = name.rsplit('-').next().unwrap_or(name);
+        let _named = health.part(part);
         self.admin.push((name, listener.local_addr()?));
         self.health.push(health.clone());
         process.tasks.start(

@@ -1,0 +1,109 @@
+//! What drafts say is what the pictures show: phantoms with known findings through a whole fleet with the demo model, scored
+//! from the text. And what has to go wrong goes wrong: a mirrored film changes the sides, a blank one has no findings.
+//!
+//! The figures of a large set are in `deploy/demo/README.md`; here is a small one, whose numbers are fixed by its seed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use medfleet_tests::fleet::Up;
+use serde_json::Value;
+
+/// Phantoms of the set.
+const COUNT: &str = "40";
+/// A seed that training never used.
+const SEED: &str = "424242";
+
+fn demo(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.join("deploy/demo").join(name)
+}
+
+/// Runs `medfleet` and returns what it printed.
+async fn run(up: &Up, arguments: &[&str]) -> Result<String> {
+    let output = up.command(arguments).await?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{arguments:?}: {errors}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Scores a set; `name` keeps its answers apart from another's.
+async fn eval(up: &Up, set: &Path, task: &str, name: &str) -> Result<Value> {
+    let (set, out) = (set.display().to_string(), up.folder().join(name));
+    let out = out.display().to_string();
+    let arguments = [
+        "eval", "--set", &set, "--task", task, "--out", &out, "--json",
+    ];
+    let printed = run(up, &arguments).await?;
+    let evaluation: Value = serde_json::from_str(printed.trim())?;
+    ensure!(
+        evaluation["failures"] == Value::Array(Vec::new()),
+        "{evaluation}"
+    );
+    Ok(evaluation)
+}
+
+fn figure(evaluation: &Value, name: &str) -> Result<f64> {
+    let figures = evaluation["figures"].as_array().context("figures")?;
+    let found = figures.iter().find(|figure| figure["name"] == name);
+    found
+        .and_then(|figure| figure["value"].as_f64())
+        .with_context(|| format!("no figure {name} in {figures:?}"))
+}
+
+/// The set with every picture changed.
+fn changed(set: &Path, to: &Path, change: impl Fn(&mut image::GrayImage)) -> Result<()> {
+    std::fs::create_dir_all(to.join("images"))?;
+    std::fs::copy(set.join("set.jsonl"), to.join("set.jsonl"))?;
+    for entry in std::fs::read_dir(set.join("images"))? {
+        let path = entry?.path();
+        let mut picture = image::open(&path)?.into_luma8();
+        change(&mut picture);
+        let name = path.file_name().context("a name")?;
+        picture.save(to.join("images").join(name))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_say_what_the_pictures_show() -> Result<()> {
+    let siglip = demo("phantom-siglip");
+    let up = Up::with(&demo("phantom-demo"), Some(&siglip)).await?;
+    let set = up.folder().join("set");
+    let path = set.display().to_string();
+    let make = [
+        "phantom", "--count", COUNT, "--seed", SEED, "--format", "png", "--size", "448", "--out",
+        &path,
+    ];
+    run(&up, &make).await?;
+
+    let as_it_is = eval(&up, &set, "report", "as-it-is").await?;
+    let (f1, sides) = (
+        figure(&as_it_is, "micro_f1")?,
+        figure(&as_it_is, "laterality")?,
+    );
+    eprintln!("micro F1 {f1:.2}, sides right {sides:.2}");
+    ensure!(f1 >= 0.5 && sides >= 0.9, "F1 {f1}, sides {sides}");
+
+    let mirrored = up.folder().join("mirrored");
+    changed(&set, &mirrored, image::imageops::flip_horizontal_in_place)?;
+    let of_mirrored = eval(&up, &mirrored, "report", "of-mirrored").await?;
+    let wrong = figure(&of_mirrored, "laterality")?;
+    eprintln!("mirrored: sides right {wrong:.2}");
+    ensure!(wrong <= 0.2, "mirrored films keep their sides: {wrong}");
+
+    let blank = up.folder().join("blank");
+    changed(&set, &blank, |picture| {
+        picture.fill(128);
+    })?;
+    let of_blank = eval(&up, &blank, "report", "of-blank").await?;
+    let nothing = figure(&of_blank, "micro_f1")?;
+    eprintln!("blank: micro F1 {nothing:.2}");
+    ensure!(nothing <= f1 / 2.0, "blank films have findings: {nothing}");
+
+    let scores = eval(&up, &set, "zero-shot", "zero-shot").await?;
+    let auc = figure(&scores, "mean_auc")?;
+    eprintln!("zero-shot: mean AUC {auc:.2}");
+    ensure!(auc >= 0.6, "zero-shot is guessing: {auc}");
+    up.stop().await
+}
