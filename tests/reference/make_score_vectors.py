@@ -2,7 +2,7 @@
 carries it) and SQuAD's token F1 give for fixed inputs. Run by hand:
 
     python3 -m venv venv && venv/bin/pip install scikit-learn==1.9.1 sacrebleu==2.6.0 rouge-score==0.1.2
-    venv/bin/python tests/make_vectors.py REWARDS_PY BLEU_SCORER_PY > tests/vectors.json
+    venv/bin/python tests/reference/make_score_vectors.py REWARDS_PY BLEU_SCORER_PY > crates/score/tests/vectors.json
 
 REWARDS_PY: `radgraph/rewards.py` of Stanford-AIMI/radgraph@87f11a1. BLEU_SCORER_PY:
 `radeval/metrics/bleu/bleu_scorer.py` of jbdel/RadEval@e0a3909. The graphs are random: annotated reports are patients'.

@@ -1,4 +1,4 @@
-//! Every figure against what the reference implementations gave: `vectors.json`, made by `make_vectors.py`.
+//! Every figure against what the reference implementations gave: `vectors.json`, made by `tests/reference/make_score_vectors.py`.
 
 use std::collections::BTreeMap;
 

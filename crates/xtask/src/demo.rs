@@ -57,7 +57,7 @@ fn show(fleet: &Fleet) -> Result<()> {
     let folder = places::scratch("demo-phantoms")?;
     let truth = phantom(&folder)?;
     let film = folder.join(&truth.image);
-    println!("\n1. A phantom, {}: a report\n", film.display());
+    println!("\n1. A phantom: a report ({})\n", film.display());
     process::run(submit(fleet, &film)?.args(["--task", "report"]))?;
     println!("\nwhat is true of it: {}", truth.report);
     if let Some(finding) = truth.findings.first() {
