@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{DeadLetter, FailureReason, JobState};
-use medfleet_tests::client::{Client, inline, report};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
 use tonic::Code;
@@ -24,9 +25,12 @@ async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> 
     fleet.start_role(Role::Decode).await?;
     let job = client.wait_final(&job.name).await?;
     ensure!(job.state() == JobState::Failed, "{job:?}");
-    let (letters, next) = client.dead_letters(10, "").await?;
-    ensure!(next.is_empty() && letters.len() == 1, "{letters:?}");
-    let letter = letters.into_iter().next().context("one letter")?;
+    // The letter is written right after the record.
+    let letter = wait_until(PATIENCE, "a dead letter", async || {
+        let (letters, next) = client.dead_letters(10, "").await.ok()?;
+        (next.is_empty() && letters.len() == 1).then(|| letters.into_iter().next())?
+    })
+    .await?;
     ensure!(letter.job == job.name && letter.stage == "decode");
     Ok((job.name, letter))
 }

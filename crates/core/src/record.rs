@@ -451,7 +451,7 @@ impl JobRecord {
         Ok(Self {
             state: JobState::Accepted,
             epoch: self.epoch + 1,
-            attempt: 0,
+            // Attempts are counted on: text is told apart by its attempt, also for who watched the last epoch.
             starts: Starts::default(),
             chunks: Chunks::default(),
             frames: None,

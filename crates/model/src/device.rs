@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
-use crate::error::LoadError;
+use crate::error::{BackendError, LoadError};
 
 /// A device, by kind and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -84,6 +84,19 @@ impl ComputeDevice {
             },
         })
     }
+}
+
+/// Waits until everything that was asked of the device is done. Each thread has a stream of its own there: what one has
+/// loaded or cleared is there for another only after this.
+pub(crate) fn settle(device: &Device) -> Result<(), BackendError> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        use candle_core::cuda_backend::WrapErr;
+        device.cuda_stream().context().synchronize().w()?;
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = device;
+    Ok(())
 }
 
 /// Kind of device, for a result's provenance: on another kind the same input may be rounded otherwise.

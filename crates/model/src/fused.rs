@@ -2,7 +2,8 @@
 //! operations that say the same cost a launch and a pass over memory each, which is most of the time of a decode step.
 //!
 //! Every function answers `None` where there is no kernel for the tensor's device, dtype or shape: the caller then does it
-//! with tensor operations, which stay the reference (`parity/fused.rs` compares the two).
+//! with tensor operations, which stay the reference: `MEDFLEET_TEST_DEVICE=cuda` runs the comparisons of `parity` on a GPU,
+//! with these kernels, and with `MEDFLEET_KERNELS=generic` without.
 
 use candle_core::Tensor;
 

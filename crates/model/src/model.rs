@@ -199,6 +199,7 @@ impl Model {
             Some(memory) => memory.or_compute(|| weights.digests()),
             None => weights.digests(),
         };
+        device::settle(&device)?;
         Ok(Self {
             digests,
             forbidden_tokens: forbidden_tokens.into_iter().collect(),

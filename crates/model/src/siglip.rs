@@ -59,7 +59,7 @@ impl Embedder {
             let values = root.get_f32(name, &[1])?.to_vec1::<f32>();
             Ok(values.map_err(BackendError::from)?[0])
         };
-        Ok(Self {
+        let loaded = Self {
             tokenizer: TextTokenizer::load(dir, config.text.vocab, config.text.positions)?,
             pooling: Pooling::load(&vision.at("head"), &config)?,
             vision: VisionTower::load(&vision, &config.vision, dtype, &device)?,
@@ -70,7 +70,9 @@ impl Embedder {
             config,
             dtype,
             device,
-        })
+        };
+        device::settle(&loaded.device)?;
+        Ok(loaded)
     }
 
     /// Elements of an embedding.

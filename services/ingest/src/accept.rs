@@ -119,8 +119,7 @@ impl Acceptor {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
-        self.quotas.bytes(tenant, inline.sum())?;
-        self.quotas.job(tenant)
+        self.quotas.job(tenant, inline.sum())
     }
 
     /// Stores everything and creates the record, or meets one that another call has just created.

@@ -50,12 +50,6 @@ impl Settings for MainConfig {
                  so that an accept under way is never taken for an abandoned one",
             ));
         }
-        let quotas = &self.ingest.quotas;
-        if !quotas.default.is_open() || !quotas.tenants.values().all(Quota::is_open) {
-            return Err(ConfigError::relation(
-                "ingest.quotas: a quota is at least 1; take a tenant's tokens out of the tokens file to let nothing in",
-            ));
-        }
         if self.ingest.dispatcher.lease_renew.get() * 2 > self.queue.lease_ttl.get() {
             return Err(ConfigError::relation(
                 "ingest.dispatcher.lease_renew must be at most half of queue.lease_ttl, so that one lost renewal costs nothing",
@@ -211,10 +205,26 @@ pub struct QuotasConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
-    /// New jobs; repeats of a request id do not count.
+    /// Requests for new jobs; one whose request id has a job already does not count.
     pub jobs_per_minute: Option<u32>,
     /// Bytes of new uploads, and of inputs within submit requests.
     pub bytes_per_minute: Option<ByteSize>,
+}
+
+impl QuotasConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        for tenant in self.tenants.keys() {
+            let place = format!("ingest.quotas.tenants.{tenant}");
+            TenantId::new(tenant.as_str())
+                .map_err(|error| ConfigError::relation(format!("{place}: {error}")))?;
+        }
+        if self.default.is_open() && self.tenants.values().all(Quota::is_open) {
+            return Ok(());
+        }
+        Err(ConfigError::relation(
+            "ingest.quotas: a quota is at least 1; take a tenant's tokens out of the tokens file to let nothing in",
+        ))
+    }
 }
 
 impl Quota {
@@ -361,6 +371,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.quotas.check()?;
         let limits = &self.limits;
         let relations = [
             (

@@ -47,8 +47,11 @@ pub(crate) fn upload_id(field: &str, name: &str) -> Result<UploadId, Refusal> {
 /// Reads `deadLetters/{id}`: its place in the stream.
 pub(crate) fn dead_letter_sequence(name: &str) -> Result<u64, Refusal> {
     let id = name.strip_prefix(DEAD_LETTERS);
+    // Sequences count from 1.
     let sequence = id.and_then(|id| id.parse().ok());
-    sequence.ok_or_else(|| Refusal::invalid("name", "deadLetters/ followed by a number"))
+    sequence
+        .filter(|sequence| *sequence > 0)
+        .ok_or_else(|| Refusal::invalid("name", "deadLetters/ followed by a number from 1 on"))
 }
 
 /// A dead letter as the API shows it.

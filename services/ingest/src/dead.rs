@@ -1,6 +1,6 @@
 //! Dead letters as a tenant sees them: its own, each with its reason; started over, or put away.
 
-use medfleet_core::{JobId, JobKey, JobRecord, Move, TenantId, UnixMillis};
+use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, UnixMillis};
 use medfleet_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 use medfleet_proto::work::v1 as work;
 use medfleet_queue::Applied;
@@ -153,7 +153,8 @@ impl DeadLetters {
         let expires = UnixMillis(now.0.saturating_add(millis));
         queue.put_pending(&key).await?;
         let step = Move::Replay { expires };
-        match queue.apply(&key, None, &step, now).await? {
+        // Of the letter's own epoch: an old letter does not start a job over that has failed anew since.
+        match queue.apply(&key, Some(epoch), &step, now).await? {
             Applied::Applied { record, .. } => {
                 self.acceptor
                     .announce(&key, &record, ("replay", &caller.actor))
@@ -161,11 +162,18 @@ impl DeadLetters {
                 Ok((key.job, record))
             }
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
-                self.acceptor.forget_pending(key.clone());
                 if record.epoch > epoch {
-                    // Somebody was faster, or this is the repeat of a call whose answer was lost.
+                    // Somebody was faster, or this is the repeat of a call that broke; whoever it was may have come no further
+                    // than the record.
+                    if record.state == JobState::Accepted {
+                        let replay = ("replay", caller.actor.as_str());
+                        self.acceptor.announce(&key, &record, replay).await?;
+                    } else {
+                        self.acceptor.forget_pending(key.clone());
+                    }
                     return Ok((key.job, record));
                 }
+                self.acceptor.forget_pending(key);
                 Err(Refusal::WrongState {
                     state: record.state,
                 })

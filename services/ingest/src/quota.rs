@@ -36,23 +36,31 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Adds `amount`, unless that would make it run over; then says when it will not. What is larger than the whole bucket
-    /// is let in when it is empty.
-    fn add(&mut self, amount: u64, per_window: u64, now: UnixMillis) -> Result<(), Duration> {
-        let (amount, most) = (amount as f64, per_window as f64);
+    /// What is in it now. A clock that was set back empties nothing, and nothing is waited for twice.
+    fn run_out(&mut self, per_window: u64, now: UnixMillis) {
         let passed = now.0.saturating_sub(self.at.0).max(0) as f64 / 1000.0;
-        let per_second = most / WINDOW.as_secs_f64();
-        let level = (self.level - passed * per_second).max(0.0);
-        let over = level + amount.min(most) - most;
-        if over > 0.0 {
-            return Err(Duration::from_secs_f64(over / per_second));
-        }
-        *self = Self {
-            level: level + amount,
-            at: now,
-        };
-        Ok(())
+        self.level = (self.level - passed * per_second(per_window)).max(0.0);
+        self.at = now;
     }
+
+    /// How long until `amount` fits; nothing when it does. What is larger than the whole bucket fits when it is empty.
+    fn wait(&self, amount: u64, per_window: u64) -> Option<Duration> {
+        let most = per_window as f64;
+        let over = self.level + (amount as f64).min(most) - most;
+        (over > 0.0).then(|| Duration::from_secs_f64(over / per_second(per_window)))
+    }
+}
+
+fn per_second(per_window: u64) -> f64 {
+    per_window as f64 / WINDOW.as_secs_f64()
+}
+
+/// What is to be counted: of which bucket, how much, and how much fits.
+struct Charge {
+    bucket: fn(&mut Spent) -> &mut Bucket,
+    what: &'static str,
+    amount: u64,
+    most: Option<u64>,
 }
 
 impl Quotas {
@@ -64,24 +72,21 @@ impl Quotas {
         }
     }
 
-    /// Counts a new job.
-    pub(crate) fn job(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        let most = self.of(tenant).jobs_per_minute.map(u64::from);
-        self.spend(tenant, most, 1, |spent| &mut spent.jobs)
-            .map_err(|retry_after| Refusal::Quota {
-                what: "jobs a minute",
-                retry_after,
-            })
+    /// Counts a new job with the bytes inside its request: both or neither.
+    pub(crate) fn job(&self, tenant: &TenantId, bytes: u64) -> Result<(), Refusal> {
+        let quota = self.of(tenant);
+        let job = Charge {
+            bucket: |spent| &mut spent.jobs,
+            what: "jobs a minute",
+            amount: 1,
+            most: quota.jobs_per_minute.map(u64::from),
+        };
+        self.charge(tenant, &[job, of_bytes(quota, bytes)])
     }
 
-    /// Counts bytes that are sent for the first time.
+    /// Counts bytes of a new upload.
     pub(crate) fn bytes(&self, tenant: &TenantId, count: u64) -> Result<(), Refusal> {
-        let most = self.of(tenant).bytes_per_minute.map(|size| size.get());
-        self.spend(tenant, most, count, |spent| &mut spent.bytes)
-            .map_err(|retry_after| Refusal::Quota {
-                what: "bytes a minute",
-                retry_after,
-            })
+        self.charge(tenant, &[of_bytes(self.of(tenant), count)])
     }
 
     fn of(&self, tenant: &TenantId) -> &Quota {
@@ -89,19 +94,36 @@ impl Quotas {
         of_tenant.unwrap_or(&self.config.default)
     }
 
-    fn spend(
-        &self,
-        tenant: &TenantId,
-        most: Option<u64>,
-        amount: u64,
-        bucket: impl FnOnce(&mut Spent) -> &mut Bucket,
-    ) -> Result<(), Duration> {
-        let Some(most) = most else {
+    fn charge(&self, tenant: &TenantId, charges: &[Charge]) -> Result<(), Refusal> {
+        if charges.iter().all(|charge| charge.most.is_none()) {
             return Ok(());
-        };
+        }
+        let now = self.clock.now();
         // Numbers only: whatever a panic left is as good as any.
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket(spent.entry(tenant.clone()).or_default()).add(amount, most, self.clock.now())
+        let spent = spent.entry(tenant.clone()).or_default();
+        for charge in charges {
+            let Some(most) = charge.most else { continue };
+            let bucket = (charge.bucket)(spent);
+            bucket.run_out(most, now);
+            if let Some(retry_after) = bucket.wait(charge.amount, most) {
+                let what = charge.what;
+                return Err(Refusal::Quota { what, retry_after });
+            }
+        }
+        for charge in charges.iter().filter(|charge| charge.most.is_some()) {
+            (charge.bucket)(spent).level += charge.amount as f64;
+        }
+        Ok(())
+    }
+}
+
+fn of_bytes(quota: &Quota, amount: u64) -> Charge {
+    Charge {
+        bucket: |spent| &mut spent.bytes,
+        what: "bytes a minute",
+        amount,
+        most: quota.bytes_per_minute.map(|size| size.get()),
     }
 }
 
@@ -111,32 +133,79 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
 
+    /// Adds where it fits, else says how long until it would.
+    fn add(bucket: &mut Bucket, amount: u64, at: i64) -> Result<(), Duration> {
+        bucket.run_out(60, UnixMillis(at));
+        match bucket.wait(amount, 60) {
+            Some(wait) => Err(wait),
+            None => {
+                bucket.level += amount as f64;
+                Ok(())
+            }
+        }
+    }
+
     #[test]
     fn a_minutes_worth_at_once_then_evenly() {
         let mut bucket = Bucket::default();
-        let mut add = |amount, at| bucket.add(amount, 60, UnixMillis(at));
         let start = 10 * MINUTE;
-        assert_eq!(add(60, start), Ok(()));
-        assert_eq!(add(1, start), Err(Duration::from_secs(1)));
-        assert_eq!(add(10, start + 4_000), Err(Duration::from_secs(6)));
-        assert_eq!(add(10, start + 10_000), Ok(()));
-        assert_eq!(add(60, start + 10_000 + MINUTE), Ok(()));
+        assert_eq!(add(&mut bucket, 60, start), Ok(()));
+        assert_eq!(add(&mut bucket, 1, start), Err(Duration::from_secs(1)));
+        let early = add(&mut bucket, 10, start + 4_000);
+        assert_eq!(early, Err(Duration::from_secs(6)));
+        assert_eq!(add(&mut bucket, 10, start + 10_000), Ok(()));
+        assert_eq!(add(&mut bucket, 60, start + 10_000 + MINUTE), Ok(()));
     }
 
     #[test]
     fn what_is_larger_than_a_minutes_worth_goes_alone() {
         let mut bucket = Bucket::default();
-        let start = UnixMillis(10 * MINUTE);
-        assert_eq!(bucket.add(600, 60, start), Ok(()));
+        assert_eq!(add(&mut bucket, 600, 10 * MINUTE), Ok(()));
         // Ten minutes' worth has to run out first.
-        let wait = bucket.add(60, 60, start);
+        let wait = add(&mut bucket, 60, 10 * MINUTE);
         assert_eq!(wait, Err(Duration::from_secs(600)));
     }
 
     #[test]
-    fn a_clock_that_goes_back_gives_nothing_away() {
+    fn a_clock_that_goes_back_neither_gives_away_nor_locks_out() {
         let mut bucket = Bucket::default();
-        assert_eq!(bucket.add(60, 60, UnixMillis(10 * MINUTE)), Ok(()));
-        assert!(bucket.add(1, 60, UnixMillis(9 * MINUTE)).is_err());
+        assert_eq!(add(&mut bucket, 60, 100 * MINUTE), Ok(()));
+        let back = 10 * MINUTE;
+        assert_eq!(add(&mut bucket, 1, back), Err(Duration::from_secs(1)));
+        assert_eq!(add(&mut bucket, 1, back + 1_000), Ok(()));
+    }
+
+    #[test]
+    fn a_refused_job_costs_no_bytes() {
+        #[derive(Debug)]
+        struct Still;
+        impl Clock for Still {
+            fn now(&self) -> UnixMillis {
+                UnixMillis(MINUTE)
+            }
+        }
+        let quota = Quota {
+            jobs_per_minute: Some(1),
+            bytes_per_minute: Some(medfleet_core::setting::ByteSize::from_bytes(100)),
+        };
+        let config = QuotasConfig {
+            default: quota,
+            ..QuotasConfig::default()
+        };
+        let quotas = Quotas::new(config, Arc::new(Still));
+        let tenant = TenantId::new("st-mary").expect("a tenant");
+        assert!(quotas.job(&tenant, 40).is_ok());
+        for _ in 0..5 {
+            let refused = quotas.job(&tenant, 40);
+            assert!(matches!(
+                refused,
+                Err(Refusal::Quota {
+                    what: "jobs a minute",
+                    ..
+                })
+            ));
+        }
+        assert!(quotas.bytes(&tenant, 60).is_ok(), "only 40 were spent");
+        assert!(quotas.bytes(&tenant, 1).is_err());
     }
 }

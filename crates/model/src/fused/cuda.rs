@@ -417,7 +417,10 @@ fn attend_of<T: Element>(
     scale: f32,
 ) -> Result<Tensor> {
     let (_, heads, width) = query.dims3()?;
-    let kv_heads = stored.keys.dim(1)?;
+    let (_, kv_heads, stored_width) = stored.keys.dims3()?;
+    if stored_width != width || heads % kv_heads != 0 {
+        candle_core::bail!("{heads} heads of {width} cannot look at {kv_heads} of {stored_width}");
+    }
     let device = query.device().as_cuda_device()?;
     let shares = steps.seen_max.div_ceil(SHARE_KEYS).clamp(1, SHARES_MAX);
     let held = (
@@ -518,6 +521,11 @@ fn scatter_of<T: Element>(
     let device = x.device().clone();
     let rows = x_layout.shape().dims()[0];
     let width = x_layout.shape().elem_count() / rows.max(1);
+    if storage_layout.shape().dims()[1..] != x_layout.shape().dims()[1..]
+        || slots_layout.shape().elem_count() != rows
+    {
+        candle_core::bail!("rows of {width} in {rows} slots do not fit the storage");
+    }
     let input = elements::<T>(x, x_layout)?;
     let (from, to) = range(slots_layout)?;
     let slots = slots.as_cuda_slice::<u32>()?.slice(from..to);

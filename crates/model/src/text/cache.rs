@@ -8,6 +8,7 @@ use std::ops::Range;
 use candle_core::{Device, Tensor};
 
 use crate::config::{LayerKind, TextConfig};
+use crate::device;
 use crate::dtype::Dtype;
 use crate::error::{BackendError, CacheError};
 use crate::fused::{self, Stored};
@@ -68,7 +69,14 @@ impl KvPool {
                 block_bytes: block_bytes * layout.groups(),
             });
         }
-        let total = u32::try_from(blocks).unwrap_or(u32::MAX);
+        // candle's gather counts elements in 32 bits on GPUs: beyond, it would read another sequence's.
+        let block_elements = block_tokens * config.kv_heads * config.head_dim;
+        let countable = if device.is_cpu() {
+            usize::MAX
+        } else {
+            u32::MAX as usize / block_elements
+        };
+        let total = u32::try_from(blocks.min(countable)).unwrap_or(u32::MAX);
         let shape = (
             total as usize * block_tokens,
             config.kv_heads,
@@ -80,11 +88,16 @@ impl KvPool {
                 .map(|_| zeros())
                 .collect::<Result<Vec<_>, _>>()
         };
+        let (keys, values) = (
+            places().map_err(BackendError::from)?,
+            places().map_err(BackendError::from)?,
+        );
+        device::settle(device)?;
         Ok(Self {
             blocks: Blocks::new(total, layout),
             block_bytes,
-            keys: places().map_err(BackendError::from)?,
-            values: places().map_err(BackendError::from)?,
+            keys,
+            values,
             places: groups.places,
             device: device.clone(),
         })

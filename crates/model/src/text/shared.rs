@@ -17,6 +17,8 @@ use crate::text::mask::Visible;
 
 /// Mask values kept for a forward's other layers, over all masks: 2²⁴ f32 are 64 MiB. What is over is made again.
 const MASK_VALUES_MAX: usize = 1 << 24;
+/// The same on a GPU, whose tiles are larger: 512 MiB.
+const MASK_VALUES_MAX_GPU: usize = 1 << 27;
 
 /// A stretch of query rows of a chunk on a kind of layer.
 type MaskOf = (LayerKind, usize, Range<usize>);
@@ -46,7 +48,13 @@ impl Shared {
         let mask = make()?;
         let values = mask.as_ref().map_or(0, Tensor::elem_count);
         let mut kept = self.mask_values.borrow_mut();
-        if *kept + values <= MASK_VALUES_MAX {
+        let on_gpu = mask.as_ref().is_some_and(|mask| !mask.device().is_cpu());
+        let most = if on_gpu {
+            MASK_VALUES_MAX_GPU
+        } else {
+            MASK_VALUES_MAX
+        };
+        if *kept + values <= most {
             *kept += values;
             self.masks.borrow_mut().insert(of, mask.clone());
         }

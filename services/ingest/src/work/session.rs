@@ -117,8 +117,12 @@ impl<'a> Session<'a> {
             match next {
                 Some(Ok(entry)) => {
                     let unit = &entry.unit;
-                    self.open
-                        .insert(unit.key.clone(), (unit.epoch, unit.expires));
+                    // A chunk left over from before a replay says nothing of when the job expires now.
+                    let known = self.open.get(&unit.key).map(|(epoch, _)| *epoch);
+                    if known.is_none_or(|epoch| epoch <= unit.epoch) {
+                        self.open
+                            .insert(unit.key.clone(), (unit.epoch, unit.expires));
+                    }
                     self.index.insert(Held::from(entry));
                 }
                 Some(Err(error)) => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use image::{Rgb, RgbImage};
+use image::{ImageFormat, Rgb, RgbImage};
 use medfleet_imaging::{Convention, Frame, Limits, Options, Placement, decode_file};
 use medfleet_proto::v1::{Box as Found, Result as Draft, result::Output};
 
@@ -25,7 +25,7 @@ pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
         }
     }
     picture
-        .save(out)
+        .save_with_format(out, ImageFormat::Png)
         .with_context(|| format!("cannot write {}", out.display()))
 }
 
@@ -52,6 +52,8 @@ fn draw(picture: &mut RgbImage, found: &Found, placement: &Placement) {
         on_frame(found.top_pixels, placement.pad_top_pixels),
         on_frame(found.bottom_pixels, placement.pad_top_pixels),
     );
+    // Right and lower edge are outside, but for a box without width or height.
+    let (right, bottom) = (right.max(left + 1) - 1, bottom.max(top + 1) - 1);
     for y in top..=bottom {
         for x in left..=right {
             let inside = [x - left, right - x, y - top, bottom - y];

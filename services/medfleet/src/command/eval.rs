@@ -84,7 +84,9 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let records = records(&args).map_err(Fault::usage)?;
     let task = args.task.task();
     let fleet = args.server.resolve()?;
-    let mut log = Log::open(&args.out, task).map_err(Fault::usage)?;
+    let set = std::fs::canonicalize(&args.set).unwrap_or_else(|_| args.set.clone());
+    let asked_of = format!("set {}, model {:?}\n", set.display(), args.model);
+    let mut log = Log::open(&args.out, task, &asked_of).map_err(Fault::usage)?;
     on_one_thread(async {
         let asker = Asker {
             client: Client::new(&fleet, Retry::PATIENT)?,

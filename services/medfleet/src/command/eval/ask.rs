@@ -108,11 +108,25 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Runs one job to its end. A job that fails is an outcome too; a fleet that cannot be reached is an error.
+    /// Runs one job to its end. A job that fails or is refused is an outcome too; a fleet that cannot be reached, or does
+    /// not know us, is an error.
     pub(super) async fn ask(&self, asked: &Asked) -> Result<Outcome> {
         let mut outcome = Outcome::new(asked.id.clone(), asked.task);
         outcome.item = asked.item;
         outcome.image = asked.images.first().cloned();
+        match self.run(asked, &mut outcome).await {
+            Ok(()) => Ok(outcome),
+            Err(error) => match error.downcast_ref::<ClientError>() {
+                Some(ClientError::Refused { code, .. }) if *code != "UNAUTHENTICATED" => {
+                    outcome.failure = Some(error.to_string());
+                    Ok(outcome)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn run(&self, asked: &Asked, outcome: &mut Outcome) -> Result<()> {
         let files: Vec<PathBuf> = asked
             .images
             .iter()
@@ -130,32 +144,20 @@ impl Asker {
             decoding: None,
             time_to_live: None,
         };
-        let job = match self.client.submit(&request).await {
-            Ok(response) => response.job.context("the fleet answered without a job")?,
-            // Refused for what it is: no other attempt would go better.
-            Err(
-                error @ ClientError::Refused {
-                    code: "INVALID_ARGUMENT",
-                    ..
-                },
-            ) => {
-                outcome.failure = Some(error.to_string());
-                return Ok(outcome);
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let response = self.client.submit(&request).await?;
+        let job = response.job.context("the fleet answered without a job")?;
         let job = self
             .client
             .watch(&job.name, Cursor::default(), &mut |_| Ok(()))
             .await?;
         if job.state == i32::from(JobState::Completed) {
             let draft = self.client.draft(&job.name).await?;
-            read(asked, draft, &mut outcome);
+            read(asked, draft, outcome);
         } else {
             let why = job.failure.as_ref().map(show::failure_text);
             outcome.failure = Some(why.unwrap_or_else(|| show::state_word(job.state).to_owned()));
         }
-        Ok(outcome)
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use medfleet_score::outcome::{answered, read_outcomes};
 use medfleet_score::{Outcome, Task};
 
@@ -19,10 +19,12 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the file of a task, and goes on after its last whole line.
-    pub(super) fn open(folder: &Path, task: Task) -> Result<Self> {
+    /// Opens the file of a task, and goes on after its last whole line. `asked_of` says which set and model the answers are
+    /// of; those of another are refused.
+    pub(super) fn open(folder: &Path, task: Task, asked_of: &str) -> Result<Self> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
+        same_run(&folder.join(format!("{}.run", task.name())), asked_of)?;
         let path = folder.join(format!("{}.jsonl", task.name()));
         let unusable = || format!("cannot use {}", path.display());
         let file = OpenOptions::new()
@@ -64,5 +66,21 @@ impl Log {
 
     pub(super) fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
+    }
+}
+
+fn same_run(path: &Path, asked_of: &str) -> Result<()> {
+    match std::fs::read_to_string(path) {
+        Ok(found) if found == asked_of => Ok(()),
+        Ok(found) => bail!(
+            "{} is of another run ({}); give another --out, or remove that folder",
+            path.display(),
+            found.trim()
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::write(path, asked_of)
+                .with_context(|| format!("cannot write {}", path.display()))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
