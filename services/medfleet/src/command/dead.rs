@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::on_one_thread;
+use super::pages::{self, Shown};
 use crate::client::{Client, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
@@ -85,31 +86,20 @@ fn list(args: &ListArgs) -> CommandResult {
     let fleet = args.server.resolve()?;
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
-        if !args.json {
-            show::print(&show::dead_letter_table_head())?;
-        }
-        let (mut shown, mut page_token) = (0, String::new());
-        loop {
-            let page = client.dead_letters(&page_token).await?;
-            for letter in page.dead_letters {
-                if shown == args.limit {
-                    eprintln!(
-                        "medfleet: more than {shown} dead letters; see the rest with --limit N"
-                    );
-                    return Ok(Exit::Done);
-                }
-                shown += 1;
-                if args.json {
-                    show::print_json(&show::dead_letter_json(&letter))?;
-                } else {
-                    show::print(&show::dead_letter_table_row(&letter))?;
-                }
-            }
-            if page.next_page_token.is_empty() {
-                return Ok(Exit::Done);
-            }
-            page_token = page.next_page_token;
-        }
+        let shown = Shown {
+            what: "dead letters",
+            limit: args.limit,
+            head: (!args.json).then(show::dead_letter_table_head),
+        };
+        let page = async |token: String| {
+            let page = client.dead_letters(&token).await?;
+            Ok((page.dead_letters, page.next_page_token))
+        };
+        pages::show(shown, page, |letter| match args.json {
+            true => show::print_json(&show::dead_letter_json(letter)),
+            false => show::print(&show::dead_letter_table_row(letter)),
+        })
+        .await
     })
 }
 

@@ -4,8 +4,9 @@ use clap::ValueEnum;
 use medfleet_proto::v1::JobState;
 
 use super::on_one_thread;
+use super::pages::{self, Shown};
 use crate::client::{Client, Retry, ServerArgs};
-use crate::exit::{CommandResult, Exit};
+use crate::exit::CommandResult;
 use crate::show;
 
 /// Flags of `list`.
@@ -43,29 +44,20 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let states: Vec<JobState> = args.state.iter().map(|state| state.wire()).collect();
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
-        if !args.json {
-            show::print(&show::job_table_head())?;
-        }
-        let (mut shown, mut page_token) = (0, String::new());
-        loop {
-            let page = client.jobs(&states, &page_token).await?;
-            for job in page.jobs {
-                if shown == args.limit {
-                    eprintln!("medfleet: more than {shown} jobs; see the rest with --limit N");
-                    return Ok(Exit::Done);
-                }
-                shown += 1;
-                if args.json {
-                    show::print_json(&show::job_json(&job))?;
-                } else {
-                    show::print(&show::job_table_row(&job))?;
-                }
-            }
-            if page.next_page_token.is_empty() {
-                return Ok(Exit::Done);
-            }
-            page_token = page.next_page_token;
-        }
+        let shown = Shown {
+            what: "jobs",
+            limit: args.limit,
+            head: (!args.json).then(show::job_table_head),
+        };
+        let page = async |token: String| {
+            let page = client.jobs(&states, &token).await?;
+            Ok((page.jobs, page.next_page_token))
+        };
+        pages::show(shown, page, |job| match args.json {
+            true => show::print_json(&show::job_json(job)),
+            false => show::print(&show::job_table_row(job)),
+        })
+        .await
     })
 }
 

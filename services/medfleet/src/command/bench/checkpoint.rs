@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use serde_json::{Map, Value, json};
 
 /// Files of the tokenizer's folder that a checkpoint needs besides config and weights.
@@ -42,12 +43,44 @@ struct Planned {
     shape: Vec<usize>,
 }
 
-/// Writes the checkpoint unless it is there, and says how long that took.
-pub(super) fn prepare(dir: &Path, tokenizer: &Path) -> Result<Option<Duration>> {
-    if dir.join(INDEX).is_file() {
-        return Ok(None);
+/// The flags that choose a checkpoint and how it is loaded.
+#[derive(clap::Args, Debug)]
+pub(super) struct Checkpoint {
+    /// Where the checkpoint is, or is to be written: 8.6 GB
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Folder with the tokenizer and the ids of its image tokens
+    #[arg(long, value_name = "DIR", default_value = "deploy/tiny")]
+    tokenizer: PathBuf,
+    /// What to compute in: bf16 or f32
+    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
+    pub(super) dtype: Dtype,
+    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
+}
+
+impl Checkpoint {
+    /// Writes it unless it is there, and says how long that took.
+    pub(super) fn prepare(&self) -> Result<Option<Duration>> {
+        if self.dir.join(INDEX).is_file() {
+            return Ok(None);
+        }
+        write(&self.dir, &self.tokenizer).map(Some)
     }
-    write(dir, tokenizer).map(Some)
+
+    /// Loads all of it, and says how long that took.
+    pub(super) fn load(&self) -> Result<(Model, Duration)> {
+        let options = LoadOptions {
+            dtype: self.dtype,
+            parts: Parts::All,
+            device: self.device,
+        };
+        let begun = Instant::now();
+        let model = Model::load_remembering(&self.dir, options, &self.dir.join("digests"));
+        let model = model.with_context(|| format!("cannot load {}", self.dir.display()))?;
+        Ok((model, begun.elapsed()))
+    }
 }
 
 /// Bytes of all its tensors.

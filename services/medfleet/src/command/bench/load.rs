@@ -1,34 +1,21 @@
 //! `medfleet bench load`: a checkpoint of MedGemma 4B's true shapes is loaded as a worker loads it. Prints the time, and how
 //! much memory the weights take beside the mapped files.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use medfleet_model::{
-    ComputeDevice, Continue, Dtype, Frame, LoadOptions, Message, Model, Parts, Request,
-};
+use medfleet_model::{Continue, Frame, Message, Model, Request};
 use serde_json::json;
 
-use super::checkpoint;
+use super::checkpoint::{self, Checkpoint};
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, bytes, seconds};
 
 /// Flags of `bench load`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Where the checkpoint is, or is to be written: 8.6 GB
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// Folder with the tokenizer and the ids of its image tokens
-    #[arg(long, value_name = "DIR", default_value = "deploy/tiny")]
-    tokenizer: PathBuf,
-    /// What to compute in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
-    dtype: Dtype,
-    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
     /// Also answer about one image with this many tokens, which takes minutes on a small machine
     #[arg(long, value_name = "N")]
     answer: Option<usize>,
@@ -64,12 +51,12 @@ struct Answer {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let written = checkpoint::prepare(&args.dir, &args.tokenizer)?;
+    let written = args.checkpoint.prepare()?;
     let before = resident()?;
-    let (model, first) = load(&args)?;
+    let (model, first) = args.checkpoint.load()?;
     drop(model);
     // The files are in memory now, and the digests are known: as for a worker that starts again.
-    let (model, again) = load(&args)?;
+    let (model, again) = args.checkpoint.load()?;
     let after = resident()?;
     let answer = match args.answer {
         Some(tokens) => Some(answer(&model, tokens)?),
@@ -88,18 +75,6 @@ pub(crate) fn run(args: Args) -> CommandResult {
     };
     show_figures(&args, &figures)?;
     Ok(Exit::Done)
-}
-
-fn load(args: &Args) -> Result<(Model, Duration)> {
-    let options = LoadOptions {
-        dtype: args.dtype,
-        parts: Parts::All,
-        device: args.device,
-    };
-    let begun = Instant::now();
-    let model = Model::load_remembering(&args.dir, options, &args.dir.join("digests"));
-    let model = model.with_context(|| format!("cannot load {}", args.dir.display()))?;
-    Ok((model, begun.elapsed()))
 }
 
 fn answer(model: &Model, tokens: usize) -> Result<Answer> {
@@ -164,7 +139,7 @@ fn show_figures(args: &Args, figures: &Figures) -> Result<()> {
         });
         let figures = json!({
             "bench": "load",
-            "dtype": args.dtype.to_string(),
+            "dtype": args.checkpoint.dtype.to_string(),
             "weights_bytes": figures.weights_bytes,
             "write_seconds": figures.written.map(|time| time.as_secs_f64()),
             "first_load_seconds": figures.first.as_secs_f64(),

@@ -1,17 +1,16 @@
 //! `medfleet bench model`: what one device makes of MedGemma 4B's true shapes. Images encoded, a prompt read, and texts
 //! written alone and beside others, without a fleet around it. Prints medians.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use medfleet_model::{
-    BlockTable, Chunk, ComputeDevice, Dtype, Frame, ImageSpan, ImageTokens, KvOptions, KvPool,
-    LoadOptions, LogitRows, Message, Model, Parts, Prompt, Want,
+    BlockTable, Chunk, Frame, ImageSpan, ImageTokens, KvOptions, KvPool, LogitRows, Message, Model,
+    Prompt, Want,
 };
 use serde_json::json;
 
-use super::checkpoint;
+use super::checkpoint::Checkpoint;
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, seconds};
 
@@ -25,18 +24,8 @@ const WARM_STEPS: usize = 3;
 /// Flags of `bench model`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Where the checkpoint is, or is to be written: 8.6 GB
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-    /// Folder with the tokenizer and the ids of its image tokens
-    #[arg(long, value_name = "DIR", default_value = "deploy/tiny")]
-    tokenizer: PathBuf,
-    /// What to compute in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
-    dtype: Dtype,
-    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    #[command(flatten)]
+    checkpoint: Checkpoint,
     /// How often an image is encoded and a prompt is read
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
@@ -67,16 +56,8 @@ struct Figures {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    checkpoint::prepare(&args.dir, &args.tokenizer)?;
-    let begun = Instant::now();
-    let options = LoadOptions {
-        dtype: args.dtype,
-        parts: Parts::All,
-        device: args.device,
-    };
-    let model = Model::load_remembering(&args.dir, options, &args.dir.join("digests"))
-        .with_context(|| format!("cannot load {}", args.dir.display()))?;
-    let load = begun.elapsed();
+    args.checkpoint.prepare()?;
+    let (model, load) = args.checkpoint.load()?;
     let (images, encode) = encode(&model, args.repeat)?;
     let prompt = prompt(&model, args.context)?;
     let mut bench = Bench {
@@ -288,7 +269,7 @@ fn show_figures(args: &Args, figures: &Figures) -> Result<()> {
         return Ok(show::print_json(&json!({
             "bench": "model",
             "device": figures.device,
-            "dtype": args.dtype.to_string(),
+            "dtype": args.checkpoint.dtype.to_string(),
             "load_seconds": figures.load.as_secs_f64(),
             "encode_seconds": figures.encode.as_secs_f64(),
             "prompt_tokens": figures.prompt_tokens,
@@ -298,7 +279,7 @@ fn show_figures(args: &Args, figures: &Figures) -> Result<()> {
     }
     let row = |name: &str, value: String| format!("{name:<24}{value:>12}");
     let mut lines = vec![
-        format!("{}, {}", figures.device, args.dtype),
+        format!("{}, {}", figures.device, args.checkpoint.dtype),
         row("load", seconds(figures.load)),
         row("image encoded", seconds(figures.encode)),
         format!(
