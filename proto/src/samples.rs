@@ -11,6 +11,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("work_unit", unit().encode_to_vec()),
         ("job_record", record().encode_to_vec()),
+        ("job_record_erased", erased().encode_to_vec()),
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
@@ -36,7 +37,7 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
     }
     match name {
         "work_unit" => again::<work::WorkUnit>(bytes),
-        "job_record" => again::<work::JobRecord>(bytes),
+        "job_record" | "job_record_erased" => again::<work::JobRecord>(bytes),
         "study_manifest" => again::<work::StudyManifest>(bytes),
         "frames_manifest" => again::<work::FramesManifest>(bytes),
         "tokens_manifest" => again::<work::TokensManifest>(bytes),
@@ -88,6 +89,15 @@ fn record() -> work::JobRecord {
         expire_unix_millis: 7,
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         model: "medgemma".into(),
+        erased_unix_millis: 0,
+    }
+}
+
+fn erased() -> work::JobRecord {
+    work::JobRecord {
+        frames_digest: bytes::Bytes::new(),
+        erased_unix_millis: 8,
+        ..record()
     }
 }
 

@@ -5,6 +5,7 @@ mod cancel;
 mod crash;
 mod dead;
 mod edges;
+mod erase;
 mod fail_closed;
 mod figures;
 mod idempotency;

@@ -79,7 +79,7 @@ async fn equal_content_has_different_names() -> Result<()> {
             .await?;
         client.watch_to_end(&job.name).await?;
     }
-    let (mary, john) = (fleet.blob_names("st-mary")?, fleet.blob_names("st-john")?);
+    let (mary, john) = (fleet.stored("st-mary")?, fleet.stored("st-john")?);
     ensure!(
         !mary.is_empty() && !john.is_empty(),
         "both stored something"

@@ -223,6 +223,15 @@ impl Client {
             .ok_or_else(|| Status::internal("the response has no job"))
     }
 
+    /// Erases a job.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn erase(&self, name: &str) -> Result<v1::EraseJobResponse, Status> {
+        let request = self.request(v1::EraseJobRequest { name: name.into() });
+        Ok(self.stub.clone().erase_job(request).await?.into_inner())
+    }
+
     /// Dead letters, at most `page_size`, after a page: the letters and the token of the next page.
     ///
     /// # Errors

@@ -312,17 +312,16 @@ impl Fleet {
         fs::write(path, bytes).context("damage a blob")
     }
 
-    /// The names of all blobs of a tenant, without the tenant.
+    /// Everything that is stored for a tenant, as `kind/name`.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn blob_names(&self, tenant: &str) -> Result<BTreeSet<String>> {
+    pub fn stored(&self, tenant: &str) -> Result<BTreeSet<String>> {
         let root = self.blobs().join(tenant);
         let files = files_below(&root)?;
-        Ok(files
-            .iter()
-            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-            .collect())
+        let names = files.iter().map(|path| path.strip_prefix(&root));
+        let names = names.map(|name| Ok(name?.to_string_lossy().into_owned()));
+        names.collect()
     }
 
     /// The logs of all roles.

@@ -10,11 +10,15 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     if decoded && !record.chunks.all_done() {
         return Some("a decode began before every declared image was encoded");
     }
-    if decoded && record.frames.is_none() {
+    if decoded && record.frames.is_none() && record.erased.is_none() {
         return Some("a decode began without a frames manifest");
     }
-    if (record.state == JobState::Completed) != record.result.is_some() {
-        return Some("a job has a result exactly when it is completed");
+    let has_result = record.state == JobState::Completed && record.erased.is_none();
+    if has_result != record.result.is_some() {
+        return Some("a job has a result exactly when it is completed and not erased");
+    }
+    if record.erased.is_some() && !record.state.is_final() {
+        return Some("a job was erased before its end");
     }
     if (record.state == JobState::Failed) != record.failure.is_some() {
         return Some("a job has a failure exactly when it failed");
@@ -37,8 +41,15 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
 /// The first invariant that the change from `before` to `after` breaks; `None` when all hold.
 #[must_use]
 pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
-    if before.state.is_final() && before.epoch == after.epoch && before != after {
+    let is_erasure = before.erased.is_none() && after.erased.is_some();
+    if before.state.is_final() && before.epoch == after.epoch && before != after && !is_erasure {
         return Some("a final record changed within its epoch");
+    }
+    if is_erasure && (before.state, before.epoch) != (after.state, after.epoch) {
+        return Some("an erasure changed how a job ended");
+    }
+    if before.erased.is_some() && after.erased.is_none() {
+        return Some("an erased job came back");
     }
     if after.epoch < before.epoch {
         return Some("the epoch went back");

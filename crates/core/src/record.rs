@@ -187,6 +187,8 @@ pub struct JobRecord {
     pub traceparent: String,
     /// Model alias as asked for.
     pub model: String,
+    /// When everything that was stored for it was erased: the record is then the tombstone.
+    pub erased: Option<UnixMillis>,
 }
 
 /// A wish to change a record.
@@ -234,6 +236,8 @@ pub enum Move {
         /// New end of its time to live.
         expires: UnixMillis,
     },
+    /// What was stored for an ended job is to be erased: the record names it no more, and nothing brings the job back.
+    Erase,
 }
 
 /// Why a move is refused. The record is unchanged.
@@ -279,6 +283,9 @@ pub enum Refused {
         /// What the job, or the format, has.
         total: u32,
     },
+    /// What was stored for the job is gone.
+    #[error("the job was erased")]
+    Erased,
 }
 
 impl JobRecord {
@@ -287,8 +294,10 @@ impl JobRecord {
     /// # Errors
     /// [`Refused`]; the caller decides whether that means drop, fail or stop.
     pub fn apply(&self, step: &Move, now: UnixMillis) -> Result<Self, Refused> {
-        if let Move::Replay { expires } = step {
-            return self.replayed(*expires, now);
+        match step {
+            Move::Replay { expires } => return self.replayed(*expires, now),
+            Move::Erase => return self.erased(now),
+            _ => {}
         }
         if self.state.is_final() {
             return Err(Refused::Final { state: self.state });
@@ -324,7 +333,7 @@ impl JobRecord {
             }
             Move::Cancel => next.finish(JobState::Cancelled, now),
             Move::Expire => next.finish(JobState::Expired, now),
-            Move::Replay { .. } => unreachable!("handled above"),
+            Move::Replay { .. } | Move::Erase => unreachable!("handled above"),
         }
         Ok(next)
     }
@@ -441,12 +450,30 @@ impl JobRecord {
         self.times.finished = Some(now);
     }
 
+    fn erased(&self, now: UnixMillis) -> Result<Self, Refused> {
+        if !self.state.is_final() {
+            return Err(Refused::Illegal {
+                step: "erase",
+                state: self.state,
+            });
+        }
+        Ok(Self {
+            frames: None,
+            result: None,
+            erased: self.erased.or(Some(now)),
+            ..self.clone()
+        })
+    }
+
     fn replayed(&self, expires: UnixMillis, now: UnixMillis) -> Result<Self, Refused> {
         if self.state != JobState::Failed {
             return Err(Refused::Illegal {
                 step: "replay",
                 state: self.state,
             });
+        }
+        if self.erased.is_some() {
+            return Err(Refused::Erased);
         }
         Ok(Self {
             state: JobState::Accepted,

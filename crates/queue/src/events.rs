@@ -103,6 +103,30 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Hints to whoever keeps something of a job in memory that it was erased.
+    ///
+    /// # Errors
+    /// When it could not be handed to the connection in time.
+    pub async fn publish_erased(&self, key: &JobKey) -> Result<()> {
+        const SEND: Operation = repeatable("send an erasure hint");
+        self.api
+            .tell(SEND, subject::erased(key), Bytes::new())
+            .await
+    }
+
+    /// Erasure hints of all jobs from now on.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn erasures(&self) -> Result<BoxStream<'static, JobKey>> {
+        const LISTEN: Operation = repeatable("listen to erasure hints");
+        let messages = self.api.subscribe(LISTEN, "erased.*.*".to_owned()).await?;
+        let keys = messages.filter_map(|message| async move { subject::job_of(&message.subject) });
+        Ok(keys.boxed())
+    }
+}
+
 fn job_event(message: FeedMessage) -> Result<(JobKey, u64, JobEvent)> {
     let key = subject::job_of(&message.subject).ok_or(QueueError::Malformed {
         what: "an event",

@@ -1,6 +1,7 @@
 //! Leader leases: an entry that its holder renews, and that disappears by itself when the holder does not.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::{Queue, Result, Revision};
 
@@ -56,6 +57,27 @@ impl Lease {
             self.revision = entry.revision;
         }
         Ok(ours.is_some())
+    }
+
+    /// Renews it three times in each `lease_ttl`. Returns when it is lost, or when no renewal has succeeded for as long as it
+    /// lasts: stop what it allowed, at once.
+    pub async fn hold(&mut self) {
+        let lasts = self.queue.lease_ttl();
+        let mut ends = Instant::now() + lasts;
+        loop {
+            tokio::time::sleep(lasts / 3).await;
+            let asked = Instant::now();
+            match tokio::time::timeout_at(ends, self.renew()).await {
+                Ok(Ok(true)) => ends = asked + lasts,
+                Ok(Ok(false)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a lease could not be renewed"
+                    );
+                }
+            }
+        }
     }
 
     /// Gives it up, so that another can take it at once.

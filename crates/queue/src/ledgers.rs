@@ -166,6 +166,16 @@ impl Queue {
         self.api.delete(subject::DEAD, sequence).await
     }
 
+    /// Removes every dead letter of a job; none is fine.
+    ///
+    /// # Errors
+    /// Transient ones: remove again.
+    pub async fn discard_dead_of(&self, key: &JobKey) -> Result<()> {
+        self.api
+            .purge(subject::DEAD, &subject::dead_of_job(key))
+            .await
+    }
+
     /// Appends to a tenant's audit stream.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! Laid out as NATS object stores are (chunks under one subject, then one entry that names them), so their tools can read
 //! them; read without consumers, which would cost the server more than the bytes do.
 
+use std::collections::HashSet;
 use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
+use medfleet_core::UnixMillis;
 use medfleet_store::{Backend, BackendError, Entry, Name};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -158,8 +160,8 @@ impl Inner {
 
     async fn put_chunks(&self, subject: &str, bytes: &Bytes) -> Result<usize> {
         const PUT: Operation = once("store a chunk");
-        // After a failure no chunk is sent, and those under way are waited for: the caller removes the chunks, and one
-        // that the server stores after that keeps its room. (So does what is left when a put is dropped half-way.)
+        // After a failure no chunk is sent, and those under way are waited for: the caller removes the chunks. One that the
+        // server stores after that, and what is left when a put is dropped half-way, keep their room until `reclaim`.
         let failed = AtomicBool::new(false);
         let results: Vec<Result<u64>> = stream::iter((0..bytes.len()).step_by(CHUNK_BYTES))
             .take_while(|_| ready(!failed.load(Ordering::Relaxed)))
@@ -333,6 +335,37 @@ impl Inner {
         Ok(entries)
     }
 
+    /// Removes chunks that no entry names and that are older than `before`: of a put that was dropped half-way, or of an
+    /// object whose replacement was. The chunks are listed first: whatever names one of them by then was written before.
+    async fn reclaim(&self, before: UnixMillis) -> Result<u64> {
+        self.ready().await?;
+        let base = self.chunk_subject("");
+        let chunks = self.api.subjects(&self.stream, &format!("{base}>")).await?;
+        let entries = self.entry_subject("");
+        let entries = self
+            .api
+            .subjects(&self.stream, &format!("{entries}>"))
+            .await?;
+        let mut named = HashSet::new();
+        for page in entries.chunks(BATCH_MAX) {
+            for stored in self.api.get_latest(&self.stream, page).await? {
+                named.insert(self.chunk_subject(&Meta::read(&stored.payload)?.id));
+            }
+        }
+        let mut reclaimed = 0;
+        for subject in chunks.iter().filter(|subject| !named.contains(*subject)) {
+            let which = Which::Last {
+                last_by_subj: subject,
+            };
+            let last = self.api.get(&self.stream, which).await?;
+            if last.is_some_and(|last| last.stored_at < before) {
+                self.api.purge(&self.stream, subject).await?;
+                reclaimed += 1;
+            }
+        }
+        Ok(reclaimed)
+    }
+
     /// An id that nobody else has made: the unique end of an inbox name.
     fn fresh_id(&self) -> String {
         let inbox = self.api.client.new_inbox();
@@ -416,6 +449,11 @@ impl Backend for Objects {
 
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
         self.inner.refresh(name).await.map_err(failed("refresh"))
+    }
+
+    async fn reclaim(&self, before: UnixMillis) -> Result<u64, BackendError> {
+        let reclaimed = self.inner.reclaim(before).await;
+        reclaimed.map_err(failed("reclaim"))
     }
 
     async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {

@@ -138,6 +138,14 @@ impl Queue {
         Ok(updated.map_or(Updated::Conflict, Updated::Updated))
     }
 
+    /// Removes a record if its revision is still `revision`: the job is forgotten, and its request id is free again.
+    ///
+    /// # Errors
+    /// Transient ones: remove again.
+    pub async fn remove_record(&self, revision: Revision) -> Result<()> {
+        self.jobs.remove_revision(revision).await
+    }
+
     /// Moves a job: reads its record, applies `step`, stores it by compare-and-set, and does so again when somebody was
     /// faster. With `epoch`, a record of another epoch is left alone. Once stored, publishes the event of the change.
     ///

@@ -119,6 +119,16 @@ pub(crate) fn dead_of(tenant: Option<&TenantId>) -> String {
     }
 }
 
+/// All dead letters of a job.
+pub(crate) fn dead_of_job(key: &JobKey) -> String {
+    format!("dead.{key}.>")
+}
+
+/// The hint that a job was erased, on core NATS.
+pub(crate) fn erased(key: &JobKey) -> String {
+    format!("erased.{key}")
+}
+
 /// A tenant's audit entries.
 pub(crate) fn audit(tenant: &TenantId) -> String {
     format!("audit.{tenant}")
@@ -129,7 +139,7 @@ pub(crate) fn upload_key(tenant: &TenantId, upload: &UploadId) -> String {
     format!("{tenant}.{upload}")
 }
 
-/// The job of a subject whose second and third tokens name it (`event`, `text`, `cancel`).
+/// The job of a subject whose second and third tokens name it (`event`, `text`, `cancel`, `erased`).
 pub(crate) fn job_of(subject: &str) -> Option<JobKey> {
     let mut tokens = subject.split('.').skip(1);
     key(tokens.next()?, tokens.next()?)

@@ -203,6 +203,7 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
         expire_unix_millis: record.expires.0,
         traceparent: record.traceparent.clone(),
         model: record.model.clone(),
+        erased_unix_millis: time_to_wire(record.erased),
     };
     let bytes = encode(&message);
     if bytes.len() > RECORD_BYTES_MAX {
@@ -263,6 +264,7 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
         },
         expires: UnixMillis(wire.expire_unix_millis),
         traceparent: wire.traceparent,
+        erased: (wire.erased_unix_millis != 0).then_some(UnixMillis(wire.erased_unix_millis)),
         model: wire.model,
     })
 }

@@ -157,6 +157,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Gives back room that broken writes took before `before` and that no name leads to; says how many writes those were.
+    async fn reclaim(&self, _before: UnixMillis) -> Result<u64, BackendError> {
+        Ok(0)
+    }
+
     /// All bytes stored, for the byte cap; none when the place has no useful answer.
     async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
         let mut entries = self.list("");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use medfleet_core::{BlobKind, Digest, TenantId, UnixMillis};
+use medfleet_core::{BlobKind, Digest, JobKey, TenantId, UnixMillis};
 use tokio::time::Instant;
 
 use crate::backend::{Backend, BackendError, Name};
@@ -306,6 +306,40 @@ impl BlobStore {
         } else {
             Err(corrupt)
         }
+    }
+
+    /// As [`BlobStore::put_mutable`], for what belongs to one job: an erased job leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`StoreError::JobErased`], and as [`BlobStore::put`].
+    pub async fn put_mutable_of(
+        &self,
+        job: &JobKey,
+        kind: BlobKind,
+        key: &[u8],
+        content: Bytes,
+    ) -> Result<Digest, StoreError> {
+        let digest = self.put_mutable(&job.tenant, kind, key, content).await?;
+        // Whoever comes last of the two, this look or the erasure's tombstone, sees the other's work.
+        if self.is_erased(&job.tenant, &job.job).await? {
+            self.delete(&job.tenant, kind, &digest).await?;
+            return Err(StoreError::JobErased);
+        }
+        Ok(digest)
+    }
+
+    /// Removes a text that changes. True when it was there.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn delete_mutable(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        key: &[u8],
+    ) -> Result<bool, StoreError> {
+        let digest = self.tenant_key(tenant).of_key(key);
+        self.delete(tenant, kind, &digest).await
     }
 
     /// Length and age of a blob; none when there is none.

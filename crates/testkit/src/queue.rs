@@ -88,6 +88,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         expires: UnixMillis(now.0 + 3_600_000),
         traceparent: String::new(),
         model: "tiny".to_owned(),
+        erased: None,
     };
     (key, record)
 }

@@ -91,7 +91,7 @@ impl Ending {
     /// What a refused move means for the one who made it.
     pub(crate) fn of_refused(reason: &Refused, record: JobRecord) -> Self {
         match reason {
-            Refused::Final { .. } => Self::Over(Some(Box::new(record))),
+            Refused::Final { .. } | Refused::Erased => Self::Over(Some(Box::new(record))),
             Refused::Fenced { .. } => Self::Superseded,
             Refused::Illegal { .. } => Self::Repeat(Box::new(record)),
             Refused::Exhausted { .. } => {

@@ -30,11 +30,11 @@ impl Writer {
     pub(crate) fn checkpoint(&self, text: &str) -> BoxFuture<'static, Result<(), StoreError>> {
         let chunk = self.chunk(0, text);
         let key = format!("{}.{}", self.key.job, self.epoch);
-        let (store, tenant) = (self.store.clone(), self.key.tenant.clone());
+        let (store, job) = (self.store.clone(), self.key.clone());
         async move {
             let content = chunk.encode_to_vec().into();
             store
-                .put_mutable(&tenant, BlobKind::Text, key.as_bytes(), content)
+                .put_mutable_of(&job, BlobKind::Text, key.as_bytes(), content)
                 .await?;
             Ok(())
         }

@@ -68,6 +68,15 @@ impl Cache {
         Some(tokens)
     }
 
+    /// Drops everything of a tenant: a job of it was erased, and which tensors were that job's nobody knows here.
+    pub(crate) fn forget(&self, tenant: &TenantId) {
+        let mut state = self.lock();
+        let keys = state.entries.keys().filter(|(of, _)| of == tenant);
+        for key in keys.cloned().collect::<Vec<_>>() {
+            state.remove(&key);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic between two changes can only make the count of bytes too large: less is cached.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,5 +123,21 @@ mod tests {
             Some(10)
         );
         assert!(cache.get(&tenant, digest(3)).is_none());
+    }
+
+    #[test]
+    fn an_erasure_takes_what_the_tenant_has_and_nothing_else() {
+        let (a, b) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
+        let digest = Digest::new([1; 32]);
+        let cache = Cache::new(8);
+        cache.put(&a, digest, vec![1; 4].into());
+        cache.put(&b, digest, vec![2; 4].into());
+        cache.forget(&a);
+        assert!(cache.get(&a, digest).is_none() && cache.get(&b, digest).is_some());
+        cache.put(&a, digest, vec![3; 4].into());
+        assert!(
+            cache.get(&b, digest).is_some(),
+            "the room of what was dropped is free"
+        );
     }
 }

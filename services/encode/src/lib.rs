@@ -14,10 +14,14 @@ mod rpc;
 mod unit;
 mod work;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
+use medfleet_queue::Queue;
 use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token};
 use tokio::net::TcpListener;
@@ -34,8 +38,17 @@ pub struct Deployment {
     pub listener: TcpListener,
 }
 
+/// Pause before the erasure hints are subscribed to again.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
 const MODEL: TaskKind = TaskKind {
     name: "encode model",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
+
+const ERASURES: TaskKind = TaskKind {
+    name: "erasure hints",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
@@ -84,6 +97,8 @@ pub async fn run(
             Health::Running | Health::Stopped => Ok(()),
         }
     });
+    let forgetting = forget_erased(dependencies.queue.clone(), Arc::clone(&cache));
+    dependencies.tasks.start(ERASURES, forgetting);
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let handler = work::Encode {
@@ -104,4 +119,19 @@ pub async fn run(
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
+}
+
+/// Follows the hints that jobs were erased. One that is missed leaves tokens in memory until newer ones need the room.
+async fn forget_erased(queue: Queue, cache: Arc<cache::Cache>) -> Result<(), Infallible> {
+    loop {
+        match queue.erasures().await {
+            Ok(mut erasures) => {
+                while let Some(key) = erasures.next().await {
+                    cache.forget(&key.tenant);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
+        }
+        tokio::time::sleep(RESUBSCRIBE).await;
+    }
 }

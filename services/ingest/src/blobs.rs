@@ -1,10 +1,12 @@
 //! What ingest asks of the blob store: studies in, results and the text so far out.
 
+use std::collections::BTreeMap;
 use std::future::ready;
+use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{BlobKind, Digest, JobKey, TenantId};
-use medfleet_store::{BackendError, BlobStore, StoreError};
+use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
+use medfleet_store::{BackendError, BlobStore, Collected, Erased, StoreError};
 
 use crate::error::Refusal;
 
@@ -60,9 +62,63 @@ impl Blobs {
         }
     }
 
-    /// The job that was never accepted relies on nothing.
+    /// The job that was never accepted, or whose time of keeping is over, relies on nothing.
     pub(crate) async fn release(&self, key: &JobKey) -> Result<(), StoreError> {
         self.0.release(&key.tenant, &key.job).await
+    }
+
+    /// From now on nothing can be kept for the job.
+    pub(crate) async fn bury(&self, key: &JobKey) -> Result<(), StoreError> {
+        self.0.bury(&key.tenant, &key.job).await
+    }
+
+    /// Whatever only this job relies on goes.
+    pub(crate) async fn erase(&self, key: &JobKey) -> Result<Erased, StoreError> {
+        self.0.erase(&key.tenant, &key.job).await
+    }
+
+    /// The tombstone goes, once no work of the job can be anywhere.
+    pub(crate) async fn unbury(&self, key: &JobKey) -> Result<(), StoreError> {
+        self.0.remove_tombstone(&key.tenant, &key.job).await
+    }
+
+    pub(crate) async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
+        self.0.tenants().await
+    }
+
+    pub(crate) async fn holders(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<BTreeMap<JobId, UnixMillis>, StoreError> {
+        self.0.holders(tenant).await
+    }
+
+    pub(crate) async fn tombstones(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Vec<(JobId, UnixMillis)>, StoreError> {
+        self.0.tombstones(tenant).await
+    }
+
+    pub(crate) async fn collect(
+        &self,
+        tenant: &TenantId,
+        older_than: Duration,
+        now: UnixMillis,
+    ) -> Result<Collected, StoreError> {
+        self.0.collect(tenant, older_than, now).await
+    }
+
+    pub(crate) async fn reclaim(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        self.0.reclaim(now).await
+    }
+
+    /// Removes the text that the job's attempts of an epoch have stored. True when there was one.
+    pub(crate) async fn delete_text(&self, key: &JobKey, epoch: u32) -> Result<bool, StoreError> {
+        let text = text_key(key, epoch);
+        self.0
+            .delete_mutable(&key.tenant, BlobKind::Text, &text)
+            .await
     }
 
     /// The text that the job's current attempt has written so far, as an encoded `TextChunk` of offset 0.

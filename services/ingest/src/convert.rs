@@ -89,6 +89,7 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         times.encoded,
         times.decoding,
         times.finished,
+        record.erased,
     ];
     let updated = steps
         .into_iter()
@@ -112,6 +113,7 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         chunks_done: record.chunks.done(),
         trace_id: trace_id(&record.traceparent).to_owned(),
         attempt: record.attempt,
+        erase_time: record.erased.map(timestamp),
     }
 }
 

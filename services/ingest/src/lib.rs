@@ -5,7 +5,7 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `hub` and `stitch`, `erase` and `keeper`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -13,8 +13,10 @@ mod calls;
 pub mod config;
 mod convert;
 mod dead;
+mod erase;
 mod error;
 mod hub;
+mod keeper;
 mod keys;
 mod metrics;
 mod quota;
@@ -54,6 +56,7 @@ use blobs::Blobs;
 use calls::Calls;
 use dead::DeadLetters;
 use hub::Hub;
+use keeper::Keeper;
 use keys::Keys;
 use metrics::Figures;
 use quota::Quotas;
@@ -194,6 +197,19 @@ impl Parts {
         }
     }
 
+    fn keeper(&self, deps: &Deps) -> Keeper {
+        Keeper {
+            config: self.config.retention.clone(),
+            time_to_live_max: self.config.limits.time_to_live_max.get(),
+            queue: deps.queue.clone(),
+            blobs: Blobs::new(deps.store.clone()),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            shutdown: self.shutdown.clone(),
+            holder: hex::encode(deps.random.id()),
+        }
+    }
+
     fn start_tasks(&self, deps: &Deps) {
         let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
         start(
@@ -233,6 +249,7 @@ impl Parts {
             holder: hex::encode(deps.random.id()),
         };
         start(&deps.tasks, "dispatcher", dispatcher.run());
+        start(&deps.tasks, "keeper", self.keeper(deps).run());
     }
 }
 

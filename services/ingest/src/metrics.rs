@@ -22,6 +22,7 @@ pub(crate) enum Method {
     ListJobs,
     WatchJob,
     CancelJob,
+    EraseJob,
     ListDeadLetters,
     GetDeadLetter,
     ReplayDeadLetter,
@@ -39,6 +40,7 @@ impl Method {
             Self::ListJobs => "ListJobs",
             Self::WatchJob => "WatchJob",
             Self::CancelJob => "CancelJob",
+            Self::EraseJob => "EraseJob",
             Self::ListDeadLetters => "ListDeadLetters",
             Self::GetDeadLetter => "GetDeadLetter",
             Self::ReplayDeadLetter => "ReplayDeadLetter",
@@ -98,6 +100,16 @@ pub(crate) struct Figures {
     pub(crate) expired: Counter,
     /// 1 while this process is the dispatcher.
     pub(crate) leader: Gauge,
+    /// Jobs erased by their tenants.
+    pub(crate) erased: Counter,
+    /// Jobs forgotten at the end of their retention.
+    pub(crate) forgotten: Counter,
+    /// Blobs deleted because nobody relied on them.
+    pub(crate) collected: Counter,
+    /// Their bytes.
+    pub(crate) collected_bytes: Counter,
+    /// Broken writes whose room was given back.
+    pub(crate) reclaimed: Counter,
 }
 
 impl Figures {
@@ -118,6 +130,11 @@ impl Figures {
             swept: Counter::default(),
             expired: Counter::default(),
             leader: Gauge::default(),
+            erased: Counter::default(),
+            forgotten: Counter::default(),
+            collected: Counter::default(),
+            collected_bytes: Counter::default(),
+            reclaimed: Counter::default(),
         };
         metrics.register(|registry| {
             let f = &figures;
@@ -135,6 +152,12 @@ impl Figures {
             registry.register("ingest_swept", "Accepts finished by the sweep", f.swept.clone());
             registry.register("ingest_expired", "Jobs past their time to live", f.expired.clone());
             registry.register("ingest_dispatcher", "1 while this process is the dispatcher", f.leader.clone());
+            registry.register("ingest_erased", "Jobs erased by their tenants", f.erased.clone());
+            registry.register("ingest_forgotten", "Jobs forgotten at the end of their retention", f.forgotten.clone());
+            registry.register("ingest_collected_blobs", "Blobs deleted because no job relied on them", f.collected.clone());
+            let help = "Bytes of blobs deleted because no job relied on them";
+            registry.register_with_unit("ingest_collected", help, Unit::Bytes, f.collected_bytes.clone());
+            registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
         });
         figures
     }

@@ -14,6 +14,7 @@ use tonic::{Request, Status, Streaming};
 use crate::accept::Acceptor;
 use crate::calls::{Calls, Reply, page_size};
 use crate::convert;
+use crate::erase::no_result;
 use crate::error::Refusal;
 use crate::metrics::Method;
 use crate::tokens::Caller;
@@ -158,6 +159,26 @@ impl JobService for Jobs {
             })
             .await
     }
+
+    async fn erase_job(
+        &self,
+        request: Request<v1::EraseJobRequest>,
+    ) -> Reply<v1::EraseJobResponse> {
+        self.calls
+            .answer(Method::EraseJob, request, async |caller, request| {
+                let key = JobKey {
+                    tenant: caller.tenant.clone(),
+                    job: convert::job_id(&request.name)?,
+                };
+                let (record, erased) = self.acceptor.erase(&caller, &key).await?;
+                Ok(v1::EraseJobResponse {
+                    job: Some(convert::job(&key.job, &record)),
+                    objects_removed: erased.deleted,
+                    objects_shared: erased.kept,
+                })
+            })
+            .await
+    }
 }
 
 impl Jobs {
@@ -177,9 +198,7 @@ impl Jobs {
             .result
             .filter(|_| record.state == JobState::Completed)
         else {
-            return Err(Refusal::WrongState {
-                state: record.state,
-            });
+            return Err(no_result(record));
         };
         let bytes: Option<Bytes> = self
             .acceptor

@@ -124,6 +124,7 @@ impl Acceptor {
             // Empty without telemetry.
             traceparent: traceparent.map(|(_, value)| value).unwrap_or_default(),
             model: plan.model,
+            erased: None,
         }
     }
 

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, phantom, submit, up, watch,
+    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, phantom, submit, up,
+    watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -35,6 +36,8 @@ enum Command {
     Watch(watch::Args),
     /// Cancel a job
     Cancel(cancel::Args),
+    /// Remove everything that was stored for jobs: files, prompt, frames, image tokens, text, result
+    Erase(erase::Args),
     /// List the tenant's jobs
     List(list::Args),
     /// Work that was given up on: list it, look at it, start its job over, put it away
@@ -74,6 +77,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Get(args) => get::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Cancel(args) => cancel::run(args),
+        Command::Erase(args) => erase::run(args),
         Command::List(args) => list::run(args),
         Command::Dead(args) => dead::run(args),
         Command::Infer(args) => infer::run(args),

@@ -13,11 +13,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
-    CancelJobRequest, DeadLetter, DiscardDeadLetterRequest, GetDeadLetterRequest, GetJobRequest,
-    GetResultRequest, Job, JobState, ListDeadLettersRequest, ListDeadLettersResponse,
-    ListJobsRequest, ListJobsResponse, ReplayDeadLetterRequest, Result as Draft, SubmitJobRequest,
-    SubmitJobResponse, dead_letter_service_client::DeadLetterServiceClient,
-    job_service_client::JobServiceClient,
+    CancelJobRequest, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest, EraseJobResponse,
+    GetDeadLetterRequest, GetJobRequest, GetResultRequest, Job, JobState, ListDeadLettersRequest,
+    ListDeadLettersResponse, ListJobsRequest, ListJobsResponse, ReplayDeadLetterRequest,
+    Result as Draft, SubmitJobRequest, SubmitJobResponse,
+    dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
@@ -151,6 +151,18 @@ impl Client {
         response.job.ok_or(ClientError::Protocol {
             missing: "CancelJobResponse.job",
         })
+    }
+
+    /// Erases a job.
+    pub(crate) async fn erase(&self, name: &str) -> Result<EraseJobResponse, ClientError> {
+        let request = EraseJobRequest {
+            name: name.to_owned(),
+        };
+        self.call(|mut stub| {
+            let request = request.clone();
+            async move { stub.erase_job(request).await }
+        })
+        .await
     }
 
     /// One page of jobs.

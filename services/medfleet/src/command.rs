@@ -6,6 +6,7 @@ pub(crate) mod dead;
 pub(crate) mod doctor;
 mod draw;
 pub(crate) mod embed;
+pub(crate) mod erase;
 pub(crate) mod eval;
 mod follow;
 pub(crate) mod frames;

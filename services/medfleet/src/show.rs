@@ -13,8 +13,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub(crate) use draft::draft;
-pub(crate) use job::{job_lines, job_table_head, job_table_row};
-pub(crate) use json::{accepted_json, dead_letter_json, draft_json, event_json, job_json};
+pub(crate) use job::{erased_line, job_lines, job_table_head, job_table_row};
+pub(crate) use json::{
+    accepted_json, dead_letter_json, draft_json, erased_json, event_json, job_json,
+};
 pub(crate) use letter::{dead_letter_lines, dead_letter_table_head, dead_letter_table_row};
 pub(crate) use progress::Progress;
 pub(crate) use words::{failure_text, state_word};

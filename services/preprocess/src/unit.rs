@@ -111,6 +111,7 @@ mod tests {
             expires: UnixMillis(9),
             traceparent: String::new(),
             model: String::new(),
+            erased: None,
         };
         let found: Vec<(Stage, u32)> = next(&unit, &record)
             .into_iter()

@@ -28,6 +28,7 @@ fn accepted() -> JobRecord {
         expires: UnixMillis(10_000),
         traceparent: String::new(),
         model: String::new(),
+        erased: None,
     }
 }
 
@@ -202,6 +203,35 @@ fn final_states_stay_but_a_failure_can_be_replayed() {
 }
 
 #[test]
+fn only_an_ended_job_is_erased_and_then_nothing_brings_it_back() {
+    let running = walk(&[start(Stage::Preprocess)]).expect("legal");
+    let refused = running.apply(&Move::Erase, NOW);
+    assert!(
+        matches!(refused, Err(Refused::Illegal { .. })),
+        "{refused:?}"
+    );
+    let failed = walk(&[Move::Fail(Failure::new(FailureReason::Internal, "x"))]).expect("legal");
+    let erased = failed.apply(&Move::Erase, NOW).expect("legal");
+    assert_eq!((erased.state, erased.erased), (JobState::Failed, Some(NOW)));
+    let expires = UnixMillis(99);
+    assert_eq!(
+        erased.apply(&Move::Replay { expires }, NOW),
+        Err(Refused::Erased)
+    );
+    let later = UnixMillis(NOW.0 + 1);
+    assert_eq!(erased.apply(&Move::Erase, later), Ok(erased.clone()));
+    let steps = [
+        start(Stage::Preprocess),
+        frames(0),
+        start(Stage::Decode),
+        complete(1),
+        Move::Erase,
+    ];
+    let completed = walk(&steps).expect("legal");
+    assert_eq!((completed.frames, completed.result), (None, None));
+}
+
+#[test]
 fn encode_retries_are_counted_beyond_one_a_chunk() {
     let mut record = walk(&[start(Stage::Preprocess), frames(3)]).expect("legal");
     for _ in 0..5 {
@@ -227,6 +257,7 @@ fn no_sequence_breaks_an_invariant() {
         start(Stage::Decode),
         complete(1),
         Move::Cancel,
+        Move::Erase,
     ];
     fn explore(record: &JobRecord, alphabet: &[Move], depth: u32) {
         assert_eq!(crate::invariant::violation(record), None);

@@ -47,5 +47,6 @@ pub(crate) fn record() -> JobRecord {
         expires: UnixMillis(90_000),
         traceparent: format!("00-{}-{}-01", "4b".repeat(16), "ca".repeat(8)),
         model: "tiny".to_owned(),
+        erased: None,
     }
 }

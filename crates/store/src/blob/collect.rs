@@ -103,10 +103,9 @@ impl BlobStore {
     /// [`StoreError::CorruptReferences`] or the place's failure.
     pub async fn erase(&self, tenant: &TenantId, job: &JobId) -> Result<Erased, StoreError> {
         // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
-        self.inner
-            .backend
-            .put(&tombstone(tenant, job), Bytes::new())
-            .await?;
+        if !self.is_erased(tenant, job).await? {
+            self.bury(tenant, job).await?;
+        }
         let (of_job, of_others) = self.references(tenant, Some(job)).await?;
         let mut erased = Erased::default();
         for (kind, digest) in of_job {
@@ -123,6 +122,54 @@ impl BlobStore {
         }
         self.release(tenant, job).await?;
         Ok(erased)
+    }
+
+    /// The erased jobs of a tenant, each with the time of its erasure.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn tombstones(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Vec<(JobId, UnixMillis)>, StoreError> {
+        let mut found = Vec::new();
+        let mut entries = self.inner.backend.list(&format!("{tenant}/{ERASED}"));
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            let job = entry.name.as_str().rsplit('/').next();
+            let job = job.and_then(|job| JobId::new(job).ok());
+            found.extend(job.map(|job| (job, entry.modified)));
+        }
+        Ok(found)
+    }
+
+    /// Removes a tombstone: only once no work of its job can be anywhere any more.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn remove_tombstone(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
+        self.inner.backend.delete(&tombstone(tenant, job)).await?;
+        Ok(())
+    }
+
+    /// Room that crashes left taken in the place itself, unreachable and older than [`COLLECT_AGE_MIN`], given back.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn reclaim(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        let age = i64::try_from(COLLECT_AGE_MIN.as_millis()).unwrap_or(i64::MAX);
+        let before = UnixMillis(now.0.saturating_sub(age));
+        Ok(self.inner.backend.reclaim(before).await?)
+    }
+
+    /// Leaves the tombstone of a job that is about to be erased: from now on nothing can be referenced for it.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn bury(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
+        let name = tombstone(tenant, job);
+        self.inner.backend.put(&name, Bytes::new()).await?;
+        Ok(())
     }
 
     /// Whether the job was erased.

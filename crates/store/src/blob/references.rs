@@ -4,7 +4,7 @@
 //! checksum. Letting go deletes the job's objects. The object is durable before the blobs are touched, and taking a
 //! reference makes the blobs young again, so that a collection already under way leaves them alone.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -44,7 +44,18 @@ impl BlobStore {
         blobs: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
         let taken = self.rely(tenant, job, blobs).await?;
-        self.confirm(tenant, blobs, taken).await
+        self.confirm(tenant, blobs, taken).await?;
+        self.still_wanted(tenant, job).await
+    }
+
+    /// An erasure that came while the blobs were put may have missed them: it is done over. Whoever comes last of the two,
+    /// this look or the tombstone, sees the other's work.
+    async fn still_wanted(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
+        if self.is_erased(tenant, job).await? {
+            self.erase(tenant, job).await?;
+            return Err(StoreError::JobErased);
+        }
+        Ok(())
     }
 
     /// Stores contents and takes the job's reference on them and on `also`, all at the same time: one wait for the disk.
@@ -85,6 +96,7 @@ impl BlobStore {
             }
             confirmed => confirmed?,
         }
+        self.still_wanted(tenant, job).await?;
         Ok(digests)
     }
 
@@ -160,6 +172,28 @@ impl BlobStore {
             self.inner.backend.delete(&list.name).await?;
         }
         Ok(())
+    }
+
+    /// The jobs of a tenant that hold references, each with the time of its latest one.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn holders(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<BTreeMap<JobId, UnixMillis>, StoreError> {
+        let mut holders = BTreeMap::new();
+        let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
+        while let Some(entry) = lists.next().await {
+            let entry = entry?;
+            let job = entry.name.as_str().split('/').nth(2);
+            // What has no job's name is not a list of ours.
+            if let Some(job) = job.and_then(|job| JobId::new(job).ok()) {
+                let latest: &mut UnixMillis = holders.entry(job).or_default();
+                *latest = entry.modified.max(*latest);
+            }
+        }
+        Ok(holders)
     }
 
     /// Every reference of a tenant, those of one job apart from the rest.

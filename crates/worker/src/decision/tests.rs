@@ -42,6 +42,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         expires: UnixMillis(1_000),
         traceparent: String::new(),
         model: "tiny".to_owned(),
+        erased: None,
     }
 }
 

@@ -177,6 +177,8 @@ const OPTIONAL: &[&str] = &[
     "ingest.dispatcher.tenant_weights",
     "ingest.quotas.default.bytes_per_minute",
     "ingest.quotas.default.jobs_per_minute",
+    "ingest.retention.classes",
+    "ingest.retention.tenants",
 ];
 
 /// The least that each service needs to say what its settings are.

@@ -20,6 +20,7 @@ fn config() -> Config {
             ..Limits::default()
         },
         quotas: QuotasConfig::default(),
+        retention: crate::config::RetentionConfig::default(),
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),

@@ -1,6 +1,6 @@
 //! A job for people: a few lines, or one row of a table.
 
-use medfleet_proto::v1::Job;
+use medfleet_proto::v1::{EraseJobResponse, Job};
 
 use super::words::{class_word, failure_text, state_word, task_word};
 
@@ -36,8 +36,21 @@ pub(crate) fn job_lines(job: &Job) -> String {
     if let Some(failure) = &job.failure {
         lines.push(format!("failure      {}", failure_text(failure)));
     }
+    if job.erase_time.is_some() {
+        lines.push(format!("erased       {}", time(&job.erase_time)));
+    }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// `jobs/ID erased: 7 objects removed, 2 shared with other jobs stay`
+pub(crate) fn erased_line(name: &str, erased: &EraseJobResponse) -> String {
+    let (removed, shared) = (erased.objects_removed, erased.objects_shared);
+    let shared = match shared {
+        0 => String::new(),
+        shared => format!(", {shared} shared with other jobs stay"),
+    };
+    format!("{name} erased: {removed} objects removed{shared}")
 }
 
 /// The head of the table.

@@ -1,8 +1,9 @@
 //! The API's messages as JSON: field names as in the `.proto`, enums as their words, times as RFC 3339, durations in seconds.
 
 use medfleet_proto::v1::{
-    DeadLetter, DecodingParameters, FrameUsed, Job, LabelScore, Provenance, Result as Draft,
-    SubmitJobResponse, Timings, Usage, ZeroShotImage, ZeroShotScore, result::Output,
+    DeadLetter, DecodingParameters, EraseJobResponse, FrameUsed, Job, LabelScore, Provenance,
+    Result as Draft, SubmitJobResponse, Timings, Usage, ZeroShotImage, ZeroShotScore,
+    result::Output,
 };
 use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
@@ -76,6 +77,16 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "chunks_done": job.chunks_done,
         "trace_id": job.trace_id,
         "attempt": job.attempt,
+        "erase_time": time_json(job.erase_time.as_ref()),
+    })
+}
+
+/// What an erasure left, field names as in the `.proto`.
+pub(crate) fn erased_json(erased: &EraseJobResponse) -> Value {
+    json!({
+        "job": erased.job.as_ref().map(job_json),
+        "objects_removed": erased.objects_removed,
+        "objects_shared": erased.objects_shared,
     })
 }
 

@@ -1,0 +1,116 @@
+//! Erasure: everything that was stored for a job goes, by its tenant's wish or because its time of keeping is over.
+//!
+//! Order of an erasure: cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to memories.
+//! The tombstone keeps a stage at work from bringing anything back, the mark keeps the job from being started over. Whatever
+//! breaks, calling again finishes it, and so does the keeper.
+
+use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused};
+use medfleet_queue::{Applied, Queue};
+use medfleet_runtime::exit::chain;
+use medfleet_store::{Erased, StoreError};
+
+use crate::accept::Acceptor;
+use crate::blobs::Blobs;
+use crate::error::Refusal;
+use crate::tokens::Caller;
+
+/// Times that a job may be started over while it is being erased.
+const TRIES: u32 = 8;
+/// Epochs whose texts are looked for beyond the record's own: a decode of the epoch before may have been late.
+const EPOCHS_MAX: u32 = 1_000;
+
+impl Acceptor {
+    /// Erases a job, ended or not.
+    pub(crate) async fn erase(
+        &self,
+        caller: &Caller,
+        key: &JobKey,
+    ) -> Result<(JobRecord, Erased), Refusal> {
+        let record = self.mark(key).await?;
+        let erased = remove(&self.queue, &self.blobs, key, &record).await?;
+        self.figures.erased.inc();
+        self.audit(key, "erase", &caller.actor).await?;
+        Ok((record, erased))
+    }
+
+    /// Ends the job and marks it, so that nothing starts it over.
+    async fn mark(&self, key: &JobKey) -> Result<JobRecord, Refusal> {
+        for _ in 0..TRIES {
+            self.end(key).await?;
+            self.blobs.bury(key).await?;
+            let now = self.clock.now();
+            match self.queue.apply(key, None, &Move::Erase, now).await? {
+                Applied::Applied { record, .. } => return Ok(record),
+                // It was started over in between.
+                Applied::Refused { .. } | Applied::OtherEpoch { .. } => {}
+                Applied::Missing => return Err(Refusal::NotFound { what: "job" }),
+            }
+        }
+        Err(Refusal::Replayed)
+    }
+
+    /// Makes sure that the job has ended.
+    async fn end(&self, key: &JobKey) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        match self.queue.apply(key, None, &Move::Cancel, now).await? {
+            Applied::Applied { .. } => {
+                if let Err(error) = self.queue.publish_cancel(key).await {
+                    // Only a hint: the worker learns it from the record at its next heartbeat.
+                    tracing::debug!(error = chain(&error), "a cancel hint was lost");
+                }
+                Ok(())
+            }
+            Applied::Refused {
+                reason: Refused::Final { .. },
+                ..
+            } => Ok(()),
+            Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
+                Err(Refusal::WrongState {
+                    state: record.state,
+                })
+            }
+            Applied::Missing => Err(Refusal::NotFound { what: "job" }),
+        }
+    }
+}
+
+/// What is left of an erased job goes: blobs, texts, dead letters, and what workers have in memory.
+pub(crate) async fn remove(
+    queue: &Queue,
+    blobs: &Blobs,
+    key: &JobKey,
+    record: &JobRecord,
+) -> Result<Erased, Refusal> {
+    let mut erased = blobs.erase(key).await?;
+    erased.deleted += remove_texts(blobs, key, record).await?;
+    queue.discard_dead_of(key).await?;
+    if let Err(error) = queue.publish_erased(key).await {
+        // Memories are small and forget by themselves.
+        tracing::debug!(error = chain(&error), "an erasure hint was lost");
+    }
+    Ok(erased)
+}
+
+/// The texts that decode stored while it wrote, of every epoch.
+pub(crate) async fn remove_texts(
+    blobs: &Blobs,
+    key: &JobKey,
+    record: &JobRecord,
+) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    for epoch in 0..=record.epoch.min(EPOCHS_MAX) {
+        removed += u64::from(blobs.delete_text(key, epoch).await?);
+    }
+    Ok(removed)
+}
+
+/// Why a job without a result has none.
+pub(crate) fn no_result(record: &JobRecord) -> Refusal {
+    match (record.erased, record.state) {
+        (Some(_), _) => Refusal::Store(StoreError::JobErased),
+        (None, JobState::Completed) => Refusal::NotFound {
+            what: "result any more",
+        },
+        (None, state) => Refusal::WrongState { state },
+    }
+}

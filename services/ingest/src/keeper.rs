@@ -1,0 +1,172 @@
+//! Keeps what is stored for as long as the operator says, and no longer; one replica at a time, by lease.
+//!
+//! A sweep does, tenant by tenant: jobs that ended longer ago than their retention are forgotten (record first, so that
+//! nothing can start them over; then their references and texts); references of jobs that have no record are let go;
+//! erasures that broke are finished; blobs that nobody relies on and that are older than the longest job are deleted.
+//! Each step can be repeated, and two keepers at a time do no harm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_queue::{Queue, Revision};
+use medfleet_runtime::exit::chain;
+use medfleet_runtime::{Clock, Shutdown};
+use medfleet_store::COLLECT_AGE_MIN;
+
+use crate::blobs::Blobs;
+use crate::config::RetentionConfig;
+use crate::erase;
+use crate::error::Refusal;
+use crate::metrics::Figures;
+
+/// Name of the lease.
+const LEASE: &str = "keeper";
+
+/// What keeping needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    pub(crate) config: RetentionConfig,
+    /// The longest life of a job: no younger blob is deleted.
+    pub(crate) time_to_live_max: Duration,
+    pub(crate) queue: Queue,
+    pub(crate) blobs: Blobs,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) figures: Figures,
+    pub(crate) shutdown: Shutdown,
+    /// Tells this process from others.
+    pub(crate) holder: String,
+}
+
+impl Keeper {
+    /// Sweeps again and again until the shutdown.
+    pub(crate) async fn run(self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.config.sweep_every.get()) => {}
+                () = self.shutdown.begun() => return,
+            }
+            let lease = match self.queue.try_lease(LEASE, &self.holder).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "the keeper's lease was not taken");
+                    continue;
+                }
+            };
+            let mut lease = lease;
+            tokio::select! {
+                swept = self.sweep() => if let Err(error) = swept {
+                    tracing::warn!(error = chain(&error), "the sweep of stored data could not finish");
+                },
+                () = lease.hold() => {}
+                () = self.shutdown.begun() => {}
+            }
+            if let Err(error) = lease.release().await {
+                tracing::debug!(error = chain(&error), "the keeper's lease ends by itself");
+            }
+        }
+    }
+
+    /// One pass over everything that is stored.
+    pub(crate) async fn sweep(&self) -> Result<(), Refusal> {
+        for tenant in self.blobs.tenants().await? {
+            self.sweep_jobs(&tenant).await?;
+            self.sweep_tombstones(&tenant).await?;
+            let now = self.clock.now();
+            let age = self.time_to_live_max;
+            let collected = self.blobs.collect(&tenant, age, now).await?;
+            self.figures.collected.inc_by(collected.deleted);
+            self.figures.collected_bytes.inc_by(collected.deleted_bytes);
+        }
+        let reclaimed = self.blobs.reclaim(self.clock.now()).await?;
+        self.figures.reclaimed.inc_by(reclaimed);
+        Ok(())
+    }
+
+    /// The jobs of a tenant that rely on something.
+    async fn sweep_jobs(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        for (job, latest) in self.blobs.holders(tenant).await? {
+            let key = JobKey {
+                tenant: tenant.clone(),
+                job,
+            };
+            let now = self.clock.now();
+            match self.queue.record(&key).await? {
+                Some((record, revision)) => {
+                    if self.is_over(tenant, &record, now) {
+                        self.forget(&key, &record, revision).await?;
+                    }
+                }
+                // Not a job that is being accepted just now, whose references come before its record.
+                None if is_older(latest, COLLECT_AGE_MIN, now) => self.blobs.release(&key).await?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes erasures that broke, and drops tombstones that nothing can run into any more.
+    async fn sweep_tombstones(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        for (job, buried) in self.blobs.tombstones(tenant).await? {
+            self.sweep_tombstone(tenant, job, buried).await?;
+        }
+        Ok(())
+    }
+
+    async fn sweep_tombstone(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        buried: UnixMillis,
+    ) -> Result<(), Refusal> {
+        let key = JobKey {
+            tenant: tenant.clone(),
+            job,
+        };
+        match self.queue.record(&key).await? {
+            Some((record, _)) => {
+                erase::remove(&self.queue, &self.blobs, &key, &record).await?;
+            }
+            None if is_older(buried, self.time_to_live_max, self.clock.now()) => {
+                self.blobs.unbury(&key).await?;
+            }
+            None => {
+                self.blobs.erase(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_over(&self, tenant: &TenantId, record: &JobRecord, now: UnixMillis) -> bool {
+        let keep = self.config.keep(tenant, record.class);
+        let ended = record.times.finished.filter(|_| record.state.is_final());
+        ended.is_some_and(|ended| is_older(ended, keep, now))
+    }
+
+    /// The record goes first, unless it has changed since it was read: a job that was just started over stays.
+    async fn forget(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        revision: Revision,
+    ) -> Result<(), Refusal> {
+        self.queue.remove_record(revision).await?;
+        if self.queue.record(key).await?.is_some() {
+            return Ok(());
+        }
+        self.queue.discard_dead_of(key).await?;
+        erase::remove_texts(&self.blobs, key, record).await?;
+        self.blobs.release(key).await?;
+        self.figures.forgotten.inc();
+        Ok(())
+    }
+}
+
+fn is_older(at: UnixMillis, age: Duration, now: UnixMillis) -> bool {
+    let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    now.0.saturating_sub(at.0) > age
+}
+
+#[cfg(test)]
+mod tests;

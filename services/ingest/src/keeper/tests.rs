@@ -1,0 +1,175 @@
+//! A sweep over a real server's records and blobs in memory, at a time that the test sets.
+
+use bytes::Bytes;
+use medfleet_core::{BlobKind, Digest, Failure, FailureReason, JobState, Move};
+use medfleet_queue::Created;
+use medfleet_runtime::{ManualClock, Metrics};
+use medfleet_store::{BlobStore, FleetKey, StoreError};
+use medfleet_testkit::NatsServer;
+
+use super::*;
+use crate::config::RetentionConfig;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+struct Setup {
+    _server: NatsServer,
+    keeper: Keeper,
+    store: BlobStore,
+    clock: Arc<ManualClock>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let server = NatsServer::start().await.expect("a server");
+        let config = medfleet_testkit::config(&server.url());
+        let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let clock = Arc::new(ManualClock::at(medfleet_testkit::clock()()));
+        let keeper = Keeper {
+            config: RetentionConfig::default(),
+            time_to_live_max: Duration::from_secs(7 * 24 * 60 * 60),
+            queue,
+            blobs: Blobs::new(store.clone()),
+            clock: clock.clone(),
+            figures: Figures::new(&Metrics::new()),
+            shutdown: Shutdown::new(Duration::ZERO),
+            holder: "test".to_owned(),
+        };
+        Self {
+            _server: server,
+            keeper,
+            store,
+            clock,
+        }
+    }
+
+    /// A job with one input, accepted now.
+    async fn job(&self, seed: u8) -> (JobKey, Digest) {
+        let (key, record) = medfleet_testkit::record(seed, 1);
+        let input = Bytes::from(vec![seed; 100]);
+        let digests = self
+            .store
+            .keep(
+                &key,
+                vec![(BlobKind::Input, input)],
+                &[],
+                std::future::ready(Ok(())),
+            )
+            .await
+            .expect("stores");
+        let created = self.keeper.queue.create_record(&key, &record).await;
+        assert!(matches!(created, Ok(Created::Created(_))), "{created:?}");
+        (key, digests[0])
+    }
+
+    async fn fail(&self, key: &JobKey) {
+        let step = Move::Fail(Failure::new(FailureReason::Internal, "for a test"));
+        let now = self.clock.now();
+        let failed = self.keeper.queue.apply(key, None, &step, now).await;
+        failed.expect("applies");
+    }
+
+    async fn has(&self, key: &JobKey, digest: &Digest) -> bool {
+        let there = self
+            .store
+            .exists(&key.tenant, BlobKind::Input, digest)
+            .await;
+        there.expect("works")
+    }
+
+    async fn state(&self, key: &JobKey) -> Option<JobState> {
+        let record = self.keeper.queue.record(key).await.expect("reads");
+        record.map(|(record, _)| record.state)
+    }
+
+    /// Sweeps as if `days` had passed since the sweep before.
+    async fn sweep_after(&self, days: u32) {
+        self.clock.advance(DAY * days);
+        self.keeper.sweep().await.expect("sweeps");
+    }
+}
+
+#[tokio::test]
+async fn an_ended_job_is_forgotten_when_its_time_is_over_and_an_open_one_never() {
+    let setup = Setup::new().await;
+    let (ended, of_ended) = setup.job(1).await;
+    let (open, of_open) = setup.job(2).await;
+    setup.fail(&ended).await;
+    setup.sweep_after(29).await;
+    assert!(setup.has(&ended, &of_ended).await);
+    assert_eq!(setup.state(&ended).await, Some(JobState::Failed));
+    setup.sweep_after(2).await;
+    assert_eq!(setup.state(&ended).await, None);
+    assert!(!setup.has(&ended, &of_ended).await);
+    assert!(setup.has(&open, &of_open).await);
+    assert_eq!(setup.state(&open).await, Some(JobState::Accepted));
+}
+
+#[tokio::test]
+async fn what_was_never_submitted_goes_with_the_longest_life_of_a_job() {
+    let setup = Setup::new().await;
+    let tenant = medfleet_testkit::tenant();
+    let loose = Bytes::from_static(b"uploaded, and then nothing");
+    let loose = setup.store.put(&tenant, BlobKind::Input, loose).await;
+    let loose = loose.expect("stores");
+    let (key, _) = medfleet_testkit::record(9, 1);
+    setup.sweep_after(6).await;
+    assert!(setup.has(&key, &loose).await);
+    setup.sweep_after(2).await;
+    assert!(!setup.has(&key, &loose).await);
+}
+
+#[tokio::test]
+async fn references_without_a_record_are_let_go() {
+    let setup = Setup::new().await;
+    let (key, _) = medfleet_testkit::record(3, 1);
+    let content = vec![(
+        BlobKind::Input,
+        Bytes::from_static(b"its record has expired"),
+    )];
+    let nothing = std::future::ready(Ok(()));
+    let kept = setup.store.keep(&key, content, &[], nothing).await;
+    let digest = kept.expect("stores")[0];
+    // Perhaps it is being accepted at this moment.
+    setup.sweep_after(0).await;
+    let holders = setup.store.holders(&key.tenant).await.expect("lists");
+    assert_eq!(holders.len(), 1);
+    setup.sweep_after(8).await;
+    assert!(!setup.has(&key, &digest).await);
+}
+
+#[tokio::test]
+async fn an_erasure_that_broke_is_finished_and_its_tombstone_goes_with_the_record() {
+    let setup = Setup::new().await;
+    let (key, digest) = setup.job(4).await;
+    setup.fail(&key).await;
+    setup
+        .store
+        .bury(&key.tenant, &key.job)
+        .await
+        .expect("buries");
+    setup.sweep_after(0).await;
+    assert!(!setup.has(&key, &digest).await);
+    let blobs = [(BlobKind::Input, digest)];
+    let refused = setup.store.reference(&key.tenant, &key.job, &blobs).await;
+    assert!(matches!(refused, Err(StoreError::JobErased)), "{refused:?}");
+    let tombstones = async || {
+        let found = setup.store.tombstones(&key.tenant).await;
+        found.expect("lists").len()
+    };
+    assert_eq!(tombstones().await, 1);
+    let (_, revision) = setup
+        .keeper
+        .queue
+        .record(&key)
+        .await
+        .expect("reads")
+        .expect("it is there");
+    let removed = setup.keeper.queue.remove_record(revision).await;
+    removed.expect("removes");
+    setup.sweep_after(6).await;
+    assert_eq!(tombstones().await, 1, "its work may still be under way");
+    setup.sweep_after(2).await;
+    assert_eq!(tombstones().await, 0);
+}
