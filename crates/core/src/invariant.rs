@@ -1,7 +1,7 @@
 //! What must hold of every record and of every change of one, written once.
 //! Asserted by unit tests, by the end-to-end tests, and by the queue before it stores a record.
 
-use crate::{JobRecord, JobState};
+use crate::{CHUNKS_MAX, JobRecord, JobState};
 
 /// The first invariant that `record` breaks, as a sentence; `None` when all hold.
 #[must_use]
@@ -25,6 +25,9 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     }
     if record.state.is_final() != record.times.finished.is_some() {
         return Some("a job has an end time exactly when it is final");
+    }
+    if record.chunks.total > CHUNKS_MAX {
+        return Some("a job has more chunks than its record can tell apart");
     }
     if record
         .chunks
@@ -51,11 +54,14 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     if before.erased.is_some() && after.erased.is_none() {
         return Some("an erased job came back");
     }
+    if after.epoch != before.epoch && before.state != JobState::Failed {
+        return Some("a job that did not fail started over");
+    }
     if after.epoch < before.epoch {
         return Some("the epoch went back");
     }
-    if after.epoch == before.epoch && after.attempt < before.attempt {
-        return Some("the attempt went back within an epoch");
+    if after.attempt < before.attempt {
+        return Some("the attempt went back");
     }
     if after.epoch == before.epoch && after.state < before.state {
         return Some("the state went back within an epoch");

@@ -1,12 +1,17 @@
 //! The domain words of medfleet: ids, classes, stages, the job record and its state machine, verdicts, settings.
 //! No I/O, no clock, no async, no wire types: decisions made here are pure, and every other crate can depend on them.
 //!
-//! Reading order: [`record`] (the state machine), [`invariant`], [`verdict`], [`mod@unit`], then the small types.
+//! Reading order: [`record`] (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], [`verdict`],
+//! [`mod@unit`], then the small types.
 
 mod class;
 mod digest;
+mod guard;
 mod id;
 pub mod invariant;
+#[cfg(test)]
+mod model;
+pub mod protocol;
 mod record;
 pub mod setting;
 mod unit;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::guard::Guard;
 use crate::{Class, Digest, Failure, PoolName, Stage, TaskKind};
 
 /// Most encode chunks a job can have: one bit each in the record.
@@ -82,7 +83,7 @@ impl fmt::Display for JobState {
 }
 
 /// The chunks of a job and which of them are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Chunks {
     /// Chunks in all, at most [`CHUNKS_MAX`].
     pub total: u32,
@@ -111,7 +112,7 @@ impl Chunks {
 }
 
 /// Starts of units that were not handed back, per stage; encode counts all chunks together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Starts {
     /// Starts of preprocess.
     pub preprocess: u32,
@@ -132,7 +133,7 @@ impl Starts {
 }
 
 /// When a job reached each of its steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Times {
     /// Accepted.
     pub accepted: UnixMillis,
@@ -149,7 +150,7 @@ pub struct Times {
 }
 
 /// The state of a job. Stored as `medfleet.work.v1.JobRecord`, at most 1 KiB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct JobRecord {
     /// Where it stands.
     pub state: JobState,
@@ -299,7 +300,7 @@ impl JobRecord {
             Move::Erase => return self.erased(now),
             _ => {}
         }
-        if self.state.is_final() {
+        if Guard::Final.acts(self.state.is_final()) {
             return Err(Refused::Final { state: self.state });
         }
         let mut next = self.clone();
@@ -312,13 +313,13 @@ impl JobRecord {
             Move::Preprocessed { frames, chunks } => next.preprocessed(*frames, *chunks, now)?,
             Move::ChunkEncoded { chunk } => next.chunk_encoded(*chunk, now)?,
             Move::Complete { attempt, result } => {
-                if self.state != JobState::Decoding {
+                if Guard::Fence.acts(self.state != JobState::Decoding) {
                     return Err(Refused::Illegal {
                         step: "complete",
                         state: self.state,
                     });
                 }
-                if *attempt != self.attempt {
+                if Guard::Fence.acts(*attempt != self.attempt) {
                     return Err(Refused::Fenced {
                         yours: *attempt,
                         current: self.attempt,
@@ -349,8 +350,9 @@ impl JobRecord {
     }
 
     fn start(&mut self, stage: Stage, retries_max: u32, now: UnixMillis) -> Result<(), Refused> {
-        let (step, units, legal) = match stage {
+        let (guard, step, units, legal) = match stage {
             Stage::Preprocess => (
+                Guard::PreprocessStart,
                 "start preprocess",
                 1,
                 matches!(self.state, JobState::Accepted | JobState::Released),
@@ -358,11 +360,16 @@ impl JobRecord {
             Stage::Encode => {
                 let legal = matches!(self.state, JobState::Preprocessed | JobState::Encoding)
                     && !self.chunks.all_done();
-                ("start encode", self.chunks.total, legal)
+                (Guard::EncodeStart, "start encode", self.chunks.total, legal)
             }
-            Stage::Decode => ("start decode", 1, self.is_ready_to_decode()),
+            Stage::Decode => (
+                Guard::DecodeStart,
+                "start decode",
+                1,
+                self.is_ready_to_decode(),
+            ),
         };
-        if !legal {
+        if guard.acts(!legal) {
             return Err(Refused::Illegal {
                 step,
                 state: self.state,
@@ -370,7 +377,7 @@ impl JobRecord {
         }
         let allowed = units.saturating_add(retries_max);
         let starts = self.starts.of(stage);
-        if *starts >= allowed {
+        if Guard::Starts.acts(*starts >= allowed) {
             return Err(Refused::Exhausted {
                 stage,
                 starts: *starts,
@@ -399,13 +406,13 @@ impl JobRecord {
         chunks: u32,
         now: UnixMillis,
     ) -> Result<(), Refused> {
-        if self.state != JobState::Released {
+        if Guard::FramesOnce.acts(self.state != JobState::Released) {
             return Err(Refused::Illegal {
                 step: "finish preprocess",
                 state: self.state,
             });
         }
-        if chunks > CHUNKS_MAX {
+        if Guard::ChunkCount.acts(chunks > CHUNKS_MAX) {
             return Err(Refused::Chunk {
                 chunk: chunks,
                 total: CHUNKS_MAX,
@@ -425,13 +432,14 @@ impl JobRecord {
     }
 
     fn chunk_encoded(&mut self, chunk: u32, now: UnixMillis) -> Result<(), Refused> {
-        if !matches!(self.state, JobState::Preprocessed | JobState::Encoding) {
+        let early_enough = matches!(self.state, JobState::Preprocessed | JobState::Encoding);
+        if Guard::ChunkBeforeDecode.acts(!early_enough) {
             return Err(Refused::Illegal {
                 step: "finish a chunk",
                 state: self.state,
             });
         }
-        if chunk >= self.chunks.total {
+        if Guard::ChunkNumber.acts(chunk >= self.chunks.total) {
             return Err(Refused::Chunk {
                 chunk,
                 total: self.chunks.total,
@@ -466,7 +474,7 @@ impl JobRecord {
     }
 
     fn replayed(&self, expires: UnixMillis, now: UnixMillis) -> Result<Self, Refused> {
-        if self.state != JobState::Failed {
+        if Guard::ReplayOfFailed.acts(self.state != JobState::Failed) {
             return Err(Refused::Illegal {
                 step: "replay",
                 state: self.state,

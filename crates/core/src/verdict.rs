@@ -20,7 +20,7 @@ pub enum Verdict {
 }
 
 /// Why a job failed: a stable reason and a sentence without patient data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// The stable reason.
     pub reason: FailureReason,

@@ -15,26 +15,23 @@ impl Queue {
     ///
     /// # Errors
     /// Transient ones: put again.
-    pub async fn put_pending(&self, key: &JobKey) -> Result<()> {
-        self.pending
-            .put(&key.to_string(), Bytes::new())
-            .await
-            .map(|_| ())
+    pub async fn put_pending(&self, key: &JobKey) -> Result<Revision> {
+        self.pending.put(&key.to_string(), Bytes::new()).await
     }
 
-    /// Removes the note once the publish is confirmed.
+    /// Removes this very note once the publish is confirmed: another accept or replay of the job may have made one since.
     ///
     /// # Errors
     /// Transient ones: remove again, or leave it to the sweeper.
-    pub async fn remove_pending(&self, key: &JobKey) -> Result<()> {
-        self.pending.remove(&key.to_string()).await
+    pub async fn remove_pending(&self, noted: Revision) -> Result<()> {
+        self.pending.remove_revision(noted).await
     }
 
     /// Accepts noted longer ago than `older_than`, by this process's clock.
     ///
     /// # Errors
     /// Transient ones.
-    pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<JobKey>> {
+    pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
         let latest = (self.clock)().0.saturating_sub(age);
         let keys = self.pending.keys("*.*").await?;
@@ -42,7 +39,7 @@ impl Queue {
         let old = entries
             .iter()
             .filter(|entry| entry.written_at.0 <= latest)
-            .filter_map(|entry| subject::job_of_key(&entry.key));
+            .filter_map(|entry| Some((subject::job_of_key(&entry.key)?, entry.revision)));
         Ok(old.collect())
     }
 
@@ -97,7 +94,7 @@ impl Queue {
         Ok(updated.map_or(Updated::Conflict, Updated::Updated))
     }
 
-    /// Stores a dead letter; the same unit of the same epoch is stored once.
+    /// Stores a dead letter; of a job's epoch one is stored, the first.
     ///
     /// # Errors
     /// [`QueueError::Malformed`] without a proper unit, [`QueueError::Full`], and transient ones: publish again.

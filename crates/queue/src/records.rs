@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use medfleet_core::protocol::Tried;
 use medfleet_core::{
-    JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant,
+    JobId, JobKey, JobRecord, JobState, Move, Refused, TenantId, UnixMillis, invariant, protocol,
 };
 
 use crate::api::BATCH_MAX;
@@ -69,6 +70,17 @@ pub enum Applied {
     },
     /// There is no such job, or it has expired.
     Missing,
+}
+
+impl From<Applied> for Tried {
+    fn from(applied: Applied) -> Self {
+        match applied {
+            Applied::Applied { record, .. } => Self::Moved(record),
+            Applied::Refused { reason, record } => Self::Refused { reason, record },
+            Applied::OtherEpoch { record } => Self::OtherEpoch { record },
+            Applied::Missing => Self::Missing,
+        }
+    }
 }
 
 /// What the one who moves a job has seen of it.
@@ -199,17 +211,13 @@ impl Queue {
             let Some((before, revision)) = self.record(key).await? else {
                 return Ok(Applied::Missing);
             };
-            if epoch.is_some_and(|epoch| epoch != before.epoch) {
-                return Ok(Applied::OtherEpoch { record: before });
-            }
-            let record = match before.apply(step, now) {
-                Ok(record) => record,
-                Err(reason) => {
-                    return Ok(Applied::Refused {
-                        reason,
-                        record: before,
-                    });
+            let record = match protocol::propose(&before, epoch, step, now) {
+                Tried::Moved(record) => record,
+                Tried::Refused { reason, record } => {
+                    return Ok(Applied::Refused { reason, record });
                 }
+                Tried::OtherEpoch { record } => return Ok(Applied::OtherEpoch { record }),
+                Tried::Missing => return Ok(Applied::Missing),
             };
             if let Some(applied) = self.replace(key, &before, revision, record).await? {
                 return Ok(applied);

@@ -103,12 +103,9 @@ pub(crate) fn cancel(key: &JobKey) -> String {
     format!("cancel.{key}")
 }
 
-/// A dead letter: one per unit and epoch.
+/// A dead letter: one per job and epoch, whichever unit brings it.
 pub(crate) fn dead(unit: &WorkUnit) -> String {
-    format!(
-        "dead.{}.{}.{}-{}",
-        unit.key, unit.stage, unit.epoch, unit.unit
-    )
+    format!("dead.{}.{}", unit.key, unit.epoch)
 }
 
 /// All dead letters of a tenant, or of all.
@@ -175,7 +172,7 @@ mod tests {
             intake(&unit),
             format!("intake.encode.tiny-here.routine.st-mary.{job}.3")
         );
-        assert_eq!(dead(&unit), format!("dead.st-mary.{job}.encode.0-3"));
+        assert_eq!(dead(&unit), format!("dead.st-mary.{job}.0"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use medfleet_core::{Class, PoolName, Stage, UnixMillis, WorkUnit};
+use medfleet_core::{Class, PoolName, Stage, UnixMillis, WorkUnit, protocol};
 use medfleet_proto::work::v1 as wire;
 use serde::Deserialize;
 use serde_json::json;
@@ -80,6 +80,9 @@ impl Outstanding {
     }
 }
 
+/// Units of older epochs that one publish takes out at most: more late publishers of one unit than that do not exist.
+const REPLACED_MAX: u32 = 16;
+
 #[derive(Deserialize)]
 struct ConsumerInfo {
     #[serde(default)]
@@ -147,8 +150,8 @@ impl Queue {
     ) -> Result<Published> {
         const PUBLISH: Operation = repeatable("publish a unit");
         let payload = encode(&unit_to_wire(unit));
-        // Two rounds: the second after an older epoch's unit was taken out.
-        for _ in 0..2 {
+        // Again after an older epoch's unit was taken out: a late publisher may put another one in its place.
+        for _ in 0..REPLACED_MAX {
             let headers = to_headers(headers);
             let stored = self
                 .api
@@ -159,33 +162,36 @@ impl Queue {
                 Err(error) if is_code(&error, code::STORE_FAILED) => {}
                 Err(error) => return Err(error),
             }
-            if !self.is_of_older_epoch(stream, &subject, unit).await? {
+            let Some(older) = self.older_unit(stream, &subject, unit).await? else {
                 return Ok(Published::AlreadyThere);
-            }
-            self.api.purge(stream, &subject).await?;
+            };
+            // This very message: what may have taken its place meanwhile is newer.
+            self.api.delete(stream, older).await?;
         }
-        Ok(Published::AlreadyThere)
+        Err(QueueError::Contended {
+            tries: REPLACED_MAX,
+        })
     }
 
-    /// Whether the live unit of this subject is left over from before a replay. Without this, the leftover would keep the
-    /// new epoch's unit out and then be dropped for its age, and the job would wait for ever.
-    async fn is_of_older_epoch(
+    /// Where the live unit of this subject is, if it is left over from before a replay.
+    async fn older_unit(
         &self,
         stream: &str,
         subject: &str,
         unit: &WorkUnit,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         if unit.epoch == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let which = Which::Last {
             last_by_subj: subject,
         };
         let Some(live) = self.api.get(stream, which).await? else {
-            return Ok(false);
+            return Ok(None);
         };
-        let live: wire::WorkUnit = decode("a work unit", live.payload)?;
-        Ok(live.epoch < unit.epoch)
+        let queued: wire::WorkUnit = decode("a work unit", live.payload)?;
+        let queued = unit_from_wire(&queued)?;
+        Ok(protocol::replaces(unit, &queued).then_some(live.sequence))
     }
 
     /// Released, unfinished units of a (stage, pool), from the consumers' own counts.

@@ -1,6 +1,7 @@
 //! Changes of a record that a worker makes when its work did not go well. A fenced worker must not make them, so the
 //! attempt is checked against the very revision that is replaced.
 
+use medfleet_core::protocol::{self, Change};
 use medfleet_core::{JobRecord, Move, UnixMillis, WorkUnit, invariant};
 use medfleet_queue::{Queue, QueueError, Updated};
 
@@ -14,6 +15,8 @@ pub(crate) enum Changed {
     Made,
     /// The job is final: this is its record.
     Over(Box<JobRecord>),
+    /// Somebody else has finished the unit: this is its job's record.
+    Done(Box<JobRecord>),
     /// The job is not this worker's any more, or gone.
     Superseded,
 }
@@ -30,13 +33,11 @@ pub(crate) async fn change(
         let Some((before, revision)) = queue.record(&unit.key).await? else {
             return Ok(Changed::Superseded);
         };
-        if before.epoch != unit.epoch || attempt.is_some_and(|attempt| attempt != before.attempt) {
-            return Ok(Changed::Superseded);
-        }
-        let after = match before.apply(step, now) {
-            Ok(after) => after,
-            Err(_) if before.state.is_final() => return Ok(Changed::Over(Box::new(before))),
-            Err(_) => return Ok(Changed::Superseded),
+        let after = match protocol::propose_change(&before, unit, attempt, step, now) {
+            Change::Store(after) => after,
+            Change::Over => return Ok(Changed::Over(Box::new(before))),
+            Change::Done => return Ok(Changed::Done(Box::new(before))),
+            Change::Superseded => return Ok(Changed::Superseded),
         };
         if let Some(invariant) = invariant::violated_by_step(&before, &after) {
             return Err(QueueError::Internal { invariant });

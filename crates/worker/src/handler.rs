@@ -1,8 +1,9 @@
-//! What a service brings: how a started unit is worked on, and what follows when it was done before.
+//! What a service brings: how a started unit is worked on.
 
 use std::error::Error;
 
 use futures::future::{BoxFuture, Shared, join_all};
+use medfleet_core::protocol::{Next, Setback, after_refused, next};
 use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
 use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::Clock;
@@ -37,22 +38,6 @@ pub trait Handler: Send + Sync + 'static {
         started: &Started,
         inputs: Self::Inputs,
     ) -> impl Future<Output = Result<(), Ending>> + Send;
-
-    /// What must be queued after a unit that was done before; queueing it again changes nothing.
-    fn next(
-        &self,
-        unit: &WorkUnit,
-        record: &JobRecord,
-    ) -> impl Future<Output = Result<Vec<Next>, Ending>> + Send;
-}
-
-/// A unit that follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// It waits for its turn among all tenants.
-    Intake(WorkUnit),
-    /// It goes to the workers at once.
-    Work(WorkUnit),
 }
 
 /// How work on a unit ended other than well.
@@ -90,14 +75,11 @@ impl Ending {
 
     /// What a refused move means for the one who made it.
     pub(crate) fn of_refused(reason: &Refused, record: JobRecord) -> Self {
-        match reason {
-            Refused::Final { .. } | Refused::Erased => Self::Over(Some(Box::new(record))),
-            Refused::Fenced { .. } => Self::Superseded,
-            Refused::Illegal { .. } => Self::Repeat(Box::new(record)),
-            Refused::Exhausted { .. } => {
-                Self::fail(FailureReason::AttemptsExhausted, reason.to_string())
-            }
-            Refused::Chunk { .. } => Self::fail(FailureReason::Internal, reason.to_string()),
+        match after_refused(reason) {
+            Setback::Over => Self::Over(Some(Box::new(record))),
+            Setback::Superseded => Self::Superseded,
+            Setback::Repeat => Self::Repeat(Box::new(record)),
+            Setback::Fail(failure) => Self::Fail(failure),
         }
     }
 }
@@ -164,11 +146,7 @@ impl Started {
     ///
     /// # Errors
     /// How the unit ended instead.
-    pub async fn advance(
-        &self,
-        step: &Move,
-        next: impl FnOnce(&JobRecord) -> Vec<Next>,
-    ) -> Result<JobRecord, Ending> {
+    pub async fn advance(&self, step: &Move) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
         // Watchers see the start before its outcome.
         self.start_event.clone().await?;
@@ -183,7 +161,7 @@ impl Started {
             Applied::OtherEpoch { .. } | Applied::Missing => return Err(Ending::Over(None)),
         };
         let event = self.queue.publish_event(key, &record);
-        let follow = publish(&self.queue, next(&record), &self.headers);
+        let follow = publish(&self.queue, next(&self.unit, &record), &self.headers);
         let (event, follow) = tokio::join!(event, follow);
         event?;
         follow?;

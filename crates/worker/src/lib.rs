@@ -4,12 +4,12 @@
 //! the same for all stages is here once: heartbeats, fencing, cancellation, expiry, exhausted attempts, hand-back on
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
-//! Reading order: `handler` (what a service implements), `decision` (pure), `slot` (the loop), `watch` (what stops a
+//! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
 //! unit from outside), `change` (record changes that respect the fence).
 
 mod change;
 mod config;
-pub mod decision;
+mod decision;
 mod dependencies;
 mod handler;
 mod metrics;
@@ -18,6 +18,6 @@ mod watch;
 
 pub use config::WorkerConfig;
 pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
-pub use handler::{Ending, Handler, Next, Started};
+pub use handler::{Ending, Handler, Started};
 pub use metrics::WorkerMetrics;
 pub use slot::{Worker, run};

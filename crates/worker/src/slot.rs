@@ -1,4 +1,4 @@
-//! The loop of one slot: take, start, work, settle. What to do at each turn is decided in `decision`.
+//! The loop of one slot: take, start, work, settle. What to do at each turn is decided in core's `protocol`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{Either, join_all, ready, select};
+use medfleet_core::protocol::{
+    Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
+};
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
 use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
@@ -14,7 +17,7 @@ use tracing::{Instrument, Span, field};
 
 use crate::change::{Changed, change};
 use crate::config::WorkerConfig;
-use crate::decision::{Start, after_start, backoff, verdict_of_failure, verdict_of_final};
+use crate::decision::backoff;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
 use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
@@ -171,8 +174,10 @@ impl<H: Handler> Slot<H> {
     ) -> Result<Verdict, Ending> {
         let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
         if now > unit.expires {
-            change(queue, unit, None, &Move::Expire, now).await?;
-            return Ok(Verdict::Done);
+            return Ok(match change(queue, unit, None, &Move::Expire, now).await? {
+                Changed::Over(record) => verdict_of_final(&record),
+                Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
+            });
         }
         let step = Move::Start {
             stage: H::STAGE,
@@ -195,9 +200,14 @@ impl<H: Handler> Slot<H> {
             Either::Right((inputs, starting)) => (starting.await, Either::Right(ready(inputs))),
         };
         let applied = applied?;
-        let is_stale = !matches!(&applied, Applied::Applied { before, .. } if *before == known);
-        match after_start(unit, applied) {
-            Start::Work(record, revision) => {
+        let (is_stale, revision) = match &applied {
+            Applied::Applied {
+                before, revision, ..
+            } => (*before != known, *revision),
+            _ => (true, revision),
+        };
+        match after_start(unit, applied.into()) {
+            Start::Work(record) => {
                 let current = record.clone();
                 let inputs = async move {
                     if is_stale {
@@ -219,7 +229,7 @@ impl<H: Handler> Slot<H> {
             }
             Start::Announce(record) => {
                 queue.publish_event(&unit.key, &record).await?;
-                Ok(verdict_of_final(&record, delivery.deliveries))
+                Ok(verdict_of_final(&record))
             }
             Start::Exhausted(failure) => Err(Ending::Fail(failure)),
             Start::Drop => Ok(Verdict::Done),
@@ -227,10 +237,9 @@ impl<H: Handler> Slot<H> {
         }
     }
 
-    async fn repeat(&self, delivery: &Delivery, record: &JobRecord) -> Result<(), Ending> {
-        let next = self.handler.next(&delivery.unit, record).await?;
-        publish(&self.worker.queue, next, &headers()).await?;
-        Ok(())
+    async fn repeat(&self, delivery: &Delivery, record: &JobRecord) -> Result<(), QueueError> {
+        let next = next(&delivery.unit, record);
+        publish(&self.worker.queue, next, &headers()).await
     }
 
     /// Works on a started unit while its heartbeats go out.
@@ -292,12 +301,19 @@ impl<H: Handler> Slot<H> {
     async fn stop(&self, delivery: &Delivery, stopped: Stopped) -> Option<Ending> {
         match stopped {
             Stopped::Superseded => Some(Ending::Superseded),
+            Stopped::Done(record) => Some(Ending::Repeat(record)),
             Stopped::Over(record) => Some(Ending::Over(record)),
             Stopped::Draining => None,
             Stopped::Expired => {
                 let (unit, now) = (&delivery.unit, self.worker.clock.now());
                 let expired = change(&self.worker.queue, unit, None, &Move::Expire, now).await;
-                Some(expired.map_or_else(Ending::from, |_| Ending::Over(None)))
+                Some(match expired {
+                    Ok(Changed::Over(record)) => Ending::Over(Some(record)),
+                    Ok(Changed::Made | Changed::Done(_) | Changed::Superseded) => {
+                        Ending::Over(None)
+                    }
+                    Err(error) => error.into(),
+                })
             }
         }
     }
@@ -309,7 +325,7 @@ impl<H: Handler> Slot<H> {
         let now = self.worker.clock.now();
         match change(&self.worker.queue, &delivery.unit, attempt, &step, now).await {
             Ok(Changed::Superseded) => false,
-            Ok(Changed::Made | Changed::Over(_)) => true,
+            Ok(Changed::Made | Changed::Over(_) | Changed::Done(_)) => true,
             Err(error) => {
                 // The start then counts as one that went wrong; the limit leaves room for it.
                 tracing::debug!(%error, "a start was not taken back");
@@ -339,7 +355,14 @@ impl<H: Handler> Slot<H> {
             Ending::Wrong(error) => {
                 let error = medfleet_runtime::exit::chain(error.as_ref());
                 tracing::warn!(error, stage = %H::STAGE, deliveries = delivery.deliveries, "a unit went wrong");
-                Ok(self.retry(delivery))
+                // A fenced worker must not even hand it back, because the server would take it from the other.
+                let now = self.worker.clock.now();
+                let record = queue.record(&unit.key).await?;
+                let standing = record.map(|(record, _)| standing(unit, attempt, &record, now));
+                Ok(match standing {
+                    Some(Standing::Superseded) => Verdict::Abort,
+                    _ => self.retry(delivery),
+                })
             }
             Ending::Fail(failure) => {
                 let step = Move::Fail(failure.clone());
@@ -350,23 +373,26 @@ impl<H: Handler> Slot<H> {
                     }
                     Changed::Over(record) => {
                         queue.publish_event(&unit.key, &record).await?;
-                        Ok(verdict_of_final(&record, delivery.deliveries))
+                        Ok(verdict_of_final(&record))
+                    }
+                    Changed::Done(record) => {
+                        self.repeat(delivery, &record).await?;
+                        Ok(Verdict::Done)
                     }
                     Changed::Superseded => Ok(Verdict::Abort),
                 }
             }
-            Ending::Repeat(record) => match self.repeat(delivery, &record).await {
-                Ok(()) => Ok(Verdict::Done),
-                Err(Ending::Retry(_)) => Ok(self.retry(delivery)),
-                Err(_) => Ok(Verdict::Abort),
-            },
-            Ending::Superseded => Ok(Verdict::Abort),
-            Ending::Over(record) => {
-                if let Some(record) = record {
-                    queue.publish_event(&unit.key, &record).await?;
-                }
+            Ending::Repeat(record) => {
+                self.repeat(delivery, &record).await?;
                 Ok(Verdict::Done)
             }
+            Ending::Superseded => Ok(Verdict::Abort),
+            Ending::Over(Some(record)) => {
+                queue.publish_event(&unit.key, &record).await?;
+                // Whoever failed it may have died before its dead letter, and this may be the unit.
+                Ok(verdict_of_final(&record))
+            }
+            Ending::Over(None) => Ok(Verdict::Done),
         }
     }
 }

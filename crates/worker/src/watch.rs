@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use medfleet_core::protocol::{Standing, standing};
 use medfleet_core::{JobKey, JobRecord, UnixMillis};
 use medfleet_queue::{Delivery, Queue};
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-
-use crate::decision::{Standing, standing};
 
 /// Hints that a slot may be behind; one that falls further behind reads its record instead.
 pub(crate) const HINTS_MAX: usize = 256;
@@ -21,6 +20,7 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Stopped {
     Superseded,
+    Done(Box<JobRecord>),
     Over(Option<Box<JobRecord>>),
     Expired,
     Draining,
@@ -70,6 +70,7 @@ fn decide(
     match standing(&delivery.unit, attempt, record, now) {
         Standing::Mine => None,
         Standing::Superseded => Some(Stopped::Superseded),
+        Standing::Done(record) => Some(Stopped::Done(record)),
         Standing::Over(record) => Some(Stopped::Over(Some(record))),
         Standing::Expired => Some(Stopped::Expired),
     }

@@ -13,7 +13,7 @@ use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
 use medfleet_runtime::Clock;
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Next, Started, internal_token};
+use medfleet_worker::{Dependencies, Ending, Handler, Started, internal_token};
 use prost::Message;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
@@ -360,15 +360,8 @@ impl Handler for Decode {
     async fn work(&self, started: &Started, inputs: Inputs) -> Result<(), Ending> {
         let result = self.write(started, inputs).await?;
         let attempt = started.attempt();
-        started
-            .advance(&Move::Complete { attempt, result }, |_| Vec::new())
-            .await?;
+        started.advance(&Move::Complete { attempt, result }).await?;
         Ok(())
-    }
-
-    async fn next(&self, _: &WorkUnit, _: &JobRecord) -> Result<Vec<Next>, Ending> {
-        // A decode is followed by nothing.
-        Ok(Vec::new())
     }
 }
 

@@ -1,10 +1,9 @@
-//! Pure decisions: which frames a chunk has, whether a stored manifest is still good for them, and what follows.
+//! Pure decisions: which frames a chunk has, and whether a stored manifest is still good for them.
 
 use std::ops::Range;
 
-use medfleet_core::{Digest, JobRecord, Stage, WorkUnit};
+use medfleet_core::Digest;
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
-use medfleet_worker::Next;
 
 use crate::error::EncodeError;
 
@@ -48,15 +47,6 @@ pub(crate) fn still_good(
         .iter()
         .map(|tokens| Digest::from_slice(&tokens.digest).ok())
         .collect()
-}
-
-/// The decode, when every chunk is encoded: whoever finds the bitmap full queues it.
-pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
-    if record.frames.is_some() && record.chunks.all_done() {
-        vec![Next::Work(unit.at(Stage::Decode, 0))]
-    } else {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]

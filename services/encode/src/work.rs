@@ -9,14 +9,14 @@ use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, 
 use medfleet_engine::{EncodeEngine, Frame};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
-use medfleet_worker::{Ending, Handler, Next, Started, chunk_key};
+use medfleet_worker::{Ending, Handler, Started, chunk_key};
 use prost::Message;
 use tracing::Instrument;
 
 use crate::cache::Cache;
 use crate::error::EncodeError;
 use crate::metrics::EncodeMetrics;
-use crate::unit::{frames_of, next, still_good};
+use crate::unit::{frames_of, still_good};
 
 /// The stage.
 pub(crate) struct Encode {
@@ -207,13 +207,7 @@ impl Handler for Encode {
             }
             Content::Frames(frames) => self.make(&unit.key, &key, &entries, frames).await?,
         }
-        started
-            .advance(&Move::ChunkEncoded { chunk }, |record| next(unit, record))
-            .await?;
+        started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())
-    }
-
-    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
-        Ok(next(unit, record))
     }
 }

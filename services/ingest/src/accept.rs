@@ -7,10 +7,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join3};
-use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, Stage, TenantId, WorkUnit};
+use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, protocol};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
-use medfleet_queue::{Applied, Created, Headers, Queue, QueueError};
+use medfleet_queue::{Applied, Created, Headers, Queue, QueueError, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Random, TaskKind, TaskSet};
 use prost::Message;
@@ -100,12 +100,12 @@ impl Acceptor {
             }
             // The same bytes need no look at uploads, which may have expired since.
             Some(known) if keys::is_same_request(&known.body, sent) => {
-                self.finish(caller, key, known, true).await
+                self.finish(caller, key, known, None).await
             }
             Some(known) => {
                 let study = self.study(&key.tenant, plan, sent).await?;
                 if keys::is_same_meaning(&known.body, &study.record.body) {
-                    self.finish(caller, key, known, true).await
+                    self.finish(caller, key, known, None).await
                 } else {
                     Err(Refusal::OtherBody)
                 }
@@ -143,22 +143,25 @@ impl Acceptor {
                 false => Err(UPLOAD_GONE),
             }
         };
-        try_join(kept, pending).await?;
+        let ((), mut noted) = try_join(kept, pending).await?;
         let created = self.queue.create_record(&key, &record).await?;
         if begun.elapsed() > self.config.accept.pending_after.get() / 2 {
             // So late that the sweep may have dropped the entry of an accept it took for abandoned.
-            self.queue.put_pending(&key).await?;
+            noted = self.queue.put_pending(&key).await?;
         }
         match created {
             Created::Created(_) => {
                 self.figures.accepted.inc();
-                self.finish(caller, key, record, false).await
+                let accepted = self.finish(caller, key, record, Some(noted)).await?;
+                Ok(Accepted {
+                    already: false,
+                    ..accepted
+                })
             }
             Created::Exists(found, _) => {
                 let is_same = keys::is_same_meaning(&found.body, &record.body);
-                // The pending entry may also be the other call's, so its accept is finished before the entry goes.
-                let accepted = self.finish(caller, key.clone(), found, true).await?;
-                self.forget_pending(key);
+                // The pending entry has replaced the other call's, so its accept is finished before the entry goes.
+                let accepted = self.finish(caller, key, found, Some(noted)).await?;
                 if is_same {
                     Ok(accepted)
                 } else {
@@ -175,21 +178,21 @@ impl Acceptor {
         caller: &Caller,
         key: JobKey,
         record: JobRecord,
-        already: bool,
+        noted: Option<Revision>,
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
             self.announce(&key, &record, ("submit", &caller.actor))
                 .await?;
         }
+        self.forget_pending(noted);
         Ok(Accepted {
             id: key.job,
             record,
-            already,
+            already: true,
         })
     }
 
-    /// Sends what makes an accepted job go on: its event, its line of the audit (who did what), its intake message. Then the
-    /// pending entry goes.
+    /// Sends what makes an accepted job go on: its event, its line of the audit (who did what), its intake message.
     pub(crate) async fn announce(
         &self,
         key: &JobKey,
@@ -199,15 +202,15 @@ impl Acceptor {
         let event = self.queue.publish_event(key, record);
         let audit = self.audit(key, action, actor);
         try_join3(event, audit, self.publish_intake(key, record)).await?;
-        self.forget_pending(key.clone());
         Ok(())
     }
 
-    /// Removes the pending entry; the caller needs not wait for it.
-    pub(crate) fn forget_pending(&self, key: JobKey) {
+    /// Removes the caller's own pending entry, if it made one; the caller needs not wait for it.
+    pub(crate) fn forget_pending(&self, noted: Option<Revision>) {
+        let Some(noted) = noted else { return };
         let queue = self.queue.clone();
         self.tasks.start(FORGET, async move {
-            if let Err(error) = queue.remove_pending(&key).await {
+            if let Err(error) = queue.remove_pending(noted).await {
                 // The sweep removes it; until then it costs one look.
                 tracing::debug!(error = chain(&error), "a pending accept stays listed");
             }
@@ -242,20 +245,14 @@ impl Acceptor {
         }
     }
 
-    /// Puts the first unit of an accepted job into the intake. Safe to repeat.
+    /// Puts the first unit of an accepted job into the intake. Safe to repeat; nothing for a job that has moved on.
     pub(crate) async fn publish_intake(
         &self,
         key: &JobKey,
         record: &JobRecord,
     ) -> Result<(), QueueError> {
-        let unit = WorkUnit {
-            key: key.clone(),
-            stage: Stage::Preprocess,
-            pool: record.pool.clone(),
-            class: record.class,
-            unit: 0,
-            epoch: record.epoch,
-            expires: record.expires,
+        let Some(unit) = protocol::first(key, record) else {
+            return Ok(());
         };
         let headers = match record.traceparent.as_str() {
             "" => Headers::new(),

@@ -3,7 +3,8 @@
 use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, UnixMillis};
 use medfleet_proto::v1::{self, dead_letter_service_server::DeadLetterService};
 use medfleet_proto::work::v1 as work;
-use medfleet_queue::Applied;
+use medfleet_queue::{Applied, QueueError};
+use tokio::time::timeout;
 use tonic::Request;
 
 use crate::accept::Acceptor;
@@ -151,14 +152,21 @@ impl DeadLetters {
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));
-        queue.put_pending(&key).await?;
+        let noted = Some(queue.put_pending(&key).await?);
         let step = Move::Replay { expires };
         // Of the letter's own epoch: an old letter does not start a job over that has failed anew since.
-        match queue.apply(&key, Some(epoch), &step, now).await? {
+        // In time, or not at all: the sweep takes an entry that is old and whose job has not started over for abandoned.
+        let in_time = self.acceptor.config.accept.pending_after.get() / 2;
+        let applied = timeout(in_time, queue.apply(&key, Some(epoch), &step, now)).await;
+        let applied = applied.map_err(|_| QueueError::Unavailable {
+            operation: "start a job over",
+        })?;
+        match applied? {
             Applied::Applied { record, .. } => {
                 self.acceptor
                     .announce(&key, &record, ("replay", &caller.actor))
                     .await?;
+                self.acceptor.forget_pending(noted);
                 Ok((key.job, record))
             }
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
@@ -168,18 +176,17 @@ impl DeadLetters {
                     if record.state == JobState::Accepted {
                         let replay = ("replay", caller.actor.as_str());
                         self.acceptor.announce(&key, &record, replay).await?;
-                    } else {
-                        self.acceptor.forget_pending(key.clone());
                     }
+                    self.acceptor.forget_pending(noted);
                     return Ok((key.job, record));
                 }
-                self.acceptor.forget_pending(key);
+                self.acceptor.forget_pending(noted);
                 Err(Refusal::WrongState {
                     state: record.state,
                 })
             }
             Applied::Missing => {
-                self.acceptor.forget_pending(key);
+                self.acceptor.forget_pending(noted);
                 Err(Refusal::NotFound {
                     what: "job any more: its record has expired",
                 })

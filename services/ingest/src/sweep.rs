@@ -34,7 +34,7 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
 impl Acceptor {
     /// One pass over the accepts that began longer than `age` ago.
     async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
-        for key in self.queue.list_pending(age).await? {
+        for (key, noted) in self.queue.list_pending(age).await? {
             if let Some((record, _)) = self.queue.record(&key).await?
                 && record.state == JobState::Accepted
             {
@@ -44,7 +44,7 @@ impl Acceptor {
                 self.figures.swept.inc();
             }
             // Without a record nobody was told that the job exists.
-            self.queue.remove_pending(&key).await?;
+            self.queue.remove_pending(noted).await?;
         }
         Ok(())
     }

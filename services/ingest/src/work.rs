@@ -6,7 +6,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, UnixMillis};
+use medfleet_core::{JobKey, Move, PoolName, UnixMillis, protocol};
 use medfleet_queue::{Applied, Headers, Lease, Queue, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown, telemetry};
@@ -189,7 +189,7 @@ impl Dispatcher {
         let waited = u128::try_from(now.0 - held.stored_at.0).unwrap_or(0);
         if waited > LOOK_AFTER.as_millis()
             && let Some((record, _)) = self.queue.record(&unit.key).await?
-            && (record.state.is_final() || record.epoch > unit.epoch)
+            && !protocol::is_wanted(unit, &record)
         {
             return Ok(false);
         }

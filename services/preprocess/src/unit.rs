@@ -1,7 +1,6 @@
-//! Pure decisions: how frames are divided into chunks, and what follows a preprocessed job.
+//! Pure decisions: how frames are divided into chunks, and in which order they come.
 
-use medfleet_core::{CHUNKS_MAX, JobRecord, Stage, WorkUnit};
-use medfleet_worker::Next;
+use medfleet_core::CHUNKS_MAX;
 
 /// First frame of each chunk: chunks of `per_chunk` frames, or of more where there would be too many chunks.
 pub(crate) fn chunk_starts(frames: u32, per_chunk: u32) -> Vec<u32> {
@@ -26,26 +25,8 @@ pub(crate) fn in_order<T>(ready: Vec<(usize, Vec<T>)>, volume: Vec<(usize, T)>) 
     out
 }
 
-/// The units that follow: every chunk that is not encoded yet, or the decode when nothing is to be encoded any more.
-pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
-    if record.frames.is_none() {
-        return Vec::new();
-    }
-    if record.chunks.all_done() {
-        return vec![Next::Work(unit.at(Stage::Decode, 0))];
-    }
-    let open = (0..record.chunks.total).filter(|chunk| !record.chunks.is_done(*chunk));
-    open.map(|chunk| Next::Intake(unit.at(Stage::Encode, chunk)))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use medfleet_core::{
-        Chunks, Class, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId,
-        Times, UnixMillis,
-    };
-
     use super::*;
 
     #[test]
@@ -75,83 +56,5 @@ mod tests {
         assert_eq!(in_order(ready(), volume), ["a", "2", "1", "0", "b", "c"]);
         assert_eq!(in_order(ready(), vec![(5, "z")]), ["a", "b", "c", "z"]);
         assert_eq!(in_order(vec![], vec![(1, "y"), (0, "x")]), ["y", "x"]);
-    }
-
-    fn check_next(chunks: Chunks, expected: &[(Stage, u32)]) {
-        let pool = PoolName::new("tiny").expect("a good name");
-        let tenant = TenantId::new("st-mary").expect("a good name");
-        let unit = WorkUnit {
-            key: JobKey {
-                tenant,
-                job: JobId::from_bytes([1; 16]),
-            },
-            stage: Stage::Preprocess,
-            pool: pool.clone(),
-            class: Class::Stat,
-            unit: 0,
-            epoch: 0,
-            expires: UnixMillis(9),
-        };
-        let record = JobRecord {
-            state: JobState::Preprocessed,
-            epoch: 0,
-            attempt: 0,
-            starts: Starts::default(),
-            chunks,
-            pool,
-            class: Class::Stat,
-            task: TaskKind::Answer,
-            image_count: chunks.total,
-            body: Digest::new([1; 32]),
-            study: Digest::new([2; 32]),
-            frames: Some(Digest::new([3; 32])),
-            result: None,
-            failure: None,
-            times: Times::default(),
-            expires: UnixMillis(9),
-            traceparent: String::new(),
-            model: String::new(),
-            erased: None,
-        };
-        let found: Vec<(Stage, u32)> = next(&unit, &record)
-            .into_iter()
-            .map(|next| match next {
-                Next::Intake(unit) | Next::Work(unit) => (unit.stage, unit.unit),
-            })
-            .collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn open_chunks_are_queued_again_and_a_job_without_images_goes_on() {
-        check_next(
-            Chunks {
-                total: 0,
-                done_bitmap: 0,
-            },
-            &[(Stage::Decode, 0)],
-        );
-        let both = [(Stage::Encode, 0), (Stage::Encode, 1)];
-        check_next(
-            Chunks {
-                total: 2,
-                done_bitmap: 0,
-            },
-            &both,
-        );
-        check_next(
-            Chunks {
-                total: 2,
-                done_bitmap: 0b01,
-            },
-            &[(Stage::Encode, 1)],
-        );
-        check_next(
-            Chunks {
-                total: 2,
-                done_bitmap: 0b11,
-            },
-            &[(Stage::Decode, 0)],
-        );
     }
 }

@@ -12,7 +12,7 @@ use medfleet_imaging::{
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Next, Started};
+use medfleet_worker::{Dependencies, Ending, Handler, Started};
 use prost::Message;
 use tokio::sync::Semaphore;
 
@@ -21,7 +21,7 @@ use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
-use crate::unit::{chunk_starts, in_order, next};
+use crate::unit::{chunk_starts, in_order};
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
 const MEMORY_STEP_BYTES: u64 = 64 << 10;
@@ -392,17 +392,10 @@ impl Handler for Preprocess {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
         let (frames, chunks) = self.keep(started, puts, whole).await?;
-        let unit = &started.unit;
         started
-            .advance(&Move::Preprocessed { frames, chunks }, |record| {
-                next(unit, record)
-            })
+            .advance(&Move::Preprocessed { frames, chunks })
             .await?;
         Ok(())
-    }
-
-    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
-        Ok(next(unit, record))
     }
 }
 

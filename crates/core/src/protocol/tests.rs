@@ -1,8 +1,6 @@
 //! The decisions, case by case.
 
-use medfleet_core::{
-    Chunks, Class, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId, Times,
-};
+use crate::{Chunks, Class, Digest, JobId, JobState, PoolName, Starts, TaskKind, TenantId, Times};
 
 use super::*;
 
@@ -46,16 +44,8 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
     }
 }
 
-fn applied(record: JobRecord) -> Applied {
-    Applied::Applied {
-        before: record.clone(),
-        record,
-        revision: Revision(1),
-    }
-}
-
-fn illegal(record: JobRecord) -> Applied {
-    Applied::Refused {
+fn illegal(record: JobRecord) -> Tried {
+    Tried::Refused {
         reason: Refused::Illegal {
             step: "start",
             state: record.state,
@@ -77,8 +67,8 @@ const BOTH: Chunks = Chunks {
     done_bitmap: 0b11,
 };
 
-fn check(stage: Stage, chunk: u32, applied: Applied, expected: &Start) {
-    assert_eq!(&after_start(&unit(stage, chunk), applied), expected);
+fn check(stage: Stage, chunk: u32, tried: Tried, expected: &Start) {
+    assert_eq!(&after_start(&unit(stage, chunk), tried), expected);
 }
 
 #[test]
@@ -87,13 +77,13 @@ fn a_start_leads_to_work_or_to_what_follows() {
     check(
         Stage::Encode,
         1,
-        applied(encoding.clone()),
-        &Start::Work(encoding.clone(), Revision(1)),
+        Tried::Moved(encoding.clone()),
+        &Start::Work(encoding.clone()),
     );
     check(
         Stage::Encode,
         0,
-        applied(encoding.clone()),
+        Tried::Moved(encoding.clone()),
         &Start::Repeat(encoding.clone(), true),
     );
 
@@ -124,14 +114,14 @@ fn a_start_leads_to_work_or_to_what_follows() {
 #[test]
 fn what_is_over_is_announced_or_dropped() {
     let cancelled = record(JobState::Cancelled, NONE);
-    let refused = Applied::Refused {
+    let refused = Tried::Refused {
         reason: Refused::Final {
             state: cancelled.state,
         },
         record: cancelled.clone(),
     };
     check(Stage::Decode, 0, refused, &Start::Announce(cancelled));
-    check(Stage::Decode, 0, Applied::Missing, &Start::Drop);
+    check(Stage::Decode, 0, Tried::Missing, &Start::Drop);
     let newer = JobRecord {
         epoch: 3,
         ..record(JobState::Accepted, NONE)
@@ -139,7 +129,7 @@ fn what_is_over_is_announced_or_dropped() {
     check(
         Stage::Decode,
         0,
-        Applied::OtherEpoch { record: newer },
+        Tried::OtherEpoch { record: newer },
         &Start::Drop,
     );
     let older = JobRecord {
@@ -149,14 +139,14 @@ fn what_is_over_is_announced_or_dropped() {
     check(
         Stage::Decode,
         0,
-        Applied::OtherEpoch { record: older },
+        Tried::OtherEpoch { record: older },
         &Start::Later,
     );
 }
 
 #[test]
 fn exhausted_units_fail_their_job() {
-    let refused = Applied::Refused {
+    let refused = Tried::Refused {
         reason: Refused::Exhausted {
             stage: Stage::Decode,
             starts: 5,
@@ -200,26 +190,8 @@ fn a_newer_attempt_an_end_and_the_expiry_stop_a_worker() {
     );
 }
 
-#[test]
-fn pauses_double_up_to_the_longest() {
-    let check = |deliveries, millis| {
-        let pause = backoff(
-            Duration::from_millis(100),
-            Duration::from_secs(30),
-            deliveries,
-        );
-        assert_eq!(pause, Duration::from_millis(millis), "{deliveries}");
-    };
-    check(0, 100);
-    check(1, 100);
-    check(2, 200);
-    check(5, 1_600);
-    check(60, 30_000);
-    check(u64::MAX, 30_000);
-}
-
-fn exhausted(record: JobRecord) -> Applied {
-    Applied::Refused {
+fn exhausted(record: JobRecord) -> Tried {
+    Tried::Refused {
         reason: Refused::Exhausted {
             stage: Stage::Encode,
             starts: 6,
@@ -243,14 +215,68 @@ fn a_chunk_that_is_done_is_never_exhausted() {
 }
 
 #[test]
-fn a_redelivered_unit_of_a_failed_job_is_a_dead_letter() {
+fn any_unit_of_a_failed_job_brings_its_dead_letter() {
     let failure = Failure::new(FailureReason::Integrity, "x");
     let failed = JobRecord {
         failure: Some(failure.clone()),
         ..record(JobState::Failed, BOTH)
     };
-    assert_eq!(verdict_of_final(&failed, 2), Verdict::Reject(failure));
-    assert_eq!(verdict_of_final(&failed, 1), Verdict::Done);
+    assert_eq!(verdict_of_final(&failed), Verdict::Reject(failure));
     let cancelled = record(JobState::Cancelled, BOTH);
-    assert_eq!(verdict_of_final(&cancelled, 2), Verdict::Done);
+    assert_eq!(verdict_of_final(&cancelled), Verdict::Done);
+}
+
+#[test]
+fn a_unit_that_another_has_finished_fails_no_job() {
+    let half = record(JobState::Encoding, ONE_OF_TWO);
+    let fail = Move::Fail(Failure::new(FailureReason::Integrity, "x"));
+    let change = |chunk, step: &Move| {
+        propose_change(
+            &half,
+            &unit(Stage::Encode, chunk),
+            None,
+            step,
+            UnixMillis(0),
+        )
+    };
+    assert_eq!(change(0, &fail), Change::Done);
+    assert!(matches!(change(1, &fail), Change::Store(_)));
+    let hand_back = Move::HandBack {
+        stage: Stage::Encode,
+    };
+    assert!(matches!(change(0, &hand_back), Change::Store(_)));
+    let standing = standing(&unit(Stage::Encode, 0), None, &half, UnixMillis(0));
+    assert_eq!(standing, Standing::Done(Box::new(half)));
+}
+
+fn check_next(stage: Stage, chunks: Chunks, expected: &[(Stage, u32)]) {
+    let record = JobRecord {
+        frames: Some(Digest::new([3; 32])),
+        ..record(JobState::Preprocessed, chunks)
+    };
+    let found = next(&unit(stage, 0), &record).into_iter();
+    let found = found.map(|next| match next {
+        Next::Intake(unit) | Next::Work(unit) => (unit.stage, unit.unit),
+    });
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn open_chunks_are_queued_again_and_a_job_without_images_goes_on() {
+    let decode = [(Stage::Decode, 0)];
+    let open = Chunks {
+        total: 2,
+        done_bitmap: 0,
+    };
+    check_next(Stage::Preprocess, NONE, &decode);
+    check_next(
+        Stage::Preprocess,
+        open,
+        &[(Stage::Encode, 0), (Stage::Encode, 1)],
+    );
+    check_next(Stage::Preprocess, ONE_OF_TWO, &[(Stage::Encode, 1)]);
+    check_next(Stage::Preprocess, BOTH, &decode);
+    check_next(Stage::Encode, ONE_OF_TWO, &[]);
+    check_next(Stage::Encode, BOTH, &decode);
+    check_next(Stage::Decode, BOTH, &[]);
 }

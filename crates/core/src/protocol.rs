@@ -1,0 +1,299 @@
+//! What each side does with what it finds: who changes a record, who goes on, who stops, what follows, and how a unit
+//! ends. Pure; the queue and the workers carry it out, and the model check explores it together with the state machine.
+
+use crate::guard::Guard;
+use crate::{
+    Failure, FailureReason, JobKey, JobRecord, JobState, Move, Refused, Stage, UnixMillis, Verdict,
+    WorkUnit,
+};
+
+/// What becomes of a wish to move a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tried {
+    /// This is the record to store, or as it was stored.
+    Moved(JobRecord),
+    /// The state machine does not allow it.
+    Refused {
+        /// Why.
+        reason: Refused,
+        /// The record as found.
+        record: JobRecord,
+    },
+    /// The job was replayed since the work was made.
+    OtherEpoch {
+        /// The record as found.
+        record: JobRecord,
+    },
+    /// There is no such job, or it has expired.
+    Missing,
+}
+
+/// Applies a move to a record as it was read. The caller stores what comes out by compare-and-set, and begins anew with
+/// the record it then finds when somebody was faster.
+#[must_use]
+pub fn propose(before: &JobRecord, epoch: Option<u32>, step: &Move, now: UnixMillis) -> Tried {
+    let other = epoch.is_some_and(|epoch| epoch != before.epoch);
+    if Guard::EpochOfMove.acts(other) {
+        return Tried::OtherEpoch {
+            record: before.clone(),
+        };
+    }
+    match before.apply(step, now) {
+        Ok(record) => Tried::Moved(record),
+        Err(reason) => Tried::Refused {
+            reason,
+            record: before.clone(),
+        },
+    }
+}
+
+/// What becomes of the change that a worker wants because its unit does not go well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// This is the record to store, by compare-and-set.
+    Store(Box<JobRecord>),
+    /// The job has ended.
+    Over,
+    /// Somebody else has finished the unit: queue what follows.
+    Done,
+    /// The job is another's by now: touch nothing.
+    Superseded,
+}
+
+/// As [`propose`], for a hand-back, a failure or an expiry by a worker. A fenced worker must not make it.
+#[must_use]
+pub fn propose_change(
+    before: &JobRecord,
+    unit: &WorkUnit,
+    attempt: Option<u32>,
+    step: &Move,
+    now: UnixMillis,
+) -> Change {
+    let other_attempt = attempt.is_some_and(|attempt| attempt != before.attempt);
+    if Guard::EpochOfChange.acts(before.epoch != unit.epoch)
+        || Guard::AttemptOfChange.acts(other_attempt)
+    {
+        return Change::Superseded;
+    }
+    let failed = matches!(step, Move::Fail(_)) && !before.state.is_final();
+    if Guard::DoneIsNoFailure.acts(failed && is_done(unit, before)) {
+        return Change::Done;
+    }
+    match before.apply(step, now) {
+        Ok(after) => Change::Store(Box::new(after)),
+        Err(Refused::Final { .. }) => Change::Over,
+        Err(_) => Change::Superseded,
+    }
+}
+
+/// What follows an attempt to start a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Its start is recorded: work.
+    Work(JobRecord),
+    /// It was done before: queue what follows. True when this start was counted and has to be taken back.
+    Repeat(JobRecord, bool),
+    /// The job is final: publish its last event again, then acknowledge.
+    Announce(JobRecord),
+    /// Started as often as allowed: fail the job.
+    Exhausted(Failure),
+    /// Nothing to do: the job is gone, or the unit is of an older epoch.
+    Drop,
+    /// The record is behind the unit; come again.
+    Later,
+}
+
+/// Decides after the start was tried.
+#[must_use]
+pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
+    match tried {
+        Tried::Moved(record) if is_done(unit, &record) => Start::Repeat(record, true),
+        Tried::Moved(record) => Start::Work(record),
+        Tried::Refused {
+            reason: Refused::Final { .. },
+            record,
+        } => Start::Announce(record),
+        // Done before its worker died: other chunks may have used up the starts since, but this one needs none.
+        Tried::Refused {
+            reason: Refused::Exhausted { .. },
+            record,
+        } if Guard::DoneIsNoFailure.acts(is_done(unit, &record)) => Start::Repeat(record, false),
+        Tried::Refused {
+            reason: reason @ Refused::Exhausted { .. },
+            ..
+        } => Start::Exhausted(Failure::new(
+            FailureReason::AttemptsExhausted,
+            reason.to_string(),
+        )),
+        Tried::Refused { record, .. } if Guard::RepeatWhatFollows.acts(is_done(unit, &record)) => {
+            Start::Repeat(record, false)
+        }
+        Tried::Refused { .. } => Start::Later,
+        Tried::OtherEpoch { record } if record.epoch < unit.epoch => Start::Later,
+        Tried::OtherEpoch { .. } | Tried::Missing => Start::Drop,
+    }
+}
+
+/// Whether the outcome of a unit is in its job's record already.
+fn is_done(unit: &WorkUnit, record: &JobRecord) -> bool {
+    match unit.stage {
+        Stage::Preprocess => record.frames.is_some(),
+        Stage::Encode => {
+            let all = record.frames.is_some() && record.chunks.all_done();
+            all || record.chunks.is_done(unit.unit)
+        }
+        // Its outcome is a final state.
+        Stage::Decode => false,
+    }
+}
+
+/// What a refused move means for the worker that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setback {
+    /// The job is over.
+    Over,
+    /// Another attempt owns the job: touch nothing.
+    Superseded,
+    /// Somebody else did the same work meanwhile: queue what follows.
+    Repeat,
+    /// The job cannot be done.
+    Fail(Failure),
+}
+
+/// Decides when a worker's outcome is refused.
+#[must_use]
+pub fn after_refused(reason: &Refused) -> Setback {
+    match reason {
+        Refused::Final { .. } | Refused::Erased => Setback::Over,
+        Refused::Fenced { .. } => Setback::Superseded,
+        Refused::Illegal { .. } => Setback::Repeat,
+        Refused::Exhausted { .. } => Setback::Fail(Failure::new(
+            FailureReason::AttemptsExhausted,
+            reason.to_string(),
+        )),
+        Refused::Chunk { .. } => {
+            Setback::Fail(Failure::new(FailureReason::Internal, reason.to_string()))
+        }
+    }
+}
+
+/// Whose a unit is while it is being worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Still this worker's.
+    Mine,
+    /// Another attempt or epoch owns the job.
+    Superseded,
+    /// Somebody else has finished the unit.
+    Done(Box<JobRecord>),
+    /// The job is final.
+    Over(Box<JobRecord>),
+    /// Its time is over.
+    Expired,
+}
+
+/// Decides at every heartbeat and at every hint.
+#[must_use]
+pub fn standing(
+    unit: &WorkUnit,
+    attempt: Option<u32>,
+    record: &JobRecord,
+    now: UnixMillis,
+) -> Standing {
+    let other =
+        record.epoch != unit.epoch || attempt.is_some_and(|attempt| attempt != record.attempt);
+    if Guard::StopOther.acts(other) {
+        Standing::Superseded
+    } else if Guard::StopOver.acts(record.state.is_final()) {
+        Standing::Over(Box::new(record.clone()))
+    } else if Guard::StopDone.acts(is_done(unit, record)) {
+        Standing::Done(Box::new(record.clone()))
+    } else if now > record.expires {
+        Standing::Expired
+    } else {
+        Standing::Mine
+    }
+}
+
+/// A unit that follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It waits for its turn among all tenants.
+    Intake(WorkUnit),
+    /// It goes to the workers at once.
+    Work(WorkUnit),
+}
+
+/// What follows a unit whose outcome is in the record; queueing it again changes nothing. Whoever finds the last chunk
+/// done queues the decode.
+#[must_use]
+pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
+    if record.frames.is_none() || unit.stage == Stage::Decode {
+        return Vec::new();
+    }
+    if record.chunks.all_done() {
+        return vec![Next::Work(unit.at(Stage::Decode, 0))];
+    }
+    if unit.stage == Stage::Encode {
+        return Vec::new();
+    }
+    let open = (0..record.chunks.total).filter(|chunk| !record.chunks.is_done(*chunk));
+    open.map(|chunk| Next::Intake(unit.at(Stage::Encode, chunk)))
+        .collect()
+}
+
+/// The first unit of a job that is accepted and may not be queued yet; none when it has moved on.
+#[must_use]
+pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
+    (record.state == JobState::Accepted).then(|| WorkUnit {
+        key: key.clone(),
+        stage: Stage::Preprocess,
+        pool: record.pool.clone(),
+        class: record.class,
+        unit: 0,
+        epoch: record.epoch,
+        expires: record.expires,
+    })
+}
+
+/// Whether a unit that waits is still wanted: its job goes on, and in no newer epoch.
+#[must_use]
+pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
+    !record.state.is_final() && record.epoch <= unit.epoch
+}
+
+/// Whether a unit takes the place of the one that is queued under its name: one left over from before a replay would keep
+/// the new one out, then be dropped for its age, and the job would wait for ever.
+#[must_use]
+pub fn replaces(unit: &WorkUnit, queued: &WorkUnit) -> bool {
+    Guard::OlderGivesWay.acts(queued.epoch < unit.epoch)
+}
+
+/// The verdict on a unit whose job failed: what the sender can mend ends here, the rest is kept for a replay.
+#[must_use]
+pub fn verdict_of_failure(failure: Failure) -> Verdict {
+    match failure.reason {
+        FailureReason::InputRefused
+        | FailureReason::PromptTooLong
+        | FailureReason::AnswerUnusable => Verdict::Done,
+        FailureReason::ImageMissing
+        | FailureReason::Integrity
+        | FailureReason::AttemptsExhausted
+        | FailureReason::Internal
+        | FailureReason::ModelMismatch => Verdict::Reject(failure),
+    }
+}
+
+/// The verdict on a unit of a job that is final already. The dead letter of a failed one may never have been written, when
+/// a worker died right after the record. Which worker that was cannot be told from here: the unit may have been this
+/// very one, in the hands of another. So every unit sends the letter; it is one per job and epoch, however often it is sent.
+#[must_use]
+pub fn verdict_of_final(record: &JobRecord) -> Verdict {
+    match &record.failure {
+        Some(failure) if Guard::LetterAgain.acts(true) => verdict_of_failure(failure.clone()),
+        _ => Verdict::Done,
+    }
+}
+
+#[cfg(test)]
+mod tests;
