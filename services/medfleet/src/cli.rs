@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, phantom, submit, up,
-    watch,
+    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, phantom, plan,
+    submit, up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -52,6 +52,8 @@ enum Command {
     Eval(eval::Args),
     /// Make synthetic chest radiographs with known findings
     Phantom(phantom::Args),
+    /// Say how many encoders and decoders a load needs, and how long its jobs then take
+    Plan(plan::Args),
     /// Say what is installed, reachable, too old or misconfigured
     Doctor(doctor::Args),
     /// Measure, on this machine
@@ -85,6 +87,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Frames(args) => frames::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Phantom(args) => phantom::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bench(args) => bench::run(args),
     }

@@ -16,6 +16,7 @@ pub(crate) mod list;
 mod pages;
 pub(crate) mod phantom;
 mod picture;
+pub(crate) mod plan;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;

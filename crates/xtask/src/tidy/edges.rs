@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Writes DICOM files, which imaging only reads.
     ("medfleet-phantom", &[]),
     ("medfleet-score", &[]),
+    ("medfleet-plan", &[]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),

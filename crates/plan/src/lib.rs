@@ -1,0 +1,17 @@
+//! How many encoders and decoders a load needs, and how long its jobs then take. Pure and seeded: no clock, no I/O.
+//!
+//! Percentiles come from a discrete-event simulation of the two stages; queueing formulas give the waits beside it, so
+//! that each checks the other. Reading order: `load` (what is asked), `queueing` (formulas), `simulation`, `search` (the
+//! smallest fleet that meets a target), `streams` (what the queue has to write for it).
+
+mod load;
+mod queueing;
+mod search;
+mod simulation;
+mod streams;
+
+pub use load::{Fleet, JobKind, Load, LoadError, Service};
+pub use queueing::{Predicted, erlang_c, predict, wait};
+pub use search::{NoPlan, Plan, Target, WORKERS_MAX, smallest};
+pub use simulation::{CLASSES, Run, Simulated, Turnaround, simulate};
+pub use streams::{StreamLoad, streams};

@@ -1,0 +1,125 @@
+//! What arrives, how long a worker takes for it, and how many workers there are.
+
+/// Jobs of one kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JobKind {
+    /// Order of service: 0 is served first.
+    pub class: usize,
+    /// Part of all jobs, from 0 to 1.
+    pub share: f64,
+    /// Chunks to encode; 0 for a job without images.
+    pub chunks: u32,
+}
+
+/// How long one unit takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Service {
+    /// Seconds, on average.
+    pub mean_seconds: f64,
+    /// Variance over the square of the mean: 0 is always the same, 1 varies as an exponential time does.
+    pub variation: f64,
+}
+
+/// What arrives, independently of each other (a Poisson process), and what it takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// Jobs a second.
+    pub jobs_per_second: f64,
+    /// Their kinds; the shares add up to 1.
+    pub kinds: Vec<JobKind>,
+    /// One chunk on one encoder.
+    pub encode: Service,
+    /// One text in one slot of a decoder.
+    pub decode: Service,
+    /// What a job takes beside both: accept, preprocess, events, in seconds.
+    pub other_seconds: f64,
+}
+
+/// How many work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fleet {
+    /// Encoders, one chunk at a time each.
+    pub encoders: u32,
+    /// Decode slots: decoders times the texts that each writes at once.
+    pub decode_slots: u32,
+}
+
+/// A load that cannot be planned for.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LoadError {
+    /// A number that must be positive and finite.
+    #[error("{what} must be a positive number")]
+    Positive {
+        /// Which.
+        what: &'static str,
+    },
+    /// The shares.
+    #[error("the shares of the kinds of jobs add up to {sum}; they must add up to 1")]
+    Shares {
+        /// Their sum.
+        sum: f64,
+    },
+    /// A class.
+    #[error("class {class} is not one of the {classes} classes")]
+    Class {
+        /// The class given.
+        class: usize,
+        /// How many there are.
+        classes: usize,
+    },
+}
+
+impl Load {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the first that is wrong.
+    pub fn check(&self) -> Result<(), LoadError> {
+        let positive = |what, value: f64| {
+            let good = value.is_finite() && value > 0.0;
+            good.then_some(()).ok_or(LoadError::Positive { what })
+        };
+        positive("the rate of jobs", self.jobs_per_second)?;
+        positive("the encode time", self.encode.mean_seconds)?;
+        positive("the decode time", self.decode.mean_seconds)?;
+        // Zero is fine for these.
+        positive("the encode variation", self.encode.variation + 1.0)?;
+        positive("the decode variation", self.decode.variation + 1.0)?;
+        positive("the time beside both stages", self.other_seconds + 1.0)?;
+        let sum: f64 = self.kinds.iter().map(|kind| kind.share).sum();
+        if (sum - 1.0).abs() > 1e-6 || self.kinds.iter().any(|kind| kind.share < 0.0) {
+            return Err(LoadError::Shares { sum });
+        }
+        let classes = crate::CLASSES;
+        match self.kinds.iter().find(|kind| kind.class >= classes) {
+            Some(kind) => Err(LoadError::Class {
+                class: kind.class,
+                classes,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The mean of a power of the number of chunks.
+    pub(crate) fn chunks_moment(&self, power: i32) -> f64 {
+        let moment = |kind: &JobKind| kind.share * f64::from(kind.chunks).powi(power);
+        self.kinds.iter().map(moment).sum()
+    }
+
+    /// Chunks a second.
+    #[must_use]
+    pub fn chunks_per_second(&self) -> f64 {
+        self.jobs_per_second * self.chunks_moment(1)
+    }
+
+    /// Busy part of the encoders and of the decode slots.
+    #[must_use]
+    pub fn utilisation(&self, fleet: Fleet) -> (f64, f64) {
+        let encode = self.chunks_per_second() * self.encode.mean_seconds;
+        let decode = self.jobs_per_second * self.decode.mean_seconds;
+        (
+            encode / f64::from(fleet.encoders.max(1)),
+            decode / f64::from(fleet.decode_slots.max(1)),
+        )
+    }
+}
