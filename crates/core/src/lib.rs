@@ -4,6 +4,7 @@
 //! Reading order: [`record`] (the state machine), [`invariant`], [`verdict`], [`mod@unit`], then the small types.
 
 mod class;
+mod cost;
 mod digest;
 mod id;
 pub mod invariant;
@@ -13,6 +14,7 @@ mod unit;
 mod verdict;
 
 pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
+pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
 pub use record::{

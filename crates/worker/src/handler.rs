@@ -38,21 +38,12 @@ pub trait Handler: Send + Sync + 'static {
         inputs: Self::Inputs,
     ) -> impl Future<Output = Result<(), Ending>> + Send;
 
-    /// What must be queued after a unit that was done before; queueing it again changes nothing.
+    /// The units that must wait for their turn after one that was done before; queueing them again changes nothing.
     fn next(
         &self,
         unit: &WorkUnit,
         record: &JobRecord,
-    ) -> impl Future<Output = Result<Vec<Next>, Ending>> + Send;
-}
-
-/// A unit that follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// It waits for its turn among all tenants.
-    Intake(WorkUnit),
-    /// It goes to the workers at once.
-    Work(WorkUnit),
+    ) -> impl Future<Output = Result<Vec<WorkUnit>, Ending>> + Send;
 }
 
 /// How work on a unit ended other than well.
@@ -167,7 +158,7 @@ impl Started {
     pub async fn advance(
         &self,
         step: &Move,
-        next: impl FnOnce(&JobRecord) -> Vec<Next>,
+        next: impl FnOnce(&JobRecord) -> Vec<WorkUnit>,
     ) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
         // Watchers see the start before its outcome.
@@ -191,16 +182,13 @@ impl Started {
     }
 }
 
-/// Queues units, all at once; one that is queued already counts as queued.
+/// Lets units wait for their turn, all at once; one that is queued already counts as queued.
 pub(crate) async fn publish(
     queue: &Queue,
-    next: Vec<Next>,
+    next: Vec<WorkUnit>,
     headers: &Headers,
 ) -> Result<(), QueueError> {
-    let published = next.iter().map(async |next| match next {
-        Next::Intake(unit) => queue.publish_intake(unit, headers).await,
-        Next::Work(unit) => queue.publish_work(unit, headers).await,
-    });
+    let published = next.iter().map(|unit| queue.publish_intake(unit, headers));
     for published in join_all(published).await {
         published?;
     }

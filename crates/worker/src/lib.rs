@@ -18,6 +18,6 @@ mod watch;
 
 pub use config::WorkerConfig;
 pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
-pub use handler::{Ending, Handler, Next, Started};
+pub use handler::{Ending, Handler, Started};
 pub use metrics::WorkerMetrics;
 pub use slot::{Worker, run};

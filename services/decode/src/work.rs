@@ -13,7 +13,7 @@ use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
 use medfleet_runtime::Clock;
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Next, Started, internal_token};
+use medfleet_worker::{Dependencies, Ending, Handler, Started, internal_token};
 use prost::Message;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
@@ -366,7 +366,7 @@ impl Handler for Decode {
         Ok(())
     }
 
-    async fn next(&self, _: &WorkUnit, _: &JobRecord) -> Result<Vec<Next>, Ending> {
+    async fn next(&self, _: &WorkUnit, _: &JobRecord) -> Result<Vec<WorkUnit>, Ending> {
         // A decode is followed by nothing.
         Ok(Vec::new())
     }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use medfleet_core::{Digest, JobRecord, Stage, WorkUnit};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
-use medfleet_worker::Next;
 
 use crate::error::EncodeError;
 
@@ -50,10 +49,10 @@ pub(crate) fn still_good(
         .collect()
 }
 
-/// The decode, when every chunk is encoded: whoever finds the bitmap full queues it.
-pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
+/// The decode, when every chunk is encoded: whoever finds the bitmap full lets it wait for its turn.
+pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
     if record.frames.is_some() && record.chunks.all_done() {
-        vec![Next::Work(unit.at(Stage::Decode, 0))]
+        vec![unit.at(Stage::Decode, 0, record.cost)]
     } else {
         Vec::new()
     }

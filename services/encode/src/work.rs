@@ -9,7 +9,7 @@ use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, 
 use medfleet_engine::{EncodeEngine, Frame};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
-use medfleet_worker::{Ending, Handler, Next, Started, chunk_key};
+use medfleet_worker::{Ending, Handler, Started, chunk_key};
 use prost::Message;
 use tracing::Instrument;
 
@@ -213,7 +213,7 @@ impl Handler for Encode {
         Ok(())
     }
 
-    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
+    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<WorkUnit>, Ending> {
         Ok(next(unit, record))
     }
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, phantom, submit, up, watch,
+    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, pause, phantom, submit, up,
+    watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -39,6 +40,12 @@ enum Command {
     List(list::Args),
     /// Work that was given up on: list it, look at it, start its job over, put it away
     Dead(dead::Args),
+    /// Hold back the work of a tenant, a class, or a class of a tenant; an operator's token is needed
+    Pause(pause::Args),
+    /// Let paused work go on
+    Resume(pause::Args),
+    /// List what is paused
+    Pauses(pause::ListArgs),
     /// Run the model alone, without a queue
     Infer(infer::Args),
     /// Run MedSigLIP alone: embeddings of pictures and texts, and how well they fit
@@ -76,6 +83,9 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Cancel(args) => cancel::run(args),
         Command::List(args) => list::run(args),
         Command::Dead(args) => dead::run(args),
+        Command::Pause(args) => pause::pause(args),
+        Command::Resume(args) => pause::resume(args),
+        Command::Pauses(args) => pause::list(args),
         Command::Infer(args) => infer::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),

@@ -1,7 +1,6 @@
 //! Pure decisions: how frames are divided into chunks, and what follows a preprocessed job.
 
 use medfleet_core::{CHUNKS_MAX, JobRecord, Stage, WorkUnit};
-use medfleet_worker::Next;
 
 /// First frame of each chunk: chunks of `per_chunk` frames, or of more where there would be too many chunks.
 pub(crate) fn chunk_starts(frames: u32, per_chunk: u32) -> Vec<u32> {
@@ -26,23 +25,27 @@ pub(crate) fn in_order<T>(ready: Vec<(usize, Vec<T>)>, volume: Vec<(usize, T)>) 
     out
 }
 
-/// The units that follow: every chunk that is not encoded yet, or the decode when nothing is to be encoded any more.
-pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
+/// The units that follow, each to wait for its turn with what it is expected to take: every chunk that is not encoded yet,
+/// or the decode when nothing is to be encoded any more.
+pub(crate) fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
     if record.frames.is_none() {
         return Vec::new();
     }
     if record.chunks.all_done() {
-        return vec![Next::Work(unit.at(Stage::Decode, 0))];
+        return vec![unit.at(Stage::Decode, 0, record.cost)];
     }
     let open = (0..record.chunks.total).filter(|chunk| !record.chunks.is_done(*chunk));
-    open.map(|chunk| Next::Intake(unit.at(Stage::Encode, chunk)))
-        .collect()
+    open.map(|chunk| {
+        let cost = record.cost.of_chunk(chunk, record.chunks.total);
+        unit.at(Stage::Encode, chunk, cost)
+    })
+    .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use medfleet_core::{
-        Chunks, Class, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId,
+        Chunks, Class, Cost, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId,
         Times, UnixMillis,
     };
 
@@ -91,6 +94,7 @@ mod tests {
             unit: 0,
             epoch: 0,
             expires: UnixMillis(9),
+            cost: Cost::default(),
         };
         let record = JobRecord {
             state: JobState::Preprocessed,
@@ -100,6 +104,7 @@ mod tests {
             chunks,
             pool,
             class: Class::Stat,
+            class_asked: Class::Stat,
             task: TaskKind::Answer,
             image_count: chunks.total,
             body: Digest::new([1; 32]),
@@ -111,12 +116,11 @@ mod tests {
             expires: UnixMillis(9),
             traceparent: String::new(),
             model: String::new(),
+            cost: Cost::default(),
         };
         let found: Vec<(Stage, u32)> = next(&unit, &record)
             .into_iter()
-            .map(|next| match next {
-                Next::Intake(unit) | Next::Work(unit) => (unit.stage, unit.unit),
-            })
+            .map(|unit| (unit.stage, unit.unit))
             .collect();
         assert_eq!(found, expected);
     }

@@ -12,7 +12,7 @@ use medfleet_imaging::{
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Next, Started};
+use medfleet_worker::{Dependencies, Ending, Handler, Started};
 use prost::Message;
 use tokio::sync::Semaphore;
 
@@ -330,13 +330,14 @@ impl Preprocess {
         Ok(entries)
     }
 
-    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names.
+    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names. What that means
+    /// for the job.
     async fn keep(
         &self,
         started: &Started,
         puts: Puts,
         study: Study,
-    ) -> Result<(Digest, u32), PreprocessError> {
+    ) -> Result<Move, PreprocessError> {
         let key = &started.unit.key;
         let input_digests = study
             .input_digests
@@ -375,7 +376,11 @@ impl Preprocess {
                 reason: "it has no name".to_owned(),
             });
         };
-        Ok((*digest, chunks))
+        Ok(Move::Preprocessed {
+            frames: *digest,
+            chunks,
+            frame_count: count,
+        })
     }
 }
 
@@ -391,17 +396,13 @@ impl Handler for Preprocess {
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
-        let (frames, chunks) = self.keep(started, puts, whole).await?;
+        let step = self.keep(started, puts, whole).await?;
         let unit = &started.unit;
-        started
-            .advance(&Move::Preprocessed { frames, chunks }, |record| {
-                next(unit, record)
-            })
-            .await?;
+        started.advance(&step, |record| next(unit, record)).await?;
         Ok(())
     }
 
-    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<Next>, Ending> {
+    async fn next(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Vec<WorkUnit>, Ending> {
         Ok(next(unit, record))
     }
 }

@@ -14,6 +14,7 @@ fn accepted() -> JobRecord {
         chunks: Chunks::default(),
         pool: PoolName::new("default").expect("a valid name"),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: Digest::new([1; 32]),
@@ -28,6 +29,7 @@ fn accepted() -> JobRecord {
         expires: UnixMillis(10_000),
         traceparent: String::new(),
         model: String::new(),
+        cost: Cost::default(),
     }
 }
 
@@ -48,6 +50,7 @@ fn frames(chunks: u32) -> Move {
     Move::Preprocessed {
         frames: Digest::new([3; 32]),
         chunks,
+        frame_count: 2 * chunks,
     }
 }
 
@@ -72,6 +75,10 @@ fn the_walk_with_two_chunks() {
     ];
     let record = walk(&steps).expect("the plain walk is legal");
     assert_eq!(record.state, JobState::Completed);
+    assert_eq!(
+        record.cost.frames, 4,
+        "the cost knows the frames that there are"
+    );
     assert_eq!(record.times.finished, Some(NOW));
 }
 

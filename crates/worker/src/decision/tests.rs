@@ -1,7 +1,8 @@
 //! The decisions, case by case.
 
 use medfleet_core::{
-    Chunks, Class, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId, Times,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobState, PoolName, Starts, TaskKind, TenantId,
+    Times,
 };
 
 use super::*;
@@ -19,6 +20,7 @@ fn unit(stage: Stage, unit: u32) -> WorkUnit {
         unit,
         epoch: 2,
         expires: UnixMillis(1_000),
+        cost: Cost::default(),
     }
 }
 
@@ -31,6 +33,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         chunks,
         pool: PoolName::new("tiny").expect("a good name"),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: chunks.total,
         body: Digest::new([1; 32]),
@@ -42,6 +45,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         expires: UnixMillis(1_000),
         traceparent: String::new(),
         model: "tiny".to_owned(),
+        cost: Cost::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{AcceptConfig, DispatcherConfig, QuotasConfig, WatchConfig};
+use crate::config::{AcceptConfig, CostConfig, DispatcherConfig, QuotasConfig, WatchConfig};
 
 fn config() -> Config {
     Config {
@@ -20,6 +20,7 @@ fn config() -> Config {
             ..Limits::default()
         },
         quotas: QuotasConfig::default(),
+        cost: CostConfig::default(),
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),
