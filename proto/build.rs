@@ -2,11 +2,12 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "medfleet/v1/job.proto",
     "medfleet/v1/result.proto",
     "medfleet/v1/job_service.proto",
     "medfleet/v1/dead_letter_service.proto",
+    "medfleet/v1/operator_service.proto",
     "medfleet/work/v1/work.proto",
     "medfleet/work/v1/token_service.proto",
 ];

@@ -10,20 +10,29 @@ use prost::Message;
 pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("work_unit", unit().encode_to_vec()),
+        ("work_unit_cost", unit_with_cost().encode_to_vec()),
         ("job_record", record().encode_to_vec()),
         ("job_record_erased", erased().encode_to_vec()),
+        ("job_record_cost", record_with_cost().encode_to_vec()),
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
         ("job_event", event().encode_to_vec()),
+        ("job_event_open", event_of_open_job().encode_to_vec()),
         ("text_chunk", text().encode_to_vec()),
         ("dead_letter", dead_letter().encode_to_vec()),
         ("audit_entry", audit_entry().encode_to_vec()),
+        (
+            "audit_entry_scope",
+            audit_entry_with_scope().encode_to_vec(),
+        ),
+        ("pause_record", pause().encode_to_vec()),
         ("upload_record", upload().encode_to_vec()),
         ("result", result().encode_to_vec()),
         ("result_classification", classification().encode_to_vec()),
         ("result_localisation", localisation().encode_to_vec()),
         ("result_extraction", extraction().encode_to_vec()),
+        ("result_class", result_with_class().encode_to_vec()),
     ]
 }
 
@@ -36,15 +45,18 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
         M::decode(bytes).map(|message| message.encode_to_vec())
     }
     match name {
-        "work_unit" => again::<work::WorkUnit>(bytes),
-        "job_record" | "job_record_erased" => again::<work::JobRecord>(bytes),
+        "work_unit" | "work_unit_cost" => again::<work::WorkUnit>(bytes),
+        "job_record" | "job_record_erased" | "job_record_cost" => {
+            again::<work::JobRecord>(bytes)
+        }
         "study_manifest" => again::<work::StudyManifest>(bytes),
         "frames_manifest" => again::<work::FramesManifest>(bytes),
         "tokens_manifest" => again::<work::TokensManifest>(bytes),
-        "job_event" => again::<work::JobEvent>(bytes),
+        "job_event" | "job_event_open" => again::<work::JobEvent>(bytes),
         "text_chunk" => again::<work::TextChunk>(bytes),
         "dead_letter" => again::<work::DeadLetter>(bytes),
-        "audit_entry" => again::<work::AuditEntry>(bytes),
+        "audit_entry" | "audit_entry_scope" => again::<work::AuditEntry>(bytes),
+        "pause_record" => again::<work::PauseRecord>(bytes),
         "upload_record" => again::<work::UploadRecord>(bytes),
         _ => again::<v1::Result>(bytes),
     }
@@ -64,6 +76,24 @@ fn unit() -> work::WorkUnit {
         unit: 3,
         stage: "encode".into(),
         expire_unix_millis: 1_700_000_000_000,
+        ..Default::default()
+    }
+}
+
+fn unit_with_cost() -> work::WorkUnit {
+    work::WorkUnit {
+        cost: Some(cost()),
+        ..unit()
+    }
+}
+
+fn cost() -> work::Cost {
+    work::Cost {
+        preprocess_millis: 800,
+        frames: 4,
+        encode_millis_per_frame: 200,
+        decode_millis_per_frame: 50,
+        decode_millis: 6_000,
     }
 }
 
@@ -89,7 +119,7 @@ fn record() -> work::JobRecord {
         expire_unix_millis: 7,
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         model: "medgemma".into(),
-        erased_unix_millis: 0,
+        ..Default::default()
     }
 }
 
@@ -97,6 +127,14 @@ fn erased() -> work::JobRecord {
     work::JobRecord {
         frames_digest: bytes::Bytes::new(),
         erased_unix_millis: 8,
+        ..record()
+    }
+}
+
+fn record_with_cost() -> work::JobRecord {
+    work::JobRecord {
+        cost: Some(cost()),
+        class_asked: "stat".into(),
         ..record()
     }
 }
@@ -194,6 +232,17 @@ fn event() -> work::JobEvent {
         chunks_done: 2,
         attempt: 1,
         epoch: 1,
+        ..Default::default()
+    }
+}
+
+fn event_of_open_job() -> work::JobEvent {
+    work::JobEvent {
+        pool: "default".into(),
+        class: "urgent".into(),
+        cost: Some(cost()),
+        expire_unix_millis: 7,
+        ..event()
     }
 }
 
@@ -221,6 +270,25 @@ fn audit_entry() -> work::AuditEntry {
         action: "submit".into(),
         job: "0123".into(),
         actor: "reading-room".into(),
+        ..Default::default()
+    }
+}
+
+fn audit_entry_with_scope() -> work::AuditEntry {
+    work::AuditEntry {
+        action: "pause".into(),
+        job: String::new(),
+        scope: "tenant st-mary, class bulk".into(),
+        ..audit_entry()
+    }
+}
+
+fn pause() -> work::PauseRecord {
+    work::PauseRecord {
+        tenant: "st-mary".into(),
+        class: "bulk".into(),
+        actor: "night-shift".into(),
+        time_unix_millis: 11,
     }
 }
 
@@ -271,6 +339,15 @@ fn result() -> v1::Result {
             image_tokens: 256,
             output_tokens: 64,
         }),
+        ..Default::default()
+    }
+}
+
+fn result_with_class() -> v1::Result {
+    v1::Result {
+        class: v1::Class::Urgent.into(),
+        class_asked: v1::Class::Stat.into(),
+        ..Default::default()
     }
 }
 

@@ -10,6 +10,7 @@ mod fail_closed;
 mod figures;
 mod idempotency;
 mod meaning;
+mod release;
 mod s3;
 mod tasks;
 mod tenants;

@@ -8,7 +8,8 @@ use futures::StreamExt;
 use medfleet_proto::v1::{
     self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
     WatchJobResponse, dead_letter_service_client::DeadLetterServiceClient,
-    job_service_client::JobServiceClient, upload_input_request::Content, watch_job_response::Event,
+    job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
+    upload_input_request::Content, watch_job_response::Event,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
@@ -22,6 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Client {
     stub: JobServiceClient<Channel>,
     letters: DeadLetterServiceClient<Channel>,
+    operator: OperatorServiceClient<Channel>,
     token: MetadataValue<Ascii>,
 }
 
@@ -74,7 +76,8 @@ impl Client {
         let stub = JobServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
         Ok(Self {
             stub,
-            letters: DeadLetterServiceClient::new(channel),
+            letters: DeadLetterServiceClient::new(channel.clone()),
+            operator: OperatorServiceClient::new(channel),
             token: format!("Bearer {token}")
                 .parse()
                 .context("token as metadata")?,
@@ -280,6 +283,42 @@ impl Client {
         let request = self.request(v1::DiscardDeadLetterRequest { name: name.into() });
         let discarded = self.letters.clone().discard_dead_letter(request).await;
         discarded.map(drop)
+    }
+
+    /// Holds work back.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn pause(&self, tenant: &str, class: v1::Class) -> Result<v1::Pause, Status> {
+        let request = self.request(v1::PauseWorkRequest {
+            tenant: tenant.to_owned(),
+            class: class.into(),
+        });
+        let response = self.operator.clone().pause_work(request).await?;
+        let pause = response.into_inner().pause;
+        pause.ok_or_else(|| Status::internal("the response has no pause"))
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn resume(&self, tenant: &str, class: v1::Class) -> Result<(), Status> {
+        let request = self.request(v1::ResumeWorkRequest {
+            tenant: tenant.to_owned(),
+            class: class.into(),
+        });
+        self.operator.clone().resume_work(request).await.map(drop)
+    }
+
+    /// What is held back.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn pauses(&self) -> Result<Vec<v1::Pause>, Status> {
+        let request = self.request(v1::ListPausesRequest {});
+        let response = self.operator.clone().list_pauses(request).await?;
+        Ok(response.into_inner().pauses)
     }
 
     /// Opens a watch that continues after what was `seen`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use medfleet_core::{TenantId, UnixMillis};
-use medfleet_ingest::tokens::{TokensFile, create_token};
+use medfleet_ingest::tokens::{TokenEntry, TokensFile, create_token};
 use medfleet_queue::{Queue, QueueConfig};
 use medfleet_runtime::SystemRandom;
 use toml::{Table, Value, toml};
@@ -43,10 +43,10 @@ pub struct Setting<'a> {
 ///
 /// # Errors
 /// When the tenant is not a name.
-pub fn token(tenant: &str) -> Result<(String, String)> {
+pub fn token(tenant: &str, operator: bool) -> Result<(String, String)> {
     let (secret, entry) = create_token("reading-room", &TenantId::new(tenant)?, &SystemRandom);
     let file = TokensFile {
-        tokens: vec![entry],
+        tokens: vec![TokenEntry { operator, ..entry }],
     }
     .to_toml()
     .context("write a tokens file")?;
@@ -167,6 +167,7 @@ fn ingest(setting: &Setting<'_>) -> Table {
             .to_string()
             .into(),
     );
+    ingest.extend(setting.options.ingest.clone());
     ingest
 }
 

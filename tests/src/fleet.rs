@@ -95,6 +95,8 @@ pub struct Options {
     pub tls: Option<(String, String)>,
     /// The `store.backend` of every role; a folder without.
     pub store: Option<toml::Table>,
+    /// More settings of ingest, by their names in its table.
+    pub ingest: toml::Table,
 }
 
 impl Default for Options {
@@ -105,6 +107,7 @@ impl Default for Options {
             otlp_endpoint: None,
             tls: None,
             store: None,
+            ingest: toml::Table::new(),
         }
     }
 }
@@ -121,6 +124,8 @@ pub struct Fleet {
 
 /// The tenants of every test fleet.
 const TENANTS: [&str; 2] = ["st-mary", "st-john"];
+/// The tenant of a test fleet whose token is an operator's.
+pub const OPERATOR: &str = "night-shift";
 const API_PORT: u16 = 8443;
 /// The port of the encoder's token service.
 pub const TOKEN_PORT: u16 = 8444;
@@ -136,8 +141,8 @@ impl Fleet {
         let nats = NatsServer::start_version(options.nats).await?;
         let mut tokens = BTreeMap::new();
         let mut entries = String::new();
-        for tenant in TENANTS {
-            let (token, entry) = config::token(tenant)?;
+        for tenant in TENANTS.into_iter().chain([OPERATOR]) {
+            let (token, entry) = config::token(tenant, tenant == OPERATOR)?;
             tokens.insert(tenant, token);
             entries.push_str(&entry);
         }

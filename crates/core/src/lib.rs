@@ -5,6 +5,7 @@
 //! [`mod@unit`], then the small types.
 
 mod class;
+mod cost;
 mod digest;
 mod guard;
 mod id;
@@ -18,6 +19,7 @@ mod unit;
 mod verdict;
 
 pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
+pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
 pub use record::{

@@ -215,31 +215,25 @@ pub fn standing(
     }
 }
 
-/// A unit that follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// It waits for its turn among all tenants.
-    Intake(WorkUnit),
-    /// It goes to the workers at once.
-    Work(WorkUnit),
-}
-
-/// What follows a unit whose outcome is in the record; queueing it again changes nothing. Whoever finds the last chunk
-/// done queues the decode.
+/// What follows a unit whose outcome is in the record, each to wait for its turn with what it is expected to take; queueing
+/// it again changes nothing. Whoever finds the last chunk done queues the decode.
 #[must_use]
-pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<Next> {
+pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
     if record.frames.is_none() || unit.stage == Stage::Decode {
         return Vec::new();
     }
     if record.chunks.all_done() {
-        return vec![Next::Work(unit.at(Stage::Decode, 0))];
+        return vec![unit.at(Stage::Decode, 0, record.cost)];
     }
     if unit.stage == Stage::Encode {
         return Vec::new();
     }
     let open = (0..record.chunks.total).filter(|chunk| !record.chunks.is_done(*chunk));
-    open.map(|chunk| Next::Intake(unit.at(Stage::Encode, chunk)))
-        .collect()
+    open.map(|chunk| {
+        let cost = record.cost.of_chunk(chunk, record.chunks.total);
+        unit.at(Stage::Encode, chunk, cost)
+    })
+    .collect()
 }
 
 /// The first unit of a job that is accepted and may not be queued yet; none when it has moved on.
@@ -253,6 +247,7 @@ pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
         unit: 0,
         epoch: record.epoch,
         expires: record.expires,
+        cost: record.cost,
     })
 }
 

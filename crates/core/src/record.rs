@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::guard::Guard;
-use crate::{Class, Digest, Failure, PoolName, Stage, TaskKind};
+use crate::{Class, Cost, Digest, Failure, PoolName, Stage, TaskKind};
 
 /// Most encode chunks a job can have: one bit each in the record.
 pub const CHUNKS_MAX: u32 = 32;
@@ -166,6 +166,8 @@ pub struct JobRecord {
     pub pool: PoolName,
     /// The class it is served in.
     pub class: Class,
+    /// The class that was asked for: above `class` when its tenant's budget of STAT jobs was used up.
+    pub class_asked: Class,
     /// What it does.
     pub task: TaskKind,
     /// Images declared.
@@ -190,6 +192,8 @@ pub struct JobRecord {
     pub model: String,
     /// When everything that was stored for it was erased: the record is then the tombstone.
     pub erased: Option<UnixMillis>,
+    /// What it is expected to take.
+    pub cost: Cost,
 }
 
 /// A wish to change a record.
@@ -213,6 +217,8 @@ pub enum Move {
         frames: Digest,
         /// Chunks to encode, 0 for a job without images.
         chunks: u32,
+        /// Frames in all chunks together: corrects what the job is expected to take.
+        frame_count: u32,
     },
     /// The tokens of a chunk are durable.
     ChunkEncoded {
@@ -310,7 +316,14 @@ impl JobRecord {
                 let starts = next.starts.of(*stage);
                 *starts = starts.saturating_sub(1);
             }
-            Move::Preprocessed { frames, chunks } => next.preprocessed(*frames, *chunks, now)?,
+            Move::Preprocessed {
+                frames,
+                chunks,
+                frame_count,
+            } => {
+                next.preprocessed(*frames, *chunks, now)?;
+                next.cost = next.cost.with_frames(*frame_count);
+            }
             Move::ChunkEncoded { chunk } => next.chunk_encoded(*chunk, now)?,
             Move::Complete { attempt, result } => {
                 if Guard::Fence.acts(self.state != JobState::Decoding) {

@@ -121,7 +121,7 @@ pub struct TlsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamBytes {
-    /// Units that wait for release, for each of the stages that are released.
+    /// Units that wait for release, for each stage.
     pub intake: ByteSize,
     /// Released units, for each stage.
     pub work: ByteSize,
@@ -133,7 +133,7 @@ pub struct StreamBytes {
     pub dead: ByteSize,
     /// Audit entries.
     pub audit: ByteSize,
-    /// Uploads, pending accepts and leases, each.
+    /// Uploads, pending accepts, leases and pauses, each.
     pub small: ByteSize,
     /// Blobs, where they are kept in the queue's object store, for each bucket.
     pub objects: ByteSize,

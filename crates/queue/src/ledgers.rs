@@ -1,10 +1,10 @@
-//! The small ledgers beside the records: accepts to sweep, uploads, dead letters, audit.
+//! The small ledgers beside the records: accepts to sweep, uploads, dead letters, audit, pauses.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{JobKey, TenantId, UploadId};
-use medfleet_proto::work::v1::{AuditEntry, DeadLetter, UploadRecord};
+use medfleet_core::{Class, JobKey, TenantId, UnixMillis, UploadId};
+use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord};
 
 use crate::api::{Operation, Which, code, is_code, once, repeatable};
 use crate::wire::{decode, encode, unit_from_wire};
@@ -184,4 +184,81 @@ impl Queue {
             .await
             .map(|_| ())
     }
+
+    /// Holds work back: that of a tenant, of a class, or of one class of one tenant. One that is held back stays so.
+    ///
+    /// # Errors
+    /// Transient ones: put again.
+    pub async fn put_pause(&self, pause: &Pause) -> Result<()> {
+        let record = PauseRecord {
+            tenant: pause
+                .tenant
+                .as_ref()
+                .map_or_else(String::new, TenantId::to_string),
+            class: pause
+                .class
+                .map_or_else(String::new, |class| class.to_string()),
+            actor: pause.actor.clone(),
+            time_unix_millis: pause.at.0,
+        };
+        let key = subject::pause_key(pause.tenant.as_ref(), pause.class);
+        self.pauses.create(&key, encode(&record)).await.map(drop)
+    }
+
+    /// Lets it go on; what is not held back is fine.
+    ///
+    /// # Errors
+    /// Transient ones: remove again.
+    pub async fn remove_pause(
+        &self,
+        tenant: Option<&TenantId>,
+        class: Option<Class>,
+    ) -> Result<()> {
+        self.pauses.remove(&subject::pause_key(tenant, class)).await
+    }
+
+    /// Everything that is held back, in order of tenant and class.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`]: a pause that cannot be read must not count as none.
+    pub async fn pauses(&self) -> Result<Vec<Pause>> {
+        let bad = |field| QueueError::Malformed {
+            what: "a pause",
+            reason: field,
+        };
+        let keys = self.pauses.keys("*.*").await?;
+        let mut entries = self.pauses.get_many(&keys).await?;
+        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let pauses = entries.into_iter().map(|entry| {
+            let record: PauseRecord = decode("a pause", entry.value)?;
+            let tenant = match record.tenant.as_str() {
+                "" => None,
+                tenant => Some(TenantId::new(tenant).map_err(|_| bad("tenant"))?),
+            };
+            let class = match record.class.as_str() {
+                "" => None,
+                class => Some(class.parse().map_err(|_| bad("class"))?),
+            };
+            Ok(Pause {
+                tenant,
+                class,
+                actor: record.actor,
+                at: UnixMillis(record.time_unix_millis),
+            })
+        });
+        pauses.collect()
+    }
+}
+
+/// Work that an operator holds back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Whose; every tenant's without.
+    pub tenant: Option<TenantId>,
+    /// Of which class; of every class without.
+    pub class: Option<Class>,
+    /// Name of the token that paused it.
+    pub actor: String,
+    /// When.
+    pub at: UnixMillis,
 }

@@ -5,7 +5,7 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `server`.
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `slots`, `lease`, `objects`, `server`.
 
 mod ack;
 mod api;
@@ -23,6 +23,7 @@ mod objects;
 mod puller;
 mod records;
 pub mod server;
+mod slots;
 mod streams;
 mod subject;
 pub mod wire;
@@ -42,9 +43,11 @@ pub use connect::OLDEST_SERVER;
 pub use delivery::{Delivery, dead_letter};
 pub use error::{ConnectError, QueueError};
 pub use lease::Lease;
+pub use ledgers::Pause;
 pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
+pub use slots::{SLOTS_EVERY, SLOTS_FOR, Slots, SlotsTeller};
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 
 /// What an operation of the queue returns.
@@ -68,6 +71,7 @@ pub struct Queue {
     pending: Bucket,
     uploads: Bucket,
     leases: Bucket,
+    pauses: Bucket,
 }
 
 impl fmt::Debug for Queue {
@@ -91,6 +95,7 @@ impl Queue {
             pending: Bucket::new(api.clone(), subject::PENDING),
             uploads: Bucket::new(api.clone(), subject::UPLOADS),
             leases: Bucket::new(api.clone(), subject::LEASES),
+            pauses: Bucket::new(api.clone(), subject::PAUSES),
             api,
             config: Arc::new(config.clone()),
             clock,

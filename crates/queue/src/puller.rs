@@ -18,6 +18,9 @@ use crate::{Queue, QueueError, Result, subject};
 const IDLE: Duration = Duration::from_secs(1);
 /// How long one pull may stay unanswered. A later answer is still taken.
 const ANSWER: Duration = Duration::from_secs(2);
+/// One unit in so many is looked for in the other direction below STAT, so that a released unit of a lower class is taken at
+/// last however many of the higher ones come.
+const LOWEST_FIRST_EVERY: u64 = 16;
 /// First and longest pause after trouble.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -37,6 +40,8 @@ pub struct Puller {
     /// The pull under way: an index into `pulls`, its serial number, its end.
     asked: Option<Asked>,
     serial: u64,
+    /// Units taken so far.
+    taken: u64,
     pause: Duration,
 }
 
@@ -86,6 +91,7 @@ impl Queue {
             due: EVERY,
             asked: None,
             serial: 0,
+            taken: 0,
             pause: PAUSE.0,
         }
     }
@@ -157,16 +163,17 @@ impl Puller {
         if let Some(message) = self.arrived() {
             return Ok(Some(message));
         }
+        let order = order(self.taken);
         let first = match self.asked {
-            Some(asked) => asked.class,
+            Some(asked) => order.iter().position(|class| *class == asked.class),
             None => {
                 if self.due == EVERY {
                     self.forget_hints();
                 }
-                0
+                None
             }
         };
-        for class in first..self.pulls.len() {
+        for class in order.into_iter().skip(first.unwrap_or(0)) {
             if !self.due[class] {
                 continue;
             }
@@ -179,6 +186,7 @@ impl Puller {
             match answer {
                 Answer::Unit(message) => {
                     self.due = EVERY;
+                    self.taken += 1;
                     return Ok(Some(message));
                 }
                 Answer::Empty => {}
@@ -317,6 +325,14 @@ impl Puller {
             Ok(None) => self.wires = None,
             Err(_) => {}
         }
+    }
+}
+
+/// The classes in the order in which the next unit is looked for; it changes only when a unit was taken.
+fn order(taken: u64) -> [usize; Class::ALL.len()] {
+    match taken % LOWEST_FIRST_EVERY {
+        last if last == LOWEST_FIRST_EVERY - 1 => [0, 3, 2, 1],
+        _ => [0, 1, 2, 3],
     }
 }
 

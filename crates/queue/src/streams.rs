@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::stream_of;
 use crate::subject::{
-    AUDIT, DEAD, EVENTS, JOBS, LEASES, PENDING, UPLOADS, durable, intake_stream, work_filter,
-    work_stream,
+    AUDIT, DEAD, EVENTS, JOBS, LEASES, PAUSES, PENDING, UPLOADS, durable, intake_stream,
+    work_filter, work_stream,
 };
 use crate::{QueueConfig, QueueError, Result};
 
@@ -78,13 +78,15 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         bucket(PENDING, bytes.small.get(), config.record_retention.get()),
         bucket(UPLOADS, bytes.small.get(), config.upload_ttl.get()),
         bucket(LEASES, bytes.small.get(), config.lease_ttl.get()),
+        bucket(PAUSES, bytes.small.get(), Duration::ZERO),
     ];
-    all.extend(Stage::ALL.iter().filter_map(|stage| {
-        let name = intake_stream(*stage)?;
-        Some(Stream {
-            messages_max: config.intake_messages_max,
-            ..base(name, &format!("intake.{stage}.>"), bytes.intake.get())
-        })
+    all.extend(Stage::ALL.iter().map(|stage| Stream {
+        messages_max: config.intake_messages_max,
+        ..base(
+            intake_stream(*stage),
+            &format!("intake.{stage}.>"),
+            bytes.intake.get(),
+        )
     }));
     all.extend(Stage::ALL.iter().map(|stage| Stream {
         is_work_queue: true,
@@ -249,13 +251,15 @@ mod tests {
         assert_eq!(
             unlimited_in_time,
             [
+                "KV_PAUSES",
                 "INTAKE_PREPROCESS",
                 "INTAKE_ENCODE",
+                "INTAKE_DECODE",
                 "WORK_PREPROCESS",
                 "WORK_ENCODE",
                 "WORK_DECODE"
             ],
-            "accepted work never ages away"
+            "accepted work never ages away, nor does a pause"
         );
     }
 }

@@ -19,15 +19,16 @@ pub(crate) const PENDING: &str = "PENDING";
 pub(crate) const UPLOADS: &str = "UPLOADS";
 /// Bucket of the leader leases.
 pub(crate) const LEASES: &str = "LEASES";
+/// Bucket of the work that operators hold back.
+pub(crate) const PAUSES: &str = "PAUSES";
 
 /// The stream where a stage's units wait for release. Each stage has its own, so that a flood of accepted jobs never
-/// takes the room that the chunks of the jobs under way need to move on. Decode units are released by the last encode
-/// worker and wait nowhere.
-pub(crate) const fn intake_stream(stage: Stage) -> Option<&'static str> {
+/// takes the room that the chunks and texts of the jobs under way need to move on.
+pub(crate) const fn intake_stream(stage: Stage) -> &'static str {
     match stage {
-        Stage::Preprocess => Some("INTAKE_PREPROCESS"),
-        Stage::Encode => Some("INTAKE_ENCODE"),
-        Stage::Decode => None,
+        Stage::Preprocess => "INTAKE_PREPROCESS",
+        Stage::Encode => "INTAKE_ENCODE",
+        Stage::Decode => "INTAKE_DECODE",
     }
 }
 
@@ -71,6 +72,24 @@ pub(crate) fn durable(pool: &PoolName, class: Class) -> String {
 /// The hint that a unit was released; its payload is the unit's class.
 pub(crate) fn ready(stage: Stage, pool: &PoolName) -> String {
     format!("ready.{stage}.{pool}")
+}
+
+/// What a worker process says of its slots, on core NATS.
+pub(crate) fn slots(stage: Stage, pool: &PoolName) -> String {
+    format!("slots.{stage}.{pool}")
+}
+
+/// Stage and pool of such a hint.
+pub(crate) fn lane_of_slots(subject: &str) -> Option<(Stage, PoolName)> {
+    let mut tokens = subject.split('.').skip(1);
+    let stage = tokens.next()?.parse().ok()?;
+    Some((stage, PoolName::new(tokens.next()?).ok()?))
+}
+
+/// The key of a pause: `_` stands for every tenant or every class, and is no tenant's name.
+pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> String {
+    let tenant = tenant.map_or("_", TenantId::as_str);
+    format!("{tenant}.{}", class.map_or("_", Class::as_str))
 }
 
 /// What tells an event from every other event of its job; two equal ones are the same event.
@@ -199,6 +218,17 @@ mod tests {
             "1-decoding-4",
         );
         check(|r| r.state = JobState::Completed, "0-completed");
+    }
+
+    #[test]
+    fn hints_and_pauses_have_names() {
+        let unit = samples::unit(Stage::Encode, 3);
+        let hint = slots(Stage::Decode, &unit.pool);
+        assert_eq!(lane_of_slots(&hint), Some((Stage::Decode, unit.pool)));
+        assert_eq!(lane_of_slots("slots.decode"), None);
+        let tenant = unit.key.tenant;
+        assert_eq!(pause_key(Some(&tenant), None), "st-mary._");
+        assert_eq!(pause_key(None, Some(Class::Bulk)), "_.bulk");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use medfleet_core::{
-    Chunks, Class, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState, PoolName,
-    Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState,
+    PoolName, Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as work;
@@ -51,6 +51,17 @@ pub fn state_from_wire(state: i32) -> Option<JobState> {
         .iter()
         .copied()
         .find(|known| state_to_wire(*known) as i32 == state)
+}
+
+/// The class's number in the public API.
+#[must_use]
+pub const fn class_to_wire(class: Class) -> v1::Class {
+    match class {
+        Class::Stat => v1::Class::Stat,
+        Class::Urgent => v1::Class::Urgent,
+        Class::Routine => v1::Class::Routine,
+        Class::Bulk => v1::Class::Bulk,
+    }
 }
 
 /// The reason's number on the wire.
@@ -122,7 +133,32 @@ pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
         unit: unit.unit,
         stage: unit.stage.to_string(),
         expire_unix_millis: unit.expires.0,
+        cost: Some(cost_to_wire(&unit.cost)),
     }
+}
+
+/// A cost as it travels.
+#[must_use]
+pub const fn cost_to_wire(cost: &Cost) -> work::Cost {
+    work::Cost {
+        preprocess_millis: cost.preprocess_millis,
+        frames: cost.frames,
+        encode_millis_per_frame: cost.encode_millis_per_frame,
+        decode_millis_per_frame: cost.decode_millis_per_frame,
+        decode_millis: cost.decode_millis,
+    }
+}
+
+/// A cost as it is used; nothing for what was written before there were costs.
+#[must_use]
+pub fn cost_from_wire(cost: Option<&work::Cost>) -> Cost {
+    cost.map_or_else(Cost::default, |cost| Cost {
+        preprocess_millis: cost.preprocess_millis,
+        frames: cost.frames,
+        encode_millis_per_frame: cost.encode_millis_per_frame,
+        decode_millis_per_frame: cost.decode_millis_per_frame,
+        decode_millis: cost.decode_millis,
+    })
 }
 
 /// A unit as it is used.
@@ -142,6 +178,7 @@ pub fn unit_from_wire(unit: &work::WorkUnit) -> Result<WorkUnit> {
         unit: unit.unit,
         epoch: unit.epoch,
         expires: UnixMillis(unit.expire_unix_millis),
+        cost: cost_from_wire(unit.cost.as_ref()),
     })
 }
 
@@ -204,6 +241,11 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
         traceparent: record.traceparent.clone(),
         model: record.model.clone(),
         erased_unix_millis: time_to_wire(record.erased),
+        cost: Some(cost_to_wire(&record.cost)),
+        class_asked: match record.class_asked {
+            asked if asked == record.class => String::new(),
+            asked => asked.to_string(),
+        },
     };
     let bytes = encode(&message);
     if bytes.len() > RECORD_BYTES_MAX {
@@ -230,6 +272,11 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
         reason: reason_from_wire(wire.failure_reason).unwrap_or(FailureReason::Internal),
         message: wire.failure_message.clone(),
     });
+    let class: Class = wire.class.parse().map_err(|_| bad("class"))?;
+    let class_asked = match wire.class_asked.as_str() {
+        "" => class,
+        asked => asked.parse().map_err(|_| bad("class asked"))?,
+    };
     Ok(JobRecord {
         state: state_from_wire(wire.state).ok_or_else(|| bad("state"))?,
         epoch: wire.epoch,
@@ -244,7 +291,8 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
             done_bitmap: wire.chunks_done_bitmap,
         },
         pool: PoolName::new(wire.pool.as_str()).map_err(|_| bad("pool"))?,
-        class: wire.class.parse().map_err(|_| bad("class"))?,
+        class,
+        class_asked,
         task: task_from_wire(wire.task).ok_or_else(|| bad("task"))?,
         image_count: wire.image_count,
         body: digest_from_wire(&wire.body_digest, "body digest")?
@@ -266,6 +314,7 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
         traceparent: wire.traceparent,
         erased: (wire.erased_unix_millis != 0).then_some(UnixMillis(wire.erased_unix_millis)),
         model: wire.model,
+        cost: cost_from_wire(wire.cost.as_ref()),
     })
 }
 
@@ -283,13 +332,24 @@ pub(crate) fn event_of(record: &JobRecord, now: UnixMillis) -> work::JobEvent {
             times.finished
         }
     };
-    work::JobEvent {
+    let event = work::JobEvent {
         state: state_to_wire(record.state) as i32,
         time_unix_millis: time.unwrap_or(now).0,
         chunks_total: record.chunks.total,
         chunks_done: record.chunks.done(),
         attempt: record.attempt,
         epoch: record.epoch,
+        ..work::JobEvent::default()
+    };
+    if record.state.is_final() {
+        return event;
+    }
+    work::JobEvent {
+        pool: record.pool.to_string(),
+        class: record.class.to_string(),
+        cost: Some(cost_to_wire(&record.cost)),
+        expire_unix_millis: record.expires.0,
+        ..event
     }
 }
 

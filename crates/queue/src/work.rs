@@ -97,7 +97,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Full`] at the limit of waiting units, and transient ones: publish again, at most one is stored.
     pub async fn publish_intake(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
-        let stream = intake_stream(unit.stage)?;
+        let stream = subject::intake_stream(unit.stage);
         self.publish_unit(stream, subject::intake(unit), unit, headers)
             .await
     }
@@ -109,7 +109,7 @@ impl Queue {
     /// When the stream cannot be read at all; later trouble is logged and retried, never yielded. What is yielded as
     /// [`QueueError::Malformed`] is one message that cannot be read.
     pub async fn intake(&self, stage: Stage) -> Result<BoxStream<'static, Result<IntakeEntry>>> {
-        let feed = Feed::open(&self.api, intake_stream(stage)?, Some(1)).await?;
+        let feed = Feed::open(&self.api, subject::intake_stream(stage), Some(1)).await?;
         Ok(feed.stream().map(intake_entry).boxed())
     }
 
@@ -118,7 +118,9 @@ impl Queue {
     /// # Errors
     /// Transient ones: remove again.
     pub async fn remove_intake(&self, stage: Stage, sequence: u64) -> Result<()> {
-        self.api.delete(intake_stream(stage)?, sequence).await
+        self.api
+            .delete(subject::intake_stream(stage), sequence)
+            .await
     }
 
     /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
@@ -221,12 +223,6 @@ impl Queue {
             in_flight: info.num_ack_pending,
         })
     }
-}
-
-fn intake_stream(stage: Stage) -> Result<&'static str> {
-    subject::intake_stream(stage).ok_or(QueueError::Internal {
-        invariant: "units of decode are released by the last encode worker and never wait in intake",
-    })
 }
 
 async fn consumer_info(

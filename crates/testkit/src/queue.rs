@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use medfleet_core::setting::DurationText;
 use medfleet_core::{
-    Chunks, Class, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
-    TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
+    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 use medfleet_queue::{Clock, Queue, QueueConfig};
 
@@ -74,6 +74,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         chunks: Chunks::default(),
         pool: pool(),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: images,
         body: Digest::new([seed; 32]),
@@ -89,6 +90,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         traceparent: String::new(),
         model: "tiny".to_owned(),
         erased: None,
+        cost: cost(),
     };
     (key, record)
 }
@@ -104,5 +106,17 @@ pub fn unit(key: &JobKey, stage: Stage, class: Class, unit: u32) -> WorkUnit {
         unit,
         epoch: 0,
         expires: UnixMillis(i64::MAX),
+        cost: cost(),
+    }
+}
+
+/// What the fixtures are expected to take: one frame, one second a stage.
+const fn cost() -> Cost {
+    Cost {
+        preprocess_millis: 1_000,
+        frames: 1,
+        encode_millis_per_frame: 1_000,
+        decode_millis_per_frame: 0,
+        decode_millis: 1_000,
     }
 }

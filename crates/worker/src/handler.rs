@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use futures::future::{BoxFuture, Shared, join_all};
-use medfleet_core::protocol::{Next, Setback, after_refused, next};
+use medfleet_core::protocol::{Setback, after_refused, next};
 use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
 use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::Clock;
@@ -169,16 +169,13 @@ impl Started {
     }
 }
 
-/// Queues units, all at once; one that is queued already counts as queued.
+/// Lets units wait for their turn, all at once; one that is queued already counts as queued.
 pub(crate) async fn publish(
     queue: &Queue,
-    next: Vec<Next>,
+    next: Vec<WorkUnit>,
     headers: &Headers,
 ) -> Result<(), QueueError> {
-    let published = next.iter().map(async |next| match next {
-        Next::Intake(unit) => queue.publish_intake(unit, headers).await,
-        Next::Work(unit) => queue.publish_work(unit, headers).await,
-    });
+    let published = next.iter().map(|unit| queue.publish_intake(unit, headers));
     for published in join_all(published).await {
         published?;
     }

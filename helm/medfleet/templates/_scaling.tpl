@@ -10,11 +10,12 @@
 medfleet_backlog_{{ .root.Values.autoscaling.metric }}
 {{- end -}}
 
-{{/* Only the dispatcher reports a backlog; the maximum over replicas counts it once also while that changes. */}}
+{{/* Every replica of ingest reports all of the seconds, one that has just started too few: the maximum counts them once. Of
+     the units only the dispatcher knows, and nobody for a moment when it changes: the maximum over a minute bridges that. */}}
 {{- define "medfleet.backlog.query" -}}
 {{- $namespace := "" -}}
 {{- with .root.Values.autoscaling.namespaceLabel -}}{{- $namespace = printf ",%s=%q" . $.root.Release.Namespace -}}{{- end -}}
-sum(max by (class) ({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $namespace }}}))
+sum(max by (class) (max_over_time({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $namespace }}}[1m])))
 {{- end -}}
 
 {{- define "medfleet.externalMetric" -}}

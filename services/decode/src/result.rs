@@ -6,6 +6,7 @@ use medfleet_core::{Digest, JobRecord, UnixMillis};
 use medfleet_engine::{Description, Finish, sentences};
 use medfleet_proto::v1;
 use medfleet_proto::v1::result::Output;
+use medfleet_queue::wire::class_to_wire;
 
 use crate::gather::Gathered;
 use crate::task::Written;
@@ -35,6 +36,7 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     let provenance = provenance(&parts);
     let Parts {
         job,
+        record,
         gathered,
         written,
         ..
@@ -89,6 +91,8 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
             output_tokens: written.output_tokens,
         }),
         output: Some(written.output),
+        class: class_to_wire(record.class).into(),
+        class_asked: class_to_wire(record.class_asked).into(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join3};
-use medfleet_core::{JobId, JobKey, JobRecord, JobState, Move, TenantId, protocol};
+use medfleet_core::{Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, protocol};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Queue, QueueError, Revision};
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::error::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics::Figures;
+use crate::open::OpenJobs;
 use crate::quota::Quotas;
 use crate::study::Study;
 use crate::tokens::Caller;
@@ -51,6 +52,7 @@ pub(crate) struct Acceptor {
     pub(crate) tasks: TaskSet,
     pub(crate) figures: Figures,
     pub(crate) quotas: Quotas,
+    pub(crate) open: OpenJobs,
 }
 
 /// A job that is accepted.
@@ -80,6 +82,7 @@ impl Acceptor {
             };
             self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
+            let study = self.within_budget(&key.tenant, study);
             let accepted = self.create(caller, key.clone(), study).await;
             if accepted.is_err() {
                 self.withdraw(&key).await;
@@ -96,6 +99,7 @@ impl Acceptor {
             None => {
                 self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent).await?;
+                let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, study).await
             }
             // The same bytes need no look at uploads, which may have expired since.
@@ -119,7 +123,18 @@ impl Acceptor {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
+        self.quotas.one_more(tenant, self.open.count(tenant))?;
         self.quotas.job(tenant, inline.sum())
+    }
+
+    /// A STAT job beyond its tenant's budget becomes an urgent one. What it means as a request stays the same.
+    fn within_budget(&self, tenant: &TenantId, mut study: Study) -> Study {
+        let record = &mut study.record;
+        if record.class == Class::Stat && !self.quotas.stat(tenant) {
+            record.class = Class::Urgent;
+            self.figures.stat_demoted.inc();
+        }
+        study
     }
 
     /// Stores everything and creates the record, or meets one that another call has just created.
@@ -273,6 +288,7 @@ impl Acceptor {
             action: action.to_owned(),
             job: key.job.to_string(),
             actor: actor.to_owned(),
+            ..AuditEntry::default()
         };
         self.queue.audit(&key.tenant, &entry).await
     }

@@ -13,7 +13,7 @@ use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::unit::Weights;
+use crate::unit::{Rules, Weights};
 
 /// The configuration of the `medfleet-ingest` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -110,6 +110,9 @@ pub struct Config {
     /// Watching.
     #[serde(default)]
     pub watch: WatchConfig,
+    /// What jobs are expected to take.
+    #[serde(default)]
+    pub cost: CostConfig,
     /// Releasing.
     #[serde(default)]
     pub dispatcher: DispatcherConfig,
@@ -213,6 +216,11 @@ pub struct Quota {
     pub jobs_per_minute: Option<u32>,
     /// Bytes of new uploads, and of inputs within submit requests.
     pub bytes_per_minute: Option<ByteSize>,
+    /// New jobs of class STAT; those beyond it are accepted as urgent, and say so.
+    pub stat_per_minute: Option<u32>,
+    /// Jobs that have not ended. The one quota over all replicas: each knows every open job, but not the accepts under way
+    /// on the others.
+    pub open_jobs_max: Option<u32>,
 }
 
 impl QuotasConfig {
@@ -234,7 +242,9 @@ impl QuotasConfig {
 impl Quota {
     /// Whether it lets anything through at all.
     fn is_open(&self) -> bool {
-        self.jobs_per_minute != Some(0) && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
+        self.jobs_per_minute != Some(0)
+            && self.open_jobs_max != Some(0)
+            && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
     }
 }
 
@@ -344,12 +354,97 @@ impl Default for WatchConfig {
     }
 }
 
+/// What jobs are expected to take: for taking turns by cost, for releasing no more than is done soon, and for the backlog.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CostConfig {
+    /// Slot time by stage, of a pool that is not named below.
+    pub rates: Rates,
+    /// Of single pools, in place of those.
+    pub pools: BTreeMap<String, Rates>,
+    /// Frames that a job of many files is expected to be cut to, until preprocess says how many there are.
+    pub frames_max: u32,
+    /// Tokens that a text is expected to have, where the job allows so many.
+    pub tokens: Tokens,
+}
+
+/// Slot time of one of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rates {
+    /// Of preprocess for a file.
+    pub preprocess_per_file: DurationText,
+    /// Of encode for a frame.
+    pub encode_per_frame: DurationText,
+    /// Of decode for reading a frame's image tokens.
+    pub decode_per_frame: DurationText,
+    /// Of decode for writing a token.
+    pub decode_per_token: DurationText,
+}
+
+/// Tokens of a text by task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "one number for each task of the same name")]
+pub struct Tokens {
+    pub report: u32,
+    pub answer: u32,
+    pub classify: u32,
+    pub localise: u32,
+    pub compare: u32,
+    pub extract: u32,
+}
+
+impl Default for CostConfig {
+    fn default() -> Self {
+        Self {
+            rates: Rates::default(),
+            pools: BTreeMap::new(),
+            frames_max: 85,
+            tokens: Tokens::default(),
+        }
+    }
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            preprocess_per_file: DurationText::from_millis(100),
+            encode_per_frame: DurationText::from_millis(200),
+            decode_per_frame: DurationText::from_millis(50),
+            decode_per_token: DurationText::from_millis(20),
+        }
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            report: 300,
+            answer: 150,
+            classify: 10,
+            localise: 100,
+            compare: 300,
+            extract: 200,
+        }
+    }
+}
+
 /// The dispatcher.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DispatcherConfig {
-    /// Units of one (stage, pool) that may be released and unfinished; the floor of one unit per class comes on top.
+    /// How far ahead of its live slots the work of a (stage, pool) is released, by what it is expected to take. Each slot
+    /// may have one unit in any case, and each class one unit even where there is no slot.
+    pub release_ahead: DurationText,
+    /// Units of one (stage, pool) that may be released and unfinished, whatever they take; the floor of one unit per class
+    /// comes on top.
     pub released_units_max: u64,
+    /// A unit that has waited so long for its release is aged: while a class has such units, its oldest one is the next in
+    /// one of `aged_every` releases, so that no class starves. A single STAT unit still goes first.
+    pub age_after: DurationText,
+    /// See `age_after`.
+    pub aged_every: u32,
     /// What a tenant's turn is worth where tenants compete within a class; 1 for a tenant that is not named.
     pub tenant_weights: BTreeMap<String, u32>,
     /// How often the lease is renewed.
@@ -367,7 +462,10 @@ pub struct DispatcherConfig {
 impl Default for DispatcherConfig {
     fn default() -> Self {
         Self {
-            released_units_max: 64,
+            release_ahead: DurationText::from_secs(2),
+            released_units_max: 1024,
+            age_after: DurationText::from_secs(10 * 60),
+            aged_every: 8,
             tenant_weights: BTreeMap::new(),
             lease_renew: DurationText::from_secs(3),
             recount_every: DurationText::from_secs(1),
@@ -412,11 +510,26 @@ impl Config {
         }
     }
 
+    /// What the dispatcher goes by.
+    ///
+    /// # Errors
+    /// As for the weights.
+    pub(crate) fn rules(&self) -> Result<Rules, ConfigError> {
+        let dispatcher = &self.dispatcher;
+        Ok(Rules {
+            weights: self.weights()?,
+            ahead_millis: dispatcher.release_ahead.as_millis(),
+            released_units_max: dispatcher.released_units_max,
+            age_millis: i64::try_from(dispatcher.age_after.as_millis()).unwrap_or(i64::MAX),
+            aged_every: dispatcher.aged_every,
+        })
+    }
+
     /// The weights of the tenants that have one.
     ///
     /// # Errors
     /// When a key is not a tenant's name or a weight is outside 1 to 1000.
-    pub(crate) fn weights(&self) -> Result<Weights, ConfigError> {
+    fn weights(&self) -> Result<Weights, ConfigError> {
         let weights = self.dispatcher.tenant_weights.iter();
         let weights = weights.map(|(tenant, weight)| {
             let place = format!("ingest.dispatcher.tenant_weights.{tenant}");
@@ -493,6 +606,19 @@ impl Config {
             (
                 self.dispatcher.released_units_max > 0 && self.dispatcher.releases_max > 0,
                 "ingest.dispatcher.released_units_max and releases_max must be at least 1",
+            ),
+            (
+                self.dispatcher.aged_every >= 2,
+                "ingest.dispatcher.aged_every must be at least 2, so that what waits longest is not all that is released",
+            ),
+            (
+                self.cost.pools.keys().all(|pool| {
+                    self.models
+                        .values()
+                        .chain(self.embedders.values())
+                        .any(|known| known == pool)
+                }),
+                "ingest.cost.pools must name pools of ingest.models or ingest.embedders",
             ),
         ];
         for (holds, reason) in relations {

@@ -1,13 +1,16 @@
 //! The border between domain words and the public API's messages; nothing else in this crate names both.
 
 use medfleet_core::{
-    Class, FailureReason, JobId, JobRecord, JobState, TaskKind, UnixMillis, UploadId,
+    Class, FailureReason, JobId, JobRecord, JobState, PoolName, TaskKind, UnixMillis, UploadId,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{self as work, JobEvent, UploadRecord};
+use medfleet_queue::Pause;
+use medfleet_queue::wire::cost_from_wire;
 use prost_types::Timestamp;
 
 use crate::error::Refusal;
+use crate::unit::ledger::Sighting;
 
 /// Collection of job names.
 const JOBS: &str = "jobs/";
@@ -72,6 +75,20 @@ pub(crate) fn dead_letter(sequence: u64, letter: &work::DeadLetter) -> v1::DeadL
     }
 }
 
+/// What is held back, as the API shows it.
+pub(crate) fn pause(pause: &Pause) -> v1::Pause {
+    let of = pause.class.map_or(v1::Class::Unspecified, class);
+    v1::Pause {
+        tenant: pause
+            .tenant
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        class: of.into(),
+        actor: pause.actor.clone(),
+        create_time: Some(timestamp(pause.at)),
+    }
+}
+
 pub(crate) fn timestamp(at: UnixMillis) -> Timestamp {
     let nanos = i32::try_from(at.0.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
     Timestamp {
@@ -114,6 +131,7 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         trace_id: trace_id(&record.traceparent).to_owned(),
         attempt: record.attempt,
         erase_time: record.erased.map(timestamp),
+        class_asked: class(record.class_asked).into(),
     }
 }
 
@@ -129,6 +147,20 @@ pub(crate) fn progress(event: &JobEvent) -> v1::JobProgress {
         chunks_total: event.chunks_total,
         chunks_done: event.chunks_done,
     }
+}
+
+/// What an event says of a job that has not ended; nothing when an older version sent it.
+pub(crate) fn sighting(event: &JobEvent) -> Option<Sighting> {
+    Some(Sighting {
+        epoch: event.epoch,
+        state: state_from(event.state)?,
+        chunks_total: event.chunks_total,
+        chunks_done: event.chunks_done,
+        pool: PoolName::new(event.pool.as_str()).ok()?,
+        class: event.class.parse().ok()?,
+        cost: cost_from_wire(event.cost.as_ref()),
+        expires: UnixMillis(event.expire_unix_millis),
+    })
 }
 
 /// Whether an event's state is final.
@@ -184,7 +216,7 @@ pub(crate) fn state_from(number: i32) -> Option<JobState> {
         .find(|known| i32::from(state(*known)) == number)
 }
 
-const fn class(class: Class) -> v1::Class {
+pub(crate) const fn class(class: Class) -> v1::Class {
     match class {
         Class::Stat => v1::Class::Stat,
         Class::Urgent => v1::Class::Urgent,

@@ -71,6 +71,8 @@ pub(crate) enum Refusal {
     NoToken,
     #[error("the token is not known")]
     WrongToken,
+    #[error("the token is not an operator's: its entry in the tokens file needs `operator = true`")]
+    NotOperator,
     #[error("{}", spelled(.0))]
     Invalid(Vec<Violation>),
     #[error("no such {what}")]
@@ -182,6 +184,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
     match refusal {
         Refusal::NoToken => (Code::Unauthenticated, "TOKEN_MISSING"),
         Refusal::WrongToken => (Code::Unauthenticated, "TOKEN_UNKNOWN"),
+        Refusal::NotOperator => (Code::PermissionDenied, "NOT_OPERATOR"),
         Refusal::Invalid(_) => (Code::InvalidArgument, "INVALID_REQUEST"),
         Refusal::NotFound { .. } => (Code::NotFound, "NOT_FOUND"),
         Refusal::OtherBody => (Code::AlreadyExists, "REQUEST_ID_REUSED"),

@@ -12,6 +12,7 @@ use medfleet_queue::{Queue, QueueError};
 use medfleet_runtime::Shutdown;
 use tokio::sync::{broadcast, mpsc};
 
+use crate::open::OpenJobs;
 use crate::watch::Finished;
 
 /// Pause before a broken subscription is made again.
@@ -41,6 +42,7 @@ pub(crate) struct Topic {
 pub(crate) struct Hub {
     shared: Arc<Mutex<Shared>>,
     signals_max: usize,
+    open: OpenJobs,
 }
 
 #[derive(Debug, Default)]
@@ -72,11 +74,12 @@ impl Drop for Subscription {
 }
 
 impl Hub {
-    /// With room for so many signals per job.
-    pub(crate) fn new(signals_max: usize) -> Self {
+    /// With room for so many signals per job; what it hears of jobs the ledger of open jobs hears too.
+    pub(crate) fn new(signals_max: usize, open: OpenJobs) -> Self {
         Self {
             shared: Arc::default(),
             signals_max,
+            open,
         }
     }
 
@@ -138,7 +141,8 @@ impl Hub {
         self.tell_all_missed();
         while let Some(event) = events.next().await {
             let (key, sequence, event) = event?;
-            self.tell(&key, Signal::Event(sequence, event));
+            self.open.take(&key, &event);
+            self.tell(&key, Signal::Event(sequence, event.clone()));
             if let Some(observer) = &self.lock().observer {
                 // Full or gone: the dispatcher recounts by itself every second.
                 drop(observer.try_send((key, event)));
@@ -181,6 +185,7 @@ impl Hub {
     }
 
     fn tell_all_missed(&self) {
+        self.open.missed();
         for (topic, _) in self.lock().topics.values() {
             // As above.
             drop(topic.signals.send(Signal::Missed));
@@ -208,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_watcher_of_a_job_is_told_and_no_other() {
-        let hub = Hub::new(4);
+        let hub = Hub::new(4, OpenJobs::default());
         let (mut first, mut second, mut other) = (
             hub.subscribe(&key(1)),
             hub.subscribe(&key(1)),
@@ -228,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_watcher_learns_that_it_missed_something() {
-        let hub = Hub::new(2);
+        let hub = Hub::new(2, OpenJobs::default());
         let mut slow = hub.subscribe(&key(1));
         for sequence in 1..=5 {
             hub.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
@@ -241,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_watching_costs_nothing() {
-        let hub = Hub::new(2);
+        let hub = Hub::new(2, OpenJobs::default());
         let first = hub.subscribe(&key(1));
         let second = hub.subscribe(&key(1));
         drop(first);

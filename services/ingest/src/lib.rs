@@ -4,14 +4,15 @@
 //! Never: looks into an image, links the model, answers before JetStream has confirmed, holds a job's state in memory
 //! only, or shows one tenant what another has.
 //!
-//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `erase` and `keeper`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
+//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `dead`, `operator`, `rebuild` (a figure), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
 mod calls;
 pub mod config;
 mod convert;
+mod cost;
 mod dead;
 mod erase;
 mod error;
@@ -19,7 +20,10 @@ mod hub;
 mod keeper;
 mod keys;
 mod metrics;
+mod open;
+mod operator;
 mod quota;
+mod rebuild;
 mod rpc;
 mod server;
 mod stitch;
@@ -49,6 +53,7 @@ use tonic_health::server::HealthReporter;
 
 pub use config::{Config, MainConfig};
 pub use error::Error;
+pub use rebuild::rebuild;
 pub use tokens::{TokenEntry, TokensFile, create_token};
 
 use accept::Acceptor;
@@ -59,8 +64,11 @@ use hub::Hub;
 use keeper::Keeper;
 use keys::Keys;
 use metrics::Figures;
+use open::OpenJobs;
+use operator::Operator;
 use quota::Quotas;
 use rpc::Jobs;
+use server::Served;
 use tokens::Tokens;
 use upload::Uploads;
 use watch::Watching;
@@ -97,12 +105,14 @@ pub struct Deps {
 pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), Error> {
     config.check()?;
     let ready = deps.health.part("ingest");
-    let (pools, weights) = (config.pools()?, config.weights()?);
+    let (pools, rules) = (config.pools()?, config.rules()?);
     let tokens = Tokens::load(&config.tokens).await?;
     deps.queue.ensure(&pools).await?;
     let figures = Figures::new(&deps.metrics);
-    let hub = Hub::new(config.watch.signals_max);
-    let quotas = Quotas::new(config.quotas.clone(), Arc::clone(&deps.clock));
+    let open = OpenJobs::default();
+    let hub = Hub::new(config.watch.signals_max, open.clone());
+    let retry_after = config.limits.retry_after.get();
+    let quotas = Quotas::new(config.quotas.clone(), retry_after, Arc::clone(&deps.clock));
     let config = Arc::new(config);
     let parts = Parts {
         config,
@@ -110,13 +120,17 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         figures,
         quotas,
         hub,
+        open,
         pools,
-        weights,
+        rules,
         shutdown: shutdown.clone(),
     };
-    let (jobs, dead_letters) = (parts.jobs(&deps), parts.dead_letters(&deps));
-    let tls = parts.config.tls.as_ref();
-    let (router, reporter) = server::build(jobs, dead_letters, tls).await?;
+    let served = Served {
+        jobs: parts.jobs(&deps),
+        dead_letters: parts.dead_letters(&deps),
+        operator: parts.operator(&deps),
+    };
+    let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
     parts.start_tasks(&deps);
     let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
     start(&deps.tasks, "queue connection", connection);
@@ -132,8 +146,9 @@ struct Parts {
     figures: Figures,
     quotas: Quotas,
     hub: Hub,
+    open: OpenJobs,
     pools: Vec<PoolName>,
-    weights: unit::Weights,
+    rules: unit::Rules,
     shutdown: Shutdown,
 }
 
@@ -149,6 +164,7 @@ impl Parts {
             tasks: deps.tasks.clone(),
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
+            open: self.open.clone(),
         }
     }
 
@@ -161,6 +177,13 @@ impl Parts {
 
     fn dead_letters(&self, deps: &Deps) -> DeadLetters {
         DeadLetters {
+            calls: self.calls(),
+            acceptor: self.acceptor(deps),
+        }
+    }
+
+    fn operator(&self, deps: &Deps) -> Operator {
+        Operator {
             calls: self.calls(),
             acceptor: self.acceptor(deps),
         }
@@ -228,6 +251,19 @@ impl Parts {
         );
         start(
             &deps.tasks,
+            "open jobs",
+            self.open.clone().follow(queue.clone(), shutdown.clone()),
+        );
+        let figures = self.figures.clone();
+        start(
+            &deps.tasks,
+            "backlog",
+            self.open
+                .clone()
+                .show(self.pools.clone(), figures, shutdown.clone()),
+        );
+        start(
+            &deps.tasks,
             "accept sweep",
             sweep::sweep(self.acceptor(deps), shutdown.clone()),
         );
@@ -241,8 +277,9 @@ impl Parts {
             config: self.config.dispatcher.clone(),
             queue,
             hub: self.hub.clone(),
+            open: self.open.clone(),
             pools: self.pools.clone(),
-            weights: self.weights.clone(),
+            rules: self.rules.clone(),
             clock: Arc::clone(&deps.clock),
             figures: self.figures.clone(),
             shutdown,

@@ -1,6 +1,10 @@
 //! Every metric of ingest, with its unit and label values. Labels are closed sets and the configured pools, never ids.
 
-use medfleet_proto::v1::{dead_letter_service_server, job_service_server};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+use medfleet_core::{Class, PoolName, Stage};
+use medfleet_proto::v1::{dead_letter_service_server, job_service_server, operator_service_server};
 use medfleet_runtime::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -27,6 +31,9 @@ pub(crate) enum Method {
     GetDeadLetter,
     ReplayDeadLetter,
     DiscardDeadLetter,
+    PauseWork,
+    ResumeWork,
+    ListPauses,
 }
 
 impl Method {
@@ -45,6 +52,9 @@ impl Method {
             Self::GetDeadLetter => "GetDeadLetter",
             Self::ReplayDeadLetter => "ReplayDeadLetter",
             Self::DiscardDeadLetter => "DiscardDeadLetter",
+            Self::PauseWork => "PauseWork",
+            Self::ResumeWork => "ResumeWork",
+            Self::ListPauses => "ListPauses",
         }
     }
 
@@ -55,6 +65,9 @@ impl Method {
             | Self::GetDeadLetter
             | Self::ReplayDeadLetter
             | Self::DiscardDeadLetter => dead_letter_service_server::SERVICE_NAME,
+            Self::PauseWork | Self::ResumeWork | Self::ListPauses => {
+                operator_service_server::SERVICE_NAME
+            }
             _ => job_service_server::SERVICE_NAME,
         }
     }
@@ -84,6 +97,7 @@ pub(crate) struct Figures {
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabels, Histogram>,
     backlog_units: Family<BacklogLabels, Gauge>,
+    backlog_seconds: Family<BacklogLabels, Gauge<f64, AtomicU64>>,
     /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
@@ -92,6 +106,8 @@ pub(crate) struct Figures {
     pub(crate) watch_resyncs: Counter,
     /// Jobs accepted.
     pub(crate) accepted: Counter,
+    /// STAT jobs accepted as urgent, beyond their tenant's budget.
+    pub(crate) stat_demoted: Counter,
     /// Units released to the stages.
     pub(crate) released: Counter,
     /// Accepts finished by the sweep.
@@ -122,10 +138,12 @@ impl Figures {
                 Histogram::new(exponential_buckets(0.001, 2.0, 17))
             }),
             backlog_units: Family::default(),
+            backlog_seconds: Family::default(),
             watches: Gauge::default(),
             uploads: Gauge::default(),
             watch_resyncs: Counter::default(),
             accepted: Counter::default(),
+            stat_demoted: Counter::default(),
             released: Counter::default(),
             swept: Counter::default(),
             expired: Counter::default(),
@@ -143,11 +161,15 @@ impl Figures {
             registry.register_with_unit("ingest_call", help, Unit::Seconds, f.call_seconds.clone());
             let help = "Units held in the intake, or released and unfinished; only the dispatcher reports them";
             registry.register("backlog_units", help, f.backlog_units.clone());
+            let help = "Slot time that accepted jobs still are at a stage, held, released or not yet come to it; every replica reports all";
+            registry.register_with_unit("backlog", help, Unit::Seconds, f.backlog_seconds.clone());
             registry.register("ingest_watches", "Watches now", f.watches.clone());
             registry.register("ingest_uploads", "Uploads in progress", f.uploads.clone());
             let help = "Watches that started over from durable state because they were slow";
             registry.register("ingest_watch_resyncs", help, f.watch_resyncs.clone());
             registry.register("ingest_accepted", "Jobs accepted", f.accepted.clone());
+            let help = "STAT jobs accepted as urgent, beyond their tenant's budget";
+            registry.register("ingest_stat_demoted", help, f.stat_demoted.clone());
             registry.register("ingest_released", "Units released to the stages", f.released.clone());
             registry.register("ingest_swept", "Accepts finished by the sweep", f.swept.clone());
             registry.register("ingest_expired", "Jobs past their time to live", f.expired.clone());
@@ -190,6 +212,19 @@ impl Figures {
             };
             let units = i64::try_from(*units).unwrap_or(i64::MAX);
             self.backlog_units.get_or_create(&labels).set(units);
+        }
+    }
+
+    /// Shows what the open jobs still are, in milliseconds, by stage, pool and class.
+    pub(crate) fn show_backlog_seconds(&self, backlog: &BTreeMap<(Stage, PoolName, Class), u64>) {
+        for ((stage, pool, class), millis) in backlog {
+            let labels = BacklogLabels {
+                stage: stage.as_str(),
+                pool: pool.to_string(),
+                class: class.as_str(),
+            };
+            let seconds = *millis as f64 / 1000.0;
+            self.backlog_seconds.get_or_create(&labels).set(seconds);
         }
     }
 

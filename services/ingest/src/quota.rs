@@ -1,5 +1,5 @@
 //! What one tenant may send in a minute, so that no neighbour can fill the fleet. Counted by each replica for itself: with N
-//! of them behind one address a tenant may send up to N times as much.
+//! of them behind one address a tenant may send up to N times as much. Open jobs are counted over all replicas.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     config: Arc<QuotasConfig>,
+    /// What a tenant is told to wait that has as many open jobs as it may have.
+    retry_after: Duration,
     clock: Arc<dyn Clock>,
     spent: Arc<Mutex<HashMap<TenantId, Spent>>>,
 }
@@ -25,6 +27,7 @@ pub(crate) struct Quotas {
 #[derive(Debug, Default)]
 struct Spent {
     jobs: Bucket,
+    stat: Bucket,
     bytes: Bucket,
 }
 
@@ -64,9 +67,10 @@ struct Charge {
 }
 
 impl Quotas {
-    pub(crate) fn new(config: QuotasConfig, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: QuotasConfig, retry_after: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             config: Arc::new(config),
+            retry_after,
             clock,
             spent: Arc::default(),
         }
@@ -82,6 +86,28 @@ impl Quotas {
             most: quota.jobs_per_minute.map(u64::from),
         };
         self.charge(tenant, &[job, of_bytes(quota, bytes)])
+    }
+
+    /// Counts a job of class STAT; false when it is more than its tenant's budget.
+    pub(crate) fn stat(&self, tenant: &TenantId) -> bool {
+        let job = Charge {
+            bucket: |spent| &mut spent.stat,
+            what: "STAT jobs a minute",
+            amount: 1,
+            most: self.of(tenant).stat_per_minute.map(u64::from),
+        };
+        self.of(tenant).stat_per_minute != Some(0) && self.charge(tenant, &[job]).is_ok()
+    }
+
+    /// Whether a tenant with so many open jobs may have one more.
+    pub(crate) fn one_more(&self, tenant: &TenantId, open: u64) -> Result<(), Refusal> {
+        match self.of(tenant).open_jobs_max {
+            Some(most) if open >= u64::from(most) => Err(Refusal::Quota {
+                what: "open jobs",
+                retry_after: self.retry_after,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Counts bytes of a new upload.
@@ -175,25 +201,63 @@ mod tests {
         assert_eq!(add(&mut bucket, 1, back + 1_000), Ok(()));
     }
 
-    #[test]
-    fn a_refused_job_costs_no_bytes() {
-        #[derive(Debug)]
-        struct Still;
-        impl Clock for Still {
-            fn now(&self) -> UnixMillis {
-                UnixMillis(MINUTE)
-            }
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> UnixMillis {
+            UnixMillis(MINUTE)
         }
-        let quota = Quota {
-            jobs_per_minute: Some(1),
-            bytes_per_minute: Some(medfleet_core::setting::ByteSize::from_bytes(100)),
-        };
+    }
+
+    /// The quotas of one tenant, while time stands still.
+    fn still(quota: Quota) -> (Quotas, TenantId) {
         let config = QuotasConfig {
             default: quota,
             ..QuotasConfig::default()
         };
-        let quotas = Quotas::new(config, Arc::new(Still));
-        let tenant = TenantId::new("st-mary").expect("a tenant");
+        let quotas = Quotas::new(config, Duration::from_secs(5), Arc::new(Still));
+        (quotas, TenantId::new("st-mary").expect("a tenant"))
+    }
+
+    #[test]
+    fn stat_jobs_have_a_budget() {
+        let check = |budget, expected: [bool; 3]| {
+            let (quotas, tenant) = still(Quota {
+                stat_per_minute: budget,
+                ..Quota::default()
+            });
+            assert_eq!([(); 3].map(|()| quotas.stat(&tenant)), expected);
+        };
+        check(None, [true; 3]);
+        check(Some(2), [true, true, false]);
+        check(Some(0), [false; 3]);
+    }
+
+    #[test]
+    fn open_jobs_have_a_limit() {
+        let (quotas, tenant) = still(Quota {
+            open_jobs_max: Some(2),
+            ..Quota::default()
+        });
+        assert!(quotas.one_more(&tenant, 1).is_ok());
+        let refused = quotas.one_more(&tenant, 2);
+        assert!(matches!(
+            refused,
+            Err(Refusal::Quota {
+                what: "open jobs",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_refused_job_costs_no_bytes() {
+        let (quotas, tenant) = still(Quota {
+            jobs_per_minute: Some(1),
+            bytes_per_minute: Some(medfleet_core::setting::ByteSize::from_bytes(100)),
+            ..Quota::default()
+        });
         assert!(quotas.job(&tenant, 40).is_ok());
         for _ in 0..5 {
             let refused = quotas.job(&tenant, 40);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use medfleet_proto::FILE_DESCRIPTOR_SET;
 use medfleet_proto::v1::dead_letter_service_server::{self, DeadLetterServiceServer};
 use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
+use medfleet_proto::v1::operator_service_server::{self, OperatorServiceServer};
 use tokio::net::TcpListener;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -16,6 +17,7 @@ use tonic_health::server::HealthReporter;
 use crate::Error;
 use crate::config::TlsConfig;
 use crate::dead::DeadLetters;
+use crate::operator::Operator;
 use crate::rpc::Jobs;
 
 /// Largest message taken: 3 MiB of content, the texts, and room for names.
@@ -27,10 +29,16 @@ const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
 /// Calls on one connection at a time; thousands of watches share one.
 const STREAMS_MAX: u32 = 10_000;
 
+/// The services that are served.
+pub(crate) struct Served {
+    pub(crate) jobs: Jobs,
+    pub(crate) dead_letters: DeadLetters,
+    pub(crate) operator: Operator,
+}
+
 /// The server with everything it serves.
 pub(crate) async fn build(
-    jobs: Jobs,
-    dead_letters: DeadLetters,
+    served: Served,
     tls: Option<&TlsConfig>,
 ) -> Result<(Router, HealthReporter), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -41,6 +49,7 @@ pub(crate) async fn build(
         // The descriptors also hold the fleet's internal services, which are not served here.
         .with_service_name(job_service_server::SERVICE_NAME)
         .with_service_name(dead_letter_service_server::SERVICE_NAME)
+        .with_service_name(operator_service_server::SERVICE_NAME)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
     let mut server = Server::builder()
@@ -51,12 +60,13 @@ pub(crate) async fn build(
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls).await?)?;
     }
-    let jobs = JobServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let jobs = JobServiceServer::new(served.jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let router = server
         .add_service(health)
         .add_service(reflection)
         .add_service(jobs)
-        .add_service(DeadLetterServiceServer::new(dead_letters));
+        .add_service(DeadLetterServiceServer::new(served.dead_letters))
+        .add_service(OperatorServiceServer::new(served.operator));
     Ok((router, reporter))
 }
 

@@ -11,6 +11,7 @@ use prost::Message;
 use tracing::Span;
 
 use crate::accept::{Acceptor, TRACEPARENT, UPLOAD_GONE};
+use crate::cost;
 use crate::error::Refusal;
 use crate::keys::SentHalf;
 use crate::validate::{Plan, Source};
@@ -101,6 +102,13 @@ impl Acceptor {
         let now = self.clock.now();
         let headers = telemetry::inject(&Span::current());
         let traceparent = headers.into_iter().find(|(name, _)| name == TRACEPARENT);
+        let cost = cost::estimate(
+            &self.config.cost,
+            &plan.pool,
+            plan.kind,
+            image_count,
+            &plan.decoding,
+        );
         JobRecord {
             state: JobState::Accepted,
             epoch: 0,
@@ -109,6 +117,7 @@ impl Acceptor {
             chunks: Chunks::default(),
             pool: plan.pool,
             class: plan.class,
+            class_asked: plan.class,
             task: plan.kind,
             image_count,
             body,
@@ -125,6 +134,7 @@ impl Acceptor {
             traceparent: traceparent.map(|(_, value)| value).unwrap_or_default(),
             model: plan.model,
             erased: None,
+            cost,
         }
     }
 

@@ -77,6 +77,9 @@ pub struct TokenEntry {
     pub tenant: String,
     /// SHA-256 of the token's text, 64 hexadecimal digits.
     pub sha256: String,
+    /// Whether it may also do what operators do, such as holding other tenants' work back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub operator: bool,
 }
 
 /// A new random token for a tenant: the text for the client, and the entry for the file. The text is stored nowhere.
@@ -90,6 +93,7 @@ pub fn create_token(name: &str, tenant: &TenantId, random: &dyn Random) -> (Secr
         name: name.to_owned(),
         tenant: tenant.to_string(),
         sha256,
+        operator: false,
     };
     (Secret::new(token), entry)
 }
@@ -110,6 +114,8 @@ pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
     /// Name of the token, for the audit stream.
     pub(crate) actor: String,
+    /// Whether the token is an operator's.
+    pub(crate) is_operator: bool,
 }
 
 #[derive(Debug)]
@@ -251,6 +257,7 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
             caller: Caller {
                 tenant,
                 actor: entry.name.clone(),
+                is_operator: entry.operator,
             },
         })
     });

@@ -1,23 +1,45 @@
-//! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order; within a class the
-//! tenants take turns ([`share`]).
-//! Per (stage, pool) the released but unfinished units stay below a limit; one unit of each class may always be out,
-//! so that a pool without any worker still shows its backlog and can be scaled up from zero.
+//! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order, but for what waits too
+//! long ([`lane`]); within a class the tenants take turns by cost ([`share`]).
+//! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon ([`slots`]); one unit
+//! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
 
+mod lane;
+pub(crate) mod ledger;
+mod pauses;
 mod share;
+mod slots;
 
 use std::collections::{BTreeMap, HashMap};
 
 use medfleet_core::{Class, JobKey, PoolName, Stage, UnixMillis, WorkUnit};
 use medfleet_queue::{Headers, IntakeEntry, Outstanding};
 
+use lane::Lane;
+pub(crate) use pauses::Pauses;
+use share::Rank;
 pub(crate) use share::Weights;
-use share::{Rank, Waiting};
+pub(crate) use slots::Tally;
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
 /// Where released units are counted together.
 pub(crate) type LaneKey = (Stage, PoolName);
+
+/// What an operator has decided about releasing.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// What each tenant's turn is worth.
+    pub(crate) weights: Weights,
+    /// How far ahead of its slots the work of a (stage, pool) is released.
+    pub(crate) ahead_millis: u64,
+    /// Units of a (stage, pool) that may be out, whatever they cost.
+    pub(crate) released_units_max: u64,
+    /// A unit that has waited so long is aged.
+    pub(crate) age_millis: i64,
+    /// While a class has aged units, one of so many releases is its oldest.
+    pub(crate) aged_every: u32,
+}
 
 /// A unit that waits in the intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,15 +84,6 @@ impl From<IntakeEntry> for Held {
     }
 }
 
-/// Units of one (stage, pool) by class.
-#[derive(Debug, Default)]
-struct Lane {
-    held: [Waiting; CLASSES],
-    released: [u64; CLASSES],
-    /// Until the next recount nothing is released here: the last try failed.
-    paused: bool,
-}
-
 /// The units of one (stage, pool, class), for the backlog gauge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backlog {
@@ -83,18 +96,18 @@ pub(crate) struct Backlog {
 /// The intake in memory.
 #[derive(Debug)]
 pub(crate) struct Index {
-    released_max: u64,
-    weights: Weights,
+    rules: Rules,
+    pauses: Pauses,
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
     of_job: HashMap<JobKey, Vec<(LaneKey, Class, Rank)>>,
 }
 
 impl Index {
-    pub(crate) fn new(released_max: u64, weights: Weights) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            released_max,
-            weights,
+            rules,
+            pauses: Pauses::default(),
             lanes: BTreeMap::new(),
             of_job: HashMap::new(),
         }
@@ -108,11 +121,11 @@ impl Index {
     }
 
     /// Takes the units to release now, at most `most`, and counts them as released.
-    pub(crate) fn take(&mut self, most: usize) -> Vec<Held> {
+    pub(crate) fn take(&mut self, most: usize, now: UnixMillis) -> Vec<Held> {
         let mut taken = Vec::new();
         for lane in self.lanes.values_mut() {
             while taken.len() < most {
-                let Some(held) = lane.next(self.released_max, &self.weights) else {
+                let Some(held) = lane.next(&self.rules, &self.pauses, now) else {
                     break;
                 };
                 taken.push(held);
@@ -124,20 +137,17 @@ impl Index {
         taken
     }
 
-    /// Takes a unit back whose release failed, and pauses its (stage, pool) until the next recount.
+    /// Takes a unit back whose release failed, and stops its (stage, pool) until the next recount.
     pub(crate) fn put_back(&mut self, held: Held) {
-        self.uncount(&held);
         self.remember(&held);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
-        lane.paused = true;
-        lane.held[slot(held.unit.class)].put_back(held);
+        lane.put_back(held);
     }
 
     /// A unit that was taken turned out to need no release.
     pub(crate) fn uncount(&mut self, held: &Held) {
         if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
-            let released = &mut lane.released[slot(held.unit.class)];
-            *released = released.saturating_sub(1);
+            lane.uncount(held);
         }
     }
 
@@ -156,14 +166,22 @@ impl Index {
         places.collect()
     }
 
-    /// Replaces what was counted here by what the queue says, and ends the pause.
+    /// Replaces what was counted here by what the queue says, and lets releases go on.
     pub(crate) fn recount(&mut self, key: &LaneKey, outstanding: &Outstanding) {
-        let lane = self.lanes.entry(key.clone()).or_default();
-        for class in Class::ALL {
-            let backlog = outstanding.of(*class);
-            lane.released[slot(*class)] = backlog.waiting + backlog.in_flight;
-        }
-        lane.paused = false;
+        self.lanes
+            .entry(key.clone())
+            .or_default()
+            .recount(outstanding);
+    }
+
+    /// Takes how many units the workers of a (stage, pool) take at a time.
+    pub(crate) fn set_slots(&mut self, key: &LaneKey, slots: u64) {
+        self.lanes.entry(key.clone()).or_default().set_slots(slots);
+    }
+
+    /// Takes what operators hold back now.
+    pub(crate) fn set_pauses(&mut self, pauses: Pauses) {
+        self.pauses = pauses;
     }
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
@@ -171,7 +189,7 @@ impl Index {
         let full = self
             .lanes
             .iter()
-            .filter(|(_, lane)| !lane.paused && lane.is_waiting());
+            .filter(|(_, lane)| lane.is_full(&self.pauses));
         full.map(|(key, _)| key.clone()).collect()
     }
 
@@ -186,7 +204,7 @@ impl Index {
             Class::ALL.iter().map(|class| Backlog {
                 lane: key.clone(),
                 class: *class,
-                units: lane.held[slot(*class)].len() + lane.released[slot(*class)],
+                units: lane.units(*class),
             })
         });
         lanes.collect()
@@ -210,25 +228,6 @@ impl Index {
     }
 }
 
-impl Lane {
-    fn next(&mut self, released_max: u64, weights: &Weights) -> Option<Held> {
-        if self.paused {
-            return None;
-        }
-        let has_room = self.released.iter().sum::<u64>() < released_max;
-        let class = (0..CLASSES).find(|class| {
-            !self.held[*class].is_empty() && (has_room || self.released[*class] == 0)
-        })?;
-        let held = self.held[class].pop(weights)?;
-        self.released[class] += 1;
-        Some(held)
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.held.iter().any(|held| !held.is_empty())
-    }
-}
-
 fn lane_of(unit: &WorkUnit) -> LaneKey {
     (unit.stage, unit.pool.clone())
 }
@@ -238,5 +237,7 @@ const fn slot(class: Class) -> usize {
     class as usize
 }
 
+#[cfg(test)]
+mod fairness;
 #[cfg(test)]
 mod tests;

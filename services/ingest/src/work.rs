@@ -16,7 +16,8 @@ use tracing::Instrument;
 use crate::config::DispatcherConfig;
 use crate::hub::Hub;
 use crate::metrics::Figures;
-use crate::unit::{Held, Place, Weights};
+use crate::open::OpenJobs;
+use crate::unit::{Held, Place, Rules};
 use session::Session;
 
 /// Name of the lease.
@@ -32,9 +33,9 @@ pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
     pub(crate) queue: Queue,
     pub(crate) hub: Hub,
+    pub(crate) open: OpenJobs,
     pub(crate) pools: Vec<PoolName>,
-    /// What each tenant's turn is worth.
-    pub(crate) weights: Weights,
+    pub(crate) rules: Rules,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,

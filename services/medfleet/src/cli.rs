@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, phantom, plan,
+    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, pause, phantom, plan,
     submit, up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
@@ -42,6 +42,12 @@ enum Command {
     List(list::Args),
     /// Work that was given up on: list it, look at it, start its job over, put it away
     Dead(dead::Args),
+    /// Hold back the work of a tenant, a class, or a class of a tenant; an operator's token is needed
+    Pause(pause::Args),
+    /// Let paused work go on
+    Resume(pause::Args),
+    /// List what is paused
+    Pauses(pause::ListArgs),
     /// Run the model alone, without a queue
     Infer(infer::Args),
     /// Run MedSigLIP alone: embeddings of pictures and texts, and how well they fit
@@ -82,6 +88,9 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Erase(args) => erase::run(args),
         Command::List(args) => list::run(args),
         Command::Dead(args) => dead::run(args),
+        Command::Pause(args) => pause::pause(args),
+        Command::Resume(args) => pause::resume(args),
+        Command::Pauses(args) => pause::list(args),
         Command::Infer(args) => infer::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),

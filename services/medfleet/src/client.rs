@@ -13,11 +13,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
-    CancelJobRequest, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest, EraseJobResponse,
-    GetDeadLetterRequest, GetJobRequest, GetResultRequest, Job, JobState, ListDeadLettersRequest,
-    ListDeadLettersResponse, ListJobsRequest, ListJobsResponse, ReplayDeadLetterRequest,
-    Result as Draft, SubmitJobRequest, SubmitJobResponse,
-    dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
+    CancelJobRequest, Class, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest, EraseJobResponse, GetDeadLetterRequest,
+    GetJobRequest, GetResultRequest, Job, JobState, ListDeadLettersRequest,
+    ListDeadLettersResponse, ListJobsRequest, ListJobsResponse, ListPausesRequest, Pause,
+    PauseWorkRequest, ReplayDeadLetterRequest, Result as Draft, ResumeWorkRequest,
+    SubmitJobRequest, SubmitJobResponse, dead_letter_service_client::DeadLetterServiceClient,
+    job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
@@ -40,6 +41,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(10);
 
 type Stub = JobServiceClient<InterceptedService<Channel, Bearer>>;
+type OperatorStub = OperatorServiceClient<InterceptedService<Channel, Bearer>>;
 type LetterStub = DeadLetterServiceClient<InterceptedService<Channel, Bearer>>;
 
 /// A client of one tenant of one fleet.
@@ -47,6 +49,7 @@ type LetterStub = DeadLetterServiceClient<InterceptedService<Channel, Bearer>>;
 pub(crate) struct Client {
     stub: Stub,
     letters: LetterStub,
+    operator: OperatorStub,
     server: String,
     retry: Retry,
 }
@@ -87,7 +90,8 @@ impl Client {
         Ok(Self {
             stub: JobServiceClient::with_interceptor(channel.clone(), bearer.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX),
-            letters: DeadLetterServiceClient::with_interceptor(channel, bearer),
+            letters: DeadLetterServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+            operator: OperatorServiceClient::with_interceptor(channel, bearer),
             server: fleet.server.clone(),
             retry,
         })
@@ -243,6 +247,49 @@ impl Client {
         })
         .await
         .map(drop)
+    }
+
+    /// Holds work back; every tenant's where none is named, every class where none is.
+    pub(crate) async fn pause_work(
+        &self,
+        tenant: &str,
+        class: Class,
+    ) -> Result<Pause, ClientError> {
+        let request = PauseWorkRequest {
+            tenant: tenant.to_owned(),
+            class: class.into(),
+        };
+        let response = self
+            .on(&self.operator, |mut stub| {
+                let request = request.clone();
+                async move { stub.pause_work(request).await }
+            })
+            .await?;
+        response.pause.ok_or(ClientError::Protocol {
+            missing: "PauseWorkResponse.pause",
+        })
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn resume_work(&self, tenant: &str, class: Class) -> Result<(), ClientError> {
+        let request = ResumeWorkRequest {
+            tenant: tenant.to_owned(),
+            class: class.into(),
+        };
+        self.on(&self.operator, |mut stub| {
+            let request = request.clone();
+            async move { stub.resume_work(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Everything that is held back.
+    pub(crate) async fn pauses(&self) -> Result<Vec<Pause>, ClientError> {
+        let response = self.on(&self.operator, |mut stub| async move {
+            stub.list_pauses(ListPausesRequest {}).await
+        });
+        Ok(response.await?.pauses)
     }
 
     async fn call<T, F>(&self, once: impl FnMut(Stub) -> F) -> Result<T, ClientError>

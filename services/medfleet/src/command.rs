@@ -14,6 +14,7 @@ pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
 mod pages;
+pub(crate) mod pause;
 pub(crate) mod phantom;
 mod picture;
 pub(crate) mod plan;

@@ -330,13 +330,14 @@ impl Preprocess {
         Ok(entries)
     }
 
-    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names.
+    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names. What that means
+    /// for the job.
     async fn keep(
         &self,
         started: &Started,
         puts: Puts,
         study: Study,
-    ) -> Result<(Digest, u32), PreprocessError> {
+    ) -> Result<Move, PreprocessError> {
         let key = &started.unit.key;
         let input_digests = study
             .input_digests
@@ -375,7 +376,11 @@ impl Preprocess {
                 reason: "it has no name".to_owned(),
             });
         };
-        Ok((*digest, chunks))
+        Ok(Move::Preprocessed {
+            frames: *digest,
+            chunks,
+            frame_count: count,
+        })
     }
 }
 
@@ -391,10 +396,8 @@ impl Handler for Preprocess {
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
-        let (frames, chunks) = self.keep(started, puts, whole).await?;
-        started
-            .advance(&Move::Preprocessed { frames, chunks })
-            .await?;
+        let step = self.keep(started, puts, whole).await?;
+        started.advance(&step).await?;
         Ok(())
     }
 }

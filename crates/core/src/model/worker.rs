@@ -6,7 +6,7 @@ use super::world::{
     result_digest,
 };
 use crate::protocol::{
-    Change, Next, Setback, Standing, Start, Tried, after_refused, after_start, next,
+    Change, Setback, Standing, Start, Tried, after_refused, after_start, next,
     propose_change, standing, verdict_of_failure, verdict_of_final,
 };
 use crate::{Failure, FailureReason, JobRecord, Move, Stage, Verdict};
@@ -276,6 +276,7 @@ impl Model {
             Stage::Preprocess => Move::Preprocessed {
                 frames: frames_digest(delivery.epoch),
                 chunks: self.scenario.chunks,
+                frame_count: self.scenario.chunks,
             },
             Stage::Encode => Move::ChunkEncoded { chunk: unit.unit },
             Stage::Decode => Move::Complete {
@@ -399,9 +400,7 @@ impl Model {
         let unit = self.unit(&world, delivery.unit, delivery.epoch);
         let units = next(&unit, record)
             .iter()
-            .fold(0, |units, next| match next {
-                Next::Intake(unit) | Next::Work(unit) => units | 1 << self.number(unit),
-            });
+            .fold(0, |units, unit| units | 1 << self.number(unit));
         if units == 0 {
             return self.end(world, at, delivery, End::Done);
         }

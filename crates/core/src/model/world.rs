@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    Chunks, Class, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
     TenantId, Times, UnixMillis, WorkUnit,
 };
 
@@ -282,6 +282,7 @@ impl Model {
             unit,
             epoch: 0,
             expires: UnixMillis(0),
+            cost: Cost::default(),
         };
         Self {
             scenario,
@@ -386,6 +387,7 @@ impl Model {
             chunks: Chunks::default(),
             pool: self.units[0].pool.clone(),
             class: Class::Routine,
+            class_asked: Class::Routine,
             task: TaskKind::Report,
             image_count: self.scenario.chunks,
             body: Digest::new([1; 32]),
@@ -398,6 +400,7 @@ impl Model {
             expires: millis(1),
             traceparent: String::new(),
             model: String::new(),
+            cost: Cost::default(),
         }
     }
 }

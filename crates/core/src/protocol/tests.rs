@@ -1,6 +1,8 @@
 //! The decisions, case by case.
 
-use crate::{Chunks, Class, Digest, JobId, JobState, PoolName, Starts, TaskKind, TenantId, Times};
+use crate::{
+    Chunks, Class, Cost, Digest, JobId, JobState, PoolName, Starts, TaskKind, TenantId, Times,
+};
 
 use super::*;
 
@@ -17,6 +19,7 @@ fn unit(stage: Stage, unit: u32) -> WorkUnit {
         unit,
         epoch: 2,
         expires: UnixMillis(1_000),
+        cost: Cost::default(),
     }
 }
 
@@ -29,6 +32,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         chunks,
         pool: PoolName::new("tiny").expect("a good name"),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: chunks.total,
         body: Digest::new([1; 32]),
@@ -41,6 +45,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         traceparent: String::new(),
         model: "tiny".to_owned(),
         erased: None,
+        cost: Cost::default(),
     }
 }
 
@@ -255,9 +260,7 @@ fn check_next(stage: Stage, chunks: Chunks, expected: &[(Stage, u32)]) {
         ..record(JobState::Preprocessed, chunks)
     };
     let found = next(&unit(stage, 0), &record).into_iter();
-    let found = found.map(|next| match next {
-        Next::Intake(unit) | Next::Work(unit) => (unit.stage, unit.unit),
-    });
+    let found = found.map(|unit| (unit.stage, unit.unit));
     assert_eq!(found.collect::<Vec<_>>(), expected);
 }
 

@@ -14,6 +14,7 @@ fn accepted() -> JobRecord {
         chunks: Chunks::default(),
         pool: PoolName::new("default").expect("a valid name"),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: Digest::new([1; 32]),
@@ -29,6 +30,7 @@ fn accepted() -> JobRecord {
         traceparent: String::new(),
         model: String::new(),
         erased: None,
+        cost: Cost::default(),
     }
 }
 
@@ -49,6 +51,7 @@ fn frames(chunks: u32) -> Move {
     Move::Preprocessed {
         frames: Digest::new([3; 32]),
         chunks,
+        frame_count: 2 * chunks,
     }
 }
 
@@ -73,6 +76,10 @@ fn the_walk_with_two_chunks() {
     ];
     let record = walk(&steps).expect("the plain walk is legal");
     assert_eq!(record.state, JobState::Completed);
+    assert_eq!(
+        record.cost.frames, 4,
+        "the cost knows the frames that there are"
+    );
     assert_eq!(record.times.finished, Some(NOW));
 }
 

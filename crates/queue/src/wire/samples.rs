@@ -1,8 +1,8 @@
 //! Records and units for the unit tests of this crate.
 
 use medfleet_core::{
-    Chunks, Class, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
-    TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
+    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 
 pub(crate) fn key() -> JobKey {
@@ -21,6 +21,17 @@ pub(crate) fn unit(stage: Stage, unit: u32) -> WorkUnit {
         unit,
         epoch: 0,
         expires: UnixMillis(90_000),
+        cost: cost(),
+    }
+}
+
+pub(crate) fn cost() -> Cost {
+    Cost {
+        preprocess_millis: 100,
+        frames: 7,
+        encode_millis_per_frame: 200,
+        decode_millis_per_frame: 50,
+        decode_millis: 3_000,
     }
 }
 
@@ -33,6 +44,7 @@ pub(crate) fn record() -> JobRecord {
         chunks: Chunks::default(),
         pool: PoolName::new("tiny-here").expect("a name"),
         class: Class::Routine,
+        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: Digest::new([1; 32]),
@@ -48,5 +60,6 @@ pub(crate) fn record() -> JobRecord {
         traceparent: format!("00-{}-{}-01", "4b".repeat(16), "ca".repeat(8)),
         model: "tiny".to_owned(),
         erased: None,
+        cost: cost(),
     }
 }

@@ -18,6 +18,7 @@ fn full() -> JobRecord {
         },
         pool: PoolName::new("p".repeat(32)).expect("a name"),
         class: Class::Urgent,
+        class_asked: Class::Stat,
         task: TaskKind::ZeroShot,
         image_count: 9_999,
         frames: Some(Digest::new([3; 32])),
@@ -33,6 +34,13 @@ fn full() -> JobRecord {
         },
         expires: UnixMillis(1_800_000_900_000),
         model: "m".repeat(64),
+        cost: Cost {
+            preprocess_millis: u32::MAX,
+            frames: u32::MAX,
+            encode_millis_per_frame: u32::MAX,
+            decode_millis_per_frame: u32::MAX,
+            decode_millis: u32::MAX,
+        },
         ..samples::record()
     }
 }

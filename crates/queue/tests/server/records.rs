@@ -94,7 +94,16 @@ async fn moves_are_applied_and_told_once() -> Result<()> {
     // A second start changes the count of starts only: no event.
     step(&queue, &key, begin(Stage::Preprocess)).await?;
     let frames = Digest::new([7; 32]);
-    step(&queue, &key, Move::Preprocessed { frames, chunks: 2 }).await?;
+    step(
+        &queue,
+        &key,
+        Move::Preprocessed {
+            frames,
+            chunks: 2,
+            frame_count: 2,
+        },
+    )
+    .await?;
     step(&queue, &key, begin(Stage::Encode)).await?;
     for chunk in [1, 0, 1] {
         step(&queue, &key, Move::ChunkEncoded { chunk }).await?;
@@ -193,7 +202,15 @@ async fn what_was_known_saves_a_read_and_never_a_check() -> Result<()> {
     };
     let started = step(&queue, &key, begin(Stage::Preprocess)).await?;
     let frames = Digest::new([7; 32]);
-    let encoding = onto(&started, &Move::Preprocessed { frames, chunks: 2 }).await?;
+    let encoding = onto(
+        &started,
+        &Move::Preprocessed {
+            frames,
+            chunks: 2,
+            frame_count: 2,
+        },
+    )
+    .await?;
     // The second to change what both know finds the first one's chunk.
     let first = onto(&encoding, &Move::ChunkEncoded { chunk: 0 }).await?;
     let second = onto(&encoding, &Move::ChunkEncoded { chunk: 1 }).await?;
@@ -226,7 +243,16 @@ async fn thirty_two_chunks_at_once_are_all_counted() -> Result<()> {
     queue.create_record(&key, &record).await?;
     step(&queue, &key, begin(Stage::Preprocess)).await?;
     let frames = Digest::new([7; 32]);
-    step(&queue, &key, Move::Preprocessed { frames, chunks: 32 }).await?;
+    step(
+        &queue,
+        &key,
+        Move::Preprocessed {
+            frames,
+            chunks: 32,
+            frame_count: 32,
+        },
+    )
+    .await?;
     let chunks = (0..32).map(|chunk| step(&queue, &key, Move::ChunkEncoded { chunk }));
     let applied = futures::future::try_join_all(chunks).await?;
     // Exactly one of them completed the set, whoever it was.

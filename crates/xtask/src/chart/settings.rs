@@ -176,9 +176,12 @@ const OPTIONAL: &[&str] = &[
     "store.capacity_bytes",
     "ingest.dispatcher.tenant_weights",
     "ingest.quotas.default.bytes_per_minute",
+    "ingest.cost.pools",
     "ingest.quotas.default.jobs_per_minute",
     "ingest.retention.classes",
     "ingest.retention.tenants",
+    "ingest.quotas.default.open_jobs_max",
+    "ingest.quotas.default.stat_per_minute",
 ];
 
 /// The least that each service needs to say what its settings are.

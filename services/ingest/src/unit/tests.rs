@@ -1,6 +1,6 @@
 //! Release order, room and the floor.
 
-use medfleet_core::{JobId, TenantId};
+use medfleet_core::{Cost, JobId, TenantId};
 use medfleet_queue::Backlog as Counted;
 
 use super::*;
@@ -25,6 +25,7 @@ fn held(sequence: u64, class: Class) -> Held {
         unit: 0,
         epoch: 0,
         expires: UnixMillis(1_000),
+        cost: Cost::default(),
     };
     Held {
         unit,
@@ -38,8 +39,25 @@ fn lane() -> LaneKey {
     (Stage::Preprocess, pool("p"))
 }
 
+const NOW: UnixMillis = UnixMillis(0);
+/// As good as no limit.
+const MANY: u64 = 1_000_000;
+
+/// An index for one (stage, pool) with room for so many units.
+fn empty(released_units_max: u64, weights: Weights) -> Index {
+    let mut index = Index::new(Rules {
+        weights,
+        ahead_millis: 1_000,
+        released_units_max,
+        age_millis: 60_000,
+        aged_every: 4,
+    });
+    index.set_slots(&lane(), MANY);
+    index
+}
+
 fn index(released_max: u64, units: &[(u64, Class)]) -> Index {
-    let mut index = Index::new(released_max, Weights::new());
+    let mut index = empty(released_max, Weights::new());
     for (sequence, class) in units {
         index.insert(held(*sequence, *class));
     }
@@ -53,7 +71,7 @@ fn sequences(units: &[Held]) -> Vec<u64> {
 /// What is released at once from these units.
 fn check(released_max: u64, units: &[(u64, Class)], expected: &[u64]) {
     assert_eq!(
-        sequences(&index(released_max, units).take(100)),
+        sequences(&index(released_max, units).take(100, NOW)),
         expected,
         "{units:?}"
     );
@@ -95,7 +113,7 @@ fn pools_and_stages_have_their_own_room() {
     let mut encode = held(4, Class::Routine);
     encode.unit.stage = Stage::Encode;
     index.insert(encode);
-    let mut released = sequences(&index.take(100));
+    let mut released = sequences(&index.take(100, NOW));
     released.sort_unstable();
     assert_eq!(released, [1, 3, 4]);
     assert_eq!(index.full(), [lane()]);
@@ -111,8 +129,8 @@ fn a_recount_makes_room() {
             (3, Class::Routine),
         ],
     );
-    assert_eq!(sequences(&index.take(100)), [1, 2]);
-    assert!(index.take(100).is_empty());
+    assert_eq!(sequences(&index.take(100, NOW)), [1, 2]);
+    assert!(index.take(100, NOW).is_empty());
     let one = Counted {
         waiting: 0,
         in_flight: 1,
@@ -124,19 +142,19 @@ fn a_recount_makes_room() {
             ..Outstanding::default()
         },
     );
-    assert_eq!(sequences(&index.take(100)), [3]);
+    assert_eq!(sequences(&index.take(100, NOW)), [3]);
     assert!(index.full().is_empty());
 }
 
 #[test]
 fn a_failed_release_waits_for_the_recount() {
     let mut index = index(2, &[(1, Class::Routine), (2, Class::Stat)]);
-    let mut taken = index.take(1);
+    let mut taken = index.take(1, NOW);
     assert_eq!(sequences(&taken), [2]);
     index.put_back(taken.remove(0));
-    assert!(index.take(100).is_empty());
+    assert!(index.take(100, NOW).is_empty());
     index.recount(&lane(), &Outstanding::default());
-    assert_eq!(sequences(&index.take(100)), [2, 1]);
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 1]);
 }
 
 #[test]
@@ -151,7 +169,7 @@ fn a_job_that_ended_is_not_released() {
     });
     assert_eq!(index.remove_job(&key(1)), places);
     assert_eq!(index.remove_job(&key(1)), Vec::<Place>::new());
-    assert_eq!(sequences(&index.take(100)), [2]);
+    assert_eq!(sequences(&index.take(100, NOW)), [2]);
 }
 
 #[test]
@@ -172,7 +190,7 @@ fn the_backlog_is_held_and_released() {
         (count(&index, Class::Routine), count(&index, Class::Bulk)),
         (2, 1)
     );
-    let taken = index.take(100);
+    let taken = index.take(100, NOW);
     assert_eq!(
         (count(&index, Class::Routine), count(&index, Class::Bulk)),
         (2, 1)
@@ -186,7 +204,7 @@ fn turns(floods: &[(&str, u64)], weights: &[(&str, u32)], most: usize) -> String
     let weights = weights
         .iter()
         .map(|(tenant, weight)| (TenantId::new(*tenant).expect("a name"), *weight));
-    let mut index = Index::new(u64::MAX, weights.collect());
+    let mut index = empty(MANY, weights.collect());
     let mut sequence = 0;
     for (tenant, units) in floods {
         for _ in 0..*units {
@@ -194,7 +212,7 @@ fn turns(floods: &[(&str, u64)], weights: &[(&str, u32)], most: usize) -> String
             index.insert(unit_of(tenant, sequence, 1_000));
         }
     }
-    let taken = index.take(most);
+    let taken = index.take(most, NOW);
     taken
         .iter()
         .map(|held| held.unit.key.tenant.as_str())
@@ -217,15 +235,15 @@ fn a_weight_is_a_share() {
 #[test]
 fn a_tenant_without_units_keeps_no_credit() {
     // Whoever comes late starts level with the others, however long it was away.
-    let mut index = Index::new(u64::MAX, Weights::new());
+    let mut index = empty(MANY, Weights::new());
     for sequence in 1..=100 {
         index.insert(unit_of("a", sequence, 1_000));
     }
-    assert_eq!(index.take(50).len(), 50);
+    assert_eq!(index.take(50, NOW).len(), 50);
     for sequence in 101..=150 {
         index.insert(unit_of("b", sequence, 1_000));
     }
-    let taken = index.take(20);
+    let taken = index.take(20, NOW);
     let of_b = taken
         .iter()
         .filter(|held| held.unit.key.tenant.as_str() == "b")
@@ -235,24 +253,24 @@ fn a_tenant_without_units_keeps_no_credit() {
 
 #[test]
 fn within_a_tenant_the_earliest_end_goes_first() {
-    let mut index = Index::new(u64::MAX, Weights::new());
+    let mut index = empty(MANY, Weights::new());
     for (sequence, expires) in [(1, 3_000), (2, 1_000), (3, 2_000), (4, 1_000)] {
         index.insert(unit_of("a", sequence, expires));
     }
-    assert_eq!(sequences(&index.take(100)), [2, 4, 3, 1]);
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 4, 3, 1]);
 }
 
 #[test]
 fn a_failed_release_costs_its_tenant_no_turn() {
-    let mut index = Index::new(u64::MAX, Weights::new());
+    let mut index = empty(MANY, Weights::new());
     for (tenant, sequence) in [("a", 1), ("b", 2), ("a", 3), ("b", 4)] {
         index.insert(unit_of(tenant, sequence, 1_000));
     }
-    let mut taken = index.take(1);
+    let mut taken = index.take(1, NOW);
     assert_eq!(sequences(&taken), [1]);
     index.put_back(taken.remove(0));
     index.recount(&lane(), &Outstanding::default());
-    assert_eq!(sequences(&index.take(100)), [1, 2, 3, 4]);
+    assert_eq!(sequences(&index.take(100, NOW)), [1, 2, 3, 4]);
 }
 
 fn unit_of(tenant: &str, sequence: u64, expires: i64) -> Held {
@@ -261,4 +279,133 @@ fn unit_of(tenant: &str, sequence: u64, expires: i64) -> Held {
     one.unit.key.tenant = TenantId::new(tenant).expect("a name");
     one.unit.expires = UnixMillis(expires);
     one
+}
+
+/// How many units of these costs are out at once, of so many slots.
+fn check_room(slots: u64, millis: &[u32], expected: usize) {
+    let mut index = empty(MANY, Weights::new());
+    index.set_slots(&lane(), slots);
+    for (sequence, millis) in (1..).zip(millis) {
+        let mut unit = unit_of("a", sequence, 1_000);
+        unit.unit.cost.preprocess_millis = *millis;
+        index.insert(unit);
+    }
+    assert_eq!(index.take(100, NOW).len(), expected, "{slots} {millis:?}");
+}
+
+#[test]
+fn what_is_out_is_what_live_slots_do_soon() {
+    // A second ahead, by the rules of these tests.
+    check_room(0, &[100; 20], 1);
+    check_room(1, &[100; 20], 10);
+    check_room(2, &[100; 30], 20);
+    // However long they take, every slot has one, and nothing waits behind it.
+    check_room(3, &[60_000; 20], 3);
+    check_room(1, &[900, 60_000, 60_000], 2);
+}
+
+#[test]
+fn a_recount_keeps_the_cost_of_what_came_last() {
+    let mut index = empty(MANY, Weights::new());
+    index.set_slots(&lane(), 1);
+    for (sequence, millis) in [(1, 5_000), (2, 100), (3, 100), (4, 900), (5, 900)] {
+        let mut unit = unit_of("a", sequence, 1_000);
+        unit.unit.cost.preprocess_millis = millis;
+        index.insert(unit);
+    }
+    assert_eq!(sequences(&index.take(100, NOW)), [1]);
+    index.recount(&lane(), &routine(0));
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 3, 4]);
+    // Two of the three are done: the third is the one of 900 ms.
+    index.recount(&lane(), &routine(1));
+    assert_eq!(sequences(&index.take(100, NOW)), [5]);
+}
+
+fn routine(in_flight: u64) -> Outstanding {
+    let routine = Counted {
+        waiting: 0,
+        in_flight,
+    };
+    Outstanding {
+        routine,
+        ..Outstanding::default()
+    }
+}
+
+#[test]
+fn tenants_get_equal_time_not_equal_numbers() {
+    let mut index = empty(MANY, Weights::new());
+    for sequence in 1..=1_000 {
+        let mut unit = unit_of(if sequence % 2 == 0 { "a" } else { "b" }, sequence, 1_000);
+        unit.unit.cost.preprocess_millis = if sequence % 2 == 0 { 900 } else { 300 };
+        index.insert(unit);
+    }
+    let taken = index.take(200, NOW);
+    let of_a = taken
+        .iter()
+        .filter(|held| held.unit.key.tenant.as_str() == "a");
+    assert_eq!(of_a.count(), 50);
+}
+
+#[test]
+fn what_waits_too_long_takes_every_fourth_turn_but_never_a_stat_units() {
+    use Class::{Bulk, Routine, Stat};
+    let aged = UnixMillis(60_000);
+    let mut index = empty(MANY, Weights::new());
+    let mut insert = |sequence, class, since| {
+        let mut unit = held(sequence, class);
+        unit.stored_at = since;
+        index.insert(unit);
+    };
+    insert(1, Bulk, NOW);
+    insert(2, Bulk, UnixMillis(1));
+    for sequence in 3..=9 {
+        insert(sequence, Routine, aged);
+    }
+    insert(10, Stat, aged);
+    assert_eq!(
+        sequences(&index.take(6, aged)),
+        [10, 3, 4, 1, 5, 6],
+        "the oldest after three others; the next one is not aged yet"
+    );
+    let later = UnixMillis(60_001);
+    let mut stat = held(11, Stat);
+    stat.stored_at = later;
+    index.insert(stat);
+    assert_eq!(sequences(&index.take(4, later)), [11, 2, 7, 8]);
+}
+
+#[test]
+fn what_is_held_back_waits_and_the_rest_goes_on() {
+    use Class::{Bulk, Routine};
+    let pause = |tenant: Option<&str>, class| medfleet_queue::Pause {
+        tenant: tenant.map(|name| TenantId::new(name).expect("a name")),
+        class,
+        actor: "night-shift".to_owned(),
+        at: NOW,
+    };
+    let check = |pauses: &[medfleet_queue::Pause], expected: &[u64]| {
+        let mut index = empty(MANY, Weights::new());
+        for (sequence, tenant, class) in [
+            (1, "a", Routine),
+            (2, "b", Routine),
+            (3, "a", Bulk),
+            (4, "b", Bulk),
+        ] {
+            let mut unit = unit_of(tenant, sequence, 1_000);
+            unit.unit.class = class;
+            index.insert(unit);
+        }
+        index.set_pauses(Pauses::of(pauses));
+        assert_eq!(sequences(&index.take(100, NOW)), expected, "{pauses:?}");
+        // What is held back is no reason to count again.
+        assert!(index.full().is_empty());
+        index.set_pauses(Pauses::default());
+        assert_eq!(index.take(100, NOW).len(), 4 - expected.len());
+    };
+    check(&[], &[1, 2, 3, 4]);
+    check(&[pause(Some("a"), None)], &[2, 4]);
+    check(&[pause(None, Some(Bulk))], &[1, 2]);
+    check(&[pause(Some("b"), Some(Routine))], &[1, 3, 4]);
+    check(&[pause(Some("b"), None), pause(None, Some(Routine))], &[3]);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{AcceptConfig, DispatcherConfig, QuotasConfig, WatchConfig};
+use crate::config::{AcceptConfig, CostConfig, DispatcherConfig, QuotasConfig, WatchConfig};
 
 fn config() -> Config {
     Config {
@@ -21,6 +21,7 @@ fn config() -> Config {
         },
         quotas: QuotasConfig::default(),
         retention: crate::config::RetentionConfig::default(),
+        cost: CostConfig::default(),
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),

@@ -1,23 +1,21 @@
 //! The time of one leader: the intake in memory, what it hears of jobs, and the releases that follow. A failed call costs
 //! one round, not the session: what could not be done is kept and tried again at the next count.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use futures::stream::{self, BoxStream, Fuse};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, PoolName, Stage, UnixMillis};
+use medfleet_core::{JobKey, PoolName, Stage};
 use medfleet_proto::work::v1::JobEvent;
-use medfleet_queue::{IntakeEntry, QueueError};
+use medfleet_queue::{IntakeEntry, QueueError, Slots};
 use medfleet_runtime::exit::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Outcome};
 use crate::convert;
-use crate::unit::{Held, Index, LaneKey, Place};
+use crate::unit::{Held, Index, LaneKey, Pauses, Place, Tally};
 
-/// Stages whose work is released from the intake; decode units are published by the last encode worker.
-const RELEASED: [Stage; 2] = [Stage::Preprocess, Stage::Encode];
 /// Events that may wait for the dispatcher; beyond that they are dropped, being hints.
 const EVENTS_MAX: usize = 1024;
 /// Intake messages taken at once before anything is released.
@@ -29,8 +27,8 @@ pub(super) enum Step {
     Waiting(Option<Result<IntakeEntry, QueueError>>),
     /// A job moved.
     Moved(JobKey, JobEvent),
-    /// Records as they are stored.
-    Records(Vec<(JobKey, JobRecord)>),
+    /// A worker says how many units it takes at a time.
+    Slots(Slots),
     /// It is time to look whether a full pool has room.
     LookAgain,
 }
@@ -41,10 +39,8 @@ pub(super) struct Session<'a> {
     index: Index,
     intake: BoxStream<'static, Result<IntakeEntry, QueueError>>,
     events: mpsc::Receiver<(JobKey, JobEvent)>,
-    /// The records that were there when this leader began, read beside the work: they only tell when jobs expire.
-    records: Fuse<BoxStream<'static, Vec<(JobKey, JobRecord)>>>,
-    /// Jobs that have not ended, with their epoch and the end of their time.
-    open: HashMap<JobKey, (u32, UnixMillis)>,
+    slots: Fuse<BoxStream<'static, Slots>>,
+    tally: Tally,
     /// Intake messages whose unit is out but which could not be removed.
     leftovers: BTreeSet<Place>,
     /// When to count the full pools again, because something ended there.
@@ -53,25 +49,25 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
-        // First the events, then the records: a job that ends in between is seen by one of them.
         let events = dispatcher.hub.observe(EVENTS_MAX);
-        let mut intakes = Vec::with_capacity(RELEASED.len());
-        for stage in RELEASED {
-            intakes.push(dispatcher.queue.intake(stage).await?);
+        let slots = dispatcher.queue.slots().await?.fuse();
+        let mut intakes = Vec::with_capacity(Stage::ALL.len());
+        for stage in Stage::ALL {
+            intakes.push(dispatcher.queue.intake(*stage).await?);
         }
         let mut session = Self {
             dispatcher,
-            index: Index::new(
-                dispatcher.config.released_units_max,
-                dispatcher.weights.clone(),
-            ),
+            index: Index::new(dispatcher.rules.clone()),
             intake: stream::select_all(intakes).boxed(),
             events,
-            records: dispatcher.queue.scan_records().fuse(),
-            open: HashMap::new(),
+            slots,
+            tally: Tally::default(),
             leftovers: BTreeSet::new(),
             recount_at: None,
         };
+        // Not knowing what is held back, nothing is released.
+        let pauses = dispatcher.queue.pauses().await?;
+        session.index.set_pauses(Pauses::of(&pauses));
         session.recount(lanes(&dispatcher.pools)).await;
         Ok(session)
     }
@@ -88,7 +84,7 @@ impl<'a> Session<'a> {
         tokio::select! {
             entry = self.intake.next() => Step::Waiting(entry),
             Some((key, event)) = self.events.recv() => Step::Moved(key, event),
-            Some(page) = self.records.next() => Step::Records(page),
+            Some(slots) = self.slots.next() => Step::Slots(slots),
             () = look_again => Step::LookAgain,
         }
     }
@@ -101,7 +97,11 @@ impl<'a> Session<'a> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
             Step::Moved(key, event) => self.take_event(&key, &event).await,
-            Step::Records(page) => self.take_records(page),
+            Step::Slots(slots) => {
+                let now = self.dispatcher.clock.now();
+                let lane = self.tally.take(slots, now);
+                self.index.set_slots(&lane, self.tally.live(&lane, now));
+            }
             Step::LookAgain => self.recount(self.index.full()).await,
         }
         Ok(())
@@ -115,16 +115,7 @@ impl<'a> Session<'a> {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
-                Some(Ok(entry)) => {
-                    let unit = &entry.unit;
-                    // A chunk left over from before a replay says nothing of when the job expires now.
-                    let known = self.open.get(&unit.key).map(|(epoch, _)| *epoch);
-                    if known.is_none_or(|epoch| epoch <= unit.epoch) {
-                        self.open
-                            .insert(unit.key.clone(), (unit.epoch, unit.expires));
-                    }
-                    self.index.insert(Held::from(entry));
-                }
+                Some(Ok(entry)) => self.index.insert(Held::from(entry)),
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
                 }
@@ -144,30 +135,15 @@ impl<'a> Session<'a> {
             // The worker acknowledges right after its event: by then the unit no longer counts.
             self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
         }
-        let is_current = self
-            .open
-            .get(key)
-            .is_none_or(|(epoch, _)| *epoch <= event.epoch);
+        let epoch = self.dispatcher.open.epoch(key);
+        let is_current = epoch.is_none_or(|epoch| epoch <= event.epoch);
         if convert::is_final(event) && is_current {
             self.forget(key).await;
         }
     }
 
-    fn take_records(&mut self, page: Vec<(JobKey, JobRecord)>) {
-        let open = page
-            .into_iter()
-            .filter(|(_, record)| !record.state.is_final());
-        for (key, record) in open {
-            // What is known already came later than this.
-            self.open
-                .entry(key)
-                .or_insert((record.epoch, record.expires));
-        }
-    }
-
     /// Removes what waits of a job that has ended.
     async fn forget(&mut self, key: &JobKey) {
-        self.open.remove(key);
         for place in self.index.remove_job(key) {
             self.remove(place).await;
         }
@@ -185,7 +161,8 @@ impl<'a> Session<'a> {
     /// Performs every release that the index decides.
     pub(super) async fn release(&mut self) {
         loop {
-            let batch = self.index.take(self.dispatcher.config.releases_max);
+            let now = self.dispatcher.clock.now();
+            let batch = self.index.take(self.dispatcher.config.releases_max, now);
             if batch.is_empty() {
                 return;
             }
@@ -209,8 +186,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Counts all pools, tries again what failed, and shows the backlog.
+    /// Counts all pools and their slots, looks what is held back, tries again what failed, and shows the backlog.
     pub(super) async fn recount_all(&mut self) {
+        let now = self.dispatcher.clock.now();
+        for lane in self.index.lanes() {
+            self.index.set_slots(&lane, self.tally.live(&lane, now));
+        }
+        match self.dispatcher.queue.pauses().await {
+            Ok(pauses) => self.index.set_pauses(Pauses::of(&pauses)),
+            // What was held back stays so.
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the pauses could not be read");
+            }
+        }
         self.recount(self.index.lanes()).await;
         for place in std::mem::take(&mut self.leftovers) {
             self.remove(place).await;
@@ -242,11 +230,12 @@ impl<'a> Session<'a> {
     /// Ends every job whose time is over, wherever it stands.
     pub(super) async fn expire(&mut self) {
         let now = self.dispatcher.clock.now();
-        let due = self.open.iter().filter(|(_, (_, expires))| *expires <= now);
-        let due: Vec<_> = due.map(|(key, (epoch, _))| (key.clone(), *epoch)).collect();
-        for (key, epoch) in due {
+        for (key, epoch) in self.dispatcher.open.due(now) {
             match self.dispatcher.expire_job(&key, epoch, now).await {
-                Ok(()) => self.forget(&key).await,
+                Ok(()) => {
+                    self.dispatcher.open.end(&key, epoch);
+                    self.forget(&key).await;
+                }
                 Err(error) => {
                     tracing::warn!(
                         error = chain(&error),
@@ -259,9 +248,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Every (stage, pool) whose units wait in the intake.
+/// Every (stage, pool).
 fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
-    RELEASED
+    Stage::ALL
         .iter()
         .flat_map(|stage| pools.iter().map(|pool| (*stage, pool.clone())))
         .collect()

@@ -6,6 +6,7 @@ mod local;
 mod memory;
 mod model;
 mod queue;
+mod release;
 mod report;
 mod sample;
 
@@ -26,6 +27,8 @@ enum What {
     Report(report::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
+    /// How long a new leader takes to read the waiting jobs into its index
+    Release(release::Args),
     /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
     Load(load::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
@@ -39,6 +42,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
         What::Queue(args) => queue::run(args),
+        What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
         What::Model(args) => model::run(args),
         What::Memory(args) => memory::run(args),

@@ -114,7 +114,7 @@ enum TaskName {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ClassName {
+pub(super) enum ClassName {
     Stat,
     Urgent,
     Routine,
@@ -280,7 +280,7 @@ pub(super) fn random_id() -> anyhow::Result<String> {
 }
 
 impl ClassName {
-    fn wire(self) -> Class {
+    pub(super) fn wire(self) -> Class {
         match self {
             Self::Stat => Class::Stat,
             Self::Urgent => Class::Urgent,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use medfleet_core::TenantId;
-use medfleet_ingest::{TokensFile, create_token};
+use medfleet_ingest::{TokenEntry, TokensFile, create_token};
 use medfleet_runtime::Random;
 
 use super::data::{Data, write_whole};
@@ -47,6 +47,11 @@ impl LocalToken {
         };
         let tenant = TenantId::new(LOCAL).context("the local tenant's name")?;
         let (token, entry) = create_token(LOCAL, &tenant, random);
+        // Whoever starts a local fleet is its operator.
+        let entry = TokenEntry {
+            operator: true,
+            ..entry
+        };
         // A start that broke between the two writes left an entry whose text nobody has.
         known.tokens.retain(|entry| entry.name != LOCAL);
         known.tokens.push(entry);

@@ -1,6 +1,6 @@
 //! A job for people: a few lines, or one row of a table.
 
-use medfleet_proto::v1::{EraseJobResponse, Job};
+use medfleet_proto::v1::{Class, EraseJobResponse, Job};
 
 use super::words::{class_word, failure_text, state_word, task_word};
 
@@ -18,7 +18,7 @@ pub(crate) fn job_lines(job: &Job) -> String {
             task_word(job.task),
             job.image_count
         ),
-        format!("class        {}", class_word(job.class)),
+        format!("class        {}", class_words(job)),
         format!("model        {}", job.model),
         format!("accepted     {}", time(&job.create_time)),
         format!("changed      {}", time(&job.update_time)),
@@ -51,6 +51,16 @@ pub(crate) fn erased_line(name: &str, erased: &EraseJobResponse) -> String {
         shared => format!(", {shared} shared with other jobs stay"),
     };
     format!("{name} erased: {removed} objects removed{shared}")
+}
+
+/// The class it is served in, and the one that was asked for where that is another.
+fn class_words(job: &Job) -> String {
+    let class = class_word(job.class);
+    if job.class == job.class_asked || job.class_asked() == Class::Unspecified {
+        return class.to_owned();
+    }
+    let asked = class_word(job.class_asked);
+    format!("{class}, asked for {asked}: the tenant's budget was used up")
 }
 
 /// The head of the table.

@@ -63,6 +63,7 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "name": job.name,
         "state": state_word(job.state),
         "class": class_word(job.class),
+        "class_asked": class_word(job.class_asked),
         "task": task_word(job.task),
         "model": job.model,
         "create_time": time_json(job.create_time.as_ref()),

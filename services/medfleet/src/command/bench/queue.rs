@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use medfleet_core::{
-    Class, JobId, JobKey, PoolName, Stage, TenantId, UnixMillis, Verdict, WorkUnit,
+    Class, Cost, JobId, JobKey, PoolName, Stage, TenantId, UnixMillis, Verdict, WorkUnit,
 };
 use medfleet_queue::Queue;
 use medfleet_runtime::{Clock, SystemClock};
@@ -108,6 +108,7 @@ fn unit(number: u32, pool: &PoolName) -> Result<WorkUnit> {
         unit: 0,
         epoch: 0,
         expires: UnixMillis(SystemClock.now().0.saturating_add(TTL_MILLIS)),
+        cost: Cost::default(),
     })
 }
 

@@ -1,0 +1,100 @@
+//! Keeps the ledger of open jobs true: every event as it comes, and all records at the start and whenever events may have
+//! been missed. Shows what it says as the backlog, on every replica and at all times.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use medfleet_core::{JobKey, PoolName, TenantId, UnixMillis};
+use medfleet_proto::work::v1::JobEvent;
+use medfleet_queue::Queue;
+use medfleet_runtime::Shutdown;
+use tokio::sync::Notify;
+
+use crate::convert;
+use crate::metrics::Figures;
+use crate::unit::ledger::{Ledger, Sighting};
+
+/// How often the backlog is shown.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// The open jobs. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpenJobs {
+    ledger: Arc<Mutex<Ledger>>,
+    missed: Arc<Notify>,
+}
+
+impl OpenJobs {
+    /// Takes an event, right when it comes: none of those that come is left out.
+    pub(crate) fn take(&self, key: &JobKey, event: &JobEvent) {
+        if convert::is_final(event) {
+            self.lock().end(key, event.epoch);
+        } else if let Some(sighting) = convert::sighting(event) {
+            self.lock().take(key, sighting);
+        }
+    }
+
+    /// Events may have been missed.
+    pub(crate) fn missed(&self) {
+        self.missed.notify_one();
+    }
+
+    /// How many jobs of a tenant have not ended.
+    pub(crate) fn count(&self, tenant: &TenantId) -> u64 {
+        self.lock().open_jobs(tenant)
+    }
+
+    /// The epoch of a job that has not ended.
+    pub(crate) fn epoch(&self, key: &JobKey) -> Option<u32> {
+        self.lock().epoch(key)
+    }
+
+    /// Jobs whose time is over.
+    pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
+        self.lock().due(now)
+    }
+
+    /// A job has ended, whether or not its event has come.
+    pub(crate) fn end(&self, key: &JobKey, epoch: u32) {
+        self.lock().end(key, epoch);
+    }
+
+    /// Reads all records whenever events may have been missed, until the shutdown.
+    pub(crate) async fn follow(self, queue: Queue, shutdown: Shutdown) {
+        let follow = async {
+            loop {
+                self.missed.notified().await;
+                self.lock().begin_scan();
+                let mut pages = queue.scan_records();
+                while let Some(page) = pages.next().await {
+                    let mut ledger = self.lock();
+                    for (key, record) in page {
+                        ledger.take(&key, Sighting::from(&record));
+                    }
+                }
+                self.lock().end_scan();
+            }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = shutdown.begun() => {}
+        }
+    }
+
+    /// Shows the backlog until the shutdown.
+    pub(crate) async fn show(self, pools: Vec<PoolName>, figures: Figures, shutdown: Shutdown) {
+        loop {
+            figures.show_backlog_seconds(&self.lock().backlog(&pools));
+            tokio::select! {
+                () = tokio::time::sleep(SHOW_EVERY) => {}
+                () = shutdown.begun() => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        // Counts that a panic left wrong are put right by the next scan.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

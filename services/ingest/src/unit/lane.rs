@@ -1,0 +1,160 @@
+//! One (stage, pool): how much may be out, and which class is next. Pure.
+
+use std::collections::VecDeque;
+
+use medfleet_core::{Class, UnixMillis};
+use medfleet_queue::Outstanding;
+
+use super::pauses::Pauses;
+use super::share::Waiting;
+use super::{CLASSES, Held, Rules, slot};
+
+/// What a released unit counts that nobody here released, in milliseconds, where no unit was seen yet.
+const UNKNOWN_MILLIS: u64 = 1_000;
+
+/// Units of one (stage, pool) by class.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) held: [Waiting; CLASSES],
+    /// What the released, unfinished units are expected to take, in order of release.
+    released: [VecDeque<u64>; CLASSES],
+    /// Cost of the latest released unit.
+    latest: u64,
+    /// Units that its workers take at a time, all together.
+    slots: u64,
+    /// Until the next recount nothing is released here: the last try failed.
+    is_stopped: bool,
+    /// Releases of higher classes since the last one of this class, while it waited.
+    passed: [u32; CLASSES],
+    /// The class released last.
+    last: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            held: Default::default(),
+            released: Default::default(),
+            latest: UNKNOWN_MILLIS,
+            slots: 0,
+            is_stopped: false,
+            passed: [0; CLASSES],
+            last: CLASSES,
+        }
+    }
+}
+
+/// Which unit of which class is next.
+struct Choice {
+    class: usize,
+    /// Its oldest unit, out of turn.
+    is_aged: bool,
+}
+
+impl Lane {
+    /// Takes the next unit, if there is room, and counts it as released.
+    pub(super) fn next(&mut self, rules: &Rules, pauses: &Pauses, now: UnixMillis) -> Option<Held> {
+        if self.is_stopped {
+            return None;
+        }
+        let Choice { class, is_aged } = self.choose(rules, pauses, now)?;
+        let is_held = |tenant: &_| pauses.hold(tenant, class);
+        let held = if is_aged {
+            self.held[class].pop_oldest(is_held)?
+        } else {
+            self.held[class].pop(&rules.weights, is_held)?
+        };
+        for lower in class + 1..CLASSES {
+            if !self.held[lower].is_empty() {
+                self.passed[lower] = self.passed[lower].saturating_add(1);
+            }
+        }
+        self.passed[class] = 0;
+        self.last = class;
+        self.count(&held);
+        Some(held)
+    }
+
+    /// The highest class that has a unit and room for it, but one that waits too long takes every so many turns.
+    fn choose(&self, rules: &Rules, pauses: &Pauses, now: UnixMillis) -> Option<Choice> {
+        let has_room = self.has_room(rules);
+        let is_open = |class: &usize| {
+            let is_held = |tenant: &_| pauses.hold(tenant, *class);
+            (has_room || self.released[*class].is_empty()) && self.held[*class].has_any(is_held)
+        };
+        let first = (0..CLASSES).find(is_open)?;
+        let aged = (first + 1..CLASSES).find(|class| {
+            let is_held = |tenant: &_| pauses.hold(tenant, *class);
+            let since = self.held[*class].oldest(is_held);
+            let is_aged =
+                since.is_some_and(|since| now.0.saturating_sub(since.0) >= rules.age_millis);
+            // A patient waits: a single STAT unit is passed over by nobody.
+            let stat_was_served = first != slot(Class::Stat) || self.last == first;
+            is_aged
+                && is_open(class)
+                && stat_was_served
+                && self.passed[*class] + 1 >= rules.aged_every
+        });
+        Some(Choice {
+            class: aged.unwrap_or(first),
+            is_aged: aged.is_some(),
+        })
+    }
+
+    /// A unit for each slot, and as much as all of them do in the time that work is released ahead.
+    fn has_room(&self, rules: &Rules) -> bool {
+        let units: usize = self.released.iter().map(VecDeque::len).sum();
+        let (units, millis) = (units as u64, self.released.iter().flatten().sum::<u64>());
+        units < rules.released_units_max
+            && (units < self.slots || millis < self.slots.saturating_mul(rules.ahead_millis))
+    }
+
+    fn count(&mut self, held: &Held) {
+        self.latest = held.unit.cost.at(held.unit.stage);
+        self.released[slot(held.unit.class)].push_back(self.latest);
+    }
+
+    /// A unit that was taken turned out to need no release, or could not be released.
+    pub(super) fn uncount(&mut self, held: &Held) {
+        self.released[slot(held.unit.class)].pop_back();
+    }
+
+    /// Takes a unit back whose release failed; nothing more is tried here until the next recount.
+    pub(super) fn put_back(&mut self, held: Held) {
+        self.uncount(&held);
+        self.is_stopped = true;
+        self.held[slot(held.unit.class)].put_back(held);
+    }
+
+    /// Replaces what was counted here by what the queue says, and lets releases go on. The queue knows units only: those
+    /// released first are taken for those that are done.
+    pub(super) fn recount(&mut self, outstanding: &Outstanding) {
+        for class in Class::ALL {
+            let counted = outstanding.of(*class);
+            let units = usize::try_from(counted.waiting + counted.in_flight).unwrap_or(usize::MAX);
+            let released = &mut self.released[slot(*class)];
+            let done = released.len().saturating_sub(units);
+            released.drain(..done);
+            // Of the leader before this one.
+            while released.len() < units {
+                released.push_front(self.latest);
+            }
+        }
+        self.is_stopped = false;
+    }
+
+    pub(super) fn set_slots(&mut self, slots: u64) {
+        self.slots = slots;
+    }
+
+    /// Whether units wait that a recount may find room for.
+    pub(super) fn is_full(&self, pauses: &Pauses) -> bool {
+        let waits = |class: usize| self.held[class].has_any(|tenant| pauses.hold(tenant, class));
+        !self.is_stopped && (0..CLASSES).any(waits)
+    }
+
+    /// Held and released units of a class.
+    pub(super) fn units(&self, class: Class) -> u64 {
+        self.held[slot(class)].len() + self.released[slot(class)].len() as u64
+    }
+}

@@ -1,0 +1,173 @@
+//! Every job that has not ended, as events and records tell: how many each tenant has, when they expire, and how much work
+//! they still are at each stage, also at stages they have not come to. Pure; every replica has its own and all say the same.
+
+use std::collections::{BTreeMap, HashMap};
+
+use medfleet_core::{
+    Class, Cost, JobKey, JobRecord, JobState, PoolName, Stage, TenantId, UnixMillis,
+};
+
+/// What an event or a record says of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub(crate) epoch: u32,
+    pub(crate) state: JobState,
+    pub(crate) chunks_total: u32,
+    pub(crate) chunks_done: u32,
+    pub(crate) pool: PoolName,
+    pub(crate) class: Class,
+    pub(crate) cost: Cost,
+    pub(crate) expires: UnixMillis,
+}
+
+impl From<&JobRecord> for Sighting {
+    fn from(record: &JobRecord) -> Self {
+        Self {
+            epoch: record.epoch,
+            state: record.state,
+            chunks_total: record.chunks.total,
+            chunks_done: record.chunks.done(),
+            pool: record.pool.clone(),
+            class: record.class,
+            cost: record.cost,
+            expires: record.expires,
+        }
+    }
+}
+
+impl Sighting {
+    /// How far it is; a job never goes back.
+    fn progress(&self) -> (u32, JobState, u32) {
+        (self.epoch, self.state, self.chunks_done)
+    }
+
+    /// What is left of its work at a stage, in milliseconds of a slot.
+    fn remaining(&self, stage: Stage) -> u64 {
+        let whole = self.cost.at(stage);
+        match stage {
+            Stage::Preprocess if self.state < JobState::Preprocessed => whole,
+            Stage::Encode if self.state < JobState::Preprocessed => whole,
+            Stage::Encode if self.state <= JobState::Encoding => {
+                let open = self.chunks_total.saturating_sub(self.chunks_done);
+                whole * u64::from(open) / u64::from(self.chunks_total.max(1))
+            }
+            Stage::Decode => whole,
+            Stage::Preprocess | Stage::Encode => 0,
+        }
+    }
+}
+
+/// The jobs that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    open: HashMap<JobKey, (Sighting, u32)>,
+    of_tenant: HashMap<TenantId, u64>,
+    /// The scan under way, or the last one.
+    scan: u32,
+    /// During a scan, the epoch in which jobs ended: a page of records that was read before must not bring them back.
+    ended: Option<HashMap<JobKey, u32>>,
+}
+
+impl Ledger {
+    /// A reading of all records begins.
+    pub(crate) fn begin_scan(&mut self) {
+        self.scan += 1;
+        self.ended = Some(HashMap::new());
+    }
+
+    /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
+    pub(crate) fn end_scan(&mut self) {
+        self.ended = None;
+        let scan = self.scan;
+        let gone = self.open.iter().filter(|(_, (_, seen))| *seen < scan);
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// Takes what is said of a job.
+    pub(crate) fn take(&mut self, key: &JobKey, sighting: Sighting) {
+        if sighting.state.is_final() {
+            return self.end(key, sighting.epoch);
+        }
+        let ended = self.ended.as_ref().and_then(|ended| ended.get(key));
+        if ended.is_some_and(|epoch| *epoch >= sighting.epoch) {
+            return;
+        }
+        let scan = self.scan;
+        match self.open.get_mut(key) {
+            Some((known, seen)) => {
+                *seen = scan;
+                if known.progress() <= sighting.progress() {
+                    *known = sighting;
+                }
+            }
+            None => {
+                *self.of_tenant.entry(key.tenant.clone()).or_default() += 1;
+                self.open.insert(key.clone(), (sighting, scan));
+            }
+        }
+    }
+
+    /// A job has ended in this epoch; one that was started over since goes on.
+    pub(crate) fn end(&mut self, key: &JobKey, epoch: u32) {
+        if let Some(ended) = &mut self.ended {
+            ended.insert(key.clone(), epoch);
+        }
+        if self.epoch(key).is_some_and(|known| known <= epoch) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: &JobKey) {
+        if self.open.remove(key).is_some()
+            && let Some(count) = self.of_tenant.get_mut(&key.tenant)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_tenant.remove(&key.tenant);
+            }
+        }
+    }
+
+    /// The epoch of a job that has not ended.
+    pub(crate) fn epoch(&self, key: &JobKey) -> Option<u32> {
+        self.open.get(key).map(|(known, _)| known.epoch)
+    }
+
+    /// How many jobs of a tenant have not ended.
+    pub(crate) fn open_jobs(&self, tenant: &TenantId) -> u64 {
+        self.of_tenant.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// Jobs whose time is over.
+    pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
+        let due = self
+            .open
+            .iter()
+            .filter(|(_, (known, _))| known.expires <= now);
+        due.map(|(key, (known, _))| (key.clone(), known.epoch))
+            .collect()
+    }
+
+    /// Slot time that the open jobs still are, in milliseconds; of the named pools also where there is nothing.
+    pub(crate) fn backlog(&self, pools: &[PoolName]) -> BTreeMap<(Stage, PoolName, Class), u64> {
+        let mut all = BTreeMap::new();
+        for stage in Stage::ALL {
+            for class in Class::ALL {
+                for pool in pools {
+                    all.insert((*stage, pool.clone(), *class), 0);
+                }
+            }
+            for (known, _) in self.open.values() {
+                let key = (*stage, known.pool.clone(), known.class);
+                *all.entry(key).or_default() += known.remaining(*stage);
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

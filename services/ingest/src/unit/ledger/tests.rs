@@ -1,0 +1,111 @@
+//! What is open, whatever order it is heard in.
+
+use medfleet_core::JobId;
+
+use super::*;
+
+fn key(tenant: &str, job: u8) -> JobKey {
+    JobKey {
+        tenant: TenantId::new(tenant).expect("a name"),
+        job: JobId::from_bytes([job; 16]),
+    }
+}
+
+fn pool() -> PoolName {
+    PoolName::new("p").expect("a pool")
+}
+
+fn at(epoch: u32, state: JobState, (done, total): (u32, u32)) -> Sighting {
+    Sighting {
+        epoch,
+        state,
+        chunks_total: total,
+        chunks_done: done,
+        pool: pool(),
+        class: Class::Routine,
+        cost: Cost {
+            preprocess_millis: 10,
+            frames: 4,
+            encode_millis_per_frame: 100,
+            decode_millis_per_frame: 5,
+            decode_millis: 80,
+        },
+        expires: UnixMillis(1_000),
+    }
+}
+
+fn millis(ledger: &Ledger) -> [u64; 3] {
+    let all = ledger.backlog(&[pool()]);
+    assert_eq!(
+        all.len(),
+        12,
+        "a figure for every stage and class, also where it is 0"
+    );
+    [Stage::Preprocess, Stage::Encode, Stage::Decode]
+        .map(|stage| all[&(stage, pool(), Class::Routine)])
+}
+
+#[test]
+fn work_is_predicted_from_upstream_and_gets_less() {
+    let mut ledger = Ledger::default();
+    let key = key("a", 1);
+    let mut check = |sighting: Sighting, expected: [u64; 3]| {
+        ledger.take(&key, sighting);
+        assert_eq!(millis(&ledger), expected);
+    };
+    check(at(0, JobState::Accepted, (0, 0)), [10, 400, 100]);
+    check(at(0, JobState::Released, (0, 0)), [10, 400, 100]);
+    check(at(0, JobState::Preprocessed, (0, 2)), [0, 400, 100]);
+    check(at(0, JobState::Encoding, (1, 2)), [0, 200, 100]);
+    // An older word changes nothing.
+    check(at(0, JobState::Preprocessed, (0, 2)), [0, 200, 100]);
+    check(at(0, JobState::Encoding, (2, 2)), [0, 0, 100]);
+    check(at(0, JobState::Decoding, (2, 2)), [0, 0, 100]);
+    check(at(0, JobState::Completed, (2, 2)), [0, 0, 0]);
+}
+
+#[test]
+fn tenants_are_counted_and_what_is_over_time_is_due() {
+    let mut ledger = Ledger::default();
+    for job in 1..=3 {
+        ledger.take(&key("a", job), at(0, JobState::Accepted, (0, 0)));
+    }
+    ledger.take(&key("b", 1), at(0, JobState::Accepted, (0, 0)));
+    let of = |ledger: &Ledger, tenant| ledger.open_jobs(&key(tenant, 0).tenant);
+    assert_eq!((of(&ledger, "a"), of(&ledger, "b")), (3, 1));
+    ledger.end(&key("a", 2), 0);
+    ledger.end(&key("a", 2), 0);
+    assert_eq!(of(&ledger, "a"), 2);
+    assert!(ledger.due(UnixMillis(999)).is_empty());
+    assert_eq!(ledger.due(UnixMillis(1_000)).len(), 3);
+}
+
+#[test]
+fn a_late_end_of_an_older_epoch_ends_nothing() {
+    let mut ledger = Ledger::default();
+    let key = key("a", 1);
+    ledger.take(&key, at(1, JobState::Accepted, (0, 0)));
+    ledger.take(&key, at(0, JobState::Failed, (0, 0)));
+    assert_eq!(ledger.epoch(&key), Some(1));
+}
+
+#[test]
+fn a_scan_brings_in_what_was_missed_and_drops_what_is_gone() {
+    let mut ledger = Ledger::default();
+    ledger.take(&key("a", 1), at(0, JobState::Accepted, (0, 0)));
+    ledger.take(&key("a", 2), at(0, JobState::Accepted, (0, 0)));
+    ledger.begin_scan();
+    // Its final event comes between the reading of its page and the page.
+    ledger.take(&key("a", 3), at(0, JobState::Cancelled, (0, 0)));
+    ledger.take(&key("a", 3), at(0, JobState::Accepted, (0, 0)));
+    // Read as it is stored.
+    ledger.take(&key("a", 2), at(0, JobState::Released, (0, 0)));
+    // New while the scan goes on.
+    ledger.take(&key("a", 4), at(0, JobState::Accepted, (0, 0)));
+    ledger.end_scan();
+    let open: Vec<_> = (1..=4)
+        .filter(|job| ledger.epoch(&key("a", *job)).is_some())
+        .collect();
+    assert_eq!(open, [2, 4]);
+    assert_eq!(ledger.open_jobs(&key("a", 0).tenant), 2);
+}

@@ -1,0 +1,38 @@
+//! Work that operators hold back. Pure.
+
+use std::collections::BTreeMap;
+
+use medfleet_core::TenantId;
+use medfleet_queue::Pause;
+
+use super::{CLASSES, slot};
+
+type Held = [bool; CLASSES];
+
+/// What is held back: of every tenant, and of single ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Pauses {
+    everyone: Held,
+    tenants: BTreeMap<TenantId, Held>,
+}
+
+impl Pauses {
+    pub(crate) fn of(pauses: &[Pause]) -> Self {
+        let mut all = Self::default();
+        for Pause { tenant, class, .. } in pauses {
+            let held = match tenant {
+                Some(tenant) => all.tenants.entry(tenant.clone()).or_default(),
+                None => &mut all.everyone,
+            };
+            match class {
+                Some(class) => held[slot(*class)] = true,
+                None => *held = [true; CLASSES],
+            }
+        }
+        all
+    }
+
+    pub(super) fn hold(&self, tenant: &TenantId, class: usize) -> bool {
+        self.everyone[class] || self.tenants.get(tenant).is_some_and(|held| held[class])
+    }
+}

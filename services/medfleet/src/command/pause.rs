@@ -1,0 +1,94 @@
+//! `medfleet pause`, `resume` and `pauses`: work that operators hold back, whatever replica leads. Needs an operator's token.
+
+use medfleet_proto::v1::{Class, Pause};
+
+use super::on_one_thread;
+use super::submit::ClassName;
+use crate::client::{Client, Retry, ServerArgs};
+use crate::exit::{CommandResult, Exit, Fault};
+use crate::show;
+
+/// Flags of `pause` and `resume`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Whose work [default: every tenant's]
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Of which class [default: every class]
+    #[arg(long, value_name = "CLASS")]
+    class: Option<ClassName>,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `pauses`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object per pause and line on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Tenant and class, one of them at least.
+    fn scope(&self) -> Result<(String, Class), Fault> {
+        if self.tenant.is_none() && self.class.is_none() {
+            return Err(Fault::usage(anyhow::anyhow!(
+                "name what: --tenant TENANT, --class CLASS, or both"
+            )));
+        }
+        let class = self.class.map_or(Class::Unspecified, ClassName::wire);
+        Ok((self.tenant.clone().unwrap_or_default(), class))
+    }
+}
+
+/// Runs `pause`.
+pub(crate) fn pause(args: Args) -> CommandResult {
+    let (tenant, class) = args.scope()?;
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        let pause = client.pause_work(&tenant, class).await?;
+        show_one(&pause, args.json)?;
+        Ok(Exit::Done)
+    })
+}
+
+/// Runs `resume`.
+pub(crate) fn resume(args: Args) -> CommandResult {
+    let (tenant, class) = args.scope()?;
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        client.resume_work(&tenant, class).await?;
+        Ok(Exit::Done)
+    })
+}
+
+/// Runs `pauses`.
+pub(crate) fn list(args: ListArgs) -> CommandResult {
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        let pauses = client.pauses().await?;
+        if !args.json {
+            show::print(&show::pause_table_head())?;
+        }
+        for pause in &pauses {
+            show_one(pause, args.json)?;
+        }
+        Ok(Exit::Done)
+    })
+}
+
+fn show_one(pause: &Pause, json: bool) -> std::io::Result<()> {
+    match json {
+        true => show::print_json(&show::pause_json(pause)),
+        false => show::print(&show::pause_table_row(pause)),
+    }
+}

@@ -1,0 +1,200 @@
+//! Whose turn it is: a flood, what operators hold back, what a tenant may have, and what the backlog says meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::fleet::{Fleet, Model, OPERATOR, Options, Pace, Role, http_get};
+use medfleet_tests::picture;
+use toml::toml;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+fn job(class: Class) -> Result<SubmitJobRequest> {
+    Ok(SubmitJobRequest {
+        class: class.into(),
+        ..report(vec![inline(picture::png(64, 1)?)])
+    })
+}
+
+/// Seconds of backlog at a stage, all classes together.
+async fn backlog(fleet: &Fleet, stage: &str) -> Result<f64> {
+    let (_, page) = http_get(fleet.admin(Role::Ingest), "/metrics").await?;
+    let of_stage = format!("medfleet_backlog_seconds{{stage=\"{stage}\",");
+    let lines: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with(&of_stage))
+        .collect();
+    ensure!(
+        lines.len() == Class::Bulk as usize,
+        "a figure for every class: {lines:?}"
+    );
+    let seconds = lines.iter().map(|line| {
+        let text = line.rsplit(' ').next().context("a value")?;
+        text.parse::<f64>().context("a number")
+    });
+    seconds.sum()
+}
+
+async fn wait_for_no_backlog(fleet: &Fleet) -> Result<()> {
+    wait_until(PATIENCE, "an empty backlog", async || {
+        for stage in ["preprocess", "encode", "decode"] {
+            (backlog(fleet, stage).await.ok()? == 0.0).then_some(())?;
+        }
+        Some(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let operator = fleet.client(OPERATOR).await?;
+    let (held, free) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let refused = held.pause("st-john", Class::Unspecified).await;
+    let refused = refused.expect_err("not an operator");
+    ensure!(refused.code() == Code::PermissionDenied, "{refused:?}");
+    let empty = operator.pause("", Class::Unspecified).await;
+    ensure!(empty.expect_err("names nothing").code() == Code::InvalidArgument);
+    wait_for_no_backlog(&fleet).await?;
+
+    let pause = operator.pause("st-mary", Class::Unspecified).await?;
+    operator.pause("st-mary", Class::Unspecified).await?;
+    ensure!(operator.pauses().await? == [pause.clone()] && pause.tenant == "st-mary");
+    // The leader looks once a second; by the time that it leads anew it has looked.
+    fleet.kill9(Role::Ingest).await?;
+    fleet.start_role(Role::Ingest).await?;
+    let (operator, held, free) = (
+        fleet.client(OPERATOR).await?,
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let waiting = held.submit(job(Class::Routine)?).await?;
+    let other = free.submit(job(Class::Routine)?).await?;
+    ensure!(free.wait_final(&other.name).await?.state() == JobState::Completed);
+    ensure!(held.get(&waiting.name).await?.state() == JobState::Accepted);
+    wait_until(
+        PATIENCE,
+        "the work that is held back in the backlog",
+        async || {
+            // What it will be at the stages that it has not come to counts too.
+            for stage in ["preprocess", "encode", "decode"] {
+                (backlog(&fleet, stage).await.ok()? > 0.0).then_some(())?;
+            }
+            Some(())
+        },
+    )
+    .await?;
+
+    operator.resume("st-mary", Class::Bulk).await?;
+    ensure!(
+        operator.pauses().await? == [pause],
+        "another pause than that"
+    );
+    operator.resume("st-mary", Class::Unspecified).await?;
+    ensure!(operator.pauses().await?.is_empty());
+    ensure!(held.wait_final(&waiting.name).await?.state() == JobState::Completed);
+    wait_for_no_backlog(&fleet).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_a_budget_of_stat_jobs_and_of_open_jobs() -> Result<()> {
+    let ingest = toml! {
+        [quotas.tenants.st-mary]
+        stat_per_minute = 1
+        open_jobs_max = 2
+    };
+    let fleet = Fleet::start(Options {
+        ingest,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    fleet.stop_role(Role::Decode).await?;
+    let first = client.submit(job(Class::Stat)?).await?;
+    let second = client.submit(job(Class::Stat)?).await?;
+    let classes = |job: &Job| (job.class(), job.class_asked());
+    ensure!(classes(&first) == (Class::Stat, Class::Stat), "{first:?}");
+    ensure!(
+        classes(&second) == (Class::Urgent, Class::Stat),
+        "{second:?}"
+    );
+    ensure!(classes(&client.get(&second.name).await?) == (Class::Urgent, Class::Stat));
+    let refused = wait_until(PATIENCE, "the quota of open jobs", async || {
+        // Ingest counts a job when its event comes, right after the answer.
+        client.submit(job(Class::Routine).ok()?).await.err()
+    })
+    .await?;
+    ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
+    ensure!(retry_delay(&refused).is_some(), "{refused:?}");
+    let other = fleet.client("st-john").await?;
+    other.submit(job(Class::Stat)?).await?;
+
+    fleet.start_role(Role::Decode).await?;
+    for name in [&first.name, &second.name] {
+        ensure!(client.wait_final(name).await?.state() == JobState::Completed);
+    }
+    let result = client.result(&second.name).await?;
+    ensure!((result.class(), result.class_asked()) == (Class::Urgent, Class::Stat));
+    wait_until(PATIENCE, "room for another job", async || {
+        client.submit(job(Class::Routine).ok()?).await.ok()
+    })
+    .await?;
+    Ok(())
+}
+
+fn retry_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
+    const FLOOD: usize = 40;
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 5,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let (flood, film) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    // Everything waits for the decoder before it comes: nothing of this depends on how fast the machine is.
+    fleet.stop_role(Role::Decode).await?;
+    for _ in 0..FLOOD {
+        flood.submit(job(Class::Routine)?).await?;
+    }
+    let film_job = film.submit(job(Class::Routine)?).await?;
+    let is_encoded = |job: &Job| job.chunks_total > 0 && job.chunks_done == job.chunks_total;
+    wait_until(PATIENCE, "the flood at the decoder's door", async || {
+        let (jobs, _) = flood.list(1000, "").await.ok()?;
+        jobs.iter().all(is_encoded).then_some(())
+    })
+    .await?;
+    film.wait_for(&film_job.name, is_encoded).await?;
+    fleet.start_role(Role::Decode).await?;
+    ensure!(film.wait_final(&film_job.name).await?.state() == JobState::Completed);
+    // Before the flood that was accepted ahead of it: only what was with the workers went first.
+    let ended = ended(&flood).await?;
+    ensure!(
+        ended < FLOOD / 2,
+        "{ended} of {FLOOD} jobs of the flood ended first"
+    );
+    Ok(())
+}
+
+async fn ended(client: &Client) -> Result<usize> {
+    let (jobs, _) = client.list(1000, "").await?;
+    Ok(jobs
+        .iter()
+        .filter(|job| job.state() == JobState::Completed)
+        .count())
+}
