@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-phantom", &[]),
     ("medfleet-score", &[]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
+    ("medfleet-fuzz", &["medfleet-imaging"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
     (
