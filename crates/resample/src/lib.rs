@@ -42,26 +42,8 @@ pub fn antialiased(
         return Ok(pixels.to_vec());
     }
     let targets = targets(side, to);
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has what the function is compiled for.
-        return Ok(unsafe { resized_avx2(pixels, side, channels, &targets) });
-    }
-    Ok(resized(pixels, side, channels, &targets))
-}
-
-/// The same code for processors with AVX2, which multiply eight samples at a time.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn resized_avx2(pixels: &[u8], side: usize, channels: usize, targets: &[Target]) -> Vec<u8> {
-    resized(pixels, side, channels, targets)
-}
-
-/// Rows first, then columns, as Pillow does: what lies between has 8 bits.
-#[inline(always)]
-fn resized(pixels: &[u8], side: usize, channels: usize, targets: &[Target]) -> Vec<u8> {
-    let along = rows(pixels, side, channels, targets);
-    columns(&along, targets.len() * channels, targets)
+    let along = rows(pixels, side, channels, &targets);
+    Ok(columns(&along, to * channels, &targets))
 }
 
 /// `pixels` [side, side, channels] → [to, to, channels], each target pixel mixed from the four source pixels nearest to
@@ -164,46 +146,49 @@ const fn sample_of(sum: i32) -> u8 {
 /// One half, to round.
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
-/// Rows that are worked on together, so that a weight is read once for all of them.
-const LANES: usize = 8;
-
 /// [rows, side, channels] → [rows, targets, channels].
-#[inline(always)]
 fn rows(pixels: &[u8], side: usize, channels: usize, targets: &[Target]) -> Vec<u8> {
-    let (stride, made) = (side * channels, targets.len() * channels);
-    let mut out = vec![0; pixels.len() / side * targets.len()];
-    // The samples of the rows at one place lie together.
-    let mut tile = vec![[0; LANES]; stride];
-    let blocks = pixels.chunks(stride * LANES);
-    for (block, out) in blocks.zip(out.chunks_mut(made * LANES)) {
-        for (lane, row) in block.chunks_exact(stride).enumerate() {
-            for (samples, sample) in tile.iter_mut().zip(row) {
-                samples[lane] = *sample;
-            }
-        }
-        for (at, target) in targets.iter().enumerate() {
+    match channels {
+        1 => rows_of::<1>(pixels, side, targets),
+        3 => rows_of::<3>(pixels, side, targets),
+        _ => {
+            // Any other number, a channel at a time.
+            let mut out = vec![0; pixels.len() / side * targets.len()];
             for channel in 0..channels {
-                let sources = tile[target.first * channels + channel..]
+                let one: Vec<u8> = pixels
                     .iter()
-                    .step_by(channels);
-                let mut sums = [HALF; LANES];
-                for (samples, weight) in sources.zip(&target.weights) {
-                    for (sum, sample) in sums.iter_mut().zip(samples) {
-                        *sum += i32::from(*sample) * weight;
-                    }
-                }
-                let column = out[at * channels + channel..].iter_mut().step_by(made);
-                for (to, sum) in column.zip(sums) {
-                    *to = sample_of(sum);
+                    .skip(channel)
+                    .step_by(channels)
+                    .copied()
+                    .collect();
+                let made = rows_of::<1>(&one, side, targets);
+                for (to, from) in out.iter_mut().skip(channel).step_by(channels).zip(made) {
+                    *to = from;
                 }
             }
+            out
+        }
+    }
+}
+
+fn rows_of<const CHANNELS: usize>(pixels: &[u8], side: usize, targets: &[Target]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pixels.len() / side * targets.len());
+    for row in pixels.chunks_exact(side * CHANNELS) {
+        for target in targets {
+            let mut sums = [HALF; CHANNELS];
+            let sources = row[target.first * CHANNELS..].chunks_exact(CHANNELS);
+            for (source, weight) in sources.zip(&target.weights) {
+                for (sum, sample) in sums.iter_mut().zip(source) {
+                    *sum += i32::from(*sample) * weight;
+                }
+            }
+            out.extend(sums.map(sample_of));
         }
     }
     out
 }
 
 /// [side, width] → [targets, width].
-#[inline(always)]
 fn columns(pixels: &[u8], width: usize, targets: &[Target]) -> Vec<u8> {
     let mut out = Vec::with_capacity(targets.len() * width);
     let mut sums = vec![HALF; width];
