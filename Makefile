@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one line of work, done by `cargo xtask` (crates/xtask) or the medfleet binary.
 .DEFAULT_GOAL := help
-.PHONY: help demo test up fetch fmt cuda
+.PHONY: help demo test up fetch fmt cuda fuzz
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,6 +16,9 @@ up: ## a local fleet that keeps running; prints its address and where its token 
 
 cuda: ## the binaries for NVIDIA GPUs, built without one; needs Python's package index
 	@cargo xtask cuda
+
+fuzz: ## break files on purpose for an hour, and look for what does not survive it
+	@cargo xtask fuzz
 
 fetch: ## the pinned tools and test data, into the cache
 	@cargo xtask fetch

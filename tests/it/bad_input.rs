@@ -1,12 +1,17 @@
 //! Bad input gets a clear error that names the field and what is allowed, and leaves nothing half-done.
 
 use anyhow::{Context, Result, ensure};
+use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 use medfleet_proto::v1::{self, FailureReason, JobState, SubmitJobRequest, task::Kind};
 use medfleet_tests::client::{Client, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use tonic::Code;
 use tonic_types::StatusExt;
+
+/// 4096 x 4096 pixels: more than the memory that the test fleet lets a decoder have.
+const LARGE_CODESTREAM: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
+const SMALL_CODESTREAM: &[u8] = include_bytes!("../../crates/fuzz/seeds/deep12.j2k");
 
 async fn refused(
     client: &Client,
@@ -189,6 +194,39 @@ async fn files_that_are_not_images_fail_the_job() -> Result<()> {
         );
         ensure!(seen.text.is_empty(), "{what}: a draft was written");
     }
+    Ok(())
+}
+
+/// A JPEG 2000 image that ends its decoder, and not by an error that it could report, fails its job alone: the role that asked
+/// for it lives on and makes frames of the next one. (Nobody starts a role again here.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_ends_its_decoder_fails_alone() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let deadly = Header {
+        rows: 4096,
+        columns: 4096,
+        ..Header::default()
+    };
+    let deadly = encapsulated(&deadly, JPEG_2000, LARGE_CODESTREAM);
+    let good = Header::of_stream(SMALL_CODESTREAM).context("a codestream")?;
+    let good = encapsulated(&good, JPEG_2000, SMALL_CODESTREAM);
+    let job = client
+        .submit(report(vec![uploaded(&client.upload(&deadly).await?)]))
+        .await?;
+    let seen = client.watch_to_end(&job.name).await?;
+    let failure = seen.last.and_then(|job| job.failure);
+    let failure = failure.context("a failure")?;
+    ensure!(
+        failure.reason() == FailureReason::InputRefused
+            && failure.message.contains("DECODER_CRASHED"),
+        "{failure:?}"
+    );
+    let job = client
+        .submit(report(vec![uploaded(&client.upload(&good).await?)]))
+        .await?;
+    let job = client.wait_final(&job.name).await?;
+    ensure!(job.state() == JobState::Completed, "{job:?}");
     Ok(())
 }
 

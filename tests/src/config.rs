@@ -59,7 +59,11 @@ pub fn of(role: Role, setting: &Setting<'_>) -> String {
     let mut file = shared(role, setting);
     let service = match role {
         Role::Ingest => ingest(setting),
-        Role::Preprocess => toml! { pool = "test-pool" },
+        // So little that a test's file can want more.
+        Role::Preprocess => toml! {
+            pool = "test-pool"
+            codec_memory_bytes_max = "128 MiB"
+        },
         Role::Encode => {
             let mut encode = toml! { pool = "test-pool" };
             encode.insert(

@@ -6,7 +6,7 @@ use dicom_dictionary_std::{tags, uids};
 
 use crate::colour::Palette;
 use crate::header::{EXPLICIT_VR_BIG_ENDIAN, Header, PixelData};
-use crate::{Limits, Photometric, Reason, Refusal};
+use crate::{Decoder, Limits, Photometric, Reason, Refusal};
 
 /// How to decode the frames of an admitted file.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub(crate) struct Image {
     /// Bits of a cell that embedded overlays declare as theirs; above those stored, only these may be set.
     pub(crate) overlay_bits: u32,
     pub(crate) palette: Option<Palette>,
+    /// Who decodes JPEG 2000.
+    pub(crate) codestreams: Decoder,
 }
 
 /// How the pixel data is packed.
@@ -121,6 +123,7 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
         cell,
         overlay_bits: header.overlay_bits,
         palette,
+        codestreams: limits.codestreams,
     };
     if photometric == Photometric::YbrFull422
         && codec == Codec::Native

@@ -30,7 +30,7 @@ pub(crate) fn to_grey(cells: &[u32], image: &Image, look: &Look) -> Result<Grey,
     let mut notes = Vec::new();
     let all = u32::MAX >> (32 - image.cell.bits_allocated);
     let overlay_bits = image.overlay_bits & all & !image.cell.mask();
-    if !image.cell.signed && cells.iter().any(|raw| raw & overlay_bits != 0) {
+    if !image.cell.signed && overlay_bits != 0 && cells.iter().any(|raw| raw & overlay_bits != 0) {
         notes.push(Note::HighBitsIgnored);
     }
     let (voi, window) = match &look.voi {

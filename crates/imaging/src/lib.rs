@@ -11,6 +11,7 @@ mod admission;
 mod archive;
 mod clinical;
 mod codec;
+mod codestream;
 mod colour;
 mod conventions;
 mod dataset;
@@ -35,6 +36,7 @@ mod volume;
 
 pub use archive::{Archive, Member, members};
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
+pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane};
 pub use conventions::{Convention, VolumeRule};
 pub use dicom::{Values, decode_values};
 pub use frame::{

@@ -1,6 +1,6 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{Convention, Reason, Refusal};
+use crate::{Convention, Decoder, Reason, Refusal};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
@@ -77,6 +77,8 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
+    /// Who decodes JPEG 2000: what a broken codestream may cost is its process.
+    pub codestreams: Decoder,
 }
 
 impl Default for Limits {
@@ -90,6 +92,7 @@ impl Default for Limits {
             archive_bytes_max: 1024 * 1024 * 1024,
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
+            codestreams: Decoder::HERE,
         }
     }
 }

@@ -128,6 +128,9 @@ reasons! {
     UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Presentation LUT Sequence; Presentation LUT Shape IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1; Modality and VOI LUT with 1 to 65536 entries of 8 to 16 bits, the latter with a whole-numbered rescale; palettes of three equally long tables";
     PixelDataMismatch, "PIXEL_DATA_MISMATCH", "the decoded image does not match the header", "pixel data with the rows, columns and bits the header declares";
     DecodeFailed, "DECODE_FAILED", "the compressed image cannot be decoded", "images that a standard decoder reads without error";
+    DecoderCrashed, "DECODER_CRASHED", "the decoder broke off at the compressed image, twice", "images that a standard decoder reads without error";
+    DecoderTooSlow, "DECODER_TOO_SLOW", "decoding the compressed image took longer than the limit", "images that decode within the configured time";
+    DecoderUnavailable, "DECODER_UNAVAILABLE", "the decoder of this codec could not be started; the file may be good", "the same file, later";
     UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits";
     NotForPresentation, "NOT_FOR_PRESENTATION", "the image is raw detector data, not meant to be looked at", "Presentation Intent Type FOR PRESENTATION, or none";
     SeveralStudies, "SEVERAL_STUDIES", "the slices belong to several studies", "slices of one study a job";

@@ -15,6 +15,7 @@ mod cuda;
 mod demo;
 mod fetch;
 mod fleet;
+mod fuzz;
 mod places;
 mod process;
 mod proto;
@@ -35,6 +36,7 @@ usage: cargo xtask <command>
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a real study, print the draft, stop
+  fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
   rebuild                how long the build takes after a one-line change in a service
   up                     a local fleet that keeps running
 ";
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         ["cuda"] => cuda::run(None),
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["rebuild"] => rebuild::run(),
         ["up"] => demo::up(),
         _ => {

@@ -1,7 +1,7 @@
 //! What an operator decides about preprocess, with every limit named.
 
 use medfleet_core::PoolName;
-use medfleet_core::setting::ByteSize;
+use medfleet_core::setting::{ByteSize, DurationText};
 use medfleet_imaging::Convention;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
@@ -14,6 +14,9 @@ use crate::error::StartError;
 
 /// More decodes than this at a time are a mistake, not a machine.
 const DECODES_MAX: u32 = 1024;
+
+/// A program of ours does not start with less.
+const CODEC_MEMORY_BYTES_MIN: ByteSize = ByteSize::from_mib(64);
 
 /// The configuration of the `medfleet-preprocess` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +63,12 @@ pub struct Config {
     /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored.
     #[serde(default = "decodes_max_default")]
     pub decodes_max: u32,
+    /// Memory of each process that decodes JPEG 2000, in bytes of address space; there are up to `decodes_max` of them.
+    #[serde(default = "codec_memory_bytes_max_default")]
+    pub codec_memory_bytes_max: ByteSize,
+    /// How long one JPEG 2000 image may take to decode; its process is ended then, and the file refused.
+    #[serde(default = "codec_time_max_default")]
+    pub codec_time_max: DurationText,
 }
 
 fn convention_default() -> String {
@@ -68,6 +77,16 @@ fn convention_default() -> String {
 
 const fn decodes_max_default() -> u32 {
     2
+}
+
+/// 64 Mi pixels of three components, twice over, and what is around them.
+const fn codec_memory_bytes_max_default() -> ByteSize {
+    ByteSize::from_mib(2048)
+}
+
+/// 64 Mi pixels take 11 s on a core of its own.
+const fn codec_time_max_default() -> DurationText {
+    DurationText::from_secs(120)
 }
 
 const fn frames_per_chunk_default() -> u32 {
@@ -97,6 +116,8 @@ impl Config {
             file_bytes_max: file_bytes_max_default(),
             memory_bytes_max: file_bytes_max_default(),
             decodes_max: decodes_max_default(),
+            codec_memory_bytes_max: codec_memory_bytes_max_default(),
+            codec_time_max: codec_time_max_default(),
         }
     }
 
@@ -119,6 +140,16 @@ impl Config {
             return Err(ConfigError::relation(format!(
                 "preprocess.decodes_max must be 1 to {DECODES_MAX}"
             )));
+        }
+        if self.codec_memory_bytes_max < CODEC_MEMORY_BYTES_MIN {
+            return Err(ConfigError::relation(
+                "preprocess.codec_memory_bytes_max must be at least 64 MiB, or the decoder cannot even start",
+            ));
+        }
+        if self.codec_time_max.get().as_secs() == 0 {
+            return Err(ConfigError::relation(
+                "preprocess.codec_time_max must be at least 1 s",
+            ));
         }
         if self.memory_bytes_max < self.file_bytes_max {
             return Err(ConfigError::relation(

@@ -1,7 +1,7 @@
 //! What can go wrong with a study, and the single function from that to how its unit ends.
 
 use medfleet_core::{FailureReason, IdError};
-use medfleet_imaging::{OptionsError, Refusal};
+use medfleet_imaging::{OptionsError, Reason, Refusal};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
@@ -50,6 +50,12 @@ pub(crate) enum PreprocessError {
 impl From<PreprocessError> for Ending {
     fn from(error: PreprocessError) -> Self {
         match error {
+            // The file may be good; a start is counted, so that a file that always ends so is given up.
+            PreprocessError::Refused { ref refusal, .. }
+                if refusal.reason == Reason::DecoderUnavailable =>
+            {
+                Self::wrong(error)
+            }
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }

@@ -5,9 +5,12 @@
 //! code, and each file of a volume that is not shown is listed with its reason.
 //! It never links a model, and decodes on blocking threads only.
 //!
-//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `puts` (frames on their
+//! JPEG 2000, whose decoder is not memory-safe, is decoded in processes of its own.
+//!
+//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `codecs` (the other processes), `puts` (frames on their
 //! way to the store), `work` (the effects in order), `error` (error → verdict).
 
+pub mod codecs;
 mod config;
 mod decodes;
 mod error;
@@ -31,7 +34,7 @@ pub use error::StartError;
 pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), StartError> {
     let pool = config.pool_name()?;
     let part = dependencies.health.part("preprocess");
-    let handler = work::Preprocess::new(&config, &dependencies)?;
+    let handler = Arc::new(work::Preprocess::new(&config, &dependencies)?);
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let worker = Worker {
@@ -43,6 +46,7 @@ pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), Start
         tasks: dependencies.tasks,
     };
     part.ready();
-    medfleet_worker::run(worker, Arc::new(handler)).await;
+    medfleet_worker::run(worker, Arc::clone(&handler)).await;
+    handler.close();
     Ok(())
 }

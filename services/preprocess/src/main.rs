@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use medfleet_preprocess::MainConfig;
+use medfleet_preprocess::{MainConfig, codecs};
 use medfleet_runtime::{Process, Program, Stop, process};
 use medfleet_worker::Dependencies;
 
@@ -13,6 +13,9 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
+    if codecs::is_child(std::env::args_os()) {
+        return codecs::child_main(std::env::args_os());
+    }
     process::main(PROGRAM, body)
 }
 

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, WorkUnit};
 use medfleet_imaging::{
-    Decoded, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, Refusal, SlicePlan,
-    Slices, decode_slices, plan_volume,
+    Decoded, Decoder, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, Refusal,
+    SlicePlan, Slices, decode_slices, plan_volume,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -16,6 +16,7 @@ use medfleet_worker::{Dependencies, Ending, Handler, Started};
 use prost::Message;
 use tokio::sync::Semaphore;
 
+use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
 use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
@@ -36,6 +37,7 @@ pub(crate) struct Preprocess {
     memory: Arc<Semaphore>,
     memory_steps: u32,
     decodes: Decodes,
+    codecs: &'static Codecs,
     metrics: PreprocessMetrics,
 }
 
@@ -62,8 +64,10 @@ struct Study {
 
 impl Preprocess {
     pub(crate) fn new(config: &Config, dependencies: &Dependencies) -> Result<Self, StartError> {
+        let codecs = codecs(config);
         let limits = Limits {
             file_bytes_max: config.file_bytes_max.get(),
+            codestreams: Decoder::new(codecs),
             ..Limits::default()
         };
         let memory_steps = steps(config.memory_bytes_max.get());
@@ -76,8 +80,14 @@ impl Preprocess {
             memory: Arc::new(Semaphore::new(memory_steps as usize)),
             memory_steps,
             decodes: Decodes::new(config.decodes_max),
+            codecs,
             metrics: PreprocessMetrics::register(&dependencies.metrics),
         })
+    }
+
+    /// Ends the processes that decode.
+    pub(crate) fn close(&self) {
+        self.codecs.close();
     }
 
     async fn study(
@@ -400,6 +410,16 @@ impl Handler for Preprocess {
         started.advance(&step).await?;
         Ok(())
     }
+}
+
+/// Imaging's limits are plain numbers that every frame's decoding may copy, so that what they refer to stays for good: a few
+/// hundred bytes each time a service starts.
+fn codecs(config: &Config) -> &'static Codecs {
+    Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
+        memory_bytes_max: config.codec_memory_bytes_max.get(),
+        time_max: config.codec_time_max.get(),
+        idle_max: config.decodes_max as usize,
+    })))
 }
 
 fn steps(bytes: u64) -> u32 {

@@ -1,13 +1,13 @@
-//! JPEG 2000 and its high-throughput form (lossless and lossy), through the pure-Rust port of OpenJPEG in strict mode.
+//! JPEG 2000 and its high-throughput form (lossless and lossy).
 //! Size, depth and sign are read from the codestream first (ISO 15444-1 A.5.1), so that nothing is allocated by a lie,
 //! and a codestream without its end marker is refused: without it the library fills in.
+//! Who decodes, and in which process, the caller decides (`codestream`).
 
 use dicom_dictionary_std::tags;
-use jpeg2k::{DecodeParameters, Image as Image2000};
 
 use super::{Cells, check_precision, check_size, mismatch};
 use crate::admission::{Cell, Image};
-use crate::{Photometric, Reason, Refusal};
+use crate::{CodestreamError, Photometric, Reason, Refusal};
 
 const START_AND_SIZE: &[u8] = &[0xff, 0x4f, 0xff, 0x51];
 
@@ -34,22 +34,37 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
         )));
     }
     let failed = || Refusal::at(Reason::DecodeFailed, tags::PIXEL_DATA);
-    let decoded = Image2000::from_bytes_with(bytes, DecodeParameters::new().strict(true))
-        .map_err(|_| failed())?;
-    let components = decoded.components();
-    let right = components
+    let planes = image.codestreams.decode(bytes).map_err(|error| {
+        let reason = match error {
+            CodestreamError::Broken => Reason::DecodeFailed,
+            CodestreamError::Crashed => Reason::DecoderCrashed,
+            CodestreamError::TooSlow => Reason::DecoderTooSlow,
+            CodestreamError::Unavailable => Reason::DecoderUnavailable,
+        };
+        Refusal::at(reason, tags::PIXEL_DATA)
+    })?;
+    let right = planes
         .iter()
-        .all(|c| (c.width(), c.height()) == (image.columns, image.rows));
-    if components.len() != image.samples as usize || !right {
+        .all(|plane| (plane.width, plane.height) == (image.columns, image.rows));
+    let pixels = image.rows as usize * image.columns as usize;
+    let whole = planes.iter().all(|plane| plane.samples.len() == pixels);
+    if planes.len() != image.samples as usize || !right || !whole {
         return Err(failed());
     }
     // Two's complement in the allocated bits, as the other codecs give it.
     let mask = u32::MAX >> (32 - image.cell.bits_allocated);
-    let planes: Vec<&[i32]> = components.iter().map(|c| c.data()).collect();
     let values = match planes.as_slice() {
-        [plane] => plane.iter().map(|value| *value as u32 & mask).collect(),
-        planes => (0..image.rows as usize * image.columns as usize)
-            .flat_map(|at| planes.iter().map(move |plane| plane[at] as u32 & mask))
+        [plane] => plane
+            .samples
+            .iter()
+            .map(|value| *value as u32 & mask)
+            .collect(),
+        planes => (0..pixels)
+            .flat_map(|at| {
+                planes
+                    .iter()
+                    .map(move |plane| plane.samples[at] as u32 & mask)
+            })
             .collect(),
     };
     Ok(Cells {

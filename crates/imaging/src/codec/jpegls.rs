@@ -1,4 +1,5 @@
-//! JPEG-LS, lossless and near-lossless (ITU-T T.87), in all three interleavings, 2 to 16 bits, with preset parameters.
+//! JPEG-LS, lossless and near-lossless (ITU-T T.87), in all three interleavings, 2 to 16 bits, with preset parameters and
+//! restarts.
 //! Mapping tables and subsampled components are refused; data that ends early is an error.
 
 mod context;
@@ -116,18 +117,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cells, Refusal> {
                 }
                 _ => return Err(failed()),
             },
-            0xdd => {
+            // Two to four bytes (C.2.5), in lines.
+            0xdd if (2..=4).contains(&content.len()) => {
                 restart_interval = content
                     .iter()
                     .fold(0usize, |value, byte| value << 8 | usize::from(*byte));
             }
             0xda => {
                 let frame: &FrameHeader = frame.as_ref().ok_or_else(failed)?;
-                // Restarts are legal and no DICOM writer makes them.
-                if restart_interval != 0 {
-                    return Err(failed());
-                }
-                at += scan(&bytes[at..], content, frame, preset, &mut planes)?;
+                let scan = Scan {
+                    frame,
+                    preset,
+                    restart_interval,
+                };
+                at += scan.decode(&bytes[at..], content, &mut planes)?;
             }
             0xe0..=0xef | 0xfe => {}
             _ => return Err(failed()),
@@ -140,50 +143,61 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cells, Refusal> {
     Ok(super::interleave(&planes))
 }
 
-/// Decodes the scan whose header is `content` and whose data begins with `bytes`; returns the length of the data.
-fn scan(
-    bytes: &[u8],
-    content: &[u8],
-    frame: &FrameHeader,
+/// What is known when a scan begins.
+struct Scan<'a> {
+    frame: &'a FrameHeader,
     preset: Option<[i32; 5]>,
-    planes: &mut [Option<Vec<u16>>],
-) -> Result<usize, Refusal> {
-    let (&count, rest) = content.split_first().ok_or_else(failed)?;
-    let count = usize::from(count);
-    if count == 0 || rest.len() != count * 2 + 3 {
-        return Err(failed());
-    }
-    let tail = &rest[count * 2..];
-    let (near, interleave) = (i32::from(tail[0]), tail[1]);
-    // A point transform would lose bits that DICOM does not announce.
-    if tail[2] != 0 || interleave > 2 || (interleave == 0) != (count == 1) {
-        return Err(failed());
-    }
-    let indices = rest[..count * 2]
-        .chunks_exact(2)
-        .map(|pair| {
-            // The second byte names a mapping table.
-            let index = frame.components.iter().position(|id| *id == pair[0]);
-            index.filter(|_| pair[1] == 0).ok_or_else(failed)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let parameters = Parameters::new(frame.precision, near, preset).ok_or_else(failed)?;
-    let mut decoder = Decoder {
-        contexts: Contexts::new(&parameters),
-        parameters,
-        reader: Reader::new(bytes),
-        run_index: vec![0; count],
-    };
-    let lines = match interleave {
-        2 => decoder.by_sample(frame, count)?,
-        _ => decoder.by_line(frame, count)?,
-    };
-    for (plane, index) in lines.into_iter().zip(indices) {
-        if planes[index].replace(plane).is_some() {
+    /// Lines; 0 for a scan without restarts.
+    restart_interval: usize,
+}
+
+impl Scan<'_> {
+    /// Decodes the scan whose header is `content` and whose data begins with `bytes`; returns the length of the data.
+    fn decode(
+        &self,
+        bytes: &[u8],
+        content: &[u8],
+        planes: &mut [Option<Vec<u16>>],
+    ) -> Result<usize, Refusal> {
+        let frame = self.frame;
+        let (&count, rest) = content.split_first().ok_or_else(failed)?;
+        let count = usize::from(count);
+        if count == 0 || rest.len() != count * 2 + 3 {
             return Err(failed());
         }
+        let tail = &rest[count * 2..];
+        let (near, interleave) = (i32::from(tail[0]), tail[1]);
+        // A point transform would lose bits that DICOM does not announce.
+        if tail[2] != 0 || interleave > 2 || (interleave == 0) != (count == 1) {
+            return Err(failed());
+        }
+        let indices = rest[..count * 2]
+            .chunks_exact(2)
+            .map(|pair| {
+                // The second byte names a mapping table.
+                let index = frame.components.iter().position(|id| *id == pair[0]);
+                index.filter(|_| pair[1] == 0).ok_or_else(failed)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let parameters = Parameters::new(frame.precision, near, self.preset).ok_or_else(failed)?;
+        let mut decoder = Decoder {
+            contexts: Contexts::new(&parameters),
+            parameters,
+            reader: Reader::new(bytes),
+            run_index: vec![0; count],
+            restart_interval: self.restart_interval,
+        };
+        let lines = match interleave {
+            2 => decoder.by_sample(frame, count)?,
+            _ => decoder.by_line(frame, count)?,
+        };
+        for (plane, index) in lines.into_iter().zip(indices) {
+            if planes[index].replace(plane).is_some() {
+                return Err(failed());
+            }
+        }
+        Ok(decoder.reader.end())
     }
-    Ok(decoder.reader.end())
 }
 
 struct Decoder<'a> {
@@ -192,6 +206,8 @@ struct Decoder<'a> {
     reader: Reader<'a>,
     /// One for each component when lines alternate, the first for all when samples do.
     run_index: Vec<usize>,
+    /// Lines; 0 for none.
+    restart_interval: usize,
 }
 
 /// The neighbours of a sample (figure 3).
@@ -246,7 +262,8 @@ impl Decoder<'_> {
     fn by_line(&mut self, frame: &FrameHeader, count: usize) -> Result<Vec<Vec<u16>>, Refusal> {
         let mut planes = vec![Vec::with_capacity(frame.width * frame.height); count];
         let mut lines: Vec<Lines> = (0..count).map(|_| Lines::new(frame.width)).collect();
-        for _ in 0..frame.height {
+        for row in 0..frame.height {
+            self.restart_before(row, &mut lines)?;
             for (index, (lines, plane)) in lines.iter_mut().zip(&mut planes).enumerate() {
                 lines.begin();
                 let mut x = 1;
@@ -269,7 +286,8 @@ impl Decoder<'_> {
     fn by_sample(&mut self, frame: &FrameHeader, count: usize) -> Result<Vec<Vec<u16>>, Refusal> {
         let mut planes = vec![Vec::with_capacity(frame.width * frame.height); count];
         let mut lines: Vec<Lines> = (0..count).map(|_| Lines::new(frame.width)).collect();
-        for _ in 0..frame.height {
+        for row in 0..frame.height {
+            self.restart_before(row, &mut lines)?;
             lines.iter_mut().for_each(Lines::begin);
             let mut x = 1;
             while x <= frame.width {
@@ -300,6 +318,22 @@ impl Decoder<'_> {
             }
         }
         Ok(planes)
+    }
+
+    /// Where a restart is due, everything begins anew, as if the scan began here (T.81 F.2.1.3.1, T.87 A.2.1).
+    fn restart_before(&mut self, row: usize, lines: &mut [Lines]) -> Result<(), Refusal> {
+        if row == 0 || self.restart_interval == 0 || row % self.restart_interval != 0 {
+            return Ok(());
+        }
+        let number = (row / self.restart_interval - 1) % 8;
+        self.reader.restart(number as u8)?;
+        self.contexts = Contexts::new(&self.parameters);
+        self.run_index.fill(0);
+        for line in lines {
+            line.above.fill(0);
+            line.current.fill(0);
+        }
+        Ok(())
     }
 
     /// A run from `x` on, and the sample that ends it. Returns the next `x`.
@@ -390,3 +424,6 @@ impl Decoder<'_> {
         Ok(self.parameters.reconstruct(predicted, sign * error))
     }
 }
+
+#[cfg(test)]
+mod tests;

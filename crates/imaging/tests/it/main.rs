@@ -5,6 +5,7 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod codecs;
 mod corpus;
 mod documentation;
 mod golden;

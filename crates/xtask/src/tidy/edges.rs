@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-score", &[]),
     ("medfleet-plan", &[]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
+    ("medfleet-fuzz", &["medfleet-imaging"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
     (

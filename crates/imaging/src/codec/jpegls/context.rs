@@ -284,6 +284,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Steps over the restart marker of this number, which must be what comes next.
+    pub(super) fn restart(&mut self, number: u8) -> Result<(), Refusal> {
+        let mut at = self.end();
+        // Any number of fill bytes (T.81 B.1.1.2).
+        while self.bytes.get(at + 1) == Some(&0xff) {
+            at += 1;
+        }
+        match self.bytes.get(at..at + 2) {
+            None => Err(truncated()),
+            Some([0xff, marker]) if *marker == 0xd0 + number => {
+                (self.at, self.buffer, self.count) = (at + 2, 0, 0);
+                Ok(())
+            }
+            Some(_) => Err(super::failed()),
+        }
+    }
+
     /// Where the next marker is.
     pub(super) fn end(&self) -> usize {
         let mut at = self.at.saturating_sub(1);

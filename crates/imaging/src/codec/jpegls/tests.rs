@@ -1,0 +1,47 @@
+//! Restarts, against what CharLS reads from the same codestreams (`tests/reference/make_codecs.py`).
+
+use std::path::Path;
+
+use super::*;
+
+fn file(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/codecs");
+    std::fs::read(folder.join(name)).unwrap()
+}
+
+#[track_caller]
+fn check(name: &str) {
+    let expected: Vec<u32> = file(&format!("{name}.u16"))
+        .chunks_exact(2)
+        .map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))
+        .collect();
+    let found = decode(&file(&format!("{name}.jls"))).unwrap();
+    assert!(found.values == expected, "{name}");
+}
+
+#[test]
+fn restarts_come_out_as_charls_reads_them() {
+    check("restarts-every-line");
+    check("restarts-more-than-eight");
+    check("restarts-one-restart");
+    check("restarts-near");
+    check("restarts-eight-bits");
+    check("restarts-colour-by-sample");
+}
+
+/// The number of a restart tells whether one was lost.
+#[test]
+fn a_missing_or_wrong_restart_is_refused() {
+    let whole = file("restarts-more-than-eight.jls");
+    let at = whole
+        .windows(2)
+        .position(|pair| pair == [0xff, 0xd1])
+        .unwrap();
+    let mut wrong = whole.clone();
+    wrong[at + 1] = 0xd2;
+    assert_eq!(decode(&wrong).unwrap_err().reason, Reason::DecodeFailed);
+    let mut missing = whole.clone();
+    missing.drain(at..at + 2);
+    assert!(decode(&missing).is_err());
+    assert!(decode(&whole[..at + 1]).is_err());
+}

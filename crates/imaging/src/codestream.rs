@@ -1,0 +1,93 @@
+//! Who decodes JPEG 2000 codestreams. The decoder is C turned into Rust, and not memory-safe: a service decodes in another
+//! process ([`Codestreams`] is where that plugs in), a command that a person runs decodes here ([`Here`]).
+
+use std::fmt::Debug;
+
+use jpeg2k::{DecodeParameters, Image};
+
+use crate::codec::guarded;
+use crate::{Reason, Refusal};
+
+/// The samples of one component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Row-major.
+    pub samples: Vec<i32>,
+}
+
+/// Why there are no samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodestreamError {
+    /// The decoder says that the codestream is broken.
+    #[error("the codestream cannot be decoded")]
+    Broken,
+    /// The decoder ended while it decoded it, more than once.
+    #[error("the decoder ended while it decoded the codestream")]
+    Crashed,
+    /// It took longer than it may.
+    #[error("decoding the codestream took too long")]
+    TooSlow,
+    /// There is no decoder, for no fault of the codestream.
+    #[error("the decoder cannot be started")]
+    Unavailable,
+}
+
+/// Decodes whole codestreams.
+pub trait Codestreams: Debug + Send + Sync {
+    /// Every component, or none. The caller has compared the size that the codestream declares with its limits.
+    ///
+    /// # Errors
+    /// [`CodestreamError`].
+    fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError>;
+}
+
+/// In this process, by the pure-Rust port of OpenJPEG in strict mode.
+#[derive(Clone, Copy, Debug)]
+pub struct Here;
+
+impl Codestreams for Here {
+    fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
+        let strict = DecodeParameters::new().strict(true);
+        let decoded = guarded(|| {
+            Image::from_bytes_with(codestream, strict)
+                .map_err(|_| Refusal::new(Reason::DecodeFailed))
+        });
+        let decoded = decoded.map_err(|_| CodestreamError::Broken)?;
+        let planes = decoded.components().iter().map(|component| Plane {
+            width: component.width(),
+            height: component.height(),
+            samples: component.data().to_vec(),
+        });
+        Ok(planes.collect())
+    }
+}
+
+/// Which decoder, as a part of the limits. Two are equal if they are one.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder(&'static dyn Codestreams);
+
+impl Decoder {
+    /// In the process of the caller.
+    pub const HERE: Self = Self(&Here);
+
+    /// By this one.
+    pub fn new(codestreams: &'static dyn Codestreams) -> Self {
+        Self(codestreams)
+    }
+
+    pub(crate) fn decode(self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
+        self.0.decode(codestream)
+    }
+}
+
+impl PartialEq for Decoder {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for Decoder {}

@@ -1,0 +1,256 @@
+//! JPEG 2000 in processes of its own: this program again, with a hidden argument, over pipes. A codestream that ends its
+//! decoder ends one of these, never the service.
+//!
+//! A process is kept for the next codestream. It has no environment, no files and no core dumps; its memory, its
+//! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more, since
+//! it may have been ended from outside; a second end is the codestream's.
+//!
+//! Reading order: [`Codecs`] here, `wire` (what goes through the pipes), `child` (the other process).
+
+mod child;
+mod wire;
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use medfleet_imaging::{CodestreamError, Codestreams, Plane};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub use child::main as child_main;
+
+/// The hidden argument that makes a program of ours a decoder.
+pub const ARGUMENT: &str = "decode-codestreams";
+/// After so many codestreams a process is replaced, whatever it may have leaked.
+const CODESTREAMS_MAX: u32 = 1024;
+/// Of one codestream; the second one is for a process that was ended from outside.
+const TRIES: u32 = 2;
+
+/// Whether these arguments of a program, its name first, ask it to be a decoder.
+pub fn is_child(arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> bool {
+    let mut arguments = arguments.into_iter().skip(1);
+    arguments
+        .next()
+        .is_some_and(|first| first.as_ref() == ARGUMENT)
+}
+
+/// What the processes may cost.
+#[derive(Clone, Debug)]
+pub struct CodecLimits {
+    /// Address space of each.
+    pub memory_bytes_max: u64,
+    /// For one codestream, from its first byte in to its last sample out.
+    pub time_max: Duration,
+    /// Processes that are kept while there is nothing to decode.
+    pub idle_max: usize,
+}
+
+/// The processes.
+#[derive(Debug)]
+pub struct Codecs {
+    program: PathBuf,
+    limits: CodecLimits,
+    idle: Mutex<Vec<Process>>,
+    ended: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    to: ChildStdin,
+    from: ChildStdout,
+    /// Codestreams that it has decoded.
+    decoded: u32,
+}
+
+/// Why a process gave no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    /// It could not be started.
+    NotStarted(io::Error),
+    /// It ended.
+    Ended,
+    /// It took too long, and was ended.
+    Late,
+}
+
+impl Codecs {
+    /// Processes of the program that asks. `/proc/self/exe` is it even after an update has replaced its file.
+    #[must_use]
+    pub fn of_this_program(limits: CodecLimits) -> Self {
+        Self::new(PathBuf::from("/proc/self/exe"), limits)
+    }
+
+    /// Processes of a program that becomes a decoder when it gets [`ARGUMENT`].
+    #[must_use]
+    pub fn new(program: PathBuf, limits: CodecLimits) -> Self {
+        Self {
+            program,
+            limits,
+            idle: Mutex::default(),
+            ended: AtomicU64::new(0),
+        }
+    }
+
+    /// Processes that ended while they decoded, so far.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Ids of the processes that wait for a codestream.
+    pub fn idle_ids(&self) -> Vec<u32> {
+        self.idle()
+            .iter()
+            .map(|process| process.child.id())
+            .collect()
+    }
+
+    /// Ends the processes that wait.
+    pub fn close(&self) {
+        self.idle().clear();
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
+        // One push or pop: whole even after a panic elsewhere.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, codestream: &[u8]) -> Result<Option<Vec<Plane>>, NoAnswer> {
+        let waiting = self.idle().pop();
+        let mut process = match waiting {
+            Some(process) => process,
+            None => Process::start(&self.program, &self.limits).map_err(NoAnswer::NotStarted)?,
+        };
+        let answer = process.ask(codestream, self.limits.time_max)?;
+        process.decoded += 1;
+        let mut idle = self.idle();
+        // One that has met a broken codestream may have been left in any state.
+        let good = answer.is_some() && process.decoded < CODESTREAMS_MAX;
+        if good && idle.len() < self.limits.idle_max {
+            idle.push(process);
+        }
+        Ok(answer)
+    }
+}
+
+impl Codestreams for Codecs {
+    fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
+        for _ in 0..TRIES {
+            match self.ask(codestream) {
+                Ok(Some(planes)) => return Ok(planes),
+                Ok(None) => return Err(CodestreamError::Broken),
+                Err(NoAnswer::NotStarted(error)) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot start a process that decodes"
+                    );
+                    return Err(CodestreamError::Unavailable);
+                }
+                Err(NoAnswer::Late) => {
+                    tracing::warn!("a process took too long to decode and was ended");
+                    self.ended.fetch_add(1, Ordering::Relaxed);
+                    return Err(CodestreamError::TooSlow);
+                }
+                Err(NoAnswer::Ended) => {
+                    tracing::warn!("a process ended while it decoded");
+                    self.ended.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        Err(CodestreamError::Crashed)
+    }
+}
+
+impl Process {
+    fn start(program: &PathBuf, limits: &CodecLimits) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .arg(ARGUMENT)
+            .arg(limits.memory_bytes_max.to_string())
+            .arg(limits.time_max.as_secs().saturating_add(1).to_string())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (to, from) = pipes.ok_or_else(|| io::Error::other("it has no pipes"))?;
+        wire::widen(&to);
+        wire::widen(&from);
+        Ok(Self {
+            child,
+            to,
+            from,
+            decoded: 0,
+        })
+    }
+
+    /// `None` if the codestream is broken.
+    fn ask(
+        &mut self,
+        codestream: &[u8],
+        time_max: Duration,
+    ) -> Result<Option<Vec<Plane>>, NoAnswer> {
+        let id = Pid::from_raw(self.child.id().cast_signed());
+        let (answered, waits) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let late = waits.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
+                if late {
+                    // Nobody has waited for it yet, so that its id is still its own. An error means that it has ended.
+                    let _ended = kill(id, Signal::SIGKILL);
+                }
+                late
+            });
+            let answer =
+                wire::send(&mut self.to, codestream).and_then(|()| wire::receive(&mut self.from));
+            drop(answered);
+            let late = watch.join().unwrap_or(false);
+            answer.map_err(|_| {
+                if late {
+                    NoAnswer::Late
+                } else {
+                    NoAnswer::Ended
+                }
+            })
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors mean that it has ended already.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_argument_makes_a_decoder() {
+        assert!(is_child(["medfleet", ARGUMENT, "1", "2"]));
+        assert!(!is_child(["medfleet", "frames", ARGUMENT]));
+        assert!(!is_child([ARGUMENT]));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_not_the_files_fault() {
+        let limits = CodecLimits {
+            memory_bytes_max: 1 << 30,
+            time_max: Duration::from_secs(60),
+            idle_max: 1,
+        };
+        let codecs = Codecs::new(PathBuf::from("/nowhere/at/all"), limits);
+        assert_eq!(codecs.decode(b"x"), Err(CodestreamError::Unavailable));
+    }
+}
