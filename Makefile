@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one line of work, done by `cargo xtask` (crates/xtask) or the medfleet binary.
 .DEFAULT_GOAL := help
-.PHONY: help demo test up fetch fmt cuda fuzz
+.PHONY: help demo test chaos up fetch fmt cuda fuzz
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -10,6 +10,9 @@ demo: ## on a fresh machine: build, start a fleet, submit a real study, print th
 
 test: ## everything that CI runs
 	@cargo xtask ci
+
+chaos: ## 30 seeds of 2000 jobs each while everything is broken; SEEDS=, JOBS=, FIRST= and NODES=3 choose; a stopped run continues
+	@cargo xtask chaos --seeds $(or $(SEEDS),30) --jobs $(or $(JOBS),2000) --first-seed $(or $(FIRST),1) --nodes $(or $(NODES),1)
 
 up: ## a local fleet that keeps running; prints its address and where its token is
 	@cargo xtask up

@@ -1,17 +1,18 @@
 //! The configuration files of a test fleet, as an operator would write them.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use medfleet_core::{TenantId, UnixMillis};
+use medfleet_core::TenantId;
+use medfleet_core::setting::{ByteSize, Secret};
 use medfleet_ingest::tokens::{TokenEntry, TokensFile, create_token};
-use medfleet_queue::{Queue, QueueConfig};
+use medfleet_queue::{Queue, QueueConfig, Replicas};
 use medfleet_runtime::SystemRandom;
+use medfleet_store::{BackendConfig, BlobStore, StoreConfig};
 use toml::{Table, Value, toml};
 
-use crate::fleet::{Model, Options, Pace, Role, TOKEN_PORT};
+use crate::fleet::{API_PORT, Model, Options, Pace, Role, TOKEN_PORT};
 
 /// The one pool of a test fleet.
 pub const POOL: &str = "test-pool";
@@ -32,12 +33,27 @@ pub struct Setting<'a> {
     /// Its loopback address.
     pub address: Ipv4Addr,
     /// Its NATS.
-    pub nats_url: String,
+    pub nats_urls: Vec<String>,
+    /// Copies of every stream.
+    pub replicas: u8,
     /// Its folder.
     pub folder: &'a Path,
+    /// Where its blobs are, unless the test asked for another place.
+    pub blobs: PathBuf,
     /// What the test asked for.
     pub options: &'a Options,
+    /// Which of several processes of the service; its ports follow from it.
+    pub instance: u16,
 }
+
+impl Setting<'_> {
+    fn listen(&self, port: u16) -> String {
+        format!("{}:{}", self.address, port + PORTS * self.instance)
+    }
+}
+
+/// Ports from one process of a service to the next.
+pub const PORTS: u16 = 10;
 
 /// A fresh token of a tenant and the line for the tokens file.
 ///
@@ -66,10 +82,7 @@ pub fn of(role: Role, setting: &Setting<'_>) -> String {
         },
         Role::Encode => {
             let mut encode = toml! { pool = "test-pool" };
-            encode.insert(
-                "listen".into(),
-                format!("{}:{TOKEN_PORT}", setting.address).into(),
-            );
+            encode.insert("listen".into(), setting.listen(TOKEN_PORT).into());
             encode
         }
         Role::Decode => toml! { pool = "test-pool" },
@@ -109,7 +122,7 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         &mut file,
         "process",
         "admin_listen",
-        format!("{}:{}", setting.address, role.admin_port()),
+        setting.listen(role.admin_port()),
     );
     if let (Some(endpoint), Some(Value::Table(process))) =
         (&setting.options.otlp_endpoint, file.get_mut("process"))
@@ -117,16 +130,14 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         set(process, "telemetry", "otlp_endpoint", endpoint.clone());
     }
     if let Some(Value::Table(queue)) = file.get_mut("queue") {
-        queue.insert(
-            "urls".into(),
-            Value::Array(vec![setting.nats_url.clone().into()]),
-        );
+        queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));
+        queue.insert("replicas".into(), i64::from(setting.replicas).into());
         queue.insert("ack_wait".into(), ACK_WAIT.into());
     }
     if let Some(Value::Table(store)) = file.get_mut("store") {
         store.insert("key".into(), KEY.into());
         let backend = setting.options.store.clone().unwrap_or_else(|| {
-            let path = setting.folder.join("blobs").display().to_string();
+            let path = setting.blobs.display().to_string();
             Table::from_iter([
                 ("kind".into(), "folder".into()),
                 ("path".into(), path.into()),
@@ -161,7 +172,7 @@ fn ingest(setting: &Setting<'_>) -> Table {
         ]);
         ingest.insert("tls".into(), Value::Table(tls));
     }
-    ingest.insert("listen".into(), format!("{}:8443", setting.address).into());
+    ingest.insert("listen".into(), setting.listen(API_PORT).into());
     ingest.insert(
         "tokens".into(),
         setting
@@ -213,17 +224,44 @@ fn set(table: &mut Table, section: &str, key: &str, value: String) {
     }
 }
 
+/// A fleet's blobs in a folder, opened behind its back with its key.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn store(folder: &Path) -> Result<BlobStore> {
+    let config = StoreConfig {
+        backend: BackendConfig::Folder {
+            path: folder.to_owned(),
+        },
+        key: Secret::new(KEY),
+        blob_bytes_max: ByteSize::from_mib(64),
+        capacity_bytes: None,
+    };
+    Ok(config.open()?)
+}
+
 /// A connection to a fleet's queue, for looking at what no client sees.
 ///
 /// # Errors
 /// When NATS does not answer.
 pub async fn queue(url: &str) -> Result<Queue> {
+    queue_at(&[url.to_owned()]).await
+}
+
+/// As [`queue`], at whichever of several servers answers.
+///
+/// # Errors
+/// When none does.
+pub async fn queue_at(urls: &[String]) -> Result<Queue> {
+    let replicas = if urls.len() > 1 {
+        Replicas::Three
+    } else {
+        Replicas::One
+    };
     let config = QueueConfig {
-        urls: vec![url.to_owned()],
+        urls: urls.to_vec(),
+        replicas,
         ..QueueConfig::default()
     };
-    let started = std::time::Instant::now();
-    let clock =
-        move || UnixMillis(i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX));
-    Ok(Queue::connect(&config, Arc::new(clock)).await?)
+    Ok(Queue::connect(&config, medfleet_testkit::clock()).await?)
 }

@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 
 use crate::client::{Client, PATIENCE};
 use crate::config;
+use crate::process::start_service;
 
 /// A service of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +127,7 @@ pub struct Fleet {
 const TENANTS: [&str; 2] = ["st-mary", "st-john"];
 /// The tenant of a test fleet whose token is an operator's.
 pub const OPERATOR: &str = "night-shift";
-const API_PORT: u16 = 8443;
+pub(crate) const API_PORT: u16 = 8443;
 /// The port of the encoder's token service.
 pub const TOKEN_PORT: u16 = 8444;
 
@@ -153,9 +154,12 @@ impl Fleet {
         }
         let setting = config::Setting {
             address,
-            nats_url: nats.url(),
+            nats_urls: vec![nats.url()],
+            replicas: 1,
             folder: folder.path(),
+            blobs: folder.path().join("blobs"),
             options: &options,
+            instance: 0,
         };
         for role in Role::ALL {
             fs::write(
@@ -376,20 +380,8 @@ impl Fleet {
     }
 
     async fn spawn(&self, role: Role) -> Result<()> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log(role))?;
-        let child = Command::new(binary(&format!("medfleet-{}", role.name()))?)
-            .arg("--config")
-            .arg(self.folder.path().join(format!("{}.toml", role.name())))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("start {}", role.name()))?;
+        let config = self.folder.path().join(format!("{}.toml", role.name()));
+        let child = start_service(role, &config, &self.log(role))?;
         ensure!(
             self.processes.lock().await.insert(role, child).is_none(),
             "{} runs already",
@@ -426,23 +418,17 @@ impl Fleet {
     }
 }
 
-/// A binary of this workspace, beside the test's own.
+/// A binary of this workspace, beside the test's own or in the folder above it.
 ///
 /// # Errors
 /// When it was not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the test's own binary")?;
-    let folder = own
-        .parent()
-        .and_then(Path::parent)
-        .context("the test's folder")?;
-    let path = folder.join(name);
-    ensure!(
-        path.is_file(),
-        "{} is missing; run `cargo build --workspace`",
-        path.display()
-    );
-    Ok(path)
+    let folders = own.ancestors().skip(1).take(2);
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| format!("{name} is missing; run `cargo build --workspace`"))
 }
 
 /// A plain HTTP GET: status and body.
@@ -471,7 +457,7 @@ pub async fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> 
 }
 
 /// A loopback address that no other fleet of this machine uses: from the process id and a counter.
-fn own_address() -> Ipv4Addr {
+pub(crate) fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let pid = std::process::id();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -483,7 +469,7 @@ fn own_address() -> Ipv4Addr {
     )
 }
 
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

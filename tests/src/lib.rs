@@ -1,11 +1,13 @@
 //! The harness of the end-to-end tests: real service processes, a real nats-server, a client that speaks only the public API.
-//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`collector`] (what it traces), [`s3`] (where its blobs may lie).
+//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`collector`] (what it traces), [`s3`] (where its blobs may lie), [`chaos`] (how it is broken).
 
+pub mod chaos;
 pub mod client;
 pub mod collector;
 pub mod config;
 pub mod fleet;
 pub mod picture;
+mod process;
 pub mod s3;
 
 /// Runs a client beside the test; the test awaits it, or ends it with its runtime.

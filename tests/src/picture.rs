@@ -23,6 +23,19 @@ pub fn png(side: u32, seed: u32) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
+/// A grey PNG of `side`×`side` given pixels.
+///
+/// # Errors
+/// When there are not `side * side` of them, or the encoder fails: a defect of the test.
+pub fn grey_png(side: u32, pixels: Vec<u8>) -> Result<Vec<u8>> {
+    let picture = GrayImage::from_raw(side, side, pixels).context("side * side pixels")?;
+    let mut bytes = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, ImageFormat::Png)
+        .context("encode a test picture")?;
+    Ok(bytes.into_inner())
+}
+
 /// A file of the pinned `pydicom-data` package, as `cargo xtask fetch` lays it into the cache.
 ///
 /// # Errors

@@ -91,7 +91,31 @@ struct ConsumerInfo {
     num_ack_pending: u64,
 }
 
+#[derive(Deserialize)]
+struct StreamInfo {
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    messages: u64,
+}
+
 impl Queue {
+    /// Units of a stage that wait for release, of all pools together; none of decode, which is not released.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn waiting_for_release(&self, stage: Stage) -> Result<u64> {
+        const INFO: Operation = repeatable("look at a stream");
+        let Some(stream) = subject::intake_stream(stage) else {
+            return Ok(0);
+        };
+        let method = format!("STREAM.INFO.{stream}");
+        let info: StreamInfo = self.api.call(INFO, &method, &json!({})).await?;
+        Ok(info.state.messages)
+    }
+
     /// Puts a unit where it waits for release.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,7 +32,35 @@ pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
     port: u16,
+    /// Its place in a cluster.
+    member: Option<Member>,
     child: Option<Child>,
+}
+
+/// A server's place in a cluster, each on an address of its own.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name, another than those of the others.
+    pub name: String,
+    /// Where clients connect.
+    pub clients: SocketAddr,
+    /// Where the other servers connect.
+    pub route: SocketAddr,
+    /// The routes of all members.
+    pub routes: Vec<SocketAddr>,
+}
+
+impl Member {
+    /// What the configuration of a member has besides that of a single server. Members do not tell clients of each other,
+    /// so that clients stay on the links that a test gave them.
+    fn config(&self) -> String {
+        let routes = self.routes.iter().map(|route| format!("nats://{route}"));
+        let routes = routes.collect::<Vec<_>>().join(", ");
+        let Self { name, route, .. } = self;
+        format!(
+            "server_name: {name}\ncluster {{\n  name: test\n  listen: \"{route}\"\n  no_advertise: true\n  routes: [{routes}]\n}}\n"
+        )
+    }
 }
 
 impl NatsServer {
@@ -48,10 +77,23 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_version(version: &str) -> Result<Self> {
+        Self::start_at(version, &std::env::temp_dir()).await
+    }
+
+    /// Starts the default version with its files below a folder.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_in(folder: &Path) -> Result<Self> {
+        Self::start_at(NATS_DEFAULT, folder).await
+    }
+
+    async fn start_at(version: &str, folder: &Path) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(version)?,
-            folder: tempfile::tempdir().context("a temporary folder")?,
+            folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
             port: 0,
+            member: None,
             child: None,
         };
         server.spawn(-1)?;
@@ -67,10 +109,41 @@ impl NatsServer {
         Ok(server)
     }
 
+    /// Starts a member of a cluster, of the default version, with its files below a folder; it is of use once most members
+    /// run.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_member(folder: &Path, member: Member) -> Result<Self> {
+        let mut server = Self {
+            binary: nats_server(NATS_DEFAULT)?,
+            folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
+            port: member.clients.port(),
+            member: Some(member),
+            child: None,
+        };
+        server.spawn(i32::from(server.port))?;
+        server.wait_ready().await?;
+        Ok(server)
+    }
+
     /// The address for clients.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address())
+    }
+
+    /// The address for clients, as a socket's.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        let local = SocketAddr::from(([127, 0, 0, 1], self.port));
+        self.member.as_ref().map_or(local, |member| member.clients)
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// The port for clients.
@@ -114,8 +187,15 @@ impl NatsServer {
             ports_dir: (port == -1).then(|| folder.to_owned()),
             ..ServerSettings::local(folder.join("store"), port)
         };
+        let mut settings = settings;
+        let mut text = String::new();
+        if let Some(member) = &self.member {
+            settings.host = member.clients.ip().to_string();
+            text = member.config();
+        }
+        text.insert_str(0, &server_config(&settings));
         let config = folder.join("nats.conf");
-        fs::write(&config, server_config(&settings)).context("write the configuration")?;
+        fs::write(&config, text).context("write the configuration")?;
         let log = File::options()
             .create(true)
             .append(true)
@@ -137,12 +217,12 @@ impl NatsServer {
 
     /// Waits until clients are greeted.
     async fn wait_ready(&mut self) -> Result<()> {
-        let port = self.port;
+        let address = self.address();
         let greeted = wait_until(START, "the server to greet", async || {
             if let Some(ended) = self.ended() {
                 return Some(Err(ended));
             }
-            let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+            let stream = TcpStream::connect(address).await.ok()?;
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line).await.ok()?;
             line.starts_with("INFO").then_some(Ok(()))

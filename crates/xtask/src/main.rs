@@ -8,6 +8,7 @@
     reason = "a command-line tool: its output is its result"
 )]
 
+mod chaos;
 mod chart;
 mod ci;
 mod clients;
@@ -32,6 +33,8 @@ usage: cargo xtask <command>
   tidy                   the repository's own rules: arrows, owners, sizes, licences, the architecture page
   proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
         [--bless-breaking]   … and accepts a breaking change (only before a release)
+  chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S]
+                         storms of faults over real processes, seed after seed; a stopped run continues (target/xtask/chaos)
   chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         ["proto"] => proto::run(proto::Mode::Check),
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
+        ["chaos", arguments @ ..] => chaos::run(arguments),
         ["chart"] => chart::run(),
         ["clients"] => clients::run(),
         ["cuda"] => cuda::run(None),

@@ -1,0 +1,9 @@
+//! What breaks, on purpose: seeded storms, workers that come back from the dead, drains under load, planted swaps.
+//! Longer storms run by `make chaos`; a seed that fails there or here says how to run it again.
+
+mod planning;
+mod planted;
+mod power;
+mod rolling;
+mod storms;
+mod zombies;

@@ -1,0 +1,48 @@
+//! Every process of every service is stopped and started, one after the other, while jobs come in: each ends with exit
+//! code 0, every job completes in its first attempt, and a client sees nothing but "connect to the other one".
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_tests::chaos::check::check;
+use medfleet_tests::chaos::disk::Kind;
+use medfleet_tests::chaos::herd::{Herd, HerdOptions};
+use medfleet_tests::chaos::load::jobs;
+use medfleet_tests::fleet::Pace;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restart_of_everything_under_load() -> Result<()> {
+    let herd = Herd::start(HerdOptions {
+        nodes: 1,
+        instances: 2,
+        disk: Kind::Plain,
+        pace: Pace {
+            encode_millis: 40,
+            prefill_millis: 10,
+            step_millis: 8,
+        },
+    })
+    .await?;
+    let clients = herd.clients()?;
+    let jobs = jobs(11, 40, Duration::from_secs(8))?;
+    let rolled = async {
+        for id in herd.ids() {
+            let code = herd.drain(id).await?;
+            ensure!(code == Some(0), "{id:?} ended with {code:?}");
+            herd.start_service(id).await?;
+        }
+        Ok(())
+    };
+    let (accepted, rolled) = tokio::join!(clients.send(jobs), rolled);
+    rolled?;
+    let accepted = accepted.context("a client saw an error")?;
+    let found = check(&herd, &clients, &accepted).await?;
+    ensure!(found.completed == 40, "{found:?}");
+    ensure!(
+        found.further_attempts == 0,
+        "a drain counted as a start: {found:?}"
+    );
+    writeln!(std::io::stderr(), "calls made again: {}", clients.retried())?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! A worker that is stopped beyond the acknowledgement wait, and comes back while its successor is at work: it changes
+//! nothing, and the successor's message is still there, or what it asks for is done.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_core::{JobId, JobKey, JobRecord, PoolName, Stage, TenantId};
+use medfleet_testkit::wait_until;
+use medfleet_tests::chaos::check::check;
+use medfleet_tests::chaos::disk::Kind;
+use medfleet_tests::chaos::herd::{Herd, HerdOptions};
+use medfleet_tests::chaos::load::{Accepted, Asked, film_of, jobs};
+use medfleet_tests::client::PATIENCE;
+use medfleet_tests::config::POOL;
+use medfleet_tests::fleet::{Pace, Role};
+use medfleet_tests::picture;
+
+struct Case {
+    role: Role,
+    stage: Stage,
+    asked: Asked,
+    pace: Pace,
+    /// Whether a worker of the stage is at work on the job, by its record.
+    is_at_work: fn(&JobRecord, u32) -> bool,
+    /// Whether the stage's outcome is in the record.
+    is_done: fn(&JobRecord) -> bool,
+}
+
+async fn comes_back(case: Case) -> Result<()> {
+    let herd = Herd::start(HerdOptions {
+        nodes: 1,
+        instances: 2,
+        disk: Kind::Plain,
+        pace: case.pace,
+    })
+    .await?;
+    let (zombie, successor) = ((case.role, 0), (case.role, 1));
+    herd.drain(successor).await?;
+    let clients = herd.clients()?;
+    let queue = herd.probe().await?;
+    let name = clients.submit(&case.asked).await?;
+    let key = JobKey {
+        tenant: TenantId::new(case.asked.tenant)?,
+        job: JobId::new(name.trim_start_matches("jobs/"))?,
+    };
+    let accepted = [Accepted {
+        name,
+        asked: case.asked,
+    }];
+    let started = async |times: u32| {
+        wait_until(PATIENCE, "a worker to begin", async || {
+            let (record, _) = queue.record(&key).await.ok()??;
+            (case.is_at_work)(&record, times).then_some(())
+        })
+        .await
+    };
+    started(1).await?;
+    herd.stop(zombie).await?;
+    herd.start_service(successor).await?;
+    started(2).await.context("the successor does not begin")?;
+    herd.resume(zombie).await?;
+    wait_until(PATIENCE, "the zombie to settle", async || {
+        herd.is_idle(zombie).await.then_some(())
+    })
+    .await?;
+    let (record, _) = queue.record(&key).await?.context("the record is gone")?;
+    let outstanding = queue.outstanding(case.stage, &PoolName::new(POOL)?).await?;
+    ensure!(
+        outstanding.total() == 1 || (case.is_done)(&record),
+        "the zombie took its successor's message away: {record:?}"
+    );
+    // The hardest case for what the zombie may have broken: now the successor dies.
+    herd.kill9(successor).await?;
+    herd.start_service(successor).await?;
+    let found = check(&herd, &clients, &accepted).await?;
+    ensure!(found.completed == 1, "{found:?}");
+    Ok(())
+}
+
+fn one(images: usize) -> Result<Asked> {
+    let jobs = jobs(5, 64, Duration::ZERO)?;
+    jobs.into_iter()
+        .find(|asked| asked.images.len() == images && !asked.is_repeated)
+        .context("such a job among 64")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_preprocess() -> Result<()> {
+    // A film of full size keeps preprocess busy long enough to be met at work.
+    let (file, pixels) = film_of(picture::radiograph("RG1_J2KR.dcm")?)?;
+    comes_back(Case {
+        role: Role::Preprocess,
+        stage: Stage::Preprocess,
+        asked: Asked {
+            files: vec![file],
+            images: vec![pixels],
+            is_uploaded: true,
+            ..one(1)?
+        },
+        pace: Pace::default(),
+        is_at_work: |record, times| record.starts.preprocess == times && record.frames.is_none(),
+        is_done: |record| record.frames.is_some(),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_encode() -> Result<()> {
+    comes_back(Case {
+        role: Role::Encode,
+        stage: Stage::Encode,
+        asked: one(1)?,
+        pace: Pace {
+            encode_millis: 3_000,
+            ..Pace::default()
+        },
+        is_at_work: |record, times| record.starts.encode == times && !record.chunks.all_done(),
+        is_done: |record| record.chunks.total > 0 && record.chunks.all_done(),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_decode() -> Result<()> {
+    comes_back(Case {
+        role: Role::Decode,
+        stage: Stage::Decode,
+        asked: one(2)?,
+        pace: Pace {
+            step_millis: 300,
+            ..Pace::default()
+        },
+        is_at_work: |record, times| record.attempt == times && !record.state.is_final(),
+        // Only the attempt that owns the job may end it: the zombie never does.
+        is_done: |_| false,
+    })
+    .await
+}

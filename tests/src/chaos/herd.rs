@@ -1,0 +1,430 @@
+//! A fleet to be broken: several processes of every service, each on links of its own to each nats-server, and somebody
+//! who starts again what a fault ended, as an orchestrator would.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::future::try_join_all;
+use medfleet_queue::Queue;
+use medfleet_testkit::{FaultyLink, Member, NatsServer, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Child;
+use tokio::sync::Mutex;
+
+use crate::chaos::disk::{Disk, Kind};
+use crate::chaos::load::{Clients, TENANTS};
+use crate::client::{Client, PATIENCE};
+use crate::config::{self, PORTS, Setting};
+use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get, own_address};
+use crate::process::start_service;
+
+const CLIENT_PORT: u16 = 4222;
+const ROUTE_PORT: u16 = 6222;
+/// What a slow link adds in each direction.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// How a herd is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct HerdOptions {
+    /// 1, or 3 as a cluster with three copies of everything.
+    pub nodes: usize,
+    /// Processes of each service.
+    pub instances: u16,
+    /// What its files lie on.
+    pub disk: Kind,
+    /// How long the simulated model takes.
+    pub pace: Pace,
+}
+
+/// A process of a service.
+pub type Id = (Role, u16);
+
+#[derive(Debug)]
+struct Process {
+    child: Mutex<Option<Child>>,
+    links: Vec<FaultyLink>,
+}
+
+/// A running herd. Dropping it kills every process and removes its folder.
+#[derive(Debug)]
+pub struct Herd {
+    address: Ipv4Addr,
+    processes: BTreeMap<Id, Process>,
+    nodes: Vec<Mutex<NatsServer>>,
+    node_urls: Vec<String>,
+    tokens: BTreeMap<&'static str, String>,
+    disk: Disk,
+    folder: tempfile::TempDir,
+}
+
+impl Herd {
+    /// Starts everything and waits until every process is ready.
+    ///
+    /// # Errors
+    /// What did not start, with the end of its log.
+    pub async fn start(options: HerdOptions) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create the herd's folder")?;
+        let disk = Disk::make(folder.path().join("disk"), options.disk)?;
+        let address = own_address();
+        let nodes = nodes(address, options.nodes, &disk.streams()).await?;
+        let mut tokens = BTreeMap::new();
+        let mut entries = String::new();
+        for tenant in TENANTS {
+            let (token, entry) = config::token(tenant)?;
+            tokens.insert(tenant, token);
+            entries.push_str(&entry);
+        }
+        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let mut herd = Self {
+            address,
+            processes: BTreeMap::new(),
+            node_urls: nodes.iter().map(NatsServer::url).collect(),
+            nodes: nodes.into_iter().map(Mutex::new).collect(),
+            tokens,
+            disk,
+            folder,
+        };
+        herd.probe().await?;
+        for instance in 0..options.instances {
+            for role in Role::ALL {
+                herd.add((role, instance), &options).await?;
+            }
+        }
+        let all: Vec<Id> = herd.ids().collect();
+        try_join_all(all.into_iter().map(|id| herd.start_service(id))).await?;
+        Ok(herd)
+    }
+
+    async fn add(&mut self, (role, instance): Id, options: &HerdOptions) -> Result<()> {
+        let mut links = Vec::new();
+        for node in &self.nodes {
+            links.push(FaultyLink::to_address(node.lock().await.address()).await?);
+        }
+        let fleet = Options {
+            model: Model::Simulated(options.pace),
+            ..Options::default()
+        };
+        let setting = Setting {
+            address: self.address,
+            nats_urls: links.iter().map(FaultyLink::nats_url).collect(),
+            replicas: if options.nodes == 1 { 1 } else { 3 },
+            folder: self.folder.path(),
+            blobs: self.disk.blobs(),
+            options: &fleet,
+            instance,
+        };
+        fs::write(
+            self.file((role, instance), "toml"),
+            config::of(role, &setting),
+        )?;
+        let process = Process {
+            child: Mutex::new(None),
+            links,
+        };
+        self.processes.insert((role, instance), process);
+        Ok(())
+    }
+
+    /// Every process.
+    pub fn ids(&self) -> impl Iterator<Item = Id> {
+        self.processes.keys().copied()
+    }
+
+    /// Clients of every tenant at every ingest. They connect when they are used.
+    ///
+    /// # Errors
+    /// When an address is none, a defect.
+    pub fn clients(&self) -> Result<Clients> {
+        let ingests: Vec<Id> = self
+            .ids()
+            .filter(|(role, _)| *role == Role::Ingest)
+            .collect();
+        let mut all = Vec::new();
+        for (tenant, token) in &self.tokens {
+            let mut clients = Vec::new();
+            for (_, instance) in &ingests {
+                let port = API_PORT + PORTS * instance;
+                let url = format!("http://{}:{port}", self.address);
+                let channel = tonic::transport::Channel::from_shared(url)?
+                    .connect_timeout(Duration::from_secs(2))
+                    .connect_lazy();
+                clients.push(Client::over(channel, token)?);
+            }
+            all.push((*tenant, clients));
+        }
+        Ok(Clients::new(all))
+    }
+
+    /// A connection past all links, for looking at what no client sees.
+    ///
+    /// # Errors
+    /// When no nats-server answers in time.
+    pub async fn probe(&self) -> Result<Queue> {
+        wait_until(PATIENCE, "NATS to answer", async || {
+            config::queue_at(&self.node_urls).await.ok()
+        })
+        .await
+    }
+
+    /// The blobs.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The links of a process to every nats-server.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn links(&self, id: Id) -> Result<&[FaultyLink]> {
+        Ok(&self.process(id)?.links)
+    }
+
+    /// Starts a process and waits until it is ready; one that ends before that is started again, as it may when NATS or
+    /// the disk is away.
+    ///
+    /// # Errors
+    /// When it is not ready in time, with the end of its log.
+    pub async fn start_service(&self, id: Id) -> Result<()> {
+        let mut child = self.process(id)?.child.lock().await;
+        ensure!(child.is_none(), "{id:?} runs already");
+        let admin = self.admin(id);
+        let ready = wait_until(PATIENCE, "a process to be ready", async || {
+            let running = match &mut *child {
+                Some(running) => running,
+                None => child.insert(
+                    start_service(id.0, &self.file(id, "toml"), &self.file(id, "log")).ok()?,
+                ),
+            };
+            if running.try_wait().ok()?.is_some() {
+                *child = None;
+                return None;
+            }
+            matches!(http_get(admin, "/readyz").await, Ok((200, _))).then_some(())
+        });
+        ready
+            .await
+            .with_context(|| format!("{id:?}; {}", self.log_end(id)))
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub async fn kill9(&self, id: Id) -> Result<()> {
+        let mut child = self.take(id).await?;
+        child.kill().await.with_context(|| format!("kill {id:?}"))
+    }
+
+    /// SIGTERM, and its exit code.
+    ///
+    /// # Errors
+    /// When it had ended by itself, or does not end.
+    pub async fn drain(&self, id: Id) -> Result<Option<i32>> {
+        let mut child = self.take(id).await?;
+        signal(child.id(), Signal::SIGTERM)?;
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await;
+        Ok(status
+            .with_context(|| format!("{id:?} does not end"))??
+            .code())
+    }
+
+    /// SIGSTOP.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn stop(&self, id: Id) -> Result<()> {
+        self.signal(id, Signal::SIGSTOP).await
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn resume(&self, id: Id) -> Result<()> {
+        self.signal(id, Signal::SIGCONT).await
+    }
+
+    /// kill -9 of a nats-server.
+    ///
+    /// # Errors
+    /// When it cannot be signalled.
+    pub async fn kill_node(&self, node: usize) -> Result<()> {
+        self.nodes[node].lock().await.kill9().await
+    }
+
+    /// Starts a nats-server again.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart_node(&self, node: usize) -> Result<()> {
+        self.nodes[node].lock().await.restart().await
+    }
+
+    /// How many nats-servers there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Stops a nats-server for a while.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn pause_node(&self, node: usize, lasts: Duration) -> Result<()> {
+        let pid = self.nodes[node].lock().await.pid();
+        signal(pid, Signal::SIGSTOP)?;
+        tokio::time::sleep(lasts).await;
+        signal(pid, Signal::SIGCONT)
+    }
+
+    /// Cuts the power of everything at once, and starts everything again on what had reached the disk.
+    ///
+    /// # Errors
+    /// When a process had ended by itself, or something does not come back.
+    pub async fn cut_power(&self) -> Result<()> {
+        let nodes = || 0..self.nodes.len();
+        let services = try_join_all(self.ids().map(|id| self.kill9(id)));
+        let servers = try_join_all(nodes().map(|node| self.kill_node(node)));
+        futures::try_join!(services, servers)?;
+        self.disk.cut_power()?;
+        try_join_all(nodes().map(|node| self.restart_node(node))).await?;
+        try_join_all(self.ids().map(|id| self.start_service(id))).await?;
+        Ok(())
+    }
+
+    /// Delays everything between a process and NATS.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn slow(&self, id: Id) -> Result<()> {
+        self.links(id)?.iter().for_each(|link| link.delay(SLOW));
+        Ok(())
+    }
+
+    /// Whether a worker has nothing in its hands.
+    pub async fn is_idle(&self, id: Id) -> bool {
+        let metrics = http_get(self.admin(id), "/metrics").await;
+        let name = format!("medfleet_{}_slots_busy", id.0.name());
+        metrics.is_ok_and(|(_, text)| {
+            let mut lines = text.lines().filter(|line| line.starts_with(&name));
+            lines.any(|line| line.split(' ').next_back() == Some("0"))
+        })
+    }
+
+    /// Checks that every process runs, is ready, and has not panicked since it was first started.
+    ///
+    /// # Errors
+    /// Which one is not.
+    pub async fn check_alive(&self) -> Result<()> {
+        for (id, process) in &self.processes {
+            let ended = match &mut *process.child.lock().await {
+                Some(child) => child.try_wait()?,
+                None => bail!("{id:?} does not run"),
+            };
+            ensure!(
+                ended.is_none(),
+                "{id:?} died: {ended:?}; {}",
+                self.log_end(*id)
+            );
+            let log = fs::read_to_string(self.file(*id, "log"))?;
+            ensure!(
+                !log.contains("panicked at"),
+                "{id:?} panicked; {}",
+                self.log_end(*id)
+            );
+            let ready = wait_until(PATIENCE, "a process to be ready", async || {
+                matches!(http_get(self.admin(*id), "/readyz").await, Ok((200, _))).then_some(())
+            });
+            ready
+                .await
+                .with_context(|| format!("{id:?}; {}", self.log_end(*id)))?;
+        }
+        Ok(())
+    }
+
+    /// The jobs of a tenant that hold references to blobs.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn referenced_jobs(&self, tenant: &str) -> Result<std::collections::BTreeSet<String>> {
+        let folder = self.disk.blobs().join(tenant).join("refs");
+        let files = files_below(&folder)?;
+        let jobs = files.iter().filter_map(|file| file.parent()?.file_name());
+        Ok(jobs.map(|job| job.to_string_lossy().into_owned()).collect())
+    }
+
+    /// Lets its folder stay, for looking at what went wrong, and says where it is. Ends every process.
+    #[must_use]
+    pub fn keep(self) -> PathBuf {
+        let Self { folder, .. } = self;
+        folder.keep()
+    }
+
+    fn process(&self, id: Id) -> Result<&Process> {
+        self.processes
+            .get(&id)
+            .with_context(|| format!("no {id:?}"))
+    }
+
+    async fn take(&self, id: Id) -> Result<Child> {
+        let mut slot = self.process(id)?.child.lock().await;
+        let mut child = slot
+            .take()
+            .with_context(|| format!("{id:?} does not run"))?;
+        let ended = child.try_wait()?;
+        ensure!(
+            ended.is_none(),
+            "{id:?} died: {ended:?}; {}",
+            self.log_end(id)
+        );
+        Ok(child)
+    }
+
+    async fn signal(&self, id: Id, what: Signal) -> Result<()> {
+        let slot = self.process(id)?.child.lock().await;
+        signal(slot.as_ref().and_then(Child::id), what)
+    }
+
+    fn admin(&self, (role, instance): Id) -> SocketAddr {
+        SocketAddr::from((self.address, role.admin_port() + PORTS * instance))
+    }
+
+    fn file(&self, (role, instance): Id, ending: &str) -> PathBuf {
+        let name = format!("{}-{instance}.{ending}", role.name());
+        self.folder.path().join(name)
+    }
+
+    fn log_end(&self, id: Id) -> String {
+        let text = fs::read_to_string(self.file(id, "log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(20)..].join("\n");
+        format!("end of its log:\n{end}")
+    }
+}
+
+async fn nodes(address: Ipv4Addr, count: usize, folder: &Path) -> Result<Vec<NatsServer>> {
+    if count == 1 {
+        return Ok(vec![NatsServer::start_in(folder).await?]);
+    }
+    let place = |port: u16, node: u16| SocketAddr::from((address, port + node));
+    let count = u16::try_from(count)?;
+    let routes: Vec<SocketAddr> = (0..count).map(|node| place(ROUTE_PORT, node)).collect();
+    let members = (0..count).map(|node| Member {
+        name: format!("node-{node}"),
+        clients: place(CLIENT_PORT, node),
+        route: place(ROUTE_PORT, node),
+        routes: routes.clone(),
+    });
+    try_join_all(members.map(|member| NatsServer::start_member(folder, member))).await
+}
+
+fn signal(pid: Option<u32>, what: Signal) -> Result<()> {
+    let pid = pid.context("the process has ended")?;
+    kill(Pid::from_raw(i32::try_from(pid)?), what).context("signal a process")
+}

@@ -1,0 +1,112 @@
+//! What the simulated model must answer, worked out from the pixels that were sent and from nothing of the fleet's code:
+//! the digests and the words of the prompts are stated here a second time. Whatever happened on the way, a swapped,
+//! missing or foreign image gives another text.
+
+use std::fmt::Write;
+
+use medfleet_core::Digest;
+
+/// Side of the simulated model's frames in the test fleets, in pixels.
+pub const SIDE: u32 = 64;
+const TOKENS_PER_IMAGE: u32 = 16;
+const TOKEN_WIDTH: u32 = 32;
+const WORDS: usize = 16;
+
+/// A frame as the model takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pixels {
+    /// 1 or 3.
+    pub channels: u32,
+    /// Row by row.
+    pub bytes: Vec<u8>,
+}
+
+/// What a job asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// A report with this clinical context.
+    Report(String),
+    /// An answer to this question.
+    Answer(String),
+}
+
+/// The text that the fleet must give.
+#[must_use]
+pub fn text(question: &Question, images: &[Pixels], seed: u64) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(&prompt(question, images.len()));
+    for image in images {
+        let tokens = tokens(image);
+        hasher.update(&TOKENS_PER_IMAGE.to_le_bytes());
+        hasher.update(&TOKEN_WIDTH.to_le_bytes());
+        hasher.update(b"bf16");
+        hasher.update(&(tokens.len() as u64).to_le_bytes());
+        hasher.update(&tokens);
+    }
+    let mut digest = hasher.finalize_xof();
+    let mut text = String::new();
+    for index in 0..WORDS {
+        let mut word = [0; 4];
+        digest.fill(&mut word);
+        let word = u32::from_le_bytes(word);
+        let stop = if index == 7 || index == 15 { "." } else { "" };
+        match index {
+            0 => text.push_str("Findings:"),
+            8 => text.push_str("\nImpression:"),
+            _ => write!(text, " {word:08x}{stop}").expect("writing to a String cannot fail"),
+        }
+    }
+    text
+}
+
+/// What the simulated encoder of the test fleets calls itself.
+#[must_use]
+pub fn encoder_digest() -> Digest {
+    let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated model v1");
+    for value in [SIDE, TOKENS_PER_IMAGE, TOKEN_WIDTH] {
+        hasher.update(&value.to_le_bytes());
+    }
+    Digest::new(*hasher.finalize().as_bytes())
+}
+
+fn tokens(image: &Pixels) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated image tokens v1");
+    hasher.update(&image.channels.to_le_bytes());
+    hasher.update(&image.bytes);
+    let mut bytes = vec![0; (TOKENS_PER_IMAGE * TOKEN_WIDTH * 2) as usize];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn prompt(question: &Question, images: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut push = |kind: u8, text: &str| {
+        bytes.push(kind);
+        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    };
+    push(b's', "You are an expert radiologist.");
+    for _ in 0..images {
+        push(b'i', "");
+    }
+    let asked = match question {
+        Question::Answer(question) => question.clone(),
+        Question::Report(context) => {
+            let context = if context.is_empty() {
+                String::new()
+            } else {
+                format!("Clinical context: {context}\n\n")
+            };
+            let describe = if images == 1 {
+                "Describe this X-ray. "
+            } else {
+                "Describe these X-rays of one study. "
+            };
+            let form = "Write a section that begins with \"Findings:\" and then a section that begins with \"Impression:\".";
+            format!("{context}{describe}{form}")
+        }
+    };
+    push(b't', &asked);
+    bytes
+}

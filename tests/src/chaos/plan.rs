@@ -1,0 +1,280 @@
+//! A seed's schedule: which fault hits what, when and for how long. Pure, so that a seed is a whole run.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use crate::fleet::Role;
+
+/// Faults that go on beside each other.
+const LANES: u64 = 3;
+/// Pauses are longer than the fleet's acknowledgement wait of 2 s: the unit goes to another worker meanwhile.
+const PAUSE_MILLIS: (u64, u64) = (2_500, 4_500);
+const AWAY_MILLIS: (u64, u64) = (100, 1_500);
+const LINK_MILLIS: (u64, u64) = (300, 4_000);
+const STORE_MILLIS: (u64, u64) = (500, 3_000);
+
+/// What is hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// One process of a service.
+    Service(Role, u16),
+    /// One nats-server.
+    Node(usize),
+    /// Every nats-server at once.
+    Cluster,
+    /// The blob store.
+    Store,
+    /// Everything.
+    Machine,
+}
+
+impl Target {
+    /// Its column in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service(role, _) => role.name(),
+            Self::Node(_) => "nats",
+            Self::Cluster => "all nats",
+            Self::Store => "store",
+            Self::Machine => "all",
+        }
+    }
+
+    fn excludes(self, other: Self) -> bool {
+        let is_nats = |target| matches!(target, Self::Node(_) | Self::Cluster);
+        self == other || is_nats(self) && is_nats(other)
+    }
+}
+
+/// What happens to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// kill -9, and a start later.
+    Kill,
+    /// SIGSTOP, and SIGCONT after the acknowledgement wait.
+    Pause,
+    /// SIGTERM, and a start when it has ended.
+    Drain,
+    /// Its connections to NATS break, new ones too.
+    Cut,
+    /// Its connections to NATS pass nothing.
+    Stall,
+    /// What NATS answers is lost: acknowledgements first of all.
+    LoseAnswers,
+    /// Everything between it and NATS comes 100 ms late.
+    Slow,
+    /// Nothing can be written.
+    Unwritable,
+    /// Not a byte is free.
+    Full,
+    /// What was not synced is lost.
+    PowerCut,
+}
+
+impl Fault {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 10] = [
+        Self::Kill,
+        Self::Pause,
+        Self::Drain,
+        Self::Cut,
+        Self::Stall,
+        Self::LoseAnswers,
+        Self::Slow,
+        Self::Unwritable,
+        Self::Full,
+        Self::PowerCut,
+    ];
+
+    /// Its row in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill -9",
+            Self::Pause => "pause beyond the acknowledgement wait",
+            Self::Drain => "SIGTERM and restart",
+            Self::Cut => "link cut",
+            Self::Stall => "link stalled",
+            Self::LoseAnswers => "acknowledgements lost",
+            Self::Slow => "link slow",
+            Self::Unwritable => "store unwritable",
+            Self::Full => "store full",
+            Self::PowerCut => "power cut",
+        }
+    }
+
+    const fn millis(self) -> (u64, u64) {
+        match self {
+            Self::Kill | Self::Drain => AWAY_MILLIS,
+            Self::Pause => PAUSE_MILLIS,
+            Self::Cut | Self::Stall | Self::LoseAnswers | Self::Slow => LINK_MILLIS,
+            Self::Unwritable | Self::Full => STORE_MILLIS,
+            Self::PowerCut => (0, 0),
+        }
+    }
+}
+
+/// A fault of the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// When it begins, from the start of the load.
+    pub at: Duration,
+    /// What it hits.
+    pub target: Target,
+    /// What happens.
+    pub fault: Fault,
+    /// Until it ends; a restart takes the time of a start on top.
+    pub lasts: Duration,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, lasts) = (self.at.as_secs_f64(), self.lasts.as_secs_f64());
+        let (fault, target) = (self.fault.name(), self.target);
+        write!(f, "{at:6.2} s  {fault}, {target:?}, for {lasts:.2} s")
+    }
+}
+
+/// What a schedule is made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Time over which faults begin.
+    pub horizon: Duration,
+    /// nats-servers: 1, or 3 as a cluster.
+    pub nodes: usize,
+    /// Processes of each service.
+    pub instances: u16,
+    /// Whether the store can be filled.
+    pub can_fill: bool,
+}
+
+/// The schedule of a seed, by time.
+#[must_use]
+pub fn plan(seed: u64, shape: &Shape) -> Vec<Planned> {
+    let mut random = Random::new(seed);
+    let mut planned: Vec<Planned> = Vec::new();
+    let mut deck: Vec<(Target, Fault)> = Vec::new();
+    let horizon = as_millis(shape.horizon);
+    for _ in 0..LANES {
+        let mut at = random.between((0, 800));
+        while at < horizon {
+            if deck.is_empty() {
+                deck = shuffled(every(shape), &mut random);
+            }
+            let late = at > horizon * 2 / 3;
+            let free = deck.iter().rposition(|(target, fault)| {
+                // A cluster loses a node at a time first, all of it later.
+                let due = *target != Target::Cluster || shape.nodes == 1 || late;
+                let end = at + fault.millis().1 + RECOVERY_MILLIS;
+                let clash = planned.iter().any(|other| {
+                    let begin = as_millis(other.at);
+                    let over = begin + as_millis(other.lasts) + RECOVERY_MILLIS;
+                    other.target.excludes(*target) && begin < end && at < over
+                });
+                due && !clash
+            });
+            let Some(index) = free else {
+                at += 250;
+                continue;
+            };
+            let (target, fault) = deck.remove(index);
+            let lasts = random.between(fault.millis());
+            planned.push(Planned {
+                at: Duration::from_millis(at),
+                target,
+                fault,
+                lasts: Duration::from_millis(lasts),
+            });
+            at += lasts + random.between((200, 1_500));
+        }
+    }
+    planned.sort_by_key(|planned| planned.at);
+    planned
+}
+
+/// The schedule of a seed whose only faults are power cuts, one after the other.
+#[must_use]
+pub fn power_cuts(seed: u64, horizon: Duration) -> Vec<Planned> {
+    let mut random = Random::new(seed);
+    let mut at = random.between((500, 3_000));
+    let mut planned = Vec::new();
+    while at < as_millis(horizon) {
+        planned.push(Planned {
+            at: Duration::from_millis(at),
+            target: Target::Machine,
+            fault: Fault::PowerCut,
+            lasts: Duration::ZERO,
+        });
+        at += random.between((8_000, 15_000));
+    }
+    planned
+}
+
+/// Time that a target is left alone after a fault, so that it is up again before the next.
+const RECOVERY_MILLIS: u64 = 1_500;
+
+/// Every fault that a target can have, nats-server's kill twice as often.
+fn every(shape: &Shape) -> Vec<(Target, Fault)> {
+    let mut all = Vec::new();
+    for instance in 0..shape.instances {
+        for role in Role::ALL {
+            let faults = Fault::ALL.iter().take(7);
+            all.extend(faults.map(|fault| (Target::Service(role, instance), *fault)));
+        }
+    }
+    for node in 0..shape.nodes {
+        all.extend([Fault::Kill, Fault::Pause].map(|fault| (Target::Node(node), fault)));
+    }
+    all.push((Target::Cluster, Fault::Kill));
+    all.push((Target::Store, Fault::Unwritable));
+    if shape.can_fill {
+        all.push((Target::Store, Fault::Full));
+    }
+    let unique: BTreeSet<_> = all.into_iter().collect();
+    unique.into_iter().collect()
+}
+
+fn shuffled<T>(mut items: Vec<T>, random: &mut Random) -> Vec<T> {
+    for last in (1..items.len()).rev() {
+        let other = random.below(last as u64 + 1) as usize;
+        items.swap(last, other);
+    }
+    items
+}
+
+fn as_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Numbers that a seed determines: SplitMix64.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// The next number below `end`, which must not be 0. Small ends only: the tiny bias does not matter here.
+    pub const fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// The next number from `first` to `last`.
+    pub const fn between(&mut self, (first, last): (u64, u64)) -> u64 {
+        first + self.below(last - first + 1)
+    }
+}
