@@ -5,7 +5,8 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `server`.
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
+//! `server`.
 
 mod ack;
 mod api;
@@ -20,11 +21,13 @@ mod lease;
 mod ledgers;
 mod link;
 mod objects;
+mod presence;
 mod puller;
 mod records;
 pub mod server;
 mod streams;
 mod subject;
+mod usage;
 pub mod wire;
 mod work;
 
@@ -45,6 +48,7 @@ pub use lease::Lease;
 pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
+pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 
 /// What an operation of the queue returns.

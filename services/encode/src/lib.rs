@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
-use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token};
+use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
 use tokio::net::TcpListener;
 
 pub use config::{Config, MainConfig};
@@ -46,6 +46,12 @@ const TOKENS: TaskKind = TaskKind {
     on_shutdown: OnShutdown::Wait,
 };
 
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    metrics::EncodeMetrics::register(metrics);
+    metrics::register_cache(metrics, Arc::new(cache::Cache::new(0)));
+}
+
 /// Runs the service until the shutdown has begun and its units are settled.
 ///
 /// # Errors
@@ -64,9 +70,10 @@ pub async fn run(
     let url = config.advertised(address);
     let cache = Arc::new(cache::Cache::new(config.cache_bytes_max.get()));
     let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
+    metrics::register_cache(&dependencies.metrics, Arc::clone(&cache));
     let tokens = rpc::serve(
         deployment.listener,
-        Arc::clone(&cache),
+        (Arc::clone(&cache), metrics.clone()),
         internal_token(dependencies.store.key()),
         dependencies.tasks.shutdown().token(),
     );
@@ -84,6 +91,8 @@ pub async fn run(
             Health::Running | Health::Stopped => Ok(()),
         }
     });
+    let queue = dependencies.queue.clone();
+    register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let handler = work::Encode {

@@ -5,11 +5,13 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `unit` and `work` (the dispatcher), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `hub` and `stitch`, `unit` and `work` (the dispatcher), `roster`, `census` and `status` (how the fleet stands), then
+//! `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
 mod calls;
+mod census;
 pub mod config;
 mod convert;
 mod dead;
@@ -18,8 +20,10 @@ mod hub;
 mod keys;
 mod metrics;
 mod quota;
+mod roster;
 mod rpc;
 mod server;
+mod status;
 mod stitch;
 mod study;
 mod sweep;
@@ -38,9 +42,10 @@ use medfleet_core::PoolName;
 use medfleet_proto::v1::job_service_server::JobServiceServer;
 use medfleet_queue::Queue;
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Random, Shutdown, TaskKind, TaskSet,
+    Clock, Health, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
 };
 use medfleet_store::BlobStore;
+use medfleet_worker::register_connection;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic_health::server::HealthReporter;
@@ -52,12 +57,15 @@ pub use tokens::{TokenEntry, TokensFile, create_token};
 use accept::Acceptor;
 use blobs::Blobs;
 use calls::Calls;
+use census::Census;
 use dead::DeadLetters;
 use hub::Hub;
 use keys::Keys;
 use metrics::Figures;
 use quota::Quotas;
+use roster::Roster;
 use rpc::Jobs;
+use status::Status;
 use tokens::Tokens;
 use upload::Uploads;
 use watch::Watching;
@@ -79,12 +87,21 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Where readiness is told, as part `ingest`.
     pub health: Health,
+    /// Where the status page goes.
+    pub pages: Pages,
     /// Where tasks start; its owner joins it.
     pub tasks: TaskSet,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// For ids.
     pub random: Arc<dyn Random>,
+}
+
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    if let Ok(pool) = PoolName::new("main") {
+        Figures::new(metrics).touch(&pool);
+    }
 }
 
 /// Serves until the shutdown begins and the calls under way have ended.
@@ -110,7 +127,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         pools,
         weights,
         shutdown: shutdown.clone(),
+        roster: Roster::default(),
+        holder: hex::encode(deps.random.id()),
     };
+    let connected = deps.queue.clone();
+    register_connection(&deps.metrics, move || connected.is_connected());
+    parts.status(&deps).add_to(&deps.pages);
     let (jobs, dead_letters) = (parts.jobs(&deps), parts.dead_letters(&deps));
     let tls = parts.config.tls.as_ref();
     let (router, reporter) = server::build(jobs, dead_letters, tls).await?;
@@ -132,6 +154,9 @@ struct Parts {
     pools: Vec<PoolName>,
     weights: unit::Weights,
     shutdown: Shutdown,
+    roster: Roster,
+    /// Tells this process from others.
+    holder: String,
 }
 
 impl Parts {
@@ -230,9 +255,39 @@ impl Parts {
             clock: Arc::clone(&deps.clock),
             figures: self.figures.clone(),
             shutdown,
-            holder: hex::encode(deps.random.id()),
+            holder: self.holder.clone(),
         };
         start(&deps.tasks, "dispatcher", dispatcher.run());
+        self.start_watching(deps);
+    }
+
+    /// What tells how the fleet stands.
+    fn start_watching(&self, deps: &Deps) {
+        let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
+        let listen = self.roster.clone().listen(queue.clone(), shutdown.clone());
+        start(&deps.tasks, "workers' presences", listen);
+        let census = Census {
+            queue,
+            pools: self.pools.clone(),
+            roster: self.roster.clone(),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            holder: self.holder.clone(),
+        };
+        start(&deps.tasks, "census", census.run(shutdown));
+    }
+
+    fn status(&self, deps: &Deps) -> Status {
+        Status {
+            queue: deps.queue.clone(),
+            store: deps.store.clone(),
+            pools: self.pools.clone(),
+            roster: self.roster.clone(),
+            hub: self.hub.clone(),
+            figures: self.figures.clone(),
+            clock: Arc::clone(&deps.clock),
+            holder: self.holder.clone(),
+        }
     }
 }
 

@@ -1,4 +1,9 @@
-//! Every metric of ingest, with its unit and label values. Labels are closed sets and the configured pools, never ids.
+//! Every metric of ingest, with its unit and label values. Labels are closed sets, the configured pools and the largest
+//! tenants, never ids.
+
+mod standing;
+
+use medfleet_core::{Class, PoolName, Stage};
 
 use medfleet_proto::v1::{dead_letter_service_server, job_service_server};
 use medfleet_runtime::Metrics;
@@ -10,6 +15,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
 use crate::unit::Backlog;
+
+pub(crate) use standing::{DEAD, Standing};
+
+/// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
+const BACKLOG: &str = "backlog_units";
 
 /// A method of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +108,8 @@ pub(crate) struct Figures {
     pub(crate) expired: Counter,
     /// 1 while this process is the dispatcher.
     pub(crate) leader: Gauge,
+    /// How the fleet stands.
+    pub(crate) standing: Standing,
 }
 
 impl Figures {
@@ -118,6 +130,7 @@ impl Figures {
             swept: Counter::default(),
             expired: Counter::default(),
             leader: Gauge::default(),
+            standing: Standing::default(),
         };
         metrics.register(|registry| {
             let f = &figures;
@@ -125,7 +138,7 @@ impl Figures {
             let help = "Time to the answer, or to the begin of a stream";
             registry.register_with_unit("ingest_call", help, Unit::Seconds, f.call_seconds.clone());
             let help = "Units held in the intake, or released and unfinished; only the dispatcher reports them";
-            registry.register("backlog_units", help, f.backlog_units.clone());
+            registry.register(BACKLOG, help, f.backlog_units.clone());
             registry.register("ingest_watches", "Watches now", f.watches.clone());
             registry.register("ingest_uploads", "Uploads in progress", f.uploads.clone());
             let help = "Watches that started over from durable state because they were slow";
@@ -135,6 +148,7 @@ impl Figures {
             registry.register("ingest_swept", "Accepts finished by the sweep", f.swept.clone());
             registry.register("ingest_expired", "Jobs past their time to live", f.expired.clone());
             registry.register("ingest_dispatcher", "1 while this process is the dispatcher", f.leader.clone());
+            f.standing.register(registry);
         });
         figures
     }
@@ -170,9 +184,31 @@ impl Figures {
         }
     }
 
+    /// Units held and released, where this process is the dispatcher.
+    pub(crate) fn backlog(&self, stage: Stage, pool: &PoolName, class: Class) -> Option<i64> {
+        let labels = BacklogLabels {
+            stage: stage.as_str(),
+            pool: pool.to_string(),
+            class: class.as_str(),
+        };
+        self.backlog_units.get(&labels).map(|gauge| gauge.get())
+    }
+
     /// This process is no longer the dispatcher: its figures would only be old.
     pub(crate) fn clear_backlog(&self) {
         self.backlog_units.clear();
+        self.standing.clear();
+    }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub(crate) fn touch(&self, pool: &PoolName) {
+        self.called(Method::GetJob, tonic::Code::Ok, 0.0);
+        self.show_backlog(&[Backlog {
+            lane: (Stage::Decode, pool.clone()),
+            class: Class::Routine,
+            units: 0,
+        }]);
+        self.standing.touch(pool);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::unit::{Held, Place, Weights};
 use session::Session;
 
 /// Name of the lease.
-const LEASE: &str = "dispatcher";
+pub(crate) const LEASE: &str = "dispatcher";
 /// Pause before a leader whose session broke begins another.
 const AGAIN: Duration = Duration::from_millis(250);
 /// A unit that waited longer than this is released only after a look at its job.

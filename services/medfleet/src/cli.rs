@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, phantom, submit, up, watch,
+    bench, cancel, dead, doctor, embed, eval, frames, get, infer, list, metrics, phantom, submit,
+    up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -51,6 +52,8 @@ enum Command {
     Phantom(phantom::Args),
     /// Say what is installed, reachable, too old or misconfigured
     Doctor(doctor::Args),
+    /// List every metric of every service
+    Metrics(metrics::Args),
     /// Measure, on this machine
     Bench(bench::Args),
 }
@@ -82,6 +85,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Eval(args) => eval::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Metrics(args) => metrics::run(args),
         Command::Bench(args) => bench::run(args),
     }
 }

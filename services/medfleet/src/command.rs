@@ -12,6 +12,7 @@ pub(crate) mod frames;
 pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
+pub(crate) mod metrics;
 mod pages;
 pub(crate) mod phantom;
 mod picture;

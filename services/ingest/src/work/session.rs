@@ -215,7 +215,11 @@ impl<'a> Session<'a> {
         for place in std::mem::take(&mut self.leftovers) {
             self.remove(place).await;
         }
-        self.dispatcher.figures.show_backlog(&self.index.backlog());
+        let figures = &self.dispatcher.figures;
+        figures.show_backlog(&self.index.backlog());
+        figures
+            .standing
+            .show_open(self.open.keys().map(|key| &key.tenant));
     }
 
     async fn recount(&mut self, lanes: Vec<LaneKey>) {
@@ -259,9 +263,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Every (stage, pool) whose units wait in the intake.
+/// Every (stage, pool): those of decode hold nothing back here, but what is out shows in the backlog like any other.
 fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
-    RELEASED
+    Stage::ALL
         .iter()
         .flat_map(|stage| pools.iter().map(|pool| (*stage, pool.clone())))
         .collect()
