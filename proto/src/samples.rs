@@ -28,6 +28,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("pause_record", pause().encode_to_vec()),
         ("upload_record", upload().encode_to_vec()),
+        ("worker_presence", presence().encode_to_vec()),
         ("result", result().encode_to_vec()),
         ("result_classification", classification().encode_to_vec()),
         ("result_localisation", localisation().encode_to_vec()),
@@ -58,7 +59,20 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
         "audit_entry" | "audit_entry_scope" => again::<work::AuditEntry>(bytes),
         "pause_record" => again::<work::PauseRecord>(bytes),
         "upload_record" => again::<work::UploadRecord>(bytes),
+        "worker_presence" => again::<work::WorkerPresence>(bytes),
         _ => again::<v1::Result>(bytes),
+    }
+}
+
+fn presence() -> work::WorkerPresence {
+    work::WorkerPresence {
+        worker: "0123456789abcdef".into(),
+        stage: "encode".into(),
+        pool: "default".into(),
+        slots: 4,
+        busy: 3,
+        version: "0.1.0".into(),
+        draining: true,
     }
 }
 

@@ -1,6 +1,8 @@
 //! A fleet of real processes: nats-server and the four services, each with its own configuration file,
 //! on a loopback address of its own, so that fleets run side by side on fixed ports.
 
+pub mod extra;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};

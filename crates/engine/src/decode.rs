@@ -18,10 +18,13 @@ use crate::health::{Health, Reporter, ended};
 use crate::prompt::Prompt;
 use crate::text::TokenSpan;
 
+mod load;
 mod scheduler;
 mod stop;
 #[cfg(test)]
 mod tests;
+
+pub use load::DecodeLoad;
 
 /// How much an engine takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,7 @@ pub struct DecodeEngine {
     requests: mpsc::Sender<scheduler::Request>,
     description: Arc<Description>,
     health: watch::Receiver<Health>,
+    load: Arc<load::Gauges>,
 }
 
 /// The events of one decode. Dropping it cancels the decode.
@@ -102,14 +106,25 @@ impl DecodeEngine {
         let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));
         let (reporter, health) = Reporter::new();
         let description = Arc::new(backend.description().clone());
+        let load = Arc::new(load::Gauges::default());
+        let shown = Arc::clone(&load);
         std::thread::Builder::new()
             .name("decode-model".to_owned())
-            .spawn(move || scheduler::Scheduler::new(backend, limits, reporter).serve(receiver))?;
+            .spawn(move || {
+                scheduler::Scheduler::new(backend, limits, reporter, shown).serve(receiver);
+            })?;
         Ok(Self {
             requests,
             description,
             health,
+            load,
         })
+    }
+
+    /// Tells how busy it is, also after the last handle is gone.
+    pub fn load(&self) -> impl Fn() -> DecodeLoad + Send + Sync + use<> {
+        let load = Arc::clone(&self.load);
+        move || load.read()
     }
 
     /// What the decoder is.

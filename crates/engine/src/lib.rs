@@ -24,7 +24,9 @@ pub use backend::{
     STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
 };
 pub use config::{DecodeModel, LoadedModel, ModelConfig, ModelDevice, ModelDtype, SimulatedConfig};
-pub use decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, DecodeStream, Done};
+pub use decode::{
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done,
+};
 pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use health::Health;

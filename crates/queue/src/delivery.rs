@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use medfleet_core::{Failure, FailureReason, Verdict, WorkUnit};
+use medfleet_core::{Failure, FailureReason, UnixMillis, Verdict, WorkUnit};
 use medfleet_proto::work::v1 as wire;
 use serde_json::json;
 
@@ -23,6 +23,8 @@ pub struct Delivery {
     pub unit: WorkUnit,
     /// Trace context.
     pub headers: Headers,
+    /// When it was released.
+    pub released_at: UnixMillis,
     /// How often it was delivered, this time included.
     pub deliveries: u64,
     queue: Queue,
@@ -49,6 +51,7 @@ impl Delivery {
             Ok(unit) => Ok(Self {
                 unit,
                 headers,
+                released_at: info.stored_at,
                 deliveries: info.deliveries,
                 queue: queue.clone(),
                 reply,

@@ -5,7 +5,8 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `slots`, `lease`, `objects`, `server`.
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `slots`, `lease`, `objects`, `presence`, `usage`,
+//! `server`.
 
 mod ack;
 mod api;
@@ -20,12 +21,14 @@ mod lease;
 mod ledgers;
 mod link;
 mod objects;
+mod presence;
 mod puller;
 mod records;
 pub mod server;
 mod slots;
 mod streams;
 mod subject;
+mod usage;
 pub mod wire;
 mod work;
 
@@ -48,6 +51,7 @@ pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
 pub use slots::{SLOTS_EVERY, SLOTS_FOR, Slots, SlotsTeller};
+pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 
 /// What an operation of the queue returns.

@@ -22,6 +22,9 @@ pub(crate) const LEASES: &str = "LEASES";
 /// Bucket of the work that operators hold back.
 pub(crate) const PAUSES: &str = "PAUSES";
 
+/// Where workers say that they are there, on core NATS.
+pub(crate) const PRESENCE: &str = "presence";
+
 /// The stream where a stage's units wait for release. Each stage has its own, so that a flood of accepted jobs never
 /// takes the room that the chunks and texts of the jobs under way need to move on.
 pub(crate) const fn intake_stream(stage: Stage) -> &'static str {
@@ -67,6 +70,11 @@ pub(crate) fn work_filter(stage: Stage, pool: &PoolName, class: Class) -> String
 /// The durable consumer of a (pool, class) on its stage's stream. A pool's name has no underscore.
 pub(crate) fn durable(pool: &PoolName, class: Class) -> String {
     format!("{pool}_{class}")
+}
+
+/// What waits for release of one (stage, pool, class).
+pub(crate) fn intake_filter(stage: Stage, pool: &PoolName, class: Class) -> String {
+    format!("intake.{stage}.{pool}.{class}.>")
 }
 
 /// The hint that a unit was released; its payload is the unit's class.

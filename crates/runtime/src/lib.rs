@@ -17,12 +17,13 @@ pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
 
+pub use admin::{Page, Pages};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{ConfigError, Settings};
 pub use exit::{Exit, Stop};
 pub use health::{Health, Part};
 pub use medfleet_core::setting::{ByteSize, DurationText, Secret};
-pub use metrics::Metrics;
+pub use metrics::{Exemplar, Metrics};
 pub use process::{Arguments, Process, ProcessConfig, Program};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use shutdown::Shutdown;

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use medfleet_core::UnixMillis;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::telemetry;
 
 /// Every metric of the process begins with this.
 pub const PREFIX: &str = "medfleet";
@@ -30,6 +35,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(ResidentMemory));
+        registry.register_collector(Box::new(CpuTime));
         Self {
             registry: Arc::new(Mutex::new(registry)),
         }
@@ -38,6 +44,21 @@ impl Metrics {
     /// Registers metrics, whose names then begin with `medfleet_`.
     pub fn register<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
         add(&mut self.lock())
+    }
+
+    /// Says which program this is and since when it runs: a start time that moves is a restart.
+    pub fn describe(&self, service: &str, version: &str, started: UnixMillis) {
+        let build = Info::new([
+            ("service", service.to_owned()),
+            ("version", version.to_owned()),
+        ]);
+        let start = Gauge::<i64>::default();
+        start.set(started.0.div_euclid(1000));
+        self.register(|registry| {
+            registry.register("build", "Which program this is; always 1", build);
+            let help = "When the process started, since 1970";
+            registry.register_with_unit("process_start_time", help, Unit::Seconds, start);
+        });
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -75,6 +96,47 @@ impl Collector for ResidentMemory {
     }
 }
 
+/// CPU time of this process, read at every scrape.
+#[derive(Debug)]
+struct CpuTime;
+
+impl Collector for CpuTime {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some(seconds) = cpu_seconds() else {
+            return Ok(());
+        };
+        let help = "CPU time of the process, of all its threads";
+        let (name, unit) = ("process_cpu", Some(&Unit::Seconds));
+        let metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        ConstCounter::new(seconds).encode(metric)
+    }
+}
+
+/// User and system time from the kernel, which gives it to programs in hundredths of a second.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, which may hold anything, is in brackets; the times are the 12th and 13th field after it.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: Vec<u64> = ticks.filter_map(|field| field.parse().ok()).collect();
+    (ticks.len() == 2).then(|| ticks.iter().sum::<u64>() as f64 / 100.0)
+}
+
+/// The trace that a figure in a histogram comes from: a way from a slow bucket to one job that was slow.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Exemplar {
+    trace_id: String,
+}
+
+impl Exemplar {
+    /// Of the current span; none where its trace is not recorded, because then there is nothing to find.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        let trace_id = telemetry::recorded_trace_id(&tracing::Span::current())?;
+        Some(Self { trace_id })
+    }
+}
+
 /// Resident memory of this process in bytes, from the kernel; none where there is no `/proc`.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
@@ -105,6 +167,21 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_process_says_what_it_is_and_since_when() {
+        let metrics = Metrics::new();
+        metrics.describe("medfleet-x", "1.2.3", UnixMillis(1_700_000_000_999));
+        let text = metrics.encode().expect("encodes");
+        for line in [
+            "medfleet_build_info{service=\"medfleet-x\",version=\"1.2.3\"} 1",
+            "medfleet_process_start_time_seconds 1700000000",
+            "# TYPE medfleet_process_cpu_seconds counter",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(cpu_seconds().is_some(), "the tests run on Linux");
     }
 
     #[test]

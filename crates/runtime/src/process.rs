@@ -17,7 +17,7 @@ use crate::config::{self, ConfigError, Sources};
 use crate::exit::chain;
 use crate::telemetry::TelemetryConfig;
 use crate::{
-    Clock, Exit, Health, Metrics, OnFailure, OnShutdown, Random, Settings, Shutdown, Stop,
+    Clock, Exit, Health, Metrics, OnFailure, OnShutdown, Pages, Random, Settings, Shutdown, Stop,
     SystemClock, SystemRandom, TaskFailure, TaskKind, TaskSet, Telemetry, admin,
 };
 
@@ -80,6 +80,8 @@ pub struct Process<C> {
     pub metrics: Metrics,
     /// Parts name themselves here and report when they are ready; served already.
     pub health: Health,
+    /// Where pages are added to the admin port; served already.
+    pub pages: Pages,
     /// Where tasks start; the process waits for them when the body has returned.
     pub tasks: TaskSet,
     /// Begun by the first signal or by a failed task.
@@ -224,14 +226,21 @@ where
 {
     let listener = bind(config.process().admin_listen).await?;
     let admin = listener.local_addr()?;
-    let (metrics, health) = (Metrics::new(), Health::new());
+    let (metrics, health, pages) = (Metrics::new(), Health::new(), Pages::default());
+    metrics.describe(program.name, program.version, SystemClock.now());
     // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
     let tasks = TaskSet::new(shutdown.clone());
     let last = TaskSet::new(Shutdown::new(std::time::Duration::from_secs(1)));
     let until = CancellationToken::new();
     last.start(
         ADMIN,
-        admin::serve(listener, metrics.clone(), health.clone(), until.clone()),
+        admin::serve(
+            listener,
+            metrics.clone(),
+            health.clone(),
+            pages.clone(),
+            until.clone(),
+        ),
     );
     last.start(
         SIGNALS,
@@ -243,6 +252,7 @@ where
         config,
         metrics,
         health: health.clone(),
+        pages,
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         clock: Arc::new(SystemClock),

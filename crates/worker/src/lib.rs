@@ -5,7 +5,7 @@
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
-//! unit from outside), `change` (record changes that respect the fence).
+//! unit from outside), `change` (record changes that respect the fence), `presence`.
 
 mod change;
 mod config;
@@ -13,11 +13,13 @@ mod decision;
 mod dependencies;
 mod handler;
 mod metrics;
+mod presence;
 mod slot;
 mod watch;
 
 pub use config::WorkerConfig;
 pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
 pub use handler::{Ending, Handler, Started};
-pub use metrics::WorkerMetrics;
+pub use metrics::{WorkerMetrics, register_connection};
+pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};

@@ -1,25 +1,39 @@
 //! The metrics that every worker has. Their names begin with `medfleet_<stage>_`.
 
-use medfleet_core::{Stage, Verdict};
-use medfleet_runtime::Metrics;
-use prometheus_client::encoding::EncodeLabelSet;
+use std::fmt;
+
+use medfleet_core::{Class, Stage, Verdict};
+use medfleet_runtime::{Exemplar, Metrics};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
 /// Labels of a settled unit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct VerdictLabel {
+struct VerdictLabels {
     verdict: &'static str,
+    class: &'static str,
+}
+
+/// Labels of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
 }
 
 /// Metrics of one worker.
 #[derive(Debug, Clone)]
 pub struct WorkerMetrics {
-    units: Family<VerdictLabel, Counter>,
-    seconds: Histogram,
+    units: Family<VerdictLabels, Counter>,
+    seconds: Family<ClassLabel, HistogramWithExemplars<Exemplar>>,
+    wait_seconds: Family<ClassLabel, Histogram>,
+    redeliveries: Family<ClassLabel, Counter>,
     busy: Gauge,
 }
 
@@ -30,34 +44,101 @@ impl WorkerMetrics {
         let ours = Self {
             units: Family::default(),
             // 1 ms to about 9 minutes.
-            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            seconds: Family::new_with_constructor(|| {
+                HistogramWithExemplars::new(exponential_buckets(0.001, 2.0, 20))
+            }),
+            // 1 ms to about 2 hours.
+            wait_seconds: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 2.0, 24))
+            }),
+            redeliveries: Family::default(),
             busy: Gauge::default(),
         };
         let total = Gauge::<i64>::default();
         total.set(i64::try_from(slots).unwrap_or(i64::MAX));
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix(stage.as_str());
-            registry.register("units", "Units settled, by verdict", ours.units.clone());
+            let help = "Units settled, by verdict: done, retry, reject (a dead letter), abort (another worker's)";
+            registry.register("units", help, ours.units.clone());
             let help = "Time from taking a unit to its verdict";
             registry.register_with_unit("unit", help, Unit::Seconds, ours.seconds.clone());
+            let help = "Time from a unit's release to its first start";
+            registry.register_with_unit("wait", help, Unit::Seconds, ours.wait_seconds.clone());
+            let help = "Units that came again: handed back, tried again, or lost by a worker that died";
+            registry.register("redeliveries", help, ours.redeliveries.clone());
             registry.register("slots_busy", "Slots at work", ours.busy.clone());
             registry.register("slots", "Slots in all", total);
         });
         ours
     }
 
-    pub(crate) fn began(&self) {
+    /// A unit was taken; `waited` seconds after its release.
+    pub(crate) fn began(&self, class: Class, deliveries: u64, waited: f64) {
         self.busy.inc();
+        let label = ClassLabel {
+            class: class.as_str(),
+        };
+        if deliveries > 1 {
+            self.redeliveries.get_or_create(&label).inc();
+        } else {
+            self.wait_seconds
+                .get_or_create(&label)
+                .observe(waited.max(0.0));
+        }
     }
 
-    pub(crate) fn settled(&self, verdict: &Verdict, seconds: f64) {
+    pub(crate) fn settled(&self, class: Class, verdict: &Verdict, seconds: f64) {
         self.busy.dec();
-        self.seconds.observe(seconds);
+        let class = class.as_str();
+        self.seconds.get_or_create(&ClassLabel { class }).observe(
+            seconds,
+            Exemplar::current(),
+            None,
+        );
+        let verdict = word(verdict);
         self.units
-            .get_or_create(&VerdictLabel {
-                verdict: word(verdict),
-            })
+            .get_or_create(&VerdictLabels { verdict, class })
             .inc();
+    }
+
+    /// Slots at work.
+    pub(crate) fn busy(&self) -> i64 {
+        self.busy.get()
+    }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub fn touch(&self) {
+        let label = ClassLabel {
+            class: Class::Routine.as_str(),
+        };
+        self.redeliveries.get_or_create(&label).inc();
+        self.began(Class::Routine, 1, 0.0);
+        self.settled(Class::Routine, &Verdict::Done, 0.0);
+    }
+}
+
+/// Registers whether there is a connection to the queue, looked at when it is asked for.
+pub fn register_connection(
+    metrics: &Metrics,
+    is_connected: impl Fn() -> bool + Send + Sync + 'static,
+) {
+    let collector = Box::new(Connection(Box::new(is_connected)));
+    metrics.register(|registry| registry.register_collector(collector));
+}
+
+struct Connection(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Connection {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let help = "1 while there is a connection to the queue";
+        let metric = encoder.encode_descriptor("queue_connected", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from((self.0)())).encode(metric)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::config::WorkerConfig;
 use crate::decision::backoff;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
+use crate::presence;
 use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
@@ -63,6 +64,13 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_shutdown: OnShutdown::Wait,
     };
     worker.tasks.start(telling, tell_slots::<H>(worker.clone()));
+    let announcing = TaskKind {
+        name: "worker's presence",
+        on_failure: OnFailure::Log,
+        on_shutdown: OnShutdown::Wait,
+    };
+    let announce = presence::announce(worker.clone(), H::STAGE);
+    let announce = worker.tasks.start(announcing, announce);
     let kind = TaskKind {
         name: slot_name(H::STAGE),
         on_failure: OnFailure::Shutdown,
@@ -80,6 +88,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     let slots: Vec<_> = slots.collect();
     join_all(slots.iter().map(|slot| slot.ended())).await;
     forward.abort();
+    announce.abort();
 }
 
 /// Says how many slots there are for as long as units are taken: the dispatcher releases as much as they can do soon.
@@ -149,13 +158,17 @@ impl<H: Handler> Slot<H> {
         let span = span(&delivery.unit, delivery.deliveries);
         telemetry::set_parent(&span, &delivery.headers);
         let begin = Instant::now();
-        self.worker.metrics.began();
+        let class = delivery.unit.class;
+        let waited = self.worker.clock.now().0 - delivery.released_at.0;
+        self.worker
+            .metrics
+            .began(class, delivery.deliveries, waited as f64 / 1000.0);
         async {
             let verdict = self.verdict(&delivery).await;
             Span::current().record("medfleet.verdict", word(&verdict));
             self.worker
                 .metrics
-                .settled(&verdict, begin.elapsed().as_secs_f64());
+                .settled(class, &verdict, begin.elapsed().as_secs_f64());
             if let Err(error) = delivery.settle(verdict).await {
                 // It is delivered again, and finds its effects done.
                 tracing::warn!(%error, "a verdict was not confirmed");

@@ -30,7 +30,12 @@ const RELEASE: &str = "y";
 /// Where it would be installed.
 const NAMESPACE: &str = "reading";
 /// Kinds of other projects, of whose objects `rules` knows the fields that we use.
-const WITHOUT_SCHEMA: &[&str] = &["PodMonitor", "ScaledObject"];
+const WITHOUT_SCHEMA: &[&str] = &[
+    "Certificate",
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+];
 
 /// Helm, the chart, and the place for what comes out.
 pub(crate) struct Chart {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{chart, clients, fetch, process, proto, rebuild, tidy};
+use crate::{chart, clients, fetch, observe, process, proto, rebuild, sbom, tidy};
 
 struct Step {
     name: &'static str,
@@ -50,6 +50,14 @@ const STEPS: &[Step] = &[
     Step {
         name: "chart",
         action: chart::run,
+    },
+    Step {
+        name: "observe",
+        action: || observe::run(observe::Mode::Check),
+    },
+    Step {
+        name: "sbom",
+        action: || sbom::run(None),
     },
     Step {
         name: "rebuild",

@@ -4,6 +4,7 @@
 //! several runs at once safe. The index is the one that pip is configured with; this code names no host.
 
 pub(crate) mod cuda;
+pub(crate) mod debian;
 pub(crate) mod kit;
 pub(crate) mod pins;
 mod weights;

@@ -1,8 +1,8 @@
 //! Every automation of the repository, as `cargo xtask <command>`.
 //!
 //! What each command does lives in the module of its name; this file only picks one.
-//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `chart`, `clients`,
-//! `demo`.
+//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `chart`, `observe`, `sbom`,
+//! `clients`, `demo`.
 #![expect(
     clippy::print_stdout,
     reason = "a command-line tool: its output is its result"
@@ -17,10 +17,12 @@ mod demo;
 mod fetch;
 mod fleet;
 mod fuzz;
+mod observe;
 mod places;
 mod process;
 mod proto;
 mod rebuild;
+mod sbom;
 mod tidy;
 
 use std::process::ExitCode;
@@ -40,6 +42,9 @@ usage: cargo xtask <command>
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a real study, print the draft, stop
   fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
+  observe [--bless]      the reference of metrics, the alerts and the dashboards against what the services export
+          [--ask URL]    … every query of a dashboard put to a running Prometheus
+  sbom [FILE]            what the binaries are made of, from Cargo.lock, as CycloneDX
   rebuild                how long the build takes after a one-line change in a service
   up                     a local fleet that keeps running
 ";
@@ -61,6 +66,11 @@ fn main() -> ExitCode {
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),
         ["fuzz", options @ ..] => fuzz::run(options),
+        ["observe"] => observe::run(observe::Mode::Check),
+        ["observe", "--bless"] => observe::run(observe::Mode::Bless),
+        ["observe", "--ask", server] => observe::ask(server),
+        ["sbom"] => sbom::run(None),
+        ["sbom", file] => sbom::run(Some(file)),
         ["rebuild"] => rebuild::run(),
         ["up"] => demo::up(),
         _ => {

@@ -21,9 +21,9 @@ mod work;
 use std::sync::Arc;
 
 use medfleet_core::Stage;
-use medfleet_engine::{DecodeModel, Health};
-use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics};
+use medfleet_engine::{DecodeLoad, DecodeModel, Health};
+use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
 pub use config::{Config, MainConfig};
 pub use error::StartError;
@@ -33,6 +33,12 @@ const MODEL: TaskKind = TaskKind {
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
+
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    metrics::DecodeMetrics::register(metrics).touch();
+    metrics::register_load(metrics, DecodeLoad::default);
+}
 
 /// Runs the service until the shutdown has begun and its units are settled.
 ///
@@ -47,6 +53,7 @@ pub async fn run(
     let part = dependencies.health.part("decode");
     if let DecodeModel::Writer(engine) = &model {
         let (ended, broken) = (engine.ended(), part.clone());
+        metrics::register_load(&dependencies.metrics, engine.load());
         dependencies.tasks.start(MODEL, async move {
             match ended.await {
                 Health::Failed => {
@@ -57,6 +64,8 @@ pub async fn run(
             }
         });
     }
+    let queue = dependencies.queue.clone();
+    register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let handler = work::Decode::new(&config, model, &dependencies);

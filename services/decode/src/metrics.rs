@@ -1,9 +1,16 @@
 //! What decode counts besides what every worker counts. Names begin with `medfleet_decode_`.
 
-use medfleet_runtime::Metrics;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use std::fmt;
+
+use medfleet_engine::DecodeLoad;
+use medfleet_runtime::{Exemplar, Metrics};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
@@ -21,7 +28,7 @@ pub(crate) struct DecodeMetrics {
     pub(crate) prefix_tokens: Counter,
     pub(crate) preemptions: Counter,
     pub(crate) output_tokens: Counter,
-    pub(crate) first_token_seconds: Histogram,
+    pub(crate) first_token_seconds: HistogramWithExemplars<Exemplar>,
     pub(crate) token_seconds: Histogram,
 }
 
@@ -34,7 +41,7 @@ impl DecodeMetrics {
             preemptions: Counter::default(),
             output_tokens: Counter::default(),
             // 1 ms to about 9 minutes.
-            first_token_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            first_token_seconds: HistogramWithExemplars::new(exponential_buckets(0.001, 2.0, 20)),
             // 0.1 ms to about 26 s.
             token_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 19)),
         };
@@ -72,5 +79,77 @@ impl DecodeMetrics {
             registry.register_with_unit("token", "Time of each further token", Unit::Seconds, each);
         });
         ours
+    }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub(crate) fn touch(&self) {
+        let source = "store";
+        self.images.get_or_create(&SourceLabel { source }).inc();
+    }
+}
+
+/// Registers how busy the engine is, looked at when it is asked for.
+pub(crate) fn register_load(
+    metrics: &Metrics,
+    load: impl Fn() -> DecodeLoad + Send + Sync + 'static,
+) {
+    let collector = Box::new(Load(Box::new(load)));
+    metrics.register(|registry| {
+        let registry = registry.sub_registry_with_prefix("decode");
+        registry.register_collector(collector);
+    });
+}
+
+struct Load(Box<dyn Fn() -> DecodeLoad + Send + Sync>);
+
+impl fmt::Debug for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Load").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Load {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let load = (self.0)();
+        let used = load.kv_blocks_used.saturating_mul(load.kv_block_bytes);
+        let size = load.kv_blocks.saturating_mul(load.kv_block_bytes);
+        let gauges = [
+            (
+                "sequences_waiting",
+                "Texts that wait for memory",
+                None,
+                load.waiting,
+            ),
+            (
+                "sequences_active",
+                "Texts that are read or written",
+                None,
+                load.active,
+            ),
+            (
+                "kv_used",
+                "KV memory that texts hold",
+                Some(&Unit::Bytes),
+                used,
+            ),
+            ("kv", "KV memory in all", Some(&Unit::Bytes), size),
+        ];
+        for (name, help, unit, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        let counters = [
+            ("passes", "Forward passes", load.passes),
+            (
+                "pass_sequences",
+                "Texts in forward passes: divided by the passes, how full one is",
+                load.pass_sequences,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
     }
 }

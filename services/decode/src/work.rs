@@ -11,7 +11,7 @@ use medfleet_engine::{
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
-use medfleet_runtime::Clock;
+use medfleet_runtime::{Clock, Exemplar};
 use medfleet_store::BlobStore;
 use medfleet_worker::{Dependencies, Ending, Handler, Started, internal_token};
 use prost::Message;
@@ -255,7 +255,7 @@ impl Decode {
         let (text, done) = write.instrument(span.clone()).await?;
         span.record("gen_ai.usage.input_tokens", done.prompt.tokens);
         span.record("gen_ai.usage.output_tokens", done.tokens.len());
-        self.count(&done);
+        span.in_scope(|| self.count(&done));
         Ok((text, done))
     }
 
@@ -264,9 +264,11 @@ impl Decode {
         self.metrics.prefix_tokens.inc_by(done.prefix_tokens.into());
         self.metrics.preemptions.inc_by(done.preemptions.into());
         self.metrics.output_tokens.inc_by(done.tokens.len() as u64);
-        self.metrics
-            .first_token_seconds
-            .observe(done.time_to_first_token.as_secs_f64());
+        self.metrics.first_token_seconds.observe(
+            done.time_to_first_token.as_secs_f64(),
+            Exemplar::current(),
+            None,
+        );
         if done.tokens.len() > 1 {
             let each = done.decode.as_secs_f64() / (done.tokens.len() - 1) as f64;
             self.metrics.token_seconds.observe(each);

@@ -77,6 +77,11 @@ impl Cache {
         }
     }
 
+    /// Bytes held, and how many may be.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.lock().bytes, self.bytes_max)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic between two changes can only make the count of bytes too large: less is cached.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

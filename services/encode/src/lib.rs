@@ -22,8 +22,8 @@ use futures::StreamExt;
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
 use medfleet_queue::Queue;
-use medfleet_runtime::{OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token};
+use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
 use tokio::net::TcpListener;
 
 pub use config::{Config, MainConfig};
@@ -59,6 +59,12 @@ const TOKENS: TaskKind = TaskKind {
     on_shutdown: OnShutdown::Wait,
 };
 
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    metrics::EncodeMetrics::register(metrics);
+    metrics::register_cache(metrics, Arc::new(cache::Cache::new(0)));
+}
+
 /// Runs the service until the shutdown has begun and its units are settled.
 ///
 /// # Errors
@@ -77,9 +83,10 @@ pub async fn run(
     let url = config.advertised(address);
     let cache = Arc::new(cache::Cache::new(config.cache_bytes_max.get()));
     let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
+    metrics::register_cache(&dependencies.metrics, Arc::clone(&cache));
     let tokens = rpc::serve(
         deployment.listener,
-        Arc::clone(&cache),
+        (Arc::clone(&cache), metrics.clone()),
         internal_token(dependencies.store.key()),
         dependencies.tasks.shutdown().token(),
     );
@@ -99,6 +106,8 @@ pub async fn run(
     });
     let forgetting = forget_erased(dependencies.queue.clone(), Arc::clone(&cache));
     dependencies.tasks.start(ERASURES, forgetting);
+    let queue = dependencies.queue.clone();
+    register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let handler = work::Encode {

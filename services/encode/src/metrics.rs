@@ -1,15 +1,27 @@
 //! What encode counts besides what every worker counts. Names begin with `medfleet_encode_`.
 
+use std::fmt;
+use std::sync::Arc;
+
 use medfleet_runtime::Metrics;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
+
+use crate::cache::Cache;
 
 /// Frames encoded, chunks found in the store, device time.
 #[derive(Debug, Clone)]
 pub(crate) struct EncodeMetrics {
     pub(crate) frames: Counter,
     pub(crate) chunks_found: Counter,
+    pub(crate) chunk_frames: Histogram,
+    pub(crate) cache_hits: Counter,
+    pub(crate) cache_misses: Counter,
     pub(crate) device_seconds: Histogram,
 }
 
@@ -18,6 +30,10 @@ impl EncodeMetrics {
         let ours = Self {
             frames: Counter::default(),
             chunks_found: Counter::default(),
+            // 1 to 256.
+            chunk_frames: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            cache_hits: Counter::default(),
+            cache_misses: Counter::default(),
             // 1 ms to about 9 minutes.
             device_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
         };
@@ -26,9 +42,47 @@ impl EncodeMetrics {
             registry.register("frames", "Frames encoded", ours.frames.clone());
             let help = "Chunks whose tokens were in the store already";
             registry.register("chunks_found", help, ours.chunks_found.clone());
+            let help = "Frames that went through the model together";
+            registry.register("chunk_frames", help, ours.chunk_frames.clone());
+            let help = "Tensors that decoders fetched from memory";
+            registry.register("cache_hits", help, ours.cache_hits.clone());
+            let help = "Tensors that decoders asked for and that were not in memory any more";
+            registry.register("cache_misses", help, ours.cache_misses.clone());
             let help = "Time of one chunk in the model";
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
         ours
+    }
+}
+
+/// Registers how full the cache is, looked at when it is asked for.
+pub(crate) fn register_cache(metrics: &Metrics, cache: Arc<Cache>) {
+    metrics.register(|registry| {
+        let registry = registry.sub_registry_with_prefix("encode");
+        registry.register_collector(Box::new(CacheBytes(cache)));
+    });
+}
+
+struct CacheBytes(Arc<Cache>);
+
+impl fmt::Debug for CacheBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheBytes").finish_non_exhaustive()
+    }
+}
+
+impl Collector for CacheBytes {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (used, most) = self.0.bytes();
+        let of = [
+            ("cache_used", "Image tokens in memory", used),
+            ("cache", "Image tokens that memory may hold", most),
+        ];
+        for (name, help, bytes) in of {
+            let unit = Some(&Unit::Bytes);
+            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::cache::Cache;
+use crate::metrics::EncodeMetrics;
 
 /// Bytes in one message of the stream; gRPC's own limit is 4 MiB.
 const PIECE_BYTES_MAX: usize = 1 << 20;
@@ -23,7 +24,7 @@ const DIGESTS_MAX: usize = 4096;
 /// Serves until told to stop.
 pub(crate) async fn serve(
     listener: TcpListener,
-    cache: Arc<Cache>,
+    (cache, metrics): (Arc<Cache>, EncodeMetrics),
     token: String,
     until: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -44,7 +45,7 @@ pub(crate) async fn serve(
     };
     tonic::transport::Server::builder()
         .add_service(TokenServiceServer::with_interceptor(
-            Tokens { cache },
+            Tokens { cache, metrics },
             check,
         ))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
@@ -55,6 +56,7 @@ pub(crate) async fn serve(
 
 struct Tokens {
     cache: Arc<Cache>,
+    metrics: EncodeMetrics,
 }
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<FetchTokensResponse, Status>> + Send>>;
@@ -80,6 +82,10 @@ impl TokenService for Tokens {
             let digest = Digest::from_slice(digest)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
             let held = self.cache.get(&tenant, digest);
+            match held {
+                Some(_) => self.metrics.cache_hits.inc(),
+                None => self.metrics.cache_misses.inc(),
+            };
             tensors.push(held.ok_or_else(|| Status::not_found("not held any more"))?);
         }
         let pieces = tensors

@@ -129,6 +129,7 @@ impl Encode {
         );
         let encoded = self.engine.encode(frames).instrument(span).await?;
         self.metrics.frames.inc_by(entries.len() as u64);
+        self.metrics.chunk_frames.observe(entries.len() as f64);
         self.metrics
             .device_seconds
             .observe(encoded.device.as_secs_f64());

@@ -13,6 +13,7 @@ use medfleet_runtime::Shutdown;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::open::OpenJobs;
+use crate::status::Recent;
 use crate::watch::Finished;
 
 /// Pause before a broken subscription is made again.
@@ -50,6 +51,7 @@ struct Shared {
     /// Topic and number of its watchers.
     topics: HashMap<JobKey, (Arc<Topic>, usize)>,
     observer: Option<mpsc::Sender<(JobKey, JobEvent)>>,
+    recent: Recent,
 }
 
 /// A watcher's place at a topic; leaves it when dropped.
@@ -107,6 +109,11 @@ impl Hub {
         }
     }
 
+    /// The jobs that moved last, the latest first.
+    pub(crate) fn recent(&self) -> Vec<(JobKey, JobEvent)> {
+        self.lock().recent.latest_first()
+    }
+
     /// All durable events of all jobs, for the dispatcher. What it is too slow for is dropped: they are hints.
     /// A new observer replaces the one before.
     pub(crate) fn observe(&self, capacity: usize) -> mpsc::Receiver<(JobKey, JobEvent)> {
@@ -142,6 +149,7 @@ impl Hub {
         while let Some(event) = events.next().await {
             let (key, sequence, event) = event?;
             self.open.take(&key, &event);
+            self.lock().recent.note(&key, &event);
             self.tell(&key, Signal::Event(sequence, event.clone()));
             if let Some(observer) = &self.lock().observer {
                 // Full or gone: the dispatcher recounts by itself every second.

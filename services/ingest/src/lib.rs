@@ -5,11 +5,13 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `dead`, `operator`, `rebuild` (a figure), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `dead`, `operator`, `rebuild` (a figure),
+//! `roster`, `census` and `status` (how the fleet stands), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
 mod calls;
+mod census;
 pub mod config;
 mod convert;
 mod cost;
@@ -24,8 +26,10 @@ mod open;
 mod operator;
 mod quota;
 mod rebuild;
+mod roster;
 mod rpc;
 mod server;
+mod status;
 mod stitch;
 mod study;
 mod sweep;
@@ -44,9 +48,10 @@ use medfleet_core::PoolName;
 use medfleet_proto::v1::job_service_server::JobServiceServer;
 use medfleet_queue::Queue;
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Random, Shutdown, TaskKind, TaskSet,
+    Clock, Health, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
 };
 use medfleet_store::BlobStore;
+use medfleet_worker::register_connection;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic_health::server::HealthReporter;
@@ -59,6 +64,7 @@ pub use tokens::{TokenEntry, TokensFile, create_token};
 use accept::Acceptor;
 use blobs::Blobs;
 use calls::Calls;
+use census::Census;
 use dead::DeadLetters;
 use hub::Hub;
 use keeper::Keeper;
@@ -67,8 +73,10 @@ use metrics::Figures;
 use open::OpenJobs;
 use operator::Operator;
 use quota::Quotas;
+use roster::Roster;
 use rpc::Jobs;
 use server::Served;
+use status::Status;
 use tokens::Tokens;
 use upload::Uploads;
 use watch::Watching;
@@ -90,12 +98,21 @@ pub struct Deps {
     pub metrics: Metrics,
     /// Where readiness is told, as part `ingest`.
     pub health: Health,
+    /// Where the status page goes.
+    pub pages: Pages,
     /// Where tasks start; its owner joins it.
     pub tasks: TaskSet,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// For ids.
     pub random: Arc<dyn Random>,
+}
+
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    if let Ok(pool) = PoolName::new("main") {
+        Figures::new(metrics).touch(&pool);
+    }
 }
 
 /// Serves until the shutdown begins and the calls under way have ended.
@@ -124,7 +141,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         pools,
         rules,
         shutdown: shutdown.clone(),
+        roster: Roster::default(),
+        holder: hex::encode(deps.random.id()),
     };
+    let connected = deps.queue.clone();
+    register_connection(&deps.metrics, move || connected.is_connected());
+    parts.status(&deps).add_to(&deps.pages);
     let served = Served {
         jobs: parts.jobs(&deps),
         dead_letters: parts.dead_letters(&deps),
@@ -150,6 +172,9 @@ struct Parts {
     pools: Vec<PoolName>,
     rules: unit::Rules,
     shutdown: Shutdown,
+    roster: Roster,
+    /// Tells this process from others.
+    holder: String,
 }
 
 impl Parts {
@@ -283,10 +308,40 @@ impl Parts {
             clock: Arc::clone(&deps.clock),
             figures: self.figures.clone(),
             shutdown,
-            holder: hex::encode(deps.random.id()),
+            holder: self.holder.clone(),
         };
         start(&deps.tasks, "dispatcher", dispatcher.run());
         start(&deps.tasks, "keeper", self.keeper(deps).run());
+        self.start_watching(deps);
+    }
+
+    /// What tells how the fleet stands.
+    fn start_watching(&self, deps: &Deps) {
+        let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
+        let listen = self.roster.clone().listen(queue.clone(), shutdown.clone());
+        start(&deps.tasks, "workers' presences", listen);
+        let census = Census {
+            queue,
+            pools: self.pools.clone(),
+            roster: self.roster.clone(),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            holder: self.holder.clone(),
+        };
+        start(&deps.tasks, "census", census.run(shutdown));
+    }
+
+    fn status(&self, deps: &Deps) -> Status {
+        Status {
+            queue: deps.queue.clone(),
+            store: deps.store.clone(),
+            pools: self.pools.clone(),
+            roster: self.roster.clone(),
+            hub: self.hub.clone(),
+            figures: self.figures.clone(),
+            clock: Arc::clone(&deps.clock),
+            holder: self.holder.clone(),
+        }
     }
 }
 

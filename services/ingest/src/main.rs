@@ -33,6 +33,7 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
         store,
         metrics,
         health,
+        pages: process.pages.clone(),
         tasks: tasks.clone(),
         clock,
         random: process.random,

@@ -1,4 +1,7 @@
-//! Every metric of ingest, with its unit and label values. Labels are closed sets and the configured pools, never ids.
+//! Every metric of ingest, with its unit and label values. Labels are closed sets, the configured pools and the largest
+//! tenants, never ids.
+
+mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +17,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
 use crate::unit::Backlog;
+
+pub(crate) use standing::{DEAD, Standing};
+
+/// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
+const BACKLOG: &str = "backlog_units";
 
 /// A method of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +134,8 @@ pub(crate) struct Figures {
     pub(crate) collected_bytes: Counter,
     /// Broken writes whose room was given back.
     pub(crate) reclaimed: Counter,
+    /// How the fleet stands.
+    pub(crate) standing: Standing,
 }
 
 impl Figures {
@@ -153,6 +163,7 @@ impl Figures {
             collected: Counter::default(),
             collected_bytes: Counter::default(),
             reclaimed: Counter::default(),
+            standing: Standing::default(),
         };
         metrics.register(|registry| {
             let f = &figures;
@@ -160,7 +171,7 @@ impl Figures {
             let help = "Time to the answer, or to the begin of a stream";
             registry.register_with_unit("ingest_call", help, Unit::Seconds, f.call_seconds.clone());
             let help = "Units held in the intake, or released and unfinished; only the dispatcher reports them";
-            registry.register("backlog_units", help, f.backlog_units.clone());
+            registry.register(BACKLOG, help, f.backlog_units.clone());
             let help = "Slot time that accepted jobs still are at a stage, held, released or not yet come to it; every replica reports all";
             registry.register_with_unit("backlog", help, Unit::Seconds, f.backlog_seconds.clone());
             registry.register("ingest_watches", "Watches now", f.watches.clone());
@@ -180,6 +191,7 @@ impl Figures {
             let help = "Bytes of blobs deleted because no job relied on them";
             registry.register_with_unit("ingest_collected", help, Unit::Bytes, f.collected_bytes.clone());
             registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
+            f.standing.register(registry);
         });
         figures
     }
@@ -228,9 +240,31 @@ impl Figures {
         }
     }
 
+    /// Units held and released, where this process is the dispatcher.
+    pub(crate) fn backlog(&self, stage: Stage, pool: &PoolName, class: Class) -> Option<i64> {
+        let labels = BacklogLabels {
+            stage: stage.as_str(),
+            pool: pool.to_string(),
+            class: class.as_str(),
+        };
+        self.backlog_units.get(&labels).map(|gauge| gauge.get())
+    }
+
     /// This process is no longer the dispatcher: its figures would only be old.
     pub(crate) fn clear_backlog(&self) {
         self.backlog_units.clear();
+        self.standing.clear();
+    }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub(crate) fn touch(&self, pool: &PoolName) {
+        self.called(Method::GetJob, tonic::Code::Ok, 0.0);
+        self.show_backlog(&[Backlog {
+            lane: (Stage::Decode, pool.clone()),
+            class: Class::Routine,
+            units: 0,
+        }]);
+        self.standing.touch(pool);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::unit::{Held, Place, Rules};
 use session::Session;
 
 /// Name of the lease.
-const LEASE: &str = "dispatcher";
+pub(crate) const LEASE: &str = "dispatcher";
 /// Pause before a leader whose session broke begins another.
 const AGAIN: Duration = Duration::from_millis(250);
 /// A unit that waited longer than this is released only after a look at its job.

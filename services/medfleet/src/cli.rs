@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, pause, phantom, plan,
-    submit, up, watch,
+    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, metrics, pause,
+    phantom, plan, submit, up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -62,6 +62,8 @@ enum Command {
     Plan(plan::Args),
     /// Say what is installed, reachable, too old or misconfigured
     Doctor(doctor::Args),
+    /// List every metric of every service
+    Metrics(metrics::Args),
     /// Measure, on this machine
     Bench(bench::Args),
 }
@@ -98,6 +100,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Phantom(args) => phantom::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Metrics(args) => metrics::run(args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod frames;
 pub(crate) mod get;
 pub(crate) mod infer;
 pub(crate) mod list;
+pub(crate) mod metrics;
 mod pages;
 pub(crate) mod pause;
 pub(crate) mod phantom;

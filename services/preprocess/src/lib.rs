@@ -22,10 +22,16 @@ mod work;
 use std::sync::Arc;
 
 use medfleet_core::Stage;
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics};
+use medfleet_runtime::Metrics;
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
 pub use config::{Config, MainConfig};
 pub use error::StartError;
+
+/// Registers every metric of this service, each with a value, for the reference page.
+pub fn every_metric(metrics: &Metrics) {
+    metrics::PreprocessMetrics::register(metrics).touch();
+}
 
 /// Runs the service until the shutdown has begun and its units are settled.
 ///
@@ -35,6 +41,8 @@ pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), Start
     let pool = config.pool_name()?;
     let part = dependencies.health.part("preprocess");
     let handler = Arc::new(work::Preprocess::new(&config, &dependencies)?);
+    let queue = dependencies.queue.clone();
+    register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
     let worker = Worker {

@@ -32,4 +32,10 @@ impl PreprocessMetrics {
         });
         ours
     }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub(crate) fn touch(&self) {
+        let reason = "not_an_image";
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
 }

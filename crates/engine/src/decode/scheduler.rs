@@ -7,11 +7,13 @@
 //! again later and goes on where it was. The oldest never gives way, so something always ends.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::load::Gauges;
 use super::stop::StopFilter;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{
@@ -56,6 +58,7 @@ pub(super) struct Scheduler {
     /// With memory, oldest first.
     active: Vec<Taken>,
     next_sequence: u64,
+    load: Arc<Gauges>,
 }
 
 /// The model panicked: the thread must end.
@@ -66,15 +69,26 @@ impl Scheduler {
         backend: Box<dyn DecodeBackend>,
         limits: DecodeLimits,
         reporter: Reporter,
+        load: Arc<Gauges>,
     ) -> Self {
-        Self {
+        let scheduler = Self {
             backend,
             limits,
             reporter,
             waiting: VecDeque::new(),
             active: Vec::new(),
             next_sequence: 0,
-        }
+            load,
+        };
+        scheduler.show_load();
+        scheduler
+    }
+
+    fn show_load(&self) {
+        self.load.set_queue(self.waiting.len(), self.active.len());
+        let kv = self.backend.kv();
+        let used = kv.blocks.saturating_sub(kv.available);
+        self.load.set_kv(used, kv.blocks, kv.block_bytes);
     }
 
     /// Serves until every handle is gone and every sequence has ended, or until the model panics.
@@ -194,9 +208,11 @@ impl Scheduler {
             self.reporter.failed();
             return Err(self.fail_all());
         };
+        self.show_load();
         if works.is_empty() {
             return Ok(());
         }
+        self.load.passed(works.len());
         let backend = self.backend.as_mut();
         let outcome = self.reporter.guard(|| {
             let steps = backend.run(&works)?;
@@ -359,6 +375,7 @@ impl Scheduler {
     fn end(&mut self, index: usize) {
         let ended = self.active.remove(index);
         self.backend.release(ended.sequence);
+        self.show_load();
     }
 
     /// After a panic nothing of the model is used again: every stream learns it.

@@ -43,6 +43,14 @@ pub fn trace_id(span: &Span) -> Option<String> {
     id.is_valid().then(|| id.trace_id().to_string())
 }
 
+/// The same, only where the trace is recorded.
+#[must_use]
+pub(crate) fn recorded_trace_id(span: &Span) -> Option<String> {
+    let context = span.context();
+    let id = context.span().span_context().clone();
+    (id.is_valid() && id.is_sampled()).then(|| id.trace_id().to_string())
+}
+
 struct Headers(Vec<(String, String)>);
 
 impl Injector for Headers {

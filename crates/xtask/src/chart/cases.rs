@@ -183,6 +183,8 @@ fn everything() -> Value {
     json!({
         "commonLabels": {"team": "on", "cost": "7"},
         "podMonitor": {"enabled": true, "labels": {"release": "y"}},
+        "prometheusRule": {"enabled": true, "labels": {"release": "y"}},
+        "certManager": {"enabled": true, "issuer": {"kind": "ClusterIssuer", "name": "n"}, "ingestNames": ["fleet.example"]},
         "process": {"listenAddress": "[::]", "drainSeconds": 120, "logFormat": "text"},
         "queue": {"config": {"ack_wait": "45s", "heartbeat": "5s", "in_flight_max": 100}},
         "store": {"config": {"blob_bytes_max": "128MiB", "capacity_bytes": "1TiB"}},

@@ -102,6 +102,14 @@ fn around() -> Vec<Refusal> {
             &["store.s3.endpoint", "https://"],
         ),
         (
+            json!({"certManager": {"enabled": true}}),
+            &["certManager.issuer.name", "needed"],
+        ),
+        (
+            json!({"certManager": {"issuer": {"kind": "Authority"}}}),
+            &["/certManager/issuer/kind", "ClusterIssuer"],
+        ),
+        (
             json!({"autoscaling": {"workers": "keda"}}),
             &["autoscaling.keda.prometheusAddress", "needed"],
         ),

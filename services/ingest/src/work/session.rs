@@ -203,7 +203,11 @@ impl<'a> Session<'a> {
         for place in std::mem::take(&mut self.leftovers) {
             self.remove(place).await;
         }
-        self.dispatcher.figures.show_backlog(&self.index.backlog());
+        let figures = &self.dispatcher.figures;
+        figures.show_backlog(&self.index.backlog());
+        figures
+            .standing
+            .show_open(self.open.keys().map(|key| &key.tenant));
     }
 
     async fn recount(&mut self, lanes: Vec<LaneKey>) {

@@ -1,11 +1,15 @@
 //! `medfleet doctor`: what is installed, reachable, too old or misconfigured, and what to do about it.
 
+mod certificates;
 mod checks;
+mod server;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
+
+use medfleet_runtime::Clock;
 
 use super::on_one_thread;
 use crate::client::ServerArgs;
@@ -23,6 +27,9 @@ pub(crate) struct Args {
     /// Also connect to this nats-server
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// Also look at the certificates in this PEM file: may be given several times
+    #[arg(long, value_name = "FILE")]
+    certificate: Vec<PathBuf>,
     /// Cache of fetched tools [default: ~/.cache/medfleet]
     #[arg(long, value_name = "DIR", env = "MEDFLEET_CACHE", hide = true)]
     cache: Option<PathBuf>,
@@ -125,12 +132,21 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
         if let Some(url) = &args.nats {
-            tell(checks::nats(url).await)?;
+            for finding in server::look(url).await {
+                tell(finding)?;
+            }
+        }
+        for file in &args.certificate {
+            tell(certificates::look(
+                file,
+                medfleet_runtime::SystemClock.now(),
+            ))?;
         }
         if let Some(model) = &args.model {
             tell(checks::model(model))?;
         }
         tell(checks::cpu())?;
+        tell(checks::gpu())?;
         tell(checks::clock(&medfleet_runtime::SystemClock))?;
         Ok(if failed { Exit::Failed } else { Exit::Done })
     })

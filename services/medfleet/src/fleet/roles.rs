@@ -7,7 +7,9 @@ use medfleet_encode::Deployment;
 use medfleet_engine::{EncodeEngine, Half, LoadedModel, ModelConfig, ModelDtype};
 use medfleet_ingest::Deps;
 use medfleet_runtime::process::{self, Process};
-use medfleet_runtime::{Health, Metrics, OnFailure, OnShutdown, Stop, TaskKind, TaskSet, admin};
+use medfleet_runtime::{
+    Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskKind, TaskSet, admin,
+};
 use medfleet_worker::Dependencies;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -129,6 +131,7 @@ impl Roles {
         config: medfleet_ingest::Config,
         listener: TcpListener,
     ) -> Result<(), Stop> {
+        let pages = Pages::default();
         let Dependencies {
             queue,
             store,
@@ -136,7 +139,7 @@ impl Roles {
             tasks,
             metrics,
             health,
-        } = self.member("ingest", process).await?;
+        } = self.member("ingest", process, &pages).await?;
         let random = Arc::clone(&process.random);
         let deps = Deps {
             listener,
@@ -144,6 +147,7 @@ impl Roles {
             store,
             metrics,
             health,
+            pages,
             tasks,
             clock,
             random,
@@ -162,7 +166,7 @@ impl Roles {
         config: &FleetConfig,
         model: &LoadedModel,
     ) -> Result<(), Stop> {
-        let dependencies = self.member(name, process).await?;
+        let dependencies = self.member(name, process, &Pages::default()).await?;
         let mut config = config.preprocess.clone();
         if config.frame_side == 0 {
             config.frame_side = model.description().frame_side;
@@ -179,7 +183,7 @@ impl Roles {
         config: &FleetConfig,
         (listener, model): (TcpListener, &LoadedModel),
     ) -> Result<(), Stop> {
-        let dependencies = self.member(name, process).await?;
+        let dependencies = self.member(name, process, &Pages::default()).await?;
         let config = config.encode.clone();
         let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
         let deployment = Deployment { engine, listener };
@@ -197,7 +201,7 @@ impl Roles {
         config: &FleetConfig,
         model: &LoadedModel,
     ) -> Result<(), Stop> {
-        let dependencies = self.member(name, process).await?;
+        let dependencies = self.member(name, process, &Pages::default()).await?;
         let config = config.decode.clone();
         let model = model
             .start_decode(config.kv_bytes_max.get(), config.limits())
@@ -214,9 +218,12 @@ impl Roles {
         &mut self,
         name: &'static str,
         process: &Process<FleetConfig>,
+        pages: &Pages,
     ) -> Result<Dependencies, Stop> {
         let listener = process::bind(SocketAddr::new(process.admin.ip(), 0)).await?;
         let (metrics, health) = (Metrics::new(), Health::new());
+        let service = format!("medfleet-{name}");
+        metrics.describe(&service, env!("CARGO_PKG_VERSION"), process.clock.now());
         // Named here already, so that a role that has not begun yet counts as unready; by the name that the service itself
         // gives its part, which is the last word of the role's.
         let part = name.rsplit('-').next().unwrap_or(name);
@@ -229,6 +236,7 @@ impl Roles {
                 listener,
                 metrics.clone(),
                 health.clone(),
+                pages.clone(),
                 self.until.clone(),
             ),
         );

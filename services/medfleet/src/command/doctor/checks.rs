@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use medfleet_core::UnixMillis;
 use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
-use medfleet_queue::{Queue, QueueConfig};
-use medfleet_runtime::{Clock, SystemClock};
+use medfleet_runtime::Clock;
 use nix::sys::statvfs::statvfs;
 
 use super::Finding;
@@ -142,24 +140,6 @@ pub(super) async fn fleet(args: &ServerArgs) -> Finding {
     }
 }
 
-/// A nats-server answers and is new enough.
-pub(super) async fn nats(url: &str) -> Finding {
-    const CHECK: &str = "nats";
-    let now: medfleet_queue::Clock = Arc::new(|| SystemClock.now());
-    match Queue::connect(&QueueConfig::at(url), now).await {
-        Ok(queue) => {
-            let found = format!("{url} is {}", queue.server_version());
-            queue.drain().await;
-            Finding::ok(CHECK, found)
-        }
-        Err(error) => Finding::fail(
-            CHECK,
-            medfleet_runtime::exit::chain(&error),
-            "start it, or correct --nats URL",
-        ),
-    }
-}
-
 /// The model folder loads: configuration, every tensor with its shape, tokenizer.
 pub(super) fn model(folder: &Path) -> Finding {
     const CHECK: &str = "model";
@@ -223,6 +203,43 @@ pub(super) fn cpu() -> Finding {
     Finding::ok(CHECK, line)
 }
 
+/// Whether a GPU is here, and whether this program could use it.
+pub(super) fn gpu() -> Finding {
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let device = Path::new("/dev/nvidia0").exists() || Path::new("/dev/kfd").exists();
+    gpu_of(driver.as_deref(), device, cfg!(feature = "cuda"))
+}
+
+fn gpu_of(driver: Option<&str>, has_device: bool, has_cuda: bool) -> Finding {
+    const CHECK: &str = "gpu";
+    let driver = driver.and_then(|text| text.lines().next());
+    let driver = driver.map(|line| line.trim_start_matches("NVRM version:").trim());
+    match (driver, has_device, has_cuda) {
+        (Some(driver), true, true) => Finding::ok(CHECK, driver),
+        (Some(driver), true, false) => Finding::warn(
+            CHECK,
+            format!("{driver}; this program was built without CUDA and computes on the CPU"),
+            "build with `cargo xtask cuda`, and set compute to cuda:0",
+        ),
+        (Some(driver), false, _) => Finding::warn(
+            CHECK,
+            format!("{driver}; there is a driver and no device"),
+            "give the container its GPU: the resource nvidia.com/gpu, or --gpus all",
+        ),
+        (None, true, _) => Finding::warn(
+            CHECK,
+            "a device and no NVIDIA driver",
+            "load the driver; other makers' GPUs are not used",
+        ),
+        (None, false, true) => Finding::warn(
+            CHECK,
+            "none, and this program was built with CUDA",
+            "load the driver, or set compute to cpu",
+        ),
+        (None, false, false) => Finding::ok(CHECK, "none; models compute on the CPU"),
+    }
+}
+
 /// The features that kernels dispatch on, of those that the kernel lists.
 fn features(cpuinfo: &str) -> Vec<&'static str> {
     const USED: [&str; 8] = [
@@ -276,6 +293,24 @@ mod tests {
             Verdict::Fail
         );
         assert_eq!(clock(&ManualClock::at(CLOCK_MIN)).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_used_is_told() {
+        let driver = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.1\nGCC version: 12\n";
+        let check = |driver, device, cuda, expected| {
+            let finding = gpu_of(driver, device, cuda);
+            assert_eq!(finding.verdict, expected, "{finding}");
+            assert_eq!(finding.advice.is_empty(), expected == Verdict::Ok);
+        };
+        check(Some(driver), true, true, Verdict::Ok);
+        check(Some(driver), true, false, Verdict::Warn);
+        check(Some(driver), false, true, Verdict::Warn);
+        check(None, true, true, Verdict::Warn);
+        check(None, false, true, Verdict::Warn);
+        check(None, false, false, Verdict::Ok);
+        let found = gpu_of(Some(driver), true, true).found;
+        assert_eq!(found, "NVIDIA UNIX x86_64 Kernel Module  570.1");
     }
 
     #[test]

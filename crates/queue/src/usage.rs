@@ -1,0 +1,136 @@
+//! How full the queue is and how long its oldest unit has waited: for metrics and the status page, never for a decision.
+
+use medfleet_core::{Class, PoolName, Stage, UnixMillis};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::api::{Operation, Which, repeatable};
+use crate::{Queue, QueueError, Result, subject};
+
+/// Streams that are read in one call; a fleet has about fifteen.
+const STREAMS_MAX: usize = 256;
+
+/// How full one stream is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamUsage {
+    /// Its name.
+    pub stream: String,
+    /// Messages in it.
+    pub messages: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Sequence of its last message.
+    pub last_sequence: u64,
+    /// Bytes that it may hold; none without a limit.
+    pub bytes_max: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    streams: Vec<Info>,
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Config,
+    state: State,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    name: String,
+    #[serde(default)]
+    max_bytes: i64,
+}
+
+#[derive(Deserialize)]
+struct State {
+    messages: u64,
+    bytes: u64,
+    #[serde(default)]
+    last_seq: u64,
+}
+
+impl Queue {
+    /// Every stream of the account with what is in it.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`] when there are more streams than one call tells.
+    pub async fn usage(&self) -> Result<Vec<StreamUsage>> {
+        const LIST: Operation = repeatable("list the streams");
+        let listed: Listed = self
+            .api
+            .call(LIST, "STREAM.LIST", &json!({"offset": 0}))
+            .await?;
+        if listed.total > STREAMS_MAX {
+            return Err(QueueError::Malformed {
+                what: "the list of streams",
+                reason: "the account has too many others",
+            });
+        }
+        let usage = listed.streams.into_iter().map(|info| StreamUsage {
+            stream: info.config.name,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            last_sequence: info.state.last_seq,
+            // -1 is no limit.
+            bytes_max: u64::try_from(info.config.max_bytes).ok(),
+        });
+        Ok(usage.collect())
+    }
+
+    /// Since when the oldest unfinished unit of a (stage, pool, class) is where it is: in a worker's hands, released, or
+    /// waiting for release.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn oldest(
+        &self,
+        stage: Stage,
+        pool: &PoolName,
+        class: Class,
+    ) -> Result<Option<UnixMillis>> {
+        let work = subject::work_filter(stage, pool, class);
+        let released = self.first(subject::work_stream(stage), &work).await?;
+        let Some(stream) = subject::intake_stream(stage) else {
+            return Ok(released);
+        };
+        let intake = subject::intake_filter(stage, pool, class);
+        let waiting = self.first(stream, &intake).await?;
+        Ok(released.into_iter().chain(waiting).min())
+    }
+
+    async fn first(&self, stream: &str, filter: &str) -> Result<Option<UnixMillis>> {
+        let which = Which::Next {
+            seq: 1,
+            next_by_subj: filter,
+        };
+        let found = self.api.get_direct(stream, which).await?;
+        Ok(found.map(|stored| stored.stored_at))
+    }
+
+    /// Whether the queue takes writes right now: writes an entry that nobody reads, and takes it back.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn try_write(&self, writer: &str) -> Result<()> {
+        let name = format!("write-check-{writer}");
+        match self.try_lease(&name, writer).await? {
+            Some(lease) => lease.release().await,
+            // The entry of a check before this one, whose answer was lost; it ends by itself.
+            None => Ok(()),
+        }
+    }
+
+    /// Who holds a lease; none when nobody does.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn lease_holder(&self, name: &str) -> Result<Option<String>> {
+        let found = self.leases.get(name).await?;
+        Ok(found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    }
+}

@@ -1,0 +1,40 @@
+//! Says on the queue, every few seconds, that this worker is there.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use medfleet_core::Stage;
+use medfleet_proto::work::v1::WorkerPresence;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::slot::Worker;
+
+/// How often; whoever listens gives a worker up after three times this.
+pub const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+
+/// Until it is stopped. What is not heard is said again.
+pub(crate) async fn announce(worker: Worker, stage: Stage) -> Result<(), Infallible> {
+    let slots = u32::try_from(worker.config.slots.get()).unwrap_or(u32::MAX);
+    let shutdown = worker.tasks.shutdown().clone();
+    let mut presence = WorkerPresence {
+        worker: worker.queue.fresh_name(),
+        stage: stage.as_str().to_owned(),
+        pool: worker.pool.to_string(),
+        slots,
+        busy: 0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        draining: false,
+    };
+    let mut every = interval(PRESENCE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = shutdown.begun(), if !presence.draining => presence.draining = true,
+        }
+        presence.busy = u32::try_from(worker.metrics.busy()).unwrap_or(0);
+        if let Err(error) = worker.queue.publish_presence(&presence).await {
+            tracing::debug!(%error, "nobody was told that this worker is there");
+        }
+    }
+}

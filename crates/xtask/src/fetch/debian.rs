@@ -1,0 +1,66 @@
+//! Programs that only the distribution has: the system's if installed, else its package, unpacked into the cache without
+//! installing it. Packages are checked by the distribution's own signatures, so the version is the distribution's.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{fetch, places, process};
+
+/// Prometheus's tool for rules.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    let name = "promtool";
+    if process::succeeds(Command::new(name).arg("--version")) {
+        return Ok(PathBuf::from(name));
+    }
+    let cache = places::cache()?;
+    let _lock = fetch::lock(&cache)?;
+    let unpacked = cache.join("debian-prometheus");
+    let program = unpacked.join("usr/bin").join(name);
+    if !program.is_file() {
+        unpack(&cache, "prometheus", &unpacked)
+            .context("no promtool here: install the package prometheus")?;
+    }
+    Ok(program)
+}
+
+fn unpack(cache: &Path, package: &str, target: &Path) -> Result<()> {
+    let work = cache.join(format!(".debian-{}", std::process::id()));
+    let tree = work.join("tree");
+    fs::create_dir_all(&tree)?;
+    let outcome = download(&work, package).and_then(|()| {
+        for entry in fs::read_dir(&work)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                let mut dpkg = Command::new("dpkg-deb");
+                process::run(dpkg.arg("--extract").arg(path).arg(&tree))?;
+            }
+        }
+        fs::rename(&tree, target).context("put the package in place")
+    });
+    let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
+    outcome.and(removed)
+}
+
+fn download(work: &Path, package: &str) -> Result<()> {
+    let take = |options: &[OsString]| {
+        let mut apt = Command::new("apt-get");
+        let apt = apt.current_dir(work).args(options);
+        process::run(apt.args(["-qq", "download", package]))
+    };
+    if take(&[]).is_ok() {
+        return Ok(());
+    }
+    // A fresh image has no package lists: fetch our own, beside the system's.
+    let state = work.join("state");
+    fs::create_dir_all(state.join("lists/partial"))?;
+    let mut lists = OsString::from("Dir::State::lists=");
+    lists.push(state.join("lists"));
+    let options = ["-o".into(), lists];
+    let mut update = Command::new("apt-get");
+    process::run(update.args(&options).args(["-qq", "update"]))?;
+    take(&options)
+}

@@ -1,0 +1,104 @@
+//! What people look at: the reference of metrics, alerts and recording rules with a runbook page for each alert, and the
+//! dashboards. All of it is held against what the services really export, so that nothing asks for a metric that is not there.
+//!
+//! Reading order: `reference` (what the services export), `rules`, `dashboards` (the source of the JSON), `queries`.
+
+mod dashboards;
+mod queries;
+mod reference;
+mod rules;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{places, process};
+
+/// Where the chart has its copy of the rules: a chart can only read what is inside it.
+const CHART_RULES: &str = "helm/medfleet/files/rules.yaml";
+
+/// What to do about a derived file that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Fail.
+    Check,
+    /// Write it.
+    Bless,
+}
+
+/// Checks everything, or writes the derived files first.
+pub(crate) fn run(mode: Mode) -> Result<()> {
+    let metrics = reference::read()?;
+    settle(
+        mode,
+        "docs/reference/metrics.md",
+        &reference::page(&metrics),
+    )?;
+    for dashboard in dashboards::all() {
+        let path = format!("deploy/grafana/{}.json", dashboard.name);
+        settle(mode, &path, &dashboards::json(&dashboard))?;
+    }
+    let rules = rules::text()?;
+    settle(mode, CHART_RULES, &rules)?;
+    let mut violations = rules::check(&rules)?;
+    violations.extend(queries::unknown(&rules, &rules, &metrics));
+    let asked = queries::of_dashboards();
+    for query in &asked {
+        let unknown = queries::unknown(&query.expression, &rules, &metrics);
+        violations.extend(
+            unknown
+                .iter()
+                .map(|name| format!("{}: {name}", query.place)),
+        );
+    }
+    for violation in &violations {
+        println!("observe: {violation}");
+    }
+    if !violations.is_empty() {
+        bail!("{} violations", violations.len());
+    }
+    rules::promtool_checks()?;
+    queries::promtool_checks(&asked)?;
+    println!(
+        "observe: {} metrics, {} alerts, {} queries of dashboards",
+        metrics.len(),
+        rules::alerts(&rules).len(),
+        asked.len()
+    );
+    Ok(())
+}
+
+/// Asks a real Prometheus every query of every dashboard; fails when one has no answer.
+pub(crate) fn ask(server: &str) -> Result<()> {
+    queries::ask(server)
+}
+
+/// Compares a derived file with what it should be, or writes it.
+fn settle(mode: Mode, path: &str, wanted: &str) -> Result<()> {
+    let file = places::root().join(path);
+    if fs::read_to_string(&file).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    if mode == Mode::Check {
+        bail!("{path} is not what its source says: run `cargo xtask observe --bless`");
+    }
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&file, wanted).with_context(|| format!("write {path}"))?;
+    println!("observe: wrote {path}");
+    Ok(())
+}
+
+/// What a program of ours prints.
+fn output(binary: &str, arguments: &[&str]) -> Result<String> {
+    let path = places::built(binary);
+    if !Path::new(&path).is_file() {
+        bail!(
+            "{} is not built: run `cargo build --workspace`",
+            path.display()
+        );
+    }
+    process::capture(process::in_root(&path.to_string_lossy()).args(arguments))
+}

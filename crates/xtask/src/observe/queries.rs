@@ -1,0 +1,139 @@
+//! What dashboards ask: every name in it is one that a service exports or a rule records, and Prometheus can read it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::dashboards;
+use super::reference::{self, Metric};
+use crate::{fetch, places, process};
+
+/// A query with its variables filled in.
+#[derive(Debug, Clone)]
+pub(super) struct Query {
+    /// Dashboard and panel.
+    pub(super) place: String,
+    pub(super) expression: String,
+}
+
+/// Every query of every dashboard, once for each value of a variable that is part of a name.
+pub(super) fn of_dashboards() -> Vec<Query> {
+    let mut queries = Vec::new();
+    for dashboard in dashboards::all() {
+        for panel in &dashboard.panels {
+            for target in &panel.targets {
+                let place = format!("{} / {}", dashboard.name, panel.title);
+                queries.extend(filled(&target.expression).into_iter().map(|expression| {
+                    let place = place.clone();
+                    Query { place, expression }
+                }));
+            }
+        }
+    }
+    queries
+}
+
+fn filled(expression: &str) -> Vec<String> {
+    let plain = expression
+        .replace("$__rate_interval", "5m")
+        .replace("$tenant", ".*")
+        .replace("$pool", ".*");
+    if !plain.contains("$stage") && !plain.contains("${stage}") {
+        return vec![plain];
+    }
+    let of = |stage: &str| plain.replace("${stage}", stage).replace("$stage", stage);
+    ["preprocess", "encode", "decode"].map(of).to_vec()
+}
+
+/// Names in a text that neither a service exports nor a rule records.
+pub(super) fn unknown(text: &str, rules: &str, metrics: &[Metric]) -> Vec<String> {
+    let mut known = reference::series(metrics);
+    let recorded = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "));
+    known.extend(recorded.map(str::to_owned));
+    let groups = ["medfleet.recording", "medfleet.alerts"].map(str::to_owned);
+    known.extend(groups);
+    let names = names(text);
+    let unknown = names.into_iter().filter(|name| !known.contains(name));
+    unknown
+        .map(|name| format!("{name} is no metric of any service and no rule records it"))
+        .collect()
+}
+
+/// Every name of ours in a text, without the comments.
+fn names(text: &str) -> BTreeSet<String> {
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let is_part = |char: char| char.is_ascii_alphanumeric() || "_:.".contains(char);
+    let words = code.flat_map(|line| line.split(move |char: char| !is_part(char)));
+    let ours = words.filter(|word| word.starts_with("medfleet_") || word.starts_with("medfleet:"));
+    ours.map(str::to_owned).collect()
+}
+
+/// Prometheus's own tool reads every query.
+pub(super) fn promtool_checks(queries: &[Query]) -> Result<()> {
+    let rules: Vec<_> = queries
+        .iter()
+        .enumerate()
+        .map(|(number, query)| json!({"record": format!("query:{number}"), "expr": query.expression}))
+        .collect();
+    // YAML is a superset of JSON.
+    let file = json!({"groups": [{"name": "queries", "rules": rules}]});
+    let path = places::scratch("observe")?.join("queries.json");
+    fs::write(&path, file.to_string())?;
+    let mut promtool = Command::new(fetch::debian::promtool()?);
+    promtool.args(["check", "rules"]).arg(&path);
+    process::run(&mut promtool).context("a query of a dashboard cannot be read")
+}
+
+/// Asks a real server every query.
+pub(super) fn ask(server: &str) -> Result<()> {
+    let promtool = fetch::debian::promtool()?;
+    let mut empty = Vec::new();
+    let queries = of_dashboards();
+    for query in &queries {
+        let mut ask = Command::new(&promtool);
+        ask.args(["query", "instant", server, &query.expression]);
+        let answer = process::capture(&mut ask)
+            .with_context(|| format!("{}: {}", query.place, query.expression))?;
+        if answer.trim().is_empty() {
+            empty.push(format!("{}: {}", query.place, query.expression));
+        }
+    }
+    for query in &empty {
+        println!("observe: no data: {query}");
+    }
+    println!(
+        "observe: {} of {} queries of dashboards have data at {server}",
+        queries.len() - empty.len(),
+        queries.len()
+    );
+    if !empty.is_empty() {
+        bail!("{} queries without data", empty.len());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_and_comments_are_not() {
+        let text = "# medfleet_nothing\nsum(rate(medfleet_a_total{x=\"medfleet-b\"}[5m])) > medfleet:c:d\n";
+        let found: Vec<String> = names(text).into_iter().collect();
+        assert_eq!(found, ["medfleet:c:d", "medfleet_a_total"]);
+        assert_eq!(unknown(text, "- record: medfleet:c:d", &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_stage_in_a_name_is_three_queries() {
+        assert_eq!(filled("medfleet_${stage}_x{pool=~\"$pool\"}").len(), 3);
+        assert_eq!(filled("x[$__rate_interval]"), ["x[5m]"]);
+    }
+}

@@ -1,0 +1,104 @@
+//! The alerts: each with a page in the runbook, each tried in the tests, all of it accepted by Prometheus's own tool.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{fetch, places, process};
+
+const FOLDER: &str = "deploy/prometheus";
+const RULES: &str = "medfleet.rules.yaml";
+const TESTS: &str = "medfleet.tests.yaml";
+/// What each page answers.
+const SECTIONS: [&str; 4] = [
+    "## What it means",
+    "## How to look",
+    "## What to do",
+    "## How it was tried",
+];
+
+/// The rules as they are written.
+pub(super) fn text() -> Result<String> {
+    read(&format!("{FOLDER}/{RULES}"))
+}
+
+/// Names of the alerts.
+pub(super) fn alerts(rules: &str) -> Vec<&str> {
+    values(rules, "- alert: ").collect()
+}
+
+/// Alerts without a page or a test, pages without an alert, pages without a section.
+pub(super) fn check(rules: &str) -> Result<Vec<String>> {
+    let mut violations = Vec::new();
+    let tests = read(&format!("{FOLDER}/{TESTS}"))?;
+    let fires: BTreeSet<&str> = firing(&tests).collect();
+    for alert in alerts(rules) {
+        if !tests.contains(&format!("alertname: {alert}, exp_alerts: []")) {
+            violations.push(format!("{alert}: no test in which it stays quiet"));
+        }
+        if !fires.contains(alert) {
+            violations.push(format!("{alert}: no test in which it fires"));
+        }
+    }
+    let pages: Vec<&str> = values(rules, "runbook: ").collect();
+    if pages.len() != alerts(rules).len() {
+        violations.push("an alert without a page in the runbook".to_owned());
+    }
+    for page in &pages {
+        let found = read(page).unwrap_or_default();
+        let missing = SECTIONS.iter().filter(|section| !found.contains(*section));
+        violations.extend(missing.map(|section| format!("{page}: no section \"{section}\"")));
+    }
+    for entry in fs::read_dir(places::root().join("docs/runbook"))? {
+        let page = format!("docs/runbook/{}", entry?.file_name().to_string_lossy());
+        if !pages.contains(&page.as_str()) {
+            violations.push(format!("{page}: no alert names it"));
+        }
+    }
+    Ok(violations)
+}
+
+/// Prometheus's own tool reads the rules and runs their tests.
+pub(super) fn promtool_checks() -> Result<()> {
+    let promtool = fetch::debian::promtool()?;
+    let run = |arguments: [&str; 3]| {
+        let mut command = Command::new(&promtool);
+        command.current_dir(places::root().join(FOLDER));
+        process::run(command.args(arguments))
+    };
+    run(["check", "rules", RULES])?;
+    run(["test", "rules", TESTS])
+}
+
+/// Alerts of which a test expects that they fire.
+fn firing(tests: &str) -> impl Iterator<Item = &str> {
+    let lines: Vec<&str> = tests.lines().map(str::trim).collect();
+    let pairs: Vec<(&str, &str)> = lines.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    pairs.into_iter().filter_map(|(line, next)| {
+        let alert = line.strip_prefix("alertname: ")?;
+        (next == "exp_alerts:").then_some(alert)
+    })
+}
+
+fn values<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    text.lines()
+        .filter_map(move |line| line.trim().strip_prefix(key))
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(places::root().join(path)).with_context(|| format!("read {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_and_what_fires_are_read() {
+        assert_eq!(alerts("  - alert: A\n    expr: up\n  - record: x\n"), ["A"]);
+        let tests = "alertname: A\n exp_alerts:\n - {}\nalertname: B\n exp_alerts: []\n";
+        assert_eq!(firing(tests).collect::<Vec<_>>(), ["A"]);
+    }
+}

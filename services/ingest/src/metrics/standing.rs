@@ -1,0 +1,236 @@
+//! How the fleet stands: what waits and since when, who works, how full the queue is. Looked at every few seconds by
+//! `census`; a label that has nothing to say any more disappears.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use medfleet_core::{Class, PoolName, Stage, TenantId};
+use medfleet_queue::StreamUsage;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::BacklogLabels;
+use crate::roster::Crew;
+
+/// Tenants with a label of their own: those with most open jobs. All others are one.
+const TENANTS_MAX: usize = 20;
+/// The label of all others; no tenant can be called this.
+const OTHERS: &str = "_other";
+/// The stream of the dead letters.
+pub(crate) const DEAD: &str = "DEAD";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CrewLabels {
+    stage: &'static str,
+    pool: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabel {
+    stream: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+struct TenantLabel {
+    tenant: String,
+}
+
+/// The gauges. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing {
+    oldest_seconds: Family<BacklogLabels, Gauge<f64, AtomicU64>>,
+    workers: Family<CrewLabels, Gauge>,
+    worker_slots: Family<CrewLabels, Gauge>,
+    worker_slots_busy: Family<CrewLabels, Gauge>,
+    stream_messages: Family<StreamLabel, Gauge>,
+    stream_bytes: Family<StreamLabel, Gauge>,
+    stream_limit_bytes: Family<StreamLabel, Gauge>,
+    open_jobs: Family<TenantLabel, Gauge>,
+    /// The labels of `open_jobs`.
+    tenants: Arc<Mutex<BTreeSet<TenantLabel>>>,
+    dead_letters: Gauge,
+    writable: Gauge,
+}
+
+impl Standing {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let help = "Time since the oldest unfinished unit came to its stage; only the dispatcher reports it";
+        let oldest = self.oldest_seconds.clone();
+        registry.register_with_unit("oldest_unit_age", help, Unit::Seconds, oldest);
+        let help = "Workers that said within the last seconds that they are there";
+        registry.register("workers", help, self.workers.clone());
+        let help = "Slots of these workers";
+        registry.register("worker_slots", help, self.worker_slots.clone());
+        let help = "Slots of these workers that are at work";
+        registry.register("worker_slots_busy", help, self.worker_slots_busy.clone());
+        let help = "Messages in a stream of the queue";
+        registry.register("queue_stream_messages", help, self.stream_messages.clone());
+        let help = "Bytes in a stream of the queue";
+        let bytes = self.stream_bytes.clone();
+        registry.register_with_unit("queue_stream", help, Unit::Bytes, bytes);
+        let help = "Bytes that a stream of the queue may hold; a full one takes nothing more";
+        let bytes = self.stream_limit_bytes.clone();
+        registry.register_with_unit("queue_stream_limit", help, Unit::Bytes, bytes);
+        let help = "Jobs that have not ended, by tenant; only the dispatcher reports them, and tenants beyond the twenty largest are one";
+        registry.register("open_jobs", help, self.open_jobs.clone());
+        let help = "Dead letters that nobody has replayed or put away";
+        registry.register("dead_letters", help, self.dead_letters.clone());
+        let help = "1 while the queue takes writes";
+        registry.register("queue_writable", help, self.writable.clone());
+    }
+
+    pub(crate) fn show_oldest(&self, stage: Stage, pool: &PoolName, class: Class, seconds: f64) {
+        let labels = BacklogLabels {
+            stage: stage.as_str(),
+            pool: pool.to_string(),
+            class: class.as_str(),
+        };
+        self.oldest_seconds.get_or_create(&labels).set(seconds);
+    }
+
+    pub(crate) fn show_crews(&self, crews: &BTreeMap<(Stage, PoolName), Crew>) {
+        for ((stage, pool), crew) in crews {
+            let labels = CrewLabels {
+                stage: stage.as_str(),
+                pool: pool.to_string(),
+            };
+            let of = [
+                (&self.workers, crew.workers),
+                (&self.worker_slots, crew.slots),
+                (&self.worker_slots_busy, crew.busy),
+            ];
+            for (family, value) in of {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.get_or_create(&labels).set(value);
+            }
+        }
+    }
+
+    pub(crate) fn show_usage(&self, usage: &[StreamUsage]) {
+        for stream in usage {
+            let label = StreamLabel {
+                stream: stream.stream.clone(),
+            };
+            let set = |family: &Family<StreamLabel, Gauge>, value: u64| {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.get_or_create(&label).set(value);
+            };
+            set(&self.stream_messages, stream.messages);
+            set(&self.stream_bytes, stream.bytes);
+            if let Some(bytes_max) = stream.bytes_max {
+                set(&self.stream_limit_bytes, bytes_max);
+            }
+        }
+        let letters = dead_letters(usage);
+        self.dead_letters
+            .set(i64::try_from(letters).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn show_writable(&self, is_writable: bool) {
+        self.writable.set(i64::from(is_writable));
+    }
+
+    pub(crate) fn show_open<'a>(&self, tenants: impl Iterator<Item = &'a TenantId>) {
+        let mut counts: BTreeMap<&TenantId, i64> = BTreeMap::new();
+        for tenant in tenants {
+            *counts.entry(tenant).or_default() += 1;
+        }
+        let shown = capped(counts);
+        // Labels only: whatever a panic left is as good as any.
+        let mut labels = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        labels.retain(|label| {
+            let stays = shown.contains_key(label);
+            if !stays {
+                self.open_jobs.remove(label);
+            }
+            stays
+        });
+        for (label, count) in shown {
+            self.open_jobs.get_or_create(&label).set(count);
+            labels.insert(label);
+        }
+    }
+
+    /// This process is no longer the dispatcher: what only the dispatcher knows would only be old.
+    pub(crate) fn clear(&self) {
+        self.oldest_seconds.clear();
+        self.show_open(std::iter::empty());
+    }
+
+    /// Gives every family a value, so that the whole of it can be described.
+    pub(super) fn touch(&self, pool: &PoolName) {
+        self.show_oldest(Stage::Decode, pool, Class::Routine, 0.0);
+        let key = (Stage::Decode, pool.clone());
+        self.show_crews(&BTreeMap::from([(key, Crew::default())]));
+        self.show_usage(&[StreamUsage {
+            stream: DEAD.to_owned(),
+            messages: 0,
+            bytes: 0,
+            last_sequence: 0,
+            bytes_max: Some(0),
+        }]);
+        let label = TenantLabel {
+            tenant: OTHERS.to_owned(),
+        };
+        self.open_jobs.get_or_create(&label).set(0);
+    }
+}
+
+/// Dead letters among the streams.
+fn dead_letters(usage: &[StreamUsage]) -> u64 {
+    let dead = usage.iter().find(|stream| stream.stream == DEAD);
+    dead.map_or(0, |stream| stream.messages)
+}
+
+/// The largest by name, the others together.
+fn capped(counts: BTreeMap<&TenantId, i64>) -> BTreeMap<TenantLabel, i64> {
+    let mut counts: Vec<(&TenantId, i64)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut shown = BTreeMap::new();
+    for (place, (tenant, count)) in counts.into_iter().enumerate() {
+        let tenant = if place < TENANTS_MAX {
+            tenant.to_string()
+        } else {
+            OTHERS.to_owned()
+        };
+        *shown.entry(TenantLabel { tenant }).or_default() += count;
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_beyond_the_largest_share_a_label() {
+        let names: Vec<TenantId> = (0..30)
+            .map(|number| TenantId::new(format!("t{number:02}")).expect("a name"))
+            .collect();
+        // The later a tenant, the more it has.
+        let open = names
+            .iter()
+            .enumerate()
+            .flat_map(|(number, name)| std::iter::repeat_n(name, number + 1));
+        let standing = Standing::default();
+        standing.show_open(open);
+        assert_eq!(standing.open_jobs.len(), TENANTS_MAX + 1);
+        let of = |tenant: &str| {
+            let label = TenantLabel {
+                tenant: tenant.to_owned(),
+            };
+            standing.open_jobs.get(&label).map(|gauge| gauge.get())
+        };
+        assert_eq!(of("t29"), Some(30));
+        assert_eq!(of("t00"), None);
+        assert_eq!(of(OTHERS), Some((1..=10).sum()));
+        assert!(TenantId::new(OTHERS).is_err(), "no tenant is called this");
+
+        standing.show_open(names[..1].iter());
+        assert_eq!(of("t00"), Some(1));
+        assert_eq!(standing.open_jobs.len(), 1, "who has none has no label");
+    }
+}

@@ -1,0 +1,136 @@
+//! What a nats-server says of itself: its version, whether and how fast it takes writes, and how much
+//! room its streams have.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use medfleet_queue::{OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
+use medfleet_runtime::exit::chain;
+use medfleet_runtime::{Clock, SystemClock};
+
+use super::Finding;
+use crate::show::bytes;
+
+/// A confirmed write that takes longer slows every job.
+const WRITE_MILLIS_MAX: u128 = 250;
+/// How full a stream may be.
+const FULL_PERCENT_MAX: u64 = 85;
+
+/// Every check of one server.
+pub(super) async fn look(url: &str) -> Vec<Finding> {
+    let now: medfleet_queue::Clock = Arc::new(|| SystemClock.now());
+    let queue = match Queue::connect(&QueueConfig::at(url), now).await {
+        Ok(queue) => queue,
+        Err(error) => {
+            let advice = format!("start one of {OLDEST_SERVER} or newer, or correct --nats URL");
+            return vec![Finding::fail("nats", chain(&error), advice)];
+        }
+    };
+    let found = format!("{url} is {}", queue.server_version());
+    let mut findings = vec![Finding::ok("nats", found)];
+    let usage = queue.usage().await;
+    let has_fleet = usage.as_ref().is_ok_and(|usage| !usage.is_empty());
+    findings.push(match usage {
+        Ok(usage) => headroom(&usage),
+        Err(error) => Finding::fail(
+            "streams",
+            chain(&error),
+            "is JetStream on, and may this account use it?",
+        ),
+    });
+    if has_fleet {
+        let begun = Instant::now();
+        findings.push(match queue.try_write(&queue.fresh_name()).await {
+            // A write and taking it back.
+            Ok(()) => writes(begun.elapsed().as_millis() / 2),
+            Err(error) => Finding::fail(
+                "writes",
+                chain(&error),
+                "see docs/runbook/queue-read-only.md",
+            ),
+        });
+    }
+    queue.drain().await;
+    findings
+}
+
+/// How long a confirmed write takes.
+fn writes(millis: u128) -> Finding {
+    let found = format!("a confirmed write takes {millis} ms");
+    if millis > WRITE_MILLIS_MAX {
+        let advice =
+            "a faster disk for NATS, or a shorter way to it: every step of a job waits for some";
+        return Finding::warn("writes", found, advice);
+    }
+    Finding::ok("writes", found)
+}
+
+/// The fullest stream.
+fn headroom(usage: &[StreamUsage]) -> Finding {
+    const CHECK: &str = "streams";
+    if usage.is_empty() {
+        return Finding::ok(CHECK, "none yet: no fleet has used this server");
+    }
+    let percent = |stream: &StreamUsage| {
+        let most = stream.bytes_max.filter(|most| *most > 0)?;
+        Some(stream.bytes.saturating_mul(100) / most)
+    };
+    let fullest = usage.iter().max_by_key(|stream| percent(stream));
+    let total: u64 = usage.iter().map(|stream| stream.bytes).sum();
+    let Some((stream, full)) = fullest.and_then(|stream| Some((stream, percent(stream)?))) else {
+        return Finding::ok(CHECK, format!("{} hold {}", usage.len(), bytes(total)));
+    };
+    let found = format!(
+        "{} hold {}; {} is the fullest, {full} % of its limit",
+        usage.len(),
+        bytes(total),
+        stream.stream
+    );
+    if full > FULL_PERCENT_MAX {
+        return Finding::warn(CHECK, found, "see docs/runbook/stream-nearly-full.md");
+    }
+    Finding::ok(CHECK, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::doctor::Verdict;
+
+    fn stream(name: &str, bytes: u64, bytes_max: Option<u64>) -> StreamUsage {
+        StreamUsage {
+            stream: name.to_owned(),
+            messages: 1,
+            bytes,
+            last_sequence: 1,
+            bytes_max,
+        }
+    }
+
+    #[test]
+    fn the_fullest_stream_counts() {
+        let check = |usage: &[StreamUsage], expected, part: &str| {
+            let finding = headroom(usage);
+            assert_eq!(finding.verdict, expected, "{finding}");
+            assert!(finding.found.contains(part), "{finding}");
+        };
+        check(&[], Verdict::Ok, "no fleet");
+        let (free, full) = (stream("A", 10, Some(100)), stream("B", 86, Some(100)));
+        check(
+            &[free.clone(), full],
+            Verdict::Warn,
+            "B is the fullest, 86 %",
+        );
+        check(
+            &[free, stream("C", 1 << 40, None)],
+            Verdict::Ok,
+            "A is the fullest",
+        );
+    }
+
+    #[test]
+    fn slow_writes_are_told() {
+        assert_eq!(writes(20).verdict, Verdict::Ok);
+        assert_eq!(writes(300).verdict, Verdict::Warn);
+    }
+}

@@ -1,0 +1,180 @@
+//! `medfleet metrics`: every metric of every service, from the registries themselves, so that no list can be wrong.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use medfleet_core::{Stage, UnixMillis};
+use medfleet_runtime::Metrics;
+use medfleet_worker::{WorkerMetrics, register_connection};
+use serde_json::{Value, json};
+
+use crate::exit::{CommandResult, Exit};
+use crate::show;
+
+/// Flags of `metrics`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// One JSON object per metric and line on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// A metric as a scraper sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Metric {
+    /// Which services have it.
+    of: &'static str,
+    name: String,
+    kind: String,
+    labels: BTreeSet<String>,
+    help: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let metrics = all()?;
+    if args.json {
+        for metric in &metrics {
+            show::print_json(&metric.json())?;
+        }
+    } else {
+        for metric in &metrics {
+            let labels: Vec<&str> = metric.labels.iter().map(String::as_str).collect();
+            let labels = labels.join(", ");
+            show::print(&format!(
+                "{}  {}  {{{labels}}}  {}: {}",
+                metric.name, metric.kind, metric.of, metric.help
+            ))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Of all services, each with what it has besides the others.
+fn all() -> anyhow::Result<Vec<Metric>> {
+    let every = |metrics: &Metrics| {
+        metrics.describe("medfleet-x", "0", UnixMillis(0));
+        register_connection(metrics, || true);
+    };
+    let mut all = of("every service", &Metrics::new(), every)?;
+    let shared: BTreeSet<String> = all.iter().map(|metric| metric.name.clone()).collect();
+    let workers = |metrics: &Metrics| {
+        for stage in Stage::ALL {
+            WorkerMetrics::register(metrics, *stage, 1).touch();
+        }
+    };
+    let services: [(&'static str, &dyn Fn(&Metrics)); 5] = [
+        ("workers", &workers),
+        ("ingest", &medfleet_ingest::every_metric),
+        ("preprocess", &medfleet_preprocess::every_metric),
+        ("encode", &medfleet_encode::every_metric),
+        ("decode", &medfleet_decode::every_metric),
+    ];
+    for (name, register) in services {
+        let found = of(name, &Metrics::new(), register)?;
+        let ours = found.into_iter();
+        all.extend(ours.filter(|metric| !shared.contains(&metric.name)));
+    }
+    Ok(all)
+}
+
+fn of(
+    service: &'static str,
+    metrics: &Metrics,
+    register: impl FnOnce(&Metrics),
+) -> anyhow::Result<Vec<Metric>> {
+    register(metrics);
+    let text = metrics.encode().context("write the metrics")?;
+    Ok(parse(service, &text))
+}
+
+/// Reads OpenMetrics text: `# HELP`, `# TYPE`, then samples.
+fn parse(of: &'static str, text: &str) -> Vec<Metric> {
+    let mut metrics: Vec<Metric> = Vec::new();
+    let mut help = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').map_or("", |(_, help)| help);
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, ""));
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            metrics.push(Metric {
+                of,
+                name: format!("{name}{suffix}"),
+                kind: kind.to_owned(),
+                labels: BTreeSet::new(),
+                // The library ends every help with a dot of its own.
+                help: help.trim_end_matches('.').to_owned(),
+            });
+        } else if !line.starts_with('#')
+            && let Some(metric) = metrics.last_mut()
+        {
+            metric.labels.extend(labels(line));
+        }
+    }
+    metrics
+}
+
+/// Names of the labels of a sample, without a histogram's own.
+fn labels(line: &str) -> impl Iterator<Item = String> {
+    // Our own examples: no value has a comma, a brace or a quotation mark in it.
+    let inside = line.split_once('{').and_then(|(_, rest)| {
+        let (inside, _) = rest.split_once('}')?;
+        Some(inside)
+    });
+    let names = inside.unwrap_or_default().split(',');
+    names
+        .filter_map(|label| label.split_once('=').map(|(name, _)| name.to_owned()))
+        .filter(|name| name != "le")
+}
+
+impl Metric {
+    fn json(&self) -> Value {
+        json!({
+            "of": self.of,
+            "name": self.name,
+            "type": self.kind,
+            "labels": self.labels,
+            "help": self.help,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_give_their_labels() {
+        let text = "# HELP a_b How long.\n# TYPE a_b histogram\na_b_bucket{le=\"1.0\",class=\"x\"} 1\n\
+                    # HELP c Things.\n# TYPE c counter\nc_total 1\n# EOF\n";
+        let found = parse("x", text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].labels, BTreeSet::from(["class".to_owned()]));
+        assert_eq!(found[0].help, "How long");
+        assert_eq!(found[1].name, "c_total");
+        assert!(found[1].labels.is_empty());
+    }
+
+    #[test]
+    fn no_metric_is_without_help_or_twice() {
+        let all = all().expect("registries encode");
+        let mut names: Vec<&str> = all.iter().map(|metric| metric.name.as_str()).collect();
+        names.sort_unstable();
+        let before = names.len();
+        names.dedup();
+        assert_eq!(names.len(), before, "{names:?}");
+        for metric in &all {
+            assert!(metric.name.starts_with("medfleet_"), "{metric:?}");
+            assert!(!metric.help.is_empty(), "{metric:?}");
+            let forbidden = ["job", "upload", "study", "patient", "trace_id"];
+            let ids = forbidden.map(|id| metric.labels.contains(id));
+            assert!(!ids.contains(&true), "ids are in traces only: {metric:?}");
+        }
+        assert!(names.contains(&"medfleet_backlog_units"), "{names:?}");
+    }
+}

@@ -1,0 +1,84 @@
+//! More workers than one of a role, as an autoscaler starts and stops them.
+
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use toml::{Table, Value};
+
+use super::{Fleet, Role, binary};
+use crate::client::PATIENCE;
+
+/// A worker beside the fleet's own; killed when it is dropped.
+#[derive(Debug)]
+pub struct Extra {
+    child: Child,
+}
+
+impl Fleet {
+    /// Starts another worker of a role, on free ports of the fleet's address, with `slots` slots.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn another(&self, role: Role, slots: usize) -> Result<Extra> {
+        let folder = self.folder.path();
+        let text = fs::read_to_string(folder.join(format!("{}.toml", role.name())))?;
+        let mut config: Table = text.parse().context("the role's own configuration")?;
+        let free = format!("{}:0", self.address);
+        let service = section(&mut config, role.name())?;
+        if service.contains_key("listen") {
+            service.insert("listen".into(), free.clone().into());
+        }
+        let slots = Value::Integer(i64::try_from(slots)?);
+        let worker = Table::from_iter([("slots".to_owned(), slots)]);
+        service.insert("worker".into(), Value::Table(worker));
+        let process = section(&mut config, "process")?;
+        process.insert("admin_listen".into(), free.into());
+        let path = folder.join(format!("{}-extra.toml", role.name()));
+        fs::write(&path, config.to_string())?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log(role))?;
+        let child = Command::new(binary(&format!("medfleet-{}", role.name()))?)
+            .arg("--config")
+            .arg(path)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start another {}", role.name()))?;
+        Ok(Extra { child })
+    }
+}
+
+impl Extra {
+    /// Asks it to stop, as a controller does; [`Self::ended`] waits.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn stop(&self) -> Result<()> {
+        let pid = self.child.id().context("a worker ended by itself")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM).context("stop a worker")
+    }
+
+    /// Waits for its end, which must be in order.
+    ///
+    /// # Errors
+    /// When it does not end, or otherwise than with code 0.
+    pub async fn ended(mut self) -> Result<()> {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await??;
+        ensure!(status.success(), "a worker ended with {status}");
+        Ok(())
+    }
+}
+
+fn section<'a>(config: &'a mut Table, name: &str) -> Result<&'a mut Table> {
+    let section = config.get_mut(name).and_then(Value::as_table_mut);
+    section.with_context(|| format!("no [{name}]"))
+}
