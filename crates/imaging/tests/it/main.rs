@@ -5,7 +5,9 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod burned_in;
 mod corpus;
+mod deidentify;
 mod documentation;
 mod golden;
 mod pictures;
