@@ -5,7 +5,7 @@
 //! code, and each file of a volume that is not shown is listed with its reason.
 //! It never links a model, and decodes on blocking threads only.
 //!
-//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `puts` (frames on their
+//! Reading order: `unit` (pure: chunks, what follows), `screen` (pure: texts without the patient), `decodes` (how many at a time), `puts` (frames on their
 //! way to the store), `work` (the effects in order), `error` (error → verdict).
 
 mod config;
@@ -13,6 +13,7 @@ mod decodes;
 mod error;
 mod metrics;
 mod puts;
+mod screen;
 mod unit;
 mod work;
 
