@@ -9,6 +9,7 @@ mod erase;
 mod fail_closed;
 mod figures;
 mod idempotency;
+mod identifiers;
 mod meaning;
 mod s3;
 mod tasks;

@@ -20,6 +20,10 @@ use tokio::sync::Mutex;
 use crate::client::{Client, PATIENCE};
 use crate::config;
 
+mod kept;
+
+use kept::files_below;
+
 /// A service of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -95,6 +99,8 @@ pub struct Options {
     pub tls: Option<(String, String)>,
     /// The `store.backend` of every role; a folder without.
     pub store: Option<toml::Table>,
+    /// Logs at debug level, and nats-server logs everything that it is sent.
+    pub talkative: bool,
 }
 
 impl Default for Options {
@@ -105,6 +111,7 @@ impl Default for Options {
             otlp_endpoint: None,
             tls: None,
             store: None,
+            talkative: false,
         }
     }
 }
@@ -133,7 +140,7 @@ impl Fleet {
     pub async fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
-        let nats = NatsServer::start_version(options.nats).await?;
+        let nats = NatsServer::start_with(options.nats, options.talkative).await?;
         let mut tokens = BTreeMap::new();
         let mut entries = String::new();
         for tenant in TENANTS {
@@ -476,23 +483,6 @@ fn own_address() -> Ipv4Addr {
         1 + (pid / 200 % 250) as u8,
         (number % 250) as u8 + 1,
     )
-}
-
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path)
-            } else {
-                files.push(path)
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// `medfleet up` on a folder of its own.

@@ -31,6 +31,8 @@ pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
     port: u16,
+    /// Whether it logs everything it is sent.
+    traced: bool,
     child: Option<Child>,
 }
 
@@ -48,10 +50,19 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_version(version: &str) -> Result<Self> {
+        Self::start_with(version, false).await
+    }
+
+    /// Starts a version that, if `traced`, logs the subject and the payload of everything that it is sent.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_with(version: &str, traced: bool) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(version)?,
             folder: tempfile::tempdir().context("a temporary folder")?,
             port: 0,
+            traced,
             child: None,
         };
         server.spawn(-1)?;
@@ -83,6 +94,12 @@ impl NatsServer {
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     /// Kills it at once, as a crash or the kernel would.
@@ -124,6 +141,7 @@ impl NatsServer {
         let child = Command::new(&self.binary)
             .arg("-c")
             .arg(&config)
+            .args(self.traced.then_some("-V"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
