@@ -155,28 +155,32 @@ impl Planted {
                 VR::DT,
                 format!("{}101500", self.date(1)).as_str(),
             );
-            put(object, tags::BODY_PART_EXAMINED, VR::CS, "CHEST");
-            put(object, tags::MANUFACTURER, VR::LO, "Maker");
-            put(object, tags::STUDY_DESCRIPTION, VR::LO, PROSE);
-            let comments = format!(
-                "{PROSE}: {} seen by {}, call {}",
-                self.family.to_uppercase(),
-                self.physician,
-                self.phone
-            );
-            put(object, tags::IMAGE_COMMENTS, VR::LT, comments.as_str());
-            // Nobody's list has this one, so that only screening can find what is in it.
-            put(
-                object,
-                tags::MANUFACTURER_MODEL_NAME,
-                VR::LO,
-                format!("Model {}", self.given).as_str(),
-            );
-            put(object, Tag(0x0009, 0x0010), VR::LO, "PLANTER");
-            put(object, Tag(0x0009, 0x1001), VR::LO, name.as_str());
-            put(object, Tag(0x6000, 0x4000), VR::LT, name.as_str());
+            self.texts(object, &name);
             self.sequences(object, &name);
         })
+    }
+
+    fn texts(&self, object: &mut InMemDicomObject, name: &str) {
+        put(object, tags::BODY_PART_EXAMINED, VR::CS, "CHEST");
+        put(object, tags::MANUFACTURER, VR::LO, "Maker");
+        put(object, tags::STUDY_DESCRIPTION, VR::LO, PROSE);
+        let comments = format!(
+            "{PROSE}: {} seen by {}, call {}",
+            self.family.to_uppercase(),
+            self.physician,
+            self.phone
+        );
+        put(object, tags::IMAGE_COMMENTS, VR::LT, comments.as_str());
+        // Nobody's list has this one, so that only screening can find what is in it.
+        put(
+            object,
+            tags::MANUFACTURER_MODEL_NAME,
+            VR::LO,
+            format!("Model {}", self.given).as_str(),
+        );
+        put(object, Tag(0x0009, 0x0010), VR::LO, "PLANTER");
+        put(object, Tag(0x0009, 0x1001), VR::LO, name);
+        put(object, Tag(0x6000, 0x4000), VR::LT, name);
     }
 
     fn sequences(&self, object: &mut InMemDicomObject, name: &str) {
