@@ -220,6 +220,13 @@ fn frames() -> work::FramesManifest {
         preprocessing_version: "1".into(),
         chunk_starts: vec![0],
         input_digests: vec![digest(7)],
+        screening: Some(work::TextScreening {
+            masked_task: study().task,
+            masked: vec![work::MaskedText {
+                kind: "NAME".into(),
+                count: 2,
+            }],
+        }),
     }
 }
 

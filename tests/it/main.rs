@@ -10,6 +10,7 @@ mod erase;
 mod fail_closed;
 mod figures;
 mod idempotency;
+mod identifiers;
 mod meaning;
 mod release;
 mod s3;

@@ -118,6 +118,11 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         request_timeout = "3s"
         [store]
     };
+    if let (true, Some(Value::Table(process))) =
+        (setting.options.talkative, file.get_mut("process"))
+    {
+        set(process, "telemetry", "log", "debug".to_owned());
+    }
     set(
         &mut file,
         "process",

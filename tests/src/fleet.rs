@@ -23,6 +23,10 @@ use crate::client::{Client, PATIENCE};
 use crate::config;
 use crate::process::start_service;
 
+mod kept;
+
+pub(crate) use kept::files_below;
+
 /// A service of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -100,6 +104,8 @@ pub struct Options {
     pub store: Option<toml::Table>,
     /// More settings of ingest, by their names in its table.
     pub ingest: toml::Table,
+    /// Logs at debug level, and nats-server logs everything that it is sent.
+    pub talkative: bool,
 }
 
 impl Default for Options {
@@ -111,6 +117,7 @@ impl Default for Options {
             tls: None,
             store: None,
             ingest: toml::Table::new(),
+            talkative: false,
         }
     }
 }
@@ -141,7 +148,7 @@ impl Fleet {
     pub async fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the fleet's folder")?;
         let address = own_address();
-        let nats = NatsServer::start_version(options.nats).await?;
+        let nats = NatsServer::start_with(options.nats, options.talkative).await?;
         let mut tokens = BTreeMap::new();
         let mut entries = String::new();
         for tenant in TENANTS.into_iter().chain([OPERATOR]) {
@@ -469,23 +476,6 @@ pub(crate) fn own_address() -> Ipv4Addr {
         1 + (pid / 200 % 250) as u8,
         (number % 250) as u8 + 1,
     )
-}
-
-pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path)
-            } else {
-                files.push(path)
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// `medfleet up` on a folder of its own.

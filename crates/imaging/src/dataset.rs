@@ -1,5 +1,5 @@
 //! Reads the values of measured elements: text, numbers and the items of sequences, in every encoding that DICOM has.
-//! Only the elements of [`KEPT`] are ever looked at; names, identifiers and private elements are stepped over unread.
+//! Only the elements of [`KEPT`] are ever looked at; names, identifiers and private elements are stepped over unread (`screen` looks for them by itself).
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
@@ -13,6 +13,7 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::SOP_CLASS_UID,
     tags::SOP_INSTANCE_UID,
     tags::MODALITY,
+    tags::CONVERSION_TYPE,
     tags::PRESENTATION_INTENT_TYPE,
     tags::PATIENT_SEX,
     tags::PATIENT_AGE,
@@ -40,6 +41,7 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::PIXEL_PADDING_VALUE,
     tags::PIXEL_PADDING_RANGE_LIMIT,
     tags::BURNED_IN_ANNOTATION,
+    tags::SPECIMEN_LABEL_IN_IMAGE,
     tags::WINDOW_CENTER,
     tags::WINDOW_WIDTH,
     tags::RESCALE_INTERCEPT,

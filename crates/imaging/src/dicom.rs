@@ -4,6 +4,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 
 use crate::admission::{Cell, Codec, Image, admit, missing};
+use crate::burned_in::Annotation;
 use crate::codec::{Cells, Frames};
 use crate::dataset::DataSet;
 use crate::groups::Groups;
@@ -252,9 +253,7 @@ impl<'a> File<'a> {
         if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || dct {
             notes.push(Note::LossyCompressed);
         }
-        if is(tags::BURNED_IN_ANNOTATION, "YES")? {
-            notes.push(Note::BurnedInAnnotation);
-        }
+        notes.extend(Annotation::of(&self.header)?.note());
         if self.header.overlays {
             notes.push(Note::OverlaysNotDrawn);
         }

@@ -35,6 +35,20 @@ impl VrEncoding {
         }
     }
 
+    pub(crate) fn u16_bytes(self, value: u16) -> [u8; 2] {
+        match self {
+            Self::ExplicitBigEndian => value.to_be_bytes(),
+            Self::Implicit | Self::Explicit => value.to_le_bytes(),
+        }
+    }
+
+    pub(crate) fn u32_bytes(self, value: u32) -> [u8; 4] {
+        match self {
+            Self::ExplicitBigEndian => value.to_be_bytes(),
+            Self::Implicit | Self::Explicit => value.to_le_bytes(),
+        }
+    }
+
     fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::ExplicitBigEndian => u32::from_be_bytes(bytes),

@@ -242,6 +242,8 @@ words! {
         SlicesSelected = "SLICES_SELECTED",
         /// The header says that the pixels carry burned-in annotation.
         BurnedInAnnotation = "BURNED_IN_ANNOTATION",
+        /// The header does not say whether the pixels carry burned-in annotation, and images of this kind usually do.
+        BurnedInPossible = "BURNED_IN_POSSIBLE",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
         PaddingExcluded = "PADDING_EXCLUDED",
     }

@@ -87,6 +87,13 @@ pub(crate) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, R
     })
 }
 
+impl Opened<'_> {
+    /// The data set's bytes, and how they are written.
+    pub(crate) fn data_set(&self) -> (&[u8], VrEncoding) {
+        (&self.data_set, self.encoding)
+    }
+}
+
 /// The bytes from where the file meta information starts, the magic word left out.
 fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
     match bytes

@@ -1,20 +1,24 @@
 //! Bytes of one input file in, model-ready frames out: right pixels or a typed refusal, never wrong pixels.
 //!
 //! It has no input or output of its own, no clock and no async, and it keeps nothing of a header but what [`FrameInfo`]
-//! and [`ClinicalHeader`] list.
+//! and [`ClinicalHeader`] list, and [`Identifiers`], which can be looked for and not read.
 //!
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `volume` for slices and `study` for
 //! their choice and order, `conventions` for the numbers; `square` (padding and resize); `picture` for PNG, JPEG and TIFF.
+//! What keeps patients out: `burned_in` (text in pixels), `screen` (text of tasks), `deidentify` (objects that leave).
 
 mod admission;
 mod archive;
+mod burned_in;
+mod charset;
 mod clinical;
 mod codec;
 mod codestream;
 mod colour;
 mod conventions;
 mod dataset;
+mod deidentify;
 mod dicom;
 mod elements;
 mod frame;
@@ -27,17 +31,21 @@ mod picture;
 mod png;
 mod radiograph;
 mod refusal;
+mod screen;
 mod sniff;
 mod square;
 mod study;
 mod transform;
+mod vocabulary;
 mod voi;
 mod volume;
 
 pub use archive::{Archive, Member, members};
+pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
 pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane};
 pub use conventions::{Convention, VolumeRule};
+pub use deidentify::{Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile};
 pub use dicom::{Values, decode_values};
 pub use frame::{
     Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Window, WindowFunction,
@@ -46,10 +54,12 @@ pub use frame::{
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
+pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
 pub use sniff::sniff;
 pub use study::{Fate, SlicePlan, Unused, plan_volume};
 pub use volume::{Slices, decode_slices};
 
+use burned_in::Annotation;
 use square::Picture;
 
 /// What one file became.
@@ -70,6 +80,8 @@ pub enum Prepared {
     Frames(Decoded),
     /// Slices of a volume: which of them are shown, and in which order, [`plan_volume`] says.
     Slices(Box<Slices>),
+    /// A dose sheet, a screen shot or another file of a scanner whose pixels may carry text: not shown, and no slice.
+    Withheld(Refusal),
 }
 
 /// Reads one file of a study.
@@ -99,6 +111,7 @@ pub fn prepare(bytes: &[u8], options: &Options) -> Result<Prepared, Refusal> {
 pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> {
     match prepare(bytes, options)? {
         Prepared::Frames(decoded) => Ok(decoded),
+        Prepared::Withheld(refusal) => Err(refusal),
         Prepared::Slices(slices) => {
             let plan = plan_volume(&[(0, &slices)], options.convention())?;
             let wanted: Vec<u32> = plan.frames.iter().map(|(_, frame)| *frame).collect();
@@ -114,7 +127,17 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
 fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prepared, Refusal> {
     let opened = header::open(bytes, options.limits())?;
     let file = dicom::File::read(&opened, options.limits())?;
-    match file.modality()? {
+    let modality = file.modality()?;
+    if options.refuses_burned_in()
+        && let Some(refusal) = Annotation::of(&file.header)?.refusal()
+    {
+        return match modality {
+            // A volume is whole without them; the study's own slices decide.
+            Modality::Ct | Modality::Mr => Ok(Prepared::Withheld(refusal)),
+            _ => Err(refusal),
+        };
+    }
+    match modality {
         modality @ (Modality::Cr | Modality::Dx) => {
             radiograph::decode(&file, modality, source, options).map(Prepared::Frames)
         }

@@ -1,6 +1,6 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{Convention, Decoder, Reason, Refusal};
+use crate::{BurnedIn, Convention, Decoder, Reason, Refusal};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
@@ -11,6 +11,7 @@ pub struct Options {
     frame_side: u32,
     limits: Limits,
     convention: &'static Convention,
+    burned_in: BurnedIn,
 }
 
 impl Options {
@@ -24,6 +25,7 @@ impl Options {
             frame_side,
             limits,
             convention: Convention::newest(),
+            burned_in: BurnedIn::default(),
         })
     }
 
@@ -31,6 +33,16 @@ impl Options {
     #[must_use]
     pub fn following(self, convention: &'static Convention) -> Self {
         Self { convention, ..self }
+    }
+
+    /// The same with another rule about text in the pixels.
+    #[must_use]
+    pub fn burned_in(self, burned_in: BurnedIn) -> Self {
+        Self { burned_in, ..self }
+    }
+
+    pub(crate) fn refuses_burned_in(&self) -> bool {
+        self.burned_in == BurnedIn::Refuse
     }
 
     /// The conventions of the model that the frames are for; the newest where nobody said otherwise.

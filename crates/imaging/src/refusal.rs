@@ -140,6 +140,8 @@ reasons! {
     SamePosition, "SAME_POSITION", "the series has several images at one position", "one slice at each position";
     SliceGap, "SLICE_GAP", "slices are missing within the series", "steps between slices that are at most 1.5 times the usual one";
     NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
+    BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
+    NotDicom, "NOT_DICOM", "a picture without a header can't be de-identified", "DICOM images";
     FlatImage, "FLAT_IMAGE", "every pixel has the same value", "images with content";
 }
 

@@ -34,6 +34,8 @@ pub struct NatsServer {
     port: u16,
     /// Its place in a cluster.
     member: Option<Member>,
+    /// Whether it logs everything it is sent.
+    traced: bool,
     child: Option<Child>,
 }
 
@@ -77,7 +79,15 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_version(version: &str) -> Result<Self> {
-        Self::start_at(version, &std::env::temp_dir()).await
+        Self::start_at(version, &std::env::temp_dir(), false).await
+    }
+
+    /// Starts a version that, if `traced`, logs the subject and the payload of everything that it is sent.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_with(version: &str, traced: bool) -> Result<Self> {
+        Self::start_at(version, &std::env::temp_dir(), traced).await
     }
 
     /// Starts the default version with its files below a folder.
@@ -85,15 +95,16 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_in(folder: &Path) -> Result<Self> {
-        Self::start_at(NATS_DEFAULT, folder).await
+        Self::start_at(NATS_DEFAULT, folder, false).await
     }
 
-    async fn start_at(version: &str, folder: &Path) -> Result<Self> {
+    async fn start_at(version: &str, folder: &Path, traced: bool) -> Result<Self> {
         let mut server = Self {
             binary: nats_server(version)?,
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
             port: 0,
             member: None,
+            traced,
             child: None,
         };
         server.spawn(-1)?;
@@ -158,6 +169,12 @@ impl NatsServer {
         self.folder.path().join("store")
     }
 
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     /// Kills it at once, as a crash or the kernel would.
     ///
     /// # Errors
@@ -204,6 +221,7 @@ impl NatsServer {
         let child = Command::new(&self.binary)
             .arg("-c")
             .arg(&config)
+            .args(self.traced.then_some("-V"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -10,6 +10,7 @@ use medfleet_queue::wire::class_to_wire;
 
 use crate::gather::Gathered;
 use crate::task::Written;
+use crate::unit::masked_warning;
 
 /// Shown with every rendering of a result.
 const NOTICE: &str = "Draft written by a machine-learning model. Not a report: a physician has to review, correct and sign it.";
@@ -126,6 +127,7 @@ fn warnings(parts: &Parts<'_>) -> Vec<String> {
     if parts.model.device == "simulated" {
         warnings.push("no model wrote this text: the fleet runs a simulation".to_owned());
     }
+    warnings.extend(masked_warning(&parts.gathered.manifest));
     if !parts.gathered.manifest.files_refused.is_empty() {
         warnings.push("some files were not used".to_owned());
     }

@@ -4,9 +4,35 @@ use std::collections::BTreeSet;
 
 use medfleet_core::Digest;
 use medfleet_engine::{Description, Dtype, ImageKind, Images};
-use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
+use medfleet_proto::v1;
+use medfleet_proto::work::v1::{FrameEntry, FramesManifest, StudyManifest, TokensManifest};
 
 use crate::error::DecodeError;
+
+/// What is asked, as it was screened: a task that was not must not reach a model.
+pub(crate) fn screened_task<'a>(
+    study: &'a StudyManifest,
+    manifest: &'a FramesManifest,
+) -> Result<&'a v1::Task, DecodeError> {
+    let screening = manifest.screening.as_ref().ok_or(DecodeError::Manifest {
+        what: "the screening of the task's texts",
+    })?;
+    let task = screening.masked_task.as_ref().or(study.task.as_ref());
+    task.ok_or(DecodeError::Task)
+}
+
+/// What a reader of the result should know about masked texts: how much of what kind, never the text.
+pub(crate) fn masked_warning(manifest: &FramesManifest) -> Option<String> {
+    let masked = &manifest.screening.as_ref()?.masked;
+    let kinds: Vec<String> = masked
+        .iter()
+        .map(|masked| format!("{} {}", masked.kind, masked.count))
+        .collect();
+    (!kinds.is_empty()).then(|| {
+        let kinds = kinds.join(", ");
+        format!("PROMPT_MASKED: what the images' headers say about the patient was masked in the task's text: {kinds}")
+    })
+}
 
 /// The tokens of one image as its list declares them, checked against frame and model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,7 @@ use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
     compares, embeddings, line, score, written, zero_shot,
 };
-use crate::unit::images;
+use crate::unit::{images, screened_task};
 
 /// The stage.
 pub(crate) struct Decode {
@@ -154,8 +154,8 @@ impl Decode {
             parameters: &parameters,
             scope: scope(&writer.key.tenant),
         };
-        let task = study.task.clone().unwrap_or_default();
-        let (written, prompt, decoding) = match asks(&task, images.count)? {
+        let task = screened_task(study, &gathered.manifest)?;
+        let (written, prompt, decoding) = match asks(task, images.count)? {
             Asks::One(question) => {
                 let ask = ask(&question)?;
                 let prompt = ask.prompt.canonical_bytes();
@@ -300,8 +300,8 @@ async fn compare(
         gen_ai.operation.name = "embeddings",
         gen_ai.request.model = %embedder.description().model,
     );
-    let task = study.task.clone().unwrap_or_default();
-    let (output, prompt) = match compares(&task)? {
+    let task = screened_task(study, &gathered.manifest)?;
+    let (output, prompt) = match compares(task)? {
         Compares::Nothing => (
             embeddings(embedder.embeddings(&gathered.images)?),
             Vec::new(),

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    bench, cancel, dead, doctor, embed, erase, eval, frames, get, infer, list, metrics, pause,
-    phantom, plan, submit, up, watch,
+    bench, cancel, dead, deidentify, doctor, embed, erase, eval, frames, get, infer, list, metrics,
+    pause, phantom, plan, submit, up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -54,6 +54,8 @@ enum Command {
     Embed(embed::Args),
     /// Turn files into model-ready frames: one PNG for each and a manifest
     Frames(frames::Args),
+    /// Make DICOM objects that may leave: PS3.15's Basic Profile with a tenant's key
+    Deidentify(deidentify::Args),
     /// Run a labelled set through the fleet and score the answers
     Eval(eval::Args),
     /// Make synthetic chest radiographs with known findings
@@ -96,6 +98,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Infer(args) => infer::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),
+        Command::Deidentify(args) => deidentify::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Phantom(args) => phantom::run(args),
         Command::Plan(args) => plan::run(args),

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod cancel;
 pub(crate) mod dead;
+pub(crate) mod deidentify;
 pub(crate) mod doctor;
 mod draw;
 pub(crate) mod embed;

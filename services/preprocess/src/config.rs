@@ -1,7 +1,9 @@
 //! What an operator decides about preprocess, with every limit named.
 
-use medfleet_core::PoolName;
+use std::collections::BTreeSet;
+
 use medfleet_core::setting::{ByteSize, DurationText};
+use medfleet_core::{PoolName, TenantId};
 use medfleet_imaging::Convention;
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
@@ -69,6 +71,10 @@ pub struct Config {
     /// How long one JPEG 2000 image may take to decode; its process is ended then, and the file refused.
     #[serde(default = "codec_time_max_default")]
     pub codec_time_max: DurationText,
+    /// Tenants that may send files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says
+    /// so itself. The text reaches the model; of everybody else such a file is refused.
+    #[serde(default)]
+    pub burned_in_allowed: BTreeSet<String>,
 }
 
 fn convention_default() -> String {
@@ -118,6 +124,7 @@ impl Config {
             decodes_max: decodes_max_default(),
             codec_memory_bytes_max: codec_memory_bytes_max_default(),
             codec_time_max: codec_time_max_default(),
+            burned_in_allowed: BTreeSet::new(),
         }
     }
 
@@ -158,6 +165,9 @@ impl Config {
         }
         self.convention()
             .map_err(|error| ConfigError::relation(format!("preprocess.convention: {error}")))?;
+        self.burned_in_allowed().map_err(|error| {
+            ConfigError::relation(format!("preprocess.burned_in_allowed: {error}"))
+        })?;
         self.pool_name()
             .map_err(|error| ConfigError::relation(format!("preprocess: {error}")))?;
         Ok(())
@@ -167,6 +177,12 @@ impl Config {
         Convention::named(&self.convention).ok_or_else(|| StartError::Convention {
             name: self.convention.clone(),
         })
+    }
+
+    pub(crate) fn burned_in_allowed(&self) -> Result<BTreeSet<TenantId>, StartError> {
+        let tenants = self.burned_in_allowed.iter();
+        let tenants = tenants.map(|tenant| Ok(TenantId::new(tenant.as_str())?));
+        tenants.collect()
     }
 
     pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {

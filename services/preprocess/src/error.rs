@@ -8,7 +8,7 @@ use medfleet_worker::{ConnectionError, Ending};
 /// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The pool's name has not its form.
+    /// The pool's name, or a tenant's, has not its form.
     #[error(transparent)]
     Pool(#[from] IdError),
     /// The frame side is out of range.
@@ -36,6 +36,11 @@ pub(crate) enum PreprocessError {
         "the study was refused: TOO_MANY_FRAMES: its files have more than {max} frames, preprocess.frames_max; send fewer files, or the slices of one series"
     )]
     Frames { max: u32 },
+    /// More names and numbers than a text can be screened for.
+    #[error(
+        "the study was refused: TOO_MANY_IDENTIFIERS: its headers name more people and numbers than belong to one patient"
+    )]
+    Identifiers,
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
@@ -59,6 +64,7 @@ impl From<PreprocessError> for Ending {
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
+            | PreprocessError::Identifiers
             | PreprocessError::DecoderPanic { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
             }

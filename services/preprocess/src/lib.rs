@@ -7,7 +7,7 @@
 //!
 //! JPEG 2000, whose decoder is not memory-safe, is decoded in processes of its own.
 //!
-//! Reading order: `unit` (pure: chunks, what follows), `decodes` (how many at a time), `codecs` (the other processes), `puts` (frames on their
+//! Reading order: `unit` (pure: chunks, what follows), `screen` (pure: texts without the patient), `decodes` (how many at a time), `codecs` (the other processes), `puts` (frames on their
 //! way to the store), `work` (the effects in order), `error` (error → verdict).
 
 pub mod codecs;
@@ -16,6 +16,7 @@ mod decodes;
 mod error;
 mod metrics;
 mod puts;
+mod screen;
 mod unit;
 mod work;
 

@@ -11,11 +11,12 @@ pub(crate) struct ReasonLabel {
     pub(crate) reason: &'static str,
 }
 
-/// Frames made and files refused.
+/// Frames made, files refused and texts masked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PreprocessMetrics {
     pub(crate) frames: Counter,
     pub(crate) refused: Family<ReasonLabel, Counter>,
+    pub(crate) masked: Counter,
 }
 
 impl PreprocessMetrics {
@@ -24,6 +25,11 @@ impl PreprocessMetrics {
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("preprocess");
             registry.register("frames", "Frames made", ours.frames.clone());
+            registry.register(
+                "texts_masked",
+                "Names, numbers, dates and places of headers masked in the texts of tasks",
+                ours.masked.clone(),
+            );
             registry.register(
                 "files_refused",
                 "Files refused, by reason",

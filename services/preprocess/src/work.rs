@@ -1,13 +1,14 @@
 //! The effects of one unit in order: read the study, decode each file, store frames and manifest, then advance the job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{join_all, try_join_all};
-use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, WorkUnit};
+use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_imaging::{
-    Decoded, Decoder, Fate, Frame, FrameInfo, Limits, Note, Options, Prepared, Reason, Refusal,
-    SlicePlan, Slices, decode_slices, plan_volume,
+    BurnedIn, Decoded, Decoder, Fate, Frame, FrameInfo, Identifiers, Limits, Note, Options,
+    Prepared, Reason, Refusal, SlicePlan, Slices, decode_slices, identifiers, plan_volume,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -22,6 +23,7 @@ use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
+use crate::screen::screen;
 use crate::unit::{chunk_starts, in_order};
 
 /// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
@@ -31,6 +33,7 @@ const MEMORY_STEP_BYTES: u64 = 64 << 10;
 pub(crate) struct Preprocess {
     store: BlobStore,
     options: Options,
+    burned_in_allowed: BTreeSet<TenantId>,
     frames_per_chunk: u32,
     frames_max: u32,
     /// Steps of file bytes that may still be taken into memory.
@@ -44,6 +47,8 @@ pub(crate) struct Preprocess {
 /// What one input became, before its study is known.
 struct Input {
     digest: Digest,
+    /// What its header says about the patient, for screening.
+    identifiers: Identifiers,
     content: Content,
 }
 
@@ -53,6 +58,8 @@ enum Content {
     Slices(Box<Slices>),
     /// A DICOM file without an image, such as a report or an index.
     NoImage(Refusal),
+    /// A file of a scanner whose pixels may carry text: left out of its volume.
+    Withheld(Refusal),
 }
 
 /// What a study became.
@@ -60,6 +67,7 @@ struct Study {
     input_digests: Vec<Digest>,
     frames: Vec<wire::FrameEntry>,
     unused: Vec<v1::FileRefused>,
+    identifiers: Identifiers,
 }
 
 impl Preprocess {
@@ -75,6 +83,7 @@ impl Preprocess {
         Ok(Self {
             store: dependencies.store.clone(),
             options,
+            burned_in_allowed: config.burned_in_allowed()?,
             frames_per_chunk: config.frames_per_chunk,
             frames_max: config.frames_max,
             memory: Arc::new(Semaphore::new(memory_steps as usize)),
@@ -120,15 +129,23 @@ impl Preprocess {
         index: usize,
         input: &wire::StudyInput,
     ) -> Result<Input, PreprocessError> {
-        let options = self.options;
-        let prepare = move |bytes: Bytes| medfleet_imaging::prepare(&bytes, &options);
-        let (digest, prepared, turn) = self.decoded(started, index, input, prepare).await?;
+        let options = self.options_for(&started.unit.key.tenant);
+        let prepare = move |bytes: Bytes| {
+            let prepared = medfleet_imaging::prepare(&bytes, &options);
+            (prepared, identifiers(&bytes, options.limits()))
+        };
+        let (digest, (prepared, identifiers), turn) =
+            self.decoded(started, index, input, prepare).await?;
         let content = match prepared {
             Ok(Prepared::Frames(decoded)) => {
                 let Decoded { frames, notes, .. } = decoded;
                 Content::Frames(self.entries(puts, index, (frames, &notes, turn)).await?)
             }
             Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+            Ok(Prepared::Withheld(refusal)) => {
+                self.count_refusal(refusal.reason);
+                Content::Withheld(refusal)
+            }
             Err(refusal) => {
                 self.count_refusal(refusal.reason);
                 if refusal.reason != Reason::NoPixelData {
@@ -137,7 +154,15 @@ impl Preprocess {
                 Content::NoImage(refusal)
             }
         };
-        Ok(Input { digest, content })
+        let identifiers = identifiers.map_err(|refusal| {
+            self.count_refusal(refusal.reason);
+            PreprocessError::Refused { index, refusal }
+        })?;
+        Ok(Input {
+            digest,
+            identifiers,
+            content,
+        })
     }
 
     /// Reads an input and decodes it on a blocking thread. The turn is the right to hold its pixels.
@@ -156,6 +181,15 @@ impl Preprocess {
         match self.decodes.run(move || decode(bytes)).await {
             Ok((decoded, turn)) => Ok((digest, decoded, turn)),
             Err(_) => Err(PreprocessError::DecoderPanic { index }),
+        }
+    }
+
+    /// The options, with the tenant's rule about text in the pixels.
+    fn options_for(&self, tenant: &TenantId) -> Options {
+        if self.burned_in_allowed.contains(tenant) {
+            self.options.burned_in(BurnedIn::Allow)
+        } else {
+            self.options
         }
     }
 
@@ -178,10 +212,11 @@ impl Preprocess {
         let inputs = inputs.map(|(index, input)| self.input(started, puts, index, input));
         let inputs = try_join_all(inputs).await?;
         let input_digests = inputs.iter().map(|input| input.digest).collect();
-        let mut unused = Vec::new();
+        let (mut unused, mut identifiers) = (Vec::new(), Identifiers::default());
         let (mut ready, mut slices) = (Vec::new(), Vec::new());
-        let mut no_image = None;
+        let (mut no_image, mut withheld) = (None, None);
         for (index, input) in inputs.into_iter().enumerate() {
+            identifiers.merge(input.identifiers);
             match input.content {
                 Content::Frames(frames) => ready.push((index, frames)),
                 Content::Slices(file) => slices.push((index, file)),
@@ -189,7 +224,15 @@ impl Preprocess {
                     unused.push(refused(index, refusal.reason.code(), refusal.to_string()));
                     no_image.get_or_insert((index, refusal));
                 }
+                Content::Withheld(refusal) => {
+                    unused.push(refused(index, refusal.reason.code(), refusal.to_string()));
+                    withheld.get_or_insert((index, refusal));
+                }
             }
+        }
+        // Without a volume that it could be left out of, such a file is an image that was asked about.
+        if let (true, Some((index, refusal))) = (slices.is_empty(), withheld) {
+            return Err(PreprocessError::Refused { index, refusal });
         }
         if let (true, true, Some((index, refusal))) =
             (ready.is_empty(), slices.is_empty(), no_image)
@@ -214,10 +257,14 @@ impl Preprocess {
             volume = self.volume(started, puts, study, plan).await?;
         }
         unused.sort_by_key(|file| file.input_index);
+        if identifiers.too_many() {
+            return Err(PreprocessError::Identifiers);
+        }
         Ok(Study {
             input_digests,
             frames: in_order(ready, volume),
             unused,
+            identifiers,
         })
     }
 
@@ -347,7 +394,12 @@ impl Preprocess {
         started: &Started,
         puts: Puts,
         study: Study,
+        task: Option<&v1::Task>,
     ) -> Result<Move, PreprocessError> {
+        let screening = screen(task, &study.identifiers);
+        for masked in &screening.masked {
+            self.metrics.masked.inc_by(masked.count.into());
+        }
         let key = &started.unit.key;
         let input_digests = study
             .input_digests
@@ -375,6 +427,7 @@ impl Preprocess {
             preprocessing_version: self.options.convention().version.clone(),
             chunk_starts,
             input_digests,
+            screening: Some(screening),
         };
         let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
         let digests = self
@@ -406,7 +459,9 @@ impl Handler for Preprocess {
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
-        let step = self.keep(started, puts, whole).await?;
+        let step = self
+            .keep(started, puts, whole, study.task.as_ref())
+            .await?;
         started.advance(&step).await?;
         Ok(())
     }

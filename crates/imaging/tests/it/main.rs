@@ -5,8 +5,10 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod burned_in;
 mod codecs;
 mod corpus;
+mod deidentify;
 mod documentation;
 mod golden;
 mod pictures;

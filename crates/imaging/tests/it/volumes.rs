@@ -46,7 +46,7 @@ fn options() -> Options {
 fn read(bytes: &[u8]) -> Slices {
     match prepare(bytes, &options()).unwrap() {
         Prepared::Slices(slices) => *slices,
-        Prepared::Frames(_) => panic!("slices"),
+        Prepared::Frames(_) | Prepared::Withheld(_) => panic!("slices"),
     }
 }
 

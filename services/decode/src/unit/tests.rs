@@ -1,7 +1,7 @@
 //! Every way in which lists can fail to name the declared images.
 
 use medfleet_proto::v1::{FileRefused, FrameUsed};
-use medfleet_proto::work::v1::TokensEntry;
+use medfleet_proto::work::v1::{MaskedText, TextScreening, TokensEntry};
 
 use super::*;
 
@@ -81,6 +81,40 @@ fn every_declared_input_is_shown_or_has_a_reason() {
     let mut nameless = frames(1, &[0]);
     nameless.frames[0].info = None;
     assert_eq!(accounted(&nameless, 1), None);
+}
+
+#[test]
+fn a_task_is_asked_as_it_was_screened_or_not_at_all() {
+    let task = |question: &str| v1::Task {
+        kind: Some(v1::task::Kind::Answer(v1::AnswerTask {
+            question: question.to_owned(),
+        })),
+    };
+    let study = StudyManifest {
+        task: Some(task("as sent")),
+        ..Default::default()
+    };
+    let mut manifest = frames(1, &[0]);
+    assert!(screened_task(&study, &manifest).is_err());
+    manifest.screening = Some(TextScreening::default());
+    assert_eq!(
+        screened_task(&study, &manifest).ok(),
+        Some(&task("as sent"))
+    );
+    assert_eq!(masked_warning(&manifest), None);
+    manifest.screening = Some(TextScreening {
+        masked_task: Some(task("masked")),
+        masked: vec![MaskedText {
+            kind: "NAME".to_owned(),
+            count: 2,
+        }],
+    });
+    assert_eq!(screened_task(&study, &manifest).ok(), Some(&task("masked")));
+    let warning = masked_warning(&manifest).expect("something was masked");
+    assert!(
+        warning.starts_with("PROMPT_MASKED: ") && warning.ends_with("NAME 2"),
+        "{warning}"
+    );
 }
 
 fn model() -> Description {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, Slices,
-    decode_slices, frame_to_png, members, plan_volume, prepare,
+    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
+    Slices, decode_slices, frame_to_png, members, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Width and height of the frames in pixels [default: the convention's]
     #[arg(long, value_name = "PIXELS")]
     side: Option<u32>,
+    /// Take files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says so itself
+    #[arg(long)]
+    allow_burned_in: bool,
     /// One JSON object per file and line on stdout
     #[arg(long)]
     json: bool,
@@ -47,7 +50,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let side = args.side.unwrap_or(convention.frame_side);
     let options = Options::new(side, Limits::default())
         .map_err(Fault::usage)?
-        .following(convention);
+        .following(convention)
+        .burned_in(if args.allow_burned_in {
+            BurnedIn::Allow
+        } else {
+            BurnedIn::Refuse
+        });
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
     let files = inputs(paths, options.limits())?;
@@ -132,6 +140,7 @@ fn inputs(paths: Vec<PathBuf>, limits: &Limits) -> Result<Vec<Input>> {
 fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>> {
     let mut entries = Vec::with_capacity(files.len());
     let mut slices: Vec<(usize, Box<Slices>)> = Vec::new();
+    let mut withheld: Vec<(usize, Refusal)> = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let path = file.path.as_path();
         let entry = match file.prepare(options)? {
@@ -151,9 +160,20 @@ fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>>
                 json!({"input_index": index, "path": path, "frames": [],
                     "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
             }
+            Ok(Prepared::Withheld(refusal)) => {
+                withheld.push((index, refusal.clone()));
+                json!({"input_index": index, "path": path, "frames": [],
+                    "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
+            }
             Err(refusal) => refused(index, path, &refusal),
         };
         entries.push(entry);
+    }
+    // Without a volume that it could be left out of, such a file is an image that was asked for.
+    if slices.is_empty() {
+        for (index, refusal) in withheld {
+            entries[index] = refused(index, &files[index].path, &refusal);
+        }
     }
     while let Some((_, first)) = slices.first() {
         let first = first.clone();

@@ -1,0 +1,196 @@
+//! What is looked for, and where it counts as found.
+
+use std::ops::Range;
+
+use super::fold::{Folded, folded};
+use super::{IdentifierKind, Identifiers};
+
+/// Shorter parts of names are initials.
+const NAME_LETTERS_MIN: usize = 2;
+/// Shorter spellings without umlauts would be everyday words.
+const VARIANT_LETTERS_MIN: usize = 4;
+/// Numbers from this length on are found in other groupings too.
+const GROUPED_MIN: usize = 6;
+const PLACE_LETTERS_MIN: usize = 4;
+
+/// Words that are names and also everyday words of a question. Alone they are let through: a question without its "no" asks
+/// something else.
+const EVERYDAY: &[&str] = &[
+    "a", "all", "an", "and", "any", "are", "as", "at", "be", "but", "by", "can", "der", "des",
+    "die", "do", "dr", "du", "el", "for", "from", "has", "he", "her", "him", "his", "if", "in",
+    "is", "it", "la", "le", "les", "los", "may", "me", "mr", "mrs", "ms", "my", "no", "not", "of",
+    "on", "or", "per", "prof", "see", "she", "so", "that", "the", "this", "to", "und", "up", "van",
+    "von", "was", "we", "with", "yes", "you",
+];
+
+/// One thing to look for, folded, without what separates its parts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Needle {
+    chars: Vec<char>,
+    /// What may stand between its characters in a text, besides nothing.
+    gap: Gap,
+    pub(super) kind: IdentifierKind,
+    /// Counts only beside another one.
+    pub(super) weak: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Gap {
+    None,
+    /// One separator.
+    One,
+    /// Any number of them.
+    Any,
+}
+
+impl Identifiers {
+    /// A value of VR PN: groups by `=`, components by `^`.
+    pub(super) fn add_name(&mut self, value: &str) {
+        for group in value.split('=') {
+            let components: Vec<&str> = group.split('^').map(str::trim).collect();
+            let words = components.iter().flat_map(|component| {
+                component.split(|c: char| c.is_whitespace() || matches!(c, '-' | ',' | '.'))
+            });
+            for word in words {
+                self.add_word(word);
+            }
+            // Scripts without spaces write family and given name as one.
+            let whole: String = components.iter().take(2).copied().collect();
+            if whole.chars().any(is_unspaced) {
+                self.add_word(&whole);
+            }
+        }
+    }
+
+    fn add_word(&mut self, word: &str) {
+        let letters = word.chars().filter(|c| c.is_alphanumeric()).count();
+        if letters < NAME_LETTERS_MIN {
+            return;
+        }
+        let chars = alphanumeric(word);
+        let weak = EVERYDAY.contains(&chars.iter().collect::<String>().as_str());
+        let mut add = |chars: Vec<char>| {
+            self.needles.insert(Needle {
+                chars,
+                gap: Gap::One,
+                kind: IdentifierKind::Name,
+                weak,
+            });
+        };
+        // ASCII headers write umlauts as two letters, and people in questions as one without dots.
+        let plain: String = chars.iter().collect();
+        let plain = plain
+            .replace("ae", "a")
+            .replace("oe", "o")
+            .replace("ue", "u");
+        if plain.len() >= VARIANT_LETTERS_MIN {
+            add(plain.chars().collect());
+        }
+        let spelled: String = word
+            .to_lowercase()
+            .replace('ä', "ae")
+            .replace('ö', "oe")
+            .replace('ü', "ue")
+            .replace('å', "aa");
+        add(alphanumeric(&spelled));
+        add(chars);
+    }
+
+    /// A number or code with at least this many letters and digits.
+    pub(super) fn add_number(&mut self, value: &str, least: usize) {
+        let chars = alphanumeric(value);
+        let zeros = chars.iter().take_while(|c| **c == '0').count();
+        for chars in [chars.clone(), chars[zeros..].to_vec()] {
+            if chars.len() < least {
+                continue;
+            }
+            let gap = if chars.len() >= GROUPED_MIN {
+                Gap::One
+            } else {
+                Gap::None
+            };
+            self.needles.insert(Needle {
+                chars,
+                gap,
+                kind: IdentifierKind::Number,
+                weak: false,
+            });
+        }
+    }
+
+    /// An institution or an address.
+    pub(super) fn add_place(&mut self, value: &str) {
+        let chars = alphanumeric(value);
+        if chars.len() >= PLACE_LETTERS_MIN {
+            self.needles.insert(Needle {
+                chars,
+                gap: Gap::Any,
+                kind: IdentifierKind::Place,
+                weak: false,
+            });
+        }
+    }
+}
+
+impl Needle {
+    /// Where it is, as ranges of folded characters.
+    pub(super) fn find<'a>(&'a self, text: &'a Folded) -> impl Iterator<Item = Range<usize>> + 'a {
+        let first = self.chars.first().copied();
+        (0..text.chars.len()).filter_map(move |start| {
+            if Some(text.chars[start]) != first || !border(&text.chars, start) {
+                return None;
+            }
+            let end = self.end(&text.chars, start)?;
+            border(&text.chars, end).then_some(start..end)
+        })
+    }
+
+    fn end(&self, text: &[char], start: usize) -> Option<usize> {
+        let mut at = start;
+        for (index, wanted) in self.chars.iter().enumerate() {
+            let gaps = match self.gap {
+                _ if index == 0 => 0,
+                Gap::None => 0,
+                Gap::One => 1,
+                Gap::Any => usize::MAX,
+            };
+            let mut passed = 0;
+            while passed < gaps && text.get(at).is_some_and(|c| is_separator(*c)) {
+                at += 1;
+                passed += 1;
+            }
+            if text.get(at) != Some(wanted) {
+                return None;
+            }
+            at += 1;
+        }
+        Some(at)
+    }
+}
+
+/// Whether a word may begin or end at this place: between two letters or two digits none does, unless the script has no spaces.
+fn border(text: &[char], at: usize) -> bool {
+    let (Some(before), Some(after)) = (at.checked_sub(1).map(|before| text[before]), text.get(at))
+    else {
+        return true;
+    };
+    if is_unspaced(before) || is_unspaced(*after) {
+        return true;
+    }
+    !(before.is_alphabetic() && after.is_alphabetic())
+        && !(before.is_numeric() && after.is_numeric())
+}
+
+fn is_separator(c: char) -> bool {
+    !c.is_alphanumeric()
+}
+
+/// Han, kana and Hangul, the latter also decomposed.
+fn is_unspaced(c: char) -> bool {
+    matches!(u32::from(c), 0x1100..=0x11ff | 0x3040..=0x30ff | 0x3130..=0x318f | 0x3400..=0x9fff | 0xac00..=0xd7af | 0xf900..=0xfaff | 0xff66..=0xff9f | 0x20000..=0x3ffff)
+}
+
+fn alphanumeric(text: &str) -> Vec<char> {
+    let chars = folded(text).into_iter();
+    chars.filter(|c| c.is_alphanumeric()).collect()
+}

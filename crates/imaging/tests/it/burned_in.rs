@@ -1,0 +1,147 @@
+//! The gate before pixels that may carry text, on files that differ in what they say, and on the public corpora.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{
+    BurnedIn, DeidentificationKey, Deidentifier, Limits, Note, Prepared, Profile, Reason,
+    decode_file, prepare,
+};
+
+use crate::corpus::cache;
+use crate::options;
+use crate::synthetic::{file, put};
+
+/// What a file says, and whether it passes.
+#[track_caller]
+fn check(says: &[(Tag, VR, &str)], passes: bool) {
+    let bytes = file(|object| say(object, says));
+    let refused = decode_file(&bytes, &options(8))
+        .err()
+        .map(|refusal| refusal.reason);
+    assert_eq!(
+        refused,
+        (!passes).then_some(Reason::BurnedInAnnotation),
+        "{says:?}"
+    );
+    let allowing = options(8).burned_in(BurnedIn::Allow);
+    let allowed = decode_file(&bytes, &allowing).unwrap();
+    let (_, info) = &allowed.frames[0];
+    let warned = info
+        .notes
+        .iter()
+        .any(|note| matches!(note, Note::BurnedInAnnotation | Note::BurnedInPossible));
+    assert_eq!(warned, !passes, "{says:?}");
+}
+
+fn say(object: &mut InMemDicomObject, says: &[(Tag, VR, &str)]) {
+    for (tag, vr, value) in says {
+        put(object, *tag, *vr, *value);
+    }
+}
+
+const STATED: Tag = tags::BURNED_IN_ANNOTATION;
+const CAPTURE: (Tag, VR, &str) = (
+    tags::SOP_CLASS_UID,
+    VR::UI,
+    uids::SECONDARY_CAPTURE_IMAGE_STORAGE,
+);
+
+#[test]
+fn radiographs_pass_unless_they_say_so_and_captures_only_if_they_say_not() {
+    check(&[], true);
+    check(&[(STATED, VR::CS, "")], true);
+    check(&[(STATED, VR::CS, "NO")], true);
+    check(&[(STATED, VR::CS, "YES")], false);
+    check(&[(tags::MODALITY, VR::CS, "DX")], true);
+    check(&[CAPTURE], false);
+    check(&[CAPTURE, (STATED, VR::CS, "MAYBE")], false);
+    check(&[CAPTURE, (STATED, VR::CS, "NO")], true);
+    check(&[(tags::CONVERSION_TYPE, VR::CS, "DF")], false);
+    check(&[(tags::CONVERSION_TYPE, VR::CS, "DI")], true);
+    check(
+        &[(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\SCREEN SAVE")],
+        false,
+    );
+    check(
+        &[(tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\AXIAL")],
+        true,
+    );
+}
+
+#[test]
+fn a_dose_sheet_is_withheld_from_its_volume() {
+    let sheet = file(|object| {
+        say(object, &[(tags::MODALITY, VR::CS, "CT"), CAPTURE]);
+    });
+    let prepared = prepare(&sheet, &options(8)).unwrap();
+    assert!(
+        matches!(&prepared, Prepared::Withheld(refusal) if refusal.reason == Reason::BurnedInAnnotation),
+        "{prepared:?}"
+    );
+    let slice = file(|object| say(object, &[(tags::MODALITY, VR::CS, "CT")]));
+    assert!(matches!(
+        prepare(&slice, &options(8)).unwrap(),
+        Prepared::Slices(_)
+    ));
+}
+
+/// Of the corpora's CR, DX, CT and MR files: those that pass, and those that the gate stops.
+#[test]
+fn no_kind_of_radiograph_or_slice_is_refused_wholesale() {
+    let deidentifier = Deidentifier::new(DeidentificationKey::new([1; 32]), Profile::default());
+    let mut counts: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+    for path in corpora() {
+        let bytes = std::fs::read(&path).unwrap();
+        let outcome = deidentifier.deidentify(&bytes, &Limits::default());
+        let Ok(object) = dicom_object::from_reader(bytes.as_slice()) else {
+            continue;
+        };
+        let modality = object.element(tags::MODALITY).ok();
+        let Some(modality) = modality.and_then(|element| element.to_str().ok()) else {
+            continue;
+        };
+        let count = counts.entry(modality.trim().to_owned()).or_default();
+        match outcome {
+            Ok(object) => {
+                count.0 += 1;
+                let again = deidentifier.deidentify(&object.bytes, &Limits::default());
+                assert!(again.is_ok(), "{}: {again:?}", path.display());
+            }
+            Err(refusal) if refusal.reason == Reason::BurnedInAnnotation => count.1 += 1,
+            Err(_) => {}
+        }
+    }
+    let of = |modality: &str| counts.get(modality).copied().unwrap_or_default();
+    for modality in ["CR", "CT", "MR"] {
+        let (passed, stopped) = of(modality);
+        assert!(
+            passed >= 3 * stopped && passed > 0,
+            "{modality}: {counts:?}"
+        );
+    }
+    assert!(of("US").0 * 3 <= of("US").1, "{counts:?}");
+}
+
+/// The corpora that hold radiographs and slices as devices make them.
+fn corpora() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ["pydicom-3.0.2", "pydicom-data-1.0.0", "nibabel-nicom-5.4.2"]
+        .iter()
+        .map(|corpus| cache().join(corpus))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension() == Some(Path::new("dcm").as_os_str()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
