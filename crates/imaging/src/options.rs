@@ -1,6 +1,6 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{Convention, Reason, Refusal};
+use crate::{Convention, Modality, Reason, Refusal};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
@@ -11,6 +11,7 @@ pub struct Options {
     frame_side: u32,
     limits: Limits,
     convention: &'static Convention,
+    volume_modality: Option<Modality>,
 }
 
 impl Options {
@@ -24,6 +25,7 @@ impl Options {
             frame_side,
             limits,
             convention: Convention::newest(),
+            volume_modality: None,
         })
     }
 
@@ -31,6 +33,20 @@ impl Options {
     #[must_use]
     pub fn following(self, convention: &'static Convention) -> Self {
         Self { convention, ..self }
+    }
+
+    /// The same, with the modality of volumes whose format has none.
+    #[must_use]
+    pub fn with_volume_modality(self, volume_modality: Option<Modality>) -> Self {
+        Self {
+            volume_modality,
+            ..self
+        }
+    }
+
+    /// CT or MR, where the caller knows what the file cannot say.
+    pub fn volume_modality(&self) -> Option<Modality> {
+        self.volume_modality
     }
 
     /// The conventions of the model that the frames are for; the newest where nobody said otherwise.

@@ -7,9 +7,11 @@
 
 mod corpus;
 mod documentation;
+mod formats;
 mod golden;
 mod pictures;
 mod refusals;
+mod slides;
 mod synthetic;
 mod volumes;
 
