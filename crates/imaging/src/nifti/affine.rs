@@ -61,13 +61,13 @@ impl Axes {
             turned: [false; 3],
             spacing: [0.0; 3],
         };
-        for shown in 0..3 {
-            let cosine = |axis: usize| matrix[shown][axis] / length(axis);
+        for (shown, row) in matrix.iter().enumerate() {
+            let cosine = |axis: usize| row[axis] / length(axis);
             let axis = (0..3).find(|axis| cosine(*axis).abs() > SAME_AXIS_COSINE);
             let axis = axis.ok_or_else(|| Refusal::new(Reason::NotAxial))?;
             found.order[shown] = axis;
             // Columns go to the left and rows to the back, against the matrix's right and front; slices go up with it.
-            found.turned[shown] = (matrix[shown][axis] > 0.0) != (shown == 2);
+            found.turned[shown] = (row[axis] > 0.0) != (shown == 2);
             found.spacing[shown] = length(axis);
         }
         let [a, b, c] = found.order;

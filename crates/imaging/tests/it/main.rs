@@ -9,6 +9,7 @@ mod corpus;
 mod documentation;
 mod formats;
 mod golden;
+mod parts;
 mod pictures;
 mod refusals;
 mod slides;
