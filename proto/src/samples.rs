@@ -157,6 +157,7 @@ fn study() -> work::StudyManifest {
     let input = work::StudyInput {
         part_digests: vec![digest(4), digest(5)],
         size_bytes: 9 << 20,
+        modality: String::new(),
     };
     let kind = v1::task::Kind::Report(v1::ReportTask {
         clinical_context: "cough".into(),

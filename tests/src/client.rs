@@ -484,6 +484,7 @@ pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
 pub fn inline(bytes: Vec<u8>) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(bytes.into())),
+        modality: String::new(),
     }
 }
 
@@ -492,5 +493,6 @@ pub fn inline(bytes: Vec<u8>) -> v1::Input {
 pub fn uploaded(name: &str) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Upload(name.into())),
+        modality: String::new(),
     }
 }

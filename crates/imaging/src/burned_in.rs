@@ -39,8 +39,6 @@ const MODALITIES: &[(&str, &str)] = &[
     ("IVUS", "an ultrasound image"),
     ("BDUS", "an ultrasound image"),
     ("ES", "an endoscopic image"),
-    ("XC", "a photograph"),
-    ("GM", "a photograph"),
     ("SC", "a secondary capture"),
     ("OT", "an image of another modality"),
     ("DG", "a diaphanograph"),
@@ -74,7 +72,6 @@ const SOP_CLASSES: &[(&str, &str)] = &[
         "a secondary capture",
     ),
     (uids::VL_ENDOSCOPIC_IMAGE_STORAGE, "an endoscopic image"),
-    (uids::VL_PHOTOGRAPHIC_IMAGE_STORAGE, "a photograph"),
 ];
 
 /// Conversion Type (PS3.3 C.8.6.1): how an image came to be that no device made directly.

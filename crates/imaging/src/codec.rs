@@ -119,6 +119,33 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
     Ok(cells)
 }
 
+/// Samples of a JPEG stream within another format, interleaved, as red, green and blue where it holds luminance and
+/// chrominance (`ybr`). A stream that says the contrary of its colours is refused, as is one of another shape.
+pub(crate) fn jpeg_samples(
+    bytes: &[u8],
+    (width, height): (u32, u32),
+    samples: usize,
+    ybr: bool,
+) -> Result<Vec<u16>, Refusal> {
+    if jpeg::size(bytes)? != (width, height, samples) {
+        return Err(mismatch(format_args!("another size in the JPEG")));
+    }
+    let coded = jpeg::decode(bytes)?;
+    let contrary = match coded.hint {
+        jpeg::ColourHint::Ybr => samples == 3 && !ybr,
+        jpeg::ColourHint::Rgb => ybr,
+        jpeg::ColourHint::None => false,
+    };
+    if contrary || coded.precision != 8 {
+        return Err(mismatch(format_args!("other colours in the JPEG")));
+    }
+    let mut values = interleave(&coded.components).values;
+    if ybr {
+        crate::colour::ybr_to_rgb(&mut values, 8);
+    }
+    Ok(values.into_iter().map(|value| value as u16).collect())
+}
+
 fn plain(values: Vec<u32>) -> Cells {
     Cells { values, rgb: false }
 }

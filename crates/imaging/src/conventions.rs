@@ -23,6 +23,26 @@ pub struct Convention {
     pub ct_windows: [(f64, f64); 3],
     /// How many slices of a volume a model takes; `None` where it takes single slices only.
     pub volume: Option<VolumeRule>,
+    /// Which patches of a whole slide a model takes; `None` where it takes none.
+    pub slide: Option<SlideRule>,
+}
+
+/// Which patches of a whole slide are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlideRule {
+    /// Width and height of a patch at the wanted spacing, in pixels; patches do not overlap.
+    pub patch_side: u32,
+    /// The wanted spacing: 1 is what microscopes call 10 times.
+    pub micrometres_per_pixel: f64,
+    /// Of more patches with tissue, this many are drawn.
+    pub patches_max: u32,
+    /// A pixel is tissue from this saturation on, 0 to 1,
+    pub saturation_min: f64,
+    /// and from this value on, 0 to 1: what is darker is no light.
+    pub value_min: f64,
+    /// A patch is shown from this share of tissue pixels on, 0 to 1.
+    pub tissue_min: f64,
 }
 
 /// How many slices of a volume are shown.

@@ -53,6 +53,8 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::LUT_DESCRIPTOR,
     tags::LUT_DATA,
     tags::PRESENTATION_LUT_SHAPE,
+    tags::ICC_PROFILE,
+    tags::COLOR_SPACE,
     tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
     tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
     tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
@@ -69,6 +71,16 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::PLANE_POSITION_SEQUENCE,
     tags::PLANE_ORIENTATION_SEQUENCE,
     tags::PIXEL_MEASURES_SEQUENCE,
+    tags::DIMENSION_ORGANIZATION_TYPE,
+    tags::CONCATENATION_UID,
+    tags::TOTAL_PIXEL_MATRIX_COLUMNS,
+    tags::TOTAL_PIXEL_MATRIX_ROWS,
+    tags::OPTICAL_PATH_SEQUENCE,
+    tags::NUMBER_OF_OPTICAL_PATHS,
+    tags::TOTAL_PIXEL_MATRIX_FOCAL_PLANES,
+    tags::PLANE_POSITION_SLIDE_SEQUENCE,
+    tags::COLUMN_POSITION_IN_TOTAL_IMAGE_PIXEL_MATRIX,
+    tags::ROW_POSITION_IN_TOTAL_IMAGE_PIXEL_MATRIX,
 ];
 
 /// The kept elements of a data set or of an item, where they lie.
@@ -157,6 +169,20 @@ impl<'a> DataSet<'a> {
             [word] => Ok(Some(*word)),
             _ => Err(invalid()),
         }
+    }
+
+    /// The single 32-bit value of an element, which is never negative; `None` if absent or empty.
+    pub(crate) fn u32(&self, tag: Tag) -> Result<Option<u32>, Refusal> {
+        let Some(value) = self.value(tag) else {
+            return Ok(None);
+        };
+        let invalid = || Refusal::at(Reason::InvalidAttribute, tag);
+        let bytes: [u8; 4] = value.bytes.try_into().map_err(|_| invalid())?;
+        let number = self.encoding.u32(bytes);
+        if !value.is(&[VR::UL, VR::SL]) || i32::try_from(number).is_err() {
+            return Err(invalid());
+        }
+        Ok(Some(number))
     }
 
     /// The numbers of an element of decimal text; empty if absent or empty.

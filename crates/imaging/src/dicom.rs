@@ -119,9 +119,9 @@ impl<'a> File<'a> {
     pub(crate) fn modality(&self) -> Result<Modality, Refusal> {
         /// Defined terms of (0008,0060) that a refusal may name; any other text could be anything, so it is not repeated.
         const OTHER: &[&str] = &[
-            "MG", "US", "XA", "RF", "NM", "PT", "OT", "SC", "IO", "PX", "SM", "ES", "OPT", "OCT",
-            "BMD", "IVUS", "BI", "DG", "LS", "RG", "HC", "ECG", "SEG", "SR", "PR", "KO", "DOC",
-            "RTIMAGE", "RTDOSE", "RTPLAN", "RTSTRUCT", "REG",
+            "US", "XA", "RF", "NM", "PT", "OT", "SC", "IO", "PX", "OCT", "BMD", "IVUS", "BI", "DG",
+            "LS", "RG", "HC", "ECG", "SEG", "SR", "PR", "KO", "DOC", "RTIMAGE", "RTDOSE", "RTPLAN",
+            "RTSTRUCT", "REG",
         ];
         let text = self
             .header
@@ -141,9 +141,11 @@ impl<'a> File<'a> {
     pub(crate) fn refuse_raw(&self) -> Result<(), Refusal> {
         let sop_class = self.header.text(tags::SOP_CLASS_UID, VR::UI)?;
         let intent = self.header.text(tags::PRESENTATION_INTENT_TYPE, VR::CS)?;
-        if sop_class == Some(uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING)
-            || intent == Some("FOR PROCESSING")
-        {
+        let raw = [
+            uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
+            uids::DIGITAL_MAMMOGRAPHY_X_RAY_IMAGE_STORAGE_FOR_PROCESSING,
+        ];
+        if sop_class.is_some_and(|class| raw.contains(&class)) || intent == Some("FOR PROCESSING") {
             return Err(Refusal::at(
                 Reason::NotForPresentation,
                 tags::PRESENTATION_INTENT_TYPE,

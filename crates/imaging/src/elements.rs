@@ -49,7 +49,7 @@ impl VrEncoding {
         }
     }
 
-    fn u32(self, bytes: [u8; 4]) -> u32 {
+    pub(crate) fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::ExplicitBigEndian => u32::from_be_bytes(bytes),
             Self::Implicit | Self::Explicit => u32::from_le_bytes(bytes),
@@ -68,6 +68,8 @@ const SEQUENCES: &[Tag] = &[
     tags::PLANE_POSITION_SEQUENCE,
     tags::PLANE_ORIENTATION_SEQUENCE,
     tags::PIXEL_MEASURES_SEQUENCE,
+    tags::OPTICAL_PATH_SEQUENCE,
+    tags::PLANE_POSITION_SLIDE_SEQUENCE,
 ];
 
 /// One top-level element: where it lies, measured.

@@ -39,8 +39,23 @@ pub struct FrameInfo {
     pub original_height: u32,
     /// Where the original lies in the frame.
     pub placement: Placement,
+    /// Of a patch: where it lies on the level of the slide that is shown; then `frame_index` counts patches, row by row.
+    pub region: Option<Region>,
     /// What was decided on the way.
     pub notes: Vec<Note>,
+}
+
+/// Where a patch lies, in pixels of its level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Region {
+    /// Columns to the left of it.
+    pub left: u32,
+    /// Rows above it.
+    pub top: u32,
+    /// Columns of the level.
+    pub level_width: u32,
+    /// Rows of the level.
+    pub level_height: u32,
 }
 
 /// Maps between original pixels and the frame.
@@ -151,6 +166,10 @@ words! {
         Png = "PNG",
         /// JPEG (JFIF or Exif).
         Jpeg = "JPEG",
+        /// Tagged Image File Format, classic and BigTIFF.
+        Tiff = "TIFF",
+        /// NIfTI-1 in one file.
+        Nifti = "NIFTI",
     }
 }
 
@@ -165,6 +184,24 @@ words! {
         Cr = "CR",
         /// Digital radiography.
         Dx = "DX",
+        /// Mammography.
+        Mg = "MG",
+        /// External-camera photography: skin, wounds.
+        Xc = "XC",
+        /// Ophthalmic photography: fundus.
+        Op = "OP",
+        /// Ophthalmic tomography, one section.
+        Opt = "OPT",
+        /// Endoscopy.
+        Es = "ES",
+        /// General microscopy.
+        Gm = "GM",
+        /// Dermoscopy.
+        Dms = "DMS",
+        /// Slide microscopy: patches of a whole slide, or one photograph.
+        Sm = "SM",
+        /// Digital microscopy, a retired word for general microscopy.
+        Dm = "DM",
     }
 }
 
@@ -226,7 +263,7 @@ words! {
         SixteenBitPicture = "SIXTEEN_BIT_PICTURE_SCALED",
         /// Picture with transparency: laid over black.
         AlphaOverBlack = "ALPHA_OVER_BLACK",
-        /// Exif orientation: turned upright.
+        /// Exif or TIFF orientation: turned upright.
         ExifOrientation = "EXIF_ORIENTATION_APPLIED",
         /// Bits above Bits Stored hold an embedded overlay and are ignored.
         HighBitsIgnored = "HIGH_BITS_IGNORED",
@@ -240,10 +277,18 @@ words! {
         FewSlices = "FEW_SLICES",
         /// The volume has more slices than the model takes; this many at even distances are used.
         SlicesSelected = "SLICES_SELECTED",
+        /// The slide has more patches with tissue than the model takes; this many, drawn by their place, are used.
+        PatchesSelected = "PATCHES_SELECTED",
         /// The header says that the pixels carry burned-in annotation.
         BurnedInAnnotation = "BURNED_IN_ANNOTATION",
         /// The header does not say whether the pixels carry burned-in annotation, and images of this kind usually do.
         BurnedInPossible = "BURNED_IN_POSSIBLE",
+        /// The file has a colour profile that is not sRGB's; it is not applied, levels are taken as they are.
+        ProfileNotApplied = "COLOUR_PROFILE_NOT_APPLIED",
+        /// TIFF whose smallest value is white: grey levels are inverted.
+        WhiteIsZero = "WHITE_IS_ZERO_INVERTED",
+        /// Photograph with more than 8 bits a sample: the whole range is scaled to 8.
+        DeepPhotograph = "DEEP_PHOTOGRAPH_SCALED",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
         PaddingExcluded = "PADDING_EXCLUDED",
     }

@@ -60,6 +60,15 @@ impl Place {
         }))
     }
 
+    /// A slice with columns to the left and rows to the back, at this height.
+    pub(crate) fn axial(along: f64) -> Self {
+        Self {
+            row: [1.0, 0.0, 0.0],
+            column: [0.0, 1.0, 0.0],
+            along,
+        }
+    }
+
     pub(crate) fn same_orientation(&self, other: &Self) -> bool {
         dot(self.row, other.row) > SAME_DIRECTION && dot(self.column, other.column) > SAME_DIRECTION
     }

@@ -23,6 +23,14 @@ pub(crate) struct Opened<'a> {
     data_set: Cow<'a, [u8]>,
     preamble: bool,
     meta: bool,
+    directory: bool,
+}
+
+impl Opened<'_> {
+    /// Whether it is a DICOMDIR (PS3.3 F), by the class that its file meta information names.
+    pub(crate) fn is_directory(&self) -> bool {
+        self.directory
+    }
 }
 
 /// Everything admission looks at.
@@ -66,9 +74,10 @@ pub(crate) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, R
             data_set: Cow::Borrowed(bytes),
             preamble: false,
             meta: false,
+            directory: false,
         });
     }
-    let (transfer_syntax, data_set) = read_meta(meta_bytes, limits)?;
+    let (transfer_syntax, directory, data_set) = read_meta(meta_bytes, limits)?;
     let (encoding, data_set) = match transfer_syntax.as_str() {
         uids::IMPLICIT_VR_LITTLE_ENDIAN => (VrEncoding::Implicit, Cow::Borrowed(data_set)),
         uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN => {
@@ -84,6 +93,7 @@ pub(crate) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, R
         data_set,
         preamble,
         meta: true,
+        directory,
     })
 }
 
@@ -105,11 +115,11 @@ fn skip_preamble(bytes: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// The transfer syntax, and the bytes after the file meta information. The group ends where its elements end: a group
+/// The transfer syntax, whether the file is a DICOMDIR, and the bytes after the file meta information. The group ends where its elements end: a group
 /// length that says otherwise, or none, is a known fault of writers and changes no value.
-fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, &'a [u8]), Refusal> {
+fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, bool, &'a [u8]), Refusal> {
     let malformed = |tag| Refusal::at(Reason::Malformed, tag);
-    let mut syntax = None;
+    let (mut syntax, mut directory) = (None, false);
     let mut end = 0;
     while bytes.get(end..end + 2) == Some(&META_START[..2]) {
         let element = Elements::new(&bytes[end..], VrEncoding::Explicit)
@@ -119,6 +129,10 @@ fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, &'a [u8]),
             let value = &bytes[end..][element.value.clone()];
             let text = std::str::from_utf8(value).map_err(|_| malformed(element.tag))?;
             syntax = Some(text.trim_matches(['\0', ' ']).to_owned());
+        }
+        if element.tag == tags::MEDIA_STORAGE_SOP_CLASS_UID {
+            let value = &bytes[end..][element.value.clone()];
+            directory = value.starts_with(uids::MEDIA_STORAGE_DIRECTORY_STORAGE.as_bytes());
         }
         end += element.whole.end;
         if end as u64 > limits.header_bytes_max {
@@ -136,7 +150,7 @@ fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, &'a [u8]),
             Refusal::at(Reason::MissingAttribute, tags::TRANSFER_SYNTAX_UID)
         }
     })?;
-    Ok((syntax, &bytes[end..]))
+    Ok((syntax, directory, &bytes[end..]))
 }
 
 /// Unpacks a deflated data set (PS3.5 A.5: a raw deflate stream).

@@ -4,8 +4,9 @@
 //! and [`ClinicalHeader`] list, and [`Identifiers`], which can be looked for and not read.
 //!
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
-//! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `volume` for slices and `study` for
-//! their choice and order, `conventions` for the numbers; `square` (padding and resize); `picture` for PNG, JPEG and TIFF.
+//! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
+//! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
+//! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives).
 //! What keeps patients out: `burned_in` (text in pixels), `screen` (text of tasks), `deidentify` (objects that leave).
 
 mod admission;
@@ -26,15 +27,21 @@ mod geometry;
 mod grey;
 mod groups;
 mod header;
+mod icc;
+mod nifti;
 mod options;
+mod parts;
+mod photograph;
 mod picture;
 mod png;
 mod radiograph;
 mod refusal;
 mod screen;
+mod slide;
 mod sniff;
 mod square;
 mod study;
+mod tiff;
 mod transform;
 mod vocabulary;
 mod voi;
@@ -44,14 +51,15 @@ pub use archive::{Archive, Member, members};
 pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
 pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane};
-pub use conventions::{Convention, VolumeRule};
+pub use conventions::{Convention, SlideRule, VolumeRule};
 pub use deidentify::{Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile};
 pub use dicom::{Values, decode_values};
 pub use frame::{
-    Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Window, WindowFunction,
-    WindowSource,
+    Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Region, Window,
+    WindowFunction, WindowSource,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
+pub use parts::{Part, PartFrames, decode_parts, is_dicom_directory, prepare_parts};
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
@@ -78,7 +86,7 @@ pub struct Decoded {
 pub enum Prepared {
     /// A radiograph or a picture: it stands for itself, and its frames are ready.
     Frames(Decoded),
-    /// Slices of a volume: which of them are shown, and in which order, [`plan_volume`] says.
+    /// Slices of a volume, or levels of a whole slide: which of them are shown, and in which order, [`plan_volume`] says.
     Slices(Box<Slices>),
     /// A dose sheet, a screen shot or another file of a scanner whose pixels may carry text: not shown, and no slice.
     Withheld(Refusal),
@@ -92,14 +100,21 @@ pub fn prepare(bytes: &[u8], options: &Options) -> Result<Prepared, Refusal> {
     if bytes.len() as u64 > options.limits().file_bytes_max {
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
-    let source = Source {
-        format: sniff(bytes)?,
-        digest: hex::encode(blake3::hash(bytes).as_bytes()),
-    };
+    let source = Source::of(sniff(bytes)?, bytes);
+    if source.format == Format::Tiff
+        && let Some(slices) = codec::guarded(|| slide::read_tiff(bytes, options, &source.digest))?
+    {
+        return Ok(Prepared::Slices(Box::new(slices)));
+    }
     let (picture, notes) = match source.format {
         Format::Dicom => return prepare_dicom(bytes, options, source),
         Format::Png => picture::decode_png(bytes, options.limits())?,
         Format::Jpeg => picture::decode_jpeg(bytes, options.limits())?,
+        Format::Nifti => {
+            return nifti::read(bytes, options, &source.digest)
+                .map(|slices| Prepared::Slices(Box::new(slices)));
+        }
+        Format::Tiff => codec::guarded(|| tiff::decode(bytes, options.limits()))?,
     };
     Ok(Prepared::Frames(source.alone(&picture, notes, options)))
 }
@@ -126,6 +141,13 @@ pub fn decode_file(bytes: &[u8], options: &Options) -> Result<Decoded, Refusal> 
 
 fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prepared, Refusal> {
     let opened = header::open(bytes, options.limits())?;
+    if opened.is_directory() {
+        return Err(Refusal::new(Reason::DicomDirectory));
+    }
+    if slide::is_tiled(&header::read(&opened, options.limits())?) {
+        return slide::read_dicom(&opened, options)
+            .map(|slices| Prepared::Slices(Box::new(slices)));
+    }
     let file = dicom::File::read(&opened, options.limits())?;
     let modality = file.modality()?;
     if options.refuses_burned_in()
@@ -138,8 +160,18 @@ fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prep
         };
     }
     match modality {
-        modality @ (Modality::Cr | Modality::Dx) => {
+        modality @ (Modality::Cr | Modality::Dx | Modality::Mg) => {
             radiograph::decode(&file, modality, source, options).map(Prepared::Frames)
+        }
+        modality @ (Modality::Xc
+        | Modality::Op
+        | Modality::Opt
+        | Modality::Es
+        | Modality::Gm
+        | Modality::Sm
+        | Modality::Dms
+        | Modality::Dm) => {
+            photograph::decode(&file, modality, source, options).map(Prepared::Frames)
         }
         modality @ (Modality::Ct | Modality::Mr) => {
             Slices::read(&file, modality).map(|slices| Prepared::Slices(Box::new(slices)))
@@ -154,6 +186,13 @@ struct Source {
 }
 
 impl Source {
+    fn of(format: Format, bytes: &[u8]) -> Self {
+        Self {
+            format,
+            digest: hex::encode(blake3::hash(bytes).as_bytes()),
+        }
+    }
+
     /// The result for a picture whose levels are final.
     fn alone(&self, picture: &Picture, notes: Vec<Note>, options: &Options) -> Decoded {
         Decoded {
@@ -185,6 +224,7 @@ impl Source {
             original_width: picture.width,
             original_height: picture.height,
             placement,
+            region: None,
             notes,
         };
         (frame, info)

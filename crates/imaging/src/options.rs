@@ -1,6 +1,6 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{BurnedIn, Convention, Decoder, Reason, Refusal};
+use crate::{BurnedIn, Convention, Decoder, Modality, Reason, Refusal};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
@@ -12,6 +12,7 @@ pub struct Options {
     limits: Limits,
     convention: &'static Convention,
     burned_in: BurnedIn,
+    volume_modality: Option<Modality>,
 }
 
 impl Options {
@@ -26,6 +27,7 @@ impl Options {
             limits,
             convention: Convention::newest(),
             burned_in: BurnedIn::default(),
+            volume_modality: None,
         })
     }
 
@@ -43,6 +45,20 @@ impl Options {
 
     pub(crate) fn refuses_burned_in(&self) -> bool {
         self.burned_in == BurnedIn::Refuse
+    }
+
+    /// The same, with the modality of volumes whose format has none.
+    #[must_use]
+    pub fn with_volume_modality(self, volume_modality: Option<Modality>) -> Self {
+        Self {
+            volume_modality,
+            ..self
+        }
+    }
+
+    /// CT or MR, where the caller knows what the file cannot say.
+    pub fn volume_modality(&self) -> Option<Modality> {
+        self.volume_modality
     }
 
     /// The conventions of the model that the frames are for; the newest where nobody said otherwise.

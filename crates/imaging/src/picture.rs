@@ -124,7 +124,7 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
 }
 
 /// Turns the picture as its Exif orientation asks, and drops colour channels that say nothing.
-fn upright(
+pub(crate) fn upright(
     picture: Picture,
     orientation: Orientation,
     notes: &mut Vec<Note>,

@@ -1,4 +1,4 @@
-//! CR and DX: each frame as its header shows it.
+//! CR, DX and MG: each frame as its header shows it.
 
 use dicom_dictionary_std::tags;
 
@@ -8,6 +8,7 @@ use crate::square::Picture;
 use crate::voi::read_voi;
 use crate::{Decoded, Modality, Options, Reason, Refusal, Source};
 
+/// Grey levels of the only frame by its header, padded and resized.
 pub(crate) fn decode(
     file: &File<'_>,
     modality: Modality,

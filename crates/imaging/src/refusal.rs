@@ -104,8 +104,8 @@ macro_rules! reasons {
 }
 
 reasons! {
-    Empty, "EMPTY", "the file is empty", "DICOM, PNG or JPEG";
-    NotAnImage, "NOT_AN_IMAGE", "the file is neither DICOM nor a picture", "DICOM with file meta information, PNG or JPEG";
+    Empty, "EMPTY", "the file is empty", "DICOM, PNG, JPEG, TIFF or NIfTI";
+    NotAnImage, "NOT_AN_IMAGE", "the file is neither DICOM nor a picture", "DICOM with file meta information, PNG, JPEG, TIFF or NIfTI-1 in one file";
     Truncated, "TRUNCATED", "the file ends before its content does", "a complete file";
     Malformed, "MALFORMED", "the file breaks the rules of its format", "a file that follows its standard";
     TooLarge, "TOO_LARGE", "the file has more bytes than the limit", "files up to the configured number of bytes";
@@ -114,13 +114,15 @@ reasons! {
     TooManyFiles, "TOO_MANY_FILES", "the archive has more entries than the limit", "archives up to the configured number of entries";
     CompressionRatio, "COMPRESSION_RATIO", "the file unpacks to more bytes than the limit", "data sets up to the configured unpacked size and images up to the configured compression ratio";
     NoPixelData, "NO_PIXEL_DATA", "the DICOM file holds no image", "files with Pixel Data";
+    DicomDirectory, "DICOM_DIRECTORY", "the file is a DICOMDIR, which lists other files and holds no image", "the files that it lists";
+    BesideDirectory, "BESIDE_DIRECTORY", "the file is not DICOM and lies beside a DICOMDIR, as viewers and icons do", "DICOM files; pictures by themselves";
     MissingAttribute, "MISSING_ATTRIBUTE", "an element that decoding needs is missing", "files with every required element";
     InvalidAttribute, "INVALID_ATTRIBUTE", "an element that decoding needs has an unusable value", "values as DICOM PS3.3 defines them";
     UnsupportedTransferSyntax, "UNSUPPORTED_TRANSFER_SYNTAX", "the transfer syntax is not one that is known to decode right", "implicit and explicit little endian, explicit big endian, deflated, RLE, JPEG baseline, extended and lossless, JPEG-LS, JPEG 2000, high-throughput JPEG 2000";
     VideoNotSupported, "VIDEO_NOT_SUPPORTED", "the file holds video", "still images";
-    ModalityNotSupportedYet, "MODALITY_NOT_SUPPORTED_YET", "this version does not turn this modality into frames yet", "CR, DX, CT and MR";
+    ModalityNotSupportedYet, "MODALITY_NOT_SUPPORTED_YET", "this version does not turn this modality into frames yet", "CR, DX, MG, CT, MR, and the photographs XC, OP, OPT, ES, GM, DMS, DM and SM";
     MultiFrameNotSupportedYet, "MULTI_FRAME_NOT_SUPPORTED_YET", "this version does not take several frames of this kind yet", "one frame a radiograph or picture; any number of CT and MR slices";
-    UnsupportedPhotometric, "UNSUPPORTED_PHOTOMETRIC", "the photometric interpretation is not one that is known to decode right", "MONOCHROME1, MONOCHROME2 and PALETTE COLOR with one sample a pixel; RGB, YBR_FULL, YBR_FULL_422, YBR_RCT and YBR_ICT with three; grey ones only for CR, DX, CT and MR";
+    UnsupportedPhotometric, "UNSUPPORTED_PHOTOMETRIC", "the photometric interpretation is not one that is known to decode right", "MONOCHROME1, MONOCHROME2 and PALETTE COLOR with one sample a pixel; RGB, YBR_FULL, YBR_FULL_422, YBR_RCT and YBR_ICT with three; grey ones only for CR, DX, MG, CT and MR";
     UnsupportedBits, "UNSUPPORTED_BITS", "the bit depth is not one that is known to decode right", "8, 16 or 32 bits allocated (1 where native and grey), 1 to that many stored, high bit = stored - 1";
     RescaleUnknownType, "RESCALE_UNKNOWN_TYPE", "a rescale element has a value representation that is not decimal text", "rescale slope and intercept with VR DS, or UN that holds decimal text";
     InvalidRescale, "INVALID_RESCALE", "rescale slope and intercept do not form a usable line", "both present and finite, slope not zero";
@@ -131,8 +133,14 @@ reasons! {
     DecoderCrashed, "DECODER_CRASHED", "the decoder broke off at the compressed image, twice", "images that a standard decoder reads without error";
     DecoderTooSlow, "DECODER_TOO_SLOW", "decoding the compressed image took longer than the limit", "images that decode within the configured time";
     DecoderUnavailable, "DECODER_UNAVAILABLE", "the decoder of this codec could not be started; the file may be good", "the same file, later";
-    UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits";
+    UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits; a colour profile, if any, of RGB or grey";
+    UnsupportedCompression, "UNSUPPORTED_COMPRESSION", "the picture's compression is not one that is known to decode right", "TIFF uncompressed, LZW, deflate, PackBits and JPEG, with no or horizontal prediction";
     NotForPresentation, "NOT_FOR_PRESENTATION", "the image is raw detector data, not meant to be looked at", "Presentation Intent Type FOR PRESENTATION, or none";
+    ModalityUnknown, "MODALITY_UNKNOWN", "nothing says whether the volume is CT or MR", "NIfTI volumes whose job says CT or MR (`--modality`), or whose intent name is CT or MR";
+    OrientationUnknown, "ORIENTATION_UNKNOWN", "the volume does not say how it lies in the patient", "NIfTI volumes with an sform or a qform";
+    UnsupportedVoxels, "UNSUPPORTED_VOXELS", "the volume's voxels are not ones that are known to decode right", "NIfTI volumes of three dimensions, whole numbers of 8 to 32 bits and floating point of 32 and 64, all finite";
+    NoTissue, "NO_TISSUE", "no patch of the slide shows tissue", "slides with at least one whole patch that a quarter of is coloured";
+    NoSuchMagnification, "NO_SUCH_MAGNIFICATION", "the slide does not say or does not have the magnification that the model takes", "slides with a spacing of at most 1.1 micrometres a pixel";
     SeveralStudies, "SEVERAL_STUDIES", "the slices belong to several studies", "slices of one study a job";
     MixedOrientation, "MIXED_ORIENTATION", "the slices of the series do not lie parallel", "a series with one orientation";
     MixedSeries, "MIXED_SERIES", "the slices of the series differ in size, spacing, modality or rescale", "a series that is one volume";

@@ -1,7 +1,7 @@
 //! Tells formats apart by their first bytes; names and extensions are never believed.
 
 use crate::elements::VrEncoding;
-use crate::{Format, Reason, Refusal};
+use crate::{Format, Reason, Refusal, nifti, tiff};
 
 /// Length of the DICOM preamble in bytes (PS3.10 7.1).
 pub(crate) const PREAMBLE_BYTES: usize = 128;
@@ -36,6 +36,12 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Refusal> {
     }
     if bytes.starts_with(JPEG_MAGIC) {
         return Ok(Format::Jpeg);
+    }
+    if nifti::is_nifti(bytes) {
+        return Ok(Format::Nifti);
+    }
+    if tiff::is_tiff(bytes) {
+        return Ok(Format::Tiff);
     }
     if PNG_MAGIC.starts_with(bytes)
         || JPEG_MAGIC.starts_with(bytes)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use dicom_dictionary_std::tags;
 use serde::Serialize;
 
+use crate::slide::{self, PatchPlan};
 use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
 /// A step between slices may be this much larger than the usual one.
@@ -32,6 +33,12 @@ pub enum Unused {
     OtherSeries,
     /// Left out so that the volume fits the model.
     NotSelected,
+    /// Another magnification of the slide is shown.
+    OtherLevel,
+    /// The slide's label, or a picture of the whole glass with it.
+    LabelOrOverview,
+    /// Another slide of the study was chosen.
+    OtherSlide,
 }
 
 impl Unused {
@@ -44,6 +51,9 @@ impl Unused {
             Self::OtherAcquisition => "OTHER_ACQUISITION",
             Self::OtherSeries => "OTHER_SERIES",
             Self::NotSelected => "NOT_SELECTED",
+            Self::OtherLevel => "OTHER_LEVEL",
+            Self::LabelOrOverview => "LABEL_OR_OVERVIEW",
+            Self::OtherSlide => "OTHER_SLIDE",
         }
     }
 
@@ -56,6 +66,11 @@ impl Unused {
             Self::OtherAcquisition => "a later acquisition of the series is used",
             Self::OtherSeries => "the axial series with the most slices is used",
             Self::NotSelected => "slices at even distances are used, as the model takes no more",
+            Self::OtherLevel => "another magnification of the slide is shown",
+            Self::LabelOrOverview => {
+                "the label of a slide, or a picture that has it, is never shown"
+            }
+            Self::OtherSlide => "the slide that came first is used",
         }
     }
 
@@ -67,6 +82,9 @@ impl Unused {
         Self::OtherAcquisition,
         Self::OtherSeries,
         Self::NotSelected,
+        Self::OtherLevel,
+        Self::LabelOrOverview,
+        Self::OtherSlide,
     ];
 }
 
@@ -91,6 +109,8 @@ pub struct SlicePlan {
     pub range: Option<(f64, f64)>,
     /// What is to be said of every frame.
     pub notes: Vec<Note>,
+    /// Of a whole slide: how its patches, which are the frames, lie.
+    pub(crate) patches: Option<PatchPlan>,
 }
 
 /// Plans the volume of one study's files, each with the index it goes by.
@@ -110,6 +130,9 @@ pub fn plan_volume(
             Reason::SeveralStudies,
             tags::STUDY_INSTANCE_UID,
         ));
+    }
+    if files.iter().any(|(_, file)| file.slide.is_some()) {
+        return slide::plan(files, convention);
     }
     let mut choice = Choice::new(files);
     choice.drop_what_is_no_slice();
@@ -146,6 +169,7 @@ pub fn plan_volume(
         frames,
         range,
         notes,
+        patches: None,
     })
 }
 

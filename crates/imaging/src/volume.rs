@@ -9,16 +9,17 @@ use dicom_dictionary_std::tags;
 use crate::dicom::File;
 use crate::geometry::Place;
 use crate::grey::{map, stored_range};
+use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
 use crate::transform::Transform;
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
-    Window, WindowFunction, WindowSource, header,
+    Window, WindowFunction, WindowSource, header, nifti,
 };
 
-/// The slices of one file. It keeps identifiers to group by, which leave it only as equal or unequal.
+/// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
 #[derive(Clone, Debug)]
 pub struct Slices {
     pub(crate) modality: Modality,
@@ -32,7 +33,9 @@ pub struct Slices {
     pub(crate) rows: u32,
     pub(crate) columns: u32,
     pub(crate) frames: Vec<Slice>,
-    clinical: ClinicalHeader,
+    pub(crate) clinical: ClinicalHeader,
+    /// Of a whole slide; then there are no slices.
+    pub(crate) slide: Option<Box<Slide>>,
 }
 
 /// One slice.
@@ -75,6 +78,7 @@ impl Slices {
             columns: image.columns,
             frames: slices(file, modality)?,
             clinical: file.clinical(),
+            slide: None,
         })
     }
 
@@ -127,58 +131,78 @@ pub fn decode_slices(
     plan: &SlicePlan,
     options: &Options,
 ) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    if let Some(patches) = &plan.patches {
+        return slide::decode(bytes, wanted, plan, patches, options);
+    }
+    if nifti::is_nifti(bytes) {
+        return nifti::decode(bytes, wanted, plan, options);
+    }
     let opened = header::open(bytes, options.limits())?;
     let file = File::read(&opened, options.limits())?;
     let modality = file.modality()?;
-    let source = Source {
-        format: Format::Dicom,
-        digest: hex::encode(blake3::hash(bytes).as_bytes()),
-    };
+    let source = Source::of(Format::Dicom, bytes);
     let frames = file.frames()?;
     let (image, mut notes) = (&file.image, file.notes()?);
     // Hounsfield units and intensities have one meaning whatever the photometric interpretation; it only says how to show them.
     notes.retain(|note| *note != Note::Inverted);
     notes.extend(&plan.notes);
-    let curves: Vec<Curve> = match (modality, plan.range) {
-        (Modality::Mr, Some((low, high))) => vec![Curve::between(low, high)],
-        (Modality::Mr, None) => return Err(Refusal::new(Reason::FlatImage)),
-        _ => options
-            .convention()
-            .ct_windows
-            .iter()
-            .map(|(low, high)| Curve::between(*low, *high))
-            .collect(),
-    };
+    let curves = curves(modality, plan, options)?;
     wanted
         .iter()
         .map(|&index| {
             let cells = frames.decode(index)?;
             let transform = file.transform(index)?;
-            let channels: Vec<Vec<u8>> = curves
-                .iter()
-                .map(|curve| map(&cells.values, image.cell, &transform, |x| curve.level(x)))
-                .collect();
             let picture = Picture {
                 width: image.columns,
                 height: image.rows,
-                channels: channels.len() as u32,
-                pixels: interleaved(channels),
+                channels: curves.len() as u32,
+                pixels: channels(&curves, |curve| {
+                    map(&cells.values, image.cell, &transform, |x| curve.level(x))
+                }),
             };
             let (frame, mut info) = source.frame(&picture, index, notes.clone(), options);
             info.modality = Some(modality);
             info.photometric = Some(image.photometric);
-            match curves.as_slice() {
-                [curve] => info.window = Some(window(*curve, WindowSource::Volume)),
-                several => {
-                    info.channel_windows = several
-                        .iter()
-                        .map(|curve| window(*curve, WindowSource::Convention))
-                        .collect();
-                }
-            }
+            record(&mut info, &curves);
             Ok((frame, info))
         })
         .collect()
+}
+
+/// What makes the channels of a slice: MR has one, from the volume's range, CT the convention's three.
+pub(crate) fn curves(
+    modality: Modality,
+    plan: &SlicePlan,
+    options: &Options,
+) -> Result<Vec<Curve>, Refusal> {
+    match (modality, plan.range) {
+        (Modality::Mr, Some((low, high))) => Ok(vec![Curve::between(low, high)]),
+        (Modality::Mr, None) => Err(Refusal::new(Reason::FlatImage)),
+        _ => {
+            let windows = options.convention().ct_windows.iter();
+            Ok(windows
+                .map(|(low, high)| Curve::between(*low, *high))
+                .collect())
+        }
+    }
+}
+
+/// The levels of every curve, as channels of one picture.
+pub(crate) fn channels(curves: &[Curve], levels: impl Fn(&Curve) -> Vec<u8>) -> Vec<u8> {
+    interleaved(curves.iter().map(levels).collect())
+}
+
+/// Says which curves made a frame.
+pub(crate) fn record(info: &mut FrameInfo, curves: &[Curve]) {
+    match curves {
+        [curve] => info.window = Some(window(*curve, WindowSource::Volume)),
+        several => {
+            info.channel_windows = several
+                .iter()
+                .map(|curve| window(*curve, WindowSource::Convention))
+                .collect();
+        }
+    }
 }
 
 fn window(curve: Curve, source: WindowSource) -> Window {

@@ -131,6 +131,7 @@ impl NatsServer {
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
             port: member.clients.port(),
             member: Some(member),
+            traced: false,
             child: None,
         };
         server.spawn(i32::from(server.port))?;

@@ -43,7 +43,7 @@ impl Acceptor {
         plan: Plan,
         sent: SentHalf,
     ) -> Result<Study, Refusal> {
-        let sources = plan.sources.iter().enumerate();
+        let sources = plan.sources.iter().zip(&plan.modalities).enumerate();
         let inputs = sources.map(|(index, source)| self.input(tenant, index, source));
         let inputs: Vec<_> = inputs.collect();
         let inputs: Vec<Prepared> = stream::iter(inputs).buffered(LOOKUPS).try_collect().await?;
@@ -142,7 +142,7 @@ impl Acceptor {
         &self,
         tenant: &TenantId,
         index: usize,
-        source: &Source,
+        (source, modality): (&Source, &String),
     ) -> Result<Prepared, Refusal> {
         match source {
             Source::Content(content) => {
@@ -150,6 +150,7 @@ impl Acceptor {
                 let input = StudyInput {
                     part_digests: vec![Bytes::copy_from_slice(digest.as_bytes())],
                     size_bytes: content.len() as u64,
+                    modality: modality.clone(),
                 };
                 Ok(Prepared {
                     input,
@@ -157,7 +158,8 @@ impl Acceptor {
                 })
             }
             Source::Upload(id) => {
-                let input = self.uploaded(tenant, index, id).await?;
+                let mut input = self.uploaded(tenant, index, id).await?;
+                input.modality.clone_from(modality);
                 Ok(Prepared {
                     input,
                     content: None,
@@ -187,6 +189,7 @@ impl Acceptor {
         Ok(StudyInput {
             part_digests: record.part_digests,
             size_bytes: record.total_bytes,
+            modality: String::new(),
         })
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) decoding: v1::DecodingParameters,
     pub(crate) time_to_live: Duration,
     pub(crate) sources: Vec<Source>,
+    /// Of each source, what the caller says a volume is.
+    pub(crate) modalities: Vec<String>,
 }
 
 /// Where the bytes of an input are.
@@ -86,10 +88,13 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
     let time_to_live = time_to_live(request.time_to_live, limits, &mut wrong);
     let model = model(request.model, config.models_for(task_kind), &mut wrong);
     // A list over the limit is refused as a whole, not input by input.
-    let sources = if wrong.iter().any(|v| v.field == "inputs") {
-        Vec::new()
+    let (modalities, sources) = if wrong.iter().any(|v| v.field == "inputs") {
+        (Vec::new(), Vec::new())
     } else {
-        sources(request.inputs, limits, &mut wrong)
+        (
+            modalities(&request.inputs, &mut wrong),
+            sources(request.inputs, limits, &mut wrong),
+        )
     };
     match (class, model, request.task) {
         (Some(class), Some((model, pool)), Some(task)) if wrong.is_empty() => Ok(Plan {
@@ -101,6 +106,7 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             decoding,
             time_to_live,
             sources,
+            modalities,
         }),
         _ => Err(Refusal::Invalid(wrong)),
     }
@@ -306,6 +312,20 @@ fn model(
         ));
     }
     pool.map(|pool| (alias, pool))
+}
+
+/// What the caller says of volumes, one word an input; an empty one says nothing.
+fn modalities(inputs: &[v1::Input], wrong: &mut Vec<Violation>) -> Vec<String> {
+    const KNOWN: [&str; 3] = ["", "CT", "MR"];
+    for (index, input) in inputs.iter().enumerate() {
+        if !KNOWN.contains(&input.modality.as_str()) {
+            wrong.push(Violation::new(
+                format!("inputs[{index}].modality"),
+                "CT, MR or nothing",
+            ));
+        }
+    }
+    inputs.iter().map(|input| input.modality.clone()).collect()
 }
 
 fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) -> Vec<Source> {

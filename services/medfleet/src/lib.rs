@@ -12,6 +12,7 @@ mod client;
 mod command;
 mod exit;
 mod fleet;
+mod modality;
 mod paths;
 mod show;
 

@@ -5,11 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use medfleet_imaging::{Archive, Limits, members};
+use medfleet_imaging::{Archive, Format, Limits, is_dicom_directory, members, sniff};
 use tempfile::TempDir;
 
 /// Most files one command takes.
 pub(crate) const FILES_MAX: usize = 4096;
+/// As much of a file as says what it is: the preamble and the file meta information.
+const HEAD_BYTES: u64 = 1024;
 /// Deepest nesting of folders that is followed.
 const DEPTH_MAX: u32 = 16;
 
@@ -26,7 +28,7 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         collect(path, 0, &mut found)?;
         if found.len() == before {
             bail!(
-                "{} holds no files: name a DICOM, PNG or JPEG file, or a folder of them",
+                "{} holds no files: name a DICOM, PNG, JPEG, TIFF or NIfTI file, or a folder of them",
                 path.display()
             );
         }
@@ -39,14 +41,49 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn is_archive(path: &Path) -> Result<bool> {
-    const HEAD_BYTES: u64 = 512;
+    Ok(Archive::of(&head(path)?).is_some())
+}
+
+fn head(path: &Path) -> Result<Vec<u8>> {
     let unreadable = || format!("cannot read {}", path.display());
     let file = fs::File::open(path).with_context(unreadable)?;
     let mut head = Vec::new();
     file.take(HEAD_BYTES)
         .read_to_end(&mut head)
         .with_context(unreadable)?;
-    Ok(Archive::of(&head).is_some())
+    Ok(head)
+}
+
+/// What a file is, where a medium with a DICOMDIR is told from a folder of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A DICOMDIR.
+    Directory,
+    /// Any other DICOM file.
+    Dicom,
+    /// Anything else.
+    Other,
+}
+
+impl Kind {
+    /// Told from its first bytes, of which [`HEAD_BYTES`] are enough.
+    pub(crate) fn of(head: &[u8]) -> Self {
+        if is_dicom_directory(head) {
+            Self::Directory
+        } else if sniff(head) == Ok(Format::Dicom) {
+            Self::Dicom
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// The kind of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn kind(path: &Path) -> Result<Kind> {
+    Ok(Kind::of(&head(path)?))
 }
 
 /// Files to send, with those of archives in a folder of their own that only this user can open and that goes with this.
@@ -54,6 +91,8 @@ pub(crate) fn is_archive(path: &Path) -> Result<bool> {
 pub(crate) struct Unpacked {
     /// In order; the files of an archive stand in its place, in the archive's order.
     pub(crate) files: Vec<PathBuf>,
+    /// Files left out because they lie beside a DICOMDIR or are one.
+    pub(crate) beside: usize,
     _folder: Option<TempDir>,
 }
 
@@ -93,10 +132,31 @@ pub(crate) fn unpacked(paths: Vec<PathBuf>, limits: &Limits) -> Result<Unpacked>
     if files.len() > FILES_MAX {
         bail!("more than {FILES_MAX} files: submit one study at a time");
     }
+    let beside = drop_what_lies_beside(&mut files)?;
     Ok(Unpacked {
+        beside,
         files,
         _folder: folder,
     })
+}
+
+/// Where there is a DICOMDIR, keeps the DICOM files alone: the directory lists them, and the viewers and icons that lie beside
+/// are no pictures of the patient. Returns how many are left out.
+fn drop_what_lies_beside(files: &mut Vec<PathBuf>) -> Result<usize> {
+    let kinds = files
+        .iter()
+        .map(|path| kind(path))
+        .collect::<Result<Vec<_>>>()?;
+    if !kinds.contains(&Kind::Directory) {
+        return Ok(0);
+    }
+    let before = files.len();
+    let mut kinds = kinds.into_iter();
+    files.retain(|_| kinds.next() == Some(Kind::Dicom));
+    if files.is_empty() {
+        bail!("there is a DICOMDIR, and none of the files that it lists");
+    }
+    Ok(before - files.len())
 }
 
 fn collect(path: &Path, depth: u32, found: &mut Vec<PathBuf>) -> Result<()> {

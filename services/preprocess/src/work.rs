@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_imaging::{
-    BurnedIn, Decoded, Decoder, Fate, Frame, FrameInfo, Identifiers, Limits, Note, Options,
-    Prepared, Reason, Refusal, SlicePlan, Slices, decode_slices, identifiers, plan_volume,
+    BurnedIn, Decoded, Decoder, Fate, Frame, FrameInfo, Identifiers, Limits, Modality, Note,
+    Options, Part, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, identifiers,
+    plan_volume, prepare_parts,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -47,9 +48,16 @@ pub(crate) struct Preprocess {
 /// What one input became, before its study is known.
 struct Input {
     digest: Digest,
-    /// What its header says about the patient, for screening.
+    /// What the headers of its files say about the patient, for screening.
     identifiers: Identifiers,
-    content: Content,
+    files: Vec<(File, Content)>,
+}
+
+/// Which file: the input, and of an archive its member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct File {
+    input: usize,
+    member: Option<u32>,
 }
 
 enum Content {
@@ -121,7 +129,7 @@ impl Preprocess {
         Ok(study)
     }
 
-    /// One input: its bytes, and its frames, stored; of a volume what its header says.
+    /// One input: its files, and their frames, stored; of a volume what its header says.
     async fn input(
         &self,
         started: &Started,
@@ -129,40 +137,58 @@ impl Preprocess {
         index: usize,
         input: &wire::StudyInput,
     ) -> Result<Input, PreprocessError> {
-        let options = self.options_for(&started.unit.key.tenant);
+        let options = self.options_for(&started.unit.key.tenant, input);
+        let frames_max = self.frames_max;
         let prepare = move |bytes: Bytes| {
-            let prepared = medfleet_imaging::prepare(&bytes, &options);
-            (prepared, identifiers(&bytes, options.limits()))
+            let parts = prepare_parts(&bytes, &options, frames_max)?;
+            Ok((parts, identifiers(&bytes, options.limits())?))
         };
-        let (digest, (prepared, identifiers), turn) =
-            self.decoded(started, index, input, prepare).await?;
-        let content = match prepared {
-            Ok(Prepared::Frames(decoded)) => {
-                let Decoded { frames, notes, .. } = decoded;
-                Content::Frames(self.entries(puts, index, (frames, &notes, turn)).await?)
-            }
-            Ok(Prepared::Slices(slices)) => Content::Slices(slices),
-            Ok(Prepared::Withheld(refusal)) => {
-                self.count_refusal(refusal.reason);
-                Content::Withheld(refusal)
-            }
-            Err(refusal) => {
-                self.count_refusal(refusal.reason);
-                if refusal.reason != Reason::NoPixelData {
-                    return Err(PreprocessError::Refused { index, refusal });
+        let (digest, prepared, turn) = self.decoded(started, index, input, prepare).await?;
+        let (parts, identifiers) = prepared.map_err(|refusal| self.refuse(index, refusal))?;
+        let turn = Arc::new(turn);
+        let mut files = Vec::with_capacity(parts.len());
+        for Part { member, outcome } in parts {
+            let content = match outcome {
+                Ok(Prepared::Frames(decoded)) => {
+                    let Decoded { frames, notes, .. } = decoded;
+                    Content::Frames(self.entries(puts, index, (frames, &notes, &turn)).await?)
                 }
-                Content::NoImage(refusal)
-            }
-        };
-        let identifiers = identifiers.map_err(|refusal| {
-            self.count_refusal(refusal.reason);
-            PreprocessError::Refused { index, refusal }
-        })?;
+                Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+                Ok(Prepared::Withheld(refusal)) => {
+                    self.count_refusal(refusal.reason);
+                    Content::Withheld(refusal)
+                }
+                Err(refusal) if refusal.leaves_out() => {
+                    self.count_refusal(refusal.reason);
+                    Content::NoImage(refusal)
+                }
+                Err(refusal) => return Err(self.refuse(index, refusal)),
+            };
+            let input = index;
+            files.push((File { input, member }, content));
+        }
         Ok(Input {
             digest,
             identifiers,
-            content,
+            files,
         })
+    }
+
+    /// The options, with the tenant's rule about text in the pixels and with what the caller says of a volume.
+    fn options_for(&self, tenant: &TenantId, input: &wire::StudyInput) -> Options {
+        let said = [Modality::Ct, Modality::Mr];
+        let said = said.into_iter().find(|one| one.as_str() == input.modality);
+        let options = self.options.with_volume_modality(said);
+        if self.burned_in_allowed.contains(tenant) {
+            options.burned_in(BurnedIn::Allow)
+        } else {
+            options
+        }
+    }
+
+    fn refuse(&self, index: usize, refusal: Refusal) -> PreprocessError {
+        self.count_refusal(refusal.reason);
+        PreprocessError::Refused { index, refusal }
     }
 
     /// Reads an input and decodes it on a blocking thread. The turn is the right to hold its pixels.
@@ -181,15 +207,6 @@ impl Preprocess {
         match self.decodes.run(move || decode(bytes)).await {
             Ok((decoded, turn)) => Ok((digest, decoded, turn)),
             Err(_) => Err(PreprocessError::DecoderPanic { index }),
-        }
-    }
-
-    /// The options, with the tenant's rule about text in the pixels.
-    fn options_for(&self, tenant: &TenantId) -> Options {
-        if self.burned_in_allowed.contains(tenant) {
-            self.options.burned_in(BurnedIn::Allow)
-        } else {
-            self.options
         }
     }
 
@@ -213,20 +230,27 @@ impl Preprocess {
         let inputs = try_join_all(inputs).await?;
         let input_digests = inputs.iter().map(|input| input.digest).collect();
         let (mut unused, mut identifiers) = (Vec::new(), Identifiers::default());
-        let (mut ready, mut slices) = (Vec::new(), Vec::new());
+        let (mut ready, mut slices, mut files) = (Vec::new(), Vec::new(), Vec::new());
         let (mut no_image, mut withheld) = (None, None);
-        for (index, input) in inputs.into_iter().enumerate() {
+        let mut contents = Vec::new();
+        for input in inputs {
             identifiers.merge(input.identifiers);
-            match input.content {
-                Content::Frames(frames) => ready.push((index, frames)),
-                Content::Slices(file) => slices.push((index, file)),
+            contents.extend(input.files);
+        }
+        for (file, content) in contents {
+            match content {
+                Content::Frames(frames) => ready.push((file.input, frames)),
+                Content::Slices(of_file) => {
+                    slices.push((files.len(), of_file));
+                    files.push(file);
+                }
                 Content::NoImage(refusal) => {
-                    unused.push(refused(index, refusal.reason.code(), refusal.to_string()));
-                    no_image.get_or_insert((index, refusal));
+                    unused.push(refused(file, refusal.reason.code(), &refusal.to_string()));
+                    no_image.get_or_insert((file.input, refusal));
                 }
                 Content::Withheld(refusal) => {
-                    unused.push(refused(index, refusal.reason.code(), refusal.to_string()));
-                    withheld.get_or_insert((index, refusal));
+                    unused.push(refused(file, refusal.reason.code(), &refusal.to_string()));
+                    withheld.get_or_insert((file.input, refusal));
                 }
             }
         }
@@ -241,20 +265,20 @@ impl Preprocess {
         }
         let mut volume = Vec::new();
         if !slices.is_empty() {
-            let files: Vec<(usize, &Slices)> = slices
+            let of_volume: Vec<(usize, &Slices)> = slices
                 .iter()
                 .map(|(index, file)| (*index, &**file))
                 .collect();
-            let plan = plan_volume(&files, self.options.convention()).map_err(|refusal| {
+            let plan = plan_volume(&of_volume, self.options.convention()).map_err(|refusal| {
                 self.count_refusal(refusal.reason);
                 PreprocessError::Volume { refusal }
             })?;
             for (index, fate) in &plan.fates {
-                if let Fate::Unused(why) = fate {
-                    unused.push(refused(*index, why.code(), why.text().to_owned()));
+                if let (Fate::Unused(why), Some(file)) = (fate, files.get(*index)) {
+                    unused.push(refused(*file, why.code(), why.text()));
                 }
             }
-            volume = self.volume(started, puts, study, plan).await?;
+            volume = self.volume(started, puts, study, (&files, plan)).await?;
         }
         unused.sort_by_key(|file| file.input_index);
         if identifiers.too_many() {
@@ -274,42 +298,56 @@ impl Preprocess {
         started: &Started,
         puts: &Puts,
         study: &wire::StudyManifest,
-        plan: SlicePlan,
+        (files, plan): (&[File], SlicePlan),
     ) -> Result<Vec<(usize, wire::FrameEntry)>, PreprocessError> {
+        let gone = |what: &str| PreprocessError::Manifest {
+            reason: what.to_owned(),
+        };
+        let shown = plan.frames.iter();
+        let shown: Option<Vec<(File, u32)>> = shown
+            .map(|(index, frame)| Some((*files.get(*index)?, *frame)))
+            .collect();
+        let shown = shown.ok_or_else(|| gone("a slice is of no file"))?;
         let plan = Arc::new(plan);
-        let mut files: Vec<usize> = plan.frames.iter().map(|(index, _)| *index).collect();
-        files.sort_unstable();
-        files.dedup();
-        let decoded = files.iter().map(async |&index| {
-            let wanted = plan.frames.iter().filter(|(file, _)| *file == index);
-            let wanted: Vec<u32> = wanted.map(|(_, frame)| *frame).collect();
+        let mut inputs: Vec<usize> = shown.iter().map(|(file, _)| file.input).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        let decoded = inputs.iter().map(async |&index| {
             let input = study
                 .inputs
                 .get(index)
-                .ok_or_else(|| PreprocessError::Manifest {
-                    reason: format!("input {index} is not there"),
-                })?;
-            let (options, plan, frames) = (self.options, Arc::clone(&plan), wanted.clone());
-            let decode = move |bytes: Bytes| decode_slices(&bytes, &frames, &plan, &options);
-            let (_, frames, turn) = self.decoded(started, index, input, decode).await?;
-            let frames = frames.map_err(|refusal| {
-                self.count_refusal(refusal.reason);
-                PreprocessError::Refused { index, refusal }
-            })?;
-            let entries = self.entries(puts, index, (frames, &[], turn)).await?;
-            Ok::<_, PreprocessError>((index, wanted.into_iter().zip(entries).collect::<Vec<_>>()))
+                .ok_or_else(|| gone("an input is not there"))?;
+            let wanted = wanted(&shown, index);
+            let (options, plan) = (self.options_for(&started.unit.key.tenant, input), Arc::clone(&plan));
+            let decode = move |bytes: Bytes| decode_parts(&bytes, &wanted, &plan, &options);
+            let (_, parts, turn) = self.decoded(started, index, input, decode).await?;
+            let parts = parts.map_err(|refusal| self.refuse(index, refusal))?;
+            let turn = Arc::new(turn);
+            let mut entries = Vec::new();
+            for (member, frames) in parts {
+                let numbers: Vec<u32> = frames.iter().map(|(_, info)| info.frame_index).collect();
+                let of_file = self.entries(puts, index, (frames, &[], &turn)).await?;
+                let file = File {
+                    input: index,
+                    member,
+                };
+                entries.extend(
+                    numbers
+                        .into_iter()
+                        .map(|number| (file, number))
+                        .zip(of_file),
+                );
+            }
+            Ok::<_, PreprocessError>(entries)
         });
-        let mut decoded = try_join_all(decoded).await?;
-        let taken = plan.frames.iter().map(|(index, frame)| {
-            let (_, entries) = decoded.iter_mut().find(|(file, _)| file == index)?;
-            let at = entries.iter().position(|(of, _)| of == frame)?;
-            Some((*index, entries.swap_remove(at).1))
+        let decoded = try_join_all(decoded).await?;
+        let mut decoded: Vec<_> = decoded.into_iter().flatten().collect();
+        let taken = shown.iter().map(|place| {
+            let at = decoded.iter().position(|(of, _)| of == place)?;
+            Some((place.0.input, decoded.swap_remove(at).1))
         });
-        taken
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| PreprocessError::Manifest {
-                reason: "a slice was not decoded".to_owned(),
-            })
+        let taken: Option<Vec<_>> = taken.collect();
+        taken.ok_or_else(|| gone("a slice was not decoded"))
     }
 
     /// The parts of a file in order; a file of one part is not copied.
@@ -360,21 +398,20 @@ impl Preprocess {
         &self,
         puts: &Puts,
         index: usize,
-        (frames, notes, turn): (Vec<(Frame, FrameInfo)>, &[Note], Turn),
+        (frames, notes, turn): (Vec<(Frame, FrameInfo)>, &[Note], &Arc<Turn>),
     ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
         if puts.count(frames.len()) > self.frames_max {
             self.count_refusal(Reason::TooManyFrames);
             let max = self.frames_max;
             return Err(PreprocessError::Frames { max });
         }
-        let turn = Arc::new(turn);
         let entries = frames.into_iter().map(async |(frame, info)| {
             let Frame {
                 side,
                 channels,
                 pixels,
             } = frame;
-            let digest = puts.start(pixels.into(), &turn).await;
+            let digest = puts.start(pixels.into(), turn).await;
             wire::FrameEntry {
                 digest: Bytes::copy_from_slice(digest.as_bytes()),
                 width: side,
@@ -483,9 +520,26 @@ fn steps(bytes: u64) -> u32 {
         .clamp(1, u32::MAX >> 3)
 }
 
-fn refused(index: usize, reason: &str, message: String) -> v1::FileRefused {
+/// Of an input's files that are shown: which frames of each, in the order of the plan.
+fn wanted(shown: &[(File, u32)], input: usize) -> Vec<(Option<u32>, Vec<u32>)> {
+    let mut wanted: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+    for (file, frame) in shown.iter().filter(|(file, _)| file.input == input) {
+        match wanted.iter_mut().find(|(member, _)| *member == file.member) {
+            Some((_, frames)) => frames.push(*frame),
+            None => wanted.push((file.member, vec![*frame])),
+        }
+    }
+    wanted
+}
+
+/// A file of an archive is told by its place, as its name could be a patient's.
+fn refused(file: File, reason: &str, message: &str) -> v1::FileRefused {
+    let message = match file.member {
+        Some(member) => format!("{message} (file {} of the archive)", member + 1),
+        None => message.to_owned(),
+    };
     v1::FileRefused {
-        input_index: u32::try_from(index).unwrap_or(u32::MAX),
+        input_index: u32::try_from(file.input).unwrap_or(u32::MAX),
         reason: reason.to_owned(),
         message,
     }

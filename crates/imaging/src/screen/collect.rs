@@ -57,12 +57,20 @@ const PLACES: &[Tag] = &[
 /// A header that can't be walked, or with more identifiers than are kept.
 pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal> {
     let mut found = Identifiers::default();
-    if sniff(bytes)? != Format::Dicom {
-        return Ok(found);
+    if Archive::of(bytes).is_none() {
+        found.read_file(bytes, limits)?;
+    } else {
+        let mut fault = None;
+        members(bytes, limits, &mut |member| {
+            // What is no image at all is decided on where it is decoded.
+            if fault.is_none() && sniff(&member.bytes).is_ok() && !found.too_many() {
+                fault = found.read_file(&member.bytes, limits).err();
+            }
+        })?;
+        if let Some(refusal) = fault {
+            return Err(refusal);
+        }
     }
-    let opened = header::open(bytes, limits)?;
-    let (data_set, encoding) = opened.data_set();
-    found.read(data_set, encoding, CharacterSet::unnamed(), 0)?;
     if found.too_many() {
         return Err(Refusal::new(Reason::TooLarge)
             .found(format_args!("more than {IDENTIFIERS_MAX} identifiers")));
@@ -72,6 +80,16 @@ pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal
 
 impl Identifiers {
     /// Of a data set or an item, up to its pixels.
+    /// Adds what the header of one file says.
+    fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        if sniff(bytes)? != Format::Dicom {
+            return Ok(());
+        }
+        let opened = header::open(bytes, limits)?;
+        let (data_set, encoding) = opened.data_set();
+        self.read(data_set, encoding, CharacterSet::unnamed(), 0)
+    }
+
     pub(crate) fn read(
         &mut self,
         bytes: &[u8],

@@ -1,8 +1,12 @@
 //! `docs/imaging.md` has the refusals, notes and reasons as the types have them, and names every version.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use medfleet_imaging::{Convention, Note, Reason, Unused};
+
+#[path = "../../examples/pictures/list.rs"]
+mod list;
 
 const PAGE: &str = include_str!("../../../../docs/imaging.md");
 
@@ -54,5 +58,25 @@ fn lists_every_note() {
 fn names_the_versions() {
     for convention in Convention::all() {
         assert!(PAGE.contains(&convention.version), "{}", convention.version);
+    }
+}
+
+#[test]
+fn shows_the_pictures_that_the_code_makes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let corpora = crate::corpus::cache().join("pydicom-data-1.0.0");
+    for (name, png) in list::pictures(&root.join("tests"), &corpora) {
+        let shown = std::fs::read(root.join("../../docs/imaging").join(&name)).unwrap_or_default();
+        let pixels =
+            |bytes: &[u8]| image::load_from_memory(bytes).map(|picture| picture.into_bytes());
+        assert!(
+            pixels(&shown).ok() == pixels(&png).ok(),
+            "docs/imaging/{name} is not what comes out; `cargo run -p medfleet-imaging --example pictures -- {}` writes it",
+            corpora.display()
+        );
+        assert!(
+            PAGE.contains(&format!("(imaging/{name})")),
+            "the page does not show {name}"
+        );
     }
 }

@@ -10,9 +10,12 @@ mod codecs;
 mod corpus;
 mod deidentify;
 mod documentation;
+mod formats;
 mod golden;
+mod parts;
 mod pictures;
 mod refusals;
+mod slides;
 mod synthetic;
 mod volumes;
 

@@ -47,7 +47,7 @@ fn a_file_without_preamble_is_good() {
 
 #[test]
 fn other_modalities_say_which() {
-    for modality in ["US", "MG", "PT", "NM", "SC", "XA"] {
+    for modality in ["US", "RF", "PT", "NM", "SC", "XA"] {
         let bytes = file(|object| put(object, tags::MODALITY, VR::CS, modality));
         let refusal = decode_file(&bytes, &options(8)).unwrap_err();
         assert_eq!(refusal.reason, Reason::ModalityNotSupportedYet);

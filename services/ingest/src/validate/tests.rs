@@ -31,6 +31,7 @@ fn config() -> Config {
 fn image() -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))),
+        modality: String::new(),
     }
 }
 
@@ -240,7 +241,7 @@ fn everything_wrong_is_named_at_once() {
 #[test]
 fn inputs_are_looked_at_one_by_one() {
     let inputs = |source| v1::SubmitJobRequest {
-        inputs: vec![image(), v1::Input { source }],
+        inputs: vec![image(), v1::Input { source, ..image() }],
         ..report()
     };
     use v1::input::Source::{Content, Upload};

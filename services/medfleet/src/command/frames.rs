@@ -11,12 +11,14 @@ use medfleet_imaging::{
 use serde_json::{Value, json};
 
 use crate::exit::{CommandResult, Exit, Fault};
+use crate::modality::VolumeModality;
+use crate::paths::Kind;
 use crate::{paths, show};
 
 /// Flags of `frames`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// DICOM, PNG or JPEG files, or folders, zip or tar archives of them
+    /// DICOM, PNG, JPEG, TIFF or NIfTI files, or folders, zip or tar archives of them
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Where to write the PNGs and manifest.json; made if it is not there
@@ -31,6 +33,9 @@ pub(crate) struct Args {
     /// Take files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says so itself
     #[arg(long)]
     allow_burned_in: bool,
+    /// What volumes are whose format does not say it (NIfTI)
+    #[arg(long, value_enum)]
+    modality: Option<VolumeModality>,
     /// One JSON object per file and line on stdout
     #[arg(long)]
     json: bool,
@@ -55,7 +60,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
             BurnedIn::Allow
         } else {
             BurnedIn::Refuse
-        });
+        })
+        .with_volume_modality(args.modality.map(VolumeModality::of_imaging));
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
     let files = inputs(paths, options.limits())?;
@@ -96,6 +102,14 @@ struct Input {
 }
 
 impl Input {
+    fn kind(&self) -> Result<Kind> {
+        match &self.content {
+            Some(Ok(bytes)) => Ok(Kind::of(bytes)),
+            Some(Err(_)) => Ok(Kind::Dicom),
+            None => paths::kind(&self.path),
+        }
+    }
+
     fn prepare(&self, options: &Options) -> Result<Result<Prepared, Refusal>> {
         Ok(match &self.content {
             Some(Ok(bytes)) => prepare(bytes, options),
@@ -141,8 +155,15 @@ fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>>
     let mut entries = Vec::with_capacity(files.len());
     let mut slices: Vec<(usize, Box<Slices>)> = Vec::new();
     let mut withheld: Vec<(usize, Refusal)> = Vec::new();
+    let kinds = files.iter().map(Input::kind).collect::<Result<Vec<_>>>()?;
+    let directory = kinds.contains(&Kind::Directory);
     for (index, file) in files.iter().enumerate() {
         let path = file.path.as_path();
+        if directory && kinds[index] == Kind::Other {
+            let refusal = Refusal::new(Reason::BesideDirectory);
+            entries.push(left_out(index, path, &refusal));
+            continue;
+        }
         let entry = match file.prepare(options)? {
             Ok(Prepared::Frames(decoded)) => {
                 let frames = write(index, 0, &decoded.frames, out)?;
@@ -156,9 +177,8 @@ fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>>
                 entry
             }
             // A report, an index: nothing to see, unless it is all there is.
-            Err(refusal) if refusal.reason == Reason::NoPixelData && files.len() > 1 => {
-                json!({"input_index": index, "path": path, "frames": [],
-                    "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
+            Err(refusal) if refusal.leaves_out() && files.len() > 1 => {
+                left_out(index, path, &refusal)
             }
             Ok(Prepared::Withheld(refusal)) => {
                 withheld.push((index, refusal.clone()));
@@ -225,6 +245,11 @@ fn volume(
         }
     }
     Ok(())
+}
+
+fn left_out(index: usize, path: &Path, refusal: &Refusal) -> Value {
+    json!({"input_index": index, "path": path, "frames": [],
+        "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
 }
 
 fn refused(index: usize, path: &Path, refusal: &Refusal) -> Value {

@@ -15,6 +15,7 @@ use medfleet_proto::v1::{
 use super::{draw, follow, on_one_thread};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
+use crate::modality::VolumeModality;
 use crate::paths;
 use crate::show::{self, Progress};
 
@@ -24,7 +25,7 @@ const INTERRUPTED: u8 = 130;
 /// Flags of `submit`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// DICOM, PNG or JPEG files, or folders, zip or tar archives of them, in the order the task names them (compare: prior first)
+    /// DICOM, PNG, JPEG, TIFF or NIfTI files, or folders, zip or tar archives of them, in the order the task names them (compare: prior first)
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// What to do with them
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// File with the JSON Schema of the wanted object (extract)
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
+    /// What volumes are whose format does not say it (NIfTI)
+    #[arg(long, value_enum)]
+    modality: Option<VolumeModality>,
     /// How soon it matters
     #[arg(long, value_enum, default_value = "routine")]
     class: ClassName,
@@ -132,6 +136,13 @@ pub(crate) fn run(args: Args) -> CommandResult {
         Some(id) => id.clone(),
         None => random_id()?,
     };
+    let modality = args.modality.map_or("", VolumeModality::word);
+    if files.beside > 0 {
+        eprintln!(
+            "medfleet: {} files that are or lie beside a DICOMDIR are left out",
+            files.beside
+        );
+    }
     let fleet = args.server.resolve()?;
     let submitting = async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
@@ -139,9 +150,14 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: inputs(&client, &files.files, &mut |index, stored, all| {
-                progress.upload(index, stored, all);
-            })
+            inputs: inputs(
+                &client,
+                &files.files,
+                modality,
+                &mut |index, stored, all| {
+                    progress.upload(index, stored, all);
+                },
+            )
             .await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
@@ -193,11 +209,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
     })
 }
 
-/// Small studies travel inside the request; larger ones are uploaded file by file, of which `progress` is told (which one,
+/// Small studies travel inside the request; larger ones are uploaded file by file, `modality` being what their volumes are, of which `progress` is told (which one,
 /// bytes stored, bytes in all).
 pub(super) async fn inputs(
     client: &Client,
     files: &[PathBuf],
+    modality: &str,
     progress: &mut dyn FnMut(usize, u64, u64),
 ) -> Result<Vec<Input>, ClientError> {
     let mut total = 0_u64;
@@ -222,6 +239,7 @@ pub(super) async fn inputs(
         };
         inputs.push(Input {
             source: Some(source),
+            modality: modality.to_owned(),
         });
     }
     Ok(inputs)

@@ -1,0 +1,118 @@
+//! One input of a job: a file, or an archive whose members are the files. One member is in memory at a time, and of a medium
+//! that holds a DICOMDIR only what is DICOM is looked at: viewers, licences and icons lie beside studies on every such disc.
+
+use crate::{
+    Archive, Format, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, SlicePlan,
+    decode_slices, header, members, prepare, sniff,
+};
+
+/// One file of an input.
+#[derive(Debug)]
+pub struct Part {
+    /// Which file of the archive, from 0; `None` where the input is the file.
+    pub member: Option<u32>,
+    /// What it is, or why it is refused.
+    pub outcome: Result<Prepared, Refusal>,
+}
+
+/// Reads every file of an input. Frames are kept until the last file is read, so that `frames_max` bounds them.
+///
+/// # Errors
+/// An archive that is broken or beyond a limit is refused as a whole: half a study must not be taken for all of it.
+pub fn prepare_parts(
+    bytes: &[u8],
+    options: &Options,
+    frames_max: u32,
+) -> Result<Vec<Part>, Refusal> {
+    if Archive::of(bytes).is_none() {
+        let outcome = prepare(bytes, options);
+        return Ok(vec![Part {
+            member: None,
+            outcome,
+        }]);
+    }
+    if bytes.len() as u64 > options.limits().file_bytes_max {
+        return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
+    }
+    let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
+    let mut directory = false;
+    members(bytes, options.limits(), &mut |member| {
+        let outcome = if frames > frames_max as usize {
+            // What follows is not decoded; the whole is refused below.
+            return;
+        } else {
+            prepare(&member.bytes, options)
+        };
+        if let Ok(Prepared::Frames(decoded)) = &outcome {
+            frames += decoded.frames.len();
+        }
+        directory |= matches!(&outcome, Err(refusal) if refusal.reason == Reason::DicomDirectory);
+        dicom.push(sniff(&member.bytes) == Ok(Format::Dicom));
+        parts.push(Part {
+            member: Some(parts.len() as u32),
+            outcome,
+        });
+    })?;
+    if frames > frames_max as usize {
+        return Err(
+            Refusal::new(Reason::TooManyFrames).found(format_args!("more than {frames_max}"))
+        );
+    }
+    if directory {
+        for (part, _) in parts.iter_mut().zip(dicom).filter(|(_, dicom)| !dicom) {
+            part.outcome = Err(Refusal::new(Reason::BesideDirectory));
+        }
+    }
+    Ok(parts)
+}
+
+/// Whether a file is a DICOMDIR, from the bytes of its preamble and file meta information.
+pub fn is_dicom_directory(head: &[u8]) -> bool {
+    // The limits bound what may be unpacked, and of a directory nothing is.
+    sniff(head) == Ok(Format::Dicom)
+        && header::open(head, &Limits::default()).is_ok_and(|opened| opened.is_directory())
+}
+
+impl Refusal {
+    /// Whether the file may be left out, with its reason told, where other files of the study hold images: it holds none.
+    pub fn leaves_out(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::NoPixelData | Reason::DicomDirectory | Reason::BesideDirectory
+        )
+    }
+}
+
+/// Decodes the `wanted` frames of an input's files, each given by its member, as the plan of their volume says; the result
+/// has them in the order of the archive.
+///
+/// # Errors
+/// As [`decode_slices`]; the input must be the one that the plan was made with.
+pub fn decode_parts(
+    bytes: &[u8],
+    wanted: &[(Option<u32>, Vec<u32>)],
+    plan: &SlicePlan,
+    options: &Options,
+) -> Result<Vec<PartFrames>, Refusal> {
+    let of = |member: Option<u32>| wanted.iter().find(|(of, _)| *of == member);
+    if let Some((_, frames)) = of(None) {
+        return Ok(vec![(None, decode_slices(bytes, frames, plan, options)?)]);
+    }
+    let (mut decoded, mut number, mut fault) = (Vec::with_capacity(wanted.len()), 0, None);
+    members(bytes, options.limits(), &mut |member| {
+        if let (Some((of, frames)), None) = (of(Some(number)), &fault) {
+            match decode_slices(&member.bytes, frames, plan, options) {
+                Ok(frames) => decoded.push((*of, frames)),
+                Err(refusal) => fault = Some(refusal),
+            }
+        }
+        number += 1;
+    })?;
+    match fault {
+        Some(refusal) => Err(refusal),
+        None => Ok(decoded),
+    }
+}
+
+/// The frames of one file of an input.
+pub type PartFrames = (Option<u32>, Vec<(Frame, FrameInfo)>);

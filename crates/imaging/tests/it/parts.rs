@@ -1,0 +1,160 @@
+//! Inputs that are archives: their files are those of the study, and what lies beside a DICOMDIR is left out.
+
+use dicom_core::VR;
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use medfleet_imaging::{
+    Convention, Limits, Options, Part, Prepared, Reason, Refusal, Slices, decode_parts,
+    decode_slices, is_dicom_directory, plan_volume, prepare_parts,
+};
+
+use crate::synthetic::{file, put};
+
+fn options() -> Options {
+    Options::new(8, Limits::default()).unwrap()
+}
+
+/// A tar of these files (POSIX.1-1988).
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, bytes) in files {
+        let mut header = [0_u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+        header[156] = b'0';
+        header[257..263].copy_from_slice(b"ustar\0");
+        out.extend_from_slice(&header);
+        out.extend_from_slice(bytes);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+/// A file that only says that it is a DICOMDIR.
+fn directory() -> Vec<u8> {
+    let mut object = InMemDicomObject::new_empty();
+    put(&mut object, tags::FILE_SET_ID, VR::CS, "DISC");
+    let meta = FileMetaTableBuilder::new()
+        .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+        .media_storage_sop_class_uid(uids::MEDIA_STORAGE_DIRECTORY_STORAGE)
+        .media_storage_sop_instance_uid("2.25.9");
+    let mut bytes = Vec::new();
+    let object = object.with_meta(meta).unwrap();
+    object.write_all(&mut bytes).unwrap();
+    bytes
+}
+
+/// An axial CT slice at this height.
+fn slice(z: u32) -> Vec<u8> {
+    file(|object| {
+        put(object, tags::MODALITY, VR::CS, "CT");
+        put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.10");
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.11");
+        put(
+            object,
+            tags::SOP_INSTANCE_UID,
+            VR::UI,
+            format!("2.25.12.{z}"),
+        );
+        put(
+            object,
+            tags::IMAGE_ORIENTATION_PATIENT,
+            VR::DS,
+            "1\\0\\0\\0\\1\\0",
+        );
+        put(
+            object,
+            tags::IMAGE_POSITION_PATIENT,
+            VR::DS,
+            format!("0\\0\\{z}"),
+        );
+    })
+}
+
+fn parts(files: &[(&str, &[u8])]) -> Vec<Part> {
+    prepare_parts(&tar(files), &options(), 128).unwrap()
+}
+
+/// What became of each file: nothing, or why not.
+fn refused(parts: &[Part]) -> Vec<Option<Reason>> {
+    let outcomes = parts.iter().map(|part| part.outcome.as_ref());
+    outcomes
+        .map(|outcome| outcome.err().map(|refusal| refusal.reason))
+        .collect()
+}
+
+#[test]
+fn a_directory_and_what_lies_beside_it_are_left_out() {
+    let (picture, dicom) = (
+        include_bytes!("../golden/formats/gm-grey.png"),
+        file(|_| {}),
+    );
+    let found = parts(&[
+        ("AUTORUN.INF", b"[autorun]"),
+        ("IMAGES/1", &dicom),
+        ("ICON.PNG", picture),
+        ("DICOMDIR", &directory()),
+        ("IMAGES/UNLISTED", &dicom),
+    ]);
+    let beside = Some(Reason::BesideDirectory);
+    assert_eq!(
+        refused(&found),
+        [beside, None, beside, Some(Reason::DicomDirectory), None]
+    );
+    let left_out = |refusal: &Refusal| refusal.leaves_out();
+    assert!(
+        found
+            .iter()
+            .filter_map(|part| part.outcome.as_ref().err())
+            .all(left_out)
+    );
+    // Without the directory the picture is a picture, and the other file is refused.
+    let found = parts(&[("AUTORUN.INF", b"[autorun]"), ("ICON.PNG", picture)]);
+    assert_eq!(refused(&found), [Some(Reason::NotAnImage), None]);
+    assert!(!found[0].outcome.as_ref().unwrap_err().leaves_out());
+}
+
+#[test]
+fn a_directory_is_told_from_its_beginning() {
+    let bytes = directory();
+    assert!(is_dicom_directory(&bytes) && is_dicom_directory(&bytes[..bytes.len().min(1024)]));
+    assert!(!is_dicom_directory(&file(|_| {})) && !is_dicom_directory(b"DICOMDIR"));
+}
+
+#[test]
+fn slices_of_an_archive_are_a_volume() {
+    let files: Vec<Vec<u8>> = [3, 1, 2].map(slice).to_vec();
+    let named: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|bytes| ("../../x", bytes.as_slice()))
+        .collect();
+    let archive = tar(&named);
+    let prepared = prepare_parts(&archive, &options(), 128).unwrap();
+    let slices: Vec<(usize, &Slices)> = prepared
+        .iter()
+        .map(|part| match &part.outcome {
+            Ok(Prepared::Slices(slices)) => (part.member.unwrap() as usize, &**slices),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let plan = plan_volume(&slices, Convention::newest()).unwrap();
+    assert_eq!(plan.frames, [(1, 0), (2, 0), (0, 0)]);
+    let wanted = [(Some(1), vec![0]), (Some(0), vec![0])];
+    let decoded = decode_parts(&archive, &wanted, &plan, &options()).unwrap();
+    // In the order of the archive.
+    assert_eq!([decoded[0].0, decoded[1].0], [Some(0), Some(1)]);
+    let alone = decode_slices(&files[1], &[0], &plan, &options()).unwrap();
+    assert_eq!(decoded[1].1[0].0, alone[0].0);
+}
+
+#[test]
+fn frames_of_an_archive_have_a_limit() {
+    let dicom = file(|_| {});
+    let archive = tar(&[("1", &dicom), ("2", &dicom), ("3", &dicom)]);
+    let found = |most| prepare_parts(&archive, &options(), most).map(|parts| parts.len());
+    assert_eq!(found(3).unwrap(), 3);
+    assert_eq!(found(2).unwrap_err().reason, Reason::TooManyFrames);
+    let half = prepare_parts(&archive[..archive.len() / 2], &options(), 3);
+    assert_eq!(half.unwrap_err().reason, Reason::Truncated);
+}
