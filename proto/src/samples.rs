@@ -47,9 +47,7 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
     }
     match name {
         "work_unit" | "work_unit_cost" => again::<work::WorkUnit>(bytes),
-        "job_record" | "job_record_erased" | "job_record_cost" => {
-            again::<work::JobRecord>(bytes)
-        }
+        "job_record" | "job_record_erased" | "job_record_cost" => again::<work::JobRecord>(bytes),
         "study_manifest" => again::<work::StudyManifest>(bytes),
         "frames_manifest" => again::<work::FramesManifest>(bytes),
         "tokens_manifest" => again::<work::TokensManifest>(bytes),

@@ -52,10 +52,7 @@ async fn wait_for_no_backlog(fleet: &Fleet) -> Result<()> {
 async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let operator = fleet.client(OPERATOR).await?;
-    let (held, free) = (
-        fleet.client("st-mary").await?,
-        fleet.client("st-john").await?,
-    );
+    let held = fleet.client("st-mary").await?;
     let refused = held.pause("st-john", Class::Unspecified).await;
     let refused = refused.expect_err("not an operator");
     ensure!(refused.code() == Code::PermissionDenied, "{refused:?}");

@@ -118,6 +118,11 @@ impl Bucket {
         Ok(Revision(sequence))
     }
 
+    /// Removes a key and its value, without a trace.
+    pub(crate) async fn remove(&self, key: &str) -> Result<()> {
+        self.api.purge(&self.stream, &self.subject(key)).await
+    }
+
     /// Removes the value written as `revision`, and no newer one.
     pub(crate) async fn remove_revision(&self, revision: Revision) -> Result<()> {
         self.api.delete(&self.stream, revision.0).await

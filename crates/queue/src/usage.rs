@@ -95,9 +95,7 @@ impl Queue {
     ) -> Result<Option<UnixMillis>> {
         let work = subject::work_filter(stage, pool, class);
         let released = self.first(subject::work_stream(stage), &work).await?;
-        let Some(stream) = subject::intake_stream(stage) else {
-            return Ok(released);
-        };
+        let stream = subject::intake_stream(stage);
         let intake = subject::intake_filter(stage, pool, class);
         let waiting = self.first(stream, &intake).await?;
         Ok(released.into_iter().chain(waiting).min())

@@ -102,15 +102,13 @@ struct StreamState {
 }
 
 impl Queue {
-    /// Units of a stage that wait for release, of all pools together; none of decode, which is not released.
+    /// Units of a stage that wait for release, of all pools together.
     ///
     /// # Errors
     /// Transient ones.
     pub async fn waiting_for_release(&self, stage: Stage) -> Result<u64> {
         const INFO: Operation = repeatable("look at a stream");
-        let Some(stream) = subject::intake_stream(stage) else {
-            return Ok(0);
-        };
+        let stream = subject::intake_stream(stage);
         let method = format!("STREAM.INFO.{stream}");
         let info: StreamInfo = self.api.call(INFO, &method, &json!({})).await?;
         Ok(info.state.messages)

@@ -85,7 +85,11 @@ impl OpenJobs {
     /// Shows the backlog until the shutdown.
     pub(crate) async fn show(self, pools: Vec<PoolName>, figures: Figures, shutdown: Shutdown) {
         loop {
-            figures.show_backlog_seconds(&self.lock().backlog(&pools));
+            {
+                let ledger = self.lock();
+                figures.show_backlog_seconds(&ledger.backlog(&pools));
+                figures.standing.show_open(ledger.tenants());
+            }
             tokio::select! {
                 () = tokio::time::sleep(SHOW_EVERY) => {}
                 () = shutdown.begun() => return,

@@ -13,12 +13,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
-    CancelJobRequest, Class, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest, EraseJobResponse, GetDeadLetterRequest,
-    GetJobRequest, GetResultRequest, Job, JobState, ListDeadLettersRequest,
-    ListDeadLettersResponse, ListJobsRequest, ListJobsResponse, ListPausesRequest, Pause,
-    PauseWorkRequest, ReplayDeadLetterRequest, Result as Draft, ResumeWorkRequest,
-    SubmitJobRequest, SubmitJobResponse, dead_letter_service_client::DeadLetterServiceClient,
-    job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
+    CancelJobRequest, Class, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest,
+    EraseJobResponse, GetDeadLetterRequest, GetJobRequest, GetResultRequest, Job, JobState,
+    ListDeadLettersRequest, ListDeadLettersResponse, ListJobsRequest, ListJobsResponse,
+    ListPausesRequest, Pause, PauseWorkRequest, ReplayDeadLetterRequest, Result as Draft,
+    ResumeWorkRequest, SubmitJobRequest, SubmitJobResponse,
+    dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
+    operator_service_client::OperatorServiceClient,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};

@@ -318,7 +318,10 @@ impl Preprocess {
                 .get(index)
                 .ok_or_else(|| gone("an input is not there"))?;
             let wanted = wanted(&shown, index);
-            let (options, plan) = (self.options_for(&started.unit.key.tenant, input), Arc::clone(&plan));
+            let (options, plan) = (
+                self.options_for(&started.unit.key.tenant, input),
+                Arc::clone(&plan),
+            );
             let decode = move |bytes: Bytes| decode_parts(&bytes, &wanted, &plan, &options);
             let (_, parts, turn) = self.decoded(started, index, input, decode).await?;
             let parts = parts.map_err(|refusal| self.refuse(index, refusal))?;
@@ -496,9 +499,7 @@ impl Handler for Preprocess {
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
         let whole = self.whole(started, &puts, &study).await?;
-        let step = self
-            .keep(started, puts, whole, study.task.as_ref())
-            .await?;
+        let step = self.keep(started, puts, whole, study.task.as_ref()).await?;
         started.advance(&step).await?;
         Ok(())
     }

@@ -75,7 +75,7 @@ impl Herd {
         let mut tokens = BTreeMap::new();
         let mut entries = String::new();
         for tenant in TENANTS {
-            let (token, entry) = config::token(tenant)?;
+            let (token, entry) = config::token(tenant, false)?;
             tokens.insert(tenant, token);
             entries.push_str(&entry);
         }

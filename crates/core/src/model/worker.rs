@@ -6,8 +6,8 @@ use super::world::{
     result_digest,
 };
 use crate::protocol::{
-    Change, Setback, Standing, Start, Tried, after_refused, after_start, next,
-    propose_change, standing, verdict_of_failure, verdict_of_final,
+    Change, Setback, Standing, Start, Tried, after_refused, after_start, next, propose_change,
+    standing, verdict_of_failure, verdict_of_final,
 };
 use crate::{Failure, FailureReason, JobRecord, Move, Stage, Verdict};
 

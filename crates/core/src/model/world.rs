@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
-    TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
+    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 
 /// Kinds of units: preprocess, up to two chunks, decode, and a chunk that no job has.

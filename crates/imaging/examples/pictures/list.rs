@@ -55,6 +55,7 @@ fn png(files: &[Vec<u8>], frame: usize, options: &Options) -> Vec<u8> {
                 return frame_to_png(&decoded.frames[frame].0).expect("a frame is a picture");
             }
             Prepared::Slices(part) => slices.push(*part),
+            Prepared::Withheld(refusal) => panic!("{refusal}"),
         }
     }
     let parts: Vec<(usize, &Slices)> = slices.iter().enumerate().collect();

@@ -8,7 +8,7 @@ use super::{IDENTIFIERS_MAX, Identifiers};
 use crate::charset::CharacterSet;
 use crate::elements::{Elements, Extent, VrEncoding, items};
 use crate::vocabulary::{is_sequence, vr_of};
-use crate::{Format, Limits, Reason, Refusal, header, sniff};
+use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
 
 /// Real headers stay below five.
 const NESTING_MAX: u32 = 16;

@@ -299,7 +299,7 @@ fn of_two_volumes_one_is_shown() {
         .each_ref()
         .map(|bytes| match prepare(bytes, &options()).unwrap() {
             Prepared::Slices(slices) => slices,
-            Prepared::Frames(_) => panic!("slices"),
+            Prepared::Frames(_) | Prepared::Withheld(_) => panic!("slices"),
         });
     let plan = plan_volume(&[(0, &slices[0]), (1, &slices[1])], Convention::newest()).unwrap();
     assert_eq!(

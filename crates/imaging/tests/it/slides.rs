@@ -26,7 +26,7 @@ fn parts(files: &[Vec<u8>]) -> Vec<Slices> {
         .map(|bytes| prepare(bytes, &options()).unwrap());
     let slices = prepared.map(|prepared| match prepared {
         Prepared::Slices(slices) => *slices,
-        Prepared::Frames(_) => panic!("part of a slide"),
+        Prepared::Frames(_) | Prepared::Withheld(_) => panic!("part of a slide"),
     });
     slices.collect()
 }

@@ -36,8 +36,8 @@ async fn one_reader_sees_every_job_from_now_on() -> Result<()> {
     let more = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
     ensure!(more.is_err(), "an event came twice: {more:?}");
     // The same by direct reads, from the beginning and from the middle.
-    ensure!(queue.next_event(&key, 0).await? == Some(seen[0]));
-    ensure!(queue.next_event(&key, seen[0].0).await? == Some(seen[1]));
+    ensure!(queue.next_event(&key, 0).await? == Some(seen[0].clone()));
+    ensure!(queue.next_event(&key, seen[0].0).await? == Some(seen[1].clone()));
     ensure!(queue.next_event(&key, seen[1].0).await?.is_none());
     Ok(())
 }

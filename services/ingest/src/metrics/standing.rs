@@ -74,7 +74,7 @@ impl Standing {
         let help = "Bytes that a stream of the queue may hold; a full one takes nothing more";
         let bytes = self.stream_limit_bytes.clone();
         registry.register_with_unit("queue_stream_limit", help, Unit::Bytes, bytes);
-        let help = "Jobs that have not ended, by tenant; only the dispatcher reports them, and tenants beyond the twenty largest are one";
+        let help = "Jobs that have not ended, by tenant; every replica reports all, and tenants beyond the twenty largest are one";
         registry.register("open_jobs", help, self.open_jobs.clone());
         let help = "Dead letters that nobody has replayed or put away";
         registry.register("dead_letters", help, self.dead_letters.clone());
@@ -133,12 +133,8 @@ impl Standing {
         self.writable.set(i64::from(is_writable));
     }
 
-    pub(crate) fn show_open<'a>(&self, tenants: impl Iterator<Item = &'a TenantId>) {
-        let mut counts: BTreeMap<&TenantId, i64> = BTreeMap::new();
-        for tenant in tenants {
-            *counts.entry(tenant).or_default() += 1;
-        }
-        let shown = capped(counts);
+    pub(crate) fn show_open<'a>(&self, tenants: impl Iterator<Item = (&'a TenantId, u64)>) {
+        let shown = capped(tenants);
         // Labels only: whatever a panic left is as good as any.
         let mut labels = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         labels.retain(|label| {
@@ -157,7 +153,6 @@ impl Standing {
     /// This process is no longer the dispatcher: what only the dispatcher knows would only be old.
     pub(crate) fn clear(&self) {
         self.oldest_seconds.clear();
-        self.show_open(std::iter::empty());
     }
 
     /// Gives every family a value, so that the whole of it can be described.
@@ -186,9 +181,9 @@ fn dead_letters(usage: &[StreamUsage]) -> u64 {
 }
 
 /// The largest by name, the others together.
-fn capped(counts: BTreeMap<&TenantId, i64>) -> BTreeMap<TenantLabel, i64> {
-    let mut counts: Vec<(&TenantId, i64)> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+fn capped<'a>(counts: impl Iterator<Item = (&'a TenantId, u64)>) -> BTreeMap<TenantLabel, i64> {
+    let mut counts: Vec<(&TenantId, u64)> = counts.filter(|(_, count)| *count > 0).collect();
+    counts.sort_by_key(|(tenant, count)| (std::cmp::Reverse(*count), *tenant));
     let mut shown = BTreeMap::new();
     for (place, (tenant, count)) in counts.into_iter().enumerate() {
         let tenant = if place < TENANTS_MAX {
@@ -196,7 +191,8 @@ fn capped(counts: BTreeMap<&TenantId, i64>) -> BTreeMap<TenantLabel, i64> {
         } else {
             OTHERS.to_owned()
         };
-        *shown.entry(TenantLabel { tenant }).or_default() += count;
+        *shown.entry(TenantLabel { tenant }).or_default() +=
+            i64::try_from(count).unwrap_or(i64::MAX);
     }
     shown
 }
@@ -211,13 +207,13 @@ mod tests {
             .map(|number| TenantId::new(format!("t{number:02}")).expect("a name"))
             .collect();
         // The later a tenant, the more it has.
-        let open = names
-            .iter()
-            .enumerate()
-            .flat_map(|(number, name)| std::iter::repeat_n(name, number + 1));
+        let open = names.iter().zip(1..);
         let standing = Standing::default();
         standing.show_open(open);
-        assert_eq!(standing.open_jobs.len(), TENANTS_MAX + 1);
+        assert_eq!(
+            standing.tenants.lock().expect("no panic").len(),
+            TENANTS_MAX + 1
+        );
         let of = |tenant: &str| {
             let label = TenantLabel {
                 tenant: tenant.to_owned(),
@@ -229,8 +225,12 @@ mod tests {
         assert_eq!(of(OTHERS), Some((1..=10).sum()));
         assert!(TenantId::new(OTHERS).is_err(), "no tenant is called this");
 
-        standing.show_open(names[..1].iter());
+        standing.show_open([(&names[0], 1)].into_iter());
         assert_eq!(of("t00"), Some(1));
-        assert_eq!(standing.open_jobs.len(), 1, "who has none has no label");
+        assert_eq!(
+            standing.tenants.lock().expect("no panic").len(),
+            1,
+            "who has none has no label"
+        );
     }
 }

@@ -20,7 +20,7 @@ impl Recent {
         if self.jobs.len() == JOBS_MAX {
             self.jobs.pop_front();
         }
-        self.jobs.push_back((key.clone(), *event));
+        self.jobs.push_back((key.clone(), event.clone()));
     }
 
     pub(crate) fn latest_first(&self) -> Vec<(JobKey, JobEvent)> {

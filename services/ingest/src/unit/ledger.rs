@@ -141,6 +141,13 @@ impl Ledger {
         self.of_tenant.get(tenant).copied().unwrap_or(0)
     }
 
+    /// Every tenant with open jobs, and how many it has.
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (&TenantId, u64)> {
+        self.of_tenant
+            .iter()
+            .map(|(tenant, count)| (tenant, *count))
+    }
+
     /// Jobs whose time is over.
     pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
         let due = self

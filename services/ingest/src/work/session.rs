@@ -203,11 +203,7 @@ impl<'a> Session<'a> {
         for place in std::mem::take(&mut self.leftovers) {
             self.remove(place).await;
         }
-        let figures = &self.dispatcher.figures;
-        figures.show_backlog(&self.index.backlog());
-        figures
-            .standing
-            .show_open(self.open.keys().map(|key| &key.tenant));
+        self.dispatcher.figures.show_backlog(&self.index.backlog());
     }
 
     async fn recount(&mut self, lanes: Vec<LaneKey>) {
