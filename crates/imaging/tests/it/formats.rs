@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use medfleet_imaging::{
-    Convention, Decoded, Fate, Format, FrameInfo, Limits, Modality, Note, Options, Prepared,
-    Reason, Refusal, Unused, decode_file, decode_slices, plan_volume, prepare,
+    BurnedIn, Convention, Decoded, Fate, Format, FrameInfo, Limits, Modality, Note, Options,
+    Prepared, Reason, Refusal, Unused, decode_file, decode_slices, plan_volume, prepare,
 };
 
 const DIFFERENCE_MAX: u8 = 1;
@@ -58,7 +58,14 @@ fn photographs() {
     let info = check("xc-rgb.dcm", DIFFERENCE_MAX);
     assert_eq!((info.modality, info.window), (Some(Modality::Xc), None));
     assert_eq!(info.notes, []);
-    assert_eq!(check("es-rgb-profile.dcm", DIFFERENCE_MAX).notes, []);
+    // Endoscopes write into their pictures; this one does not say that it has not.
+    let es = read("es-rgb-profile.dcm");
+    let refused = decode_file(&es, &options()).unwrap_err();
+    assert_eq!(refused.reason, Reason::BurnedInAnnotation);
+    let decoded = decode_file(&es, &options().burned_in(BurnedIn::Allow)).unwrap();
+    let info = compare(&decoded, 0, "es-rgb-profile", DIFFERENCE_MAX);
+    assert_eq!(info.notes, []);
+    assert_eq!(decoded.notes, [Note::BurnedInPossible]);
     assert_eq!(
         check("dms-rgb-adobe.dcm", DIFFERENCE_MAX).notes,
         [Note::ProfileNotApplied]
