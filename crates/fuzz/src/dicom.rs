@@ -205,7 +205,7 @@ pub fn encapsulated(header: &Header, syntax: &str, stream: &[u8]) -> Vec<u8> {
     data[length - 4..].copy_from_slice(&UNDEFINED);
     data.extend(item(&[]));
     let split = match stream.len() {
-        length if syntax != RLE && length % 8 == 7 => length / 2 & !1,
+        length if syntax != RLE && length % 8 == 7 => (length / 2) & !1,
         length => length,
     };
     for fragment in [&stream[..split], &stream[split..]] {

@@ -1,6 +1,7 @@
 //! Runs targets in child processes, notices how one ends, and makes the input that ended it small.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
@@ -79,16 +80,17 @@ impl Hunt {
                 End::Time => break,
                 End::Fault(number, fault) => {
                     next = number + 1;
-                    if !report.faults.contains_key(&fault) {
+                    if let Entry::Vacant(place) = report.faults.entry(fault) {
+                        let fault = place.key();
                         let input = Inputs::new(target, self.seed).get(number);
-                        let small = self.smaller(target, input, &fault)?;
-                        let file = self.keep(target, &fault, &small)?;
+                        let small = self.smaller(target, input, fault)?;
+                        let file = self.keep(target, fault, &small)?;
                         eprintln!(
                             "{}: input {number}: {fault}: {}",
                             target.name,
                             file.display()
                         );
-                        report.faults.insert(fault, file);
+                        place.insert(file);
                     }
                 }
             }

@@ -1,12 +1,13 @@
 //! What an operator decides about ingest, with every limit named. Keys that hide a decision have no default.
 
+mod retention;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_core::{Class, PoolName, TaskKind, TenantId};
+use medfleet_core::{PoolName, TaskKind, TenantId};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -14,6 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::unit::{Rules, Weights};
+
+pub use retention::RetentionConfig;
 
 /// The configuration of the `medfleet-ingest` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -245,68 +248,6 @@ impl Quota {
         self.jobs_per_minute != Some(0)
             && self.open_jobs_max != Some(0)
             && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
-    }
-}
-
-/// How long an ended job, its files and its result are kept. A job's request id is free again after that.
-/// `queue.record_retention` is the longest; what nobody relies on goes with `ingest.limits.time_to_live_max`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetentionConfig {
-    /// Of a job whose tenant and class are not named below.
-    pub keep: DurationText,
-    /// Of the classes `stat`, `urgent`, `routine` and `bulk`, in place of `keep`.
-    pub classes: BTreeMap<String, DurationText>,
-    /// Of single tenants, in place of both.
-    pub tenants: BTreeMap<String, DurationText>,
-    /// How often the store is looked through for what may go.
-    pub sweep_every: DurationText,
-}
-
-impl Default for RetentionConfig {
-    fn default() -> Self {
-        Self {
-            keep: DurationText::from_secs(30 * 24 * 60 * 60),
-            classes: BTreeMap::new(),
-            tenants: BTreeMap::new(),
-            sweep_every: DurationText::from_secs(60 * 60),
-        }
-    }
-}
-
-impl RetentionConfig {
-    /// How long an ended job is kept.
-    pub(crate) fn keep(&self, tenant: &TenantId, class: Class) -> Duration {
-        let keep = self.tenants.get(tenant.as_str());
-        let keep = keep.or_else(|| self.classes.get(class.as_str()));
-        keep.unwrap_or(&self.keep).get()
-    }
-
-    /// `longest` is how long records live at all.
-    fn check(&self, longest: DurationText) -> Result<(), ConfigError> {
-        for class in self.classes.keys() {
-            class.parse::<Class>().map_err(|error| {
-                ConfigError::relation(format!("ingest.retention.classes.{class}: {error}"))
-            })?;
-        }
-        for tenant in self.tenants.keys() {
-            TenantId::new(tenant.as_str()).map_err(|error| {
-                ConfigError::relation(format!("ingest.retention.tenants.{tenant}: {error}"))
-            })?;
-        }
-        let all = self.classes.values().chain(self.tenants.values());
-        if all.chain([&self.keep]).any(|keep| *keep > longest) {
-            return Err(ConfigError::relation(format!(
-                "ingest.retention: nothing is kept longer than queue.record_retention, {longest}: a job whose record has \
-                 expired cannot be found"
-            )));
-        }
-        if self.sweep_every.get().is_zero() {
-            return Err(ConfigError::relation(
-                "ingest.retention.sweep_every must be at least 1ms",
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -551,8 +492,8 @@ impl Config {
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.quotas.check()?;
-        let limits = &self.limits;
-        let relations = [
+        self.limits.check()?;
+        all_hold(&[
             (
                 self.models.contains_key(&self.default_model),
                 "ingest.default_model must be one of ingest.models",
@@ -580,26 +521,6 @@ impl Config {
                 "a model alias is 1 to 64 bytes long",
             ),
             (
-                limits.inline_bytes_max.get() <= 3 << 20,
-                "ingest.limits.inline_bytes_max must be at most 3MiB, the public contract",
-            ),
-            (
-                (1..=8 << 20).contains(&limits.upload_part_bytes.get()),
-                "ingest.limits.upload_part_bytes must be 1B to 8MiB",
-            ),
-            (
-                limits.study_bytes_max.get() / limits.upload_part_bytes.get().max(1) <= 4096,
-                "ingest.limits.study_bytes_max must be at most 4096 times ingest.limits.upload_part_bytes",
-            ),
-            (
-                (1..=limits.max_tokens_max).contains(&limits.max_tokens_default),
-                "ingest.limits.max_tokens_default must be 1 to ingest.limits.max_tokens_max",
-            ),
-            (
-                limits.time_to_live_default <= limits.time_to_live_max,
-                "ingest.limits.time_to_live_default must be at most ingest.limits.time_to_live_max",
-            ),
-            (
                 self.watch.signals_max >= 2 && self.watch.signals_max <= 1 << 16,
                 "ingest.watch.signals_max must be 2 to 65536",
             ),
@@ -620,13 +541,43 @@ impl Config {
                 }),
                 "ingest.cost.pools must name pools of ingest.models or ingest.embedders",
             ),
-        ];
-        for (holds, reason) in relations {
-            if !holds {
-                return Err(ConfigError::relation(reason));
-            }
-        }
+        ])?;
         self.weights()?;
         self.pools().map(drop)
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        all_hold(&[
+            (
+                self.inline_bytes_max.get() <= 3 << 20,
+                "ingest.limits.inline_bytes_max must be at most 3MiB, the public contract",
+            ),
+            (
+                (1..=8 << 20).contains(&self.upload_part_bytes.get()),
+                "ingest.limits.upload_part_bytes must be 1B to 8MiB",
+            ),
+            (
+                self.study_bytes_max.get() / self.upload_part_bytes.get().max(1) <= 4096,
+                "ingest.limits.study_bytes_max must be at most 4096 times ingest.limits.upload_part_bytes",
+            ),
+            (
+                (1..=self.max_tokens_max).contains(&self.max_tokens_default),
+                "ingest.limits.max_tokens_default must be 1 to ingest.limits.max_tokens_max",
+            ),
+            (
+                self.time_to_live_default <= self.time_to_live_max,
+                "ingest.limits.time_to_live_default must be at most ingest.limits.time_to_live_max",
+            ),
+        ])
+    }
+}
+
+/// The reason of the first that does not hold.
+fn all_hold(relations: &[(bool, &'static str)]) -> Result<(), ConfigError> {
+    match relations.iter().find(|(holds, _)| !holds) {
+        Some((_, reason)) => Err(ConfigError::relation(*reason)),
+        None => Ok(()),
     }
 }

@@ -93,11 +93,10 @@ impl Keeper {
             };
             let now = self.clock.now();
             match self.queue.record(&key).await? {
-                Some((record, revision)) => {
-                    if self.is_over(tenant, &record, now) {
-                        self.forget(&key, &record, revision).await?;
-                    }
+                Some((record, revision)) if self.is_over(tenant, &record, now) => {
+                    self.forget(&key, &record, revision).await?;
                 }
+                Some(_) => {}
                 // Not a job that is being accepted just now, whose references come before its record.
                 None if is_older(latest, COLLECT_AGE_MIN, now) => self.blobs.release(&key).await?,
                 None => {}

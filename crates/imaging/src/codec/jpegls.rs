@@ -322,7 +322,7 @@ impl Decoder<'_> {
 
     /// Where a restart is due, everything begins anew, as if the scan began here (T.81 F.2.1.3.1, T.87 A.2.1).
     fn restart_before(&mut self, row: usize, lines: &mut [Lines]) -> Result<(), Refusal> {
-        if row == 0 || self.restart_interval == 0 || row % self.restart_interval != 0 {
+        if row == 0 || self.restart_interval == 0 || !row.is_multiple_of(self.restart_interval) {
             return Ok(());
         }
         let number = (row / self.restart_interval - 1) % 8;

@@ -177,8 +177,9 @@ fn border(text: &[char], at: usize) -> bool {
     if is_unspaced(before) || is_unspaced(*after) {
         return true;
     }
-    !(before.is_alphabetic() && after.is_alphabetic())
-        && !(before.is_numeric() && after.is_numeric())
+    let is_inside_word = before.is_alphabetic() && after.is_alphabetic();
+    let is_inside_number = before.is_numeric() && after.is_numeric();
+    !(is_inside_word || is_inside_number)
 }
 
 fn is_separator(c: char) -> bool {

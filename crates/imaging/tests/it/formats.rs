@@ -301,7 +301,7 @@ fn volumes_that_are_not_known_to_come_out_right_are_refused() {
 
 #[test]
 fn of_two_volumes_one_is_shown() {
-    let files = ["ct-left-back-up.nii", "ct-scaled.nii"].map(|name| read(name));
+    let files = ["ct-left-back-up.nii", "ct-scaled.nii"].map(read);
     let slices = files
         .each_ref()
         .map(|bytes| match prepare(bytes, &options()).unwrap() {

@@ -83,6 +83,14 @@ async fn a_record_that_breaks_an_invariant_is_not_stored() -> Result<()> {
     Ok(())
 }
 
+fn preprocessed() -> Move {
+    Move::Preprocessed {
+        frames: Digest::new([7; 32]),
+        chunks: 2,
+        frame_count: 2,
+    }
+}
+
 #[tokio::test]
 async fn moves_are_applied_and_told_once() -> Result<()> {
     let (_server, queue) = start().await?;
@@ -93,17 +101,7 @@ async fn moves_are_applied_and_told_once() -> Result<()> {
     step(&queue, &key, begin(Stage::Preprocess)).await?;
     // A second start changes the count of starts only: no event.
     step(&queue, &key, begin(Stage::Preprocess)).await?;
-    let frames = Digest::new([7; 32]);
-    step(
-        &queue,
-        &key,
-        Move::Preprocessed {
-            frames,
-            chunks: 2,
-            frame_count: 2,
-        },
-    )
-    .await?;
+    step(&queue, &key, preprocessed()).await?;
     step(&queue, &key, begin(Stage::Encode)).await?;
     for chunk in [1, 0, 1] {
         step(&queue, &key, Move::ChunkEncoded { chunk }).await?;

@@ -115,7 +115,7 @@ fn nats() -> Vec<(&'static str, Value)> {
         }}})
     };
     let own = |own: Value| json!({"nats": {"own": own}});
-    let one = json!({"replicas": 1, "volume": {"sizeGiB": 16, "storageClassName": "fast"}});
+    let one = json!({"replicas": 1, "volume": {"sizeGiB": 20, "storageClassName": "fast"}});
     let user = json!({"kind": "user", "secretName": "n", "userName": "fleet"});
     let mutual = json!({"enabled": true, "secretName": "nats-tls", "clientCertificate": true});
     let by_file = json!({"kind": "credentials", "secretName": "n"});

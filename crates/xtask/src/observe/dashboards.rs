@@ -218,7 +218,19 @@ fn health() -> Vec<Panel> {
 }
 
 fn stage() -> Dashboard {
-    let panels = vec![
+    let mut panels = every_stage();
+    panels.extend(single_stages());
+    Dashboard {
+        name: "stage",
+        title: "medfleet: one stage",
+        variables: vec![Variable::Stage],
+        panels,
+    }
+}
+
+/// What every stage tells.
+fn every_stage() -> Vec<Panel> {
+    vec![
         panel(
             "Units by verdict",
             "ops",
@@ -276,6 +288,12 @@ fn stage() -> Dashboard {
                 ),
             ],
         ),
+    ]
+}
+
+/// What only encode or only decode tells.
+fn single_stages() -> Vec<Panel> {
+    vec![
         panel(
             "encode: frames, and frames that go through the model together",
             "short",
@@ -329,13 +347,7 @@ fn stage() -> Dashboard {
                 "sum(rate(medfleet_decode_prefix_tokens_total[$__rate_interval])) / sum(rate(medfleet_decode_prompt_tokens_total[$__rate_interval]))",
             )],
         ),
-    ];
-    Dashboard {
-        name: "stage",
-        title: "medfleet: one stage",
-        variables: vec![Variable::Stage],
-        panels,
-    }
+    ]
 }
 
 fn tenant() -> Dashboard {

@@ -63,7 +63,7 @@ fn all() -> anyhow::Result<Vec<Metric>> {
             WorkerMetrics::register(metrics, *stage, 1).touch();
         }
     };
-    let services: [(&'static str, &dyn Fn(&Metrics)); 5] = [
+    let services: [Service<'_>; 5] = [
         ("workers", &workers),
         ("ingest", &medfleet_ingest::every_metric),
         ("preprocess", &medfleet_preprocess::every_metric),
@@ -77,6 +77,9 @@ fn all() -> anyhow::Result<Vec<Metric>> {
     }
     Ok(all)
 }
+
+/// A service and what registers its metrics.
+type Service<'a> = (&'static str, &'a dyn Fn(&Metrics));
 
 fn of(
     service: &'static str,

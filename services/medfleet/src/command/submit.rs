@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
-    Input, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
+    Input, Job, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
     task::Kind,
 };
 
@@ -174,15 +174,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         if args.json {
             show::print_json(&show::accepted_json(&response, &request.request_id))?;
         } else {
-            let again = if response.already_accepted {
-                " (accepted before)"
-            } else {
-                ""
-            };
-            progress.line(&format!(
-                "accepted {}{again}, trace {}",
-                job.name, job.trace_id
-            ));
+            progress.line(&accepted(job, response.already_accepted));
         }
         if args.no_wait {
             if !args.json {
@@ -207,6 +199,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
             }),
         }
     })
+}
+
+/// That the fleet has it, for people.
+fn accepted(job: &Job, before: bool) -> String {
+    let again = if before { " (accepted before)" } else { "" };
+    format!("accepted {}{again}, trace {}", job.name, job.trace_id)
 }
 
 /// Small studies travel inside the request; larger ones are uploaded file by file, `modality` being what their volumes are, of which `progress` is told (which one,

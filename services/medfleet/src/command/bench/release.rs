@@ -117,7 +117,7 @@ fn unit(number: u32, pool: &PoolName) -> Result<WorkUnit> {
         expires: UnixMillis(SystemClock.now().0.saturating_add(TTL_MILLIS)),
         cost: Cost {
             preprocess_millis: 100,
-            frames: if number % 7 == 0 { 85 } else { 1 },
+            frames: if number.is_multiple_of(7) { 85 } else { 1 },
             encode_millis_per_frame: 200,
             decode_millis_per_frame: 50,
             decode_millis: 6_000,

@@ -1,0 +1,72 @@
+//! How long ended jobs and what is stored for them are kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use medfleet_core::setting::DurationText;
+use medfleet_core::{Class, TenantId};
+use medfleet_runtime::ConfigError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How long an ended job, its files and its result are kept. A job's request id is free again after that.
+/// `queue.record_retention` is the longest; what nobody relies on goes with `ingest.limits.time_to_live_max`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Of a job whose tenant and class are not named below.
+    pub keep: DurationText,
+    /// Of the classes `stat`, `urgent`, `routine` and `bulk`, in place of `keep`.
+    pub classes: BTreeMap<String, DurationText>,
+    /// Of single tenants, in place of both.
+    pub tenants: BTreeMap<String, DurationText>,
+    /// How often the store is looked through for what may go.
+    pub sweep_every: DurationText,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            keep: DurationText::from_secs(30 * 24 * 60 * 60),
+            classes: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            sweep_every: DurationText::from_secs(60 * 60),
+        }
+    }
+}
+
+impl RetentionConfig {
+    /// How long an ended job is kept.
+    pub(crate) fn keep(&self, tenant: &TenantId, class: Class) -> Duration {
+        let keep = self.tenants.get(tenant.as_str());
+        let keep = keep.or_else(|| self.classes.get(class.as_str()));
+        keep.unwrap_or(&self.keep).get()
+    }
+
+    /// `longest` is how long records live at all.
+    pub(super) fn check(&self, longest: DurationText) -> Result<(), ConfigError> {
+        for class in self.classes.keys() {
+            class.parse::<Class>().map_err(|error| {
+                ConfigError::relation(format!("ingest.retention.classes.{class}: {error}"))
+            })?;
+        }
+        for tenant in self.tenants.keys() {
+            TenantId::new(tenant.as_str()).map_err(|error| {
+                ConfigError::relation(format!("ingest.retention.tenants.{tenant}: {error}"))
+            })?;
+        }
+        let all = self.classes.values().chain(self.tenants.values());
+        if all.chain([&self.keep]).any(|keep| *keep > longest) {
+            return Err(ConfigError::relation(format!(
+                "ingest.retention: nothing is kept longer than queue.record_retention, {longest}: a job whose record has \
+                 expired cannot be found"
+            )));
+        }
+        if self.sweep_every.get().is_zero() {
+            return Err(ConfigError::relation(
+                "ingest.retention.sweep_every must be at least 1ms",
+            ));
+        }
+        Ok(())
+    }
+}
