@@ -75,7 +75,7 @@ fn around() -> Vec<Refusal> {
         ),
         (
             json!({"nats": {"own": {"volume": {"sizeGiB": 10}}}}),
-            &["nats.own.volume.sizeGiB", "allowed is 16 or more"],
+            &["nats.own.volume.sizeGiB", "allowed is 17 or more"],
         ),
         (
             json!({"nats": {"mode": "external"}}),
