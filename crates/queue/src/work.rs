@@ -1,5 +1,7 @@
 //! Units of work on their way: into intake, out of it by sequence, into a stage's queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -82,6 +84,8 @@ impl Outstanding {
 
 /// Units of older epochs that one publish takes out at most: more late publishers of one unit than that do not exist.
 const REPLACED_MAX: u32 = 16;
+/// Pause before a unit is put again that is said to be there and is not, times the tries before.
+const AGAIN: Duration = Duration::from_millis(5);
 
 #[derive(Deserialize)]
 struct ConsumerInfo {
@@ -175,7 +179,7 @@ impl Queue {
         const PUBLISH: Operation = repeatable("publish a unit");
         let payload = encode(&unit_to_wire(unit));
         // Again after an older epoch's unit was taken out: a late publisher may put another one in its place.
-        for _ in 0..REPLACED_MAX {
+        for tried in 0..REPLACED_MAX {
             let headers = to_headers(headers);
             let stored = self
                 .api
@@ -186,36 +190,37 @@ impl Queue {
                 Err(error) if is_code(&error, code::STORE_FAILED) => {}
                 Err(error) => return Err(error),
             }
-            let Some(older) = self.older_unit(stream, &subject, unit).await? else {
-                return Ok(Published::AlreadyThere);
-            };
-            // This very message: what may have taken its place meanwhile is newer.
-            self.api.delete(stream, older).await?;
+            match self.live_unit(stream, &subject).await? {
+                // This very message: what may have taken its place meanwhile is newer.
+                Some((sequence, Some(live))) if protocol::replaces(unit, &live) => {
+                    self.api.delete(stream, sequence).await?;
+                }
+                Some(_) => return Ok(Published::AlreadyThere),
+                // It was taken and settled just now, and one more is no harm; or a leader refused ours for one that was never
+                // stored: what it had only promised, a cluster loses with it.
+                None => tokio::time::sleep(AGAIN * tried).await,
+            }
         }
         Err(QueueError::Contended {
             tries: REPLACED_MAX,
         })
     }
 
-    /// Where the live unit of this subject is, if it is left over from before a replay.
-    async fn older_unit(
+    /// Where the message of this subject is, and its unit unless this version cannot read it.
+    async fn live_unit(
         &self,
         stream: &str,
         subject: &str,
-        unit: &WorkUnit,
-    ) -> Result<Option<u64>> {
-        if unit.epoch == 0 {
-            return Ok(None);
-        }
+    ) -> Result<Option<(u64, Option<WorkUnit>)>> {
         let which = Which::Last {
             last_by_subj: subject,
         };
         let Some(live) = self.api.get(stream, which).await? else {
             return Ok(None);
         };
-        let queued: wire::WorkUnit = decode("a work unit", live.payload)?;
-        let queued = unit_from_wire(&queued)?;
-        Ok(protocol::replaces(unit, &queued).then_some(live.sequence))
+        let queued = decode::<wire::WorkUnit>("a work unit", live.payload);
+        let queued = queued.and_then(|queued| unit_from_wire(&queued));
+        Ok(Some((live.sequence, queued.ok())))
     }
 
     /// Released, unfinished units of a (stage, pool), from the consumers' own counts.
