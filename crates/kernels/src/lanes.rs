@@ -125,7 +125,7 @@ pub(crate) trait Lanes: Copy {
     /// GELU in its tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).
     #[inline(always)]
     unsafe fn gelu(self) -> Self {
-        const TWICE_ROOT: f32 = 1.595_769_1;
+        const TWICE_ROOT: f32 = 1.595_769;
         const CUBIC: f32 = 0.044_715;
         unsafe {
             let square = self.mul(self);
