@@ -1,8 +1,11 @@
-//! Attention that never holds a row's scores whole: keys are walked in blocks, with a running maximum and sum for each row
-//! (Milakov and Gimelshein 2018, Dao et al. 2022).
+//! Attention over blocks of keys. In f32 it never holds a row's scores whole: each row has a running maximum and sum (Milakov
+//! and Gimelshein 2018, Dao et al. 2022). In bf16 the model's reference rounds the weights, which needs their sum first:
+//! `rounded`.
 //!
 //! Blocks begin at multiples of a constant, counted from the sequence's start, wherever a prompt was cut; what a row does not
 //! see has weight 0 and changes nothing. So a row's numbers depend on its own keys alone.
+
+mod rounded;
 
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
@@ -73,7 +76,15 @@ impl<T: Number> Attention<'_, T> {
 
     /// Queries of a task.
     fn task_queries(&self) -> usize {
-        (TASK_ROWS / self.group()).max(1)
+        let rows = if T::ROUNDS {
+            let first = self.seen.iter().map(|range| range.first).min();
+            let end = self.seen.iter().map(|range| range.end).max();
+            let keys = end.unwrap_or(1) - first.unwrap_or(0);
+            TASK_ROWS.min(rounded::KEPT_NUMBERS / keys)
+        } else {
+            TASK_ROWS
+        };
+        (rows / self.group()).max(1)
     }
 
     fn check(&self) {
@@ -102,7 +113,7 @@ impl<T: Number> Attention<'_, T> {
 
 impl Kernels {
     /// softmax(q kᵀ × scale) v of several sequences: their rows one after the other, [rows, heads × width].
-    /// Scores are rounded to T before and after scaling, results once.
+    /// Scores are rounded to T before and after scaling, then weights, then results.
     ///
     /// # Panics
     /// Where sizes do not fit each other.
@@ -170,6 +181,8 @@ struct Block {
     first: usize,
     /// Positions, a multiple of [`LANES`].
     count: usize,
+    /// Those that any of the task's queries sees.
+    known: std::ops::Range<usize>,
     /// Panels of sixteen positions, a line for each number of a key.
     keys: Vec<f32>,
     /// Panels of sixteen numbers, a line for each position.
@@ -179,32 +192,34 @@ struct Block {
 impl<T: Number> Work for Task<'_, T> {
     #[inline(always)]
     fn run<S: Lanes>(self) {
-        let width = self.of.sizes[2];
         let mut state = self.state();
-        let seen = &self.of.seen[self.queries.clone()];
-        let first = seen.iter().map(|range| range.first).min().unwrap_or(0);
-        let end = seen.iter().map(|range| range.end).max().unwrap_or(0);
-        let block_keys = block_keys(width);
-        let mut block = Block {
-            first: first / block_keys * block_keys,
-            count: 0,
-            keys: vec![0.0; block_keys * width],
-            values: vec![0.0; block_keys * state.padded],
-        };
-        let mut scores = vec![0.0; BLOCK_ROWS.min(state.rows) * block_keys];
-        while block.first < end {
-            let known = first.max(block.first)..end.min(block.first + block_keys);
-            block.count = (known.end - block.first).next_multiple_of(LANES);
-            self.fill(&mut block, known, state.padded);
-            for row in (0..state.rows).step_by(BLOCK_ROWS) {
-                let rows = row..state.rows.min(row + BLOCK_ROWS);
-                // SAFETY: state, block and scores have the sizes that `state` and the loop above gave them.
-                unsafe { self.mix::<S>(&mut state, &block, rows, &mut scores) };
+        let mut scores = vec![0.0; BLOCK_ROWS.min(state.rows) * block_keys(self.of.sizes[2])];
+        if T::ROUNDS {
+            // SAFETY: state and scores have the sizes that the lines above gave them.
+            unsafe { self.mix_rounded::<S>(&mut state, &mut scores) };
+        } else {
+            let mut block = self.before_all();
+            while self.advance(&mut block) {
+                self.fill_keys(&mut block);
+                self.fill_values(&mut block);
+                for rows in state.blocks() {
+                    // SAFETY: as above, and the block is as large as `before_all` made it.
+                    unsafe { self.mix::<S>(&mut state, &block, rows, &mut scores) };
+                }
             }
-            block.first += block_keys;
         }
         // SAFETY: these rows and heads are this task's alone.
         unsafe { self.finish::<S>(&state) };
+    }
+}
+
+impl State {
+    /// The rows, some at a time.
+    fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let rows = self.rows;
+        (0..rows)
+            .step_by(BLOCK_ROWS)
+            .map(move |row| row..rows.min(row + BLOCK_ROWS))
     }
 }
 
@@ -240,42 +255,99 @@ impl<T: Number> Task<'_, T> {
         }
     }
 
-    /// Brings the positions `known` of a block into order; zeros in place of the others.
-    #[inline(always)]
-    fn fill(&self, block: &mut Block, known: std::ops::Range<usize>, padded: usize) {
-        let [_, kv_heads, width] = self.of.sizes;
+    /// The positions that any of the queries sees.
+    fn span(&self) -> std::ops::Range<usize> {
+        let seen = &self.of.seen[self.queries.clone()];
+        let first = seen.iter().map(|range| range.first).min().unwrap_or(0);
+        first..seen.iter().map(|range| range.end).max().unwrap_or(0)
+    }
+
+    /// The empty block in front of all keys.
+    fn before_all(&self) -> Block {
+        let width = self.of.sizes[2];
+        let keys = block_keys(width);
+        Block {
+            first: self.span().start / keys * keys,
+            count: 0,
+            known: 0..0,
+            keys: vec![0.0; keys * width],
+            values: vec![0.0; keys * width.next_multiple_of(LANES)],
+        }
+    }
+
+    /// Goes on to the next block, whose keys and values are to be filled in; false behind the last.
+    fn advance(&self, block: &mut Block) -> bool {
+        let (span, keys) = (self.span(), block_keys(self.of.sizes[2]));
+        if block.count > 0 {
+            block.first += keys;
+        }
+        if block.first >= span.end {
+            return false;
+        }
+        block.known = span.start.max(block.first)..span.end.min(block.first + keys);
+        block.count = (block.known.end - block.first).next_multiple_of(LANES);
+        true
+    }
+
+    /// Where the numbers of a position's key or value begin.
+    fn stored(&self, position: usize) -> usize {
         let cached = &self.of.cached;
+        let slot = cached
+            .slots
+            .map_or(position, |slots| slots[position - cached.first] as usize);
+        (slot * self.of.sizes[1] + self.kv_head) * self.of.sizes[2]
+    }
+
+    /// Brings the keys of a block into order; zeros in place of those that are not known.
+    #[inline(always)]
+    fn fill_keys(&self, block: &mut Block) {
+        let width = self.of.sizes[2];
         for at in 0..block.count {
             let position = block.first + at;
             let panel = at / LANES * width * LANES + at % LANES;
-            if !known.contains(&position) {
-                for number in 0..width {
-                    block.keys[panel + number * LANES] = 0.0;
+            let lines = block.keys[panel..].iter_mut().step_by(LANES).take(width);
+            if block.known.contains(&position) {
+                let key = &self.of.cached.keys[self.stored(position)..];
+                for (number, value) in lines.zip(key) {
+                    *number = value.wide();
                 }
-                for part in 0..padded / LANES {
-                    let line = (part * block.count + at) * LANES;
-                    block.values[line..line + LANES].fill(0.0);
-                }
-                continue;
+            } else {
+                lines.for_each(|number| *number = 0.0);
             }
-            let slot = cached
-                .slots
-                .map_or(position, |slots| slots[position - cached.first] as usize);
-            let from = (slot * kv_heads + self.kv_head) * width;
-            let key = &cached.keys[from..from + width];
-            let lines = block.keys[panel..].iter_mut().step_by(LANES);
-            for (number, value) in lines.zip(key) {
-                *number = value.wide();
-            }
-            let value = &cached.values[from..from + width];
-            for (part, value) in value.chunks(LANES).enumerate() {
+        }
+    }
+
+    /// The same for values.
+    #[inline(always)]
+    fn fill_values(&self, block: &mut Block) {
+        let width = self.of.sizes[2];
+        for at in 0..block.count {
+            let position = block.first + at;
+            let from = block
+                .known
+                .contains(&position)
+                .then(|| self.stored(position));
+            for part in 0..width.div_ceil(LANES) {
                 let line = (part * block.count + at) * LANES;
                 let line = &mut block.values[line..line + LANES];
+                let Some(from) = from else {
+                    line.fill(0.0);
+                    continue;
+                };
+                let numbers = part * LANES..width.min((part + 1) * LANES);
+                let value = &self.of.cached.values[from..from + width][numbers];
                 for (number, value) in line.iter_mut().zip(value) {
                     *number = value.wide();
                 }
             }
         }
+    }
+
+    /// The part of a block that a row sees.
+    fn seen(&self, block: &Block, row: usize) -> std::ops::Range<usize> {
+        let range = self.of.seen[self.queries.start + row / self.of.group()];
+        let first = range.first.saturating_sub(block.first).min(block.count);
+        first..range.end.saturating_sub(block.first).min(block.count)
     }
 
     /// Takes a block of keys into the rows' results.
@@ -287,38 +359,47 @@ impl<T: Number> Task<'_, T> {
         rows: std::ops::Range<usize>,
         scores: &mut [f32],
     ) {
-        let seen = |row: usize| {
-            let range = self.of.seen[self.queries.start + row / self.of.group()];
-            let first = range.first.saturating_sub(block.first).min(block.count);
-            first..range.end.saturating_sub(block.first).min(block.count)
-        };
-        if rows.clone().all(|row| seen(row).is_empty()) {
+        if rows.clone().all(|row| self.seen(block, row).is_empty()) {
             return;
         }
-        let (count, width) = (block.count, self.of.sizes[2]);
+        let count = block.count;
         unsafe {
             self.scores(state, block, &rows, scores);
             for (at, row) in rows.clone().enumerate() {
                 let scores = &mut scores[at * count..(at + 1) * count];
-                soften::<S, T>(state, row, scores, (seen(row), self.of.scale));
+                let seen = self.seen(block, row);
+                soften::<S>(state, row, scores, (seen, self.of.scale));
             }
-            let left = Left {
-                at: scores.as_ptr(),
-                step: 1,
-                row: count,
-            };
-            let right = Right::F32 {
-                at: block.values.as_ptr(),
-                panel: count,
-            };
-            let sums = Sums {
-                at: state.mixed[rows.start * state.padded..].as_mut_ptr(),
-                row: state.padded,
-                fresh: false,
-            };
-            let sizes = (rows.len(), width.div_ceil(LANES), count);
-            sweep(self.kernels, sizes, left, right, sums);
+            self.add_values(state, block, rows, scores);
         }
+    }
+
+    /// Adds a block's values, each times its weight of [rows, keys].
+    unsafe fn add_values(
+        &self,
+        state: &mut State,
+        block: &Block,
+        rows: std::ops::Range<usize>,
+        weights: &[f32],
+    ) {
+        let (count, width) = (block.count, self.of.sizes[2]);
+        let left = Left {
+            at: weights.as_ptr(),
+            step: 1,
+            row: count,
+        };
+        let right = Right::F32 {
+            at: block.values.as_ptr(),
+            panel: count,
+        };
+        let sums = Sums {
+            at: state.mixed[rows.start * state.padded..].as_mut_ptr(),
+            row: state.padded,
+            fresh: false,
+        };
+        let sizes = (rows.len(), width.div_ceil(LANES), count);
+        // SAFETY: the rows' weights, the block's values and the rows' results are there.
+        unsafe { sweep(self.kernels, sizes, left, right, sums) };
     }
 
     /// Products of rows with all keys of a block: [rows, keys].
@@ -374,7 +455,7 @@ impl<T: Number> Task<'_, T> {
 
 /// A row's scores become weights relative to its largest score so far; what it held before is brought to the same measure.
 #[inline(always)]
-unsafe fn soften<S: Lanes, T: Number>(
+unsafe fn soften<S: Lanes>(
     state: &mut State,
     row: usize,
     scores: &mut [f32],
@@ -391,7 +472,7 @@ unsafe fn soften<S: Lanes, T: Number>(
         let mut most = S::splat(before);
         for at in (0..scores.len()).step_by(LANES) {
             let place = scores[at..].as_mut_ptr();
-            let score = T::round(T::round(S::load(place)).mul(scale));
+            let score = S::load(place).mul(scale);
             score.store(place);
             most = most.max(score);
         }

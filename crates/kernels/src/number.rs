@@ -21,6 +21,9 @@ pub trait Number: Copy + Default + Send + Sync + std::fmt::Debug + Loaded + Kern
 
 /// How vectors of a stored number are read and written.
 pub(crate) trait Loaded: Sized {
+    /// Whether storing loses digits.
+    const ROUNDS: bool;
+
     unsafe fn load<S: Lanes>(from: *const Self) -> S;
     unsafe fn store<S: Lanes>(to: *mut Self, value: S);
     /// `value` as it would be read after it was stored.
@@ -68,6 +71,8 @@ impl Number for f32 {
 }
 
 impl Loaded for f32 {
+    const ROUNDS: bool = false;
+
     #[inline(always)]
     unsafe fn load<S: Lanes>(from: *const Self) -> S {
         unsafe { S::load(from) }
@@ -97,6 +102,8 @@ impl Number for bf16 {
 }
 
 impl Loaded for bf16 {
+    const ROUNDS: bool = true;
+
     #[inline(always)]
     unsafe fn load<S: Lanes>(from: *const Self) -> S {
         unsafe { S::load_bf16(from.cast()) }

@@ -43,13 +43,13 @@ impl Packed {
     }
 
     /// Of a matrix whose rows `read` fetches, at most sixteen at a time, in any order and from several threads.
-    /// `prepare` sees the memory before it is first touched.
+    /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
     ///
     /// # Errors
     /// The first that `read` gave.
     pub fn read<T: Number, E: Send>(
         [outputs, inputs]: [usize; 2],
-        prepare: impl FnOnce(&mut [u8]),
+        prepare: impl FnOnce(*mut [u8]),
         read: impl Fn(Range<usize>, &mut [T]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let pairs = size_of::<T>() == 2;
@@ -57,10 +57,10 @@ impl Packed {
         let count = outputs.div_ceil(LANES) * panel_lines;
         let mut lines: Vec<Line> = Vec::with_capacity(count);
         let spare = &mut lines.spare_capacity_mut()[..count];
-        // SAFETY: the bytes are the vector's own spare ones, and nobody reads them: `prepare` gives advice about pages.
-        prepare(unsafe {
-            std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast(), size_of_val(spare))
-        });
+        prepare(std::ptr::slice_from_raw_parts_mut(
+            spare.as_mut_ptr().cast(),
+            size_of_val(spare),
+        ));
         let panels = spare.par_chunks_mut(panel_lines.max(1)).enumerate();
         panels.try_for_each_init(
             || vec![T::default(); LANES * inputs],

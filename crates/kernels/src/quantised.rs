@@ -49,12 +49,12 @@ struct Values {
 
 impl Quantised {
     /// From the bytes of a GGUF tensor of Q8_0; `None` where they are not as many as the shape needs.
-    /// `prepare` sees the memory before it is first touched.
+    /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
     #[must_use]
     pub fn q8_0(
         bytes: &[u8],
         [outputs, inputs]: [usize; 2],
-        prepare: impl FnOnce(&mut [u8]),
+        prepare: impl FnOnce(*mut [u8]),
     ) -> Option<Self> {
         let blocks = inputs / BLOCK;
         if inputs == 0
@@ -66,10 +66,10 @@ impl Quantised {
         let count = outputs.div_ceil(LANES) * blocks * UNITS;
         let mut units: Vec<Unit> = Vec::with_capacity(count);
         let spare = &mut units.spare_capacity_mut()[..count];
-        // SAFETY: the bytes are the vector's own spare ones, and nobody reads them: `prepare` gives advice about pages.
-        prepare(unsafe {
-            std::slice::from_raw_parts_mut(spare.as_mut_ptr().cast(), size_of_val(spare))
-        });
+        prepare(std::ptr::slice_from_raw_parts_mut(
+            spare.as_mut_ptr().cast(),
+            size_of_val(spare),
+        ));
         let panels = spare.par_chunks_mut(blocks * UNITS).enumerate();
         panels.for_each(|(panel, units)| {
             for (block, units) in units.chunks_mut(UNITS).enumerate() {

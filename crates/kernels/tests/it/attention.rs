@@ -203,3 +203,27 @@ fn scores_of_any_size_are_weighed() {
         assert_eq!(found, [3.0]);
     }
 }
+
+#[test]
+fn weights_are_rounded_in_bf16() {
+    for kernels in Kernels::all() {
+        // 1 / 1021 is 128.4 units in the last place, so that all weights together are 0.4 / 128.4 short of 1.
+        const KEYS: usize = 1021;
+        let found = kernels.attend(&[Attention {
+            query: &[bf16::ONE],
+            sizes: [1, 1, 1],
+            scale: 1.0,
+            cached: Cached {
+                keys: &[bf16::ZERO; KEYS],
+                values: &[bf16::ONE; KEYS],
+                slots: None,
+                first: 0,
+            },
+            seen: &[KeyRange {
+                first: 0,
+                end: KEYS,
+            }],
+        }]);
+        assert_eq!(wide(&found), [1.0 - 1.0 / 256.0]);
+    }
+}
