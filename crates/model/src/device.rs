@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
+use medfleet_kernels::{Kernels, Level};
 
 use crate::error::{BackendError, LoadError};
 
@@ -13,6 +14,10 @@ pub enum ComputeDevice {
     /// All cores.
     #[default]
     Cpu,
+    /// All cores, with the kernels of one level, to compare: `cpu:portable`, `cpu:avx2`.
+    CpuAt(Level),
+    /// All cores, without kernels of our own: `cpu:generic`.
+    CpuGeneric,
     /// An NVIDIA GPU; needs a build with the feature `cuda`.
     Cuda(usize),
     /// An Apple GPU; needs a build with the feature `metal`.
@@ -21,7 +26,9 @@ pub enum ComputeDevice {
 
 /// A name that is not a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("device is {found}, allowed are cpu, cuda, cuda:N, metal and metal:N")]
+#[error(
+    "device is {found}, allowed are cpu, cpu:portable, cpu:avx2, cpu:generic, cuda, cuda:N, metal and metal:N"
+)]
 pub struct ComputeDeviceError {
     /// What was given.
     found: String,
@@ -31,6 +38,8 @@ impl fmt::Display for ComputeDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::CpuAt(level) => write!(f, "cpu:{level}"),
+            Self::CpuGeneric => f.write_str("cpu:generic"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Metal(ordinal) => write!(f, "metal:{ordinal}"),
         }
@@ -44,6 +53,11 @@ impl FromStr for ComputeDevice {
         let refused = || ComputeDeviceError {
             found: text.to_owned(),
         };
+        match text.strip_prefix("cpu:") {
+            Some("generic") => return Ok(Self::CpuGeneric),
+            Some(level) => return level.parse().map(Self::CpuAt).map_err(|_| refused()),
+            None => {}
+        }
         let (kind, ordinal) = match text.split_once(':') {
             Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| refused())?)),
             None => (text, None),
@@ -61,7 +75,13 @@ impl ComputeDevice {
     /// The device, ready to hold tensors.
     pub(crate) fn open(self) -> Result<Device, LoadError> {
         let (opened, built, remedy) = match self {
-            Self::Cpu => return Ok(Device::Cpu),
+            Self::CpuAt(level) if !level.is_available() => {
+                return Err(LoadError::Device {
+                    device: self,
+                    reason: "this machine does not have these instructions".to_owned(),
+                });
+            }
+            Self::Cpu | Self::CpuAt(_) | Self::CpuGeneric => return Ok(Device::Cpu),
             Self::Cuda(ordinal) => (
                 Device::new_cuda(ordinal),
                 cfg!(feature = "cuda"),
@@ -86,6 +106,17 @@ impl ComputeDevice {
     }
 }
 
+impl ComputeDevice {
+    /// The kernels of our own that it uses; none on GPUs, which have others.
+    pub(crate) fn kernels(self) -> Option<Kernels> {
+        match self {
+            Self::Cpu => Some(Kernels::best()),
+            Self::CpuAt(level) => Kernels::at(level),
+            Self::CpuGeneric | Self::Cuda(_) | Self::Metal(_) => None,
+        }
+    }
+}
+
 /// Waits until everything that was asked of the device is done. Each thread has a stream of its own there: what one has
 /// loaded or cleared is there for another only after this.
 pub(crate) fn settle(device: &Device) -> Result<(), BackendError> {
@@ -100,15 +131,19 @@ pub(crate) fn settle(device: &Device) -> Result<(), BackendError> {
 }
 
 /// Kind of device, for a result's provenance: on another kind the same input may be rounded otherwise.
-pub(crate) fn describe(device: &Device) -> String {
+pub(crate) fn describe(device: &Device, kernels: Option<Kernels>) -> String {
     match device {
-        Device::Cpu => format!("cpu {} {}", std::env::consts::ARCH, cpu_level()),
+        Device::Cpu => {
+            let (architecture, libraries) = (std::env::consts::ARCH, cpu_level());
+            let kernels = kernels.map_or("generic".to_owned(), |of| of.level().to_string());
+            format!("cpu {architecture} {libraries}, kernels {kernels}")
+        }
         Device::Cuda(_) => cuda(device),
         Device::Metal(_) => "metal".to_owned(),
     }
 }
 
-/// The widest instruction set that the CPU's kernels choose at run time.
+/// The widest instruction set that candle's CPU code chooses at run time.
 fn cpu_level() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
@@ -149,6 +184,9 @@ mod tests {
             ("cpu", ComputeDevice::Cpu),
             ("cuda", ComputeDevice::Cuda(0)),
             ("cuda:3", ComputeDevice::Cuda(3)),
+            ("cpu:avx2", ComputeDevice::CpuAt(Level::Avx2)),
+            ("cpu:portable", ComputeDevice::CpuAt(Level::Portable)),
+            ("cpu:generic", ComputeDevice::CpuGeneric),
             ("metal:0", ComputeDevice::Metal(0)),
         ] {
             assert_eq!(text.parse(), Ok(device));

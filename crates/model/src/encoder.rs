@@ -1,9 +1,12 @@
 //! One layer of SigLIP's encoder, which its vision and its text tower share: every position sees every other.
 
 use candle_core::Tensor;
+use medfleet_kernels::{Kernels, KeyRange};
 
 use crate::error::{BackendError, LoadError};
-use crate::layers::{LayerNorm, Linear, attend, gelu};
+use crate::fused::Stored;
+use crate::fused::cpu::{self, HeadSizes, Rows};
+use crate::layers::{LayerNorm, Linear, attend};
 use crate::weights::Scope;
 
 /// What a layer is made in.
@@ -54,10 +57,10 @@ impl EncoderLayer {
             &self.query.forward(&normal)?,
             &self.key.forward(&normal)?,
             &self.value.forward(&normal)?,
-            self.heads,
+            (self.heads, self.query.kernels()),
         )?;
-        let x = (x + self.output.forward(&mixed)?)?;
-        Ok((&x + self.feed_forward.forward(&self.norm2.forward(&x)?)?)?)
+        let x = self.output.forward_onto(x, &mixed)?;
+        self.feed_forward.forward_onto(&x, &self.norm2.forward(&x)?)
     }
 }
 
@@ -66,9 +69,31 @@ pub(crate) fn multi_head(
     query: &Tensor,
     key: &Tensor,
     value: &Tensor,
-    heads: usize,
+    (heads, kernels): (usize, Option<Kernels>),
 ) -> Result<Tensor, BackendError> {
     let dim = query.dim(1)? / heads;
+    if let Some(kernels) = kernels {
+        let all = KeyRange {
+            first: 0,
+            end: key.dim(0)?,
+        };
+        let rows = Rows {
+            seen: vec![all; query.dim(0)?],
+            slots: None,
+            first: 0,
+        };
+        let sizes = HeadSizes {
+            heads,
+            kv_heads: heads,
+            width: dim,
+            scale: (dim as f64).powf(-0.5) as f32,
+        };
+        let stored = Stored {
+            keys: key,
+            values: value,
+        };
+        return cpu::attend(kernels, query, stored, (sizes, &[rows]));
+    }
     let split = |t: &Tensor| {
         let rows = t.dim(0)?;
         t.reshape((rows, heads, dim))?.transpose(0, 1)?.contiguous()
@@ -98,6 +123,15 @@ impl FeedForward {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
-        self.down.forward(&gelu(&self.up.forward(x)?)?)
+        self.down.forward(&self.up.forward_gelu(x)?)
+    }
+
+    /// residual + what it makes of x.
+    pub(crate) fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor, BackendError> {
+        self.down.forward_onto(residual, &self.up.forward_gelu(x)?)
     }
 }

@@ -9,6 +9,7 @@ use candle_core::Tensor;
 
 use crate::error::BackendError;
 
+pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 

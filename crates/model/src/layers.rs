@@ -2,8 +2,10 @@
 
 use candle_core::quantized::QTensor;
 use candle_core::{D, DType, Tensor};
+use medfleet_kernels::Kernels;
 
 use crate::error::{BackendError, LoadError};
+use crate::fused::cpu::{self, After};
 use crate::fused::{self, Scale};
 use crate::weights::Scope;
 
@@ -19,6 +21,8 @@ pub(crate) enum Matrix {
     Plain(Tensor),
     /// As a GGUF file stores it; products quantise their other operand to 8 bits.
     Quantised(QTensor),
+    /// Laid out for the CPU's kernels.
+    Cpu(cpu::Matrix),
 }
 
 impl Matrix {
@@ -27,6 +31,7 @@ impl Matrix {
         Ok(match self {
             Self::Plain(weight) => x.matmul(&weight.t()?)?,
             Self::Quantised(weight) => x.contiguous()?.apply_op1_no_bwd(weight)?,
+            Self::Cpu(weight) => weight.product(x, After::default())?,
         })
     }
 
@@ -35,6 +40,7 @@ impl Matrix {
         Ok(match self {
             Self::Plain(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
             Self::Quantised(weight) => weight.embedding(ids)?.to_dtype(dtype)?,
+            Self::Cpu(weight) => weight.rows(ids, dtype)?,
         })
     }
 }
@@ -43,6 +49,8 @@ impl Matrix {
 pub(crate) struct Linear {
     weight: Matrix,
     bias: Option<Tensor>,
+    /// The bias, for the CPU's kernels.
+    bias_values: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -58,19 +66,32 @@ impl Linear {
         } else {
             None
         };
-        Ok(Self { weight, bias })
+        let bias_values = match (&weight, &bias) {
+            (Matrix::Cpu(_), Some(bias)) => {
+                let wide = bias.to_dtype(DType::F32).map_err(BackendError::from)?;
+                Some(wide.to_vec1().map_err(BackendError::from)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            weight,
+            bias,
+            bias_values,
+        })
     }
 
     pub(crate) const fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self {
             weight: Matrix::Plain(weight),
             bias,
+            bias_values: None,
         }
     }
 
     /// x [rows, in] → [rows, out].
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         match (&self.weight, &self.bias) {
+            (Matrix::Cpu(weight), _) => weight.product(x, self.after()),
             (weight, None) => weight.product(x),
             (Matrix::Plain(weight), Some(bias)) if x.device().is_cpu() => {
                 // Rounded once, after the bias, as the reference does; on CPUs products of bf16 are done in f32 anyway.
@@ -88,20 +109,71 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// gelu(x Wᵀ + b).
+    pub(crate) fn forward_gelu(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        let Matrix::Cpu(weight) = &self.weight else {
+            return gelu(&self.forward(x)?);
+        };
+        let after = After {
+            gelu: true,
+            ..self.after()
+        };
+        weight.product(x, after)
+    }
+
+    /// residual + x Wᵀ + b.
+    pub(crate) fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+    ) -> Result<Tensor, BackendError> {
+        let Matrix::Cpu(weight) = &self.weight else {
+            return Ok((residual + self.forward(x)?)?);
+        };
+        let after = After {
+            residual: Some(residual),
+            ..self.after()
+        };
+        weight.product(x, after)
+    }
+
+    /// The kernels that its products use, on CPUs.
+    pub(crate) const fn kernels(&self) -> Option<Kernels> {
+        match &self.weight {
+            Matrix::Cpu(weight) => Some(weight.kernels()),
+            _ => None,
+        }
+    }
+
+    fn after(&self) -> After<'_> {
+        After {
+            bias: self.bias_values.as_deref(),
+            ..After::default()
+        }
+    }
+}
+
 /// Gemma's RMS norm: x / rms(x) × (1 + w), all in f32, rounded to the dtype of x last.
 pub(crate) struct RmsNorm {
     scale: Tensor,
     eps: f64,
+    cpu: Option<cpu::Norm>,
 }
 
 impl RmsNorm {
     pub(crate) fn load(scope: &Scope, width: usize, eps: f64) -> Result<Self, LoadError> {
         let scale = scope.gemma_scale("weight", width)?;
-        Ok(Self { scale, eps })
+        let of = |kernels| cpu::Norm::new(kernels, &scale, None, eps as f32);
+        let cpu = scope.kernels().map(of).transpose()?;
+        Ok(Self { scale, eps, cpu })
     }
 
     /// Over the last dimension of x.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        if let Some(cpu) = &self.cpu {
+            return cpu.rms(x, None);
+        }
         if let Some(y) = fused::norm(x, self.scale(), None)? {
             return Ok(y);
         }
@@ -116,10 +188,18 @@ impl RmsNorm {
         residual: &Tensor,
         x: &Tensor,
     ) -> Result<Tensor, BackendError> {
+        if let Some(cpu) = &self.cpu {
+            return cpu.rms(x, Some(residual));
+        }
         match fused::norm(x, self.scale(), Some(residual))? {
             Some(y) => Ok(y),
             None => Ok((residual + self.forward(x)?)?),
         }
+    }
+
+    /// The norm for the CPU's kernels, where they are used.
+    pub(crate) const fn cpu(&self) -> Option<&cpu::Norm> {
+        self.cpu.as_ref()
     }
 
     /// What the norm multiplies with, for a kernel that does more than the norm.
@@ -136,18 +216,27 @@ pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    cpu: Option<cpu::Norm>,
 }
 
 impl LayerNorm {
     pub(crate) fn load(scope: &Scope, width: usize, eps: f64) -> Result<Self, LoadError> {
+        let weight = scope.get_f32("weight", &[width])?;
+        let bias = scope.get_f32("bias", &[width])?;
+        let of = |kernels| cpu::Norm::new(kernels, &weight, Some(&bias), eps as f32);
+        let cpu = scope.kernels().map(of).transpose()?;
         Ok(Self {
-            weight: scope.get_f32("weight", &[width])?,
-            bias: scope.get_f32("bias", &[width])?,
+            weight,
+            bias,
             eps,
+            cpu,
         })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        if let Some(cpu) = &self.cpu {
+            return cpu.layer(x);
+        }
         if let Some(y) = fused::layer_norm(x, &self.weight, &self.bias, self.eps as f32)? {
             return Ok(y);
         }
@@ -176,7 +265,14 @@ pub(crate) fn gelu(x: &Tensor) -> Result<Tensor, BackendError> {
 }
 
 /// gelu(gate) × up, the heart of Gemma's feed-forward.
-pub(crate) fn gelu_times(gate: &Tensor, up: &Tensor) -> Result<Tensor, BackendError> {
+pub(crate) fn gelu_times(
+    kernels: Option<Kernels>,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<Tensor, BackendError> {
+    if let Some(kernels) = kernels {
+        return cpu::gelu_times(kernels, gate, up);
+    }
     match fused::gelu_times(gate, Some(up))? {
         Some(wide) => Ok(wide),
         None => Ok((gelu(gate)? * up)?),

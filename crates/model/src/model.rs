@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use candle_core::Device;
+use medfleet_kernels::Kernels;
 
 use crate::chat_template;
 use crate::config::{Config, VisionConfig};
@@ -59,6 +60,7 @@ pub struct Model {
     dtype: Dtype,
     digests: Digests,
     device: Device,
+    kernels: Option<Kernels>,
     vision: Option<VisionTower>,
     text: Option<TextTower>,
     tokenizer: Option<Tokenizer>,
@@ -115,7 +117,8 @@ impl Model {
             Some(cache) => Some(Memory::new(dir, cache)?),
             None => None,
         };
-        let weights = Weights::open(dir)?;
+        let mut weights = Weights::open(dir)?;
+        weights.use_kernels(options.device.kernels());
         let tokenizer = match options.parts {
             Parts::Vision => None,
             Parts::Text | Parts::All => Some(load_tokenizer(dir, &config)?),
@@ -136,6 +139,7 @@ impl Model {
     pub fn load_gguf(source: &GgufSource, options: LoadOptions) -> Result<Self, LoadError> {
         let file = GgufFile::open(&source.text)?;
         let mut weights = Weights::default();
+        weights.use_kernels(options.device.kernels());
         let mut config = Config {
             text: crate::gguf::config::text(&file)?,
             vision: None,
@@ -206,6 +210,7 @@ impl Model {
             config,
             dtype,
             device,
+            kernels: options.device.kernels(),
             vision,
             text,
             tokenizer,
@@ -228,7 +233,7 @@ impl Model {
     /// Kind of device that it computes on, with the level of its kernels.
     #[must_use]
     pub fn device(&self) -> String {
-        device::describe(&self.device)
+        device::describe(&self.device, self.kernels)
     }
 
     /// Digests of the weights, over all parts of the folder whichever were loaded.

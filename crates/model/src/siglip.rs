@@ -8,6 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use medfleet_core::Digest;
+use medfleet_kernels::Kernels;
 
 use crate::config::siglip::{SiglipConfig, SiglipTextConfig};
 use crate::device::{self, ComputeDevice};
@@ -25,6 +26,7 @@ pub struct Embedder {
     config: SiglipConfig,
     dtype: Dtype,
     device: Device,
+    kernels: Option<Kernels>,
     digest: Digest,
     tokenizer: TextTokenizer,
     vision: VisionTower,
@@ -51,7 +53,9 @@ impl Embedder {
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(dir: &Path, dtype: Dtype, device: ComputeDevice) -> Result<Self, LoadError> {
         let config = SiglipConfig::read(dir)?;
-        let weights = Weights::open(dir)?;
+        let mut weights = Weights::open(dir)?;
+        let kernels = device.kernels();
+        weights.use_kernels(kernels);
         let device = device.open()?;
         let root = weights.root(dtype, &device);
         let vision = root.at("vision_model");
@@ -70,6 +74,7 @@ impl Embedder {
             config,
             dtype,
             device,
+            kernels,
         };
         device::settle(&loaded.device)?;
         Ok(loaded)
@@ -102,7 +107,7 @@ impl Embedder {
     /// Kind of device that it computes on, with the level of its kernels.
     #[must_use]
     pub fn device(&self) -> String {
-        device::describe(&self.device)
+        device::describe(&self.device, self.kernels)
     }
 
     /// BLAKE3 over all weights.
@@ -209,7 +214,7 @@ impl Pooling {
     /// x [patches, hidden] → [1, hidden].
     fn forward(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         let (key, value) = (self.key.forward(x)?, self.value.forward(x)?);
-        let mixed = multi_head(&self.query, &key, &value, self.heads)?;
+        let mixed = multi_head(&self.query, &key, &value, (self.heads, None))?;
         let mixed = self.output.forward(&mixed)?;
         let wide = self.feed_forward.forward(&self.norm.forward(&mixed)?)?;
         Ok((mixed + wide)?)

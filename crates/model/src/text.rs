@@ -256,7 +256,7 @@ impl Layer {
         let wide = if silu {
             (gate.silu()? * up)?
         } else {
-            gelu_times(&gate, &up)?
+            gelu_times(self.gate.kernels(), &gate, &up)?
         };
         self.down.forward(&wide)
     }

@@ -10,8 +10,10 @@ use std::path::Path;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use medfleet_core::Digest;
+use medfleet_kernels::{Kernels, Packed, Quantised};
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use serde::Deserialize;
@@ -19,6 +21,7 @@ use serde::Deserialize;
 use crate::config::read;
 use crate::dtype::Dtype;
 use crate::error::{BackendError, GgufError, LoadError};
+use crate::fused::cpu;
 use crate::gguf::file::GgufFile;
 use crate::gguf::names::HubName;
 use crate::layers::Matrix;
@@ -112,6 +115,8 @@ impl std::fmt::Debug for Stored {
 #[derive(Default)]
 pub(crate) struct Weights {
     shards: Vec<Shard>,
+    /// Those that products on the CPU use.
+    kernels: Option<Kernels>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -163,6 +168,11 @@ impl Weights {
             });
         }
         Ok(weights)
+    }
+
+    /// Lays matrices out for these kernels, where they are loaded onto a CPU.
+    pub(crate) const fn use_kernels(&mut self, kernels: Option<Kernels>) {
+        self.kernels = kernels;
     }
 
     fn add(&mut self, dir: &Path, name: &str) -> Result<(), LoadError> {
@@ -398,27 +408,26 @@ impl Weights {
 /// Asks for fresh memory in pages of 2 MiB where the system has them: with 4 KiB, the faults of first use take longer than
 /// the reading.
 #[cfg(target_os = "linux")]
-fn prefer_huge_pages(bytes: &mut [u8]) {
+fn prefer_huge_pages(bytes: *mut [u8]) {
     use nix::sys::mman::{MmapAdvise, madvise};
     const PAGE_BYTES: usize = 4096;
     const HUGE_BYTES: usize = 2 << 20;
-    let skipped = bytes.as_ptr().align_offset(PAGE_BYTES);
+    let skipped = bytes.cast::<u8>().align_offset(PAGE_BYTES);
     if bytes.len() < skipped.saturating_add(HUGE_BYTES) {
         return;
     }
-    let bytes = &mut bytes[skipped..];
-    let length = bytes.len();
-    // SAFETY: the range is this slice's own; the advice changes how its pages are backed and nothing in them.
-    let advised = unsafe {
-        let start = std::ptr::NonNull::from(bytes).cast();
-        madvise(start, length, MmapAdvise::MADV_HUGEPAGE)
+    let start = bytes.cast::<u8>().wrapping_add(skipped);
+    let Some(start) = std::ptr::NonNull::new(start.cast()) else {
+        return;
     };
+    // SAFETY: the advice changes how pages are backed and nothing in them, whoever owns them.
+    let advised = unsafe { madvise(start, bytes.len() - skipped, MmapAdvise::MADV_HUGEPAGE) };
     // Without them it is slower, nothing else.
     let _ = advised;
 }
 
 #[cfg(not(target_os = "linux"))]
-fn prefer_huge_pages(_: &mut [u8]) {}
+fn prefer_huge_pages(_: *mut [u8]) {}
 
 /// A place in the tree of tensor names.
 pub(crate) struct Scope<'a> {
@@ -442,6 +451,11 @@ impl Scope<'_> {
     /// What the model computes in.
     pub(crate) const fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// The kernels that layers use, on CPUs.
+    pub(crate) fn kernels(&self) -> Option<Kernels> {
+        self.weights.kernels.filter(|_| self.device.is_cpu())
     }
 
     /// The tensor `name`, which must have `shape`, in the dtype the model computes in.
@@ -472,11 +486,58 @@ impl Scope<'_> {
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let (_, entry) = self.entry(name, &shape)?;
         match entry.dtype {
+            Stored::Ggml(GgmlDType::Q8_0)
+                if entry.keep_quantised
+                    && let Some(kernels) = self.kernels()
+                    && let bytes = self.weights.bytes(entry)
+                    && let Some(weight) = Quantised::q8_0(bytes, shape, prefer_huge_pages) =>
+            {
+                self.weights.let_go(entry);
+                Ok(Matrix::Cpu(cpu::Matrix::quantised(kernels, weight)))
+            }
             Stored::Ggml(dtype) if entry.keep_quantised && dtype.block_size() > 1 => {
                 let tensor = self.quantised(entry, dtype).map_err(BackendError::from)?;
                 Ok(Matrix::Quantised(tensor))
             }
-            _ => Ok(Matrix::Plain(self.get(name, &shape)?)),
+            _ => match self.kernels() {
+                Some(kernels) => {
+                    let packed = self.packed(name, shape)?;
+                    Ok(Matrix::Cpu(cpu::Matrix::packed(kernels, packed)))
+                }
+                None => Ok(Matrix::Plain(self.get(name, &shape)?)),
+            },
+        }
+    }
+
+    /// A matrix laid out for the CPU's kernels: read straight into its place where it is stored in the model's dtype.
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {
+        let (_, entry) = self.entry(name, &shape)?;
+        let plain = &self.weights.shards[entry.shard].plain;
+        let (Some((file, file_name)), true) = (plain, cfg!(target_endian = "little")) else {
+            return Ok(cpu::pack(&self.get(name, &shape)?)?);
+        };
+        let read = |rows: Range<usize>, into: &mut [u8]| {
+            let row_bytes = entry.bytes.len() / shape[0];
+            let from = entry.bytes.start + rows.start * row_bytes;
+            let read = file.read_exact_at(into, from as u64);
+            read.map_err(|source| LoadError::Read {
+                file: file_name.clone(),
+                source,
+            })
+        };
+        match (entry.dtype, self.dtype) {
+            (Stored::Safetensors(StoredDtype::F32), Dtype::F32) => {
+                Packed::read(shape, prefer_huge_pages, |rows, into: &mut [f32]| {
+                    read(rows, bytemuck::cast_slice_mut(into))
+                })
+            }
+            (Stored::Safetensors(StoredDtype::BF16), Dtype::Bf16) => {
+                Packed::read(shape, prefer_huge_pages, |rows, into: &mut [bf16]| {
+                    let bits: &mut [u16] = into.reinterpret_cast_mut();
+                    read(rows, bytemuck::cast_slice_mut(bits))
+                })
+            }
+            _ => Ok(cpu::pack(&self.get(name, &shape)?)?),
         }
     }
 

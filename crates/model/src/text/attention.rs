@@ -1,10 +1,12 @@
 //! Attention of one layer over a batch of chunks: projections and norms for all rows at once, the rest per chunk.
 
 use candle_core::Tensor;
+use medfleet_kernels::Kernels;
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, LoadError};
 use crate::fused;
+use crate::fused::cpu::{self, HeadSizes, Rows};
 use crate::layers::{Linear, RmsNorm, attend};
 use crate::text::Mutations;
 use crate::text::batch::{Chunk, Plan};
@@ -70,7 +72,11 @@ impl Attention {
         let key = heads.rope.apply_after(&self.key_norm, &key, heads.kind)?;
         let value = split(self.value.forward(x)?, config.kv_heads)?;
         heads.store(layer, pool, (&key, &value))?;
-        self.output.forward(&heads.mix_all(&query, layer, pool)?)
+        let mixed = match self.query.kernels() {
+            Some(kernels) => heads.mix_in_place(kernels, &query, layer, pool)?,
+            None => heads.mix_all(&query, layer, pool)?,
+        };
+        self.output.forward(&mixed)
     }
 }
 
@@ -94,6 +100,40 @@ impl Heads<'_> {
             pool.write(layer, chunk.table, chunk.start, (&of_chunk.0, &of_chunk.1))?;
         }
         Ok(())
+    }
+
+    /// All chunks, over keys and values where they lie: query [rows, heads, head dim] → [rows, heads × head dim].
+    fn mix_in_place(
+        &self,
+        kernels: Kernels,
+        query: &Tensor,
+        layer: usize,
+        pool: &KvPool,
+    ) -> Result<Tensor, BackendError> {
+        let group = pool.group(layer);
+        let rows = self.chunks.iter().enumerate().map(|(index, chunk)| {
+            let visible = Visible {
+                window: self.window(),
+                runs: self.runs(index),
+            };
+            let (first, end) = (
+                visible.first_key(chunk.start),
+                chunk.start + chunk.tokens.len(),
+            );
+            Rows {
+                seen: (chunk.start..end).map(|q| visible.range(q)).collect(),
+                slots: Some(pool.slots(group, chunk.table, first..end)),
+                first,
+            }
+        });
+        let sizes = HeadSizes {
+            heads: self.config.heads,
+            kv_heads: self.config.kv_heads,
+            width: self.config.head_dim,
+            scale: self.scale() as f32,
+        };
+        let batch: Vec<Rows> = rows.collect();
+        cpu::attend(kernels, query, pool.stored(layer), (sizes, &batch))
     }
 
     /// All chunks: query [rows, heads, head dim] → [rows, heads × head dim].

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use candle_core::{Device, Tensor};
+use medfleet_kernels::KeyRange;
 
 use crate::error::BackendError;
 
@@ -20,6 +21,15 @@ impl Visible<'_> {
     fn sees(&self, q: usize, k: usize, run: Option<&Range<usize>>) -> bool {
         let known = k <= q || run.is_some_and(|run| run.contains(&k));
         known && self.window.is_none_or(|window| k + window > q)
+    }
+
+    /// What the query at `q` sees: always one stretch, since its image reaches behind it without a gap.
+    pub(crate) fn range(&self, q: usize) -> KeyRange {
+        let run = self.runs.iter().find(|run| run.contains(&q));
+        KeyRange {
+            first: self.first_key(q),
+            end: run.map_or(q + 1, |run| run.end),
+        }
     }
 
     /// The first key that any query from `start` on can see.
@@ -73,7 +83,12 @@ mod tests {
         let row = |q: usize| {
             let run = runs.iter().find(|run| run.contains(&q));
             keys.clone()
-                .map(|k| if visible.sees(q, k, run) { 'x' } else { '.' })
+                .map(|k| {
+                    let range = visible.range(q);
+                    let sees = visible.sees(q, k, run);
+                    assert_eq!((range.first..range.end).contains(&k), sees, "{q} sees {k}");
+                    if sees { 'x' } else { '.' }
+                })
                 .collect::<String>()
         };
         assert_eq!(queries.map(row).collect::<Vec<_>>(), expected);

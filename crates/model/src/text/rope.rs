@@ -147,6 +147,9 @@ impl Rope {
         kind: LayerKind,
     ) -> Result<Tensor, BackendError> {
         let Pair { cos, sin } = self.of(kind);
+        if let Some(norm) = norm.cpu() {
+            return norm.rotated(x, cos, sin);
+        }
         match fused::norm_rope(x, norm.scale(), cos, sin)? {
             Some(rotated) => Ok(rotated),
             None => self.apply(&norm.forward(x)?, kind),

@@ -9,6 +9,7 @@ const CRATES: &[&str] = &[
     "medfleet-core",
     "medfleet-engine",
     "medfleet-imaging",
+    "medfleet-kernels",
     "medfleet-model",
     "medfleet-proto",
     "medfleet-queue",
@@ -23,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-core", &[]),
     ("medfleet-proto", &[]),
     ("medfleet-resample", &[]),
+    ("medfleet-kernels", &[]),
     // Writes DICOM files, which imaging only reads.
     ("medfleet-phantom", &[]),
     ("medfleet-score", &[]),
@@ -35,7 +37,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "medfleet-queue",
         &["medfleet-core", "medfleet-proto", "medfleet-store"],
     ),
-    ("medfleet-model", &["medfleet-core", "medfleet-resample"]),
+    (
+        "medfleet-model",
+        &["medfleet-core", "medfleet-kernels", "medfleet-resample"],
+    ),
     ("medfleet-engine", &["medfleet-core", "medfleet-model"]),
     (
         "medfleet-worker",

@@ -55,7 +55,10 @@ pub(super) struct Checkpoint {
     /// What to compute in: bf16 or f32
     #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     pub(super) dtype: Dtype,
-    /// Where to compute: cpu, or cuda, cuda:N, metal in a build that has them
+    /// Layers of each tower at most, for a run that takes less; DIR then holds a checkpoint of so many
+    #[arg(long, value_name = "N", default_value_t = LAYERS)]
+    layers: usize,
+    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2), or cuda, cuda:N, metal in a build that has them
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: ComputeDevice,
 }
@@ -66,7 +69,12 @@ impl Checkpoint {
         if self.dir.join(INDEX).is_file() {
             return Ok(None);
         }
-        write(&self.dir, &self.tokenizer).map(Some)
+        write(&self.dir, &self.tokenizer, self.layers).map(Some)
+    }
+
+    /// Bytes of all its tensors.
+    pub(super) fn weights_bytes(&self) -> u64 {
+        planned(self.layers).iter().map(Planned::bytes).sum()
     }
 
     /// Loads all of it, and says how long that took.
@@ -83,23 +91,18 @@ impl Checkpoint {
     }
 }
 
-/// Bytes of all its tensors.
-pub(super) fn weights_bytes() -> u64 {
-    planned().iter().map(Planned::bytes).sum()
-}
-
 /// Writes the checkpoint; its index comes last, so that an interrupted one is written again.
-fn write(dir: &Path, tokenizer: &Path) -> Result<Duration> {
+fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
     let begun = Instant::now();
     let unwritable = || format!("cannot write to {}", dir.display());
     std::fs::create_dir_all(dir).with_context(unwritable)?;
     let from = tokenizer.join(TOKENIZER);
     std::fs::copy(&from, dir.join(TOKENIZER))
         .with_context(|| format!("cannot copy {}", from.display()))?;
-    let config = config(tokenizer)?;
+    let config = config(tokenizer, layers)?;
     std::fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)
         .with_context(unwritable)?;
-    let tensors = planned();
+    let tensors = planned(layers);
     let half = tensors.iter().map(Planned::bytes).sum::<u64>() / 2;
     let mut begun_bytes = 0;
     let shard_of = tensors.iter().map(|tensor| {
@@ -154,7 +157,7 @@ fn write_shard(path: &Path, tensors: &[&Planned], random: &mut Random) -> Result
 }
 
 /// MedGemma 4B's sizes with the ids of another tokenizer's special tokens.
-fn config(tokenizer: &Path) -> Result<Value> {
+fn config(tokenizer: &Path, layers: usize) -> Result<Value> {
     let path = tokenizer.join("config.json");
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read {}", path.display()))?;
@@ -169,7 +172,7 @@ fn config(tokenizer: &Path) -> Result<Value> {
         "intermediate_size": INTERMEDIATE,
         "max_position_embeddings": 131_072,
         "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": LAYERS.min(layers),
         "num_key_value_heads": KV_HEADS,
         "query_pre_attn_scalar": 256,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
@@ -182,15 +185,15 @@ fn config(tokenizer: &Path) -> Result<Value> {
         "image_size": 896,
         "intermediate_size": VISION_INTERMEDIATE,
         "num_attention_heads": 16,
-        "num_hidden_layers": VISION_LAYERS,
+        "num_hidden_layers": VISION_LAYERS.min(layers),
         "patch_size": PATCH,
         "vision_use_head": false,
     });
     Ok(config)
 }
 
-/// Every tensor of the checkpoint, under the names of the hub.
-fn planned() -> Vec<Planned> {
+/// Every tensor of a checkpoint with so many layers at most, under the names of the hub.
+fn planned(layers: usize) -> Vec<Planned> {
     let mut tensors = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let shape = shape.to_vec();
@@ -198,7 +201,7 @@ fn planned() -> Vec<Planned> {
     };
     let text = "language_model.model";
     add(format!("{text}.embed_tokens.weight"), &[VOCAB, HIDDEN]);
-    for layer in 0..LAYERS {
+    for layer in 0..LAYERS.min(layers) {
         let mut of_layer = |name: &str, shape: &[usize]| {
             add(format!("{text}.layers.{layer}.{name}.weight"), shape);
         };
@@ -234,7 +237,7 @@ fn planned() -> Vec<Planned> {
         hidden,
         &[3, PATCH, PATCH],
     );
-    for layer in 0..VISION_LAYERS {
+    for layer in 0..VISION_LAYERS.min(layers) {
         let of_layer = |name: &str| format!("{vision}.encoder.layers.{layer}.{name}");
         both(of_layer("layer_norm1"), hidden, &[]);
         both(of_layer("layer_norm2"), hidden, &[]);
@@ -301,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_checkpoint_has_the_size_of_the_real_one() {
-        let tensors = planned();
+        let tensors = planned(LAYERS);
         // google/medgemma-1.5-4b-it: 4,300,079,472 parameters in 883 tensors.
         assert_eq!(
             tensors.iter().map(Planned::values).sum::<usize>(),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use medfleet_model::{Continue, Frame, Message, Model, Request};
 use serde_json::json;
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::Checkpoint;
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, bytes, seconds};
 
@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         None => None,
     };
     let figures = Figures {
-        weights_bytes: checkpoint::weights_bytes(),
+        weights_bytes: args.checkpoint.weights_bytes(),
         written,
         first,
         again,

@@ -1,0 +1,137 @@
+//! Sixteen f32 at a time, by level. A panel of packed weights is as wide as this, so that a level with wider registers needs
+//! no other layout: it is one register there, two with AVX2, an array in portable code.
+
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub(crate) use portable::Portable;
+
+/// Numbers in a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A vector of [`LANES`] f32. Every function is `#[inline(always)]`: it is compiled into the work of its level.
+///
+/// Safety: functions may only be called where the level's instructions exist; pointers must be good for all they reach.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen i32, the sums of an integer product.
+    type Sums: Copy;
+    /// Sixteen times four i8, weights of as many outputs.
+    type Quads: Copy;
+
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// The larger; `other` where either is no number.
+    unsafe fn max(self, other: Self) -> Self;
+    /// The smaller; `other` where either is no number.
+    unsafe fn min(self, other: Self) -> Self;
+    /// self × by + to; rounded once where the level can.
+    unsafe fn mul_add(self, by: Self, to: Self) -> Self;
+    /// To the nearest whole number, ties to even.
+    unsafe fn round(self) -> Self;
+    /// 2^self of whole numbers between −126 and 127.
+    unsafe fn power_of_two(self) -> Self;
+
+    /// Widened bf16.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// Rounded to bf16, ties to even.
+    unsafe fn store_bf16(self, to: *mut u16);
+    /// The low halves of sixteen u32 as bf16, widened, and the high halves.
+    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+    /// Widened f16.
+    unsafe fn load_f16(from: *const u16) -> Self;
+
+    unsafe fn no_sums() -> Self::Sums;
+    /// 64 bytes: four i8 of each of sixteen outputs.
+    unsafe fn load_quads(from: *const i8) -> Self::Quads;
+    /// sums + the products of each output's four weights with four values, every value within −127..=127.
+    unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums;
+    unsafe fn from_sums(sums: Self::Sums) -> Self;
+
+    /// Rounded to bf16, as f32.
+    #[inline(always)]
+    unsafe fn rounded_to_bf16(self) -> Self {
+        let mut bits = [0_u16; LANES];
+        unsafe {
+            self.store_bf16(bits.as_mut_ptr());
+            Self::load_bf16(bits.as_ptr())
+        }
+    }
+
+    /// The sum of all lanes, always in the same order.
+    #[inline(always)]
+    unsafe fn total(self) -> f32 {
+        let mut lanes = [0_f32; LANES];
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] += lanes[lane + width];
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        let mut lanes = [0_f32; LANES];
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        lanes.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// e^self for self ≤ 88; what is below −87 is 0. Within 2 units in the last place (tested against f64).
+    #[inline(always)]
+    unsafe fn exp(self) -> Self {
+        // e^x = 2^n · e^r with |r| ≤ ln 2 / 2; ln 2 in two parts, so that r is exact; e^r by its Taylor series.
+        const LN_2_HIGH: f32 = 0.693_359_4;
+        const LN_2_LOW: f32 = -2.121_944_4e-4;
+        const SERIES: [f32; 7] = [
+            1.0 / 5040.0,
+            1.0 / 720.0,
+            1.0 / 120.0,
+            1.0 / 24.0,
+            1.0 / 6.0,
+            0.5,
+            1.0,
+        ];
+        unsafe {
+            // In this order both comparisons hand on what is no number.
+            let x = Self::splat(88.0).min(Self::splat(-87.0).max(self));
+            let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+            let r = n.mul_add(Self::splat(-LN_2_HIGH), x);
+            let r = n.mul_add(Self::splat(-LN_2_LOW), r);
+            let mut y = Self::splat(SERIES[0]);
+            for coefficient in &SERIES[1..] {
+                y = y.mul_add(r, Self::splat(*coefficient));
+            }
+            let y = y.mul_add(r, Self::splat(1.0));
+            y.mul(n.power_of_two()).zero_below(self, -87.0)
+        }
+    }
+
+    /// self, but 0 in lanes where `x` is below `least`.
+    unsafe fn zero_below(self, x: Self, least: f32) -> Self;
+
+    /// GELU in its tanh form: x · sigmoid(2 √(2/π) (x + 0.044715 x³)).
+    #[inline(always)]
+    unsafe fn gelu(self) -> Self {
+        const TWICE_ROOT: f32 = 1.595_769;
+        const CUBIC: f32 = 0.044_715;
+        unsafe {
+            let square = self.mul(self);
+            let inner = square.mul_add(Self::splat(CUBIC), Self::splat(1.0));
+            let u = self.mul(inner).mul(Self::splat(-TWICE_ROOT));
+            self.div(Self::splat(1.0).add(u.exp()))
+        }
+    }
+}

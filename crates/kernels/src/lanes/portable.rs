@@ -1,0 +1,145 @@
+//! Plain arrays: the level of any machine, and what the others are compared with.
+
+use half::{bf16, f16};
+
+use super::{LANES, Lanes};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; LANES]);
+
+impl Portable {
+    #[inline(always)]
+    fn with(self, other: Self, of: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|lane| of(self.0[lane], other.0[lane])))
+    }
+
+    #[inline(always)]
+    fn each(self, of: impl Fn(f32) -> f32) -> Self {
+        Self(self.0.map(of))
+    }
+}
+
+impl Lanes for Portable {
+    type Sums = [i32; LANES];
+    type Quads = [[i8; 4]; LANES];
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.with(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.with(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        self.with(other, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.with(other, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        self.with(other, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(self, by: Self, to: Self) -> Self {
+        // Not `f32::mul_add`: without the instruction that is a call into a library for every number.
+        Self(std::array::from_fn(|lane| {
+            self.0[lane] * by.0[lane] + to.0[lane]
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        self.each(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    unsafe fn power_of_two(self) -> Self {
+        self.each(|n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self(bits.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut u16) {
+        let bits = self.0.map(|value| bf16::from_f32(value).to_bits());
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+        let bits = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        (
+            Self(bits.map(|bits| f32::from_bits(bits << 16))),
+            Self(bits.map(|bits| f32::from_bits(bits & 0xffff_0000))),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        let bits = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self(bits.map(|bits| f16::from_bits(bits).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn no_sums() -> Self::Sums {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load_quads(from: *const i8) -> Self::Quads {
+        unsafe { from.cast::<Self::Quads>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums {
+        let values = values.to_le_bytes().map(|byte| i32::from(byte as i8));
+        std::array::from_fn(|lane| {
+            let weights = weights[lane].map(i32::from);
+            let products = weights.iter().zip(values).map(|(w, x)| w * x);
+            sums[lane] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn from_sums(sums: Self::Sums) -> Self {
+        Self(sums.map(|sum| sum as f32))
+    }
+
+    #[inline(always)]
+    unsafe fn zero_below(self, x: Self, least: f32) -> Self {
+        self.with(x, |value, x| if x < least { 0.0 } else { value })
+    }
+}

@@ -1,0 +1,156 @@
+//! Which instruction set the kernels use: the best one the machine has, or one that was asked for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::lanes::{Lanes, Portable};
+
+/// An instruction set that kernels were written for, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// Whatever the compiler makes of plain loops.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+/// A name that is not a level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LevelError {
+    /// What was given.
+    pub found: String,
+}
+
+impl fmt::Display for LevelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = &self.found;
+        write!(f, "kernel level is {found}, allowed are portable and avx2")
+    }
+}
+
+impl std::error::Error for LevelError {}
+
+impl Level {
+    const ALL: [Self; 2] = [Self::Portable, Self::Avx2];
+
+    /// Whether this machine can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 => false,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+        })
+    }
+}
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(text: &str) -> Result<Self, LevelError> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|level| level.to_string() == text);
+        found.ok_or_else(|| LevelError {
+            found: text.to_owned(),
+        })
+    }
+}
+
+/// The kernels of one level that this machine has: the proof that they may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kernels {
+    level: Level,
+}
+
+/// Work that is written once for all levels.
+pub(crate) trait Work {
+    /// Does it with the vectors of one level. Must be `#[inline(always)]`, so that it is compiled for that level.
+    fn run<S: Lanes>(self);
+}
+
+impl Kernels {
+    /// The highest level of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        let level = Level::ALL.into_iter().rfind(|level| level.is_available());
+        Self {
+            level: level.unwrap_or(Level::Portable),
+        }
+    }
+
+    /// A level that was asked for; `None` where this machine does not have it.
+    #[must_use]
+    pub fn at(level: Level) -> Option<Self> {
+        level.is_available().then_some(Self { level })
+    }
+
+    /// Every level of this machine, lowest first.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        Level::ALL.into_iter().filter_map(Self::at).collect()
+    }
+
+    /// Which level it is.
+    #[must_use]
+    pub const fn level(self) -> Level {
+        self.level
+    }
+
+    /// Does the work at this level.
+    #[inline]
+    pub(crate) fn run(self, work: impl Work) {
+        match self.level {
+            Level::Portable => work.run::<Portable>(),
+            // SAFETY: a value of this level is only made where the machine has its instructions.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { with_avx2(work) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 => unreachable!("no machine of this architecture has it"),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_avx2(work: impl Work) {
+    work.run::<crate::lanes::Avx2>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for level in Level::ALL {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        assert!("avx512".parse::<Level>().is_err());
+    }
+
+    #[test]
+    fn the_best_is_the_last_of_all() {
+        assert_eq!(Kernels::all().last(), Some(&Kernels::best()));
+        assert_eq!(
+            Kernels::all().first(),
+            Kernels::at(Level::Portable).as_ref()
+        );
+    }
+}

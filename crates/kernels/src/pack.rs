@@ -1,0 +1,165 @@
+//! Weight matrices laid out for [`crate::tile`]: panels of sixteen outputs, within a panel one line of memory for each input
+//! (f32) or each two inputs (bf16). They are packed once, row by row as they are read, so that there is never a second copy.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::lanes::LANES;
+use crate::number::Number;
+use crate::tile::Right;
+
+/// A line of cache: sixteen words.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Line(pub(crate) [u32; LANES]);
+
+/// A weight matrix [outputs, inputs].
+#[derive(Debug)]
+pub struct Packed {
+    outputs: usize,
+    inputs: usize,
+    /// Whether a line holds two inputs.
+    pairs: bool,
+    lines: Vec<Line>,
+}
+
+impl Packed {
+    /// Of a matrix in memory, [outputs, inputs] in rows.
+    ///
+    /// # Panics
+    /// Where `values` is of another size.
+    #[must_use]
+    pub fn new<T: Number>(values: &[T], [outputs, inputs]: [usize; 2]) -> Self {
+        assert_eq!(values.len(), outputs * inputs, "values of a matrix");
+        let read = |rows: Range<usize>, into: &mut [T]| {
+            into.copy_from_slice(&values[rows.start * inputs..rows.end * inputs]);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match Self::read([outputs, inputs], |_| {}, read) {
+            Ok(packed) => packed,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Of a matrix whose rows `read` fetches, at most sixteen at a time, in any order and from several threads.
+    /// `prepare` is told where the memory is before it is first touched; nothing is there to be read yet.
+    ///
+    /// # Errors
+    /// The first that `read` gave.
+    pub fn read<T: Number, E: Send>(
+        [outputs, inputs]: [usize; 2],
+        prepare: impl FnOnce(*mut [u8]),
+        read: impl Fn(Range<usize>, &mut [T]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let pairs = size_of::<T>() == 2;
+        let panel_lines = if pairs { inputs.div_ceil(2) } else { inputs };
+        let count = outputs.div_ceil(LANES) * panel_lines;
+        let mut lines: Vec<Line> = Vec::with_capacity(count);
+        let spare = &mut lines.spare_capacity_mut()[..count];
+        prepare(std::ptr::slice_from_raw_parts_mut(
+            spare.as_mut_ptr().cast(),
+            size_of_val(spare),
+        ));
+        let panels = spare.par_chunks_mut(panel_lines.max(1)).enumerate();
+        panels.try_for_each_init(
+            || vec![T::default(); LANES * inputs],
+            |rows, (panel, lines)| {
+                let first = panel * LANES;
+                let count = LANES.min(outputs - first);
+                read(first..first + count, &mut rows[..count * inputs])?;
+                rows[count * inputs..].fill(T::default());
+                for (index, line) in lines.iter_mut().enumerate() {
+                    line.write(Line(std::array::from_fn(|column| {
+                        let row = &rows[column * inputs..(column + 1) * inputs];
+                        if pairs {
+                            let bits = |k: usize| row.get(k).map_or(0, |x| x.wide().to_bits());
+                            bits(2 * index) >> 16 | bits(2 * index + 1) & 0xffff_0000
+                        } else {
+                            row[index].wide().to_bits()
+                        }
+                    })));
+                }
+                Ok(())
+            },
+        )?;
+        // SAFETY: every panel wrote all of its lines.
+        unsafe { lines.set_len(count) };
+        Ok(Self {
+            outputs,
+            inputs,
+            pairs,
+            lines,
+        })
+    }
+
+    /// Rows of the matrix.
+    #[must_use]
+    pub const fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of the matrix.
+    #[must_use]
+    pub const fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// Row `output` as it was packed.
+    ///
+    /// # Panics
+    /// Where there is no such row, or `into` is not as wide as one.
+    pub fn row<T: Number>(&self, output: usize, into: &mut [T]) {
+        assert!(
+            output < self.outputs && into.len() == self.inputs,
+            "a row of the matrix"
+        );
+        let (panel, column) = (output / LANES, output % LANES);
+        let lines = &self.lines[panel * self.panel_lines()..];
+        for (k, value) in into.iter_mut().enumerate() {
+            let bits = match (self.pairs, k % 2) {
+                (false, _) => lines[k].0[column],
+                (true, 0) => lines[k / 2].0[column] << 16,
+                (true, _) => lines[k / 2].0[column] & 0xffff_0000,
+            };
+            *value = T::rounded(f32::from_bits(bits));
+        }
+    }
+
+    /// Lines of a panel.
+    pub(crate) const fn panel_lines(&self) -> usize {
+        if self.pairs {
+            self.inputs.div_ceil(2)
+        } else {
+            self.inputs
+        }
+    }
+
+    /// Whether a line holds two inputs, so that the depth of products is even.
+    pub(crate) const fn pairs(&self) -> bool {
+        self.pairs
+    }
+
+    /// From this panel and input on, which is even in pairs.
+    pub(crate) fn right(&self, panel: usize, input: usize) -> Right {
+        let line = panel * self.panel_lines() + if self.pairs { input / 2 } else { input };
+        let (at, panel) = (self.lines[line..].as_ptr(), self.panel_lines());
+        if self.pairs {
+            Right::Pairs {
+                at: at.cast(),
+                panel,
+            }
+        } else {
+            Right::F32 {
+                at: at.cast(),
+                panel,
+            }
+        }
+    }
+}

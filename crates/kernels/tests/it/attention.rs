@@ -1,0 +1,229 @@
+use half::bf16;
+use medfleet_kernels::{Attention, Cached, Kernels, KeyRange};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::{bits, close, fuzz, halves, numbers, on, reference, wide};
+
+/// A sequence with its keys in order.
+struct Sequence {
+    sizes: [usize; 3],
+    query: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    seen: Vec<KeyRange>,
+}
+
+/// Causal with a window, the first rows seeing each other both ways.
+fn ranges(rows: usize, start: usize, window: usize, image: usize) -> Vec<KeyRange> {
+    let range = |row: usize| {
+        let end = if row < image {
+            start + image
+        } else {
+            start + row + 1
+        };
+        KeyRange {
+            first: (start + row + 1).saturating_sub(window),
+            end,
+        }
+    };
+    (0..rows).map(range).collect()
+}
+
+impl Sequence {
+    fn new(random: &mut SmallRng, sizes: [usize; 3], seen: Vec<KeyRange>) -> Self {
+        let [heads, kv_heads, width] = sizes;
+        let positions = seen.iter().map(|range| range.end).max().unwrap();
+        Self {
+            sizes,
+            query: numbers(random, seen.len() * heads * width),
+            keys: numbers(random, positions * kv_heads * width),
+            values: numbers(random, positions * kv_heads * width),
+            seen,
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        2.0 / (self.sizes[2] as f32).sqrt()
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let stored = (self.keys.as_slice(), self.values.as_slice());
+        reference::attention(&self.query, stored, self.sizes, self.scale(), &self.seen)
+    }
+
+    fn attention(&self) -> Attention<'_, f32> {
+        Attention {
+            query: &self.query,
+            sizes: self.sizes,
+            scale: self.scale(),
+            cached: Cached {
+                keys: &self.keys,
+                values: &self.values,
+                slots: None,
+                first: 0,
+            },
+            seen: &self.seen,
+        }
+    }
+
+    /// The same with keys and values in slots of another order, and those before the first one seen gone.
+    fn scattered(&self, kernels: Kernels, random: &mut SmallRng) -> Vec<f32> {
+        let stride = self.sizes[1] * self.sizes[2];
+        let first = self.seen.iter().map(|range| range.first).min().unwrap();
+        let positions = self.keys.len() / stride;
+        let mut slots: Vec<u32> = (0..2 * positions as u32).collect();
+        for last in (1..slots.len()).rev() {
+            slots.swap(last, random.random_range(0..=last));
+        }
+        slots.truncate(positions - first);
+        let place = |from: &[f32]| {
+            let mut stored = vec![f32::NAN; 2 * from.len()];
+            for (at, slot) in slots.iter().enumerate() {
+                let source = &from[(first + at) * stride..][..stride];
+                stored[*slot as usize * stride..][..stride].copy_from_slice(source);
+            }
+            stored
+        };
+        let (keys, values) = (place(&self.keys), place(&self.values));
+        let cached = Cached {
+            keys: &keys,
+            values: &values,
+            slots: Some(&slots),
+            first,
+        };
+        kernels.attend(&[Attention {
+            cached,
+            ..self.attention()
+        }])
+    }
+}
+
+fn check(kernels: Kernels, random: &mut SmallRng, sizes: [usize; 3], seen: Vec<KeyRange>) {
+    let mut of = Sequence::new(random, sizes, seen);
+    let found = kernels.attend(&[of.attention()]);
+    close(&found, &of.expected(), 2e-5);
+    assert_eq!(bits(&of.scattered(kernels, random)), bits(&found));
+    // In bf16: scores and results are rounded.
+    let [query, keys, values] = [&of.query, &of.keys, &of.values].map(|x| halves(x));
+    let found: Vec<bf16> = kernels.attend(&[Attention {
+        query: &query,
+        cached: Cached {
+            keys: &keys,
+            values: &values,
+            slots: None,
+            first: 0,
+        },
+        sizes,
+        scale: of.scale(),
+        seen: &of.seen,
+    }]);
+    [of.query, of.keys, of.values] = [query, keys, values].map(|x| wide(&x));
+    close(&wide(&found), &of.expected(), 0.03);
+}
+
+#[test]
+fn the_shapes_of_the_models() {
+    for kernels in Kernels::all() {
+        let mut random = SmallRng::seed_from_u64(6);
+        let all = |rows: usize| {
+            vec![
+                KeyRange {
+                    first: 0,
+                    end: rows
+                };
+                rows
+            ]
+        };
+        // SigLIP; MedGemma 4B and 27B, with windows and an image.
+        check(kernels, &mut random, [3, 3, 72], all(300));
+        check(kernels, &mut random, [8, 4, 256], ranges(70, 130, 1024, 20));
+        check(kernels, &mut random, [4, 2, 128], ranges(40, 300, 64, 0));
+        check(kernels, &mut random, [4, 1, 256], ranges(1, 700, 512, 0));
+    }
+}
+
+#[test]
+fn random_shapes() {
+    fuzz(|kernels, random| {
+        let mut size = |most: usize| random.random_range(1..=most);
+        let (kv_heads, group, width) = (size(3), size(4), size(140));
+        let (rows, start, window, image) = (size(60), size(400) - 1, size(300), size(60));
+        let seen = ranges(rows, start, window, image.min(rows) * (image % 2));
+        check(kernels, random, [kv_heads * group, kv_heads, width], seen);
+    });
+}
+
+#[test]
+fn a_row_is_the_same_wherever_the_prompt_was_cut_and_whoever_is_beside_it() {
+    for kernels in Kernels::all() {
+        let mut random = SmallRng::seed_from_u64(7);
+        let sizes = [4, 2, 80];
+        let of = Sequence::new(&mut random, sizes, ranges(400, 0, 150, 0));
+        let other = Sequence::new(&mut random, sizes, ranges(9, 33, 20, 5));
+        let whole = bits(&kernels.attend(&[of.attention()]));
+        let width = sizes[0] * sizes[2];
+        for threads in [1, 2] {
+            for cut in [1, 2, 7, 16, 129] {
+                let mut found = Vec::new();
+                for from in (0..400).step_by(cut) {
+                    let end = 400.min(from + cut);
+                    let part = Attention {
+                        query: &of.query[from * width..end * width],
+                        seen: &of.seen[from..end],
+                        ..of.attention()
+                    };
+                    let batch = [other.attention(), part, other.attention()];
+                    let mixed = on(threads, || kernels.attend(&batch));
+                    found.extend_from_slice(&mixed[9 * width..(9 + end - from) * width]);
+                }
+                assert!(bits(&found) == whole, "cut every {cut}, {threads} threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_of_any_size_are_weighed() {
+    for kernels in Kernels::all() {
+        let keys = [-1e4_f32, 3e4, 3e4, -3e38];
+        let values = [1.0_f32, 2.0, 4.0, 8.0];
+        let found = kernels.attend(&[Attention {
+            query: &[1.0_f32],
+            sizes: [1, 1, 1],
+            scale: 1.0,
+            cached: Cached {
+                keys: &keys,
+                values: &values,
+                slots: None,
+                first: 0,
+            },
+            seen: &[KeyRange { first: 0, end: 4 }],
+        }]);
+        assert_eq!(found, [3.0]);
+    }
+}
+
+#[test]
+fn weights_are_rounded_in_bf16() {
+    for kernels in Kernels::all() {
+        // 1 / 1021 is 128.4 units in the last place, so that all weights together are 0.4 / 128.4 short of 1.
+        const KEYS: usize = 1021;
+        let found = kernels.attend(&[Attention {
+            query: &[bf16::ONE],
+            sizes: [1, 1, 1],
+            scale: 1.0,
+            cached: Cached {
+                keys: &[bf16::ZERO; KEYS],
+                values: &[bf16::ONE; KEYS],
+                slots: None,
+                first: 0,
+            },
+            seen: &[KeyRange {
+                first: 0,
+                end: KEYS,
+            }],
+        }]);
+        assert_eq!(wide(&found), [1.0 - 1.0 / 256.0]);
+    }
+}
