@@ -254,7 +254,8 @@ pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
 /// Whether a unit that waits is still wanted: its job goes on, and in no newer epoch.
 #[must_use]
 pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
-    !record.state.is_final() && record.epoch <= unit.epoch
+    // A record of an older epoch is only behind the unit.
+    record.epoch < unit.epoch || (record.epoch == unit.epoch && !record.state.is_final())
 }
 
 /// Whether a unit takes the place of the one that is queued under its name: one left over from before a replay would keep

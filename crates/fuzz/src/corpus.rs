@@ -5,8 +5,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
+use flate2::{Compression, Crc};
 
 use crate::dicom::{self, Header, element, sequence};
 
@@ -298,7 +298,10 @@ fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut middle = Vec::new();
         middle.extend([20, 0, 0, 0]);
         middle.extend(method.to_le_bytes());
-        middle.extend([0; 8]);
+        middle.extend([0; 4]);
+        let mut checksum = Crc::new();
+        checksum.update(bytes);
+        middle.extend(checksum.sum().to_le_bytes());
         middle.extend((data.len() as u32).to_le_bytes());
         middle.extend((bytes.len() as u32).to_le_bytes());
         middle.extend((name.len() as u16).to_le_bytes());

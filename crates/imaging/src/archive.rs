@@ -4,13 +4,18 @@
 
 use std::io::{Cursor, Read};
 
-use flate2::read::{DeflateDecoder, GzDecoder};
+use flate2::Crc;
+use flate2::read::{DeflateDecoder, MultiGzDecoder};
 
 use crate::{Limits, Reason, Refusal};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b, 0x08];
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 const ZIP_EMPTY: &[u8] = b"PK\x05\x06";
+const ZIP_ENTRY: &[u8] = b"PK\x01\x02";
+/// What may stand between the last entry and the end record (APPNOTE 4.3.6).
+const ZIP64_END: &[u8] = b"PK\x06\x06";
+const ZIP_SIGNATURE: &[u8] = b"PK\x05\x05";
 const TAR_BLOCK_BYTES: usize = 512;
 /// Where a tar header says "ustar" (POSIX.1-1988).
 const TAR_MAGIC_AT: usize = 257;
@@ -65,7 +70,8 @@ pub fn members(bytes: &[u8], limits: &Limits, each: &mut dyn FnMut(Member)) -> R
         Some(Archive::Tar) => tar(bytes, &mut budget, each),
         Some(Archive::Zip) => zip(bytes, &mut budget, each),
         Some(Archive::Gzip) => {
-            let unpacked = budget.unpack(GzDecoder::new(Cursor::new(bytes)))?;
+            // Members one after the other are one file (RFC 1952, 2.2), as programs write it that pack in parallel.
+            let unpacked = budget.unpack(MultiGzDecoder::new(Cursor::new(bytes)))?;
             if Archive::of(&unpacked) == Some(Archive::Tar) {
                 // Its members are parts of what was counted.
                 budget.bytes = 0;
@@ -147,6 +153,10 @@ fn tar(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> R
         }
         budget.entry()?;
         let malformed = || Refusal::new(Reason::Malformed);
+        // A sparse file of GNU tar is a file like any other, with its zeros left out.
+        if header[156] == b'S' {
+            return Err(malformed().found("a sparse file"));
+        }
         let size = octal(&header[124..136]).ok_or_else(malformed)?;
         let size = usize::try_from(size).map_err(|_| malformed())?;
         at += TAR_BLOCK_BYTES;
@@ -178,61 +188,119 @@ fn octal(field: &[u8]) -> Option<u64> {
     u64::from_str_radix(text, 8).ok()
 }
 
+fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Refusal> {
+    match bytes.get(at..at + 2) {
+        Some(&[low, high]) => Ok(u16::from_le_bytes([low, high])),
+        _ => Err(Refusal::new(Reason::Truncated)),
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Refusal> {
+    let (low, high) = (u16_at(bytes, at)?, u16_at(bytes, at + 2)?);
+    Ok(u32::from(low) | u32::from(high) << 16)
+}
+
+/// What the central directory says about a member.
+struct Entry {
+    name: String,
+    flags: u16,
+    method: u16,
+    /// CRC-32 of the content.
+    checksum: u32,
+    packed: usize,
+    size: usize,
+    /// Where its local header is.
+    local: usize,
+    /// Where the next entry is.
+    next: usize,
+}
+
+impl Entry {
+    fn read(bytes: &[u8], at: usize) -> Result<Self, Refusal> {
+        const NAME_AT: usize = 46;
+        if bytes.get(at..at + 4) != Some(ZIP_ENTRY) {
+            return Err(Refusal::new(Reason::Malformed));
+        }
+        let short = |field: usize| u16_at(bytes, at + field);
+        let long = |field: usize| u32_at(bytes, at + field);
+        let name_end = at + NAME_AT + usize::from(short(28)?);
+        let name = bytes
+            .get(at + NAME_AT..name_end)
+            .ok_or_else(|| Refusal::new(Reason::Truncated))?;
+        Ok(Self {
+            name: String::from_utf8_lossy(name).into_owned(),
+            flags: short(8)?,
+            method: short(10)?,
+            checksum: long(16)?,
+            packed: long(20)? as usize,
+            size: long(24)? as usize,
+            local: long(42)? as usize,
+            next: name_end + usize::from(short(30)?) + usize::from(short(32)?),
+        })
+    }
+
+    fn unpack(&self, bytes: &[u8], budget: &mut Budget<'_>) -> Result<Vec<u8>, Refusal> {
+        let is_encrypted = self.flags & 1 != 0;
+        if is_encrypted || bytes.get(self.local..self.local + 4) != Some(ZIP_MAGIC) {
+            return Err(Refusal::new(Reason::Malformed));
+        }
+        let name = usize::from(u16_at(bytes, self.local + 26)?);
+        let extra = usize::from(u16_at(bytes, self.local + 28)?);
+        let data = self.local + 30 + name + extra;
+        let data = bytes
+            .get(data..data + self.packed)
+            .ok_or_else(|| Refusal::new(Reason::Truncated))?;
+        let content = match self.method {
+            0 => budget.unpack(data)?,
+            8 => budget.unpack(DeflateDecoder::new(data))?,
+            _ => return Err(Refusal::new(Reason::Malformed)),
+        };
+        // A flipped bit may unpack without an error, and be a picture all the same.
+        let mut checksum = Crc::new();
+        checksum.update(&content);
+        if content.len() != self.size || checksum.sum() != self.checksum {
+            return Err(Refusal::new(Reason::DecodeFailed)
+                .found("a file of the archive that contradicts its checksum or length"));
+        }
+        Ok(content)
+    }
+}
+
 /// The central directory is what counts (APPNOTE 4.3.12): it alone has the sizes of streamed members.
 fn zip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> Result<(), Refusal> {
     const END_BYTES: usize = 22;
     const COMMENT_MAX: usize = 65_535;
-    let malformed = || Refusal::new(Reason::Malformed);
-    let truncated = || Refusal::new(Reason::Truncated);
     let from = bytes.len().saturating_sub(END_BYTES + COMMENT_MAX);
     let end = bytes[from..]
         .windows(4)
         .rposition(|four| four == ZIP_EMPTY)
         .map(|at| from + at)
-        .ok_or_else(truncated)?;
-    let u16_at = |at: usize| {
-        let pair = bytes.get(at..at + 2).ok_or_else(truncated)?;
-        Ok::<_, Refusal>(u16::from_le_bytes([pair[0], pair[1]]))
-    };
-    let u32_at =
-        |at: usize| Ok::<_, Refusal>(usize::from(u16_at(at)?) | usize::from(u16_at(at + 2)?) << 16);
-    let (entries, mut at) = (u16_at(end + 10)?, u32_at(end + 16)?);
+        .ok_or_else(|| Refusal::new(Reason::Truncated))?;
+    let (entries, start) = (u16_at(bytes, end + 10)?, u32_at(bytes, end + 16)?);
     // 0xffff and 0xffffffff mean that the numbers are elsewhere: archives beyond 4 GiB, which no limit lets in.
-    if entries == u16::MAX || at == 0xffff_ffff {
-        return Err(malformed());
+    if entries == u16::MAX || start == u32::MAX {
+        return Err(Refusal::new(Reason::Malformed));
     }
+    let mut at = start as usize;
     for _ in 0..entries {
-        if bytes.get(at..at + 4) != Some(b"PK\x01\x02") {
-            return Err(malformed());
-        }
+        let entry = Entry::read(bytes, at)?;
         budget.entry()?;
-        let (flags, method) = (u16_at(at + 8)?, u16_at(at + 10)?);
-        let (packed, name_bytes) = (u32_at(at + 20)?, usize::from(u16_at(at + 28)?));
-        let rest = usize::from(u16_at(at + 30)?) + usize::from(u16_at(at + 32)?);
-        let local = u32_at(at + 42)?;
-        let name = bytes
-            .get(at + 46..at + 46 + name_bytes)
-            .ok_or_else(truncated)?;
-        let name = String::from_utf8_lossy(name).into_owned();
-        at += 46 + name_bytes + rest;
-        if name.ends_with('/') || is_hidden(&name) {
+        at = entry.next;
+        if entry.name.ends_with('/') || is_hidden(&entry.name) {
             continue;
         }
-        // Encrypted.
-        if flags & 1 != 0 {
-            return Err(malformed());
-        }
-        if bytes.get(local..local + 4) != Some(ZIP_MAGIC) {
-            return Err(malformed());
-        }
-        let data = local + 30 + usize::from(u16_at(local + 26)?) + usize::from(u16_at(local + 28)?);
-        let data = bytes.get(data..data + packed).ok_or_else(truncated)?;
-        let bytes = match method {
-            0 => budget.unpack(data)?,
-            8 => budget.unpack(DeflateDecoder::new(data))?,
-            _ => return Err(malformed()),
-        };
-        each(Member { name, bytes });
+        let bytes = entry.unpack(bytes, budget)?;
+        each(Member {
+            name: entry.name,
+            bytes,
+        });
+    }
+    // The count has 16 bits: an archive of 65,537 files says one, and the study would be short of the others.
+    let after = bytes.get(at..at + 4).unwrap_or_default();
+    if at != end && after != ZIP64_END && after != ZIP_SIGNATURE {
+        return Err(
+            Refusal::new(Reason::Malformed).found("a list of files that goes beyond its count")
+        );
     }
     Ok(())
 }

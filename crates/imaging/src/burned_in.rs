@@ -29,7 +29,7 @@ pub(crate) enum Annotation {
     None,
     /// The header says nothing, and the source usually writes some; which kind of source that is.
     Likely(&'static str),
-    /// The header says that there is some.
+    /// The header says that there is some, or anything else than that there is none.
     Stated,
 }
 
@@ -101,10 +101,10 @@ impl Annotation {
     /// What the header says, or lets expect.
     pub(crate) fn of(header: &Header<'_>) -> Result<Self, Refusal> {
         match header.text(tags::BURNED_IN_ANNOTATION, VR::CS)? {
-            Some("YES") => return Ok(Self::Stated),
             Some("NO") => return Ok(Self::None),
-            // Nothing, or a word that DICOM does not have.
-            _ => {}
+            // YES, or a word that DICOM does not have: whoever wrote it did not say that there is none.
+            Some(_) => return Ok(Self::Stated),
+            None => {}
         }
         let one_of = |tag, vr, list: &[(&str, &'static str)]| -> Result<_, Refusal> {
             let text = header.text(tag, vr)?.unwrap_or_default();
@@ -137,7 +137,7 @@ impl Annotation {
         let found = match self {
             Self::None => return None,
             Self::Likely(source) => format!("nothing said by {source}"),
-            Self::Stated => "YES".to_owned(),
+            Self::Stated => "YES, or a word other than NO".to_owned(),
         };
         Some(Refusal::at(Reason::BurnedInAnnotation, tags::BURNED_IN_ANNOTATION).found(found))
     }

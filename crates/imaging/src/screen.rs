@@ -23,8 +23,9 @@ use needle::Needle;
 
 pub use collect::identifiers;
 
-/// Different identifiers that are kept of the headers of one job.
-pub(crate) const IDENTIFIERS_MAX: usize = 4096;
+/// Different identifiers that are kept of the headers of one job. Every instance has a UID of its own, and a job may have
+/// several archives of thousands. A text is compared only with those that begin as one of its words does.
+pub(crate) const IDENTIFIERS_MAX: usize = 65_536;
 
 /// What an identifier is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -128,17 +129,23 @@ impl Identifiers {
     fn found(&self, text: &Folded) -> Vec<(Range<usize>, IdentifierKind)> {
         let mut found = Vec::new();
         let mut weak = Vec::new();
-        for needle in &self.needles {
-            for range in needle.find(text) {
-                let hit = (text.bytes(range), needle.kind);
-                if needle.weak {
-                    weak.push(hit)
-                } else {
-                    found.push(hit)
+        for (first, starts) in &needle::starts(text) {
+            // They are sorted by their characters.
+            let from_here = self.needles.range(Needle::least(*first)..);
+            for needle in from_here.take_while(|needle| needle.begins_with(*first)) {
+                for range in needle.find(text, starts) {
+                    let hit = (text.bytes(range), needle.kind);
+                    if needle.weak {
+                        weak.push(hit)
+                    } else {
+                        found.push(hit)
+                    }
                 }
             }
         }
-        for range in self.birth_dates.iter().flat_map(|date| date.find(text)) {
+        let parts = birth_date::parts(&text.chars);
+        let dates = self.birth_dates.iter();
+        for range in dates.flat_map(|date| date.find(text, &parts)) {
             found.push((text.bytes(range), IdentifierKind::BirthDate));
         }
         // A word that is also an everyday one counts beside another part of a name: "No, Ji Woo", not "Ji Woo, no fever".
@@ -235,6 +242,18 @@ mod tests {
             "MRN[number], [number] or [number]",
         );
         check(&numbers, "912345678 and 77 mm", "912345678 and 77 mm");
+    }
+
+    #[test]
+    fn the_instances_of_a_large_study_are_not_too_many() {
+        let uid = |instance: u32| format!("1.2.840.99999.{instance}");
+        let uids = with(|all| (0..20_000).for_each(|n| all.add_number(&uid(n), 10)));
+        assert!(!uids.too_many());
+        check(
+            &uids,
+            "1.2.840.99999.1234, not 1.2.840.99999.20000",
+            "[number], not 1.2.840.99999.20000",
+        );
     }
 
     #[test]

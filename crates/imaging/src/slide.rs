@@ -18,7 +18,7 @@ use crate::conventions::SlideRule;
 use crate::study::SlicePlan;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Modality, Options, Reason, Refusal, Slices, Source,
-    header,
+    header, sniff,
 };
 
 /// Pixels of the largest level that is looked at for tissue.
@@ -140,7 +140,8 @@ pub(crate) fn decode(
     patches: &PatchPlan,
     options: &Options,
 ) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
-    if crate::tiff::is_tiff(bytes) {
+    // The same answer as when the plan was made, also for a DICOM file that begins as a TIFF does.
+    if sniff(bytes)? == Format::Tiff {
         let pyramid = tiff::Pyramid::read(bytes)?.ok_or_else(|| Refusal::new(Reason::Malformed))?;
         pyramid.admit(bytes, options.limits())?;
         let level = pyramid.level(patches.part)?;

@@ -12,12 +12,19 @@ pub(crate) use chunk::chunk;
 pub(crate) use page::{decode, levels};
 pub(crate) use tags::{Directory, Ink};
 
+use std::cell::Cell;
+
 use crate::{Reason, Refusal};
 
 /// More directories than any picture or pyramid has.
 const DIRECTORIES_MAX: usize = 64;
 /// Entries of one directory; TIFF 6.0 and its extensions define fewer.
 const ENTRIES_MAX: u64 = 512;
+
+/// Numbers of one tag: the places of as many tiles as a slide may have.
+const NUMBERS_MAX: u64 = 1 << 20;
+/// Numbers of all directories of one file together.
+const FILE_NUMBERS_MAX: u64 = 1 << 22;
 
 /// Tags whose value is the place of further directories.
 const SUB_DIRECTORIES: u16 = 330;
@@ -59,7 +66,11 @@ pub(crate) struct Entry<'a> {
 
 /// One directory as it is written.
 #[derive(Clone, Debug)]
-pub(crate) struct Entries<'a>(Vec<Entry<'a>>);
+pub(crate) struct Entries<'a> {
+    list: Vec<Entry<'a>>,
+    /// Numbers that may still be read of the file: a few bytes in it can be the value of many tags.
+    numbers_left: Cell<u64>,
+}
 
 impl<'a> Reader<'a> {
     /// Of a file that [`is_tiff`].
@@ -97,7 +108,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries at `at`, and where the next directory is; 0 for none.
-    fn entries(&self, at: u64) -> Result<(Entries<'a>, u64), Refusal> {
+    fn entries(&self, at: u64, numbers_left: u64) -> Result<(Entries<'a>, u64), Refusal> {
         let (count_bytes, entry_bytes, inline_bytes) =
             if self.wide { (8, 20, 8) } else { (2, 12, 4) };
         let count = number(self.slice(at, count_bytes)?, self.big_endian);
@@ -105,7 +116,7 @@ impl<'a> Reader<'a> {
             return Err(malformed());
         }
         let first = at + count_bytes;
-        let mut entries = Vec::with_capacity(count as usize);
+        let mut list = Vec::with_capacity(count as usize);
         for index in 0..count {
             let entry = first + index * entry_bytes;
             let (tag, kind) = (self.u16(entry)?, self.u16(entry + 2)?);
@@ -121,7 +132,7 @@ impl<'a> Reader<'a> {
             } else {
                 self.slice(self.offset(place)?, length)?
             };
-            entries.push(Entry {
+            list.push(Entry {
                 tag,
                 kind,
                 count,
@@ -130,7 +141,8 @@ impl<'a> Reader<'a> {
             });
         }
         let next = self.offset(first + count * entry_bytes)?;
-        Ok((Entries(entries), next))
+        let numbers_left = Cell::new(numbers_left);
+        Ok((Entries { list, numbers_left }, next))
     }
 }
 
@@ -157,25 +169,38 @@ fn number(bytes: &[u8], big_endian: bool) -> u64 {
 
 impl<'a> Entries<'a> {
     fn entry(&self, tag: u16) -> Option<&Entry<'a>> {
-        self.0.iter().find(|entry| entry.tag == tag)
+        self.list.iter().find(|entry| entry.tag == tag)
     }
 
     /// The whole numbers of a tag; `None` if it is not there.
     pub(crate) fn numbers(&self, tag: u16) -> Result<Option<Vec<u64>>, Refusal> {
-        self.entry(tag)
-            .map(|entry| match entry.kind {
-                1 | 3 | 4 | 13 | 16 | 18 => {
-                    let size = entry.value.len() / entry.count.max(1) as usize;
-                    let values = entry.value.chunks_exact(size.max(1));
-                    Ok(values.map(|v| number(v, entry.big_endian)).collect())
-                }
-                _ => Err(malformed()),
-            })
-            .transpose()
+        let Some(entry) = self.entry(tag) else {
+            return Ok(None);
+        };
+        if !matches!(entry.kind, 1 | 3 | 4 | 13 | 16 | 18) {
+            return Err(malformed());
+        }
+        let left = self.numbers_left.get().checked_sub(entry.count);
+        let left = left.filter(|_| entry.count <= NUMBERS_MAX).ok_or_else(|| {
+            Refusal::new(Reason::TooManyPixels)
+                .found(format_args!("{} numbers in a tag", entry.count))
+        })?;
+        self.numbers_left.set(left);
+        let size = entry.value.len() / entry.count.max(1) as usize;
+        let values = entry.value.chunks_exact(size.max(1));
+        Ok(Some(values.map(|v| number(v, entry.big_endian)).collect()))
+    }
+
+    /// Whether a tag is there.
+    pub(crate) fn has(&self, tag: u16) -> bool {
+        self.entry(tag).is_some()
     }
 
     /// The single whole number of a tag.
     pub(crate) fn number(&self, tag: u16) -> Result<Option<u64>, Refusal> {
+        if self.entry(tag).is_some_and(|entry| entry.count != 1) {
+            return Err(malformed());
+        }
         match self.numbers(tag)?.as_deref() {
             None => Ok(None),
             Some([one]) => Ok(Some(*one)),
@@ -204,15 +229,19 @@ pub(crate) fn directories(bytes: &[u8]) -> Result<(Reader<'_>, Vec<Directory<'_>
     let reader = Reader::new(bytes)?;
     let mut at = reader.offset(if reader.wide { 8 } else { 4 })?;
     let mut found = Vec::new();
+    let mut numbers_left = FILE_NUMBERS_MAX;
     while at != 0 {
-        let (entries, next) = reader.entries(at)?;
+        let (entries, next) = reader.entries(at, numbers_left)?;
         let within = entries.numbers(SUB_DIRECTORIES)?.unwrap_or_default();
         found.push(Directory::read(&entries)?);
+        numbers_left = entries.numbers_left.get();
         for sub in within {
             if found.len() >= DIRECTORIES_MAX {
                 return Err(malformed());
             }
-            found.push(Directory::read(&reader.entries(sub)?.0)?);
+            let (entries, _) = reader.entries(sub, numbers_left)?;
+            found.push(Directory::read(&entries)?);
+            numbers_left = entries.numbers_left.get();
         }
         // Also what a chain that bites its own tail comes to.
         if found.len() >= DIRECTORIES_MAX {
@@ -253,6 +282,29 @@ mod tests {
         bytes.extend(b"\x11\x01\x04\0\xff\xff\xff\xff\x00\0\0\0\0\0\0\0");
         assert_eq!(directories(&bytes).unwrap_err().reason, Reason::Truncated);
         assert_eq!(directories(b"II*\0").unwrap_err().reason, Reason::Truncated);
+    }
+
+    #[test]
+    fn numbers_are_counted_before_they_are_read() {
+        let read = |count: u32, left: u64| {
+            // Strip offsets of 16 bits, behind one directory of this entry.
+            let mut bytes = b"II*\0\x08\0\0\0\x01\0\x11\x01\x03\0".to_vec();
+            bytes.extend(count.to_le_bytes());
+            bytes.extend(26_u32.to_le_bytes());
+            bytes.extend([0; 4]);
+            bytes.resize(26 + count as usize * 2, 0);
+            let reader = Reader::new(&bytes).unwrap();
+            let (entries, _) = reader.entries(8, left).unwrap();
+            let numbers = entries.numbers(273).map_err(|refusal| refusal.reason);
+            (
+                numbers.map(|n| n.unwrap().len()),
+                entries.numbers_left.get(),
+            )
+        };
+        assert_eq!(read(1 << 20, 1 << 22), (Ok(1 << 20), 3 << 20));
+        let refused = Err(Reason::TooManyPixels);
+        assert_eq!(read((1 << 20) + 1, 1 << 22), (refused, 1 << 22));
+        assert_eq!(read(4, 3), (refused, 3));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::transform::Transform;
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
-    Window, WindowFunction, WindowSource, header, nifti,
+    Window, WindowFunction, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -134,7 +134,7 @@ pub fn decode_slices(
     if let Some(patches) = &plan.patches {
         return slide::decode(bytes, wanted, plan, patches, options);
     }
-    if nifti::is_nifti(bytes) {
+    if sniff(bytes)? == Format::Nifti {
         return nifti::decode(bytes, wanted, plan, options);
     }
     let opened = header::open(bytes, options.limits())?;

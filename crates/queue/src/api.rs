@@ -41,6 +41,9 @@ pub(crate) mod code {
 /// First and longest pause between tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
+/// Tries of a publish that is refused for a message which is not there.
+const FIRST_TRIES: u32 = 16;
+
 /// The JetStream API of one connection. A cheap clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
@@ -196,6 +199,35 @@ impl Api {
         let message = self.send(operation, subject, headers, payload).await?;
         let ack: PubAck = read_answer(operation, subject, &message)?;
         Ok(ack.seq)
+    }
+
+    /// Publishes to a stream that refuses a second message of a subject; one that is there already is as good as ours.
+    pub(crate) async fn publish_first(
+        &self,
+        operation: Operation,
+        stream: &str,
+        subject: &str,
+        payload: Bytes,
+    ) -> Result<()> {
+        for tried in 0..FIRST_TRIES {
+            let stored = self
+                .publish(operation, subject, None, payload.clone())
+                .await;
+            match stored {
+                Err(error) if is_code(&error, code::STORE_FAILED) => {}
+                stored => return stored.map(|_| ()),
+            }
+            let which = Which::Last {
+                last_by_subj: subject,
+            };
+            if self.get(stream, which).await?.is_some() {
+                return Ok(());
+            }
+            // It was removed just now; or a leader refused ours for one that was never stored: what it had only promised,
+            // a cluster loses with it.
+            tokio::time::sleep(PAUSE.0 * tried).await;
+        }
+        Err(QueueError::Contended { tries: FIRST_TRIES })
     }
 
     /// Publishes without waiting for anyone: hints and text on core NATS.

@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use medfleet_core::{JobKey, JobRecord};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
 
-use crate::api::{Operation, Which, code, is_code, repeatable};
+use crate::api::{Operation, Which, repeatable};
 use crate::feed::{Feed, FeedMessage};
 use crate::wire::{decode, encode, event_of};
 use crate::{Queue, QueueError, Result, subject};
@@ -20,10 +20,9 @@ impl Queue {
         const PUBLISH: Operation = repeatable("publish an event");
         let event = encode(&event_of(record, (self.clock)()));
         let subject = subject::event(key, record);
-        match self.api.publish(PUBLISH, &subject, None, event).await {
-            Err(error) if !is_code(&error, code::STORE_FAILED) => Err(error),
-            _ => Ok(()),
-        }
+        self.api
+            .publish_first(PUBLISH, subject::EVENTS, &subject, event)
+            .await
     }
 
     /// The first event of a job after a sequence, with its own sequence; 0 begins at the beginning.

@@ -26,7 +26,7 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// When the server removes a consumer that nobody asks.
 const INACTIVE: Duration = Duration::from_secs(60);
-/// First and longest pause between tries to make a consumer.
+/// First and longest pause before a consumer is made anew.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 const CREATE: Operation = repeatable("read a stream");
@@ -111,8 +111,7 @@ impl Feed {
                             error = &error as &dyn std::error::Error,
                             "cannot read a stream; trying again"
                         );
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(PAUSE.1);
+                        rest(&mut pause).await;
                     }
                 }
                 continue;
@@ -126,6 +125,8 @@ impl Feed {
                 Step::Broken(reason) => {
                     tracing::info!(stream = self.stream, reason, "reading a stream anew");
                     self.source = None;
+                    // One that breaks again and again without a message in between must not keep the server busy.
+                    rest(&mut pause).await;
                 }
             }
         }
@@ -241,6 +242,12 @@ impl Source {
             payload: message.payload,
         })
     }
+}
+
+/// Waits, and makes the next wait longer.
+async fn rest(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(PAUSE.1);
 }
 
 fn nanos(duration: Duration) -> u64 {

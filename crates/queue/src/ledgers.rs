@@ -6,7 +6,7 @@ use bytes::Bytes;
 use medfleet_core::{Class, JobKey, TenantId, UnixMillis, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord};
 
-use crate::api::{Operation, Which, code, is_code, once, repeatable};
+use crate::api::{Operation, Which, code, once, repeatable};
 use crate::wire::{decode, encode, unit_from_wire};
 use crate::{Queue, QueueError, Result, Revision, Updated, subject};
 
@@ -105,14 +105,9 @@ impl Queue {
             reason: "it names no unit",
         })?;
         let subject = subject::dead(&unit_from_wire(unit)?);
-        let stored = self
-            .api
-            .publish(PUBLISH, &subject, None, encode(letter))
-            .await;
-        match stored {
-            Err(error) if !is_code(&error, code::STORE_FAILED) => Err(error),
-            _ => Ok(()),
-        }
+        self.api
+            .publish_first(PUBLISH, subject::DEAD, &subject, encode(letter))
+            .await
     }
 
     /// Dead letters after a sequence, of one tenant or of all, oldest first, at most `limit`.

@@ -315,12 +315,29 @@ impl Inner {
             .collect())
     }
 
+    /// The entries of at most [`BATCH_MAX`] subjects that were listed a moment ago; those deleted meanwhile are left out.
+    async fn latest(&self, subjects: &[String]) -> Result<Vec<Stored>> {
+        let mut stored = self.api.get_latest(&self.stream, subjects).await?;
+        if stored.len() == subjects.len() {
+            return Ok(stored);
+        }
+        // The server that answered may not have them yet. An entry that counts as gone costs its chunks, so ask the leader.
+        let found: HashSet<String> = stored.iter().map(|one| one.subject.clone()).collect();
+        for subject in subjects.iter().filter(|subject| !found.contains(*subject)) {
+            let which = Which::Last {
+                last_by_subj: subject,
+            };
+            stored.extend(self.api.get(&self.stream, which).await?);
+        }
+        Ok(stored)
+    }
+
     async fn entries(&self, names: Vec<Name>) -> Result<Vec<Entry>> {
         let subjects: Vec<_> = names
             .iter()
             .map(|name| self.entry_subject(name.as_str()))
             .collect();
-        let stored = self.api.get_latest(&self.stream, &subjects).await?;
+        let stored = self.latest(&subjects).await?;
         let mut entries = Vec::with_capacity(stored.len());
         for one in stored {
             let meta = Meta::read(&one.payload)?;
@@ -348,7 +365,7 @@ impl Inner {
             .await?;
         let mut named = HashSet::new();
         for page in entries.chunks(BATCH_MAX) {
-            for stored in self.api.get_latest(&self.stream, page).await? {
+            for stored in self.latest(page).await? {
                 named.insert(self.chunk_subject(&Meta::read(&stored.payload)?.id));
             }
         }

@@ -5,11 +5,12 @@
 //! erasures that broke are finished; blobs that nobody relies on and that are older than the longest job are deleted.
 //! Each step can be repeated, and two keepers at a time do no harm.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
-use medfleet_queue::{Queue, Revision};
+use medfleet_core::{JobId, JobKey, JobRecord, Move, TenantId, UnixMillis};
+use medfleet_queue::{Applied, Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use medfleet_store::COLLECT_AGE_MIN;
@@ -22,6 +23,9 @@ use crate::metrics::Figures;
 
 /// Name of the lease.
 const LEASE: &str = "keeper";
+
+/// The jobs of a tenant that rely on something, each with the time of its latest reference.
+type Holders = BTreeMap<JobId, UnixMillis>;
 
 /// What keeping needs.
 #[derive(Debug, Clone)]
@@ -71,8 +75,9 @@ impl Keeper {
     /// One pass over everything that is stored.
     pub(crate) async fn sweep(&self) -> Result<(), Refusal> {
         for tenant in self.blobs.tenants().await? {
-            self.sweep_jobs(&tenant).await?;
-            self.sweep_tombstones(&tenant).await?;
+            let holders = self.blobs.holders(&tenant).await?;
+            self.sweep_jobs(&tenant, &holders).await?;
+            self.sweep_tombstones(&tenant, &holders).await?;
             let now = self.clock.now();
             let age = self.time_to_live_max;
             let collected = self.blobs.collect(&tenant, age, now).await?;
@@ -85,11 +90,11 @@ impl Keeper {
     }
 
     /// The jobs of a tenant that rely on something.
-    async fn sweep_jobs(&self, tenant: &TenantId) -> Result<(), Refusal> {
-        for (job, latest) in self.blobs.holders(tenant).await? {
+    async fn sweep_jobs(&self, tenant: &TenantId, holders: &Holders) -> Result<(), Refusal> {
+        for (job, latest) in holders {
             let key = JobKey {
                 tenant: tenant.clone(),
-                job,
+                job: job.clone(),
             };
             let now = self.clock.now();
             match self.queue.record(&key).await? {
@@ -98,7 +103,7 @@ impl Keeper {
                 }
                 Some(_) => {}
                 // Not a job that is being accepted just now, whose references come before its record.
-                None if is_older(latest, COLLECT_AGE_MIN, now) => self.blobs.release(&key).await?,
+                None if is_older(*latest, COLLECT_AGE_MIN, now) => self.blobs.release(&key).await?,
                 None => {}
             }
         }
@@ -106,35 +111,54 @@ impl Keeper {
     }
 
     /// Finishes erasures that broke, and drops tombstones that nothing can run into any more.
-    async fn sweep_tombstones(&self, tenant: &TenantId) -> Result<(), Refusal> {
+    async fn sweep_tombstones(&self, tenant: &TenantId, holders: &Holders) -> Result<(), Refusal> {
         for (job, buried) in self.blobs.tombstones(tenant).await? {
-            self.sweep_tombstone(tenant, job, buried).await?;
+            let relies = holders.contains_key(&job);
+            let key = JobKey {
+                tenant: tenant.clone(),
+                job,
+            };
+            self.sweep_tombstone(&key, buried, relies).await?;
         }
         Ok(())
     }
 
+    /// `relies`: whether the job had references when the sweep of its tenant began.
     async fn sweep_tombstone(
         &self,
-        tenant: &TenantId,
-        job: JobId,
+        key: &JobKey,
         buried: UnixMillis,
+        relies: bool,
     ) -> Result<(), Refusal> {
-        let key = JobKey {
-            tenant: tenant.clone(),
-            job,
-        };
-        match self.queue.record(&key).await? {
+        let now = self.clock.now();
+        match self.queue.record(key).await? {
+            Some((record, _)) if record.erased.is_some() && !relies => {}
             Some((record, _)) => {
-                erase::remove(&self.queue, &self.blobs, &key, &record).await?;
+                // It broke before the record was marked: unmarked, the job could be started over without its inputs.
+                let record = match record.erased {
+                    Some(_) => record,
+                    None => self.mark(key, record).await?,
+                };
+                erase::remove(&self.queue, &self.blobs, key, &record).await?;
             }
-            None if is_older(buried, self.time_to_live_max, self.clock.now()) => {
-                self.blobs.unbury(&key).await?;
+            None if is_older(buried, self.time_to_live_max, now) => self.blobs.unbury(key).await?,
+            None if relies => {
+                self.blobs.erase(key).await?;
             }
-            None => {
-                self.blobs.erase(&key).await?;
-            }
+            None => {}
         }
         Ok(())
+    }
+
+    /// Ends a job that is to be erased and marks it; the record as it is then.
+    async fn mark(&self, key: &JobKey, record: JobRecord) -> Result<JobRecord, Refusal> {
+        let now = self.clock.now();
+        self.queue.apply(key, None, &Move::Cancel, now).await?;
+        match self.queue.apply(key, None, &Move::Erase, now).await? {
+            Applied::Applied { record, .. } => Ok(record),
+            // Its record is gone meanwhile, or it was started over just now and is marked by the next sweep.
+            Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => Ok(record),
+        }
     }
 
     fn is_over(&self, tenant: &TenantId, record: &JobRecord, now: UnixMillis) -> bool {

@@ -45,11 +45,6 @@ impl OpenJobs {
         self.lock().open_jobs(tenant)
     }
 
-    /// The epoch of a job that has not ended.
-    pub(crate) fn epoch(&self, key: &JobKey) -> Option<u32> {
-        self.lock().epoch(key)
-    }
-
     /// Jobs whose time is over.
     pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
         self.lock().due(now)

@@ -100,7 +100,7 @@ pub(crate) struct Index {
     pauses: Pauses,
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
-    of_job: HashMap<JobKey, Vec<(LaneKey, Class, Rank)>>,
+    of_job: HashMap<JobKey, Vec<Waits>>,
 }
 
 impl Index {
@@ -151,17 +151,23 @@ impl Index {
         }
     }
 
-    /// Removes every unit of a job and says which intake messages they were.
-    pub(crate) fn remove_job(&mut self, key: &JobKey) -> Vec<Place> {
-        let places = self.of_job.remove(key).unwrap_or_default();
-        for (lane, class, rank) in &places {
-            if let Some(lane) = self.lanes.get_mut(lane) {
-                lane.held[slot(*class)].remove(&key.tenant, *rank);
+    /// Removes the units of a job that are of this epoch or an older one, and says which intake messages they were: a late
+    /// word of how an epoch ended takes nothing from the one after it.
+    pub(crate) fn remove_job(&mut self, key: &JobKey, epoch: u32) -> Vec<Place> {
+        let waits = self.of_job.remove(key).unwrap_or_default();
+        let (over, newer): (Vec<_>, Vec<_>) =
+            waits.into_iter().partition(|unit| unit.epoch <= epoch);
+        if !newer.is_empty() {
+            self.of_job.insert(key.clone(), newer);
+        }
+        for unit in &over {
+            if let Some(lane) = self.lanes.get_mut(&unit.lane) {
+                lane.held[slot(unit.class)].remove(&key.tenant, unit.rank);
             }
         }
-        let places = places.into_iter().map(|((stage, _), _, rank)| Place {
-            stage,
-            sequence: rank.sequence(),
+        let places = over.into_iter().map(|unit| Place {
+            stage: unit.lane.0,
+            sequence: unit.rank.sequence(),
         });
         places.collect()
     }
@@ -211,21 +217,33 @@ impl Index {
     }
 
     fn remember(&mut self, held: &Held) {
-        let place = (lane_of(&held.unit), held.unit.class, Rank::of(held));
-        let places = self.of_job.entry(held.unit.key.clone()).or_default();
-        places.push(place);
+        let waits = Waits {
+            lane: lane_of(&held.unit),
+            class: held.unit.class,
+            rank: Rank::of(held),
+            epoch: held.unit.epoch,
+        };
+        let of_job = self.of_job.entry(held.unit.key.clone()).or_default();
+        of_job.push(waits);
     }
 
     fn forget_place(&mut self, held: &Held) {
-        if let Some(places) = self.of_job.get_mut(&held.unit.key) {
-            places.retain(|((stage, _), _, rank)| {
-                *stage != held.unit.stage || *rank != Rank::of(held)
-            });
-            if places.is_empty() {
+        if let Some(waits) = self.of_job.get_mut(&held.unit.key) {
+            waits.retain(|unit| unit.lane.0 != held.unit.stage || unit.rank != Rank::of(held));
+            if waits.is_empty() {
                 self.of_job.remove(&held.unit.key);
             }
         }
     }
+}
+
+/// Where a unit of a job waits.
+#[derive(Debug)]
+struct Waits {
+    lane: LaneKey,
+    class: Class,
+    rank: Rank,
+    epoch: u32,
 }
 
 fn lane_of(unit: &WorkUnit) -> LaneKey {

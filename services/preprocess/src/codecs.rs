@@ -2,8 +2,8 @@
 //! decoder ends one of these, never the service.
 //!
 //! A process is kept for the next codestream. It has no environment, no files and no core dumps; its memory, its
-//! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more, since
-//! it may have been ended from outside; a second end is the codestream's.
+//! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more in a
+//! fresh one, since it may have been ended from outside; a second end is the codestream's.
 //!
 //! Reading order: [`Codecs`] here, `wire` (what goes through the pipes), `child` (the other process).
 
@@ -122,8 +122,9 @@ impl Codecs {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, codestream: &[u8]) -> Result<Option<Vec<Plane>>, NoAnswer> {
-        let waiting = self.idle().pop();
+    /// `fresh`: of a process that is started for it.
+    fn ask(&self, codestream: &[u8], fresh: bool) -> Result<Option<Vec<Plane>>, NoAnswer> {
+        let waiting = if fresh { None } else { self.idle().pop() };
         let mut process = match waiting {
             Some(process) => process,
             None => Process::start(&self.program, &self.limits).map_err(NoAnswer::NotStarted)?,
@@ -142,8 +143,9 @@ impl Codecs {
 
 impl Codestreams for Codecs {
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
-        for _ in 0..TRIES {
-            match self.ask(codestream) {
+        for attempt in 0..TRIES {
+            // What ended one process from outside may have ended all that wait; the file must not be blamed for that.
+            match self.ask(codestream, attempt > 0) {
                 Ok(Some(planes)) => return Ok(planes),
                 Ok(None) => return Err(CodestreamError::Broken),
                 Err(NoAnswer::NotStarted(error)) => {

@@ -32,7 +32,9 @@ fn zipped(members: &[(&str, &[u8])]) -> Vec<u8> {
         let packed = deflated.finish().unwrap();
         let local = out.len() as u32;
         let sizes = |into: &mut Vec<u8>| {
-            into.extend(0u32.to_le_bytes());
+            let mut checksum = Crc::new();
+            checksum.update(content);
+            into.extend(checksum.sum().to_le_bytes());
             into.extend((packed.len() as u32).to_le_bytes());
             into.extend((content.len() as u32).to_le_bytes());
             into.extend((name.len() as u16).to_le_bytes());
@@ -100,6 +102,60 @@ fn files_come_in_order_and_nothing_else_does() {
 }
 
 #[test]
+fn gzip_streams_are_read_to_their_end() {
+    let two = [gzipped(b"first, "), gzipped(b"second")].concat();
+    check(&two, Limits::default(), Ok(&[("", b"first, second")]));
+    check(
+        &two[..two.len() - 4],
+        Limits::default(),
+        Err(Reason::Truncated),
+    );
+}
+
+#[test]
+fn sparse_files_are_not_stepped_over() {
+    let tar = tarred(&[
+        tar_member("a", b'0', b"one"),
+        tar_member("b", b'S', b"holes"),
+    ]);
+    check(&tar, Limits::default(), Err(Reason::Malformed));
+}
+
+/// Where the central directory of an archive with one member begins.
+fn directory_at(zip: &[u8]) -> usize {
+    zip.windows(4).position(|four| four == ZIP_ENTRY).unwrap()
+}
+
+#[test]
+fn members_are_what_the_directory_says() {
+    let zip = zipped(&[("a", b"content")]);
+    for field in [16, 24] {
+        let mut changed = zip.clone();
+        changed[directory_at(&zip) + field] ^= 1;
+        check(&changed, Limits::default(), Err(Reason::DecodeFailed));
+    }
+}
+
+#[test]
+fn the_directory_is_as_long_as_its_count_says() {
+    let zip = zipped(&[("a", b"one"), ("b", b"two")]);
+    let end = zip.len() - 22;
+    // One is what an archive of 65,537 files says.
+    for count in [1, 3] {
+        let mut changed = zip.clone();
+        changed[end + 10] = count;
+        check(&changed, Limits::default(), Err(Reason::Malformed));
+    }
+    let signature = b"PK\x05\x05\0\0".as_slice();
+    let signed = [&zip[..end], signature, &zip[end..]].concat();
+    check(
+        &signed,
+        Limits::default(),
+        Ok(&[("a", b"one"), ("b", b"two")]),
+    );
+}
+
+#[test]
 fn limits_hold_before_anything_is_kept() {
     let zeros = vec![0; 200_000];
     let limits = Limits {
@@ -141,11 +197,7 @@ fn broken_archives_are_refused() {
         Err(Reason::Truncated),
     );
     let mut encrypted = zip.clone();
-    let directory = encrypted
-        .windows(4)
-        .position(|four| four == b"PK\x01\x02")
-        .unwrap();
-    encrypted[directory + 8] = 1;
+    encrypted[directory_at(&zip) + 8] = 1;
     check(&encrypted, Limits::default(), Err(Reason::Malformed));
     let tar = tarred(&[tar_member("a", b'0', &[7; 600])]);
     check(&tar[..700], Limits::default(), Err(Reason::Truncated));

@@ -14,6 +14,8 @@ const TABLE: &str = include_str!("profile.tsv");
 const CURVES: std::ops::RangeInclusive<u16> = 0x5000..=0x50ff;
 /// Overlays. The profile names data and comments; without them the rest of a plane means nothing.
 const OVERLAYS: std::ops::RangeInclusive<u16> = 0x6000..=0x60ff;
+/// Group of the patient.
+const PATIENT: u16 = 0x0010;
 /// Group of padding behind the data set.
 const PADDING: u16 = 0xfffc;
 
@@ -84,6 +86,8 @@ pub(super) fn action(tag: Tag, vr: Option<VR>, profile: &Profile) -> Action {
     };
     match LINES.get(&tag) {
         Some(line) => listed(tag, vr, *line, profile),
+        // What the table does not know of a patient is newer than it: names to use, pronouns, dates in other calendars.
+        None if group == PATIENT => Action::Remove,
         None => unlisted(tag, vr, profile),
     }
 }
@@ -126,7 +130,7 @@ fn listed(tag: Tag, vr: VR, line: Line, profile: &Profile) -> Action {
     }
 }
 
-/// The profile keeps what it does not list; names, dates, UIDs and text are looked at all the same.
+/// The profile keeps what it does not list, but for the patient's group; names, dates, UIDs and text are looked at all the same.
 fn unlisted(tag: Tag, vr: VR, profile: &Profile) -> Action {
     match vr {
         // Words that decoding depends on.
@@ -192,6 +196,15 @@ mod tests {
             Action::Items,
         );
         check(tags::INSTITUTION_NAME, Action::Dummy, Action::Dummy);
+        for newer in [
+            tags::NAME_TO_USE,
+            tags::PERSON_NAMES_TO_USE_SEQUENCE,
+            tags::PRONOUN_COMMENT,
+            tags::PATIENT_BIRTH_DATE_IN_ALTERNATIVE_CALENDAR,
+            tags::GENDER_IDENTITY_SEQUENCE,
+        ] {
+            check(newer, Action::Remove, Action::Remove);
+        }
         check(tags::MODALITY, Action::Keep, Action::Keep);
         check(tags::BODY_PART_EXAMINED, Action::Clean, Action::Clean);
         check(tags::ROWS, Action::Keep, Action::Keep);

@@ -6,6 +6,8 @@ use crate::{Reason, Refusal};
 const SAME_AXIS_COSINE: f64 = 0.866;
 /// Pixels that differ by more than this are not square.
 const RATIO_ERROR_MAX: f64 = 0.01;
+/// The square of a rotation's vector part: one at most, and what 32 bits round off.
+const QUATERNION_SQUARE_MAX: f64 = 1.0 + 1e-3;
 
 /// The axes in the order in which they are shown: columns, rows, slices.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,10 +30,10 @@ impl Axes {
         let by_sform = [280, 296, 312].map(|row| [0, 4, 8].map(|column| f32(row + column)));
         let found = match (sform, qform) {
             (true, false) => Self::of(by_sform)?,
-            (false, true) => Self::of(quaternion(f32))?,
+            (false, true) => Self::of(quaternion(f32)?)?,
             (true, true) => {
                 let axes = Self::of(by_sform)?;
-                let other = Self::of(quaternion(f32))?;
+                let other = Self::of(quaternion(f32)?)?;
                 // A mirrored patient is a wrong report; nothing says which of the two is right.
                 if (other.order, other.turned) != (axes.order, axes.turned) {
                     return Err(Refusal::new(Reason::MixedOrientation)
@@ -80,9 +82,19 @@ impl Axes {
 }
 
 /// The rotation of the header's quaternion, times the voxels' size (NIfTI-1, method 2).
-fn quaternion(f32: &dyn Fn(usize) -> f64) -> [[f64; 3]; 3] {
+fn quaternion(f32: &dyn Fn(usize) -> f64) -> Result<[[f64; 3]; 3], Refusal> {
     let [b, c, d] = [256, 260, 264].map(f32);
-    let a = (1.0 - b * b - c * c - d * d).max(0.0).sqrt();
+    let square = b * b + c * c + d * d;
+    // What is no rotation would still come out as axes, and nothing says of which.
+    if !square.is_finite() || square > QUATERNION_SQUARE_MAX {
+        return Err(Refusal::new(Reason::Malformed).found("a quaternion that is no rotation"));
+    }
+    let size = [80, 84, 88].map(f32);
+    // A negative size would mirror an axis, which pixdim[0] alone may do, and only the third.
+    if !size.iter().all(|mm| mm.is_finite() && *mm > 0.0) {
+        return Err(Refusal::new(Reason::Malformed).found("an unusable pixdim"));
+    }
+    let a = (1.0 - square).max(0.0).sqrt();
     let rotation = [
         [
             a * a + b * b - c * c - d * d,
@@ -102,8 +114,8 @@ fn quaternion(f32: &dyn Fn(usize) -> f64) -> [[f64; 3]; 3] {
     ];
     // pixdim[0] says whether the third axis is mirrored.
     let mirrored = if f32(76) < 0.0 { -1.0 } else { 1.0 };
-    let scale = [f32(80), f32(84), f32(88) * mirrored];
-    rotation.map(|row| [row[0] * scale[0], row[1] * scale[1], row[2] * scale[2]])
+    let scale = [size[0], size[1], size[2] * mirrored];
+    Ok(rotation.map(|row| [row[0] * scale[0], row[1] * scale[1], row[2] * scale[2]]))
 }
 
 #[cfg(test)]
@@ -136,6 +148,31 @@ mod tests {
             [2, 0, 1],
             [true, true, true],
         );
+    }
+
+    /// A header with a qform: the quaternion's b, c and d, and the voxels' size.
+    #[track_caller]
+    fn check_qform(vector: [f64; 3], size: [f64; 3], expected: Option<Reason>) {
+        let f32 = |at: usize| match at {
+            256 | 260 | 264 => vector[(at - 256) / 4],
+            80 | 84 | 88 => size[(at - 80) / 4],
+            _ => 0.0,
+        };
+        let axes = Axes::read(&|at| i16::from(at == 252), &f32);
+        assert_eq!(axes.err().map(|refusal| refusal.reason), expected);
+    }
+
+    #[test]
+    fn qforms_are_rotations_of_voxels_with_a_size() {
+        let (unit, malformed) = ([1.0; 3], Some(Reason::Malformed));
+        check_qform([0.0; 3], [1.0, 1.0, 2.0], None);
+        check_qform([0.0, 0.0, 1.0], unit, None);
+        check_qform([0.0, 0.0, 1.0001], unit, None);
+        check_qform([0.0, 0.0, 1.01], unit, malformed);
+        check_qform([f64::NAN, 0.0, 0.0], unit, malformed);
+        check_qform([0.0; 3], [-1.0, 1.0, 1.0], malformed);
+        check_qform([0.0; 3], [1.0, 0.0, 1.0], malformed);
+        check_qform([0.0; 3], [1.0, 1.0, f64::INFINITY], malformed);
     }
 
     #[test]

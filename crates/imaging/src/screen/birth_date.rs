@@ -34,7 +34,7 @@ pub(super) struct BirthDate {
 }
 
 /// A part of what may be a date.
-struct Part {
+pub(super) struct Part {
     value: Value,
     range: Range<usize>,
 }
@@ -64,8 +64,7 @@ impl Identifiers {
 
 impl BirthDate {
     /// Where it is, as ranges of folded characters.
-    pub(super) fn find(self, text: &Folded) -> Vec<Range<usize>> {
-        let parts = parts(&text.chars);
+    pub(super) fn find(self, text: &Folded, parts: &[Part]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for (index, part) in parts.iter().enumerate() {
             if let Value::Number(number, digits) = part.value
@@ -76,7 +75,7 @@ impl BirthDate {
             let Some([a, b, c]) = parts.get(index..index + 3) else {
                 continue;
             };
-            if joined(&text.chars, a, b) && joined(&text.chars, b, c) && self.is(a, b, c) {
+            if self.is(a, b, c) && joined(&text.chars, a, b) && joined(&text.chars, b, c) {
                 found.push(a.range.start..c.range.end);
             }
         }
@@ -121,8 +120,8 @@ impl BirthDate {
     }
 }
 
-/// Numbers and names of months.
-fn parts(text: &[char]) -> Vec<Part> {
+/// Numbers and names of months, the same for every date.
+pub(super) fn parts(text: &[char]) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut at = 0;
     while at < text.len() {

@@ -79,7 +79,6 @@ pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal
 }
 
 impl Identifiers {
-    /// Of a data set or an item, up to its pixels.
     /// Adds what the header of one file says.
     fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
         if sniff(bytes)? != Format::Dicom {
@@ -90,6 +89,7 @@ impl Identifiers {
         self.read(data_set, encoding, CharacterSet::unnamed(), 0)
     }
 
+    /// Of a data set or an item, up to its pixels.
     pub(crate) fn read(
         &mut self,
         bytes: &[u8],
@@ -109,7 +109,8 @@ impl Identifiers {
                 _ if is_sequence(&element) => self.read_items(value, &element, set, depth),
                 tag => {
                     let is = |vr: VR| vr_of(&element) == Some(vr);
-                    if is(VR::PN) {
+                    // What a patient wants to be called is a name, though its value representation is that of text.
+                    if is(VR::PN) || tag == tags::NAME_TO_USE {
                         let text = set.decode(value);
                         text.split('\\')
                             .for_each(|name| self.add_name(trimmed(name)));
@@ -147,4 +148,19 @@ impl Identifiers {
 
 fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_to_use_is_a_name() {
+        let bytes = b"\x10\0\x12\0LT\x0a\0Jane Roe  ";
+        let mut found = Identifiers::default();
+        let set = CharacterSet::unnamed();
+        found.read(bytes, VrEncoding::Explicit, set, 0).unwrap();
+        let screened = found.screen("Is Jane's lung clear, Roe?");
+        assert_eq!(screened.text, "Is [name]'s lung clear, [name]?");
+    }
 }

@@ -1,5 +1,6 @@
 //! What is looked for, and where it counts as found.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::fold::{Folded, folded};
@@ -133,13 +134,28 @@ impl Identifiers {
 }
 
 impl Needle {
-    /// Where it is, as ranges of folded characters.
-    pub(super) fn find<'a>(&'a self, text: &'a Folded) -> impl Iterator<Item = Range<usize>> + 'a {
-        let first = self.chars.first().copied();
-        (0..text.chars.len()).filter_map(move |start| {
-            if Some(text.chars[start]) != first || !border(&text.chars, start) {
-                return None;
-            }
+    /// None that begins with this character sorts before it.
+    pub(super) fn least(first: char) -> Self {
+        Self {
+            chars: vec![first],
+            gap: Gap::None,
+            kind: IdentifierKind::Name,
+            weak: false,
+        }
+    }
+
+    pub(super) fn begins_with(&self, first: char) -> bool {
+        self.chars.first() == Some(&first)
+    }
+
+    /// Where it is, as ranges of folded characters. `starts`: where words begin with its first character.
+    pub(super) fn find<'a>(
+        &'a self,
+        text: &'a Folded,
+        starts: &'a [usize],
+    ) -> impl Iterator<Item = Range<usize>> + 'a {
+        starts.iter().filter_map(move |start| {
+            let start = *start;
             let end = self.end(&text.chars, start)?;
             border(&text.chars, end).then_some(start..end)
         })
@@ -166,6 +182,17 @@ impl Needle {
         }
         Some(at)
     }
+}
+
+/// Where a word may begin, by its first character.
+pub(super) fn starts(text: &Folded) -> BTreeMap<char, Vec<usize>> {
+    let mut starts: BTreeMap<char, Vec<usize>> = BTreeMap::new();
+    for (at, first) in text.chars.iter().enumerate() {
+        if border(&text.chars, at) {
+            starts.entry(*first).or_default().push(at);
+        }
+    }
+    starts
 }
 
 /// Whether a word may begin or end at this place: between two letters or two digits none does, unless the script has no spaces.

@@ -47,8 +47,12 @@ impl<'a> Tiled<'a> {
     pub(super) fn read(file: &'a File<'a>) -> Result<Option<Self>, Refusal> {
         let top = &file.header.elements;
         let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
-        let flavour = kind.split('\\').nth(2).map(str::trim);
-        if matches!(flavour, Some("LABEL" | "OVERVIEW")) {
+        // Anything that hints at a label keeps the file from being shown: labels carry names.
+        let label = kind
+            .split('\\')
+            .any(|value| matches!(value.trim(), "LABEL" | "OVERVIEW"));
+        let specimen_label = top.text(tags::SPECIMEN_LABEL_IN_IMAGE, VR::CS)?;
+        if label || specimen_label.map(str::trim) == Some("YES") {
             return Ok(None);
         }
         if file.image.photometric.is_grey() {
@@ -58,20 +62,7 @@ impl<'a> Tiled<'a> {
             )
             .found(file.image.photometric));
         }
-        for tag in [
-            tags::NUMBER_OF_OPTICAL_PATHS,
-            tags::TOTAL_PIXEL_MATRIX_FOCAL_PLANES,
-        ] {
-            if let Some(several) = top.u32(tag)?.filter(|count| *count > 1) {
-                return Err(Refusal::at(Reason::MultiFrameNotSupportedYet, tag).found(several));
-            }
-        }
-        if top.value(tags::CONCATENATION_UID).is_some() {
-            return Err(Refusal::at(
-                Reason::MultiFrameNotSupportedYet,
-                tags::CONCATENATION_UID,
-            ));
-        }
+        refuse_several(file)?;
         let side = |tag| -> Result<u32, Refusal> {
             top.u32(tag)?
                 .filter(|side| *side > 0)
@@ -91,6 +82,13 @@ impl<'a> Tiled<'a> {
         let full = top.text(tags::DIMENSION_ORGANIZATION_TYPE, VR::CS)? == Some("TILED_FULL");
         let (across, down) = tiled.grid();
         let whole = u64::from(across) * u64::from(down);
+        // Tiles that were not scanned are gone through too.
+        if whole > u64::from(TILES_MAX) {
+            return Err(
+                Refusal::at(Reason::TooManyFrames, tags::TOTAL_PIXEL_MATRIX_COLUMNS)
+                    .found(format_args!("{whole} tiles")),
+            );
+        }
         if full {
             if whole != u64::from(file.image.frames) {
                 return Err(
@@ -178,6 +176,26 @@ impl<'a> Tiled<'a> {
             mask: Mask::of(self, rule)?,
         })
     }
+}
+
+/// Of several optical paths, focal planes or files of one level, nobody says which is the picture.
+fn refuse_several(file: &File<'_>) -> Result<(), Refusal> {
+    let top = &file.header.elements;
+    for tag in [
+        tags::NUMBER_OF_OPTICAL_PATHS,
+        tags::TOTAL_PIXEL_MATRIX_FOCAL_PLANES,
+    ] {
+        if let Some(several) = top.u32(tag)?.filter(|count| *count > 1) {
+            return Err(Refusal::at(Reason::MultiFrameNotSupportedYet, tag).found(several));
+        }
+    }
+    if top.value(tags::CONCATENATION_UID).is_some() {
+        return Err(Refusal::at(
+            Reason::MultiFrameNotSupportedYet,
+            tags::CONCATENATION_UID,
+        ));
+    }
+    Ok(())
 }
 
 impl Tiles for Tiled<'_> {

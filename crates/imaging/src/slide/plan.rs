@@ -11,6 +11,9 @@ use crate::{Convention, Note, Reason, Refusal, Slices};
 /// micrometres "40 times" alike.
 const SPACING_FACTOR_MAX: f64 = 1.1;
 
+/// Patches of a grid that are looked at for tissue; as many as a level may have tiles, which are smaller.
+const CANDIDATES_MAX: u32 = 1 << 20;
+
 /// How the patches of a plan lie on their level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PatchPlan {
@@ -53,7 +56,7 @@ pub(crate) fn plan(
     };
     let (chosen, level) = choose(levels(), rule)?;
     let mask = levels()
-        .filter(|(_, level)| same_slide(level, (chosen, level)))
+        .filter(|(_, other)| same_slide(other, (chosen, level)))
         .min_by_key(|(_, level)| u64::from(level.width) * u64::from(level.height))
         .and_then(|(_, level)| level.mask.as_ref())
         .ok_or_else(|| {
@@ -149,7 +152,11 @@ fn patches(level: &Level, mask: &Mask, rule: &SlideRule) -> Result<(u32, u32, Ve
     };
     let all = columns
         .checked_mul(rows)
-        .ok_or_else(|| Refusal::new(Reason::TooManyPixels))?;
+        .filter(|all| *all <= CANDIDATES_MAX)
+        .ok_or_else(|| {
+            Refusal::new(Reason::TooManyPixels)
+                .found(format_args!("{columns} x {rows} patches of one level"))
+        })?;
     let found: Vec<u32> = (0..all).filter(has_tissue).collect();
     if found.is_empty() {
         return Err(Refusal::new(Reason::NoTissue).found(format_args!("{all} patches")));
@@ -180,6 +187,71 @@ fn mixed(state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slide::tiles::Tiles;
+    use crate::slide::{Slide, whole};
+
+    /// A level of one pixel.
+    struct Pixel([u8; 3]);
+
+    impl Tiles for Pixel {
+        fn size(&self) -> (u32, u32) {
+            (1, 1)
+        }
+
+        fn tile_size(&self) -> (u32, u32) {
+            (1, 1)
+        }
+
+        fn tile(&self, _row: u32, _column: u32) -> Result<Option<Vec<u8>>, Refusal> {
+            Ok(Some(self.0.to_vec()))
+        }
+
+        fn notes(&self) -> Result<Vec<Note>, Refusal> {
+            Ok(Vec::new())
+        }
+    }
+
+    const TISSUE: Pixel = Pixel([200, 40, 120]);
+    const GLASS: Pixel = Pixel([255; 3]);
+
+    fn rule() -> &'static SlideRule {
+        Convention::newest().slide.as_ref().unwrap()
+    }
+
+    fn level((width, height): (u32, u32), spacing: f64, mask: Option<&Pixel>) -> Level {
+        Level {
+            part: 0,
+            width,
+            height,
+            spacing: Some(spacing),
+            mask: mask.and_then(|pixel| Mask::of(pixel, rule()).unwrap()),
+        }
+    }
+
+    #[test]
+    fn tissue_is_looked_for_on_the_same_part_of_the_glass() {
+        let found = |same: &Pixel, another: &Pixel| {
+            let levels = vec![
+                level((4000, 4000), 1.0, None),
+                level((1000, 1000), 4.0, Some(same)),
+                // Smaller than any, of another shape.
+                level((500, 100), 8.0, Some(another)),
+            ];
+            let slices = whole(Slide { levels });
+            let plan = plan(&[(0, &slices)], Convention::newest());
+            plan.map(|plan| plan.frames.len())
+                .map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(found(&TISSUE, &GLASS), Ok(16));
+        assert_eq!(found(&GLASS, &TISSUE), Err(Reason::NoTissue));
+    }
+
+    #[test]
+    fn the_number_of_candidates_has_a_limit() {
+        let level = level((4_000_000, 4_000_000), 1.0, Some(&TISSUE));
+        let refusal = patches(&level, level.mask.as_ref().unwrap(), rule()).unwrap_err();
+        assert_eq!(refusal.reason, Reason::TooManyPixels);
+    }
 
     #[test]
     fn patches_are_drawn_evenly_and_kept_in_order() {
@@ -196,18 +268,11 @@ mod tests {
 
     #[track_caller]
     fn check(spacings: &[f64], expected: Result<(f64, u32), Reason>) {
-        let rule = Convention::newest().slide.as_ref().unwrap();
         let levels: Vec<Level> = spacings
             .iter()
-            .map(|spacing| Level {
-                part: 0,
-                width: 4000,
-                height: 4000,
-                spacing: Some(*spacing),
-                mask: None,
-            })
+            .map(|spacing| level((4000, 4000), *spacing, None))
             .collect();
-        let found = choose(levels.iter().map(|level| (0, level)), rule);
+        let found = choose(levels.iter().map(|level| (0, level)), rule());
         let found = found.map(|(_, level)| (level.spacing.unwrap(), level.part as u32));
         assert_eq!(found.map_err(|refusal| refusal.reason), expected);
     }

@@ -9,6 +9,9 @@ use crate::{Limits, Note, Reason, Refusal, icc};
 /// Spacings beyond these, in micrometres, are a printer's and not a microscope's.
 const SPACING: std::ops::RangeInclusive<f64> = 0.02..=100.0;
 
+/// How far a level's height may be off the one that its width and the largest level make, as a share or in whole pixels.
+const SHAPE_ERROR_MAX: f64 = 0.02;
+
 /// The tiled directories of a TIFF, and where each was in the file.
 pub(super) struct Pyramid<'a> {
     reader: Reader<'a>,
@@ -42,22 +45,26 @@ impl<'a> Pyramid<'a> {
             return Ok(None);
         }
         tiled.sort_by_key(|(_, directory)| std::cmp::Reverse(directory.width));
+        for pair in tiled.windows(2) {
+            let [larger, smaller] = [&pair[0].1, &pair[1].1];
+            if !is_level(smaller, larger, &tiled[0].1) {
+                return Err(Refusal::new(Reason::MultiFrameNotSupportedYet)
+                    .found("tiled pictures that are not one at several sizes"));
+            }
+        }
         Ok(Some(Self { reader, tiled }))
     }
 
     /// Before any tile is unpacked. A level that cannot be decoded makes the slide one that cannot.
     pub(super) fn admit(&self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
         for (_, directory) in &self.tiled {
-            limits.check_pixels(directory.chunk_width, directory.chunk_height)?;
             directory.admit()?;
+            directory.admit_size(bytes.len() as u64, limits)?;
             let colour = matches!(directory.ink, Some(Ink::Rgb | Ink::Ybr));
             if !colour || directory.bits != Some(8) || directory.planar {
                 return Err(Refusal::new(Reason::UnsupportedColour)
                     .found("a slide that is not RGB of 8 bits"));
             }
-            let samples =
-                u64::from(directory.width) * u64::from(directory.height) * directory.samples as u64;
-            limits.check_ratio(bytes.len() as u64, samples)?;
         }
         Ok(())
     }
@@ -95,6 +102,16 @@ impl<'a> Pyramid<'a> {
             directory,
         })
     }
+}
+
+/// Whether a directory is the next larger one made smaller, in the shape of the largest.
+fn is_level(smaller: &Directory<'_>, larger: &Directory<'_>, largest: &Directory<'_>) -> bool {
+    let [width, height, whole_width, whole_height] =
+        [smaller.width, smaller.height, largest.width, largest.height].map(f64::from);
+    let expected = whole_height * width / whole_width;
+    smaller.width < larger.width
+        && smaller.height < larger.height
+        && (height - expected).abs() <= (expected * SHAPE_ERROR_MAX).max(1.0)
 }
 
 impl Tiles for TiffLevel<'_> {

@@ -28,14 +28,8 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note
         (None, _) => return Err(Refusal::new(Reason::Malformed)),
     };
     limits.check_pixels(page.width, page.height)?;
-    // A strip or tile is unpacked whole; no writer makes one much larger than the picture.
-    limits.check_pixels(page.chunk_width, page.chunk_height)?;
     page.admit()?;
-    let samples = u64::from(page.width) * u64::from(page.height) * page.samples as u64;
-    limits.check_ratio(
-        bytes.len() as u64,
-        samples * u64::from(page.bits.unwrap_or(8)) / 8,
-    )?;
+    page.admit_size(bytes.len() as u64, limits)?;
     if let Some((across, down)) = page.resolution
         && (across / down - 1.0).abs() > RATIO_ERROR_MAX
     {

@@ -1,7 +1,7 @@
 //! What one directory says of its picture (TIFF 6.0, 8 and the extensions of part 2).
 
 use super::{Entries, malformed};
-use crate::{Reason, Refusal};
+use crate::{Limits, Reason, Refusal};
 
 const SUBFILE: u16 = 254;
 const WIDTH: u16 = 256;
@@ -34,6 +34,11 @@ const PROFILE: u16 = 34_675;
 /// Bits of the subfile tag: a smaller copy of another picture, a mask of one.
 const REDUCED: u64 = 1;
 const MASK: u64 = 4;
+
+/// Samples beyond the colours that a pixel may have: transparency and one more.
+const EXTRA_SAMPLES_MAX: usize = 2;
+/// Samples of a strip or tile, for each pixel that an image may have: three colours and transparency.
+const CHUNK_SAMPLES_MAX: u64 = 4;
 
 /// How colours are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +125,7 @@ impl<'a> Directory<'a> {
         let word = |tag, default| Ok::<_, Refusal>(entries.number(tag)?.unwrap_or(default));
         let (width, height) = (side(WIDTH)?, side(HEIGHT)?);
         let subfile = word(SUBFILE, 0)?;
-        let tiled = entries.numbers(TILE_OFFSETS)?.is_some();
+        let tiled = entries.has(TILE_OFFSETS);
         let (chunk_width, chunk_height) = if tiled {
             (side(TILE_WIDTH)?, side(TILE_HEIGHT)?)
         } else {
@@ -223,6 +228,9 @@ impl<'a> Directory<'a> {
         if self.samples < inks || (ink == Ink::Palette && self.palette.len() != 3 * 256) {
             return colour("too few samples");
         }
+        if self.samples > inks + EXTRA_SAMPLES_MAX {
+            return colour("more samples than colours and transparency");
+        }
         match self.packing {
             Packing::Unknown(value) => {
                 return Err(Refusal::new(Reason::UnsupportedCompression).found(value));
@@ -245,6 +253,31 @@ impl<'a> Directory<'a> {
             return Err(malformed());
         }
         Ok(())
+    }
+
+    /// Refuses what takes too much memory once unpacked: a strip or tile is unpacked whole, also where it reaches over the
+    /// edge, and no writer makes one much larger than the picture. `packed` is the whole file.
+    pub(crate) fn admit_size(&self, packed: u64, limits: &Limits) -> Result<(), Refusal> {
+        limits.check_pixels(self.chunk_width, self.chunk_height)?;
+        let [width, height] = [self.chunk_width, self.chunk_height].map(u64::from);
+        let samples = self.samples as u64;
+        let of_chunk = (width * height).saturating_mul(samples);
+        if of_chunk > limits.frame_pixels_max.saturating_mul(CHUNK_SAMPLES_MAX) {
+            return Err(Refusal::new(Reason::TooManyPixels)
+                .found(format_args!("{width} x {height} x {samples} in one piece")));
+        }
+        let (across, down) = self.grid();
+        // The last strip is only as high as what is left.
+        let whole_height = if self.tiled {
+            u64::from(down) * height
+        } else {
+            u64::from(self.height)
+        };
+        let bytes = (u64::from(across) * width)
+            .saturating_mul(whole_height)
+            .saturating_mul(samples)
+            .saturating_mul(u64::from(self.bits.unwrap_or(8).div_ceil(8)));
+        limits.check_ratio(packed, bytes)
     }
 }
 

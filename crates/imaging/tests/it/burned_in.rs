@@ -56,6 +56,7 @@ fn radiographs_pass_unless_they_say_so_and_captures_only_if_they_say_not() {
     check(&[(STATED, VR::CS, "")], true);
     check(&[(STATED, VR::CS, "NO")], true);
     check(&[(STATED, VR::CS, "YES")], false);
+    check(&[(STATED, VR::CS, "MAYBE")], false);
     check(&[(tags::MODALITY, VR::CS, "DX")], true);
     check(&[CAPTURE], false);
     check(&[CAPTURE, (STATED, VR::CS, "MAYBE")], false);

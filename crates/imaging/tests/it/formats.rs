@@ -170,6 +170,40 @@ fn what_a_tiff_claims_is_checked_before_anything_is_allocated() {
     refuses(&whole[..whole.len() / 2], Reason::Truncated);
 }
 
+/// A page of one pixel in one deflated tile.
+fn one_tile(ink: u32, samples: u32, side: u32) -> Vec<u8> {
+    let entries = [
+        (256_u16, 1),
+        (257, 1),
+        (258, 8),
+        (259, 8),
+        (262, ink),
+        (277, samples),
+        (322, side),
+        (323, side),
+        (324, 8),
+        (325, 8),
+    ];
+    let mut bytes = b"II*\0\x08\0\0\0\x0a\0".to_vec();
+    for (tag, value) in entries {
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(b"\x04\0\x01\0\0\0");
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.extend([0; 4]);
+    bytes
+}
+
+#[test]
+fn a_tile_larger_than_its_picture_is_measured_whole() {
+    // Grey, 16 MiB out of 134 bytes; the eight bytes that are said to be the tile are no deflate stream.
+    refuses(&one_tile(1, 1, 4096), Reason::CompressionRatio);
+    refuses(&one_tile(1, 1, 256), Reason::DecodeFailed);
+    // RGB: five samples of 64 Mi pixels, and one sample too many.
+    refuses(&one_tile(2, 5, 8192), Reason::TooManyPixels);
+    refuses(&one_tile(2, 6, 16), Reason::UnsupportedColour);
+}
+
 #[test]
 fn no_cut_and_no_flipped_bit_of_a_tiff_panics_or_hangs() {
     for name in [

@@ -132,6 +132,77 @@ fn models_that_know_no_slides_refuse_them() {
     }
 }
 
+/// The only place of these bytes.
+#[track_caller]
+fn only(bytes: &[u8], wanted: &[u8]) -> usize {
+    let mut found = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(wanted));
+    let at = found.next().expect("it is there");
+    assert_eq!(found.next(), None, "and only once");
+    at
+}
+
+#[test]
+fn whatever_hints_at_a_label_is_not_shown() {
+    let whole = read("full-jpeg.dcm");
+    let mut by_type = whole.clone();
+    let at = only(&whole, b"ORIGINAL\\PRIMARY\\VOLUME\\NONE");
+    by_type[at..at + 28].copy_from_slice(b"ORIGINAL\\OVERVIEW\\NONE\\LABEL");
+    // Behind the rows of the matrix, (0048,0007).
+    let at = only(&whole, b"\x48\0\x07\0UL\x04\0") + 12;
+    let with_specimen = |value: &[u8; 4]| {
+        let mut bytes = whole.clone();
+        let element = [b"\x48\0\x10\0CS\x04\0".as_slice(), value].concat();
+        bytes.splice(at..at, element);
+        bytes
+    };
+    for bytes in [by_type, with_specimen(b"YES ")] {
+        assert_eq!(plan(&[bytes]), Err(Reason::NoTissue));
+    }
+    assert!(plan(&[with_specimen(b"NO  ")]).is_ok());
+}
+
+#[test]
+fn tiles_that_were_not_scanned_are_counted() {
+    let mut bytes = read("full-jpeg.dcm");
+    let at = only(&bytes, b"TILED_FULL");
+    bytes[at..at + 10].copy_from_slice(b"TILED_NONE");
+    let at = only(&bytes, b"\x48\0\x06\0UL\x04\0") + 8;
+    bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let refusal = prepare(&bytes, &options()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::TooManyFrames);
+}
+
+#[test]
+fn a_slide_that_begins_as_a_tiff_does_stays_dicom() {
+    let mut bytes = read("sparse-deflated.dcm");
+    bytes[..4].copy_from_slice(b"II*\0");
+    let files = [bytes];
+    let plan = plan(&files).unwrap();
+    let frames = decode_slices(&files[0], &[plan.frames[0].1], &plan, &options()).unwrap();
+    assert_eq!(frames[0].1.format, Format::Dicom);
+}
+
+#[test]
+fn tiled_pictures_that_are_no_pyramid_are_refused() {
+    let whole = read("pyramid-deflate.tif");
+    // Width and height of the second directory.
+    let at = [(0_u8, 576_u32), (1, 480)].map(|(tag, side)| {
+        let entry = [&[tag, 1, 4, 0, 1, 0, 0, 0], side.to_le_bytes().as_slice()].concat();
+        only(&whole, &entry) + 8
+    });
+    for (width, height) in [(2304_u32, 1920_u32), (576, 300), (576, 500), (720, 480)] {
+        let mut bytes = whole.clone();
+        bytes[at[0]..at[0] + 4].copy_from_slice(&width.to_le_bytes());
+        bytes[at[1]..at[1] + 4].copy_from_slice(&height.to_le_bytes());
+        let refusal = prepare(&bytes, &options()).unwrap_err();
+        assert_eq!(
+            refusal.reason,
+            Reason::MultiFrameNotSupportedYet,
+            "{width} x {height}"
+        );
+    }
+}
+
 #[test]
 fn a_patch_that_is_not_there_is_refused() {
     let files = [read("pyramid-deflate.tif")];

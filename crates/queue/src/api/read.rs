@@ -75,6 +75,11 @@ const GET: Operation = repeatable("read a message");
 const LIST: Operation = repeatable("list subjects");
 /// Most messages asked for in one batch; servers answer at most 1,024 subjects.
 pub(crate) const BATCH_MAX: usize = 256;
+/// Names by which a page of a list reaches back into the one before. Names that go away meanwhile move all later ones
+/// forward; only when more than these went is the list begun again.
+const OVERLAP: usize = 256;
+/// Times that a list is begun.
+const LIST_TRIES: u32 = 8;
 
 impl Api {
     /// Reads one message so that it is never older than our own latest write.
@@ -198,19 +203,36 @@ impl Api {
         }
     }
 
-    /// Every subject of a stream that matches, in order.
+    /// Every subject of a stream that matches, in order. One that is there all the time is never left out.
     pub(crate) async fn subjects(&self, stream: &str, filter: &str) -> Result<Vec<String>> {
         let method = format!("STREAM.INFO.{stream}");
+        for _ in 0..LIST_TRIES {
+            if let Some(all) = self.subjects_joined(&method, filter).await? {
+                return Ok(all);
+            }
+        }
+        Err(QueueError::Contended { tries: LIST_TRIES })
+    }
+
+    /// The pages of a list, put together; none when two of them do not meet.
+    async fn subjects_joined(&self, method: &str, filter: &str) -> Result<Option<Vec<String>>> {
         let mut all = Vec::new();
         loop {
-            let body = json!({ "subjects_filter": filter, "offset": all.len() });
-            let info: StreamInfo = self.call(LIST, &method, &body).await?;
+            // The server sorts anew for every page, so an offset is another name after a delete.
+            let offset = all.len().saturating_sub(OVERLAP);
+            let body = json!({ "subjects_filter": filter, "offset": offset });
+            let info: StreamInfo = self.call(LIST, method, &body).await?;
             let page = info.state.subjects.unwrap_or_default();
-            let ended = page.is_empty();
-            all.extend(page.into_keys());
-            if ended || all.len() >= info.total {
-                all.sort_unstable();
-                return Ok(all);
+            let is_last = offset + page.len() >= info.total;
+            let page: Vec<String> = page.into_keys().collect();
+            let Some(gained) = join(&mut all, page) else {
+                return Ok(None);
+            };
+            if is_last {
+                return Ok(Some(all));
+            }
+            if gained == 0 {
+                return Ok(None);
             }
         }
     }
@@ -260,6 +282,19 @@ impl Api {
             .await
             .map(|_| ())
     }
+}
+
+/// Adds what a page has after the last name of `all`, both in order; says how many names that were. None when the page
+/// begins after that name: names between the two may be missing.
+fn join(all: &mut Vec<String>, page: Vec<String>) -> Option<usize> {
+    let held = all.len();
+    let known = match all.last() {
+        Some(last) if page.first().is_none_or(|first| first > last) => return None,
+        Some(last) => page.partition_point(|name| name <= last),
+        None => 0,
+    };
+    all.extend(page.into_iter().skip(known));
+    Some(all.len() - held)
 }
 
 fn is_gone(error: &QueueError) -> bool {
@@ -323,6 +358,27 @@ pub(crate) fn parse_time(text: &str) -> Option<UnixMillis> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_are_joined_only_where_they_meet() {
+        let names = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        let check = |held: &str, page: &str, expected: Option<&str>| {
+            let mut all = names(held);
+            let gained = join(&mut all, names(page));
+            let joined = gained.map(|_| all.concat());
+            assert_eq!(joined.as_deref(), expected, "{held} {page}");
+            assert!(gained.is_none_or(|gained| held.len() + gained == all.len()));
+        };
+        check("", "", Some(""));
+        check("", "ab", Some("ab"));
+        check("abc", "bcde", Some("abcde"));
+        check("abc", "bc", Some("abc"));
+        // The last one is gone, and another came before it: every later one is in the page.
+        check("abd", "bce", Some("abde"));
+        // Two went, and what stands at the offset now may have left one out.
+        check("abc", "de", None);
+        check("abc", "", None);
+    }
 
     #[test]
     fn times_are_read() {

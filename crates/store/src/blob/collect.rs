@@ -4,6 +4,10 @@
 //! a blob makes it young, so a job that begins to rely on an old blob during a collection keeps it. The blob's age is
 //! asked once more just before the delete; what remains is the time between that question and the delete, milliseconds,
 //! in which a put of exactly that blob could be answered "already there". Its job then fails closed with a missing blob.
+//!
+//! Erasure deletes young blobs too. It looks for references twice, the second time just before the deletes, and keeps a
+//! blob that was put after it had begun: somebody else may be about to rely on it. What it keeps so, it leaves with the
+//! job's reference, for the erasure that follows: that of the job's own late worker, or the next sweep's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,8 +16,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use medfleet_core::{BlobKind, JobId, TenantId, UnixMillis};
 
-use super::references::ERASED;
-use super::{BlobStore, StoreError, blob_name};
+use super::references::{ERASED, Held};
+use super::{BlobStore, StoreError};
 use crate::backend::Name;
 
 /// No younger blob is collected, whatever the caller says: taking a reference leaves blobs below a part of it as they are.
@@ -35,7 +39,7 @@ pub struct Collected {
 pub struct Erased {
     /// Blobs deleted.
     pub deleted: u64,
-    /// Blobs kept because another job references them too.
+    /// Blobs kept because another job references them too, or because they were put during the erasure.
     pub kept: u64,
 }
 
@@ -72,7 +76,9 @@ impl BlobStore {
         let age_min =
             i64::try_from(older_than.max(COLLECT_AGE_MIN).as_millis()).unwrap_or(i64::MAX);
         let is_old = |modified: UnixMillis| now.0.saturating_sub(modified.0) > age_min;
-        let (_, referenced) = self.references(tenant, None).await?;
+        let mut held = Held::default();
+        self.read_references(tenant, None, &mut held).await?;
+        let referenced = held.of_others;
         let mut collected = Collected::default();
         for kind in BlobKind::ALL {
             let mut blobs = self.list(tenant, *kind);
@@ -103,28 +109,60 @@ impl BlobStore {
     /// [`StoreError::CorruptReferences`] or the place's failure.
     pub async fn erase(&self, tenant: &TenantId, job: &JobId) -> Result<Erased, StoreError> {
         // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
-        if !self.is_erased(tenant, job).await? {
-            self.bury(tenant, job).await?;
-        }
-        let (of_job, of_others) = self.references(tenant, Some(job)).await?;
+        let begun = self.begin_erasure(tenant, job).await?;
+        let mut held = Held::default();
+        self.read_references(tenant, Some(job), &mut held).await?;
+        // The first reading may have taken minutes: once more for what was relied on meanwhile.
+        self.read_references(tenant, Some(job), &mut held).await?;
         let mut erased = Erased::default();
-        for (kind, digest) in of_job {
-            if of_others.contains(&(kind, digest)) {
+        let mut is_done = true;
+        for (kind, digest) in &held.of_job {
+            if held.of_others.contains(&(*kind, *digest)) {
                 erased.kept += 1;
-            } else if self
-                .inner
-                .backend
-                .delete(&blob_name(tenant, kind, &digest))
-                .await?
-            {
+                continue;
+            }
+            let Some(head) = self.head(tenant, *kind, digest).await? else {
+                continue;
+            };
+            // A put in the same tick of the place's clock counts as before: whoever relies on such a blob writes its list
+            // along with the put, and both readings came after the tick.
+            if head.modified > begun {
+                erased.kept += 1;
+                is_done = false;
+            } else if self.delete(tenant, *kind, digest).await? {
                 erased.deleted += 1;
             }
         }
-        self.release(tenant, job).await?;
+        // Only what was read here is let go of: a list that a late worker wrote since leads its own erasure to its blobs.
+        if is_done {
+            for list in &held.lists {
+                self.inner.backend.delete(list).await?;
+            }
+        }
         Ok(erased)
     }
 
-    /// The erased jobs of a tenant, each with the time of its erasure.
+    /// Leaves the job's tombstone, or makes the one that is there as young as if it were left now, and gives the place's
+    /// time of that: erasures of one job follow each other, and each asks what was put since its own beginning.
+    async fn begin_erasure(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+    ) -> Result<UnixMillis, StoreError> {
+        let (name, backend) = (tombstone(tenant, job), &self.inner.backend);
+        if backend.head(&name).await?.is_none() {
+            self.bury(tenant, job).await?;
+        }
+        // Also after the put: a folder gives what it writes a coarser time, a little behind, than what it refreshes.
+        if !backend.refresh(&name).await? {
+            self.bury(tenant, job).await?;
+        }
+        let left = backend.head(&name).await?;
+        // One that was removed meanwhile tells no time: then everything counts as put since.
+        Ok(left.map_or(UnixMillis(i64::MIN), |left| left.modified))
+    }
+
+    /// The erased jobs of a tenant, each with the time of its latest erasure, finished or not.
     ///
     /// # Errors
     /// The place's failure.

@@ -31,6 +31,17 @@ pub(super) const ERASED: &str = "erased";
 /// Which blobs a job or a tenant references.
 pub(super) type References = HashSet<(BlobKind, Digest)>;
 
+/// What the lists of a tenant say, those of one job apart from the rest.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) of_job: References,
+    pub(super) of_others: References,
+    /// The lists of the one job.
+    pub(super) lists: Vec<Name>,
+    /// Every list that was read.
+    read: HashSet<Name>,
+}
+
 impl BlobStore {
     /// The job relies on these blobs from now on; durable when this returns. Taking the same reference again is fine.
     ///
@@ -196,16 +207,20 @@ impl BlobStore {
         Ok(holders)
     }
 
-    /// Every reference of a tenant, those of one job apart from the rest.
-    pub(super) async fn references(
+    /// Adds the references of a tenant to what is known of them, those of one job apart from the rest. A list never
+    /// changes, so a second reading costs little more than the names: it reads the lists that came since.
+    pub(super) async fn read_references(
         &self,
         tenant: &TenantId,
         apart: Option<&JobId>,
-    ) -> Result<(References, References), StoreError> {
-        let (mut of_job, mut of_others) = (References::new(), References::new());
+        held: &mut Held,
+    ) -> Result<(), StoreError> {
         let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
         while let Some(entry) = lists.next().await {
             let name = entry?.name;
+            if held.read.contains(&name) {
+                continue;
+            }
             // A list that is gone by now was released by its job.
             let Some(content) = self.inner.backend.get(&name, LIST_BYTES_MAX).await? else {
                 continue;
@@ -214,12 +229,14 @@ impl BlobStore {
             let job = name.as_str().split('/').nth(2);
             let is_apart = apart.is_some_and(|apart| job == Some(apart.as_str()));
             if is_apart {
-                of_job.extend(blobs)
+                held.of_job.extend(blobs);
+                held.lists.push(name.clone());
             } else {
-                of_others.extend(blobs)
+                held.of_others.extend(blobs);
             }
+            held.read.insert(name);
         }
-        Ok((of_job, of_others))
+        Ok(())
     }
 
     fn list_of(

@@ -1,9 +1,10 @@
 //! The store over memory and over a folder: names, checks, limits, references, collection, erasure.
 
+use async_trait::async_trait;
 use medfleet_core::JobId;
 
 use super::*;
-use crate::backend::{Folder, Objects};
+use crate::backend::{Entry, Folder, Objects};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Far beyond any real time of writing.
@@ -379,4 +380,101 @@ async fn erasing_takes_what_only_this_job_has_and_leaves_a_tombstone() {
         Erased::default()
     );
     assert_eq!(store.erase(&a, &job(2)).await.expect("erases").deleted, 1);
+}
+
+/// A place where others are at work during an erasure.
+#[derive(Debug)]
+struct Busy {
+    place: Arc<dyn Backend>,
+    /// Somebody puts this one again all the time.
+    touched: Option<Name>,
+    /// When the first's list is read, the second has just written the same one.
+    joins: Option<(JobId, JobId)>,
+}
+
+#[async_trait]
+impl Backend for Busy {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.place.put(name, bytes).await
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        let found = self.place.get(name, bytes_max).await?;
+        if let (Some((first, second)), Some(content)) = (&self.joins, &found) {
+            let same = name.as_str().replace(first.as_str(), second.as_str());
+            let same: Name = same.parse().expect("a good name");
+            self.place.put(&same, content.clone()).await?;
+        }
+        Ok(found)
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        let mut found = self.place.head(name).await?;
+        if let Some(entry) = &mut found
+            && self.touched.as_ref() == Some(name)
+        {
+            entry.modified = LATER;
+        }
+        Ok(found)
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        self.place.delete(name).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        self.place.list(prefix)
+    }
+}
+
+/// Erases job 1, whose only blob others use meanwhile; the jobs that hold references after it.
+async fn erase_while(
+    touched: bool,
+    joins: Option<(JobId, JobId)>,
+) -> (BlobStore, (BlobKind, Digest), Vec<JobId>) {
+    let (store, place) = store();
+    let a = tenant("a");
+    let digest = put(&store, "a", BlobKind::Tokens, b"equal tokens").await;
+    let blob = (BlobKind::Tokens, digest);
+    store
+        .reference(&a, &job(1), &[blob])
+        .await
+        .expect("references");
+    let touched = touched.then(|| blob_name(&a, blob.0, &digest));
+    let busy: Arc<dyn Backend> = Arc::new(Busy {
+        place,
+        touched,
+        joins,
+    });
+    let erased = over(&busy, store.limits()).erase(&a, &job(1)).await;
+    let kept = Erased {
+        deleted: 0,
+        kept: 1,
+    };
+    assert_eq!(erased.expect("erases"), kept);
+    assert!(store.exists(&a, blob.0, &digest).await.expect("works"));
+    let holders = store.holders(&a).await.expect("lists");
+    (store, blob, holders.into_keys().collect())
+}
+
+#[tokio::test]
+async fn erasing_leaves_what_is_put_meanwhile_to_the_erasure_that_follows() {
+    let (store, (kind, digest), holders) = erase_while(true, None).await;
+    let a = tenant("a");
+    assert_eq!(holders, [job(1)], "the next erasure finds it by the list");
+    // As by the late worker that put it, or by the next sweep.
+    let again = store.erase(&a, &job(1)).await.expect("erases");
+    let deleted = Erased {
+        deleted: 1,
+        kept: 0,
+    };
+    assert_eq!(again, deleted);
+    assert!(!store.exists(&a, kind, &digest).await.expect("works"));
+    assert!(store.holders(&a).await.expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn erasing_leaves_what_is_referenced_meanwhile() {
+    let (_, _, holders) = erase_while(false, Some((job(1), job(2)))).await;
+    assert_eq!(holders, [job(2)]);
 }

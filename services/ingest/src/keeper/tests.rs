@@ -151,6 +151,8 @@ async fn an_erasure_that_broke_is_finished_and_its_tombstone_goes_with_the_recor
         .expect("buries");
     setup.sweep_after(0).await;
     assert!(!setup.has(&key, &digest).await);
+    let found = setup.keeper.queue.record(&key).await.expect("reads");
+    assert!(found.is_some_and(|(record, _)| record.erased.is_some()));
     let blobs = [(BlobKind::Input, digest)];
     let refused = setup.store.reference(&key.tenant, &key.job, &blobs).await;
     assert!(matches!(refused, Err(StoreError::JobErased)), "{refused:?}");

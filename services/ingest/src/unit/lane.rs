@@ -83,17 +83,16 @@ impl Lane {
             (has_room || self.released[*class].is_empty()) && self.held[*class].has_any(is_held)
         };
         let first = (0..CLASSES).find(is_open)?;
+        // A patient waits: a single STAT unit is passed over by nobody.
+        let stat_was_served = first != slot(Class::Stat) || self.last == first;
         let aged = (first + 1..CLASSES).find(|class| {
+            // Cheap questions first: the oldest unit may stand behind many that are held back.
+            if !stat_was_served || self.passed[*class] + 1 < rules.aged_every || !is_open(class) {
+                return false;
+            }
             let is_held = |tenant: &_| pauses.hold(tenant, *class);
             let since = self.held[*class].oldest(is_held);
-            let is_aged =
-                since.is_some_and(|since| now.0.saturating_sub(since.0) >= rules.age_millis);
-            // A patient waits: a single STAT unit is passed over by nobody.
-            let stat_was_served = first != slot(Class::Stat) || self.last == first;
-            is_aged
-                && is_open(class)
-                && stat_was_served
-                && self.passed[*class] + 1 >= rules.aged_every
+            since.is_some_and(|since| now.0.saturating_sub(since.0) >= rules.age_millis)
         });
         Some(Choice {
             class: aged.unwrap_or(first),

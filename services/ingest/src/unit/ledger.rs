@@ -132,7 +132,7 @@ impl Ledger {
     }
 
     /// The epoch of a job that has not ended.
-    pub(crate) fn epoch(&self, key: &JobKey) -> Option<u32> {
+    fn epoch(&self, key: &JobKey) -> Option<u32> {
         self.open.get(key).map(|(known, _)| known.epoch)
     }
 

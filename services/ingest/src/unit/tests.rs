@@ -167,8 +167,23 @@ fn a_job_that_ended_is_not_released() {
         stage: Stage::Preprocess,
         sequence,
     });
-    assert_eq!(index.remove_job(&key(1)), places);
-    assert_eq!(index.remove_job(&key(1)), Vec::<Place>::new());
+    assert_eq!(index.remove_job(&key(1), 0), places);
+    assert_eq!(index.remove_job(&key(1), 0), Vec::<Place>::new());
+    assert_eq!(sequences(&index.take(100, NOW)), [2]);
+}
+
+#[test]
+fn a_late_word_of_an_epoch_takes_nothing_from_the_one_after_it() {
+    let mut index = index(10, &[(1, Class::Routine)]);
+    let mut replayed = held(2, Class::Routine);
+    replayed.unit.key = key(1);
+    replayed.unit.epoch = 1;
+    index.insert(replayed);
+    let first = Place {
+        stage: Stage::Preprocess,
+        sequence: 1,
+    };
+    assert_eq!(index.remove_job(&key(1), 0), [first]);
     assert_eq!(sequences(&index.take(100, NOW)), [2]);
 }
 

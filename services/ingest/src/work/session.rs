@@ -18,6 +18,8 @@ use crate::unit::{Held, Index, LaneKey, Pauses, Place, Tally};
 
 /// Events that may wait for the dispatcher; beyond that they are dropped, being hints.
 const EVENTS_MAX: usize = 1024;
+/// Jobs that are ended, and intake messages that are removed, before releases go on.
+const AT_ONCE_MAX: usize = 1024;
 /// Intake messages taken at once before anything is released.
 const INTAKE_BATCH: usize = 256;
 
@@ -135,16 +137,14 @@ impl<'a> Session<'a> {
             // The worker acknowledges right after its event: by then the unit no longer counts.
             self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
         }
-        let epoch = self.dispatcher.open.epoch(key);
-        let is_current = epoch.is_none_or(|epoch| epoch <= event.epoch);
-        if convert::is_final(event) && is_current {
-            self.forget(key).await;
+        if convert::is_final(event) {
+            self.forget(key, event.epoch).await;
         }
     }
 
-    /// Removes what waits of a job that has ended.
-    async fn forget(&mut self, key: &JobKey) {
-        for place in self.index.remove_job(key) {
+    /// Removes what waits of a job that has ended in this epoch.
+    async fn forget(&mut self, key: &JobKey, epoch: u32) {
+        for place in self.index.remove_job(key, epoch) {
             self.remove(place).await;
         }
     }
@@ -200,10 +200,29 @@ impl<'a> Session<'a> {
             }
         }
         self.recount(self.index.lanes()).await;
-        for place in std::mem::take(&mut self.leftovers) {
-            self.remove(place).await;
-        }
+        self.remove_leftovers().await;
         self.dispatcher.figures.show_backlog(&self.index.backlog());
+    }
+
+    /// Tries again to remove intake messages, some at a time: releases wait meanwhile.
+    async fn remove_leftovers(&mut self) {
+        let some: Vec<Place> = self.leftovers.iter().take(AT_ONCE_MAX).copied().collect();
+        let queue = &self.dispatcher.queue;
+        let removals = stream::iter(some).map(async |place| {
+            let removed = queue.remove_intake(place.stage, place.sequence).await;
+            (place, removed)
+        });
+        let removals = removals.buffer_unordered(self.dispatcher.config.releases_max);
+        for (place, removed) in removals.collect::<Vec<_>>().await {
+            match removed {
+                Ok(()) => {
+                    self.leftovers.remove(&place);
+                }
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "an intake message stays for now");
+                }
+            }
+        }
     }
 
     async fn recount(&mut self, lanes: Vec<LaneKey>) {
@@ -227,21 +246,28 @@ impl<'a> Session<'a> {
         self.recount_at = None;
     }
 
-    /// Ends every job whose time is over, wherever it stands.
+    /// Ends jobs whose time is over, wherever they stand, some at a time: releases wait meanwhile.
     pub(super) async fn expire(&mut self) {
-        let now = self.dispatcher.clock.now();
-        for (key, epoch) in self.dispatcher.open.due(now) {
-            match self.dispatcher.expire_job(&key, epoch, now).await {
+        let dispatcher = self.dispatcher;
+        let now = dispatcher.clock.now();
+        let due = dispatcher.open.due(now).into_iter().take(AT_ONCE_MAX);
+        let expiries = stream::iter(due).map(async |(key, epoch)| {
+            let expired = dispatcher.expire_job(&key, epoch, now).await;
+            (key, epoch, expired)
+        });
+        let expiries = expiries.buffer_unordered(dispatcher.config.releases_max);
+        for (key, epoch, expired) in expiries.collect::<Vec<_>>().await {
+            match expired {
                 Ok(()) => {
-                    self.dispatcher.open.end(&key, epoch);
-                    self.forget(&key).await;
+                    dispatcher.open.end(&key, epoch);
+                    let places = self.index.remove_job(&key, epoch);
+                    self.leftovers.extend(places);
                 }
                 Err(error) => {
                     tracing::warn!(
                         error = chain(&error),
                         "jobs past their time wait for the queue"
                     );
-                    return;
                 }
             }
         }

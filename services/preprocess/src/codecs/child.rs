@@ -50,7 +50,9 @@ fn serve(seconds: u64) -> io::Result<()> {
     let mut codestream = Vec::new();
     while wire::take(&mut from, &mut codestream)? {
         // Should the one who watches be gone, this ends a codestream without end.
-        let used = getrusage(UsageWho::RUSAGE_SELF)?.user_time().tv_sec();
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        // The limit counts both.
+        let used = (usage.user_time() + usage.system_time()).tv_sec();
         let until = seconds
             .saturating_add(used.unsigned_abs())
             .saturating_add(1);
