@@ -24,6 +24,7 @@ mod gguf;
 mod guide;
 mod layers;
 mod model;
+mod pages;
 mod projector;
 mod prompt;
 mod sampling;

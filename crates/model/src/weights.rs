@@ -25,6 +25,7 @@ use crate::fused::cpu;
 use crate::gguf::file::GgufFile;
 use crate::gguf::names::HubName;
 use crate::layers::Matrix;
+use crate::pages::prefer_huge_pages;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -404,30 +405,6 @@ impl Weights {
         self.let_go(entry);
     }
 }
-
-/// Asks for fresh memory in pages of 2 MiB where the system has them: with 4 KiB, the faults of first use take longer than
-/// the reading.
-#[cfg(target_os = "linux")]
-fn prefer_huge_pages(bytes: *mut [u8]) {
-    use nix::sys::mman::{MmapAdvise, madvise};
-    const PAGE_BYTES: usize = 4096;
-    const HUGE_BYTES: usize = 2 << 20;
-    let skipped = bytes.cast::<u8>().align_offset(PAGE_BYTES);
-    if bytes.len() < skipped.saturating_add(HUGE_BYTES) {
-        return;
-    }
-    let start = bytes.cast::<u8>().wrapping_add(skipped);
-    let Some(start) = std::ptr::NonNull::new(start.cast()) else {
-        return;
-    };
-    // SAFETY: the advice changes how pages are backed and nothing in them, whoever owns them.
-    let advised = unsafe { madvise(start, bytes.len() - skipped, MmapAdvise::MADV_HUGEPAGE) };
-    // Without them it is slower, nothing else.
-    let _ = advised;
-}
-
-#[cfg(not(target_os = "linux"))]
-fn prefer_huge_pages(_: *mut [u8]) {}
 
 /// A place in the tree of tensor names.
 pub(crate) struct Scope<'a> {

@@ -167,7 +167,7 @@ fn tiles_that_were_not_scanned_are_counted() {
     let at = only(&bytes, b"TILED_FULL");
     bytes[at..at + 10].copy_from_slice(b"TILED_NONE");
     let at = only(&bytes, b"\x48\0\x06\0UL\x04\0") + 8;
-    bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    bytes[at..at + 4].copy_from_slice(&(1_u32 << 30).to_le_bytes());
     let refusal = prepare(&bytes, &options()).unwrap_err();
     assert_eq!(refusal.reason, Reason::TooManyFrames);
 }

@@ -1,3 +1,5 @@
+//! Attention on every level against a plain reference: windows, image blocks, tables of slots, and the same bits however it is cut.
+
 use half::bf16;
 use medfleet_kernels::{Attention, Cached, Kernels, KeyRange};
 use rand::rngs::SmallRng;

@@ -1,3 +1,5 @@
+//! Products with packed weights on every level against a plain reference, and the same bits whoever is beside.
+
 use half::bf16;
 use medfleet_kernels::{Kernels, Packed, Then};
 use rand::Rng;

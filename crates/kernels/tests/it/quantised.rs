@@ -1,3 +1,5 @@
+//! Q8_0 products on every level against exact sums, and the same bits whoever is beside.
+
 use half::f16;
 use medfleet_kernels::{Kernels, Quantised, Then};
 use rand::rngs::SmallRng;

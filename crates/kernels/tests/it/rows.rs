@@ -1,3 +1,5 @@
+//! Norms, rotation and gates on every level against a plain reference.
+
 use medfleet_kernels::{Kernels, Rotation, Scale};
 use rand::Rng;
 use rand::rngs::SmallRng;
