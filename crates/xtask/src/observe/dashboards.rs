@@ -1,5 +1,7 @@
 //! The source of the dashboards: panels and their queries. `json` makes of them what Grafana imports.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 /// One dashboard.
@@ -449,7 +451,20 @@ pub(super) fn json(dashboard: &Dashboard) -> String {
         "links": [{"type": "dashboards", "tags": ["medfleet"], "title": "medfleet", "asDropdown": true, "keepTime": true}],
         "panels": panels,
     });
-    format!("{whole:#}\n")
+    format!("{:#}\n", sorted(whole))
+}
+
+/// Keys in order: serde_json keeps them as they came, or sorts them, by which other packages are built with it.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> = fields.into_iter().collect();
+            let fields = fields.into_iter().map(|(key, field)| (key, sorted(field)));
+            Value::Object(fields.collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
 }
 
 fn panel_json(panel: &Panel, place: usize, top: usize) -> Value {
