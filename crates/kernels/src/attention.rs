@@ -48,7 +48,7 @@ pub struct Cached<'a, T> {
 /// Queries of one sequence; head h reads the keys of kv head h / (heads / kv heads).
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a, T> {
-    /// [rows, heads, width].
+    /// `[rows, heads, width]`.
     pub query: &'a [T],
     /// [heads, kv heads, width].
     pub sizes: [usize; 3],
@@ -164,7 +164,7 @@ struct Task<'a, T> {
 /// What a task keeps: rows are queries times the heads of the group.
 struct State {
     rows: usize,
-    /// [rows, width].
+    /// `[rows, width]`.
     query: Vec<f32>,
     /// [rows, padded width], not yet divided.
     mixed: Vec<f32>,
@@ -374,7 +374,7 @@ impl<T: Number> Task<'_, T> {
         }
     }
 
-    /// Adds a block's values, each times its weight of [rows, keys].
+    /// Adds a block's values, each times its weight of `[rows, keys]`.
     unsafe fn add_values(
         &self,
         state: &mut State,
@@ -402,7 +402,7 @@ impl<T: Number> Task<'_, T> {
         unsafe { sweep(self.kernels, sizes, left, right, sums) };
     }
 
-    /// Products of rows with all keys of a block: [rows, keys].
+    /// Products of rows with all keys of a block: `[rows, keys]`.
     unsafe fn scores(
         &self,
         state: &State,

@@ -14,7 +14,7 @@ use crate::tile::Right;
 #[repr(align(64))]
 pub(crate) struct Line(pub(crate) [u32; LANES]);
 
-/// A weight matrix [outputs, inputs].
+/// A weight matrix `[outputs, inputs]`.
 #[derive(Debug)]
 pub struct Packed {
     outputs: usize,
@@ -25,7 +25,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Of a matrix in memory, [outputs, inputs] in rows.
+    /// Of a matrix in memory, `[outputs, inputs]` in rows.
     ///
     /// # Panics
     /// Where `values` is of another size.

@@ -24,11 +24,11 @@ const PARALLEL_MIN: usize = 1 << 17;
 /// What is done with each result of a product, in this order. It is rounded to T after the bias, and after each further step.
 #[derive(Debug, Clone, Copy)]
 pub struct Then<'a, T> {
-    /// [outputs], added.
+    /// `[outputs]`, added.
     pub bias: Option<&'a [f32]>,
     /// GELU in its tanh form.
     pub gelu: bool,
-    /// [rows, outputs], added.
+    /// `[rows, outputs]`, added.
     pub residual: Option<&'a [T]>,
 }
 
@@ -43,7 +43,7 @@ impl<T> Default for Then<'_, T> {
 }
 
 impl Kernels {
-    /// x [rows, inputs] → [rows, outputs].
+    /// x `[rows, inputs]` → `[rows, outputs]`.
     ///
     /// # Panics
     /// Where sizes do not fit each other.

@@ -31,7 +31,7 @@ const PARALLEL_MIN: usize = 1 << 17;
 #[repr(align(32))]
 struct Unit([i8; BLOCK]);
 
-/// A weight matrix [outputs, inputs] of Q8_0.
+/// A weight matrix `[outputs, inputs]` of Q8_0.
 #[derive(Debug)]
 pub struct Quantised {
     outputs: usize,
@@ -173,7 +173,7 @@ fn quantise<T: Number>(block: &[T]) -> Values {
 }
 
 impl Kernels {
-    /// x [rows, inputs] → [rows, outputs].
+    /// x `[rows, inputs]` → `[rows, outputs]`.
     ///
     /// # Panics
     /// Where sizes do not fit each other.

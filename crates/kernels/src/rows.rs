@@ -12,10 +12,10 @@ const TASK_ROWS: usize = 16;
 /// Numbers below which a second thread does not pay.
 const PARALLEL_MIN: usize = 1 << 14;
 
-/// What a norm multiplies with, [width], and its epsilon.
+/// What a norm multiplies with, `[width]`, and its epsilon.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale<'a> {
-    /// [width].
+    /// `[width]`.
     pub weight: &'a [f32],
     /// Added to the mean square.
     pub eps: f32,
@@ -31,7 +31,7 @@ pub struct Rotation<'a, T> {
 }
 
 impl Kernels {
-    /// RMS norm of each row of x [rows, width]; then added to `residual` where there is one.
+    /// RMS norm of each row of x `[rows, width]`; then added to `residual` where there is one.
     ///
     /// # Panics
     /// Where sizes do not fit each other.
@@ -50,7 +50,7 @@ impl Kernels {
         self.rows(x, of.weight.len(), |rows| RmsNorm { rows, of, residual })
     }
 
-    /// Layer norm of each row of x [rows, width], with weight and bias [width].
+    /// Layer norm of each row of x `[rows, width]`, with weight and bias `[width]`.
     ///
     /// # Panics
     /// Where sizes do not fit each other.
@@ -64,7 +64,7 @@ impl Kernels {
         self.rows(x, bias.len(), |rows| LayerNorm { rows, of, bias })
     }
 
-    /// RMS norm of each head of x [rows, heads, width], then rotation: the first half of a head against the second half.
+    /// RMS norm of each head of x `[rows, heads, width]`, then rotation: the first half of a head against the second half.
     ///
     /// # Panics
     /// Where sizes do not fit each other.

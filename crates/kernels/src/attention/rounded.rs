@@ -9,7 +9,7 @@ pub(super) const KEPT_NUMBERS: usize = 1 << 22;
 
 /// The scores of a task, then its weights.
 struct Kept<T> {
-    /// [rows, stride].
+    /// `[rows, stride]`.
     numbers: Vec<T>,
     /// The positions from `first` on, a multiple of [`LANES`].
     stride: usize,
