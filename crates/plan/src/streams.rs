@@ -29,6 +29,7 @@ pub fn streams(load: &Load, stream_writes_per_second: f64) -> Vec<StreamLoad> {
         // Stored and removed.
         ("INTAKE_PREPROCESS", 2.0),
         ("INTAKE_ENCODE", 2.0 * chunks),
+        ("INTAKE_DECODE", 2.0),
         // Stored and acknowledged.
         ("WORK_PREPROCESS", 2.0),
         ("WORK_ENCODE", 2.0 * chunks),

@@ -5,7 +5,7 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `slots`, `lease`, `objects`, `presence`, `usage`,
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
 mod ack;
@@ -25,7 +25,6 @@ mod presence;
 mod puller;
 mod records;
 pub mod server;
-mod slots;
 mod streams;
 mod subject;
 mod usage;
@@ -50,7 +49,6 @@ pub use ledgers::Pause;
 pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
-pub use slots::{SLOTS_EVERY, SLOTS_FOR, Slots, SlotsTeller};
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 

@@ -1,4 +1,4 @@
-//! Who works: each worker says so on core NATS every few seconds. Nobody stores it; a worker that is silent is gone.
+//! Who works: each worker says so on core NATS about once a second. Nobody stores it; a worker that is silent is gone.
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -16,7 +16,7 @@ impl Queue {
         inbox.rsplit('.').next().unwrap_or_default().to_owned()
     }
 
-    /// Says that a worker is there. Call it every few seconds.
+    /// Says that a worker is there. Call it about once a second.
     ///
     /// # Errors
     /// When it could not be handed to the connection in time.

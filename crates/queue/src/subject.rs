@@ -82,18 +82,6 @@ pub(crate) fn ready(stage: Stage, pool: &PoolName) -> String {
     format!("ready.{stage}.{pool}")
 }
 
-/// What a worker process says of its slots, on core NATS.
-pub(crate) fn slots(stage: Stage, pool: &PoolName) -> String {
-    format!("slots.{stage}.{pool}")
-}
-
-/// Stage and pool of such a hint.
-pub(crate) fn lane_of_slots(subject: &str) -> Option<(Stage, PoolName)> {
-    let mut tokens = subject.split('.').skip(1);
-    let stage = tokens.next()?.parse().ok()?;
-    Some((stage, PoolName::new(tokens.next()?).ok()?))
-}
-
 /// The key of a pause: `_` stands for every tenant or every class, and is no tenant's name.
 pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> String {
     let tenant = tenant.map_or("_", TenantId::as_str);
@@ -229,12 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn hints_and_pauses_have_names() {
-        let unit = samples::unit(Stage::Encode, 3);
-        let hint = slots(Stage::Decode, &unit.pool);
-        assert_eq!(lane_of_slots(&hint), Some((Stage::Decode, unit.pool)));
-        assert_eq!(lane_of_slots("slots.decode"), None);
-        let tenant = unit.key.tenant;
+    fn pauses_have_names() {
+        let tenant = samples::key().tenant;
         assert_eq!(pause_key(Some(&tenant), None), "st-mary._");
         assert_eq!(pause_key(None, Some(Class::Bulk)), "_.bulk");
     }

@@ -1,4 +1,5 @@
-//! Says on the queue, every few seconds, that this worker is there.
+//! Says on the queue, about once a second, that this worker is there and how many units it takes at a time: dispatchers
+//! release as much as that soon does, and the status page shows it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::slot::Worker;
 
-/// How often; whoever listens gives a worker up after three times this.
-pub const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// How often; whoever listens gives a worker up after five times this.
+pub const PRESENCE_EVERY: Duration = Duration::from_secs(1);
 
 /// Until it is stopped. What is not heard is said again.
 pub(crate) async fn announce(worker: Worker, stage: Stage) -> Result<(), Infallible> {

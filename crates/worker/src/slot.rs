@@ -10,9 +10,7 @@ use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{
-    Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, SLOTS_EVERY, Seen,
-};
+use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
 use tokio::sync::broadcast;
 use tracing::{Instrument, Span, field};
@@ -58,12 +56,6 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         forward.await;
         Ok::<(), QueueError>(())
     });
-    let telling = TaskKind {
-        name: "slots hints",
-        on_failure: OnFailure::Log,
-        on_shutdown: OnShutdown::Wait,
-    };
-    worker.tasks.start(telling, tell_slots::<H>(worker.clone()));
     let announcing = TaskKind {
         name: "worker's presence",
         on_failure: OnFailure::Log,
@@ -89,24 +81,6 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     join_all(slots.iter().map(|slot| slot.ended())).await;
     forward.abort();
     announce.abort();
-}
-
-/// Says how many slots there are for as long as units are taken: the dispatcher releases as much as they can do soon.
-async fn tell_slots<H: Handler>(worker: Worker) -> Result<(), QueueError> {
-    let teller = worker.queue.slots_teller(H::STAGE, &worker.pool);
-    let slots = u32::try_from(worker.config.slots.get()).unwrap_or(u32::MAX);
-    let shutdown = worker.tasks.shutdown();
-    while !shutdown.has_begun() {
-        if let Err(error) = teller.tell(slots).await {
-            // The one before counts for a while.
-            tracing::debug!(%error, "the number of slots was not said");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(SLOTS_EVERY) => {}
-            () = shutdown.begun() => {}
-        }
-    }
-    teller.tell(0).await
 }
 
 const fn slot_name(stage: Stage) -> &'static str {

@@ -54,11 +54,6 @@ impl Settings for MainConfig {
                  so that an accept under way is never taken for an abandoned one",
             ));
         }
-        if self.ingest.dispatcher.lease_renew.get() * 2 > self.queue.lease_ttl.get() {
-            return Err(ConfigError::relation(
-                "ingest.dispatcher.lease_renew must be at most half of queue.lease_ttl, so that one lost renewal costs nothing",
-            ));
-        }
         if self.queue.upload_ttl < self.ingest.limits.upload_time_to_live {
             return Err(ConfigError::relation(
                 "queue.upload_ttl must be at least ingest.limits.upload_time_to_live, so that no valid handle is forgotten",
@@ -388,8 +383,6 @@ pub struct DispatcherConfig {
     pub aged_every: u32,
     /// What a tenant's turn is worth where tenants compete within a class; 1 for a tenant that is not named.
     pub tenant_weights: BTreeMap<String, u32>,
-    /// How often the lease is renewed.
-    pub lease_renew: DurationText,
     /// How often the released units are counted anew and what failed is tried again.
     pub recount_every: DurationText,
     /// Shortest time between two counts of a full pool.
@@ -408,7 +401,6 @@ impl Default for DispatcherConfig {
             age_after: DurationText::from_secs(10 * 60),
             aged_every: 8,
             tenant_weights: BTreeMap::new(),
-            lease_renew: DurationText::from_secs(3),
             recount_every: DurationText::from_secs(1),
             recount_least: DurationText::from_millis(20),
             expire_every: DurationText::from_secs(5),

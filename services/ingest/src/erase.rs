@@ -4,7 +4,7 @@
 //! The tombstone keeps a stage at work from bringing anything back, the mark keeps the job from being started over. Whatever
 //! breaks, calling again finishes it, and so does the keeper.
 
-use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused};
+use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused, UnixMillis};
 use medfleet_queue::{Applied, Queue};
 use medfleet_runtime::exit::chain;
 use medfleet_store::{Erased, StoreError};
@@ -26,51 +26,54 @@ impl Acceptor {
         caller: &Caller,
         key: &JobKey,
     ) -> Result<(JobRecord, Erased), Refusal> {
-        let record = self.mark(key).await?;
+        let record = mark(&self.queue, &self.blobs, key, self.clock.now()).await?;
         let erased = remove(&self.queue, &self.blobs, key, &record).await?;
         self.figures.erased.inc();
         self.audit(key, "erase", &caller.actor).await?;
         Ok((record, erased))
     }
+}
 
-    /// Ends the job and marks it, so that nothing starts it over.
-    async fn mark(&self, key: &JobKey) -> Result<JobRecord, Refusal> {
-        for _ in 0..TRIES {
-            self.end(key).await?;
-            self.blobs.bury(key).await?;
-            let now = self.clock.now();
-            match self.queue.apply(key, None, &Move::Erase, now).await? {
-                Applied::Applied { record, .. } => return Ok(record),
-                // It was started over in between.
-                Applied::Refused { .. } | Applied::OtherEpoch { .. } => {}
-                Applied::Missing => return Err(Refusal::NotFound { what: "job" }),
-            }
+/// Ends the job and marks it, so that nothing starts it over.
+pub(crate) async fn mark(
+    queue: &Queue,
+    blobs: &Blobs,
+    key: &JobKey,
+    now: UnixMillis,
+) -> Result<JobRecord, Refusal> {
+    for _ in 0..TRIES {
+        end(queue, key, now).await?;
+        blobs.bury(key).await?;
+        match queue.apply(key, None, &Move::Erase, now).await? {
+            Applied::Applied { record, .. } => return Ok(record),
+            // It was started over in between.
+            Applied::Refused { .. } | Applied::OtherEpoch { .. } => {}
+            Applied::Missing => return Err(Refusal::NotFound { what: "job" }),
         }
-        Err(Refusal::Replayed)
     }
+    Err(Refusal::Replayed)
+}
 
-    /// Makes sure that the job has ended.
-    async fn end(&self, key: &JobKey) -> Result<(), Refusal> {
-        let now = self.clock.now();
-        match self.queue.apply(key, None, &Move::Cancel, now).await? {
-            Applied::Applied { .. } => {
-                if let Err(error) = self.queue.publish_cancel(key).await {
-                    // Only a hint: the worker learns it from the record at its next heartbeat.
-                    tracing::debug!(error = chain(&error), "a cancel hint was lost");
-                }
-                Ok(())
+/// Makes sure that the job has ended.
+async fn end(queue: &Queue, key: &JobKey, now: UnixMillis) -> Result<(), Refusal> {
+    match queue.apply(key, None, &Move::Cancel, now).await? {
+        Applied::Applied { .. } => {
+            if let Err(error) = queue.publish_cancel(key).await {
+                // Only a hint: the worker learns it from the record at its next heartbeat.
+                tracing::debug!(error = chain(&error), "a cancel hint was lost");
             }
-            Applied::Refused {
-                reason: Refused::Final { .. },
-                ..
-            } => Ok(()),
-            Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
-                Err(Refusal::WrongState {
-                    state: record.state,
-                })
-            }
-            Applied::Missing => Err(Refusal::NotFound { what: "job" }),
+            Ok(())
         }
+        Applied::Refused {
+            reason: Refused::Final { .. },
+            ..
+        } => Ok(()),
+        Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
+            Err(Refusal::WrongState {
+                state: record.state,
+            })
+        }
+        Applied::Missing => Err(Refusal::NotFound { what: "job" }),
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobId, JobKey, JobRecord, Move, TenantId, UnixMillis};
-use medfleet_queue::{Applied, Queue, Revision};
+use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_queue::{Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use medfleet_store::COLLECT_AGE_MIN;
@@ -137,7 +137,7 @@ impl Keeper {
                 // It broke before the record was marked: unmarked, the job could be started over without its inputs.
                 let record = match record.erased {
                     Some(_) => record,
-                    None => self.mark(key, record).await?,
+                    None => erase::mark(&self.queue, &self.blobs, key, now).await?,
                 };
                 erase::remove(&self.queue, &self.blobs, key, &record).await?;
             }
@@ -148,17 +148,6 @@ impl Keeper {
             None => {}
         }
         Ok(())
-    }
-
-    /// Ends a job that is to be erased and marks it; the record as it is then.
-    async fn mark(&self, key: &JobKey, record: JobRecord) -> Result<JobRecord, Refusal> {
-        let now = self.clock.now();
-        self.queue.apply(key, None, &Move::Cancel, now).await?;
-        match self.queue.apply(key, None, &Move::Erase, now).await? {
-            Applied::Applied { record, .. } => Ok(record),
-            // Its record is gone meanwhile, or it was started over just now and is marked by the next sweep.
-            Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => Ok(record),
-        }
     }
 
     fn is_over(&self, tenant: &TenantId, record: &JobRecord, now: UnixMillis) -> bool {

@@ -302,6 +302,7 @@ impl Parts {
             config: self.config.dispatcher.clone(),
             queue,
             hub: self.hub.clone(),
+            roster: self.roster.clone(),
             open: self.open.clone(),
             pools: self.pools.clone(),
             rules: self.rules.clone(),

@@ -13,7 +13,7 @@ use medfleet_worker::PRESENCE_EVERY;
 use tokio::time::Instant;
 
 /// Silence after which a worker is gone.
-const SILENCE_MAX: Duration = PRESENCE_EVERY.saturating_mul(3);
+const SILENCE_MAX: Duration = PRESENCE_EVERY.saturating_mul(5);
 /// Pause before a broken subscription is made again.
 const AGAIN: Duration = Duration::from_millis(250);
 /// Workers that are remembered; a fleet has far fewer, and a flood must not fill memory.

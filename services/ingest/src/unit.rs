@@ -1,13 +1,12 @@
 //! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order, but for what waits too
 //! long ([`lane`]); within a class the tenants take turns by cost ([`share`]).
-//! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon ([`slots`]); one unit
+//! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon; one unit
 //! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
 
 mod lane;
 pub(crate) mod ledger;
 mod pauses;
 mod share;
-mod slots;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +17,6 @@ use lane::Lane;
 pub(crate) use pauses::Pauses;
 use share::Rank;
 pub(crate) use share::Weights;
-pub(crate) use slots::Tally;
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();

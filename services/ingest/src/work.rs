@@ -10,13 +10,13 @@ use medfleet_core::{JobKey, Move, PoolName, UnixMillis, protocol};
 use medfleet_queue::{Applied, Headers, Lease, Queue, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown, telemetry};
-use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::config::DispatcherConfig;
 use crate::hub::Hub;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
+use crate::roster::Roster;
 use crate::unit::{Held, Place, Rules};
 use session::Session;
 
@@ -33,6 +33,7 @@ pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
     pub(crate) queue: Queue,
     pub(crate) hub: Hub,
+    pub(crate) roster: Roster,
     pub(crate) open: OpenJobs,
     pub(crate) pools: Vec<PoolName>,
     pub(crate) rules: Rules,
@@ -85,28 +86,9 @@ impl Dispatcher {
             }
         };
         tokio::select! {
-            () = self.keep(lease) => false,
+            () = lease.hold() => false,
             () = sessions => true,
             () = self.shutdown.begun() => true,
-        }
-    }
-
-    /// Renews the lease; returns when it is lost, or when no renewal has succeeded for as long as it lasts.
-    async fn keep(&self, lease: &mut Lease) {
-        let mut renew = every(self.config.lease_renew.get());
-        let mut ends = Instant::now() + self.queue.lease_ttl();
-        loop {
-            let renewed = async {
-                renew.tick().await;
-                (Instant::now(), lease.renew().await)
-            };
-            match tokio::time::timeout_at(ends, renewed).await {
-                Ok((asked, Ok(true))) => ends = asked + self.queue.lease_ttl(),
-                Ok((_, Ok(false))) | Err(_) => return,
-                Ok((_, Err(error))) => {
-                    tracing::debug!(error = chain(&error), "the lease could not be renewed");
-                }
-            }
         }
     }
 

@@ -265,14 +265,7 @@ impl Preprocess {
         }
         let mut volume = Vec::new();
         if !slices.is_empty() {
-            let of_volume: Vec<(usize, &Slices)> = slices
-                .iter()
-                .map(|(index, file)| (*index, &**file))
-                .collect();
-            let plan = plan_volume(&of_volume, self.options.convention()).map_err(|refusal| {
-                self.count_refusal(refusal.reason);
-                PreprocessError::Volume { refusal }
-            })?;
+            let plan = self.plan(slices).await?;
             for (index, fate) in &plan.fates {
                 if let (Fate::Unused(why), Some(file)) = (fate, files.get(*index)) {
                     unused.push(refused(*file, why.code(), why.text()));
@@ -289,6 +282,25 @@ impl Preprocess {
             frames: in_order(ready, volume),
             unused,
             identifiers,
+        })
+    }
+
+    /// Which slices are shown. Of a slide that takes the pixels of its smallest level, so that it waits for a turn.
+    async fn plan(&self, slices: Vec<(usize, Box<Slices>)>) -> Result<SlicePlan, PreprocessError> {
+        let index = slices.first().map_or(0, |(index, _)| *index);
+        let convention = self.options.convention();
+        let plan = move || {
+            let files: Vec<(usize, &Slices)> = slices
+                .iter()
+                .map(|(index, file)| (*index, &**file))
+                .collect();
+            plan_volume(&files, convention)
+        };
+        let planned = self.decodes.run(plan).await;
+        let (plan, _) = planned.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        plan.map_err(|refusal| {
+            self.count_refusal(refusal.reason);
+            PreprocessError::Volume { refusal }
         })
     }
 

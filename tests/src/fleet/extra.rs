@@ -1,16 +1,16 @@
 //! More workers than one of a role, as an autoscaler starts and stops them.
 
-use std::fs::{self, File};
-use std::process::Stdio;
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use toml::{Table, Value};
 
-use super::{Fleet, Role, binary};
+use super::{Fleet, Role};
 use crate::client::PATIENCE;
+use crate::process::start_service;
 
 /// A worker beside the fleet's own; killed when it is dropped.
 #[derive(Debug)]
@@ -39,20 +39,7 @@ impl Fleet {
         process.insert("admin_listen".into(), free.into());
         let path = folder.join(format!("{}-extra.toml", role.name()));
         fs::write(&path, config.to_string())?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log(role))?;
-        let child = Command::new(binary(&format!("medfleet-{}", role.name()))?)
-            .arg("--config")
-            .arg(path)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("start another {}", role.name()))?;
+        let child = start_service(role, &path, &self.log(role))?;
         Ok(Extra { child })
     }
 }

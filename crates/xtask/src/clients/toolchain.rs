@@ -130,7 +130,7 @@ impl CppKit {
         let _lock = fetch::lock(&cache)?;
         let unpacked = cache.join("cpp-grpc");
         if !unpacked.is_dir() {
-            unpack_debian(&cache, &unpacked).with_context(|| {
+            fetch::debian::unpack(&cache, &plan_debian, &unpacked).with_context(|| {
                 format!("no gRPC for C++ here: install {}", CPP_PACKAGES.join(" "))
             })?;
         }
@@ -188,50 +188,6 @@ impl CppKit {
     }
 }
 
-/// Downloads what apt would install for the C++ packages and unpacks it; needs no rights, installs nothing.
-fn unpack_debian(cache: &Path, target: &Path) -> Result<()> {
-    let work = cache.join(format!(".cpp-{}", std::process::id()));
-    let tree = work.join("tree");
-    fs::create_dir_all(&tree)?;
-    let outcome = download_debian(&work).and_then(|()| {
-        for package in files_with(&work, "deb")? {
-            process::run(
-                Command::new("dpkg-deb")
-                    .arg("--extract")
-                    .arg(package)
-                    .arg(&tree),
-            )?;
-        }
-        fs::rename(&tree, target).context("put the C++ library in place")
-    });
-    let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
-    outcome.and(removed)
-}
-
-fn download_debian(work: &Path) -> Result<()> {
-    let listing = match plan_debian(&[]) {
-        Ok(listing) => listing,
-        // A fresh image has no package lists: fetch our own, beside the system's.
-        Err(_) => {
-            let state = work.join("state");
-            fs::create_dir_all(state.join("lists/partial"))?;
-            let own = flag_with("Dir::State::lists", &state.join("lists"));
-            process::run(
-                Command::new("apt-get")
-                    .args(["-qq", "-o"])
-                    .arg(&own)
-                    .arg("update"),
-            )?;
-            return take_debian(
-                work,
-                &plan_debian(&["-o".into(), own.clone()])?,
-                &["-o".into(), own],
-            );
-        }
-    };
-    take_debian(work, &listing, &[])
-}
-
 /// The packages that are missing for the C++ client, as apt lists them.
 fn plan_debian(options: &[OsString]) -> Result<Vec<String>> {
     let mut apt = Command::new("apt-get");
@@ -244,16 +200,6 @@ fn plan_debian(options: &[OsString]) -> Result<Vec<String>> {
         ])
         .args(CPP_PACKAGES);
     Ok(packages_of(&process::capture(&mut apt)?))
-}
-
-fn take_debian(work: &Path, packages: &[String], options: &[OsString]) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    process::run(
-        apt.current_dir(work)
-            .args(options)
-            .args(["-qq", "download"])
-            .args(packages),
-    )
 }
 
 /// Package names in apt's list of `'address' name_version_architecture.deb size digest`.

@@ -21,17 +21,24 @@ pub(crate) fn promtool() -> Result<PathBuf> {
     let unpacked = cache.join("debian-prometheus");
     let program = unpacked.join("usr/bin").join(name);
     if !program.is_file() {
-        unpack(&cache, "prometheus", &unpacked)
+        unpack(&cache, &|_| Ok(vec!["prometheus".to_owned()]), &unpacked)
             .context("no promtool here: install the package prometheus")?;
     }
     Ok(program)
 }
 
-fn unpack(cache: &Path, package: &str, target: &Path) -> Result<()> {
+/// Which packages, said with these options of apt.
+pub(crate) type Packages<'a> = &'a dyn Fn(&[OsString]) -> Result<Vec<String>>;
+
+/// Downloads packages and unpacks them; needs no rights, installs nothing.
+///
+/// # Errors
+/// When apt or dpkg cannot do it.
+pub(crate) fn unpack(cache: &Path, packages: Packages<'_>, target: &Path) -> Result<()> {
     let work = cache.join(format!(".debian-{}", std::process::id()));
     let tree = work.join("tree");
     fs::create_dir_all(&tree)?;
-    let outcome = download(&work, package).and_then(|()| {
+    let outcome = download(&work, packages).and_then(|()| {
         for entry in fs::read_dir(&work)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "deb") {
@@ -39,17 +46,18 @@ fn unpack(cache: &Path, package: &str, target: &Path) -> Result<()> {
                 process::run(dpkg.arg("--extract").arg(path).arg(&tree))?;
             }
         }
-        fs::rename(&tree, target).context("put the package in place")
+        fs::rename(&tree, target).context("put the packages in place")
     });
     let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
     outcome.and(removed)
 }
 
-fn download(work: &Path, package: &str) -> Result<()> {
+fn download(work: &Path, packages: Packages<'_>) -> Result<()> {
     let take = |options: &[OsString]| {
+        let packages = packages(options)?;
         let mut apt = Command::new("apt-get");
         let apt = apt.current_dir(work).args(options);
-        process::run(apt.args(["-qq", "download", package]))
+        process::run(apt.args(["-qq", "download"]).args(packages))
     };
     if take(&[]).is_ok() {
         return Ok(());

@@ -3,18 +3,18 @@
 
 use std::collections::BTreeSet;
 
-use futures::stream::{self, BoxStream, Fuse};
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use medfleet_core::{JobKey, PoolName, Stage};
 use medfleet_proto::work::v1::JobEvent;
-use medfleet_queue::{IntakeEntry, QueueError, Slots};
+use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Outcome};
 use crate::convert;
-use crate::unit::{Held, Index, LaneKey, Pauses, Place, Tally};
+use crate::unit::{Held, Index, LaneKey, Pauses, Place};
 
 /// Events that may wait for the dispatcher; beyond that they are dropped, being hints.
 const EVENTS_MAX: usize = 1024;
@@ -29,8 +29,6 @@ pub(super) enum Step {
     Waiting(Option<Result<IntakeEntry, QueueError>>),
     /// A job moved.
     Moved(JobKey, JobEvent),
-    /// A worker says how many units it takes at a time.
-    Slots(Slots),
     /// It is time to look whether a full pool has room.
     LookAgain,
 }
@@ -41,8 +39,6 @@ pub(super) struct Session<'a> {
     index: Index,
     intake: BoxStream<'static, Result<IntakeEntry, QueueError>>,
     events: mpsc::Receiver<(JobKey, JobEvent)>,
-    slots: Fuse<BoxStream<'static, Slots>>,
-    tally: Tally,
     /// Intake messages whose unit is out but which could not be removed.
     leftovers: BTreeSet<Place>,
     /// When to count the full pools again, because something ended there.
@@ -52,7 +48,6 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
         let events = dispatcher.hub.observe(EVENTS_MAX);
-        let slots = dispatcher.queue.slots().await?.fuse();
         let mut intakes = Vec::with_capacity(Stage::ALL.len());
         for stage in Stage::ALL {
             intakes.push(dispatcher.queue.intake(*stage).await?);
@@ -62,16 +57,26 @@ impl<'a> Session<'a> {
             index: Index::new(dispatcher.rules.clone()),
             intake: stream::select_all(intakes).boxed(),
             events,
-            slots,
-            tally: Tally::default(),
             leftovers: BTreeSet::new(),
             recount_at: None,
         };
         // Not knowing what is held back, nothing is released.
         let pauses = dispatcher.queue.pauses().await?;
         session.index.set_pauses(Pauses::of(&pauses));
+        session.count_slots();
         session.recount(lanes(&dispatcher.pools)).await;
         Ok(session)
+    }
+
+    /// Takes how many units the workers that are there take at a time.
+    fn count_slots(&mut self) {
+        let crews = self
+            .dispatcher
+            .roster
+            .crews(&self.dispatcher.pools, Instant::now());
+        for (lane, crew) in crews {
+            self.index.set_slots(&lane, crew.slots);
+        }
     }
 
     /// The next thing heard. Nothing is lost when it is dropped half-way.
@@ -86,7 +91,6 @@ impl<'a> Session<'a> {
         tokio::select! {
             entry = self.intake.next() => Step::Waiting(entry),
             Some((key, event)) = self.events.recv() => Step::Moved(key, event),
-            Some(slots) = self.slots.next() => Step::Slots(slots),
             () = look_again => Step::LookAgain,
         }
     }
@@ -99,11 +103,6 @@ impl<'a> Session<'a> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
             Step::Moved(key, event) => self.take_event(&key, &event).await,
-            Step::Slots(slots) => {
-                let now = self.dispatcher.clock.now();
-                let lane = self.tally.take(slots, now);
-                self.index.set_slots(&lane, self.tally.live(&lane, now));
-            }
             Step::LookAgain => self.recount(self.index.full()).await,
         }
         Ok(())
@@ -188,10 +187,7 @@ impl<'a> Session<'a> {
 
     /// Counts all pools and their slots, looks what is held back, tries again what failed, and shows the backlog.
     pub(super) async fn recount_all(&mut self) {
-        let now = self.dispatcher.clock.now();
-        for lane in self.index.lanes() {
-            self.index.set_slots(&lane, self.tally.live(&lane, now));
-        }
+        self.count_slots();
         match self.dispatcher.queue.pauses().await {
             Ok(pauses) => self.index.set_pauses(Pauses::of(&pauses)),
             // What was held back stays so.
