@@ -1,6 +1,7 @@
 //! End-to-end tests: one binary, real processes, a nats-server of its own for each test.
 
 mod autoscale;
+mod backup;
 mod bad_input;
 mod cancel;
 mod crash;

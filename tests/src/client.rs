@@ -321,6 +321,28 @@ impl Client {
         Ok(response.into_inner().pauses)
     }
 
+    /// Queues what open jobs wait for anew: how many jobs are open, and how many units were not queued.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn requeue(&self) -> Result<(u32, u32), Status> {
+        let (mut open, mut queued, mut page_token) = (0, 0, String::new());
+        loop {
+            let request = self.request(v1::RequeueJobsRequest {
+                tenant: String::new(),
+                page_token,
+            });
+            let page = self.operator.clone().requeue_jobs(request).await?;
+            let page = page.into_inner();
+            open += page.open_jobs;
+            queued += page.queued_units;
+            if page.next_page_token.is_empty() {
+                return Ok((open, queued));
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
     /// Opens a watch that continues after what was `seen`.
     ///
     /// # Errors

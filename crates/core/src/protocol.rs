@@ -97,9 +97,10 @@ pub enum Start {
     Announce(JobRecord),
     /// Started as often as allowed: fail the job.
     Exhausted(Failure),
-    /// Nothing to do: the job is gone, or the unit is of an older epoch.
+    /// Nothing to do: the unit is of an older epoch.
     Drop,
-    /// The record is behind the unit; come again.
+    /// The record is behind the unit, or was not found; come again. A server that has lost its leadership and does not know
+    /// it yet answers so of a job that was accepted since. Records outlive the expiry of their units, which ends this.
     Later,
 }
 
@@ -130,7 +131,8 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
         }
         Tried::Refused { .. } => Start::Later,
         Tried::OtherEpoch { record } if record.epoch < unit.epoch => Start::Later,
-        Tried::OtherEpoch { .. } | Tried::Missing => Start::Drop,
+        Tried::OtherEpoch { .. } => Start::Drop,
+        Tried::Missing => Start::Later,
     }
 }
 
@@ -239,7 +241,25 @@ pub fn next(unit: &WorkUnit, record: &JobRecord) -> Vec<WorkUnit> {
 /// The first unit of a job that is accepted and may not be queued yet; none when it has moved on.
 #[must_use]
 pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
-    (record.state == JobState::Accepted).then(|| WorkUnit {
+    (record.state == JobState::Accepted).then(|| preprocess(key, record))
+}
+
+/// What an open job waits for, by its record alone: for queues that lost it, such as those of a backup that is older or newer
+/// than the records. Queueing it where nothing was lost changes nothing.
+#[must_use]
+pub fn outstanding(key: &JobKey, record: &JobRecord) -> Vec<WorkUnit> {
+    let preprocess = preprocess(key, record);
+    if record.state.is_final() {
+        Vec::new()
+    } else if record.frames.is_none() {
+        vec![preprocess]
+    } else {
+        next(&preprocess, record)
+    }
+}
+
+fn preprocess(key: &JobKey, record: &JobRecord) -> WorkUnit {
+    WorkUnit {
         key: key.clone(),
         stage: Stage::Preprocess,
         pool: record.pool.clone(),
@@ -248,7 +268,7 @@ pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
         epoch: record.epoch,
         expires: record.expires,
         cost: record.cost,
-    })
+    }
 }
 
 /// Whether a unit that waits is still wanted: its job goes on, and in no newer epoch.

@@ -76,6 +76,10 @@ pub struct Queue {
     pauses: Bucket,
 }
 
+/// nats-server looks every 10 s whether it has heard of a majority within the last 10 s (`lostQuorumCheck` and
+/// `lostQuorumInterval` in its `raft.go`), and stops leading if not.
+const DEPOSED_MAX: Duration = Duration::from_secs(20);
+
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
@@ -132,6 +136,18 @@ impl Queue {
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
         self.config.heartbeat()
+    }
+
+    /// How old a state it may answer with. On a cluster a stream's leader that was cut off answers for a while before it
+    /// knows that it leads no more; a change made elsewhere meanwhile is not in its answers. Writes are safe from this, since
+    /// they need a majority.
+    #[must_use]
+    pub fn outdated_max(&self) -> Duration {
+        if self.api.any_server_is_current {
+            Duration::ZERO
+        } else {
+            DEPOSED_MAX
+        }
     }
 
     /// How long a silent worker keeps a unit.

@@ -289,21 +289,35 @@ impl Queue {
         Ok(page)
     }
 
+    /// Records of every tenant as they are stored, in the order of their latest changes, those changed at or after `from`; and
+    /// where the next page begins, if there may be one. May be a moment old on a cluster. A record that this version cannot
+    /// read is left out and logged.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn record_page(
+        &self,
+        from: Revision,
+    ) -> Result<(Vec<(JobKey, JobRecord)>, Option<Revision>)> {
+        let entries = self.jobs.run(from.0, BATCH_MAX).await?;
+        let next = entries.last().map(|entry| Revision(entry.revision.0 + 1));
+        let page = entries
+            .into_iter()
+            .filter_map(|entry| readable(&entry.key, entry.value));
+        Ok((page.collect(), next))
+    }
+
     /// Every record of every tenant as it is stored, in pages, in the order of their latest changes; ends when all were
     /// read. A record that changes meanwhile may come again. Trouble is logged and retried, never yielded; a record that
     /// this version cannot read is left out and logged.
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
-        let pages = stream::unfold((self.clone(), 1), |(queue, from)| async move {
+        let first = Some(Revision(1));
+        let pages = stream::unfold((self.clone(), first), |(queue, from)| async move {
+            let from = from?;
             loop {
-                match queue.jobs.run(from, BATCH_MAX).await {
-                    Ok(entries) => {
-                        let next = entries.last()?.revision.0 + 1;
-                        let page = entries
-                            .into_iter()
-                            .filter_map(|entry| readable(&entry.key, entry.value));
-                        return Some((page.collect(), (queue, next)));
-                    }
+                match queue.record_page(from).await {
+                    Ok((page, next)) => return Some((page, (queue, next))),
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
                         tracing::warn!(

@@ -22,10 +22,12 @@ use crate::ProcessConfig;
 /// Every variable that sets something begins with this.
 pub const ENVIRONMENT_PREFIX: &str = "MEDFLEET_";
 
-/// Variables with the prefix that are not settings of a service: arguments of the command line, and what tests use.
-const NOT_SETTINGS: [&str; 5] = [
+/// Variables with the prefix that are not settings of a service: arguments of the command line, the choice of the model's
+/// kernels, and what tests use.
+const NOT_SETTINGS: [&str; 6] = [
     "MEDFLEET_CACHE",
     "MEDFLEET_CONFIG",
+    "MEDFLEET_KERNELS",
     "MEDFLEET_SERVER",
     "MEDFLEET_TOKEN",
     "MEDFLEET_TEST_",

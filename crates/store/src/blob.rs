@@ -17,6 +17,7 @@ use crate::backend::{Backend, BackendError, Name};
 use crate::key::{FleetKey, TenantKey};
 
 pub use collect::{COLLECT_AGE_MIN, Collected, Erased};
+pub use references::Holder;
 
 /// Contents from this length on are hashed off the async threads: 256 KiB take about 0.1 ms on one core.
 const HASH_INLINE_BYTES_MAX: usize = 256 << 10;

@@ -158,7 +158,9 @@ impl Started {
         let record = match applied {
             Applied::Applied { record, .. } => record,
             Applied::Refused { reason, record } => return Err(Ending::of_refused(&reason, record)),
-            Applied::OtherEpoch { .. } | Applied::Missing => return Err(Ending::Over(None)),
+            Applied::OtherEpoch { .. } => return Err(Ending::Over(None)),
+            // Whether the job is gone, the next delivery finds out.
+            Applied::Missing => return Err(Ending::Superseded),
         };
         let event = self.queue.publish_event(key, &record);
         let follow = publish(&self.queue, next(&self.unit, &record), &self.headers);

@@ -197,7 +197,8 @@ impl<H: Handler> Slot<H> {
             retries_max: self.worker.config.retries_max,
         };
         let Some((known, revision)) = queue.record(&unit.key).await? else {
-            return Ok(Verdict::Done);
+            // As core's `Start::Later` says.
+            return Ok(self.retry(delivery));
         };
         // Of the unit's own epoch, or it must not be moved.
         let seen = if known.epoch == unit.epoch {
@@ -315,7 +316,7 @@ impl<H: Handler> Slot<H> {
         match stopped {
             Stopped::Superseded => Some(Ending::Superseded),
             Stopped::Done(record) => Some(Ending::Repeat(record)),
-            Stopped::Over(record) => Some(Ending::Over(record)),
+            Stopped::Over(record) => Some(Ending::Over(Some(record))),
             Stopped::Draining => None,
             Stopped::Expired => {
                 let (unit, now) = (&delivery.unit, self.worker.clock.now());

@@ -21,7 +21,7 @@ const RESUBSCRIBE: Duration = Duration::from_secs(1);
 pub(crate) enum Stopped {
     Superseded,
     Done(Box<JobRecord>),
-    Over(Option<Box<JobRecord>>),
+    Over(Box<JobRecord>),
     Expired,
     Draining,
 }
@@ -55,7 +55,9 @@ pub(crate) async fn stopped(
                 Some(stopped) => return stopped,
                 None => continue,
             },
-            Ok(None) => return Stopped::Over(None),
+            // The server may have lost its leadership without knowing it: that the job is gone only its time can tell.
+            Ok(None) if clock.now() > unit.expires => return Stopped::Expired,
+            Ok(None) => tracing::debug!("no record was found at a heartbeat"),
             Err(error) => tracing::debug!(%error, "record was not read at a heartbeat"),
         }
     }
@@ -71,7 +73,7 @@ fn decide(
         Standing::Mine => None,
         Standing::Superseded => Some(Stopped::Superseded),
         Standing::Done(record) => Some(Stopped::Done(record)),
-        Standing::Over(record) => Some(Stopped::Over(Some(record))),
+        Standing::Over(record) => Some(Stopped::Over(record)),
         Standing::Expired => Some(Stopped::Expired),
     }
 }

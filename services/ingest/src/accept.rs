@@ -10,7 +10,7 @@ use futures::future::{try_join, try_join3};
 use medfleet_core::{Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, protocol};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
-use medfleet_queue::{Applied, Created, Headers, Queue, QueueError, Revision};
+use medfleet_queue::{Applied, Created, Headers, Published, Queue, QueueError, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Random, TaskKind, TaskSet};
 use prost::Message;
@@ -269,11 +269,23 @@ impl Acceptor {
         let Some(unit) = protocol::first(key, record) else {
             return Ok(());
         };
-        let headers = match record.traceparent.as_str() {
-            "" => Headers::new(),
-            traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],
-        };
+        let headers = trace_of(record);
         self.queue.publish_intake(&unit, &headers).await.map(drop)
+    }
+
+    /// Queues what an open job waits for, by its record alone; how much of it was not queued.
+    pub(crate) async fn requeue(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+    ) -> Result<u32, QueueError> {
+        let headers = trace_of(record);
+        let mut queued = 0;
+        for unit in protocol::outstanding(key, record) {
+            let published = self.queue.publish_intake(&unit, &headers).await?;
+            queued += u32::from(published == Published::Stored);
+        }
+        Ok(queued)
     }
 
     /// Adds a line to the tenant's audit stream.
@@ -291,5 +303,13 @@ impl Acceptor {
             ..AuditEntry::default()
         };
         self.queue.audit(&key.tenant, &entry).await
+    }
+}
+
+/// The trace that a job is part of.
+fn trace_of(record: &JobRecord) -> Headers {
+    match record.traceparent.as_str() {
+        "" => Headers::new(),
+        traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],
     }
 }

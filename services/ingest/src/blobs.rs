@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
-use medfleet_store::{BackendError, BlobStore, Collected, Erased, StoreError};
+use medfleet_store::{BackendError, BlobStore, Collected, Erased, Holder, StoreError};
 
 use crate::error::Refusal;
 
@@ -62,9 +62,14 @@ impl Blobs {
         }
     }
 
-    /// The job that was never accepted, or whose time of keeping is over, relies on nothing.
+    /// The job that was never accepted relies on nothing.
     pub(crate) async fn release(&self, key: &JobKey) -> Result<(), StoreError> {
         self.0.release(&key.tenant, &key.job).await
+    }
+
+    /// As [`Blobs::release`], of what was listed of the job.
+    pub(crate) async fn release_holder(&self, holder: &Holder) -> Result<(), StoreError> {
+        self.0.release_holder(holder).await
     }
 
     /// From now on nothing can be kept for the job.
@@ -89,7 +94,7 @@ impl Blobs {
     pub(crate) async fn holders(
         &self,
         tenant: &TenantId,
-    ) -> Result<BTreeMap<JobId, UnixMillis>, StoreError> {
+    ) -> Result<BTreeMap<JobId, Holder>, StoreError> {
         self.0.holders(tenant).await
     }
 

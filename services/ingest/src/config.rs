@@ -1,5 +1,6 @@
 //! What an operator decides about ingest, with every limit named. Keys that hide a decision have no default.
 
+mod quotas;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -7,15 +8,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_core::{PoolName, TaskKind, TenantId};
+use medfleet_core::{Class, PoolName, TaskKind, TenantId};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::unit::{Rules, Weights};
+use crate::unit::{Reserved, Rules, Weights};
 
+pub use quotas::{Quota, QuotasConfig};
 pub use retention::RetentionConfig;
 
 /// The configuration of the `medfleet-ingest` binary.
@@ -195,57 +197,6 @@ impl Default for Limits {
     }
 }
 
-/// What tenants may send in a minute, counted by each replica for itself. What is over it is refused, with the time after
-/// which it will be taken.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct QuotasConfig {
-    /// Of a tenant that is not named below.
-    pub default: Quota,
-    /// Of single tenants, in place of the default.
-    pub tenants: BTreeMap<String, Quota>,
-}
-
-/// One tenant's; what is not said has no limit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Quota {
-    /// Requests for new jobs; one whose request id has a job already does not count.
-    pub jobs_per_minute: Option<u32>,
-    /// Bytes of new uploads, and of inputs within submit requests.
-    pub bytes_per_minute: Option<ByteSize>,
-    /// New jobs of class STAT; those beyond it are accepted as urgent, and say so.
-    pub stat_per_minute: Option<u32>,
-    /// Jobs that have not ended. The one quota over all replicas: each knows every open job, but not the accepts under way
-    /// on the others.
-    pub open_jobs_max: Option<u32>,
-}
-
-impl QuotasConfig {
-    fn check(&self) -> Result<(), ConfigError> {
-        for tenant in self.tenants.keys() {
-            let place = format!("ingest.quotas.tenants.{tenant}");
-            TenantId::new(tenant.as_str())
-                .map_err(|error| ConfigError::relation(format!("{place}: {error}")))?;
-        }
-        if self.default.is_open() && self.tenants.values().all(Quota::is_open) {
-            return Ok(());
-        }
-        Err(ConfigError::relation(
-            "ingest.quotas: a quota is at least 1; take a tenant's tokens out of the tokens file to let nothing in",
-        ))
-    }
-}
-
-impl Quota {
-    /// Whether it lets anything through at all.
-    fn is_open(&self) -> bool {
-        self.jobs_per_minute != Some(0)
-            && self.open_jobs_max != Some(0)
-            && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
-    }
-}
-
 /// The sweep that finishes accepts whose process died in between.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -381,6 +332,9 @@ pub struct DispatcherConfig {
     pub age_after: DurationText,
     /// See `age_after`.
     pub aged_every: u32,
+    /// Decode slots of each pool that are kept free for a class (`stat`, `urgent` or `routine`) from the classes below it. One
+    /// slot of a pool is open to all in any case. For pools whose every slot would otherwise hold a text of minutes.
+    pub decode_reserved: BTreeMap<String, u32>,
     /// What a tenant's turn is worth where tenants compete within a class; 1 for a tenant that is not named.
     pub tenant_weights: BTreeMap<String, u32>,
     /// How often the released units are counted anew and what failed is tried again.
@@ -400,6 +354,7 @@ impl Default for DispatcherConfig {
             released_units_max: 1024,
             age_after: DurationText::from_secs(10 * 60),
             aged_every: 8,
+            decode_reserved: BTreeMap::new(),
             tenant_weights: BTreeMap::new(),
             recount_every: DurationText::from_secs(1),
             recount_least: DurationText::from_millis(20),
@@ -455,7 +410,28 @@ impl Config {
             released_units_max: dispatcher.released_units_max,
             age_millis: i64::try_from(dispatcher.age_after.as_millis()).unwrap_or(i64::MAX),
             aged_every: dispatcher.aged_every,
+            decode_reserved: self.decode_reserved()?,
+            in_flight_max: self.quotas.in_flight_max(),
         })
+    }
+
+    /// Slots of decode that are kept for each class and those above it.
+    ///
+    /// # Errors
+    /// When a key is not a class, or is the lowest one, for which there is nobody to keep a slot from.
+    fn decode_reserved(&self) -> Result<Reserved, ConfigError> {
+        let mut reserved = Reserved::default();
+        for (name, slots) in &self.dispatcher.decode_reserved {
+            let place = format!("ingest.dispatcher.decode_reserved.{name}");
+            let class: Class = name
+                .parse()
+                .map_err(|error| ConfigError::relation(format!("{place}: {error}")))?;
+            let kept = reserved.get_mut(class as usize).ok_or_else(|| {
+                ConfigError::relation(format!("{place}: no class is below this one"))
+            })?;
+            *kept = u64::from(*slots);
+        }
+        Ok(reserved)
     }
 
     /// The weights of the tenants that have one.
@@ -534,7 +510,7 @@ impl Config {
                 "ingest.cost.pools must name pools of ingest.models or ingest.embedders",
             ),
         ])?;
-        self.weights()?;
+        self.rules()?;
         self.pools().map(drop)
     }
 }

@@ -13,7 +13,7 @@ use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
 use medfleet_queue::{Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
-use medfleet_store::COLLECT_AGE_MIN;
+use medfleet_store::{COLLECT_AGE_MIN, Holder};
 
 use crate::blobs::Blobs;
 use crate::config::RetentionConfig;
@@ -24,8 +24,8 @@ use crate::metrics::Figures;
 /// Name of the lease.
 const LEASE: &str = "keeper";
 
-/// The jobs of a tenant that rely on something, each with the time of its latest reference.
-type Holders = BTreeMap<JobId, UnixMillis>;
+/// The jobs of a tenant that rely on something.
+type Holders = BTreeMap<JobId, Holder>;
 
 /// What keeping needs.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Keeper {
 
     /// The jobs of a tenant that rely on something.
     async fn sweep_jobs(&self, tenant: &TenantId, holders: &Holders) -> Result<(), Refusal> {
-        for (job, latest) in holders {
+        for (job, holder) in holders {
             let key = JobKey {
                 tenant: tenant.clone(),
                 job: job.clone(),
@@ -99,11 +99,13 @@ impl Keeper {
             let now = self.clock.now();
             match self.queue.record(&key).await? {
                 Some((record, revision)) if self.is_over(tenant, &record, now) => {
-                    self.forget(&key, &record, revision).await?;
+                    self.forget(&key, (&record, revision), holder).await?;
                 }
                 Some(_) => {}
                 // Not a job that is being accepted just now, whose references come before its record.
-                None if is_older(*latest, COLLECT_AGE_MIN, now) => self.blobs.release(&key).await?,
+                None if is_older(holder.latest, COLLECT_AGE_MIN, now) => {
+                    self.blobs.release_holder(holder).await?;
+                }
                 None => {}
             }
         }
@@ -160,8 +162,8 @@ impl Keeper {
     async fn forget(
         &self,
         key: &JobKey,
-        record: &JobRecord,
-        revision: Revision,
+        (record, revision): (&JobRecord, Revision),
+        holder: &Holder,
     ) -> Result<(), Refusal> {
         self.queue.remove_record(revision).await?;
         if self.queue.record(key).await?.is_some() {
@@ -169,7 +171,7 @@ impl Keeper {
         }
         self.queue.discard_dead_of(key).await?;
         erase::remove_texts(&self.blobs, key, record).await?;
-        self.blobs.release(key).await?;
+        self.blobs.release_holder(holder).await?;
         self.figures.forgotten.inc();
         Ok(())
     }

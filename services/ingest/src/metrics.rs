@@ -42,6 +42,7 @@ pub(crate) enum Method {
     PauseWork,
     ResumeWork,
     ListPauses,
+    RequeueJobs,
 }
 
 impl Method {
@@ -63,6 +64,7 @@ impl Method {
             Self::PauseWork => "PauseWork",
             Self::ResumeWork => "ResumeWork",
             Self::ListPauses => "ListPauses",
+            Self::RequeueJobs => "RequeueJobs",
         }
     }
 
@@ -73,7 +75,7 @@ impl Method {
             | Self::GetDeadLetter
             | Self::ReplayDeadLetter
             | Self::DiscardDeadLetter => dead_letter_service_server::SERVICE_NAME,
-            Self::PauseWork | Self::ResumeWork | Self::ListPauses => {
+            Self::PauseWork | Self::ResumeWork | Self::ListPauses | Self::RequeueJobs => {
                 operator_service_server::SERVICE_NAME
             }
             _ => job_service_server::SERVICE_NAME,
@@ -264,6 +266,8 @@ impl Figures {
             class: Class::Routine,
             units: 0,
         }]);
+        let nothing = BTreeMap::from([((Stage::Decode, pool.clone(), Class::Routine), 0)]);
+        self.show_backlog_seconds(&nothing);
         self.standing.touch(pool);
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps the ledger of open jobs true: every event as it comes, and all records at the start and whenever events may have
 //! been missed. Shows what it says as the backlog, on every replica and at all times.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,15 @@ impl OpenJobs {
     /// How many jobs of a tenant have not ended.
     pub(crate) fn count(&self, tenant: &TenantId) -> u64 {
         self.lock().open_jobs(tenant)
+    }
+
+    /// How many jobs of each tenant have not ended.
+    pub(crate) fn counts(&self) -> HashMap<TenantId, u64> {
+        let ledger = self.lock();
+        let tenants = ledger.tenants();
+        tenants
+            .map(|(tenant, count)| (tenant.clone(), count))
+            .collect()
     }
 
     /// Jobs whose time is over.

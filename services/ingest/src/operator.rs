@@ -1,10 +1,11 @@
-//! What operators may do: hold work back, let it go on, see what is held back. The dispatcher reads it from the queue, so
+//! What operators may do: hold work back, let it go on, see what is held back, queue open jobs anew. The dispatcher reads it from the queue, so
 //! that it holds on every replica and through every change of the leader.
 
-use medfleet_core::{Class, TenantId};
+use futures::future::try_join_all;
+use medfleet_core::{Class, JobKey, TenantId};
 use medfleet_proto::v1::{self, operator_service_server::OperatorService};
 use medfleet_proto::work::v1::AuditEntry;
-use medfleet_queue::{Pause, QueueError};
+use medfleet_queue::{Pause, QueueError, Revision};
 use tonic::Request;
 
 use crate::accept::Acceptor;
@@ -13,6 +14,9 @@ use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::Method;
 use crate::tokens::Caller;
+
+/// Jobs that are queued anew at a time.
+const REQUEUED_AT_ONCE: usize = 16;
 
 /// `medfleet.v1.OperatorService`.
 #[derive(Debug)]
@@ -79,9 +83,62 @@ impl OperatorService for Operator {
         };
         self.calls.answer(Method::ListPauses, request, list).await
     }
+
+    async fn requeue_jobs(
+        &self,
+        request: Request<v1::RequeueJobsRequest>,
+    ) -> Reply<v1::RequeueJobsResponse> {
+        let requeue = async |caller: Caller, request: v1::RequeueJobsRequest| {
+            self.requeue(&caller, &request).await
+        };
+        self.calls
+            .answer(Method::RequeueJobs, request, requeue)
+            .await
+    }
 }
 
 impl Operator {
+    /// One page of records.
+    async fn requeue(
+        &self,
+        caller: &Caller,
+        request: &v1::RequeueJobsRequest,
+    ) -> Result<v1::RequeueJobsResponse, Refusal> {
+        only_operators(caller)?;
+        let tenant = tenant_named(&request.tenant)?;
+        let from = match request.page_token.as_str() {
+            "" => 1,
+            token => token.parse().map_err(|_| {
+                Refusal::invalid("page_token", "the next_page_token of the page before")
+            })?,
+        };
+        if request.page_token.is_empty() {
+            let scope = Scope {
+                tenant: tenant.clone(),
+                class: None,
+            };
+            self.audit(caller, "requeue", &scope).await?;
+        }
+        let (records, next) = self.acceptor.queue.record_page(Revision(from)).await?;
+        let is_wanted = |key: &JobKey| tenant.as_ref().is_none_or(|tenant| key.tenant == *tenant);
+        let open: Vec<_> = records
+            .iter()
+            .filter(|(key, record)| is_wanted(key) && !record.state.is_final())
+            .collect();
+        let mut queued_units = 0;
+        for some in open.chunks(REQUEUED_AT_ONCE) {
+            let requeued = some
+                .iter()
+                .map(|(key, record)| self.acceptor.requeue(key, record));
+            queued_units += try_join_all(requeued).await?.iter().sum::<u32>();
+        }
+        Ok(v1::RequeueJobsResponse {
+            open_jobs: u32::try_from(open.len()).unwrap_or(u32::MAX),
+            queued_units,
+            next_page_token: next.map_or_else(String::new, |next| next.0.to_string()),
+        })
+    }
+
     /// A line in the operator's own audit stream, and in that of the tenant that it is about.
     async fn audit(
         &self,
@@ -123,15 +180,20 @@ fn only_operators(caller: &Caller) -> Result<(), Refusal> {
     }
 }
 
+/// None for every tenant.
+fn tenant_named(tenant: &str) -> Result<Option<TenantId>, Refusal> {
+    match tenant {
+        "" => Ok(None),
+        tenant => TenantId::new(tenant)
+            .map(Some)
+            .map_err(|_| Refusal::invalid("tenant", "a tenant's name, or empty for every tenant")),
+    }
+}
+
 /// Reads what a call is about.
 fn scope(caller: &Caller, tenant: &str, class: i32) -> Result<Scope, Refusal> {
     only_operators(caller)?;
-    let tenant = match tenant {
-        "" => None,
-        tenant => Some(TenantId::new(tenant).map_err(|_| {
-            Refusal::invalid("tenant", "a tenant's name, or empty for every tenant")
-        })?),
-    };
+    let tenant = tenant_named(tenant)?;
     let class = match class {
         0 => None,
         class => Some(convert::class_from(class).ok_or_else(|| {

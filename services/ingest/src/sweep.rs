@@ -16,7 +16,9 @@ const SWEEP: &str = "medfleet";
 /// Looks again and again until the shutdown.
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     let config = &acceptor.config.accept;
-    let (every, age) = (config.sweep_every.get(), config.pending_after.get());
+    let (every, pending) = (config.sweep_every.get(), config.pending_after.get());
+    // The job's record changes within half of that time or not at all, and must be seen as it is then.
+    let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}

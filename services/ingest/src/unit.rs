@@ -3,6 +3,7 @@
 //! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon; one unit
 //! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
 
+mod in_flight;
 mod lane;
 pub(crate) mod ledger;
 mod pauses;
@@ -10,16 +11,21 @@ mod share;
 
 use std::collections::{BTreeMap, HashMap};
 
-use medfleet_core::{Class, JobKey, PoolName, Stage, UnixMillis, WorkUnit};
+use medfleet_core::{Class, JobKey, PoolName, Stage, TenantId, UnixMillis, WorkUnit};
 use medfleet_queue::{Headers, IntakeEntry, Outstanding};
 
-use lane::Lane;
+use in_flight::InFlight;
+pub(crate) use in_flight::InFlightMax;
+use lane::{Lane, Terms};
 pub(crate) use pauses::Pauses;
 use share::Rank;
 pub(crate) use share::Weights;
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
+
+/// Slots kept for each class from those below it; the lowest class has none below.
+pub(crate) type Reserved = [u64; CLASSES - 1];
 
 /// Where released units are counted together.
 pub(crate) type LaneKey = (Stage, PoolName);
@@ -37,6 +43,10 @@ pub(crate) struct Rules {
     pub(crate) age_millis: i64,
     /// While a class has aged units, one of so many releases is its oldest.
     pub(crate) aged_every: u32,
+    /// Slots of decode that are kept for each class from those below it.
+    pub(crate) decode_reserved: Reserved,
+    /// Jobs of a tenant that may be in the stages.
+    pub(crate) in_flight_max: InFlightMax,
 }
 
 /// A unit that waits in the intake.
@@ -96,6 +106,7 @@ pub(crate) struct Backlog {
 pub(crate) struct Index {
     rules: Rules,
     pauses: Pauses,
+    in_flight: InFlight,
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
     of_job: HashMap<JobKey, Vec<Waits>>,
@@ -106,6 +117,7 @@ impl Index {
         Self {
             rules,
             pauses: Pauses::default(),
+            in_flight: InFlight::default(),
             lanes: BTreeMap::new(),
             of_job: HashMap::new(),
         }
@@ -114,6 +126,7 @@ impl Index {
     /// Adds a unit that waits.
     pub(crate) fn insert(&mut self, held: Held) {
         self.remember(&held);
+        self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
         lane.held[slot(held.unit.class)].insert(held);
     }
@@ -121,11 +134,18 @@ impl Index {
     /// Takes the units to release now, at most `most`, and counts them as released.
     pub(crate) fn take(&mut self, most: usize, now: UnixMillis) -> Vec<Held> {
         let mut taken = Vec::new();
-        for lane in self.lanes.values_mut() {
+        for ((stage, _), lane) in &mut self.lanes {
             while taken.len() < most {
-                let Some(held) = lane.next(&self.rules, &self.pauses, now) else {
+                let terms = Terms {
+                    rules: &self.rules,
+                    pauses: &self.pauses,
+                    in_flight: &self.in_flight,
+                    stage: *stage,
+                };
+                let Some(held) = lane.next(&terms, now) else {
                     break;
                 };
+                self.in_flight.go(*stage, &held.unit.key.tenant);
                 taken.push(held);
             }
         }
@@ -138,6 +158,7 @@ impl Index {
     /// Takes a unit back whose release failed, and stops its (stage, pool) until the next recount.
     pub(crate) fn put_back(&mut self, held: Held) {
         self.remember(&held);
+        self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
         lane.put_back(held);
     }
@@ -161,6 +182,7 @@ impl Index {
         for unit in &over {
             if let Some(lane) = self.lanes.get_mut(&unit.lane) {
                 lane.held[slot(unit.class)].remove(&key.tenant, unit.rank);
+                self.in_flight.go(unit.lane.0, &key.tenant);
             }
         }
         let places = over.into_iter().map(|unit| Place {
@@ -188,12 +210,17 @@ impl Index {
         self.pauses = pauses;
     }
 
+    /// Takes how many jobs of each tenant have not ended. Needed where tenants have limits of what is in the stages.
+    pub(crate) fn set_open_jobs(&mut self, open: HashMap<TenantId, u64>) {
+        self.in_flight.set_open(open);
+    }
+
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
     pub(crate) fn full(&self) -> Vec<LaneKey> {
         let full = self
             .lanes
             .iter()
-            .filter(|(_, lane)| lane.is_full(&self.pauses));
+            .filter(|((stage, _), lane)| lane.is_full(&self.terms(*stage)));
         full.map(|(key, _)| key.clone()).collect()
     }
 
@@ -212,6 +239,15 @@ impl Index {
             })
         });
         lanes.collect()
+    }
+
+    fn terms(&self, stage: Stage) -> Terms<'_> {
+        Terms {
+            rules: &self.rules,
+            pauses: &self.pauses,
+            in_flight: &self.in_flight,
+            stage,
+        }
     }
 
     fn remember(&mut self, held: &Held) {

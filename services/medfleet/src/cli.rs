@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     bench, cancel, dead, deidentify, doctor, embed, erase, eval, frames, get, infer, list, metrics,
-    pause, phantom, plan, submit, up, watch,
+    pause, phantom, plan, requeue, submit, up, watch,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -48,6 +48,8 @@ enum Command {
     Resume(pause::Args),
     /// List what is paused
     Pauses(pause::ListArgs),
+    /// Queue what open jobs wait for once more, after a backup was put back; an operator's token is needed
+    Requeue(requeue::Args),
     /// Run the model alone, without a queue
     Infer(infer::Args),
     /// Run MedSigLIP alone: embeddings of pictures and texts, and how well they fit
@@ -95,6 +97,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Pause(args) => pause::pause(args),
         Command::Resume(args) => pause::resume(args),
         Command::Pauses(args) => pause::list(args),
+        Command::Requeue(args) => requeue::run(args),
         Command::Infer(args) => infer::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Frames(args) => frames::run(args),

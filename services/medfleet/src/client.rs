@@ -16,8 +16,8 @@ use medfleet_proto::v1::{
     CancelJobRequest, Class, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest,
     EraseJobResponse, GetDeadLetterRequest, GetJobRequest, GetResultRequest, Job, JobState,
     ListDeadLettersRequest, ListDeadLettersResponse, ListJobsRequest, ListJobsResponse,
-    ListPausesRequest, Pause, PauseWorkRequest, ReplayDeadLetterRequest, Result as Draft,
-    ResumeWorkRequest, SubmitJobRequest, SubmitJobResponse,
+    ListPausesRequest, Pause, PauseWorkRequest, ReplayDeadLetterRequest, RequeueJobsRequest,
+    RequeueJobsResponse, Result as Draft, ResumeWorkRequest, SubmitJobRequest, SubmitJobResponse,
     dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
     operator_service_client::OperatorServiceClient,
 };
@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status};
 pub(crate) use address::{AddressFile, Fleet, ServerArgs};
 pub(crate) use error::ClientError;
 pub(crate) use retry::Retry;
-pub(crate) use upload::CONTENT_BYTES_MAX;
+pub(crate) use upload::{CONTENT_BYTES_MAX, UploadNews};
 pub(crate) use watch::{Cursor, Event};
 
 /// Largest answer we take; a result with its sentences and frames is far below.
@@ -291,6 +291,18 @@ impl Client {
             stub.list_pauses(ListPausesRequest {}).await
         });
         Ok(response.await?.pauses)
+    }
+
+    /// Queues what open jobs wait for anew, of one page of records.
+    pub(crate) async fn requeue(
+        &self,
+        request: &RequeueJobsRequest,
+    ) -> Result<RequeueJobsResponse, ClientError> {
+        self.on(&self.operator, |mut stub| {
+            let request = request.clone();
+            async move { stub.requeue_jobs(request).await }
+        })
+        .await
     }
 
     async fn call<T, F>(&self, once: impl FnMut(Stub) -> F) -> Result<T, ClientError>

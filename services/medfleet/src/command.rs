@@ -20,6 +20,7 @@ pub(crate) mod pause;
 pub(crate) mod phantom;
 mod picture;
 pub(crate) mod plan;
+pub(crate) mod requeue;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;

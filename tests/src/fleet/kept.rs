@@ -21,6 +21,30 @@ impl Fleet {
         Ok(files.into_iter().filter_map(read).collect())
     }
 
+    /// Copies what a stopped fleet keeps: the queue's files and the blobs.
+    ///
+    /// # Errors
+    /// When something cannot be copied.
+    pub async fn back_up(&self, to: &Path) -> Result<()> {
+        copy(&self.nats.lock().await.store(), &to.join("queue"))?;
+        copy(&self.blobs(), &to.join("blobs"))
+    }
+
+    /// Puts such a copy in the place of what a stopped fleet keeps.
+    ///
+    /// # Errors
+    /// When something cannot be removed or copied.
+    pub async fn put_back(&self, from: &Path) -> Result<()> {
+        for (kept, copied) in [
+            (self.nats.lock().await.store(), from.join("queue")),
+            (self.blobs(), from.join("blobs")),
+        ] {
+            fs::remove_dir_all(&kept).with_context(|| format!("remove {}", kept.display()))?;
+            copy(&copied, &kept)?;
+        }
+        Ok(())
+    }
+
     /// The blobs of a kind, all of a tenant's.
     ///
     /// # Errors
@@ -31,6 +55,15 @@ impl Fleet {
             |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
         files.into_iter().map(read).collect()
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for file in files_below(from)? {
+        let copied = to.join(file.strip_prefix(from)?);
+        fs::create_dir_all(copied.parent().context("a file is in a folder")?)?;
+        fs::copy(&file, &copied).with_context(|| format!("copy {}", file.display()))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {

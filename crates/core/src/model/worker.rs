@@ -308,7 +308,11 @@ impl Model {
                 Setback::Repeat => self.follow(world, at, delivery, &record),
                 Setback::Fail(_) => Ok(place(world, at, delivery, Phase::Change(Wish::Fail), None)),
             },
-            Tried::OtherEpoch { .. } | Tried::Missing => self.end(world, at, delivery, End::Done),
+            Tried::OtherEpoch { .. } => self.end(world, at, delivery, End::Done),
+            Tried::Missing => {
+                let end = self.fenced();
+                self.end(world, at, delivery, end)
+            }
         }
     }
 

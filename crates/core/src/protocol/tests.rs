@@ -126,7 +126,7 @@ fn what_is_over_is_announced_or_dropped() {
         record: cancelled.clone(),
     };
     check(Stage::Decode, 0, refused, &Start::Announce(cancelled));
-    check(Stage::Decode, 0, Tried::Missing, &Start::Drop);
+    check(Stage::Decode, 0, Tried::Missing, &Start::Later);
     let newer = JobRecord {
         epoch: 3,
         ..record(JobState::Accepted, NONE)
@@ -282,4 +282,21 @@ fn open_chunks_are_queued_again_and_a_job_without_images_goes_on() {
     check_next(Stage::Encode, ONE_OF_TWO, &[]);
     check_next(Stage::Encode, BOTH, &decode);
     check_next(Stage::Decode, BOTH, &[]);
+}
+
+#[test]
+fn a_record_alone_says_what_its_job_waits_for() {
+    let check = |state, chunks, expected: &[(Stage, u32)]| {
+        let found = outstanding(&unit(Stage::Preprocess, 0).key, &record(state, chunks));
+        assert!(found.iter().all(|unit| unit.epoch == 2), "of its own epoch");
+        let found: Vec<_> = found.iter().map(|unit| (unit.stage, unit.unit)).collect();
+        assert_eq!(found, expected, "{state:?}");
+    };
+    check(JobState::Accepted, NONE, &[(Stage::Preprocess, 0)]);
+    check(JobState::Released, NONE, &[(Stage::Preprocess, 0)]);
+    check(JobState::Encoding, ONE_OF_TWO, &[(Stage::Encode, 1)]);
+    check(JobState::Encoding, BOTH, &[(Stage::Decode, 0)]);
+    check(JobState::Decoding, BOTH, &[(Stage::Decode, 0)]);
+    check(JobState::Completed, BOTH, &[]);
+    check(JobState::Cancelled, NONE, &[]);
 }

@@ -31,6 +31,14 @@ pub(super) const ERASED: &str = "erased";
 /// Which blobs a job or a tenant references.
 pub(super) type References = HashSet<(BlobKind, Digest)>;
 
+/// What a job relies on, as one listing found it.
+#[derive(Debug, Clone, Default)]
+pub struct Holder {
+    /// When its latest reference was taken, by the place's clock.
+    pub latest: UnixMillis,
+    lists: Vec<Name>,
+}
+
 /// What the lists of a tenant say, those of one job apart from the rest.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -178,30 +186,41 @@ impl BlobStore {
             .inner
             .backend
             .list(&format!("{tenant}/{REFERENCES}/{job}"));
-        let lists: Vec<_> = lists.try_collect().await?;
+        let lists: Vec<_> = lists.map_ok(|list| list.name).try_collect().await?;
+        self.release_lists(&lists).await
+    }
+
+    /// As [`BlobStore::release`], of what [`BlobStore::holders`] has seen and nothing that came since: many jobs for one
+    /// listing, which at some places is as long as all that they store.
+    ///
+    /// # Errors
+    /// The place's failure; letting go again finishes it.
+    pub async fn release_holder(&self, holder: &Holder) -> Result<(), StoreError> {
+        self.release_lists(&holder.lists).await
+    }
+
+    async fn release_lists(&self, lists: &[Name]) -> Result<(), StoreError> {
         for list in lists {
-            self.inner.backend.delete(&list.name).await?;
+            self.inner.backend.delete(list).await?;
         }
         Ok(())
     }
 
-    /// The jobs of a tenant that hold references, each with the time of its latest one.
+    /// The jobs of a tenant that hold references.
     ///
     /// # Errors
     /// The place's failure.
-    pub async fn holders(
-        &self,
-        tenant: &TenantId,
-    ) -> Result<BTreeMap<JobId, UnixMillis>, StoreError> {
-        let mut holders = BTreeMap::new();
+    pub async fn holders(&self, tenant: &TenantId) -> Result<BTreeMap<JobId, Holder>, StoreError> {
+        let mut holders: BTreeMap<JobId, Holder> = BTreeMap::new();
         let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
         while let Some(entry) = lists.next().await {
             let entry = entry?;
             let job = entry.name.as_str().split('/').nth(2);
             // What has no job's name is not a list of ours.
             if let Some(job) = job.and_then(|job| JobId::new(job).ok()) {
-                let latest: &mut UnixMillis = holders.entry(job).or_default();
-                *latest = entry.modified.max(*latest);
+                let holder = holders.entry(job).or_default();
+                holder.latest = entry.modified.max(holder.latest);
+                holder.lists.push(entry.name);
             }
         }
         Ok(holders)

@@ -174,9 +174,11 @@ const CHARTS: &[&str] = &[
 const OPTIONAL: &[&str] = &[
     "queue.heartbeat",
     "store.capacity_bytes",
+    "ingest.dispatcher.decode_reserved",
     "ingest.dispatcher.tenant_weights",
     "ingest.quotas.default.bytes_per_minute",
     "ingest.cost.pools",
+    "ingest.quotas.default.in_flight_max",
     "ingest.quotas.default.jobs_per_minute",
     "ingest.retention.classes",
     "ingest.retention.tenants",

@@ -97,6 +97,8 @@ impl<'a> Fleet<'a> {
             released_units_max: 1_024,
             age_millis: 600_000,
             aged_every: 8,
+            decode_reserved: Default::default(),
+            in_flight_max: Default::default(),
         });
         for stage in Stage::ALL {
             index.set_slots(&(*stage, pool()), WORKERS[*stage as usize] as u64);

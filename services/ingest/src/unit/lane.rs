@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use medfleet_core::{Class, UnixMillis};
+use medfleet_core::{Class, Stage, TenantId, UnixMillis};
 use medfleet_queue::Outstanding;
 
+use super::in_flight::InFlight;
 use super::pauses::Pauses;
 use super::share::Waiting;
 use super::{CLASSES, Held, Rules, slot};
@@ -44,6 +45,32 @@ impl Default for Lane {
     }
 }
 
+/// What holds for releases of one (stage, pool) now.
+pub(super) struct Terms<'a> {
+    pub(super) rules: &'a Rules,
+    pub(super) pauses: &'a Pauses,
+    pub(super) in_flight: &'a InFlight,
+    pub(super) stage: Stage,
+}
+
+impl Terms<'_> {
+    /// Whether nothing of a tenant's class is released now. A limit of jobs in the stages keeps jobs from being let in, and
+    /// no STAT job.
+    fn hold(&self, tenant: &TenantId, class: usize) -> bool {
+        let is_let_in = self.stage == Stage::Preprocess && class != slot(Class::Stat);
+        self.pauses.hold(tenant, class)
+            || (is_let_in && self.in_flight.is_full(&self.rules.in_flight_max, tenant))
+    }
+
+    /// Slots that are kept for a class from those below it.
+    fn reserved(&self, class: usize) -> u64 {
+        match self.stage {
+            Stage::Decode => self.rules.decode_reserved.get(class).copied().unwrap_or(0),
+            Stage::Preprocess | Stage::Encode => 0,
+        }
+    }
+}
+
 /// Which unit of which class is next.
 struct Choice {
     class: usize,
@@ -53,16 +80,16 @@ struct Choice {
 
 impl Lane {
     /// Takes the next unit, if there is room, and counts it as released.
-    pub(super) fn next(&mut self, rules: &Rules, pauses: &Pauses, now: UnixMillis) -> Option<Held> {
+    pub(super) fn next(&mut self, terms: &Terms<'_>, now: UnixMillis) -> Option<Held> {
         if self.is_stopped {
             return None;
         }
-        let Choice { class, is_aged } = self.choose(rules, pauses, now)?;
-        let is_held = |tenant: &_| pauses.hold(tenant, class);
+        let Choice { class, is_aged } = self.choose(terms, now)?;
+        let is_held = |tenant: &_| terms.hold(tenant, class);
         let held = if is_aged {
             self.held[class].pop_oldest(is_held)?
         } else {
-            self.held[class].pop(&rules.weights, is_held)?
+            self.held[class].pop(&terms.rules.weights, is_held)?
         };
         for lower in class + 1..CLASSES {
             if !self.held[lower].is_empty() {
@@ -76,11 +103,14 @@ impl Lane {
     }
 
     /// The highest class that has a unit and room for it, but one that waits too long takes every so many turns.
-    fn choose(&self, rules: &Rules, pauses: &Pauses, now: UnixMillis) -> Option<Choice> {
+    fn choose(&self, terms: &Terms<'_>, now: UnixMillis) -> Option<Choice> {
+        let rules = terms.rules;
         let has_room = self.has_room(rules);
         let is_open = |class: &usize| {
-            let is_held = |tenant: &_| pauses.hold(tenant, *class);
-            (has_room || self.released[*class].is_empty()) && self.held[*class].has_any(is_held)
+            let is_held = |tenant: &_| terms.hold(tenant, *class);
+            (has_room || self.released[*class].is_empty())
+                && self.leaves_reserve(terms, *class)
+                && self.held[*class].has_any(is_held)
         };
         let first = (0..CLASSES).find(is_open)?;
         // A patient waits: a single STAT unit is passed over by nobody.
@@ -90,7 +120,7 @@ impl Lane {
             if !stat_was_served || self.passed[*class] + 1 < rules.aged_every || !is_open(class) {
                 return false;
             }
-            let is_held = |tenant: &_| pauses.hold(tenant, *class);
+            let is_held = |tenant: &_| terms.hold(tenant, *class);
             let since = self.held[*class].oldest(is_held);
             since.is_some_and(|since| now.0.saturating_sub(since.0) >= rules.age_millis)
         });
@@ -106,6 +136,21 @@ impl Lane {
         let (units, millis) = (units as u64, self.released.iter().flatten().sum::<u64>());
         units < rules.released_units_max
             && (units < self.slots || millis < self.slots.saturating_mul(rules.ahead_millis))
+    }
+
+    /// Whether one more unit of a class leaves free what is kept for the classes above it. The last slot is kept for nobody,
+    /// and where there is no slot at all there is none to keep.
+    fn leaves_reserve(&self, terms: &Terms<'_>, class: usize) -> bool {
+        let above = (0..class).map(|above| (terms.reserved(above), self.units_out(above)));
+        let (reserved, unused) = above.fold((0, 0), |(reserved, unused), (kept, out)| {
+            (reserved + kept, unused + kept.saturating_sub(out))
+        });
+        let out: u64 = (0..CLASSES).map(|class| self.units_out(class)).sum();
+        reserved == 0 || self.slots == 0 || out < self.slots.saturating_sub(unused).max(1)
+    }
+
+    fn units_out(&self, class: usize) -> u64 {
+        self.released[class].len() as u64
     }
 
     fn count(&mut self, held: &Held) {
@@ -147,8 +192,8 @@ impl Lane {
     }
 
     /// Whether units wait that a recount may find room for.
-    pub(super) fn is_full(&self, pauses: &Pauses) -> bool {
-        let waits = |class: usize| self.held[class].has_any(|tenant| pauses.hold(tenant, class));
+    pub(super) fn is_full(&self, terms: &Terms<'_>) -> bool {
+        let waits = |class: usize| self.held[class].has_any(|tenant| terms.hold(tenant, class));
         !self.is_stopped && (0..CLASSES).any(waits)
     }
 

@@ -57,6 +57,36 @@ impl Sighting {
     }
 }
 
+/// Ended jobs that are remembered, at the least: several minutes' worth of a busy fleet, in a few MiB.
+const ENDED_MIN: usize = 16_384;
+
+/// The epochs in which the latest jobs ended: no word that comes later, of an event that was overtaken or of a page of
+/// records that was read before, may bring them back.
+#[derive(Debug, Default)]
+struct Ended {
+    latest: HashMap<JobKey, u32>,
+    before: HashMap<JobKey, u32>,
+}
+
+impl Ended {
+    fn note(&mut self, key: &JobKey, epoch: u32) {
+        let known = self.latest.entry(key.clone()).or_default();
+        *known = epoch.max(*known);
+    }
+
+    /// Forgets the oldest, if there are many.
+    fn shrink(&mut self) {
+        if self.latest.len() >= ENDED_MIN {
+            self.before = std::mem::take(&mut self.latest);
+        }
+    }
+
+    fn holds(&self, key: &JobKey, epoch: u32) -> bool {
+        let has = |ended: &HashMap<JobKey, u32>| ended.get(key).is_some_and(|last| *last >= epoch);
+        has(&self.latest) || has(&self.before)
+    }
+}
+
 /// The jobs that have not ended.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -64,20 +94,20 @@ pub(crate) struct Ledger {
     of_tenant: HashMap<TenantId, u64>,
     /// The scan under way, or the last one.
     scan: u32,
-    /// During a scan, the epoch in which jobs ended: a page of records that was read before must not bring them back.
-    ended: Option<HashMap<JobKey, u32>>,
+    is_scanning: bool,
+    ended: Ended,
 }
 
 impl Ledger {
     /// A reading of all records begins.
     pub(crate) fn begin_scan(&mut self) {
         self.scan += 1;
-        self.ended = Some(HashMap::new());
+        self.is_scanning = true;
     }
 
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
     pub(crate) fn end_scan(&mut self) {
-        self.ended = None;
+        self.is_scanning = false;
         let scan = self.scan;
         let gone = self.open.iter().filter(|(_, (_, seen))| *seen < scan);
         let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
@@ -91,8 +121,7 @@ impl Ledger {
         if sighting.state.is_final() {
             return self.end(key, sighting.epoch);
         }
-        let ended = self.ended.as_ref().and_then(|ended| ended.get(key));
-        if ended.is_some_and(|epoch| *epoch >= sighting.epoch) {
+        if self.ended.holds(key, sighting.epoch) {
             return;
         }
         let scan = self.scan;
@@ -112,8 +141,10 @@ impl Ledger {
 
     /// A job has ended in this epoch; one that was started over since goes on.
     pub(crate) fn end(&mut self, key: &JobKey, epoch: u32) {
-        if let Some(ended) = &mut self.ended {
-            ended.insert(key.clone(), epoch);
+        self.ended.note(key, epoch);
+        // A scan of any length needs all that ended during it.
+        if !self.is_scanning {
+            self.ended.shrink();
         }
         if self.epoch(key).is_some_and(|known| known <= epoch) {
             self.remove(key);

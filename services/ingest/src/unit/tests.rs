@@ -51,6 +51,8 @@ fn empty(released_units_max: u64, weights: Weights) -> Index {
         released_units_max,
         age_millis: 60_000,
         aged_every: 4,
+        decode_reserved: Reserved::default(),
+        in_flight_max: InFlightMax::default(),
     });
     index.set_slots(&lane(), MANY);
     index
@@ -423,4 +425,77 @@ fn what_is_held_back_waits_and_the_rest_goes_on() {
     check(&[pause(None, Some(Bulk))], &[1, 2]);
     check(&[pause(Some("b"), Some(Routine))], &[1, 3, 4]);
     check(&[pause(Some("b"), None), pause(None, Some(Routine))], &[3]);
+}
+
+#[test]
+fn a_tenant_has_so_many_jobs_in_the_stages_but_any_number_of_stat_jobs() {
+    use Class::{Routine, Stat};
+    let of = |sequence, tenant: &str, class| {
+        let mut held = held(sequence, class);
+        held.unit.key.tenant = TenantId::new(tenant).expect("a name");
+        held
+    };
+    let mut index = empty(MANY, Weights::new());
+    let limited = TenantId::new("a").expect("a name");
+    index.rules.in_flight_max.tenants.insert(limited, Some(2));
+    for sequence in 1..=4 {
+        index.insert(of(sequence, "a", Routine));
+    }
+    index.insert(of(5, "b", Routine));
+    index.insert(of(6, "b", Routine));
+    index.insert(of(7, "a", Stat));
+    let open = |a, b| {
+        let counts = [("a", a), ("b", b)];
+        HashMap::from(counts.map(|(name, count)| (TenantId::new(name).expect("a name"), count)))
+    };
+    let mut take = |open, expected: &[u64]| {
+        index.set_open_jobs(open);
+        let mut taken = sequences(&index.take(100, NOW));
+        taken.sort_unstable();
+        assert_eq!(taken, expected);
+    };
+    // The STAT job counts, so that there is room for one more.
+    take(open(5, 2), &[1, 5, 6, 7]);
+    take(open(5, 2), &[]);
+    // One has ended.
+    take(open(4, 0), &[2]);
+    take(open(2, 0), &[3, 4]);
+}
+
+#[test]
+fn decode_slots_are_kept_for_the_classes_above() {
+    use Class::{Bulk, Routine, Stat, Urgent};
+    let lane = (Stage::Decode, pool("p"));
+    let check = |slots, reserved: Reserved, units: &[Class], expected: &[u64]| {
+        let mut index = empty(MANY, Weights::new());
+        index.rules.decode_reserved = reserved;
+        index.set_slots(&lane, slots);
+        for (sequence, class) in (1..).zip(units) {
+            let mut held = held(sequence, *class);
+            held.unit.stage = Stage::Decode;
+            held.unit.cost.decode_millis = 1_000_000;
+            index.insert(held);
+        }
+        let taken = sequences(&index.take(100, NOW));
+        assert_eq!(taken, expected, "{slots} {reserved:?} {units:?}");
+    };
+    let none = Reserved::default();
+    let many = [Routine; 6];
+    check(4, none, &many, &[1, 2, 3, 4]);
+    check(4, [1, 0, 0], &many, &[1, 2, 3]);
+    check(4, [1, 1, 0], &many, &[1, 2]);
+    check(4, [1, 1, 0], &[Urgent; 6], &[1, 2, 3]);
+    check(4, [1, 1, 0], &[Stat; 6], &[1, 2, 3, 4]);
+    // What the class above uses is not kept once more.
+    check(
+        4,
+        [2, 0, 0],
+        &[Stat, Stat, Routine, Routine, Routine],
+        &[1, 2, 3, 4],
+    );
+    // Nor does a unit of each class go beyond it, but without a slot there is none to keep.
+    check(4, [1, 0, 0], &[Routine, Routine, Routine, Bulk], &[1, 2, 3]);
+    check(0, [1, 0, 0], &[Routine, Routine, Bulk], &[1, 3]);
+    // One slot is open to all.
+    check(2, [8, 0, 0], &many, &[1]);
 }

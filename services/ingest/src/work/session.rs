@@ -161,6 +161,9 @@ impl<'a> Session<'a> {
     pub(super) async fn release(&mut self) {
         loop {
             let now = self.dispatcher.clock.now();
+            if self.dispatcher.rules.in_flight_max.is_any() {
+                self.index.set_open_jobs(self.dispatcher.open.counts());
+            }
             let batch = self.index.take(self.dispatcher.config.releases_max, now);
             if batch.is_empty() {
                 return;

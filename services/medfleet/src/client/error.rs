@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::retry;
 use crate::exit::{Exit, Fault};
 use crate::show::seconds;
 
@@ -28,6 +29,16 @@ pub(crate) enum ClientError {
         /// Over how long.
         waited: Duration,
         /// The last failure, in words.
+        said: String,
+    },
+    /// The fleet answered, again and again, that it has no room now.
+    #[error("the fleet does not take it now: {said} ({attempts} attempts in {}); try again later", seconds(*waited))]
+    Busy {
+        /// How often it was asked.
+        attempts: u32,
+        /// Over how long.
+        waited: Duration,
+        /// What it said the last time.
         said: String,
     },
     /// The fleet answered, and refused.
@@ -113,7 +124,14 @@ impl ClientError {
     ) -> Self {
         let said = said(&status);
         let exit = match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
+            _ if retry::is_busy(&status) => {
+                return Self::Busy {
+                    attempts,
+                    waited,
+                    said,
+                };
+            }
+            Code::Unavailable | Code::DeadlineExceeded => {
                 return Self::Unreachable {
                     server: server.to_owned(),
                     attempts,
@@ -126,6 +144,7 @@ impl ClientError {
             | Code::Unauthenticated
             | Code::PermissionDenied
             | Code::Unimplemented
+            | Code::ResourceExhausted
             | Code::OutOfRange => Exit::Usage,
             _ => Exit::Failed,
         };
@@ -139,7 +158,7 @@ impl ClientError {
     /// The exit code that fits.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Busy { .. } => Exit::Unreachable,
             Self::Refused { exit, .. } => *exit,
             Self::Server { .. }
             | Self::Token
@@ -161,7 +180,7 @@ impl From<ClientError> for Fault {
 }
 
 /// What the status says, with every field violation it names.
-fn said(status: &Status) -> String {
+pub(super) fn said(status: &Status) -> String {
     let mut said = match status.message() {
         "" => word(status.code()).to_owned(),
         message => message.to_owned(),
@@ -237,6 +256,21 @@ mod tests {
             Exit::Unreachable,
             "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: the queue is not reachable; \
              start a fleet with `medfleet up`, or name one with --server URL",
+        );
+    }
+
+    #[test]
+    fn what_is_too_much_now_is_not_what_is_too_much_at_all() {
+        let later = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+        check(
+            Status::with_error_details(Code::ResourceExhausted, "the store is full", later),
+            Exit::Unreachable,
+            "the fleet does not take it now: the store is full (3 attempts in 1.5 s); try again later",
+        );
+        check(
+            Status::resource_exhausted("the file is too large"),
+            Exit::Usage,
+            "the fleet refused (RESOURCE_EXHAUSTED): the file is too large",
         );
     }
 

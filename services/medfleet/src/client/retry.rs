@@ -49,14 +49,18 @@ impl Retry {
 /// Whether the same call may succeed later. A transport that breaks in the middle of a call reads as unknown or cancelled.
 pub(crate) fn may_pass(status: &Status) -> bool {
     match status.code() {
-        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted => {
-            true
-        }
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => true,
+        Code::ResourceExhausted => is_busy(status),
         Code::Unknown | Code::Cancelled | Code::Internal => {
             std::error::Error::source(status).is_some()
         }
         _ => false,
     }
+}
+
+/// Whether the fleet will take it later. Without a delay it is the request itself that is too much.
+pub(crate) fn is_busy(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.get_error_details().retry_info().is_some()
 }
 
 #[cfg(test)]
@@ -85,6 +89,11 @@ mod tests {
         check(1, &Status::invalid_argument("no"), None);
         check(1, &Status::not_found("no"), None);
         check(1, &Status::internal("a defect"), None);
+        check(
+            1,
+            &Status::resource_exhausted("the file is too large"),
+            None,
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::error::said;
 use super::{Client, ClientError, retry};
 
 /// Most bytes that travel inside a submit request, over all inputs; larger studies are uploaded.
@@ -21,16 +22,42 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 2;
 
+/// How an upload goes.
+#[derive(Debug)]
+pub(crate) enum UploadNews {
+    /// So many bytes are on their way or stored.
+    Sent {
+        /// Bytes from the file's beginning.
+        bytes: u64,
+        /// Bytes of the file.
+        total: u64,
+    },
+    /// All of it is stored.
+    Stored {
+        /// Bytes of the file.
+        total: u64,
+    },
+    /// It broke and is tried again.
+    Broke {
+        /// Failures in a row.
+        attempts: u32,
+        /// Why, in words.
+        said: String,
+    },
+}
+
+/// Who is told how an upload goes.
+pub(crate) type OnNews<'a> = &'a mut (dyn FnMut(UploadNews) + Send);
+
 impl Client {
     /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`.
-    /// `progress` is called with (bytes stored, bytes in all).
     ///
     /// # Errors
     /// The file cannot be read or changes, the fleet refuses, or it stays unreachable.
     pub(crate) async fn upload(
         &self,
         path: &Path,
-        progress: &mut dyn FnMut(u64, u64),
+        news: OnNews<'_>,
     ) -> Result<String, ClientError> {
         let unreadable = |source| ClientError::File {
             path: path.to_path_buf(),
@@ -41,13 +68,14 @@ impl Client {
         let (mut attempts, mut begun) = (0, Instant::now());
         loop {
             let committed = state.as_ref().map_or(0, |upload| upload.committed_bytes);
-            let status = match self.advance(path, total, state.take()).await? {
+            let status = match self.advance(path, total, state.take(), news).await? {
                 Ok(upload) if upload.complete => {
-                    progress(total, total);
+                    news(UploadNews::Stored { total });
                     return Ok(upload.name);
                 }
                 Ok(upload) => {
-                    progress(upload.committed_bytes, total);
+                    let bytes = upload.committed_bytes;
+                    news(UploadNews::Sent { bytes, total });
                     if upload.committed_bytes > committed {
                         (attempts, begun) = (0, Instant::now());
                     }
@@ -60,7 +88,9 @@ impl Client {
                 }
             };
             attempts += 1;
+            let said = said(&status);
             self.pause(attempts, begun, status).await?;
+            news(UploadNews::Broke { attempts, said });
             state = self.resume_from(state.take()).await?;
         }
     }
@@ -71,6 +101,7 @@ impl Client {
         path: &Path,
         total: u64,
         state: Option<Upload>,
+        news: OnNews<'_>,
     ) -> Result<Result<Upload, Broken>, ClientError> {
         let Some(known) = state else {
             // The handle comes first and alone: without it a broken stream could not be resumed.
@@ -94,7 +125,7 @@ impl Client {
             offset: known.committed_bytes,
             total_bytes: total,
         };
-        let (answer, fed) = tokio::join!(self.stream(receiver), feed(path, start, sender));
+        let (answer, fed) = tokio::join!(self.stream(receiver), feed(path, start, sender, news));
         match (answer, fed) {
             (_, Err(error)) => Err(error),
             (answer, Ok(())) => Ok(answer.map_err(|status| Broken {
@@ -148,6 +179,7 @@ async fn feed(
     path: &Path,
     start: UploadStart,
     sender: mpsc::Sender<UploadInputRequest>,
+    news: OnNews<'_>,
 ) -> Result<(), ClientError> {
     let unreadable = |source| ClientError::File {
         path: path.to_path_buf(),
@@ -182,6 +214,7 @@ async fn feed(
         {
             return Ok(());
         }
+        news(UploadNews::Sent { bytes: sent, total });
     }
     Ok(())
 }

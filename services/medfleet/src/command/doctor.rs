@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use medfleet_queue::QueueConfig;
 use medfleet_runtime::Clock;
 
 use super::on_one_thread;
@@ -24,7 +25,10 @@ pub(crate) struct Args {
     /// Also load the model in this folder
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Also connect to this nats-server
+    /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Also connect to this nats-server, which must need neither token nor TLS
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
     /// Also look at the certificates in this PEM file: may be given several times
@@ -131,8 +135,10 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
-        if let Some(url) = &args.nats {
-            for finding in server::look(url).await {
+        let configured = args.config.map(server::configured).transpose()?;
+        let named = args.nats.as_deref().map(QueueConfig::at);
+        for queue in configured.iter().chain(&named) {
+            for finding in server::look(queue).await {
                 tell(finding)?;
             }
         }

@@ -13,7 +13,7 @@ use medfleet_proto::v1::{
 };
 
 use super::{draw, follow, on_one_thread};
-use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs};
+use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs, UploadNews};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::modality::VolumeModality;
 use crate::paths;
@@ -150,14 +150,9 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let request = SubmitJobRequest {
             request_id,
             task: Some(Task { kind: Some(task) }),
-            inputs: inputs(
-                &client,
-                &files.files,
-                modality,
-                &mut |index, stored, all| {
-                    progress.upload(index, stored, all);
-                },
-            )
+            inputs: inputs(&client, &files.files, modality, &mut |index, news| {
+                progress.upload(index, &news)
+            })
             .await?,
             class: args.class.wire().into(),
             model: args.model.clone(),
@@ -207,13 +202,13 @@ fn accepted(job: &Job, before: bool) -> String {
     format!("accepted {}{again}, trace {}", job.name, job.trace_id)
 }
 
-/// Small studies travel inside the request; larger ones are uploaded file by file, `modality` being what their volumes are, of which `progress` is told (which one,
-/// bytes stored, bytes in all).
+/// Small studies travel inside the request; larger ones are uploaded file by file, and `news` is told how each of them goes.
+/// `modality` is what their volumes are.
 pub(super) async fn inputs(
     client: &Client,
     files: &[PathBuf],
     modality: &str,
-    progress: &mut dyn FnMut(usize, u64, u64),
+    news: &mut (dyn FnMut(usize, UploadNews) + Send),
 ) -> Result<Vec<Input>, ClientError> {
     let mut total = 0_u64;
     for path in files {
@@ -232,8 +227,8 @@ pub(super) async fn inputs(
             };
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
-            let shown = &mut |stored, all| progress(index, stored, all);
-            Source::Upload(client.upload(path, shown).await?)
+            let of_file = &mut |how| news(index, how);
+            Source::Upload(client.upload(path, of_file).await?)
         };
         inputs.push(Input {
             source: Some(source),

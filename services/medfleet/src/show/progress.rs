@@ -1,15 +1,17 @@
 //! The job on its way, on stderr: a line that moves on a terminal, one line for each stage elsewhere, and the text as it comes.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use medfleet_proto::v1::JobProgress;
 
 use super::words::state_word;
 use super::{bytes, seconds};
-use crate::client::Event;
+use crate::client::{Event, UploadNews};
 
+/// Longest silence about an upload where there is no terminal.
+const QUIET_MAX: Duration = Duration::from_secs(10);
 /// How often the terminal line moves.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -17,7 +19,9 @@ const TICK: Duration = Duration::from_millis(120);
 pub(crate) struct Progress {
     screen: Option<Screen>,
     text: String,
-    started: std::time::Instant,
+    started: Instant,
+    /// When something was last said of an upload.
+    said_last: Instant,
 }
 
 /// The two moving lines of a terminal.
@@ -29,28 +33,43 @@ struct Screen {
 
 impl Progress {
     /// `started`: when the person began to wait.
-    pub(crate) fn new(started: std::time::Instant) -> Self {
+    pub(crate) fn new(started: Instant) -> Self {
         let screen = io::stderr().is_terminal().then(Screen::new);
         Self {
             screen,
             text: String::new(),
             started,
+            said_last: started,
         }
     }
 
-    /// Bytes of an input stored so far. Lines only at the end, where there is no terminal.
-    pub(crate) fn upload(&mut self, input: usize, stored: u64, total: u64) {
-        let text = format!(
-            "uploading input {input}: {} of {}",
-            bytes(stored),
-            bytes(total)
-        );
-        match &self.screen {
-            Some(screen) => screen.stage.set_message(text),
-            None if stored == total => {
-                self.line(&format!("uploaded input {input}: {}", bytes(total)))
+    /// How the upload of an input goes. Where there is no terminal, a line only now and then.
+    pub(crate) fn upload(&mut self, input: usize, news: &UploadNews) {
+        match news {
+            UploadNews::Sent { bytes: sent, total } => {
+                let text = format!(
+                    "uploading input {input}: {} of {}",
+                    bytes(*sent),
+                    bytes(*total)
+                );
+                match &self.screen {
+                    Some(screen) => screen.stage.set_message(text),
+                    None if self.said_last.elapsed() > QUIET_MAX => {
+                        self.said_last = Instant::now();
+                        self.line(&text);
+                    }
+                    None => {}
+                }
             }
-            None => {}
+            UploadNews::Stored { total } => {
+                self.said_last = Instant::now();
+                if self.screen.is_none() {
+                    self.line(&format!("uploaded input {input}: {}", bytes(*total)));
+                }
+            }
+            UploadNews::Broke { attempts, said } => self.line(&format!(
+                "the upload of input {input} broke (failure {attempts} in a row: {said}); going on where it stopped"
+            )),
         }
     }
 

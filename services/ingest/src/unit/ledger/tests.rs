@@ -109,3 +109,37 @@ fn a_scan_brings_in_what_was_missed_and_drops_what_is_gone() {
     assert_eq!(open, [2, 4]);
     assert_eq!(ledger.open_jobs(&key("a", 0).tenant), 2);
 }
+
+#[test]
+fn an_overtaken_word_does_not_bring_an_ended_job_back() {
+    let mut ledger = Ledger::default();
+    let key = key("a", 1);
+    ledger.take(&key, at(0, JobState::Decoding, (1, 1)));
+    ledger.take(&key, at(0, JobState::Completed, (1, 1)));
+    ledger.take(&key, at(0, JobState::Decoding, (1, 1)));
+    assert_eq!(ledger.epoch(&key), None);
+    // Started over, it is open again.
+    ledger.take(&key, at(1, JobState::Accepted, (0, 0)));
+    assert_eq!(ledger.epoch(&key), Some(1));
+}
+
+#[test]
+fn what_ended_long_ago_is_forgotten_but_not_during_a_scan() {
+    let numbered = |job: usize| JobKey {
+        job: JobId::from_bytes((job as u128).to_be_bytes()),
+        ..key("a", 0)
+    };
+    let mut ledger = Ledger::default();
+    ledger.begin_scan();
+    for job in 0..3 * ENDED_MIN {
+        ledger.end(&numbered(job), 0);
+    }
+    assert!((0..3 * ENDED_MIN).all(|job| ledger.ended.holds(&numbered(job), 0)));
+    ledger.end_scan();
+    for job in 0..3 * ENDED_MIN {
+        ledger.end(&numbered(job + 3 * ENDED_MIN), 0);
+    }
+    assert!(!ledger.ended.holds(&numbered(0), 0));
+    assert!(ledger.ended.holds(&numbered(6 * ENDED_MIN - 1), 0));
+    assert!(ledger.ended.latest.len() + ledger.ended.before.len() <= 2 * ENDED_MIN);
+}

@@ -1,14 +1,17 @@
 //! What a nats-server says of itself: its version, whether and how fast it takes writes, and how much
 //! room its streams have.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use medfleet_queue::{OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
+use medfleet_runtime::config::{Sources, load};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, SystemClock};
 
 use super::Finding;
+use crate::exit::Fault;
 use crate::show::bytes;
 
 /// A confirmed write that takes longer slows every job.
@@ -16,17 +19,32 @@ const WRITE_MILLIS_MAX: u128 = 250;
 /// How full a stream may be.
 const FULL_PERCENT_MAX: u64 = 85;
 
+/// The one table of a service's configuration that is needed here.
+#[derive(Debug, serde::Deserialize)]
+struct Configured {
+    queue: QueueConfig,
+}
+
+/// How a service with this configuration file reaches its server.
+pub(super) fn configured(file: PathBuf) -> Result<QueueConfig, Fault> {
+    let sources = Sources::of_process(Some(file), Vec::new());
+    let configured: Configured = load(&sources).map_err(Fault::usage)?;
+    Ok(configured.queue)
+}
+
 /// Every check of one server.
-pub(super) async fn look(url: &str) -> Vec<Finding> {
+pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
     let now: medfleet_queue::Clock = Arc::new(|| SystemClock.now());
-    let queue = match Queue::connect(&QueueConfig::at(url), now).await {
+    let queue = match Queue::connect(config, now).await {
         Ok(queue) => queue,
         Err(error) => {
-            let advice = format!("start one of {OLDEST_SERVER} or newer, or correct --nats URL");
+            let advice = format!(
+                "start one of {OLDEST_SERVER} or newer, or correct its address; one that asks for a token or TLS needs --config FILE"
+            );
             return vec![Finding::fail("nats", chain(&error), advice)];
         }
     };
-    let found = format!("{url} is {}", queue.server_version());
+    let found = format!("nats-server {}", queue.server_version());
     let mut findings = vec![Finding::ok("nats", found)];
     let usage = queue.usage().await;
     let has_fleet = usage.as_ref().is_ok_and(|usage| !usage.is_empty());

@@ -132,7 +132,7 @@ impl Asker {
             .iter()
             .map(|name| self.set.join(name))
             .collect();
-        let inputs = submit::inputs(&self.client, &files, "", &mut |_, _, _| {}).await?;
+        let inputs = submit::inputs(&self.client, &files, "", &mut |_, _| {}).await?;
         let request = SubmitJobRequest {
             request_id: submit::random_id()?,
             task: Some(v1::Task {

@@ -1,0 +1,52 @@
+//! `medfleet requeue`: queues what open jobs wait for once more, after a backup was put back. Needs an operator's token.
+
+use medfleet_proto::v1::RequeueJobsRequest;
+use serde_json::json;
+
+use super::on_one_thread;
+use crate::client::{Client, Retry, ServerArgs};
+use crate::exit::{CommandResult, Exit};
+use crate::show;
+
+/// Flags.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Whose jobs [default: every tenant's]
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let fleet = args.server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        let mut request = RequeueJobsRequest {
+            tenant: args.tenant.unwrap_or_default(),
+            page_token: String::new(),
+        };
+        let (mut open, mut queued) = (0_u64, 0_u64);
+        loop {
+            let page = client.requeue(&request).await?;
+            open += u64::from(page.open_jobs);
+            queued += u64::from(page.queued_units);
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        if args.json {
+            show::print_json(&json!({ "open_jobs": open, "queued_units": queued }))?;
+        } else {
+            show::print(&format!(
+                "{open} open jobs; {queued} pieces of work were not waiting and do so now"
+            ))?;
+        }
+        Ok(Exit::Done)
+    })
+}

@@ -1,0 +1,92 @@
+//! A backup that is put back: every job of that time is there, and goes on from where it stood.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use medfleet_proto::v1::{Class, JobState};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
+use medfleet_tests::picture;
+
+async fn stop_all(fleet: &Fleet) -> Result<()> {
+    for role in Role::ALL {
+        if role != Role::Decode {
+            fleet.stop_role(role).await?;
+        }
+    }
+    fleet.kill_nats().await
+}
+
+/// The queues are left out of the copy: records and blobs are enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_and_blobs_are_enough() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let (operator, mary, john) = (
+        fleet.client(OPERATOR).await?,
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let job = |seed| anyhow::Ok(report(vec![inline(picture::png(64, seed)?)]));
+    let completed = mary.submit(job(1)?).await?;
+    let completed = mary.wait_final(&completed.name).await?;
+    // Jobs that stand before their first stage, and jobs that stand before their last.
+    operator.pause("st-john", Class::Unspecified).await?;
+    fleet.stop_role(Role::Decode).await?;
+    let accepted = [john.submit(job(2)?).await?, john.submit(job(3)?).await?];
+    let encoded = [mary.submit(job(4)?).await?, mary.submit(job(5)?).await?];
+    for job in &encoded {
+        wait_until(PATIENCE, "a job that is encoded", async || {
+            let job = mary.get(&job.name).await.ok()?;
+            (job.chunks_total > 0 && job.chunks_done == job.chunks_total).then_some(())
+        })
+        .await?;
+    }
+    stop_all(&fleet).await?;
+    let kept = tempfile::tempdir()?;
+    fleet.back_up(kept.path()).await?;
+    let mut left_out = 0;
+    for stream in fs::read_dir(kept.path().join("queue/jetstream/$G/streams"))? {
+        let stream = stream?;
+        let name = stream.file_name().to_string_lossy().into_owned();
+        if ["INTAKE", "WORK"]
+            .iter()
+            .any(|queue| name.starts_with(queue))
+        {
+            fs::remove_dir_all(stream.path())?;
+            left_out += 1;
+        }
+    }
+    ensure!(
+        left_out == 6,
+        "an intake and a work stream for each stage, found {left_out}"
+    );
+
+    fleet.put_back(kept.path()).await?;
+    fleet.restart_nats().await?;
+    for role in Role::ALL {
+        fleet.start_role(role).await?;
+    }
+    let (operator, mary, john) = (
+        fleet.client(OPERATOR).await?,
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    ensure!(mary.get(&completed.name).await? == completed);
+    operator.resume("st-john", Class::Unspecified).await?;
+    let refused = mary.requeue().await.expect_err("not an operator");
+    ensure!(
+        refused.code() == tonic::Code::PermissionDenied,
+        "{refused:?}"
+    );
+    let open = u32::try_from(accepted.len() + encoded.len())?;
+    ensure!(operator.requeue().await? == (open, open));
+    for (client, jobs) in [(&john, &accepted), (&mary, &encoded)] {
+        for job in jobs {
+            let job = client.wait_final(&job.name).await?;
+            ensure!(job.state() == JobState::Completed, "{job:?}");
+        }
+    }
+    ensure!(operator.requeue().await? == (0, 0));
+    Ok(())
+}
