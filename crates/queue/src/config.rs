@@ -42,6 +42,9 @@ pub struct QueueConfig {
     pub record_retention: DurationText,
     /// How long audit entries are kept.
     pub audit_retention: DurationText,
+    /// Audit entries of one tenant that are kept at most; then its oldest go, so that no tenant takes the room of the others.
+    /// 0 for any number. An entry takes about 130 bytes, and a job writes some four.
+    pub audit_lines_max: u64,
     /// How long dead letters are kept.
     pub dead_retention: DurationText,
     /// Disk that each stream may use; full means "try later" for what writes to it.
@@ -175,6 +178,7 @@ impl Default for QueueConfig {
             event_retention: DurationText::from_secs(7 * DAY),
             record_retention: DurationText::from_secs(30 * DAY),
             audit_retention: DurationText::from_secs(365 * DAY),
+            audit_lines_max: 2_000_000,
             dead_retention: DurationText::from_secs(30 * DAY),
             stream_bytes_max: StreamBytes::default(),
             intake_messages_max: 1_000_000,

@@ -13,16 +13,28 @@ use crate::{Queue, QueueError, Result, subject};
 
 impl Queue {
     /// Publishes the event of where a record stands now. The same event is stored once, however often it is published.
+    /// An event is news, the record is what counts: with the stream full no work stops, and who watches reads records.
     ///
     /// # Errors
-    /// [`QueueError::Full`], and transient ones: publish again.
+    /// Transient ones: publish again.
     pub async fn publish_event(&self, key: &JobKey, record: &JobRecord) -> Result<()> {
         const PUBLISH: Operation = repeatable("publish an event");
         let event = encode(&event_of(record, (self.clock)()));
         let subject = subject::event(key, record);
-        self.api
+        let published = self
+            .api
             .publish_first(PUBLISH, subject::EVENTS, &subject, event)
-            .await
+            .await;
+        match published {
+            Err(error @ QueueError::Full { .. }) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an event is lost; raise queue.stream_bytes_max.events or shorten queue.event_retention"
+                );
+                Ok(())
+            }
+            published => published,
+        }
     }
 
     /// The first event of a job after a sequence, with its own sequence; 0 begins at the beginning.

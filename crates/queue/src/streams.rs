@@ -38,8 +38,8 @@ enum Second {
     Replaces,
     /// It is refused: one live message per subject.
     Refused,
-    /// Both stay.
-    Kept,
+    /// Both stay, up to so many of one subject; then the oldest of it goes. 0 for any number.
+    Kept(u64),
 }
 
 fn streams(config: &QueueConfig) -> Vec<Stream> {
@@ -70,7 +70,7 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         },
         Stream {
             age_max: config.audit_retention.get(),
-            second: Second::Kept,
+            second: Second::Kept(config.audit_lines_max),
             append_only: true,
             ..base(AUDIT, "audit.*", bytes.audit.get())
         },
@@ -128,7 +128,10 @@ fn stream_json(stream: &Stream, replicas: usize) -> Value {
         "num_replicas": replicas,
         "discard": "new",
         "discard_new_per_subject": stream.second == Second::Refused,
-        "max_msgs_per_subject": if stream.second == Second::Kept { -1 } else { 1 },
+        "max_msgs_per_subject": match stream.second {
+            Second::Kept(most) => limit(most),
+            Second::Refused | Second::Replaces => 1,
+        },
         "max_msgs": limit(stream.messages_max),
         "max_bytes": limit(stream.bytes_max),
         "max_age": nanos(stream.age_max),

@@ -116,6 +116,15 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the same may succeed later without anybody doing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
     /// One violation.
     pub(crate) fn invalid(field: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation::new(field, allowed)])
@@ -167,6 +176,10 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
         Code::Internal => tracing::error!(reason, error = chain(refusal), "a call failed"),
         Code::Unavailable => {
             tracing::warn!(reason, error = chain(refusal), "a call could not be served")
+        }
+        // The operator has to make room, and needs to know where.
+        Code::ResourceExhausted if matches!(refusal, Refusal::Queue(_) | Refusal::Store(_)) => {
+            tracing::warn!(reason, error = chain(refusal), "a call found no room")
         }
         _ => tracing::debug!(reason, "a call was refused"),
     }

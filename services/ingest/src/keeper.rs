@@ -75,41 +75,67 @@ impl Keeper {
     /// One pass over everything that is stored.
     pub(crate) async fn sweep(&self) -> Result<(), Refusal> {
         for tenant in self.blobs.tenants().await? {
-            let holders = self.blobs.holders(&tenant).await?;
-            self.sweep_jobs(&tenant, &holders).await?;
-            self.sweep_tombstones(&tenant, &holders).await?;
-            let now = self.clock.now();
-            let age = self.time_to_live_max;
-            let collected = self.blobs.collect(&tenant, age, now).await?;
-            self.figures.collected.inc_by(collected.deleted);
-            self.figures.collected_bytes.inc_by(collected.deleted_bytes);
+            // What cannot be read of one tenant is no reason to keep what others want gone.
+            if let Err(error) = self.sweep_tenant(&tenant).await {
+                self.left_undone("a tenant's stored data", &error);
+            }
         }
         let reclaimed = self.blobs.reclaim(self.clock.now()).await?;
         self.figures.reclaimed.inc_by(reclaimed);
         Ok(())
     }
 
-    /// The jobs of a tenant that rely on something.
-    async fn sweep_jobs(&self, tenant: &TenantId, holders: &Holders) -> Result<(), Refusal> {
-        for (job, holder) in holders {
+    async fn sweep_tenant(&self, tenant: &TenantId) -> Result<(), Refusal> {
+        let holders = self.blobs.holders(tenant).await?;
+        for (job, holder) in &holders {
             let key = JobKey {
                 tenant: tenant.clone(),
                 job: job.clone(),
             };
-            let now = self.clock.now();
-            match self.queue.record(&key).await? {
-                Some((record, revision)) if self.is_over(tenant, &record, now) => {
-                    self.forget(&key, (&record, revision), holder).await?;
-                }
-                Some(_) => {}
-                // Not a job that is being accepted just now, whose references come before its record.
-                None if is_older(holder.latest, COLLECT_AGE_MIN, now) => {
-                    self.blobs.release_holder(holder).await?;
-                }
-                None => {}
-            }
+            self.go_on("a job's stored data", self.sweep_job(&key, holder).await)?;
         }
+        self.sweep_tombstones(tenant, &holders).await?;
+        let (age, now) = (self.time_to_live_max, self.clock.now());
+        let collected = self.blobs.collect(tenant, age, now).await?;
+        self.figures.collected.inc_by(collected.deleted);
+        self.figures.collected_bytes.inc_by(collected.deleted_bytes);
         Ok(())
+    }
+
+    /// A job that relies on something.
+    async fn sweep_job(&self, key: &JobKey, holder: &Holder) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        match self.queue.record(key).await? {
+            Some((record, revision)) if self.is_over(&key.tenant, &record, now) => {
+                self.forget(key, (&record, revision), holder).await
+            }
+            Some(_) => Ok(()),
+            // Not a job that is being accepted just now, whose references come before its record.
+            None if is_older(holder.latest, COLLECT_AGE_MIN, now) => {
+                Ok(self.blobs.release_holder(holder).await?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What fails for a while ends the sweep of a tenant, because the next step would fail too; what cannot be read is left.
+    fn go_on(&self, what: &'static str, done: Result<(), Refusal>) -> Result<(), Refusal> {
+        match done {
+            Err(error) if !error.is_transient() => {
+                self.left_undone(what, &error);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn left_undone(&self, what: &'static str, error: &Refusal) {
+        self.figures.keeper_failures.inc();
+        tracing::warn!(
+            error = chain(error),
+            what,
+            "a sweep left something as it was"
+        );
     }
 
     /// Finishes erasures that broke, and drops tombstones that nothing can run into any more.
@@ -120,7 +146,8 @@ impl Keeper {
                 tenant: tenant.clone(),
                 job,
             };
-            self.sweep_tombstone(&key, buried, relies).await?;
+            let swept = self.sweep_tombstone(&key, buried, relies).await;
+            self.go_on("an erased job", swept)?;
         }
         Ok(())
     }

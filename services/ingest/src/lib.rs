@@ -24,6 +24,7 @@ mod keys;
 mod metrics;
 mod open;
 mod operator;
+mod places;
 mod quota;
 mod rebuild;
 mod roster;
@@ -53,7 +54,6 @@ use medfleet_runtime::{
 use medfleet_store::BlobStore;
 use medfleet_worker::register_connection;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tonic_health::server::HealthReporter;
 
 pub use config::{Config, MainConfig};
@@ -63,7 +63,7 @@ pub use tokens::{TokenEntry, TokensFile, create_token};
 
 use accept::Acceptor;
 use blobs::Blobs;
-use calls::Calls;
+use calls::{Calls, Gate};
 use census::Census;
 use dead::DeadLetters;
 use hub::Hub;
@@ -72,6 +72,7 @@ use keys::Keys;
 use metrics::Figures;
 use open::OpenJobs;
 use operator::Operator;
+use places::Places;
 use quota::Quotas;
 use roster::Roster;
 use rpc::Jobs;
@@ -151,6 +152,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         jobs: parts.jobs(&deps),
         dead_letters: parts.dead_letters(&deps),
         operator: parts.operator(&deps),
+        gate: parts.gate(),
     };
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
     parts.start_tasks(&deps);
@@ -195,6 +197,12 @@ impl Parts {
 
     fn calls(&self) -> Calls {
         Calls {
+            figures: self.figures.clone(),
+        }
+    }
+
+    fn gate(&self) -> Gate {
+        Gate {
             tokens: self.tokens.clone(),
             figures: self.figures.clone(),
         }
@@ -225,7 +233,7 @@ impl Parts {
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
             shutdown: self.shutdown.clone(),
-            permits: Arc::new(Semaphore::new(self.config.limits.uploads_max)),
+            places: Places::new(self.config.limits.uploads_max),
         };
         let watching = Watching {
             config: self.config.watch.clone(),
@@ -241,7 +249,7 @@ impl Parts {
             acceptor,
             uploads,
             watching: Arc::new(watching),
-            watches_max: self.config.limits.watches_max,
+            places: Places::new(self.config.limits.watches_max),
         }
     }
 

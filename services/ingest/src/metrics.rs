@@ -108,6 +108,8 @@ pub(crate) struct Figures {
     call_seconds: Family<MethodLabels, Histogram>,
     backlog_units: Family<BacklogLabels, Gauge>,
     backlog_seconds: Family<BacklogLabels, Gauge<f64, AtomicU64>>,
+    /// Calls that were not let in.
+    pub(crate) unauthenticated: Counter,
     /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
@@ -136,6 +138,8 @@ pub(crate) struct Figures {
     pub(crate) collected_bytes: Counter,
     /// Broken writes whose room was given back.
     pub(crate) reclaimed: Counter,
+    /// What the keeper left undone because something could not be read.
+    pub(crate) keeper_failures: Counter,
     /// How the fleet stands.
     pub(crate) standing: Standing,
 }
@@ -151,6 +155,7 @@ impl Figures {
             }),
             backlog_units: Family::default(),
             backlog_seconds: Family::default(),
+            unauthenticated: Counter::default(),
             watches: Gauge::default(),
             uploads: Gauge::default(),
             watch_resyncs: Counter::default(),
@@ -165,6 +170,7 @@ impl Figures {
             collected: Counter::default(),
             collected_bytes: Counter::default(),
             reclaimed: Counter::default(),
+            keeper_failures: Counter::default(),
             standing: Standing::default(),
         };
         metrics.register(|registry| {
@@ -176,6 +182,8 @@ impl Figures {
             registry.register(BACKLOG, help, f.backlog_units.clone());
             let help = "Slot time that accepted jobs still are at a stage, held, released or not yet come to it; every replica reports all";
             registry.register_with_unit("backlog", help, Unit::Seconds, f.backlog_seconds.clone());
+            let help = "Calls without a token, or with one that is not known";
+            registry.register("ingest_unauthenticated_calls", help, f.unauthenticated.clone());
             registry.register("ingest_watches", "Watches now", f.watches.clone());
             registry.register("ingest_uploads", "Uploads in progress", f.uploads.clone());
             let help = "Watches that started over from durable state because they were slow";
@@ -193,6 +201,8 @@ impl Figures {
             let help = "Bytes of blobs deleted because no job relied on them";
             registry.register_with_unit("ingest_collected", help, Unit::Bytes, f.collected_bytes.clone());
             registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
+            let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed";
+            registry.register("ingest_keeper_failures", help, f.keeper_failures.clone());
             f.standing.register(registry);
         });
         figures

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, Move, Refused};
 use medfleet_proto::v1::{self, job_service_server::JobService};
 use medfleet_queue::Applied;
@@ -17,6 +17,7 @@ use crate::convert;
 use crate::erase::no_result;
 use crate::error::Refusal;
 use crate::metrics::Method;
+use crate::places::Places;
 use crate::tokens::Caller;
 use crate::upload::Uploads;
 use crate::watch::{Watch, Watching};
@@ -28,7 +29,7 @@ pub(crate) struct Jobs {
     pub(crate) acceptor: Acceptor,
     pub(crate) uploads: Uploads,
     pub(crate) watching: Arc<Watching>,
-    pub(crate) watches_max: usize,
+    pub(crate) places: Places,
 }
 
 #[tonic::async_trait]
@@ -125,21 +126,28 @@ impl JobService for Jobs {
     ) -> Reply<Self::WatchJobStream> {
         self.calls
             .answer(Method::WatchJob, request, async |caller, request| {
-                if usize::try_from(self.calls.figures.watches.get())
-                    .is_ok_and(|now| now >= self.watches_max)
-                {
-                    let retry_after = self.acceptor.config.limits.retry_after.get();
-                    return Err(Refusal::Busy {
-                        what: "too many watches are open",
-                        retry_after,
-                    });
-                }
+                let place = self.places.take(&caller.tenant);
+                let place = place.ok_or_else(|| Refusal::Busy {
+                    what: "too many watches are open",
+                    retry_after: self.acceptor.config.limits.retry_after.get(),
+                })?;
                 let key = JobKey {
                     tenant: caller.tenant,
                     job: convert::job_id(&request.name)?,
                 };
-                let watch = Watch::begin(Arc::clone(&self.watching), key, &request).await?;
-                let stream: Self::WatchJobStream = Box::pin(watch.into_stream());
+                let watching = Arc::clone(&self.watching);
+                let begin = Watch::begin(watching, key.clone(), &request);
+                let audit = async {
+                    let audit = self.acceptor.audit(&key, "watch", &caller.actor);
+                    Ok(audit.await?)
+                };
+                // Text leaves by this way too: not before the audit has it.
+                let (watch, ()) = tokio::try_join!(begin, audit)?;
+                let stream = watch.into_stream().map(move |response| {
+                    let _held = &place;
+                    response
+                });
+                let stream: Self::WatchJobStream = Box::pin(stream);
                 Ok(stream)
             })
             .await
@@ -260,6 +268,7 @@ impl Jobs {
             job: convert::job_id(name)?,
         };
         let queue = &self.acceptor.queue;
+        self.acceptor.audit(&key, "cancel", &caller.actor).await?;
         match queue
             .apply(&key, None, &Move::Cancel, self.acceptor.clock.now())
             .await?
@@ -272,7 +281,6 @@ impl Jobs {
                         "a cancel hint was lost"
                     );
                 }
-                self.acceptor.audit(&key, "cancel", &caller.actor).await?;
                 Ok(record)
             }
             Applied::Refused {
@@ -281,7 +289,11 @@ impl Jobs {
                         state: JobState::Cancelled,
                     },
                 record,
-            } => Ok(record),
+            } => {
+                // Whoever cancelled it may have come no further than the record.
+                queue.publish_event(&key, &record).await?;
+                Ok(record)
+            }
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
                 Err(Refusal::WrongState {
                     state: record.state,

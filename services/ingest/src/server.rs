@@ -9,12 +9,14 @@ use medfleet_proto::v1::dead_letter_service_server::{self, DeadLetterServiceServ
 use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
 use medfleet_proto::v1::operator_service_server::{self, OperatorServiceServer};
 use tokio::net::TcpListener;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tonic_health::server::HealthReporter;
 
 use crate::Error;
+use crate::calls::Gate;
 use crate::config::TlsConfig;
 use crate::dead::DeadLetters;
 use crate::operator::Operator;
@@ -34,6 +36,8 @@ pub(crate) struct Served {
     pub(crate) jobs: Jobs,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) operator: Operator,
+    /// What every call of them passes first.
+    pub(crate) gate: Gate,
 }
 
 /// The server with everything it serves.
@@ -60,13 +64,16 @@ pub(crate) async fn build(
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls).await?)?;
     }
+    let gate = served.gate;
     let jobs = JobServiceServer::new(served.jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let letters = DeadLetterServiceServer::new(served.dead_letters);
+    let operator = OperatorServiceServer::new(served.operator);
     let router = server
         .add_service(health)
         .add_service(reflection)
-        .add_service(jobs)
-        .add_service(DeadLetterServiceServer::new(served.dead_letters))
-        .add_service(OperatorServiceServer::new(served.operator));
+        .add_service(InterceptedService::new(jobs, gate.clone()))
+        .add_service(InterceptedService::new(letters, gate.clone()))
+        .add_service(InterceptedService::new(operator, gate));
     Ok((router, reporter))
 }
 

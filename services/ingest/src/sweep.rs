@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::future::try_join3;
-use medfleet_core::JobState;
-use medfleet_queue::QueueError;
+use medfleet_core::{JobKey, JobState};
+use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
 
@@ -37,17 +37,27 @@ impl Acceptor {
     /// One pass over the accepts that began longer than `age` ago.
     async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
         for (key, noted) in self.queue.list_pending(age).await? {
-            if let Some((record, _)) = self.queue.record(&key).await?
-                && record.state == JobState::Accepted
-            {
-                let event = self.queue.publish_event(&key, &record);
-                let audit = self.audit(&key, "submit", SWEEP);
-                try_join3(event, audit, self.publish_intake(&key, &record)).await?;
-                self.figures.swept.inc();
+            match self.sweep_accept(&key, noted).await {
+                // Such as a record of a newer version, after a rollback: it waits, and does not hold up the others.
+                Err(error) if !error.is_transient() => {
+                    tracing::error!(error = chain(&error), job = %key.job, "an accept could not be finished");
+                }
+                swept => swept?,
             }
-            // Without a record nobody was told that the job exists.
-            self.queue.remove_pending(noted).await?;
         }
         Ok(())
+    }
+
+    async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+        if let Some((record, _)) = self.queue.record(key).await?
+            && record.state == JobState::Accepted
+        {
+            let event = self.queue.publish_event(key, &record);
+            let audit = self.audit(key, "submit", SWEEP);
+            try_join3(event, audit, self.publish_intake(key, &record)).await?;
+            self.figures.swept.inc();
+        }
+        // Without a record nobody was told that the job exists.
+        self.queue.remove_pending(noted).await
     }
 }

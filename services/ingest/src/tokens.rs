@@ -169,6 +169,7 @@ impl Tokens {
     /// Reads the file again whenever its time or length changes from what was loaded. A file that cannot be used changes nothing.
     pub(crate) async fn follow(self, every: Duration, shutdown: Shutdown) {
         let mut seen = self.loaded;
+        let mut failed = None;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
@@ -178,13 +179,16 @@ impl Tokens {
             if now == seen {
                 continue;
             }
-            seen = now;
             match read(&self.path).await {
                 Ok(known) => {
+                    (seen, failed) = (now, None);
                     tracing::info!(tokens = known.len(), "the tokens file was read again");
                     *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
                 }
+                // It is tried again: it may be half written, or only unreadable for a moment.
+                Err(_) if failed == Some(now) => {}
                 Err(error) => {
+                    failed = Some(now);
                     let error = medfleet_runtime::exit::chain(&error);
                     tracing::error!(
                         error,

@@ -10,7 +10,6 @@ use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_proto::work::v1::UploadRecord;
 use medfleet_queue::{Queue, Revision, Updated};
 use medfleet_runtime::{Clock, Random, Shutdown};
-use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::blobs::Blobs;
@@ -18,10 +17,15 @@ use crate::config::Config;
 use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::Figures;
+use crate::places::Places;
 use crate::quota::Quotas;
 
 /// Largest message of an upload; part of the public contract.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
+
+const GONE: Refusal = Refusal::NotFound {
+    what: "upload, or it has expired",
+};
 
 /// What taking files in needs.
 #[derive(Debug, Clone)]
@@ -34,8 +38,8 @@ pub(crate) struct Uploads {
     pub(crate) figures: Figures,
     pub(crate) quotas: Quotas,
     pub(crate) shutdown: Shutdown,
-    /// One permit per upload in progress.
-    pub(crate) permits: Arc<Semaphore>,
+    /// One per upload in progress.
+    pub(crate) places: Places,
 }
 
 /// An upload under way: its record, and bytes that wait for their part to be full.
@@ -78,7 +82,7 @@ impl Uploads {
             what: "too many uploads are in progress",
             retry_after: self.config.limits.retry_after.get(),
         };
-        let _permit = self.permits.try_acquire().map_err(|_| busy())?;
+        let _place = self.places.take(&tenant).ok_or_else(busy)?;
         self.figures.uploads.inc();
         let _counted = Counted(self.figures.clone());
         let Some(Content::Start(start)) = self.next(&mut messages).await? else {
@@ -101,6 +105,10 @@ impl Uploads {
                     "chunk",
                     "more data than start.total_bytes declared",
                 ));
+            }
+            // However slowly it comes, it comes in its time.
+            if open.record.expire_unix_millis <= self.clock.now().0 {
+                return Err(GONE);
             }
             open.waiting.extend_from_slice(&chunk);
             self.store_parts(&mut open).await?;
@@ -207,9 +215,7 @@ impl Uploads {
     ) -> Result<(UploadRecord, Revision), Refusal> {
         match self.queue.upload(tenant, id).await? {
             Some(found) if found.0.expire_unix_millis > self.clock.now().0 => Ok(found),
-            _ => Err(Refusal::NotFound {
-                what: "upload, or it has expired",
-            }),
+            _ => Err(GONE),
         }
     }
 

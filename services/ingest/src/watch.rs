@@ -8,7 +8,7 @@ use std::time::Duration;
 use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, UnixMillis};
 use medfleet_proto::v1::{self, watch_job_response::Event};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
-use medfleet_queue::Queue;
+use medfleet_queue::{Queue, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
 use prost::Message;
@@ -227,9 +227,10 @@ impl Watch {
             // The event overtook the record on its way to this replica of the bucket.
             tokio::time::sleep(RECORD_READ_PAUSE).await;
         }
-        Err(Refusal::Broken {
-            what: "the record of a job that ended",
-        })
+        // An outdated server answers (`Queue::outdated_max`): whoever watches again finds another, or the same one later.
+        Err(Refusal::Queue(QueueError::Unavailable {
+            operation: "read the record of a job that ended",
+        }))
     }
 
     /// Sends the text that is missing and the final state.
@@ -246,7 +247,9 @@ impl Watch {
                 }
             }
         };
-        if let Some(text) = &finished.text {
+        // The text in memory may have been erased since it was read.
+        let is_erased = self.record().await?.erased.is_some();
+        if let Some(text) = finished.text.as_ref().filter(|_| !is_erased) {
             let mut out = Vec::new();
             self.stitch.finish(finished.attempt, text, &mut out);
             self.push_text(out);
