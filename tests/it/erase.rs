@@ -1,11 +1,16 @@
 //! An erased job leaves a record that says so and nothing else: no blob, no text, no way to start it over.
 
 use anyhow::{Context, Result, ensure};
+use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 use medfleet_proto::v1::JobState;
-use medfleet_tests::client::{inline, report};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
 use tonic::Code;
+
+/// Ends the decoder that reads it, which takes longer than it takes to store small pictures.
+const DEADLY_CODESTREAM: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
 
 /// What is stored for a tenant besides tombstones, lists of references, and the lists of tokens by chunk, which name nothing
 /// that is left and no job.
@@ -78,4 +83,38 @@ async fn a_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() -> Result
     let left = contents(&fleet)?;
     ensure!(left.is_empty(), "{left:?}");
     Ok(())
+}
+
+/// The files before and after the one that is refused have frames, and no manifest ever names them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_that_is_refused_half_way_leaves_no_frames() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let deadly = Header {
+        rows: 4096,
+        columns: 4096,
+        ..Header::default()
+    };
+    let deadly = encapsulated(&deadly, JPEG_2000, DEADLY_CODESTREAM);
+    let inputs = vec![
+        inline(picture::png(64, 1)?),
+        uploaded(&client.upload(&deadly).await?),
+        inline(picture::png(64, 2)?),
+        inline(picture::png(64, 3)?),
+    ];
+    let job = client.submit(report(inputs)).await?;
+    let refused = client.wait_final(&job.name).await?;
+    ensure!(refused.state() == JobState::Failed, "{refused:?}");
+    fleet.wait_idle().await?;
+    client.erase(&job.name).await?;
+    // What was on its way to the store when the file was refused sees there that the job was erased.
+    let gone = wait_until(PATIENCE, "only the tombstone to be left", async || {
+        let stored = fleet.stored("st-mary").ok()?;
+        stored
+            .iter()
+            .all(|name| name.starts_with("erased/"))
+            .then_some(())
+    });
+    gone.await
+        .with_context(|| format!("{:?}", fleet.stored("st-mary")))
 }

@@ -2,29 +2,28 @@
 
 mod collect;
 mod references;
+mod room;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use medfleet_core::{BlobKind, Digest, JobKey, TenantId, UnixMillis};
-use tokio::time::Instant;
+use tracing::instrument::{Instrument, WithSubscriber};
 
 use crate::backend::{Backend, BackendError, Name};
 use crate::key::{FleetKey, TenantKey};
+use room::Room;
 
 pub use collect::{COLLECT_AGE_MIN, Collected, Erased};
-pub use references::Holder;
+pub use references::{Holder, Named};
 
 /// Contents from this length on are hashed off the async threads: 256 KiB take about 0.1 ms on one core.
 const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
 /// Length of the checksum before the content of a mutable blob, in bytes.
 const CHECKSUM_BYTES: usize = 32;
-/// How long a counted number of used bytes is good; what this process writes in between is added to it.
-const USED_BYTES_AGE: Duration = Duration::from_secs(10);
 
 /// Limits of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,14 +118,7 @@ struct Inner {
     backend: Arc<dyn Backend>,
     key: FleetKey,
     limits: Limits,
-    used: Mutex<Option<Used>>,
-}
-
-/// Used bytes: when they were counted, and what it was then plus what this process wrote since.
-#[derive(Clone, Copy)]
-struct Used {
-    counted: Instant,
-    bytes: u64,
+    room: Room,
 }
 
 impl fmt::Debug for BlobStore {
@@ -141,13 +133,12 @@ impl BlobStore {
     /// Over a backend, with the fleet's key.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, key: FleetKey, limits: Limits) -> Self {
-        let used = Mutex::new(None);
         Self {
             inner: Arc::new(Inner {
                 backend,
                 key,
                 limits,
-                used,
+                room: Room::default(),
             }),
         }
     }
@@ -221,7 +212,8 @@ impl BlobStore {
         self.write(&name, content).await
     }
 
-    /// Reads a content and checks it against its name.
+    /// Reads a content and checks it against its name. One that is corrupt is deleted, so that the next put makes it again
+    /// and does not take it for what is there already.
     ///
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::TooLarge`] or the place's failure.
@@ -238,13 +230,28 @@ impl BlobStore {
             digest: *digest,
         })?;
         if self.digest(tenant, &content).await == *digest {
-            Ok(content)
-        } else {
-            Err(StoreError::Corrupt {
-                kind,
-                digest: *digest,
-            })
+            return Ok(content);
         }
+        // Once more, before it is deleted: it may have been changed on its way here only.
+        let again = self.read(tenant, kind, digest, bytes_max).await?;
+        if let Some(content) = again {
+            if self.digest(tenant, &content).await == *digest {
+                return Ok(content);
+            }
+            match self.delete(tenant, kind, digest).await {
+                Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    %kind,
+                    %digest,
+                    "a corrupt blob stays"
+                ),
+            }
+        }
+        Err(StoreError::Corrupt {
+            kind,
+            digest: *digest,
+        })
     }
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.
@@ -309,7 +316,8 @@ impl BlobStore {
         }
     }
 
-    /// As [`BlobStore::put_mutable`], for what belongs to one job: an erased job leaves nothing behind.
+    /// As [`BlobStore::put_mutable`], for what belongs to one job: an erased job leaves nothing behind, also when this is
+    /// dropped half-way.
     ///
     /// # Errors
     /// [`StoreError::JobErased`], and as [`BlobStore::put`].
@@ -320,13 +328,18 @@ impl BlobStore {
         key: &[u8],
         content: Bytes,
     ) -> Result<Digest, StoreError> {
-        let digest = self.put_mutable(&job.tenant, kind, key, content).await?;
-        // Whoever comes last of the two, this look or the erasure's tombstone, sees the other's work.
-        if self.is_erased(&job.tenant, &job.job).await? {
-            self.delete(&job.tenant, kind, &digest).await?;
-            return Err(StoreError::JobErased);
-        }
-        Ok(digest)
+        let (store, job, key) = (self.clone(), job.clone(), key.to_vec());
+        to_its_end(async move {
+            let put = store.put_mutable(&job.tenant, kind, &key, content).await;
+            // Whoever comes last of the two, this look or the erasure's tombstone, sees the other's work. Also after a failure:
+            // the text may be there all the same.
+            if store.is_erased(&job.tenant, &job.job).await? {
+                store.delete_mutable(&job.tenant, kind, &key).await?;
+                return Err(StoreError::JobErased);
+            }
+            put
+        })
+        .await
     }
 
     /// Removes a text that changes. True when it was there.
@@ -437,8 +450,8 @@ impl BlobStore {
         heads.boxed()
     }
 
-    /// Bytes that may still be stored under the cap; none without a cap. Counted at most every ten seconds, and what
-    /// other processes wrote meanwhile is not in it.
+    /// Bytes that may still be stored under the cap; none without a cap. Counted every ten seconds, or less often where
+    /// counting takes long, and what other processes wrote meanwhile is not in it.
     ///
     /// # Errors
     /// The place's failure.
@@ -446,27 +459,9 @@ impl BlobStore {
         let Some(capacity) = self.inner.limits.capacity_bytes else {
             return Ok(None);
         };
-        let used = *self
-            .inner
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let used = match used {
-            Some(used) if used.counted.elapsed() < USED_BYTES_AGE => used.bytes,
-            _ => {
-                let Some(bytes) = self.inner.backend.used_bytes().await? else {
-                    return Ok(None);
-                };
-                let counted = Instant::now();
-                *self
-                    .inner
-                    .used
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(Used { counted, bytes });
-                bytes
-            }
-        };
-        Ok(Some(capacity.saturating_sub(used)))
+        let count = self.inner.backend.used_bytes();
+        let used = self.inner.room.used(count).await?;
+        Ok(used.map(|used| capacity.saturating_sub(used)))
     }
 
     fn tenant_key(&self, tenant: &TenantId) -> TenantKey {
@@ -497,14 +492,7 @@ impl BlobStore {
             Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
             Err(error) => return Err(error.into()),
         }
-        if let Some(used) = &mut *self
-            .inner
-            .used
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            used.bytes = used.bytes.saturating_add(bytes);
-        }
+        self.inner.room.wrote(bytes);
         Ok(())
     }
 
@@ -535,6 +523,22 @@ impl BlobStore {
 /// `<tenant>/<kind>/<digest>`.
 fn blob_name(tenant: &TenantId, kind: BlobKind, digest: &Digest) -> Name {
     Name::of(&[tenant.as_str(), kind.as_str(), &digest.to_string()])
+}
+
+/// Runs to its end what would leave something behind if it broke off half-way: whoever waits for it may be dropped, as a
+/// worker is when its job is cancelled, and what it has begun to write lands all the same.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "outlives its caller on purpose; it is a few operations of the store, and the process's end may still cut it off"
+)]
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    let work = work.in_current_span().with_current_subscriber();
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => Err(BackendError::failed("finish", true, error).into()),
+    }
 }
 
 /// Runs a hash over the content, off the async threads when it is long.

@@ -1,6 +1,6 @@
 //! Settings of the blob store, and opening the place they name. JetStream's object store is opened by the queue crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use medfleet_core::setting::{ByteSize, Secret};
@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backend, BackendError, Folder};
 use crate::blob::Limits;
 use crate::{BlobStore, FleetKey, KeyError};
+
+/// What the owner of a folder is told by; a change of meaning needs a new purpose.
+const OWNER: &str = "owner of a store v1";
 
 /// The blob store. Which place and which key have no default: the operator decides.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +92,15 @@ pub enum OpenError {
     /// This build leaves it out.
     #[error("this build has no {0} blob store")]
     NotBuilt(&'static str),
+    /// What is there was stored under another key.
+    #[error(
+        "the blob store's folder {} belongs to another fleet: store.key is not the one it was made with, or another disk is mounted there",
+        path.display()
+    )]
+    OtherFleet {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The place itself refuses.
     #[error("cannot open the blob store")]
     Backend(#[from] BackendError),
@@ -219,6 +231,7 @@ impl StoreConfig {
     ///
     /// # Errors
     /// [`OpenError::NeedsQueue`] for JetStream; the queue crate has that backend, see [`StoreConfig::open_over`].
+    /// [`OpenError::OtherFleet`] for a folder that was made with another key.
     pub fn open(&self) -> Result<BlobStore, OpenError> {
         self.open_over(self.open_backend()?)
     }
@@ -230,13 +243,27 @@ impl StoreConfig {
     pub fn open_backend(&self) -> Result<Arc<dyn Backend>, OpenError> {
         self.check()?;
         Ok(match &self.backend {
-            BackendConfig::Folder { path } => Arc::new(Folder::open(path)?),
+            BackendConfig::Folder { path } => Arc::new(self.open_folder(path)?),
             BackendConfig::Jetstream { .. } => return Err(OpenError::NeedsQueue),
             #[cfg(feature = "s3")]
             BackendConfig::S3 { .. } => s3::open(&self.backend)?,
             #[cfg(not(feature = "s3"))]
             BackendConfig::S3 { .. } => return Err(OpenError::NotBuilt("s3")),
         })
+    }
+
+    /// Under a wrong key nothing would be found, and every job would fail: better not to start.
+    fn open_folder(&self, path: &Path) -> Result<Folder, OpenError> {
+        let folder = Folder::open(path)?;
+        let owner = FleetKey::from_secret(&self.key)?.keyed_hash(OWNER, &[]);
+        match folder.belongs_to(&owner.to_string()) {
+            // A full disk without the note: whoever starts next, with room, writes it.
+            Ok(true) | Err(BackendError::Full) => Ok(folder),
+            Ok(false) => Err(OpenError::OtherFleet {
+                path: path.to_owned(),
+            }),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -345,6 +372,24 @@ mod tests {
         ] {
             assert!(toml::from_str::<StoreConfig>(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_opened_only_with_the_key_it_was_made_with() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let open = |digits: &str| {
+            let path = folder.path().display();
+            let backend = format!("backend = {{ kind = 'folder', path = '{path}' }}");
+            let text = format!("key = '{}'\n{backend}", digits.repeat(32));
+            let config: StoreConfig = toml::from_str(&text).expect("is well formed");
+            config.open().map(drop)
+        };
+        open("0f").expect("is new");
+        open("0f").expect("is its own");
+        let refused = open("0e").expect_err("is another's");
+        assert!(matches!(refused, OpenError::OtherFleet { .. }));
+        let path = folder.path().display().to_string();
+        assert!(refused.to_string().contains(&path), "{refused}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub mod contract;
 pub mod key;
 
 pub use backend::{Backend, BackendError, Entry, Name};
-pub use blob::{BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, StoreError};
+pub use blob::{
+    BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, Named, StoreError,
+};
 pub use config::{BackendConfig, OpenError, StoreConfig};
 pub use key::{FleetKey, KeyError};

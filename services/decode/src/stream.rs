@@ -26,7 +26,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Stores the text so far. Late watchers read it, so that trouble with one of them is not the job's.
+    /// Stores the text so far. Late watchers read it, so that trouble with one of them is not the job's. Once begun it goes
+    /// on to its end, also when it is dropped: the store sees to it that an erased job leaves no text.
     pub(crate) fn checkpoint(&self, text: &str) -> BoxFuture<'static, Result<(), StoreError>> {
         let chunk = self.chunk(0, text);
         let key = format!("{}.{}", self.key.job, self.epoch);

@@ -36,10 +36,18 @@ pub(crate) struct Chunk {
 }
 
 enum Content {
-    /// Encoded before: the names of its tokens.
-    Encoded(Vec<Digest>),
+    /// Encoded before.
+    Encoded(Found),
     /// To be encoded.
     Frames(Vec<Frame>),
+}
+
+/// What an earlier job has left of a chunk.
+struct Found {
+    /// The names of its tokens.
+    blobs: Vec<Digest>,
+    /// The list of them, as it is stored.
+    list: Bytes,
 }
 
 impl Encode {
@@ -67,7 +75,7 @@ impl Encode {
         let encoder = &self.engine.description().encoder_digest;
         let key = chunk_key(&frames_digest, unit.unit, encoder);
         let content = match self.found(tenant, &key, &entries).await? {
-            Some(blobs) => Content::Encoded(blobs),
+            Some(found) => Content::Encoded(found),
             None => {
                 let frames = entries.iter().map(|entry| self.frame(tenant, entry));
                 Content::Frames(try_join_all(frames).await?)
@@ -86,18 +94,18 @@ impl Encode {
         tenant: &TenantId,
         key: &[u8],
         frames: &[FrameEntry],
-    ) -> Result<Option<Vec<Digest>>, EncodeError> {
-        let bytes = match self
+    ) -> Result<Option<Found>, EncodeError> {
+        let list = match self
             .store
             .get_mutable(tenant, BlobKind::TokensOfChunk, key)
             .await
         {
-            Ok(Some(bytes)) => bytes,
+            Ok(Some(list)) => list,
             // What cannot be read is made again.
             Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let Ok(stored) = TokensManifest::decode(bytes) else {
+        let Ok(stored) = TokensManifest::decode(list.clone()) else {
             return Ok(None);
         };
         let encoder = &self.engine.description().encoder_digest;
@@ -108,7 +116,8 @@ impl Encode {
             .iter()
             .map(|digest| self.store.exists(tenant, BlobKind::Tokens, digest));
         let there = try_join_all(there).await?;
-        Ok(there.into_iter().all(|there| there).then_some(blobs))
+        let all = there.into_iter().all(|there| there);
+        Ok(all.then_some(Found { blobs, list }))
     }
 
     /// Encodes a chunk and stores its tokens and their manifest.
@@ -181,6 +190,24 @@ impl Encode {
     }
 }
 
+/// Takes the job's reference on what an earlier one has left of a chunk, and makes it last as long as this job.
+async fn take(
+    store: &BlobStore,
+    job: &JobKey,
+    key: &[u8],
+    found: Found,
+) -> Result<(), EncodeError> {
+    let JobKey { tenant, job } = job;
+    let blobs = found.blobs.into_iter();
+    let blobs: Vec<_> = blobs.map(|digest| (BlobKind::Tokens, digest)).collect();
+    store.reference(tenant, job, &blobs).await?;
+    // Nobody references the list: an old one could be collected before this job is decoded.
+    store
+        .put_mutable(tenant, BlobKind::TokensOfChunk, key, found.list)
+        .await?;
+    Ok(())
+}
+
 impl Handler for Encode {
     const STAGE: Stage = Stage::Encode;
 
@@ -198,17 +225,43 @@ impl Handler for Encode {
         } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
         match content {
-            Content::Encoded(blobs) => {
+            Content::Encoded(found) => {
                 self.metrics.chunks_found.inc();
-                let blobs = blobs.into_iter().map(|digest| (BlobKind::Tokens, digest));
-                let blobs: Vec<_> = blobs.collect();
-                let (tenant, job) = (&unit.key.tenant, &unit.key.job);
-                let referenced = self.store.reference(tenant, job, &blobs).await;
-                referenced.map_err(EncodeError::from)?;
+                take(&self.store, &unit.key, &key, found).await?;
             }
             Content::Frames(frames) => self.make(&unit.key, &key, &entries, frames).await?,
         }
         started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::JobId;
+    use medfleet_store::FleetKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_that_was_found_is_there_again_when_its_chunk_is_taken() {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let key = JobKey {
+            tenant: "a".parse().expect("a tenant"),
+            job: JobId::from_bytes([1; 16]),
+        };
+        let tokens = Bytes::from_static(b"tokens");
+        let tokens = store.put(&key.tenant, BlobKind::Tokens, tokens).await;
+        let found = Found {
+            blobs: vec![tokens.expect("stores")],
+            list: Bytes::from_static(b"list"),
+        };
+        // It was old, and the keeper has collected it since it was read.
+        let taken = take(&store, &key, b"chunk", found).await;
+        taken.expect("takes");
+        let list = store.get_mutable(&key.tenant, BlobKind::TokensOfChunk, b"chunk");
+        assert_eq!(list.await.expect("works").as_deref(), Some(&b"list"[..]));
+        let holders = store.holders(&key.tenant).await.expect("lists");
+        assert!(holders.contains_key(&key.job));
     }
 }

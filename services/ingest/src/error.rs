@@ -186,7 +186,7 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     let text = match code {
         Code::Internal => "a defect of medfleet; the server's log says more".to_owned(),
         Code::FailedPrecondition if matches!(refusal, Refusal::Store(_)) => {
-            "the job of this request_id was erased; use another request_id".to_owned()
+            "the job was erased; a new one needs another request_id".to_owned()
         }
         _ => refusal.to_string(),
     };

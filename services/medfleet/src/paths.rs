@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use medfleet_imaging::{Archive, Format, Limits, is_dicom_directory, members, sniff};
@@ -93,38 +95,86 @@ pub(crate) struct Unpacked {
     pub(crate) files: Vec<PathBuf>,
     /// Files left out because they lie beside a DICOMDIR or are one.
     pub(crate) beside: usize,
-    _folder: Option<TempDir>,
+    _scratch: Scratch,
 }
 
-/// Opens the archives among the files, within imaging's limits.
+/// The files that `paths` stand for, see [`files`], with the archives among them opened within imaging's limits. That is done on
+/// a thread of its own: whoever drops this half-way takes along what was unpacked, and nothing is written after that.
 ///
 /// # Errors
-/// A file that cannot be read, an archive that is refused as a whole (half a study must not be taken for all of it), or
-/// that is empty, and more than [`FILES_MAX`] files.
-pub(crate) fn unpacked(paths: Vec<PathBuf>, limits: &Limits) -> Result<Unpacked> {
+/// As [`files`], a file that cannot be read, an archive that is refused as a whole (half a study must not be taken for all of
+/// it), or that is empty, and more than [`FILES_MAX`] files.
+pub(crate) async fn unpacked(paths: Vec<PathBuf>, limits: Limits) -> Result<Unpacked> {
+    let scratch = Scratch::default();
+    let folder = Arc::clone(&scratch.0);
+    let opening =
+        tokio::task::spawn_blocking(move || open_archives(files(&paths)?, &limits, &folder));
+    let (files, beside) = opening.await.context("opening the files broke off")??;
+    Ok(Unpacked {
+        files,
+        beside,
+        _scratch: scratch,
+    })
+}
+
+/// Where the files of archives lie: a folder that goes when this is dropped, also while another thread still writes to it.
+#[derive(Debug, Default)]
+struct Scratch(Arc<Mutex<Folder>>);
+
+/// A temporary folder, made when the first file comes.
+#[derive(Debug, Default)]
+enum Folder {
+    #[default]
+    Unmade,
+    Made(TempDir),
+    /// It has gone, and is not made again.
+    Gone,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A file that is being written is waited for, so that it goes with the others.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Folder::Gone;
+    }
+}
+
+/// Writes a file under a number: nothing is ever written under a name that an archive chose.
+fn put(folder: &Mutex<Folder>, number: usize, bytes: &[u8]) -> Result<PathBuf> {
+    let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(*folder, Folder::Unmade) {
+        let private = fs::Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().permissions(private).tempdir();
+        *folder = Folder::Made(made.context("cannot make a temporary folder")?);
+    }
+    let Folder::Made(made) = &*folder else {
+        bail!("nobody waits for the files any more");
+    };
+    let file = made.path().join(format!("{number:05}"));
+    fs::write(&file, bytes).context("cannot write to the temporary folder")?;
+    Ok(file)
+}
+
+/// The files with those of archives in place of these, and how many were left out beside a DICOMDIR.
+fn open_archives(
+    paths: Vec<PathBuf>,
+    limits: &Limits,
+    folder: &Mutex<Folder>,
+) -> Result<(Vec<PathBuf>, usize)> {
     let mut files = Vec::with_capacity(paths.len());
-    let mut folder: Option<TempDir> = None;
     for path in paths {
         if !is_archive(&path)? {
             files.push(path);
             continue;
         }
-        let folder = match &mut folder {
-            Some(folder) => folder,
-            none => none.insert(tempfile::tempdir().context("cannot make a temporary folder")?),
-        };
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let (before, mut written) = (files.len(), Ok(()));
         let opened = members(&bytes, limits, &mut |member| {
-            // Under a number: nothing is ever written under a name that an archive chose.
-            let file = folder.path().join(format!("{:05}", files.len()));
             if written.is_ok() {
-                written = fs::write(&file, &member.bytes);
-                files.push(file);
+                written = put(folder, files.len(), &member.bytes).map(|file| files.push(file));
             }
         });
         opened.with_context(|| format!("cannot open {}", path.display()))?;
-        written.context("cannot write to the temporary folder")?;
+        written?;
         if files.len() == before {
             bail!("{} holds no files", path.display());
         }
@@ -133,11 +183,7 @@ pub(crate) fn unpacked(paths: Vec<PathBuf>, limits: &Limits) -> Result<Unpacked>
         bail!("more than {FILES_MAX} files: submit one study at a time");
     }
     let beside = drop_what_lies_beside(&mut files)?;
-    Ok(Unpacked {
-        beside,
-        files,
-        _folder: folder,
-    })
+    Ok((files, beside))
 }
 
 /// Where there is a DICOMDIR, keeps the DICOM files alone: the directory lists them, and the viewers and icons that lie beside
@@ -250,8 +296,8 @@ mod tests {
         out
     }
 
-    #[test]
-    fn the_files_of_an_archive_stand_in_its_place_and_go_with_it() {
+    #[tokio::test]
+    async fn the_files_of_an_archive_stand_in_its_place_and_go_with_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         fs::write(path("a.dcm"), b"first").expect("a file");
@@ -259,25 +305,42 @@ mod tests {
         let archive = tar(&[("../../2.dcm", b"two"), ("1.dcm", b"one")]);
         fs::write(path("study.tar"), &archive).expect("a file");
         let named = ["a.dcm", "study.tar", "z.dcm"].map(path).to_vec();
-        let unpacked = unpacked(named, &Limits::default()).expect("it opens");
+        let unpacked = unpacked(named, Limits::default()).await.expect("it opens");
         let contents = unpacked
             .files
             .iter()
             .map(|file| fs::read(file).expect("there"));
         let contents: Vec<Vec<u8>> = contents.collect();
         assert_eq!(contents, [b"first".as_slice(), b"two", b"one", b"last"]);
-        let written = unpacked.files[1].clone();
+        let scratch = unpacked.files[1].parent().expect("a folder").to_owned();
+        let mode = fs::metadata(&scratch)
+            .expect("is there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "nobody else can look into it");
         drop(unpacked);
-        assert!(!written.exists(), "nothing of a study stays behind");
+        assert!(!scratch.exists(), "nothing of a study stays behind");
     }
 
     #[test]
-    fn a_broken_archive_is_refused_whole() {
+    fn who_still_unpacks_when_all_is_over_writes_nothing() {
+        let scratch = Scratch::default();
+        let folder = Arc::clone(&scratch.0);
+        let file = put(&folder, 0, b"x").expect("is written");
+        drop(scratch);
+        assert!(!file.exists(), "nothing of a study stays behind");
+        put(&folder, 1, b"y").expect_err("nobody waits for it");
+        assert!(!file.parent().expect("a folder").exists());
+    }
+
+    #[tokio::test]
+    async fn a_broken_archive_is_refused_whole() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("study.tar");
         let archive = tar(&[("1.dcm", b"one"), ("2.dcm", b"two")]);
         fs::write(&path, &archive[..1200]).expect("a file");
-        let error = unpacked(vec![path], &Limits::default()).expect_err("cut short");
+        let opened = unpacked(vec![path], Limits::default()).await;
+        let error = opened.expect_err("cut short");
         assert!(error.to_string().contains("study.tar"), "{error:#}");
     }
 

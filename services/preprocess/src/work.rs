@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_imaging::{
     BurnedIn, Decoded, Decoder, Fate, Frame, FrameInfo, Identifiers, Limits, Modality, Note,
@@ -420,27 +420,31 @@ impl Preprocess {
             let max = self.frames_max;
             return Err(PreprocessError::Frames { max });
         }
-        let entries = frames.into_iter().map(async |(frame, info)| {
+        let (mut pixels, mut shapes) = (Vec::new(), Vec::new());
+        for (frame, info) in frames {
             let Frame {
                 side,
                 channels,
-                pixels,
+                pixels: of_frame,
             } = frame;
-            let digest = puts.start(pixels.into(), turn).await;
-            wire::FrameEntry {
-                digest: Bytes::copy_from_slice(digest.as_bytes()),
-                width: side,
-                channels,
-                info: Some(used(index, &info, notes, &digest)),
-            }
+            pixels.push(Bytes::from(of_frame));
+            shapes.push((side, channels, info));
+        }
+        let digests = puts.start(pixels, turn).await;
+        let entries = digests.iter().zip(shapes);
+        let entries = entries.map(|(digest, (side, channels, info))| wire::FrameEntry {
+            digest: Bytes::copy_from_slice(digest.as_bytes()),
+            width: side,
+            channels,
+            info: Some(used(index, &info, notes, digest)),
         });
-        let entries = join_all(entries).await;
+        let entries: Vec<_> = entries.collect();
         self.metrics.frames.inc_by(entries.len() as u64);
         Ok(entries)
     }
 
-    /// Stores the manifest while the last frames are stored, and takes a reference on everything it names. What that means
-    /// for the job.
+    /// Stores the manifest while the last frames are stored; the job has taken its references on them. What that means for
+    /// the job.
     async fn keep(
         &self,
         started: &Started,
@@ -459,14 +463,6 @@ impl Preprocess {
             .map(|digest| Bytes::copy_from_slice(digest.as_bytes()));
         let input_digests = input_digests.collect();
         let frames = study.frames;
-        let mut blobs = Vec::with_capacity(frames.len());
-        for frame in &frames {
-            let digest =
-                Digest::from_slice(&frame.digest).map_err(|error| PreprocessError::Manifest {
-                    reason: error.to_string(),
-                })?;
-            blobs.push((BlobKind::Frame, digest));
-        }
         let count = u32::try_from(frames.len()).map_err(|_| PreprocessError::Manifest {
             reason: "too many frames".to_owned(),
         })?;
@@ -482,10 +478,7 @@ impl Preprocess {
             screening: Some(screening),
         };
         let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
-        let digests = self
-            .store
-            .keep(key, manifest, &blobs, puts.finish())
-            .await?;
+        let digests = self.store.keep(key, manifest, &[], puts.finish()).await?;
         let [digest] = digests.as_slice() else {
             return Err(PreprocessError::Manifest {
                 reason: "it has no name".to_owned(),
@@ -509,7 +502,7 @@ impl Handler for Preprocess {
     }
 
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
-        let puts = Puts::new(self.store.clone(), started.unit.key.tenant.clone());
+        let puts = Puts::new(self.store.clone(), started.unit.key.clone());
         let whole = self.whole(started, &puts, &study).await?;
         let step = self.keep(started, puts, whole, study.task.as_ref()).await?;
         started.advance(&step).await?;

@@ -20,6 +20,10 @@ use super::{Backend, BackendError, Entry, Name};
 
 /// Where files wait until they are whole. No name begins with a full stop.
 const TEMPORARY: &str = ".tmp";
+/// Says whose the folder is.
+const OWNER: &str = ".store";
+/// More than any text in it that is ours.
+const OWNER_BYTES_MAX: u64 = 1_024;
 /// Only this user reads and writes: blobs hold patient data.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
@@ -64,6 +68,30 @@ impl Folder {
         Ok(Self {
             root: Arc::new(root),
         })
+    }
+
+    /// Whether the folder is this owner's, told by a text that only the owner can make. A folder that is nobody's yet
+    /// becomes this owner's.
+    ///
+    /// # Errors
+    /// When that can't be read or written down.
+    pub fn belongs_to(&self, owner: &str) -> Result<bool, BackendError> {
+        let own = || {
+            let path = self.root.path.join(OWNER);
+            if found(fs::metadata(&path))?.is_none() {
+                self.root.write_to(&path, owner.as_bytes())?;
+                // In a fleet that is not new, it may be that a disk is not mounted.
+                let folder = self.root.path.display();
+                tracing::info!(%folder, "the blob store's folder was nobody's, and is this fleet's now");
+            }
+            // Read back: of two owners that came at the same time, the later one has it.
+            let mut text = Vec::new();
+            File::open(&path)?
+                .take(OWNER_BYTES_MAX)
+                .read_to_end(&mut text)?;
+            Ok(text == owner.as_bytes())
+        };
+        own().map_err(|error| failed("own", error))
     }
 
     /// Runs file work off the async threads.
@@ -146,6 +174,10 @@ impl Backend for Folder {
         })
         .await
     }
+
+    async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
+        self.blocking("measure", Root::used_bytes).await.map(Some)
+    }
 }
 
 impl Root {
@@ -154,18 +186,21 @@ impl Root {
     }
 
     fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
-        let target = self.file(name);
+        self.write_to(&self.file(name), bytes)
+    }
+
+    fn write_to(&self, target: &Path, bytes: &[u8]) -> io::Result<()> {
         let (mut file, temporary) = self.temporary()?;
         let written = file
             .write_all(bytes)
             .and_then(|()| file.sync_all())
-            .and_then(|()| self.place(&temporary, &target));
+            .and_then(|()| self.place(&temporary, target));
         if let Err(error) = written {
             // The write's own error matters; a leftover is removed when it is old.
             drop(fs::remove_file(&temporary));
             return Err(error);
         }
-        self.sync_from(&target)
+        self.sync_from(target)
     }
 
     /// Makes the way from the root to a file durable. Up to a folder that is known to be: one just made, by this process
@@ -253,6 +288,28 @@ impl Root {
 
     fn list(&self, prefix: &str) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
+        self.walk(prefix, |name, metadata| {
+            entries.push(entry(name, metadata)?);
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Summed up on the way: there may be millions of files.
+    fn used_bytes(&self) -> io::Result<u64> {
+        let mut used = 0_u64;
+        self.walk("", |_, metadata| {
+            used = used.saturating_add(metadata.len());
+            Ok(())
+        })?;
+        Ok(used)
+    }
+
+    fn walk(
+        &self,
+        prefix: &str,
+        mut each: impl FnMut(Name, &fs::Metadata) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut folders = vec![prefix.to_owned()];
         while let Some(folder) = folders.pop() {
             let Some(children) = found(fs::read_dir(self.path.join(&folder)))? else {
@@ -278,11 +335,11 @@ impl Root {
                 if metadata.is_dir() {
                     folders.push(text);
                 } else {
-                    entries.push(entry(name, &metadata)?);
+                    each(name, &metadata)?;
                 }
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
     fn remove_leftovers(&self) -> io::Result<()> {
@@ -446,6 +503,29 @@ mod tests {
             .expect("lists")
             .count();
         assert_eq!(left, 0);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_its_first_owners_and_the_note_of_it_is_no_blob() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = Folder::open(folder.path()).expect("opens");
+        let owns = |owner: &str| backend.belongs_to(owner).expect("is told");
+        assert!(owns("a"));
+        assert!(owns("a") && !owns("b"));
+        assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
+        assert_eq!(backend.used_bytes().await.expect("counts"), Some(0));
+    }
+
+    #[tokio::test]
+    async fn used_bytes_are_those_of_all_objects() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let backend = Folder::open(folder.path()).expect("opens");
+        for text in ["a/frame/00", "b/text/01"] {
+            let name = name(text);
+            let put = backend.put(&name, Bytes::from_static(b"four"));
+            put.await.expect("puts");
+        }
+        assert_eq!(backend.used_bytes().await.expect("counts"), Some(8));
     }
 
     #[test]

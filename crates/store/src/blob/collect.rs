@@ -8,6 +8,8 @@
 //! Erasure deletes young blobs too. It looks for references twice, the second time just before the deletes, and keeps a
 //! blob that was put after it had begun: somebody else may be about to rely on it. What it keeps so, it leaves with the
 //! job's reference, for the erasure that follows: that of the job's own late worker, or the next sweep's.
+//!
+//! Its tombstone needs room. Where there is none, the job's blobs are deleted first to make it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,10 +20,12 @@ use medfleet_core::{BlobKind, JobId, TenantId, UnixMillis};
 
 use super::references::{ERASED, Held};
 use super::{BlobStore, StoreError};
-use crate::backend::Name;
+use crate::backend::{BackendError, Name};
 
 /// No younger blob is collected, whatever the caller says: taking a reference leaves blobs below a part of it as they are.
 pub const COLLECT_AGE_MIN: Duration = Duration::from_secs(3600);
+/// A blob is there at the latest so long after the list that names it: they are written at the same time.
+const LANDING_MILLIS: i64 = 60 * 1_000;
 
 /// What a collection did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +98,7 @@ impl BlobStore {
                     continue;
                 }
                 if self.delete(tenant, *kind, &blob.digest).await? {
+                    self.inner.room.removed(blob.bytes);
                     collected.deleted += 1;
                     collected.deleted_bytes += blob.bytes;
                 }
@@ -110,10 +115,33 @@ impl BlobStore {
     pub async fn erase(&self, tenant: &TenantId, job: &JobId) -> Result<Erased, StoreError> {
         // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
         let begun = self.begin_erasure(tenant, job).await?;
+        let held = self.held_by(tenant, job).await?;
+        let (erased, is_done) = self.delete_held(tenant, &held, begun).await?;
+        // Only what was read here is let go of: a list that a late worker wrote since leads its own erasure to its blobs.
+        if is_done {
+            for list in &held.lists {
+                self.inner.backend.delete(list).await?;
+            }
+        }
+        Ok(erased)
+    }
+
+    /// What a job holds, and what the others do.
+    async fn held_by(&self, tenant: &TenantId, job: &JobId) -> Result<Held, StoreError> {
         let mut held = Held::default();
         self.read_references(tenant, Some(job), &mut held).await?;
         // The first reading may have taken minutes: once more for what was relied on meanwhile.
         self.read_references(tenant, Some(job), &mut held).await?;
+        Ok(held)
+    }
+
+    /// Deletes what only one job holds, unless it was put after `begun`. False when such a blob was kept.
+    async fn delete_held(
+        &self,
+        tenant: &TenantId,
+        held: &Held,
+        begun: UnixMillis,
+    ) -> Result<(Erased, bool), StoreError> {
         let mut erased = Erased::default();
         let mut is_done = true;
         for (kind, digest) in &held.of_job {
@@ -130,16 +158,20 @@ impl BlobStore {
                 erased.kept += 1;
                 is_done = false;
             } else if self.delete(tenant, *kind, digest).await? {
+                self.inner.room.removed(head.bytes);
                 erased.deleted += 1;
             }
         }
-        // Only what was read here is let go of: a list that a late worker wrote since leads its own erasure to its blobs.
-        if is_done {
-            for list in &held.lists {
-                self.inner.backend.delete(list).await?;
-            }
-        }
-        Ok(erased)
+        Ok((erased, is_done))
+    }
+
+    /// Deletes what only this job holds before there is a tombstone, so that one finds room. Without it the place's time is
+    /// not known: what may have been put after the job's latest list stays, and so do the lists, for the erasure itself.
+    async fn make_room(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
+        let held = self.held_by(tenant, job).await?;
+        let landed = UnixMillis(held.latest.0.saturating_add(LANDING_MILLIS));
+        self.delete_held(tenant, &held, landed).await?;
+        Ok(())
     }
 
     /// Leaves the job's tombstone, or makes the one that is there as young as if it were left now, and gives the place's
@@ -154,7 +186,14 @@ impl BlobStore {
             self.bury(tenant, job).await?;
         }
         // Also after the put: a folder gives what it writes a coarser time, a little behind, than what it refreshes.
-        if !backend.refresh(&name).await? {
+        let refreshed = match backend.refresh(&name).await {
+            Err(BackendError::Full) => {
+                self.make_room(tenant, job).await?;
+                backend.refresh(&name).await
+            }
+            refreshed => refreshed,
+        };
+        if !refreshed? {
             self.bury(tenant, job).await?;
         }
         let left = backend.head(&name).await?;
@@ -200,13 +239,20 @@ impl BlobStore {
         Ok(self.inner.backend.reclaim(before).await?)
     }
 
-    /// Leaves the tombstone of a job that is about to be erased: from now on nothing can be referenced for it.
+    /// Leaves the tombstone of a job that is about to be erased: from now on nothing can be referenced for it. In a place
+    /// without room for it, what only the job relies on is deleted first.
     ///
     /// # Errors
-    /// The place's failure.
+    /// The place's failure; full only when the job has nothing to delete, or others relied on all of it.
     pub async fn bury(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
-        let name = tombstone(tenant, job);
-        self.inner.backend.put(&name, Bytes::new()).await?;
+        let (name, backend) = (tombstone(tenant, job), &self.inner.backend);
+        match backend.put(&name, Bytes::new()).await {
+            Err(BackendError::Full) => {
+                self.make_room(tenant, job).await?;
+                backend.put(&name, Bytes::new()).await?;
+            }
+            buried => buried?,
+        }
         Ok(())
     }
 

@@ -5,14 +5,15 @@
 //! reference makes the blobs young again, so that a collection already under way leaves them alone.
 
 use std::collections::{BTreeMap, HashSet};
+use std::future::ready;
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
-use futures::{StreamExt, TryStreamExt, try_join};
+use futures::future::join_all;
+use futures::{StreamExt, TryStreamExt, join};
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 
-use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name};
-use crate::backend::Name;
+use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name, to_its_end};
+use crate::backend::{Entry, Name};
 
 /// Most blobs in one call; more is a caller's mistake (a job has at most 32 chunks and a few lists).
 const REFERENCES_MAX: usize = 4_096;
@@ -31,6 +32,9 @@ pub(super) const ERASED: &str = "erased";
 /// Which blobs a job or a tenant references.
 pub(super) type References = HashSet<(BlobKind, Digest)>;
 
+/// A content with its kind and its name.
+pub type Named = (BlobKind, Digest, Bytes);
+
 /// What a job relies on, as one listing found it.
 #[derive(Debug, Clone, Default)]
 pub struct Holder {
@@ -46,6 +50,8 @@ pub(super) struct Held {
     pub(super) of_others: References,
     /// The lists of the one job.
     pub(super) lists: Vec<Name>,
+    /// When the latest of them was written, by the place's clock.
+    pub(super) latest: UnixMillis,
     /// Every list that was read.
     read: HashSet<Name>,
 }
@@ -62,24 +68,17 @@ impl BlobStore {
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
-        let taken = self.rely(tenant, job, blobs).await?;
-        self.confirm(tenant, blobs, taken).await?;
-        self.still_wanted(tenant, job).await
-    }
-
-    /// An erasure that came while the blobs were put may have missed them: it is done over. Whoever comes last of the two,
-    /// this look or the tombstone, sees the other's work.
-    async fn still_wanted(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
-        if self.is_erased(tenant, job).await? {
-            self.erase(tenant, job).await?;
-            return Err(StoreError::JobErased);
-        }
-        Ok(())
+        let key = JobKey {
+            tenant: tenant.clone(),
+            job: job.clone(),
+        };
+        self.keep_named(&key, Vec::new(), blobs, ready(Ok(())))
+            .await
     }
 
     /// Stores contents and takes the job's reference on them and on `also`, all at the same time: one wait for the disk.
     /// What `also` names need be there only when `meanwhile` has ended, which runs beside. Gives the contents' names, in
-    /// order.
+    /// order. What has begun goes on to its end when this is dropped, and an erased job leaves nothing behind.
     ///
     /// # Errors
     /// As [`BlobStore::put`] and [`BlobStore::reference`], and the error of `meanwhile`.
@@ -88,35 +87,100 @@ impl BlobStore {
         key: &JobKey,
         contents: Vec<(BlobKind, Bytes)>,
         also: &[(BlobKind, Digest)],
-        meanwhile: impl Future<Output = Result<(), StoreError>>,
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send + 'static,
     ) -> Result<Vec<Digest>, StoreError> {
-        let JobKey { tenant, job } = key;
         let digests = contents
             .iter()
-            .map(|(_, content)| self.digest(tenant, content));
+            .map(|(_, content)| self.digest(&key.tenant, content));
         let digests = join_all(digests).await;
-        let kinds = contents.iter().map(|(kind, _)| *kind);
-        let named: Vec<_> = kinds
-            .zip(digests.iter().copied())
-            .chain(also.iter().copied())
-            .collect();
-        let put_all = || {
-            let puts = contents.iter().zip(&digests);
-            try_join_all(puts.map(|((kind, content), digest)| {
-                self.put_named(tenant, *kind, digest, content.clone())
-            }))
-        };
-        let (_, taken, ()) = try_join!(put_all(), self.rely(tenant, job, &named), meanwhile)?;
-        match self.confirm(tenant, &named, taken).await {
-            // A collection that had begun before took it just now; from here on it is referenced.
-            Err(StoreError::Missing { digest, .. }) if digests.contains(&digest) => {
-                put_all().await?;
-                self.confirm(tenant, &named, taken).await?;
-            }
-            confirmed => confirmed?,
-        }
-        self.still_wanted(tenant, job).await?;
+        let named = contents.into_iter().zip(&digests);
+        let named = named.map(|((kind, content), digest)| (kind, *digest, content));
+        self.keep_named(key, named.collect(), also, meanwhile)
+            .await?;
         Ok(digests)
+    }
+
+    /// As [`BlobStore::keep`], of contents whose names the caller has made with [`BlobStore::digest`].
+    ///
+    /// # Errors
+    /// As [`BlobStore::keep`].
+    pub async fn keep_named(
+        &self,
+        key: &JobKey,
+        contents: Vec<Named>,
+        also: &[(BlobKind, Digest)],
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (store, key, also) = (self.clone(), key.clone(), also.to_vec());
+        to_its_end(async move {
+            if store.is_erased(&key.tenant, &key.job).await? {
+                return Err(StoreError::JobErased);
+            }
+            let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
+            let named: Vec<_> = named.chain(also).collect();
+            let kept = store.put_and_rely(&key, &contents, &named, meanwhile).await;
+            // Also after a failure: a part of it may be there.
+            match store.still_wanted(&key, &named).await {
+                Err(StoreError::JobErased) => Err(StoreError::JobErased),
+                wanted => kept.and(wanted),
+            }
+        })
+        .await
+    }
+
+    /// Ends only when everything that it began has ended, also after a failure.
+    async fn put_and_rely(
+        &self,
+        key: &JobKey,
+        contents: &[Named],
+        named: &[(BlobKind, Digest)],
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send,
+    ) -> Result<(), StoreError> {
+        let JobKey { tenant, job } = key;
+        let put = self.put_all(tenant, contents);
+        let (put, taken, meanwhile) = join!(put, self.rely(tenant, job, named), meanwhile);
+        put.and(meanwhile)?;
+        let taken = taken?;
+        match self.confirm(tenant, named, taken).await {
+            // A collection that had begun before took it just now; from here on it is referenced.
+            Err(StoreError::Missing { digest, .. })
+                if contents.iter().any(|(_, content, _)| *content == digest) =>
+            {
+                self.put_all(tenant, contents).await?;
+                self.confirm(tenant, named, taken).await
+            }
+            confirmed => confirmed,
+        }
+    }
+
+    async fn put_all(&self, tenant: &TenantId, contents: &[Named]) -> Result<(), StoreError> {
+        let puts = contents
+            .iter()
+            .map(|(kind, digest, content)| self.put_named(tenant, *kind, digest, content.clone()));
+        join_all(puts).await.into_iter().collect()
+    }
+
+    /// An erasure that came while the blobs were put may have missed them: it is done over. Whoever comes last of the two,
+    /// this look or the tombstone, sees the other's work.
+    async fn still_wanted(
+        &self,
+        key: &JobKey,
+        named: &[(BlobKind, Digest)],
+    ) -> Result<(), StoreError> {
+        let JobKey { tenant, job } = key;
+        if !self.is_erased(tenant, job).await? {
+            return Ok(());
+        }
+        // Once more, and past the byte cap: the erasure may have let go of the list before the last of its blobs landed.
+        let mut listed = Ok(());
+        for part in named.chunks(REFERENCES_MAX) {
+            let (name, content) = self.list_of(tenant, job, part);
+            let put = self.inner.backend.put(&name, content).await;
+            listed = listed.and(put);
+        }
+        self.erase(tenant, job).await?;
+        listed?;
+        Err(StoreError::JobErased)
     }
 
     /// Writes down that the job relies on these blobs, there or not; durable when this returns. Gives the place's time.
@@ -126,9 +190,6 @@ impl BlobStore {
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
     ) -> Result<UnixMillis, StoreError> {
-        if self.is_erased(tenant, job).await? {
-            return Err(StoreError::JobErased);
-        }
         let mut taken = UnixMillis(0);
         for part in blobs.chunks(REFERENCES_MAX) {
             let (name, content) = self.list_of(tenant, job, part);
@@ -150,7 +211,9 @@ impl BlobStore {
         let is_young = |modified: UnixMillis| taken.0.saturating_sub(modified.0) < YOUNG_MILLIS;
         let refreshed = futures::stream::iter(blobs.iter().copied())
             .map(|(kind, digest)| self.rejuvenate(tenant, kind, digest, is_young));
-        refreshed.buffer_unordered(REFRESHES).try_collect().await
+        // All of them end, whatever becomes of one: a write that is dropped half-way may land later.
+        let refreshed: Vec<_> = refreshed.buffer_unordered(REFRESHES).collect().await;
+        refreshed.into_iter().collect()
     }
 
     /// Makes sure that the blob is there and not about to be collected.
@@ -236,7 +299,7 @@ impl BlobStore {
     ) -> Result<(), StoreError> {
         let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
         while let Some(entry) = lists.next().await {
-            let name = entry?.name;
+            let Entry { name, modified, .. } = entry?;
             if held.read.contains(&name) {
                 continue;
             }
@@ -250,6 +313,7 @@ impl BlobStore {
             if is_apart {
                 held.of_job.extend(blobs);
                 held.lists.push(name.clone());
+                held.latest = held.latest.max(modified);
             } else {
                 held.of_others.extend(blobs);
             }

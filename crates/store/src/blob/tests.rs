@@ -1,10 +1,14 @@
 //! The store over memory and over a folder: names, checks, limits, references, collection, erasure.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use medfleet_core::JobId;
 
 use super::*;
 use crate::backend::{Entry, Folder, Objects};
+
+mod trouble;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Far beyond any real time of writing.

@@ -1,5 +1,6 @@
 //! `medfleet submit`: files in, job accepted, stages and text as they come, the draft at the end.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -11,15 +12,16 @@ use medfleet_proto::v1::{
     Input, Job, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
     task::Kind,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{draw, follow, on_one_thread};
+use super::{draw, follow};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs, UploadNews};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::modality::VolumeModality;
 use crate::paths;
 use crate::show::{self, Progress};
 
-/// What a shell expects of a program that was interrupted: 128 + SIGINT.
+/// What a shell expects of a program that was interrupted: 128 + SIGINT. Every signal that asks us to end ends us with it.
 const INTERRUPTED: u8 = 130;
 
 /// Flags of `submit`.
@@ -129,8 +131,85 @@ pub(super) enum ClassName {
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;
-    let files = paths::files(&args.paths)
-        .and_then(|files| paths::unpacked(files, &Limits::default()))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let outcome = runtime.block_on(until_asked_to_end(&args, task, started));
+    // A thread that still reads or unpacks is not waited for: what it has to write finds no place any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Submits unless somebody asks us to end, in which case all that was unpacked goes.
+async fn until_asked_to_end(args: &Args, task: Kind, started: Instant) -> CommandResult {
+    // Elsewhere than on Linux there is no such file, and hangups are listened for.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // Before anything is unpacked: by a signal that only kills, files of a patient would stay behind.
+    let mut ends = Ends::listen(!ignores_hangups(&status)).context("cannot listen for signals")?;
+    tokio::select! {
+        outcome = submit(args, task, started) => outcome,
+        () = ends.come() => Err(Fault {
+            exit: Exit::Service(INTERRUPTED),
+            error: anyhow!("interrupted; a job that was accepted goes on: `medfleet list` has it"),
+        }),
+    }
+}
+
+/// The signals that ask a program to end: a person's, the system's, and that of a terminal that goes away.
+#[derive(Debug)]
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Ends {
+    /// From now on none of these kills; without `hangups` that one stays as it is.
+    fn listen(hangups: bool) -> std::io::Result<Self> {
+        let hangup = hangups.then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
+        })
+    }
+
+    /// Waits for the first of them.
+    async fn come(&mut self) {
+        let Self {
+            interrupt,
+            terminate,
+            hangup,
+        } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hung_up => {}
+        }
+    }
+}
+
+/// Whether we were started to outlive our terminal (`nohup`), by what Linux says of this process.
+fn ignores_hangups(status: &str) -> bool {
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Bit n - 1 is signal n, and a hangup is signal 1.
+    ignored.is_some_and(|mask| mask & 1 == 1)
+}
+
+/// Files in, job accepted, its end awaited.
+async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
+    let files = paths::unpacked(args.paths.clone(), Limits::default())
+        .await
         .map_err(Fault::usage)?;
     let request_id = match &args.request_id {
         Some(id) => id.clone(),
@@ -144,56 +223,44 @@ pub(crate) fn run(args: Args) -> CommandResult {
         );
     }
     let fleet = args.server.resolve()?;
-    let submitting = async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
-        let mut progress = Progress::new(started);
-        let request = SubmitJobRequest {
-            request_id,
-            task: Some(Task { kind: Some(task) }),
-            inputs: inputs(&client, &files.files, modality, &mut |index, news| {
-                progress.upload(index, &news)
-            })
-            .await?,
-            class: args.class.wire().into(),
-            model: args.model.clone(),
-            decoding: Some(args.decoding.wire()),
-            time_to_live: None,
-        };
-        // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
-        let drawn = args.draw.as_ref().zip(files.files.first().cloned());
-        let kept = drawn.is_some().then_some(files);
-        let response = client.submit(&request).await?;
-        let job = response.job.as_ref().ok_or(ClientError::Protocol {
-            missing: "SubmitJobResponse.job",
-        })?;
-        if args.json {
-            show::print_json(&show::accepted_json(&response, &request.request_id))?;
-        } else {
-            progress.line(&accepted(job, response.already_accepted));
-        }
-        if args.no_wait {
-            if !args.json {
-                show::print(&job.name)?;
-            }
-            return Ok(Exit::Done);
-        }
-        let exit = follow::follow(&client, &job.name, args.json, progress).await?;
-        if let (Some((out, file)), Exit::Done) = (drawn, exit) {
-            draw::boxes(&file, &client.draft(&job.name).await?, out)?;
-        }
-        drop(kept);
-        Ok(exit)
+    let client = Client::new(&fleet, Retry::PATIENT)?;
+    let mut progress = Progress::new(started);
+    let request = SubmitJobRequest {
+        request_id,
+        task: Some(Task { kind: Some(task) }),
+        inputs: inputs(&client, &files.files, modality, &mut |index, news| {
+            progress.upload(index, &news)
+        })
+        .await?,
+        class: args.class.wire().into(),
+        model: args.model.clone(),
+        decoding: Some(args.decoding.wire()),
+        time_to_live: None,
     };
-    on_one_thread(async {
-        // By a signal that only kills, what was unpacked would stay behind.
-        tokio::select! {
-            outcome = submitting => outcome,
-            Ok(()) = tokio::signal::ctrl_c() => Err(Fault {
-                exit: Exit::Service(INTERRUPTED),
-                error: anyhow!("interrupted; a job that was accepted goes on: `medfleet list` has it"),
-            }),
+    // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
+    let drawn = args.draw.as_ref().zip(files.files.first().cloned());
+    let kept = drawn.is_some().then_some(files);
+    let response = client.submit(&request).await?;
+    let job = response.job.as_ref().ok_or(ClientError::Protocol {
+        missing: "SubmitJobResponse.job",
+    })?;
+    if args.json {
+        show::print_json(&show::accepted_json(&response, &request.request_id))?;
+    } else {
+        progress.line(&accepted(job, response.already_accepted));
+    }
+    if args.no_wait {
+        if !args.json {
+            show::print(&job.name)?;
         }
-    })
+        return Ok(Exit::Done);
+    }
+    let exit = follow::follow(&client, &job.name, args.json, progress).await?;
+    if let (Some((out, file)), Exit::Done) = (drawn, exit) {
+        draw::boxes(&file, &client.draft(&job.name).await?, out)?;
+    }
+    drop(kept);
+    Ok(exit)
 }
 
 /// That the fleet has it, for people.
@@ -319,6 +386,8 @@ impl DecodingArgs {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use clap::Parser;
 
@@ -369,5 +438,28 @@ mod tests {
         check("a.png --task answer", Err("--question"));
         check("a.png --task zero-shot", Err("--labels"));
         check("a.png --task extract", Err("--schema"));
+    }
+
+    #[tokio::test]
+    async fn every_signal_that_asks_to_end_is_heard() {
+        use nix::sys::signal::{Signal, raise};
+        for asked in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let mut ends = Ends::listen(true).expect("listens");
+            raise(asked).expect("is sent");
+            let heard = tokio::time::timeout(Duration::from_secs(20), ends.come()).await;
+            assert!(heard.is_ok(), "{asked} was not heard");
+        }
+    }
+
+    #[test]
+    fn who_was_started_to_outlive_a_terminal_does() {
+        let check = |status: &str, expected| assert_eq!(ignores_hangups(status), expected);
+        check(
+            "Name:\tmedfleet\nSigIgn:\t0000000000000001\nSigCgt:\t0\n",
+            true,
+        );
+        check("SigIgn:\t0000000000001007\n", true);
+        check("SigIgn:\t0000000000001000\nSigCgt:\t1\n", false);
+        check("", false);
     }
 }

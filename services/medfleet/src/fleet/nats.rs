@@ -5,8 +5,10 @@
 
 mod binary;
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,6 +32,13 @@ const PORTS_TRIED_MAX: u32 = 3;
 const DEATHS_MAX: usize = 6;
 /// See [`DEATHS_MAX`].
 const DEATHS_WINDOW: Duration = Duration::from_secs(60);
+
+/// The server's last words: what it says where its own log has none.
+const WORDS: &str = "stderr.log";
+/// Where they go when they have grown beyond [`WORDS_BYTES_MAX`].
+const WORDS_BEFORE: &str = "stderr.old.log";
+/// See [`WORDS_BEFORE`].
+const WORDS_BYTES_MAX: u64 = 1 << 20;
 
 const SUPERVISOR: TaskKind = TaskKind {
     name: "nats-server",
@@ -145,9 +154,8 @@ impl Plan {
     }
 
     fn spawn(&self) -> Result<Child> {
-        let log = self.folder.join("stderr.log");
-        let log = std::fs::File::create(&log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
+        let log = words(&self.folder)
+            .with_context(|| format!("cannot write {WORDS} in {}", self.folder.display()))?;
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(self.folder.join("nats.conf"));
         command
@@ -192,7 +200,7 @@ impl Plan {
     }
 
     fn hint(&self) -> String {
-        format!("see nats.log and stderr.log in {}", self.folder.display())
+        format!("see nats.log and {WORDS} in {}", self.folder.display())
     }
 
     fn write_config(&self) -> Result<()> {
@@ -215,6 +223,25 @@ impl Plan {
             server_config(&settings)
         )
     }
+}
+
+/// Where a server that starts goes on to write, below what the one before it said: a start must not wipe out why it was needed.
+/// Too much of it is moved aside, where the next such start replaces it.
+fn words(folder: &Path) -> std::io::Result<File> {
+    let path = folder.join(WORDS);
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+    };
+    let file = open()?;
+    if file.metadata()?.len() <= WORDS_BYTES_MAX {
+        return Ok(file);
+    }
+    fs::rename(&path, folder.join(WORDS_BEFORE))?;
+    open()
 }
 
 /// A port that nobody listens on now. The server keeps it over restarts, so that everyone finds it again.
@@ -244,6 +271,8 @@ fn greets(address: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -264,6 +293,24 @@ mod tests {
         ] {
             assert!(config.contains(part), "{part} is missing in\n{config}");
         }
+    }
+
+    #[test]
+    fn last_words_outlive_a_restart_and_have_an_end() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let say = |what: &[u8]| {
+            let mut words = words(folder.path()).expect("opens");
+            words.write_all(what).expect("is written");
+        };
+        let heard = |name: &str| fs::read(folder.path().join(name)).expect("is there");
+        say(b"panic: one\n");
+        say(b"panic: two\n");
+        assert_eq!(heard(WORDS), b"panic: one\npanic: two\n");
+        let most = usize::try_from(WORDS_BYTES_MAX).expect("fits");
+        say(&vec![b'x'; most]);
+        say(b"panic: three\n");
+        assert_eq!(heard(WORDS), b"panic: three\n");
+        assert!(heard(WORDS_BEFORE).starts_with(b"panic: one\n"));
     }
 
     #[test]
