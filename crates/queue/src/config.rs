@@ -43,7 +43,7 @@ pub struct QueueConfig {
     /// How long audit entries are kept.
     pub audit_retention: DurationText,
     /// Audit entries of one tenant that are kept at most; then its oldest go, so that no tenant takes the room of the others.
-    /// 0 for any number. An entry takes about 130 bytes, and a job writes some four.
+    /// 0 for any number. An entry takes about 130 bytes, and a job writes some four (submit, watch, read, cancel).
     pub audit_lines_max: u64,
     /// How long dead letters are kept.
     pub dead_retention: DurationText,

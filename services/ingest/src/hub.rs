@@ -1,7 +1,7 @@
 //! One events consumer and one text subscription for the whole process, fanned out in memory to whoever watches a job.
 //! A signal is a hint with content: who misses one starts over from durable state, so nothing here needs to be complete.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(crate) struct Topic {
     signals: broadcast::Sender<Signal>,
     /// How the job ended, read once for all of them.
     pub(crate) finished: tokio::sync::Mutex<Option<Arc<Finished>>>,
+    /// Whose watching the audit has, for as long as anybody watches.
+    pub(crate) audited: tokio::sync::Mutex<HashSet<String>>,
 }
 
 /// The fan-out. Cheap to clone; all clones are one.
@@ -94,6 +96,7 @@ impl Hub {
                 Arc::new(Topic {
                     signals,
                     finished: tokio::sync::Mutex::default(),
+                    audited: tokio::sync::Mutex::default(),
                 }),
                 0,
             )

@@ -136,13 +136,10 @@ impl JobService for Jobs {
                     job: convert::job_id(&request.name)?,
                 };
                 let watching = Arc::clone(&self.watching);
-                let begin = Watch::begin(watching, key.clone(), &request);
-                let audit = async {
-                    let audit = self.acceptor.audit(&key, "watch", &caller.actor);
-                    Ok(audit.await?)
-                };
+                let watch = Watch::begin(watching, key.clone(), &request).await?;
                 // Text leaves by this way too: not before the audit has it.
-                let (watch, ()) = tokio::try_join!(begin, audit)?;
+                let audit = self.acceptor.audit(&key, "watch", &caller.actor);
+                watch.audit_once(&caller.actor, audit).await?;
                 let stream = watch.into_stream().map(move |response| {
                     let _held = &place;
                     response

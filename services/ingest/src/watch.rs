@@ -113,6 +113,20 @@ impl Watch {
         })
     }
 
+    /// Has it written down that this caller watches, unless that was done for another watch that is still open.
+    pub(crate) async fn audit_once(
+        &self,
+        actor: &str,
+        audit: impl Future<Output = Result<(), QueueError>>,
+    ) -> Result<(), Refusal> {
+        let mut audited = self.subscription.topic.audited.lock().await;
+        if !audited.contains(actor) {
+            audit.await?;
+            audited.insert(actor.to_owned());
+        }
+        Ok(())
+    }
+
     /// The stream of responses. It runs only while the caller takes them.
     pub(crate) fn into_stream(
         self,
