@@ -26,5 +26,5 @@ pub use level::{Kernels, Level, LevelError};
 pub use number::Number;
 pub use pack::Packed;
 pub use product::Then;
-pub use quantised::Quantised;
+pub use quantised::{Form, Quantised};
 pub use rows::{Rotation, Scale};
