@@ -54,6 +54,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn no_sums() -> Self::Sums;
     /// 64 bytes: four i8 of each of sixteen outputs.
     unsafe fn load_quads(from: *const i8) -> Self::Quads;
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads);
     /// sums + the products of each output's four weights with four values, every value within −127..=127.
     unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums;
     unsafe fn from_sums(sums: Self::Sums) -> Self;
@@ -79,8 +80,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_twice(from: *const i8) -> Self::Pairs;
     /// Pairs of the first number, and of the second.
     unsafe fn split(pairs: Self::Pairs) -> (Self::Pairs, Self::Pairs);
-    unsafe fn sub_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
-    unsafe fn mul_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
     /// pairs + the products of each output's four weights, without sign, with four values, the first two and the last two
     /// added up. That nothing exceeds an i16 is the caller's to see to.
     unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs;

@@ -2,8 +2,8 @@
 //! itself in blocks of 32, so that a block's sum is exact in integers; blocks are added in order, in f32.
 //!
 //! A panel is sixteen outputs; `layout` says how it lies in memory. One row streams weights at the speed of memory and takes
-//! them apart in registers (`one`). For several rows a panel's weights are widened once to 16 bits, with their integer scales
-//! in them, and stay in the first cache while all rows use them (`many`). Both sum the same integers, so both give the same.
+//! them apart in registers (`one`). For several rows a panel's weights are taken apart once and stay in the first cache while all
+//! rows use them (`many`). Both sum the same integers, so both give the same.
 
 mod layout;
 mod many;
@@ -244,7 +244,7 @@ impl Kernels {
                 };
                 let left = match count {
                     1 => Left::One(values),
-                    _ => Left::Many(Tiles::new(&values, count, parallel)),
+                    _ => Left::Many(Tiles::new(&values, count, weight.form, parallel)),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),

@@ -367,13 +367,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn sub_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
-        unsafe { (_mm256_sub_epi16(a.0, b.0), _mm256_sub_epi16(a.1, b.1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn mul_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
-        unsafe { (_mm256_mullo_epi16(a.0, b.0), _mm256_mullo_epi16(a.1, b.1)) }
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), quads.0);
+            _mm256_storeu_si256(to.add(32).cast(), quads.1);
+        }
     }
 
     #[inline(always)]

@@ -216,13 +216,8 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn sub_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
-        std::array::from_fn(|lane| [a[lane][0] - b[lane][0], a[lane][1] - b[lane][1]])
-    }
-
-    #[inline(always)]
-    unsafe fn mul_pairs(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
-        std::array::from_fn(|lane| [a[lane][0] * b[lane][0], a[lane][1] * b[lane][1]])
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads) {
+        unsafe { to.cast::<Self::Quads>().write_unaligned(quads) }
     }
 
     #[inline(always)]

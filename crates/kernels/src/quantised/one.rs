@@ -1,6 +1,7 @@
 //! One row: weights pass by once, and are taken apart in registers.
 
 use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES, Unit};
+use super::many::more;
 use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::level::Work;
 
@@ -103,9 +104,8 @@ unsafe fn q6_k<S: Lanes>(units: &[Unit], values: &[Values]) -> S {
                 let high = at.add(LAYOUT.high + part * PART_HIGH);
                 let scales = S::load_byte_pairs(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
                 let (first, second) = S::split(scales);
-                // Weights are 32 more than they mean: 16 × 2 × the sums of values, of which the first two stay within an i16.
-                let more = values.halves.map(|sum| i32::from(-16 * sum));
-                let more = S::splat_pairs(more[0] & 0xffff | more[1] << 16);
+                // Weights are 32 more than they mean: twice 16 × the sums of values.
+                let more = S::splat_pairs(more(values));
                 let mut exact = S::add_pairs(S::no_sums(), scales, more);
                 exact = S::add_pairs(exact, scales, more);
                 for index in 0..BLOCK / 8 {
