@@ -21,6 +21,8 @@ pub(crate) trait Lanes: Copy {
     type Sums: Copy;
     /// Sixteen times four i8, weights of as many outputs.
     type Quads: Copy;
+    /// Sixteen times two i16.
+    type Pairs: Copy;
 
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -52,9 +54,39 @@ pub(crate) trait Lanes: Copy {
     unsafe fn no_sums() -> Self::Sums;
     /// 64 bytes: four i8 of each of sixteen outputs.
     unsafe fn load_quads(from: *const i8) -> Self::Quads;
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads);
     /// sums + the products of each output's four weights with four values, every value within −127..=127.
     unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums;
     unsafe fn from_sums(sums: Self::Sums) -> Self;
+    /// 64 bytes: the lower four bits of each, and the upper four.
+    unsafe fn load_nibbles(from: *const i8) -> (Self::Quads, Self::Quads);
+    /// The same with two more bits each, out of 64 bytes that hold those of two such: the lower four bits are the first's.
+    unsafe fn load_sixes(
+        nibbles: *const i8,
+        high: *const i8,
+        second: bool,
+    ) -> (Self::Quads, Self::Quads);
+    /// Sign-extended: the first two numbers of each output, and the other two.
+    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs);
+
+    unsafe fn no_pairs() -> Self::Pairs;
+    unsafe fn load_pairs(from: *const i16) -> Self::Pairs;
+    unsafe fn store_pairs(to: *mut i16, pairs: Self::Pairs);
+    /// The same two i16 for all; the lower half is the first.
+    unsafe fn splat_pairs(both: i32) -> Self::Pairs;
+    /// 32 i8.
+    unsafe fn load_byte_pairs(from: *const i8) -> Self::Pairs;
+    /// Sixteen u8, each for both of its pair.
+    unsafe fn load_twice(from: *const i8) -> Self::Pairs;
+    /// Pairs of the first number, and of the second.
+    unsafe fn split(pairs: Self::Pairs) -> (Self::Pairs, Self::Pairs);
+    /// pairs + the products of each output's four weights, without sign, with four values, the first two and the last two
+    /// added up. That nothing exceeds an i16 is the caller's to see to.
+    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs;
+    /// sums + the products of the first numbers and of the second numbers.
+    unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums;
+    /// Sixteen u8.
+    unsafe fn load_u8(from: *const u8) -> Self;
 
     /// Rounded to bf16, as f32.
     #[inline(always)]

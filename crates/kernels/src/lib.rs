@@ -6,13 +6,14 @@
 //! Another [`Level`] gives other last digits.
 //!
 //! Reading order: [`Kernels`] (what can be chosen), [`Number`] (what values are stored in), [`Packed`] and
-//! [`Kernels::product`], [`Quantised`], [`Kernels::attend`], then `rows`.
+//! [`Kernels::product`], [`Quantised`], [`Kernels::attend`], then `rows`; `limits` measures the machine.
 //!
 //! Absent by intention: tensors, files, environment variables, threads of its own (it runs on rayon's current pool).
 
 mod attention;
 mod lanes;
 mod level;
+mod limits;
 mod number;
 mod pack;
 mod pieces;
@@ -26,5 +27,5 @@ pub use level::{Kernels, Level, LevelError};
 pub use number::Number;
 pub use pack::Packed;
 pub use product::Then;
-pub use quantised::Quantised;
+pub use quantised::{Form, Quantised};
 pub use rows::{Rotation, Scale};

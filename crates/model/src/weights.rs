@@ -13,7 +13,7 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use medfleet_core::Digest;
-use medfleet_kernels::{Kernels, Packed, Quantised};
+use medfleet_kernels::{Form, Kernels, Packed, Quantised};
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use serde::Deserialize;
@@ -406,6 +406,16 @@ impl Weights {
     }
 }
 
+/// What the CPU's kernels call a type of ggml's, where they have it.
+const fn form(dtype: GgmlDType) -> Option<Form> {
+    match dtype {
+        GgmlDType::Q8_0 => Some(Form::Q8_0),
+        GgmlDType::Q4K => Some(Form::Q4K),
+        GgmlDType::Q6K => Some(Form::Q6K),
+        _ => None,
+    }
+}
+
 /// A place in the tree of tensor names.
 pub(crate) struct Scope<'a> {
     weights: &'a Weights,
@@ -463,11 +473,11 @@ impl Scope<'_> {
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let (_, entry) = self.entry(name, &shape)?;
         match entry.dtype {
-            Stored::Ggml(GgmlDType::Q8_0)
+            Stored::Ggml(dtype)
                 if entry.keep_quantised
-                    && let Some(kernels) = self.kernels()
+                    && let (Some(form), Some(kernels)) = (form(dtype), self.kernels())
                     && let bytes = self.weights.bytes(entry)
-                    && let Some(weight) = Quantised::q8_0(bytes, shape, prefer_huge_pages) =>
+                    && let Some(weight) = Quantised::new(form, bytes, shape, prefer_huge_pages) =>
             {
                 self.weights.let_go(entry);
                 Ok(Matrix::Cpu(cpu::Matrix::quantised(kernels, weight)))

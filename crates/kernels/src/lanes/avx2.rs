@@ -41,6 +41,62 @@ unsafe fn dot_half(sums: __m256i, weights: __m256i, values: __m256i) -> __m256i 
     }
 }
 
+/// The lower four bits of each byte, and the upper four.
+#[inline(always)]
+unsafe fn nibbles(bytes: __m256i) -> (__m256i, __m256i) {
+    unsafe {
+        let mask = _mm256_set1_epi8(15);
+        let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
+        (_mm256_and_si256(bytes, mask), upper)
+    }
+}
+
+/// With two more bits each: bits 0 and 1, 2 and 3 of `high`, or 4 and 5, 6 and 7.
+#[inline(always)]
+unsafe fn sixes(bytes: __m256i, high: __m256i, second: bool) -> (__m256i, __m256i) {
+    unsafe {
+        let (low, up) = nibbles(bytes);
+        let mask = _mm256_set1_epi8(0x30);
+        let (a, b) = if second {
+            (high, _mm256_srli_epi16::<2>(high))
+        } else {
+            (_mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high))
+        };
+        (
+            _mm256_or_si256(low, _mm256_and_si256(a, mask)),
+            _mm256_or_si256(up, _mm256_and_si256(b, mask)),
+        )
+    }
+}
+
+/// The first two bytes of each four sign-extended, and the other two.
+#[inline(always)]
+unsafe fn widen(quads: __m256i) -> (__m256i, __m256i) {
+    unsafe {
+        let ends = _mm256_srai_epi16::<8>(quads);
+        let starts = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(quads));
+        // (0, 1) of each quad are the lower halves of both, (2, 3) the upper ones.
+        let first = _mm256_blend_epi16::<0b1010_1010>(starts, _mm256_slli_epi32::<16>(ends));
+        let second = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(starts), ends);
+        (first, second)
+    }
+}
+
+/// The first number of each pair twice, and the second.
+#[inline(always)]
+unsafe fn split(pairs: __m256i) -> (__m256i, __m256i) {
+    unsafe {
+        let (up, down) = (
+            _mm256_slli_epi32::<16>(pairs),
+            _mm256_srli_epi32::<16>(pairs),
+        );
+        (
+            _mm256_blend_epi16::<0b1010_1010>(pairs, up),
+            _mm256_blend_epi16::<0b1010_1010>(down, pairs),
+        )
+    }
+}
+
 macro_rules! both {
     ($intrinsic:ident, $a:expr, $b:expr) => {
         Self($intrinsic($a.0, $b.0), $intrinsic($a.1, $b.1))
@@ -50,6 +106,7 @@ macro_rules! both {
 impl Lanes for Avx2 {
     type Sums = (__m256i, __m256i);
     type Quads = (__m256i, __m256i);
+    type Pairs = (__m256i, __m256i);
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -218,6 +275,134 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn from_sums(sums: Self::Sums) -> Self {
         unsafe { Self(_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const i8) -> (Self::Quads, Self::Quads) {
+        unsafe {
+            let bytes = Self::load_quads(from);
+            let (a, b) = (nibbles(bytes.0), nibbles(bytes.1));
+            ((a.0, b.0), (a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_sixes(
+        nibbles: *const i8,
+        high: *const i8,
+        second: bool,
+    ) -> (Self::Quads, Self::Quads) {
+        unsafe {
+            let (bytes, high) = (Self::load_quads(nibbles), Self::load_quads(high));
+            let a = sixes(bytes.0, high.0, second);
+            let b = sixes(bytes.1, high.1, second);
+            ((a.0, b.0), (a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs) {
+        unsafe {
+            let (a, b) = (widen(quads.0), widen(quads.1));
+            ((a.0, b.0), (a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::Pairs {
+        unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const i16) -> Self::Pairs {
+        unsafe {
+            (
+                _mm256_loadu_si256(from.cast()),
+                _mm256_loadu_si256(from.add(16).cast()),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut i16, pairs: Self::Pairs) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), pairs.0);
+            _mm256_storeu_si256(to.add(16).cast(), pairs.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pairs(both: i32) -> Self::Pairs {
+        let all = unsafe { _mm256_set1_epi32(both) };
+        (all, all)
+    }
+
+    #[inline(always)]
+    unsafe fn load_byte_pairs(from: *const i8) -> Self::Pairs {
+        unsafe {
+            (
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())),
+                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.add(16).cast())),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_twice(from: *const i8) -> Self::Pairs {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            (
+                _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(bytes, bytes)),
+                _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(bytes, bytes)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn split(pairs: Self::Pairs) -> (Self::Pairs, Self::Pairs) {
+        unsafe {
+            let (a, b) = (split(pairs.0), split(pairs.1));
+            ((a.0, b.0), (a.1, b.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), quads.0);
+            _mm256_storeu_si256(to.add(32).cast(), quads.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs {
+        unsafe {
+            let values = _mm256_set1_epi32(values);
+            (
+                _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(weights.0, values)),
+                _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(weights.1, values)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
+        unsafe {
+            (
+                _mm256_add_epi32(sums.0, _mm256_madd_epi16(a.0, b.0)),
+                _mm256_add_epi32(sums.1, _mm256_madd_epi16(a.1, b.1)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let low = _mm256_cvtepu8_epi32(bytes);
+            let high = _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+            Self(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
     }
 
     #[inline(always)]

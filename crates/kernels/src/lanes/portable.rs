@@ -22,6 +22,7 @@ impl Portable {
 impl Lanes for Portable {
     type Sums = [i32; LANES];
     type Quads = [[i8; 4]; LANES];
+    type Pairs = [[i16; 2]; LANES];
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -136,6 +137,112 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn from_sums(sums: Self::Sums) -> Self {
         Self(sums.map(|sum| sum as f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(from: *const i8) -> (Self::Quads, Self::Quads) {
+        let bytes = unsafe { Self::load_quads(from) };
+        (
+            bytes.map(|quad| quad.map(|byte| byte & 15)),
+            bytes.map(|quad| quad.map(|byte| byte >> 4 & 15)),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn load_sixes(
+        nibbles: *const i8,
+        high: *const i8,
+        second: bool,
+    ) -> (Self::Quads, Self::Quads) {
+        let (mut low, mut up) = unsafe { Self::load_nibbles(nibbles) };
+        let high = unsafe { Self::load_quads(high) };
+        let shift = if second { 4 } else { 0 };
+        for lane in 0..LANES {
+            for part in 0..4 {
+                let bits = high[lane][part] >> shift;
+                low[lane][part] |= (bits & 3) << 4;
+                up[lane][part] |= (bits >> 2 & 3) << 4;
+            }
+        }
+        (low, up)
+    }
+
+    #[inline(always)]
+    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs) {
+        (
+            quads.map(|quad| [i16::from(quad[0]), i16::from(quad[1])]),
+            quads.map(|quad| [i16::from(quad[2]), i16::from(quad[3])]),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn no_pairs() -> Self::Pairs {
+        [[0; 2]; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(from: *const i16) -> Self::Pairs {
+        unsafe { from.cast::<Self::Pairs>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut i16, pairs: Self::Pairs) {
+        unsafe { to.cast::<Self::Pairs>().write_unaligned(pairs) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pairs(both: i32) -> Self::Pairs {
+        [[both as i16, (both >> 16) as i16]; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load_byte_pairs(from: *const i8) -> Self::Pairs {
+        let bytes = unsafe { from.cast::<[[i8; 2]; LANES]>().read_unaligned() };
+        bytes.map(|pair| pair.map(i16::from))
+    }
+
+    #[inline(always)]
+    unsafe fn load_twice(from: *const i8) -> Self::Pairs {
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        bytes.map(|byte| [i16::from(byte); 2])
+    }
+
+    #[inline(always)]
+    unsafe fn split(pairs: Self::Pairs) -> (Self::Pairs, Self::Pairs) {
+        (
+            pairs.map(|pair| [pair[0]; 2]),
+            pairs.map(|pair| [pair[1]; 2]),
+        )
+    }
+
+    #[inline(always)]
+    unsafe fn store_quads(to: *mut i8, quads: Self::Quads) {
+        unsafe { to.cast::<Self::Quads>().write_unaligned(quads) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs {
+        let x = values.to_le_bytes().map(|byte| i16::from(byte as i8));
+        std::array::from_fn(|lane| {
+            let w = weights[lane].map(i16::from);
+            [
+                pairs[lane][0] + (w[0] * x[0] + w[1] * x[1]),
+                pairs[lane][1] + (w[2] * x[2] + w[3] * x[3]),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums {
+        std::array::from_fn(|lane| {
+            let product = |at: usize| i32::from(a[lane][at]) * i32::from(b[lane][at]);
+            sums[lane] + (product(0) + product(1))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        Self(unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from))
     }
 
     #[inline(always)]

@@ -1,6 +1,8 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
 mod checkpoint;
+mod form;
+mod gguf;
 mod load;
 mod local;
 mod memory;
@@ -9,6 +11,7 @@ mod queue;
 mod release;
 mod report;
 mod sample;
+mod side;
 mod speculation;
 
 use clap::Subcommand;

@@ -1,4 +1,5 @@
-//! A checkpoint of MedGemma 4B's true shapes with random bf16 weights, written once and used by the benches of the model.
+//! A checkpoint of MedGemma 4B's true shapes with random bf16 weights, written once and used by the benches of the model;
+//! beside it a GGUF of each quantised form that was asked for.
 //!
 //! The text that such a model writes means nothing; its sizes are those of the real one, from the config.json of
 //! google/medgemma-1.5-4b-it.
@@ -8,9 +9,12 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
+use anyhow::{Context, Result, bail};
+use medfleet_model::{ComputeDevice, GgufSource, LoadOptions, Model, Parts};
 use serde_json::{Map, Value, json};
+
+use super::form::Form;
+use super::gguf;
 
 /// Files of the tokenizer's folder that a checkpoint needs besides config and weights.
 const TOKENIZER: &str = "tokenizer.json";
@@ -24,13 +28,13 @@ const VALUE_BYTES: usize = 2;
 /// Values made at a time.
 const CHUNK: usize = 1 << 20;
 
-const HIDDEN: usize = 2560;
+pub(super) const HIDDEN: usize = 2560;
 const LAYERS: usize = 34;
-const HEADS: usize = 8;
-const KV_HEADS: usize = 4;
-const HEAD_DIM: usize = 256;
-const INTERMEDIATE: usize = 10_240;
-const VOCAB: usize = 262_208;
+pub(super) const HEADS: usize = 8;
+pub(super) const KV_HEADS: usize = 4;
+pub(super) const HEAD_DIM: usize = 256;
+pub(super) const INTERMEDIATE: usize = 10_240;
+pub(super) const VOCAB: usize = 262_208;
 const VISION_HIDDEN: usize = 1152;
 const VISION_LAYERS: usize = 27;
 const VISION_INTERMEDIATE: usize = 4304;
@@ -38,9 +42,9 @@ const PATCH: usize = 14;
 const PATCHES: usize = 64 * 64;
 
 /// A tensor to be written.
-struct Planned {
-    name: String,
-    shape: Vec<usize>,
+pub(super) struct Planned {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
 }
 
 /// The flags that choose a checkpoint and how it is loaded.
@@ -52,24 +56,98 @@ pub(super) struct Checkpoint {
     /// Folder with the tokenizer and the ids of its image tokens
     #[arg(long, value_name = "DIR", default_value = "deploy/tiny")]
     tokenizer: PathBuf,
-    /// What to compute in: bf16 or f32
-    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
-    pub(super) dtype: Dtype,
+    /// What to store and compute in: bf16, f32, or a GGUF's q8_0, q4_k, q6_k, q4_k_m; several for `bench model`
+    #[arg(
+        long,
+        value_name = "DTYPE,…",
+        value_delimiter = ',',
+        default_value = "bf16"
+    )]
+    pub(super) dtype: Vec<Form>,
     /// Layers of each tower at most, for a run that takes less; DIR then holds a checkpoint of so many
     #[arg(long, value_name = "N", default_value_t = LAYERS)]
     layers: usize,
-    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2), or cuda, cuda:N, metal in a build that has them
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    device: ComputeDevice,
+    /// Where to compute: cpu (to compare: cpu:generic, cpu:portable, cpu:avx2), or cuda, cuda:N, metal in a build that has
+    /// them; several for `bench model`, which then takes turns
+    #[arg(
+        long,
+        value_name = "DEVICE,…",
+        value_delimiter = ',',
+        default_value = "cpu"
+    )]
+    pub(super) device: Vec<ComputeDevice>,
 }
 
 impl Checkpoint {
-    /// Writes it unless it is there, and says how long that took.
+    /// Writes what is not there yet, and says how long the checkpoint took.
     pub(super) fn prepare(&self) -> Result<Option<Duration>> {
-        if self.dir.join(INDEX).is_file() {
-            return Ok(None);
+        let written = if self.dir.join(INDEX).is_file() {
+            None
+        } else {
+            Some(write(&self.dir, &self.tokenizer, self.layers)?)
+        };
+        for form in &self.dtype {
+            let path = self.gguf(*form);
+            if matches!(form, Form::Quantised(_)) && !path.is_file() {
+                gguf::write(&path, *form, self.layers())
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
         }
-        write(&self.dir, &self.tokenizer, self.layers).map(Some)
+        Ok(written)
+    }
+
+    /// The one form and the one device, where several make no sense.
+    pub(super) fn only(&self) -> Result<(Form, ComputeDevice)> {
+        match (&self.dtype[..], &self.device[..]) {
+            ([form], [device]) => Ok((*form, *device)),
+            _ => bail!("one --dtype and one --device at a time"),
+        }
+    }
+
+    fn gguf(&self, form: Form) -> PathBuf {
+        self.dir.join(format!("text-{form}.gguf"))
+    }
+
+    /// Layers of the language model.
+    pub(super) fn layers(&self) -> usize {
+        LAYERS.min(self.layers)
+    }
+
+    /// Layers of the vision tower.
+    pub(super) fn vision_layers(&self) -> usize {
+        VISION_LAYERS.min(self.layers)
+    }
+
+    /// Weights of the language model's matrices: of all layers, and of the embedding, which also makes the logits.
+    pub(super) fn text_weights(&self) -> (usize, usize) {
+        let tensors = planned_text(self.layers);
+        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
+        let all: usize = matrices.map(Planned::values).sum();
+        (all - VOCAB * HIDDEN, VOCAB * HIDDEN)
+    }
+
+    /// Bytes of the same as they are held.
+    pub(super) fn text_bytes(&self, form: Form) -> f64 {
+        let tensors = planned_text(self.layers);
+        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
+        matrices
+            .map(|tensor| match form {
+                Form::Plain(dtype) => (tensor.values() * dtype.bytes()) as f64,
+                Form::Quantised(quants) => {
+                    let block = quants.block(&gguf::llama_name(&tensor.name), self.layers());
+                    tensor.values() as f64 / block.weights as f64 * block.bytes as f64
+                }
+            })
+            .sum()
+    }
+
+    /// Multiplications and additions of one image's products and attention.
+    pub(super) fn image_operations(&self) -> f64 {
+        let layer = 4 * VISION_HIDDEN * VISION_HIDDEN + 2 * VISION_HIDDEN * VISION_INTERMEDIATE;
+        let attention = 2 * PATCHES * VISION_HIDDEN;
+        let layers = self.vision_layers() * (layer + attention);
+        let patches = 3 * PATCH * PATCH * VISION_HIDDEN;
+        2.0 * PATCHES as f64 * (layers + patches) as f64
     }
 
     /// Bytes of all its tensors.
@@ -77,18 +155,38 @@ impl Checkpoint {
         planned(self.layers).iter().map(Planned::bytes).sum()
     }
 
-    /// Loads all of it, and says how long that took.
-    pub(super) fn load(&self) -> Result<(Model, Duration)> {
+    /// Loads all of it, in one form on one device, and says how long that took.
+    pub(super) fn load(&self, form: Form, device: ComputeDevice) -> Result<(Model, Duration)> {
         let options = LoadOptions {
-            dtype: self.dtype,
+            dtype: form.dtype(),
             parts: Parts::All,
-            device: self.device,
+            device,
         };
         let begun = Instant::now();
-        let model = Model::load_remembering(&self.dir, options, &self.dir.join("digests"));
+        let model = match form {
+            Form::Plain(_) => {
+                Model::load_remembering(&self.dir, options, &self.dir.join("digests"))
+            }
+            Form::Quantised(_) => {
+                let source = GgufSource {
+                    text: self.gguf(form),
+                    vision: Some(self.dir.clone()),
+                    tokenizer: Some(self.dir.join(TOKENIZER)),
+                    quantised: true,
+                };
+                Model::load_gguf(&source, options)
+            }
+        };
         let model = model.with_context(|| format!("cannot load {}", self.dir.display()))?;
         Ok((model, begun.elapsed()))
     }
+}
+
+/// The matrices of the language model, and its norms.
+pub(super) fn planned_text(layers: usize) -> Vec<Planned> {
+    let mut tensors = planned(layers);
+    tensors.retain(|tensor| tensor.name.starts_with("language_model."));
+    tensors
 }
 
 /// Writes the checkpoint; its index comes last, so that an interrupted one is written again.
@@ -111,7 +209,7 @@ fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
         shard
     });
     let shard_of: Vec<usize> = shard_of.collect();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::default();
     for (shard, name) in SHARDS.iter().enumerate() {
         let of_shard = tensors.iter().zip(&shard_of);
         let of_shard = of_shard.filter(|(_, of)| **of == shard);
@@ -276,19 +374,36 @@ impl Planned {
 }
 
 /// xorshift64* (Vigna 2016), four values a step.
-struct Random(u64);
+pub(super) struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Any bits, eight bytes at a time.
+    pub(super) fn bits(&mut self, out: &mut [u8]) {
+        for part in out.chunks_exact_mut(8) {
+            part.copy_from_slice(&self.next().to_le_bytes());
+        }
+    }
+
     /// Adds bf16 values of either sign between 2⁻⁶ and 2⁻⁵, about the size of trained weights.
-    fn fill(&mut self, out: &mut Vec<u8>, count: usize) {
+    pub(super) fn fill(&mut self, out: &mut Vec<u8>, count: usize) {
         const EXPONENT: u16 = (127 - 6) << 7;
         const SIGN_AND_MANTISSA: u16 = 0x807f;
         let mut left = count;
         while left > 0 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let bits = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
+            let bits = self.next();
             for part in 0..left.min(4) {
                 let value = (bits >> (16 * part)) as u16 & SIGN_AND_MANTISSA | EXPONENT;
                 out.extend_from_slice(&value.to_le_bytes());

@@ -52,11 +52,12 @@ struct Answer {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let written = args.checkpoint.prepare()?;
+    let (form, device) = args.checkpoint.only()?;
     let before = resident()?;
-    let (model, first) = args.checkpoint.load()?;
+    let (model, first) = args.checkpoint.load(form, device)?;
     drop(model);
     // The files are in memory now, and the digests are known: as for a worker that starts again.
-    let (model, again) = args.checkpoint.load()?;
+    let (model, again) = args.checkpoint.load(form, device)?;
     let after = resident()?;
     let answer = match args.answer {
         Some(tokens) => Some(answer(&model, tokens)?),
@@ -139,7 +140,7 @@ fn show_figures(args: &Args, figures: &Figures) -> Result<()> {
         });
         let figures = json!({
             "bench": "load",
-            "dtype": args.checkpoint.dtype.to_string(),
+            "dtype": args.checkpoint.dtype[0].to_string(),
             "weights_bytes": figures.weights_bytes,
             "write_seconds": figures.written.map(|time| time.as_secs_f64()),
             "first_load_seconds": figures.first.as_secs_f64(),

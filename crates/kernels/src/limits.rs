@@ -1,0 +1,101 @@
+//! What this machine could do at most, by the same instructions that the kernels use: for benches that say how near they are.
+
+use crate::lanes::{LANES, Lanes};
+use crate::level::{Kernels, Work};
+use crate::tile::{Left, Right, Sums, TILE_ROWS, multiply};
+
+/// Inputs of a product that stays in the first cache.
+const DEPTH: usize = 256;
+
+impl Kernels {
+    /// The inner loop of products `rounds` times, over numbers that stay in the first cache. Returns the multiplications
+    /// and additions done.
+    #[must_use]
+    pub fn inner_loop(self, rounds: usize) -> u64 {
+        self.run(InnerLoop { rounds });
+        (2 * TILE_ROWS * LANES * DEPTH * rounds) as u64
+    }
+
+    /// The sum of all numbers, read as fast as the memory gives them.
+    #[must_use]
+    pub fn sum(self, numbers: &[f32]) -> f32 {
+        let mut sum = 0.0;
+        self.run(Sum {
+            numbers,
+            sum: &mut sum,
+        });
+        sum
+    }
+}
+
+struct InnerLoop {
+    rounds: usize,
+}
+
+impl Work for InnerLoop {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let left = vec![0.5_f32; TILE_ROWS * DEPTH];
+        let right = vec![0.5_f32; LANES * DEPTH];
+        let mut sums = [0.0; TILE_ROWS * LANES];
+        for _ in 0..self.rounds {
+            let left = Left {
+                at: left.as_ptr(),
+                step: TILE_ROWS,
+                row: 1,
+            };
+            let right = Right::F32 {
+                at: right.as_ptr(),
+                panel: DEPTH,
+            };
+            let to = Sums {
+                at: sums.as_mut_ptr(),
+                row: LANES,
+                fresh: true,
+            };
+            // SAFETY: the sizes are those of the three.
+            unsafe { multiply::<S>((TILE_ROWS, 1, DEPTH), left, right, to) };
+            std::hint::black_box(&mut sums);
+        }
+    }
+}
+
+struct Sum<'a> {
+    numbers: &'a [f32],
+    sum: &'a mut f32,
+}
+
+impl Work for Sum<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        const LINES: usize = 4;
+        // SAFETY: whole chunks are read.
+        unsafe {
+            let mut sums = [S::splat(0.0); LINES];
+            for chunk in self.numbers.chunks_exact(LINES * LANES) {
+                for (line, sum) in sums.iter_mut().enumerate() {
+                    *sum = sum.add(S::load(chunk.as_ptr().add(line * LANES)));
+                }
+            }
+            let all = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
+            let rest = self.numbers.chunks_exact(LINES * LANES).remainder();
+            *self.sum = all.total() + rest.iter().sum::<f32>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_counts() {
+        for kernels in Kernels::all() {
+            assert_eq!(kernels.inner_loop(3), 2 * 6 * 16 * 256 * 3);
+            for count in [0, 1, 63, 64, 200] {
+                let numbers: Vec<f32> = (0..count).map(|x| x as f32).collect();
+                assert_eq!(kernels.sum(&numbers), numbers.iter().sum::<f32>());
+            }
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Several rows: a panel's weights of 256 inputs are taken apart once, into bytes (or 16 bits, for weights of 8), and stay in
+//! the first cache while all rows use them.
+
+use rayon::prelude::*;
+
+use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES};
+use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
+use crate::level::Work;
+
+/// Rows worked on together at most.
+pub(super) const TILE_ROWS: usize = 6;
+/// Blocks of 32 inputs worked on together.
+const PARTS: usize = 8;
+/// Quads of a block.
+const QUADS: usize = BLOCK / 4;
+/// Bytes of a block's weights in quads.
+const PART_BYTES: usize = BLOCK * LANES;
+
+/// Rows in tiles: tile t has its rows' values side by side, at ((t × blocks + block) × … + …) × TILE_ROWS.
+pub(super) struct Tiles {
+    rows: usize,
+    /// Blocks of a row.
+    blocks: usize,
+    /// What a step of the inner loop takes of each row: four values, or two of 16 bits where weights have 8.
+    steps: Vec<i32>,
+    /// Steps of a block.
+    block_steps: usize,
+    /// Scale of each row.
+    scales: Vec<f32>,
+    /// Scale × sum.
+    sums: Vec<f32>,
+    /// −16 × the sums of both halves, two i16: what makes up for weights that are 32 more than they mean.
+    more: Vec<i32>,
+}
+
+/// −16 × the sums of both halves. 16 × 127 × 16 is within an i16.
+pub(super) fn more(values: &Values) -> i32 {
+    let [first, second] = values.halves.map(|sum| i32::from(-16 * sum));
+    first & 0xffff | second << 16
+}
+
+impl Tiles {
+    /// Of `[rows, blocks]`.
+    pub(super) fn new(values: &[Values], rows: usize, form: Form, parallel: bool) -> Self {
+        let blocks = values.len() / rows;
+        let tile_blocks = blocks * TILE_ROWS;
+        let count = rows.div_ceil(TILE_ROWS) * tile_blocks;
+        let block_steps = match form {
+            Form::Q8_0 => BLOCK / 2,
+            Form::Q4K | Form::Q6K => QUADS,
+        };
+        let mut tiles = Self {
+            rows,
+            blocks,
+            steps: vec![0; count * block_steps],
+            block_steps,
+            scales: vec![0.0; count],
+            sums: vec![0.0; count],
+            more: vec![0; count],
+        };
+        for (row, values) in values.chunks_exact(blocks).enumerate() {
+            let first = row / TILE_ROWS * tile_blocks + row % TILE_ROWS;
+            for (block, values) in values.iter().enumerate() {
+                let at = first + block * TILE_ROWS;
+                tiles.scales[at] = values.scale;
+                tiles.sums[at] = values.sum;
+                tiles.more[at] = more(values);
+            }
+        }
+        let fill = |(tile, steps): (usize, &mut [i32])| {
+            for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
+                let values = &values[row * blocks..(row + 1) * blocks];
+                let steps = steps.iter_mut().skip(row % TILE_ROWS).step_by(TILE_ROWS);
+                let bytes = values.iter().map(|block| &block.values);
+                if form == Form::Q8_0 {
+                    let twos = bytes.flat_map(|values| values.chunks_exact(2));
+                    for (step, two) in steps.zip(twos) {
+                        *step = i32::from(two[0]) & 0xffff | i32::from(two[1]) << 16;
+                    }
+                } else {
+                    let fours = bytes.flat_map(|values| values.chunks_exact(4));
+                    for (step, four) in steps.zip(fours) {
+                        *step = i32::from_le_bytes(std::array::from_fn(|at| four[at] as u8));
+                    }
+                }
+            }
+        };
+        let tile = tile_blocks * block_steps;
+        if parallel && rows > TILE_ROWS {
+            let tiles = tiles.steps.par_chunks_mut(tile).enumerate();
+            tiles.for_each(fill);
+        } else {
+            tiles.steps.chunks_mut(tile).enumerate().for_each(fill);
+        }
+        tiles
+    }
+}
+
+/// A chunk of outputs for several rows.
+pub(super) struct Many<'a> {
+    pub(super) tiles: &'a Tiles,
+    pub(super) chunk: Chunk<'a>,
+}
+
+/// A panel's weights of up to 256 inputs, for all rows.
+#[repr(align(64))]
+struct Apart {
+    /// [parts, quads] of bytes without sign, or [parts, pairs] of 16 bits.
+    weights: [i8; 2 * PARTS * PART_BYTES],
+    /// [parts]: integer scales, in pairs; for Q6_K those of both halves.
+    steps: [i16; PARTS * 2 * LANES],
+    /// [parts]: what sums are multiplied with.
+    scales: [f32; PARTS * LANES],
+    /// [parts]: minimums.
+    mins: [f32; PARTS * LANES],
+    /// What minimums are multiplied with.
+    min_scale: [f32; LANES],
+}
+
+impl Work for Many<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let Self { tiles, chunk } = self;
+        let form = chunk.weight.form;
+        let block_bytes = layout::Layout::of(form).units * 32;
+        let mut apart = Apart {
+            weights: [0; 2 * PARTS * PART_BYTES],
+            steps: [0; PARTS * 2 * LANES],
+            scales: [0.0; PARTS * LANES],
+            mins: [0.0; PARTS * LANES],
+            min_scale: [0.0; LANES],
+        };
+        for from in (0..tiles.blocks).step_by(PARTS) {
+            let parts = PARTS.min(tiles.blocks - from);
+            let block = from * BLOCK / form.block_inputs();
+            for panel in 0..chunk.panels {
+                let units = chunk.weight.panel(chunk.first + panel);
+                // SAFETY: the block is there with all of its parts.
+                unsafe {
+                    let at = units.as_ptr().cast::<i8>().add(block * block_bytes);
+                    match form {
+                        Form::Q8_0 => apart.q8_0::<S>(at, parts),
+                        Form::Q4K => apart.q4_k::<S>(at),
+                        Form::Q6K => apart.q6_k::<S>(at),
+                    }
+                }
+                let stride = chunk.panels * LANES;
+                for index in 0..tiles.rows.div_ceil(TILE_ROWS) {
+                    let first = (index * tiles.blocks + from) * TILE_ROWS;
+                    let sums = &mut chunk.sums[index * TILE_ROWS * stride + panel * LANES..];
+                    let tile = Tile {
+                        steps: tiles.steps[first * tiles.block_steps..].as_ptr(),
+                        scales: tiles.scales[first..].as_ptr(),
+                        sums: tiles.sums[first..].as_ptr(),
+                        more: tiles.more[first..].as_ptr(),
+                        to: sums.as_mut_ptr(),
+                        stride,
+                        parts,
+                    };
+                    let rows = TILE_ROWS.min(tiles.rows - index * TILE_ROWS);
+                    // SAFETY: tiles have all of their rows, and sums a place for each.
+                    unsafe { tile.add::<S>(form, rows, &apart) };
+                }
+            }
+        }
+    }
+}
+
+impl Apart {
+    #[inline(always)]
+    unsafe fn q8_0<S: Lanes>(&mut self, mut at: *const i8, parts: usize) {
+        const LAYOUT: layout::Layout = layout::Q8_0;
+        let mut to = self.weights.as_mut_ptr().cast::<i16>();
+        unsafe {
+            for part in 0..parts {
+                S::load_f16(at.cast()).store(self.scales[part * LANES..].as_mut_ptr());
+                for quad in 0..QUADS {
+                    let quads = S::load_quads(at.add(LAYOUT.weights + quad * 4 * LANES));
+                    let (first, second) = S::widen(quads);
+                    S::store_pairs(to, first);
+                    S::store_pairs(to.add(2 * LANES), second);
+                    to = to.add(4 * LANES);
+                }
+                at = at.add(LAYOUT.units * 32);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_k<S: Lanes>(&mut self, at: *const i8) {
+        const LAYOUT: layout::Layout = layout::Q4K;
+        let mut to = self.weights.as_mut_ptr();
+        unsafe {
+            let scale = S::load_f16(at.cast());
+            let negative = S::splat(0.0).sub(S::load_f16(at.add(MIN_SCALES).cast()));
+            negative.store(self.min_scale.as_mut_ptr());
+            for part in 0..PARTS {
+                scale.store(self.scales[part * LANES..].as_mut_ptr());
+                let min = S::load_u8(at.add(LAYOUT.mins + part * LANES).cast());
+                min.store(self.mins[part * LANES..].as_mut_ptr());
+                let steps = S::load_twice(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
+                S::store_pairs(self.steps[part * 2 * LANES..].as_mut_ptr(), steps);
+                let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
+                for index in 0..QUADS / 2 {
+                    let (low, up) = S::load_nibbles(nibbles.add(index * 4 * LANES));
+                    S::store_quads(to, low);
+                    S::store_quads(to.add(4 * LANES), up);
+                    to = to.add(8 * LANES);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q6_k<S: Lanes>(&mut self, at: *const i8) {
+        const LAYOUT: layout::Layout = layout::Q6K;
+        let mut to = self.weights.as_mut_ptr();
+        unsafe {
+            let scale = S::load_f16(at.cast());
+            for part in 0..PARTS {
+                scale.store(self.scales[part * LANES..].as_mut_ptr());
+                let steps = S::load_byte_pairs(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
+                S::store_pairs(self.steps[part * 2 * LANES..].as_mut_ptr(), steps);
+                let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
+                let high = at.add(LAYOUT.high + part * PART_HIGH);
+                for index in 0..QUADS / 2 {
+                    let (low, up) = S::load_sixes(
+                        nibbles.add(index * 4 * LANES),
+                        high.add(index / 2 * 4 * LANES),
+                        index % 2 == 1,
+                    );
+                    S::store_quads(to, low);
+                    S::store_quads(to.add(4 * LANES), up);
+                    to = to.add(8 * LANES);
+                }
+            }
+        }
+    }
+}
+
+/// A tile of rows at a block of inputs, and where its sums are, `stride` apart.
+#[derive(Clone, Copy)]
+struct Tile {
+    steps: *const i32,
+    scales: *const f32,
+    sums: *const f32,
+    more: *const i32,
+    to: *mut f32,
+    stride: usize,
+    parts: usize,
+}
+
+impl Tile {
+    #[inline(always)]
+    unsafe fn add<S: Lanes>(self, form: Form, rows: usize, apart: &Apart) {
+        unsafe {
+            match (form, rows) {
+                (Form::Q8_0, 1) => self.q8_0::<S, 1>(apart),
+                (Form::Q8_0, 2) => self.q8_0::<S, 2>(apart),
+                (Form::Q8_0, 3) => self.q8_0::<S, 3>(apart),
+                (Form::Q8_0, 4) => self.q8_0::<S, 4>(apart),
+                (Form::Q8_0, 5) => self.q8_0::<S, 5>(apart),
+                (Form::Q8_0, _) => self.q8_0::<S, TILE_ROWS>(apart),
+                (Form::Q4K, 1) => self.q4_k::<S, 1>(apart),
+                (Form::Q4K, 2) => self.q4_k::<S, 2>(apart),
+                (Form::Q4K, 3) => self.q4_k::<S, 3>(apart),
+                (Form::Q4K, 4) => self.q4_k::<S, 4>(apart),
+                (Form::Q4K, 5) => self.q4_k::<S, 5>(apart),
+                (Form::Q4K, _) => self.q4_k::<S, TILE_ROWS>(apart),
+                (Form::Q6K, 1) => self.q6_k::<S, 1>(apart),
+                (Form::Q6K, 2) => self.q6_k::<S, 2>(apart),
+                (Form::Q6K, _) => {
+                    // Three rows at a time: scales and both kinds of weights take registers too.
+                    self.q6_k::<S, 3>(apart);
+                    let rest = self.behind(3);
+                    match rows {
+                        3 => (),
+                        4 => rest.q6_k::<S, 1>(apart),
+                        5 => rest.q6_k::<S, 2>(apart),
+                        _ => rest.q6_k::<S, 3>(apart),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same without the first rows.
+    #[inline(always)]
+    unsafe fn behind(self, rows: usize) -> Self {
+        unsafe {
+            Self {
+                steps: self.steps.add(rows),
+                scales: self.scales.add(rows),
+                sums: self.sums.add(rows),
+                more: self.more.add(rows),
+                to: self.to.add(rows * self.stride),
+                ..self
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_0<S: Lanes, const R: usize>(self, apart: &Apart) {
+        const LINES: usize = BLOCK / 2;
+        unsafe {
+            for part in 0..self.parts {
+                let weights = apart.weights.as_ptr().cast::<i16>();
+                let weights = weights.add(part * PART_BYTES);
+                let steps = self.steps.add(part * LINES * TILE_ROWS);
+                let mut exact = [S::no_sums(); R];
+                for line in 0..LINES {
+                    let weights = S::load_pairs(weights.add(line * 2 * LANES));
+                    for (r, exact) in exact.iter_mut().enumerate() {
+                        let values = S::splat_pairs(*steps.add(line * TILE_ROWS + r));
+                        *exact = S::add_pairs(*exact, weights, values);
+                    }
+                }
+                self.finish::<S, R>(part, exact, apart);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_k<S: Lanes, const R: usize>(self, apart: &Apart) {
+        unsafe {
+            for part in 0..self.parts {
+                let weights = apart.weights.as_ptr().add(part * PART_BYTES);
+                let steps = self.steps.add(part * QUADS * TILE_ROWS);
+                // Eight times two products of at most 15 × 127: within an i16.
+                let mut pairs = [S::no_pairs(); R];
+                for quad in 0..QUADS {
+                    let weights = S::load_quads(weights.add(quad * 4 * LANES));
+                    for (r, pairs) in pairs.iter_mut().enumerate() {
+                        let values = *steps.add(quad * TILE_ROWS + r);
+                        *pairs = S::dot_pairs(*pairs, weights, values);
+                    }
+                }
+                let scales = S::load_pairs(apart.steps.as_ptr().add(part * 2 * LANES));
+                let mut exact = [S::no_sums(); R];
+                for (exact, pairs) in exact.iter_mut().zip(pairs) {
+                    *exact = S::add_pairs(*exact, pairs, scales);
+                }
+                self.finish::<S, R>(part, exact, apart);
+            }
+            let negative = S::load(apart.min_scale.as_ptr());
+            for r in 0..R {
+                let mut below = S::splat(0.0);
+                for part in 0..PARTS {
+                    let min = S::load(apart.mins.as_ptr().add(part * LANES));
+                    let sum = S::splat(*self.sums.add(part * TILE_ROWS + r));
+                    below = min.mul_add(sum, below);
+                }
+                let to = self.to.add(r * self.stride);
+                below.mul_add(negative, S::load(to)).store(to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q6_k<S: Lanes, const R: usize>(self, apart: &Apart) {
+        unsafe {
+            for part in 0..self.parts {
+                let weights = apart.weights.as_ptr().add(part * PART_BYTES);
+                let steps = self.steps.add(part * QUADS * TILE_ROWS);
+                let scales = S::load_pairs(apart.steps.as_ptr().add(part * 2 * LANES));
+                let mut exact = [S::no_sums(); R];
+                for (r, exact) in exact.iter_mut().enumerate() {
+                    let more = S::splat_pairs(*self.more.add(part * TILE_ROWS + r));
+                    *exact = S::add_pairs(*exact, scales, more);
+                    *exact = S::add_pairs(*exact, scales, more);
+                }
+                let (first, second) = S::split(scales);
+                for (half, scales) in [first, second].into_iter().enumerate() {
+                    for two in 0..QUADS / 4 {
+                        let quad = half * QUADS / 2 + 2 * two;
+                        let low = S::load_quads(weights.add(quad * 4 * LANES));
+                        let up = S::load_quads(weights.add((quad + 1) * 4 * LANES));
+                        for (r, exact) in exact.iter_mut().enumerate() {
+                            let steps = steps.add(quad * TILE_ROWS + r);
+                            // Two times two products of at most 63 × 127: within an i16.
+                            let pairs = S::dot_pairs(S::no_pairs(), low, *steps);
+                            let pairs = S::dot_pairs(pairs, up, *steps.add(TILE_ROWS));
+                            *exact = S::add_pairs(*exact, pairs, scales);
+                        }
+                    }
+                }
+                self.finish::<S, R>(part, exact, apart);
+            }
+        }
+    }
+
+    /// Adds a part's sums to those of the parts before.
+    #[inline(always)]
+    unsafe fn finish<S: Lanes, const R: usize>(
+        self,
+        part: usize,
+        exact: [S::Sums; R],
+        apart: &Apart,
+    ) {
+        unsafe {
+            let scale = S::load(apart.scales.as_ptr().add(part * LANES));
+            for (r, exact) in exact.into_iter().enumerate() {
+                let to = self.to.add(r * self.stride);
+                let step = scale.mul(S::splat(*self.scales.add(part * TILE_ROWS + r)));
+                S::from_sums(exact).mul_add(step, S::load(to)).store(to);
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One of the models that `bench model` compares, with what it is in the middle of: an encoded image and texts that are being
+//! written.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use medfleet_model::{
+    BlockTable, Chunk, Frame, ImageSpan, ImageTokens, KvOptions, KvPool, LogitRows, Message, Model,
+    Prompt, Want,
+};
+
+use super::sample::Sample;
+
+/// Positions in a block, as the fleet has it.
+const BLOCK_TOKENS: usize = 16;
+/// Words of the prompt beside its image: about 300 tokens with it.
+const WORDS: usize = 30;
+/// Steps before those that count, of each turn.
+const WARM_STEPS: usize = 1;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    /// One image.
+    Encode,
+    /// A prompt with an image that is encoded already, until its first logits.
+    Prefill,
+    /// One step of so many texts side by side.
+    Step(usize),
+}
+
+/// How much of it.
+#[derive(Clone, Debug)]
+pub(super) struct Amounts {
+    /// How often an image is encoded and a prompt is read in a turn.
+    pub(super) repeat: usize,
+    /// Texts side by side.
+    pub(super) batch: Vec<usize>,
+    /// Steps in a turn.
+    pub(super) steps: usize,
+    /// Turns.
+    pub(super) turns: usize,
+    /// Tokens in front of the image.
+    pub(super) context: usize,
+}
+
+/// A text that is being written.
+struct Text {
+    table: BlockTable,
+    next: u32,
+    length: usize,
+}
+
+/// A model at work.
+pub(super) struct Side {
+    pub(super) model: Model,
+    pub(super) load: Duration,
+    prompt: Prompt,
+    image: ImageTokens,
+    pool: KvPool,
+    texts: Vec<Text>,
+    times: BTreeMap<Work, Vec<Duration>>,
+}
+
+impl Side {
+    /// Warms up: encodes an image, and reads the prompt of every text.
+    pub(super) fn new((model, load): (Model, Duration), amounts: &Amounts) -> Result<Self> {
+        let image = encode(&model, 0)?;
+        let prompt = prompt(&model, amounts.context)?;
+        let count = amounts.batch.iter().copied().max().unwrap_or(0);
+        ensure!(!amounts.batch.contains(&0), "--batch has a 0");
+        let steps = amounts.turns * amounts.batch.len() * (WARM_STEPS + amounts.steps);
+        let positions = (prompt.tokens().len() + steps).next_multiple_of(BLOCK_TOKENS);
+        let options = KvOptions {
+            block_tokens: BLOCK_TOKENS,
+            budget_bytes: (count + 1) * positions * model.kv_position_bytes(),
+        };
+        let pool = model.kv_pool(options).context("no room for the cache")?;
+        let mut side = Self {
+            model,
+            load,
+            prompt,
+            image,
+            pool,
+            texts: Vec::new(),
+            times: BTreeMap::new(),
+        };
+        for _ in 0..count {
+            let text = side.read(positions)?;
+            side.texts.push(text);
+        }
+        Ok(side)
+    }
+
+    /// Tokens of the prompt.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt.tokens().len()
+    }
+
+    /// The times of all turns.
+    pub(super) fn samples(&self) -> BTreeMap<Work, Sample> {
+        let samples = self.times.iter();
+        samples
+            .map(|(work, times)| (*work, Sample::new(times.clone())))
+            .collect()
+    }
+
+    /// One turn of everything.
+    pub(super) fn turn(&mut self, turn: usize, amounts: &Amounts) -> Result<()> {
+        for index in 0..amounts.repeat {
+            let begun = Instant::now();
+            encode(&self.model, 1 + turn * amounts.repeat + index)?;
+            self.note(Work::Encode, begun);
+        }
+        for _ in 0..amounts.repeat {
+            let begun = Instant::now();
+            let text = self.read(self.prompt_tokens())?;
+            self.note(Work::Prefill, begun);
+            self.pool.release(text.table);
+        }
+        for count in amounts.batch.clone() {
+            for step in 0..WARM_STEPS + amounts.steps {
+                let begun = Instant::now();
+                self.step(count)?;
+                if step >= WARM_STEPS {
+                    self.note(Work::Step(count), begun);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, work: Work, begun: Instant) {
+        self.times.entry(work).or_default().push(begun.elapsed());
+    }
+
+    /// Reads the prompt into the pool, with room for so many positions.
+    fn read(&mut self, positions: usize) -> Result<Text> {
+        let mut table = BlockTable::default();
+        self.pool.reserve(&mut table, positions)?;
+        let (tokens, mut start, mut last) = (self.prompt.tokens(), 0, None);
+        while start < tokens.len() {
+            let range = self.prompt.chunk(start, 512);
+            let at = self.prompt.images().iter();
+            let images: Vec<ImageSpan> = at
+                .filter(|first| range.contains(first))
+                .map(|first| ImageSpan {
+                    offset: first - range.start,
+                    tokens: &self.image,
+                })
+                .collect();
+            let chunk = Chunk {
+                tokens: &tokens[range.clone()],
+                images: &images,
+                start,
+                table: &table,
+                want: if range.end == tokens.len() {
+                    Want::Last
+                } else {
+                    Want::Nothing
+                },
+            };
+            last = self.model.forward(&mut self.pool, &[chunk])?.pop();
+            start = range.end;
+        }
+        Ok(Text {
+            next: best(&last.context("an empty prompt")?)?,
+            table,
+            length: tokens.len(),
+        })
+    }
+
+    /// One token more of the first texts.
+    fn step(&mut self, count: usize) -> Result<()> {
+        let texts = &mut self.texts[..count];
+        let chunks: Vec<Chunk> = texts
+            .iter()
+            .map(|text| Chunk {
+                tokens: std::slice::from_ref(&text.next),
+                images: &[],
+                start: text.length,
+                table: &text.table,
+                want: Want::Last,
+            })
+            .collect();
+        let logits = self.model.forward(&mut self.pool, &chunks)?;
+        let tokens = logits.iter().map(best).collect::<Result<Vec<_>>>()?;
+        for (text, token) in texts.iter_mut().zip(tokens) {
+            text.next = token;
+            text.length += 1;
+        }
+        Ok(())
+    }
+}
+
+/// A grey image that differs from turn to turn.
+fn encode(model: &Model, turn: usize) -> Result<ImageTokens> {
+    let vision = model.config().vision.as_ref();
+    let side = vision.context("the model takes no images")?.image_size;
+    let pixels = (0..side * side).map(|at| ((at + 31 * turn) % 251) as u8);
+    let frame = Frame::new(side, 1, pixels.collect()).context("cannot make an image")?;
+    let tokens = model
+        .encode(&[frame])
+        .context("cannot encode the image")?
+        .pop();
+    tokens.context("no tokens of an image")
+}
+
+/// One image and about [`WORDS`] words, after as many tokens as are asked for.
+fn prompt(model: &Model, context: usize) -> Result<Prompt> {
+    let words = |count: usize| vec!["lungs"; count].join(" ");
+    let build = |before: usize| {
+        let mut message = Message::user(1, words(WORDS));
+        if before > 0 {
+            message = merged(&Message::user(0, words(before)), &message);
+        }
+        model
+            .prompt(&[message], 1)
+            .context("cannot build the prompt")
+    };
+    // A word is some tokens of this tokenizer: measured, then asked for.
+    let bare = build(0)?;
+    if context == 0 {
+        return Ok(bare);
+    }
+    let each = (build(100)?.tokens().len() - bare.tokens().len()).max(1) as f64 / 100.0;
+    build((context as f64 / each) as usize)
+}
+
+fn merged(context: &Message, question: &Message) -> Message {
+    let mut parts = context.parts.clone();
+    parts.extend(question.parts.iter().cloned());
+    Message {
+        role: question.role,
+        parts,
+    }
+}
+
+/// The likeliest token that stands for text, of the last row.
+fn best(logits: &LogitRows) -> Result<u32> {
+    let row = logits.rows.last().context("no logits")?;
+    // Ids beyond the small tokenizer's are numbers only; those below include the image's, which may not stand alone.
+    const FIRST: usize = 1024;
+    let mut found = FIRST;
+    for (id, value) in row.iter().enumerate().skip(FIRST) {
+        if *value > row[found] {
+            found = id;
+        }
+    }
+    Ok(u32::try_from(found)?)
+}
