@@ -113,10 +113,11 @@ impl Decoder {
         let guides = guides.as_ref().map_err(Clone::clone)?;
         Ok(Some(guides.guide(constraint)?))
     }
+}
 
-    fn running(&self, sequence: Sequence) -> Result<&Running, EngineError> {
-        self.running.get(&sequence).ok_or_else(unknown)
-    }
+/// Beside the pool, which a forward changes.
+fn find(running: &HashMap<Sequence, Running>, sequence: Sequence) -> Result<&Running, EngineError> {
+    running.get(&sequence).ok_or_else(unknown)
 }
 
 fn unknown() -> EngineError {
@@ -132,7 +133,7 @@ impl Decoder {
     ) -> Result<Vec<LogitRows>, EngineError> {
         let stretches = || works.iter().zip(ranges);
         let images: Vec<Vec<(usize, model::ImageTokens)>> = stretches()
-            .map(|(work, range)| self.running(work.sequence)?.images_in(range))
+            .map(|(work, range)| find(&self.running, work.sequence)?.images_in(range))
             .collect::<Result<_, EngineError>>()?;
         let spans = images.iter().zip(ranges).map(|(images, range)| {
             let span = |(first, tokens)| ImageSpan {
@@ -143,11 +144,11 @@ impl Decoder {
         });
         let spans: Vec<Vec<ImageSpan>> = spans.collect();
         let fed: Vec<Cow<[u32]>> = stretches()
-            .map(|(work, range)| Ok(self.running(work.sequence)?.fed(work, range)))
+            .map(|(work, range)| Ok(find(&self.running, work.sequence)?.fed(work, range)))
             .collect::<Result<_, EngineError>>()?;
         let mut chunks = Vec::with_capacity(works.len());
         for (((work, range), images), fed) in stretches().zip(&spans).zip(&fed) {
-            let Running { progress, .. } = self.running.get(&work.sequence).ok_or_else(unknown)?;
+            let Running { progress, .. } = find(&self.running, work.sequence)?;
             let last = range.end == progress.tokens().len();
             chunks.push(Chunk {
                 tokens: fed,
@@ -287,7 +288,7 @@ impl DecodeBackend for Decoder {
 
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
         let ranges = works.iter().map(|work| {
-            let running = self.running(work.sequence)?;
+            let running = find(&self.running, work.sequence)?;
             Ok(running.progress.next(work.tokens as usize))
         });
         let ranges: Vec<Range<usize>> = ranges.collect::<Result<_, EngineError>>()?;

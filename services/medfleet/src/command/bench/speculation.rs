@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
@@ -20,7 +20,7 @@ use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
 use crate::command::on_one_thread;
-use crate::exit::{CommandResult, Exit};
+use crate::exit::{CommandResult, Exit, Fault};
 use crate::show::{self, seconds};
 
 /// Memory for keys and values of each of the two engines.
@@ -112,10 +112,11 @@ pub(crate) fn run(args: Args) -> CommandResult {
         args,
         next: 0,
     };
-    ensure!(
-        bench.proposing.phrases().is_some(),
-        "nothing is proposed on this device: a row of a pass depends on those beside it"
-    );
+    if bench.proposing.phrases().is_none() {
+        return Err(Fault::usage(anyhow!(
+            "nothing is proposed on this device: a row of a pass depends on those beside it"
+        )));
+    }
     on_one_thread(async move {
         let warm_up = bench.args.warm_up;
         bench.pair(warm_up).await?;
