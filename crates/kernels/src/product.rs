@@ -10,7 +10,7 @@ use crate::level::{Kernels, Work};
 use crate::number::Number;
 use crate::pack::Packed;
 use crate::pieces::{Shared, filled, load, store};
-use crate::tile::{Left, Right, Sums, TILE_ROWS, multiply};
+use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
@@ -18,6 +18,8 @@ const BLOCK_ROWS: usize = 40 * TILE_ROWS;
 const BLOCK_DEPTH: usize = 256;
 /// Panels of a chunk of outputs, which one task works on.
 const CHUNK_PANELS: usize = 4;
+/// Tiles of rows for which a panel's pairs are widened where they are used. With more of them they are widened once.
+const NARROW_TILES: usize = 4;
 /// Multiplications below which a product is not worth a second thread.
 const PARALLEL_MIN: usize = 1 << 17;
 
@@ -67,9 +69,11 @@ impl Kernels {
             for first in (0..rows).step_by(BLOCK_ROWS) {
                 let count = BLOCK_ROWS.min(rows - first);
                 let block = &x[first * inputs..(first + count) * inputs];
-                pack_left(block, (count, inputs, depth), &mut left, parallel);
+                // Tiles of about the same size: a small one at the end would take as long as a large one.
+                let tile_rows = count.div_ceil(count.div_ceil(TILE_ROWS));
+                pack_left(block, [tile_rows, inputs, depth], &mut left, parallel);
                 let task = |chunk| {
-                    let tiles = Tiles::new(&left, depth, weight, (count, chunk));
+                    let tiles = Tiles::new(&left, (tile_rows, depth), weight, (count, chunk));
                     let sums = tiles.sums(self);
                     self.run(Finish {
                         sums: &sums,
@@ -115,21 +119,22 @@ impl<T> Then<'_, T> {
     }
 }
 
-/// Rows in tiles: tile t holds its rows' k-th inputs side by side, at (t × depth + k) × TILE_ROWS. What a tile lacks in rows
+/// Rows in tiles: tile t holds its rows' k-th inputs side by side, at (t × depth + k) × tile rows. What a tile lacks in rows
 /// or depth is zero.
 fn pack_left<T: Number>(
     x: &[T],
-    (rows, inputs, depth): (usize, usize, usize),
+    [tile_rows, inputs, depth]: [usize; 3],
     left: &mut Vec<f32>,
     parallel: bool,
 ) {
-    let tiles = rows.div_ceil(TILE_ROWS);
-    left.resize(tiles * depth * TILE_ROWS, 0.0);
+    let rows = x.len() / inputs;
+    let tiles = rows.div_ceil(tile_rows);
+    left.resize(tiles * depth * tile_rows, 0.0);
     let pack = |(tile, packed): (usize, &mut [f32])| {
-        packed[inputs * TILE_ROWS..].fill(0.0);
-        for r in 0..TILE_ROWS {
-            let row = tile * TILE_ROWS + r;
-            let values = packed.iter_mut().skip(r).step_by(TILE_ROWS);
+        packed[inputs * tile_rows..].fill(0.0);
+        for r in 0..tile_rows {
+            let row = tile * tile_rows + r;
+            let values = packed.iter_mut().skip(r).step_by(tile_rows);
             if row < rows {
                 let source = &x[row * inputs..(row + 1) * inputs];
                 for (value, from) in values.zip(source) {
@@ -140,14 +145,11 @@ fn pack_left<T: Number>(
             }
         }
     };
+    let tile = depth * tile_rows;
     if parallel && tiles > 1 {
-        left.par_chunks_mut(depth * TILE_ROWS)
-            .enumerate()
-            .for_each(pack);
+        left.par_chunks_mut(tile).enumerate().for_each(pack);
     } else {
-        left.chunks_mut(depth * TILE_ROWS)
-            .enumerate()
-            .for_each(pack);
+        left.chunks_mut(tile).enumerate().for_each(pack);
     }
 }
 
@@ -158,21 +160,24 @@ struct Tiles<'a> {
     depth: usize,
     weight: &'a Packed,
     rows: usize,
+    /// Rows of a tile; the last may have fewer.
+    tile_rows: usize,
     /// First panel.
     first: usize,
     panels: usize,
 }
 
-/// [`Tiles`] that become sums.
-struct Sweep<'a> {
-    tiles: Tiles<'a>,
-    sums: &'a mut [f32],
+/// A block of a panel, widened.
+struct Widen<'a> {
+    right: Right,
+    depth: usize,
+    wide: &'a mut [f32],
 }
 
 impl<'a> Tiles<'a> {
     fn new(
         left: &'a [f32],
-        depth: usize,
+        (tile_rows, depth): (usize, usize),
         weight: &'a Packed,
         (rows, chunk): (usize, usize),
     ) -> Self {
@@ -182,101 +187,94 @@ impl<'a> Tiles<'a> {
             depth,
             weight,
             rows,
+            tile_rows,
             first,
             panels: CHUNK_PANELS.min(weight.outputs().div_ceil(LANES) - first),
         }
     }
 
-    /// [rows, panels × LANES]. Tiles are worked on whole, so their last rows have a place too.
-    fn sums(self, kernels: Kernels) -> Vec<f32> {
-        let places = self.rows.next_multiple_of(TILE_ROWS);
-        let mut sums = vec![0.0; places * self.panels * LANES];
-        kernels.run(Sweep {
-            tiles: self,
-            sums: &mut sums,
-        });
-        sums
-    }
-
     fn left(&self, tile: usize, from: usize) -> Left {
         Left {
-            at: self.left[(tile * self.depth + from) * TILE_ROWS..].as_ptr(),
-            step: TILE_ROWS,
+            at: self.left[(tile * self.depth + from) * self.tile_rows..].as_ptr(),
+            step: self.tile_rows,
             row: 1,
         }
     }
-}
 
-impl Work for Sweep<'_> {
-    #[inline(always)]
-    fn run<S: Lanes>(self) {
-        // SAFETY: the left side has whole tiles of this depth, the weights these panels, and the sums a place for each result.
+    /// [rows, panels × LANES].
+    fn sums(self, kernels: Kernels) -> Vec<f32> {
+        let mut sums = vec![0.0; self.rows * self.panels * LANES];
+        // SAFETY: the left side has whole tiles of this depth, the weights these panels, and the sums a place for each.
         unsafe {
-            if self.tiles.rows <= TILE_ROWS {
-                self.one_tile::<S>();
+            if self.rows <= TILE_ROWS {
+                self.one_tile(kernels, &mut sums);
             } else {
-                self.all_tiles::<S>();
+                self.all_tiles(kernels, &mut sums);
             }
         }
+        sums
     }
-}
 
-impl Sweep<'_> {
-    /// A few rows: weights pass by once, and are widened in registers.
-    #[inline(always)]
-    unsafe fn one_tile<S: Lanes>(self) {
-        let tiles = self.tiles;
-        let right = tiles.weight.right(tiles.first, 0);
+    /// A few rows: weights pass by once.
+    unsafe fn one_tile(&self, kernels: Kernels, sums: &mut [f32]) {
+        let right = self.weight.right(self.first, 0);
         let sums = Sums {
-            at: self.sums.as_mut_ptr(),
-            row: tiles.panels * LANES,
+            at: sums.as_mut_ptr(),
+            row: self.panels * LANES,
             fresh: true,
         };
-        let sizes = (tiles.rows, tiles.panels, tiles.depth);
-        unsafe { multiply::<S>(sizes, tiles.left(0, 0), right, sums) }
+        let sizes = (self.rows, self.panels, self.depth);
+        unsafe { sweep(kernels, sizes, self.left(0, 0), right, sums) }
     }
 
-    #[inline(always)]
-    unsafe fn all_tiles<S: Lanes>(self) {
-        let tiles = self.tiles;
+    unsafe fn all_tiles(&self, kernels: Kernels, sums: &mut [f32]) {
+        let tiles = self.rows.div_ceil(self.tile_rows);
         let mut wide = [0_f32; BLOCK_DEPTH * LANES];
-        for from in (0..tiles.depth).step_by(BLOCK_DEPTH) {
-            let depth = BLOCK_DEPTH.min(tiles.depth - from);
-            for panel in 0..tiles.panels {
-                let right = tiles.weight.right(tiles.first + panel, from);
-                let right = unsafe { widened::<S>(right, depth, &mut wide) };
-                for tile in 0..tiles.rows.div_ceil(TILE_ROWS) {
-                    let place = (tile * TILE_ROWS * tiles.panels + panel) * LANES;
+        for from in (0..self.depth).step_by(BLOCK_DEPTH) {
+            let depth = BLOCK_DEPTH.min(self.depth - from);
+            for panel in 0..self.panels {
+                let mut right = self.weight.right(self.first + panel, from);
+                if self.weight.pairs() && tiles > NARROW_TILES {
+                    kernels.run(Widen {
+                        right,
+                        depth,
+                        wide: &mut wide,
+                    });
+                    right = Right::F32 {
+                        at: wide.as_ptr(),
+                        panel: depth,
+                    };
+                }
+                for tile in 0..tiles {
+                    let first = tile * self.tile_rows;
+                    let place = (first * self.panels + panel) * LANES;
                     let sums = Sums {
-                        at: self.sums[place..].as_mut_ptr(),
-                        row: tiles.panels * LANES,
+                        at: sums[place..].as_mut_ptr(),
+                        row: self.panels * LANES,
                         fresh: from == 0,
                     };
-                    // The last tile's missing rows are computed too, from zeros: they cost less than another loop.
-                    let sizes = (TILE_ROWS, 1, depth);
-                    unsafe { multiply::<S>(sizes, tiles.left(tile, from), right, sums) }
+                    let sizes = (self.tile_rows.min(self.rows - first), 1, depth);
+                    unsafe { sweep(kernels, sizes, self.left(tile, from), right, sums) }
                 }
             }
         }
     }
 }
 
-/// A panel as f32: where it is in pairs, a copy that stays in the first cache while all tiles use it.
-#[inline(always)]
-unsafe fn widened<S: Lanes>(right: Right, depth: usize, wide: &mut [f32]) -> Right {
-    let Right::Pairs { at, .. } = right else {
-        return right;
-    };
-    unsafe {
-        for pair in 0..depth / 2 {
-            let (even, odd) = S::load_bf16_pairs(at.add(pair * LANES));
-            even.store(wide.as_mut_ptr().add(2 * pair * LANES));
-            odd.store(wide.as_mut_ptr().add((2 * pair + 1) * LANES));
+impl Work for Widen<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let Right::Pairs { at, .. } = self.right else {
+            return;
+        };
+        // SAFETY: the panel has as many pairs, and there is room for both of each.
+        unsafe {
+            for pair in 0..self.depth / 2 {
+                let (even, odd) = S::load_bf16_pairs(at.add(pair * LANES));
+                even.store(self.wide.as_mut_ptr().add(2 * pair * LANES));
+                odd.store(self.wide.as_mut_ptr().add((2 * pair + 1) * LANES));
+            }
         }
-    }
-    Right::F32 {
-        at: wide.as_ptr(),
-        panel: depth,
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::checkpoint::Checkpoint;
 use super::form::Form;
 use super::sample::Sample;
-use super::side::{Amounts, Side, Work};
+use super::side::{Amounts, Samples, Side, Work};
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, seconds};
 
@@ -46,7 +46,7 @@ struct Figures {
     device: String,
     load_seconds: f64,
     prompt_tokens: usize,
-    samples: BTreeMap<Work, Sample>,
+    samples: BTreeMap<Work, Samples>,
 }
 
 /// Runs the command.
@@ -145,10 +145,13 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
             line + &format!("{device:>12}{:>8}{:>8}", "of peak", "of read")
         }),
     ];
+    if all.len() > 1 {
+        lines[1] += &format!("{:>10}{:>10}", "clock", "processor");
+    }
     for (work, first) in &all[0].samples {
         let mut line = format!("{:<16}", work.name());
         for figures in all {
-            let time = figures.samples[work].median();
+            let time = figures.samples[work].clock.median();
             let share = |amount: f64, limit: f64| {
                 format!("{:.0} %", 100.0 * amount / time.as_secs_f64() / limit)
             };
@@ -161,8 +164,13 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
             line += &format!("{:>12}{peak:>8}{read:>8}", seconds(time));
         }
         for figures in &all[1..] {
-            let ratio = figures.samples[work].median().as_secs_f64() / first.median().as_secs_f64();
-            line += &format!("{ratio:>8.2} ×");
+            let of = &figures.samples[work];
+            let ratio = |a: &Sample, b: &Sample| {
+                let median = |sample: &Sample| sample.median().as_secs_f64();
+                format!("{:>8.2} ×", median(a) / median(b))
+            };
+            line += &ratio(&of.clock, &first.clock);
+            line += &ratio(&of.processor, &first.processor);
         }
         lines.push(line);
     }
@@ -173,10 +181,11 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
 fn as_json(args: &Args, limits: &Limits, all: &[Figures]) -> Value {
     let figures = all.iter().map(|figures| {
         let work = figures.samples.iter().map(|(work, sample)| {
-            let median = sample.median().as_secs_f64();
+            let median = sample.clock.median().as_secs_f64();
             json!({
                 "work": work.name(),
-                "times": sample.json(),
+                "clock": sample.clock.json(),
+                "processor": sample.processor.json(),
                 "operations": work.operations(&args.checkpoint, figures),
                 "bytes": work.bytes(&args.checkpoint, figures),
                 "share_of_peak": work.operations(&args.checkpoint, figures) / median / limits.operations_per_second,

@@ -9,6 +9,8 @@ use medfleet_model::{
     BlockTable, Chunk, Frame, ImageSpan, ImageTokens, KvOptions, KvPool, LogitRows, Message, Model,
     Prompt, Want,
 };
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 
 use super::sample::Sample;
 
@@ -60,7 +62,45 @@ pub(super) struct Side {
     image: ImageTokens,
     pool: KvPool,
     texts: Vec<Text>,
-    times: BTreeMap<Work, Vec<Duration>>,
+    times: BTreeMap<Work, Vec<Time>>,
+}
+
+/// A time by the clock, and the processor's of all threads in it.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    clock: Duration,
+    processor: Duration,
+}
+
+/// When something was begun, by both.
+struct Begun {
+    clock: Instant,
+    processor: Duration,
+}
+
+impl Begun {
+    fn now() -> Result<Self> {
+        Ok(Self {
+            clock: Instant::now(),
+            processor: processor()?,
+        })
+    }
+}
+
+/// The processor time of this process so far.
+fn processor() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot read the processor time")?;
+    let micros = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+    Ok(Duration::from_micros(
+        micros.iter().sum::<i64>().unsigned_abs(),
+    ))
+}
+
+/// Samples of one work.
+pub(super) struct Samples {
+    pub(super) clock: Sample,
+    /// Of all threads together: on a machine that does other things too, it says more.
+    pub(super) processor: Sample,
 }
 
 impl Side {
@@ -99,40 +139,50 @@ impl Side {
     }
 
     /// The times of all turns.
-    pub(super) fn samples(&self) -> BTreeMap<Work, Sample> {
-        let samples = self.times.iter();
-        samples
-            .map(|(work, times)| (*work, Sample::new(times.clone())))
-            .collect()
+    pub(super) fn samples(&self) -> BTreeMap<Work, Samples> {
+        let samples = self.times.iter().map(|(work, times)| {
+            let of = |time: fn(&Time) -> Duration| Sample::new(times.iter().map(time).collect());
+            let samples = Samples {
+                clock: of(|time| time.clock),
+                processor: of(|time| time.processor),
+            };
+            (*work, samples)
+        });
+        samples.collect()
     }
 
     /// One turn of everything.
     pub(super) fn turn(&mut self, turn: usize, amounts: &Amounts) -> Result<()> {
         for index in 0..amounts.repeat {
-            let begun = Instant::now();
+            let begun = Begun::now()?;
             encode(&self.model, 1 + turn * amounts.repeat + index)?;
-            self.note(Work::Encode, begun);
+            self.note(Work::Encode, &begun)?;
         }
         for _ in 0..amounts.repeat {
-            let begun = Instant::now();
+            let begun = Begun::now()?;
             let text = self.read(self.prompt_tokens())?;
-            self.note(Work::Prefill, begun);
+            self.note(Work::Prefill, &begun)?;
             self.pool.release(text.table);
         }
         for count in amounts.batch.clone() {
             for step in 0..WARM_STEPS + amounts.steps {
-                let begun = Instant::now();
+                let begun = Begun::now()?;
                 self.step(count)?;
                 if step >= WARM_STEPS {
-                    self.note(Work::Step(count), begun);
+                    self.note(Work::Step(count), &begun)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, work: Work, begun: Instant) {
-        self.times.entry(work).or_default().push(begun.elapsed());
+    fn note(&mut self, work: Work, begun: &Begun) -> Result<()> {
+        let time = Time {
+            clock: begun.clock.elapsed(),
+            processor: processor()?.saturating_sub(begun.processor),
+        };
+        self.times.entry(work).or_default().push(time);
+        Ok(())
     }
 
     /// Reads the prompt into the pool, with room for so many positions.
