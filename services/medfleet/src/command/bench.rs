@@ -1,6 +1,7 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
 mod checkpoint;
+mod frames;
 mod load;
 mod local;
 mod memory;
@@ -33,6 +34,8 @@ enum What {
     Load(load::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
     Model(model::Args),
+    /// From a file to model-ready frames, for each codec: one core, all cores, memory
+    Frames(frames::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),
 }
@@ -45,6 +48,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
         What::Model(args) => model::run(args),
+        What::Frames(args) => frames::run(args),
         What::Memory(args) => memory::run(args),
     }
 }
