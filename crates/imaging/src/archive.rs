@@ -1,8 +1,8 @@
 //! Studies that come as one file: tar, zip, and either of a tar or a single file packed with gzip.
-//! One member is in memory at a time, every size is limited before it is allocated, and names are only ever shown: nothing is
-//! written under them, so that no name can lead anywhere.
+//! One member is in memory at a time, also of what is packed twice; every size is limited before it is allocated, and names
+//! are only ever shown: nothing is written under them, so that no name can lead anywhere.
 
-use std::io::{Cursor, Read};
+use std::io::{self, ErrorKind, Read};
 
 use flate2::Crc;
 use flate2::read::{DeflateDecoder, MultiGzDecoder};
@@ -67,25 +67,9 @@ pub fn members(bytes: &[u8], limits: &Limits, each: &mut dyn FnMut(Member)) -> R
         packed: bytes.len() as u64,
     };
     match Archive::of(bytes) {
-        Some(Archive::Tar) => tar(bytes, &mut budget, each),
+        Some(Archive::Tar) => tar(&mut &*bytes, &mut budget, each),
         Some(Archive::Zip) => zip(bytes, &mut budget, each),
-        Some(Archive::Gzip) => {
-            // Members one after the other are one file (RFC 1952, 2.2), as programs write it that pack in parallel.
-            let unpacked = budget.unpack(MultiGzDecoder::new(Cursor::new(bytes)))?;
-            if Archive::of(&unpacked) == Some(Archive::Tar) {
-                // Its members are parts of what was counted.
-                budget.bytes = 0;
-                tar(&unpacked, &mut budget, each)
-            } else {
-                budget.entry()?;
-                let name = String::new();
-                each(Member {
-                    name,
-                    bytes: unpacked,
-                });
-                Ok(())
-            }
-        }
+        Some(Archive::Gzip) => gzip(bytes, &mut budget, each),
         None => Err(Refusal::new(Reason::NotAnImage)),
     }
 }
@@ -120,23 +104,98 @@ impl Budget<'_> {
             .min(most.saturating_sub(self.bytes))
     }
 
+    /// A member, as long as it is.
     fn unpack(&mut self, reader: impl Read) -> Result<Vec<u8>, Refusal> {
-        let most = self.left();
-        let mut out = Vec::new();
-        reader
-            .take(most.saturating_add(1))
-            .read_to_end(&mut out)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => Refusal::new(Reason::Truncated),
-                _ => Refusal::new(Reason::DecodeFailed),
-            })?;
-        if out.len() as u64 > most {
-            return Err(Refusal::new(Reason::CompressionRatio)
-                .found(format_args!("more than {most} bytes")));
-        }
+        let out = unpack(reader, self.left(), self.limits)?;
         self.bytes += out.len() as u64;
         Ok(out)
     }
+}
+
+/// At most this many bytes, all of them in memory.
+pub(crate) fn unpack(
+    reader: impl Read,
+    bytes_max: u64,
+    limits: &Limits,
+) -> Result<Vec<u8>, Refusal> {
+    let most = bytes_max.min(limits.unpacked_bytes_max);
+    let mut out = Vec::new();
+    reader
+        .take(most.saturating_add(1))
+        .read_to_end(&mut out)
+        .map_err(|error| broken(&error))?;
+    if out.len() as u64 > most {
+        let reason = if most < bytes_max {
+            Reason::UnpackedTooLarge
+        } else {
+            Reason::CompressionRatio
+        };
+        return Err(Refusal::new(reason).found(format_args!("more than {most} bytes")));
+    }
+    Ok(out)
+}
+
+/// What a fault of reading says about the archive.
+fn broken(error: &io::Error) -> Refusal {
+    Refusal::new(match error.kind() {
+        ErrorKind::UnexpectedEof => Reason::Truncated,
+        ErrorKind::FileTooLarge => Reason::CompressionRatio,
+        _ => Reason::DecodeFailed,
+    })
+}
+
+/// A stream that must not be longer than this many bytes.
+struct AtMost<R> {
+    stream: R,
+    left: u64,
+}
+
+impl<R: Read> Read for AtMost<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(into)?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::from(ErrorKind::FileTooLarge))?;
+        Ok(read)
+    }
+}
+
+/// A tar, or one file without a name.
+fn gzip(
+    bytes: &[u8],
+    budget: &mut Budget<'_>,
+    each: &mut dyn FnMut(Member),
+) -> Result<(), Refusal> {
+    let limits = budget.limits;
+    // A tar is longer than its files, by two blocks each at most and as many at its end as its writer likes.
+    let of_tar = 2 * TAR_BLOCK_BYTES as u64 * (u64::from(limits.archive_entries_max) + 2);
+    let by_ratio = (bytes.len() as u64).saturating_mul(limits.compression_ratio_max.into());
+    let most = limits
+        .archive_bytes_max
+        .saturating_add(of_tar)
+        .min(by_ratio);
+    let mut stream = AtMost {
+        // Members one after the other are one file (RFC 1952, 2.2), as programs write it that pack in parallel.
+        stream: MultiGzDecoder::new(bytes),
+        left: most,
+    };
+    let mut head = Vec::new();
+    (&mut stream)
+        .take(TAR_BLOCK_BYTES as u64)
+        .read_to_end(&mut head)
+        .map_err(|error| broken(&error))?;
+    let mut stream = head.as_slice().chain(stream);
+    if Archive::of(&head) == Some(Archive::Tar) {
+        tar(&mut stream, budget, each)?;
+        // The checksum of all of it comes last.
+        io::copy(&mut stream, &mut io::sink()).map_err(|error| broken(&error))?;
+    } else {
+        budget.entry()?;
+        let (name, bytes) = (String::new(), budget.unpack(stream)?);
+        each(Member { name, bytes });
+    }
+    Ok(())
 }
 
 /// Whether a person would not see it, or it is the half of a file that some systems add.
@@ -145,9 +204,16 @@ fn is_hidden(name: &str) -> bool {
         .any(|part| part.starts_with('.') && part != "." && part != ".." || part == "__MACOSX")
 }
 
-fn tar(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> Result<(), Refusal> {
-    let mut at = 0;
-    while let Some(header) = bytes.get(at..at + TAR_BLOCK_BYTES) {
+fn tar(
+    stream: &mut dyn Read,
+    budget: &mut Budget<'_>,
+    each: &mut dyn FnMut(Member),
+) -> Result<(), Refusal> {
+    loop {
+        let mut header = [0; TAR_BLOCK_BYTES];
+        stream
+            .read_exact(&mut header)
+            .map_err(|error| broken(&error))?;
         if header.iter().all(|byte| *byte == 0) {
             return Ok(());
         }
@@ -158,28 +224,30 @@ fn tar(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> R
             return Err(malformed().found("a sparse file"));
         }
         let size = octal(&header[124..136]).ok_or_else(malformed)?;
-        let size = usize::try_from(size).map_err(|_| malformed())?;
-        at += TAR_BLOCK_BYTES;
-        let end = at.checked_add(size).ok_or_else(malformed)?;
-        let content = bytes
-            .get(at..end)
-            .ok_or_else(|| Refusal::new(Reason::Truncated))?;
-        at = end.next_multiple_of(TAR_BLOCK_BYTES);
-        // '0' and NUL are files; links, folders and extended headers hold no image.
-        if !matches!(header[156], b'0' | 0) {
-            continue;
-        }
         let text = |field: &[u8]| {
             let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
             String::from_utf8_lossy(&field[..end]).into_owned()
         };
         let name = text(&header[..100]);
-        if !is_hidden(&name) {
-            let bytes = budget.unpack(content)?;
+        let padding = size.wrapping_neg() % TAR_BLOCK_BYTES as u64;
+        // '0' and NUL are files; links, folders and extended headers hold no image.
+        if matches!(header[156], b'0' | 0) && !is_hidden(&name) {
+            let bytes = budget.unpack(Read::take(&mut *stream, size))?;
+            if bytes.len() as u64 != size {
+                return Err(Refusal::new(Reason::Truncated));
+            }
             each(Member { name, bytes });
+        } else if pass(&mut *stream, size)? != size {
+            return Err(Refusal::new(Reason::Truncated));
         }
+        // The last one's may be left out; then the end is missing too, and the next header.
+        pass(&mut *stream, padding)?;
     }
-    Err(Refusal::new(Reason::Truncated))
+}
+
+/// Reads over so many bytes, or to the end; how many there were.
+fn pass(stream: &mut dyn Read, bytes: u64) -> Result<u64, Refusal> {
+    io::copy(&mut Read::take(stream, bytes), &mut io::sink()).map_err(|error| broken(&error))
 }
 
 fn octal(field: &[u8]) -> Option<u64> {

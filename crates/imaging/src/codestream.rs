@@ -1,5 +1,5 @@
-//! Who decodes JPEG 2000 codestreams. The decoder is C turned into Rust, and not memory-safe: a service decodes in another
-//! process ([`Codestreams`] is where that plugs in), a command that a person runs decodes here ([`Here`]).
+//! Who decodes JPEG 2000 codestreams. The decoder is C, and not memory-safe: a service decodes in another process
+//! ([`Codestreams`] is where that plugs in), a command that a person runs decodes here ([`Here`]).
 
 use std::fmt::Debug;
 
@@ -45,7 +45,11 @@ pub trait Codestreams: Debug + Send + Sync {
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError>;
 }
 
-/// In this process, by the pure-Rust port of OpenJPEG in strict mode.
+/// The environment variable that OpenJPEG takes its number of threads from.
+pub const THREADS: &str = "OPJ_NUM_THREADS";
+
+/// In this process, by OpenJPEG in strict mode. It decodes in as many threads as the environment's [`THREADS`] says, else in
+/// the caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct Here;
 

@@ -291,5 +291,11 @@ words! {
         DeepPhotograph = "DEEP_PHOTOGRAPH_SCALED",
         /// The header's Pixel Padding Value lies in the image and is left out of the smallest and largest value.
         PaddingExcluded = "PADDING_EXCLUDED",
+        /// Of a comparison: the image that was taken first.
+        PriorExamination = "PRIOR_EXAMINATION",
+        /// Of a comparison: the image that was taken last.
+        CurrentExamination = "CURRENT_EXAMINATION",
+        /// Of a comparison: no header says which image was taken first; they are in the order of the request.
+        OrderAsGiven = "ORDER_AS_GIVEN",
     }
 }

@@ -1,16 +1,16 @@
 //! Opens a DICOM file: file meta information, the header elements that decoding needs, and the place of the pixel data.
 
 use std::borrow::Cow;
-use std::io::{Cursor, Read};
 use std::ops::Range;
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
+use flate2::bufread::DeflateDecoder;
 
 use crate::dataset::{DataSet, KEPT};
 use crate::elements::{Elements, Extent, VrEncoding};
 use crate::sniff::{DICOM_MAGIC, META_START, PREAMBLE_BYTES, bare_encoding};
-use crate::{Limits, Reason, Refusal};
+use crate::{Limits, Reason, Refusal, archive};
 
 /// Retired, and unlike every other syntax not little endian.
 pub(crate) const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
@@ -157,20 +157,15 @@ fn read_meta<'a>(bytes: &'a [u8], limits: &Limits) -> Result<(String, bool, &'a 
 fn inflate(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Refusal> {
     let by_ratio = (bytes.len() as u64).saturating_mul(u64::from(limits.compression_ratio_max));
     let bytes_max = limits.file_bytes_max.min(by_ratio);
-    let mut out = Vec::new();
-    let mut reader =
-        flate2::bufread::DeflateDecoder::new(Cursor::new(bytes)).take(bytes_max.saturating_add(1));
-    reader
-        .read_to_end(&mut out)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Refusal::new(Reason::Truncated),
-            _ => Refusal::new(Reason::DecodeFailed),
-        })?;
-    if out.len() as u64 > bytes_max {
-        return Err(Refusal::new(Reason::CompressionRatio)
-            .found(format_args!("more than {bytes_max} bytes")));
-    }
-    Ok(out)
+    archive::unpack(DeflateDecoder::new(bytes), bytes_max, limits)
+}
+
+/// Whether reading a file makes a copy of it that is not packed.
+pub(crate) fn is_deflated(bytes: &[u8]) -> bool {
+    let (meta_bytes, _) = skip_preamble(bytes);
+    read_meta(meta_bytes, &Limits::default()).is_ok_and(|(transfer_syntax, ..)| {
+        transfer_syntax == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    })
 }
 
 /// Walks the data set up to the pixel data.

@@ -6,7 +6,7 @@
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
-//! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives).
+//! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives), `pair` (prior and current).
 //! What keeps patients out: `burned_in` (text in pixels), `screen` (text of tasks), `deidentify` (objects that leave).
 
 mod admission;
@@ -30,6 +30,7 @@ mod header;
 mod icc;
 mod nifti;
 mod options;
+mod pair;
 mod parts;
 mod photograph;
 mod picture;
@@ -50,7 +51,7 @@ mod volume;
 pub use archive::{Archive, Member, members};
 pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
-pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane};
+pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane, THREADS};
 pub use conventions::{Convention, SlideRule, VolumeRule};
 pub use deidentify::{Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile};
 pub use dicom::{Values, decode_values};
@@ -59,7 +60,8 @@ pub use frame::{
     WindowFunction, WindowSource,
 };
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
-pub use parts::{Part, PartFrames, decode_parts, is_dicom_directory, prepare_parts};
+pub use pair::{Examination, PairOrder, examination, pair_order};
+pub use parts::{Part, decode_parts, is_dicom_directory, prepare_parts, unpacks};
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};

@@ -12,10 +12,8 @@ use crate::geometry::Place;
 use crate::square::Picture;
 use crate::study::SlicePlan;
 use crate::transform::{Rescale, Transform};
-use crate::volume::{Slice, Slices, channels, curves, record};
-use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source,
-};
+use crate::volume::{Each, Slice, Slices, channels, curves, record};
+use crate::{ClinicalHeader, Format, Limits, Modality, Options, Reason, Refusal, Source};
 
 const HEADER_BYTES: usize = 348;
 /// The header, and four bytes that say whether extensions follow.
@@ -322,12 +320,13 @@ pub(crate) fn decode(
     wanted: &[u32],
     plan: &SlicePlan,
     options: &Options,
-) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    each: Each<'_>,
+) -> Result<(), Refusal> {
     let volume = Volume::read(bytes, options)?;
     let source = Source::of(Format::Nifti, bytes);
     let curves = curves(volume.modality, plan, options)?;
     let [columns, rows, slices] = volume.shown();
-    let frame = |index: &u32| {
+    for index in wanted {
         if *index as usize >= slices {
             return Err(Refusal::new(Reason::Malformed).found("a slice that is not there"));
         }
@@ -343,7 +342,7 @@ pub(crate) fn decode(
         let (frame, mut info) = source.frame(&picture, *index, plan.notes.clone(), options);
         info.modality = Some(volume.modality);
         record(&mut info, &curves);
-        Ok((frame, info))
-    };
-    wanted.iter().map(frame).collect()
+        each(frame, info);
+    }
+    Ok(())
 }

@@ -71,6 +71,19 @@ impl Options {
         self.frame_side
     }
 
+    /// The same with room for this many bytes to be unpacked at a time.
+    #[must_use]
+    pub fn unpacking(mut self, unpacked_bytes_max: u64) -> Self {
+        self.limits.unpacked_bytes_max = unpacked_bytes_max;
+        self
+    }
+
+    /// The same while these bytes, unpacked, are there.
+    pub(crate) fn beside(self, unpacked: &[u8]) -> Self {
+        let limits = self.limits.beside(unpacked);
+        Self { limits, ..self }
+    }
+
     /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -101,6 +114,8 @@ pub struct Limits {
     pub archive_entries_max: u32,
     /// Bytes of all files of one archive together, unpacked.
     pub archive_bytes_max: u64,
+    /// Bytes that are unpacked at a time: a file of an archive, and the data set of a deflated one.
+    pub unpacked_bytes_max: u64,
     /// Bytes of everything before the pixel data.
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
@@ -110,7 +125,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 4096 entries and 1 GiB an archive, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
@@ -118,6 +133,7 @@ impl Default for Limits {
             frames_max: 4096,
             archive_entries_max: 4096,
             archive_bytes_max: 1024 * 1024 * 1024,
+            unpacked_bytes_max: 1024 * 1024 * 1024,
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
             codestreams: Decoder::HERE,
@@ -126,6 +142,17 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What is left while these bytes, unpacked, are there.
+    pub(crate) fn beside(self, unpacked: &[u8]) -> Self {
+        let left = self
+            .unpacked_bytes_max
+            .saturating_sub(unpacked.len() as u64);
+        Self {
+            unpacked_bytes_max: left,
+            ..self
+        }
+    }
+
     pub(crate) fn check_pixels(&self, width: u32, height: u32) -> Result<(), Refusal> {
         let side = u64::from(width.max(height));
         // u32 squared fits into u64.

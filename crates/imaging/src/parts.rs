@@ -1,9 +1,10 @@
 //! One input of a job: a file, or an archive whose members are the files. One member is in memory at a time, and of a medium
 //! that holds a DICOMDIR only what is DICOM is looked at: viewers, licences and icons lie beside studies on every such disc.
 
+use crate::volume::each_slice;
 use crate::{
     Archive, Format, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, SlicePlan,
-    decode_slices, header, members, prepare, sniff,
+    header, members, prepare, sniff,
 };
 
 /// One file of an input.
@@ -35,16 +36,20 @@ pub fn prepare_parts(
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
-    let mut directory = false;
+    let (mut directory, mut no_room) = (false, None);
     members(bytes, options.limits(), &mut |member| {
         let outcome = if frames > frames_max as usize {
             // What follows is not decoded; the whole is refused below.
             return;
         } else {
-            prepare(&member.bytes, options)
+            prepare(&member.bytes, &options.beside(&member.bytes))
         };
-        if let Ok(Prepared::Frames(decoded)) = &outcome {
-            frames += decoded.frames.len();
+        match &outcome {
+            Ok(Prepared::Frames(decoded)) => frames += decoded.frames.len(),
+            Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
+                no_room.get_or_insert(refusal.clone());
+            }
+            _ => {}
         }
         directory |= matches!(&outcome, Err(refusal) if refusal.reason == Reason::DicomDirectory);
         dicom.push(sniff(&member.bytes) == Ok(Format::Dicom));
@@ -58,12 +63,21 @@ pub fn prepare_parts(
             Refusal::new(Reason::TooManyFrames).found(format_args!("more than {frames_max}"))
         );
     }
+    // Not the fault of that file alone: with more room for all of the archive it may be good.
+    if let Some(refusal) = no_room {
+        return Err(refusal);
+    }
     if directory {
         for (part, _) in parts.iter_mut().zip(dicom).filter(|(_, dicom)| !dicom) {
             part.outcome = Err(Refusal::new(Reason::BesideDirectory));
         }
     }
     Ok(parts)
+}
+
+/// Whether reading these bytes unpacks some of them, so that it takes memory besides: archives, and deflated data sets.
+pub fn unpacks(bytes: &[u8]) -> bool {
+    Archive::of(bytes).is_some() || sniff(bytes) == Ok(Format::Dicom) && header::is_deflated(bytes)
 }
 
 /// Whether a file is a DICOMDIR, from the bytes of its preamble and file meta information.
@@ -83,36 +97,33 @@ impl Refusal {
     }
 }
 
-/// Decodes the `wanted` frames of an input's files, each given by its member, as the plan of their volume says; the result
-/// has them in the order of the archive.
+/// Decodes the `wanted` frames of an input's files, each given by its member, as the plan of their volume says. `each` gets
+/// them one after the other, in the order of the archive.
 ///
 /// # Errors
-/// As [`decode_slices`]; the input must be the one that the plan was made with.
+/// As [`decode_slices`](crate::decode_slices); the input must be the one that the plan was made with.
 pub fn decode_parts(
     bytes: &[u8],
     wanted: &[(Option<u32>, Vec<u32>)],
     plan: &SlicePlan,
     options: &Options,
-) -> Result<Vec<PartFrames>, Refusal> {
+    each: &mut dyn FnMut(Option<u32>, Frame, FrameInfo),
+) -> Result<(), Refusal> {
     let of = |member: Option<u32>| wanted.iter().find(|(of, _)| *of == member);
     if let Some((_, frames)) = of(None) {
-        return Ok(vec![(None, decode_slices(bytes, frames, plan, options)?)]);
+        return each_slice(bytes, frames, plan, options, &mut |frame, info| {
+            each(None, frame, info);
+        });
     }
-    let (mut decoded, mut number, mut fault) = (Vec::with_capacity(wanted.len()), 0, None);
+    let (mut number, mut decoded) = (0, Ok(()));
     members(bytes, options.limits(), &mut |member| {
-        if let (Some((of, frames)), None) = (of(Some(number)), &fault) {
-            match decode_slices(&member.bytes, frames, plan, options) {
-                Ok(frames) => decoded.push((*of, frames)),
-                Err(refusal) => fault = Some(refusal),
-            }
+        if let (Some((of, frames)), Ok(())) = (of(Some(number)), &decoded) {
+            let options = options.beside(&member.bytes);
+            decoded = each_slice(&member.bytes, frames, plan, &options, &mut |frame, info| {
+                each(*of, frame, info);
+            });
         }
         number += 1;
     })?;
-    match fault {
-        Some(refusal) => Err(refusal),
-        None => Ok(decoded),
-    }
+    decoded
 }
-
-/// The frames of one file of an input.
-pub type PartFrames = (Option<u32>, Vec<(Frame, FrameInfo)>);

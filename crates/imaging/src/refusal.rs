@@ -113,6 +113,7 @@ reasons! {
     TooManyFrames, "TOO_MANY_FRAMES", "the file has more frames than the limit", "files up to the configured number of frames";
     TooManyFiles, "TOO_MANY_FILES", "the archive has more entries than the limit", "archives up to the configured number of entries";
     CompressionRatio, "COMPRESSION_RATIO", "the file unpacks to more bytes than the limit", "data sets up to the configured unpacked size and images up to the configured compression ratio";
+    UnpackedTooLarge, "UNPACKED_TOO_LARGE", "the file needs more memory than the limit while it is unpacked", "archives of files, and deflated data sets, up to the configured number of unpacked bytes";
     NoPixelData, "NO_PIXEL_DATA", "the DICOM file holds no image", "files with Pixel Data";
     DicomDirectory, "DICOM_DIRECTORY", "the file is a DICOMDIR, which lists other files and holds no image", "the files that it lists";
     BesideDirectory, "BESIDE_DIRECTORY", "the file is not DICOM and lies beside a DICOMDIR, as viewers and icons do", "DICOM files; pictures by themselves";
@@ -150,6 +151,9 @@ reasons! {
     NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
     BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
     NotDicom, "NOT_DICOM", "a picture without a header can't be de-identified", "DICOM images";
+    AcquisitionUnknown, "ACQUISITION_UNKNOWN", "nothing says which of the two images was taken first", "for a comparison, DICOM files with the date of acquisition or of the study, and its time where both are of one day; or two images without a header, prior first";
+    SameAcquisition, "SAME_ACQUISITION", "both images were taken at the same time", "for a comparison, a prior and a current examination";
+    DifferentPatients, "DIFFERENT_PATIENTS", "the two images are not known to be of one patient", "for a comparison, DICOM files with the same Patient ID, or the same name and date of birth, and nothing that contradicts it";
     FlatImage, "FLAT_IMAGE", "every pixel has the same value", "images with content";
 }
 

@@ -12,13 +12,14 @@ mod tiles;
 
 pub(crate) use mask::Mask;
 pub(crate) use plan::{PatchPlan, plan};
+use tiles::Shown;
 
 use crate::burned_in::Annotation;
 use crate::conventions::SlideRule;
 use crate::study::SlicePlan;
+use crate::volume::Each;
 use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Modality, Options, Reason, Refusal, Slices, Source,
-    header, sniff,
+    ClinicalHeader, Format, Modality, Options, Reason, Refusal, Slices, Source, header, sniff,
 };
 
 /// Pixels of the largest level that is looked at for tissue.
@@ -136,25 +137,31 @@ fn rule(options: &Options) -> Result<&'static SlideRule, Refusal> {
 pub(crate) fn decode(
     bytes: &[u8],
     wanted: &[u32],
-    plan: &SlicePlan,
-    patches: &PatchPlan,
+    (plan, patches): (&SlicePlan, &PatchPlan),
     options: &Options,
-) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    each: Each<'_>,
+) -> Result<(), Refusal> {
     // The same answer as when the plan was made, also for a DICOM file that begins as a TIFF does.
     if sniff(bytes)? == Format::Tiff {
         let pyramid = tiff::Pyramid::read(bytes)?.ok_or_else(|| Refusal::new(Reason::Malformed))?;
         pyramid.admit(bytes, options.limits())?;
         let level = pyramid.level(patches.part)?;
         let source = Source::of(Format::Tiff, bytes);
-        return tiles::frames(&level, &source, wanted, (plan, patches), options);
+        let shown = Shown {
+            level: &level,
+            source: &source,
+            photometric: None,
+        };
+        return tiles::frames(&shown, wanted, (plan, patches), options, each);
     }
     let opened = header::open(bytes, options.limits())?;
     let file = dicom::read(&opened, options.limits())?;
     let level = dicom::Tiled::read(&file)?.ok_or_else(|| Refusal::new(Reason::Malformed))?;
     let source = Source::of(Format::Dicom, bytes);
-    let mut frames = tiles::frames(&level, &source, wanted, (plan, patches), options)?;
-    for (_, info) in &mut frames {
-        info.photometric = Some(file.image.photometric);
-    }
-    Ok(frames)
+    let shown = Shown {
+        level: &level,
+        source: &source,
+        photometric: Some(file.image.photometric),
+    };
+    tiles::frames(&shown, wanted, (plan, patches), options, each)
 }

@@ -121,6 +121,9 @@ fn slices(file: &File<'_>, modality: Modality) -> Result<Vec<Slice>, Refusal> {
         .collect()
 }
 
+/// Takes each frame as soon as it is there: those of a volume are hundreds of MiB together.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(Frame, FrameInfo);
+
 /// Decodes the `wanted` frames of a file, in that order, as the plan of their volume says.
 ///
 /// # Errors
@@ -131,11 +134,26 @@ pub fn decode_slices(
     plan: &SlicePlan,
     options: &Options,
 ) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    let mut frames = Vec::with_capacity(wanted.len());
+    each_slice(bytes, wanted, plan, options, &mut |frame, info| {
+        frames.push((frame, info));
+    })?;
+    Ok(frames)
+}
+
+/// As [`decode_slices`], one after the other.
+pub(crate) fn each_slice(
+    bytes: &[u8],
+    wanted: &[u32],
+    plan: &SlicePlan,
+    options: &Options,
+    each: Each<'_>,
+) -> Result<(), Refusal> {
     if let Some(patches) = &plan.patches {
-        return slide::decode(bytes, wanted, plan, patches, options);
+        return slide::decode(bytes, wanted, (plan, patches), options, each);
     }
     if sniff(bytes)? == Format::Nifti {
-        return nifti::decode(bytes, wanted, plan, options);
+        return nifti::decode(bytes, wanted, plan, options, each);
     }
     let opened = header::open(bytes, options.limits())?;
     let file = File::read(&opened, options.limits())?;
@@ -147,26 +165,24 @@ pub fn decode_slices(
     notes.retain(|note| *note != Note::Inverted);
     notes.extend(&plan.notes);
     let curves = curves(modality, plan, options)?;
-    wanted
-        .iter()
-        .map(|&index| {
-            let cells = frames.decode(index)?;
-            let transform = file.transform(index)?;
-            let picture = Picture {
-                width: image.columns,
-                height: image.rows,
-                channels: curves.len() as u32,
-                pixels: channels(&curves, |curve| {
-                    map(&cells.values, image.cell, &transform, |x| curve.level(x))
-                }),
-            };
-            let (frame, mut info) = source.frame(&picture, index, notes.clone(), options);
-            info.modality = Some(modality);
-            info.photometric = Some(image.photometric);
-            record(&mut info, &curves);
-            Ok((frame, info))
-        })
-        .collect()
+    for &index in wanted {
+        let cells = frames.decode(index)?;
+        let transform = file.transform(index)?;
+        let picture = Picture {
+            width: image.columns,
+            height: image.rows,
+            channels: curves.len() as u32,
+            pixels: channels(&curves, |curve| {
+                map(&cells.values, image.cell, &transform, |x| curve.level(x))
+            }),
+        };
+        let (frame, mut info) = source.frame(&picture, index, notes.clone(), options);
+        info.modality = Some(modality);
+        info.photometric = Some(image.photometric);
+        record(&mut info, &curves);
+        each(frame, info);
+    }
+    Ok(())
 }
 
 /// What makes the channels of a slice: MR has one, from the volume's range, CT the convention's three.

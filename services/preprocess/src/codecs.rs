@@ -1,7 +1,7 @@
 //! JPEG 2000 in processes of its own: this program again, with a hidden argument, over pipes. A codestream that ends its
 //! decoder ends one of these, never the service.
 //!
-//! A process is kept for the next codestream. It has no environment, no files and no core dumps; its memory, its
+//! A process is kept for the next codestream. It has none of our environment, no files and no core dumps; its memory, its
 //! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more in a
 //! fresh one, since it may have been ended from outside; a second end is the codestream's.
 //!
@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use medfleet_imaging::{CodestreamError, Codestreams, Plane};
+use medfleet_imaging::{CodestreamError, Codestreams, Plane, THREADS};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -30,6 +30,8 @@ pub use child::main as child_main;
 pub const ARGUMENT: &str = "decode-codestreams";
 /// After so many codestreams a process is replaced, whatever it may have leaked.
 const CODESTREAMS_MAX: u32 = 1024;
+/// Threads of one process at most: more of them wait for each other, and other files are there to be decoded.
+const THREADS_MAX: usize = 4;
 /// Of one codestream; the second one is for a process that was ended from outside.
 const TRIES: u32 = 2;
 
@@ -172,11 +174,21 @@ impl Codestreams for Codecs {
 
 impl Process {
     fn start(program: &PathBuf, limits: &CodecLimits) -> io::Result<Self> {
+        let threads = threads();
+        // Every thread's time counts.
+        let seconds = limits
+            .time_max
+            .as_secs()
+            .saturating_add(1)
+            .saturating_mul(threads as u64);
         let mut child = Command::new(program)
             .arg(ARGUMENT)
             .arg(limits.memory_bytes_max.to_string())
-            .arg(limits.time_max.as_secs().saturating_add(1).to_string())
+            .arg(seconds.to_string())
             .env_clear()
+            .env(THREADS, threads.to_string())
+            // Each thread's heap would reserve address space, which is what is limited.
+            .env("MALLOC_ARENA_MAX", "1")
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -224,6 +236,13 @@ impl Process {
             })
         })
     }
+}
+
+/// As many as the machine has cores, whoever else uses them: more than are idle cost next to nothing.
+fn threads() -> usize {
+    thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(THREADS_MAX)
 }
 
 impl Drop for Process {

@@ -59,8 +59,9 @@ pub struct Config {
     /// Largest file, in bytes.
     #[serde(default = "file_bytes_max_default")]
     pub file_bytes_max: ByteSize,
-    /// Bytes of files in memory at a time, over all slots; at least `file_bytes_max`.
-    #[serde(default = "file_bytes_max_default")]
+    /// Bytes of files in memory at a time, over all slots, with what of archives and deflated files is unpacked at a time; at
+    /// least `file_bytes_max`. A file that needs more by itself is refused.
+    #[serde(default = "memory_bytes_max_default")]
     pub memory_bytes_max: ByteSize,
     /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored.
     #[serde(default = "decodes_max_default")]
@@ -108,6 +109,11 @@ const fn file_bytes_max_default() -> ByteSize {
     ByteSize::from_mib(512)
 }
 
+/// The largest file, and all of it unpacked.
+const fn memory_bytes_max_default() -> ByteSize {
+    ByteSize::from_mib(1024)
+}
+
 impl Config {
     /// For a pool and its model's frame side; everything else as by default.
     #[must_use]
@@ -120,7 +126,7 @@ impl Config {
             frames_per_chunk: frames_per_chunk_default(),
             frames_max: frames_max_default(),
             file_bytes_max: file_bytes_max_default(),
-            memory_bytes_max: file_bytes_max_default(),
+            memory_bytes_max: memory_bytes_max_default(),
             decodes_max: decodes_max_default(),
             codec_memory_bytes_max: codec_memory_bytes_max_default(),
             codec_time_max: codec_time_max_default(),

@@ -12,7 +12,7 @@ pub(crate) struct Decodes {
     turns: Arc<Semaphore>,
 }
 
-/// The right to hold the pixels of one file.
+/// The right to hold the pixels of one file, until the last one lets go of it.
 pub(crate) type Turn = Option<OwnedSemaphorePermit>;
 
 impl Decodes {
@@ -23,18 +23,29 @@ impl Decodes {
         }
     }
 
-    /// Waits for a turn, then decodes on a blocking thread. The turn comes back with the outcome; it is held there until
-    /// the thread is done, even when nobody waits for the outcome any more.
+    /// Waits for a turn.
+    pub(crate) async fn turn(&self) -> Arc<Turn> {
+        // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
+        Arc::new(Arc::clone(&self.turns).acquire_owned().await.ok())
+    }
+
+    /// Decodes on a blocking thread. The turn is held there until the thread is done, even when nobody waits for the outcome
+    /// any more.
     ///
     /// # Errors
     /// When `decode` panics.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
+        turn: &Arc<Turn>,
         decode: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<(T, Turn), JoinError> {
-        // The semaphore is never closed; should it be, the limit is not kept, and the file is still decoded.
-        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
-        tokio::task::spawn_blocking(move || (decode(), turn)).await
+    ) -> Result<T, JoinError> {
+        let turn = Arc::clone(turn);
+        tokio::task::spawn_blocking(move || {
+            let decoded = decode();
+            drop(turn);
+            decoded
+        })
+        .await
     }
 }
 
@@ -55,11 +66,12 @@ mod tests {
             let decode = move || {
                 most.fetch_max(begun.fetch_add(1, SeqCst) + 1, SeqCst);
             };
-            let outcome = decodes.run(decode).await.expect("no panic");
+            let turn = decodes.turn().await;
+            decodes.run(&turn, decode).await.expect("no panic");
             // Storing the frames.
             tokio::task::yield_now().await;
             running.fetch_sub(1, SeqCst);
-            drop(outcome);
+            drop(turn);
         });
         join_all(each).await;
         assert!((1..=2).contains(&most.load(SeqCst)));
@@ -69,7 +81,15 @@ mod tests {
     #[tokio::test]
     async fn a_panic_gives_its_turn_back() {
         let decodes = Decodes::new(1);
-        assert!(decodes.run(|| panic!("a broken file")).await.is_err());
-        assert_eq!(decodes.run(|| 7).await.expect("no panic").0, 7);
+        let turn = decodes.turn().await;
+        assert!(
+            decodes
+                .run(&turn, || panic!("a broken file"))
+                .await
+                .is_err()
+        );
+        drop(turn);
+        let turn = decodes.turn().await;
+        assert_eq!(decodes.run(&turn, || 7).await.expect("no panic"), 7);
     }
 }

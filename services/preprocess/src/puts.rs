@@ -1,33 +1,48 @@
 //! Frames on their way to the store while the study's other files are still decoded and its manifest is made. The job takes
-//! its reference on those of a file as they are stored: should it never come to a manifest, they are still the job's, and go
-//! with it. Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
+//! its reference on each as it is stored: should it never come to a manifest, they are still the job's, and go with
+//! it. Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
 
 use std::future::ready;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::future::join_all;
 use medfleet_core::{BlobKind, Digest, JobKey};
 use medfleet_store::{BlobStore, StoreError};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::decodes::Turn;
+
+/// Frames that are stored at a time, over all units; as many more wait in the threads that made them.
+const IN_FLIGHT_MAX: usize = 16;
+
+/// The limit of one process: frames of a volume come faster than a slow store takes them.
+#[derive(Clone, Debug)]
+pub(crate) struct FramesInFlight(Arc<Semaphore>);
+
+impl Default for FramesInFlight {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(IN_FLIGHT_MAX)))
+    }
+}
 
 /// The puts of one unit.
 #[derive(Debug)]
 pub(crate) struct Puts {
     store: BlobStore,
     key: JobKey,
+    in_flight: FramesInFlight,
     running: Mutex<JoinSet<Result<(), StoreError>>>,
     frames: AtomicU32,
 }
 
 impl Puts {
-    pub(crate) fn new(store: BlobStore, key: JobKey) -> Self {
+    pub(crate) fn new(store: BlobStore, key: JobKey, in_flight: &FramesInFlight) -> Self {
         Self {
             store,
             key,
+            in_flight: in_flight.clone(),
             running: Mutex::default(),
             frames: AtomicU32::new(0),
         }
@@ -41,32 +56,24 @@ impl Puts {
             .saturating_add(frames)
     }
 
-    /// Starts to store the frames of a file, given by their pixels, and gives their names, in order. The turn is held until
+    /// Starts to store the pixels of a frame, once few enough are being stored, and gives their name. The turn is held until
     /// they are stored: until then they are in memory.
-    pub(crate) async fn start(&self, frames: Vec<Bytes>, turn: &Arc<Turn>) -> Vec<Digest> {
-        let tenant = &self.key.tenant;
-        let digests = frames
-            .iter()
-            .map(|pixels| self.store.digest(tenant, pixels));
-        let digests = join_all(digests).await;
-        if digests.is_empty() {
-            return digests;
-        }
-        let contents = digests.iter().zip(frames);
-        let contents: Vec<_> = contents
-            .map(|(digest, pixels)| (BlobKind::Frame, *digest, pixels))
-            .collect();
+    pub(crate) async fn start(&self, pixels: Bytes, turn: &Arc<Turn>) -> Digest {
+        // The semaphore is never closed; should it be, the limit is not kept, and the frame is still stored.
+        let place = Arc::clone(&self.in_flight.0).acquire_owned().await.ok();
+        let digest = self.store.digest(&self.key.tenant, &pixels).await;
+        let contents = vec![(BlobKind::Frame, digest, pixels)];
         let (store, key, turn) = (self.store.clone(), self.key.clone(), Arc::clone(turn));
         let put = async move {
             let kept = store.keep_named(&key, contents, &[], ready(Ok(()))).await;
-            drop(turn);
+            drop((turn, place));
             kept
         };
         // One insertion: whole even after a panic elsewhere.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.spawn(put);
         drop(running);
-        digests
+        digest
     }
 
     /// Waits until all of them are stored.
@@ -119,20 +126,22 @@ mod tests {
     }
 
     async fn turn() -> Arc<Turn> {
-        let (_, turn) = Decodes::new(1).run(|| ()).await.expect("no panic");
-        Arc::new(turn)
+        Decodes::new(1).turn().await
     }
 
     #[tokio::test]
     async fn what_was_started_is_stored_once_finished_and_its_turn_is_free() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let (key, turn) = (key(), turn().await);
-        let puts = Puts::new(store.clone(), key.clone());
-        let names = puts.start(vec![pixels(1), pixels(2)], &turn).await;
-        assert_eq!(names.len(), 2);
-        assert!(puts.start(Vec::new(), &turn).await.is_empty());
+        let in_flight = FramesInFlight::default();
+        let puts = Puts::new(store.clone(), key.clone(), &in_flight);
+        let names = [
+            puts.start(pixels(1), &turn).await,
+            puts.start(pixels(2), &turn).await,
+        ];
         puts.finish().await.expect("stored");
         assert_eq!(Arc::strong_count(&turn), 1);
+        assert_eq!(in_flight.0.available_permits(), IN_FLIGHT_MAX);
         for (name, value) in names.iter().zip(1..) {
             let stored = store.get(&key.tenant, BlobKind::Frame, name).await;
             assert_eq!(stored.expect("there"), pixels(value));
@@ -143,11 +152,11 @@ mod tests {
     async fn what_never_came_to_a_manifest_is_erased_with_its_job() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let (key, turn) = (key(), turn().await);
-        let puts = Puts::new(store.clone(), key.clone());
-        let names = puts.start(vec![pixels(1)], &turn).await;
+        let puts = Puts::new(store.clone(), key.clone(), &FramesInFlight::default());
+        let name = puts.start(pixels(1), &turn).await;
         drop(puts);
         let stored = async || {
-            let stored = store.exists(&key.tenant, BlobKind::Frame, &names[0]).await;
+            let stored = store.exists(&key.tenant, BlobKind::Frame, &name).await;
             stored.expect("works")
         };
         let under_way = async {

@@ -1,6 +1,9 @@
 //! Pure decisions: how frames are divided into chunks, and in which order they come.
 
 use medfleet_core::CHUNKS_MAX;
+use medfleet_imaging::{Examination, Note, PairOrder, Refusal, pair_order};
+use medfleet_proto::v1::task::Kind;
+use medfleet_proto::work::v1 as wire;
 
 /// First frame of each chunk: chunks of `per_chunk` frames, or of more where there would be too many chunks.
 pub(crate) fn chunk_starts(frames: u32, per_chunk: u32) -> Vec<u32> {
@@ -25,9 +28,114 @@ pub(crate) fn in_order<T>(ready: Vec<(usize, Vec<T>)>, volume: Vec<(usize, T)>) 
     out
 }
 
+/// Whether the inputs of a job are one study, or two of them to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairing {
+    /// One study.
+    None,
+    /// The task calls its first image the prior one and its second the current one.
+    PriorAndCurrent,
+}
+
+/// Which of two studies is shown first, and what is said of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StudyOrder(PairOrder);
+
+impl Pairing {
+    pub(crate) fn of(study: &wire::StudyManifest) -> Self {
+        let kind = study.task.as_ref().and_then(|task| task.kind.as_ref());
+        match kind {
+            // Any other number of images is refused where the task is read.
+            Some(Kind::Compare(_)) if study.inputs.len() == 2 => Self::PriorAndCurrent,
+            _ => Self::None,
+        }
+    }
+
+    /// `None` where nothing is compared.
+    pub(crate) fn order(
+        self,
+        examinations: &[Option<Examination>],
+    ) -> Result<Option<StudyOrder>, Refusal> {
+        match (self, examinations) {
+            (Self::PriorAndCurrent, [first, second]) => {
+                let order = pair_order(first.as_ref(), second.as_ref())?;
+                Ok(Some(StudyOrder(order)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl StudyOrder {
+    /// Puts the frames of two studies in order, each with a word for which it is.
+    pub(crate) fn apply(self, studies: &mut [Vec<wire::FrameEntry>]) {
+        if self.0 == PairOrder::SecondIsPrior {
+            studies.reverse();
+        }
+        let roles = match self.0 {
+            PairOrder::AsGiven => [Note::OrderAsGiven; 2],
+            _ => [Note::PriorExamination, Note::CurrentExamination],
+        };
+        for (frames, role) in studies.iter_mut().zip(roles) {
+            let infos = frames.iter_mut().filter_map(|frame| frame.info.as_mut());
+            infos.for_each(|info| info.notes.push(role.as_str().to_owned()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use medfleet_proto::v1;
+
     use super::*;
+
+    fn frame(channels: u32) -> wire::FrameEntry {
+        wire::FrameEntry {
+            channels,
+            info: Some(v1::FrameUsed::default()),
+            ..wire::FrameEntry::default()
+        }
+    }
+
+    #[test]
+    fn the_prior_study_comes_first_and_is_called_so() {
+        let check = |order, expected: [(u32, &str); 2]| {
+            let mut studies = [vec![frame(1)], vec![frame(3)]];
+            StudyOrder(order).apply(&mut studies);
+            let found = studies.iter().flatten();
+            let found = found.map(|frame| {
+                let notes = frame.info.as_ref().expect("its record").notes.join(" ");
+                (frame.channels, notes)
+            });
+            let expected = expected.map(|(channels, note)| (channels, note.to_owned()));
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+        };
+        let (prior, current) = ("PRIOR_EXAMINATION", "CURRENT_EXAMINATION");
+        check(PairOrder::FirstIsPrior, [(1, prior), (3, current)]);
+        check(PairOrder::SecondIsPrior, [(3, prior), (1, current)]);
+        let given = "ORDER_AS_GIVEN";
+        check(PairOrder::AsGiven, [(1, given), (3, given)]);
+    }
+
+    #[test]
+    fn only_two_images_of_a_comparison_are_a_pair() {
+        let check = |kind, inputs, expected| {
+            let study = wire::StudyManifest {
+                task: Some(v1::Task { kind: Some(kind) }),
+                inputs: vec![wire::StudyInput::default(); inputs],
+                ..wire::StudyManifest::default()
+            };
+            assert_eq!(Pairing::of(&study), expected);
+        };
+        let compare = || Kind::Compare(v1::CompareTask::default());
+        check(compare(), 2, Pairing::PriorAndCurrent);
+        check(compare(), 3, Pairing::None);
+        check(Kind::Report(v1::ReportTask::default()), 2, Pairing::None);
+        assert_eq!(Pairing::of(&wire::StudyManifest::default()), Pairing::None);
+        assert_eq!(Pairing::None.order(&[None, None]), Ok(None));
+        let order = Pairing::PriorAndCurrent.order(&[None, None]);
+        assert_eq!(order, Ok(Some(StudyOrder(PairOrder::AsGiven))));
+    }
 
     #[test]
     fn chunks_are_as_small_as_asked_and_never_too_many() {

@@ -112,6 +112,47 @@ fn gzip_streams_are_read_to_their_end() {
     );
 }
 
+/// A packed tar is read file by file: it may be longer than a file may be, and its checksum counts all the same.
+#[test]
+fn a_packed_tar_is_a_stream() {
+    let content = vec![7; 3000];
+    let members: Vec<Vec<u8>> = ["a", "b", "c"]
+        .map(|name| tar_member(name, b'0', &content))
+        .to_vec();
+    let expected: Vec<(&str, &[u8])> = ["a", "b", "c"]
+        .map(|name| (name, content.as_slice()))
+        .to_vec();
+    let limits = Limits {
+        file_bytes_max: 3000,
+        unpacked_bytes_max: 3000,
+        ..Limits::default()
+    };
+    let packed = gzipped(&tarred(&members));
+    check(&packed, limits, Ok(&expected));
+    let less = |unpacked_bytes_max| Limits {
+        unpacked_bytes_max,
+        ..limits
+    };
+    check(&packed, less(2999), Err(Reason::UnpackedTooLarge));
+    let less = Limits {
+        archive_bytes_max: 8999,
+        ..limits
+    };
+    check(&packed, less, Err(Reason::CompressionRatio));
+    let mut flipped = packed.clone();
+    let checksum = packed.len() - 8;
+    flipped[checksum] ^= 1;
+    check(&flipped, limits, Err(Reason::DecodeFailed));
+    check(&packed[..checksum], limits, Err(Reason::Truncated));
+    // No end, and a file that is not whole.
+    check(&gzipped(&members.concat()), limits, Err(Reason::Truncated));
+    check(
+        &gzipped(&members[0][..2000]),
+        limits,
+        Err(Reason::Truncated),
+    );
+}
+
 #[test]
 fn sparse_files_are_not_stepped_over() {
     let tar = tarred(&[

@@ -64,7 +64,8 @@ pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal
         members(bytes, limits, &mut |member| {
             // What is no image at all is decided on where it is decoded.
             if fault.is_none() && sniff(&member.bytes).is_ok() && !found.too_many() {
-                fault = found.read_file(&member.bytes, limits).err();
+                let limits = limits.beside(&member.bytes);
+                fault = found.read_file(&member.bytes, &limits).err();
             }
         })?;
         if let Some(refusal) = fault {

@@ -4,7 +4,8 @@ use super::PatchPlan;
 use crate::frame::Region;
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::{Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source};
+use crate::volume::Each;
+use crate::{Modality, Note, Options, Photometric, Reason, Refusal, Source};
 
 /// A level as it lies in its file.
 pub(crate) trait Tiles {
@@ -20,19 +21,27 @@ pub(crate) trait Tiles {
 /// What was not scanned is as light as glass.
 const GLASS: u8 = 255;
 
+/// A level that is shown: its pixels, its file, and how they are stored where the format has a word for it.
+pub(super) struct Shown<'a> {
+    pub(super) level: &'a dyn Tiles,
+    pub(super) source: &'a Source,
+    pub(super) photometric: Option<Photometric>,
+}
+
 /// The patches with these numbers.
 pub(super) fn frames(
-    level: &dyn Tiles,
-    source: &Source,
+    shown: &Shown<'_>,
     wanted: &[u32],
     (plan, patches): (&SlicePlan, &PatchPlan),
     options: &Options,
-) -> Result<Vec<(Frame, FrameInfo)>, Refusal> {
+    each: Each<'_>,
+) -> Result<(), Refusal> {
+    let level = shown.level;
     options.limits().check_pixels(patches.side, patches.side)?;
     let (level_width, level_height) = level.size();
     let mut notes = level.notes()?;
     notes.extend(&plan.notes);
-    let frame = |number: &u32| {
+    for number in wanted {
         let place = |at: u32| at.checked_mul(patches.side);
         let gone = || Refusal::new(Reason::Malformed).found("a patch that is not there");
         let columns = patches.columns.max(1);
@@ -49,17 +58,20 @@ pub(super) fn frames(
             channels: 3,
             pixels: patch(level, (left, top), patches.side)?,
         };
-        let (frame, mut info) = source.frame(&picture, *number, notes.clone(), options);
+        let (frame, mut info) = shown
+            .source
+            .frame(&picture, *number, notes.clone(), options);
         info.modality = Some(Modality::Sm);
+        info.photometric = shown.photometric;
         info.region = Some(Region {
             left,
             top,
             level_width,
             level_height,
         });
-        Ok((frame, info))
-    };
-    wanted.iter().map(frame).collect()
+        each(frame, info);
+    }
+    Ok(())
 }
 
 /// Red, green and blue of a square; only tiles that reach into it are unpacked, one at a time.

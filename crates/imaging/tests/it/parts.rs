@@ -5,7 +5,7 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medfleet_imaging::{
     Convention, Limits, Options, Part, Prepared, Reason, Refusal, Slices, decode_parts,
-    decode_slices, is_dicom_directory, plan_volume, prepare_parts,
+    decode_slices, identifiers, is_dicom_directory, plan_volume, prepare_parts, unpacks,
 };
 
 use crate::synthetic::{file, put};
@@ -141,11 +141,39 @@ fn slices_of_an_archive_are_a_volume() {
     let plan = plan_volume(&slices, Convention::newest()).unwrap();
     assert_eq!(plan.frames, [(1, 0), (2, 0), (0, 0)]);
     let wanted = [(Some(1), vec![0]), (Some(0), vec![0])];
-    let decoded = decode_parts(&archive, &wanted, &plan, &options()).unwrap();
+    let mut decoded = Vec::new();
+    let mut each = |member, frame, _| decoded.push((member, frame));
+    decode_parts(&archive, &wanted, &plan, &options(), &mut each).unwrap();
     // In the order of the archive.
     assert_eq!([decoded[0].0, decoded[1].0], [Some(0), Some(1)]);
     let alone = decode_slices(&files[1], &[0], &plan, &options()).unwrap();
-    assert_eq!(decoded[1].1[0].0, alone[0].0);
+    assert_eq!(decoded[1].1, alone[0].0);
+}
+
+/// A deflated file within an archive is unpacked twice: the file, and its data set beside it.
+#[test]
+fn what_is_unpacked_at_a_time_has_a_limit() {
+    let deflated = include_bytes!("../codecs/deflated.dcm");
+    let native = include_bytes!("../codecs/native.dcm");
+    assert!(unpacks(deflated) && !unpacks(native));
+    let archive = tar(&[("1", native), ("2", deflated)]);
+    assert!(unpacks(&archive));
+    let reason = |bytes: &[u8], room: usize| {
+        let options = options().unpacking(room as u64);
+        let found = prepare_parts(bytes, &options, 3).map_err(|refusal| refusal.reason)?;
+        let [.., Part { outcome, .. }] = found.as_slice() else {
+            panic!("one part at least")
+        };
+        outcome.as_ref().map_err(|refusal| refusal.reason)?;
+        identifiers(bytes, options.limits()).map_err(|refusal| refusal.reason)
+    };
+    let small = Err(Reason::UnpackedTooLarge);
+    assert!(reason(native, 0).is_ok());
+    assert_eq!(reason(deflated, 0).map(drop), small);
+    assert_eq!(reason(&archive, native.len() - 1).map(drop), small);
+    // Enough for either file, and not for what is in the second.
+    assert_eq!(reason(&archive, native.len()).map(drop), small);
+    assert!(reason(&archive, deflated.len() + native.len()).is_ok());
 }
 
 #[test]

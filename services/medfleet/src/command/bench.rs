@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod form;
+mod frames;
 mod gguf;
 mod load;
 mod local;
@@ -39,6 +40,8 @@ enum What {
     Model(model::Args),
     /// Writing reports with proposed tokens and without, in turns, on the demo model or another
     Speculation(speculation::Args),
+    /// From a file to model-ready frames, for each codec: one core, all cores, memory
+    Frames(frames::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),
 }
@@ -52,6 +55,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Load(args) => load::run(args),
         What::Model(args) => model::run(args),
         What::Speculation(args) => speculation::run(args),
+        What::Frames(args) => frames::run(args),
         What::Memory(args) => memory::run(args),
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
-    Slices, decode_slices, frame_to_png, members, plan_volume, prepare,
+    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Note, Options, PairOrder, Prepared,
+    Reason, Refusal, Slices, decode_slices, examination, frame_to_png, members, pair_order,
+    plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// What volumes are whose format does not say it (NIfTI)
     #[arg(long, value_enum)]
     modality: Option<VolumeModality>,
+    /// Say which of two files is the prior and which the current examination of one patient, as a comparison would take them
+    #[arg(long)]
+    pair: bool,
     /// One JSON object per file and line on stdout
     #[arg(long)]
     json: bool,
@@ -65,7 +69,10 @@ pub(crate) fn run(args: Args) -> CommandResult {
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
     let files = inputs(paths, options.limits())?;
-    let entries = entries(&files, &options, &args.out)?;
+    let mut entries = entries(&files, &options, &args.out)?;
+    if args.pair {
+        say_which_is_prior(&files, &mut entries, options.limits())?;
+    }
     let refused = entries
         .iter()
         .filter(|entry| entry.get("refused").is_some())
@@ -125,6 +132,43 @@ impl Input {
             None => Cow::Owned(read(&self.path)?),
         })
     }
+}
+
+/// Gives both files of a pair their role, or the reason why they have none.
+fn say_which_is_prior(
+    files: &[Input],
+    entries: &mut [Value],
+    limits: &Limits,
+) -> Result<(), Fault> {
+    let ([first, second], [of_first, of_second]) = (files, entries) else {
+        let found = files.len();
+        return Err(Fault::usage(anyhow!(
+            "--pair takes two files; found {found}"
+        )));
+    };
+    let read = |file: &Input| -> Result<_> { Ok(examination(&*file.bytes()?, limits)) };
+    let (first, second) = (read(first)?, read(second)?);
+    let order = first
+        .and_then(|first| Ok((first, second?)))
+        .and_then(|(first, second)| pair_order(first.as_ref(), second.as_ref()));
+    match order {
+        Ok(order) => {
+            let roles = match order {
+                PairOrder::FirstIsPrior => [Note::PriorExamination, Note::CurrentExamination],
+                PairOrder::SecondIsPrior => [Note::CurrentExamination, Note::PriorExamination],
+                PairOrder::AsGiven => [Note::OrderAsGiven; 2],
+            };
+            of_first["pair"] = json!(roles[0]);
+            of_second["pair"] = json!(roles[1]);
+        }
+        Err(refusal) => {
+            for entry in [of_first, of_second] {
+                entry["refused"] = json!(refusal);
+                entry["message"] = json!(refusal.to_string());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Archives opened; everything else is read when it is its turn.
@@ -291,7 +335,9 @@ fn line(path: &Path, entry: &Value) -> String {
     }
     let frames = entry["frames"].as_array().map_or(0, Vec::len);
     let first = entry["frames"][0]["file"].as_str().unwrap_or("-");
-    format!("{}: {frames} frame(s), first {first}", path.display())
+    let pair = entry["pair"].as_str().map(|role| format!(", {role}"));
+    let pair = pair.unwrap_or_default();
+    format!("{}: {frames} frame(s), first {first}{pair}", path.display())
 }
 
 #[cfg(test)]

@@ -20,11 +20,33 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (Some(memory_bytes), Some(seconds)) = (number(0), number(1)) else {
         return ExitCode::from(2);
     };
+    // Only a second logger is refused, and there is no first.
+    let _first = log::set_logger(&EndsWithoutMemory);
+    log::set_max_level(log::LevelFilter::Error);
     match limit(memory_bytes).and_then(|()| serve(seconds)) {
         Ok(()) => ExitCode::SUCCESS,
         // The other end is gone, or the limits are not to be had: it sees that there is no answer.
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Ends the process where the decoder says that it lacks memory. Otherwise that looks as if the codestream were broken, and it
+/// says so in words only.
+struct EndsWithoutMemory;
+
+impl log::Log for EndsWithoutMemory {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args().to_string();
+        if ["memory", "alloc"].iter().any(|word| text.contains(word)) {
+            std::process::abort();
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 fn number(text: &OsStr) -> Option<u64> {

@@ -1,0 +1,246 @@
+//! One case, in a process of its own: a file, or a folder of a study's files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use medfleet_core::PoolName;
+use medfleet_imaging::{
+    BurnedIn, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, plan_volume,
+};
+use medfleet_preprocess::Config;
+use medfleet_preprocess::codecs::Codecs;
+use medfleet_preprocess::frames::{codecs, options, prepare};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use serde_json::{Value, json};
+
+use super::super::sample::Sample;
+use crate::paths;
+
+/// Side of MedGemma's frames in pixels.
+const FRAME_SIDE: u32 = 896;
+
+/// Figures of a path.
+pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
+    let config = Config::new(
+        &PoolName::new("bench").context("the pool's name")?,
+        FRAME_SIDE,
+    );
+    let codecs = codecs(&config);
+    let options = options(&config, codecs).context("the options")?;
+    let case = Case {
+        files: paths::files(&[path.to_owned()])?,
+        options: options.burned_in(BurnedIn::Allow),
+        frames_max: config.frames_max,
+    };
+    // The first one starts processes and reads the files from the disk.
+    let begun = Instant::now();
+    let frames = match case.once(1)? {
+        Ok(frames) => frames,
+        Err(refusal) => return Ok(json!({"path": path, "refused": refusal.reason})),
+    };
+    let first = begun.elapsed();
+    let (mut wall, before) = (Vec::new(), processor(codecs)?);
+    for _ in 0..runs {
+        let begun = Instant::now();
+        case.once(1)??;
+        wall.push(begun.elapsed());
+    }
+    let processor = (processor(codecs)? - before) / runs;
+    // As many files at a time as the role decodes by default.
+    case.once(config.decodes_max as usize)??;
+    let memory = memory("self")?;
+    let decoders = codecs.idle_ids().into_iter();
+    let decoders = decoders
+        .map(|id| self::memory(&id.to_string()))
+        .sum::<Result<u64>>()?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let per_second = case.per_second(cores, runs)?;
+    codecs.close();
+    Ok(json!({
+        "path": path,
+        "files": case.files.len(),
+        "frames": frames,
+        "first_ms": first.as_secs_f64() * 1000.0,
+        "wall": Sample::new(wall).json(),
+        "processor_ms": processor.as_secs_f64() * 1000.0,
+        "cores": cores,
+        "per_second_all_cores": per_second,
+        "memory_bytes_peak": memory,
+        "decoders_bytes_peak": decoders,
+    }))
+}
+
+struct Case {
+    files: Vec<PathBuf>,
+    options: Options,
+    frames_max: u32,
+}
+
+impl Case {
+    /// Every file read, prepared, and of a volume decoded, by so many threads; how many frames that made. They are let go of,
+    /// as the store would take them.
+    fn once(&self, threads: usize) -> Result<Result<usize, Refusal>> {
+        let prepared = on_threads(threads, self.files.len(), |index| {
+            let bytes = read(&self.files[index])?;
+            Ok(prepare(&bytes, &self.options, self.frames_max).map(|(parts, _)| parts))
+        })?;
+        let (mut frames, mut slices, mut members) = (0, Vec::new(), Vec::new());
+        for (index, parts) in prepared.into_iter().enumerate() {
+            for part in match parts {
+                Ok(parts) => parts,
+                Err(refusal) => return Ok(Err(refusal)),
+            } {
+                match part.outcome {
+                    Ok(Prepared::Frames(decoded)) => frames += decoded.frames.len(),
+                    Ok(Prepared::Slices(of_file)) => {
+                        slices.push((members.len(), of_file));
+                        members.push((index, part.member));
+                    }
+                    Ok(Prepared::Withheld(refusal)) => return Ok(Err(refusal)),
+                    Err(refusal) if refusal.leaves_out() => {}
+                    Err(refusal) => return Ok(Err(refusal)),
+                }
+            }
+        }
+        if !slices.is_empty() {
+            let of_study: Vec<(usize, &Slices)> =
+                slices.iter().map(|(at, file)| (*at, &**file)).collect();
+            match plan_volume(&of_study, self.options.convention()) {
+                Ok(plan) => match self.volume(threads, &members, &plan)? {
+                    Ok(shown) => frames += shown,
+                    Err(refusal) => return Ok(Err(refusal)),
+                },
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        if frames == 0 {
+            return Ok(Err(Refusal::new(Reason::NoPixelData)));
+        }
+        Ok(Ok(frames))
+    }
+
+    fn volume(
+        &self,
+        threads: usize,
+        members: &[(usize, Option<u32>)],
+        plan: &SlicePlan,
+    ) -> Result<Result<usize, Refusal>> {
+        let mut wanted: BTreeMap<usize, Vec<(Option<u32>, Vec<u32>)>> = BTreeMap::new();
+        for (at, frame) in &plan.frames {
+            let (index, member) = members[*at];
+            let of_input = wanted.entry(index).or_default();
+            match of_input.iter_mut().find(|(of, _)| *of == member) {
+                Some((_, frames)) => frames.push(*frame),
+                None => of_input.push((member, vec![*frame])),
+            }
+        }
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let shown = AtomicUsize::new(0);
+        let decoded = on_threads(threads, wanted.len(), |at| {
+            let (index, wanted) = &wanted[at];
+            let bytes = read(&self.files[*index])?;
+            Ok(decode_parts(
+                &bytes,
+                wanted,
+                plan,
+                &self.options,
+                &mut |_, _, _| {
+                    shown.fetch_add(1, Ordering::Relaxed);
+                },
+            ))
+        })?;
+        let all: Result<(), Refusal> = decoded.into_iter().collect();
+        Ok(all.map(|()| shown.into_inner()))
+    }
+
+    /// Of one file, one on each core at a time; of a study, its files on all cores.
+    fn per_second(&self, cores: usize, runs: u32) -> Result<f64> {
+        let begun = Instant::now();
+        let times = if self.files.len() > 1 {
+            for _ in 0..runs {
+                self.once(cores)??;
+            }
+            runs as usize
+        } else {
+            let times = cores * runs as usize;
+            on_threads(cores, times, |_| Ok(self.once(1)??))?;
+            times
+        };
+        Ok(times as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Does so many things, on so many threads; what came out, in order.
+fn on_threads<T: Send>(
+    threads: usize,
+    count: usize,
+    each: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(count)));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
+                    }
+                    let outcome = each(index);
+                    // One push: whole even after a panic elsewhere.
+                    done.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((index, outcome));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Processor time of this process and of those that decode for it.
+fn processor(codecs: &Codecs) -> Result<Duration> {
+    /// What the kernel counts for others in, on every architecture.
+    const TICKS_A_SECOND: u64 = 100;
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot read the processor time")?;
+    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
+    let mut time = Duration::from_micros(micros.unsigned_abs());
+    for id in codecs.idle_ids() {
+        let path = format!("/proc/{id}/stat");
+        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        // Fields 14 and 15; the second, a name, may have spaces, and ends with a bracket.
+        let ticks = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        let ticks: u64 = ticks
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        time += Duration::from_millis(ticks * 1000 / TICKS_A_SECOND);
+    }
+    Ok(time)
+}
+
+/// The most memory that a process had resident so far, in bytes.
+fn memory(id: &str) -> Result<u64> {
+    let path = format!("/proc/{id}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(kibibytes.with_context(|| format!("{path} does not say how much memory there was"))? << 10)
+}

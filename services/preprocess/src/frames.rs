@@ -1,0 +1,46 @@
+//! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
+//! (`medfleet bench frames`).
+
+use medfleet_imaging::{
+    Decoder, Identifiers, Limits, Options, Part, Refusal, identifiers, prepare_parts,
+};
+
+use crate::codecs::{CodecLimits, Codecs};
+use crate::config::Config;
+use crate::error::StartError;
+
+/// The processes that decode. Imaging's limits are plain numbers that every frame's decoding may copy, so that what they refer
+/// to stays for good: a few hundred bytes each time a service starts.
+pub fn codecs(config: &Config) -> &'static Codecs {
+    Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
+        memory_bytes_max: config.codec_memory_bytes_max.get(),
+        time_max: config.codec_time_max.get(),
+        idle_max: config.decodes_max as usize,
+    })))
+}
+
+/// How files become frames by a configuration.
+///
+/// # Errors
+/// A frame side or a convention that there is none of.
+pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, StartError> {
+    let limits = Limits {
+        file_bytes_max: config.file_bytes_max.get(),
+        codestreams: Decoder::new(codecs),
+        ..Limits::default()
+    };
+    Ok(Options::new(config.frame_side, limits)?.following(config.convention()?))
+}
+
+/// Everything that is done with an input before its study is known.
+///
+/// # Errors
+/// As [`prepare_parts`] and [`identifiers`].
+pub fn prepare(
+    bytes: &[u8],
+    options: &Options,
+    frames_max: u32,
+) -> Result<(Vec<Part>, Identifiers), Refusal> {
+    let parts = prepare_parts(bytes, options, frames_max)?;
+    Ok((parts, identifiers(bytes, options.limits())?))
+}

@@ -1,0 +1,236 @@
+//! The bytes of inputs, and what is made of them on blocking threads, within the process's limits: of files in memory with what
+//! of them is unpacked, and of files that are pixels.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use medfleet_core::{BlobKind, Digest, TenantId};
+use medfleet_imaging::{Reason, Refusal, unpacks};
+use medfleet_proto::work::v1 as wire;
+use medfleet_store::BlobStore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Config;
+use crate::decodes::{Decodes, Turn};
+use crate::error::PreprocessError;
+
+/// Memory is counted in steps of this many bytes, because a semaphore counts in 32 bits.
+const MEMORY_STEP_BYTES: u64 = 64 << 10;
+/// Room for what is unpacked at a time, to begin with: an archive of slices needs less, a packed volume may need more.
+const UNPACKED_BYTES_FIRST: u64 = 32 << 20;
+/// How much more room a file gets that did not have enough. What was done until then is done again.
+const UNPACKED_BYTES_TIMES: u64 = 4;
+
+/// Where inputs are, and how many of their bytes and pixels may be in memory, over all slots.
+pub(crate) struct Inputs {
+    store: BlobStore,
+    file_bytes_max: u64,
+    memory: Arc<Semaphore>,
+    memory_bytes: u64,
+    decodes: Decodes,
+}
+
+/// An input in memory.
+pub(crate) struct Held {
+    pub(crate) bytes: Bytes,
+    /// Bytes of it that may be unpacked at a time; none of most files.
+    pub(crate) room: u64,
+    /// `None`: the semaphore is never closed; should it be, the limit is not kept, and the file is still read.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// What was made of an input.
+pub(crate) struct Made<T> {
+    pub(crate) digest: Digest,
+    pub(crate) room: u64,
+    pub(crate) outcome: Result<T, Refusal>,
+    /// The right to hold the input's pixels.
+    pub(crate) turn: Arc<Turn>,
+}
+
+impl Inputs {
+    pub(crate) fn new(config: &Config, store: BlobStore) -> Self {
+        let memory_bytes = config.memory_bytes_max.get();
+        Self {
+            store,
+            file_bytes_max: config.file_bytes_max.get(),
+            memory: Arc::new(Semaphore::new(steps(memory_bytes) as usize)),
+            memory_bytes,
+            decodes: Decodes::new(config.decodes_max),
+        }
+    }
+
+    pub(crate) fn decodes(&self) -> &Decodes {
+        &self.decodes
+    }
+
+    /// Reads an input once there is memory for it and for what it unpacks.
+    pub(crate) async fn read(
+        &self,
+        tenant: &TenantId,
+        (index, input): (usize, &wire::StudyInput),
+        room: u64,
+    ) -> Result<Held, PreprocessError> {
+        if input.size_bytes > self.file_bytes_max {
+            let refusal = Refusal::new(Reason::TooLarge);
+            return Err(PreprocessError::Refused { index, refusal });
+        }
+        let most = steps(self.memory_bytes);
+        let steps = steps(input.size_bytes.saturating_add(room)).min(most);
+        let memory = Arc::clone(&self.memory).acquire_many_owned(steps);
+        let memory = memory.await.ok();
+        Ok(Held {
+            bytes: self.assemble(tenant, (index, input)).await?,
+            room,
+            _memory: memory,
+        })
+    }
+
+    /// Reads an input and runs `decode` on a blocking thread, with the bytes that it may unpack at a time. Where that was too
+    /// little, everything is let go of first: who holds memory never waits for more.
+    pub(crate) async fn make<T: Send + 'static>(
+        &self,
+        tenant: &TenantId,
+        (index, input): (usize, &wire::StudyInput),
+        decode: impl Fn(&Bytes, u64) -> Result<T, Refusal> + Clone + Send + 'static,
+    ) -> Result<Made<T>, PreprocessError> {
+        let most = self.memory_bytes.saturating_sub(input.size_bytes);
+        let mut room = 0;
+        loop {
+            let held = self.read(tenant, (index, input), room).await?;
+            if room == 0 && most > 0 && unpacks(&held.bytes) {
+                room = UNPACKED_BYTES_FIRST.min(most);
+                continue;
+            }
+            let digest = self.store.digest(tenant, &held.bytes).await;
+            let turn = self.decodes.turn().await;
+            let run = decode.clone();
+            let run = self.decodes.run(&turn, move || run(&held.bytes, held.room));
+            let outcome = run
+                .await
+                .map_err(|_| PreprocessError::DecoderPanic { index })?;
+            match outcome {
+                Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && room < most => {
+                    room = room.saturating_mul(UNPACKED_BYTES_TIMES).min(most);
+                }
+                outcome => {
+                    return Ok(Made {
+                        digest,
+                        room,
+                        outcome,
+                        turn,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The parts of a file in order; a file of one part is not copied.
+    async fn assemble(
+        &self,
+        tenant: &TenantId,
+        (index, input): (usize, &wire::StudyInput),
+    ) -> Result<Bytes, PreprocessError> {
+        let wrong = |reason: &str| PreprocessError::Manifest {
+            reason: format!("input {index}: {reason}"),
+        };
+        let digest = |bytes: &Bytes| {
+            Digest::from_slice(bytes).map_err(|_| wrong("a part's digest has another length"))
+        };
+        let bytes = if let [part] = input.part_digests.as_slice() {
+            self.store
+                .get(tenant, BlobKind::Input, &digest(part)?)
+                .await?
+        } else {
+            // Bounded by the limit that was checked before.
+            let mut whole = BytesMut::with_capacity(usize::try_from(input.size_bytes).unwrap_or(0));
+            for part in &input.part_digests {
+                let part = self
+                    .store
+                    .get(tenant, BlobKind::Input, &digest(part)?)
+                    .await?;
+                if (whole.len() + part.len()) as u64 > input.size_bytes {
+                    return Err(wrong("its parts are longer than declared"));
+                }
+                whole.extend_from_slice(&part);
+            }
+            whole.freeze()
+        };
+        if bytes.len() as u64 != input.size_bytes {
+            return Err(wrong("its parts have another length than declared"));
+        }
+        Ok(bytes)
+    }
+}
+
+fn steps(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(MEMORY_STEP_BYTES))
+        .unwrap_or(u32::MAX >> 3)
+        .clamp(1, u32::MAX >> 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::PoolName;
+    use medfleet_core::setting::ByteSize;
+    use medfleet_store::FleetKey;
+
+    use super::*;
+
+    const MEMORY: u64 = 256 << 20;
+
+    /// An input, and as many bytes as its memory is short of.
+    async fn inputs(bytes: &'static [u8]) -> (Inputs, TenantId, wire::StudyInput) {
+        let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let tenant: TenantId = "a".parse().expect("a tenant");
+        let bytes = Bytes::from_static(bytes);
+        let digest = store.digest(&tenant, &bytes).await;
+        let input = wire::StudyInput {
+            part_digests: vec![Bytes::copy_from_slice(digest.as_bytes())],
+            size_bytes: bytes.len() as u64,
+            ..wire::StudyInput::default()
+        };
+        store
+            .put_named(&tenant, BlobKind::Input, &digest, bytes)
+            .await
+            .expect("stored");
+        let pool: PoolName = "tiny-main".parse().expect("a pool");
+        let config = Config {
+            memory_bytes_max: ByteSize::from_mib(MEMORY >> 20),
+            ..Config::new(&pool, 64)
+        };
+        (Inputs::new(&config, store), tenant, input)
+    }
+
+    /// What an input gets that needs so much room.
+    async fn check(bytes: &'static [u8], needs: u64, expected: Result<u64, Reason>) {
+        let (inputs, tenant, input) = inputs(bytes).await;
+        let all = inputs.memory.available_permits();
+        let memory = Arc::clone(&inputs.memory);
+        let decode = move |bytes: &Bytes, room: u64| {
+            let held = all - memory.available_permits();
+            assert_eq!(held as u32, steps(bytes.len() as u64 + room));
+            if room < needs {
+                Err(Refusal::new(Reason::UnpackedTooLarge))
+            } else {
+                Ok(())
+            }
+        };
+        let made = inputs.make(&tenant, (0, &input), decode).await;
+        let made = made.expect("it was read");
+        let found = made.outcome.map(|()| made.room);
+        assert_eq!(found.map_err(|refusal| refusal.reason), expected);
+        assert_eq!(inputs.memory.available_permits(), all);
+    }
+
+    #[tokio::test]
+    async fn what_is_unpacked_counts() {
+        const GZIP: &[u8] = &[0x1f, 0x8b, 0x08, 0, 0];
+        check(b"\x89PNG", 0, Ok(0)).await;
+        check(GZIP, 1 << 20, Ok(UNPACKED_BYTES_FIRST)).await;
+        check(GZIP, 100 << 20, Ok(UNPACKED_BYTES_FIRST * 4)).await;
+        let most = MEMORY - GZIP.len() as u64;
+        check(GZIP, most, Ok(most)).await;
+        check(GZIP, most + 1, Err(Reason::UnpackedTooLarge)).await;
+    }
+}

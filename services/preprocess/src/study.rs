@@ -1,0 +1,439 @@
+//! From the inputs of a job to its frames, in the order in which the model sees them: each input's files are read, volumes
+//! planned and decoded, frames sent on their way to the store as they come.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
+use medfleet_core::{Digest, TenantId};
+use medfleet_imaging::{
+    BurnedIn, Decoded, Examination, Fate, Frame, FrameInfo, Identifiers, Modality, Note, Options,
+    Part, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, examination, plan_volume,
+};
+use medfleet_proto::v1;
+use medfleet_proto::work::v1 as wire;
+use medfleet_store::BlobStore;
+use tokio::sync::mpsc;
+
+use crate::codecs::Codecs;
+use crate::config::Config;
+use crate::decodes::Turn;
+use crate::error::{PreprocessError, StartError};
+use crate::frames::{options, prepare};
+use crate::inputs::{Held, Inputs, Made};
+use crate::metrics::{PreprocessMetrics, ReasonLabel};
+use crate::puts::Puts;
+use crate::record::{refused, used};
+use crate::unit::{Pairing, in_order};
+
+/// Frames of a volume between the thread that makes them and who stores them.
+const FRAMES_WAITING_MAX: usize = 1;
+
+/// Makes studies of inputs.
+pub(crate) struct Studies {
+    inputs: Inputs,
+    options: Options,
+    burned_in_allowed: BTreeSet<TenantId>,
+    frames_max: u32,
+    metrics: PreprocessMetrics,
+}
+
+/// What one input became, before its study is known.
+struct Input {
+    digest: Digest,
+    /// Bytes that it needs besides, to be read again.
+    room: u64,
+    /// What the headers of its files say about the patient, for screening.
+    identifiers: Identifiers,
+    /// Of a comparison: whose it is, and from when.
+    examination: Option<Examination>,
+    files: Vec<(File, Content)>,
+}
+
+/// Which file: the input, and of an archive its member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct File {
+    pub(crate) input: usize,
+    pub(crate) member: Option<u32>,
+}
+
+enum Content {
+    Frames(Vec<wire::FrameEntry>),
+    /// Slices of a volume, decoded once it is known which are shown.
+    Slices(Box<Slices>),
+    /// A DICOM file without an image, such as a report or an index.
+    NoImage(Refusal),
+    /// A file of a scanner whose pixels may carry text: left out of its volume.
+    Withheld(Refusal),
+}
+
+/// What a study became.
+#[derive(Default)]
+pub(crate) struct Study {
+    pub(crate) input_digests: Vec<Digest>,
+    pub(crate) frames: Vec<wire::FrameEntry>,
+    pub(crate) unused: Vec<v1::FileRefused>,
+    pub(crate) identifiers: Identifiers,
+}
+
+/// What is done for whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Job<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) puts: &'a Puts,
+    pub(crate) study: &'a wire::StudyManifest,
+}
+
+impl Studies {
+    pub(crate) fn new(
+        config: &Config,
+        store: BlobStore,
+        codecs: &'static Codecs,
+        metrics: PreprocessMetrics,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            inputs: Inputs::new(config, store),
+            options: options(config, codecs)?,
+            burned_in_allowed: config.burned_in_allowed()?,
+            frames_max: config.frames_max,
+            metrics,
+        })
+    }
+
+    /// The frames of the whole study, in the order the model sees them.
+    pub(crate) async fn whole(&self, job: Job<'_>) -> Result<Study, PreprocessError> {
+        let pairing = Pairing::of(job.study);
+        let inputs = job.study.inputs.iter().enumerate();
+        let inputs = inputs.map(|(index, input)| self.input(job, pairing, (index, input)));
+        let mut inputs = try_join_all(inputs).await?;
+        let mut study = Study {
+            input_digests: inputs.iter().map(|input| input.digest).collect(),
+            ..Study::default()
+        };
+        let rooms: Vec<u64> = inputs.iter().map(|input| input.room).collect();
+        for input in &mut inputs {
+            study
+                .identifiers
+                .merge(std::mem::take(&mut input.identifiers));
+        }
+        if study.identifiers.too_many() {
+            return Err(PreprocessError::Identifiers);
+        }
+        let examinations = inputs.iter_mut().map(|input| input.examination.take());
+        let order = pairing.order(&examinations.collect::<Vec<_>>());
+        let order = order.map_err(|refusal| self.refuse_volume(refusal))?;
+        // Of a comparison each input is a study.
+        let files = inputs.into_iter().map(|input| input.files);
+        let studies: Vec<Vec<(File, Content)>> = match order {
+            Some(_) => files.collect(),
+            None => vec![files.flatten().collect()],
+        };
+        let mut frames = Vec::with_capacity(studies.len());
+        for files in studies {
+            frames.push(self.frames(job, &rooms, files, &mut study.unused).await?);
+        }
+        if let Some(order) = order {
+            order.apply(&mut frames);
+        }
+        study.frames = frames.concat();
+        study.unused.sort_by_key(|file| file.input_index);
+        Ok(study)
+    }
+
+    /// One input: its files, and their frames, on their way to the store; of a volume what its header says.
+    async fn input(
+        &self,
+        job: Job<'_>,
+        pairing: Pairing,
+        (index, input): (usize, &wire::StudyInput),
+    ) -> Result<Input, PreprocessError> {
+        let options = self.options_for(job.tenant, input);
+        let frames_max = self.frames_max;
+        let prepare = move |bytes: &Bytes, room: u64| {
+            let options = options.unpacking(room);
+            let (parts, identifiers) = prepare(bytes, &options, frames_max)?;
+            let examination = match pairing {
+                Pairing::PriorAndCurrent => examination(bytes, options.limits())?,
+                Pairing::None => None,
+            };
+            Ok((parts, identifiers, examination))
+        };
+        let Made {
+            digest,
+            room,
+            outcome,
+            turn,
+        } = self
+            .inputs
+            .make(job.tenant, (index, input), prepare)
+            .await?;
+        let (parts, identifiers, examination) =
+            outcome.map_err(|refusal| self.refuse(index, refusal))?;
+        let mut files = Vec::with_capacity(parts.len());
+        for Part { member, outcome } in parts {
+            let content = match outcome {
+                Ok(Prepared::Frames(decoded)) => {
+                    Content::Frames(self.entries(job.puts, index, decoded, &turn).await?)
+                }
+                Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+                Ok(Prepared::Withheld(refusal)) => {
+                    self.count_refusal(refusal.reason);
+                    Content::Withheld(refusal)
+                }
+                Err(refusal) if refusal.leaves_out() => {
+                    self.count_refusal(refusal.reason);
+                    Content::NoImage(refusal)
+                }
+                Err(refusal) => return Err(self.refuse(index, refusal)),
+            };
+            let input = index;
+            files.push((File { input, member }, content));
+        }
+        Ok(Input {
+            digest,
+            room,
+            identifiers,
+            examination,
+            files,
+        })
+    }
+
+    /// The options, with the tenant's rule about text in the pixels and with what the caller says of a volume.
+    fn options_for(&self, tenant: &TenantId, input: &wire::StudyInput) -> Options {
+        let said = [Modality::Ct, Modality::Mr];
+        let said = said.into_iter().find(|one| one.as_str() == input.modality);
+        let options = self.options.with_volume_modality(said);
+        if self.burned_in_allowed.contains(tenant) {
+            options.burned_in(BurnedIn::Allow)
+        } else {
+            options
+        }
+    }
+
+    fn refuse(&self, index: usize, refusal: Refusal) -> PreprocessError {
+        self.count_refusal(refusal.reason);
+        PreprocessError::Refused { index, refusal }
+    }
+
+    fn refuse_volume(&self, refusal: Refusal) -> PreprocessError {
+        self.count_refusal(refusal.reason);
+        PreprocessError::Volume { refusal }
+    }
+
+    fn count_refusal(&self, reason: Reason) {
+        let reason = reason.code();
+        self.metrics
+            .refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc();
+    }
+
+    /// The frames of these files in their order; what is not shown goes to `unused`.
+    async fn frames(
+        &self,
+        job: Job<'_>,
+        rooms: &[u64],
+        contents: Vec<(File, Content)>,
+        unused: &mut Vec<v1::FileRefused>,
+    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
+        let (mut ready, mut slices, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut no_image, mut withheld) = (None, None);
+        for (file, content) in contents {
+            match content {
+                Content::Frames(frames) => ready.push((file.input, frames)),
+                Content::Slices(of_file) => {
+                    slices.push((files.len(), of_file));
+                    files.push(file);
+                }
+                Content::NoImage(refusal) => {
+                    unused.push(refused(file, refusal.reason.code(), &refusal.to_string()));
+                    no_image.get_or_insert((file.input, refusal));
+                }
+                Content::Withheld(refusal) => {
+                    unused.push(refused(file, refusal.reason.code(), &refusal.to_string()));
+                    withheld.get_or_insert((file.input, refusal));
+                }
+            }
+        }
+        // Without a volume that it could be left out of, such a file is an image that was asked about.
+        if let (true, Some((index, refusal))) = (slices.is_empty(), withheld) {
+            return Err(PreprocessError::Refused { index, refusal });
+        }
+        if let (true, true, Some((index, refusal))) =
+            (ready.is_empty(), slices.is_empty(), no_image)
+        {
+            return Err(PreprocessError::Refused { index, refusal });
+        }
+        let mut volume = Vec::new();
+        if !slices.is_empty() {
+            let plan = self.plan(slices).await?;
+            for (index, fate) in &plan.fates {
+                if let (Fate::Unused(why), Some(file)) = (fate, files.get(*index)) {
+                    unused.push(refused(*file, why.code(), why.text()));
+                }
+            }
+            volume = self.volume(job, rooms, (&files, plan)).await?;
+        }
+        Ok(in_order(ready, volume))
+    }
+
+    /// Which slices are shown. Of a slide that takes the pixels of its smallest level, so that it waits for a turn.
+    async fn plan(&self, slices: Vec<(usize, Box<Slices>)>) -> Result<SlicePlan, PreprocessError> {
+        let index = slices.first().map_or(0, |(index, _)| *index);
+        let convention = self.options.convention();
+        let plan = move || {
+            let files: Vec<(usize, &Slices)> = slices
+                .iter()
+                .map(|(index, file)| (*index, &**file))
+                .collect();
+            plan_volume(&files, convention)
+        };
+        let turn = self.inputs.decodes().turn().await;
+        let planned = self.inputs.decodes().run(&turn, plan).await;
+        let plan = planned.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        plan.map_err(|refusal| self.refuse_volume(refusal))
+    }
+
+    /// The frames of a volume, in the order of its plan, each with the input it is of.
+    async fn volume(
+        &self,
+        job: Job<'_>,
+        rooms: &[u64],
+        (files, plan): (&[File], SlicePlan),
+    ) -> Result<Vec<(usize, wire::FrameEntry)>, PreprocessError> {
+        let shown = plan.frames.iter();
+        let shown: Option<Vec<(File, u32)>> = shown
+            .map(|(index, frame)| Some((*files.get(*index)?, *frame)))
+            .collect();
+        let shown = shown.ok_or_else(|| gone("a slice is of no file"))?;
+        let plan = Arc::new(plan);
+        let mut inputs: Vec<usize> = shown.iter().map(|(file, _)| file.input).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        let decoded = inputs.iter().map(async |&index| {
+            let inputs = &job.study.inputs;
+            let input = inputs.get(index).zip(rooms.get(index));
+            let (input, room) = input.ok_or_else(|| gone("an input is not there"))?;
+            let held = self.inputs.read(job.tenant, (index, input), *room).await?;
+            self.slices(job, (index, input), held, (wanted(&shown, index), &plan))
+                .await
+        });
+        let decoded = try_join_all(decoded).await?;
+        let mut decoded: Vec<_> = decoded.into_iter().flatten().collect();
+        let taken = shown.iter().map(|place| {
+            let at = decoded.iter().position(|(of, _)| of == place)?;
+            Some((place.0.input, decoded.swap_remove(at).1))
+        });
+        let taken: Option<Vec<_>> = taken.collect();
+        taken.ok_or_else(|| gone("a slice was not decoded"))
+    }
+
+    /// Slices of one input, each on its way to the store before the next but one is made.
+    async fn slices(
+        &self,
+        job: Job<'_>,
+        (index, input): (usize, &wire::StudyInput),
+        held: Held,
+        (wanted, plan): (Vec<(Option<u32>, Vec<u32>)>, &Arc<SlicePlan>),
+    ) -> Result<Vec<((File, u32), wire::FrameEntry)>, PreprocessError> {
+        let options = self.options_for(job.tenant, input).unpacking(held.room);
+        let plan = Arc::clone(plan);
+        let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
+        let decode = move || {
+            decode_parts(
+                &held.bytes,
+                &wanted,
+                &plan,
+                &options,
+                &mut |member, frame, info| {
+                    // Nobody takes it any more when the unit was dropped.
+                    let _nobody = made.blocking_send((member, frame, info));
+                },
+            )
+        };
+        let turn = self.inputs.decodes().turn().await;
+        let store = async {
+            let mut entries = Vec::new();
+            while let Some((member, frame, info)) = come.recv().await {
+                let file = File {
+                    input: index,
+                    member,
+                };
+                let place = (file, info.frame_index);
+                self.count(job.puts, 1)?;
+                let entry = self.entry(job.puts, (index, &[]), (frame, info), &turn);
+                entries.push((place, entry.await));
+            }
+            Ok::<_, PreprocessError>(entries)
+        };
+        let (outcome, entries) = tokio::join!(self.inputs.decodes().run(&turn, decode), store);
+        let outcome = outcome.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        outcome.map_err(|refusal| self.refuse(index, refusal))?;
+        entries
+    }
+
+    /// Sends the frames of a file on their way to the store, and gives what the manifest says of them.
+    async fn entries(
+        &self,
+        puts: &Puts,
+        index: usize,
+        Decoded { frames, notes, .. }: Decoded,
+        turn: &Arc<Turn>,
+    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
+        self.count(puts, frames.len())?;
+        let entries = frames
+            .into_iter()
+            .map(|frame| self.entry(puts, (index, &notes), frame, turn));
+        Ok(join_all(entries).await)
+    }
+
+    fn count(&self, puts: &Puts, frames: usize) -> Result<(), PreprocessError> {
+        if puts.count(frames) > self.frames_max {
+            self.count_refusal(Reason::TooManyFrames);
+            let max = self.frames_max;
+            return Err(PreprocessError::Frames { max });
+        }
+        Ok(())
+    }
+
+    async fn entry(
+        &self,
+        puts: &Puts,
+        (index, notes): (usize, &[Note]),
+        (frame, info): (Frame, FrameInfo),
+        turn: &Arc<Turn>,
+    ) -> wire::FrameEntry {
+        let Frame {
+            side,
+            channels,
+            pixels,
+        } = frame;
+        let digest = puts.start(pixels.into(), turn).await;
+        self.metrics.frames.inc();
+        wire::FrameEntry {
+            digest: Bytes::copy_from_slice(digest.as_bytes()),
+            width: side,
+            channels,
+            info: Some(used(index, &info, notes, &digest)),
+        }
+    }
+}
+
+fn gone(what: &str) -> PreprocessError {
+    PreprocessError::Manifest {
+        reason: what.to_owned(),
+    }
+}
+
+/// Of an input's files that are shown: which frames of each, in the order of the plan.
+fn wanted(shown: &[(File, u32)], input: usize) -> Vec<(Option<u32>, Vec<u32>)> {
+    let mut wanted: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+    for (file, frame) in shown.iter().filter(|(file, _)| file.input == input) {
+        match wanted.iter_mut().find(|(member, _)| *member == file.member) {
+            Some((_, frames)) => frames.push(*frame),
+            None => wanted.push((file.member, vec![*frame])),
+        }
+    }
+    wanted
+}
