@@ -9,6 +9,7 @@ use medfleet_core::Digest;
 use medfleet_model::{BlockLayout, Constraint, ConstraintError, StillThinking};
 
 use crate::decode::DecodeRequest;
+use crate::speculation::Phrases;
 
 /// What a backend is: everything that a result's provenance says about model and device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,10 +341,13 @@ pub struct Work {
     pub sequence: Sequence,
     /// How many of its tokens to compute, from [`DecodeBackend::stretch`].
     pub tokens: u32,
+    /// How many proposed ones to verify behind the last, at most as many as [`DecodeBackend::propose`] said; 0 unless it writes.
+    pub proposed: u32,
 }
 
-/// What a pass made of one sequence: a step, none where it is not read to its end yet, or an error that is its alone.
-pub type Outcome = Result<Option<Step>, EngineError>;
+/// What a pass made of one sequence: none where it is not read to its end yet, else a step, and another for each proposal
+/// that was right. An error is its alone and the last.
+pub type Outcome = Vec<Result<Step, EngineError>>;
 
 /// Memory for keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -415,7 +419,20 @@ pub trait DecodeBackend: Send {
     /// Takes the blocks that the next `tokens` of the sequence need; `false`, and nothing taken, where there are too few.
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool;
 
-    /// One forward pass over stretches of several sequences, their memory reserved; one outcome each, in order.
+    /// Asks it to propose tokens, with what tenants' texts had in common. Says whether it will, which it may only where no
+    /// proposal can change a text.
+    fn speculate(&mut self, _phrases: Phrases) -> bool {
+        false
+    }
+
+    /// Proposes what follows the tokens of a sequence that writes, at most so many; the chance of each to be right when
+    /// those before it are.
+    fn propose(&mut self, _sequence: Sequence, _tokens_max: u32) -> Vec<f32> {
+        Vec::new()
+    }
+
+    /// One forward pass over stretches of several sequences, their memory reserved; one outcome each, in order. Memory
+    /// that was reserved for proposals that were wrong is given back.
     ///
     /// # Errors
     /// The model's own; the sequences of the pass are then lost.

@@ -16,6 +16,7 @@ use crate::backend::{
 };
 use crate::health::{Health, Reporter, ended};
 use crate::prompt::Prompt;
+use crate::speculation::{Phrases, Speculation};
 use crate::text::TokenSpan;
 
 mod load;
@@ -36,6 +37,8 @@ pub struct DecodeLimits {
     /// Tokens of prompts that are read in one forward pass at most, beside one token of each text that is written;
     /// more only where a single image has more.
     pub prefill_tokens_max: u32,
+    /// Whether tokens may be proposed, and how many.
+    pub speculation: Option<Speculation>,
 }
 
 /// What to decode.
@@ -88,6 +91,8 @@ pub struct DecodeEngine {
     description: Arc<Description>,
     health: watch::Receiver<Health>,
     load: Arc<load::Gauges>,
+    /// Where tokens are proposed: what tenants' texts had in common.
+    phrases: Option<Phrases>,
 }
 
 /// The events of one decode. Dropping it cancels the decode.
@@ -102,7 +107,15 @@ impl DecodeEngine {
     ///
     /// # Errors
     /// When the machine cannot start a thread.
-    pub fn start(backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
+    pub fn start(mut backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
+        let phrases = limits
+            .speculation
+            .map(|speculation| Phrases::new(speculation.memory_bytes_max))
+            .filter(|phrases| backend.speculate(phrases.clone()));
+        let limits = DecodeLimits {
+            speculation: limits.speculation.filter(|_| phrases.is_some()),
+            ..limits
+        };
         let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));
         let (reporter, health) = Reporter::new();
         let description = Arc::new(backend.description().clone());
@@ -118,7 +131,15 @@ impl DecodeEngine {
             description,
             health,
             load,
+            phrases,
         })
+    }
+
+    /// What is known of earlier texts, where tokens are proposed: it was asked for, and this model on this device can do it
+    /// without changing a text.
+    #[must_use]
+    pub fn phrases(&self) -> Option<Phrases> {
+        self.phrases.clone()
     }
 
     /// Tells how busy it is, also after the last handle is gone.

@@ -4,8 +4,8 @@
 //! It knows nothing of queues, jobs or blobs. A panic in the model fails the batch it happened in, flips
 //! [`Health`] and ends the engine; the service then ends the process in order.
 //!
-//! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`prompt`],
-//! [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma, [`embed`] is MedSigLIP.
+//! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`speculation`]
+//! (several tokens of a text in one pass), [`prompt`], [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma, [`embed`] is MedSigLIP.
 
 pub mod backend;
 pub mod config;
@@ -16,6 +16,7 @@ mod health;
 pub mod prompt;
 pub mod real;
 pub mod simulated;
+pub mod speculation;
 pub mod text;
 
 pub use backend::{
@@ -34,4 +35,5 @@ pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
 pub use prompt::{Asked, ImageKind, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::Half;
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
+pub use speculation::{Phrases, Speculation};
 pub use text::{Sections, Sentence, TokenSpan, choose_among, sections, sentences};

@@ -35,6 +35,11 @@ impl Matrix {
         })
     }
 
+    /// Whether its products are the kernels'.
+    pub(crate) const fn has_kernels(&self) -> bool {
+        matches!(self, Self::Cpu(_))
+    }
+
     /// Rows by index: ids [n] → [n, in], in `dtype`.
     pub(crate) fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor, BackendError> {
         Ok(match self {

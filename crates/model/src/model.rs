@@ -236,6 +236,13 @@ impl Model {
         device::describe(&self.device, self.kernels)
     }
 
+    /// Whether the logits of a row are the same bits whatever else is in the forward: other sequences, or later tokens of its
+    /// own. The CPU's kernels promise that; candle's products, on whatever device, choose their loops by the shape.
+    #[must_use]
+    pub fn rows_stand_alone(&self) -> bool {
+        self.text.as_ref().is_some_and(TextTower::rows_stand_alone)
+    }
+
     /// Digests of the weights, over all parts of the folder whichever were loaded.
     #[must_use]
     pub const fn digests(&self) -> &Digests {

@@ -26,6 +26,7 @@ mod images;
 mod matrix;
 mod medsiglip;
 mod prefix;
+mod proposals;
 mod real;
 mod recipe;
 mod requests;

@@ -115,6 +115,13 @@ impl TextTower {
         Ok(self.run(pool, chunks, &plan, x)?)
     }
 
+    /// Whether all of it is done by kernels that work on each row by itself.
+    pub(crate) fn rows_stand_alone(&self) -> bool {
+        self.embedding.has_kernels()
+            && self.norm.cpu().is_some()
+            && self.layers.iter().all(Layer::has_kernels)
+    }
+
     fn image_rule(&self) -> Option<ImageRule> {
         let (projector, soft_token) = self.images.as_ref()?;
         Some(ImageRule {
@@ -247,6 +254,20 @@ impl Layer {
             down: Linear::load(&mlp.at("down_proj"), wide, hidden, false)?,
             after_feed_forward: norm("post_feedforward_layernorm")?,
         })
+    }
+
+    fn has_kernels(&self) -> bool {
+        let linears = [&self.gate, &self.up, &self.down];
+        let linears = linears.into_iter().chain(self.attention.linears());
+        let norms = [
+            &self.before_attention,
+            &self.after_attention,
+            &self.before_feed_forward,
+            &self.after_feed_forward,
+        ];
+        let norms = norms.into_iter().chain(self.attention.norms());
+        linears.into_iter().all(|linear| linear.kernels().is_some())
+            && norms.into_iter().all(|norm| norm.cpu().is_some())
     }
 
     /// x [rows, hidden] → [rows, hidden], before the norm that follows.

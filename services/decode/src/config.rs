@@ -4,7 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use medfleet_core::PoolName;
 use medfleet_core::setting::{ByteSize, DurationText};
-use medfleet_engine::{DecodeLimits, ModelConfig, PROMPT_VERSION, Prompts};
+use medfleet_engine::speculation::PROPOSED_TOKENS_MAX;
+use medfleet_engine::{DecodeLimits, ModelConfig, PROMPT_VERSION, Prompts, Speculation};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -48,6 +49,9 @@ pub struct Config {
     /// keeps the running texts quicker while a new prompt is read. An image is never cut.
     #[serde(default = "prefill_tokens_max_default")]
     pub prefill_tokens_max: NonZeroU32,
+    /// Several tokens of a text in one forward pass, where that is sooner; no text is changed by it.
+    #[serde(default)]
+    pub speculation: SpeculationConfig,
     /// Version of the prompts.
     #[serde(default = "prompt_version_default")]
     pub prompt_version: String,
@@ -57,6 +61,49 @@ pub struct Config {
     /// How often the text so far is stored, for watchers that come late.
     #[serde(default = "checkpoint_every_default")]
     pub checkpoint_every: DurationText,
+}
+
+/// Whether tokens are proposed and verified together, and within which limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpeculationConfig {
+    /// Whether it is done.
+    pub mode: SpeculationMode,
+    /// Tokens proposed for a text in one pass at most, up to 31.
+    pub tokens_max: NonZeroU32,
+    /// Memory for phrases of earlier texts, of all tenants together; with 0 a text is only compared with itself.
+    pub memory_bytes_max: ByteSize,
+}
+
+/// Whether tokens are proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpeculationMode {
+    /// Where the device computes each row by itself, and as many as pay by what was measured.
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl Default for SpeculationConfig {
+    fn default() -> Self {
+        Self {
+            mode: SpeculationMode::Auto,
+            // With the token before them, a tile of sixteen rows.
+            tokens_max: NonZeroU32::MIN.saturating_add(14),
+            memory_bytes_max: ByteSize::from_mib(16),
+        }
+    }
+}
+
+impl SpeculationConfig {
+    fn limits(self) -> Option<Speculation> {
+        (self.mode == SpeculationMode::Auto).then_some(Speculation {
+            tokens_max: self.tokens_max.get(),
+            memory_bytes_max: self.memory_bytes_max.get(),
+            always: false,
+        })
+    }
 }
 
 fn worker_default() -> WorkerConfig {
@@ -95,6 +142,7 @@ impl Config {
             worker: worker_default(),
             kv_bytes_max: kv_bytes_max_default(),
             prefill_tokens_max: prefill_tokens_max_default(),
+            speculation: SpeculationConfig::default(),
             prompt_version: prompt_version_default(),
             fetch_timeout: fetch_timeout_default(),
             checkpoint_every: checkpoint_every_default(),
@@ -109,6 +157,7 @@ impl Config {
             sequences_max: slots,
             queue_max: slots,
             prefill_tokens_max: self.prefill_tokens_max.get(),
+            speculation: self.speculation.limits(),
         }
     }
 
@@ -124,6 +173,12 @@ impl Config {
             return Err(ConfigError::relation(format!(
                 "decode.prompt_version is {}, allowed: {known}",
                 self.prompt_version
+            )));
+        }
+        let (found, most) = (self.speculation.tokens_max.get(), PROPOSED_TOKENS_MAX);
+        if found > most {
+            return Err(ConfigError::relation(format!(
+                "decode.speculation.tokens_max is {found}, allowed: 1 to {most}"
             )));
         }
         if self.checkpoint_every.as_millis() < 50 {

@@ -18,10 +18,14 @@ mod task;
 mod unit;
 mod work;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use medfleet_core::Stage;
-use medfleet_engine::{DecodeLoad, DecodeModel, Health};
+use futures::StreamExt;
+use medfleet_core::{Digest, Stage, TenantId};
+use medfleet_engine::{DecodeLoad, DecodeModel, Health, Phrases};
+use medfleet_queue::Queue;
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
@@ -33,6 +37,15 @@ const MODEL: TaskKind = TaskKind {
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
+
+const ERASURES: TaskKind = TaskKind {
+    name: "erasure hints",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
+
+/// Pause before the erasure hints are subscribed to again.
+const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// Registers every metric of this service, each with a value, for the reference page.
 pub fn every_metric(metrics: &Metrics) {
@@ -54,6 +67,15 @@ pub async fn run(
     if let DecodeModel::Writer(engine) = &model {
         let (ended, broken) = (engine.ended(), part.clone());
         metrics::register_load(&dependencies.metrics, engine.load());
+        match engine.phrases() {
+            Some(phrases) => {
+                let forgetting = forget_erased(dependencies.queue.clone(), phrases);
+                dependencies.tasks.start(ERASURES, forgetting);
+            }
+            None => {
+                tracing::info!("no tokens are proposed: not asked for, or not exact on this device")
+            }
+        }
         dependencies.tasks.start(MODEL, async move {
             match ended.await {
                 Health::Failed => {
@@ -80,4 +102,26 @@ pub async fn run(
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
+}
+
+/// Follows the hints that jobs were erased: what the engine knows of its tenant's texts goes, since whose each phrase was
+/// nobody knows. A hint that is missed leaves them until they have not come again for an hour.
+async fn forget_erased(queue: Queue, phrases: Phrases) -> Result<(), Infallible> {
+    loop {
+        match queue.erasures().await {
+            Ok(mut erasures) => {
+                while let Some(key) = erasures.next().await {
+                    phrases.forget(&scope(&key.tenant));
+                }
+            }
+            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
+        }
+        tokio::time::sleep(RESUBSCRIBE).await;
+    }
+}
+
+/// Who shares what an engine remembers: tenants share nothing, not even the time that reading a known prompt saves.
+fn scope(tenant: &TenantId) -> Digest {
+    let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
+    Digest::new(key)
 }

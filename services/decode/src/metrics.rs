@@ -145,6 +145,16 @@ impl Collector for Load {
                 "Texts in forward passes: divided by the passes, how full one is",
                 load.pass_sequences,
             ),
+            (
+                "proposed_tokens",
+                "Proposed tokens that were verified",
+                load.proposed,
+            ),
+            (
+                "accepted_tokens",
+                "Proposed tokens that were right: each saved a pass",
+                load.accepted,
+            ),
         ];
         for (name, help, value) in counters {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -24,6 +24,7 @@ use crate::fetch::Fetcher;
 use crate::gather::{Gathered, Sources, gather};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
+use crate::scope;
 use crate::stream::{Writer, collect};
 use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
@@ -342,12 +343,6 @@ impl Answering<'_> {
             scope: self.scope,
         }
     }
-}
-
-/// Tenants share nothing, not even the time that reading a known prompt saves.
-fn scope(tenant: &TenantId) -> Digest {
-    let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
-    Digest::new(key)
 }
 
 impl Handler for Decode {

@@ -12,6 +12,8 @@ pub(super) struct Gauges {
     kv_block_bytes: AtomicU64,
     passes: AtomicU64,
     pass_sequences: AtomicU64,
+    proposed: AtomicU64,
+    accepted: AtomicU64,
 }
 
 /// How busy a decoder was at its last pass. The numbers are of one moment only when it stands still.
@@ -31,6 +33,10 @@ pub struct DecodeLoad {
     pub passes: u64,
     /// Sequences in these passes, all together: divided by `passes`, how full a pass is.
     pub pass_sequences: u64,
+    /// Proposed tokens that were verified since the start.
+    pub proposed: u64,
+    /// Of these, those that were right.
+    pub accepted: u64,
 }
 
 impl Gauges {
@@ -51,6 +57,11 @@ impl Gauges {
             .fetch_add(sequences as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn verified(&self, proposed: u32, accepted: usize) {
+        self.proposed.fetch_add(proposed.into(), Ordering::Relaxed);
+        self.accepted.fetch_add(accepted as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn read(&self) -> DecodeLoad {
         let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
         DecodeLoad {
@@ -61,6 +72,8 @@ impl Gauges {
             kv_block_bytes: of(&self.kv_block_bytes),
             passes: of(&self.passes),
             pass_sequences: of(&self.pass_sequences),
+            proposed: of(&self.proposed),
+            accepted: of(&self.accepted),
         }
     }
 }

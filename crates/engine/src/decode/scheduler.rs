@@ -1,6 +1,6 @@
 //! The loop on the model's thread: continuous batching. Every turn is one forward pass: the next token of every text that
 //! is written, and up to a limit of tokens of the prompts that are read, so that a newcomer delays the running texts by
-//! one stretch at most. An image is never cut.
+//! one stretch at most. An image is never cut. Where it pays, tokens that are proposed are verified in the same pass.
 //!
 //! A request begins when its prompt finds room beside the others, in order of arrival. When memory runs out on the way,
 //! the youngest gives its own to the older ones, keeps what it wrote, and goes to the front of the waiting: it is read
@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -17,9 +17,11 @@ use super::load::Gauges;
 use super::stop::StopFilter;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{
-    Alternative, DecodeBackend, EngineError, Finish, PromptSize, Sequence, Step, Work,
+    Alternative, DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
 };
 use crate::health::Reporter;
+use crate::speculation::PROPOSED_TOKENS_MAX;
+use crate::speculation::pace::{Pace, Pass};
 use crate::text::TokenSpan;
 
 type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -59,6 +61,8 @@ pub(super) struct Scheduler {
     active: Vec<Taken>,
     next_sequence: u64,
     load: Arc<Gauges>,
+    /// Where tokens are proposed.
+    pace: Option<Pace>,
 }
 
 /// The model panicked: the thread must end.
@@ -79,6 +83,7 @@ impl Scheduler {
             active: Vec::new(),
             next_sequence: 0,
             load,
+            pace: limits.speculation.map(|of| Pace::new(of.always)),
         };
         scheduler.show_load();
         scheduler
@@ -201,7 +206,9 @@ impl Scheduler {
             let mut this = std::panic::AssertUnwindSafe(&mut *self);
             std::panic::catch_unwind(move || {
                 this.begin();
-                this.plan()
+                let mut works = this.plan();
+                this.propose(&mut works);
+                works
             })
         };
         let Ok(works) = begun else {
@@ -213,6 +220,7 @@ impl Scheduler {
             return Ok(());
         }
         self.load.passed(works.len());
+        let begun = Instant::now();
         let backend = self.backend.as_mut();
         let outcome = self.reporter.guard(|| {
             let steps = backend.run(&works)?;
@@ -225,13 +233,10 @@ impl Scheduler {
             }
         });
         match outcome {
-            Ok(steps) => {
-                for (work, step) in works.iter().zip(steps) {
-                    match step {
-                        Ok(Some(step)) => self.take(work.sequence, step),
-                        Ok(None) => {}
-                        Err(error) => self.fail(work.sequence, error),
-                    }
+            Ok(outcomes) => {
+                self.measure(&works, begun.elapsed());
+                for (work, outcome) in works.iter().zip(outcomes) {
+                    self.take_all(*work, outcome);
                 }
                 Ok(())
             }
@@ -302,7 +307,11 @@ impl Scheduler {
                 if reads {
                     prefill = prefill.saturating_sub(tokens);
                 }
-                works.push(Work { sequence, tokens });
+                works.push(Work {
+                    sequence,
+                    tokens,
+                    proposed: 0,
+                });
                 index += 1;
             } else if self.active.len() == 1 {
                 // What was taken on fits alone: this is a defect, and it must not become a loop.
@@ -317,13 +326,65 @@ impl Scheduler {
         works
     }
 
+    /// Adds what is proposed for the texts that are written, as many tokens as pay and as find memory that nobody needs in
+    /// this pass.
+    fn propose(&mut self, works: &mut [Work]) {
+        let (Some(pace), Some(speculation)) = (&mut self.pace, self.limits.speculation) else {
+            return;
+        };
+        let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
+        let backend = self.backend.as_mut();
+        let chances = works.iter().map(|work| {
+            if work.tokens == 1 && backend.left(work.sequence) == 1 {
+                backend.propose(work.sequence, most)
+            } else {
+                Vec::new()
+            }
+        });
+        let chances: Vec<Vec<f32>> = chances.collect();
+        let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
+        let pass = Pass {
+            rows: works.iter().map(|work| work.tokens as usize).sum(),
+            texts: works.iter().filter(whole).count(),
+        };
+        let counts = pace.choose(pass, &chances);
+        for (work, count) in works.iter_mut().zip(counts) {
+            let count = u32::try_from(count).unwrap_or(0);
+            if count > 0 && backend.reserve(work.sequence, work.tokens + count) {
+                work.proposed = count;
+            }
+        }
+    }
+
+    /// Notes what a pass took in which no prompt was read.
+    fn measure(&mut self, works: &[Work], took: Duration) {
+        if let Some(pace) = &mut self.pace
+            && works.iter().all(|work| work.tokens == 1)
+        {
+            let rows = works.iter().map(|work| 1 + work.proposed as usize);
+            pace.took(rows.sum(), took);
+        }
+    }
+
     fn index(&self, sequence: Sequence) -> Option<usize> {
         self.active
             .iter()
             .position(|taken| taken.sequence == sequence)
     }
 
-    /// Takes in one step of one sequence; ends the sequence on its last.
+    /// Takes in what a pass made of one sequence.
+    fn take_all(&mut self, work: Work, outcome: Outcome) {
+        let accepted = outcome.len().saturating_sub(1);
+        self.load.verified(work.proposed, accepted);
+        for step in outcome {
+            match step {
+                Ok(step) => self.take(work.sequence, step),
+                Err(error) => self.fail(work.sequence, error),
+            }
+        }
+    }
+
+    /// Takes in one step of one sequence, unless it has ended already, by a stop string before it; ends the sequence on its last.
     fn take(&mut self, sequence: Sequence, step: Step) {
         let Some(index) = self.index(sequence) else {
             return;

@@ -21,6 +21,7 @@ const LIMITS: DecodeLimits = DecodeLimits {
     sequences_max: 4,
     queue_max: 4,
     prefill_tokens_max: 8,
+    speculation: None,
 };
 const PLENTY: u64 = 1 << 30;
 
@@ -332,18 +333,15 @@ fn thinker() -> Pass {
     Box::new(|inner, works| {
         let outcomes = inner.run(works)?;
         let think = |(work, outcome): (&Work, Outcome)| {
-            let Ok(Some(step)) = outcome else {
+            if work.sequence != Sequence(0) {
                 return outcome;
+            }
+            let thinks = |step: Step| Step {
+                token: None,
+                text: String::new(),
+                finish: step.finish.map(|_| Err(StillThinking)),
             };
-            Ok(Some(if work.sequence == Sequence(0) {
-                Step {
-                    token: None,
-                    text: String::new(),
-                    finish: step.finish.map(|_| Err(StillThinking)),
-                }
-            } else {
-                step
-            }))
+            outcome.into_iter().map(|step| step.map(thinks)).collect()
         };
         Ok(works.iter().zip(outcomes).map(think).collect())
     })

@@ -1,8 +1,11 @@
 //! The text half of MedGemma. Each sequence keeps its tokens, its blocks, its detokenizer and its constraint; a pass is
 //! one forward over stretches of several sequences at different positions.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use medfleet_core::Digest;
 use medfleet_model as model;
@@ -18,6 +21,8 @@ use crate::backend::{
 };
 use crate::decode::DecodeRequest;
 use crate::prompt::{Part, Prompt};
+use crate::speculation::Phrases;
+use crate::speculation::proposals::Proposals;
 
 pub(super) struct Decoder {
     loaded: Loaded,
@@ -26,6 +31,8 @@ pub(super) struct Decoder {
     running: HashMap<Sequence, Running>,
     /// The vocabulary for constraints, prepared when the first one comes.
     guides: OnceLock<Result<Guides, ConstraintError>>,
+    /// Where tokens are proposed: what tenants' texts had in common.
+    phrases: Option<Phrases>,
 }
 
 /// A sequence between two passes.
@@ -33,6 +40,10 @@ pub(super) struct Running {
     pub(super) progress: Progress,
     pub(super) images: Vec<ImageTokens>,
     pub(super) writing: Writing,
+    /// Whose it is, and how long its prompt.
+    pub(super) scope: Digest,
+    pub(super) prompt_tokens: usize,
+    pub(super) proposals: Proposals,
 }
 
 /// What turns logits into text.
@@ -51,6 +62,7 @@ impl Decoder {
             budget_bytes,
             running: HashMap::new(),
             guides: OnceLock::new(),
+            phrases: None,
         }
     }
 
@@ -101,14 +113,58 @@ impl Decoder {
         let guides = guides.as_ref().map_err(Clone::clone)?;
         Ok(Some(guides.guide(constraint)?))
     }
+}
 
-    fn running(&self, sequence: Sequence) -> Result<&Running, EngineError> {
-        self.running.get(&sequence).ok_or_else(unknown)
-    }
+/// Beside the pool, which a forward changes.
+fn find(running: &HashMap<Sequence, Running>, sequence: Sequence) -> Result<&Running, EngineError> {
+    running.get(&sequence).ok_or_else(unknown)
 }
 
 fn unknown() -> EngineError {
     EngineError::Model("a sequence is not known".into())
+}
+
+impl Decoder {
+    /// One forward over these stretches and the proposals behind them.
+    fn forward(
+        &mut self,
+        works: &[Work],
+        ranges: &[Range<usize>],
+    ) -> Result<Vec<LogitRows>, EngineError> {
+        let stretches = || works.iter().zip(ranges);
+        let images: Vec<Vec<(usize, model::ImageTokens)>> = stretches()
+            .map(|(work, range)| find(&self.running, work.sequence)?.images_in(range))
+            .collect::<Result<_, EngineError>>()?;
+        let spans = images.iter().zip(ranges).map(|(images, range)| {
+            let span = |(first, tokens)| ImageSpan {
+                offset: first - range.start,
+                tokens,
+            };
+            images.iter().map(|(f, t)| span((*f, t))).collect()
+        });
+        let spans: Vec<Vec<ImageSpan>> = spans.collect();
+        let fed: Vec<Cow<[u32]>> = stretches()
+            .map(|(work, range)| Ok(find(&self.running, work.sequence)?.fed(work, range)))
+            .collect::<Result<_, EngineError>>()?;
+        let mut chunks = Vec::with_capacity(works.len());
+        for (((work, range), images), fed) in stretches().zip(&spans).zip(&fed) {
+            let Running { progress, .. } = find(&self.running, work.sequence)?;
+            let last = range.end == progress.tokens().len();
+            chunks.push(Chunk {
+                tokens: fed,
+                images,
+                start: range.start,
+                table: progress.table(),
+                want: match (last, fed.len() > range.len()) {
+                    (false, _) => Want::Nothing,
+                    (true, false) => Want::Last,
+                    (true, true) => Want::All,
+                },
+            });
+        }
+        let model = &self.loaded.model;
+        model.forward(&mut self.pool, &chunks).map_err(failed)
+    }
 }
 
 impl DecodeBackend for Decoder {
@@ -157,6 +213,9 @@ impl DecodeBackend for Decoder {
                 stream: Detokenizer::default(),
                 guide,
             },
+            scope: request.scope,
+            prompt_tokens: built.tokens().len(),
+            proposals: Proposals::default(),
         };
         self.running.insert(sequence, running);
         Ok(PromptSize {
@@ -198,53 +257,54 @@ impl DecodeBackend for Decoder {
         progress.reserve(self.pool.blocks_mut(), end).is_ok()
     }
 
+    fn speculate(&mut self, phrases: Phrases) -> bool {
+        let exact = self.loaded.model.rows_stand_alone();
+        self.phrases = exact.then_some(phrases);
+        exact
+    }
+
+    fn propose(&mut self, sequence: Sequence, tokens_max: u32) -> Vec<f32> {
+        let (Some(phrases), Some(running)) = (&self.phrases, self.running.get_mut(&sequence))
+        else {
+            return Vec::new();
+        };
+        let stretch = self.pool.blocks().layout().stretch_tokens;
+        let most = running.proposed_max(tokens_max as usize, stretch);
+        let Running {
+            progress,
+            writing,
+            proposals,
+            ..
+        } = running;
+        let model = &self.loaded.model;
+        let never = |token: u32| {
+            model.forbidden_tokens().contains(&token) || writing.stops_at(model, token)
+        };
+        let mut memory = phrases.lock();
+        let tenant = memory.tenant(running.scope, Instant::now());
+        proposals.extend(progress.tokens(), tenant, never, most);
+        proposals.chances(tenant.chances(), most)
+    }
+
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
         let ranges = works.iter().map(|work| {
-            let running = self.running(work.sequence)?;
+            let running = find(&self.running, work.sequence)?;
             Ok(running.progress.next(work.tokens as usize))
         });
-        let ranges: Vec<_> = ranges.collect::<Result<_, EngineError>>()?;
-        let rows = {
-            let stretches = works.iter().zip(&ranges);
-            let images: Vec<Vec<(usize, model::ImageTokens)>> = stretches
-                .map(|(work, range)| self.running(work.sequence)?.images_in(range))
-                .collect::<Result<_, EngineError>>()?;
-            let spans = images.iter().zip(&ranges).map(|(images, range)| {
-                let span = |(first, tokens)| ImageSpan {
-                    offset: first - range.start,
-                    tokens,
-                };
-                images.iter().map(|(f, t)| span((*f, t))).collect()
-            });
-            let spans: Vec<Vec<ImageSpan>> = spans.collect();
-            let mut chunks = Vec::with_capacity(works.len());
-            for ((work, range), images) in works.iter().zip(&ranges).zip(&spans) {
-                let Running { progress, .. } =
-                    self.running.get(&work.sequence).ok_or_else(unknown)?;
-                let last = range.end == progress.tokens().len();
-                chunks.push(Chunk {
-                    tokens: &progress.tokens()[range.clone()],
-                    images,
-                    start: range.start,
-                    table: progress.table(),
-                    want: if last { Want::Last } else { Want::Nothing },
-                });
-            }
-            let model = &self.loaded.model;
-            model.forward(&mut self.pool, &chunks).map_err(failed)?
-        };
-        let mut steps = Vec::with_capacity(works.len());
+        let ranges: Vec<Range<usize>> = ranges.collect::<Result<_, EngineError>>()?;
+        let rows = self.forward(works, &ranges)?;
+        let mut outcomes = Vec::with_capacity(works.len());
         for ((work, range), rows) in works.iter().zip(ranges).zip(rows) {
             let running = self.running.get_mut(&work.sequence).ok_or_else(unknown)?;
             running.progress.advance(self.pool.blocks_mut(), range.end);
-            steps.push(if running.progress.left() == 0 {
-                let row = only_row(rows);
-                row.and_then(|row| running.write(&self.loaded, &row).map(Some))
+            outcomes.push(if running.progress.left() == 0 {
+                let phrases = self.phrases.as_ref();
+                running.write_all(&self.loaded, &mut self.pool, rows, phrases)
             } else {
-                Ok(None)
+                Vec::new()
             });
         }
-        Ok(steps)
+        Ok(outcomes)
     }
 
     fn suspend(&mut self, sequence: Sequence) {
@@ -263,7 +323,7 @@ impl Running {
     /// The images whose run begins in a stretch, with its position.
     fn images_in(
         &self,
-        range: &std::ops::Range<usize>,
+        range: &Range<usize>,
     ) -> Result<Vec<(usize, model::ImageTokens)>, EngineError> {
         let inside = self.progress.images_in(range);
         inside
@@ -277,13 +337,87 @@ impl Running {
             .collect()
     }
 
-    /// Chooses the next token and turns it into text.
-    fn write(&mut self, loaded: &Loaded, logits: &[f32]) -> Result<Step, EngineError> {
-        let (step, token) = self.writing.write(loaded, logits, self.progress.tokens())?;
-        if let Some(token) = token {
-            self.progress.push(token);
+    /// How many proposals can be of use: all right, the text has one token more than those, and a longer stretch would hold
+    /// more memory than a sequence was counted with.
+    fn proposed_max(&self, tokens_max: usize, stretch_tokens: usize) -> usize {
+        let Writing {
+            written, decoding, ..
+        } = &self.writing;
+        let left = decoding.max_tokens.saturating_sub(*written) as usize;
+        tokens_max
+            .min(left.saturating_sub(1))
+            .min(stretch_tokens.saturating_sub(1))
+    }
+
+    /// The tokens of a stretch, with the proposals that are verified behind them.
+    fn fed(&self, work: &Work, range: &Range<usize>) -> Cow<'_, [u32]> {
+        let stretch = &self.progress.tokens()[range.clone()];
+        // Every row of a chunk with proposals is wanted: it must not be a prompt's.
+        if work.proposed == 0 || range.len() != 1 {
+            return Cow::Borrowed(stretch);
         }
-        Ok(step)
+        let proposed = self.proposals.tokens().take(work.proposed as usize);
+        Cow::Owned(stretch.iter().copied().chain(proposed).collect())
+    }
+
+    /// Chooses the next token, and as long as that is the one that was proposed, the one after it: what these rows of logits
+    /// make of it. Gives back the memory of what was proposed in vain.
+    fn write_all(
+        &mut self,
+        loaded: &Loaded,
+        pool: &mut KvPool,
+        rows: LogitRows,
+        phrases: Option<&Phrases>,
+    ) -> Outcome {
+        if rows.rows.is_empty() {
+            let missing = EngineError::Model("the forward returned no logits".into());
+            return vec![Err(missing)];
+        }
+        let mut outcome = Outcome::with_capacity(rows.rows.len());
+        for row in rows.rows {
+            if self.progress.left() > 0 {
+                // The token before was the one proposed: its keys and values are there.
+                let end = self.progress.tokens().len();
+                self.progress.advance(pool.blocks_mut(), end);
+            }
+            let (step, token) = match self.writing.write(loaded, &row, self.progress.tokens()) {
+                Ok(written) => written,
+                Err(error) => {
+                    outcome.push(Err(error));
+                    break;
+                }
+            };
+            let finish = step.finish;
+            outcome.push(Ok(step));
+            let Some(token) = token else {
+                self.learn(phrases, finish);
+                break;
+            };
+            self.progress.push(token);
+            let right = phrases.is_some_and(|phrases| {
+                let mut memory = phrases.lock();
+                let tenant = memory.tenant(self.scope, Instant::now());
+                self.proposals.written(token, tenant.chances_mut())
+            });
+            if finish.is_some() {
+                self.learn(phrases, finish);
+                break;
+            }
+            if !right {
+                break;
+            }
+        }
+        self.progress.shrink(pool.blocks_mut());
+        outcome
+    }
+
+    /// The text has ended well: what its tenant writes next may be like it.
+    fn learn(&self, phrases: Option<&Phrases>, finish: Option<Result<Finish, StillThinking>>) {
+        if let (Some(phrases), Some(Ok(_))) = (phrases, finish) {
+            let mut memory = phrases.lock();
+            let tenant = memory.tenant(self.scope, Instant::now());
+            tenant.learn(self.progress.tokens(), self.prompt_tokens);
+        }
     }
 }
 
@@ -304,8 +438,7 @@ impl Writing {
             allowed: allowed.as_ref(),
         };
         let choice = choose(logits, &self.decoding.sampling(), &situation).map_err(failed)?;
-        let asked = self.decoding.stop_tokens.contains(&choice.token);
-        if asked || model.stop_tokens().contains(&choice.token) {
+        if self.stops_at(model, choice.token) {
             return Ok((self.last(None, String::new(), Finish::Stop), None));
         }
         if let Some(guide) = &mut self.guide {
@@ -338,6 +471,11 @@ impl Writing {
             },
         };
         Ok((step, Some(choice.token)))
+    }
+
+    /// Whether a token ends the text.
+    fn stops_at(&self, model: &model::Model, token: u32) -> bool {
+        self.decoding.stop_tokens.contains(&token) || model.stop_tokens().contains(&token)
     }
 
     fn alternatives(
@@ -376,9 +514,4 @@ impl Writing {
             finish: Some(finish),
         }
     }
-}
-
-fn only_row(rows: LogitRows) -> Result<Vec<f32>, EngineError> {
-    let missing = || EngineError::Model("the forward returned no logits".into());
-    rows.rows.into_iter().next().ok_or_else(missing)
 }

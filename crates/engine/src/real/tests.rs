@@ -12,18 +12,25 @@ use crate::encode::EncodeEngine;
 use crate::prompt::Question;
 use crate::text::choose_among;
 
+mod speculation;
+
 const KV_BYTES_MAX: u64 = 64 << 20;
 const LIMITS: DecodeLimits = DecodeLimits {
     sequences_max: 4,
     queue_max: 8,
     prefill_tokens_max: 24,
+    speculation: None,
 };
 
 fn tiny() -> Loaded {
+    tiny_on(ComputeDevice::Cpu)
+}
+
+fn tiny_on(device: ComputeDevice) -> Loaded {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny");
     let place = Place {
         folder: &folder,
-        device: ComputeDevice::Cpu,
+        device,
         digest_cache: None,
     };
     Loaded::load(place, Dtype::F32, Half::Both).expect("the repository ships this checkpoint")

@@ -225,19 +225,22 @@ impl DecodeBackend for SimulatedDecoder {
         self.spend(works);
         let outcomes = works.iter().map(|work| {
             let Some(running) = self.sequences.get_mut(&work.sequence) else {
-                return Err(EngineError::Model("the sequence is not known".into()));
+                return vec![Err(EngineError::Model("the sequence is not known".into()))];
             };
             running.begun = true;
             let end = running.progress.cached() + work.tokens as usize;
             running.progress.advance(&mut self.blocks, end);
             if running.progress.left() > 0 {
-                return Ok(None);
+                return Vec::new();
             }
-            let step = running.writing.next()?;
-            if let Some(token) = &step.token {
+            let step = running.writing.next();
+            if let Ok(Step {
+                token: Some(token), ..
+            }) = &step
+            {
                 running.progress.push(token.id);
             }
-            Ok(Some(step))
+            vec![step]
         });
         Ok(outcomes.collect())
     }

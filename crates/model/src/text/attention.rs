@@ -54,6 +54,14 @@ impl Attention {
         })
     }
 
+    pub(crate) fn linears(&self) -> [&Linear; 4] {
+        [&self.query, &self.key, &self.value, &self.output]
+    }
+
+    pub(crate) const fn norms(&self) -> [&RmsNorm; 2] {
+        [&self.query_norm, &self.key_norm]
+    }
+
     /// x [rows, hidden] → [rows, hidden]; keys and values of the rows are in the pool afterwards.
     pub(crate) fn forward(
         &self,

@@ -122,6 +122,11 @@ impl Progress {
         blocks.trim(&mut self.table, self.cached);
     }
 
+    /// Gives back the blocks that were taken for tokens beyond those in the cache.
+    pub fn shrink(&mut self, blocks: &mut Blocks) {
+        blocks.shrink(&mut self.table, self.cached);
+    }
+
     /// A token of the answer.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
