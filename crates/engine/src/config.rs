@@ -226,6 +226,15 @@ pub enum DecodeModel {
 }
 
 impl DecodeModel {
+    /// What writes, where it does.
+    #[must_use]
+    pub fn engine(self) -> Option<DecodeEngine> {
+        match self {
+            Self::Writer(engine) => Some(engine),
+            Self::Embedder(_) => None,
+        }
+    }
+
     /// What it is.
     #[must_use]
     pub fn description(&self) -> &Description {

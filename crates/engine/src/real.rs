@@ -70,29 +70,36 @@ impl Loaded {
             None => Model::load(place.folder, options),
         };
         let model = model.map_err(failed)?;
-        let Some([tokens_per_image, token_width]) = model.image_shape() else {
+        if model.image_shape().is_none() {
             return Err(EngineError::Model(
                 "the checkpoint has no vision tower".into(),
             ));
-        };
+        }
+        Ok(Self::of(model, &name_of(place.folder)))
+    }
+
+    /// A model that is loaded already, also one that sees no images: to measure with. A worker takes what [`Loaded::load`] takes.
+    #[must_use]
+    pub fn of(model: Model, name: &str) -> Self {
+        let [tokens_per_image, token_width] = model.image_shape().unwrap_or_default();
         let config = model.config();
         let frame_side = config.vision.as_ref().map_or(0, |vision| vision.image_size);
         let digests = model.digests();
         let description = Description {
-            model: name_of(place.folder),
+            model: name.to_owned(),
             model_digest: digests.model,
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
-            dtype,
+            dtype: from_model(model.dtype()),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
             token_width: as_u32(token_width),
             context_tokens_max: as_u32(config.text.positions_max),
         };
-        Ok(Self {
+        Self {
             model: Arc::new(model),
             description,
-        })
+        }
     }
 
     /// What was loaded.
@@ -149,6 +156,13 @@ const fn to_model(dtype: Dtype) -> model::Dtype {
     match dtype {
         Dtype::F32 => model::Dtype::F32,
         Dtype::Bf16 => model::Dtype::Bf16,
+    }
+}
+
+const fn from_model(dtype: model::Dtype) -> Dtype {
+    match dtype {
+        model::Dtype::F32 => Dtype::F32,
+        model::Dtype::Bf16 => Dtype::Bf16,
     }
 }
 

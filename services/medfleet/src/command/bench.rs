@@ -9,6 +9,7 @@ mod queue;
 mod release;
 mod report;
 mod sample;
+mod speculation;
 
 use clap::Subcommand;
 
@@ -33,6 +34,8 @@ enum What {
     Load(load::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
     Model(model::Args),
+    /// Writing reports with proposed tokens and without, in turns, on the demo model or another
+    Speculation(speculation::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),
 }
@@ -45,6 +48,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
         What::Model(args) => model::run(args),
+        What::Speculation(args) => speculation::run(args),
         What::Memory(args) => memory::run(args),
     }
 }

@@ -1,0 +1,420 @@
+//! `medfleet bench speculation`: texts about phantoms, written one token a pass and with proposals, in turns in one process
+//! (A B A B). Every text is compared: one that differs fails the run.
+//!
+//! The reports of the demo model follow templates, as a department's reports do. A text-only model (a .gguf) is given
+//! earlier reports and goes on; one with random weights (`bench model` writes such a folder) shows what passes cost, not
+//! what reports are like.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
+use medfleet_core::Digest;
+use medfleet_engine::{
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
+    ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, real::Loaded,
+};
+use medfleet_model::{ComputeDevice, Dtype, GgufSource, LoadOptions, Model, Parts};
+use medfleet_phantom::Phantom;
+use serde_json::{Value, json};
+
+use crate::command::on_one_thread;
+use crate::exit::{CommandResult, Exit};
+use crate::show::{self, seconds};
+
+/// Memory for keys and values of each of the two engines.
+const KV_BYTES_MAX: u64 = 256 << 20;
+/// Memory for phrases, as a worker has it by default.
+const PHRASES_BYTES_MAX: u64 = 16 << 20;
+/// Reports in the prompt of a model that sees no pictures.
+const EXAMPLES: u64 = 6;
+
+/// Flags of `bench speculation`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Model folder, or a GGUF file with a language model alone
+    #[arg(
+        long,
+        value_name = "DIR|FILE.gguf",
+        default_value = "deploy/demo/phantom-demo"
+    )]
+    model: PathBuf,
+    /// With a GGUF file: keep quantised matrices as stored
+    #[arg(long)]
+    quantised: bool,
+    /// Texts of a turn
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    studies: usize,
+    /// Texts before the first turn that counts, so that the tenant's phrases are known
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    warm_up: usize,
+    /// Pairs of turns
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat: usize,
+    /// Texts written side by side
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    texts: usize,
+    /// Tokens of each text at most
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    max_tokens: u32,
+    /// Tokens proposed for a text in one pass at most
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    proposed_max: u32,
+    /// Verify whatever is proposed, whether it pays or not
+    #[arg(long)]
+    always: bool,
+    /// 0 is greedy, up to 2
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Seed of the phantoms and of the sampling
+    #[arg(long, value_name = "S", default_value_t = 770_077)]
+    seed: u64,
+    /// What to compute in: f32 or bf16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    dtype: Dtype,
+    /// Where to compute
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: ComputeDevice,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one turn of one engine took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    tokens: usize,
+    /// From the first request to the last token, prompts included.
+    wall: Duration,
+    /// First token to last, of all texts one after the other.
+    decode: Duration,
+    /// Tokens within that time.
+    decoded: usize,
+    load: DecodeLoad,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let loaded = load(&args)?;
+    let mut bench = Bench {
+        plain: start(&loaded, &args, None)?,
+        proposing: start(
+            &loaded,
+            &args,
+            Some(Speculation {
+                tokens_max: args.proposed_max,
+                memory_bytes_max: PHRASES_BYTES_MAX,
+                always: args.always,
+            }),
+        )?,
+        loaded,
+        args,
+        next: 0,
+    };
+    on_one_thread(async move {
+        bench.check()?;
+        let warm_up = bench.args.warm_up;
+        bench.pair(warm_up).await?;
+        let mut turns = Vec::new();
+        for _ in 0..bench.args.repeat.max(1) {
+            let studies = bench.args.studies.max(1);
+            turns.push(bench.pair(studies).await?);
+        }
+        show_figures(&bench, &turns)?;
+        Ok(Exit::Done)
+    })
+}
+
+fn load(args: &Args) -> Result<Loaded> {
+    let options = LoadOptions {
+        dtype: args.dtype,
+        parts: Parts::All,
+        device: args.device,
+    };
+    let gguf = args.model.extension().is_some_and(|end| end == "gguf");
+    let model = if gguf {
+        let mut source = GgufSource::text(&args.model);
+        source.quantised = args.quantised;
+        Model::load_gguf(&source, options)
+    } else {
+        Model::load(&args.model, options)
+    };
+    let model = model.with_context(|| format!("cannot load {}", args.model.display()))?;
+    let name = args.model.file_stem().unwrap_or_default();
+    Ok(Loaded::of(model, &name.to_string_lossy()))
+}
+
+fn start(loaded: &Loaded, args: &Args, speculation: Option<Speculation>) -> Result<DecodeEngine> {
+    let limits = DecodeLimits {
+        sequences_max: args.texts.max(1),
+        queue_max: args.texts.max(1),
+        prefill_tokens_max: 512,
+        speculation,
+    };
+    let model = LoadedModel::Real(loaded.clone());
+    let started = model.start_decode(KV_BYTES_MAX, limits)?;
+    started.engine().context("the model writes no text")
+}
+
+struct Bench {
+    plain: DecodeEngine,
+    proposing: DecodeEngine,
+    loaded: Loaded,
+    args: Args,
+    /// Phantoms that were used.
+    next: u64,
+}
+
+impl Bench {
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.proposing.phrases().is_some(),
+            "nothing is proposed on this device: a row of a pass depends on those beside it"
+        );
+        Ok(())
+    }
+
+    /// The same new studies with one engine, then with the other.
+    async fn pair(&mut self, studies: usize) -> Result<[Turn; 2]> {
+        let requests = (0..studies).map(|_| {
+            let number = self.next;
+            self.next += 1;
+            self.request(number)
+        });
+        let requests: Vec<DecodeRequest> = requests.collect::<Result<_>>()?;
+        let (plain, expected) = self.turn(&self.plain, &requests).await?;
+        let (proposing, found) = self.turn(&self.proposing, &requests).await?;
+        let same = |((text, done), (expected, plain)): (&Text, &Text)| {
+            text == expected && done.tokens == plain.tokens && done.finish == plain.finish
+        };
+        let differ = found
+            .iter()
+            .zip(&expected)
+            .filter(|pair| !same(*pair))
+            .count();
+        ensure!(
+            differ == 0,
+            "{differ} of {studies} texts differ with proposals, which must never be"
+        );
+        Ok([plain, proposing])
+    }
+
+    /// What to write about a phantom.
+    fn request(&self, number: u64) -> Result<DecodeRequest> {
+        let (seed, side) = (self.args.seed, self.loaded.description().frame_side);
+        let (prompt, images) = if side == 0 {
+            let first = number * EXAMPLES;
+            let earlier = (first..first + EXAMPLES).map(|index| Phantom::draw(seed, index, false));
+            let earlier = earlier.map(|phantom| format!("Report: {}", phantom.record().report));
+            let text = earlier.collect::<Vec<_>>().join("\n");
+            let ask = "Write reports of the same kind about other patients.";
+            let prompt = Prompt {
+                system: String::new(),
+                parts: vec![Part::Text(format!("{text}\n{ask}"))],
+            };
+            (prompt, Vec::new())
+        } else {
+            let question = Question::Report {
+                clinical_context: String::new(),
+            };
+            (question.prompt(1)?.prompt, vec![self.image(number)?])
+        };
+        Ok(DecodeRequest {
+            prompt,
+            images,
+            decoding: Decoding {
+                temperature: self.args.temperature,
+                seed: seed.wrapping_add(number),
+                ..Decoding::greedy(self.args.max_tokens)
+            },
+            scope: Digest::new([0; 32]),
+        })
+    }
+
+    fn image(&self, number: u64) -> Result<ImageTokens> {
+        let side = self.loaded.description().frame_side;
+        let phantom = Phantom::draw(self.args.seed, number, false);
+        let frame = Frame {
+            side,
+            channels: 1,
+            pixels: phantom.render_square(side).grey().into(),
+        };
+        let tokens = self.loaded.encoder().encode(&[frame])?;
+        tokens.into_iter().next().context("no tokens of an image")
+    }
+
+    /// All texts, as many side by side as asked for.
+    async fn turn(
+        &self,
+        engine: &DecodeEngine,
+        requests: &[DecodeRequest],
+    ) -> Result<(Turn, Vec<Text>)> {
+        let before = engine.load()();
+        let begun = Instant::now();
+        let mut texts = Vec::with_capacity(requests.len());
+        for requests in requests.chunks(self.args.texts.max(1)) {
+            let written = requests
+                .iter()
+                .map(|request| write(engine, request.clone()));
+            texts.extend(try_join_all(written).await?);
+        }
+        let wall = begun.elapsed();
+        let mut turn = Turn {
+            wall,
+            load: since(before, engine.load()()),
+            ..Turn::default()
+        };
+        for (_, done) in &texts {
+            turn.tokens += done.tokens.len();
+            turn.decoded += done.tokens.len().saturating_sub(1);
+            turn.decode += done.decode;
+        }
+        Ok((turn, texts))
+    }
+}
+
+/// A text and how it ended.
+type Text = (String, Done);
+
+async fn write(engine: &DecodeEngine, request: DecodeRequest) -> Result<Text> {
+    let mut stream = engine.decode(request).await?;
+    let mut text = String::new();
+    loop {
+        match stream.next().await? {
+            DecodeEvent::Text(delta) => text.push_str(&delta),
+            DecodeEvent::Done(done) => return Ok((text, done)),
+        }
+    }
+}
+
+/// What was counted between two looks.
+const fn since(before: DecodeLoad, after: DecodeLoad) -> DecodeLoad {
+    DecodeLoad {
+        passes: after.passes - before.passes,
+        pass_sequences: after.pass_sequences - before.pass_sequences,
+        proposed: after.proposed - before.proposed,
+        accepted: after.accepted - before.accepted,
+        ..after
+    }
+}
+
+impl Turn {
+    /// Tokens a second while texts are written, of one text.
+    fn rate(&self) -> f64 {
+        self.decoded as f64 / self.decode.as_secs_f64()
+    }
+
+    /// Tokens a second of all texts, prompts included.
+    fn rate_with_prompts(&self) -> f64 {
+        self.tokens as f64 / self.wall.as_secs_f64()
+    }
+
+    fn tokens_of_pass(&self) -> f64 {
+        let steps = self.load.pass_sequences.max(1);
+        self.tokens as f64 / steps as f64
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "tokens": self.tokens,
+            "wall_seconds": self.wall.as_secs_f64(),
+            "tokens_per_second": self.rate(),
+            "tokens_per_second_with_prompts": self.rate_with_prompts(),
+            "passes": self.load.passes,
+            "proposed": self.load.proposed,
+            "accepted": self.load.accepted,
+        })
+    }
+}
+
+/// The middle one; of two the higher.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
+    let ratio = |of: fn(&Turn) -> f64| {
+        let each = turns
+            .iter()
+            .map(|[plain, proposing]| of(proposing) / of(plain));
+        median(each.collect())
+    };
+    let (ratio, with_prompts) = (ratio(Turn::rate), ratio(Turn::rate_with_prompts));
+    let sum =
+        |of: fn(&DecodeLoad) -> u64| turns.iter().map(|[_, turn]| of(&turn.load)).sum::<u64>();
+    let (proposed, accepted) = (sum(|load| load.proposed), sum(|load| load.accepted));
+    let acceptance = accepted as f64 / proposed.max(1) as f64;
+    let (args, description) = (&bench.args, bench.loaded.description());
+    if args.json {
+        let turns = turns.iter().map(
+            |[plain, proposing]| json!({"plain": plain.json(), "proposing": proposing.json()}),
+        );
+        return Ok(show::print_json(&json!({
+            "bench": "speculation",
+            "model": description.model,
+            "device": description.device,
+            "dtype": args.dtype.to_string(),
+            "texts": args.texts,
+            "turns": turns.collect::<Vec<_>>(),
+            "ratio": ratio,
+            "ratio_with_prompts": with_prompts,
+            "acceptance": acceptance,
+            "same_texts": true,
+        }))?);
+    }
+    let mut lines = vec![
+        format!(
+            "{}, {}, {}",
+            description.model, description.device, args.dtype
+        ),
+        format!(
+            "{:<12}{:>10}{:>12}{:>14}{:>16}",
+            "", "tokens", "wall", "tokens a s", "tokens a pass"
+        ),
+    ];
+    for (name, turn) in turns
+        .iter()
+        .flat_map(|[plain, proposing]| [("plain", plain), ("proposing", proposing)])
+    {
+        lines.push(format!(
+            "{name:<12}{:>10}{:>12}{:>14.1}{:>16.2}",
+            turn.tokens,
+            seconds(turn.wall),
+            turn.rate(),
+            turn.tokens_of_pass(),
+        ));
+    }
+    lines.push(format!(
+        "{accepted} of {proposed} proposed tokens were right ({:.0} %); the texts are the same",
+        acceptance * 100.0
+    ));
+    lines.push(format!(
+        "texts are written {ratio:.2} times as fast, {with_prompts:.2} with their prompts"
+    ));
+    Ok(show::print(&lines.join("\n"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_leave_out_each_texts_first_token() {
+        let turn = Turn {
+            tokens: 22,
+            wall: Duration::from_secs(4),
+            decode: Duration::from_secs(2),
+            decoded: 20,
+            load: DecodeLoad {
+                pass_sequences: 11,
+                ..DecodeLoad::default()
+            },
+        };
+        assert!((turn.rate() - 10.0).abs() < 1e-9);
+        assert!((turn.rate_with_prompts() - 5.5).abs() < 1e-9);
+        assert!((turn.tokens_of_pass() - 2.0).abs() < 1e-9);
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+    }
+}
