@@ -55,6 +55,7 @@ pub use prompt::{Message, Part, Prompt, Role};
 pub use sampling::{Choice, Sampling, Situation, choose, likeliest};
 pub use siglip::Embedder;
 pub use text::batch::{Chunk, ImageSpan, LogitRows, Want};
+pub use text::blocks::parts::BlockCopy;
 pub use text::blocks::{BlockKey, BlockLayout, BlockTable, Blocks, Cacheable, PlacedImage};
 pub use text::cache::{KvOptions, KvPool};
 pub use text::progress::Progress;

@@ -225,9 +225,17 @@ impl DecodeBackend for Decoder {
     }
 
     fn begin(&mut self, sequence: Sequence) -> u32 {
-        let running = self.running.get_mut(&sequence);
-        let blocks = self.pool.blocks_mut();
-        running.map_or(0, |running| as_u32(running.progress.begin(blocks)))
+        let Some(running) = self.running.get_mut(&sequence) else {
+            return 0;
+        };
+        let (tokens, copies) = running.progress.begin(self.pool.blocks_mut());
+        if let Err(error) = self.pool.copy(&copies) {
+            // It is read from the start then.
+            tracing::warn!(%error, "a known beginning was not copied");
+            running.progress.give_back(self.pool.blocks_mut());
+            return 0;
+        }
+        as_u32(tokens)
     }
 
     fn left(&self, sequence: Sequence) -> u32 {

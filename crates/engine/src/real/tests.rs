@@ -238,6 +238,42 @@ async fn neighbours_and_memory_change_no_token() {
     assert!(preemptions > 0, "memory did run out");
 }
 
+/// Several questions about one study: what they have in common, the images with it, is read once.
+#[tokio::test]
+async fn another_question_about_a_study_reads_the_question_alone() {
+    let loaded = tiny();
+    let tokens = two_images(&loaded).await;
+    for images in [&tokens[..1], &tokens[..]] {
+        let engine = start(&loaded, LIMITS, KV_BYTES_MAX);
+        let ask = |question: &str| {
+            let question = Question::Answer {
+                question: question.to_owned(),
+            };
+            request(&question, images, decoding(8, 0.0, 0))
+        };
+        let pool = loaded.model.kv_pool(KvOptions {
+            block_tokens: BLOCK_TOKENS,
+            budget_bytes: 1 << 20,
+        });
+        let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 20);
+        let mut known = 0;
+        for question in [
+            "is the heart large?",
+            "are the ribs whole?",
+            "what of the lungs?",
+        ] {
+            let asked = ask(question);
+            let (text, done) = write_text(&engine, asked.clone()).await;
+            check(&asked, &loaded, &text, &done);
+            let built = decoder.build(&asked.prompt).expect("the prompt is good");
+            let last = built.images().last().expect("it has images");
+            let behind = last + loaded.description().tokens_per_image as usize;
+            assert!(done.prefix_tokens as usize >= behind * known, "{question}");
+            known = 1;
+        }
+    }
+}
+
 /// Blocks that a request may need, and the bytes of one.
 fn blocks(loaded: &Loaded, request: &DecodeRequest) -> (usize, usize) {
     let pool = loaded.model.kv_pool(KvOptions {

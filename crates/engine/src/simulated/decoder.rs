@@ -192,7 +192,7 @@ impl DecodeBackend for SimulatedDecoder {
     fn begin(&mut self, sequence: Sequence) -> u32 {
         let running = self.sequences.get_mut(&sequence);
         running.map_or(0, |running| {
-            as_u32(running.progress.begin(&mut self.blocks))
+            as_u32(running.progress.begin(&mut self.blocks).0)
         })
     }
 

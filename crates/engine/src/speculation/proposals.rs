@@ -167,9 +167,20 @@ mod tests {
         assert_eq!(proposed(&[1, 2, 3, 4, 1, 2], &[], 0, 3), [3, 4, 1]);
         assert_eq!(proposed(&[1, 2], &[1, 2, 3, 4], 0, 9), [3, 4]);
         assert_eq!(proposed(&[5, 6], &[1, 2, 3, 4], 0, 9), [0; 0]);
-        // The text's own end is where the tenant's begins.
-        assert_eq!(proposed(&[1, 2, 3, 1, 2], &[2, 3, 7, 8], 0, 3), [3, 7, 8]);
         assert_eq!(proposed(&[1, 2, 1, 2], &[], 0, 5), [1, 2, 1, 2, 1]);
+    }
+
+    #[test]
+    fn of_two_the_one_that_was_right_more_often_is_proposed() {
+        let text = [1, 2, 3, 9, 1, 2];
+        assert_eq!(proposed(&text, &[2, 3, 7, 8], 0, 3), [3, 9, 1]);
+        let mut memory = wrote(&[2, 3, 7, 8]);
+        let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
+        tenant.chances_mut().measure(Source::own(3), false);
+        let mut proposals = Proposals::default();
+        proposals.extend(&text, tenant, |_| false, 3);
+        let found: Vec<u32> = proposals.tokens().collect();
+        assert_eq!(found, [3, 7, 8], "the tenant's phrase where both have one");
     }
 
     #[test]

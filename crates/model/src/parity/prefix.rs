@@ -24,6 +24,13 @@ fn progress(model: &Model, case: &Case, block_tokens: usize) -> Progress {
     Progress::new(&prompt, block_tokens)
 }
 
+/// What is known of its beginning, ready to be used.
+fn begin(pool: &mut KvPool, one: &mut Progress) -> usize {
+    let (tokens, copies) = one.begin(pool.blocks_mut());
+    pool.copy(&copies).unwrap();
+    tokens
+}
+
 /// Computes the next stretch; its logits, by position.
 fn read(
     model: &Model,
@@ -65,13 +72,13 @@ fn check(name: &str, block_tokens: usize, size: usize) -> usize {
     };
     let mut pool = model.kv_pool(options).unwrap();
     let mut first = progress(&model, &case, block_tokens);
-    assert_eq!(first.begin(pool.blocks_mut()), 0);
+    assert_eq!(first.begin(pool.blocks_mut()).0, 0);
     while first.left() > 0 {
         read(&model, &mut pool, &case, &mut first, size);
     }
     // The first is still there and writes on while the second shares its beginning.
     let mut second = progress(&model, &case, block_tokens);
-    let shared = second.begin(pool.blocks_mut());
+    let shared = begin(&mut pool, &mut second);
     let mut rows = Vec::new();
     while second.left() > 0 {
         rows.extend(read(&model, &mut pool, &case, &mut second, size));
@@ -170,7 +177,7 @@ fn another_image_shares_only_what_comes_before_it() {
     other.images = fixtures.case(&model, "two_images").images[1..].to_vec();
     assert_ne!(case.images[0], other.images[0]);
     let mut second = progress(&model, &other, 4);
-    let shared = second.begin(pool.blocks_mut());
+    let shared = begin(&mut pool, &mut second);
     assert!(shared <= case.prompt.images()[0]);
     let mut rows = Vec::new();
     while second.left() > 0 {
@@ -180,4 +187,59 @@ fn another_image_shares_only_what_comes_before_it() {
     assert!(difference(&rows, &expected[shared..]) <= TOLERANCE);
     let wrong = whole(&model, case.prompt.tokens(), &case);
     assert!(difference(&rows, &wrong[shared..]) >= 100.0 * TOLERANCE);
+}
+
+/// Another question about the same images reads the question alone, wherever the images end within a block.
+#[test]
+fn another_question_shares_the_images_to_their_end() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    let per_image = model.image_shape().unwrap()[0];
+    let mut inside = 0;
+    for name in ["one_image", "two_images", "grey_first_last"] {
+        for block_tokens in [16, 7, 5, 4] {
+            let case = fixtures.case(&model, name);
+            let last = case.prompt.images().last().unwrap() + per_image;
+            let budget_bytes = 1200 * model.kv_position_bytes();
+            let mut pool = model
+                .kv_pool(KvOptions {
+                    block_tokens,
+                    budget_bytes,
+                })
+                .unwrap();
+            // A block's worth of tokens behind the images, so that the block with their end is full.
+            let asking = |token: u32| {
+                let mut tokens = case.prompt.tokens()[..last].to_vec();
+                tokens.extend(vec![token; block_tokens + 3]);
+                let images = case.prompt.images().to_vec();
+                Case {
+                    prompt: crate::Prompt::from_tokens(tokens, images, per_image),
+                    ..fixtures.case(&model, name)
+                }
+            };
+            let (one, other) = (asking(20), asking(30));
+            let mut first = progress(&model, &one, block_tokens);
+            while first.left() > 0 {
+                read(&model, &mut pool, &one, &mut first, 512);
+            }
+            let mut second = progress(&model, &other, block_tokens);
+            let shared = begin(&mut pool, &mut second);
+            assert_eq!(shared, last, "{name} in blocks of {block_tokens}");
+            inside += usize::from(!last.is_multiple_of(block_tokens));
+            let mut rows = Vec::new();
+            while second.left() > 0 {
+                rows.extend(read(&model, &mut pool, &other, &mut second, 3));
+            }
+            let expected = whole(&model, other.prompt.tokens(), &other);
+            let found = difference(&rows, &expected[shared..]);
+            assert!(found <= TOLERANCE, "{name}: {found}");
+            // The first goes on as if nobody had shared anything of it.
+            first.push(20);
+            let rows = read(&model, &mut pool, &one, &mut first, 1);
+            let mut tokens = one.prompt.tokens().to_vec();
+            tokens.push(20);
+            let expected = whole(&model, &tokens, &one);
+            assert!(difference(&rows, &expected[tokens.len() - 1..]) <= TOLERANCE);
+        }
+    }
+    assert!(inside > 4, "ends fell inside blocks");
 }

@@ -3,16 +3,21 @@
 //!
 //! A block that holds a full stretch of a prompt can be published under a key that says everything its contents depend
 //! on. It stays findable after its last user is gone, until its memory is wanted: least recently used goes first. Sharing
-//! copies nothing, and nobody writes to a shared block, because a sequence only writes behind what it shares.
+//! copies nothing, and nobody writes to a shared block, because a sequence only writes behind what it shares. A beginning
+//! that ends with an image, inside a block, is shared as well ([`parts`]): that block's part is copied.
 //!
 //! Layers come in groups of equal size, and a block is of one group: the first group sees everything, the others see only
 //! a window and give back what has left it. So a long sequence costs most layers no more than their window.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use medfleet_core::Digest;
 
 use crate::error::CacheError;
+
+pub(crate) mod parts;
 
 /// What the keys and values of a full block depend on: every token up to its end, and every image that touches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,29 +49,33 @@ impl Cacheable<'_> {
     /// A key for each full block of `block_tokens` positions, in order. Each covers all blocks before it.
     #[must_use]
     pub fn keys(&self, block_tokens: usize) -> Vec<BlockKey> {
-        let mut parent = *self.scope.as_bytes();
-        let blocks = self.tokens.chunks_exact(block_tokens.max(1));
-        blocks
-            .enumerate()
-            .map(|(index, tokens)| {
-                let mut hasher = blake3::Hasher::new_derive_key("medfleet key-value block v1");
-                hasher.update(&parent);
-                for token in tokens {
-                    hasher.update(&token.to_le_bytes());
-                }
+        let mut parent = BlockKey(*self.scope.as_bytes());
+        let blocks = self.tokens.len() / block_tokens.max(1);
+        (0..blocks)
+            .map(|index| {
+                let hasher = blake3::Hasher::new_derive_key("medfleet key-value block v1");
                 let range = index * block_tokens..(index + 1) * block_tokens;
-                // An image sees itself whole: a block with any part of it depends on all of it.
-                for image in self.images {
-                    let run = image.first..image.first + self.tokens_per_image;
-                    if run.start < range.end && range.start < run.end {
-                        hasher.update(&(image.first as u64).to_le_bytes());
-                        hasher.update(image.digest.as_bytes());
-                    }
-                }
-                parent = *hasher.finalize().as_bytes();
-                BlockKey(parent)
+                parent = self.key(hasher, parent, range);
+                parent
             })
             .collect()
+    }
+
+    /// What positions of one block depend on, given the key of the block before.
+    fn key(&self, mut hasher: blake3::Hasher, parent: BlockKey, range: Range<usize>) -> BlockKey {
+        hasher.update(&parent.0);
+        for token in &self.tokens[range.clone()] {
+            hasher.update(&token.to_le_bytes());
+        }
+        // An image sees itself whole: a block with any part of it depends on all of it.
+        for image in self.images {
+            let run = image.first..image.first + self.tokens_per_image;
+            if run.start < range.end && range.start < run.end {
+                hasher.update(&(image.first as u64).to_le_bytes());
+                hasher.update(image.digest.as_bytes());
+            }
+        }
+        BlockKey(*hasher.finalize().as_bytes())
     }
 }
 
@@ -171,7 +180,8 @@ impl BlockTable {
 #[derive(Debug, Clone, Default)]
 struct Block {
     users: u32,
-    key: Option<(BlockKey, usize)>,
+    /// By which it is found, with its group: as a whole, and as parts of it.
+    keys: Vec<(BlockKey, usize)>,
     /// When its last user left: its place in `idle`.
     idle_since: u64,
 }
@@ -278,7 +288,7 @@ impl Blocks {
             return Some(block);
         }
         let (_, block) = self.idle.pop_first()?;
-        if let Some(key) = self.blocks[block as usize].key.take() {
+        for key in std::mem::take(&mut self.blocks[block as usize].keys) {
             self.index.remove(&key);
         }
         Some(block)
@@ -287,25 +297,55 @@ impl Blocks {
     /// A table of the longest known run of `keys` that ends where `may_end` allows, given the number of positions. Of local
     /// groups only what the next position sees has to be known.
     pub fn share(&mut self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> BlockTable {
+        let end = self.known(keys, may_end);
+        if end == 0 {
+            return BlockTable::default();
+        }
+        self.hold(keys, end, self.first_seen(end * self.layout.block_tokens))
+    }
+
+    /// How many blocks [`Blocks::share`] finds.
+    fn known(&self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> usize {
         let block_tokens = self.layout.block_tokens;
-        let known = |group: usize, index: usize| self.index.get(&(keys[index], group)).copied();
-        let first_of = |end: usize| self.layout.first_needed(end * block_tokens) / block_tokens;
-        let whole = (0..keys.len()).take_while(|index| known(0, *index).is_some());
-        let mut end = whole.count();
+        let mut end = self.run_of(keys);
         while end > 0 {
-            let mut locals = 1..self.layout.groups();
-            let covered = |group| (first_of(end)..end).all(|index| known(group, index).is_some());
-            if may_end(end * block_tokens) && locals.all(covered) {
+            let first = self.first_seen(end * block_tokens);
+            if may_end(end * block_tokens) && self.locals_have(&keys[..end], first) {
                 break;
             }
             end -= 1;
         }
-        if end == 0 {
-            return BlockTable::default();
-        }
+        end
+    }
+
+    fn find(&self, key: BlockKey, group: usize) -> Option<u32> {
+        self.index.get(&(key, group)).copied()
+    }
+
+    /// The first block that a local group needs once so many positions are computed.
+    const fn first_seen(&self, cached: usize) -> usize {
+        self.layout.first_needed(cached) / self.layout.block_tokens
+    }
+
+    /// How many of the first blocks the group that sees everything has.
+    fn run_of(&self, keys: &[BlockKey]) -> usize {
+        keys.iter()
+            .take_while(|key| self.find(**key, 0).is_some())
+            .count()
+    }
+
+    /// Whether every local group has the blocks of these keys from `first` on.
+    fn locals_have(&self, keys: &[BlockKey], first: usize) -> bool {
+        let mut locals = 1..self.layout.groups();
+        let needed = keys.get(first..).unwrap_or_default();
+        locals.all(|group| needed.iter().all(|key| self.find(*key, group).is_some()))
+    }
+
+    /// Holds the first `end` blocks, of local groups those from `first` on. All are known.
+    fn hold(&mut self, keys: &[BlockKey], end: usize, first: usize) -> BlockTable {
         let groups = (0..self.layout.groups()).map(|group| {
-            let dropped = if group == 0 { 0 } else { first_of(end) };
-            let blocks = (dropped..end).filter_map(|index| known(group, index));
+            let dropped = if group == 0 { 0 } else { first.min(end) };
+            let blocks = (dropped..end).filter_map(|index| self.find(keys[index], group));
             Run {
                 dropped,
                 blocks: blocks.collect(),
@@ -313,33 +353,37 @@ impl Blocks {
         });
         let groups: Vec<Run> = groups.collect();
         for number in groups.iter().flat_map(|run| &run.blocks) {
-            let block = &mut self.blocks[*number as usize];
-            if block.users == 0 {
-                self.idle.remove(&block.idle_since);
-            }
-            block.users += 1;
+            self.join(*number);
         }
         BlockTable { groups }
     }
 
-    /// Makes block `index` of a table findable, in every group that holds it; it is full and will not be written again.
-    /// Where the key is known already, the block that has it stays the one that is found.
+    /// One user more.
+    fn join(&mut self, number: u32) {
+        let block = &mut self.blocks[number as usize];
+        if block.users == 0 {
+            self.idle.remove(&block.idle_since);
+        }
+        block.users += 1;
+    }
+
+    /// Makes block `index` of a table findable, or a part of it, in every group that holds it; it is full and will not be
+    /// written again. Where the key is known already, the block that has it stays the one that is found.
     pub fn publish(&mut self, table: &BlockTable, index: usize, key: BlockKey) {
         for (group, run) in table.groups.iter().enumerate() {
             let Some(number) = run.get(index) else {
                 continue;
             };
-            let block = &mut self.blocks[number as usize];
-            if block.key.is_none() && !self.index.contains_key(&(key, group)) {
-                block.key = Some((key, group));
-                self.index.insert((key, group), number);
+            if let Entry::Vacant(place) = self.index.entry((key, group)) {
+                place.insert(number);
+                self.blocks[number as usize].keys.push((key, group));
             }
         }
     }
 
     /// Gives back what no local group needs any more, once `cached` positions are computed.
     pub fn trim(&mut self, table: &mut BlockTable, cached: usize) {
-        let first = self.layout.first_needed(cached) / self.layout.block_tokens;
+        let first = self.first_seen(cached);
         for run in table.groups.iter_mut().skip(1) {
             let count = first.saturating_sub(run.dropped).min(run.blocks.len());
             run.dropped += count;
@@ -380,7 +424,7 @@ impl Blocks {
         if block.users > 0 {
             return;
         }
-        if block.key.is_some() {
+        if !block.keys.is_empty() {
             self.clock += 1;
             block.idle_since = self.clock;
             self.idle.insert(self.clock, number);

@@ -12,6 +12,7 @@ use crate::device;
 use crate::dtype::Dtype;
 use crate::error::{BackendError, CacheError};
 use crate::fused::{self, Stored};
+use crate::text::blocks::parts::BlockCopy;
 use crate::text::blocks::{BlockLayout, BlockTable, Blocks};
 
 /// How large the pool is and how it is cut.
@@ -191,6 +192,25 @@ impl KvPool {
         let (_, place) = self.places[layer];
         Ok(fused::scatter(keys, slots, &self.keys[place])?
             && fused::scatter(values, slots, &self.values[place])?)
+    }
+
+    /// Copies what [`crate::Progress::begin`] says.
+    ///
+    /// # Errors
+    /// The device's own.
+    pub fn copy(&mut self, copies: &[BlockCopy]) -> Result<(), BackendError> {
+        let block_tokens = self.block_tokens();
+        for copy in copies {
+            let (from, to) = (copy.from as usize, copy.to as usize);
+            let places = self.places.iter().filter(|(group, _)| *group == copy.group);
+            for (_, place) in places {
+                for storage in [&self.keys[*place], &self.values[*place]] {
+                    let part = storage.narrow(0, from * block_tokens, copy.tokens)?;
+                    storage.slice_set(&part.copy()?, 0, to * block_tokens)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where the storage lies.

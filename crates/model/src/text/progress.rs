@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::error::CacheError;
 use crate::prompt::stretch;
+use crate::text::blocks::parts::{BlockCopy, Part};
 use crate::text::blocks::{BlockKey, BlockTable, Blocks, Cacheable, PlacedImage};
 
 /// The progress of one sequence through a pool.
@@ -16,6 +17,8 @@ pub struct Progress {
     tokens_per_image: usize,
     /// Keys of the prompt's full blocks.
     keys: Vec<BlockKey>,
+    /// Parts of them, up to the end of an image.
+    parts: Vec<Part>,
     published: usize,
     cached: usize,
     table: BlockTable,
@@ -25,22 +28,26 @@ impl Progress {
     /// A sequence that has a prompt and no memory yet, for a pool of blocks of `block_tokens`.
     #[must_use]
     pub fn new(prompt: &Cacheable, block_tokens: usize) -> Self {
+        let keys = prompt.keys(block_tokens);
         Self {
             tokens: prompt.tokens.to_vec(),
             images: prompt.images.to_vec(),
             tokens_per_image: prompt.tokens_per_image,
-            keys: prompt.keys(block_tokens),
+            parts: prompt.parts(block_tokens, &keys),
+            keys,
             published: 0,
             cached: 0,
             table: BlockTable::default(),
         }
     }
 
-    /// Takes over what the pool knows of the prompt's beginning, whole blocks that cut no image and leave at least one
-    /// token to read. Returns how many tokens that is.
-    pub fn begin(&mut self, blocks: &mut Blocks) -> usize {
+    /// Takes over what the pool knows of the prompt's beginning: blocks that cut no image and leave at least one token to
+    /// read, the last of them up to the end of an image if need be. Returns how many tokens that is, and what has to be
+    /// copied before anything else is done with the pool.
+    #[must_use = "what is not copied is not there"]
+    pub fn begin(&mut self, blocks: &mut Blocks) -> (usize, Vec<BlockCopy>) {
         if self.cached > 0 || !self.table.blocks().is_empty() {
-            return 0;
+            return (0, Vec::new());
         }
         let (tokens, per_image) = (self.tokens.len(), self.tokens_per_image);
         let images = &self.images;
@@ -48,10 +55,11 @@ impl Progress {
             let cut = |image: &PlacedImage| image.first < end && end < image.first + per_image;
             end < tokens && !images.iter().any(cut)
         };
-        self.table = blocks.share(&self.keys, whole);
-        self.published = self.table.blocks().len();
-        self.cached = self.published * blocks.block_tokens();
-        self.cached
+        let known = (self.keys.as_slice(), self.parts.as_slice());
+        let (table, cached, copies) = blocks.share_with_parts(known, whole);
+        (self.table, self.cached) = (table, cached);
+        self.published = cached / blocks.block_tokens();
+        (cached, copies)
     }
 
     /// Tokens of prompt and answer.
@@ -117,6 +125,11 @@ impl Progress {
             && (self.published + 1) * blocks.block_tokens() <= self.cached
         {
             blocks.publish(&self.table, self.published, *key);
+            let of_block = self
+                .parts
+                .iter()
+                .filter(|part| part.block == self.published);
+            of_block.for_each(|part| blocks.publish(&self.table, part.block, part.key));
             self.published += 1;
         }
         blocks.trim(&mut self.table, self.cached);
@@ -173,12 +186,16 @@ mod tests {
     fn check(first: usize, expected: usize) {
         let mut blocks = Blocks::new(32, BlockLayout::global(4));
         let mut one = sequence(first);
-        assert_eq!(one.begin(&mut blocks), 0, "nothing is known yet");
+        assert_eq!(one.begin(&mut blocks).0, 0, "nothing is known yet");
         read_all(&mut one, &mut blocks);
         let mut two = sequence(first);
-        assert_eq!(two.begin(&mut blocks), expected, "image at {first}");
+        assert_eq!(two.begin(&mut blocks).0, expected, "image at {first}");
         let shared = expected / 4;
-        assert_eq!(two.table().blocks(), &one.table().blocks()[..shared]);
+        let (of_one, of_two) = (one.table().blocks(), two.table().blocks());
+        assert_eq!(of_two[..shared], of_one[..shared]);
+        // A block of its own holds the end of an image that lies inside one.
+        assert_eq!(of_two.len(), expected.div_ceil(4));
+        assert!(of_two[shared..].iter().all(|block| !of_one.contains(block)));
     }
 
     #[test]
@@ -186,8 +203,8 @@ mod tests {
         // All five blocks are full; the last token must be read for its logits.
         check(0, 16);
         check(5, 16);
-        // An image across positions 14..18: the block edge at 16 lies inside it.
-        check(14, 12);
+        // An image across positions 14..18: the block edge at 16 lies inside it, and it ends inside the next block.
+        check(14, 18);
         check(16, 16);
     }
 
@@ -201,7 +218,7 @@ mod tests {
         assert_eq!((one.cached(), one.left(), blocks.available()), (0, 21, 8));
         assert_eq!(one.blocks_missing(&blocks), 6);
         // Its own prompt is still known.
-        assert_eq!(one.begin(&mut blocks), 20);
+        assert_eq!(one.begin(&mut blocks).0, 20);
         assert_eq!((one.next(8), one.tokens()[20]), (20..21, 77));
     }
 

@@ -56,21 +56,21 @@ fn verified(engine: &DecodeEngine) -> (u64, u64) {
 fn mixed(seed: u64, tokens: &[ImageTokens]) -> Vec<DecodeRequest> {
     let one = |n: u64| {
         let value = seed * 7 + n;
-        let question = if value.is_multiple_of(3) {
+        let question = if value.is_multiple_of(5) {
             Question::Report {
                 clinical_context: String::new(),
             }
         } else {
             Question::Answer {
-                question: "what is seen? ".repeat(value as usize % 3 + 1),
+                question: "what is seen? ".repeat(value as usize % 2 + 1),
             }
         };
-        let images = &tokens[..value as usize % 3];
+        let images = &tokens[..(value as usize + 2) % 3];
         let temperature = [0.0, 0.0, 0.4, 0.9][value as usize % 4];
         let decoding = Decoding {
             repetition_penalty: if value.is_multiple_of(5) { 1.3 } else { 1.0 },
             alternatives: u32::from(value.is_multiple_of(2)) * 3,
-            ..decoding(12 + (value % 23) as u32, temperature, value)
+            ..decoding(40 + (value % 23) as u32, temperature, value)
         };
         request(&question, images, decoding)
     };
@@ -111,7 +111,7 @@ async fn what_is_proposed_changes_no_bit_of_what_is_written() {
             accepted += right;
         }
     }
-    assert!(preemptions > 0, "memory did run out");
+    assert!(preemptions > 2, "memory did run out");
     assert!(
         accepted > 100 && proposed > accepted + 100,
         "{accepted} of {proposed}: right ones and wrong ones"

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
@@ -20,7 +20,7 @@ use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
 use crate::command::on_one_thread;
-use crate::exit::{CommandResult, Exit, Fault};
+use crate::exit::{CommandResult, Exit};
 use crate::show::{self, seconds};
 
 /// Memory for keys and values of each of the two engines.
@@ -112,12 +112,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
         args,
         next: 0,
     };
-    if bench.proposing.phrases().is_none() {
-        return Err(Fault::usage(anyhow!(
-            "nothing is proposed on this device: a row of a pass depends on those beside it"
-        )));
-    }
     on_one_thread(async move {
+        bench.check()?;
         let warm_up = bench.args.warm_up;
         bench.pair(warm_up).await?;
         let mut turns = Vec::new();
@@ -171,6 +167,14 @@ struct Bench {
 }
 
 impl Bench {
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.proposing.phrases().is_some(),
+            "nothing is proposed on this device: a row of a pass depends on those beside it"
+        );
+        Ok(())
+    }
+
     /// The same new studies with one engine, then with the other.
     async fn pair(&mut self, studies: usize) -> Result<[Turn; 2]> {
         let requests = (0..studies).map(|_| {
