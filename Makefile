@@ -1,9 +1,9 @@
 # Thin on purpose: each target is one line of work, done by `cargo xtask` (crates/xtask) or the medfleet binary.
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos up fetch fmt cuda fuzz
+.PHONY: help demo test chaos up fetch fmt cuda fuzz bench-peers
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: ## on a fresh machine: build, start a fleet, submit a real study, print the draft, stop
 	@cargo xtask demo
@@ -19,6 +19,9 @@ up: ## a local fleet that keeps running; prints its address and where its token 
 
 cuda: ## the binaries for NVIDIA GPUs, built without one; needs Python's package index
 	@cargo xtask cuda
+
+bench-peers: ## this model, llama.cpp and PyTorch in turns on this machine (installs both); OPTIONS= as `cargo xtask` says
+	@cargo xtask bench-peers $(OPTIONS)
 
 fuzz: ## break files on purpose for an hour, and look for what does not survive it
 	@cargo xtask fuzz

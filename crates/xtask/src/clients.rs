@@ -41,6 +41,14 @@ pub(crate) fn python_with(
     toolchain::environment(name, &["--require-hashes", "--requirement"], requirements)
 }
 
+/// The same of exactly the packages that are listed, without what they say they need.
+pub(crate) fn python_without_dependencies(
+    name: &str,
+    requirements: &std::path::Path,
+) -> Result<std::path::PathBuf> {
+    toolchain::environment(name, &["--no-deps", "--requirement"], requirements)
+}
+
 /// A command that runs npm.
 pub(crate) fn npm() -> Result<Command> {
     Ok(toolchain::node_programs()?.1)

@@ -18,6 +18,7 @@ mod fetch;
 mod fleet;
 mod fuzz;
 mod observe;
+mod peers;
 mod places;
 mod process;
 mod proto;
@@ -35,6 +36,8 @@ usage: cargo xtask <command>
   tidy                   the repository's own rules: arrows, owners, sizes, licences, the architecture page
   proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
         [--bless-breaking]   … and accepts a breaking change (only before a release)
+  bench-peers [--layers 2] [--rounds 2] [--threads N] [--dtypes q8_0,q4_k_m,bf16,f32]
+                         this model, llama.cpp and PyTorch in turns on this machine; installs both, never in the gate
   chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S]
                          storms of faults over real processes, seed after seed; a stopped run continues (target/xtask/chaos)
   chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         ["proto"] => proto::run(proto::Mode::Check),
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
+        ["bench-peers", options @ ..] => peers::run(options),
         ["chaos", arguments @ ..] => chaos::run(arguments),
         ["chart"] => chart::run(),
         ["clients"] => clients::run(),

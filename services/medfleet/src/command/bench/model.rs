@@ -20,9 +20,12 @@ use crate::show::{self, seconds};
 pub(crate) struct Args {
     #[command(flatten)]
     checkpoint: Checkpoint,
-    /// How often an image is encoded and a prompt is read in each turn
+    /// How often a prompt is read in each turn
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    /// How often an image is encoded in each turn
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    images: usize,
     /// Turns of each device
     #[arg(long, value_name = "N", default_value_t = 2)]
     turns: usize,
@@ -54,6 +57,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     args.checkpoint.prepare()?;
     let amounts = Amounts {
         repeat: args.repeat.max(1),
+        images: args.images,
         batch: args.batch.clone(),
         steps: args.steps.max(1),
         turns: args.turns.max(1),

@@ -35,8 +35,10 @@ pub(super) enum Work {
 /// How much of it.
 #[derive(Clone, Debug)]
 pub(super) struct Amounts {
-    /// How often an image is encoded and a prompt is read in a turn.
+    /// How often a prompt is read in a turn.
     pub(super) repeat: usize,
+    /// How often an image is encoded in a turn.
+    pub(super) images: usize,
     /// Texts side by side.
     pub(super) batch: Vec<usize>,
     /// Steps in a turn.
@@ -126,8 +128,13 @@ impl Side {
             texts: Vec::new(),
             times: BTreeMap::new(),
         };
+        // Texts side by side have no image: a step's time is that of the weights, and reading sixteen images is minutes.
+        let short = match amounts.context {
+            0 => words(&side.model)?,
+            _ => side.prompt.clone(),
+        };
         for _ in 0..count {
-            let text = side.read(positions)?;
+            let text = side.read(&short, positions)?;
             side.texts.push(text);
         }
         Ok(side)
@@ -153,14 +160,15 @@ impl Side {
 
     /// One turn of everything.
     pub(super) fn turn(&mut self, turn: usize, amounts: &Amounts) -> Result<()> {
-        for index in 0..amounts.repeat {
+        for index in 0..amounts.images {
             let begun = Begun::now()?;
-            encode(&self.model, 1 + turn * amounts.repeat + index)?;
+            encode(&self.model, 1 + turn * amounts.images + index)?;
             self.note(Work::Encode, &begun)?;
         }
         for _ in 0..amounts.repeat {
             let begun = Begun::now()?;
-            let text = self.read(self.prompt_tokens())?;
+            let prompt = self.prompt.clone();
+            let text = self.read(&prompt, prompt.tokens().len())?;
             self.note(Work::Prefill, &begun)?;
             self.pool.release(text.table);
         }
@@ -186,13 +194,13 @@ impl Side {
     }
 
     /// Reads the prompt into the pool, with room for so many positions.
-    fn read(&mut self, positions: usize) -> Result<Text> {
+    fn read(&mut self, prompt: &Prompt, positions: usize) -> Result<Text> {
         let mut table = BlockTable::default();
         self.pool.reserve(&mut table, positions)?;
-        let (tokens, mut start, mut last) = (self.prompt.tokens(), 0, None);
+        let (tokens, mut start, mut last) = (prompt.tokens(), 0, None);
         while start < tokens.len() {
-            let range = self.prompt.chunk(start, 512);
-            let at = self.prompt.images().iter();
+            let range = prompt.chunk(start, 512);
+            let at = prompt.images().iter();
             let images: Vec<ImageSpan> = at
                 .filter(|first| range.contains(first))
                 .map(|first| ImageSpan {
@@ -255,6 +263,13 @@ fn encode(model: &Model, turn: usize) -> Result<ImageTokens> {
         .context("cannot encode the image")?
         .pop();
     tokens.context("no tokens of an image")
+}
+
+/// About [`WORDS`] words and no image.
+fn words(model: &Model) -> Result<Prompt> {
+    let message = Message::user(0, vec!["lungs"; WORDS].join(" "));
+    let prompt = model.prompt(&[message], 0);
+    prompt.context("cannot build the prompt")
 }
 
 /// One image and about [`WORDS`] words, after as many tokens as are asked for.

@@ -1,0 +1,28 @@
+"""Times of one kind of work, by the clock and by the processor, as `medfleet bench model --json` has them."""
+
+import json
+import time
+
+
+class Samples:
+    def __init__(self):
+        self.work = {}
+
+    def measure(self, name, work, repeat, warm=1):
+        """Does the work some times; the first ones are not noted."""
+        for turn in range(warm + repeat):
+            clock, processor = time.perf_counter(), time.process_time()
+            work()
+            clock, processor = time.perf_counter() - clock, time.process_time() - processor
+            if turn >= warm:
+                self.work.setdefault(name, []).append((clock, processor))
+
+    def show(self, **about):
+        def median(values):
+            return sorted(values)[len(values) // 2] * 1000
+
+        work = [
+            {"work": name, "clock": {"median_ms": median([c for c, _ in times])}, "processor": {"median_ms": median([p for _, p in times])}}
+            for name, times in self.work.items()
+        ]
+        print(json.dumps({**about, "work": work}))

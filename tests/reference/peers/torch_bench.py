@@ -1,0 +1,50 @@
+"""Hugging Face transformers on PyTorch, on what `medfleet bench model` does with the same checkpoint.
+
+    python torch_bench.py CHECKPOINT --dtype bf16 --threads 2
+"""
+
+import argparse
+
+import torch
+import transformers
+from samples import Samples
+
+parser = argparse.ArgumentParser()
+parser.add_argument("checkpoint")
+parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)
+parser.add_argument("--threads", type=int, required=True)
+parser.add_argument("--batch", default="1,4,16")
+parser.add_argument("--prompt", type=int, default=300)
+parser.add_argument("--begin", type=int, default=40)
+parser.add_argument("--steps", type=int, default=16)
+parser.add_argument("--repeat", type=int, default=3)
+options = parser.parse_args()
+
+torch.set_num_threads(options.threads)
+dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
+model = transformers.Gemma3ForConditionalGeneration.from_pretrained(
+    options.checkpoint, dtype=dtype, attn_implementation="sdpa"
+).eval()
+samples = Samples()
+
+with torch.inference_mode():
+    pixels = torch.rand(1, 3, 896, 896).to(dtype)
+    samples.measure("image encoded", lambda: model.get_image_features(pixels), options.repeat)
+
+    def read(batch, length):
+        ids = torch.arange(1024, 1024 + length).repeat(batch, 1)
+        return model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+    samples.measure("prompt read", lambda: read(1, options.prompt), options.repeat)
+    for count in [int(count) for count in options.batch.split(",")]:
+        state = read(count, options.begin)
+
+        def step():
+            global state
+            ids = state.logits[:, -1].argmax(-1, keepdim=True).clamp(min=1024, max=200_000)
+            state = model(input_ids=ids, past_key_values=state.past_key_values, use_cache=True)
+
+        samples.measure(f"step of {count}", step, options.steps)
+
+about = f"transformers {transformers.__version__}, sdpa, {torch.backends.cpu.get_cpu_capability()}"
+samples.show(peer="PyTorch", version=f"torch {torch.__version__}", dtype=options.dtype, about=about)
