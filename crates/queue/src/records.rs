@@ -317,6 +317,7 @@ impl Queue {
             let from = from?;
             loop {
                 match queue.record_page(from).await {
+                    Ok((_, None)) => return None,
                     Ok((page, next)) => return Some((page, (queue, next))),
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
