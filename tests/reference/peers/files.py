@@ -74,7 +74,8 @@ def write_mmproj(path, dtype, kind):
         matrix = values.ndim == 2 and ".blk." in name or name == "mm.input_projection.weight"
         if name == "mm.soft_emb_norm.weight":
             values = values + 1
-        if matrix and kind is not None:
+        # Rows that are no whole blocks stay f16, as llama.cpp's converter leaves them.
+        if matrix and kind is not None and values.shape[1] % 32 == 0:
             stored = gguf.quants.quantize(values, kind)
             out.add_tensor(name, stored, raw_dtype=kind)
         else:
@@ -135,7 +136,7 @@ def write_words(path):
 
 write_words(folder / "words.gguf")
 write_mmproj(folder / "mmproj-f16.gguf", numpy.float16, None)
-write_mmproj(folder / "mmproj-q8_0.gguf", None, gguf.GGMLQuantizationType.Q8_0)
+write_mmproj(folder / "mmproj-q8_0.gguf", numpy.float16, gguf.GGMLQuantizationType.Q8_0)
 
 
 def llama_text_name(name):

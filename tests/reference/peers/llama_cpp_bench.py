@@ -116,6 +116,7 @@ def image():
     chunks = mtmd.mtmd_input_chunks_init()
     words = mtmd.mtmd_input_text()
     words.text, words.add_special, words.parse_special = mtmd.mtmd_default_marker(), False, True
+    words.text_len = len(words.text)
     bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
     assert mtmd.mtmd_tokenize(ctx, chunks, ctypes.byref(words), bitmaps, 1) == 0
     all_chunks = [mtmd.mtmd_input_chunks_get(chunks, at) for at in range(mtmd.mtmd_input_chunks_size(chunks))]

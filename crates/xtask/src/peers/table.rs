@@ -132,9 +132,11 @@ fn compared<'a>(of_work: &'a BTreeMap<Key<'_>, [f64; 2]>, dtype: &str) -> Option
     })
 }
 
+/// The middle one, or the mean of the two in the middle; there is at least one.
 fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+    let (below, above) = ((all.len() - 1) / 2, all.len() / 2);
+    (all[below] + all[above]) / 2.0
 }
 
 #[cfg(test)]
