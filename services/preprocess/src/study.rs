@@ -335,7 +335,7 @@ impl Studies {
         job: Job<'_>,
         (index, input): (usize, &wire::StudyInput),
         held: Held,
-        (wanted, plan): (Vec<(Option<u32>, Vec<u32>)>, &Arc<SlicePlan>),
+        (wanted, plan): (Vec<Wanted>, &Arc<SlicePlan>),
     ) -> Result<Vec<((File, u32), wire::FrameEntry)>, PreprocessError> {
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let plan = Arc::clone(plan);
@@ -426,9 +426,12 @@ fn gone(what: &str) -> PreprocessError {
     }
 }
 
+/// A member of an archive, or the file itself, and its slices that are shown.
+type Wanted = (Option<u32>, Vec<u32>);
+
 /// Of an input's files that are shown: which frames of each, in the order of the plan.
-fn wanted(shown: &[(File, u32)], input: usize) -> Vec<(Option<u32>, Vec<u32>)> {
-    let mut wanted: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+fn wanted(shown: &[(File, u32)], input: usize) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
     for (file, frame) in shown.iter().filter(|(file, _)| file.input == input) {
         match wanted.iter_mut().find(|(member, _)| *member == file.member) {
             Some((_, frames)) => frames.push(*frame),

@@ -146,7 +146,7 @@ fn say_which_is_prior(
             "--pair takes two files; found {found}"
         )));
     };
-    let read = |file: &Input| -> Result<_> { Ok(examination(&*file.bytes()?, limits)) };
+    let read = |file: &Input| -> Result<_> { Ok(examination(&file.bytes()?, limits)) };
     let (first, second) = (read(first)?, read(second)?);
     let order = first
         .and_then(|first| Ok((first, second?)))

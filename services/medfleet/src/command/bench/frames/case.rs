@@ -23,6 +23,9 @@ use serde_json::{Value, json};
 use super::super::sample::Sample;
 use crate::paths;
 
+/// A member of an archive, or the file itself, and its slices that are shown.
+type Wanted = (Option<u32>, Vec<u32>);
+
 /// Side of MedGemma's frames in pixels.
 const FRAME_SIDE: u32 = 896;
 
@@ -132,7 +135,7 @@ impl Case {
         members: &[(usize, Option<u32>)],
         plan: &SlicePlan,
     ) -> Result<Result<usize, Refusal>> {
-        let mut wanted: BTreeMap<usize, Vec<(Option<u32>, Vec<u32>)>> = BTreeMap::new();
+        let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
         for (at, frame) in &plan.frames {
             let (index, member) = members[*at];
             let of_input = wanted.entry(index).or_default();
