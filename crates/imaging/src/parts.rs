@@ -38,7 +38,7 @@ pub fn prepare_parts(
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
     let (mut directory, mut no_room) = (false, None);
     members(bytes, options.limits(), &mut |member| {
-        let outcome = if frames > frames_max as usize {
+        let outcome = if frames > frames_max as usize || no_room.is_some() {
             // What follows is not decoded; the whole is refused below.
             return;
         } else {

@@ -312,13 +312,11 @@ impl Queue {
     /// this version cannot read is left out and logged.
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
-        let first = Some(Revision(1));
-        let pages = stream::unfold((self.clone(), first), |(queue, from)| async move {
-            let from = from?;
+        let pages = stream::unfold((self.clone(), Revision(1)), |(queue, from)| async move {
             loop {
                 match queue.record_page(from).await {
                     Ok((_, None)) => return None,
-                    Ok((page, next)) => return Some((page, (queue, next))),
+                    Ok((page, Some(next))) => return Some((page, (queue, next))),
                     Err(QueueError::Closed) => return None,
                     Err(error) => {
                         tracing::warn!(

@@ -88,7 +88,7 @@ pub enum SpeculationMode {
 impl Default for SpeculationConfig {
     fn default() -> Self {
         Self {
-            mode: SpeculationMode::Auto,
+            mode: SpeculationMode::Off,
             // With the token before them, a tile of sixteen rows.
             tokens_max: NonZeroU32::MIN.saturating_add(14),
             memory_bytes_max: ByteSize::from_mib(16),

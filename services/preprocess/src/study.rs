@@ -267,7 +267,8 @@ impl Studies {
         }
         let mut volume = Vec::new();
         if !slices.is_empty() {
-            let plan = self.plan(slices).await?;
+            let first = files.first().map_or(0, |file| file.input);
+            let plan = self.plan(first, slices).await?;
             for (index, fate) in &plan.fates {
                 if let (Fate::Unused(why), Some(file)) = (fate, files.get(*index)) {
                     unused.push(refused(*file, why.code(), why.text()));
@@ -278,9 +279,13 @@ impl Studies {
         Ok(in_order(ready, volume))
     }
 
-    /// Which slices are shown. Of a slide that takes the pixels of its smallest level, so that it waits for a turn.
-    async fn plan(&self, slices: Vec<(usize, Box<Slices>)>) -> Result<SlicePlan, PreprocessError> {
-        let index = slices.first().map_or(0, |(index, _)| *index);
+    /// Which slices are shown; `index` is the input of the first. Of a slide that takes the pixels of its smallest level, so
+    /// that it waits for a turn.
+    async fn plan(
+        &self,
+        index: usize,
+        slices: Vec<(usize, Box<Slices>)>,
+    ) -> Result<SlicePlan, PreprocessError> {
         let convention = self.options.convention();
         let plan = move || {
             let files: Vec<(usize, &Slices)> = slices
@@ -307,6 +312,7 @@ impl Studies {
             .map(|(index, frame)| Some((*files.get(*index)?, *frame)))
             .collect();
         let shown = shown.ok_or_else(|| gone("a slice is of no file"))?;
+        self.count(job.puts, shown.len())?;
         let plan = Arc::new(plan);
         let mut inputs: Vec<usize> = shown.iter().map(|(file, _)| file.input).collect();
         inputs.sort_unstable();
@@ -361,16 +367,16 @@ impl Studies {
                     member,
                 };
                 let place = (file, info.frame_index);
-                self.count(job.puts, 1)?;
                 let entry = self.entry(job.puts, (index, &[]), (frame, info), &turn);
                 entries.push((place, entry.await));
             }
-            Ok::<_, PreprocessError>(entries)
+            entries
         };
+        // Until the last frame was taken: a decode that nobody takes frames from never ends.
         let (outcome, entries) = tokio::join!(self.inputs.decodes().run(&turn, decode), store);
         let outcome = outcome.map_err(|_| PreprocessError::DecoderPanic { index })?;
         outcome.map_err(|refusal| self.refuse(index, refusal))?;
-        entries
+        Ok(entries)
     }
 
     /// Sends the frames of a file on their way to the store, and gives what the manifest says of them.
