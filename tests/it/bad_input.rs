@@ -9,8 +9,6 @@ use medfleet_tests::picture;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-/// 4096 x 4096 pixels: more than the memory that the test fleet lets a decoder have.
-const LARGE_CODESTREAM: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
 const SMALL_CODESTREAM: &[u8] = include_bytes!("../../crates/fuzz/seeds/deep12.j2k");
 
 async fn refused(
@@ -203,12 +201,7 @@ async fn files_that_are_not_images_fail_the_job() -> Result<()> {
 async fn a_file_that_ends_its_decoder_fails_alone() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let deadly = Header {
-        rows: 4096,
-        columns: 4096,
-        ..Header::default()
-    };
-    let deadly = encapsulated(&deadly, JPEG_2000, LARGE_CODESTREAM);
+    let deadly = picture::deadly();
     let good = Header::of_stream(SMALL_CODESTREAM).context("a codestream")?;
     let good = encapsulated(&good, JPEG_2000, SMALL_CODESTREAM);
     let job = client

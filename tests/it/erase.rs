@@ -1,16 +1,12 @@
 //! An erased job leaves a record that says so and nothing else: no blob, no text, no way to start it over.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
 use tonic::Code;
-
-/// Ends the decoder that reads it, which takes longer than it takes to store small pictures.
-const DEADLY_CODESTREAM: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
 
 /// What is stored for a tenant besides tombstones, lists of references, and the lists of tokens by chunk, which name nothing
 /// that is left and no job.
@@ -90,12 +86,7 @@ async fn a_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() -> Result
 async fn a_study_that_is_refused_half_way_leaves_no_frames() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let deadly = Header {
-        rows: 4096,
-        columns: 4096,
-        ..Header::default()
-    };
-    let deadly = encapsulated(&deadly, JPEG_2000, DEADLY_CODESTREAM);
+    let deadly = picture::deadly();
     let inputs = vec![
         inline(picture::png(64, 1)?),
         uploaded(&client.upload(&deadly).await?),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use image::{GrayImage, ImageFormat, Luma};
+use medfleet_fuzz::dicom::{Header, JPEG_2000, encapsulated};
 
 /// A grey PNG of `side`×`side` pixels whose content depends on `seed`: two seeds are two different images.
 ///
@@ -62,4 +63,16 @@ pub fn tiny_embedder() -> PathBuf {
 #[must_use]
 pub fn tiny_model() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/tiny")
+}
+
+/// A DICOM file whose JPEG 2000 takes more memory than a decoder of the test fleet may have, so that it ends the decoder.
+#[must_use]
+pub fn deadly() -> Vec<u8> {
+    const LARGE: &[u8] = include_bytes!("../../services/preprocess/tests/it/large.j2k");
+    let header = Header {
+        rows: 4096,
+        columns: 4096,
+        ..Header::default()
+    };
+    encapsulated(&header, JPEG_2000, LARGE)
 }

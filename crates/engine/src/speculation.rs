@@ -2,7 +2,7 @@
 //! model would have written anyway are kept. Nothing of it shows in a text, so it is only done where the logits of a row are
 //! the same bits whatever else is in the pass.
 //!
-//! Proposals cost nothing to make: they are what followed the last tokens where the text, or its prompt, had them before
+//! Proposals need no second model: they are what followed the last tokens where the text, or its prompt, had them before
 //! ([`proposals`]), or where the same tenant's earlier texts had them ([`memory`]). How often they are right is measured
 //! ([`chances`]), what a longer pass costs is too ([`pace`]), and as many are verified as pay: often none.
 

@@ -8,7 +8,7 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 
 use crate::elements::Elements;
-use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
+use crate::{Archive, Format, Limits, Note, Reason, Refusal, header, members, sniff};
 
 const MICROS_A_SECOND: i64 = 1_000_000;
 const MICROS_A_DAY: i64 = 86_400 * MICROS_A_SECOND;
@@ -36,6 +36,18 @@ pub enum PairOrder {
     SecondIsPrior,
     /// Neither has a header: the first, because it was named first.
     AsGiven,
+}
+
+impl PairOrder {
+    /// What is said of the first of the two and of the second.
+    #[must_use]
+    pub fn notes(self) -> [Note; 2] {
+        match self {
+            Self::FirstIsPrior => [Note::PriorExamination, Note::CurrentExamination],
+            Self::SecondIsPrior => [Note::CurrentExamination, Note::PriorExamination],
+            Self::AsGiven => [Note::OrderAsGiven; 2],
+        }
+    }
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]

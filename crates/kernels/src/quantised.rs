@@ -136,12 +136,6 @@ impl Quantised {
         })
     }
 
-    /// How its weights are stored.
-    #[must_use]
-    pub const fn form(&self) -> Form {
-        self.form
-    }
-
     /// Rows of the matrix.
     #[must_use]
     pub const fn outputs(&self) -> usize {
@@ -195,7 +189,12 @@ fn quantise<T: Number>(block: &[T]) -> Values {
     }
     let largest = wide.iter().fold(0_f32, |most, x| most.max(x.abs()));
     let sum: f32 = wide.iter().map(|x| x * 0.0).sum();
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    // Numbers so small that this is beyond f32 would saturate to -128, one more than the sums have room for.
+    let inverse = if largest > 0.0 {
+        (127.0 / largest).min(f32::MAX)
+    } else {
+        0.0
+    };
     // 0, or none where any of the block is infinite or no number.
     let scale = largest / 127.0 + sum;
     let values = wide.map(|x| (x * inverse).round_ties_even() as i8);

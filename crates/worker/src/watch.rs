@@ -1,11 +1,12 @@
 //! What stops a unit from outside: a newer attempt, a final job, its expiry, the end of the drain time.
 //! The record is read at every heartbeat; a cancel hint only makes it sooner.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::StreamExt;
 use medfleet_core::protocol::{Standing, standing};
-use medfleet_core::{JobKey, JobRecord, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis};
 use medfleet_queue::{Delivery, Queue};
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
@@ -95,6 +96,28 @@ async fn hinted(hints: &mut broadcast::Receiver<JobKey>, key: &JobKey) {
 pub(crate) async fn draining(shutdown: &Shutdown, before: Duration) {
     shutdown.begun().await;
     tokio::time::sleep(shutdown.remaining().saturating_sub(before)).await;
+}
+
+/// Follows the hints that jobs were erased, for as long as the process lives: what a service remembers of their tenants goes.
+/// A hint that is missed leaves it until it gives way to what is newer.
+///
+/// # Errors
+/// Never.
+pub async fn follow_erasures(
+    queue: Queue,
+    forget: impl Fn(&TenantId) + Send,
+) -> Result<(), Infallible> {
+    loop {
+        match queue.erasures().await {
+            Ok(mut erasures) => {
+                while let Some(key) = erasures.next().await {
+                    forget(&key.tenant);
+                }
+            }
+            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
+        }
+        tokio::time::sleep(RESUBSCRIBE).await;
+    }
 }
 
 /// Passes the cancel hints on to all slots for as long as the process lives.

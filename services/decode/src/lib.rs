@@ -18,16 +18,12 @@ mod task;
 mod unit;
 mod work;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
 use medfleet_core::{Digest, Stage, TenantId};
-use medfleet_engine::{DecodeLoad, DecodeModel, Health, Phrases};
-use medfleet_queue::Queue;
+use medfleet_engine::{DecodeLoad, DecodeModel, Health};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, follow_erasures, register_connection};
 
 pub use config::{Config, MainConfig};
 pub use error::StartError;
@@ -43,9 +39,6 @@ const ERASURES: TaskKind = TaskKind {
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
-
-/// Pause before the erasure hints are subscribed to again.
-const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 /// Registers every metric of this service, each with a value, for the reference page.
 pub fn every_metric(metrics: &Metrics) {
@@ -69,7 +62,10 @@ pub async fn run(
         metrics::register_load(&dependencies.metrics, engine.load());
         match engine.phrases() {
             Some(phrases) => {
-                let forgetting = forget_erased(dependencies.queue.clone(), phrases);
+                let forgetting = follow_erasures(dependencies.queue.clone(), move |tenant| {
+                    // Whose each phrase was nobody knows.
+                    phrases.forget(&scope(tenant));
+                });
                 dependencies.tasks.start(ERASURES, forgetting);
             }
             None => {
@@ -102,22 +98,6 @@ pub async fn run(
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
-}
-
-/// Follows the hints that jobs were erased: what the engine knows of its tenant's texts goes, since whose each phrase was
-/// nobody knows. A hint that is missed leaves them until they have not come again for an hour.
-async fn forget_erased(queue: Queue, phrases: Phrases) -> Result<(), Infallible> {
-    loop {
-        match queue.erasures().await {
-            Ok(mut erasures) => {
-                while let Some(key) = erasures.next().await {
-                    phrases.forget(&scope(&key.tenant));
-                }
-            }
-            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
-        }
-        tokio::time::sleep(RESUBSCRIBE).await;
-    }
 }
 
 /// Who shares what an engine remembers: tenants share nothing, not even the time that reading a known prompt saves.

@@ -14,16 +14,14 @@ mod rpc;
 mod unit;
 mod work;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::StreamExt;
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
-use medfleet_queue::Queue;
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
+use medfleet_worker::{
+    Dependencies, Worker, WorkerMetrics, follow_erasures, internal_token, register_connection,
+};
 use tokio::net::TcpListener;
 
 pub use config::{Config, MainConfig};
@@ -37,9 +35,6 @@ pub struct Deployment {
     /// Where the token service answers.
     pub listener: TcpListener,
 }
-
-/// Pause before the erasure hints are subscribed to again.
-const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
 const MODEL: TaskKind = TaskKind {
     name: "encode model",
@@ -104,7 +99,10 @@ pub async fn run(
             Health::Running | Health::Stopped => Ok(()),
         }
     });
-    let forgetting = forget_erased(dependencies.queue.clone(), Arc::clone(&cache));
+    let forgetting = follow_erasures(dependencies.queue.clone(), {
+        let cache = Arc::clone(&cache);
+        move |tenant| cache.forget(tenant)
+    });
     dependencies.tasks.start(ERASURES, forgetting);
     let queue = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || queue.is_connected());
@@ -128,19 +126,4 @@ pub async fn run(
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
-}
-
-/// Follows the hints that jobs were erased. One that is missed leaves tokens in memory until newer ones need the room.
-async fn forget_erased(queue: Queue, cache: Arc<cache::Cache>) -> Result<(), Infallible> {
-    loop {
-        match queue.erasures().await {
-            Ok(mut erasures) => {
-                while let Some(key) = erasures.next().await {
-                    cache.forget(&key.tenant);
-                }
-            }
-            Err(error) => tracing::debug!(%error, "erasure hints are not received"),
-        }
-        tokio::time::sleep(RESUBSCRIBE).await;
-    }
 }

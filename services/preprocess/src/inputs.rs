@@ -60,8 +60,9 @@ impl Inputs {
         }
     }
 
-    pub(crate) fn decodes(&self) -> &Decodes {
-        &self.decodes
+    /// Waits until one more file's pixels may be in memory.
+    pub(crate) async fn turn(&self) -> Arc<Turn> {
+        self.decodes.turn().await
     }
 
     /// Reads an input once there is memory for it and for what it unpacks.
@@ -103,9 +104,9 @@ impl Inputs {
                 continue;
             }
             let digest = self.store.digest(tenant, &held.bytes).await;
-            let turn = self.decodes.turn().await;
+            let turn = self.turn().await;
             let run = decode.clone();
-            let run = self.decodes.run(&turn, move || run(&held.bytes, held.room));
+            let run = Decodes::run(&turn, move || run(&held.bytes, held.room));
             let outcome = run
                 .await
                 .map_err(|_| PreprocessError::DecoderPanic { index })?;

@@ -1,15 +1,16 @@
 //! Frames on their way to the store while the study's other files are still decoded and its manifest is made. The job takes
-//! its reference on each as it is stored: should it never come to a manifest, they are still the job's, and go with
+//! its reference on them as they are stored: should it never come to a manifest, they are still the job's, and go with
 //! it. Dropped before they are finished, those under way are stored all the same, as their writes cannot be stopped.
 
 use std::future::ready;
+use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey};
-use medfleet_store::{BlobStore, StoreError};
-use tokio::sync::Semaphore;
+use medfleet_store::{BlobStore, Named, StoreError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::decodes::Turn;
@@ -33,8 +34,42 @@ pub(crate) struct Puts {
     store: BlobStore,
     key: JobKey,
     in_flight: FramesInFlight,
+    waiting: Arc<Waiting>,
     running: Mutex<JoinSet<Result<(), StoreError>>>,
     frames: AtomicU32,
+}
+
+/// Frames that wait for those before them to be stored; they are then stored together, under one reference.
+#[derive(Debug, Default)]
+struct Waiting {
+    frames: Mutex<Vec<(Named, Held)>>,
+    storing: tokio::sync::Mutex<()>,
+}
+
+/// What is given back once a frame is stored: its file's turn, and its place among the frames in flight.
+type Held = (Arc<Turn>, Option<OwnedSemaphorePermit>);
+
+impl Waiting {
+    fn add(&self, frame: Named, held: Held) {
+        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.push((frame, held));
+    }
+
+    /// Stores what waits by now; nothing where whoever stored before took it along.
+    async fn store(&self, store: &BlobStore, key: &JobKey) -> Result<(), StoreError> {
+        let _one_at_a_time = self.storing.lock().await;
+        let frames = {
+            let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
+            mem::take(&mut *frames)
+        };
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let (frames, held): (Vec<_>, Vec<_>) = frames.into_iter().unzip();
+        let kept = store.keep_named(key, frames, &[], ready(Ok(()))).await;
+        drop(held);
+        kept
+    }
 }
 
 impl Puts {
@@ -43,6 +78,7 @@ impl Puts {
             store,
             key,
             in_flight: in_flight.clone(),
+            waiting: Arc::default(),
             running: Mutex::default(),
             frames: AtomicU32::new(0),
         }
@@ -62,13 +98,11 @@ impl Puts {
         // The semaphore is never closed; should it be, the limit is not kept, and the frame is still stored.
         let place = Arc::clone(&self.in_flight.0).acquire_owned().await.ok();
         let digest = self.store.digest(&self.key.tenant, &pixels).await;
-        let contents = vec![(BlobKind::Frame, digest, pixels)];
-        let (store, key, turn) = (self.store.clone(), self.key.clone(), Arc::clone(turn));
-        let put = async move {
-            let kept = store.keep_named(&key, contents, &[], ready(Ok(()))).await;
-            drop((turn, place));
-            kept
-        };
+        let frame = (BlobKind::Frame, digest, pixels);
+        self.waiting.add(frame, (Arc::clone(turn), place));
+        let (waiting, store) = (Arc::clone(&self.waiting), self.store.clone());
+        let key = self.key.clone();
+        let put = async move { waiting.store(&store, &key).await };
         // One insertion: whole even after a panic elsewhere.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.spawn(put);

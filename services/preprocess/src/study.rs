@@ -18,14 +18,14 @@ use tokio::sync::mpsc;
 
 use crate::codecs::Codecs;
 use crate::config::Config;
-use crate::decodes::Turn;
+use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::frames::{options, prepare};
 use crate::inputs::{Held, Inputs, Made};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
 use crate::record::{refused, used};
-use crate::unit::{Pairing, in_order};
+use crate::unit::{Pairing, in_order, put_in_order};
 
 /// Frames of a volume between the thread that makes them and who stores them.
 const FRAMES_WAITING_MAX: usize = 1;
@@ -134,7 +134,7 @@ impl Studies {
             frames.push(self.frames(job, &rooms, files, &mut study.unused).await?);
         }
         if let Some(order) = order {
-            order.apply(&mut frames);
+            put_in_order(order, &mut frames);
         }
         study.frames = frames.concat();
         study.unused.sort_by_key(|file| file.input_index);
@@ -294,8 +294,8 @@ impl Studies {
                 .collect();
             plan_volume(&files, convention)
         };
-        let turn = self.inputs.decodes().turn().await;
-        let planned = self.inputs.decodes().run(&turn, plan).await;
+        let turn = self.inputs.turn().await;
+        let planned = Decodes::run(&turn, plan).await;
         let plan = planned.map_err(|_| PreprocessError::DecoderPanic { index })?;
         plan.map_err(|refusal| self.refuse_volume(refusal))
     }
@@ -358,7 +358,7 @@ impl Studies {
                 },
             )
         };
-        let turn = self.inputs.decodes().turn().await;
+        let turn = self.inputs.turn().await;
         let store = async {
             let mut entries = Vec::new();
             while let Some((member, frame, info)) = come.recv().await {
@@ -373,7 +373,7 @@ impl Studies {
             entries
         };
         // Until the last frame was taken: a decode that nobody takes frames from never ends.
-        let (outcome, entries) = tokio::join!(self.inputs.decodes().run(&turn, decode), store);
+        let (outcome, entries) = tokio::join!(Decodes::run(&turn, decode), store);
         let outcome = outcome.map_err(|_| PreprocessError::DecoderPanic { index })?;
         outcome.map_err(|refusal| self.refuse(index, refusal))?;
         Ok(entries)

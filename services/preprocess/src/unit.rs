@@ -1,7 +1,7 @@
 //! Pure decisions: how frames are divided into chunks, and in which order they come.
 
 use medfleet_core::CHUNKS_MAX;
-use medfleet_imaging::{Examination, Note, PairOrder, Refusal, pair_order};
+use medfleet_imaging::{Examination, PairOrder, Refusal, pair_order};
 use medfleet_proto::v1::task::Kind;
 use medfleet_proto::work::v1 as wire;
 
@@ -37,10 +37,6 @@ pub(crate) enum Pairing {
     PriorAndCurrent,
 }
 
-/// Which of two studies is shown first, and what is said of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StudyOrder(PairOrder);
-
 impl Pairing {
     pub(crate) fn of(study: &wire::StudyManifest) -> Self {
         let kind = study.task.as_ref().and_then(|task| task.kind.as_ref());
@@ -55,31 +51,24 @@ impl Pairing {
     pub(crate) fn order(
         self,
         examinations: &[Option<Examination>],
-    ) -> Result<Option<StudyOrder>, Refusal> {
+    ) -> Result<Option<PairOrder>, Refusal> {
         match (self, examinations) {
             (Self::PriorAndCurrent, [first, second]) => {
-                let order = pair_order(first.as_ref(), second.as_ref())?;
-                Ok(Some(StudyOrder(order)))
+                Ok(Some(pair_order(first.as_ref(), second.as_ref())?))
             }
             _ => Ok(None),
         }
     }
 }
 
-impl StudyOrder {
-    /// Puts the frames of two studies in order, each with a word for which it is.
-    pub(crate) fn apply(self, studies: &mut [Vec<wire::FrameEntry>]) {
-        if self.0 == PairOrder::SecondIsPrior {
-            studies.reverse();
-        }
-        let roles = match self.0 {
-            PairOrder::AsGiven => [Note::OrderAsGiven; 2],
-            _ => [Note::PriorExamination, Note::CurrentExamination],
-        };
-        for (frames, role) in studies.iter_mut().zip(roles) {
-            let infos = frames.iter_mut().filter_map(|frame| frame.info.as_mut());
-            infos.for_each(|info| info.notes.push(role.as_str().to_owned()));
-        }
+/// Puts the frames of two studies in order, each with a word for which it is.
+pub(crate) fn put_in_order(order: PairOrder, studies: &mut [Vec<wire::FrameEntry>]) {
+    for (frames, note) in studies.iter_mut().zip(order.notes()) {
+        let infos = frames.iter_mut().filter_map(|frame| frame.info.as_mut());
+        infos.for_each(|info| info.notes.push(note.as_str().to_owned()));
+    }
+    if order == PairOrder::SecondIsPrior {
+        studies.reverse();
     }
 }
 
@@ -101,7 +90,7 @@ mod tests {
     fn the_prior_study_comes_first_and_is_called_so() {
         let check = |order, expected: [(u32, &str); 2]| {
             let mut studies = [vec![frame(1)], vec![frame(3)]];
-            StudyOrder(order).apply(&mut studies);
+            put_in_order(order, &mut studies);
             let found = studies.iter().flatten();
             let found = found.map(|frame| {
                 let notes = frame.info.as_ref().expect("its record").notes.join(" ");
@@ -134,7 +123,7 @@ mod tests {
         assert_eq!(Pairing::of(&wire::StudyManifest::default()), Pairing::None);
         assert_eq!(Pairing::None.order(&[None, None]), Ok(None));
         let order = Pairing::PriorAndCurrent.order(&[None, None]);
-        assert_eq!(order, Ok(Some(StudyOrder(PairOrder::AsGiven))));
+        assert_eq!(order, Ok(Some(PairOrder::AsGiven)));
     }
 
     #[test]

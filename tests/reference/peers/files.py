@@ -134,7 +134,6 @@ def write_words(path):
     out.close()
 
 
-write_words(folder / "words.gguf")
 write_mmproj(folder / "mmproj-f16.gguf", numpy.float16, None)
 write_mmproj(folder / "mmproj-q8_0.gguf", numpy.float16, gguf.GGMLQuantizationType.Q8_0)
 
@@ -199,3 +198,5 @@ def write_text(path):
 
 
 write_text(folder / "text-bf16.gguf")
+# Last: whoever finds it takes all of them to be there.
+write_words(folder / "words.gguf")

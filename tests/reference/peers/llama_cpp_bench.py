@@ -5,26 +5,19 @@ side; with --image an image of 896 pixels is encoded instead.
     python llama_cpp_bench.py --image mmproj-f16.gguf --words words.gguf --dtype f16 --threads 2
 """
 
-import argparse
 import ctypes
 import os
 import sys
 
 import llama_cpp as llama
 from llama_cpp import mtmd_cpp as mtmd
-from samples import Samples
+from samples import Samples, options_parser
 
-parser = argparse.ArgumentParser()
+parser = options_parser()
 parser.add_argument("--text")
 parser.add_argument("--image")
 parser.add_argument("--words")
 parser.add_argument("--dtype", required=True)
-parser.add_argument("--threads", type=int, required=True)
-parser.add_argument("--batch", default="1,4,16")
-parser.add_argument("--prompt", type=int, default=300)
-parser.add_argument("--begin", type=int, default=40)
-parser.add_argument("--steps", type=int, default=16)
-parser.add_argument("--repeat", type=int, default=3)
 options = parser.parse_args()
 
 FLASH_ATTENTION_ON = 1
@@ -39,7 +32,6 @@ def quiet(level, text, user):
 llama.llama_log_set(quiet, ctypes.c_void_p(0))
 llama.llama_backend_init()
 samples = Samples()
-batches = [int(count) for count in options.batch.split(",")]
 
 
 def load(path):
@@ -52,8 +44,8 @@ def load(path):
 
 def context(model):
     params = llama.llama_context_default_params()
-    sequences = max(batches)
-    positions = options.prompt + sequences * (options.begin + len(batches) * (options.steps + 2)) + 256
+    sequences = max(options.batch)
+    positions = options.prompt + sequences * (options.begin + len(options.batch) * (options.steps + 2)) + 256
     params.n_ctx = -(-positions // 256) * 256
     params.n_batch = params.n_ubatch = UBATCH
     params.n_seq_max = sequences
@@ -87,10 +79,10 @@ def text():
 
     samples.measure("prompt read", prompt, options.repeat)
     llama.llama_memory_clear(memory, True)
-    for sequence in range(max(batches)):
+    for sequence in range(max(options.batch)):
         decode(ctx, batch, [(1024 + at, at, sequence, at + 1 == options.begin) for at in range(options.begin)])
-    lengths = [options.begin] * max(batches)
-    for count in batches:
+    lengths = [options.begin] * max(options.batch)
+    for count in options.batch:
 
         def step():
             decode(ctx, batch, [(2048, lengths[sequence], sequence, True) for sequence in range(count)])

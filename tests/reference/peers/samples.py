@@ -1,7 +1,18 @@
 """Times of one kind of work, by the clock and by the processor, as `medfleet bench model --json` has them."""
 
+import argparse
 import json
 import time
+
+
+def options_parser():
+    """The options that every peer has, as `medfleet bench model` has them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--batch", type=lambda text: [int(count) for count in text.split(",")], default=[1, 4, 16])
+    for name, value in dict(prompt=300, begin=40, steps=16, repeat=3).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    return parser
 
 
 class Samples:

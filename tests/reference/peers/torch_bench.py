@@ -3,21 +3,13 @@
     python torch_bench.py CHECKPOINT --dtype bf16 --threads 2
 """
 
-import argparse
-
 import torch
 import transformers
-from samples import Samples
+from samples import Samples, options_parser
 
-parser = argparse.ArgumentParser()
+parser = options_parser()
 parser.add_argument("checkpoint")
 parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)
-parser.add_argument("--threads", type=int, required=True)
-parser.add_argument("--batch", default="1,4,16")
-parser.add_argument("--prompt", type=int, default=300)
-parser.add_argument("--begin", type=int, default=40)
-parser.add_argument("--steps", type=int, default=16)
-parser.add_argument("--repeat", type=int, default=3)
 options = parser.parse_args()
 
 torch.set_num_threads(options.threads)
@@ -36,7 +28,7 @@ with torch.inference_mode():
         return model(input_ids=ids, use_cache=True, logits_to_keep=1)
 
     samples.measure("prompt read", lambda: read(1, options.prompt), options.repeat)
-    for count in [int(count) for count in options.batch.split(",")]:
+    for count in options.batch:
         state = read(count, options.begin)
 
         def step():

@@ -7,7 +7,8 @@ use super::fixtures::{CASES, Case, Fixtures, tiny};
 use super::{TOLERANCE, difference, schedules::whole};
 use crate::{Cacheable, Chunk, ImageSpan, KvOptions, KvPool, Model, PlacedImage, Progress, Want};
 
-fn progress(model: &Model, case: &Case, block_tokens: usize) -> Progress {
+/// A case's prompt, of which nothing is read.
+pub(super) fn progress(model: &Model, case: &Case, block_tokens: usize) -> Progress {
     let placed = case.prompt.images().iter().zip(&case.images);
     let images: Vec<PlacedImage> = placed
         .map(|(first, image)| PlacedImage {
@@ -19,7 +20,7 @@ fn progress(model: &Model, case: &Case, block_tokens: usize) -> Progress {
         scope: Digest::new([0; 32]),
         tokens: case.prompt.tokens(),
         images: &images,
-        tokens_per_image: model.image_shape().unwrap()[0],
+        tokens_per_image: model.image_shape().map_or(0, |[tokens, _]| tokens),
     };
     Progress::new(&prompt, block_tokens)
 }

@@ -3,14 +3,10 @@
 //!
 //! The engine's speculation is exact because of this, on devices where [`Model::rows_stand_alone`] holds.
 
-use medfleet_core::Digest;
-
 use super::fixtures::{CASES, Case, Fixtures, tiny_dir};
 use super::matrix::matrix;
-use super::{all, device, schedules::spans};
-use crate::{
-    Cacheable, Chunk, Dtype, KvOptions, KvPool, LoadOptions, Model, PlacedImage, Progress, Want,
-};
+use super::{all, device, prefix, schedules::spans};
+use crate::{Chunk, Dtype, KvOptions, KvPool, LoadOptions, Model, Progress, Want};
 
 /// Tokens of the answer that are gone through.
 const STEPS: usize = 24;
@@ -29,20 +25,7 @@ const PROPOSALS: [(usize, usize); 9] = [
 
 /// A sequence whose prompt is read, in a pool of small blocks.
 fn begin(model: &Model, pool: &mut KvPool, case: &Case) -> Progress {
-    let placed = case.prompt.images().iter().zip(&case.images);
-    let images: Vec<PlacedImage> = placed
-        .map(|(first, image)| PlacedImage {
-            first: *first,
-            digest: Digest::new(*blake3::hash(image.as_bytes()).as_bytes()),
-        })
-        .collect();
-    let prompt = Cacheable {
-        scope: Digest::new([0; 32]),
-        tokens: case.prompt.tokens(),
-        images: &images,
-        tokens_per_image: model.image_shape().map_or(0, |[tokens, _]| tokens),
-    };
-    let mut progress = Progress::new(&prompt, pool.block_tokens());
+    let mut progress = prefix::progress(model, case, pool.block_tokens());
     while progress.left() > 0 {
         let range = progress.next(512);
         progress.reserve(pool.blocks_mut(), range.end).unwrap();

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Note, Options, PairOrder, Prepared,
-    Reason, Refusal, Slices, decode_slices, examination, frame_to_png, members, pair_order,
-    plan_volume, prepare,
+    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
+    Slices, decode_slices, examination, frame_to_png, members, pair_order, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
@@ -153,11 +152,7 @@ fn say_which_is_prior(
         .and_then(|(first, second)| pair_order(first.as_ref(), second.as_ref()));
     match order {
         Ok(order) => {
-            let roles = match order {
-                PairOrder::FirstIsPrior => [Note::PriorExamination, Note::CurrentExamination],
-                PairOrder::SecondIsPrior => [Note::CurrentExamination, Note::PriorExamination],
-                PairOrder::AsGiven => [Note::OrderAsGiven; 2],
-            };
+            let roles = order.notes();
             of_first["pair"] = json!(roles[0]);
             of_second["pair"] = json!(roles[1]);
         }

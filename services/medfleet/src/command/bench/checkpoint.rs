@@ -88,8 +88,10 @@ impl Checkpoint {
         };
         for form in &self.dtype {
             let path = self.gguf(*form);
-            if matches!(form, Form::Quantised(_)) && !path.is_file() {
-                gguf::write(&path, *form, self.layers())
+            if let Form::Quantised(quants) = form
+                && !path.is_file()
+            {
+                gguf::write(&path, *quants, self.layers())
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
@@ -151,8 +153,16 @@ impl Checkpoint {
     }
 
     /// Bytes of all its tensors.
-    pub(super) fn weights_bytes(&self) -> u64 {
-        planned(self.layers).iter().map(Planned::bytes).sum()
+    pub(super) fn weights_bytes(&self, form: Form) -> u64 {
+        let bytes = |of: Vec<Planned>| of.iter().map(Planned::bytes).sum::<u64>();
+        let plain = bytes(planned(self.layers));
+        match form {
+            Form::Plain(_) => plain,
+            // The norms of the text, some hundred kilobytes, are left out.
+            Form::Quantised(_) => {
+                plain - bytes(planned_text(self.layers)) + self.text_bytes(form) as u64
+            }
+        }
     }
 
     /// Loads all of it, in one form on one device, and says how long that took.

@@ -6,16 +6,15 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use medfleet_model::Dtype;
+use half::f16;
 
 use super::checkpoint::{
     HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, Planned, Random, VOCAB, planned_text,
 };
-use super::form::{Block, Form};
+use super::form::{Block, Quants};
 
 /// ggml's numbers of plain types.
 const F32: u32 = 0;
-const BF16: u32 = 30;
 const ALIGNMENT: u64 = 32;
 /// Kinds of metadata values.
 const KIND_U32: u32 = 4;
@@ -33,17 +32,15 @@ struct Tensor {
 enum Held {
     /// A norm, all ones: the file's norms have Gemma's 1 in them.
     Ones,
-    Bf16,
     Blocks(Block),
 }
 
 impl Tensor {
-    fn new(planned: &Planned, form: Form, layers: usize) -> Self {
+    fn new(planned: &Planned, quants: Quants, layers: usize) -> Self {
         let name = llama_name(&planned.name);
-        let held = match form {
-            _ if planned.shape.len() == 1 => Held::Ones,
-            Form::Quantised(quants) => Held::Blocks(quants.block(&name, layers)),
-            Form::Plain(Dtype::Bf16 | Dtype::F32) => Held::Bf16,
+        let held = match planned.shape.len() {
+            1 => Held::Ones,
+            _ => Held::Blocks(quants.block(&name, layers)),
         };
         Self {
             name,
@@ -59,7 +56,6 @@ impl Tensor {
     fn number(&self) -> u32 {
         match self.held {
             Held::Ones => F32,
-            Held::Bf16 => BF16,
             Held::Blocks(block) => block.number,
         }
     }
@@ -67,7 +63,6 @@ impl Tensor {
     fn bytes(&self) -> u64 {
         let bytes = match self.held {
             Held::Ones => self.values() * 4,
-            Held::Bf16 => self.values() * 2,
             Held::Blocks(block) => self.values() / block.weights * block.bytes,
         };
         bytes as u64
@@ -80,20 +75,12 @@ impl Tensor {
                     file.write_all(&1_f32.to_le_bytes())?;
                 }
             }
-            Held::Bf16 => {
-                let mut chunk = Vec::new();
-                for _ in 0..self.values() / self.shape[1] {
-                    chunk.clear();
-                    random.fill(&mut chunk, self.shape[1]);
-                    file.write_all(&chunk)?;
-                }
-            }
             Held::Blocks(block) => {
                 let mut bytes = vec![0; block.bytes.next_multiple_of(8)];
                 for _ in 0..self.values() / block.weights {
                     random.bits(&mut bytes);
                     for (at, scale) in block.scales {
-                        let scale = half_bits(*scale).to_le_bytes();
+                        let scale = f16::from_f32(*scale).to_le_bytes();
                         bytes[*at..at + 2].copy_from_slice(&scale);
                     }
                     file.write_all(&bytes[..block.bytes])?;
@@ -102,17 +89,6 @@ impl Tensor {
         }
         Ok(())
     }
-}
-
-/// The f16 next to a small positive number.
-fn half_bits(value: f32) -> u16 {
-    const LEAST_NORMAL: f32 = 6.103_515_6e-5;
-    if value < LEAST_NORMAL {
-        // Steps of 2⁻²⁴.
-        return (value * 16_777_216.0).round() as u16;
-    }
-    let bits = value.to_bits() - (112 << 23) + (1 << 12);
-    (bits >> 13) as u16
 }
 
 /// llama.cpp's name of a tensor of the language model.
@@ -193,9 +169,9 @@ fn metadata(layers: usize) -> (u64, Vec<u8>) {
 }
 
 /// Writes the file; it gets its name last, so that an interrupted one is written again.
-pub(super) fn write(path: &Path, form: Form, layers: usize) -> Result<()> {
+pub(super) fn write(path: &Path, quants: Quants, layers: usize) -> Result<()> {
     let planned = planned_text(layers);
-    let tensors = planned.iter().map(|of| Tensor::new(of, form, layers));
+    let tensors = planned.iter().map(|of| Tensor::new(of, quants, layers));
     let tensors: Vec<Tensor> = tensors.collect();
     let (count, values) = metadata(layers);
     let mut head = b"GGUF".to_vec();
@@ -249,18 +225,6 @@ mod tests {
             ("layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"),
         ] {
             assert_eq!(llama_name(&format!("language_model.model.{hub}")), llama);
-        }
-    }
-
-    #[test]
-    fn halves_are_the_nearest() {
-        for (value, bits) in [
-            (1.0, 0x3c00),
-            (3e-4, 0x0cea),
-            (1e-4, 0x068e),
-            (1.5e-5, 0x00fc),
-        ] {
-            assert_eq!(half_bits(value), bits, "{value}");
         }
     }
 }

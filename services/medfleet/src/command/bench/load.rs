@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         None => None,
     };
     let figures = Figures {
-        weights_bytes: args.checkpoint.weights_bytes(),
+        weights_bytes: args.checkpoint.weights_bytes(form),
         written,
         first,
         again,

@@ -47,9 +47,9 @@ pub(crate) struct Args {
 
 /// Resident memory, now and at most, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Resident {
+pub(super) struct Resident {
     now: u64,
-    peak: u64,
+    pub(super) peak: u64,
 }
 
 /// Runs the command.
@@ -212,7 +212,8 @@ async fn is_ready(admin: SocketAddr) -> bool {
         .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-fn resident(status: &str) -> Option<Resident> {
+/// What `/proc/ID/status` says of it.
+pub(super) fn resident(status: &str) -> Option<Resident> {
     let kibibytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()

@@ -90,7 +90,7 @@ impl Begun {
 }
 
 /// The processor time of this process so far.
-fn processor() -> Result<Duration> {
+pub(super) fn processor() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot read the processor time")?;
     let micros = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
     Ok(Duration::from_micros(

@@ -132,10 +132,9 @@ fn load(args: &Args) -> Result<Loaded> {
         parts: Parts::All,
         device: args.device,
     };
-    let gguf = args.model.extension().is_some_and(|end| end == "gguf");
-    let model = if gguf {
+    let model = if args.quantised {
         let mut source = GgufSource::text(&args.model);
-        source.quantised = args.quantised;
+        source.quantised = true;
         Model::load_gguf(&source, options)
     } else {
         Model::load(&args.model, options)
@@ -328,10 +327,11 @@ impl Turn {
     }
 }
 
-/// The middle one; of two the higher.
+/// The middle one, or the mean of the two in the middle; there is at least one.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let (below, above) = ((values.len() - 1) / 2, values.len() / 2);
+    (values[below] + values[above]) / 2.0
 }
 
 fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {

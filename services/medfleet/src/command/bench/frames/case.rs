@@ -16,8 +16,6 @@ use medfleet_imaging::{
 use medfleet_preprocess::Config;
 use medfleet_preprocess::codecs::Codecs;
 use medfleet_preprocess::frames::{codecs, options, prepare};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use serde_json::{Value, json};
 
 use super::super::sample::Sample;
@@ -55,7 +53,8 @@ pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
         case.once(1)??;
         wall.push(begun.elapsed());
     }
-    let processor = (processor(codecs)? - before) / runs;
+    // A decoder that was replaced on the way took its time along.
+    let processor = processor(codecs)?.saturating_sub(before) / runs;
     // As many files at a time as the role decodes by default.
     case.once(config.decodes_max as usize)??;
     let memory = memory("self")?;
@@ -217,9 +216,7 @@ fn on_threads<T: Send>(
 fn processor(codecs: &Codecs) -> Result<Duration> {
     /// What the kernel counts for others in, on every architecture.
     const TICKS_A_SECOND: u64 = 100;
-    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot read the processor time")?;
-    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
-    let mut time = Duration::from_micros(micros.unsigned_abs());
+    let mut time = super::super::side::processor()?;
     for id in codecs.idle_ids() {
         let path = format!("/proc/{id}/stat");
         let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -229,11 +226,9 @@ fn processor(codecs: &Codecs) -> Result<Duration> {
             .next()
             .unwrap_or_default()
             .split_whitespace();
-        let ticks: u64 = ticks
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
+        let ticks = ticks.skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>();
+        let ticks = ticks.with_context(|| format!("{path} does not say how long it ran"))?;
         time += Duration::from_millis(ticks * 1000 / TICKS_A_SECOND);
     }
     Ok(time)
@@ -243,7 +238,8 @@ fn processor(codecs: &Codecs) -> Result<Duration> {
 fn memory(id: &str) -> Result<u64> {
     let path = format!("/proc/{id}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kibibytes.with_context(|| format!("{path} does not say how much memory there was"))? << 10)
+    let resident = super::super::memory::resident(&status);
+    let resident =
+        resident.with_context(|| format!("{path} does not say how much memory there was"));
+    Ok(resident?.peak)
 }
