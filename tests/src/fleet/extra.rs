@@ -1,10 +1,12 @@
 //! More workers than one of a role, as an autoscaler starts and stops them.
 
 use std::fs;
+use std::io::Write as _;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::NamedTempFile;
 use tokio::process::Child;
 use toml::{Table, Value};
 
@@ -16,6 +18,8 @@ use crate::process::start_service;
 #[derive(Debug)]
 pub struct Extra {
     child: Child,
+    /// Its own: a worker started a moment ago may still be reading the one of its neighbour.
+    _config: NamedTempFile,
 }
 
 impl Fleet {
@@ -37,10 +41,16 @@ impl Fleet {
         service.insert("worker".into(), Value::Table(worker));
         let process = section(&mut config, "process")?;
         process.insert("admin_listen".into(), free.into());
-        let path = folder.join(format!("{}-extra.toml", role.name()));
-        fs::write(&path, config.to_string())?;
-        let child = start_service(role, &path, &self.log(role))?;
-        Ok(Extra { child })
+        let mut file = tempfile::Builder::new()
+            .prefix(role.name())
+            .suffix(".toml")
+            .tempfile_in(folder)?;
+        file.write_all(config.to_string().as_bytes())?;
+        let child = start_service(role, file.path(), &self.log(role))?;
+        Ok(Extra {
+            child,
+            _config: file,
+        })
     }
 }
 
