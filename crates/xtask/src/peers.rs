@@ -1,22 +1,33 @@
 //! `cargo xtask bench-peers`: this model and other programs on the same machine, in turns, at MedGemma 4B's true shapes with
-//! random weights and few layers. Run by hand; never part of the gate. Prints Markdown for `docs/performance.md`.
+//! random weights and few layers. Run by hand; never part of the gate.
+//!
+//! What was measured is kept program by program (`results`), so that a run that was cut off goes on where it was, and one
+//! program that fails takes nothing from the others. After each round the table is put into `docs/performance.md`.
+//! Reading order: `programs` (what is run), `results`, `table`, `page`.
 
+mod page;
+mod programs;
+mod results;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{clients, places, process};
-use table::{Run, Table};
+use programs::Programs;
+use results::Results;
 
 /// Compiled here, for this machine, with whatever compiler there is.
 const LLAMA_CPP: &str = "llama-cpp-python==0.3.36";
 const LLAMA_CPP_FLAGS: &str = "-DGGML_NATIVE=ON -DLLAVA_BUILD=ON";
 /// Where the programs that run the peers are.
 const SCRIPTS: &str = "tests/reference/peers";
+/// What the weights take on disk, all forms together: the embedding and the files' rest, and each layer.
+const WEIGHTS_BYTES: u64 = 5_000_000_000;
+const LAYER_BYTES: u64 = 700_000_000;
 
 /// What is run.
 struct Options {
@@ -25,51 +36,52 @@ struct Options {
     threads: usize,
     repeat: usize,
     steps: usize,
+    /// Minutes that one program may take in one form.
+    minutes: usize,
     /// Forms of the language model, as `medfleet bench model` names them.
     dtypes: Vec<String>,
     /// A Python that has the peers already.
     python: Option<PathBuf>,
-    /// Where the weights are.
+    /// Where the weights are, and what was measured with them.
     dir: PathBuf,
 }
 
-/// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --dtypes q8_0,… --python PATH --dir DIR`, in any order.
+/// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --minutes 20 --dtypes q8_0,… --python PATH --dir DIR`, in any
+/// order.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let options = read(options)?;
+    // First: without room it would fail after an hour of compiling.
+    room(&options)?;
+    process::build_workspace()?;
     let python = match &options.python {
         Some(python) => python.clone(),
         None => environment()?,
     };
-    process::build_workspace()?;
-    let bench = Bench { options, python };
-    bench.prepare()?;
-    let mut table = Table::default();
-    for round in 0..bench.options.rounds {
-        eprintln!("round {} of {}", round + 1, bench.options.rounds);
-        for dtype in &bench.options.dtypes {
-            table.add(bench.ours(dtype)?);
-            if dtype != "f32" {
-                table.add(bench.llama_text(dtype)?);
-            }
-            if matches!(dtype.as_str(), "f32" | "bf16") {
-                table.add(bench.torch(dtype)?);
+    let programs = Programs { options, python };
+    programs.prepare()?;
+    let path = programs.options.dir.join(results_name(&programs.options));
+    let mut results = Results::open(path, &processor()?)?;
+    let commit = commit();
+    for round in 1..=programs.options.rounds {
+        eprintln!("round {round} of {}", programs.options.rounds);
+        for task in programs.tasks() {
+            if results.has(round, &task, &commit) {
+                eprintln!("round {round}: {task} is measured already");
+            } else if results.was_late(round, &task) {
+                eprintln!("round {round}: {task} took too long before and is left out");
+            } else {
+                let cell = programs.measure(&task, &commit);
+                results.add(round, &task, cell)?;
             }
         }
-        for dtype in ["f16", "q8_0"] {
-            table.add(bench.llama_image(dtype)?);
-        }
+        page::put(&page::section(&heading(&programs.options)?, &results))?;
     }
-    let Options {
-        layers,
-        rounds,
-        threads,
-        ..
-    } = bench.options;
-    println!(
-        "{layers} layers, {threads} threads, {rounds} rounds, {}\n",
-        processor()?
+    println!("{}", page::section(&heading(&programs.options)?, &results));
+    println!("All of it is in {}.", results.path().display());
+    ensure!(
+        results.cells().any(table::is_peer_with_figures),
+        "no other program gave a figure: what went wrong is above"
     );
-    println!("{}", table.markdown());
     Ok(())
 }
 
@@ -80,11 +92,12 @@ fn read(options: &[&str]) -> Result<Options> {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         repeat: 3,
         steps: 16,
+        minutes: 20,
         dtypes: ["q8_0", "q4_k_m", "bf16", "f32"]
             .map(str::to_owned)
             .to_vec(),
         python: None,
-        dir: places::scratch("peers")?,
+        dir: PathBuf::new(),
     };
     for pair in options.chunks(2) {
         let &[name, value] = pair else {
@@ -94,33 +107,96 @@ fn read(options: &[&str]) -> Result<Options> {
             let number = value.parse::<usize>().ok().filter(|number| *number > 0);
             number.with_context(|| format!("{name} takes a positive number, not {value:?}"))
         };
+        // Programs start in the root of the repository, whatever a path was relative to.
+        let path = || std::path::absolute(value).with_context(|| format!("{name} {value}"));
         match name {
             "--layers" => read.layers = number()?,
             "--rounds" => read.rounds = number()?,
             "--threads" => read.threads = number()?,
             "--repeat" => read.repeat = number()?,
             "--steps" => read.steps = number()?,
+            "--minutes" => read.minutes = number()?,
             "--dtypes" => read.dtypes = value.split(',').map(str::to_owned).collect(),
-            "--python" => read.python = Some(value.into()),
-            "--dir" => read.dir = value.into(),
+            "--python" => read.python = Some(path()?),
+            "--dir" => read.dir = path()?,
             _ => bail!("bench-peers does not know {name}"),
         }
     }
+    if read.dir.as_os_str().is_empty() {
+        // A checkpoint has one number of layers.
+        read.dir = places::scratch(&format!("peers/{}-layers", read.layers))?;
+    }
     Ok(read)
+}
+
+impl Options {
+    const fn limit(&self) -> Duration {
+        Duration::from_secs(60 * self.minutes as u64)
+    }
+}
+
+/// What was measured with other options is another file.
+fn results_name(options: &Options) -> String {
+    format!(
+        "results-{}-threads-{}-repeats-{}-steps.json",
+        options.threads, options.repeat, options.steps
+    )
+}
+
+/// Refuses a run whose weights would not fit on the disk.
+fn room(options: &Options) -> Result<()> {
+    std::fs::create_dir_all(&options.dir)
+        .with_context(|| format!("create {}", options.dir.display()))?;
+    if options.dir.join(programs::LAST_FILE).is_file() {
+        return Ok(());
+    }
+    let mut df = Command::new("df");
+    let text = process::capture(df.args(["-B1", "--output=avail"]).arg(&options.dir))?;
+    let free: u64 = text
+        .lines()
+        .last()
+        .and_then(|line| line.trim().parse().ok())
+        .context("df printed no number")?;
+    let needed = WEIGHTS_BYTES + LAYER_BYTES * options.layers as u64;
+    ensure!(
+        free >= needed,
+        "{} has {:.1} GB free, and the weights take {:.1} GB: choose another --dir",
+        options.dir.display(),
+        free as f64 * 1e-9,
+        needed as f64 * 1e-9
+    );
+    Ok(())
 }
 
 /// PyTorch, transformers and llama.cpp in a virtual environment of the cache; some gigabytes, and minutes of compiling.
 fn environment() -> Result<PathBuf> {
     let requirements = places::root().join(SCRIPTS).join("requirements.txt");
+    eprintln!("installing PyTorch, if it is not there: some gigabytes");
     let python = clients::python_without_dependencies("peers", &requirements)?;
     let present = process::succeeds(Command::new(&python).args(["-c", "import llama_cpp"]));
-    if !present {
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", LLAMA_CPP])
-            .env("CMAKE_ARGS", LLAMA_CPP_FLAGS);
-        process::run(&mut pip)?;
+    if !present && let Err(error) = llama_cpp(&python) {
+        eprintln!("llama.cpp is left out: {error:#}");
     }
     Ok(python)
+}
+
+/// Compiles llama.cpp into the environment.
+fn llama_cpp(python: &Path) -> Result<()> {
+    eprintln!("compiling llama.cpp: about half an hour on two cores");
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "install", "--no-deps", LLAMA_CPP])
+        .env("CMAKE_ARGS", LLAMA_CPP_FLAGS);
+    let amx = std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("amx_tile"));
+    if amx {
+        // gcc 12 drops the configuration of AMX tiles, and what it makes crashes.
+        let clang = process::succeeds(Command::new("clang++").arg("--version"));
+        ensure!(
+            clang,
+            "on a machine with AMX it takes clang (with libomp-dev), which is not there"
+        );
+        pip.env("CC", "clang").env("CXX", "clang++");
+    }
+    process::run(&mut pip)
 }
 
 /// The name of this machine's processor.
@@ -135,125 +211,27 @@ fn processor() -> Result<String> {
         .to_owned())
 }
 
-struct Bench {
-    options: Options,
-    python: PathBuf,
+/// The commit that is measured, as far as git knows.
+fn commit() -> String {
+    let mut git = process::in_root("git");
+    let commit = process::capture(git.args(["rev-parse", "--short=10", "HEAD"]));
+    commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-impl Bench {
-    /// Writes whatever weights are not there yet.
-    fn prepare(&self) -> Result<()> {
-        // A short run of our own writes the checkpoint and the GGUFs.
-        let mut command = self.medfleet(&self.options.dtypes.join(","));
-        process::capture(command.args([
-            "--repeat", "1", "--images", "1", "--steps", "1", "--batch", "1",
-        ]))?;
-        if !self.file("words.gguf").is_file() {
-            let script = places::root().join(SCRIPTS).join("files.py");
-            process::run(
-                Command::new(&self.python)
-                    .arg(script)
-                    .arg(&self.options.dir),
-            )?;
-        }
-        Ok(())
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.options.dir.join(name)
-    }
-
-    fn medfleet(&self, dtypes: &str) -> Command {
-        let mut command = Command::new(places::built("medfleet"));
-        command
-            .current_dir(places::root())
-            .args([
-                "bench", "model", "--json", "--turns", "1", "--device", "cpu",
-            ])
-            .args([
-                "--layers",
-                &self.options.layers.to_string(),
-                "--dtype",
-                dtypes,
-            ])
-            .arg("--dir")
-            .arg(&self.options.dir)
-            .env("RAYON_NUM_THREADS", self.options.threads.to_string());
-        command
-    }
-
-    /// This model. Images are encoded in f32 beside every quantised form: once is enough.
-    fn ours(&self, dtype: &str) -> Result<Run> {
-        let images = match dtype {
-            "f32" | "bf16" => self.options.repeat,
-            _ => 0,
-        };
-        let mut command = self.medfleet(dtype);
-        command
-            .args(["--repeat", &self.options.repeat.to_string()])
-            .args(["--steps", &self.options.steps.to_string()])
-            .args(["--images", &images.to_string()]);
-        let all = json(&mut command)?;
-        let run = all["models"][0].clone();
-        Run::new(
-            "medfleet",
-            run["device"].as_str().unwrap_or_default(),
-            dtype,
-            &run,
-        )
-    }
-
-    fn script(&self, name: &str, dtype: &str) -> Command {
-        let mut command = Command::new(&self.python);
-        command
-            .arg(places::root().join(SCRIPTS).join(name))
-            .args(["--threads", &self.options.threads.to_string()])
-            .args(["--repeat", &self.options.repeat.to_string()])
-            .args(["--steps", &self.options.steps.to_string()])
-            .args(["--dtype", dtype]);
-        command.env("OMP_NUM_THREADS", self.options.threads.to_string());
-        command
-    }
-
-    fn llama_text(&self, dtype: &str) -> Result<Run> {
-        let mut command = self.script("llama_cpp_bench.py", dtype);
-        command
-            .arg("--text")
-            .arg(self.file(&format!("text-{dtype}.gguf")));
-        peer(&mut command, dtype)
-    }
-
-    fn llama_image(&self, dtype: &str) -> Result<Run> {
-        let mut command = self.script("llama_cpp_bench.py", dtype);
-        let (image, words) = (
-            self.file(&format!("mmproj-{dtype}.gguf")),
-            self.file("words.gguf"),
-        );
-        command.arg("--image").arg(image).arg("--words").arg(words);
-        peer(&mut command, dtype)
-    }
-
-    fn torch(&self, dtype: &str) -> Result<Run> {
-        peer(
-            self.script("torch_bench.py", dtype).arg(&self.options.dir),
-            dtype,
-        )
-    }
-}
-
-/// Runs a peer's script.
-fn peer(command: &mut Command, dtype: &str) -> Result<Run> {
-    let run = json(command)?;
-    let about = |key: &str| run[key].as_str().unwrap_or_default().to_owned();
-    let version = format!("{}, {}", about("version"), about("about"));
-    Run::new(&about("peer"), &version, dtype, &run)
-}
-
-/// What a program printed last: one line of JSON.
-fn json(command: &mut Command) -> Result<Value> {
-    let text = process::capture(command)?;
-    let line = text.lines().last().context("it printed nothing")?;
-    serde_json::from_str(line).context("it printed no JSON")
+/// What the table is of.
+fn heading(options: &Options) -> Result<String> {
+    let date = process::capture(Command::new("date").args(["-u", "+%F"]))?;
+    Ok(format!(
+        "Measured on {}, {}: {} layers in each tower, {} threads, {} rounds in turns; in a round an image and a prompt {} times, \
+         a step {} times.",
+        date.trim(),
+        processor()?,
+        options.layers,
+        options.threads,
+        options.rounds,
+        options.repeat,
+        options.steps
+    ))
 }
 
 #[cfg(test)]
@@ -281,5 +259,18 @@ mod tests {
         for wrong in [&["--threads"][..], &["--threads", "0"], &["--hours", "1"]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn folders_do_not_depend_on_where_a_program_starts() {
+        let options = read(&["--dir", "weights", "--python", "venv/bin/python"]).unwrap();
+        assert!(options.dir.is_absolute());
+        assert!(options.python.unwrap().is_absolute());
+    }
+
+    #[test]
+    fn checkpoints_of_other_depths_are_elsewhere() {
+        let dir = |layers: &str| read(&["--layers", layers]).unwrap().dir;
+        assert_ne!(dir("1"), dir("3"));
     }
 }

@@ -31,7 +31,10 @@ def quiet(level, text, user):
 
 llama.llama_log_set(quiet, ctypes.c_void_p(0))
 llama.llama_backend_init()
-samples = Samples()
+info = llama.llama_print_system_info().decode().strip()
+samples = Samples(
+    options, peer="llama.cpp", version=f"llama-cpp-python {llama.__version__}", dtype=options.dtype, about=info
+)
 
 
 def load(path):
@@ -122,7 +125,5 @@ def image():
 
 
 image() if options.image else text()
-info = llama.llama_print_system_info().decode().strip()
-samples.show(peer="llama.cpp", version=f"llama-cpp-python {llama.__version__}", dtype=options.dtype, about=info)
 sys.stdout.flush()
 os._exit(0)  # Without freeing: it is of no use here.

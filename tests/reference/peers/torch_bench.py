@@ -17,7 +17,8 @@ dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
 model = transformers.Gemma3ForConditionalGeneration.from_pretrained(
     options.checkpoint, dtype=dtype, attn_implementation="sdpa"
 ).eval()
-samples = Samples()
+about = f"transformers {transformers.__version__}, sdpa, {torch.backends.cpu.get_cpu_capability()}"
+samples = Samples(options, peer="PyTorch", version=f"torch {torch.__version__}", dtype=options.dtype, about=about)
 
 with torch.inference_mode():
     pixels = torch.rand(1, 3, 896, 896).to(dtype)
@@ -37,6 +38,3 @@ with torch.inference_mode():
             state = model(input_ids=ids, past_key_values=state.past_key_values, use_cache=True)
 
         samples.measure(f"step of {count}", step, options.steps)
-
-about = f"transformers {transformers.__version__}, sdpa, {torch.backends.cpu.get_cpu_capability()}"
-samples.show(peer="PyTorch", version=f"torch {torch.__version__}", dtype=options.dtype, about=about)

@@ -1,139 +1,172 @@
-//! What was measured, as a table: a row for each work and form, a column for each program, and how much longer others took.
+//! What was measured, as Markdown: a row for each work, program and form, how much longer others took, and what is not won.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use super::programs::Program;
+use super::results::Cell;
 
-/// This model's name in the table.
-const OURS: &str = "medfleet";
 /// The order of rows; steps follow.
 const FIRST: [&str; 2] = ["image encoded", "prompt read"];
+/// A peer that is at least this much faster is named below the table: less is noise.
+const SLOWER: f64 = 0.98;
 
-/// One program's run in one form.
-pub(super) struct Run {
-    program: String,
-    version: String,
-    dtype: String,
-    /// Seconds by the clock, and of the processor.
-    work: Vec<(String, [f64; 2])>,
-}
-
-impl Run {
-    /// From the JSON that programs print.
-    pub(super) fn new(program: &str, version: &str, dtype: &str, run: &Value) -> Result<Self> {
-        let all = run["work"].as_array().context("no list of work")?;
-        let work = all.iter().map(|of| {
-            let name = of["work"].as_str().context("work without a name")?;
-            let median = |kind: &str| {
-                let millis = of[kind]["median_ms"].as_f64();
-                millis.map(|millis| millis / 1000.0).context("no median")
-            };
-            Ok((name.to_owned(), [median("clock")?, median("processor")?]))
-        });
-        Ok(Self {
-            program: program.to_owned(),
-            version: version.to_owned(),
-            dtype: dtype.to_owned(),
-            work: work.collect::<Result<_>>()?,
-        })
-    }
-}
-
-/// All runs.
-#[derive(Default)]
-pub(super) struct Table {
-    runs: Vec<Run>,
-}
-
+/// Program and form.
 type Key<'a> = (&'a str, &'a str);
 
-impl Table {
-    pub(super) fn add(&mut self, run: Run) {
-        for (work, [clock, processor]) in &run.work {
-            let (program, dtype) = (&run.program, &run.dtype);
-            eprintln!(
-                "{program:<10} {dtype:<7} {work:<14} {clock:9.3} s, processor {processor:9.3} s"
-            );
-        }
-        self.runs.push(run);
-    }
+/// What all rounds measured of one work of one program in one form.
+#[derive(Default)]
+struct Times {
+    /// By the clock, and of the processor.
+    seconds: [Vec<f64>; 2],
+    shares: Vec<f64>,
+}
 
-    /// Median over the rounds: work → (program, form) → both times.
-    fn medians(&self) -> BTreeMap<&str, BTreeMap<Key<'_>, [f64; 2]>> {
-        let mut times: BTreeMap<&str, BTreeMap<Key, [Vec<f64>; 2]>> = BTreeMap::new();
-        for run in &self.runs {
-            for (work, seconds) in &run.work {
-                let key = (run.program.as_str(), run.dtype.as_str());
-                let of_work = times.entry(work).or_default();
-                let kinds = of_work.entry(key).or_default();
-                for (kind, seconds) in kinds.iter_mut().zip(seconds) {
-                    kind.push(*seconds);
-                }
-            }
-        }
-        let mut medians: BTreeMap<&str, BTreeMap<Key, [f64; 2]>> = BTreeMap::new();
-        for (work, of_work) in times {
-            let of_work = of_work.into_iter();
-            let of_work = of_work.map(|(key, kinds)| (key, kinds.map(median)));
-            medians.insert(work, of_work.collect());
-        }
-        medians
+impl Times {
+    fn medians(&self) -> [f64; 2] {
+        self.seconds.each_ref().map(|all| median(all))
     }
+}
 
-    /// The table, and what was run.
-    pub(super) fn markdown(&self) -> String {
-        let medians = self.medians();
-        let mut works: Vec<&str> = medians.keys().copied().collect();
-        works.sort_by_key(|work| {
-            let first = FIRST.iter().position(|first| first == work);
-            let count = work.rsplit(' ').next().and_then(|count| count.parse().ok());
-            (first.unwrap_or(FIRST.len()), count.unwrap_or(0_usize))
-        });
-        let mut lines = vec![
-            "| work | program | form | seconds | of medfleet's | processor seconds | of medfleet's |".to_owned(),
-            "|---|---|---|---|---|---|---|".to_owned(),
-        ];
-        for work in works {
-            let of_work = &medians[work];
-            for ((program, dtype), times) in of_work {
-                let ours = compared(of_work, dtype);
-                let mut line = format!("| {work} | {program} | {dtype} |");
-                for (kind, seconds) in times.iter().enumerate() {
-                    let ratio = ours
-                        .filter(|_| *program != OURS)
-                        .map(|ours| seconds / ours[kind]);
-                    let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-                    line += &format!(" {seconds:.3} | {ratio} |");
-                }
-                lines.push(line);
+/// Whether it is another program's and has figures.
+pub(super) fn is_peer_with_figures(cell: &Cell) -> bool {
+    cell.program != ours() && !cell.work.is_empty()
+}
+
+const fn ours() -> &'static str {
+    Program::Medfleet.name()
+}
+
+/// The table, what was run, what is not won, and what is missing.
+pub(super) fn markdown<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
+    let cells: Vec<&Cell> = cells.collect();
+    let times = times(&cells);
+    let mut works: Vec<&str> = times.keys().copied().collect();
+    works.sort_by_key(|work| {
+        let first = FIRST.iter().position(|first| first == work);
+        let count = work.rsplit(' ').next().and_then(|count| count.parse().ok());
+        (first.unwrap_or(FIRST.len()), count.unwrap_or(0_usize))
+    });
+    let mut lines = vec![
+        "A ratio is the peer's time divided by medfleet's in the same form, or in medfleet's fastest where it has no such form: above 1 medfleet is faster.".to_owned(),
+        "Of the machine's limits a share of what is computed is given for images and prompts, of what is read for steps.".to_owned(),
+        String::new(),
+        "| work | program | form | seconds, each round | ratio | processor seconds, each round | ratio | of the limit |".to_owned(),
+        "|---|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    let mut lost = Vec::new();
+    for work in works {
+        let of_work = &times[work];
+        for (key, times) in of_work {
+            let (program, dtype) = *key;
+            let ours = compared(of_work, key);
+            let ratios = ours.map(|ours| {
+                let (theirs, ours) = (times.medians(), ours.medians());
+                [theirs[0] / ours[0], theirs[1] / ours[1]]
+            });
+            if let Some([clock, _]) = ratios.filter(|[clock, _]| *clock < SLOWER) {
+                lost.push(format!("{work}, {program} {dtype} ({clock:.2})"));
             }
+            lines.push(row(&[work, program, dtype], times, ratios));
         }
-        let versions: BTreeSet<String> = self
-            .runs
-            .iter()
-            .map(|run| format!("- {}: {}", run.program, run.version))
-            .collect();
-        lines.push(String::new());
-        lines.extend(versions);
-        lines.join("\n")
     }
+    lines.push(String::new());
+    lines.extend(versions(&cells));
+    lines.push(String::new());
+    lines.push(match &lost[..] {
+        [] => "Nothing took medfleet longer than its peers.".to_owned(),
+        _ => format!("**What is not won**: {}.", lost.join("; ")),
+    });
+    lines.extend(missing(&cells));
+    lines.join("\n")
+}
+
+fn row(names: &[&str; 3], times: &Times, ratios: Option<[f64; 2]>) -> String {
+    let mut line = format!("| {} |", names.join(" | "));
+    for (kind, seconds) in times.seconds.iter().enumerate() {
+        let seconds: Vec<String> = seconds.iter().map(|each| format!("{each:.3}")).collect();
+        let ratio = ratios.map_or(String::new(), |ratios| format!("{:.2}", ratios[kind]));
+        line += &format!(" {} | {ratio} |", seconds.join(" / "));
+    }
+    let share = match &times.shares[..] {
+        [] => String::new(),
+        shares => format!("{:.0} %", 100.0 * median(shares)),
+    };
+    line + &format!(" {share} |")
+}
+
+/// Work → (program, form) → times, in the order of the rounds.
+fn times<'a>(cells: &[&'a Cell]) -> BTreeMap<&'a str, BTreeMap<Key<'a>, Times>> {
+    let mut times: BTreeMap<&str, BTreeMap<Key, Times>> = BTreeMap::new();
+    for cell in cells {
+        for work in &cell.work {
+            let of_work = times.entry(work.name.as_str()).or_default();
+            let key = (cell.program.as_str(), cell.dtype.as_str());
+            let of_program = of_work.entry(key).or_default();
+            for (kind, seconds) in of_program.seconds.iter_mut().zip(work.seconds) {
+                kind.push(seconds);
+            }
+            of_program.shares.extend(work.share);
+        }
+    }
+    times
 }
 
 /// What another program's form is compared with: the same of ours, or our best where we have no such form.
-fn compared<'a>(of_work: &'a BTreeMap<Key<'_>, [f64; 2]>, dtype: &str) -> Option<&'a [f64; 2]> {
-    let same = of_work
-        .iter()
-        .find(|((program, form), _)| *program == OURS && *form == dtype);
-    same.map(|(_, times)| times).or_else(|| {
-        let ours = of_work.iter().filter(|((program, _), _)| *program == OURS);
-        ours.map(|(_, times)| times)
-            .min_by(|a, b| a[0].total_cmp(&b[0]))
-    })
+fn compared<'a>(of_work: &'a BTreeMap<Key<'_>, Times>, key: &Key<'_>) -> Option<&'a Times> {
+    let is_ours = |program: &str| program == ours();
+    if is_ours(key.0) {
+        return None;
+    }
+    let all = of_work.iter().filter(|((program, _), _)| is_ours(program));
+    let mut same = all.clone().filter(|((_, form), _)| *form == key.1);
+    let best = all.min_by(|(_, a), (_, b)| a.medians()[0].total_cmp(&b.medians()[0]));
+    same.next().or(best).map(|(_, times)| times)
+}
+
+/// A line for each program as it was.
+fn versions(cells: &[&Cell]) -> BTreeSet<String> {
+    let with_figures = cells.iter().filter(|cell| !cell.work.is_empty());
+    let lines = with_figures.map(|cell| {
+        let mut line = format!("- {}: {}", cell.program, cell.version);
+        if cell.program == ours() {
+            line += &format!(", commit {}", cell.commit);
+        }
+        line
+    });
+    lines.collect()
+}
+
+/// A line for each run that did not end well.
+fn missing(cells: &[&Cell]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for cell in cells {
+        let Some(why) = &cell.failed else {
+            continue;
+        };
+        let some = if cell.work.is_empty() {
+            "nothing"
+        } else {
+            "only a part"
+        };
+        // Of a path only the program's name: pages hold no machine's paths.
+        let why: Vec<&str> = why
+            .split(' ')
+            .map(|word| word.rsplit('/').next().unwrap_or(word))
+            .collect();
+        lines.push(String::new());
+        lines.push(format!(
+            "{} in {} measured {some} in one round: {}.",
+            cell.program,
+            cell.dtype,
+            why.join(" ")
+        ));
+    }
+    lines
 }
 
 /// The middle one, or the mean of the two in the middle; there is at least one.
-fn median(mut all: Vec<f64>) -> f64 {
+fn median(all: &[f64]) -> f64 {
+    let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
     let (below, above) = ((all.len() - 1) / 2, all.len() / 2);
     (all[below] + all[above]) / 2.0
@@ -141,25 +174,46 @@ fn median(mut all: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::results::Work;
     use super::*;
+
+    fn cell(program: &str, dtype: &str, seconds: f64) -> Cell {
+        Cell {
+            program: program.to_owned(),
+            version: "1".to_owned(),
+            dtype: dtype.to_owned(),
+            commit: "abc".to_owned(),
+            work: vec![Work {
+                name: "step of 4".to_owned(),
+                seconds: [seconds; 2],
+                share: (program == ours()).then_some(0.5),
+            }],
+            ..Cell::default()
+        }
+    }
 
     #[test]
     fn others_are_compared_with_ours() {
-        let run = |program: &str, dtype: &str, millis: f64| {
-            let time = serde_json::json!({"median_ms": millis});
-            let work = serde_json::json!({"work": [{"work": "step of 4", "clock": time, "processor": time}]});
-            Run::new(program, "1", dtype, &work).unwrap()
-        };
-        let mut table = Table::default();
-        table.add(run(OURS, "q8_0", 100.0));
-        table.add(run("other", "q8_0", 250.0));
-        table.add(run("other", "f16", 50.0));
-        let text = table.markdown();
+        let mut stopped = cell("slow", "bf16", 0.2);
+        stopped.work.clear();
+        stopped.failed = Some("stopped after 1 s".to_owned());
+        let cells = [
+            cell("medfleet", "q8_0", 0.1),
+            cell("medfleet", "q8_0", 0.1),
+            cell("other", "q8_0", 0.25),
+            cell("other", "f16", 0.05),
+            stopped,
+        ];
+        assert!(is_peer_with_figures(&cells[2]) && !is_peer_with_figures(&cells[0]));
+        let text = markdown(cells.iter());
         for line in [
-            "| step of 4 | medfleet | q8_0 | 0.100 |  | 0.100 |  |",
-            "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |",
-            "| step of 4 | other | f16 | 0.050 | 0.50 | 0.050 | 0.50 |",
+            "| step of 4 | medfleet | q8_0 | 0.100 / 0.100 |  | 0.100 / 0.100 |  | 50 % |",
+            "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |  |",
+            "| step of 4 | other | f16 | 0.050 | 0.50 | 0.050 | 0.50 |  |",
+            "- medfleet: 1, commit abc",
             "- other: 1",
+            "**What is not won**: step of 4, other f16 (0.50).",
+            "slow in bf16 measured nothing in one round: stopped after 1 s.",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
         }

@@ -1,0 +1,351 @@
+//! What is run: this model and its peers, each as a process of its own that prints what it measured as a line of JSON, and
+//! is stopped when it takes too long.
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+use super::results::{Cell, Work};
+use super::{Options, SCRIPTS};
+use crate::{places, process};
+
+/// The index of the checkpoint, which is written after its weights.
+const INDEX: &str = "model.safetensors.index.json";
+/// What `files.py` writes last.
+pub(super) const LAST_FILE: &str = "words.gguf";
+/// How long a run may take that only writes weights.
+const PREPARE_MAX: Duration = Duration::from_secs(3600);
+
+/// One program in one form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) program: Program,
+    pub(super) dtype: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    Medfleet,
+    LlamaText,
+    LlamaImage,
+    Torch,
+}
+
+impl Program {
+    /// Its name in the table.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Medfleet => "medfleet",
+            Self::LlamaText | Self::LlamaImage => "llama.cpp",
+            Self::Torch => "PyTorch",
+        }
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = match self.program {
+            Program::LlamaImage => " images",
+            _ => "",
+        };
+        write!(f, "{}{of} {}", self.program.name(), self.dtype)
+    }
+}
+
+/// How to run them.
+pub(super) struct Programs {
+    pub(super) options: Options,
+    pub(super) python: PathBuf,
+}
+
+impl Programs {
+    /// Writes whatever weights are not there yet.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let has = |name: &str| self.file(name).is_file();
+        let plain = |dtype: &str| matches!(dtype, "f32" | "bf16");
+        let dtypes = self.options.dtypes.iter().map(String::as_str);
+        let mut missing: Vec<&str> = dtypes
+            .filter(|dtype| !plain(dtype) && !has(&format!("text-{dtype}.gguf")))
+            .collect();
+        if missing.is_empty() && !has(INDEX) {
+            missing.push("bf16");
+        }
+        if !missing.is_empty() {
+            eprintln!("writing the weights of {}", missing.join(", "));
+            // A short run of our own writes the checkpoint and the GGUFs.
+            let mut command = self.medfleet(&missing.join(","));
+            command.args([
+                "--repeat", "1", "--images", "0", "--steps", "1", "--batch", "1",
+            ]);
+            let printed = within(&mut command, PREPARE_MAX)?;
+            if let Some(failed) = printed.failed {
+                return Err(anyhow!(failed).context("write the weights"));
+            }
+        }
+        if !has(LAST_FILE) {
+            eprintln!("writing the same weights for llama.cpp");
+            let script = places::root().join(SCRIPTS).join("files.py");
+            process::run(
+                Command::new(&self.python)
+                    .arg(script)
+                    .arg(&self.options.dir),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What a round runs, programs in turns.
+    pub(super) fn tasks(&self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        let mut add = |program: Program, dtype: &str| {
+            let dtype = dtype.to_owned();
+            tasks.push(Task { program, dtype });
+        };
+        for dtype in &self.options.dtypes {
+            add(Program::Medfleet, dtype);
+            if dtype != "f32" {
+                add(Program::LlamaText, dtype);
+            }
+            if matches!(dtype.as_str(), "f32" | "bf16") {
+                add(Program::Torch, dtype);
+            }
+        }
+        for dtype in ["f16", "q8_0"] {
+            add(Program::LlamaImage, dtype);
+        }
+        tasks
+    }
+
+    /// Runs one; what goes wrong is said in the cell.
+    pub(super) fn measure(&self, task: &Task, commit: &str) -> Cell {
+        let begun = Instant::now();
+        let mut cell = Cell {
+            program: task.program.name().to_owned(),
+            dtype: task.dtype.clone(),
+            commit: commit.to_owned(),
+            ..Cell::default()
+        };
+        if let Err(error) = self.fill(task, &mut cell) {
+            cell.failed = Some(format!("{error:#}"));
+        }
+        cell.seconds = begun.elapsed().as_secs_f64();
+        cell
+    }
+
+    fn fill(&self, task: &Task, cell: &mut Cell) -> Result<()> {
+        let printed = within(&mut self.command(task), self.options.limit())?;
+        cell.failed = printed.failed;
+        cell.late = printed.late;
+        // Peers print all they have after each work: what was measured until one was stopped counts.
+        // Lines that are no JSON are what their libraries said.
+        let line = printed.text.lines().rev();
+        let json = line
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(Value::is_object);
+        let Some(json) = json else {
+            return cell.failed.take().map_or_else(
+                || Err(anyhow!("it printed no JSON")),
+                |failed| Err(anyhow!(failed)),
+            );
+        };
+        let about = |of: &Value, key: &str| of[key].as_str().unwrap_or_default().to_owned();
+        let run = match task.program {
+            Program::Medfleet => {
+                let run = &json["models"][0];
+                cell.version = about(run, "device");
+                run
+            }
+            _ => {
+                cell.version = format!("{}, {}", about(&json, "version"), about(&json, "about"));
+                &json
+            }
+        };
+        cell.work = works(run)?;
+        Ok(())
+    }
+
+    fn command(&self, task: &Task) -> Command {
+        let dtype = task.dtype.as_str();
+        match task.program {
+            Program::Medfleet => self.ours(dtype),
+            Program::LlamaText => {
+                let mut command = self.script("llama_cpp_bench.py", dtype);
+                let text = self.file(&format!("text-{dtype}.gguf"));
+                command.arg("--text").arg(text);
+                command
+            }
+            Program::LlamaImage => {
+                let mut command = self.script("llama_cpp_bench.py", dtype);
+                let image = self.file(&format!("mmproj-{dtype}.gguf"));
+                command.arg("--image").arg(image);
+                command.arg("--words").arg(self.file(LAST_FILE));
+                command
+            }
+            Program::Torch => {
+                let mut command = self.script("torch_bench.py", dtype);
+                command.arg(&self.options.dir);
+                command
+            }
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.options.dir.join(name)
+    }
+
+    fn medfleet(&self, dtypes: &str) -> Command {
+        let mut command = Command::new(places::built("medfleet"));
+        command
+            .current_dir(places::root())
+            .args([
+                "bench", "model", "--json", "--turns", "1", "--device", "cpu",
+            ])
+            .args([
+                "--layers",
+                &self.options.layers.to_string(),
+                "--dtype",
+                dtypes,
+            ])
+            .arg("--dir")
+            .arg(&self.options.dir)
+            .env("RAYON_NUM_THREADS", self.options.threads.to_string());
+        command
+    }
+
+    /// This model. Images are encoded in f32 beside every quantised form: once is enough.
+    fn ours(&self, dtype: &str) -> Command {
+        let images = match dtype {
+            "f32" | "bf16" => self.options.repeat,
+            _ => 0,
+        };
+        let mut command = self.medfleet(dtype);
+        command
+            .args(["--repeat", &self.options.repeat.to_string()])
+            .args(["--steps", &self.options.steps.to_string()])
+            .args(["--images", &images.to_string()]);
+        command
+    }
+
+    fn script(&self, name: &str, dtype: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command
+            .current_dir(places::root())
+            .arg(places::root().join(SCRIPTS).join(name))
+            .args(["--threads", &self.options.threads.to_string()])
+            .args(["--repeat", &self.options.repeat.to_string()])
+            .args(["--steps", &self.options.steps.to_string()])
+            .args(["--dtype", dtype])
+            .env("OMP_NUM_THREADS", self.options.threads.to_string());
+        command
+    }
+}
+
+/// The list of work in the JSON that programs print.
+fn works(run: &Value) -> Result<Vec<Work>> {
+    let all = run["work"].as_array().context("no list of work")?;
+    let works = all.iter().map(|of| {
+        let name = of["work"].as_str().context("work without a name")?;
+        let median = |kind: &str| {
+            let millis = of[kind]["median_ms"].as_f64();
+            millis.map(|millis| millis / 1000.0).context("no median")
+        };
+        // A step mostly reads; what else there is computes.
+        let share = of["share_of_read"].as_f64();
+        Ok(Work {
+            name: name.to_owned(),
+            seconds: [median("clock")?, median("processor")?],
+            share: share.or_else(|| of["share_of_peak"].as_f64()),
+        })
+    });
+    works.collect()
+}
+
+/// What a program printed, and how it ended.
+struct Printed {
+    text: String,
+    /// Why what it printed is not all.
+    failed: Option<String>,
+    /// It was stopped because it took too long.
+    late: bool,
+}
+
+/// Runs a program for so long at most; its stderr goes where ours goes.
+fn within(command: &mut Command, limit: Duration) -> Result<Printed> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {program}"))?;
+    let mut stdout = child.stdout.take().context("it has no output")?;
+    // Nothing is ever sent: the channel closes when the output does.
+    let (open, closed) = mpsc::sync_channel::<()>(0);
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.read_to_string(&mut text);
+        drop(open);
+        read.map(|_| text)
+    });
+    let late = matches!(closed.recv_timeout(limit), Err(RecvTimeoutError::Timeout));
+    if late {
+        child.kill().with_context(|| format!("stop {program}"))?;
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("wait for {program}"))?;
+    let text = reader
+        .join()
+        .map_err(|_| anyhow!("reading the output of {program} panicked"))?
+        .with_context(|| format!("read the output of {program}"))?;
+    let failed = match (late, status.success()) {
+        (true, _) => Some(format!("stopped after {} s", limit.as_secs())),
+        (false, true) => None,
+        (false, false) => Some(format!("{program}: {status}")),
+    };
+    Ok(Printed { text, failed, late })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Printed {
+        within(Command::new("sh").args(["-c", script]), limit).unwrap()
+    }
+
+    #[test]
+    fn what_a_program_printed_before_it_was_stopped_counts() {
+        let printed = shell("echo first; exec sleep 600", Duration::from_millis(500));
+        assert_eq!(printed.text, "first\n");
+        assert!(printed.late && printed.failed.is_some());
+    }
+
+    #[test]
+    fn a_program_that_fails_says_so_beside_what_it_printed() {
+        let minute = Duration::from_secs(60);
+        let printed = shell("echo first; exit 3", minute);
+        assert_eq!(printed.text, "first\n");
+        assert!(!printed.late && printed.failed.is_some());
+        assert_eq!(shell("echo all", minute).failed, None);
+    }
+
+    #[test]
+    fn work_has_seconds_and_the_share_that_limits_it() {
+        let time = serde_json::json!({"median_ms": 1500.0});
+        let run = serde_json::json!({"work": [
+            {"work": "step of 1", "clock": time, "processor": time, "share_of_peak": 0.1, "share_of_read": 0.8},
+            {"work": "image encoded", "clock": time, "processor": time, "share_of_peak": 0.5, "share_of_read": null},
+            {"work": "prompt read", "clock": time, "processor": time},
+        ]});
+        let works = works(&run).unwrap();
+        let shares: Vec<Option<f64>> = works.iter().map(|work| work.share).collect();
+        assert_eq!(shares, [Some(0.8), Some(0.5), None]);
+        assert_eq!(works[0].seconds, [1.5, 1.5]);
+    }
+}
