@@ -73,7 +73,8 @@ impl<'a> Heir<'a> {
         for role in Role::ALL {
             self.fleet.start_role(role).await?;
         }
-        for job in &self.left.jobs {
+        let left = self.left;
+        for job in &left.jobs {
             let tenant = job.tenant.as_str();
             self.clients
                 .insert(tenant, self.fleet.client(tenant).await?);
@@ -87,8 +88,8 @@ impl<'a> Heir<'a> {
     }
 
     fn ended(&self) -> Result<Vec<&'a LeftJob>> {
-        let mut ended = Vec::new();
-        for job in &self.left.jobs {
+        let (left, mut ended) = (self.left, Vec::new());
+        for job in &left.jobs {
             if job.is_ended()? {
                 ended.push(job);
             }
