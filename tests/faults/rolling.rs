@@ -6,34 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_tests::chaos::check::check;
-use medfleet_tests::chaos::disk::Kind;
-use medfleet_tests::chaos::herd::{Herd, HerdOptions};
+use medfleet_tests::chaos::herd::Herd;
 use medfleet_tests::chaos::load::jobs;
-use medfleet_tests::fleet::Pace;
+use medfleet_tests::upgrade::roll::{UPGRADE, roll, two_of_each};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_of_everything_under_load() -> Result<()> {
-    let herd = Herd::start(HerdOptions {
-        nodes: 1,
-        instances: 2,
-        disk: Kind::Plain,
-        pace: Pace {
-            encode_millis: 40,
-            prefill_millis: 10,
-            step_millis: 8,
-        },
-    })
-    .await?;
+    let herd = Herd::start(two_of_each()).await?;
     let clients = herd.clients()?;
     let jobs = jobs(11, 40, Duration::from_secs(8))?;
-    let rolled = async {
-        for id in herd.ids() {
-            let code = herd.drain(id).await?;
-            ensure!(code == Some(0), "{id:?} ended with {code:?}");
-            herd.start_service(id).await?;
-        }
-        Ok(())
-    };
+    let rolled = roll(&herd, UPGRADE, None);
     let (accepted, rolled) = tokio::join!(clients.send(jobs), rolled);
     rolled?;
     let accepted = accepted.context("a client saw an error")?;

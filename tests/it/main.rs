@@ -18,6 +18,7 @@ mod s3;
 mod tasks;
 mod tenants;
 mod trace;
+mod upgrade;
 mod versions;
 mod walk;
 mod watch;

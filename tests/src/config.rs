@@ -138,6 +138,7 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));
         queue.insert("replicas".into(), i64::from(setting.replicas).into());
         queue.insert("ack_wait".into(), ACK_WAIT.into());
+        queue.extend(setting.options.queue.clone());
     }
     if let Some(Value::Table(store)) = file.get_mut("store") {
         store.insert("key".into(), KEY.into());

@@ -104,6 +104,8 @@ pub struct Options {
     pub store: Option<toml::Table>,
     /// More settings of ingest, by their names in its table.
     pub ingest: toml::Table,
+    /// More settings of every role's queue.
+    pub queue: toml::Table,
     /// Logs at debug level, and nats-server logs everything that it is sent.
     pub talkative: bool,
 }
@@ -117,6 +119,7 @@ impl Default for Options {
             tls: None,
             store: None,
             ingest: toml::Table::new(),
+            queue: toml::Table::new(),
             talkative: false,
         }
     }

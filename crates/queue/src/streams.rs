@@ -200,7 +200,7 @@ pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result
         match updated {
             Ok(_) => return Ok(()),
             Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(naming(error, name)),
         }
         let created = api
             .call::<serde::de::IgnoredAny>(CREATE, &create, body)
@@ -209,10 +209,26 @@ pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result
             Ok(_) => return Ok(()),
             // Another process was first, with other settings: the next round updates them.
             Err(error) if is_code(&error, code::STREAM_EXISTS) => latest = error,
-            Err(error) => return Err(error),
+            Err(error) => return Err(naming(error, name)),
         }
     }
-    Err(latest)
+    Err(naming(latest, name))
+}
+
+/// Says which stream or consumer the server did not make or change: its own words do not.
+fn naming(error: QueueError, name: &str) -> QueueError {
+    match error {
+        QueueError::Refused {
+            operation,
+            code,
+            description,
+        } => QueueError::Refused {
+            operation,
+            code,
+            description: format!("{name} cannot be what this release needs: {description}"),
+        },
+        error => error,
+    }
 }
 
 async fn ensure_consumer(
@@ -223,15 +239,18 @@ async fn ensure_consumer(
     body: &Value,
 ) -> Result<()> {
     const CREATE: Operation = repeatable("create a consumer");
+    let (stream, name) = (work_stream(stage), durable(pool, class));
     let method = format!(
-        "CONSUMER.CREATE.{}.{}.{}",
-        work_stream(stage),
-        durable(pool, class),
+        "CONSUMER.CREATE.{stream}.{name}.{}",
         work_filter(stage, pool, class)
     );
-    api.call::<serde::de::IgnoredAny>(CREATE, &method, body)
-        .await
-        .map(|_| ())
+    let made = api
+        .call::<serde::de::IgnoredAny>(CREATE, &method, body)
+        .await;
+    match made {
+        Ok(_) => Ok(()),
+        Err(error) => Err(naming(error, &format!("{name} of {stream}"))),
+    }
 }
 
 #[cfg(test)]

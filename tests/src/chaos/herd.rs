@@ -21,7 +21,7 @@ use crate::chaos::load::{Clients, TENANTS};
 use crate::client::{Client, PATIENCE};
 use crate::config::{self, PORTS, Setting};
 use crate::fleet::{API_PORT, Model, Options, Pace, Role, files_below, http_get, own_address};
-use crate::process::start_service;
+use crate::process::{program, start_program};
 
 const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
@@ -47,6 +47,7 @@ pub type Id = (Role, u16);
 #[derive(Debug)]
 struct Process {
     child: Mutex<Option<Child>>,
+    program: Mutex<PathBuf>,
     links: Vec<FaultyLink>,
 }
 
@@ -68,6 +69,14 @@ impl Herd {
     /// # Errors
     /// What did not start, with the end of its log.
     pub async fn start(options: HerdOptions) -> Result<Self> {
+        Self::start_release(options, None).await
+    }
+
+    /// As [`Self::start`], with the programs of another release in a folder.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and which program the folder lacks.
+    pub async fn start_release(options: HerdOptions, programs: Option<&Path>) -> Result<Self> {
         let folder = tempfile::tempdir().context("create the herd's folder")?;
         let disk = Disk::make(folder.path().join("disk"), options.disk)?;
         let address = own_address();
@@ -93,6 +102,7 @@ impl Herd {
         for instance in 0..options.instances {
             for role in Role::ALL {
                 herd.add((role, instance), &options).await?;
+                herd.set_release((role, instance), programs).await?;
             }
         }
         let all: Vec<Id> = herd.ids().collect();
@@ -124,6 +134,7 @@ impl Herd {
         )?;
         let process = Process {
             child: Mutex::new(None),
+            program: Mutex::new(program(role, None)?),
             links,
         };
         self.processes.insert((role, instance), process);
@@ -185,6 +196,15 @@ impl Herd {
         Ok(&self.process(id)?.links)
     }
 
+    /// Lets a process be of another release, whose programs are in a folder, or of the workspace's own, from its next start on.
+    ///
+    /// # Errors
+    /// When there is no such process, or the folder lacks its program.
+    pub async fn set_release(&self, id: Id, folder: Option<&Path>) -> Result<()> {
+        *self.process(id)?.program.lock().await = program(id.0, folder)?;
+        Ok(())
+    }
+
     /// Starts a process and waits until it is ready; one that ends before that is started again, as it may when NATS or
     /// the disk is away.
     ///
@@ -194,11 +214,12 @@ impl Herd {
         let mut child = self.process(id)?.child.lock().await;
         ensure!(child.is_none(), "{id:?} runs already");
         let admin = self.admin(id);
+        let program = self.process(id)?.program.lock().await.clone();
         let ready = wait_until(PATIENCE, "a process to be ready", async || {
             let running = match &mut *child {
                 Some(running) => running,
                 None => child.insert(
-                    start_service(id.0, &self.file(id, "toml"), &self.file(id, "log")).ok()?,
+                    start_program(&program, &self.file(id, "toml"), &self.file(id, "log")).ok()?,
                 ),
             };
             if running.try_wait().ok()?.is_some() {

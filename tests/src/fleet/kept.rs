@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use medfleet_queue::Queue;
 
 use super::Fleet;
+use crate::config;
 
 impl Fleet {
     /// Every byte that nats-server keeps of streams and buckets, and its log.
@@ -19,6 +21,14 @@ impl Fleet {
         // What the server has removed in the meantime is not kept.
         let read = |path: PathBuf| fs::read(&path).ok().map(|bytes| (path, bytes));
         Ok(files.into_iter().filter_map(read).collect())
+    }
+
+    /// A connection to its queue, for looking at what no client sees.
+    ///
+    /// # Errors
+    /// When NATS does not answer.
+    pub async fn queue(&self) -> Result<Queue> {
+        config::queue(&self.nats.lock().await.url()).await
     }
 
     /// Copies what a stopped fleet keeps: the queue's files and the blobs.

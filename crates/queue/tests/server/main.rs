@@ -8,6 +8,7 @@ mod objects;
 mod records;
 mod restart;
 mod units;
+mod upgrade;
 
 use std::time::Duration;
 
