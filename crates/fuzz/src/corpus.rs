@@ -256,24 +256,54 @@ pub fn archives() -> Vec<Vec<u8>> {
     let picture = streams(&["grey8.jpg"]).concat();
     let file = headless();
     let tar = tar(&[
-        ("a.jpg", &picture),
-        ("deep/b.dcm", &file),
-        (".hidden", b"x"),
+        ("a.jpg", b'0', &picture),
+        ("deep/b.dcm", b'0', &file),
+        (".hidden", b'0', b"x"),
     ]);
-    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
-    packed.write_all(&tar).expect("memory takes it");
-    let packed = packed.finish().expect("memory takes it");
+    let packed = packed(&tar);
     let zip = zip(&[("a.jpg", &picture), ("b.dcm", &file)]);
     vec![tar, packed, zip]
 }
 
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+/// Tars as several writers make them, not packed.
+#[must_use]
+pub fn tars() -> Vec<Vec<u8>> {
+    let picture = streams(&["grey8.jpg"]).concat();
+    let file = headless();
+    let plain = tar(&[("a.jpg", b'0', &picture), ("b.dcm", b'0', &file)]);
+    // A folder, the long name and the extended header of the next file, links, and a file as tar had it before POSIX.
+    let mixed = tar(&[
+        ("deep/", b'5', b""),
+        ("././@LongLink", b'L', &[b'n'; 600]),
+        ("PaxHeaders/b.dcm", b'x', b"20 path=deep/b.dcm\n\n"),
+        ("deep/b.dcm", b'0', &file),
+        ("hard", b'1', b""),
+        ("soft", b'2', b""),
+        ("old.jpg", 0, &picture),
+        (".hidden", b'0', b"x"),
+    ]);
+    let mut padded = tar(&[("b.dcm", b'0', &file)]);
+    // Writers of tapes fill their last record.
+    padded.resize(padded.len().next_multiple_of(20 * 512), 0);
+    vec![plain, mixed, padded]
+}
+
+/// Packed with gzip.
+#[must_use]
+pub fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    packer.write_all(bytes).expect("memory takes it");
+    packer.finish().expect("memory takes it")
+}
+
+/// Each file by its name, kind and content.
+fn tar(files: &[(&str, u8, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
-    for (name, bytes) in files {
+    for (name, kind, bytes) in files {
         let mut header = [0u8; 512];
         header[..name.len()].copy_from_slice(name.as_bytes());
         header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        header[156] = b'0';
+        header[156] = *kind;
         header[257..262].copy_from_slice(b"ustar");
         out.extend(header);
         out.extend(*bytes);

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use medfleet_imaging::THREADS;
 
 use crate::mutate::Inputs;
 use crate::targets::Target;
@@ -100,6 +101,8 @@ impl Hunt {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        // As where the service decodes: in several threads, whose heaps would reserve what is limited.
+        command.env(THREADS, "2").env("MALLOC_ARENA_MAX", "1");
         command
             .arg("--memory-mib")
             .arg((self.memory_bytes >> 20).to_string());

@@ -1,7 +1,8 @@
 //! What is run on broken input, each a plain function of bytes.
 
 use medfleet_imaging::{
-    Limits, Options, Prepared, decode_file, decode_values, members, prepare, sniff,
+    Limits, Options, Prepared, decode_file, decode_values, identifiers, members, prepare,
+    prepare_parts, sniff,
 };
 
 use crate::corpus;
@@ -22,6 +23,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     target("file", file, corpus::files),
     target("archive", archive, corpus::archives),
+    target("packed-tar", packed_tar, corpus::tars),
     target("picture", picture, corpus::pictures),
     target("native", native, corpus::native),
     target("rle", rle, corpus::rle),
@@ -94,6 +96,9 @@ fn limits() -> Limits {
     }
 }
 
+/// Room for what is unpacked that some files of the corpus need more than, as a service begins with too little.
+const UNPACKED_BYTES_FIRST: u64 = 1 << 10;
+
 fn options() -> Options {
     Options::new(16, limits()).expect("16 is a side in range")
 }
@@ -113,6 +118,16 @@ fn archive(bytes: &[u8]) -> bool {
         let _refused = prepare(&member.bytes, &options());
     }
     whole
+}
+
+/// A tar that is read as it is unpacked. It is broken before it is packed: a break behind that would end at the checksum.
+fn packed_tar(bytes: &[u8]) -> bool {
+    let packed = corpus::packed(bytes);
+    let frames_max = limits().frames_max;
+    let short = options().unpacking(UNPACKED_BYTES_FIRST);
+    let _refused = prepare_parts(&packed, &short, frames_max);
+    let named = identifiers(&packed, &limits()).is_ok();
+    prepare_parts(&packed, &options(), frames_max).is_ok() && named
 }
 
 fn picture(bytes: &[u8]) -> bool {

@@ -34,6 +34,9 @@ pub enum CodestreamError {
     /// There is no decoder, for no fault of the codestream.
     #[error("the decoder cannot be started")]
     Unavailable,
+    /// Nobody waits for the samples any more.
+    #[error("nobody waits for the codestream any more")]
+    Stopped,
 }
 
 /// Decodes whole codestreams.

@@ -8,11 +8,12 @@
 //! at any time; without it they lead nowhere.
 //!
 //! Reading order: this file, `profile` (the standard's table), `rewrite` (element by element), `replace` (what stands instead),
-//! `text` (text that is cleaned), `write` (elements and file meta information).
+//! `text` (text that is cleaned), `terms` (words that stay), `write` (elements and file meta information).
 
 mod profile;
 mod replace;
 mod rewrite;
+mod terms;
 mod text;
 mod write;
 
@@ -124,6 +125,7 @@ impl Deidentifier {
             profile: self.profile,
             identifiers,
             changes: Changes::default(),
+            dummies: false,
         };
         let mut elements = rewriter.data_set(data_set, encoding, CharacterSet::unnamed(), 0)?;
         elements.extend(write::statements(&self.profile, encoding));

@@ -3,11 +3,14 @@
 //!
 //! A process is kept for the next codestream. It has none of our environment, no files and no core dumps; its memory, its
 //! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more in a
-//! fresh one, since it may have been ended from outside; a second end is the codestream's.
+//! fresh one, since it may have been ended from outside; a second end is the codestream's. When nobody waits for the decode
+//! any more, its process is ended at once.
 //!
-//! Reading order: [`Codecs`] here, `wire` (what goes through the pipes), `child` (the other process).
+//! Reading order: [`Codecs`] here, `stop` (decodes that nobody waits for), `wire` (what goes through the pipes), `child` (the
+//! other process).
 
 mod child;
+mod stop;
 mod wire;
 
 use std::ffi::OsStr;
@@ -25,6 +28,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use child::main as child_main;
+pub use stop::Stop;
 
 /// The hidden argument that makes a program of ours a decoder.
 pub const ARGUMENT: &str = "decode-codestreams";
@@ -81,6 +85,8 @@ enum NoAnswer {
     Ended,
     /// It took too long, and was ended.
     Late,
+    /// Nobody waits for it any more, so that it was ended or not even asked.
+    Stopped,
 }
 
 impl Codecs {
@@ -126,6 +132,9 @@ impl Codecs {
 
     /// `fresh`: of a process that is started for it.
     fn ask(&self, codestream: &[u8], fresh: bool) -> Result<Option<Vec<Plane>>, NoAnswer> {
+        if Stop::current().is_stopped() {
+            return Err(NoAnswer::Stopped);
+        }
         let waiting = if fresh { None } else { self.idle().pop() };
         let mut process = match waiting {
             Some(process) => process,
@@ -162,6 +171,7 @@ impl Codestreams for Codecs {
                     self.ended.fetch_add(1, Ordering::Relaxed);
                     return Err(CodestreamError::TooSlow);
                 }
+                Err(NoAnswer::Stopped) => return Err(CodestreamError::Stopped),
                 Err(NoAnswer::Ended) => {
                     tracing::warn!("a process ended while it decoded");
                     self.ended.fetch_add(1, Ordering::Relaxed);
@@ -213,8 +223,12 @@ impl Process {
         time_max: Duration,
     ) -> Result<Option<Vec<Plane>>, NoAnswer> {
         let id = Pid::from_raw(self.child.id().cast_signed());
+        let stop = Stop::current();
+        let Some(watched) = stop.watch(id) else {
+            return Err(NoAnswer::Stopped);
+        };
         let (answered, waits) = mpsc::channel::<()>();
-        thread::scope(|scope| {
+        let answer = thread::scope(|scope| {
             let watch = scope.spawn(move || {
                 let late = waits.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
                 if late {
@@ -234,7 +248,13 @@ impl Process {
                     NoAnswer::Ended
                 }
             })
-        })
+        });
+        drop(watched);
+        // One that has answered may have been ended all the same, and must not wait for the next codestream.
+        if stop.is_stopped() {
+            return Err(NoAnswer::Stopped);
+        }
+        answer
     }
 }
 

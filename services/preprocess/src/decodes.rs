@@ -1,10 +1,12 @@
 //! How many files are decoded at a time. A small file can become a very large picture, so that decodes are counted
-//! by themselves and not by the bytes of their files.
+//! by themselves and not by the bytes of their files. One that nobody waits for any more is stopped as far as it can be.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
+
+use crate::codecs::Stop;
 
 /// The limit of one process, over all its slots.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ impl Decodes {
     }
 
     /// Decodes on a blocking thread. The turn is held there until the thread is done, even when nobody waits for the outcome
-    /// any more.
+    /// any more; then the process that decodes for it is ended, so that it is soon.
     ///
     /// # Errors
     /// When `decode` panics.
@@ -39,8 +41,10 @@ impl Decodes {
         decode: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let turn = Arc::clone(turn);
+        let stop = Stop::default();
+        let _until_dropped = UntilDropped(stop.clone());
         tokio::task::spawn_blocking(move || {
-            let decoded = decode();
+            let decoded = stop.during(decode);
             drop(turn);
             decoded
         })
@@ -48,13 +52,28 @@ impl Decodes {
     }
 }
 
+/// Stops a decode when whoever waits for it is gone. One that is done has nothing left to stop.
+struct UntilDropped(Stop);
+
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+    use std::time::{Duration, Instant};
+
     use futures::future::join_all;
+    use tokio::sync::oneshot;
 
     use super::*;
+
+    /// Of what never ends when it is wrong, on a loaded machine too.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn no_more_than_the_limit_at_a_time() {
@@ -75,6 +94,29 @@ mod tests {
         join_all(each).await;
         assert!((1..=2).contains(&most.load(SeqCst)));
         assert_eq!(decodes.turns.available_permits(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_decode_that_nobody_waits_for_is_stopped() {
+        let decodes = Decodes::new(1);
+        let turn = decodes.turn().await;
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let decode = move || {
+            let (stop, started) = (Stop::current(), Instant::now());
+            begin.send(()).expect("somebody waits");
+            while !stop.is_stopped() && started.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
+            // Nobody hears it where the test has failed already.
+            let _heard = end.send(stop.is_stopped());
+        };
+        tokio::select! {
+            _ = Decodes::run(&turn, decode) => panic!("it goes on until it is stopped"),
+            begun = begun => begun.expect("it begins"),
+        }
+        // Whoever waited for it is gone.
+        assert!(ended.await.expect("it ends"));
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ pub(crate) struct Held {
     /// Bytes of it that may be unpacked at a time; none of most files.
     pub(crate) room: u64,
     /// `None`: the semaphore is never closed; should it be, the limit is not kept, and the file is still read.
-    _memory: Option<OwnedSemaphorePermit>,
+    memory: Option<OwnedSemaphorePermit>,
 }
 
 /// What was made of an input.
@@ -76,19 +76,45 @@ impl Inputs {
             let refusal = Refusal::new(Reason::TooLarge);
             return Err(PreprocessError::Refused { index, refusal });
         }
-        let most = steps(self.memory_bytes);
-        let steps = steps(input.size_bytes.saturating_add(room)).min(most);
+        let steps = self.steps(input.size_bytes, room);
         let memory = Arc::clone(&self.memory).acquire_many_owned(steps);
         let memory = memory.await.ok();
         Ok(Held {
             bytes: self.assemble(tenant, (index, input)).await?,
             room,
-            _memory: memory,
+            memory,
         })
     }
 
-    /// Reads an input and runs `decode` on a blocking thread, with the bytes that it may unpack at a time. Where that was too
-    /// little, everything is let go of first: who holds memory never waits for more.
+    /// The same input with more room. Where there is no memory for it at once, everything is let go of, and the input read
+    /// again: who holds memory never waits for more.
+    async fn widened(
+        &self,
+        tenant: &TenantId,
+        (index, input): (usize, &wire::StudyInput),
+        (mut held, room): (Held, u64),
+    ) -> Result<Held, PreprocessError> {
+        if let Some(memory) = held.memory.as_mut() {
+            // As many as steps() gave at most.
+            let here = memory.num_permits() as u32;
+            let more = self.steps(input.size_bytes, room).saturating_sub(here);
+            if let Ok(more) = Arc::clone(&self.memory).try_acquire_many_owned(more) {
+                memory.merge(more);
+                held.room = room;
+                return Ok(held);
+            }
+        }
+        drop(held);
+        self.read(tenant, (index, input), room).await
+    }
+
+    /// Steps of memory for an input and its room.
+    fn steps(&self, size_bytes: u64, room: u64) -> u32 {
+        steps(size_bytes.saturating_add(room)).min(steps(self.memory_bytes))
+    }
+
+    /// Reads an input and runs `decode` on a blocking thread, with the bytes that it may unpack at a time, and again with more
+    /// of them where that was too little.
     pub(crate) async fn make<T: Send + 'static>(
         &self,
         tenant: &TenantId,
@@ -96,28 +122,31 @@ impl Inputs {
         decode: impl Fn(&Bytes, u64) -> Result<T, Refusal> + Clone + Send + 'static,
     ) -> Result<Made<T>, PreprocessError> {
         let most = self.memory_bytes.saturating_sub(input.size_bytes);
-        let mut room = 0;
+        let mut held = self.read(tenant, (index, input), 0).await?;
+        if most > 0 && unpacks(&held.bytes) {
+            let room = UNPACKED_BYTES_FIRST.min(most);
+            held = self.widened(tenant, (index, input), (held, room)).await?;
+        }
+        let digest = self.store.digest(tenant, &held.bytes).await;
         loop {
-            let held = self.read(tenant, (index, input), room).await?;
-            if room == 0 && most > 0 && unpacks(&held.bytes) {
-                room = UNPACKED_BYTES_FIRST.min(most);
-                continue;
-            }
-            let digest = self.store.digest(tenant, &held.bytes).await;
             let turn = self.turn().await;
             let run = decode.clone();
-            let run = Decodes::run(&turn, move || run(&held.bytes, held.room));
-            let outcome = run
+            let run = Decodes::run(&turn, move || (run(&held.bytes, held.room), held));
+            let (outcome, tried) = run
                 .await
                 .map_err(|_| PreprocessError::DecoderPanic { index })?;
             match outcome {
-                Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && room < most => {
-                    room = room.saturating_mul(UNPACKED_BYTES_TIMES).min(most);
+                Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && tried.room < most => {
+                    // Others decode while this one may have to wait for memory.
+                    drop(turn);
+                    let room = tried.room.saturating_mul(UNPACKED_BYTES_TIMES);
+                    let room = room.max(UNPACKED_BYTES_FIRST).min(most);
+                    held = self.widened(tenant, (index, input), (tried, room)).await?;
                 }
                 outcome => {
                     return Ok(Made {
                         digest,
-                        room,
+                        room: tried.room,
                         outcome,
                         turn,
                     });
@@ -172,6 +201,8 @@ fn steps(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use medfleet_core::PoolName;
     use medfleet_core::setting::ByteSize;
     use medfleet_store::FleetKey;
@@ -179,6 +210,9 @@ mod tests {
     use super::*;
 
     const MEMORY: u64 = 256 << 20;
+    const GZIP: &[u8] = &[0x1f, 0x8b, 0x08, 0, 0];
+    /// Of what hangs when it is wrong, on a loaded machine too.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// An input, and as many bytes as its memory is short of.
     async fn inputs(bytes: &'static [u8]) -> (Inputs, TenantId, wire::StudyInput) {
@@ -226,12 +260,45 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_unpacked_counts() {
-        const GZIP: &[u8] = &[0x1f, 0x8b, 0x08, 0, 0];
         check(b"\x89PNG", 0, Ok(0)).await;
         check(GZIP, 1 << 20, Ok(UNPACKED_BYTES_FIRST)).await;
         check(GZIP, 100 << 20, Ok(UNPACKED_BYTES_FIRST * 4)).await;
         let most = MEMORY - GZIP.len() as u64;
         check(GZIP, most, Ok(most)).await;
         check(GZIP, most + 1, Err(Reason::UnpackedTooLarge)).await;
+        // A file that unpacks something though it does not look like it.
+        check(b"\x89PNG", 1, Ok(UNPACKED_BYTES_FIRST)).await;
+    }
+
+    #[tokio::test]
+    async fn an_input_with_memory_for_its_room_is_read_once() {
+        let (mut inputs, tenant, input) = inputs(GZIP).await;
+        let held = inputs.read(&tenant, (0, &input), 0).await.expect("read");
+        // Whoever reads it again finds nothing.
+        inputs.store = BlobStore::in_memory(FleetKey::new([1; 32]));
+        let widened = inputs.widened(&tenant, (0, &input), (held, MEMORY / 2));
+        let widened = widened.await.expect("not read again");
+        assert_eq!((widened.bytes.as_ref(), widened.room), (GZIP, MEMORY / 2));
+        let free = inputs.memory.available_permits();
+        assert_eq!(
+            free as u32,
+            steps(MEMORY) - steps(GZIP.len() as u64 + MEMORY / 2)
+        );
+    }
+
+    #[tokio::test]
+    async fn an_input_that_waits_for_memory_holds_none() {
+        let (inputs, tenant, input) = inputs(GZIP).await;
+        let all = inputs.memory.available_permits() as u32;
+        let held = inputs.read(&tenant, (0, &input), 0).await.expect("read");
+        let others = all - steps(GZIP.len() as u64);
+        let others = Arc::clone(&inputs.memory).acquire_many_owned(others);
+        let others = others.await.expect("it is never closed");
+        // All there is: it never comes as long as the input holds some of it.
+        let widened = inputs.widened(&tenant, (0, &input), (held, MEMORY));
+        let given_back = async { drop(others) };
+        let both = async { tokio::join!(widened, given_back) };
+        let (widened, ()) = tokio::time::timeout(PATIENCE, both).await.expect("it ends");
+        assert_eq!(widened.expect("read again").room, MEMORY);
     }
 }

@@ -446,3 +446,6 @@ fn wanted(shown: &[(File, u32)], input: usize) -> Vec<Wanted> {
     }
     wanted
 }
+
+#[cfg(test)]
+mod tests;

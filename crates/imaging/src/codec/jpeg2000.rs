@@ -39,7 +39,8 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             CodestreamError::Broken => Reason::DecodeFailed,
             CodestreamError::Crashed => Reason::DecoderCrashed,
             CodestreamError::TooSlow => Reason::DecoderTooSlow,
-            CodestreamError::Unavailable => Reason::DecoderUnavailable,
+            // No fault of the file either; nobody hears of it.
+            CodestreamError::Unavailable | CodestreamError::Stopped => Reason::DecoderUnavailable,
         };
         Refusal::at(reason, tags::PIXEL_DATA)
     })?;

@@ -38,6 +38,20 @@ pub(super) enum Action {
     Age,
     /// A sequence whose items go by their own rules.
     Items,
+    /// A sequence with its first item alone, in which no value stays what it was.
+    DummyItem,
+}
+
+impl Action {
+    /// The same where no value may stay what it was: words of lists stay, since an object is read by them.
+    pub(super) fn within_dummy(self, vr: Option<VR>) -> Self {
+        match self {
+            Self::Items => Self::DummyItem,
+            Self::Keep | Self::Clean if vr == Some(VR::CS) => self,
+            Self::Keep | Self::Clean | Self::Shift | Self::Age => Self::Dummy,
+            other => other,
+        }
+    }
 }
 
 /// A line of the table.
@@ -53,11 +67,10 @@ static LINES: LazyLock<HashMap<Tag, Line>> = LazyLock::new(|| {
     let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
     let line = |line: &'static str| {
         let mut fields = line.split('\t');
-        let tag = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let tag = tag_of(fields.next()?)?;
         let basic = fields.next()?;
         let mut option = || Some(fields.next()? != "-");
         let (dates, descriptors, patient) = (option()?, option()?, option()?);
-        let tag = Tag((tag >> 16) as u16, tag as u16);
         Some((
             tag,
             Line {
@@ -71,6 +84,12 @@ static LINES: LazyLock<HashMap<Tag, Line>> = LazyLock::new(|| {
     // The lines of repeating groups have no number; their groups are treated as wholes.
     lines.filter_map(line).collect()
 });
+
+/// Of eight hexadecimal digits.
+pub(super) fn tag_of(digits: &str) -> Option<Tag> {
+    let number = u32::from_str_radix(digits, 16).ok()?;
+    Some(Tag((number >> 16) as u16, number as u16))
+}
 
 /// Decides. `vr` as written or as the dictionary has it; `None` for what is in neither.
 pub(super) fn action(tag: Tag, vr: Option<VR>, profile: &Profile) -> Action {
@@ -121,8 +140,9 @@ fn listed(tag: Tag, vr: VR, line: Line, profile: &Profile) -> Action {
     match (line.basic, vr) {
         ("X/Z/U*", _) => Action::Items,
         ("U", VR::UI) => Action::Map,
-        // A dummy of a sequence is one without items.
-        ("D" | "X/D" | "Z/D" | "X/Z/D", VR::SQ) => Action::Empty,
+        ("D" | "X/D" | "Z/D" | "X/Z/D", VR::SQ) => Action::DummyItem,
+        // Where images have such a sequence it may be left out, but not be without items; only this one is of type 2.
+        ("X/Z", VR::SQ) if tag != tags::ACQUISITION_CONTEXT_SEQUENCE => Action::Remove,
         ("D" | "X/D" | "Z/D" | "X/Z/D", _) => Action::Dummy,
         // The types of attributes differ between objects: empty is right for all but type 1, which the table has as D.
         ("Z" | "X/Z", _) => Action::Empty,
@@ -196,6 +216,14 @@ mod tests {
             Action::Items,
         );
         check(tags::INSTITUTION_NAME, Action::Dummy, Action::Dummy);
+        for (tag, action) in [
+            (tags::REFERENCED_STUDY_SEQUENCE, Action::Remove),
+            (tags::ACQUISITION_CONTEXT_SEQUENCE, Action::Empty),
+            (tags::SPECIMEN_PREPARATION_SEQUENCE, Action::Empty),
+            (tags::OPERATOR_IDENTIFICATION_SEQUENCE, Action::DummyItem),
+        ] {
+            check(tag, action, action);
+        }
         for newer in [
             tags::NAME_TO_USE,
             tags::PERSON_NAMES_TO_USE_SEQUENCE,

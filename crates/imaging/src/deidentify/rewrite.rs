@@ -5,7 +5,8 @@ use dicom_dictionary_std::tags;
 
 use super::profile::{Action, action, is_text};
 use super::replace::Pseudonyms;
-use super::text::{clean, fits};
+use super::terms::is_term;
+use super::text::{Field, clean, fits};
 use super::write::{element, item};
 use super::{Changes, Profile};
 use crate::charset::CharacterSet;
@@ -35,6 +36,8 @@ pub(super) struct Rewriter {
     pub(super) profile: Profile,
     pub(super) identifiers: Identifiers,
     pub(super) changes: Changes,
+    /// Within an item in which no value may stay what it was.
+    pub(super) dummies: bool,
 }
 
 /// One element under treatment.
@@ -46,6 +49,8 @@ struct Subject<'a> {
     encoding: VrEncoding,
     vr: Option<VR>,
     set: CharacterSet,
+    /// Whether it is part of a code of a published scheme.
+    published: bool,
 }
 
 impl Rewriter {
@@ -58,6 +63,7 @@ impl Rewriter {
         depth: u32,
     ) -> Result<Vec<(Tag, Vec<u8>)>, Refusal> {
         let mut set = set;
+        let published = depth > 0 && is_published_code(bytes, encoding);
         let mut out = Vec::new();
         for extent in Elements::new(bytes, encoding) {
             let extent = extent?;
@@ -71,6 +77,7 @@ impl Rewriter {
                 encoding,
                 vr: known_vr(&extent),
                 set,
+                published,
                 extent,
             };
             let tag = subject.extent.tag;
@@ -92,6 +99,7 @@ impl Rewriter {
         let vr = vr.filter(|_| standard_vr(tag).is_some());
         let action = match action(tag, vr, &self.profile) {
             Action::Keep | Action::Clean if tag == tags::SPECIFIC_CHARACTER_SET => Action::Keep,
+            action if self.dummies => action.within_dummy(vr),
             action => action,
         };
         let changes = &mut self.changes;
@@ -131,8 +139,12 @@ impl Rewriter {
                 changes.kept += 1;
                 Some(self.items(subject, depth)?)
             }
+            Action::DummyItem if sequence => {
+                changes.replaced += 1;
+                Some(self.dummy_item(subject, depth)?)
+            }
             // A value that is not what its tag promises.
-            Action::Items => {
+            Action::Items | Action::DummyItem => {
                 changes.removed += 1;
                 None
             }
@@ -144,13 +156,23 @@ impl Rewriter {
         if depth == NESTING_MAX {
             return Err(Refusal::at(Reason::Malformed, tag));
         }
+        // Of a dummy one is enough; how many there were is nobody's business.
+        let most = if self.dummies { 1 } else { usize::MAX };
         let mut value = Vec::new();
-        for content in items(subject.value, tag, inner)? {
+        for content in items(subject.value, tag, inner)?.into_iter().take(most) {
             let elements = self.data_set(content, inner, subject.set, depth + 1)?;
             let elements: Vec<u8> = elements.into_iter().flat_map(|(_, bytes)| bytes).collect();
             value.extend(item(&elements, inner));
         }
         Ok(subject.with(&value))
+    }
+
+    /// With an item where there was one: where the profile wants a dummy, the sequence must not be empty.
+    fn dummy_item(&mut self, subject: &Subject<'_>, depth: u32) -> Result<Vec<u8>, Refusal> {
+        let outside = std::mem::replace(&mut self.dummies, true);
+        let written = self.items(subject, depth);
+        self.dummies = outside;
+        written
     }
 
     fn uids(&self, value: &[u8]) -> String {
@@ -174,7 +196,12 @@ impl Rewriter {
     fn clean(&mut self, subject: &Subject<'_>) -> Vec<u8> {
         let vr = subject.vr.unwrap_or(VR::LO);
         let text = subject.set.decode(subject.value);
-        let Some(cleaned) = clean(&text, vr, &self.identifiers) else {
+        let field = Field {
+            tag: subject.extent.tag,
+            vr,
+            published: subject.published,
+        };
+        let Some(cleaned) = clean(&text, field, &self.identifiers) else {
             self.changes.kept += 1;
             return subject.whole.to_vec();
         };
@@ -193,10 +220,7 @@ impl Rewriter {
             VR::AS => "000Y".to_owned(),
             VR::IS | VR::DS => "0".to_owned(),
             vr if is_text(vr) => DUMMY.to_owned(),
-            VR::US | VR::SS | VR::UL | VR::SL | VR::FL | VR::FD | VR::AT | VR::SV | VR::UV => {
-                return subject.with(&vec![0; subject.value.len()]);
-            }
-            _ => String::new(),
+            _ => return subject.with(&vec![0; subject.value.len()]),
         };
         subject.with(text.as_bytes())
     }
@@ -215,6 +239,16 @@ impl Subject<'_> {
         };
         element(self.extent.tag, self.extent.vr, value, self.encoding)
     }
+}
+
+/// Whether an item is a code of a published scheme, with the scheme where the order of tags has it.
+fn is_published_code(bytes: &[u8], encoding: VrEncoding) -> bool {
+    let scheme = tags::CODING_SCHEME_DESIGNATOR;
+    let head = Elements::new(bytes, encoding).flatten();
+    let mut head = head.take_while(|element| element.tag <= scheme);
+    head.any(|element| {
+        element.tag == scheme && is_term(scheme, &String::from_utf8_lossy(&bytes[element.value]))
+    })
 }
 
 /// Of standard attributes only, whatever a writer said.

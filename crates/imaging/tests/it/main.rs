@@ -8,6 +8,7 @@
 mod burned_in;
 mod codecs;
 mod corpus;
+mod deidentified_objects;
 mod deidentify;
 mod documentation;
 mod formats;

@@ -6,10 +6,12 @@
 )]
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use medfleet_imaging::{CodestreamError, Codestreams, Here};
-use medfleet_preprocess::codecs::{CodecLimits, Codecs};
+use medfleet_preprocess::codecs::{CodecLimits, Codecs, Stop};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -87,6 +89,33 @@ fn a_process_that_hangs_is_killed_at_its_time() {
     assert_eq!(codecs.decode(SMALL), Err(CodestreamError::TooSlow));
     assert_eq!(codecs.ended(), ended + 1);
     assert!(codecs.idle_ids().is_empty());
+}
+
+/// A decode that hangs is over as soon as nobody waits for it, and its process is gone, not only ended.
+#[test]
+fn a_decode_that_nobody_waits_for_ends_with_its_process() {
+    let codecs = codecs(PATIENCE);
+    codecs.decode(SMALL).unwrap();
+    let process = idle(&codecs);
+    kill(process, Signal::SIGSTOP).unwrap();
+    let (stop, started) = (Stop::default(), Instant::now());
+    let answer = thread::scope(|scope| {
+        let decode = scope.spawn(|| stop.during(|| codecs.decode(SMALL)));
+        // Until the process is asked.
+        while !codecs.idle_ids().is_empty() && started.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        stop.stop();
+        decode.join().unwrap()
+    });
+    assert_eq!(answer, Err(CodestreamError::Stopped));
+    assert_eq!(kill(process, None::<Signal>), Err(Errno::ESRCH));
+    // Neither the file nor the decoder is to blame, and nothing more is decoded for whoever is gone.
+    assert_eq!(codecs.ended(), 0);
+    let more = stop.during(|| codecs.decode(SMALL));
+    assert_eq!(more, Err(CodestreamError::Stopped));
+    assert!(codecs.idle_ids().is_empty());
+    codecs.decode(SMALL).unwrap();
 }
 
 /// The real thing: the decoder aborts for want of memory. Who asked lives, and decodes the next one.

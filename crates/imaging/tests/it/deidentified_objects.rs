@@ -1,0 +1,151 @@
+//! Objects that leave stay objects of their kind: sequences have the items that they need, and words of the standard are there
+//! whatever the patient is called.
+
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{DeidentificationKey, Deidentifier, Limits, Profile};
+
+use crate::synthetic::{file_as, put, put_sequence};
+
+const SYNTAXES: [&str; 3] = [
+    uids::EXPLICIT_VR_LITTLE_ENDIAN,
+    uids::IMPLICIT_VR_LITTLE_ENDIAN,
+    "1.2.840.10008.1.2.2",
+];
+const SECRET_UID: &str = "1.2.999.4711.1";
+
+/// The object of this change without its identity, in each transfer syntax.
+fn deidentified(change: fn(&mut InMemDicomObject)) -> Vec<InMemDicomObject> {
+    let deidentifier = Deidentifier::new(DeidentificationKey::new([42; 32]), Profile::default());
+    let each = SYNTAXES.iter().map(|syntax| {
+        let file = file_as(syntax, change);
+        let out = deidentifier.deidentify(&file, &Limits::default()).unwrap();
+        dicom_object::from_reader(out.bytes.as_slice())
+            .unwrap()
+            .into_inner()
+    });
+    each.collect()
+}
+
+fn text(object: &InMemDicomObject, tag: Tag) -> String {
+    let text = object.element(tag).unwrap().to_str().unwrap();
+    text.trim_matches(['\0', ' ']).to_owned()
+}
+
+#[track_caller]
+fn only_item(object: &InMemDicomObject, tag: Tag) -> &InMemDicomObject {
+    let items = object.element(tag).unwrap().items().unwrap();
+    let [item] = items else {
+        panic!("{tag} has {} items", items.len())
+    };
+    item
+}
+
+/// A reference to an instance of a class.
+fn reference(class: &str) -> InMemDicomObject {
+    let mut item = InMemDicomObject::new_empty();
+    put(&mut item, tags::REFERENCED_SOP_CLASS_UID, VR::UI, class);
+    put(
+        &mut item,
+        tags::REFERENCED_SOP_INSTANCE_UID,
+        VR::UI,
+        SECRET_UID,
+    );
+    item
+}
+
+fn code(value: &str, scheme: &str, meaning: &str) -> InMemDicomObject {
+    let mut item = InMemDicomObject::new_empty();
+    put(&mut item, tags::CODE_VALUE, VR::SH, value);
+    put(&mut item, tags::CODING_SCHEME_DESIGNATOR, VR::SH, scheme);
+    put(&mut item, tags::CODE_MEANING, VR::LO, meaning);
+    item
+}
+
+fn with_sequences(object: &mut InMemDicomObject) {
+    let study = reference(uids::DETACHED_STUDY_MANAGEMENT);
+    put_sequence(object, tags::REFERENCED_STUDY_SEQUENCE, study);
+    let step = reference(uids::MODALITY_PERFORMED_PROCEDURE_STEP);
+    put_sequence(
+        object,
+        tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE,
+        step,
+    );
+    let context = code("51185008", "SCT", "Chest");
+    put_sequence(object, tags::ACQUISITION_CONTEXT_SEQUENCE, context);
+    let mut operator = InMemDicomObject::new_empty();
+    put(&mut operator, tags::INSTITUTION_NAME, VR::LO, "Saint Mary");
+    let person = code("4711", "99STAFF", "Nurse Joy");
+    put_sequence(
+        &mut operator,
+        tags::PERSON_IDENTIFICATION_CODE_SEQUENCE,
+        person,
+    );
+    put_sequence(object, tags::OPERATOR_IDENTIFICATION_SEQUENCE, operator);
+}
+
+#[test]
+fn sequences_that_need_an_item_have_one_or_are_gone() {
+    for object in deidentified(with_sequences) {
+        let gone = object.element_opt(tags::REFERENCED_STUDY_SEQUENCE).unwrap();
+        assert!(gone.is_none());
+        // Of type 2: it may be without items, not away.
+        let context = object.element(tags::ACQUISITION_CONTEXT_SEQUENCE).unwrap();
+        assert!(context.items().unwrap_or_default().is_empty());
+        let step = only_item(&object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE);
+        assert_eq!(
+            text(step, tags::REFERENCED_SOP_CLASS_UID),
+            uids::MODALITY_PERFORMED_PROCEDURE_STEP
+        );
+        assert!(text(step, tags::REFERENCED_SOP_INSTANCE_UID).starts_with("2.25."));
+        let operator = only_item(&object, tags::OPERATOR_IDENTIFICATION_SEQUENCE);
+        assert_eq!(text(operator, tags::INSTITUTION_NAME), "ANONYMIZED");
+        let person = only_item(operator, tags::PERSON_IDENTIFICATION_CODE_SEQUENCE);
+        for tag in [
+            tags::CODE_VALUE,
+            tags::CODING_SCHEME_DESIGNATOR,
+            tags::CODE_MEANING,
+        ] {
+            assert_eq!(text(person, tag), "ANONYMIZED", "{tag}");
+        }
+    }
+}
+
+fn with_words(object: &mut InMemDicomObject) {
+    put(object, tags::PATIENT_NAME, VR::PN, "Axial^Hu^Inverse");
+    put(
+        object,
+        tags::IMAGE_TYPE,
+        VR::CS,
+        "ORIGINAL\\PRIMARY\\AXIAL\\HU",
+    );
+    put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
+    put(object, tags::RESCALE_SLOPE, VR::DS, "1");
+    put(object, tags::RESCALE_TYPE, VR::LO, "HU");
+    put(object, tags::PRESENTATION_LUT_SHAPE, VR::CS, "INVERSE");
+    put(object, tags::MANUFACTURER, VR::LO, "Axial Hu");
+    let region = code("51185008", "SCT", "Chest of Axial");
+    put_sequence(object, tags::ANATOMIC_REGION_SEQUENCE, region);
+}
+
+#[test]
+fn words_of_the_standard_stay_and_names_in_text_go() {
+    for object in deidentified(with_words) {
+        // What is no word of the standard goes, and it alone.
+        assert_eq!(
+            text(&object, tags::IMAGE_TYPE),
+            "ORIGINAL\\PRIMARY\\AXIAL\\"
+        );
+        assert_eq!(text(&object, tags::RESCALE_TYPE), "HU");
+        assert_eq!(text(&object, tags::PRESENTATION_LUT_SHAPE), "INVERSE");
+        let maker = text(&object, tags::MANUFACTURER);
+        assert!(
+            maker.starts_with("[name]") && !maker.contains("Hu"),
+            "{maker}"
+        );
+        let region = only_item(&object, tags::ANATOMIC_REGION_SEQUENCE);
+        assert_eq!(text(region, tags::CODE_VALUE), "51185008");
+        assert_eq!(text(region, tags::CODE_MEANING), "Chest of [name]");
+    }
+}

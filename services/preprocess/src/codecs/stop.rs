@@ -1,0 +1,136 @@
+//! A decode that nobody waits for any more: its job was cancelled, or the unit has to be handed back. Its thread cannot be
+//! stopped, but the process that it waits for can be ended, and no other is started for it.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+thread_local! {
+    /// Of the decode that runs on this thread: imaging decodes where it is called, so that it need not know of it.
+    static CURRENT: RefCell<Option<Stop>> = const { RefCell::new(None) };
+}
+
+/// Stops a decode. Clones stop the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    stopped: bool,
+    /// The process that works for the decode, as long as nobody has waited for it: its id is its own until then.
+    process: Option<Pid>,
+}
+
+impl Stop {
+    /// Ends the process that works for the decode, for good.
+    pub fn stop(&self) {
+        let mut state = self.state();
+        state.stopped = true;
+        if let Some(process) = state.process {
+            // An error means that it has ended already.
+            let _ended = kill(process, Signal::SIGKILL);
+        }
+    }
+
+    /// Runs a decode that this stops, on the caller's thread.
+    pub fn during<T>(&self, decode: impl FnOnce() -> T) -> T {
+        let _before = Before(CURRENT.replace(Some(self.clone())));
+        decode()
+    }
+
+    /// What stops the decode of this thread; where nothing does, one that nobody else has.
+    pub(crate) fn current() -> Self {
+        CURRENT.with_borrow(Clone::clone).unwrap_or_default()
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// Says which process works until the outcome is dropped; `None` once it was stopped.
+    pub(super) fn watch(&self, process: Pid) -> Option<Watched<'_>> {
+        let mut state = self.state();
+        if state.stopped {
+            return None;
+        }
+        state.process = Some(process);
+        Some(Watched(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Two values, each whole even after a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process that is ended when its decode is stopped.
+#[derive(Debug)]
+pub(super) struct Watched<'a>(&'a Stop);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.state().process = None;
+    }
+}
+
+/// What stopped the thread's decode before.
+struct Before(Option<Stop>);
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A process that does nothing for longer than any test.
+    fn process() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        let id = Pid::from_raw(child.id().cast_signed());
+        (child, id)
+    }
+
+    #[test]
+    fn the_process_that_works_is_ended() {
+        let (mut child, id) = process();
+        let stop = Stop::default();
+        let watched = stop.watch(id).unwrap();
+        stop.clone().stop();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+        drop(watched);
+        assert!(stop.watch(id).is_none());
+    }
+
+    #[test]
+    fn a_process_that_works_no_more_is_left_alone() {
+        let (mut child, id) = process();
+        let stop = Stop::default();
+        drop(stop.watch(id));
+        stop.stop();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn each_thread_knows_its_own_decode() {
+        let (outer, inner) = (Stop::default(), Stop::default());
+        outer.stop();
+        outer.during(|| {
+            inner.during(|| assert!(!Stop::current().is_stopped()));
+            assert!(Stop::current().is_stopped());
+            let elsewhere = std::thread::spawn(|| Stop::current().is_stopped());
+            assert!(!elsewhere.join().unwrap());
+        });
+        assert!(!Stop::current().is_stopped());
+    }
+}
