@@ -101,16 +101,16 @@ pub struct LabelRow {
     pub derived: bool,
     /// Confusion counts, where something was said or not said.
     pub counts: Option<Counts>,
-    /// Precision.
-    pub precision: Option<f64>,
-    /// Recall.
-    pub recall: Option<f64>,
-    /// F1, with its interval.
+    /// Precision; none where it was never said.
+    pub precision: Option<Figure>,
+    /// Recall; none where no record has it.
+    pub recall: Option<Figure>,
+    /// F1; none where no record has it and none was said to.
     pub f1: Option<Figure>,
-    /// Area under the ROC curve, with its interval.
+    /// Area under the ROC curve.
     pub auc: Option<Figure>,
     /// Mean overlap of its boxes.
-    pub iou: Option<f64>,
+    pub iou: Option<Figure>,
 }
 
 /// Findings of a band of contrast.
@@ -122,6 +122,9 @@ pub struct Band {
     pub high: f64,
     /// Findings in it.
     pub findings: usize,
+    /// The labels of these findings, for tasks that score labels. Of the records without a label, each band counts its
+    /// share.
+    pub labels: Vec<LabelRow>,
     /// What became of them.
     pub figures: Vec<Named>,
 }
@@ -154,6 +157,38 @@ pub struct Case {
     pub said: String,
     /// What is wrong with it.
     pub wrong: Vec<String>,
+}
+
+impl LabelRow {
+    /// A row without any figure.
+    fn named(label: String) -> Self {
+        Self {
+            label,
+            derived: false,
+            counts: None,
+            precision: None,
+            recall: None,
+            f1: None,
+            auc: None,
+            iou: None,
+        }
+    }
+
+    /// The row of a label whose confusion counts `counts` gives for weighted records. A rate of nothing is none, and draws
+    /// that have nothing to take it of are left out of its interval.
+    fn counted(label: String, draws: &Draws, counts: impl Fn(&[f64]) -> Counts) -> Self {
+        let rate = |rate: fn(&Counts) -> Option<f64>| {
+            let of = |weights: &[f64]| rate(&counts(weights));
+            draws.figure(of)
+        };
+        Self {
+            precision: rate(Counts::precision_if_any),
+            recall: rate(Counts::recall_if_any),
+            f1: rate(Counts::f1_if_any),
+            counts: Some(counts(draws.whole())),
+            ..Self::named(label)
+        }
+    }
 }
 
 impl Evaluation {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{band_figures, failed, statement};
+use super::{band_figures, failed, labels_of, statement};
 use crate::evaluation::Evaluation;
 use crate::metrics::bootstrap::Figure;
 
@@ -82,7 +82,6 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         "\n## Labels\n\n| label | precision | recall | F1 | AUC | IoU | tp | fp | fn | tn |\n|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for row in &evaluation.labels {
-        let one = |value: Option<f64>| value.map(|value| format!("{value:.3}")).unwrap_or_default();
         let with = |figure: Option<Figure>| {
             let text = figure
                 .map(|Figure { value, low, high }| format!("{value:.3} ({low:.3}–{high:.3})"));
@@ -109,11 +108,11 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
             to,
             "| {} | {} | {} | {} | {} | {} | {counts} |",
             cell(&name),
-            one(row.precision),
-            one(row.recall),
+            with(row.precision),
+            with(row.recall),
             with(row.f1),
             with(row.auc),
-            one(row.iou)
+            with(row.iou)
         )?;
     }
     Ok(())
@@ -125,16 +124,19 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     }
     let columns = band_figures(evaluation);
     writeln!(to, "\n## Contrast bands\n")?;
-    write!(to, "| contrast-to-noise | findings |")?;
+    write!(to, "| contrast-to-noise | findings | labels |")?;
     for (_, title) in &columns {
         write!(to, " {title} |")?;
     }
-    writeln!(to, "\n|---|---|{}", "---|".repeat(columns.len()))?;
+    writeln!(to, "\n|---|---|---|{}", "---|".repeat(columns.len()))?;
     for band in &evaluation.bands {
         write!(
             to,
-            "| {:.0}–{:.0} | {} |",
-            band.low, band.high, band.findings
+            "| {:.0}–{:.0} | {} | {} |",
+            band.low,
+            band.high,
+            band.findings,
+            labels_of(band)
         )?;
         for (name, _) in &columns {
             let figure = band.figures.iter().find(|other| other.name == *name);
