@@ -6,6 +6,7 @@
 
 mod answer;
 mod band;
+mod compare;
 mod draft;
 mod labels;
 mod localise;
@@ -68,6 +69,8 @@ pub struct Evaluation {
     pub figures: Vec<Named>,
     /// The labels, with their confusion counts.
     pub labels: Vec<LabelRow>,
+    /// What was said of what is true, for tasks with more than two answers.
+    pub confusion: Option<Confusion>,
     /// Findings by their contrast-to-noise ratio.
     pub bands: Vec<Band>,
     /// What got no answer, and why. All of it counts as wrong.
@@ -111,6 +114,17 @@ pub struct LabelRow {
     pub auc: Option<Figure>,
     /// Mean overlap of its boxes.
     pub iou: Option<Figure>,
+}
+
+/// How often each was said of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Confusion {
+    /// Names of the rows.
+    pub truths: Vec<&'static str>,
+    /// Names of the columns.
+    pub said: Vec<&'static str>,
+    /// One row for each truth.
+    pub counts: Vec<Vec<usize>>,
 }
 
 /// Findings of a band of contrast.
@@ -239,6 +253,7 @@ pub fn evaluate(
         uncertain: options.uncertain,
         figures: Vec::new(),
         labels: Vec::new(),
+        confusion: None,
         bands: Vec::new(),
         failures: Vec::new(),
         worst: Vec::new(),
@@ -255,6 +270,7 @@ pub fn evaluate(
         Task::ZeroShot => labels::zero_shot(&scene, &mut evaluation),
         Task::Answer => answer::evaluate(&scene, &mut evaluation),
         Task::Localise => localise::evaluate(&scene, &mut evaluation),
+        Task::Compare => compare::evaluate(&scene, &mut evaluation),
     }
     // Stable: equals stay in the order of their names.
     evaluation.worst.sort_by(|a, b| a.score.total_cmp(&b.score));
@@ -268,6 +284,10 @@ fn has_truth(task: Task, record: &Record) -> bool {
         Task::Classify | Task::ZeroShot => !record.labels.is_empty(),
         Task::Answer => !record.questions.is_empty(),
         Task::Localise => record.findings.iter().any(|finding| finding.area.is_some()),
+        Task::Compare => {
+            let prior = record.prior.as_ref();
+            prior.is_some_and(|prior| prior.changes.is_some())
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Each task on a small set: what is right, wrong, mirrored, missing and guessed has to come out as such.
 
 mod bands;
+mod compare;
 
 use super::*;
 use crate::metrics::boxes::Rect;

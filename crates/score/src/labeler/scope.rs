@@ -40,15 +40,7 @@ const OPENING: &[&str] = &[
 pub(super) fn status(words: &[String], cues: &[Cue], place: Range<usize>) -> Status {
     let mut status = Status::Positive;
     for cue in cues {
-        let reached = match cue.reach {
-            Reach::After | Reach::Either => reaches_after(words, cue, &place, false),
-            Reach::Near => reaches_after(words, cue, &place, true),
-            Reach::Before => reaches_before(words, cue, &place),
-            Reach::Around => {
-                reaches_after(words, cue, &place, true) || reaches_before(words, cue, &place)
-            }
-        };
-        if !reached {
+        if !reaches(words, cue, &place) {
             continue;
         }
         match cue.makes {
@@ -58,6 +50,18 @@ pub(super) fn status(words: &[String], cues: &[Cue], place: Range<usize>) -> Sta
         }
     }
     status
+}
+
+/// Whether a cue reaches the phrase at `place`.
+pub(super) fn reaches(words: &[String], cue: &Cue, place: &Range<usize>) -> bool {
+    match cue.reach {
+        Reach::After | Reach::Either => reaches_after(words, cue, place, false),
+        Reach::Near => reaches_after(words, cue, place, true),
+        Reach::Before => reaches_before(words, cue, place),
+        Reach::Around => {
+            reaches_after(words, cue, place, true) || reaches_before(words, cue, place)
+        }
+    }
 }
 
 pub(super) fn is_verb(word: &str) -> bool {

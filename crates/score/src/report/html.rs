@@ -46,6 +46,7 @@ fn write_all(
     writeln!(to, "<p class=\"{class}\">{}</p>", failed(evaluation))?;
     figures(evaluation, to)?;
     labels(&evaluation.labels, to)?;
+    confusion(evaluation, to)?;
     bands(evaluation, to)?;
     worst(&evaluation.worst, picture, to)?;
     failures(evaluation, to)?;
@@ -152,6 +153,29 @@ fn labels(rows: &[LabelRow], to: &mut String) -> std::fmt::Result {
         )?;
         for (_, cell) in &columns {
             write!(to, "<td class=\"n\">{}</td>", cell(row).unwrap_or_default())?;
+        }
+        writeln!(to, "</tr>")?;
+    }
+    writeln!(to, "</tbody></table></div>")
+}
+
+fn confusion(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let Some(confusion) = &evaluation.confusion else {
+        return Ok(());
+    };
+    write!(
+        to,
+        "<h2>Confusion</h2>\n<p class=\"quiet\">Rows: what is true. Columns: what was said.</p>\n\
+         <div class=\"wide\"><table>\n<thead><tr><th></th>"
+    )?;
+    for said in &confusion.said {
+        write!(to, "<th class=\"n\">{said}</th>")?;
+    }
+    writeln!(to, "</tr></thead>\n<tbody>")?;
+    for (truth, counts) in confusion.truths.iter().zip(&confusion.counts) {
+        write!(to, "<tr><td>{truth}</td>")?;
+        for count in counts {
+            write!(to, "<td class=\"n\">{count}</td>")?;
         }
         writeln!(to, "</tr>")?;
     }

@@ -41,6 +41,7 @@ fn write_all(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         plan.resamples, plan.seed
     )?;
     labels(evaluation, to)?;
+    confusion(evaluation, to)?;
     bands(evaluation, to)?;
     if !evaluation.failures.is_empty() {
         writeln!(
@@ -114,6 +115,23 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
             with(row.auc),
             with(row.iou)
         )?;
+    }
+    Ok(())
+}
+
+fn confusion(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let Some(confusion) = &evaluation.confusion else {
+        return Ok(());
+    };
+    writeln!(to, "\n## Confusion\n")?;
+    writeln!(to, "| true \\ said | {} |", confusion.said.join(" | "))?;
+    writeln!(to, "|---|{}", "---|".repeat(confusion.said.len()))?;
+    for (truth, counts) in confusion.truths.iter().zip(&confusion.counts) {
+        write!(to, "| {truth} |")?;
+        for count in counts {
+            write!(to, " {count} |")?;
+        }
+        writeln!(to)?;
     }
     Ok(())
 }
