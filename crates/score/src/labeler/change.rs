@@ -1,8 +1,8 @@
 //! What a report says became of each finding since the picture before.
 //!
 //! By rules, as the rest of the labeler: words of change are found (a table), and each belongs to the findings of its clause
-//! that it is said of ("the left effusion is larger") or that it describes ("larger left effusion"). Of several, what is said
-//! of a finding wins over what describes it, and the nearer over the farther. The first statement on a finding counts. A
+//! that it is said of ("the left effusion is larger") or that it describes ("larger left effusion"). Of several, what a verb
+//! says of a finding wins over what describes it, and the nearer over the farther. The first statement on a finding counts. A
 //! finding that the text negates has changed only if it is said to be gone; "no change" without a finding is of all findings.
 
 use super::cues::{self, Cue, Makes, Reach};
@@ -64,7 +64,7 @@ const TABLE: &[(Option<Change>, &[&str])] = &[
             "diminished|regressed|resolving|clearing",
             "less extensive|prominent|severe|conspicuous",
             "nearly|almost|partially|partly|incompletely|largely|mostly resolved|cleared",
-            "near|nearly complete|total? resolution of",
+            "near|nearly|almost complete|total? resolution of",
             "incomplete|partial resolution of",
         ],
     ),
@@ -124,6 +124,8 @@ struct Word {
     cue: Cue,
     /// Whether they say something of what goes before, rather than describe what follows.
     said: bool,
+    /// Whether they do so with a verb.
+    verb: bool,
 }
 
 /// Reads what a report says of changes.
@@ -176,14 +178,14 @@ fn says_same(words: &[String]) -> bool {
 
 /// What is said of each phrase of a clause.
 fn changes_of(words: &[String], found: &[Found]) -> Vec<Option<Change>> {
-    // Rank: what is said before what describes, then how far away.
+    // Rank: what a verb says first, then how far away.
     let mut best: Vec<Option<((bool, usize), Change)>> = vec![None; found.len()];
     for word in find(words, found) {
         let (start, end) = (word.cue.start, word.cue.end);
         for number in reached(&word, words, found) {
             let phrase = &found[number];
             let gap = phrase.start.saturating_sub(end) + start.saturating_sub(phrase.end);
-            let rank = (!word.said, gap);
+            let rank = (!word.verb, gap);
             if best[number].is_none_or(|(other, _)| rank < other) {
                 best[number] = Some((rank, word.change));
             }
@@ -236,6 +238,7 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
             continue;
         };
         if let Some(change) = change {
+            let (said, verb) = is_said(words, found, start);
             changes.push(Word {
                 change,
                 cue: Cue {
@@ -244,7 +247,8 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
                     start,
                     end,
                 },
-                said: is_said(words, found, start),
+                said,
+                verb,
             });
         }
         start = end;
@@ -252,20 +256,18 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
     changes
 }
 
-/// Whether words at `start` say something of what goes before: behind a verb ("is larger") that doesn't begin a clause of its
-/// own ("there is new"), or right behind a finding ("effusion unchanged").
-fn is_said(words: &[String], found: &[Found], start: usize) -> bool {
+/// Whether words at `start` say something of what goes before, and whether with a verb: behind one ("is larger") that doesn't
+/// begin a clause of its own ("there is new"), or right behind a finding ("effusion unchanged").
+fn is_said(words: &[String], found: &[Found], start: usize) -> (bool, bool) {
     let skipped = words[..start]
         .iter()
         .rev()
         .take_while(|word| BETWEEN.contains(&word.as_str()))
         .count();
     let end = start - skipped;
-    if found.iter().any(|phrase| phrase.end == end) {
-        return true;
-    }
     let begins = end >= 2 && words[end - 2] == "there";
-    end >= 1 && scope::is_verb(&words[end - 1]) && !begins
+    let verb = end >= 1 && scope::is_verb(&words[end - 1]) && !begins;
+    (verb || found.iter().any(|phrase| phrase.end == end), verb)
 }
 
 #[cfg(test)]
@@ -335,6 +337,18 @@ mod tests {
         check(
             "The new left effusion is larger.",
             "pleural_effusion L worse",
+        );
+        check(
+            "Resolved effusion, nodule unchanged.",
+            "pleural_effusion resolved, nodule unchanged",
+        );
+        check(
+            "The left effusion has resolved, the right effusion is larger.",
+            "pleural_effusion L resolved, pleural_effusion R worse",
+        );
+        check(
+            "Almost complete resolution of the effusion.",
+            "pleural_effusion better",
         );
         check(
             "Small left effusion, unchanged.",
