@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// Phantoms of the set.
 const COUNT: &str = "40";
+/// Phantoms of the set of pairs.
+const PAIRED: &str = "16";
 /// A seed that training never used.
 const SEED: &str = "424242";
 
@@ -65,6 +67,24 @@ fn changed(set: &Path, to: &Path, change: impl Fn(&mut image::GrayImage)) -> Res
     Ok(())
 }
 
+/// Pairs go through the fleet as comparisons, and what is said of them is scored. How well is not asked here.
+async fn comparisons(up: &Up) -> Result<()> {
+    let set = up.folder().join("pairs");
+    let path = set.display().to_string();
+    let make = [
+        "phantom", "--count", PAIRED, "--seed", SEED, "--pairs", "--format", "png", "--size",
+        "448", "--out", &path,
+    ];
+    run(up, &make).await?;
+    let compared = eval(up, &set, "compare", "compared").await?;
+    let accuracy = figure(&compared, "change_accuracy")?;
+    eprintln!("comparisons: changes said rightly {accuracy:.2}");
+    ensure!(compared["scored"] == 8, "{compared}");
+    let rows = compared["confusion"]["counts"].as_array();
+    ensure!(rows.is_some_and(|rows| rows.len() == 6), "{compared}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn drafts_say_what_the_pictures_show() -> Result<()> {
     let siglip = demo("phantom-siglip");
@@ -105,5 +125,7 @@ async fn drafts_say_what_the_pictures_show() -> Result<()> {
     let auc = figure(&scores, "mean_auc")?;
     eprintln!("zero-shot: mean AUC {auc:.2}");
     ensure!(auc >= 0.6, "zero-shot is guessing: {auc}");
+
+    comparisons(&up).await?;
     up.stop().await
 }

@@ -10,6 +10,11 @@ use crate::render::{Picture, render};
 use crate::report::{comparison, report};
 use crate::scene::Scene;
 
+/// The name of picture `index` of the set `seed`.
+fn name(seed: u64, index: u64) -> String {
+    format!("phantom-{seed}-{index}")
+}
+
 /// A picture that can be made, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Phantom {
@@ -46,6 +51,7 @@ impl Phantom {
         let report = report(&plans, &mut words);
         let prior = changes.map(|changes| Prior {
             index: index - 1,
+            id: name(seed, index - 1),
             report: comparison(&changes, &mut words),
             changes: changes
                 .iter()
@@ -57,7 +63,7 @@ impl Phantom {
                 .collect(),
         });
         let record = Record {
-            id: format!("phantom-{seed}-{index}"),
+            id: name(seed, index),
             image: None,
             index,
             rows: scene.acquisition.rows,

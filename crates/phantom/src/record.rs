@@ -63,6 +63,8 @@ pub struct Question {
 pub struct Prior {
     /// Its number in the set.
     pub index: u64,
+    /// Its name in the set.
+    pub id: String,
     /// What became of each finding of either.
     pub changes: Vec<Changed>,
     /// A comparison in words.

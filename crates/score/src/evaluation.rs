@@ -6,6 +6,7 @@
 
 mod answer;
 mod band;
+mod compare;
 mod draft;
 mod labels;
 mod localise;
@@ -68,6 +69,8 @@ pub struct Evaluation {
     pub figures: Vec<Named>,
     /// The labels, with their confusion counts.
     pub labels: Vec<LabelRow>,
+    /// What was said of what is true, for tasks with more than two answers.
+    pub confusion: Option<Confusion>,
     /// Findings by their contrast-to-noise ratio.
     pub bands: Vec<Band>,
     /// What got no answer, and why. All of it counts as wrong.
@@ -101,16 +104,27 @@ pub struct LabelRow {
     pub derived: bool,
     /// Confusion counts, where something was said or not said.
     pub counts: Option<Counts>,
-    /// Precision.
-    pub precision: Option<f64>,
-    /// Recall.
-    pub recall: Option<f64>,
-    /// F1, with its interval.
+    /// Precision; none where it was never said.
+    pub precision: Option<Figure>,
+    /// Recall; none where no record has it.
+    pub recall: Option<Figure>,
+    /// F1; none where no record has it and none was said to.
     pub f1: Option<Figure>,
-    /// Area under the ROC curve, with its interval.
+    /// Area under the ROC curve.
     pub auc: Option<Figure>,
     /// Mean overlap of its boxes.
-    pub iou: Option<f64>,
+    pub iou: Option<Figure>,
+}
+
+/// How often each was said of each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Confusion {
+    /// Names of the rows.
+    pub truths: Vec<&'static str>,
+    /// Names of the columns.
+    pub said: Vec<&'static str>,
+    /// One row for each truth.
+    pub counts: Vec<Vec<usize>>,
 }
 
 /// Findings of a band of contrast.
@@ -122,6 +136,9 @@ pub struct Band {
     pub high: f64,
     /// Findings in it.
     pub findings: usize,
+    /// The labels of these findings, for tasks that score labels. Of the records without a label, each band counts its
+    /// share.
+    pub labels: Vec<LabelRow>,
     /// What became of them.
     pub figures: Vec<Named>,
 }
@@ -154,6 +171,38 @@ pub struct Case {
     pub said: String,
     /// What is wrong with it.
     pub wrong: Vec<String>,
+}
+
+impl LabelRow {
+    /// A row without any figure.
+    fn named(label: String) -> Self {
+        Self {
+            label,
+            derived: false,
+            counts: None,
+            precision: None,
+            recall: None,
+            f1: None,
+            auc: None,
+            iou: None,
+        }
+    }
+
+    /// The row of a label whose confusion counts `counts` gives for weighted records. A rate of nothing is none, and draws
+    /// that have nothing to take it of are left out of its interval.
+    fn counted(label: String, draws: &Draws, counts: impl Fn(&[f64]) -> Counts) -> Self {
+        let rate = |rate: fn(&Counts) -> Option<f64>| {
+            let of = |weights: &[f64]| rate(&counts(weights));
+            draws.figure(of)
+        };
+        Self {
+            precision: rate(Counts::precision_if_any),
+            recall: rate(Counts::recall_if_any),
+            f1: rate(Counts::f1_if_any),
+            counts: Some(counts(draws.whole())),
+            ..Self::named(label)
+        }
+    }
 }
 
 impl Evaluation {
@@ -204,6 +253,7 @@ pub fn evaluate(
         uncertain: options.uncertain,
         figures: Vec::new(),
         labels: Vec::new(),
+        confusion: None,
         bands: Vec::new(),
         failures: Vec::new(),
         worst: Vec::new(),
@@ -220,6 +270,7 @@ pub fn evaluate(
         Task::ZeroShot => labels::zero_shot(&scene, &mut evaluation),
         Task::Answer => answer::evaluate(&scene, &mut evaluation),
         Task::Localise => localise::evaluate(&scene, &mut evaluation),
+        Task::Compare => compare::evaluate(&scene, &mut evaluation),
     }
     // Stable: equals stay in the order of their names.
     evaluation.worst.sort_by(|a, b| a.score.total_cmp(&b.score));
@@ -233,6 +284,10 @@ fn has_truth(task: Task, record: &Record) -> bool {
         Task::Classify | Task::ZeroShot => !record.labels.is_empty(),
         Task::Answer => !record.questions.is_empty(),
         Task::Localise => record.findings.iter().any(|finding| finding.area.is_some()),
+        Task::Compare => {
+            let prior = record.prior.as_ref();
+            prior.is_some_and(|prior| prior.changes.is_some())
+        }
     }
 }
 

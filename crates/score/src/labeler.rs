@@ -14,6 +14,7 @@
 //! What it doesn't do: it doesn't resolve pronouns ("it has resolved"), doesn't weigh one sentence against another, and
 //! knows no phrase that isn't in its table. Sections of history, technique and comparison are not read.
 
+mod change;
 mod cues;
 mod label;
 mod pattern;
@@ -26,6 +27,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+pub use change::{Comparison, Statement, compare};
 pub use label::Label;
 
 use crate::record::Side;

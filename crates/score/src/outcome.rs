@@ -24,16 +24,19 @@ pub enum Task {
     Localise,
     /// Its labels, by the likeness of image and text.
     ZeroShot,
+    /// What changed since the picture before.
+    Compare,
 }
 
 impl Task {
     /// All.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Report,
         Self::Classify,
         Self::Answer,
         Self::Localise,
         Self::ZeroShot,
+        Self::Compare,
     ];
 
     /// As on the command line and in outcomes.
@@ -45,6 +48,7 @@ impl Task {
             Self::Answer => "answer",
             Self::Localise => "localise",
             Self::ZeroShot => "zero-shot",
+            Self::Compare => "compare",
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | `findings` | list of `label`, and any of `side`, `zone`, `size`, `cnr`, `box` |
 //! | `report` | text |
 //! | `questions` | list of `question`, `answer`, and perhaps `kind`: `closed` or `open` |
-//! | `prior` | null, or any of `index`, `id`, `report`, and `changes`: a list of `label`, `change`, perhaps `side` |
+//! | `prior` | null, or any of `image`, `images`, `id`, `index`, `report`, and `changes`: a list of `label`, `change`, perhaps `side`; an empty list says that nothing was or is there, one left out that it isn't known |
 //! | `graph` | the report's RadGraph annotation: `{"entities": {"1": {"tokens", "label", "relations": [["modify","2"]]}}}` |
 
 mod fields;
@@ -121,8 +121,10 @@ pub struct Prior {
     pub index: Option<u64>,
     /// Its name in the set.
     pub id: Option<String>,
-    /// What became of each finding.
-    pub changes: Vec<Changed>,
+    /// Paths of its pictures in the set's folder, where it isn't a record of the set.
+    pub images: Vec<String>,
+    /// What became of each finding of either picture; none where it isn't known.
+    pub changes: Option<Vec<Changed>>,
     /// A comparison in words.
     pub report: Option<String>,
 }
@@ -134,8 +136,62 @@ pub struct Changed {
     pub label: String,
     /// The patient's side.
     pub side: Option<Side>,
-    /// What became of it.
+    /// What became of it: any name of a [`Change`].
     pub change: String,
+}
+
+/// What became of a finding since the picture before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It wasn't there.
+    New,
+    /// There is more of it.
+    Worse,
+    /// There is less of it.
+    Better,
+    /// It is as it was.
+    Unchanged,
+    /// It is gone.
+    Resolved,
+}
+
+impl Change {
+    /// All, in the order of tables.
+    pub const ALL: [Self; 5] = [
+        Self::New,
+        Self::Worse,
+        Self::Better,
+        Self::Unchanged,
+        Self::Resolved,
+    ];
+
+    /// The name in sets and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Worse => "worse",
+            Self::Better => "better",
+            Self::Unchanged => "unchanged",
+            Self::Resolved => "resolved",
+        }
+    }
+
+    /// By any of the names that sets use; case doesn't matter.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name.trim().to_lowercase().as_str() {
+            "new" | "appeared" => Self::New,
+            "worse" | "worsened" | "worsening" | "larger" | "increased" | "progressed" => {
+                Self::Worse
+            }
+            "better" | "improved" | "improving" | "smaller" | "decreased" => Self::Better,
+            "unchanged" | "stable" | "same" | "no change" => Self::Unchanged,
+            "resolved" | "removed" | "gone" => Self::Resolved,
+            _ => return None,
+        })
+    }
 }
 
 /// A set that can't be read.
@@ -232,13 +288,9 @@ fn read_record(text: &str, line: usize) -> Result<Record, SetError> {
 }
 
 fn record_of(fields: &Fields) -> Result<Record, FieldError> {
-    let mut images: Vec<String> = fields.list("images", Fields::text_item)?;
-    if let Some(image) = fields.text("image")? {
-        images.insert(0, image);
-    }
     Ok(Record {
         id: fields.needed("id", Fields::text)?,
-        images,
+        images: images_of(fields)?,
         labels: fields.truths("labels")?,
         findings: fields.objects("findings", finding_of)?,
         report: fields.text("report")?,
@@ -246,6 +298,14 @@ fn record_of(fields: &Fields) -> Result<Record, FieldError> {
         prior: fields.object("prior", prior_of)?,
         graph: fields.any("graph")?,
     })
+}
+
+fn images_of(fields: &Fields) -> Result<Vec<String>, FieldError> {
+    let mut images: Vec<String> = fields.list("images", Fields::text_item)?;
+    if let Some(image) = fields.text("image")? {
+        images.insert(0, image);
+    }
+    Ok(images)
 }
 
 fn finding_of(fields: &Fields) -> Result<Finding, FieldError> {
@@ -281,14 +341,21 @@ fn prior_of(fields: &Fields) -> Result<Prior, FieldError> {
     Ok(Prior {
         index: fields.any("index")?,
         id: fields.text("id")?,
-        changes: fields.objects("changes", |changed| {
-            Ok(Changed {
-                label: changed.needed("label", Fields::text)?,
-                side: changed.any("side")?,
-                change: changed.needed("change", Fields::text)?,
-            })
-        })?,
+        images: images_of(fields)?,
+        changes: if fields.has("changes") {
+            Some(fields.objects("changes", changed_of)?)
+        } else {
+            None
+        },
         report: fields.text("report")?,
+    })
+}
+
+fn changed_of(fields: &Fields) -> Result<Changed, FieldError> {
+    Ok(Changed {
+        label: fields.needed("label", Fields::text)?,
+        side: fields.any("side")?,
+        change: fields.needed("change", Fields::text)?,
     })
 }
 

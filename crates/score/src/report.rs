@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub use html::html;
 pub use markdown::markdown;
 
-use crate::evaluation::{Case, Evaluation};
+use crate::evaluation::{Band, Case, Evaluation};
 
 /// A picture as a browser shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +120,14 @@ fn band_figures(evaluation: &Evaluation) -> Vec<(&'static str, &'static str)> {
         }
     }
     figures
+}
+
+/// How many labels a band's F1 is of; nothing for tasks that score none.
+fn labels_of(band: &Band) -> String {
+    match band.labels.len() {
+        0 => String::new(),
+        count => count.to_string(),
+    }
 }
 
 fn put(path: &Path, text: &str) -> Result<(), WriteError> {

@@ -136,6 +136,7 @@ fn a_pair_is_one_patient_and_its_changes_are_what_differs() {
             .as_ref()
             .expect("odd pictures have a prior");
         assert_eq!(prior.index, index);
+        assert_eq!(prior.id, before.record().id);
         let has = |phantom: &Phantom, label, side| {
             let found = |finding: &&medfleet_phantom::Finding| {
                 finding.label == label && finding.side == side

@@ -2,7 +2,7 @@
 
 use super::{Case, Evaluation, LabelRow, Part, Scene};
 use crate::metrics::answer::{closed, exact, normalised, token_f1};
-use crate::metrics::multilabel::Counts;
+use crate::metrics::multilabel::{Cell, Counts};
 use crate::record::QuestionKind;
 
 /// One question's answer.
@@ -71,7 +71,7 @@ pub(super) fn evaluate(scene: &Scene, into: &mut Evaluation) {
     }
     figures(scene, &answers, into);
     for (label, yes) in [("yes", true), ("no", false)] {
-        into.labels.extend(row(&answers, label, yes));
+        into.labels.extend(row(scene, &answers, label, yes));
     }
 }
 
@@ -127,27 +127,15 @@ fn polarity(answer: &str) -> Option<bool> {
 }
 
 /// Confusion of yes or of no. An answer that is neither says neither.
-fn row(answers: &[Answered], label: &str, yes: bool) -> Option<LabelRow> {
-    let mut counts = Counts::default();
+fn row(scene: &Scene, answers: &[Answered], label: &str, yes: bool) -> Option<LabelRow> {
+    let mut records = vec![Counts::default(); scene.pairs.len()];
     let mut any = false;
     for answer in answers {
         let Some(truth) = answer.truth else { continue };
         any = true;
-        match (truth == yes, answer.said == Some(yes)) {
-            (true, true) => counts.true_positive += 1.0,
-            (false, true) => counts.false_positive += 1.0,
-            (true, false) => counts.false_negative += 1.0,
-            (false, false) => counts.true_negative += 1.0,
-        }
+        let (truth, said) = (truth == yes, answer.said == Some(yes));
+        records[answer.record].add(Cell { truth, said }, 1.0);
     }
-    any.then(|| LabelRow {
-        label: label.into(),
-        derived: false,
-        counts: Some(counts),
-        precision: Some(counts.precision()),
-        recall: Some(counts.recall()),
-        f1: None,
-        auc: None,
-        iou: None,
-    })
+    let counts = |weights: &[f64]| Counts::sum(&records, weights);
+    any.then(|| LabelRow::counted(label.into(), &scene.draws, counts))
 }

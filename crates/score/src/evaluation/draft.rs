@@ -40,18 +40,13 @@ pub(super) fn evaluate(scene: &Scene, into: &mut Evaluation) {
     let sides = sides(scene, &readings, into);
     words(scene, &drafts, into);
     graphs(scene, into);
-    if scene
-        .pairs
-        .iter()
-        .any(|pair| !pair.record.findings.is_empty())
-    {
-        into.bands = band::bands(scene, BANDS, |record, finding| {
-            fate(
-                &readings[record],
-                &scene.pairs[record].record.findings[finding],
-            )
-        });
-    }
+    into.bands = band::bands(scene, BANDS, |record, finding| {
+        fate(
+            &readings[record],
+            &scene.pairs[record].record.findings[finding],
+        )
+    });
+    band::add_f1(scene, &table, &mut into.bands);
     for (number, pair) in scene.pairs.iter().enumerate() {
         into.failures.extend(pair.failure(None));
         if let Some(draft) = drafts[number] {

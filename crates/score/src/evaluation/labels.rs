@@ -113,6 +113,7 @@ pub(super) fn score(scene: &Scene, table: &Table, answered: &[bool], into: &mut 
         .extend(Part::named(&exact, &scene.draws, "exact_labels", title));
     into.labels
         .extend(all.iter().map(|column| row_of(scene, table, *column)));
+    into.notes.extend(absent(scene, table));
     let has_normal = |name: &String| Label::named(name) == Some(Label::NoFinding);
     if !table.labels.iter().any(has_normal) {
         let mut row = row_of(scene, &normal(table, answered), 0);
@@ -121,11 +122,27 @@ pub(super) fn score(scene: &Scene, table: &Table, answered: &[bool], into: &mut 
     }
 }
 
+/// Which labels no record has.
+fn absent(scene: &Scene, table: &Table) -> Option<String> {
+    let whole = table.counts(scene.draws.whole());
+    let counted = table.labels.iter().zip(&whole);
+    let absent: Vec<&str> = counted
+        .filter(|(_, counts)| counts.support() == 0.0)
+        .map(|(label, _)| label.as_str())
+        .collect();
+    (!absent.is_empty()).then(|| {
+        format!(
+            "no record has {}: by convention F1 is 0 there, and counts in the macro means",
+            absent.join(", ")
+        )
+    })
+}
+
 /// The mean F1 of some labels. In a draw that by chance has none of a label that the set has, that label is left out: its F1 of
 /// 0 would say nothing of the drafts. A label that the whole set hasn't counts 0, as in
 /// [`crate::metrics::multilabel::macro_f1`].
 fn macro_of(scene: &Scene, table: &Table, columns: &[usize]) -> Option<Figure> {
-    let whole = table.counts(&vec![1.0; table.rows.len()]);
+    let whole = table.counts(scene.draws.whole());
     scene.draws.figure(|weights| {
         let counts = columns.iter().map(|column| {
             let drawn = table.counts_of(*column, weights);
@@ -148,17 +165,8 @@ fn five(table: &Table) -> Option<Vec<usize>> {
 }
 
 fn row_of(scene: &Scene, table: &Table, column: usize) -> LabelRow {
-    let counts = table.counts_of(column, &vec![1.0; table.rows.len()]);
-    LabelRow {
-        label: table.labels[column].clone(),
-        derived: false,
-        counts: Some(counts),
-        precision: Some(counts.precision()),
-        recall: Some(counts.recall()),
-        f1: macro_of(scene, table, &[column]),
-        auc: None,
-        iou: None,
-    }
+    let counts = |weights: &[f64]| table.counts_of(column, weights);
+    LabelRow::counted(table.labels[column].clone(), &scene.draws, counts)
 }
 
 /// Whether none of the labels is there, and none was said.
@@ -211,16 +219,7 @@ pub(super) fn classify(scene: &Scene, into: &mut Evaluation) {
 pub(super) fn zero_shot(scene: &Scene, into: &mut Evaluation) {
     let columns = columns(scene);
     for column in &columns {
-        into.labels.push(LabelRow {
-            label: column.name.clone(),
-            derived: false,
-            counts: None,
-            precision: None,
-            recall: None,
-            f1: None,
-            auc: None,
-            iou: None,
-        });
+        into.labels.push(LabelRow::named(column.name.clone()));
     }
     areas(scene, &columns, into);
     into.failures

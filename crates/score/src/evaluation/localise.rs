@@ -160,37 +160,46 @@ impl Places {
     }
 }
 
+/// A label's boxes, by record.
+struct Row {
+    /// The set's name for it; none where only drafts have it.
+    name: Option<String>,
+    counts: Vec<Counts>,
+    overlaps: Vec<Part>,
+}
+
 /// Each label's boxes; one found is a true positive, one said elsewhere a false one.
 fn rows(scene: &Scene, places: &[Places]) -> Vec<LabelRow> {
-    let mut rows: BTreeMap<String, (String, Counts, Part)> = BTreeMap::new();
-    for (pair, places) in scene.pairs.iter().zip(places) {
+    let records = places.len();
+    let empty = || Row {
+        name: None,
+        counts: vec![Counts::default(); records],
+        overlaps: vec![Part::default(); records],
+    };
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for (number, (pair, places)) in scene.pairs.iter().zip(places).enumerate() {
         for (finding, overlap) in pair.record.findings.iter().zip(&places.overlaps) {
             let Some(overlap) = overlap else { continue };
-            let row = rows.entry(key(&finding.label)).or_default();
-            row.0.clone_from(&finding.label);
-            row.1.true_positive += is_found(*overlap);
-            row.1.false_negative += 1.0 - is_found(*overlap);
-            row.2.add(*overlap);
+            let row = rows.entry(key(&finding.label)).or_insert_with(empty);
+            row.name = Some(finding.label.clone());
+            row.counts[number].true_positive += is_found(*overlap);
+            row.counts[number].false_negative += 1.0 - is_found(*overlap);
+            row.overlaps[number].add(*overlap);
         }
-        for (label, count) in &places.spare {
-            let row = rows.entry(label.clone()).or_default();
-            row.1.false_positive += *count as f64;
+        for (label, count) in places.spare.iter().filter(|(_, count)| **count > 0) {
+            let row = rows.entry(label.clone()).or_insert_with(empty);
+            row.counts[number].false_positive += *count as f64;
         }
     }
-    let rows = rows
-        .into_iter()
-        .filter(|(_, (_, counts, part))| part.count > 0 || counts.false_positive > 0.0);
-    rows.map(|(key, (name, counts, part))| LabelRow {
-        label: if name.is_empty() { key } else { name },
-        derived: false,
-        counts: Some(counts),
-        precision: Some(counts.precision()),
-        recall: Some(counts.recall()),
-        f1: None,
-        auc: None,
-        iou: (part.count > 0).then(|| part.sum / part.count as f64),
-    })
-    .collect()
+    let row = |(key, row): (String, Row)| {
+        let counts = |weights: &[f64]| Counts::sum(&row.counts, weights);
+        let overlap = |weights: &[f64]| Part::mean(&row.overlaps, weights);
+        LabelRow {
+            iou: scene.draws.figure(overlap),
+            ..LabelRow::counted(row.name.clone().unwrap_or(key), &scene.draws, counts)
+        }
+    };
+    rows.into_iter().map(row).collect()
 }
 
 fn case(pair: &Pair, places: &Places) -> Option<Case> {

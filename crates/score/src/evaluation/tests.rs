@@ -1,5 +1,8 @@
 //! Each task on a small set: what is right, wrong, mirrored, missing and guessed has to come out as such.
 
+mod bands;
+mod compare;
+
 use super::*;
 use crate::metrics::boxes::Rect;
 use crate::metrics::radgraph::{Entity, Graph};
@@ -314,8 +317,44 @@ fn a_later_outcome_replaces_an_earlier_one() {
     check(&evaluation, &[("exact_labels", 1.0), ("rouge_l", 1.0)]);
     assert_eq!(
         evaluation.notes,
-        ["1 predictions belong to no record of the set and are not scored"]
+        [
+            "1 predictions belong to no record of the set and are not scored",
+            "no record has nodule, oedema, consolidation, atelectasis, pneumothorax, fracture, support_device: by convention F1 is 0 there, and counts in the macro means"
+        ]
     );
+}
+
+#[test]
+fn a_rate_of_nothing_is_none() {
+    let records = set(9);
+    let drafts = drafts(&records, |_| "There is an endotracheal tube.".into());
+    let evaluation = evaluate(Task::Report, &records, &drafts, &options());
+    let row = |name: &str| {
+        let mut rows = evaluation.labels.iter();
+        rows.find(|row| row.label == name).unwrap()
+    };
+    // There and never said: no precision. Never there, but said: no recall. Neither: no F1.
+    let effusion = row("pleural_effusion");
+    assert_eq!(effusion.precision, None);
+    assert_eq!(effusion.recall.unwrap().value, 0.0);
+    assert_eq!(effusion.f1.unwrap().value, 0.0);
+    let fracture = row("fracture");
+    assert_eq!((fracture.precision, fracture.f1), (None, None));
+    // One of nine has a device, and all are said to.
+    let device = row("support_device");
+    let (precision, recall) = (device.precision.unwrap(), device.recall.unwrap());
+    assert!((precision.value - 1.0 / 9.0).abs() < 1e-9);
+    assert!(precision.low < precision.value && precision.value < precision.high);
+    assert_eq!((recall.value, recall.low), (1.0, 1.0));
+    let mut none = records;
+    none.retain(|record| record.labels["support_device"] == Truth::Negative);
+    let evaluation = evaluate(Task::Report, &none, &drafts, &options());
+    let device = evaluation
+        .labels
+        .iter()
+        .find(|row| row.label == "support_device");
+    let device = device.unwrap();
+    assert_eq!((device.recall, device.f1.unwrap().value), (None, 0.0));
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub(super) enum Makes {
 pub(super) enum Reach {
     /// What follows.
     After,
-    /// What follows, up to the next verb, comma or "and": "resolved effusion and new nodule".
+    /// What follows, up to the next verb, comma or "and": "resolved effusion and new nodule". What goes before at a clause's
+    /// end: "effusion resolved".
     Near,
     /// What goes before.
     Before,
@@ -46,16 +47,17 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
             "no",
             "not",
             "nor",
+            "nor is|are|was|were there any?",
             "neither",
+            "nothing",
             "without",
             "never",
             "denies",
             "free of",
             "clear of",
             "absence of",
-            "absent",
             "lack of",
-            "negative for",
+            "is|are|was|were? negative for|of",
             "no longer",
             "rather than",
             "instead of",
@@ -67,13 +69,14 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
     (
         Makes::Negative,
         Reach::Near,
-        &["resolved", "removed", "cleared"],
+        &["resolved", "removed", "cleared", "absent", "ruled out"],
     ),
     (
         Makes::Negative,
         Reach::Before,
         &[
             "not be? clearly|definitely? seen|identified|visualised|visualized|present|evident|appreciated|demonstrated|apparent|noted|detected|observed|found|visible",
+            "cannot be clearly|definitely? seen|identified|visualised|visualized|appreciated|demonstrated|detected",
             "no longer clearly? seen|identified|visualised|visualized|present|evident|appreciated|demonstrated|apparent|noted|detected|visible",
             "is|are|was|were|be absent|negative",
             "is|are|was|were|been|be ruled out",
@@ -94,7 +97,10 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
             "not yet|fully|completely|entirely? resolved|cleared|removed",
             "nearly|almost|partially|partly|incompletely|largely|mostly resolved|cleared",
             "has|have nearly|almost|partially|partly|incompletely|largely|mostly resolved|cleared",
-            "near|nearly complete|total? resolution of",
+            "near|nearly|almost complete|total? resolution of",
+            "not previously seen|present|visible|noted",
+            "not seen|present|visible|noted|identified previously|before|earlier",
+            "not seen|present|visible|noted|identified on|in the? prior|previous|earlier|comparison",
             "incomplete|partial resolution of",
             "no resolution of",
             "without resolution of",
@@ -114,13 +120,14 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
             "cannot|can|could not? be? entirely|completely? rule out",
             "difficult to exclude",
             "rule out",
+            "exclude",
             "evaluate|evaluation|assess|assessment for",
         ],
     ),
     (
         Makes::Uncertain,
         Reach::Either,
-        &["possible|probable|likely|suspected|favored|favoured"],
+        &["possible|probable|likely|suspected|doubtful|favored|favoured"],
     ),
     (
         Makes::Uncertain,
@@ -136,6 +143,8 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
             "is|are|would also? be? in the differential",
             "is|are|would be? difficult|hard to exclude",
             "is|are|would be? less likely",
+            "should|must be excluded",
+            "should|must be ruled out",
             "if any",
         ],
     ),
@@ -168,14 +177,17 @@ pub(super) fn find(words: &[String]) -> Vec<Cue> {
     cues
 }
 
-/// "X is likely", but "X is likely Y".
+/// "X is likely", but "X is likely Y"; "X resolved", but "resolved X".
 fn settled(mut cue: Cue, words: &[String]) -> Cue {
+    let last = words.get(cue.end).is_none_or(|word| word == ",");
+    if cue.reach == Reach::Near && last && cue.start > 0 {
+        cue.reach = Reach::Before;
+    }
     if cue.reach == Reach::Either {
         let verb = cue
             .start
             .checked_sub(1)
             .is_some_and(|before| super::scope::is_verb(&words[before]));
-        let last = words.get(cue.end).is_none_or(|word| word == ",");
         cue.reach = if verb && last {
             Reach::Before
         } else {

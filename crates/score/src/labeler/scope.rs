@@ -40,15 +40,7 @@ const OPENING: &[&str] = &[
 pub(super) fn status(words: &[String], cues: &[Cue], place: Range<usize>) -> Status {
     let mut status = Status::Positive;
     for cue in cues {
-        let reached = match cue.reach {
-            Reach::After | Reach::Either => reaches_after(words, cue, &place, false),
-            Reach::Near => reaches_after(words, cue, &place, true),
-            Reach::Before => reaches_before(words, cue, &place),
-            Reach::Around => {
-                reaches_after(words, cue, &place, true) || reaches_before(words, cue, &place)
-            }
-        };
-        if !reached {
+        if !reaches(words, cue, &place) {
             continue;
         }
         match cue.makes {
@@ -58,6 +50,18 @@ pub(super) fn status(words: &[String], cues: &[Cue], place: Range<usize>) -> Sta
         }
     }
     status
+}
+
+/// Whether a cue reaches the phrase at `place`.
+pub(super) fn reaches(words: &[String], cue: &Cue, place: &Range<usize>) -> bool {
+    match cue.reach {
+        Reach::After | Reach::Either => reaches_after(words, cue, place, false),
+        Reach::Near => reaches_after(words, cue, place, true),
+        Reach::Before => reaches_before(words, cue, place),
+        Reach::Around => {
+            reaches_after(words, cue, place, true) || reaches_before(words, cue, place)
+        }
+    }
 }
 
 pub(super) fn is_verb(word: &str) -> bool {
@@ -84,13 +88,13 @@ fn reaches_after(words: &[String], cue: &Cue, place: &Range<usize>, near: bool) 
     if cue.start >= place.start {
         return cue.end <= place.end;
     }
-    let mut verb = false;
+    let (mut verb, mut joined) = (false, false);
     for between in cue.end..place.start {
         let word = words[between].as_str();
         let joins = matches!(word, "," | "and");
         if matches!(
             word,
-            "with" | "there" | "which" | "showing" | "consistent" | "given"
+            "with" | "there" | "which" | "showing" | "consistent" | "given" | "than"
         ) {
             return false;
         }
@@ -100,9 +104,29 @@ fn reaches_after(words: &[String], cue: &Cue, place: &Range<usize>, near: bool) 
         if joins && (verb || opens(words, between)) {
             return false;
         }
+        // "Free of nodules, the right has one": a clause of its own.
+        if joined && is_verb(word) {
+            return false;
+        }
+        joined |= joins;
         verb |= is_verb(word);
     }
-    true
+    !(joined && has_own_verb(words, cue.end, place))
+}
+
+/// Whether a phrase behind a comma or "and" has a verb of its own, so that a clause begins with it: "no consolidation, and
+/// the heart is enlarged". The last of a list with "or" has the list's: "no consolidation, effusion or nodule is seen".
+fn has_own_verb(words: &[String], from: usize, place: &Range<usize>) -> bool {
+    let inside = words[place.start..place.end]
+        .iter()
+        .any(|word| is_verb(word));
+    let next = words.get(place.end).map_or("", String::as_str);
+    let behind = matches!(
+        next,
+        "is" | "was" | "has" | "had" | "appears" | "remains" | "shows" | "persists"
+    );
+    let mut between = words[from..place.start].iter();
+    inside || (behind && !between.any(|word| matches!(word.as_str(), "or" | "nor")))
 }
 
 /// Whether something new begins behind the comma or "and" at `joint`. A list that ends with "or" goes on: "no focal

@@ -252,6 +252,85 @@ fn uncertainty() {
 }
 
 #[test]
+fn what_is_gone_or_was_never_there() {
+    check("Effusion resolved.", "effusion-");
+    check("Left effusion and nodule resolved.", "nodule- effusion-");
+    check(
+        "Chest tube removed, no pneumothorax.",
+        "pneumothorax- device-",
+    );
+    check("Effusion absent, nodule present.", "nodule+ effusion-");
+    check("Effusion ruled out.", "effusion-");
+    check("Almost complete resolution of the effusion.", "effusion+");
+    check("The examination is negative for effusion.", "effusion-");
+    check("Nothing to suggest pneumonia.", "pneumonia-");
+    check(
+        "Neither effusion, nor is there pneumothorax.",
+        "pneumothorax- effusion-",
+    );
+    check("Pleural effusion cannot be seen.", "effusion-");
+    check("A nodule can be seen.", "nodule+");
+    check(
+        "The left effusion was not present on the prior study.",
+        "effusion+L",
+    );
+    check("A nodule not seen previously is present.", "nodule+");
+    check("No change in the left effusion.", "effusion+L");
+    check("Without evidence of effusion.", "effusion-");
+}
+
+#[test]
+fn a_denial_behind_a_heading() {
+    check(
+        "Pleural effusion: None. Pneumothorax: No\nNodule: small, left.",
+        "nodule+ pneumothorax- effusion-",
+    );
+    check("Comparison: None. Findings: Left effusion.", "effusion+L");
+    check("Findings: None. Impression: Left nodule.", "nodule+L");
+    check("Effusion: no change.", "effusion+");
+}
+
+#[test]
+fn a_clause_of_its_own_is_not_negated() {
+    check(
+        "No focal consolidation, and the heart is enlarged.",
+        "heart+ consolidation-",
+    );
+    check(
+        "No evidence of pneumothorax, the heart is enlarged.",
+        "heart+ pneumothorax-",
+    );
+    check(
+        "The left lung is free of nodules, the right has a nodule.",
+        "nodule+",
+    );
+    check(
+        "No effusion and the lungs show consolidation.",
+        "consolidation+ effusion-",
+    );
+    check(
+        "There is no pneumothorax and the effusion is unchanged.",
+        "pneumothorax- effusion+",
+    );
+    check(
+        "No pneumothorax, effusion or consolidation is seen.",
+        "consolidation- pneumothorax- effusion-",
+    );
+    check(
+        "No abnormality other than a small left effusion.",
+        "effusion+L",
+    );
+}
+
+#[test]
+fn doubts() {
+    check("Effusion is doubtful.", "effusion?");
+    check("Doubtful effusion.", "effusion?");
+    check("Exclude pneumothorax.", "pneumothorax?");
+    check("Pneumothorax should be excluded.", "pneumothorax?");
+}
+
+#[test]
 fn sides_of_findings() {
     check(
         "Effusion on the left and pneumothorax on the right.",

@@ -18,6 +18,17 @@ const UNREAD: &[&str] = &[
 ];
 /// Words of a heading, at most.
 const HEADING_WORDS_MAX: usize = 4;
+/// What stands behind a heading that is a finding's name, where it isn't there.
+const DENIALS: &[&str] = &[
+    "absent",
+    "negative",
+    "nil",
+    "no",
+    "none",
+    "none seen",
+    "not present",
+    "not seen",
+];
 /// Words of a size, which may come between "and" and a side.
 const SIZES: &[&str] = &[
     "large", "mild", "minimal", "moderate", "severe", "small", "tiny", "trace",
@@ -39,14 +50,19 @@ const PARTING: &[&str] = &[
 ];
 
 /// The sentences that tell what is seen, in lower-case words; commas and brackets are words of their own (","). Points
-/// between digits don't end a sentence; a colon does.
+/// between digits don't end a sentence; a colon does, but for "effusion: none", which is "effusion is absent".
 pub(super) fn sentences(report: &str) -> Vec<Vec<String>> {
     let letters: Vec<char> = report.to_lowercase().chars().collect();
     let mut sentences = Vec::new();
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();
     let mut read = true;
+    // Up to where letters are dealt with already.
+    let mut done = 0;
     for (place, &letter) in letters.iter().enumerate() {
+        if place < done {
+            continue;
+        }
         let next = letters.get(place + 1).copied();
         if letter.is_alphanumeric() || inside_number(&letters, place) {
             word.push(letter);
@@ -63,6 +79,10 @@ pub(super) fn sentences(report: &str) -> Vec<Vec<String>> {
                 if words.len() <= HEADING_WORDS_MAX {
                     read = !UNREAD.contains(&words.join(" ").as_str());
                 }
+                if let Some(behind) = denied(&letters, place + 1) {
+                    words.extend(["is", "absent"].map(String::from));
+                    done = behind;
+                }
                 end(&mut words, read, &mut sentences);
             }
             '.' if words.last().is_some_and(|word| word == "vs") => {}
@@ -78,6 +98,17 @@ pub(super) fn sentences(report: &str) -> Vec<Vec<String>> {
     }
     end(&mut words, read, &mut sentences);
     sentences
+}
+
+/// The end of a denial that stands alone from `start` to the end of its sentence or line, if one does.
+fn denied(letters: &[char], start: usize) -> Option<usize> {
+    let rest = letters.get(start..)?;
+    let length = rest
+        .iter()
+        .take_while(|letter| !matches!(letter, '.' | ';' | ',' | '\n'))
+        .count();
+    let said: String = rest[..length].iter().collect();
+    DENIALS.contains(&said.trim()).then_some(start + length)
 }
 
 fn inside_number(letters: &[char], place: usize) -> bool {

@@ -72,6 +72,12 @@ impl Draws {
         }
     }
 
+    /// The weights of the whole set: one for each record.
+    #[must_use]
+    pub fn whole(&self) -> &[f64] {
+        &self.whole
+    }
+
     /// The statistic of the whole set, and its interval. None if the whole set has no value; draws that have none (no
     /// positive record in an AUC) are left out of the quantiles.
     pub fn figure(&self, statistic: impl Fn(&[f64]) -> Option<f64>) -> Option<Figure> {

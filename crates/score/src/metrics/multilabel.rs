@@ -58,6 +58,18 @@ impl Counts {
         ratio(twice, twice + self.false_positive + self.false_negative)
     }
 
+    /// Precision; none where the label was never said.
+    #[must_use]
+    pub fn precision_if_any(&self) -> Option<f64> {
+        (self.true_positive + self.false_positive > 0.0).then(|| self.precision())
+    }
+
+    /// Recall; none where no record has the label.
+    #[must_use]
+    pub fn recall_if_any(&self) -> Option<f64> {
+        (self.support() > 0.0).then(|| self.recall())
+    }
+
     /// F1; none where the label is neither there nor said.
     #[must_use]
     pub fn f1_if_any(&self) -> Option<f64> {
@@ -71,7 +83,21 @@ impl Counts {
         self.true_positive + self.false_negative
     }
 
-    fn add(&mut self, cell: Cell, weight: f64) {
+    /// The sum over weighted records.
+    #[must_use]
+    pub fn sum(records: &[Self], weights: &[f64]) -> Self {
+        let mut sum = Self::default();
+        for (counts, weight) in records.iter().zip(weights) {
+            sum.true_positive += counts.true_positive * weight;
+            sum.false_positive += counts.false_positive * weight;
+            sum.false_negative += counts.false_negative * weight;
+            sum.true_negative += counts.true_negative * weight;
+        }
+        sum
+    }
+
+    /// Counts one more cell.
+    pub fn add(&mut self, cell: Cell, weight: f64) {
         let count = match (cell.truth, cell.said) {
             (true, true) => &mut self.true_positive,
             (false, true) => &mut self.false_positive,

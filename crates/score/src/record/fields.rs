@@ -31,6 +31,11 @@ impl Fields {
         }
     }
 
+    /// Whether a field is there, and not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+
     /// A field that must be there.
     pub(super) fn needed<T>(
         &self,

@@ -23,10 +23,9 @@ fn a_phantom_is_read_whole() {
     );
     assert_eq!(record.questions[0].kind, QuestionKind::Closed);
     assert_eq!(record.questions[1].kind, QuestionKind::Open);
-    assert_eq!(
-        record.prior.as_ref().unwrap().changes[0].change,
-        "unchanged"
-    );
+    let prior = record.prior.as_ref().unwrap();
+    let changes = prior.changes.as_ref().unwrap();
+    assert_eq!(changes[0].change, "unchanged");
     assert!(About::of("x", &records).phantom);
 }
 
@@ -44,6 +43,26 @@ fn other_sets_leave_most_out() {
     assert_eq!(records[1].questions[0].answer, "3");
     assert_eq!(records[1].questions[0].kind, QuestionKind::Closed);
     assert!(!About::of("x", &records).phantom);
+}
+
+#[test]
+fn a_prior_says_that_nothing_changed_or_nothing_at_all() {
+    let text = r#"{"id":"a","prior":{"id":"b","changes":[]}}
+{"id":"c","prior":{"image":"old.png","report":"Same."}}"#;
+    let records = read_set(text.as_bytes()).unwrap();
+    let prior = |record: &Record| record.prior.clone().unwrap();
+    assert_eq!(prior(&records[0]).changes, Some(Vec::new()));
+    assert_eq!(prior(&records[1]).changes, None);
+    assert_eq!(prior(&records[1]).images, ["old.png"]);
+}
+
+#[test]
+fn changes_have_many_names() {
+    for change in Change::ALL {
+        assert_eq!(Change::named(change.name()), Some(change));
+    }
+    assert_eq!(Change::named(" Stable"), Some(Change::Unchanged));
+    assert_eq!(Change::named("elsewhere"), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Picture, band_figures, failed, statement};
+use super::{Picture, band_figures, failed, labels_of, statement};
 use crate::evaluation::{Case, Evaluation, LabelRow};
 use crate::metrics::bootstrap::Figure;
 
@@ -46,6 +46,7 @@ fn write_all(
     writeln!(to, "<p class=\"{class}\">{}</p>", failed(evaluation))?;
     figures(evaluation, to)?;
     labels(&evaluation.labels, to)?;
+    confusion(evaluation, to)?;
     bands(evaluation, to)?;
     worst(&evaluation.worst, picture, to)?;
     failures(evaluation, to)?;
@@ -107,18 +108,15 @@ fn labels(rows: &[LabelRow], to: &mut String) -> std::fmt::Result {
             format!("{value:.3} <small>{low:.2}–{high:.2}</small>")
         })
     }
-    fn one(value: Option<f64>) -> Option<String> {
-        value.map(|value| format!("{value:.3}"))
-    }
     if rows.is_empty() {
         return Ok(());
     }
     let all: [Column; 9] = [
-        ("precision", |row| one(row.precision)),
-        ("recall", |row| one(row.recall)),
+        ("precision", |row| with(row.precision)),
+        ("recall", |row| with(row.recall)),
         ("F1", |row| with(row.f1)),
         ("AUC", |row| with(row.auc)),
-        ("IoU", |row| one(row.iou)),
+        ("IoU", |row| with(row.iou)),
         ("there, said", |row| {
             row.counts.map(|counts| counts.true_positive.to_string())
         }),
@@ -161,6 +159,29 @@ fn labels(rows: &[LabelRow], to: &mut String) -> std::fmt::Result {
     writeln!(to, "</tbody></table></div>")
 }
 
+fn confusion(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let Some(confusion) = &evaluation.confusion else {
+        return Ok(());
+    };
+    write!(
+        to,
+        "<h2>Confusion</h2>\n<p class=\"quiet\">Rows: what is true. Columns: what was said.</p>\n\
+         <div class=\"wide\"><table>\n<thead><tr><th></th>"
+    )?;
+    for said in &confusion.said {
+        write!(to, "<th class=\"n\">{said}</th>")?;
+    }
+    writeln!(to, "</tr></thead>\n<tbody>")?;
+    for (truth, counts) in confusion.truths.iter().zip(&confusion.counts) {
+        write!(to, "<tr><td>{truth}</td>")?;
+        for count in counts {
+            write!(to, "<td class=\"n\">{count}</td>")?;
+        }
+        writeln!(to, "</tr>")?;
+    }
+    writeln!(to, "</tbody></table></div>")
+}
+
 fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     if evaluation.bands.is_empty() {
         return Ok(());
@@ -169,7 +190,7 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     write!(
         to,
         "<h2>Contrast</h2>\n<p class=\"quiet\">Findings by their contrast-to-noise ratio: the lower, the harder to see.</p>\n\
-         <div class=\"wide\"><table>\n<thead><tr><th>band</th><th class=\"n\">findings</th>"
+         <div class=\"wide\"><table>\n<thead><tr><th>band</th><th class=\"n\">findings</th><th class=\"n\">labels</th>"
     )?;
     for (_, title) in &columns {
         write!(
@@ -182,8 +203,11 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     for band in &evaluation.bands {
         write!(
             to,
-            "<tr><td>{:.0}–{:.0}</td><td class=\"n\">{}</td>",
-            band.low, band.high, band.findings
+            "<tr><td>{:.0}–{:.0}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>",
+            band.low,
+            band.high,
+            band.findings,
+            labels_of(band)
         )?;
         for (name, _) in &columns {
             let figure = band.figures.iter().find(|other| other.name == *name);

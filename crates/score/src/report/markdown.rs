@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{band_figures, failed, statement};
+use super::{band_figures, failed, labels_of, statement};
 use crate::evaluation::Evaluation;
 use crate::metrics::bootstrap::Figure;
 
@@ -41,6 +41,7 @@ fn write_all(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         plan.resamples, plan.seed
     )?;
     labels(evaluation, to)?;
+    confusion(evaluation, to)?;
     bands(evaluation, to)?;
     if !evaluation.failures.is_empty() {
         writeln!(
@@ -82,7 +83,6 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
         "\n## Labels\n\n| label | precision | recall | F1 | AUC | IoU | tp | fp | fn | tn |\n|---|---|---|---|---|---|---|---|---|---|"
     )?;
     for row in &evaluation.labels {
-        let one = |value: Option<f64>| value.map(|value| format!("{value:.3}")).unwrap_or_default();
         let with = |figure: Option<Figure>| {
             let text = figure
                 .map(|Figure { value, low, high }| format!("{value:.3} ({low:.3}–{high:.3})"));
@@ -109,12 +109,29 @@ fn labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
             to,
             "| {} | {} | {} | {} | {} | {} | {counts} |",
             cell(&name),
-            one(row.precision),
-            one(row.recall),
+            with(row.precision),
+            with(row.recall),
             with(row.f1),
             with(row.auc),
-            one(row.iou)
+            with(row.iou)
         )?;
+    }
+    Ok(())
+}
+
+fn confusion(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let Some(confusion) = &evaluation.confusion else {
+        return Ok(());
+    };
+    writeln!(to, "\n## Confusion\n")?;
+    writeln!(to, "| true \\ said | {} |", confusion.said.join(" | "))?;
+    writeln!(to, "|---|{}", "---|".repeat(confusion.said.len()))?;
+    for (truth, counts) in confusion.truths.iter().zip(&confusion.counts) {
+        write!(to, "| {truth} |")?;
+        for count in counts {
+            write!(to, " {count} |")?;
+        }
+        writeln!(to)?;
     }
     Ok(())
 }
@@ -125,16 +142,19 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     }
     let columns = band_figures(evaluation);
     writeln!(to, "\n## Contrast bands\n")?;
-    write!(to, "| contrast-to-noise | findings |")?;
+    write!(to, "| contrast-to-noise | findings | labels |")?;
     for (_, title) in &columns {
         write!(to, " {title} |")?;
     }
-    writeln!(to, "\n|---|---|{}", "---|".repeat(columns.len()))?;
+    writeln!(to, "\n|---|---|---|{}", "---|".repeat(columns.len()))?;
     for band in &evaluation.bands {
         write!(
             to,
-            "| {:.0}–{:.0} | {} |",
-            band.low, band.high, band.findings
+            "| {:.0}–{:.0} | {} | {} |",
+            band.low,
+            band.high,
+            band.findings,
+            labels_of(band)
         )?;
         for (name, _) in &columns {
             let figure = band.figures.iter().find(|other| other.name == *name);

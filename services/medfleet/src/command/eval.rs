@@ -65,6 +65,7 @@ enum TaskName {
     Answer,
     Localise,
     ZeroShot,
+    Compare,
 }
 
 impl TaskName {
@@ -75,6 +76,7 @@ impl TaskName {
             Self::Answer => Task::Answer,
             Self::Localise => Task::Localise,
             Self::ZeroShot => Task::ZeroShot,
+            Self::Compare => Task::Compare,
         }
     }
 }
@@ -83,6 +85,7 @@ impl TaskName {
 pub(crate) fn run(args: Args) -> CommandResult {
     let records = records(&args).map_err(Fault::usage)?;
     let task = args.task.task();
+    let all = ask::questions(&records, task).map_err(Fault::usage)?;
     let fleet = args.server.resolve()?;
     let set = std::fs::canonicalize(&args.set).unwrap_or_else(|_| args.set.clone());
     let asked_of = format!("set {}, model {:?}\n", set.display(), args.model);
@@ -93,7 +96,6 @@ pub(crate) fn run(args: Args) -> CommandResult {
             set: args.set.clone(),
             model: args.model.clone(),
         };
-        let all = ask::questions(&records, task);
         let left: Vec<Asked> = all.into_iter().filter(|asked| log.lacks(asked)).collect();
         let bar = ProgressBar::new(left.len() as u64);
         let style = ProgressStyle::with_template("{pos} of {len} answers {wide_bar} {eta}");

@@ -1,10 +1,11 @@
 //! What is asked of each record, the asking as a job, and the answer out of its result.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use medfleet_proto::v1::{
-    self, AnswerTask, ClassifyTask, FrameUsed, JobState, LocaliseTask, ReportTask,
+    self, AnswerTask, ClassifyTask, CompareTask, FrameUsed, JobState, LocaliseTask, ReportTask,
     SubmitJobRequest, ZeroShotTask, result::Output, task::Kind,
 };
 use medfleet_score::metrics::boxes::Rect;
@@ -30,12 +31,54 @@ pub(super) struct Asked {
     labels: Vec<String>,
 }
 
-/// All jobs of a task, in the records' order. A record that has no truth for it gives none.
-pub(super) fn questions(records: &[Record], task: Task) -> Vec<Asked> {
-    records
+/// All jobs of a task, in the records' order. A record that has no truth for it gives none. It is an error if a picture to
+/// compare with isn't in the set.
+pub(super) fn questions(records: &[Record], task: Task) -> Result<Vec<Asked>> {
+    if task == Task::Compare {
+        return comparisons(records);
+    }
+    let asked = records.iter().flat_map(|record| of_record(record, task));
+    Ok(asked.collect())
+}
+
+/// Each record that says what changed, with the picture before it.
+fn comparisons(records: &[Record]) -> Result<Vec<Asked>> {
+    let by_id: HashMap<&str, &Record> = records
         .iter()
-        .flat_map(|record| of_record(record, task))
-        .collect()
+        .map(|record| (record.id.as_str(), record))
+        .collect();
+    let mut asked = Vec::new();
+    for record in records {
+        let Some(prior) = record
+            .prior
+            .as_ref()
+            .filter(|prior| prior.changes.is_some())
+        else {
+            continue;
+        };
+        let place = prior.index.and_then(|index| usize::try_from(index).ok());
+        let before = match &prior.id {
+            Some(id) => by_id.get(id.as_str()).copied(),
+            None => place.and_then(|place| records.get(place)),
+        };
+        let before = before.and_then(|before| before.images.first());
+        let images = [prior.images.first().or(before), record.images.first()];
+        let [Some(before), Some(now)] = images else {
+            return Err(anyhow!(
+                "{} can't be compared: it, or the picture before it, has no image in the set",
+                record.id
+            ));
+        };
+        asked.push(Asked {
+            id: record.id.clone(),
+            task: Task::Compare,
+            item: None,
+            kind: Kind::Compare(CompareTask::default()),
+            images: vec![before.clone(), now.clone()],
+            labels: Vec::new(),
+        });
+    }
+    Ok(asked)
 }
 
 fn of_record(record: &Record, task: Task) -> Vec<Asked> {
@@ -77,6 +120,8 @@ fn of_record(record: &Record, task: Task) -> Vec<Asked> {
             });
             each.collect()
         }
+        // Needs other records: `comparisons`.
+        Task::Compare => Vec::new(),
     }
 }
 
@@ -113,7 +158,11 @@ impl Asker {
     pub(super) async fn ask(&self, asked: &Asked) -> Result<Outcome> {
         let mut outcome = Outcome::new(asked.id.clone(), asked.task);
         outcome.item = asked.item;
-        outcome.image = asked.images.first().cloned();
+        // Of a comparison the later picture: its findings are asked for.
+        outcome.image = match asked.task {
+            Task::Compare => asked.images.last().cloned(),
+            _ => asked.images.first().cloned(),
+        };
         match self.run(asked, &mut outcome).await {
             Ok(()) => Ok(outcome),
             Err(error) => match error.downcast_ref::<ClientError>() {
@@ -252,6 +301,37 @@ mod tests {
         for task in Task::ALL {
             assert!(of_record(&nothing, task).is_empty(), "{task:?}");
         }
+    }
+
+    #[test]
+    fn a_picture_is_compared_with_the_one_before() {
+        let check = |lines: &str, expected: Result<&[[&str; 2]], &str>| {
+            let records = medfleet_score::read_set(lines.as_bytes()).expect("a set");
+            match (questions(&records, Task::Compare), expected) {
+                (Ok(found), Ok(expected)) => {
+                    let images = found.into_iter().map(|asked| asked.images);
+                    assert_eq!(images.collect::<Vec<Vec<String>>>(), expected);
+                }
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+        };
+        let before = r#"{"id": "a", "image": "a.png"}"#;
+        let after = |prior: &str| {
+            format!("{before}\n{{\"id\": \"b\", \"image\": \"b.png\", \"prior\": {prior}}}")
+        };
+        let pair: &[[&str; 2]] = &[["a.png", "b.png"]];
+        check(&after(r#"{"id": "a", "changes": []}"#), Ok(pair));
+        check(&after(r#"{"index": 0, "changes": []}"#), Ok(pair));
+        check(
+            &after(r#"{"image": "old.png", "changes": []}"#),
+            Ok(&[["old.png", "b.png"]]),
+        );
+        // What changed isn't known: nothing to score.
+        check(&after(r#"{"id": "a"}"#), Ok(&[]));
+        check(&after("null"), Ok(&[]));
+        check(&after(r#"{"id": "c", "changes": []}"#), Err("b can't be"));
+        check(&after(r#"{"changes": []}"#), Err("b can't be compared"));
     }
 
     #[test]
