@@ -21,7 +21,7 @@ use crate::backend::{
 };
 use crate::health::Reporter;
 use crate::speculation::PROPOSED_TOKENS_MAX;
-use crate::speculation::pace::{Pace, Pass};
+use crate::speculation::pace::{Pace, Pass, Took};
 use crate::text::TokenSpan;
 
 type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -207,11 +207,11 @@ impl Scheduler {
             std::panic::catch_unwind(move || {
                 this.begin();
                 let mut works = this.plan();
-                this.propose(&mut works);
-                works
+                let proposing = this.propose(&mut works);
+                (works, proposing)
             })
         };
-        let Ok(works) = begun else {
+        let Ok((works, proposing)) = begun else {
             self.reporter.failed();
             return Err(self.fail_all());
         };
@@ -234,7 +234,14 @@ impl Scheduler {
         });
         match outcome {
             Ok(outcomes) => {
-                self.measure(&works, begun.elapsed());
+                let took = Took {
+                    texts: works.len(),
+                    verified: works.iter().map(|work| work.proposed as usize).sum(),
+                    tokens: outcomes.iter().map(Vec::len).sum(),
+                    proposing,
+                    pass: begun.elapsed(),
+                };
+                self.measure(&works, &took);
                 for (work, outcome) in works.iter().zip(outcomes) {
                     self.take_all(*work, outcome);
                 }
@@ -327,13 +334,20 @@ impl Scheduler {
     }
 
     /// Adds what is proposed for the texts that are written, as many tokens as pay and as find memory that nobody needs in
-    /// this pass.
-    fn propose(&mut self, works: &mut [Work]) {
-        let (Some(pace), Some(speculation)) = (&mut self.pace, self.limits.speculation) else {
-            return;
-        };
-        let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
+    /// this pass. Says how long that took, where it was done.
+    fn propose(&mut self, works: &mut [Work]) -> Option<Duration> {
+        let (pace, speculation) = (self.pace.as_ref()?, self.limits.speculation?);
         let backend = self.backend.as_mut();
+        let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
+        let pass = Pass {
+            rows: works.iter().map(|work| work.tokens as usize).sum(),
+            texts: works.iter().filter(whole).count(),
+        };
+        if !pace.proposes(pass) {
+            return None;
+        }
+        let begun = Instant::now();
+        let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
         let chances = works.iter().map(|work| {
             if work.tokens == 1 && backend.left(work.sequence) == 1 {
                 backend.propose(work.sequence, most)
@@ -342,11 +356,6 @@ impl Scheduler {
             }
         });
         let chances: Vec<Vec<f32>> = chances.collect();
-        let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
-        let pass = Pass {
-            rows: works.iter().map(|work| work.tokens as usize).sum(),
-            texts: works.iter().filter(whole).count(),
-        };
         let counts = pace.choose(pass, &chances);
         for (work, count) in works.iter_mut().zip(counts) {
             let count = u32::try_from(count).unwrap_or(0);
@@ -354,15 +363,15 @@ impl Scheduler {
                 work.proposed = count;
             }
         }
+        Some(begun.elapsed())
     }
 
     /// Notes what a pass took in which no prompt was read.
-    fn measure(&mut self, works: &[Work], took: Duration) {
+    fn measure(&mut self, works: &[Work], took: &Took) {
         if let Some(pace) = &mut self.pace
             && works.iter().all(|work| work.tokens == 1)
         {
-            let rows = works.iter().map(|work| 1 + work.proposed as usize);
-            pace.took(rows.sum(), took);
+            pace.took(took);
         }
     }
 
