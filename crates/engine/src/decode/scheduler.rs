@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::load::Gauges;
 use super::stop::StopFilter;
+use super::stretch::Stretches;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{
     Alternative, DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
@@ -63,6 +64,7 @@ pub(super) struct Scheduler {
     load: Arc<Gauges>,
     /// Where tokens are proposed.
     pace: Option<Pace>,
+    stretches: Stretches,
 }
 
 /// The model panicked: the thread must end.
@@ -84,6 +86,7 @@ impl Scheduler {
             next_sequence: 0,
             load,
             pace: limits.speculation.map(|of| Pace::new(of.always)),
+            stretches: Stretches::new(limits.prefill_tokens_max, limits.prefill_measured),
         };
         scheduler.show_load();
         scheduler
@@ -234,14 +237,9 @@ impl Scheduler {
         });
         match outcome {
             Ok(outcomes) => {
-                let took = Took {
-                    texts: works.len(),
-                    verified: works.iter().map(|work| work.proposed as usize).sum(),
-                    tokens: outcomes.iter().map(Vec::len).sum(),
-                    proposing,
-                    pass: begun.elapsed(),
-                };
-                self.measure(&works, &took);
+                let pass = begun.elapsed();
+                self.measure(&works, &outcomes, proposing, pass);
+                self.measure_reading(&works, &outcomes, pass);
                 for (work, outcome) in works.iter().zip(outcomes) {
                     self.take_all(*work, outcome);
                 }
@@ -298,7 +296,7 @@ impl Scheduler {
     /// What each active sequence does in the next pass, with the memory for it.
     fn plan(&mut self) -> Vec<Work> {
         let mut works = Vec::with_capacity(self.active.len());
-        let mut prefill = self.limits.prefill_tokens_max.max(1);
+        let mut prefill = self.stretches.tokens_max();
         let mut index = 0;
         while let Some(taken) = self.active.get(index) {
             let sequence = taken.sequence;
@@ -367,11 +365,37 @@ impl Scheduler {
     }
 
     /// Notes what a pass took in which no prompt was read.
-    fn measure(&mut self, works: &[Work], took: &Took) {
+    fn measure(
+        &mut self,
+        works: &[Work],
+        outcomes: &[Outcome],
+        proposing: Option<Duration>,
+        pass: Duration,
+    ) {
         if let Some(pace) = &mut self.pace
             && works.iter().all(|work| work.tokens == 1)
         {
-            pace.took(took);
+            pace.took(&Took {
+                texts: works.len(),
+                verified: works.iter().map(|work| work.proposed as usize).sum(),
+                tokens: outcomes.iter().map(Vec::len).sum(),
+                proposing,
+                pass,
+            });
+        }
+    }
+
+    /// Notes what a pass took in which a prompt was read.
+    fn measure_reading(&mut self, works: &[Work], outcomes: &[Outcome], pass: Duration) {
+        match (works, outcomes) {
+            ([work], [outcome]) if work.tokens > 1 => {
+                let ended = !outcome.is_empty();
+                if let Some(tokens_max) = self.stretches.read(work.tokens, ended, pass) {
+                    tracing::info!(tokens_max, "the length of prompts' stretches was measured");
+                }
+            }
+            _ if works.iter().any(|work| work.tokens > 1) => self.stretches.shared(),
+            _ => {}
         }
     }
 
