@@ -22,6 +22,7 @@ use crate::text::TokenSpan;
 mod load;
 mod scheduler;
 mod stop;
+mod stretch;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,8 @@ pub struct DecodeLimits {
     /// Tokens of prompts that are read in one forward pass at most, beside one token of each text that is written;
     /// more only where a single image has more.
     pub prefill_tokens_max: u32,
+    /// Whether fewer are read at once where that takes no longer, by what the first long prompts take.
+    pub prefill_measured: bool,
     /// Whether tokens may be proposed, and how many.
     pub speculation: Option<Speculation>,
 }

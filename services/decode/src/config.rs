@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
 
+/// Tokens of prompts read in one pass at most where the operator fixes nothing.
+const PREFILL_TOKENS_MAX: u32 = 512;
+
 /// The configuration of the `medfleet-decode` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,9 +49,10 @@ pub struct Config {
     #[serde(default = "kv_bytes_max_default")]
     pub kv_bytes_max: ByteSize,
     /// Tokens of prompts that are read in one forward pass at most, beside one token of each text that is written: less
-    /// keeps the running texts quicker while a new prompt is read. An image is never cut.
-    #[serde(default = "prefill_tokens_max_default")]
-    pub prefill_tokens_max: NonZeroU32,
+    /// keeps the running texts quicker while a new prompt is read. An image is never cut. Without it up to 512, and fewer
+    /// where the first long prompts after a start took no longer in shorter stretches.
+    #[serde(default)]
+    pub prefill_tokens_max: Option<NonZeroU32>,
     /// Several tokens of a text in one forward pass, where that is sooner; no text is changed by it.
     #[serde(default)]
     pub speculation: SpeculationConfig,
@@ -117,10 +121,6 @@ const fn kv_bytes_max_default() -> ByteSize {
     ByteSize::from_mib(1024)
 }
 
-const fn prefill_tokens_max_default() -> NonZeroU32 {
-    NonZeroU32::MIN.saturating_add(511)
-}
-
 fn prompt_version_default() -> String {
     PROMPT_VERSION.to_owned()
 }
@@ -141,7 +141,7 @@ impl Config {
             pool: pool.to_string(),
             worker: worker_default(),
             kv_bytes_max: kv_bytes_max_default(),
-            prefill_tokens_max: prefill_tokens_max_default(),
+            prefill_tokens_max: None,
             speculation: SpeculationConfig::default(),
             prompt_version: prompt_version_default(),
             fetch_timeout: fetch_timeout_default(),
@@ -156,7 +156,10 @@ impl Config {
         DecodeLimits {
             sequences_max: slots,
             queue_max: slots,
-            prefill_tokens_max: self.prefill_tokens_max.get(),
+            prefill_tokens_max: self
+                .prefill_tokens_max
+                .map_or(PREFILL_TOKENS_MAX, NonZeroU32::get),
+            prefill_measured: self.prefill_tokens_max.is_none(),
             speculation: self.speculation.limits(),
         }
     }
@@ -212,5 +215,22 @@ impl Settings for MainConfig {
             ));
         }
         self.decode.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_measured_unless_their_length_is_fixed() {
+        let mut config = Config::new(&PoolName::new("m").expect("a pool"));
+        let of = |config: &Config| {
+            let limits = config.limits();
+            (limits.prefill_tokens_max, limits.prefill_measured)
+        };
+        assert_eq!(of(&config), (512, true));
+        config.prefill_tokens_max = NonZeroU32::new(100);
+        assert_eq!(of(&config), (100, false));
     }
 }

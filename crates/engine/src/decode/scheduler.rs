@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::load::Gauges;
 use super::stop::StopFilter;
+use super::stretch::Stretches;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{
     Alternative, DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
 };
 use crate::health::Reporter;
 use crate::speculation::PROPOSED_TOKENS_MAX;
-use crate::speculation::pace::{Pace, Pass};
+use crate::speculation::pace::{Pace, Pass, Took};
 use crate::text::TokenSpan;
 
 type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -63,6 +64,7 @@ pub(super) struct Scheduler {
     load: Arc<Gauges>,
     /// Where tokens are proposed.
     pace: Option<Pace>,
+    stretches: Stretches,
 }
 
 /// The model panicked: the thread must end.
@@ -84,6 +86,7 @@ impl Scheduler {
             next_sequence: 0,
             load,
             pace: limits.speculation.map(|of| Pace::new(of.always)),
+            stretches: Stretches::new(limits.prefill_tokens_max, limits.prefill_measured),
         };
         scheduler.show_load();
         scheduler
@@ -207,11 +210,11 @@ impl Scheduler {
             std::panic::catch_unwind(move || {
                 this.begin();
                 let mut works = this.plan();
-                this.propose(&mut works);
-                works
+                let proposing = this.propose(&mut works);
+                (works, proposing)
             })
         };
-        let Ok(works) = begun else {
+        let Ok((works, proposing)) = begun else {
             self.reporter.failed();
             return Err(self.fail_all());
         };
@@ -234,7 +237,9 @@ impl Scheduler {
         });
         match outcome {
             Ok(outcomes) => {
-                self.measure(&works, begun.elapsed());
+                let pass = begun.elapsed();
+                self.measure(&works, &outcomes, proposing, pass);
+                self.measure_reading(&works, &outcomes, pass);
                 for (work, outcome) in works.iter().zip(outcomes) {
                     self.take_all(*work, outcome);
                 }
@@ -291,7 +296,7 @@ impl Scheduler {
     /// What each active sequence does in the next pass, with the memory for it.
     fn plan(&mut self) -> Vec<Work> {
         let mut works = Vec::with_capacity(self.active.len());
-        let mut prefill = self.limits.prefill_tokens_max.max(1);
+        let mut prefill = self.stretches.tokens_max();
         let mut index = 0;
         while let Some(taken) = self.active.get(index) {
             let sequence = taken.sequence;
@@ -327,13 +332,20 @@ impl Scheduler {
     }
 
     /// Adds what is proposed for the texts that are written, as many tokens as pay and as find memory that nobody needs in
-    /// this pass.
-    fn propose(&mut self, works: &mut [Work]) {
-        let (Some(pace), Some(speculation)) = (&mut self.pace, self.limits.speculation) else {
-            return;
-        };
-        let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
+    /// this pass. Says how long that took, where it was done.
+    fn propose(&mut self, works: &mut [Work]) -> Option<Duration> {
+        let (pace, speculation) = (self.pace.as_ref()?, self.limits.speculation?);
         let backend = self.backend.as_mut();
+        let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
+        let pass = Pass {
+            rows: works.iter().map(|work| work.tokens as usize).sum(),
+            texts: works.iter().filter(whole).count(),
+        };
+        if !pace.proposes(pass) {
+            return None;
+        }
+        let begun = Instant::now();
+        let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
         let chances = works.iter().map(|work| {
             if work.tokens == 1 && backend.left(work.sequence) == 1 {
                 backend.propose(work.sequence, most)
@@ -342,11 +354,6 @@ impl Scheduler {
             }
         });
         let chances: Vec<Vec<f32>> = chances.collect();
-        let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
-        let pass = Pass {
-            rows: works.iter().map(|work| work.tokens as usize).sum(),
-            texts: works.iter().filter(whole).count(),
-        };
         let counts = pace.choose(pass, &chances);
         for (work, count) in works.iter_mut().zip(counts) {
             let count = u32::try_from(count).unwrap_or(0);
@@ -354,15 +361,41 @@ impl Scheduler {
                 work.proposed = count;
             }
         }
+        Some(begun.elapsed())
     }
 
     /// Notes what a pass took in which no prompt was read.
-    fn measure(&mut self, works: &[Work], took: Duration) {
+    fn measure(
+        &mut self,
+        works: &[Work],
+        outcomes: &[Outcome],
+        proposing: Option<Duration>,
+        pass: Duration,
+    ) {
         if let Some(pace) = &mut self.pace
             && works.iter().all(|work| work.tokens == 1)
         {
-            let rows = works.iter().map(|work| 1 + work.proposed as usize);
-            pace.took(rows.sum(), took);
+            pace.took(&Took {
+                texts: works.len(),
+                verified: works.iter().map(|work| work.proposed as usize).sum(),
+                tokens: outcomes.iter().map(Vec::len).sum(),
+                proposing,
+                pass,
+            });
+        }
+    }
+
+    /// Notes what a pass took in which a prompt was read.
+    fn measure_reading(&mut self, works: &[Work], outcomes: &[Outcome], pass: Duration) {
+        match (works, outcomes) {
+            ([work], [outcome]) if work.tokens > 1 => {
+                let ended = !outcome.is_empty();
+                if let Some(tokens_max) = self.stretches.read(work.tokens, ended, pass) {
+                    tracing::info!(tokens_max, "the length of prompts' stretches was measured");
+                }
+            }
+            _ if works.iter().any(|work| work.tokens > 1) => self.stretches.shared(),
+            _ => {}
         }
     }
 

@@ -21,6 +21,7 @@ const LIMITS: DecodeLimits = DecodeLimits {
     sequences_max: 4,
     queue_max: 4,
     prefill_tokens_max: 8,
+    prefill_measured: false,
     speculation: None,
 };
 const PLENTY: u64 = 1 << 30;

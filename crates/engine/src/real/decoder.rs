@@ -397,11 +397,10 @@ impl Running {
             };
             let finish = step.finish;
             outcome.push(Ok(step));
-            let Some(token) = token else {
-                self.learn(phrases, finish);
-                break;
-            };
-            self.progress.push(token);
+            if let Some(token) = token {
+                self.progress.push(token);
+            }
+            // Where the text ends, what was proposed there is measured too.
             let right = phrases.is_some_and(|phrases| {
                 let mut memory = phrases.lock();
                 let tenant = memory.tenant(self.scope, Instant::now());
@@ -409,9 +408,8 @@ impl Running {
             });
             if finish.is_some() {
                 self.learn(phrases, finish);
-                break;
             }
-            if !right {
+            if !right || finish.is_some() {
                 break;
             }
         }

@@ -19,6 +19,7 @@ const LIMITS: DecodeLimits = DecodeLimits {
     sequences_max: 4,
     queue_max: 8,
     prefill_tokens_max: 24,
+    prefill_measured: false,
     speculation: None,
 };
 

@@ -73,20 +73,24 @@ impl Memory {
 
     /// What is known of a tenant at a time; nothing of one that is new.
     pub(crate) fn tenant(&mut self, scope: Digest, now: Instant) -> &mut Tenant {
-        if !self.tenants.contains_key(&scope) {
+        let new = !self.tenants.contains_key(&scope);
+        if new {
             self.make_room(now);
             self.tenants.insert(scope, Tenant::new(now));
-            let share = self.entries_max / self.tenants.len();
+        }
+        let half_max = self.entries_max / self.tenants.len().max(1) / 2;
+        if new {
+            // The others have to make do with less.
             for tenant in self.tenants.values_mut() {
-                tenant.limit(share / 2, now);
+                tenant.limit(half_max, now);
             }
         }
-        let share = self.entries_max / self.tenants.len().max(1);
         let tenant = self
             .tenants
             .entry(scope)
             .or_insert_with(|| Tenant::new(now));
-        tenant.half_max = share / 2;
+        // More than it had, where another tenant was forgotten.
+        tenant.half_max = half_max;
         tenant.used = now;
         tenant.age(now);
         tenant

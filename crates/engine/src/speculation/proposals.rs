@@ -80,12 +80,13 @@ impl Proposals {
         self.0.iter().map(|proposal| proposal.token)
     }
 
-    /// A token was written: says whether it was the one proposed. What was proposed for another text is forgotten.
-    pub(crate) fn written(&mut self, token: u32, measured: &mut Chances) -> bool {
+    /// A token was written, or, with none, the text ended there: says whether it was the one proposed. What was proposed for
+    /// another text is forgotten.
+    pub(crate) fn written(&mut self, token: Option<u32>, measured: &mut Chances) -> bool {
         let Some(first) = self.0.pop_front() else {
             return false;
         };
-        let right = first.token == token;
+        let right = token == Some(first.token);
         measured.measure(first.source, right);
         if !right {
             self.0.clear();
@@ -198,19 +199,31 @@ mod tests {
         proposals.extend(&text, tenant, |_| false, 3);
         let believed = proposals.chances(tenant.chances(), 2);
         assert_eq!(believed.len(), 2);
-        assert!(proposals.written(3, tenant.chances_mut()));
+        assert!(proposals.written(Some(3), tenant.chances_mut()));
         assert_eq!(proposals.tokens().collect::<Vec<_>>(), [4, 5]);
         // It goes on where it was.
         proposals.extend(&[1, 2, 3, 4, 5, 1, 2, 3], tenant, |_| false, 4);
         assert_eq!(proposals.tokens().collect::<Vec<_>>(), [4, 5, 1, 2]);
-        assert!(!proposals.written(9, tenant.chances_mut()));
+        assert!(!proposals.written(Some(9), tenant.chances_mut()));
         assert_eq!(proposals.tokens().count(), 0);
         assert!(
-            !proposals.written(9, tenant.chances_mut()),
+            !proposals.written(Some(9), tenant.chances_mut()),
             "nothing was proposed"
         );
         let measured = tenant.chances();
         assert!(measured.of(Source::own(2)) > believed[0]);
         assert!(measured.of(Source::own(3)) < believed[1]);
+    }
+
+    #[test]
+    fn what_was_proposed_where_the_text_ended_was_wrong() {
+        let mut memory = wrote(&[]);
+        let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
+        let mut proposals = Proposals::default();
+        proposals.extend(&[1, 2, 3, 4, 5, 1, 2], tenant, |_| false, 3);
+        let believed = proposals.chances(tenant.chances(), 1);
+        assert!(!proposals.written(None, tenant.chances_mut()));
+        assert_eq!(proposals.tokens().count(), 0);
+        assert!(tenant.chances().of(Source::own(2)) < believed[0]);
     }
 }

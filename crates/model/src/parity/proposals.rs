@@ -137,7 +137,7 @@ fn proposed(model: &Model, case: &Case) -> Vec<Vec<f32>> {
     rows
 }
 
-fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
+pub(super) fn bits(rows: &[Vec<f32>]) -> Vec<Vec<u32>> {
     let of = |row: &Vec<f32>| row.iter().map(|x| x.to_bits()).collect();
     rows.iter().map(of).collect()
 }

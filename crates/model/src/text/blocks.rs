@@ -298,6 +298,11 @@ impl Blocks {
     /// groups only what the next position sees has to be known.
     pub fn share(&mut self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> BlockTable {
         let end = self.known(keys, may_end);
+        self.hold_whole(keys, end)
+    }
+
+    /// Holds the first `end` blocks, which [`Blocks::known`] has found.
+    fn hold_whole(&mut self, keys: &[BlockKey], end: usize) -> BlockTable {
         if end == 0 {
             return BlockTable::default();
         }

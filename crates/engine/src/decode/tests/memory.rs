@@ -237,6 +237,7 @@ async fn seeds_and_neighbours_and_memory_change_no_text() {
             sequences_max: (seed % 4 + 1) as usize,
             queue_max: 8,
             prefill_tokens_max: (seed % 7 + 1) as u32,
+            prefill_measured: false,
             speculation: None,
         };
         // At least one fits: 1 + 60 + 8 + 16 tokens are six blocks.

@@ -62,14 +62,14 @@ impl Blocks {
         may_end: impl Fn(usize) -> bool,
     ) -> (BlockTable, usize, Vec<BlockCopy>) {
         let block_tokens = self.layout.block_tokens;
-        let whole = self.known(keys, &may_end) * block_tokens;
+        let known = self.known(keys, &may_end);
+        let whole = known * block_tokens;
         let end_of = |part: &Part| part.block * block_tokens + part.tokens;
         let further = parts.iter().rev();
         let mut further = further.filter(|part| end_of(part) > whole && may_end(end_of(part)));
         let found = further.find_map(|part| Some((*part, self.sources(keys, part)?)));
         let Some((part, sources)) = found else {
-            let table = self.share(keys, may_end);
-            return (table, whole, Vec::new());
+            return (self.hold_whole(keys, known), whole, Vec::new());
         };
         let first = self.first_seen(end_of(&part));
         let mut table = self.hold(keys, part.block, first);
@@ -91,7 +91,7 @@ impl Blocks {
         sources.iter().for_each(|number| self.leave(*number));
         if !room {
             self.release(table);
-            return (self.share(keys, may_end), whole, Vec::new());
+            return (self.hold_whole(keys, known), whole, Vec::new());
         }
         (table, end_of(&part), copies)
     }

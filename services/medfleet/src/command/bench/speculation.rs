@@ -149,6 +149,7 @@ fn start(loaded: &Loaded, args: &Args, speculation: Option<Speculation>) -> Resu
         sequences_max: args.texts.max(1),
         queue_max: args.texts.max(1),
         prefill_tokens_max: 512,
+        prefill_measured: false,
         speculation,
     };
     let model = LoadedModel::Real(loaded.clone());
