@@ -4,14 +4,18 @@
 //! that each checks the other. Reading order: `load` (what is asked), `queueing` (formulas), `simulation`, `search` (the
 //! smallest fleet that meets a target), `streams` (what the queue has to write for it).
 
+mod day;
 mod load;
 mod queueing;
+mod scaling;
 mod search;
 mod simulation;
 mod streams;
 
+pub use day::{Arrival, Day, DayRun, Pool, PoolRun, arrivals, simulate_day, units};
 pub use load::{Fleet, JobKind, Load, LoadError, Service};
 pub use queueing::{Predicted, erlang_c, predict, wait};
+pub use scaling::{ADDED_MAX, Controller, Rules, TARGET_SECONDS, oracle};
 pub use search::{NoPlan, Plan, Target, WORKERS_MAX, smallest};
 pub use simulation::{CLASSES, Run, Simulated, Turnaround, simulate};
 pub use streams::{StreamLoad, streams};

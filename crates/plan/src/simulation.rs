@@ -45,7 +45,7 @@ pub struct Simulated {
 }
 
 /// Randomness by Vigna's SplitMix64: the same everywhere and always.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -57,16 +57,16 @@ impl Random {
     }
 
     /// Above 0, up to 1.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
-    fn exponential(&mut self, mean: f64) -> f64 {
+    pub(crate) fn exponential(&mut self, mean: f64) -> f64 {
         -mean * self.unit().ln()
     }
 
     /// A time of this mean and variation: constant, or log-normal.
-    fn service(&mut self, service: Service) -> f64 {
+    pub(crate) fn service(&mut self, service: Service) -> f64 {
         if service.variation <= 0.0 {
             return service.mean_seconds;
         }
@@ -85,13 +85,13 @@ enum Event {
 }
 
 /// Simulated time in nanoseconds, so that it has an order.
-type Time = u64;
+pub(crate) type Time = u64;
 
-fn nanos(seconds: f64) -> Time {
+pub(crate) fn nanos(seconds: f64) -> Time {
     (seconds * 1e9) as Time
 }
 
-fn seconds(time: Time) -> f64 {
+pub(crate) fn seconds(time: Time) -> f64 {
     time as f64 / 1e9
 }
 

@@ -2,8 +2,9 @@
 //! strictly with the schemas of three Kubernetes versions, held against our own rules, and its configuration files given
 //! to the programs that will read them.
 //!
-//! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `settings`
-//! (the files inside), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
+//! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `scaling` (how
+//! pools follow their backlog), `settings` (the files inside), `refusals` (what bad values get), `lifecycle` (install to
+//! uninstall, against a stand-in for a server).
 
 mod cases;
 mod edges;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod objects;
 mod refusals;
 mod rules;
+mod scaling;
 mod settings;
 
 use std::fs;
@@ -62,6 +64,7 @@ pub(crate) fn run() -> Result<()> {
     }
     let rendered = chart.render_all(&cases)?;
     let mut files = settings::Files::open(&chart)?;
+    let tried = scaling::Tried::read()?;
     for (case, validated) in cases.iter().zip(&rendered) {
         let mut found = validated.violations.clone();
         let unknown = validated.without_schema.iter();
@@ -71,6 +74,7 @@ pub(crate) fn run() -> Result<()> {
                 .map(|kind| format!("{kind}: no schema in one of {VERSIONS}")),
         );
         found.extend(rules::check(&validated.objects));
+        found.extend(tried.check(&validated.objects));
         found.extend(edges::check(&validated.objects, case.edges));
         found.extend(files.check(&validated.objects)?);
         violations.extend(found.iter().map(|text| format!("{}: {text}", case.name)));
