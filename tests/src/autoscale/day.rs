@@ -107,7 +107,7 @@ pub struct PoolReport {
 /// A job that did not complete, a worker that did not end in order, or workers that never go.
 pub async fn run(shape: Shape) -> Result<Report> {
     let load = load(shape.jobs_per_second);
-    let jobs = arrivals(&load, shape.seconds, shape.seed);
+    let jobs = jobs(&load, shape);
     let fleet = Fleet::start(options()).await?;
     let starts = [
         start_seconds(&fleet, Role::Encode).await?,
@@ -150,6 +150,19 @@ pub async fn run(shape: Shape) -> Result<Report> {
         encode: pool(encode, ENCODE_SLOTS, starts[0], &of_encode),
         decode: pool(decode, DECODE_SLOTS, starts[1], &of_decode),
     })
+}
+
+/// The jobs of the day, and whatever the seed a STAT film in the night, an hour and a quarter after midnight.
+fn jobs(load: &Load, shape: Shape) -> Vec<Arrival> {
+    let mut jobs = arrivals(load, shape.seconds, shape.seed);
+    jobs.push(Arrival {
+        at_seconds: shape.seconds * 1.25 / 24.0,
+        class: 0,
+        encode_seconds: vec![ENCODE_SECONDS],
+        decode_seconds: DECODE_SECONDS,
+    });
+    jobs.sort_by(|a, b| a.at_seconds.total_cmp(&b.at_seconds));
+    jobs
 }
 
 fn rules(slots: u32) -> Rules {
