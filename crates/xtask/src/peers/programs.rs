@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::results::{Cell, Work};
@@ -17,6 +17,8 @@ use crate::{places, process};
 
 /// The index of the checkpoint, which is written after its weights.
 const INDEX: &str = "model.safetensors.index.json";
+/// Layers of MedGemma 4B's language model: `medfleet bench model` writes no more.
+const LAYERS: usize = 34;
 /// What `files.py` writes last.
 pub(super) const LAST_FILE: &str = "words.gguf";
 /// How long a run may take that only writes weights.
@@ -68,6 +70,9 @@ impl Programs {
     /// Writes whatever weights are not there yet.
     pub(super) fn prepare(&self) -> Result<()> {
         let has = |name: &str| self.file(name).is_file();
+        if has(INDEX) {
+            self.check_layers()?;
+        }
         let plain = |dtype: &str| matches!(dtype, "f32" | "bf16");
         let dtypes = self.options.dtypes.iter().map(String::as_str);
         let mut missing: Vec<&str> = dtypes
@@ -91,12 +96,27 @@ impl Programs {
         if !has(LAST_FILE) {
             eprintln!("writing the same weights for llama.cpp");
             let script = places::root().join(SCRIPTS).join("files.py");
-            process::run(
-                Command::new(&self.python)
-                    .arg(script)
-                    .arg(&self.options.dir),
-            )?;
+            let mut command = Command::new(&self.python);
+            if let Err(error) = process::run(command.arg(script).arg(&self.options.dir)) {
+                // The others are measured all the same.
+                eprintln!("llama.cpp's images, and its texts in bf16, will fail: {error:#}");
+            }
         }
+        Ok(())
+    }
+
+    /// What is there must be what is asked for: its figures would be called something else.
+    fn check_layers(&self) -> Result<()> {
+        let config = std::fs::read(self.file("config.json")).context("read config.json")?;
+        let config: Value = serde_json::from_slice(&config).context("config.json is no JSON")?;
+        let found = config["text_config"]["num_hidden_layers"].as_u64();
+        let asked = self.options.layers.min(LAYERS) as u64;
+        ensure!(
+            found == Some(asked),
+            "{} has a checkpoint of {} layers, not {asked}: choose another --dir",
+            self.options.dir.display(),
+            found.unwrap_or_default()
+        );
         Ok(())
     }
 

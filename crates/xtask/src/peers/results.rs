@@ -80,12 +80,13 @@ impl Results {
         self.kept.cells.values()
     }
 
-    /// Whether this is measured. Of another commit only peers count, which do not change with it.
+    /// Whether this is measured, as far as it can be in the time. Of another commit only peers count, which do not change
+    /// with it.
     pub(super) fn has(&self, round: usize, task: &Task, commit: &str) -> bool {
         let cell = self.kept.cells.get(&key(round, task));
         cell.is_some_and(|cell| {
             let same = task.program != Program::Medfleet || cell.commit == commit;
-            same && cell.failed.is_none()
+            same && (cell.failed.is_none() || cell.late)
         })
     }
 
@@ -180,5 +181,6 @@ mod tests {
         results.add(1, &slow, late).unwrap();
         assert!(!results.has(1, &failing, "a") && !results.was_late(2, &failing));
         assert!(results.was_late(2, &slow) && !results.was_late(1, &slow));
+        assert!(results.has(1, &slow, "a"), "what it had measured counts");
     }
 }
