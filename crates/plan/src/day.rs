@@ -345,7 +345,7 @@ pub fn simulate_day(day: &Day) -> DayRun {
     let in_time = took.iter().filter(|took| **took <= day.target_seconds);
     let in_time = in_time.count() as f64 / jobs.len().max(1) as f64;
     let [encode, decode] = course.sides.map(|side| side.run);
-    let (of_encode, of_decode) = units(&day.load, &jobs);
+    let [of_encode, of_decode] = units(&day.load, &jobs);
     DayRun {
         jobs: jobs.len(),
         completed: took.len(),
@@ -364,7 +364,7 @@ pub fn simulate_day(day: &Day) -> DayRun {
 /// The units of encode and of decode, each as the earliest time at which it could begin and the slot time that it takes, in
 /// seconds: what [`oracle`] knows.
 #[must_use]
-pub fn units(load: &Load, jobs: &[Arrival]) -> (Vec<(f64, f64)>, Vec<(f64, f64)>) {
+pub fn units(load: &Load, jobs: &[Arrival]) -> [Vec<(f64, f64)>; 2] {
     let (mut encode, mut decode) = (Vec::new(), Vec::new());
     for job in jobs {
         let at = job.at_seconds + load.other_seconds;
@@ -372,7 +372,7 @@ pub fn units(load: &Load, jobs: &[Arrival]) -> (Vec<(f64, f64)>, Vec<(f64, f64)>
         let longest = job.encode_seconds.iter().copied().fold(0.0, f64::max);
         decode.push((at + longest, job.decode_seconds));
     }
-    (encode, decode)
+    [encode, decode]
 }
 
 fn of_pool(pool: &Pool, units: &[(f64, f64)]) -> f64 {

@@ -136,7 +136,7 @@ pub async fn run(shape: Shape) -> Result<Report> {
         scaler.all_left().await?;
     }
     let took = took(&client, &names).await?;
-    let (of_encode, of_decode) = units(&load, &jobs);
+    let [of_encode, of_decode] = units(&load, &jobs);
     let [encode, decode] = &scalers;
     let in_time = took.iter().filter(|took| **took <= TARGET_SECONDS).count();
     Ok(Report {

@@ -63,8 +63,11 @@ fn code(value: &str, scheme: &str, meaning: &str) -> InMemDicomObject {
     item
 }
 
+/// Detached Study Management, retired and still found in files.
+const RETIRED_STUDY_MANAGEMENT: &str = "1.2.840.10008.3.1.2.3.1";
+
 fn with_sequences(object: &mut InMemDicomObject) {
-    let study = reference(uids::DETACHED_STUDY_MANAGEMENT);
+    let study = reference(RETIRED_STUDY_MANAGEMENT);
     put_sequence(object, tags::REFERENCED_STUDY_SEQUENCE, study);
     let step = reference(uids::MODALITY_PERFORMED_PROCEDURE_STEP);
     put_sequence(

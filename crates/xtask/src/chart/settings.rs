@@ -172,6 +172,7 @@ const CHARTS: &[&str] = &[
 ];
 /// Settings without a default: a service does not print them, so they are named here.
 const OPTIONAL: &[&str] = &[
+    "decode.prefill_tokens_max",
     "queue.heartbeat",
     "store.capacity_bytes",
     "ingest.dispatcher.decode_reserved",
