@@ -2,7 +2,6 @@
 
 use dicom_dictionary_std::tags;
 use dicom_object::{FileDicomObject, InMemDicomObject};
-
 use medfleet_phantom::Phantom;
 
 use crate::{SEED, phantoms};

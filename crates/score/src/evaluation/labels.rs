@@ -1,7 +1,7 @@
 //! Labels: which of them a set has, what was said of each, and the figures of that. Also the two tasks that ask for labels
 //! alone.
 
-use super::{Case, Evaluation, LabelRow, Named, Pair, Part, Scene};
+use super::{Case, Evaluation, LabelRow, Named, Pair, Part, Scene, band};
 use crate::labeler::{self, Label, Reading};
 use crate::metrics::auc::Ranked;
 use crate::metrics::bootstrap::Figure;
@@ -209,6 +209,8 @@ pub(super) fn classify(scene: &Scene, into: &mut Evaluation) {
         .map(|pair| pair.whole().is_some())
         .collect();
     score(scene, &table, &answered, into);
+    into.bands = band::bands(scene, &[], |_, _| Vec::new());
+    band::add_f1(scene, &table, &mut into.bands);
     if scene.pairs.iter().any(|pair| {
         pair.whole()
             .is_some_and(|outcome| !outcome.scores.is_empty())
