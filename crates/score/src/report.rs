@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub use html::html;
 pub use markdown::markdown;
 
-use crate::evaluation::{Band, Case, Evaluation};
+use crate::evaluation::{Band, Case, Evaluation, LabelRow};
 
 /// A picture as a browser shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +128,22 @@ fn labels_of(band: &Band) -> String {
         0 => String::new(),
         count => count.to_string(),
     }
+}
+
+/// The labels that some band has, in the order of the labels' table.
+fn band_labels(evaluation: &Evaluation) -> Vec<&str> {
+    let names = evaluation.labels.iter().map(|row| row.label.as_str());
+    names
+        .filter(|name| {
+            let mut bands = evaluation.bands.iter();
+            bands.any(|band| row_of(band, name).is_some())
+        })
+        .collect()
+}
+
+/// A label's row in a band.
+fn row_of<'a>(band: &'a Band, label: &str) -> Option<&'a LabelRow> {
+    band.labels.iter().find(|row| row.label == label)
 }
 
 fn put(path: &Path, text: &str) -> Result<(), WriteError> {

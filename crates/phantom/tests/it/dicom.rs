@@ -2,8 +2,9 @@
 
 use dicom_dictionary_std::tags;
 use dicom_object::{FileDicomObject, InMemDicomObject};
+use medfleet_phantom::Phantom;
 
-use crate::phantoms;
+use crate::{SEED, phantoms};
 
 fn text(object: &FileDicomObject<InMemDicomObject>, tag: dicom_core::Tag) -> String {
     object
@@ -70,4 +71,26 @@ fn files_show_the_picture_through_their_window() {
     }
     assert!(kinds.iter().any(|kind| kind.1) && kinds.iter().any(|kind| !kind.1));
     assert!(kinds.iter().any(|kind| kind.2 == "CR") && kinds.iter().any(|kind| kind.2 == "DX"));
+}
+
+/// A fleet that compares puts two studies in order by their dates, and refuses those of two patients.
+#[test]
+fn a_pair_is_one_patient_and_the_later_picture_has_the_later_date() {
+    let file = |index| {
+        let bytes = Phantom::draw(SEED, index, true).dicom(32).unwrap();
+        dicom_object::from_reader(bytes.as_slice()).unwrap()
+    };
+    for index in (0..60).step_by(2) {
+        let (before, after) = (file(index), file(index + 1));
+        for tag in [
+            tags::PATIENT_ID,
+            tags::PATIENT_NAME,
+            tags::PATIENT_BIRTH_DATE,
+        ] {
+            assert_eq!(text(&before, tag), text(&after, tag));
+        }
+        for tag in [tags::STUDY_DATE, tags::ACQUISITION_DATE] {
+            assert!(text(&before, tag) < text(&after, tag), "{index}");
+        }
+    }
 }

@@ -72,7 +72,7 @@ pub(super) fn evaluate(scene: &Scene, into: &mut Evaluation) {
 }
 
 fn names(last: &'static str) -> Vec<&'static str> {
-    let changes = Change::ALL.iter().map(|change| change.name());
+    let changes = Change::ALL.into_iter().map(Change::name);
     changes.chain([last]).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Labels: which of them a set has, what was said of each, and the figures of that. Also the two tasks that ask for labels
 //! alone.
 
-use super::{Case, Evaluation, LabelRow, Named, Pair, Part, Scene};
+use super::{Case, Evaluation, LabelRow, Named, Pair, Part, Scene, band};
 use crate::labeler::{self, Label, Reading};
 use crate::metrics::auc::Ranked;
 use crate::metrics::bootstrap::Figure;
@@ -10,6 +10,9 @@ use crate::outcome::Outcome;
 
 /// A score from which on a label is there.
 const SCORE_MIN: f64 = 0.5;
+
+/// Scores that a case of rankings shows.
+const HIGHEST: usize = 3;
 
 /// The five conditions of MedGemma's and CheXbert's "top 5".
 const FIVE: [Label; 5] = [
@@ -206,6 +209,8 @@ pub(super) fn classify(scene: &Scene, into: &mut Evaluation) {
         .map(|pair| pair.whole().is_some())
         .collect();
     score(scene, &table, &answered, into);
+    into.bands = band::bands(scene, &[], |_, _| Vec::new());
+    band::add_f1(scene, &table, &mut into.bands);
     if scene.pairs.iter().any(|pair| {
         pair.whole()
             .is_some_and(|outcome| !outcome.scores.is_empty())
@@ -221,14 +226,19 @@ pub(super) fn zero_shot(scene: &Scene, into: &mut Evaluation) {
     for column in &columns {
         into.labels.push(LabelRow::named(column.name.clone()));
     }
-    areas(scene, &columns, into);
+    let scores = areas(scene, &columns, into);
+    misranked(scene, &columns, &scores, into);
     into.failures
         .extend(scene.pairs.iter().filter_map(|pair| pair.failure(None)));
 }
 
-/// The areas under the labels' curves, and their mean.
-fn areas(scene: &Scene, columns: &[Column], into: &mut Evaluation) {
+/// Record, score and truth.
+type Scored = (usize, f64, bool);
+
+/// The areas under the labels' curves, and their mean. Returns each label's scores.
+fn areas(scene: &Scene, columns: &[Column], into: &mut Evaluation) -> Vec<Vec<Scored>> {
     let mut ranked = Vec::with_capacity(columns.len());
+    let mut all = Vec::with_capacity(columns.len());
     for column in columns {
         let scores = scene.pairs.iter().enumerate().filter_map(|(record, pair)| {
             let truth = pair.record.labels.get(&column.name)?;
@@ -246,7 +256,9 @@ fn areas(scene: &Scene, columns: &[Column], into: &mut Evaluation) {
                 truth,
             ))
         });
-        ranked.push(Ranked::new(scores));
+        let scores: Vec<Scored> = scores.collect();
+        ranked.push(Ranked::new(scores.iter().copied()));
+        all.push(scores);
     }
     let mean = |weights: &[f64]| {
         let areas: Vec<f64> = ranked
@@ -274,6 +286,81 @@ fn areas(scene: &Scene, columns: &[Column], into: &mut Evaluation) {
             row.auc = auc;
         }
     }
+    all
+}
+
+/// The records whose labels rank worst: of each label, which share of the records of the other truth lies on the right side
+/// of this one, ties by half. The mean of that over all records is the area under the curve.
+fn misranked(scene: &Scene, columns: &[Column], scores: &[Vec<Scored>], into: &mut Evaluation) {
+    let mut shares: Vec<Vec<(&str, f64)>> = vec![Vec::new(); scene.pairs.len()];
+    for (column, scores) in columns.iter().zip(scores) {
+        let sorted = |truth: bool| {
+            let of = scores.iter().filter(|(_, _, is)| *is == truth);
+            let mut of: Vec<f64> = of.map(|(_, score, _)| *score).collect();
+            of.sort_by(f64::total_cmp);
+            of
+        };
+        let (with, without) = (sorted(true), sorted(false));
+        for (record, score, truth) in scores {
+            let others = if *truth { &without } else { &with };
+            if others.is_empty() {
+                continue;
+            }
+            let below = others.partition_point(|other| other < score);
+            let tied = others.partition_point(|other| other <= score) - below;
+            let share = (below as f64 + tied as f64 / 2.0) / others.len() as f64;
+            let right = if *truth { share } else { 1.0 - share };
+            shares[*record].push((column.name.as_str(), right));
+        }
+    }
+    for (pair, shares) in scene.pairs.iter().zip(&shares) {
+        let Some(outcome) = pair.whole() else {
+            continue;
+        };
+        let wrong = shares.iter().filter(|(_, right)| *right < 0.5);
+        let wrong: Vec<String> = wrong
+            .map(|(name, right)| {
+                let percent = (1.0 - right) * 100.0;
+                format!("{name} ranks on the wrong side of {percent:.0} % of the others")
+            })
+            .collect();
+        if wrong.is_empty() {
+            continue;
+        }
+        let sum: f64 = shares.iter().map(|(_, right)| right).sum();
+        into.worst.push(Case {
+            id: pair.record.id.clone(),
+            image: pair.image(),
+            score: sum / shares.len() as f64,
+            question: None,
+            truth: there(scene, pair),
+            said: highest(outcome),
+            wrong,
+        });
+    }
+}
+
+/// The labels that a record has.
+fn there(scene: &Scene, pair: &Pair) -> String {
+    let labels = pair.record.labels.iter();
+    let there = labels.filter(|(_, truth)| scene.uncertain.of(**truth) == Some(true));
+    let names: Vec<&str> = there.map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() {
+        "none".into()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// The labels with the highest scores.
+fn highest(outcome: &Outcome) -> String {
+    let mut scores: Vec<(&String, &f64)> = outcome.scores.iter().collect();
+    scores.sort_by(|a, b| b.1.total_cmp(a.1));
+    let scores = scores.iter().take(HIGHEST);
+    let words: Vec<String> = scores
+        .map(|(name, score)| format!("{name} {score:.2}"))
+        .collect();
+    format!("highest: {}", words.join(", "))
 }
 
 fn score_of(outcome: &Outcome, column: &Column) -> Option<f64> {

@@ -2,6 +2,7 @@
 
 mod bands;
 mod compare;
+mod labels;
 
 use super::*;
 use crate::metrics::boxes::Rect;
@@ -325,39 +326,6 @@ fn a_later_outcome_replaces_an_earlier_one() {
 }
 
 #[test]
-fn a_rate_of_nothing_is_none() {
-    let records = set(9);
-    let drafts = drafts(&records, |_| "There is an endotracheal tube.".into());
-    let evaluation = evaluate(Task::Report, &records, &drafts, &options());
-    let row = |name: &str| {
-        let mut rows = evaluation.labels.iter();
-        rows.find(|row| row.label == name).unwrap()
-    };
-    // There and never said: no precision. Never there, but said: no recall. Neither: no F1.
-    let effusion = row("pleural_effusion");
-    assert_eq!(effusion.precision, None);
-    assert_eq!(effusion.recall.unwrap().value, 0.0);
-    assert_eq!(effusion.f1.unwrap().value, 0.0);
-    let fracture = row("fracture");
-    assert_eq!((fracture.precision, fracture.f1), (None, None));
-    // One of nine has a device, and all are said to.
-    let device = row("support_device");
-    let (precision, recall) = (device.precision.unwrap(), device.recall.unwrap());
-    assert!((precision.value - 1.0 / 9.0).abs() < 1e-9);
-    assert!(precision.low < precision.value && precision.value < precision.high);
-    assert_eq!((recall.value, recall.low), (1.0, 1.0));
-    let mut none = records;
-    none.retain(|record| record.labels["support_device"] == Truth::Negative);
-    let evaluation = evaluate(Task::Report, &none, &drafts, &options());
-    let device = evaluation
-        .labels
-        .iter()
-        .find(|row| row.label == "support_device");
-    let device = device.unwrap();
-    assert_eq!((device.recall, device.f1.unwrap().value), (None, 0.0));
-}
-
-#[test]
 fn reports_without_labels_are_read_by_the_labeler() {
     let mut records = set(18);
     for record in &mut records {
@@ -396,52 +364,6 @@ fn uncertain_labels_count_as_told() {
     assert_eq!(counts(Uncertain::Positive).false_negative, 1.0);
     assert_eq!(counts(Uncertain::Negative).true_negative, 1.0);
     assert_eq!(counts(Uncertain::Unknown), Counts::default());
-}
-
-#[test]
-fn labels_by_scores_and_by_words() {
-    let records = set(30);
-    let scored: Vec<Outcome> = records
-        .iter()
-        .map(|record| Outcome {
-            // By another of the label's names.
-            scores: record
-                .labels
-                .iter()
-                .map(|(label, truth)| {
-                    let name = crate::labeler::Label::named(label).unwrap().chexpert();
-                    (
-                        name.to_owned(),
-                        if *truth == Truth::Positive { 0.8 } else { 0.1 },
-                    )
-                })
-                .collect(),
-            ..Outcome::new(&record.id, Task::Classify)
-        })
-        .collect();
-    let evaluation = evaluate(Task::Classify, &records, &scored, &options());
-    check(
-        &evaluation,
-        &[("exact_labels", 1.0), ("mean_auc", 1.0), ("micro_f1", 1.0)],
-    );
-    let worded: Vec<Outcome> = drafts(&records, truth)
-        .into_iter()
-        .map(|outcome| Outcome {
-            task: Task::Classify,
-            ..outcome
-        })
-        .collect();
-    let evaluation = evaluate(Task::Classify, &records, &worded, &options());
-    check(&evaluation, &[("exact_labels", 1.0)]);
-    assert!(evaluation.figure("mean_auc").is_none());
-}
-
-#[test]
-fn missing_scores_rank_worst() {
-    let records = set(30);
-    let evaluation = evaluate(Task::ZeroShot, &records, &[], &options());
-    check(&evaluation, &[("mean_auc", 0.0)]);
-    assert_eq!(evaluation.failures.len(), 30);
 }
 
 #[test]

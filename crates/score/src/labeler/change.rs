@@ -122,7 +122,15 @@ const BETWEEN: &[&str] = &[
 struct Word {
     change: Change,
     cue: Cue,
-    /// Whether they say something of what goes before, rather than describe what follows.
+    before: Before,
+}
+
+/// How words stand to what goes before them.
+#[derive(Clone, Copy)]
+struct Before {
+    /// Where they begin, with the words that belong to them: "slightly larger".
+    start: usize,
+    /// Whether they say something of it, rather than describe what follows.
     said: bool,
     /// Whether they do so with a verb.
     verb: bool,
@@ -185,7 +193,7 @@ fn changes_of(words: &[String], found: &[Found]) -> Vec<Option<Change>> {
         for number in reached(&word, words, found) {
             let phrase = &found[number];
             let gap = phrase.start.saturating_sub(end) + start.saturating_sub(phrase.end);
-            let rank = (!word.verb, gap);
+            let rank = (!word.before.verb, gap);
             if best[number].is_none_or(|(other, _)| rank < other) {
                 best[number] = Some((rank, word.change));
             }
@@ -198,13 +206,22 @@ fn changes_of(words: &[String], found: &[Found]) -> Vec<Option<Change>> {
 /// Which phrases some words are of: those on their own side; where there is none, those on the other.
 fn reached(word: &Word, words: &[String], found: &[Found]) -> Vec<usize> {
     let of = |reach: Reach| -> Vec<usize> {
-        let cue = Cue { reach, ..word.cue };
+        let start = if reach == Reach::Before {
+            word.before.start
+        } else {
+            word.cue.start
+        };
+        let cue = Cue {
+            reach,
+            start,
+            ..word.cue
+        };
         let on = |phrase: &Found| scope::reaches(words, &cue, &(phrase.start..phrase.end));
         (0..found.len())
             .filter(|number| on(&found[*number]))
             .collect()
     };
-    let (own, other) = if word.said {
+    let (own, other) = if word.before.said {
         (Reach::Before, Reach::After)
     } else {
         (Reach::After, Reach::Before)
@@ -238,7 +255,6 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
             continue;
         };
         if let Some(change) = change {
-            let (said, verb) = is_said(words, found, start);
             changes.push(Word {
                 change,
                 cue: Cue {
@@ -247,8 +263,7 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
                     start,
                     end,
                 },
-                said,
-                verb,
+                before: before(words, found, start),
             });
         }
         start = end;
@@ -256,18 +271,22 @@ fn find(words: &[String], found: &[Found]) -> Vec<Word> {
     changes
 }
 
-/// Whether words at `start` say something of what goes before, and whether with a verb: behind one ("is larger") that doesn't
-/// begin a clause of its own ("there is new"), or right behind a finding ("effusion unchanged").
-fn is_said(words: &[String], found: &[Found], start: usize) -> (bool, bool) {
+/// How words at `start` stand to what goes before. They say something of it behind a verb ("is larger") that doesn't begin a
+/// clause of its own ("there is new"), or right behind a finding ("effusion unchanged").
+fn before(words: &[String], found: &[Found], start: usize) -> Before {
     let skipped = words[..start]
         .iter()
         .rev()
         .take_while(|word| BETWEEN.contains(&word.as_str()))
         .count();
-    let end = start - skipped;
-    let begins = end >= 2 && words[end - 2] == "there";
-    let verb = end >= 1 && scope::is_verb(&words[end - 1]) && !begins;
-    (verb || found.iter().any(|phrase| phrase.end == end), verb)
+    let start = start - skipped;
+    let begins = start >= 2 && words[start - 2] == "there";
+    let verb = start >= 1 && scope::is_verb(&words[start - 1]) && !begins;
+    Before {
+        start,
+        said: verb || found.iter().any(|phrase| phrase.end == start),
+        verb,
+    }
 }
 
 #[cfg(test)]
@@ -334,9 +353,17 @@ mod tests {
             "The left effusion has increased in size, but the oedema has improved.",
             "pleural_effusion L worse, oedema better",
         );
+    }
+
+    #[test]
+    fn the_nearest_and_what_a_verb_says_count() {
         check(
             "The new left effusion is larger.",
             "pleural_effusion L worse",
+        );
+        check(
+            "The left effusion is slightly larger. The oedema has now markedly improved.",
+            "pleural_effusion L worse, oedema better",
         );
         check(
             "Resolved effusion, nodule unchanged.",

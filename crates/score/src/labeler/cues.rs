@@ -143,6 +143,7 @@ const TABLE: &[(Makes, Reach, &[&str])] = &[
             "is|are|would also? be? in the differential",
             "is|are|would be? difficult|hard to exclude",
             "is|are|would be? less likely",
+            "is|are not favored|favoured",
             "should|must be excluded",
             "should|must be ruled out",
             "if any",

@@ -328,6 +328,7 @@ fn doubts() {
     check("Doubtful effusion.", "effusion?");
     check("Exclude pneumothorax.", "pneumothorax?");
     check("Pneumothorax should be excluded.", "pneumothorax?");
+    check("Pneumothorax is not favored.", "pneumothorax?");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Picture, band_figures, failed, labels_of, statement};
+use super::{Picture, band_figures, band_labels, failed, labels_of, row_of, statement};
 use crate::evaluation::{Case, Evaluation, LabelRow};
 use crate::metrics::bootstrap::Figure;
 
@@ -48,6 +48,7 @@ fn write_all(
     labels(&evaluation.labels, to)?;
     confusion(evaluation, to)?;
     bands(evaluation, to)?;
+    bands_of_labels(evaluation, to)?;
     worst(&evaluation.worst, picture, to)?;
     failures(evaluation, to)?;
     if !evaluation.notes.is_empty() {
@@ -219,6 +220,42 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
                     figure.low,
                     figure.high,
                     scale(&figure)
+                )?,
+                None => write!(to, "<td></td><td></td>")?,
+            }
+        }
+        writeln!(to, "</tr>")?;
+    }
+    writeln!(to, "</tbody></table></div>")
+}
+
+/// F1 of each label in each band, and of how many.
+fn bands_of_labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let labels = band_labels(evaluation);
+    if labels.is_empty() {
+        return Ok(());
+    }
+    write!(
+        to,
+        "<div class=\"wide\"><table>\n<thead><tr><th>F1 in band</th>"
+    )?;
+    for band in &evaluation.bands {
+        write!(
+            to,
+            "<th class=\"n\">{:.0}–{:.0}</th><th class=\"n\">of</th>",
+            band.low, band.high
+        )?;
+    }
+    writeln!(to, "</tr></thead>\n<tbody>")?;
+    for label in labels {
+        write!(to, "<tr><td>{}</td>", escaped(&label.replace('_', " ")))?;
+        for band in &evaluation.bands {
+            let row = row_of(band, label);
+            let figure = row.and_then(|row| Some((row.f1?, row.counts?.support())));
+            match figure {
+                Some((Figure { value, low, high }, count)) => write!(
+                    to,
+                    "<td class=\"n\">{value:.3} <small>{low:.2}–{high:.2}</small></td><td class=\"n\">{count}</td>"
                 )?,
                 None => write!(to, "<td></td><td></td>")?,
             }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{band_figures, failed, labels_of, statement};
+use super::{band_figures, band_labels, failed, labels_of, row_of, statement};
 use crate::evaluation::Evaluation;
 use crate::metrics::bootstrap::Figure;
 
@@ -43,6 +43,7 @@ fn write_all(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
     labels(evaluation, to)?;
     confusion(evaluation, to)?;
     bands(evaluation, to)?;
+    bands_of_labels(evaluation, to)?;
     if !evaluation.failures.is_empty() {
         writeln!(
             to,
@@ -163,6 +164,34 @@ fn bands(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
                     write!(to, " {value:.3} ({low:.3}–{high:.3}) |")?
                 }
                 None => write!(to, " |")?,
+            }
+        }
+        writeln!(to)?;
+    }
+    Ok(())
+}
+
+/// F1 of each label in each band, and of how many.
+fn bands_of_labels(evaluation: &Evaluation, to: &mut String) -> std::fmt::Result {
+    let labels = band_labels(evaluation);
+    if labels.is_empty() {
+        return Ok(());
+    }
+    write!(to, "\n| F1 by contrast-to-noise |")?;
+    for band in &evaluation.bands {
+        write!(to, " {:.0}–{:.0} | of |", band.low, band.high)?;
+    }
+    writeln!(to, "\n|---|{}", "---|---|".repeat(evaluation.bands.len()))?;
+    for label in labels {
+        write!(to, "| {} |", cell(label))?;
+        for band in &evaluation.bands {
+            let row = row_of(band, label);
+            let figure = row.and_then(|row| Some((row.f1?, row.counts?.support())));
+            match figure {
+                Some((Figure { value, low, high }, count)) => {
+                    write!(to, " {value:.3} ({low:.3}–{high:.3}) | {count} |")?;
+                }
+                None => write!(to, " | |")?,
             }
         }
         writeln!(to)?;

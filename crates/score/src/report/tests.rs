@@ -52,6 +52,7 @@ fn the_page_stands_alone() {
         "Macro F1 over labels",
         "<h2>Contrast</h2>",
         "<th class=\"n\">Macro F1</th>",
+        "<th>F1 in band</th>",
         "<h2>Worst cases</h2>",
         "missed nodule",
         "[left nodule (cnr 1.5)]",
@@ -98,6 +99,10 @@ fn markdown_has_the_figures() {
         text.contains(&format!(
             "| 4–5 | 1 | 1 | {nothing} | {nothing} | {nothing} | |"
         )),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("| nodule | {nothing} | 1 | | |")),
         "{text}"
     );
     let columns = |line: &&str| line.starts_with('|');

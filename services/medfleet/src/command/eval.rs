@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use medfleet_imaging::{Format, Limits, decode_file, frame_to_png, sniff};
 use medfleet_score::evaluation::Case;
 use medfleet_score::metrics::bootstrap::Bootstrap;
 use medfleet_score::report::{self, Picture};
@@ -21,6 +22,9 @@ use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 use ask::{Asked, Asker};
 use outcomes::Log;
+
+/// Side of the pictures that are made for the page.
+const PICTURE_SIDE_PIXELS: u32 = 448;
 
 /// Flags of `eval`.
 #[derive(clap::Args, Debug)]
@@ -152,16 +156,30 @@ fn about(set: &Path, records: &[Record]) -> Result<About> {
     }
 }
 
-/// The picture beside a case, where a browser can show it.
+/// The picture beside a case: PNG and JPEG as they are, anything else as the fleet shows it to a model. Without one the page
+/// says so: a case whose picture can't be shown is still worth its place.
 fn picture(set: &Path, case: &Case) -> Option<Picture> {
-    let name = case.image.as_deref()?;
-    let media_type = match Path::new(name).extension()?.to_str()? {
-        "png" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        _ => return None,
+    let bytes = std::fs::read(set.join(case.image.as_deref()?)).ok()?;
+    let media_type = match sniff(&bytes).ok()? {
+        Format::Png => "image/png",
+        Format::Jpeg => "image/jpeg",
+        _ => {
+            let bytes = frame_of(&bytes).ok()?;
+            return Some(Picture {
+                media_type: "image/png",
+                bytes,
+            });
+        }
     };
-    let bytes = std::fs::read(set.join(name)).ok()?;
     Some(Picture { media_type, bytes })
+}
+
+/// The first frame of a file, as PNG.
+fn frame_of(bytes: &[u8]) -> Result<Vec<u8>> {
+    let options = medfleet_imaging::Options::new(PICTURE_SIDE_PIXELS, Limits::default())?;
+    let decoded = decode_file(bytes, &options)?;
+    let (frame, _) = decoded.frames.first().context("the file has no picture")?;
+    Ok(frame_to_png(frame)?)
 }
 
 fn show_evaluation(args: &Args, evaluation: &Evaluation) -> Result<()> {
@@ -170,4 +188,36 @@ fn show_evaluation(args: &Args, evaluation: &Evaluation) -> Result<()> {
         return Ok(show::print_json(&value)?);
     }
     Ok(show::print(&report::markdown(evaluation))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medfleet_phantom::Phantom;
+
+    #[test]
+    fn pictures_of_any_format_are_shown() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let shown = |name: &str, bytes: &[u8]| {
+            std::fs::write(folder.path().join(name), bytes).expect("a file");
+            let case = Case {
+                id: "a".into(),
+                image: Some(name.into()),
+                score: 0.0,
+                question: None,
+                truth: String::new(),
+                said: String::new(),
+                wrong: Vec::new(),
+            };
+            picture(folder.path(), &case)
+        };
+        let file = Phantom::draw(1, 0, false).dicom(128).expect("a DICOM file");
+        let made = shown("a.dcm", &file).expect("a picture");
+        assert_eq!(made.media_type, "image/png");
+        assert_eq!(sniff(&made.bytes).ok(), Some(Format::Png));
+        // A picture that a browser knows is not made anew.
+        let as_it_is = shown("b.png", &made.bytes).expect("a picture");
+        assert_eq!(as_it_is, made);
+        assert_eq!(shown("c.dcm", b"nothing"), None);
+    }
 }

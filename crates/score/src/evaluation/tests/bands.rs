@@ -97,6 +97,19 @@ fn f1_of_each_band() {
 }
 
 #[test]
+fn labels_asked_for_alone_have_bands_too() {
+    let (records, mut outcomes) = set_and_drafts();
+    for outcome in &mut outcomes {
+        outcome.task = Task::Classify;
+    }
+    let evaluation = evaluate(Task::Classify, &records, &outcomes, &options());
+    let bands = &evaluation.bands;
+    check_band(&bands[0], 3, &[("micro_f1", 4.0 / 6.0, 3)]);
+    check_band(&bands[1], 2, &[("micro_f1", 0.8, 2)]);
+    assert_eq!(bands[1].figures.len(), 2);
+}
+
+#[test]
 fn a_label_is_in_the_band_of_its_plainest_finding() {
     let (mut records, outcomes) = set_and_drafts();
     let mut second = records[0].findings[0].clone();
