@@ -51,10 +51,25 @@ pub(crate) fn build_workspace() -> Result<()> {
     cargo(&["build", "--locked", "--workspace"])
 }
 
-/// A command that will start in the root of the repository.
+/// What cargo tells a program about its own package, as far as the build script of ring looks at it.
+const OF_OUR_PACKAGE: [&str; 7] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+];
+
+/// A command that will start in the root of the repository, as from a shell: with what cargo told us, a `cargo build` below
+/// `cargo xtask` would compile ring and all that stands on it again, and the next one from a shell once more.
 pub(crate) fn in_root(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(places::root());
+    for name in OF_OUR_PACKAGE {
+        command.env_remove(name);
+    }
     command
 }
 
