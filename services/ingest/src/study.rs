@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
-    BlobKind, Chunks, Digest, JobRecord, JobState, Starts, TenantId, Times, UnixMillis, UploadId,
+    BlobKind, Chunks, Digest, JobRecord, JobState, Pseudonyms, Starts, TenantId, Times, UnixMillis,
+    UploadId,
 };
 use medfleet_proto::work::v1::{StudyInput, StudyManifest};
 use medfleet_runtime::telemetry;
@@ -122,6 +123,7 @@ impl Acceptor {
             image_count,
             body,
             study,
+            pseudonyms: Pseudonyms::default(),
             frames: None,
             result: None,
             failure: None,
