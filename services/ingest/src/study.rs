@@ -83,9 +83,17 @@ impl Acceptor {
         let ttl_millis = i64::try_from(plan.time_to_live.as_millis()).unwrap_or(i64::MAX);
         let ttl_bytes = ttl_millis.to_le_bytes();
         let class = plan.class.as_str().as_bytes();
-        let meaning: [&[u8]; 4] = [&manifest, class, plan.model.as_bytes(), &ttl_bytes];
+        let pseudonyms = self.keys.pseudonyms(tenant, &plan.whose);
+        let whose = pseudonyms.to_bytes();
+        let mut meaning: Vec<&[u8]> =
+            vec![&manifest[..], class, plan.model.as_bytes(), &ttl_bytes[..]];
+        // Without them a job means what it meant to releases that knew none.
+        meaning.extend(Some(whose.as_slice()).filter(|whose| !whose.is_empty()));
         let body = self.keys.body(sent, &meaning);
-        let record = self.record(plan, (study, body), image_count, ttl_millis);
+        let record = JobRecord {
+            pseudonyms,
+            ..self.record(plan, (study, body), image_count, ttl_millis)
+        };
         Ok(Study {
             record,
             contents,
