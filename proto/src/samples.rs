@@ -14,6 +14,10 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("job_record", record().encode_to_vec()),
         ("job_record_erased", erased().encode_to_vec()),
         ("job_record_cost", record_with_cost().encode_to_vec()),
+        (
+            "job_record_pseudonyms",
+            record_with_pseudonyms().encode_to_vec(),
+        ),
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
@@ -47,7 +51,9 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
     }
     match name {
         "work_unit" | "work_unit_cost" => again::<work::WorkUnit>(bytes),
-        "job_record" | "job_record_erased" | "job_record_cost" => again::<work::JobRecord>(bytes),
+        "job_record" | "job_record_erased" | "job_record_cost" | "job_record_pseudonyms" => {
+            again::<work::JobRecord>(bytes)
+        }
         "study_manifest" => again::<work::StudyManifest>(bytes),
         "frames_manifest" => again::<work::FramesManifest>(bytes),
         "tokens_manifest" => again::<work::TokensManifest>(bytes),
@@ -147,6 +153,15 @@ fn record_with_cost() -> work::JobRecord {
     work::JobRecord {
         cost: Some(cost()),
         class_asked: "stat".into(),
+        ..record()
+    }
+}
+
+fn record_with_pseudonyms() -> work::JobRecord {
+    let hash = |byte: u8| bytes::Bytes::from(vec![byte; 16]);
+    work::JobRecord {
+        patient_hash: hash(10),
+        study_hashes: vec![hash(11), hash(12)],
         ..record()
     }
 }

@@ -1,12 +1,25 @@
-//! An erased job leaves a record that says so and nothing else: no blob, no text, no way to start it over.
+//! An erased job leaves a record that says so and nothing else: no blob, no text, no way to start it over. So do all jobs of a
+//! patient or a study, which are found by pseudonyms that are stored nowhere.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_proto::v1::JobState;
+use medfleet_proto::v1::{
+    EraseJobsResponse, Job, JobState, SubmitJobRequest, erase_jobs_request::Whose,
+};
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
+use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, binary};
 use medfleet_tests::picture;
+use tokio::process::Command;
 use tonic::Code;
+
+const PATIENT: &str = "7F3A90C2D41B6E58";
+const NEIGHBOUR: &str = "0C55A1B2E3D49F70";
+const STUDIES: [&str; 2] = [
+    "2.25.329800735698586629295641978511506172918",
+    "2.25.117003214500917722841556301887204451203",
+];
 
 /// What is stored for a tenant besides tombstones, lists of references, and the lists of tokens by chunk, which name nothing
 /// that is left and no job.
@@ -108,4 +121,260 @@ async fn a_study_that_is_refused_half_way_leaves_no_frames() -> Result<()> {
     });
     gone.await
         .with_context(|| format!("{:?}", fleet.stored("st-mary")))
+}
+
+/// A report job of a patient in a study, over pictures of these seeds.
+fn of(patient: &str, study: &str, pictures: &[u32]) -> Result<SubmitJobRequest> {
+    let inputs = pictures
+        .iter()
+        .map(|seed| Ok(inline(picture::png(64, *seed)?)));
+    Ok(SubmitJobRequest {
+        patient_pseudonym: patient.to_owned(),
+        study_pseudonyms: vec![study.to_owned()],
+        ..report(inputs.collect::<Result<_>>()?)
+    })
+}
+
+async fn completed(client: &Client, request: SubmitJobRequest) -> Result<Job> {
+    let job = client.submit(request).await?;
+    let done = client.wait_final(&job.name).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    Ok(done)
+}
+
+fn patient(pseudonym: &str) -> Whose {
+    Whose::PatientPseudonym(pseudonym.to_owned())
+}
+
+fn study(pseudonym: &str) -> Whose {
+    Whose::StudyPseudonym(pseudonym.to_owned())
+}
+
+/// What an erasure says of jobs: erased, cancelled for it, erased before; and that nothing was left undone.
+fn jobs(done: &EraseJobsResponse) -> Result<(u32, u32, u32)> {
+    let undone = done.jobs_failed + done.jobs_unreadable;
+    ensure!(undone == 0, "{done:?}");
+    Ok((
+        done.jobs_erased,
+        done.jobs_cancelled,
+        done.jobs_erased_before,
+    ))
+}
+
+/// That these jobs say that they were erased, and that nothing is referenced for them.
+async fn are_gone(fleet: &Fleet, client: &Client, jobs: &[&Job]) -> Result<()> {
+    for job in jobs {
+        let now = client.get(&job.name).await?;
+        ensure!(now.erase_time.is_some(), "{now:?}");
+        let references = job.name.replace("jobs/", "refs/");
+        let stored = fleet.stored("st-mary")?;
+        let left = stored.iter().find(|name| name.starts_with(&references));
+        ensure!(left.is_none(), "{left:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_goes_and_then_its_patient_and_the_neighbour_stays() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        talkative: true,
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let other = fleet.client("st-john").await?;
+    let neighbour = completed(&client, of(NEIGHBOUR, "a-study-of-the-neighbour", &[9])?).await?;
+    // The same pseudonyms at another tenant's are another patient.
+    let foreign = completed(&other, of(PATIENT, STUDIES[0], &[1])?).await?;
+    fleet.wait_idle().await?;
+    let (of_neighbour, of_other) = (contents(&fleet)?, fleet.stored("st-john")?);
+
+    let first = completed(&client, of(PATIENT, STUDIES[0], &[1, 2])?).await?;
+    let second = completed(&client, of(PATIENT, STUDIES[0], &[2])?).await?;
+    let third = completed(&client, of(PATIENT, STUDIES[1], &[2, 3])?).await?;
+    fleet.wait_idle().await?;
+    let before = contents(&fleet)?;
+    let counted = client.erase_jobs(&study(STUDIES[0]), true).await?;
+    ensure!(jobs(&counted)? == (2, 0, 0), "{counted:?}");
+    ensure!(contents(&fleet)? == before, "counting removes something");
+
+    let erased = client.erase_jobs(&study(STUDIES[0]), false).await?;
+    ensure!(jobs(&erased)? == (2, 0, 0), "{erased:?}");
+    let (removed, shared) = (erased.objects_removed, erased.objects_shared);
+    ensure!(removed > 0 && shared > 0, "{erased:?}");
+    are_gone(&fleet, &client, &[&first, &second]).await?;
+    client.result(&third.name).await?;
+
+    let erased = client.erase_jobs(&patient(PATIENT), false).await?;
+    ensure!(jobs(&erased)? == (1, 0, 2), "{erased:?}");
+    are_gone(&fleet, &client, &[&first, &second, &third]).await?;
+    let left = contents(&fleet)?;
+    ensure!(left == of_neighbour, "{left:?}, not {of_neighbour:?}");
+    client.result(&neighbour.name).await?;
+    other.result(&foreign.name).await?;
+    ensure!(fleet.stored("st-john")? == of_other, "another tenant's");
+
+    let again = client.erase_jobs(&patient(PATIENT), false).await?;
+    ensure!(jobs(&again)? == (0, 0, 3), "{again:?}");
+    said_nowhere(&fleet).await?;
+    fleet.wait_idle().await
+}
+
+/// Neither the queue, whose server logs every payload, nor a log nor a blob holds a pseudonym.
+async fn said_nowhere(fleet: &Fleet) -> Result<()> {
+    let mut places = fleet.queue_files().await?;
+    let payloads = |bytes: &[u8]| bytes.windows(11).any(|window| window == b"MSG_PAYLOAD");
+    ensure!(
+        places.iter().any(|(_, bytes)| payloads(bytes)),
+        "nats-server logs no payloads"
+    );
+    let logs = fleet.logs()?.into_iter();
+    places.extend(logs.map(|log| (PathBuf::from("a log"), log.into_bytes())));
+    for kind in ["study", "frames", "result"] {
+        let blobs = fleet.blobs_of("st-mary", kind)?.into_iter();
+        places.extend(blobs.map(|blob| (PathBuf::from(kind), blob)));
+    }
+    for (place, bytes) in places {
+        for secret in [PATIENT, NEIGHBOUR, STUDIES[0], STUDIES[1]] {
+            let secret = secret.as_bytes();
+            let found = bytes.windows(secret.len()).any(|window| window == secret);
+            ensure!(!found, "a pseudonym is in {}", place.display());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patients_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 200,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client.submit(of(PATIENT, STUDIES[0], &[1])?).await?;
+    client
+        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
+        .await?;
+    let erased = client.erase_jobs(&patient(PATIENT), false).await?;
+    ensure!(jobs(&erased)? == (1, 1, 0), "{erased:?}");
+    let job = client.get(&job.name).await?;
+    ensure!(
+        job.state() == JobState::Cancelled && job.erase_time.is_some(),
+        "{job:?}"
+    );
+    fleet.wait_idle().await?;
+    let left = contents(&fleet)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_pseudonym_is_refused_and_not_repeated() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let refused = [
+        client.submit(of("PID-4711", STUDIES[0], &[1])?).await.err(),
+        client
+            .submit(of(PATIENT, "1.2.999.4711.4711.1", &[1])?)
+            .await
+            .err(),
+        client.erase_jobs(&patient("PID-4711"), false).await.err(),
+        client
+            .erase_jobs(&study("1.2.999.4711.4711.1"), false)
+            .await
+            .err(),
+        client.erase_jobs(&study(""), true).await.err(),
+    ];
+    for (index, refused) in refused.into_iter().enumerate() {
+        let refused = refused.with_context(|| format!("call {index} was answered"))?;
+        ensure!(
+            refused.code() == Code::InvalidArgument,
+            "call {index}: {refused:?}"
+        );
+        ensure!(
+            !refused.message().contains("4711"),
+            "call {index}: {refused:?}"
+        );
+    }
+    // The same request of another patient is another request.
+    let request_id = "reading-room-1".to_owned();
+    let one = SubmitJobRequest {
+        request_id,
+        ..of(PATIENT, STUDIES[0], &[1])?
+    };
+    let job = client.submit(one.clone()).await?;
+    ensure!(
+        client.submit(one.clone()).await?.name == job.name,
+        "another job"
+    );
+    let other = SubmitJobRequest {
+        patient_pseudonym: NEIGHBOUR.to_owned(),
+        ..one
+    };
+    let refused = client.submit(other).await.expect_err("another patient");
+    ensure!(refused.code() == Code::AlreadyExists, "{refused:?}");
+    Ok(())
+}
+
+/// The exit code and what was said on stdout.
+async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = Command::new(binary("medfleet")?)
+        .args(arguments)
+        .env("MEDFLEET_SERVER", fleet.url())
+        .env("MEDFLEET_TOKEN", fleet.token("st-mary"))
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((output.status.code(), said))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    std::fs::write(path("key"), "5a".repeat(32))?;
+    let made = [
+        "phantom", "--count", "1", "--seed", "5", "--size", "96", "--out",
+    ];
+    let out = path("out");
+    let (code, said) = medfleet(&fleet, &[&made[..], &[out.as_str()][..]].concat()).await?;
+    ensure!(code == Some(0), "{said}");
+    let mut images = std::fs::read_dir(path("out/images"))?;
+    let image = images.next().context("no phantom")??.path();
+    let image = image.to_str().context("a name")?;
+
+    let key = path("key");
+    let with_key = ["--patient-key-file", key.as_str()];
+    let submit = ["submit", image, "--task", "report", "--no-wait"];
+    let (code, said) = medfleet(&fleet, &[&submit[..], &with_key[..]].concat()).await?;
+    ensure!(code == Some(0), "{said}");
+    let client = fleet.client("st-mary").await?;
+    client.wait_final(said.trim()).await?;
+
+    let erase = ["erase", "--dicom", image, "--of", "patient", "--json"];
+    let erase = [&erase[..], &with_key[..]].concat();
+    let (code, said) = medfleet(&fleet, &erase).await?;
+    ensure!(
+        code == Some(2) && said.contains("\"jobs_erased\":1"),
+        "{code:?} {said}"
+    );
+    let (code, said) = medfleet(&fleet, &[&erase[..], &["--yes"][..]].concat()).await?;
+    ensure!(
+        code == Some(0) && said.contains("\"jobs_erased\":1"),
+        "{code:?} {said}"
+    );
+    let (code, said) = medfleet(&fleet, &erase).await?;
+    ensure!(
+        code == Some(0) && said.contains("\"jobs_erased_before\":1"),
+        "{code:?} {said}"
+    );
+    fleet.wait_idle().await?;
+    let left = contents(&fleet)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
 }

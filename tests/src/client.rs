@@ -8,8 +8,9 @@ use futures::StreamExt;
 use medfleet_proto::v1::{
     self, Job, JobState, SubmitJobRequest, UploadInputRequest, UploadStart, WatchJobRequest,
     WatchJobResponse, dead_letter_service_client::DeadLetterServiceClient,
-    job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
-    upload_input_request::Content, watch_job_response::Event,
+    erase_jobs_request::Whose, job_service_client::JobServiceClient,
+    operator_service_client::OperatorServiceClient, upload_input_request::Content,
+    watch_job_response::Event,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
@@ -233,6 +234,37 @@ impl Client {
     pub async fn erase(&self, name: &str) -> Result<v1::EraseJobResponse, Status> {
         let request = self.request(v1::EraseJobRequest { name: name.into() });
         Ok(self.stub.clone().erase_job(request).await?.into_inner())
+    }
+
+    /// Erases, or counts, the jobs of a patient or a study, of all pages.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn erase_jobs(
+        &self,
+        whose: &Whose,
+        count_only: bool,
+    ) -> Result<v1::EraseJobsResponse, Status> {
+        let mut done = v1::EraseJobsResponse::default();
+        loop {
+            let request = self.request(v1::EraseJobsRequest {
+                whose: Some(whose.clone()),
+                count_only,
+                page_token: done.next_page_token.clone(),
+            });
+            let page = self.stub.clone().erase_jobs(request).await?.into_inner();
+            done.jobs_erased += page.jobs_erased;
+            done.jobs_cancelled += page.jobs_cancelled;
+            done.jobs_erased_before += page.jobs_erased_before;
+            done.jobs_failed += page.jobs_failed;
+            done.jobs_unreadable += page.jobs_unreadable;
+            done.objects_removed += page.objects_removed;
+            done.objects_shared += page.objects_shared;
+            done.next_page_token = page.next_page_token;
+            if done.next_page_token.is_empty() {
+                return Ok(done);
+            }
+        }
     }
 
     /// Dead letters, at most `page_size`, after a page: the letters and the token of the next page.

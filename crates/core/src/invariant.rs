@@ -69,5 +69,8 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     if (before.body, before.study) != (after.body, after.study) {
         return Some("what was submitted changed");
     }
+    if before.pseudonyms != after.pseudonyms {
+        return Some("whose a job is changed");
+    }
     violation(after)
 }

@@ -13,6 +13,7 @@ pub mod invariant;
 #[cfg(test)]
 mod model;
 pub mod protocol;
+mod pseudonym;
 mod record;
 pub mod setting;
 mod unit;
@@ -22,6 +23,7 @@ pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
+pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
     CHUNKS_MAX, Chunks, JobRecord, JobState, Move, Refused, Starts, Times, UnixMillis,
 };

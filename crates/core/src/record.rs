@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::guard::Guard;
-use crate::{Class, Cost, Digest, Failure, PoolName, Stage, TaskKind};
+use crate::{Class, Cost, Digest, Failure, PoolName, Pseudonyms, Stage, TaskKind};
 
 /// Most encode chunks a job can have: one bit each in the record.
 pub const CHUNKS_MAX: u32 = 32;
@@ -176,6 +176,8 @@ pub struct JobRecord {
     pub body: Digest,
     /// Study manifest.
     pub study: Digest,
+    /// By which patient and studies it can be found, as its client said; an erased job's stay, so that it is found again.
+    pub pseudonyms: Pseudonyms,
     /// Frames manifest, once preprocessed.
     pub frames: Option<Digest>,
     /// Result, once completed.

@@ -8,13 +8,15 @@
 //! at any time; without it they lead nowhere.
 //!
 //! Reading order: this file, `profile` (the standard's table), `rewrite` (element by element), `replace` (what stands instead),
-//! `text` (text that is cleaned), `terms` (words that stay), `write` (elements and file meta information).
+//! `text` (text that is cleaned), `terms` (words that stay), `write` (elements and file meta information);
+//! `whose` (the pseudonyms alone).
 
 mod profile;
 mod replace;
 mod rewrite;
 mod terms;
 mod text;
+mod whose;
 mod write;
 
 use dicom_core::{Tag, VR};
@@ -31,6 +33,7 @@ use replace::Pseudonyms;
 use rewrite::Rewriter;
 
 pub use replace::{DeidentificationKey, KeyError};
+pub use whose::Whose;
 
 /// Which options of PS3.15 are used besides the Basic Profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

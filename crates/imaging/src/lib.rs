@@ -53,7 +53,9 @@ pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
 pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane, THREADS};
 pub use conventions::{Convention, SlideRule, VolumeRule};
-pub use deidentify::{Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile};
+pub use deidentify::{
+    Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile, Whose,
+};
 pub use dicom::{Values, decode_values};
 pub use frame::{
     Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Region, Window,

@@ -4,7 +4,7 @@
 //! Never: acknowledges before a confirmation, retries what is not safe to repeat, waits without a limit, or stores a
 //! record that breaks an invariant.
 //!
-//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `work`,
+//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `search`, `work`,
 //! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
@@ -24,6 +24,7 @@ mod objects;
 mod presence;
 mod puller;
 mod records;
+mod search;
 pub mod server;
 mod streams;
 mod subject;
@@ -49,6 +50,7 @@ pub use ledgers::Pause;
 pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
+pub use search::Found;
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 

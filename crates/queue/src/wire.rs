@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use medfleet_core::{
     Chunks, Class, Cost, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState,
-    PoolName, Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    PoolName, PseudonymHash, Pseudonyms, Stage, Starts, TaskKind, TenantId, Times, UnixMillis,
+    WorkUnit,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as work;
@@ -197,6 +198,21 @@ fn digest_from_wire(bytes: &[u8], field: &'static str) -> Result<Option<Digest>>
         .map_err(|_| malformed("a job record", field))
 }
 
+fn hash_to_wire(hash: Option<&PseudonymHash>) -> Bytes {
+    hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(hash.as_bytes()))
+}
+
+fn pseudonyms_from_wire(wire: &work::JobRecord) -> Result<Pseudonyms> {
+    let hash = |bytes: &Bytes| {
+        PseudonymHash::from_slice(bytes).ok_or_else(|| malformed("a job record", "pseudonym hash"))
+    };
+    let patient = Some(&wire.patient_hash).filter(|bytes| !bytes.is_empty());
+    Ok(Pseudonyms {
+        patient: patient.map(hash).transpose()?,
+        studies: wire.study_hashes.iter().map(hash).collect::<Result<_>>()?,
+    })
+}
+
 fn time_to_wire(time: Option<UnixMillis>) -> i64 {
     time.map_or(0, |time| time.0)
 }
@@ -208,6 +224,7 @@ fn time_to_wire(time: Option<UnixMillis>) -> i64 {
 pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
     let times = &record.times;
     let failure = record.failure.as_ref();
+    let studies = record.pseudonyms.studies.iter();
     let message = work::JobRecord {
         state: state_to_wire(record.state) as i32,
         epoch: record.epoch,
@@ -225,6 +242,8 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
         image_count: record.image_count,
         body_digest: digest_to_wire(Some(record.body)),
         study_digest: digest_to_wire(Some(record.study)),
+        patient_hash: hash_to_wire(record.pseudonyms.patient.as_ref()),
+        study_hashes: studies.map(|hash| hash_to_wire(Some(hash))).collect(),
         frames_digest: digest_to_wire(record.frames),
         result_digest: digest_to_wire(record.result),
         failure_reason: failure.map_or(0, |failure| reason_to_wire(failure.reason) as i32),
@@ -299,6 +318,7 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
             .ok_or_else(|| bad("body digest"))?,
         study: digest_from_wire(&wire.study_digest, "study digest")?
             .ok_or_else(|| bad("study digest"))?,
+        pseudonyms: pseudonyms_from_wire(&wire)?,
         frames: digest_from_wire(&wire.frames_digest, "frames digest")?,
         result: digest_from_wire(&wire.result_digest, "result digest")?,
         failure,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use medfleet_core::setting::DurationText;
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
-    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
+    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 use medfleet_queue::{Clock, Queue, QueueConfig};
 
@@ -79,6 +79,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         image_count: images,
         body: Digest::new([seed; 32]),
         study: Digest::new([seed.wrapping_add(1); 32]),
+        pseudonyms: Pseudonyms::default(),
         frames: None,
         result: None,
         failure: None,

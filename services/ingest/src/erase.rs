@@ -3,6 +3,10 @@
 //! Order of an erasure: cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to memories.
 //! The tombstone keeps a stage at work from bringing anything back, the mark keeps the job from being started over. Whatever
 //! breaks, calling again finishes it, and so does the keeper.
+//!
+//! Reading order: this file (one job), `many` (every job of a patient or a study).
+
+pub(crate) mod many;
 
 use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused, UnixMillis};
 use medfleet_queue::{Applied, Queue};

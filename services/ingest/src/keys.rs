@@ -1,12 +1,17 @@
 //! The fleet's key, and what is derived from it: job ids that cannot be guessed, body digests, page tokens that cannot be made up.
 
-use medfleet_core::{Digest, JobId, JobState, TenantId};
+use medfleet_core::{Digest, JobId, JobState, PseudonymHash, PseudonymKind, Pseudonyms, TenantId};
 use medfleet_store::FleetKey;
+
+use crate::erase::many::Wanted;
+use crate::pseudonym::Given;
 
 const JOB_ID: &str = "ingest job id";
 const SENT: &str = "ingest body as sent";
 const MEANT: &str = "ingest body as meant";
 const PAGE: &str = "ingest page token";
+const PSEUDONYM: &str = "ingest pseudonym";
+const ERASE_PAGE: &str = "ingest page token of an erasure";
 /// Bytes of the check in a page token.
 const PAGE_CHECK_BYTES: usize = 8;
 /// Bytes of each half of a body digest.
@@ -48,6 +53,68 @@ impl Keys {
         bytes[..HALF].copy_from_slice(&sent.0);
         bytes[HALF..].copy_from_slice(&first::<HALF>(&self.0.keyed_hash(MEANT, meaning)));
         Digest::new(bytes)
+    }
+
+    /// What a record keeps of a pseudonym: nothing that leads back, and nothing that another tenant's equals.
+    pub(crate) fn pseudonym(
+        &self,
+        tenant: &TenantId,
+        kind: PseudonymKind,
+        text: &str,
+    ) -> PseudonymHash {
+        let tenant = tenant.as_str().as_bytes();
+        let parts: [&[u8]; 3] = [tenant, kind.as_str().as_bytes(), text.as_bytes()];
+        PseudonymHash::new(first(&self.0.keyed_hash(PSEUDONYM, &parts)))
+    }
+
+    /// What a record keeps of all that its client said of whose it is.
+    pub(crate) fn pseudonyms(&self, tenant: &TenantId, given: &Given) -> Pseudonyms {
+        let hash = |kind, text: &str| self.pseudonym(tenant, kind, text);
+        let patient = Some(given.patient.as_str()).filter(|text| !text.is_empty());
+        let studies = given.studies.iter();
+        let mut studies: Vec<_> = studies
+            .map(|text| hash(PseudonymKind::Study, text))
+            .collect();
+        studies.sort_unstable();
+        studies.dedup();
+        Pseudonyms {
+            patient: patient.map(|text| hash(PseudonymKind::Patient, text)),
+            studies,
+        }
+    }
+
+    /// The token with which an erasure goes on after `last`; good for this tenant and these jobs only.
+    pub(crate) fn erase_token(&self, tenant: &TenantId, wanted: &Wanted, last: &JobId) -> String {
+        let check = hex::encode(self.erase_check(tenant, wanted, last));
+        format!("{last}{check}")
+    }
+
+    /// The job after which an erasure goes on; none if the token was not made here for it.
+    pub(crate) fn read_erase_token(
+        &self,
+        tenant: &TenantId,
+        wanted: &Wanted,
+        token: &str,
+    ) -> Option<JobId> {
+        let (id, check) = token.split_at_checked(medfleet_core::ID_CHARS)?;
+        let id = JobId::new(id).ok()?;
+        (hex::encode(self.erase_check(tenant, wanted, &id)) == check).then_some(id)
+    }
+
+    fn erase_check(
+        &self,
+        tenant: &TenantId,
+        wanted: &Wanted,
+        last: &JobId,
+    ) -> [u8; PAGE_CHECK_BYTES] {
+        let parts: [&[u8]; 5] = [
+            tenant.as_str().as_bytes(),
+            last.as_str().as_bytes(),
+            wanted.kind.as_str().as_bytes(),
+            wanted.hash.as_bytes(),
+            &[u8::from(wanted.count_only)],
+        ];
+        first(&self.0.keyed_hash(ERASE_PAGE, &parts))
     }
 
     /// The token of the page that begins after `last`; good for this tenant and these states only.
@@ -142,6 +209,61 @@ mod tests {
             &first,
             &keys.body(keys.sent(&tenant("a"), b"upload 1"), &[b"studys", b"tat"])
         ));
+    }
+
+    #[test]
+    fn pseudonyms_depend_on_key_tenant_and_kind() {
+        let (keys, other) = (keys(), Keys::new(FleetKey::new([2; 32])));
+        let patient = |keys: &Keys, name: &str| {
+            keys.pseudonym(&tenant(name), PseudonymKind::Patient, "0A1B2C3D4E5F6071")
+        };
+        assert_eq!(patient(&keys, "a"), patient(&keys, "a"));
+        assert_ne!(patient(&keys, "a"), patient(&keys, "b"));
+        assert_ne!(patient(&keys, "a"), patient(&other, "a"));
+        let given = Given {
+            patient: "0A1B2C3D4E5F6071".to_owned(),
+            studies: ["b", "a", "b", "0A1B2C3D4E5F6071"]
+                .map(str::to_owned)
+                .to_vec(),
+        };
+        let made = keys.pseudonyms(&tenant("a"), &given);
+        assert_eq!(made.patient, Some(patient(&keys, "a")));
+        assert_eq!(made.studies.len(), 3, "each once");
+        assert!(made.studies.is_sorted() && !made.studies.contains(&patient(&keys, "a")));
+        let nothing = keys.pseudonyms(&tenant("a"), &Given::default());
+        assert_eq!(nothing, Pseudonyms::default());
+    }
+
+    #[test]
+    fn an_erasure_goes_on_with_its_own_token_only() {
+        let keys = keys();
+        let wanted = Wanted {
+            kind: PseudonymKind::Patient,
+            hash: PseudonymHash::new([1; 16]),
+            count_only: false,
+        };
+        let id = JobId::from_bytes([7; 16]);
+        let token = keys.erase_token(&tenant("a"), &wanted, &id);
+        let read =
+            |name: &str, wanted: &Wanted| keys.read_erase_token(&tenant(name), wanted, &token);
+        assert_eq!(read("a", &wanted), Some(id.clone()));
+        assert_eq!(read("b", &wanted), None);
+        let (kind, hash) = (PseudonymKind::Study, PseudonymHash::new([2; 16]));
+        assert_eq!(read("a", &Wanted { kind, ..wanted }), None);
+        assert_eq!(read("a", &Wanted { hash, ..wanted }), None);
+        let count_only = true;
+        assert_eq!(
+            read(
+                "a",
+                &Wanted {
+                    count_only,
+                    ..wanted
+                }
+            ),
+            None
+        );
+        let page = keys.page_token(&tenant("a"), &[], &id);
+        assert_eq!(keys.read_erase_token(&tenant("a"), &wanted, &page), None);
     }
 
     #[test]

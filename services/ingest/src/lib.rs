@@ -4,7 +4,7 @@
 //! Never: looks into an image, links the model, answers before JetStream has confirmed, holds a job's state in memory
 //! only, or shows one tenant what another has.
 //!
-//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
+//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `pseudonym`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
 //! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `dead`, `operator`, `rebuild` (a figure),
 //! `roster`, `census` and `status` (how the fleet stands), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
@@ -25,6 +25,7 @@ mod metrics;
 mod open;
 mod operator;
 mod places;
+mod pseudonym;
 mod quota;
 mod rebuild;
 mod roster;

@@ -184,6 +184,17 @@ impl JobService for Jobs {
             })
             .await
     }
+
+    async fn erase_jobs(
+        &self,
+        request: Request<v1::EraseJobsRequest>,
+    ) -> Reply<v1::EraseJobsResponse> {
+        self.calls
+            .answer(Method::EraseJobs, request, async |caller, request| {
+                self.acceptor.erase_jobs(&caller, &request).await
+            })
+            .await
+    }
 }
 
 impl Jobs {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
-    BlobKind, Chunks, Digest, JobRecord, JobState, Starts, TenantId, Times, UnixMillis, UploadId,
+    BlobKind, Chunks, Digest, JobRecord, JobState, Pseudonyms, Starts, TenantId, Times, UnixMillis,
+    UploadId,
 };
 use medfleet_proto::work::v1::{StudyInput, StudyManifest};
 use medfleet_runtime::telemetry;
@@ -82,9 +83,17 @@ impl Acceptor {
         let ttl_millis = i64::try_from(plan.time_to_live.as_millis()).unwrap_or(i64::MAX);
         let ttl_bytes = ttl_millis.to_le_bytes();
         let class = plan.class.as_str().as_bytes();
-        let meaning: [&[u8]; 4] = [&manifest, class, plan.model.as_bytes(), &ttl_bytes];
+        let pseudonyms = self.keys.pseudonyms(tenant, &plan.whose);
+        let whose = pseudonyms.to_bytes();
+        let mut meaning: Vec<&[u8]> =
+            vec![&manifest[..], class, plan.model.as_bytes(), &ttl_bytes[..]];
+        // Without them a job means what it meant to releases that knew none.
+        meaning.extend(Some(whose.as_slice()).filter(|whose| !whose.is_empty()));
         let body = self.keys.body(sent, &meaning);
-        let record = self.record(plan, (study, body), image_count, ttl_millis);
+        let record = JobRecord {
+            pseudonyms,
+            ..self.record(plan, (study, body), image_count, ttl_millis)
+        };
         Ok(Study {
             record,
             contents,
@@ -122,6 +131,7 @@ impl Acceptor {
             image_count,
             body,
             study,
+            pseudonyms: Pseudonyms::default(),
             frames: None,
             result: None,
             failure: None,

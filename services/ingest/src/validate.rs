@@ -10,6 +10,7 @@ use medfleet_proto::v1::{self, task::Kind};
 use crate::config::{Config, Limits};
 use crate::convert;
 use crate::error::{Refusal, Violation};
+use crate::pseudonym::Given;
 
 /// Longest request id, in bytes; part of the public contract.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<Source>,
     /// Of each source, what the caller says a volume is.
     pub(crate) modalities: Vec<String>,
+    /// Whose it is, as the caller says.
+    pub(crate) whose: Given,
 }
 
 /// Where the bytes of an input are.
@@ -74,6 +77,7 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
         ));
     }
     check_count(task_kind, request.inputs.len(), limits, &mut wrong);
+    let whose = Given::of(&request, &mut wrong);
     let class = convert::class_from(request.class);
     if class.is_none() {
         let allowed = "one of CLASS_STAT, CLASS_URGENT, CLASS_ROUTINE, CLASS_BULK";
@@ -107,6 +111,7 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             time_to_live,
             sources,
             modalities,
+            whose,
         }),
         _ => Err(Refusal::Invalid(wrong)),
     }

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
     CancelJobRequest, Class, DeadLetter, DiscardDeadLetterRequest, EraseJobRequest,
-    EraseJobResponse, GetDeadLetterRequest, GetJobRequest, GetResultRequest, Job, JobState,
-    ListDeadLettersRequest, ListDeadLettersResponse, ListJobsRequest, ListJobsResponse,
-    ListPausesRequest, Pause, PauseWorkRequest, ReplayDeadLetterRequest, RequeueJobsRequest,
-    RequeueJobsResponse, Result as Draft, ResumeWorkRequest, SubmitJobRequest, SubmitJobResponse,
+    EraseJobResponse, EraseJobsRequest, EraseJobsResponse, GetDeadLetterRequest, GetJobRequest,
+    GetResultRequest, Job, JobState, ListDeadLettersRequest, ListDeadLettersResponse,
+    ListJobsRequest, ListJobsResponse, ListPausesRequest, Pause, PauseWorkRequest,
+    ReplayDeadLetterRequest, RequeueJobsRequest, RequeueJobsResponse, Result as Draft,
+    ResumeWorkRequest, SubmitJobRequest, SubmitJobResponse,
     dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
     operator_service_client::OperatorServiceClient,
 };
@@ -166,6 +167,18 @@ impl Client {
         self.call(|mut stub| {
             let request = request.clone();
             async move { stub.erase_job(request).await }
+        })
+        .await
+    }
+
+    /// Erases, or counts, one page of the jobs of a patient or a study.
+    pub(crate) async fn erase_jobs(
+        &self,
+        request: &EraseJobsRequest,
+    ) -> Result<EraseJobsResponse, ClientError> {
+        self.call(|mut stub| {
+            let request = request.clone();
+            async move { stub.erase_jobs(request).await }
         })
         .await
     }

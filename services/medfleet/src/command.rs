@@ -24,6 +24,7 @@ pub(crate) mod requeue;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;
+mod whose;
 
 use std::future::Future;
 

@@ -1,6 +1,7 @@
 //! What a person or a script sees: words, tables, JSON lines. Results go to stdout, progress to stderr.
 
 mod draft;
+mod erasure;
 mod job;
 mod json;
 mod letter;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub(crate) use draft::draft;
+pub(crate) use erasure::{erasure_json, erasure_line};
 pub(crate) use job::{erased_line, job_lines, job_table_head, job_table_row};
 pub(crate) use json::{
     accepted_json, dead_letter_json, draft_json, erased_json, event_json, job_json,

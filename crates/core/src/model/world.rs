@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use crate::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
-    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
+    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 
 /// Kinds of units: preprocess, up to two chunks, decode, and a chunk that no job has.
@@ -392,6 +392,7 @@ impl Model {
             image_count: self.scenario.chunks,
             body: Digest::new([1; 32]),
             study: Digest::new([2; 32]),
+            pseudonyms: Pseudonyms::default(),
             frames: None,
             result: None,
             failure: None,

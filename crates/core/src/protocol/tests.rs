@@ -1,7 +1,8 @@
 //! The decisions, case by case.
 
 use crate::{
-    Chunks, Class, Cost, Digest, JobId, JobState, PoolName, Starts, TaskKind, TenantId, Times,
+    Chunks, Class, Cost, Digest, JobId, JobState, PoolName, Pseudonyms, Starts, TaskKind, TenantId,
+    Times,
 };
 
 use super::*;
@@ -37,6 +38,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         image_count: chunks.total,
         body: Digest::new([1; 32]),
         study: Digest::new([2; 32]),
+        pseudonyms: Pseudonyms::default(),
         frames: (state > JobState::Released).then_some(Digest::new([3; 32])),
         result: None,
         failure: None,

@@ -19,6 +19,7 @@ fn accepted() -> JobRecord {
         image_count: 1,
         body: Digest::new([1; 32]),
         study: Digest::new([2; 32]),
+        pseudonyms: Pseudonyms::default(),
         frames: None,
         result: None,
         failure: None,

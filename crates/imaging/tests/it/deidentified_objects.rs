@@ -4,7 +4,7 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
-use medfleet_imaging::{DeidentificationKey, Deidentifier, Limits, Profile};
+use medfleet_imaging::{DeidentificationKey, Deidentifier, Limits, Profile, Reason};
 
 use crate::synthetic::{file_as, put, put_sequence};
 
@@ -151,4 +151,35 @@ fn words_of_the_standard_stay_and_names_in_text_go() {
         assert_eq!(text(region, tags::CODE_VALUE), "51185008");
         assert_eq!(text(region, tags::CODE_MEANING), "Chest of [name]");
     }
+}
+
+/// Whoever has the key can say whose a file is without writing the object, and says the same.
+#[test]
+fn whose_a_file_is_is_what_the_object_says() {
+    let key = DeidentificationKey::new([42; 32]);
+    let identified = |object: &mut InMemDicomObject| {
+        put(object, tags::PATIENT_ID, VR::LO, "PID-4711");
+        put(object, tags::STUDY_INSTANCE_UID, VR::UI, SECRET_UID);
+    };
+    let limits = Limits::default();
+    let whose = SYNTAXES.map(|syntax| key.whose(&file_as(syntax, identified), &limits).unwrap());
+    for (whose, object) in whose.iter().zip(deidentified(identified)) {
+        assert_eq!(whose.patient, text(&object, tags::PATIENT_ID));
+        assert_eq!(whose.study, text(&object, tags::STUDY_INSTANCE_UID));
+    }
+    assert_eq!(whose[0], whose[1]);
+    let other = DeidentificationKey::new([43; 32]);
+    assert_ne!(
+        other
+            .whose(&file_as(SYNTAXES[0], identified), &limits)
+            .unwrap(),
+        whose[0]
+    );
+    assert!(!format!("{whose:?}").contains(&whose[0].patient));
+    let reason = |bytes: &[u8]| key.whose(bytes, &limits).unwrap_err().reason;
+    assert_eq!(
+        reason(&file_as(SYNTAXES[0], |_| {})),
+        Reason::MissingAttribute
+    );
+    assert_eq!(reason(b"\x89PNG\r\n\x1a\n"), Reason::NotDicom);
 }

@@ -1,8 +1,8 @@
 //! Records and units for the unit tests of this crate.
 
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts,
-    TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
+    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
 };
 
 pub(crate) fn key() -> JobKey {
@@ -49,6 +49,7 @@ pub(crate) fn record() -> JobRecord {
         image_count: 1,
         body: Digest::new([1; 32]),
         study: Digest::new([2; 32]),
+        pseudonyms: Pseudonyms::default(),
         frames: None,
         result: None,
         failure: None,

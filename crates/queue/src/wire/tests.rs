@@ -1,5 +1,7 @@
 //! Every field survives the wire, and the largest record fits.
 
+use medfleet_core::STUDIES_MAX;
+
 use super::*;
 
 fn full() -> JobRecord {
@@ -21,6 +23,10 @@ fn full() -> JobRecord {
         class_asked: Class::Stat,
         task: TaskKind::ZeroShot,
         image_count: 9_999,
+        pseudonyms: Pseudonyms {
+            patient: Some(PseudonymHash::new([5; 16])),
+            studies: vec![PseudonymHash::new([6; 16]); STUDIES_MAX],
+        },
         frames: Some(Digest::new([3; 32])),
         result: Some(Digest::new([4; 32])),
         failure: Some(Failure::new(FailureReason::Integrity, "x".repeat(400))),

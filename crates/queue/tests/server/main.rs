@@ -7,6 +7,7 @@ mod ledgers;
 mod objects;
 mod records;
 mod restart;
+mod search;
 mod units;
 mod upgrade;
 

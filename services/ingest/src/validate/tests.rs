@@ -158,6 +158,24 @@ fn texts_have_limits() {
     );
 }
 
+#[test]
+fn pseudonyms_are_looked_at_with_the_rest() {
+    let with = |patient: &str, study: &str| v1::SubmitJobRequest {
+        patient_pseudonym: patient.to_owned(),
+        study_pseudonyms: vec![study.to_owned()],
+        ..report()
+    };
+    let hash = "0A1B2C3D4E5F6071";
+    check(with(hash, hash), &[]);
+    check(with("4711", hash), &["patient_pseudonym"]);
+    check(with(hash, "1.2.3"), &["study_pseudonyms[0]"]);
+    let planned = plan(with(hash, hash), &config()).expect("is right");
+    assert_eq!(
+        (planned.whose.patient.as_str(), planned.whose.studies.len()),
+        (hash, 1)
+    );
+}
+
 fn classify(labels: &[&str]) -> v1::SubmitJobRequest {
     let labels = labels.iter().map(|label| (*label).to_owned()).collect();
     request(Kind::Classify(v1::ClassifyTask { labels }), 1)

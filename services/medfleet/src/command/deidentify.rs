@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use medfleet_imaging::{
-    BurnedIn, DeidentificationKey, Deidentifier, Limits, Profile, Refusal, members,
-};
+use medfleet_imaging::{BurnedIn, Deidentifier, Limits, Profile, Refusal, members};
 use serde_json::{Value, json};
 
+use super::whose;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::{paths, show};
 
@@ -45,12 +44,7 @@ pub(crate) struct Args {
 
 /// Runs the command; exit code 1 if an object was refused.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let key = std::fs::read_to_string(&args.key_file)
-        .with_context(|| format!("cannot read {}", args.key_file.display()))
-        .map_err(Fault::usage)?;
-    let key = DeidentificationKey::parse(&key)
-        .with_context(|| args.key_file.display().to_string())
-        .map_err(Fault::usage)?;
+    let key = whose::key(&args.key_file).map_err(Fault::usage)?;
     let profile = Profile {
         modified_dates: args.modified_dates,
         clean_descriptors: args.clean_descriptors,

@@ -14,6 +14,7 @@ use medfleet_proto::v1::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::whose::WhoseArgs;
 use super::{draw, follow};
 use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs, UploadNews};
 use crate::exit::{CommandResult, Exit, Fault};
@@ -61,6 +62,8 @@ pub(crate) struct Args {
     model: String,
     #[command(flatten)]
     decoding: DecodingArgs,
+    #[command(flatten)]
+    whose: WhoseArgs,
     #[command(flatten)]
     server: ServerArgs,
     /// One JSON object per line on stdout
@@ -222,6 +225,8 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
             files.beside
         );
     }
+    let whose = args.whose.pseudonyms(&files.files).await;
+    let whose = whose.map_err(Fault::usage)?;
     let fleet = args.server.resolve()?;
     let client = Client::new(&fleet, Retry::PATIENT)?;
     let mut progress = Progress::new(started);
@@ -236,6 +241,8 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         model: args.model.clone(),
         decoding: Some(args.decoding.wire()),
         time_to_live: None,
+        patient_pseudonym: whose.patient,
+        study_pseudonyms: whose.studies,
     };
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());

@@ -190,8 +190,7 @@ impl Asker {
             inputs,
             class: v1::Class::Bulk.into(),
             model: self.model.clone(),
-            decoding: None,
-            time_to_live: None,
+            ..SubmitJobRequest::default()
         };
         let response = self.client.submit(&request).await?;
         let job = response.job.context("the fleet answered without a job")?;
