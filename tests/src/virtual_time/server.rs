@@ -120,9 +120,9 @@ impl Server {
 
     /// The record as it was at a time, and not before the revision that the reader wrote itself.
     pub(super) fn read(&self, key: &JobKey, at: u64, own: u64) -> Option<Version> {
-        let versions = self.records.get(key)?.iter();
-        let seen = versions.filter(|version| version.at <= at || version.revision <= own);
-        seen.last().cloned()
+        let mut versions = self.records.get(key)?.iter();
+        let seen = versions.rfind(|version| version.at <= at || version.revision <= own);
+        seen.cloned()
     }
 
     /// Stores a record that is not there yet. None when it is.
