@@ -11,7 +11,7 @@ demo: ## on a fresh machine: build, start a fleet, submit a real study, print th
 test: ## everything that CI runs
 	@cargo xtask ci
 
-chaos: ## 30 seeds of 2000 jobs each while everything is broken; SEEDS=, JOBS=, FIRST= and NODES=3 choose; a stopped run continues
+chaos: ## 500 seeds in virtual time, then 30 seeds of 2000 jobs each while everything is broken; SEEDS=, JOBS=, FIRST= and NODES=3 choose; a stopped run continues
 	@cargo xtask chaos --seeds $(or $(SEEDS),30) --jobs $(or $(JOBS),2000) --first-seed $(or $(FIRST),1) --nodes $(or $(NODES),1)
 
 up: ## a local fleet that keeps running; prints its address and where its token is

@@ -1,4 +1,5 @@
-//! What breaks, on purpose: seeded storms, workers that come back from the dead, drains under load, planted swaps.
+//! What breaks, on purpose: seeded storms, workers that come back from the dead, drains under load, planted swaps,
+//! and many seeds in virtual time.
 //! Longer storms run by `make chaos`; a seed that fails there or here says how to run it again.
 
 mod planning;
@@ -6,4 +7,5 @@ mod planted;
 mod power;
 mod rolling;
 mod storms;
+mod virtual_time;
 mod zombies;

@@ -1,6 +1,6 @@
 //! The harness of the end-to-end tests: real service processes, a real nats-server, a client that speaks only the public API.
 //! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`collector`] (what it traces), [`s3`] (where its blobs may lie),
-//! [`chaos`] (how it is broken), [`autoscale`] (who starts and stops workers), [`upgrade`] (what another release left behind).
+//! [`chaos`] (how it is broken), [`virtual_time`] (how it is broken without waiting), [`autoscale`] (who starts and stops workers), [`upgrade`] (what another release left behind).
 
 pub mod autoscale;
 pub mod chaos;
@@ -12,6 +12,7 @@ pub mod picture;
 mod process;
 pub mod s3;
 pub mod upgrade;
+pub mod virtual_time;
 
 /// Runs a client beside the test; the test awaits it, or ends it with its runtime.
 pub fn beside<T: Send + 'static>(

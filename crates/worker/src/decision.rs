@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 /// Pause before the next delivery: doubles with every delivery up to the longest.
-pub(crate) fn backoff(first: Duration, longest: Duration, deliveries: u64) -> Duration {
+#[must_use]
+pub fn backoff(first: Duration, longest: Duration, deliveries: u64) -> Duration {
     let doublings = u32::try_from(deliveries.saturating_sub(1))
         .unwrap_or(u32::MAX)
         .min(20);

@@ -18,6 +18,7 @@ mod slot;
 mod watch;
 
 pub use config::WorkerConfig;
+pub use decision::backoff;
 pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};

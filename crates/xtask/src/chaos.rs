@@ -1,8 +1,12 @@
-//! Long chaos: builds the workspace and runs storm after storm over it. What a run is, `tests/src/chaos.rs` says.
+//! Long chaos: builds the workspace, runs many seeds in virtual time and then storm after storm over real processes. What a
+//! run is, `tests/src/virtual_time.rs` and `tests/src/chaos.rs` say.
 
 use anyhow::Result;
 
 use crate::{places, process};
+
+/// Seeds in virtual time, unless the arguments say another number.
+const VIRTUAL_SEEDS: &str = "500";
 
 /// Runs the seeds that the ledger does not have yet; the arguments are those of the `medfleet-chaos` binary.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
@@ -10,7 +14,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let ledger = places::scratch("chaos")?.join("ledger.jsonl");
     let binary = places::built("medfleet-chaos").display().to_string();
     let ledger = ledger.display().to_string();
-    let mut all = vec!["--ledger", &ledger];
+    let mut all = vec!["--ledger", &ledger, "--virtual-seeds", VIRTUAL_SEEDS];
     all.extend(arguments);
     process::run(&mut process::with_open_files(&binary, &all))
 }

@@ -39,8 +39,8 @@ usage: cargo xtask <command>
   bench-peers [--layers 2] [--rounds 2] [--threads N] [--dtypes q8_0,q4_k_m,bf16,f32]
         [--repeat 3] [--steps 16] [--minutes 20] [--python PATH] [--dir DIR]
                          this model, llama.cpp and PyTorch in turns on this machine; installs both, never in the gate
-  chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S]
-                         storms of faults over real processes, seed after seed; a stopped run continues (target/xtask/chaos)
+  chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S] [--virtual-seeds 500]
+                         many seeds in virtual time, then storms of faults over real processes, seed after seed; a stopped run continues (target/xtask/chaos)
   chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda

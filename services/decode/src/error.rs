@@ -21,36 +21,61 @@ pub enum StartError {
 
 /// A decode did not become a result. Where an image is named, it is by its position, from 0.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DecodeError {
+pub enum DecodeError {
     /// A declared image has no tokens: no text is written.
     #[error("image {image} of {declared} has no tokens of encoder {encoder}; no text was written")]
     ImageMissing {
+        /// Which image.
         image: usize,
+        /// How many were declared.
         declared: u32,
+        /// Whose tokens were looked for.
         encoder: Digest,
     },
     /// More or fewer images than declared.
     #[error("{found} images for {declared} declared ones; no text was written")]
-    ImageCount { found: usize, declared: u32 },
+    ImageCount {
+        /// How many there are.
+        found: usize,
+        /// How many were declared.
+        declared: u32,
+    },
     /// An image's tokens are not what their list says, or not of this image.
     #[error("the tokens of image {image} are not what was declared: {what}; no text was written")]
-    Tokens { image: usize, what: &'static str },
+    Tokens {
+        /// Which image.
+        image: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A list does not decode or contradicts the record.
     #[error("{what} is not what was stored")]
-    Manifest { what: &'static str },
+    Manifest {
+        /// Which list.
+        what: &'static str,
+    },
     /// What the model wrote is not an answer to the task.
     #[error("{what}")]
-    Answer { what: &'static str },
+    Answer {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The inputs have another number of frames than the task can take.
     #[error("{task} takes exactly {expected} frames; the inputs have {found}")]
     Frames {
+        /// The task.
         task: &'static str,
+        /// Frames it takes.
         expected: usize,
+        /// Frames there are.
         found: usize,
     },
     /// The pool's model cannot do the task: ingest and this pool do not agree on what it is.
     #[error("the task needs a model that {needs}, and the pool runs another")]
-    Model { needs: &'static str },
+    Model {
+        /// What it would have to do.
+        needs: &'static str,
+    },
     /// A task that this release does not do.
     #[error("the task is not one that this release does")]
     Task,

@@ -15,7 +15,7 @@ mod metrics;
 mod result;
 mod stream;
 mod task;
-mod unit;
+pub mod unit;
 mod work;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, follow_erasures, register_connection};
 
 pub use config::{Config, MainConfig};
-pub use error::StartError;
+pub use error::{DecodeError, StartError};
 
 const MODEL: TaskKind = TaskKind {
     name: "decode model",

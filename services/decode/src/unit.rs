@@ -10,7 +10,10 @@ use medfleet_proto::work::v1::{FrameEntry, FramesManifest, StudyManifest, Tokens
 use crate::error::DecodeError;
 
 /// What is asked, as it was screened: a task that was not must not reach a model.
-pub(crate) fn screened_task<'a>(
+///
+/// # Errors
+/// [`DecodeError::Manifest`] for a task that was not screened, [`DecodeError::Task`] where there is none.
+pub fn screened_task<'a>(
     study: &'a StudyManifest,
     manifest: &'a FramesManifest,
 ) -> Result<&'a v1::Task, DecodeError> {
@@ -36,17 +39,24 @@ pub(crate) fn masked_warning(manifest: &FramesManifest) -> Option<String> {
 
 /// The tokens of one image as its list declares them, checked against frame and model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Declared {
+pub struct Declared {
     /// Position of the image, from 0.
-    pub(crate) image: usize,
-    pub(crate) digest: Digest,
-    pub(crate) count: u32,
-    pub(crate) width: u32,
-    pub(crate) dtype: Dtype,
+    pub image: usize,
+    /// Keyed digest of its tokens.
+    pub digest: Digest,
+    /// Tokens.
+    pub count: u32,
+    /// Values a token.
+    pub width: u32,
+    /// Numeric type of the values.
+    pub dtype: Dtype,
 }
 
 /// The frames of each chunk, in order: together exactly the declared images, those aside that the manifest says why not.
-pub(crate) fn chunks(
+///
+/// # Errors
+/// [`DecodeError::ImageCount`] or [`DecodeError::Manifest`].
+pub fn chunks(
     manifest: &FramesManifest,
     declared: u32,
 ) -> Result<Vec<(usize, &[FrameEntry])>, DecodeError> {
@@ -96,7 +106,10 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
 }
 
 /// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.
-pub(crate) fn declared(
+///
+/// # Errors
+/// [`DecodeError::Tokens`] names the image and what is wrong.
+pub fn declared(
     manifest: &TokensManifest,
     first: usize,
     frames: &[FrameEntry],

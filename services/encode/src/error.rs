@@ -24,10 +24,13 @@ pub enum StartError {
 
 /// A chunk did not become tokens.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EncodeError {
+pub enum EncodeError {
     /// A list does not decode or contradicts the record.
     #[error("the frames manifest is not what preprocess made: {reason}")]
-    Manifest { reason: &'static str },
+    Manifest {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -11,7 +11,7 @@ mod config;
 mod error;
 mod metrics;
 mod rpc;
-mod unit;
+pub mod unit;
 mod work;
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use medfleet_worker::{
 use tokio::net::TcpListener;
 
 pub use config::{Config, MainConfig};
-pub use error::StartError;
+pub use error::{EncodeError, StartError};
 
 /// What encode needs besides what every worker needs.
 #[derive(Debug)]

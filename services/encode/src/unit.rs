@@ -8,10 +8,10 @@ use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
 use crate::error::EncodeError;
 
 /// The frames of a chunk.
-pub(crate) fn frames_of(
-    manifest: &FramesManifest,
-    chunk: u32,
-) -> Result<&[FrameEntry], EncodeError> {
+///
+/// # Errors
+/// [`EncodeError::Manifest`] when there is no such chunk.
+pub fn frames_of(manifest: &FramesManifest, chunk: u32) -> Result<&[FrameEntry], EncodeError> {
     let wrong = EncodeError::Manifest {
         reason: "it has no such chunk, or chunks out of order",
     };
@@ -28,7 +28,8 @@ fn range(starts: &[u32], frames: usize, chunk: u32) -> Option<Range<usize>> {
 }
 
 /// The token blobs of a stored manifest, if it is of these frames and this encoder.
-pub(crate) fn still_good(
+#[must_use]
+pub fn still_good(
     stored: &TokensManifest,
     frames: &[FrameEntry],
     encoder: &Digest,

@@ -36,7 +36,7 @@ mod stitch;
 mod study;
 mod sweep;
 pub mod tokens;
-mod unit;
+pub mod unit;
 mod upload;
 mod validate;
 mod watch;

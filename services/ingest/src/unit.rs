@@ -5,7 +5,7 @@
 
 mod in_flight;
 mod lane;
-pub(crate) mod ledger;
+pub mod ledger;
 mod pauses;
 mod share;
 
@@ -15,59 +15,66 @@ use medfleet_core::{Class, JobKey, PoolName, Stage, TenantId, UnixMillis, WorkUn
 use medfleet_queue::{Headers, IntakeEntry, Outstanding};
 
 use in_flight::InFlight;
-pub(crate) use in_flight::InFlightMax;
+pub use in_flight::InFlightMax;
 use lane::{Lane, Terms};
-pub(crate) use pauses::Pauses;
+pub use pauses::Pauses;
 use share::Rank;
-pub(crate) use share::Weights;
+pub use share::Weights;
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
 /// Slots kept for each class from those below it; the lowest class has none below.
-pub(crate) type Reserved = [u64; CLASSES - 1];
+pub type Reserved = [u64; CLASSES - 1];
 
 /// Where released units are counted together.
-pub(crate) type LaneKey = (Stage, PoolName);
+pub type LaneKey = (Stage, PoolName);
 
 /// What an operator has decided about releasing.
 #[derive(Debug, Clone)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// What each tenant's turn is worth.
-    pub(crate) weights: Weights,
+    pub weights: Weights,
     /// How far ahead of its slots the work of a (stage, pool) is released.
-    pub(crate) ahead_millis: u64,
+    pub ahead_millis: u64,
     /// Units of a (stage, pool) that may be out, whatever they cost.
-    pub(crate) released_units_max: u64,
+    pub released_units_max: u64,
     /// A unit that has waited so long is aged.
-    pub(crate) age_millis: i64,
+    pub age_millis: i64,
     /// While a class has aged units, one of so many releases is its oldest.
-    pub(crate) aged_every: u32,
+    pub aged_every: u32,
     /// Slots of decode that are kept for each class from those below it.
-    pub(crate) decode_reserved: Reserved,
+    pub decode_reserved: Reserved,
     /// Jobs of a tenant that may be in the stages.
-    pub(crate) in_flight_max: InFlightMax,
+    pub in_flight_max: InFlightMax,
 }
 
 /// A unit that waits in the intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) unit: WorkUnit,
-    pub(crate) sequence: u64,
-    pub(crate) headers: Headers,
-    pub(crate) stored_at: UnixMillis,
+pub struct Held {
+    /// The unit.
+    pub unit: WorkUnit,
+    /// Its place in the intake of its stage.
+    pub sequence: u64,
+    /// Trace context.
+    pub headers: Headers,
+    /// Since when it waits.
+    pub stored_at: UnixMillis,
 }
 
 /// Where a waiting unit's message is in the intake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    pub(crate) stage: Stage,
-    pub(crate) sequence: u64,
+pub struct Place {
+    /// Whose intake.
+    pub stage: Stage,
+    /// Where in it.
+    pub sequence: u64,
 }
 
 impl Held {
     /// Where its message is.
-    pub(crate) fn place(&self) -> Place {
+    #[must_use]
+    pub fn place(&self) -> Place {
         Place {
             stage: self.unit.stage,
             sequence: self.sequence,
@@ -94,16 +101,18 @@ impl From<IntakeEntry> for Held {
 
 /// The units of one (stage, pool, class), for the backlog gauge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Backlog {
-    pub(crate) lane: LaneKey,
-    pub(crate) class: Class,
+pub struct Backlog {
+    /// Of which stage and pool.
+    pub lane: LaneKey,
+    /// Of which class.
+    pub class: Class,
     /// Held plus released and unfinished.
-    pub(crate) units: u64,
+    pub units: u64,
 }
 
 /// The intake in memory.
 #[derive(Debug)]
-pub(crate) struct Index {
+pub struct Index {
     rules: Rules,
     pauses: Pauses,
     in_flight: InFlight,
@@ -113,7 +122,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn new(rules: Rules) -> Self {
+    /// An empty one.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
         Self {
             rules,
             pauses: Pauses::default(),
@@ -124,7 +135,7 @@ impl Index {
     }
 
     /// Adds a unit that waits.
-    pub(crate) fn insert(&mut self, held: Held) {
+    pub fn insert(&mut self, held: Held) {
         self.remember(&held);
         self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
@@ -132,7 +143,7 @@ impl Index {
     }
 
     /// Takes the units to release now, at most `most`, and counts them as released.
-    pub(crate) fn take(&mut self, most: usize, now: UnixMillis) -> Vec<Held> {
+    pub fn take(&mut self, most: usize, now: UnixMillis) -> Vec<Held> {
         let mut taken = Vec::new();
         for ((stage, _), lane) in &mut self.lanes {
             while taken.len() < most {
@@ -156,7 +167,7 @@ impl Index {
     }
 
     /// Takes a unit back whose release failed, and stops its (stage, pool) until the next recount.
-    pub(crate) fn put_back(&mut self, held: Held) {
+    pub fn put_back(&mut self, held: Held) {
         self.remember(&held);
         self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
@@ -164,7 +175,7 @@ impl Index {
     }
 
     /// A unit that was taken turned out to need no release.
-    pub(crate) fn uncount(&mut self, held: &Held) {
+    pub fn uncount(&mut self, held: &Held) {
         if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
             lane.uncount(held);
         }
@@ -172,7 +183,7 @@ impl Index {
 
     /// Removes the units of a job that are of this epoch or an older one, and says which intake messages they were: a late
     /// word of how an epoch ended takes nothing from the one after it.
-    pub(crate) fn remove_job(&mut self, key: &JobKey, epoch: u32) -> Vec<Place> {
+    pub fn remove_job(&mut self, key: &JobKey, epoch: u32) -> Vec<Place> {
         let waits = self.of_job.remove(key).unwrap_or_default();
         let (over, newer): (Vec<_>, Vec<_>) =
             waits.into_iter().partition(|unit| unit.epoch <= epoch);
@@ -193,7 +204,7 @@ impl Index {
     }
 
     /// Replaces what was counted here by what the queue says, and lets releases go on.
-    pub(crate) fn recount(&mut self, key: &LaneKey, outstanding: &Outstanding) {
+    pub fn recount(&mut self, key: &LaneKey, outstanding: &Outstanding) {
         self.lanes
             .entry(key.clone())
             .or_default()
@@ -201,22 +212,23 @@ impl Index {
     }
 
     /// Takes how many units the workers of a (stage, pool) take at a time.
-    pub(crate) fn set_slots(&mut self, key: &LaneKey, slots: u64) {
+    pub fn set_slots(&mut self, key: &LaneKey, slots: u64) {
         self.lanes.entry(key.clone()).or_default().set_slots(slots);
     }
 
     /// Takes what operators hold back now.
-    pub(crate) fn set_pauses(&mut self, pauses: Pauses) {
+    pub fn set_pauses(&mut self, pauses: Pauses) {
         self.pauses = pauses;
     }
 
     /// Takes how many jobs of each tenant have not ended. Needed where tenants have limits of what is in the stages.
-    pub(crate) fn set_open_jobs(&mut self, open: HashMap<TenantId, u64>) {
+    pub fn set_open_jobs(&mut self, open: HashMap<TenantId, u64>) {
         self.in_flight.set_open(open);
     }
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.
-    pub(crate) fn full(&self) -> Vec<LaneKey> {
+    #[must_use]
+    pub fn full(&self) -> Vec<LaneKey> {
         let full = self
             .lanes
             .iter()
@@ -225,12 +237,14 @@ impl Index {
     }
 
     /// Every (stage, pool) seen so far.
-    pub(crate) fn lanes(&self) -> Vec<LaneKey> {
+    #[must_use]
+    pub fn lanes(&self) -> Vec<LaneKey> {
         self.lanes.keys().cloned().collect()
     }
 
     /// Held and released units, for the gauge.
-    pub(crate) fn backlog(&self) -> Vec<Backlog> {
+    #[must_use]
+    pub fn backlog(&self) -> Vec<Backlog> {
         let lanes = self.lanes.iter().flat_map(|(key, lane)| {
             Class::ALL.iter().map(|class| Backlog {
                 lane: key.clone(),

@@ -23,7 +23,7 @@ mod puts;
 mod record;
 mod screen;
 mod study;
-mod unit;
+pub mod unit;
 mod work;
 
 use std::sync::Arc;

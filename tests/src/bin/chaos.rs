@@ -1,9 +1,11 @@
-//! Long chaos, as `make chaos` runs it: seed after seed, with a ledger that a stopped run continues from.
+//! Long chaos, as `make chaos` runs it: many seeds in virtual time first, then seed after seed over real processes, with a
+//! ledger that a stopped run continues from.
 #![expect(
     clippy::print_stdout,
     reason = "a command-line tool: its output is its result"
 )]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,19 +16,26 @@ use anyhow::{Context, Result, bail};
 use medfleet_tests::chaos::disk::{Disk, Kind};
 use medfleet_tests::chaos::run::{Options, Report, run};
 use medfleet_tests::chaos::table::table;
+use medfleet_tests::virtual_time;
 
-const USAGE: &str = "usage: medfleet-chaos --ledger FILE [--seeds N] [--jobs N] [--first-seed S] [--nodes 1|3] [--seconds N] [--power yes]";
+const USAGE: &str = "usage: medfleet-chaos --ledger FILE [--seeds N] [--jobs N] [--first-seed S] [--nodes 1|3] [--seconds N] [--power yes] [--virtual-seeds N]";
+
+/// Jobs of a seed in virtual time, as many as in `tests/faults`, so that its seeds are replayed here.
+const VIRTUAL_JOBS: u64 = 40;
 
 struct Arguments {
     ledger: PathBuf,
     seeds: u64,
     first: u64,
+    /// Seeds in virtual time, before the others.
+    virtual_seeds: u64,
     options: Options,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = read(&arguments).and_then(|arguments| {
+        in_virtual_time(arguments.first, arguments.virtual_seeds)?;
         let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
         runtime.block_on(all(&arguments))
     });
@@ -44,6 +53,7 @@ fn read(arguments: &[String]) -> Result<Arguments> {
         ledger: PathBuf::new(),
         seeds: 30,
         first: 1,
+        virtual_seeds: 0,
         options: Options {
             jobs: 2_000,
             horizon: Duration::ZERO,
@@ -66,6 +76,7 @@ fn read(arguments: &[String]) -> Result<Arguments> {
             "--jobs" => read.options.jobs = usize::try_from(number()?)?,
             "--first-seed" => read.first = number()?,
             "--nodes" => read.options.nodes = usize::try_from(number()?)?,
+            "--virtual-seeds" => read.virtual_seeds = number()?,
             "--power" if value == "yes" => power = true,
             "--seconds" => seconds = Some(number()?),
             _ => bail!(USAGE),
@@ -126,6 +137,33 @@ async fn all(arguments: &Arguments) -> Result<()> {
         file.sync_all()?;
     }
     println!("\n{}", table(&ledger(&arguments.ledger)?));
+    Ok(())
+}
+
+/// Seeds that take no time of the machine but what their steps take; each is looked at anew in every call.
+fn in_virtual_time(first: u64, seeds: u64) -> Result<()> {
+    let options = virtual_time::Options {
+        jobs: VIRTUAL_JOBS,
+        plant: virtual_time::Plant::Nothing,
+    };
+    let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+    for seed in first..first + seeds {
+        let report = virtual_time::run(seed, options).with_context(|| {
+            format!(
+                "replay with: cargo xtask chaos --seeds 0 --virtual-seeds 1 --first-seed {seed}"
+            )
+        })?;
+        for (state, jobs) in report.ends {
+            *ends.entry(state).or_default() += jobs;
+        }
+        for (fault, hits) in report.faults {
+            *faults.entry(fault).or_default() += hits;
+        }
+    }
+    if seeds > 0 {
+        println!("{seeds} seeds in virtual time: all right; jobs {ends:?}, faults {faults:?}");
+    }
     Ok(())
 }
 

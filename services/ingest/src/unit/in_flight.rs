@@ -6,11 +6,11 @@ use medfleet_core::{Stage, TenantId, WorkUnit};
 
 /// Most jobs of a tenant in the stages at a time; none without a limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct InFlightMax {
+pub struct InFlightMax {
     /// Of a tenant that is not named.
-    pub(crate) default: Option<u64>,
+    pub default: Option<u64>,
     /// Of single tenants, in place of the default.
-    pub(crate) tenants: BTreeMap<TenantId, Option<u64>>,
+    pub tenants: BTreeMap<TenantId, Option<u64>>,
 }
 
 impl InFlightMax {
@@ -19,7 +19,8 @@ impl InFlightMax {
     }
 
     /// Whether any tenant has a limit.
-    pub(crate) fn is_any(&self) -> bool {
+    #[must_use]
+    pub fn is_any(&self) -> bool {
         self.default.is_some() || self.tenants.values().any(Option::is_some)
     }
 }

@@ -9,15 +9,23 @@ use medfleet_core::{
 
 /// What an event or a record says of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sighting {
-    pub(crate) epoch: u32,
-    pub(crate) state: JobState,
-    pub(crate) chunks_total: u32,
-    pub(crate) chunks_done: u32,
-    pub(crate) pool: PoolName,
-    pub(crate) class: Class,
-    pub(crate) cost: Cost,
-    pub(crate) expires: UnixMillis,
+pub struct Sighting {
+    /// Its epoch.
+    pub epoch: u32,
+    /// Where it stands.
+    pub state: JobState,
+    /// Encode chunks in all.
+    pub chunks_total: u32,
+    /// Those that are encoded.
+    pub chunks_done: u32,
+    /// Whose workers serve it.
+    pub pool: PoolName,
+    /// The class it is served in.
+    pub class: Class,
+    /// What it is expected to take.
+    pub cost: Cost,
+    /// When it becomes expired.
+    pub expires: UnixMillis,
 }
 
 impl From<&JobRecord> for Sighting {
@@ -89,7 +97,7 @@ impl Ended {
 
 /// The jobs that have not ended.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     open: HashMap<JobKey, (Sighting, u32)>,
     of_tenant: HashMap<TenantId, u64>,
     /// The scan under way, or the last one.
@@ -100,13 +108,13 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// A reading of all records begins.
-    pub(crate) fn begin_scan(&mut self) {
+    pub fn begin_scan(&mut self) {
         self.scan += 1;
         self.is_scanning = true;
     }
 
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
-    pub(crate) fn end_scan(&mut self) {
+    pub fn end_scan(&mut self) {
         self.is_scanning = false;
         let scan = self.scan;
         let gone = self.open.iter().filter(|(_, (_, seen))| *seen < scan);
@@ -117,7 +125,7 @@ impl Ledger {
     }
 
     /// Takes what is said of a job.
-    pub(crate) fn take(&mut self, key: &JobKey, sighting: Sighting) {
+    pub fn take(&mut self, key: &JobKey, sighting: Sighting) {
         if sighting.state.is_final() {
             return self.end(key, sighting.epoch);
         }
@@ -140,7 +148,7 @@ impl Ledger {
     }
 
     /// A job has ended in this epoch; one that was started over since goes on.
-    pub(crate) fn end(&mut self, key: &JobKey, epoch: u32) {
+    pub fn end(&mut self, key: &JobKey, epoch: u32) {
         self.ended.note(key, epoch);
         // A scan of any length needs all that ended during it.
         if !self.is_scanning {
@@ -168,19 +176,21 @@ impl Ledger {
     }
 
     /// How many jobs of a tenant have not ended.
-    pub(crate) fn open_jobs(&self, tenant: &TenantId) -> u64 {
+    #[must_use]
+    pub fn open_jobs(&self, tenant: &TenantId) -> u64 {
         self.of_tenant.get(tenant).copied().unwrap_or(0)
     }
 
     /// Every tenant with open jobs, and how many it has.
-    pub(crate) fn tenants(&self) -> impl Iterator<Item = (&TenantId, u64)> {
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, u64)> {
         self.of_tenant
             .iter()
             .map(|(tenant, count)| (tenant, *count))
     }
 
     /// Jobs whose time is over.
-    pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
+    #[must_use]
+    pub fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
         let due = self
             .open
             .iter()
@@ -190,7 +200,8 @@ impl Ledger {
     }
 
     /// Slot time that the open jobs still are, in milliseconds; of the named pools also where there is nothing.
-    pub(crate) fn backlog(&self, pools: &[PoolName]) -> BTreeMap<(Stage, PoolName, Class), u64> {
+    #[must_use]
+    pub fn backlog(&self, pools: &[PoolName]) -> BTreeMap<(Stage, PoolName, Class), u64> {
         let mut all = BTreeMap::new();
         for stage in Stage::ALL {
             for class in Class::ALL {

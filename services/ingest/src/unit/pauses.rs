@@ -11,13 +11,15 @@ type Held = [bool; CLASSES];
 
 /// What is held back: of every tenant, and of single ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Pauses {
+pub struct Pauses {
     everyone: Held,
     tenants: BTreeMap<TenantId, Held>,
 }
 
 impl Pauses {
-    pub(crate) fn of(pauses: &[Pause]) -> Self {
+    /// Of what the queue has of them.
+    #[must_use]
+    pub fn of(pauses: &[Pause]) -> Self {
         let mut all = Self::default();
         for Pause { tenant, class, .. } in pauses {
             let held = match tenant {

@@ -13,7 +13,7 @@ use medfleet_core::{Stage, TenantId, UnixMillis};
 use super::Held;
 
 /// What tenants are due; those without an entry weigh 1.
-pub(crate) type Weights = BTreeMap<TenantId, u32>;
+pub type Weights = BTreeMap<TenantId, u32>;
 
 /// The units that wait in one class.
 #[derive(Debug, Default)]

@@ -1,0 +1,63 @@
+//! Many short seeds in virtual time: what must hold holds, a seed replays to the step, and a mistake that is planted around
+//! the fleet's pure code is found. Longer runs by `make chaos`.
+
+use anyhow::{Result, ensure};
+use medfleet_tests::virtual_time::{Options, Plant, run};
+
+/// As many as `medfleet-chaos` sends, which replays a seed.
+const JOBS: u64 = 40;
+
+fn options(plant: Plant) -> Options {
+    Options { jobs: JOBS, plant }
+}
+
+#[test]
+fn every_job_of_forty_seeds_ends_once_and_rightly() -> Result<()> {
+    for seed in 1..=40 {
+        let report = run(seed, options(Plant::Nothing))?;
+        let ended: u64 = report.ends.values().sum();
+        ensure!(ended == JOBS, "{report:?}");
+        ensure!(report.faults.values().sum::<u64>() > 20, "{report:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_seed_replays_to_the_step() -> Result<()> {
+    let first = run(3, options(Plant::Nothing))?;
+    assert_eq!(first, run(3, options(Plant::Nothing))?);
+    assert_ne!(
+        first.fingerprint,
+        run(4, options(Plant::Nothing))?.fingerprint
+    );
+    Ok(())
+}
+
+/// The first seed that finds the mistake says how to see it again, and its steps.
+fn is_found(plant: Plant, word: &str) {
+    let found = (1..=60).find_map(|seed| run(seed, options(plant)).err());
+    let error = found.unwrap_or_else(|| panic!("{plant:?} was not found"));
+    let text = format!("{error:#}");
+    assert!(text.contains("seed ") && text.contains(" ms  "), "{text}");
+    assert!(text.contains(word), "{text}");
+}
+
+#[test]
+fn a_store_that_does_not_compare_is_found() {
+    is_found(Plant::BlindStore, "BROKEN");
+}
+
+#[test]
+fn a_refusal_that_is_believed_is_found() {
+    is_found(Plant::BelievesRefusal, "open: [");
+}
+
+#[test]
+fn swapped_tokens_are_found() {
+    is_found(Plant::SwapsTokens, "its answer is not the right one");
+}
+
+#[test]
+fn a_forgotten_fence_is_found() {
+    is_found(Plant::ForgetsFence, "with the result of attempt");
+}

@@ -1,0 +1,287 @@
+//! Chaos in one process and in virtual time: the jobs of a seed go through a fleet of which every wait is a place to crash,
+//! to pause, or to lose an answer, and a seed replays to the step.
+//!
+//! What is decided is decided by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
+//! `ingest`, `preprocess`, `encode` and `decode`. Written here again are the loops around it, and what nats-server and a blob
+//! store promise; `docs/reliability.md` says what that leaves out.
+//!
+//! Reading order: [`timeline`] (the clock), [`server`] and [`blobs`] (what is promised), [`wire`] (a process's way there),
+//! [`slot`] and [`stages`] (a worker), [`desk`] and [`dispatcher`] (`ingest`), [`load`] (jobs), [`faults`], [`check`].
+
+mod blobs;
+mod check;
+mod desk;
+mod dispatcher;
+mod faults;
+mod load;
+mod server;
+mod slot;
+mod stages;
+mod timeline;
+mod wire;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use medfleet_core::{JobKey, JobRecord, PoolName, Stage};
+
+use blobs::BlobShelf;
+use dispatcher::Hub;
+use load::Asked;
+use server::Server;
+use slot::Slot;
+use timeline::{Scheduler, Timeline};
+use wire::{Process, Wire};
+
+// Times in milliseconds of the timeline.
+const ACK_WAIT: u64 = 2_000;
+const REQUEST_TIMEOUT: u64 = 2_000;
+const LEASE_TTL: u64 = 3_000;
+const SWEEP_EVERY: u64 = 2_000;
+/// Four times the request timeout at least, as `ingest` demands.
+const PENDING_AFTER: u64 = 4 * REQUEST_TIMEOUT;
+/// How far behind a leader's answers may be that was cut off.
+const OUTDATED_MAX: u64 = 6_000;
+/// As in `ingest`: what changed meanwhile must be seen as it is.
+const SWEEP_AGE: u64 = PENDING_AFTER / 2 + OUTDATED_MAX;
+/// Until when jobs come and things go wrong.
+const HORIZON: u64 = 60_000;
+/// By when everything has come to rest, or never will.
+const REST: u64 = HORIZON + 240_000;
+
+const RETRIES_MAX: u32 = 4;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+
+/// Processes of each service, and units a worker takes at a time.
+const INSTANCES: usize = 2;
+const SLOTS: usize = 2;
+const POOL: &str = "main";
+
+/// A mistake around the pure code, to show that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// None.
+    Nothing,
+    /// A record is stored whatever it was meanwhile.
+    BlindStore,
+    /// A unit that was refused as being there is believed to be there.
+    BelievesRefusal,
+    /// The tokens of a chunk are stored in the wrong order, with lists that agree.
+    SwapsTokens,
+    /// A fenced decode completes its job all the same.
+    ForgetsFence,
+}
+
+/// A run, as far as the seed does not determine it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Jobs to send.
+    pub jobs: u64,
+    /// What is wrong on purpose.
+    pub plant: Plant,
+}
+
+/// What a seed came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// How many jobs ended how, by the word of the state.
+    pub ends: BTreeMap<&'static str, u64>,
+    /// How often what went wrong.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Milliseconds of virtual time.
+    pub millis: u64,
+    /// Made of every step: the same in every run of the seed.
+    pub fingerprint: u64,
+}
+
+/// Runs a seed.
+///
+/// # Errors
+/// What does not hold, with the seed and its last steps.
+pub fn run(seed: u64, options: Options) -> Result<Report> {
+    let timeline = Timeline::new(seed);
+    let world = World::new(&timeline, options)?;
+    let mut scheduler = Scheduler::new(timeline.clone());
+    for process in &world.processes {
+        world.begin(process);
+    }
+    for asked in world.asked.values() {
+        timeline.start(desk::client(Rc::clone(&world), asked.clone()));
+    }
+    timeline.start(faults::storm(Rc::clone(&world)));
+    let is_done = || timeline.now() > HORIZON && check::is_at_rest(&world);
+    let rests = scheduler.run(REST, is_done);
+    let checked = match timeline.what_broke() {
+        Some(what) => Err(anyhow::Error::msg(what)),
+        None if rests => check::check(&world),
+        None => Err(anyhow::Error::msg(check::unrest(&world))),
+    };
+    let ends = checked.with_context(|| {
+        let steps = timeline.trace().join("\n");
+        format!(
+            "virtual time, seed {seed}, {} jobs: the last steps were\n{steps}\nand then",
+            options.jobs
+        )
+    })?;
+    Ok(Report {
+        seed,
+        ends,
+        faults: world.faults.take(),
+        millis: timeline.now(),
+        fingerprint: timeline.fingerprint(),
+    })
+}
+
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Ingest,
+    Preprocess,
+    Encode,
+    Decode,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::Ingest, Self::Preprocess, Self::Encode, Self::Decode];
+
+    const fn of(stage: Stage) -> Self {
+        match stage {
+            Stage::Preprocess => Self::Preprocess,
+            Stage::Encode => Self::Encode,
+            Stage::Decode => Self::Decode,
+        }
+    }
+
+    const fn stage(self) -> Option<Stage> {
+        match self {
+            Self::Ingest => None,
+            Self::Preprocess => Some(Stage::Preprocess),
+            Self::Encode => Some(Stage::Encode),
+            Self::Decode => Some(Stage::Decode),
+        }
+    }
+}
+
+/// Everything.
+struct World {
+    timeline: Timeline,
+    server: Rc<RefCell<Server>>,
+    blobs: BlobShelf,
+    processes: Vec<Rc<Process>>,
+    asked: BTreeMap<JobKey, Asked>,
+    /// Jobs of which a client was told.
+    accepted: RefCell<BTreeSet<JobKey>>,
+    clients_left: Cell<u64>,
+    faults: RefCell<BTreeMap<&'static str, u64>>,
+    pool: PoolName,
+    plant: Plant,
+}
+
+impl World {
+    fn new(timeline: &Timeline, options: Options) -> Result<Rc<Self>> {
+        let jobs = load::jobs(timeline, options.jobs);
+        if jobs.len() as u64 != options.jobs {
+            bail!("a tenant has a name that is none");
+        }
+        let roles = Role::ALL.iter().flat_map(|role| {
+            (0..INSTANCES).map(move |number| Rc::new(Process::new(*role, number)))
+        });
+        Ok(Rc::new(Self {
+            timeline: timeline.clone(),
+            server: Rc::new(RefCell::new(Server::new(options.plant))),
+            blobs: BlobShelf::new(timeline.clone()),
+            processes: roles.collect(),
+            clients_left: Cell::new(options.jobs),
+            asked: jobs
+                .into_iter()
+                .map(|asked| (asked.key.clone(), asked))
+                .collect(),
+            accepted: RefCell::default(),
+            faults: RefCell::default(),
+            pool: PoolName::new(POOL)?,
+            plant: options.plant,
+        }))
+    }
+
+    fn asked(&self, key: &JobKey) -> Option<&Asked> {
+        self.asked.get(key)
+    }
+
+    fn latest(&self, key: &JobKey) -> Option<JobRecord> {
+        let server = self.server.borrow();
+        server.latest(key).map(|version| version.record.clone())
+    }
+
+    fn of_role(&self, role: Role) -> Vec<Rc<Process>> {
+        let all = self.processes.iter();
+        all.filter(|process| process.role == role)
+            .cloned()
+            .collect()
+    }
+
+    /// How often something went wrong while a job was in somebody's hands.
+    fn mishaps(&self, key: &JobKey) -> u32 {
+        let all = self.processes.iter();
+        all.filter_map(|process| process.mishaps.borrow().get(key).copied())
+            .sum()
+    }
+
+    fn wire(&self, process: &Rc<Process>) -> Wire {
+        Wire {
+            timeline: self.timeline.clone(),
+            server: Rc::clone(&self.server),
+            process: Rc::clone(process),
+            calm_after: HORIZON,
+            plant: self.plant,
+        }
+    }
+
+    /// Starts a process.
+    fn begin(self: &Rc<Self>, process: &Rc<Process>) {
+        process.is_up.set(true);
+        process.drain_until.set(None);
+        let mut tasks = process.tasks.borrow_mut();
+        let Some(stage) = process.role.stage() else {
+            let hub = Rc::new(Hub::new());
+            let leading = (Rc::clone(self), self.wire(process));
+            tasks.push(self.timeline.start(desk::sweep(self.wire(process))));
+            tasks.push(
+                self.timeline
+                    .start(Rc::clone(&hub).follow(self.wire(process))),
+            );
+            tasks.push(self.timeline.start(dispatcher::run(leading, hub)));
+            return;
+        };
+        for _ in 0..SLOTS {
+            let slot = Slot {
+                world: Rc::clone(self),
+                wire: self.wire(process),
+                stage,
+            };
+            tasks.push(self.timeline.start(slot.run()));
+        }
+    }
+
+    /// Ends a process where it stands, and starts it again a while later.
+    fn kill(self: &Rc<Self>, process: &Rc<Process>, away: u64) {
+        if !process.is_up.replace(false) {
+            return;
+        }
+        process.count_mishaps();
+        process.at_work.borrow_mut().clear();
+        for task in process.tasks.take() {
+            self.timeline.kill(task);
+        }
+        let (world, process) = (Rc::clone(self), Rc::clone(process));
+        self.timeline.start(async move {
+            world.timeline.sleep(away).await;
+            world.begin(&process);
+        });
+    }
+}
