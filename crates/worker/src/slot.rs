@@ -188,7 +188,8 @@ impl<H: Handler> Slot<H> {
         let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
         if now > unit.expires {
             return Ok(match change(queue, unit, None, &Move::Expire, now).await? {
-                Changed::Over(record) => verdict_of_final(&record),
+                // Whoever ended it may have died before saying so.
+                Changed::Over(record) => return Err(Ending::Over(Some(record))),
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
             });
         }

@@ -196,8 +196,10 @@ impl Dispatcher {
                 // A worker that misses the hint learns it from the record at its next heartbeat.
                 self.queue.publish_cancel(key).await
             }
-            // It ended by itself, was replayed, or its record is gone with the retention.
-            Applied::Refused { .. } | Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
+            // It ended by itself, or by somebody who died before saying so.
+            Applied::Refused { record, .. } => self.queue.publish_event(key, &record).await,
+            // It was replayed, or its record is gone with the retention.
+            Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
         }
     }
 }

@@ -73,10 +73,8 @@ fn job(world: &World, asked: &Asked, record: &JobRecord) -> Result<()> {
         event.key == asked.key && said.state.is_final() && said.epoch == record.epoch
     });
     let finals: Vec<JobState> = finals.map(|event| event.record.state).collect();
-    // Who ends a job for its time may die before it says so, and nobody says it again: watches read the record.
-    let is_silent = record.state == JobState::Expired && finals.is_empty();
     ensure!(
-        finals == [record.state] || is_silent,
+        finals == [record.state],
         "it is {}, and its final events are {finals:?}",
         record.state
     );

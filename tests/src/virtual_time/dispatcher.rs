@@ -282,10 +282,14 @@ impl Session<'_> {
             .wire
             .apply_and_say(key, Some(epoch), &Move::Expire)
             .await?;
-        if matches!(expired, Applied::Applied { .. }) {
-            self.wire.timeline.note(&format!("{key} is expired"));
+        match expired {
+            Applied::Applied { .. } => {
+                self.wire.timeline.note(&format!("{key} is expired"));
+                Ok(())
+            }
+            Applied::Refused { record, .. } => self.wire.say(key, &record).await,
+            Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends jobs whose time is over, wherever they stand.

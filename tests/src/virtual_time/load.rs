@@ -83,6 +83,7 @@ impl Asked {
             traceparent: String::new(),
             model: POOL.to_owned(),
             erased: None,
+            pseudonyms: medfleet_core::Pseudonyms::default(),
             cost: Cost {
                 preprocess_millis: 100,
                 frames: images,

@@ -115,7 +115,7 @@ impl Slot {
         let (unit, wire) = (&delivery.unit, &self.wire);
         if wire.clock() > unit.expires {
             return Ok(match wire.change(unit, None, &Move::Expire).await? {
-                Changed::Over(record) => verdict_of_final(&record),
+                Changed::Over(record) => return Err(Ending::Over(Some(record))),
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
             });
         }
