@@ -124,7 +124,16 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Refused`] when the server cannot change a stream to what is configured, and transient ones.
     pub async fn ensure(&self, pools: &[PoolName]) -> Result<()> {
-        streams::ensure(&self.api, &self.config, pools).await
+        streams::ensure(&self.api, &self.config, pools, streams::Present::Changed).await
+    }
+
+    /// As [`Queue::ensure`], and leaves every stream that is there as it is: for those who do not own its limits. A retention
+    /// that is shorter in a worker's file must not remove anybody's records.
+    ///
+    /// # Errors
+    /// As [`Queue::ensure`].
+    pub async fn ensure_there(&self, pools: &[PoolName]) -> Result<()> {
+        streams::ensure(&self.api, &self.config, pools, streams::Present::Left).await
     }
 
     /// Whether there is a connection right now.

@@ -164,12 +164,31 @@ fn consumer_json(config: &QueueConfig, stage: Stage, pool: &PoolName, class: Cla
     })
 }
 
+const CREATE: Operation = repeatable("create a stream");
+
+/// What becomes of a stream that is there already and differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Present {
+    /// It is made what is configured.
+    Changed,
+    /// It stays as whoever owns its limits has set them.
+    Left,
+}
+
 /// Makes the server agree. Safe to call from many processes at once, and again.
-pub(crate) async fn ensure(api: &Api, config: &QueueConfig, pools: &[PoolName]) -> Result<()> {
+pub(crate) async fn ensure(
+    api: &Api,
+    config: &QueueConfig,
+    pools: &[PoolName],
+    present: Present,
+) -> Result<()> {
     let replicas = config.replicas.count();
     for stream in streams(config) {
         let body = stream_json(&stream, replicas);
-        ensure_stream(api, &stream.name, &body).await?;
+        match present {
+            Present::Changed => ensure_stream(api, &stream.name, &body).await?,
+            Present::Left => ensure_there(api, &stream.name, &body).await?,
+        }
     }
     for stage in Stage::ALL {
         for pool in pools {
@@ -182,11 +201,23 @@ pub(crate) async fn ensure(api: &Api, config: &QueueConfig, pools: &[PoolName]) 
     Ok(())
 }
 
+/// Makes a stream that is missing; one that is there stays, whatever its limits are.
+async fn ensure_there(api: &Api, name: &str, body: &Value) -> Result<()> {
+    let subject = format!("STREAM.CREATE.{name}");
+    let created = api
+        .call::<serde::de::IgnoredAny>(CREATE, &subject, body)
+        .await;
+    match created {
+        Ok(_) => Ok(()),
+        Err(error) if is_code(&error, code::STREAM_EXISTS) => Ok(()),
+        Err(error) => Err(naming(error, name)),
+    }
+}
+
 /// Tries of create and update before a quarrel with another process counts as an error.
 const TRIES: usize = 5;
 
 pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result<()> {
-    const CREATE: Operation = repeatable("create a stream");
     const UPDATE: Operation = repeatable("update a stream");
     let (create, update) = (
         format!("STREAM.CREATE.{name}"),

@@ -78,12 +78,12 @@ impl Dependencies {
         })
     }
 
-    /// Makes sure that the pool's streams and consumers are there.
+    /// Makes sure that the pool's streams and consumers are there. The limits of streams that are there stay ingest's.
     ///
     /// # Errors
     /// [`ConnectionError::Ensure`].
     pub async fn ensure(&self, pool: &PoolName) -> Result<(), ConnectionError> {
-        let ensured = self.queue.ensure(std::slice::from_ref(pool)).await;
+        let ensured = self.queue.ensure_there(std::slice::from_ref(pool)).await;
         ensured.map_err(|source| ConnectionError::Ensure {
             pool: pool.clone(),
             source,

@@ -173,6 +173,19 @@ async fn limits_of_another_release_are_changed_under_work() -> Result<()> {
     Ok(())
 }
 
+/// A worker's file with another limit, or an older worker's, changes nothing for the others; what is missing is made.
+#[tokio::test]
+async fn who_does_not_own_the_limits_leaves_them() -> Result<()> {
+    let (_server, queue, client) = of_another_release(json!({ "max_msgs": 7 })).await?;
+    queue.ensure_there(&[kit::pool()]).await?;
+    let info = call(&client, "STREAM.INFO.WORK_ENCODE", &json!({})).await?;
+    ensure!(info["config"]["max_msgs"] == 7, "{info}");
+    let consumer = "CONSUMER.INFO.WORK_ENCODE.tiny-here_stat";
+    call(&client, consumer, &json!({})).await?;
+    call(&client, "STREAM.INFO.EVENTS", &json!({})).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_stream_that_cannot_be_changed_is_named_and_stays() -> Result<()> {
     for (changes, words) in [
