@@ -23,8 +23,8 @@ def reports_parser():
     parser.add_argument("--jobs", type=int, default=32, help="reports that are asked for at once")
     parser.add_argument("--tokens", type=int, default=150, help="tokens of each report, whatever the model would end at")
     parser.add_argument("--slots", type=int, default=16, help="reports that are written side by side at most")
-    parser.add_argument("--prompt", type=int, default=339, help="tokens of the prompt, its image's among them")
-    parser.add_argument("--before", type=int, default=18, help="tokens in front of the image's")
+    parser.add_argument("--prompt", type=int, default=340, help="tokens of the prompt, its image's among them")
+    parser.add_argument("--before", type=int, default=17, help="tokens in front of the image's")
     parser.add_argument("--repeat", type=int, default=3, help="reports one after the other")
     parser.add_argument("--seconds", type=float, default=600, help="no other single report is begun after so long")
     return parser

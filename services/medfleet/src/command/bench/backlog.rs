@@ -1,6 +1,6 @@
-//! `medfleet bench backlog`: reports an hour. A whole fleet of this program, nats-server included, is given jobs all at once,
-//! each with another image: the fleet would find the tokens of a repeated one. Before that it writes some reports one after
-//! the other, which says what a single one takes while nothing else is asked for.
+//! `medfleet bench backlog`: reports an hour. A whole fleet of this program, nats-server included, is given jobs all at
+//! once, each with another image: the fleet would find the tokens of a repeated one. Before that it writes some reports one
+//! after the other, which says what a single one takes while nothing else is asked for.
 //!
 //! It is for models with random weights as `bench model` writes them, whose texts have no end: a report that is shorter than
 //! it may be fails the run, for it would be other work than what it is compared with.
