@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{clients, places, process};
-use programs::Programs;
+use programs::{Load, Programs};
 use results::Results;
 
 /// Compiled here, for this machine, with whatever compiler there is.
@@ -38,6 +38,12 @@ struct Options {
     steps: usize,
     /// Minutes that one program may take in one form.
     minutes: usize,
+    /// Whether single works of the models are measured.
+    models: bool,
+    /// Whether whole reports are.
+    reports: bool,
+    /// How many reports at once.
+    load: Load,
     /// Forms of the language model, as `medfleet bench model` names them.
     dtypes: Vec<String>,
     /// A Python that has the peers already.
@@ -46,8 +52,8 @@ struct Options {
     dir: PathBuf,
 }
 
-/// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --minutes 20 --dtypes q8_0,… --python PATH --dir DIR`, in any
-/// order.
+/// `--layers 2 --rounds 2 --threads N --repeat 3 --steps 16 --minutes 20 --dtypes q8_0,… --python PATH --dir DIR
+/// --what models,reports --jobs 32 --tokens 150 --slots 16`, in any order.
 pub(crate) fn run(options: &[&str]) -> Result<()> {
     let options = read(options)?;
     // First: without room it would fail after an hour of compiling.
@@ -93,6 +99,13 @@ fn read(options: &[&str]) -> Result<Options> {
         repeat: 3,
         steps: 16,
         minutes: 20,
+        models: true,
+        reports: true,
+        load: Load {
+            jobs: 32,
+            tokens: 150,
+            slots: 16,
+        },
         dtypes: ["q8_0", "q4_k_m", "bf16", "f32"]
             .map(str::to_owned)
             .to_vec(),
@@ -116,6 +129,10 @@ fn read(options: &[&str]) -> Result<Options> {
             "--repeat" => read.repeat = number()?,
             "--steps" => read.steps = number()?,
             "--minutes" => read.minutes = number()?,
+            "--what" => [read.models, read.reports] = what(value)?,
+            "--jobs" => read.load.jobs = number()?,
+            "--tokens" => read.load.tokens = number()?,
+            "--slots" => read.load.slots = number()?,
             "--dtypes" => read.dtypes = value.split(',').map(str::to_owned).collect(),
             "--python" => read.python = Some(path()?),
             "--dir" => read.dir = path()?,
@@ -127,6 +144,19 @@ fn read(options: &[&str]) -> Result<Options> {
         read.dir = places::scratch(&format!("peers/{}-layers", read.layers))?;
     }
     Ok(read)
+}
+
+/// Single works of the models, whole reports, or both.
+fn what(value: &str) -> Result<[bool; 2]> {
+    let mut chosen = [false; 2];
+    for name in value.split(',') {
+        match name {
+            "models" => chosen[0] = true,
+            "reports" => chosen[1] = true,
+            _ => bail!("--what takes models, reports or both, not {name:?}"),
+        }
+    }
+    Ok(chosen)
 }
 
 impl Options {
@@ -223,14 +253,15 @@ fn heading(options: &Options) -> Result<String> {
     let date = process::capture(Command::new("date").args(["-u", "+%F"]))?;
     Ok(format!(
         "Measured on {}, {}: {} layers in each tower, {} threads, {} rounds in turns; in a round an image and a prompt {} times, \
-         a step {} times.",
+         a step {} times. Reports: {}.",
         date.trim(),
         processor()?,
         options.layers,
         options.threads,
         options.rounds,
         options.repeat,
-        options.steps
+        options.steps,
+        options.load
     ))
 }
 
@@ -243,7 +274,10 @@ mod tests {
         for name in [
             "files.py",
             "llama_cpp_bench.py",
+            "llama_cpp_models.py",
+            "llama_cpp_reports.py",
             "torch_bench.py",
+            "torch_reports.py",
             "samples.py",
             "requirements.txt",
         ] {
@@ -256,9 +290,17 @@ mod tests {
     fn options_come_in_any_order_and_nothing_else_does() {
         let options = read(&["--threads", "1", "--dtypes", "bf16,q8_0"]).unwrap();
         assert_eq!((options.threads, options.dtypes.len()), (1, 2));
-        for wrong in [&["--threads"][..], &["--threads", "0"], &["--hours", "1"]] {
+        for wrong in [
+            &["--threads"][..],
+            &["--threads", "0"],
+            &["--hours", "1"],
+            &["--what", "nothing"],
+        ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
+        let options = read(&["--what", "reports", "--jobs", "4"]).unwrap();
+        assert!(options.reports && !options.models);
+        assert_eq!(options.load.jobs, 4);
     }
 
     #[test]

@@ -31,30 +31,87 @@ pub(super) struct Task {
     pub(super) dtype: String,
 }
 
+/// Work of one kind, or whole reports under a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Program {
     Medfleet,
     LlamaText,
     LlamaImage,
     Torch,
+    /// Through a whole fleet.
+    Fleet(Load),
+    /// Pass by pass as llama.cpp's server does it.
+    LlamaReports(Load),
+    /// With `generate` of transformers.
+    TorchReports(Load),
+}
+
+/// Reports that are asked for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) jobs: usize,
+    /// Of each text.
+    pub(super) tokens: usize,
+    /// Texts side by side at most.
+    pub(super) slots: usize,
+}
+
+impl Load {
+    fn flags(self) -> [String; 6] {
+        let flag = |name: &str| format!("--{name}");
+        [
+            flag("jobs"),
+            self.jobs.to_string(),
+            flag("tokens"),
+            self.tokens.to_string(),
+            flag("slots"),
+            self.slots.to_string(),
+        ]
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            jobs,
+            tokens,
+            slots,
+        } = self;
+        write!(f, "{jobs} reports of {tokens} tokens in {slots} slots")
+    }
 }
 
 impl Program {
     /// Its name in the table.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Medfleet => "medfleet",
+            Self::Medfleet | Self::Fleet(_) => "medfleet",
             Self::LlamaText | Self::LlamaImage => "llama.cpp",
+            Self::LlamaReports(_) => "llama.cpp, as its server",
             Self::Torch => "PyTorch",
+            Self::TorchReports(_) => "transformers",
+        }
+    }
+
+    /// Whether it changes with this repository.
+    pub(super) const fn is_ours(self) -> bool {
+        matches!(self, Self::Medfleet | Self::Fleet(_))
+    }
+
+    const fn load(self) -> Option<Load> {
+        match self {
+            Self::Fleet(load) | Self::LlamaReports(load) | Self::TorchReports(load) => Some(load),
+            Self::Medfleet | Self::LlamaText | Self::LlamaImage | Self::Torch => None,
         }
     }
 }
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = match self.program {
-            Program::LlamaImage => " images",
-            _ => "",
+        let of = match (self.program, self.program.load()) {
+            (_, Some(load)) => format!(" {load}"),
+            (Program::LlamaImage, None) => " images".to_owned(),
+            _ => String::new(),
         };
         write!(f, "{}{of} {}", self.program.name(), self.dtype)
     }
@@ -123,6 +180,40 @@ impl Programs {
     /// What a round runs, programs in turns.
     pub(super) fn tasks(&self) -> Vec<Task> {
         let mut tasks = Vec::new();
+        if self.options.models {
+            tasks.extend(self.model_tasks());
+        }
+        if self.options.reports {
+            tasks.extend(self.report_tasks());
+        }
+        tasks
+    }
+
+    /// Whole reports. A fleet loads no GGUF: it computes in what a checkpoint can be loaded in.
+    fn report_tasks(&self) -> Vec<Task> {
+        let load = self.options.load;
+        let mut tasks = Vec::new();
+        let mut add = |program: Program, dtype: &str| {
+            let dtype = dtype.to_owned();
+            tasks.push(Task { program, dtype });
+        };
+        for dtype in &self.options.dtypes {
+            let plain = matches!(dtype.as_str(), "f32" | "bf16");
+            if plain {
+                add(Program::Fleet(load), dtype);
+            }
+            if dtype != "f32" {
+                add(Program::LlamaReports(load), dtype);
+            }
+            if plain {
+                add(Program::TorchReports(load), dtype);
+            }
+        }
+        tasks
+    }
+
+    fn model_tasks(&self) -> Vec<Task> {
+        let mut tasks = Vec::new();
         let mut add = |program: Program, dtype: &str| {
             let dtype = dtype.to_owned();
             tasks.push(Task { program, dtype });
@@ -153,6 +244,9 @@ impl Programs {
         };
         if let Err(error) = self.fill(task, &mut cell) {
             cell.failed = Some(format!("{error:#}"));
+        }
+        if let (Some(load), Some(why)) = (task.program.load(), &mut cell.failed) {
+            *why = format!("{load}: {why}");
         }
         cell.seconds = begun.elapsed().as_secs_f64();
         cell
@@ -212,6 +306,20 @@ impl Programs {
                 command.arg(&self.options.dir);
                 command
             }
+            Program::Fleet(load) => self.fleet(dtype, load),
+            Program::LlamaReports(load) => {
+                let mut command = self.python("llama_cpp_reports.py", dtype);
+                let text = self.file(&format!("text-{dtype}.gguf"));
+                command.args(load.flags()).arg("--text").arg(text);
+                command.arg("--image").arg(self.file("mmproj-f16.gguf"));
+                command.arg("--words").arg(self.file(LAST_FILE));
+                command
+            }
+            Program::TorchReports(load) => {
+                let mut command = self.python("torch_reports.py", dtype);
+                command.args(load.flags()).arg(&self.options.dir);
+                command
+            }
         }
     }
 
@@ -252,14 +360,35 @@ impl Programs {
         command
     }
 
+    /// A whole fleet of this program.
+    fn fleet(&self, dtype: &str, load: Load) -> Command {
+        let mut command = Command::new(places::built("medfleet"));
+        command
+            .current_dir(places::root())
+            .args(["bench", "backlog", "--json"])
+            .args(load.flags())
+            .args(["--alone", &self.options.repeat.to_string()])
+            .args(["--set", &format!("model.dtype={dtype}")])
+            .arg("--model")
+            .arg(&self.options.dir)
+            .env("RAYON_NUM_THREADS", self.options.threads.to_string());
+        command
+    }
+
+    /// A program of single works.
     fn script(&self, name: &str, dtype: &str) -> Command {
+        let mut command = self.python(name, dtype);
+        command.args(["--steps", &self.options.steps.to_string()]);
+        command
+    }
+
+    fn python(&self, name: &str, dtype: &str) -> Command {
         let mut command = Command::new(&self.python);
         command
             .current_dir(places::root())
             .arg(places::root().join(SCRIPTS).join(name))
             .args(["--threads", &self.options.threads.to_string()])
             .args(["--repeat", &self.options.repeat.to_string()])
-            .args(["--steps", &self.options.steps.to_string()])
             .args(["--dtype", dtype])
             .env("OMP_NUM_THREADS", self.options.threads.to_string());
         command
@@ -280,6 +409,7 @@ fn works(run: &Value) -> Result<Vec<Work>> {
         Ok(Work {
             name: name.to_owned(),
             seconds: [median("clock")?, median("processor")?],
+            jobs: of["jobs"].as_u64().and_then(|jobs| jobs.try_into().ok()),
             share: share.or_else(|| of["share_of_peak"].as_f64()),
         })
     });
@@ -367,5 +497,32 @@ mod tests {
         let shares: Vec<Option<f64>> = works.iter().map(|work| work.share).collect();
         assert_eq!(shares, [Some(0.8), Some(0.5), None]);
         assert_eq!(works[0].seconds, [1.5, 1.5]);
+    }
+
+    #[test]
+    fn queued_work_says_how_many_reports_it_is() {
+        let time = serde_json::json!({"median_ms": 60_000.0});
+        let run = serde_json::json!({"work": [
+            {"work": "report alone, 40 tokens", "jobs": null, "clock": time, "processor": time},
+            {"work": "4 reports queued, 40 tokens", "jobs": 4, "clock": time, "processor": time},
+        ]});
+        let jobs = works(&run).unwrap().into_iter().map(|work| work.jobs);
+        assert_eq!(jobs.collect::<Vec<_>>(), [None, Some(4)]);
+    }
+
+    #[test]
+    fn reports_under_another_load_are_another_task() {
+        let task = |jobs: usize| {
+            let load = Load {
+                jobs,
+                tokens: 40,
+                slots: 16,
+            };
+            let dtype = "bf16".to_owned();
+            let program = Program::Fleet(load);
+            Task { program, dtype }.to_string()
+        };
+        assert_eq!(task(4), "medfleet 4 reports of 40 tokens in 16 slots bf16");
+        assert_ne!(task(4), task(32));
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::programs::{Program, Task};
+use super::programs::Task;
 
 /// One program's run in one form.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub(super) struct Work {
     pub(super) name: String,
     /// By the clock, and of the processor: medians.
     pub(super) seconds: [f64; 2],
+    /// Reports that were written in it, where they were asked for at once.
+    pub(super) jobs: Option<u32>,
     /// Of what the machine could do at most, where that is known.
     pub(super) share: Option<f64>,
 }
@@ -85,7 +87,7 @@ impl Results {
     pub(super) fn has(&self, round: usize, task: &Task, commit: &str) -> bool {
         let cell = self.kept.cells.get(&key(round, task));
         cell.is_some_and(|cell| {
-            let same = task.program != Program::Medfleet || cell.commit == commit;
+            let same = !task.program.is_ours() || cell.commit == commit;
             same && (cell.failed.is_none() || cell.late)
         })
     }
@@ -102,10 +104,10 @@ impl Results {
     pub(super) fn add(&mut self, round: usize, task: &Task, cell: Cell) -> Result<()> {
         for work in &cell.work {
             let ([clock, processor], name) = (work.seconds, &work.name);
-            eprintln!("{task:<22} {name:<14} {clock:9.3} s, processor {processor:9.3} s");
+            eprintln!("{task:<30} {name:<28} {clock:9.3} s, processor {processor:9.3} s");
         }
         if let Some(failed) = &cell.failed {
-            eprintln!("{task:<22} {failed}");
+            eprintln!("{task:<30} {failed}");
         }
         self.kept.cells.insert(key(round, task), cell);
         let unfinished = self.path.with_extension("unfinished");
@@ -122,6 +124,7 @@ fn key(round: usize, task: &Task) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::programs::Program;
     use super::*;
 
     fn task(program: Program) -> Task {
@@ -137,6 +140,7 @@ mod tests {
             work: vec![Work {
                 name: "step of 1".to_owned(),
                 seconds: [1.0, 2.0],
+                jobs: None,
                 share: None,
             }],
             ..Cell::default()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::programs::Program;
 use super::results::Cell;
 
-/// The order of rows; steps follow.
+/// The order of rows; steps follow, then whole reports.
 const FIRST: [&str; 2] = ["image encoded", "prompt read"];
 /// A peer that is at least this much faster is named below the table: less is noise.
 const SLOWER: f64 = 0.98;
@@ -19,6 +19,8 @@ struct Times {
     /// By the clock, and of the processor.
     seconds: [Vec<f64>; 2],
     shares: Vec<f64>,
+    /// Reports in that time, where they were queued.
+    jobs: Option<u32>,
 }
 
 impl Times {
@@ -44,14 +46,19 @@ pub(super) fn markdown<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
     works.sort_by_key(|work| {
         let first = FIRST.iter().position(|first| first == work);
         let count = work.rsplit(' ').next().and_then(|count| count.parse().ok());
-        (first.unwrap_or(FIRST.len()), count.unwrap_or(0_usize))
+        let reports = work.contains("report");
+        (
+            reports,
+            first.unwrap_or(FIRST.len()),
+            count.unwrap_or(0_usize),
+        )
     });
     let mut lines = vec![
         "A ratio is the peer's time divided by medfleet's in the same form, or in medfleet's fastest where it has no such form: above 1 medfleet is faster.".to_owned(),
         "Of the machine's limits a share of what is computed is given for images and prompts, of what is read for steps.".to_owned(),
         String::new(),
-        "| work | program | form | seconds, each round | ratio | processor seconds, each round | ratio | of the limit |".to_owned(),
-        "|---|---|---|---|---|---|---|---|".to_owned(),
+        "| work | program | form | seconds, each round | ratio | processor seconds, each round | ratio | of the limit | reports an hour |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     let mut lost = Vec::new();
     for work in works {
@@ -91,7 +98,10 @@ fn row(names: &[&str; 3], times: &Times, ratios: Option<[f64; 2]>) -> String {
         [] => String::new(),
         shares => format!("{:.0} %", 100.0 * median(shares)),
     };
-    line + &format!(" {share} |")
+    let an_hour = times.jobs.map_or(String::new(), |jobs| {
+        format!("{:.1}", f64::from(jobs) * 3600.0 / times.medians()[0])
+    });
+    line + &format!(" {share} | {an_hour} |")
 }
 
 /// Work → (program, form) → times, in the order of the rounds.
@@ -106,6 +116,7 @@ fn times<'a>(cells: &[&'a Cell]) -> BTreeMap<&'a str, BTreeMap<Key<'a>, Times>> 
                 kind.push(seconds);
             }
             of_program.shares.extend(work.share);
+            of_program.jobs = work.jobs;
         }
     }
     times
@@ -186,6 +197,7 @@ mod tests {
             work: vec![Work {
                 name: "step of 4".to_owned(),
                 seconds: [seconds; 2],
+                jobs: None,
                 share: (program == ours()).then_some(0.5),
             }],
             ..Cell::default()
@@ -207,13 +219,38 @@ mod tests {
         assert!(is_peer_with_figures(&cells[2]) && !is_peer_with_figures(&cells[0]));
         let text = markdown(cells.iter());
         for line in [
-            "| step of 4 | medfleet | q8_0 | 0.100 / 0.100 |  | 0.100 / 0.100 |  | 50 % |",
-            "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |  |",
-            "| step of 4 | other | f16 | 0.050 | 0.50 | 0.050 | 0.50 |  |",
+            "| step of 4 | medfleet | q8_0 | 0.100 / 0.100 |  | 0.100 / 0.100 |  | 50 % |  |",
+            "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |  |  |",
+            "| step of 4 | other | f16 | 0.050 | 0.50 | 0.050 | 0.50 |  |  |",
             "- medfleet: 1, commit abc",
             "- other: 1",
             "**What is not won**: step of 4, other f16 (0.50).",
             "slow in bf16 measured nothing in one round: stopped after 1 s.",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
+    }
+
+    #[test]
+    fn reports_come_last_with_how_many_an_hour() {
+        let of = |program: &str, seconds: f64| {
+            let mut cell = cell(program, "bf16", seconds);
+            cell.work[0].name = "4 reports queued, 40 tokens".to_owned();
+            cell.work[0].jobs = Some(4);
+            cell.work[0].share = None;
+            cell
+        };
+        let cells = [
+            of("medfleet", 60.0),
+            of("other", 120.0),
+            cell("other", "bf16", 1.0),
+        ];
+        let text = markdown(cells.iter());
+        let rows = ["| step", "| 4 reports"].map(|row| text.find(row).unwrap());
+        assert!(rows[0] < rows[1], "{text}");
+        for line in [
+            "| 4 reports queued, 40 tokens | medfleet | bf16 | 60.000 |  | 60.000 |  |  | 240.0 |",
+            "| 4 reports queued, 40 tokens | other | bf16 | 120.000 | 2.00 | 120.000 | 2.00 |  | 120.0 |",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");
         }

@@ -1,5 +1,6 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
+mod backlog;
 mod checkpoint;
 mod form;
 mod frames;
@@ -14,6 +15,7 @@ mod report;
 mod sample;
 mod side;
 mod speculation;
+mod spent;
 
 use clap::Subcommand;
 
@@ -30,6 +32,8 @@ pub(crate) struct Args {
 enum What {
     /// What a fleet adds to the model's own time, from submit to result
     Report(report::Args),
+    /// Reports an hour of a whole fleet with jobs queued at once, and what a single one takes, with random weights
+    Backlog(backlog::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
@@ -50,6 +54,7 @@ enum What {
 pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
+        What::Backlog(args) => backlog::run(args),
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),

@@ -23,6 +23,8 @@ const SHARDS: [&str; 2] = [
     "model-00002-of-00002.safetensors",
 ];
 const INDEX: &str = "model.safetensors.index.json";
+/// How the name of the embedding ends.
+const EMBEDDING: &str = "embed_tokens.weight";
 /// Bytes of a bf16.
 const VALUE_BYTES: usize = 2;
 /// Values made at a time.
@@ -219,12 +221,12 @@ fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
         shard
     });
     let shard_of: Vec<usize> = shard_of.collect();
-    let mut random = Random::default();
+    let (mut random, ends) = (Random::default(), ends(&config));
     for (shard, name) in SHARDS.iter().enumerate() {
         let of_shard = tensors.iter().zip(&shard_of);
         let of_shard = of_shard.filter(|(_, of)| **of == shard);
         let of_shard: Vec<&Planned> = of_shard.map(|(tensor, _)| tensor).collect();
-        write_shard(&dir.join(name), &of_shard, &mut random).with_context(unwritable)?;
+        write_shard(&dir.join(name), &of_shard, &mut random, &ends).with_context(unwritable)?;
     }
     let map = tensors.iter().zip(&shard_of);
     let map: Map<String, Value> = map
@@ -236,7 +238,12 @@ fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
 }
 
 /// The form of safetensors: length of the head, the head as JSON, the values.
-fn write_shard(path: &Path, tensors: &[&Planned], random: &mut Random) -> Result<()> {
+fn write_shard(
+    path: &Path,
+    tensors: &[&Planned],
+    random: &mut Random,
+    ends: &[usize],
+) -> Result<()> {
     let mut head = Map::new();
     let mut end = 0;
     for tensor in tensors {
@@ -251,17 +258,45 @@ fn write_shard(path: &Path, tensors: &[&Planned], random: &mut Random) -> Result
     file.write_all(&head)?;
     let mut chunk = Vec::with_capacity(CHUNK * VALUE_BYTES);
     for tensor in tensors {
-        let mut left = tensor.values();
-        while left > 0 {
-            let count = left.min(CHUNK);
+        let (all, mut first) = (tensor.values(), 0);
+        while first < all {
+            let count = (all - first).min(CHUNK);
             chunk.clear();
             random.fill(&mut chunk, count);
+            if tensor.name.ends_with(EMBEDDING) {
+                blank(&mut chunk, first, ends);
+            }
             file.write_all(&chunk)?;
-            left -= count;
+            first += count;
         }
     }
     file.flush()?;
     Ok(())
+}
+
+/// The tokens that end a text.
+fn ends(config: &Value) -> Vec<usize> {
+    let ids = &config["eos_token_id"];
+    let ids = ids
+        .as_array()
+        .map_or(std::slice::from_ref(ids), Vec::as_slice);
+    let ids = ids.iter().filter_map(Value::as_u64);
+    ids.filter_map(|id| usize::try_from(id).ok()).collect()
+}
+
+/// Zeroes the embeddings of these tokens, as far as they are among these values of the embedding. The same numbers make the
+/// logits: those of the tokens that end a text are 0, and of so many random ones the largest is above that, so that every
+/// text is as long as it may be.
+fn blank(values: &mut [u8], first: usize, tokens: &[usize]) {
+    for at in tokens
+        .iter()
+        .flat_map(|token| token * HIDDEN..(token + 1) * HIDDEN)
+    {
+        let inside = at.checked_sub(first).map(|at| at * VALUE_BYTES);
+        if let Some(value) = inside.and_then(|at| values.get_mut(at..at + VALUE_BYTES)) {
+            value.fill(0);
+        }
+    }
 }
 
 /// MedGemma 4B's sizes with the ids of another tokenizer's special tokens.
@@ -308,7 +343,7 @@ fn planned(layers: usize) -> Vec<Planned> {
         tensors.push(Planned { name, shape });
     };
     let text = "language_model.model";
-    add(format!("{text}.embed_tokens.weight"), &[VOCAB, HIDDEN]);
+    add(format!("{text}.{EMBEDDING}"), &[VOCAB, HIDDEN]);
     for layer in 0..LAYERS.min(layers) {
         let mut of_layer = |name: &str, shape: &[usize]| {
             add(format!("{text}.layers.{layer}.{name}.weight"), shape);
@@ -436,6 +471,21 @@ mod tests {
             4_300_079_472
         );
         assert_eq!(tensors.len(), 883);
+    }
+
+    #[test]
+    fn tokens_that_end_a_text_have_empty_rows() {
+        assert_eq!(ends(&json!({"eos_token_id": [1, 8]})), [1, 8]);
+        assert_eq!(ends(&json!({"eos_token_id": 2})), [2]);
+        assert_eq!(ends(&json!({})), [0_usize; 0]);
+        let zeros = |first: usize| {
+            let mut values = vec![1; 2 * HIDDEN * VALUE_BYTES];
+            blank(&mut values, first, &[1, 8]);
+            values.iter().filter(|value| **value == 0).count()
+        };
+        assert_eq!(zeros(0), HIDDEN * VALUE_BYTES);
+        assert_eq!(zeros(HIDDEN + 1), (HIDDEN - 1) * VALUE_BYTES);
+        assert_eq!(zeros(2 * HIDDEN), 0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::fleet::child;
 use crate::show;
 
 /// How long the fleet may take to start.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_secs(300);
 /// How long it may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(40);
 /// How often we look whether it has started.
@@ -82,7 +82,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let pictures = (0..args.jobs + WARM_UP).map(|run| picture(folder.path(), side, run));
     let pictures: Vec<PathBuf> = pictures.collect::<Result<_>>()?;
-    let mut fleet = LocalFleet::start(folder.path(), &args.model)?;
+    let mut fleet = LocalFleet::start(folder.path(), &args.model, &[])?;
     let measured = measure(&mut fleet, &pictures, &args);
     let log = fleet.log.clone();
     fleet.stop()?;
@@ -92,14 +92,15 @@ pub(crate) fn run(args: Args) -> CommandResult {
 }
 
 /// A fleet of this very program, in its own process; killed with us.
-struct LocalFleet {
+pub(super) struct LocalFleet {
     child: Child,
     address: PathBuf,
-    log: PathBuf,
+    pub(super) log: PathBuf,
 }
 
 impl LocalFleet {
-    fn start(folder: &Path, model: &Path) -> Result<Self> {
+    /// Starts it with these settings, as of `up --set`.
+    pub(super) fn start(folder: &Path, model: &Path, settings: &[String]) -> Result<Self> {
         let (address, log) = (folder.join("address.json"), folder.join("fleet.log"));
         let program = std::env::current_exe().context("cannot find this program")?;
         let file = std::fs::File::create(&log).context("cannot make the fleet's log")?;
@@ -113,6 +114,9 @@ impl LocalFleet {
         command
             .args(["--address", "127.0.0.1:0", "--address-file"])
             .arg(&address);
+        for setting in settings {
+            command.arg("--set").arg(setting);
+        }
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("cannot share the log")?)
@@ -127,7 +131,7 @@ impl LocalFleet {
     }
 
     /// Waits until it accepts jobs.
-    async fn ready(&mut self) -> Result<Fleet> {
+    pub(super) async fn ready(&mut self) -> Result<Fleet> {
         let begun = Instant::now();
         while begun.elapsed() < START_MAX {
             if let Some(status) = self
@@ -153,7 +157,12 @@ impl LocalFleet {
         bail!("the fleet was not ready after {} s", START_MAX.as_secs())
     }
 
-    fn stop(mut self) -> Result<()> {
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn stop(mut self) -> Result<()> {
         child::end(&mut self.child, STOP_MAX).map(drop)
     }
 }
@@ -374,7 +383,7 @@ fn pattern(side: usize, run: u32) -> Vec<u8> {
 }
 
 /// A PNG of a run's own pattern, of the size that the model takes.
-fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
+pub(super) fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
     let path = folder.join(format!("{run}.png"));
     let side_pixels = u32::try_from(side).context("the model's images are too large")?;
     image::GrayImage::from_raw(side_pixels, side_pixels, pattern(side, run))
@@ -385,7 +394,7 @@ fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
 }
 
 /// The end of a log, for an error.
-fn tail(path: &Path) -> String {
+pub(super) fn tail(path: &Path) -> String {
     const LINES: usize = 20;
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,0 +1,299 @@
+//! `medfleet bench backlog`: reports an hour. A whole fleet of this program, nats-server included, is given jobs all at
+//! once, each with another image: the fleet would find the tokens of a repeated one. Before that it writes some reports one
+//! after the other, which says what a single one takes while nothing else is asked for.
+//!
+//! It is for models with random weights as `bench model` writes them, whose texts have no end: a report that is shorter than
+//! it may be fails the run, for it would be other work than what it is compared with.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures::future::try_join_all;
+use medfleet_model::Config;
+use medfleet_proto::v1::{
+    Class, DecodingParameters, Input, JobState, ReportTask, Result as Draft, SubmitJobRequest,
+    Task, input::Source, task::Kind,
+};
+use serde_json::{Value, json};
+
+use super::report::{self, LocalFleet};
+use super::sample::{Sample, head};
+use super::side::processor;
+use super::spent::spent;
+use crate::client::{Client, Cursor, Retry};
+use crate::command::on_one_thread;
+use crate::exit::{CommandResult, Exit, Fault};
+use crate::show;
+
+/// Reports before those that count.
+const WARM_UP: u32 = 1;
+/// As many pictures differ from one another.
+const PICTURES_MAX: u32 = 256;
+
+/// Flags of `bench backlog`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Model folder, with random weights as `bench model` writes them
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Jobs queued at once
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    jobs: u32,
+    /// Tokens of each report
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    tokens: u32,
+    /// Reports one after the other, before that
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    alone: u32,
+    /// Reports written side by side at most
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    slots: u32,
+    /// Another setting of the fleet, as of `medfleet up`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A JSON object on stdout after each part; the last one has all
+    #[arg(long)]
+    json: bool,
+}
+
+/// A time by the clock, and what all processes took of the processor in it.
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    clock: Duration,
+    processor: Duration,
+}
+
+/// What was measured.
+#[derive(Debug, Default)]
+struct Figures {
+    alone: Vec<Time>,
+    queued: Option<Time>,
+    prompt_tokens: u32,
+    device: String,
+    dtype: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> CommandResult {
+    let count = WARM_UP.saturating_add(args.alone).saturating_add(args.jobs);
+    if count > PICTURES_MAX || args.jobs == 0 {
+        return Err(Fault::usage(anyhow!(
+            "--jobs and --alone take 1 to {PICTURES_MAX} together"
+        )));
+    }
+    let config = Config::read(&args.model).context("cannot read the model's configuration")?;
+    let vision = config.vision.as_ref();
+    let side = vision.context("the model takes no images")?.image_size;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let pictures = (0..count).map(|number| {
+        let path = report::picture(folder.path(), side, number)?;
+        std::fs::read(path).context("cannot read a picture")
+    });
+    let pictures: Vec<Vec<u8>> = pictures.collect::<Result<_>>()?;
+    let mut fleet = LocalFleet::start(folder.path(), &args.model, &settings(&args))?;
+    let measured = on_one_thread(async {
+        measure(&mut fleet, &pictures, &args).await?;
+        Ok(Exit::Done)
+    });
+    let log = fleet.log.clone();
+    fleet.stop()?;
+    let measured = measured.map_err(|fault| fault.error);
+    Ok(measured.with_context(|| format!("the fleet said:\n{}", report::tail(&log)))?)
+}
+
+/// What the fleet is told. Random weights write one token over and over, which would be proposed and be right: that says
+/// nothing of reports.
+fn settings(args: &Args) -> Vec<String> {
+    let mut settings = vec![
+        format!("decode.worker.slots={}", args.slots),
+        "decode.speculation.mode=off".to_owned(),
+    ];
+    settings.extend(args.set.iter().cloned());
+    settings
+}
+
+async fn measure(fleet: &mut LocalFleet, pictures: &[Vec<u8>], args: &Args) -> Result<()> {
+    let client = Client::new(&fleet.ready().await?, Retry::PATIENT)?;
+    let bench = Bench {
+        client,
+        fleet: fleet.id(),
+        args,
+    };
+    let mut figures = Figures::default();
+    let (warm_up, rest) = pictures.split_at(WARM_UP as usize);
+    let (alone, queued) = rest.split_at(args.alone as usize);
+    for (number, picture) in warm_up.iter().enumerate() {
+        let draft = bench.report(number, picture, Class::Stat).await?;
+        figures.describe(&draft);
+    }
+    for (number, picture) in (warm_up.len()..).zip(alone) {
+        let report = bench.report(number, picture, Class::Stat);
+        let (_draft, time) = bench.timed(report).await?;
+        figures.alone.push(time);
+    }
+    if args.json {
+        show::print_json(&figures.json(args))?;
+    }
+    let first = warm_up.len() + alone.len();
+    let reports = (first..)
+        .zip(queued)
+        .map(|(number, picture)| bench.report(number, picture, Class::Routine));
+    let (_drafts, time) = bench.timed(try_join_all(reports)).await?;
+    figures.queued = Some(time);
+    if args.json {
+        show::print_json(&figures.json(args))?;
+    } else {
+        show::print(&figures.lines(args).join("\n"))?;
+    }
+    Ok(())
+}
+
+/// A fleet at work.
+struct Bench<'a> {
+    client: Client,
+    /// The process of the fleet.
+    fleet: u32,
+    args: &'a Args,
+}
+
+impl Bench<'_> {
+    /// One report, from submit to result.
+    async fn report(&self, number: usize, picture: &[u8], class: Class) -> Result<Draft> {
+        let request = SubmitJobRequest {
+            request_id: format!("backlog-{number}"),
+            task: Some(Task {
+                kind: Some(Kind::Report(ReportTask::default())),
+            }),
+            inputs: vec![Input {
+                source: Some(Source::Content(picture.to_vec().into())),
+                modality: String::new(),
+            }],
+            class: class.into(),
+            decoding: Some(DecodingParameters {
+                max_tokens: self.args.tokens,
+                ..DecodingParameters::default()
+            }),
+            ..SubmitJobRequest::default()
+        };
+        let accepted = self.client.submit(&request).await?;
+        let name = accepted
+            .job
+            .context("the fleet's answer lacks the job")?
+            .name;
+        let job = self
+            .client
+            .watch(&name, Cursor::default(), &mut |_event| Ok(()))
+            .await?;
+        if job.state != i32::from(JobState::Completed) {
+            bail!("report {number} ended {}", show::state_word(job.state));
+        }
+        let draft = self.client.draft(&name).await?;
+        let written = draft.usage.as_ref().map_or(0, |usage| usage.output_tokens);
+        ensure!(
+            written == self.args.tokens,
+            "report {number} ended by itself after {written} tokens: a checkpoint as `bench model` writes it never does"
+        );
+        Ok(draft)
+    }
+
+    /// Does this, and how long it took.
+    async fn timed<T>(&self, work: impl Future<Output = Result<T>>) -> Result<(T, Time)> {
+        let (begun, before) = (Instant::now(), self.processor()?);
+        let done = work.await?;
+        let clock = begun.elapsed();
+        let processor = self.processor()?.saturating_sub(before);
+        Ok((done, Time { clock, processor }))
+    }
+
+    /// What the fleet, its nats-server and this process took of the processor until now.
+    fn processor(&self) -> Result<Duration> {
+        Ok(spent(self.fleet)? + processor()?)
+    }
+}
+
+impl Figures {
+    /// Notes what made a report.
+    fn describe(&mut self, draft: &Draft) {
+        if let Some(usage) = &draft.usage {
+            self.prompt_tokens = usage.prompt_tokens;
+        }
+        if let Some(provenance) = &draft.provenance {
+            self.device.clone_from(&provenance.device);
+            self.dtype.clone_from(&provenance.dtype);
+        }
+    }
+
+    fn about(&self, args: &Args) -> String {
+        format!(
+            "whole fleet with {} slots, prompts of {} tokens",
+            args.slots, self.prompt_tokens
+        )
+    }
+
+    /// In the form of the programs that it is compared with.
+    fn json(&self, args: &Args) -> Value {
+        let work = |name: String, jobs: Option<u32>, times: &[Time]| {
+            let of = |time: fn(&Time) -> Duration| Sample::new(times.iter().map(time).collect());
+            json!({
+                "work": name,
+                "jobs": jobs,
+                "clock": of(|time| time.clock).json(),
+                "processor": of(|time| time.processor).json(),
+            })
+        };
+        let mut works = Vec::new();
+        if !self.alone.is_empty() {
+            let name = format!("report alone, {} tokens", args.tokens);
+            works.push(work(name, None, &self.alone));
+        }
+        if let Some(time) = self.queued {
+            let name = format!("{} reports queued, {} tokens", args.jobs, args.tokens);
+            works.push(work(name, Some(args.jobs), &[time]));
+        }
+        json!({
+            "bench": "backlog",
+            "version": self.device,
+            "dtype": self.dtype,
+            "about": self.about(args),
+            "prompt_tokens": self.prompt_tokens,
+            "reports_an_hour": self.queued.map(|time| an_hour(args.jobs, time.clock)),
+            "work": works,
+        })
+    }
+
+    fn lines(&self, args: &Args) -> Vec<String> {
+        let of = |time: fn(&Time) -> Duration| Sample::new(self.alone.iter().map(time).collect());
+        let mut lines = vec![
+            format!("{}, {}, {}", self.device, self.dtype, self.about(args)),
+            head(),
+            of(|time| time.clock).row("report alone"),
+            of(|time| time.processor).row("  processor"),
+        ];
+        if let Some(Time { clock, processor }) = self.queued {
+            lines.push(format!(
+                "{} reports of {} tokens queued: {}, processor {}, {:.1} reports an hour",
+                args.jobs,
+                args.tokens,
+                show::seconds(clock),
+                show::seconds(processor),
+                an_hour(args.jobs, clock)
+            ));
+        }
+        lines
+    }
+}
+
+fn an_hour(jobs: u32, clock: Duration) -> f64 {
+    f64::from(jobs) * 3600.0 / clock.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_an_hour() {
+        assert!((an_hour(4, Duration::from_secs(60)) - 240.0).abs() < 1e-9);
+    }
+}

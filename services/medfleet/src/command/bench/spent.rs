@@ -1,0 +1,97 @@
+//! What a process and those that it started took of the processor, from `/proc`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// Linux counts these times in hundredths of a second, whatever the kernel's own clock is.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What `/proc/ID/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    /// Of its threads, and of the children that it has waited for.
+    ticks: u32,
+}
+
+/// The processor time of a process and of all below it until now.
+pub(super) fn spent(root: u32) -> Result<Duration> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
+        let entry = entry.context("cannot read /proc")?;
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile has no file, and is in its parent's time.
+        let text = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if let Some(stat) = read(&text) {
+            all.insert(id, stat);
+        }
+    }
+    ensure!(all.contains_key(&root), "the process has ended");
+    let ours = all.iter().filter(|(id, _)| is_below(**id, root, &all));
+    Ok(ours.map(|(_, stat)| TICK * stat.ticks).sum())
+}
+
+/// The name of the program stands in brackets and may hold anything; numbers follow.
+fn read(text: &str) -> Option<Stat> {
+    let (_, numbers) = text.rsplit_once(')')?;
+    let numbers: Vec<&str> = numbers.split_whitespace().collect();
+    let number = |at: usize| numbers.get(at)?.parse::<u32>().ok();
+    let ticks: Option<Vec<u32>> = (11..15).map(number).collect();
+    Some(Stat {
+        parent: number(1)?,
+        ticks: ticks?.iter().sum(),
+    })
+}
+
+/// Whether a process is this one, or below it.
+fn is_below(mut id: u32, root: u32, all: &BTreeMap<u32, Stat>) -> bool {
+    // Ids are used again while we look: no more steps than there are processes.
+    for _ in 0..=all.len() {
+        if id == root {
+            return true;
+        }
+        match all.get(&id) {
+            Some(stat) => id = stat.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_may_be_called_anything() {
+        let text = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 2 3 4 100 20 3 4 20 0 1 0 5 6 7";
+        let expected = Stat {
+            parent: 3,
+            ticks: 127,
+        };
+        assert_eq!(read(text), Some(expected));
+        assert_eq!(read(""), None);
+    }
+
+    #[test]
+    fn children_of_children_count() {
+        let stat = |parent: u32| Stat { parent, ticks: 1 };
+        let all = BTreeMap::from([(1, stat(0)), (5, stat(1)), (6, stat(5)), (7, stat(1))]);
+        let below: Vec<u32> = all
+            .keys()
+            .copied()
+            .filter(|id| is_below(*id, 5, &all))
+            .collect();
+        assert_eq!(below, [5, 6]);
+    }
+
+    #[test]
+    fn this_process_is_found() {
+        assert!(spent(std::process::id()).is_ok());
+    }
+}
