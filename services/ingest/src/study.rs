@@ -135,6 +135,7 @@ impl Acceptor {
             model: plan.model,
             erased: None,
             cost,
+            forwarded: None,
         }
     }
 
