@@ -18,6 +18,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
             "job_record_pseudonyms",
             record_with_pseudonyms().encode_to_vec(),
         ),
+        ("job_record_forwarded", forwarded().encode_to_vec()),
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
@@ -51,9 +52,11 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
     }
     match name {
         "work_unit" | "work_unit_cost" => again::<work::WorkUnit>(bytes),
-        "job_record" | "job_record_erased" | "job_record_cost" | "job_record_pseudonyms" => {
-            again::<work::JobRecord>(bytes)
-        }
+        "job_record"
+        | "job_record_erased"
+        | "job_record_cost"
+        | "job_record_pseudonyms"
+        | "job_record_forwarded" => again::<work::JobRecord>(bytes),
         "study_manifest" => again::<work::StudyManifest>(bytes),
         "frames_manifest" => again::<work::FramesManifest>(bytes),
         "tokens_manifest" => again::<work::TokensManifest>(bytes),
@@ -138,6 +141,21 @@ fn record() -> work::JobRecord {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         model: "medgemma".into(),
         ..Default::default()
+    }
+}
+
+fn forwarded() -> work::JobRecord {
+    work::JobRecord {
+        state: v1::JobState::Forwarded.into(),
+        failure_reason: 0,
+        failure_message: String::new(),
+        forwarded: Some(work::Forwarded {
+            job: "fedcba9876543210fedcba9876543210".into(),
+            time_unix_millis: 8,
+            cancel_wanted: true,
+            erased: true,
+        }),
+        ..record()
     }
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod cancel;
 mod crash;
 mod dead;
+mod edge;
 mod edges;
 mod erase;
 mod fail_closed;

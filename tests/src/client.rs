@@ -173,7 +173,25 @@ impl Client {
     /// # Errors
     /// The server's status.
     pub async fn get(&self, name: &str) -> Result<Job, Status> {
-        let request = self.request(v1::GetJobRequest { name: name.into() });
+        let request = self.request(v1::GetJobRequest {
+            name: name.into(),
+            ..Default::default()
+        });
+        let response = self.stub.clone().get_job(request).await?.into_inner();
+        response
+            .job
+            .ok_or_else(|| Status::internal("the response has no job"))
+    }
+
+    /// Returns the job of a request id.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn get_by_request_id(&self, request_id: &str) -> Result<Job, Status> {
+        let request = self.request(v1::GetJobRequest {
+            request_id: request_id.into(),
+            ..Default::default()
+        });
         let response = self.stub.clone().get_job(request).await?.into_inner();
         response
             .job
@@ -444,8 +462,7 @@ impl Client {
     /// # Errors
     /// [`PATIENCE`] exceeded; says where the job stood.
     pub async fn wait_final(&self, name: &str) -> Result<Job> {
-        self.wait_for(name, |job| job.state() >= JobState::Completed)
-            .await
+        self.wait_for(name, |job| is_final(job.state())).await
     }
 
     /// Waits until `condition` holds of the job, by asking; a server that is away meanwhile is asked again.
@@ -466,6 +483,15 @@ impl Client {
             .await;
         found.with_context(|| format!("{name} last seen in {:?}", last.into_inner()))
     }
+}
+
+/// Whether nothing follows a state.
+#[must_use]
+pub const fn is_final(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Expired
+    )
 }
 
 impl Seen {

@@ -10,7 +10,9 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     if decoded && !record.chunks.all_done() {
         return Some("a decode began before every declared image was encoded");
     }
-    if decoded && record.frames.is_none() && record.erased.is_none() {
+    // The hub keeps the frames of what it decodes.
+    let has_frames = record.frames.is_some() || record.forwarded.is_some();
+    if decoded && !has_frames && record.erased.is_none() {
         return Some("a decode began without a frames manifest");
     }
     let has_result = record.state == JobState::Completed && record.erased.is_none();
@@ -19,6 +21,14 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     }
     if record.erased.is_some() && !record.state.is_final() {
         return Some("a job was erased before its end");
+    }
+    if record.state == JobState::Forwarded && record.forwarded.is_none() {
+        return Some("a job was handed on to nobody");
+    }
+    if record.forwarded.is_some()
+        && (record.state == JobState::Accepted || is_under_way(record.state))
+    {
+        return Some("a job that the hub does is done here as well");
     }
     if (record.state == JobState::Failed) != record.failure.is_some() {
         return Some("a job has a failure exactly when it failed");
@@ -45,10 +55,14 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
 #[must_use]
 pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'static str> {
     let is_erasure = before.erased.is_none() && after.erased.is_some();
-    if before.state.is_final() && before.epoch == after.epoch && before != after && !is_erasure {
+    let is_erasure_at_hub = before.owes_erasure() && !after.owes_erasure();
+    let may_change = is_erasure || is_erasure_at_hub;
+    if before.state.is_final() && before.epoch == after.epoch && before != after && !may_change {
         return Some("a final record changed within its epoch");
     }
-    if is_erasure && (before.state, before.epoch) != (after.state, after.epoch) {
+    let ends = before.state == JobState::Forwarded && after.state == JobState::Cancelled;
+    let same_end = (before.state, before.epoch) == (after.state, after.epoch);
+    if is_erasure && !same_end && !ends {
         return Some("an erasure changed how a job ended");
     }
     if before.erased.is_some() && after.erased.is_none() {
@@ -66,6 +80,10 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     if after.epoch == before.epoch && after.state < before.state {
         return Some("the state went back within an epoch");
     }
+    let (was, is) = (before.forwarded.as_ref(), after.forwarded.as_ref());
+    if before.epoch == after.epoch && was.is_some() && was.map(|f| &f.job) != is.map(|f| &f.job) {
+        return Some("a job was handed on to another job of the hub");
+    }
     if (before.body, before.study) != (after.body, after.study) {
         return Some("what was submitted changed");
     }
@@ -73,4 +91,12 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
         return Some("whose a job is changed");
     }
     violation(after)
+}
+
+/// Whether workers are at it.
+const fn is_under_way(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Released | JobState::Preprocessed | JobState::Encoding | JobState::Decoding
+    )
 }

@@ -25,7 +25,8 @@ pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
-    CHUNKS_MAX, Chunks, JobRecord, JobState, Move, Refused, Starts, Times, UnixMillis,
+    CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, Outcome, Refused, Starts,
+    Times, UnixMillis,
 };
 pub use unit::WorkUnit;
 pub use verdict::{FAILURE_MESSAGE_BYTES_MAX, Failure, FailureReason, Verdict};

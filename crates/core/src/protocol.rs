@@ -249,7 +249,8 @@ pub fn first(key: &JobKey, record: &JobRecord) -> Option<WorkUnit> {
 #[must_use]
 pub fn outstanding(key: &JobKey, record: &JobRecord) -> Vec<WorkUnit> {
     let preprocess = preprocess(key, record);
-    if record.state.is_final() {
+    // The hub does what was handed on.
+    if record.state.is_final() || record.state == JobState::Forwarded {
         Vec::new()
     } else if record.frames.is_none() {
         vec![preprocess]

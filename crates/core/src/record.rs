@@ -4,7 +4,11 @@
 use std::fmt;
 
 use crate::guard::Guard;
-use crate::{Class, Cost, Digest, Failure, PoolName, Pseudonyms, Stage, TaskKind};
+use crate::{Class, Cost, Digest, Failure, JobId, PoolName, Pseudonyms, Stage, TaskKind};
+
+mod forward;
+
+pub use forward::{Ended, Forwarded, Outcome};
 
 /// Most encode chunks a job can have: one bit each in the record.
 pub const CHUNKS_MAX: u32 = 32;
@@ -18,6 +22,8 @@ pub struct UnixMillis(pub i64);
 pub enum JobState {
     /// Durably accepted, waiting for its turn.
     Accepted,
+    /// At a hospital's edge: handed on to the hub, which does it.
+    Forwarded,
     /// A preprocess worker took it.
     Released,
     /// Frames are ready.
@@ -40,6 +46,7 @@ impl JobState {
     /// Every state, in order.
     pub const ALL: &'static [Self] = &[
         Self::Accepted,
+        Self::Forwarded,
         Self::Released,
         Self::Preprocessed,
         Self::Encoding,
@@ -64,6 +71,7 @@ impl JobState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
+            Self::Forwarded => "forwarded",
             Self::Released => "released",
             Self::Preprocessed => "preprocessed",
             Self::Encoding => "encoding",
@@ -196,6 +204,8 @@ pub struct JobRecord {
     pub erased: Option<UnixMillis>,
     /// What it is expected to take.
     pub cost: Cost,
+    /// At a hospital's edge: the hub's job, once it was handed on.
+    pub forwarded: Option<Forwarded>,
 }
 
 /// A wish to change a record.
@@ -236,7 +246,7 @@ pub enum Move {
     },
     /// The job cannot be done.
     Fail(Failure),
-    /// The tenant wants no more of it.
+    /// The tenant wants no more of it. A job that the hub does is ended by the hub: the wish is remembered until then.
     Cancel,
     /// Its time is over.
     Expire,
@@ -246,7 +256,19 @@ pub enum Move {
         expires: UnixMillis,
     },
     /// What was stored for an ended job is to be erased: the record names it no more, and nothing brings the job back.
+    /// A job that the hub does ends by this.
     Erase,
+    /// The hub has accepted the job.
+    Forward {
+        /// The hub's job.
+        job: JobId,
+        /// The class that the hub serves it in.
+        class: Class,
+    },
+    /// The hub's job has ended, and what is left of it is durable here.
+    End(Ended),
+    /// The hub has erased its job too.
+    ErasedAtHub,
 }
 
 /// Why a move is refused. The record is unchanged.
@@ -306,6 +328,7 @@ impl JobRecord {
         match step {
             Move::Replay { expires } => return self.replayed(*expires, now),
             Move::Erase => return self.erased(now),
+            Move::ErasedAtHub => return self.erased_at_hub(),
             _ => {}
         }
         if Guard::Final.acts(self.state.is_final()) {
@@ -347,9 +370,13 @@ impl JobRecord {
                 next.failure = Some(failure.clone());
                 next.finish(JobState::Failed, now);
             }
-            Move::Cancel => next.finish(JobState::Cancelled, now),
-            Move::Expire => next.finish(JobState::Expired, now),
-            Move::Replay { .. } | Move::Erase => unreachable!("handled above"),
+            Move::Cancel => next.cancel(now),
+            Move::Expire => next.expire(now)?,
+            Move::Forward { job, class } => next.forward(job, *class, now)?,
+            Move::End(ended) => next.end(ended, now)?,
+            Move::Replay { .. } | Move::Erase | Move::ErasedAtHub => {
+                unreachable!("handled above")
+            }
         }
         Ok(next)
     }
@@ -474,7 +501,12 @@ impl JobRecord {
     }
 
     fn erased(&self, now: UnixMillis) -> Result<Self, Refused> {
-        if !self.state.is_final() {
+        let mut ended = self.clone();
+        if self.state == JobState::Forwarded {
+            // Whatever the hub still makes of it, nobody here wants to see it any more.
+            ended.finish(JobState::Cancelled, now);
+        }
+        if !ended.state.is_final() {
             return Err(Refused::Illegal {
                 step: "erase",
                 state: self.state,
@@ -484,7 +516,7 @@ impl JobRecord {
             frames: None,
             result: None,
             erased: self.erased.or(Some(now)),
-            ..self.clone()
+            ..ended
         })
     }
 
@@ -507,6 +539,7 @@ impl JobRecord {
             frames: None,
             result: None,
             failure: None,
+            forwarded: None,
             times: Times {
                 accepted: now,
                 ..Times::default()

@@ -5,7 +5,7 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `search`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
+//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
 mod ack;
@@ -14,6 +14,7 @@ mod bucket;
 mod config;
 mod connect;
 mod delivery;
+mod edge;
 mod error;
 mod events;
 mod feed;

@@ -103,6 +103,11 @@ pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
     format!("event.{key}.{}", event_token(record))
 }
 
+/// An event of the hub's job, at its edge: told from others by its place at the hub.
+pub(crate) fn hub_event(key: &JobKey, epoch: u32, sequence: u64) -> String {
+    format!("event.{key}.{epoch}-hub-{sequence}")
+}
+
 /// All events of a job.
 pub(crate) fn events_of(key: &JobKey) -> String {
     format!("event.{key}.*")

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState,
-    PoolName, PseudonymHash, Pseudonyms, Stage, Starts, TaskKind, TenantId, Times, UnixMillis,
-    WorkUnit,
+    Chunks, Class, Cost, Digest, Failure, FailureReason, Forwarded, JobId, JobKey, JobRecord,
+    JobState, PoolName, PseudonymHash, Pseudonyms, Stage, Starts, TaskKind, TenantId, Times,
+    UnixMillis, WorkUnit,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as work;
@@ -34,6 +34,7 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 pub const fn state_to_wire(state: JobState) -> v1::JobState {
     match state {
         JobState::Accepted => v1::JobState::Accepted,
+        JobState::Forwarded => v1::JobState::Forwarded,
         JobState::Released => v1::JobState::Released,
         JobState::Preprocessed => v1::JobState::Preprocessed,
         JobState::Encoding => v1::JobState::Encoding,
@@ -265,6 +266,12 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
             asked if asked == record.class => String::new(),
             asked => asked.to_string(),
         },
+        forwarded: record.forwarded.as_ref().map(|forwarded| work::Forwarded {
+            job: forwarded.job.to_string(),
+            time_unix_millis: forwarded.at.0,
+            cancel_wanted: forwarded.is_cancel_wanted,
+            erased: forwarded.is_erased,
+        }),
     };
     let bytes = encode(&message);
     if bytes.len() > RECORD_BYTES_MAX {
@@ -296,7 +303,16 @@ pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
         "" => class,
         asked => asked.parse().map_err(|_| bad("class asked"))?,
     };
+    let forwarded = wire.forwarded.as_ref().map(|forwarded| {
+        Ok::<_, QueueError>(Forwarded {
+            job: JobId::new(forwarded.job.as_str()).map_err(|_| bad("the hub's job"))?,
+            at: UnixMillis(forwarded.time_unix_millis),
+            is_cancel_wanted: forwarded.cancel_wanted,
+            is_erased: forwarded.erased,
+        })
+    });
     Ok(JobRecord {
+        forwarded: forwarded.transpose()?,
         state: state_from_wire(wire.state).ok_or_else(|| bad("state"))?,
         epoch: wire.epoch,
         attempt: wire.attempt,
@@ -344,6 +360,7 @@ pub(crate) fn event_of(record: &JobRecord, now: UnixMillis) -> work::JobEvent {
     let times = &record.times;
     let time = match record.state {
         JobState::Accepted => Some(times.accepted),
+        JobState::Forwarded => record.forwarded.as_ref().map(|forwarded| forwarded.at),
         JobState::Released => times.released,
         JobState::Preprocessed => times.preprocessed,
         JobState::Encoding => times.encoded,

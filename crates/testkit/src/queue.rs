@@ -92,6 +92,7 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         model: "tiny".to_owned(),
         erased: None,
         cost: cost(),
+        forwarded: None,
     };
     (key, record)
 }

@@ -20,6 +20,16 @@
 {{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}
 {{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the command line has no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
 {{- if and .Values.ingest.tls.enabled .Values.helmTest.enabled -}}{{- include "medfleet.need" (dict "value" .Values.helmTest.ca.secretName "path" "helmTest.ca.secretName" "why" "needed with ingest.tls: the test must know who signed the certificate") -}}{{- end -}}
+{{- $edge := .Values.ingest.edge -}}
+{{- if $edge.hub -}}
+  {{- include "medfleet.need" (dict "value" $edge.tokens.secretName "path" "ingest.edge.tokens.secretName" "why" "needed with ingest.edge.hub") -}}
+  {{- include "medfleet.need" (dict "value" $edge.ca.secretName "path" "ingest.edge.ca.secretName" "why" "needed with ingest.edge.hub: no other authority is trusted") -}}
+  {{- include "medfleet.need" (dict "value" $edge.aliases "path" "ingest.edge.aliases" "why" "needed with ingest.edge.hub: names of the hub's models") -}}
+  {{- if .Values.pools -}}{{- fail "pools: an edge hands its jobs on to ingest.edge.hub and has no workers; leave pools empty" -}}{{- end -}}
+  {{- if .Values.networkPolicy.enabled -}}{{- include "medfleet.need" (dict "value" .Values.networkPolicy.hubPeers "path" "networkPolicy.hubPeers" "why" "needed with ingest.edge.hub, or it is not reached") -}}{{- end -}}
+{{- else if $edge.aliases -}}
+  {{- fail "ingest.edge.aliases: has no meaning without ingest.edge.hub" -}}
+{{- end -}}
 {{- $s3 := .Values.store.s3 -}}
 {{- if eq .Values.store.kind "s3" -}}
   {{- include "medfleet.need" (dict "value" $s3.region "path" "store.s3.region" "why" "needed with store.kind s3; compatible stores often take us-east-1") -}}

@@ -94,6 +94,10 @@
     {{- $_ := set (ternary $embedders $models (eq $pool.kind "embedder")) $alias $name -}}
   {{- end -}}
 {{- end -}}
+{{- range $alias := $values.edge.aliases -}}
+  {{- if or (hasKey $models $alias) (hasKey $embedders $alias) -}}{{- fail (printf "ingest.edge.aliases: %s names a pool already; an alias is the hub's or a pool's" $alias) -}}{{- end -}}
+  {{- $_ := set $models $alias "hub" -}}
+{{- end -}}
 {{- if not $models -}}{{- fail "pools: at least one pool of kind writer is needed; see the presets values-small.yaml and values-gpu.yaml" -}}{{- end -}}
 {{- $default := $values.defaultModel -}}
 {{- if not $default -}}
@@ -122,6 +126,14 @@
   {{- $tls := dict "cert" "/etc/medfleet/tls/tls.crt" "key" "/etc/medfleet/tls/tls.key" -}}
   {{- if $values.tls.clientCa -}}{{- $_ := set $tls "client_ca" "/etc/medfleet/tls/ca.crt" -}}{{- end -}}
   {{- $_ := set $ingest "tls" $tls -}}
+{{- end -}}
+{{- if $values.edge.hub -}}
+  {{- $edge := deepCopy $values.edge.config -}}
+  {{- $_ := set $edge "hub" $values.edge.hub -}}
+  {{- $_ := set $edge "tokens_file" (printf "/etc/medfleet/hub-tokens/%s" $values.edge.tokens.key) -}}
+  {{- $_ := set $edge "ca_file" (printf "/etc/medfleet/hub-ca/%s" $values.edge.ca.key) -}}
+  {{- with $values.edge.serverName -}}{{- $_ := set $edge "server_name" . -}}{{- end -}}
+  {{- $_ := set $ingest "edge" $edge -}}
 {{- end -}}
 {{ include "medfleet.config.common" . }}
 

@@ -137,6 +137,18 @@ impl Blobs {
             .await
     }
 
+    /// Stores the text that the job's current attempt has written so far, as an encoded `TextChunk` of offset 0.
+    pub(crate) async fn put_text(
+        &self,
+        key: &JobKey,
+        epoch: u32,
+        text: Bytes,
+    ) -> Result<(), StoreError> {
+        let name = text_key(key, epoch);
+        let put = self.0.put_mutable_of(key, BlobKind::Text, &name, text);
+        put.await.map(drop)
+    }
+
     /// Refuses what would not fit; what other callers bring meanwhile may still fill the store first.
     pub(crate) async fn check_headroom(&self, bytes: u64) -> Result<(), Refusal> {
         match self.0.headroom().await? {

@@ -1,5 +1,6 @@
 //! What an operator decides about ingest, with every limit named. Keys that hide a decision have no default.
 
+mod edge;
 mod quotas;
 mod retention;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::{Reserved, Rules, Weights};
 
+pub use edge::EdgeConfig;
 pub use quotas::{Quota, QuotasConfig};
 pub use retention::RetentionConfig;
 
@@ -116,6 +118,9 @@ pub struct Config {
     /// Releasing.
     #[serde(default)]
     pub dispatcher: DispatcherConfig,
+    /// Makes this ingest a hospital's edge: it hands its jobs on to a hub, and releases none itself. A hub without.
+    #[serde(default)]
+    pub edge: Option<EdgeConfig>,
 }
 
 fn listen_default() -> SocketAddr {
@@ -510,6 +515,9 @@ impl Config {
                 "ingest.cost.pools must name pools of ingest.models or ingest.embedders",
             ),
         ])?;
+        if let Some(edge) = &self.edge {
+            edge.check()?;
+        }
         self.rules()?;
         self.pools().map(drop)
     }

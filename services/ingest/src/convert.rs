@@ -97,6 +97,11 @@ pub(crate) fn timestamp(at: UnixMillis) -> Timestamp {
     }
 }
 
+pub(crate) fn unix_millis(at: Timestamp) -> UnixMillis {
+    let millis = at.seconds.saturating_mul(1000);
+    UnixMillis(millis.saturating_add(i64::from(at.nanos / 1_000_000)))
+}
+
 /// A record as the API shows it.
 pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
     let times = &record.times;
@@ -107,6 +112,7 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         times.decoding,
         times.finished,
         record.erased,
+        record.forwarded.as_ref().map(|forwarded| forwarded.at),
     ];
     let updated = steps
         .into_iter()
@@ -132,6 +138,11 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         attempt: record.attempt,
         erase_time: record.erased.map(timestamp),
         class_asked: class(record.class_asked).into(),
+        cancel_wanted: !record.state.is_final()
+            && record
+                .forwarded
+                .as_ref()
+                .is_some_and(|f| f.is_cancel_wanted),
     }
 }
 
@@ -197,6 +208,7 @@ pub(crate) fn result_text(result: &v1::Result) -> &str {
 pub(crate) const fn state(state: JobState) -> v1::JobState {
     match state {
         JobState::Accepted => v1::JobState::Accepted,
+        JobState::Forwarded => v1::JobState::Forwarded,
         JobState::Released => v1::JobState::Released,
         JobState::Preprocessed => v1::JobState::Preprocessed,
         JobState::Encoding => v1::JobState::Encoding,

@@ -40,6 +40,9 @@ pub enum Error {
     /// The server could not be built or failed.
     #[error("the gRPC server failed")]
     Server(#[from] tonic::transport::Error),
+    /// The hub's address or certificates are not usable.
+    #[error("ingest.edge names a hub that cannot be called")]
+    Hub(#[source] tonic::transport::Error),
     /// The listener is not usable.
     #[error("the listener cannot be used")]
     Listener(#[source] std::io::Error),

@@ -5,7 +5,8 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `pseudonym`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `dead`, `operator`, `rebuild` (a figure),
+//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `edge` (in its place
+//! where there is a hub above), `dead`, `operator`, `rebuild` (a figure),
 //! `roster`, `census` and `status` (how the fleet stands), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
@@ -16,6 +17,7 @@ pub mod config;
 mod convert;
 mod cost;
 mod dead;
+mod edge;
 mod erase;
 mod error;
 mod hub;
@@ -67,6 +69,7 @@ use blobs::Blobs;
 use calls::{Calls, Gate};
 use census::Census;
 use dead::DeadLetters;
+use edge::Edge;
 use hub::Hub;
 use keeper::Keeper;
 use keys::Keys;
@@ -156,6 +159,10 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         gate: parts.gate(),
     };
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
+    match parts.edge(&deps).await? {
+        Some(edge) => start(&deps.tasks, "edge", Arc::new(edge).run()),
+        None => start(&deps.tasks, "dispatcher", parts.dispatcher(&deps).run()),
+    }
     parts.start_tasks(&deps);
     let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
     start(&deps.tasks, "queue connection", connection);
@@ -267,6 +274,41 @@ impl Parts {
         }
     }
 
+    fn dispatcher(&self, deps: &Deps) -> Dispatcher {
+        Dispatcher {
+            config: self.config.dispatcher.clone(),
+            queue: deps.queue.clone(),
+            hub: self.hub.clone(),
+            roster: self.roster.clone(),
+            open: self.open.clone(),
+            pools: self.pools.clone(),
+            rules: self.rules.clone(),
+            clock: Arc::clone(&deps.clock),
+            figures: self.figures.clone(),
+            shutdown: self.shutdown.clone(),
+            holder: self.holder.clone(),
+        }
+    }
+
+    /// What hands jobs on, where there is a hub.
+    async fn edge(&self, deps: &Deps) -> Result<Option<Edge>, Error> {
+        let Some(config) = self.config.edge.clone() else {
+            return Ok(None);
+        };
+        let parts = edge::Parts {
+            config,
+            queue: deps.queue.clone(),
+            blobs: Blobs::new(deps.store.clone()),
+            open: self.open.clone(),
+            clock: Arc::clone(&deps.clock),
+            random: Arc::clone(&deps.random),
+            figures: self.figures.clone(),
+            shutdown: self.shutdown.clone(),
+            holder: self.holder.clone(),
+        };
+        Edge::open(parts).await.map(Some)
+    }
+
     fn start_tasks(&self, deps: &Deps) {
         let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
         start(
@@ -307,20 +349,6 @@ impl Parts {
             "tokens file",
             self.tokens.clone().follow(every, shutdown.clone()),
         );
-        let dispatcher = Dispatcher {
-            config: self.config.dispatcher.clone(),
-            queue,
-            hub: self.hub.clone(),
-            roster: self.roster.clone(),
-            open: self.open.clone(),
-            pools: self.pools.clone(),
-            rules: self.rules.clone(),
-            clock: Arc::clone(&deps.clock),
-            figures: self.figures.clone(),
-            shutdown,
-            holder: self.holder.clone(),
-        };
-        start(&deps.tasks, "dispatcher", dispatcher.run());
         start(&deps.tasks, "keeper", self.keeper(deps).run());
         self.start_watching(deps);
     }

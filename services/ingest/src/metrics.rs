@@ -1,6 +1,7 @@
 //! Every metric of ingest, with its unit and label values. Labels are closed sets, the configured pools and the largest
 //! tenants, never ids.
 
+mod edge;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use prometheus_client::registry::Unit;
 
 use crate::unit::Backlog;
 
+pub(crate) use edge::{EdgeFigures, HubOutcome};
 pub(crate) use standing::{DEAD, Standing};
 
 /// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
@@ -144,6 +146,8 @@ pub(crate) struct Figures {
     pub(crate) keeper_failures: Counter,
     /// How the fleet stands.
     pub(crate) standing: Standing,
+    /// Of a hospital's edge.
+    pub(crate) edge: EdgeFigures,
 }
 
 impl Figures {
@@ -174,6 +178,7 @@ impl Figures {
             reclaimed: Counter::default(),
             keeper_failures: Counter::default(),
             standing: Standing::default(),
+            edge: EdgeFigures::default(),
         };
         metrics.register(|registry| {
             let f = &figures;
@@ -206,6 +211,7 @@ impl Figures {
             let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed";
             registry.register("ingest_keeper_failures", help, f.keeper_failures.clone());
             f.standing.register(registry);
+            f.edge.register(registry);
         });
         figures
     }

@@ -81,7 +81,8 @@ impl JobService for Jobs {
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Reply<v1::GetJobResponse> {
         self.calls
             .answer(Method::GetJob, request, async |caller, request| {
-                let (key, record) = self.find(caller, &request.name).await?;
+                let name = self.name_of(&caller, &request)?;
+                let (key, record) = self.find(caller, &name).await?;
                 Ok(v1::GetJobResponse {
                     job: Some(convert::job(&key.job, &record)),
                 })
@@ -198,6 +199,21 @@ impl JobService for Jobs {
 }
 
 impl Jobs {
+    /// The name of the job that is asked for, also where its request id is.
+    fn name_of(&self, caller: &Caller, request: &v1::GetJobRequest) -> Result<String, Refusal> {
+        match (request.name.as_str(), request.request_id.as_str()) {
+            (name, "") => Ok(name.to_owned()),
+            ("", id) => {
+                let job = self.acceptor.keys.job_id(&caller.tenant, id);
+                Ok(convert::job_name(&job))
+            }
+            _ => Err(Refusal::invalid(
+                "request_id",
+                "must be empty where the name is given",
+            )),
+        }
+    }
+
     async fn find(&self, caller: Caller, name: &str) -> Result<(JobKey, JobRecord), Refusal> {
         let key = JobKey {
             tenant: caller.tenant,
@@ -318,7 +334,7 @@ fn states(numbers: &[i32]) -> Result<Vec<JobState>, Refusal> {
         .map(|number| convert::state_from(*number))
         .collect::<Option<Vec<_>>>();
     let mut states = known.ok_or_else(|| {
-        let allowed = "JOB_STATE_ACCEPTED to JOB_STATE_EXPIRED, or empty for all";
+        let allowed = "JOB_STATE_ACCEPTED to JOB_STATE_FORWARDED, or empty for all";
         Refusal::invalid("states", allowed)
     })?;
     states.sort_unstable();

@@ -145,6 +145,7 @@ impl Acceptor {
             model: plan.model,
             erased: None,
             cost,
+            forwarded: None,
         }
     }
 

@@ -46,6 +46,12 @@ pub enum TokensError {
         /// The file.
         path: PathBuf,
     },
+    /// It is not the TOML that an edge expects.
+    #[error("{} is not a file of a hub's tokens: expected a table `tokens`, tenant to token", path.display())]
+    HubSyntax {
+        /// The file.
+        path: PathBuf,
+    },
     /// An entry is not right.
     #[error("{}, token {position}: {reason}", path.display())]
     Entry {

@@ -175,7 +175,7 @@ impl Watch {
             return self.finish(record.epoch).await;
         }
         self.epoch = record.epoch;
-        if record.state == JobState::Decoding {
+        if matches!(record.state, JobState::Decoding | JobState::Forwarded) {
             self.read_checkpoint().await?;
         }
         Ok(())

@@ -115,6 +115,7 @@ impl Client {
     pub(crate) async fn job(&self, name: &str) -> Result<Job, ClientError> {
         let request = GetJobRequest {
             name: name.to_owned(),
+            ..GetJobRequest::default()
         };
         let response = self
             .call(|mut stub| {

@@ -402,6 +402,7 @@ impl Model {
             traceparent: String::new(),
             model: String::new(),
             cost: Cost::default(),
+            forwarded: None,
         }
     }
 }

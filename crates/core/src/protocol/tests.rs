@@ -48,6 +48,7 @@ fn record(state: JobState, chunks: Chunks) -> JobRecord {
         model: "tiny".to_owned(),
         erased: None,
         cost: Cost::default(),
+        forwarded: None,
     }
 }
 

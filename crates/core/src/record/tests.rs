@@ -32,6 +32,7 @@ fn accepted() -> JobRecord {
         model: String::new(),
         erased: None,
         cost: Cost::default(),
+        forwarded: None,
     }
 }
 
@@ -266,6 +267,9 @@ fn no_sequence_breaks_an_invariant() {
         complete(1),
         Move::Cancel,
         Move::Erase,
+        forward(7),
+        ended(Outcome::Completed(Digest::new([5; 32]))),
+        Move::ErasedAtHub,
     ];
     fn explore(record: &JobRecord, alphabet: &[Move], depth: u32) {
         assert_eq!(crate::invariant::violation(record), None);
@@ -279,5 +283,84 @@ fn no_sequence_breaks_an_invariant() {
             }
         }
     }
-    explore(&accepted(), &alphabet, 7);
+    explore(&accepted(), &alphabet, 6);
+    let hub = [
+        forward(7),
+        forward(8),
+        Move::Cancel,
+        Move::Expire,
+        Move::Erase,
+        Move::ErasedAtHub,
+        ended(Outcome::Completed(Digest::new([5; 32]))),
+        ended(Outcome::Failed(Failure::new(FailureReason::Internal, "x"))),
+        ended(Outcome::Cancelled),
+        ended(Outcome::Expired),
+        start(Stage::Preprocess),
+    ];
+    explore(&accepted(), &hub, 5);
+}
+
+fn forward(job: u8) -> Move {
+    Move::Forward {
+        job: JobId::from_bytes([job; 16]),
+        class: Class::Urgent,
+    }
+}
+
+fn ended(outcome: Outcome) -> Move {
+    let chunks = Chunks {
+        total: 1,
+        done_bitmap: 1,
+    };
+    Move::End(Ended {
+        outcome,
+        attempt: 2,
+        chunks,
+    })
+}
+
+#[test]
+fn what_the_hub_does_ends_as_the_hub_says() {
+    let at_hub = walk(&[forward(7)]).expect("legal");
+    assert_eq!(at_hub.state, JobState::Forwarded);
+    assert_eq!(
+        (at_hub.class, at_hub.class_asked),
+        (Class::Urgent, Class::Routine)
+    );
+    assert_eq!(at_hub.apply(&forward(7), NOW), Ok(at_hub.clone()));
+    for step in [forward(8), Move::Expire, start(Stage::Preprocess)] {
+        let refused = at_hub.apply(&step, NOW);
+        assert!(matches!(refused, Err(Refused::Illegal { .. })), "{step:?}");
+    }
+    let result = Digest::new([5; 32]);
+    let done = at_hub
+        .apply(&ended(Outcome::Completed(result)), NOW)
+        .expect("legal");
+    assert_eq!((done.state, done.attempt), (JobState::Completed, 2));
+    assert_eq!(done.result, Some(result));
+    let early = accepted().apply(&ended(Outcome::Cancelled), NOW);
+    assert!(matches!(early, Err(Refused::Illegal { .. })));
+}
+
+#[test]
+fn a_cancel_of_what_the_hub_does_is_remembered() {
+    let wanted = walk(&[forward(7), Move::Cancel]).expect("legal");
+    let forwarded = wanted.forwarded.clone().expect("it is at the hub");
+    assert!(forwarded.is_cancel_wanted && wanted.state == JobState::Forwarded);
+    assert_eq!(wanted.apply(&Move::Cancel, NOW), Ok(wanted.clone()));
+    let ends = wanted.apply(&ended(Outcome::Cancelled), NOW);
+    assert_eq!(ends.map(|record| record.state), Ok(JobState::Cancelled));
+}
+
+#[test]
+fn an_erasure_ends_the_job_here_and_is_owed_by_the_hub() {
+    let erased = walk(&[forward(7), Move::Erase]).expect("legal");
+    assert_eq!(erased.state, JobState::Cancelled);
+    assert!(erased.owes_erasure());
+    assert!(erased.apply(&ended(Outcome::Cancelled), NOW).is_err());
+    let settled = erased.apply(&Move::ErasedAtHub, NOW).expect("legal");
+    assert!(!settled.owes_erasure());
+    let never_there = walk(&[Move::Cancel, Move::Erase]).expect("legal");
+    assert!(!never_there.owes_erasure());
+    assert!(never_there.apply(&Move::ErasedAtHub, NOW).is_err());
 }

@@ -61,6 +61,7 @@ pub(crate) fn record() -> JobRecord {
         traceparent: format!("00-{}-{}-01", "4b".repeat(16), "ca".repeat(8)),
         model: "tiny".to_owned(),
         erased: None,
+        forwarded: None,
         cost: cost(),
     }
 }

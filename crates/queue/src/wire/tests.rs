@@ -47,6 +47,12 @@ fn full() -> JobRecord {
             decode_millis_per_frame: u32::MAX,
             decode_millis: u32::MAX,
         },
+        forwarded: Some(Forwarded {
+            job: JobId::from_bytes([7; 16]),
+            at: UnixMillis(1_800_000_000_007),
+            is_cancel_wanted: true,
+            is_erased: true,
+        }),
         ..samples::record()
     }
 }

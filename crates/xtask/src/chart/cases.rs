@@ -25,6 +25,7 @@ pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
         ("small", Some(edges::SMALL)),
         ("gpu", Some(edges::GPU)),
         ("airgap", None),
+        ("hospital-edge", Some(edges::HOSPITAL_EDGE)),
     ];
     let mut cases: Vec<Case> = presets
         .map(|(name, edges)| Case {

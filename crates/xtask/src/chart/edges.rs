@@ -34,6 +34,21 @@ pub(crate) const SMALL: &[&str] = &[
     "test → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53/UDP",
 ];
 
+/// The edges of `values-hospital-edge.yaml`.
+pub(crate) const HOSPITAL_EDGE: &[&str] = &[
+    "ingest → 192.0.2.10/32 8443",
+    "ingest → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53",
+    "ingest → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53/UDP",
+    "ingest → nats 4222",
+    "kubernetes.io/metadata.name=monitoring/ → ingest 9464",
+    "namespace → ingest 8443",
+    "nats → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53",
+    "nats → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53/UDP",
+    "test → ingest 8443",
+    "test → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53",
+    "test → kubernetes.io/metadata.name=kube-system/k8s-app=kube-dns 53/UDP",
+];
+
 /// The edges of `values-gpu.yaml`.
 pub(crate) const GPU: &[&str] = &[
     "decode[medgemma-4b-main] → 0.0.0.0/0 443",

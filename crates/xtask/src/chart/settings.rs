@@ -164,6 +164,7 @@ const CHARTS: &[&str] = &[
     "ingest.models",
     "ingest.embedders",
     "ingest.default_model",
+    "ingest.edge",
     "preprocess.pool",
     "preprocess.frame_side",
     "encode.pool",

@@ -51,6 +51,10 @@ impl Sighting {
 
     /// What is left of its work at a stage, in milliseconds of a slot.
     fn remaining(&self, stage: Stage) -> u64 {
+        if self.state == JobState::Forwarded {
+            // The hub's work.
+            return 0;
+        }
         let whole = self.cost.at(stage);
         match stage {
             Stage::Preprocess if self.state < JobState::Preprocessed => whole,

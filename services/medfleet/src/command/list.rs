@@ -28,6 +28,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StateName {
     Accepted,
+    Forwarded,
     Released,
     Preprocessed,
     Encoding,
@@ -65,6 +66,7 @@ impl StateName {
     fn wire(self) -> JobState {
         match self {
             Self::Accepted => JobState::Accepted,
+            Self::Forwarded => JobState::Forwarded,
             Self::Released => JobState::Released,
             Self::Preprocessed => JobState::Preprocessed,
             Self::Encoding => JobState::Encoding,

@@ -1,0 +1,134 @@
+//! The part of a hospital's edge: a job that is handed on to the hub, and what comes back.
+
+use super::{Chunks, JobRecord, JobState, Refused, UnixMillis};
+use crate::{Class, Digest, Failure, JobId};
+
+/// The hub's job, and what the edge owes it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Forwarded {
+    /// The hub's job.
+    pub job: JobId,
+    /// When it was handed on.
+    pub at: UnixMillis,
+    /// Its tenant has cancelled it: the hub is to be told.
+    pub is_cancel_wanted: bool,
+    /// The hub has erased it.
+    pub is_erased: bool,
+}
+
+/// How the hub's job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The attempt that its text belongs to.
+    pub attempt: u32,
+    /// Its chunks.
+    pub chunks: Chunks,
+}
+
+/// The outcome of the hub's job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is a result, and it is stored here under this digest.
+    Completed(Digest),
+    /// It failed.
+    Failed(Failure),
+    /// It was cancelled.
+    Cancelled,
+    /// It was not finished in time.
+    Expired,
+}
+
+impl JobRecord {
+    /// Whether the hub still has what was erased here.
+    #[must_use]
+    pub fn owes_erasure(&self) -> bool {
+        let forwarded = self.forwarded.as_ref();
+        self.erased.is_some() && forwarded.is_some_and(|forwarded| !forwarded.is_erased)
+    }
+
+    pub(super) fn cancel(&mut self, now: UnixMillis) {
+        match &mut self.forwarded {
+            Some(forwarded) => forwarded.is_cancel_wanted = true,
+            None => self.finish(JobState::Cancelled, now),
+        }
+    }
+
+    /// The hub ends what it does itself: it may have a result that this side has not heard of yet.
+    pub(super) fn expire(&mut self, now: UnixMillis) -> Result<(), Refused> {
+        if self.state == JobState::Forwarded {
+            return Err(Refused::Illegal {
+                step: "expire",
+                state: self.state,
+            });
+        }
+        self.finish(JobState::Expired, now);
+        Ok(())
+    }
+
+    pub(super) fn forward(
+        &mut self,
+        job: &JobId,
+        class: Class,
+        now: UnixMillis,
+    ) -> Result<(), Refused> {
+        if self.forwarded.as_ref().is_some_and(|has| has.job == *job) {
+            return Ok(());
+        }
+        if self.state != JobState::Accepted {
+            return Err(Refused::Illegal {
+                step: "forward",
+                state: self.state,
+            });
+        }
+        self.state = JobState::Forwarded;
+        self.class = class;
+        self.forwarded = Some(Forwarded {
+            job: job.clone(),
+            at: now,
+            is_cancel_wanted: false,
+            is_erased: false,
+        });
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, ended: &Ended, now: UnixMillis) -> Result<(), Refused> {
+        if self.state != JobState::Forwarded {
+            return Err(Refused::Illegal {
+                step: "end as the hub did",
+                state: self.state,
+            });
+        }
+        self.attempt = self.attempt.max(ended.attempt);
+        self.chunks = ended.chunks;
+        let state = match &ended.outcome {
+            Outcome::Completed(result) => {
+                self.result = Some(*result);
+                JobState::Completed
+            }
+            Outcome::Failed(failure) => {
+                self.failure = Some(failure.clone());
+                JobState::Failed
+            }
+            Outcome::Cancelled => JobState::Cancelled,
+            Outcome::Expired => JobState::Expired,
+        };
+        self.finish(state, now);
+        Ok(())
+    }
+
+    pub(super) fn erased_at_hub(&self) -> Result<Self, Refused> {
+        let mut next = self.clone();
+        match (&mut next.forwarded, self.erased) {
+            (Some(forwarded), Some(_)) => forwarded.is_erased = true,
+            _ => {
+                return Err(Refused::Illegal {
+                    step: "erase at the hub",
+                    state: self.state,
+                });
+            }
+        }
+        Ok(next)
+    }
+}

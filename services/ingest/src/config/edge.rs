@@ -1,0 +1,151 @@
+//! What makes an ingest a hospital's edge.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use medfleet_core::setting::DurationText;
+use medfleet_runtime::ConfigError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The hub, and how jobs are handed on to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeConfig {
+    /// The hub's public API, such as `https://medfleet.example.org:8443`. `http://` only on this very machine.
+    pub hub: String,
+    /// Authorities that the hub's certificate must come from, PEM. Needed with `https://`.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// The name that the hub's certificate must have, where it is not the one in `hub`.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// The file of the tokens that the hub knows the tenants by: a TOML table `tokens`, tenant to token.
+    pub tokens_file: PathBuf,
+    /// Jobs of one tenant that may be at the hub unfinished; the others wait here.
+    #[serde(default = "in_flight_max_default")]
+    pub in_flight_max: u32,
+    /// Files of one job that are sent at a time.
+    #[serde(default = "uploads_max_default")]
+    pub uploads_max: usize,
+    /// The first pause after the hub did not take something, where the hub does not say how long.
+    #[serde(default = "pause_least_default")]
+    pub pause_least: DurationText,
+    /// The longest one.
+    #[serde(default = "pause_most_default")]
+    pub pause_most: DurationText,
+    /// How long the hub may take to answer a call, or to take a piece of a file.
+    #[serde(default = "answer_max_default")]
+    pub answer_max: DurationText,
+    /// How often the hub is asked whether it is there and knows the tokens; the tokens file is read again as often.
+    #[serde(default = "probe_every_default")]
+    pub probe_every: DurationText,
+}
+
+const fn in_flight_max_default() -> u32 {
+    256
+}
+
+const fn uploads_max_default() -> usize {
+    4
+}
+
+const fn pause_least_default() -> DurationText {
+    DurationText::from_secs(1)
+}
+
+const fn pause_most_default() -> DurationText {
+    DurationText::from_secs(60)
+}
+
+const fn answer_max_default() -> DurationText {
+    DurationText::from_secs(30)
+}
+
+const fn probe_every_default() -> DurationText {
+    DurationText::from_secs(10)
+}
+
+impl EdgeConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let is_encrypted = self.hub.starts_with("https://");
+        let relations = [
+            (
+                is_encrypted || is_this_machine(&self.hub),
+                "ingest.edge.hub must be an https:// URL, or an http:// one of this very machine: images travel there",
+            ),
+            (
+                !is_encrypted || self.ca_file.is_some(),
+                "ingest.edge.ca_file is needed with an https:// hub: no other authority is trusted",
+            ),
+            (
+                self.in_flight_max > 0 && (1..=64).contains(&self.uploads_max),
+                "ingest.edge.in_flight_max must be at least 1, and uploads_max 1 to 64",
+            ),
+            (
+                !self.pause_least.get().is_zero() && self.pause_least <= self.pause_most,
+                "ingest.edge.pause_least must be above zero and at most ingest.edge.pause_most",
+            ),
+            (
+                !self.answer_max.get().is_zero() && !self.probe_every.get().is_zero(),
+                "ingest.edge.answer_max and probe_every must be above zero",
+            ),
+        ];
+        super::all_hold(&relations)
+    }
+}
+
+/// Whether a plain URL names this machine, so that nothing leaves it.
+fn is_this_machine(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(hub: &str, ca: Option<&str>, wrong: Option<&str>) {
+        let config = EdgeConfig {
+            hub: hub.to_owned(),
+            ca_file: ca.map(PathBuf::from),
+            server_name: None,
+            tokens_file: PathBuf::from("tokens.toml"),
+            in_flight_max: in_flight_max_default(),
+            uploads_max: uploads_max_default(),
+            pause_least: pause_least_default(),
+            pause_most: pause_most_default(),
+            answer_max: answer_max_default(),
+            probe_every: probe_every_default(),
+        };
+        let found = config.check().err().map(|error| error.to_string());
+        match wrong {
+            None => assert_eq!(found, None, "{hub}"),
+            Some(wrong) => assert!(found.is_some_and(|found| found.contains(wrong)), "{hub}"),
+        }
+    }
+
+    #[test]
+    fn images_travel_encrypted() {
+        check("https://hub.example.org", Some("ca.pem"), None);
+        check("https://hub.example.org", None, Some("ca_file"));
+        check("http://127.3.4.5:8443", None, None);
+        check("http://localhost:8443", None, None);
+        check("http://[::1]:8443/", None, None);
+        check(
+            "http://hub.example.org:8443",
+            Some("ca.pem"),
+            Some("https://"),
+        );
+        check("http://localhost.example.org", None, Some("https://"));
+        check("http://10.0.0.1:8443", None, Some("https://"));
+        check("hub.example.org", Some("ca.pem"), Some("https://"));
+    }
+}

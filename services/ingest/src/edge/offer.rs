@@ -1,0 +1,384 @@
+//! Hands one job on to the hub.
+//!
+//! Order: its files at the hub → submitted there, under a request id that follows from the job's name → the record says so,
+//! by compare-and-set → its intake message goes. Whoever finds the message again asks the hub first whether it has the job.
+
+use std::sync::Arc;
+
+use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt, TryStreamExt, stream};
+use medfleet_core::{
+    BlobKind, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move,
+};
+use medfleet_proto::v1::{self, upload_input_request::Content};
+use medfleet_proto::work::v1::{StudyInput, StudyManifest};
+use medfleet_queue::{Applied, Headers, IntakeEntry};
+use medfleet_runtime::telemetry;
+use prost::Message;
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use super::Edge;
+use super::plan::{self, Trouble};
+use super::uplink::Behalf;
+use crate::accept::TRACEPARENT;
+use crate::convert;
+use crate::error::Refusal;
+use crate::metrics::HubOutcome;
+
+/// Up to this, the files of a job go within the request, and cost no calls of their own.
+const INLINE_BYTES_MAX: u64 = 1 << 20;
+/// A piece of a file in one message of an upload.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Pieces that wait to be sent.
+const CHUNKS_AHEAD: usize = 2;
+/// Times that an upload is resumed before the whole job is tried again later.
+const RESUMES_MAX: u32 = 3;
+
+/// What became of an intake message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// The hub has the job: it is to be followed.
+    AtHub,
+    /// The job has ended, or is gone.
+    Over,
+}
+
+/// What to do with a job next.
+enum Next {
+    Done(Offered),
+    /// Look at its record again. Whether the hub may have it by now.
+    Again(bool),
+}
+
+impl Edge {
+    /// Brings one intake message to its end. `is_doubtful`: whether the hub may have the job without our record saying so.
+    pub(super) async fn offer(
+        self: Arc<Self>,
+        entry: &IntakeEntry,
+        mut is_doubtful: bool,
+    ) -> Result<Offered, Trouble> {
+        let key = &entry.unit.key;
+        let offered = loop {
+            let record = self.queue.record(key).await?.map(|(record, _)| record);
+            let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
+                break Offered::Over;
+            };
+            let span = self.span(&record);
+            let headers = headers_of(&span, &record);
+            let step = self.offer_step(key, &record, &headers, is_doubtful);
+            match step.instrument(span).await? {
+                Next::Done(offered) => break offered,
+                Next::Again(doubtful) => is_doubtful |= doubtful,
+            }
+        };
+        self.queue
+            .remove_intake(entry.unit.stage, entry.sequence)
+            .await?;
+        Ok(offered)
+    }
+
+    async fn offer_step(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        headers: &Headers,
+        is_doubtful: bool,
+    ) -> Result<Next, Trouble> {
+        let behalf = Behalf {
+            tenant: &key.tenant,
+            headers,
+        };
+        if record.forwarded.is_some() {
+            return Ok(Next::Done(Offered::AtHub));
+        }
+        if !record.state.is_final() && record.state != JobState::Accepted {
+            tracing::error!(state = %record.state, "a job is with workers: an edge has none; make it a hub again to finish it");
+            return Ok(Next::Done(Offered::Over));
+        }
+        if !record.state.is_final() && record.expires <= self.clock.now() {
+            self.end(key, record, &Move::Expire).await?;
+            self.figures.expired.inc();
+            return Ok(Next::Again(false));
+        }
+        let known = match is_doubtful {
+            true => {
+                let id = plan::request_id(&key.job, record.epoch);
+                self.uplink.find(behalf, id).await?
+            }
+            false => None,
+        };
+        match known {
+            Some(job) if record.state.is_final() => {
+                let job = job_of(&job)?;
+                match record.erased {
+                    Some(_) => self.uplink.erase(behalf, &job).await?,
+                    None => self.uplink.cancel(behalf, &job).await?,
+                }
+                Ok(Next::Done(Offered::Over))
+            }
+            None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
+            Some(job) => self.note(key, record, &job).await,
+            None => match self.submit(behalf, key, record).await {
+                Ok(job) => self.note(key, record, &job).await,
+                Err(Trouble::Refused(why)) => {
+                    let failed = Move::Fail(plan::refused(&why));
+                    self.end(key, record, &failed).await?;
+                    self.edge_figures().count(HubOutcome::Refused);
+                    Ok(Next::Again(false))
+                }
+                Err(Trouble::Here(refusal)) if !refusal.is_transient() => {
+                    tracing::error!(
+                        error = medfleet_runtime::exit::chain(&refusal),
+                        "a job cannot be read back to be handed on"
+                    );
+                    let text = "what was stored for the job cannot be read back at the edge";
+                    let failure = Failure::new(FailureReason::Integrity, text);
+                    self.end(key, record, &Move::Fail(failure)).await?;
+                    Ok(Next::Again(false))
+                }
+                Err(trouble) => Err(trouble),
+            },
+        }
+    }
+
+    /// Writes down that the hub has the job.
+    async fn note(&self, key: &JobKey, record: &JobRecord, job: &v1::Job) -> Result<Next, Trouble> {
+        let step = Move::Forward {
+            job: job_of(job)?,
+            class: convert::class_from(job.class).unwrap_or(record.class),
+        };
+        let now = self.clock.now();
+        let applied = self.queue.apply(key, Some(record.epoch), &step, now);
+        match applied.await? {
+            Applied::Applied { .. } => {
+                self.edge_figures().count(HubOutcome::Forwarded);
+                Ok(Next::Done(Offered::AtHub))
+            }
+            // It ended here meanwhile: the hub must hear of that.
+            Applied::Refused { .. } => Ok(Next::Again(true)),
+            Applied::OtherEpoch { .. } | Applied::Missing => Ok(Next::Done(Offered::Over)),
+        }
+    }
+
+    /// Ends a job here; one that has ended by itself is fine.
+    pub(super) async fn end(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        step: &Move,
+    ) -> Result<(), Trouble> {
+        let now = self.clock.now();
+        let applied = self.queue.apply(key, Some(record.epoch), step, now);
+        applied.await.map(drop).map_err(Trouble::from)
+    }
+
+    /// Sends the job's files and submits it.
+    pub(super) async fn submit(
+        &self,
+        behalf: Behalf<'_>,
+        key: &JobKey,
+        record: &JobRecord,
+    ) -> Result<v1::Job, Trouble> {
+        let broken = Refusal::Broken {
+            what: "a study manifest",
+        };
+        let manifest = self.blob(key, BlobKind::Study, &record.study).await?;
+        let manifest = StudyManifest::decode(manifest).map_err(|_| broken)?;
+        let bytes = manifest.inputs.iter().map(|input| input.size_bytes);
+        let is_small = bytes.sum::<u64>() <= INLINE_BYTES_MAX;
+        let inputs: Vec<_> = manifest
+            .inputs
+            .iter()
+            .map(|input| async move {
+                let source = match is_small {
+                    true => v1::input::Source::Content(self.whole(key, input).await?.into()),
+                    false => v1::input::Source::Upload(self.send(behalf, key, input).await?),
+                };
+                Ok::<_, Trouble>(v1::Input {
+                    source: Some(source),
+                    modality: input.modality.clone(),
+                })
+            })
+            .collect();
+        let inputs = stream::iter(inputs).buffered(self.config.uploads_max);
+        let inputs = inputs.try_collect().await?;
+        let left = plan::time_left(record, self.clock.now());
+        let request = v1::SubmitJobRequest {
+            request_id: plan::request_id(&key.job, record.epoch),
+            task: manifest.task,
+            inputs,
+            class: convert::class(record.class).into(),
+            model: record.model.clone(),
+            decoding: manifest.decoding,
+            time_to_live: prost_types::Duration::try_from(left).ok(),
+        };
+        match self.uplink.submit(behalf, request).await {
+            // An upload of it has expired; or it is there already, as it was sent another time.
+            Err(Trouble::NotThere) => Err(Trouble::Later("an upload has expired at the hub", None)),
+            Err(Trouble::Taken) => {
+                let id = plan::request_id(&key.job, record.epoch);
+                let found = self.uplink.find(behalf, id).await?;
+                found.ok_or(Trouble::Later("the hub contradicts itself", None))
+            }
+            submitted => submitted,
+        }
+    }
+
+    async fn whole(&self, key: &JobKey, input: &StudyInput) -> Result<Vec<u8>, Trouble> {
+        let mut content = Vec::new();
+        for digest in digests(input)? {
+            content.extend_from_slice(&self.blob(key, BlobKind::Input, &digest).await?);
+        }
+        Ok(content)
+    }
+
+    async fn blob(
+        &self,
+        key: &JobKey,
+        kind: BlobKind,
+        digest: &Digest,
+    ) -> Result<bytes::Bytes, Trouble> {
+        let found = self.blobs.get(&key.tenant, kind, digest).await?;
+        found.ok_or(Trouble::Here(Refusal::Broken {
+            what: "a file of a job that waits for the hub",
+        }))
+    }
+
+    /// Uploads a file; where the connection breaks, from where the hub has it.
+    async fn send(
+        &self,
+        behalf: Behalf<'_>,
+        key: &JobKey,
+        input: &StudyInput,
+    ) -> Result<String, Trouble> {
+        let start = v1::UploadStart {
+            total_bytes: input.size_bytes,
+            ..v1::UploadStart::default()
+        };
+        let mut upload = self.send_from(behalf, key, input, start).await?;
+        for _ in 0..RESUMES_MAX {
+            let start = v1::UploadStart {
+                upload: upload.name.clone(),
+                offset: upload.committed_bytes,
+                total_bytes: input.size_bytes,
+            };
+            let sent = self.send_from(behalf, key, input, start).await;
+            upload = match sent {
+                Ok(sent) if sent.complete => return Ok(sent.name),
+                Ok(sent) => sent,
+                Err(Trouble::Later(..)) => {
+                    self.uplink.upload_of(behalf, upload.name.clone()).await?
+                }
+                Err(Trouble::NotThere) => break,
+                Err(trouble) => return Err(trouble),
+            };
+        }
+        Err(Trouble::Later("an upload broke again and again", None))
+    }
+
+    /// Opens an upload, with an empty name and nothing else, or sends the rest of one.
+    async fn send_from(
+        &self,
+        behalf: Behalf<'_>,
+        key: &JobKey,
+        input: &StudyInput,
+        start: v1::UploadStart,
+    ) -> Result<v1::Upload, Trouble> {
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let sending = self.send_parts(key, input, start, sender);
+        let receiving = self.uplink.upload(behalf, receiver);
+        let sending = std::pin::pin!(sending);
+        let receiving = std::pin::pin!(receiving);
+        match futures::future::select(sending, receiving).await {
+            // Everything is on its way.
+            futures::future::Either::Left((Ok(()), receiving)) => {
+                let answer = timeout(self.config.answer_max.get(), receiving).await;
+                answer.unwrap_or(Err(Trouble::Later("the hub did not answer in time", None)))
+            }
+            futures::future::Either::Left((Err(trouble), _)) => Err(trouble),
+            // The hub has ended it: it has an answer already, such as a refusal.
+            futures::future::Either::Right((answer, _)) => answer,
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        key: &JobKey,
+        input: &StudyInput,
+        start: v1::UploadStart,
+        mut sender: mpsc::Sender<v1::UploadInputRequest>,
+    ) -> Result<(), Trouble> {
+        let is_opening = start.upload.is_empty();
+        let mut skip = start.offset;
+        self.send_message(&mut sender, Content::Start(start))
+            .await?;
+        if is_opening {
+            return Ok(());
+        }
+        for digest in digests(input)? {
+            let part = self.blob(key, BlobKind::Input, &digest).await?;
+            let known = usize::try_from(skip).unwrap_or(usize::MAX).min(part.len());
+            skip -= known as u64;
+            let rest = part.slice(known..);
+            let mut begin = 0;
+            while begin < rest.len() {
+                let end = (begin + CHUNK_BYTES).min(rest.len());
+                let chunk = Content::Chunk(rest.slice(begin..end));
+                self.send_message(&mut sender, chunk).await?;
+                begin = end;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_message(
+        &self,
+        sender: &mut mpsc::Sender<v1::UploadInputRequest>,
+        content: Content,
+    ) -> Result<(), Trouble> {
+        let message = v1::UploadInputRequest {
+            content: Some(content),
+        };
+        match timeout(self.config.answer_max.get(), sender.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            // The call is over; its answer says why.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => Err(Trouble::Later("the hub takes no more of a file", None)),
+        }
+    }
+
+    /// The span of handing a job on, within the job's own trace.
+    fn span(&self, record: &JobRecord) -> tracing::Span {
+        let span = tracing::info_span!(
+            "hand on to the hub",
+            otel.kind = "client",
+            class = record.class.as_str(),
+        );
+        telemetry::set_parent(&span, &[(TRACEPARENT, record.traceparent.as_str())]);
+        span
+    }
+}
+
+/// What continues the job's trace at the hub.
+pub(super) fn headers_of(span: &tracing::Span, record: &JobRecord) -> Headers {
+    match telemetry::inject(span) {
+        none if none.is_empty() && record.traceparent.is_empty() => none,
+        none if none.is_empty() => vec![(TRACEPARENT.to_owned(), record.traceparent.clone())],
+        headers => headers,
+    }
+}
+
+fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
+    let id = convert::job_id(&job.name);
+    id.map_err(|_| Trouble::Later("the hub names its job as medfleet does not", None))
+}
+
+fn digests(input: &StudyInput) -> Result<Vec<Digest>, Trouble> {
+    let digests = input.part_digests.iter().map(|part| {
+        Digest::from_slice(part).map_err(|_| Refusal::Broken {
+            what: "a study manifest",
+        })
+    });
+    Ok(digests.collect::<Result<_, _>>()?)
+}

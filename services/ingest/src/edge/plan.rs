@@ -1,0 +1,186 @@
+//! What the edge makes of the hub's answers, and how long it waits. Pure.
+
+use std::time::Duration;
+
+use medfleet_core::{Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, UnixMillis};
+use medfleet_proto::v1;
+use medfleet_queue::QueueError;
+use medfleet_queue::wire::reason_from_wire;
+use medfleet_store::StoreError;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::error::Refusal;
+
+/// Domain of the hub's own reasons.
+const DOMAIN: &str = "medfleet";
+
+/// Why something was not done at the hub.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The hub has decided, and would not decide otherwise the next time.
+    Refused(String),
+    /// The hub has no such job, or no such upload any more.
+    NotThere,
+    /// The hub has a job of this request id that was submitted otherwise.
+    Taken,
+    /// The hub's job is in another state than the call needs.
+    OtherState,
+    /// Not now; where the hub says so, not before this long.
+    Later(&'static str, Option<Duration>),
+    /// The hub does not know the tenant's token, or there is none.
+    Token,
+    /// Something of this side.
+    Here(Refusal),
+}
+
+impl From<Refusal> for Trouble {
+    fn from(error: Refusal) -> Self {
+        Self::Here(error)
+    }
+}
+
+impl From<QueueError> for Trouble {
+    fn from(error: QueueError) -> Self {
+        Self::Here(error.into())
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Here(error.into())
+    }
+}
+
+/// What a status of the hub means. Only what medfleet itself has refused is a refusal: whatever stands between the two,
+/// a proxy or another server under the hub's name, must fail no job.
+pub(super) fn trouble(status: &Status) -> Trouble {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == DOMAIN);
+    let delay = details.retry_info().and_then(|info| info.retry_delay);
+    let word = code_word(status.code());
+    let Some(info) = info else {
+        return match status.code() {
+            Code::Unauthenticated => Trouble::Token,
+            _ => Trouble::Later(word, delay),
+        };
+    };
+    match status.code() {
+        Code::Unauthenticated => Trouble::Token,
+        Code::NotFound => Trouble::NotThere,
+        Code::AlreadyExists => Trouble::Taken,
+        Code::FailedPrecondition if info.reason == "WRONG_STATE" => Trouble::OtherState,
+        Code::ResourceExhausted if delay.is_some() => Trouble::Later(word, delay),
+        Code::InvalidArgument
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::OutOfRange
+        | Code::ResourceExhausted => {
+            Trouble::Refused(format!("{}: {}", info.reason, status.message()))
+        }
+        _ => Trouble::Later(word, delay),
+    }
+}
+
+/// Whether the hub itself has answered, whatever it said.
+pub(super) fn is_answer(status: &Status) -> bool {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .is_some_and(|info| info.domain == DOMAIN)
+}
+
+const fn code_word(code: Code) -> &'static str {
+    match code {
+        Code::Unavailable => "the hub is not reachable",
+        Code::DeadlineExceeded => "the hub did not answer in time",
+        Code::ResourceExhausted => "the hub has no room",
+        Code::Internal => "the hub has a defect",
+        _ => "the hub answers as medfleet does not",
+    }
+}
+
+/// How long to wait before the next try: doubled from the least to the most, of which a random part is taken off, so that
+/// edges that were cut off together do not come back together. What the hub asks for is waited in any case.
+pub(super) fn pause(
+    (least, most): (Duration, Duration),
+    tries: u32,
+    asked: Option<Duration>,
+    random: u64,
+) -> Duration {
+    let whole = least.saturating_mul(1 << tries.min(20)).min(most);
+    let share = u32::try_from(random % 1024).unwrap_or(0);
+    let own = whole / 2 + whole / 2 * share / 1024;
+    asked.map_or(own, |asked| asked + own.min(least))
+}
+
+/// What the edge owes the hub for a job that was handed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Duty {
+    /// Nothing any more.
+    Nothing,
+    /// To erase what was erased here.
+    Erase(JobId),
+    /// To follow it, and to tell that it was cancelled.
+    Follow { job: JobId, cancel: bool },
+}
+
+/// Decides by the record alone.
+pub(super) fn duty(record: &JobRecord) -> Duty {
+    match &record.forwarded {
+        Some(forwarded) if record.owes_erasure() => Duty::Erase(forwarded.job.clone()),
+        Some(forwarded) if !record.state.is_final() => Duty::Follow {
+            job: forwarded.job.clone(),
+            cancel: forwarded.is_cancel_wanted,
+        },
+        _ => Duty::Nothing,
+    }
+}
+
+/// The request id that a job has at the hub: the same however often it is handed on.
+pub(super) fn request_id(job: &JobId, epoch: u32) -> String {
+    format!("edge/{job}/{epoch}")
+}
+
+/// What is left of a job's time, at least a second.
+pub(super) fn time_left(record: &JobRecord, now: UnixMillis) -> Duration {
+    let millis = u64::try_from(record.expires.0.saturating_sub(now.0)).unwrap_or(0);
+    Duration::from_millis(millis.max(1_000))
+}
+
+/// How the hub's job ended; none when it has not. A completed one needs the outcome given, that of its stored result.
+pub(super) fn ended(job: &v1::Job, completed: impl FnOnce() -> Outcome) -> Option<Ended> {
+    use v1::JobState as S;
+    let outcome = match job.state() {
+        S::Completed => completed(),
+        S::Failed => Outcome::Failed(failure(job.failure.as_ref())),
+        S::Cancelled => Outcome::Cancelled,
+        S::Expired => Outcome::Expired,
+        _ => return None,
+    };
+    let total = job.chunks_total.min(medfleet_core::CHUNKS_MAX);
+    let done = job.chunks_done.min(total);
+    // Which of them were done does not matter any more.
+    let done_bitmap = u32::try_from((1_u64 << done) - 1).unwrap_or(u32::MAX);
+    Some(Ended {
+        outcome,
+        attempt: job.attempt,
+        chunks: Chunks { total, done_bitmap },
+    })
+}
+
+fn failure(failure: Option<&v1::Failure>) -> Failure {
+    let reason = failure.and_then(|failure| reason_from_wire(failure.reason));
+    let message = failure.map_or("", |failure| failure.message.as_str());
+    Failure::new(reason.unwrap_or(FailureReason::Internal), message)
+}
+
+/// The failure of a job that the hub does not take.
+pub(super) fn refused(why: &str) -> Failure {
+    let text = format!("the hub does not take this job: {why}");
+    Failure::new(FailureReason::InputRefused, text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! The decisions, case by case.
+
+use medfleet_core::JobState;
+use tonic_types::ErrorDetails;
+
+use super::*;
+use crate::error;
+
+fn by_hub(refusal: &Refusal) -> Trouble {
+    trouble(&error::status(refusal))
+}
+
+#[test]
+fn only_what_medfleet_refuses_fails_a_job() {
+    let invalid = by_hub(&Refusal::invalid("model", "one of the fleet's"));
+    assert!(matches!(invalid, Trouble::Refused(why) if why.contains("model: one of")));
+    let too_large = Refusal::TooLarge {
+        what: "the inputs",
+        allowed: "1MiB".to_owned(),
+    };
+    assert!(matches!(by_hub(&too_large), Trouble::Refused(_)));
+    for code in [Code::InvalidArgument, Code::Unimplemented, Code::NotFound] {
+        let by_proxy = Status::new(code, "not medfleet");
+        assert!(matches!(trouble(&by_proxy), Trouble::Later(_, None)));
+    }
+    let details = ErrorDetails::with_error_info("X", "another.org", [] as [(String, String); 0]);
+    let other = Status::with_error_details(Code::InvalidArgument, "no", details);
+    assert!(matches!(trouble(&other), Trouble::Later(_, None)));
+}
+
+#[test]
+fn what_passes_is_waited_for_as_long_as_the_hub_says() {
+    let delay = Duration::from_secs(7);
+    let busy = Refusal::Busy {
+        what: "full",
+        retry_after: delay,
+    };
+    assert!(matches!(by_hub(&busy), Trouble::Later(_, Some(asked)) if asked == delay));
+    assert!(matches!(
+        by_hub(&Refusal::Stopping),
+        Trouble::Later(_, Some(_))
+    ));
+    let timed_out = Status::deadline_exceeded("late");
+    assert!(matches!(trouble(&timed_out), Trouble::Later(_, None)));
+    let away = Status::unavailable("connection refused");
+    assert!(matches!(trouble(&away), Trouble::Later(_, None)));
+    assert!(!is_answer(&away) && is_answer(&error::status(&Refusal::Stopping)));
+}
+
+#[test]
+fn the_rest_has_its_own_meaning() {
+    assert!(matches!(by_hub(&Refusal::WrongToken), Trouble::Token));
+    let bare = Status::unauthenticated("no");
+    assert!(matches!(trouble(&bare), Trouble::Token));
+    let gone = Refusal::NotFound { what: "job" };
+    assert!(matches!(by_hub(&gone), Trouble::NotThere));
+    assert!(matches!(by_hub(&Refusal::OtherBody), Trouble::Taken));
+    let state = JobState::Completed;
+    let ended = by_hub(&Refusal::WrongState { state });
+    assert!(matches!(ended, Trouble::OtherState));
+    let erased = Refusal::Store(medfleet_store::StoreError::JobErased);
+    assert!(matches!(by_hub(&erased), Trouble::Refused(_)));
+}
+
+#[test]
+fn pauses_grow_to_the_most_and_never_fall_short_of_what_was_asked() {
+    let range = (Duration::from_secs(1), Duration::from_secs(60));
+    let of = |tries, asked, random| pause(range, tries, asked, random);
+    assert_eq!(of(0, None, 0), Duration::from_millis(500));
+    assert_eq!(of(3, None, 0), Duration::from_secs(4));
+    assert_eq!(of(99, None, 0), Duration::from_secs(30));
+    assert!((0..2048).all(|random| of(99, None, random) <= range.1));
+    let asked = Duration::from_secs(100);
+    assert!((0..2048).all(|random| of(0, Some(asked), random) >= asked));
+}
+
+#[test]
+fn a_hub_job_ends_as_it_says() {
+    let job = v1::Job {
+        state: v1::JobState::Failed.into(),
+        chunks_total: 32,
+        chunks_done: 32,
+        attempt: 2,
+        failure: Some(v1::Failure {
+            reason: v1::FailureReason::PromptTooLong.into(),
+            message: "too long".to_owned(),
+        }),
+        ..v1::Job::default()
+    };
+    let ended = ended(&job, || Outcome::Cancelled).expect("it has ended");
+    let failure = Failure::new(FailureReason::PromptTooLong, "too long");
+    assert_eq!(ended.outcome, Outcome::Failed(failure));
+    assert_eq!((ended.attempt, ended.chunks.done_bitmap), (2, u32::MAX));
+    let open = v1::Job {
+        state: v1::JobState::Decoding.into(),
+        ..job
+    };
+    assert_eq!(super::ended(&open, || Outcome::Cancelled), None);
+}

@@ -1,0 +1,423 @@
+//! A hospital's edge with real processes: it accepts while the hub is away, hands on in order and once, and answers from its
+//! own records whatever happens above it.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{self, JobState};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
+use medfleet_tests::edge::Edge;
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::picture;
+use tonic::Code;
+
+/// A file so large that it is uploaded at the hub as well, in several pieces.
+fn large(seed: u32) -> Result<Vec<u8>> {
+    let side = 2_300;
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let pixels = (0..side * side).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    });
+    picture::grey_png(side, pixels.collect())
+}
+
+async fn hub(pace: Pace) -> Result<Fleet> {
+    Fleet::start(Options {
+        model: Model::Simulated(pace),
+        ..Options::default()
+    })
+    .await
+}
+
+/// The hub's job of a job of the edge.
+async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
+    let id = job.strip_prefix("jobs/").context("a job's name")?;
+    Ok(hub.get_by_request_id(&format!("edge/{id}/0")).await?)
+}
+
+/// Every job of the tenant at the hub.
+async fn all_at_hub(hub: &Client) -> Result<Vec<v1::Job>> {
+    Ok(hub.list(1000, "").await?.0)
+}
+
+/// What the edge has of a completed job is what the hub has.
+async fn is_same(edge: &Client, hub: &Client, job: &str) -> Result<()> {
+    let (ours, theirs) = (edge.get(job).await?, at_hub(hub, job).await?);
+    ensure!(ours.state() == JobState::Completed, "{ours:?}");
+    ensure!(
+        (
+            ours.chunks_total,
+            ours.chunks_done,
+            ours.attempt,
+            &ours.trace_id
+        ) == (
+            theirs.chunks_total,
+            theirs.chunks_done,
+            theirs.attempt,
+            &theirs.trace_id
+        ),
+        "{ours:?} is not {theirs:?}"
+    );
+    let mut here = edge.result(job).await?;
+    let there = hub.result(&theirs.name).await?;
+    ensure!(here.job == job, "the edge's result names another job");
+    here.job.clone_from(&there.job);
+    ensure!(here == there, "{here:?} is not {there:?}");
+    Ok(())
+}
+
+/// The hub has accepted the jobs in this order.
+async fn are_in_order(hub: &Client, jobs: &[String]) -> Result<()> {
+    let mut times = Vec::new();
+    for job in jobs {
+        let time = at_hub(hub, job).await?.create_time.context("a time")?;
+        times.push((time.seconds, time.nanos));
+    }
+    ensure!(times.is_sorted(), "not in order: {times:?}");
+    Ok(())
+}
+
+fn states(seen: &Seen) -> Vec<JobState> {
+    let mut states: Vec<_> = seen.progress.iter().map(|(_, state, _)| *state).collect();
+    states.dedup();
+    states
+}
+
+const EVERY_STAGE: [JobState; 6] = [
+    JobState::Accepted,
+    JobState::Forwarded,
+    JobState::Released,
+    JobState::Preprocessed,
+    JobState::Encoding,
+    JobState::Decoding,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() -> Result<()> {
+    let hub = hub(Pace {
+        step_millis: 10,
+        ..Pace::default()
+    })
+    .await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    hub.kill9(Role::Ingest).await?;
+    let edge = site.client("st-mary").await?;
+    let (mut jobs, mut watches) = (Vec::new(), Vec::new());
+    for seed in 0..10 {
+        let input = match seed {
+            3 => uploaded(&edge.upload(&large(seed)?).await?),
+            _ => inline(picture::png(64, seed)?),
+        };
+        let job = edge.submit(report(vec![input])).await?;
+        ensure!(job.state() == JobState::Accepted, "{job:?}");
+        let (watcher, name) = (edge.clone(), job.name.clone());
+        watches.push(medfleet_tests::beside(async move {
+            watcher.watch_to_end(&name).await
+        }));
+        jobs.push(job.name);
+    }
+    for job in &jobs {
+        ensure!(edge.get(job).await?.state() == JobState::Accepted);
+    }
+    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
+        waiting == 10.0
+    })
+    .await?;
+    let silence = "medfleet_ingest_edge_hub_silence_seconds";
+    site.wait_metric(silence, |silent| silent > 1.0).await?;
+    hub.start_role(Role::Ingest).await?;
+
+    let above = hub.client("st-mary").await?;
+    for (job, watch) in jobs.iter().zip(watches) {
+        let seen = watch.await??;
+        let last = seen.last.as_ref().context("the end was seen")?;
+        ensure!(last.state() == JobState::Completed, "{last:?}");
+        ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
+        is_same(&edge, &above, job).await?;
+        let theirs = above.watch_to_end(&at_hub(&above, job).await?.name).await?;
+        ensure!(
+            seen.text == theirs.text && !seen.text.is_empty(),
+            "another text"
+        );
+        // Who comes late is told the same.
+        let late = edge.watch_to_end(job).await?;
+        ensure!((&late.text, states(&late)) == (&seen.text, states(&seen)));
+    }
+    ensure!(
+        all_at_hub(&above).await?.len() == jobs.len(),
+        "a job was doubled"
+    );
+    are_in_order(&above, &jobs).await?;
+    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
+        waiting == 0.0
+    })
+    .await?;
+    site.wait_metric("medfleet_ingest_edge_jobs_at_hub", |count| count == 0.0)
+        .await?;
+    hub.wait_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
+    const JOBS: usize = 24;
+    let hub = hub(Pace {
+        step_millis: 10,
+        ..Pace::default()
+    })
+    .await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    site.link().cut();
+    let edge = site.client("st-mary").await?;
+    let mut jobs = Vec::new();
+    for seed in 0..JOBS {
+        let input = inline(picture::png(64, u32::try_from(seed)?)?);
+        jobs.push(edge.submit(report(vec![input])).await?.name);
+    }
+    let above = hub.client("st-mary").await?;
+    site.link().mend();
+    for seen in [1, 4, 9, 15, 20] {
+        wait_until(PATIENCE, "some jobs to arrive", async || {
+            let count = all_at_hub(&above).await.ok()?.len();
+            (count >= seen).then_some(())
+        })
+        .await?;
+        site.kill9().await?;
+        site.start_again().await?;
+    }
+    let edge = site.client("st-mary").await?;
+    for job in &jobs {
+        edge.wait_final(job).await?;
+        is_same(&edge, &above, job).await?;
+        let seen = edge.watch_to_end(job).await?;
+        ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
+    }
+    ensure!(all_at_hub(&above).await?.len() == JOBS, "a job was doubled");
+    Ok(())
+}
+
+/// A hub that writes slowly, and an edge.
+async fn slow() -> Result<(Fleet, Edge)> {
+    let hub = hub(Pace {
+        step_millis: 400,
+        ..Pace::default()
+    })
+    .await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    Ok((hub, site))
+}
+
+/// Submits a job and waits until the edge has heard that the hub writes its text.
+async fn decoding(edge: &Client, seed: u32) -> Result<String> {
+    let job = edge
+        .submit(report(vec![inline(picture::png(64, seed)?)]))
+        .await?
+        .name;
+    edge.watch_until(&job, &mut Seen::default(), decodes)
+        .await?;
+    Ok(job)
+}
+
+fn decodes(seen: &Seen) -> bool {
+    states(seen).contains(&JobState::Decoding)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_a_job_at_the_hub_is_passed_on() -> Result<()> {
+    let (hub, site) = slow().await?;
+    let edge = site.client("st-mary").await?;
+    let job = decoding(&edge, 1).await?;
+    let cancelled = edge.cancel(&job).await?;
+    ensure!(
+        cancelled.state() == JobState::Forwarded && cancelled.cancel_wanted,
+        "{cancelled:?}"
+    );
+    let ended = edge.wait_final(&job).await?;
+    ensure!(
+        ended.state() == JobState::Cancelled && !ended.cancel_wanted,
+        "{ended:?}"
+    );
+    let above = hub.client("st-mary").await?;
+    ensure!(at_hub(&above, &job).await?.state() == JobState::Cancelled);
+    ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
+    hub.wait_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_while_the_hub_is_away_is_remembered_and_watched() -> Result<()> {
+    let (hub, site) = slow().await?;
+    let edge = site.client("st-mary").await?;
+    let above = hub.client("st-mary").await?;
+    let job = decoding(&edge, 2).await?;
+    site.link().cut();
+    let got = edge.get(&job).await?;
+    ensure!(
+        got.state() == JobState::Forwarded && !got.cancel_wanted,
+        "{got:?}"
+    );
+    let cancelled = edge.cancel(&job).await?;
+    ensure!(
+        cancelled.state() == JobState::Forwarded && cancelled.cancel_wanted,
+        "{cancelled:?}"
+    );
+    site.kill9().await?;
+    site.start_again().await?;
+    let edge = site.client("st-mary").await?;
+    ensure!(edge.get(&job).await?.cancel_wanted);
+    edge.watch_until(&job, &mut Seen::default(), decodes)
+        .await?;
+    ensure!(at_hub(&above, &job).await?.state() == JobState::Decoding);
+    site.link().mend();
+    ensure!(edge.wait_final(&job).await?.state() == JobState::Cancelled);
+    ensure!(at_hub(&above, &job).await?.state() == JobState::Cancelled);
+    hub.wait_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_ends_while_it_waits_never_reaches_the_hub() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    site.link().stall();
+    let edge = site.client("st-mary").await?;
+    let first = edge
+        .submit(report(vec![inline(picture::png(64, 3)?)]))
+        .await?
+        .name;
+    ensure!(edge.get(&first).await?.state() == JobState::Accepted);
+    ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
+    ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
+    let watched = edge.watch_to_end(&first).await?;
+    ensure!(
+        watched
+            .last
+            .is_some_and(|job| job.state() == JobState::Cancelled)
+    );
+    let short = v1::SubmitJobRequest {
+        time_to_live: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..report(vec![inline(picture::png(64, 4)?)])
+    };
+    let second = edge.submit(short).await?.name;
+    ensure!(edge.wait_final(&second).await?.state() == JobState::Expired);
+    site.link().mend();
+    let last = edge
+        .submit(report(vec![inline(picture::png(64, 5)?)]))
+        .await?
+        .name;
+    ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
+    let above = hub.client("st-mary").await?;
+    let all = all_at_hub(&above).await?;
+    ensure!(all.len() == 1, "an ended job was handed on: {all:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    let edge = site.client("st-mary").await?;
+    let request = v1::SubmitJobRequest {
+        request_id: "study 7".into(),
+        ..report(vec![inline(picture::png(64, 1)?)])
+    };
+    let job = edge.submit(request.clone()).await?.name;
+    let seen = edge.watch_to_end(&job).await?;
+    site.link().cut();
+    ensure!(edge.get(&job).await?.state() == JobState::Completed);
+    ensure!(edge.result(&job).await?.job == job);
+    ensure!(edge.watch_to_end(&job).await?.text == seen.text);
+    ensure!(edge.list(0, "").await?.0.len() == 1);
+    let (again, already) = edge.submit_full(request).await?;
+    ensure!(already && again.name == job);
+    let refused = edge.cancel(&job).await.expect_err("it has completed");
+    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+
+    // Erased here at once, and at the hub as soon as it hears of it.
+    edge.erase(&job).await?;
+    let gone = edge.result(&job).await.expect_err("it was erased");
+    ensure!(gone.code() == Code::FailedPrecondition, "{gone:?}");
+    let above = hub.client("st-mary").await?;
+    let theirs = at_hub(&above, &job).await?;
+    above.result(&theirs.name).await?;
+    site.kill9().await?;
+    site.start_again().await?;
+    site.link().mend();
+    above
+        .wait_for(&theirs.name, |job| job.erase_time.is_some())
+        .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    let mary = ("st-mary", hub.token("st-mary"));
+    site.know(&[mary.clone(), ("st-john", "mf_of_nobody".to_owned())])?;
+    let strangers = "medfleet_ingest_edge_unknown_tokens";
+    site.wait_metric(strangers, |count| count == 1.0).await?;
+    let (owner, other) = (site.client("st-mary").await?, site.client("st-john").await?);
+    let waits = other
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?
+        .name;
+    let job = owner
+        .submit(report(vec![inline(picture::png(64, 2)?)]))
+        .await?
+        .name;
+    let done = owner.wait_final(&job).await?;
+    ensure!(
+        done.state() == JobState::Completed,
+        "a neighbour was held up: {done:?}"
+    );
+    ensure!(other.get(&waits).await?.state() == JobState::Accepted);
+    let log = site.log()?;
+    ensure!(log.contains("does not know this tenant's token"), "{log}");
+    ensure!(!log.contains("mf_"), "a token is in the log");
+
+    let theirs = at_hub(&hub.client("st-mary").await?, &job).await?.name;
+    let neighbour = hub.client("st-john").await?;
+    for answer in [
+        other.get(&job).await.err(),
+        other.cancel(&job).await.err(),
+        other.result(&job).await.err(),
+        other.erase(&job).await.err(),
+        neighbour.get(&theirs).await.err(),
+    ] {
+        ensure!(
+            answer.as_ref().map(tonic::Status::code) == Some(Code::NotFound),
+            "{answer:?}"
+        );
+    }
+    site.know(&[mary, ("st-john", hub.token("st-john"))])?;
+    ensure!(other.wait_final(&waits).await?.state() == JobState::Completed);
+    site.wait_metric(strangers, |count| count == 0.0).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    let edge = site.client("st-mary").await?;
+    let request = v1::SubmitJobRequest {
+        model: "unknown".into(),
+        ..report(vec![inline(picture::png(64, 1)?)])
+    };
+    let job = edge.submit(request).await?.name;
+    let failed = edge.wait_final(&job).await?;
+    let failure = failed.failure.context("a reason")?;
+    ensure!(
+        failure.reason() == v1::FailureReason::InputRefused,
+        "{failure:?}"
+    );
+    ensure!(failure.message.contains("model"), "{failure:?}");
+    let next = edge
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?
+        .name;
+    ensure!(edge.wait_final(&next).await?.state() == JobState::Completed);
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! A hospital's edge beside a fleet: one ingest with its own nats-server, its own store and key, and a link to the hub's
+//! public API that can be cut.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_testkit::{FaultyLink, NatsServer, wait_until};
+use tokio::process::Child;
+use tokio::sync::Mutex;
+use toml::{Table, Value};
+
+use crate::client::{Client, PATIENCE};
+use crate::config;
+use crate::fleet::{API_PORT, Fleet, Options, Role, http_get, own_address};
+use crate::process::start_service;
+
+/// Its own key: nothing of the hub's is known here but the tokens.
+const KEY: &str = "99112233445566778899aabbccddeeff00112233445566778899aabbccddee99";
+/// The tenants that the hospital sends for.
+const TENANTS: [&str; 2] = ["st-mary", "st-john"];
+
+/// A running edge. Dropping it kills its processes and removes its folder.
+#[derive(Debug)]
+pub struct Edge {
+    address: Ipv4Addr,
+    _nats: NatsServer,
+    process: Mutex<Option<Child>>,
+    link: FaultyLink,
+    tokens: Vec<(&'static str, String)>,
+    folder: tempfile::TempDir,
+}
+
+impl Edge {
+    /// Starts an edge of a hub and waits until it is ready; the hub need not be. `more` goes into its table `ingest.edge`.
+    ///
+    /// # Errors
+    /// What did not start, with the end of its log.
+    pub async fn start(hub: &Fleet, more: Table) -> Result<Self> {
+        let folder = tempfile::tempdir().context("create the edge's folder")?;
+        let address = own_address();
+        let nats = NatsServer::start().await?;
+        let link = FaultyLink::to_address(hub.api()).await?;
+        let (mut tokens, mut entries) = (Vec::new(), String::new());
+        for tenant in TENANTS {
+            let (token, entry) = config::token(tenant, false)?;
+            tokens.push((tenant, token));
+            entries.push_str(&entry);
+        }
+        fs::write(folder.path().join("tokens.toml"), entries)?;
+        let urls = vec![nats.url()];
+        let edge = Self {
+            address,
+            process: Mutex::new(None),
+            link,
+            tokens,
+            folder,
+            _nats: nats,
+        };
+        edge.know(&TENANTS.map(|tenant| (tenant, hub.token(tenant))))?;
+        fs::write(edge.config(), edge.settings(urls, more)?)?;
+        edge.start_again().await?;
+        Ok(edge)
+    }
+
+    fn settings(&self, nats_urls: Vec<String>, more: Table) -> Result<String> {
+        let options = Options::default();
+        let setting = config::Setting {
+            address: self.address,
+            nats_urls,
+            replicas: 1,
+            folder: self.folder.path(),
+            blobs: self.folder.path().join("blobs"),
+            options: &options,
+            instance: 0,
+        };
+        let mut file: Table = config::of(Role::Ingest, &setting).parse()?;
+        let link = self.link.nats_url();
+        let port = link.rsplit(':').next().context("the link's port")?;
+        let scheme = match more.contains_key("ca_file") {
+            true => "https",
+            false => "http",
+        };
+        let mut edge = Table::from_iter([
+            (
+                "hub".to_owned(),
+                format!("{scheme}://127.0.0.1:{port}").into(),
+            ),
+            (
+                "tokens_file".to_owned(),
+                self.hub_tokens().display().to_string().into(),
+            ),
+            ("pause_least".to_owned(), "100ms".into()),
+            ("pause_most".to_owned(), "1s".into()),
+            ("probe_every".to_owned(), "1s".into()),
+            ("answer_max".to_owned(), "5s".into()),
+        ]);
+        edge.extend(more);
+        let ingest = file.get_mut("ingest").and_then(Value::as_table_mut);
+        let ingest = ingest.context("[ingest]")?;
+        ingest.insert("edge".into(), Value::Table(edge));
+        let models = ingest.get_mut("models").and_then(Value::as_table_mut);
+        // One that the hub does not have.
+        models
+            .context("[ingest.models]")?
+            .insert("unknown".into(), config::POOL.into());
+        let store = file.get_mut("store").and_then(Value::as_table_mut);
+        store.context("[store]")?.insert("key".into(), KEY.into());
+        Ok(file.to_string())
+    }
+
+    /// Says which tokens the hub knows the tenants by.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn know(&self, tokens: &[(&str, String)]) -> Result<()> {
+        let table: Table = tokens
+            .iter()
+            .map(|(tenant, token)| ((*tenant).to_owned(), Value::from(token.as_str())))
+            .collect();
+        let file = Table::from_iter([("tokens".to_owned(), Value::Table(table))]);
+        fs::write(self.hub_tokens(), file.to_string()).context("write the hub's tokens")
+    }
+
+    /// A client of a tenant at the edge.
+    ///
+    /// # Errors
+    /// When the edge does not answer.
+    pub async fn client(&self, tenant: &str) -> Result<Client> {
+        let token = self.tokens.iter().find(|(known, _)| *known == tenant);
+        let (_, token) = token.context("a tenant of the edge")?;
+        Client::connect(&format!("http://{}:{API_PORT}", self.address), token).await
+    }
+
+    /// The link to the hub.
+    #[must_use]
+    pub const fn link(&self) -> &FaultyLink {
+        &self.link
+    }
+
+    /// Kills the edge's ingest at once.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill9(&self) -> Result<()> {
+        let mut child = self.process.lock().await.take().context("it runs")?;
+        child.kill().await.context("kill the edge")
+    }
+
+    /// Starts the edge's ingest and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready, with its log.
+    pub async fn start_again(&self) -> Result<()> {
+        let child = start_service(Role::Ingest, &self.config(), &self.log_path())?;
+        ensure!(
+            self.process.lock().await.replace(child).is_none(),
+            "it runs already"
+        );
+        let ready = wait_until(PATIENCE, "the edge to be ready", async || {
+            match http_get(self.admin(), "/readyz").await {
+                Ok((200, _)) => Some(()),
+                _ => None,
+            }
+        });
+        ready.await.with_context(|| self.log().unwrap_or_default())
+    }
+
+    /// Its log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(self.log_path()).context("read the edge's log")
+    }
+
+    /// The value of one of its metrics, by name and labels as it is exported.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let (_, text) = http_get(self.admin(), "/metrics").await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.with_context(|| format!("no {name}"))?;
+        value.trim().parse().context("a number")
+    }
+
+    /// Waits until a metric is as wanted.
+    ///
+    /// # Errors
+    /// When that takes longer than [`PATIENCE`].
+    pub async fn wait_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
+        let waited = wait_until(PATIENCE, "a metric of the edge", async || {
+            let value = self.metric(name).await.ok()?;
+            wanted(value).then_some(())
+        });
+        waited.await.with_context(|| name.to_owned())
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_path_buf()
+    }
+
+    fn admin(&self) -> SocketAddr {
+        SocketAddr::from((self.address, Role::Ingest.admin_port()))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("ingest.toml")
+    }
+
+    fn hub_tokens(&self) -> PathBuf {
+        self.folder.path().join("hub-tokens.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("ingest.log")
+    }
+}
