@@ -155,18 +155,31 @@ impl Queue {
     /// # Errors
     /// [`QueueError::Full`], and transient ones: publish again, at most one is live.
     pub async fn publish_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
-        const HINT: Operation = repeatable("hint that work is ready");
+        let published = self.put_work(unit, headers).await?;
+        self.hint(unit).await;
+        Ok(published)
+    }
+
+    /// As [`Queue::publish_work`], without the hint: who releases many units hints once for all of them.
+    ///
+    /// # Errors
+    /// As [`Queue::publish_work`].
+    pub async fn put_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
         let stream = subject::work_stream(unit.stage);
-        let published = self
-            .publish_unit(stream, subject::work(unit), unit, headers)
-            .await?;
+        self.publish_unit(stream, subject::work(unit), unit, headers)
+            .await
+    }
+
+    /// Tells idle workers that there are units of this one's stage, pool and class; once for any number of them, after the
+    /// last was published.
+    pub async fn hint(&self, unit: &WorkUnit) {
+        const HINT: Operation = repeatable("hint that work is ready");
         let hint = subject::ready(unit.stage, &unit.pool);
         let class = Bytes::from_static(unit.class.as_str().as_bytes());
         if self.api.tell(HINT, hint, class).await.is_err() {
-            // The unit is durable; without the hint an idle worker finds it a second later.
+            // The units are durable; without the hint an idle worker finds them a second later.
             tracing::debug!("a ready hint was not sent");
         }
-        Ok(published)
     }
 
     async fn publish_unit(

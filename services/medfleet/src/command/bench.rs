@@ -1,6 +1,7 @@
 //! `medfleet bench`: figures of this machine, measured on real processes. A figure is printed, never judged.
 
 mod checkpoint;
+mod drive;
 mod form;
 mod frames;
 mod gguf;
@@ -8,12 +9,16 @@ mod load;
 mod local;
 mod memory;
 mod model;
+mod programs;
 mod queue;
 mod release;
 mod report;
 mod sample;
 mod side;
+mod simulated;
 mod speculation;
+mod throughput;
+mod usage;
 
 use clap::Subcommand;
 
@@ -30,6 +35,8 @@ pub(crate) struct Args {
 enum What {
     /// What a fleet adds to the model's own time, from submit to result
     Report(report::Args),
+    /// Jobs a second through a whole fleet around a model that takes no time, next to the same writes without a fleet
+    Throughput(throughput::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
@@ -50,6 +57,7 @@ enum What {
 pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
+        What::Throughput(args) => throughput::run(args),
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
