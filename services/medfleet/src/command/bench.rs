@@ -14,6 +14,7 @@ mod queue;
 mod release;
 mod report;
 mod sample;
+mod scaling;
 mod side;
 mod simulated;
 mod speculation;
@@ -37,6 +38,8 @@ enum What {
     Report(report::Args),
     /// Jobs a second through a whole fleet around a model that takes no time, next to the same writes without a fleet
     Throughput(throughput::Args),
+    /// How throughput grows with encoders and with decoders, next to what `plan` predicts
+    Scaling(scaling::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
@@ -58,6 +61,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
         What::Throughput(args) => throughput::run(args),
+        What::Scaling(args) => scaling::run(args),
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
