@@ -10,7 +10,7 @@ use medfleet_proto::work::v1 as wire;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::api::{Operation, Which, code, from_headers, is_code, repeatable, to_headers};
+use crate::api::{Operation, Which, code, from_headers, is_code, once, repeatable, to_headers};
 use crate::feed::{Feed, FeedMessage};
 use crate::wire::{decode, encode, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result, subject};
@@ -147,6 +147,22 @@ impl Queue {
         self.api
             .delete(subject::intake_stream(stage), sequence)
             .await
+    }
+
+    /// Removes every waiting unit of a stage whose sequence is below this one: who calls it has read all of them, and each is
+    /// released or not wanted any more. Not asked for again when its answer is lost: what a server that lost writes has
+    /// stored since could have the same sequences.
+    ///
+    /// # Errors
+    /// Transient ones, which leave open whether it was done: read the intake anew.
+    pub async fn remove_intake_below(&self, stage: Stage, sequence: u64) -> Result<()> {
+        const PURGE: Operation = once("remove released units");
+        let method = format!("STREAM.PURGE.{}", subject::intake_stream(stage));
+        let body = json!({ "seq": sequence });
+        self.api
+            .call::<serde::de::IgnoredAny>(PURGE, &method, &body)
+            .await
+            .map(drop)
     }
 
     /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
