@@ -17,5 +17,5 @@ pub use load::{Fleet, JobKind, Load, LoadError, Service};
 pub use queueing::{Predicted, erlang_c, predict, wait};
 pub use scaling::{ADDED_MAX, Controller, Rules, TARGET_SECONDS, oracle};
 pub use search::{NoPlan, Plan, Target, WORKERS_MAX, smallest};
-pub use simulation::{CLASSES, Run, Simulated, Turnaround, simulate};
+pub use simulation::{CLASSES, Run, Simulated, Turnaround, batch_seconds, simulate};
 pub use streams::{StreamLoad, streams};

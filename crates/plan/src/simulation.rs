@@ -150,15 +150,7 @@ struct Simulation<'a> {
 /// Simulates a fleet. The load must have passed its check, and the fleet keep up with it.
 #[must_use]
 pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
-    let mut simulation = Simulation {
-        load,
-        random: Random(run.seed),
-        events: BinaryHeap::new(),
-        jobs: Vec::new(),
-        encode: Stage::new(fleet.encoders),
-        decode: Stage::new(fleet.decode_slots),
-        warm_up: run.warm_up as usize,
-    };
+    let mut simulation = Simulation::new(load, fleet, run.seed, run.warm_up as usize);
     let most = run.warm_up as usize + run.jobs as usize;
     let mut done: [Vec<f64>; CLASSES] = Default::default();
     simulation.events.push(Reverse((0, Event::Arrival)));
@@ -166,13 +158,7 @@ pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
         match event {
             Event::Arrival if simulation.jobs.len() < most => simulation.arrive(now),
             Event::Arrival => {}
-            Event::Encoded { job } => {
-                simulation.encode.free += 1;
-                simulation.jobs[job].chunks_left -= 1;
-                if simulation.jobs[job].chunks_left == 0 {
-                    simulation.wait_for_decode(job, now);
-                }
-            }
+            Event::Encoded { job } => simulation.encoded(job, now),
             Event::Decoded { job } => {
                 simulation.decode.free += 1;
                 let job_done = &simulation.jobs[job];
@@ -193,8 +179,50 @@ pub fn simulate(load: &Load, fleet: Fleet, run: Run) -> Simulated {
     }
 }
 
-impl Simulation<'_> {
+/// How long a fleet takes for a number of jobs that are all there at the beginning, in seconds: what it does at most. The load's
+/// rate does not count.
+#[must_use]
+pub fn batch_seconds(load: &Load, fleet: Fleet, jobs: u32, seed: u64) -> f64 {
+    let mut simulation = Simulation::new(load, fleet, seed, 0);
+    for _ in 0..jobs {
+        simulation.add(0);
+    }
+    simulation.start(0);
+    let mut end = 0;
+    while let Some(Reverse((now, event))) = simulation.events.pop() {
+        match event {
+            Event::Arrival => {}
+            Event::Encoded { job } => simulation.encoded(job, now),
+            Event::Decoded { .. } => simulation.decode.free += 1,
+        }
+        simulation.start(now);
+        end = now;
+    }
+    seconds(end) + load.other_seconds
+}
+
+impl<'a> Simulation<'a> {
+    fn new(load: &'a Load, fleet: Fleet, seed: u64, warm_up: usize) -> Self {
+        Self {
+            load,
+            random: Random(seed),
+            events: BinaryHeap::new(),
+            jobs: Vec::new(),
+            encode: Stage::new(fleet.encoders),
+            decode: Stage::new(fleet.decode_slots),
+            warm_up,
+        }
+    }
+
     fn arrive(&mut self, now: Time) {
+        self.add(now);
+        let pause = self.random.exponential(1.0 / self.load.jobs_per_second);
+        self.events
+            .push(Reverse((now + nanos(pause), Event::Arrival)));
+    }
+
+    /// A job is there.
+    fn add(&mut self, now: Time) {
         let mut draw = self.random.unit();
         let kinds = &self.load.kinds;
         let kind = kinds.iter().find(|kind| {
@@ -217,9 +245,14 @@ impl Simulation<'_> {
         if kind.chunks == 0 {
             self.wait_for_decode(job, now);
         }
-        let pause = self.random.exponential(1.0 / self.load.jobs_per_second);
-        self.events
-            .push(Reverse((now + nanos(pause), Event::Arrival)));
+    }
+
+    fn encoded(&mut self, job: usize, now: Time) {
+        self.encode.free += 1;
+        self.jobs[job].chunks_left -= 1;
+        if self.jobs[job].chunks_left == 0 {
+            self.wait_for_decode(job, now);
+        }
     }
 
     fn wait_for_decode(&mut self, job: usize, now: Time) {

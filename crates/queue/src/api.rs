@@ -68,8 +68,10 @@ struct ServerError {
     description: String,
 }
 
+/// The answer to a publish, refused or not: read at one go, as every write has one.
 #[derive(serde::Deserialize)]
 struct PubAck {
+    error: Option<ServerError>,
     #[serde(default)]
     seq: u64,
 }
@@ -121,7 +123,7 @@ impl Api {
             if self.link.is_closed() {
                 return Err(QueueError::Closed);
             }
-            let request = request_of(headers.clone(), payload.clone(), deadline);
+            let request = request_of(headers.clone(), payload.clone());
             let attempt = self.attempt(operation, subject, request, deadline).await;
             let repeat = match attempt {
                 Ok(message) => return Ok(message),
@@ -197,8 +199,13 @@ impl Api {
         payload: Bytes,
     ) -> Result<u64> {
         let message = self.send(operation, subject, headers, payload).await?;
-        let ack: PubAck = read_answer(operation, subject, &message)?;
-        Ok(ack.seq)
+        let ack = serde_json::from_slice::<PubAck>(&message.payload);
+        match ack.map_err(|_| unreadable(operation))? {
+            PubAck {
+                error: Some(error), ..
+            } => Err(refusal(operation, subject, error)),
+            PubAck { seq, .. } => Ok(seq),
+        }
     }
 
     /// Publishes to a stream that refuses a second message of a subject; one that is there already is as good as ours.
@@ -271,9 +278,9 @@ impl Api {
     }
 }
 
-fn request_of(headers: Option<HeaderMap>, payload: Bytes, deadline: Instant) -> Request {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let request = Request::new().payload(payload).timeout(Some(left));
+/// Without a limit of the client's own: whoever sends it waits until its own deadline at most.
+fn request_of(headers: Option<HeaderMap>, payload: Bytes) -> Request {
+    let request = Request::new().payload(payload).timeout(None);
     match headers {
         Some(headers) => request.headers(headers),
         None => request,
@@ -294,14 +301,18 @@ fn read_answer<T: DeserializeOwned>(
     target: &str,
     message: &Message,
 ) -> Result<T> {
-    let unreadable = || QueueError::Malformed {
-        what: operation.name,
-        reason: "the server's answer is not what its API describes",
-    };
-    let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(|_| unreadable())?;
+    let unreadable = |_| unreadable(operation);
+    let envelope: Envelope = serde_json::from_slice(&message.payload).map_err(unreadable)?;
     match envelope.error {
         Some(error) => Err(refusal(operation, target, error)),
-        None => serde_json::from_slice(&message.payload).map_err(|_| unreadable()),
+        None => serde_json::from_slice(&message.payload).map_err(unreadable),
+    }
+}
+
+fn unreadable(operation: Operation) -> QueueError {
+    QueueError::Malformed {
+        what: operation.name,
+        reason: "the server's answer is not what its API describes",
     }
 }
 

@@ -79,7 +79,13 @@ impl Delivery {
     pub async fn settle(self, verdict: Verdict) -> Result<()> {
         match verdict {
             Verdict::Done => self.queue.acknowledge(&self.reply, "+ACK".into()).await,
-            Verdict::Retry { after } => self.queue.acknowledge(&self.reply, nak(after)).await,
+            Verdict::Retry { after } => {
+                self.queue.acknowledge(&self.reply, nak(after)).await?;
+                if after.is_zero() {
+                    self.queue.hint(&self.unit).await;
+                }
+                Ok(())
+            }
             Verdict::Reject(failure) => {
                 let letter = dead_letter(&self.unit, &failure, (self.queue.clock)().0);
                 self.queue.publish_dead(&letter).await?;

@@ -144,6 +144,13 @@ impl Queue {
             && !self.api.link.is_closed()
     }
 
+    /// How often the connection was lost so far. What was read of a stream before a loss may not be what is there after it: a
+    /// server that did not sync has forgotten its latest writes, and gives their sequences to others.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.api.link.losses()
+    }
+
     /// How often a worker reports progress on a delivery.
     #[must_use]
     pub fn heartbeat(&self) -> Duration {

@@ -1,21 +1,27 @@
-//! Taking one unit at a time: no-wait pulls in class order, then waiting for a hint that there is more, and of which class.
+//! Taking units for the slots of one worker. The slots share one pair of subscriptions and one pull at a time, which asks for
+//! as many units as slots wait: no-wait pulls in class order, then waiting for a hint that there is more, and of which class.
 //! Cancel-safe: a pull under way outlives the future that began it, and its answer is the next call's.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{Class, PoolName, Stage};
-use serde_json::json;
+use medfleet_core::{Class, PoolName, Stage, Verdict};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::api::{Operation, repeatable, to_json};
+use crate::api::{Operation, repeatable};
 use crate::delivery::Delivery;
 use crate::work::check_consumer;
 use crate::{Queue, QueueError, Result, subject};
 
-/// Longest time an idle puller goes without looking, should a hint be lost.
+/// Longest time that a class goes without a look, should a hint be lost. Units that come again are not hinted at.
 const IDLE: Duration = Duration::from_secs(1);
+/// The same for a class that had as many units in flight as it may have: each that is settled makes room, without a hint.
+const AT_LIMIT: Duration = Duration::from_millis(100);
 /// How long one pull may stay unanswered. A later answer is still taken.
 const ANSWER: Duration = Duration::from_secs(2);
 /// One unit in so many is looked for in the other direction below STAT, so that a released unit of a lower class is taken at
@@ -24,20 +30,56 @@ const LOWEST_FIRST_EVERY: u64 = 16;
 /// First and longest pause after trouble.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-const PULL: Operation = repeatable("pull a unit");
+const PULL: Operation = repeatable("pull units");
 
-/// Takes units of one (stage, pool), one at a time, the most urgent class first.
-#[derive(Debug)]
+/// Takes units of one (stage, pool), one at a time, the most urgent class first. Each slot of a worker has a clone; all
+/// clones pull together.
+#[derive(Debug, Clone)]
 pub struct Puller {
+    crew: Arc<Crew>,
+}
+
+/// What the clones share.
+#[derive(Debug)]
+struct Crew {
+    /// Slots that wait for a unit.
+    waiting: AtomicUsize,
+    /// Who holds it pulls for all that wait.
+    pulls: Mutex<Pulls>,
+}
+
+/// A slot that waits for a unit, for as long as this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct Pulls {
     queue: Queue,
     stage: Stage,
     pool: PoolName,
     /// The subjects to pull from, in class order.
-    pulls: Vec<(Class, String)>,
+    subjects: Vec<(Class, String)>,
     wires: Option<Wires>,
-    /// The classes to look at, by their index in `pulls`: all of them, or those that hints named since all were empty.
+    /// Units that have come and that a waiting slot takes.
+    ready: VecDeque<Message>,
+    /// The classes to look at, by their index in `subjects`: those that were not empty when last looked at, and those that
+    /// hints have named since.
     due: Due,
-    /// The pull under way: an index into `pulls`, its serial number, its end.
+    /// When all of them are to be looked at.
+    look_at_all: Instant,
+    /// The pull under way.
     asked: Option<Asked>,
     serial: u64,
     /// Units taken so far.
@@ -45,7 +87,7 @@ pub struct Puller {
     pause: Duration,
 }
 
-/// The subscriptions of a puller, kept over its life.
+/// The subscriptions of a worker, kept over its life.
 #[derive(Debug)]
 struct Wires {
     inbox: Subscriber,
@@ -61,14 +103,20 @@ const EVERY: Due = [true; Class::ALL.len()];
 struct Asked {
     class: usize,
     serial: u64,
+    /// Units that may still come.
+    owed: usize,
     losses: u64,
     until: Instant,
 }
 
-enum Answer {
-    Unit(Message),
-    /// This class has nothing for us now.
+/// How a pull ended.
+enum End {
+    /// It brought as many units as asked for: there may be more.
+    Full,
+    /// This class has nothing more for us now.
     Empty,
+    /// It has, but as much of it is in flight as may be.
+    AtLimit,
     /// The pull was not answered, or the server could not.
     Trouble,
 }
@@ -77,51 +125,87 @@ impl Queue {
     /// A puller for a stage and pool that were ensured.
     #[must_use]
     pub fn puller(&self, stage: Stage, pool: PoolName) -> Puller {
-        let pulls = Class::ALL.iter().map(|class| {
+        let subjects = Class::ALL.iter().map(|class| {
             let (stream, durable) = (subject::work_stream(stage), subject::durable(&pool, *class));
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}");
             (*class, subject)
         });
-        Puller {
-            pulls: pulls.collect(),
+        let pulls = Pulls {
+            subjects: subjects.collect(),
             queue: self.clone(),
             stage,
             pool,
             wires: None,
+            ready: VecDeque::new(),
             due: EVERY,
+            look_at_all: Instant::now(),
             asked: None,
             serial: 0,
             taken: 0,
             pause: PAUSE.0,
+        };
+        Puller {
+            crew: Arc::new(Crew {
+                waiting: AtomicUsize::new(0),
+                pulls: Mutex::new(pulls),
+            }),
         }
     }
 }
 
 impl Puller {
-    /// Waits for a unit and takes it. Takes none beyond it: never holds more than the one it returns. Safe to cancel, and
-    /// then to call again. Transient trouble (a restart, an election) is waited out with a growing pause.
+    /// Waits for a unit and takes it. The clones together never take more units than there are calls under way. Safe to
+    /// cancel, and then to call again. Transient trouble (a restart, an election) is waited out with a growing pause.
     ///
     /// # Errors
     /// [`QueueError::UnknownPool`] when the pool was not ensured, [`QueueError::Closed`].
     pub async fn next(&mut self) -> Result<Delivery> {
+        let _waiting = Waiting::new(&self.crew.waiting);
+        let mut pulls = self.crew.pulls.lock().await;
+        pulls.next(&self.crew.waiting).await
+    }
+
+    /// Ends pulling. When no other clone waits for a unit, what a cancelled call has left is handed back: units that have
+    /// come, and those of a pull under way, whose answer is waited for. Without this, such a unit is delivered to another
+    /// worker after the acknowledge wait.
+    ///
+    /// # Errors
+    /// Transient ones; the units are then delivered again after the acknowledge wait.
+    pub async fn close(self) -> Result<()> {
+        // One that waits may hold the lock for as long as no unit comes.
+        let is_last = || self.crew.waiting.load(Ordering::Relaxed) == 0;
+        if is_last() {
+            let mut pulls = self.crew.pulls.lock().await;
+            if is_last() {
+                return pulls.hand_back().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pulls {
+    async fn next(&mut self, waiting: &AtomicUsize) -> Result<Delivery> {
         loop {
-            match self.look().await {
-                Ok(Some(message)) => {
-                    self.pause = PAUSE.0;
-                    match Delivery::new(&self.queue, message).await {
-                        Ok(delivery) => return Ok(delivery),
-                        // Not a unit of this version; it went to the dead letters.
-                        Err(error) => tracing::error!(
-                            stage = %self.stage,
-                            error = &error as &dyn std::error::Error,
-                            "a message that is not a unit of work"
-                        ),
-                    }
+            if let Some(message) = self.ready.pop_front() {
+                self.pause = PAUSE.0;
+                match Delivery::new(&self.queue, message).await {
+                    Ok(delivery) => return Ok(delivery),
+                    // Not a unit of this version; it went to the dead letters.
+                    Err(error) => tracing::error!(
+                        stage = %self.stage,
+                        error = &error as &dyn std::error::Error,
+                        "a message that is not a unit of work"
+                    ),
                 }
-                Ok(None) => {
+                continue;
+            }
+            match self.look(waiting).await {
+                Ok(()) if self.ready.is_empty() => {
                     self.pause = PAUSE.0;
                     self.idle().await;
                 }
+                Ok(()) => {}
                 Err(error @ (QueueError::UnknownPool { .. } | QueueError::Closed)) => {
                     return Err(error);
                 }
@@ -138,70 +222,63 @@ impl Puller {
         }
     }
 
-    /// Ends pulling: waits for the answer of a pull that was cancelled half-way, and hands back the unit that it brings.
-    /// Without this, such a unit is delivered to another worker after the acknowledge wait.
-    ///
-    /// # Errors
-    /// Transient ones; the unit is then delivered again after the acknowledge wait.
-    pub async fn close(mut self) -> Result<()> {
-        let Some(asked) = self.asked.take() else {
-            return Ok(());
-        };
-        let Answer::Unit(message) = self.answer(asked).await else {
-            return Ok(());
-        };
-        let delivery = Delivery::new(&self.queue, message).await?;
-        let now = medfleet_core::Verdict::Retry {
-            after: Duration::ZERO,
-        };
-        delivery.settle(now).await
+    async fn hand_back(&mut self) -> Result<()> {
+        if let Some(asked) = self.asked.take() {
+            // However it ends: what it brought is handed back.
+            self.answer(asked).await;
+        }
+        for message in std::mem::take(&mut self.ready) {
+            let delivery = Delivery::new(&self.queue, message).await?;
+            let now = Verdict::Retry {
+                after: Duration::ZERO,
+            };
+            delivery.settle(now).await?;
+        }
+        Ok(())
     }
 
-    /// One round over the classes that are due. After it all of them are, until hints say more.
-    async fn look(&mut self) -> Result<Option<Message>> {
+    /// Looks at the classes that are due, in order, until one has units.
+    async fn look(&mut self, waiting: &AtomicUsize) -> Result<()> {
         self.connect_wires().await?;
-        if let Some(message) = self.arrived() {
-            return Ok(Some(message));
-        }
+        self.arrived();
+        self.take_hints();
         let order = order(self.taken);
-        let first = match self.asked {
-            Some(asked) => order.iter().position(|class| *class == asked.class),
-            None => {
-                if self.due == EVERY {
-                    self.forget_hints();
-                }
-                None
-            }
-        };
-        for class in order.into_iter().skip(first.unwrap_or(0)) {
-            if !self.due[class] {
-                continue;
-            }
+        while self.ready.is_empty() {
             let asked = match self.asked {
                 Some(asked) => asked,
-                None => self.ask(class).await?,
-            };
-            let answer = self.answer(asked).await;
-            self.asked = None;
-            match answer {
-                Answer::Unit(message) => {
-                    self.due = EVERY;
-                    self.taken += 1;
-                    return Ok(Some(message));
+                None => {
+                    let Some(class) = order.into_iter().find(|class| self.due[*class]) else {
+                        return Ok(());
+                    };
+                    let wanted = waiting.load(Ordering::Relaxed).max(1);
+                    self.ask(class, wanted.min(until_next_turn(self.taken)))
+                        .await?
                 }
-                Answer::Empty => {}
-                Answer::Trouble => {
+            };
+            let end = self.answer(asked).await;
+            self.asked = None;
+            self.taken += self.ready.len() as u64;
+            match end {
+                End::Full => {}
+                End::Empty => self.due[asked.class] = false,
+                End::AtLimit => {
+                    self.due[asked.class] = false;
+                    self.look_at_all = self.look_at_all.min(Instant::now() + AT_LIMIT);
+                }
+                End::Trouble => {
                     self.due = EVERY;
-                    let class = self.pulls[class].0;
-                    // Tells a restart from a pool that nobody made.
-                    check_consumer(&self.queue.api, self.stage, &self.pool, class).await?;
-                    return Err(QueueError::Unavailable {
-                        operation: PULL.name,
-                    });
+                    if self.ready.is_empty() {
+                        let class = self.subjects[asked.class].0;
+                        // Tells a restart from a pool that nobody made.
+                        check_consumer(&self.queue.api, self.stage, &self.pool, class).await?;
+                        return Err(QueueError::Unavailable {
+                            operation: PULL.name,
+                        });
+                    }
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     async fn connect_wires(&mut self) -> Result<()> {
@@ -214,6 +291,7 @@ impl Puller {
         let hint = subject::ready(self.stage, &self.pool);
         let hints = api.subscribe(PULL, hint).await?;
         let inbox = api.subscribe(PULL, format!("{inbox_base}.*")).await?;
+        self.due = EVERY;
         self.wires = Some(Wires {
             inbox,
             inbox_base,
@@ -222,28 +300,35 @@ impl Puller {
         Ok(())
     }
 
-    /// A unit whose pull was given up on and answered late.
-    fn arrived(&mut self) -> Option<Message> {
+    /// Units whose pull was given up on and answered late.
+    fn arrived(&mut self) {
         if self.asked.is_some() {
-            return None;
+            return;
         }
-        let wires = self.wires.as_mut()?;
+        let Some(wires) = &mut self.wires else { return };
         while let Some(Some(message)) = wires.inbox.next().now_or_never() {
             if message.status.is_none() {
-                return Some(message);
+                self.ready.push_back(message);
             }
         }
-        None
     }
 
-    /// Hints from before a look at every class say nothing that the look does not.
-    fn forget_hints(&mut self) {
+    /// A class that was empty is looked at again when a hint names it, which the server sends after the unit is there; and
+    /// all of them now and then.
+    fn take_hints(&mut self) {
+        let now = Instant::now();
+        if now >= self.look_at_all {
+            self.due = EVERY;
+            self.look_at_all = now + IDLE;
+        }
         if let Some(wires) = &mut self.wires {
-            while let Some(Some(_)) = wires.hints.next().now_or_never() {}
+            while let Some(Some(hint)) = wires.hints.next().now_or_never() {
+                hinted(&hint, &mut self.due);
+            }
         }
     }
 
-    async fn ask(&mut self, class: usize) -> Result<Asked> {
+    async fn ask(&mut self, class: usize, wanted: usize) -> Result<Asked> {
         let Some(wires) = &self.wires else {
             return Err(QueueError::Unavailable {
                 operation: PULL.name,
@@ -254,16 +339,16 @@ impl Puller {
         let asked = Asked {
             class,
             serial: self.serial,
+            owed: wanted,
             losses: api.link.losses(),
             until: Instant::now() + ANSWER,
         };
         let reply = format!("{}.{}", wires.inbox_base, self.serial);
-        let payload = to_json(PULL, &json!({ "batch": 1, "no_wait": true }))?;
+        let payload = format!("{{\"batch\":{wanted},\"no_wait\":true}}");
         // Noted before it is sent: should this future be dropped meanwhile, the next call waits for the answer.
         self.asked = Some(asked);
-        let request = api
-            .client
-            .publish_with_reply(self.pulls[class].1.clone(), reply, payload);
+        let pull = self.subjects[class].1.clone();
+        let request = api.client.publish_with_reply(pull, reply, payload.into());
         match tokio::time::timeout_at(asked.until, request).await {
             Ok(Ok(())) => Ok(asked),
             Ok(Err(_)) if api.link.is_closed() => Err(QueueError::Closed),
@@ -276,23 +361,34 @@ impl Puller {
         }
     }
 
-    async fn answer(&mut self, asked: Asked) -> Answer {
+    /// Waits for the end of a pull; the units that it brings are ready from then on.
+    async fn answer(&mut self, asked: Asked) -> End {
         let Some(wires) = &mut self.wires else {
-            return Answer::Trouble;
+            return End::Trouble;
         };
         let link = &self.queue.api.link;
+        let mut owed = asked.owed;
+        let mut lost = std::pin::pin!(link.lost_after(asked.losses));
+        let mut late = std::pin::pin!(tokio::time::sleep_until(asked.until));
         loop {
             let message = tokio::select! {
                 biased;
                 message = wires.inbox.next() => message,
-                () = link.lost_after(asked.losses) => return Answer::Trouble,
-                () = tokio::time::sleep_until(asked.until) => return Answer::Trouble,
+                () = &mut lost => return End::Trouble,
+                () = &mut late => return End::Trouble,
             };
             let Some(message) = message else {
-                return Answer::Trouble;
+                return End::Trouble;
             };
             let Some(status) = message.status else {
-                return Answer::Unit(message);
+                self.ready.push_back(message);
+                owed = owed.saturating_sub(1);
+                // Should this future be dropped meanwhile, the next call waits for the rest.
+                self.asked = Some(Asked { owed, ..asked });
+                if owed == 0 {
+                    return End::Full;
+                }
+                continue;
             };
             let serial = message.subject.rsplit('.').next();
             if serial.and_then(|text| text.parse().ok()) != Some(asked.serial) {
@@ -300,27 +396,18 @@ impl Puller {
                 continue;
             }
             return match status.as_u16() {
-                // 409: this class has reached its limit of units in flight, or its leader changes; the others go on.
-                404 | 408 | 409 => Answer::Empty,
-                _ => Answer::Trouble,
+                404 | 408 => End::Empty,
+                // This class has reached its limit of units in flight, or its leader changes; the others go on.
+                409 => End::AtLimit,
+                _ => End::Trouble,
             };
         }
     }
 
     async fn idle(&mut self) {
-        let Some(wires) = &mut self.wires else {
-            return;
-        };
-        self.due = EVERY;
-        match tokio::time::timeout(IDLE, wires.hints.next()).await {
-            Ok(Some(hint)) => {
-                // Every class was empty a moment ago: only what the hints name can have something.
-                let mut due = hinted(&hint);
-                while let Some(Some(hint)) = wires.hints.next().now_or_never() {
-                    due = std::array::from_fn(|class| due[class] | hinted(&hint)[class]);
-                }
-                self.due = due;
-            }
+        let Some(wires) = &mut self.wires else { return };
+        match tokio::time::timeout_at(self.look_at_all, wires.hints.next()).await {
+            Ok(Some(hint)) => hinted(&hint, &mut self.due),
             // The subscriptions ended: make them anew.
             Ok(None) => self.wires = None,
             Err(_) => {}
@@ -328,7 +415,7 @@ impl Puller {
     }
 }
 
-/// The classes in the order in which the next unit is looked for; it changes only when a unit was taken.
+/// The classes in the order in which the next unit is looked for; it changes only when units were taken.
 fn order(taken: u64) -> [usize; Class::ALL.len()] {
     match taken % LOWEST_FIRST_EVERY {
         last if last == LOWEST_FIRST_EVERY - 1 => [0, 3, 2, 1],
@@ -336,10 +423,40 @@ fn order(taken: u64) -> [usize; Class::ALL.len()] {
     }
 }
 
-/// The class that a hint names; every class when it names none that we know.
-fn hinted(hint: &Message) -> Due {
+/// Units that may be taken before the order changes.
+fn until_next_turn(taken: u64) -> usize {
+    match taken % LOWEST_FIRST_EVERY {
+        last if last == LOWEST_FIRST_EVERY - 1 => 1,
+        // Below the period.
+        so_far => (LOWEST_FIRST_EVERY - 1 - so_far) as usize,
+    }
+}
+
+/// Notes the class that a hint names; every class when it names none that we know.
+fn hinted(hint: &Message, due: &mut Due) {
     let class = Class::ALL
         .iter()
         .position(|class| class.as_str().as_bytes() == hint.payload.as_ref());
-    class.map_or(EVERY, |named| std::array::from_fn(|class| class == named))
+    match class {
+        Some(class) => due[class] = true,
+        None => *due = EVERY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_class_goes_first_once_in_a_period() {
+        let mut taken = 0;
+        let mut turns = 0;
+        for _ in 0..100 {
+            let many = until_next_turn(taken);
+            assert!(many >= 1);
+            turns += usize::from(order(taken) == [0, 3, 2, 1]) * many;
+            taken += many as u64;
+        }
+        assert_eq!(turns as u64, taken / LOWEST_FIRST_EVERY);
+    }
 }

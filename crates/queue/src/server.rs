@@ -23,6 +23,18 @@ pub struct ServerSettings {
     pub store_bytes_max: ByteSize,
     /// Token that clients must present.
     pub token: Option<medfleet_core::setting::Secret>,
+    /// When a write is on disk.
+    pub sync: Sync,
+}
+
+/// When nats-server syncs its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    /// Before each write is confirmed: nothing that was confirmed is lost in a power cut.
+    #[default]
+    Always,
+    /// Every two minutes, as the server does by itself: for figures, and for replicas in several power domains.
+    ServersOwn,
 }
 
 impl ServerSettings {
@@ -38,12 +50,13 @@ impl ServerSettings {
             payload_bytes_max: ByteSize::from_mib(1),
             store_bytes_max: ByteSize::from_mib(16 * 1024),
             token: None,
+            sync: Sync::Always,
         }
     }
 }
 
-/// The text of its configuration file. A write is on disk before it is confirmed (`sync_interval: always`): the server's
-/// own default would lose up to two minutes of accepted jobs in a power cut.
+/// The text of its configuration file. Unless told otherwise, a write is on disk before it is confirmed
+/// (`sync_interval: always`): the server's own default would lose up to two minutes of accepted jobs in a power cut.
 #[must_use]
 pub fn server_config(settings: &ServerSettings) -> String {
     let quote = |text: &str| serde_json::Value::from(text).to_string();
@@ -56,9 +69,11 @@ pub fn server_config(settings: &ServerSettings) -> String {
         "jetstream {".to_owned(),
         format!("  store_dir: {}", quote(&settings.store.to_string_lossy())),
         format!("  max_file_store: {}", settings.store_bytes_max.get()),
-        "  sync_interval: always".to_owned(),
-        "}".to_owned(),
     ];
+    if settings.sync == Sync::Always {
+        lines.push("  sync_interval: always".to_owned());
+    }
+    lines.push("}".to_owned());
     if let Some(folder) = &settings.ports_dir {
         lines.push(format!(
             "ports_file_dir: {}",
@@ -109,6 +124,11 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let relaxed = ServerSettings {
+            sync: Sync::ServersOwn,
+            ..settings
+        };
+        assert!(!server_config(&relaxed).contains("sync_interval"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use medfleet_proto::work::v1 as wire;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::api::{Operation, Which, code, from_headers, is_code, repeatable, to_headers};
+use crate::api::{Operation, Which, code, from_headers, is_code, once, repeatable, to_headers};
 use crate::feed::{Feed, FeedMessage};
 use crate::wire::{decode, encode, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result, subject};
@@ -149,24 +149,53 @@ impl Queue {
             .await
     }
 
+    /// Removes every waiting unit of a stage whose sequence is below this one: who calls it has read all of them, and each is
+    /// released or not wanted any more. Not asked for again when its answer is lost: what a server that lost writes has
+    /// stored since could have the same sequences.
+    ///
+    /// # Errors
+    /// Transient ones, which leave open whether it was done: read the intake anew.
+    pub async fn remove_intake_below(&self, stage: Stage, sequence: u64) -> Result<()> {
+        const PURGE: Operation = once("remove released units");
+        let method = format!("STREAM.PURGE.{}", subject::intake_stream(stage));
+        let body = json!({ "seq": sequence });
+        self.api
+            .call::<serde::de::IgnoredAny>(PURGE, &method, &body)
+            .await
+            .map(drop)
+    }
+
     /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
     /// place is replaced.
     ///
     /// # Errors
     /// [`QueueError::Full`], and transient ones: publish again, at most one is live.
     pub async fn publish_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
-        const HINT: Operation = repeatable("hint that work is ready");
+        let published = self.put_work(unit, headers).await?;
+        self.hint(unit).await;
+        Ok(published)
+    }
+
+    /// As [`Queue::publish_work`], without the hint: who releases many units hints once for all of them.
+    ///
+    /// # Errors
+    /// As [`Queue::publish_work`].
+    pub async fn put_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
         let stream = subject::work_stream(unit.stage);
-        let published = self
-            .publish_unit(stream, subject::work(unit), unit, headers)
-            .await?;
+        self.publish_unit(stream, subject::work(unit), unit, headers)
+            .await
+    }
+
+    /// Tells idle workers that there are units of this one's stage, pool and class; once for any number of them, after the
+    /// last was published.
+    pub async fn hint(&self, unit: &WorkUnit) {
+        const HINT: Operation = repeatable("hint that work is ready");
         let hint = subject::ready(unit.stage, &unit.pool);
         let class = Bytes::from_static(unit.class.as_str().as_bytes());
         if self.api.tell(HINT, hint, class).await.is_err() {
-            // The unit is durable; without the hint an idle worker finds it a second later.
+            // The units are durable; without the hint an idle worker finds them a second later.
             tracing::debug!("a ready hint was not sent");
         }
-        Ok(published)
     }
 
     async fn publish_unit(

@@ -114,7 +114,7 @@ impl Telemetry {
         config: &TelemetryConfig,
         writer: BoxMakeWriter,
     ) -> Result<Self, TelemetryError> {
-        let mut builder = provider_builder(service);
+        let mut builder = provider_builder(service, config.otlp_endpoint.is_some());
         if let Some(endpoint) = &config.otlp_endpoint {
             let exporter = Supervised::new(otlp_exporter(endpoint, config.otlp_timeout.get())?);
             let batches = BatchConfigBuilder::default()
@@ -144,10 +144,13 @@ impl Telemetry {
         };
         // Traces have their own filter: a quiet log must not cut a trace in two.
         let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(OURS));
+        // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
         let spans = spans
             .with_location(false)
             .with_threads(false)
-            .with_level(false);
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_context_activation(false);
         let spans = spans.with_filter(filter_fn(|metadata| {
             metadata.is_span() && metadata.target().starts_with(OURS)
         }));
@@ -188,13 +191,20 @@ impl Telemetry {
     }
 }
 
-fn provider_builder(service: &'static str) -> TracerProviderBuilder {
+/// What begins here is recorded only where it is exported; what a caller has marked as recorded goes on so. Ids there are in
+/// any case.
+fn provider_builder(service: &'static str, exports: bool) -> TracerProviderBuilder {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder()
         .with_service_name(service)
         .with_attribute(version)
         .build();
-    let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
+    let begun_here = if exports {
+        Sampler::AlwaysOn
+    } else {
+        Sampler::AlwaysOff
+    };
+    let sampler = Sampler::ParentBased(Box::new(begun_here));
     SdkTracerProvider::builder()
         .with_sampler(sampler)
         .with_resource(resource)

@@ -11,12 +11,15 @@ use std::str::FromStr;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use medfleet_core::UnixMillis;
 
 pub use folder::Folder;
 pub use object::Objects;
 
+/// Objects looked up at the same time.
+const LOOK_UPS: usize = 16;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 512;
 
@@ -143,6 +146,25 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Length and time; none when there is none.
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError>;
+
+    /// As [`Backend::put`], and gives the object's time by the store's clock; none when it is gone again.
+    async fn put_timed(
+        &self,
+        name: &Name,
+        bytes: Bytes,
+    ) -> Result<Option<UnixMillis>, BackendError> {
+        self.put(name, bytes).await?;
+        Ok(self.head(name).await?.map(|entry| entry.modified))
+    }
+
+    /// As [`Backend::head`], for several objects, in their order; they may be looked up in another.
+    async fn heads(&self, names: &[Name]) -> Result<Vec<Option<Entry>>, BackendError> {
+        let mut entries = Vec::with_capacity(names.len());
+        for some in names.chunks(LOOK_UPS) {
+            entries.extend(try_join_all(some.iter().map(|name| self.head(name))).await?);
+        }
+        Ok(entries)
+    }
 
     /// Removes the object. True when it was there.
     async fn delete(&self, name: &Name) -> Result<bool, BackendError>;

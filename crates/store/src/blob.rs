@@ -13,7 +13,7 @@ use futures::stream::BoxStream;
 use medfleet_core::{BlobKind, Digest, JobKey, TenantId, UnixMillis};
 use tracing::instrument::{Instrument, WithSubscriber};
 
-use crate::backend::{Backend, BackendError, Name};
+use crate::backend::{Backend, BackendError, Entry, Name};
 use crate::key::{FleetKey, TenantKey};
 use room::Room;
 
@@ -200,16 +200,26 @@ impl BlobStore {
         digest: &Digest,
         content: Bytes,
     ) -> Result<(), StoreError> {
-        self.check_size(kind, content.len())?;
         let name = blob_name(tenant, kind, digest);
-        let backend = &self.inner.backend;
-        let there = backend.head(&name).await?;
+        let there = self.inner.backend.head(&name).await?;
+        self.put_over(kind, &name, there.as_ref(), content).await
+    }
+
+    /// Stores a content where this was found.
+    async fn put_over(
+        &self,
+        kind: BlobKind,
+        name: &Name,
+        there: Option<&Entry>,
+        content: Bytes,
+    ) -> Result<(), StoreError> {
+        self.check_size(kind, content.len())?;
         if there.is_some_and(|entry| entry.bytes == content.len() as u64)
-            && backend.refresh(&name).await?
+            && self.inner.backend.refresh(name).await?
         {
             return Ok(());
         }
-        self.write(&name, content).await
+        self.write(name, content).await.map(drop)
     }
 
     /// Reads a content and checks it against its name. One that is corrupt is deleted, so that the next put makes it again
@@ -481,19 +491,19 @@ impl BlobStore {
         }
     }
 
-    /// Writes under the byte cap.
-    async fn write(&self, name: &Name, content: Bytes) -> Result<(), StoreError> {
+    /// Writes under the byte cap. Gives the place's time; none when what was written is gone again.
+    async fn write(&self, name: &Name, content: Bytes) -> Result<Option<UnixMillis>, StoreError> {
         let bytes = content.len() as u64;
         if let Some(free) = self.headroom().await?.filter(|free| *free < bytes) {
             return Err(StoreError::Full { bytes, free });
         }
-        match self.inner.backend.put(name, content).await {
-            Ok(()) => {}
+        let time = match self.inner.backend.put_timed(name, content).await {
+            Ok(time) => time,
             Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
             Err(error) => return Err(error.into()),
-        }
+        };
         self.inner.room.wrote(bytes);
-        Ok(())
+        Ok(time)
     }
 
     async fn read(

@@ -68,6 +68,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_failure: OnFailure::Shutdown,
         on_shutdown: OnShutdown::Wait,
     };
+    let puller = worker.queue.puller(H::STAGE, worker.pool.clone());
     let slots = (0..worker.config.slots.get()).map(|_| {
         let slot = Slot {
             worker: worker.clone(),
@@ -75,7 +76,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
             handler: Arc::clone(&handler),
             hints: hints.clone(),
         };
-        worker.tasks.start(kind, slot.run())
+        worker.tasks.start(kind, slot.run(puller.clone()))
     });
     let slots: Vec<_> = slots.collect();
     join_all(slots.iter().map(|slot| slot.ended())).await;
@@ -99,8 +100,7 @@ struct Slot<H> {
 }
 
 impl<H: Handler> Slot<H> {
-    async fn run(self) -> Result<(), QueueError> {
-        let mut puller = self.worker.queue.puller(H::STAGE, self.worker.pool.clone());
+    async fn run(self, mut puller: Puller) -> Result<(), QueueError> {
         loop {
             let pulled = tokio::select! {
                 biased;

@@ -73,10 +73,15 @@ impl Writer {
         loop {
             tokio::select! {
                 biased;
-                event = stream.next() => match event? {
-                    DecodeEvent::Text(delta) => self.pass_on(&mut text, &delta).await,
-                    DecodeEvent::Done(done) => return Ok((text, done)),
-                },
+                event = stream.next() => {
+                    let (piece, done) = gathered(stream, event?)?;
+                    if !piece.is_empty() {
+                        self.pass_on(&mut text, &piece).await;
+                    }
+                    if let Some(done) = done {
+                        return Ok((text, done));
+                    }
+                }
                 outcome = ready(&mut storing) => {
                     storing = None;
                     if let Err(error) = outcome {
@@ -92,6 +97,24 @@ impl Writer {
             }
         }
     }
+}
+
+/// What an event and those that have come behind it say: a piece of text, and perhaps the end.
+fn gathered(
+    stream: &mut DecodeStream,
+    first: DecodeEvent,
+) -> Result<(String, Option<Done>), DecodeError> {
+    let mut piece = match first {
+        DecodeEvent::Text(delta) => delta,
+        DecodeEvent::Done(done) => return Ok((String::new(), Some(done))),
+    };
+    while let Some(event) = stream.next().now_or_never() {
+        match event? {
+            DecodeEvent::Text(delta) => piece.push_str(&delta),
+            DecodeEvent::Done(done) => return Ok((piece, Some(done))),
+        }
+    }
+    Ok((piece, None))
 }
 
 /// The whole text of a stream that nobody watches.

@@ -364,7 +364,7 @@ impl Default for DispatcherConfig {
             recount_every: DurationText::from_secs(1),
             recount_least: DurationText::from_millis(20),
             expire_every: DurationText::from_secs(5),
-            releases_max: 16,
+            releases_max: 64,
         }
     }
 }

@@ -8,6 +8,7 @@ mod lane;
 pub mod ledger;
 mod pauses;
 mod share;
+mod shelf;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,6 +21,7 @@ use lane::{Lane, Terms};
 pub use pauses::Pauses;
 use share::Rank;
 pub use share::Weights;
+pub(crate) use shelf::{Removal, Shelf};
 
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();

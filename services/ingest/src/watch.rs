@@ -77,6 +77,8 @@ pub(crate) struct Watch {
     /// When to read the stored text, while text is missing.
     checkpoint_at: Option<Instant>,
     reread_at: Instant,
+    /// The record as it was read after the subscription began, until durable state was read for the first time.
+    first: Option<JobRecord>,
 }
 
 impl Drop for Watch {
@@ -93,9 +95,9 @@ impl Watch {
         request: &v1::WatchJobRequest,
     ) -> Result<Self, Refusal> {
         let subscription = watching.hub.subscribe(&key);
-        if watching.queue.record(&key).await?.is_none() {
+        let Some((record, _)) = watching.queue.record(&key).await? else {
             return Err(Refusal::NotFound { what: "job" });
-        }
+        };
         let position = request.text_position.unwrap_or_default();
         let ahead = watching.config.ahead_bytes_max.as_usize();
         watching.figures.watches.inc();
@@ -110,6 +112,7 @@ impl Watch {
             ready: VecDeque::new(),
             phase: Phase::Reading,
             checkpoint_at: None,
+            first: Some(record),
         })
     }
 
@@ -169,10 +172,16 @@ impl Watch {
                 return Ok(());
             }
         }
-        let record = self.record().await?;
+        // Whatever changed since the first record was read, a signal tells; but an end may have been erased meanwhile.
+        let first = self.first.take();
+        let first = first.filter(|first| !first.state.is_final() && first.epoch >= self.epoch);
+        let record = match first {
+            Some(record) => record,
+            None => self.record().await?,
+        };
         if record.state.is_final() {
             // Its event was never published, or the caller has seen it.
-            return self.finish(record.epoch).await;
+            return self.finish(record).await;
         }
         self.epoch = record.epoch;
         if matches!(record.state, JobState::Decoding | JobState::Forwarded) {
@@ -212,9 +221,15 @@ impl Watch {
         if sequence <= self.sequence {
             return Ok(());
         }
-        if convert::is_final(&event) && self.is_the_end(&event).await? {
-            self.sequence = sequence;
-            return self.finish(event.epoch).await;
+        if convert::is_final(&event) {
+            if let Some(finished) = self.known(event.epoch).await {
+                self.sequence = sequence;
+                return self.push_known(&finished).await;
+            }
+            if let Some(record) = self.end(&event).await? {
+                self.sequence = sequence;
+                return self.finish(record).await;
+            }
         }
         self.sequence = sequence;
         let time = UnixMillis(event.time_unix_millis);
@@ -222,21 +237,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether the job stands where its final event says; a replay since then makes that event an ordinary one.
-    async fn is_the_end(&mut self, event: &JobEvent) -> Result<bool, Refusal> {
-        if let Some(finished) = &*self.subscription.topic.finished.lock().await
-            && finished.epoch == event.epoch
-        {
-            return Ok(true);
-        }
+    /// The record of a job that stands where its final event says; a replay since then makes that event an ordinary one.
+    async fn end(&mut self, event: &JobEvent) -> Result<Option<JobRecord>, Refusal> {
         for _ in 0..RECORD_READS_MAX {
             let record = self.record().await?;
             if record.epoch != event.epoch {
                 self.epoch = record.epoch;
-                return Ok(false);
+                return Ok(None);
             }
             if record.state.is_final() {
-                return Ok(true);
+                return Ok(Some(record));
             }
             // The event overtook the record on its way to this replica of the bucket.
             tokio::time::sleep(RECORD_READ_PAUSE).await;
@@ -248,21 +258,34 @@ impl Watch {
     }
 
     /// Sends the text that is missing and the final state.
-    async fn finish(&mut self, epoch: u32) -> Result<(), Refusal> {
-        let finished = {
-            let topic = Arc::clone(&self.subscription.topic);
-            let mut known = topic.finished.lock().await;
-            match &*known {
-                Some(finished) if finished.epoch == epoch => Arc::clone(finished),
-                _ => {
-                    let finished = Arc::new(self.read_finished().await?);
-                    *known = Some(Arc::clone(&finished));
-                    finished
-                }
-            }
-        };
-        // The text in memory may have been erased since it was read.
+    async fn finish(&mut self, record: JobRecord) -> Result<(), Refusal> {
+        let topic = Arc::clone(&self.subscription.topic);
+        let mut known = topic.finished.lock().await;
+        if let Some(finished) = known.clone().filter(|known| known.epoch == record.epoch) {
+            drop(known);
+            return self.push_known(&finished).await;
+        }
+        let finished = Arc::new(self.read_finished(record).await?);
+        *known = Some(Arc::clone(&finished));
+        drop(known);
+        self.push_finished(&finished, false);
+        Ok(())
+    }
+
+    /// How the job ended, where another watcher has read it.
+    async fn known(&self, epoch: u32) -> Option<Arc<Finished>> {
+        let known = self.subscription.topic.finished.lock().await;
+        known.clone().filter(|finished| finished.epoch == epoch)
+    }
+
+    /// Sends an end that was read earlier: the text in memory may have been erased since.
+    async fn push_known(&mut self, finished: &Finished) -> Result<(), Refusal> {
         let is_erased = self.record().await?.erased.is_some();
+        self.push_finished(finished, is_erased);
+        Ok(())
+    }
+
+    fn push_finished(&mut self, finished: &Finished, is_erased: bool) {
         if let Some(text) = finished.text.as_ref().filter(|_| !is_erased) {
             let mut out = Vec::new();
             self.stitch.finish(finished.attempt, text, &mut out);
@@ -270,14 +293,9 @@ impl Watch {
         }
         self.push(finished.at, Event::Final(finished.job.clone()));
         self.phase = Phase::Ended;
-        Ok(())
     }
 
-    async fn read_finished(&self) -> Result<Finished, Refusal> {
-        let record = self.record().await?;
-        if !record.state.is_final() {
-            return Err(Refusal::Replayed);
-        }
+    async fn read_finished(&self, record: JobRecord) -> Result<Finished, Refusal> {
         let text = match &record.result {
             Some(digest) => match self
                 .watching

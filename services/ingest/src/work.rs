@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::roster::Roster;
-use crate::unit::{Held, Place, Rules};
+use crate::unit::{Held, Rules};
 use session::Session;
 
 /// Name of the lease.
@@ -105,6 +105,7 @@ impl Dispatcher {
                 _ = expire.tick() => session.expire().await,
             }
             session.release().await;
+            session.tidy()?;
         }
     }
 }
@@ -117,8 +118,8 @@ fn every(period: Duration) -> tokio::time::Interval {
 
 /// What became of a unit that was taken to be released.
 enum Outcome {
-    /// It is with the workers; its intake message is gone, or still there at this place.
-    Released { leftover: Option<Place> },
+    /// It is with the workers; its intake message has to go.
+    Released(Held),
     /// Its job has ended: nothing was released.
     Dropped(Held),
     /// The queue did not take it.
@@ -145,16 +146,7 @@ impl Dispatcher {
         match released {
             Ok(true) => {
                 self.figures.released.inc();
-                let place = held.place();
-                let removed = self.queue.remove_intake(place.stage, place.sequence).await;
-                let leftover = removed.err().map(|error| {
-                    tracing::debug!(
-                        error = chain(&error),
-                        "a released unit stays in the intake for now"
-                    );
-                    place
-                });
-                Outcome::Released { leftover }
+                Outcome::Released(held)
             }
             Ok(false) => Outcome::Dropped(held),
             Err(error) => Outcome::Failed(held, error),
@@ -176,7 +168,7 @@ impl Dispatcher {
         {
             return Ok(false);
         }
-        self.queue.publish_work(unit, headers).await?;
+        self.queue.put_work(unit, headers).await?;
         Ok(true)
     }
 

@@ -121,3 +121,20 @@ fn the_first_class_is_served_first_and_a_seed_repeats() {
     assert!(found.classes[0].p95_seconds < found.classes[3].p95_seconds);
     assert_eq!(found, simulate(&mixed, fleet, RUN));
 }
+
+#[test]
+fn a_batch_takes_what_its_slowest_stage_takes() {
+    let check = |(encoders, decode_slots), jobs, expected: f64| {
+        let fleet = Fleet {
+            encoders,
+            decode_slots,
+        };
+        let found = batch_seconds(&load(1.0, 1, 0.0), fleet, jobs, 7);
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    };
+    // One after the other: the first encode, then every decode.
+    check((1, 1), 8, 0.2 + 8.0 * 2.0);
+    check((64, 4), 8, 0.2 + 2.0 * 2.0);
+    // Encoders are the narrow place: the last decode begins after the last encode.
+    check((1, 64), 8, 8.0 * 0.2 + 2.0);
+}

@@ -246,6 +246,42 @@ async fn closing_hands_back_what_a_cancelled_pull_brings() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_slots_of_a_worker_pull_together() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let mut first = queue.puller(Stage::Encode, kit::pool());
+    let (mut second, mut third) = (first.clone(), first.clone());
+    let publish = async {
+        for seed in 0..3 {
+            let unit = unit(seed, Class::Routine);
+            queue.publish_work(&unit, &traced()).await?;
+        }
+        Ok(())
+    };
+    let (a, b, c, ()) = tokio::try_join!(
+        next(&mut first),
+        next(&mut second),
+        next(&mut third),
+        publish
+    )?;
+    ensure!(a.unit != b.unit && b.unit != c.unit && c.unit != a.unit);
+    for delivery in [a, b, c] {
+        delivery.settle(Verdict::Done).await?;
+    }
+    // One that ends does not wait for one that has nothing to do, nor take its unit away.
+    let waits = next(&mut first);
+    let ends = async {
+        second.close().await?;
+        third.close().await?;
+        queue.publish_work(&unit(4, Class::Bulk), &traced()).await?;
+        Ok(())
+    };
+    let (last, ()) = tokio::try_join!(waits, ends)?;
+    ensure!(last.deliveries == 1);
+    last.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
     let (_server, queue) = start().await?;
     let old = unit(1, Class::Stat);

@@ -117,7 +117,7 @@ fn bad_headers_and_no_telemetry_change_nothing() {
 fn exported_spans_are_ours_and_carry_the_role() {
     let collected = Collected::default();
     let processor = SimpleSpanProcessor::new(Supervised::new(collected.clone()));
-    let provider = provider_builder("medfleet")
+    let provider = provider_builder("medfleet", true)
         .with_span_processor(processor)
         .build();
     let config = TelemetryConfig {

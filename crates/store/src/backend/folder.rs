@@ -111,9 +111,23 @@ impl Folder {
 #[async_trait]
 impl Backend for Folder {
     async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.put_timed(name, bytes).await.map(drop)
+    }
+
+    async fn put_timed(
+        &self,
+        name: &Name,
+        bytes: Bytes,
+    ) -> Result<Option<UnixMillis>, BackendError> {
         let name = name.clone();
-        self.blocking("write", move |root| root.write(&name, &bytes))
+        self.blocking("write", move |root| root.write(&name, &bytes).map(Some))
             .await
+    }
+
+    async fn heads(&self, names: &[Name]) -> Result<Vec<Option<Entry>>, BackendError> {
+        let names = names.to_vec();
+        let look = move |root: &Root| names.into_iter().map(|name| root.head(name)).collect();
+        self.blocking("look up", look).await
     }
 
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
@@ -130,11 +144,7 @@ impl Backend for Folder {
 
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
         let name = name.clone();
-        self.blocking("look up", move |root| {
-            let metadata = found(fs::metadata(root.file(&name)))?;
-            metadata.map(|metadata| entry(name, &metadata)).transpose()
-        })
-        .await
+        self.blocking("look up", move |root| root.head(name)).await
     }
 
     async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
@@ -185,22 +195,31 @@ impl Root {
         self.path.join(name.as_str())
     }
 
-    fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
+    fn head(&self, name: Name) -> io::Result<Option<Entry>> {
+        let metadata = found(fs::metadata(self.file(&name)))?;
+        metadata.map(|metadata| entry(name, &metadata)).transpose()
+    }
+
+    fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<UnixMillis> {
         self.write_to(&self.file(name), bytes)
     }
 
-    fn write_to(&self, target: &Path, bytes: &[u8]) -> io::Result<()> {
+    /// Gives the file's time, which the rename leaves as it is.
+    fn write_to(&self, target: &Path, bytes: &[u8]) -> io::Result<UnixMillis> {
         let (mut file, temporary) = self.temporary()?;
         let written = file
             .write_all(bytes)
             .and_then(|()| file.sync_all())
-            .and_then(|()| self.place(&temporary, target));
-        if let Err(error) = written {
-            // The write's own error matters; a leftover is removed when it is old.
-            drop(fs::remove_file(&temporary));
-            return Err(error);
+            .and_then(|()| modified(&file.metadata()?))
+            .and_then(|time| self.place(&temporary, target).map(|()| time));
+        match written {
+            Ok(time) => self.sync_from(target).map(|()| time),
+            Err(error) => {
+                // The write's own error matters; a leftover is removed when it is old.
+                drop(fs::remove_file(&temporary));
+                Err(error)
+            }
         }
-        self.sync_from(target)
     }
 
     /// Makes the way from the root to a file durable. Up to a folder that is known to be: one just made, by this process
@@ -369,17 +388,21 @@ fn machine_time() -> SystemTime {
 }
 
 fn entry(name: Name, metadata: &fs::Metadata) -> io::Result<Entry> {
-    // A file from before 1970 counts as from 1970.
+    Ok(Entry {
+        name,
+        bytes: metadata.len(),
+        modified: modified(metadata)?,
+    })
+}
+
+/// A file from before 1970 counts as from 1970.
+fn modified(metadata: &fs::Metadata) -> io::Result<UnixMillis> {
     let since = metadata
         .modified()?
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let modified = UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-    Ok(Entry {
-        name,
-        bytes: metadata.len(),
-        modified,
-    })
+    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    Ok(UnixMillis(millis))
 }
 
 /// "Not there" is an answer, not an error.

@@ -270,6 +270,6 @@ impl BlobStore {
     }
 }
 
-fn tombstone(tenant: &TenantId, job: &JobId) -> Name {
+pub(super) fn tombstone(tenant: &TenantId, job: &JobId) -> Name {
     Name::of(&[tenant.as_str(), ERASED, job.as_str()])
 }

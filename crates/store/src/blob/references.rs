@@ -12,6 +12,7 @@ use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt, join};
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 
+use super::collect::tombstone;
 use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name, to_its_end};
 use crate::backend::{Entry, Name};
 
@@ -41,6 +42,28 @@ pub struct Holder {
     /// When its latest reference was taken, by the place's clock.
     pub latest: UnixMillis,
     lists: Vec<Name>,
+}
+
+/// What is to be kept for a job.
+struct Keep<'a> {
+    key: &'a JobKey,
+    contents: &'a [Named],
+    /// The contents, and what else the job relies on.
+    named: &'a [(BlobKind, Digest)],
+}
+
+/// Blobs, and whether their job was erased: looked at together.
+struct Look {
+    is_erased: bool,
+    blobs: Vec<Looked>,
+}
+
+/// One blob as it was found.
+struct Looked {
+    kind: BlobKind,
+    digest: Digest,
+    name: Name,
+    entry: Option<Entry>,
 }
 
 /// What the lists of a tenant say, those of one job apart from the rest.
@@ -113,14 +136,25 @@ impl BlobStore {
     ) -> Result<(), StoreError> {
         let (store, key, also) = (self.clone(), key.clone(), also.to_vec());
         to_its_end(async move {
-            if store.is_erased(&key.tenant, &key.job).await? {
-                return Err(StoreError::JobErased);
-            }
             let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
             let named: Vec<_> = named.chain(also).collect();
-            let kept = store.put_and_rely(&key, &contents, &named, meanwhile).await;
-            // Also after a failure: a part of it may be there.
-            match store.still_wanted(&key, &named).await {
+            // What lies there already needs no writing. Of `also` nothing is asked yet.
+            let before = store.look(&key, &named[..contents.len()]).await?;
+            if before.is_erased {
+                return Err(StoreError::JobErased);
+            }
+            let keep = Keep {
+                key: &key,
+                contents: &contents,
+                named: &named,
+            };
+            let kept = store.put_and_rely(&keep, &before, meanwhile).await;
+            let (is_erased, kept) = match kept {
+                Ok(is_erased) => (is_erased, Ok(())),
+                // Also after a failure: a part of it may be there.
+                Err(error) => (None, Err(error)),
+            };
+            match store.still_wanted(&key, &named, is_erased).await {
                 Err(StoreError::JobErased) => Err(StoreError::JobErased),
                 wanted => kept.and(wanted),
             }
@@ -128,36 +162,65 @@ impl BlobStore {
         .await
     }
 
-    /// Ends only when everything that it began has ended, also after a failure.
+    /// Ends only when everything that it began has ended, also after a failure. Gives whether the job was erased, where that
+    /// was looked at after the last write.
     async fn put_and_rely(
         &self,
-        key: &JobKey,
-        contents: &[Named],
-        named: &[(BlobKind, Digest)],
+        keep: &Keep<'_>,
+        before: &Look,
         meanwhile: impl Future<Output = Result<(), StoreError>> + Send,
-    ) -> Result<(), StoreError> {
-        let JobKey { tenant, job } = key;
-        let put = self.put_all(tenant, contents);
-        let (put, taken, meanwhile) = join!(put, self.rely(tenant, job, named), meanwhile);
+    ) -> Result<Option<bool>, StoreError> {
+        let (key, contents, named) = (keep.key, keep.contents, keep.named);
+        let put = self.put_all(contents, before);
+        let rely = self.rely(&key.tenant, &key.job, named);
+        let (put, taken, meanwhile) = join!(put, rely, meanwhile);
         put.and(meanwhile)?;
         let taken = taken?;
-        match self.confirm(tenant, named, taken).await {
+        let after = self.look(key, named).await?;
+        match self.confirm(&after, taken).await {
             // A collection that had begun before took it just now; from here on it is referenced.
             Err(StoreError::Missing { digest, .. })
                 if contents.iter().any(|(_, content, _)| *content == digest) =>
             {
-                self.put_all(tenant, contents).await?;
-                self.confirm(tenant, named, taken).await
+                let there = self.look(key, &named[..contents.len()]).await?;
+                self.put_all(contents, &there).await?;
+                let again = self.look(key, named).await?;
+                self.confirm(&again, taken).await
             }
             confirmed => confirmed,
         }
     }
 
-    async fn put_all(&self, tenant: &TenantId, contents: &[Named]) -> Result<(), StoreError> {
-        let puts = contents
-            .iter()
-            .map(|(kind, digest, content)| self.put_named(tenant, *kind, digest, content.clone()));
+    /// Stores contents where a look found what it did.
+    async fn put_all(&self, contents: &[Named], there: &Look) -> Result<(), StoreError> {
+        let puts = contents.iter().zip(&there.blobs);
+        let puts = puts.map(|((kind, _, content), found)| {
+            let there = found.entry.as_ref();
+            self.put_over(*kind, &found.name, there, content.clone())
+        });
         join_all(puts).await.into_iter().collect()
+    }
+
+    /// One look at blobs and at the job's tombstone, in whatever order the place answers: what was put before it counts.
+    async fn look(&self, key: &JobKey, blobs: &[(BlobKind, Digest)]) -> Result<Look, StoreError> {
+        let named = blobs
+            .iter()
+            .map(|(kind, digest)| blob_name(&key.tenant, *kind, digest));
+        let mut names: Vec<Name> = named.collect();
+        names.push(tombstone(&key.tenant, &key.job));
+        let mut entries = self.inner.backend.heads(&names).await?;
+        let is_erased = entries.pop().flatten().is_some();
+        let blobs = blobs.iter().zip(names).zip(entries);
+        let blobs = blobs.map(|(((kind, digest), name), entry)| Looked {
+            kind: *kind,
+            digest: *digest,
+            name,
+            entry,
+        });
+        Ok(Look {
+            is_erased,
+            blobs: blobs.collect(),
+        })
     }
 
     /// An erasure that came while the blobs were put may have missed them: it is done over. Whoever comes last of the two,
@@ -166,9 +229,14 @@ impl BlobStore {
         &self,
         key: &JobKey,
         named: &[(BlobKind, Digest)],
+        is_erased: Option<bool>,
     ) -> Result<(), StoreError> {
         let JobKey { tenant, job } = key;
-        if !self.is_erased(tenant, job).await? {
+        let is_erased = match is_erased {
+            Some(is_erased) => is_erased,
+            None => self.is_erased(tenant, job).await?,
+        };
+        if !is_erased {
             return Ok(());
         }
         // Once more, and past the byte cap: the erasure may have let go of the list before the last of its blobs landed.
@@ -193,50 +261,48 @@ impl BlobStore {
         let mut taken = UnixMillis(0);
         for part in blobs.chunks(REFERENCES_MAX) {
             let (name, content) = self.list_of(tenant, job, part);
-            self.write(&name, content).await?;
             // The list just written says what time it is by the place's clock.
-            let list = self.inner.backend.head(&name).await?;
-            taken = taken.max(list.map_or(taken, |list| list.modified));
+            let time = self.write(&name, content).await?;
+            taken = taken.max(time.unwrap_or(taken));
         }
         Ok(taken)
     }
 
-    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected.
-    async fn confirm(
-        &self,
-        tenant: &TenantId,
-        blobs: &[(BlobKind, Digest)],
-        taken: UnixMillis,
-    ) -> Result<(), StoreError> {
-        let is_young = |modified: UnixMillis| taken.0.saturating_sub(modified.0) < YOUNG_MILLIS;
-        let refreshed = futures::stream::iter(blobs.iter().copied())
-            .map(|(kind, digest)| self.rejuvenate(tenant, kind, digest, is_young));
+    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected. Gives whether the look
+    /// found the job erased; none when something was written since.
+    async fn confirm(&self, look: &Look, taken: UnixMillis) -> Result<Option<bool>, StoreError> {
+        let is_young = |entry: &Entry| taken.0.saturating_sub(entry.modified.0) < YOUNG_MILLIS;
+        let blobs = look.blobs.iter();
+        let old: Vec<&Looked> = blobs
+            .filter(|blob| !blob.entry.as_ref().is_some_and(is_young))
+            .collect();
+        let refreshed: Vec<_> = old.iter().map(|blob| self.rejuvenate(blob)).collect();
+        let refreshed = futures::stream::iter(refreshed).buffer_unordered(REFRESHES);
         // All of them end, whatever becomes of one: a write that is dropped half-way may land later.
-        let refreshed: Vec<_> = refreshed.buffer_unordered(REFRESHES).collect().await;
-        refreshed.into_iter().collect()
+        let refreshed: Vec<_> = refreshed.collect().await;
+        refreshed.into_iter().collect::<Result<(), StoreError>>()?;
+        Ok(old.is_empty().then_some(look.is_erased))
     }
 
-    /// Makes sure that the blob is there and not about to be collected.
-    async fn rejuvenate(
-        &self,
-        tenant: &TenantId,
-        kind: BlobKind,
-        digest: Digest,
-        is_young: impl Fn(UnixMillis) -> bool,
-    ) -> Result<(), StoreError> {
+    /// Makes sure that an old blob is there and not about to be collected.
+    async fn rejuvenate(&self, blob: &Looked) -> Result<(), StoreError> {
         let backend = &self.inner.backend;
-        let name = blob_name(tenant, kind, &digest);
-        let missing = StoreError::Missing { kind, digest };
-        let entry = backend.head(&name).await?;
-        let Some(entry) = entry else {
-            return Err(missing);
+        let Looked {
+            kind, digest, name, ..
+        } = blob;
+        let missing = StoreError::Missing {
+            kind: *kind,
+            digest: *digest,
         };
-        if is_young(entry.modified) || backend.refresh(&name).await? {
+        if blob.entry.is_none() {
+            return Err(missing);
+        }
+        if backend.refresh(name).await? {
             return Ok(());
         }
         // The place can't make it younger without its bytes: it is written again as it is.
-        let content = backend.get(&name, u64::MAX).await?;
-        backend.put(&name, content.ok_or(missing)?).await?;
+        let content = backend.get(name, u64::MAX).await?;
+        backend.put(name, content.ok_or(missing)?).await?;
         Ok(())
     }
 

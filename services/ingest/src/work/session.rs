@@ -1,11 +1,12 @@
 //! The time of one leader: the intake in memory, what it hears of jobs, and the releases that follow. A failed call costs
 //! one round, not the session: what could not be done is kept and tried again at the next count.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, PoolName, Stage};
+use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit};
 use medfleet_proto::work::v1::JobEvent;
 use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
@@ -14,11 +15,11 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Outcome};
 use crate::convert;
-use crate::unit::{Held, Index, LaneKey, Pauses, Place};
+use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
 
 /// Events that may wait for the dispatcher; beyond that they are dropped, being hints.
 const EVENTS_MAX: usize = 1024;
-/// Jobs that are ended, and intake messages that are removed, before releases go on.
+/// Jobs that are ended before releases go on, and intake messages that are removed one by one beside them.
 const AT_ONCE_MAX: usize = 1024;
 /// Intake messages taken at once before anything is released.
 const INTAKE_BATCH: usize = 256;
@@ -31,7 +32,12 @@ pub(super) enum Step {
     Moved(JobKey, JobEvent),
     /// It is time to look whether a full pool has room.
     LookAgain,
+    /// Intake messages were removed, or could not be.
+    Removed(Vec<Removed>),
 }
+
+/// What became of a removal from a stage's intake.
+type Removed = (Stage, Removal, Result<(), QueueError>);
 
 /// The time of one leader.
 pub(super) struct Session<'a> {
@@ -39,14 +45,21 @@ pub(super) struct Session<'a> {
     index: Index,
     intake: BoxStream<'static, Result<IntakeEntry, QueueError>>,
     events: mpsc::Receiver<(JobKey, JobEvent)>,
-    /// Intake messages whose unit is out but which could not be removed.
-    leftovers: BTreeSet<Place>,
+    /// What lies in the intake of each stage.
+    shelves: BTreeMap<Stage, Shelf>,
+    /// The removals under way.
+    removing: Option<BoxFuture<'a, Vec<Removed>>>,
+    /// The last removal failed: none is tried before the next count.
+    may_remove: bool,
+    /// Losses of the connection before the intake was read.
+    losses: u64,
     /// When to count the full pools again, because something ended there.
     recount_at: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
+        let losses = dispatcher.queue.losses();
         let events = dispatcher.hub.observe(EVENTS_MAX);
         let mut intakes = Vec::with_capacity(Stage::ALL.len());
         for stage in Stage::ALL {
@@ -57,7 +70,10 @@ impl<'a> Session<'a> {
             index: Index::new(dispatcher.rules.clone()),
             intake: stream::select_all(intakes).boxed(),
             events,
-            leftovers: BTreeSet::new(),
+            shelves: BTreeMap::new(),
+            removing: None,
+            may_remove: true,
+            losses,
             recount_at: None,
         };
         // Not knowing what is held back, nothing is released.
@@ -82,6 +98,17 @@ impl<'a> Session<'a> {
     /// The next thing heard. Nothing is lost when it is dropped half-way.
     pub(super) async fn next(&mut self) -> Step {
         let recount_at = self.recount_at;
+        let removing = &mut self.removing;
+        let removed = async {
+            match removing {
+                Some(under_way) => {
+                    let removed = under_way.await;
+                    *removing = None;
+                    removed
+                }
+                None => std::future::pending().await,
+            }
+        };
         let look_again = async {
             match recount_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -92,6 +119,7 @@ impl<'a> Session<'a> {
             entry = self.intake.next() => Step::Waiting(entry),
             Some((key, event)) = self.events.recv() => Step::Moved(key, event),
             () = look_again => Step::LookAgain,
+            removed = removed => Step::Removed(removed),
         }
     }
 
@@ -102,8 +130,9 @@ impl<'a> Session<'a> {
     pub(super) async fn take(&mut self, step: Step) -> Result<(), QueueError> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
-            Step::Moved(key, event) => self.take_event(&key, &event).await,
+            Step::Moved(key, event) => self.take_event(&key, &event),
             Step::LookAgain => self.recount(self.index.full()).await,
+            Step::Removed(removed) => self.take_removed(removed),
         }
         Ok(())
     }
@@ -116,9 +145,17 @@ impl<'a> Session<'a> {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
-                Some(Ok(entry)) => self.index.insert(Held::from(entry)),
+                Some(Ok(entry)) => {
+                    let shelf = self.shelves.entry(entry.unit.stage).or_default();
+                    shelf.read(entry.sequence);
+                    self.index.insert(Held::from(entry));
+                }
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
+                    // Of which stage it is, it does not say.
+                    for stage in Stage::ALL {
+                        self.shelves.entry(*stage).or_default().skipped();
+                    }
                 }
                 None => return Err(QueueError::Closed),
             }
@@ -131,30 +168,72 @@ impl<'a> Session<'a> {
     }
 
     /// A job moved: something may have ended, so that a full pool has room again.
-    async fn take_event(&mut self, key: &JobKey, event: &JobEvent) {
+    fn take_event(&mut self, key: &JobKey, event: &JobEvent) {
         if self.recount_at.is_none() && !self.index.full().is_empty() {
             // The worker acknowledges right after its event: by then the unit no longer counts.
             self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
         }
         if convert::is_final(event) {
-            self.forget(key, event.epoch).await;
+            self.forget(key, event.epoch);
         }
     }
 
-    /// Removes what waits of a job that has ended in this epoch.
-    async fn forget(&mut self, key: &JobKey, epoch: u32) {
+    /// What waits of a job that has ended in this epoch is done with.
+    fn forget(&mut self, key: &JobKey, epoch: u32) {
         for place in self.index.remove_job(key, epoch) {
-            self.remove(place).await;
+            self.done(place.stage, place.sequence);
         }
     }
 
-    /// Removes an intake message, at the next count if not now.
-    async fn remove(&mut self, place: Place) {
-        let queue = &self.dispatcher.queue;
-        if let Err(error) = queue.remove_intake(place.stage, place.sequence).await {
-            tracing::debug!(error = chain(&error), "an intake message stays for now");
-            self.leftovers.insert(place);
+    /// An intake message is done with.
+    fn done(&mut self, stage: Stage, sequence: u64) {
+        self.shelves.entry(stage).or_default().done(sequence);
+    }
+
+    fn take_removed(&mut self, removed: Vec<Removed>) {
+        for (stage, removal, outcome) in removed {
+            match outcome {
+                Ok(()) => self.shelves.entry(stage).or_default().removed(removal),
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "intake messages stay for now");
+                    self.may_remove = false;
+                }
+            }
         }
+    }
+
+    /// Begins to remove what is done with, beside everything else.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] after a loss of the connection: what was read of the intake may not be true any more, and
+    /// removing what lies in front of something could remove what came in its place. A new session reads it anew.
+    pub(super) fn tidy(&mut self) -> Result<(), QueueError> {
+        if self.dispatcher.queue.losses() != self.losses {
+            return Err(QueueError::Unavailable {
+                operation: "keep the intake in mind",
+            });
+        }
+        if self.removing.is_some() || !self.may_remove {
+            return Ok(());
+        }
+        let removals = self.shelves.iter().flat_map(|(stage, shelf)| {
+            let removals = shelf.removals(AT_ONCE_MAX).into_iter();
+            removals.map(|removal| (*stage, removal))
+        });
+        let removals: Vec<_> = removals.collect();
+        if removals.is_empty() {
+            return Ok(());
+        }
+        let (queue, at_once) = (&self.dispatcher.queue, self.dispatcher.config.releases_max);
+        let removals = stream::iter(removals).map(async move |(stage, removal)| {
+            let removed = match removal {
+                Removal::Below(sequence) => queue.remove_intake_below(stage, sequence).await,
+                Removal::One(sequence) => queue.remove_intake(stage, sequence).await,
+            };
+            (stage, removal, removed)
+        });
+        self.removing = Some(removals.buffer_unordered(at_once).collect().boxed());
+        Ok(())
     }
 
     /// Performs every release that the index decides.
@@ -172,18 +251,27 @@ impl<'a> Session<'a> {
             let dispatcher = self.dispatcher;
             let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held));
             let outcomes: Vec<_> = releases.buffer_unordered(at_once).collect().await;
+            let mut released: BTreeMap<(LaneKey, Class), WorkUnit> = BTreeMap::new();
             for outcome in outcomes {
                 match outcome {
-                    Outcome::Released { leftover } => self.leftovers.extend(leftover),
+                    Outcome::Released(held) => {
+                        self.done(held.unit.stage, held.sequence);
+                        let lane = (held.unit.stage, held.unit.pool.clone());
+                        released.insert((lane, held.unit.class), held.unit);
+                    }
                     Outcome::Dropped(held) => {
                         self.index.uncount(&held);
-                        self.leftovers.insert(held.place());
+                        self.done(held.unit.stage, held.sequence);
                     }
                     Outcome::Failed(held, error) => {
                         tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
                         self.index.put_back(held);
                     }
                 }
+            }
+            // One hint for all units of a kind.
+            for unit in released.values() {
+                dispatcher.queue.hint(unit).await;
             }
         }
     }
@@ -199,29 +287,9 @@ impl<'a> Session<'a> {
             }
         }
         self.recount(self.index.lanes()).await;
-        self.remove_leftovers().await;
+        self.shelves.values_mut().for_each(Shelf::age);
+        self.may_remove = true;
         self.dispatcher.figures.show_backlog(&self.index.backlog());
-    }
-
-    /// Tries again to remove intake messages, some at a time: releases wait meanwhile.
-    async fn remove_leftovers(&mut self) {
-        let some: Vec<Place> = self.leftovers.iter().take(AT_ONCE_MAX).copied().collect();
-        let queue = &self.dispatcher.queue;
-        let removals = stream::iter(some).map(async |place| {
-            let removed = queue.remove_intake(place.stage, place.sequence).await;
-            (place, removed)
-        });
-        let removals = removals.buffer_unordered(self.dispatcher.config.releases_max);
-        for (place, removed) in removals.collect::<Vec<_>>().await {
-            match removed {
-                Ok(()) => {
-                    self.leftovers.remove(&place);
-                }
-                Err(error) => {
-                    tracing::debug!(error = chain(&error), "an intake message stays for now");
-                }
-            }
-        }
     }
 
     async fn recount(&mut self, lanes: Vec<LaneKey>) {
@@ -259,8 +327,7 @@ impl<'a> Session<'a> {
             match expired {
                 Ok(()) => {
                     dispatcher.open.end(&key, epoch);
-                    let places = self.index.remove_job(&key, epoch);
-                    self.leftovers.extend(places);
+                    self.forget(&key, epoch);
                 }
                 Err(error) => {
                     tracing::warn!(

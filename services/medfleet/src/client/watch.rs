@@ -152,7 +152,7 @@ impl Client {
         &self,
         name: &str,
         mut cursor: Cursor,
-        show: &mut dyn FnMut(&Event) -> std::io::Result<()>,
+        show: &mut (dyn FnMut(&Event) -> std::io::Result<()> + Send),
     ) -> Result<Job, ClientError> {
         let (mut attempts, mut begun) = (0, Instant::now());
         loop {
@@ -174,7 +174,7 @@ impl Client {
         &self,
         name: &str,
         cursor: &mut Cursor,
-        show: &mut dyn FnMut(&Event) -> std::io::Result<()>,
+        show: &mut (dyn FnMut(&Event) -> std::io::Result<()> + Send),
     ) -> Result<Result<Job, Status>, ClientError> {
         let mut stub = self.stub.clone();
         let mut stream = match stub.watch_job(cursor.request(name)).await {

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod checkpoint;
+mod drive;
 mod form;
 mod frames;
 mod gguf;
@@ -9,13 +10,18 @@ mod load;
 mod local;
 mod memory;
 mod model;
+mod programs;
 mod queue;
 mod release;
 mod report;
 mod sample;
+mod scaling;
 mod side;
+mod simulated;
 mod speculation;
 mod spent;
+mod throughput;
+mod usage;
 
 use clap::Subcommand;
 
@@ -34,6 +40,10 @@ enum What {
     Report(report::Args),
     /// Reports an hour of a whole fleet with jobs queued at once, and what a single one takes, with random weights
     Backlog(backlog::Args),
+    /// Jobs a second through a whole fleet around a model that takes no time, next to the same writes without a fleet
+    Throughput(throughput::Args),
+    /// How throughput grows with encoders and with decoders, next to what `plan` predicts
+    Scaling(scaling::Args),
     /// Publish, deliver and settle on a nats-server of its own, every write synced to disk
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
@@ -55,6 +65,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
     match args.what {
         What::Report(args) => report::run(args),
         What::Backlog(args) => backlog::run(args),
+        What::Throughput(args) => throughput::run(args),
+        What::Scaling(args) => scaling::run(args),
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),

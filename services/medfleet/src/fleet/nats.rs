@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use medfleet_queue::server::{ServerSettings, server_config};
+use medfleet_queue::server::{ServerSettings, Sync, server_config};
 use medfleet_runtime::{OnFailure, OnShutdown, Random, Secret, TaskKind, TaskSet};
 
 pub(crate) use binary::{Binary, find};
@@ -64,6 +64,16 @@ struct Plan {
     folder: PathBuf,
     port: u16,
     token: Secret,
+    measured: Measured,
+}
+
+/// What figures need of a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// When a write is on disk.
+    pub(crate) sync: Sync,
+    /// Port of the monitoring pages.
+    pub(crate) monitor_port: Option<u16>,
 }
 
 impl Nats {
@@ -78,6 +88,20 @@ impl Nats {
         tasks: &TaskSet,
         random: &dyn Random,
     ) -> Result<Self> {
+        let measured = Measured {
+            sync: Sync::Always,
+            monitor_port: None,
+        };
+        Self::start_with(binary, (folder, measured), tasks, random).await
+    }
+
+    /// As [`Nats::start`], with another rule of when writes are on disk, and with monitoring pages: for figures only.
+    pub(crate) async fn start_with(
+        binary: &Binary,
+        (folder, measured): (&Path, Measured),
+        tasks: &TaskSet,
+        random: &dyn Random,
+    ) -> Result<Self> {
         let mut bytes = [0_u8; 24];
         random.fill(&mut bytes);
         let mut plan = Plan {
@@ -85,6 +109,7 @@ impl Nats {
             folder: folder.to_path_buf(),
             port: 0,
             token: Secret::new(hex::encode(bytes)),
+            measured,
         };
         let (stop, stopped) = channel();
         let (tell, started) = tokio::sync::oneshot::channel();
@@ -207,10 +232,12 @@ impl Plan {
         super::data::write_whole(&self.folder.join("nats.conf"), self.config().as_bytes())
     }
 
-    /// Loopback only, with a token of its own, and every write on disk before it is confirmed.
+    /// Loopback only, with a token of its own.
     fn config(&self) -> String {
         let mut settings = ServerSettings::local(self.folder.join("streams"), i32::from(self.port));
         settings.token = Some(self.token.clone());
+        settings.sync = self.measured.sync;
+        settings.monitor_port = self.measured.monitor_port;
         let folder = self.folder.display();
         format!(
             "# Written at every start by `medfleet up`.\n\
@@ -283,6 +310,10 @@ mod tests {
             folder: "/data/nats".into(),
             port: 4333,
             token,
+            measured: Measured {
+                sync: Sync::Always,
+                monitor_port: None,
+            },
         };
         let config = plan.config();
         for part in [

@@ -1,13 +1,18 @@
 //! A nats-server and a queue of a bench's own, and their orderly end.
 
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use medfleet_queue::QueueConfig;
+use medfleet_queue::server::Sync;
 use medfleet_runtime::{Shutdown, SystemRandom, TaskSet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::fleet::nats::{self, Nats};
+use super::programs::free_address;
+use crate::fleet::nats::{self, Measured, Nats};
 
 /// How long the server may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(15);
@@ -16,15 +21,76 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 pub(super) struct LocalNats {
     nats: Nats,
     tasks: TaskSet,
+    pid_file: PathBuf,
+    monitor_port: u16,
+}
+
+/// Messages that a server has taken and sent since it started.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+pub(super) struct Messages {
+    /// From clients.
+    pub(super) in_msgs: u64,
+    /// To clients.
+    pub(super) out_msgs: u64,
 }
 
 impl LocalNats {
     pub(super) async fn start(folder: &Path, cache: Option<&Path>) -> Result<Self> {
+        Self::start_with(folder, cache, Sync::Always).await
+    }
+
+    /// As [`LocalNats::start`], with another rule of when writes are on disk.
+    pub(super) async fn start_with(
+        folder: &Path,
+        cache: Option<&Path>,
+        sync: Sync,
+    ) -> Result<Self> {
         let folder = folder.join("nats");
-        std::fs::create_dir(&folder).context("cannot make the folder of nats-server")?;
+        std::fs::create_dir_all(&folder).context("cannot make the folder of nats-server")?;
         let tasks = TaskSet::new(Shutdown::new(STOP_MAX));
-        let nats = Nats::start(&nats::find(cache)?, &folder, &tasks, &SystemRandom).await?;
-        Ok(Self { nats, tasks })
+        let binary = nats::find(cache)?;
+        let monitor_port = free_address()?.port();
+        let measured = Measured {
+            sync,
+            monitor_port: Some(monitor_port),
+        };
+        let nats = Nats::start_with(&binary, (&folder, measured), &tasks, &SystemRandom).await?;
+        Ok(Self {
+            nats,
+            tasks,
+            pid_file: folder.join("nats.pid"),
+            monitor_port,
+        })
+    }
+
+    /// What it has taken and sent so far.
+    pub(super) async fn messages(&self) -> Result<Messages> {
+        let ask = async {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor_port)).await?;
+            stream
+                .write_all(b"GET /varz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = ask
+            .await
+            .context("nats-server's monitoring page does not answer")?;
+        // Without chunks: the server knows the page's length, or ends the connection after it.
+        let page = answer.find('{').zip(answer.rfind('}'));
+        let page = page.and_then(|(from, to)| answer.get(from..=to));
+        let page = page.context("nats-server's monitoring page is empty")?;
+        serde_json::from_str(page).context("nats-server's monitoring page is not JSON")
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> Result<u32> {
+        let text = std::fs::read_to_string(&self.pid_file)
+            .with_context(|| format!("cannot read {}", self.pid_file.display()))?;
+        text.trim()
+            .parse()
+            .context("nats-server's pid file holds no number")
     }
 
     /// How to connect to it.

@@ -238,8 +238,8 @@ fn processor(codecs: &Codecs) -> Result<Duration> {
 fn memory(id: &str) -> Result<u64> {
     let path = format!("/proc/{id}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let resident = super::super::memory::resident(&status);
-    let resident =
-        resident.with_context(|| format!("{path} does not say how much memory there was"));
-    Ok(resident?.peak)
+    let resident = super::super::usage::memory(&status);
+    let (_, peak) =
+        resident.with_context(|| format!("{path} does not say how much memory there was"))?;
+    Ok(peak)
 }

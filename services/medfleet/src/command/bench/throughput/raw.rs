@@ -1,0 +1,202 @@
+//! The writes of the protocol without the protocol: for each job the publishes and record updates that a fleet makes, in
+//! their order, with their contents and sizes, to the same streams of a server that nobody else uses.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use medfleet_core::{
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, Move, PoolName, Starts,
+    TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
+};
+use medfleet_proto::work::v1::AuditEntry;
+use medfleet_queue::{Created, Headers, Queue, QueueConfig, Revision, Updated};
+use medfleet_runtime::{Clock, SystemClock};
+use tokio::task::JoinSet;
+
+use super::super::programs::POOL;
+
+/// Publishes and record updates of one job of one chunk: pending entry, record, event, audit and intake of the accept; then of
+/// each stage the release, the record and event of its start and of its end, and the intake of what follows.
+pub(super) const WRITES: u64 = 22;
+/// As many connections as a fleet has services.
+const CONNECTIONS: usize = 4;
+/// Time to live of the jobs.
+const TTL_MILLIS: i64 = 86_400_000;
+/// As long as a job's real one.
+const TRACEPARENT: &str = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01";
+
+/// Connections to the server.
+pub(super) struct Raw {
+    queues: Vec<Arc<Queue>>,
+}
+
+impl Raw {
+    /// Connects, and makes the streams that a fleet makes.
+    pub(super) async fn connect(config: &QueueConfig) -> Result<Self> {
+        let mut queues = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let queue = Queue::connect(config, Arc::new(|| SystemClock.now()));
+            queues.push(Arc::new(queue.await.context("cannot connect")?));
+        }
+        let pool = PoolName::new(POOL).context("the pool's name")?;
+        if let Some(queue) = queues.first() {
+            let made = queue.ensure(std::slice::from_ref(&pool)).await;
+            made.context("cannot make the streams")?;
+        }
+        Ok(Self { queues })
+    }
+
+    /// Makes the writes of the jobs of these numbers, of `at_once` jobs at a time.
+    pub(super) async fn run(&self, numbers: Range<u64>, at_once: usize) -> Result<Duration> {
+        let begun = Instant::now();
+        let every = self.queues.len();
+        let mut running = JoinSet::new();
+        for (first, queue) in self.queues.iter().enumerate() {
+            let queue = Arc::clone(queue);
+            let own = numbers.clone().skip(first).step_by(every);
+            let at_once = at_once.div_ceil(every).max(1);
+            running.spawn(async move {
+                let jobs = stream::iter(own).map(|number| one_job(&queue, number));
+                let jobs = jobs.buffer_unordered(at_once);
+                jobs.try_for_each(async |()| Ok(())).await
+            });
+        }
+        while let Some(own) = running.join_next().await {
+            own.context("a writer broke")??;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Closes the connections.
+    pub(super) async fn close(self) {
+        for queue in self.queues {
+            queue.drain().await;
+        }
+    }
+}
+
+/// The writes of one job, one after the other.
+async fn one_job(queue: &Queue, number: u64) -> Result<()> {
+    let tenant = TenantId::new("local").context("a tenant's name")?;
+    // Ids are spread as those of a fleet are.
+    let id = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    let job = JobId::from_bytes(id.to_be_bytes());
+    let key = JobKey { tenant, job };
+    let record = record()?;
+    queue.put_pending(&key).await?;
+    let Created::Created(revision) = queue.create_record(&key, &record).await? else {
+        bail!("job {number} is there already");
+    };
+    queue.publish_event(&key, &record).await?;
+    let entry = AuditEntry {
+        time_unix_millis: SystemClock.now().0,
+        action: "submit".to_owned(),
+        job: key.job.to_string(),
+        actor: "local".to_owned(),
+        ..AuditEntry::default()
+    };
+    queue.audit(&key.tenant, &entry).await?;
+    let unit = protocol::first(&key, &record).context("an accepted job has a unit")?;
+    let headers: Headers = vec![("traceparent".to_owned(), TRACEPARENT.to_owned())];
+    queue.publish_intake(&unit, &headers).await?;
+    let mut writer = Writer {
+        queue,
+        key,
+        record,
+        revision,
+        headers,
+    };
+    let digest = Digest::new([7; 32]);
+    let preprocessed = Move::Preprocessed {
+        frames: digest,
+        chunks: 1,
+        frame_count: 1,
+    };
+    let complete = Move::Complete {
+        attempt: 1,
+        result: digest,
+    };
+    let unit = writer.stage(unit, &preprocessed).await?;
+    let unit = writer.stage(unit, &Move::ChunkEncoded { chunk: 0 }).await?;
+    writer.stage(unit, &complete).await?;
+    Ok(())
+}
+
+/// One job under way.
+struct Writer<'a> {
+    queue: &'a Queue,
+    key: JobKey,
+    record: JobRecord,
+    revision: Revision,
+    headers: Headers,
+}
+
+impl Writer<'_> {
+    /// Release, start and end of a unit, and the intake of the unit that follows; at the last stage it gives the same again.
+    async fn stage(&mut self, unit: WorkUnit, end: &Move) -> Result<WorkUnit> {
+        self.queue.put_work(&unit, &self.headers).await?;
+        let stage = unit.stage;
+        let retries_max = 4;
+        self.change(&Move::Start { stage, retries_max }).await?;
+        self.change(end).await?;
+        match protocol::next(&unit, &self.record).into_iter().next() {
+            Some(next) => {
+                self.queue.publish_intake(&next, &self.headers).await?;
+                Ok(next)
+            }
+            None => Ok(unit),
+        }
+    }
+
+    async fn change(&mut self, step: &Move) -> Result<()> {
+        let after = self.record.apply(step, SystemClock.now());
+        let after = after.context("the job's next step")?;
+        let updated = self.queue.update_record(&self.key, &after, self.revision);
+        let Updated::Updated(revision) = updated.await? else {
+            bail!("somebody else changes the records");
+        };
+        (self.record, self.revision) = (after, revision);
+        self.queue.publish_event(&self.key, &self.record).await?;
+        Ok(())
+    }
+}
+
+fn record() -> Result<JobRecord> {
+    let now = SystemClock.now();
+    let digest = Digest::new([3; 32]);
+    Ok(JobRecord {
+        state: JobState::Accepted,
+        epoch: 0,
+        attempt: 0,
+        starts: Starts::default(),
+        chunks: Chunks::default(),
+        pool: PoolName::new(POOL).context("the pool's name")?,
+        class: Class::Routine,
+        class_asked: Class::Routine,
+        task: TaskKind::Report,
+        image_count: 1,
+        body: digest,
+        study: digest,
+        frames: None,
+        result: None,
+        failure: None,
+        times: Times {
+            accepted: now,
+            ..Times::default()
+        },
+        expires: UnixMillis(now.0.saturating_add(TTL_MILLIS)),
+        traceparent: TRACEPARENT.to_owned(),
+        model: "bench".to_owned(),
+        erased: None,
+        cost: Cost {
+            preprocess_millis: 1,
+            frames: 1,
+            encode_millis_per_frame: 1,
+            decode_millis_per_frame: 1,
+            decode_millis: 0,
+        },
+    })
+}
