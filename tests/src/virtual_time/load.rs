@@ -84,6 +84,7 @@ impl Asked {
             model: POOL.to_owned(),
             erased: None,
             pseudonyms: medfleet_core::Pseudonyms::default(),
+            forwarded: None,
             cost: Cost {
                 preprocess_millis: 100,
                 frames: images,

@@ -135,7 +135,7 @@ impl Follow {
         let request = v1::WatchJobRequest {
             name: convert::job_name(job),
             after_sequence: self.sequence,
-            text_position: (self.attempt > 0).then(|| v1::TextPosition {
+            text_position: (self.attempt > 0).then_some(v1::TextPosition {
                 attempt: self.attempt,
                 offset_bytes: self.text.len() as u64,
             }),

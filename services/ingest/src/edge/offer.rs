@@ -212,6 +212,9 @@ impl Edge {
             model: record.model.clone(),
             decoding: manifest.decoding,
             time_to_live: prost_types::Duration::try_from(left).ok(),
+            // Whose the study is stays here: what is erased here is erased there by its name.
+            patient_pseudonym: String::new(),
+            study_pseudonyms: Vec::new(),
         };
         match self.uplink.submit(behalf, request).await {
             // An upload of it has expired; or it is there already, as it was sent another time.

@@ -25,6 +25,7 @@ fn config() -> Config {
         accept: AcceptConfig::default(),
         watch: WatchConfig::default(),
         dispatcher: DispatcherConfig::default(),
+        edge: None,
     }
 }
 
