@@ -27,6 +27,9 @@ struct ClassLabel {
     class: &'static str,
 }
 
+/// Every verdict's word.
+const VERDICTS: [&str; 4] = ["done", "retry", "reject", "abort"];
+
 /// Metrics of one worker.
 #[derive(Debug, Clone)]
 pub struct WorkerMetrics {
@@ -69,7 +72,23 @@ impl WorkerMetrics {
             registry.register("slots_busy", "Slots at work", ours.busy.clone());
             registry.register("slots", "Slots in all", total);
         });
+        ours.begin_at_zero();
         ours
+    }
+
+    /// Counters whose labels are known are there before their first event: one that first shows up with it never rises from
+    /// zero, and `rate` misses the first redelivery or rejection of every process.
+    fn begin_at_zero(&self) {
+        for class in Class::ALL {
+            let class = class.as_str();
+            self.redeliveries
+                .get_or_create(&ClassLabel { class })
+                .inc_by(0);
+            for verdict in VERDICTS {
+                let labels = VerdictLabels { verdict, class };
+                self.units.get_or_create(&labels).inc_by(0);
+            }
+        }
     }
 
     /// A unit was taken; `waited` seconds after its release.
@@ -149,5 +168,61 @@ pub(crate) fn word(verdict: &Verdict) -> &'static str {
         Verdict::Retry { .. } => "retry",
         Verdict::Reject(_) => "reject",
         Verdict::Abort => "abort",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use medfleet_core::{Failure, FailureReason};
+
+    use super::*;
+
+    fn value(metrics: &Metrics, series: &str) -> Option<String> {
+        let text = metrics.encode().expect("encodes");
+        let mut lines = text.lines();
+        lines.find_map(|line| Some(line.strip_prefix(series)?.trim().to_owned()))
+    }
+
+    #[test]
+    fn a_fresh_worker_counts_from_zero() {
+        for stage in Stage::ALL {
+            let metrics = Metrics::new();
+            let _ours = WorkerMetrics::register(&metrics, *stage, 1);
+            for class in Class::ALL {
+                let again = format!("medfleet_{stage}_redeliveries_total{{class=\"{class}\"}}");
+                assert_eq!(value(&metrics, &again).as_deref(), Some("0"), "{again}");
+                for verdict in VERDICTS {
+                    let labels = format!("verdict=\"{verdict}\",class=\"{class}\"");
+                    let units = format!("medfleet_{stage}_units_total{{{labels}}}");
+                    assert_eq!(value(&metrics, &units).as_deref(), Some("0"), "{units}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_happens_is_counted_in_a_series_that_was_there() {
+        let failure = Failure::new(FailureReason::InputRefused, "x");
+        let verdicts = [
+            Verdict::Done,
+            Verdict::Retry {
+                after: Duration::ZERO,
+            },
+            Verdict::Reject(failure),
+            Verdict::Abort,
+        ];
+        let metrics = Metrics::new();
+        let ours = WorkerMetrics::register(&metrics, Stage::Encode, 1);
+        let series = |text: String| text.matches("medfleet_encode_units_total{").count();
+        let before = series(metrics.encode().expect("encodes"));
+        for verdict in &verdicts {
+            ours.began(Class::Stat, 2, 0.0);
+            ours.settled(Class::Stat, verdict, 0.0);
+        }
+        assert_eq!(series(metrics.encode().expect("encodes")), before);
+        let again = "medfleet_encode_redeliveries_total{class=\"stat\"}";
+        assert_eq!(value(&metrics, again).as_deref(), Some("4"));
     }
 }

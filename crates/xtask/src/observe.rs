@@ -1,9 +1,10 @@
 //! What people look at: the reference of metrics, alerts and recording rules with a runbook page for each alert, and the
 //! dashboards. All of it is held against what the services really export, so that nothing asks for a metric that is not there.
 //!
-//! Reading order: `reference` (what the services export), `rules`, `dashboards` (the source of the JSON), `queries`.
+//! Reading order: `reference` (what the services export), `rules`, `dashboards` (their source), `grafana` (the JSON), `queries`.
 
 mod dashboards;
+mod grafana;
 mod queries;
 mod reference;
 mod rules;
@@ -37,7 +38,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     )?;
     for dashboard in dashboards::all() {
         let path = format!("deploy/grafana/{}.json", dashboard.name);
-        settle(mode, &path, &dashboards::json(&dashboard))?;
+        settle(mode, &path, &grafana::json(&dashboard))?;
     }
     let rules = rules::text()?;
     settle(mode, CHART_RULES, &rules)?;

@@ -12,7 +12,7 @@ use prost::Message;
 
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
-use crate::metrics::{DecodeMetrics, SourceLabel};
+use crate::metrics::{DecodeMetrics, ENCODER, STORE, SourceLabel};
 use crate::unit::{Declared, chunks, declared};
 
 /// Where tokens come from.
@@ -120,7 +120,7 @@ impl Sources<'_> {
         fetched: Option<Bytes>,
         images: u32,
     ) -> Result<(Digest, ImageTokens), DecodeError> {
-        let (mut bytes, mut source) = (None, "encoder");
+        let (mut bytes, mut source) = (None, ENCODER);
         if let Some(fetched) = fetched
             && self.store.digest(self.tenant, &fetched).await == entry.digest
         {
@@ -129,7 +129,7 @@ impl Sources<'_> {
         let bytes = match bytes {
             Some(bytes) => bytes,
             None => {
-                source = "store";
+                source = STORE;
                 match self
                     .store
                     .get(self.tenant, BlobKind::Tokens, &entry.digest)

@@ -42,7 +42,7 @@ const ERASURES: TaskKind = TaskKind {
 
 /// Registers every metric of this service, each with a value, for the reference page.
 pub fn every_metric(metrics: &Metrics) {
-    metrics::DecodeMetrics::register(metrics).touch();
+    metrics::DecodeMetrics::register(metrics);
     metrics::register_load(metrics, DecodeLoad::default);
 }
 

@@ -20,6 +20,11 @@ pub(crate) struct SourceLabel {
     pub(crate) source: &'static str,
 }
 
+/// From an encoder's memory.
+pub(crate) const ENCODER: &str = "encoder";
+/// From the store.
+pub(crate) const STORE: &str = "store";
+
 /// Tokens read and written, and how fast.
 #[derive(Debug, Clone)]
 pub(crate) struct DecodeMetrics {
@@ -78,13 +83,11 @@ impl DecodeMetrics {
             let each = ours.token_seconds.clone();
             registry.register_with_unit("token", "Time of each further token", Unit::Seconds, each);
         });
+        // There before the first image, which would otherwise be no rise.
+        for source in [ENCODER, STORE] {
+            ours.images.get_or_create(&SourceLabel { source }).inc_by(0);
+        }
         ours
-    }
-
-    /// Gives every family a value, so that the whole of it can be described.
-    pub(crate) fn touch(&self) {
-        let source = "store";
-        self.images.get_or_create(&SourceLabel { source }).inc();
     }
 }
 
@@ -161,5 +164,21 @@ impl Collector for Load {
             ConstCounter::new(value).encode(metric)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_process_counts_images_from_zero() {
+        let metrics = Metrics::new();
+        let _ours = DecodeMetrics::register(&metrics);
+        let text = metrics.encode().expect("encodes");
+        for source in [ENCODER, STORE] {
+            let line = format!("medfleet_decode_images_total{{source=\"{source}\"}} 0\n");
+            assert!(text.contains(&line), "{line}");
+        }
     }
 }

@@ -37,7 +37,7 @@ pub use error::StartError;
 
 /// Registers every metric of this service, each with a value, for the reference page.
 pub fn every_metric(metrics: &Metrics) {
-    metrics::PreprocessMetrics::register(metrics).touch();
+    metrics::PreprocessMetrics::register(metrics);
 }
 
 /// Runs the service until the shutdown has begun and its units are settled.

@@ -1,5 +1,6 @@
 //! What preprocess counts besides what every worker counts. Names begin with `medfleet_preprocess_`.
 
+use medfleet_imaging::Reason;
 use medfleet_runtime::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -36,12 +37,30 @@ impl PreprocessMetrics {
                 ours.refused.clone(),
             );
         });
+        // There before the first refusal, which would otherwise be no rise.
+        for reason in Reason::ALL {
+            let reason = reason.code();
+            ours.refused
+                .get_or_create(&ReasonLabel { reason })
+                .inc_by(0);
+        }
         ours
     }
+}
 
-    /// Gives every family a value, so that the whole of it can be described.
-    pub(crate) fn touch(&self) {
-        let reason = "not_an_image";
-        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_process_counts_every_refusal_from_zero() {
+        let metrics = Metrics::new();
+        let _ours = PreprocessMetrics::register(&metrics);
+        let text = metrics.encode().expect("encodes");
+        for reason in Reason::ALL {
+            let code = reason.code();
+            let line = format!("medfleet_preprocess_files_refused_total{{reason=\"{code}\"}} 0\n");
+            assert!(text.contains(&line), "{line}");
+        }
     }
 }

@@ -1,21 +1,21 @@
-//! The source of the dashboards: panels and their queries. `json` makes of them what Grafana imports.
+//! The source of the dashboards: panels and their queries. `grafana` makes of them what is imported there.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
+/// `$fleet` in an expression: one Prometheus may scrape several fleets, and a dashboard shows one. Where a label is missing,
+/// as `namespace` is outside Kubernetes, its variable is empty, and what has no such label matches.
+pub(super) const FLEET: &str = "cluster=~\"$cluster\",namespace=~\"$namespace\",job=~\"$job\"";
 
 /// One dashboard.
 #[derive(Debug)]
 pub(super) struct Dashboard {
     /// Its file.
     pub(super) name: &'static str,
-    title: &'static str,
-    variables: Vec<Variable>,
+    pub(super) title: &'static str,
+    pub(super) variables: Vec<Variable>,
     pub(super) panels: Vec<Panel>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Variable {
+pub(super) enum Variable {
     Stage,
     Pool,
     Tenant,
@@ -27,15 +27,15 @@ enum Variable {
 #[derive(Debug)]
 pub(super) struct Panel {
     pub(super) title: &'static str,
-    unit: &'static str,
-    what: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) what: &'static str,
     pub(super) targets: Vec<Target>,
 }
 
 /// One query.
 #[derive(Debug)]
 pub(super) struct Target {
-    legend: &'static str,
+    pub(super) legend: &'static str,
     pub(super) expression: String,
 }
 
@@ -47,7 +47,7 @@ fn panel(
 ) -> Panel {
     let targets = targets.iter().map(|(legend, expression)| Target {
         legend,
-        expression: (*expression).to_owned(),
+        expression: expression.replace("$fleet", FLEET),
     });
     Panel {
         title,
@@ -83,7 +83,7 @@ fn waiting() -> Vec<Panel> {
             "Units held in the intake, released or in hand. What the autoscaler reads.",
             &[(
                 "{{stage}} {{class}}",
-                "sum by (stage, class) (medfleet:backlog_units{pool=~\"$pool\"})",
+                "sum by (stage, class) (medfleet:backlog_units{$fleet,pool=~\"$pool\"})",
             )],
         ),
         panel(
@@ -92,14 +92,17 @@ fn waiting() -> Vec<Panel> {
             "Since when the oldest unfinished unit is at its stage.",
             &[(
                 "{{stage}} {{class}}",
-                "max by (stage, class) (medfleet:oldest_unit_age_seconds{pool=~\"$pool\"})",
+                "max by (stage, class) (medfleet:oldest_unit_age_seconds{$fleet,pool=~\"$pool\"})",
             )],
         ),
         panel(
             "Workers",
             "short",
             "Workers that said within the last seconds that they are there.",
-            &[("{{stage}} {{pool}}", "medfleet:workers{pool=~\"$pool\"}")],
+            &[(
+                "{{stage}} {{pool}}",
+                "medfleet:workers{$fleet,pool=~\"$pool\"}",
+            )],
         ),
         panel(
             "Slots at work",
@@ -107,7 +110,7 @@ fn waiting() -> Vec<Panel> {
             "Near 1 for long: more workers would help.",
             &[(
                 "{{stage}} {{pool}}",
-                "medfleet:slots_busy:ratio{pool=~\"$pool\"}",
+                "medfleet:slots_busy:ratio{$fleet,pool=~\"$pool\"}",
             )],
         ),
     ]
@@ -122,26 +125,32 @@ fn speed() -> Vec<Panel> {
             "",
             &[(
                 "{{stage}}",
-                "sum by (stage) (medfleet:units:rate5m{verdict=\"done\"})",
+                "sum by (stage) (medfleet:units:rate5m{$fleet,verdict=\"done\"})",
             )],
         ),
         panel(
             "Wait, 95th percentile",
             "s",
             "From a unit's release to its start.",
-            &[("{{stage}} {{class}}", "medfleet:wait_seconds:p95_5m")],
+            &[(
+                "{{stage}} {{class}}",
+                "medfleet:wait_seconds:p95_5m{$fleet}",
+            )],
         ),
         panel(
             "Service time, 95th percentile",
             "s",
             "From taking a unit to its verdict.",
-            &[("{{stage}} {{class}}", "medfleet:unit_seconds:p95_5m")],
+            &[(
+                "{{stage}} {{class}}",
+                "medfleet:unit_seconds:p95_5m{$fleet}",
+            )],
         ),
         panel(
             "Tokens written",
             "short",
             "Tokens each second, of all decoders.",
-            &[("tokens/s", "medfleet:output_tokens:rate5m")],
+            &[("tokens/s", "medfleet:output_tokens:rate5m{$fleet}")],
         ),
         panel(
             "Time to the first token and between tokens",
@@ -150,16 +159,16 @@ fn speed() -> Vec<Panel> {
             &[
                 (
                     "first, 95th percentile",
-                    "medfleet:first_token_seconds:p95_5m",
+                    "medfleet:first_token_seconds:p95_5m{$fleet}",
                 ),
-                ("each, median", "medfleet:token_seconds:p50_5m"),
+                ("each, median", "medfleet:token_seconds:p50_5m{$fleet}"),
             ],
         ),
         panel(
             "KV memory in use",
             "percentunit",
             "Texts begin when their prompts find room; at 1 the youngest give way to the oldest.",
-            &[("used", "medfleet:kv_used:ratio")],
+            &[("used", "medfleet:kv_used:ratio{$fleet}")],
         ),
     ]
 }
@@ -174,38 +183,44 @@ fn health() -> Vec<Panel> {
             &[
                 (
                     "{{stage}} {{verdict}}",
-                    "sum by (stage, verdict) (medfleet:units:rate5m{verdict!=\"done\"})",
+                    "sum by (stage, verdict) (medfleet:units:rate5m{$fleet,verdict!=\"done\"})",
                 ),
-                ("{{stage}} again", "medfleet:redeliveries:rate5m"),
+                ("{{stage}} again", "medfleet:redeliveries:rate5m{$fleet}"),
             ],
         ),
         panel(
             "Dead letters",
             "short",
             "Units that wait for a person.",
-            &[("letters", "max(medfleet_dead_letters)")],
+            &[("letters", "max(medfleet_dead_letters{$fleet})")],
         ),
         panel(
             "Dispatcher and queue",
             "short",
             "Each of them must be 1.",
             &[
-                ("dispatchers", "sum(medfleet_ingest_dispatcher)"),
-                ("queue takes writes", "min(medfleet_queue_writable)"),
-                ("every process connected", "min(medfleet_queue_connected)"),
+                ("dispatchers", "sum(medfleet_ingest_dispatcher{$fleet})"),
+                ("queue takes writes", "min(medfleet_queue_writable{$fleet})"),
+                (
+                    "every process connected",
+                    "min(medfleet_queue_connected{$fleet})",
+                ),
             ],
         ),
         panel(
             "Streams",
             "percentunit",
             "A full one takes nothing more.",
-            &[("{{stream}}", "medfleet:stream_full:ratio")],
+            &[("{{stream}}", "medfleet:stream_full:ratio{$fleet}")],
         ),
         panel(
             "Resident memory",
             "bytes",
             "",
-            &[("{{instance}}", "medfleet_process_resident_memory_bytes")],
+            &[(
+                "{{instance}}",
+                "medfleet_process_resident_memory_bytes{$fleet}",
+            )],
         ),
         panel(
             "CPU",
@@ -213,7 +228,7 @@ fn health() -> Vec<Panel> {
             "Cores in use.",
             &[(
                 "{{instance}}",
-                "rate(medfleet_process_cpu_seconds_total[$__rate_interval])",
+                "rate(medfleet_process_cpu_seconds_total{$fleet}[$__rate_interval])",
             )],
         ),
     ]
@@ -239,7 +254,7 @@ fn every_stage() -> Vec<Panel> {
             "",
             &[(
                 "{{verdict}} {{class}}",
-                "sum by (verdict, class) (rate(medfleet_${stage}_units_total[$__rate_interval]))",
+                "sum by (verdict, class) (rate(medfleet_${stage}_units_total{$fleet}[$__rate_interval]))",
             )],
         ),
         panel(
@@ -249,11 +264,11 @@ fn every_stage() -> Vec<Panel> {
             &[
                 (
                     "median",
-                    "histogram_quantile(0.5, sum by (le) (rate(medfleet_${stage}_unit_seconds_bucket[$__rate_interval])))",
+                    "histogram_quantile(0.5, sum by (le) (rate(medfleet_${stage}_unit_seconds_bucket{$fleet}[$__rate_interval])))",
                 ),
                 (
                     "95th percentile",
-                    "histogram_quantile(0.95, sum by (le) (rate(medfleet_${stage}_unit_seconds_bucket[$__rate_interval])))",
+                    "histogram_quantile(0.95, sum by (le) (rate(medfleet_${stage}_unit_seconds_bucket{$fleet}[$__rate_interval])))",
                 ),
             ],
         ),
@@ -263,7 +278,7 @@ fn every_stage() -> Vec<Panel> {
             "",
             &[(
                 "{{class}}",
-                "histogram_quantile(0.95, sum by (class, le) (rate(medfleet_${stage}_wait_seconds_bucket[$__rate_interval])))",
+                "histogram_quantile(0.95, sum by (class, le) (rate(medfleet_${stage}_wait_seconds_bucket{$fleet}[$__rate_interval])))",
             )],
         ),
         panel(
@@ -271,8 +286,8 @@ fn every_stage() -> Vec<Panel> {
             "short",
             "",
             &[
-                ("busy", "sum(medfleet_${stage}_slots_busy)"),
-                ("all", "sum(medfleet_${stage}_slots)"),
+                ("busy", "sum(medfleet_${stage}_slots_busy{$fleet})"),
+                ("all", "sum(medfleet_${stage}_slots{$fleet})"),
             ],
         ),
         panel(
@@ -282,11 +297,11 @@ fn every_stage() -> Vec<Panel> {
             &[
                 (
                     "units {{class}}",
-                    "sum by (class) (medfleet:backlog_units{stage=\"$stage\"})",
+                    "sum by (class) (medfleet:backlog_units{$fleet,stage=\"$stage\"})",
                 ),
                 (
                     "oldest, seconds",
-                    "max(medfleet:oldest_unit_age_seconds{stage=\"$stage\"})",
+                    "max(medfleet:oldest_unit_age_seconds{$fleet,stage=\"$stage\"})",
                 ),
             ],
         ),
@@ -303,15 +318,15 @@ fn single_stages() -> Vec<Panel> {
             &[
                 (
                     "frames/s",
-                    "sum(rate(medfleet_encode_frames_total[$__rate_interval]))",
+                    "sum(rate(medfleet_encode_frames_total{$fleet}[$__rate_interval]))",
                 ),
                 (
                     "frames a pass",
-                    "sum(rate(medfleet_encode_chunk_frames_sum[$__rate_interval])) / sum(rate(medfleet_encode_chunk_frames_count[$__rate_interval]))",
+                    "sum(rate(medfleet_encode_chunk_frames_sum{$fleet}[$__rate_interval])) / sum(rate(medfleet_encode_chunk_frames_count{$fleet}[$__rate_interval]))",
                 ),
                 (
                     "chunks found/s",
-                    "sum(rate(medfleet_encode_chunks_found_total[$__rate_interval]))",
+                    "sum(rate(medfleet_encode_chunks_found_total{$fleet}[$__rate_interval]))",
                 ),
             ],
         ),
@@ -321,7 +336,7 @@ fn single_stages() -> Vec<Panel> {
             "",
             &[(
                 "hits",
-                "sum(rate(medfleet_encode_cache_hits_total[$__rate_interval])) / (sum(rate(medfleet_encode_cache_hits_total[$__rate_interval])) + sum(rate(medfleet_encode_cache_misses_total[$__rate_interval])))",
+                "sum(rate(medfleet_encode_cache_hits_total{$fleet}[$__rate_interval])) / (sum(rate(medfleet_encode_cache_hits_total{$fleet}[$__rate_interval])) + sum(rate(medfleet_encode_cache_misses_total{$fleet}[$__rate_interval])))",
             )],
         ),
         panel(
@@ -331,12 +346,12 @@ fn single_stages() -> Vec<Panel> {
             &[
                 (
                     "texts a pass",
-                    "sum(rate(medfleet_decode_pass_sequences_total[$__rate_interval])) / sum(rate(medfleet_decode_passes_total[$__rate_interval]))",
+                    "sum(rate(medfleet_decode_pass_sequences_total{$fleet}[$__rate_interval])) / sum(rate(medfleet_decode_passes_total{$fleet}[$__rate_interval]))",
                 ),
-                ("waiting", "sum(medfleet_decode_sequences_waiting)"),
+                ("waiting", "sum(medfleet_decode_sequences_waiting{$fleet})"),
                 (
                     "gave way/s",
-                    "sum(rate(medfleet_decode_preemptions_total[$__rate_interval]))",
+                    "sum(rate(medfleet_decode_preemptions_total{$fleet}[$__rate_interval]))",
                 ),
             ],
         ),
@@ -346,7 +361,7 @@ fn single_stages() -> Vec<Panel> {
             "",
             &[(
                 "known",
-                "sum(rate(medfleet_decode_prefix_tokens_total[$__rate_interval])) / sum(rate(medfleet_decode_prompt_tokens_total[$__rate_interval]))",
+                "sum(rate(medfleet_decode_prefix_tokens_total{$fleet}[$__rate_interval])) / sum(rate(medfleet_decode_prompt_tokens_total{$fleet}[$__rate_interval]))",
             )],
         ),
     ]
@@ -360,7 +375,7 @@ fn tenant() -> Dashboard {
             "Jobs that have not ended. Tenants beyond the twenty largest are one, `_other`.",
             &[(
                 "{{tenant}}",
-                "max by (tenant) (medfleet_open_jobs{tenant=~\"$tenant\"})",
+                "max by (tenant) (medfleet_open_jobs{$fleet,tenant=~\"$tenant\"})",
             )],
         ),
         panel(
@@ -369,14 +384,17 @@ fn tenant() -> Dashboard {
             "",
             &[(
                 "{{tenant}}",
-                "max by (tenant) (medfleet_open_jobs{tenant=~\"$tenant\"}) / on () group_left sum(max by (tenant) (medfleet_open_jobs))",
+                "max by (tenant) (medfleet_open_jobs{$fleet,tenant=~\"$tenant\"}) / on () group_left sum(max by (tenant) (medfleet_open_jobs{$fleet}))",
             )],
         ),
         panel(
             "What every tenant meets: wait by class, 95th percentile",
             "s",
             "Waits are not counted by tenant: a trace has the tenant, a metric has not.",
-            &[("{{stage}} {{class}}", "medfleet:wait_seconds:p95_5m")],
+            &[(
+                "{{stage}} {{class}}",
+                "medfleet:wait_seconds:p95_5m{$fleet}",
+            )],
         ),
     ];
     Dashboard {
@@ -396,11 +414,11 @@ fn job() -> Dashboard {
             &[
                 (
                     "{{stage}} {{class}}, at work",
-                    "medfleet:unit_seconds:p95_5m",
+                    "medfleet:unit_seconds:p95_5m{$fleet}",
                 ),
                 (
                     "{{stage}} {{class}}, waiting",
-                    "medfleet:wait_seconds:p95_5m",
+                    "medfleet:wait_seconds:p95_5m{$fleet}",
                 ),
             ],
         ),
@@ -410,7 +428,7 @@ fn job() -> Dashboard {
             "",
             &[(
                 "≤ {{le}} s",
-                "sum by (le) (rate(medfleet_decode_unit_seconds_bucket[$__rate_interval]))",
+                "sum by (le) (rate(medfleet_decode_unit_seconds_bucket{$fleet}[$__rate_interval]))",
             )],
         ),
     ];
@@ -422,116 +440,18 @@ fn job() -> Dashboard {
     }
 }
 
-/// What Grafana imports.
-pub(super) fn json(dashboard: &Dashboard) -> String {
-    let mut panels: Vec<Value> = Vec::new();
-    let mut top = 0;
-    if dashboard
-        .variables
-        .iter()
-        .any(|v| matches!(v, Variable::Trace))
-    {
-        panels.push(trace_panel());
-        top = 14;
-    }
-    for (place, panel) in dashboard.panels.iter().enumerate() {
-        panels.push(panel_json(panel, place, top));
-    }
-    let variables = std::iter::once(data_source("datasource", "prometheus", "Metrics"))
-        .chain(dashboard.variables.iter().flat_map(|v| variable(*v)));
-    let whole = json!({
-        "uid": format!("medfleet-{}", dashboard.name),
-        "title": dashboard.title,
-        "tags": ["medfleet"],
-        "schemaVersion": 39,
-        "editable": true,
-        "time": {"from": "now-1h", "to": "now"},
-        "refresh": "30s",
-        "templating": {"list": variables.collect::<Vec<_>>()},
-        "links": [{"type": "dashboards", "tags": ["medfleet"], "title": "medfleet", "asDropdown": true, "keepTime": true}],
-        "panels": panels,
-    });
-    format!("{:#}\n", sorted(whole))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Keys in order: serde_json keeps them as they came, or sorts them, by which other packages are built with it.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields: BTreeMap<String, Value> = fields.into_iter().collect();
-            let fields = fields.into_iter().map(|(key, field)| (key, sorted(field)));
-            Value::Object(fields.collect())
+    #[test]
+    fn a_dashboard_shows_one_fleet() {
+        for dashboard in all() {
+            for target in dashboard.panels.iter().flat_map(|panel| &panel.targets) {
+                let asked = &target.expression;
+                let names = asked.matches("medfleet_").count() + asked.matches("medfleet:").count();
+                assert_eq!(asked.matches(FLEET).count(), names, "{asked}");
+            }
         }
-        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
-        other => other,
-    }
-}
-
-fn panel_json(panel: &Panel, place: usize, top: usize) -> Value {
-    let targets = panel.targets.iter().zip('A'..='Z').map(|(target, letter)| {
-        json!({
-            "refId": letter.to_string(),
-            "expr": target.expression,
-            "legendFormat": target.legend,
-            "exemplar": target.expression.contains("_bucket"),
-            "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        })
-    });
-    json!({
-        "id": place + 10,
-        "type": "timeseries",
-        "title": panel.title,
-        "description": panel.what,
-        "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "gridPos": {"h": 8, "w": 12, "x": place % 2 * 12, "y": top + place / 2 * 8},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": targets.collect::<Vec<_>>(),
-    })
-}
-
-fn trace_panel() -> Value {
-    json!({
-        "id": 1,
-        "type": "traces",
-        "title": "The job: queue waits, fetches, encode, prefill, decode",
-        "datasource": {"type": "tempo", "uid": "${traces}"},
-        "gridPos": {"h": 14, "w": 24, "x": 0, "y": 0},
-        "targets": [{"refId": "A", "queryType": "traceql", "query": "$trace"}],
-    })
-}
-
-fn data_source(name: &str, kind: &str, label: &str) -> Value {
-    json!({"name": name, "label": label, "type": "datasource", "query": kind})
-}
-
-fn variable(variable: Variable) -> Vec<Value> {
-    let of_label = |name: &str, query: &str| {
-        json!({
-            "name": name,
-            "type": "query",
-            "datasource": {"type": "prometheus", "uid": "${datasource}"},
-            "query": query,
-            "refresh": 2,
-            "includeAll": true,
-            "allValue": ".*",
-            "multi": true,
-        })
-    };
-    match variable {
-        Variable::Stage => vec![json!({
-            "name": "stage",
-            "type": "custom",
-            "query": "preprocess,encode,decode",
-            "current": {"text": "encode", "value": "encode"},
-        })],
-        Variable::Pool => vec![of_label("pool", "label_values(medfleet_workers, pool)")],
-        Variable::Tenant => vec![of_label(
-            "tenant",
-            "label_values(medfleet_open_jobs, tenant)",
-        )],
-        Variable::Trace => vec![
-            data_source("traces", "tempo", "Traces"),
-            json!({"name": "trace", "label": "Trace id", "type": "textbox", "query": ""}),
-        ],
     }
 }

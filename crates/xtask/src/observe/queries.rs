@@ -39,6 +39,9 @@ pub(super) fn of_dashboards() -> Vec<Query> {
 fn filled(expression: &str) -> Vec<String> {
     let plain = expression
         .replace("$__rate_interval", "5m")
+        .replace("$cluster", ".*")
+        .replace("$namespace", ".*")
+        .replace("$job", ".*")
         .replace("$tenant", ".*")
         .replace("$pool", ".*");
     if !plain.contains("$stage") && !plain.contains("${stage}") {
@@ -135,5 +138,6 @@ mod tests {
     fn a_stage_in_a_name_is_three_queries() {
         assert_eq!(filled("medfleet_${stage}_x{pool=~\"$pool\"}").len(), 3);
         assert_eq!(filled("x[$__rate_interval]"), ["x[5m]"]);
+        assert_eq!(filled("x{job=~\"$job\"}"), ["x{job=~\".*\"}"]);
     }
 }

@@ -19,6 +19,9 @@ const SECTIONS: [&str; 4] = [
     "## How it was tried",
 ];
 
+/// What tells fleets under one Prometheus apart; the rules say where each label comes from.
+const FLEET: &str = "cluster, namespace, job";
+
 /// The rules as they are written.
 pub(super) fn text() -> Result<String> {
     read(&format!("{FOLDER}/{RULES}"))
@@ -29,9 +32,9 @@ pub(super) fn alerts(rules: &str) -> Vec<&str> {
     values(rules, "- alert: ").collect()
 }
 
-/// Alerts without a page or a test, pages without an alert, pages without a section.
+/// Alerts without a page or a test, pages without an alert, pages without a section, expressions that merge fleets.
 pub(super) fn check(rules: &str) -> Result<Vec<String>> {
-    let mut violations = Vec::new();
+    let mut violations = merged(rules);
     let tests = read(&format!("{FOLDER}/{TESTS}"))?;
     let fires: BTreeSet<&str> = firing(&tests).collect();
     for alert in alerts(rules) {
@@ -58,6 +61,30 @@ pub(super) fn check(rules: &str) -> Result<Vec<String>> {
         }
     }
     Ok(violations)
+}
+
+/// Aggregations and comparisons that drop a label which tells fleets apart: there a fleet that is well hides one that is not.
+fn merged(rules: &str) -> Vec<String> {
+    let kept = format!("({FLEET}");
+    let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let mut violations = Vec::new();
+    let code = rules
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    for line in code {
+        let listed = [" by ", " on "]
+            .into_iter()
+            .flat_map(|word| line.split(word).skip(1));
+        let drops = listed.filter(|list| list.starts_with('(') && !list.starts_with(&kept));
+        let over_all = ["sum(", "max(", "min(", "avg(", "count(", "group("]
+            .into_iter()
+            .flat_map(|word| line.match_indices(word))
+            .filter(|(at, _)| !line[..*at].ends_with(is_name));
+        if drops.count() + over_all.count() > 0 {
+            violations.push(format!("merges fleets, {FLEET} first: {}", line.trim()));
+        }
+    }
+    violations
 }
 
 /// Prometheus's own tool reads the rules and runs their tests.
@@ -100,5 +127,21 @@ mod tests {
         assert_eq!(alerts("  - alert: A\n    expr: up\n  - record: x\n"), ["A"]);
         let tests = "alertname: A\n exp_alerts:\n - {}\nalertname: B\n exp_alerts: []\n";
         assert_eq!(firing(tests).collect::<Vec<_>>(), ["A"]);
+    }
+
+    #[test]
+    fn what_merges_fleets_is_found() {
+        let check = |expression: &str, expected: usize| {
+            let line = format!("        expr: {expression}");
+            assert_eq!(merged(&line).len(), expected, "{expression}");
+        };
+        check("max(medfleet_x) == 0", 1);
+        check("histogram_quantile(0.5, sum(rate(medfleet_x[5m])))", 1);
+        check("sum by (stage) (medfleet_x)", 1);
+        check("medfleet_x and on (stage) medfleet_y", 1);
+        check("sum by (cluster, namespace, job, stage) (medfleet_x)", 0);
+        check("medfleet_x and on (cluster, namespace, job) medfleet_y", 0);
+        check("medfleet_x_sum(", 0);
+        assert!(merged("# max(medfleet_x)").is_empty());
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         std::fs::read(path).context("cannot read a picture")
     });
     let pictures: Vec<Vec<u8>> = pictures.collect::<Result<_>>()?;
-    let mut fleet = LocalFleet::start(folder.path(), &args.model, &settings(&args))?;
+    let mut fleet = LocalFleet::start(folder.path(), Some(&args.model), &settings(&args))?;
     let measured = on_one_thread(async {
         measure(&mut fleet, &pictures, &args).await?;
         Ok(Exit::Done)

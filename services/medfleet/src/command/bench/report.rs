@@ -2,6 +2,10 @@
 //! process as `infer` takes them, so that a machine that drifts drifts for both. The median of the differences is what the
 //! fleet adds. Each job brings another image: the fleet would find the tokens of a repeated one and skip the very work
 //! that it is compared with.
+//!
+//! With `--otlp` it measures something else: what it costs to send every trace away (`traces`).
+
+mod traces;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,15 +38,30 @@ const POLL: Duration = Duration::from_millis(20);
 /// Runs before measuring begins, in the fleet and in the process.
 const WARM_UP: u32 = 2;
 
+/// Side of the pictures of a fleet without a model: the simulated one's.
+const SIMULATED_SIDE: usize = 896;
+
 /// Flags of `bench report`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Model folder
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// Jobs to run, one after another
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "DIR", required_unless_present = "simulate")]
+    model: Option<PathBuf>,
+    /// Jobs to run, one after another; with --otlp, of each fleet in each round
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
+    /// Compare two fleets instead, of which one sends the traces of every job to this collector, such as http://127.0.0.1:4317
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
+    /// No model, so that all of the time is the fleet's own
+    #[arg(long, conflicts_with = "model", requires = "otlp")]
+    simulate: bool,
+    /// Rounds, in each of which both fleets take their turn
+    #[arg(long, value_name = "N", default_value_t = 9, requires = "otlp", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Jobs under way at a time
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "otlp")]
+    at_once: usize,
     /// Tokens each job writes at most
     #[arg(long, value_name = "N", default_value_t = 16)]
     max_tokens: u32,
@@ -73,22 +92,32 @@ struct InProcess {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let config = Config::read(&args.model).context("cannot read the model's configuration")?;
-    let side = config
-        .vision
-        .as_ref()
-        .context("the model takes no images")?
-        .image_size;
+    if let Some(collector) = &args.otlp {
+        return traces::run(&args, collector);
+    }
+    let model = args.model.as_deref().context("--model is missing")?;
+    let side = side(Some(model))?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let pictures = (0..args.jobs + WARM_UP).map(|run| picture(folder.path(), side, run));
     let pictures: Vec<PathBuf> = pictures.collect::<Result<_>>()?;
-    let mut fleet = LocalFleet::start(folder.path(), &args.model, &[])?;
-    let measured = measure(&mut fleet, &pictures, &args);
+    let alone = Alone::load(model, &args)?;
+    let mut fleet = LocalFleet::start(folder.path(), Some(model), &[])?;
+    let measured = measure((&mut fleet, alone), &pictures, &args);
     let log = fleet.log.clone();
     fleet.stop()?;
     let (through, alone) = measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?;
     show_figures(&args, &through, &alone.measured)?;
     Ok(Exit::Done)
+}
+
+/// Side of the images that the model takes, in pixels.
+fn side(model: Option<&Path>) -> Result<usize> {
+    let Some(model) = model else {
+        return Ok(SIMULATED_SIDE);
+    };
+    let config = Config::read(model).context("cannot read the model's configuration")?;
+    let vision = config.vision.as_ref();
+    Ok(vision.context("the model takes no images")?.image_size)
 }
 
 /// A fleet of this very program, in its own process; killed with us.
@@ -99,18 +128,17 @@ pub(super) struct LocalFleet {
 }
 
 impl LocalFleet {
-    /// Starts it with these settings, as of `up --set`.
-    pub(super) fn start(folder: &Path, model: &Path, settings: &[String]) -> Result<Self> {
+    /// With a model or a simulated one, and these settings, as of `up --set`.
+    pub(super) fn start(folder: &Path, model: Option<&Path>, settings: &[String]) -> Result<Self> {
         let (address, log) = (folder.join("address.json"), folder.join("fleet.log"));
         let program = std::env::current_exe().context("cannot find this program")?;
         let file = std::fs::File::create(&log).context("cannot make the fleet's log")?;
         let mut command = Command::new(program);
-        command
-            .arg("up")
-            .arg("--data")
-            .arg(folder.join("data"))
-            .arg("--model")
-            .arg(model);
+        command.arg("up").arg("--data").arg(folder.join("data"));
+        match model {
+            Some(model) => command.arg("--model").arg(model),
+            None => command.arg("--simulate"),
+        };
         command
             .args(["--address", "127.0.0.1:0", "--address-file"])
             .arg(&address);
@@ -168,11 +196,11 @@ impl LocalFleet {
 }
 
 fn measure(
-    fleet: &mut LocalFleet,
+    (fleet, mut alone): (&mut LocalFleet, Alone),
     pictures: &[PathBuf],
     args: &Args,
 ) -> Result<(ThroughFleet, Alone)> {
-    let (mut through, mut alone) = (ThroughFleet::default(), Alone::load(args)?);
+    let mut through = ThroughFleet::default();
     let outcome = on_one_thread(async {
         let client = Client::new(&fleet.ready().await?, Retry::PATIENT)?;
         for (run, picture) in (0_u32..).zip(pictures) {
@@ -253,14 +281,14 @@ struct Alone {
 }
 
 impl Alone {
-    fn load(args: &Args) -> Result<Self> {
+    fn load(model: &Path, args: &Args) -> Result<Self> {
         let options = LoadOptions {
             dtype: Dtype::F32,
             parts: Parts::All,
             device: ComputeDevice::Cpu,
         };
         Ok(Self {
-            model: Model::load(&args.model, options).context("cannot load the model")?,
+            model: Model::load(model, options).context("cannot load the model")?,
             messages: messages(&Question::Report {
                 clinical_context: String::new(),
             })?,
@@ -362,22 +390,23 @@ fn show_figures(args: &Args, through: &ThroughFleet, alone: &InProcess) -> Resul
 
 /// The median over the pairs of what the fleet took longer than the model, in milliseconds.
 fn overhead_ms(fleet: &[Duration], model: &[Duration]) -> f64 {
-    let mut differences: Vec<f64> = fleet
-        .iter()
-        .zip(model)
-        .map(|(fleet, model)| (fleet.as_secs_f64() - model.as_secs_f64()) * 1000.0)
-        .collect();
-    differences.sort_unstable_by(f64::total_cmp);
-    differences
-        .get(differences.len() / 2)
-        .copied()
-        .unwrap_or(f64::NAN)
+    let pairs = fleet.iter().zip(model);
+    median(pairs.map(|(fleet, model)| (fleet.as_secs_f64() - model.as_secs_f64()) * 1000.0))
+}
+
+/// The value in the middle; not a number where there is none.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A picture of this side, in grey levels that differ everywhere, and differ from run to run.
 fn pattern(side: usize, run: u32) -> Vec<u8> {
+    // There are 256 levels to begin with; after as many runs the pattern moves on by a pixel.
+    let moved = run as usize / 256;
     (0..side * side)
-        .map(|at| ((at % side * 255 / side) ^ (at / side * 255 / side)) as u8)
+        .map(|at| (((at + moved) % side * 255 / side) ^ (at / side * 255 / side)) as u8)
         .map(|level| level.wrapping_add(run as u8))
         .collect()
 }
