@@ -225,13 +225,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_time_is_read_behind_any_name() {
-        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 9 8 7 6 150 50 1 2 20 0";
-        assert_eq!(processor(stat), Some(Duration::from_secs(2)));
-        assert_eq!(processor("7 (x) S 1"), None);
-    }
-
-    #[test]
     fn what_is_said_is_the_median_of_the_rounds() {
         let block = |jobs_per_second: f64, processor_ms: f64| Block {
             jobs_per_second,
