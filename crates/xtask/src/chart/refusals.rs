@@ -52,6 +52,19 @@ fn ingest() -> Vec<Refusal> {
             &["ingest.tls.secretName", "needed"],
         ),
         (
+            json!({"ingest": {"edge": {"hub": "http://hub.example"}}}),
+            &["/ingest/edge/hub", "does not match"],
+        ),
+        (
+            json!({"ingest": {"edge": {"hub": "https://hub.example"}}}),
+            &["ingest.edge.tokens.secretName", "needed"],
+        ),
+        (
+            json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"],
+                   "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
+            &["pools", "leave pools empty"],
+        ),
+        (
             json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
             &["ingest.scale.min", "9", "2"],
         ),

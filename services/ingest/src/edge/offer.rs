@@ -47,7 +47,7 @@ pub(super) enum Offered {
 /// What to do with a job next.
 enum Next {
     Done(Offered),
-    /// Look at its record again. Whether the hub may have it by now.
+    /// Look at its record again. Whether the hub may have it without our record saying so.
     Again(bool),
 }
 
@@ -69,7 +69,7 @@ impl Edge {
             let step = self.offer_step(key, &record, &headers, is_doubtful);
             match step.instrument(span).await? {
                 Next::Done(offered) => break offered,
-                Next::Again(doubtful) => is_doubtful |= doubtful,
+                Next::Again(doubtful) => is_doubtful = doubtful,
             }
         };
         self.queue
@@ -99,7 +99,7 @@ impl Edge {
         if !record.state.is_final() && record.expires <= self.clock.now() {
             self.end(key, record, &Move::Expire).await?;
             self.figures.expired.inc();
-            return Ok(Next::Again(false));
+            return Ok(Next::Again(is_doubtful));
         }
         let known = match is_doubtful {
             true => {
@@ -119,6 +119,8 @@ impl Edge {
             }
             None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
             Some(job) => self.note(key, record, &job).await,
+            // The question may have taken long: it may have ended here meanwhile.
+            None if is_doubtful => Ok(Next::Again(false)),
             None => match self.submit(behalf, key, record).await {
                 Ok(job) => self.note(key, record, &job).await,
                 Err(Trouble::Refused(why)) => {
