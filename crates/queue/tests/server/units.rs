@@ -257,8 +257,12 @@ async fn the_slots_of_a_worker_pull_together() -> Result<()> {
         }
         Ok(())
     };
-    let (a, b, c, ()) =
-        tokio::try_join!(next(&mut first), next(&mut second), next(&mut third), publish)?;
+    let (a, b, c, ()) = tokio::try_join!(
+        next(&mut first),
+        next(&mut second),
+        next(&mut third),
+        publish
+    )?;
     ensure!(a.unit != b.unit && b.unit != c.unit && c.unit != a.unit);
     for delivery in [a, b, c] {
         delivery.settle(Verdict::Done).await?;
@@ -268,9 +272,7 @@ async fn the_slots_of_a_worker_pull_together() -> Result<()> {
     let ends = async {
         second.close().await?;
         third.close().await?;
-        queue
-            .publish_work(&unit(4, Class::Bulk), &traced())
-            .await?;
+        queue.publish_work(&unit(4, Class::Bulk), &traced()).await?;
         Ok(())
     };
     let (last, ()) = tokio::try_join!(waits, ends)?;
