@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, Move, PoolName, Starts,
-    TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
+    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, Move, PoolName, Pseudonyms,
+    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
 };
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Created, Headers, Queue, QueueConfig, Revision, Updated};
@@ -180,6 +180,7 @@ fn record() -> Result<JobRecord> {
         image_count: 1,
         body: digest,
         study: digest,
+        pseudonyms: Pseudonyms::default(),
         frames: None,
         result: None,
         failure: None,
