@@ -97,7 +97,8 @@ const fn code_word(code: Code) -> &'static str {
         Code::DeadlineExceeded => "the hub did not answer in time",
         Code::ResourceExhausted => "the hub has no room",
         Code::Internal => "the hub has a defect",
-        _ => "the hub answers as medfleet does not",
+        // A connection that broke, or something that stands in the hub's place.
+        _ => "no answer of medfleet came",
     }
 }
 
