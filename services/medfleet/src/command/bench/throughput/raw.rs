@@ -192,7 +192,6 @@ fn record() -> Result<JobRecord> {
         traceparent: TRACEPARENT.to_owned(),
         model: "bench".to_owned(),
         erased: None,
-        pseudonyms: medfleet_core::Pseudonyms::default(),
         forwarded: None,
         cost: Cost {
             preprocess_millis: 1,
