@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::burned_in::Annotation;
 use crate::charset::CharacterSet;
 use crate::elements::{Elements, VrEncoding};
-use crate::header::{self, Header};
+use crate::header::{self, Header, Opened};
 use crate::{BurnedIn, Format, Identifiers, Limits, Reason, Refusal, sniff};
 
 use replace::Pseudonyms;
@@ -102,13 +102,7 @@ impl Deidentifier {
     /// # Errors
     /// What is no DICOM image, what the burned-in gate refuses, and every file that can't be read to its end.
     pub fn deidentify(&self, bytes: &[u8], limits: &Limits) -> Result<Deidentified, Refusal> {
-        if bytes.len() as u64 > limits.file_bytes_max {
-            return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
-        }
-        if sniff(bytes)? != Format::Dicom {
-            return Err(Refusal::new(Reason::NotDicom));
-        }
-        let opened = header::open(bytes, limits)?;
+        let opened = open(bytes, limits)?;
         let header = header::read(&opened, limits)?;
         self.judge(&header)?;
         let (data_set, encoding) = opened.data_set();
@@ -162,6 +156,17 @@ impl Deidentifier {
         }
         Ok(())
     }
+}
+
+/// Opens a DICOM file of a size that is allowed, and nothing else.
+fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Opened<'a>, Refusal> {
+    if bytes.len() as u64 > limits.file_bytes_max {
+        return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
+    }
+    if sniff(bytes)? != Format::Dicom {
+        return Err(Refusal::new(Reason::NotDicom));
+    }
+    header::open(bytes, limits)
 }
 
 /// Whom dates and pseudonyms go by: the patient's id, else name and birth date, else the study.

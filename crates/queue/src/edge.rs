@@ -5,7 +5,7 @@ use medfleet_proto::work::v1::JobEvent;
 
 use crate::api::{Operation, repeatable};
 use crate::wire::encode;
-use crate::{Queue, QueueError, Result, subject};
+use crate::{Queue, Result, subject};
 
 impl Queue {
     /// Publishes an event of the hub's job as one of ours. `sequence` is its place at the hub, and makes it the same event
@@ -21,19 +21,6 @@ impl Queue {
     ) -> Result<()> {
         const PUBLISH: Operation = repeatable("publish an event of the hub");
         let subject = subject::hub_event(key, event.epoch, sequence);
-        let published = self
-            .api
-            .publish_first(PUBLISH, subject::EVENTS, &subject, encode(event))
-            .await;
-        match published {
-            Err(error @ QueueError::Full { .. }) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "an event is lost; raise queue.stream_bytes_max.events or shorten queue.event_retention"
-                );
-                Ok(())
-            }
-            published => published,
-        }
+        self.publish_news(PUBLISH, &subject, encode(event)).await
     }
 }

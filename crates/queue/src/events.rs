@@ -20,10 +20,20 @@ impl Queue {
     pub async fn publish_event(&self, key: &JobKey, record: &JobRecord) -> Result<()> {
         const PUBLISH: Operation = repeatable("publish an event");
         let event = encode(&event_of(record, (self.clock)()));
-        let subject = subject::event(key, record);
+        self.publish_news(PUBLISH, &subject::event(key, record), event)
+            .await
+    }
+
+    /// Publishes into EVENTS what is stored once under its subject; a full stream stops nothing.
+    pub(crate) async fn publish_news(
+        &self,
+        operation: Operation,
+        subject: &str,
+        event: Bytes,
+    ) -> Result<()> {
         let published = self
             .api
-            .publish_first(PUBLISH, subject::EVENTS, &subject, event)
+            .publish_first(operation, subject::EVENTS, subject, event)
             .await;
         match published {
             Err(error @ QueueError::Full { .. }) => {

@@ -230,6 +230,11 @@ async fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
+    parse(&read_text(path).await?, path)
+}
+
+/// The text of a file with tokens, if it is no larger than any real one.
+pub(crate) async fn read_text(path: &Path) -> Result<String, TokensError> {
     let unreadable = |source| TokensError::Read {
         path: path.to_path_buf(),
         source,
@@ -239,8 +244,7 @@ async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
             path: path.to_path_buf(),
         });
     }
-    let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
-    parse(&text, path)
+    tokio::fs::read_to_string(path).await.map_err(unreadable)
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {

@@ -8,7 +8,7 @@ use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
 use super::replace::{DeidentificationKey, Pseudonyms};
-use crate::{Format, Limits, Reason, Refusal, header, sniff};
+use crate::{Limits, Reason, Refusal, header};
 
 /// Whose a DICOM file is, for those who have the key. Shows nothing by itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,13 +32,7 @@ impl DeidentificationKey {
     /// # Errors
     /// What is not DICOM, cannot be read, or names no study.
     pub fn whose(&self, bytes: &[u8], limits: &Limits) -> Result<Whose, Refusal> {
-        if bytes.len() as u64 > limits.file_bytes_max {
-            return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
-        }
-        if sniff(bytes)? != Format::Dicom {
-            return Err(Refusal::new(Reason::NotDicom));
-        }
-        let opened = header::open(bytes, limits)?;
+        let opened = super::open(bytes, limits)?;
         let header = header::read(&opened, limits)?;
         let study = header.text(tags::STUDY_INSTANCE_UID, VR::UI)?;
         let study =

@@ -11,7 +11,7 @@ use crate::labeler::{self, Comparison, Label, Statement};
 use crate::metrics::laterality::halves;
 use crate::metrics::multilabel::{Counts, macro_f1};
 use crate::metrics::ratio;
-use crate::record::{Change, Side};
+use crate::record::{Change, Changed, Side};
 
 /// Rows and columns of the confusion table: the changes, and as row what isn't there, as column what isn't named.
 const SIZE: usize = Change::ALL.len() + 1;
@@ -76,20 +76,17 @@ fn names(last: &'static str) -> Vec<&'static str> {
     changes.chain([last]).collect()
 }
 
+/// What became of each finding of a pair, where it is known.
+fn changes<'a>(pair: &'a Pair) -> impl Iterator<Item = &'a Changed> {
+    let known = pair.record.prior.iter();
+    known.filter_map(|prior| prior.changes.as_ref()).flatten()
+}
+
 /// The labels that the set knows of: what a draft says of others is neither right nor wrong.
 fn vocabulary(scene: &Scene) -> BTreeSet<Label> {
     let mut labels = BTreeSet::new();
     for pair in &scene.pairs {
-        let changes = pair
-            .record
-            .prior
-            .iter()
-            .filter_map(|prior| prior.changes.as_ref());
-        labels.extend(
-            changes
-                .flatten()
-                .filter_map(|changed| Label::named(&changed.label)),
-        );
+        labels.extend(changes(pair).filter_map(|changed| Label::named(&changed.label)));
         labels.extend(
             pair.record
                 .labels
@@ -104,12 +101,7 @@ fn vocabulary(scene: &Scene) -> BTreeSet<Label> {
 fn unknown(scene: &Scene) -> Option<String> {
     let mut names = BTreeSet::new();
     for pair in &scene.pairs {
-        let changes = pair
-            .record
-            .prior
-            .iter()
-            .filter_map(|prior| prior.changes.as_ref());
-        for changed in changes.flatten() {
+        for changed in changes(pair) {
             if Label::named(&changed.label).is_none() {
                 names.insert(changed.label.as_str());
             }
@@ -131,15 +123,10 @@ fn compared(pair: &Pair, labels: &BTreeSet<Label>) -> Compared {
     let outcome = pair.whole();
     let text = outcome.and_then(|outcome| outcome.text.as_deref());
     let said: Comparison = text.map(labeler::compare).unwrap_or_default();
-    let changes = pair
-        .record
-        .prior
-        .iter()
-        .filter_map(|prior| prior.changes.as_ref());
     let mut findings: Vec<True> = Vec::new();
     // Findings whose change has no name that is known: what is said of them is neither right nor wrong.
     let mut unscored: Vec<True> = Vec::new();
-    for changed in changes.flatten() {
+    for changed in changes(pair) {
         let Some(label) = Label::named(&changed.label) else {
             continue;
         };

@@ -9,10 +9,7 @@ use medfleet_core::setting::Secret;
 use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use crate::tokens::TokensError;
-
-/// Largest file that is read.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use crate::tokens::{TokensError, read_text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,17 +60,7 @@ impl HubTokens {
 }
 
 async fn read(path: &Path) -> Result<Known, TokensError> {
-    let unreadable = |source| TokensError::Read {
-        path: path.to_path_buf(),
-        source,
-    };
-    if tokio::fs::metadata(path).await.map_err(unreadable)?.len() > FILE_BYTES_MAX {
-        return Err(TokensError::TooLarge {
-            path: path.to_path_buf(),
-        });
-    }
-    let text = tokio::fs::read_to_string(path).await.map_err(unreadable)?;
-    parse(&text, path)
+    parse(&read_text(path).await?, path)
 }
 
 fn parse(text: &str, path: &Path) -> Result<Known, TokensError> {

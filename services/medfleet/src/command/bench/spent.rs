@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// Linux counts these times in hundredths of a second, whatever the kernel's own clock is.
-const TICK: Duration = Duration::from_millis(10);
+use super::usage::{fields, time};
 
 /// What `/proc/ID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     parent: u32,
     /// Of its threads, and of the children that it has waited for.
-    ticks: u32,
+    ticks: u64,
 }
 
 /// The processor time of a process and of all below it until now.
@@ -33,17 +32,15 @@ pub(super) fn spent(root: u32) -> Result<Duration> {
     }
     ensure!(all.contains_key(&root), "the process has ended");
     let ours = all.iter().filter(|(id, _)| is_below(**id, root, &all));
-    Ok(ours.map(|(_, stat)| TICK * stat.ticks).sum())
+    Ok(time(ours.map(|(_, stat)| stat.ticks).sum()))
 }
 
-/// The name of the program stands in brackets and may hold anything; numbers follow.
 fn read(text: &str) -> Option<Stat> {
-    let (_, numbers) = text.rsplit_once(')')?;
-    let numbers: Vec<&str> = numbers.split_whitespace().collect();
-    let number = |at: usize| numbers.get(at)?.parse::<u32>().ok();
-    let ticks: Option<Vec<u32>> = (11..15).map(number).collect();
+    let fields = fields(text)?;
+    let ticks = (11..15).map(|at| fields.get(at)?.parse::<u64>().ok());
+    let ticks: Option<Vec<u64>> = ticks.collect();
     Some(Stat {
-        parent: number(1)?,
+        parent: fields.get(1)?.parse().ok()?,
         ticks: ticks?.iter().sum(),
     })
 }

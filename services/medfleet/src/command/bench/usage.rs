@@ -50,13 +50,22 @@ pub(super) fn memory(status: &str) -> Option<(u64, u64)> {
     Some((kibibytes("VmRSS:")? * 1024, kibibytes("VmHWM:")? * 1024))
 }
 
-/// utime and stime: fields 14 and 15, where the second is the program's name in brackets, with any character in it.
-fn processor(stat: &str) -> Option<Duration> {
+/// The fields of `/proc/PID/stat` from the third on: the second is the program's name in brackets, with any character in it.
+pub(super) fn fields(stat: &str) -> Option<Vec<&str>> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let ticks = ticks()? + ticks()?;
-    Some(Duration::from_millis(ticks * 1000 / TICKS_A_SECOND))
+    Some(rest.split_whitespace().collect())
+}
+
+/// Ticks as time.
+pub(super) fn time(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
+}
+
+/// utime and stime: fields 14 and 15.
+fn processor(stat: &str) -> Option<Duration> {
+    let fields = fields(stat)?;
+    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(time(ticks(11)? + ticks(12)?))
 }
 
 #[cfg(test)]
