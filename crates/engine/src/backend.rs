@@ -419,6 +419,12 @@ pub trait DecodeBackend: Send {
     /// Takes the blocks that the next `tokens` of the sequence need; `false`, and nothing taken, where there are too few.
     fn reserve(&mut self, sequence: Sequence, tokens: u32) -> bool;
 
+    /// Whether a row has the same bits wherever its prompt was cut, and whatever else is in the pass. Only then may what a
+    /// clock said decide where prompts are cut.
+    fn rows_stand_alone(&self) -> bool {
+        false
+    }
+
     /// Asks it to propose tokens, with what tenants' texts had in common. Says whether it will, which it may only where no
     /// proposal can change a text.
     fn speculate(&mut self, _phrases: Phrases) -> bool {

@@ -117,6 +117,7 @@ impl DecodeEngine {
             .filter(|phrases| backend.speculate(phrases.clone()));
         let limits = DecodeLimits {
             speculation: limits.speculation.filter(|_| phrases.is_some()),
+            prefill_measured: limits.prefill_measured && backend.rows_stand_alone(),
             ..limits
         };
         let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));

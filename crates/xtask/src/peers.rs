@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{clients, places, process};
 use programs::{Load, Programs};
-use results::Results;
+use results::{DIRTY, Results};
 
 /// Compiled here, for this machine, with whatever compiler there is.
 const LLAMA_CPP: &str = "llama-cpp-python==0.3.36";
@@ -29,6 +29,24 @@ const SCRIPTS: &str = "tests/reference/peers";
 const WEIGHTS_BYTES: u64 = 5_000_000_000;
 const LAYER_BYTES: u64 = 700_000_000;
 
+/// What can be measured by itself: each has its own results, and its own place in the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Single works of the models.
+    Models,
+    /// Whole reports.
+    Reports,
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Models => "models",
+            Self::Reports => "reports",
+        }
+    }
+}
+
 /// What is run.
 struct Options {
     layers: usize,
@@ -38,10 +56,8 @@ struct Options {
     steps: usize,
     /// Minutes that one program may take in one form.
     minutes: usize,
-    /// Whether single works of the models are measured.
-    models: bool,
-    /// Whether whole reports are.
-    reports: bool,
+    /// What is measured.
+    parts: Vec<Part>,
     /// How many reports at once.
     load: Load,
     /// Forms of the language model, as `medfleet bench model` names them.
@@ -65,29 +81,46 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     };
     let programs = Programs { options, python };
     programs.prepare()?;
-    let path = programs.options.dir.join(results_name(&programs.options));
-    let mut results = Results::open(path, &processor()?)?;
-    let commit = commit();
-    for round in 1..=programs.options.rounds {
-        eprintln!("round {round} of {}", programs.options.rounds);
-        for task in programs.tasks() {
-            if results.has(round, &task, &commit) {
-                eprintln!("round {round}: {task} is measured already");
-            } else if results.was_late(round, &task) {
-                eprintln!("round {round}: {task} took too long before and is left out");
-            } else {
-                let cell = programs.measure(&task, &commit);
-                results.add(round, &task, cell)?;
-            }
-        }
-        page::put(&page::section(&heading(&programs.options)?, &results))?;
+    let (processor, commit) = (processor()?, commit());
+    let mut parts = Vec::new();
+    for part in &programs.options.parts {
+        let path = programs
+            .options
+            .dir
+            .join(results_name(*part, &programs.options));
+        parts.push((*part, Results::open(path, &processor)?));
     }
-    println!("{}", page::section(&heading(&programs.options)?, &results));
-    println!("All of it is in {}.", results.path().display());
-    ensure!(
-        results.cells().any(table::is_peer_with_figures),
-        "no other program gave a figure: what went wrong is above"
-    );
+    let rounds = programs.options.rounds;
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for (part, results) in &mut parts {
+            let tasks = programs.tasks(*part);
+            for task in &tasks {
+                if results.has(round, task, &commit) {
+                    eprintln!("round {round}: {task} is measured already");
+                } else if results.was_late(round, task) {
+                    eprintln!("round {round}: {task} took too long before and is left out");
+                } else {
+                    let cell = programs.measure(task, &commit);
+                    results.add(round, task, cell)?;
+                }
+            }
+            let cells = results.cells(rounds, &tasks, &commit);
+            let heading = heading(*part, &programs.options, &processor)?;
+            page::put(*part, &page::section(&heading, &cells))?;
+        }
+    }
+    for (part, results) in &parts {
+        let cells = results.cells(rounds, &programs.tasks(*part), &commit);
+        let heading = heading(*part, &programs.options, &processor)?;
+        println!("{}\n", page::section(&heading, &cells));
+        println!("All of it is in {}.", results.path().display());
+        ensure!(
+            cells.iter().any(|cell| table::is_peer_with_figures(cell)),
+            "no other program gave a figure for {}: what went wrong is above",
+            part.name()
+        );
+    }
     Ok(())
 }
 
@@ -99,8 +132,7 @@ fn read(options: &[&str]) -> Result<Options> {
         repeat: 3,
         steps: 16,
         minutes: 20,
-        models: true,
-        reports: true,
+        parts: vec![Part::Models, Part::Reports],
         load: Load {
             jobs: 32,
             tokens: 150,
@@ -129,7 +161,7 @@ fn read(options: &[&str]) -> Result<Options> {
             "--repeat" => read.repeat = number()?,
             "--steps" => read.steps = number()?,
             "--minutes" => read.minutes = number()?,
-            "--what" => [read.models, read.reports] = what(value)?,
+            "--what" => read.parts = what(value)?,
             "--jobs" => read.load.jobs = number()?,
             "--tokens" => read.load.tokens = number()?,
             "--slots" => read.load.slots = number()?,
@@ -147,16 +179,13 @@ fn read(options: &[&str]) -> Result<Options> {
 }
 
 /// Single works of the models, whole reports, or both.
-fn what(value: &str) -> Result<[bool; 2]> {
-    let mut chosen = [false; 2];
-    for name in value.split(',') {
-        match name {
-            "models" => chosen[0] = true,
-            "reports" => chosen[1] = true,
-            _ => bail!("--what takes models, reports or both, not {name:?}"),
-        }
-    }
-    Ok(chosen)
+fn what(value: &str) -> Result<Vec<Part>> {
+    let part = |name: &str| match name {
+        "models" => Ok(Part::Models),
+        "reports" => Ok(Part::Reports),
+        _ => bail!("--what takes models, reports or both, not {name:?}"),
+    };
+    value.split(',').map(part).collect()
 }
 
 impl Options {
@@ -166,10 +195,11 @@ impl Options {
 }
 
 /// What was measured with other options is another file.
-fn results_name(options: &Options) -> String {
+fn results_name(part: Part, options: &Options) -> String {
+    let (part, threads, repeat) = (part.name(), options.threads, options.repeat);
     format!(
-        "results-{}-threads-{}-repeats-{}-steps.json",
-        options.threads, options.repeat, options.steps
+        "results-{part}-{threads}-threads-{repeat}-repeats-{}-steps.json",
+        options.steps
     )
 }
 
@@ -245,23 +275,33 @@ fn processor() -> Result<String> {
 fn commit() -> String {
     let mut git = process::in_root("git");
     let commit = process::capture(git.args(["rev-parse", "--short=10", "HEAD"]));
-    commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    let commit = commit.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
+    let mut git = process::in_root("git");
+    // The page is ours to change.
+    let diff = git.args(["diff", "--quiet", "HEAD", "--", ".", ":!docs"]);
+    let dirty = if process::succeeds(diff) { "" } else { DIRTY };
+    format!("{commit}{dirty}")
 }
 
 /// What the table is of.
-fn heading(options: &Options) -> Result<String> {
+fn heading(part: Part, options: &Options, processor: &str) -> Result<String> {
     let date = process::capture(Command::new("date").args(["-u", "+%F"]))?;
+    let what = match part {
+        Part::Models => format!(
+            "in a round an image and a prompt {} times, a step {} times",
+            options.repeat, options.steps
+        ),
+        Part::Reports => format!(
+            "a report alone {} times, then {}",
+            options.repeat, options.load
+        ),
+    };
     Ok(format!(
-        "Measured on {}, {}: {} layers in each tower, {} threads, {} rounds in turns; in a round an image and a prompt {} times, \
-         a step {} times. Reports: {}.",
+        "Measured on {}, {processor}: {} layers in each tower, {} threads, rounds in turns: {}; {what}.",
         date.trim(),
-        processor()?,
         options.layers,
         options.threads,
-        options.rounds,
-        options.repeat,
-        options.steps,
-        options.load
+        options.rounds
     ))
 }
 
@@ -299,7 +339,7 @@ mod tests {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
         let options = read(&["--what", "reports", "--jobs", "4"]).unwrap();
-        assert!(options.reports && !options.models);
+        assert_eq!(options.parts, [Part::Reports]);
         assert_eq!(options.load.jobs, 4);
     }
 

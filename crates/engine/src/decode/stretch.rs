@@ -3,7 +3,8 @@
 //! measured: the first long prompts after the start are read in stretches of several lengths, in turns. Measuring before
 //! the first prompt would let that one wait.
 //!
-//! No number depends on it: a row's logits are the same wherever its prompt was cut.
+//! No number may depend on it: it is measured only where a row's logits are the same wherever its prompt was cut
+//! (`DecodeBackend::rows_stand_alone`).
 
 use std::time::Duration;
 

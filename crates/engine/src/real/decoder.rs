@@ -265,8 +265,12 @@ impl DecodeBackend for Decoder {
         progress.reserve(self.pool.blocks_mut(), end).is_ok()
     }
 
+    fn rows_stand_alone(&self) -> bool {
+        self.loaded.model.rows_stand_alone()
+    }
+
     fn speculate(&mut self, phrases: Phrases) -> bool {
-        let exact = self.loaded.model.rows_stand_alone();
+        let exact = self.rows_stand_alone();
         self.phrases = exact.then_some(phrases);
         exact
     }

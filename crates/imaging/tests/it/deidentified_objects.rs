@@ -95,6 +95,7 @@ fn sequences_that_need_an_item_have_one_or_are_gone() {
         assert!(gone.is_none());
         // Of type 2: it may be without items, not away.
         let context = object.element(tags::ACQUISITION_CONTEXT_SEQUENCE).unwrap();
+        assert_eq!(context.vr(), VR::SQ);
         assert!(context.items().unwrap_or_default().is_empty());
         let step = only_item(&object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE);
         assert_eq!(

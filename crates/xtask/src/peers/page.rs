@@ -2,39 +2,48 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::results::Results;
-use super::table;
+use super::results::Cell;
+use super::{Part, table};
 use crate::places;
 
 const PAGE: &str = "docs/performance.md";
-const BEGIN: &str = "<!-- bench-peers: begin; what is between these marks is written by `cargo xtask bench-peers` -->";
-const END: &str = "<!-- bench-peers: end -->";
 
 /// What stands between the marks.
-pub(super) fn section(heading: &str, results: &Results) -> String {
-    format!("{heading}\n\n{}", table::markdown(results.cells()))
+pub(super) fn section(heading: &str, cells: &[&Cell]) -> String {
+    format!("{heading}\n\n{}", table::markdown(cells))
 }
 
-/// Puts it there.
-pub(super) fn put(section: &str) -> Result<()> {
+/// Puts the section of one part of the measurements there; the others' stay.
+pub(super) fn put(part: Part, section: &str) -> Result<()> {
     let path = places::root().join(PAGE);
     let page = std::fs::read_to_string(&path).with_context(|| format!("read {PAGE}"))?;
-    let page = replaced(&page, section)?;
+    let page = replaced(&page, part, section)?;
     std::fs::write(&path, page).with_context(|| format!("write {PAGE}"))
 }
 
-fn replaced(page: &str, section: &str) -> Result<String> {
-    let marks = || format!("{PAGE} has lost one of its marks, {BEGIN} and {END}");
-    let (before, rest) = page.split_once(BEGIN).with_context(marks)?;
-    let (_, after) = rest.split_once(END).with_context(marks)?;
+/// Where a part's section begins and ends.
+fn marks(part: Part) -> [String; 2] {
+    let part = part.name();
+    [
+        format!(
+            "<!-- bench-peers {part}: begin; what is between these marks is written by `cargo xtask bench-peers` -->"
+        ),
+        format!("<!-- bench-peers {part}: end -->"),
+    ]
+}
+
+fn replaced(page: &str, part: Part, section: &str) -> Result<String> {
+    let [begin, end] = marks(part);
+    let lost = || format!("{PAGE} has lost one of its marks, {begin} and {end}");
+    let (before, rest) = page.split_once(&begin).with_context(lost)?;
+    let (_, after) = rest.split_once(&end).with_context(lost)?;
     ensure!(
-        !after.contains(BEGIN),
-        "{PAGE} has marks for more than one table"
+        !after.contains(&begin),
+        "{PAGE} has the marks of {} twice",
+        part.name()
     );
-    Ok(format!(
-        "{before}{BEGIN}\n\n{}\n\n{END}{after}",
-        section.trim()
-    ))
+    let section = section.trim();
+    Ok(format!("{before}{begin}\n\n{section}\n\n{end}{after}"))
 }
 
 #[cfg(test)]
@@ -42,21 +51,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_between_the_marks_changes() {
-        let page = format!("before\n\n{BEGIN}\nold\n{END}\n\nafter\n");
-        let once = replaced(&page, "| new |\n").unwrap();
+    fn only_what_is_between_the_marks_of_the_part_changes() {
+        let [begin, end] = marks(Part::Reports);
+        let models = marks(Part::Models).join("\nmodels\n");
+        let page = format!("before\n\n{begin}\nold\n{end}\n\n{models}\n");
+        let once = replaced(&page, Part::Reports, "| new |\n").unwrap();
         assert_eq!(
             once,
-            format!("before\n\n{BEGIN}\n\n| new |\n\n{END}\n\nafter\n")
+            format!("before\n\n{begin}\n\n| new |\n\n{end}\n\n{models}\n")
         );
-        assert_eq!(replaced(&once, "| new |\n").unwrap(), once);
-        assert!(replaced("no marks", "| new |").is_err());
-        assert!(replaced(BEGIN, "| new |").is_err());
+        assert_eq!(replaced(&once, Part::Reports, "| new |\n").unwrap(), once);
+        assert!(replaced("no marks", Part::Reports, "| new |").is_err());
+        assert!(replaced(&begin, Part::Reports, "| new |").is_err());
     }
 
     #[test]
     fn the_page_has_its_marks() {
         let page = std::fs::read_to_string(places::root().join(PAGE)).unwrap();
-        assert!(replaced(&page, "| new |").is_ok());
+        for part in [Part::Models, Part::Reports] {
+            assert!(replaced(&page, part, "| new |").is_ok());
+        }
     }
 }

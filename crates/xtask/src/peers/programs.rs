@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::results::{Cell, Work};
-use super::{Options, SCRIPTS};
+use super::{Options, Part, SCRIPTS};
 use crate::{places, process};
 
 /// The index of the checkpoint, which is written after its weights.
@@ -177,16 +177,12 @@ impl Programs {
         Ok(())
     }
 
-    /// What a round runs, programs in turns.
-    pub(super) fn tasks(&self) -> Vec<Task> {
-        let mut tasks = Vec::new();
-        if self.options.models {
-            tasks.extend(self.model_tasks());
+    /// What a round of a part runs, programs in turns.
+    pub(super) fn tasks(&self, part: Part) -> Vec<Task> {
+        match part {
+            Part::Models => self.model_tasks(),
+            Part::Reports => self.report_tasks(),
         }
-        if self.options.reports {
-            tasks.extend(self.report_tasks());
-        }
-        tasks
     }
 
     /// Whole reports. A fleet loads no GGUF: it computes in what a checkpoint can be loaded in.

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::programs::Task;
 
+/// Behind a commit beside which something was not committed.
+pub(super) const DIRTY: &str = "-dirty";
+
 /// One program's run in one form.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Cell {
@@ -77,9 +80,14 @@ impl Results {
         &self.path
     }
 
-    /// All of them, round by round.
-    pub(super) fn cells(&self) -> impl Iterator<Item = &Cell> {
-        self.kept.cells.values()
+    /// Those of these rounds and tasks, round by round; of ours those of this commit.
+    pub(super) fn cells(&self, rounds: usize, tasks: &[Task], commit: &str) -> Vec<&Cell> {
+        let all = (1..=rounds).flat_map(|round| tasks.iter().map(move |task| (round, task)));
+        all.filter_map(|(round, task)| {
+            let cell = self.kept.cells.get(&key(round, task))?;
+            (!task.program.is_ours() || cell.commit == commit).then_some(cell)
+        })
+        .collect()
     }
 
     /// Whether this is measured, as far as it can be in the time. Of another commit only peers count, which do not change
@@ -87,7 +95,9 @@ impl Results {
     pub(super) fn has(&self, round: usize, task: &Task, commit: &str) -> bool {
         let cell = self.kept.cells.get(&key(round, task));
         cell.is_some_and(|cell| {
-            let same = !task.program.is_ours() || cell.commit == commit;
+            // What is not committed may be anything.
+            let same = cell.commit == commit && !commit.ends_with(DIRTY);
+            let same = same || !task.program.is_ours();
             same && (cell.failed.is_none() || cell.late)
         })
     }
@@ -162,7 +172,16 @@ mod tests {
         assert!(!again.has(2, &ours, "a"));
         assert!(!again.has(1, &ours, "b"), "our code has changed");
         assert!(again.has(1, &peer, "b"), "the peer has not");
-        assert_eq!(again.cells().count(), 2);
+        let tasks = [ours.clone(), peer.clone()];
+        assert_eq!(again.cells(1, &tasks, "a").len(), 2);
+        assert_eq!(again.cells(1, &tasks, "b").len(), 1, "ours is of another");
+        assert!(again.cells(1, &[], "a").is_empty());
+        let changed = format!("a{DIRTY}");
+        results.add(1, &ours, cell(&changed)).unwrap();
+        assert!(
+            !results.has(1, &ours, &changed),
+            "it may have changed since"
+        );
         let elsewhere = Results::open(path, "slow").unwrap();
         assert!(!elsewhere.has(1, &ours, "a"), "another machine");
     }

@@ -39,9 +39,8 @@ const fn ours() -> &'static str {
 }
 
 /// The table, what was run, what is not won, and what is missing.
-pub(super) fn markdown<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
-    let cells: Vec<&Cell> = cells.collect();
-    let times = times(&cells);
+pub(super) fn markdown(cells: &[&Cell]) -> String {
+    let times = times(cells);
     let mut works: Vec<&str> = times.keys().copied().collect();
     works.sort_by_key(|work| {
         let first = FIRST.iter().position(|first| first == work);
@@ -77,13 +76,13 @@ pub(super) fn markdown<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
         }
     }
     lines.push(String::new());
-    lines.extend(versions(&cells));
+    lines.extend(versions(cells));
     lines.push(String::new());
     lines.push(match &lost[..] {
         [] => "Nothing took medfleet longer than its peers.".to_owned(),
         _ => format!("**What is not won**: {}.", lost.join("; ")),
     });
-    lines.extend(missing(&cells));
+    lines.extend(missing(cells));
     lines.join("\n")
 }
 
@@ -217,7 +216,7 @@ mod tests {
             stopped,
         ];
         assert!(is_peer_with_figures(&cells[2]) && !is_peer_with_figures(&cells[0]));
-        let text = markdown(cells.iter());
+        let text = markdown(&cells.iter().collect::<Vec<_>>());
         for line in [
             "| step of 4 | medfleet | q8_0 | 0.100 / 0.100 |  | 0.100 / 0.100 |  | 50 % |  |",
             "| step of 4 | other | q8_0 | 0.250 | 2.50 | 0.250 | 2.50 |  |  |",
@@ -245,7 +244,7 @@ mod tests {
             of("other", 120.0),
             cell("other", "bf16", 1.0),
         ];
-        let text = markdown(cells.iter());
+        let text = markdown(&cells.iter().collect::<Vec<_>>());
         let rows = ["| step", "| 4 reports"].map(|row| text.find(row).unwrap());
         assert!(rows[0] < rows[1], "{text}");
         for line in [

@@ -80,7 +80,7 @@ impl Pool {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    if args.workers.is_empty() || !args.workers.is_sorted() || args.workers[0] == 0 {
+    if args.workers.is_empty() || !args.workers.is_sorted_by(|a, b| a < b) || args.workers[0] == 0 {
         let error =
             anyhow::anyhow!("--workers must be sizes from 1, each larger than the one before");
         return Err(Fault::usage(error));

@@ -146,8 +146,9 @@ impl Both<'_> {
         let mut figures = Figures::default();
         figures.moments.push(self.moment(0)?);
         let progress = Progress::new(Instant::now());
-        for round in 0..args.rounds.max(1) {
-            let many = args.jobs * (round + 1) / args.rounds - args.jobs * round / args.rounds;
+        let rounds = args.rounds.clamp(1, args.jobs.max(1));
+        for round in 0..rounds {
+            let many = args.jobs * (round + 1) / rounds - args.jobs * round / rounds;
             let numbers = next..next + many;
             next += many;
             let before = self.taken()?;

@@ -62,7 +62,7 @@ pub(super) fn time(ticks: u64) -> Duration {
 }
 
 /// utime and stime: fields 14 and 15.
-fn processor(stat: &str) -> Option<Duration> {
+pub(super) fn processor(stat: &str) -> Option<Duration> {
     let fields = fields(stat)?;
     let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
     Some(time(ticks(11)? + ticks(12)?))

@@ -214,22 +214,12 @@ fn on_threads<T: Send>(
 
 /// Processor time of this process and of those that decode for it.
 fn processor(codecs: &Codecs) -> Result<Duration> {
-    /// What the kernel counts for others in, on every architecture.
-    const TICKS_A_SECOND: u64 = 100;
     let mut time = super::super::side::processor()?;
     for id in codecs.idle_ids() {
         let path = format!("/proc/{id}/stat");
         let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        // Fields 14 and 15; the second, a name, may have spaces, and ends with a bracket.
-        let ticks = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace();
-        let ticks = ticks.skip(11).take(2).map(str::parse::<u64>);
-        let ticks = ticks.sum::<Result<u64, _>>();
-        let ticks = ticks.with_context(|| format!("{path} does not say how long it ran"))?;
-        time += Duration::from_millis(ticks * 1000 / TICKS_A_SECOND);
+        let took = super::super::usage::processor(&stat);
+        time += took.with_context(|| format!("{path} does not say how long it ran"))?;
     }
     Ok(time)
 }

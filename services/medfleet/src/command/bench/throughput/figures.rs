@@ -59,10 +59,14 @@ impl Round {
 }
 
 impl Figures {
+    /// By nearest rank: of two the smaller.
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
         let mut values: Vec<f64> = self.rounds.iter().map(of).collect();
         values.sort_unstable_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        values
+            .get(values.len().saturating_sub(1) / 2)
+            .copied()
+            .unwrap_or(f64::NAN)
     }
 
     /// Of all rounds together, a job.
