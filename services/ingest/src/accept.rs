@@ -307,7 +307,7 @@ impl Acceptor {
 }
 
 /// The trace that a job is part of.
-fn trace_of(record: &JobRecord) -> Headers {
+pub(crate) fn trace_of(record: &JobRecord) -> Headers {
     match record.traceparent.as_str() {
         "" => Headers::new(),
         traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],

@@ -7,6 +7,7 @@ use medfleet_core::setting::DurationText;
 use medfleet_runtime::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tonic::transport::Uri;
 
 /// The hub, and how jobs are handed on to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -97,15 +98,13 @@ impl EdgeConfig {
 
 /// Whether a plain URL names this machine, so that nothing leaves it.
 fn is_this_machine(url: &str) -> bool {
-    let Some(rest) = url.strip_prefix("http://") else {
+    // As the connection reads it, so that both mean the same host.
+    let Ok(uri) = url.parse::<Uri>() else {
         return false;
     };
-    let authority = rest.split('/').next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    uri.scheme_str() == Some("http") && is_here
 }
 
 #[cfg(test)]
@@ -145,6 +144,11 @@ mod tests {
             Some("https://"),
         );
         check("http://localhost.example.org", None, Some("https://"));
+        check(
+            "http://localhost:8443@hub.example.org",
+            None,
+            Some("https://"),
+        );
         check("http://10.0.0.1:8443", None, Some("https://"));
         check("hub.example.org", Some("ca.pem"), Some("https://"));
     }

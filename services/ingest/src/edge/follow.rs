@@ -11,7 +11,6 @@ use medfleet_core::{
 };
 use medfleet_proto::v1::{self, watch_job_response::Event};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
-use medfleet_queue::Headers;
 use medfleet_runtime::exit::chain;
 use prost::Message;
 use tokio::sync::Notify;
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 use super::Edge;
 use super::plan::{self, Duty, Trouble};
 use super::uplink::Behalf;
-use crate::accept::TRACEPARENT;
+use crate::accept::trace_of;
 use crate::convert;
 use crate::metrics::HubOutcome;
 
@@ -96,14 +95,10 @@ impl Follow {
             tenant: &key.tenant,
             headers: &headers,
         };
+        // Whoever moved it may have come no further than the record.
+        edge.queue.publish_event(&key, &record).await?;
         match plan::duty(&record) {
-            Duty::Nothing => {
-                // Whoever ended it may have come no further than the record.
-                if record.state.is_final() {
-                    edge.queue.publish_event(&key, &record).await?;
-                }
-                Ok(Next::Done)
-            }
+            Duty::Nothing => Ok(Next::Done),
             Duty::Erase(job) => {
                 edge.uplink.erase(behalf, &job).await?;
                 edge.end(&key, &record, &Move::ErasedAtHub).await?;
@@ -111,7 +106,6 @@ impl Follow {
                 Ok(Next::Done)
             }
             Duty::Follow { job, cancel } => {
-                edge.queue.publish_event(&key, &record).await?;
                 if cancel && !self.is_cancel_told {
                     edge.uplink.cancel(behalf, &job).await?;
                     self.is_cancel_told = true;
@@ -352,12 +346,5 @@ impl Follow {
             }
             Err(trouble) => Err(trouble),
         }
-    }
-}
-
-fn trace_of(record: &JobRecord) -> Headers {
-    match record.traceparent.as_str() {
-        "" => Headers::new(),
-        traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],
     }
 }

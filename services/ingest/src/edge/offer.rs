@@ -14,6 +14,7 @@ use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_proto::work::v1::{StudyInput, StudyManifest};
 use medfleet_queue::{Applied, Headers, IntakeEntry};
 use medfleet_runtime::telemetry;
+use medfleet_store::StoreError;
 use prost::Message;
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -21,7 +22,7 @@ use tracing::Instrument;
 use super::Edge;
 use super::plan::{self, Trouble};
 use super::uplink::Behalf;
-use crate::accept::TRACEPARENT;
+use crate::accept::{TRACEPARENT, trace_of};
 use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::HubOutcome;
@@ -32,8 +33,8 @@ const INLINE_BYTES_MAX: u64 = 1 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
-/// Times that an upload is resumed before the whole job is tried again later.
-const RESUMES_MAX: u32 = 3;
+/// Times that an upload is resumed before the whole job is tried again later, and all of it sent anew.
+const RESUMES_MAX: u32 = 16;
 
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,10 @@ impl Edge {
         if record.forwarded.is_some() {
             return Ok(Next::Done(Offered::AtHub));
         }
+        if record.state.is_final() {
+            // Whoever ended it may have come no further than the record.
+            self.queue.publish_event(key, record).await?;
+        }
         if !record.state.is_final() && record.state != JobState::Accepted {
             tracing::error!(state = %record.state, "a job is with workers: an edge has none; make it a hub again to finish it");
             return Ok(Next::Done(Offered::Over));
@@ -129,7 +134,13 @@ impl Edge {
                     self.edge_figures().count(HubOutcome::Refused);
                     Ok(Next::Again(false))
                 }
-                Err(Trouble::Here(refusal)) if !refusal.is_transient() => {
+                // As at a worker: what the place does not give now, an operator can mend.
+                Err(Trouble::Here(
+                    refusal @ (Refusal::Broken { .. }
+                    | Refusal::Store(
+                        StoreError::Missing { .. } | StoreError::Corrupt { .. },
+                    )),
+                )) => {
                     tracing::error!(
                         error = medfleet_runtime::exit::chain(&refusal),
                         "a job cannot be read back to be handed on"
@@ -262,7 +273,7 @@ impl Edge {
             ..v1::UploadStart::default()
         };
         let mut upload = self.send_from(behalf, key, input, start).await?;
-        for _ in 0..RESUMES_MAX {
+        for tries in 0..RESUMES_MAX {
             let start = v1::UploadStart {
                 upload: upload.name.clone(),
                 offset: upload.committed_bytes,
@@ -272,8 +283,13 @@ impl Edge {
             upload = match sent {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
-                Err(Trouble::Later(..)) => {
-                    self.uplink.upload_of(behalf, upload.name.clone()).await?
+                // Refused: what was still on its way has moved the place from which the hub goes on.
+                Err(trouble @ (Trouble::Later(..) | Trouble::Refused(_))) => {
+                    self.wait_after(&trouble, tries).await;
+                    match self.uplink.upload_of(behalf, upload.name.clone()).await {
+                        Err(Trouble::Later(..)) => upload,
+                        found => found?,
+                    }
                 }
                 Err(Trouble::NotThere) => break,
                 Err(trouble) => return Err(trouble),
@@ -368,8 +384,7 @@ impl Edge {
 /// What continues the job's trace at the hub.
 pub(super) fn headers_of(span: &tracing::Span, record: &JobRecord) -> Headers {
     match telemetry::inject(span) {
-        none if none.is_empty() && record.traceparent.is_empty() => none,
-        none if none.is_empty() => vec![(TRACEPARENT.to_owned(), record.traceparent.clone())],
+        none if none.is_empty() => trace_of(record),
         headers => headers,
     }
 }

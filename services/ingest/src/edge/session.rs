@@ -25,6 +25,10 @@ const INTAKE_BATCH: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// Jobs past their time that are ended at a time.
 const EXPIRED_MAX: usize = 64;
+/// Of these so many at once.
+const EXPIRED_AT_A_TIME: usize = 16;
+/// Tenants for whom the hub is asked at once whether it is there: one that does not answer must not hold up the rest.
+const PROBES_AT_A_TIME: usize = 8;
 /// How often all records are looked through for what is owed: the hint of an erasure may have been lost.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
@@ -238,31 +242,40 @@ impl Session {
 
     /// Ends jobs whose time is over while they wait; those at the hub the hub ends.
     async fn expire(&mut self) {
-        let edge = &self.edge;
-        let now = edge.clock.now();
-        let due = edge.open.due(now).into_iter();
+        let edge = Arc::clone(&self.edge);
+        let due = edge.open.due(edge.clock.now()).into_iter();
         let due = due.filter(|(key, _)| !self.followed.contains_key(key));
-        for (key, epoch) in due.take(EXPIRED_MAX).collect::<Vec<_>>() {
-            match edge
-                .queue
-                .apply(&key, Some(epoch), &Move::Expire, now)
-                .await
-            {
-                Ok(Applied::Applied { .. }) => {
-                    edge.figures.expired.inc();
-                    edge.open.end(&key, epoch);
-                }
-                // It ended by itself, its record is gone, or it was handed on in this moment.
-                Ok(Applied::Refused { record, .. }) if !record.state.is_final() => {}
-                Ok(_) => edge.open.end(&key, epoch),
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::warn!(error, "jobs past their time wait for the queue");
-                    return;
-                }
+        let due: Vec<_> = due.take(EXPIRED_MAX).collect();
+        let ends = due
+            .into_iter()
+            .map(|(key, epoch)| end_of_time(Arc::clone(&edge), key, epoch));
+        let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
+        while let Some(ended) = ends.next().await {
+            if let Err(error) = ended {
+                let error = chain(&error);
+                tracing::warn!(error, "jobs past their time wait for the queue");
+                return;
             }
         }
     }
+}
+
+/// Ends a job whose time is over, and no longer counts it.
+async fn end_of_time(edge: Arc<Edge>, key: JobKey, epoch: u32) -> Result<(), QueueError> {
+    let now = edge.clock.now();
+    let applied = edge.queue.apply(&key, Some(epoch), &Move::Expire, now);
+    match applied.await? {
+        Applied::Applied { .. } => {
+            edge.figures.expired.inc();
+        }
+        // It was handed on in this moment.
+        Applied::Refused { record, .. } if !record.state.is_final() => return Ok(()),
+        // By somebody who died before saying so, perhaps.
+        Applied::Refused { record, .. } => edge.queue.publish_event(&key, &record).await?,
+        Applied::OtherEpoch { .. } | Applied::Missing => {}
+    }
+    edge.open.end(&key, epoch);
+    Ok(())
 }
 
 /// Offers a job until that has come to its end.
@@ -299,9 +312,11 @@ async fn probe(edge: &Edge) {
                 "the hub's tokens cannot be read again; those read before stay"
             );
         }
-        for tenant in edge.uplink.tokens.tenants() {
+        let tenants = futures::stream::iter(edge.uplink.tokens.tenants());
+        let probes = tenants.for_each_concurrent(PROBES_AT_A_TIME, async |tenant| {
             edge.uplink.probe(&tenant).await;
-        }
+        });
+        probes.await;
         tokio::time::sleep(edge.config.probe_every.get()).await;
     }
 }
