@@ -24,6 +24,10 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen times two i16.
     type Pairs: Copy;
 
+    /// Asks for the line of cache at `from`, which may be anywhere; nothing where the level cannot.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const i8) {}
+
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn splat(value: f32) -> Self;
@@ -46,8 +50,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Rounded to bf16, ties to even.
     unsafe fn store_bf16(self, to: *mut u16);
-    /// The low halves of sixteen u32 as bf16, widened, and the high halves.
-    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+    /// The low halves of sixteen u32 as bf16, widened.
+    unsafe fn load_bf16_low(from: *const u32) -> Self;
+    /// The high halves.
+    unsafe fn load_bf16_high(from: *const u32) -> Self;
     /// Widened f16.
     unsafe fn load_f16(from: *const u16) -> Self;
 
@@ -66,8 +72,6 @@ pub(crate) trait Lanes: Copy {
         high: *const i8,
         second: bool,
     ) -> (Self::Quads, Self::Quads);
-    /// Sign-extended: the first two numbers of each output, and the other two.
-    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs);
 
     unsafe fn no_pairs() -> Self::Pairs;
     unsafe fn load_pairs(from: *const i16) -> Self::Pairs;

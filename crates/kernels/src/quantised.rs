@@ -1,13 +1,13 @@
 //! Products with weights as GGUF stores them in 8, 4 and 6 bits ([`Form`]). The other side is quantised too, each row for
 //! itself in blocks of 32, so that a block's sum is exact in integers; blocks are added in order, in f32.
 //!
-//! A panel is sixteen outputs; `layout` says how it lies in memory. One row streams weights at the speed of memory and takes
-//! them apart in registers (`one`). For several rows a panel's weights are taken apart once and stay in the first cache while all
-//! rows use them (`many`). Both sum the same integers, so both give the same.
+//! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
+//! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
+//! while all rows use them (`many`). Both sum the same integers, so both give the same.
 
+mod few;
 mod layout;
 mod many;
-mod one;
 
 use rayon::prelude::*;
 
@@ -16,9 +16,9 @@ use crate::level::Kernels;
 use crate::number::Number;
 use crate::pieces::filled;
 use crate::product::{Finish, Then, each, rows_of};
+use few::{FEW_ROWS, Few};
 use layout::{Layout, Unit};
-use many::{Many, Tiles};
-use one::One;
+use many::{Kind, Many, Tiles};
 
 /// Inputs that share one scale on the other side.
 const BLOCK: usize = 32;
@@ -241,9 +241,11 @@ impl Kernels {
                 } else {
                     x.chunks(BLOCK).map(quantise).collect()
                 };
-                let left = match count {
-                    1 => Left::One(values),
-                    _ => Left::Many(Tiles::new(&values, count, weight.form, parallel)),
+                let left = match Kind::of(weight.form) {
+                    Some(kind) if count > FEW_ROWS => {
+                        Left::Many(kind, Tiles::new(&values, count, parallel))
+                    }
+                    _ => Left::Few(values),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),
@@ -259,8 +261,16 @@ impl Kernels {
                             sums: &mut sums,
                         };
                         match &left {
-                            Left::One(values) => self.run(One { values, chunk }),
-                            Left::Many(tiles) => self.run(Many { tiles, chunk }),
+                            Left::Few(values) => self.run(Few {
+                                values,
+                                rows: count,
+                                chunk,
+                            }),
+                            Left::Many(kind, tiles) => self.run(Many {
+                                kind: *kind,
+                                tiles,
+                                chunk,
+                            }),
                         }
                         self.run(Finish {
                             sums: &sums,
@@ -280,8 +290,9 @@ impl Kernels {
 
 /// Rows in the order in which they are used.
 enum Left {
-    One(Vec<Values>),
-    Many(Tiles),
+    /// `[rows, blocks]`.
+    Few(Vec<Values>),
+    Many(Kind, Tiles),
 }
 
 /// A chunk of outputs for all rows.

@@ -1,11 +1,16 @@
 //! The inner loop of all products: a few rows times a few panels, each result one chain of multiply-adds over the depth, in
 //! order. How many rows and panels are worked on together changes no chain, so it changes no number.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 
 /// Rows worked on together at most; with them all sixteen registers of AVX2 are in use.
 pub(crate) const TILE_ROWS: usize = 6;
+
+/// How many lines ahead of their use pairs are asked for. (For f32 it does not pay.)
+const AHEAD: usize = 32;
 
 /// The left side: f32 at `at + k × step + r × row`.
 #[derive(Clone, Copy)]
@@ -130,14 +135,21 @@ unsafe fn block<S: Lanes, const R: usize, const P: usize>(
             }
             Right::Pairs { at, panel } => {
                 for pair in 0..depth.div_ceil(2) {
-                    let mut even = [S::splat(0.0); P];
-                    let mut odd = even;
-                    for p in 0..P {
+                    let mut columns = [S::splat(0.0); P];
+                    for (p, column) in columns.iter_mut().enumerate() {
                         let line = at.add((p * panel + pair) * LANES);
-                        (even[p], odd[p]) = S::load_bf16_pairs(line);
+                        S::prefetch(line.wrapping_add(AHEAD * LANES).cast());
+                        *column = S::load_bf16_low(line);
                     }
-                    step(&mut chains, left, 2 * pair, &even);
-                    step(&mut chains, left, 2 * pair + 1, &odd);
+                    step(&mut chains, left, 2 * pair, &columns);
+                    // Values of the second step are not to be fetched before the first is done: there are no registers for
+                    // both.
+                    compiler_fence(Ordering::SeqCst);
+                    for (p, column) in columns.iter_mut().enumerate() {
+                        *column = S::load_bf16_high(at.add((p * panel + pair) * LANES));
+                    }
+                    step(&mut chains, left, 2 * pair + 1, &columns);
+                    compiler_fence(Ordering::SeqCst);
                 }
             }
         }
