@@ -1,5 +1,5 @@
 //! The scaling rules that the chart renders, held against those that were tried: a simulated day and a day on processes go
-//! by what `medfleet-day --rules` prints.
+//! by what `medfleet-trial day --rules` prints.
 
 use std::process::Command;
 
@@ -27,9 +27,9 @@ pub(crate) struct Tried {
 impl Tried {
     /// Asks for them.
     pub(crate) fn read() -> Result<Self> {
-        let mut command = Command::new(built("medfleet-day")?);
-        let text = process::capture(command.arg("--rules"))?;
-        serde_json::from_str(&text).context("the rules of medfleet-day")
+        let mut command = Command::new(built("medfleet-trial")?);
+        let text = process::capture(command.args(["day", "--rules"]))?;
+        serde_json::from_str(&text).context("the rules of medfleet-trial day")
     }
 
     /// Where a scaled pool goes by other rules. For pools with the default `targetSeconds`, as all presets and samples are.
