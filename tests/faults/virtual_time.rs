@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use medfleet_tests::virtual_time::{Options, Plant, run};
 
-/// As many as `medfleet-chaos` sends, which replays a seed.
+/// As many as `medfleet-trial chaos` sends, which replays a seed.
 const JOBS: u64 = 40;
 
 fn options(plant: Plant) -> Options {

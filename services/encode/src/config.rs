@@ -109,12 +109,8 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        let worker = &self.encode.worker;
+        worker.check("encode", &self.process, &self.queue, &self.store)?;
         self.encode.check()
     }
 }

@@ -145,7 +145,7 @@ impl Encode {
         let contents = encoded
             .tokens
             .iter()
-            .map(|t| (BlobKind::Tokens, t.bytes.clone()));
+            .map(|tokens| (BlobKind::Tokens, tokens.bytes.clone()));
         let contents: Vec<_> = contents.collect();
         let digests = contents
             .iter()
@@ -162,10 +162,9 @@ impl Encode {
             dtype: tokens.dtype.as_str().to_owned(),
             frame_digest: entry.digest.clone(),
         });
-        let encoder = &self.engine.description().encoder_digest;
         let manifest = TokensManifest {
             tokens: tokens.collect(),
-            encoder_digest: Bytes::copy_from_slice(encoder.as_bytes()),
+            encoder_digest: Bytes::copy_from_slice(description.encoder_digest.as_bytes()),
             encoder_url: self.url.clone(),
         };
         let manifest = manifest.encode_to_vec().into();

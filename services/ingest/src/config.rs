@@ -46,10 +46,10 @@ impl Settings for MainConfig {
     fn check(&self) -> Result<(), ConfigError> {
         self.queue
             .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+            .map_err(|error| ConfigError::of_part(&error))?;
         self.store
             .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+            .map_err(|error| ConfigError::of_part(&error))?;
         self.ingest.check()?;
         let sweep = self.ingest.accept.pending_after.get();
         if sweep < self.queue.request_timeout.get() * 4 {

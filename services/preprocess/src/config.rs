@@ -202,12 +202,8 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        let worker = &self.preprocess.worker;
+        worker.check("preprocess", &self.process, &self.queue, &self.store)?;
         self.preprocess.check()
     }
 }

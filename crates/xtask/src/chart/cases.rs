@@ -143,7 +143,7 @@ fn scale() -> Vec<(&'static str, Value)> {
         }}})
     };
     let at_least_one = json!({"scale": {"min": 1}});
-    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units"},
+    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units", "externalLabels": {"fleet": "y"}},
                          "pools": {"main": {"encode": at_least_one, "decode": at_least_one}}});
     vec![
         ("fixed", json!({})),
