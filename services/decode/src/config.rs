@@ -209,6 +209,9 @@ impl Settings for MainConfig {
         self.store
             .check()
             .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.model
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
         if self.process.drain.get() <= self.decode.worker.hand_back_before.get() {
             return Err(ConfigError::relation(
                 "process.drain must be longer than decode.worker.hand_back_before, or nothing is ever finished while stopping",

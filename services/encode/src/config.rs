@@ -115,6 +115,9 @@ impl Settings for MainConfig {
         self.store
             .check()
             .map_err(|error| ConfigError::relation(error.to_string()))?;
+        self.model
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.encode.check()
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub(crate) use draft::draft;
+pub(crate) use draft::{draft, numbers};
 pub(crate) use erasure::{erasure_json, erasure_line};
 pub(crate) use job::{erased_line, job_lines, job_table_head, job_table_row};
 pub(crate) use json::{
