@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("result_localisation", localisation().encode_to_vec()),
         ("result_extraction", extraction().encode_to_vec()),
         ("result_class", result_with_class().encode_to_vec()),
+        ("result_weights", result_with_weights().encode_to_vec()),
     ]
 }
 
@@ -463,6 +464,16 @@ fn extraction() -> v1::Result {
     }
 }
 
+fn result_with_weights() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            weights: "q4_k, q6_k".into(),
+            ..provenance()
+        }),
+        ..Default::default()
+    }
+}
+
 fn provenance() -> v1::Provenance {
     v1::Provenance {
         input_digests: vec!["01".repeat(32)],
@@ -476,5 +487,6 @@ fn provenance() -> v1::Provenance {
         code_version: "0.1.0".into(),
         device: "cpu".into(),
         dtype: "f32".into(),
+        ..Default::default()
     }
 }

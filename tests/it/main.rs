@@ -14,6 +14,7 @@ mod figures;
 mod idempotency;
 mod identifiers;
 mod meaning;
+mod quantised;
 mod release;
 mod s3;
 mod tasks;

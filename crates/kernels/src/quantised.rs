@@ -8,6 +8,9 @@
 mod few;
 mod layout;
 mod many;
+mod store;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -19,6 +22,8 @@ use crate::product::{Finish, Then, each, rows_of};
 use few::{FEW_ROWS, Few};
 use layout::{Layout, Unit};
 use many::{Kind, Many, Tiles};
+
+pub use store::store_q8_0;
 
 /// Inputs that share one scale on the other side.
 const BLOCK: usize = 32;
@@ -62,6 +67,15 @@ impl Form {
             Self::Q6K => 210,
         }
     }
+
+    /// Bytes of a row of so many weights as it is stored; `None` where they are no whole blocks.
+    #[must_use]
+    pub fn row_bytes(self, inputs: usize) -> Option<usize> {
+        if inputs == 0 || !inputs.is_multiple_of(self.block_inputs()) {
+            return None;
+        }
+        Some(inputs / self.block_inputs() * self.block_bytes())
+    }
 }
 
 /// A weight matrix `[outputs, inputs]`, quantised.
@@ -95,14 +109,37 @@ impl Quantised {
         [outputs, inputs]: [usize; 2],
         prepare: impl FnOnce(*mut [u8]),
     ) -> Option<Self> {
-        let blocks = inputs / form.block_inputs();
-        let row_bytes = blocks * form.block_bytes();
-        if inputs == 0
-            || !inputs.is_multiple_of(form.block_inputs())
-            || bytes.len() != outputs * row_bytes
-        {
+        let row_bytes = form.row_bytes(inputs)?;
+        if bytes.len() != outputs * row_bytes {
             return None;
         }
+        let read = |rows: Range<usize>, into: &mut [u8]| {
+            into.copy_from_slice(&bytes[rows.start * row_bytes..rows.end * row_bytes]);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match Self::read(form, [outputs, inputs], prepare, read) {
+            Ok(weight) => Some(weight),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Of a matrix whose rows `read` fetches as a GGUF tensor has them, at most sixteen at a time, in any order and from
+    /// several threads. `prepare` is as for [`Quantised::new`].
+    ///
+    /// # Errors
+    /// The first that `read` gave.
+    ///
+    /// # Panics
+    /// Where a row is no whole blocks ([`Form::row_bytes`]).
+    pub fn read<E: Send>(
+        form: Form,
+        [outputs, inputs]: [usize; 2],
+        prepare: impl FnOnce(*mut [u8]),
+        read: impl Fn(Range<usize>, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let row_bytes = form.row_bytes(inputs).unwrap_or_default();
+        assert!(row_bytes > 0, "a row of whole blocks");
+        let blocks = inputs / form.block_inputs();
         let block_units = Layout::of(form).units;
         let count = outputs.div_ceil(LANES) * blocks * block_units;
         let mut units: Vec<Unit> = Vec::with_capacity(count);
@@ -112,23 +149,30 @@ impl Quantised {
             size_of_val(spare),
         ));
         let panels = spare.par_chunks_mut(blocks * block_units).enumerate();
-        panels.for_each(|(panel, units)| {
-            for (block, units) in units.chunks_mut(block_units).enumerate() {
-                // SAFETY: zeros are units.
-                let units = unsafe {
-                    units.as_mut_ptr().write_bytes(0, units.len());
-                    units.assume_init_mut()
-                };
-                for lane in 0..LANES.min(outputs - panel * LANES) {
-                    let first = (panel * LANES + lane) * row_bytes + block * form.block_bytes();
-                    let stored = &bytes[first..first + form.block_bytes()];
-                    layout::put(form, stored, lane, Unit::bytes_mut(units));
+        panels.try_for_each_init(
+            || vec![0_u8; LANES * row_bytes],
+            |rows, (panel, units)| {
+                let first = panel * LANES;
+                let lanes = LANES.min(outputs - first);
+                read(first..first + lanes, &mut rows[..lanes * row_bytes])?;
+                for (block, units) in units.chunks_mut(block_units).enumerate() {
+                    // SAFETY: zeros are units.
+                    let units = unsafe {
+                        units.as_mut_ptr().write_bytes(0, units.len());
+                        units.assume_init_mut()
+                    };
+                    for lane in 0..lanes {
+                        let from = lane * row_bytes + block * form.block_bytes();
+                        let stored = &rows[from..from + form.block_bytes()];
+                        layout::put(form, stored, lane, Unit::bytes_mut(units));
+                    }
                 }
-            }
-        });
+                Ok(())
+            },
+        )?;
         // SAFETY: every panel wrote all of its units.
         unsafe { units.set_len(count) };
-        Some(Self {
+        Ok(Self {
             form,
             outputs,
             inputs,

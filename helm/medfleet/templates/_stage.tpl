@@ -62,7 +62,7 @@ resources: { requests: { cpu: "2", memory: 4Gi }, limits: { memory: 8Gi } }
 {{- $select := dict "root" $root "component" .stage "pool" .pool -}}
 {{- $config := include "medfleet.config.stage" . -}}
 {{- $image := mustMergeOverwrite (deepCopy (get $root.Values.images .stage)) .given.image -}}
-{{- $hasModel := and (ne .stage "preprocess") (eq .spec.model.kind "folder") -}}
+{{- $hasModel := and (ne .stage "preprocess") (ne .spec.model.kind "simulated") -}}
 {{- $ports := include "medfleet.ports" $root | fromJson -}}
 apiVersion: v1
 kind: ConfigMap

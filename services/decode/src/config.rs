@@ -205,6 +205,9 @@ impl Settings for MainConfig {
     fn check(&self) -> Result<(), ConfigError> {
         let worker = &self.decode.worker;
         worker.check("decode", &self.process, &self.queue, &self.store)?;
+        self.model
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.decode.check()
     }
 }

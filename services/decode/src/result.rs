@@ -116,6 +116,7 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
         device: model.device.clone(),
         dtype: model.dtype.as_str().to_owned(),
+        weights: model.weights.clone(),
     }
 }
 

@@ -111,6 +111,9 @@ impl Settings for MainConfig {
     fn check(&self) -> Result<(), ConfigError> {
         let worker = &self.encode.worker;
         worker.check("encode", &self.process, &self.queue, &self.store)?;
+        self.model
+            .check()
+            .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.encode.check()
     }
 }

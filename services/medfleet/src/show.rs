@@ -15,7 +15,7 @@ use std::time::Duration;
 use medfleet_proto::v1::Job;
 use serde_json::Value;
 
-pub(crate) use draft::draft;
+pub(crate) use draft::{draft, numbers};
 pub(crate) use erasure::{erasure_json, erasure_line};
 use job::job_lines;
 pub(crate) use job::{erased_line, job_table_head, job_table_row};

@@ -31,6 +31,7 @@ pub(super) fn model() -> Description {
         encoder_digest: Digest::new([2; 32]),
         device: "none".to_owned(),
         dtype: Dtype::Bf16,
+        weights: String::new(),
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 4,

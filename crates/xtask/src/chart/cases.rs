@@ -161,6 +161,14 @@ fn model() -> Vec<(&'static str, Value)> {
         }}})
     };
     let cuda = json!({"compute": "cuda:0", "resource": "nvidia.com/gpu"});
+    let held = |model: Value, encode: Value| {
+        let mut model = model;
+        model["dtype"] = json!("bf16");
+        model["volume"] = json!({"claimName": "models"});
+        json!({"pools": {"main": {"model": model, "encode": {"device": encode}}}})
+    };
+    let gguf = json!({"kind": "gguf", "path": "text.gguf", "vision": "mmproj.gguf", "tokenizer": "t/tokenizer.json", "weights": "stored"});
+    let quantised = json!({"kind": "folder", "path": "medgemma", "weights": "q8_0"});
     vec![
         ("simulated", json!({})),
         ("claim", folder(json!({"claimName": "models"}), json!({}))),
@@ -168,7 +176,10 @@ fn model() -> Vec<(&'static str, Value)> {
             "image",
             folder(json!({"image": "example/m@sha256:1"}), json!({})),
         ),
-        ("cuda", folder(json!({"claimName": "models"}), cuda)),
+        ("cuda", folder(json!({"claimName": "models"}), cuda.clone())),
+        ("gguf", held(gguf, json!({}))),
+        // Images on a GPU, text on CPUs.
+        ("quantised", held(quantised, cuda)),
     ]
 }
 

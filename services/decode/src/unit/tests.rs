@@ -124,6 +124,7 @@ fn model() -> Description {
         encoder_digest: Digest::new([9; 32]),
         device: "cpu".to_owned(),
         dtype: Dtype::F32,
+        weights: String::new(),
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 8,

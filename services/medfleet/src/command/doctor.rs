@@ -22,8 +22,8 @@ use crate::show;
 pub(crate) struct Args {
     #[command(flatten)]
     server: ServerArgs,
-    /// Also load the model in this folder
-    #[arg(long, value_name = "DIR")]
+    /// Also load the model in this folder, or the language model in this GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
     /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates
     #[arg(long, value_name = "FILE")]
