@@ -2,6 +2,7 @@
 
 mod collect;
 mod references;
+mod relied;
 mod room;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use room::Room;
 
 pub use collect::{COLLECT_AGE_MIN, Collected, Erased};
 pub use references::{Holder, Named};
+pub use relied::Relied;
 
 /// Contents from this length on are hashed off the async threads: 256 KiB take about 0.1 ms on one core.
 const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -233,35 +235,48 @@ impl BlobStore {
         kind: BlobKind,
         digest: &Digest,
     ) -> Result<Bytes, StoreError> {
-        let bytes_max = self.inner.limits.blob_bytes_max;
-        let content = self.read(tenant, kind, digest, bytes_max).await?;
-        let content = content.ok_or(StoreError::Missing {
-            kind,
-            digest: *digest,
-        })?;
-        if self.digest(tenant, &content).await == *digest {
+        if let Some(content) = self.read_sound(tenant, kind, digest).await? {
             return Ok(content);
         }
         // Once more, before it is deleted: it may have been changed on its way here only.
-        let again = self.read(tenant, kind, digest, bytes_max).await?;
-        if let Some(content) = again {
-            if self.digest(tenant, &content).await == *digest {
-                return Ok(content);
-            }
-            match self.delete(tenant, kind, digest).await {
-                Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    %kind,
-                    %digest,
-                    "a corrupt blob stays"
-                ),
-            }
+        if let Some(content) = self.read_sound(tenant, kind, digest).await? {
+            return Ok(content);
+        }
+        match self.delete(tenant, kind, digest).await {
+            Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                %kind,
+                %digest,
+                "a corrupt blob stays"
+            ),
         }
         Err(StoreError::Corrupt {
             kind,
             digest: *digest,
         })
+    }
+
+    /// Reads a content; none when it is not what its name says.
+    async fn read_sound(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        digest: &Digest,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let bytes_max = self.inner.limits.blob_bytes_max;
+        match self.read(tenant, kind, digest, bytes_max).await {
+            Ok(Some(content)) => {
+                let is_sound = self.digest(tenant, &content).await == *digest;
+                Ok(is_sound.then_some(content))
+            }
+            Ok(None) => Err(StoreError::Missing {
+                kind,
+                digest: *digest,
+            }),
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.
@@ -524,6 +539,10 @@ impl BlobStore {
                 kind,
                 bytes,
                 bytes_max,
+            }),
+            Err(BackendError::Damaged) => Err(StoreError::Corrupt {
+                kind,
+                digest: *digest,
             }),
             Err(error) => Err(error.into()),
         }
