@@ -16,6 +16,7 @@ mod identifiers;
 mod meaning;
 mod release;
 mod s3;
+mod slow_request;
 mod tasks;
 mod tenants;
 mod trace;
