@@ -7,6 +7,7 @@ mod cancel;
 mod crash;
 mod dead;
 mod edge;
+mod edge_breaks;
 mod edges;
 mod erase;
 mod fail_closed;
