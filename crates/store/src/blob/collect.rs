@@ -6,8 +6,9 @@
 //! in which a put of exactly that blob could be answered "already there". Its job then fails closed with a missing blob.
 //!
 //! Erasure deletes young blobs too. It looks for references until just before the deletes (of many jobs it reads each list
-//! once, and lists the names again for each), and keeps a blob that was put after it had begun: somebody else may be about to rely on it. What it keeps so, it leaves with the
-//! job's reference, for the erasure that follows: that of the job's own late worker, or the next sweep's.
+//! once, and lists the names again for each), and keeps a blob that was put after it had begun: somebody else may be about
+//! to rely on it. What it keeps so, it leaves with the job's reference, for the erasure that follows: that of the job's own
+//! late worker, or the next sweep's.
 //!
 //! Its tombstone needs room. Where there is none, the job's blobs are deleted first to make it.
 

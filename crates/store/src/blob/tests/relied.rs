@@ -50,9 +50,8 @@ impl Backend for Noted {
     }
 
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        let mut read = self.read.lock().expect("nobody panicked");
-        read.push(name.clone());
-        drop(read);
+        let read = || self.read.lock().expect("nobody panicked");
+        read().push(name.clone());
         self.place.get(name, bytes_max).await
     }
 
@@ -69,8 +68,8 @@ impl Backend for Noted {
     }
 
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
-        let mut refreshed = self.refreshed.lock().expect("nobody panicked");
-        refreshed.push(name.clone());
+        let refreshed = || self.refreshed.lock().expect("nobody panicked");
+        refreshed().push(name.clone());
         Ok(true)
     }
 }
