@@ -38,6 +38,14 @@ impl Revision {
     pub const fn sequence(self) -> u64 {
         self.sequence
     }
+
+    pub(crate) const fn is_later(self) -> bool {
+        self.is_later
+    }
+
+    pub(crate) const fn with_later(self, is_later: bool) -> Self {
+        Self { is_later, ..self }
+    }
 }
 
 /// What became of a create.
@@ -153,11 +161,8 @@ impl Queue {
             return Ok(None);
         };
         let record = decode_record(entry.value.clone())?;
-        let revision = Revision {
-            is_later: !later_of_record(&entry.value)?.is_empty(),
-            ..entry.revision
-        };
-        Ok(Some((record, revision)))
+        let is_later = !later_of_record(&entry.value)?.is_empty();
+        Ok(Some((record, entry.revision.with_later(is_later))))
     }
 
     /// Stores a record if its revision is still `revision`. Prefer [`Queue::apply`].
@@ -195,8 +200,7 @@ impl Queue {
         }
         let value = encode_record(record, &later)?;
         let stored = self.jobs.update(&key, value, revision).await?;
-        let is_later = revision.is_later;
-        Ok(stored.map(|stored| Revision { is_later, ..stored }))
+        Ok(stored.map(|stored| stored.with_later(revision.is_later)))
     }
 
     /// Removes a record if its revision is still `revision`: the job is forgotten, and its request id is free again.

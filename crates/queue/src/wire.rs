@@ -294,6 +294,12 @@ pub(crate) fn later_of_record(bytes: &[u8]) -> Result<Later> {
     Later::of(bytes).ok_or_else(|| malformed("a job record", "a field of an unknown kind"))
 }
 
+/// What a later release wrote into an encoded upload record.
+pub(crate) fn later_of_upload(bytes: &[u8]) -> Result<Vec<u8>> {
+    later::of_upload(bytes)
+        .ok_or_else(|| malformed("an upload record", "a field of an unknown kind"))
+}
+
 /// Decodes a record.
 pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
     let bad = |field: &'static str| malformed("a job record", field);

@@ -1,4 +1,4 @@
-//! Fields of a job record that a later release has written and this one does not know. While both run, a process of this
+//! Fields of a stored record that a later release has written and this one does not know. While both run, a process of this
 //! one may change such a record: it keeps those fields as they are, because the generated types would drop them.
 //! Bytes that follow a message's own are merged into it by whoever reads it, field by field, so they are put at the end.
 
@@ -10,6 +10,8 @@ const RECORD: &[RangeInclusive<u32>] = &[1..=22, 28..=31];
 const COST: (u32, &[RangeInclusive<u32>]) = (21, &[1..=5]);
 /// The field that holds a `Forwarded`, and the fields of that.
 const FORWARDED: (u32, &[RangeInclusive<u32>]) = (31, &[1..=4]);
+/// The fields of `UploadRecord`.
+const UPLOAD: &[RangeInclusive<u32>] = &[1..=4];
 /// The wire type of what has a length, such as a message.
 const LENGTH: u32 = 2;
 
@@ -60,6 +62,13 @@ impl Later {
             append_message(record, FORWARDED.0, &self.of_forwarded);
         }
     }
+}
+
+/// The unknown fields of the encoded record of an upload; none when the bytes are not fields.
+pub(crate) fn of_upload(record: &[u8]) -> Option<Vec<u8>> {
+    let mut later = Vec::new();
+    add_unknown(&mut later, record, UPLOAD)?;
+    Some(later)
 }
 
 /// Adds the fields of a message that are not among the known.
@@ -175,6 +184,7 @@ mod tests {
             ("JobRecord", RECORD),
             ("Cost", COST.1),
             ("Forwarded", FORWARDED.1),
+            ("UploadRecord", UPLOAD),
         ] {
             let known: BTreeSet<u32> = known.iter().cloned().flatten().collect();
             assert!(!known.is_empty());

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::Client;
-use medfleet_core::{Class, JobKey, JobState, Move, Stage, Verdict, WorkUnit};
+use medfleet_core::{Class, JobKey, JobState, Move, Stage, UploadId, Verdict, WorkUnit};
+use medfleet_proto::work::v1::UploadRecord;
 use medfleet_queue::{Applied, Queue, QueueError, Seen, Updated};
 use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::{Value, json};
@@ -85,6 +86,41 @@ async fn a_field_of_a_later_release_stays_when_the_record_changes() -> Result<()
     ensure!(stored(&client, &key).await?.ends_with(&fields));
     let (read, _) = queue.record(&key).await?.context("a record")?;
     ensure!(read.state == JobState::Cancelled && read.cost == record.cost);
+    Ok(())
+}
+
+/// As of a job's record.
+#[tokio::test]
+async fn a_field_of_a_later_release_stays_when_an_upload_goes_on() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (tenant, upload) = (kit::tenant(), UploadId::from_bytes([7; 16]));
+    let begun = UploadRecord {
+        total_bytes: 10,
+        expire_unix_millis: 90_000,
+        ..UploadRecord::default()
+    };
+    queue.create_upload(&tenant, &upload, &begun).await?;
+    let client = async_nats::connect(server.url()).await?;
+    let subject = format!("$KV.UPLOADS.{tenant}.{upload}");
+    let get = format!("$JS.API.DIRECT.GET.KV_UPLOADS.{subject}");
+    let stored = client.request(get.clone(), "".into()).await?.payload;
+    let later = [&stored[..], &LATER_FIELD].concat();
+    client.request(subject, later.into()).await?;
+
+    let (mut record, mut revision) = queue.upload(&tenant, &upload).await?.context("an upload")?;
+    ensure!(record == begun, "{record:?}");
+    for committed in [4, 10] {
+        record.committed_bytes = committed;
+        let updated = queue.update_upload(&tenant, &upload, &record, revision);
+        let Updated::Updated(next) = updated.await? else {
+            bail!("nobody else changes it");
+        };
+        revision = next;
+        let stored = client.request(get.clone(), "".into()).await?.payload;
+        ensure!(stored.ends_with(&LATER_FIELD), "{stored:?}");
+    }
+    let read = queue.upload(&tenant, &upload).await?;
+    ensure!(read == Some((record, revision)), "{read:?}");
     Ok(())
 }
 
