@@ -174,7 +174,7 @@ impl BlobStore {
     }
 
     /// Stores a content and gives its name. When this returns, the blob survives a power cut. A blob that is there
-    /// already with the right length is not written again, but counts as new for collection.
+    /// already is read, and written again only when it is damaged; it counts as new for collection.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::Full`] or the place's failure.
@@ -217,11 +217,21 @@ impl BlobStore {
     ) -> Result<(), StoreError> {
         self.check_size(kind, content.len())?;
         if there.is_some_and(|entry| entry.bytes == content.len() as u64)
+            && self.has(name, &content).await?
             && self.inner.backend.refresh(name).await?
         {
             return Ok(());
         }
         self.write(name, content).await.map(drop)
+    }
+
+    /// Whether this very content is stored there: what was damaged since it was put is put again.
+    async fn has(&self, name: &Name, content: &Bytes) -> Result<bool, StoreError> {
+        match self.inner.backend.get(name, content.len() as u64).await {
+            Ok(found) => Ok(found.is_some_and(|found| found == *content)),
+            Err(BackendError::Damaged | BackendError::TooLarge { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads a content and checks it against its name. One that is corrupt is deleted, so that the next put makes it again
@@ -235,12 +245,11 @@ impl BlobStore {
         kind: BlobKind,
         digest: &Digest,
     ) -> Result<Bytes, StoreError> {
-        if let Some(content) = self.read_sound(tenant, kind, digest).await? {
-            return Ok(content);
-        }
-        // Once more, before it is deleted: it may have been changed on its way here only.
-        if let Some(content) = self.read_sound(tenant, kind, digest).await? {
-            return Ok(content);
+        // Twice, before it is deleted: it may have been changed on its way here only.
+        for _ in 0..2 {
+            if let Some(content) = self.read_sound(tenant, kind, digest).await? {
+                return Ok(content);
+            }
         }
         match self.delete(tenant, kind, digest).await {
             Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),

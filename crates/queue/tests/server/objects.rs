@@ -98,7 +98,8 @@ async fn what_a_dropped_put_left_is_reclaimed_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// Bytes that changed, and bytes that are missing: the read says so, and the next put of the same content makes it whole.
+/// Bytes that changed, and bytes that are missing: the next put of the same content makes it whole, whether or not somebody has
+/// read it before.
 #[tokio::test]
 async fn a_damaged_object_is_made_whole_by_the_next_put() -> Result<()> {
     let (server, queue) = start().await?;
@@ -140,6 +141,11 @@ async fn a_damaged_object_is_made_whole_by_the_next_put() -> Result<()> {
         );
         let again = store.put(&tenant, BlobKind::Input, content.clone()).await?;
         ensure!(again == digest);
+        ensure!(store.get(&tenant, BlobKind::Input, &digest).await? == content);
+    }
+    for instead in [None, Some(Bytes::from(vec![8; 600 << 10]))] {
+        damage(instead).await?;
+        let digest = store.put(&tenant, BlobKind::Input, content.clone()).await?;
         ensure!(store.get(&tenant, BlobKind::Input, &digest).await? == content);
     }
     Ok(())
