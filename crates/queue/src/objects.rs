@@ -234,10 +234,7 @@ impl Inner {
             // Replaced or deleted between entry and chunks, or damaged; the entry tells which.
             let now = self.find(name).await?;
             if now.is_some_and(|(now, _)| now.id == meta.id) {
-                return Err(QueueError::Malformed {
-                    what: "a stored object",
-                    reason: "its chunks are not what its entry says",
-                });
+                return Ok(Read::Damaged);
             }
         }
         Err(QueueError::Contended {
@@ -393,7 +390,11 @@ impl Inner {
 enum Read {
     Found(Bytes),
     Missing,
-    TooLarge { bytes: u64 },
+    /// Its chunks are not what its entry says.
+    Damaged,
+    TooLarge {
+        bytes: u64,
+    },
 }
 
 fn is_below(name: &str, prefix: &str) -> bool {
@@ -425,6 +426,7 @@ impl Backend for Objects {
         {
             Read::Found(bytes) => Ok(Some(bytes)),
             Read::Missing => Ok(None),
+            Read::Damaged => Err(BackendError::Damaged),
             Read::TooLarge { bytes } => Err(BackendError::TooLarge { bytes, bytes_max }),
         }
     }

@@ -38,6 +38,9 @@ pub enum ConnectionError {
         /// Why.
         source: QueueError,
     },
+    /// Whether there are jobs.
+    #[error("cannot ask the queue whether it has jobs")]
+    Jobs(#[source] QueueError),
     /// The blob store.
     #[error("cannot open the blob store")]
     Store(#[from] OpenError),
@@ -61,6 +64,12 @@ impl Dependencies {
         let queue = Queue::connect(queue, now)
             .await
             .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
+        // Asked first: whoever accepted a job before has left a trace in the store by then.
+        let has_jobs = queue.has_records().await;
+        if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
+            let used = store.check_used();
+            used.map_err(|error| Stop::usage(ConnectionError::from(error)))?;
+        }
         let opened = match &store.backend {
             BackendConfig::Jetstream { bucket, replicas } => {
                 let replicas = Replicas::try_from(*replicas).map_err(Stop::usage)?;

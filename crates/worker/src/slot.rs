@@ -110,6 +110,7 @@ impl<H: Handler> Slot<H> {
             match pulled {
                 Ok(delivery) => self.process(delivery).await,
                 Err(QueueError::Closed) => return Err(QueueError::Closed),
+                Err(QueueError::NoUnit { job }) => self.worker.metrics.unreadable(job.is_some()),
                 Err(error) => {
                     tracing::warn!(%error, "no unit could be taken");
                     self.pause().await;

@@ -7,7 +7,7 @@
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `pseudonym`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
 //! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `edge` (in its place
 //! where there is a hub above), `dead`, `operator`, `rebuild` (a figure),
-//! `roster`, `census` and `status` (how the fleet stands), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `roster`, `census` and `status` (how the fleet stands), then `server` with `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -37,6 +37,7 @@ mod status;
 mod stitch;
 mod study;
 mod sweep;
+mod timely;
 pub mod tokens;
 pub mod unit;
 mod upload;
@@ -157,6 +158,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         dead_letters: parts.dead_letters(&deps),
         operator: parts.operator(&deps),
         gate: parts.gate(),
+        request_time_max: parts.config.limits.request_time_max.get(),
     };
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
     match parts.edge(&deps).await? {

@@ -130,7 +130,7 @@ impl Slot {
         let seen = (known.epoch == unit.epoch).then_some((&known, revision));
         let applied = wire.apply(&unit.key, Some(unit.epoch), seen, &step).await?;
         let revision = match &applied {
-            Applied::Applied { revision, .. } => revision.0,
+            Applied::Applied { revision, .. } => revision.sequence(),
             _ => revision,
         };
         match after_start(unit, applied.into()) {

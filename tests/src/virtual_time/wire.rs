@@ -317,7 +317,7 @@ impl Wire {
                 return Ok(Applied::Applied {
                     record,
                     before,
-                    revision: Revision(revision),
+                    revision: Revision::at(revision),
                 });
             }
         }

@@ -152,6 +152,7 @@ impl<'a> Session<'a> {
                 }
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
+                    self.dispatcher.figures.unreadable.inc();
                     // Of which stage it is, it does not say.
                     for stage in Stage::ALL {
                         self.shelves.entry(*stage).or_default().skipped();
