@@ -62,7 +62,8 @@ async fn a_folder_with_blobs_and_without_a_note_is_not_untouched() {
     let path = folder.path().join("blobs");
     assert!(Folder::is_untouched(&path).expect("is told"), "not there");
     let backend = Folder::open(&path).expect("opens");
-    let put = backend.put(&name("a/frame/00"), Bytes::from_static(b"x"));
+    let first = name("a/frame/00");
+    let put = backend.put(&first, Bytes::from_static(b"x"));
     put.await.expect("puts");
     assert!(!Folder::is_untouched(&path).expect("is told"));
 }
