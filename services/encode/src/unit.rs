@@ -83,7 +83,7 @@ mod tests {
         let stored = TokensManifest {
             tokens: vec![entry(1), entry(2)],
             encoder_digest: vec![9; 32].into(),
-            encoder_url: String::new(),
+            ..Default::default()
         };
         let check = |frames: &[FrameEntry], encoder: &Digest, good: bool| {
             assert_eq!(still_good(&stored, frames, encoder).is_some(), good);

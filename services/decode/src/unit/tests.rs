@@ -142,7 +142,7 @@ fn tokens() -> TokensManifest {
     TokensManifest {
         tokens: vec![entry(0), entry(1)],
         encoder_digest: vec![9; 32].into(),
-        encoder_url: String::new(),
+        ..Default::default()
     }
 }
 

@@ -32,7 +32,7 @@ fn config() -> Config {
 fn image() -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))),
-        modality: String::new(),
+        ..v1::Input::default()
     }
 }
 
