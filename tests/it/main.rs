@@ -15,6 +15,7 @@ mod idempotency;
 mod identifiers;
 mod meaning;
 mod release;
+mod residency;
 mod s3;
 mod tasks;
 mod tenants;

@@ -25,7 +25,7 @@ use crate::process::start_service;
 
 mod kept;
 
-pub(crate) use kept::files_below;
+pub(crate) use kept::{files_below, read_below};
 
 /// A service of the fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
