@@ -62,7 +62,7 @@ pub fn came_encoded(
         let encoder = encoder.map_or_else(|_| "nobody".to_owned(), |digest| digest.to_string());
         let shape = tokens
             .iter()
-            .find(|entry| !is_ours(entry))
+            .find(|&entry| !is_ours(entry))
             .or(tokens.first());
         let shape = shape.map_or_else(String::new, |entry| {
             format!(" ({}x{} {})", entry.count, entry.width, entry.dtype)

@@ -216,8 +216,7 @@ impl Follow {
         progress: &v1::JobProgress,
     ) -> Result<(), Trouble> {
         let state = convert::state_from(progress.state);
-        // How it ended is told by our own record.
-        // What was done here is told by our own records too.
+        // What was done here, and how it ended, is told by our own record.
         let done_here = match record.is_encoded_here() {
             true => JobState::Encoding,
             false => JobState::Accepted,

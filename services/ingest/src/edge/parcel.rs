@@ -166,11 +166,11 @@ impl Edge {
 fn as_sent(input: &StudyInput) -> Result<Outgoing, Refusal> {
     let parts = input.part_digests.iter().map(|part| {
         let digest = Digest::from_slice(part).map_err(|_| BROKEN_STUDY)?;
-        Ok(Part::Stored(BlobKind::Input, digest))
+        Ok::<_, Refusal>(Part::Stored(BlobKind::Input, digest))
     });
     Ok(Outgoing {
         size_bytes: input.size_bytes,
-        parts: parts.collect::<Result<_, Refusal>>()?,
+        parts: parts.collect::<Result<_, _>>()?,
         modality: input.modality.clone(),
         encoded_images: input.encoded_images,
     })
@@ -191,7 +191,7 @@ fn head(
     let several = Refusal::Broken { what };
     let count = frames.frames.len();
     let ranges = ranges(&frames.chunk_starts, count);
-    let lengths = ranges.iter().map(ExactSizeIterator::len);
+    let lengths = ranges.iter().map(|range| range.len());
     if !lengths.eq(lists.iter().map(|list| list.tokens.len())) {
         return Err(wrong);
     }
