@@ -13,6 +13,7 @@ use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
 use crate::edge::{EVERY_STAGE, all_at_hub, hub, is_same, states};
+use crate::identifiers::{QUESTION, SECRETS, answer, holds, phantom, planted};
 
 /// The stages of a job whose images stay, up to where only the hub goes on.
 const ENCODED_HERE: [JobState; 6] = [
@@ -97,6 +98,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
     let seen = john.watch_to_end(&job.name).await?;
     ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
 
+    hub.wait_idle().await?;
     let frames = site.blobs_of("st-mary", "frame")?;
     ensure!(frames.len() == pictures.len(), "{} frames", frames.len());
     let (kept, inputs) = (hub.kept().await?, site.blobs_of("st-mary", "input")?);
@@ -194,12 +196,55 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
     let short = edge.submit(short).await?.name;
     ensure!(edge.wait_final(&short).await?.state() == JobState::Expired);
     ensure!(edge.cancel(&cancelled).await?.state() == JobState::Cancelled);
-    // The stages of a site that come later find their work.
+    // The stages of a site that come later find their work, and end here what is no image.
     let last = edge.submit(plain(3)?).await?.name;
+    let garbage = report(vec![inline(b"no image of any kind".to_vec())]);
+    let garbage = edge.submit(garbage).await?.name;
     site.start_stages().await?;
+    let refused = edge.wait_final(&garbage).await?.failure;
+    let reason = refused.context("a reason")?.reason();
+    ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");
     ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
     let above = hub.client("st-mary").await?;
     ensure!(all_at_hub(&above).await?.len() == 1, "an ended job left");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = where_images_stay(&hub).await?;
+    site.start_stages().await?;
+    let folder = tempfile::tempdir()?;
+    let image = planted(phantom(folder.path()).await?, &[])?;
+    let edge = site.client("st-mary").await?;
+    let job = edge.submit(answer(QUESTION, image.clone())).await?.name;
+    let seen = edge.watch_to_end(&job).await?;
+    let result = edge.result(&job).await?;
+    let mut warnings = result.warnings.iter();
+    let is_masked = warnings.any(|text| {
+        text.starts_with("PROMPT_MASKED") && text.ends_with("NAME 3, NUMBER 2, BIRTH_DATE 1")
+    });
+    ensure!(is_masked, "{:?}", result.warnings);
+    hub.wait_idle().await?;
+    for file in hub.kept().await? {
+        for secret in SECRETS {
+            ensure!(!holds(&file, secret), "{secret:?} is at the hub");
+        }
+    }
+    let inputs = site.blobs_of("st-mary", "input")?;
+    ensure!(
+        inputs.iter().any(|file| holds(file, "Qorvex^Wylat")),
+        "it was never there"
+    );
+
+    // The hub alone masks and writes the same.
+    let above = hub.client("st-mary").await?;
+    let job = above.submit(answer(QUESTION, image)).await?.name;
+    ensure!(above.watch_to_end(&job).await?.text == seen.text);
+    let alone = of_anybody(above.result(&job).await?);
+    let ours = of_anybody(result);
+    ensure!(alone == ours, "{alone:?} is not {ours:?}");
     Ok(())
 }
 
@@ -269,7 +314,7 @@ async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> 
     let provenance = client.result(&honest.name).await?.provenance;
     let encoder = provenance.context("its provenance")?.encoder_digest;
 
-    let tokens = vec![7; 16 * 32 * 2];
+    let tokens = vec![7_u8; 16 * 32 * 2];
     let file = encoded_study(&encoder, &tokens)?;
     let claimed = client.submit(standing_for_one(file.clone())).await?;
     let claimed = client.watch_to_end(&claimed.name).await?;

@@ -64,7 +64,7 @@ fn a_file_has_the_tokens_of_every_frame_and_nothing_of_the_task() {
     assert_eq!(screening.masked.len(), 1);
     assert_eq!((study.image_count, study.device.as_str()), (3, "cuda"));
     // The reader's own form.
-    let values = [0; 16];
+    let values = [0_u8; 16];
     for frame in &mut study.frames {
         frame.tokens_checksum = encoded::checksum(&values);
     }
