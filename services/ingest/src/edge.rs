@@ -76,6 +76,12 @@ impl Edge {
     /// When the tokens, the certificates or the address cannot be used.
     pub(crate) async fn open(parts: Parts) -> Result<Self, Error> {
         let uplink = Uplink::open(&parts.config, parts.figures.edge.clone()).await?;
+        for tenant in parts.config.rules_without(&uplink.tokens.tenants()) {
+            tracing::error!(
+                tenant,
+                "ingest.edge.tenants has a rule for a tenant that tokens_file has no token of; is its name right?"
+            );
+        }
         Ok(Self {
             config: parts.config,
             queue: parts.queue,

@@ -102,6 +102,13 @@ impl EdgeConfig {
         own.map_or(self.travels, |own| own.travels)
     }
 
+    /// The tenants that have a rule and are none of these: names that may be misspelt, with the rule of nobody.
+    pub(crate) fn rules_without(&self, known: &[TenantId]) -> Vec<&str> {
+        let named = self.tenants.keys().map(String::as_str);
+        let is_known = |name: &str| known.iter().any(|tenant| tenant.as_str() == name);
+        named.filter(|name| !is_known(name)).collect()
+    }
+
     /// Whether stages of this site have something to do.
     pub(crate) fn encodes(&self) -> bool {
         let mut rules = self.tenants.values().map(|own| own.travels);
@@ -200,6 +207,8 @@ mod tests {
         assert_eq!(config.travels(&john), Travels::Tokens);
         assert!(config.encodes());
         config.check().expect("names of tenants");
+        assert_eq!(config.rules_without(&[john]), ["st-mary"]);
+        assert!(config.rules_without(&[mary]).is_empty());
         config
             .tenants
             .insert("St. Mary".to_owned(), own(Travels::Files));
