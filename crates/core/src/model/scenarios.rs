@@ -196,7 +196,6 @@ const SWEEPS: Scenario = Scenario {
 /// An edge whose images stay: its own stages up to the tokens, and then the hub.
 const EDGE: Scenario = Scenario {
     name: "an edge encodes; deaths, a pause, a cancel",
-    chunks: 2,
     workers: 2,
     desks: &[Role::Edge],
     budget: Budget {
@@ -205,6 +204,16 @@ const EDGE: Scenario = Scenario {
         cancels: 1,
         ..QUIET
     },
+    ..PLAIN
+};
+
+/// Late workers of other chunks, while the edge hands on.
+const EDGE_CHUNKS: Scenario = Scenario {
+    name: "an edge encodes two chunks, a worker pauses",
+    chunks: 2,
+    workers: 2,
+    desks: &[Role::Edge],
+    budget: Budget { stalls: 1, ..QUIET },
     ..PLAIN
 };
 
@@ -276,6 +285,7 @@ const ALL: &[Scenario] = &[
     ACCEPTS,
     SWEEPS,
     EDGE,
+    EDGE_CHUNKS,
     EDGE_REPLAYS,
     EDGE_EARLY,
     EARLY,
