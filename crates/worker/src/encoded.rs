@@ -207,8 +207,10 @@ fn is_frame(frame: &EncodedFrame, image_count: u32) -> bool {
     let Some(info) = &frame.info else {
         return false;
     };
-    let windows = info.window.iter().chain(&info.channel_windows);
-    let mut functions = windows.map(|window| &window.function);
+    let mut windows = info.window.iter().chain(&info.channel_windows);
+    let is_window = |window: &v1::Window| {
+        is_word(&window.function) && window.center.is_finite() && window.width.is_finite()
+    };
     frame.width > 0
         && matches!(frame.channels, 1 | 3)
         && frame.tokens_checksum.len() == 32
@@ -219,7 +221,7 @@ fn is_frame(frame: &EncodedFrame, image_count: u32) -> bool {
         && is_word(&info.modality)
         && is_word(&info.frame_digest)
         && info.notes.iter().all(is_word)
-        && functions.all(is_word)
+        && windows.all(is_window)
 }
 
 fn is_screening(screening: &TextScreening) -> bool {

@@ -118,6 +118,13 @@ fn a_head_that_cannot_be_is_refused_by_writer_and_reader() {
         let info = study.frames[0].info.get_or_insert_default();
         info.notes.push("Erika Mustermann".to_owned());
     });
+    check("no number", &|study| {
+        let info = study.frames[0].info.get_or_insert_default();
+        info.window = Some(v1::Window {
+            center: f64::NAN,
+            ..v1::Window::default()
+        });
+    });
     check("no record", &|study| study.frames[1].info = None);
     check("two channels", &|study| study.frames[1].channels = 2);
     check("no digest", &|study| {
