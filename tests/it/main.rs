@@ -17,6 +17,7 @@ mod identifiers;
 mod meaning;
 mod quantised;
 mod release;
+mod residency;
 mod s3;
 mod slow_request;
 mod tasks;

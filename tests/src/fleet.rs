@@ -25,7 +25,7 @@ use crate::process::start_service;
 mod kept;
 mod up;
 
-pub(crate) use kept::files_below;
+pub(crate) use kept::{files_below, read_below};
 pub use up::Up;
 
 /// A service of the fleet.

@@ -111,6 +111,16 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key
 }
 
+/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which
+/// knows no encoder: of a length that [`chunk_key`] never has.
+#[must_use]
+pub fn handed_key(frames: &Digest, chunk: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(36);
+    key.extend_from_slice(frames.as_bytes());
+    key.extend_from_slice(&chunk.to_le_bytes());
+    key
+}
+
 /// The bearer token by which services of one fleet know each other, derived from the fleet key.
 #[must_use]
 pub fn internal_token(key: &FleetKey) -> String {

@@ -24,8 +24,16 @@
 {{- if $edge.hub -}}
   {{- include "medfleet.need" (dict "value" $edge.tokens.secretName "path" "ingest.edge.tokens.secretName" "why" "needed with ingest.edge.hub") -}}
   {{- include "medfleet.need" (dict "value" $edge.ca.secretName "path" "ingest.edge.ca.secretName" "why" "needed with ingest.edge.hub: no other authority is trusted") -}}
-  {{- include "medfleet.need" (dict "value" $edge.aliases "path" "ingest.edge.aliases" "why" "needed with ingest.edge.hub: names of the hub's models") -}}
-  {{- if .Values.pools -}}{{- fail "pools: an edge hands its jobs on to ingest.edge.hub and has no workers; leave pools empty" -}}{{- end -}}
+  {{- if include "medfleet.encodes" . -}}
+    {{- include "medfleet.need" (dict "value" .Values.pools "path" "pools" "why" "needed where tokens travel: the images are encoded at this site") -}}
+    {{- if $edge.aliases -}}{{- fail "ingest.edge.aliases: leave it empty where tokens travel; a pool of this site, with the hub's vision weights, has the hub's name of a model among its aliases" -}}{{- end -}}
+    {{- range $name, $spec := .Values.pools -}}
+      {{- if eq $spec.kind "embedder" -}}{{- fail (printf "pools.%s.kind: an edge hands on the tokens of a writer alone" $name) -}}{{- end -}}
+    {{- end -}}
+  {{- else -}}
+    {{- include "medfleet.need" (dict "value" $edge.aliases "path" "ingest.edge.aliases" "why" "needed with ingest.edge.hub: names of the hub's models") -}}
+    {{- if .Values.pools -}}{{- fail "pools: an edge hands its files on to ingest.edge.hub and has no workers; leave pools empty, or let tokens travel (ingest.edge.config.travels or tenants)" -}}{{- end -}}
+  {{- end -}}
   {{- if .Values.networkPolicy.enabled -}}{{- include "medfleet.need" (dict "value" .Values.networkPolicy.hubPeers "path" "networkPolicy.hubPeers" "why" "needed with ingest.edge.hub, or it is not reached") -}}{{- end -}}
 {{- else if $edge.aliases -}}
   {{- fail "ingest.edge.aliases: has no meaning without ingest.edge.hub" -}}
@@ -67,7 +75,7 @@
   {{- if and (eq $spec.kind "embedder") (ne $kind "folder") -}}
     {{- fail (printf "pools.%s.model.kind: a pool of kind embedder needs folder; %s only writes" $name (ternary "the simulated model" "a GGUF" (eq $kind "simulated"))) -}}
   {{- end -}}
-  {{- range $stage := list "preprocess" "encode" "decode" -}}
+  {{- range $stage := splitList " " (include "medfleet.stages" $) -}}
     {{- $given := include "medfleet.stage" (dict "stage" $stage "spec" $spec) | fromJson -}}
     {{- $path := printf "pools.%s.%s" $name $stage -}}
     {{- if gt (int $given.scale.min) (int $given.scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $path (int $given.scale.min) $path (int $given.scale.max)) -}}{{- end -}}

@@ -152,7 +152,8 @@
   {{- $_ := set $table "frame_side" (coalesce .spec.frameSide $simulated (ternary 448 896 $embedder)) -}}
   {{- if and $embedder (not (hasKey $table "convention")) -}}{{- $_ := set $table "convention" "medsiglip" -}}{{- end -}}
 {{- else if eq .stage "encode" -}}
-  {{- if .root.Values.tokenPath.direct -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
+  {{- if .root.Values.ingest.edge.hub -}}{{- $_ := set $table "for_edge" true -}}{{- end -}}
+  {{- if include "medfleet.direct" .root -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
 {{- else -}}
   {{- if not .root.Values.tokenPath.direct -}}{{- $_ := set $table "fetch_timeout" "0ms" -}}{{- end -}}
 {{- end -}}

@@ -141,6 +141,17 @@ impl Blobs {
             .await
     }
 
+    /// The list of a chunk's tokens that an encoder of a hospital's edge has left, as an encoded `TokensManifest`.
+    pub(crate) async fn tokens_list(
+        &self,
+        tenant: &TenantId,
+        name: &[u8],
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.0
+            .get_mutable(tenant, BlobKind::TokensOfChunk, name)
+            .await
+    }
+
     /// Stores the text that the job's current attempt has written so far, as an encoded `TextChunk` of offset 0.
     pub(crate) async fn put_text(
         &self,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::{Reserved, Rules, Weights};
 
-pub use edge::EdgeConfig;
+pub use edge::{EdgeConfig, EdgeTenant, Travels};
 pub use quotas::{Quota, QuotasConfig};
 pub use retention::RetentionConfig;
 
@@ -118,7 +118,8 @@ pub struct Config {
     /// Releasing.
     #[serde(default)]
     pub dispatcher: DispatcherConfig,
-    /// Makes this ingest a hospital's edge: it hands its jobs on to a hub, and releases none itself. A hub without.
+    /// Makes this ingest a hospital's edge: it hands its jobs on to a hub, and releases none itself but those whose images
+    /// stay. A hub without.
     #[serde(default)]
     pub edge: Option<EdgeConfig>,
 }

@@ -6,13 +6,13 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, UnixMillis, protocol};
+use medfleet_core::{JobKey, Move, PoolName, Stage, UnixMillis, WorkUnit, protocol};
 use medfleet_queue::{Applied, Headers, Lease, Queue, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
 
-use crate::config::DispatcherConfig;
+use crate::config::{DispatcherConfig, EdgeConfig, Travels};
 use crate::hub::Hub;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
@@ -27,10 +27,46 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// A unit that waited longer than this is released only after a look at its job.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 
+/// Which units a dispatcher releases.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// All of them.
+    Fleet,
+    /// Those of a hospital's edge that its own site works on: of tenants whose images stay, up to the tokens. The rest is the
+    /// edge's, as are the ends of jobs whose time is over.
+    Site(Arc<EdgeConfig>),
+}
+
+impl Scope {
+    const fn stages(&self) -> &'static [Stage] {
+        match self {
+            Self::Fleet => Stage::ALL,
+            Self::Site(_) => &[Stage::Preprocess, Stage::Encode],
+        }
+    }
+
+    fn takes(&self, unit: &WorkUnit) -> bool {
+        match self {
+            Self::Fleet => true,
+            Self::Site(edge) => match unit.stage {
+                Stage::Preprocess => edge.travels(&unit.key.tenant) == Travels::Tokens,
+                // Begun here, it goes on here, whatever the rule is by now.
+                Stage::Encode => true,
+                Stage::Decode => false,
+            },
+        }
+    }
+
+    const fn expires_jobs(&self) -> bool {
+        matches!(self, Self::Fleet)
+    }
+}
+
 /// What dispatching needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
+    pub(crate) scope: Scope,
     pub(crate) queue: Queue,
     pub(crate) hub: Hub,
     pub(crate) roster: Roster,
@@ -79,16 +115,18 @@ impl Dispatcher {
     /// Leads until the lease is lost (false) or the shutdown begins (true). The lease is renewed beside the work, however
     /// long one step of it takes, and trouble with the queue does not give it away: nobody else would fare better.
     async fn lead(&self, lease: &mut Lease) -> bool {
-        let sessions = async {
-            while let Err(error) = self.session().await {
-                tracing::warn!(error = chain(&error), "the dispatcher starts over");
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
         tokio::select! {
             () = lease.hold() => false,
-            () = sessions => true,
+            () = self.sessions() => true,
             () = self.shutdown.begun() => true,
+        }
+    }
+
+    /// One session after the other, until the shutdown; for whoever leads.
+    pub(crate) async fn sessions(&self) {
+        while let Err(error) = self.session().await {
+            tracing::warn!(error = chain(&error), "the dispatcher starts over");
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -102,7 +140,7 @@ impl Dispatcher {
                 () = self.shutdown.begun() => return Ok(()),
                 step = session.next() => session.take(step).await?,
                 _ = recount.tick() => session.recount_all().await,
-                _ = expire.tick() => session.expire().await,
+                _ = expire.tick(), if self.scope.expires_jobs() => session.expire().await,
             }
             session.release().await;
             session.tidy()?;

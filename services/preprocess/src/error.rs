@@ -44,6 +44,14 @@ pub(crate) enum PreprocessError {
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
+    /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
+    #[error("the encoded study was refused: {reason}")]
+    Encoded { reason: String },
+    /// An encoded study whose frames were made otherwise than here.
+    #[error(
+        "the edge made its frames by {made_by}, and this pool's model is shown {here}; set the edge's pool as this one"
+    )]
+    OtherRules { made_by: String, here: String },
     /// A list does not decode or contradicts the record.
     #[error("the study manifest is not what was accepted: {reason}")]
     Manifest { reason: String },
@@ -65,8 +73,12 @@ impl From<PreprocessError> for Ending {
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
             | PreprocessError::Identifiers
+            | PreprocessError::Encoded { .. }
             | PreprocessError::DecoderPanic { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
+            }
+            PreprocessError::OtherRules { .. } => {
+                Self::fail(FailureReason::ModelMismatch, error.to_string())
             }
             PreprocessError::Manifest { .. } => {
                 Self::fail(FailureReason::Integrity, error.to_string())

@@ -8,13 +8,14 @@
 //! JPEG 2000, whose decoder is not memory-safe, is decoded in processes of its own.
 //!
 //! Reading order: `unit` (pure: chunks, what follows, prior and current), `screen` (pure: texts without the patient), `decodes`
-//! (how many at a time), `inputs` (their bytes, and how many), `codecs` (the other processes, and how they are stopped), `puts`
+//! (how many at a time), `encoded` (pure: images that came encoded), `inputs` (their bytes, and how many), `codecs` (the other processes, and how they are stopped), `puts`
 //! (frames on their way to the store), `study` (inputs → frames), `record` (what is said of them), `work` (the effects in
 //! order), `error` (error → verdict); `frames` is the way of one file, to measure it by itself.
 
 pub mod codecs;
 mod config;
 mod decodes;
+mod encoded;
 mod error;
 pub mod frames;
 mod inputs;

@@ -14,6 +14,7 @@ use medfleet_imaging::{
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
+use medfleet_worker::encoded::{self, Encoded};
 use tokio::sync::mpsc;
 
 use crate::codecs::Codecs;
@@ -139,6 +140,24 @@ impl Studies {
         study.frames = frames.concat();
         study.unused.sort_by_key(|file| file.input_index);
         Ok(study)
+    }
+
+    /// An encoded study, whole and checked for its form, with the right to its memory.
+    pub(crate) async fn encoded(
+        &self,
+        tenant: &TenantId,
+        input: &wire::StudyInput,
+    ) -> Result<(Encoded, Held), PreprocessError> {
+        let index = 0;
+        let held = self.inputs.read(tenant, (index, input), 0).await?;
+        let turn = self.inputs.turn().await;
+        let read = Decodes::run(&turn, move || (encoded::read(&held.bytes), held));
+        let read = read.await;
+        let (read, held) = read.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        let encoded = read.map_err(|error| PreprocessError::Encoded {
+            reason: error.to_string(),
+        })?;
+        Ok((encoded, held))
     }
 
     /// One input: its files, and their frames, on their way to the store; of a volume what its header says.

@@ -210,7 +210,7 @@ impl Started<'_> {
         let list = work::TokensManifest {
             tokens,
             encoder_digest: encoder.as_bytes().to_vec().into(),
-            encoder_url: String::new(),
+            ..work::TokensManifest::default()
         };
         let list = list.encode_to_vec();
         let kept = self

@@ -35,6 +35,15 @@ pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
             edges,
         })
         .into();
+    cases.push(Case {
+        name: "hospital-edge-tokens".to_owned(),
+        values: vec![
+            chart.folder.join("values-hospital-edge.yaml"),
+            chart.values("tokens-travel", &tokens_travel())?,
+        ],
+        is_preset: false,
+        edges: None,
+    });
     let axes = axes();
     let base = chart.values("base", &base())?;
     for (index, picks) in pairwise(&axes).iter().enumerate() {
@@ -53,6 +62,14 @@ pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
         });
     }
     Ok(cases)
+}
+
+/// An edge where the images of a tenant stay.
+fn tokens_travel() -> Value {
+    json!({
+        "ingest": {"edge": {"aliases": [], "config": {"tenants": {"st-mary": {"travels": "tokens"}}}}},
+        "pools": {"site": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}},
+    })
 }
 
 /// What every sample has: peers for whatever it may reach, and a pool.

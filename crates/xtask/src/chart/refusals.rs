@@ -65,6 +65,11 @@ fn ingest() -> Vec<Refusal> {
             &["pools", "leave pools empty"],
         ),
         (
+            json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
+                   "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
+            &["ingest.edge.aliases", "leave it empty where tokens travel"],
+        ),
+        (
             json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
             &["ingest.scale.min", "9", "2"],
         ),

@@ -169,6 +169,7 @@ const CHARTS: &[&str] = &[
     "preprocess.frame_side",
     "encode.pool",
     "encode.listen",
+    "encode.for_edge",
     "decode.pool",
 ];
 /// Settings without a default: a service does not print them, so they are named here.

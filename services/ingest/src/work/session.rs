@@ -61,8 +61,9 @@ impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
         let losses = dispatcher.queue.losses();
         let events = dispatcher.hub.observe(EVENTS_MAX);
-        let mut intakes = Vec::with_capacity(Stage::ALL.len());
-        for stage in Stage::ALL {
+        let stages = dispatcher.scope.stages();
+        let mut intakes = Vec::with_capacity(stages.len());
+        for stage in stages {
             intakes.push(dispatcher.queue.intake(*stage).await?);
         }
         let mut session = Self {
@@ -145,6 +146,10 @@ impl<'a> Session<'a> {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
+                // Somebody else's: it stays where it is.
+                Some(Ok(entry)) if !self.dispatcher.scope.takes(&entry.unit) => {
+                    self.shelves.entry(entry.unit.stage).or_default().skipped();
+                }
                 Some(Ok(entry)) => {
                     let shelf = self.shelves.entry(entry.unit.stage).or_default();
                     shelf.read(entry.sequence);

@@ -202,7 +202,7 @@ impl Bench<'_> {
             }),
             inputs: vec![Input {
                 source: Some(Source::Content(picture.to_vec().into())),
-                modality: String::new(),
+                ..Input::default()
             }],
             class: class.into(),
             decoding: Some(DecodingParameters {
