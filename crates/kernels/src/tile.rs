@@ -142,14 +142,12 @@ unsafe fn block<S: Lanes, const R: usize, const P: usize>(
                         *column = S::load_bf16_low(line);
                     }
                     step(&mut chains, left, 2 * pair, &columns);
-                    // Values of the second step are not to be fetched before the first is done: there are no registers for
-                    // both.
-                    compiler_fence(Ordering::SeqCst);
+                    apart::<R>();
                     for (p, column) in columns.iter_mut().enumerate() {
                         *column = S::load_bf16_high(at.add((p * panel + pair) * LANES));
                     }
                     step(&mut chains, left, 2 * pair + 1, &columns);
-                    compiler_fence(Ordering::SeqCst);
+                    apart::<R>();
                 }
             }
         }
@@ -158,6 +156,14 @@ unsafe fn block<S: Lanes, const R: usize, const P: usize>(
                 chain.store(sums.at.add(r * sums.row + p * LANES));
             }
         }
+    }
+}
+
+/// Keeps the compiler from fetching what the next step needs before this one is done, where there are no registers for both.
+#[inline(always)]
+fn apart<const R: usize>() {
+    if R > 2 {
+        compiler_fence(Ordering::SeqCst);
     }
 }
 
