@@ -8,6 +8,7 @@ use medfleet_imaging::{
 use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
 use crate::error::StartError;
+use crate::ocr::Ocr;
 
 /// The processes that decode. Imaging's limits are plain numbers that every frame's decoding may copy, so that what they refer
 /// to stays for good: a few hundred bytes each time a service starts.
@@ -17,6 +18,12 @@ pub fn codecs(config: &Config) -> &'static Codecs {
         time_max: config.codec_time_max.get(),
         idle_max: config.decodes_max as usize,
     })))
+}
+
+/// The program that looks for text in pixels, if there is one.
+pub(crate) fn reader(config: &Config) -> Option<Ocr> {
+    let settings = config.text_reader.settings()?;
+    Some(Ocr::of_this_program(settings))
 }
 
 /// How files become frames by a configuration.
@@ -29,7 +36,14 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         codestreams: Decoder::new(codecs),
         ..Limits::default()
     };
-    Ok(Options::new(config.frame_side, limits)?.following(config.convention()?))
+    // Options are copied for every file: what they refer to stays for good, as of the decoders.
+    let text_check = reader(config).map(|reader| {
+        let reader: &'static Ocr = Box::leak(Box::new(reader));
+        config.text_reader.text_check(reader)
+    });
+    Ok(Options::new(config.frame_side, limits)?
+        .following(config.convention()?)
+        .checking_text(text_check))
 }
 
 /// Everything that is done with an input before its study is known.

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
-    BurnedIn, Decoded, Examination, Fate, Frame, FrameInfo, Identifiers, Modality, Note, Options,
-    Part, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, examination, plan_volume,
+    BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality, Note,
+    Options, Part, Prepared, Reason, Refusal, SlicePlan, Slices, TextCheck, decode_parts,
+    examination, plan_volume,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -35,6 +36,7 @@ pub(crate) struct Studies {
     inputs: Inputs,
     options: Options,
     burned_in_allowed: BTreeSet<TenantId>,
+    paints_over_for: BTreeSet<TenantId>,
     frames_max: u32,
     metrics: PreprocessMetrics,
 }
@@ -96,6 +98,7 @@ impl Studies {
             inputs: Inputs::new(config, store),
             options: options(config, codecs)?,
             burned_in_allowed: config.burned_in_allowed()?,
+            paints_over_for: config.text_reader.paints_over_for()?,
             frames_max: config.frames_max,
             metrics,
         })
@@ -199,11 +202,20 @@ impl Studies {
         })
     }
 
-    /// The options, with the tenant's rule about text in the pixels and with what the caller says of a volume.
+    /// The options, with the tenant's rules about text in the pixels and with what the caller says of a volume.
     fn options_for(&self, tenant: &TenantId, input: &wire::StudyInput) -> Options {
         let said = [Modality::Ct, Modality::Mr];
         let said = said.into_iter().find(|one| one.as_str() == input.modality);
-        let options = self.options.with_volume_modality(said);
+        let found = if self.paints_over_for.contains(tenant) {
+            FoundText::PaintOver
+        } else {
+            FoundText::Refuse
+        };
+        let check = self.options.text_check();
+        let options = self
+            .options
+            .with_volume_modality(said)
+            .checking_text(check.map(|check| TextCheck { found, ..check }));
         if self.burned_in_allowed.contains(tenant) {
             options.burned_in(BurnedIn::Allow)
         } else {
