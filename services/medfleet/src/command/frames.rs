@@ -10,6 +10,7 @@ use medfleet_imaging::{
 };
 use serde_json::{Value, json};
 
+use super::lettering::LetteringArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::modality::VolumeModality;
 use crate::paths::Kind;
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     /// Take files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says so itself
     #[arg(long)]
     allow_burned_in: bool,
+    #[command(flatten)]
+    lettering: LetteringArgs,
     /// What volumes are whose format does not say it (NIfTI)
     #[arg(long, value_enum)]
     modality: Option<VolumeModality>,
@@ -64,6 +67,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         } else {
             BurnedIn::Refuse
         })
+        .checking_text(args.lettering.check()?)
         .with_volume_modality(args.modality.map(VolumeModality::of_imaging));
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;

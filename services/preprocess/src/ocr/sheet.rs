@@ -3,8 +3,9 @@
 
 use medfleet_imaging::{Area, Page, Word};
 
-/// Longer side, in pixels, up to which a picture is enlarged.
-const ENLARGED_SIDE_MAX: u32 = 1024;
+/// Longer side, in pixels, up to which a picture is enlarged. Larger ones have larger letters, and the smooth texture of an MR of
+/// 1024 pixels, enlarged, is taken for letters here and there, and takes ten times as long.
+const ENLARGED_SIDE_MAX: u32 = 800;
 /// White rows between the picture and its negative, so that no line of text spans both.
 const GAP_ROWS: u32 = 32;
 
