@@ -1,9 +1,7 @@
 //! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
 //! (`medfleet bench frames`).
 
-use medfleet_imaging::{
-    Decoder, Identifiers, Limits, Options, Part, Refusal, identifiers, prepare_parts,
-};
+use medfleet_imaging::{Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
 use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
@@ -46,15 +44,15 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         .checking_text(text_check))
 }
 
-/// Everything that is done with an input before its study is known.
+/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared.
 ///
 /// # Errors
-/// As [`prepare_parts`] and [`identifiers`].
+/// As [`read_input`].
 pub fn prepare(
     bytes: &[u8],
     options: &Options,
     frames_max: u32,
-) -> Result<(Vec<Part>, Identifiers), Refusal> {
-    let parts = prepare_parts(bytes, options, frames_max)?;
-    Ok((parts, identifiers(bytes, options.limits())?))
+    compared: bool,
+) -> Result<ReadInput, Refusal> {
+    read_input(bytes, options, frames_max, compared)
 }

@@ -153,14 +153,9 @@ impl Studies {
     ) -> Result<Input, PreprocessError> {
         let options = self.options_for(job.tenant, input);
         let frames_max = self.frames_max;
+        let compared = pairing == Pairing::PriorAndCurrent;
         let prepare = move |bytes: &Bytes, room: u64| {
-            let options = options.unpacking(room);
-            let (parts, identifiers) = prepare(bytes, &options, frames_max)?;
-            let examination = match pairing {
-                Pairing::PriorAndCurrent => examination(bytes, options.limits())?,
-                Pairing::None => None,
-            };
-            Ok((parts, identifiers, examination))
+            prepare(bytes, &options.unpacking(room), frames_max, compared)
         };
         let Made {
             digest,
@@ -171,8 +166,11 @@ impl Studies {
             .inputs
             .make(job.tenant, (index, input), prepare)
             .await?;
-        let (parts, identifiers, examination) =
-            outcome.map_err(|refusal| self.refuse(index, refusal))?;
+        let ReadInput {
+            parts,
+            identifiers,
+            examination,
+        } = outcome.map_err(|refusal| self.refuse(index, refusal))?;
         let mut files = Vec::with_capacity(parts.len());
         for Part { member, outcome } in parts {
             let content = match outcome {
