@@ -7,7 +7,8 @@
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives), `pair` (prior and current).
-//! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks), `deidentify` (objects that leave).
+//! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
+//! `deidentify` (objects that leave).
 
 mod admission;
 mod archive;

@@ -10,8 +10,8 @@
 //!
 //! Reading order: `unit` (pure: chunks, what follows, prior and current), `screen` (pure: texts without the patient), `decodes`
 //! (how many at a time), `inputs` (their bytes, and how many), `codecs` (the other processes, and how they are stopped), `ocr`
-//! (those that read text), `puts` (frames on their way to the store), `study` (inputs → frames), `record` (what is said of them),
-//! `work` (the effects in order), `error` (error → verdict); `frames` is the way of one file, to measure it by itself.
+//! (those that read text), `puts` (frames on their way to the store), `study` (inputs → frames), `record` (what is said of
+//! them), `work` (the effects in order), `error` (error → verdict); `frames` is the way of one file, to measure it by itself.
 
 pub mod codecs;
 mod config;

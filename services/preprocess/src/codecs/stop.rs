@@ -19,7 +19,8 @@ pub struct Stop(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// The process that works for the decode, or its group where that is negative, as long as nobody has waited for it: its id is its own until then.
+    /// The process that works for the decode, or its group where that is negative, as long as nobody has waited for it: its id
+    /// is its own until then.
     process: Option<Pid>,
 }
 
