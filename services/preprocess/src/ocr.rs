@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use medfleet_imaging::{Page, TextReader, TextReaderError, Word};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -235,9 +236,7 @@ impl Process {
             });
             let mut answer = Vec::new();
             let read = from.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
-            // Until it has ended, but not so that its id is somebody else's.
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-            let ended = waitid(Id::Pid(id), flags);
+            let ended = ended(id);
             drop(answered);
             let late = watch.join().unwrap_or(false);
             match (late, read, ended) {
@@ -251,6 +250,18 @@ impl Process {
         });
         drop(watched);
         answer
+    }
+}
+
+/// Waits until a process has ended, but not so that its id may become somebody else's.
+fn ended(id: Pid) -> nix::Result<WaitStatus> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    loop {
+        match waitid(Id::Pid(id), flags) {
+            // A signal that was for another thread.
+            Err(Errno::EINTR) => {}
+            ended => return ended,
+        }
     }
 }
 
