@@ -1,7 +1,9 @@
 //! What can go wrong with a study, and the single function from that to how its unit ends.
 
+use std::path::PathBuf;
+
 use medfleet_core::{FailureReason, IdError};
-use medfleet_imaging::{OptionsError, Reason, Refusal};
+use medfleet_imaging::{OptionsError, Reason, Refusal, TextReaderError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
@@ -17,6 +19,16 @@ pub enum StartError {
     /// Nobody knows these conventions.
     #[error("no conventions of a model are called {name:?}")]
     Convention { name: String },
+    /// The program that reads text gives no answer about a black picture.
+    #[error(
+        "{} does not look at a picture; it must be Tesseract 5 or newer, with a model for each of the languages",
+        program.display()
+    )]
+    TextReader {
+        program: PathBuf,
+        #[source]
+        error: TextReaderError,
+    },
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -65,7 +77,10 @@ impl From<PreprocessError> for Ending {
         match error {
             // The file may be good; a start is counted, so that a file that always ends so is given up.
             PreprocessError::Refused { ref refusal, .. }
-                if refusal.reason == Reason::DecoderUnavailable =>
+                if matches!(
+                    refusal.reason,
+                    Reason::DecoderUnavailable | Reason::TextReaderUnavailable
+                ) =>
             {
                 Self::wrong(error)
             }
