@@ -118,6 +118,16 @@ pub enum QueueError {
         /// The job that it names; none when it names none, and a job may wait for its unit until its time is over.
         job: Option<JobKey>,
     },
+    /// A message among the units that wait for release is none that this release can read. It stays where it is.
+    #[error("message {sequence} of {stream} is no unit of work that this release can read")]
+    NoIntake {
+        /// The stream.
+        stream: &'static str,
+        /// Its place there.
+        sequence: u64,
+        /// Why.
+        source: Box<Self>,
+    },
     /// No consumer for this pool: `ensure` was not called with it.
     #[error("pool {pool} has no consumer for {stage}, class {class}")]
     UnknownPool {

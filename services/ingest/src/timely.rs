@@ -103,10 +103,15 @@ impl http_body::Body for Limited {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::convert::Infallible;
+    use std::future::{Ready, poll_fn, ready};
 
-    use medfleet_proto::v1::job_service_server::SERVICE_NAME;
+    use futures::FutureExt;
+    use medfleet_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
     use tonic::Code;
+    use tonic::codegen::http::Uri;
 
     use super::*;
 
@@ -144,8 +149,54 @@ mod tests {
         assert!(status.message().contains("request_time_max"), "{status:?}");
     }
 
+    /// Gives the body of a request back.
+    struct Echo;
+
+    impl Service<Request<Body>> for Echo {
+        type Response = Body;
+        type Error = Infallible;
+        type Future = Ready<Result<Body, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            ready(Ok(request.into_body()))
+        }
+    }
+
+    async fn frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
+        poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut *body), context)).await
+    }
+
+    #[tokio::test]
+    async fn an_upload_may_last_longer_than_any_other_request() {
+        let mut service = Timely::new(Echo, Duration::from_millis(20));
+        let mut send = async |path: &'static str| {
+            let mut request = Request::new(Body::new(Drip(None)));
+            *request.uri_mut() = Uri::from_static(path);
+            service.call(request).await.expect("it answers")
+        };
+        // The upload begins first, so that a limit of it would be over first.
+        let mut upload = send(UPLOAD).await;
+        let mut other = send("/medfleet.v1.JobService/SubmitJob").await;
+        assert!(frame(&mut upload).now_or_never().is_none());
+        assert!(matches!(frame(&mut other).await, Some(Err(_))));
+        assert!(frame(&mut upload).now_or_never().is_none());
+    }
+
     #[test]
-    fn the_upload_is_a_call_of_the_service() {
-        assert!(UPLOAD.starts_with(&format!("/{SERVICE_NAME}/")));
+    fn the_upload_is_the_one_call_whose_request_is_a_stream() {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("it was made of files");
+        let mut streams = Vec::new();
+        for file in &files.file {
+            for service in &file.service {
+                let streamed = service.method.iter().filter(|of| of.client_streaming());
+                let path = |name: &str| format!("/{}.{}/{name}", file.package(), service.name());
+                streams.extend(streamed.map(|method| path(method.name())));
+            }
+        }
+        assert_eq!(streams, [UPLOAD]);
     }
 }

@@ -143,7 +143,7 @@ fn put_varint(to: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use medfleet_proto::FILE_DESCRIPTOR_SET;
 
@@ -162,19 +162,22 @@ mod tests {
         found
     }
 
-    /// The field numbers of an internal message, by the description that the generated types were made of.
-    fn declared(message: &str) -> BTreeSet<u32> {
+    /// The fields of an internal message, by the description that the generated types were made of: their numbers, and whether
+    /// they hold a message.
+    fn declared(message: &str) -> BTreeMap<u32, bool> {
+        /// descriptor.proto's number of a field that holds a message.
+        const MESSAGE: u32 = 11;
         let files = contents(FILE_DESCRIPTOR_SET, 1).into_iter();
         let ours = files.filter(|file| contents(file, 2) == [b"medfleet.work.v1"]);
         let messages = ours.flat_map(|file| contents(file, 4));
         let wanted = messages.filter(|found| contents(found, 1) == [message.as_bytes()]);
         let fields = wanted.flat_map(|found| contents(found, 2));
-        let numbers = fields.flat_map(|field| contents(field, 3));
-        numbers
-            .map(|number| {
-                let (number, _) = varint(number).expect("a number");
-                u32::try_from(number).expect("a field number")
-            })
+        let number = |field: &[u8], of: u32| {
+            let (number, _) = varint(contents(field, of)[0]).expect("a number");
+            u32::try_from(number).expect("a small number")
+        };
+        fields
+            .map(|field| (number(field, 3), number(field, 5) == MESSAGE))
             .collect()
     }
 
@@ -188,7 +191,18 @@ mod tests {
         ] {
             let known: BTreeSet<u32> = known.iter().cloned().flatten().collect();
             assert!(!known.is_empty());
-            assert_eq!(known, declared(message), "{message}: change the list above");
+            let declared = declared(message);
+            let numbers: BTreeSet<u32> = declared.keys().copied().collect();
+            assert_eq!(known, numbers, "{message}: change the list above");
+            // A message in a record has fields of its own to be kept.
+            let inner = declared.iter().filter(|(_, is_message)| **is_message);
+            let inner: Vec<u32> = inner.map(|(number, _)| *number).collect();
+            let kept = if message == "JobRecord" {
+                vec![COST.0, FORWARDED.0]
+            } else {
+                Vec::new()
+            };
+            assert_eq!(inner, kept, "{message}: keep what is in it too");
         }
     }
 

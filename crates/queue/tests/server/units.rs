@@ -1,14 +1,15 @@
 //! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::FutureExt;
 use medfleet_core::{
-    Class, Digest, Failure, FailureReason, JobKey, JobState, Move, PoolName, Stage, Verdict,
-    WorkUnit,
+    Class, Digest, Failure, FailureReason, JobKey, JobState, Move, PoolName, Stage, UnixMillis,
+    Verdict, WorkUnit,
 };
-use medfleet_queue::{Applied, Delivery, Published, Puller, Queue, QueueError};
+use medfleet_queue::{Applied, Delivery, Published, Puller, Queue, QueueError, Replicas};
 use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
 use crate::{PATIENCE, short, start, start_with};
@@ -392,6 +393,37 @@ async fn a_unit_that_cannot_be_read_and_is_done_fails_nothing() -> Result<()> {
     ensure!(goes_on.state == JobState::Encoding, "{goes_on:?}");
     ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
     ensure!(queue.waiting_for_release(Stage::Decode).await? == 1);
+    Ok(())
+}
+
+/// A server of a cluster that leads no more, and does not know it yet, has not got the latest jobs.
+#[tokio::test]
+async fn a_unit_that_cannot_be_read_waits_for_a_job_that_is_not_found_yet() -> Result<()> {
+    let (server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    let (key, record) = kit::record(1, 1);
+    put_garbage(&server, &key.to_string(), 0).await?;
+    // One server only, whose answers are taken as a cluster's; and for this clock the message stays young.
+    let mut config = kit::config(&server.url());
+    config.replicas = Replicas::Three;
+    let careful = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
+    let mut puller = careful.puller(Stage::Encode, kit::pool());
+    let client = async_nats::connect(server.url()).await?;
+    let consumer = format!("$JS.API.CONSUMER.INFO.WORK_ENCODE.{}_stat", kit::pool());
+    let again = wait_until(PATIENCE, "the message to come again", async || {
+        let info = client.request(consumer.clone(), "".into()).await.ok()?;
+        let info: serde_json::Value = serde_json::from_slice(&info.payload).ok()?;
+        (info["delivered"]["consumer_seq"].as_u64()? > 1).then_some(())
+    });
+    tokio::select! {
+        taken = puller.next() => bail!("{taken:?}"),
+        came = again => came?,
+    }
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
+    queue.create_record(&key, &record).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(refused(&mut puller).await? == Some(key.clone()));
+    let (failed, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(failed.state == JobState::Failed, "{failed:?}");
     Ok(())
 }
 
