@@ -27,13 +27,13 @@ impl Queue {
         self.pending.remove_revision(noted).await
     }
 
-    /// Accepts noted longer ago than `older_than`, by this process's clock.
+    /// Accepts noted longer ago than `older_than`, by the server's clock, which also dates the notes.
     ///
     /// # Errors
     /// Transient ones.
     pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
-        let latest = (self.clock)().0.saturating_sub(age);
+        let latest = self.time().await?.0.saturating_sub(age);
         let keys = self.pending.keys("*.*").await?;
         let entries = self.pending.get_many(&keys).await?;
         let old = entries

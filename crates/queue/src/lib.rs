@@ -29,6 +29,7 @@ mod search;
 pub mod server;
 mod streams;
 mod subject;
+mod time;
 mod unreadable;
 mod usage;
 pub mod wire;

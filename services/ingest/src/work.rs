@@ -24,6 +24,10 @@ use session::Session;
 pub(crate) const LEASE: &str = "dispatcher";
 /// Pause before a leader whose session broke begins another.
 const AGAIN: Duration = Duration::from_millis(250);
+/// A server knows less of a job than this process.
+const BEHIND: QueueError = QueueError::Unavailable {
+    operation: "end a job whose time is over",
+};
 /// A unit that waited longer than this is released only after a look at its job.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 
@@ -195,8 +199,12 @@ impl Dispatcher {
     async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
         if unit.expires <= now {
-            self.expire_job(&unit.key, unit.epoch, now).await?;
-            return Ok(false);
+            // This process's clock may be ahead: the queue's decides.
+            let now = self.queue.time().await?;
+            if unit.expires <= now {
+                self.expire_job(&unit.key, unit.epoch, now).await?;
+                return Ok(false);
+            }
         }
         // A fresh unit goes at once; an older one may be of a job that ended while nobody led.
         let waited = u128::try_from(now.0 - held.stored_at.0).unwrap_or(0);
@@ -210,6 +218,7 @@ impl Dispatcher {
         Ok(true)
     }
 
+    /// Ends a job whose time is over, `now` by the queue's clock.
     async fn expire_job(
         &self,
         key: &JobKey,
@@ -228,6 +237,10 @@ impl Dispatcher {
             }
             // It ended by itself, or by somebody who died before saying so.
             Applied::Refused { record, .. } => self.queue.publish_event(key, &record).await,
+            // A server that has lost its leadership and does not know it yet: the job began after what it knows. Taken for
+            // ended, it would be forgotten here, its unit with it.
+            Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
+            Applied::Missing if !self.queue.outdated_max().is_zero() => Err(BEHIND),
             // It was replayed, or its record is gone with the retention.
             Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
         }

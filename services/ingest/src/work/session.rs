@@ -319,10 +319,17 @@ impl<'a> Session<'a> {
         self.recount_at = None;
     }
 
-    /// Ends jobs whose time is over, wherever they stand, some at a time: releases wait meanwhile.
+    /// Ends jobs whose time is over by the queue's clock, wherever they stand, some at a time: releases wait meanwhile.
     pub(super) async fn expire(&mut self) {
         let dispatcher = self.dispatcher;
-        let now = dispatcher.clock.now();
+        let now = match dispatcher.queue.time().await {
+            Ok(now) => now,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                return;
+            }
+        };
         let due = dispatcher.open.due(now).into_iter().take(AT_ONCE_MAX);
         let expiries = stream::iter(due).map(async |(key, epoch)| {
             let expired = dispatcher.expire_job(&key, epoch, now).await;
