@@ -9,8 +9,8 @@ use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
     BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality, Note,
-    Options, Part, Prepared, Reason, Refusal, SlicePlan, Slices, TextCheck, decode_parts,
-    examination, plan_volume,
+    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
+    decode_parts, plan_volume,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;

@@ -74,7 +74,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
     for path in paths {
         set.path(&path)?;
     }
-    let manifest = json!({"profile": profile, "pixels_read": text_check.is_some(), "objects": set.entries});
+    let manifest =
+        json!({"profile": profile, "pixels_read": text_check.is_some(), "objects": set.entries});
     let path = args.out.join("manifest.json");
     let text = serde_json::to_vec_pretty(&manifest).context("cannot write the manifest as JSON")?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
     Archive, BurnedIn, Convention, Examination, Fate, Frame, FrameInfo, Limits, Options, Prepared,
-    Reason, Refusal, SlicePlan, Slices, decode_parts, examination, frame_to_png, members, pair_order, plan_volume, prepare,
+    Reason, Refusal, SlicePlan, Slices, decode_parts, examination, frame_to_png, members,
+    pair_order, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
@@ -377,8 +378,7 @@ fn say_which_is_prior(
     entries: &mut [Value],
 ) -> Result<(), Fault> {
     let found = examinations.len();
-    let (Ok([first, second]), [of_first, of_second]) =
-        (<[_; 2]>::try_from(examinations), entries)
+    let (Ok([first, second]), [of_first, of_second]) = (<[_; 2]>::try_from(examinations), entries)
     else {
         return Err(Fault::usage(anyhow!(
             "--pair takes two files; found {found}"

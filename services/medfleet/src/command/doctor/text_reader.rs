@@ -59,7 +59,8 @@ mod tests {
     fn the_table_is_found_in_a_services_configuration() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("preprocess.toml");
-        let text = "[preprocess]\npool = 'm'\n[preprocess.text_reader]\nprogram = '/nowhere/at/all'\n";
+        let text =
+            "[preprocess]\npool = 'm'\n[preprocess.text_reader]\nprogram = '/nowhere/at/all'\n";
         std::fs::write(&file, text).expect("a file");
         let found = look(file).expect("it is read").expect("it is named");
         assert_eq!(found.verdict, Verdict::Fail);
