@@ -70,14 +70,14 @@ unsafe fn q4_k<S: Lanes>(units: &[Unit], values: &[Values]) -> S {
             for (part, values) in block.iter().enumerate() {
                 let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
                 // Eight times two products of at most 15 × 127: within an i16.
-                let mut pairs = S::no_pairs();
+                let mut dots = S::no_dots();
                 for index in 0..BLOCK / 8 {
                     let (low, high) = S::load_nibbles(nibbles.add(index * 4 * LANES));
-                    pairs = S::dot_pairs(pairs, low, quad(values, 2 * index));
-                    pairs = S::dot_pairs(pairs, high, quad(values, 2 * index + 1));
+                    dots = S::add_dots(dots, low, quad(values, 2 * index));
+                    dots = S::add_dots(dots, high, quad(values, 2 * index + 1));
                 }
                 let scales = S::load_twice(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
-                let exact = S::add_pairs(S::no_sums(), pairs, scales);
+                let exact = S::scale_dots(S::no_sums(), dots, scales);
                 let step = scale.mul(S::splat(values.scale));
                 total = S::from_sums(exact).mul_add(step, total);
                 let min = S::load_u8(at.add(LAYOUT.mins + part * LANES).cast());
@@ -115,10 +115,10 @@ unsafe fn q6_k<S: Lanes>(units: &[Unit], values: &[Values]) -> S {
                         index % 2 == 1,
                     );
                     // Two times two products of at most 63 × 127: within an i16.
-                    let pairs = S::dot_pairs(S::no_pairs(), low, quad(values, 2 * index));
-                    let pairs = S::dot_pairs(pairs, up, quad(values, 2 * index + 1));
+                    let dots = S::add_dots(S::no_dots(), low, quad(values, 2 * index));
+                    let dots = S::add_dots(dots, up, quad(values, 2 * index + 1));
                     let scales = if index < 2 { first } else { second };
-                    exact = S::add_pairs(exact, pairs, scales);
+                    exact = S::scale_dots(exact, dots, scales);
                 }
                 let step = scale.mul(S::splat(values.scale));
                 total = S::from_sums(exact).mul_add(step, total);
