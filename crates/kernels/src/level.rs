@@ -13,6 +13,8 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// 64-bit ARM.
+    Neon,
 }
 
 /// A name that is not a level.
@@ -25,14 +27,17 @@ pub struct LevelError {
 impl fmt::Display for LevelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = &self.found;
-        write!(f, "kernel level is {found}, allowed are portable and avx2")
+        write!(
+            f,
+            "kernel level is {found}, allowed are portable, avx2 and neon"
+        )
     }
 }
 
 impl std::error::Error for LevelError {}
 
 impl Level {
-    const ALL: [Self; 2] = [Self::Portable, Self::Avx2];
+    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Neon];
 
     /// Whether this machine can run it.
     #[must_use]
@@ -47,6 +52,10 @@ impl Level {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon => false,
         }
     }
 }
@@ -56,6 +65,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Neon => "neon",
         })
     }
 }
@@ -123,6 +133,16 @@ impl Kernels {
             Level::Avx2 => unsafe { with_avx2(work) },
             #[cfg(not(target_arch = "x86_64"))]
             Level::Avx2 => unreachable!("no machine of this architecture has it"),
+            // SAFETY: as above, with products of bytes where the machine has those.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => unsafe {
+                with_neon_dot(work);
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { with_neon(work) },
+            #[cfg(not(target_arch = "aarch64"))]
+            Level::Neon => unreachable!("no machine of this architecture has it"),
         }
     }
 }
@@ -131,6 +151,18 @@ impl Kernels {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn with_avx2(work: impl Work) {
     work.run::<crate::lanes::Avx2>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn with_neon(work: impl Work) {
+    work.run::<crate::lanes::Neon<false>>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn with_neon_dot(work: impl Work) {
+    work.run::<crate::lanes::Neon<true>>();
 }
 
 #[cfg(test)]
