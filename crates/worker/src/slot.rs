@@ -323,9 +323,10 @@ impl<H: Handler> Slot<H> {
             Stopped::Over(record) => Some(Ending::Over(Some(record))),
             Stopped::Draining => None,
             Stopped::Expired => {
-                let (unit, now) = (&delivery.unit, self.worker.clock.now());
-                let expired = self.worker.queue.change(unit, None, &Move::Expire, now);
-                Some(match expired.await {
+                let (unit, queue) = (&delivery.unit, &self.worker.queue);
+                let now = self.worker.clock.now();
+                let expired = queue.change(unit, None, &Move::Expire, now).await;
+                Some(match expired {
                     Ok(Changed::Over(record)) => Ending::Over(Some(record)),
                     Ok(Changed::Made | Changed::Done(_) | Changed::Superseded) => {
                         Ending::Over(None)
