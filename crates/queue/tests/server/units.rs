@@ -329,9 +329,13 @@ async fn is_settled(queue: &Queue) -> Result<()> {
     Ok(())
 }
 
-/// A queue whose workers leave nothing that they cannot read to others.
+/// A queue whose workers leave nothing that they cannot read to others; what a dropped one had comes again soon.
 async fn start_impatient() -> Result<(NatsServer, Queue)> {
-    start_with(|config| config.unreadable_wait = short(0)).await
+    start_with(|config| {
+        config.unreadable_wait = short(0);
+        config.ack_wait = short(1000);
+    })
+    .await
 }
 
 /// What the server says of the consumer that serves the garbage.
