@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, TenantId};
+use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
 use medfleet_proto::v1::{self, FailureReason, JobState};
+use medfleet_queue::Updated;
 use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
 use medfleet_tests::edge::Edge;
@@ -17,8 +17,8 @@ use toml::{Table, toml};
 
 /// Bytes of a part of an upload at the hub, so that a file has many.
 const PART_BYTES: usize = 256 << 10;
-/// What 64 KiB take on the way to the hub while a test cuts it.
-const SLOW: Duration = Duration::from_millis(20);
+/// What passes before a link is cut: several parts, and three times that is less than the file.
+const BETWEEN_CUTS_BYTES: u64 = 3 << 19;
 
 /// A file of noise, which cannot be made smaller: 5 MiB.
 fn large() -> Result<Vec<u8>> {
@@ -63,18 +63,26 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     let edge = site.client("st-mary").await?;
     let file = large()?;
     let all = file.len().div_ceil(PART_BYTES);
-    site.link().delay(SLOW);
     let upload = edge.upload(&file).await?;
+    site.link().cut_after(BETWEEN_CUTS_BYTES);
     let job = edge.submit(report(vec![uploaded(&upload)])).await?.name;
-    for seen in [3, 8, 14] {
-        wait_until(PATIENCE, "some parts to arrive", async || {
-            (parts(&hub) >= seen).then_some(())
+    let mut arrived = 0;
+    for cuts_left in [2, 1, 0] {
+        wait_until(PATIENCE, "the link to be cut", async || {
+            site.link().is_cut().then_some(())
         })
         .await?;
-        site.link().cut();
-        let arrived = parts(&hub);
+        let before = arrived;
+        arrived = wait_until(PATIENCE, "more parts to be stored", async || {
+            let stored = parts(&hub);
+            (stored > before).then_some(stored)
+        })
+        .await?;
         ensure!(arrived < all, "all {all} parts were there before the cut");
-        site.link().delay(SLOW);
+        match cuts_left {
+            0 => site.link().mend(),
+            _ => site.link().cut_after(BETWEEN_CUTS_BYTES),
+        }
     }
     let ended = edge.wait_final(&job).await?;
     ensure!(ended.state() == JobState::Completed, "{ended:?}");
@@ -89,12 +97,12 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
 }
 
 /// A hub without a decoder, its edge, and a job that stands before its decode there: their names at the edge and at the hub.
-async fn before_decode(request: v1::SubmitJobRequest) -> Result<(Fleet, Edge, String, String)> {
+async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     let hub = Fleet::start(Options::default()).await?;
     hub.stop_role(Role::Decode).await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
-    let job = edge.submit(request).await?.name;
+    let job = edge.submit(film()?).await?.name;
     let above = hub.client("st-mary").await?;
     let theirs = wait_until(PATIENCE, "the job to be encoded at the hub", async || {
         let theirs = at_hub(&above, &job).await.ok()?;
@@ -111,14 +119,36 @@ fn film() -> Result<v1::SubmitJobRequest> {
     Ok(report(vec![inline(picture::png(64, 1)?)]))
 }
 
+/// The key of a job's record, by its name.
+fn key_of(job: &str) -> Result<JobKey> {
+    let id = job.strip_prefix("jobs/").context("a job's name")?;
+    Ok(JobKey {
+        tenant: TenantId::new("st-mary")?,
+        job: JobId::new(id)?,
+    })
+}
+
+/// Makes the time of a job of the edge be over, as it would be in some hours.
+async fn let_expire(site: &Edge, job: &str) -> Result<()> {
+    let (key, queue) = (key_of(job)?, site.queue().await?);
+    let past = UnixMillis(clock()().0 - 1_000);
+    // Whoever else changes the record is waited for.
+    wait_until(PATIENCE, "its time to be over", async || {
+        let (record, revision) = queue.record(&key).await.ok()??;
+        let over = JobRecord {
+            expires: past,
+            ..record
+        };
+        let stored = queue.update_record(&key, &over, revision).await;
+        matches!(stored, Ok(Updated::Updated(_))).then_some(())
+    })
+    .await
+}
+
 /// Cuts the link and makes the hub forget the job, as one does that was put back from an older backup.
 async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
     site.link().cut();
-    let id = theirs.strip_prefix("jobs/").context("a job's name")?;
-    let key = JobKey {
-        tenant: TenantId::new("st-mary")?,
-        job: JobId::new(id)?,
-    };
+    let key = key_of(theirs)?;
     let queue = hub.queue().await?;
     // Whoever still changes it is waited for.
     wait_until(PATIENCE, "the record to be gone", async || {
@@ -135,7 +165,7 @@ async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_hub_has_lost_is_handed_on_again_under_its_name() -> Result<()> {
-    let (hub, site, job, theirs) = before_decode(film()?).await?;
+    let (hub, site, job, theirs) = before_decode().await?;
     lose(&hub, &site, &theirs).await?;
     hub.start_role(Role::Decode).await?;
     site.link().mend();
@@ -153,22 +183,11 @@ async fn a_job_that_the_hub_has_lost_is_handed_on_again_under_its_name() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over() -> Result<()> {
-    let short = v1::SubmitJobRequest {
-        time_to_live: Some(prost_types::Duration {
-            seconds: 30,
-            nanos: 0,
-        }),
-        ..film()?
-    };
-    let (hub, site, job, theirs) = before_decode(short).await?;
+    let (hub, site, job, theirs) = before_decode().await?;
+    // Before the link is cut: whoever follows the job reads its record again after that.
+    let_expire(&site, &job).await?;
     lose(&hub, &site, &theirs).await?;
     let edge = site.client("st-mary").await?;
-    let expires = edge.get(&job).await?.expire_time.context("its end")?;
-    let now = clock();
-    wait_until(PATIENCE, "its time to be over", async || {
-        (now().0 / 1000 > expires.seconds).then_some(())
-    })
-    .await?;
     let waits = edge.get(&job).await?;
     ensure!(waits.state() == JobState::Forwarded, "{waits:?}");
     site.link().mend();
@@ -187,7 +206,7 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_result_the_hub_has_erased_fails_with_the_reason() -> Result<()> {
-    let (hub, site, job, theirs) = before_decode(film()?).await?;
+    let (hub, site, job, theirs) = before_decode().await?;
     site.link().cut();
     hub.start_role(Role::Decode).await?;
     let above = hub.client("st-mary").await?;

@@ -23,6 +23,7 @@ mod slow_request;
 mod tasks;
 mod tenants;
 mod trace;
+mod unreadable;
 mod upgrade;
 mod versions;
 mod walk;

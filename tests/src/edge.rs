@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use medfleet_queue::Queue;
 use medfleet_testkit::{FaultyLink, NatsServer, wait_until};
 use tokio::process::Child;
 use tokio::sync::Mutex;
@@ -174,6 +175,14 @@ impl Edge {
             .collect();
         let file = Table::from_iter([("tokens".to_owned(), Value::Table(table))]);
         fs::write(self.hub_tokens(), file.to_string()).context("write the hub's tokens")
+    }
+
+    /// A connection to its queue, for what no client can see or do.
+    ///
+    /// # Errors
+    /// When its NATS does not answer.
+    pub async fn queue(&self) -> Result<Queue> {
+        config::queue(&self.nats.url()).await
     }
 
     /// A client of a tenant at the edge.

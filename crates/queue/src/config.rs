@@ -55,6 +55,9 @@ pub struct QueueConfig {
     pub upload_ttl: DurationText,
     /// How long a leader lease lasts without renewal.
     pub lease_ttl: DurationText,
+    /// How long a unit that a worker's release cannot read is handed back, for workers of another release to take, before its
+    /// job is failed: longer than workers of two releases run side by side. 0s to fail it at once.
+    pub unreadable_wait: DurationText,
 }
 
 /// Copies of a stream.
@@ -184,6 +187,7 @@ impl Default for QueueConfig {
             intake_messages_max: 1_000_000,
             upload_ttl: DurationText::from_secs(HOUR),
             lease_ttl: DurationText::from_secs(10),
+            unreadable_wait: DurationText::from_secs(10 * 60),
         }
     }
 }

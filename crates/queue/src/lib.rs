@@ -5,12 +5,13 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `search`, `work`,
-//! `puller`, `delivery` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
+//! `puller`, `delivery`, `change` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
 mod ack;
 mod api;
 mod bucket;
+mod change;
 mod config;
 mod connect;
 mod delivery;
@@ -44,6 +45,7 @@ use medfleet_core::{PoolName, UnixMillis};
 use api::Api;
 use bucket::Bucket;
 
+pub use change::Changed;
 pub use config::{ConfigError, QueueConfig, Replicas, ReplicasError, StreamBytes, TlsConfig};
 pub use connect::OLDEST_SERVER;
 pub use delivery::{Delivery, dead_letter};

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use medfleet_core::UnixMillis;
-use medfleet_store::{Backend, BackendError, Entry, Name};
+use medfleet_store::{Backend, BackendError, Entry, Name, Version};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
@@ -308,6 +308,32 @@ impl Inner {
         Ok(true)
     }
 
+    /// The entry's place in the stream and the id of its chunks. A refresh keeps the chunks and moves the entry.
+    async fn version(&self, name: &Name) -> Result<Option<Version>> {
+        self.ready().await?;
+        let found = self.find(name).await?;
+        Ok(found.map(|(meta, stored)| Version::new(format!("{} {}", stored.sequence, meta.id))))
+    }
+
+    /// Removes this very entry, and then its chunks unless an entry that came since names them.
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool> {
+        let parts = version.as_str().split_once(' ');
+        let Some((Ok(sequence), id)) = parts.map(|(at, id)| (at.parse::<u64>(), id)) else {
+            return Ok(false);
+        };
+        let found = self.find(name).await?;
+        if !found.is_some_and(|(_, stored)| stored.sequence == sequence) {
+            return Ok(false);
+        }
+        self.api.delete(&self.stream, sequence).await?;
+        // Who refreshed or replaced it just before has moved it: then there is another entry, and nothing was removed.
+        let now = self.find(name).await?;
+        if !now.as_ref().is_some_and(|(meta, _)| meta.id == id) {
+            self.discard(&self.chunk_subject(id)).await;
+        }
+        Ok(now.is_none())
+    }
+
     async fn refresh(&self, name: &Name) -> Result<bool> {
         self.ready().await?;
         let Some((meta, stored)) = self.find(name).await? else {
@@ -469,6 +495,15 @@ impl Backend for Objects {
         self.inner.delete(name).await.map_err(failed("delete"))
     }
 
+    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
+        self.inner.version(name).await.map_err(failed("look up"))
+    }
+
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
+        let deleted = self.inner.delete_version(name, version).await;
+        deleted.map_err(failed("delete"))
+    }
+
     fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
         let inner = Arc::clone(&self.inner);
         let prefix = prefix.to_owned();
@@ -487,6 +522,10 @@ impl Backend for Objects {
             .try_flatten()
             .map_err(failed("list"))
             .boxed()
+    }
+
+    fn refreshes(&self) -> bool {
+        true
     }
 
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {

@@ -193,6 +193,8 @@ impl Pulls {
                 match Delivery::new(&self.queue, message).await {
                     Ok(delivery) => return Ok(delivery),
                     Err(error @ QueueError::NoUnit { .. }) => return Err(error),
+                    // Said where it was decided.
+                    Err(QueueError::HandedBack { .. }) => {}
                     // It comes again after the acknowledge wait.
                     Err(error) => tracing::error!(
                         stage = %self.stage,
@@ -231,7 +233,7 @@ impl Pulls {
         }
         for message in std::mem::take(&mut self.ready) {
             let delivery = match Delivery::new(&self.queue, message).await {
-                Err(QueueError::NoUnit { .. }) => continue,
+                Err(QueueError::NoUnit { .. } | QueueError::HandedBack { .. }) => continue,
                 delivery => delivery?,
             };
             let now = Verdict::Retry {

@@ -1,5 +1,7 @@
 //! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +17,9 @@ use crate::wire::later::Later;
 use crate::wire::{decode_record, encode_record, later_of_record};
 use crate::{Queue, QueueError, Result, subject};
 
-/// What a compare-and-set compares: the sequence of a record's latest change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What a compare-and-set compares: the sequence of a record's latest change. Two of one sequence are equal, whatever else is
+/// known of the record.
+#[derive(Debug, Clone, Copy)]
 pub struct Revision {
     sequence: u64,
     /// A later release has written fields into it that this one does not know; whoever changes the record keeps them.
@@ -45,6 +48,32 @@ impl Revision {
 
     pub(crate) const fn with_later(self, is_later: bool) -> Self {
         Self { is_later, ..self }
+    }
+}
+
+impl PartialEq for Revision {
+    fn eq(&self, other: &Self) -> bool {
+        self.sequence == other.sequence
+    }
+}
+
+impl Eq for Revision {}
+
+impl PartialOrd for Revision {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Revision {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.sequence.cmp(&other.sequence)
+    }
+}
+
+impl Hash for Revision {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.sequence.hash(state);
     }
 }
 
@@ -409,5 +438,20 @@ fn check_invariants(violated: Option<&'static str>) -> Result<()> {
     match violated {
         Some(invariant) => Err(QueueError::Internal { invariant }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_its_sequence() {
+        let (plain, later) = (Revision::at(3), Revision::at(3).with_later(true));
+        assert_eq!(plain, later);
+        assert_eq!(plain.cmp(&later), Ordering::Equal);
+        assert!(later < Revision::at(4) && plain != Revision::at(4));
+        let of_both = std::collections::HashSet::from([plain, later]);
+        assert_eq!(of_both.len(), 1);
     }
 }

@@ -1,25 +1,29 @@
-//! A message in the place of a unit of work that this release cannot read. Its job would wait for it until its time is over:
-//! so the job that the subject names fails, with a dead letter, before the message goes.
+//! A message in the place of a unit of work that this release cannot read. Another release may: so it is handed back, for a
+//! while. Then its job would wait for it until its time is over: so the job that the subject names fails, with a dead letter,
+//! before the message goes.
 
 use std::time::Duration;
 
 use async_nats::Message;
 use medfleet_core::protocol::{self, Change};
-use medfleet_core::{Failure, FailureReason, JobKey, Move, Verdict, WorkUnit, invariant};
+use medfleet_core::{
+    Failure, FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, Verdict, WorkUnit,
+};
 
 use crate::ack::AckInfo;
 use crate::api::from_headers;
 use crate::delivery::{dead_letter, nak};
-use crate::{Queue, QueueError, Result, Updated, subject};
+use crate::{Queue, QueueError, Result, subject};
 
-/// Tries of failing a job that changes meanwhile.
-const TRIES_MAX: u32 = 16;
 /// Pause before a message whose job is not found is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// First and longest pause before a message is delivered again that another release may be able to read; it doubles.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What is told of a job that failed so.
 const WHY: &str = "a unit of work of the job is not one that this release can read";
 
-/// Gives the message its verdict. The error says what came of it: [`QueueError::NoUnit`] when it is gone.
+/// Gives the message its verdict. The error says what came of it: [`QueueError::NoUnit`] when it is gone,
+/// [`QueueError::HandedBack`] when it comes again.
 pub(crate) async fn bury(
     queue: &Queue,
     message: &Message,
@@ -36,7 +40,9 @@ pub(crate) async fn bury(
         return settled(queue.acknowledge(reply, "+ACK".into()).await, None);
     };
     let key = unit.key.clone();
-    match fail(queue, unit, message).await {
+    let age = age(info, (queue.clock)());
+    let is_over = is_over(info.deliveries, age, queue.config.unreadable_wait.get());
+    match fail(queue, unit, message, is_over).await {
         Ok(Fate::Settled) => {
             tracing::error!(
                 error = why as &dyn std::error::Error,
@@ -45,16 +51,28 @@ pub(crate) async fn bury(
             );
             settled(queue.acknowledge(reply, "+ACK".into()).await, Some(key))
         }
+        Ok(Fate::Later) => {
+            tracing::warn!(
+                error = why as &dyn std::error::Error,
+                job = %key.job,
+                deliveries = info.deliveries,
+                "a unit of work cannot be read: it is handed back, for a worker of another release"
+            );
+            let reason = "another release may be able to read it";
+            let again = nak(pause(info.deliveries));
+            handed_back(queue.acknowledge(reply, again).await, reason)
+        }
         // A server that does not know yet that it leads no more has not got the latest jobs.
+        Ok(Fate::NotFound(_)) if age < queue.outdated_max() => {
+            tracing::warn!(
+                error = why as &dyn std::error::Error,
+                job = %key.job,
+                "a unit of work cannot be read, and its job is not found yet"
+            );
+            let reason = "its job is not found yet";
+            handed_back(queue.acknowledge(reply, nak(LOOK_AGAIN)).await, reason)
+        }
         Ok(Fate::NotFound(unit)) => {
-            let age = (queue.clock)().0.saturating_sub(info.stored_at.0);
-            if u128::try_from(age).unwrap_or(0) < queue.outdated_max().as_millis() {
-                let again = queue.acknowledge(reply, nak(LOOK_AGAIN)).await;
-                return again.err().unwrap_or(QueueError::Malformed {
-                    what: "a work unit",
-                    reason: "and its job is not found yet",
-                });
-            }
             tracing::error!(
                 error = why as &dyn std::error::Error,
                 job = %key.job,
@@ -70,56 +88,96 @@ pub(crate) async fn bury(
     }
 }
 
+/// How long the message is there by this clock, which may be ahead or behind.
+fn age(info: AckInfo, now: UnixMillis) -> Duration {
+    let millis = now.0.saturating_sub(info.stored_at.0);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Whether others have had the time to read it: the message is as old as `wait`, and has come as often as it does within that
+/// at the longest pause. It may have waited long for its first worker, and a unit that was tried often may be young.
+fn is_over(deliveries: u64, age: Duration, wait: Duration) -> bool {
+    let often = wait.as_millis() / PAUSE.1.as_millis();
+    age >= wait && u128::from(deliveries) > often
+}
+
+/// How long to wait before the next delivery.
+fn pause(deliveries: u64) -> Duration {
+    let before = u32::try_from(deliveries.saturating_sub(1)).unwrap_or(u32::MAX);
+    PAUSE.0.saturating_mul(1 << before.min(16)).min(PAUSE.1)
+}
+
+/// Whether a worker may be at work on the job: a start in the stage that the job is in was neither finished nor handed back.
+/// That of a worker that has died looks the same; so this holds only for as long as the job has time.
+fn may_be_at_work(record: &JobRecord, now: UnixMillis) -> bool {
+    let is_started = match record.state {
+        JobState::Released => record.starts.preprocess > 0,
+        JobState::Encoding => record.starts.encode > record.chunks.done(),
+        JobState::Decoding => record.starts.decode > 0,
+        _ => false,
+    };
+    is_started && now <= record.expires
+}
+
 /// What became of the job.
 enum Fate {
     /// Nothing waits for the unit any more.
     Settled,
+    /// Another worker may be able to read it, or is at work on the job.
+    Later,
     /// There is no such job; the unit as far as it is known.
     NotFound(WorkUnit),
 }
 
-/// Fails the job in the epoch that it is in, unless it has ended or the outcome of the unit is in its record already.
-async fn fail(queue: &Queue, mut unit: WorkUnit, message: &Message) -> Result<Fate> {
+/// Fails the job in the epoch that it is in, unless it has ended, the outcome of the unit is in its record already, the hub
+/// does it, or it must not fail yet.
+async fn fail(queue: &Queue, unit: WorkUnit, message: &Message, is_over: bool) -> Result<Fate> {
     let (now, failure) = ((queue.clock)(), failure());
     let step = Move::Fail(failure.clone());
-    for _ in 0..TRIES_MAX {
-        let Some((before, revision)) = queue.record(&unit.key).await? else {
-            return Ok(Fate::NotFound(unit));
-        };
-        unit.epoch = before.epoch;
-        unit.expires = before.expires;
-        unit.cost = before.cost;
-        match protocol::propose_change(&before, &unit, None, &step, now) {
-            Change::Store(after) => {
-                if let Some(invariant) = invariant::violated_by_step(&before, &after) {
-                    return Err(QueueError::Internal { invariant });
-                }
-                let stored = queue.update_record(&unit.key, &after, revision).await?;
-                if stored == Updated::Conflict {
-                    continue;
-                }
-                queue.publish_event(&unit.key, &after).await?;
+    let propose = |before: &JobRecord| {
+        if before.state == JobState::Forwarded {
+            return Some(Change::Superseded);
+        }
+        match protocol::propose_change(before, &of_record(&unit, before), None, &step, now) {
+            Change::Store(_) if !is_over || may_be_at_work(before, now) => None,
+            change => Some(change),
+        }
+    };
+    let changed = queue.change_by(&unit.key, propose).await?;
+    let Some((before, change)) = changed else {
+        return Ok(Fate::NotFound(unit));
+    };
+    let unit = of_record(&unit, &before);
+    match change {
+        None => return Ok(Fate::Later),
+        Some(Change::Store(_)) => publish_letter(queue, &unit, &failure).await?,
+        // Whoever did it may have died before queueing what follows.
+        Some(Change::Done) => {
+            let headers = from_headers(message.headers.as_ref());
+            for next in protocol::next(&unit, &before) {
+                queue.publish_intake(&next, &headers).await?;
+            }
+        }
+        // Whoever ended it, perhaps by this very message, may have died before saying so.
+        Some(Change::Over) => {
+            queue.publish_event(&unit.key, &before).await?;
+            if let Verdict::Reject(failure) = protocol::verdict_of_final(&before) {
                 publish_letter(queue, &unit, &failure).await?;
             }
-            // Whoever did it may have died before queueing what follows.
-            Change::Done => {
-                let headers = from_headers(message.headers.as_ref());
-                for next in protocol::next(&unit, &before) {
-                    queue.publish_intake(&next, &headers).await?;
-                }
-            }
-            // Whoever ended it, perhaps by this very message, may have died before saying so.
-            Change::Over => {
-                queue.publish_event(&unit.key, &before).await?;
-                if let Verdict::Reject(failure) = protocol::verdict_of_final(&before) {
-                    publish_letter(queue, &unit, &failure).await?;
-                }
-            }
-            Change::Superseded => {}
         }
-        return Ok(Fate::Settled);
+        Some(Change::Superseded) => {}
     }
-    Err(QueueError::Contended { tries: TRIES_MAX })
+    Ok(Fate::Settled)
+}
+
+/// The unit that a subject names, with what only its job's record tells.
+fn of_record(unit: &WorkUnit, record: &JobRecord) -> WorkUnit {
+    WorkUnit {
+        epoch: record.epoch,
+        expires: record.expires,
+        cost: record.cost,
+        ..unit.clone()
+    }
 }
 
 fn failure() -> Failure {
@@ -135,5 +193,45 @@ fn settled(acknowledged: Result<()>, job: Option<JobKey>) -> QueueError {
     match acknowledged {
         Ok(()) => QueueError::NoUnit { job },
         Err(error) => error,
+    }
+}
+
+fn handed_back(acknowledged: Result<()>, reason: &'static str) -> QueueError {
+    match acknowledged {
+        Ok(()) => QueueError::HandedBack { reason },
+        Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_have_the_time_of_a_roll_out_and_many_turns_in_it() {
+        let minutes = |count| Duration::from_secs(60 * count);
+        let check = |deliveries, age, wait, expected| {
+            let found = is_over(deliveries, age, wait);
+            assert_eq!(found, expected, "{deliveries} deliveries in {age:?}");
+        };
+        check(1, Duration::ZERO, minutes(10), false);
+        // It waited long for its first worker.
+        check(20, minutes(600), minutes(10), false);
+        // It was tried often by those who can read it.
+        check(u64::MAX, minutes(9), minutes(10), false);
+        check(21, minutes(10), minutes(10), true);
+        check(1, Duration::ZERO, Duration::ZERO, true);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let check = |deliveries, seconds| {
+            assert_eq!(pause(deliveries), Duration::from_secs(seconds));
+        };
+        check(0, 1);
+        check(1, 1);
+        check(4, 8);
+        check(6, 30);
+        check(u64::MAX, 30);
     }
 }

@@ -83,6 +83,23 @@ pub struct Entry {
     pub modified: UnixMillis,
 }
 
+/// Which writing of an object is there, in the place's own words. A write or a refresh makes another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(String);
+
+impl Version {
+    /// From the place's own words.
+    pub fn new(words: impl Into<String>) -> Self {
+        Self(words.into())
+    }
+
+    /// The place's own words.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A backend could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -173,9 +190,30 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Removes the object. True when it was there.
     async fn delete(&self, name: &Name) -> Result<bool, BackendError>;
 
+    /// Which writing of the object is there; none when there is none.
+    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
+        let entry = self.head(name).await?;
+        Ok(entry.map(|entry| Version::new(format!("{}-{}", entry.modified.0, entry.bytes))))
+    }
+
+    /// Removes the object if this writing of it is there. True when it was. Where the place cannot do that at one go, it is
+    /// looked at right before: what is written in between, a round trip at most, goes too.
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
+        if self.version(name).await?.as_ref() == Some(version) {
+            self.delete(name).await
+        } else {
+            Ok(false)
+        }
+    }
+
     /// Every object whose name begins with the segments of `prefix` (without a `/` at its end; empty means all), in any
     /// order. Objects written or deleted meanwhile may or may not appear.
     fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>>;
+
+    /// Whether [`Backend::refresh`] can do anything here.
+    fn refreshes(&self) -> bool {
+        false
+    }
 
     /// Makes an existing object as young as if it were written now, without sending its bytes. False when the object is
     /// not there or the place can't do that; the caller then writes it again.

@@ -4,6 +4,7 @@ mod collect;
 mod references;
 mod relied;
 mod room;
+mod sound;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use futures::stream::BoxStream;
 use medfleet_core::{BlobKind, Digest, JobKey, TenantId, UnixMillis};
 use tracing::instrument::{Instrument, WithSubscriber};
 
-use crate::backend::{Backend, BackendError, Entry, Name};
+use crate::backend::{Backend, BackendError, Name};
 use crate::key::{FleetKey, TenantKey};
 use room::Room;
 
@@ -173,8 +174,9 @@ impl BlobStore {
         hash(content, move |content| key.of_content(content)).await
     }
 
-    /// Stores a content and gives its name. When this returns, the blob survives a power cut. A blob that is there
-    /// already is read, and written again only when it is damaged; it counts as new for collection.
+    /// Stores a content and gives its name. When this returns, the blob survives a power cut, and counts as new for
+    /// collection. In a place that can make a blob young without its bytes (a folder, JetStream), one that is there already is
+    /// read, and written again only when it is damaged; elsewhere (S3) it is always written again.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::Full`] or the place's failure.
@@ -202,90 +204,13 @@ impl BlobStore {
         digest: &Digest,
         content: Bytes,
     ) -> Result<(), StoreError> {
-        let name = blob_name(tenant, kind, digest);
-        let there = self.inner.backend.head(&name).await?;
+        let (name, backend) = (blob_name(tenant, kind, digest), &self.inner.backend);
+        let there = if backend.refreshes() {
+            backend.head(&name).await?
+        } else {
+            None
+        };
         self.put_over(kind, &name, there.as_ref(), content).await
-    }
-
-    /// Stores a content where this was found.
-    async fn put_over(
-        &self,
-        kind: BlobKind,
-        name: &Name,
-        there: Option<&Entry>,
-        content: Bytes,
-    ) -> Result<(), StoreError> {
-        self.check_size(kind, content.len())?;
-        if there.is_some_and(|entry| entry.bytes == content.len() as u64)
-            && self.has(name, &content).await?
-            && self.inner.backend.refresh(name).await?
-        {
-            return Ok(());
-        }
-        self.write(name, content).await.map(drop)
-    }
-
-    /// Whether this very content is stored there: what was damaged since it was put is put again.
-    async fn has(&self, name: &Name, content: &Bytes) -> Result<bool, StoreError> {
-        match self.inner.backend.get(name, content.len() as u64).await {
-            Ok(found) => Ok(found.is_some_and(|found| found == *content)),
-            Err(BackendError::Damaged | BackendError::TooLarge { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Reads a content and checks it against its name. One that is corrupt is deleted, so that the next put makes it again
-    /// and does not take it for what is there already.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::TooLarge`] or the place's failure.
-    pub async fn get(
-        &self,
-        tenant: &TenantId,
-        kind: BlobKind,
-        digest: &Digest,
-    ) -> Result<Bytes, StoreError> {
-        // Twice, before it is deleted: it may have been changed on its way here only.
-        for _ in 0..2 {
-            if let Some(content) = self.read_sound(tenant, kind, digest).await? {
-                return Ok(content);
-            }
-        }
-        match self.delete(tenant, kind, digest).await {
-            Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                %kind,
-                %digest,
-                "a corrupt blob stays"
-            ),
-        }
-        Err(StoreError::Corrupt {
-            kind,
-            digest: *digest,
-        })
-    }
-
-    /// Reads a content; none when it is not what its name says.
-    async fn read_sound(
-        &self,
-        tenant: &TenantId,
-        kind: BlobKind,
-        digest: &Digest,
-    ) -> Result<Option<Bytes>, StoreError> {
-        let bytes_max = self.inner.limits.blob_bytes_max;
-        match self.read(tenant, kind, digest, bytes_max).await {
-            Ok(Some(content)) => {
-                let is_sound = self.digest(tenant, &content).await == *digest;
-                Ok(is_sound.then_some(content))
-            }
-            Ok(None) => Err(StoreError::Missing {
-                kind,
-                digest: *digest,
-            }),
-            Err(StoreError::Corrupt { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.

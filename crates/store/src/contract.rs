@@ -20,6 +20,7 @@ pub async fn run(backend: Arc<dyn Backend>) {
     reads_what_was_written(backend).await;
     lists_by_whole_segments(backend).await;
     refreshes_what_is_there(backend).await;
+    deletes_one_version_only(backend).await;
     survives_concurrent_writers(backend).await;
     let left = names(backend, "").await;
     assert!(
@@ -144,10 +145,12 @@ async fn refreshes_what_is_there(backend: &dyn Backend) {
         .await
         .expect("head works")
         .expect("is there");
-    backend
-        .refresh(&name("t/frame/a"))
-        .await
-        .expect("refresh works");
+    let refreshed = backend.refresh(&name("t/frame/a")).await;
+    assert_eq!(
+        refreshed.expect("refresh works"),
+        backend.refreshes(),
+        "what a place can do it says"
+    );
     let after = backend
         .head(&name("t/frame/a"))
         .await
@@ -159,6 +162,37 @@ async fn refreshes_what_is_there(backend: &dyn Backend) {
         Some(Bytes::from_static(b"x"))
     );
     assert!(delete(backend, "t/frame/a").await);
+}
+
+async fn deletes_one_version_only(backend: &dyn Backend) {
+    let name = name("t/frame/a");
+    let version = async || backend.version(&name).await.expect("version works");
+    assert_eq!(version().await, None, "nothing has no version");
+    put(backend, "t/frame/a", Bytes::from_static(b"damaged")).await;
+    let first = version().await.expect("is there");
+    assert_eq!(version().await.as_ref(), Some(&first), "a look changes it");
+    let mut older = vec![first];
+    // As long as the one before.
+    put(backend, "t/frame/a", Bytes::from_static(b"as once")).await;
+    if backend.refreshes() {
+        older.push(version().await.expect("is there"));
+        let refreshed = backend.refresh(&name).await;
+        assert!(refreshed.expect("refresh works"));
+    }
+    for older in older {
+        let deleted = backend.delete_version(&name, &older).await;
+        assert!(!deleted.expect("works"), "a newer version was deleted");
+        assert_eq!(
+            get(backend, "t/frame/a").await,
+            Some(Bytes::from_static(b"as once"))
+        );
+    }
+    let last = version().await.expect("is there");
+    let deleted = backend.delete_version(&name, &last).await;
+    assert!(deleted.expect("works"), "it was there");
+    assert_eq!(get(backend, "t/frame/a").await, None);
+    let deleted = backend.delete_version(&name, &last).await;
+    assert!(!deleted.expect("works"), "it was gone");
 }
 
 async fn survives_concurrent_writers(backend: &dyn Backend) {

@@ -13,7 +13,7 @@ pub mod config;
 pub mod contract;
 pub mod key;
 
-pub use backend::{Backend, BackendError, Entry, Name};
+pub use backend::{Backend, BackendError, Entry, Name, Version};
 pub use blob::{
     BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, Named, Relied, StoreError,
 };

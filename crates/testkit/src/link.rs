@@ -16,6 +16,8 @@ enum Fault {
     None,
     /// Closes every connection and refuses new ones.
     Cut,
+    /// Passes so many more of those that clients send, on all connections together; then it is cut.
+    CutAfter(u64),
     /// Passes them this much later, in each direction.
     Delay(Duration),
     /// Passes nothing and closes nothing: what a dead switch does.
@@ -58,12 +60,12 @@ impl FaultyLink {
             .await
             .context("bind the link")?;
         let address = listener.local_addr().context("the link's address")?;
-        let (state, states) = watch::channel(State {
+        let (state, _) = watch::channel(State {
             fault: Fault::None,
             closed: 0,
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, server, states));
+        tasks.spawn(serve(listener, server, state.clone()));
         Ok(Self {
             address,
             state,
@@ -80,6 +82,18 @@ impl FaultyLink {
     /// Closes all connections, and every new one, until [`FaultyLink::mend`].
     pub fn cut(&self) {
         self.set(Fault::Cut, true);
+    }
+
+    /// Passes so many more bytes of what clients send, then closes all connections, and every new one, until
+    /// [`FaultyLink::mend`]: a cut in the middle of something, however fast it goes.
+    pub fn cut_after(&self, bytes: u64) {
+        self.set(Fault::CutAfter(bytes), false);
+    }
+
+    /// Whether it is cut.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.state.borrow().fault == Fault::Cut
     }
 
     /// Passes nothing in either direction, with every connection open, until [`FaultyLink::mend`].
@@ -112,7 +126,7 @@ impl FaultyLink {
     }
 }
 
-async fn serve(listener: TcpListener, server: SocketAddr, states: watch::Receiver<State>) {
+async fn serve(listener: TcpListener, server: SocketAddr, link: watch::Sender<State>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else {
@@ -120,22 +134,22 @@ async fn serve(listener: TcpListener, server: SocketAddr, states: watch::Receive
         };
         // Finished connections are let go of here, so that the set stays as small as what is open.
         while connections.try_join_next().is_some() {}
-        let opened = *states.borrow();
+        let opened = *link.borrow();
         if opened.fault == Fault::Cut {
             continue;
         }
-        let states = states.clone();
+        let link = link.clone();
         connections.spawn(async move {
             let Ok(server) = TcpStream::connect(server).await else {
                 return;
             };
             let (client_in, client_out) = client.into_split();
             let (server_in, server_out) = server.into_split();
-            let mut closed = states.clone();
+            let mut closed = link.subscribe();
             // Either direction's end closes both, as a broken cable would.
             tokio::select! {
-                () = pass(client_in, server_out, (states.clone(), false)) => {}
-                () = pass(server_in, client_out, (states, true)) => {}
+                () = pass(client_in, server_out, &link, false) => {}
+                () = pass(server_in, client_out, &link, true) => {}
                 // An error says that the link is gone.
                 _ = closed.wait_for(|state| state.closed != opened.closed) => {}
             }
@@ -147,8 +161,10 @@ async fn serve(listener: TcpListener, server: SocketAddr, states: watch::Receive
 async fn pass(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    (mut states, is_answer): (watch::Receiver<State>, bool),
+    link: &watch::Sender<State>,
+    is_answer: bool,
 ) {
+    let mut states = link.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = match from.read(&mut buffer).await {
@@ -167,5 +183,26 @@ async fn pass(
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
+        if !is_answer {
+            spend(link, count);
+        }
     }
+}
+
+/// Counts what was passed, and cuts the link when that was the last that it is to pass.
+fn spend(link: &watch::Sender<State>, count: usize) {
+    link.send_if_modified(|state| {
+        let Fault::CutAfter(left) = state.fault else {
+            return false;
+        };
+        let left = left.saturating_sub(count as u64);
+        let is_over = left == 0;
+        state.fault = if is_over {
+            Fault::Cut
+        } else {
+            Fault::CutAfter(left)
+        };
+        state.closed += u64::from(is_over);
+        is_over
+    });
 }

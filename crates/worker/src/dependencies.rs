@@ -64,11 +64,14 @@ impl Dependencies {
         let queue = Queue::connect(queue, now)
             .await
             .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
-        // Asked first: whoever accepted a job before has left a trace in the store by then.
-        let has_jobs = queue.has_records().await;
-        if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
-            let used = store.check_used();
-            used.map_err(|error| Stop::usage(ConnectionError::from(error)))?;
+        // Only of a folder can it be told. The queue is asked first: whoever accepted a job before has left a trace in the folder
+        // by then.
+        if matches!(store.backend, BackendConfig::Folder { .. }) {
+            let has_jobs = queue.has_records().await;
+            if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
+                let used = store.check_used();
+                used.map_err(|error| Stop::usage(ConnectionError::from(error)))?;
+            }
         }
         let opened = match &store.backend {
             BackendConfig::Jetstream { bucket, replicas } => {

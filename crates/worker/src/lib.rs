@@ -5,10 +5,9 @@
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
-//! unit from outside), `change` (record changes that respect the fence), `presence`; `encoded` is the file that a hospital's
+//! unit from outside), `presence`; `encoded` is the file that a hospital's
 //! edge sends in place of images.
 
-mod change;
 mod config;
 mod decision;
 mod dependencies;

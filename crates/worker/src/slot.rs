@@ -10,12 +10,13 @@ use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Applied, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen};
+use medfleet_queue::{
+    Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
+};
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
 use tokio::sync::broadcast;
 use tracing::{Instrument, Span, field};
 
-use crate::change::{Changed, change};
 use crate::config::WorkerConfig;
 use crate::decision::backoff;
 use crate::handler::{Ending, Handler, Started, publish};
@@ -189,7 +190,7 @@ impl<H: Handler> Slot<H> {
         let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
         // This process's clock may be ahead: the queue's decides.
         if now > unit.expires && queue.time().await? > unit.expires {
-            return Ok(match change(queue, unit, None, &Move::Expire, now).await? {
+            return Ok(match queue.change(unit, None, &Move::Expire, now).await? {
                 // Whoever ended it may have died before saying so.
                 Changed::Over(record) => return Err(Ending::Over(Some(record))),
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
@@ -239,7 +240,7 @@ impl<H: Handler> Slot<H> {
             Start::Repeat(record, counted) => {
                 if counted {
                     let step = Move::HandBack { stage: H::STAGE };
-                    change(queue, unit, None, &step, now).await?;
+                    queue.change(unit, None, &step, now).await?;
                 }
                 self.repeat(delivery, &record).await?;
                 Ok(Verdict::Done)
@@ -322,8 +323,9 @@ impl<H: Handler> Slot<H> {
             Stopped::Over(record) => Some(Ending::Over(Some(record))),
             Stopped::Draining => None,
             Stopped::Expired => {
-                let (unit, now) = (&delivery.unit, self.worker.clock.now());
-                let expired = change(&self.worker.queue, unit, None, &Move::Expire, now).await;
+                let (unit, queue) = (&delivery.unit, &self.worker.queue);
+                let now = self.worker.clock.now();
+                let expired = queue.change(unit, None, &Move::Expire, now).await;
                 Some(match expired {
                     Ok(Changed::Over(record)) => Ending::Over(Some(record)),
                     Ok(Changed::Made | Changed::Done(_) | Changed::Superseded) => {
@@ -340,7 +342,8 @@ impl<H: Handler> Slot<H> {
     async fn hand_back(&self, delivery: &Delivery, attempt: Option<u32>) -> bool {
         let step = Move::HandBack { stage: H::STAGE };
         let now = self.worker.clock.now();
-        match change(&self.worker.queue, &delivery.unit, attempt, &step, now).await {
+        let (queue, unit) = (&self.worker.queue, &delivery.unit);
+        match queue.change(unit, attempt, &step, now).await {
             Ok(Changed::Superseded) => false,
             Ok(Changed::Made | Changed::Over(_) | Changed::Done(_)) => true,
             Err(error) => {
@@ -383,7 +386,8 @@ impl<H: Handler> Slot<H> {
             }
             Ending::Fail(failure) => {
                 let step = Move::Fail(failure.clone());
-                match change(queue, unit, attempt, &step, self.worker.clock.now()).await? {
+                let now = self.worker.clock.now();
+                match queue.change(unit, attempt, &step, now).await? {
                     Changed::Made => {
                         tracing::info!(stage = %H::STAGE, reason = failure.reason.as_str(), detail = failure.message, "a job failed");
                         Ok(verdict_of_failure(failure))

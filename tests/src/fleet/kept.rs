@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use medfleet_queue::Queue;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 use super::Fleet;
 use crate::config;
@@ -29,6 +31,30 @@ impl Fleet {
     /// When NATS does not answer.
     pub async fn queue(&self) -> Result<Queue> {
         config::queue(&self.nats.lock().await.url()).await
+    }
+
+    /// Publishes bytes as they are, as a client of NATS that is none of ours does.
+    ///
+    /// # Errors
+    /// When NATS does not answer.
+    pub async fn publish_raw(&self, subject: &str, bytes: &[u8]) -> Result<()> {
+        let address = self.nats.lock().await.address();
+        let (from, mut to) = TcpStream::connect(address).await?.into_split();
+        let begin = format!(
+            "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
+            bytes.len()
+        );
+        // It answers the ping when it has read what came before.
+        let message = [begin.as_bytes(), bytes, b"\r\nPING\r\n"].concat();
+        to.write_all(&message).await?;
+        let mut lines = BufReader::new(from).lines();
+        while let Some(line) = lines.next_line().await? {
+            ensure!(!line.starts_with("-ERR"), "NATS says {line}");
+            if line == "PONG" {
+                return Ok(());
+            }
+        }
+        bail!("NATS closed the connection")
     }
 
     /// Copies what a stopped fleet keeps: the queue's files and the blobs.

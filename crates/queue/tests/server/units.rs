@@ -1,5 +1,6 @@
 //! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,10 +329,89 @@ async fn is_settled(queue: &Queue) -> Result<()> {
     Ok(())
 }
 
+/// A queue whose workers leave nothing that they cannot read to others; what a dropped one had comes again soon.
+async fn start_impatient() -> Result<(NatsServer, Queue)> {
+    start_with(|config| {
+        config.unreadable_wait = short(0);
+        config.ack_wait = short(1000);
+    })
+    .await
+}
+
+/// What the server says of the consumer that serves the garbage.
+async fn consumer(client: &async_nats::Client) -> Result<serde_json::Value> {
+    let info = format!("$JS.API.CONSUMER.INFO.WORK_ENCODE.{}_stat", kit::pool());
+    let info = client.request(info, "".into()).await?;
+    Ok(serde_json::from_slice(&info.payload)?)
+}
+
+/// Pulls, and takes nothing, until the message has come so often.
+async fn comes(server: &NatsServer, puller: &mut Puller, often: u64) -> Result<()> {
+    let client = async_nats::connect(server.url()).await?;
+    let again = wait_until(PATIENCE, "the message to come again", async || {
+        let info = consumer(&client).await.ok()?;
+        (info["delivered"]["consumer_seq"].as_u64()? >= often).then_some(())
+    });
+    tokio::select! {
+        taken = puller.next() => bail!("{taken:?}"),
+        came = again => came,
+    }
+}
+
+/// Workers of two releases run side by side while one takes the other's place.
+#[tokio::test]
+async fn a_unit_that_cannot_be_read_is_left_to_others_first() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    put_garbage(&server, &key.to_string(), 0).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    comes(&server, &mut puller, 2).await?;
+    let (waits, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(waits == record, "{waits:?}");
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
+    Ok(())
+}
+
+/// The other one may have read another unit of the job.
+#[tokio::test]
+async fn a_job_does_not_fail_for_a_unit_while_a_worker_may_be_at_work_on_it() -> Result<()> {
+    let (server, queue) = start_impatient().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let start = |stage| Move::Start {
+        stage,
+        retries_max: 3,
+    };
+    let frames = Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks: 2,
+        frame_count: 2,
+    };
+    for step in [start(Stage::Preprocess), frames, start(Stage::Encode)] {
+        let moved = queue.apply(&key, Some(0), &step, kit::clock()()).await?;
+        ensure!(matches!(moved, Applied::Applied { .. }), "{moved:?}");
+    }
+    put_garbage(&server, &key.to_string(), 1).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    comes(&server, &mut puller, 2).await?;
+    let (goes_on, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(goes_on.state == JobState::Encoding, "{goes_on:?}");
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
+    let back = Move::HandBack {
+        stage: Stage::Encode,
+    };
+    queue.apply(&key, Some(0), &back, kit::clock()()).await?;
+    ensure!(refused(&mut puller).await? == Some(key.clone()));
+    let (failed, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(failed.state == JobState::Failed, "{failed:?}");
+    Ok(())
+}
+
 /// Its job would wait for it until its time is over.
 #[tokio::test]
 async fn a_unit_that_cannot_be_read_fails_its_job_with_the_reason() -> Result<()> {
-    let (server, queue) = start().await?;
+    let (server, queue) = start_impatient().await?;
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
     put_garbage(&server, &key.to_string(), 0).await?;
@@ -399,31 +479,77 @@ async fn a_unit_that_cannot_be_read_and_is_done_fails_nothing() -> Result<()> {
 /// A server of a cluster that leads no more, and does not know it yet, has not got the latest jobs.
 #[tokio::test]
 async fn a_unit_that_cannot_be_read_waits_for_a_job_that_is_not_found_yet() -> Result<()> {
-    let (server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    let (server, queue) = start_impatient().await?;
     let (key, record) = kit::record(1, 1);
     put_garbage(&server, &key.to_string(), 0).await?;
-    // One server only, whose answers are taken as a cluster's; and for this clock the message stays young.
-    let mut config = kit::config(&server.url());
-    config.replicas = Replicas::Three;
-    let careful = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
-    let mut puller = careful.puller(Stage::Encode, kit::pool());
-    let client = async_nats::connect(server.url()).await?;
-    let consumer = format!("$JS.API.CONSUMER.INFO.WORK_ENCODE.{}_stat", kit::pool());
-    let again = wait_until(PATIENCE, "the message to come again", async || {
-        let info = client.request(consumer.clone(), "".into()).await.ok()?;
-        let info: serde_json::Value = serde_json::from_slice(&info.payload).ok()?;
-        (info["delivered"]["consumer_seq"].as_u64()? > 1).then_some(())
-    });
-    tokio::select! {
-        taken = puller.next() => bail!("{taken:?}"),
-        came = again => came?,
-    }
+    let mut puller = careful(&server).await?.puller(Stage::Encode, kit::pool());
+    comes(&server, &mut puller, 2).await?;
     ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
     queue.create_record(&key, &record).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     ensure!(refused(&mut puller).await? == Some(key.clone()));
     let (failed, _) = queue.record(&key).await?.context("a record")?;
     ensure!(failed.state == JobState::Failed, "{failed:?}");
+    Ok(())
+}
+
+/// One server only, whose answers are taken as a cluster's; and for its clock every message stays young.
+async fn careful(server: &NatsServer) -> Result<Queue> {
+    let mut config = kit::config(&server.url());
+    config.replicas = Replicas::Three;
+    Ok(Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?)
+}
+
+/// What is behind it would wait out the acknowledge wait.
+#[tokio::test]
+async fn closing_hands_back_what_is_behind_a_unit_that_cannot_be_read() -> Result<()> {
+    let long = 10 * u64::try_from(PATIENCE.as_millis())?;
+    let (server, queue) = start_with(|config| config.ack_wait = short(long)).await?;
+    let careful = careful(&server).await?;
+    let mut first = careful.puller(Stage::Encode, kit::pool());
+    let (mut second, mut third) = (first.clone(), first.clone());
+    // Subscribes and looks once.
+    let looked = tokio::time::timeout(Duration::from_millis(300), first.next()).await;
+    ensure!(looked.is_err());
+    {
+        let mut pulls = pin!(first.next());
+        let waits = pin!(second.next());
+        let waits_too = pin!(third.next());
+        ensure!(pulls.as_mut().now_or_never().is_none());
+        ensure!(waits.now_or_never().is_none() && waits_too.now_or_never().is_none());
+        let (key, _) = kit::record(1, 1);
+        put_garbage(&server, &key.to_string(), 0).await?;
+        queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
+        // One look in so long, so that both have come before they could be dealt with.
+        let client = async_nats::connect(server.url()).await?;
+        wait_until(PATIENCE, "both to be on their way", async || {
+            if pulls.as_mut().now_or_never().is_some() {
+                return Some(Err("one was taken"));
+            }
+            let arrived = async {
+                loop {
+                    let info = consumer(&client).await.ok()?;
+                    if info["num_ack_pending"].as_u64()? == 2 {
+                        return Some(Ok(()));
+                    }
+                }
+            };
+            let arrived = tokio::time::timeout(Duration::from_secs(1), arrived).await;
+            arrived.ok().flatten()
+        })
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    }
+    first.close().await?;
+    let mut other = queue.puller(Stage::Encode, kit::pool());
+    let delivery = loop {
+        match tokio::time::timeout(PATIENCE, other.next()).await? {
+            Err(QueueError::NoUnit { .. }) => {}
+            taken => break taken?,
+        }
+    };
+    ensure!(delivery.unit == unit(2, Class::Stat));
+    delivery.settle(Verdict::Done).await?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use medfleet_core::UnixMillis;
 
-use super::{Backend, BackendError, Entry, Name};
+use super::{Backend, BackendError, Entry, Name, Version};
 
 /// Where files wait until they are whole. No name begins with a full stop.
 const TEMPORARY: &str = ".tmp";
@@ -175,13 +175,26 @@ impl Backend for Folder {
 
     async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
         let name = name.clone();
+        self.blocking("delete", move |root| root.delete(&name))
+            .await
+    }
+
+    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
+        let name = name.clone();
+        self.blocking("look up", move |root| root.version(&name))
+            .await
+    }
+
+    /// No file system removes a file on a condition: what remains is the time between two calls, microseconds, in which a put
+    /// could rename its file into this place.
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
+        let (name, version) = (name.clone(), version.clone());
         self.blocking("delete", move |root| {
-            let file = root.file(&name);
-            let Some(()) = found(fs::remove_file(&file))? else {
-                return Ok(false);
-            };
-            root.tidy_after(&file)?;
-            Ok(true)
+            if root.version(&name)? == Some(version) {
+                root.delete(&name)
+            } else {
+                Ok(false)
+            }
         })
         .await
     }
@@ -198,6 +211,10 @@ impl Backend for Folder {
             }
         };
         stream::once(entries).flatten().boxed()
+    }
+
+    fn refreshes(&self) -> bool {
+        true
     }
 
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
@@ -224,6 +241,26 @@ impl Root {
     fn head(&self, name: Name) -> io::Result<Option<Entry>> {
         let metadata = found(fs::metadata(self.file(&name)))?;
         metadata.map(|metadata| entry(name, &metadata)).transpose()
+    }
+
+    /// A put brings another file, and a refresh another time.
+    fn version(&self, name: &Name) -> io::Result<Option<Version>> {
+        let metadata = found(fs::metadata(self.file(name)))?;
+        let version = metadata.map(|metadata| {
+            let (seconds, nanos) = (metadata.mtime(), metadata.mtime_nsec());
+            let (number, bytes) = (metadata.ino(), metadata.len());
+            Version::new(format!("{number} {seconds}.{nanos:09} {bytes}"))
+        });
+        Ok(version)
+    }
+
+    fn delete(&self, name: &Name) -> io::Result<bool> {
+        let file = self.file(name);
+        let Some(()) = found(fs::remove_file(&file))? else {
+            return Ok(false);
+        };
+        self.tidy_after(&file)?;
+        Ok(true)
     }
 
     fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<UnixMillis> {

@@ -10,7 +10,7 @@ use medfleet_core::UnixMillis;
 use object_store::path::Path;
 use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::{Backend, BackendError, Entry, Name};
+use super::{Backend, BackendError, Entry, Name, Version};
 
 /// Blobs in an object store. Object stores answer a put only when the object is durable.
 #[derive(Debug, Clone)]
@@ -59,6 +59,16 @@ impl Backend for Objects {
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
         let found = found("look up", self.store.head(&path(name)).await)?;
         Ok(found.map(|meta| entry(name.clone(), &meta)))
+    }
+
+    /// By the tag of its content, and the time: the same content written again over a damaged one may have the tag of both.
+    /// The library knows no delete on a condition, so [`Backend::delete_version`] looks right before.
+    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
+        let found = found("look up", self.store.head(&path(name)).await)?;
+        Ok(found.map(|meta| {
+            let (tag, time) = (meta.e_tag.as_deref(), meta.last_modified.timestamp_millis());
+            Version::new(format!("{} {time} {}", tag.unwrap_or_default(), meta.size))
+        }))
     }
 
     async fn delete(&self, name: &Name) -> Result<bool, BackendError> {

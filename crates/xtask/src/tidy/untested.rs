@@ -48,16 +48,81 @@ fn has_test(text: &str) -> bool {
         .any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
 }
 
-/// Lines on which a block of code opens in a comment that rustdoc reads.
+/// Spaces that make code of a line.
+const CODE_INDENT: usize = 4;
+
+/// Lines on which a block of code opens in a comment that rustdoc reads: after a fence, or indented.
 fn examples(text: &str) -> impl Iterator<Item = usize> {
-    let mut is_open = false;
+    let mut comment = Comment::default();
     text.lines().enumerate().filter_map(move |(index, line)| {
         let line = line.trim();
-        let said = line.strip_prefix("///").or(line.strip_prefix("//!"))?;
-        let language = said.trim().strip_prefix("```")?;
-        is_open = !is_open;
-        (is_open && language != "text").then_some(index + 1)
+        let said = line.strip_prefix("///").or(line.strip_prefix("//!"));
+        let opens = match said {
+            Some(said) => comment.opens_code(said.strip_prefix(' ').unwrap_or(said)),
+            None => {
+                comment = Comment::default();
+                false
+            }
+        };
+        opens.then_some(index + 1)
     })
+}
+
+/// What is known of a comment after some of its lines.
+#[derive(Default)]
+struct Comment {
+    is_fenced: bool,
+    is_indented: bool,
+    /// An indented line after a paragraph's is the paragraph's.
+    is_after_text: bool,
+    /// Where the text of the list's item begins, of which what follows may be a part.
+    item: usize,
+}
+
+impl Comment {
+    /// Whether code that rustdoc would run begins on this line.
+    fn opens_code(&mut self, said: &str) -> bool {
+        let text = said.trim_start();
+        if let Some(language) = text.strip_prefix("```") {
+            self.is_fenced = !self.is_fenced;
+            (self.is_indented, self.is_after_text) = (false, false);
+            return self.is_fenced && language.trim() != "text";
+        }
+        if self.is_fenced {
+            return false;
+        }
+        if text.is_empty() {
+            self.is_after_text = false;
+            return false;
+        }
+        let indent = said.len() - text.len();
+        if indent < self.item && !self.is_after_text {
+            self.item = 0;
+        }
+        if !self.is_after_text && indent >= self.item + CODE_INDENT {
+            let was_indented = std::mem::replace(&mut self.is_indented, true);
+            return !was_indented;
+        }
+        self.is_indented = false;
+        // A heading is no paragraph.
+        self.is_after_text = !text.starts_with('#');
+        if let Some(width) = marker(text) {
+            self.item = indent + width;
+        }
+        false
+    }
+}
+
+/// Length of what marks a list's item, with the space behind it.
+fn marker(text: &str) -> Option<usize> {
+    let number = text.bytes().take_while(u8::is_ascii_digit).count();
+    let rest = &text[number..];
+    let marks: &[&str] = match number {
+        0 => &["- ", "* ", "+ "],
+        _ => &[". ", ") "],
+    };
+    let is_item = marks.iter().any(|mark| rest.starts_with(mark));
+    is_item.then_some(number + 2)
 }
 
 #[cfg(test)]
@@ -92,5 +157,19 @@ mod tests {
         let of = |text: &str| examples(text).collect::<Vec<_>>();
         assert_eq!(of("//! ```text\n//! a\n//! ```\n"), Vec::<usize>::new());
         assert_eq!(of("fn a() {}\n/// ```\n/// a();\n/// ```\n"), [2]);
+        // Indented code is code, and an example too.
+        assert_eq!(of("/// As in\n///\n///     a();\n///     b();\n"), [3]);
+        assert_eq!(of("    //!     a();\n"), [1]);
+        assert_eq!(of("/// # Use\n///     a();\n///\n///     b();\n"), [2]);
+        assert_eq!(of("/// - one\n///\n///       a();\n"), [3]);
+        let none: [usize; 0] = [];
+        assert_eq!(of("/// A sentence that\n///     goes on.\n"), none);
+        assert_eq!(of("/// - one\n///\n///   - two\n///     goes on\n"), none);
+        assert_eq!(of("/// 1. one\n///\n///    goes on\n"), none);
+        assert_eq!(of("/// ```text\n///\n///     a\n/// ```\n"), none);
+        assert_eq!(
+            of("    fn a() {}\n    // not rustdoc's\n    //     a\n"),
+            none
+        );
     }
 }

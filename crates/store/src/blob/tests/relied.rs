@@ -67,6 +67,10 @@ impl Backend for Noted {
         self.place.list(prefix)
     }
 
+    fn refreshes(&self) -> bool {
+        true
+    }
+
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
         let refreshed = || self.refreshed.lock().expect("nobody panicked");
         refreshed().push(name.clone());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::backend::Version;
 
 /// Far above what any of these waits takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -238,4 +239,101 @@ async fn corrupt_is_made_again(place: Arc<dyn Backend>) {
     assert_eq!(digest, put(&store, "a", BlobKind::Tokens, b"tokens").await);
     let found = store.get(&a, BlobKind::Tokens, &digest).await;
     assert_eq!(&found.expect("gets")[..], b"tokens");
+}
+
+/// A place where a damaged blob is put again while it is read, after as many reads.
+#[derive(Debug)]
+struct Mended {
+    place: Arc<dyn Backend>,
+    sound: Bytes,
+    after: u32,
+    reads: AtomicU32,
+}
+
+#[async_trait]
+impl Backend for Mended {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.place.put(name, bytes).await
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        let found = self.place.get(name, bytes_max).await;
+        if self.reads.fetch_add(1, Ordering::Relaxed) + 1 == self.after {
+            self.place.put(name, self.sound.clone()).await?;
+        }
+        found
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        self.place.head(name).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        self.place.delete(name).await
+    }
+
+    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
+        self.place.version(name).await
+    }
+
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
+        self.place.delete_version(name, version).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        self.place.list(prefix)
+    }
+}
+
+/// Its putter was told that it is there.
+#[tokio::test]
+async fn a_blob_that_is_put_again_is_not_deleted_by_who_saw_it_damaged() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for after in [1, 2] {
+        let places: [Arc<dyn Backend>; 2] = [
+            Arc::new(Objects::in_memory()),
+            Arc::new(Folder::open(folder.path()).expect("opens")),
+        ];
+        for place in places {
+            let (plain, _) = store();
+            let sound = Bytes::from_static(b"tokens");
+            let digest = plain.digest(&tenant("a"), &sound).await;
+            let name = blob_name(&tenant("a"), BlobKind::Tokens, &digest);
+            let damaged = place.put(&name, Bytes::from_static(b"tokenz")).await;
+            damaged.expect("puts");
+            let mended: Arc<dyn Backend> = Arc::new(Mended {
+                place: Arc::clone(&place),
+                sound: sound.clone(),
+                after,
+                reads: AtomicU32::new(0),
+            });
+            let store = over(&mended, plain.limits());
+            let found = store.get(&tenant("a"), BlobKind::Tokens, &digest).await;
+            assert_eq!(found.expect("gets"), sound);
+            let stays = place.get(&name, 1_000).await.expect("works");
+            assert_eq!(stays, Some(sound));
+        }
+    }
+}
+
+/// It is written again anyway.
+#[tokio::test]
+async fn a_put_does_not_read_where_reading_saves_nothing() {
+    let (plain, place) = store();
+    assert!(!place.refreshes());
+    let read = Arc::new(Mended {
+        place,
+        sound: Bytes::new(),
+        after: 0,
+        reads: AtomicU32::new(0),
+    });
+    let backend: Arc<dyn Backend> = read.clone();
+    let store = over(&backend, plain.limits());
+    let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
+    assert_eq!(digest, put(&store, "a", BlobKind::Tokens, b"tokens").await);
+    let kept = store.keep(&key(), frame(), &[], ready(Ok(()))).await;
+    kept.expect("keeps");
+    let kept = store.keep(&key(), frame(), &[], ready(Ok(()))).await;
+    kept.expect("keeps again");
+    assert_eq!(read.reads.load(Ordering::Relaxed), 0);
 }

@@ -1,0 +1,59 @@
+//! A message among the units of work that no worker can read is counted, where an alert looks, and fails the job that it names.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::config::POOL;
+use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
+use medfleet_tests::picture;
+use toml::toml;
+
+/// Bytes that are no unit.
+const GARBAGE: &[u8] = &[0x0a, 0xff];
+
+/// What the encode worker has counted of them, by whether they name their job.
+async fn counted(fleet: &Fleet, job_known: &str) -> Result<f64> {
+    let (_, page) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
+    let series = format!("medfleet_encode_unreadable_units_total{{job_known=\"{job_known}\"}} ");
+    let value = page.lines().find_map(|line| line.strip_prefix(&series));
+    let value = value.with_context(|| format!("no {series}"))?;
+    value.trim().parse().context("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_cannot_be_read_are_counted() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        queue: toml! { unreadable_wait = "0s" },
+        ..Options::default()
+    })
+    .await?;
+    for job_known in ["yes", "no"] {
+        let count = counted(&fleet, job_known).await?;
+        ensure!(count == 0.0, "{job_known}: {count} before the first");
+    }
+    // The job rests, so that no worker is at work on it.
+    fleet.stop_role(Role::Preprocess).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?
+        .name;
+    let id = job.strip_prefix("jobs/").context("a job's name")?;
+    for (named, job_known) in [(format!("st-mary.{id}"), "yes"), ("Nobody.1".into(), "no")] {
+        let subject = format!("work.encode.{POOL}.stat.{named}.0");
+        fleet.publish_raw(&subject, GARBAGE).await?;
+        wait_until(PATIENCE, "the unit to be counted", async || {
+            (counted(&fleet, job_known).await.ok()? == 1.0).then_some(())
+        })
+        .await?;
+    }
+    let failed = client.wait_final(&job).await?;
+    let failure = failed.failure.clone().context("a reason")?;
+    ensure!(
+        failed.state() == JobState::Failed && failure.reason() == FailureReason::Internal,
+        "{failed:?}"
+    );
+    ensure!(counted(&fleet, "yes").await? == 1.0, "counted twice");
+    Ok(())
+}
