@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 use crate::convert;
 use crate::hub::Hub;
+use crate::leader::LEASE;
 use crate::metrics::{DEAD, Figures};
 use crate::roster::Roster;
-use crate::work::LEASE;
 
 pub(crate) use recent::Recent;
 
