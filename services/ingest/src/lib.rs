@@ -5,7 +5,7 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` and `sweep` (Submit), `upload`, `watch` with `hub` and `stitch`, `erase` and `keeper`,
+//! `cost`, `quota`, `clock`, `accept` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and `keeper`,
 //! `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub above),
 //! `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server` with
 //! `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
@@ -23,7 +23,7 @@ mod dead;
 mod edge;
 mod erase;
 mod error;
-mod hub;
+mod fanout;
 mod keeper;
 mod keys;
 mod leader;
@@ -77,7 +77,7 @@ use clock::QueueClock;
 use connections::ConnectionLimits;
 use dead::DeadLetters;
 use edge::Edge;
-use hub::Hub;
+use fanout::Fanout;
 use keeper::Keeper;
 use keys::Keys;
 use metrics::Figures;
@@ -145,7 +145,7 @@ pub async fn run(
     clock.ask(&dependencies.queue).await;
     let figures = Figures::new(&dependencies.metrics);
     let open = OpenJobs::default();
-    let hub = Hub::new(config.watch.signals_max, open.clone());
+    let fanout = Fanout::new(config.watch.signals_max, open.clone());
     let retry_after = config.limits.retry_after.get();
     let quotas = Quotas::new(
         config.quotas.clone(),
@@ -158,7 +158,7 @@ pub async fn run(
         tokens,
         figures,
         quotas,
-        hub,
+        fanout,
         open,
         pools,
         rules,
@@ -203,7 +203,7 @@ struct Parts {
     tokens: Tokens,
     figures: Figures,
     quotas: Quotas,
-    hub: Hub,
+    fanout: Fanout,
     open: OpenJobs,
     pools: Vec<PoolName>,
     rules: unit::Rules,
@@ -295,7 +295,7 @@ impl Parts {
             config: self.config.watch.clone(),
             queue: dependencies.queue.clone(),
             blobs: acceptor.blobs.clone(),
-            hub: self.hub.clone(),
+            fanout: self.fanout.clone(),
             clock: self.clock(),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
@@ -328,7 +328,7 @@ impl Parts {
             scope,
             config: self.config.dispatcher.clone(),
             queue: dependencies.queue.clone(),
-            hub: self.hub.clone(),
+            fanout: self.fanout.clone(),
             roster: self.roster.clone(),
             open: self.open.clone(),
             pools: self.pools.clone(),
@@ -369,14 +369,14 @@ impl Parts {
         start(
             &dependencies.tasks,
             "job events",
-            self.hub
+            self.fanout
                 .clone()
                 .carry_events(queue.clone(), shutdown.clone()),
         );
         start(
             &dependencies.tasks,
             "job texts",
-            self.hub
+            self.fanout
                 .clone()
                 .carry_texts(queue.clone(), shutdown.clone()),
         );
@@ -436,7 +436,7 @@ impl Parts {
             store: dependencies.store.clone(),
             pools: self.pools.clone(),
             roster: self.roster.clone(),
-            hub: self.hub.clone(),
+            fanout: self.fanout.clone(),
             figures: self.figures.clone(),
             clock: self.clock(),
             holder: self.holder.clone(),

@@ -12,7 +12,7 @@ use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
 
 use crate::config::{DispatcherConfig, EdgeConfig, Travels};
-use crate::hub::Hub;
+use crate::fanout::Fanout;
 use crate::leader::{self, Leader};
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
@@ -68,7 +68,7 @@ pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
     pub(crate) scope: Scope,
     pub(crate) queue: Queue,
-    pub(crate) hub: Hub,
+    pub(crate) fanout: Fanout,
     pub(crate) roster: Roster,
     pub(crate) open: OpenJobs,
     pub(crate) pools: Vec<PoolName>,
@@ -165,7 +165,7 @@ impl Dispatcher {
     async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
         if unit.expires <= now {
-            // This process's clock may be ahead: the queue's decides.
+            // Known from a while ago, or the machine's: the queue's of now decides.
             let now = self.queue.time().await?;
             if unit.expires <= now {
                 self.expire_job(&unit.key, unit.epoch, now).await?;
