@@ -159,6 +159,75 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
     hub.wait_idle().await
 }
 
+fn stat(seed: u32) -> Result<v1::SubmitJobRequest> {
+    Ok(v1::SubmitJobRequest {
+        class: v1::Class::Stat.into(),
+        ..report(vec![inline(picture::png(64, seed)?)])
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    hub.kill9(Role::Ingest).await?;
+    let edge = site.client("st-mary").await?;
+    let mut jobs = Vec::new();
+    for seed in 0..3 {
+        let input = uploaded(&edge.upload(&large(seed)?).await?);
+        jobs.push(edge.submit(report(vec![input])).await?.name);
+    }
+    jobs.insert(0, edge.submit(stat(9)?).await?.name);
+    // Whoever hands them on has read all four before the hub takes any.
+    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
+        waiting == 4.0
+    })
+    .await?;
+    hub.start_role(Role::Ingest).await?;
+    let above = hub.client("st-mary").await?;
+    for job in &jobs {
+        edge.wait_final(job).await?;
+        is_same(&edge, &above, job).await?;
+    }
+    ensure!(at_hub(&above, &jobs[0]).await?.class() == v1::Class::Stat);
+    are_in_order(&above, &jobs).await?;
+    ensure!(
+        all_at_hub(&above).await?.len() == jobs.len(),
+        "a job was doubled"
+    );
+    Ok(())
+}
+
+/// The hub's answer to a routine job is lost, and a STAT job goes before it is asked for: it stays in doubt meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = Edge::start(&hub, toml::Table::new()).await?;
+    let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
+    site.link().lose_answers();
+    let routine = edge
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?
+        .name;
+    wait_until(PATIENCE, "the job at the hub", async || {
+        at_hub(&above, &routine).await.ok()
+    })
+    .await?;
+    ensure!(edge.get(&routine).await?.state() == JobState::Accepted);
+    let stat = edge.submit(stat(2)?).await?.name;
+    site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
+        waiting == 2.0
+    })
+    .await?;
+    site.link().mend();
+    for job in [&stat, &routine] {
+        edge.wait_final(job).await?;
+        is_same(&edge, &above, job).await?;
+    }
+    ensure!(all_at_hub(&above).await?.len() == 2, "a job was doubled");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
     const JOBS: usize = 24;

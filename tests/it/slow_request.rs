@@ -1,8 +1,13 @@
-//! A caller that is known and does not send its request to the end: the call ends in its time, and others are served.
+//! Who says less than it should: a caller that does not send its request to the end, a socket that never comes to a call.
+//! Each is given up in its time, and others are served.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
@@ -44,6 +49,8 @@ impl Decoder for Nothing {
     }
 }
 
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_does_not_come_is_not_waited_for() -> Result<()> {
     let limits = toml::toml! {
@@ -58,21 +65,27 @@ async fn a_request_that_does_not_come_is_not_waited_for() -> Result<()> {
     let channel = Channel::from_shared(fleet.url())?.connect().await?;
     let token = format!("Bearer {}", fleet.token("st-mary"));
     for method in [
-        "JobService/GetJob",
-        "JobService/WatchJob",
-        "OperatorService/ListPauses",
+        "medfleet.v1.JobService/GetJob",
+        "medfleet.v1.JobService/WatchJob",
+        "medfleet.v1.OperatorService/ListPauses",
+        "grpc.health.v1.Health/Check",
+        REFLECTION,
     ] {
         let mut call = tonic::client::Grpc::new(channel.clone());
         call.ready().await.context("the server is there")?;
         let mut request = Request::new(futures::stream::pending());
         let metadata = request.metadata_mut();
         metadata.insert("authorization", token.parse()?);
-        let path: PathAndQuery = format!("/medfleet.v1.{method}").parse()?;
+        let path: PathAndQuery = format!("/{method}").parse()?;
         let answer = call.client_streaming(request, path, Nothing);
         let answer = tokio::time::timeout(PATIENCE, answer).await?;
         let refused = answer
             .err()
             .with_context(|| format!("{method} was answered"))?;
+        // Its answers are a stream, which just ends.
+        if method == REFLECTION {
+            continue;
+        }
         ensure!(
             refused.code() == Code::DeadlineExceeded
                 && refused.message().contains("request_time_max"),
@@ -89,5 +102,44 @@ async fn a_request_that_does_not_come_is_not_waited_for() -> Result<()> {
             .0
             .is_empty()
     );
+    Ok(())
+}
+
+/// Waits until the server has closed a connection, well before it would by default.
+async fn is_closed(mut socket: TcpStream) -> Result<()> {
+    let mut heard = Vec::new();
+    let read = socket.read_to_end(&mut heard);
+    let ended = tokio::time::timeout(Duration::from_secs(30), read).await;
+    // Closed and reset are both the end.
+    drop(ended.context("the connection stays open")?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_comes_to_no_call_is_closed() -> Result<()> {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let tls = (own.cert.pem(), own.signing_key.serialize_pem());
+    // The beginning of HTTP/2, and of a TLS greeting of 512 bytes.
+    let beginnings: [(Option<_>, &[u8]); 2] = [
+        (None, b"PRI * HTTP/2.0"),
+        (Some(tls), b"\x16\x03\x01\x02\x00"),
+    ];
+    for (tls, beginning) in beginnings {
+        let limits = toml::toml! {
+            [limits]
+            first_call_time_max = "1s"
+        };
+        let fleet = Fleet::start(Options {
+            tls,
+            ingest: limits,
+            ..Options::default()
+        })
+        .await?;
+        let silent = TcpStream::connect(fleet.api()).await?;
+        let mut begins = TcpStream::connect(fleet.api()).await?;
+        begins.write_all(beginning).await?;
+        is_closed(silent).await?;
+        is_closed(begins).await?;
+    }
     Ok(())
 }

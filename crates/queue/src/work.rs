@@ -143,6 +143,14 @@ impl Queue {
             .boxed())
     }
 
+    /// The sequence of the latest unit that came to wait at a stage, whether it still does; 0 before the first.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn intake_end(&self, stage: Stage) -> Result<u64> {
+        self.api.last_sequence(subject::intake_stream(stage)).await
+    }
+
     /// Removes a unit from intake after its release is confirmed; one that is gone is fine.
     ///
     /// # Errors

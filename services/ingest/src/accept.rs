@@ -30,6 +30,7 @@ use crate::validate;
 /// The header that carries a trace.
 pub(crate) const TRACEPARENT: &str = "traceparent";
 
+/// An upload that is not there, or not any more.
 pub(crate) const UPLOAD_GONE: Refusal = Refusal::NotFound {
     what: "upload, or it has expired",
 };

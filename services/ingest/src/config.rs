@@ -178,6 +178,10 @@ pub struct Limits {
     /// How long the request of a call may take to come whole, from its headers on; uploads apart. A submit with files in it
     /// has up to 4 MiB.
     pub request_time_max: DurationText,
+    /// Connections to the public API at a time; one more is closed at once. Below the process's limit of open files.
+    pub connections_max: usize,
+    /// How long a connection may take to its first call, with the handshakes of TLS and HTTP/2; then it is closed.
+    pub first_call_time_max: DurationText,
     /// Watches at a time.
     pub watches_max: usize,
     /// What a caller is told to wait when a limit of the fleet is reached.
@@ -201,6 +205,8 @@ impl Default for Limits {
             uploads_max: 64,
             upload_idle_max: DurationText::from_secs(60),
             request_time_max: DurationText::from_secs(120),
+            connections_max: 10_000,
+            first_call_time_max: DurationText::from_secs(60),
             watches_max: 20_000,
             retry_after: DurationText::from_secs(5),
         }
@@ -550,6 +556,14 @@ impl Limits {
             (
                 !self.request_time_max.get().is_zero(),
                 "ingest.limits.request_time_max must be above zero",
+            ),
+            (
+                self.connections_max > 0 && self.connections_max <= 1 << 20,
+                "ingest.limits.connections_max must be 1 to 1048576",
+            ),
+            (
+                !self.first_call_time_max.get().is_zero(),
+                "ingest.limits.first_call_time_max must be above zero",
             ),
             (
                 self.time_to_live_default <= self.time_to_live_max,

@@ -16,7 +16,6 @@ use crate::unit::ledger::Sighting;
 const JOBS: &str = "jobs/";
 /// Collection of upload names.
 const UPLOADS: &str = "uploads/";
-
 /// Collection of dead letters' names.
 const DEAD_LETTERS: &str = "deadLetters/";
 

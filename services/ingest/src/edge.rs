@@ -8,9 +8,10 @@
 //! lease, and what then waits for a decode is handed on as tokens.
 //!
 //! Reading order: `plan` (what is made of the hub's answers), `uplink` with `tokens` (the hub), `parcel` (what is sent),
-//! `offer` (there), `follow` (back), `session` (all jobs together).
+//! `offer` (there), `follow` (back), `lane` (a tenant's jobs), `session` (all jobs together).
 
 mod follow;
+mod lane;
 mod offer;
 mod parcel;
 mod plan;
@@ -21,21 +22,23 @@ mod uplink;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_queue::{Lease, Queue};
+use medfleet_queue::Queue;
 use medfleet_runtime::exit::chain;
-use medfleet_runtime::{Clock, Random, Shutdown};
+use medfleet_runtime::{Random, Shutdown};
 
 use crate::Error;
 use crate::blobs::Blobs;
+use crate::clock::QueueClock;
 use crate::config::EdgeConfig;
+use crate::leader::{self, Leader};
 use crate::metrics::{EdgeFigures, Figures};
 use crate::open::OpenJobs;
-use crate::work::{Dispatcher, LEASE};
+use crate::work::Dispatcher;
 use plan::Trouble;
 use session::Session;
 use uplink::Uplink;
 
-/// Pause before the lease is asked for again, and before a leader whose session broke begins another.
+/// Pause before the lease is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What an edge needs besides the hub.
@@ -46,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) open: OpenJobs,
     /// Of the stages of this site, where images stay.
     pub(crate) dispatcher: Option<Dispatcher>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: QueueClock,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,
@@ -61,7 +64,7 @@ pub(crate) struct Edge {
     blobs: Blobs,
     open: OpenJobs,
     dispatcher: Option<Dispatcher>,
-    clock: Arc<dyn Clock>,
+    clock: QueueClock,
     random: Arc<dyn Random>,
     figures: Figures,
     shutdown: Shutdown,
@@ -99,45 +102,18 @@ impl Edge {
 
     /// Leads whenever the lease is free, until the shutdown.
     pub(crate) async fn run(self: Arc<Self>) {
-        while !self.shutdown.has_begun() {
-            match self.queue.try_lease(LEASE, &self.holder).await {
-                Ok(Some(mut lease)) => {
-                    self.figures.leader.set(1);
-                    tracing::info!("this process hands jobs on to the hub");
-                    let is_ours = self.lead(&mut lease).await;
-                    self.figures.leader.set(0);
-                    self.edge_figures().clear();
-                    if self.dispatcher.is_some() {
-                        self.figures.clear_backlog();
-                    }
-                    tracing::info!("this process hands jobs on no longer");
-                    if is_ours && let Err(error) = lease.release().await {
-                        tracing::debug!(error = chain(&error), "the lease ends by itself");
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(error = chain(&error), "the lease could not be asked for");
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(AGAIN) => {}
-                () = self.shutdown.begun() => {}
-            }
-        }
+        let leader = Leader {
+            queue: self.queue.clone(),
+            holder: self.holder.clone(),
+            shutdown: self.shutdown.clone(),
+            gauge: self.figures.leader.clone(),
+            pause: AGAIN,
+        };
+        leader.run(|| self.lead(), || self.clear_figures()).await;
     }
 
-    /// Leads until the lease is lost (false) or the shutdown begins (true).
-    async fn lead(self: &Arc<Self>, lease: &mut Lease) -> bool {
-        let sessions = async {
-            loop {
-                let Err(error) = Session::run(self).await else {
-                    return;
-                };
-                tracing::warn!(error = chain(&error), "handing jobs on starts over");
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
+    /// What a leader does: hands jobs on, and releases to the stages of this site, where it has any.
+    async fn lead(self: &Arc<Self>) {
         let dispatching = async {
             match &self.dispatcher {
                 Some(dispatcher) => dispatcher.sessions().await,
@@ -145,10 +121,15 @@ impl Edge {
             }
         };
         tokio::select! {
-            () = lease.hold() => false,
-            () = sessions => true,
-            () = dispatching => true,
-            () = self.shutdown.begun() => true,
+            () = leader::sessions(|| Session::run(self)) => {}
+            () = dispatching => {}
+        }
+    }
+
+    fn clear_figures(&self) {
+        self.edge_figures().clear();
+        if self.dispatcher.is_some() {
+            self.figures.clear_backlog();
         }
     }
 

@@ -106,6 +106,10 @@ pub(crate) enum Refusal {
     },
     #[error("the client was silent for too long in the middle of an upload")]
     Idle,
+    #[error(
+        "the request did not come whole within {limit:?} (ingest.limits.request_time_max); send large files by UploadInput"
+    )]
+    Late { limit: Duration },
     #[error("the job was started over meanwhile; watch it again")]
     Replayed,
     #[error("this server is stopping; connect again")]
@@ -210,6 +214,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
         Refusal::Quota { .. } => (Code::ResourceExhausted, "QUOTA"),
         Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
+        Refusal::Late { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
         Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
         Refusal::Queue(QueueError::Full { .. }) => (Code::ResourceExhausted, "QUEUE_FULL"),

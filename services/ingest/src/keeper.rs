@@ -50,7 +50,7 @@ impl Keeper {
                 () = tokio::time::sleep(self.config.sweep_every.get()) => {}
                 () = self.shutdown.begun() => return,
             }
-            let lease = match self.queue.try_lease(LEASE, &self.holder).await {
+            let mut lease = match self.queue.try_lease(LEASE, &self.holder).await {
                 Ok(Some(lease)) => lease,
                 Ok(None) => continue,
                 Err(error) => {
@@ -58,7 +58,6 @@ impl Keeper {
                     continue;
                 }
             };
-            let mut lease = lease;
             tokio::select! {
                 swept = self.sweep() => if let Err(error) = swept {
                     tracing::warn!(error = chain(&error), "the sweep of stored data could not finish");

@@ -4,25 +4,29 @@
 //! Never: looks into an image, links the model, answers before JetStream has confirmed, holds a job's state in memory
 //! only, or shows one tenant what another has.
 //!
-//! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `pseudonym`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
-//! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `edge` (in its place
-//! where there is a hub above), `dead`, `operator`, `rebuild` (a figure),
-//! `roster`, `census` and `status` (how the fleet stands), then `server` with `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
+//! `cost`, `quota`, `clock`, `accept` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and `keeper`,
+//! `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub above),
+//! `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server` with
+//! `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
 mod calls;
 mod census;
+mod clock;
 pub mod config;
+mod connections;
 mod convert;
 mod cost;
 mod dead;
 mod edge;
 mod erase;
 mod error;
-mod hub;
+mod fanout;
 mod keeper;
 mod keys;
+mod leader;
 mod metrics;
 mod open;
 mod operator;
@@ -69,9 +73,11 @@ use accept::Acceptor;
 use blobs::Blobs;
 use calls::{Calls, Gate};
 use census::Census;
+use clock::QueueClock;
+use connections::ConnectionLimits;
 use dead::DeadLetters;
 use edge::Edge;
-use hub::Hub;
+use fanout::Fanout;
 use keeper::Keeper;
 use keys::Keys;
 use metrics::Figures;
@@ -93,7 +99,7 @@ const CONNECTION_EVERY: Duration = Duration::from_millis(500);
 
 /// What the service is given, ready-made.
 #[derive(Debug)]
-pub struct Deps {
+pub struct Dependencies {
     /// The bound port of the public API.
     pub listener: TcpListener,
     /// The queue; streams are made ready here.
@@ -125,55 +131,70 @@ pub fn every_metric(metrics: &Metrics) {
 ///
 /// # Errors
 /// [`Error`] when the service cannot start, or its server fails.
-pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    dependencies: Dependencies,
+    shutdown: Shutdown,
+) -> Result<(), Error> {
     config.check()?;
-    let ready = deps.health.part("ingest");
+    let ready = dependencies.health.part("ingest");
     let (pools, rules) = (config.pools()?, config.rules()?);
     let tokens = Tokens::load(&config.tokens).await?;
-    deps.queue.ensure(&pools).await?;
-    let figures = Figures::new(&deps.metrics);
+    dependencies.queue.ensure(&pools).await?;
+    let clock = QueueClock::new(Arc::clone(&dependencies.clock));
+    clock.ask(&dependencies.queue).await;
+    let figures = Figures::new(&dependencies.metrics);
     let open = OpenJobs::default();
-    let hub = Hub::new(config.watch.signals_max, open.clone());
+    let fanout = Fanout::new(config.watch.signals_max, open.clone());
     let retry_after = config.limits.retry_after.get();
-    let quotas = Quotas::new(config.quotas.clone(), retry_after, Arc::clone(&deps.clock));
+    let quotas = Quotas::new(
+        config.quotas.clone(),
+        retry_after,
+        Arc::clone(&dependencies.clock),
+    );
     let config = Arc::new(config);
     let parts = Parts {
         config,
         tokens,
         figures,
         quotas,
-        hub,
+        fanout,
         open,
         pools,
         rules,
+        clock,
         shutdown: shutdown.clone(),
         roster: Roster::default(),
-        holder: hex::encode(deps.random.id()),
+        holder: hex::encode(dependencies.random.id()),
     };
-    let connected = deps.queue.clone();
-    register_connection(&deps.metrics, move || connected.is_connected());
-    parts.status(&deps).add_to(&deps.pages);
-    let served = Served {
-        jobs: parts.jobs(&deps),
-        dead_letters: parts.dead_letters(&deps),
-        operator: parts.operator(&deps),
-        gate: parts.gate(),
-        request_time_max: parts.config.limits.request_time_max.get(),
-    };
+    let connected = dependencies.queue.clone();
+    register_connection(&dependencies.metrics, move || connected.is_connected());
+    parts.status(&dependencies).add_to(&dependencies.pages);
+    let served = parts.served(&dependencies);
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
-    match parts.edge(&deps).await? {
-        Some(edge) => start(&deps.tasks, "edge", Arc::new(edge).run()),
+    match parts.edge(&dependencies).await? {
+        Some(edge) => start(&dependencies.tasks, "edge", Arc::new(edge).run()),
         None => {
-            let dispatcher = parts.dispatcher(&deps, Scope::Fleet);
-            start(&deps.tasks, "dispatcher", dispatcher.run());
+            let dispatcher = parts.dispatcher(&dependencies, Scope::Fleet);
+            start(&dependencies.tasks, "dispatcher", dispatcher.run());
         }
     }
-    parts.start_tasks(&deps);
-    let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
-    start(&deps.tasks, "queue connection", connection);
-    let address = deps.listener.local_addr().map_err(Error::Listener)?;
+    parts.start_tasks(&dependencies);
+    let connection = follow_connection(
+        dependencies.queue.clone(),
+        ready,
+        reporter,
+        shutdown.clone(),
+    );
+    start(&dependencies.tasks, "queue connection", connection);
+    let address = dependencies
+        .listener
+        .local_addr()
+        .map_err(Error::Listener)?;
     tracing::info!(%address, "serving the public API");
-    server::serve(router, deps.listener, async move { shutdown.begun().await }).await
+    let limits = parts.connection_limits();
+    let stopped = async move { shutdown.begun().await };
+    server::serve(router, (dependencies.listener, limits), stopped).await
 }
 
 /// What the parts of the service share.
@@ -182,10 +203,11 @@ struct Parts {
     tokens: Tokens,
     figures: Figures,
     quotas: Quotas,
-    hub: Hub,
+    fanout: Fanout,
     open: OpenJobs,
     pools: Vec<PoolName>,
     rules: unit::Rules,
+    clock: QueueClock,
     shutdown: Shutdown,
     roster: Roster,
     /// Tells this process from others.
@@ -193,15 +215,36 @@ struct Parts {
 }
 
 impl Parts {
-    fn acceptor(&self, deps: &Deps) -> Acceptor {
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.clock.clone())
+    }
+
+    fn served(&self, dependencies: &Dependencies) -> Served {
+        Served {
+            jobs: self.jobs(dependencies),
+            dead_letters: self.dead_letters(dependencies),
+            operator: self.operator(dependencies),
+            gate: self.gate(),
+            request_time_max: self.config.limits.request_time_max.get(),
+        }
+    }
+
+    fn connection_limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max: self.config.limits.connections_max,
+            first_call_time_max: self.config.limits.first_call_time_max.get(),
+        }
+    }
+
+    fn acceptor(&self, dependencies: &Dependencies) -> Acceptor {
         Acceptor {
             config: Arc::clone(&self.config),
-            queue: deps.queue.clone(),
-            blobs: Blobs::new(deps.store.clone()),
-            keys: Keys::new(deps.store.key().clone()),
-            clock: Arc::clone(&deps.clock),
-            random: Arc::clone(&deps.random),
-            tasks: deps.tasks.clone(),
+            queue: dependencies.queue.clone(),
+            blobs: Blobs::new(dependencies.store.clone()),
+            keys: Keys::new(dependencies.store.key().clone()),
+            clock: self.clock(),
+            random: Arc::clone(&dependencies.random),
+            tasks: dependencies.tasks.clone(),
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
             open: self.open.clone(),
@@ -221,28 +264,28 @@ impl Parts {
         }
     }
 
-    fn dead_letters(&self, deps: &Deps) -> DeadLetters {
+    fn dead_letters(&self, dependencies: &Dependencies) -> DeadLetters {
         DeadLetters {
             calls: self.calls(),
-            acceptor: self.acceptor(deps),
+            acceptor: self.acceptor(dependencies),
         }
     }
 
-    fn operator(&self, deps: &Deps) -> Operator {
+    fn operator(&self, dependencies: &Dependencies) -> Operator {
         Operator {
             calls: self.calls(),
-            acceptor: self.acceptor(deps),
+            acceptor: self.acceptor(dependencies),
         }
     }
 
-    fn jobs(&self, deps: &Deps) -> Jobs {
-        let acceptor = self.acceptor(deps);
+    fn jobs(&self, dependencies: &Dependencies) -> Jobs {
+        let acceptor = self.acceptor(dependencies);
         let uploads = Uploads {
             config: Arc::clone(&self.config),
-            queue: deps.queue.clone(),
+            queue: dependencies.queue.clone(),
             blobs: acceptor.blobs.clone(),
-            clock: Arc::clone(&deps.clock),
-            random: Arc::clone(&deps.random),
+            clock: self.clock(),
+            random: Arc::clone(&dependencies.random),
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
             shutdown: self.shutdown.clone(),
@@ -250,10 +293,10 @@ impl Parts {
         };
         let watching = Watching {
             config: self.config.watch.clone(),
-            queue: deps.queue.clone(),
+            queue: dependencies.queue.clone(),
             blobs: acceptor.blobs.clone(),
-            hub: self.hub.clone(),
-            clock: Arc::clone(&deps.clock),
+            fanout: self.fanout.clone(),
+            clock: self.clock(),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
         };
@@ -266,30 +309,31 @@ impl Parts {
         }
     }
 
-    fn keeper(&self, deps: &Deps) -> Keeper {
+    fn keeper(&self, dependencies: &Dependencies) -> Keeper {
         Keeper {
             config: self.config.retention.clone(),
             time_to_live_max: self.config.limits.time_to_live_max.get(),
-            queue: deps.queue.clone(),
-            blobs: Blobs::new(deps.store.clone()),
-            clock: Arc::clone(&deps.clock),
+            queue: dependencies.queue.clone(),
+            blobs: Blobs::new(dependencies.store.clone()),
+            // Blobs are dated by the machine, or by their store.
+            clock: Arc::clone(&dependencies.clock),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
-            holder: hex::encode(deps.random.id()),
+            holder: hex::encode(dependencies.random.id()),
         }
     }
 
-    fn dispatcher(&self, deps: &Deps, scope: Scope) -> Dispatcher {
+    fn dispatcher(&self, dependencies: &Dependencies, scope: Scope) -> Dispatcher {
         Dispatcher {
             scope,
             config: self.config.dispatcher.clone(),
-            queue: deps.queue.clone(),
-            hub: self.hub.clone(),
+            queue: dependencies.queue.clone(),
+            fanout: self.fanout.clone(),
             roster: self.roster.clone(),
             open: self.open.clone(),
             pools: self.pools.clone(),
             rules: self.rules.clone(),
-            clock: Arc::clone(&deps.clock),
+            clock: self.clock(),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
             holder: self.holder.clone(),
@@ -297,20 +341,22 @@ impl Parts {
     }
 
     /// What hands jobs on, where there is a hub.
-    async fn edge(&self, deps: &Deps) -> Result<Option<Edge>, Error> {
+    async fn edge(&self, dependencies: &Dependencies) -> Result<Option<Edge>, Error> {
         let Some(config) = self.config.edge.clone() else {
             return Ok(None);
         };
         let scope = || Scope::Site(Arc::new(config.clone()));
-        let dispatcher = config.encodes().then(|| self.dispatcher(deps, scope()));
+        let dispatcher = config
+            .encodes()
+            .then(|| self.dispatcher(dependencies, scope()));
         let parts = edge::Parts {
             dispatcher,
             config,
-            queue: deps.queue.clone(),
-            blobs: Blobs::new(deps.store.clone()),
+            queue: dependencies.queue.clone(),
+            blobs: Blobs::new(dependencies.store.clone()),
             open: self.open.clone(),
-            clock: Arc::clone(&deps.clock),
-            random: Arc::clone(&deps.random),
+            clock: self.clock.clone(),
+            random: Arc::clone(&dependencies.random),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),
             holder: self.holder.clone(),
@@ -318,75 +364,81 @@ impl Parts {
         Edge::open(parts).await.map(Some)
     }
 
-    fn start_tasks(&self, deps: &Deps) {
-        let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
+    fn start_tasks(&self, dependencies: &Dependencies) {
+        let (queue, shutdown) = (dependencies.queue.clone(), self.shutdown.clone());
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "job events",
-            self.hub
+            self.fanout
                 .clone()
                 .carry_events(queue.clone(), shutdown.clone()),
         );
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "job texts",
-            self.hub
+            self.fanout
                 .clone()
                 .carry_texts(queue.clone(), shutdown.clone()),
         );
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "open jobs",
             self.open.clone().follow(queue.clone(), shutdown.clone()),
         );
         let figures = self.figures.clone();
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "backlog",
             self.open
                 .clone()
                 .show(self.pools.clone(), figures, shutdown.clone()),
         );
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "accept sweep",
-            sweep::sweep(self.acceptor(deps), shutdown.clone()),
+            sweep::sweep(self.acceptor(dependencies), shutdown.clone()),
         );
         let every = self.config.tokens_reload.get();
         start(
-            &deps.tasks,
+            &dependencies.tasks,
             "tokens file",
             self.tokens.clone().follow(every, shutdown.clone()),
         );
-        start(&deps.tasks, "keeper", self.keeper(deps).run());
-        self.start_watching(deps);
+        start(
+            &dependencies.tasks,
+            "keeper",
+            self.keeper(dependencies).run(),
+        );
+        let clock = self.clock.clone().follow(queue, shutdown);
+        start(&dependencies.tasks, "queue's clock", clock);
+        self.start_watching(dependencies);
     }
 
     /// What tells how the fleet stands.
-    fn start_watching(&self, deps: &Deps) {
-        let (queue, shutdown) = (deps.queue.clone(), self.shutdown.clone());
+    fn start_watching(&self, dependencies: &Dependencies) {
+        let (queue, shutdown) = (dependencies.queue.clone(), self.shutdown.clone());
         let listen = self.roster.clone().listen(queue.clone(), shutdown.clone());
-        start(&deps.tasks, "workers' presences", listen);
+        start(&dependencies.tasks, "workers' presences", listen);
         let census = Census {
             queue,
             pools: self.pools.clone(),
             roster: self.roster.clone(),
-            clock: Arc::clone(&deps.clock),
+            clock: self.clock(),
             figures: self.figures.clone(),
             holder: self.holder.clone(),
         };
-        start(&deps.tasks, "census", census.run(shutdown));
+        start(&dependencies.tasks, "census", census.run(shutdown));
     }
 
-    fn status(&self, deps: &Deps) -> Status {
+    fn status(&self, dependencies: &Dependencies) -> Status {
         Status {
-            queue: deps.queue.clone(),
-            store: deps.store.clone(),
+            queue: dependencies.queue.clone(),
+            store: dependencies.store.clone(),
             pools: self.pools.clone(),
             roster: self.roster.clone(),
-            hub: self.hub.clone(),
+            fanout: self.fanout.clone(),
             figures: self.figures.clone(),
-            clock: Arc::clone(&deps.clock),
+            clock: self.clock(),
             holder: self.holder.clone(),
         }
     }

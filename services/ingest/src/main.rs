@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use medfleet_ingest::{Deps, MainConfig};
+use medfleet_ingest::MainConfig;
 use medfleet_runtime::{Exit, Process, Program, Stop, TaskFailure, process};
 use medfleet_worker::Dependencies;
 
@@ -27,7 +27,7 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
         metrics,
         health,
     } = Dependencies::connect(&process, &config.queue, &config.store).await?;
-    let deps = Deps {
+    let dependencies = medfleet_ingest::Dependencies {
         listener,
         queue: queue.clone(),
         store,
@@ -38,7 +38,7 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
         clock,
         random: process.random,
     };
-    let served = medfleet_ingest::run(config.ingest, deps, process.shutdown.clone()).await;
+    let served = medfleet_ingest::run(config.ingest, dependencies, process.shutdown.clone()).await;
     process.shutdown.begin();
     // The dispatcher still gives its lease back; only then may the connection go.
     let joined = tasks.join().await;

@@ -1,5 +1,5 @@
-//! What operators may do: hold work back, let it go on, see what is held back, queue open jobs anew. The dispatcher reads it from the queue, so
-//! that it holds on every replica and through every change of the leader.
+//! What operators may do: hold work back, let it go on, see what is held back, queue open jobs anew. What is held back the
+//! dispatcher reads from the queue, so that it holds on every replica and through every change of the leader.
 
 use futures::future::try_join_all;
 use medfleet_core::{Class, JobKey, TenantId};

@@ -10,7 +10,7 @@ use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
 use medfleet_proto::v1::operator_service_server::{self, OperatorServiceServer};
 use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tonic_health::server::HealthReporter;
@@ -18,6 +18,7 @@ use tonic_health::server::HealthReporter;
 use crate::Error;
 use crate::calls::Gate;
 use crate::config::TlsConfig;
+use crate::connections::{self, ConnectionLimits};
 use crate::dead::DeadLetters;
 use crate::operator::Operator;
 use crate::rpc::Jobs;
@@ -39,7 +40,7 @@ pub(crate) struct Served {
     pub(crate) operator: Operator,
     /// What every call of them passes first.
     pub(crate) gate: Gate,
-    /// How long the request of a call may take to come, uploads apart.
+    /// How long the request of a call may take to come, uploads apart; in a stream of requests, the next of them.
     pub(crate) request_time_max: Duration,
 }
 
@@ -72,8 +73,8 @@ pub(crate) async fn build(
     let letters = DeadLetterServiceServer::new(served.dead_letters);
     let operator = OperatorServiceServer::new(served.operator);
     let router = server
-        .add_service(health)
-        .add_service(reflection)
+        .add_service(Timely::new(health, limit))
+        .add_service(Timely::of_streams(reflection, limit))
         .add_service(Timely::new(
             InterceptedService::new(jobs, gate.clone()),
             limit,
@@ -106,11 +107,10 @@ async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 /// Serves until `stopped`, then lets the calls under way end.
 pub(crate) async fn serve(
     router: Router,
-    listener: TcpListener,
+    (listener, limits): (TcpListener, ConnectionLimits),
     stopped: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    // Streamed text comes in small pieces that must not wait for more.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = connections::incoming(listener, limits);
     Ok(router
         .serve_with_incoming_shutdown(incoming, stopped)
         .await?)

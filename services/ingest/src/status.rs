@@ -17,10 +17,10 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::convert;
-use crate::hub::Hub;
+use crate::fanout::Fanout;
+use crate::leader::LEASE;
 use crate::metrics::{DEAD, Figures};
 use crate::roster::Roster;
-use crate::work::LEASE;
 
 pub(crate) use recent::Recent;
 
@@ -36,7 +36,7 @@ pub(crate) struct Status {
     pub(crate) store: BlobStore,
     pub(crate) pools: Vec<PoolName>,
     pub(crate) roster: Roster,
-    pub(crate) hub: Hub,
+    pub(crate) fanout: Fanout,
     pub(crate) figures: Figures,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) holder: String,
@@ -292,7 +292,7 @@ impl Status {
     }
 
     fn recent_jobs(&self) -> Vec<Job> {
-        let jobs = self.hub.recent().into_iter();
+        let jobs = self.fanout.recent().into_iter();
         let jobs = jobs.map(|(key, event)| Job {
             time: time(event.time_unix_millis),
             job: key.job.to_string(),

@@ -1,5 +1,6 @@
 //! A call's request comes whole within its time, or the call ends: a caller that sends it byte by byte holds a place and
-//! memory no longer than that. Uploads, which may last, have limits of their own.
+//! memory no longer than that. Uploads, which may last, have limits of their own; where a request is a stream of questions,
+//! each has its time.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,26 +8,53 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::Request;
 use tonic::server::NamedService;
 
+use crate::connections::Arrival;
+use crate::error::{self, Refusal};
+
 /// The call whose request is a stream.
 const UPLOAD: &str = "/medfleet.v1.JobService/UploadInput";
 
-/// A service whose requests come in time.
+/// What has to come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Span {
+    /// All of a request.
+    Whole,
+    /// Each piece of it, after the one before.
+    Piece,
+}
+
+/// A service whose requests come in time, which it also tells their connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Timely<S> {
     service: S,
+    span: Span,
     limit: Duration,
 }
 
 impl<S> Timely<S> {
+    /// Each request, but an upload, comes whole within `limit`.
     pub(crate) const fn new(service: S, limit: Duration) -> Self {
-        Self { service, limit }
+        Self {
+            service,
+            span: Span::Whole,
+            limit,
+        }
+    }
+
+    /// Requests are streams, in which nothing is waited for longer than `limit`.
+    pub(crate) const fn of_streams(service: S, limit: Duration) -> Self {
+        Self {
+            service,
+            span: Span::Piece,
+            limit,
+        }
     }
 }
 
@@ -44,27 +72,32 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Timely<S> {
     }
 
     fn call(&mut self, request: Request<Body>) -> S::Future {
-        let limit = self.limit;
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            arrival.called();
+        }
+        let (span, limit) = (self.span, self.limit);
         let request = match request.uri().path() {
             UPLOAD => request,
-            _ => request.map(|body| Body::new(Limited::new(body, limit))),
+            _ => request.map(|body| Body::new(Limited::new(body, span, limit))),
         };
         self.service.call(request)
     }
 }
 
-/// A body that breaks off when it has not come whole in time.
+/// A body that breaks off when it does not come in time.
 #[derive(Debug)]
 struct Limited {
     body: Body,
+    span: Span,
     limit: Duration,
     late: Pin<Box<Sleep>>,
 }
 
 impl Limited {
-    fn new(body: Body, limit: Duration) -> Self {
+    fn new(body: Body, span: Span, limit: Duration) -> Self {
         Self {
             body,
+            span,
             limit,
             late: Box::pin(sleep(limit)),
         }
@@ -81,15 +114,15 @@ impl http_body::Body for Limited {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if frame.is_ready() {
+            if self.span == Span::Piece {
+                let until = Instant::now() + self.limit;
+                self.late.as_mut().reset(until);
+            }
             return frame;
         }
-        self.late.as_mut().poll(context).map(|()| {
-            let limit = self.limit;
-            let text = format!(
-                "the request did not come whole within {limit:?} (ingest.limits.request_time_max): send it faster, and files as uploads"
-            );
-            Some(Err(Status::deadline_exceeded(text)))
-        })
+        let limit = self.limit;
+        let late = self.late.as_mut().poll(context);
+        late.map(|()| Some(Err(error::status(&Refusal::Late { limit }))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -112,6 +145,7 @@ mod tests {
     use prost_types::FileDescriptorSet;
     use tonic::Code;
     use tonic::codegen::http::Uri;
+    use tonic_types::StatusExt;
 
     use super::*;
 
@@ -136,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn what_has_come_is_given_and_what_does_not_come_is_not_waited_for() {
         let drip = Body::new(Drip(Some(Bytes::from_static(b"x"))));
-        let mut body = Limited::new(drip, Duration::from_millis(20));
+        let mut body = Limited::new(drip, Span::Whole, Duration::from_millis(20));
         let mut next = async || {
             let frame =
                 poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
@@ -147,6 +181,44 @@ mod tests {
         let status = next().await.expect_err("never comes");
         assert_eq!(status.code(), Code::DeadlineExceeded);
         assert!(status.message().contains("request_time_max"), "{status:?}");
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        assert_eq!(reason, Some("REQUEST_LATE"));
+    }
+
+    /// Gives a byte at each of these times, and has no end.
+    struct Steps(Vec<Pin<Box<Sleep>>>);
+
+    impl http_body::Body for Steps {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            let Some(next) = self.0.last_mut() else {
+                return Poll::Pending;
+            };
+            next.as_mut().poll(context).map(|()| {
+                self.0.pop();
+                Some(Ok(Frame::data(Bytes::from_static(b"x"))))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn in_a_stream_each_piece_has_its_time() {
+        // The last is given first.
+        let times = [90, 60, 30].map(|at| Box::pin(sleep(Duration::from_millis(at))));
+        let steps = Body::new(Steps(times.into()));
+        let mut service = Timely::of_streams(Echo, Duration::from_millis(50));
+        let call = service.call(Request::new(steps));
+        let mut body = call.await.expect("it answers");
+        for _ in 0..3 {
+            assert!(matches!(frame(&mut body).await, Some(Ok(_))));
+        }
+        assert!(matches!(frame(&mut body).await, Some(Err(_))));
     }
 
     /// Gives the body of a request back.

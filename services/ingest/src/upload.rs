@@ -12,6 +12,7 @@ use medfleet_queue::{Queue, Revision, Updated};
 use medfleet_runtime::{Clock, Random, Shutdown};
 use tonic::Status;
 
+use crate::accept::UPLOAD_GONE;
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::convert;
@@ -22,10 +23,6 @@ use crate::quota::Quotas;
 
 /// Largest message of an upload; part of the public contract.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
-
-const GONE: Refusal = Refusal::NotFound {
-    what: "upload, or it has expired",
-};
 
 /// What taking files in needs.
 #[derive(Debug, Clone)]
@@ -108,7 +105,7 @@ impl Uploads {
             }
             // However slowly it comes, it comes in its time.
             if open.record.expire_unix_millis <= self.clock.now().0 {
-                return Err(GONE);
+                return Err(UPLOAD_GONE);
             }
             open.waiting.extend_from_slice(&chunk);
             self.store_parts(&mut open).await?;
@@ -215,7 +212,7 @@ impl Uploads {
     ) -> Result<(UploadRecord, Revision), Refusal> {
         match self.queue.upload(tenant, id).await? {
             Some(found) if found.0.expire_unix_millis > self.clock.now().0 => Ok(found),
-            _ => Err(GONE),
+            _ => Err(UPLOAD_GONE),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::blobs::Blobs;
 use crate::config::WatchConfig;
 use crate::convert;
 use crate::error::{self, Refusal};
-use crate::hub::{Hub, Signal, Subscription};
+use crate::fanout::{Fanout, Signal, Subscription};
 use crate::metrics::Figures;
 use crate::stitch::{Out, Piece, Stitch};
 
@@ -35,7 +35,7 @@ pub(crate) struct Watching {
     pub(crate) config: WatchConfig,
     pub(crate) queue: Queue,
     pub(crate) blobs: Blobs,
-    pub(crate) hub: Hub,
+    pub(crate) fanout: Fanout,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,
@@ -94,7 +94,7 @@ impl Watch {
         key: JobKey,
         request: &v1::WatchJobRequest,
     ) -> Result<Self, Refusal> {
-        let subscription = watching.hub.subscribe(&key);
+        let subscription = watching.fanout.subscribe(&key);
         let Some((record, _)) = watching.queue.record(&key).await? else {
             return Err(Refusal::NotFound { what: "job" });
         };

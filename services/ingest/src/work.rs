@@ -1,4 +1,4 @@
-//! The dispatcher: one leader by lease, and what it does to one unit or one job. [`session`] is the time of one leader.
+//! The dispatcher: what the leader does to one unit or one job. [`session`] is the time of one leader.
 //! Two leaders for a moment do no harm: a release is idempotent, and the queue refuses a unit that is already out.
 
 mod session;
@@ -7,23 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medfleet_core::{JobKey, Move, PoolName, Stage, UnixMillis, WorkUnit, protocol};
-use medfleet_queue::{Applied, Headers, Lease, Queue, QueueError};
-use medfleet_runtime::exit::chain;
+use medfleet_queue::{Applied, Headers, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
 
 use crate::config::{DispatcherConfig, EdgeConfig, Travels};
-use crate::hub::Hub;
+use crate::fanout::Fanout;
+use crate::leader::{self, Leader};
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::roster::Roster;
 use crate::unit::{Held, Rules};
 use session::Session;
 
-/// Name of the lease.
-pub(crate) const LEASE: &str = "dispatcher";
-/// Pause before a leader whose session broke begins another.
-const AGAIN: Duration = Duration::from_millis(250);
 /// A server knows less of a job than this process.
 const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
@@ -72,7 +68,7 @@ pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
     pub(crate) scope: Scope,
     pub(crate) queue: Queue,
-    pub(crate) hub: Hub,
+    pub(crate) fanout: Fanout,
     pub(crate) roster: Roster,
     pub(crate) open: OpenJobs,
     pub(crate) pools: Vec<PoolName>,
@@ -87,51 +83,21 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     /// Leads whenever the lease is free, until the shutdown.
     pub(crate) async fn run(self) {
-        while !self.shutdown.has_begun() {
-            match self.queue.try_lease(LEASE, &self.holder).await {
-                Ok(Some(mut lease)) => {
-                    self.figures.leader.set(1);
-                    tracing::info!("this process is the dispatcher");
-                    let is_ours = self.lead(&mut lease).await;
-                    self.figures.leader.set(0);
-                    self.figures.clear_backlog();
-                    tracing::info!("this process is no longer the dispatcher");
-                    if is_ours && let Err(error) = lease.release().await {
-                        tracing::debug!(
-                            error = chain(&error),
-                            "the dispatcher's lease was not given back; it ends by itself"
-                        );
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(
-                    error = chain(&error),
-                    "the dispatcher's lease could not be asked for"
-                ),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.config.recount_every.get()) => {}
-                () = self.shutdown.begun() => {}
-            }
-        }
-    }
-
-    /// Leads until the lease is lost (false) or the shutdown begins (true). The lease is renewed beside the work, however
-    /// long one step of it takes, and trouble with the queue does not give it away: nobody else would fare better.
-    async fn lead(&self, lease: &mut Lease) -> bool {
-        tokio::select! {
-            () = lease.hold() => false,
-            () = self.sessions() => true,
-            () = self.shutdown.begun() => true,
-        }
+        let leader = Leader {
+            queue: self.queue.clone(),
+            holder: self.holder.clone(),
+            shutdown: self.shutdown.clone(),
+            gauge: self.figures.leader.clone(),
+            pause: self.config.recount_every.get(),
+        };
+        leader
+            .run(|| self.sessions(), || self.figures.clear_backlog())
+            .await;
     }
 
     /// One session after the other, until the shutdown; for whoever leads.
     pub(crate) async fn sessions(&self) {
-        while let Err(error) = self.session().await {
-            tracing::warn!(error = chain(&error), "the dispatcher starts over");
-            tokio::time::sleep(AGAIN).await;
-        }
+        leader::sessions(|| self.session()).await;
     }
 
     /// One session: reads and releases until the shutdown, or until the queue's feed breaks.
@@ -199,7 +165,7 @@ impl Dispatcher {
     async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
         if unit.expires <= now {
-            // This process's clock may be ahead: the queue's decides.
+            // Known from a while ago, or the machine's: the queue's of now decides.
             let now = self.queue.time().await?;
             if unit.expires <= now {
                 self.expire_job(&unit.key, unit.epoch, now).await?;

@@ -17,8 +17,9 @@ const PACKAGE: &str = "medfleet.v1";
 
 /// What every method answers, before what each does.
 const ERRORS: &str = "\n## Errors\n\n\
-    Every method also answers UNAUTHENTICATED to a call without a known token, and DEADLINE_EXCEEDED to a request that does \
-    not come whole within `ingest.limits.request_time_max` (two minutes), uploads apart.\n";
+    Every method also answers UNAUTHENTICATED to a call without a known token, and DEADLINE_EXCEEDED with the \
+    reason `REQUEST_LATE` to a request that does not come whole within `ingest.limits.request_time_max` (two minutes), uploads \
+    apart: send large files by UploadInput.\n";
 
 /// Field numbers in `descriptor.proto`, of which the paths of comments are made.
 mod number {

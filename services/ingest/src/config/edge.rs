@@ -25,7 +25,7 @@ pub struct EdgeConfig {
     pub server_name: Option<String>,
     /// The file of the tokens that the hub knows the tenants by: a TOML table `tokens`, tenant to token.
     pub tokens_file: PathBuf,
-    /// Jobs of one tenant that may be at the hub unfinished; the others wait here.
+    /// Jobs of one tenant that may be at the hub unfinished; the others wait here. STAT jobs go beyond it.
     #[serde(default = "in_flight_max_default")]
     pub in_flight_max: u32,
     /// Files of one job that are sent at a time.

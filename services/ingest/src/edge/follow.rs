@@ -11,6 +11,7 @@ use medfleet_core::{
 };
 use medfleet_proto::v1::{self, watch_job_response::Event};
 use medfleet_proto::work::v1::{JobEvent, TextChunk};
+use medfleet_runtime::Clock;
 use medfleet_runtime::exit::chain;
 use prost::Message;
 use tokio::sync::Notify;
@@ -323,7 +324,7 @@ impl Follow {
             attempt: 0,
             chunks: record.chunks,
         };
-        if record.expires <= self.edge.clock.now() {
+        if self.edge.is_over(record) {
             let ended = fail("the hub does not know the job any more, and its time is over");
             return self.finish(record, ended).await;
         }

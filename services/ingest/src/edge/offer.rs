@@ -10,7 +10,7 @@ use futures::{SinkExt, StreamExt, TryStreamExt, stream};
 use medfleet_core::{Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Stage};
 use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_queue::{Applied, Headers, IntakeEntry};
-use medfleet_runtime::telemetry;
+use medfleet_runtime::{Clock, telemetry};
 use medfleet_store::StoreError;
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -30,7 +30,8 @@ const INLINE_BYTES_MAX: u64 = 1 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
-/// Times that an upload is resumed before the whole job is tried again later, and all of it sent anew.
+/// Times in a row that an upload is resumed without the hub having stored any more of it, before the whole job is tried again
+/// later, and all of it sent anew.
 const RESUMES_MAX: u32 = 16;
 
 /// What became of an intake message.
@@ -98,7 +99,7 @@ impl Edge {
         if !record.state.is_final() && !plan::is_ready(entry.unit.stage, record) {
             return self.not_ready(entry.unit.stage, record);
         }
-        if !record.state.is_final() && record.expires <= self.clock.now() {
+        if !record.state.is_final() && self.is_over(record) {
             self.end(key, record, &Move::Expire).await?;
             self.figures.expired.inc();
             return Ok(Next::Again(is_doubtful));
@@ -141,6 +142,11 @@ impl Edge {
                 Err(trouble) => Err(trouble),
             },
         }
+    }
+
+    /// Whether a job's time is over. By the queue's clock: before that is known, no job's is.
+    pub(super) fn is_over(&self, record: &JobRecord) -> bool {
+        self.clock.known().is_some_and(|now| record.expires <= now)
     }
 
     /// A job that cannot be handed on as it stands.
@@ -280,10 +286,12 @@ impl Edge {
             ..v1::UploadStart::default()
         };
         let mut upload = self.send_from(behalf, key, file, start).await?;
-        for tries in 0..RESUMES_MAX {
+        let mut tries = 0;
+        while tries < RESUMES_MAX {
+            let stored = upload.committed_bytes;
             let start = v1::UploadStart {
                 upload: upload.name.clone(),
-                offset: upload.committed_bytes,
+                offset: stored,
                 total_bytes: file.size_bytes,
             };
             let sent = self.send_from(behalf, key, file, start).await;
@@ -301,6 +309,7 @@ impl Edge {
                 Err(Trouble::NotThere) => break,
                 Err(trouble) => return Err(trouble),
             };
+            tries = plan::fruitless(tries, stored, upload.committed_bytes);
         }
         Err(Trouble::Later("an upload broke again and again", None))
     }

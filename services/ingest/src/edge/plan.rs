@@ -118,6 +118,15 @@ pub(super) fn pause(
     asked.map_or(own, |asked| asked + own.min(least))
 }
 
+/// How often in a row an upload has been tried without the hub storing any more of it.
+pub(super) const fn fruitless(tries: u32, stored_before: u64, stored_now: u64) -> u32 {
+    if stored_now > stored_before {
+        0
+    } else {
+        tries + 1
+    }
+}
+
 /// What the edge owes the hub for a job that was handed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Duty {

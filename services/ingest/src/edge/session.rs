@@ -1,14 +1,14 @@
-//! The time of one leader: every tenant's jobs are offered one after the other, in the order in which they were accepted,
-//! and those that the hub has are followed, all at once. A tenant whose jobs wait holds up no other.
+//! The time of one leader: every tenant's jobs are offered one after the other, as its [`Lane`] says, and those that the hub
+//! has are followed, all at once. A tenant whose jobs wait holds up no other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, Move, Stage, TenantId};
+use medfleet_core::{JobKey, JobRecord, Move, Stage, TenantId, UnixMillis};
 use medfleet_queue::{Applied, IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Edge;
 use super::follow::Follow;
+use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
@@ -33,22 +34,13 @@ const PROBES_AT_A_TIME: usize = 8;
 /// How often all records are looked through for what is owed: the hint of an erasure may have been lost.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
-/// The jobs of one tenant that wait.
-struct Lane {
-    /// By their place in the intake: the order in which they were accepted; after these those whose images stay, in the order
-    /// in which they were encoded.
-    waiting: BTreeMap<(Stage, u64), IntakeEntry>,
-    /// The first of them is being offered.
-    is_busy: bool,
-    /// Whether the hub may have the first of them without our record saying so: it may have been offered before.
-    is_doubtful: bool,
-}
-
-/// An offer that has come to its end.
-type Offering = BoxFuture<'static, (IntakeEntry, Offered)>;
+/// An offer that has come to its end; none where it came to nothing.
+type Offering = BoxFuture<'static, (IntakeEntry, Option<Offered>)>;
 
 pub(super) struct Session {
     edge: Arc<Edge>,
+    /// The last message of each intake before this session: what came later nobody else has offered.
+    begun_at: BTreeMap<Stage, u64>,
     lanes: BTreeMap<TenantId, Lane>,
     offers: FuturesUnordered<Offering>,
     follows: FuturesUnordered<BoxFuture<'static, JobKey>>,
@@ -65,7 +57,7 @@ struct Followed {
 /// What a session hears.
 enum Step {
     Waiting(Option<Result<IntakeEntry, QueueError>>),
-    Offered(IntakeEntry, Offered),
+    Offered(IntakeEntry, Option<Offered>),
     Followed(JobKey),
     Hint(JobKey),
     Records(Vec<(JobKey, JobRecord)>),
@@ -81,6 +73,7 @@ impl Session {
     pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), QueueError> {
         let mut session = Self {
             edge: Arc::clone(edge),
+            begun_at: ends(edge).await?,
             lanes: BTreeMap::new(),
             offers: FuturesUnordered::new(),
             follows: FuturesUnordered::new(),
@@ -151,17 +144,15 @@ impl Session {
                 // The site's own stages work on it first.
                 Some(Ok(entry)) if self.is_dispatched(&entry) => {}
                 Some(Ok(entry)) => {
+                    let last = self.begun_at.get(&entry.unit.stage);
+                    let is_doubtful = last.is_none_or(|last| entry.sequence <= *last);
                     let tenant = entry.unit.key.tenant.clone();
-                    let lane = self.lanes.entry(tenant).or_insert_with(|| Lane {
-                        waiting: BTreeMap::new(),
-                        is_busy: false,
-                        is_doubtful: true,
-                    });
-                    let place = (entry.unit.stage, entry.sequence);
-                    lane.waiting.insert(place, entry);
+                    let lane = self.lanes.entry(tenant).or_default();
+                    lane.add(entry, is_doubtful);
                 }
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
+                    self.edge.figures.unreadable.inc();
                 }
                 None => return Err(QueueError::Closed),
             }
@@ -178,20 +169,20 @@ impl Session {
         entry.unit.stage == Stage::Preprocess && travels == Travels::Tokens
     }
 
-    fn take_offered(&mut self, entry: &IntakeEntry, offered: Offered) {
+    fn take_offered(&mut self, entry: &IntakeEntry, offered: Option<Offered>) {
         let key = &entry.unit.key;
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
-            lane.waiting.remove(&(entry.unit.stage, entry.sequence));
-            lane.is_busy = false;
-            // Jobs are offered one after the other: what comes next was never offered, by whomever.
-            lane.is_doubtful = false;
+            match offered {
+                Some(_) => lane.done(entry),
+                None => lane.not_done(entry),
+            }
         }
-        if offered == Offered::AtHub {
+        if offered == Some(Offered::AtHub) {
             self.follow(key.clone());
         }
     }
 
-    /// Offers the first job of every tenant that has room at the hub.
+    /// Offers the next job of every tenant.
     fn offer_next(&mut self) {
         let most = self.edge.config.in_flight_max;
         let mut at_hub: HashMap<&TenantId, u32> = HashMap::new();
@@ -200,15 +191,10 @@ impl Session {
         }
         for (tenant, lane) in &mut self.lanes {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
-            let Some((_, first)) = lane.waiting.first_key_value() else {
-                continue;
-            };
-            if lane.is_busy || !has_room {
-                continue;
+            if let Some(turn) = lane.next(has_room) {
+                let offering = offer(Arc::clone(&self.edge), turn);
+                self.offers.push(offering.boxed());
             }
-            lane.is_busy = true;
-            let offering = offer(Arc::clone(&self.edge), first.clone(), lane.is_doubtful);
-            self.offers.push(offering.boxed());
         }
     }
 
@@ -239,7 +225,7 @@ impl Session {
     }
 
     async fn tick(&mut self) {
-        let waiting: usize = self.lanes.values().map(|lane| lane.waiting.len()).sum();
+        let waiting: usize = self.lanes.values().map(Lane::len).sum();
         let figures = self.edge.edge_figures();
         figures
             .waiting
@@ -253,12 +239,16 @@ impl Session {
     /// Ends jobs whose time is over while they wait; those at the hub the hub ends.
     async fn expire(&mut self) {
         let edge = Arc::clone(&self.edge);
-        let due = edge.open.due(edge.clock.now()).into_iter();
+        // By this machine's clock nothing is ended.
+        let Some(now) = edge.clock.known() else {
+            return;
+        };
+        let due = edge.open.due(now).into_iter();
         let due = due.filter(|(key, _)| !self.followed.contains_key(key));
         let due: Vec<_> = due.take(EXPIRED_MAX).collect();
         let ends = due
             .into_iter()
-            .map(|(key, epoch)| end_of_time(Arc::clone(&edge), key, epoch));
+            .map(|(key, epoch)| end_of_time(Arc::clone(&edge), (key, epoch), now));
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
         while let Some(ended) = ends.next().await {
             if let Err(error) = ended {
@@ -278,13 +268,27 @@ async fn intake(
     if !edge.config.encodes() {
         return Ok(accepted);
     }
+    // The dispatcher of this site reads these too, and tells of those that it cannot read.
+    let accepted = accepted.filter(|entry| ready(entry.is_ok())).boxed();
     let encoded = edge.queue.intake(Stage::Decode).await?;
     Ok(futures::stream::select_all([accepted, encoded]).boxed())
 }
 
-/// Ends a job whose time is over, and no longer counts it.
-async fn end_of_time(edge: Arc<Edge>, key: JobKey, epoch: u32) -> Result<(), QueueError> {
-    let now = edge.clock.now();
+/// The last message of each intake that is read here.
+async fn ends(edge: &Edge) -> Result<BTreeMap<Stage, u64>, QueueError> {
+    let mut ends = BTreeMap::new();
+    for stage in [Stage::Preprocess, Stage::Decode] {
+        ends.insert(stage, edge.queue.intake_end(stage).await?);
+    }
+    Ok(ends)
+}
+
+/// Ends a job whose time is over, `now` by the queue's clock, and no longer counts it.
+async fn end_of_time(
+    edge: Arc<Edge>,
+    (key, epoch): (JobKey, u32),
+    now: UnixMillis,
+) -> Result<(), QueueError> {
     let applied = edge.queue.apply(&key, Some(epoch), &Move::Expire, now);
     match applied.await? {
         Applied::Applied { .. } => {
@@ -304,19 +308,18 @@ async fn end_of_time(edge: Arc<Edge>, key: JobKey, epoch: u32) -> Result<(), Que
     Ok(())
 }
 
-/// Offers a job until that has come to its end.
-async fn offer(edge: Arc<Edge>, entry: IntakeEntry, is_doubtful: bool) -> (IntakeEntry, Offered) {
-    let mut is_doubtful = is_doubtful;
-    let mut tries = 0;
-    loop {
-        match Arc::clone(&edge).offer(&entry, is_doubtful).await {
-            Ok(offered) => return (entry, offered),
-            Err(trouble) => {
-                // The hub may have taken it and only its answer was lost.
-                is_doubtful = true;
-                edge.wait_after(&trouble, tries).await;
-                tries += 1;
-            }
+/// Offers a job once; where that comes to nothing, it ends after a pause.
+async fn offer(edge: Arc<Edge>, turn: Turn) -> (IntakeEntry, Option<Offered>) {
+    let Turn {
+        entry,
+        is_doubtful,
+        tries,
+    } = turn;
+    match Arc::clone(&edge).offer(&entry, is_doubtful).await {
+        Ok(offered) => (entry, Some(offered)),
+        Err(trouble) => {
+            edge.wait_after(&trouble, tries).await;
+            (entry, None)
         }
     }
 }

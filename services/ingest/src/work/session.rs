@@ -60,7 +60,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
         let losses = dispatcher.queue.losses();
-        let events = dispatcher.hub.observe(EVENTS_MAX);
+        let events = dispatcher.fanout.observe(EVENTS_MAX);
         let stages = dispatcher.scope.stages();
         let mut intakes = Vec::with_capacity(stages.len());
         for stage in stages {

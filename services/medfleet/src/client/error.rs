@@ -131,6 +131,8 @@ impl ClientError {
                     said,
                 };
             }
+            // Somebody answered: the line is too slow for so large a request.
+            _ if retry::is_late(&status) => Exit::Usage,
             Code::Unavailable | Code::DeadlineExceeded => {
                 return Self::Unreachable {
                     server: server.to_owned(),
@@ -271,6 +273,21 @@ mod tests {
             Status::resource_exhausted("the file is too large"),
             Exit::Usage,
             "the fleet refused (RESOURCE_EXHAUSTED): the file is too large",
+        );
+    }
+
+    #[test]
+    fn a_line_too_slow_for_a_request_is_not_a_fleet_that_is_away() {
+        let late =
+            ErrorDetails::with_error_info("REQUEST_LATE", "medfleet", [] as [(String, String); 0]);
+        check(
+            Status::with_error_details(
+                Code::DeadlineExceeded,
+                "send large files by UploadInput",
+                late,
+            ),
+            Exit::Usage,
+            "the fleet refused (DEADLINE_EXCEEDED): send large files by UploadInput",
         );
     }
 

@@ -49,13 +49,22 @@ impl Retry {
 /// Whether the same call may succeed later. A transport that breaks in the middle of a call reads as unknown or cancelled.
 pub(crate) fn may_pass(status: &Status) -> bool {
     match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted => true,
+        Code::Unavailable | Code::Aborted => true,
+        Code::DeadlineExceeded => !is_late(status),
         Code::ResourceExhausted => is_busy(status),
         Code::Unknown | Code::Cancelled | Code::Internal => {
             std::error::Error::source(status).is_some()
         }
         _ => false,
     }
+}
+
+/// Whether the request did not come whole in the fleet's time: sent again it would take as long.
+pub(crate) fn is_late(status: &Status) -> bool {
+    let details = status.get_error_details();
+    details
+        .error_info()
+        .is_some_and(|info| info.domain == "medfleet" && info.reason == "REQUEST_LATE")
 }
 
 /// Whether the fleet will take it later. Without a delay it is the request itself that is too much.
@@ -94,6 +103,19 @@ mod tests {
             &Status::resource_exhausted("the file is too large"),
             None,
         );
+    }
+
+    #[test]
+    fn a_request_that_the_line_is_too_slow_for_is_not_sent_again() {
+        let of = |domain: &str, reason: &str| {
+            let none = [] as [(String, String); 0];
+            let details = ErrorDetails::with_error_info(reason, domain, none);
+            Status::with_error_details(Code::DeadlineExceeded, "late", details)
+        };
+        check(1, &of("medfleet", "REQUEST_LATE"), None);
+        check(1, &of("medfleet", "UPLOAD_IDLE"), Some(100));
+        check(1, &of("another.org", "REQUEST_LATE"), Some(100));
+        check(1, &Status::deadline_exceeded("the client's own"), Some(100));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use medfleet_encode::Deployment;
 use medfleet_engine::{EncodeEngine, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype};
-use medfleet_ingest::Deps;
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{
     Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskKind, TaskSet, admin,
@@ -141,7 +140,7 @@ impl Roles {
             health,
         } = self.member("ingest", process, &pages).await?;
         let random = Arc::clone(&process.random);
-        let deps = Deps {
+        let dependencies = medfleet_ingest::Dependencies {
             listener,
             queue,
             store,
@@ -154,7 +153,7 @@ impl Roles {
         };
         self.tasks.start(
             role("ingest"),
-            medfleet_ingest::run(config, deps, process.shutdown.clone()),
+            medfleet_ingest::run(config, dependencies, process.shutdown.clone()),
         );
         Ok(())
     }

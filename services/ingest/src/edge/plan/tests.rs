@@ -97,3 +97,17 @@ fn a_hub_job_ends_as_it_says() {
     };
     assert_eq!(super::ended(&open, || Outcome::Cancelled), None);
 }
+
+#[test]
+fn a_long_file_on_a_flapping_line_is_not_begun_again_while_it_grows() {
+    let mut tries = 0;
+    for cut in 0..1_000_u64 {
+        // Nothing comes through, then nothing, then a part.
+        let (before, now) = (cut / 3, (cut + 1) / 3);
+        tries = fruitless(tries, before, now);
+        assert!(tries < 3, "after {cut} cuts");
+    }
+    // What the hub has lost is no progress.
+    assert_eq!(fruitless(5, 10, 4), 6);
+    assert_eq!(fruitless(5, 10, 10), 6);
+}

@@ -42,7 +42,7 @@ pub(crate) struct Topic {
 
 /// The fan-out. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub(crate) struct Hub {
+pub(crate) struct Fanout {
     shared: Arc<Mutex<Shared>>,
     signals_max: usize,
     open: OpenJobs,
@@ -59,7 +59,7 @@ struct Shared {
 /// A watcher's place at a topic; leaves it when dropped.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    hub: Hub,
+    fanout: Fanout,
     key: JobKey,
     pub(crate) topic: Arc<Topic>,
     pub(crate) signals: broadcast::Receiver<Signal>,
@@ -67,7 +67,7 @@ pub(crate) struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut shared = self.hub.lock();
+        let mut shared = self.fanout.lock();
         if let Some((_, watchers)) = shared.topics.get_mut(&self.key) {
             *watchers -= 1;
             if *watchers == 0 {
@@ -77,7 +77,7 @@ impl Drop for Subscription {
     }
 }
 
-impl Hub {
+impl Fanout {
     /// With room for so many signals per job; what it hears of jobs the ledger of open jobs hears too.
     pub(crate) fn new(signals_max: usize, open: OpenJobs) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Hub {
         let topic = Arc::clone(topic);
         let signals = topic.signals.subscribe();
         Subscription {
-            hub: self.clone(),
+            fanout: self.clone(),
             key: key.clone(),
             topic,
             signals,
@@ -224,13 +224,13 @@ mod tests {
 
     #[tokio::test]
     async fn every_watcher_of_a_job_is_told_and_no_other() {
-        let hub = Hub::new(4, OpenJobs::default());
+        let fanout = Fanout::new(4, OpenJobs::default());
         let (mut first, mut second, mut other) = (
-            hub.subscribe(&key(1)),
-            hub.subscribe(&key(1)),
-            hub.subscribe(&key(2)),
+            fanout.subscribe(&key(1)),
+            fanout.subscribe(&key(1)),
+            fanout.subscribe(&key(2)),
         );
-        hub.tell(&key(1), Signal::Event(7, JobEvent::default()));
+        fanout.tell(&key(1), Signal::Event(7, JobEvent::default()));
         for watcher in [&mut first, &mut second] {
             assert!(matches!(
                 watcher.signals.try_recv(),
@@ -238,16 +238,16 @@ mod tests {
             ));
         }
         assert!(other.signals.try_recv().is_err());
-        hub.tell_all_missed();
+        fanout.tell_all_missed();
         assert!(matches!(other.signals.try_recv(), Ok(Signal::Missed)));
     }
 
     #[tokio::test]
     async fn a_slow_watcher_learns_that_it_missed_something() {
-        let hub = Hub::new(2, OpenJobs::default());
-        let mut slow = hub.subscribe(&key(1));
+        let fanout = Fanout::new(2, OpenJobs::default());
+        let mut slow = fanout.subscribe(&key(1));
         for sequence in 1..=5 {
-            hub.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
+            fanout.tell(&key(1), Signal::Event(sequence, JobEvent::default()));
         }
         assert!(matches!(
             slow.signals.try_recv(),
@@ -257,13 +257,13 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_watching_costs_nothing() {
-        let hub = Hub::new(2, OpenJobs::default());
-        let first = hub.subscribe(&key(1));
-        let second = hub.subscribe(&key(1));
+        let fanout = Fanout::new(2, OpenJobs::default());
+        let first = fanout.subscribe(&key(1));
+        let second = fanout.subscribe(&key(1));
         drop(first);
-        assert_eq!(hub.lock().topics.len(), 1);
+        assert_eq!(fanout.lock().topics.len(), 1);
         drop(second);
-        assert!(hub.lock().topics.is_empty());
-        hub.tell(&key(1), Signal::Missed);
+        assert!(fanout.lock().topics.is_empty());
+        fanout.tell(&key(1), Signal::Missed);
     }
 }

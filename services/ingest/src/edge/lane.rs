@@ -1,0 +1,196 @@
+//! The jobs of one tenant that wait for the hub, and which of them is offered next. Pure.
+//!
+//! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
+//! come meanwhile is next. Each keeps its own doubt: whether the hub may have it without our record saying so.
+
+use std::collections::BTreeMap;
+
+use medfleet_core::{Class, Stage};
+use medfleet_queue::IntakeEntry;
+
+/// Where a job stands: a higher class first; within one in the order in which they were accepted, and after these those whose
+/// images stay, in the order in which they were encoded.
+type Place = (Class, Stage, u64);
+
+/// The jobs of one tenant that wait.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    waiting: BTreeMap<Place, Waiting>,
+    /// One of them is being offered.
+    is_busy: bool,
+    /// Offers in a row that came to nothing.
+    tries: u32,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    entry: IntakeEntry,
+    is_doubtful: bool,
+}
+
+/// A job whose turn it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) entry: IntakeEntry,
+    /// Whether the hub may have it without our record saying so.
+    pub(super) is_doubtful: bool,
+    /// Offers of this tenant's jobs right before it that came to nothing.
+    pub(super) tries: u32,
+}
+
+impl Lane {
+    /// Adds a job. `is_doubtful`: somebody else may have offered it.
+    pub(super) fn add(&mut self, entry: IntakeEntry, is_doubtful: bool) {
+        let place = place(&entry);
+        // One that is read a second time is what it was.
+        let was = self.waiting.remove(&place);
+        let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
+        self.waiting.insert(place, Waiting { entry, is_doubtful });
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The job to offer now; none while another is offered. Where the tenant has as many at the hub as it may, only a STAT job.
+    pub(super) fn next(&mut self, has_room: bool) -> Option<Turn> {
+        if self.is_busy {
+            return None;
+        }
+        let ((class, ..), first) = self.waiting.first_key_value()?;
+        if !has_room && *class != Class::Stat {
+            return None;
+        }
+        self.is_busy = true;
+        Some(Turn {
+            entry: first.entry.clone(),
+            is_doubtful: first.is_doubtful,
+            tries: self.tries,
+        })
+    }
+
+    /// The offer of a job has come to its end.
+    pub(super) fn done(&mut self, entry: &IntakeEntry) {
+        self.waiting.remove(&place(entry));
+        self.is_busy = false;
+        self.tries = 0;
+    }
+
+    /// The offer of a job came to nothing: the hub may have taken it all the same, and only its answer was lost.
+    pub(super) fn not_done(&mut self, entry: &IntakeEntry) {
+        if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
+            waiting.is_doubtful = true;
+        }
+        self.is_busy = false;
+        self.tries = self.tries.saturating_add(1);
+    }
+}
+
+fn place(entry: &IntakeEntry) -> Place {
+    (entry.unit.class, entry.unit.stage, entry.sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::{Cost, JobId, JobKey, PoolName, TenantId, UnixMillis, WorkUnit};
+
+    use super::*;
+
+    fn entry(class: Class, stage: Stage, sequence: u64) -> IntakeEntry {
+        let job = [u8::try_from(sequence).expect("small"); 16];
+        IntakeEntry {
+            unit: WorkUnit {
+                key: JobKey {
+                    tenant: TenantId::new("st-mary").expect("a name"),
+                    job: JobId::from_bytes(job),
+                },
+                stage,
+                pool: PoolName::new("p").expect("a name"),
+                class,
+                unit: 0,
+                epoch: 0,
+                expires: UnixMillis(1_000),
+                cost: Cost::default(),
+            },
+            sequence,
+            headers: Vec::new(),
+            stored_at: UnixMillis(0),
+        }
+    }
+
+    fn routine(sequence: u64) -> IntakeEntry {
+        entry(Class::Routine, Stage::Preprocess, sequence)
+    }
+
+    /// The next turn is of this job.
+    fn check(lane: &mut Lane, expected: &IntakeEntry, is_doubtful: bool, tries: u32) {
+        let expected = Turn {
+            entry: expected.clone(),
+            is_doubtful,
+            tries,
+        };
+        assert_eq!(lane.next(true), Some(expected));
+        assert_eq!(lane.next(true), None, "two at a time");
+    }
+
+    #[test]
+    fn a_higher_class_goes_first_and_within_one_the_order_stays() {
+        let stat = entry(Class::Stat, Stage::Preprocess, 9);
+        let encoded = entry(Class::Routine, Stage::Decode, 1);
+        let mut lane = Lane::default();
+        for entry in [&encoded, &routine(3), &routine(2), &stat] {
+            lane.add(entry.clone(), false);
+        }
+        for entry in [&stat, &routine(2), &routine(3), &encoded] {
+            check(&mut lane, entry, false, 0);
+            lane.done(entry);
+        }
+        assert_eq!((lane.len(), lane.next(true)), (0, None));
+    }
+
+    #[test]
+    fn without_room_at_the_hub_only_stat_goes() {
+        let stat = entry(Class::Stat, Stage::Preprocess, 2);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        assert_eq!(lane.next(false), None);
+        lane.add(stat.clone(), false);
+        let turn = lane.next(false).map(|turn| turn.entry);
+        assert_eq!(turn, Some(stat.clone()));
+        lane.done(&stat);
+        assert_eq!(lane.next(false), None);
+        check(&mut lane, &routine(1), false, 0);
+    }
+
+    #[test]
+    fn what_was_tried_gives_way_and_stays_in_doubt() {
+        let stat = entry(Class::Stat, Stage::Preprocess, 4);
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        lane.add(routine(2), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.not_done(&routine(1));
+        check(&mut lane, &routine(1), true, 1);
+        // It comes while another is under way.
+        lane.add(stat.clone(), false);
+        lane.not_done(&routine(1));
+        check(&mut lane, &stat, false, 2);
+        lane.not_done(&stat);
+        check(&mut lane, &stat, true, 3);
+        lane.done(&stat);
+        // The hub may have this one, whatever was handed on since.
+        check(&mut lane, &routine(1), true, 0);
+        lane.done(&routine(1));
+        check(&mut lane, &routine(2), false, 0);
+    }
+
+    #[test]
+    fn what_another_leader_may_have_offered_is_doubtful_however_often_it_is_read() {
+        let mut lane = Lane::default();
+        lane.add(routine(1), true);
+        lane.add(routine(1), false);
+        assert_eq!(lane.len(), 1);
+        check(&mut lane, &routine(1), true, 0);
+    }
+}
