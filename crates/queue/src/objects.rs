@@ -322,13 +322,13 @@ impl Inner {
             return Ok(false);
         };
         let found = self.find(name).await?;
-        if !found.is_some_and(|(_, stored)| stored.sequence == sequence) {
+        if found.is_none_or(|(_, stored)| stored.sequence != sequence) {
             return Ok(false);
         }
         self.api.delete(&self.stream, sequence).await?;
         // Who refreshed or replaced it just before has moved it: then there is another entry, and nothing was removed.
         let now = self.find(name).await?;
-        if !now.as_ref().is_some_and(|(meta, _)| meta.id == id) {
+        if now.as_ref().is_none_or(|(meta, _)| meta.id != id) {
             self.discard(&self.chunk_subject(id)).await;
         }
         Ok(now.is_none())

@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn others_have_the_time_of_a_roll_out_and_many_turns_in_it() {
-        let minutes = |count| Duration::from_secs(60 * count);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
         let check = |deliveries, age, wait, expected| {
             let found = is_over(deliveries, age, wait);
             assert_eq!(found, expected, "{deliveries} deliveries in {age:?}");
