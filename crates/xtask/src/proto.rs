@@ -50,6 +50,13 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     let commented = build(&buf, &scratch.join("commented.binpb"), &[])?;
     let set =
         FileDescriptorSet::decode(commented.as_slice()).context("read the image that buf built")?;
+    let silent = reference::silent(&set);
+    if !silent.is_empty() {
+        bail!(
+            "{}: the comment's `Errors:` does not say when it answers UNAVAILABLE, as every method may",
+            silent.join(", ")
+        );
+    }
     let page = reference::page(&set);
 
     settle(mode, &image, &current)?;
