@@ -106,7 +106,7 @@ impl Chart {
         let scratch = places::scratch("chart")?;
         fs::remove_dir_all(&scratch)?;
         Ok(Self {
-            helm: fetch::kit::helm()?,
+            helm: fetch::file("helm")?,
             folder: places::root().join("helm/medfleet"),
             scratch: places::scratch("chart")?,
         })

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::fetch::pins::Set;
 use crate::fleet::{Address, Fleet};
 use crate::{demo, fetch, process};
 
@@ -56,7 +57,7 @@ pub(crate) fn npm() -> Result<Command> {
 
 /// Prepares the clients, runs each against one fleet and compares what they saw.
 pub(crate) fn run() -> Result<()> {
-    fetch::run()?;
+    fetch::of(Set::Demo)?;
     let mut clients = [toolchain::python()?, toolchain::node()?, toolchain::cpp()?];
     process::build_workspace()?;
 

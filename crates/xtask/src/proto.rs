@@ -31,7 +31,7 @@ pub(crate) enum Mode {
 
 /// Checks the contract, or accepts its present state.
 pub(crate) fn run(mode: Mode) -> Result<()> {
-    let buf = fetch::path("bin/buf-1.75.0")?;
+    let buf = fetch::file("buf")?;
     let root = places::root();
     process::run(buf_command(&buf).args(["lint", "proto"]))
         .context("the contract breaks buf's standard rules")?;
