@@ -2,10 +2,14 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos up fetch fmt cuda fuzz bench-peers
 
+# Said before cargo says anything: it compiles xtask first.
+first-start = [ -e "$${CARGO_TARGET_DIR:-target}/debug/medfleet" ] || echo "first start: cargo compiles up to $$(grep -c '^\[\[package' Cargo.lock) packages, which is nearly all of the wait; the next start finds them compiled and takes seconds"
+
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: ## on a fresh machine: build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
+	@$(first-start)
 	@cargo xtask demo
 
 test: ## everything that CI runs
@@ -15,6 +19,7 @@ chaos: ## 500 seeds in virtual time, then 30 seeds of 2000 jobs each while every
 	@cargo xtask chaos --seeds $(or $(SEEDS),30) --jobs $(or $(JOBS),2000) --first-seed $(or $(FIRST),1) --nodes $(or $(NODES),1)
 
 up: ## a local fleet that keeps running; prints its address and where its token is
+	@$(first-start)
 	@cargo xtask up
 
 cuda: ## the binaries for NVIDIA GPUs, built without one; needs Python's package index
@@ -26,8 +31,8 @@ bench-peers: ## this model, llama.cpp and PyTorch in turns on this machine (inst
 fuzz: ## break files on purpose for an hour, and look for what does not survive it
 	@cargo xtask fuzz
 
-fetch: ## the pinned tools and test data, into the cache
-	@cargo xtask fetch
+fetch: ## the pinned tools and test data, into the cache; NAMES=nats-server brings that alone
+	@cargo xtask fetch $(NAMES)
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -82,6 +82,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(settings::drift(&chart)?);
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
+    violations.extend(links(&chart)?);
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
     for violation in &violations {
@@ -105,7 +106,7 @@ impl Chart {
         let scratch = places::scratch("chart")?;
         fs::remove_dir_all(&scratch)?;
         Ok(Self {
-            helm: fetch::kit::helm()?,
+            helm: fetch::file("helm")?,
             folder: places::root().join("helm/medfleet"),
             scratch: places::scratch("chart")?,
         })
@@ -198,6 +199,27 @@ fn rolls(chart: &Chart) -> Result<Vec<String>> {
         false => vec![format!(
             "a changed log level leaves {same} of {} workloads as they are",
             sums[0].len()
+        )],
+    })
+}
+
+/// Where people open the runbook is told with each alert: the path of its page, and below it the same as a link.
+fn links(chart: &Chart) -> Result<Vec<String>> {
+    let rule = serde_json::json!({"enabled": true, "runbookBaseUrl": "https://pages.example/of/"});
+    let linked = chart.values("linked", &serde_json::json!({"prometheusRule": rule}))?;
+    let text = chart.template(&[chart.folder.join("values-small.yaml"), linked])?;
+    let alerts = text.matches("- alert: ").count();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_linked = |pair: &&[&str]| {
+        let page = pair[0].strip_prefix("runbook: docs/runbook/");
+        let wanted = page.map(|page| format!("runbook_url: \"https://pages.example/of/{page}\""));
+        wanted.as_deref() == Some(pair[1])
+    };
+    let linked = lines.windows(2).filter(is_linked).count();
+    Ok(match alerts > 0 && linked == alerts {
+        true => Vec::new(),
+        false => vec![format!(
+            "prometheusRule.runbookBaseUrl: {linked} of {alerts} alerts have their page as a link"
         )],
     })
 }

@@ -3,16 +3,43 @@
 //! Each client uploads, submits, watches and fetches, and prints one line of JSON; this module prepares the three tool
 //! chains, starts a simulated fleet and compares the lines. The simulated answer is a digest over the image tokens, so
 //! three clients that sent the same image get the same text.
+//!
+//! Nothing goes smoothly for them: the connection breaks in the upload, before the answer to the submit and in the text, and
+//! the fleet first refuses the job and says when to come back.
 
+mod link;
 mod toolchain;
 
-use std::process::Command;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::fetch::pins::Set;
 use crate::fleet::{Address, Fleet};
-use crate::{demo, fetch, process};
+use crate::{demo, fetch, places, process};
+use link::{Cut, Link};
+
+/// One open job a tenant, and what is more is to come back after a second. A model that nobody runs, so that its job stays
+/// open. A model that writes a word in a quarter of a second, so that a watch breaks while the text is written.
+const FLEET: [&str; 9] = [
+    "--simulate",
+    "--set",
+    "ingest.quotas.default.open_jobs_max=1",
+    "--set",
+    "ingest.limits.retry_after=1s",
+    "--set",
+    "ingest.models={\"simulated\"=simulated-local,\"nobody\"=nobody-here}",
+    "--set",
+    "model.decode_step=250ms",
+];
+/// A word in the middle of the simulated text.
+const WORD: &[u8] = b"Impression";
+/// What a client says on stderr when it was told to come back.
+const REFUSED: &str = "RESOURCE_EXHAUSTED";
 
 /// What a client prints.
 #[derive(Debug, Deserialize)]
@@ -23,6 +50,18 @@ struct Line {
     draft: bool,
     streamed: String,
     text: String,
+}
+
+/// What `medfleet submit --json` says of a job that was accepted.
+#[derive(Deserialize)]
+struct Accepted {
+    job: Held,
+}
+
+/// A job that stays open, and takes the one place that the tenant has.
+#[derive(Deserialize)]
+struct Held {
+    name: String,
 }
 
 /// A client, ready to run but for its arguments.
@@ -56,11 +95,11 @@ pub(crate) fn npm() -> Result<Command> {
 
 /// Prepares the clients, runs each against one fleet and compares what they saw.
 pub(crate) fn run() -> Result<()> {
-    fetch::run()?;
+    fetch::of(Set::Demo)?;
     let mut clients = [toolchain::python()?, toolchain::node()?, toolchain::cpp()?];
     process::build_workspace()?;
 
-    let fleet = Fleet::start("clients", &["--simulate"])?;
+    let fleet = Fleet::start("clients", &FLEET)?;
     let lines = clients
         .iter_mut()
         .map(|client| run_one(client, &fleet.address))
@@ -78,38 +117,98 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn run_one(client: &mut Client, address: &Address) -> Result<Line> {
+    let language = client.language;
     let host_and_port = address.server.rsplit('/').next().unwrap_or(&address.server);
     let study = fetch::path(demo::STUDY)?;
-    client
+    let bytes = fs::metadata(&study)?.len();
+    let half = usize::try_from(bytes / 2).context("half of the film")?;
+    let cuts = [Cut::Sent(half), Cut::Answer, Cut::After(WORD)];
+    let link = Link::start(host_and_port, &cuts)?;
+    let held = hold(address, &study)?;
+    let mut child = client
         .command
-        .arg(host_and_port)
+        .arg(link.address.to_string())
         .arg(address.token()?)
         .arg(study)
-        .args(&client.last);
-    let output = client
-        .command
-        .output()
-        .with_context(|| format!("start the {} client", client.language))?;
+        .args(&client.last)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start the {language} client"))?;
+    let said = release_when_refused(&mut child, address, &held)?;
+    let output = child.wait_with_output()?;
     ensure!(
         output.status.success(),
-        "the {} client ended with {}: {}",
-        client.language,
+        "the {language} client ended with {}: {said}",
         output.status,
-        String::from_utf8_lossy(&output.stderr)
     );
-    let line = serde_json::from_slice(&output.stdout).with_context(|| {
-        format!(
-            "the {} client wrote {:?}",
-            client.language,
-            String::from_utf8_lossy(&output.stdout)
-        )
+    let line: Line = serde_json::from_slice(&output.stdout).with_context(|| {
+        let wrote = String::from_utf8_lossy(&output.stdout);
+        format!("the {language} client wrote {wrote:?}")
     })?;
-    check(&line).with_context(|| format!("the {} client wrote {line:?}", client.language))?;
+    check(&line).with_context(|| format!("the {language} client wrote {line:?}"))?;
+    let seen = link.seen();
+    ensure!(
+        seen.cuts == cuts.len() && said.contains(REFUSED),
+        "the {language} client met {} of {} broken connections, and said {said:?}, where {REFUSED} should be",
+        seen.cuts,
+        cuts.len()
+    );
+    ensure!(
+        seen.lost == line.job,
+        "the answer that was lost named {}, and the {language} client went on with {}",
+        seen.lost,
+        line.job
+    );
     println!(
-        "clients: {:6} submitted, watched and fetched {}",
-        client.language, line.job
+        "clients: {language:6} submitted, watched and fetched {}, over 3 broken connections and a refusal",
+        line.job
     );
     Ok(line)
+}
+
+/// Submits a job that nobody works on.
+fn hold(address: &Address, study: &Path) -> Result<Held> {
+    let mut submit = medfleet(address, &["submit", "--task", "report"])?;
+    submit.args(["--model", "nobody", "--no-wait", "--json"]);
+    let said = process::capture(submit.arg(study))?;
+    let accepted: Accepted =
+        serde_json::from_str(&said).with_context(|| format!("medfleet submit said {said:?}"))?;
+    Ok(accepted.job)
+}
+
+/// Reads what the client says to its end, and makes room once it says that there is none.
+fn release_when_refused(child: &mut Child, address: &Address, held: &Held) -> Result<String> {
+    let stderr = child.stderr.take().context("the client's stderr")?;
+    let (mut said, mut is_held) = (String::new(), true);
+    for line in BufReader::new(stderr).lines() {
+        let line = line.context("read the client's stderr")?;
+        if is_held && line.contains(REFUSED) {
+            release(address, held)?;
+            is_held = false;
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    if is_held {
+        release(address, held)?;
+    }
+    Ok(said)
+}
+
+fn release(address: &Address, held: &Held) -> Result<()> {
+    let mut cancel = medfleet(address, &["cancel", "--json", &held.name])?;
+    process::capture(&mut cancel).map(drop)
+}
+
+/// A command of ours for this fleet.
+fn medfleet(address: &Address, arguments: &[&str]) -> Result<Command> {
+    let mut command = process::in_root(&places::built("medfleet").to_string_lossy());
+    command.args(arguments).args(["--server", &address.server]);
+    // By the environment and not by an argument: arguments show in the list of processes.
+    command.env("MEDFLEET_TOKEN", address.token()?);
+    Ok(command)
 }
 
 /// What every client must have seen of a job that went well.

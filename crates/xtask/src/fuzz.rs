@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{places, process};
 
 const MINUTES: u64 = 60;
 const SEED: u64 = 1;
@@ -13,7 +13,8 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
     process::cargo(&["build", "--locked", "--workspace", "--bin", "medfleet-fuzz"])?;
     let seconds = (minutes * 60).to_string();
     let seed = seed.to_string();
-    process::run(process::in_root("target/debug/medfleet-fuzz").args([
+    let fuzzer = places::built("medfleet-fuzz");
+    process::run(process::in_root(&fuzzer.to_string_lossy()).args([
         "run",
         "--seconds",
         &seconds,

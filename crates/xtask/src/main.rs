@@ -32,7 +32,8 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   ci                     everything that CI runs (= make test)
-  fetch                  the pinned tools and test data, into the cache
+  fetch [NAME…]          the pinned tools and test data, into the cache; by name only what is named: nats-server, or
+                         demo for all that `make demo` needs; another word lists the names
   tidy                   the repository's own rules: arrows, owners, sizes, licences, the architecture page
   proto [--bless]        lint the contract, refuse breaking changes, check the API reference; --bless accepts additions
         [--bless-breaking]   … and accepts a breaking change (only before a release)
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match args.as_slice() {
         ["ci"] => ci::run(),
         ["fetch"] => fetch::all(),
+        ["fetch", names @ ..] => fetch::named(names),
         ["tidy"] => tidy::run(),
         ["proto"] => proto::run(proto::Mode::Check),
         ["proto", "--bless"] => proto::run(proto::Mode::Bless),

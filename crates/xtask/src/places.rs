@@ -16,14 +16,29 @@ pub(crate) fn root() -> PathBuf {
 
 /// A scratch folder of the automation, below cargo's build folder.
 pub(crate) fn scratch(name: &str) -> Result<PathBuf> {
-    let path = root().join("target").join("xtask").join(name);
+    let path = build_folder().join("xtask").join(name);
     std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
     Ok(path)
 }
 
 /// A binary that cargo built in the one profile.
 pub(crate) fn built(binary: &str) -> PathBuf {
-    root().join("target").join("debug").join(binary)
+    build_folder().join("debug").join(binary)
+}
+
+/// Cargo's build folder: where it put this program itself, whoever chose that (CARGO_TARGET_DIR, a configuration file, or
+/// nobody).
+fn build_folder() -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let of_own = own.as_deref().and_then(build_folder_of);
+    of_own.map_or_else(|| root().join("target"), Path::to_path_buf)
+}
+
+/// The build folder of a program in it: above `debug/PROGRAM`, of a test's above `debug/deps/PROGRAM`.
+fn build_folder_of(program: &Path) -> Option<&Path> {
+    let mut folders = program.ancestors().skip(1).take(2);
+    let profile = folders.find(|folder| folder.ends_with("debug"))?;
+    profile.parent()
 }
 
 /// The cache of fetched tools and data: `$MEDFLEET_CACHE`, else `~/.cache/medfleet`.
@@ -42,4 +57,24 @@ pub(crate) fn cache() -> Result<PathBuf> {
     std::fs::create_dir_all(&path)
         .with_context(|| format!("create the cache {}", path.display()))?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_folder_is_where_cargo_put_a_program() {
+        let check = |program: &str, expected: Option<&str>| {
+            let found = build_folder_of(Path::new(program));
+            assert_eq!(found, expected.map(Path::new), "{program}");
+        };
+        check("/r/target/debug/xtask", Some("/r/target"));
+        check("/r/target/debug/deps/xtask-0123", Some("/r/target"));
+        check(
+            "/big/t/x86_64-unknown-linux-gnu/debug/xtask",
+            Some("/big/t/x86_64-unknown-linux-gnu"),
+        );
+        check("/usr/bin/xtask", None);
+    }
 }

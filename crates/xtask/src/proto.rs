@@ -31,7 +31,7 @@ pub(crate) enum Mode {
 
 /// Checks the contract, or accepts its present state.
 pub(crate) fn run(mode: Mode) -> Result<()> {
-    let buf = fetch::path("bin/buf-1.75.0")?;
+    let buf = fetch::file("buf")?;
     let root = places::root();
     process::run(buf_command(&buf).args(["lint", "proto"]))
         .context("the contract breaks buf's standard rules")?;
@@ -50,6 +50,13 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     let commented = build(&buf, &scratch.join("commented.binpb"), &[])?;
     let set =
         FileDescriptorSet::decode(commented.as_slice()).context("read the image that buf built")?;
+    let silent = reference::silent(&set);
+    if !silent.is_empty() {
+        bail!(
+            "{}: the comment's `Errors:` does not say when it answers UNAVAILABLE, as every method may",
+            silent.join(", ")
+        );
+    }
     let page = reference::page(&set);
 
     settle(mode, &image, &current)?;

@@ -2,9 +2,10 @@
 //
 // Everything this program knows of the API comes from the .proto files. Generate, compile and link with:
 //
-//     protoc -I proto --cpp_out=OUT --grpc_out=OUT --plugin=protoc-gen-grpc=$(which grpc_cpp_plugin) proto/medfleet/v1/*.proto
-//     g++ -std=c++17 -I OUT submit_and_watch.cc OUT/medfleet/v1/*.cc -Wl,--copy-dt-needed-entries -lgrpc++ -lgrpc -lgpr
-//         -lprotobuf -lpthread
+//     protoc -I proto -I tests/clients --cpp_out=OUT --grpc_out=OUT --plugin=protoc-gen-grpc=$(which grpc_cpp_plugin)
+//         proto/medfleet/v1/*.proto tests/clients/details.proto
+//     g++ -std=c++17 -I OUT submit_and_watch.cc OUT/*.cc OUT/medfleet/v1/*.cc -Wl,--copy-dt-needed-entries -lgrpc++ -lgrpc
+//         -lgpr -lprotobuf -lpthread
 //
 // Usage: submit_and_watch ADDRESS TOKEN IMAGE [CA_FILE]        (ADDRESS is host:port)
 //
@@ -14,7 +15,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -28,14 +31,17 @@
 #include <google/protobuf/util/json_util.h>
 #include <grpcpp/grpcpp.h>
 
+#include "details.pb.h"
 #include "medfleet/v1/job_service.grpc.pb.h"
 
 namespace api = medfleet::v1;
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::chrono::seconds kCallTime{60};
+// A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 constexpr std::chrono::seconds kWatchTime{300};
-constexpr std::chrono::seconds kLongestPause{8};
+constexpr double kLongestPauseSeconds = 30;
+constexpr int kMostTries = 8;
 
 // A call with the tenant's token and a time by which it must have ended.
 class Call {
@@ -47,9 +53,45 @@ class Call {
   grpc::ClientContext context;
 };
 
-void Check(const grpc::Status& status, const std::string& what) {
-  if (!status.ok()) {
-    throw std::runtime_error(what + ": " + status.error_message() + " (code " + std::to_string(status.error_code()) + ")");
+// Seconds that the fleet asks to wait: RetryInfo among the details of the status; below 0 without one.
+double DelayAsked(const grpc::Status& status) {
+  details::Status all;
+  if (!all.ParseFromString(status.error_details())) return -1;
+  for (const google::protobuf::Any& detail : all.details()) {
+    const std::string& type = detail.type_url();
+    details::RetryInfo info;
+    if (type.substr(type.rfind('/') + 1) != "google.rpc.RetryInfo" || !info.ParseFromString(detail.value())) continue;
+    return static_cast<double>(info.retry_delay().seconds()) + info.retry_delay().nanos() / 1e9;
+  }
+  return -1;
+}
+
+// Waits after the `tries`-th failure in a row; throws where another try would not help.
+void Pause(int tries, const grpc::Status& status, const std::string& what) {
+  const double asked = DelayAsked(status);
+  const grpc::StatusCode code = status.error_code();
+  const char* name = nullptr;
+  if (code == grpc::StatusCode::UNAVAILABLE) name = "UNAVAILABLE";
+  if (code == grpc::StatusCode::DEADLINE_EXCEEDED) name = "DEADLINE_EXCEEDED";
+  if (code == grpc::StatusCode::RESOURCE_EXHAUSTED && asked >= 0) name = "RESOURCE_EXHAUSTED";
+  if (name == nullptr || tries >= kMostTries) {
+    throw std::runtime_error(what + ": " + status.error_message() + " (code " + std::to_string(code) + ")");
+  }
+  // A little longer by chance, so that many clients do not come back at once.
+  static std::mt19937 random{std::random_device{}()};
+  double seconds = asked >= 0 ? asked : std::min(static_cast<double>(1 << (tries - 1)), kLongestPauseSeconds);
+  seconds *= std::uniform_real_distribution<double>(1, 1.25)(random);
+  std::fprintf(stderr, "submit_and_watch: %s, again in %.1f s\n", name, seconds);
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+// Makes a call until it is answered; each try has a context of its own.
+void Answer(const std::string& token, const std::string& what, const std::function<grpc::Status(grpc::ClientContext*)>& make) {
+  for (int tries = 1;; ++tries) {
+    Call call(token, kCallTime);
+    const grpc::Status status = make(&call.context);
+    if (status.ok()) return;
+    Pause(tries, status, what);
   }
 }
 
@@ -64,11 +106,10 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address, const char* c
 }
 
 // One upload stream: what it is about, then the bytes of the image from there on; without an image it only opens the upload.
-grpc::Status Send(api::JobService::Stub& jobs, const std::string& token, const api::UploadStart& start, std::ifstream* image,
-                  api::Upload* upload) {
-  Call call(token, kCallTime);
+grpc::Status Send(api::JobService::Stub& jobs, grpc::ClientContext* context, const api::UploadStart& start,
+                  std::ifstream* image, api::Upload* upload) {
   api::UploadInputResponse response;
-  auto writer = jobs.UploadInput(&call.context, &response);
+  auto writer = jobs.UploadInput(context, &response);
   api::UploadInputRequest request;
   *request.mutable_start() = start;
   bool open = writer->Write(request);
@@ -86,17 +127,6 @@ grpc::Status Send(api::JobService::Stub& jobs, const std::string& token, const a
   return status;
 }
 
-// How much of an upload is stored.
-grpc::Status Ask(api::JobService::Stub& jobs, const std::string& token, api::Upload* upload) {
-  Call call(token, kCallTime);
-  api::GetUploadRequest request;
-  request.set_name(upload->name());
-  api::GetUploadResponse response;
-  grpc::Status status = jobs.GetUpload(&call.context, request, &response);
-  if (status.ok()) *upload = response.upload();
-  return status;
-}
-
 // Uploads the image and returns the name of the upload; goes on from what is stored when a stream breaks.
 std::string Upload(api::JobService::Stub& jobs, const std::string& token, const std::string& path) {
   std::ifstream image(path, std::ios::binary | std::ios::ate);
@@ -104,37 +134,37 @@ std::string Upload(api::JobService::Stub& jobs, const std::string& token, const 
   api::UploadStart start;
   start.set_total_bytes(static_cast<std::uint64_t>(image.tellg()));
   // Opened by a stream of its own: without a name there would be nothing to go on with.
-  api::Upload upload;
-  Check(Send(jobs, token, start, nullptr, &upload), "UploadInput");
-  start.set_upload(upload.name());
-  for (std::chrono::seconds pause{1};; pause *= 2) {
-    grpc::Status status = Ask(jobs, token, &upload);
-    if (status.ok()) {
-      start.set_offset(upload.committed_bytes());
-      image.clear();
-      image.seekg(static_cast<std::streamoff>(upload.committed_bytes()));
-      status = Send(jobs, token, start, &image, &upload);
-    }
-    const bool resumable =
-        status.error_code() == grpc::StatusCode::UNAVAILABLE || status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
-    if (!resumable || pause > kLongestPause) {
-      Check(status, "UploadInput");
-      return upload.name();
-    }
-    std::this_thread::sleep_for(pause);
+  api::Upload known;
+  Answer(token, "UploadInput", [&](auto* context) { return Send(jobs, context, start, nullptr, &known); });
+  start.set_upload(known.name());
+  for (int tries = 0; !known.complete();) {
+    start.set_offset(known.committed_bytes());
+    image.clear();
+    image.seekg(static_cast<std::streamoff>(start.offset()));
+    Call call(token, kCallTime);
+    const grpc::Status status = Send(jobs, &call.context, start, &image, &known);
+    // Not complete all the same, where the file became shorter meanwhile: the fleet says so of the job.
+    if (status.ok()) break;
+    Pause(++tries, status, "UploadInput");
+    api::GetUploadRequest request;
+    request.set_name(start.upload());
+    api::GetUploadResponse response;
+    Answer(token, "GetUpload", [&](auto* context) { return jobs.GetUpload(context, request, &response); });
+    known = response.upload();
+    if (known.committed_bytes() > start.offset()) tries = 0;
   }
+  return known.name();
 }
 
 std::string Submit(api::JobService::Stub& jobs, const std::string& token, const std::string& upload) {
-  Call call(token, kCallTime);
   api::SubmitJobRequest request;
-  // Sent again after a broken connection, the same id gives the same job.
+  // Sent again, the same id gives the same job. A program that may be restarted writes it down first.
   std::random_device random;
   request.set_request_id("cpp-" + std::to_string(random()) + "-" + std::to_string(random()));
   request.mutable_task()->mutable_report();
   request.add_inputs()->set_upload(upload);
   api::SubmitJobResponse response;
-  Check(jobs.SubmitJob(&call.context, request, &response), "SubmitJob");
+  Answer(token, "SubmitJob", [&](auto* context) { return jobs.SubmitJob(context, request, &response); });
   return response.job().name();
 }
 
@@ -144,35 +174,53 @@ struct Seen {
   std::string streamed;
 };
 
+// Takes in one event, and notes in the request where to go on.
+void Note(const api::WatchJobResponse& event, Seen* seen, api::WatchJobRequest* request) {
+  request->set_after_sequence(event.sequence());
+  switch (event.event_case()) {
+    case api::WatchJobResponse::kProgress: {
+      const std::string& stage = api::JobState_Name(event.progress().state());
+      auto& stages = seen->stages;
+      if (std::find(stages.begin(), stages.end(), stage) == stages.end()) stages.push_back(stage);
+      break;
+    }
+    case api::WatchJobResponse::kText:
+      seen->streamed.resize(event.text().offset_bytes());
+      seen->streamed += event.text().text();
+      request->mutable_text_position()->set_attempt(event.text().attempt());
+      request->mutable_text_position()->set_offset_bytes(seen->streamed.size());
+      break;
+    case api::WatchJobResponse::kReset:
+      seen->streamed.clear();
+      request->mutable_text_position()->set_attempt(event.reset().attempt());
+      request->mutable_text_position()->set_offset_bytes(0);
+      break;
+    case api::WatchJobResponse::kFinal:
+      seen->ended = event.final();
+      break;
+    default:
+      break;  // A kind of event newer than this program.
+  }
+}
+
+// Follows the job to its end, from where it is when a stream breaks.
 Seen Watch(api::JobService::Stub& jobs, const std::string& token, const std::string& name) {
-  Call call(token, kWatchTime);
   api::WatchJobRequest request;
   request.set_name(name);
-  auto reader = jobs.WatchJob(&call.context, request);
   Seen seen;
-  api::WatchJobResponse event;
-  while (reader->Read(&event)) {
-    switch (event.event_case()) {
-      case api::WatchJobResponse::kProgress: {
-        const std::string& stage = api::JobState_Name(event.progress().state());
-        if (std::find(seen.stages.begin(), seen.stages.end(), stage) == seen.stages.end()) seen.stages.push_back(stage);
-        break;
-      }
-      case api::WatchJobResponse::kText:
-        seen.streamed += event.text().text();
-        break;
-      case api::WatchJobResponse::kReset:
-        seen.streamed.clear();
-        break;
-      case api::WatchJobResponse::kFinal:
-        seen.ended = event.final();
-        break;
-      default:
-        break;  // A kind of event newer than this program.
+  for (int tries = 1;; ++tries) {
+    Call call(token, kWatchTime);
+    auto reader = jobs.WatchJob(&call.context, request);
+    api::WatchJobResponse event;
+    while (reader->Read(&event)) {
+      tries = 1;
+      Note(event, &seen, &request);
     }
+    grpc::Status status = reader->Finish();
+    if (!seen.ended.name().empty()) return seen;
+    if (status.ok()) status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream ended too soon");
+    Pause(tries, status, "WatchJob");
   }
-  Check(reader->Finish(), "WatchJob");
-  return seen;
 }
 
 // A job that did not complete has no result. Only a failed one says more: a refused image, for example.
@@ -210,11 +258,10 @@ int main(int argc, char** argv) {
     const std::string name = Submit(*jobs, token, Upload(*jobs, token, argv[3]));
     const Seen seen = Watch(*jobs, token, name);
     CheckCompleted(seen.ended);
-    Call call(token, kCallTime);
     api::GetResultRequest request;
     request.set_name(name);
     api::GetResultResponse response;
-    Check(jobs->GetResult(&call.context, request, &response), "GetResult");
+    Answer(token, "GetResult", [&](auto* context) { return jobs->GetResult(context, request, &response); });
     Print(seen, response.result());
     return 0;
   } catch (const std::exception& error) {

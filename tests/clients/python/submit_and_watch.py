@@ -1,8 +1,9 @@
 """Submits a study to medfleet, follows it to its end and prints the draft as one line of JSON.
 
-Everything this program knows of the API comes from the .proto files. Make the two modules it imports with:
+Everything this program knows of the API comes from the .proto files. Make the modules it imports with:
 
-    python -m grpc_tools.protoc -I proto --python_out=OUT --grpc_python_out=OUT proto/medfleet/v1/*.proto
+    python -m grpc_tools.protoc -I proto -I tests/clients --python_out=OUT --grpc_python_out=OUT \\
+        proto/medfleet/v1/*.proto tests/clients/details.proto
 
 Usage: submit_and_watch.py ADDRESS TOKEN IMAGE [CA_FILE]        (ADDRESS is host:port, OUT is on PYTHONPATH)
 
@@ -12,19 +13,23 @@ one machine only.
 
 import json
 import os
+import random
 import sys
 import time
 import uuid
 
 import grpc
 
+import details_pb2
 from medfleet.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 CHUNK_BYTES = 1 << 20
 CALL_SECONDS = 60
+# A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 WATCH_SECONDS = 300
-PAUSES_SECONDS = (1, 2, 4, 8)
-RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+PAUSE_SECONDS_MAX = 30
+TRIES_MAX = 8
+BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def connect(address, ca_file):
@@ -33,6 +38,40 @@ def connect(address, ca_file):
         return grpc.insecure_channel(address)
     with open(ca_file, "rb") as file:
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(file.read()))
+
+
+def delay_asked(error):
+    """Seconds that the fleet asks to wait: RetryInfo among the details of the status; None without one."""
+    trailers = dict(error.trailing_metadata() or ())
+    for detail in details_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
+        if detail.type_url.endswith("/google.rpc.RetryInfo"):
+            return details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToTimedelta().total_seconds()
+    return None
+
+
+def pause(tries, error=None):
+    """Waits after the `tries`-th failure in a row (without an error, a stream ended too soon) or raises it: for good."""
+    code = error.code() if error else grpc.StatusCode.UNAVAILABLE
+    asked = delay_asked(error) if error else None
+    busy = code == grpc.StatusCode.RESOURCE_EXHAUSTED and asked is not None
+    if tries >= TRIES_MAX or not (busy or code in BROKEN):
+        raise error or ConnectionError("the stream ended too soon")
+    seconds = min(2 ** (tries - 1), PAUSE_SECONDS_MAX) if asked is None else asked
+    # A little longer by chance, so that many clients do not come back at once.
+    seconds *= random.uniform(1, 1.25)
+    print(f"submit_and_watch: {code.name}, again in {seconds:.1f} s", file=sys.stderr, flush=True)
+    time.sleep(seconds)
+
+
+def answer(call):
+    """Makes a call until it is answered."""
+    tries = 0
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            tries += 1
+            pause(tries, error)
 
 
 def missing(path, known):
@@ -47,51 +86,69 @@ def missing(path, known):
             yield job_service_pb2.UploadInputRequest(chunk=chunk)
 
 
-def upload(jobs, metadata, path):
+def upload(jobs, options, path):
     """Uploads the image and returns the name of the upload; goes on from what is stored when a stream breaks."""
-    options = {"metadata": metadata, "timeout": CALL_SECONDS}
     # Opened by a stream of its own: without a name there would be nothing to go on with.
     start = job_service_pb2.UploadStart(total_bytes=os.path.getsize(path))
-    opened = jobs.UploadInput(iter([job_service_pb2.UploadInputRequest(start=start)]), **options)
-    request = job_service_pb2.GetUploadRequest(name=opened.upload.name)
-    for pause in (*PAUSES_SECONDS, None):
+    opening = job_service_pb2.UploadInputRequest(start=start)
+    known = answer(lambda: jobs.UploadInput(iter([opening]), **options)).upload
+    tries = 0
+    while not known.complete:
+        stored = known.committed_bytes
         try:
-            known = jobs.GetUpload(request, **options).upload
+            # Not complete all the same, where the file became shorter meanwhile: the fleet says so of the job.
             return jobs.UploadInput(missing(path, known), **options).upload.name
         except grpc.RpcError as error:
-            if pause is None or error.code() not in RESUMABLE:
-                raise
-            time.sleep(pause)
+            tries += 1
+            pause(tries, error)
+            request = job_service_pb2.GetUploadRequest(name=known.name)
+            known = answer(lambda: jobs.GetUpload(request, **options)).upload
+            if known.committed_bytes > stored:
+                tries = 0
+    return known.name
 
 
-def submit(jobs, metadata, uploaded):
+def submit(jobs, options, uploaded):
     """Submits a report job for the upload; returns the job's name."""
     request = job_service_pb2.SubmitJobRequest(
-        # Sent again after a broken connection, the same id gives the same job.
+        # Sent again, the same id gives the same job. A program that may be restarted writes it down first.
         request_id=str(uuid.uuid4()),
         task=job_pb2.Task(report=job_pb2.ReportTask()),
         inputs=[job_pb2.Input(upload=uploaded)],
     )
-    return jobs.SubmitJob(request, metadata=metadata, timeout=CALL_SECONDS).job.name
+    return answer(lambda: jobs.SubmitJob(request, **options)).job.name
 
 
 def watch(jobs, metadata, name):
     """Follows the job to its end; returns it as it ended, the stages it went through and the text as streamed."""
-    stages, text, final = [], b"", None
+    stages, text, tries = [], b"", 0
+    # Also where to go on: what it says of sequence and text is what was received.
     request = job_service_pb2.WatchJobRequest(name=name)
-    for event in jobs.WatchJob(request, metadata=metadata, timeout=WATCH_SECONDS):
-        kind = event.WhichOneof("event")
-        if kind == "progress":
-            stage = job_pb2.JobState.Name(event.progress.state)
-            if stage not in stages:
-                stages.append(stage)
-        elif kind == "text":
-            text += event.text.text.encode()
-        elif kind == "reset":
-            text = b""
-        elif kind == "final":
-            final = event.final
-    return final, stages, text.decode()
+    while True:
+        broken = None
+        try:
+            for event in jobs.WatchJob(request, metadata=metadata, timeout=WATCH_SECONDS):
+                tries = 0
+                request.after_sequence = event.sequence
+                kind = event.WhichOneof("event")
+                if kind == "progress":
+                    stage = job_pb2.JobState.Name(event.progress.state)
+                    if stage not in stages:
+                        stages.append(stage)
+                elif kind == "text":
+                    text = text[: event.text.offset_bytes] + event.text.text.encode()
+                    request.text_position.attempt = event.text.attempt
+                    request.text_position.offset_bytes = len(text)
+                elif kind == "reset":
+                    text = b""
+                    request.text_position.attempt = event.reset.attempt
+                    request.text_position.offset_bytes = 0
+                elif kind == "final":
+                    return event.final, stages, text.decode()
+        except grpc.RpcError as error:
+            broken = error
+        tries += 1
+        pause(tries, broken)
 
 
 def main():
@@ -99,7 +156,8 @@ def main():
     metadata = [("authorization", f"Bearer {token}")]
     with connect(address, ca_file) as channel:
         jobs = job_service_pb2_grpc.JobServiceStub(channel)
-        name = submit(jobs, metadata, upload(jobs, metadata, path))
+        options = {"metadata": metadata, "timeout": CALL_SECONDS}
+        name = submit(jobs, options, upload(jobs, options, path))
         final, stages, streamed = watch(jobs, metadata, name)
         state = job_pb2.JobState.Name(final.state)
         if final.state != job_pb2.JOB_STATE_COMPLETED:
@@ -108,7 +166,7 @@ def main():
             why = f": {reason}: {final.failure.message}" if final.HasField("failure") else ""
             sys.exit(f"{name} ended {state}{why}")
         request = job_service_pb2.GetResultRequest(name=name)
-        result = jobs.GetResult(request, metadata=metadata, timeout=CALL_SECONDS).result
+        result = answer(lambda: jobs.GetResult(request, **options)).result
     print(
         json.dumps(
             {

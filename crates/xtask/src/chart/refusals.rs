@@ -84,6 +84,10 @@ fn around() -> Vec<Refusal> {
             &["/images/ingest/digest", "does not match"],
         ),
         (
+            json!({"prometheusRule": {"runbookBaseUrl": "docs/runbook"}}),
+            &["/prometheusRule/runbookBaseUrl", "does not match"],
+        ),
+        (
             json!({"nats": {"own": {"replicas": 2}}}),
             &["/nats/own/replicas", "1, 3"],
         ),

@@ -17,9 +17,13 @@ const PACKAGE: &str = "medfleet.v1";
 
 /// What every method answers, before what each does.
 const ERRORS: &str = "\n## Errors\n\n\
-    Every method also answers UNAUTHENTICATED to a call without a known token, and DEADLINE_EXCEEDED with the \
-    reason `REQUEST_LATE` to a request that does not come whole within `ingest.limits.request_time_max` (two minutes), uploads \
-    apart: send large files by UploadInput.\n";
+    Every method also answers UNAUTHENTICATED to a call without a known token, DEADLINE_EXCEEDED with the reason \
+    `REQUEST_LATE` to a request that does not come whole within `ingest.limits.request_time_max` (two minutes), uploads \
+    apart (send large files by UploadInput), and INTERNAL where medfleet has a defect.\n\
+    UNAVAILABLE is also what a client makes of a connection that breaks or is refused.\n";
+
+/// What every method may answer, and says of itself when: each asks the queue.
+const EVERYWHERE: &str = "UNAVAILABLE";
 
 /// Field numbers in `descriptor.proto`, of which the paths of comments are made.
 mod number {
@@ -79,6 +83,25 @@ pub(crate) fn page(set: &FileDescriptorSet) -> String {
         }
     }
     page
+}
+
+/// Methods whose `Errors:` sentence leaves out what every method may answer.
+pub(crate) fn silent(set: &FileDescriptorSet) -> Vec<String> {
+    let mut silent = Vec::new();
+    for file in set.file.iter().filter(|file| file.package() == PACKAGE) {
+        let comments = Comments::of(file);
+        for (index, service) in file.service.iter().enumerate() {
+            let path = [number::FILE_SERVICE, position(index)];
+            for (index, method) in service.method.iter().enumerate() {
+                let lines = comments.at(&below(&path, number::SERVICE_METHOD, index));
+                let (_, codes) = split_errors(&lines);
+                if !codes.iter().any(|(code, _)| code == EVERYWHERE) {
+                    silent.push(format!("{}.{}", service.name(), method.name()));
+                }
+            }
+        }
+    }
+    silent
 }
 
 /// One row of the error catalogue.
@@ -351,6 +374,9 @@ fn line(page: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::SourceCodeInfo;
+    use prost_types::source_code_info::Location;
+
     use super::*;
 
     fn check_errors(comment: &[&str], about: &str, expected: &[(&str, &str)]) {
@@ -376,6 +402,37 @@ mod tests {
             &[("A", "one, two"), ("B", ""), ("C", "three")],
         );
         check_errors(&["Does.", "More."], "Does.\nMore.", &[]);
+    }
+
+    #[test]
+    fn a_method_that_does_not_say_that_it_may_be_away_is_found() {
+        let found = |comment: &str| {
+            let location = Location {
+                path: vec![number::FILE_SERVICE, 0, number::SERVICE_METHOD, 0],
+                leading_comments: Some(comment.to_owned()),
+                ..Location::default()
+            };
+            let method = MethodDescriptorProto {
+                name: Some("Do".to_owned()),
+                ..MethodDescriptorProto::default()
+            };
+            let service = ServiceDescriptorProto {
+                name: Some("Service".to_owned()),
+                method: vec![method],
+                ..ServiceDescriptorProto::default()
+            };
+            let file = FileDescriptorProto {
+                package: Some(PACKAGE.to_owned()),
+                service: vec![service],
+                source_code_info: Some(SourceCodeInfo {
+                    location: vec![location],
+                }),
+                ..FileDescriptorProto::default()
+            };
+            silent(&FileDescriptorSet { file: vec![file] })
+        };
+        assert_eq!(found(" Does.\n Errors: NOT_FOUND.\n"), ["Service.Do"]);
+        assert!(found(" Does.\n Errors: NOT_FOUND, UNAVAILABLE (it is away).\n").is_empty());
     }
 
     #[test]

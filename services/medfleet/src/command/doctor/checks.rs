@@ -26,7 +26,11 @@ pub(super) fn nats_binary(cache: Option<&Path>) -> Finding {
             "nats-server",
             format!("{} ({})", binary.version, binary.path.display()),
         ),
-        Err(error) => Finding::fail("nats-server", format!("{error:#}"), "run `make fetch`"),
+        Err(error) => Finding::fail(
+            "nats-server",
+            format!("{error:#}"),
+            "run `cargo xtask fetch nats-server`",
+        ),
     }
 }
 

@@ -33,8 +33,8 @@ pub(crate) fn find(cache: Option<&Path>) -> Result<Binary> {
         }
     }
     bail!(
-        "no nats-server of at least {OLDEST_SERVER}: {}; install one, or fetch the pinned one with `make fetch`, \
-         or name a running one with --nats URL",
+        "no nats-server of at least {OLDEST_SERVER}: {}; install one, or fetch the pinned one with \
+         `cargo xtask fetch nats-server`, or name a running one with --nats URL",
         tried.join(", ")
     )
 }
