@@ -5,9 +5,13 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
 /// Numbers in a vector.
@@ -23,6 +27,9 @@ pub(crate) trait Lanes: Copy {
     type Quads: Copy;
     /// Sixteen times two i16.
     type Pairs: Copy;
+
+    /// Panels that several rows are multiplied with at once: 1 or 4, as registers allow.
+    const PANELS: usize = 1;
 
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);

@@ -13,6 +13,8 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, beside what [`Level::Avx2`] needs.
+    Avx512,
 }
 
 /// A name that is not a level.
@@ -25,14 +27,17 @@ pub struct LevelError {
 impl fmt::Display for LevelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = &self.found;
-        write!(f, "kernel level is {found}, allowed are portable and avx2")
+        write!(
+            f,
+            "kernel level is {found}, allowed are portable, avx2 and avx512"
+        )
     }
 }
 
 impl std::error::Error for LevelError {}
 
 impl Level {
-    const ALL: [Self; 2] = [Self::Portable, Self::Avx2];
+    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
 
     /// Whether this machine can run it.
     #[must_use]
@@ -45,8 +50,17 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 => false,
+            Self::Avx2 | Self::Avx512 => false,
         }
     }
 }
@@ -56,6 +70,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         })
     }
 }
@@ -121,8 +136,20 @@ impl Kernels {
             // SAFETY: a value of this level is only made where the machine has its instructions.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { with_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { with_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => unreachable!("no machine of this architecture has it"),
+            Level::Avx2 | Level::Avx512 => unreachable!("no machine of this architecture has it"),
+        }
+    }
+
+    /// Panels that several rows are multiplied with at once.
+    pub(crate) const fn panels(self) -> usize {
+        match self.level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => crate::lanes::Avx512::PANELS,
+            _ => 1,
         }
     }
 }
@@ -131,6 +158,12 @@ impl Kernels {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn with_avx2(work: impl Work) {
     work.run::<crate::lanes::Avx2>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn with_avx512(work: impl Work) {
+    work.run::<crate::lanes::Avx512>();
 }
 
 #[cfg(test)]
@@ -142,7 +175,7 @@ mod tests {
         for level in Level::ALL {
             assert_eq!(level.to_string().parse(), Ok(level));
         }
-        assert!("avx512".parse::<Level>().is_err());
+        assert!("avx".parse::<Level>().is_err());
     }
 
     #[test]

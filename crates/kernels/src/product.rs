@@ -16,6 +16,8 @@ use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
 /// Inputs of a block; a panel of so many is 16 KiB, half of the first cache. Even, for pairs.
 const BLOCK_DEPTH: usize = 256;
+/// Inputs of a block, of all panels worked on together where those are several; 32 KiB.
+const BLOCK_LINES: usize = 2 * BLOCK_DEPTH;
 /// Panels of a chunk of outputs, which one task works on.
 const CHUNK_PANELS: usize = 4;
 /// Tiles of rows for which a panel's pairs are widened where they are used. With more of them they are widened once.
@@ -167,9 +169,10 @@ struct Tiles<'a> {
     panels: usize,
 }
 
-/// A block of a panel, widened.
+/// A block of a few panels, widened.
 struct Widen<'a> {
     right: Right,
+    panels: usize,
     depth: usize,
     wide: &'a mut [f32],
 }
@@ -229,14 +232,18 @@ impl<'a> Tiles<'a> {
 
     unsafe fn all_tiles(&self, kernels: Kernels, sums: &mut [f32]) {
         let tiles = self.rows.div_ceil(self.tile_rows);
-        let mut wide = [0_f32; BLOCK_DEPTH * LANES];
-        for from in (0..self.depth).step_by(BLOCK_DEPTH) {
-            let depth = BLOCK_DEPTH.min(self.depth - from);
-            for panel in 0..self.panels {
+        let mut wide = [0_f32; BLOCK_LINES * LANES];
+        let together = kernels.panels();
+        let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
+        for from in (0..self.depth).step_by(block) {
+            let depth = block.min(self.depth - from);
+            for panel in (0..self.panels).step_by(together) {
+                let panels = together.min(self.panels - panel);
                 let mut right = self.weight.right(self.first + panel, from);
                 if self.weight.pairs() && tiles > NARROW_TILES {
                     kernels.run(Widen {
                         right,
+                        panels,
                         depth,
                         wide: &mut wide,
                     });
@@ -253,7 +260,7 @@ impl<'a> Tiles<'a> {
                         row: self.panels * LANES,
                         fresh: from == 0,
                     };
-                    let sizes = (self.tile_rows.min(self.rows - first), 1, depth);
+                    let sizes = (self.tile_rows.min(self.rows - first), panels, depth);
                     unsafe { sweep(kernels, sizes, self.left(tile, from), right, sums) }
                 }
             }
@@ -264,15 +271,18 @@ impl<'a> Tiles<'a> {
 impl Work for Widen<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self) {
-        let Right::Pairs { at, .. } = self.right else {
+        let Right::Pairs { at, panel } = self.right else {
             return;
         };
-        // SAFETY: the panel has as many pairs, and there is room for both of each.
+        // SAFETY: the panels have as many pairs, and there is room for both of each.
         unsafe {
-            for pair in 0..self.depth / 2 {
-                let (even, odd) = S::load_bf16_pairs(at.add(pair * LANES));
-                even.store(self.wide.as_mut_ptr().add(2 * pair * LANES));
-                odd.store(self.wide.as_mut_ptr().add((2 * pair + 1) * LANES));
+            for p in 0..self.panels {
+                let wide = self.wide.as_mut_ptr().add(p * self.depth * LANES);
+                for pair in 0..self.depth / 2 {
+                    let (even, odd) = S::load_bf16_pairs(at.add((p * panel + pair) * LANES));
+                    even.store(wide.add(2 * pair * LANES));
+                    odd.store(wide.add((2 * pair + 1) * LANES));
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 
-/// Rows worked on together at most; with them all sixteen registers of AVX2 are in use.
+/// Rows worked on together at most; with them all sixteen registers of AVX2 are in use, and with four panels those of AVX-512.
 pub(crate) const TILE_ROWS: usize = 6;
 
 /// The left side: f32 at `at + k × step + r × row`.
@@ -42,6 +42,16 @@ pub(crate) unsafe fn multiply<S: Lanes>(
     sums: Sums,
 ) {
     unsafe {
+        if S::PANELS == 4 {
+            return match rows {
+                1 => strip::<S, 1, 4>(panels, depth, left, right, sums),
+                2 => strip::<S, 2, 4>(panels, depth, left, right, sums),
+                3 => strip::<S, 3, 4>(panels, depth, left, right, sums),
+                4 => strip::<S, 4, 4>(panels, depth, left, right, sums),
+                5 => strip::<S, 5, 4>(panels, depth, left, right, sums),
+                _ => strip::<S, 6, 4>(panels, depth, left, right, sums),
+            };
+        }
         match rows {
             1 => strip::<S, 1, 4>(panels, depth, left, right, sums),
             2 => strip::<S, 2, 2>(panels, depth, left, right, sums),
