@@ -5,7 +5,7 @@
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-demo: ## on a fresh machine: build, start a fleet, submit a real study, print the draft, stop
+demo: ## on a fresh machine: build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
 	@cargo xtask demo
 
 test: ## everything that CI runs

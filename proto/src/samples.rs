@@ -22,6 +22,16 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
+        (
+            "study_manifest_encoded",
+            encoded_study_manifest().encode_to_vec(),
+        ),
+        ("frames_manifest_encoded", encoded_frames().encode_to_vec()),
+        (
+            "tokens_manifest_device",
+            tokens_with_device().encode_to_vec(),
+        ),
+        ("encoded_study", encoded_study().encode_to_vec()),
         ("job_event", event().encode_to_vec()),
         ("job_event_open", event_of_open_job().encode_to_vec()),
         ("text_chunk", text().encode_to_vec()),
@@ -39,6 +49,8 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("result_localisation", localisation().encode_to_vec()),
         ("result_extraction", extraction().encode_to_vec()),
         ("result_class", result_with_class().encode_to_vec()),
+        ("result_weights", result_with_weights().encode_to_vec()),
+        ("result_encoded", result_encoded().encode_to_vec()),
     ]
 }
 
@@ -57,9 +69,10 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
         | "job_record_cost"
         | "job_record_pseudonyms"
         | "job_record_forwarded" => again::<work::JobRecord>(bytes),
-        "study_manifest" => again::<work::StudyManifest>(bytes),
-        "frames_manifest" => again::<work::FramesManifest>(bytes),
-        "tokens_manifest" => again::<work::TokensManifest>(bytes),
+        "study_manifest" | "study_manifest_encoded" => again::<work::StudyManifest>(bytes),
+        "frames_manifest" | "frames_manifest_encoded" => again::<work::FramesManifest>(bytes),
+        "encoded_study" => again::<work::EncodedStudy>(bytes),
+        "tokens_manifest" | "tokens_manifest_device" => again::<work::TokensManifest>(bytes),
         "job_event" | "job_event_open" => again::<work::JobEvent>(bytes),
         "text_chunk" => again::<work::TextChunk>(bytes),
         "dead_letter" => again::<work::DeadLetter>(bytes),
@@ -189,6 +202,7 @@ fn study() -> work::StudyManifest {
         part_digests: vec![digest(4), digest(5)],
         size_bytes: 9 << 20,
         modality: String::new(),
+        ..Default::default()
     };
     let kind = v1::task::Kind::Report(v1::ReportTask {
         clinical_context: "cough".into(),
@@ -259,6 +273,69 @@ fn frames() -> work::FramesManifest {
                 count: 2,
             }],
         }),
+        ..Default::default()
+    }
+}
+
+fn encoded_study_manifest() -> work::StudyManifest {
+    work::StudyManifest {
+        inputs: vec![work::StudyInput {
+            part_digests: vec![digest(4)],
+            size_bytes: 1 << 20,
+            encoded_images: 2,
+            ..Default::default()
+        }],
+        ..study()
+    }
+}
+
+fn encoded_frames() -> work::FramesManifest {
+    work::FramesManifest {
+        encoded: Some(work::EncodedImages {
+            image_count: 4,
+            encoder_digest: digest(9),
+            device: "cuda:sm_90".into(),
+            tokens: tokens().tokens,
+        }),
+        ..frames()
+    }
+}
+
+fn encoded_study() -> work::EncodedStudy {
+    work::EncodedStudy {
+        image_count: 4,
+        frames: vec![work::EncodedFrame {
+            width: 896,
+            channels: 1,
+            info: Some(used()),
+            tokens_checksum: digest(10),
+        }],
+        files_refused: vec![refused()],
+        preprocessing_version: "1".into(),
+        input_digests: vec![digest(7)],
+        screening: Some(work::TextScreening::default()),
+        encoder_digest: digest(9),
+        device: "cuda:sm_90".into(),
+        tokens_per_frame: 256,
+        token_width: 1152,
+        dtype: "bf16".into(),
+    }
+}
+
+fn tokens_with_device() -> work::TokensManifest {
+    work::TokensManifest {
+        device: "cuda:sm_90".into(),
+        ..tokens()
+    }
+}
+
+fn result_encoded() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            encoder_device: "cuda:sm_90".into(),
+            ..provenance()
+        }),
+        ..Default::default()
     }
 }
 
@@ -274,6 +351,7 @@ fn tokens() -> work::TokensManifest {
         tokens: vec![entry],
         encoder_digest: digest(9),
         encoder_url: "http://127.0.0.1:7444".into(),
+        ..Default::default()
     }
 }
 
@@ -463,6 +541,16 @@ fn extraction() -> v1::Result {
     }
 }
 
+fn result_with_weights() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            weights: "q4_k, q6_k".into(),
+            ..provenance()
+        }),
+        ..Default::default()
+    }
+}
+
 fn provenance() -> v1::Provenance {
     v1::Provenance {
         input_digests: vec!["01".repeat(32)],
@@ -476,5 +564,6 @@ fn provenance() -> v1::Provenance {
         code_version: "0.1.0".into(),
         device: "cpu".into(),
         dtype: "f32".into(),
+        ..Default::default()
     }
 }

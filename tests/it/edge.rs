@@ -23,7 +23,7 @@ fn large(seed: u32) -> Result<Vec<u8>> {
     picture::grey_png(side, pixels.collect())
 }
 
-async fn hub(pace: Pace) -> Result<Fleet> {
+pub(crate) async fn hub(pace: Pace) -> Result<Fleet> {
     Fleet::start(Options {
         model: Model::Simulated(pace),
         ..Options::default()
@@ -32,18 +32,18 @@ async fn hub(pace: Pace) -> Result<Fleet> {
 }
 
 /// The hub's job of a job of the edge.
-async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
+pub(crate) async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
     let id = job.strip_prefix("jobs/").context("a job's name")?;
     Ok(hub.get_by_request_id(&format!("edge/{id}/0")).await?)
 }
 
 /// Every job of the tenant at the hub.
-async fn all_at_hub(hub: &Client) -> Result<Vec<v1::Job>> {
+pub(crate) async fn all_at_hub(hub: &Client) -> Result<Vec<v1::Job>> {
     Ok(hub.list(1000, "").await?.0)
 }
 
 /// What the edge has of a completed job is what the hub has.
-async fn is_same(edge: &Client, hub: &Client, job: &str) -> Result<()> {
+pub(crate) async fn is_same(edge: &Client, hub: &Client, job: &str) -> Result<()> {
     let (ours, theirs) = (edge.get(job).await?, at_hub(hub, job).await?);
     ensure!(ours.state() == JobState::Completed, "{ours:?}");
     ensure!(
@@ -79,13 +79,13 @@ async fn are_in_order(hub: &Client, jobs: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn states(seen: &Seen) -> Vec<JobState> {
+pub(crate) fn states(seen: &Seen) -> Vec<JobState> {
     let mut states: Vec<_> = seen.progress.iter().map(|(_, state, _)| *state).collect();
     states.dedup();
     states
 }
 
-const EVERY_STAGE: [JobState; 6] = [
+pub(crate) const EVERY_STAGE: [JobState; 6] = [
     JobState::Accepted,
     JobState::Forwarded,
     JobState::Released,

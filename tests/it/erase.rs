@@ -33,6 +33,32 @@ fn contents(fleet: &Fleet) -> Result<Vec<String>> {
     Ok(stored.filter(is_content).collect())
 }
 
+/// That the fleet has nothing to do any more, and stores nothing of the tenant's.
+async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
+    fleet.wait_idle().await?;
+    let left = contents(fleet)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+/// A job that is being decoded, and will be for long.
+async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 200,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client.submit(request).await?;
+    client
+        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
+        .await?;
+    Ok((fleet, client, job))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_share() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
@@ -63,35 +89,17 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     ensure!(refused.code() == Code::NotFound, "{refused:?}");
 
     client.erase(&neighbour.name).await?;
-    let left = contents(&fleet)?;
-    ensure!(left.is_empty(), "{left:?}");
-    fleet.wait_idle().await
+    nothing_is_left(&fleet).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 200,
-            ..Pace::default()
-        }),
-        ..Options::default()
-    })
-    .await?;
-    let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    let request = report(vec![inline(picture::png(64, 1)?)]);
+    let (fleet, client, job) = being_decoded(request).await?;
     let erased = client.erase(&job.name).await?;
     let record = erased.job.context("the job is in the answer")?;
     ensure!(record.state() == JobState::Cancelled && record.erase_time.is_some());
-    fleet.wait_idle().await?;
-    let left = contents(&fleet)?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
+    nothing_is_left(&fleet).await
 }
 
 /// The files before and after the one that is refused have frames, and no manifest ever names them.
@@ -246,19 +254,8 @@ async fn said_nowhere(fleet: &Fleet) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_patients_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 200,
-            ..Pace::default()
-        }),
-        ..Options::default()
-    })
-    .await?;
-    let client = fleet.client("st-mary").await?;
-    let job = client.submit(of(PATIENT, STUDIES[0], &[1])?).await?;
-    client
-        .wait_for(&job.name, |job| job.state() == JobState::Decoding)
-        .await?;
+    let request = of(PATIENT, STUDIES[0], &[1])?;
+    let (fleet, client, job) = being_decoded(request).await?;
     let erased = client.erase_jobs(&patient(PATIENT), false).await?;
     ensure!(jobs(&erased)? == (1, 1, 0), "{erased:?}");
     let job = client.get(&job.name).await?;
@@ -266,10 +263,7 @@ async fn a_patients_job_that_is_being_decoded_is_cancelled_and_leaves_nothing() 
         job.state() == JobState::Cancelled && job.erase_time.is_some(),
         "{job:?}"
     );
-    fleet.wait_idle().await?;
-    let left = contents(&fleet)?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
+    nothing_is_left(&fleet).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -373,8 +367,5 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
         code == Some(0) && said.contains("\"jobs_erased_before\":1"),
         "{code:?} {said}"
     );
-    fleet.wait_idle().await?;
-    let left = contents(&fleet)?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
+    nothing_is_left(&fleet).await
 }

@@ -1,4 +1,7 @@
-//! A decode never starts with an image missing: the job fails with that reason and not one token of text.
+//! A decode never starts with an image missing: the job fails with that reason and not one token of text. A process never
+//! starts on an empty folder in the place of its fleet's blobs.
+
+use std::fs;
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{FailureReason, JobState};
@@ -72,5 +75,34 @@ async fn a_damaged_token_blob_fails_the_job() -> Result<()> {
         "text about a damaged image: {:?}",
         seen.text
     );
+    Ok(())
+}
+
+/// As after a restart of a machine whose disk was not mounted: nothing is accepted, or looked for, beside the real blobs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_lost_its_blobs_stops_the_start_until_an_operator_means_it() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 4)?)]))
+        .await?;
+    client.wait_final(&job.name).await?;
+    for role in Role::ALL {
+        fleet.stop_role(role).await?;
+    }
+    let blobs = fleet.tokens_file().with_file_name("blobs");
+    fs::remove_dir_all(&blobs)?;
+    fs::create_dir(&blobs)?;
+    let refused = fleet.start_role(Role::Preprocess).await;
+    let refused = format!("{:#}", refused.expect_err("the disk is not mounted"));
+    ensure!(
+        refused.contains("is empty, but the queue has jobs"),
+        "{refused}"
+    );
+    ensure!(fs::read_dir(&blobs)?.count() == 0, "it left something");
+    fs::write(blobs.join(".store"), "")?;
+    fleet.start_role(Role::Ingest).await?;
+    let client = fleet.client("st-mary").await?;
+    ensure!(client.get(&job.name).await?.state() == JobState::Completed);
     Ok(())
 }

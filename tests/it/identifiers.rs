@@ -20,7 +20,7 @@ const PLANTED: &[([u16; 2], &[u8; 2], &str)] = &[
     ([0x0008, 0x0090], b"PN", "Umbrexil^Tavo"),
 ];
 /// As they stand in texts, in other spellings than the header's too.
-const SECRETS: &[&str] = &[
+pub(crate) const SECRETS: &[&str] = &[
     "Qorvex",
     "Wylat",
     "PX99-731842",
@@ -30,11 +30,11 @@ const SECRETS: &[&str] = &[
     "ZK5519034",
     "Umbrexil",
 ];
-const QUESTION: &str = "QORVEX, Wylat (PX99731842, born 12.03.1951, acc. zk5519034, ref. Dr Umbrexil): is there an effusion?";
+pub(crate) const QUESTION: &str = "QORVEX, Wylat (PX99731842, born 12.03.1951, acc. zk5519034, ref. Dr Umbrexil): is there an effusion?";
 const MASKED: &str = "[name], [name] ([number], born [date of birth], acc. [number], ref. Dr [name]): is there an effusion?";
 
 /// A file with one element after another given its planted value.
-fn planted(mut bytes: Vec<u8>, extra: &[([u16; 2], &[u8; 2], &str)]) -> Result<Vec<u8>> {
+pub(crate) fn planted(mut bytes: Vec<u8>, extra: &[([u16; 2], &[u8; 2], &str)]) -> Result<Vec<u8>> {
     for ([group, element], vr, value) in PLANTED.iter().chain(extra) {
         let tag = [group.to_le_bytes(), element.to_le_bytes()].concat();
         let head = [tag.as_slice(), vr.as_slice()].concat();
@@ -49,7 +49,7 @@ fn planted(mut bytes: Vec<u8>, extra: &[([u16; 2], &[u8; 2], &str)]) -> Result<V
 }
 
 /// A phantom's radiograph as `medfleet phantom` writes it.
-async fn phantom(folder: &Path) -> Result<Vec<u8>> {
+pub(crate) async fn phantom(folder: &Path) -> Result<Vec<u8>> {
     let made = Command::new(binary("medfleet")?)
         .args([
             "phantom", "--count", "1", "--seed", "5", "--size", "96", "--out",
@@ -67,7 +67,7 @@ async fn phantom(folder: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(file.path())?)
 }
 
-fn answer(question: &str, image: Vec<u8>) -> SubmitJobRequest {
+pub(crate) fn answer(question: &str, image: Vec<u8>) -> SubmitJobRequest {
     let question = question.to_owned();
     SubmitJobRequest {
         task: Some(v1::Task {
@@ -94,7 +94,7 @@ fn digest(result: &v1::Result) -> Result<String> {
     Ok(provenance.prompt_digest.clone())
 }
 
-fn holds(bytes: &[u8], secret: &str) -> bool {
+pub(crate) fn holds(bytes: &[u8], secret: &str) -> bool {
     let (bytes, secret) = (bytes.to_ascii_lowercase(), secret.to_ascii_lowercase());
     bytes
         .windows(secret.len())

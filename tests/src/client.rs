@@ -564,7 +564,7 @@ pub fn report(inputs: Vec<v1::Input>) -> SubmitJobRequest {
 pub fn inline(bytes: Vec<u8>) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(bytes.into())),
-        modality: String::new(),
+        ..v1::Input::default()
     }
 }
 
@@ -573,6 +573,6 @@ pub fn inline(bytes: Vec<u8>) -> v1::Input {
 pub fn uploaded(name: &str) -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Upload(name.into())),
-        modality: String::new(),
+        ..v1::Input::default()
     }
 }

@@ -1,5 +1,5 @@
-//! A hospital's edge beside a fleet: one ingest with its own nats-server, its own store and key, and a link to the hub's
-//! public API that can be cut.
+//! A hospital's edge beside a fleet: one ingest with its own nats-server, its own store and key, a link to the hub's public API
+//! that can be cut, and, where images stay, its own preprocess and encode.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 use crate::client::{Client, PATIENCE};
 use crate::config;
-use crate::fleet::{API_PORT, Fleet, Options, Role, http_get, own_address};
+use crate::fleet::{API_PORT, Fleet, Options, Role, http_get, own_address, read_below};
 use crate::process::start_service;
 
 /// Its own key: nothing of the hub's is known here but the tokens.
@@ -25,8 +25,10 @@ const TENANTS: [&str; 2] = ["st-mary", "st-john"];
 #[derive(Debug)]
 pub struct Edge {
     address: Ipv4Addr,
-    _nats: NatsServer,
+    nats: NatsServer,
     process: Mutex<Option<Child>>,
+    /// Its own preprocess and encode, where they were started.
+    stages: Mutex<Vec<Child>>,
     link: FaultyLink,
     tokens: Vec<(&'static str, String)>,
     folder: tempfile::TempDir,
@@ -49,33 +51,86 @@ impl Edge {
             entries.push_str(&entry);
         }
         fs::write(folder.path().join("tokens.toml"), entries)?;
-        let urls = vec![nats.url()];
         let edge = Self {
             address,
             process: Mutex::new(None),
+            stages: Mutex::default(),
             link,
             tokens,
             folder,
-            _nats: nats,
+            nats,
         };
         edge.know(&TENANTS.map(|tenant| (tenant, hub.token(tenant))))?;
-        fs::write(edge.config(), edge.settings(urls, more)?)?;
+        fs::write(edge.config(), edge.settings(more)?)?;
         edge.start_again().await?;
         Ok(edge)
     }
 
-    fn settings(&self, nats_urls: Vec<String>, more: Table) -> Result<String> {
+    /// Starts a preprocess and an encode at this site, of the simulated model, and waits until they are ready.
+    ///
+    /// # Errors
+    /// When one does not become ready, with its log.
+    pub async fn start_stages(&self) -> Result<()> {
+        for role in [Role::Preprocess, Role::Encode] {
+            let mut file = self.file_of(role)?;
+            if role == Role::Encode {
+                let encode = file.get_mut("encode").and_then(Value::as_table_mut);
+                encode
+                    .context("[encode]")?
+                    .insert("for_edge".into(), true.into());
+            }
+            let path = self.folder.path().join(format!("{}.toml", role.name()));
+            let log = self.folder.path().join(format!("{}.log", role.name()));
+            fs::write(&path, file.to_string())?;
+            let child = start_service(role, &path, &log)?;
+            self.stages.lock().await.push(child);
+            let ready = self.wait_ready(role).await;
+            ready.with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// The blobs of a kind, all of a tenant's.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn blobs_of(&self, tenant: &str, kind: &str) -> Result<Vec<Vec<u8>>> {
+        read_below(&self.folder.path().join("blobs").join(tenant).join(kind))
+    }
+
+    /// The configuration of a service of this site.
+    fn file_of(&self, role: Role) -> Result<Table> {
         let options = Options::default();
         let setting = config::Setting {
             address: self.address,
-            nats_urls,
+            nats_urls: vec![self.nats.url()],
             replicas: 1,
             folder: self.folder.path(),
             blobs: self.folder.path().join("blobs"),
             options: &options,
             instance: 0,
         };
-        let mut file: Table = config::of(Role::Ingest, &setting).parse()?;
+        let mut file: Table = config::of(role, &setting).parse()?;
+        let store = file.get_mut("store").and_then(Value::as_table_mut);
+        store.context("[store]")?.insert("key".into(), KEY.into());
+        Ok(file)
+    }
+
+    async fn wait_ready(&self, role: Role) -> Result<()> {
+        let admin = SocketAddr::from((self.address, role.admin_port()));
+        wait_until(
+            PATIENCE,
+            "a service of the edge to be ready",
+            async || match http_get(admin, "/readyz").await {
+                Ok((200, _)) => Some(()),
+                _ => None,
+            },
+        )
+        .await
+    }
+
+    fn settings(&self, more: Table) -> Result<String> {
+        let mut file = self.file_of(Role::Ingest)?;
         let link = self.link.nats_url();
         let port = link.rsplit(':').next().context("the link's port")?;
         let scheme = match more.contains_key("ca_file") {
@@ -105,8 +160,6 @@ impl Edge {
         models
             .context("[ingest.models]")?
             .insert("unknown".into(), config::POOL.into());
-        let store = file.get_mut("store").and_then(Value::as_table_mut);
-        store.context("[store]")?.insert("key".into(), KEY.into());
         Ok(file.to_string())
     }
 
@@ -158,13 +211,8 @@ impl Edge {
             self.process.lock().await.replace(child).is_none(),
             "it runs already"
         );
-        let ready = wait_until(PATIENCE, "the edge to be ready", async || {
-            match http_get(self.admin(), "/readyz").await {
-                Ok((200, _)) => Some(()),
-                _ => None,
-            }
-        });
-        ready.await.with_context(|| self.log().unwrap_or_default())
+        let ready = self.wait_ready(Role::Ingest).await;
+        ready.with_context(|| self.log().unwrap_or_default())
     }
 
     /// Its log.

@@ -1,5 +1,5 @@
 //! The harness of the end-to-end tests: real service processes, a real nats-server, a client that speaks only the public API.
-//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`collector`] (what it traces), [`s3`] (where its blobs may lie),
+//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`gguf`] (a model in llama.cpp's form), [`collector`] (what it traces), [`s3`] (where its blobs may lie),
 //! [`chaos`] (how it is broken), [`virtual_time`] (how it is broken without waiting), [`autoscale`] (who starts and stops workers), [`upgrade`] (what another release left behind), [`mod@edge`] (a hospital that hands its jobs on to a fleet).
 
 pub mod autoscale;
@@ -9,6 +9,7 @@ pub mod collector;
 pub mod config;
 pub mod edge;
 pub mod fleet;
+pub mod gguf;
 pub mod picture;
 mod process;
 pub mod s3;

@@ -1,6 +1,6 @@
 //! A real S3 server for one test: SeaweedFS, all its parts in one process, with a bucket and a key of its own.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,11 +8,10 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use medfleet_testkit::{cache_dir, wait_until};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use toml::{Table, toml};
 
 use crate::client::PATIENCE;
+use crate::fleet::http_get;
 
 /// The server's binary, below the cache.
 const BINARY: &str = "bin/weed-4.48";
@@ -154,15 +153,6 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
 
 /// Whether the bucket exists: an unsigned request is then refused (403), before that it is not found.
 async fn answers(port: u16) -> bool {
-    let request = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        let head = format!("GET /{BUCKET} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    request
-        .await
-        .is_ok_and(|answer| answer.split(' ').nth(1) == Some("403"))
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    matches!(http_get(address, &format!("/{BUCKET}")).await, Ok((403, _)))
 }

@@ -1,15 +1,17 @@
 //! Chaos in one process and in virtual time: the jobs of a seed go through a fleet of which every wait is a place to crash,
-//! to pause, or to lose an answer, and a seed replays to the step.
+//! to pause, or to lose an answer, whose clocks differ and jump, and a seed replays to the step.
 //!
 //! What is decided is decided by the fleet's own pure code: core's state machine, `protocol` and `invariant`, and `unit.rs` of
 //! `ingest`, `preprocess`, `encode` and `decode`. Written here again are the loops around it, and what nats-server and a blob
 //! store promise; `docs/reliability.md` says what that leaves out.
 //!
-//! Reading order: [`timeline`] (the clock), [`server`] and [`blobs`] (what is promised), [`wire`] (a process's way there),
-//! [`slot`] and [`stages`] (a worker), [`desk`] and [`dispatcher`] (`ingest`), [`load`] (jobs), [`faults`], [`check`].
+//! Reading order: [`timeline`] (true time), [`clocks`] (what each machine takes it for), [`server`] and [`blobs`] (what is
+//! promised), [`wire`] (a process's way there), [`slot`] and [`stages`] (a worker), [`desk`] and [`dispatcher`] (`ingest`),
+//! [`load`] (jobs), [`faults`], [`check`].
 
 mod blobs;
 mod check;
+mod clocks;
 mod desk;
 mod dispatcher;
 mod faults;
@@ -29,6 +31,7 @@ use anyhow::{Context, Result, bail};
 use medfleet_core::{JobKey, JobRecord, PoolName, Stage};
 
 use blobs::BlobShelf;
+use clocks::WallClock;
 use dispatcher::Hub;
 use load::Asked;
 use server::Server;
@@ -74,6 +77,10 @@ pub enum Plant {
     SwapsTokens,
     /// A fenced decode completes its job all the same.
     ForgetsFence,
+    /// A worker ends a job for its time by its own clock, without asking for the queue's.
+    ExpiresByOwnClock,
+    /// A worker says itself until when a unit is its own, by its own clock.
+    LeasesByOwnClock,
 }
 
 /// A run, as far as the seed does not determine it.
@@ -190,11 +197,17 @@ impl World {
             bail!("a tenant has a name that is none");
         }
         let roles = Role::ALL.iter().flat_map(|role| {
-            (0..INSTANCES).map(move |number| Rc::new(Process::new(*role, number)))
+            (0..INSTANCES).map(move |number| {
+                let clock = WallClock::new(timeline);
+                Rc::new(Process::new(*role, number, clock))
+            })
         });
         Ok(Rc::new(Self {
             timeline: timeline.clone(),
-            server: Rc::new(RefCell::new(Server::new(options.plant))),
+            server: Rc::new(RefCell::new(Server::new(
+                options.plant,
+                WallClock::new(timeline),
+            ))),
             blobs: BlobShelf::new(timeline.clone()),
             processes: roles.collect(),
             clients_left: Cell::new(options.jobs),

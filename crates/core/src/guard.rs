@@ -36,6 +36,8 @@ guards! {
     ChunkNumber,
     /// A chunk is done before the decode begins, or not at all.
     ChunkBeforeDecode,
+    /// A job is handed on to the hub as it was accepted, or with every image encoded.
+    Forward,
     /// Only a failed job starts over.
     ReplayOfFailed,
     /// A move is of the record's epoch.

@@ -10,7 +10,7 @@ pub fn violation(record: &JobRecord) -> Option<&'static str> {
     if decoded && !record.chunks.all_done() {
         return Some("a decode began before every declared image was encoded");
     }
-    // The hub keeps the frames of what it decodes.
+    // The hub keeps the frames of what it encodes.
     let has_frames = record.frames.is_some() || record.forwarded.is_some();
     if decoded && !has_frames && record.erased.is_none() {
         return Some("a decode began without a frames manifest");
@@ -79,6 +79,13 @@ pub fn violated_by_step(before: &JobRecord, after: &JobRecord) -> Option<&'stati
     }
     if after.epoch == before.epoch && after.state < before.state {
         return Some("the state went back within an epoch");
+    }
+    let is_handed_on = after.forwarded.is_some() && before.forwarded.is_none();
+    let is_encoded = after.frames.is_some() && after.chunks.all_done();
+    if is_handed_on && before.state != JobState::Accepted && !is_encoded {
+        return Some(
+            "a job was handed on after work on it had begun and before every image was encoded",
+        );
     }
     let (was, is) = (before.forwarded.as_ref(), after.forwarded.as_ref());
     if before.epoch == after.epoch && was.is_some() && was.map(|f| &f.job) != is.map(|f| &f.job) {

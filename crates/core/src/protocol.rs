@@ -272,11 +272,12 @@ fn preprocess(key: &JobKey, record: &JobRecord) -> WorkUnit {
     }
 }
 
-/// Whether a unit that waits is still wanted: its job goes on, and in no newer epoch.
+/// Whether a unit that waits is still wanted: its job goes on here, and in no newer epoch.
 #[must_use]
 pub fn is_wanted(unit: &WorkUnit, record: &JobRecord) -> bool {
+    let is_over = record.state.is_final() || record.state == JobState::Forwarded;
     // A record of an older epoch is only behind the unit.
-    record.epoch < unit.epoch || (record.epoch == unit.epoch && !record.state.is_final())
+    record.epoch < unit.epoch || (record.epoch == unit.epoch && !is_over)
 }
 
 /// Whether a unit takes the place of the one that is queued under its name: one left over from before a replay would keep

@@ -22,8 +22,6 @@ pub struct UnixMillis(pub i64);
 pub enum JobState {
     /// Durably accepted, waiting for its turn.
     Accepted,
-    /// At a hospital's edge: handed on to the hub, which does it.
-    Forwarded,
     /// A preprocess worker took it.
     Released,
     /// Frames are ready.
@@ -32,6 +30,8 @@ pub enum JobState {
     Encoding,
     /// Text is being written.
     Decoding,
+    /// At a hospital's edge: handed on to the hub, which does it, or what of it the edge's own stages have not done.
+    Forwarded,
     /// Final: there is a result.
     Completed,
     /// Final: with a reason.
@@ -46,11 +46,11 @@ impl JobState {
     /// Every state, in order.
     pub const ALL: &'static [Self] = &[
         Self::Accepted,
-        Self::Forwarded,
         Self::Released,
         Self::Preprocessed,
         Self::Encoding,
         Self::Decoding,
+        Self::Forwarded,
         Self::Completed,
         Self::Failed,
         Self::Cancelled,

@@ -22,8 +22,10 @@ pub struct Description {
     pub encoder_digest: Digest,
     /// Kind of device, with the kernel level.
     pub device: String,
-    /// Numeric type of weights and activations.
+    /// Numeric type of activations, and of weights that are not quantised.
     pub dtype: Dtype,
+    /// Forms of the language model's quantised matrices, such as `q8_0`; empty where none is.
+    pub weights: String,
     /// Width and height of the frames the encoder takes, in pixels.
     pub frame_side: u32,
     /// Image tokens a frame.

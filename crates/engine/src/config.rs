@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use medfleet_core::setting::DurationText;
-use medfleet_model::{ComputeDevice, ComputeDeviceError};
+use medfleet_model::{ComputeDevice, ComputeDeviceError, FolderSource, GgufSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
-use crate::real::{Half, Loaded, Place, failed};
+use crate::real::{Half, Loaded, Origin, failed};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
 /// The model of a worker. It has no default: the operator decides.
@@ -23,7 +23,32 @@ pub enum ModelConfig {
         path: PathBuf,
         /// What to compute in.
         dtype: ModelDtype,
+        /// How the language model's matrices are held: `plain`, in `dtype`; or `q8_0`, which they become while they are
+        /// read: half of bf16's memory, on CPUs.
+        #[serde(default)]
+        weights: FolderWeights,
         /// Where to compute: `cpu`, or `cuda`, `cuda:N`, `metal` in a build that has them.
+        #[serde(default)]
+        device: ModelDevice,
+        /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
+        #[serde(default)]
+        digest_cache: Option<PathBuf>,
+    },
+    /// MedGemma as llama.cpp has it: the language model in a GGUF, and the vision tower beside it.
+    Gguf {
+        /// The GGUF with the language model.
+        path: PathBuf,
+        /// The vision tower and its projector: an mmproj GGUF, or a model folder.
+        vision: PathBuf,
+        /// A tokenizer.json. Without it the one beside `path` is taken, or else the vocabulary inside it.
+        #[serde(default)]
+        tokenizer: Option<PathBuf>,
+        /// What to compute in.
+        dtype: ModelDtype,
+        /// How quantised matrices are held: `plain`, dequantised to `dtype`; or `stored`, as they are in the file, on CPUs.
+        #[serde(default)]
+        weights: GgufWeights,
+        /// Where to compute, as for a folder.
         #[serde(default)]
         device: ModelDevice,
         /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
@@ -51,6 +76,38 @@ impl From<ModelDtype> for Dtype {
             ModelDtype::Bf16 => Self::Bf16,
         }
     }
+}
+
+/// How a folder's language model is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FolderWeights {
+    /// In the numeric type that is computed in.
+    #[default]
+    Plain,
+    /// In blocks of 32 weights of 8 bits with a scale, GGUF's Q8_0.
+    Q8_0,
+}
+
+/// How a GGUF's language model is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GgufWeights {
+    /// In the numeric type that is computed in.
+    #[default]
+    Plain,
+    /// As it is stored.
+    Stored,
+}
+
+/// A model's settings that cannot be together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied on CPUs, allowed: cpu, cpu:avx2, cpu:portable"
+)]
+pub struct ModelConfigError {
+    weights: &'static str,
+    device: ComputeDevice,
 }
 
 /// A device by its name.
@@ -132,47 +189,104 @@ pub enum LoadedModel {
 }
 
 impl ModelConfig {
+    /// Checks relations between settings, without opening a file.
+    ///
+    /// # Errors
+    /// [`ModelConfigError`] for quantised weights on a device that has no kernels for them: texts would depend on what is
+    /// written beside them, or fail.
+    pub fn check(&self) -> Result<(), ModelConfigError> {
+        let (weights, device) = match self {
+            Self::Folder {
+                weights: FolderWeights::Q8_0,
+                device,
+                ..
+            } => ("q8_0", device.0),
+            Self::Gguf {
+                weights: GgufWeights::Stored,
+                device,
+                ..
+            } => ("stored", device.0),
+            Self::Folder { .. } | Self::Gguf { .. } | Self::Simulated(_) => return Ok(()),
+        };
+        match device {
+            ComputeDevice::Cpu | ComputeDevice::CpuAt(_) => Ok(()),
+            ComputeDevice::CpuGeneric | ComputeDevice::Cuda(_) | ComputeDevice::Metal(_) => {
+                Err(ModelConfigError { weights, device })
+            }
+        }
+    }
+
     /// Loads it. Takes seconds to minutes: call it on a blocking thread.
     ///
     /// # Errors
-    /// The model's own, which name the file, key or tensor.
+    /// The model's own, which name the file, key or tensor; settings that cannot be together.
     pub fn load(&self, half: Half) -> Result<LoadedModel, EngineError> {
+        self.check().map_err(failed)?;
         match self {
             Self::Folder {
                 path,
                 dtype,
+                weights,
                 device,
                 digest_cache,
             } => {
                 let (dtype, device) = ((*dtype).into(), device.0);
+                let quantised = *weights == FolderWeights::Q8_0;
                 if medfleet_model::is_siglip(path).map_err(failed)? {
-                    LoadedEmbedder::load(path, dtype, device).map(LoadedModel::Embedder)
-                } else {
-                    let place = Place {
-                        folder: path,
-                        device,
-                        digest_cache: digest_cache.as_deref(),
-                    };
-                    Loaded::load(place, dtype, half).map(LoadedModel::Real)
+                    if quantised {
+                        return Err(EngineError::Model(
+                            "MedSigLIP has no quantised form; model.weights is q8_0, allowed: plain"
+                                .into(),
+                        ));
+                    }
+                    return LoadedEmbedder::load(path, dtype, device).map(LoadedModel::Embedder);
                 }
+                let origin = Origin::Folder(FolderSource {
+                    path: path.clone(),
+                    quantised,
+                    digest_cache: digest_cache.clone(),
+                });
+                Loaded::load(&origin, device, dtype, half).map(LoadedModel::Real)
             }
-            Self::Simulated(config) => {
-                let shape = SimulatedShape {
-                    frame_side: config.frame_side,
-                    tokens_per_image: config.tokens_per_image,
-                    token_width: config.token_width,
-                    words: config.words,
-                };
-                let timing = SimulatedTiming {
-                    encode_frame: config.encode_frame.get(),
-                    prefill: config.prefill.get(),
-                    prefill_token: config.prefill_token.get(),
-                    decode_step: config.decode_step.get(),
-                    decode_sequence: config.decode_sequence.get(),
-                };
-                Ok(LoadedModel::Simulated(Simulated::new(shape, timing)))
+            Self::Gguf {
+                path,
+                vision,
+                tokenizer,
+                dtype,
+                weights,
+                device,
+                digest_cache,
+            } => {
+                let origin = Origin::Gguf(GgufSource {
+                    text: path.clone(),
+                    vision: Some(vision.clone()),
+                    tokenizer: tokenizer.clone(),
+                    quantised: *weights == GgufWeights::Stored,
+                    digest_cache: digest_cache.clone(),
+                });
+                Loaded::load(&origin, device.0, (*dtype).into(), half).map(LoadedModel::Real)
             }
+            Self::Simulated(config) => Ok(LoadedModel::Simulated(config.model())),
         }
+    }
+}
+
+impl SimulatedConfig {
+    fn model(&self) -> Simulated {
+        let shape = SimulatedShape {
+            frame_side: self.frame_side,
+            tokens_per_image: self.tokens_per_image,
+            token_width: self.token_width,
+            words: self.words,
+        };
+        let timing = SimulatedTiming {
+            encode_frame: self.encode_frame.get(),
+            prefill: self.prefill.get(),
+            prefill_token: self.prefill_token.get(),
+            decode_step: self.decode_step.get(),
+            decode_sequence: self.decode_sequence.get(),
+        };
+        Simulated::new(shape, timing)
     }
 }
 
@@ -241,6 +355,71 @@ impl DecodeModel {
         match self {
             Self::Writer(engine) => engine.description(),
             Self::Embedder(embedder) => embedder.description(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ModelConfig, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    fn folder(rest: &str) -> String {
+        format!("kind = 'folder'\npath = '/m'\ndtype = 'f32'\n{rest}")
+    }
+
+    fn gguf(rest: &str) -> String {
+        format!("kind = 'gguf'\npath = '/m.gguf'\nvision = '/v'\ndtype = 'bf16'\n{rest}")
+    }
+
+    #[test]
+    fn a_form_that_is_not_known_is_refused_with_those_that_are() {
+        for text in [
+            folder(""),
+            folder("weights = 'q8_0'"),
+            gguf("weights = 'stored'"),
+        ] {
+            assert!(read(&text).expect("is known").check().is_ok(), "{text}");
+        }
+        for (text, allowed) in [
+            (folder("weights = 'q5_0'"), "q8_0"),
+            (folder("weights = 'stored'"), "q8_0"),
+            (gguf("weights = 'q8_0'"), "stored"),
+            (
+                "kind = 'gguf'\npath = '/m.gguf'\ndtype = 'f32'".to_owned(),
+                "vision",
+            ),
+        ] {
+            let error = read(&text).expect_err("is not known");
+            assert!(error.contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
+    fn quantised_weights_are_for_cpus() {
+        let check = |text: String, good: bool| {
+            let checked = read(&text).expect("is known").check();
+            assert_eq!(checked.is_ok(), good, "{text}");
+            if let Err(error) = checked {
+                let error = error.to_string();
+                assert!(error.contains("model.weights is"), "{error}");
+            }
+        };
+        for (device, good) in [
+            ("cpu", true),
+            ("cpu:portable", true),
+            ("cpu:generic", false),
+            ("cuda:1", false),
+            ("metal", false),
+        ] {
+            let device = format!("device = '{device}'\n");
+            check(folder(&format!("{device}weights = 'q8_0'")), good);
+            check(gguf(&format!("{device}weights = 'stored'")), good);
+            check(folder(&device), true);
+            check(gguf(&device), true);
         }
     }
 }

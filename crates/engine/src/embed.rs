@@ -53,6 +53,7 @@ impl LoadedEmbedder {
             encoder_digest: digest,
             device: model.device(),
             dtype,
+            weights: String::new(),
             frame_side: as_u32(model.image_size()),
             tokens_per_image: 1,
             token_width: as_u32(model.width()),

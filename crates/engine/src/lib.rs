@@ -24,7 +24,10 @@ pub use backend::{
     EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_BYTES_MAX,
     STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
 };
-pub use config::{DecodeModel, LoadedModel, ModelConfig, ModelDevice, ModelDtype, SimulatedConfig};
+pub use config::{
+    DecodeModel, FolderWeights, GgufWeights, LoadedModel, ModelConfig, ModelConfigError,
+    ModelDevice, ModelDtype, SimulatedConfig,
+};
 pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done,
 };
@@ -33,7 +36,7 @@ pub use encode::{EncodeEngine, Encoded};
 pub use health::Health;
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
 pub use prompt::{Asked, ImageKind, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
-pub use real::Half;
+pub use real::{Half, Origin};
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 pub use speculation::{Phrases, Speculation};
 pub use text::{Sections, Sentence, TokenSpan, choose_among, sections, sentences};

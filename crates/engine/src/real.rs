@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
-use model::{ComputeDevice, KvOptions, LoadOptions, Model, Parts};
+use model::{ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts};
 
 use crate::backend::{
     DecodeBackend, Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens,
@@ -38,23 +38,36 @@ pub enum Half {
     Both,
 }
 
-/// Where a model comes from and goes to.
-#[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
     /// A Hugging Face folder.
-    pub folder: &'a Path,
-    /// Where to compute.
-    pub device: ComputeDevice,
-    /// Folder that remembers digests: those of weights that have not changed are not computed again.
-    pub digest_cache: Option<&'a Path>,
+    Folder(FolderSource),
+    /// A GGUF with the language model, and the vision tower beside it.
+    Gguf(GgufSource),
+}
+
+impl Origin {
+    /// A model is called as its folder is, or as its file without the ending.
+    fn name(&self) -> String {
+        match self {
+            Self::Folder(source) => name_of(&source.path),
+            Self::Gguf(source) => name_of(&source.text.with_extension("")),
+        }
+    }
 }
 
 impl Loaded {
-    /// Loads a Hugging Face folder. Takes seconds to minutes: call it on a blocking thread.
+    /// Loads a model that sees images. Takes seconds to minutes: call it on a blocking thread.
     ///
     /// # Errors
     /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for a checkpoint without images.
-    pub fn load(place: Place, dtype: Dtype, half: Half) -> Result<Self, EngineError> {
+    pub fn load(
+        origin: &Origin,
+        device: ComputeDevice,
+        dtype: Dtype,
+        half: Half,
+    ) -> Result<Self, EngineError> {
         let parts = match half {
             Half::Encode => Parts::Vision,
             Half::Decode => Parts::Text,
@@ -63,11 +76,11 @@ impl Loaded {
         let options = LoadOptions {
             dtype: to_model(dtype),
             parts,
-            device: place.device,
+            device,
         };
-        let model = match place.digest_cache {
-            Some(cache) => Model::load_remembering(place.folder, options, cache),
-            None => Model::load(place.folder, options),
+        let model = match origin {
+            Origin::Folder(source) => Model::load_folder(source, options),
+            Origin::Gguf(source) => Model::load_gguf(source, options),
         };
         let model = model.map_err(failed)?;
         if model.image_shape().is_none() {
@@ -75,7 +88,7 @@ impl Loaded {
                 "the checkpoint has no vision tower".into(),
             ));
         }
-        Ok(Self::of(model, &name_of(place.folder)))
+        Ok(Self::of(model, &origin.name()))
     }
 
     /// A model that is loaded already, also one that sees no images: to measure with. A worker takes what [`Loaded::load`] takes.
@@ -91,6 +104,7 @@ impl Loaded {
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
             dtype: from_model(model.dtype()),
+            weights: model.held().to_owned(),
             frame_side: as_u32(frame_side),
             tokens_per_image: as_u32(tokens_per_image),
             token_width: as_u32(token_width),

@@ -83,6 +83,7 @@ impl Simulated {
             encoder_digest,
             device: "simulated".to_owned(),
             dtype: Dtype::Bf16,
+            weights: String::new(),
             frame_side: shape.frame_side,
             tokens_per_image: shape.tokens_per_image,
             token_width: shape.token_width,

@@ -9,7 +9,7 @@ use dicom_dictionary_std::{tags, uids};
 use serde::{Deserialize, Serialize};
 
 use crate::header::Header;
-use crate::{Note, Reason, Refusal};
+use crate::{Modality, Note, Reason, Refusal, TextKind};
 
 /// What is done with files whose pixels may carry text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +25,10 @@ pub enum BurnedIn {
 /// What is known about text in the pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Annotation {
-    /// The header says that there is none, or the source is not one that writes any.
+    /// The header says that there is none.
     None,
+    /// The header says nothing, and the source is not one that writes any.
+    Unlikely,
     /// The header says nothing, and the source usually writes some; which kind of source that is.
     Likely(&'static str),
     /// The header says that there is some, or anything else than that there is none.
@@ -128,14 +130,14 @@ impl Annotation {
         let label = header.text(tags::SPECIMEN_LABEL_IN_IMAGE, VR::CS)?;
         Ok(match label {
             Some("YES") => Self::Likely("a slide with its label"),
-            _ => Self::None,
+            _ => Self::Unlikely,
         })
     }
 
     /// Why the file is refused where nobody allows such files.
     pub(crate) fn refusal(self) -> Option<Refusal> {
         let found = match self {
-            Self::None => return None,
+            Self::None | Self::Unlikely => return None,
             Self::Likely(source) => format!("nothing said by {source}"),
             Self::Stated => "YES, or a word other than NO".to_owned(),
         };
@@ -145,9 +147,18 @@ impl Annotation {
     /// What to tell the reader where the file is used all the same.
     pub(crate) fn note(self) -> Option<Note> {
         match self {
-            Self::None => None,
+            Self::None | Self::Unlikely => None,
             Self::Likely(_) => Some(Note::BurnedInPossible),
             Self::Stated => Some(Note::BurnedInAnnotation),
+        }
+    }
+    /// Which of the pictures it is that a reader of text may be shown.
+    pub(crate) fn kind(self, modality: Modality) -> TextKind {
+        match (self, modality) {
+            (Self::None, _) => TextKind::Vouched,
+            (Self::Unlikely, Modality::Ct | Modality::Mr) => TextKind::Slice,
+            (Self::Unlikely, _) => TextKind::Unsaid,
+            (Self::Likely(_) | Self::Stated, _) => TextKind::Allowed,
         }
     }
 }

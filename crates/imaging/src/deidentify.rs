@@ -1,5 +1,5 @@
 //! DICOM objects that may leave: the Basic Application Level Confidentiality Profile of PS3.15 with three of its options, over
-//! files of any transfer syntax. Pixel data is copied byte for byte, and never decoded.
+//! files of any transfer syntax. Pixel data is copied byte for byte; it is decoded only where text is looked for in it.
 //!
 //! It fails closed. What the standard's dictionary does not know is removed, text that is kept is screened for the header's own
 //! names and numbers, and an object is refused whose pixels may carry text or that is no image.
@@ -8,9 +8,10 @@
 //! at any time; without it they lead nowhere.
 //!
 //! Reading order: this file, `profile` (the standard's table), `rewrite` (element by element), `replace` (what stands instead),
-//! `text` (text that is cleaned), `terms` (words that stay), `write` (elements and file meta information);
-//! `whose` (the pseudonyms alone).
+//! `text` (text that is cleaned), `terms` (words that stay), `pixels` (text in frames), `write` (elements and file meta
+//! information); `whose` (the pseudonyms alone).
 
+mod pixels;
 mod profile;
 mod replace;
 mod rewrite;
@@ -27,7 +28,7 @@ use crate::burned_in::Annotation;
 use crate::charset::CharacterSet;
 use crate::elements::{Elements, VrEncoding};
 use crate::header::{self, Header, Opened};
-use crate::{BurnedIn, Format, Identifiers, Limits, Reason, Refusal, sniff};
+use crate::{BurnedIn, Format, Identifiers, Limits, Reason, Refusal, TextCheck, sniff};
 
 use replace::Pseudonyms;
 use rewrite::Rewriter;
@@ -54,6 +55,7 @@ pub struct Profile {
 pub struct Deidentifier {
     key: DeidentificationKey,
     profile: Profile,
+    text_check: Option<TextCheck>,
 }
 
 /// An object that may leave.
@@ -89,7 +91,18 @@ pub struct Changes {
 impl Deidentifier {
     /// With a key and a profile.
     pub fn new(key: DeidentificationKey, profile: Profile) -> Self {
-        Self { key, profile }
+        Self {
+            key,
+            profile,
+            text_check: None,
+        }
+    }
+
+    /// The same, with text looked for in every frame, whatever the header says. An object in which some is found is refused,
+    /// and one that can't be decoded.
+    #[must_use]
+    pub fn checking_text(self, text_check: Option<TextCheck>) -> Self {
+        Self { text_check, ..self }
     }
 
     /// The profile.
@@ -105,6 +118,9 @@ impl Deidentifier {
         let opened = open(bytes, limits)?;
         let header = header::read(&opened, limits)?;
         self.judge(&header)?;
+        if let Some(check) = &self.text_check {
+            pixels::refuse_text(&opened, limits, check)?;
+        }
         let (data_set, encoding) = opened.data_set();
         let required = |tag| {
             let text = header.text(tag, VR::UI)?;

@@ -7,7 +7,8 @@
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives), `pair` (prior and current).
-//! What keeps patients out: `burned_in` (text in pixels), `screen` (text of tasks), `deidentify` (objects that leave).
+//! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
+//! `deidentify` (objects that leave).
 
 mod admission;
 mod archive;
@@ -28,6 +29,7 @@ mod grey;
 mod groups;
 mod header;
 mod icc;
+mod lettering;
 mod nifti;
 mod options;
 mod pair;
@@ -61,9 +63,14 @@ pub use frame::{
     Format, Frame, FrameInfo, Modality, Note, Photometric, Placement, Region, Window,
     WindowFunction, WindowSource,
 };
+pub use lettering::{
+    Area, FoundText, Page, TextCheck, TextKind, TextKinds, TextReader, TextReaderError, Word,
+};
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use pair::{Examination, PairOrder, examination, pair_order};
-pub use parts::{Part, decode_parts, is_dicom_directory, prepare_parts, unpacks};
+pub use parts::{
+    Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input, unpacks,
+};
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
 pub use screen::{IdentifierKind, Identifiers, Screened, identifiers};
@@ -120,7 +127,7 @@ pub fn prepare(bytes: &[u8], options: &Options) -> Result<Prepared, Refusal> {
         }
         Format::Tiff => codec::guarded(|| tiff::decode(bytes, options.limits()))?,
     };
-    Ok(Prepared::Frames(source.alone(&picture, notes, options)))
+    source.alone(&picture, notes, options).map(Prepared::Frames)
 }
 
 /// Turns one file into frames as if it were a whole study.
@@ -154,8 +161,10 @@ fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prep
     }
     let file = dicom::File::read(&opened, options.limits())?;
     let modality = file.modality()?;
+    let annotation = Annotation::of(&file.header)?;
+    let source = source.showing(Some(annotation.kind(modality)));
     if options.refuses_burned_in()
-        && let Some(refusal) = Annotation::of(&file.header)?.refusal()
+        && let Some(refusal) = annotation.refusal()
     {
         return match modality {
             // A volume is whole without them; the study's own slices decide.
@@ -187,6 +196,8 @@ fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prep
 struct Source {
     format: Format,
     digest: String,
+    /// What its pictures are to a reader of text; `None` for those that it is never shown.
+    text: Option<TextKind>,
 }
 
 impl Source {
@@ -194,25 +205,49 @@ impl Source {
         Self {
             format,
             digest: hex::encode(blake3::hash(bytes).as_bytes()),
+            text: Some(match format {
+                Format::Dicom => TextKind::Unsaid,
+                Format::Nifti => TextKind::Slice,
+                Format::Png | Format::Jpeg | Format::Tiff => TextKind::Picture,
+            }),
         }
+    }
+
+    /// The same, when more is known of what its pictures are to a reader of text.
+    fn showing(self, text: Option<TextKind>) -> Self {
+        Self { text, ..self }
     }
 
     /// The result for a picture whose levels are final.
-    fn alone(&self, picture: &Picture, notes: Vec<Note>, options: &Options) -> Decoded {
-        Decoded {
-            frames: vec![self.frame(picture, 0, notes, options)],
+    fn alone(
+        &self,
+        picture: &Picture,
+        notes: Vec<Note>,
+        options: &Options,
+    ) -> Result<Decoded, Refusal> {
+        Ok(Decoded {
+            frames: vec![self.frame(picture, 0, notes, options)?],
             clinical: ClinicalHeader::default(),
             notes: Vec::new(),
-        }
+        })
     }
 
+    /// The picture as the model gets it, once text was looked for.
     fn frame(
         &self,
         picture: &Picture,
         frame_index: u32,
-        notes: Vec<Note>,
+        mut notes: Vec<Note>,
         options: &Options,
-    ) -> (Frame, FrameInfo) {
+    ) -> Result<(Frame, FrameInfo), Refusal> {
+        let painted = match options.text_check().zip(self.text) {
+            Some((check, kind)) => check.look(kind, picture)?,
+            None => None,
+        };
+        if painted.is_some() {
+            notes.push(Note::TextPaintedOver);
+        }
+        let picture = painted.as_ref().unwrap_or(picture);
         let convention = options.convention();
         let (frame, placement) =
             square::to_frame(picture, options.frame_side(), convention.antialias);
@@ -231,6 +266,6 @@ impl Source {
             region: None,
             notes,
         };
-        (frame, info)
+        Ok((frame, info))
     }
 }

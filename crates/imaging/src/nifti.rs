@@ -339,7 +339,7 @@ pub(crate) fn decode(
                 values.iter().map(|x| curve.level(*x)).collect()
             }),
         };
-        let (frame, mut info) = source.frame(&picture, *index, plan.notes.clone(), options);
+        let (frame, mut info) = source.frame(&picture, *index, plan.notes.clone(), options)?;
         info.modality = Some(volume.modality);
         record(&mut info, &curves);
         each(frame, info);

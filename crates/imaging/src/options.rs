@@ -1,6 +1,6 @@
 //! What the caller decides: the model's frame side, and every limit by name.
 
-use crate::{BurnedIn, Convention, Decoder, Modality, Reason, Refusal};
+use crate::{BurnedIn, Convention, Decoder, Modality, Reason, Refusal, TextCheck};
 
 /// The largest frame side that can be asked for, in pixels.
 pub const FRAME_SIDE_MAX: u32 = 4096;
@@ -13,6 +13,7 @@ pub struct Options {
     convention: &'static Convention,
     burned_in: BurnedIn,
     volume_modality: Option<Modality>,
+    text_check: Option<TextCheck>,
 }
 
 impl Options {
@@ -28,6 +29,7 @@ impl Options {
             convention: Convention::newest(),
             burned_in: BurnedIn::default(),
             volume_modality: None,
+            text_check: None,
         })
     }
 
@@ -45,6 +47,17 @@ impl Options {
 
     pub(crate) fn refuses_burned_in(&self) -> bool {
         self.burned_in == BurnedIn::Refuse
+    }
+
+    /// The same, with text looked for in the pixels, or not.
+    #[must_use]
+    pub fn checking_text(self, text_check: Option<TextCheck>) -> Self {
+        Self { text_check, ..self }
+    }
+
+    /// How text is looked for in the pixels; `None` where it is not.
+    pub fn text_check(&self) -> Option<TextCheck> {
+        self.text_check
     }
 
     /// The same, with the modality of volumes whose format has none.

@@ -82,17 +82,23 @@ pub fn examination(bytes: &[u8], limits: &Limits) -> Result<Option<Examination>,
         if fault.is_some() || sniff(&member.bytes).is_err() {
             return;
         }
-        let read = of_file(&member.bytes, &limits.beside(&member.bytes));
-        let joined = read.and_then(|read| match (found.take(), read) {
-            (Some(known), Some(read)) => known.with(read).map(Some),
-            (known, read) => Ok(known.or(read)),
-        });
-        match joined {
-            Ok(joined) => found = joined,
-            Err(refusal) => fault = Some(refusal),
-        }
+        fault = join(&mut found, &member.bytes, &limits.beside(&member.bytes)).err();
     })?;
     fault.map_or(Ok(found), Err)
+}
+
+/// Adds what one more file of an input says.
+pub(crate) fn join(
+    found: &mut Option<Examination>,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<(), Refusal> {
+    let read = of_file(bytes, limits)?;
+    *found = match (found.take(), read) {
+        (Some(known), Some(read)) => Some(known.with(read)?),
+        (known, read) => known.or(read),
+    };
+    Ok(())
 }
 
 /// Which of two inputs shows the prior examination.

@@ -1,10 +1,11 @@
 //! One input of a job: a file, or an archive whose members are the files. One member is in memory at a time, and of a medium
 //! that holds a DICOMDIR only what is DICOM is looked at: viewers, licences and icons lie beside studies on every such disc.
 
+use crate::pair::join;
 use crate::volume::each_slice;
 use crate::{
-    Archive, Format, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, SlicePlan,
-    header, members, prepare, sniff,
+    Archive, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options, Prepared, Reason,
+    Refusal, SlicePlan, header, members, prepare, sniff,
 };
 
 /// One file of an input.
@@ -16,6 +17,47 @@ pub struct Part {
     pub outcome: Result<Prepared, Refusal>,
 }
 
+/// Everything that is read of an input before its study is known.
+#[derive(Debug)]
+pub struct ReadInput {
+    /// Its files.
+    pub parts: Vec<Part>,
+    /// What their headers say about whose they are, as [`identifiers`](crate::identifiers) gives it.
+    pub identifiers: Identifiers,
+    /// Where that is asked for, as [`examination`](crate::examination) gives it.
+    pub examination: Option<Examination>,
+}
+
+/// As [`prepare_parts`], with what the headers say about the patient and, for a comparison, about the time; an archive is
+/// unpacked once for all of it.
+///
+/// # Errors
+/// As [`prepare_parts`], [`identifiers`](crate::identifiers) and [`examination`](crate::examination).
+pub fn read_input(
+    bytes: &[u8],
+    options: &Options,
+    frames_max: u32,
+    compared: bool,
+) -> Result<ReadInput, Refusal> {
+    let (mut identifiers, mut examination) = (Identifiers::default(), None);
+    let parts = each_part(bytes, options, frames_max, &mut |file, limits| {
+        // What is no image at all is decided on where it is decoded.
+        if sniff(file).is_err() {
+            return Ok(());
+        }
+        identifiers.read_file(file, limits)?;
+        if compared {
+            join(&mut examination, file, limits)?;
+        }
+        Ok(())
+    })?;
+    Ok(ReadInput {
+        parts,
+        identifiers: identifiers.complete()?,
+        examination,
+    })
+}
+
 /// Reads every file of an input. Frames are kept until the last file is read, so that `frames_max` bounds them.
 ///
 /// # Errors
@@ -25,8 +67,22 @@ pub fn prepare_parts(
     options: &Options,
     frames_max: u32,
 ) -> Result<Vec<Part>, Refusal> {
+    each_part(bytes, options, frames_max, &mut |_, _| Ok(()))
+}
+
+/// What else is done with each file, with the limits that are left beside it.
+type Also<'a> = &'a mut dyn FnMut(&[u8], &Limits) -> Result<(), Refusal>;
+
+/// Every file, prepared, then given to `also`. A refusal by that is one of the whole input.
+fn each_part(
+    bytes: &[u8],
+    options: &Options,
+    frames_max: u32,
+    also: Also<'_>,
+) -> Result<Vec<Part>, Refusal> {
     if Archive::of(bytes).is_none() {
         let outcome = prepare(bytes, options);
+        also(bytes, options.limits())?;
         return Ok(vec![Part {
             member: None,
             outcome,
@@ -36,14 +92,15 @@ pub fn prepare_parts(
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
-    let (mut directory, mut no_room) = (false, None);
+    let (mut directory, mut no_room, mut fault) = (false, None, None);
     members(bytes, options.limits(), &mut |member| {
-        let outcome = if frames > frames_max as usize || no_room.is_some() {
+        if frames > frames_max as usize || no_room.is_some() || fault.is_some() {
             // What follows is not decoded; the whole is refused below.
             return;
-        } else {
-            prepare(&member.bytes, &options.beside(&member.bytes))
-        };
+        }
+        let beside = options.beside(&member.bytes);
+        let outcome = prepare(&member.bytes, &beside);
+        fault = also(&member.bytes, beside.limits()).err();
         match &outcome {
             Ok(Prepared::Frames(decoded)) => frames += decoded.frames.len(),
             Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
@@ -64,7 +121,7 @@ pub fn prepare_parts(
         );
     }
     // Not the fault of that file alone: with more room for all of the archive it may be good.
-    if let Some(refusal) = no_room {
+    if let Some(refusal) = no_room.or(fault) {
         return Err(refusal);
     }
     if directory {

@@ -37,7 +37,7 @@ pub(crate) fn decode(
         notes.extend(profile(file)?);
         (colour(file, cells, &mut notes), None)
     };
-    let mut decoded = source.alone(&picture, notes, options);
+    let mut decoded = source.alone(&picture, notes, options)?;
     for (_, info) in &mut decoded.frames {
         info.modality = Some(modality);
         info.photometric = Some(image.photometric);

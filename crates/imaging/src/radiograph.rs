@@ -55,7 +55,7 @@ pub(crate) fn decode(
         channels: 1,
         pixels: grey.levels,
     };
-    let mut decoded = source.alone(&picture, notes, options);
+    let mut decoded = source.alone(&picture, notes, options)?;
     for (_, info) in &mut decoded.frames {
         info.modality = Some(modality);
         info.photometric = Some(image.photometric);

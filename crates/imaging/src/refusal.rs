@@ -150,6 +150,10 @@ reasons! {
     SliceGap, "SLICE_GAP", "slices are missing within the series", "steps between slices that are at most 1.5 times the usual one";
     NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
     BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
+    BurnedInText, "BURNED_IN_TEXT", "text was found in the pixels", "images in which the program that reads text finds no words but marks of side, view and position; anything where the operator lets it be painted over";
+    TextReaderFailed, "TEXT_READER_FAILED", "the program that reads text ended without an answer, twice", "images that it can look at";
+    TextReaderTooSlow, "TEXT_READER_TOO_SLOW", "looking for text in the pixels took longer than the limit", "images that it can look at within the configured time";
+    TextReaderUnavailable, "TEXT_READER_UNAVAILABLE", "the program that reads text could not be started; the file may be good", "the same file, later";
     NotDicom, "NOT_DICOM", "a picture without a header can't be de-identified", "DICOM images";
     AcquisitionUnknown, "ACQUISITION_UNKNOWN", "nothing says which of the two images was taken first", "for a comparison, DICOM files with the date of acquisition or of the study, and its time where both are of one day; or two images without a header, prior first";
     SameAcquisition, "SAME_ACQUISITION", "both images were taken at the same time", "for a comparison, a prior and a current examination";

@@ -146,7 +146,8 @@ pub(crate) fn decode(
         let pyramid = tiff::Pyramid::read(bytes)?.ok_or_else(|| Refusal::new(Reason::Malformed))?;
         pyramid.admit(bytes, options.limits())?;
         let level = pyramid.level(patches.part)?;
-        let source = Source::of(Format::Tiff, bytes);
+        // A patch of tissue holds no text; what does is never shown.
+        let source = Source::of(Format::Tiff, bytes).showing(None);
         let shown = Shown {
             level: &level,
             source: &source,
@@ -157,7 +158,7 @@ pub(crate) fn decode(
     let opened = header::open(bytes, options.limits())?;
     let file = dicom::read(&opened, options.limits())?;
     let level = dicom::Tiled::read(&file)?.ok_or_else(|| Refusal::new(Reason::Malformed))?;
-    let source = Source::of(Format::Dicom, bytes);
+    let source = Source::of(Format::Dicom, bytes).showing(None);
     let shown = Shown {
         level: &level,
         source: &source,

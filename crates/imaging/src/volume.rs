@@ -6,6 +6,7 @@
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
+use crate::burned_in::Annotation;
 use crate::dicom::File;
 use crate::geometry::Place;
 use crate::grey::{map, stored_range};
@@ -158,7 +159,8 @@ pub(crate) fn each_slice(
     let opened = header::open(bytes, options.limits())?;
     let file = File::read(&opened, options.limits())?;
     let modality = file.modality()?;
-    let source = Source::of(Format::Dicom, bytes);
+    let text = Annotation::of(&file.header)?.kind(modality);
+    let source = Source::of(Format::Dicom, bytes).showing(Some(text));
     let frames = file.frames()?;
     let (image, mut notes) = (&file.image, file.notes()?);
     // Hounsfield units and intensities have one meaning whatever the photometric interpretation; it only says how to show them.
@@ -176,7 +178,7 @@ pub(crate) fn each_slice(
                 map(&cells.values, image.cell, &transform, |x| curve.level(x))
             }),
         };
-        let (frame, mut info) = source.frame(&picture, index, notes.clone(), options);
+        let (frame, mut info) = source.frame(&picture, index, notes.clone(), options)?;
         info.modality = Some(modality);
         info.photometric = Some(image.photometric);
         record(&mut info, &curves);

@@ -16,6 +16,8 @@ pub(crate) use portable::Portable;
 
 /// Numbers in a vector.
 pub(crate) const LANES: usize = 16;
+/// Panels that several rows are multiplied with at once where there are 32 registers.
+pub(crate) const MANY_PANELS: usize = 4;
 
 /// A vector of [`LANES`] f32. Every function is `#[inline(always)]`: it is compiled into the work of its level.
 ///
@@ -28,8 +30,12 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen times two i16.
     type Pairs: Copy;
 
-    /// Panels that several rows are multiplied with at once: 1 or 4, as registers allow.
+    /// Panels that several rows are multiplied with at once: 1, or [`MANY_PANELS`].
     const PANELS: usize = 1;
+
+    /// Asks for the line of cache at `from`, which may be anywhere; nothing where the level cannot.
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const i8) {}
 
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -53,8 +59,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Rounded to bf16, ties to even.
     unsafe fn store_bf16(self, to: *mut u16);
-    /// The low halves of sixteen u32 as bf16, widened, and the high halves.
-    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+    /// The low halves of sixteen u32 as bf16, widened.
+    unsafe fn load_bf16_low(from: *const u32) -> Self;
+    /// The high halves.
+    unsafe fn load_bf16_high(from: *const u32) -> Self;
     /// Widened f16.
     unsafe fn load_f16(from: *const u16) -> Self;
 
@@ -73,8 +81,6 @@ pub(crate) trait Lanes: Copy {
         high: *const i8,
         second: bool,
     ) -> (Self::Quads, Self::Quads);
-    /// Sign-extended: the first two numbers of each output, and the other two.
-    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs);
 
     unsafe fn no_pairs() -> Self::Pairs;
     unsafe fn load_pairs(from: *const i16) -> Self::Pairs;

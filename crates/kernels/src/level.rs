@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{Lanes, MANY_PANELS, Portable};
 
 /// An instruction set that kernels were written for, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,8 +147,7 @@ impl Kernels {
     /// Panels that several rows are multiplied with at once.
     pub(crate) const fn panels(self) -> usize {
         match self.level {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => crate::lanes::Avx512::PANELS,
+            Level::Avx512 => MANY_PANELS,
             _ => 1,
         }
     }

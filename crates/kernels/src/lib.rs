@@ -27,5 +27,5 @@ pub use level::{Kernels, Level, LevelError};
 pub use number::Number;
 pub use pack::Packed;
 pub use product::Then;
-pub use quantised::{Form, Quantised};
+pub use quantised::{Form, Quantised, store_q8_0};
 pub use rows::{Rotation, Scale};

@@ -10,7 +10,7 @@ use crate::level::{Kernels, Work};
 use crate::number::Number;
 use crate::pack::Packed;
 use crate::pieces::{Shared, filled, load, store};
-use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
+use crate::tile::{Left, Sums, TILE_ROWS, sweep};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
@@ -20,8 +20,6 @@ const BLOCK_DEPTH: usize = 256;
 const BLOCK_LINES: usize = 2 * BLOCK_DEPTH;
 /// Panels of a chunk of outputs, which one task works on.
 const CHUNK_PANELS: usize = 4;
-/// Tiles of rows for which a panel's pairs are widened where they are used. With more of them they are widened once.
-const NARROW_TILES: usize = 4;
 /// Multiplications below which a product is not worth a second thread.
 const PARALLEL_MIN: usize = 1 << 17;
 
@@ -169,14 +167,6 @@ struct Tiles<'a> {
     panels: usize,
 }
 
-/// A block of a few panels, widened.
-struct Widen<'a> {
-    right: Right,
-    panels: usize,
-    depth: usize,
-    wide: &'a mut [f32],
-}
-
 impl<'a> Tiles<'a> {
     fn new(
         left: &'a [f32],
@@ -232,26 +222,13 @@ impl<'a> Tiles<'a> {
 
     unsafe fn all_tiles(&self, kernels: Kernels, sums: &mut [f32]) {
         let tiles = self.rows.div_ceil(self.tile_rows);
-        let mut wide = [0_f32; BLOCK_LINES * LANES];
         let together = kernels.panels();
         let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
         for from in (0..self.depth).step_by(block) {
             let depth = block.min(self.depth - from);
             for panel in (0..self.panels).step_by(together) {
                 let panels = together.min(self.panels - panel);
-                let mut right = self.weight.right(self.first + panel, from);
-                if self.weight.pairs() && tiles > NARROW_TILES {
-                    kernels.run(Widen {
-                        right,
-                        panels,
-                        depth,
-                        wide: &mut wide,
-                    });
-                    right = Right::F32 {
-                        at: wide.as_ptr(),
-                        panel: depth,
-                    };
-                }
+                let right = self.weight.right(self.first + panel, from);
                 for tile in 0..tiles {
                     let first = tile * self.tile_rows;
                     let place = (first * self.panels + panel) * LANES;
@@ -262,26 +239,6 @@ impl<'a> Tiles<'a> {
                     };
                     let sizes = (self.tile_rows.min(self.rows - first), panels, depth);
                     unsafe { sweep(kernels, sizes, self.left(tile, from), right, sums) }
-                }
-            }
-        }
-    }
-}
-
-impl Work for Widen<'_> {
-    #[inline(always)]
-    fn run<S: Lanes>(self) {
-        let Right::Pairs { at, panel } = self.right else {
-            return;
-        };
-        // SAFETY: the panels have as many pairs, and there is room for both of each.
-        unsafe {
-            for p in 0..self.panels {
-                let wide = self.wide.as_mut_ptr().add(p * self.depth * LANES);
-                for pair in 0..self.depth / 2 {
-                    let (even, odd) = S::load_bf16_pairs(at.add((p * panel + pair) * LANES));
-                    even.store(wide.add(2 * pair * LANES));
-                    odd.store(wide.add((2 * pair + 1) * LANES));
                 }
             }
         }

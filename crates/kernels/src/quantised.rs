@@ -1,13 +1,16 @@
 //! Products with weights as GGUF stores them in 8, 4 and 6 bits ([`Form`]). The other side is quantised too, each row for
 //! itself in blocks of 32, so that a block's sum is exact in integers; blocks are added in order, in f32.
 //!
-//! A panel is sixteen outputs; `layout` says how it lies in memory. One row streams weights at the speed of memory and takes
-//! them apart in registers (`one`). For several rows a panel's weights are taken apart once and stay in the first cache while all
-//! rows use them (`many`). Both sum the same integers, so both give the same.
+//! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
+//! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
+//! while all rows use them (`many`). Both sum the same integers, so both give the same.
 
+mod few;
 mod layout;
 mod many;
-mod one;
+mod store;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -16,9 +19,11 @@ use crate::level::Kernels;
 use crate::number::Number;
 use crate::pieces::filled;
 use crate::product::{Finish, Then, each, rows_of};
+use few::{FEW_ROWS, Few};
 use layout::{Layout, Unit};
-use many::{Many, Tiles};
-use one::One;
+use many::{Kind, Many, Tiles};
+
+pub use store::store_q8_0;
 
 /// Inputs that share one scale on the other side.
 const BLOCK: usize = 32;
@@ -62,6 +67,15 @@ impl Form {
             Self::Q6K => 210,
         }
     }
+
+    /// Bytes of a row of so many weights as it is stored; `None` where they are no whole blocks.
+    #[must_use]
+    pub fn row_bytes(self, inputs: usize) -> Option<usize> {
+        if inputs == 0 || !inputs.is_multiple_of(self.block_inputs()) {
+            return None;
+        }
+        Some(inputs / self.block_inputs() * self.block_bytes())
+    }
 }
 
 /// A weight matrix `[outputs, inputs]`, quantised.
@@ -95,14 +109,37 @@ impl Quantised {
         [outputs, inputs]: [usize; 2],
         prepare: impl FnOnce(*mut [u8]),
     ) -> Option<Self> {
-        let blocks = inputs / form.block_inputs();
-        let row_bytes = blocks * form.block_bytes();
-        if inputs == 0
-            || !inputs.is_multiple_of(form.block_inputs())
-            || bytes.len() != outputs * row_bytes
-        {
+        let row_bytes = form.row_bytes(inputs)?;
+        if bytes.len() != outputs * row_bytes {
             return None;
         }
+        let read = |rows: Range<usize>, into: &mut [u8]| {
+            into.copy_from_slice(&bytes[rows.start * row_bytes..rows.end * row_bytes]);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        match Self::read(form, [outputs, inputs], prepare, read) {
+            Ok(weight) => Some(weight),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Of a matrix whose rows `read` fetches as a GGUF tensor has them, at most sixteen at a time, in any order and from
+    /// several threads. `prepare` is as for [`Quantised::new`].
+    ///
+    /// # Errors
+    /// The first that `read` gave.
+    ///
+    /// # Panics
+    /// Where a row is no whole blocks ([`Form::row_bytes`]).
+    pub fn read<E: Send>(
+        form: Form,
+        [outputs, inputs]: [usize; 2],
+        prepare: impl FnOnce(*mut [u8]),
+        read: impl Fn(Range<usize>, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let row_bytes = form.row_bytes(inputs).unwrap_or_default();
+        assert!(row_bytes > 0, "a row of whole blocks");
+        let blocks = inputs / form.block_inputs();
         let block_units = Layout::of(form).units;
         let count = outputs.div_ceil(LANES) * blocks * block_units;
         let mut units: Vec<Unit> = Vec::with_capacity(count);
@@ -112,23 +149,30 @@ impl Quantised {
             size_of_val(spare),
         ));
         let panels = spare.par_chunks_mut(blocks * block_units).enumerate();
-        panels.for_each(|(panel, units)| {
-            for (block, units) in units.chunks_mut(block_units).enumerate() {
-                // SAFETY: zeros are units.
-                let units = unsafe {
-                    units.as_mut_ptr().write_bytes(0, units.len());
-                    units.assume_init_mut()
-                };
-                for lane in 0..LANES.min(outputs - panel * LANES) {
-                    let first = (panel * LANES + lane) * row_bytes + block * form.block_bytes();
-                    let stored = &bytes[first..first + form.block_bytes()];
-                    layout::put(form, stored, lane, Unit::bytes_mut(units));
+        panels.try_for_each_init(
+            || vec![0_u8; LANES * row_bytes],
+            |rows, (panel, units)| {
+                let first = panel * LANES;
+                let lanes = LANES.min(outputs - first);
+                read(first..first + lanes, &mut rows[..lanes * row_bytes])?;
+                for (block, units) in units.chunks_mut(block_units).enumerate() {
+                    // SAFETY: zeros are units.
+                    let units = unsafe {
+                        units.as_mut_ptr().write_bytes(0, units.len());
+                        units.assume_init_mut()
+                    };
+                    for lane in 0..lanes {
+                        let from = lane * row_bytes + block * form.block_bytes();
+                        let stored = &rows[from..from + form.block_bytes()];
+                        layout::put(form, stored, lane, Unit::bytes_mut(units));
+                    }
                 }
-            }
-        });
+                Ok(())
+            },
+        )?;
         // SAFETY: every panel wrote all of its units.
         unsafe { units.set_len(count) };
-        Some(Self {
+        Ok(Self {
             form,
             outputs,
             inputs,
@@ -241,9 +285,11 @@ impl Kernels {
                 } else {
                     x.chunks(BLOCK).map(quantise).collect()
                 };
-                let left = match count {
-                    1 => Left::One(values),
-                    _ => Left::Many(Tiles::new(&values, count, weight.form, parallel)),
+                let left = match Kind::of(weight.form) {
+                    Some(kind) if count > FEW_ROWS => {
+                        Left::Many(kind, Tiles::new(&values, count, parallel))
+                    }
+                    _ => Left::Few(values),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),
@@ -259,8 +305,16 @@ impl Kernels {
                             sums: &mut sums,
                         };
                         match &left {
-                            Left::One(values) => self.run(One { values, chunk }),
-                            Left::Many(tiles) => self.run(Many { tiles, chunk }),
+                            Left::Few(values) => self.run(Few {
+                                values,
+                                rows: count,
+                                chunk,
+                            }),
+                            Left::Many(kind, tiles) => self.run(Many {
+                                kind: *kind,
+                                tiles,
+                                chunk,
+                            }),
                         }
                         self.run(Finish {
                             sums: &sums,
@@ -280,8 +334,9 @@ impl Kernels {
 
 /// Rows in the order in which they are used.
 enum Left {
-    One(Vec<Values>),
-    Many(Tiles),
+    /// `[rows, blocks]`.
+    Few(Vec<Values>),
+    Many(Kind, Tiles),
 }
 
 /// A chunk of outputs for all rows.

@@ -1,11 +1,16 @@
 //! The inner loop of all products: a few rows times a few panels, each result one chain of multiply-adds over the depth, in
 //! order. How many rows and panels are worked on together changes no chain, so it changes no number.
 
-use crate::lanes::{LANES, Lanes};
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use crate::lanes::{LANES, Lanes, MANY_PANELS};
 use crate::level::{Kernels, Work};
 
 /// Rows worked on together at most; with them all sixteen registers of AVX2 are in use, and with four panels those of AVX-512.
 pub(crate) const TILE_ROWS: usize = 6;
+
+/// How many lines ahead of their use pairs are asked for. (For f32 it does not pay.)
+const AHEAD: usize = 32;
 
 /// The left side: f32 at `at + k × step + r × row`.
 #[derive(Clone, Copy)]
@@ -42,14 +47,14 @@ pub(crate) unsafe fn multiply<S: Lanes>(
     sums: Sums,
 ) {
     unsafe {
-        if S::PANELS == 4 {
+        if S::PANELS == MANY_PANELS {
             return match rows {
-                1 => strip::<S, 1, 4>(panels, depth, left, right, sums),
-                2 => strip::<S, 2, 4>(panels, depth, left, right, sums),
-                3 => strip::<S, 3, 4>(panels, depth, left, right, sums),
-                4 => strip::<S, 4, 4>(panels, depth, left, right, sums),
-                5 => strip::<S, 5, 4>(panels, depth, left, right, sums),
-                _ => strip::<S, 6, 4>(panels, depth, left, right, sums),
+                1 => strip::<S, 1, MANY_PANELS>(panels, depth, left, right, sums),
+                2 => strip::<S, 2, MANY_PANELS>(panels, depth, left, right, sums),
+                3 => strip::<S, 3, MANY_PANELS>(panels, depth, left, right, sums),
+                4 => strip::<S, 4, MANY_PANELS>(panels, depth, left, right, sums),
+                5 => strip::<S, 5, MANY_PANELS>(panels, depth, left, right, sums),
+                _ => strip::<S, 6, MANY_PANELS>(panels, depth, left, right, sums),
             };
         }
         match rows {
@@ -140,14 +145,19 @@ unsafe fn block<S: Lanes, const R: usize, const P: usize>(
             }
             Right::Pairs { at, panel } => {
                 for pair in 0..depth.div_ceil(2) {
-                    let mut even = [S::splat(0.0); P];
-                    let mut odd = even;
-                    for p in 0..P {
+                    let mut columns = [S::splat(0.0); P];
+                    for (p, column) in columns.iter_mut().enumerate() {
                         let line = at.add((p * panel + pair) * LANES);
-                        (even[p], odd[p]) = S::load_bf16_pairs(line);
+                        S::prefetch(line.wrapping_add(AHEAD * LANES).cast());
+                        *column = S::load_bf16_low(line);
                     }
-                    step(&mut chains, left, 2 * pair, &even);
-                    step(&mut chains, left, 2 * pair + 1, &odd);
+                    step(&mut chains, left, 2 * pair, &columns);
+                    apart::<R>();
+                    for (p, column) in columns.iter_mut().enumerate() {
+                        *column = S::load_bf16_high(at.add((p * panel + pair) * LANES));
+                    }
+                    step(&mut chains, left, 2 * pair + 1, &columns);
+                    apart::<R>();
                 }
             }
         }
@@ -156,6 +166,14 @@ unsafe fn block<S: Lanes, const R: usize, const P: usize>(
                 chain.store(sums.at.add(r * sums.row + p * LANES));
             }
         }
+    }
+}
+
+/// Keeps the compiler from fetching what the next step needs before this one is done, where there are no registers for both.
+#[inline(always)]
+fn apart<const R: usize>() {
+    if R > 2 {
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

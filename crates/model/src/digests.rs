@@ -20,20 +20,28 @@ struct Remembered {
     encoder: Option<String>,
 }
 
-/// The place in a cache for the digests of one folder's weights as they are when this is made, which is to be before they
+/// The place in a cache for the digests of one model's weights as they are when this is made, which is to be before they
 /// are read.
 pub(crate) struct Memory {
     place: PathBuf,
 }
 
 impl Memory {
+    /// For weights in these files, and in the safetensors of these folders.
+    ///
     /// # Errors
-    /// [`LoadError::Read`] when the folder cannot be listed.
-    pub(crate) fn new(dir: &Path, cache: &Path) -> Result<Self, LoadError> {
-        let key = stamp(dir).map_err(|source| LoadError::Read {
-            file: dir.display().to_string(),
-            source,
-        })?;
+    /// [`LoadError::Read`] when one of them cannot be looked at.
+    pub(crate) fn new(places: &[&Path], cache: &Path) -> Result<Self, LoadError> {
+        let mut lines = Vec::new();
+        for place in places {
+            let found = look(place).map_err(|source| LoadError::Read {
+                file: place.display().to_string(),
+                source,
+            })?;
+            lines.extend(found);
+        }
+        lines.sort();
+        let key = stamp(&lines);
         Ok(Self {
             place: cache.join(format!("{key}.json")),
         })
@@ -52,26 +60,36 @@ impl Memory {
     }
 }
 
-/// Of the safetensors files as they are now.
-fn stamp(dir: &Path) -> std::io::Result<Digest> {
+/// A line for the file, or for each of the folder's safetensors, as they are now.
+fn look(place: &Path) -> std::io::Result<Vec<String>> {
+    if !place.is_dir() {
+        return Ok(vec![line(place)?]);
+    }
     let mut lines = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
+    for entry in std::fs::read_dir(place)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if !name.contains(".safetensors") {
-            continue;
+        if name.contains(".safetensors") {
+            lines.push(line(&path)?);
         }
-        let of = std::fs::metadata(&path)?;
-        let (which, when) = ((of.dev(), of.ino()), (of.ctime(), of.ctime_nsec()));
-        lines.push(format!("{name} {} {which:?} {when:?}", of.len()));
     }
-    lines.sort();
+    Ok(lines)
+}
+
+fn line(path: &Path) -> std::io::Result<String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let of = std::fs::metadata(path)?;
+    let (which, when) = ((of.dev(), of.ino()), (of.ctime(), of.ctime_nsec()));
+    Ok(format!("{name} {} {which:?} {when:?}", of.len()))
+}
+
+fn stamp(lines: &[String]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(VERSION.as_bytes());
     for line in lines {
         hasher.update(b"\n").update(line.as_bytes());
     }
-    Ok(Digest::new(*hasher.finalize().as_bytes()))
+    Digest::new(*hasher.finalize().as_bytes())
 }
 
 fn recall(place: &Path) -> Option<Digests> {
@@ -114,7 +132,7 @@ mod tests {
         std::fs::write(&weights, b"one").unwrap();
         let computed = Cell::new(0u8);
         let get = || {
-            let memory = Memory::new(dir.path(), &cache).unwrap();
+            let memory = Memory::new(&[dir.path()], &cache).unwrap();
             memory.or_compute(|| {
                 computed.set(computed.get() + 1);
                 Digests {
@@ -133,6 +151,10 @@ mod tests {
         std::fs::write(&other, b"two").unwrap();
         std::fs::rename(&other, &weights).unwrap();
         assert_eq!(get().model, Digest::new([2; 32]));
+        // A file by itself is remembered as one.
+        let other = Memory::new(&[dir.path(), &weights], &cache).unwrap();
+        let missing = Memory::new(&[&dir.path().join("missing")], &cache);
+        assert!(recall(&other.place).is_none() && missing.is_err());
         // A damaged cache is computed anew.
         for entry in std::fs::read_dir(&cache).unwrap() {
             std::fs::write(entry.unwrap().path(), b"{").unwrap();
@@ -149,7 +171,7 @@ mod tests {
             model: Digest::new([7; 32]),
             encoder: Some(Digest::new([8; 32])),
         };
-        let memory = Memory::new(dir.path(), &file.join("below")).unwrap();
+        let memory = Memory::new(&[dir.path()], &file.join("below")).unwrap();
         assert_eq!(memory.or_compute(|| digests), digests);
     }
 }

@@ -93,6 +93,30 @@ pub enum LoadError {
         /// Its stored dtype.
         found: String,
     },
+    /// A matrix that cannot be quantised: its rows are no whole blocks.
+    #[error(
+        "tensor {name} has rows of {inputs} values, which are no blocks of {block}: it cannot be quantised"
+    )]
+    Blocks {
+        /// Full name in the checkpoint's own scheme.
+        name: String,
+        /// Values of a row.
+        inputs: usize,
+        /// Values of a block.
+        block: usize,
+    },
+    /// A quantised matrix without kernels of our own, in a dtype that the library does not multiply it with.
+    #[error(
+        "tensor {name} is held as {form}, which this device multiplies with f32 only; found dtype {dtype}"
+    )]
+    QuantisedDtype {
+        /// Full name in the checkpoint's own scheme.
+        name: String,
+        /// The form that it is held in.
+        form: &'static str,
+        /// What the model computes in.
+        dtype: crate::Dtype,
+    },
     /// tokenizer.json does not parse or is of another kind.
     #[error("tokenizer.json cannot be used: {reason}")]
     Tokenizer {

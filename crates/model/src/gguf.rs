@@ -26,6 +26,8 @@ pub struct GgufSource {
     /// Keep quantised matrices as they are stored and multiply with those (activations are then quantised to 8 bits as
     /// well, so the result is near the dequantised model's, not equal to it). Otherwise they become f32 or bf16.
     pub quantised: bool,
+    /// As [`FolderSource::digest_cache`](crate::FolderSource::digest_cache).
+    pub digest_cache: Option<PathBuf>,
 }
 
 impl GgufSource {
@@ -37,6 +39,7 @@ impl GgufSource {
             vision: None,
             tokenizer: None,
             quantised: false,
+            digest_cache: None,
         }
     }
 }

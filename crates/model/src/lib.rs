@@ -50,7 +50,7 @@ pub use generate::{Continue, Delta, Finish, Generation, Request};
 pub use gguf::GgufSource;
 pub use guide::{Constraint, Guide, Guides, TokenSet};
 pub use limits::Limits;
-pub use model::{LoadOptions, Model, Parts};
+pub use model::{FolderSource, LoadOptions, Model, Parts};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use sampling::{Choice, Sampling, Situation, choose, likeliest};
 pub use siglip::Embedder;

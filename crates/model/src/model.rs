@@ -1,6 +1,6 @@
 //! A model folder, loaded: the parts that were asked for behind one handle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use medfleet_kernels::Kernels;
@@ -46,6 +46,33 @@ pub struct LoadOptions {
     pub device: ComputeDevice,
 }
 
+/// A Hugging Face folder (config.json, safetensors in one file or shards, tokenizer.json, generation_config.json, and a chat
+/// template where there is one), and how its weights are held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderSource {
+    /// The folder.
+    pub path: PathBuf,
+    /// Quantise the language model's matrices to Q8_0 while they are read: the same as a GGUF of these weights in Q8_0 that
+    /// is kept as it is stored, where activations are quantised to 8 bits as well. Norms, projector and vision tower stay
+    /// what they are.
+    pub quantised: bool,
+    /// Folder in which the weights' digests are remembered, which is made where it is missing: a start then reads only the
+    /// weights it needs. What is remembered holds as long as no file of weights changes.
+    pub digest_cache: Option<PathBuf>,
+}
+
+impl FolderSource {
+    /// The folder as it is, with nothing remembered.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            quantised: false,
+            digest_cache: None,
+        }
+    }
+}
+
 /// What is read before the weights are.
 struct Loaded {
     config: Config,
@@ -59,6 +86,7 @@ pub struct Model {
     config: Config,
     dtype: Dtype,
     digests: Digests,
+    held: String,
     device: Device,
     kernels: Option<Kernels>,
     vision: Option<VisionTower>,
@@ -78,8 +106,8 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face folder: config.json, safetensors (one file or shards), tokenizer.json, generation_config.json
-    /// and a chat template where there is one. A path that ends in `.gguf` is loaded as [`GgufSource::text`] says.
+    /// Loads a [`FolderSource`] as [`FolderSource::new`] says it. A path that ends in `.gguf` is loaded as
+    /// [`GgufSource::text`] says.
     ///
     /// # Errors
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
@@ -90,35 +118,25 @@ impl Model {
         {
             return Self::load_gguf(&GgufSource::text(path), options);
         }
-        Self::load_folder(path, options, None)
+        Self::load_folder(&FolderSource::new(path), options)
     }
 
-    /// As [`Model::load`] of a folder, with the weights' digests remembered in the folder `digest_cache`, which is made
-    /// where it is missing: a start then reads only the weights it needs. What is remembered holds as long as no file of
-    /// weights changes.
+    /// Loads a Hugging Face folder.
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn load_remembering(
-        dir: &Path,
-        options: LoadOptions,
-        digest_cache: &Path,
-    ) -> Result<Self, LoadError> {
-        Self::load_folder(dir, options, Some(digest_cache))
-    }
-
-    fn load_folder(
-        dir: &Path,
-        options: LoadOptions,
-        digest_cache: Option<&Path>,
-    ) -> Result<Self, LoadError> {
+    pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
+        let dir = source.path.as_path();
         let config = Config::read(dir)?;
-        let memory = match digest_cache {
-            Some(cache) => Some(Memory::new(dir, cache)?),
+        let memory = match &source.digest_cache {
+            Some(cache) => Some(Memory::new(&[dir], cache)?),
             None => None,
         };
         let mut weights = Weights::open(dir)?;
         weights.use_kernels(options.device.kernels());
+        if source.quantised {
+            weights.quantise();
+        }
         let tokenizer = match options.parts {
             Parts::Vision => None,
             Parts::Text | Parts::All => Some(load_tokenizer(dir, &config)?),
@@ -137,6 +155,14 @@ impl Model {
     /// # Errors
     /// [`LoadError`], mostly [`LoadError::Gguf`].
     pub fn load_gguf(source: &GgufSource, options: LoadOptions) -> Result<Self, LoadError> {
+        let memory = match &source.digest_cache {
+            Some(cache) => {
+                let files = [Some(&source.text), source.vision.as_ref()];
+                let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+                Some(Memory::new(&files, cache)?)
+            }
+            None => None,
+        };
         let file = GgufFile::open(&source.text)?;
         let mut weights = Weights::default();
         weights.use_kernels(options.device.kernels());
@@ -151,25 +177,15 @@ impl Model {
             weights.take_vision(tensors);
             config.vision = Some(vision);
         }
-        let with_images = config.vision.is_some();
-        let beside = source.text.with_file_name("tokenizer.json");
-        let tokenizer = match &source.tokenizer {
-            _ if options.parts == Parts::Vision => None,
-            Some(path) => Some(read_tokenizer(path, config.text.vocab, with_images)?),
-            None if beside.is_file() => {
-                Some(read_tokenizer(&beside, config.text.vocab, with_images)?)
-            }
-            None => Some(vocabulary::tokenizer(
-                &file.metadata,
-                config.text.vocab,
-                with_images,
-            )?),
+        let tokenizer = match options.parts {
+            Parts::Vision => None,
+            Parts::Text | Parts::All => Some(gguf_tokenizer(source, &file, &config)?),
         };
         weights.add_gguf(file, source.quantised, names::text)?;
         let loaded = Loaded {
             config,
             tokenizer,
-            memory: None,
+            memory,
         };
         Self::assemble(loaded, &weights, options)
     }
@@ -203,9 +219,11 @@ impl Model {
             Some(memory) => memory.or_compute(|| weights.digests()),
             None => weights.digests(),
         };
+        let held = weights.held();
         device::settle(&device)?;
         Ok(Self {
-            digests,
+            digests: digests.held(&held),
+            held,
             forbidden_tokens: forbidden_tokens.into_iter().collect(),
             config,
             dtype,
@@ -230,6 +248,13 @@ impl Model {
         self.dtype
     }
 
+    /// Forms that the language model's matrices are held and multiplied in, such as `q8_0` or `q4_k, q6_k`; empty where
+    /// none is quantised.
+    #[must_use]
+    pub fn held(&self) -> &str {
+        &self.held
+    }
+
     /// Kind of device that it computes on, with the level of its kernels.
     #[must_use]
     pub fn device(&self) -> String {
@@ -243,7 +268,8 @@ impl Model {
         self.text.as_ref().is_some_and(TextTower::rows_stand_alone)
     }
 
-    /// Digests of the weights, over all parts of the folder whichever were loaded.
+    /// Digests of the weights, over all parts of the folder whichever were loaded; in another form ([`Model::held`]) they
+    /// are another model's.
     #[must_use]
     pub const fn digests(&self) -> &Digests {
         &self.digests
@@ -371,6 +397,21 @@ fn open_vision(path: &Path) -> Result<(VisionConfig, Weights), LoadError> {
     let mut weights = Weights::default();
     weights.add_gguf(file, false, |name| names::vision(name, swapped))?;
     Ok((config, weights))
+}
+
+/// The tokenizer that is named, or lies beside the file, or is inside it.
+fn gguf_tokenizer(
+    source: &GgufSource,
+    file: &GgufFile,
+    config: &Config,
+) -> Result<Tokenizer, LoadError> {
+    let (rows, with_images) = (config.text.vocab, config.vision.is_some());
+    let beside = source.text.with_file_name("tokenizer.json");
+    match &source.tokenizer {
+        Some(path) => read_tokenizer(path, rows, with_images),
+        None if beside.is_file() => read_tokenizer(&beside, rows, with_images),
+        None => vocabulary::tokenizer(&file.metadata, rows, with_images),
+    }
 }
 
 fn read_tokenizer(path: &Path, rows: usize, with_images: bool) -> Result<Tokenizer, LoadError> {

@@ -1,5 +1,9 @@
 //! The safetensors of a model folder, memory-mapped: one file or the shards of an index.
-//! Tensors are found under any of the naming schemes in circulation ([`Part`]) and digested under one.
+//! Tensors are found under any of the naming schemes in circulation ([`Part`]) and digested under one (`digest`).
+//! Matrices that are held quantised are in `quantised`.
+
+mod digest;
+mod quantised;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,13 +11,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
-use medfleet_core::Digest;
-use medfleet_kernels::{Form, Kernels, Packed, Quantised};
+use medfleet_kernels::{Kernels, Packed};
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use serde::Deserialize;
@@ -26,6 +29,8 @@ use crate::gguf::file::GgufFile;
 use crate::gguf::names::HubName;
 use crate::layers::Matrix;
 use crate::pages::prefer_huge_pages;
+
+pub use digest::Digests;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -76,15 +81,6 @@ impl Part {
     }
 }
 
-/// Digests of what was loaded, by content: the naming scheme and the sharding make no difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Digests {
-    /// Text, vision and projector together.
-    pub model: Digest,
-    /// The vision tower alone: image tokens fit every model that shares it. Absent in text-only checkpoints.
-    pub encoder: Option<Digest>,
-}
-
 struct Entry {
     shard: usize,
     dtype: Stored,
@@ -118,6 +114,8 @@ pub(crate) struct Weights {
     shards: Vec<Shard>,
     /// Those that products on the CPU use.
     kernels: Option<Kernels>,
+    /// The language model's matrices are quantised while they are read.
+    quantise: bool,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -174,6 +172,11 @@ impl Weights {
     /// Lays matrices out for these kernels, where they are loaded onto a CPU.
     pub(crate) const fn use_kernels(&mut self, kernels: Option<Kernels>) {
         self.kernels = kernels;
+    }
+
+    /// Quantises the language model's matrices to Q8_0 while they are read.
+    pub(crate) const fn quantise(&mut self) {
+        self.quantise = true;
     }
 
     fn add(&mut self, dir: &Path, name: &str) -> Result<(), LoadError> {
@@ -342,6 +345,7 @@ impl Weights {
             weights: self,
             prefix,
             dtype,
+            quantise: self.quantise && part == Part::Text,
             device: device.clone(),
         }
     }
@@ -352,67 +356,9 @@ impl Weights {
             weights: self,
             prefix: String::new(),
             dtype,
+            quantise: false,
             device: device.clone(),
         }
-    }
-
-    /// BLAKE3 over names (without the scheme's prefix), stored dtypes, shapes and bytes, in order of names.
-    pub(crate) fn digests(&self) -> Digests {
-        let text = self.part_digest(Part::Text);
-        let encoder = self.part_digest(Part::Vision);
-        let mut hasher = blake3::Hasher::new();
-        for digest in [text, encoder, self.part_digest(Part::Projector)] {
-            hasher.update(digest.unwrap_or(Digest::new([0; 32])).as_bytes());
-        }
-        Digests {
-            model: Digest::new(*hasher.finalize().as_bytes()),
-            encoder,
-        }
-    }
-
-    fn part_digest(&self, part: Part) -> Option<Digest> {
-        let prefix = self.prefix(part)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(part.canonical().as_bytes());
-        for (name, entry) in self.entries.range(prefix.to_owned()..) {
-            let Some(name) = name.strip_prefix(prefix) else {
-                break;
-            };
-            // "model." is a prefix of every name in the in-memory scheme; other parts are not text.
-            if part == Part::Text
-                && (name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector."))
-            {
-                continue;
-            }
-            self.hash(&mut hasher, name, entry);
-        }
-        Some(Digest::new(*hasher.finalize().as_bytes()))
-    }
-
-    /// BLAKE3 over all tensors under their own names, for checkpoints that have one naming scheme.
-    pub(crate) fn digest(&self) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        for (name, entry) in &self.entries {
-            self.hash(&mut hasher, name, entry);
-        }
-        Digest::new(*hasher.finalize().as_bytes())
-    }
-
-    fn hash(&self, hasher: &mut blake3::Hasher, name: &str, entry: &Entry) {
-        let header = format!("\n{name}:{:?}{:?}:", entry.dtype, entry.shape);
-        hasher.update(header.as_bytes());
-        hasher.update(self.bytes(entry));
-        self.let_go(entry);
-    }
-}
-
-/// What the CPU's kernels call a type of ggml's, where they have it.
-const fn form(dtype: GgmlDType) -> Option<Form> {
-    match dtype {
-        GgmlDType::Q8_0 => Some(Form::Q8_0),
-        GgmlDType::Q4K => Some(Form::Q4K),
-        GgmlDType::Q6K => Some(Form::Q6K),
-        _ => None,
     }
 }
 
@@ -421,6 +367,8 @@ pub(crate) struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
     dtype: Dtype,
+    /// Matrices are quantised while they are read.
+    quantise: bool,
     device: Device,
 }
 
@@ -431,6 +379,7 @@ impl Scope<'_> {
             weights: self.weights,
             prefix: format!("{}{name}.", self.prefix),
             dtype: self.dtype,
+            quantise: self.quantise,
             device: self.device.clone(),
         }
     }
@@ -469,30 +418,21 @@ impl Scope<'_> {
         Ok((weight + 1.0).map_err(BackendError::from)?)
     }
 
-    /// A matrix [out, in] for products, quantised where it is stored so and the weights are to stay so.
+    /// A matrix [out, in] for products, quantised where it is stored so and is to stay so, or where it is to become so.
     pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        if self.quantise {
+            return self.quantised_now(name, shape);
+        }
         let (_, entry) = self.entry(name, &shape)?;
-        match entry.dtype {
-            Stored::Ggml(dtype)
-                if entry.keep_quantised
-                    && let (Some(form), Some(kernels)) = (form(dtype), self.kernels())
-                    && let bytes = self.weights.bytes(entry)
-                    && let Some(weight) = Quantised::new(form, bytes, shape, prefer_huge_pages) =>
-            {
-                self.weights.let_go(entry);
-                Ok(Matrix::Cpu(cpu::Matrix::quantised(kernels, weight)))
+        match (entry.dtype, self.kernels()) {
+            (Stored::Ggml(dtype), _) if entry.keep_quantised && dtype.block_size() > 1 => {
+                self.as_stored(name, shape, dtype)
             }
-            Stored::Ggml(dtype) if entry.keep_quantised && dtype.block_size() > 1 => {
-                let tensor = self.quantised(entry, dtype).map_err(BackendError::from)?;
-                Ok(Matrix::Quantised(tensor))
+            (_, Some(kernels)) => {
+                let packed = self.packed(name, shape)?;
+                Ok(Matrix::Cpu(cpu::Matrix::packed(kernels, packed)))
             }
-            _ => match self.kernels() {
-                Some(kernels) => {
-                    let packed = self.packed(name, shape)?;
-                    Ok(Matrix::Cpu(cpu::Matrix::packed(kernels, packed)))
-                }
-                None => Ok(Matrix::Plain(self.get(name, &shape)?)),
-            },
+            (_, None) => Ok(Matrix::Plain(self.get(name, &shape)?)),
         }
     }
 
@@ -528,12 +468,6 @@ impl Scope<'_> {
         }
     }
 
-    fn quantised(&self, entry: &Entry, dtype: GgmlDType) -> candle_core::Result<QTensor> {
-        let bytes = self.weights.bytes(entry).into();
-        let storage = QStorage::from_data(bytes, &self.device, dtype)?;
-        QTensor::new(storage, entry.shape.as_slice())
-    }
-
     /// The tensor's full name and entry, with its shape checked.
     fn entry(&self, name: &str, shape: &[usize]) -> Result<(String, &Entry), LoadError> {
         let name = format!("{}{name}", self.prefix);
@@ -563,7 +497,7 @@ impl Scope<'_> {
             Stored::Ggml(GgmlDType::F16) => DType::F16,
             Stored::Ggml(quantised) => {
                 let load = || {
-                    self.quantised(entry, quantised)?
+                    self.ggml_tensor(entry, quantised)?
                         .dequantize(&self.device)?
                         .to_dtype(dtype.candle())
                 };

@@ -14,7 +14,7 @@ use crate::link::Link;
 use crate::{Headers, QueueError, Result};
 
 mod read;
-pub(crate) use read::{BATCH_MAX, Stored, Which};
+pub(crate) use read::{BATCH_MAX, Stored, Which, parse_time};
 
 /// The server's error codes that mean something to us.
 pub(crate) mod code {

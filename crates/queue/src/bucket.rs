@@ -25,7 +25,7 @@ pub(crate) struct Entry {
     pub(crate) written_at: UnixMillis,
 }
 
-const NEVER_WRITTEN: Revision = Revision(0);
+const NEVER_WRITTEN: Revision = Revision::at(0);
 
 impl Bucket {
     pub(crate) fn new(api: Api, name: &'static str) -> Self {
@@ -45,7 +45,7 @@ impl Bucket {
         Entry {
             key: stored.subject.get(prefix..).unwrap_or_default().to_owned(),
             value: stored.payload,
-            revision: Revision(stored.sequence),
+            revision: Revision::at(stored.sequence),
             written_at: stored.stored_at,
         }
     }
@@ -96,7 +96,7 @@ impl Bucket {
         let mut headers = HeaderMap::new();
         headers.insert(
             "Nats-Expected-Last-Subject-Sequence",
-            revision.0.to_string().as_str(),
+            revision.sequence().to_string().as_str(),
         );
         let subject = self.subject(key);
         match self
@@ -104,7 +104,7 @@ impl Bucket {
             .publish(UPDATE, &subject, Some(headers), value)
             .await
         {
-            Ok(sequence) => Ok(Some(Revision(sequence))),
+            Ok(sequence) => Ok(Some(Revision::at(sequence))),
             Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -115,7 +115,7 @@ impl Bucket {
         const PUT: Operation = crate::api::repeatable("write an entry");
         let subject = self.subject(key);
         let sequence = self.api.publish(PUT, &subject, None, value).await?;
-        Ok(Revision(sequence))
+        Ok(Revision::at(sequence))
     }
 
     /// Removes a key and its value, without a trace.
@@ -125,7 +125,7 @@ impl Bucket {
 
     /// Removes the value written as `revision`, and no newer one.
     pub(crate) async fn remove_revision(&self, revision: Revision) -> Result<()> {
-        self.api.delete(&self.stream, revision.0).await
+        self.api.delete(&self.stream, revision.sequence()).await
     }
 
     /// Every key that matches `filter` (a subject filter below the bucket), in order.

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use medfleet_core::{Failure, FailureReason, UnixMillis, Verdict, WorkUnit};
+use medfleet_core::{Failure, UnixMillis, Verdict, WorkUnit};
 use medfleet_proto::work::v1 as wire;
 use serde_json::json;
 
 use crate::ack;
 use crate::api::{Operation, from_headers, repeatable};
+use crate::unreadable::bury;
 use crate::wire::{decode, reason_to_wire, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result};
 
@@ -32,6 +33,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The unit of a message. One that cannot be read is given its verdict, as [`QueueError::NoUnit`] says.
     pub(crate) async fn new(queue: &Queue, message: Message) -> Result<Self> {
         let malformed = |reason| QueueError::Malformed {
             what: "a delivered message",
@@ -56,10 +58,7 @@ impl Delivery {
                 queue: queue.clone(),
                 reply,
             }),
-            Err(error) => {
-                bury(queue, &message, reply).await?;
-                Err(error)
-            }
+            Err(error) => Err(bury(queue, &message, &reply, info, &error).await),
         }
     }
 
@@ -96,7 +95,7 @@ impl Delivery {
     }
 }
 
-fn nak(after: Duration) -> Bytes {
+pub(crate) fn nak(after: Duration) -> Bytes {
     if after.is_zero() {
         return Bytes::from_static(b"-NAK");
     }
@@ -115,33 +114,9 @@ pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> 
     }
 }
 
-/// Gives a message that is no unit its verdict: a dead letter with what its subject says, then the acknowledgement.
-async fn bury(queue: &Queue, message: &Message, reply: String) -> Result<()> {
-    let tokens: Vec<&str> = message.subject.split('.').collect();
-    if let ["work", stage, pool, class, tenant, job, unit] = tokens.as_slice() {
-        let text = |token: &&str| (*token).to_owned();
-        let letter = wire::DeadLetter {
-            unit: Some(wire::WorkUnit {
-                tenant: text(tenant),
-                job: text(job),
-                pool: text(pool),
-                class: text(class),
-                stage: text(stage),
-                unit: unit.parse().unwrap_or(0),
-                ..wire::WorkUnit::default()
-            }),
-            reason: reason_to_wire(FailureReason::Internal) as i32,
-            message: "the message is not a unit of work of this version".to_owned(),
-            time_unix_millis: (queue.clock)().0,
-        };
-        queue.publish_dead(&letter).await?;
-    }
-    queue.acknowledge(&reply, "+ACK".into()).await
-}
-
 impl Queue {
     /// Acknowledges and waits for the server to confirm.
-    async fn acknowledge(&self, reply: &str, what: Bytes) -> Result<()> {
+    pub(crate) async fn acknowledge(&self, reply: &str, what: Bytes) -> Result<()> {
         self.api
             .send(ACKNOWLEDGE, reply, None, what)
             .await

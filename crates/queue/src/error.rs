@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use medfleet_core::{Class, PoolName, Stage};
+use medfleet_core::{Class, JobKey, PoolName, Stage};
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,23 @@ pub enum QueueError {
         what: &'static str,
         /// Why.
         reason: &'static str,
+    },
+    /// A message in the place of a unit of work is none that this release can read. It has got its verdict: the job that it
+    /// names was failed, with a dead letter, unless it has no need of the unit. Take the next one.
+    #[error("a message in the place of a unit of work cannot be read")]
+    NoUnit {
+        /// The job that it names; none when it names none, and a job may wait for its unit until its time is over.
+        job: Option<JobKey>,
+    },
+    /// A message among the units that wait for release is none that this release can read. It stays where it is.
+    #[error("message {sequence} of {stream} is no unit of work that this release can read")]
+    NoIntake {
+        /// The stream.
+        stream: &'static str,
+        /// Its place there.
+        sequence: u64,
+        /// Why.
+        source: Box<Self>,
     },
     /// No consumer for this pool: `ensure` was not called with it.
     #[error("pool {pool} has no consumer for {stage}, class {class}")]

@@ -7,7 +7,7 @@ use medfleet_core::{Class, JobKey, TenantId, UnixMillis, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord};
 
 use crate::api::{Operation, Which, code, once, repeatable};
-use crate::wire::{decode, encode, unit_from_wire};
+use crate::wire::{decode, encode, later_of_upload, unit_from_wire};
 use crate::{Queue, QueueError, Result, Revision, Updated, subject};
 
 impl Queue {
@@ -27,13 +27,13 @@ impl Queue {
         self.pending.remove_revision(noted).await
     }
 
-    /// Accepts noted longer ago than `older_than`, by this process's clock.
+    /// Accepts noted longer ago than `older_than`, by the server's clock, which also dates the notes.
     ///
     /// # Errors
     /// Transient ones.
     pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
-        let latest = (self.clock)().0.saturating_sub(age);
+        let latest = self.time().await?.0.saturating_sub(age);
         let keys = self.pending.keys("*.*").await?;
         let entries = self.pending.get_many(&keys).await?;
         let old = entries
@@ -72,13 +72,15 @@ impl Queue {
         upload: &UploadId,
     ) -> Result<Option<(UploadRecord, Revision)>> {
         let key = subject::upload_key(tenant, upload);
-        let entry = self.uploads.get(&key).await?;
-        entry
-            .map(|entry| Ok((decode("an upload record", entry.value)?, entry.revision)))
-            .transpose()
+        let Some(entry) = self.uploads.get(&key).await? else {
+            return Ok(None);
+        };
+        let is_later = !later_of_upload(&entry.value)?.is_empty();
+        let record = decode("an upload record", entry.value)?;
+        Ok(Some((record, entry.revision.with_later(is_later))))
     }
 
-    /// Stores how far an upload is, if its revision is still `revision`.
+    /// Stores how far an upload is, if its revision is still `revision`, with what a later release wrote into its record.
     ///
     /// # Errors
     /// Transient ones leave open whether it was stored: read again.
@@ -90,8 +92,20 @@ impl Queue {
         revision: Revision,
     ) -> Result<Updated> {
         let key = subject::upload_key(tenant, upload);
-        let updated = self.uploads.update(&key, encode(record), revision).await?;
-        Ok(updated.map_or(Updated::Conflict, Updated::Updated))
+        let mut value = encode(record);
+        if revision.is_later() {
+            match self.uploads.get(&key).await? {
+                Some(entry) if entry.revision.sequence() == revision.sequence() => {
+                    let later = later_of_upload(&entry.value)?;
+                    value = [&value[..], &later[..]].concat().into();
+                }
+                _ => return Ok(Updated::Conflict),
+            }
+        }
+        let updated = self.uploads.update(&key, value, revision).await?;
+        Ok(updated.map_or(Updated::Conflict, |stored| {
+            Updated::Updated(stored.with_later(revision.is_later()))
+        }))
     }
 
     /// Stores a dead letter; of a job's epoch one is stored, the first.

@@ -5,7 +5,7 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `search`, `work`,
-//! `puller` and `delivery` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
+//! `puller`, `delivery` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
 mod ack;
@@ -29,6 +29,8 @@ mod search;
 pub mod server;
 mod streams;
 mod subject;
+mod time;
+mod unreadable;
 mod usage;
 pub mod wire;
 mod work;

@@ -158,7 +158,8 @@ impl Puller {
     /// cancel, and then to call again. Transient trouble (a restart, an election) is waited out with a growing pause.
     ///
     /// # Errors
-    /// [`QueueError::UnknownPool`] when the pool was not ensured, [`QueueError::Closed`].
+    /// [`QueueError::UnknownPool`] when the pool was not ensured, [`QueueError::Closed`]; [`QueueError::NoUnit`] for a message
+    /// that is none and is dealt with: call again.
     pub async fn next(&mut self) -> Result<Delivery> {
         let _waiting = Waiting::new(&self.crew.waiting);
         let mut pulls = self.crew.pulls.lock().await;
@@ -191,11 +192,12 @@ impl Pulls {
                 self.pause = PAUSE.0;
                 match Delivery::new(&self.queue, message).await {
                     Ok(delivery) => return Ok(delivery),
-                    // Not a unit of this version; it went to the dead letters.
+                    Err(error @ QueueError::NoUnit { .. }) => return Err(error),
+                    // It comes again after the acknowledge wait.
                     Err(error) => tracing::error!(
                         stage = %self.stage,
                         error = &error as &dyn std::error::Error,
-                        "a message that is not a unit of work"
+                        "a message that is not a unit of work could not be dealt with"
                     ),
                 }
                 continue;
@@ -228,7 +230,10 @@ impl Pulls {
             self.answer(asked).await;
         }
         for message in std::mem::take(&mut self.ready) {
-            let delivery = Delivery::new(&self.queue, message).await?;
+            let delivery = match Delivery::new(&self.queue, message).await {
+                Err(QueueError::NoUnit { .. }) => continue,
+                delivery => delivery?,
+            };
             let now = Verdict::Retry {
                 after: Duration::ZERO,
             };

@@ -11,12 +11,42 @@ use medfleet_core::{
 };
 
 use crate::api::BATCH_MAX;
-use crate::wire::{decode_record, encode_record};
+use crate::wire::later::Later;
+use crate::wire::{decode_record, encode_record, later_of_record};
 use crate::{Queue, QueueError, Result, subject};
 
 /// What a compare-and-set compares: the sequence of a record's latest change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision(pub u64);
+pub struct Revision {
+    sequence: u64,
+    /// A later release has written fields into it that this one does not know; whoever changes the record keeps them.
+    is_later: bool,
+}
+
+impl Revision {
+    /// The change of this sequence.
+    #[must_use]
+    pub const fn at(sequence: u64) -> Self {
+        Self {
+            sequence,
+            is_later: false,
+        }
+    }
+
+    /// Its sequence.
+    #[must_use]
+    pub const fn sequence(self) -> u64 {
+        self.sequence
+    }
+
+    pub(crate) const fn is_later(self) -> bool {
+        self.is_later
+    }
+
+    pub(crate) const fn with_later(self, is_later: bool) -> Self {
+        Self { is_later, ..self }
+    }
+}
 
 /// What became of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +138,7 @@ impl Queue {
     /// Transient ones leave open whether it was stored: create again. [`QueueError::TooLarge`] above 1 KiB.
     pub async fn create_record(&self, key: &JobKey, record: &JobRecord) -> Result<Created> {
         check_invariants(invariant::violation(record))?;
-        let value = encode_record(record)?;
+        let value = encode_record(record, &Later::default())?;
         // A record that expires between create and read leaves room for one more create.
         for _ in 0..2 {
             let created = self.jobs.create(&key.to_string(), value.clone()).await?;
@@ -127,10 +157,12 @@ impl Queue {
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`] for a record of a newer version.
     pub async fn record(&self, key: &JobKey) -> Result<Option<(JobRecord, Revision)>> {
-        let entry = self.jobs.get(&key.to_string()).await?;
-        entry
-            .map(|entry| Ok((decode_record(entry.value)?, entry.revision)))
-            .transpose()
+        let Some(entry) = self.jobs.get(&key.to_string()).await? else {
+            return Ok(None);
+        };
+        let record = decode_record(entry.value.clone())?;
+        let is_later = !later_of_record(&entry.value)?.is_empty();
+        Ok(Some((record, entry.revision.with_later(is_later))))
     }
 
     /// Stores a record if its revision is still `revision`. Prefer [`Queue::apply`].
@@ -145,9 +177,30 @@ impl Queue {
         revision: Revision,
     ) -> Result<Updated> {
         check_invariants(invariant::violation(record))?;
-        let value = encode_record(record)?;
-        let updated = self.jobs.update(&key.to_string(), value, revision).await?;
+        let updated = self.store_over(key, record, revision).await?;
         Ok(updated.map_or(Updated::Conflict, Updated::Updated))
+    }
+
+    /// Stores a record if its revision is still `revision`, with what a later release wrote into it; `None` when it is not.
+    async fn store_over(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        revision: Revision,
+    ) -> Result<Option<Revision>> {
+        let key = key.to_string();
+        let mut later = Later::default();
+        if revision.is_later {
+            match self.jobs.get(&key).await? {
+                Some(entry) if entry.revision.sequence == revision.sequence => {
+                    later = later_of_record(&entry.value)?;
+                }
+                _ => return Ok(None),
+            }
+        }
+        let value = encode_record(record, &later)?;
+        let stored = self.jobs.update(&key, value, revision).await?;
+        Ok(stored.map(|stored| stored.with_later(revision.is_later)))
     }
 
     /// Removes a record if its revision is still `revision`: the job is forgotten, and its request id is free again.
@@ -239,8 +292,7 @@ impl Queue {
         let stored = if record == *before {
             Some(revision)
         } else {
-            let value = encode_record(&record)?;
-            self.jobs.update(&key.to_string(), value, revision).await?
+            self.store_over(key, &record, revision).await?
         };
         Ok(stored.map(|revision| Applied::Applied {
             record,
@@ -299,8 +351,10 @@ impl Queue {
         &self,
         from: Revision,
     ) -> Result<(Vec<(JobKey, JobRecord)>, Option<Revision>)> {
-        let entries = self.jobs.run(from.0, BATCH_MAX).await?;
-        let next = entries.last().map(|entry| Revision(entry.revision.0 + 1));
+        let entries = self.jobs.run(from.sequence, BATCH_MAX).await?;
+        let next = entries
+            .last()
+            .map(|entry| Revision::at(entry.revision.sequence + 1));
         let page = entries
             .into_iter()
             .filter_map(|entry| readable(&entry.key, entry.value));
@@ -312,22 +366,25 @@ impl Queue {
     /// this version cannot read is left out and logged.
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
-        let pages = stream::unfold((self.clone(), Revision(1)), |(queue, from)| async move {
-            loop {
-                match queue.record_page(from).await {
-                    Ok((_, None)) => return None,
-                    Ok((page, Some(next))) => return Some((page, (queue, next))),
-                    Err(QueueError::Closed) => return None,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "cannot read the job records; trying again"
-                        );
-                        tokio::time::sleep(SCAN_AGAIN).await;
+        let pages = stream::unfold(
+            (self.clone(), Revision::at(1)),
+            |(queue, from)| async move {
+                loop {
+                    match queue.record_page(from).await {
+                        Ok((_, None)) => return None,
+                        Ok((page, Some(next))) => return Some((page, (queue, next))),
+                        Err(QueueError::Closed) => return None,
+                        Err(error) => {
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                "cannot read the job records; trying again"
+                            );
+                            tokio::time::sleep(SCAN_AGAIN).await;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         pages.boxed()
     }
 }

@@ -2,7 +2,8 @@
 //! A subject carries what a consumer, a filter or an access rule needs to tell messages apart, and never patient data.
 
 use medfleet_core::{
-    Class, JobId, JobKey, JobRecord, JobState, PoolName, Stage, TenantId, UploadId, WorkUnit,
+    Class, Cost, JobId, JobKey, JobRecord, JobState, PoolName, Stage, TenantId, UnixMillis,
+    UploadId, WorkUnit,
 };
 
 /// Job events.
@@ -75,6 +76,25 @@ pub(crate) fn durable(pool: &PoolName, class: Class) -> String {
 /// What waits for release of one (stage, pool, class).
 pub(crate) fn intake_filter(stage: Stage, pool: &PoolName, class: Class) -> String {
     format!("intake.{stage}.{pool}.{class}.>")
+}
+
+/// The unit that the subject of a released one names; its epoch, end and cost are not in there, and are those of nothing. One
+/// of no number is none that its job's record can have done.
+pub(crate) fn unit_of(work: &str) -> Option<WorkUnit> {
+    let tokens: Vec<&str> = work.split('.').collect();
+    let ["work", stage, pool, class, tenant, job, unit] = tokens.as_slice() else {
+        return None;
+    };
+    Some(WorkUnit {
+        key: key(tenant, job)?,
+        stage: stage.parse().ok()?,
+        pool: PoolName::new(*pool).ok()?,
+        class: class.parse().ok()?,
+        unit: unit.parse().unwrap_or(u32::MAX),
+        epoch: 0,
+        expires: UnixMillis(0),
+        cost: Cost::default(),
+    })
 }
 
 /// The hint that a unit was released; its payload is the unit's class.
@@ -233,6 +253,11 @@ mod tests {
         let key = samples::key();
         assert_eq!(job_of(&text(&key)), Some(key.clone()));
         assert_eq!(job_of("text.st-mary"), None);
+        let unit = samples::unit(Stage::Encode, 3);
+        let named = unit_of(&work(&unit)).map(|named| (named.key, named.stage, named.unit));
+        assert_eq!(named, Some((key.clone(), Stage::Encode, 3)));
+        assert_eq!(unit_of("work.encode.tiny-here.routine.Nobody.1.0"), None);
+        assert_eq!(unit_of(&intake(&unit)), None);
         assert_eq!(job_of_key(&key.to_string()), Some(key));
     }
 }

@@ -4,7 +4,8 @@ use medfleet_core::{Class, PoolName, Stage, UnixMillis};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::api::{Operation, Which, repeatable};
+use crate::api::{Operation, Which, code, is_code, repeatable};
+use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, subject};
 
 /// Streams that are read in one call; a fleet has about fifteen.
@@ -54,6 +55,11 @@ struct State {
     last_seq: u64,
 }
 
+#[derive(Deserialize)]
+struct Records {
+    state: State,
+}
+
 impl Queue {
     /// Every stream of the account with what is in it.
     ///
@@ -80,6 +86,20 @@ impl Queue {
             bytes_max: u64::try_from(info.config.max_bytes).ok(),
         });
         Ok(usage.collect())
+    }
+
+    /// Whether the fleet has any job, ended or not. False where no process of it has ever made its streams.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn has_records(&self) -> Result<bool> {
+        const INFO: Operation = repeatable("look at the job records");
+        let method = format!("STREAM.INFO.{}", stream_of(subject::JOBS));
+        match self.api.call::<Records>(INFO, &method, &json!({})).await {
+            Ok(records) => Ok(records.state.messages > 0),
+            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Since when the oldest unfinished unit of a (stage, pool, class) is where it is: in a worker's hands, released, or

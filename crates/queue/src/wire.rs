@@ -12,6 +12,10 @@ use prost::Message;
 
 use crate::{QueueError, Result};
 
+pub(crate) mod later;
+
+use later::Later;
+
 /// Largest encoded job record.
 pub const RECORD_BYTES_MAX: usize = 1024;
 
@@ -218,11 +222,11 @@ fn time_to_wire(time: Option<UnixMillis>) -> i64 {
     time.map_or(0, |time| time.0)
 }
 
-/// Encodes a record.
+/// Encodes a record, with what a later release wrote into it.
 ///
 /// # Errors
 /// [`QueueError::TooLarge`] above [`RECORD_BYTES_MAX`].
-pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
+pub(crate) fn encode_record(record: &JobRecord, later: &Later) -> Result<Bytes> {
     let times = &record.times;
     let failure = record.failure.as_ref();
     let studies = record.pseudonyms.studies.iter();
@@ -273,7 +277,8 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
             erased: forwarded.is_erased,
         }),
     };
-    let bytes = encode(&message);
+    let mut bytes = message.encode_to_vec();
+    later.append_to(&mut bytes, record.forwarded.is_some());
     if bytes.len() > RECORD_BYTES_MAX {
         return Err(QueueError::TooLarge {
             what: "a job record",
@@ -281,7 +286,18 @@ pub(crate) fn encode_record(record: &JobRecord) -> Result<Bytes> {
             bytes_max: RECORD_BYTES_MAX,
         });
     }
-    Ok(bytes)
+    Ok(bytes.into())
+}
+
+/// What a later release wrote into an encoded record.
+pub(crate) fn later_of_record(bytes: &[u8]) -> Result<Later> {
+    Later::of(bytes).ok_or_else(|| malformed("a job record", "a field of an unknown kind"))
+}
+
+/// What a later release wrote into an encoded upload record.
+pub(crate) fn later_of_upload(bytes: &[u8]) -> Result<Vec<u8>> {
+    later::of_upload(bytes)
+        .ok_or_else(|| malformed("an upload record", "a field of an unknown kind"))
 }
 
 /// Decodes a record.

@@ -133,10 +133,14 @@ impl Queue {
     ///
     /// # Errors
     /// When the stream cannot be read at all; later trouble is logged and retried, never yielded. What is yielded as
-    /// [`QueueError::Malformed`] is one message that cannot be read.
+    /// [`QueueError::NoIntake`] is one message that cannot be read.
     pub async fn intake(&self, stage: Stage) -> Result<BoxStream<'static, Result<IntakeEntry>>> {
-        let feed = Feed::open(&self.api, subject::intake_stream(stage), Some(1)).await?;
-        Ok(feed.stream().map(intake_entry).boxed())
+        let stream = subject::intake_stream(stage);
+        let feed = Feed::open(&self.api, stream, Some(1)).await?;
+        let entries = feed.stream();
+        Ok(entries
+            .map(move |message| intake_entry(stream, message))
+            .boxed())
     }
 
     /// Removes a unit from intake after its release is confirmed; one that is gone is fine.
@@ -315,11 +319,18 @@ pub(crate) async fn check_consumer(
     consumer_info(api, stage, pool, class).await.map(|_| ())
 }
 
-fn intake_entry(message: FeedMessage) -> Result<IntakeEntry> {
-    let unit: wire::WorkUnit = decode("a work unit", message.payload)?;
+fn intake_entry(stream: &'static str, message: FeedMessage) -> Result<IntakeEntry> {
+    let sequence = message.sequence;
+    let unit = decode::<wire::WorkUnit>("a work unit", message.payload)
+        .and_then(|unit| unit_from_wire(&unit))
+        .map_err(|source| QueueError::NoIntake {
+            stream,
+            sequence,
+            source: Box::new(source),
+        })?;
     Ok(IntakeEntry {
-        unit: unit_from_wire(&unit)?,
-        sequence: message.sequence,
+        unit,
+        sequence,
         headers: from_headers(message.headers.as_ref()),
         stored_at: message.stored_at,
     })

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ProcessConfig;
+use crate::exit::chain;
 
 /// Every variable that sets something begins with this.
 pub const ENVIRONMENT_PREFIX: &str = "MEDFLEET_";
@@ -123,6 +124,11 @@ impl ConfigError {
     /// Settings that don't fit each other, with the reason.
     pub fn relation(reason: impl Into<String>) -> Self {
         Self::Relation(reason.into())
+    }
+
+    /// What a part of the configuration says of itself, with its causes.
+    pub fn of_part(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Relation(chain(error))
     }
 }
 

@@ -97,6 +97,10 @@ pub enum BackendError {
     /// The place is full; later may be better.
     #[error("the blob store is full")]
     Full,
+    /// The place knows by itself that the object's bytes are not those that were put. Whoever reads it may delete it, so that
+    /// it is put again.
+    #[error("the object's bytes are not those that were put")]
+    Damaged,
     /// Anything else.
     #[error("the blob store failed to {operation}")]
     Failed {
@@ -127,7 +131,7 @@ impl BackendError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TooLarge { .. } => false,
+            Self::TooLarge { .. } | Self::Damaged => false,
             Self::Full => true,
             Self::Failed { transient, .. } => *transient,
         }

@@ -2,6 +2,7 @@
 
 mod collect;
 mod references;
+mod relied;
 mod room;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use room::Room;
 
 pub use collect::{COLLECT_AGE_MIN, Collected, Erased};
 pub use references::{Holder, Named};
+pub use relied::Relied;
 
 /// Contents from this length on are hashed off the async threads: 256 KiB take about 0.1 ms on one core.
 const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -172,7 +174,7 @@ impl BlobStore {
     }
 
     /// Stores a content and gives its name. When this returns, the blob survives a power cut. A blob that is there
-    /// already with the right length is not written again, but counts as new for collection.
+    /// already is read, and written again only when it is damaged; it counts as new for collection.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`], [`StoreError::Full`] or the place's failure.
@@ -215,11 +217,21 @@ impl BlobStore {
     ) -> Result<(), StoreError> {
         self.check_size(kind, content.len())?;
         if there.is_some_and(|entry| entry.bytes == content.len() as u64)
+            && self.has(name, &content).await?
             && self.inner.backend.refresh(name).await?
         {
             return Ok(());
         }
         self.write(name, content).await.map(drop)
+    }
+
+    /// Whether this very content is stored there: what was damaged since it was put is put again.
+    async fn has(&self, name: &Name, content: &Bytes) -> Result<bool, StoreError> {
+        match self.inner.backend.get(name, content.len() as u64).await {
+            Ok(found) => Ok(found.is_some_and(|found| found == *content)),
+            Err(BackendError::Damaged | BackendError::TooLarge { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads a content and checks it against its name. One that is corrupt is deleted, so that the next put makes it again
@@ -233,35 +245,47 @@ impl BlobStore {
         kind: BlobKind,
         digest: &Digest,
     ) -> Result<Bytes, StoreError> {
-        let bytes_max = self.inner.limits.blob_bytes_max;
-        let content = self.read(tenant, kind, digest, bytes_max).await?;
-        let content = content.ok_or(StoreError::Missing {
-            kind,
-            digest: *digest,
-        })?;
-        if self.digest(tenant, &content).await == *digest {
-            return Ok(content);
-        }
-        // Once more, before it is deleted: it may have been changed on its way here only.
-        let again = self.read(tenant, kind, digest, bytes_max).await?;
-        if let Some(content) = again {
-            if self.digest(tenant, &content).await == *digest {
+        // Twice, before it is deleted: it may have been changed on its way here only.
+        for _ in 0..2 {
+            if let Some(content) = self.read_sound(tenant, kind, digest).await? {
                 return Ok(content);
             }
-            match self.delete(tenant, kind, digest).await {
-                Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
-                Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    %kind,
-                    %digest,
-                    "a corrupt blob stays"
-                ),
-            }
+        }
+        match self.delete(tenant, kind, digest).await {
+            Ok(_) => tracing::warn!(%kind, %digest, "a corrupt blob was deleted"),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                %kind,
+                %digest,
+                "a corrupt blob stays"
+            ),
         }
         Err(StoreError::Corrupt {
             kind,
             digest: *digest,
         })
+    }
+
+    /// Reads a content; none when it is not what its name says.
+    async fn read_sound(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        digest: &Digest,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let bytes_max = self.inner.limits.blob_bytes_max;
+        match self.read(tenant, kind, digest, bytes_max).await {
+            Ok(Some(content)) => {
+                let is_sound = self.digest(tenant, &content).await == *digest;
+                Ok(is_sound.then_some(content))
+            }
+            Ok(None) => Err(StoreError::Missing {
+                kind,
+                digest: *digest,
+            }),
+            Err(StoreError::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores a text that changes, under a key instead of its content; the last put wins. Durable when it returns.
@@ -524,6 +548,10 @@ impl BlobStore {
                 kind,
                 bytes,
                 bytes_max,
+            }),
+            Err(BackendError::Damaged) => Err(StoreError::Corrupt {
+                kind,
+                digest: *digest,
             }),
             Err(error) => Err(error.into()),
         }

@@ -101,6 +101,16 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
     },
+    /// There is nothing where there ought to be something.
+    #[error(
+        "the blob store's folder {} is empty, but the queue has jobs: mount the disk that holds their blobs there, or put them back from a backup; if they are gone for good, make an empty file {} and start again, and jobs that need them fail",
+        path.display(),
+        path.join(".store").display()
+    )]
+    NotMounted {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The place itself refuses.
     #[error("cannot open the blob store")]
     Backend(#[from] BackendError),
@@ -234,6 +244,22 @@ impl StoreConfig {
     /// [`OpenError::OtherFleet`] for a folder that was made with another key.
     pub fn open(&self) -> Result<BlobStore, OpenError> {
         self.open_over(self.open_backend()?)
+    }
+
+    /// Refuses a place without a trace of ever having been used: for a fleet that has jobs, whose blobs must be somewhere. Call
+    /// it before [`StoreConfig::open`], which leaves such a trace. Only a folder can be told so.
+    ///
+    /// # Errors
+    /// [`OpenError::NotMounted`], and when the folder cannot be looked at.
+    pub fn check_used(&self) -> Result<(), OpenError> {
+        match &self.backend {
+            BackendConfig::Folder { path } if Folder::is_untouched(path)? => {
+                Err(OpenError::NotMounted { path: path.clone() })
+            }
+            BackendConfig::Folder { .. }
+            | BackendConfig::Jetstream { .. }
+            | BackendConfig::S3 { .. } => Ok(()),
+        }
     }
 
     /// As [`StoreConfig::open`], without what makes blobs of it: whole names, no keys, no references.
@@ -390,6 +416,32 @@ mod tests {
         assert!(matches!(refused, OpenError::OtherFleet { .. }));
         let path = folder.path().display().to_string();
         assert!(refused.to_string().contains(&path), "{refused}");
+    }
+
+    #[test]
+    fn a_folder_that_nothing_was_ever_stored_in_is_no_old_fleets() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("blobs");
+        let text = format!(
+            "backend = {{ kind = 'folder', path = '{}' }}",
+            path.display()
+        );
+        let config = config(&text);
+        let refused = config.check_used().expect_err("nothing is there");
+        assert!(matches!(refused, OpenError::NotMounted { .. }));
+        let note = path.join(".store").display().to_string();
+        assert!(refused.to_string().contains(&note), "{refused}");
+        assert!(!path.exists(), "looking makes nothing");
+        // A new fleet begins, and is known from then on.
+        config.open().expect("is new");
+        config.check_used().expect("is in use");
+        // The disk is lost, and the operator says so.
+        std::fs::remove_dir_all(&path).expect("removes");
+        std::fs::create_dir(&path).expect("makes");
+        config.check_used().expect_err("nothing is there");
+        std::fs::write(path.join(".store"), "").expect("writes");
+        config.check_used().expect("is meant");
+        config.open().expect("is its own again");
     }
 
     #[test]

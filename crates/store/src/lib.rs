@@ -15,7 +15,7 @@ pub mod key;
 
 pub use backend::{Backend, BackendError, Entry, Name};
 pub use blob::{
-    BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, Named, StoreError,
+    BlobStore, COLLECT_AGE_MIN, Collected, Erased, Head, Holder, Limits, Named, Relied, StoreError,
 };
 pub use config::{BackendConfig, OpenError, StoreConfig};
 pub use key::{FleetKey, KeyError};

@@ -3,6 +3,9 @@
 use std::num::NonZeroUsize;
 
 use medfleet_core::setting::DurationText;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{ConfigError, ProcessConfig};
+use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -31,5 +34,68 @@ impl Default for WorkerConfig {
             retry_longest: DurationText::from_secs(30),
             hand_back_before: DurationText::from_secs(5),
         }
+    }
+}
+
+impl WorkerConfig {
+    /// Checks what all worker services have in common; `service` is the section that this one stands in.
+    ///
+    /// # Errors
+    /// [`ConfigError::Relation`] with the reason.
+    pub fn check(
+        &self,
+        service: &str,
+        process: &ProcessConfig,
+        queue: &QueueConfig,
+        store: &StoreConfig,
+    ) -> Result<(), ConfigError> {
+        queue
+            .check()
+            .map_err(|error| ConfigError::of_part(&error))?;
+        store
+            .check()
+            .map_err(|error| ConfigError::of_part(&error))?;
+        if process.drain.get() <= self.hand_back_before.get() {
+            return Err(ConfigError::relation(format!(
+                "process.drain must be longer than {service}.worker.hand_back_before, or nothing is ever finished while stopping"
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::setting::{ByteSize, Secret};
+    use medfleet_store::BackendConfig;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_named_with_its_reason() {
+        let check = |key: &str, drain_seconds: u64| {
+            let process = ProcessConfig {
+                drain: DurationText::from_secs(drain_seconds),
+                ..ProcessConfig::default()
+            };
+            let store = StoreConfig {
+                backend: BackendConfig::Folder { path: "/x".into() },
+                key: Secret::new(key),
+                blob_bytes_max: ByteSize::from_mib(1),
+                capacity_bytes: None,
+            };
+            let worker = WorkerConfig::default();
+            let checked = worker.check("encode", &process, &QueueConfig::default(), &store);
+            checked.err().map(|error| error.to_string())
+        };
+        let key = "0f".repeat(32);
+        assert_eq!(check(&key, 6), None);
+        let found = check(&key, 5).expect("a unit is handed back 5 s before the end");
+        assert!(found.contains("encode.worker.hand_back_before"), "{found}");
+        let found = check("short", 6).expect("that is no key");
+        assert!(
+            found.starts_with("store.key: ") && !found.contains("short"),
+            "{found}"
+        );
     }
 }

@@ -38,6 +38,9 @@ pub enum ConnectionError {
         /// Why.
         source: QueueError,
     },
+    /// Whether there are jobs.
+    #[error("cannot ask the queue whether it has jobs")]
+    Jobs(#[source] QueueError),
     /// The blob store.
     #[error("cannot open the blob store")]
     Store(#[from] OpenError),
@@ -61,6 +64,12 @@ impl Dependencies {
         let queue = Queue::connect(queue, now)
             .await
             .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
+        // Asked first: whoever accepted a job before has left a trace in the store by then.
+        let has_jobs = queue.has_records().await;
+        if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
+            let used = store.check_used();
+            used.map_err(|error| Stop::usage(ConnectionError::from(error)))?;
+        }
         let opened = match &store.backend {
             BackendConfig::Jetstream { bucket, replicas } => {
                 let replicas = Replicas::try_from(*replicas).map_err(Stop::usage)?;
@@ -99,6 +108,16 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key.extend_from_slice(frames.as_bytes());
     key.extend_from_slice(&chunk.to_le_bytes());
     key.extend_from_slice(encoder.as_bytes());
+    key
+}
+
+/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which
+/// knows no encoder: of a length that [`chunk_key`] never has.
+#[must_use]
+pub fn handed_key(frames: &Digest, chunk: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(36);
+    key.extend_from_slice(frames.as_bytes());
+    key.extend_from_slice(&chunk.to_le_bytes());
     key
 }
 

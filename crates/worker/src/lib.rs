@@ -5,12 +5,14 @@
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
-//! unit from outside), `change` (record changes that respect the fence), `presence`.
+//! unit from outside), `change` (record changes that respect the fence), `presence`; `encoded` is the file that a hospital's
+//! edge sends in place of images.
 
 mod change;
 mod config;
 mod decision;
 mod dependencies;
+pub mod encoded;
 mod handler;
 mod metrics;
 mod presence;
@@ -19,7 +21,7 @@ mod watch;
 
 pub use config::WorkerConfig;
 pub use decision::backoff;
-pub use dependencies::{ConnectionError, Dependencies, chunk_key, internal_token};
+pub use dependencies::{ConnectionError, Dependencies, chunk_key, handed_key, internal_token};
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;

@@ -27,6 +27,12 @@ struct ClassLabel {
     class: &'static str,
 }
 
+/// Labels of a unit that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnreadableLabel {
+    job_known: &'static str,
+}
+
 /// Every verdict's word.
 const VERDICTS: [&str; 4] = ["done", "retry", "reject", "abort"];
 
@@ -37,6 +43,7 @@ pub struct WorkerMetrics {
     seconds: Family<ClassLabel, HistogramWithExemplars<Exemplar>>,
     wait_seconds: Family<ClassLabel, Histogram>,
     redeliveries: Family<ClassLabel, Counter>,
+    unreadable: Family<UnreadableLabel, Counter>,
     busy: Gauge,
 }
 
@@ -55,6 +62,7 @@ impl WorkerMetrics {
                 Histogram::new(exponential_buckets(0.001, 2.0, 24))
             }),
             redeliveries: Family::default(),
+            unreadable: Family::default(),
             busy: Gauge::default(),
         };
         let total = Gauge::<i64>::default();
@@ -69,6 +77,8 @@ impl WorkerMetrics {
             registry.register_with_unit("wait", help, Unit::Seconds, ours.wait_seconds.clone());
             let help = "Units that came again: handed back, tried again, or lost by a worker that died";
             registry.register("redeliveries", help, ours.redeliveries.clone());
+            let help = "Units that this release cannot read: their jobs are failed where they are known (yes), or wait until their time is over (no)";
+            registry.register("unreadable_units", help, ours.unreadable.clone());
             registry.register("slots_busy", "Slots at work", ours.busy.clone());
             registry.register("slots", "Slots in all", total);
         });
@@ -79,6 +89,10 @@ impl WorkerMetrics {
     /// Counters whose labels are known are there before their first event: one that first shows up with it never rises from
     /// zero, and `rate` misses the first redelivery or rejection of every process.
     fn begin_at_zero(&self) {
+        for job_known in ["yes", "no"] {
+            let label = UnreadableLabel { job_known };
+            self.unreadable.get_or_create(&label).inc_by(0);
+        }
         for class in Class::ALL {
             let class = class.as_str();
             self.redeliveries
@@ -89,6 +103,14 @@ impl WorkerMetrics {
                 self.units.get_or_create(&labels).inc_by(0);
             }
         }
+    }
+
+    /// A unit could not be read; whether it named its job.
+    pub(crate) fn unreadable(&self, names_job: bool) {
+        let job_known = if names_job { "yes" } else { "no" };
+        self.unreadable
+            .get_or_create(&UnreadableLabel { job_known })
+            .inc();
     }
 
     /// A unit was taken; `waited` seconds after its release.
@@ -193,6 +215,9 @@ mod tests {
             for class in Class::ALL {
                 let again = format!("medfleet_{stage}_redeliveries_total{{class=\"{class}\"}}");
                 assert_eq!(value(&metrics, &again).as_deref(), Some("0"), "{again}");
+                let unreadable =
+                    format!("medfleet_{stage}_unreadable_units_total{{job_known=\"no\"}}");
+                assert_eq!(value(&metrics, &unreadable).as_deref(), Some("0"));
                 for verdict in VERDICTS {
                     let labels = format!("verdict=\"{verdict}\",class=\"{class}\"");
                     let units = format!("medfleet_{stage}_units_total{{{labels}}}");

@@ -110,6 +110,7 @@ impl<H: Handler> Slot<H> {
             match pulled {
                 Ok(delivery) => self.process(delivery).await,
                 Err(QueueError::Closed) => return Err(QueueError::Closed),
+                Err(QueueError::NoUnit { job }) => self.worker.metrics.unreadable(job.is_some()),
                 Err(error) => {
                     tracing::warn!(%error, "no unit could be taken");
                     self.pause().await;
@@ -186,7 +187,8 @@ impl<H: Handler> Slot<H> {
         hints: broadcast::Receiver<JobKey>,
     ) -> Result<Verdict, Ending> {
         let (unit, queue, now) = (&delivery.unit, &self.worker.queue, self.worker.clock.now());
-        if now > unit.expires {
+        // This process's clock may be ahead: the queue's decides.
+        if now > unit.expires && queue.time().await? > unit.expires {
             return Ok(match change(queue, unit, None, &Move::Expire, now).await? {
                 // Whoever ended it may have died before saying so.
                 Changed::Over(record) => return Err(Ending::Over(Some(record))),

@@ -51,15 +51,35 @@ pub(crate) async fn stopped(
             }
         };
         let (record, ()) = tokio::join!(queue.record(&unit.key), progress);
-        match record {
-            Ok(Some((record, _))) => match decide(delivery, attempt, &record, clock.now()) {
-                Some(stopped) => return stopped,
-                None => continue,
-            },
+        let now = clock.now();
+        let (stopped, expires) = match record {
+            Ok(Some((record, _))) => (decide(delivery, attempt, &record, now), record.expires),
             // The server may have lost its leadership without knowing it: that the job is gone only its time can tell.
-            Ok(None) if clock.now() > unit.expires => return Stopped::Expired,
-            Ok(None) => tracing::debug!("no record was found at a heartbeat"),
-            Err(error) => tracing::debug!(%error, "record was not read at a heartbeat"),
+            Ok(None) => {
+                tracing::debug!("no record was found at a heartbeat");
+                let is_over = now > unit.expires;
+                (is_over.then_some(Stopped::Expired), unit.expires)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "record was not read at a heartbeat");
+                (None, unit.expires)
+            }
+        };
+        let Some(stopped) = stopped else { continue };
+        let is_by_time = matches!(stopped, Stopped::Expired);
+        if !is_by_time || has_passed(queue, expires).await {
+            return stopped;
+        }
+    }
+}
+
+/// Whether a time has passed by the queue's clock too: this process's may be ahead. Not while the queue does not say.
+async fn has_passed(queue: &Queue, time: UnixMillis) -> bool {
+    match queue.time().await {
+        Ok(now) => now > time,
+        Err(error) => {
+            tracing::debug!(%error, "the queue did not say what time it is");
+            false
         }
     }
 }

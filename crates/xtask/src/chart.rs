@@ -82,6 +82,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(settings::drift(&chart)?);
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
+    violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
     for violation in &violations {
         println!("chart: {violation}");
@@ -112,8 +113,13 @@ impl Chart {
 
     /// `helm template` with these value files, as text; the error is what helm says.
     pub(crate) fn template(&self, values: &[PathBuf]) -> Result<String> {
+        self.template_as(RELEASE, values)
+    }
+
+    /// The same under another release's name.
+    fn template_as(&self, release: &str, values: &[PathBuf]) -> Result<String> {
         let mut helm = Command::new(&self.helm);
-        helm.args(["template", RELEASE, "--namespace", NAMESPACE])
+        helm.args(["template", release, "--namespace", NAMESPACE])
             .arg(&self.folder);
         for file in values {
             helm.arg("--values").arg(file);

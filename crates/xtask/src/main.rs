@@ -45,7 +45,7 @@ usage: cargo xtask <command>
   chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
-  demo                   build, start a fleet, submit a real study, print the draft, stop
+  demo                   build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
   fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
   observe [--bless]      the reference of metrics, the alerts and the dashboards against what the services export
           [--ask URL]    … every query of a dashboard put to a running Prometheus

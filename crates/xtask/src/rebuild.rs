@@ -43,6 +43,6 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "warm build after a one-line change in a service: {seconds:.1} s (promised: below 20 s)"
     );
-    // Tests run binaries of the committed text.
+    // What is left behind is of the committed text.
     process::build_workspace()
 }

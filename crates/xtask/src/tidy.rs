@@ -8,6 +8,7 @@ mod edges;
 mod features;
 mod files;
 mod licences;
+mod untested;
 mod workspace;
 
 use anyhow::{Result, bail};
@@ -28,6 +29,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(files::check(&files)?);
     violations.extend(architecture::check(&workspace)?);
     violations.extend(licences::check(&workspace)?);
+    violations.extend(untested::check(&workspace, &files)?);
 
     for violation in &violations {
         println!("tidy: {violation}");

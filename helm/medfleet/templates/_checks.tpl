@@ -24,8 +24,16 @@
 {{- if $edge.hub -}}
   {{- include "medfleet.need" (dict "value" $edge.tokens.secretName "path" "ingest.edge.tokens.secretName" "why" "needed with ingest.edge.hub") -}}
   {{- include "medfleet.need" (dict "value" $edge.ca.secretName "path" "ingest.edge.ca.secretName" "why" "needed with ingest.edge.hub: no other authority is trusted") -}}
-  {{- include "medfleet.need" (dict "value" $edge.aliases "path" "ingest.edge.aliases" "why" "needed with ingest.edge.hub: names of the hub's models") -}}
-  {{- if .Values.pools -}}{{- fail "pools: an edge hands its jobs on to ingest.edge.hub and has no workers; leave pools empty" -}}{{- end -}}
+  {{- if include "medfleet.encodes" . -}}
+    {{- include "medfleet.need" (dict "value" .Values.pools "path" "pools" "why" "needed where tokens travel: the images are encoded at this site") -}}
+    {{- if $edge.aliases -}}{{- fail "ingest.edge.aliases: leave it empty where tokens travel; a pool of this site, with the hub's vision weights, has the hub's name of a model among its aliases" -}}{{- end -}}
+    {{- range $name, $spec := .Values.pools -}}
+      {{- if eq $spec.kind "embedder" -}}{{- fail (printf "pools.%s.kind: an edge hands on the tokens of a writer alone" $name) -}}{{- end -}}
+    {{- end -}}
+  {{- else -}}
+    {{- include "medfleet.need" (dict "value" $edge.aliases "path" "ingest.edge.aliases" "why" "needed with ingest.edge.hub: names of the hub's models") -}}
+    {{- if .Values.pools -}}{{- fail "pools: an edge hands its files on to ingest.edge.hub and has no workers; leave pools empty, or let tokens travel (ingest.edge.config.travels or tenants)" -}}{{- end -}}
+  {{- end -}}
   {{- if .Values.networkPolicy.enabled -}}{{- include "medfleet.need" (dict "value" .Values.networkPolicy.hubPeers "path" "networkPolicy.hubPeers" "why" "needed with ingest.edge.hub, or it is not reached") -}}{{- end -}}
 {{- else if $edge.aliases -}}
   {{- fail "ingest.edge.aliases: has no meaning without ingest.edge.hub" -}}
@@ -45,18 +53,29 @@
   {{- if gt (int $scale.min) (int $scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $workload (int $scale.min) $workload (int $scale.max)) -}}{{- end -}}
 {{- end -}}
 {{- range $name, $spec := .Values.pools -}}
-  {{- if eq $spec.model.kind "folder" -}}
-    {{- $volume := default dict $spec.model.volume -}}
-    {{- if not (or $volume.claimName $volume.image) -}}{{- fail (printf "pools.%s.model.volume: claimName or image is needed with kind folder" $name) -}}{{- end -}}
-    {{- if and $volume.claimName $volume.image -}}{{- fail (printf "pools.%s.model.volume: claimName or image, not both" $name) -}}{{- end -}}
-    {{- range $key := list "path" "dtype" -}}
-      {{- include "medfleet.need" (dict "value" (get $spec.model $key) "path" (printf "pools.%s.model.%s" $name $key) "why" "needed with kind folder") -}}
+  {{- $kind := $spec.model.kind -}}
+  {{- $weights := default "plain" $spec.model.weights -}}
+  {{- $forms := get (dict "folder" (list "plain" "q8_0") "gguf" (list "plain" "stored") "simulated" (list "plain")) $kind -}}
+  {{- if eq $spec.kind "embedder" -}}{{- $forms = list "plain" -}}{{- end -}}
+  {{- if not (has $weights $forms) -}}{{- fail (printf "pools.%s.model.weights: %s is not for kind %s in a pool of kind %s; allowed: %s" $name $weights $kind $spec.kind ($forms | join ", ")) -}}{{- end -}}
+  {{- if ne $kind "gguf" -}}
+    {{- range $key := list "vision" "tokenizer" -}}
+      {{- if get $spec.model $key -}}{{- fail (printf "pools.%s.model.%s: has no meaning with kind %s; a folder has its own" $name $key $kind) -}}{{- end -}}
     {{- end -}}
-    {{- if $spec.model.simulated -}}{{- fail (printf "pools.%s.model.simulated: has no meaning with kind folder" $name) -}}{{- end -}}
-  {{- else if eq $spec.kind "embedder" -}}
-    {{- fail (printf "pools.%s.model.kind: a pool of kind embedder needs folder; the simulated model only writes" $name) -}}
   {{- end -}}
-  {{- range $stage := list "preprocess" "encode" "decode" -}}
+  {{- if ne $kind "simulated" -}}
+    {{- $volume := default dict $spec.model.volume -}}
+    {{- if not (or $volume.claimName $volume.image) -}}{{- fail (printf "pools.%s.model.volume: claimName or image is needed with kind %s" $name $kind) -}}{{- end -}}
+    {{- if and $volume.claimName $volume.image -}}{{- fail (printf "pools.%s.model.volume: claimName or image, not both" $name) -}}{{- end -}}
+    {{- range $key := ternary (list "path" "vision" "dtype") (list "path" "dtype") (eq $kind "gguf") -}}
+      {{- include "medfleet.need" (dict "value" (get $spec.model $key) "path" (printf "pools.%s.model.%s" $name $key) "why" (printf "needed with kind %s" $kind)) -}}
+    {{- end -}}
+    {{- if $spec.model.simulated -}}{{- fail (printf "pools.%s.model.simulated: has no meaning with kind %s" $name $kind) -}}{{- end -}}
+  {{- end -}}
+  {{- if and (eq $spec.kind "embedder") (ne $kind "folder") -}}
+    {{- fail (printf "pools.%s.model.kind: a pool of kind embedder needs folder; %s only writes" $name (ternary "the simulated model" "a GGUF" (eq $kind "simulated"))) -}}
+  {{- end -}}
+  {{- range $stage := splitList " " (include "medfleet.stages" $) -}}
     {{- $given := include "medfleet.stage" (dict "stage" $stage "spec" $spec) | fromJson -}}
     {{- $path := printf "pools.%s.%s" $name $stage -}}
     {{- if gt (int $given.scale.min) (int $given.scale.max) -}}{{- fail (printf "%s.scale.min: %d is more than %s.scale.max, %d" $path (int $given.scale.min) $path (int $given.scale.max)) -}}{{- end -}}
@@ -64,6 +83,7 @@
     {{- if and (eq $device.compute "cpu") $device.resource -}}{{- fail (printf "%s.device.resource: %s would be reserved and never used; device.compute says cpu" $path $device.resource) -}}{{- end -}}
     {{- if and (ne $device.compute "cpu") (not $device.resource) -}}{{- fail (printf "%s.device.resource: needed with device.compute %s, such as nvidia.com/gpu" $path $device.compute) -}}{{- end -}}
     {{- if and (ne $device.compute "cpu") (eq $spec.model.kind "simulated") -}}{{- fail (printf "%s.device.compute: the simulated model has no device; allowed: cpu" $path) -}}{{- end -}}
+    {{- if and (eq $stage "decode") (ne $device.compute "cpu") (ne $weights "plain") -}}{{- fail (printf "%s.device.compute: quantised weights are multiplied on CPUs; allowed with model.weights %s: cpu" $path $weights) -}}{{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

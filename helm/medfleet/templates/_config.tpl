@@ -152,7 +152,8 @@
   {{- $_ := set $table "frame_side" (coalesce .spec.frameSide $simulated (ternary 448 896 $embedder)) -}}
   {{- if and $embedder (not (hasKey $table "convention")) -}}{{- $_ := set $table "convention" "medsiglip" -}}{{- end -}}
 {{- else if eq .stage "encode" -}}
-  {{- if .root.Values.tokenPath.direct -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
+  {{- if .root.Values.ingest.edge.hub -}}{{- $_ := set $table "for_edge" true -}}{{- end -}}
+  {{- if include "medfleet.direct" .root -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
 {{- else -}}
   {{- if not .root.Values.tokenPath.direct -}}{{- $_ := set $table "fetch_timeout" "0ms" -}}{{- end -}}
 {{- end -}}
@@ -168,8 +169,13 @@
 {{- define "medfleet.config.model" -}}
 {{- $model := .spec.model -}}
 {{- $table := dict -}}
-{{- if eq $model.kind "folder" -}}
-  {{- $table = dict "kind" "folder" "dtype" $model.dtype "path" (printf "/models/%s" (trimPrefix "/" $model.path)) "digest_cache" "/var/cache/medfleet" -}}
+{{- if ne $model.kind "simulated" -}}
+  {{- $table = dict "kind" $model.kind "dtype" $model.dtype "digest_cache" "/var/cache/medfleet" -}}
+  {{- range $key := list "path" "vision" "tokenizer" -}}
+    {{- with get $model $key -}}{{- $_ := set $table $key (printf "/models/%s" (trimPrefix "/" .)) -}}{{- end -}}
+  {{- end -}}
+  {{- /* Encode holds no language model. Left out for plain ones: services from before the setting existed refuse it. */ -}}
+  {{- if and (eq .stage "decode") (ne (default "plain" $model.weights) "plain") -}}{{- $_ := set $table "weights" $model.weights -}}{{- end -}}
   {{- /* Left out for the CPU, which is the default: services from before the setting existed refuse it. */ -}}
   {{- if ne .given.device.compute "cpu" -}}{{- $_ := set $table "device" .given.device.compute -}}{{- end -}}
 {{- else -}}

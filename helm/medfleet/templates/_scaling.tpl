@@ -11,11 +11,17 @@ medfleet_backlog_{{ .root.Values.autoscaling.metric }}
 {{- end -}}
 
 {{/* Every replica of ingest reports all of the seconds, one that has just started too few: the maximum counts them once. Of
-     the units only the dispatcher knows, and nobody for a moment when it changes: the maximum over a minute bridges that. */}}
+     the units only the dispatcher knows, and nobody for a moment when it changes: the maximum over a minute bridges that.
+     Another release of the namespace may have a pool of the same name; which one a series is of, the pod that it comes from
+     says, whoever scrapes it. A pod is called after its Deployment, with one word or two behind. */}}
 {{- define "medfleet.backlog.query" -}}
-{{- $namespace := "" -}}
-{{- with .root.Values.autoscaling.namespaceLabel -}}{{- $namespace = printf ",%s=%q" . $.root.Release.Namespace -}}{{- end -}}
-sum(max by (class) (max_over_time({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $namespace }}}[1m])))
+{{- $of := "" -}}
+{{- with .root.Values.autoscaling.namespaceLabel -}}{{- $of = printf ",%s=%q" . $.root.Release.Namespace -}}{{- end -}}
+{{- with .root.Values.autoscaling.podLabel -}}
+{{- $ingest := include "medfleet.name" (dict "root" $.root "component" "ingest") -}}
+{{- $of = printf "%s,%s=~%q" $of . (printf "%s-[^-]+(-[^-]+)?" $ingest) -}}
+{{- end -}}
+sum(max by (class) (max_over_time({{ include "medfleet.backlog.name" . }}{stage={{ .stage | quote }},pool={{ .pool | quote }}{{ $of }}}[1m])))
 {{- end -}}
 
 {{- define "medfleet.externalMetric" -}}
@@ -23,7 +29,13 @@ sum(max by (class) (max_over_time({{ include "medfleet.backlog.name" . }}{stage=
   external:
     metric:
       name: {{ include "medfleet.backlog.name" . }}
-      selector: { matchLabels: { stage: {{ .stage | quote }}, pool: {{ .pool | quote }} } }
+      selector:
+        matchLabels:
+          stage: {{ .stage | quote }}
+          pool: {{ .pool | quote }}
+          {{- range $key, $value := .root.Values.autoscaling.externalLabels }}
+          {{ $key }}: {{ $value | quote }}
+          {{- end }}
     target: { type: AverageValue, averageValue: {{ include "medfleet.backlog.threshold" . | quote }} }
 {{- end -}}
 

@@ -31,6 +31,24 @@ resources: { requests: { cpu: "2", memory: 4Gi }, limits: { memory: 8Gi } }
 {{- toJson $merged -}}
 {{- end -}}
 
+{{/* The stages that have workers: an edge whose images stay has none that writes. */}}
+{{- define "medfleet.stages" -}}
+preprocess encode{{ if not .Values.ingest.edge.hub }} decode{{ end }}
+{{- end -}}
+
+{{/* Whether decoders ask encoders for tokens; empty for no. */}}
+{{- define "medfleet.direct" -}}
+{{- if and .Values.tokenPath.direct (not .Values.ingest.edge.hub) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Whether this is an edge of whose tenants' jobs, of some at least, tokens travel; empty for no. */}}
+{{- define "medfleet.encodes" -}}
+{{- $edge := .Values.ingest.edge -}}
+{{- $rules := list (dig "travels" "files" $edge.config) -}}
+{{- range $tenant, $own := dig "tenants" dict $edge.config -}}{{- $rules = append $rules $own.travels -}}{{- end -}}
+{{- if and $edge.hub (has "tokens" $rules) -}}yes{{- end -}}
+{{- end -}}
+
 {{/* Units that one worker of the stage takes at a time: as the service's own defaults. */}}
 {{- define "medfleet.stage.slots" -}}
 {{- dig "worker" "slots" (ternary 4 1 (eq .stage "decode")) .given.config -}}
@@ -62,7 +80,7 @@ resources: { requests: { cpu: "2", memory: 4Gi }, limits: { memory: 8Gi } }
 {{- $select := dict "root" $root "component" .stage "pool" .pool -}}
 {{- $config := include "medfleet.config.stage" . -}}
 {{- $image := mustMergeOverwrite (deepCopy (get $root.Values.images .stage)) .given.image -}}
-{{- $hasModel := and (ne .stage "preprocess") (eq .spec.model.kind "folder") -}}
+{{- $hasModel := and (ne .stage "preprocess") (ne .spec.model.kind "simulated") -}}
 {{- $ports := include "medfleet.ports" $root | fromJson -}}
 apiVersion: v1
 kind: ConfigMap
@@ -124,7 +142,7 @@ spec:
           image: {{ include "medfleet.image" (dict "root" $root "image" $image) | quote }}
           imagePullPolicy: {{ $root.Values.images.pullPolicy }}
           args: [--config, /etc/medfleet/config/config.toml]
-          {{- if and (eq .stage "encode") $root.Values.tokenPath.direct }}
+          {{- if and (eq .stage "encode") (include "medfleet.direct" $root) }}
           env:
             # Decoders find this very pod by the address that goes into the manifest of the tokens.
             - name: POD_IP
@@ -134,7 +152,7 @@ spec:
           {{- end }}
           ports:
             - { name: admin, containerPort: {{ $ports.admin }} }
-            {{- if and (eq .stage "encode") $root.Values.tokenPath.direct }}
+            {{- if and (eq .stage "encode") (include "medfleet.direct" $root) }}
             - { name: tokens, containerPort: {{ $ports.tokens }} }
             {{- end }}
           {{- include "medfleet.probes" (dict "startupSeconds" .given.startupSeconds) | nindent 10 }}

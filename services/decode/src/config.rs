@@ -203,17 +203,11 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue
+        let worker = &self.decode.worker;
+        worker.check("decode", &self.process, &self.queue, &self.store)?;
+        self.model
             .check()
             .map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
-        if self.process.drain.get() <= self.decode.worker.hand_back_before.get() {
-            return Err(ConfigError::relation(
-                "process.drain must be longer than decode.worker.hand_back_before, or nothing is ever finished while stopping",
-            ));
-        }
         self.decode.check()
     }
 }

@@ -6,6 +6,7 @@ use medfleet_core::{Digest, JobRecord, UnixMillis};
 use medfleet_engine::{Description, Finish, sentences};
 use medfleet_proto::v1;
 use medfleet_proto::v1::result::Output;
+use medfleet_proto::work::v1::FramesManifest;
 use medfleet_queue::wire::class_to_wire;
 
 use crate::gather::Gathered;
@@ -116,7 +117,15 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
         device: model.device.clone(),
         dtype: model.dtype.as_str().to_owned(),
+        weights: model.weights.clone(),
+        encoder_device: encoder_device(manifest),
     }
+}
+
+/// Of images that came encoded, the kind of device that did it.
+fn encoder_device(manifest: &FramesManifest) -> String {
+    let encoded = manifest.encoded.as_ref();
+    encoded.map_or_else(String::new, |encoded| encoded.device.clone())
 }
 
 fn warnings(parts: &Parts<'_>) -> Vec<String> {

@@ -60,6 +60,11 @@ pub fn chunks(
     manifest: &FramesManifest,
     declared: u32,
 ) -> Result<Vec<(usize, &[FrameEntry])>, DecodeError> {
+    // Of an encoded study, the one input stands for the images that were declared at the edge.
+    let declared = match &manifest.encoded {
+        Some(encoded) if declared == 1 => encoded.image_count,
+        _ => declared,
+    };
     let accounted = accounted(manifest, declared);
     if accounted != Some(declared as usize) {
         let found = accounted.unwrap_or(0);

@@ -50,6 +50,9 @@ pub struct Config {
     /// Tokens kept in memory for decode workers, in bytes.
     #[serde(default = "cache_bytes_max_default")]
     pub cache_bytes_max: ByteSize,
+    /// At a hospital's edge whose images stay there: leaves the edge a note of which tokens it made, to hand them on.
+    #[serde(default)]
+    pub for_edge: bool,
 }
 
 fn listen_default() -> SocketAddr {
@@ -70,6 +73,7 @@ impl Config {
             listen: listen_default(),
             advertise: None,
             cache_bytes_max: cache_bytes_max_default(),
+            for_edge: false,
         }
     }
 
@@ -109,10 +113,9 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store
+        let worker = &self.encode.worker;
+        worker.check("encode", &self.process, &self.queue, &self.store)?;
+        self.model
             .check()
             .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.encode.check()

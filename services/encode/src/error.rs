@@ -31,6 +31,24 @@ pub enum EncodeError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The images came encoded, by another encoder than this pool's.
+    #[error(
+        "the images were encoded by {made_by}, and the model here takes tokens of {here}; run the same weights at the edge, or another model here"
+    )]
+    OtherEncoder {
+        /// Theirs: digest of the weights, shape and type of the tokens.
+        made_by: String,
+        /// Ours.
+        here: String,
+    },
+    /// The images came encoded, and their tokens are no numbers.
+    #[error("the tokens of image {image} that came encoded are not {what}")]
+    Tokens {
+        /// Which image, from 0.
+        image: usize,
+        /// What they should be.
+        what: &'static str,
+    },
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -43,6 +61,12 @@ impl From<EncodeError> for Ending {
     fn from(error: EncodeError) -> Self {
         match error {
             EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
+            EncodeError::OtherEncoder { .. } => {
+                Self::fail(FailureReason::ModelMismatch, error.to_string())
+            }
+            EncodeError::Tokens { .. } => {
+                Self::fail(FailureReason::InputRefused, error.to_string())
+            }
             EncodeError::Engine(error) => match error {
                 EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())

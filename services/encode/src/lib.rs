@@ -1,7 +1,7 @@
 //! Encode: a chunk of frames in, image tokens out, durable in the store before the unit is acknowledged, and for a while
 //! also in memory for decoders that fetch them directly. It owns the order of effects of its stage and the token service.
 //!
-//! It never waits for a decoder, and never computes what the store has already.
+//! It never waits for a decoder, and never computes what the store has already, or what came encoded from a hospital's edge.
 //!
 //! Reading order: `unit` (pure: which frames, what follows, what is still good), `work` (the effects in order), `cache`
 //! (tokens in memory), `rpc` (the token service), `error` (error → verdict).
@@ -110,6 +110,7 @@ pub async fn run(
     let slots = config.worker.slots.get();
     let handler = work::Encode {
         store: dependencies.store,
+        for_edge: config.for_edge,
         engine,
         cache,
         url,

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use medfleet_core::Digest;
-use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
+use medfleet_engine::{Description, Dtype};
+use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 
 use crate::error::EncodeError;
 
@@ -25,6 +26,72 @@ fn range(starts: &[u32], frames: usize, chunk: u32) -> Option<Range<usize>> {
     let start = *starts.get(chunk)? as usize;
     let end = starts.get(chunk + 1).map_or(frames, |next| *next as usize);
     (start < end).then_some(start..end)
+}
+
+/// The tokens of a chunk whose images came encoded, if they are what this encoder would have made; `None` where the frames
+/// are to be encoded here.
+///
+/// # Errors
+/// [`EncodeError::OtherEncoder`], or [`EncodeError::Manifest`] for a list that is not of these frames.
+pub fn came_encoded(
+    manifest: &FramesManifest,
+    chunk: u32,
+    model: &Description,
+) -> Result<Option<TokensManifest>, EncodeError> {
+    let Some(encoded) = &manifest.encoded else {
+        return Ok(None);
+    };
+    let wrong = EncodeError::Manifest {
+        reason: "the tokens that came with it are not of its frames",
+    };
+    let frames = frames_of(manifest, chunk)?;
+    let tokens = range(&manifest.chunk_starts, manifest.frames.len(), chunk)
+        .and_then(|range| encoded.tokens.get(range))
+        .filter(|tokens| {
+            let mut pairs = tokens.iter().zip(frames);
+            pairs.all(|(tokens, frame)| tokens.frame_digest == frame.digest)
+        });
+    let tokens = tokens.ok_or(wrong)?;
+    let ours = (model.tokens_per_image, model.token_width);
+    let is_ours = |entry: &TokensEntry| {
+        (entry.count, entry.width) == ours && entry.dtype == model.dtype.as_str()
+    };
+    let is_same = encoded.encoder_digest == model.encoder_digest.as_bytes().as_slice();
+    if !is_same || !tokens.iter().all(is_ours) {
+        let encoder = Digest::from_slice(&encoded.encoder_digest);
+        let encoder = encoder.map_or_else(|_| "nobody".to_owned(), |digest| digest.to_string());
+        let shape = tokens
+            .iter()
+            .find(|&entry| !is_ours(entry))
+            .or(tokens.first());
+        let shape = shape.map_or_else(String::new, |entry| {
+            format!(" ({}x{} {})", entry.count, entry.width, entry.dtype)
+        });
+        return Err(EncodeError::OtherEncoder {
+            made_by: format!("{encoder}{shape}"),
+            here: format!(
+                "{} ({}x{} {})",
+                model.encoder_digest, ours.0, ours.1, model.dtype
+            ),
+        });
+    }
+    Ok(Some(TokensManifest {
+        tokens: tokens.to_vec(),
+        encoder_digest: encoded.encoder_digest.clone(),
+        encoder_url: String::new(),
+        device: encoded.device.clone(),
+    }))
+}
+
+/// Whether every value of a tensor is a number, neither infinite nor none.
+pub(crate) fn are_numbers(bytes: &[u8], dtype: Dtype) -> bool {
+    // Little-endian: sign and exponent are in the last two bytes.
+    let mut values = bytes.chunks_exact(dtype.size_bytes());
+    let exponent = |value: &[u8]| match dtype {
+        Dtype::F32 => [value[2], value[3]],
+        Dtype::Bf16 => [value[0], value[1]],
+    };
+    values.all(|value| u16::from_le_bytes(exponent(value)) & 0x7f80 != 0x7f80)
 }
 
 /// The token blobs of a stored manifest, if it is of these frames and this encoder.
@@ -52,7 +119,7 @@ pub fn still_good(
 
 #[cfg(test)]
 mod tests {
-    use medfleet_proto::work::v1::TokensEntry;
+    use medfleet_proto::work::v1::EncodedImages;
 
     use super::*;
 
@@ -66,6 +133,117 @@ mod tests {
         check(&[0, 2, 4], 5, 3, None);
         check(&[0, 2, 2], 5, 1, None);
         check(&[], 0, 0, None);
+    }
+
+    fn model() -> Description {
+        Description {
+            model: "tiny".to_owned(),
+            model_digest: Digest::new([8; 32]),
+            encoder_digest: Digest::new([9; 32]),
+            device: "cpu".to_owned(),
+            dtype: Dtype::Bf16,
+            weights: String::new(),
+            frame_side: 8,
+            tokens_per_image: 2,
+            token_width: 4,
+            context_tokens_max: 100,
+        }
+    }
+
+    /// Three frames in two chunks that came encoded.
+    fn encoded() -> FramesManifest {
+        let frame = |byte: u8| FrameEntry {
+            digest: vec![byte; 32].into(),
+            ..Default::default()
+        };
+        let entry = |byte: u8| TokensEntry {
+            digest: vec![byte + 100; 32].into(),
+            count: 2,
+            width: 4,
+            dtype: "bf16".to_owned(),
+            frame_digest: vec![byte; 32].into(),
+        };
+        FramesManifest {
+            frames: vec![frame(0), frame(1), frame(2)],
+            chunk_starts: vec![0, 2],
+            encoded: Some(EncodedImages {
+                image_count: 3,
+                encoder_digest: vec![9; 32].into(),
+                device: "cuda".to_owned(),
+                tokens: vec![entry(0), entry(1), entry(2)],
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_came_encoded_is_taken_for_its_own_frames() {
+        let taken = came_encoded(&encoded(), 1, &model()).expect("it is ours");
+        let taken = taken.expect("it came encoded");
+        assert_eq!(
+            taken.tokens,
+            encoded().encoded.expect("encoded").tokens[2..]
+        );
+        assert_eq!(taken.device, "cuda");
+        let frames = &encoded().frames[2..];
+        assert!(still_good(&taken, frames, &model().encoder_digest).is_some());
+        let plain = FramesManifest {
+            encoded: None,
+            ..encoded()
+        };
+        assert!(matches!(came_encoded(&plain, 0, &model()), Ok(None)));
+        let mut swapped = encoded();
+        swapped.frames.swap(0, 1);
+        let refused = came_encoded(&swapped, 0, &model());
+        assert!(matches!(refused, Err(EncodeError::Manifest { .. })));
+        let mut short = encoded();
+        short.encoded.as_mut().expect("encoded").tokens.pop();
+        let refused = came_encoded(&short, 1, &model());
+        assert!(matches!(refused, Err(EncodeError::Manifest { .. })));
+    }
+
+    #[test]
+    fn what_another_encoder_made_is_refused_and_both_are_named() {
+        let check = |change: &dyn Fn(&mut EncodedImages), named: &str| {
+            let mut manifest = encoded();
+            change(manifest.encoded.as_mut().expect("encoded"));
+            let refused = came_encoded(&manifest, 0, &model());
+            let Err(error @ EncodeError::OtherEncoder { .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            let text = error.to_string();
+            assert!(
+                text.contains(named) && text.contains(&"09".repeat(32)),
+                "{text}"
+            );
+        };
+        check(
+            &|it| it.encoder_digest = vec![7; 32].into(),
+            &"07".repeat(32),
+        );
+        check(&|it| it.tokens[1].count = 3, "3x4 bf16");
+        check(&|it| it.tokens[0].width = 5, "2x5 bf16");
+        check(&|it| it.tokens[0].dtype = "f32".to_owned(), "2x4 f32");
+    }
+
+    #[test]
+    fn only_numbers_are_numbers() {
+        let f32s = |values: &[f32]| -> Vec<u8> {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        };
+        assert!(are_numbers(
+            &f32s(&[0.0, -1.5, f32::MAX, 1e-40]),
+            Dtype::F32
+        ));
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!are_numbers(&f32s(&[1.0, wrong]), Dtype::F32));
+            let half = &f32s(&[wrong])[2..];
+            assert!(!are_numbers(half, Dtype::Bf16));
+        }
+        assert!(are_numbers(&[0x80, 0x3f], Dtype::Bf16));
     }
 
     #[test]
@@ -83,7 +261,7 @@ mod tests {
         let stored = TokensManifest {
             tokens: vec![entry(1), entry(2)],
             encoder_digest: vec![9; 32].into(),
-            encoder_url: String::new(),
+            ..Default::default()
         };
         let check = |frames: &[FrameEntry], encoder: &Digest, good: bool| {
             assert_eq!(still_good(&stored, frames, encoder).is_some(), good);

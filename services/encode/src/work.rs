@@ -6,21 +6,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
-use medfleet_engine::{EncodeEngine, Frame};
+use medfleet_engine::{Description, EncodeEngine, Frame};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
-use medfleet_worker::{Ending, Handler, Started, chunk_key};
+use medfleet_worker::{Ending, Handler, Started, chunk_key, handed_key};
 use prost::Message;
 use tracing::Instrument;
 
 use crate::cache::Cache;
 use crate::error::EncodeError;
 use crate::metrics::EncodeMetrics;
-use crate::unit::{frames_of, still_good};
+use crate::unit::{are_numbers, came_encoded, frames_of, still_good};
+
+/// The device of a model that computes nothing.
+const SIMULATED: &str = "simulated";
 
 /// The stage.
 pub(crate) struct Encode {
     pub(crate) store: BlobStore,
+    /// Whether an edge hands on what is made here.
+    pub(crate) for_edge: bool,
     pub(crate) engine: EncodeEngine,
     pub(crate) cache: Arc<Cache>,
     pub(crate) url: String,
@@ -31,6 +36,8 @@ pub(crate) struct Encode {
 pub(crate) struct Chunk {
     /// Under which its tokens are found.
     key: Vec<u8>,
+    /// Under which an edge finds them.
+    handed: Vec<u8>,
     entries: Vec<FrameEntry>,
     content: Content,
 }
@@ -74,18 +81,68 @@ impl Encode {
         let entries = frames_of(&manifest, unit.unit)?.to_vec();
         let encoder = &self.engine.description().encoder_digest;
         let key = chunk_key(&frames_digest, unit.unit, encoder);
-        let content = match self.found(tenant, &key, &entries).await? {
-            Some(found) => Content::Encoded(found),
-            None => {
-                let frames = entries.iter().map(|entry| self.frame(tenant, entry));
-                Content::Frames(try_join_all(frames).await?)
-            }
+        let came = came_encoded(&manifest, unit.unit, self.engine.description())?;
+        let content = match came {
+            Some(came) => Content::Encoded(self.came(tenant, &came).await?),
+            None => match self.found(tenant, &key, &entries).await? {
+                Some(found) => Content::Encoded(found),
+                None => {
+                    let frames = entries.iter().map(|entry| self.frame(tenant, entry));
+                    Content::Frames(try_join_all(frames).await?)
+                }
+            },
         };
         Ok(Chunk {
             key,
+            handed: handed_key(&frames_digest, unit.unit),
             entries,
             content,
         })
+    }
+
+    /// The blobs of a chunk that came encoded, each looked at: whoever sent them is no encoder of this fleet.
+    async fn came(&self, tenant: &TenantId, came: &TokensManifest) -> Result<Found, EncodeError> {
+        let entries = came.tokens.iter().enumerate();
+        let blobs = entries.map(|(image, entry)| self.looked_at(tenant, image, entry));
+        Ok(Found {
+            blobs: try_join_all(blobs).await?,
+            list: came.encode_to_vec().into(),
+        })
+    }
+
+    async fn looked_at(
+        &self,
+        tenant: &TenantId,
+        image: usize,
+        entry: &TokensEntry,
+    ) -> Result<Digest, EncodeError> {
+        let Description {
+            tokens_per_image,
+            token_width,
+            dtype,
+            device,
+            ..
+        } = self.engine.description();
+        let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
+            reason: "the digest of tokens has another length",
+        })?;
+        let bytes = self.store.get(tenant, BlobKind::Tokens, &digest).await;
+        let bytes = bytes.map_err(|error| match error {
+            StoreError::Missing { .. } => EncodeError::Manifest {
+                reason: "tokens that came with it are gone",
+            },
+            error => error.into(),
+        })?;
+        let wrong = |what| EncodeError::Tokens { image, what };
+        let values = *tokens_per_image as usize * *token_width as usize;
+        if bytes.len() != values * dtype.size_bytes() {
+            return Err(wrong("as long as their shape"));
+        }
+        // The simulation's tokens are any bytes.
+        if device != SIMULATED && !are_numbers(&bytes, *dtype) {
+            return Err(wrong("finite numbers"));
+        }
+        Ok(digest)
     }
 
     /// The blobs of a chunk that was encoded before, by whichever job, when all of them are still there.
@@ -120,14 +177,14 @@ impl Encode {
         Ok(all.then_some(Found { blobs, list }))
     }
 
-    /// Encodes a chunk and stores its tokens and their manifest.
+    /// Encodes a chunk and stores its tokens and their manifest, which is given back.
     async fn make(
         &self,
         job: &JobKey,
         key: &[u8],
         entries: &[FrameEntry],
         frames: Vec<Frame>,
-    ) -> Result<(), EncodeError> {
+    ) -> Result<Bytes, EncodeError> {
         let tenant = &job.tenant;
         let description = self.engine.description();
         let span = tracing::info_span!(
@@ -145,7 +202,7 @@ impl Encode {
         let contents = encoded
             .tokens
             .iter()
-            .map(|t| (BlobKind::Tokens, t.bytes.clone()));
+            .map(|tokens| (BlobKind::Tokens, tokens.bytes.clone()));
         let contents: Vec<_> = contents.collect();
         let digests = contents
             .iter()
@@ -162,18 +219,27 @@ impl Encode {
             dtype: tokens.dtype.as_str().to_owned(),
             frame_digest: entry.digest.clone(),
         });
-        let encoder = &self.engine.description().encoder_digest;
         let manifest = TokensManifest {
             tokens: tokens.collect(),
-            encoder_digest: Bytes::copy_from_slice(encoder.as_bytes()),
+            encoder_digest: Bytes::copy_from_slice(description.encoder_digest.as_bytes()),
             encoder_url: self.url.clone(),
+            device: description.device.clone(),
         };
-        let manifest = manifest.encode_to_vec().into();
+        let manifest = Bytes::from(manifest.encode_to_vec());
         // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
         self.store.keep(job, contents, &[], ready(Ok(()))).await?;
         self.store
-            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest)
+            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest.clone())
             .await?;
+        Ok(manifest)
+    }
+
+    /// Leaves the list for an edge.
+    async fn hand(&self, tenant: &TenantId, handed: &[u8], list: Bytes) -> Result<(), EncodeError> {
+        let put = self
+            .store
+            .put_mutable(tenant, BlobKind::TokensOfChunk, handed, list);
+        put.await?;
         Ok(())
     }
 
@@ -220,16 +286,22 @@ impl Handler for Encode {
     async fn work(&self, started: &Started, chunk: Chunk) -> Result<(), Ending> {
         let Chunk {
             key,
+            handed,
             entries,
             content,
         } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
-        match content {
+        let list = match content {
             Content::Encoded(found) => {
                 self.metrics.chunks_found.inc();
+                let list = found.list.clone();
                 take(&self.store, &unit.key, &key, found).await?;
+                list
             }
             Content::Frames(frames) => self.make(&unit.key, &key, &entries, frames).await?,
+        };
+        if self.for_edge {
+            self.hand(&unit.key.tenant, &handed, list).await?;
         }
         started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())

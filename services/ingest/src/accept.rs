@@ -72,6 +72,9 @@ impl Acceptor {
         mut request: v1::SubmitJobRequest,
     ) -> Result<Accepted, Refusal> {
         let plan = validate::plan(request.clone(), &self.config)?;
+        if let Some(edge) = &self.config.edge {
+            validate::can_travel(&plan, edge.travels(&caller.tenant))?;
+        }
         let request_id = std::mem::take(&mut request.request_id);
         let sent = self.keys.sent(&caller.tenant, &request.encode_to_vec());
         if request_id.is_empty() {

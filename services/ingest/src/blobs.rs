@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
-use medfleet_store::{BackendError, BlobStore, Collected, Erased, Holder, StoreError};
+use medfleet_store::{BackendError, BlobStore, Collected, Erased, Holder, Relied, StoreError};
 
 use crate::error::Refusal;
 
@@ -77,9 +77,13 @@ impl Blobs {
         self.0.bury(&key.tenant, &key.job).await
     }
 
-    /// Whatever only this job relies on goes.
-    pub(crate) async fn erase(&self, key: &JobKey) -> Result<Erased, StoreError> {
-        self.0.erase(&key.tenant, &key.job).await
+    /// Whatever only this job relies on goes. `relied` goes from one job of the tenant to the next.
+    pub(crate) async fn erase(
+        &self,
+        key: &JobKey,
+        relied: &mut Relied,
+    ) -> Result<Erased, StoreError> {
+        self.0.erase_among(&key.tenant, &key.job, relied).await
     }
 
     /// The tombstone goes, once no work of the job can be anywhere.
@@ -134,6 +138,17 @@ impl Blobs {
     ) -> Result<Option<Bytes>, StoreError> {
         self.0
             .get_mutable(&key.tenant, BlobKind::Text, &text_key(key, epoch))
+            .await
+    }
+
+    /// The list of a chunk's tokens that an encoder of a hospital's edge has left, as an encoded `TokensManifest`.
+    pub(crate) async fn tokens_list(
+        &self,
+        tenant: &TenantId,
+        name: &[u8],
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.0
+            .get_mutable(tenant, BlobKind::TokensOfChunk, name)
             .await
     }
 

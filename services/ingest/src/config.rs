@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::{Reserved, Rules, Weights};
 
-pub use edge::EdgeConfig;
+pub use edge::{EdgeConfig, EdgeTenant, Travels};
 pub use quotas::{Quota, QuotasConfig};
 pub use retention::RetentionConfig;
 
@@ -46,10 +46,10 @@ impl Settings for MainConfig {
     fn check(&self) -> Result<(), ConfigError> {
         self.queue
             .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+            .map_err(|error| ConfigError::of_part(&error))?;
         self.store
             .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+            .map_err(|error| ConfigError::of_part(&error))?;
         self.ingest.check()?;
         let sweep = self.ingest.accept.pending_after.get();
         if sweep < self.queue.request_timeout.get() * 4 {
@@ -118,7 +118,8 @@ pub struct Config {
     /// Releasing.
     #[serde(default)]
     pub dispatcher: DispatcherConfig,
-    /// Makes this ingest a hospital's edge: it hands its jobs on to a hub, and releases none itself. A hub without.
+    /// Makes this ingest a hospital's edge: it hands its jobs on to a hub, and releases none itself but those whose images
+    /// stay. A hub without.
     #[serde(default)]
     pub edge: Option<EdgeConfig>,
 }
@@ -174,6 +175,9 @@ pub struct Limits {
     pub uploads_max: usize,
     /// Longest silence of a client in the middle of an upload.
     pub upload_idle_max: DurationText,
+    /// How long the request of a call may take to come whole, from its headers on; uploads apart. A submit with files in it
+    /// has up to 4 MiB.
+    pub request_time_max: DurationText,
     /// Watches at a time.
     pub watches_max: usize,
     /// What a caller is told to wait when a limit of the fleet is reached.
@@ -196,6 +200,7 @@ impl Default for Limits {
             upload_time_to_live: DurationText::from_secs(60 * 60),
             uploads_max: 64,
             upload_idle_max: DurationText::from_secs(60),
+            request_time_max: DurationText::from_secs(120),
             watches_max: 20_000,
             retry_after: DurationText::from_secs(5),
         }
@@ -541,6 +546,10 @@ impl Limits {
             (
                 (1..=self.max_tokens_max).contains(&self.max_tokens_default),
                 "ingest.limits.max_tokens_default must be 1 to ingest.limits.max_tokens_max",
+            ),
+            (
+                !self.request_time_max.get().is_zero(),
+                "ingest.limits.request_time_max must be above zero",
             ),
             (
                 self.time_to_live_default <= self.time_to_live_max,

@@ -4,11 +4,15 @@
 //! One replica at a time does it, by the lease that a hub's dispatcher has. Each step can be repeated: two of them for a
 //! moment do no harm. Nothing of this process's memory counts: a new leader finds everything in intake and records.
 //!
-//! Reading order: `plan` (what is made of the hub's answers), `uplink` with `tokens` (the hub), `offer` (there), `follow`
-//! (back), `session` (all jobs together).
+//! Of a tenant whose images stay, the site's own stages make image tokens first: the dispatcher releases to them under the same
+//! lease, and what then waits for a decode is handed on as tokens.
+//!
+//! Reading order: `plan` (what is made of the hub's answers), `uplink` with `tokens` (the hub), `parcel` (what is sent),
+//! `offer` (there), `follow` (back), `session` (all jobs together).
 
 mod follow;
 mod offer;
+mod parcel;
 mod plan;
 mod session;
 mod tokens;
@@ -26,7 +30,7 @@ use crate::blobs::Blobs;
 use crate::config::EdgeConfig;
 use crate::metrics::{EdgeFigures, Figures};
 use crate::open::OpenJobs;
-use crate::work::LEASE;
+use crate::work::{Dispatcher, LEASE};
 use plan::Trouble;
 use session::Session;
 use uplink::Uplink;
@@ -40,6 +44,8 @@ pub(crate) struct Parts {
     pub(crate) queue: Queue,
     pub(crate) blobs: Blobs,
     pub(crate) open: OpenJobs,
+    /// Of the stages of this site, where images stay.
+    pub(crate) dispatcher: Option<Dispatcher>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) figures: Figures,
@@ -54,6 +60,7 @@ pub(crate) struct Edge {
     queue: Queue,
     blobs: Blobs,
     open: OpenJobs,
+    dispatcher: Option<Dispatcher>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     figures: Figures,
@@ -69,11 +76,18 @@ impl Edge {
     /// When the tokens, the certificates or the address cannot be used.
     pub(crate) async fn open(parts: Parts) -> Result<Self, Error> {
         let uplink = Uplink::open(&parts.config, parts.figures.edge.clone()).await?;
+        for tenant in parts.config.rules_without(&uplink.tokens.tenants()) {
+            tracing::error!(
+                tenant,
+                "ingest.edge.tenants has a rule for a tenant that tokens_file has no token of; is its name right?"
+            );
+        }
         Ok(Self {
             config: parts.config,
             queue: parts.queue,
             blobs: parts.blobs,
             open: parts.open,
+            dispatcher: parts.dispatcher,
             clock: parts.clock,
             random: parts.random,
             figures: parts.figures,
@@ -93,6 +107,9 @@ impl Edge {
                     let is_ours = self.lead(&mut lease).await;
                     self.figures.leader.set(0);
                     self.edge_figures().clear();
+                    if self.dispatcher.is_some() {
+                        self.figures.clear_backlog();
+                    }
                     tracing::info!("this process hands jobs on no longer");
                     if is_ours && let Err(error) = lease.release().await {
                         tracing::debug!(error = chain(&error), "the lease ends by itself");
@@ -121,9 +138,16 @@ impl Edge {
                 tokio::time::sleep(AGAIN).await;
             }
         };
+        let dispatching = async {
+            match &self.dispatcher {
+                Some(dispatcher) => dispatcher.sessions().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = lease.hold() => false,
             () = sessions => true,
+            () = dispatching => true,
             () = self.shutdown.begun() => true,
         }
     }

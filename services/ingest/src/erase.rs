@@ -11,7 +11,7 @@ pub(crate) mod many;
 use medfleet_core::{JobKey, JobRecord, JobState, Move, Refused, UnixMillis};
 use medfleet_queue::{Applied, Queue};
 use medfleet_runtime::exit::chain;
-use medfleet_store::{Erased, StoreError};
+use medfleet_store::{Erased, Relied, StoreError};
 
 use crate::accept::Acceptor;
 use crate::blobs::Blobs;
@@ -24,14 +24,15 @@ const TRIES: u32 = 8;
 const EPOCHS_MAX: u32 = 1_000;
 
 impl Acceptor {
-    /// Erases a job, ended or not.
+    /// Erases a job, ended or not. `relied` goes from one job of the tenant to the next.
     pub(crate) async fn erase(
         &self,
         caller: &Caller,
         key: &JobKey,
+        relied: &mut Relied,
     ) -> Result<(JobRecord, Erased), Refusal> {
         let record = mark(&self.queue, &self.blobs, key, self.clock.now()).await?;
-        let erased = remove(&self.queue, &self.blobs, key, &record).await?;
+        let erased = remove(&self.queue, &self.blobs, (key, &record), relied).await?;
         self.figures.erased.inc();
         self.audit(key, "erase", &caller.actor).await?;
         Ok((record, erased))
@@ -85,10 +86,10 @@ async fn end(queue: &Queue, key: &JobKey, now: UnixMillis) -> Result<(), Refusal
 pub(crate) async fn remove(
     queue: &Queue,
     blobs: &Blobs,
-    key: &JobKey,
-    record: &JobRecord,
+    (key, record): (&JobKey, &JobRecord),
+    relied: &mut Relied,
 ) -> Result<Erased, Refusal> {
-    let mut erased = blobs.erase(key).await?;
+    let mut erased = blobs.erase(key, relied).await?;
     erased.deleted += remove_texts(blobs, key, record).await?;
     queue.discard_dead_of(key).await?;
     if let Err(error) = queue.publish_erased(key).await {

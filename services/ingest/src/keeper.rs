@@ -13,7 +13,7 @@ use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
 use medfleet_queue::{Queue, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown};
-use medfleet_store::{COLLECT_AGE_MIN, Holder};
+use medfleet_store::{COLLECT_AGE_MIN, Holder, Relied};
 
 use crate::blobs::Blobs;
 use crate::config::RetentionConfig;
@@ -140,24 +140,28 @@ impl Keeper {
 
     /// Finishes erasures that broke, and drops tombstones that nothing can run into any more.
     async fn sweep_tombstones(&self, tenant: &TenantId, holders: &Holders) -> Result<(), Refusal> {
+        let mut relied = Relied::default();
         for (job, buried) in self.blobs.tombstones(tenant).await? {
             let relies = holders.contains_key(&job);
             let key = JobKey {
                 tenant: tenant.clone(),
                 job,
             };
-            let swept = self.sweep_tombstone(&key, buried, relies).await;
+            let swept = self
+                .sweep_tombstone(&key, buried, relies, &mut relied)
+                .await;
             self.go_on("an erased job", swept)?;
         }
         Ok(())
     }
 
-    /// `relies`: whether the job had references when the sweep of its tenant began.
+    /// `relies`: whether the job had references when the sweep of its tenant began. `relied` goes from one job to the next.
     async fn sweep_tombstone(
         &self,
         key: &JobKey,
         buried: UnixMillis,
         relies: bool,
+        relied: &mut Relied,
     ) -> Result<(), Refusal> {
         let now = self.clock.now();
         match self.queue.record(key).await? {
@@ -168,11 +172,11 @@ impl Keeper {
                     Some(_) => record,
                     None => erase::mark(&self.queue, &self.blobs, key, now).await?,
                 };
-                erase::remove(&self.queue, &self.blobs, key, &record).await?;
+                erase::remove(&self.queue, &self.blobs, (key, &record), relied).await?;
             }
             None if is_older(buried, self.time_to_live_max, now) => self.blobs.unbury(key).await?,
             None if relies => {
-                self.blobs.erase(key).await?;
+                self.blobs.erase(key, relied).await?;
             }
             None => {}
         }

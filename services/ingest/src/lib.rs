@@ -7,7 +7,7 @@
 //! Reading order: `rpc` (the handlers), `tokens` (who calls), `validate`, `pseudonym`, `study`, `cost`, `accept` and `sweep` (Submit), `upload`, `watch` with
 //! `hub` and `stitch`, `erase` and `keeper`, `open` (the open jobs), `unit` and `work` (the dispatcher), `edge` (in its place
 //! where there is a hub above), `dead`, `operator`, `rebuild` (a figure),
-//! `roster`, `census` and `status` (how the fleet stands), then `server`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `roster`, `census` and `status` (how the fleet stands), then `server` with `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -37,6 +37,7 @@ mod status;
 mod stitch;
 mod study;
 mod sweep;
+mod timely;
 pub mod tokens;
 pub mod unit;
 mod upload;
@@ -85,7 +86,7 @@ use status::Status;
 use tokens::Tokens;
 use upload::Uploads;
 use watch::Watching;
-use work::Dispatcher;
+use work::{Dispatcher, Scope};
 
 /// How often the connection to the queue is looked at.
 const CONNECTION_EVERY: Duration = Duration::from_millis(500);
@@ -157,11 +158,15 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> Result<(), E
         dead_letters: parts.dead_letters(&deps),
         operator: parts.operator(&deps),
         gate: parts.gate(),
+        request_time_max: parts.config.limits.request_time_max.get(),
     };
     let (router, reporter) = server::build(served, parts.config.tls.as_ref()).await?;
     match parts.edge(&deps).await? {
         Some(edge) => start(&deps.tasks, "edge", Arc::new(edge).run()),
-        None => start(&deps.tasks, "dispatcher", parts.dispatcher(&deps).run()),
+        None => {
+            let dispatcher = parts.dispatcher(&deps, Scope::Fleet);
+            start(&deps.tasks, "dispatcher", dispatcher.run());
+        }
     }
     parts.start_tasks(&deps);
     let connection = follow_connection(deps.queue.clone(), ready, reporter, shutdown.clone());
@@ -274,8 +279,9 @@ impl Parts {
         }
     }
 
-    fn dispatcher(&self, deps: &Deps) -> Dispatcher {
+    fn dispatcher(&self, deps: &Deps, scope: Scope) -> Dispatcher {
         Dispatcher {
+            scope,
             config: self.config.dispatcher.clone(),
             queue: deps.queue.clone(),
             hub: self.hub.clone(),
@@ -295,7 +301,10 @@ impl Parts {
         let Some(config) = self.config.edge.clone() else {
             return Ok(None);
         };
+        let scope = || Scope::Site(Arc::new(config.clone()));
+        let dispatcher = config.encodes().then(|| self.dispatcher(deps, scope()));
         let parts = edge::Parts {
+            dispatcher,
             config,
             queue: deps.queue.clone(),
             blobs: Blobs::new(deps.store.clone()),

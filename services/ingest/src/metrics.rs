@@ -144,6 +144,8 @@ pub(crate) struct Figures {
     pub(crate) reclaimed: Counter,
     /// What the keeper left undone because something could not be read.
     pub(crate) keeper_failures: Counter,
+    /// Intake messages that were skipped because they cannot be read.
+    pub(crate) unreadable: Counter,
     /// How the fleet stands.
     pub(crate) standing: Standing,
     /// Of a hospital's edge.
@@ -177,6 +179,7 @@ impl Figures {
             collected_bytes: Counter::default(),
             reclaimed: Counter::default(),
             keeper_failures: Counter::default(),
+            unreadable: Counter::default(),
             standing: Standing::default(),
             edge: EdgeFigures::default(),
         };
@@ -210,6 +213,8 @@ impl Figures {
             registry.register("ingest_reclaimed_writes", "Broken writes whose room was given back", f.reclaimed.clone());
             let help = "Jobs, tombstones and tenants that a sweep of stored data left as they were because something failed";
             registry.register("ingest_keeper_failures", help, f.keeper_failures.clone());
+            let help = "Units in the intake that this release cannot read and leaves there, each time that a dispatcher begins: their jobs wait until their time is over";
+            registry.register("ingest_unreadable_units", help, f.unreadable.clone());
             f.standing.register(registry);
             f.edge.register(registry);
         });

@@ -119,7 +119,7 @@ impl Operator {
             };
             self.audit(caller, "requeue", &scope).await?;
         }
-        let (records, next) = self.acceptor.queue.record_page(Revision(from)).await?;
+        let (records, next) = self.acceptor.queue.record_page(Revision::at(from)).await?;
         let is_wanted = |key: &JobKey| tenant.as_ref().is_none_or(|tenant| key.tenant == *tenant);
         let open: Vec<_> = records
             .iter()
@@ -135,7 +135,7 @@ impl Operator {
         Ok(v1::RequeueJobsResponse {
             open_jobs: u32::try_from(open.len()).unwrap_or(u32::MAX),
             queued_units,
-            next_page_token: next.map_or_else(String::new, |next| next.0.to_string()),
+            next_page_token: next.map_or_else(String::new, |next| next.sequence().to_string()),
         })
     }
 

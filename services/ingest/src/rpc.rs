@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use medfleet_core::{BlobKind, JobKey, JobRecord, JobState, Move, Refused};
 use medfleet_proto::v1::{self, job_service_server::JobService};
 use medfleet_queue::Applied;
+use medfleet_store::Relied;
 use prost::Message;
 use tonic::{Request, Status, Streaming};
 
@@ -176,7 +177,8 @@ impl JobService for Jobs {
                     tenant: caller.tenant.clone(),
                     job: convert::job_id(&request.name)?,
                 };
-                let (record, erased) = self.acceptor.erase(&caller, &key).await?;
+                let mut relied = Relied::default();
+                let (record, erased) = self.acceptor.erase(&caller, &key, &mut relied).await?;
                 Ok(v1::EraseJobResponse {
                     job: Some(convert::job(&key.job, &record)),
                     objects_removed: erased.deleted,

@@ -21,6 +21,7 @@ use crate::config::TlsConfig;
 use crate::dead::DeadLetters;
 use crate::operator::Operator;
 use crate::rpc::Jobs;
+use crate::timely::Timely;
 
 /// Largest message taken: 3 MiB of content, the texts, and room for names.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -38,6 +39,8 @@ pub(crate) struct Served {
     pub(crate) operator: Operator,
     /// What every call of them passes first.
     pub(crate) gate: Gate,
+    /// How long the request of a call may take to come, uploads apart.
+    pub(crate) request_time_max: Duration,
 }
 
 /// The server with everything it serves.
@@ -64,16 +67,22 @@ pub(crate) async fn build(
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls).await?)?;
     }
-    let gate = served.gate;
+    let (gate, limit) = (served.gate, served.request_time_max);
     let jobs = JobServiceServer::new(served.jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let letters = DeadLetterServiceServer::new(served.dead_letters);
     let operator = OperatorServiceServer::new(served.operator);
     let router = server
         .add_service(health)
         .add_service(reflection)
-        .add_service(InterceptedService::new(jobs, gate.clone()))
-        .add_service(InterceptedService::new(letters, gate.clone()))
-        .add_service(InterceptedService::new(operator, gate));
+        .add_service(Timely::new(
+            InterceptedService::new(jobs, gate.clone()),
+            limit,
+        ))
+        .add_service(Timely::new(
+            InterceptedService::new(letters, gate.clone()),
+            limit,
+        ))
+        .add_service(Timely::new(InterceptedService::new(operator, gate), limit));
     Ok((router, reporter))
 }
 

@@ -47,7 +47,11 @@ impl Acceptor {
         let sources = plan.sources.iter().zip(&plan.modalities).enumerate();
         let inputs = sources.map(|(index, source)| self.input(tenant, index, source));
         let inputs: Vec<_> = inputs.collect();
-        let inputs: Vec<Prepared> = stream::iter(inputs).buffered(LOOKUPS).try_collect().await?;
+        let mut inputs: Vec<Prepared> =
+            stream::iter(inputs).buffered(LOOKUPS).try_collect().await?;
+        if let [only] = inputs.as_mut_slice() {
+            only.input.encoded_images = plan.encoded_images;
+        }
         let most = self.config.limits.study_bytes_max;
         let bytes = inputs
             .iter()
@@ -162,6 +166,7 @@ impl Acceptor {
                     part_digests: vec![Bytes::copy_from_slice(digest.as_bytes())],
                     size_bytes: content.len() as u64,
                     modality: modality.clone(),
+                    ..StudyInput::default()
                 };
                 Ok(Prepared {
                     input,
@@ -200,7 +205,7 @@ impl Acceptor {
         Ok(StudyInput {
             part_digests: record.part_digests,
             size_bytes: record.total_bytes,
-            modality: String::new(),
+            ..StudyInput::default()
         })
     }
 }

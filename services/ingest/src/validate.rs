@@ -7,7 +7,7 @@ use bytes::Bytes;
 use medfleet_core::{Class, PoolName, TaskKind, UploadId};
 use medfleet_proto::v1::{self, task::Kind};
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Travels};
 use crate::convert;
 use crate::error::{Refusal, Violation};
 use crate::pseudonym::Given;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Vec<Source>,
     /// Of each source, what the caller says a volume is.
     pub(crate) modalities: Vec<String>,
+    /// Images that the only input stands for, being an encoded study of a hospital's edge; 0 for image files.
+    pub(crate) encoded_images: u32,
     /// Whose it is, as the caller says.
     pub(crate) whose: Given,
 }
@@ -76,7 +78,8 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             format!("at most {REQUEST_ID_BYTES_MAX} bytes"),
         ));
     }
-    check_count(task_kind, request.inputs.len(), limits, &mut wrong);
+    let (images, encoded_images) = images(&request.inputs, task_kind, &mut wrong);
+    check_count(task_kind, images, limits, &mut wrong);
     let whose = Given::of(&request, &mut wrong);
     let class = convert::class_from(request.class);
     if class.is_none() {
@@ -111,9 +114,51 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             time_to_live,
             sources,
             modalities,
+            encoded_images,
             whose,
         }),
         _ => Err(Refusal::Invalid(wrong)),
+    }
+}
+
+/// Whether an edge can hand a job on in the way that its tenant's jobs travel.
+pub(crate) fn can_travel(plan: &Plan, travels: Travels) -> Result<(), Refusal> {
+    if travels == Travels::Files {
+        return Ok(());
+    }
+    if plan.kind.compares() {
+        let allowed = format!(
+            "no {} here: the images of this tenant stay at the hospital, and what travels in their place is of another encoder",
+            plan.kind
+        );
+        return Err(Refusal::invalid("task", allowed));
+    }
+    if plan.encoded_images > 0 {
+        let allowed = "0 here: what an edge is sent are images";
+        return Err(Refusal::invalid("inputs[0].encoded_images", allowed));
+    }
+    Ok(())
+}
+
+/// How many images the inputs are, and how many of these an encoded study stands for.
+fn images(inputs: &[v1::Input], kind: TaskKind, wrong: &mut Vec<Violation>) -> (usize, u32) {
+    let encoded = match inputs {
+        [only] => only.encoded_images,
+        inputs => {
+            if inputs.iter().any(|input| input.encoded_images > 0) {
+                let allowed = "no encoded study beside other inputs";
+                wrong.push(Violation::new("inputs", allowed));
+            }
+            0
+        }
+    };
+    if encoded > 0 && kind.compares() {
+        let allowed = format!("0 with {kind}: its model takes no tokens of an edge's encoder");
+        wrong.push(Violation::new("inputs[0].encoded_images", allowed));
+    }
+    match encoded {
+        0 => (inputs.len(), 0),
+        encoded => (encoded as usize, encoded),
     }
 }
 

@@ -6,13 +6,13 @@ mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, UnixMillis, protocol};
+use medfleet_core::{JobKey, Move, PoolName, Stage, UnixMillis, WorkUnit, protocol};
 use medfleet_queue::{Applied, Headers, Lease, Queue, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
 
-use crate::config::DispatcherConfig;
+use crate::config::{DispatcherConfig, EdgeConfig, Travels};
 use crate::hub::Hub;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
@@ -24,13 +24,53 @@ use session::Session;
 pub(crate) const LEASE: &str = "dispatcher";
 /// Pause before a leader whose session broke begins another.
 const AGAIN: Duration = Duration::from_millis(250);
+/// A server knows less of a job than this process.
+const BEHIND: QueueError = QueueError::Unavailable {
+    operation: "end a job whose time is over",
+};
 /// A unit that waited longer than this is released only after a look at its job.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
+
+/// Which units a dispatcher releases.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// All of them.
+    Fleet,
+    /// Those of a hospital's edge that its own site works on: of tenants whose images stay, up to the tokens. The rest is the
+    /// edge's, as are the ends of jobs whose time is over.
+    Site(Arc<EdgeConfig>),
+}
+
+impl Scope {
+    const fn stages(&self) -> &'static [Stage] {
+        match self {
+            Self::Fleet => Stage::ALL,
+            Self::Site(_) => &[Stage::Preprocess, Stage::Encode],
+        }
+    }
+
+    fn takes(&self, unit: &WorkUnit) -> bool {
+        match self {
+            Self::Fleet => true,
+            Self::Site(edge) => match unit.stage {
+                Stage::Preprocess => edge.travels(&unit.key.tenant) == Travels::Tokens,
+                // Begun here, it goes on here, whatever the rule is by now.
+                Stage::Encode => true,
+                Stage::Decode => false,
+            },
+        }
+    }
+
+    const fn expires_jobs(&self) -> bool {
+        matches!(self, Self::Fleet)
+    }
+}
 
 /// What dispatching needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatcher {
     pub(crate) config: DispatcherConfig,
+    pub(crate) scope: Scope,
     pub(crate) queue: Queue,
     pub(crate) hub: Hub,
     pub(crate) roster: Roster,
@@ -79,16 +119,18 @@ impl Dispatcher {
     /// Leads until the lease is lost (false) or the shutdown begins (true). The lease is renewed beside the work, however
     /// long one step of it takes, and trouble with the queue does not give it away: nobody else would fare better.
     async fn lead(&self, lease: &mut Lease) -> bool {
-        let sessions = async {
-            while let Err(error) = self.session().await {
-                tracing::warn!(error = chain(&error), "the dispatcher starts over");
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
         tokio::select! {
             () = lease.hold() => false,
-            () = sessions => true,
+            () = self.sessions() => true,
             () = self.shutdown.begun() => true,
+        }
+    }
+
+    /// One session after the other, until the shutdown; for whoever leads.
+    pub(crate) async fn sessions(&self) {
+        while let Err(error) = self.session().await {
+            tracing::warn!(error = chain(&error), "the dispatcher starts over");
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -102,7 +144,7 @@ impl Dispatcher {
                 () = self.shutdown.begun() => return Ok(()),
                 step = session.next() => session.take(step).await?,
                 _ = recount.tick() => session.recount_all().await,
-                _ = expire.tick() => session.expire().await,
+                _ = expire.tick(), if self.scope.expires_jobs() => session.expire().await,
             }
             session.release().await;
             session.tidy()?;
@@ -157,8 +199,12 @@ impl Dispatcher {
     async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
         if unit.expires <= now {
-            self.expire_job(&unit.key, unit.epoch, now).await?;
-            return Ok(false);
+            // This process's clock may be ahead: the queue's decides.
+            let now = self.queue.time().await?;
+            if unit.expires <= now {
+                self.expire_job(&unit.key, unit.epoch, now).await?;
+                return Ok(false);
+            }
         }
         // A fresh unit goes at once; an older one may be of a job that ended while nobody led.
         let waited = u128::try_from(now.0 - held.stored_at.0).unwrap_or(0);
@@ -172,6 +218,7 @@ impl Dispatcher {
         Ok(true)
     }
 
+    /// Ends a job whose time is over, `now` by the queue's clock.
     async fn expire_job(
         &self,
         key: &JobKey,
@@ -190,6 +237,10 @@ impl Dispatcher {
             }
             // It ended by itself, or by somebody who died before saying so.
             Applied::Refused { record, .. } => self.queue.publish_event(key, &record).await,
+            // A server that has lost its leadership and does not know it yet: the job began after what it knows. Taken for
+            // ended, it would be forgotten here, its unit with it.
+            Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
+            Applied::Missing if !self.queue.outdated_max().is_zero() => Err(BEHIND),
             // It was replayed, or its record is gone with the retention.
             Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
         }

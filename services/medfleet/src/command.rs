@@ -13,6 +13,7 @@ mod follow;
 pub(crate) mod frames;
 pub(crate) mod get;
 pub(crate) mod infer;
+mod lettering;
 pub(crate) mod list;
 pub(crate) mod metrics;
 mod pages;

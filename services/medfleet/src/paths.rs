@@ -68,8 +68,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Told from its first bytes, of which [`HEAD_BYTES`] are enough.
-    pub(crate) fn of(head: &[u8]) -> Self {
+    /// Told from its first [`HEAD_BYTES`] bytes.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let head = &bytes[..bytes.len().min(HEAD_BYTES as usize)];
         if is_dicom_directory(head) {
             Self::Directory
         } else if sniff(head) == Ok(Format::Dicom) {
@@ -81,10 +82,7 @@ impl Kind {
 }
 
 /// The kind of a file.
-///
-/// # Errors
-/// When it cannot be read.
-pub(crate) fn kind(path: &Path) -> Result<Kind> {
+fn kind(path: &Path) -> Result<Kind> {
     Ok(Kind::of(&head(path)?))
 }
 

@@ -12,11 +12,13 @@ mod words;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use medfleet_proto::v1::Job;
 use serde_json::Value;
 
-pub(crate) use draft::draft;
+pub(crate) use draft::{draft, numbers};
 pub(crate) use erasure::{erasure_json, erasure_line};
-pub(crate) use job::{erased_line, job_lines, job_table_head, job_table_row};
+use job::job_lines;
+pub(crate) use job::{erased_line, job_table_head, job_table_row};
 pub(crate) use json::{
     accepted_json, dead_letter_json, draft_json, erased_json, event_json, job_json,
 };
@@ -47,6 +49,17 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+/// Writes a job on stdout: as one JSON object, or as lines for people.
+///
+/// # Errors
+/// When stdout is gone.
+pub(crate) fn print_job(job: &Job, json: bool) -> io::Result<()> {
+    match json {
+        true => print_json(&job_json(job)),
+        false => print(&job_lines(job)),
+    }
 }
 
 /// A duration for people: `0.8 ms`, `12 ms`, `1.5 s`, `2 min 5 s`.

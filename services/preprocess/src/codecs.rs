@@ -13,10 +13,10 @@ mod child;
 mod stop;
 mod wire;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
@@ -27,7 +27,9 @@ use medfleet_imaging::{CodestreamError, Codestreams, Plane, THREADS};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub use child::main as child_main;
+use crate::ocr;
+
+pub(crate) use child::limit;
 pub use stop::Stop;
 
 /// The hidden argument that makes a program of ours a decoder.
@@ -39,12 +41,22 @@ const THREADS_MAX: usize = 4;
 /// Of one codestream; the second one is for a process that was ended from outside.
 const TRIES: u32 = 2;
 
-/// Whether these arguments of a program, its name first, ask it to be a decoder.
+/// Whether these arguments of a program, its name first, ask it to be a decoder, or a reader of text.
 pub fn is_child(arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> bool {
     let mut arguments = arguments.into_iter().skip(1);
     arguments
         .next()
-        .is_some_and(|first| first.as_ref() == ARGUMENT)
+        .is_some_and(|first| first.as_ref() == ARGUMENT || first.as_ref() == ocr::ARGUMENT)
+}
+
+/// Is what the arguments ask for, until there is no more to do.
+pub fn child_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|first| first == ocr::ARGUMENT) {
+        ocr::child_main(arguments)
+    } else {
+        child::main(arguments)
+    }
 }
 
 /// What the processes may cost.
@@ -280,6 +292,7 @@ mod tests {
     #[test]
     fn only_the_first_argument_makes_a_decoder() {
         assert!(is_child(["medfleet", ARGUMENT, "1", "2"]));
+        assert!(is_child(["medfleet", ocr::ARGUMENT, "1", "2", "tesseract"]));
         assert!(!is_child(["medfleet", "frames", ARGUMENT]));
         assert!(!is_child([ARGUMENT]));
     }

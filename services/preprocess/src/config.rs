@@ -1,5 +1,7 @@
 //! What an operator decides about preprocess, with every limit named.
 
+mod text_reader;
+
 use std::collections::BTreeSet;
 
 use medfleet_core::setting::{ByteSize, DurationText};
@@ -13,6 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
+
+pub use text_reader::{ImageKind, TextReaderConfig};
 
 /// More decodes than this at a time are a mistake, not a machine.
 const DECODES_MAX: u32 = 1024;
@@ -76,6 +80,9 @@ pub struct Config {
     /// so itself. The text reaches the model; of everybody else such a file is refused.
     #[serde(default)]
     pub burned_in_allowed: BTreeSet<String>,
+    /// The program that looks for text in pixels; none by default.
+    #[serde(default)]
+    pub text_reader: TextReaderConfig,
 }
 
 fn convention_default() -> String {
@@ -131,6 +138,7 @@ impl Config {
             codec_memory_bytes_max: codec_memory_bytes_max_default(),
             codec_time_max: codec_time_max_default(),
             burned_in_allowed: BTreeSet::new(),
+            text_reader: TextReaderConfig::default(),
         }
     }
 
@@ -176,7 +184,7 @@ impl Config {
         })?;
         self.pool_name()
             .map_err(|error| ConfigError::relation(format!("preprocess: {error}")))?;
-        Ok(())
+        self.text_reader.check()
     }
 
     pub(crate) fn convention(&self) -> Result<&'static Convention, StartError> {
@@ -202,12 +210,8 @@ impl Settings for MainConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        self.queue
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
-        self.store
-            .check()
-            .map_err(|error| ConfigError::relation(error.to_string()))?;
+        let worker = &self.preprocess.worker;
+        worker.check("preprocess", &self.process, &self.queue, &self.store)?;
         self.preprocess.check()
     }
 }

@@ -1,7 +1,9 @@
 //! What can go wrong with a study, and the single function from that to how its unit ends.
 
+use std::path::PathBuf;
+
 use medfleet_core::{FailureReason, IdError};
-use medfleet_imaging::{OptionsError, Reason, Refusal};
+use medfleet_imaging::{OptionsError, Reason, Refusal, TextReaderError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending};
 
@@ -17,6 +19,16 @@ pub enum StartError {
     /// Nobody knows these conventions.
     #[error("no conventions of a model are called {name:?}")]
     Convention { name: String },
+    /// The program that reads text gives no answer about a black picture.
+    #[error(
+        "{} does not look at a picture; it must be Tesseract 5 or newer, with a model for each of the languages",
+        program.display()
+    )]
+    TextReader {
+        program: PathBuf,
+        #[source]
+        error: TextReaderError,
+    },
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -44,6 +56,14 @@ pub(crate) enum PreprocessError {
     /// The decoder broke off.
     #[error("input {index} was refused: DECODER_PANIC: the decoder broke off")]
     DecoderPanic { index: usize },
+    /// The file is not the encoded study that it was declared to be; only a hospital's edge declares one.
+    #[error("the encoded study was refused: {reason}")]
+    Encoded { reason: String },
+    /// An encoded study whose frames were made otherwise than here.
+    #[error(
+        "the edge made its frames by {made_by}, and this pool's model is shown {here}; set the edge's pool as this one"
+    )]
+    OtherRules { made_by: String, here: String },
     /// A list does not decode or contradicts the record.
     #[error("the study manifest is not what was accepted: {reason}")]
     Manifest { reason: String },
@@ -57,7 +77,10 @@ impl From<PreprocessError> for Ending {
         match error {
             // The file may be good; a start is counted, so that a file that always ends so is given up.
             PreprocessError::Refused { ref refusal, .. }
-                if refusal.reason == Reason::DecoderUnavailable =>
+                if matches!(
+                    refusal.reason,
+                    Reason::DecoderUnavailable | Reason::TextReaderUnavailable
+                ) =>
             {
                 Self::wrong(error)
             }
@@ -65,8 +88,12 @@ impl From<PreprocessError> for Ending {
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
             | PreprocessError::Identifiers
+            | PreprocessError::Encoded { .. }
             | PreprocessError::DecoderPanic { .. } => {
                 Self::fail(FailureReason::InputRefused, error.to_string())
+            }
+            PreprocessError::OtherRules { .. } => {
+                Self::fail(FailureReason::ModelMismatch, error.to_string())
             }
             PreprocessError::Manifest { .. } => {
                 Self::fail(FailureReason::Integrity, error.to_string())

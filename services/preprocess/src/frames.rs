@@ -1,13 +1,12 @@
 //! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
 //! (`medfleet bench frames`).
 
-use medfleet_imaging::{
-    Decoder, Identifiers, Limits, Options, Part, Refusal, identifiers, prepare_parts,
-};
+use medfleet_imaging::{Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
 use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
 use crate::error::StartError;
+use crate::ocr::Ocr;
 
 /// The processes that decode. Imaging's limits are plain numbers that every frame's decoding may copy, so that what they refer
 /// to stays for good: a few hundred bytes each time a service starts.
@@ -17,6 +16,12 @@ pub fn codecs(config: &Config) -> &'static Codecs {
         time_max: config.codec_time_max.get(),
         idle_max: config.decodes_max as usize,
     })))
+}
+
+/// The program that looks for text in pixels, if there is one.
+pub(crate) fn reader(config: &Config) -> Option<Ocr> {
+    let settings = config.text_reader.settings()?;
+    Some(Ocr::of_this_program(settings))
 }
 
 /// How files become frames by a configuration.
@@ -29,18 +34,25 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         codestreams: Decoder::new(codecs),
         ..Limits::default()
     };
-    Ok(Options::new(config.frame_side, limits)?.following(config.convention()?))
+    // Options are copied for every file: what they refer to stays for good, as of the decoders.
+    let text_check = reader(config).map(|reader| {
+        let reader: &'static Ocr = Box::leak(Box::new(reader));
+        config.text_reader.text_check(reader)
+    });
+    Ok(Options::new(config.frame_side, limits)?
+        .following(config.convention()?)
+        .checking_text(text_check))
 }
 
-/// Everything that is done with an input before its study is known.
+/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared.
 ///
 /// # Errors
-/// As [`prepare_parts`] and [`identifiers`].
+/// As [`read_input`].
 pub fn prepare(
     bytes: &[u8],
     options: &Options,
     frames_max: u32,
-) -> Result<(Vec<Part>, Identifiers), Refusal> {
-    let parts = prepare_parts(bytes, options, frames_max)?;
-    Ok((parts, identifiers(bytes, options.limits())?))
+    compared: bool,
+) -> Result<ReadInput, Refusal> {
+    read_input(bytes, options, frames_max, compared)
 }

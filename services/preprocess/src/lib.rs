@@ -5,20 +5,24 @@
 //! code, and each file of a volume that is not shown is listed with its reason.
 //! It never links a model, and decodes on blocking threads only.
 //!
-//! JPEG 2000, whose decoder is not memory-safe, is decoded in processes of its own.
+//! JPEG 2000, whose decoder is not memory-safe, is decoded in processes of its own; text in pixels is looked for in others, by
+//! a program that the operator names.
 //!
 //! Reading order: `unit` (pure: chunks, what follows, prior and current), `screen` (pure: texts without the patient), `decodes`
-//! (how many at a time), `inputs` (their bytes, and how many), `codecs` (the other processes, and how they are stopped), `puts`
-//! (frames on their way to the store), `study` (inputs → frames), `record` (what is said of them), `work` (the effects in
-//! order), `error` (error → verdict); `frames` is the way of one file, to measure it by itself.
+//! (how many at a time), `encoded` (pure: images that came encoded), `inputs` (their bytes, and how many), `codecs` (the other
+//! processes, and how they are stopped), `ocr` (those that read text), `puts` (frames on their way to the store), `study`
+//! (inputs → frames), `record` (what is said of them), `work` (the effects in order), `error` (error → verdict); `frames` is
+//! the way of one file, to measure it by itself.
 
 pub mod codecs;
 mod config;
 mod decodes;
+mod encoded;
 mod error;
 pub mod frames;
 mod inputs;
 mod metrics;
+pub mod ocr;
 mod puts;
 mod record;
 mod screen;
@@ -29,10 +33,11 @@ mod work;
 use std::sync::Arc;
 
 use medfleet_core::Stage;
+use medfleet_imaging::TextReaderError;
 use medfleet_runtime::Metrics;
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
-pub use config::{Config, MainConfig};
+pub use config::{Config, ImageKind, MainConfig, TextReaderConfig};
 pub use error::StartError;
 
 /// Registers every metric of this service, each with a value, for the reference page.
@@ -46,6 +51,7 @@ pub fn every_metric(metrics: &Metrics) {
 /// When it cannot start; trouble with single units becomes their verdict.
 pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), StartError> {
     let pool = config.pool_name()?;
+    try_text_reader(&config).await?;
     let part = dependencies.health.part("preprocess");
     let handler = Arc::new(work::Preprocess::new(&config, &dependencies)?);
     let queue = dependencies.queue.clone();
@@ -64,4 +70,19 @@ pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), Start
     medfleet_worker::run(worker, Arc::clone(&handler)).await;
     handler.close();
     Ok(())
+}
+
+/// Has the program that reads text look at a picture as it will, with all of its limits, before the first unit comes.
+async fn try_text_reader(config: &Config) -> Result<(), StartError> {
+    let (Some(reader), Some(program)) = (frames::reader(config), &config.text_reader.program)
+    else {
+        return Ok(());
+    };
+    let trial = tokio::task::spawn_blocking(move || reader.trial()).await;
+    // A trial that breaks off says no more than one that fails.
+    let trial = trial.unwrap_or(Err(TextReaderError::Failed));
+    trial.map_err(|error| StartError::TextReader {
+        program: program.clone(),
+        error,
+    })
 }

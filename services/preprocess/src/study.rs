@@ -8,12 +8,14 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
-    BurnedIn, Decoded, Examination, Fate, Frame, FrameInfo, Identifiers, Modality, Note, Options,
-    Part, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, examination, plan_volume,
+    BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality, Note,
+    Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
+    decode_parts, plan_volume,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
+use medfleet_worker::encoded::{self, Encoded};
 use tokio::sync::mpsc;
 
 use crate::codecs::Codecs;
@@ -35,6 +37,7 @@ pub(crate) struct Studies {
     inputs: Inputs,
     options: Options,
     burned_in_allowed: BTreeSet<TenantId>,
+    paints_over_for: BTreeSet<TenantId>,
     frames_max: u32,
     metrics: PreprocessMetrics,
 }
@@ -96,6 +99,7 @@ impl Studies {
             inputs: Inputs::new(config, store),
             options: options(config, codecs)?,
             burned_in_allowed: config.burned_in_allowed()?,
+            paints_over_for: config.text_reader.paints_over_for()?,
             frames_max: config.frames_max,
             metrics,
         })
@@ -141,6 +145,24 @@ impl Studies {
         Ok(study)
     }
 
+    /// An encoded study, whole and checked for its form, with the right to its memory.
+    pub(crate) async fn encoded(
+        &self,
+        tenant: &TenantId,
+        input: &wire::StudyInput,
+    ) -> Result<(Encoded, Held), PreprocessError> {
+        let index = 0;
+        let held = self.inputs.read(tenant, (index, input), 0).await?;
+        let turn = self.inputs.turn().await;
+        let read = Decodes::run(&turn, move || (encoded::read(&held.bytes), held));
+        let read = read.await;
+        let (read, held) = read.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        let encoded = read.map_err(|error| PreprocessError::Encoded {
+            reason: error.to_string(),
+        })?;
+        Ok((encoded, held))
+    }
+
     /// One input: its files, and their frames, on their way to the store; of a volume what its header says.
     async fn input(
         &self,
@@ -150,14 +172,9 @@ impl Studies {
     ) -> Result<Input, PreprocessError> {
         let options = self.options_for(job.tenant, input);
         let frames_max = self.frames_max;
+        let compared = pairing == Pairing::PriorAndCurrent;
         let prepare = move |bytes: &Bytes, room: u64| {
-            let options = options.unpacking(room);
-            let (parts, identifiers) = prepare(bytes, &options, frames_max)?;
-            let examination = match pairing {
-                Pairing::PriorAndCurrent => examination(bytes, options.limits())?,
-                Pairing::None => None,
-            };
-            Ok((parts, identifiers, examination))
+            prepare(bytes, &options.unpacking(room), frames_max, compared)
         };
         let Made {
             digest,
@@ -168,8 +185,11 @@ impl Studies {
             .inputs
             .make(job.tenant, (index, input), prepare)
             .await?;
-        let (parts, identifiers, examination) =
-            outcome.map_err(|refusal| self.refuse(index, refusal))?;
+        let ReadInput {
+            parts,
+            identifiers,
+            examination,
+        } = outcome.map_err(|refusal| self.refuse(index, refusal))?;
         let mut files = Vec::with_capacity(parts.len());
         for Part { member, outcome } in parts {
             let content = match outcome {
@@ -199,11 +219,20 @@ impl Studies {
         })
     }
 
-    /// The options, with the tenant's rule about text in the pixels and with what the caller says of a volume.
+    /// The options, with the tenant's rules about text in the pixels and with what the caller says of a volume.
     fn options_for(&self, tenant: &TenantId, input: &wire::StudyInput) -> Options {
         let said = [Modality::Ct, Modality::Mr];
         let said = said.into_iter().find(|one| one.as_str() == input.modality);
-        let options = self.options.with_volume_modality(said);
+        let found = if self.paints_over_for.contains(tenant) {
+            FoundText::PaintOver
+        } else {
+            FoundText::Refuse
+        };
+        let check = self.options.text_check();
+        let options = self
+            .options
+            .with_volume_modality(said)
+            .checking_text(check.map(|check| TextCheck { found, ..check }));
         if self.burned_in_allowed.contains(tenant) {
             options.burned_in(BurnedIn::Allow)
         } else {

@@ -1,15 +1,19 @@
 //! The effects of one unit in order: read the study, make its frames, store them and the manifest, then advance the job.
 
+use std::future::ready;
+
 use bytes::Bytes;
-use medfleet_core::{BlobKind, JobRecord, Move, Stage, WorkUnit};
+use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
+use medfleet_worker::encoded::frame_name;
 use medfleet_worker::{Dependencies, Ending, Handler, Started};
 use prost::Message;
 
 use crate::codecs::Codecs;
 use crate::config::Config;
+use crate::encoded::{self, Names, Rules};
 use crate::error::{PreprocessError, StartError};
 use crate::frames;
 use crate::metrics::PreprocessMetrics;
@@ -24,6 +28,8 @@ pub(crate) struct Preprocess {
     studies: Studies,
     preprocessing_version: String,
     frames_per_chunk: u32,
+    frame_side: u32,
+    frames_max: u32,
     in_flight: FramesInFlight,
     codecs: &'static Codecs,
     metrics: PreprocessMetrics,
@@ -39,6 +45,8 @@ impl Preprocess {
             store,
             preprocessing_version: config.convention()?.version.clone(),
             frames_per_chunk: config.frames_per_chunk,
+            frame_side: config.frame_side,
+            frames_max: config.frames_max,
             in_flight: FramesInFlight::default(),
             codecs,
             metrics,
@@ -105,19 +113,63 @@ impl Preprocess {
             chunk_starts,
             input_digests,
             screening: Some(screening),
+            encoded: None,
         };
         let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
         let digests = self.store.keep(key, manifest, &[], puts.finish()).await?;
-        let [digest] = digests.as_slice() else {
-            return Err(PreprocessError::Manifest {
-                reason: "it has no name".to_owned(),
-            });
-        };
         Ok(Move::Preprocessed {
-            frames: *digest,
+            frames: only(&digests)?,
             chunks,
             frame_count: count,
         })
+    }
+
+    /// Stores the tokens of an encoded study and its manifest. What that means for the job.
+    async fn keep_encoded(
+        &self,
+        key: &JobKey,
+        input: &wire::StudyInput,
+    ) -> Result<Move, PreprocessError> {
+        // The memory is held until they are stored.
+        let (read, _held) = self.studies.encoded(&key.tenant, input).await?;
+        let rules = Rules {
+            version: &self.preprocessing_version,
+            frame_side: self.frame_side,
+            frames_max: self.frames_max,
+        };
+        encoded::check(&read.study, input.encoded_images, rules)?;
+        let screening = read.study.screening.iter();
+        for masked in screening.flat_map(|screening| &screening.masked) {
+            self.metrics.masked.inc_by(masked.count.into());
+        }
+        let tokens = read.tokens.into_iter();
+        let tokens = tokens.map(|tokens| (BlobKind::Tokens, tokens)).collect();
+        let names = self.store.keep(key, tokens, &[], ready(Ok(()))).await?;
+        let names = names.into_iter().map(|tokens| Names {
+            frame: frame_name(self.store.key(), &key.tenant, &tokens),
+            tokens,
+        });
+        let names: Vec<Names> = names.collect();
+        // At most frames_max.
+        let frame_count = names.len() as u32;
+        let manifest = encoded::manifest(read.study, &names);
+        let manifest = vec![(BlobKind::Frames, manifest.encode_to_vec().into())];
+        let digests = self.store.keep(key, manifest, &[], ready(Ok(()))).await?;
+        Ok(Move::Preprocessed {
+            frames: only(&digests)?,
+            chunks: 1,
+            frame_count,
+        })
+    }
+}
+
+/// The name of the one thing that was stored.
+fn only(digests: &[Digest]) -> Result<Digest, PreprocessError> {
+    match digests {
+        [digest] => Ok(*digest),
+        _ => Err(PreprocessError::Manifest {
+            reason: "it has no name".to_owned(),
+        }),
     }
 }
 
@@ -132,6 +184,11 @@ impl Handler for Preprocess {
 
     async fn work(&self, started: &Started, study: Self::Inputs) -> Result<(), Ending> {
         let tenant = &started.unit.key.tenant;
+        if let Some(input) = encoded::input(&study)? {
+            let step = self.keep_encoded(&started.unit.key, input).await?;
+            started.advance(&step).await?;
+            return Ok(());
+        }
         let puts = Puts::new(
             self.store.clone(),
             started.unit.key.clone(),

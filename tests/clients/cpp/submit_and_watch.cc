@@ -3,7 +3,8 @@
 // Everything this program knows of the API comes from the .proto files. Generate, compile and link with:
 //
 //     protoc -I proto --cpp_out=OUT --grpc_out=OUT --plugin=protoc-gen-grpc=$(which grpc_cpp_plugin) proto/medfleet/v1/*.proto
-//     g++ -std=c++17 -I OUT submit_and_watch.cc OUT/medfleet/v1/*.cc -lgrpc++ -lprotobuf
+//     g++ -std=c++17 -I OUT submit_and_watch.cc OUT/medfleet/v1/*.cc -Wl,--copy-dt-needed-entries -lgrpc++ -lgrpc -lgpr
+//         -lprotobuf -lpthread
 //
 // Usage: submit_and_watch ADDRESS TOKEN IMAGE [CA_FILE]        (ADDRESS is host:port)
 //

@@ -55,16 +55,33 @@ impl Fleet {
         Ok(())
     }
 
+    /// Every byte that the fleet keeps: blobs of every tenant and kind, streams and buckets.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub async fn kept(&self) -> Result<Vec<Vec<u8>>> {
+        let mut kept = read_below(&self.blobs())?;
+        kept.extend(
+            self.queue_files()
+                .await?
+                .into_iter()
+                .map(|(_, bytes)| bytes),
+        );
+        Ok(kept)
+    }
+
     /// The blobs of a kind, all of a tenant's.
     ///
     /// # Errors
     /// When one cannot be read.
     pub fn blobs_of(&self, tenant: &str, kind: &str) -> Result<Vec<Vec<u8>>> {
-        let files = files_below(&self.blobs().join(tenant).join(kind))?;
-        let read =
-            |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
-        files.into_iter().map(read).collect()
+        read_below(&self.blobs().join(tenant).join(kind))
     }
+}
+
+pub(crate) fn read_below(folder: &Path) -> Result<Vec<Vec<u8>>> {
+    let read = |path: PathBuf| fs::read(&path).with_context(|| format!("read {}", path.display()));
+    files_below(folder)?.into_iter().map(read).collect()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

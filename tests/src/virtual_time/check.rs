@@ -93,10 +93,13 @@ fn job(world: &World, asked: &Asked, record: &JobRecord) -> Result<()> {
             ensure!(is_kept == letter.is_some(), "its dead letter is {letter:?}");
         }
         JobState::Cancelled => ensure!(asked.fate == Fate::Cancelled, "nobody cancelled it"),
-        JobState::Expired => ensure!(
-            record.times.finished >= Some(record.expires),
-            "it was given up before its time was over"
-        ),
+        JobState::Expired => {
+            let last = server.latest(&asked.key).context("no record")?;
+            ensure!(
+                server.clock.time_at_most(last.at) >= record.expires,
+                "it was given up before its time was over by the queue's clock"
+            );
+        }
         open => bail!("it is {open}"),
     }
     let is_failed = record.state == JobState::Failed;

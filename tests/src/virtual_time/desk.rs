@@ -13,7 +13,7 @@ use medfleet_worker::Ending;
 use super::load::{Asked, Fate};
 use super::server::Stream;
 use super::stages::store_study;
-use super::timeline::date;
+use super::timeline::after;
 use super::wire::Wire;
 use super::{PENDING_AFTER, REQUEST_TIMEOUT, Role, SWEEP_AGE, SWEEP_EVERY, World};
 
@@ -152,7 +152,7 @@ async fn accept(world: &World, wire: &Wire, asked: &Asked) -> Result<Option<u64>
     let begun = wire.timeline.now();
     store_study(&world.blobs, asked).await?;
     let mut noted = note(wire, &asked.key).await?;
-    let record = asked.record(&world.pool, wire.timeline.now());
+    let record = asked.record(&world.pool, wire.clock());
     let found = wire.create(&asked.key, &record).await?;
     if wire.timeline.now() - begun > PENDING_AFTER / 2 {
         // So late that the sweep may have dropped the entry of an accept it took for abandoned.
@@ -182,7 +182,8 @@ async fn forget(wire: &Wire, noted: u64) -> Result<(), QueueError> {
 }
 
 async fn cancel(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
-    match wire.apply_and_say(key, None, &Move::Cancel).await? {
+    let now = wire.clock();
+    match wire.apply_and_say(key, None, &Move::Cancel, now).await? {
         Applied::Refused { record, .. } => wire.say(key, &record).await?,
         // What it read is behind: the client asks again.
         Applied::Missing => return Err(Broken::Queue),
@@ -193,13 +194,13 @@ async fn cancel(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
 
 /// Starts a job over whose first epoch failed. In time, or not at all.
 async fn replay(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
-    let begun = wire.timeline.now();
     let noted = note(wire, key).await?;
+    let now = wire.clock();
     let step = Move::Replay {
-        expires: date(begun + TIME_TO_LIVE),
+        expires: after(now, TIME_TO_LIVE),
     };
     let tried = {
-        let moving = pin!(wire.apply_and_say(key, Some(0), &step));
+        let moving = pin!(wire.apply_and_say(key, Some(0), &step, now));
         let late = pin!(wire.timeline.sleep(PENDING_AFTER / 2));
         match select(moving, late).await {
             Either::Left((tried, _)) => tried?,
@@ -236,8 +237,9 @@ pub(super) async fn sweep(wire: Wire) {
 async fn sweep_once(wire: &Wire) -> Result<(), QueueError> {
     let old = wire
         .ask("list the accepts", |server, now| {
+            let time = server.clock.time(now);
             let all = server.pending.iter();
-            let old = all.filter(|(_, (_, at))| at + SWEEP_AGE <= now);
+            let old = all.filter(|(_, (_, at))| after(*at, SWEEP_AGE) <= time);
             old.map(|(key, (noted, _))| (key.clone(), *noted))
                 .collect::<Vec<_>>()
         })

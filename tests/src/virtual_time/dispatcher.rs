@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::select;
-use medfleet_core::{JobKey, Move, Stage, protocol};
+use medfleet_core::{JobKey, Move, Stage, UnixMillis, protocol};
 use medfleet_ingest::unit::ledger::{Ledger, Sighting};
 use medfleet_ingest::unit::{Held, InFlightMax, Index, Place, Rules, Weights};
 use medfleet_queue::{Applied, QueueError};
@@ -70,8 +70,8 @@ impl Hub {
         Ok(())
     }
 
-    fn due(&self, wire: &Wire) -> Vec<(JobKey, u32)> {
-        let mut due = self.ledger.borrow().due(wire.clock());
+    fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
+        let mut due = self.ledger.borrow().due(now);
         // In an order that the seed alone decides.
         due.sort();
         due
@@ -264,8 +264,11 @@ impl Session<'_> {
     async fn try_release(&self, held: &Held) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.wire.clock());
         if unit.expires <= now {
-            self.expire_job(&unit.key, unit.epoch).await?;
-            return Ok(false);
+            let now = self.wire.time().await?;
+            if unit.expires <= now {
+                self.expire_job(&unit.key, unit.epoch, now).await?;
+                return Ok(false);
+            }
         }
         if now.0 - held.stored_at.0 > LOOK_AFTER
             && let Some((record, _)) = self.wire.record(&unit.key).await?
@@ -277,10 +280,16 @@ impl Session<'_> {
         Ok(true)
     }
 
-    async fn expire_job(&self, key: &JobKey, epoch: u32) -> Result<(), QueueError> {
+    /// `now` by the queue's clock.
+    async fn expire_job(
+        &self,
+        key: &JobKey,
+        epoch: u32,
+        now: UnixMillis,
+    ) -> Result<(), QueueError> {
         let expired = self
             .wire
-            .apply_and_say(key, Some(epoch), &Move::Expire)
+            .apply_and_say(key, Some(epoch), &Move::Expire, now)
             .await?;
         match expired {
             Applied::Applied { .. } => {
@@ -288,14 +297,22 @@ impl Session<'_> {
                 Ok(())
             }
             Applied::Refused { record, .. } => self.wire.say(key, &record).await,
-            Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
+            // It was replayed.
+            Applied::OtherEpoch { record } if record.epoch > epoch => Ok(()),
+            // What it read is behind: records are not forgotten here.
+            Applied::OtherEpoch { .. } | Applied::Missing => Err(QueueError::Unavailable {
+                operation: "end a job whose time is over",
+            }),
         }
     }
 
-    /// Ends jobs whose time is over, wherever they stand.
+    /// Ends jobs whose time is over by the queue's clock, wherever they stand.
     async fn expire(&mut self) {
-        for (key, epoch) in self.hub.due(self.wire) {
-            if self.expire_job(&key, epoch).await.is_ok() {
+        let Ok(now) = self.wire.time().await else {
+            return;
+        };
+        for (key, epoch) in self.hub.due(now) {
+            if self.expire_job(&key, epoch, now).await.is_ok() {
                 self.hub.ledger.borrow_mut().end(&key, epoch);
                 let places = self.index.remove_job(&key, epoch);
                 self.leftovers.extend(places);

@@ -2,8 +2,13 @@
 
 use std::rc::Rc;
 
+use super::clocks::{WallClock, leap, leap_back_of_queue};
+use super::timeline::Timeline;
 use super::wire::Process;
 use super::{HORIZON, OUTDATED_MAX, World};
+
+/// One jump of a clock in so many is the queue's.
+const OF_QUEUE_ONE_IN: u64 = 9;
 
 /// Something that goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,11 +22,15 @@ enum Fault {
     ServerDown,
     Outdated,
     StoreAway,
+    ClockForth,
+    ClockBack,
+    QueueClockForth,
+    QueueClockBack,
 }
 
 impl Fault {
     /// A kill and a pause twice as often as the others.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Kill,
         Self::Kill,
         Self::Pause,
@@ -33,7 +42,18 @@ impl Fault {
         Self::ServerDown,
         Self::Outdated,
         Self::StoreAway,
+        Self::ClockForth,
+        Self::ClockBack,
     ];
+
+    /// The same at the queue, where it is seldom.
+    const fn at_queue(self) -> Option<Self> {
+        match self {
+            Self::ClockForth => Some(Self::QueueClockForth),
+            Self::ClockBack => Some(Self::QueueClockBack),
+            _ => None,
+        }
+    }
 
     const fn name(self) -> &'static str {
         match self {
@@ -46,6 +66,10 @@ impl Fault {
             Self::ServerDown => "queue away",
             Self::Outdated => "reads behind",
             Self::StoreAway => "store away",
+            Self::ClockForth => "clock set forward",
+            Self::ClockBack => "clock set back",
+            Self::QueueClockForth => "queue's clock set forward",
+            Self::QueueClockBack => "queue's clock set back",
         }
     }
 }
@@ -58,7 +82,11 @@ pub(super) async fn storm(world: Rc<World>) {
         if timeline.now() >= HORIZON {
             return;
         }
-        let fault = Fault::ALL[timeline.between(0, Fault::ALL.len() as u64 - 1) as usize];
+        let drawn = Fault::ALL[timeline.between(0, Fault::ALL.len() as u64 - 1) as usize];
+        let at_queue = drawn.at_queue();
+        let fault = at_queue
+            .filter(|_| timeline.once_in(OF_QUEUE_ONE_IN))
+            .unwrap_or(drawn);
         let hit = timeline.between(0, world.processes.len() as u64 - 1) as usize;
         let process = &world.processes[hit];
         *world.faults.borrow_mut().entry(fault.name()).or_default() += 1;
@@ -110,5 +138,23 @@ fn inflict(world: &Rc<World>, process: &Rc<Process>, fault: Fault) {
                 .away_until
                 .set(now + timeline.between(300, 3_000));
         }
+        Fault::ClockForth => jump(timeline, &process.clock, leap(timeline)),
+        Fault::ClockBack => jump(timeline, &process.clock, -leap(timeline)),
+        Fault::QueueClockForth => {
+            // Everything in anybody's hands is delivered again.
+            for process in &world.processes {
+                process.count_mishaps();
+            }
+            jump(timeline, &world.server.borrow().clock, leap(timeline));
+        }
+        Fault::QueueClockBack => {
+            let back = leap_back_of_queue(timeline);
+            jump(timeline, &world.server.borrow().clock, back);
+        }
     }
+}
+
+fn jump(timeline: &Timeline, clock: &WallClock, by: i64) {
+    timeline.note(&format!("a clock jumps by {by} ms"));
+    clock.jump(by);
 }

@@ -2,13 +2,13 @@
 
 use medfleet_core::{
     Chunks, Class, Cost, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
-    TenantId, Times,
+    TenantId, Times, UnixMillis,
 };
 use medfleet_proto::v1;
 
 use super::blobs::digest;
 use super::stages::study_of;
-use super::timeline::{Timeline, date};
+use super::timeline::{Timeline, after};
 use super::{HORIZON, POOL};
 
 const TENANTS: [&str; 5] = ["st-mary", "north", "lakeside", "mercy", "valley"];
@@ -55,8 +55,8 @@ impl Asked {
         }
     }
 
-    /// The record of the accepted job.
-    pub(super) fn record(&self, pool: &PoolName, now: u64) -> JobRecord {
+    /// The record of the job as it is accepted, at this time by the clock of whoever accepts it.
+    pub(super) fn record(&self, pool: &PoolName, now: UnixMillis) -> JobRecord {
         let images = u32::try_from(self.images.len()).unwrap_or(u32::MAX);
         let study = digest(&self.key.tenant, &study_of(self));
         JobRecord {
@@ -76,10 +76,10 @@ impl Asked {
             result: None,
             failure: None,
             times: Times {
-                accepted: date(now),
+                accepted: now,
                 ..Times::default()
             },
-            expires: date(now + self.time_to_live),
+            expires: after(now, self.time_to_live),
             traceparent: String::new(),
             model: POOL.to_owned(),
             erased: None,

@@ -1,14 +1,18 @@
 //! What nats-server promises, in memory: records by compare-and-set with their history, one live message a unit, redelivery
 //! after the acknowledge wait, acknowledgements that name a message and not its holder, events and dead letters stored once.
+//! Its waits and leases are over when its own clock says so, as nats-server's are.
 //! Every change of a record is looked at here, whoever made it: what may never be stored ends the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use medfleet_core::{Class, Failure, JobKey, JobRecord, JobState, Stage, WorkUnit, invariant};
+use medfleet_core::{
+    Class, Failure, JobKey, JobRecord, JobState, Stage, UnixMillis, WorkUnit, invariant,
+};
 use medfleet_queue::{Backlog, IntakeEntry, Outstanding};
 
-use super::timeline::date;
-use super::{ACK_WAIT, LEASE_TTL, Plant};
+use super::clocks::WallClock;
+use super::timeline::after;
+use super::{LEASE_TTL, Plant};
 
 /// The subject of a unit.
 pub(super) type Name = (Stage, JobKey, u32);
@@ -33,12 +37,12 @@ pub(super) struct Version {
 struct Message {
     sequence: u64,
     unit: WorkUnit,
-    stored_at: u64,
+    stored_at: UnixMillis,
     deliveries: u64,
     /// Until when it is its worker's.
-    out_until: Option<u64>,
+    out_until: Option<UnixMillis>,
     /// When it may be delivered.
-    not_before: u64,
+    not_before: UnixMillis,
 }
 
 /// A message in a worker's hands.
@@ -59,13 +63,14 @@ pub(super) struct Event {
 #[derive(Debug, Clone)]
 struct Lease {
     holder: String,
-    until: u64,
+    until: UnixMillis,
 }
 
-/// The server. Times are in milliseconds of the timeline.
+/// The server. Times in milliseconds are those of the timeline, times of day those of its clock.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) plant: Plant,
+    pub(super) clock: WallClock,
     /// Nobody answers until then.
     pub(super) down_until: u64,
     /// Until then a leader that was cut off may answer with what it knew so long ago.
@@ -73,7 +78,7 @@ pub(super) struct Server {
     pub(super) records: BTreeMap<JobKey, Vec<Version>>,
     pub(super) events: Vec<Event>,
     pub(super) letters: BTreeMap<(JobKey, u32), Failure>,
-    pub(super) pending: BTreeMap<JobKey, (u64, u64)>,
+    pub(super) pending: BTreeMap<JobKey, (u64, UnixMillis)>,
     /// The first thing that may never be stored.
     pub(super) broken: Option<String>,
     streams: BTreeMap<(Stream, Name), Message>,
@@ -90,9 +95,10 @@ pub(super) fn name_of(unit: &WorkUnit) -> Name {
 }
 
 impl Server {
-    pub(super) fn new(plant: Plant) -> Self {
+    pub(super) fn new(plant: Plant, clock: WallClock) -> Self {
         Self {
             plant,
+            clock,
             down_until: 0,
             outdated: (0, 0),
             records: BTreeMap::new(),
@@ -185,10 +191,10 @@ impl Server {
         let message = Message {
             sequence: self.next_serial(),
             unit: unit.clone(),
-            stored_at: now,
+            stored_at: self.clock.time(now),
             deliveries: 0,
             out_until: None,
-            not_before: 0,
+            not_before: UnixMillis(0),
         };
         self.streams.insert(subject, message);
         true
@@ -225,25 +231,26 @@ impl Server {
                 unit: message.unit.clone(),
                 sequence: message.sequence,
                 headers: Vec::new(),
-                stored_at: date(message.stored_at),
+                stored_at: message.stored_at,
             })
             .collect();
         entries.sort_by_key(|entry| entry.sequence);
         entries
     }
 
-    /// Gives the most urgent unit of a stage to a worker.
-    pub(super) fn pull(&mut self, stage: Stage, now: u64) -> Option<Delivery> {
+    /// Gives the most urgent unit of a stage to a worker, whose it is until then.
+    pub(super) fn pull(&mut self, stage: Stage, now: u64, until: UnixMillis) -> Option<Delivery> {
+        let time = self.clock.time(now);
         let all = self.streams.iter_mut();
         let free = all.filter(|((stream, name), message)| {
             *stream == Stream::Work
                 && name.0 == stage
-                && message.not_before <= now
-                && message.out_until.is_none_or(|until| until <= now)
+                && message.not_before <= time
+                && message.out_until.is_none_or(|until| until <= time)
         });
         let (_, message) =
             free.min_by_key(|(_, message)| (message.unit.class, message.sequence))?;
-        message.out_until = Some(now + ACK_WAIT);
+        message.out_until = Some(until);
         message.deliveries += 1;
         Some(Delivery {
             unit: message.unit.clone(),
@@ -253,20 +260,21 @@ impl Server {
     }
 
     /// Begins the acknowledge wait anew, whoever asks.
-    pub(super) fn progress(&mut self, sequence: u64, now: u64) {
+    pub(super) fn progress(&mut self, sequence: u64, until: UnixMillis) {
         if let Some(message) = self.work_of(sequence)
             && message.out_until.is_some()
         {
-            message.out_until = Some(now + ACK_WAIT);
+            message.out_until = Some(until);
         }
     }
 
     /// Takes a message from whoever has it, to be delivered again later.
-    pub(super) fn hand_back(&mut self, sequence: u64, after: u64, now: u64) {
+    pub(super) fn hand_back(&mut self, sequence: u64, millis: u64, now: u64) {
+        let not_before = after(self.clock.time(now), millis);
         if let Some(message) = self.work_of(sequence)
             && message.out_until.take().is_some()
         {
-            message.not_before = now + after;
+            message.not_before = not_before;
         }
     }
 
@@ -278,6 +286,7 @@ impl Server {
 
     /// Released, unfinished units of a stage.
     pub(super) fn outstanding(&self, stage: Stage, now: u64) -> Outstanding {
+        let time = self.clock.time(now);
         let of = |class: Class| {
             let all = self.streams.iter();
             let units = all.filter(|((stream, name), message)| {
@@ -285,7 +294,7 @@ impl Server {
             });
             let mut backlog = Backlog::default();
             for (_, message) in units {
-                if message.out_until.is_some_and(|until| until > now) {
+                if message.out_until.is_some_and(|until| until > time) {
                     backlog.in_flight += 1;
                 } else {
                     backlog.waiting += 1;
@@ -333,7 +342,8 @@ impl Server {
     /// Notes an accept that may break.
     pub(super) fn note(&mut self, key: &JobKey, now: u64) -> u64 {
         let revision = self.next_serial();
-        self.pending.insert(key.clone(), (revision, now));
+        let time = self.clock.time(now);
+        self.pending.insert(key.clone(), (revision, time));
         revision
     }
 
@@ -344,7 +354,8 @@ impl Server {
 
     /// Takes the dispatcher's lease if it is free, or makes one's own last longer.
     pub(super) fn lead(&mut self, holder: &str, is_renewal: bool, now: u64) -> bool {
-        let found = self.lease.as_ref().filter(|lease| lease.until > now);
+        let time = self.clock.time(now);
+        let found = self.lease.as_ref().filter(|lease| lease.until > time);
         let is_ours = match found {
             Some(lease) => is_renewal && lease.holder == holder,
             None => !is_renewal,
@@ -352,7 +363,7 @@ impl Server {
         if is_ours {
             self.lease = Some(Lease {
                 holder: holder.to_owned(),
-                until: now + LEASE_TTL,
+                until: after(time, LEASE_TTL),
             });
         }
         is_ours

@@ -9,8 +9,8 @@ use medfleet_core::protocol::{
     Setback, Standing, Start, after_refused, after_start, next, standing, verdict_of_failure,
     verdict_of_final,
 };
-use medfleet_core::{JobRecord, Move, Refused, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Applied, QueueError};
+use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit};
+use medfleet_queue::{Applied, QueueError, Revision, Seen};
 use medfleet_worker::{Ending, backoff};
 
 use super::server::{Delivery, Stream};
@@ -40,11 +40,7 @@ impl Slot {
         let timeline = self.wire.timeline.clone();
         let stage = self.stage;
         while self.wire.process.drain_until.get().is_none() {
-            let pulled = self
-                .wire
-                .ask("pull a unit", |server, now| server.pull(stage, now))
-                .await;
-            match pulled {
+            match self.wire.pull(stage).await {
                 Ok(Some(delivery)) => self.process(delivery).await,
                 Ok(None) => timeline.sleep(timeline.between(10, 200)).await,
                 Err(_) => timeline.sleep(1_000).await,
@@ -113,7 +109,8 @@ impl Slot {
     /// Starts the unit and works on it; an error here means that nothing was started.
     async fn begin(&self, delivery: &Delivery) -> Result<Verdict, Ending> {
         let (unit, wire) = (&delivery.unit, &self.wire);
-        if wire.clock() > unit.expires {
+        let now = wire.clock();
+        if now > unit.expires && self.has_passed(unit.expires).await? {
             return Ok(match wire.change(unit, None, &Move::Expire).await? {
                 Changed::Over(record) => return Err(Ending::Over(Some(record))),
                 Changed::Made | Changed::Done(_) | Changed::Superseded => Verdict::Done,
@@ -127,10 +124,14 @@ impl Slot {
             return Ok(self.retry(delivery));
         };
         // Of the unit's own epoch, or it must not be moved.
-        let seen = (known.epoch == unit.epoch).then_some((&known, revision));
-        let applied = wire.apply(&unit.key, Some(unit.epoch), seen, &step).await?;
+        let seen = if known.epoch == unit.epoch {
+            Seen::Record(&known, Revision::at(revision))
+        } else {
+            Seen::Epoch(unit.epoch)
+        };
+        let applied = wire.apply(&unit.key, seen, &step, now).await?;
         let revision = match &applied {
-            Applied::Applied { revision, .. } => revision.0,
+            Applied::Applied { revision, .. } => revision.sequence(),
             _ => revision,
         };
         match after_start(unit, applied.into()) {
@@ -214,8 +215,9 @@ impl Slot {
         seen: (&JobRecord, u64),
         step: Move,
     ) -> Result<(), Ending> {
-        let (wire, key) = (&self.wire, &unit.key);
-        let mut applied = wire.apply(key, None, Some(seen), &step).await?;
+        let (wire, key, now) = (&self.wire, &unit.key, self.wire.clock());
+        let seen = Seen::Record(seen.0, Revision::at(seen.1));
+        let mut applied = wire.apply(key, seen, &step, now).await?;
         if wire.plant == Plant::ForgetsFence
             && let Applied::Refused {
                 reason: Refused::Fenced { current, .. },
@@ -227,7 +229,8 @@ impl Slot {
                 attempt: *current,
                 result,
             };
-            applied = wire.apply(key, Some(unit.epoch), None, &step).await?;
+            let seen = Seen::Epoch(unit.epoch);
+            applied = wire.apply(key, seen, &step, now).await?;
         }
         let record = match applied {
             Applied::Applied { record, .. } => record,
@@ -252,24 +255,30 @@ impl Slot {
         let (unit, sequence) = (&delivery.unit, delivery.sequence);
         loop {
             self.wire.timeline.sleep(ACK_WAIT / 3).await;
-            let progress = self.wire.ask("report progress", |server, now| {
-                server.progress(sequence, now);
-            });
             // The next one may get through; if none does, the unit is delivered again and the fence holds.
-            drop(progress.await);
+            drop(self.wire.progress(sequence).await);
+            let read = self.wire.record(&unit.key).await;
             let now = self.wire.clock();
-            match self.wire.record(&unit.key).await {
-                Ok(Some((record, _))) => match standing(unit, attempt, &record, now) {
-                    Standing::Mine => {}
-                    Standing::Superseded => return Stopped::Superseded,
-                    Standing::Done(record) => return Stopped::Done(record),
-                    Standing::Over(record) => return Stopped::Over(record),
-                    Standing::Expired => return Stopped::Expired,
-                },
-                Ok(None) if now > unit.expires => return Stopped::Expired,
-                Ok(None) | Err(_) => {}
+            let (stopped, expires) = match read {
+                Ok(Some((record, _))) => (decide(unit, attempt, &record, now), record.expires),
+                Ok(None) => {
+                    let is_over = now > unit.expires;
+                    (is_over.then_some(Stopped::Expired), unit.expires)
+                }
+                Err(_) => (None, unit.expires),
+            };
+            let Some(stopped) = stopped else { continue };
+            let is_by_time = matches!(stopped, Stopped::Expired);
+            // Not while the queue does not say.
+            if !is_by_time || matches!(self.has_passed(expires).await, Ok(true)) {
+                return stopped;
             }
         }
+    }
+
+    /// Whether a time has passed by the queue's clock too: this process's may be ahead.
+    async fn has_passed(&self, time: UnixMillis) -> Result<bool, QueueError> {
+        Ok(self.wire.plant == Plant::ExpiresByOwnClock || self.wire.time().await? > time)
     }
 
     /// Resolves when what is not finished has to be handed back.
@@ -357,6 +366,21 @@ impl Slot {
             }
             Ending::Over(None) => Ok(Verdict::Done),
         }
+    }
+}
+
+fn decide(
+    unit: &WorkUnit,
+    attempt: Option<u32>,
+    record: &JobRecord,
+    now: UnixMillis,
+) -> Option<Stopped> {
+    match standing(unit, attempt, record, now) {
+        Standing::Mine => None,
+        Standing::Superseded => Some(Stopped::Superseded),
+        Standing::Done(record) => Some(Stopped::Done(record)),
+        Standing::Over(record) => Some(Stopped::Over(record)),
+        Standing::Expired => Some(Stopped::Expired),
     }
 }
 

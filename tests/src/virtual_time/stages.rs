@@ -31,6 +31,7 @@ pub(super) fn model() -> Description {
         encoder_digest: Digest::new([2; 32]),
         device: "none".to_owned(),
         dtype: Dtype::Bf16,
+        weights: String::new(),
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 4,
@@ -209,7 +210,7 @@ impl Started<'_> {
         let list = work::TokensManifest {
             tokens,
             encoder_digest: encoder.as_bytes().to_vec().into(),
-            encoder_url: String::new(),
+            ..work::TokensManifest::default()
         };
         let list = list.encode_to_vec();
         let kept = self

@@ -74,11 +74,6 @@ impl Timeline {
         self.state.borrow().now
     }
 
-    /// The time of day.
-    pub(super) fn clock(&self) -> UnixMillis {
-        date(self.now())
-    }
-
     /// The task at work.
     pub(super) fn current(&self) -> TaskId {
         self.state.borrow().current
@@ -87,6 +82,14 @@ impl Timeline {
     /// The next number from `first` to `last`.
     pub(super) fn between(&self, first: u64, last: u64) -> u64 {
         self.state.borrow_mut().random.between((first, last))
+    }
+
+    /// The next number from none to so many, or as many less than none.
+    pub(super) fn about(&self, most: u64) -> i64 {
+        let drawn = self.between(0, 2 * most);
+        0_i64
+            .saturating_add_unsigned(drawn)
+            .saturating_sub_unsigned(most)
     }
 
     /// True once in so many.
@@ -160,9 +163,14 @@ impl Timeline {
     }
 }
 
-/// A moment as a time of day.
+/// A moment as the true time of day.
 pub(super) fn date(millis: u64) -> UnixMillis {
-    UnixMillis(BEGIN.saturating_add_unsigned(millis))
+    after(UnixMillis(BEGIN), millis)
+}
+
+/// So many milliseconds after a time of day.
+pub(super) fn after(time: UnixMillis, millis: u64) -> UnixMillis {
+    UnixMillis(time.0.saturating_add_unsigned(millis))
 }
 
 /// Waits for the clock.

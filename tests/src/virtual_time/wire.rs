@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use medfleet_core::protocol::{self, Change, Tried};
-use medfleet_core::{JobKey, JobRecord, Move, UnixMillis, WorkUnit};
-use medfleet_queue::{Applied, QueueError, Revision};
+use medfleet_core::{JobKey, JobRecord, Move, Stage, UnixMillis, WorkUnit};
+use medfleet_queue::{Applied, QueueError, Revision, Seen};
 
-use super::server::{Server, Stream, Version, name_of};
-use super::timeline::{TaskId, Timeline};
-use super::{Plant, REQUEST_TIMEOUT, Role};
+use super::clocks::WallClock;
+use super::server::{Delivery, Server, Stream, Version, name_of};
+use super::timeline::{TaskId, Timeline, after};
+use super::{ACK_WAIT, Plant, REQUEST_TIMEOUT, Role};
 
 /// Tries, as in the queue.
 const TRIES_MAX: u32 = 16;
@@ -25,6 +26,8 @@ const PROMISED_ONE_IN: u64 = 60;
 pub(super) struct Process {
     pub(super) role: Role,
     pub(super) number: usize,
+    /// Its machine's: it goes on when the process ends.
+    pub(super) clock: WallClock,
     pub(super) is_up: Cell<bool>,
     /// Since when it is stopped in order, and until when it may finish what it has.
     pub(super) drain_until: Cell<Option<u64>>,
@@ -41,10 +44,11 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(role: Role, number: usize) -> Self {
+    pub(super) fn new(role: Role, number: usize, clock: WallClock) -> Self {
         Self {
             role,
             number,
+            clock,
             is_up: Cell::new(false),
             drain_until: Cell::new(None),
             cut_until: Cell::new(0),
@@ -105,8 +109,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    /// The time of day as this process has it.
     pub(super) fn clock(&self) -> UnixMillis {
-        self.timeline.clock()
+        self.process.clock.time(self.timeline.now())
     }
 
     fn is_calm(&self) -> bool {
@@ -275,17 +280,22 @@ impl Wire {
         ));
     }
 
-    /// As `Queue::apply_without_event`: with a record that was seen, its epoch is the one the move is for.
+    /// As `Queue::apply_without_event`.
     pub(super) async fn apply(
         &self,
         key: &JobKey,
-        epoch: Option<u32>,
-        seen: Option<(&JobRecord, u64)>,
+        seen: Seen<'_>,
         step: &Move,
+        now: UnixMillis,
     ) -> Result<Applied, QueueError> {
-        let now = self.clock();
-        let mut known = seen.map(|(record, revision)| (record.clone(), revision));
-        let epoch = seen.map_or(epoch, |(record, _)| Some(record.epoch));
+        let (mut known, epoch) = match seen {
+            Seen::Nothing => (None, None),
+            Seen::Epoch(epoch) => (None, Some(epoch)),
+            Seen::Record(record, revision) => {
+                let known = (record.clone(), revision.sequence());
+                (Some(known), Some(record.epoch))
+            }
+        };
         let mut is_first = known.is_some();
         for _ in 0..=TRIES_MAX {
             let found = match known.take() {
@@ -317,7 +327,7 @@ impl Wire {
                 return Ok(Applied::Applied {
                     record,
                     before,
-                    revision: Revision(revision),
+                    revision: Revision::at(revision),
                 });
             }
         }
@@ -330,8 +340,10 @@ impl Wire {
         key: &JobKey,
         epoch: Option<u32>,
         step: &Move,
+        now: UnixMillis,
     ) -> Result<Applied, QueueError> {
-        let applied = self.apply(key, epoch, None, step).await?;
+        let seen = epoch.map_or(Seen::Nothing, Seen::Epoch);
+        let applied = self.apply(key, seen, step, now).await?;
         if let Applied::Applied { record, .. } = &applied {
             self.say(key, record).await?;
         }
@@ -414,6 +426,40 @@ impl Wire {
             server.delete(stream, sequence);
         })
         .await
+    }
+
+    /// Takes the most urgent unit of a stage.
+    pub(super) async fn pull(&self, stage: Stage) -> Result<Option<Delivery>, QueueError> {
+        self.ask("pull a unit", |server, now| {
+            let until = self.out_until(server, now);
+            server.pull(stage, now, until)
+        })
+        .await
+    }
+
+    /// Begins the acknowledge wait of a message anew.
+    pub(super) async fn progress(&self, sequence: u64) -> Result<(), QueueError> {
+        self.ask("report progress", |server, now| {
+            let until = self.out_until(server, now);
+            server.progress(sequence, until);
+        })
+        .await
+    }
+
+    /// Until when a unit is its worker's that is taken now: by the server's clock.
+    fn out_until(&self, server: &Server, now: u64) -> UnixMillis {
+        let time = if self.plant == Plant::LeasesByOwnClock {
+            self.clock()
+        } else {
+            server.clock.time(now)
+        };
+        after(time, ACK_WAIT)
+    }
+
+    /// As `Queue::time`: what the server's clock shows.
+    pub(super) async fn time(&self) -> Result<UnixMillis, QueueError> {
+        self.ask("ask for the time", |server, now| server.clock.time(now))
+            .await
     }
 
     /// Any other request, which may be repeated.

@@ -1,9 +1,11 @@
 //! The processes of `ingest`: calls that submit and replay, the sweep, the dispatcher.
 
 use super::step::{Steps, Wrong};
-use super::world::{CallStep, Desk, Flaw, Model, Put, ReleaseStep, Role, Seen, World, millis};
+use super::world::{
+    CallStep, DECODE, Desk, Flaw, Model, Put, ReleaseStep, Role, Seen, World, millis,
+};
 use crate::protocol::{Tried, is_wanted};
-use crate::{JobRecord, Move};
+use crate::{Class, JobId, JobRecord, Move};
 
 impl Model {
     pub(super) fn desk_steps(&mut self, world: &World, at: usize, role: Role, steps: &mut Steps) {
@@ -28,6 +30,14 @@ impl Model {
             Desk::Sweep { noted, step } => {
                 let to = self.sweep(world.clone(), at, noted, step);
                 steps.own("the sweep goes on", Ok(to), world);
+            }
+            Desk::Edge {
+                epoch,
+                is_live,
+                is_over,
+            } => {
+                let to = self.hand_on(world.clone(), at, (epoch, is_live, is_over));
+                steps.own("the edge goes on", to, world);
             }
             Desk::Release {
                 unit,
@@ -96,8 +106,59 @@ impl Model {
                     steps.own("the dispatcher sees a unit", Ok(to), world);
                 }
             }
+            Role::Edge => {
+                if let Some(epoch) = world.intake[DECODE as usize] {
+                    let mut to = world.clone();
+                    to.desks[at] = Desk::Edge {
+                        epoch,
+                        is_live: true,
+                        is_over: false,
+                    };
+                    steps.own("the edge sees a decode", Ok(to), world);
+                }
+            }
             Role::Sweep => {}
         }
+    }
+
+    /// An encoded job goes to the hub: the record first, then its message goes. The hub takes it once, by its request id.
+    fn hand_on(
+        &mut self,
+        mut world: World,
+        at: usize,
+        (epoch, is_live, is_over): (u8, bool, bool),
+    ) -> Result<World, Wrong> {
+        if is_over {
+            if is_live {
+                world.remove_intake(DECODE);
+            }
+            world.desks[at] = Desk::Idle;
+            return Ok(world);
+        }
+        let tried = match world.record {
+            Some(id) => {
+                let step = Move::Forward {
+                    job: JobId::from_bytes([epoch; 16]),
+                    class: Class::Routine,
+                };
+                let seen = Seen {
+                    record: id,
+                    is_fresh: true,
+                };
+                self.move_once(&mut world, seen, Some(epoch), &step)?
+            }
+            None => None,
+        };
+        world.desks[at] = match tried {
+            // Its images are not all encoded: it is looked at again.
+            Some(Tried::Refused { record, .. }) if !record.state.is_final() => Desk::Idle,
+            _ => Desk::Edge {
+                epoch,
+                is_live,
+                is_over: true,
+            },
+        };
+        Ok(world)
     }
 
     fn call(

@@ -193,6 +193,52 @@ const SWEEPS: Scenario = Scenario {
     ..ACCEPTS
 };
 
+/// An edge whose images stay: its own stages up to the tokens, and then the hub.
+const EDGE: Scenario = Scenario {
+    name: "an edge encodes; deaths, a pause, a cancel",
+    workers: 2,
+    desks: &[Role::Edge],
+    budget: Budget {
+        crashes: 1,
+        stalls: 1,
+        cancels: 1,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+/// Late workers of other chunks, while the edge hands on.
+const EDGE_CHUNKS: Scenario = Scenario {
+    name: "an edge encodes two chunks, a worker pauses",
+    chunks: 2,
+    workers: 2,
+    desks: &[Role::Edge],
+    budget: Budget { stalls: 1, ..QUIET },
+    ..PLAIN
+};
+
+/// Work of before the replay is still about when the edge hands on.
+const EDGE_REPLAYS: Scenario = Scenario {
+    name: "an edge encodes; a failure, a replay",
+    chunks: 1,
+    desks: &[Role::Call, Role::Edge],
+    budget: Budget {
+        stalls: 1,
+        fails: 1,
+        replays: 1,
+        submits: 1,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+const EDGE_EARLY: Scenario = Scenario {
+    name: "an edge that sees a decode too early",
+    desks: &[Role::Edge],
+    planted: Some(Planted::EarlyDecode),
+    ..PLAIN
+};
+
 const EARLY: Scenario = Scenario {
     name: "a decode that came too early",
     planted: Some(Planted::EarlyDecode),
@@ -238,6 +284,10 @@ const ALL: &[Scenario] = &[
     LATER,
     ACCEPTS,
     SWEEPS,
+    EDGE,
+    EDGE_CHUNKS,
+    EDGE_REPLAYS,
+    EDGE_EARLY,
     EARLY,
     FOREIGN,
     STRAY_LETTER,
@@ -256,6 +306,7 @@ const GUARDS: &[(Guard, Scenario)] = &[
     (Guard::ChunkCount, TOO_MANY),
     (Guard::ChunkNumber, FOREIGN),
     (Guard::ChunkBeforeDecode, CHUNKS),
+    (Guard::Forward, EDGE_EARLY),
     (Guard::ReplayOfFailed, STRAY_LETTER),
     (Guard::EpochOfMove, REPLAYS),
     (Guard::EpochOfChange, REPLAYS),

@@ -1,11 +1,11 @@
 //! Every step that can be taken from a world. What is decided in a step is decided by the functions that the fleet runs.
 
 use super::world::{
-    CallStep, Delivery, Desk, EPOCHS, Flaw, Live, Model, Planted, Put, Role, Seen, Worker, World,
-    frames_digest, result_digest,
+    CallStep, DECODE, Delivery, Desk, EPOCHS, Flaw, Live, Model, Planted, Put, Role, Seen, Worker,
+    World, frames_digest, result_digest,
 };
 use crate::protocol::{Tried, first, propose, replaces};
-use crate::{JobRecord, JobState, Move, invariant};
+use crate::{Chunks, Ended, JobRecord, JobState, Move, Outcome, invariant};
 
 /// What a property says when it does not hold.
 pub(super) type Wrong = &'static str;
@@ -60,6 +60,7 @@ impl Model {
             self.release_at_once(world, &mut steps);
         }
         Self::redeliver(world, &mut steps);
+        self.hub(world, &mut steps);
         self.tenant_and_time(world, &mut steps);
         steps.0
     }
@@ -94,11 +95,37 @@ impl Model {
     fn release_at_once(&mut self, world: &World, steps: &mut Steps) {
         for (unit, waiting) in world.intake.iter().enumerate() {
             let Some(epoch) = *waiting else { continue };
+            if unit == DECODE as usize && self.scenario.desks.contains(&Role::Edge) {
+                continue;
+            }
             let mut to = world.clone();
             self.put(&mut to, (unit as u8, epoch), true, Put::Try);
             to.remove_intake(unit as u8);
             steps.own("release", Ok(to), world);
         }
+    }
+
+    /// The hub ends what was handed on to it, and the edge hears of it.
+    fn hub(&mut self, world: &World, steps: &mut Steps) {
+        let Some(id) = world.record else { return };
+        let record = self.record(id).clone();
+        if record.state != JobState::Forwarded {
+            return;
+        }
+        let mut to = world.clone();
+        let (epoch, attempt) = (record.epoch as u8, record.attempt as u8 + 1);
+        to.results |= 1 << attempt;
+        let ended = Ended {
+            outcome: Outcome::Completed(result_digest(epoch, attempt)),
+            attempt: attempt.into(),
+            chunks: Chunks::default(),
+        };
+        let seen = Seen {
+            record: id,
+            is_fresh: true,
+        };
+        let moved = self.move_once(&mut to, seen, Some(epoch), &Move::End(ended));
+        steps.own("the hub completes the job", moved.map(|_| to), world);
     }
 
     fn tenant_and_time(&mut self, world: &World, steps: &mut Steps) {

@@ -75,12 +75,14 @@ pub(super) enum Role {
     Sweep,
     /// Releases what waits, one unit at a time.
     Release,
+    /// Hands encoded jobs on to a hub: takes what waits for a decode.
+    Edge,
 }
 
 /// Messages that no part of the fleet sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Planted {
-    /// A decode before there are frames.
+    /// A decode before there are frames; with an edge it waits for that.
     EarlyDecode,
     /// A chunk that the job does not have.
     ForeignChunk,
@@ -203,6 +205,12 @@ pub(super) enum Desk {
         is_live: bool,
         step: ReleaseStep,
     },
+    /// A decode that was seen in the intake; whether its message is still there, and whether all that is left is to remove it.
+    Edge {
+        epoch: u8,
+        is_live: bool,
+        is_over: bool,
+    },
 }
 
 /// Steps of a call and of the sweep.
@@ -311,6 +319,9 @@ impl Model {
         let mut work = [None; UNITS];
         let foreign = planted(FOREIGN, Planted::ForeignChunk);
         let early = planted(DECODE, Planted::EarlyDecode);
+        let has_edge = self.scenario.desks.contains(&Role::Edge);
+        let to_edge = early.filter(|_| has_edge);
+        let early = early.filter(|_| !has_edge);
         for (unit, live) in foreign.into_iter().chain(early) {
             work[unit as usize] = Some(live);
         }
@@ -319,6 +330,7 @@ impl Model {
         let record = is_accepted.then(|| self.id(self.accepted()));
         let mut intake = [None; UNITS];
         intake[0] = is_accepted.then_some(0);
+        intake[DECODE as usize] = to_edge.map(|(_, live)| live.epoch);
         World {
             record,
             now: 0,
@@ -469,6 +481,7 @@ impl World {
                     is_live,
                     ..
                 } if *released == unit => *is_live = false,
+                Desk::Edge { is_live, .. } if unit == DECODE => *is_live = false,
                 Desk::Call {
                     step: CallStep::Intake(_, Put::Replace(same)),
                     ..

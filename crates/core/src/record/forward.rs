@@ -1,6 +1,9 @@
 //! The part of a hospital's edge: a job that is handed on to the hub, and what comes back.
+//!
+//! It is handed on as it was accepted, with its files; or, where its images stay at the edge, once all of them are encoded.
 
 use super::{Chunks, JobRecord, JobState, Refused, UnixMillis};
+use crate::guard::Guard;
 use crate::{Class, Digest, Failure, JobId};
 
 /// The hub's job, and what the edge owes it.
@@ -48,6 +51,22 @@ impl JobRecord {
         self.erased.is_some() && forwarded.is_some_and(|forwarded| !forwarded.is_erased)
     }
 
+    /// Whether its images were encoded at the edge, so that the hub has their tokens alone.
+    #[must_use]
+    pub const fn is_encoded_here(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    /// Whether the edge may hand it on: as it was accepted, or with every image encoded and no text begun.
+    #[must_use]
+    pub fn is_ready_to_forward(&self) -> bool {
+        match self.state {
+            JobState::Accepted => true,
+            JobState::Preprocessed | JobState::Encoding => self.is_ready_to_decode(),
+            _ => false,
+        }
+    }
+
     pub(super) fn cancel(&mut self, now: UnixMillis) {
         match &mut self.forwarded {
             Some(forwarded) => forwarded.is_cancel_wanted = true,
@@ -76,7 +95,7 @@ impl JobRecord {
         if self.forwarded.as_ref().is_some_and(|has| has.job == *job) {
             return Ok(());
         }
-        if self.state != JobState::Accepted {
+        if Guard::Forward.acts(!self.is_ready_to_forward()) {
             return Err(Refused::Illegal {
                 step: "forward",
                 state: self.state,
@@ -101,7 +120,9 @@ impl JobRecord {
             });
         }
         self.attempt = self.attempt.max(ended.attempt);
-        self.chunks = ended.chunks;
+        if !self.is_encoded_here() {
+            self.chunks = ended.chunks;
+        }
         let state = match &ended.outcome {
             Outcome::Completed(result) => {
                 self.result = Some(*result);

@@ -343,6 +343,35 @@ fn what_the_hub_does_ends_as_the_hub_says() {
 }
 
 #[test]
+fn what_is_encoded_here_goes_to_the_hub_once_all_of_it_is() {
+    let begun = [start(Stage::Preprocess), frames(2)];
+    let chunk = |chunk| Move::ChunkEncoded { chunk };
+    let one_left = [begun.as_slice(), &[chunk(1)]].concat();
+    for moves in [&begun[..1], &begun[..], &one_left[..]] {
+        let early = walk(moves).expect("legal").apply(&forward(7), NOW);
+        assert!(matches!(early, Err(Refused::Illegal { .. })), "{moves:?}");
+    }
+    let encoded = [begun.as_slice(), &[chunk(1), chunk(0)]].concat();
+    let writes = [encoded.as_slice(), &[start(Stage::Decode)]].concat();
+    let late = walk(&writes).expect("legal").apply(&forward(7), NOW);
+    assert!(
+        matches!(late, Err(Refused::Illegal { .. })),
+        "its text is written here"
+    );
+    let at_hub = walk(&[encoded.as_slice(), &[forward(7)]].concat()).expect("legal");
+    assert!(at_hub.state == JobState::Forwarded && at_hub.is_encoded_here());
+    for step in [chunk(0), start(Stage::Decode), start(Stage::Encode)] {
+        let refused = at_hub.apply(&step, NOW);
+        assert!(matches!(refused, Err(Refused::Illegal { .. })), "{step:?}");
+    }
+    let result = ended(Outcome::Completed(Digest::new([5; 32])));
+    let done = at_hub.apply(&result, NOW).expect("legal");
+    assert_eq!(done.chunks, at_hub.chunks, "they were encoded here");
+    let no_images = walk(&[start(Stage::Preprocess), frames(0), forward(7)]);
+    assert!(no_images.is_ok(), "there is nothing to encode");
+}
+
+#[test]
 fn a_cancel_of_what_the_hub_does_is_remembered() {
     let wanted = walk(&[forward(7), Move::Cancel]).expect("legal");
     let forwarded = wanted.forwarded.clone().expect("it is at the hub");

@@ -12,6 +12,7 @@ use crate::encode::EncodeEngine;
 use crate::prompt::Question;
 use crate::text::choose_among;
 
+mod quantised;
 mod speculation;
 
 const KV_BYTES_MAX: u64 = 64 << 20;
@@ -28,13 +29,16 @@ fn tiny() -> Loaded {
 }
 
 fn tiny_on(device: ComputeDevice) -> Loaded {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny");
-    let place = Place {
-        folder: &folder,
-        device,
-        digest_cache: None,
-    };
-    Loaded::load(place, Dtype::F32, Half::Both).expect("the repository ships this checkpoint")
+    load(FolderSource::new(tiny_folder()), device, Dtype::F32)
+}
+
+fn tiny_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../deploy/tiny")
+}
+
+fn load(source: FolderSource, device: ComputeDevice, dtype: Dtype) -> Loaded {
+    Loaded::load(&Origin::Folder(source), device, dtype, Half::Both)
+        .expect("the repository ships this checkpoint")
 }
 
 fn frame(side: u32, seed: u32) -> Frame {
@@ -80,7 +84,7 @@ fn alone(loaded: &Loaded, request: &DecodeRequest) -> (String, Vec<f32>) {
     let prompt = decoder.build(&request.prompt).expect("the prompt is good");
     let images = request.images.iter().map(|image| {
         let shape = [image.count as usize, image.width as usize];
-        model::ImageTokens::from_bytes(shape, model::Dtype::F32, image.bytes.to_vec())
+        model::ImageTokens::from_bytes(shape, to_model(image.dtype), image.bytes.to_vec())
     });
     let images: Vec<_> = images
         .collect::<Result<_, _>>()

@@ -63,7 +63,7 @@ pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal
         let mut fault = None;
         members(bytes, limits, &mut |member| {
             // What is no image at all is decided on where it is decoded.
-            if fault.is_none() && sniff(&member.bytes).is_ok() && !found.too_many() {
+            if fault.is_none() && sniff(&member.bytes).is_ok() {
                 let limits = limits.beside(&member.bytes);
                 fault = found.read_file(&member.bytes, &limits).err();
             }
@@ -72,17 +72,22 @@ pub fn identifiers(bytes: &[u8], limits: &Limits) -> Result<Identifiers, Refusal
             return Err(refusal);
         }
     }
-    if found.too_many() {
-        return Err(Refusal::new(Reason::TooLarge)
-            .found(format_args!("more than {IDENTIFIERS_MAX} identifiers")));
-    }
-    Ok(found)
+    found.complete()
 }
 
 impl Identifiers {
-    /// Adds what the header of one file says.
-    fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
-        if sniff(bytes)? != Format::Dicom {
+    /// Themselves, unless there are more than are kept.
+    pub(crate) fn complete(self) -> Result<Self, Refusal> {
+        if self.too_many() {
+            return Err(Refusal::new(Reason::TooLarge)
+                .found(format_args!("more than {IDENTIFIERS_MAX} identifiers")));
+        }
+        Ok(self)
+    }
+
+    /// Adds what the header of one file says, unless there are too many already.
+    pub(crate) fn read_file(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        if self.too_many() || sniff(bytes)? != Format::Dicom {
             return Ok(());
         }
         let opened = header::open(bytes, limits)?;

@@ -60,7 +60,7 @@ pub(super) fn frames(
         };
         let (frame, mut info) = shown
             .source
-            .frame(&picture, *number, notes.clone(), options);
+            .frame(&picture, *number, notes.clone(), options)?;
         info.modality = Some(Modality::Sm);
         info.photometric = shown.photometric;
         info.region = Some(Region {

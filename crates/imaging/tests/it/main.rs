@@ -13,6 +13,7 @@ mod deidentify;
 mod documentation;
 mod formats;
 mod golden;
+mod lettering;
 mod parts;
 mod pictures;
 mod refusals;

@@ -5,7 +5,8 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medfleet_imaging::{
     Convention, Limits, Options, Part, Prepared, Reason, Refusal, Slices, decode_parts,
-    decode_slices, identifiers, is_dicom_directory, plan_volume, prepare_parts, unpacks,
+    decode_slices, examination, identifiers, is_dicom_directory, plan_volume, prepare_parts,
+    read_input, unpacks,
 };
 
 use crate::synthetic::{file, put};
@@ -185,4 +186,32 @@ fn frames_of_an_archive_have_a_limit() {
     assert_eq!(found(2).unwrap_err().reason, Reason::TooManyFrames);
     let half = prepare_parts(&archive[..archive.len() / 2], &options(), 3);
     assert_eq!(half.unwrap_err().reason, Reason::Truncated);
+}
+
+#[test]
+fn an_archive_is_read_once_for_all_that_is_known_of_it() {
+    let archive = tar(&[("1", &slice(1)), ("2", b"no image"), ("3", &slice(2))]);
+    let read = |compared| read_input(&archive, &options(), 128, compared).unwrap();
+    let found = read(true);
+    let parts = prepare_parts(&archive, &options(), 128).unwrap();
+    assert_eq!(refused(&found.parts), refused(&parts));
+    let text = "Planted, Name: what about the left lung?";
+    let screened = found.identifiers.screen(text).text;
+    let separately = identifiers(&archive, options().limits()).unwrap();
+    assert_eq!(screened, separately.screen(text).text);
+    assert_ne!(screened, text);
+    let examined = examination(&archive, options().limits()).unwrap();
+    assert!(found.examination == examined && examined.is_some());
+    assert!(read(false).examination.is_none());
+}
+
+#[test]
+fn an_archive_with_a_header_that_cannot_be_walked_is_refused_as_a_whole() {
+    let good = file(|_| {});
+    let broken = &good[..good.len() - 70];
+    let archive = tar(&[("1", &good), ("2", broken)]);
+    let separately = identifiers(&archive, options().limits()).err();
+    let reason = read_input(&archive, &options(), 128, false).err();
+    assert!(reason.is_some());
+    assert_eq!(reason, separately);
 }

@@ -69,19 +69,6 @@ unsafe fn sixes(bytes: __m256i, high: __m256i, second: bool) -> (__m256i, __m256
     }
 }
 
-/// The first two bytes of each four sign-extended, and the other two.
-#[inline(always)]
-unsafe fn widen(quads: __m256i) -> (__m256i, __m256i) {
-    unsafe {
-        let ends = _mm256_srai_epi16::<8>(quads);
-        let starts = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(quads));
-        // (0, 1) of each quad are the lower halves of both, (2, 3) the upper ones.
-        let first = _mm256_blend_epi16::<0b1010_1010>(starts, _mm256_slli_epi32::<16>(ends));
-        let second = _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(starts), ends);
-        (first, second)
-    }
-}
-
 /// The first number of each pair twice, and the second.
 #[inline(always)]
 unsafe fn split(pairs: __m256i) -> (__m256i, __m256i) {
@@ -107,6 +94,11 @@ impl Lanes for Avx2 {
     type Sums = (__m256i, __m256i);
     type Quads = (__m256i, __m256i);
     type Pairs = (__m256i, __m256i);
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const i8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from) }
+    }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -216,22 +208,26 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+    unsafe fn load_bf16_low(from: *const u32) -> Self {
         unsafe {
             let (a, b) = (
                 _mm256_loadu_si256(from.cast()),
                 _mm256_loadu_si256(from.add(8).cast()),
             );
-            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            (
-                Self(
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
-                ),
-                Self(
-                    _mm256_castsi256_ps(_mm256_and_si256(a, mask)),
-                    _mm256_castsi256_ps(_mm256_and_si256(b, mask)),
-                ),
+            Self(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_high(from: *const u32) -> Self {
+        unsafe {
+            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+            Self(
+                _mm256_and_ps(mask, _mm256_loadu_ps(from.cast())),
+                _mm256_and_ps(mask, _mm256_loadu_ps(from.add(8).cast())),
             )
         }
     }
@@ -296,14 +292,6 @@ impl Lanes for Avx2 {
             let (bytes, high) = (Self::load_quads(nibbles), Self::load_quads(high));
             let a = sixes(bytes.0, high.0, second);
             let b = sixes(bytes.1, high.1, second);
-            ((a.0, b.0), (a.1, b.1))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs) {
-        unsafe {
-            let (a, b) = (widen(quads.0), widen(quads.1));
             ((a.0, b.0), (a.1, b.1))
         }
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, MANY_PANELS};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(__m512);
@@ -52,7 +52,12 @@ impl Lanes for Avx512 {
     type Pairs = __m512i;
 
     // Six rows are 24 registers of sums; four hold the columns, and what is left a row's value.
-    const PANELS: usize = 4;
+    const PANELS: usize = MANY_PANELS;
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const i8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from) }
+    }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -135,12 +140,16 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+    unsafe fn load_bf16_low(from: *const u32) -> Self {
+        unsafe { from_bits(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_high(from: *const u32) -> Self {
         unsafe {
-            let both = _mm512_loadu_si512(from.cast());
             let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            let odd = _mm512_castsi512_ps(_mm512_and_si512(both, mask));
-            (from_bits(both), Self(odd))
+            let bits = _mm512_and_si512(mask, _mm512_loadu_si512(from.cast()));
+            Self(_mm512_castsi512_ps(bits))
         }
     }
 
@@ -205,19 +214,6 @@ impl Lanes for Avx512 {
             (
                 _mm512_or_si512(low, _mm512_and_si512(a, mask)),
                 _mm512_or_si512(up, _mm512_and_si512(b, mask)),
-            )
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs) {
-        unsafe {
-            let ends = _mm512_srai_epi16::<8>(quads);
-            let starts = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(quads));
-            // (0, 1) of each quad are the lower halves of both, (2, 3) the upper ones.
-            (
-                blend(starts, _mm512_slli_epi32::<16>(ends)),
-                blend(_mm512_srli_epi32::<16>(starts), ends),
             )
         }
     }

@@ -100,12 +100,15 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+    unsafe fn load_bf16_low(from: *const u32) -> Self {
         let bits = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
-        (
-            Self(bits.map(|bits| f32::from_bits(bits << 16))),
-            Self(bits.map(|bits| f32::from_bits(bits & 0xffff_0000))),
-        )
+        Self(bits.map(|bits| f32::from_bits(bits << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16_high(from: *const u32) -> Self {
+        let bits = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        Self(bits.map(|bits| f32::from_bits(bits & 0xffff_0000)))
     }
 
     #[inline(always)]
@@ -165,14 +168,6 @@ impl Lanes for Portable {
             }
         }
         (low, up)
-    }
-
-    #[inline(always)]
-    unsafe fn widen(quads: Self::Quads) -> (Self::Pairs, Self::Pairs) {
-        (
-            quads.map(|quad| [i16::from(quad[0]), i16::from(quad[1])]),
-            quads.map(|quad| [i16::from(quad[2]), i16::from(quad[3])]),
-        )
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@
 use half::f16;
 
 use super::Form;
-use crate::lanes::LANES;
+use crate::lanes::{LANES, Lanes};
 
 /// 32 bytes.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub(super) struct Layout {
 /// f16 scales of sixteen outputs.
 const SCALES: usize = 2 * LANES;
 /// Parts of 32 inputs in a block of 256.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 /// Bytes of a part's lower four bits.
 pub(super) const PART_NIBBLES: usize = 16 * LANES;
 /// Bytes of a part's upper two bits.
@@ -85,6 +85,28 @@ impl Layout {
             Form::Q8_0 => Q8_0,
             Form::Q4K => Q4K,
             Form::Q6K => Q6K,
+        }
+    }
+
+    /// Bytes of a block.
+    pub(super) const fn bytes(&self) -> usize {
+        self.units * size_of::<Unit>()
+    }
+
+    /// Asks for a part, counted of so many, of the block that is `blocks` behind the one at `at`. A block is read at several
+    /// places in turn, which machines do not foresee. There may be no such block: nothing is read.
+    #[inline(always)]
+    pub(super) unsafe fn prefetch<S: Lanes>(
+        &self,
+        at: *const i8,
+        blocks: usize,
+        (part, parts): (usize, usize),
+    ) {
+        const LINE: usize = 64;
+        let bytes = self.bytes().div_ceil(parts);
+        let from = blocks * self.bytes() + part * bytes;
+        for offset in (from..from + bytes).step_by(LINE) {
+            unsafe { S::prefetch(at.wrapping_add(offset)) };
         }
     }
 }

@@ -1,16 +1,14 @@
-//! Several rows: a panel's weights of 256 inputs are taken apart once, into bytes (or 16 bits, for weights of 8), and stay in
-//! the first cache while all rows use them.
+//! Many rows of weights of 4 or 6 bits: a panel's weights of 256 inputs are taken apart once, into bytes, and stay in the
+//! first cache while all rows use them. (Weights of 8 bits are bytes already: `few` is no slower for any number of rows.)
 
 use rayon::prelude::*;
 
-use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES};
+use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES, PARTS};
 use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::level::Work;
 
 /// Rows worked on together at most.
 pub(super) const TILE_ROWS: usize = 6;
-/// Blocks of 32 inputs worked on together.
-const PARTS: usize = 8;
 /// Quads of a block.
 const QUADS: usize = BLOCK / 4;
 /// Bytes of a block's weights in quads.
@@ -21,10 +19,8 @@ pub(super) struct Tiles {
     rows: usize,
     /// Blocks of a row.
     blocks: usize,
-    /// What a step of the inner loop takes of each row: four values, or two of 16 bits where weights have 8.
+    /// What a step of the inner loop takes of each row: four values.
     steps: Vec<i32>,
-    /// Steps of a block.
-    block_steps: usize,
     /// Scale of each row.
     scales: Vec<f32>,
     /// Scale × sum.
@@ -41,19 +37,14 @@ pub(super) fn more(values: &Values) -> i32 {
 
 impl Tiles {
     /// Of `[rows, blocks]`.
-    pub(super) fn new(values: &[Values], rows: usize, form: Form, parallel: bool) -> Self {
+    pub(super) fn new(values: &[Values], rows: usize, parallel: bool) -> Self {
         let blocks = values.len() / rows;
         let tile_blocks = blocks * TILE_ROWS;
         let count = rows.div_ceil(TILE_ROWS) * tile_blocks;
-        let block_steps = match form {
-            Form::Q8_0 => BLOCK / 2,
-            Form::Q4K | Form::Q6K => QUADS,
-        };
         let mut tiles = Self {
             rows,
             blocks,
-            steps: vec![0; count * block_steps],
-            block_steps,
+            steps: vec![0; count * QUADS],
             scales: vec![0.0; count],
             sums: vec![0.0; count],
             more: vec![0; count],
@@ -71,21 +62,13 @@ impl Tiles {
             for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
                 let values = &values[row * blocks..(row + 1) * blocks];
                 let steps = steps.iter_mut().skip(row % TILE_ROWS).step_by(TILE_ROWS);
-                let bytes = values.iter().map(|block| &block.values);
-                if form == Form::Q8_0 {
-                    let twos = bytes.flat_map(|values| values.chunks_exact(2));
-                    for (step, two) in steps.zip(twos) {
-                        *step = i32::from(two[0]) & 0xffff | i32::from(two[1]) << 16;
-                    }
-                } else {
-                    let fours = bytes.flat_map(|values| values.chunks_exact(4));
-                    for (step, four) in steps.zip(fours) {
-                        *step = i32::from_le_bytes(std::array::from_fn(|at| four[at] as u8));
-                    }
+                let fours = values.iter().flat_map(|block| block.values.chunks_exact(4));
+                for (step, four) in steps.zip(fours) {
+                    *step = i32::from_le_bytes(std::array::from_fn(|at| four[at] as u8));
                 }
             }
         };
-        let tile = tile_blocks * block_steps;
+        let tile = tile_blocks * QUADS;
         if parallel && rows > TILE_ROWS {
             let tiles = tiles.steps.par_chunks_mut(tile).enumerate();
             tiles.for_each(fill);
@@ -96,8 +79,29 @@ impl Tiles {
     }
 }
 
-/// A chunk of outputs for several rows.
+/// Which forms these are.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// [`Form::Q4K`].
+    Four,
+    /// [`Form::Q6K`].
+    Six,
+}
+
+impl Kind {
+    /// `None` for a form that is not worked on so.
+    pub(super) const fn of(form: Form) -> Option<Self> {
+        match form {
+            Form::Q8_0 => None,
+            Form::Q4K => Some(Self::Four),
+            Form::Q6K => Some(Self::Six),
+        }
+    }
+}
+
+/// A chunk of outputs for many rows.
 pub(super) struct Many<'a> {
+    pub(super) kind: Kind,
     pub(super) tiles: &'a Tiles,
     pub(super) chunk: Chunk<'a>,
 }
@@ -105,8 +109,8 @@ pub(super) struct Many<'a> {
 /// A panel's weights of up to 256 inputs, for all rows.
 #[repr(align(64))]
 struct Apart {
-    /// [parts, quads] of bytes without sign, or [parts, pairs] of 16 bits.
-    weights: [i8; 2 * PARTS * PART_BYTES],
+    /// [parts, quads] of bytes without sign.
+    weights: [i8; PARTS * PART_BYTES],
     /// [parts]: integer scales, in pairs; for Q6_K those of both halves.
     steps: [i16; PARTS * 2 * LANES],
     /// [parts]: what sums are multiplied with.
@@ -120,46 +124,44 @@ struct Apart {
 impl Work for Many<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self) {
-        let Self { tiles, chunk } = self;
-        let form = chunk.weight.form;
-        let block_bytes = layout::Layout::of(form).units * 32;
+        let Self { kind, tiles, chunk } = self;
+        let layout = layout::Layout::of(chunk.weight.form);
         let mut apart = Apart {
-            weights: [0; 2 * PARTS * PART_BYTES],
+            weights: [0; PARTS * PART_BYTES],
             steps: [0; PARTS * 2 * LANES],
             scales: [0.0; PARTS * LANES],
             mins: [0.0; PARTS * LANES],
             min_scale: [0.0; LANES],
         };
         for from in (0..tiles.blocks).step_by(PARTS) {
-            let parts = PARTS.min(tiles.blocks - from);
-            let block = from * BLOCK / form.block_inputs();
+            let block = from / PARTS;
             for panel in 0..chunk.panels {
                 let units = chunk.weight.panel(chunk.first + panel);
-                // SAFETY: the block is there with all of its parts.
+                // SAFETY: the block is there.
                 unsafe {
-                    let at = units.as_ptr().cast::<i8>().add(block * block_bytes);
-                    match form {
-                        Form::Q8_0 => apart.q8_0::<S>(at, parts),
-                        Form::Q4K => apart.q4_k::<S>(at),
-                        Form::Q6K => apart.q6_k::<S>(at),
+                    let at = units.as_ptr().cast::<i8>().add(block * layout.bytes());
+                    match kind {
+                        Kind::Four => apart.q4_k::<S>(at),
+                        Kind::Six => apart.q6_k::<S>(at),
                     }
+                    // The panel behind this one, while rows are multiplied.
+                    layout.prefetch::<S>(at, tiles.blocks / PARTS, (0, 1));
                 }
                 let stride = chunk.panels * LANES;
                 for index in 0..tiles.rows.div_ceil(TILE_ROWS) {
                     let first = (index * tiles.blocks + from) * TILE_ROWS;
                     let sums = &mut chunk.sums[index * TILE_ROWS * stride + panel * LANES..];
                     let tile = Tile {
-                        steps: tiles.steps[first * tiles.block_steps..].as_ptr(),
+                        steps: tiles.steps[first * QUADS..].as_ptr(),
                         scales: tiles.scales[first..].as_ptr(),
                         sums: tiles.sums[first..].as_ptr(),
                         more: tiles.more[first..].as_ptr(),
                         to: sums.as_mut_ptr(),
                         stride,
-                        parts,
                     };
                     let rows = TILE_ROWS.min(tiles.rows - index * TILE_ROWS);
                     // SAFETY: tiles have all of their rows, and sums a place for each.
-                    unsafe { tile.add::<S>(form, rows, &apart) };
+                    unsafe { tile.add::<S>(kind, rows, &apart) };
                 }
             }
         }
@@ -167,25 +169,6 @@ impl Work for Many<'_> {
 }
 
 impl Apart {
-    #[inline(always)]
-    unsafe fn q8_0<S: Lanes>(&mut self, mut at: *const i8, parts: usize) {
-        const LAYOUT: layout::Layout = layout::Q8_0;
-        let mut to = self.weights.as_mut_ptr().cast::<i16>();
-        unsafe {
-            for part in 0..parts {
-                S::load_f16(at.cast()).store(self.scales[part * LANES..].as_mut_ptr());
-                for quad in 0..QUADS {
-                    let quads = S::load_quads(at.add(LAYOUT.weights + quad * 4 * LANES));
-                    let (first, second) = S::widen(quads);
-                    S::store_pairs(to, first);
-                    S::store_pairs(to.add(2 * LANES), second);
-                    to = to.add(4 * LANES);
-                }
-                at = at.add(LAYOUT.units * 32);
-            }
-        }
-    }
-
     #[inline(always)]
     unsafe fn q4_k<S: Lanes>(&mut self, at: *const i8) {
         const LAYOUT: layout::Layout = layout::Q4K;
@@ -247,29 +230,22 @@ struct Tile {
     more: *const i32,
     to: *mut f32,
     stride: usize,
-    parts: usize,
 }
 
 impl Tile {
     #[inline(always)]
-    unsafe fn add<S: Lanes>(self, form: Form, rows: usize, apart: &Apart) {
+    unsafe fn add<S: Lanes>(self, kind: Kind, rows: usize, apart: &Apart) {
         unsafe {
-            match (form, rows) {
-                (Form::Q8_0, 1) => self.q8_0::<S, 1>(apart),
-                (Form::Q8_0, 2) => self.q8_0::<S, 2>(apart),
-                (Form::Q8_0, 3) => self.q8_0::<S, 3>(apart),
-                (Form::Q8_0, 4) => self.q8_0::<S, 4>(apart),
-                (Form::Q8_0, 5) => self.q8_0::<S, 5>(apart),
-                (Form::Q8_0, _) => self.q8_0::<S, TILE_ROWS>(apart),
-                (Form::Q4K, 1) => self.q4_k::<S, 1>(apart),
-                (Form::Q4K, 2) => self.q4_k::<S, 2>(apart),
-                (Form::Q4K, 3) => self.q4_k::<S, 3>(apart),
-                (Form::Q4K, 4) => self.q4_k::<S, 4>(apart),
-                (Form::Q4K, 5) => self.q4_k::<S, 5>(apart),
-                (Form::Q4K, _) => self.q4_k::<S, TILE_ROWS>(apart),
-                (Form::Q6K, 1) => self.q6_k::<S, 1>(apart),
-                (Form::Q6K, 2) => self.q6_k::<S, 2>(apart),
-                (Form::Q6K, _) => {
+            match (kind, rows) {
+                (Kind::Four, 1) => self.q4_k::<S, 1>(apart),
+                (Kind::Four, 2) => self.q4_k::<S, 2>(apart),
+                (Kind::Four, 3) => self.q4_k::<S, 3>(apart),
+                (Kind::Four, 4) => self.q4_k::<S, 4>(apart),
+                (Kind::Four, 5) => self.q4_k::<S, 5>(apart),
+                (Kind::Four, _) => self.q4_k::<S, TILE_ROWS>(apart),
+                (Kind::Six, 1) => self.q6_k::<S, 1>(apart),
+                (Kind::Six, 2) => self.q6_k::<S, 2>(apart),
+                (Kind::Six, _) => {
                     // Three rows at a time: scales and both kinds of weights take registers too.
                     self.q6_k::<S, 3>(apart);
                     let rest = self.behind(3);
@@ -300,30 +276,9 @@ impl Tile {
     }
 
     #[inline(always)]
-    unsafe fn q8_0<S: Lanes, const R: usize>(self, apart: &Apart) {
-        const LINES: usize = BLOCK / 2;
-        unsafe {
-            for part in 0..self.parts {
-                let weights = apart.weights.as_ptr().cast::<i16>();
-                let weights = weights.add(part * PART_BYTES);
-                let steps = self.steps.add(part * LINES * TILE_ROWS);
-                let mut exact = [S::no_sums(); R];
-                for line in 0..LINES {
-                    let weights = S::load_pairs(weights.add(line * 2 * LANES));
-                    for (r, exact) in exact.iter_mut().enumerate() {
-                        let values = S::splat_pairs(*steps.add(line * TILE_ROWS + r));
-                        *exact = S::add_pairs(*exact, weights, values);
-                    }
-                }
-                self.finish::<S, R>(part, exact, apart);
-            }
-        }
-    }
-
-    #[inline(always)]
     unsafe fn q4_k<S: Lanes, const R: usize>(self, apart: &Apart) {
         unsafe {
-            for part in 0..self.parts {
+            for part in 0..PARTS {
                 let weights = apart.weights.as_ptr().add(part * PART_BYTES);
                 let steps = self.steps.add(part * QUADS * TILE_ROWS);
                 // Eight times two products of at most 15 × 127: within an i16.
@@ -359,7 +314,7 @@ impl Tile {
     #[inline(always)]
     unsafe fn q6_k<S: Lanes, const R: usize>(self, apart: &Apart) {
         unsafe {
-            for part in 0..self.parts {
+            for part in 0..PARTS {
                 let weights = apart.weights.as_ptr().add(part * PART_BYTES);
                 let steps = self.steps.add(part * QUADS * TILE_ROWS);
                 let scales = S::load_pairs(apart.steps.as_ptr().add(part * 2 * LANES));

@@ -1,7 +1,7 @@
 //! Products with quantised weights on every level against a plain reference, and the same bits whoever is beside.
 
 use half::f16;
-use medfleet_kernels::{Form, Kernels, Quantised, Then};
+use medfleet_kernels::{Form, Kernels, Quantised, Then, store_q8_0};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -250,4 +250,73 @@ fn bytes_of_another_size_are_refused() {
     ] {
         assert!(Quantised::new(form, &vec![0; bytes], shape, |_| {}).is_none());
     }
+}
+
+#[test]
+fn rows_are_stored_as_ggml_stores_them() {
+    // The largest is 127 steps of 1/4; half a step goes away from zero.
+    let mut row = vec![0.0; 64];
+    row[..6].copy_from_slice(&[31.75, -31.75, 0.125, -0.125, 0.12, 1.0]);
+    let mut bytes = vec![0xff; 68];
+    store_q8_0(&row, &mut bytes);
+    let mut expected = f16::from_f32(0.25).to_le_bytes().to_vec();
+    expected.extend([127_i8, -127, 1, -1, 0, 4].map(|weight| weight as u8));
+    expected.resize(68, 0);
+    assert_eq!(bytes, expected);
+
+    let mut random = SmallRng::seed_from_u64(6);
+    let row = numbers(&mut random, 1024);
+    let mut bytes = vec![0; Form::Q8_0.row_bytes(row.len()).unwrap()];
+    store_q8_0(&row, &mut bytes);
+    let mut found = Vec::new();
+    for block in bytes.chunks(34) {
+        q8_0(block, &mut found);
+    }
+    for (found, stored) in found.chunks(32).zip(row.chunks(32)) {
+        let largest = stored.iter().fold(0_f32, |most, x| most.max(x.abs()));
+        for (found, stored) in found.iter().zip(stored) {
+            // Half a step, and what the scale loses as f16.
+            let allowed = largest / 127.0 * 0.5 + largest / 1024.0;
+            assert!((found - stored).abs() <= allowed, "{found} for {stored}");
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_not_stored_as_numbers() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut row = vec![1.0; 64];
+        row[3] = bad;
+        let mut bytes = vec![0; 68];
+        store_q8_0(&row, &mut bytes);
+        assert!(half(&bytes).is_nan(), "{bad}");
+        assert!(half(&bytes[34..]).is_finite(), "{bad}");
+    }
+}
+
+#[test]
+fn rows_that_are_fetched_are_those_of_one_piece() {
+    let (outputs, inputs) = (37, 64);
+    let mut random = SmallRng::seed_from_u64(7);
+    let (bytes, _) = matrix(&mut random, Form::Q8_0, outputs, inputs);
+    let row_bytes = Form::Q8_0.row_bytes(inputs).unwrap();
+    let fetch = |rows: std::ops::Range<usize>, into: &mut [u8]| {
+        into.copy_from_slice(&bytes[rows.start * row_bytes..rows.end * row_bytes]);
+        Ok::<_, String>(())
+    };
+    let shape = [outputs, inputs];
+    let whole = Quantised::new(Form::Q8_0, &bytes, shape, |_| {}).unwrap();
+    let fetched = Quantised::read(Form::Q8_0, shape, |_| {}, fetch).unwrap();
+    for output in 0..outputs {
+        let (mut a, mut b) = (vec![0.0_f32; inputs], vec![0.0_f32; inputs]);
+        whole.row(output, &mut a);
+        fetched.row(output, &mut b);
+        assert_eq!(bits(&a), bits(&b), "row {output}");
+    }
+    let fail = |rows: std::ops::Range<usize>, _: &mut [u8]| match rows.contains(&20) {
+        true => Err("row 20".to_owned()),
+        false => Ok(()),
+    };
+    let failed = Quantised::read(Form::Q8_0, shape, |_| {}, fail);
+    assert_eq!(failed.map(|_| ()), Err("row 20".to_owned()));
 }

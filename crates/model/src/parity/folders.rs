@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::all;
 use super::fixtures::{Fixtures, tiny, tiny_dir};
-use crate::{Dtype, LoadError, Model};
+use crate::{Dtype, FolderSource, LoadError, Model};
 
 /// A copy of the tiny folder that a test may damage.
 fn copy() -> TempDir {
@@ -88,7 +88,11 @@ fn a_tied_head_may_be_absent_or_present() {
 #[test]
 fn remembered_digests_are_the_computed_ones() {
     let (dir, cache) = (copy(), TempDir::new().unwrap());
-    let load = || Model::load_remembering(dir.path(), all(Dtype::F32), cache.path()).unwrap();
+    let source = FolderSource {
+        digest_cache: Some(cache.path().to_owned()),
+        ..FolderSource::new(dir.path())
+    };
+    let load = || Model::load_folder(&source, all(Dtype::F32)).unwrap();
     let expected = *tiny().digests();
     assert_eq!(*load().digests(), expected);
     assert_eq!(*load().digests(), expected);

@@ -7,12 +7,13 @@ use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 
 use super::fixtures::{CASES, Fixtures, tiny, tiny_dir};
+use super::proposals::bits;
 use super::{TOLERANCE, all, difference, println_figure};
 use crate::gguf::file::GgufFile;
 use crate::gguf::names;
 use crate::gguf::tests::Writer;
 use crate::weights::{self, Weights};
-use crate::{Dtype, GgufSource, Model};
+use crate::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadError, LoadOptions, Model};
 
 /// llama.cpp's name of a hub tensor, found by trying every name there is.
 fn gguf_name(hub: &str) -> (String, bool, bool) {
@@ -166,6 +167,7 @@ fn write(dir: &Path, dtype: GgmlDType, rows: usize) -> GgufSource {
         vision: Some(dir.join("mmproj.gguf")),
         tokenizer: Some(tiny_dir().join("tokenizer.json")),
         quantised: false,
+        digest_cache: None,
     }
 }
 
@@ -265,6 +267,99 @@ fn halves_and_quants_stay_near() {
         println_figure(&format!("{dtype:?} as stored, mean"), found);
         assert!(found <= bound * 1.5, "{dtype:?} as stored: {found}");
     }
+}
+
+fn quantised_folder() -> FolderSource {
+    FolderSource {
+        quantised: true,
+        ..FolderSource::new(tiny_dir())
+    }
+}
+
+/// The same blocks, whoever made them: the same bits of every logit.
+#[test]
+fn a_folder_that_is_quantised_is_its_gguf_as_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = GgufSource {
+        vision: Some(tiny_dir()),
+        quantised: true,
+        ..write(dir.path(), GgmlDType::Q8_0, usize::MAX)
+    };
+    let fixtures = Fixtures::read();
+    for (device, dtype) in [
+        ("cpu", Dtype::F32),
+        ("cpu", Dtype::Bf16),
+        ("cpu:portable", Dtype::F32),
+    ] {
+        let options = LoadOptions {
+            device: device.parse().unwrap(),
+            ..all(dtype)
+        };
+        let stored = Model::load_gguf(&stored, options).unwrap();
+        let made = Model::load_folder(&quantised_folder(), options).unwrap();
+        let plain = Model::load(&tiny_dir(), options).unwrap();
+        assert_eq!((stored.held(), made.held()), ("q8_0", "q8_0"));
+        assert!(made.rows_stand_alone());
+        for name in CASES {
+            let case = fixtures.case(&made, name);
+            let found = bits(&case.all_logits(&made));
+            let what = format!("{name} on {device} in {dtype}");
+            assert_eq!(found, bits(&case.all_logits(&stored)), "{what}");
+            assert_ne!(found, bits(&case.all_logits(&plain)), "{what}");
+        }
+    }
+}
+
+/// Another form of the same weights is another model; its image tokens are the same.
+#[test]
+fn a_form_has_a_digest_of_its_own() {
+    let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let plain = *tiny().digests();
+    let remembering = FolderSource {
+        digest_cache: Some(cache.path().to_owned()),
+        ..quantised_folder()
+    };
+    let load = |source: &FolderSource| Model::load_folder(source, all(Dtype::F32)).unwrap();
+    let made = *load(&quantised_folder()).digests();
+    assert!(made.model != plain.model && made.encoder == plain.encoder);
+    // What is remembered is of the files: once for both forms.
+    assert_eq!(*load(&remembering).digests(), made);
+    let unquantised = FolderSource {
+        quantised: false,
+        ..remembering
+    };
+    assert_eq!(*load(&unquantised).digests(), plain);
+    assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 1);
+
+    let mut source = write(dir.path(), GgmlDType::Q8_0, usize::MAX);
+    source.digest_cache = Some(cache.path().to_owned());
+    let dequantised = Model::load_gguf(&source, all(Dtype::F32)).unwrap();
+    source.quantised = true;
+    let stored = Model::load_gguf(&source, all(Dtype::F32)).unwrap();
+    assert_eq!((dequantised.held(), stored.held()), ("", "q8_0"));
+    assert!(dequantised.digests().model != stored.digests().model);
+    assert_eq!(dequantised.digests().encoder, stored.digests().encoder);
+    source.digest_cache = None;
+    let again = Model::load_gguf(&source, all(Dtype::F32)).unwrap();
+    assert_eq!(again.digests(), stored.digests());
+}
+
+#[test]
+fn without_kernels_a_quantised_model_computes_in_f32_alone() {
+    let on_generic = |dtype| {
+        let options = LoadOptions {
+            device: ComputeDevice::CpuGeneric,
+            ..all(dtype)
+        };
+        Model::load_folder(&quantised_folder(), options)
+    };
+    let found = mean(&on_generic(Dtype::F32).unwrap());
+    assert!(found <= 0.75 && found > TOLERANCE, "{found}");
+    let refused = on_generic(Dtype::Bf16).unwrap_err();
+    assert!(
+        matches!(refused, LoadError::QuantisedDtype { form: "q8_0", .. }),
+        "{refused}"
+    );
 }
 
 /// The small blocks by ggml's description of them: 32 values with one scale in f16; the 270M covers the other types.

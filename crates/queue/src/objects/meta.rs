@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{QueueError, Result};
 
@@ -28,6 +29,11 @@ pub(super) struct Meta {
 impl Meta {
     pub(super) fn digest_of(sha256: &[u8]) -> String {
         format!("SHA-256={}", URL_SAFE.encode(sha256))
+    }
+
+    /// Whether these are the bytes that were put.
+    pub(super) fn describes(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.bytes && Self::digest_of(&Sha256::digest(bytes)) == self.digest
     }
 
     pub(super) fn read(json: &[u8]) -> Result<Self> {

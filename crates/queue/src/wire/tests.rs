@@ -60,7 +60,8 @@ fn full() -> JobRecord {
 #[test]
 fn records_survive_the_wire_and_fit() {
     for record in [samples::record(), full()] {
-        let bytes = encode_record(&record).expect("within the limit");
+        let bytes = encode_record(&record, &Later::default()).expect("within the limit");
+        assert!(later_of_record(&bytes).expect("whole fields").is_empty());
         assert_eq!(decode_record(bytes).expect("our own encoding"), record);
     }
 }
@@ -72,7 +73,7 @@ fn a_record_over_the_limit_is_refused() {
         ..samples::record()
     };
     assert!(matches!(
-        encode_record(&record),
+        encode_record(&record, &Later::default()),
         Err(QueueError::TooLarge { .. })
     ));
 }

@@ -79,3 +79,28 @@ async fn a_full_intake_says_try_later_and_leaves_room_for_what_follows() -> Resu
     ensure!(queue.publish_intake(&decode, &Vec::new()).await? == Published::Stored);
     Ok(())
 }
+
+/// It stays for a release that can read it, and whoever looks for it is told where it lies.
+#[tokio::test]
+async fn a_message_that_is_no_unit_is_said_with_its_place_and_stays() -> Result<()> {
+    const GARBAGE: &[u8] = &[0x0a, 0xff];
+    let (server, queue) = start().await?;
+    let client = async_nats::connect(server.url()).await?;
+    let job = kit::record(1, 1).0;
+    let subject = format!("intake.preprocess.{}.routine.{job}.0", kit::pool());
+    client.request(subject, GARBAGE.into()).await?;
+    queue.publish_intake(&unit(2), &Vec::new()).await?;
+    let mut entries = queue.intake(Stage::Preprocess).await?;
+    let skipped = tokio::time::timeout(PATIENCE, entries.next()).await?;
+    let skipped = skipped.context("the feed ended")?;
+    let place = match &skipped {
+        Err(QueueError::NoIntake {
+            stream, sequence, ..
+        }) => Some((*stream, *sequence)),
+        _ => None,
+    };
+    ensure!(place == Some(("INTAKE_PREPROCESS", 1)), "{skipped:?}");
+    ensure!(next(&mut entries).await?.sequence == 2);
+    ensure!(queue.waiting_for_release(Stage::Preprocess).await? == 2);
+    Ok(())
+}

@@ -11,6 +11,20 @@ use medfleet_testkit::{self as kit, wait_until};
 use crate::{PATIENCE, short, start, start_with};
 
 #[tokio::test]
+async fn the_server_says_what_time_it_is() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let before = kit::clock()();
+    let said = queue.time().await?;
+    let after = kit::clock()();
+    // It has this machine's clock.
+    ensure!(
+        before <= said && said <= after,
+        "{before:?}, {said:?}, {after:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn accepts_are_swept_by_age() -> Result<()> {
     let (_server, queue) = start().await?;
     ensure!(queue.list_pending(Duration::ZERO).await?.is_empty());
@@ -35,7 +49,6 @@ async fn accepts_are_swept_by_age() -> Result<()> {
     ensure!(queue.list_pending(hour).await?.is_empty());
     queue.remove_pending(noted[7]).await?;
     queue.remove_pending(noted[7]).await?;
-    // The clocks of server and test may differ by a moment.
     let mut found = wait_until(PATIENCE, "the accepts", async || {
         let found = queue.list_pending(Duration::ZERO).await.ok()?;
         (found.len() == 299).then_some(found)

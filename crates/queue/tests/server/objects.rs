@@ -5,8 +5,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::TryStreamExt;
+use medfleet_core::{BlobKind, TenantId};
 use medfleet_queue::Replicas;
-use medfleet_store::{Backend, Name};
+use medfleet_store::{Backend, BackendError, BlobStore, FleetKey, Limits, Name, StoreError};
 
 use crate::start;
 
@@ -50,10 +51,7 @@ async fn the_cap_says_full() -> Result<()> {
     let refused = objects
         .put(&"t/input/b".parse()?, Bytes::from(vec![2; 2 << 20]))
         .await;
-    ensure!(
-        matches!(refused, Err(medfleet_store::BackendError::Full)),
-        "{refused:?}"
-    );
+    ensure!(matches!(refused, Err(BackendError::Full)), "{refused:?}");
     // Nothing of the refused one stays, and what was there is whole.
     objects
         .put(&"t/input/c".parse()?, Bytes::from(vec![3; 1 << 19]))
@@ -97,5 +95,58 @@ async fn what_a_dropped_put_left_is_reclaimed_and_nothing_else() -> Result<()> {
     free.await?;
     let read = objects.get(&kept, u64::MAX).await?.context("it is there")?;
     ensure!(read == vec![7; 3 << 20], "the bytes changed");
+    Ok(())
+}
+
+/// Bytes that changed, and bytes that are missing: the next put of the same content makes it whole, whether or not somebody has
+/// read it before.
+#[tokio::test]
+async fn a_damaged_object_is_made_whole_by_the_next_put() -> Result<()> {
+    let (server, queue) = start().await?;
+    let objects = Arc::new(queue.objects("blobs", Replicas::One));
+    let limits = Limits {
+        blob_bytes_max: 1 << 20,
+        capacity_bytes: None,
+    };
+    let store = BlobStore::new(objects.clone(), FleetKey::new([7; 32]), limits);
+    let client = async_nats::connect(server.url()).await?;
+    let tenant = TenantId::new("st-mary")?;
+    let content = Bytes::from(vec![7; 600 << 10]);
+    let damage = async |put_instead: Option<Bytes>| {
+        let info = "$JS.API.STREAM.INFO.OBJ_blobs";
+        let filter = r#"{"subjects_filter":"$O.blobs.C.>"}"#;
+        let info = client.request(info, filter.into()).await?;
+        let info: serde_json::Value = serde_json::from_slice(&info.payload)?;
+        let subjects = info["state"]["subjects"].as_object();
+        let subject = subjects.and_then(|subjects| subjects.keys().next());
+        let subject = subject.context("the chunks have a subject")?.clone();
+        let purge = serde_json::json!({ "filter": subject }).to_string();
+        let method = "$JS.API.STREAM.PURGE.OBJ_blobs";
+        client.request(method, purge.into()).await?;
+        if let Some(bytes) = put_instead {
+            client.request(subject, bytes).await?;
+        }
+        anyhow::Ok(())
+    };
+    for instead in [None, Some(Bytes::from(vec![8; 600 << 10]))] {
+        let digest = store.put(&tenant, BlobKind::Input, content.clone()).await?;
+        damage(instead).await?;
+        let name: Name = format!("{tenant}/{}/{digest}", BlobKind::Input).parse()?;
+        let found = objects.get(&name, u64::MAX).await;
+        ensure!(matches!(found, Err(BackendError::Damaged)), "{found:?}");
+        let found = store.get(&tenant, BlobKind::Input, &digest).await;
+        ensure!(
+            matches!(found, Err(StoreError::Corrupt { .. })),
+            "{found:?}"
+        );
+        let again = store.put(&tenant, BlobKind::Input, content.clone()).await?;
+        ensure!(again == digest);
+        ensure!(store.get(&tenant, BlobKind::Input, &digest).await? == content);
+    }
+    for instead in [None, Some(Bytes::from(vec![8; 600 << 10]))] {
+        damage(instead).await?;
+        let digest = store.put(&tenant, BlobKind::Input, content.clone()).await?;
+        ensure!(store.get(&tenant, BlobKind::Input, &digest).await? == content);
+    }
     Ok(())
 }

@@ -22,6 +22,19 @@ async fn step(queue: &Queue, key: &JobKey, step: Move) -> Result<Applied> {
 }
 
 #[tokio::test]
+async fn a_fleet_has_records_from_its_first_job_on() -> Result<()> {
+    let server = kit::NatsServer::start().await?;
+    let queue = Queue::connect(&kit::config(&server.url()), kit::clock()).await?;
+    ensure!(!queue.has_records().await?, "nothing was made yet");
+    queue.ensure(&[kit::pool()]).await?;
+    ensure!(!queue.has_records().await?, "nothing was accepted yet");
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    ensure!(queue.has_records().await?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn creating_twice_finds_the_first() -> Result<()> {
     let (_server, queue) = start().await?;
     let (key, record) = kit::record(1, 1);

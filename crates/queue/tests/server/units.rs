@@ -1,12 +1,16 @@
 //! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::FutureExt;
-use medfleet_core::{Class, Failure, FailureReason, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Delivery, Published, Puller, QueueError};
-use medfleet_testkit::{self as kit, wait_until};
+use medfleet_core::{
+    Class, Digest, Failure, FailureReason, JobKey, JobState, Move, PoolName, Stage, UnixMillis,
+    Verdict, WorkUnit,
+};
+use medfleet_queue::{Applied, Delivery, Published, Puller, Queue, QueueError, Replicas};
+use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
 use crate::{PATIENCE, short, start, start_with};
 
@@ -295,5 +299,141 @@ async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
     ensure!(queue.publish_work(&old, &traced()).await? == Published::AlreadyThere);
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     ensure!(next(&mut puller).await?.unit == new);
+    Ok(())
+}
+
+/// Bytes that are no unit.
+const GARBAGE: &[u8] = &[0x0a, 0xff];
+
+/// Puts them where a unit of this job would be.
+async fn put_garbage(server: &NatsServer, job: &str, unit: u32) -> Result<()> {
+    let client = async_nats::connect(server.url()).await?;
+    let subject = format!("work.encode.{}.stat.{job}.{unit}", kit::pool());
+    let stored = client.request(subject, GARBAGE.into()).await?;
+    let stored = String::from_utf8_lossy(&stored.payload).into_owned();
+    ensure!(stored.contains("\"seq\""), "{stored}");
+    Ok(())
+}
+
+async fn refused(puller: &mut Puller) -> Result<Option<JobKey>> {
+    match tokio::time::timeout(PATIENCE, puller.next()).await? {
+        Err(QueueError::NoUnit { job }) => Ok(job),
+        taken => bail!("{taken:?}"),
+    }
+}
+
+async fn is_settled(queue: &Queue) -> Result<()> {
+    let left = queue.outstanding(Stage::Encode, &kit::pool()).await?;
+    ensure!(left.total() == 0, "{left:?}");
+    Ok(())
+}
+
+/// Its job would wait for it until its time is over.
+#[tokio::test]
+async fn a_unit_that_cannot_be_read_fails_its_job_with_the_reason() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    put_garbage(&server, &key.to_string(), 0).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(refused(&mut puller).await? == Some(key.clone()));
+    is_settled(&queue).await?;
+    let (failed, _) = queue.record(&key).await?.context("a record")?;
+    let failure = failed.failure.context("a reason")?;
+    ensure!(
+        failed.state == JobState::Failed && failure.reason == FailureReason::Internal,
+        "{failure:?}"
+    );
+    let letters = queue.dead_letters(None, 0, 10).await?;
+    let [(_, letter)] = letters.as_slice() else {
+        bail!("{letters:?}");
+    };
+    ensure!(letter.message == failure.message);
+    let wire = letter.unit.as_ref().context("its unit")?;
+    let named = medfleet_queue::wire::unit_from_wire(wire)?;
+    ensure!((named.key, named.expires) == (key.clone(), record.expires));
+    // It comes again, as after a crash before the acknowledgement: nothing more happens, and the next unit is taken.
+    put_garbage(&server, &key.to_string(), 0).await?;
+    ensure!(refused(&mut puller).await? == Some(key));
+    ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
+    queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
+    ensure!(next(&mut puller).await?.unit == unit(2, Class::Stat));
+    Ok(())
+}
+
+/// A repetition of what is in the record already costs the job nothing, and queues what follows as the unit would have.
+#[tokio::test]
+async fn a_unit_that_cannot_be_read_and_is_done_fails_nothing() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let start = |stage| Move::Start {
+        stage,
+        retries_max: 3,
+    };
+    let frames = Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks: 1,
+        frame_count: 1,
+    };
+    for step in [
+        start(Stage::Preprocess),
+        frames,
+        start(Stage::Encode),
+        Move::ChunkEncoded { chunk: 0 },
+    ] {
+        let moved = queue.apply(&key, Some(0), &step, kit::clock()()).await?;
+        ensure!(matches!(moved, Applied::Applied { .. }), "{moved:?}");
+    }
+    put_garbage(&server, &key.to_string(), 0).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(refused(&mut puller).await? == Some(key.clone()));
+    is_settled(&queue).await?;
+    let (goes_on, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(goes_on.state == JobState::Encoding, "{goes_on:?}");
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
+    ensure!(queue.waiting_for_release(Stage::Decode).await? == 1);
+    Ok(())
+}
+
+/// A server of a cluster that leads no more, and does not know it yet, has not got the latest jobs.
+#[tokio::test]
+async fn a_unit_that_cannot_be_read_waits_for_a_job_that_is_not_found_yet() -> Result<()> {
+    let (server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    let (key, record) = kit::record(1, 1);
+    put_garbage(&server, &key.to_string(), 0).await?;
+    // One server only, whose answers are taken as a cluster's; and for this clock the message stays young.
+    let mut config = kit::config(&server.url());
+    config.replicas = Replicas::Three;
+    let careful = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
+    let mut puller = careful.puller(Stage::Encode, kit::pool());
+    let client = async_nats::connect(server.url()).await?;
+    let consumer = format!("$JS.API.CONSUMER.INFO.WORK_ENCODE.{}_stat", kit::pool());
+    let again = wait_until(PATIENCE, "the message to come again", async || {
+        let info = client.request(consumer.clone(), "".into()).await.ok()?;
+        let info: serde_json::Value = serde_json::from_slice(&info.payload).ok()?;
+        (info["delivered"]["consumer_seq"].as_u64()? > 1).then_some(())
+    });
+    tokio::select! {
+        taken = puller.next() => bail!("{taken:?}"),
+        came = again => came?,
+    }
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
+    queue.create_record(&key, &record).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(refused(&mut puller).await? == Some(key.clone()));
+    let (failed, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(failed.state == JobState::Failed, "{failed:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_that_names_no_job_is_said_and_goes() -> Result<()> {
+    let (server, queue) = start().await?;
+    put_garbage(&server, "Nobody.1", 0).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    ensure!(refused(&mut puller).await?.is_none());
+    is_settled(&queue).await?;
+    ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());
     Ok(())
 }

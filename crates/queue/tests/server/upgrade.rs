@@ -1,10 +1,11 @@
 //! Between releases: what a later one wrote is read or left alone, what an earlier one made is changed to what this one
 //! needs, or refused with its name.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::Client;
-use medfleet_core::{Class, JobKey, Move, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Applied, Queue, QueueError};
+use medfleet_core::{Class, JobKey, JobState, Move, Stage, UploadId, Verdict, WorkUnit};
+use medfleet_proto::work::v1::UploadRecord;
+use medfleet_queue::{Applied, Queue, QueueError, Seen, Updated};
 use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::{Value, json};
 
@@ -12,6 +13,8 @@ use crate::{PATIENCE, start};
 
 /// Field 1000 of a message, a number: no release has it yet.
 const LATER_FIELD: [u8; 3] = [0xc0, 0x3e, 0x07];
+/// Field 1000 of a record's cost, which is field 21.
+const LATER_COST: [u8; 6] = [0xaa, 0x01, 3, 0xc0, 0x3e, 0x08];
 /// A state that no release has yet.
 const LATER_STATE: u8 = 100;
 
@@ -35,18 +38,19 @@ async fn store(client: &Client, key: &JobKey, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The rule of docs/how-to/upgrade.md for new fields: an older release reads over them and, when it changes the record, drops
-/// them.
+/// The rule of docs/how-to/upgrade.md for new fields: an older release reads over them and keeps them, whoever of its processes
+/// changes the record, and however often.
 #[tokio::test]
-async fn a_field_of_a_later_release_stays_until_the_record_changes() -> Result<()> {
+async fn a_field_of_a_later_release_stays_when_the_record_changes() -> Result<()> {
     let (server, queue) = start().await?;
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
     let client = async_nats::connect(server.url()).await?;
-    let later = [stored(&client, &key).await?, LATER_FIELD.to_vec()].concat();
+    let fields = [&LATER_FIELD[..], &LATER_COST].concat();
+    let later = [stored(&client, &key).await?, fields.clone()].concat();
     store(&client, &key, &later).await?;
 
-    let (found, _) = queue.record(&key).await?.context("a record")?;
+    let (found, revision) = queue.record(&key).await?.context("a record")?;
     ensure!(found == record, "{found:?}");
     let listed = queue.list_records(&kit::tenant(), None, 10, &[]).await?;
     ensure!(listed.len() == 1, "{listed:?}");
@@ -62,9 +66,61 @@ async fn a_field_of_a_later_release_stays_until_the_record_changes() -> Result<(
     ensure!(matches!(applied, Applied::Applied { .. }), "{applied:?}");
     let changed = stored(&client, &key).await?;
     ensure!(
-        !changed.ends_with(&LATER_FIELD),
-        "kept after all: docs/how-to/upgrade.md says that it is dropped"
+        changed != later && changed.ends_with(&fields),
+        "{changed:?}"
     );
+    // By a revision of before it is not written, nor does that lose anything.
+    let stale = queue.update_record(&key, &record, revision).await?;
+    ensure!(stale == Updated::Conflict, "{stale:?}");
+    ensure!(stored(&client, &key).await? == changed);
+    // By what a change gives back, without another look, as a worker does.
+    let Applied::Applied {
+        record, revision, ..
+    } = applied
+    else {
+        bail!("not applied");
+    };
+    let (seen, back) = (Seen::Record(&record, revision), Move::Cancel);
+    let ended = queue.apply_without_event(&key, seen, &back, now).await?;
+    ensure!(matches!(ended, Applied::Applied { .. }), "{ended:?}");
+    ensure!(stored(&client, &key).await?.ends_with(&fields));
+    let (read, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(read.state == JobState::Cancelled && read.cost == record.cost);
+    Ok(())
+}
+
+/// As of a job's record.
+#[tokio::test]
+async fn a_field_of_a_later_release_stays_when_an_upload_goes_on() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (tenant, upload) = (kit::tenant(), UploadId::from_bytes([7; 16]));
+    let begun = UploadRecord {
+        total_bytes: 10,
+        expire_unix_millis: 90_000,
+        ..UploadRecord::default()
+    };
+    queue.create_upload(&tenant, &upload, &begun).await?;
+    let client = async_nats::connect(server.url()).await?;
+    let subject = format!("$KV.UPLOADS.{tenant}.{upload}");
+    let get = format!("$JS.API.DIRECT.GET.KV_UPLOADS.{subject}");
+    let stored = client.request(get.clone(), "".into()).await?.payload;
+    let later = [&stored[..], &LATER_FIELD].concat();
+    client.request(subject, later.into()).await?;
+
+    let (mut record, mut revision) = queue.upload(&tenant, &upload).await?.context("an upload")?;
+    ensure!(record == begun, "{record:?}");
+    for committed in [4, 10] {
+        record.committed_bytes = committed;
+        let updated = queue.update_upload(&tenant, &upload, &record, revision);
+        let Updated::Updated(next) = updated.await? else {
+            bail!("nobody else changes it");
+        };
+        revision = next;
+        let stored = client.request(get.clone(), "".into()).await?.payload;
+        ensure!(stored.ends_with(&LATER_FIELD), "{stored:?}");
+    }
+    let read = queue.upload(&tenant, &upload).await?;
+    ensure!(read == Some((record, revision)), "{read:?}");
     Ok(())
 }
 

@@ -70,17 +70,43 @@ impl Folder {
         })
     }
 
-    /// Whether the folder is this owner's, told by a text that only the owner can make. A folder that is nobody's yet
-    /// becomes this owner's.
+    /// Whether a folder looks as one does that nothing was ever stored in: it is not there, or neither a note of its owner nor
+    /// anything of ours is in it. So does the place where a disk is not mounted. Makes nothing.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn is_untouched(path: &Path) -> Result<bool, BackendError> {
+        let look = || {
+            if found(fs::metadata(path.join(OWNER)))?.is_some() {
+                return Ok(false);
+            }
+            let Some(children) = found(fs::read_dir(path))? else {
+                return Ok(true);
+            };
+            for child in children {
+                let name = child?.file_name();
+                if name
+                    .to_str()
+                    .is_some_and(|name| name.parse::<Name>().is_ok())
+                {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        look().map_err(|error| failed("look at", error))
+    }
+
+    /// Whether the folder is this owner's, told by a text that only the owner can make. A folder that is nobody's yet, or whose
+    /// note an operator has left empty, becomes this owner's.
     ///
     /// # Errors
     /// When that can't be read or written down.
     pub fn belongs_to(&self, owner: &str) -> Result<bool, BackendError> {
         let own = || {
             let path = self.root.path.join(OWNER);
-            if found(fs::metadata(&path))?.is_none() {
+            if found(fs::metadata(&path))?.is_none_or(|note| note.len() == 0) {
                 self.root.write_to(&path, owner.as_bytes())?;
-                // In a fleet that is not new, it may be that a disk is not mounted.
                 let folder = self.root.path.display();
                 tracing::info!(%folder, "the blob store's folder was nobody's, and is this fleet's now");
             }
@@ -490,110 +516,4 @@ fn failed(operation: &'static str, error: io::Error) -> BackendError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn name(text: &str) -> Name {
-        text.parse().expect("a good name")
-    }
-
-    #[tokio::test]
-    async fn keeps_the_contract() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let backend = Folder::open(folder.path().join("deep/blobs")).expect("opens");
-        crate::contract::run(Arc::new(backend)).await;
-    }
-
-    #[tokio::test]
-    async fn files_are_private_and_nothing_temporary_stays() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let backend = Folder::open(folder.path()).expect("opens");
-        backend
-            .put(&name("a/frame/00"), Bytes::from_static(b"x"))
-            .await
-            .expect("puts");
-        let mode = |path: &str| {
-            let metadata = fs::metadata(folder.path().join(path)).expect("exists");
-            metadata.permissions().mode() & 0o777
-        };
-        assert_eq!(
-            (mode("a/frame/00"), mode("a/frame"), mode("a")),
-            (0o600, 0o700, 0o700)
-        );
-        let left = fs::read_dir(folder.path().join(TEMPORARY))
-            .expect("lists")
-            .count();
-        assert_eq!(left, 0);
-    }
-
-    #[tokio::test]
-    async fn a_folder_is_its_first_owners_and_the_note_of_it_is_no_blob() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let backend = Folder::open(folder.path()).expect("opens");
-        let owns = |owner: &str| backend.belongs_to(owner).expect("is told");
-        assert!(owns("a"));
-        assert!(owns("a") && !owns("b"));
-        assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
-        assert_eq!(backend.used_bytes().await.expect("counts"), Some(0));
-    }
-
-    #[tokio::test]
-    async fn used_bytes_are_those_of_all_objects() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let backend = Folder::open(folder.path()).expect("opens");
-        for text in ["a/frame/00", "b/text/01"] {
-            let name = name(text);
-            let put = backend.put(&name, Bytes::from_static(b"four"));
-            put.await.expect("puts");
-        }
-        assert_eq!(backend.used_bytes().await.expect("counts"), Some(8));
-    }
-
-    #[test]
-    fn a_folder_is_known_by_number_and_birth_and_only_when_it_is_old_enough() {
-        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let folder = PathBuf::from("tenant");
-        let entered = Entered::default();
-        let add = |identity, now| entered.add(vec![(folder.clone(), identity)], at(now));
-        let first = (7, Some(at(100)));
-        add(first, 101);
-        assert!(
-            !entered.has(&folder, first),
-            "another may still be made in its place"
-        );
-        add(first, 102);
-        assert!(entered.has(&folder, first));
-        // The number is used again at once.
-        assert!(!entered.has(&folder, (7, Some(at(103)))));
-        assert!(!entered.has(&folder, (8, Some(at(100)))));
-        // Where the file system does not say when a folder was made, none is ever known.
-        add((7, None), 200);
-        assert!(!entered.has(&folder, (7, None)));
-        assert!(entered.has(&folder, first));
-    }
-
-    #[tokio::test]
-    async fn leftovers_and_strangers_are_not_listed_and_old_leftovers_go() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        Folder::open(folder.path()).expect("opens");
-        let (old, young) = (
-            folder.path().join(".tmp/1-0"),
-            folder.path().join(".tmp/1-1"),
-        );
-        for path in [&old, &young] {
-            fs::write(path, b"half").expect("writes");
-        }
-        let long_ago = UNIX_EPOCH + Duration::from_secs(1);
-        File::options()
-            .write(true)
-            .open(&old)
-            .and_then(|f| f.set_modified(long_ago))
-            .expect("ages");
-        fs::write(folder.path().join("README"), b"hello").expect("writes");
-        let backend = Folder::open(folder.path()).expect("opens");
-        assert!(!old.exists() && young.exists());
-        assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
-    }
-}
+mod tests;

@@ -5,9 +5,10 @@
 //! asked once more just before the delete; what remains is the time between that question and the delete, milliseconds,
 //! in which a put of exactly that blob could be answered "already there". Its job then fails closed with a missing blob.
 //!
-//! Erasure deletes young blobs too. It looks for references twice, the second time just before the deletes, and keeps a
-//! blob that was put after it had begun: somebody else may be about to rely on it. What it keeps so, it leaves with the
-//! job's reference, for the erasure that follows: that of the job's own late worker, or the next sweep's.
+//! Erasure deletes young blobs too. It looks for references until just before the deletes (of many jobs it reads each list
+//! once, and lists the names again for each), and keeps a blob that was put after it had begun: somebody else may be about
+//! to rely on it. What it keeps so, it leaves with the job's reference, for the erasure that follows: that of the job's own
+//! late worker, or the next sweep's.
 //!
 //! Its tombstone needs room. Where there is none, the job's blobs are deleted first to make it.
 
@@ -18,7 +19,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use medfleet_core::{BlobKind, JobId, TenantId, UnixMillis};
 
-use super::references::{ERASED, Held};
+use super::references::ERASED;
+use super::relied::{Held, Relied};
 use super::{BlobStore, StoreError};
 use crate::backend::{BackendError, Name};
 
@@ -80,16 +82,15 @@ impl BlobStore {
         let age_min =
             i64::try_from(older_than.max(COLLECT_AGE_MIN).as_millis()).unwrap_or(i64::MAX);
         let is_old = |modified: UnixMillis| now.0.saturating_sub(modified.0) > age_min;
-        let mut held = Held::default();
-        self.read_references(tenant, None, &mut held).await?;
-        let referenced = held.of_others;
+        let mut relied = Relied::default();
+        self.read_references(tenant, &mut relied).await?;
         let mut collected = Collected::default();
         for kind in BlobKind::ALL {
             let mut blobs = self.list(tenant, *kind);
             while let Some(blob) = blobs.next().await {
                 let blob = blob?;
                 collected.seen += 1;
-                if !is_old(blob.modified) || referenced.contains(&(*kind, blob.digest)) {
+                if !is_old(blob.modified) || relied.has(&(*kind, blob.digest)) {
                     continue;
                 }
                 // The list may be minutes old by now.
@@ -113,26 +114,32 @@ impl BlobStore {
     /// # Errors
     /// [`StoreError::CorruptReferences`] or the place's failure.
     pub async fn erase(&self, tenant: &TenantId, job: &JobId) -> Result<Erased, StoreError> {
+        self.erase_among(tenant, job, &mut Relied::default()).await
+    }
+
+    /// As [`BlobStore::erase`], for one of many jobs of the tenant: `relied` goes from one to the next, so that what the
+    /// others rely on is read once.
+    ///
+    /// # Errors
+    /// As [`BlobStore::erase`].
+    pub async fn erase_among(
+        &self,
+        tenant: &TenantId,
+        job: &JobId,
+        relied: &mut Relied,
+    ) -> Result<Erased, StoreError> {
         // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
         let begun = self.begin_erasure(tenant, job).await?;
-        let held = self.held_by(tenant, job).await?;
+        let held = self.held_by(tenant, job, relied).await?;
         let (erased, is_done) = self.delete_held(tenant, &held, begun).await?;
         // Only what was read here is let go of: a list that a late worker wrote since leads its own erasure to its blobs.
         if is_done {
             for list in &held.lists {
                 self.inner.backend.delete(list).await?;
+                relied.remove(list);
             }
         }
         Ok(erased)
-    }
-
-    /// What a job holds, and what the others do.
-    async fn held_by(&self, tenant: &TenantId, job: &JobId) -> Result<Held, StoreError> {
-        let mut held = Held::default();
-        self.read_references(tenant, Some(job), &mut held).await?;
-        // The first reading may have taken minutes: once more for what was relied on meanwhile.
-        self.read_references(tenant, Some(job), &mut held).await?;
-        Ok(held)
     }
 
     /// Deletes what only one job holds, unless it was put after `begun`. False when such a blob was kept.
@@ -144,8 +151,8 @@ impl BlobStore {
     ) -> Result<(Erased, bool), StoreError> {
         let mut erased = Erased::default();
         let mut is_done = true;
-        for (kind, digest) in &held.of_job {
-            if held.of_others.contains(&(*kind, *digest)) {
+        for ((kind, digest), is_shared) in &held.blobs {
+            if *is_shared {
                 erased.kept += 1;
                 continue;
             }
@@ -168,7 +175,8 @@ impl BlobStore {
     /// Deletes what only this job holds before there is a tombstone, so that one finds room. Without it the place's time is
     /// not known: what may have been put after the job's latest list stays, and so do the lists, for the erasure itself.
     async fn make_room(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
-        let held = self.held_by(tenant, job).await?;
+        let mut relied = Relied::default();
+        let held = self.held_by(tenant, job, &mut relied).await?;
         let landed = UnixMillis(held.latest.0.saturating_add(LANDING_MILLIS));
         self.delete_held(tenant, &held, landed).await?;
         Ok(())

@@ -14,12 +14,12 @@ use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 
 use super::collect::tombstone;
 use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name, to_its_end};
-use crate::backend::{Entry, Name};
+use crate::backend::{BackendError, Entry, Name};
 
 /// Most blobs in one call; more is a caller's mistake (a job has at most 32 chunks and a few lists).
 const REFERENCES_MAX: usize = 4_096;
 /// Most bytes of one list that are read: kind, space, digest and line break a blob.
-const LIST_BYTES_MAX: u64 = (REFERENCES_MAX as u64) * 96 + CHECKSUM_BYTES as u64;
+pub(super) const LIST_BYTES_MAX: u64 = (REFERENCES_MAX as u64) * 96 + CHECKSUM_BYTES as u64;
 /// A blob younger than this needs no refresh when it is referenced; far below [`super::COLLECT_AGE_MIN`].
 const YOUNG_MILLIS: i64 = 10 * 60 * 1_000;
 /// Blobs refreshed at the same time.
@@ -64,19 +64,6 @@ struct Looked {
     digest: Digest,
     name: Name,
     entry: Option<Entry>,
-}
-
-/// What the lists of a tenant say, those of one job apart from the rest.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    pub(super) of_job: References,
-    pub(super) of_others: References,
-    /// The lists of the one job.
-    pub(super) lists: Vec<Name>,
-    /// When the latest of them was written, by the place's clock.
-    pub(super) latest: UnixMillis,
-    /// Every list that was read.
-    read: HashSet<Name>,
 }
 
 impl BlobStore {
@@ -251,27 +238,34 @@ impl BlobStore {
         Err(StoreError::JobErased)
     }
 
-    /// Writes down that the job relies on these blobs, there or not; durable when this returns. Gives the place's time.
+    /// Writes down that the job relies on these blobs, there or not; durable when this returns. Gives the place's time; none
+    /// where no list is there any more that would tell it.
     async fn rely(
         &self,
         tenant: &TenantId,
         job: &JobId,
         blobs: &[(BlobKind, Digest)],
-    ) -> Result<UnixMillis, StoreError> {
-        let mut taken = UnixMillis(0);
+    ) -> Result<Option<UnixMillis>, StoreError> {
+        let mut taken = None;
         for part in blobs.chunks(REFERENCES_MAX) {
             let (name, content) = self.list_of(tenant, job, part);
             // The list just written says what time it is by the place's clock.
             let time = self.write(&name, content).await?;
-            taken = taken.max(time.unwrap_or(taken));
+            taken = taken.max(time);
         }
         Ok(taken)
     }
 
-    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected. Gives whether the look
-    /// found the job erased; none when something was written since.
-    async fn confirm(&self, look: &Look, taken: UnixMillis) -> Result<Option<bool>, StoreError> {
-        let is_young = |entry: &Entry| taken.0.saturating_sub(entry.modified.0) < YOUNG_MILLIS;
+    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected; at an unknown time every
+    /// one of them counts as old. Gives whether the look found the job erased; none when something was written since.
+    async fn confirm(
+        &self,
+        look: &Look,
+        taken: Option<UnixMillis>,
+    ) -> Result<Option<bool>, StoreError> {
+        let is_young = |entry: &Entry| {
+            taken.is_some_and(|taken| taken.0.saturating_sub(entry.modified.0) < YOUNG_MILLIS)
+        };
         let blobs = look.blobs.iter();
         let old: Vec<&Looked> = blobs
             .filter(|blob| !blob.entry.as_ref().is_some_and(is_young))
@@ -301,7 +295,11 @@ impl BlobStore {
             return Ok(());
         }
         // The place can't make it younger without its bytes: it is written again as it is.
-        let content = backend.get(name, u64::MAX).await?;
+        let content = match backend.get(name, u64::MAX).await {
+            // Whoever has the content puts it again.
+            Err(BackendError::Damaged) => None,
+            found => found?,
+        };
         backend.put(name, content.ok_or(missing)?).await?;
         Ok(())
     }
@@ -355,39 +353,6 @@ impl BlobStore {
         Ok(holders)
     }
 
-    /// Adds the references of a tenant to what is known of them, those of one job apart from the rest. A list never
-    /// changes, so a second reading costs little more than the names: it reads the lists that came since.
-    pub(super) async fn read_references(
-        &self,
-        tenant: &TenantId,
-        apart: Option<&JobId>,
-        held: &mut Held,
-    ) -> Result<(), StoreError> {
-        let mut lists = self.inner.backend.list(&format!("{tenant}/{REFERENCES}"));
-        while let Some(entry) = lists.next().await {
-            let Entry { name, modified, .. } = entry?;
-            if held.read.contains(&name) {
-                continue;
-            }
-            // A list that is gone by now was released by its job.
-            let Some(content) = self.inner.backend.get(&name, LIST_BYTES_MAX).await? else {
-                continue;
-            };
-            let blobs = self.read_list(tenant, &content)?;
-            let job = name.as_str().split('/').nth(2);
-            let is_apart = apart.is_some_and(|apart| job == Some(apart.as_str()));
-            if is_apart {
-                held.of_job.extend(blobs);
-                held.lists.push(name.clone());
-                held.latest = held.latest.max(modified);
-            } else {
-                held.of_others.extend(blobs);
-            }
-            held.read.insert(name);
-        }
-        Ok(())
-    }
-
     fn list_of(
         &self,
         tenant: &TenantId,
@@ -412,7 +377,12 @@ impl BlobStore {
         (name, [checksum.as_bytes(), text.as_bytes()].concat().into())
     }
 
-    fn read_list(&self, tenant: &TenantId, content: &[u8]) -> Result<References, StoreError> {
+    /// The blobs of a list.
+    pub(super) fn read_list(
+        &self,
+        tenant: &TenantId,
+        content: &[u8],
+    ) -> Result<References, StoreError> {
         let corrupt = || StoreError::CorruptReferences {
             tenant: tenant.clone(),
         };

@@ -8,6 +8,7 @@ use medfleet_core::JobId;
 use super::*;
 use crate::backend::{Entry, Folder, Objects};
 
+mod relied;
 mod trouble;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

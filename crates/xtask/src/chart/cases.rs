@@ -35,6 +35,15 @@ pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
             edges,
         })
         .into();
+    cases.push(Case {
+        name: "hospital-edge-tokens".to_owned(),
+        values: vec![
+            chart.folder.join("values-hospital-edge.yaml"),
+            chart.values("tokens-travel", &tokens_travel())?,
+        ],
+        is_preset: false,
+        edges: None,
+    });
     let axes = axes();
     let base = chart.values("base", &base())?;
     for (index, picks) in pairwise(&axes).iter().enumerate() {
@@ -53,6 +62,14 @@ pub(crate) fn all(chart: &Chart) -> Result<Vec<Case>> {
         });
     }
     Ok(cases)
+}
+
+/// An edge where the images of a tenant stay.
+fn tokens_travel() -> Value {
+    json!({
+        "ingest": {"edge": {"aliases": [], "config": {"tenants": {"st-mary": {"travels": "tokens"}}}}},
+        "pools": {"site": {"aliases": ["medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}},
+    })
 }
 
 /// What every sample has: peers for whatever it may reach, and a pool.
@@ -143,7 +160,7 @@ fn scale() -> Vec<(&'static str, Value)> {
         }}})
     };
     let at_least_one = json!({"scale": {"min": 1}});
-    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units"},
+    let adapter = json!({"autoscaling": {"workers": "external", "metric": "units", "externalLabels": {"fleet": "y"}},
                          "pools": {"main": {"encode": at_least_one, "decode": at_least_one}}});
     vec![
         ("fixed", json!({})),
@@ -161,6 +178,14 @@ fn model() -> Vec<(&'static str, Value)> {
         }}})
     };
     let cuda = json!({"compute": "cuda:0", "resource": "nvidia.com/gpu"});
+    let held = |model: Value, encode: Value| {
+        let mut model = model;
+        model["dtype"] = json!("bf16");
+        model["volume"] = json!({"claimName": "models"});
+        json!({"pools": {"main": {"model": model, "encode": {"device": encode}}}})
+    };
+    let gguf = json!({"kind": "gguf", "path": "text.gguf", "vision": "mmproj.gguf", "tokenizer": "t/tokenizer.json", "weights": "stored"});
+    let quantised = json!({"kind": "folder", "path": "medgemma", "weights": "q8_0"});
     vec![
         ("simulated", json!({})),
         ("claim", folder(json!({"claimName": "models"}), json!({}))),
@@ -168,7 +193,10 @@ fn model() -> Vec<(&'static str, Value)> {
             "image",
             folder(json!({"image": "example/m@sha256:1"}), json!({})),
         ),
-        ("cuda", folder(json!({"claimName": "models"}), cuda)),
+        ("cuda", folder(json!({"claimName": "models"}), cuda.clone())),
+        ("gguf", held(gguf, json!({}))),
+        // Images on a GPU, text on CPUs.
+        ("quantised", held(quantised, cuda)),
     ]
 }
 

@@ -9,7 +9,7 @@ use super::{Chart, cases};
 type Refusal = (Value, &'static [&'static str]);
 
 fn refused() -> Vec<Refusal> {
-    [ingest(), around(), pools()].concat()
+    [ingest(), around(), models(), pools()].concat()
 }
 
 fn ingest() -> Vec<Refusal> {
@@ -63,6 +63,11 @@ fn ingest() -> Vec<Refusal> {
             json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"],
                    "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
             &["pools", "leave pools empty"],
+        ),
+        (
+            json!({"ingest": {"edge": {"hub": "https://hub.example", "aliases": ["m"], "config": {"travels": "tokens"},
+                   "tokens": {"secretName": "t"}, "ca": {"secretName": "c"}}}}),
+            &["ingest.edge.aliases", "leave it empty where tokens travel"],
         ),
         (
             json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
@@ -133,17 +138,9 @@ fn around() -> Vec<Refusal> {
     ]
 }
 
-fn pools() -> Vec<Refusal> {
+fn models() -> Vec<Refusal> {
     let pool = |inner: Value| json!({"pools": {"main": inner}});
     vec![
-        (
-            json!({"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}}),
-            &["/pools", "Main"],
-        ),
-        (
-            pool(json!({"kind": "reader"})),
-            &["/pools/main/kind", "writer", "embedder"],
-        ),
         (
             pool(json!({"model": {"kind": "folder"}})),
             &["pools.main.model.volume", "claimName or image"],
@@ -155,6 +152,49 @@ fn pools() -> Vec<Refusal> {
         (
             pool(json!({"model": {"kind": "folder", "dtype": "f16"}})),
             &["/pools/main/model/dtype", "bf16", "f32"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder", "weights": "q5_0"}})),
+            &["/pools/main/model/weights", "q8_0", "stored"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder", "weights": "stored"}})),
+            &["pools.main.model.weights", "stored", "q8_0"],
+        ),
+        (
+            pool(json!({"model": {"weights": "q8_0"}})),
+            &["pools.main.model.weights", "simulated", "plain"],
+        ),
+        (
+            pool(
+                json!({"model": {"kind": "gguf", "path": "t.gguf", "volume": {"claimName": "m"}}}),
+            ),
+            &["pools.main.model.vision", "needed"],
+        ),
+        (
+            pool(json!({"model": {"kind": "folder", "vision": "v"}})),
+            &["pools.main.model.vision", "no meaning"],
+        ),
+        (
+            pool(json!({
+                "model": {"kind": "folder", "weights": "q8_0", "path": "m", "dtype": "bf16", "volume": {"claimName": "m"}},
+                "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}},
+            })),
+            &["pools.main.decode.device.compute", "multiplied on CPUs"],
+        ),
+    ]
+}
+
+fn pools() -> Vec<Refusal> {
+    let pool = |inner: Value| json!({"pools": {"main": inner}});
+    vec![
+        (
+            json!({"pools": {"Main": {"aliases": ["x"], "kind": "writer", "model": {"kind": "simulated"}}}}),
+            &["/pools", "Main"],
+        ),
+        (
+            pool(json!({"kind": "reader"})),
+            &["/pools/main/kind", "writer", "embedder"],
         ),
         (
             pool(json!({"encode": {"device": {"compute": "cuda"}}})),

@@ -1,15 +1,20 @@
 //! The scaling rules that the chart renders, held against those that were tried: a simulated day and a day on processes go
-//! by what `medfleet-day --rules` prints.
+//! by what `medfleet-trial day --rules` prints.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::objects::{label, list, name, of_kind, pods, text};
-use super::{built, rules};
+use super::{Chart, RELEASE, built, cases, rules};
 use crate::process;
+
+/// Another release of the same namespace, whose objects' names begin as those of [`RELEASE`] do.
+const NEIGHBOUR: &str = "y-medfleet-ingest";
 
 /// The rules that were tried, for a worker of one slot.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,23 +32,25 @@ pub(crate) struct Tried {
 impl Tried {
     /// Asks for them.
     pub(crate) fn read() -> Result<Self> {
-        let mut command = Command::new(built("medfleet-day")?);
-        let text = process::capture(command.arg("--rules"))?;
-        serde_json::from_str(&text).context("the rules of medfleet-day")
+        let mut command = Command::new(built("medfleet-trial")?);
+        let text = process::capture(command.args(["day", "--rules"]))?;
+        serde_json::from_str(&text).context("the rules of medfleet-trial day")
     }
 
     /// Where a scaled pool goes by other rules. For pools with the default `targetSeconds`, as all presets and samples are.
     pub(crate) fn check(&self, objects: &[Value]) -> Vec<String> {
         let mut violations = Vec::new();
+        let all = pods(objects);
+        let ingest = all.iter().find(|pod| pod.component() == "ingest");
+        let ingest = ingest.map_or("", |pod| name(pod.owner));
         for scaled in of_kind(objects, "ScaledObject") {
             let target = text(&scaled["spec"]["scaleTargetRef"]["name"]);
-            let all = pods(objects);
             let Some(pod) = all.iter().find(|pod| name(pod.owner) == target) else {
                 continue;
             };
             let stage = pod.component();
             let slots = slots(stage, rules::config_of(*pod, objects).unwrap_or_default());
-            let found = self.differences(&scaled["spec"], stage, slots);
+            let found = self.differences(&scaled["spec"], stage, slots, ingest);
             violations.extend(found.map(|text| {
                 format!(
                     "{}: {text}, unlike what was tried (crates/plan/src/scaling.rs)",
@@ -54,7 +61,14 @@ impl Tried {
         violations
     }
 
-    fn differences(&self, spec: &Value, stage: &str, slots: f64) -> impl Iterator<Item = String> {
+    /// Of a pool whose backlog the pods of this ingest tell.
+    fn differences(
+        &self,
+        spec: &Value,
+        stage: &str,
+        slots: f64,
+        ingest: &str,
+    ) -> impl Iterator<Item = String> {
         let behaviour = &spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"];
         let (up, down) = (&behaviour["scaleUp"], &behaviour["scaleDown"]);
         let first = &spec["triggers"][0];
@@ -62,7 +76,8 @@ impl Tried {
         let asks = query.starts_with(&format!(
             "sum(max by (class) (max_over_time({}{{stage=\"{stage}\",",
             self.metric
-        )) && query.ends_with(&format!("[{}m])))", self.window_seconds / 60.0));
+        )) && query.ends_with(&format!("[{}m])))", self.window_seconds / 60.0))
+            && query.contains(&format!(",pod=~\"{ingest}-[^-]+(-[^-]+)?\""));
         let number = |value: &Value| match value {
             Value::String(text) => text.parse().ok(),
             other => other.as_f64(),
@@ -118,6 +133,40 @@ impl Tried {
     }
 }
 
+/// Where two releases of one namespace, with the same values, go by the same figure.
+pub(super) fn merged(chart: &Chart) -> Result<Vec<String>> {
+    let keda = json!({"workers": "keda", "keda": {"prometheusAddress": "http://prometheus:9090"}});
+    let values = [
+        chart.values("merged-base", &cases::base())?,
+        chart.values("merged-keda", &json!({"autoscaling": keda}))?,
+    ];
+    let (mut scaled, mut asked) = (0, BTreeSet::new());
+    for release in [RELEASE, NEIGHBOUR] {
+        let path = chart.scratch.join(format!("merged-{release}.yaml"));
+        fs::write(&path, chart.template_as(release, &values)?)?;
+        for rendered in chart.validate(&[path])? {
+            for object in of_kind(&rendered.objects, "ScaledObject") {
+                scaled += 1;
+                asked.insert(query(object).to_owned());
+            }
+        }
+    }
+    // Encode and decode of one pool, twice.
+    let good = scaled == 4 && asked.len() == scaled;
+    Ok(match good {
+        true => Vec::new(),
+        false => vec![format!(
+            "{scaled} scaled pools of two releases go by {} figures: {asked:?}",
+            asked.len()
+        )],
+    })
+}
+
+/// What a ScaledObject asks Prometheus.
+fn query(scaled: &Value) -> &str {
+    text(&scaled["spec"]["triggers"][0]["metadata"]["query"])
+}
+
 /// Slots of a worker, from its configuration or as the service has them by default.
 fn slots(stage: &str, config: &str) -> f64 {
     let config = config.parse::<toml::Table>().unwrap_or_default();
@@ -128,8 +177,6 @@ fn slots(stage: &str, config: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn tried() -> Tried {
@@ -146,7 +193,9 @@ mod tests {
     }
 
     fn good() -> Value {
-        let query = "sum(max by (class) (max_over_time(medfleet_backlog_seconds{stage=\"decode\",pool=\"p\"}[1m])))";
+        let series =
+            "medfleet_backlog_seconds{stage=\"decode\",pool=\"p\",pod=~\"i-[^-]+(-[^-]+)?\"}";
+        let query = format!("sum(max by (class) (max_over_time({series}[1m])))");
         let up = json!({"stabilizationWindowSeconds": 0, "policies": [
             {"type": "Percent", "value": 100, "periodSeconds": 15},
             {"type": "Pods", "value": 4, "periodSeconds": 15}]});
@@ -154,7 +203,7 @@ mod tests {
             {"type": "Pods", "value": 1, "periodSeconds": 60}]});
         let behaviour = json!({"scaleUp": up, "scaleDown": down});
         let metadata = json!({"query": query, "threshold": "480", "activationThreshold": "0"});
-        let labels = json!({"app.kubernetes.io/component": "decode"});
+        let labels = |component: &str| json!({"app.kubernetes.io/component": component});
         json!([
             {"kind": "ScaledObject", "metadata": {"name": "s"}, "spec": {
                 "scaleTargetRef": {"name": "d"}, "pollingInterval": 15, "cooldownPeriod": 300,
@@ -163,8 +212,10 @@ mod tests {
             {"kind": "ConfigMap", "metadata": {"name": "m"},
              "data": {"config.toml": "[decode.worker]\nslots = 16\n"}},
             {"kind": "Deployment", "metadata": {"name": "d"}, "spec": {"template": {
-                "metadata": {"labels": labels},
+                "metadata": {"labels": labels("decode")},
                 "spec": {"volumes": [{"name": "config", "configMap": {"name": "m"}}]}}}},
+            {"kind": "Deployment", "metadata": {"name": "i"}, "spec": {"template": {
+                "metadata": {"labels": labels("ingest")}, "spec": {}}}},
         ])
     }
 
@@ -182,6 +233,7 @@ mod tests {
                 "threshold",
             ),
             ("/0/spec/triggers/0/metadata/query", json!("up"), "query"),
+            ("/3/metadata/name", json!("another"), "query"),
             ("/0/spec/cooldownPeriod", json!(60), "cooldown"),
             (up.as_str(), json!(1), "come at another rate"),
             (down.as_str(), json!(15), "go at another rate"),

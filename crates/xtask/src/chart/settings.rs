@@ -169,11 +169,14 @@ const CHARTS: &[&str] = &[
     "preprocess.frame_side",
     "encode.pool",
     "encode.listen",
+    "encode.for_edge",
     "decode.pool",
 ];
 /// Settings without a default: a service does not print them, so they are named here.
 const OPTIONAL: &[&str] = &[
     "decode.prefill_tokens_max",
+    "preprocess.text_reader.program",
+    "preprocess.text_reader.data_folder",
     "queue.heartbeat",
     "store.capacity_bytes",
     "ingest.dispatcher.decode_reserved",

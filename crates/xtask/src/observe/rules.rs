@@ -11,6 +11,8 @@ use crate::{fetch, places, process};
 const FOLDER: &str = "deploy/prometheus";
 const RULES: &str = "medfleet.rules.yaml";
 const TESTS: &str = "medfleet.tests.yaml";
+/// The way from an alert's name to its page.
+const INDEX: &str = "docs/runbook/README.md";
 /// What each page answers.
 const SECTIONS: [&str; 4] = [
     "## What it means",
@@ -54,13 +56,26 @@ pub(super) fn check(rules: &str) -> Result<Vec<String>> {
         let missing = SECTIONS.iter().filter(|section| !found.contains(*section));
         violations.extend(missing.map(|section| format!("{page}: no section \"{section}\"")));
     }
+    violations.extend(unlisted(&alerts(rules), &pages, &read(INDEX)?));
     for entry in fs::read_dir(places::root().join("docs/runbook"))? {
         let page = format!("docs/runbook/{}", entry?.file_name().to_string_lossy());
-        if !pages.contains(&page.as_str()) {
+        if page != INDEX && !pages.contains(&page.as_str()) {
             violations.push(format!("{page}: no alert names it"));
         }
     }
     Ok(violations)
+}
+
+/// Alerts that the index does not lead from to their page. Alerts and pages stand in the same order.
+fn unlisted(alerts: &[&str], pages: &[&str], index: &str) -> Vec<String> {
+    let pairs = alerts.iter().zip(pages);
+    let missing = pairs.filter(|&(&alert, &page)| {
+        let file = page.rsplit('/').next().unwrap_or(page);
+        !index.contains(&format!("[{alert}]({file})"))
+    });
+    missing
+        .map(|(alert, page)| format!("{INDEX}: does not lead from {alert} to {page}"))
+        .collect()
 }
 
 /// Aggregations and comparisons that drop a label which tells fleets apart: there a fleet that is well hides one that is not.
@@ -127,6 +142,13 @@ mod tests {
         assert_eq!(alerts("  - alert: A\n    expr: up\n  - record: x\n"), ["A"]);
         let tests = "alertname: A\n exp_alerts:\n - {}\nalertname: B\n exp_alerts: []\n";
         assert_eq!(firing(tests).collect::<Vec<_>>(), ["A"]);
+    }
+
+    #[test]
+    fn the_index_leads_from_each_alert_to_its_page() {
+        let found = |index: &str| unlisted(&["A"], &["docs/runbook/a.md"], index).len();
+        assert_eq!(found("| [A](a.md) |"), 0);
+        assert_eq!(found("| [A](b.md) |"), 1);
     }
 
     #[test]

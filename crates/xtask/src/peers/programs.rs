@@ -185,7 +185,7 @@ impl Programs {
         }
     }
 
-    /// Whole reports. A fleet loads no GGUF: it computes in what a checkpoint can be loaded in.
+    /// Whole reports.
     fn report_tasks(&self) -> Vec<Task> {
         let load = self.options.load;
         let mut tasks = Vec::new();
@@ -194,14 +194,11 @@ impl Programs {
             tasks.push(Task { program, dtype });
         };
         for dtype in &self.options.dtypes {
-            let plain = matches!(dtype.as_str(), "f32" | "bf16");
-            if plain {
-                add(Program::Fleet(load), dtype);
-            }
+            add(Program::Fleet(load), dtype);
             if dtype != "f32" {
                 add(Program::LlamaReports(load), dtype);
             }
-            if plain {
+            if matches!(dtype.as_str(), "f32" | "bf16") {
                 add(Program::TorchReports(load), dtype);
             }
         }
@@ -364,7 +361,7 @@ impl Programs {
             .args(["bench", "backlog", "--json"])
             .args(load.flags())
             .args(["--alone", &self.options.repeat.to_string()])
-            .args(["--set", &format!("model.dtype={dtype}")])
+            .args(["--dtype", dtype])
             .arg("--model")
             .arg(&self.options.dir)
             .env("RAYON_NUM_THREADS", self.options.threads.to_string());
@@ -504,6 +501,23 @@ mod tests {
         ]});
         let jobs = works(&run).unwrap().into_iter().map(|work| work.jobs);
         assert_eq!(jobs.collect::<Vec<_>>(), [None, Some(4)]);
+    }
+
+    #[test]
+    fn every_form_is_measured_through_a_fleet() {
+        let options = ["--dtypes", "q8_0,bf16,f32", "--dir", "weights"];
+        let programs = Programs {
+            options: super::super::read(&options).unwrap(),
+            python: PathBuf::new(),
+        };
+        let tasks = programs.tasks(Part::Reports);
+        let of = |name: &str| -> Vec<&str> {
+            let named = tasks.iter().filter(|task| task.program.name() == name);
+            named.map(|task| task.dtype.as_str()).collect()
+        };
+        assert_eq!(of("medfleet"), ["q8_0", "bf16", "f32"]);
+        assert_eq!(of("llama.cpp, as its server"), ["q8_0", "bf16"]);
+        assert_eq!(of("transformers"), ["bf16", "f32"]);
     }
 
     #[test]

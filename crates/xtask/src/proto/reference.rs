@@ -15,6 +15,11 @@ use prost_types::{
 /// The package that clients see.
 const PACKAGE: &str = "medfleet.v1";
 
+/// What every method answers, before what each does.
+const ERRORS: &str = "\n## Errors\n\n\
+    Every method also answers UNAUTHENTICATED to a call without a known token, and DEADLINE_EXCEEDED to a request that does \
+    not come whole within `ingest.limits.request_time_max` (two minutes), uploads apart.\n";
+
 /// Field numbers in `descriptor.proto`, of which the paths of comments are made.
 mod number {
     pub(super) const FILE_MESSAGE: i32 = 4;
@@ -157,7 +162,7 @@ fn signature(method: &MethodDescriptorProto) -> String {
 }
 
 fn write_catalogue(page: &mut String, files: &[&FileDescriptorProto], errors: &[ErrorRow]) {
-    page.push_str("\n## Errors\n\nEvery method also answers UNAUTHENTICATED to a call without a known token.\n");
+    page.push_str(ERRORS);
     page.push_str("\n| method | code | when |\n|---|---|---|\n");
     for row in errors {
         line(

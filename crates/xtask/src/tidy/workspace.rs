@@ -29,6 +29,17 @@ pub(crate) struct Package {
     pub(crate) license: Option<String>,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) manifest_path: String,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// A library or program of a package.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Target {
+    pub(crate) kind: Vec<String>,
+    /// Its main file, from the root of the file system.
+    pub(crate) src_path: String,
+    /// Whether `cargo test` runs its tests.
+    pub(crate) test: bool,
 }
 
 /// A dependency as a manifest names it.
@@ -136,6 +147,20 @@ impl Workspace {
             }
         }
         Ok(violations)
+    }
+}
+
+impl Target {
+    /// Whether it is a library or program, not an example or a build script.
+    pub(crate) fn may_have_tests(&self) -> bool {
+        let kinds = ["lib", "bin", "test"];
+        self.kind.iter().any(|kind| kinds.contains(&kind.as_str()))
+    }
+
+    /// The folder of its main file, with a slash behind it.
+    pub(crate) fn folder(&self) -> &str {
+        let end = self.src_path.rfind('/').map_or(0, |slash| slash + 1);
+        &self.src_path[..end]
     }
 }
 

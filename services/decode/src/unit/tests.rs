@@ -1,7 +1,7 @@
 //! Every way in which lists can fail to name the declared images.
 
 use medfleet_proto::v1::{FileRefused, FrameUsed};
-use medfleet_proto::work::v1::{MaskedText, TextScreening, TokensEntry};
+use medfleet_proto::work::v1::{EncodedImages, MaskedText, TextScreening, TokensEntry};
 
 use super::*;
 
@@ -22,6 +22,27 @@ fn frames(count: u8, chunk_starts: &[u32]) -> FramesManifest {
         chunk_starts: chunk_starts.to_vec(),
         ..Default::default()
     }
+}
+
+#[test]
+fn an_encoded_study_stands_for_the_images_of_its_edge() {
+    let mut manifest = frames(3, &[0]);
+    manifest.encoded = Some(EncodedImages {
+        image_count: 3,
+        ..Default::default()
+    });
+    let check = |manifest: &FramesManifest, declared, expected: bool| {
+        assert_eq!(chunks(manifest, declared).is_ok(), expected, "{declared}");
+    };
+    check(&manifest, 1, true);
+    check(&manifest, 2, false);
+    manifest.encoded = Some(EncodedImages {
+        image_count: 4,
+        ..Default::default()
+    });
+    check(&manifest, 1, false);
+    manifest.encoded = None;
+    check(&manifest, 1, false);
 }
 
 #[test]
@@ -124,6 +145,7 @@ fn model() -> Description {
         encoder_digest: Digest::new([9; 32]),
         device: "cpu".to_owned(),
         dtype: Dtype::F32,
+        weights: String::new(),
         frame_side: 8,
         tokens_per_image: 4,
         token_width: 8,
@@ -142,7 +164,7 @@ fn tokens() -> TokensManifest {
     TokensManifest {
         tokens: vec![entry(0), entry(1)],
         encoder_digest: vec![9; 32].into(),
-        encoder_url: String::new(),
+        ..Default::default()
     }
 }
 

@@ -1,8 +1,10 @@
 //! What makes an ingest a hospital's edge.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use medfleet_core::TenantId;
 use medfleet_core::setting::DurationText;
 use medfleet_runtime::ConfigError;
 use schemars::JsonSchema;
@@ -41,6 +43,32 @@ pub struct EdgeConfig {
     /// How often the hub is asked whether it is there and knows the tokens; the tokens file is read again as often.
     #[serde(default = "probe_every_default")]
     pub probe_every: DurationText,
+    /// What of a tenant's jobs goes to the hub, where `tenants` does not say it. With `tokens`, workers of preprocess and encode
+    /// must be at this site, in every pool of `ingest.models`, with the hub's vision weights and `encode.for_edge`.
+    #[serde(default)]
+    pub travels: Travels,
+    /// What is otherwise for single tenants.
+    #[serde(default)]
+    pub tenants: BTreeMap<String, EdgeTenant>,
+}
+
+/// What of a job goes to the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Travels {
+    /// Its files, as they were sent.
+    #[default]
+    Files,
+    /// The image tokens that are made of them here, and never a pixel.
+    Tokens,
+}
+
+/// What is otherwise for one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeTenant {
+    /// What of its jobs goes to the hub.
+    pub travels: Travels,
 }
 
 const fn in_flight_max_default() -> u32 {
@@ -68,12 +96,36 @@ const fn probe_every_default() -> DurationText {
 }
 
 impl EdgeConfig {
+    /// What of a tenant's jobs goes to the hub.
+    pub(crate) fn travels(&self, tenant: &TenantId) -> Travels {
+        let own = self.tenants.get(tenant.as_str());
+        own.map_or(self.travels, |own| own.travels)
+    }
+
+    /// The tenants that have a rule and are none of these: names that may be misspelt, with the rule of nobody.
+    pub(crate) fn rules_without(&self, known: &[TenantId]) -> Vec<&str> {
+        let named = self.tenants.keys().map(String::as_str);
+        let is_known = |name: &str| known.iter().any(|tenant| tenant.as_str() == name);
+        named.filter(|name| !is_known(name)).collect()
+    }
+
+    /// Whether stages of this site have something to do.
+    pub(crate) fn encodes(&self) -> bool {
+        let mut rules = self.tenants.values().map(|own| own.travels);
+        self.travels == Travels::Tokens || rules.any(|travels| travels == Travels::Tokens)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        for tenant in self.tenants.keys() {
+            TenantId::new(tenant.as_str()).map_err(|error| {
+                ConfigError::relation(format!("ingest.edge.tenants.{tenant}: {error}"))
+            })?;
+        }
         let is_encrypted = self.hub.starts_with("https://");
         let relations = [
             (
                 is_encrypted || is_this_machine(&self.hub),
-                "ingest.edge.hub must be an https:// URL, or an http:// one of this very machine: images travel there",
+                "ingest.edge.hub must be an https:// URL, or an http:// one of this very machine: images or what is made of them travel there",
             ),
             (
                 !is_encrypted || self.ca_file.is_some(),
@@ -111,8 +163,8 @@ fn is_this_machine(url: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(hub: &str, ca: Option<&str>, wrong: Option<&str>) {
-        let config = EdgeConfig {
+    fn config(hub: &str, ca: Option<&str>) -> EdgeConfig {
+        EdgeConfig {
             hub: hub.to_owned(),
             ca_file: ca.map(PathBuf::from),
             server_name: None,
@@ -123,12 +175,45 @@ mod tests {
             pause_most: pause_most_default(),
             answer_max: answer_max_default(),
             probe_every: probe_every_default(),
-        };
+            travels: Travels::Files,
+            tenants: BTreeMap::new(),
+        }
+    }
+
+    fn check(hub: &str, ca: Option<&str>, wrong: Option<&str>) {
+        let config = config(hub, ca);
         let found = config.check().err().map(|error| error.to_string());
         match wrong {
             None => assert_eq!(found, None, "{hub}"),
             Some(wrong) => assert!(found.is_some_and(|found| found.contains(wrong)), "{hub}"),
         }
+    }
+
+    #[test]
+    fn a_tenant_without_a_rule_has_the_general_one() {
+        let [mary, john] = ["st-mary", "st-john"].map(|name| TenantId::new(name).expect("a name"));
+        let mut config = config("http://127.0.0.1:1", None);
+        assert!(!config.encodes());
+        let own = |travels| EdgeTenant { travels };
+        config
+            .tenants
+            .insert(mary.to_string(), own(Travels::Tokens));
+        assert_eq!(config.travels(&mary), Travels::Tokens);
+        assert_eq!(config.travels(&john), Travels::Files);
+        assert!(config.encodes());
+        config.travels = Travels::Tokens;
+        config.tenants.insert(mary.to_string(), own(Travels::Files));
+        assert_eq!(config.travels(&mary), Travels::Files);
+        assert_eq!(config.travels(&john), Travels::Tokens);
+        assert!(config.encodes());
+        config.check().expect("names of tenants");
+        assert_eq!(config.rules_without(&[john]), ["st-mary"]);
+        assert!(config.rules_without(&[mary]).is_empty());
+        config
+            .tenants
+            .insert("St. Mary".to_owned(), own(Travels::Files));
+        let refused = config.check().expect_err("no name of a tenant");
+        assert!(refused.to_string().contains("ingest.edge.tenants"));
     }
 
     #[test]

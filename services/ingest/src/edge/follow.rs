@@ -216,17 +216,25 @@ impl Follow {
         progress: &v1::JobProgress,
     ) -> Result<(), Trouble> {
         let state = convert::state_from(progress.state);
-        // That it was accepted is known here, and how it ended is told by our own record.
-        let is_news = state.is_some_and(|state| state > JobState::Forwarded && !state.is_final());
+        // What was done here, and how it ended, is told by our own record.
+        let done_here = match record.is_encoded_here() {
+            true => JobState::Encoding,
+            false => JobState::Accepted,
+        };
+        let is_news = state.is_some_and(|state| state > done_here && state < JobState::Forwarded);
         if !is_news {
             return Ok(());
         }
+        let (chunks_total, chunks_done) = match record.is_encoded_here() {
+            true => (record.chunks.total, record.chunks.done()),
+            false => (progress.chunks_total, progress.chunks_done),
+        };
         let time = time.map(convert::unix_millis);
         let event = JobEvent {
             state: progress.state,
             time_unix_millis: time.unwrap_or_else(|| self.edge.clock.now()).0,
-            chunks_total: progress.chunks_total,
-            chunks_done: progress.chunks_done,
+            chunks_total,
+            chunks_done,
             attempt: self.attempt,
             epoch: record.epoch,
             ..JobEvent::default()

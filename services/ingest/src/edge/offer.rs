@@ -7,19 +7,16 @@ use std::sync::Arc;
 
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, TryStreamExt, stream};
-use medfleet_core::{
-    BlobKind, Digest, Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move,
-};
+use medfleet_core::{Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Stage};
 use medfleet_proto::v1::{self, upload_input_request::Content};
-use medfleet_proto::work::v1::{StudyInput, StudyManifest};
 use medfleet_queue::{Applied, Headers, IntakeEntry};
 use medfleet_runtime::telemetry;
 use medfleet_store::StoreError;
-use prost::Message;
 use tokio::time::timeout;
 use tracing::Instrument;
 
 use super::Edge;
+use super::parcel::Outgoing;
 use super::plan::{self, Trouble};
 use super::uplink::Behalf;
 use crate::accept::{TRACEPARENT, trace_of};
@@ -67,7 +64,7 @@ impl Edge {
             };
             let span = self.span(&record);
             let headers = headers_of(&span, &record);
-            let step = self.offer_step(key, &record, &headers, is_doubtful);
+            let step = self.offer_step(entry, &record, &headers, is_doubtful);
             match step.instrument(span).await? {
                 Next::Done(offered) => break offered,
                 Next::Again(doubtful) => is_doubtful = doubtful,
@@ -81,11 +78,12 @@ impl Edge {
 
     async fn offer_step(
         &self,
-        key: &JobKey,
+        entry: &IntakeEntry,
         record: &JobRecord,
         headers: &Headers,
         is_doubtful: bool,
     ) -> Result<Next, Trouble> {
+        let key = &entry.unit.key;
         let behalf = Behalf {
             tenant: &key.tenant,
             headers,
@@ -97,9 +95,8 @@ impl Edge {
             // Whoever ended it may have come no further than the record.
             self.queue.publish_event(key, record).await?;
         }
-        if !record.state.is_final() && record.state != JobState::Accepted {
-            tracing::error!(state = %record.state, "a job is with workers: an edge has none; make it a hub again to finish it");
-            return Ok(Next::Done(Offered::Over));
+        if !record.state.is_final() && !plan::is_ready(entry.unit.stage, record) {
+            return self.not_ready(entry.unit.stage, record);
         }
         if !record.state.is_final() && record.expires <= self.clock.now() {
             self.end(key, record, &Move::Expire).await?;
@@ -140,19 +137,44 @@ impl Edge {
                     | Refusal::Store(
                         StoreError::Missing { .. } | StoreError::Corrupt { .. },
                     )),
-                )) => {
-                    tracing::error!(
-                        error = medfleet_runtime::exit::chain(&refusal),
-                        "a job cannot be read back to be handed on"
-                    );
-                    let text = "what was stored for the job cannot be read back at the edge";
-                    let failure = Failure::new(FailureReason::Integrity, text);
-                    self.end(key, record, &Move::Fail(failure)).await?;
-                    Ok(Next::Again(false))
-                }
+                )) => self.unreadable(key, record, &refusal).await,
                 Err(trouble) => Err(trouble),
             },
         }
+    }
+
+    /// A job that cannot be handed on as it stands.
+    fn not_ready(&self, stage: Stage, record: &JobRecord) -> Result<Next, Trouble> {
+        if stage == Stage::Decode && record.state != JobState::Decoding {
+            // There is such a unit only once all is encoded: an outdated server answers.
+            return Err(Trouble::Later("the job's record is behind", None));
+        }
+        if stage == Stage::Preprocess && self.config.encodes() {
+            tracing::debug!(state = %record.state, "a job is with the workers of this site");
+        } else {
+            tracing::error!(state = %record.state, "a job is with workers that an edge does not have; make it a hub again to finish it");
+        }
+        Ok(Next::Done(Offered::Over))
+    }
+
+    /// A job of which something cannot be read back: it fails.
+    async fn unreadable(
+        &self,
+        key: &JobKey,
+        record: &JobRecord,
+        refusal: &Refusal,
+    ) -> Result<Next, Trouble> {
+        tracing::error!(
+            error = medfleet_runtime::exit::chain(refusal),
+            "a job cannot be read back to be handed on"
+        );
+        let mut text = "what was stored for the job cannot be read back at the edge".to_owned();
+        if let Refusal::Broken { what } = refusal {
+            text = format!("{text}: {what}");
+        }
+        let failure = Failure::new(FailureReason::Integrity, text);
+        self.end(key, record, &Move::Fail(failure)).await?;
+        Ok(Next::Again(false))
     }
 
     /// Writes down that the hub has the job.
@@ -193,24 +215,21 @@ impl Edge {
         key: &JobKey,
         record: &JobRecord,
     ) -> Result<v1::Job, Trouble> {
-        let broken = Refusal::Broken {
-            what: "a study manifest",
-        };
-        let manifest = self.blob(key, BlobKind::Study, &record.study).await?;
-        let manifest = StudyManifest::decode(manifest).map_err(|_| broken)?;
-        let bytes = manifest.inputs.iter().map(|input| input.size_bytes);
+        let parcel = self.parcel(key, record).await?;
+        let bytes = parcel.files.iter().map(|file| file.size_bytes);
         let is_small = bytes.sum::<u64>() <= INLINE_BYTES_MAX;
-        let inputs: Vec<_> = manifest
-            .inputs
+        let inputs: Vec<_> = parcel
+            .files
             .iter()
-            .map(|input| async move {
+            .map(|file| async move {
                 let source = match is_small {
-                    true => v1::input::Source::Content(self.whole(key, input).await?.into()),
-                    false => v1::input::Source::Upload(self.send(behalf, key, input).await?),
+                    true => v1::input::Source::Content(self.whole(key, file).await?.into()),
+                    false => v1::input::Source::Upload(self.send(behalf, key, file).await?),
                 };
                 Ok::<_, Trouble>(v1::Input {
                     source: Some(source),
-                    modality: input.modality.clone(),
+                    modality: file.modality.clone(),
+                    encoded_images: file.encoded_images,
                 })
             })
             .collect();
@@ -219,11 +238,11 @@ impl Edge {
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
             request_id: plan::request_id(&key.job, record.epoch),
-            task: manifest.task,
+            task: parcel.task,
             inputs,
             class: convert::class(record.class).into(),
             model: record.model.clone(),
-            decoding: manifest.decoding,
+            decoding: parcel.decoding,
             time_to_live: prost_types::Duration::try_from(left).ok(),
             // Whose the study is stays here: what is erased here is erased there by its name.
             patient_pseudonym: String::new(),
@@ -241,24 +260,12 @@ impl Edge {
         }
     }
 
-    async fn whole(&self, key: &JobKey, input: &StudyInput) -> Result<Vec<u8>, Trouble> {
+    async fn whole(&self, key: &JobKey, file: &Outgoing) -> Result<Vec<u8>, Trouble> {
         let mut content = Vec::new();
-        for digest in digests(input)? {
-            content.extend_from_slice(&self.blob(key, BlobKind::Input, &digest).await?);
+        for part in &file.parts {
+            content.extend_from_slice(&self.part(key, part).await?);
         }
         Ok(content)
-    }
-
-    async fn blob(
-        &self,
-        key: &JobKey,
-        kind: BlobKind,
-        digest: &Digest,
-    ) -> Result<bytes::Bytes, Trouble> {
-        let found = self.blobs.get(&key.tenant, kind, digest).await?;
-        found.ok_or(Trouble::Here(Refusal::Broken {
-            what: "a file of a job that waits for the hub",
-        }))
     }
 
     /// Uploads a file; where the connection breaks, from where the hub has it.
@@ -266,20 +273,20 @@ impl Edge {
         &self,
         behalf: Behalf<'_>,
         key: &JobKey,
-        input: &StudyInput,
+        file: &Outgoing,
     ) -> Result<String, Trouble> {
         let start = v1::UploadStart {
-            total_bytes: input.size_bytes,
+            total_bytes: file.size_bytes,
             ..v1::UploadStart::default()
         };
-        let mut upload = self.send_from(behalf, key, input, start).await?;
+        let mut upload = self.send_from(behalf, key, file, start).await?;
         for tries in 0..RESUMES_MAX {
             let start = v1::UploadStart {
                 upload: upload.name.clone(),
                 offset: upload.committed_bytes,
-                total_bytes: input.size_bytes,
+                total_bytes: file.size_bytes,
             };
-            let sent = self.send_from(behalf, key, input, start).await;
+            let sent = self.send_from(behalf, key, file, start).await;
             upload = match sent {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
@@ -303,11 +310,11 @@ impl Edge {
         &self,
         behalf: Behalf<'_>,
         key: &JobKey,
-        input: &StudyInput,
+        file: &Outgoing,
         start: v1::UploadStart,
     ) -> Result<v1::Upload, Trouble> {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let sending = self.send_parts(key, input, start, sender);
+        let sending = self.send_parts(key, file, start, sender);
         let receiving = self.uplink.upload(behalf, receiver);
         let sending = std::pin::pin!(sending);
         let receiving = std::pin::pin!(receiving);
@@ -326,7 +333,7 @@ impl Edge {
     async fn send_parts(
         &self,
         key: &JobKey,
-        input: &StudyInput,
+        file: &Outgoing,
         start: v1::UploadStart,
         mut sender: mpsc::Sender<v1::UploadInputRequest>,
     ) -> Result<(), Trouble> {
@@ -337,8 +344,8 @@ impl Edge {
         if is_opening {
             return Ok(());
         }
-        for digest in digests(input)? {
-            let part = self.blob(key, BlobKind::Input, &digest).await?;
+        for part in &file.parts {
+            let part = self.part(key, part).await?;
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(part.len());
             skip -= known as u64;
             let rest = part.slice(known..);
@@ -392,13 +399,4 @@ pub(super) fn headers_of(span: &tracing::Span, record: &JobRecord) -> Headers {
 fn job_of(job: &v1::Job) -> Result<JobId, Trouble> {
     let id = convert::job_id(&job.name);
     id.map_err(|_| Trouble::Later("the hub names its job as medfleet does not", None))
-}
-
-fn digests(input: &StudyInput) -> Result<Vec<Digest>, Trouble> {
-    let digests = input.part_digests.iter().map(|part| {
-        Digest::from_slice(part).map_err(|_| Refusal::Broken {
-            what: "a study manifest",
-        })
-    });
-    Ok(digests.collect::<Result<_, _>>()?)
 }

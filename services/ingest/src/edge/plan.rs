@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use medfleet_core::{Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, UnixMillis};
+use medfleet_core::{
+    Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, Stage, UnixMillis,
+};
 use medfleet_proto::v1;
 use medfleet_queue::QueueError;
 use medfleet_queue::wire::reason_from_wire;
@@ -137,6 +139,11 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
         },
         _ => Duty::Nothing,
     }
+}
+
+/// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.
+pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
+    record.is_ready_to_forward() && (stage != Stage::Decode || record.is_encoded_here())
 }
 
 /// The request id that a job has at the hub: the same however often it is handed on.

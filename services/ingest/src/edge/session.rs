@@ -18,6 +18,7 @@ use super::Edge;
 use super::follow::Follow;
 use super::offer::Offered;
 use super::plan::{self, Duty};
+use crate::config::Travels;
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -34,8 +35,9 @@ const SCAN_EVERY: Duration = Duration::from_secs(600);
 
 /// The jobs of one tenant that wait.
 struct Lane {
-    /// By their place in the intake: the order in which they were accepted.
-    waiting: BTreeMap<u64, IntakeEntry>,
+    /// By their place in the intake: the order in which they were accepted; after these those whose images stay, in the order
+    /// in which they were encoded.
+    waiting: BTreeMap<(Stage, u64), IntakeEntry>,
     /// The first of them is being offered.
     is_busy: bool,
     /// Whether the hub may have the first of them without our record saying so: it may have been offered before.
@@ -86,7 +88,7 @@ impl Session {
         };
         // Hints first, then what is stored, so that nothing falls in between.
         let mut hints = hints(edge).await?;
-        let mut intake = edge.queue.intake(Stage::Preprocess).await?;
+        let mut intake = intake(edge).await?;
         let mut scan = edge.queue.scan_records();
         let (mut is_scanning, mut has_scanned) = (true, false);
         let mut scan_at = Instant::now() + SCAN_EVERY;
@@ -146,6 +148,8 @@ impl Session {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
+                // The site's own stages work on it first.
+                Some(Ok(entry)) if self.is_dispatched(&entry) => {}
                 Some(Ok(entry)) => {
                     let tenant = entry.unit.key.tenant.clone();
                     let lane = self.lanes.entry(tenant).or_insert_with(|| Lane {
@@ -153,7 +157,8 @@ impl Session {
                         is_busy: false,
                         is_doubtful: true,
                     });
-                    lane.waiting.insert(entry.sequence, entry);
+                    let place = (entry.unit.stage, entry.sequence);
+                    lane.waiting.insert(place, entry);
                 }
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
@@ -168,10 +173,15 @@ impl Session {
         Ok(())
     }
 
+    fn is_dispatched(&self, entry: &IntakeEntry) -> bool {
+        let travels = self.edge.config.travels(&entry.unit.key.tenant);
+        entry.unit.stage == Stage::Preprocess && travels == Travels::Tokens
+    }
+
     fn take_offered(&mut self, entry: &IntakeEntry, offered: Offered) {
         let key = &entry.unit.key;
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
-            lane.waiting.remove(&entry.sequence);
+            lane.waiting.remove(&(entry.unit.stage, entry.sequence));
             lane.is_busy = false;
             // Jobs are offered one after the other: what comes next was never offered, by whomever.
             lane.is_doubtful = false;
@@ -260,6 +270,18 @@ impl Session {
     }
 }
 
+/// What waits to be handed on: accepted jobs, and, where images stay, those that would be decoded next.
+async fn intake(
+    edge: &Edge,
+) -> Result<BoxStream<'static, Result<IntakeEntry, QueueError>>, QueueError> {
+    let accepted = edge.queue.intake(Stage::Preprocess).await?;
+    if !edge.config.encodes() {
+        return Ok(accepted);
+    }
+    let encoded = edge.queue.intake(Stage::Decode).await?;
+    Ok(futures::stream::select_all([accepted, encoded]).boxed())
+}
+
 /// Ends a job whose time is over, and no longer counts it.
 async fn end_of_time(edge: Arc<Edge>, key: JobKey, epoch: u32) -> Result<(), QueueError> {
     let now = edge.clock.now();
@@ -267,6 +289,10 @@ async fn end_of_time(edge: Arc<Edge>, key: JobKey, epoch: u32) -> Result<(), Que
     match applied.await? {
         Applied::Applied { .. } => {
             edge.figures.expired.inc();
+            if edge.config.encodes() {
+                // A worker that misses the hint learns it from the record at its next heartbeat.
+                edge.queue.publish_cancel(&key).await?;
+            }
         }
         // It was handed on in this moment.
         Applied::Refused { record, .. } if !record.state.is_final() => return Ok(()),

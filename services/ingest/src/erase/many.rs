@@ -8,6 +8,7 @@ use medfleet_proto::v1::{self, erase_jobs_request::Whose};
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::QueueError;
 use medfleet_runtime::exit::chain;
+use medfleet_store::Relied;
 use tokio::time::Instant;
 
 use super::remove;
@@ -61,6 +62,7 @@ impl Acceptor {
             .find_records(tenant, after.as_ref(), pseudonym, LOOKED_MAX)
             .await?;
         let begun = Instant::now();
+        let mut relied = Relied::default();
         let mut answer = v1::EraseJobsResponse::default();
         let mut next = found.next;
         let mut left = found.jobs.len();
@@ -72,7 +74,9 @@ impl Acceptor {
             if wanted.count_only {
                 count(&record, &mut answer);
             } else {
-                self.erase_found(caller, &key, &record, &mut answer).await?;
+                let found = (&key, &record);
+                self.erase_found(caller, found, &mut relied, &mut answer)
+                    .await?;
             }
             left -= 1;
             if left > 0 && begun.elapsed() > LONG {
@@ -118,16 +122,16 @@ impl Acceptor {
     async fn erase_found(
         &self,
         caller: &Caller,
-        key: &JobKey,
-        found: &JobRecord,
+        (key, found): (&JobKey, &JobRecord),
+        relied: &mut Relied,
         answer: &mut v1::EraseJobsResponse,
     ) -> Result<(), Refusal> {
         let erased = match found.erased {
             // Whatever broke then is made good.
-            Some(_) => remove(&self.queue, &self.blobs, key, found)
+            Some(_) => remove(&self.queue, &self.blobs, (key, found), relied)
                 .await
                 .map(|erased| (found.clone(), erased)),
-            None => self.erase(caller, key).await,
+            None => self.erase(caller, key, relied).await,
         };
         match erased {
             Ok((record, erased)) => {

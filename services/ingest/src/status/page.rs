@@ -126,7 +126,7 @@ fn workers(out: &mut String, report: &Report) {
     });
     table(
         out,
-        "Workers heard within 15 seconds",
+        "Workers heard within 5 seconds",
         &COLUMNS,
         rows.collect(),
     );

@@ -10,7 +10,7 @@ pub(crate) struct Shelf {
     there: BTreeSet<u64>,
     /// Those of them whose unit is out, or not wanted any more; true once it has waited for those before it for long enough.
     done: BTreeMap<u64, bool>,
-    /// A message was skipped, which lies somewhere among the others and has to stay.
+    /// A message was skipped, or is somebody else's, which lies somewhere among the others and has to stay.
     has_unknown: bool,
 }
 
@@ -29,7 +29,7 @@ impl Shelf {
         self.there.insert(sequence);
     }
 
-    /// A message was read that nobody understands.
+    /// A message was read that nobody understands, or that is not for whoever read it.
     pub(crate) fn skipped(&mut self) {
         self.has_unknown = true;
     }

@@ -32,7 +32,7 @@ fn config() -> Config {
 fn image() -> v1::Input {
     v1::Input {
         source: Some(v1::input::Source::Content(Bytes::from_static(b"image"))),
-        modality: String::new(),
+        ..v1::Input::default()
     }
 }
 
@@ -292,4 +292,61 @@ fn defaults_are_filled_in() {
         ("tiny", "tiny-main")
     );
     assert_eq!(plan.time_to_live, Duration::from_secs(24 * 60 * 60));
+}
+
+/// A request for a report about as many images, of which an encoded study stands for.
+fn encoded(images: u32) -> v1::SubmitJobRequest {
+    v1::SubmitJobRequest {
+        inputs: vec![v1::Input {
+            encoded_images: images,
+            ..image()
+        }],
+        ..report()
+    }
+}
+
+#[test]
+fn an_encoded_study_counts_as_the_images_that_it_stands_for() {
+    check(encoded(4), &[]);
+    check(encoded(5), &["inputs"]);
+    let plan = plan(encoded(4), &config()).expect("is right");
+    assert_eq!((plan.encoded_images, plan.sources.len()), (4, 1));
+    let compare = |request: v1::SubmitJobRequest| v1::SubmitJobRequest {
+        task: Some(v1::Task {
+            kind: Some(Kind::Compare(v1::CompareTask::default())),
+        }),
+        ..request
+    };
+    check(compare(encoded(2)), &[]);
+    check(compare(encoded(1)), &["inputs"]);
+    let mut beside = encoded(1);
+    beside.inputs.push(image());
+    check(beside, &["inputs"]);
+}
+
+#[test]
+fn where_images_stay_a_job_needs_the_encoder_that_is_there() {
+    let config = Config {
+        embedders: BTreeMap::from([("siglip".to_owned(), "siglip-main".to_owned())]),
+        ..config()
+    };
+    let check = |request, travels, field: Option<&str>| {
+        let plan = plan(request, &config).expect("is right");
+        let found = match can_travel(&plan, travels) {
+            Ok(()) => None,
+            Err(Refusal::Invalid(violations)) => Some(violations[0].field.clone()),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(found.as_deref(), field);
+    };
+    let embed = || request(Kind::Embed(v1::EmbedTask {}), 1);
+    check(embed(), Travels::Files, None);
+    check(embed(), Travels::Tokens, Some("task"));
+    check(report(), Travels::Tokens, None);
+    check(encoded(2), Travels::Files, None);
+    check(
+        encoded(2),
+        Travels::Tokens,
+        Some("inputs[0].encoded_images"),
+    );
 }

@@ -61,8 +61,9 @@ impl<'a> Session<'a> {
     pub(super) async fn begin(dispatcher: &'a Dispatcher) -> Result<Self, QueueError> {
         let losses = dispatcher.queue.losses();
         let events = dispatcher.hub.observe(EVENTS_MAX);
-        let mut intakes = Vec::with_capacity(Stage::ALL.len());
-        for stage in Stage::ALL {
+        let stages = dispatcher.scope.stages();
+        let mut intakes = Vec::with_capacity(stages.len());
+        for stage in stages {
             intakes.push(dispatcher.queue.intake(*stage).await?);
         }
         let mut session = Self {
@@ -145,6 +146,10 @@ impl<'a> Session<'a> {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
+                // Somebody else's: it stays where it is.
+                Some(Ok(entry)) if !self.dispatcher.scope.takes(&entry.unit) => {
+                    self.shelves.entry(entry.unit.stage).or_default().skipped();
+                }
                 Some(Ok(entry)) => {
                     let shelf = self.shelves.entry(entry.unit.stage).or_default();
                     shelf.read(entry.sequence);
@@ -152,6 +157,7 @@ impl<'a> Session<'a> {
                 }
                 Some(Err(error)) => {
                     tracing::error!(error = chain(&error), "an intake message is skipped");
+                    self.dispatcher.figures.unreadable.inc();
                     // Of which stage it is, it does not say.
                     for stage in Stage::ALL {
                         self.shelves.entry(*stage).or_default().skipped();
@@ -313,10 +319,17 @@ impl<'a> Session<'a> {
         self.recount_at = None;
     }
 
-    /// Ends jobs whose time is over, wherever they stand, some at a time: releases wait meanwhile.
+    /// Ends jobs whose time is over by the queue's clock, wherever they stand, some at a time: releases wait meanwhile.
     pub(super) async fn expire(&mut self) {
         let dispatcher = self.dispatcher;
-        let now = dispatcher.clock.now();
+        let now = match dispatcher.queue.time().await {
+            Ok(now) => now,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "jobs past their time wait for the queue's clock");
+                return;
+            }
+        };
         let due = dispatcher.open.due(now).into_iter().take(AT_ONCE_MAX);
         let expiries = stream::iter(due).map(async |(key, epoch)| {
             let expired = dispatcher.expire_job(&key, epoch, now).await;

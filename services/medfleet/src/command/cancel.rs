@@ -25,11 +25,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let job = client.cancel(&name).await?;
-        if args.json {
-            show::print_json(&show::job_json(&job))?;
-        } else {
-            show::print(&show::job_lines(&job))?;
-        }
+        show::print_job(&job, args.json)?;
         Ok(Exit::Done)
     })
 }

@@ -68,11 +68,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         }),
         What::Replay(args) => with_letter(&args, async |client, name| {
             let job = client.replay(name).await?;
-            if args.json {
-                show::print_json(&show::job_json(&job))?;
-            } else {
-                show::print(&show::job_lines(&job))?;
-            }
+            show::print_job(&job, args.json)?;
             Ok(Exit::Done)
         }),
         What::Discard(args) => with_letter(&args, async |client, name| {

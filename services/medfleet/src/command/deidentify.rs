@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use medfleet_imaging::{BurnedIn, Deidentifier, Limits, Profile, Refusal, members};
 use serde_json::{Value, json};
 
+use super::lettering::LetteringArgs;
 use super::whose;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::{paths, show};
@@ -37,6 +38,8 @@ pub(crate) struct Args {
     /// Write objects whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says so itself
     #[arg(long)]
     allow_burned_in: bool,
+    #[command(flatten)]
+    lettering: LetteringArgs,
     /// One JSON object per object and line on stdout
     #[arg(long)]
     json: bool,
@@ -55,11 +58,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
             BurnedIn::Refuse
         },
     };
+    let text_check = args.lettering.check()?;
     let paths = paths::files(&args.paths).map_err(Fault::usage)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
     let mut set = Set {
-        deidentifier: Deidentifier::new(key, profile),
+        deidentifier: Deidentifier::new(key, profile).checking_text(text_check),
         limits: Limits::default(),
         out: &args.out,
         json: args.json,
@@ -70,7 +74,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
     for path in paths {
         set.path(&path)?;
     }
-    let manifest = json!({"profile": profile, "objects": set.entries});
+    let manifest =
+        json!({"profile": profile, "pixels_read": text_check.is_some(), "objects": set.entries});
     let path = args.out.join("manifest.json");
     let text = serde_json::to_vec_pretty(&manifest).context("cannot write the manifest as JSON")?;
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -174,6 +179,7 @@ mod tests {
             clean_descriptors: true,
             patient_characteristics: true,
             allow_burned_in: false,
+            lettering: LetteringArgs::default(),
             json: true,
         }
     }

@@ -3,6 +3,7 @@
 mod certificates;
 mod checks;
 mod server;
+mod text_reader;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,10 +23,11 @@ use crate::show;
 pub(crate) struct Args {
     #[command(flatten)]
     server: ServerArgs,
-    /// Also load the model in this folder
-    #[arg(long, value_name = "DIR")]
+    /// Also load the model in this folder, or the language model in this GGUF file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
-    /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates
+    /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates, and
+    /// try the program that it names to read text in pixels
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Also connect to this nats-server, which must need neither token nor TLS
@@ -135,6 +137,10 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
+        let reader = args.config.clone().map(text_reader::look).transpose()?;
+        if let Some(finding) = reader.flatten() {
+            tell(finding)?;
+        }
         let configured = args.config.map(server::configured).transpose()?;
         let named = args.nats.as_deref().map(QueueConfig::at);
         for queue in configured.iter().chain(&named) {

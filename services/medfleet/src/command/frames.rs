@@ -1,15 +1,16 @@
 //! `medfleet frames`: imaging alone. One PNG for each frame, and a manifest of what was done and refused.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use medfleet_imaging::{
-    BurnedIn, Convention, Fate, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal,
-    Slices, decode_slices, examination, frame_to_png, members, pair_order, plan_volume, prepare,
+    Archive, BurnedIn, Convention, Examination, Fate, Frame, FrameInfo, Limits, Options, Prepared,
+    Reason, Refusal, SlicePlan, Slices, decode_parts, examination, frame_to_png, members,
+    pair_order, plan_volume, prepare,
 };
 use serde_json::{Value, json};
 
+use super::lettering::LetteringArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::modality::VolumeModality;
 use crate::paths::Kind;
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     /// Take files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says so itself
     #[arg(long)]
     allow_burned_in: bool,
+    #[command(flatten)]
+    lettering: LetteringArgs,
     /// What volumes are whose format does not say it (NIfTI)
     #[arg(long, value_enum)]
     modality: Option<VolumeModality>,
@@ -64,25 +67,28 @@ pub(crate) fn run(args: Args) -> CommandResult {
         } else {
             BurnedIn::Refuse
         })
+        .checking_text(args.lettering.check()?)
         .with_volume_modality(args.modality.map(VolumeModality::of_imaging));
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
-    let files = inputs(paths, options.limits())?;
-    let mut entries = entries(&files, &options, &args.out)?;
-    if args.pair {
-        say_which_is_prior(&files, &mut entries, options.limits())?;
+    let mut set = Set::new(&options, &args.out, args.pair);
+    for path in paths {
+        set.path(path)?;
     }
+    let entries = set.finish()?;
     let refused = entries
         .iter()
-        .filter(|entry| entry.get("refused").is_some())
+        .filter(|(_, entry)| entry.get("refused").is_some())
         .count();
-    for (Input { path, .. }, entry) in files.iter().zip(&entries) {
+    for (path, entry) in &entries {
         if args.json {
             show::print_json(entry)?;
         } else {
             show::print(&line(path, entry))?;
         }
     }
+    let files = entries.len();
+    let entries: Vec<Value> = entries.into_iter().map(|(_, entry)| entry).collect();
     let manifest =
         json!({"preprocessing_version": convention.version, "side": side, "files": entries});
     let path = args.out.join("manifest.json");
@@ -90,8 +96,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     if refused > 0 {
         eprintln!(
-            "medfleet: {refused} of {} files refused; {} says why",
-            files.len(),
+            "medfleet: {refused} of {files} files refused; {} says why",
             path.display()
         );
         return Ok(Exit::Failed);
@@ -99,54 +104,286 @@ pub(crate) fn run(args: Args) -> CommandResult {
     Ok(Exit::Done)
 }
 
-/// A file, or a file within an archive.
+/// Where a file is.
 struct Input {
     /// Of an archive's member, the archive's path with the member's name behind it.
     path: PathBuf,
-    /// What is in memory already, or why the archive gave no more.
-    content: Option<Result<Vec<u8>, Refusal>>,
+    /// The file on disk.
+    file: PathBuf,
+    /// Which one of the archive.
+    member: Option<u32>,
+    kind: Kind,
 }
 
-impl Input {
-    fn kind(&self) -> Result<Kind> {
-        match &self.content {
-            Some(Ok(bytes)) => Ok(Kind::of(bytes)),
-            Some(Err(_)) => Ok(Kind::Dicom),
-            None => paths::kind(&self.path),
+/// The files and what becomes of them, as they come: of an archive one is in memory at a time, and of the rest only what their
+/// headers say.
+struct Set<'a> {
+    options: &'a Options,
+    out: &'a Path,
+    inputs: Vec<Input>,
+    entries: Vec<Value>,
+    slices: Vec<(usize, Box<Slices>)>,
+    /// Refused, unless there is a volume that they are left out of.
+    withheld: Vec<(usize, Refusal)>,
+    /// A report, an index: nothing to see, refused only if it is all there is.
+    empty: Vec<(usize, Refusal)>,
+    /// Of a pair: whose each is, and from when.
+    examinations: Option<Vec<Result<Option<Examination>, Refusal>>>,
+}
+
+impl<'a> Set<'a> {
+    fn new(options: &'a Options, out: &'a Path, pair: bool) -> Self {
+        Self {
+            options,
+            out,
+            inputs: Vec::new(),
+            entries: Vec::new(),
+            slices: Vec::new(),
+            withheld: Vec::new(),
+            empty: Vec::new(),
+            examinations: pair.then(Vec::new),
         }
     }
 
-    fn prepare(&self, options: &Options) -> Result<Result<Prepared, Refusal>> {
-        Ok(match &self.content {
-            Some(Ok(bytes)) => prepare(bytes, options),
-            Some(Err(refusal)) => Err(refusal.clone()),
-            None => prepare(&read(&self.path)?, options),
-        })
+    /// A file, or every file of an archive.
+    fn path(&mut self, path: PathBuf) -> Result<()> {
+        let bytes = read(&path)?;
+        if Archive::of(&bytes).is_none() {
+            let input = Input {
+                file: path.clone(),
+                path,
+                member: None,
+                kind: Kind::of(&bytes),
+            };
+            return self.file(input, &bytes);
+        }
+        let (mut done, mut number) = (Ok(()), 0);
+        let options = self.options;
+        let opened = members(&bytes, options.limits(), &mut |member| {
+            if done.is_ok() {
+                let input = Input {
+                    path: path.join(&member.name),
+                    file: path.clone(),
+                    member: Some(number),
+                    kind: Kind::of(&member.bytes),
+                };
+                done = self.file(input, &member.bytes);
+            }
+            number += 1;
+        });
+        done?;
+        if let Err(refusal) = opened {
+            let input = Input {
+                file: path.clone(),
+                path,
+                member: None,
+                kind: Kind::Dicom,
+            };
+            self.entries
+                .push(refused(self.entries.len(), &input.path, &refusal));
+            self.inputs.push(input);
+            if let Some(examinations) = &mut self.examinations {
+                examinations.push(Err(refusal));
+            }
+        }
+        Ok(())
     }
 
-    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
-        Ok(match &self.content {
-            Some(Ok(bytes)) => Cow::Borrowed(bytes),
-            Some(Err(refusal)) => return Err(refusal.clone().into()),
-            None => Cow::Owned(read(&self.path)?),
-        })
+    /// Writes what can be seen of a file by itself.
+    fn file(&mut self, input: Input, bytes: &[u8]) -> Result<()> {
+        let index = self.entries.len();
+        let path = input.path.as_path();
+        let nothing = || json!({"input_index": index, "path": path, "frames": []});
+        let entry = match prepare(bytes, self.options) {
+            Ok(Prepared::Frames(decoded)) => {
+                let frames = write(index, 0, &decoded.frames, self.out)?;
+                json!({"input_index": index, "path": path, "frames": frames,
+                    "clinical": decoded.clinical, "notes": decoded.notes})
+            }
+            Ok(Prepared::Slices(file)) => {
+                let entry = json!({"input_index": index, "path": path, "frames": [],
+                    "clinical": file.clinical()});
+                self.slices.push((index, file));
+                entry
+            }
+            Err(refusal) if refusal.leaves_out() => {
+                self.empty.push((index, refusal));
+                nothing()
+            }
+            Ok(Prepared::Withheld(refusal)) => {
+                self.withheld.push((index, refusal));
+                nothing()
+            }
+            Err(refusal) => refused(index, path, &refusal),
+        };
+        self.entries.push(entry);
+        self.inputs.push(input);
+        if let Some(examinations) = &mut self.examinations {
+            examinations.push(examination(bytes, self.options.limits()));
+        }
+        Ok(())
+    }
+
+    /// What is only known once all files are there; then the manifest's entry of each, with the path to show.
+    fn finish(mut self) -> Result<Vec<(PathBuf, Value)>, Fault> {
+        let files = self.entries.len();
+        for (index, refusal) in std::mem::take(&mut self.empty) {
+            let path = &self.inputs[index].path;
+            self.entries[index] = if files > 1 {
+                left_out(index, path, &refusal)
+            } else {
+                refused(index, path, &refusal)
+            };
+        }
+        self.leave_out_what_lies_beside_a_directory()?;
+        // Without a volume that it could be left out of, such a file is an image that was asked for.
+        for (index, refusal) in std::mem::take(&mut self.withheld) {
+            let path = &self.inputs[index].path;
+            self.entries[index] = if self.slices.is_empty() {
+                refused(index, path, &refusal)
+            } else {
+                left_out(index, path, &refusal)
+            };
+        }
+        let mut slices = std::mem::take(&mut self.slices);
+        while let Some((_, first)) = slices.first() {
+            let first = first.clone();
+            let (study, others) = slices
+                .into_iter()
+                .partition(|(_, file)| file.same_study(&first));
+            slices = others;
+            self.volume(&study)?;
+        }
+        if let Some(examinations) = self.examinations.take() {
+            say_which_is_prior(examinations, &mut self.entries)?;
+        }
+        let paths = self.inputs.into_iter().map(|input| input.path);
+        Ok(paths.zip(self.entries).collect())
+    }
+
+    /// Viewers and icons lie beside a DICOMDIR: what was seen of them is taken back.
+    fn leave_out_what_lies_beside_a_directory(&mut self) -> Result<()> {
+        let directory = |input: &Input| input.kind == Kind::Directory;
+        if !self.inputs.iter().any(directory) {
+            return Ok(());
+        }
+        for (index, input) in self.inputs.iter().enumerate() {
+            if input.kind != Kind::Other {
+                continue;
+            }
+            let frames = self.entries[index]["frames"].as_array();
+            for frame in frames.into_iter().flatten() {
+                let written = self.out.join(frame["file"].as_str().unwrap_or_default());
+                std::fs::remove_file(&written)
+                    .with_context(|| format!("cannot remove {}", written.display()))?;
+            }
+            let refusal = Refusal::new(Reason::BesideDirectory);
+            self.entries[index] = left_out(index, &input.path, &refusal);
+        }
+        let inputs = &self.inputs;
+        self.slices
+            .retain(|(index, _)| inputs[*index].kind != Kind::Other);
+        Ok(())
+    }
+
+    /// The volume of one study: its frames are numbered in the order the model sees them.
+    fn volume(&mut self, study: &[(usize, Box<Slices>)]) -> Result<()> {
+        let of_study: Vec<(usize, &Slices)> = study
+            .iter()
+            .map(|(index, file)| (*index, &**file))
+            .collect();
+        let plan = match plan_volume(&of_study, self.options.convention()) {
+            Ok(plan) => plan,
+            Err(refusal) => {
+                for (index, _) in study {
+                    self.refuse(*index, &refusal);
+                }
+                return Ok(());
+            }
+        };
+        for (index, fate) in &plan.fates {
+            self.entries[*index]["fate"] = json!(fate);
+            if let Fate::Unused(why) = fate {
+                self.entries[*index]["message"] = json!(why.text());
+            }
+        }
+        let mut on_disk: Vec<PathBuf> = Vec::new();
+        for (index, _) in &plan.frames {
+            let file = &self.inputs[*index].file;
+            if !on_disk.contains(file) {
+                on_disk.push(file.clone());
+            }
+        }
+        for file in on_disk {
+            self.slices_of(&file, &plan)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the slices of a file, or of all files of an archive, which is read once for them.
+    fn slices_of(&mut self, file: &Path, plan: &SlicePlan) -> Result<()> {
+        // Place in the volume, input and frame of each.
+        let mut wanted: Vec<(usize, usize, u32)> = Vec::new();
+        for (place, (index, frame)) in plan.frames.iter().enumerate() {
+            if self.inputs[*index].file == file {
+                wanted.push((place, *index, *frame));
+            }
+        }
+        let mut members: Vec<(Option<u32>, Vec<u32>)> = Vec::new();
+        for (_, index, frame) in &wanted {
+            let member = self.inputs[*index].member;
+            match members.iter_mut().find(|(known, _)| *known == member) {
+                Some((_, frames)) => frames.push(*frame),
+                None => members.push((member, vec![*frame])),
+            }
+        }
+        let (inputs, entries, out) = (&self.inputs, &mut self.entries, self.out);
+        let mut done = Ok(());
+        let bytes = read(file)?;
+        let mut each = |member: Option<u32>, frame: Frame, info: FrameInfo| {
+            let found = wanted.iter().position(|(_, index, number)| {
+                inputs[*index].member == member && *number == info.frame_index
+            });
+            if let (Some(found), Ok(())) = (found, &done) {
+                let (place, index, _) = wanted.swap_remove(found);
+                match write(index, place, &[(frame, info)], out) {
+                    Ok(written) => {
+                        if let Some(list) = entries[index]["frames"].as_array_mut() {
+                            list.extend(written);
+                        }
+                    }
+                    Err(error) => done = Err(error),
+                }
+            }
+        };
+        let decoded = decode_parts(&bytes, &members, plan, self.options, &mut each);
+        done?;
+        if let Err(refusal) = decoded {
+            // Those of an archive that come after it were not decoded.
+            for (_, index, _) in wanted {
+                self.refuse(index, &refusal);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, index: usize, refusal: &Refusal) {
+        self.entries[index] = refused(index, &self.inputs[index].path, refusal);
     }
 }
 
 /// Gives both files of a pair their role, or the reason why they have none.
 fn say_which_is_prior(
-    files: &[Input],
+    examinations: Vec<Result<Option<Examination>, Refusal>>,
     entries: &mut [Value],
-    limits: &Limits,
 ) -> Result<(), Fault> {
-    let ([first, second], [of_first, of_second]) = (files, entries) else {
-        let found = files.len();
+    let found = examinations.len();
+    let (Ok([first, second]), [of_first, of_second]) = (<[_; 2]>::try_from(examinations), entries)
+    else {
         return Err(Fault::usage(anyhow!(
             "--pair takes two files; found {found}"
         )));
     };
-    let read = |file: &Input| -> Result<_> { Ok(examination(&file.bytes()?, limits)) };
-    let (first, second) = (read(first)?, read(second)?);
     let order = first
         .and_then(|first| Ok((first, second?)))
         .and_then(|(first, second)| pair_order(first.as_ref(), second.as_ref()));
@@ -161,126 +398,6 @@ fn say_which_is_prior(
                 entry["refused"] = json!(refusal);
                 entry["message"] = json!(refusal.to_string());
             }
-        }
-    }
-    Ok(())
-}
-
-/// Archives opened; everything else is read when it is its turn.
-fn inputs(paths: Vec<PathBuf>, limits: &Limits) -> Result<Vec<Input>> {
-    let mut inputs = Vec::with_capacity(paths.len());
-    for path in paths {
-        if !paths::is_archive(&path)? {
-            let content = None;
-            inputs.push(Input { path, content });
-            continue;
-        }
-        let outcome = members(&read(&path)?, limits, &mut |member| {
-            inputs.push(Input {
-                path: path.join(&member.name),
-                content: Some(Ok(member.bytes)),
-            });
-        });
-        if let Err(refusal) = outcome {
-            let content = Some(Err(refusal));
-            inputs.push(Input { path, content });
-        }
-    }
-    Ok(inputs)
-}
-
-/// Decodes the files, writes their frames, and returns the manifest's entry of each.
-fn entries(files: &[Input], options: &Options, out: &Path) -> Result<Vec<Value>> {
-    let mut entries = Vec::with_capacity(files.len());
-    let mut slices: Vec<(usize, Box<Slices>)> = Vec::new();
-    let mut withheld: Vec<(usize, Refusal)> = Vec::new();
-    let kinds = files.iter().map(Input::kind).collect::<Result<Vec<_>>>()?;
-    let directory = kinds.contains(&Kind::Directory);
-    for (index, file) in files.iter().enumerate() {
-        let path = file.path.as_path();
-        if directory && kinds[index] == Kind::Other {
-            let refusal = Refusal::new(Reason::BesideDirectory);
-            entries.push(left_out(index, path, &refusal));
-            continue;
-        }
-        let entry = match file.prepare(options)? {
-            Ok(Prepared::Frames(decoded)) => {
-                let frames = write(index, 0, &decoded.frames, out)?;
-                json!({"input_index": index, "path": path, "frames": frames,
-                    "clinical": decoded.clinical, "notes": decoded.notes})
-            }
-            Ok(Prepared::Slices(file)) => {
-                let entry = json!({"input_index": index, "path": path, "frames": [],
-                    "clinical": file.clinical()});
-                slices.push((index, file));
-                entry
-            }
-            // A report, an index: nothing to see, unless it is all there is.
-            Err(refusal) if refusal.leaves_out() && files.len() > 1 => {
-                left_out(index, path, &refusal)
-            }
-            Ok(Prepared::Withheld(refusal)) => {
-                withheld.push((index, refusal.clone()));
-                json!({"input_index": index, "path": path, "frames": [],
-                    "fate": {"UNUSED": refusal.reason}, "message": refusal.to_string()})
-            }
-            Err(refusal) => refused(index, path, &refusal),
-        };
-        entries.push(entry);
-    }
-    // Without a volume that it could be left out of, such a file is an image that was asked for.
-    if slices.is_empty() {
-        for (index, refusal) in withheld {
-            entries[index] = refused(index, &files[index].path, &refusal);
-        }
-    }
-    while let Some((_, first)) = slices.first() {
-        let first = first.clone();
-        let (study, others) = slices
-            .into_iter()
-            .partition(|(_, file)| file.same_study(&first));
-        slices = others;
-        volume(&study, files, options, out, &mut entries)?;
-    }
-    Ok(entries)
-}
-
-/// The volume of one study: its frames are numbered in the order the model sees them.
-fn volume(
-    study: &[(usize, Box<Slices>)],
-    files: &[Input],
-    options: &Options,
-    out: &Path,
-    entries: &mut [Value],
-) -> Result<()> {
-    let of_study: Vec<(usize, &Slices)> = study
-        .iter()
-        .map(|(index, file)| (*index, &**file))
-        .collect();
-    let plan = match plan_volume(&of_study, options.convention()) {
-        Ok(plan) => plan,
-        Err(refusal) => {
-            for (index, _) in study {
-                entries[*index] = refused(*index, &files[*index].path, &refusal);
-            }
-            return Ok(());
-        }
-    };
-    for (index, fate) in &plan.fates {
-        entries[*index]["fate"] = json!(fate);
-        if let Fate::Unused(why) = fate {
-            entries[*index]["message"] = json!(why.text());
-        }
-    }
-    for (place, (index, frame)) in plan.frames.iter().enumerate() {
-        match decode_slices(&files[*index].bytes()?, &[*frame], &plan, options) {
-            Ok(frames) => {
-                let written = write(*index, place, &frames, out)?;
-                if let Some(list) = entries[*index]["frames"].as_array_mut() {
-                    list.extend(written);
-                }
-            }
-            Err(refusal) => entries[*index] = refused(*index, &files[*index].path, &refusal),
         }
     }
     Ok(())
@@ -345,9 +462,11 @@ mod tests {
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "hello").expect("a file");
         let options = Options::new(64, Limits::default()).expect("a side in range");
-        let files = inputs(vec![path.clone()], options.limits()).expect("a file");
-        let entries = entries(&files, &options, folder.path()).expect("an entry");
-        assert!(entries[0].get("refused").is_some());
-        assert!(line(&path, &entries[0]).contains("refused"), "{entries:?}");
+        let mut set = Set::new(&options, folder.path(), false);
+        set.path(path.clone()).expect("a file");
+        let entries = set.finish().expect("an entry");
+        let (shown, entry) = &entries[0];
+        assert!(entry.get("refused").is_some());
+        assert!(line(shown, entry).contains("refused"), "{entry:?}");
     }
 }

@@ -27,11 +27,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let job = client.job(&name).await?;
-        if args.json {
-            show::print_json(&show::job_json(&job))?;
-        } else {
-            show::print(&show::job_lines(&job))?;
-        }
+        show::print_job(&job, args.json)?;
         if job.state == i32::from(JobState::Completed) {
             follow::show_draft(&client, &job, args.json).await?;
         }

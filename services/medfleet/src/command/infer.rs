@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use medfleet_model::{
-    ComputeDevice, Continue, Dtype, Finish, Frame, Generation, GgufSource, LoadOptions, Message,
-    Model, Parts, Prompt, Request, Sampling,
+    ComputeDevice, Continue, Dtype, Finish, FolderSource, Frame, Generation, GgufSource,
+    LoadOptions, Message, Model, Parts, Prompt, Request, Sampling,
 };
 use serde_json::{Value, json};
 
@@ -29,7 +29,8 @@ pub(crate) struct Args {
     /// With a GGUF file: tokenizer.json; else the one beside the file, or the vocabulary inside it
     #[arg(long, value_name = "FILE.json")]
     tokenizer: Option<PathBuf>,
-    /// With a GGUF file: keep quantised matrices as stored, for less memory; else they are dequantised
+    /// Hold the language model quantised, for less memory: a folder's becomes Q8_0; a GGUF's stays as stored, else it is
+    /// dequantised
     #[arg(long)]
     quantised: bool,
     /// A square PNG or JPEG of any size; repeat for several, in order (`medfleet frames` makes squares of anything else)
@@ -113,14 +114,17 @@ fn load(args: &Args, options: LoadOptions) -> Result<Model> {
             vision: args.vision.clone(),
             tokenizer: args.tokenizer.clone(),
             quantised: args.quantised,
+            digest_cache: None,
         };
         Model::load_gguf(&source, options)
-    } else if args.vision.is_some() || args.tokenizer.is_some() || args.quantised {
-        bail!(
-            "--vision, --tokenizer and --quantised go with a .gguf file; a model folder has its own"
-        );
+    } else if args.vision.is_some() || args.tokenizer.is_some() {
+        bail!("--vision and --tokenizer go with a .gguf file; a model folder has its own");
     } else {
-        Model::load(&args.model, options)
+        let source = FolderSource {
+            quantised: args.quantised,
+            ..FolderSource::new(&args.model)
+        };
+        Model::load_folder(&source, options)
     };
     model.with_context(|| format!("cannot load the model in {}", args.model.display()))
 }

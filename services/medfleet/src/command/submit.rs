@@ -307,6 +307,7 @@ pub(super) async fn inputs(
         inputs.push(Input {
             source: Some(source),
             modality: modality.to_owned(),
+            ..Input::default()
         });
     }
     Ok(inputs)

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use medfleet_core::PoolName;
 use medfleet_runtime::config::Sources;
 use medfleet_runtime::process::{self, Arguments, Process, Program};
@@ -42,9 +42,15 @@ pub(crate) struct Args {
     /// Data folder: jobs, blobs, keys; one fleet at a time
     #[arg(long, value_name = "DIR", default_value = crate::cli::DATA)]
     data: PathBuf,
-    /// Model folder
-    #[arg(long, value_name = "DIR", conflicts_with = "simulate")]
+    /// Model folder, or a GGUF file with the language model
+    #[arg(long, value_name = "DIR|FILE.gguf", conflicts_with = "simulate")]
     model: Option<PathBuf>,
+    /// With a GGUF file: the vision tower, an mmproj GGUF or a model folder
+    #[arg(long, value_name = "FILE.gguf|DIR", requires = "model")]
+    vision: Option<PathBuf>,
+    /// Hold the language model quantised, on CPUs: a folder's becomes Q8_0, half of bf16's memory; a GGUF's stays as stored
+    #[arg(long, requires = "model")]
+    quantised: bool,
     /// Folder of a MedSigLIP, for the tasks embed and zero-shot
     #[arg(long, value_name = "DIR")]
     embedder: Option<PathBuf>,
@@ -102,7 +108,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
 /// Everything that is decided here: weakly by the data folder, strongly by flags, `--set` in between.
 fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Result<Vec<String>> {
     let (key, _, _) = data.secret("key", random_key)?;
-    let alias = alias(args.model.as_deref());
+    let alias = alias(args.model.as_deref(), args.quantised);
     let pool = quoted(pool(&alias)?.as_str())?;
     let weak = [
         ("process.telemetry.log_format", "text".to_owned()),
@@ -125,40 +131,15 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
     ];
     let mut settings = given.missing(&weak);
     settings.extend(args.process.set.iter().cloned());
-    match (&args.model, args.simulate) {
-        (Some(folder), _) => {
-            let folder = std::fs::canonicalize(folder)
-                .with_context(|| format!("cannot open the model folder {}", folder.display()))?;
-            let dtype = if given.has("model.dtype") {
-                Vec::new()
-            } else {
-                vec!["model.dtype=f32".to_owned()]
-            };
-            settings.push("model.kind=folder".to_owned());
-            if !given.has("model.digest_cache") {
-                let cache = quoted_path(&data.folder("digests")?)?;
-                settings.push(format!("model.digest_cache={cache}"));
-            }
-            settings.push(format!("model.path={}", quoted_path(&folder)?));
-            settings.extend(dtype);
-        }
-        (None, true) => settings.push("model.kind=simulated".to_owned()),
-        (None, false) if given.has("model") => {}
-        (None, false) => {
-            return Err(anyhow!(
-                "no model: name its folder with --model DIR, or try the fleet without one with --simulate"
-            ));
-        }
-    }
+    settings.extend(model(args, given, data)?);
     if let Some(folder) = &args.embedder {
-        let other = self::alias(Some(folder));
+        let other = self::alias(Some(folder), false);
         if other == alias {
             return Err(anyhow!(
                 "both model folders make the alias {alias}; rename one of them"
             ));
         }
-        let folder = std::fs::canonicalize(folder)
-            .with_context(|| format!("cannot open the model folder {}", folder.display()))?;
+        let folder = opened(folder)?;
         let pool = quoted(self::pool(&other)?.as_str())?;
         settings.push(format!("embedder.path={}", quoted_path(&folder)?));
         settings.push(format!("embedder.pool={pool}"));
@@ -171,6 +152,53 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
         settings.push(format!("queue.urls=[{}]", quoted(url)?));
     }
     Ok(settings)
+}
+
+/// The settings of the model that the flags name.
+fn model(args: &Args, given: &Given, data: &Data) -> Result<Vec<String>> {
+    let Some(path) = &args.model else {
+        return match (args.simulate, given.has("model")) {
+            (true, _) => Ok(vec!["model.kind=simulated".to_owned()]),
+            (false, true) => Ok(Vec::new()),
+            (false, false) => Err(anyhow!(
+                "no model: name its folder with --model DIR, or try the fleet without one with --simulate"
+            )),
+        };
+    };
+    let gguf = is_gguf(path);
+    let mut settings = given.missing(&[
+        ("model.dtype", "f32".to_owned()),
+        ("model.digest_cache", quoted_path(&data.folder("digests")?)?),
+    ]);
+    let kind = if gguf { "gguf" } else { "folder" };
+    settings.push(format!("model.kind={kind}"));
+    settings.push(format!("model.path={}", quoted_path(&opened(path)?)?));
+    match &args.vision {
+        Some(_) if !gguf => {
+            bail!("--vision goes with a .gguf file; a model folder has its own vision tower")
+        }
+        Some(vision) => settings.push(format!("model.vision={}", quoted_path(&opened(vision)?)?)),
+        None if gguf && !given.has("model.vision") => bail!(
+            "{} holds no vision tower: name its mmproj file, or a model folder, with --vision",
+            path.display()
+        ),
+        None => {}
+    }
+    if args.quantised {
+        let form = if gguf { "stored" } else { "q8_0" };
+        settings.push(format!("model.weights={form}"));
+    }
+    Ok(settings)
+}
+
+fn is_gguf(model: &Path) -> bool {
+    model.extension().is_some_and(|end| end == "gguf")
+}
+
+/// The whole path of a model's folder or file, which is there.
+fn opened(model: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(model)
+        .with_context(|| format!("cannot open the model {}", model.display()))
 }
 
 /// The body of the process: returns after the shutdown has begun and everything has stopped in order.
@@ -276,16 +304,19 @@ fn url(api: SocketAddr, secure: bool) -> String {
     format!("{scheme}://{}", SocketAddr::new(host, api.port()))
 }
 
-/// The model's alias: its folder's name in the letters of a pool name.
-fn alias(model: Option<&Path>) -> String {
-    let Some(name) = model.and_then(Path::file_name) else {
-        return if model.is_some() {
-            "model".to_owned()
-        } else {
-            "simulated".to_owned()
-        };
+/// The model's alias: its folder's or file's name in the letters of a pool name, and the form that it is held in: jobs of
+/// another form wait in another pool.
+fn alias(model: Option<&Path>, quantised: bool) -> String {
+    let Some(model) = model else {
+        return "simulated".to_owned();
     };
-    let name = name.to_string_lossy().to_ascii_lowercase();
+    let (name, form) = if is_gguf(model) {
+        (model.file_stem(), "-stored")
+    } else {
+        (model.file_name(), "-q8-0")
+    };
+    let form = if quantised { form } else { "" };
+    let name = name.unwrap_or_default().to_string_lossy();
     let good = |c: char| {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
             c
@@ -293,11 +324,14 @@ fn alias(model: Option<&Path>) -> String {
             '-'
         }
     };
-    let alias: String = name.chars().map(good).take(ALIAS_CHARS_MAX).collect();
-    match alias.trim_matches('-') {
-        "" => "model".to_owned(),
-        alias => alias.to_owned(),
-    }
+    let name = name.to_ascii_lowercase();
+    let room = ALIAS_CHARS_MAX - form.len();
+    let name: String = name.chars().map(good).take(room).collect();
+    let name = match name.trim_matches('-') {
+        "" => "model",
+        name => name,
+    };
+    format!("{name}{form}")
 }
 
 fn pool(alias: &str) -> Result<PoolName> {
@@ -315,6 +349,7 @@ pub(crate) fn random_key() -> String {
 mod tests {
     use super::*;
     use clap::Parser;
+    use medfleet_engine::{FolderWeights, GgufWeights, ModelConfig, ModelDtype};
     use medfleet_runtime::config;
 
     #[derive(Parser)]
@@ -342,8 +377,8 @@ mod tests {
     #[test]
     fn an_alias_is_made_of_the_folders_name() {
         let check = |folder: Option<&str>, expected: &str| {
-            assert_eq!(alias(folder.map(Path::new)), expected);
-            assert!(pool(&alias(folder.map(Path::new))).is_ok());
+            assert_eq!(alias(folder.map(Path::new), false), expected);
+            assert!(pool(&alias(folder.map(Path::new), false)).is_ok());
         };
         check(None, "simulated");
         check(Some("deploy/tiny"), "tiny");
@@ -352,6 +387,17 @@ mod tests {
         check(
             Some("/models/a-very-long-name-of-a-model-folder"),
             "a-very-long-name-of-a-mo",
+        );
+        check(Some("/models/gemma-3.Q8_0.gguf"), "gemma-3-q8-0");
+        let quantised = |model: &str, expected: &str| {
+            assert_eq!(alias(Some(Path::new(model)), true), expected);
+            assert!(pool(expected).is_ok());
+        };
+        quantised("deploy/tiny", "tiny-q8-0");
+        quantised("/models/gemma-3.Q8_0.gguf", "gemma-3-q8-0-stored");
+        quantised(
+            "/models/a-very-long-name-of-a-model-folder",
+            "a-very-long-name-of-q8-0",
         );
     }
 
@@ -403,6 +449,46 @@ mod tests {
         assert_eq!(config.decode.pool, "simulated-local");
         let same = loaded(&["--model", path, "--embedder", path]).expect_err("one alias for two");
         assert!(same.to_string().contains("medsiglip"), "{same}");
+    }
+
+    #[test]
+    fn a_model_is_held_as_the_flags_say() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let of = |name: &str| folder.path().join(name).display().to_string();
+        let (dir, file) = (of("Folder"), of("text.gguf"));
+        std::fs::create_dir(&dir).expect("a folder");
+        std::fs::write(&file, b"").expect("a file");
+        let (dir, file) = (dir.as_str(), file.as_str());
+        let config = loaded(&["--model", dir, "--quantised"]).expect("loads");
+        let ModelConfig::Folder { weights, dtype, .. } = config.model else {
+            panic!("{:?}", config.model);
+        };
+        assert_eq!((weights, dtype), (FolderWeights::Q8_0, ModelDtype::F32));
+        assert_eq!(config.decode.pool, "folder-q8-0-local");
+        let words = ["--model", file, "--vision", dir, "--quantised"];
+        let config = loaded(&words).expect("loads");
+        let ModelConfig::Gguf {
+            weights, vision, ..
+        } = &config.model
+        else {
+            panic!("{:?}", config.model);
+        };
+        assert_eq!(*weights, GgufWeights::Stored);
+        assert!(vision.ends_with("Folder"), "{}", vision.display());
+        assert_eq!(config.decode.pool, "text-stored-local");
+        let set = format!("model.vision=\"{dir}\"");
+        assert!(loaded(&["--model", file, "--set", &set]).is_ok());
+        for (words, said) in [
+            (vec!["--model", file], "with --vision"),
+            (vec!["--model", dir, "--vision", dir], "goes with a .gguf"),
+            (
+                vec!["--model", dir, "--quantised", "--set", "model.device=cuda"],
+                "multiplied on CPUs",
+            ),
+        ] {
+            let error = loaded(&words).expect_err(said).to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 
     #[test]

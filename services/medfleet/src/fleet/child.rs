@@ -1,5 +1,6 @@
 //! Child processes that never outlive us, not even when we are killed with kill -9.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -57,6 +58,13 @@ pub(crate) fn end(child: &mut Child, patience: Duration) -> Result<bool> {
         }
         pause(&never, POLL);
     }
+}
+
+/// An address on loopback that nobody listens on now, for a child that is told where to listen.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    listener.local_addr().context("no free port on 127.0.0.1")
 }
 
 /// Waits; false when told to stop, by a word on the channel or by its closing.

@@ -7,7 +7,7 @@ mod binary;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ use medfleet_runtime::{OnFailure, OnShutdown, Random, Secret, TaskKind, TaskSet}
 
 pub(crate) use binary::{Binary, find};
 
-use super::child::{self, POLL, pause};
+use super::child::{self, POLL, free_address, pause};
 
 /// How long the server may take until it answers; it reads its streams first.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -142,7 +142,8 @@ impl Plan {
     fn first_start(&mut self, stopped: &Receiver<()>) -> Result<Child> {
         let mut last = None;
         for _ in 0..PORTS_TRIED_MAX {
-            self.port = free_port()?;
+            // Kept over restarts, so that everyone finds the server again.
+            self.port = free_address()?.port();
             self.write_config()?;
             let mut child = self.spawn()?;
             match self.wait_until_it_answers(&mut child, stopped) {
@@ -271,16 +272,6 @@ fn words(folder: &Path) -> std::io::Result<File> {
     open()
 }
 
-/// A port that nobody listens on now. The server keeps it over restarts, so that everyone finds it again.
-fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
-    Ok(listener
-        .local_addr()
-        .context("no free port on 127.0.0.1")?
-        .port())
-}
-
 /// Whether a NATS server says hello there.
 fn greets(address: SocketAddr) -> bool {
     let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
@@ -346,7 +337,6 @@ mod tests {
 
     #[test]
     fn nobody_greets_on_a_free_port() {
-        let port = free_port().expect("there is one");
-        assert!(!greets(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        assert!(!greets(free_address().expect("there is one")));
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use medfleet_encode::Deployment;
-use medfleet_engine::{EncodeEngine, Half, LoadedModel, ModelConfig, ModelDtype};
+use medfleet_engine::{EncodeEngine, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype};
 use medfleet_ingest::Deps;
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{
@@ -260,6 +260,7 @@ impl Embedder {
         let model = load(ModelConfig::Folder {
             path: embedder.path.clone(),
             dtype: ModelDtype::F32,
+            weights: FolderWeights::Plain,
             device: embedder.device,
             digest_cache: None,
         });

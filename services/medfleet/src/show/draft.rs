@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use medfleet_proto::v1::{
-    Embedding, Job, LabelScore, Result as Draft, Timings, ZeroShotImage, result::Output,
+    Embedding, Job, LabelScore, Provenance, Result as Draft, Timings, ZeroShotImage, result::Output,
 };
 
 use super::seconds;
@@ -149,11 +149,23 @@ fn facts(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
         writeln!(
             out,
             "model        {} ({}, {}), medfleet {}",
-            provenance.model, provenance.dtype, provenance.device, provenance.code_version
+            provenance.model,
+            numbers(provenance),
+            provenance.device,
+            provenance.code_version
         )?;
     }
     writeln!(out, "job          {}", draft.job)?;
     writeln!(out, "trace        {}", job.trace_id)
+}
+
+/// What a text was computed in: `f32`, or `bf16, matrices q8_0`.
+pub(crate) fn numbers(provenance: &Provenance) -> String {
+    let Provenance { dtype, weights, .. } = provenance;
+    match weights.as_str() {
+        "" => dtype.clone(),
+        forms => format!("{dtype}, matrices {forms}"),
+    }
 }
 
 /// One line for each stage, the total last.
@@ -204,6 +216,12 @@ mod tests {
                 }),
                 ..Timings::default()
             }),
+            provenance: Some(Provenance {
+                dtype: "bf16".into(),
+                weights: "q8_0".into(),
+                device: "cpu".into(),
+                ..Provenance::default()
+            }),
             usage: Some(Usage {
                 prompt_tokens: 300,
                 image_tokens: 256,
@@ -223,6 +241,7 @@ mod tests {
             "incomplete",
             "2.0 ms",
             "300 in (256 of images)",
+            "(bf16, matrices q8_0, cpu)",
             "trace        ff",
         ] {
             assert!(shown.contains(part), "{part} is missing in\n{shown}");

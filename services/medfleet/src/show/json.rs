@@ -213,6 +213,7 @@ fn provenance_json(provenance: &Provenance) -> Value {
         "code_version": provenance.code_version,
         "device": provenance.device,
         "dtype": provenance.dtype,
+        "weights": provenance.weights,
     })
 }
 

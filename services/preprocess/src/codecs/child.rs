@@ -14,7 +14,7 @@ const BUFFER_BYTES: usize = 1 << 17;
 
 /// Decodes until there is no more. `arguments`: the program's own, among them [`super::ARGUMENT`], the bytes of memory and
 /// the seconds of processor time that it may use.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub(super) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let numbers: Vec<OsString> = arguments.into_iter().skip(2).collect();
     let number = |at: usize| numbers.get(at).map(OsString::as_os_str).and_then(number);
     let (Some(memory_bytes), Some(seconds)) = (number(0), number(1)) else {
@@ -54,7 +54,7 @@ fn number(text: &OsStr) -> Option<u64> {
 }
 
 /// No more memory than this, no core dump with somebody's pixels, no file written.
-fn limit(memory_bytes: u64) -> io::Result<()> {
+pub(crate) fn limit(memory_bytes: u64) -> io::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_AS)?;
     setrlimit(
         Resource::RLIMIT_AS,

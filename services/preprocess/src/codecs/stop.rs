@@ -19,7 +19,8 @@ pub struct Stop(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// The process that works for the decode, as long as nobody has waited for it: its id is its own until then.
+    /// The process that works for the decode, or its group where that is negative, as long as nobody has waited for it: its id
+    /// is its own until then.
     process: Option<Pid>,
 }
 
@@ -50,7 +51,7 @@ impl Stop {
     }
 
     /// Says which process works until the outcome is dropped; `None` once it was stopped.
-    pub(super) fn watch(&self, process: Pid) -> Option<Watched<'_>> {
+    pub(crate) fn watch(&self, process: Pid) -> Option<Watched<'_>> {
         let mut state = self.state();
         if state.stopped {
             return None;
@@ -67,7 +68,7 @@ impl Stop {
 
 /// A process that is ended when its decode is stopped.
 #[derive(Debug)]
-pub(super) struct Watched<'a>(&'a Stop);
+pub(crate) struct Watched<'a>(&'a Stop);
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {

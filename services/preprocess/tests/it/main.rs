@@ -5,6 +5,8 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod ocr;
+
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};

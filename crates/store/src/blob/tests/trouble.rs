@@ -204,12 +204,29 @@ async fn a_full_place_with_nothing_of_the_job_stays_full() {
 
 #[tokio::test]
 async fn what_is_corrupt_is_made_again_by_the_next_put() {
-    let (store, place) = store();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let places: [Arc<dyn Backend>; 2] = [
+        Arc::new(Objects::in_memory()),
+        Arc::new(Folder::open(folder.path()).expect("opens")),
+    ];
+    for place in places {
+        corrupt_is_made_again(place).await;
+    }
+}
+
+async fn corrupt_is_made_again(place: Arc<dyn Backend>) {
+    let (plain, _) = store();
+    let store = over(&place, plain.limits());
     let a = tenant("a");
     let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
     let name = blob_name(&a, BlobKind::Tokens, &digest);
     // As long as the content, so that only a read can tell.
     let wrong = Bytes::from_static(b"tokenz");
+    place.put(&name, wrong.clone()).await.expect("overwrites");
+    // Whoever puts the content need not have read it before.
+    assert_eq!(digest, put(&store, "a", BlobKind::Tokens, b"tokens").await);
+    let found = store.get(&a, BlobKind::Tokens, &digest).await;
+    assert_eq!(&found.expect("gets")[..], b"tokens");
     place.put(&name, wrong).await.expect("overwrites");
     let found = store.get(&a, BlobKind::Tokens, &digest).await;
     assert!(

@@ -5,7 +5,7 @@
 //! It is for models with random weights as `bench model` writes them, whose texts have no end: a report that is shorter than
 //! it may be fails the run, for it would be other work than what it is compared with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -17,6 +17,8 @@ use medfleet_proto::v1::{
 };
 use serde_json::{Value, json};
 
+use super::checkpoint::gguf_of;
+use super::form::Form;
 use super::report::{self, LocalFleet};
 use super::sample::{Sample, head};
 use super::side::processor;
@@ -24,6 +26,7 @@ use super::spent::spent;
 use crate::client::{Client, Cursor, Retry};
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit, Fault};
+use crate::fleet::settings::quoted_path;
 use crate::show;
 
 /// Reports before those that count.
@@ -37,6 +40,10 @@ pub(crate) struct Args {
     /// Model folder, with random weights as `bench model` writes them
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// What it computes in: bf16 or f32; or the form that its language model is held in, of the folder's GGUF that
+    /// `bench model` wrote: q8_0, q4_k, q6_k, q4_k_m, with the rest in bf16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    dtype: Form,
     /// Jobs queued at once
     #[arg(long, value_name = "N", default_value_t = 32)]
     jobs: u32,
@@ -85,13 +92,14 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let config = Config::read(&args.model).context("cannot read the model's configuration")?;
     let vision = config.vision.as_ref();
     let side = vision.context("the model takes no images")?.image_size;
+    let (weights, settings) = settings(&args).map_err(Fault::usage)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let pictures = (0..count).map(|number| {
         let path = report::picture(folder.path(), side, number)?;
         std::fs::read(path).context("cannot read a picture")
     });
     let pictures: Vec<Vec<u8>> = pictures.collect::<Result<_>>()?;
-    let mut fleet = LocalFleet::start(folder.path(), Some(&args.model), &settings(&args))?;
+    let mut fleet = LocalFleet::start(folder.path(), Some(&weights), &settings)?;
     let measured = on_one_thread(async {
         measure(&mut fleet, &pictures, &args).await?;
         Ok(Exit::Done)
@@ -102,15 +110,42 @@ pub(crate) fn run(args: Args) -> CommandResult {
     Ok(measured.with_context(|| format!("the fleet said:\n{}", report::tail(&log)))?)
 }
 
-/// What the fleet is told. Random weights write one token over and over, which would be proposed and be right: that says
-/// nothing of reports.
-fn settings(args: &Args) -> Vec<String> {
+/// The weights, and what else the fleet is told. Random weights write one token over and over, which would be proposed and
+/// be right: that says nothing of reports.
+fn settings(args: &Args) -> Result<(PathBuf, Vec<String>)> {
     let mut settings = vec![
         format!("decode.worker.slots={}", args.slots),
         "decode.speculation.mode=off".to_owned(),
     ];
+    let weights = match args.dtype {
+        Form::Plain(dtype) => {
+            settings.push(format!("model.dtype={dtype}"));
+            args.model.clone()
+        }
+        form @ Form::Quantised(_) => {
+            let file = gguf_of(&args.model, form);
+            ensure!(
+                file.is_file(),
+                "{} is not there: `medfleet bench model --dir {} --dtype {form}` writes it",
+                file.display(),
+                args.model.display()
+            );
+            // The vision tower and the tokenizer are the folder's.
+            settings.push(format!(
+                "model.vision={}",
+                quoted_path(&whole(&args.model)?)?
+            ));
+            settings.push("model.weights=stored".to_owned());
+            settings.push("model.dtype=bf16".to_owned());
+            file
+        }
+    };
     settings.extend(args.set.iter().cloned());
-    settings
+    Ok((weights, settings))
+}
+
+fn whole(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
 }
 
 async fn measure(fleet: &mut LocalFleet, pictures: &[Vec<u8>], args: &Args) -> Result<()> {
@@ -167,7 +202,7 @@ impl Bench<'_> {
             }),
             inputs: vec![Input {
                 source: Some(Source::Content(picture.to_vec().into())),
-                modality: String::new(),
+                ..Input::default()
             }],
             class: class.into(),
             decoding: Some(DecodingParameters {
@@ -220,7 +255,7 @@ impl Figures {
         }
         if let Some(provenance) = &draft.provenance {
             self.device.clone_from(&provenance.device);
-            self.dtype.clone_from(&provenance.dtype);
+            self.dtype = show::numbers(provenance);
         }
     }
 

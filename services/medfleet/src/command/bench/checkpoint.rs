@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use medfleet_model::{ComputeDevice, GgufSource, LoadOptions, Model, Parts};
+use medfleet_model::{ComputeDevice, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use serde_json::{Map, Value, json};
 
 use super::form::Form;
@@ -93,11 +93,21 @@ impl Checkpoint {
             if let Form::Quantised(quants) = form
                 && !path.is_file()
             {
-                gguf::write(&path, *quants, self.layers())
+                gguf::write(&path, *quants, self.layers(), &self.ends()?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
         Ok(written)
+    }
+
+    /// The tokens that end a text, by the configuration that was written.
+    fn ends(&self) -> Result<Vec<usize>> {
+        let path = self.dir.join("config.json");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not JSON", path.display()))?;
+        Ok(ends(&config))
     }
 
     /// The one form and the one device, where several make no sense.
@@ -109,7 +119,7 @@ impl Checkpoint {
     }
 
     fn gguf(&self, form: Form) -> PathBuf {
-        self.dir.join(format!("text-{form}.gguf"))
+        gguf_of(&self.dir, form)
     }
 
     /// Layers of the language model.
@@ -177,7 +187,11 @@ impl Checkpoint {
         let begun = Instant::now();
         let model = match form {
             Form::Plain(_) => {
-                Model::load_remembering(&self.dir, options, &self.dir.join("digests"))
+                let source = FolderSource {
+                    digest_cache: Some(self.dir.join("digests")),
+                    ..FolderSource::new(&self.dir)
+                };
+                Model::load_folder(&source, options)
             }
             Form::Quantised(_) => {
                 let source = GgufSource {
@@ -185,6 +199,7 @@ impl Checkpoint {
                     vision: Some(self.dir.clone()),
                     tokenizer: Some(self.dir.join(TOKENIZER)),
                     quantised: true,
+                    digest_cache: None,
                 };
                 Model::load_gguf(&source, options)
             }
@@ -192,6 +207,11 @@ impl Checkpoint {
         let model = model.with_context(|| format!("cannot load {}", self.dir.display()))?;
         Ok((model, begun.elapsed()))
     }
+}
+
+/// Where a checkpoint's folder has the GGUF of a quantised form.
+pub(super) fn gguf_of(dir: &Path, form: Form) -> PathBuf {
+    dir.join(format!("text-{form}.gguf"))
 }
 
 /// The matrices of the language model, and its norms.

@@ -80,7 +80,7 @@ async fn one_job(client: &Client, number: u64) -> Result<Duration> {
         }),
         inputs: vec![Input {
             source: Some(Source::Content(picture(number)?.into())),
-            modality: String::new(),
+            ..Input::default()
         }],
         decoding: Some(DecodingParameters {
             max_tokens: TOKENS_MAX,

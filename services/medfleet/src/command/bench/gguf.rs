@@ -68,7 +68,8 @@ impl Tensor {
         bytes as u64
     }
 
-    fn write(&self, file: &mut impl Write, random: &mut Random) -> Result<()> {
+    /// The rows of `ends` in the embedding are zeros, as in the safetensors: such a text has no end.
+    fn write(&self, file: &mut impl Write, random: &mut Random, ends: &[usize]) -> Result<()> {
         match self.held {
             Held::Ones => {
                 for _ in 0..self.values() {
@@ -77,10 +78,14 @@ impl Tensor {
             }
             Held::Blocks(block) => {
                 let mut bytes = vec![0; block.bytes.next_multiple_of(8)];
-                for _ in 0..self.values() / block.weights {
+                let is_embedding = self.name == "token_embd.weight";
+                for number in 0..self.values() / block.weights {
                     random.bits(&mut bytes);
+                    let row = number * block.weights / HIDDEN;
+                    let blank = is_embedding && ends.contains(&row);
                     for (at, scale) in block.scales {
-                        let scale = f16::from_f32(*scale).to_le_bytes();
+                        let scale = if blank { 0.0 } else { *scale };
+                        let scale = f16::from_f32(scale).to_le_bytes();
                         bytes[*at..at + 2].copy_from_slice(&scale);
                     }
                     file.write_all(&bytes[..block.bytes])?;
@@ -169,7 +174,7 @@ fn metadata(layers: usize) -> (u64, Vec<u8>) {
 }
 
 /// Writes the file; it gets its name last, so that an interrupted one is written again.
-pub(super) fn write(path: &Path, quants: Quants, layers: usize) -> Result<()> {
+pub(super) fn write(path: &Path, quants: Quants, layers: usize, ends: &[usize]) -> Result<()> {
     let planned = planned_text(layers);
     let tensors = planned.iter().map(|of| Tensor::new(of, quants, layers));
     let tensors: Vec<Tensor> = tensors.collect();
@@ -195,7 +200,7 @@ pub(super) fn write(path: &Path, quants: Quants, layers: usize) -> Result<()> {
     file.write_all(&head)?;
     let mut random = Random::default();
     for tensor in &tensors {
-        tensor.write(&mut file, &mut random)?;
+        tensor.write(&mut file, &mut random, ends)?;
         let padding = tensor.bytes().next_multiple_of(ALIGNMENT) - tensor.bytes();
         file.write_all(&vec![0; padding as usize])?;
     }

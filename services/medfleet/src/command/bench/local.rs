@@ -1,6 +1,6 @@
 //! A nats-server and a queue of a bench's own, and their orderly end.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,10 +8,9 @@ use anyhow::{Context, Result};
 use medfleet_queue::QueueConfig;
 use medfleet_queue::server::Sync;
 use medfleet_runtime::{Shutdown, SystemRandom, TaskSet};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::programs::free_address;
+use super::programs::get;
+use crate::fleet::child::free_address;
 use crate::fleet::nats::{self, Measured, Nats};
 
 /// How long the server may take to stop.
@@ -22,7 +21,7 @@ pub(super) struct LocalNats {
     nats: Nats,
     tasks: TaskSet,
     pid_file: PathBuf,
-    monitor_port: u16,
+    monitor: SocketAddr,
 }
 
 /// Messages that a server has taken and sent since it started.
@@ -49,32 +48,23 @@ impl LocalNats {
         std::fs::create_dir_all(&folder).context("cannot make the folder of nats-server")?;
         let tasks = TaskSet::new(Shutdown::new(STOP_MAX));
         let binary = nats::find(cache)?;
-        let monitor_port = free_address()?.port();
+        let monitor = free_address()?;
         let measured = Measured {
             sync,
-            monitor_port: Some(monitor_port),
+            monitor_port: Some(monitor.port()),
         };
         let nats = Nats::start_with(&binary, (&folder, measured), &tasks, &SystemRandom).await?;
         Ok(Self {
             nats,
             tasks,
             pid_file: folder.join("nats.pid"),
-            monitor_port,
+            monitor,
         })
     }
 
     /// What it has taken and sent so far.
     pub(super) async fn messages(&self) -> Result<Messages> {
-        let ask = async {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor_port)).await?;
-            stream
-                .write_all(b"GET /varz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = ask
+        let answer = get(self.monitor, "/varz")
             .await
             .context("nats-server's monitoring page does not answer")?;
         // Without chunks: the server knows the page's length, or ends the connection after it.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use medfleet_queue::QueueConfig;
 use serde_json::json;
-use toml::{Table, toml};
+use toml::toml;
 
 use super::local::LocalNats;
-use super::programs::{Program, Site};
+use super::programs::{POOL, Program, Site, section};
 use super::usage::Usage;
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit};
@@ -51,15 +51,12 @@ async fn measure(
 ) -> Result<Vec<(&'static str, Usage)>> {
     let blobs = data.folder("blobs")?;
     let site = Site::new(data, queue.clone(), blobs)?;
-    let ingest = Table::from_iter([("ingest".to_owned(), site.ingest()?.into())]);
-    let preprocess = toml! {
-        [preprocess]
-        pool = "bench-local"
-        frame_side = 896
-    };
+    let ingest = site.ingest()?;
+    let mut preprocess = toml! { frame_side = 896 };
+    preprocess.insert("pool".to_owned(), POOL.into());
     let mut measured = Vec::new();
-    for (role, parts) in [("ingest", ingest), ("preprocess", preprocess)] {
-        let mut program = site.start(role, role, parts)?;
+    for (role, config) in [("ingest", ingest), ("preprocess", preprocess)] {
+        let mut program = site.start(role, role, section(role, config))?;
         let usage = settle(&mut program, Duration::from_secs(args.idle)).await;
         program.stop()?;
         measured.push((role, usage?));

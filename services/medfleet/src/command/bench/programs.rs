@@ -1,7 +1,7 @@
 //! The services as processes of their own, as a cluster runs them, beside a nats-server and blobs of a bench's own: how they
 //! are configured, started, watched and ended. Their programs have to lie beside this one.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use toml::{Table, Value, toml};
 use super::usage::Usage;
 use crate::client::Fleet;
 use crate::command::up;
-use crate::fleet::child;
+use crate::fleet::child::{self, free_address};
 use crate::fleet::data::{Data, write_whole};
 use crate::fleet::tenant::LocalToken;
 
@@ -76,11 +76,9 @@ impl Site {
 
     /// The part of ingest's configuration that every bench has.
     pub(super) fn ingest(&self) -> Result<Table> {
-        let mut ingest = toml! {
-            default_model = "bench"
-            [models]
-            bench = "bench-local"
-        };
+        let mut ingest = toml! { default_model = "bench" };
+        let models = Table::from_iter([("bench".to_owned(), POOL.into())]);
+        ingest.insert("models".into(), models.into());
         ingest.insert("listen".into(), self.api.to_string().into());
         ingest.insert("tokens".into(), text(&self.token.hashes)?);
         Ok(ingest)
@@ -213,24 +211,24 @@ fn text(path: &Path) -> Result<Value> {
     Ok(path.into())
 }
 
-/// An address on loopback that nobody listens on now.
-pub(super) fn free_address() -> Result<SocketAddr> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
-    listener.local_addr().context("no free port on 127.0.0.1")
+/// A section of a configuration.
+pub(super) fn section(name: &str, table: Table) -> Table {
+    Table::from_iter([(name.to_owned(), Value::Table(table))])
 }
 
 /// Whether `/readyz` answers 200.
 async fn answers(admin: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(admin).await?;
-        stream
-            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    ask.await
+    get(admin, "/readyz")
+        .await
         .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+/// The whole answer to an HTTP GET: status line, headers, body as it came.
+pub(super) async fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }

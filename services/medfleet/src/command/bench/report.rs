@@ -229,7 +229,7 @@ async fn one_job(client: &Client, png: &[u8], args: &Args, run: u32) -> Result<D
         }),
         inputs: vec![Input {
             source: Some(Source::Content(png.to_vec().into())),
-            modality: String::new(),
+            ..Input::default()
         }],
         decoding: Some(DecodingParameters {
             max_tokens: args.max_tokens,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use medfleet_queue::QueueConfig;
 use toml::{Table, Value, toml};
 
-use super::programs::{Program, Site};
+use super::programs::{POOL, Program, Site, section};
 use super::usage::Usage;
 use crate::client::Fleet;
 use crate::fleet::data::Data;
@@ -127,10 +127,6 @@ impl SimulatedFleet {
     }
 }
 
-fn section(name: &str, table: Table) -> Table {
-    Table::from_iter([(name.to_owned(), Value::Table(table))])
-}
-
 fn millis(duration: Duration) -> Value {
     format!("{}ms", duration.as_millis()).into()
 }
@@ -149,31 +145,27 @@ fn ingest(site: &Site, shape: Shape) -> Result<Table> {
 }
 
 fn preprocess(shape: Shape) -> Table {
-    let mut table = toml! { pool = "bench-local" };
+    let mut table = worker(shape);
     table.insert("frame_side".to_owned(), SIDE.into());
     table.insert("decodes_max".to_owned(), shape.slots.into());
-    table.insert("worker".to_owned(), slots(shape.slots));
     section("preprocess", table)
 }
 
 fn encode(shape: Shape) -> Table {
-    let mut table = toml! { pool = "bench-local" };
-    table.insert("worker".to_owned(), slots(shape.slots));
-    with_model(section("encode", table), shape)
+    with_model(section("encode", worker(shape)), shape)
 }
 
 fn decode(shape: Shape) -> Table {
-    let mut table = toml! { pool = "bench-local" };
-    table.insert("worker".to_owned(), slots(shape.slots));
-    with_model(section("decode", table), shape)
+    with_model(section("decode", worker(shape)), shape)
 }
 
-fn slots(slots: u32) -> Value {
-    section_value("slots", slots)
-}
-
-fn section_value(name: &str, value: u32) -> Value {
-    Table::from_iter([(name.to_owned(), value.into())]).into()
+/// What every worker's section has.
+fn worker(shape: Shape) -> Table {
+    let slots = Table::from_iter([("slots".to_owned(), shape.slots.into())]);
+    Table::from_iter([
+        ("pool".to_owned(), POOL.into()),
+        ("worker".to_owned(), slots.into()),
+    ])
 }
 
 /// Tokens of 64 bytes too: one of 32 numbers.

@@ -15,7 +15,7 @@ use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
     ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, real::Loaded,
 };
-use medfleet_model::{ComputeDevice, Dtype, GgufSource, LoadOptions, Model, Parts};
+use medfleet_model::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ pub(crate) struct Args {
         default_value = "deploy/demo/phantom-demo"
     )]
     model: PathBuf,
-    /// With a GGUF file: keep quantised matrices as stored
+    /// Hold the language model quantised: a folder's becomes Q8_0, a GGUF's stays as stored
     #[arg(long)]
     quantised: bool,
     /// Texts of a turn
@@ -132,12 +132,15 @@ fn load(args: &Args) -> Result<Loaded> {
         parts: Parts::All,
         device: args.device,
     };
-    let model = if args.quantised {
+    let is_gguf = args.model.extension().is_some_and(|end| end == "gguf");
+    let model = if is_gguf {
         let mut source = GgufSource::text(&args.model);
-        source.quantised = true;
+        source.quantised = args.quantised;
         Model::load_gguf(&source, options)
     } else {
-        Model::load(&args.model, options)
+        let mut source = FolderSource::new(&args.model);
+        source.quantised = args.quantised;
+        Model::load_folder(&source, options)
     };
     let model = model.with_context(|| format!("cannot load {}", args.model.display()))?;
     let name = args.model.file_stem().unwrap_or_default();

@@ -140,7 +140,7 @@ pub(super) async fn fleet(args: &ServerArgs) -> Finding {
     }
 }
 
-/// The model folder loads: configuration, every tensor with its shape, tokenizer.
+/// The model folder, or the GGUF file, loads: configuration, every tensor with its shape, tokenizer.
 pub(super) fn model(folder: &Path) -> Finding {
     const CHECK: &str = "model";
     let begun = std::time::Instant::now();

@@ -91,7 +91,7 @@ impl Case {
     fn once(&self, threads: usize) -> Result<Result<usize, Refusal>> {
         let prepared = on_threads(threads, self.files.len(), |index| {
             let bytes = read(&self.files[index])?;
-            Ok(prepare(&bytes, &self.options, self.frames_max).map(|(parts, _)| parts))
+            Ok(prepare(&bytes, &self.options, self.frames_max, false).map(|read| read.parts))
         })?;
         let (mut frames, mut slices, mut members) = (0, Vec::new(), Vec::new());
         for (index, parts) in prepared.into_iter().enumerate() {

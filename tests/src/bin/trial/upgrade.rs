@@ -1,32 +1,16 @@
 //! What is done by hand at a release: keep what it leaves behind, and replace it under load by the next one and back.
-#![expect(
-    clippy::print_stdout,
-    reason = "a command-line tool: its output is its result"
-)]
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use medfleet_tests::upgrade::roll::{Load, there_and_back};
 use medfleet_tests::upgrade::write::write;
 
-const USAGE: &str =
-    "usage: medfleet-upgrade write | roll --other FOLDER [--seed S] [--jobs N] [--seconds N]";
+pub(crate) const USAGE: &str = "usage: medfleet-trial upgrade write | medfleet-trial upgrade roll --other FOLDER [--seed S] [--jobs N] [--seconds N]";
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("upgrade: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &[String]) -> Result<()> {
+/// Writes down what this release leaves behind, or has its processes replaced under load.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let (command, options) = arguments.split_first().context(USAGE)?;
     match command.as_str() {

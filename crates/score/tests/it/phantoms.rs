@@ -8,7 +8,8 @@ use medfleet_score::record::{Change, Truth};
 use medfleet_score::{Record, read_set};
 
 fn phantoms() -> Vec<Record> {
-    read_set(&include_bytes!("phantoms.jsonl")[..]).expect("the set is as the generator wrote it")
+    read_set(&include_bytes!("../phantoms.jsonl")[..])
+        .expect("the set is as the generator wrote it")
 }
 
 #[test]

@@ -100,7 +100,7 @@ struct Quantile {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("vectors.json"))
+    serde_json::from_str(include_str!("../vectors.json"))
         .expect("the vectors are as their script wrote them")
 }
 

@@ -1,41 +1,23 @@
 //! A day on an autoscaled fleet, as long as is asked for; and the rules that it goes by, for the check of the chart.
-#![expect(
-    clippy::print_stdout,
-    reason = "a command-line tool: its output is its result"
-)]
-
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use medfleet_plan::{ADDED_MAX, Rules, TARGET_SECONDS};
 use medfleet_tests::autoscale::BACKLOG;
-use medfleet_tests::autoscale::day::{Shape, run};
+use medfleet_tests::autoscale::day::{Shape, run as live};
 
-const USAGE: &str =
-    "usage: medfleet-day [--seconds 4320] [--jobs-per-second 6] [--seed 1] | medfleet-day --rules";
+pub(crate) const USAGE: &str = "usage: medfleet-trial day [--seconds 4320] [--jobs-per-second 6] [--seed 1] | medfleet-trial day --rules";
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match answer(&arguments) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("day: {error:#}");
-            ExitCode::FAILURE
-        }
+/// Prints what became of a day, or the rules.
+pub(crate) fn run(options: &[String]) -> Result<()> {
+    if options == ["--rules"] {
+        println!("{}", rules());
+        return Ok(());
     }
-}
-
-fn answer(arguments: &[String]) -> Result<String> {
-    if arguments == ["--rules"] {
-        return Ok(rules().to_string());
-    }
-    let shape = read(arguments)?;
+    let shape = read(options)?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-    let report = runtime.block_on(run(shape))?;
-    Ok(serde_json::to_string(&report)?)
+    let report = runtime.block_on(live(shape))?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
 }
 
 fn read(arguments: &[String]) -> Result<Shape> {

@@ -1,24 +1,19 @@
 //! Long chaos, as `make chaos` runs it: many seeds in virtual time first, then seed after seed over real processes, with a
 //! ledger that a stopped run continues from.
-#![expect(
-    clippy::print_stdout,
-    reason = "a command-line tool: its output is its result"
-)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use medfleet_tests::chaos::disk::{Disk, Kind};
-use medfleet_tests::chaos::run::{Options, Report, run};
+use medfleet_tests::chaos::run::{Options, Report, run as storm};
 use medfleet_tests::chaos::table::table;
 use medfleet_tests::virtual_time;
 
-const USAGE: &str = "usage: medfleet-chaos --ledger FILE [--seeds N] [--jobs N] [--first-seed S] [--nodes 1|3] [--seconds N] [--power yes] [--virtual-seeds N]";
+pub(crate) const USAGE: &str = "usage: medfleet-trial chaos --ledger FILE [--seeds N] [--jobs N] [--first-seed S] [--nodes 1|3] [--seconds N] [--power yes] [--virtual-seeds N]";
 
 /// Jobs of a seed in virtual time, as many as in `tests/faults`, so that its seeds are replayed here.
 const VIRTUAL_JOBS: u64 = 40;
@@ -32,20 +27,12 @@ struct Arguments {
     options: Options,
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = read(&arguments).and_then(|arguments| {
-        in_virtual_time(arguments.first, arguments.virtual_seeds)?;
-        let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-        runtime.block_on(all(&arguments))
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("chaos: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+/// Runs the seeds that the ledger does not have yet.
+pub(crate) fn run(options: &[String]) -> Result<()> {
+    let arguments = read(options)?;
+    in_virtual_time(arguments.first, arguments.virtual_seeds)?;
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    runtime.block_on(all(&arguments))
 }
 
 fn read(arguments: &[String]) -> Result<Arguments> {
@@ -120,7 +107,7 @@ async fn all(arguments: &Arguments) -> Result<()> {
             println!("seed {seed}: in the ledger");
             continue;
         }
-        let report = run(seed, &arguments.options).await.with_context(|| {
+        let report = storm(seed, &arguments.options).await.with_context(|| {
             format!("replay with: cargo xtask chaos --seeds 1 --first-seed {seed} --jobs {jobs} --nodes {nodes}{}", if power { " --power yes" } else { "" })
         })?;
         println!(

@@ -1,0 +1,205 @@
+//! A few rows at a time: weights are taken apart in registers, for each few rows anew. For one tile of rows they pass by once,
+//! as fast as memory gives them.
+
+use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES, PARTS, Unit};
+use super::many::more;
+use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
+use crate::level::Work;
+
+/// Rows worked on together at most.
+pub(super) const FEW_ROWS: usize = 4;
+/// How many blocks of 32 inputs ahead of their use they are asked for; those of 256 are asked for one ahead.
+const AHEAD: usize = 4;
+
+/// A chunk of outputs for rows in tiles of a few.
+pub(super) struct Few<'a> {
+    /// `[rows, blocks]`.
+    pub(super) values: &'a [Values],
+    pub(super) rows: usize,
+    pub(super) chunk: Chunk<'a>,
+}
+
+impl Work for Few<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let Self {
+            values,
+            rows,
+            chunk,
+        } = self;
+        let (blocks, stride) = (values.len() / rows, chunk.panels * LANES);
+        // Tiles of about the same size.
+        let tile_rows = rows.div_ceil(rows.div_ceil(FEW_ROWS));
+        for panel in 0..chunk.panels {
+            let units = chunk.weight.panel(chunk.first + panel);
+            for first in (0..rows).step_by(tile_rows) {
+                let count = tile_rows.min(rows - first);
+                let tile = Tile {
+                    form: chunk.weight.form,
+                    units,
+                    values: &values[first * blocks..(first + count) * blocks],
+                    sums: &mut chunk.sums[first * stride + panel * LANES..],
+                    stride,
+                };
+                match count {
+                    1 => tile.run::<S, 1>(),
+                    2 => tile.run::<S, 2>(),
+                    3 => tile.run::<S, 3>(),
+                    _ => tile.run::<S, FEW_ROWS>(),
+                }
+            }
+        }
+    }
+}
+
+/// A panel for a few rows.
+struct Tile<'a> {
+    form: Form,
+    units: &'a [Unit],
+    /// `[rows, blocks]`.
+    values: &'a [Values],
+    /// Sixteen for each row, `stride` apart.
+    sums: &'a mut [f32],
+    stride: usize,
+}
+
+impl Tile<'_> {
+    #[inline(always)]
+    fn run<S: Lanes, const R: usize>(self) {
+        let blocks = self.values.len() / R;
+        let rows: [&[Values]; R] = std::array::from_fn(|r| &self.values[r * blocks..][..blocks]);
+        // SAFETY: a panel has as many blocks as the rows, each as long as its layout says.
+        let totals = unsafe {
+            match self.form {
+                Form::Q8_0 => q8_0::<S, R>(self.units, rows),
+                Form::Q4K => q4_k::<S, R>(self.units, rows),
+                Form::Q6K => q6_k::<S, R>(self.units, rows),
+            }
+        };
+        for (r, total) in totals.into_iter().enumerate() {
+            // SAFETY: there is room for sixteen.
+            unsafe { total.store(self.sums[r * self.stride..][..LANES].as_mut_ptr()) };
+        }
+    }
+}
+
+/// Four values, for all outputs.
+#[inline(always)]
+unsafe fn quad(values: &Values, quad: usize) -> i32 {
+    let from = values.values.as_ptr();
+    unsafe { from.add(4 * quad).cast::<i32>().read_unaligned() }
+}
+
+#[inline(always)]
+unsafe fn q8_0<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -> [S; R] {
+    const LAYOUT: layout::Layout = layout::Q8_0;
+    unsafe {
+        let mut totals = [S::splat(0.0); R];
+        let mut at = units.as_ptr().cast::<i8>();
+        for block in 0..rows[0].len() {
+            LAYOUT.prefetch::<S>(at, AHEAD, (0, 1));
+            let mut exact = [S::no_sums(); R];
+            for index in 0..BLOCK / 4 {
+                let weights = S::load_quads(at.add(LAYOUT.weights + index * 4 * LANES));
+                for (exact, row) in exact.iter_mut().zip(rows) {
+                    *exact = S::dot(*exact, weights, quad(row.get_unchecked(block), index));
+                }
+            }
+            let scale = S::load_f16(at.cast());
+            for r in 0..R {
+                let scale = scale.mul(S::splat(rows[r].get_unchecked(block).scale));
+                totals[r] = S::from_sums(exact[r]).mul_add(scale, totals[r]);
+            }
+            at = at.add(LAYOUT.bytes());
+        }
+        totals
+    }
+}
+
+#[inline(always)]
+unsafe fn q4_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -> [S; R] {
+    const LAYOUT: layout::Layout = layout::Q4K;
+    unsafe {
+        let mut totals = [S::splat(0.0); R];
+        let mut at = units.as_ptr().cast::<i8>();
+        for first in (0..rows[0].len()).step_by(PARTS) {
+            let scale = S::load_f16(at.cast());
+            let mut below = [S::splat(0.0); R];
+            for part in 0..PARTS {
+                LAYOUT.prefetch::<S>(at, 1, (part, PARTS));
+                let values = rows.map(|row| row.get_unchecked(first + part));
+                let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
+                // Eight times two products of at most 15 × 127: within an i16.
+                let mut pairs = [S::no_pairs(); R];
+                for index in 0..BLOCK / 8 {
+                    let (low, high) = S::load_nibbles(nibbles.add(index * 4 * LANES));
+                    for (pairs, values) in pairs.iter_mut().zip(values) {
+                        *pairs = S::dot_pairs(*pairs, low, quad(values, 2 * index));
+                        *pairs = S::dot_pairs(*pairs, high, quad(values, 2 * index + 1));
+                    }
+                }
+                let scales = S::load_twice(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
+                let min = S::load_u8(at.add(LAYOUT.mins + part * LANES).cast());
+                for r in 0..R {
+                    let exact = S::add_pairs(S::no_sums(), pairs[r], scales);
+                    let step = scale.mul(S::splat(values[r].scale));
+                    totals[r] = S::from_sums(exact).mul_add(step, totals[r]);
+                    below[r] = min.mul_add(S::splat(values[r].sum), below[r]);
+                }
+            }
+            let negative = S::splat(0.0).sub(S::load_f16(at.add(MIN_SCALES).cast()));
+            for (total, below) in totals.iter_mut().zip(below) {
+                *total = below.mul_add(negative, *total);
+            }
+            at = at.add(LAYOUT.bytes());
+        }
+        totals
+    }
+}
+
+#[inline(always)]
+unsafe fn q6_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -> [S; R] {
+    const LAYOUT: layout::Layout = layout::Q6K;
+    unsafe {
+        let mut totals = [S::splat(0.0); R];
+        let mut at = units.as_ptr().cast::<i8>();
+        for first in (0..rows[0].len()).step_by(PARTS) {
+            let scale = S::load_f16(at.cast());
+            for part in 0..PARTS {
+                LAYOUT.prefetch::<S>(at, 1, (part, PARTS));
+                let values = rows.map(|row| row.get_unchecked(first + part));
+                let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
+                let high = at.add(LAYOUT.high + part * PART_HIGH);
+                let scales = S::load_byte_pairs(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
+                let (near, far) = S::split(scales);
+                let mut exact = [S::no_sums(); R];
+                for (exact, values) in exact.iter_mut().zip(values) {
+                    // Weights are 32 more than they mean: twice 16 × the sums of values.
+                    let more = S::splat_pairs(more(values));
+                    *exact = S::add_pairs(*exact, scales, more);
+                    *exact = S::add_pairs(*exact, scales, more);
+                }
+                for index in 0..BLOCK / 8 {
+                    let (low, up) = S::load_sixes(
+                        nibbles.add(index * 4 * LANES),
+                        high.add(index / 2 * 4 * LANES),
+                        index % 2 == 1,
+                    );
+                    let scales = if index < 2 { near } else { far };
+                    for (exact, values) in exact.iter_mut().zip(values) {
+                        // Two times two products of at most 63 × 127: within an i16.
+                        let pairs = S::dot_pairs(S::no_pairs(), low, quad(values, 2 * index));
+                        let pairs = S::dot_pairs(pairs, up, quad(values, 2 * index + 1));
+                        *exact = S::add_pairs(*exact, pairs, scales);
+                    }
+                }
+                for r in 0..R {
+                    let step = scale.mul(S::splat(values[r].scale));
+                    totals[r] = S::from_sums(exact[r]).mul_add(step, totals[r]);
+                }
+            }
+            at = at.add(LAYOUT.bytes());
+        }
+        totals
+    }
+}

@@ -1,0 +1,141 @@
+//! What is asked of the place while many jobs are erased, and when the time of a reference is not known.
+
+use std::sync::Mutex;
+
+use super::*;
+
+/// A place that notes what is read and what is made young, and may not tell the time of what it writes.
+#[derive(Debug)]
+struct Noted {
+    place: Arc<dyn Backend>,
+    tells_times: bool,
+    read: Mutex<Vec<Name>>,
+    refreshed: Mutex<Vec<Name>>,
+}
+
+impl Noted {
+    fn new(tells_times: bool) -> (Arc<Self>, BlobStore) {
+        let (plain, place) = store();
+        let noted = Arc::new(Self {
+            place,
+            tells_times,
+            read: Mutex::default(),
+            refreshed: Mutex::default(),
+        });
+        let backend: Arc<dyn Backend> = noted.clone();
+        (noted, over(&backend, plain.limits()))
+    }
+
+    /// Lists of references that were read, oldest first.
+    fn lists_read(&self) -> Vec<Name> {
+        let read = self.read.lock().expect("nobody panicked");
+        let lists = read.iter().filter(|name| name.as_str().contains("/refs/"));
+        lists.cloned().collect()
+    }
+}
+
+#[async_trait]
+impl Backend for Noted {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.place.put(name, bytes).await
+    }
+
+    async fn put_timed(
+        &self,
+        name: &Name,
+        bytes: Bytes,
+    ) -> Result<Option<UnixMillis>, BackendError> {
+        let time = self.place.put_timed(name, bytes).await?;
+        Ok(time.filter(|_| self.tells_times))
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        let read = || self.read.lock().expect("nobody panicked");
+        read().push(name.clone());
+        self.place.get(name, bytes_max).await
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        self.place.head(name).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        self.place.delete(name).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        self.place.list(prefix)
+    }
+
+    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
+        let refreshed = || self.refreshed.lock().expect("nobody panicked");
+        refreshed().push(name.clone());
+        Ok(true)
+    }
+}
+
+async fn refer(store: &BlobStore, number: u8, blobs: &[(BlobKind, Digest)]) {
+    let taken = store.reference(&tenant("a"), &job(number), blobs).await;
+    taken.expect("references");
+}
+
+async fn frame(store: &BlobStore, content: &'static [u8]) -> (BlobKind, Digest) {
+    let digest = put(store, "a", BlobKind::Frame, content).await;
+    (BlobKind::Frame, digest)
+}
+
+#[tokio::test]
+async fn a_reference_taken_at_an_unknown_time_makes_its_blobs_young() {
+    let (noted, store) = Noted::new(false);
+    let blob = frame(&store, b"pixels").await;
+    noted.refreshed.lock().expect("nobody panicked").clear();
+    refer(&store, 1, &[blob]).await;
+    let refreshed = noted.refreshed.lock().expect("nobody panicked").clone();
+    assert_eq!(refreshed, [blob_name(&tenant("a"), blob.0, &blob.1)]);
+    // One that is known to be young needs no write.
+    let (noted, store) = Noted::new(true);
+    let blob = frame(&store, b"pixels").await;
+    refer(&store, 1, &[blob]).await;
+    assert!(noted.refreshed.lock().expect("nobody panicked").is_empty());
+}
+
+#[tokio::test]
+async fn erasing_many_reads_each_list_once_and_sees_what_changes_meanwhile() {
+    let (noted, store) = Noted::new(true);
+    let a = tenant("a");
+    let shared = frame(&store, b"of all").await;
+    let own: [(BlobKind, Digest); 4] = [
+        frame(&store, b"one").await,
+        frame(&store, b"two").await,
+        frame(&store, b"three").await,
+        frame(&store, b"four").await,
+    ];
+    for (number, own) in (1..).zip(own) {
+        refer(&store, number, &[shared, own]).await;
+    }
+    let there = async |(kind, digest): (BlobKind, Digest)| {
+        store.exists(&a, kind, &digest).await.expect("works")
+    };
+    let mut relied = Relied::default();
+    let mut erase = async |number| {
+        let erased = store.erase_among(&a, &job(number), &mut relied).await;
+        let erased = erased.expect("erases");
+        (erased.deleted, erased.kept)
+    };
+    assert_eq!(erase(1).await, (1, 1));
+    assert_eq!(noted.lists_read().len(), 4, "each once");
+    // Another job comes to rely on what the second alone relied on, and the third lets go of everything.
+    refer(&store, 5, &[own[1]]).await;
+    store.release(&a, &job(3)).await.expect("releases");
+    assert_eq!(erase(2).await, (0, 2));
+    assert!(there(own[1]).await && there(shared).await);
+    assert_eq!(
+        erase(4).await,
+        (2, 0),
+        "nobody else relies on the shared one any more"
+    );
+    assert!(!there(shared).await);
+    assert_eq!(erase(5).await, (1, 0));
+    let read = noted.lists_read();
+    assert_eq!(read.len(), 5, "only what came since: {read:?}");
+}

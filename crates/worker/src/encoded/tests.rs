@@ -1,0 +1,151 @@
+use medfleet_proto::work::v1::MaskedText;
+
+use super::*;
+
+/// A study of two frames of three images, and the tokens of its frames.
+fn study() -> (EncodedStudy, Vec<Vec<u8>>) {
+    let tokens: Vec<Vec<u8>> = (0..2).map(|frame| (frame..frame + 16).collect()).collect();
+    let frames = tokens
+        .iter()
+        .zip([0, 2])
+        .map(|(tokens, input_index)| EncodedFrame {
+            width: 64,
+            channels: 1,
+            info: Some(v1::FrameUsed {
+                input_index,
+                modality: "CR".to_owned(),
+                frame_digest: "ab".repeat(32),
+                notes: vec!["PRIOR_EXAMINATION".to_owned()],
+                ..v1::FrameUsed::default()
+            }),
+            tokens_checksum: checksum(tokens),
+        });
+    let study = EncodedStudy {
+        image_count: 3,
+        frames: frames.collect(),
+        files_refused: vec![v1::FileRefused {
+            input_index: 1,
+            reason: "NO_IMAGE".to_owned(),
+            message: "a report (file 2 of the archive)".to_owned(),
+        }],
+        preprocessing_version: "medgemma-1.5-1".to_owned(),
+        input_digests: vec![Bytes::from(vec![7; 32]); 3],
+        screening: Some(TextScreening {
+            masked_task: None,
+            masked: vec![MaskedText {
+                kind: "NAME".to_owned(),
+                count: 2,
+            }],
+        }),
+        encoder_digest: Bytes::from(vec![9; 32]),
+        device: "cuda NVIDIA H100 sm_90".to_owned(),
+        tokens_per_frame: 2,
+        token_width: 4,
+        dtype: "bf16".to_owned(),
+    };
+    (study, tokens)
+}
+
+fn file() -> Vec<u8> {
+    let (study, tokens) = study();
+    let begin = beginning(&study).expect("a good head");
+    [begin.to_vec(), tokens.concat()].concat()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let (study, tokens) = study();
+    let read = read(&Bytes::from(file())).expect("it is whole");
+    assert_eq!(read.study, study);
+    assert_eq!(read.tokens, tokens);
+}
+
+#[test]
+fn a_file_with_any_byte_changed_missing_or_added_is_refused() {
+    let whole = file();
+    for at in 0..whole.len() {
+        for flip in [1, 0x80] {
+            let mut changed = whole.clone();
+            changed[at] ^= flip;
+            assert!(read(&Bytes::from(changed)).is_err(), "byte {at}");
+        }
+        let cut = Bytes::copy_from_slice(&whole[..at]);
+        assert!(read(&cut).is_err(), "cut at {at}");
+    }
+    let longer = Bytes::from([whole.as_slice(), &[0]].concat());
+    assert!(matches!(read(&longer), Err(EncodedError::Form(_))));
+    let mut later = whole;
+    later[8] = 2;
+    let found = read(&Bytes::from(later));
+    assert_eq!(found, Err(EncodedError::Version { found: 2 }));
+    let picture = Bytes::from_static(&[0x89, b'P', b'N', b'G', 13, 10, 26, 10]);
+    assert!(matches!(read(&picture), Err(EncodedError::Form(_))));
+}
+
+#[test]
+fn a_head_that_cannot_be_is_refused_by_writer_and_reader() {
+    let check = |what: &str, change: &dyn Fn(&mut EncodedStudy)| {
+        let (mut study, tokens) = study();
+        change(&mut study);
+        let refused = beginning(&study);
+        assert!(matches!(refused, Err(EncodedError::Head(_))), "{what}");
+        // As somebody would who has another writer.
+        let head = study.encode_to_vec();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(u32::try_from(head.len()).expect("short").to_le_bytes());
+        bytes.extend(blake3::hash(&head).as_bytes());
+        bytes.extend(head);
+        bytes.extend(tokens.concat());
+        let refused = read(&Bytes::from(bytes));
+        assert!(matches!(refused, Err(EncodedError::Head(_))), "{what}");
+    };
+    check("no frame", &|study| study.frames.clear());
+    check("no image", &|study| study.image_count = 0);
+    check("another input", &|study| study.image_count = 2);
+    check("no encoder", &|study| study.encoder_digest.clear());
+    check("no shape", &|study| study.token_width = 0);
+    check("too wide", &|study| study.token_width = u32::MAX);
+    check("too many", &|study| study.tokens_per_frame = u32::MAX);
+    check("no type", &|study| study.dtype = "f64".to_owned());
+    check("no rules", &|study| study.preprocessing_version.clear());
+    check("not screened", &|study| study.screening = None);
+    check("a task", &|study| {
+        let screening = study.screening.get_or_insert_default();
+        screening.masked_task = Some(v1::Task::default());
+    });
+    check("a text", &|study| {
+        let info = study.frames[0].info.get_or_insert_default();
+        info.notes.push("Erika Mustermann".to_owned());
+    });
+    check("no number", &|study| {
+        let info = study.frames[0].info.get_or_insert_default();
+        info.window = Some(v1::Window {
+            center: f64::NAN,
+            ..v1::Window::default()
+        });
+    });
+    check("no record", &|study| study.frames[1].info = None);
+    check("two channels", &|study| study.frames[1].channels = 2);
+    check("no digest", &|study| {
+        study.input_digests.pop();
+    });
+    check("lines", &|study| study.device = "cpu\n".to_owned());
+}
+
+#[test]
+fn a_frame_known_by_its_tokens_has_a_name_of_its_own() {
+    let key = FleetKey::new([1; 32]);
+    let [a, b] = ["a", "b"].map(|tenant| TenantId::new(tenant).expect("a name"));
+    let [first, second] = [1, 2].map(|byte| Digest::new([byte; 32]));
+    let name = frame_name(&key, &a, &first);
+    assert_eq!(name, frame_name(&key, &a, &first));
+    for other in [
+        first,
+        frame_name(&key, &a, &second),
+        frame_name(&key, &b, &first),
+        frame_name(&FleetKey::new([2; 32]), &a, &first),
+    ] {
+        assert_ne!(name, other);
+    }
+}

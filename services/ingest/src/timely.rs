@@ -1,0 +1,202 @@
+//! A call's request comes whole within its time, or the call ends: a caller that sends it byte by byte holds a place and
+//! memory no longer than that. Uploads, which may last, have limits of their own.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::Request;
+use tonic::server::NamedService;
+
+/// The call whose request is a stream.
+const UPLOAD: &str = "/medfleet.v1.JobService/UploadInput";
+
+/// A service whose requests come in time.
+#[derive(Debug, Clone)]
+pub(crate) struct Timely<S> {
+    service: S,
+    limit: Duration,
+}
+
+impl<S> Timely<S> {
+    pub(crate) const fn new(service: S, limit: Duration) -> Self {
+        Self { service, limit }
+    }
+}
+
+impl<S: NamedService> NamedService for Timely<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S: Service<Request<Body>>> Service<Request<Body>> for Timely<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> S::Future {
+        let limit = self.limit;
+        let request = match request.uri().path() {
+            UPLOAD => request,
+            _ => request.map(|body| Body::new(Limited::new(body, limit))),
+        };
+        self.service.call(request)
+    }
+}
+
+/// A body that breaks off when it has not come whole in time.
+#[derive(Debug)]
+struct Limited {
+    body: Body,
+    limit: Duration,
+    late: Pin<Box<Sleep>>,
+}
+
+impl Limited {
+    fn new(body: Body, limit: Duration) -> Self {
+        Self {
+            body,
+            limit,
+            late: Box::pin(sleep(limit)),
+        }
+    }
+}
+
+impl http_body::Body for Limited {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            return frame;
+        }
+        self.late.as_mut().poll(context).map(|()| {
+            let limit = self.limit;
+            let text = format!(
+                "the request did not come whole within {limit:?} (ingest.limits.request_time_max): send it faster, and files as uploads"
+            );
+            Some(Err(Status::deadline_exceeded(text)))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, poll_fn, ready};
+
+    use futures::FutureExt;
+    use medfleet_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+    use tonic::Code;
+    use tonic::codegen::http::Uri;
+
+    use super::*;
+
+    /// Gives what it has, and then nothing, and no end.
+    struct Drip(Option<Bytes>);
+
+    impl http_body::Body for Drip {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.0.take() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_given_and_what_does_not_come_is_not_waited_for() {
+        let drip = Body::new(Drip(Some(Bytes::from_static(b"x"))));
+        let mut body = Limited::new(drip, Duration::from_millis(20));
+        let mut next = async || {
+            let frame =
+                poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
+            frame.await.expect("it has no end")
+        };
+        let first = next().await.expect("has come").into_data();
+        assert_eq!(first.expect("bytes"), "x");
+        let status = next().await.expect_err("never comes");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("request_time_max"), "{status:?}");
+    }
+
+    /// Gives the body of a request back.
+    struct Echo;
+
+    impl Service<Request<Body>> for Echo {
+        type Response = Body;
+        type Error = Infallible;
+        type Future = Ready<Result<Body, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            ready(Ok(request.into_body()))
+        }
+    }
+
+    async fn frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
+        poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut *body), context)).await
+    }
+
+    #[tokio::test]
+    async fn an_upload_may_last_longer_than_any_other_request() {
+        let mut service = Timely::new(Echo, Duration::from_millis(20));
+        let mut send = async |path: &'static str| {
+            let mut request = Request::new(Body::new(Drip(None)));
+            *request.uri_mut() = Uri::from_static(path);
+            service.call(request).await.expect("it answers")
+        };
+        // The upload begins first, so that a limit of it would be over first.
+        let mut upload = send(UPLOAD).await;
+        let mut other = send("/medfleet.v1.JobService/SubmitJob").await;
+        assert!(frame(&mut upload).now_or_never().is_none());
+        assert!(matches!(frame(&mut other).await, Some(Err(_))));
+        assert!(frame(&mut upload).now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_upload_is_the_one_call_whose_request_is_a_stream() {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("it was made of files");
+        let mut streams = Vec::new();
+        for file in &files.file {
+            for service in &file.service {
+                let streamed = service.method.iter().filter(|of| of.client_streaming());
+                let path = |name: &str| format!("/{}.{}/{name}", file.package(), service.name());
+                streams.extend(streamed.map(|method| path(method.name())));
+            }
+        }
+        assert_eq!(streams, [UPLOAD]);
+    }
+}

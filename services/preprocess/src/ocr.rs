@@ -1,0 +1,274 @@
+//! Tesseract as the reader of text in pixels: a process for each picture, over pipes. Its decoder of pictures and its models are
+//! somebody else's, so that it gets what the decoder of JPEG 2000 gets: none of our environment, no files to write, no core
+//! dumps, and limits on memory, processor time and its answer's time. This program again, with a hidden argument, sets those
+//! and then becomes Tesseract.
+//!
+//! What it reads may be names: nothing of it is logged.
+//!
+//! Reading order: [`Ocr`] here, `sheet` (the picture as Tesseract gets it), `tsv` (its answer), `child` (the other process).
+
+mod child;
+mod sheet;
+mod tsv;
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use medfleet_imaging::{Page, TextReader, TextReaderError, Word};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::codecs::Stop;
+use sheet::Sheet;
+
+pub(crate) use child::main as child_main;
+
+/// The hidden argument that makes a program of ours a reader.
+pub(crate) const ARGUMENT: &str = "read-text";
+/// Of one picture; the second one is for a process that was ended from outside.
+const TRIES: u32 = 2;
+/// More than any picture's words take.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Sparse text in no particular order, at a resolution that it need not guess, with a threshold for each place of the picture
+/// (Sauvola's), without which text over anatomy is lost.
+const HOW: &[&str] = &["--psm", "11", "--dpi", "150", "-c", "thresholding_method=2"];
+/// A picture that costs nothing to look at, black: width and height in pixels.
+const TRIAL_SIDE: u32 = 64;
+
+/// Which program, and what it may cost.
+#[derive(Clone, Debug)]
+pub struct OcrSettings {
+    /// Where Tesseract is.
+    pub program: PathBuf,
+    /// The languages of its models, as Tesseract wants them: `eng+deu`.
+    pub languages: String,
+    /// Where its models are, unless it knows by itself.
+    pub data_folder: Option<PathBuf>,
+    /// Its address space.
+    pub memory_bytes_max: u64,
+    /// For one picture.
+    pub time_max: Duration,
+}
+
+/// The reader.
+#[derive(Clone, Debug)]
+pub struct Ocr {
+    /// A program of ours that sets the limits; `None` goes without those of memory and processor time.
+    limiter: Option<PathBuf>,
+    settings: OcrSettings,
+}
+
+/// Why a process gave no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    /// It could not be started.
+    NotStarted(io::Error),
+    /// It ended.
+    Ended,
+    /// It took too long, and was ended.
+    Late,
+    /// Nobody waits for it any more, so that it was ended or not even asked.
+    Stopped,
+}
+
+impl Ocr {
+    /// Limited by the program that asks. `/proc/self/exe` is it even after an update has replaced its file.
+    #[must_use]
+    pub fn of_this_program(settings: OcrSettings) -> Self {
+        Self::new(PathBuf::from("/proc/self/exe"), settings)
+    }
+
+    /// Limited by a program that becomes a reader when it gets the hidden argument.
+    #[must_use]
+    pub fn new(limiter: PathBuf, settings: OcrSettings) -> Self {
+        Self {
+            limiter: Some(limiter),
+            settings,
+        }
+    }
+
+    /// Without the limits of memory and processor time, in programs that are not ours to start: for a trial alone.
+    #[must_use]
+    pub fn unlimited(settings: OcrSettings) -> Self {
+        Self {
+            limiter: None,
+            settings,
+        }
+    }
+
+    /// Has a black picture looked at.
+    ///
+    /// # Errors
+    /// When it does not answer: it is not there, it is not Tesseract, it has no model for a language, it needs more memory.
+    pub fn trial(&self) -> Result<(), TextReaderError> {
+        let pixels = vec![0; (TRIAL_SIDE * TRIAL_SIDE) as usize];
+        let page = Page {
+            width: TRIAL_SIDE,
+            height: TRIAL_SIDE,
+            channels: 1,
+            pixels: &pixels,
+        };
+        self.read(&page).map(|_words| ())
+    }
+
+    fn command(&self) -> Command {
+        let settings = &self.settings;
+        let mut command = match &self.limiter {
+            Some(limiter) => {
+                let mut command = Command::new(limiter);
+                command
+                    .arg(ARGUMENT)
+                    .arg(settings.memory_bytes_max.to_string())
+                    .arg(settings.time_max.as_secs().saturating_add(1).to_string())
+                    .arg(&settings.program);
+                command
+            }
+            None => Command::new(&settings.program),
+        };
+        command.args(["stdin", "stdout", "-l", &settings.languages]);
+        if let Some(folder) = &settings.data_folder {
+            command.arg("--tessdata-dir").arg(folder);
+        }
+        command
+            .args(HOW)
+            .arg("tsv")
+            .env_clear()
+            // As many pictures as files are decoded at a time are looked at: more threads would wait for each other.
+            .env("OMP_THREAD_LIMIT", "1")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // What it starts itself is ended with it.
+            .process_group(0);
+        command
+    }
+
+    fn ask(&self, sheet: &[u8]) -> Result<Vec<u8>, NoAnswer> {
+        let stop = Stop::current();
+        if stop.is_stopped() {
+            return Err(NoAnswer::Stopped);
+        }
+        let started = self.command().spawn().map_err(NoAnswer::NotStarted)?;
+        let mut process = Process(started);
+        let answer = process.answer(sheet, self.settings.time_max, &stop);
+        if stop.is_stopped() {
+            return Err(NoAnswer::Stopped);
+        }
+        answer
+    }
+}
+
+impl TextReader for Ocr {
+    fn read(&self, page: &Page<'_>) -> Result<Vec<Word>, TextReaderError> {
+        let sheet = Sheet::of(page);
+        for _ in 0..TRIES {
+            match self.ask(&sheet.bytes) {
+                Ok(answer) => {
+                    let words = tsv::words(&String::from_utf8_lossy(&answer));
+                    let Some(words) = words else {
+                        tracing::warn!("the program that reads text answered something else");
+                        return Err(TextReaderError::Failed);
+                    };
+                    return Ok(sheet.placed(words));
+                }
+                Err(NoAnswer::NotStarted(error)) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot start the program that reads text"
+                    );
+                    return Err(TextReaderError::Unavailable);
+                }
+                Err(NoAnswer::Late) => {
+                    tracing::warn!("the program that reads text took too long and was ended");
+                    return Err(TextReaderError::TooSlow);
+                }
+                Err(NoAnswer::Stopped) => return Err(TextReaderError::Stopped),
+                Err(NoAnswer::Ended) => {
+                    tracing::warn!("the program that reads text ended without an answer");
+                }
+            }
+        }
+        Err(TextReaderError::Failed)
+    }
+}
+
+/// A process and what it has started, which end with this.
+struct Process(Child);
+
+impl Process {
+    fn group(&self) -> Pid {
+        Pid::from_raw(-self.0.id().cast_signed())
+    }
+
+    fn answer(
+        &mut self,
+        sheet: &[u8],
+        time_max: Duration,
+        stop: &Stop,
+    ) -> Result<Vec<u8>, NoAnswer> {
+        let (group, id) = (self.group(), Pid::from_raw(self.0.id().cast_signed()));
+        let Some(watched) = stop.watch(group) else {
+            return Err(NoAnswer::Stopped);
+        };
+        let pipes = self.0.stdin.take().zip(self.0.stdout.take());
+        let (mut to, from) = pipes.ok_or(NoAnswer::Ended)?;
+        let (answered, waits) = mpsc::channel::<()>();
+        let answer = thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let late = waits.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
+                if late {
+                    // Nobody has waited for it yet, so that its id is still its own. An error means that it has ended.
+                    let _ended = kill(group, Signal::SIGKILL);
+                }
+                late
+            });
+            scope.spawn(move || {
+                // One that does not take all of it ends without an answer, which is seen below.
+                let _taken = to.write_all(sheet);
+            });
+            let mut answer = Vec::new();
+            let read = from.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+            let ended = ended(id);
+            drop(answered);
+            let late = watch.join().unwrap_or(false);
+            match (late, read, ended) {
+                (true, ..) => Err(NoAnswer::Late),
+                (_, Ok(_), Ok(WaitStatus::Exited(_, 0))) => Ok(answer),
+                (_, _, Ok(WaitStatus::Exited(_, child::NOT_STARTED))) => {
+                    Err(NoAnswer::NotStarted(io::ErrorKind::NotFound.into()))
+                }
+                _ => Err(NoAnswer::Ended),
+            }
+        });
+        drop(watched);
+        answer
+    }
+}
+
+/// Waits until a process has ended, but not so that its id may become somebody else's.
+fn ended(id: Pid) -> nix::Result<WaitStatus> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    loop {
+        match waitid(Id::Pid(id), flags) {
+            // A signal that was for another thread.
+            Err(Errno::EINTR) => {}
+            ended => return ended,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Errors mean that it has ended already.
+        let _ended = kill(self.group(), Signal::SIGKILL);
+        let _status = self.0.wait();
+    }
+}
