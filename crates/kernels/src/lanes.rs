@@ -1,5 +1,6 @@
 //! Sixteen f32 at a time, by level. A panel of packed weights is as wide as this, so that a level with wider registers needs
-//! no other layout: it is one register there, two with AVX2, an array in portable code.
+//! no other layout: it is one register there, two with AVX2, four with NEON,
+//! an array in portable code.
 
 mod portable;
 
@@ -7,11 +8,17 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 /// Numbers in a vector.
@@ -29,6 +36,8 @@ pub(crate) trait Lanes: Copy {
     type Quads: Copy;
     /// Sixteen times two i16.
     type Pairs: Copy;
+    /// Sums of products with weights without sign, before they are scaled: one number of each output, or two that add up to it.
+    type Dots: Copy;
 
     /// Panels that several rows are multiplied with at once: 1, or [`MANY_PANELS`].
     const PANELS: usize = 1;
@@ -82,7 +91,6 @@ pub(crate) trait Lanes: Copy {
         second: bool,
     ) -> (Self::Quads, Self::Quads);
 
-    unsafe fn no_pairs() -> Self::Pairs;
     unsafe fn load_pairs(from: *const i16) -> Self::Pairs;
     unsafe fn store_pairs(to: *mut i16, pairs: Self::Pairs);
     /// The same two i16 for all; the lower half is the first.
@@ -93,11 +101,14 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_twice(from: *const i8) -> Self::Pairs;
     /// Pairs of the first number, and of the second.
     unsafe fn split(pairs: Self::Pairs) -> (Self::Pairs, Self::Pairs);
-    /// pairs + the products of each output's four weights, without sign, with four values, the first two and the last two
-    /// added up. That nothing exceeds an i16 is the caller's to see to.
-    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs;
     /// sums + the products of the first numbers and of the second numbers.
     unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums;
+    unsafe fn no_dots() -> Self::Dots;
+    /// dots + the products of each output's four weights, without sign, with four values. That neither those of the first two
+    /// nor those of the last two add up to more than an i16 holds is the caller's to see to.
+    unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots;
+    /// sums + dots × scales; both numbers of a pair are the output's scale.
+    unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums;
     /// Sixteen u8.
     unsafe fn load_u8(from: *const u8) -> Self;
 

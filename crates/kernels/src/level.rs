@@ -15,6 +15,8 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, beside what [`Level::Avx2`] needs.
     Avx512,
+    /// 64-bit ARM.
+    Neon,
 }
 
 /// A name that is not a level.
@@ -29,7 +31,7 @@ impl fmt::Display for LevelError {
         let found = &self.found;
         write!(
             f,
-            "kernel level is {found}, allowed are portable, avx2 and avx512"
+            "kernel level is {found}, allowed are portable, avx2, avx512 and neon"
         )
     }
 }
@@ -37,7 +39,7 @@ impl fmt::Display for LevelError {
 impl std::error::Error for LevelError {}
 
 impl Level {
-    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Whether this machine can run it.
     #[must_use]
@@ -61,6 +63,10 @@ impl Level {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(not(target_arch = "aarch64"))]
+            Self::Neon => false,
         }
     }
 }
@@ -71,6 +77,7 @@ impl fmt::Display for Level {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         })
     }
 }
@@ -141,6 +148,16 @@ impl Kernels {
             Level::Avx512 => unsafe { with_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
             Level::Avx2 | Level::Avx512 => unreachable!("no machine of this architecture has it"),
+            // SAFETY: as above, with products of bytes where the machine has those.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => unsafe {
+                with_neon_dot(work);
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { with_neon(work) },
+            #[cfg(not(target_arch = "aarch64"))]
+            Level::Neon => unreachable!("no machine of this architecture has it"),
         }
     }
 
@@ -163,6 +180,18 @@ fn with_avx2(work: impl Work) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn with_avx512(work: impl Work) {
     work.run::<crate::lanes::Avx512>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+fn with_neon(work: impl Work) {
+    work.run::<crate::lanes::Neon<false>>();
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+fn with_neon_dot(work: impl Work) {
+    work.run::<crate::lanes::Neon<true>>();
 }
 
 #[cfg(test)]

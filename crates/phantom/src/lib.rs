@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Phantom`] here; `plan` (which findings), `anatomy`, `bones` and `vessels` (the patient), `acquisition`
 //! (the picture), `shape` and `measure` (findings and their contrast), `scene`, `layers` and `render` (adding up), `report`
-//! and `questions` (words), `set` and `dicom` (files); `chance`, `curve`, `grid`, `noise` and `stroke` are the tools.
+//! and `questions` (words), `set`, `dicom` and `frame` (files, and what
+//! the fleet makes of them); `chance`, `curve`, `grid`, `noise` and `stroke` are the tools.
 
 mod acquisition;
 mod anatomy;
@@ -14,6 +15,7 @@ mod bones;
 mod chance;
 mod curve;
 mod dicom;
+mod frame;
 mod grid;
 pub mod labels;
 mod layers;

@@ -9,6 +9,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
 
 use crate::dicom::DicomError;
+use crate::frame::frame;
 use crate::phantom::Phantom;
 
 /// Pictures made at a time: as many lie in memory.
@@ -42,6 +43,9 @@ pub struct SetOptions {
     pub format: Format,
     /// Side of a raw picture or columns of a file. If none: 224 raw, 1024 PNG, and in DICOM each picture's own.
     pub size: Option<u32>,
+    /// Columns at which a raw picture is rendered before it is brought to its side as the fleet brings a file's. If none:
+    /// it is rendered at its side, which leaves more of what is finer than a pixel.
+    pub rendered: Option<u32>,
     /// Whether each odd picture is a later one of the patient before it.
     pub pairs: bool,
 }
@@ -55,6 +59,12 @@ pub enum PhantomError {
         /// What was asked for.
         size: u32,
     },
+    /// Files are rendered at their own size.
+    #[error(
+        "only raw pictures are rendered at another size than they are written at: choose the format raw, or leave out the \
+         size to render at"
+    )]
+    Rendered,
     /// A file or folder couldn't be written.
     #[error("can't write {}", path.display())]
     Write {
@@ -103,8 +113,12 @@ pub fn write_set(
     dir: &Path,
     progress: &dyn Fn(usize),
 ) -> Result<(), PhantomError> {
-    if let Some(size) = options.size.filter(|size| !SIZES.contains(size)) {
+    let mut sizes = options.size.into_iter().chain(options.rendered);
+    if let Some(size) = sizes.find(|size| !SIZES.contains(size)) {
         return Err(PhantomError::Size { size });
+    }
+    if options.rendered.is_some() && options.format != Format::Raw {
+        return Err(PhantomError::Rendered);
     }
     let images = dir.join("images");
     let folder = if options.format == Format::Raw {
@@ -160,7 +174,11 @@ fn make(options: &SetOptions, index: u64, dir: &Path) -> Result<Made, PhantomErr
     let mut pixels = Vec::new();
     let record = match options.format {
         Format::Raw => {
-            pixels = phantom.render_square(options.size.unwrap_or(SIDE)).grey();
+            let side = options.size.unwrap_or(SIDE);
+            pixels = match options.rendered {
+                Some(columns) => frame(&phantom.render(columns), side as usize),
+                None => phantom.render_square(side).grey(),
+            };
             phantom.record().clone()
         }
         Format::Png => {

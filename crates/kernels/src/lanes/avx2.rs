@@ -94,6 +94,7 @@ impl Lanes for Avx2 {
     type Sums = (__m256i, __m256i);
     type Quads = (__m256i, __m256i);
     type Pairs = (__m256i, __m256i);
+    type Dots = Self::Pairs;
 
     #[inline(always)]
     unsafe fn prefetch(from: *const i8) {
@@ -297,7 +298,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn no_pairs() -> Self::Pairs {
+    unsafe fn no_dots() -> Self::Dots {
         unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
 
@@ -363,12 +364,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs {
+    unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots {
         unsafe {
             let values = _mm256_set1_epi32(values);
             (
-                _mm256_add_epi16(pairs.0, _mm256_maddubs_epi16(weights.0, values)),
-                _mm256_add_epi16(pairs.1, _mm256_maddubs_epi16(weights.1, values)),
+                _mm256_add_epi16(dots.0, _mm256_maddubs_epi16(weights.0, values)),
+                _mm256_add_epi16(dots.1, _mm256_maddubs_epi16(weights.1, values)),
             )
         }
     }
@@ -381,6 +382,11 @@ impl Lanes for Avx2 {
                 _mm256_add_epi32(sums.1, _mm256_madd_epi16(a.1, b.1)),
             )
         }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums {
+        unsafe { Self::add_pairs(sums, dots, scales) }
     }
 
     #[inline(always)]

@@ -50,6 +50,7 @@ impl Lanes for Avx512 {
     type Sums = __m512i;
     type Quads = __m512i;
     type Pairs = __m512i;
+    type Dots = Self::Pairs;
 
     // Six rows are 24 registers of sums; four hold the columns, and what is left a row's value.
     const PANELS: usize = MANY_PANELS;
@@ -219,7 +220,7 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn no_pairs() -> Self::Pairs {
+    unsafe fn no_dots() -> Self::Dots {
         unsafe { _mm512_setzero_si512() }
     }
 
@@ -262,11 +263,16 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs {
+    unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots {
         unsafe {
             let products = _mm512_maddubs_epi16(weights, _mm512_set1_epi32(values));
-            _mm512_add_epi16(pairs, products)
+            _mm512_add_epi16(dots, products)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums {
+        unsafe { Self::add_pairs(sums, dots, scales) }
     }
 
     #[inline(always)]

@@ -23,6 +23,7 @@ impl Lanes for Portable {
     type Sums = [i32; LANES];
     type Quads = [[i8; 4]; LANES];
     type Pairs = [[i16; 2]; LANES];
+    type Dots = Self::Pairs;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -171,7 +172,7 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn no_pairs() -> Self::Pairs {
+    unsafe fn no_dots() -> Self::Dots {
         [[0; 2]; LANES]
     }
 
@@ -216,13 +217,13 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn dot_pairs(pairs: Self::Pairs, weights: Self::Quads, values: i32) -> Self::Pairs {
+    unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots {
         let x = values.to_le_bytes().map(|byte| i16::from(byte as i8));
         std::array::from_fn(|lane| {
             let w = weights[lane].map(i16::from);
             [
-                pairs[lane][0] + (w[0] * x[0] + w[1] * x[1]),
-                pairs[lane][1] + (w[2] * x[2] + w[3] * x[3]),
+                dots[lane][0] + (w[0] * x[0] + w[1] * x[1]),
+                dots[lane][1] + (w[2] * x[2] + w[3] * x[3]),
             ]
         })
     }
@@ -233,6 +234,11 @@ impl Lanes for Portable {
             let product = |at: usize| i32::from(a[lane][at]) * i32::from(b[lane][at]);
             sums[lane] + (product(0) + product(1))
         })
+    }
+
+    #[inline(always)]
+    unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums {
+        unsafe { Self::add_pairs(sums, dots, scales) }
     }
 
     #[inline(always)]

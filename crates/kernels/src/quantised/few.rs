@@ -130,18 +130,18 @@ unsafe fn q4_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
                 let values = rows.map(|row| row.get_unchecked(first + part));
                 let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
                 // Eight times two products of at most 15 × 127: within an i16.
-                let mut pairs = [S::no_pairs(); R];
+                let mut dots = [S::no_dots(); R];
                 for index in 0..BLOCK / 8 {
                     let (low, high) = S::load_nibbles(nibbles.add(index * 4 * LANES));
-                    for (pairs, values) in pairs.iter_mut().zip(values) {
-                        *pairs = S::dot_pairs(*pairs, low, quad(values, 2 * index));
-                        *pairs = S::dot_pairs(*pairs, high, quad(values, 2 * index + 1));
+                    for (dots, values) in dots.iter_mut().zip(values) {
+                        *dots = S::add_dots(*dots, low, quad(values, 2 * index));
+                        *dots = S::add_dots(*dots, high, quad(values, 2 * index + 1));
                     }
                 }
                 let scales = S::load_twice(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));
                 let min = S::load_u8(at.add(LAYOUT.mins + part * LANES).cast());
                 for r in 0..R {
-                    let exact = S::add_pairs(S::no_sums(), pairs[r], scales);
+                    let exact = S::scale_dots(S::no_sums(), dots[r], scales);
                     let step = scale.mul(S::splat(values[r].scale));
                     totals[r] = S::from_sums(exact).mul_add(step, totals[r]);
                     below[r] = min.mul_add(S::splat(values[r].sum), below[r]);
@@ -188,9 +188,9 @@ unsafe fn q6_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
                     let scales = if index < 2 { near } else { far };
                     for (exact, values) in exact.iter_mut().zip(values) {
                         // Two times two products of at most 63 × 127: within an i16.
-                        let pairs = S::dot_pairs(S::no_pairs(), low, quad(values, 2 * index));
-                        let pairs = S::dot_pairs(pairs, up, quad(values, 2 * index + 1));
-                        *exact = S::add_pairs(*exact, pairs, scales);
+                        let dots = S::add_dots(S::no_dots(), low, quad(values, 2 * index));
+                        let dots = S::add_dots(dots, up, quad(values, 2 * index + 1));
+                        *exact = S::scale_dots(*exact, dots, scales);
                     }
                 }
                 for r in 0..R {

@@ -282,18 +282,18 @@ impl Tile {
                 let weights = apart.weights.as_ptr().add(part * PART_BYTES);
                 let steps = self.steps.add(part * QUADS * TILE_ROWS);
                 // Eight times two products of at most 15 × 127: within an i16.
-                let mut pairs = [S::no_pairs(); R];
+                let mut dots = [S::no_dots(); R];
                 for quad in 0..QUADS {
                     let weights = S::load_quads(weights.add(quad * 4 * LANES));
-                    for (r, pairs) in pairs.iter_mut().enumerate() {
+                    for (r, dots) in dots.iter_mut().enumerate() {
                         let values = *steps.add(quad * TILE_ROWS + r);
-                        *pairs = S::dot_pairs(*pairs, weights, values);
+                        *dots = S::add_dots(*dots, weights, values);
                     }
                 }
                 let scales = S::load_pairs(apart.steps.as_ptr().add(part * 2 * LANES));
                 let mut exact = [S::no_sums(); R];
-                for (exact, pairs) in exact.iter_mut().zip(pairs) {
-                    *exact = S::add_pairs(*exact, pairs, scales);
+                for (exact, dots) in exact.iter_mut().zip(dots) {
+                    *exact = S::scale_dots(*exact, dots, scales);
                 }
                 self.finish::<S, R>(part, exact, apart);
             }
@@ -333,9 +333,9 @@ impl Tile {
                         for (r, exact) in exact.iter_mut().enumerate() {
                             let steps = steps.add(quad * TILE_ROWS + r);
                             // Two times two products of at most 63 × 127: within an i16.
-                            let pairs = S::dot_pairs(S::no_pairs(), low, *steps);
-                            let pairs = S::dot_pairs(pairs, up, *steps.add(TILE_ROWS));
-                            *exact = S::add_pairs(*exact, pairs, scales);
+                            let dots = S::add_dots(S::no_dots(), low, *steps);
+                            let dots = S::add_dots(dots, up, *steps.add(TILE_ROWS));
+                            *exact = S::scale_dots(*exact, dots, scales);
                         }
                     }
                 }

