@@ -412,12 +412,13 @@ impl<T: Number> Task<'_, T> {
     ) {
         let (count, width) = (block.count, self.of.sizes[2]);
         // Panel by panel, so that a panel of keys stays near while all rows use it; a few rows take all panels at once.
-        let panels = if rows.len() <= TILE_ROWS {
+        let together = if rows.len() <= TILE_ROWS {
             count / LANES
         } else {
-            1
+            self.kernels.panels()
         };
-        for panel in (0..count / LANES).step_by(panels) {
+        for panel in (0..count / LANES).step_by(together) {
+            let panels = together.min(count / LANES - panel);
             let left = Left {
                 at: state.query[rows.start * width..].as_ptr(),
                 step: 1,

@@ -6,6 +6,8 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(test)]
@@ -13,12 +15,16 @@ mod tests;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 /// Numbers in a vector.
 pub(crate) const LANES: usize = 16;
+/// Panels that several rows are multiplied with at once where there are 32 registers.
+pub(crate) const MANY_PANELS: usize = 4;
 
 /// A vector of [`LANES`] f32. Every function is `#[inline(always)]`: it is compiled into the work of its level.
 ///
@@ -32,6 +38,9 @@ pub(crate) trait Lanes: Copy {
     type Pairs: Copy;
     /// Sums of products with weights without sign, before they are scaled: one number of each output, or two that add up to it.
     type Dots: Copy;
+
+    /// Panels that several rows are multiplied with at once: 1, or [`MANY_PANELS`].
+    const PANELS: usize = 1;
 
     /// Asks for the line of cache at `from`, which may be anywhere; nothing where the level cannot.
     #[inline(always)]

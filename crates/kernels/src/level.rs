@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{Lanes, MANY_PANELS, Portable};
 
 /// An instruction set that kernels were written for, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +13,8 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, beside what [`Level::Avx2`] needs.
+    Avx512,
     /// 64-bit ARM.
     Neon,
 }
@@ -29,7 +31,7 @@ impl fmt::Display for LevelError {
         let found = &self.found;
         write!(
             f,
-            "kernel level is {found}, allowed are portable, avx2 and neon"
+            "kernel level is {found}, allowed are portable, avx2, avx512 and neon"
         )
     }
 }
@@ -37,7 +39,7 @@ impl fmt::Display for LevelError {
 impl std::error::Error for LevelError {}
 
 impl Level {
-    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Neon];
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Whether this machine can run it.
     #[must_use]
@@ -50,8 +52,17 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 => false,
+            Self::Avx2 | Self::Avx512 => false,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(not(target_arch = "aarch64"))]
@@ -65,6 +76,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
             Self::Neon => "neon",
         })
     }
@@ -131,8 +143,11 @@ impl Kernels {
             // SAFETY: a value of this level is only made where the machine has its instructions.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { with_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { with_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => unreachable!("no machine of this architecture has it"),
+            Level::Avx2 | Level::Avx512 => unreachable!("no machine of this architecture has it"),
             // SAFETY: as above, with products of bytes where the machine has those.
             #[cfg(target_arch = "aarch64")]
             Level::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => unsafe {
@@ -145,12 +160,26 @@ impl Kernels {
             Level::Neon => unreachable!("no machine of this architecture has it"),
         }
     }
+
+    /// Panels that several rows are multiplied with at once.
+    pub(crate) const fn panels(self) -> usize {
+        match self.level {
+            Level::Avx512 => MANY_PANELS,
+            _ => 1,
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn with_avx2(work: impl Work) {
     work.run::<crate::lanes::Avx2>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn with_avx512(work: impl Work) {
+    work.run::<crate::lanes::Avx512>();
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -174,7 +203,7 @@ mod tests {
         for level in Level::ALL {
             assert_eq!(level.to_string().parse(), Ok(level));
         }
-        assert!("avx512".parse::<Level>().is_err());
+        assert!("avx".parse::<Level>().is_err());
     }
 
     #[test]

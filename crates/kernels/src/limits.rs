@@ -35,9 +35,11 @@ struct InnerLoop {
 impl Work for InnerLoop {
     #[inline(always)]
     fn run<S: Lanes>(self) {
-        let left = vec![0.5_f32; TILE_ROWS * DEPTH];
+        // As many numbers and multiplications, however many panels.
+        let depth = DEPTH / S::PANELS;
+        let left = vec![0.5_f32; TILE_ROWS * depth];
         let right = vec![0.5_f32; LANES * DEPTH];
-        let mut sums = [0.0; TILE_ROWS * LANES];
+        let mut sums = vec![0.0; TILE_ROWS * S::PANELS * LANES];
         for _ in 0..self.rounds {
             let left = Left {
                 at: left.as_ptr(),
@@ -46,15 +48,15 @@ impl Work for InnerLoop {
             };
             let right = Right::F32 {
                 at: right.as_ptr(),
-                panel: DEPTH,
+                panel: depth,
             };
             let to = Sums {
                 at: sums.as_mut_ptr(),
-                row: LANES,
+                row: S::PANELS * LANES,
                 fresh: true,
             };
             // SAFETY: the sizes are those of the three.
-            unsafe { multiply::<S>((TILE_ROWS, 1, DEPTH), left, right, to) };
+            unsafe { multiply::<S>((TILE_ROWS, S::PANELS, depth), left, right, to) };
             std::hint::black_box(&mut sums);
         }
     }

@@ -16,6 +16,8 @@ use crate::tile::{Left, Sums, TILE_ROWS, sweep};
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
 /// Inputs of a block; a panel of so many is 16 KiB, half of the first cache. Even, for pairs.
 const BLOCK_DEPTH: usize = 256;
+/// Inputs of a block, of all panels worked on together where those are several; 32 KiB.
+const BLOCK_LINES: usize = 2 * BLOCK_DEPTH;
 /// Panels of a chunk of outputs, which one task works on.
 const CHUNK_PANELS: usize = 4;
 /// Multiplications below which a product is not worth a second thread.
@@ -220,9 +222,12 @@ impl<'a> Tiles<'a> {
 
     unsafe fn all_tiles(&self, kernels: Kernels, sums: &mut [f32]) {
         let tiles = self.rows.div_ceil(self.tile_rows);
-        for from in (0..self.depth).step_by(BLOCK_DEPTH) {
-            let depth = BLOCK_DEPTH.min(self.depth - from);
-            for panel in 0..self.panels {
+        let together = kernels.panels();
+        let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
+        for from in (0..self.depth).step_by(block) {
+            let depth = block.min(self.depth - from);
+            for panel in (0..self.panels).step_by(together) {
+                let panels = together.min(self.panels - panel);
                 let right = self.weight.right(self.first + panel, from);
                 for tile in 0..tiles {
                     let first = tile * self.tile_rows;
@@ -232,7 +237,7 @@ impl<'a> Tiles<'a> {
                         row: self.panels * LANES,
                         fresh: from == 0,
                     };
-                    let sizes = (self.tile_rows.min(self.rows - first), 1, depth);
+                    let sizes = (self.tile_rows.min(self.rows - first), panels, depth);
                     unsafe { sweep(kernels, sizes, self.left(tile, from), right, sums) }
                 }
             }

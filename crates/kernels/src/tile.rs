@@ -3,10 +3,10 @@
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, MANY_PANELS};
 use crate::level::{Kernels, Work};
 
-/// Rows worked on together at most; with them all sixteen registers of AVX2 are in use.
+/// Rows worked on together at most; with them all sixteen registers of AVX2 are in use, and with four panels those of AVX-512.
 pub(crate) const TILE_ROWS: usize = 6;
 
 /// How many lines ahead of their use pairs are asked for. (For f32 it does not pay.)
@@ -47,6 +47,16 @@ pub(crate) unsafe fn multiply<S: Lanes>(
     sums: Sums,
 ) {
     unsafe {
+        if S::PANELS == MANY_PANELS {
+            return match rows {
+                1 => strip::<S, 1, MANY_PANELS>(panels, depth, left, right, sums),
+                2 => strip::<S, 2, MANY_PANELS>(panels, depth, left, right, sums),
+                3 => strip::<S, 3, MANY_PANELS>(panels, depth, left, right, sums),
+                4 => strip::<S, 4, MANY_PANELS>(panels, depth, left, right, sums),
+                5 => strip::<S, 5, MANY_PANELS>(panels, depth, left, right, sums),
+                _ => strip::<S, 6, MANY_PANELS>(panels, depth, left, right, sums),
+            };
+        }
         match rows {
             1 => strip::<S, 1, 4>(panels, depth, left, right, sums),
             2 => strip::<S, 2, 2>(panels, depth, left, right, sums),

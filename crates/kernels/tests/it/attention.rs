@@ -5,7 +5,7 @@ use medfleet_kernels::{Attention, Cached, Kernels, KeyRange};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{bits, close, fuzz, halves, numbers, on, reference, wide};
+use super::{bits, close, fuzz, halves, levels, numbers, on, reference, wide};
 
 /// A sequence with its keys in order.
 struct Sequence {
@@ -126,7 +126,7 @@ fn check(kernels: Kernels, random: &mut SmallRng, sizes: [usize; 3], seen: Vec<K
 
 #[test]
 fn the_shapes_of_the_models() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         let mut random = SmallRng::seed_from_u64(6);
         let all = |rows: usize| {
             vec![
@@ -158,7 +158,7 @@ fn random_shapes() {
 
 #[test]
 fn a_row_is_the_same_wherever_the_prompt_was_cut_and_whoever_is_beside_it() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         let mut random = SmallRng::seed_from_u64(7);
         let sizes = [4, 2, 80];
         let of = Sequence::new(&mut random, sizes, ranges(400, 0, 150, 0));
@@ -187,7 +187,7 @@ fn a_row_is_the_same_wherever_the_prompt_was_cut_and_whoever_is_beside_it() {
 
 #[test]
 fn scores_of_any_size_are_weighed() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         let keys = [-1e4_f32, 3e4, 3e4, -3e38];
         let values = [1.0_f32, 2.0, 4.0, 8.0];
         let found = kernels.attend(&[Attention {
@@ -208,7 +208,7 @@ fn scores_of_any_size_are_weighed() {
 
 #[test]
 fn weights_are_rounded_in_bf16() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         // 1 / 1021 is 128.4 units in the last place, so that all weights together are 0.4 / 128.4 short of 1.
         const KEYS: usize = 1021;
         let found = kernels.attend(&[Attention {

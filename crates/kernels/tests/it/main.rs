@@ -20,9 +20,23 @@ use rand::{Rng, SeedableRng};
 /// Random shapes tried for each kernel; each prints its seed when it fails.
 const SHAPES: u64 = 40;
 
+/// Every level of this machine, or the one that KERNEL_LEVEL names: an emulator takes minutes for one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's own switch, not a setting"
+)]
+fn levels() -> Vec<Kernels> {
+    let Ok(name) = std::env::var("KERNEL_LEVEL") else {
+        return Kernels::all();
+    };
+    let of = Kernels::at(name.parse().unwrap());
+    assert!(of.is_some(), "this machine does not have {name}");
+    of.into_iter().collect()
+}
+
 /// On every level, with random numbers of a seed each.
 fn fuzz(check: impl Fn(Kernels, &mut SmallRng)) {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         for seed in 0..SHAPES {
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 check(kernels, &mut SmallRng::seed_from_u64(seed));

@@ -5,7 +5,7 @@ use medfleet_kernels::{Form, Kernels, Quantised, Then, store_q8_0};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{bits, close, fuzz, numbers, on, reference};
+use super::{bits, close, fuzz, levels, numbers, on, reference};
 
 /// A matrix as GGUF stores it, any bits but those of the f16, and what ggml's description makes of it.
 fn matrix(random: &mut SmallRng, form: Form, outputs: usize, inputs: usize) -> (Vec<u8>, Vec<f32>) {
@@ -112,7 +112,7 @@ fn check(kernels: Kernels, random: &mut SmallRng, form: Form, [rows, outputs, in
 
 #[test]
 fn odd_shapes() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         for form in Form::ALL {
             let mut random = SmallRng::seed_from_u64(3);
             for [rows, outputs, blocks] in [
@@ -145,7 +145,7 @@ fn random_shapes() {
 /// Weights and values as large as they can be, with all signs alike: no integer may overflow on the way.
 #[test]
 fn the_largest_sums_are_exact() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         for (form, weight) in [
             (Form::Q8_0, 0x80),
             (Form::Q4K, 0xff),
@@ -215,7 +215,7 @@ fn a_row_is_the_same_whoever_is_beside_it() {
 
 fn all() -> Vec<(Kernels, Form)> {
     let of = |kernels| Form::ALL.map(|form| (kernels, form));
-    Kernels::all().into_iter().flat_map(of).collect()
+    levels().into_iter().flat_map(of).collect()
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Norms, rotation and gates on every level against a plain reference.
 
-use medfleet_kernels::{Kernels, Rotation, Scale};
+use medfleet_kernels::{Rotation, Scale};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::{bits, close, fuzz, halves, numbers, on, reference, wide};
+use super::{bits, close, fuzz, halves, levels, numbers, on, reference, wide};
 
 const EPS: f32 = 1e-6;
 
@@ -127,7 +127,7 @@ fn norm_and_rotation() {
 
 #[test]
 fn gelu_times() {
-    for kernels in Kernels::all() {
+    for kernels in levels() {
         // From far below to far above, and what is no number.
         let gate: Vec<f32> = (-40_000..40_000).map(|x| x as f32 / 1000.0).collect();
         let up: Vec<f32> = gate.iter().map(|x| x.sin()).collect();
