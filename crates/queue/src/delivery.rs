@@ -1,4 +1,5 @@
-//! A unit in a worker's hands, and how it leaves them: each verdict is one confirmed acknowledgement.
+//! A unit in a worker's hands, and how it leaves them: each verdict is one acknowledgement, confirmed where it says more than
+//! that the unit is done.
 
 use std::time::Duration;
 
@@ -69,6 +70,21 @@ impl Delivery {
     /// Transient ones: go on working and try again.
     pub async fn progress(&self) -> Result<()> {
         self.queue.acknowledge(&self.reply, "+WPI".into()).await
+    }
+
+    /// As [`Delivery::settle`], but a unit that is done is acknowledged without waiting until the server confirms it. Its effects
+    /// are durable by then, so that a lost acknowledgement costs one more delivery, which finds them done.
+    ///
+    /// # Errors
+    /// As [`Delivery::settle`]; of `Done` only that it could not be handed to the connection in time.
+    pub async fn settle_soon(self, verdict: Verdict) -> Result<()> {
+        match verdict {
+            Verdict::Done => {
+                let api = &self.queue.api;
+                api.tell(ACKNOWLEDGE, self.reply, "+ACK".into()).await
+            }
+            verdict => self.settle(verdict).await,
+        }
     }
 
     /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay; `Reject` stores a

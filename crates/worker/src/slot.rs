@@ -145,7 +145,7 @@ impl<H: Handler> Slot<H> {
             self.worker
                 .metrics
                 .settled(class, &verdict, begin.elapsed().as_secs_f64());
-            if let Err(error) = delivery.settle(verdict).await {
+            if let Err(error) = delivery.settle_soon(verdict).await {
                 // It is delivered again, and finds its effects done.
                 tracing::warn!(%error, "a verdict was not confirmed");
             }

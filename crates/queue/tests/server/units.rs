@@ -54,6 +54,23 @@ async fn one_live_message_per_unit_until_it_is_done() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_unit_that_is_done_leaves_without_being_waited_for() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let unit = unit(1, Class::Routine);
+    queue.publish_work(&unit, &traced()).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let delivery = next(&mut puller).await?;
+    delivery.settle_soon(Verdict::Done).await?;
+    wait_until(PATIENCE, "an empty queue", async || {
+        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
+        (counts.total() == 0).then_some(())
+    })
+    .await?;
+    ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
+    Ok(())
+}
+
+#[tokio::test]
 async fn classes_are_served_in_order_and_by_hint() -> Result<()> {
     let (_server, queue) = start().await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
