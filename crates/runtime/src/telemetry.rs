@@ -2,6 +2,7 @@
 //! Trace ids exist and travel also without a collector, so that a log line or an answer can always name its trace.
 //!
 //! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
+//! A span whose id travels on, or whose fields log lines should carry, is of level INFO; one inside it is of level DEBUG.
 
 mod export;
 mod propagation;
@@ -20,7 +21,7 @@ use opentelemetry_sdk::trace::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::Dispatch;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -151,9 +152,16 @@ impl Telemetry {
             .with_level(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false);
-        let spans = spans.with_filter(filter_fn(|metadata| {
-            metadata.is_span() && metadata.target().starts_with(OURS)
-        }));
+        // What only a collector would see is a span of level DEBUG, which costs nothing where there is none.
+        let deepest = match config.otlp_endpoint {
+            Some(_) => LevelFilter::TRACE,
+            None => LevelFilter::INFO,
+        };
+        let ours = filter_fn(move |metadata| {
+            let is_ours = metadata.is_span() && metadata.target().starts_with(OURS);
+            is_ours && *metadata.level() <= deepest
+        });
+        let spans = spans.with_filter(ours.with_max_level_hint(deepest));
         let subscriber = tracing_subscriber::registry()
             .with(spans)
             .with(lines.with_filter(filter));

@@ -244,7 +244,7 @@ impl Decode {
         write: impl Future<Output = Result<(String, Done), DecodeError>>,
     ) -> Result<(String, Done), DecodeError> {
         let model = &self.model.description().model;
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "write text",
             otel.name = format!("chat {model}"),
             gen_ai.operation.name = "chat",
@@ -296,7 +296,7 @@ async fn compare(
     gathered: &Gathered,
 ) -> Result<Answered<'static>, DecodeError> {
     let begun = Instant::now();
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         "compare",
         gen_ai.operation.name = "embeddings",
         gen_ai.request.model = %embedder.description().model,

@@ -187,7 +187,7 @@ impl Encode {
     ) -> Result<Bytes, EncodeError> {
         let tenant = &job.tenant;
         let description = self.engine.description();
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "encode images",
             gen_ai.operation.name = "embeddings",
             gen_ai.request.model = %description.model,

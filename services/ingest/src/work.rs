@@ -137,7 +137,7 @@ enum Outcome {
 impl Dispatcher {
     async fn release_unit(&self, held: Held) -> Outcome {
         let unit = &held.unit;
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "release",
             otel.kind = "producer",
             messaging.system = "nats",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData};
-use tracing::{info, info_span};
+use tracing::{debug_span, info, info_span};
 
 use super::*;
 
@@ -99,6 +99,18 @@ fn a_trace_travels_without_exporter_and_with_a_quiet_log() {
 }
 
 #[test]
+fn a_span_inside_another_is_not_made_without_a_collector() {
+    let (telemetry, _) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let outer = info_span!("its id travels");
+        let inner = outer.in_scope(|| debug_span!("for a collector"));
+        assert!(inner.is_disabled() && inject(&inner).is_empty());
+        let within = || inner.in_scope(|| trace_id(&tracing::Span::current()));
+        assert_eq!(outer.in_scope(within), trace_id(&outer));
+    });
+}
+
+#[test]
 fn bad_headers_and_no_telemetry_change_nothing() {
     let (telemetry, _) = logging("info", LogFormat::Text);
     tracing::dispatcher::with_default(telemetry.dispatch(), || {
@@ -122,6 +134,7 @@ fn exported_spans_are_ours_and_carry_the_role() {
         .build();
     let config = TelemetryConfig {
         log: "off".to_owned(),
+        otlp_endpoint: Some("http://collector:4317".to_owned()),
         ..TelemetryConfig::default()
     };
     let telemetry = Telemetry::assemble(&config, Lines::default().writer(), provider);
@@ -130,14 +143,15 @@ fn exported_spans_are_ours_and_carry_the_role() {
         let outer = info_span!(target: "medfleet_encode::work", "encode chunk");
         outer.in_scope(|| {
             info_span!(target: "h2::codec", "not ours").in_scope(|| ());
+            debug_span!(target: "medfleet_encode::work", "encode images").in_scope(|| ());
             info!(secret = "contents", "events stay in the log");
         });
     });
     let spans = collected.0.lock().expect("no panic holds it");
-    assert_eq!(spans.len(), 1);
-    assert_eq!(spans[0].name, "encode chunk");
-    assert!(spans[0].events.is_empty());
-    let role = spans[0]
+    let names: Vec<_> = spans.iter().map(|span| span.name.as_ref()).collect();
+    assert_eq!(names, ["encode images", "encode chunk"]);
+    assert!(spans[1].events.is_empty());
+    let role = spans[1]
         .attributes
         .iter()
         .find(|a| a.key.as_str() == "medfleet.role");
