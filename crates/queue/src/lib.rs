@@ -76,11 +76,11 @@ pub struct Queue {
     clock: Clock,
     version: Arc<str>,
     closing: link::LinkEvents,
-    jobs: Bucket,
-    pending: Bucket,
-    uploads: Bucket,
-    leases: Bucket,
-    pauses: Bucket,
+    jobs: Arc<Bucket>,
+    pending: Arc<Bucket>,
+    uploads: Arc<Bucket>,
+    leases: Arc<Bucket>,
+    pauses: Arc<Bucket>,
 }
 
 /// nats-server looks every 10 s whether it has heard of a majority within the last 10 s (`lostQuorumCheck` and
@@ -103,12 +103,14 @@ impl Queue {
     /// [`ConnectError`] says what was tried, or which version is needed.
     pub async fn connect(config: &QueueConfig, clock: Clock) -> Result<Self, ConnectError> {
         let (api, version, closing) = connect::connect(config).await?;
+        // A clone of the client is not as cheap as one of ours should be.
+        let bucket = |name| Arc::new(Bucket::new(api.clone(), name));
         Ok(Self {
-            jobs: Bucket::new(api.clone(), subject::JOBS),
-            pending: Bucket::new(api.clone(), subject::PENDING),
-            uploads: Bucket::new(api.clone(), subject::UPLOADS),
-            leases: Bucket::new(api.clone(), subject::LEASES),
-            pauses: Bucket::new(api.clone(), subject::PAUSES),
+            jobs: bucket(subject::JOBS),
+            pending: bucket(subject::PENDING),
+            uploads: bucket(subject::UPLOADS),
+            leases: bucket(subject::LEASES),
+            pauses: bucket(subject::PAUSES),
             api,
             config: Arc::new(config.clone()),
             clock,
