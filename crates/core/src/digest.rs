@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// 256 bits, shown as 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -46,7 +48,13 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // At one go: the name of every blob has one in it.
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(&self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 0xf)];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -88,6 +96,11 @@ mod tests {
     fn text_and_back() {
         let digest = Digest::new([0x5a; 32]);
         assert_eq!(digest.to_string().parse(), Ok(digest));
+        let mut bytes = [0; 32];
+        bytes[..3].copy_from_slice(&[0x0f, 0xf0, 0x9a]);
+        let text = Digest::new(bytes).to_string();
+        assert_eq!(text, format!("0ff09a{}", "0".repeat(58)));
+        assert_eq!(text.parse(), Ok(Digest::new(bytes)));
         assert!("5A".repeat(32).parse::<Digest>().is_err());
         assert!("5a".parse::<Digest>().is_err());
         assert!(Digest::from_slice(&[0; 31]).is_err());
