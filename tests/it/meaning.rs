@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use medfleet_imaging::{Limits, Options, decode_file};
+use medfleet_phantom::{Format, SetOptions, write_set};
 use medfleet_tests::fleet::Up;
 use serde_json::Value;
 
@@ -128,4 +130,41 @@ async fn drafts_say_what_the_pictures_show() -> Result<()> {
 
     comparisons(&up).await?;
     up.stop().await
+}
+
+/// A model trained on pictures that were brought down sees in a fleet what it saw in training.
+#[test]
+fn raw_phantoms_that_are_brought_down_are_the_frames_of_files() -> Result<()> {
+    const SIDE: u32 = 56;
+    const PICTURES: u32 = 6;
+    let dir = tempfile::tempdir()?;
+    let raw = SetOptions {
+        count: PICTURES,
+        seed: 424_242,
+        format: Format::Raw,
+        size: Some(SIDE),
+        rendered: Some(301),
+        pairs: true,
+    };
+    write_set(&raw, dir.path(), &|_| ())?;
+    let files = SetOptions {
+        format: Format::Png,
+        size: raw.rendered,
+        rendered: None,
+        ..raw
+    };
+    write_set(&files, dir.path(), &|_| ())?;
+    let pixels = std::fs::read(dir.path().join("images.u8"))?;
+    ensure!(
+        pixels.len() == (PICTURES * SIDE * SIDE) as usize,
+        "every picture"
+    );
+    let options = Options::new(SIDE, Limits::default())?;
+    for (index, raw) in pixels.chunks((SIDE * SIDE) as usize).enumerate() {
+        let bytes = std::fs::read(dir.path().join(format!("images/{index:06}.png")))?;
+        let decoded = decode_file(&bytes, &options)
+            .map_err(|refusal| anyhow::anyhow!("picture {index}: {refusal:?}"))?;
+        ensure!(decoded.frames[0].0.pixels == raw, "picture {index} differs");
+    }
+    Ok(())
 }

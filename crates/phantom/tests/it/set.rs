@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use medfleet_imaging::{Limits, Options, decode_file};
 use medfleet_phantom::{Format, Phantom, PhantomError, Picture, SetOptions, write_set};
 
 use crate::SEED;
@@ -91,35 +90,6 @@ fn a_png_is_what_is_rendered() {
         .into_luma8();
     let picture = Phantom::draw(SEED, 1, true).render(64);
     assert_eq!(read.into_raw(), picture.grey());
-}
-
-/// A model trained on them sees in a fleet what it saw in training.
-#[test]
-fn raw_pictures_that_are_brought_down_are_the_frames_of_files() {
-    const SIDE: u32 = 56;
-    let dir = tempfile::tempdir().unwrap();
-    let options = SetOptions {
-        count: 6,
-        size: Some(SIDE),
-        rendered: Some(301),
-        ..options(Format::Raw)
-    };
-    write_set(&options, dir.path(), &|_| ()).unwrap();
-    let files = SetOptions {
-        format: Format::Png,
-        size: options.rendered,
-        rendered: None,
-        ..options
-    };
-    write_set(&files, dir.path(), &|_| ()).unwrap();
-    let pixels = std::fs::read(dir.path().join("images.u8")).unwrap();
-    let options = Options::new(SIDE, Limits::default()).unwrap();
-    for (index, raw) in pixels.chunks((SIDE * SIDE) as usize).enumerate() {
-        let bytes = std::fs::read(dir.path().join(format!("images/{index:06}.png"))).unwrap();
-        let decoded = decode_file(&bytes, &options).unwrap();
-        assert!(decoded.frames[0].0.pixels == raw, "picture {index} differs");
-    }
-    assert_eq!(pixels.len(), 6 * (SIDE * SIDE) as usize);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! An encoded study comes back as it was written, and every damage to it is refused.
+
 use medfleet_proto::work::v1::MaskedText;
 
 use super::*;

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-resample", &[]),
     ("medfleet-kernels", &[]),
     // Writes DICOM files, which imaging only reads.
-    ("medfleet-phantom", &[]),
+    ("medfleet-phantom", &["medfleet-resample"]),
     ("medfleet-score", &[]),
     ("medfleet-plan", &[]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),

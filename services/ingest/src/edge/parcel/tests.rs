@@ -1,3 +1,5 @@
+//! What is put into the file for the hub, and what is not.
+
 use medfleet_proto::work::v1::{FrameEntry, MaskedText, TokensEntry};
 
 use super::*;
