@@ -136,10 +136,10 @@ async fn drafts_say_what_the_pictures_show() -> Result<()> {
 #[test]
 fn raw_phantoms_that_are_brought_down_are_the_frames_of_files() -> Result<()> {
     const SIDE: u32 = 56;
-    const PICTURES: u32 = 6;
+    const PICTURES: usize = 6;
     let dir = tempfile::tempdir()?;
     let raw = SetOptions {
-        count: PICTURES,
+        count: PICTURES as u64,
         seed: 424_242,
         format: Format::Raw,
         size: Some(SIDE),
@@ -156,7 +156,7 @@ fn raw_phantoms_that_are_brought_down_are_the_frames_of_files() -> Result<()> {
     write_set(&files, dir.path(), &|_| ())?;
     let pixels = std::fs::read(dir.path().join("images.u8"))?;
     ensure!(
-        pixels.len() == (PICTURES * SIDE * SIDE) as usize,
+        pixels.len() == PICTURES * (SIDE * SIDE) as usize,
         "every picture"
     );
     let options = Options::new(SIDE, Limits::default())?;
