@@ -34,6 +34,9 @@ const CHUNKS_AHEAD: usize = 2;
 /// later, and all of it sent anew.
 const RESUMES_MAX: u32 = 16;
 
+/// An outdated server answers: taken at its word, the job would be forgotten, its intake message with it.
+const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
+
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
@@ -60,6 +63,11 @@ impl Edge {
         let key = &entry.unit.key;
         let offered = loop {
             let record = self.queue.record(key).await?.map(|(record, _)| record);
+            let found = record.as_ref().map(|record| record.epoch);
+            let as_of = (self.clock.now(), self.queue.outdated_max());
+            if plan::is_behind(found, entry, as_of) {
+                return Err(BEHIND);
+            }
             let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
                 break Offered::Over;
             };
@@ -153,7 +161,7 @@ impl Edge {
     fn not_ready(&self, stage: Stage, record: &JobRecord) -> Result<Next, Trouble> {
         if stage == Stage::Decode && record.state != JobState::Decoding {
             // There is such a unit only once all is encoded: an outdated server answers.
-            return Err(Trouble::Later("the job's record is behind", None));
+            return Err(BEHIND);
         }
         if stage == Stage::Preprocess && self.config.encodes() {
             tracing::debug!(state = %record.state, "a job is with the workers of this site");
@@ -198,7 +206,8 @@ impl Edge {
             }
             // It ended here meanwhile: the hub must hear of that.
             Applied::Refused { .. } => Ok(Next::Again(true)),
-            Applied::OtherEpoch { .. } | Applied::Missing => Ok(Next::Done(Offered::Over)),
+            // It was there a moment ago: replayed or gone since, or an outdated server answers. The next try finds out which.
+            Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
         }
     }
 
