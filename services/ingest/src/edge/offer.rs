@@ -26,8 +26,9 @@ use crate::metrics::HubOutcome;
 
 /// Up to this, the files of a job go within the request, and cost no calls of their own.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
-/// A piece of a file in one message of an upload.
-const CHUNK_BYTES: usize = 1 << 20;
+/// A piece of a file in one message of an upload. Small: what still lies in buffers when the last one is sent has to be through
+/// before the hub can answer, in the time that it has for that.
+const CHUNK_BYTES: usize = 128 << 10;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
 /// Times in a row that an upload is resumed without the hub having stored any more of it, before the whole job is tried again
