@@ -321,6 +321,11 @@ impl Edge {
             };
             tries = plan::fruitless(tries, stored, upload.committed_bytes);
         }
+        if tries >= RESUMES_MAX {
+            tracing::warn!(
+                "an upload to the hub broke again and again; is the line too slow for ingest.edge.answer_max?"
+            );
+        }
         Err(Trouble::Later("an upload broke again and again", None))
     }
 
