@@ -321,11 +321,9 @@ impl Edge {
             };
             tries = plan::fruitless(tries, stored, upload.committed_bytes);
         }
-        if tries >= RESUMES_MAX {
-            tracing::warn!(
-                "an upload to the hub broke again and again; is the line too slow for ingest.edge.answer_max?"
-            );
-        }
+        tracing::warn!(
+            "an upload to the hub broke again and again, or expired there; is the line too slow for ingest.edge.answer_max, or for the hub's ingest.limits.upload_time_to_live?"
+        );
         Err(Trouble::Later("an upload broke again and again", None))
     }
 
