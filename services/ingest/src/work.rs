@@ -192,8 +192,8 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Ends a job whose time is over, `now` by the queue's clock. `may_be_behind`: whether a server that does not know it may be
-    /// an outdated one; otherwise its record is gone.
+    /// Ends a job whose time is over, `now` by the queue's clock. `may_be_behind`: whether a server that does not know it may
+    /// be an outdated one; otherwise its record is gone.
     async fn expire_job(
         &self,
         (key, epoch): (&JobKey, u32),
