@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Messages that are never sent and never come.
 struct Nothing;
@@ -115,6 +116,27 @@ async fn is_closed(mut socket: TcpStream) -> Result<()> {
     Ok(())
 }
 
+/// A connection of a client that trusts `authority`, or speaks in the clear.
+async fn connection(fleet: &Fleet, authority: Option<String>) -> Result<Channel> {
+    let Some(authority) = authority else {
+        return Ok(Channel::from_shared(fleet.url())?.connect().await?);
+    };
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(authority))
+        .domain_name("localhost");
+    let endpoint = Channel::from_shared(format!("https://{}", fleet.api()))?;
+    Ok(endpoint.tls_config(tls)?.connect().await?)
+}
+
+/// A call that goes on for as long as its connection does, and says nothing until then.
+async fn lasting_call(channel: &Channel) -> Result<Streaming<()>> {
+    let mut call = tonic::client::Grpc::new(channel.clone());
+    call.ready().await.context("the server is there")?;
+    let path = PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+    let answers = call.server_streaming(Request::new(()), path, Nothing);
+    Ok(answers.await.context("the call begins")?.into_inner())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_comes_to_no_call_is_closed() -> Result<()> {
     let own = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
@@ -127,19 +149,25 @@ async fn a_connection_that_comes_to_no_call_is_closed() -> Result<()> {
     for (tls, beginning) in beginnings {
         let limits = toml::toml! {
             [limits]
-            first_call_time_max = "1s"
+            first_call_time_max = "3s"
         };
+        let authority = tls.as_ref().map(|(certificate, _)| certificate.clone());
         let fleet = Fleet::start(Options {
             tls,
             ingest: limits,
             ..Options::default()
         })
         .await?;
+        let channel = connection(&fleet, authority).await?;
+        let mut called = lasting_call(&channel).await?;
         let silent = TcpStream::connect(fleet.api()).await?;
         let mut begins = TcpStream::connect(fleet.api()).await?;
         begins.write_all(beginning).await?;
         is_closed(silent).await?;
         is_closed(begins).await?;
+        // It is older than these: its time was over before theirs.
+        let broken = called.message().now_or_never();
+        ensure!(broken.is_none(), "a call was cut: {broken:?}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
+use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{Description, EncodeEngine, Frame};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
@@ -18,6 +19,8 @@ use crate::error::EncodeError;
 use crate::metrics::EncodeMetrics;
 use crate::unit::{are_numbers, came_encoded, frames_of, still_good};
 
+/// Tokens that came with a job and are looked at at a time: all of a job's are one chunk, as many as it has frames.
+const LOOKED_AT_MAX: usize = 8;
 /// The device of a model that computes nothing.
 const SIMULATED: &str = "simulated";
 
@@ -104,8 +107,12 @@ impl Encode {
     async fn came(&self, tenant: &TenantId, came: &TokensManifest) -> Result<Found, EncodeError> {
         let entries = came.tokens.iter().enumerate();
         let blobs = entries.map(|(image, entry)| self.looked_at(tenant, image, entry));
+        let blobs: Vec<_> = blobs.collect();
         Ok(Found {
-            blobs: try_join_all(blobs).await?,
+            blobs: stream::iter(blobs)
+                .buffered(LOOKED_AT_MAX)
+                .try_collect()
+                .await?,
             list: came.encode_to_vec().into(),
         })
     }

@@ -118,6 +118,12 @@ impl Dispatcher {
     }
 }
 
+/// How long a unit has waited.
+fn waited(held: &Held, now: UnixMillis) -> Duration {
+    let millis = now.0.saturating_sub(held.stored_at.0);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
 fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -168,13 +174,15 @@ impl Dispatcher {
             // Known from a while ago, or the machine's: the queue's of now decides.
             let now = self.queue.time().await?;
             if unit.expires <= now {
-                self.expire_job(&unit.key, unit.epoch, now).await?;
+                // An outdated server knows what was queued before it became one.
+                let may_be_behind = waited(held, now) < self.queue.outdated_max();
+                self.expire_job((&unit.key, unit.epoch), now, may_be_behind)
+                    .await?;
                 return Ok(false);
             }
         }
         // A fresh unit goes at once; an older one may be of a job that ended while nobody led.
-        let waited = u128::try_from(now.0 - held.stored_at.0).unwrap_or(0);
-        if waited > LOOK_AFTER.as_millis()
+        if waited(held, now) > LOOK_AFTER
             && let Some((record, _)) = self.queue.record(&unit.key).await?
             && !protocol::is_wanted(unit, &record)
         {
@@ -184,12 +192,13 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Ends a job whose time is over, `now` by the queue's clock.
+    /// Ends a job whose time is over, `now` by the queue's clock. `may_be_behind`: whether a server that does not know it may
+    /// be an outdated one; otherwise its record is gone.
     async fn expire_job(
         &self,
-        key: &JobKey,
-        epoch: u32,
+        (key, epoch): (&JobKey, u32),
         now: UnixMillis,
+        may_be_behind: bool,
     ) -> Result<(), QueueError> {
         match self
             .queue
@@ -206,7 +215,7 @@ impl Dispatcher {
             // A server that has lost its leadership and does not know it yet: the job began after what it knows. Taken for
             // ended, it would be forgotten here, its unit with it.
             Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
-            Applied::Missing if !self.queue.outdated_max().is_zero() => Err(BEHIND),
+            Applied::Missing if may_be_behind => Err(BEHIND),
             // It was replayed, or its record is gone with the retention.
             Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
         }

@@ -26,13 +26,17 @@ use crate::metrics::HubOutcome;
 
 /// Up to this, the files of a job go within the request, and cost no calls of their own.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
-/// A piece of a file in one message of an upload.
-const CHUNK_BYTES: usize = 1 << 20;
+/// A piece of a file in one message of an upload. Small: what still lies in buffers when the last one is sent has to be through
+/// before the hub can answer, in the time that it has for that.
+const CHUNK_BYTES: usize = 128 << 10;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
 /// Times in a row that an upload is resumed without the hub having stored any more of it, before the whole job is tried again
 /// later, and all of it sent anew.
 const RESUMES_MAX: u32 = 16;
+
+/// An outdated server answers: taken at its word, the job would be forgotten, its intake message with it.
+const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
 
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,11 @@ impl Edge {
         let key = &entry.unit.key;
         let offered = loop {
             let record = self.queue.record(key).await?.map(|(record, _)| record);
+            let found = record.as_ref().map(|record| record.epoch);
+            let as_of = (self.clock.now(), self.queue.outdated_max());
+            if plan::is_behind(found, entry, as_of) {
+                return Err(BEHIND);
+            }
             let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
                 break Offered::Over;
             };
@@ -153,7 +162,7 @@ impl Edge {
     fn not_ready(&self, stage: Stage, record: &JobRecord) -> Result<Next, Trouble> {
         if stage == Stage::Decode && record.state != JobState::Decoding {
             // There is such a unit only once all is encoded: an outdated server answers.
-            return Err(Trouble::Later("the job's record is behind", None));
+            return Err(BEHIND);
         }
         if stage == Stage::Preprocess && self.config.encodes() {
             tracing::debug!(state = %record.state, "a job is with the workers of this site");
@@ -198,7 +207,8 @@ impl Edge {
             }
             // It ended here meanwhile: the hub must hear of that.
             Applied::Refused { .. } => Ok(Next::Again(true)),
-            Applied::OtherEpoch { .. } | Applied::Missing => Ok(Next::Done(Offered::Over)),
+            // It was there a moment ago: replayed or gone since, or an outdated server answers. The next try finds out which.
+            Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
         }
     }
 
@@ -311,6 +321,9 @@ impl Edge {
             };
             tries = plan::fruitless(tries, stored, upload.committed_bytes);
         }
+        tracing::warn!(
+            "an upload to the hub broke again and again, or expired there; is the line too slow for ingest.edge.answer_max, or for the hub's ingest.limits.upload_time_to_live?"
+        );
         Err(Trouble::Later("an upload broke again and again", None))
     }
 

@@ -6,8 +6,8 @@ use medfleet_core::{
     Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, Stage, UnixMillis,
 };
 use medfleet_proto::v1;
-use medfleet_queue::QueueError;
 use medfleet_queue::wire::reason_from_wire;
+use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -153,6 +153,19 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
 /// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.
 pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
     record.is_ready_to_forward() && (stage != Stage::Decode || record.is_encoded_here())
+}
+
+/// Whether the server that told of a job may be an outdated one, which does not know what an intake message was put there for:
+/// it knows no record, or one of an epoch before (`found`: that of its record). Not once the message is older than such a
+/// server can be: then the record is gone.
+pub(super) fn is_behind(
+    found: Option<u32>,
+    entry: &IntakeEntry,
+    (now, outdated_max): (UnixMillis, Duration),
+) -> bool {
+    let age = now.0.saturating_sub(entry.stored_at.0);
+    let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+    found.is_none_or(|epoch| epoch < entry.unit.epoch) && age < outdated_max
 }
 
 /// The request id that a job has at the hub: the same however often it is handed on.

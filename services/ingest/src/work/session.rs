@@ -331,8 +331,11 @@ impl<'a> Session<'a> {
             }
         };
         let due = dispatcher.open.due(now).into_iter().take(AT_ONCE_MAX);
+        let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
         let expiries = stream::iter(due).map(async |(key, epoch)| {
-            let expired = dispatcher.expire_job(&key, epoch, now).await;
+            let expired = dispatcher
+                .expire_job((&key, epoch), now, may_be_behind)
+                .await;
             (key, epoch, expired)
         });
         let expiries = expiries.buffer_unordered(dispatcher.config.releases_max);

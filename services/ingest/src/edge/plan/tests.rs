@@ -1,6 +1,6 @@
 //! The decisions, case by case.
 
-use medfleet_core::JobState;
+use medfleet_core::{Class, Cost, JobKey, JobState, PoolName, TenantId, WorkUnit};
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -110,4 +110,42 @@ fn a_long_file_on_a_flapping_line_is_not_begun_again_while_it_grows() {
     // What the hub has lost is no progress.
     assert_eq!(fruitless(5, 10, 4), 6);
     assert_eq!(fruitless(5, 10, 10), 6);
+}
+
+#[test]
+fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
+    let entry = IntakeEntry {
+        unit: WorkUnit {
+            key: JobKey {
+                tenant: TenantId::new("st-mary").expect("a name"),
+                job: JobId::from_bytes([1; 16]),
+            },
+            stage: Stage::Preprocess,
+            pool: PoolName::new("p").expect("a name"),
+            class: Class::Routine,
+            unit: 0,
+            epoch: 2,
+            expires: UnixMillis(100_000),
+            cost: Cost::default(),
+        },
+        sequence: 1,
+        headers: Vec::new(),
+        stored_at: UnixMillis(5_000),
+    };
+    let check = |found, now, outdated_max, expected| {
+        let as_of = (UnixMillis(now), Duration::from_millis(outdated_max));
+        let found = is_behind(found, &entry, as_of);
+        assert_eq!(found, expected, "at {now} of {outdated_max}");
+    };
+    for behind in [None, Some(1)] {
+        check(behind, 5_999, 1_000, true);
+        check(behind, 6_000, 1_000, false);
+        // Of a single server, which is always right.
+        check(behind, 5_000, 0, false);
+        // This clock is behind the queue's.
+        check(behind, 4_000, 1_000, true);
+    }
+    for ahead in [Some(2), Some(3)] {
+        check(ahead, 5_000, 1_000, false);
+    }
 }
