@@ -223,7 +223,8 @@ impl TextCheck {
         }
     }
 
-    /// The words that count, each once.
+    /// The words that count. A reader that looks at a picture in more than one way finds a word more than once, and not always
+    /// to its end.
     fn words(&self, picture: &Picture) -> Result<Vec<Word>, Refusal> {
         if picture.width.min(picture.height) < SIDE_MIN {
             return Ok(Vec::new());
@@ -244,15 +245,7 @@ impl TextCheck {
                 }
             })
         })?;
-        let mut words: Vec<Word> = Vec::new();
-        for word in read {
-            // A reader that looks at a picture in more than one way finds a word more than once.
-            let again = words.iter().any(|one| one.area.holds_centre_of(word.area));
-            if self.counts(&word) && !again {
-                words.push(word);
-            }
-        }
-        Ok(words)
+        Ok(read.into_iter().filter(|word| self.counts(word)).collect())
     }
 
     fn counts(&self, word: &Word) -> bool {
@@ -267,15 +260,21 @@ fn is_mark(text: &str) -> bool {
     marks.any(|mark| mark.eq_ignore_ascii_case(text))
 }
 
-/// Numbers only.
+/// Numbers only; a word that was found again counts once.
 fn refusal(words: &[Word], picture: &Picture) -> Refusal {
     let refusal = Refusal::new(Reason::BurnedInText);
-    let Some(Word { area, .. }) = words.first() else {
+    let mut areas: Vec<Area> = Vec::new();
+    for Word { area, .. } in words {
+        if !areas.iter().any(|one| one.holds_centre_of(*area)) {
+            areas.push(*area);
+        }
+    }
+    let Some(area) = areas.first() else {
         return refusal;
     };
     refusal.found(format_args!(
         "{} word(s) in an image of {} x {}, the first of {} x {} pixels at {}, {}",
-        words.len(),
+        areas.len(),
         picture.width,
         picture.height,
         area.width,
@@ -422,6 +421,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_word_that_is_found_again_is_painted_over_as_far_as_either_reaches() {
+        let part = Word {
+            line: AREA,
+            ..word("JANE", 90.0)
+        };
+        let mut check = check_of(Ok(vec![part, word("JANEDOE", 90.0)]));
+        check.found = FoundText::PaintOver;
+        let painted = check.look(TextKind::Unsaid, &picture(1));
+        let painted = painted.expect("used").expect("painted over");
+        let row = &painted.pixels[10 * 64..11 * 64];
+        assert!(row[17..53].iter().all(|v| *v == 0), "{row:?}");
+        assert_eq!(row[53], 9);
     }
 
     #[test]

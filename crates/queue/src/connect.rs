@@ -158,8 +158,8 @@ pub(crate) fn is_at_least(found: &str, needed: &str) -> bool {
 pub(crate) async fn drain(client: &Client, limit: Duration) {
     let flushed = tokio::time::timeout(limit, client.flush()).await;
     if !matches!(flushed, Ok(Ok(()))) {
-        // Everything that matters was confirmed on its own; what is lost here are hints.
-        tracing::debug!("the last hints were not sent before closing");
+        // What may not be lost was confirmed on its own. A unit whose acknowledgement is lost here comes once more.
+        tracing::debug!("the last hints and acknowledgements were not sent before closing");
     }
     if client.drain().await.is_err() {
         tracing::debug!("the connection was closed already");

@@ -181,7 +181,8 @@ impl Queue {
         self.config.ack_wait.get()
     }
 
-    /// Sends what is buffered and closes the connection, for all clones. Everything that matters was confirmed before.
+    /// Sends what is buffered and closes the connection, for all clones. What may not be lost was confirmed before; what is
+    /// buffered are hints, and acknowledgements of units that are done.
     pub async fn drain(&self) {
         connect::drain(&self.api.client, self.api.timeout).await;
         self.closing.close();

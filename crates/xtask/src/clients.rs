@@ -136,8 +136,13 @@ fn run_one(client: &mut Client, address: &Address) -> Result<Line> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start the {language} client"))?;
-    let said = release_when_refused(&mut child, address, &held)?;
+    let said = release_when_refused(&mut child, address, &held);
+    if said.is_err() {
+        // It would go on by itself. An error means that it has ended already.
+        let _ended = child.kill();
+    }
     let output = child.wait_with_output()?;
+    let said = said?;
     ensure!(
         output.status.success(),
         "the {language} client ended with {}: {said}",

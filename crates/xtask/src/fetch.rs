@@ -242,9 +242,18 @@ fn intact(path: &Path, expected: &str) -> bool {
     fs::read(path).is_ok_and(|bytes| sha256(&bytes) == expected)
 }
 
-/// Lets `put` work in a folder of its own beside what is fetched, which goes afterwards.
+/// Lets `put` work in a folder of its own beside what is fetched, which goes afterwards. The caller holds the lock: so folders
+/// that are there before are of runs that were broken off, and go too.
 fn in_scratch(cache: &Path, put: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let work = cache.join(format!(".fetch-{}", std::process::id()));
+    const SCRATCH: &str = ".fetch-";
+    for entry in fs::read_dir(cache).with_context(|| format!("list {}", cache.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            let left = entry.path();
+            fs::remove_dir_all(&left).with_context(|| format!("remove {}", left.display()))?;
+        }
+    }
+    let work = cache.join(format!("{SCRATCH}{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let outcome = put(&work);
     let removed = fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()));
@@ -405,6 +414,25 @@ mod tests {
         assert_eq!(of(crate::demo::STUDY), (Some("films"), 0));
         assert_eq!(of("pydicom-data-1.0.0"), (None, 0));
         assert_eq!(of("bin/other"), (None, 0));
+    }
+
+    #[test]
+    fn what_a_run_that_was_broken_off_has_left_goes() {
+        let cache = tempfile::tempdir().expect("a temporary folder");
+        let left = cache.path().join(".fetch-1/part1");
+        fs::create_dir_all(&left).expect("a folder");
+        fs::write(left.join("half.whl"), "1").expect("a file");
+        let put = in_scratch(cache.path(), |work| {
+            assert_eq!(fs::read_dir(work)?.count(), 0, "nothing is in the way");
+            fs::write(cache.path().join("whole"), "2")?;
+            Ok(())
+        });
+        put.expect("works");
+        let names = fs::read_dir(cache.path()).expect("readable");
+        let names: Vec<_> = names
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["whole"]);
     }
 
     #[test]

@@ -219,6 +219,14 @@ Seen Watch(api::JobService::Stub& jobs, const std::string& token, const std::str
     grpc::Status status = reader->Finish();
     if (!seen.ended.name().empty()) return seen;
     if (status.ok()) status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream ended too soon");
+    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+      // Nothing is wrong with a job that waits for its turn for so long, as long as the fleet answers.
+      api::GetJobRequest asked;
+      asked.set_name(name);
+      api::GetJobResponse job;
+      Answer(token, "GetJob", [&](auto* context) { return jobs.GetJob(context, asked, &job); });
+      tries = 1;
+    }
     Pause(tries, status, "WatchJob");
   }
 }

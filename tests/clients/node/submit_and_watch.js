@@ -135,6 +135,7 @@ async function watch(jobs, metadata, name) {
   let text = Buffer.alloc(0);
   // Also where to go on: what it says of sequence and text is what was received.
   const request = { name };
+  const getJob = method(jobs, metadata, "GetJob");
   for (let tries = 1; ; tries += 1) {
     try {
       for await (const message of jobs.WatchJob(request, metadata, deadline(WATCH_MS))) {
@@ -155,6 +156,11 @@ async function watch(jobs, metadata, name) {
       }
       throw Object.assign(new Error("the stream ended too soon"), { code: grpc.status.UNAVAILABLE });
     } catch (error) {
+      if (error.code === grpc.status.DEADLINE_EXCEEDED) {
+        // Nothing is wrong with a job that waits for its turn for so long, as long as the fleet answers.
+        await getJob({ name });
+        tries = 1;
+      }
       await pause(tries, error);
     }
   }

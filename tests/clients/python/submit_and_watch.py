@@ -119,15 +119,16 @@ def submit(jobs, options, uploaded):
     return answer(lambda: jobs.SubmitJob(request, **options)).job.name
 
 
-def watch(jobs, metadata, name):
+def watch(jobs, options, name):
     """Follows the job to its end; returns it as it ended, the stages it went through and the text as streamed."""
+    get_job = job_service_pb2.GetJobRequest(name=name)
     stages, text, tries = [], b"", 0
     # Also where to go on: what it says of sequence and text is what was received.
     request = job_service_pb2.WatchJobRequest(name=name)
     while True:
         broken = None
         try:
-            for event in jobs.WatchJob(request, metadata=metadata, timeout=WATCH_SECONDS):
+            for event in jobs.WatchJob(request, **{**options, "timeout": WATCH_SECONDS}):
                 tries = 0
                 request.after_sequence = event.sequence
                 kind = event.WhichOneof("event")
@@ -147,6 +148,10 @@ def watch(jobs, metadata, name):
                     return event.final, stages, text.decode()
         except grpc.RpcError as error:
             broken = error
+        if broken and broken.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            # Nothing is wrong with a job that waits for its turn for so long, as long as the fleet answers.
+            answer(lambda: jobs.GetJob(get_job, **options))
+            tries = 0
         tries += 1
         pause(tries, broken)
 
@@ -158,7 +163,7 @@ def main():
         jobs = job_service_pb2_grpc.JobServiceStub(channel)
         options = {"metadata": metadata, "timeout": CALL_SECONDS}
         name = submit(jobs, options, upload(jobs, options, path))
-        final, stages, streamed = watch(jobs, metadata, name)
+        final, stages, streamed = watch(jobs, options, name)
         state = job_pb2.JobState.Name(final.state)
         if final.state != job_pb2.JOB_STATE_COMPLETED:
             # Such a job has no result. Only a failed one says more: a refused image, for example.

@@ -62,13 +62,22 @@ impl Backend for Objects {
     }
 
     /// By the tag of its content, and the time: the same content written again over a damaged one may have the tag of both.
-    /// The library knows no delete on a condition, so [`Backend::delete_version`] looks right before.
+    /// The library knows no delete on a condition, so `delete_version` looks right before.
     async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
         let found = found("look up", self.store.head(&path(name)).await)?;
         Ok(found.map(|meta| {
             let (tag, time) = (meta.e_tag.as_deref(), meta.last_modified.timestamp_millis());
             Version::new(format!("{} {time} {}", tag.unwrap_or_default(), meta.size))
         }))
+    }
+
+    /// Without the look of `delete`: what is written in between would go too.
+    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
+        if self.version(name).await?.as_ref() != Some(version) {
+            return Ok(false);
+        }
+        let deleted = found("delete", self.store.delete(&path(name)).await)?;
+        Ok(deleted.is_some())
     }
 
     async fn delete(&self, name: &Name) -> Result<bool, BackendError> {

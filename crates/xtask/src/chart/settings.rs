@@ -15,11 +15,11 @@ use crate::{fetch, places};
 
 /// The services with their binaries and the section that is their own.
 const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
-const NATS: &str = "bin/nats-server-2.14.0";
 
 /// Configuration files that were checked; the same text is checked once.
 pub(crate) struct Files {
     scratch: PathBuf,
+    nats_server: PathBuf,
     seen: BTreeMap<String, Option<String>>,
 }
 
@@ -30,6 +30,7 @@ impl Files {
         certificates(&scratch)?;
         Ok(Self {
             scratch,
+            nats_server: fetch::file("nats-server")?,
             seen: BTreeMap::new(),
         })
     }
@@ -49,10 +50,11 @@ impl Files {
                 violations.extend(self.once(component, &config, |path| service(component, path))?);
             }
         }
+        let nats_server = self.nats_server.clone();
         for map in of_kind(objects, "ConfigMap") {
             if let Some(config) = map["data"]["nats.conf"].as_str() {
                 let config = config.replace("/etc/nats-tls", &self.scratch.to_string_lossy());
-                violations.extend(self.once("nats", &config, nats)?);
+                violations.extend(self.once("nats", &config, |path| nats(&nats_server, path))?);
             }
         }
         Ok(violations)
@@ -121,8 +123,8 @@ fn service(component: &str, config: &Path) -> Result<Option<String>> {
     said(command.arg("--check-config").arg("--config").arg(config))
 }
 
-fn nats(config: &Path) -> Result<Option<String>> {
-    let mut command = Command::new(fetch::path(NATS)?);
+fn nats(program: &Path, config: &Path) -> Result<Option<String>> {
+    let mut command = Command::new(program);
     command
         .env("POD_NAME", "nats-0")
         .env("CLIENT_TOKEN", "nt_1234");
