@@ -137,6 +137,10 @@ pub(crate) fn can_travel(plan: &Plan, travels: Travels) -> Result<(), Refusal> {
         let allowed = "0 here: what an edge is sent are images";
         return Err(Refusal::invalid("inputs[0].encoded_images", allowed));
     }
+    if !plan.decoding.stop.is_empty() {
+        let allowed = "none here: the images of this tenant stay at the hospital, and these texts are not searched for names as the task's are";
+        return Err(Refusal::invalid("decoding.stop", allowed));
+    }
     Ok(())
 }
 

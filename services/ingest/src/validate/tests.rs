@@ -343,6 +343,15 @@ fn where_images_stay_a_job_needs_the_encoder_that_is_there() {
     check(embed(), Travels::Files, None);
     check(embed(), Travels::Tokens, Some("task"));
     check(report(), Travels::Tokens, None);
+    let stopped = || v1::SubmitJobRequest {
+        decoding: Some(v1::DecodingParameters {
+            stop: vec!["Impression".to_owned()],
+            ..Default::default()
+        }),
+        ..report()
+    };
+    check(stopped(), Travels::Files, None);
+    check(stopped(), Travels::Tokens, Some("decoding.stop"));
     check(encoded(2), Travels::Files, None);
     check(
         encoded(2),
