@@ -164,24 +164,6 @@ async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_the_hub_has_lost_is_handed_on_again_under_its_name() -> Result<()> {
-    let (hub, site, job, theirs) = before_decode().await?;
-    lose(&hub, &site, &theirs).await?;
-    hub.start_role(Role::Decode).await?;
-    site.link().mend();
-    let edge = site.client("st-mary").await?;
-    let ended = edge.wait_final(&job).await?;
-    ensure!(ended.state() == JobState::Completed, "{ended:?}");
-    ensure!(edge.result(&job).await?.job == job);
-    let above = hub.client("st-mary").await?;
-    let all = above.list(10, "").await?.0;
-    ensure!(all.len() == 1 && all[0].name == theirs, "{all:?}");
-    let log = site.log()?;
-    ensure!(log.contains("the hub has lost a job"), "{log}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over() -> Result<()> {
     let (hub, site, job, theirs) = before_decode().await?;
     // Before the link is cut: whoever follows the job reads its record again after that.

@@ -50,6 +50,7 @@ fn directory() -> Vec<u8> {
 fn slice(z: u32) -> Vec<u8> {
     file(|object| {
         put(object, tags::MODALITY, VR::CS, "CT");
+        put(object, tags::PATIENT_ID, VR::LO, "PLANTED-7");
         put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.10");
         put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.11");
         put(
