@@ -90,7 +90,7 @@ struct Process {
 
 /// Why a process gave no answer.
 #[derive(Debug)]
-enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// It could not be started.
     NotStarted(io::Error),
     /// It ended.

@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::codecs::Stop;
+use crate::codecs::{NoAnswer, Stop};
 use sheet::Sheet;
 
 pub(crate) use child::main as child_main;
@@ -63,19 +63,6 @@ pub struct Ocr {
     /// A program of ours that sets the limits; `None` goes without those of memory and processor time.
     limiter: Option<PathBuf>,
     settings: OcrSettings,
-}
-
-/// Why a process gave no answer.
-#[derive(Debug)]
-enum NoAnswer {
-    /// It could not be started.
-    NotStarted(io::Error),
-    /// It ended.
-    Ended,
-    /// It took too long, and was ended.
-    Late,
-    /// Nobody waits for it any more, so that it was ended or not even asked.
-    Stopped,
 }
 
 impl Ocr {
