@@ -390,25 +390,35 @@ async fn a_unit_that_cannot_be_read_is_left_to_others_first() -> Result<()> {
     Ok(())
 }
 
-/// The other one may have read another unit of the job.
-#[tokio::test]
-async fn a_job_does_not_fail_for_a_unit_while_a_worker_may_be_at_work_on_it() -> Result<()> {
-    let (server, queue) = start_impatient().await?;
-    let (key, record) = kit::record(1, 1);
-    queue.create_record(&key, &record).await?;
+/// What brings a job of so many chunks to where its encode has begun.
+fn encoding(chunks: u32) -> [Move; 3] {
     let start = |stage| Move::Start {
         stage,
         retries_max: 3,
     };
     let frames = Move::Preprocessed {
         frames: Digest::new([3; 32]),
-        chunks: 2,
-        frame_count: 2,
+        chunks,
+        frame_count: chunks,
     };
-    for step in [start(Stage::Preprocess), frames, start(Stage::Encode)] {
-        let moved = queue.apply(&key, Some(0), &step, kit::clock()()).await?;
+    [start(Stage::Preprocess), frames, start(Stage::Encode)]
+}
+
+async fn apply(queue: &Queue, key: &JobKey, steps: &[Move]) -> Result<()> {
+    for step in steps {
+        let moved = queue.apply(key, Some(0), step, kit::clock()()).await?;
         ensure!(matches!(moved, Applied::Applied { .. }), "{moved:?}");
     }
+    Ok(())
+}
+
+/// The other one may have read another unit of the job.
+#[tokio::test]
+async fn a_job_does_not_fail_for_a_unit_while_a_worker_may_be_at_work_on_it() -> Result<()> {
+    let (server, queue) = start_impatient().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    apply(&queue, &key, &encoding(2)).await?;
     put_garbage(&server, &key.to_string(), 1).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     comes(&server, &mut puller, 2).await?;
@@ -464,24 +474,8 @@ async fn a_unit_that_cannot_be_read_and_is_done_fails_nothing() -> Result<()> {
     let (server, queue) = start().await?;
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
-    let start = |stage| Move::Start {
-        stage,
-        retries_max: 3,
-    };
-    let frames = Move::Preprocessed {
-        frames: Digest::new([3; 32]),
-        chunks: 1,
-        frame_count: 1,
-    };
-    for step in [
-        start(Stage::Preprocess),
-        frames,
-        start(Stage::Encode),
-        Move::ChunkEncoded { chunk: 0 },
-    ] {
-        let moved = queue.apply(&key, Some(0), &step, kit::clock()()).await?;
-        ensure!(matches!(moved, Applied::Applied { .. }), "{moved:?}");
-    }
+    apply(&queue, &key, &encoding(1)).await?;
+    apply(&queue, &key, &[Move::ChunkEncoded { chunk: 0 }]).await?;
     put_garbage(&server, &key.to_string(), 0).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     ensure!(refused(&mut puller).await? == Some(key.clone()));
