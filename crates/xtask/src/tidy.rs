@@ -8,6 +8,8 @@ mod edges;
 mod features;
 mod files;
 mod licences;
+mod links;
+mod reasons;
 mod untested;
 mod workspace;
 
@@ -29,6 +31,8 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(files::check(&files)?);
     violations.extend(architecture::check(&workspace)?);
     violations.extend(licences::check(&workspace)?);
+    violations.extend(links::check(&files)?);
+    violations.extend(reasons::check()?);
     violations.extend(untested::check(&workspace, &files)?);
 
     for violation in &violations {
