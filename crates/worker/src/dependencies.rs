@@ -2,10 +2,20 @@
 
 use std::sync::Arc;
 
-use medfleet_core::{Digest, PoolName};
+use medfleet_core::{Digest, PoolName, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
-use medfleet_runtime::{Clock, Health, Metrics, Process, Stop, TaskSet};
+use medfleet_runtime::{
+    Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
+};
 use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
+
+use crate::watch;
+
+const ERASURES: TaskKind = TaskKind {
+    name: "erasure hints",
+    on_failure: OnFailure::Shutdown,
+    on_shutdown: OnShutdown::Abort,
+};
 
 /// What a worker service runs with. Several services of one process share it.
 #[derive(Debug, Clone)]
@@ -100,6 +110,13 @@ impl Dependencies {
             pool: pool.clone(),
             source,
         })
+    }
+
+    /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives: what a service remembers
+    /// of that tenant goes. A hint that is missed leaves it until it gives way to what is newer.
+    pub fn follow_erasures(&self, forget: impl Fn(&TenantId) + Send + 'static) {
+        let hints = watch::follow_erasures(self.queue.clone(), forget);
+        self.tasks.start(ERASURES, hints);
     }
 }
 

@@ -25,4 +25,3 @@ pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};
-pub use watch::follow_erasures;

@@ -118,12 +118,8 @@ pub(crate) async fn draining(shutdown: &Shutdown, before: Duration) {
     tokio::time::sleep(shutdown.remaining().saturating_sub(before)).await;
 }
 
-/// Follows the hints that jobs were erased, for as long as the process lives: what a service remembers of their tenants goes.
-/// A hint that is missed leaves it until it gives way to what is newer.
-///
-/// # Errors
-/// Never.
-pub async fn follow_erasures(
+/// Follows the hints that jobs were erased; it never returns.
+pub(crate) async fn follow_erasures(
     queue: Queue,
     forget: impl Fn(&TenantId) + Send,
 ) -> Result<(), Infallible> {

@@ -23,19 +23,13 @@ use std::sync::Arc;
 use medfleet_core::{Digest, Stage, TenantId};
 use medfleet_engine::{DecodeLoad, DecodeModel, Health};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, follow_erasures, register_connection};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
 pub use config::{Config, MainConfig};
 pub use error::{DecodeError, StartError};
 
 const MODEL: TaskKind = TaskKind {
     name: "decode model",
-    on_failure: OnFailure::Shutdown,
-    on_shutdown: OnShutdown::Abort,
-};
-
-const ERASURES: TaskKind = TaskKind {
-    name: "erasure hints",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
@@ -61,13 +55,10 @@ pub async fn run(
         let (ended, broken) = (engine.ended(), part.clone());
         metrics::register_load(&dependencies.metrics, engine.load());
         match engine.phrases() {
-            Some(phrases) => {
-                let forgetting = follow_erasures(dependencies.queue.clone(), move |tenant| {
-                    // Whose each phrase was nobody knows.
-                    phrases.forget(&scope(tenant));
-                });
-                dependencies.tasks.start(ERASURES, forgetting);
-            }
+            Some(phrases) => dependencies.follow_erasures(move |tenant| {
+                // Whose each phrase was nobody knows.
+                phrases.forget(&scope(tenant));
+            }),
             None => {
                 tracing::info!("no tokens are proposed: not asked for, or not exact on this device")
             }

@@ -19,9 +19,7 @@ use std::sync::Arc;
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{
-    Dependencies, Worker, WorkerMetrics, follow_erasures, internal_token, register_connection,
-};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
 use tokio::net::TcpListener;
 
 pub use config::{Config, MainConfig};
@@ -38,12 +36,6 @@ pub struct Deployment {
 
 const MODEL: TaskKind = TaskKind {
     name: "encode model",
-    on_failure: OnFailure::Shutdown,
-    on_shutdown: OnShutdown::Abort,
-};
-
-const ERASURES: TaskKind = TaskKind {
-    name: "erasure hints",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
 };
@@ -99,11 +91,10 @@ pub async fn run(
             Health::Running | Health::Stopped => Ok(()),
         }
     });
-    let forgetting = follow_erasures(dependencies.queue.clone(), {
+    dependencies.follow_erasures({
         let cache = Arc::clone(&cache);
         move |tenant| cache.forget(tenant)
     });
-    dependencies.tasks.start(ERASURES, forgetting);
     let queue = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;

@@ -42,7 +42,7 @@ impl Usage {
 }
 
 /// Resident now and at most, in bytes, as `/proc/PID/status` says it.
-pub(super) fn memory(status: &str) -> Option<(u64, u64)> {
+fn memory(status: &str) -> Option<(u64, u64)> {
     let kibibytes = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
@@ -62,7 +62,7 @@ pub(super) fn time(ticks: u64) -> Duration {
 }
 
 /// utime and stime: fields 14 and 15.
-pub(super) fn processor(stat: &str) -> Option<Duration> {
+fn processor(stat: &str) -> Option<Duration> {
     let fields = fields(stat)?;
     let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
     Some(time(ticks(11)? + ticks(12)?))

@@ -19,6 +19,7 @@ use medfleet_preprocess::frames::{codecs, options, prepare};
 use serde_json::{Value, json};
 
 use super::super::sample::Sample;
+use super::super::usage::Usage;
 use crate::paths;
 
 /// A member of an archive, or the file itself, and its slices that are shown.
@@ -57,10 +58,10 @@ pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
     let processor = processor(codecs)?.saturating_sub(before) / runs;
     // As many files at a time as the role decodes by default.
     case.once(config.decodes_max as usize)??;
-    let memory = memory("self")?;
+    let memory = Usage::of_this()?.peak;
     let decoders = codecs.idle_ids().into_iter();
     let decoders = decoders
-        .map(|id| self::memory(&id.to_string()))
+        .map(|id| Usage::of(id).map(|usage| usage.peak))
         .sum::<Result<u64>>()?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let per_second = case.per_second(cores, runs)?;
@@ -216,20 +217,7 @@ fn on_threads<T: Send>(
 fn processor(codecs: &Codecs) -> Result<Duration> {
     let mut time = super::super::side::processor()?;
     for id in codecs.idle_ids() {
-        let path = format!("/proc/{id}/stat");
-        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let took = super::super::usage::processor(&stat);
-        time += took.with_context(|| format!("{path} does not say how long it ran"))?;
+        time += Usage::of(id)?.processor;
     }
     Ok(time)
-}
-
-/// The most memory that a process had resident so far, in bytes.
-fn memory(id: &str) -> Result<u64> {
-    let path = format!("/proc/{id}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let resident = super::super::usage::memory(&status);
-    let (_, peak) =
-        resident.with_context(|| format!("{path} does not say how much memory there was"))?;
-    Ok(peak)
 }
