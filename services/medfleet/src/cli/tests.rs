@@ -1,0 +1,125 @@
+//! The command line agrees with itself, and with what the pages tell people to type.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Command, CommandFactory};
+
+use super::Cli;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_on_the_pages_can_be_typed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md")];
+    find(&root.join("docs"), &mut pages);
+    find(&root.join("deploy"), &mut pages);
+    let cli = built();
+    let (mut count, mut wrong) = (0, Vec::new());
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("a page is text");
+        for command in commands(&text) {
+            count += 1;
+            let trouble = trouble(&cli, &command);
+            wrong.extend(trouble.map(|why| format!("{}: {command}: {why}", page.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count > 50, "only {count} commands were found");
+}
+
+#[test]
+fn a_command_that_is_not_there_is_found() {
+    let check = |page: &str, expected: &[&str]| {
+        let cli = built();
+        let found = commands(page);
+        let found: Vec<String> = found
+            .iter()
+            .filter_map(|command| trouble(&cli, command))
+            .collect();
+        assert_eq!(found, expected, "{page}");
+    };
+    check("`medfleet submit FILE --task=report`, `medfleet …`", &[]);
+    check("```\n$ medfleet dead list --json    # --all\n```\n", &[]);
+    check("`medfleet list | head`, and medfleet without a mark", &[]);
+    check(
+        "`medfleet send FILE`",
+        &["`medfleet` has no command `send`"],
+    );
+    check("`medfleet get JOB [--all]`", &["`get` has no flag --all"]);
+    check(
+        "```\nmedfleet submit FILE \\\n  --sort\n```\n",
+        &["`submit` has no flag --sort"],
+    );
+}
+
+/// The command line with every command's own `--help`.
+fn built() -> Command {
+    let mut cli = Cli::command();
+    cli.build();
+    cli
+}
+
+/// The pages of a folder and of those in it.
+fn find(folder: &Path, pages: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("the folder can be read").path();
+        if path.is_dir() {
+            find(&path, pages);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+}
+
+/// Commands of this program on a page: lines of code, and what stands in backticks.
+fn commands(page: &str) -> Vec<String> {
+    let page = page.replace("\\\n", " ");
+    let (mut in_code, mut texts) = (false, Vec::new());
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if in_code {
+            texts.push(line);
+        } else {
+            texts.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    let texts = texts.into_iter().map(|text| {
+        let text = text.trim().trim_start_matches("$ ");
+        text.trim_start_matches("target/debug/")
+    });
+    let ours = texts.filter(|text| text.starts_with("medfleet "));
+    let alone = ours.map(|text| {
+        let ends = [" #", " |", ";", " &&"];
+        let end = ends.iter().filter_map(|end| text.find(end)).min();
+        text[..end.unwrap_or(text.len())].to_owned()
+    });
+    alone.collect()
+}
+
+/// Why a command cannot be typed; none where it can be. Values are not looked at.
+fn trouble(cli: &Command, command: &str) -> Option<String> {
+    let mut at = cli;
+    for word in command.split_whitespace().skip(1) {
+        let word = word.trim_matches(['[', ']', ',']);
+        if let Some(flag) = word.strip_prefix("--") {
+            let flag = flag.split('=').next().unwrap_or(flag);
+            if !at
+                .get_arguments()
+                .any(|known| known.get_long() == Some(flag))
+            {
+                return Some(format!("`{}` has no flag --{flag}", at.get_name()));
+            }
+        } else if let Some(inner) = at.find_subcommand(word) {
+            at = inner;
+        } else if at.has_subcommands() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
+            return Some(format!("`{}` has no command `{word}`", at.get_name()));
+        }
+    }
+    None
+}
