@@ -1,12 +1,11 @@
 //! The border between domain words and the public API's messages; nothing else in this crate names both.
 
-use medfleet_core::{
-    Class, FailureReason, JobId, JobRecord, JobState, PoolName, TaskKind, UnixMillis, UploadId,
-};
+use medfleet_core::{Class, JobId, JobRecord, PoolName, TaskKind, UnixMillis, UploadId};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{self as work, JobEvent, UploadRecord};
 use medfleet_queue::Pause;
-use medfleet_queue::wire::cost_from_wire;
+pub(crate) use medfleet_queue::wire::{class_to_wire as class, state_from_wire as state_from};
+use medfleet_queue::wire::{cost_from_wire, reason_to_wire, state_to_wire, task_to_wire};
 use prost_types::Timestamp;
 
 use crate::error::Refusal;
@@ -119,15 +118,15 @@ pub(crate) fn job(id: &JobId, record: &JobRecord) -> v1::Job {
         .fold(times.accepted, UnixMillis::max);
     v1::Job {
         name: job_name(id),
-        state: state(record.state).into(),
+        state: state_to_wire(record.state).into(),
         class: class(record.class).into(),
-        task: task(record.task).into(),
+        task: task_to_wire(record.task).into(),
         model: record.model.clone(),
         create_time: Some(timestamp(times.accepted)),
         update_time: Some(timestamp(updated)),
         expire_time: Some(timestamp(record.expires)),
         failure: record.failure.as_ref().map(|failure| v1::Failure {
-            reason: failure_reason(failure.reason).into(),
+            reason: reason_to_wire(failure.reason).into(),
             message: failure.message.clone(),
         }),
         image_count: record.image_count,
@@ -204,38 +203,6 @@ pub(crate) fn result_text(result: &v1::Result) -> &str {
     }
 }
 
-pub(crate) const fn state(state: JobState) -> v1::JobState {
-    match state {
-        JobState::Accepted => v1::JobState::Accepted,
-        JobState::Forwarded => v1::JobState::Forwarded,
-        JobState::Released => v1::JobState::Released,
-        JobState::Preprocessed => v1::JobState::Preprocessed,
-        JobState::Encoding => v1::JobState::Encoding,
-        JobState::Decoding => v1::JobState::Decoding,
-        JobState::Completed => v1::JobState::Completed,
-        JobState::Failed => v1::JobState::Failed,
-        JobState::Cancelled => v1::JobState::Cancelled,
-        JobState::Expired => v1::JobState::Expired,
-    }
-}
-
-/// The domain's word for a wire state; none for numbers that are no state.
-pub(crate) fn state_from(number: i32) -> Option<JobState> {
-    JobState::ALL
-        .iter()
-        .copied()
-        .find(|known| i32::from(state(*known)) == number)
-}
-
-pub(crate) const fn class(class: Class) -> v1::Class {
-    match class {
-        Class::Stat => v1::Class::Stat,
-        Class::Urgent => v1::Class::Urgent,
-        Class::Routine => v1::Class::Routine,
-        Class::Bulk => v1::Class::Bulk,
-    }
-}
-
 /// The domain's word for a wire class; unspecified is routine, none for numbers that are no class.
 pub(crate) fn class_from(number: i32) -> Option<Class> {
     if number == i32::from(v1::Class::Unspecified) {
@@ -245,19 +212,6 @@ pub(crate) fn class_from(number: i32) -> Option<Class> {
         .iter()
         .copied()
         .find(|known| i32::from(class(*known)) == number)
-}
-
-const fn task(task: TaskKind) -> v1::TaskKind {
-    match task {
-        TaskKind::Report => v1::TaskKind::Report,
-        TaskKind::Answer => v1::TaskKind::Answer,
-        TaskKind::Classify => v1::TaskKind::Classify,
-        TaskKind::Localise => v1::TaskKind::Localise,
-        TaskKind::Compare => v1::TaskKind::Compare,
-        TaskKind::Extract => v1::TaskKind::Extract,
-        TaskKind::Embed => v1::TaskKind::Embed,
-        TaskKind::ZeroShot => v1::TaskKind::ZeroShot,
-    }
 }
 
 /// The kind of a task that was sent.
@@ -274,27 +228,16 @@ pub(crate) const fn task_kind(kind: &v1::task::Kind) -> TaskKind {
     }
 }
 
-const fn failure_reason(reason: FailureReason) -> v1::FailureReason {
-    match reason {
-        FailureReason::InputRefused => v1::FailureReason::InputRefused,
-        FailureReason::ImageMissing => v1::FailureReason::ImageMissing,
-        FailureReason::Integrity => v1::FailureReason::Integrity,
-        FailureReason::AttemptsExhausted => v1::FailureReason::AttemptsExhausted,
-        FailureReason::PromptTooLong => v1::FailureReason::PromptTooLong,
-        FailureReason::Internal => v1::FailureReason::Internal,
-        FailureReason::ModelMismatch => v1::FailureReason::ModelMismatch,
-        FailureReason::AnswerUnusable => v1::FailureReason::AnswerUnusable,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use medfleet_core::JobState;
+
     use super::*;
 
     #[test]
     fn every_state_and_class_reads_back() {
         for known in JobState::ALL {
-            assert_eq!(state_from(state(*known).into()), Some(*known));
+            assert_eq!(state_from(state_to_wire(*known).into()), Some(*known));
         }
         for known in Class::ALL {
             assert_eq!(class_from(class(*known).into()), Some(*known));
