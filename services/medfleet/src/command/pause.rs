@@ -11,10 +11,10 @@ use crate::show;
 /// Flags of `pause` and `resume`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Whose work [default: every tenant's]
+    /// Whose work [default: every tenant's, of the class that --class names]
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
-    /// Of which class [default: every class]
+    /// Of which class [default: every class, of the tenant that --tenant names]
     #[arg(long, value_name = "CLASS")]
     class: Option<ClassName>,
     #[command(flatten)]
