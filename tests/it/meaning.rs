@@ -23,14 +23,6 @@ fn demo(name: &str) -> PathBuf {
     root.join("deploy/demo").join(name)
 }
 
-/// Runs `medfleet` and returns what it printed.
-async fn run(up: &Up, arguments: &[&str]) -> Result<String> {
-    let output = up.command(arguments).await?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 /// Scores a set; `name` keeps its answers apart from another's.
 async fn eval(up: &Up, set: &Path, task: &str, name: &str) -> Result<Value> {
     let (set, out) = (set.display().to_string(), up.folder().join(name));
@@ -38,7 +30,7 @@ async fn eval(up: &Up, set: &Path, task: &str, name: &str) -> Result<Value> {
     let arguments = [
         "eval", "--set", &set, "--task", task, "--out", &out, "--json",
     ];
-    let printed = run(up, &arguments).await?;
+    let printed = up.run(&arguments).await?;
     let evaluation: Value = serde_json::from_str(printed.trim())?;
     ensure!(
         evaluation["failures"] == Value::Array(Vec::new()),
@@ -77,7 +69,7 @@ async fn comparisons(up: &Up) -> Result<()> {
         "phantom", "--count", PAIRED, "--seed", SEED, "--pairs", "--format", "png", "--size",
         "448", "--out", &path,
     ];
-    run(up, &make).await?;
+    up.run(&make).await?;
     let compared = eval(up, &set, "compare", "compared").await?;
     let accuracy = figure(&compared, "change_accuracy")?;
     eprintln!("comparisons: changes said rightly {accuracy:.2}");
@@ -97,7 +89,7 @@ async fn drafts_say_what_the_pictures_show() -> Result<()> {
         "phantom", "--count", COUNT, "--seed", SEED, "--format", "png", "--size", "448", "--out",
         &path,
     ];
-    run(&up, &make).await?;
+    up.run(&make).await?;
 
     let as_it_is = eval(&up, &set, "report", "as-it-is").await?;
     let (f1, sides) = (

@@ -21,7 +21,7 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
         "phantom", "--count", "1", "--seed", "424242", "--format", "png", "--size", "448", "--out",
         &films,
     ];
-    run(&up, &make).await?;
+    up.run(&make).await?;
     let film = format!("{films}/images/000000.png");
     let draft = draft(&up, &film).await?;
     let provenance = &draft["provenance"];
@@ -33,9 +33,9 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
     let text = text_of(&draft)?;
     ensure!(text.contains("Findings"), "{text:?}");
     let job = draft["job"].as_str().context("a job")?;
-    let shown = run(&up, &["get", job]).await?;
+    let shown = up.run(&["get", job]).await?;
     ensure!(shown.contains("f32, matrices q8_0"), "{shown}");
-    let listed = run(&up, &["list", "--json"]).await?;
+    let listed = up.run(&["list", "--json"]).await?;
     ensure!(listed.contains("phantom-demo-q8-0"), "{listed}");
     up.stop().await?;
 
@@ -67,7 +67,9 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
 
 /// The draft of a report about one film.
 async fn draft(up: &Up, film: &str) -> Result<Value> {
-    let printed = run(up, &["submit", film, "--task", "report", "--json"]).await?;
+    let printed = up
+        .run(&["submit", film, "--task", "report", "--json"])
+        .await?;
     let last = printed.lines().last().unwrap_or_default();
     let mut last: Value = serde_json::from_str(last)?;
     Ok(last["result"].take())
@@ -77,12 +79,4 @@ fn text_of(draft: &Value) -> Result<&str> {
     draft["report"]["text"]
         .as_str()
         .with_context(|| format!("no report in {draft}"))
-}
-
-/// Runs `medfleet` and returns what it printed.
-async fn run(up: &Up, arguments: &[&str]) -> Result<String> {
-    let output = up.command(arguments).await?;
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{arguments:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
 }

@@ -105,6 +105,17 @@ impl Up {
         Ok(output)
     }
 
+    /// Runs `medfleet` with these arguments against it and returns what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be run or ends with another code than 0, with what it said.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).await?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{arguments:?}: {errors}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// Asks it to stop and expects exit code 0.
     ///
     /// # Errors
