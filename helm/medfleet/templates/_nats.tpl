@@ -26,8 +26,6 @@ server_name: $POD_NAME
 listen: {{ printf "%s:4222" .Values.process.listenAddress | quote }}
 http: {{ printf "%s:8222" .Values.process.listenAddress | quote }}
 max_payload: 1048576
-lame_duck_grace_period: 5s
-lame_duck_duration: 30s
 authorization { token: $CLIENT_TOKEN }
 jetstream {
   store_dir: "/data"
@@ -42,6 +40,9 @@ tls {
 }
 {{- end }}
 {{- if eq (int $own.replicas) 3 }}
+# What the pod's pre-stop begins: leaders move first, then clients go to the other servers.
+lame_duck_grace_period: 5s
+lame_duck_duration: 30s
 cluster {
   name: {{ $name | quote }}
   listen: {{ printf "%s:6222" .Values.process.listenAddress | quote }}

@@ -45,6 +45,7 @@ pub(crate) fn check(objects: &[Value]) -> Vec<String> {
         let mut found = pod_rights(pod);
         found.extend(pod_references(pod, objects));
         found.extend(pod_grace(pod, objects));
+        found.extend(nats_handover(pod));
         found.extend(
             pod.containers()
                 .flat_map(|container| container_rules(pod, container)),
@@ -226,6 +227,27 @@ fn pod_grace(pod: Pod<'_>, objects: &[Value]) -> Vec<String> {
     }
     violations.extend(plain_secrets("", &config));
     violations
+}
+
+/// A server of several hands its leaders and clients over before it ends; one alone has nobody to hand them to.
+fn nats_handover(pod: Pod<'_>) -> Vec<String> {
+    if pod.component() != "nats" {
+        return Vec::new();
+    }
+    let is_one_of_several = pod.owner["spec"]["replicas"].as_u64() > Some(1);
+    let hands_over = pod
+        .containers()
+        .any(|container| container["lifecycle"]["preStop"]["exec"].is_object());
+    unmet(&[
+        (
+            hands_over || !is_one_of_several,
+            "a server of several ends without handing over",
+        ),
+        (
+            !hands_over || is_one_of_several,
+            "a single server waits before it ends, and nobody takes over",
+        ),
+    ])
 }
 
 /// The service's configuration file, where it has one.
@@ -443,6 +465,24 @@ mod tests {
                 "{pointer}: {found:?}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_server_of_several_hands_over() {
+        let found = |replicas: u64, pre_stop: Value| {
+            let owner = json!({"spec": {"replicas": replicas}});
+            let labels = json!({"app.kubernetes.io/component": "nats"});
+            let spec = json!({"containers": [{"lifecycle": {"preStop": pre_stop}}]});
+            let pod = Pod {
+                owner: &owner,
+                labels: &labels,
+                spec: &spec,
+            };
+            nats_handover(pod).len()
+        };
+        let exec = || json!({"exec": {"command": ["nats-server"]}});
+        assert_eq!((found(3, exec()), found(1, Value::Null)), (0, 0));
+        assert_eq!((found(3, Value::Null), found(1, exec())), (1, 1));
     }
 
     #[test]
