@@ -223,7 +223,7 @@ fn gpu_of(driver: Option<&str>, has_device: bool, has_cuda: bool) -> Finding {
         (Some(driver), true, false) => Finding::warn(
             CHECK,
             format!("{driver}; this program was built without CUDA and computes on the CPU"),
-            "build with `cargo xtask cuda`, and set compute to cuda:0",
+            "build with `cargo xtask cuda`, and set model.device to cuda",
         ),
         (Some(driver), false, _) => Finding::warn(
             CHECK,
@@ -238,7 +238,7 @@ fn gpu_of(driver: Option<&str>, has_device: bool, has_cuda: bool) -> Finding {
         (None, false, true) => Finding::warn(
             CHECK,
             "none, and this program was built with CUDA",
-            "load the driver, or set compute to cpu",
+            "load the driver, or set model.device to cpu",
         ),
         (None, false, false) => Finding::ok(CHECK, "none; models compute on the CPU"),
     }
