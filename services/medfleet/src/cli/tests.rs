@@ -96,7 +96,7 @@ fn commands(page: &str) -> Vec<String> {
     let ours = texts.filter(|text| text.starts_with("medfleet "));
     let alone = ours.map(|text| {
         let ends = [" #", " |", ";", " &&"];
-        let end = ends.iter().filter_map(|end| text.find(end)).min();
+        let end = ends.iter().filter_map(|end| text.find(*end)).min();
         text[..end.unwrap_or(text.len())].to_owned()
     });
     alone.collect()
