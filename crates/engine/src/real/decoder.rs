@@ -449,7 +449,7 @@ impl Running {
 
 impl Writing {
     /// What is wanted of the position that the next token is chosen at.
-    fn want(&self) -> Want {
+    pub(super) fn want(&self) -> Want {
         let plain = self.guide.is_none() && self.decoding.alternatives == 0;
         if plain && self.decoding.sampling().is_greedy() {
             Want::Likeliest

@@ -22,13 +22,17 @@ fn every_query_sees_every_key() {
         (48, 4, 129, 1),
         (12, 4, 64, 64),
     ] {
-        let random = |rows: usize, step: f32| {
-            let count = rows * heads * width;
-            let values: Vec<f32> = (0..count).map(|i| 2.0 * (i as f32 * step).sin()).collect();
+        let random = |rows: usize, step: f32, mean: f32| {
+            let values = (0..rows * heads * width).map(|i| mean + 1.5 * (i as f32 * step).sin());
+            let values: Vec<f32> = values.collect();
             let tensor = Tensor::from_vec(values, (rows, heads * width), &none).unwrap();
             tensor.to_dtype(DType::BF16).unwrap()
         };
-        let all = [random(queries, 1.7), random(keys, 2.3), random(keys, 0.9)];
+        let all = [
+            random(queries, 1.7, 0.0),
+            random(keys, 2.3, 0.0),
+            random(keys, 0.9, 0.5),
+        ];
         let values = |x: &Tensor| {
             let x = x.to_device(&none).unwrap().to_dtype(DType::F32).unwrap();
             x.flatten_all().unwrap().to_vec1::<f32>().unwrap()
