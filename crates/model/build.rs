@@ -1,4 +1,5 @@
-//! With the feature `cuda`: compiles `cuda/fused.cu`, with what it includes, to PTX, which the driver compiles for its own chip when it is first used.
+//! With the feature `cuda`: compiles `cuda/fused.cu`, with what it includes, to PTX, which the driver compiles for its own
+//! chip when it is first used.
 //! `nvcc` comes from PATH; `CUDA_COMPUTE_CAP` is the oldest chip that the PTX is for (80 = A100, 90 = H100).
 
 use std::path::PathBuf;

@@ -2,7 +2,8 @@
 //
 // T is float or bfloat16. Where the reference rounds to T, `rounded` does; sums are in float. One exception: the weights of
 // `attend` are not rounded before they are applied, since they are known only at its end. Each kernel exists as NAME_f32
-// and NAME_bf16; shapes and launch sizes are in src/fused/cuda.rs, which is the only caller.
+// and NAME_bf16, but for `cut` and those of attention.cuh; shapes and launch sizes are in src/fused/cuda.rs, which is the
+// only caller.
 
 #include <cuda_bf16.h>
 #include <stdint.h>
