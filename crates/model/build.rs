@@ -1,9 +1,11 @@
-//! With the feature `cuda`: compiles `cuda/fused.cu` to PTX, which the driver compiles for its own chip when it is first used.
+//! With the feature `cuda`: compiles `cuda/fused.cu`, with what it includes, to PTX, which the driver compiles for its own
+//! chip when it is first used.
 //! `nvcc` comes from PATH; `CUDA_COMPUTE_CAP` is the oldest chip that the PTX is for (80 = A100, 90 = H100).
 
 use std::path::PathBuf;
 use std::process::Command;
 
+const FOLDER: &str = "cuda";
 const SOURCE: &str = "cuda/fused.cu";
 /// Ampere: the first with bfloat16.
 const OLDEST: &str = "80";
@@ -13,7 +15,7 @@ const OLDEST: &str = "80";
     reason = "cargo speaks to build scripts through the environment"
 )]
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={FOLDER}");
     println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
     if std::env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;

@@ -2,10 +2,13 @@
 //
 // T is float or bfloat16. Where the reference rounds to T, `rounded` does; sums are in float. One exception: the weights of
 // `attend` are not rounded before they are applied, since they are known only at its end. Each kernel exists as NAME_f32
-// and NAME_bf16; shapes and launch sizes are in src/fused/cuda.rs, which is the only caller.
+// and NAME_bf16, but for `cut` and those of attention.cuh; shapes and launch sizes are in src/fused/cuda.rs, which is the
+// only caller.
 
 #include <cuda_bf16.h>
 #include <stdint.h>
+
+#include "attention.cuh"
 
 namespace {
 
@@ -268,7 +271,82 @@ template <typename T> __device__ void gather(const float* shares, T* out, int al
   }
 }
 
+// Bits that are ordered as finite numbers are, and never 0; the two zeros are one.
+__device__ uint32_t ordered(float x) {
+  const uint32_t bits = __float_as_uint(x == 0.0f ? 0.0f : x);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// Of each row of logits the likeliest token, the lowest of equal ones, and its log-probability under all of them, as
+// `choose` in src/sampling.rs says it; `never` is not chosen. Two words a row: the token, or 2³² − 1 where no number is
+// finite, and the bits of the log-probability. A block a row.
+template <typename T> __device__ void likeliest(const T* logits, uint32_t* out, int width, uint32_t never) {
+  __shared__ unsigned long long best_of[WARP];
+  __shared__ double sum_of[WARP];
+  const T* row = logits + static_cast<size_t>(blockIdx.x) * width;
+  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+  unsigned long long best = 0;
+  float most = -INFINITY;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float x = wide(row[i]);
+    if (!isfinite(x)) continue;
+    most = fmaxf(most, x);
+    const unsigned long long key = static_cast<unsigned long long>(ordered(x)) << 32 | ~static_cast<uint32_t>(i);
+    if (static_cast<uint32_t>(i) != never && key > best) best = key;
+  }
+  most = block_max(most);
+  double sum = 0.0;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float x = wide(row[i]);
+    if (isfinite(x)) sum += exp(static_cast<double>(x) - static_cast<double>(most));
+  }
+  for (int step = WARP / 2; step > 0; step /= 2) {
+    const unsigned long long other = __shfl_xor_sync(ALL, best, step);
+    best = other > best ? other : best;
+    sum += __shfl_xor_sync(ALL, sum, step);
+  }
+  if (lane == 0) {
+    best_of[warp] = best;
+    sum_of[warp] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < warps; ++w) {
+    best = best_of[w] > best ? best_of[w] : best;
+    sum += sum_of[w];
+  }
+  const uint32_t token = best ? ~static_cast<uint32_t>(best) : 0xffffffffu;
+  const double of_all = static_cast<double>(most) + log(sum);
+  out[2 * blockIdx.x] = token;
+  out[2 * blockIdx.x + 1] = best ? __float_as_uint(static_cast<float>(static_cast<double>(wide(row[token])) - of_all)) : 0u;
+}
+
 }  // namespace
+
+// A picture [side, side, channels] cut into patches [(side / patch)², 3, patch, patch] in [−1, 1]; grey is repeated. Rounded
+// as `scaled` in src/frame.rs rounds. A block a stretch of a patch.
+extern "C" __global__ void cut(const uint8_t* pixels, float* out, int side, int channels, int patch) {
+  const int i = blockIdx.y * blockDim.x + threadIdx.x, width = 3 * patch * patch, across = side / patch;
+  if (i >= width) return;
+  const int channel = i / (patch * patch) % channels, y = i / patch % patch, x = i % patch;
+  const int row = blockIdx.x / across * patch + y, column = blockIdx.x % across * patch + x;
+  const float sample = pixels[(static_cast<size_t>(row) * side + column) * channels + channel];
+  out[static_cast<size_t>(blockIdx.x) * width + i] = __fdiv_rn(__fsub_rn(__fdiv_rn(sample, 255.0f), 0.5f), 0.5f);
+}
+
+// query [queries, heads × WIDTH], key and value [keys, heads × WIDTH] → out as query. Blocks are (queries / 128, heads).
+#define EXPORT_ATTENTION(WIDTH)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(all_to_all::THREADS, 2)                                                        \
+      attend_all_##WIDTH##_bf16(const half_t* query, const half_t* key, const half_t* value, half_t* out, int queries,        \
+                                int keys, float factor) {                                                                     \
+    const int stride = gridDim.y * WIDTH, at = blockIdx.y * WIDTH;                                                            \
+    all_to_all::attend<WIDTH>({query + at, queries, stride}, {key + at, keys, stride}, {value + at, keys, stride}, out + at,  \
+                              stride, factor);                                                                                \
+  }
+
+EXPORT_ATTENTION(48)
+EXPORT_ATTENTION(64)
+EXPORT_ATTENTION(72)
 
 #define EXPORT(T, NAME)                                                                                                       \
   extern "C" __global__ void norm_##NAME(const T* x, const float* scale, const T* residual, T* out, int width, float eps) {   \
@@ -302,6 +380,9 @@ template <typename T> __device__ void gather(const float* shares, T* out, int al
   }                                                                                                                           \
   extern "C" __global__ void gather_##NAME(const float* shares, T* out, int all_shares, int width) {                          \
     gather<T>(shares, out, all_shares, width);                                                                                \
+  }                                                                                                                           \
+  extern "C" __global__ void likeliest_##NAME(const T* logits, uint32_t* out, int width, uint32_t never) {                    \
+    likeliest<T>(logits, out, width, never);                                                                                  \
   }
 
 EXPORT(float, f32)

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use medfleet_kernels::{Kernels, KeyRange};
 
 use crate::error::{BackendError, LoadError};
-use crate::fused::Stored;
 use crate::fused::cpu::{self, HeadSizes, Rows};
+use crate::fused::{self, Stored};
 use crate::layers::{LayerNorm, Linear, attend};
 use crate::weights::Scope;
 
@@ -72,6 +72,11 @@ pub(crate) fn multi_head(
     (heads, kernels): (usize, Option<Kernels>),
 ) -> Result<Tensor, BackendError> {
     let dim = query.dim(1)? / heads;
+    let scale = (dim as f64).powf(-0.5);
+    let stored = Stored {
+        keys: key,
+        values: value,
+    };
     if let Some(kernels) = kernels {
         let all = KeyRange {
             first: 0,
@@ -86,25 +91,20 @@ pub(crate) fn multi_head(
             heads,
             kv_heads: heads,
             width: dim,
-            scale: (dim as f64).powf(-0.5) as f32,
-        };
-        let stored = Stored {
-            keys: key,
-            values: value,
+            scale: scale as f32,
         };
         return cpu::attend(kernels, query, stored, (sizes, &[rows]));
+    }
+    if let Some(mixed) = fused::attend_all(query, stored, heads, scale as f32)? {
+        return Ok(mixed);
     }
     let split = |t: &Tensor| {
         let rows = t.dim(0)?;
         t.reshape((rows, heads, dim))?.transpose(0, 1)?.contiguous()
     };
-    attend(
-        &split(query)?,
-        &split(key)?,
-        &split(value)?,
-        (dim as f64).powf(-0.5),
-        &|_| Ok(None),
-    )
+    attend(&split(query)?, &split(key)?, &split(value)?, scale, &|_| {
+        Ok(None)
+    })
 }
 
 /// Two linear layers with GELU between them.

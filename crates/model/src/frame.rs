@@ -1,10 +1,15 @@
 //! Frames: what the vision tower looks at. Square pictures of 8-bit samples, as `imaging` makes them; the model only
 //! resizes (antialiased bilinear, as Pillow does and Gemma 3's processor asks for) and scales to [−1, 1].
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor};
 use medfleet_resample::{WrongSize, antialiased, sampled};
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
-use crate::error::{EncodeError, FrameError};
+use crate::error::{BackendError, EncodeError, FrameError};
+use crate::fused::{self, Picture};
 
 /// Pixels, side, channels, side wanted.
 type Rule = fn(&[u8], usize, usize, usize) -> Result<Vec<u8>, WrongSize>;
@@ -117,29 +122,51 @@ impl Frame {
         patch: usize,
         device: &Device,
     ) -> Result<Tensor, EncodeError> {
-        let frame = self.resized(image_size)?;
+        let frame = if self.side == image_size {
+            Cow::Borrowed(self)
+        } else {
+            Cow::Owned(self.resized(image_size)?)
+        };
+        let picture = Picture {
+            pixels: &frame.pixels,
+            side: image_size,
+            channels: frame.channels,
+            patch,
+        };
+        if let Some(patches) = fused::cut(picture, device)? {
+            return Ok(patches);
+        }
         let across = image_size / patch;
-        let mut rows = Vec::with_capacity(3 * image_size * image_size);
-        for patch_y in 0..across {
-            for patch_x in 0..across {
-                for channel in 0..3 {
-                    let channel = channel % frame.channels;
-                    for y in patch_y * patch..(patch_y + 1) * patch {
-                        let row = (y * image_size + patch_x * patch) * frame.channels;
-                        let samples = frame.pixels[row..row + patch * frame.channels].iter();
-                        rows.extend(
-                            samples
-                                .skip(channel)
-                                .step_by(frame.channels)
-                                .map(|s| scaled(*s)),
-                        );
-                    }
-                }
+        let shape = (across * across, 3 * patch * patch);
+        let rows = Tensor::from_vec(cut(picture), shape, device);
+        Ok(rows.map_err(BackendError::from)?)
+    }
+}
+
+/// The patches of a picture, one after the other; a row of patches is one thread's.
+fn cut(picture: Picture) -> Vec<f32> {
+    let Picture {
+        pixels,
+        side,
+        channels,
+        patch,
+    } = picture;
+    let (across, area) = (side / patch, patch * patch);
+    let mut rows = vec![0.0; across * across * 3 * area];
+    let of_rows = rows.par_chunks_exact_mut(across * 3 * area).enumerate();
+    of_rows.for_each(|(patch_y, row)| {
+        // A line of a patch's channel: what lies together.
+        for (line, out) in row.chunks_exact_mut(patch).enumerate() {
+            let (y, channel) = (line % patch, line / patch % 3 % channels);
+            let x = line / (3 * patch) * patch;
+            let from = ((patch_y * patch + y) * side + x) * channels + channel;
+            let samples = pixels[from..].iter().step_by(channels);
+            for (out, sample) in out.iter_mut().zip(samples) {
+                *out = scaled(*sample);
             }
         }
-        let shape = (across * across, 3 * patch * patch);
-        Ok(Tensor::from_vec(rows, shape, device).map_err(crate::error::BackendError::from)?)
-    }
+    });
+    rows
 }
 
 /// x / 255, then mean 0.5 and standard deviation 0.5, in f32 as the reference does.

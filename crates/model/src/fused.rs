@@ -5,7 +5,7 @@
 //! with tensor operations, which stay the reference: `MEDFLEET_TEST_DEVICE=cuda` runs the comparisons of `parity` on a GPU,
 //! with these kernels, and with `MEDFLEET_KERNELS=generic` without.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::error::BackendError;
 
@@ -44,10 +44,22 @@ pub(crate) struct Steps {
 /// Keys and values as the pool holds them.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored<'a> {
-    /// [slots, kv heads, width].
+    /// [slots, kv heads, width], or the last two as one.
     pub(crate) keys: &'a Tensor,
     /// The same.
     pub(crate) values: &'a Tensor,
+}
+
+/// A square picture, and how it is cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Picture<'a> {
+    /// side × side × channels bytes.
+    pub(crate) pixels: &'a [u8],
+    pub(crate) side: usize,
+    /// 1 or 3.
+    pub(crate) channels: usize,
+    /// Side of a patch.
+    pub(crate) patch: usize,
 }
 
 /// Which kernels a GPU uses.
@@ -106,6 +118,25 @@ fused! {
 
     /// One query row a step, over keys and values where they lie: query [rows, heads, width] → [steps, heads × width].
     fn attend(query: &Tensor, stored: Stored, steps: &Steps, scale: f32);
+
+    /// Attention in which every query sees every key, in bf16, without its scores in memory: query [queries, heads × width],
+    /// keys and values [keys, heads × width] → [queries, heads × width]. Scores stay in f32, unlike the reference's.
+    fn attend_all(query: &Tensor, of: Stored, heads: usize, scale: f32);
+
+    /// Of each row of logits [rows, vocab] the token that a greedy choice takes, which is never `never`, and its
+    /// log-probability: [rows, 2] u32, token or `u32::MAX` where there is none, and the bits of an f32.
+    fn likeliest(logits: &Tensor, never: u32);
+}
+
+/// The patches of a picture, [(side / patch)², 3 × patch × patch] f32 in [−1, 1], cut where they are used.
+pub(crate) fn cut(picture: Picture, device: &Device) -> Fused {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return Ok(cuda::cut(picture, device)?);
+    }
+    #[cfg(not(feature = "cuda"))]
+    let _ = (picture, device);
+    Ok(None)
 }
 
 /// Puts the rows of x [rows, …] into `storage` [slots, …] at `slots` [rows] u32; false where the caller has to.

@@ -4,7 +4,7 @@ use crate::error::{ForwardError, GenerateError};
 use crate::model::Model;
 use crate::prompt::Prompt;
 use crate::sampling::{Choice, Sampling, Situation, choose};
-use crate::text::batch::{Chunk, ImageSpan, Want};
+use crate::text::batch::{Chunk, ImageSpan, LogitRows, Want};
 use crate::text::blocks::BlockTable;
 use crate::text::cache::{KvOptions, KvPool};
 use crate::tokenizer::Detokenizer;
@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
         &mut self,
         watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
     ) -> Result<Finish, GenerateError> {
-        let Some(mut logits) = self.prefill(watch)? else {
+        let Some(mut rows) = self.prefill(watch)? else {
             return Ok(Finish::Cancelled);
         };
         let finish = loop {
@@ -193,13 +193,13 @@ impl<'a> Run<'a> {
             if watch(None) == Continue::No {
                 break Finish::Cancelled;
             }
-            let (token, next) = self.take(&logits, watch)?;
+            let (token, next) = self.take(&rows, watch)?;
             let stop = self.request.stop_tokens.contains(&token);
             let full = self.choices.len() >= self.request.tokens_max;
             // After the last token only the logits, where they are collected, are left to compute.
             if !(stop || full || next == Continue::No) || self.request.collect_logits {
-                logits = self.step()?;
-                self.keep(&logits);
+                rows = self.step()?;
+                self.keep(&rows);
             }
             if stop {
                 break Finish::Stop;
@@ -217,11 +217,11 @@ impl<'a> Run<'a> {
         Ok(finish)
     }
 
-    /// Logits of the last prompt position, or nothing when cancelled on the way.
+    /// What the last prompt position gives, or nothing when cancelled on the way.
     fn prefill(
         &mut self,
         watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
-    ) -> Result<Option<Vec<f32>>, GenerateError> {
+    ) -> Result<Option<LogitRows>, GenerateError> {
         let prompt = self.request.prompt;
         let mut start = 0;
         loop {
@@ -243,13 +243,13 @@ impl<'a> Run<'a> {
                 images: &images,
                 start: range.start,
                 table: &self.table,
-                want: if last { Want::Last } else { Want::Nothing },
+                want: if last { self.want() } else { Want::Nothing },
             };
             let rows = self.model.forward(&mut self.pool, &[chunk])?;
             if last {
-                let logits = only_row(rows)?;
-                self.keep(&logits);
-                return Ok(Some(logits));
+                let rows = only_chunk(rows)?;
+                self.keep(&rows);
+                return Ok(Some(rows));
             }
             start = range.end;
         }
@@ -258,7 +258,7 @@ impl<'a> Run<'a> {
     /// Chooses the next token and tells the caller.
     fn take(
         &mut self,
-        logits: &[f32],
+        rows: &LogitRows,
         watch: &mut dyn FnMut(Option<&Delta>) -> Continue,
     ) -> Result<(u32, Continue), GenerateError> {
         let situation = Situation {
@@ -267,7 +267,11 @@ impl<'a> Run<'a> {
             seen: &self.seen,
             allowed: None,
         };
-        let choice = choose(logits, &self.request.sampling, &situation)?;
+        let choice = match (rows.likeliest, rows.rows.last()) {
+            (Some(choice), _) => choice,
+            (None, Some(logits)) => choose(logits, &self.request.sampling, &situation)?,
+            (None, None) => return Err(ForwardError::EmptyChunk { chunk: 0 }.into()),
+        };
         self.choices.push(choice);
         self.seen.push(choice.token);
         let text = match self.model.tokenizer() {
@@ -282,7 +286,7 @@ impl<'a> Run<'a> {
     }
 
     /// Feeds the last chosen token.
-    fn step(&mut self) -> Result<Vec<f32>, GenerateError> {
+    fn step(&mut self) -> Result<LogitRows, GenerateError> {
         let Some(choice) = self.choices.last() else {
             return Err(ForwardError::EmptyChunk { chunk: 0 }.into());
         };
@@ -291,23 +295,29 @@ impl<'a> Run<'a> {
             images: &[],
             start: self.request.prompt.tokens().len() + self.choices.len() - 1,
             table: &self.table,
-            want: Want::Last,
+            want: self.want(),
         };
-        only_row(self.model.forward(&mut self.pool, &[chunk])?)
+        only_chunk(self.model.forward(&mut self.pool, &[chunk])?)
     }
 
-    fn keep(&mut self, logits: &[f32]) {
+    /// What is wanted of a position that a token is chosen at.
+    fn want(&self) -> Want {
+        if self.request.sampling.is_greedy() && !self.request.collect_logits {
+            Want::Likeliest
+        } else {
+            Want::Last
+        }
+    }
+
+    fn keep(&mut self, rows: &LogitRows) {
         if self.request.collect_logits {
-            self.logits.push(logits.to_vec());
+            self.logits.extend(rows.rows.iter().cloned());
         }
     }
 }
 
-/// The one row that a single chunk with `Want::Last` gives.
-fn only_row(rows: Vec<crate::text::batch::LogitRows>) -> Result<Vec<f32>, GenerateError> {
-    let row = rows
-        .into_iter()
-        .next()
-        .and_then(|chunk| chunk.rows.into_iter().next());
-    row.ok_or_else(|| ForwardError::EmptyChunk { chunk: 0 }.into())
+/// What the only chunk of a forward gives.
+fn only_chunk(rows: Vec<LogitRows>) -> Result<LogitRows, GenerateError> {
+    let chunk = rows.into_iter().next();
+    chunk.ok_or_else(|| ForwardError::EmptyChunk { chunk: 0 }.into())
 }

@@ -448,6 +448,7 @@ fn load_text(
     dtype: Dtype,
     device: &Device,
 ) -> Result<TextTower, LoadError> {
+    let soft = tokenizer.special().image.map(|image| image.soft);
     let images = match (&config.vision, tokenizer.special().image) {
         (Some(vision), Some(markers)) => {
             let scope = weights.part(Part::Projector, dtype, device);
@@ -461,7 +462,7 @@ fn load_text(
     TextTower::load(
         &weights.part(Part::Text, dtype, device),
         &config.text,
-        images,
+        (images, soft),
         device,
     )
 }

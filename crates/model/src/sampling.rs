@@ -36,6 +36,12 @@ impl Sampling {
         }
     }
 
+    /// Whether nothing but the likeliest token is ever chosen, by the logits as they are.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+
     /// Checks the ranges.
     ///
     /// # Errors

@@ -18,8 +18,10 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIter
 
 use crate::config::{LayerKind, TextConfig};
 use crate::error::{BackendError, ForwardError, LoadError};
+use crate::fused;
 use crate::layers::{Linear, Matrix, RmsNorm, gelu_times};
 use crate::projector::{ProjectError, Projector};
+use crate::sampling::Choice;
 use crate::weights::Scope;
 use attention::{Attention, Heads};
 use batch::{Chunk, ImageRule, LogitRows, Plan, Want};
@@ -58,6 +60,8 @@ pub(crate) struct TextTower {
     norm: RmsNorm,
     /// The projector and the id of the soft token; absent in text-only checkpoints.
     images: Option<(Projector, u32)>,
+    /// A token that is never chosen.
+    forbidden: Option<u32>,
     rope: Tables,
     mutations: Mutations,
 }
@@ -78,7 +82,7 @@ impl TextTower {
     pub(crate) fn load(
         scope: &Scope,
         config: &TextConfig,
-        images: Option<(Projector, u32)>,
+        (images, forbidden): (Option<(Projector, u32)>, Option<u32>),
         device: &Device,
     ) -> Result<Self, LoadError> {
         let embedding = scope
@@ -97,6 +101,7 @@ impl TextTower {
             layers: loaded.into_iter().collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
             images,
+            forbidden,
             rope: Tables::new(config, scope.dtype(), Mutations::default(), device),
             config: config.clone(),
             device: device.clone(),
@@ -219,23 +224,74 @@ impl TextTower {
             return Ok(chunks.iter().map(|_| LogitRows::default()).collect());
         }
         let rows = x.index_select(&Tensor::new(plan.wanted.as_slice(), &self.device)?, 0)?;
-        let logits = self
-            .embedding
-            .product(&self.norm.forward(&rows)?)?
-            .to_dtype(DType::F32)?;
-        let mut rows = logits.to_vec2::<f32>()?.into_iter();
-        let count = |chunk: &Chunk| match chunk.want {
-            Want::Nothing => 0,
-            Want::Last => 1,
-            Want::All => chunk.tokens.len(),
+        let logits = self.embedding.product(&self.norm.forward(&rows)?)?;
+        let likeliest = self.likeliest(&logits, chunks)?;
+        let whole = likeliest.iter().enumerate();
+        let whole = whole.filter(|(_, found)| found.is_none());
+        // As many as `wanted` has.
+        let whole: Vec<u32> = whole.map(|(row, _)| row as u32).collect();
+        let mut rows = values(&logits, &whole)?.into_iter();
+        let mut likeliest = likeliest.into_iter();
+        let of_chunk = |chunk: &Chunk| {
+            let found: Vec<Option<Choice>> = likeliest.by_ref().take(wanted(chunk)).collect();
+            let whole = found.iter().filter(|found| found.is_none()).count();
+            LogitRows {
+                rows: rows.by_ref().take(whole).collect(),
+                likeliest: found.into_iter().flatten().next(),
+            }
         };
-        Ok(chunks
-            .iter()
-            .map(|chunk| LogitRows {
-                rows: rows.by_ref().take(count(chunk)).collect(),
-            })
-            .collect())
+        Ok(chunks.iter().map(of_chunk).collect())
     }
+
+    /// For each row of logits [wanted, vocab] the likeliest token, where its chunk wants no more and the device finds it.
+    fn likeliest(
+        &self,
+        logits: &Tensor,
+        chunks: &[Chunk],
+    ) -> Result<Vec<Option<Choice>>, BackendError> {
+        let wants = chunks
+            .iter()
+            .flat_map(|chunk| std::iter::repeat_n(chunk.want, wanted(chunk)));
+        let wants: Vec<Want> = wants.collect();
+        if !wants.contains(&Want::Likeliest) {
+            return Ok(vec![None; wants.len()]);
+        }
+        let Some(found) = fused::likeliest(logits, self.forbidden.unwrap_or(u32::MAX))? else {
+            return Ok(vec![None; wants.len()]);
+        };
+        let choice = |(want, found): (Want, Vec<u32>)| match found[..] {
+            [token, logprob] if want == Want::Likeliest && token != u32::MAX => Some(Choice {
+                token,
+                logprob: f32::from_bits(logprob),
+            }),
+            // Without a finite number, `choose` says so of the row.
+            _ => None,
+        };
+        let found = found.to_vec2::<u32>()?;
+        Ok(wants.into_iter().zip(found).map(choice).collect())
+    }
+}
+
+/// How many rows of logits a chunk asks for.
+fn wanted(chunk: &Chunk) -> usize {
+    match chunk.want {
+        Want::Nothing => 0,
+        Want::Last | Want::Likeliest => 1,
+        Want::All => chunk.tokens.len(),
+    }
+}
+
+/// These rows of logits [rows, vocab], in f32: only they leave the device.
+fn values(logits: &Tensor, rows: &[u32]) -> Result<Vec<Vec<f32>>, BackendError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let logits = if rows.len() == logits.dim(0)? {
+        logits.clone()
+    } else {
+        logits.index_select(&Tensor::new(rows, logits.device())?, 0)?
+    };
+    Ok(logits.to_dtype(DType::F32)?.to_vec2()?)
 }
 
 impl Layer {

@@ -54,6 +54,12 @@ pub(super) struct Writing {
     pub(super) guide: Option<Guide>,
 }
 
+/// What a forward gives of a position.
+enum Found {
+    Logits(Vec<f32>),
+    Likeliest(model::Choice),
+}
+
 impl Decoder {
     pub(super) fn new(loaded: Loaded, pool: KvPool, budget_bytes: u64) -> Self {
         Self {
@@ -148,7 +154,9 @@ impl Decoder {
             .collect::<Result<_, EngineError>>()?;
         let mut chunks = Vec::with_capacity(works.len());
         for (((work, range), images), fed) in stretches().zip(&spans).zip(&fed) {
-            let Running { progress, .. } = find(&self.running, work.sequence)?;
+            let Running {
+                progress, writing, ..
+            } = find(&self.running, work.sequence)?;
             let last = range.end == progress.tokens().len();
             chunks.push(Chunk {
                 tokens: fed,
@@ -157,7 +165,7 @@ impl Decoder {
                 table: progress.table(),
                 want: match (last, fed.len() > range.len()) {
                     (false, _) => Want::Nothing,
-                    (true, false) => Want::Last,
+                    (true, false) => writing.want(),
                     (true, true) => Want::All,
                 },
             });
@@ -381,18 +389,26 @@ impl Running {
         rows: LogitRows,
         phrases: Option<&Phrases>,
     ) -> Outcome {
-        if rows.rows.is_empty() {
+        let LogitRows { rows, likeliest } = rows;
+        if rows.is_empty() && likeliest.is_none() {
             let missing = EngineError::Model("the forward returned no logits".into());
             return vec![Err(missing)];
         }
-        let mut outcome = Outcome::with_capacity(rows.rows.len());
-        for row in rows.rows {
+        let rows = rows.into_iter().map(Found::Logits);
+        let found = rows.chain(likeliest.map(Found::Likeliest));
+        let mut outcome = Outcome::new();
+        for found in found {
             if self.progress.left() > 0 {
                 // The token before was the one proposed: its keys and values are there.
                 let end = self.progress.tokens().len();
                 self.progress.advance(pool.blocks_mut(), end);
             }
-            let (step, token) = match self.writing.write(loaded, &row, self.progress.tokens()) {
+            let seen = self.progress.tokens();
+            let written = match found {
+                Found::Logits(row) => self.writing.write(loaded, &row, seen),
+                Found::Likeliest(choice) => self.writing.take(loaded, choice, Vec::new()),
+            };
+            let (step, token) = match written {
                 Ok(written) => written,
                 Err(error) => {
                     outcome.push(Err(error));
@@ -432,6 +448,16 @@ impl Running {
 }
 
 impl Writing {
+    /// What is wanted of the position that the next token is chosen at.
+    pub(super) fn want(&self) -> Want {
+        let plain = self.guide.is_none() && self.decoding.alternatives == 0;
+        if plain && self.decoding.sampling().is_greedy() {
+            Want::Likeliest
+        } else {
+            Want::Last
+        }
+    }
+
     /// The step that these logits make after the tokens `seen`, and the token to compute next, if any.
     pub(super) fn write(
         &mut self,
@@ -448,6 +474,23 @@ impl Writing {
             allowed: allowed.as_ref(),
         };
         let choice = choose(logits, &self.decoding.sampling(), &situation).map_err(failed)?;
+        let alternatives = match model.tokenizer() {
+            Some(tokenizer) if !self.stops_at(model, choice.token) => {
+                self.alternatives(tokenizer, logits, &situation)
+            }
+            _ => Vec::new(),
+        };
+        self.take(loaded, choice, alternatives)
+    }
+
+    /// The step that this choice makes, and the token to compute next, if any.
+    fn take(
+        &mut self,
+        loaded: &Loaded,
+        choice: model::Choice,
+        alternatives: Vec<Alternative>,
+    ) -> Result<(Step, Option<u32>), EngineError> {
+        let model = &loaded.model;
         if self.stops_at(model, choice.token) {
             return Ok((self.last(None, String::new(), Finish::Stop), None));
         }
@@ -462,7 +505,7 @@ impl Writing {
         let token = piece.as_ref().map(|_| Token {
             id: choice.token,
             log_probability: choice.logprob,
-            alternatives: self.alternatives(tokenizer, logits, &situation),
+            alternatives,
         });
         let text = piece.unwrap_or_default();
         let finish = if self.guide.as_ref().is_some_and(Guide::is_finished) {

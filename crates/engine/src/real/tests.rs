@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use medfleet_model::{Detokenizer, StillThinking};
+use medfleet_model::{Constraint, Detokenizer, StillThinking, Want};
 
 use super::decoder::Writing;
 use super::*;
@@ -354,6 +354,46 @@ fn steps(tokens: &[&str], max_tokens: u32) -> Vec<Step> {
         step
     };
     tokens.iter().map(step).collect()
+}
+
+/// A device that finds the likeliest token by itself gives nothing else.
+#[test]
+fn only_a_plain_greedy_text_does_without_logits() {
+    let loaded = tiny();
+    let tokenizer = loaded.model.tokenizer().expect("the text half is loaded");
+    let rows = loaded.model.config().text.vocab;
+    let guides = tokenizer.guides(rows, tokenizer.special().end_of_turn);
+    let guides = guides.expect("the vocabulary is whole");
+    let digits = Constraint::Regex("[0-9]+".to_owned());
+    let guide = guides.guide(&digits).expect("it is a regular expression");
+    let want = |decoding, guide| {
+        let writing = Writing {
+            written: 0,
+            decoding,
+            stream: Detokenizer::default(),
+            guide,
+        };
+        writing.want()
+    };
+    let greedy = || Decoding::greedy(8);
+    assert_eq!(want(greedy(), None), Want::Likeliest);
+    assert_eq!(want(greedy(), Some(guide)), Want::Last);
+    for decoding in [
+        Decoding {
+            temperature: 0.5,
+            ..greedy()
+        },
+        Decoding {
+            repetition_penalty: 1.2,
+            ..greedy()
+        },
+        Decoding {
+            alternatives: 2,
+            ..greedy()
+        },
+    ] {
+        assert_eq!(want(decoding, None), Want::Last);
+    }
 }
 
 #[test]

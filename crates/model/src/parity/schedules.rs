@@ -12,7 +12,8 @@ use super::proposals::bits;
 use super::{TOLERANCE, difference};
 use crate::sampling::{Situation, choose};
 use crate::{
-    BlockTable, Chunk, Dtype, ImageSpan, KvOptions, KvPool, LayerKind, Model, Sampling, Want,
+    BlockTable, Chunk, Dtype, ImageSpan, KvOptions, KvPool, LayerKind, LogitRows, Model, Sampling,
+    Want,
 };
 
 /// A pool for `positions`, whatever the length of a block.
@@ -261,4 +262,45 @@ fn logits_come_only_where_asked() {
     assert_eq!(found[1].rows.len(), 1);
     assert!(difference(&found[1].rows, &all[all.len() - 1..]) <= TOLERANCE);
     assert!(difference(&found[2].rows, &all) <= TOLERANCE);
+}
+
+/// Who takes the likeliest token gets the one that the logits give, whether the device has found it or leaves it to `choose`;
+/// beside it others get their logits.
+#[test]
+fn the_likeliest_token_is_that_of_the_logits() {
+    let (fixtures, model) = (Fixtures::read(), tiny());
+    let case = fixtures.case(&model, "short");
+    let tokens = case.prompt.tokens();
+    let mut pool = pool(&model, 16, 4 * tokens.len().next_multiple_of(16));
+    let mut tables = [(); 4].map(|()| BlockTable::default());
+    for table in &mut tables {
+        pool.reserve(table, tokens.len()).unwrap();
+    }
+    let wants = [Want::Last, Want::Likeliest, Want::All, Want::Likeliest];
+    let chunks = [0, 1, 2, 3].map(|i| Chunk {
+        tokens: &tokens[..tokens.len() - i / 2],
+        images: &[],
+        start: 0,
+        table: &tables[i],
+        want: wants[i],
+    });
+    let found = model.forward(&mut pool, &chunks).unwrap();
+    assert_eq!(found[0].rows.len(), 1);
+    assert_eq!(found[2].rows.len(), tokens.len() - 1);
+    for (chunk, logits) in [
+        (1, &found[0].rows[0]),
+        (3, &found[2].rows[tokens.len() - 2]),
+    ] {
+        let situation = Situation {
+            forbidden: model.forbidden_tokens(),
+            ..Situation::default()
+        };
+        let choose = |logits: &[f32]| choose(logits, &Sampling::greedy(), &situation).unwrap();
+        let expected = choose(logits);
+        let LogitRows { rows, likeliest } = &found[chunk];
+        let got = likeliest.unwrap_or_else(|| choose(&rows[0]));
+        assert_eq!(rows.len(), usize::from(likeliest.is_none()));
+        assert_eq!(got.token, expected.token);
+        assert!((got.logprob - expected.logprob).abs() <= TOLERANCE);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::TextConfig;
 use crate::error::ForwardError;
+use crate::sampling::Choice;
 use crate::text::blocks::BlockTable;
 use crate::text::cache::KvPool;
 use crate::tokens::ImageTokens;
@@ -37,6 +38,9 @@ pub enum Want {
     Nothing,
     /// The last position.
     Last,
+    /// What [`choose`](crate::choose) makes of the last position where it is greedy and all tokens but the forbidden ones are
+    /// allowed. A device that finds it by itself carries no logits; any other gives those of the last position.
+    Likeliest,
     /// Every position.
     All,
 }
@@ -44,8 +48,10 @@ pub enum Want {
 /// Logits of one chunk, f32.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LogitRows {
-    /// One row of `vocab` values per position wanted, in order.
+    /// One row of `vocab` values per position wanted, in order; none where `likeliest` is there.
     pub rows: Vec<Vec<f32>>,
+    /// Where [`Want::Likeliest`] was asked for and the device has found it.
+    pub likeliest: Option<Choice>,
 }
 
 /// How images stand in a sequence; absent where the checkpoint is text only.
@@ -94,7 +100,7 @@ impl Plan {
                 .extend(chunk.start..chunk.start + chunk.tokens.len());
             let wanted = match chunk.want {
                 Want::Nothing => 0..0,
-                Want::Last => plan.positions.len() - 1..plan.positions.len(),
+                Want::Last | Want::Likeliest => plan.positions.len() - 1..plan.positions.len(),
                 Want::All => first..plan.positions.len(),
             };
             // A batch of 2³² rows would not fit any memory.

@@ -214,7 +214,7 @@ impl Side {
                 start,
                 table: &table,
                 want: if range.end == tokens.len() {
-                    Want::Last
+                    Want::Likeliest
                 } else {
                     Want::Nothing
                 },
@@ -239,7 +239,7 @@ impl Side {
                 images: &[],
                 start: text.length,
                 table: &text.table,
-                want: Want::Last,
+                want: Want::Likeliest,
             })
             .collect();
         let logits = self.model.forward(&mut self.pool, &chunks)?;
@@ -302,8 +302,11 @@ fn merged(context: &Message, question: &Message) -> Message {
     }
 }
 
-/// The likeliest token that stands for text, of the last row.
+/// The likeliest token that stands for text, of the last row; where the device has found one, that.
 fn best(logits: &LogitRows) -> Result<u32> {
+    if let Some(choice) = logits.likeliest {
+        return Ok(choice.token);
+    }
     let row = logits.rows.last().context("no logits")?;
     // Ids beyond the small tokenizer's are numbers only; those below include the image's, which may not stand alone.
     const FIRST: usize = 1024;
