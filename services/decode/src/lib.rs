@@ -18,6 +18,7 @@ mod task;
 pub mod unit;
 mod work;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use medfleet_core::{Digest, Stage, TenantId};
@@ -38,6 +39,12 @@ const ERASURES: TaskKind = TaskKind {
     name: "erasure hints",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
+};
+
+const HURRY: TaskKind = TaskKind {
+    name: "end of waiting for company",
+    on_failure: OnFailure::Log,
+    on_shutdown: OnShutdown::Wait,
 };
 
 /// Registers every metric of this service, each with a value, for the reference page.
@@ -81,6 +88,14 @@ pub async fn run(
                 Health::Running | Health::Stopped => Ok(()),
             }
         });
+        if let Some(encoding) = engine.encoding() {
+            let shutdown = dependencies.tasks.shutdown().clone();
+            dependencies.tasks.start(HURRY, async move {
+                shutdown.begun().await;
+                encoding.hurry();
+                Ok::<(), Infallible>(())
+            });
+        }
     }
     let queue = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || queue.is_connected());

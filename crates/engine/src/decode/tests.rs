@@ -63,6 +63,7 @@ fn request(shades: &[u8], decoding: Decoding) -> DecodeRequest {
         images: shades.iter().map(|shade| tokens(*shade)).collect(),
         decoding,
         scope: Digest::new([0; 32]),
+        haste: Haste::STAT,
     }
 }
 
