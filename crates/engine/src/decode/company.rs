@@ -151,7 +151,7 @@ impl Company {
         let spread = sum(&|(weight, x, _)| weight * (x - texts).powi(2));
         let slope = sum(&|(weight, x, y)| weight * (x - texts) * (y - seconds));
         // Of one number of texts only nothing is known of a text's own part.
-        let each = if spread > 0.0 {
+        let each = if self.passes.len() > 1 {
             (slope / spread).max(0.0)
         } else {
             0.0

@@ -9,6 +9,7 @@ use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Wo
 use crate::prompt::Question;
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
+mod company;
 mod memory;
 
 const SHAPE: SimulatedShape = SimulatedShape {
