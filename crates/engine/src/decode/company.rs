@@ -25,7 +25,8 @@ const SPARE: f64 = 2.0;
 /// Part of the difference by which what a pass takes follows one that took longer. One that took less counts half: what
 /// disturbs only adds.
 const SLOWER_FOLLOWED: f64 = 0.125;
-/// Part of the difference by which the usual length of texts follows the newest.
+/// Part of the difference by which the usual length of texts follows one that is as long. A longer one counts more and a
+/// shorter one less, in proportion and half at most: passes are made of tokens, and a list of labels is many short texts.
 const LENGTH_FOLLOWED: f64 = 0.125;
 
 /// What was measured.
@@ -70,7 +71,8 @@ impl Company {
     pub(super) fn ended(&mut self, tokens: usize) {
         let tokens = tokens as f64;
         let known = self.length.get_or_insert(tokens);
-        *known += (tokens - *known) * LENGTH_FOLLOWED;
+        let part = (LENGTH_FOLLOWED * tokens / known.max(1.0)).min(0.5);
+        *known += (tokens - *known) * part;
     }
 
     /// Until when all texts that are there wait for the one that comes, if they do; at most `texts_max` are written together.

@@ -100,7 +100,11 @@ fn short_texts_and_those_that_end_soon_go_on() {
     for _ in 0..100 {
         labels.ended(3);
     }
+    assert!(wait(&labels, &[fresh()]).is_some(), "reports are long");
+    labels.length = Some(3.0);
     assert_eq!(wait(&labels, &[fresh()]), None);
+    labels.ended(100);
+    assert!(wait(&labels, &[fresh()]).is_some());
 }
 
 #[test]
