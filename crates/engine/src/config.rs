@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
+use crate::encoding::Encoding;
 use crate::real::{Half, Loaded, Origin, failed};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
@@ -311,7 +312,8 @@ impl LoadedModel {
         }
     }
 
-    /// The text half: of a model that writes, with its KV memory and its thread.
+    /// The text half: of a model that writes, with its KV memory and its thread; beside an encoder where one of the same
+    /// process computes on the same device.
     ///
     /// # Errors
     /// When the budget holds not even one block, or the machine cannot start a thread.
@@ -319,13 +321,14 @@ impl LoadedModel {
         &self,
         kv_bytes_max: u64,
         limits: DecodeLimits,
+        encoding: Option<Encoding>,
     ) -> Result<DecodeModel, EngineError> {
         let backend = match self {
             Self::Real(loaded) => loaded.decoder(kv_bytes_max, limits.prefill_tokens_max)?,
             Self::Simulated(simulated) => Box::new(simulated.decoder(kv_bytes_max)),
             Self::Embedder(embedder) => return Ok(DecodeModel::Embedder(embedder.clone())),
         };
-        let engine = DecodeEngine::start(backend, limits).map_err(failed)?;
+        let engine = DecodeEngine::start_beside(backend, limits, encoding).map_err(failed)?;
         Ok(DecodeModel::Writer(engine))
     }
 }

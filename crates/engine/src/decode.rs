@@ -9,20 +9,24 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use medfleet_core::Digest;
+use medfleet_core::{Class, Digest};
 
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
 };
+use crate::encoding::Encoding;
 use crate::health::{Health, Reporter, ended};
 use crate::prompt::Prompt;
 use crate::speculation::{Phrases, Speculation};
 use crate::text::TokenSpan;
 
+mod beside;
+mod company;
 mod load;
 mod scheduler;
 mod stop;
 mod stretch;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +59,25 @@ pub struct DecodeRequest {
     pub decoding: Decoding,
     /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
     pub scope: Digest,
+    /// Whether it may wait for others beside a busy encoder.
+    pub haste: Haste,
+}
+
+/// How soon a text matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Haste {
+    /// Class of its job. STAT waits for nobody, other classes not for lower ones.
+    pub class: Class,
+    /// What is left of the job's time.
+    pub time_left: Duration,
+}
+
+impl Haste {
+    /// Waits for nobody.
+    pub const STAT: Self = Self {
+        class: Class::Stat,
+        time_left: Duration::MAX,
+    };
 }
 
 /// What a decode reports.
@@ -96,6 +119,8 @@ pub struct DecodeEngine {
     load: Arc<load::Gauges>,
     /// Where tokens are proposed: what tenants' texts had in common.
     phrases: Option<Phrases>,
+    /// Where it shares its device: what the encoder does.
+    encoding: Option<Encoding>,
 }
 
 /// The events of one decode. Dropping it cancels the decode.
@@ -103,14 +128,28 @@ pub struct DecodeEngine {
 pub struct DecodeStream {
     events: mpsc::Receiver<Result<DecodeEvent, EngineError>>,
     health: watch::Receiver<Health>,
+    encoding: Option<Encoding>,
 }
 
 impl DecodeEngine {
-    /// Starts the thread.
+    /// Starts the thread, on a device of its own.
     ///
     /// # Errors
     /// When the machine cannot start a thread.
-    pub fn start(mut backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
+    pub fn start(backend: Box<dyn DecodeBackend>, limits: DecodeLimits) -> io::Result<Self> {
+        Self::start_beside(backend, limits, None)
+    }
+
+    /// Starts the thread. Where an encoder computes on the same device, texts wait for company while it is busy, as long as
+    /// that makes more reports of the same time.
+    ///
+    /// # Errors
+    /// When the machine cannot start a thread.
+    pub fn start_beside(
+        mut backend: Box<dyn DecodeBackend>,
+        limits: DecodeLimits,
+        encoding: Option<Encoding>,
+    ) -> io::Result<Self> {
         let phrases = limits
             .speculation
             .map(|speculation| Phrases::new(speculation.memory_bytes_max))
@@ -125,10 +164,12 @@ impl DecodeEngine {
         let description = Arc::new(backend.description().clone());
         let load = Arc::new(load::Gauges::default());
         let shown = Arc::clone(&load);
+        let beside = encoding.clone().map(beside::Beside::new);
         std::thread::Builder::new()
             .name("decode-model".to_owned())
             .spawn(move || {
-                scheduler::Scheduler::new(backend, limits, reporter, shown).serve(receiver);
+                let scheduler = scheduler::Scheduler::new(backend, limits, reporter, shown, beside);
+                scheduler.serve(receiver);
             })?;
         Ok(Self {
             requests,
@@ -136,7 +177,14 @@ impl DecodeEngine {
             health,
             load,
             phrases,
+            encoding,
         })
+    }
+
+    /// The encoder beside it, where it shares its device.
+    #[must_use]
+    pub fn encoding(&self) -> Option<Encoding> {
+        self.encoding.clone()
     }
 
     /// What is known of earlier texts, where tokens are proposed: it was asked for, and this model on this device can do it
@@ -193,12 +241,18 @@ impl DecodeEngine {
             events,
             admitted,
         };
-        self.requests.send(request).await.map_err(|_| self.gone())?;
-        answer.await.map_err(|_| self.gone())??;
-        Ok(DecodeStream {
+        // Dropped while it waits here, the request is cancelled like any other.
+        let stream = DecodeStream {
             events: receiver,
             health: self.health.clone(),
-        })
+            encoding: self.encoding.clone(),
+        };
+        self.requests.send(request).await.map_err(|_| self.gone())?;
+        if let Some(encoding) = &self.encoding {
+            encoding.changed();
+        }
+        answer.await.map_err(|_| self.gone())??;
+        Ok(stream)
     }
 
     fn gone(&self) -> EngineError {
@@ -215,6 +269,16 @@ impl DecodeStream {
         match self.events.recv().await {
             Some(event) => event,
             None => Err(gone(&self.health)),
+        }
+    }
+}
+
+impl Drop for DecodeStream {
+    fn drop(&mut self) {
+        if let Some(encoding) = &self.encoding {
+            // Closed first: whoever waits for company looks once.
+            self.events.close();
+            encoding.changed();
         }
     }
 }

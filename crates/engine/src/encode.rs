@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::encoding::{Encoding, Purpose};
 use crate::health::{Health, Reporter, ended};
 
 /// A handle on the encoder's thread; cheap to clone. The thread ends when the last handle is dropped.
@@ -15,6 +16,7 @@ pub struct EncodeEngine {
     requests: mpsc::Sender<Request>,
     description: Arc<Description>,
     health: watch::Receiver<Health>,
+    encoding: Encoding,
 }
 
 /// Image tokens in the frames' order, and how long the device took.
@@ -28,6 +30,7 @@ pub struct Encoded {
 
 struct Request {
     frames: Vec<Frame>,
+    purpose: Purpose,
     answer: oneshot::Sender<Result<Encoded, EngineError>>,
 }
 
@@ -40,14 +43,23 @@ impl EncodeEngine {
         let (requests, receiver) = mpsc::channel(queue_max.max(1));
         let (reporter, health) = Reporter::new();
         let description = Arc::new(backend.description().clone());
+        let encoding = Encoding::default();
+        let shown = encoding.clone();
         std::thread::Builder::new()
             .name("encode-model".to_owned())
-            .spawn(move || serve(backend, receiver, &reporter))?;
+            .spawn(move || serve(backend, receiver, &reporter, &shown))?;
         Ok(Self {
             requests,
             description,
             health,
+            encoding,
         })
+    }
+
+    /// What it does, for the decoder of the same process ([`DecodeEngine::start_beside`](crate::DecodeEngine::start_beside)).
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.encoding.clone()
     }
 
     /// What the encoder is.
@@ -71,12 +83,20 @@ impl EncodeEngine {
     ///
     /// # Errors
     /// A frame the model does not take, the model's own failure, or an engine that has ended.
-    pub async fn encode(&self, frames: Vec<Frame>) -> Result<Encoded, EngineError> {
+    pub async fn encode(
+        &self,
+        frames: Vec<Frame>,
+        purpose: Purpose,
+    ) -> Result<Encoded, EngineError> {
         for frame in &frames {
             frame.check(self.description.frame_side)?;
         }
         let (answer, receiver) = oneshot::channel();
-        let request = Request { frames, answer };
+        let request = Request {
+            frames,
+            purpose,
+            answer,
+        };
         self.requests.send(request).await.map_err(|_| self.gone())?;
         receiver.await.map_err(|_| self.gone())?
     }
@@ -93,13 +113,22 @@ fn serve(
     mut backend: Box<dyn EncodeBackend>,
     mut requests: mpsc::Receiver<Request>,
     reporter: &Reporter,
+    encoding: &Encoding,
 ) {
-    while let Some(Request { frames, answer }) = requests.blocking_recv() {
+    while let Some(request) = requests.blocking_recv() {
+        let Request {
+            frames,
+            purpose,
+            answer,
+        } = request;
         if answer.is_closed() {
             continue;
         }
+        let mark = encoding.begin(purpose);
         let start = Instant::now();
         let outcome = reporter.guard(|| checked(backend.as_mut(), &frames));
+        // Before the answer goes out: its text may be here at once.
+        encoding.end(mark, outcome.is_ok() && !answer.is_closed());
         let panicked = matches!(outcome, Err(EngineError::Panicked));
         let answered = outcome.map(|tokens| Encoded {
             tokens,

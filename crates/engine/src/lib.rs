@@ -12,6 +12,7 @@ pub mod config;
 pub mod decode;
 pub mod embed;
 pub mod encode;
+mod encoding;
 mod health;
 pub mod prompt;
 pub mod real;
@@ -29,10 +30,11 @@ pub use config::{
     ModelDevice, ModelDtype, SimulatedConfig,
 };
 pub use decode::{
-    DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done,
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done, Haste,
 };
 pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
+pub use encoding::{Encoding, Purpose};
 pub use health::Health;
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
 pub use prompt::{Asked, ImageKind, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};

@@ -18,6 +18,7 @@ mod task;
 pub mod unit;
 mod work;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use medfleet_core::{Digest, Stage, TenantId};
@@ -32,6 +33,12 @@ const MODEL: TaskKind = TaskKind {
     name: "decode model",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
+};
+
+const HURRY: TaskKind = TaskKind {
+    name: "end of waiting for company",
+    on_failure: OnFailure::Log,
+    on_shutdown: OnShutdown::Wait,
 };
 
 /// Registers every metric of this service, each with a value, for the reference page.
@@ -72,6 +79,14 @@ pub async fn run(
                 Health::Running | Health::Stopped => Ok(()),
             }
         });
+        if let Some(encoding) = engine.encoding() {
+            let shutdown = dependencies.tasks.shutdown().clone();
+            dependencies.tasks.start(HURRY, async move {
+                shutdown.begun().await;
+                encoding.hurry();
+                Ok::<(), Infallible>(())
+            });
+        }
     }
     let queue = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || queue.is_connected());

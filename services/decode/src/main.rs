@@ -25,7 +25,7 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let loading = tokio::task::spawn_blocking(move || {
         model
             .load(Half::Decode)
-            .and_then(|model| model.start_decode(kv_bytes_max, limits))
+            .and_then(|model| model.start_decode(kv_bytes_max, limits, None))
     });
     let model = loading.await?.map_err(Stop::usage)?;
     let queue = dependencies.queue.clone();

@@ -130,6 +130,12 @@ impl Collector for Load {
                 load.active,
             ),
             (
+                "sequences_held",
+                "Texts that wait for others to be written with",
+                None,
+                load.held,
+            ),
+            (
                 "kv_used",
                 "KV memory that texts hold",
                 Some(&Unit::Bytes),

@@ -1,9 +1,10 @@
 //! Pure decisions: whether a job's lists name exactly the declared images, and what of each image to fetch.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use medfleet_core::Digest;
-use medfleet_engine::{Description, Dtype, ImageKind, Images};
+use medfleet_core::{Digest, UnixMillis, WorkUnit};
+use medfleet_engine::{Description, Dtype, Haste, ImageKind, Images};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, StudyManifest, TokensManifest};
 
@@ -35,6 +36,16 @@ pub(crate) fn masked_warning(manifest: &FramesManifest) -> Option<String> {
         let kinds = kinds.join(", ");
         format!("PROMPT_MASKED: what the images' headers say about the patient was masked in the task's text: {kinds}")
     })
+}
+
+/// How soon the text of a unit matters.
+pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis) -> Haste {
+    let left = unit.expires.0.saturating_sub(now.0);
+    Haste {
+        class: unit.class,
+        // Past its end there is none left.
+        time_left: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
+    }
 }
 
 /// The tokens of one image as its list declares them, checked against frame and model.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{
-    Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
-    LoadedEmbedder, Prompts, Question,
+    Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, Haste,
+    ImageTokens, LoadedEmbedder, Prompts, Question,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
@@ -30,7 +30,7 @@ use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
     compares, embeddings, line, score, written, zero_shot,
 };
-use crate::unit::{images, screened_task};
+use crate::unit::{haste, images, screened_task};
 
 /// The stage.
 pub(crate) struct Decode {
@@ -113,7 +113,10 @@ impl Decode {
             prompt,
             prompt_version,
         } = match &self.model {
-            DecodeModel::Writer(engine) => self.ask(engine, &writer, &study, &gathered).await?,
+            DecodeModel::Writer(engine) => {
+                let engine = (engine, haste(&started.unit, asked));
+                self.ask(engine, &writer, &study, &gathered).await?
+            }
             DecodeModel::Embedder(embedder) => compare(embedder, &study, &gathered).await?,
         };
         let prompt_digest = self.store.digest(&key.tenant, &prompt.into()).await;
@@ -139,7 +142,7 @@ impl Decode {
     /// Asks a model that writes, whatever the task asks.
     async fn ask(
         &self,
-        engine: &DecodeEngine,
+        (engine, haste): (&DecodeEngine, Haste),
         writer: &Writer,
         study: &StudyManifest,
         gathered: &Gathered,
@@ -154,6 +157,7 @@ impl Decode {
             images: &gathered.images,
             parameters: &parameters,
             scope: scope(&writer.key.tenant),
+            haste,
         };
         let task = screened_task(study, &gathered.manifest)?;
         let (written, prompt, decoding) = match asks(task, images.count)? {
@@ -329,6 +333,7 @@ struct Answering<'a> {
     images: &'a [ImageTokens],
     parameters: &'a v1::DecodingParameters,
     scope: Digest,
+    haste: Haste,
 }
 
 impl Answering<'_> {
@@ -341,6 +346,7 @@ impl Answering<'_> {
                 ..decoding
             },
             scope: self.scope,
+            haste: self.haste,
         }
     }
 }

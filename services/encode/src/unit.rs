@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use medfleet_core::Digest;
+use medfleet_core::{Chunks, Digest};
 use medfleet_engine::{Description, Dtype};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 
@@ -83,6 +83,12 @@ pub fn came_encoded(
     }))
 }
 
+/// Whether a job's text can be written once this chunk is encoded.
+#[must_use]
+pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
+    chunks.done() + u32::from(!chunks.is_done(chunk)) >= chunks.total
+}
+
 /// Whether every value of a tensor is a number, neither infinite nor none.
 pub(crate) fn are_numbers(bytes: &[u8], dtype: Dtype) -> bool {
     // Little-endian: sign and exponent are in the last two bytes.
@@ -133,6 +139,20 @@ mod tests {
         check(&[0, 2, 4], 5, 3, None);
         check(&[0, 2, 2], 5, 1, None);
         check(&[], 0, 0, None);
+    }
+
+    #[test]
+    fn a_text_follows_the_chunk_without_which_all_are_done() {
+        let check = |total, done_bitmap, chunk, expected| {
+            let chunks = Chunks { total, done_bitmap };
+            assert_eq!(is_last(chunks, chunk), expected, "{chunks:?} {chunk}");
+        };
+        check(1, 0, 0, true);
+        check(3, 0b001, 1, false);
+        check(3, 0b101, 1, true);
+        // It is done again, and another one is missing.
+        check(3, 0b011, 1, false);
+        check(3, 0b111, 1, true);
     }
 
     fn model() -> Description {

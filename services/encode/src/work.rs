@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
-use medfleet_engine::{Description, EncodeEngine, Frame};
+use medfleet_engine::{Description, EncodeEngine, Frame, Purpose};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{Ending, Handler, Started, chunk_key, handed_key};
@@ -17,7 +17,7 @@ use tracing::Instrument;
 use crate::cache::Cache;
 use crate::error::EncodeError;
 use crate::metrics::EncodeMetrics;
-use crate::unit::{are_numbers, came_encoded, frames_of, still_good};
+use crate::unit::{are_numbers, came_encoded, frames_of, is_last, still_good};
 
 /// Tokens that came with a job and are looked at at a time: all of a job's are one chunk, as many as it has frames.
 const LOOKED_AT_MAX: usize = 8;
@@ -190,7 +190,7 @@ impl Encode {
         job: &JobKey,
         key: &[u8],
         entries: &[FrameEntry],
-        frames: Vec<Frame>,
+        (frames, purpose): (Vec<Frame>, Purpose),
     ) -> Result<Bytes, EncodeError> {
         let tenant = &job.tenant;
         let description = self.engine.description();
@@ -200,7 +200,7 @@ impl Encode {
             gen_ai.request.model = %description.model,
             medfleet.frames = entries.len(),
         );
-        let encoded = self.engine.encode(frames).instrument(span).await?;
+        let encoded = self.engine.encode(frames, purpose).instrument(span).await?;
         self.metrics.frames.inc_by(entries.len() as u64);
         self.metrics.chunk_frames.observe(entries.len() as f64);
         self.metrics
@@ -305,7 +305,14 @@ impl Handler for Encode {
                 take(&self.store, &unit.key, &key, found).await?;
                 list
             }
-            Content::Frames(frames) => self.make(&unit.key, &key, &entries, frames).await?,
+            Content::Frames(frames) => {
+                let purpose = Purpose {
+                    class: unit.class,
+                    is_last: is_last(started.record.chunks, chunk),
+                };
+                self.make(&unit.key, &key, &entries, (frames, purpose))
+                    .await?
+            }
         };
         if self.for_edge {
             self.hand(&unit.key.tenant, &handed, list).await?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) struct Gauges {
     waiting: AtomicU64,
     active: AtomicU64,
+    held: AtomicU64,
     kv_blocks_used: AtomicU64,
     kv_blocks: AtomicU64,
     kv_block_bytes: AtomicU64,
@@ -23,6 +24,8 @@ pub struct DecodeLoad {
     pub waiting: u64,
     /// Texts that are read or written.
     pub active: u64,
+    /// Of these, those that wait for others to be written with.
+    pub held: u64,
     /// KV blocks that texts hold.
     pub kv_blocks_used: u64,
     /// KV blocks in all.
@@ -43,6 +46,10 @@ impl Gauges {
     pub(super) fn set_queue(&self, waiting: usize, active: usize) {
         self.waiting.store(waiting as u64, Ordering::Relaxed);
         self.active.store(active as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_held(&self, held: usize) {
+        self.held.store(held as u64, Ordering::Relaxed);
     }
 
     pub(super) fn set_kv(&self, used: usize, blocks: usize, block_bytes: u64) {
@@ -67,6 +74,7 @@ impl Gauges {
         DecodeLoad {
             waiting: of(&self.waiting),
             active: of(&self.active),
+            held: of(&self.held),
             kv_blocks_used: of(&self.kv_blocks_used),
             kv_blocks: of(&self.kv_blocks),
             kv_block_bytes: of(&self.kv_block_bytes),

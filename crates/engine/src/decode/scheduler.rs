@@ -5,6 +5,8 @@
 //! A request begins when its prompt finds room beside the others, in order of arrival. When memory runs out on the way,
 //! the youngest gives its own to the older ones, keeps what it wrote, and goes to the front of the waiting: it is read
 //! again later and goes on where it was. The oldest never gives way, so something always ends.
+//!
+//! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,19 +15,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::beside::Beside;
+use super::company::Text;
 use super::load::Gauges;
 use super::stop::StopFilter;
 use super::stretch::Stretches;
+use super::taken::Taken;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{
-    Alternative, DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
+    DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
 };
 use crate::health::Reporter;
 use crate::speculation::PROPOSED_TOKENS_MAX;
 use crate::speculation::pace::{Pace, Pass, Took};
-use crate::text::TokenSpan;
 
-type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
+/// Where the events of a decode go.
+pub(super) type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
 
 /// A request on its way to the thread.
 #[derive(Debug)]
@@ -33,23 +38,6 @@ pub(super) struct Request {
     pub(super) request: DecodeRequest,
     pub(super) events: Events,
     pub(super) admitted: oneshot::Sender<Result<(), EngineError>>,
-}
-
-/// A request that the model has taken on: waiting for memory, or being read or written.
-struct Taken {
-    sequence: Sequence,
-    events: Events,
-    size: PromptSize,
-    arrived: Instant,
-    first_token: Option<Instant>,
-    filter: StopFilter,
-    /// Of the model's text, what is held back included.
-    text_bytes: u32,
-    shown_bytes: u32,
-    tokens: Vec<TokenSpan>,
-    alternatives: Vec<Vec<Alternative>>,
-    prefix_tokens: u32,
-    preemptions: u32,
 }
 
 pub(super) struct Scheduler {
@@ -65,6 +53,16 @@ pub(super) struct Scheduler {
     /// Where tokens are proposed.
     pace: Option<Pace>,
     stretches: Stretches,
+    /// Where an encoder computes on the same device.
+    beside: Option<Beside>,
+}
+
+/// What a turn does.
+enum Turn {
+    /// A pass, and how long proposing took, where that was done.
+    Pass(Vec<Work>, Option<Duration>),
+    /// Nothing until then, or until something changes.
+    Wait(Instant),
 }
 
 /// The model panicked: the thread must end.
@@ -76,6 +74,7 @@ impl Scheduler {
         limits: DecodeLimits,
         reporter: Reporter,
         load: Arc<Gauges>,
+        beside: Option<Beside>,
     ) -> Self {
         let scheduler = Self {
             backend,
@@ -87,6 +86,7 @@ impl Scheduler {
             load,
             pace: limits.speculation.map(|of| Pace::new(of.always)),
             stretches: Stretches::new(limits.prefill_tokens_max, limits.prefill_measured),
+            beside,
         };
         scheduler.show_load();
         scheduler
@@ -112,6 +112,9 @@ impl Scheduler {
                     }
                     None => open = false,
                 }
+            }
+            if let Some(beside) = &mut self.beside {
+                beside.look();
             }
             while open && self.waiting.len() < self.limits.queue_max.max(1) {
                 match requests.try_recv() {
@@ -149,6 +152,9 @@ impl Scheduler {
         });
         let panicked = matches!(opened, Err(EngineError::Panicked));
         let answer = opened.and_then(|size| {
+            if let Some(beside) = &self.beside {
+                beside.arrived();
+            }
             if let Err(error) = self.fit(size, request.decoding.max_tokens) {
                 self.backend.release(sequence);
                 return Err(error);
@@ -158,6 +164,9 @@ impl Scheduler {
                 events,
                 size,
                 arrived: Instant::now(),
+                haste: request.haste,
+                tokens_max: request.decoding.max_tokens,
+                waited: Duration::ZERO,
                 first_token: None,
                 filter: StopFilter::new(request.decoding.stop),
                 text_bytes: 0,
@@ -202,42 +211,40 @@ impl Scheduler {
         Ok(())
     }
 
-    /// One forward pass, and what leads up to it.
+    /// One forward pass, and what leads up to it; or a wait for company.
     fn turn(&mut self) -> Result<(), Panicked> {
         self.drop_cancelled();
         let begun = {
             let mut this = std::panic::AssertUnwindSafe(&mut *self);
             std::panic::catch_unwind(move || {
                 this.begin();
+                if let Some(until) = this.waits() {
+                    return Turn::Wait(until);
+                }
                 let mut works = this.plan();
                 let proposing = this.propose(&mut works);
-                (works, proposing)
+                Turn::Pass(works, proposing)
             })
         };
-        let Ok((works, proposing)) = begun else {
+        let Ok(begun) = begun else {
             self.reporter.failed();
             return Err(self.fail_all());
         };
         self.show_load();
+        let (works, proposing) = match begun {
+            Turn::Wait(until) => {
+                self.wait(until);
+                return Ok(());
+            }
+            Turn::Pass(works, proposing) => (works, proposing),
+        };
         if works.is_empty() {
             return Ok(());
         }
         self.load.passed(works.len());
-        let begun = Instant::now();
-        let backend = self.backend.as_mut();
-        let outcome = self.reporter.guard(|| {
-            let steps = backend.run(&works)?;
-            if steps.len() == works.len() {
-                Ok(steps)
-            } else {
-                Err(EngineError::Model(
-                    "another number of steps than sequences".into(),
-                ))
-            }
-        });
+        let (outcome, pass) = self.pass(&works);
         match outcome {
             Ok(outcomes) => {
-                let pass = begun.elapsed();
                 self.measure(&works, &outcomes, proposing, pass);
                 self.measure_reading(&works, &outcomes, pass);
                 for (work, outcome) in works.iter().zip(outcomes) {
@@ -255,6 +262,55 @@ impl Scheduler {
                 Ok(())
             }
         }
+    }
+
+    /// Until when all texts wait for one whose images are being encoded, if they do.
+    fn waits(&self) -> Option<Instant> {
+        let beside = self.beside.as_ref()?;
+        // Who waits for memory is company already, and whoever came would have to wait as well.
+        if !self.waiting.is_empty() {
+            return None;
+        }
+        let texts: Vec<Text> = self.active.iter().map(Taken::text).collect();
+        beside.waits(&texts, self.limits.sequences_max)
+    }
+
+    fn wait(&mut self, until: Instant) {
+        let Some(beside) = &self.beside else {
+            return;
+        };
+        let begun = Instant::now();
+        self.load.set_held(self.active.len());
+        beside.wait(until);
+        self.load.set_held(0);
+        let waited = begun.elapsed();
+        for taken in &mut self.active {
+            taken.waited += waited;
+        }
+    }
+
+    /// Has the model do a pass; says how long it took.
+    fn pass(&mut self, works: &[Work]) -> (Result<Vec<Outcome>, EngineError>, Duration) {
+        let mark = self.beside.as_ref().map(Beside::begin_pass);
+        let begun = Instant::now();
+        let backend = self.backend.as_mut();
+        let outcome = self.reporter.guard(|| {
+            let steps = backend.run(works)?;
+            if steps.len() == works.len() {
+                Ok(steps)
+            } else {
+                Err(EngineError::Model(
+                    "another number of steps than sequences".into(),
+                ))
+            }
+        });
+        let pass = begun.elapsed();
+        if let (Some(beside), Some(mark)) = (&mut self.beside, mark) {
+            let writes = |work: &Work| work.tokens == 1 && work.proposed == 0;
+            let only_writes = outcome.is_ok() && works.iter().all(writes);
+            beside.end_pass(mark, only_writes.then_some(works.len()));
+        }
+        (outcome, pass)
     }
 
     fn drop_cancelled(&mut self) {
@@ -443,6 +499,9 @@ impl Scheduler {
                 return;
             }
         };
+        if let Some(beside) = &mut self.beside {
+            beside.ended(active.tokens.len());
+        }
         let done = Done {
             finish,
             tokens: std::mem::take(&mut active.tokens),
@@ -479,46 +538,5 @@ impl Scheduler {
             let _ = taken.events.try_send(Err(EngineError::Panicked));
         }
         Panicked
-    }
-}
-
-impl Taken {
-    /// Notes which bytes of the text a step wrote.
-    fn count(&mut self, step: &Step) {
-        let start = self.text_bytes;
-        // Texts are bounded by the context: far below 4 GiB.
-        let end = start.saturating_add(u32::try_from(step.text.len()).unwrap_or(u32::MAX));
-        self.text_bytes = end;
-        if let Some(token) = &step.token {
-            self.tokens.push(TokenSpan {
-                start,
-                end,
-                log_probability: token.log_probability,
-            });
-            if !token.alternatives.is_empty() {
-                self.alternatives.push(token.alternatives.clone());
-            }
-        } else if let Some(last) = self.tokens.last_mut() {
-            last.end = end;
-        }
-    }
-
-    fn show(&mut self, text: String) {
-        if !text.is_empty() {
-            self.shown_bytes += u32::try_from(text.len()).unwrap_or(u32::MAX);
-            // A closed stream is a cancellation, which the next turn acts on; a full one cannot be (see `decode`).
-            let _ = self.events.try_send(Ok(DecodeEvent::Text(text)));
-        }
-    }
-
-    /// Leaves of the tokens only what wrote text that was shown.
-    fn cut(&mut self) {
-        let shown = self.shown_bytes;
-        let kept = self.tokens.partition_point(|token| token.start < shown);
-        self.tokens.truncate(kept);
-        self.alternatives.truncate(kept);
-        if let Some(last) = self.tokens.last_mut() {
-            last.end = last.end.min(shown);
-        }
     }
 }

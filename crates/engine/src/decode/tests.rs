@@ -9,6 +9,7 @@ use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Wo
 use crate::prompt::Question;
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
+mod company;
 mod memory;
 
 const SHAPE: SimulatedShape = SimulatedShape {
@@ -63,6 +64,7 @@ fn request(shades: &[u8], decoding: Decoding) -> DecodeRequest {
         images: shades.iter().map(|shade| tokens(*shade)).collect(),
         decoding,
         scope: Digest::new([0; 32]),
+        haste: Haste::STAT,
     }
 }
 

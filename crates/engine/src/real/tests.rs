@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use medfleet_core::Class;
 use medfleet_model::{Constraint, Detokenizer, StillThinking, Want};
 
 use super::decoder::Writing;
 use super::*;
 use crate::backend::{Decoding, Finish, Step};
-use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done};
+use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done, Haste};
 use crate::encode::EncodeEngine;
+use crate::encoding::Purpose;
 use crate::prompt::Question;
 use crate::text::choose_among;
 
@@ -125,7 +127,12 @@ async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
     let side = loaded.description().frame_side;
     let encoder = EncodeEngine::start(loaded.encoder(), 1).expect("a thread starts");
     let frames = vec![frame(side, 1), frame(side, 2)];
-    encoder.encode(frames).await.expect("it encodes").tokens
+    let purpose = Purpose {
+        class: Class::Routine,
+        is_last: true,
+    };
+    let encoded = encoder.encode(frames, purpose).await;
+    encoded.expect("it encodes").tokens
 }
 
 fn request(question: &Question, images: &[ImageTokens], decoding: Decoding) -> DecodeRequest {
@@ -138,6 +145,7 @@ fn request(question: &Question, images: &[ImageTokens], decoding: Decoding) -> D
             ..decoding
         },
         scope: Digest::new([0; 32]),
+        haste: Haste::STAT,
     }
 }
 

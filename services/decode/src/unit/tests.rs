@@ -1,5 +1,6 @@
 //! Every way in which lists can fail to name the declared images.
 
+use medfleet_core::{Class, Cost, JobId, JobKey, PoolName, Stage};
 use medfleet_proto::v1::{FileRefused, FrameUsed};
 use medfleet_proto::work::v1::{EncodedImages, MaskedText, TextScreening, TokensEntry};
 
@@ -22,6 +23,32 @@ fn frames(count: u8, chunk_starts: &[u32]) -> FramesManifest {
         chunk_starts: chunk_starts.to_vec(),
         ..Default::default()
     }
+}
+
+#[test]
+fn a_text_is_as_hasty_as_its_job() {
+    let unit = WorkUnit {
+        key: JobKey {
+            tenant: "a".parse().expect("a tenant"),
+            job: JobId::from_bytes([1; 16]),
+        },
+        stage: Stage::Decode,
+        pool: PoolName::new("m").expect("a pool"),
+        class: Class::Urgent,
+        unit: 0,
+        epoch: 0,
+        expires: UnixMillis(5_000),
+        cost: Cost::default(),
+    };
+    let check = |now, left| {
+        let expected = Haste {
+            class: Class::Urgent,
+            time_left: Duration::from_millis(left),
+        };
+        assert_eq!(haste(&unit, UnixMillis(now)), expected);
+    };
+    check(2_000, 3_000);
+    check(6_000, 0);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use medfleet_encode::Deployment;
-use medfleet_engine::{EncodeEngine, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype};
+use medfleet_engine::{
+    EncodeEngine, Encoding, FolderWeights, Half, LoadedModel, ModelConfig, ModelDtype,
+};
 use medfleet_runtime::process::{self, Process};
 use medfleet_runtime::{
     Health, Metrics, OnFailure, OnShutdown, Pages, Stop, TaskKind, TaskSet, admin,
@@ -103,9 +105,11 @@ impl Roles {
         [preprocess, encode, decode]: &[&'static str; 3],
     ) -> Result<(), Stop> {
         self.preprocess(preprocess, process, config, &model).await?;
-        self.encode(encode, process, config, (tokens, &model))
+        let encoding = self
+            .encode(encode, process, config, (tokens, &model))
             .await?;
-        self.decode(decode, process, config, &model).await
+        self.decode(decode, process, config, (encoding, &model))
+            .await
     }
 
     /// Whether every role serves.
@@ -181,16 +185,17 @@ impl Roles {
         process: &Process<FleetConfig>,
         config: &FleetConfig,
         (listener, model): (TcpListener, &LoadedModel),
-    ) -> Result<(), Stop> {
+    ) -> Result<Encoding, Stop> {
         let dependencies = self.member(name, process, &Pages::default()).await?;
         let config = config.encode.clone();
         let engine = EncodeEngine::start(model.encoder(), config.worker.slots.get())?;
+        let encoding = engine.encoding();
         let deployment = Deployment { engine, listener };
         self.tasks.start(
             role(name),
             medfleet_encode::run(config, deployment, dependencies),
         );
-        Ok(())
+        Ok(encoding)
     }
 
     async fn decode(
@@ -198,12 +203,13 @@ impl Roles {
         name: &'static str,
         process: &Process<FleetConfig>,
         config: &FleetConfig,
-        model: &LoadedModel,
+        (encoding, model): (Encoding, &LoadedModel),
     ) -> Result<(), Stop> {
         let dependencies = self.member(name, process, &Pages::default()).await?;
         let config = config.decode.clone();
+        // Both halves compute on the model's device.
         let model = model
-            .start_decode(config.kv_bytes_max.get(), config.limits())
+            .start_decode(config.kv_bytes_max.get(), config.limits(), Some(encoding))
             .map_err(Stop::usage)?;
         self.tasks.start(
             role(name),

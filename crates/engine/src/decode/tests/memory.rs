@@ -22,6 +22,7 @@ fn long(words: usize, salt: u64, shades: &[u8], max_tokens: u32) -> DecodeReques
             ..Decoding::greedy(max_tokens)
         },
         scope: Digest::new([0; 32]),
+        haste: Haste::STAT,
     }
 }
 

@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
-    ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, real::Loaded,
+    Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, real::Loaded,
 };
 use medfleet_model::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
@@ -156,7 +156,7 @@ fn start(loaded: &Loaded, args: &Args, speculation: Option<Speculation>) -> Resu
         speculation,
     };
     let model = LoadedModel::Real(loaded.clone());
-    let started = model.start_decode(KV_BYTES_MAX, limits)?;
+    let started = model.start_decode(KV_BYTES_MAX, limits, None)?;
     started.engine().context("the model writes no text")
 }
 
@@ -232,6 +232,7 @@ impl Bench {
                 ..Decoding::greedy(self.args.max_tokens)
             },
             scope: Digest::new([0; 32]),
+            haste: Haste::STAT,
         })
     }
 

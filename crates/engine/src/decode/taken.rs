@@ -1,0 +1,83 @@
+//! A request that the scheduler has taken on, and what was written of its text so far.
+
+use std::time::{Duration, Instant};
+
+use super::company::Text;
+use super::scheduler::Events;
+use super::stop::StopFilter;
+use super::{DecodeEvent, Haste};
+use crate::backend::{Alternative, PromptSize, Sequence, Step};
+use crate::text::TokenSpan;
+
+/// A request that the model has taken on: waiting for memory, or being read or written.
+pub(super) struct Taken {
+    pub(super) sequence: Sequence,
+    pub(super) events: Events,
+    pub(super) size: PromptSize,
+    pub(super) arrived: Instant,
+    pub(super) haste: Haste,
+    pub(super) tokens_max: u32,
+    /// For company.
+    pub(super) waited: Duration,
+    pub(super) first_token: Option<Instant>,
+    pub(super) filter: StopFilter,
+    /// Of the model's text, what is held back included.
+    pub(super) text_bytes: u32,
+    pub(super) shown_bytes: u32,
+    pub(super) tokens: Vec<TokenSpan>,
+    pub(super) alternatives: Vec<Vec<Alternative>>,
+    pub(super) prefix_tokens: u32,
+    pub(super) preemptions: u32,
+}
+
+impl Taken {
+    /// As it counts for company.
+    pub(super) fn text(&self) -> Text {
+        Text {
+            class: self.haste.class,
+            written: self.tokens.len(),
+            tokens_max: self.tokens_max as usize,
+            waited: self.waited,
+            ends_by: self.arrived.checked_add(self.haste.time_left),
+        }
+    }
+
+    /// Notes which bytes of the text a step wrote.
+    pub(super) fn count(&mut self, step: &Step) {
+        let start = self.text_bytes;
+        // Texts are bounded by the context: far below 4 GiB.
+        let end = start.saturating_add(u32::try_from(step.text.len()).unwrap_or(u32::MAX));
+        self.text_bytes = end;
+        if let Some(token) = &step.token {
+            self.tokens.push(TokenSpan {
+                start,
+                end,
+                log_probability: token.log_probability,
+            });
+            if !token.alternatives.is_empty() {
+                self.alternatives.push(token.alternatives.clone());
+            }
+        } else if let Some(last) = self.tokens.last_mut() {
+            last.end = end;
+        }
+    }
+
+    pub(super) fn show(&mut self, text: String) {
+        if !text.is_empty() {
+            self.shown_bytes += u32::try_from(text.len()).unwrap_or(u32::MAX);
+            // A closed stream is a cancellation, which the next turn acts on; a full one cannot be (see `decode`).
+            let _ = self.events.try_send(Ok(DecodeEvent::Text(text)));
+        }
+    }
+
+    /// Leaves of the tokens only what wrote text that was shown.
+    pub(super) fn cut(&mut self) {
+        let shown = self.shown_bytes;
+        let kept = self.tokens.partition_point(|token| token.start < shown);
+        self.tokens.truncate(kept);
+        self.alternatives.truncate(kept);
+        if let Some(last) = self.tokens.last_mut() {
+            last.end = last.end.min(shown);
+        }
+    }
+}
