@@ -26,7 +26,7 @@ mod stretch;
 #[cfg(test)]
 mod tests;
 
-pub use load::DecodeLoad;
+pub use load::{DecodeLoad, Verified};
 
 /// How much an engine takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

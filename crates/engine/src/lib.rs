@@ -30,6 +30,7 @@ pub use config::{
 };
 pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done,
+    Verified,
 };
 pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};

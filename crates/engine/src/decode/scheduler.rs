@@ -21,8 +21,8 @@ use crate::backend::{
     Alternative, DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
 };
 use crate::health::Reporter;
-use crate::speculation::PROPOSED_TOKENS_MAX;
 use crate::speculation::pace::{Pace, Pass, Took};
+use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
 use crate::text::TokenSpan;
 
 type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -65,6 +65,12 @@ pub(super) struct Scheduler {
     /// Where tokens are proposed.
     pace: Option<Pace>,
     stretches: Stretches,
+}
+
+/// What was proposed for a pass: for each of its sequences, and how long that took.
+struct Tried {
+    proposed: Vec<Vec<Proposed>>,
+    time: Duration,
 }
 
 /// The model panicked: the thread must end.
@@ -210,11 +216,11 @@ impl Scheduler {
             std::panic::catch_unwind(move || {
                 this.begin();
                 let mut works = this.plan();
-                let proposing = this.propose(&mut works);
-                (works, proposing)
+                let tried = this.propose(&mut works);
+                (works, tried)
             })
         };
-        let Ok((works, proposing)) = begun else {
+        let Ok((works, tried)) = begun else {
             self.reporter.failed();
             return Err(self.fail_all());
         };
@@ -238,10 +244,12 @@ impl Scheduler {
         match outcome {
             Ok(outcomes) => {
                 let pass = begun.elapsed();
+                let proposing = tried.as_ref().map(|tried| tried.time);
                 self.measure(&works, &outcomes, proposing, pass);
                 self.measure_reading(&works, &outcomes, pass);
+                let mut proposed = tried.into_iter().flat_map(|tried| tried.proposed);
                 for (work, outcome) in works.iter().zip(outcomes) {
-                    self.take_all(*work, outcome);
+                    self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
                 }
                 Ok(())
             }
@@ -332,9 +340,9 @@ impl Scheduler {
     }
 
     /// Adds what is proposed for the texts that are written, as many tokens as pay and as find memory that nobody needs in
-    /// this pass. Says how long that took, where it was done.
-    fn propose(&mut self, works: &mut [Work]) -> Option<Duration> {
-        let (pace, speculation) = (self.pace.as_ref()?, self.limits.speculation?);
+    /// this pass. Says what it was, where it was done.
+    fn propose(&mut self, works: &mut [Work]) -> Option<Tried> {
+        let (pace, speculation) = (self.pace.as_mut()?, self.limits.speculation?);
         let backend = self.backend.as_mut();
         let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
         let pass = Pass {
@@ -346,22 +354,36 @@ impl Scheduler {
         }
         let begun = Instant::now();
         let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
-        let chances = works.iter().map(|work| {
-            if work.tokens == 1 && backend.left(work.sequence) == 1 {
-                backend.propose(work.sequence, most)
-            } else {
-                Vec::new()
-            }
+        let writes = |work: &&Work| work.tokens == 1 && backend.left(work.sequence) == 1;
+        let texts = works.iter().filter(writes).map(|work| work.sequence);
+        let texts: Vec<Sequence> = texts.collect();
+        let chance = backend.draft_chance(&texts);
+        let drafts = chance.map_or(0, |chance| {
+            pace.drafts(pass, texts.len(), chance, most as usize)
         });
+        let proposing = backend.propose(&texts, most, u32::try_from(drafts).unwrap_or(most));
+        pace.drafted(&proposing.steps);
+        let mut of_texts = texts.into_iter().zip(proposing.texts).peekable();
+        let of_works = works.iter().map(|work| {
+            let of_work = of_texts.next_if(|(sequence, _)| *sequence == work.sequence);
+            of_work.map_or_else(Vec::new, |(_, proposed)| proposed)
+        });
+        let proposed: Vec<Vec<Proposed>> = of_works.collect();
+        let chances = proposed
+            .iter()
+            .map(|of_work| of_work.iter().map(|proposed| proposed.chance).collect());
         let chances: Vec<Vec<f32>> = chances.collect();
-        let counts = pace.choose(pass, &chances);
+        let counts = pace.choose(pass, &chances, begun.elapsed());
         for (work, count) in works.iter_mut().zip(counts) {
             let count = u32::try_from(count).unwrap_or(0);
             if count > 0 && backend.reserve(work.sequence, work.tokens + count) {
                 work.proposed = count;
             }
         }
-        Some(begun.elapsed())
+        Some(Tried {
+            proposed,
+            time: begun.elapsed(),
+        })
     }
 
     /// Notes what a pass took in which no prompt was read.
@@ -405,10 +427,11 @@ impl Scheduler {
             .position(|taken| taken.sequence == sequence)
     }
 
-    /// Takes in what a pass made of one sequence.
-    fn take_all(&mut self, work: Work, outcome: Outcome) {
+    /// Takes in what a pass made of one sequence, for which this was proposed.
+    fn take_all(&mut self, work: Work, proposed: &[Proposed], outcome: Outcome) {
+        let verified = proposed.get(..work.proposed as usize).unwrap_or_default();
         let accepted = outcome.len().saturating_sub(1);
-        self.load.verified(work.proposed, accepted);
+        self.load.verified(verified, accepted);
         for step in outcome {
             match step {
                 Ok(step) => self.take(work.sequence, step),
