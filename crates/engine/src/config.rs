@@ -296,7 +296,7 @@ impl ModelConfig {
         if !loaded.verifies_proposals() {
             let device = &loaded.description().device;
             tracing::warn!(
-                device,
+                %device,
                 "the draft model is left out: on this device a row depends on those beside it, so proposals are never verified"
             );
             return Ok(LoadedModel::Real(loaded));

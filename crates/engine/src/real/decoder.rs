@@ -77,6 +77,12 @@ impl Decoder {
         Self { drafter, ..self }
     }
 
+    /// Blocks that the second model's texts hold.
+    #[cfg(test)]
+    pub(super) fn draft_blocks_used(&self) -> usize {
+        self.drafter.as_ref().map_or(0, Drafter::blocks_used)
+    }
+
     pub(super) fn build(&self, prompt: &Prompt) -> Result<model::Prompt, EngineError> {
         let part = |part: &Part| match part {
             Part::Image => model::Part::Image,

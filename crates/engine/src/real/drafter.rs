@@ -278,7 +278,7 @@ fn common(one: &[u32], other: &[u32]) -> usize {
 }
 
 /// The token with the largest of these logits.
-fn likeliest(logits: &[f32], forbidden: &[u32]) -> Option<Guess> {
+pub(super) fn likeliest(logits: &[f32], forbidden: &[u32]) -> Option<Guess> {
     let situation = Situation {
         forbidden,
         ..Situation::default()

@@ -12,6 +12,7 @@ use crate::encode::EncodeEngine;
 use crate::prompt::Question;
 use crate::text::choose_among;
 
+mod draft;
 mod quantised;
 mod speculation;
 
