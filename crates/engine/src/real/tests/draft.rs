@@ -342,7 +342,8 @@ fn a_text_that_is_released_leaves_nothing_in_either_memory() {
         proposed: 0,
     };
     decoder.run(&[work]).expect("it is read again");
-    assert_eq!(drafted(&mut decoder, &texts[1..]).texts[0].len(), 4);
+    drafted(&mut decoder, &texts[1..]);
+    assert!(used(&decoder).1 > 0);
     decoder.release(texts[1]);
     assert_eq!(used(&decoder), (0, 0));
 }
