@@ -487,6 +487,33 @@ mod tests {
     }
 
     #[test]
+    fn a_second_model_is_loaded_as_the_first_one_is_where_it_can_be_of_use() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+        let tiny = |rest: &str| {
+            let text = format!("kind = 'folder'\npath = '{root}/tiny'\ndtype = 'f32'\n{rest}");
+            read(&text).expect("is known")
+        };
+        let load = |config: ModelConfig, draft: &str| {
+            let loaded = config.load_with_draft(Half::Decode, Some(Path::new(draft)));
+            loaded.map(|loaded| loaded.description().clone())
+        };
+        let (itself, nowhere) = (format!("{root}/tiny"), format!("{root}/nowhere"));
+        let quantised = load(tiny("weights = 'q8_0'"), &itself).expect("both load");
+        assert_eq!(quantised.weights, "q8_0");
+        assert!(load(tiny(""), &nowhere).is_err());
+        // Not even looked at where nothing is ever proposed.
+        assert!(load(tiny("device = 'cpu:generic'"), &nowhere).is_ok());
+        let simulated = read("kind = 'simulated'").expect("is known");
+        let EngineError::Model(reason) = load(simulated, &itself).expect_err("no tokens") else {
+            panic!("another error");
+        };
+        assert!(
+            reason.to_string().contains("a model that writes text"),
+            "{reason}"
+        );
+    }
+
+    #[test]
     fn quantised_weights_are_for_cpus() {
         let check = |text: String, good: bool| {
             let checked = read(&text).expect("is known").check();

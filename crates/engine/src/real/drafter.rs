@@ -224,7 +224,8 @@ impl Text {
             self.progress.push(*token);
         }
         let right = common(new, &self.ahead);
-        let mut read = self.progress.cached() + right;
+        let cached = self.progress.cached();
+        let mut read = cached + right;
         self.ahead.drain(..right);
         // What it has read ahead is of use only where it goes on as it was proposed.
         let still = if right == new.len() {
@@ -237,7 +238,8 @@ impl Text {
         if read == known && self.ahead.len() == proposed.len() && self.ahead.pop().is_none() {
             read -= 1;
         }
-        self.progress.advance(pool.blocks_mut(), read);
+        // Further back its blocks may be gone. Nothing is read then, until something is written.
+        self.progress.advance(pool.blocks_mut(), read.max(cached));
     }
 
     /// What to read next, `room` tokens at most, with the memory for it.
