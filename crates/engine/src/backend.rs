@@ -9,7 +9,7 @@ use medfleet_core::Digest;
 use medfleet_model::{BlockLayout, Constraint, ConstraintError, StillThinking};
 
 use crate::decode::DecodeRequest;
-use crate::speculation::Phrases;
+use crate::speculation::{Phrases, Proposing};
 
 /// What a backend is: everything that a result's provenance says about model and device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -433,10 +433,16 @@ pub trait DecodeBackend: Send {
         false
     }
 
-    /// Proposes what follows the tokens of a sequence that writes, at most so many; the chance of each to be right when
-    /// those before it are.
-    fn propose(&mut self, _sequence: Sequence, _tokens_max: u32) -> Vec<f32> {
-        Vec::new()
+    /// The chance, as far as it was measured, that what a second model proposes for these texts is right; nothing where there
+    /// is no second model.
+    fn draft_chance(&self, _texts: &[Sequence]) -> Option<f32> {
+        None
+    }
+
+    /// Proposes what follows the tokens of each of these sequences, which write: at most `tokens_max`, of which a second
+    /// model adds some where there are fewer than `drafts_max`.
+    fn propose(&mut self, _texts: &[Sequence], _tokens_max: u32, _drafts_max: u32) -> Proposing {
+        Proposing::default()
     }
 
     /// One forward pass over stretches of several sequences, their memory reserved; one outcome each, in order. Memory

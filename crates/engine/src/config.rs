@@ -1,9 +1,11 @@
 //! Which model a worker runs, as an operator says it, and the loading of either kind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use medfleet_core::setting::DurationText;
-use medfleet_model::{ComputeDevice, ComputeDeviceError, FolderSource, GgufSource};
+use medfleet_model::{
+    ComputeDevice, ComputeDeviceError, FolderSource, GgufSource, LoadOptions, Model, Parts,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +13,7 @@ use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
 use crate::encoding::Encoding;
-use crate::real::{Half, Loaded, Origin, failed};
+use crate::real::{Half, Loaded, Origin, failed, to_model};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
 /// The model of a worker. It has no default: the operator decides.
@@ -270,6 +272,92 @@ impl ModelConfig {
             Self::Simulated(config) => Ok(LoadedModel::Simulated(config.model())),
         }
     }
+
+    /// Loads it, and beside it a second, smaller Gemma 3 that proposes tokens: a model folder or a GGUF file, held and computed
+    /// as this one is. Where proposals cannot be verified without changing a text, the second one is left out, and the log
+    /// says so.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`], of either; a second model with other tokens; a first one that writes no text by tokens.
+    pub fn load_with_draft(
+        &self,
+        half: Half,
+        draft: Option<&Path>,
+    ) -> Result<LoadedModel, EngineError> {
+        let loaded = self.load(half)?;
+        let Some(path) = draft else {
+            return Ok(loaded);
+        };
+        let LoadedModel::Real(loaded) = loaded else {
+            return Err(EngineError::Model(
+                "decode.speculation.draft goes with a model that writes text: MedGemma in a folder or a GGUF file"
+                    .into(),
+            ));
+        };
+        if !loaded.verifies_proposals() {
+            let device = &loaded.description().device;
+            tracing::warn!(
+                %device,
+                "the draft model is left out: on this device a row depends on those beside it, so proposals are never verified"
+            );
+            return Ok(LoadedModel::Real(loaded));
+        }
+        let draft = self.load_draft(path)?;
+        loaded.with_draft(draft).map(LoadedModel::Real)
+    }
+
+    /// The text half of another model, held and computed as this one is.
+    fn load_draft(&self, path: &Path) -> Result<Model, EngineError> {
+        let (dtype, device, quantised, digest_cache) = match self {
+            Self::Folder {
+                dtype,
+                device,
+                weights,
+                digest_cache,
+                ..
+            } => (
+                *dtype,
+                device.0,
+                *weights == FolderWeights::Q8_0,
+                digest_cache,
+            ),
+            Self::Gguf {
+                dtype,
+                device,
+                weights,
+                digest_cache,
+                ..
+            } => (
+                *dtype,
+                device.0,
+                *weights == GgufWeights::Stored,
+                digest_cache,
+            ),
+            Self::Simulated(_) => return Err(EngineError::Model("no model is loaded".into())),
+        };
+        let options = LoadOptions {
+            dtype: to_model(dtype.into()),
+            parts: Parts::Text,
+            device,
+        };
+        let digest_cache = digest_cache.clone();
+        let draft = if path.extension().is_some_and(|end| end == "gguf") {
+            let source = GgufSource {
+                quantised,
+                digest_cache,
+                ..GgufSource::text(path)
+            };
+            Model::load_gguf(&source, options)
+        } else {
+            let source = FolderSource {
+                path: path.to_owned(),
+                quantised,
+                digest_cache,
+            };
+            Model::load_folder(&source, options)
+        };
+        draft.map_err(failed)
+    }
 }
 
 impl SimulatedConfig {
@@ -399,6 +487,33 @@ mod tests {
             let error = read(&text).expect_err("is not known");
             assert!(error.contains(allowed), "{error}");
         }
+    }
+
+    #[test]
+    fn a_second_model_is_loaded_as_the_first_one_is_where_it_can_be_of_use() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
+        let tiny = |rest: &str| {
+            let text = format!("kind = 'folder'\npath = '{root}/tiny'\ndtype = 'f32'\n{rest}");
+            read(&text).expect("is known")
+        };
+        let load = |config: ModelConfig, draft: &str| {
+            let loaded = config.load_with_draft(Half::Decode, Some(Path::new(draft)));
+            loaded.map(|loaded| loaded.description().clone())
+        };
+        let (itself, nowhere) = (format!("{root}/tiny"), format!("{root}/nowhere"));
+        let quantised = load(tiny("weights = 'q8_0'"), &itself).expect("both load");
+        assert_eq!(quantised.weights, "q8_0");
+        assert!(load(tiny(""), &nowhere).is_err());
+        // Not even looked at where nothing is ever proposed.
+        assert!(load(tiny("device = 'cpu:generic'"), &nowhere).is_ok());
+        let simulated = read("kind = 'simulated'").expect("is known");
+        let EngineError::Model(reason) = load(simulated, &itself).expect_err("no tokens") else {
+            panic!("another error");
+        };
+        assert!(
+            reason.to_string().contains("a model that writes text"),
+            "{reason}"
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
-pub use load::DecodeLoad;
+pub use load::{DecodeLoad, Verified};
 
 /// How much an engine takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,6 +31,7 @@ pub use config::{
 };
 pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done, Haste,
+    Verified,
 };
 pub use embed::{LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};

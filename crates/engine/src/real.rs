@@ -14,8 +14,10 @@ use crate::backend::{
 };
 
 mod decoder;
+mod drafter;
 
 use decoder::Decoder;
+use drafter::Drafter;
 
 /// Positions in a KV block.
 const BLOCK_TOKENS: usize = 16;
@@ -25,6 +27,8 @@ const BLOCK_TOKENS: usize = 16;
 pub struct Loaded {
     model: Arc<Model>,
     description: Description,
+    /// A second model that proposes what the first one verifies.
+    draft: Option<Arc<Model>>,
 }
 
 /// Which half a process needs.
@@ -113,7 +117,25 @@ impl Loaded {
         Self {
             model: Arc::new(model),
             description,
+            draft: None,
         }
+    }
+
+    /// Whether proposed tokens can be verified without changing a text: a row of a pass has the same bits whatever is beside it.
+    #[must_use]
+    pub fn verifies_proposals(&self) -> bool {
+        self.model.rows_stand_alone()
+    }
+
+    /// With a second, smaller model, loaded with its text half, that proposes tokens where a decoder is asked to propose any.
+    /// It takes no part in what is written.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] where its vocabulary is another one.
+    pub fn with_draft(self, draft: Model) -> Result<Self, EngineError> {
+        self.model.check_draft(&draft).map_err(failed)?;
+        let draft = Some(Arc::new(draft));
+        Ok(Self { draft, ..self })
     }
 
     /// What was loaded.
@@ -131,7 +153,8 @@ impl Loaded {
     }
 
     /// The text half with its KV memory, which is taken now. No more than `prefill_tokens_max` tokens, or one image, are
-    /// computed of a sequence at once.
+    /// computed of a sequence at once. Of the memory, a second model has the share that a position of it takes beside one of
+    /// the first.
     ///
     /// # Errors
     /// When the budget holds not even one block.
@@ -140,6 +163,15 @@ impl Loaded {
         kv_bytes_max: u64,
         prefill_tokens_max: u32,
     ) -> Result<Box<dyn DecodeBackend>, EngineError> {
+        let (kv_bytes_max, drafter) = match &self.draft {
+            Some(draft) if self.verifies_proposals() => {
+                let (ours, of_draft) = (self.model.kv_position_bytes(), draft.kv_position_bytes());
+                let share = share(kv_bytes_max, of_draft, ours + of_draft);
+                let drafter = Drafter::new(Arc::clone(draft), share, &self.model)?;
+                (kv_bytes_max - share, Some(drafter))
+            }
+            Some(_) | None => (kv_bytes_max, None),
+        };
         let options = KvOptions {
             block_tokens: BLOCK_TOKENS,
             budget_bytes: usize::try_from(kv_bytes_max).unwrap_or(usize::MAX),
@@ -147,8 +179,15 @@ impl Loaded {
         let mut pool = self.model.kv_pool(options).map_err(failed)?;
         let stretch = prefill_tokens_max.max(self.description.tokens_per_image);
         pool.limit_stretches(stretch as usize);
-        Ok(Box::new(Decoder::new(self.clone(), pool, kv_bytes_max)))
+        let decoder = Decoder::new(self.clone(), pool, kv_bytes_max);
+        Ok(Box::new(decoder.with_drafter(drafter)))
     }
+}
+
+/// `part` of `whole` parts of so many bytes, rounded down.
+fn share(bytes: u64, part: usize, whole: usize) -> u64 {
+    let share = u128::from(bytes) * part as u128 / whole.max(1) as u128;
+    u64::try_from(share).unwrap_or(bytes)
 }
 
 /// A model is called as its folder is.
@@ -166,7 +205,7 @@ pub(crate) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> E
     EngineError::Model(Box::new(error))
 }
 
-const fn to_model(dtype: Dtype) -> model::Dtype {
+pub(crate) const fn to_model(dtype: Dtype) -> model::Dtype {
     match dtype {
         Dtype::F32 => model::Dtype::F32,
         Dtype::Bf16 => model::Dtype::Bf16,

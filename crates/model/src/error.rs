@@ -137,6 +137,18 @@ pub enum LoadError {
         /// Rows of the embedding.
         rows: usize,
     },
+    /// A second model, which is to propose tokens for another one, has other tokens.
+    #[error(
+        "the draft model has other tokens: id {id} is {found} there and {expected} in the model that it proposes for; take a Gemma 3 with the same tokenizer"
+    )]
+    DraftVocabulary {
+        /// The first id that differs.
+        id: u32,
+        /// Its text in the draft model, quoted, or `nothing`.
+        found: String,
+        /// Its text in the model.
+        expected: String,
+    },
     /// The folder's chat template is not Gemma 3's form.
     #[error("the chat template in {file} lacks {marker}: prompts are built in Gemma 3's form only")]
     ChatTemplate {

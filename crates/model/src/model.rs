@@ -281,6 +281,31 @@ impl Model {
         self.tokenizer.as_ref()
     }
 
+    /// Checks that a second model can propose tokens for this one: that all ids stand for the same texts in both.
+    ///
+    /// # Errors
+    /// [`LoadError::DraftVocabulary`] with the first id that does not; [`LoadError::Tokenizer`] where either was loaded
+    /// without its text half.
+    pub fn check_draft(&self, draft: &Self) -> Result<(), LoadError> {
+        let (Some(ours), Some(theirs)) = (&self.tokenizer, &draft.tokenizer) else {
+            return Err(LoadError::Tokenizer {
+                reason: "it is not loaded".to_owned(),
+            });
+        };
+        let rows = self.config.text.vocab.max(draft.config.text.vocab);
+        let quoted = |piece: Option<String>| {
+            piece.map_or_else(|| "nothing".to_owned(), |piece| format!("{piece:?}"))
+        };
+        match ours.first_difference(theirs, rows) {
+            None => Ok(()),
+            Some((id, expected, found)) => Err(LoadError::DraftVocabulary {
+                id,
+                found: quoted(found),
+                expected: quoted(expected),
+            }),
+        }
+    }
+
     /// Tokens that end an answer.
     #[must_use]
     pub fn stop_tokens(&self) -> &[u32] {

@@ -149,6 +149,25 @@ impl Tokenizer {
         self.library.token_to_id(token)
     }
 
+    /// The first id below `rows` that stands for another text in `other`, with the text here and there. An image's soft token
+    /// and rows that only fill up a vocabulary (llama.cpp's `[PAD…]`) count as no text.
+    #[must_use]
+    pub(crate) fn first_difference(
+        &self,
+        other: &Self,
+        rows: usize,
+    ) -> Option<(u32, Option<String>, Option<String>)> {
+        let piece = |tokenizer: &Self, id: u32| {
+            let piece = tokenizer.library.id_to_token(id);
+            piece.filter(|piece| piece != SOFT_TOKEN && !piece.starts_with("[PAD"))
+        };
+        // The vocabulary is far below 2³².
+        (0..rows as u32).find_map(|id| {
+            let (ours, theirs) = (piece(self, id), piece(other, id));
+            (ours != theirs).then_some((id, ours, theirs))
+        })
+    }
+
     /// Plain text to ids. Whatever it says, no id of the result is a control token.
     ///
     /// # Errors

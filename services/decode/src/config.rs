@@ -1,6 +1,7 @@
 //! What an operator decides about decode, with every limit named.
 
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
 
 use medfleet_core::PoolName;
 use medfleet_core::setting::{ByteSize, DurationText};
@@ -68,7 +69,7 @@ pub struct Config {
 }
 
 /// Whether tokens are proposed and verified together, and within which limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpeculationConfig {
     /// Whether it is done.
@@ -77,6 +78,9 @@ pub struct SpeculationConfig {
     pub tokens_max: NonZeroU32,
     /// Memory for phrases of earlier texts, of all tenants together; with 0 a text is only compared with itself.
     pub memory_bytes_max: ByteSize,
+    /// A second, smaller Gemma 3 with the same tokens that proposes as well: a model folder or a GGUF file. It is held and
+    /// computed as the model is, and its keys and values are part of `kv_bytes_max`.
+    pub draft: Option<PathBuf>,
 }
 
 /// Whether tokens are proposed.
@@ -96,12 +100,13 @@ impl Default for SpeculationConfig {
             // With the token before them, a tile of sixteen rows.
             tokens_max: NonZeroU32::MIN.saturating_add(14),
             memory_bytes_max: ByteSize::from_mib(16),
+            draft: None,
         }
     }
 }
 
 impl SpeculationConfig {
-    fn limits(self) -> Option<Speculation> {
+    fn limits(&self) -> Option<Speculation> {
         (self.mode == SpeculationMode::Auto).then_some(Speculation {
             tokens_max: self.tokens_max.get(),
             memory_bytes_max: self.memory_bytes_max.get(),
@@ -164,6 +169,12 @@ impl Config {
         }
     }
 
+    /// The second model that proposes tokens, where there is one.
+    #[must_use]
+    pub fn draft(&self) -> Option<&Path> {
+        self.speculation.draft.as_deref()
+    }
+
     /// Checks relations between fields.
     ///
     /// # Errors
@@ -183,6 +194,11 @@ impl Config {
             return Err(ConfigError::relation(format!(
                 "decode.speculation.tokens_max is {found}, allowed: 1 to {most}"
             )));
+        }
+        if self.draft().is_some() && self.speculation.mode == SpeculationMode::Off {
+            return Err(ConfigError::relation(
+                "decode.speculation.draft is set, but decode.speculation.mode is off: set it to auto, or name no draft model",
+            ));
         }
         if self.checkpoint_every.as_millis() < 50 {
             return Err(ConfigError::relation(
@@ -226,5 +242,17 @@ mod tests {
         assert_eq!(of(&config), (512, true));
         config.prefill_tokens_max = NonZeroU32::new(100);
         assert_eq!(of(&config), (100, false));
+    }
+
+    #[test]
+    fn a_draft_model_goes_with_proposing() {
+        let mut config = Config::new(&PoolName::new("m").expect("a pool"));
+        assert_eq!(config.draft(), None);
+        config.speculation.draft = Some("/models/gemma-3-270m".into());
+        let error = config.check().expect_err("nothing is proposed");
+        assert!(error.to_string().contains("set it to auto"), "{error}");
+        config.speculation.mode = SpeculationMode::Auto;
+        assert!(config.check().is_ok());
+        assert_eq!(config.draft(), Some(Path::new("/models/gemma-3-270m")));
     }
 }

@@ -1,5 +1,6 @@
 //! The `medfleet-decode` binary: configuration, connections, model, then the service until it is told to stop.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use medfleet_decode::MainConfig;
@@ -22,9 +23,10 @@ async fn body(process: Process<MainConfig>) -> Result<(), Stop> {
     let dependencies = Dependencies::connect(&process, &config.queue, &config.store).await?;
     let (model, kv_bytes_max) = (config.model.clone(), config.decode.kv_bytes_max.get());
     let limits = config.decode.limits();
+    let draft = config.decode.draft().map(Path::to_path_buf);
     let loading = tokio::task::spawn_blocking(move || {
         model
-            .load(Half::Decode)
+            .load_with_draft(Half::Decode, draft.as_deref())
             .and_then(|model| model.start_decode(kv_bytes_max, limits, None))
     });
     let model = loading.await?.map_err(Stop::usage)?;

@@ -20,6 +20,17 @@ pub(crate) struct SourceLabel {
     pub(crate) source: &'static str,
 }
 
+/// Who proposed tokens: `lookup` or `draft`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProposerLabel {
+    proposer: &'static str,
+}
+
+/// What followed the same tokens before.
+const LOOKUP: &str = "lookup";
+/// A second model.
+const DRAFT: &str = "draft";
+
 /// From an encoder's memory.
 pub(crate) const ENCODER: &str = "encoder";
 /// From the store.
@@ -154,20 +165,30 @@ impl Collector for Load {
                 "Texts in forward passes: divided by the passes, how full one is",
                 load.pass_sequences,
             ),
-            (
-                "proposed_tokens",
-                "Proposed tokens that were verified",
-                load.proposed,
-            ),
-            (
-                "accepted_tokens",
-                "Proposed tokens that were right: each saved a pass",
-                load.accepted,
-            ),
         ];
         for (name, help, value) in counters {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
+        }
+        let (lookup, draft) = (load.looked_up, load.drafted);
+        let by_proposer = [
+            (
+                "proposed_tokens",
+                "Proposed tokens that were verified, by who proposed them",
+                [(LOOKUP, lookup.proposed), (DRAFT, draft.proposed)],
+            ),
+            (
+                "accepted_tokens",
+                "Proposed tokens that were right: each saved a pass",
+                [(LOOKUP, lookup.accepted), (DRAFT, draft.accepted)],
+            ),
+        ];
+        for (name, help, values) in by_proposer {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (proposer, value) in values {
+                let label = ProposerLabel { proposer };
+                ConstCounter::new(value).encode(metric.encode_family(&label)?)?;
+            }
         }
         Ok(())
     }
@@ -175,7 +196,34 @@ impl Collector for Load {
 
 #[cfg(test)]
 mod tests {
+    use medfleet_engine::Verified;
+
     use super::*;
+
+    #[test]
+    fn proposals_are_counted_by_who_proposed_them() {
+        let metrics = Metrics::new();
+        register_load(&metrics, || DecodeLoad {
+            looked_up: Verified {
+                proposed: 9,
+                accepted: 4,
+            },
+            drafted: Verified {
+                proposed: 7,
+                accepted: 6,
+            },
+            ..DecodeLoad::default()
+        });
+        let text = metrics.encode().expect("encodes");
+        for (proposer, proposed, accepted) in [(LOOKUP, 9, 4), (DRAFT, 7, 6)] {
+            for (name, value) in [("proposed", proposed), ("accepted", accepted)] {
+                let line = format!(
+                    "medfleet_decode_{name}_tokens_total{{proposer=\"{proposer}\"}} {value}\n"
+                );
+                assert!(text.contains(&line), "{line} in {text}");
+            }
+        }
+    }
 
     #[test]
     fn a_fresh_process_counts_images_from_zero() {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::speculation::Proposed;
+
 /// What the thread writes.
 #[derive(Debug, Default)]
 pub(super) struct Gauges {
@@ -13,8 +15,23 @@ pub(super) struct Gauges {
     kv_block_bytes: AtomicU64,
     passes: AtomicU64,
     pass_sequences: AtomicU64,
+    looked_up: Counts,
+    drafted: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     proposed: AtomicU64,
     accepted: AtomicU64,
+}
+
+/// Proposed tokens that were verified since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// All of them.
+    pub proposed: u64,
+    /// Those that were right.
+    pub accepted: u64,
 }
 
 /// How busy a decoder was at its last pass. The numbers are of one moment only when it stands still.
@@ -36,10 +53,30 @@ pub struct DecodeLoad {
     pub passes: u64,
     /// Sequences in these passes, all together: divided by `passes`, how full a pass is.
     pub pass_sequences: u64,
-    /// Proposed tokens that were verified since the start.
-    pub proposed: u64,
-    /// Of these, those that were right.
-    pub accepted: u64,
+    /// What was proposed because it followed the same tokens before.
+    pub looked_up: Verified,
+    /// What a second model proposed.
+    pub drafted: Verified,
+}
+
+impl DecodeLoad {
+    /// All that was proposed and verified, by whomever.
+    #[must_use]
+    pub const fn verified(&self) -> Verified {
+        Verified {
+            proposed: self.looked_up.proposed + self.drafted.proposed,
+            accepted: self.looked_up.accepted + self.drafted.accepted,
+        }
+    }
+}
+
+impl Counts {
+    fn read(&self) -> Verified {
+        Verified {
+            proposed: self.proposed.load(Ordering::Relaxed),
+            accepted: self.accepted.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Gauges {
@@ -64,9 +101,18 @@ impl Gauges {
             .fetch_add(sequences as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn verified(&self, proposed: u32, accepted: usize) {
-        self.proposed.fetch_add(proposed.into(), Ordering::Relaxed);
-        self.accepted.fetch_add(accepted as u64, Ordering::Relaxed);
+    /// These proposals were verified, and so many of the first of them were right.
+    pub(super) fn verified(&self, proposed: &[Proposed], accepted: usize) {
+        for (at, proposed) in proposed.iter().enumerate() {
+            let counts = if proposed.drafted {
+                &self.drafted
+            } else {
+                &self.looked_up
+            };
+            let right = u64::from(at < accepted);
+            counts.proposed.fetch_add(1, Ordering::Relaxed);
+            counts.accepted.fetch_add(right, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn read(&self) -> DecodeLoad {
@@ -80,8 +126,8 @@ impl Gauges {
             kv_block_bytes: of(&self.kv_block_bytes),
             passes: of(&self.passes),
             pass_sequences: of(&self.pass_sequences),
-            proposed: of(&self.proposed),
-            accepted: of(&self.accepted),
+            looked_up: self.looked_up.read(),
+            drafted: self.drafted.read(),
         }
     }
 }

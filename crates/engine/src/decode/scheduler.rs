@@ -26,8 +26,8 @@ use crate::backend::{
     DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
 };
 use crate::health::Reporter;
-use crate::speculation::PROPOSED_TOKENS_MAX;
 use crate::speculation::pace::{Pace, Pass, Took};
+use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
 
 /// Where the events of a decode go.
 pub(super) type Events = mpsc::Sender<Result<DecodeEvent, EngineError>>;
@@ -59,10 +59,16 @@ pub(super) struct Scheduler {
 
 /// What a turn does.
 enum Turn {
-    /// A pass, and how long proposing took, where that was done.
-    Pass(Vec<Work>, Option<Duration>),
+    /// A pass, and what was proposed for it, where that was done.
+    Pass(Vec<Work>, Option<Tried>),
     /// Nothing until then, or until something changes.
     Wait(Instant),
+}
+
+/// What was proposed for a pass: for each of its sequences, and how long that took.
+struct Tried {
+    proposed: Vec<Vec<Proposed>>,
+    time: Duration,
 }
 
 /// The model panicked: the thread must end.
@@ -222,8 +228,8 @@ impl Scheduler {
                     return Turn::Wait(until);
                 }
                 let mut works = this.plan();
-                let proposing = this.propose(&mut works);
-                Turn::Pass(works, proposing)
+                let tried = this.propose(&mut works);
+                Turn::Pass(works, tried)
             })
         };
         let Ok(begun) = begun else {
@@ -231,12 +237,12 @@ impl Scheduler {
             return Err(self.fail_all());
         };
         self.show_load();
-        let (works, proposing) = match begun {
+        let (works, tried) = match begun {
             Turn::Wait(until) => {
                 self.wait(until);
                 return Ok(());
             }
-            Turn::Pass(works, proposing) => (works, proposing),
+            Turn::Pass(works, tried) => (works, tried),
         };
         if works.is_empty() {
             return Ok(());
@@ -245,10 +251,12 @@ impl Scheduler {
         let (outcome, pass) = self.pass(&works);
         match outcome {
             Ok(outcomes) => {
+                let proposing = tried.as_ref().map(|tried| tried.time);
                 self.measure(&works, &outcomes, proposing, pass);
                 self.measure_reading(&works, &outcomes, pass);
+                let mut proposed = tried.into_iter().flat_map(|tried| tried.proposed);
                 for (work, outcome) in works.iter().zip(outcomes) {
-                    self.take_all(*work, outcome);
+                    self.take_all(*work, &proposed.next().unwrap_or_default(), outcome);
                 }
                 Ok(())
             }
@@ -388,9 +396,9 @@ impl Scheduler {
     }
 
     /// Adds what is proposed for the texts that are written, as many tokens as pay and as find memory that nobody needs in
-    /// this pass. Says how long that took, where it was done.
-    fn propose(&mut self, works: &mut [Work]) -> Option<Duration> {
-        let (pace, speculation) = (self.pace.as_ref()?, self.limits.speculation?);
+    /// this pass. Says what it was, where it was done.
+    fn propose(&mut self, works: &mut [Work]) -> Option<Tried> {
+        let (pace, speculation) = (self.pace.as_mut()?, self.limits.speculation?);
         let backend = self.backend.as_mut();
         let whole = |work: &&Work| backend.left(work.sequence) == work.tokens;
         let pass = Pass {
@@ -402,22 +410,36 @@ impl Scheduler {
         }
         let begun = Instant::now();
         let most = speculation.tokens_max.min(PROPOSED_TOKENS_MAX);
-        let chances = works.iter().map(|work| {
-            if work.tokens == 1 && backend.left(work.sequence) == 1 {
-                backend.propose(work.sequence, most)
-            } else {
-                Vec::new()
-            }
+        let writes = |work: &&Work| work.tokens == 1 && backend.left(work.sequence) == 1;
+        let texts = works.iter().filter(writes).map(|work| work.sequence);
+        let texts: Vec<Sequence> = texts.collect();
+        let chance = backend.draft_chance(&texts);
+        let drafts = chance.map_or(0, |chance| {
+            pace.drafts(pass, texts.len(), chance, most as usize)
         });
+        let proposing = backend.propose(&texts, most, u32::try_from(drafts).unwrap_or(most));
+        pace.drafted(&proposing.steps);
+        let mut of_texts = texts.into_iter().zip(proposing.texts).peekable();
+        let of_works = works.iter().map(|work| {
+            let of_work = of_texts.next_if(|(sequence, _)| *sequence == work.sequence);
+            of_work.map_or_else(Vec::new, |(_, proposed)| proposed)
+        });
+        let proposed: Vec<Vec<Proposed>> = of_works.collect();
+        let chances = proposed
+            .iter()
+            .map(|of_work| of_work.iter().map(|proposed| proposed.chance).collect());
         let chances: Vec<Vec<f32>> = chances.collect();
-        let counts = pace.choose(pass, &chances);
+        let counts = pace.choose(pass, &chances, begun.elapsed());
         for (work, count) in works.iter_mut().zip(counts) {
             let count = u32::try_from(count).unwrap_or(0);
             if count > 0 && backend.reserve(work.sequence, work.tokens + count) {
                 work.proposed = count;
             }
         }
-        Some(begun.elapsed())
+        Some(Tried {
+            proposed,
+            time: begun.elapsed(),
+        })
     }
 
     /// Notes what a pass took in which no prompt was read.
@@ -461,10 +483,11 @@ impl Scheduler {
             .position(|taken| taken.sequence == sequence)
     }
 
-    /// Takes in what a pass made of one sequence.
-    fn take_all(&mut self, work: Work, outcome: Outcome) {
+    /// Takes in what a pass made of one sequence, for which this was proposed.
+    fn take_all(&mut self, work: Work, proposed: &[Proposed], outcome: Outcome) {
+        let verified = proposed.get(..work.proposed as usize).unwrap_or_default();
         let accepted = outcome.len().saturating_sub(1);
-        self.load.verified(work.proposed, accepted);
+        self.load.verified(verified, accepted);
         for step in outcome {
             match step {
                 Ok(step) => self.take(work.sequence, step),

@@ -14,6 +14,7 @@ use model::{
     Message, PlacedImage, Progress, Role, Situation, StillThinking, Want, choose, likeliest,
 };
 
+use super::drafter::Drafter;
 use super::{Loaded, as_u32, failed, to_model};
 use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, KvMemory,
@@ -21,8 +22,10 @@ use crate::backend::{
 };
 use crate::decode::DecodeRequest;
 use crate::prompt::{Part, Prompt};
-use crate::speculation::Phrases;
 use crate::speculation::proposals::Proposals;
+use crate::speculation::{Phrases, Proposing};
+
+mod proposing;
 
 pub(super) struct Decoder {
     loaded: Loaded,
@@ -33,6 +36,8 @@ pub(super) struct Decoder {
     guides: OnceLock<Result<Guides, ConstraintError>>,
     /// Where tokens are proposed: what tenants' texts had in common.
     phrases: Option<Phrases>,
+    /// The second model, where there is one.
+    drafter: Option<Drafter>,
 }
 
 /// A sequence between two passes.
@@ -69,7 +74,19 @@ impl Decoder {
             running: HashMap::new(),
             guides: OnceLock::new(),
             phrases: None,
+            drafter: None,
         }
+    }
+
+    /// With a second model that proposes.
+    pub(super) fn with_drafter(self, drafter: Option<Drafter>) -> Self {
+        Self { drafter, ..self }
+    }
+
+    /// Blocks that the second model's texts hold.
+    #[cfg(test)]
+    pub(super) fn draft_blocks_used(&self) -> usize {
+        self.drafter.as_ref().map_or(0, Drafter::blocks_used)
     }
 
     pub(super) fn build(&self, prompt: &Prompt) -> Result<model::Prompt, EngineError> {
@@ -226,6 +243,9 @@ impl DecodeBackend for Decoder {
             proposals: Proposals::default(),
         };
         self.running.insert(sequence, running);
+        if let (Some(drafter), Some(_)) = (&mut self.drafter, &self.phrases) {
+            drafter.open(sequence, request.scope, built.tokens());
+        }
         Ok(PromptSize {
             tokens: as_u32(built.tokens().len()),
             image_tokens: as_u32(placed.len()) * tokens_per_image,
@@ -283,27 +303,12 @@ impl DecodeBackend for Decoder {
         exact
     }
 
-    fn propose(&mut self, sequence: Sequence, tokens_max: u32) -> Vec<f32> {
-        let (Some(phrases), Some(running)) = (&self.phrases, self.running.get_mut(&sequence))
-        else {
-            return Vec::new();
-        };
-        let stretch = self.pool.blocks().layout().stretch_tokens;
-        let most = running.proposed_max(tokens_max as usize, stretch);
-        let Running {
-            progress,
-            writing,
-            proposals,
-            ..
-        } = running;
-        let model = &self.loaded.model;
-        let never = |token: u32| {
-            model.forbidden_tokens().contains(&token) || writing.stops_at(model, token)
-        };
-        let mut memory = phrases.lock();
-        let tenant = memory.tenant(running.scope, Instant::now());
-        proposals.extend(progress.tokens(), tenant, never, most);
-        proposals.chances(tenant.chances(), most)
+    fn draft_chance(&self, texts: &[Sequence]) -> Option<f32> {
+        self.chance_of_drafts(texts)
+    }
+
+    fn propose(&mut self, texts: &[Sequence], tokens_max: u32, drafts_max: u32) -> Proposing {
+        self.propose_for(texts, tokens_max as usize, drafts_max as usize)
     }
 
     fn run(&mut self, works: &[Work]) -> Result<Vec<Outcome>, EngineError> {
@@ -331,11 +336,17 @@ impl DecodeBackend for Decoder {
         if let Some(running) = self.running.get_mut(&sequence) {
             running.progress.give_back(self.pool.blocks_mut());
         }
+        if let Some(drafter) = &mut self.drafter {
+            drafter.suspend(sequence);
+        }
     }
 
     fn release(&mut self, sequence: Sequence) {
         self.suspend(sequence);
         self.running.remove(&sequence);
+        if let Some(drafter) = &mut self.drafter {
+            drafter.release(sequence);
+        }
     }
 }
 
@@ -524,6 +535,12 @@ impl Writing {
             },
         };
         Ok((step, Some(choice.token)))
+    }
+
+    /// Whether a token is never proposed: the model may not write it, has no logit for it, or ends with it.
+    fn proposes_never(&self, model: &model::Model, token: u32) -> bool {
+        let known = (token as usize) < model.config().text.vocab;
+        !known || model.forbidden_tokens().contains(&token) || self.stops_at(model, token)
     }
 
     /// Whether a token ends the text.

@@ -14,6 +14,7 @@ use crate::encoding::Purpose;
 use crate::prompt::Question;
 use crate::text::choose_among;
 
+mod draft;
 mod quantised;
 mod speculation;
 

@@ -27,9 +27,22 @@ impl Source {
     pub(crate) const fn phrase(place: usize) -> Self {
         Self(OWN_LENGTHS.len() + 1 + place)
     }
+
+    /// A second model, which gave it this probability.
+    pub(crate) fn draft(probability: f32) -> Self {
+        Self(FIRST_DRAFT + DRAFT_PROBABILITIES.partition_point(|most| *most < probability))
+    }
+
+    /// Whether it is a second model.
+    pub(crate) const fn is_draft(self) -> bool {
+        self.0 >= FIRST_DRAFT
+    }
 }
 
-const SOURCES: usize = OWN_LENGTHS.len() + 1 + PHRASE_LENGTHS.len();
+/// Probabilities that a second model gives to what it proposes, up to each and above: its own word is not taken for them.
+const DRAFT_PROBABILITIES: [f32; 4] = [0.3, 0.6, 0.85, 0.97];
+const FIRST_DRAFT: usize = OWN_LENGTHS.len() + 1 + PHRASE_LENGTHS.len();
+const SOURCES: usize = FIRST_DRAFT + DRAFT_PROBABILITIES.len() + 1;
 
 /// Measured chances of all sources.
 #[derive(Debug, Clone)]
@@ -58,6 +71,13 @@ impl Chances {
         right / all
     }
 
+    /// The chance of what a second model proposes, before it is known what that is.
+    pub(crate) fn of_draft(&self) -> f32 {
+        let drafts = &self.0[FIRST_DRAFT..];
+        let right: f32 = drafts.iter().map(|share| share.right).sum();
+        right / drafts.iter().map(|share| share.all).sum::<f32>()
+    }
+
     /// A proposal was right, or wrong.
     pub(crate) fn measure(&mut self, source: Source, right: bool) {
         let share = &mut self.0[source.0];
@@ -78,6 +98,9 @@ mod tests {
         assert_eq!(own(100), 4);
         let phrases: Vec<usize> = (0..3).map(|place| Source::phrase(place).0).collect();
         assert_eq!(phrases, [5, 6, 7]);
+        let drafts = [0.1, 0.5, 0.7, 0.9, 0.99, 1.0].map(Source::draft);
+        assert_eq!(drafts.map(|source| source.0), [8, 9, 10, 11, 12, 12]);
+        assert!(Source::draft(0.0).is_draft() && !Source::phrase(2).is_draft());
     }
 
     #[test]
@@ -94,5 +117,21 @@ mod tests {
         }
         assert!(chances.of(measured) > 0.9);
         assert!((chances.of(other) - PRIOR_SHARE).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_second_model_is_believed_as_far_as_it_was_right() {
+        let mut chances = Chances::default();
+        assert!((chances.of_draft() - PRIOR_SHARE).abs() < 1e-6);
+        for _ in 0..100 {
+            chances.measure(Source::draft(0.99), false);
+            chances.measure(Source::own(2), true);
+        }
+        assert!(chances.of_draft() < 0.25, "{}", chances.of_draft());
+        assert!(chances.of(Source::draft(0.99)) < 0.02);
+        for _ in 0..300 {
+            chances.measure(Source::draft(0.99), true);
+        }
+        assert!(chances.of_draft() > 0.8, "{}", chances.of_draft());
     }
 }

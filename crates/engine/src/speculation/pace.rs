@@ -1,6 +1,6 @@
-//! Whether proposals pay, and how many. What a pass takes is measured by how many rows it has, proposing included; how much
-//! text it is expected to bring follows from the chances of its proposals. The number of proposals that brings most text
-//! for the time is taken.
+//! Whether proposals pay, and how many. What a pass takes is measured by how many rows it has, and a second model's step by
+//! how many texts it has; how much text a pass is expected to bring follows from the chances of its proposals. The number of
+//! proposals that brings most text for the time is taken, what proposing took included.
 //!
 //! Estimates alone do not switch anything off: they are of single passes, and the best of many estimates is one that is too
 //! good. So what proposing really brought is measured against plain passes of as many texts ([`Gain`]), and it goes on only
@@ -10,6 +10,8 @@
 //! No clock is asked here: times are given.
 
 use std::time::Duration;
+
+use super::DraftSteps;
 
 /// Passes of more rows than this are not measured: prompts are read in them.
 const ROWS_MAX: usize = 64;
@@ -45,6 +47,8 @@ pub(crate) struct Pace {
     times: Vec<Time>,
     /// Without proposals, by the number of texts, from 1 on.
     plain: Vec<Time>,
+    /// A second model's step, by the number of texts, from 1 on.
+    steps: Vec<Time>,
     phase: Phase,
     /// Passes of the next rest.
     rest: u32,
@@ -108,6 +112,7 @@ impl Pace {
         Self {
             times: vec![Time::default(); ROWS_MAX],
             plain: vec![Time::default(); ROWS_MAX],
+            steps: vec![Time::default(); ROWS_MAX],
             phase: Phase::TRIAL,
             rest: REST_PASSES,
             gain: Gain::default(),
@@ -132,30 +137,65 @@ impl Pace {
     /// A pass is over.
     pub(crate) fn took(&mut self, took: &Took) {
         let (pass, rows) = (took.pass.as_secs_f64(), took.texts + took.verified);
-        let proposing = took.proposing.map(|time| time.as_secs_f64());
         let verified = took.verified > 0;
         let new = match self.phase {
             Phase::Trial { .. } => NEW_IN_TRIAL,
             Phase::Rest { .. } | Phase::On { .. } => NEW,
         };
-        // Proposing in vain is no part of what a plain pass takes.
-        let (within, beside) = match (verified, proposing) {
-            (true, Some(proposing)) => (proposing, 0.0),
-            (_, proposing) => (0.0, proposing.unwrap_or(0.0)),
-        };
-        let counted = note(&mut self.times, rows, pass + within, new);
+        let counted = note(&mut self.times, rows, pass, new).unwrap_or(pass);
         if !verified {
             note(&mut self.plain, took.texts, pass, NEW_PLAIN);
         }
-        let counted = counted.unwrap_or(pass + within);
         let Some(plain) = self.plain_seconds(took.texts) else {
             return;
         };
-        if proposing.is_some() {
+        if let Some(proposing) = took.proposing {
             let passes = took.tokens as f64 / took.texts as f64;
-            self.gain.add(plain * passes, counted + beside);
+            self.gain
+                .add(plain * passes, counted + proposing.as_secs_f64());
         }
-        self.phase = self.next(proposing.is_some(), verified);
+        self.phase = self.next(took.proposing.is_some(), verified);
+    }
+
+    /// A second model has proposed.
+    pub(crate) fn drafted(&mut self, steps: &DraftSteps) {
+        if steps.count > 0 {
+            let seconds = steps.time.as_secs_f64() / f64::from(steps.count);
+            note(&mut self.steps, steps.texts, seconds, NEW);
+        }
+    }
+
+    /// How many tokens, at most `most`, a second model is to propose for each of so many texts, if each of them is right with
+    /// this chance when those before it are. In a trial at least one, so that its chance is measured.
+    pub(crate) fn drafts(&self, pass: Pass, texts: usize, chance: f32, most: usize) -> usize {
+        if self.always {
+            return most;
+        }
+        let Some(plain) = self.seconds(pass.rows) else {
+            return 0;
+        };
+        let step = texts.checked_sub(1).and_then(|at| self.steps.get(at));
+        let step = step.filter(|time| time.count > 0).map(|time| time.seconds);
+        let mut best = (0, pass.texts as f64 / plain);
+        let (mut likely, mut reach, mut expected) = (0, 1.0, pass.texts as f64);
+        for count in 1..=most {
+            reach *= f64::from(chance);
+            expected += reach * texts as f64;
+            if reach >= TRIAL_CHANCE {
+                likely = count;
+            }
+            let rows = self.seconds(pass.rows + texts * count);
+            let seconds = rows.unwrap_or(f64::INFINITY) + step.unwrap_or(0.0) * count as f64;
+            if expected / seconds > best.1 {
+                best = (count, expected / seconds);
+            }
+        }
+        let likely = likely.max(usize::from(most > 0));
+        match (step, self.phase) {
+            (None, _) => likely,
+            (Some(_), Phase::Trial { .. }) if best.0 == 0 => likely,
+            (Some(_), _) => best.0,
+        }
     }
 
     /// What follows a pass.
@@ -199,8 +239,14 @@ impl Pace {
         (time.count > 0).then_some(time.seconds)
     }
 
-    /// How many of each text's proposals to verify, from the chance of each to be right when those before it are.
-    pub(crate) fn choose(&self, pass: Pass, chances: &[Vec<f32>]) -> Vec<usize> {
+    /// How many of each text's proposals to verify, from the chance of each to be right when those before it are, and how
+    /// long proposing took.
+    pub(crate) fn choose(
+        &self,
+        pass: Pass,
+        chances: &[Vec<f32>],
+        proposing: Duration,
+    ) -> Vec<usize> {
         if self.always {
             return chances.iter().map(Vec::len).collect();
         }
@@ -209,7 +255,9 @@ impl Pace {
         let Some(plain) = self.seconds(pass.rows) else {
             return none;
         };
-        let mut best = (none.clone(), pass.texts as f64 / plain);
+        // That time is gone whatever is verified.
+        let gone = proposing.as_secs_f64();
+        let mut best = (none.clone(), pass.texts as f64 / (plain + gone));
         let mut likely = none.clone();
         let (mut counts, mut texts) = (none, pass.texts as f64);
         let mut rows = pass.rows;
@@ -230,7 +278,7 @@ impl Pace {
             if chance >= TRIAL_CHANCE {
                 likely.clone_from(&counts);
             }
-            let rate = texts / self.seconds(rows).unwrap_or(f64::INFINITY);
+            let rate = texts / (self.seconds(rows).unwrap_or(f64::INFINITY) + gone);
             if rate > best.1 {
                 best = (counts.clone(), rate);
             }
@@ -319,235 +367,4 @@ fn likeliest(chances: &[Vec<f32>], counts: &[usize], reach: &[f64]) -> Option<(u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: Pass = Pass { rows: 1, texts: 1 };
-
-    /// After passes of one text had these rows and took these milliseconds. It believes that proposals pay: no trial.
-    fn measured(times: &[(usize, u64)]) -> Pace {
-        let mut pace = Pace::new(false);
-        pace.phase = Phase::On { passes: 0 };
-        for (rows, millis) in times {
-            let time = Duration::from_millis(*millis);
-            note(&mut pace.times, *rows, time.as_secs_f64(), NEW);
-        }
-        pace
-    }
-
-    fn chosen(times: &[(usize, u64)], texts: usize, chances: &[&[f32]]) -> Vec<usize> {
-        let chances: Vec<Vec<f32>> = chances.iter().map(|of| of.to_vec()).collect();
-        let pass = Pass { rows: texts, texts };
-        measured(times).choose(pass, &chances)
-    }
-
-    const SURE: [f32; 8] = [0.95; 8];
-
-    #[test]
-    fn nothing_is_verified_before_a_plain_pass_was_measured() {
-        assert_eq!(chosen(&[], 1, &[&SURE]), [0]);
-        // Then a longer one is tried, as far as it could be of use.
-        assert_eq!(chosen(&[(1, 100)], 1, &[&SURE]), [8]);
-    }
-
-    #[test]
-    fn many_rows_pay_where_they_cost_little_and_none_where_each_costs_as_much() {
-        assert_eq!(chosen(&[(1, 100), (9, 120)], 1, &[&SURE]), [8]);
-        assert_eq!(chosen(&[(1, 100), (9, 900)], 1, &[&SURE]), [0]);
-        assert_eq!(chosen(&[(1, 100), (9, 120)], 1, &[&[0.1; 8]]), [1]);
-        // A step at the second row is passed over when what follows is cheap.
-        assert_eq!(chosen(&[(1, 100), (2, 190), (9, 200)], 1, &[&SURE]), [8]);
-        // A cheap block of four rows, then a dear one.
-        assert_eq!(
-            chosen(&[(1, 100), (4, 110), (5, 300), (9, 400)], 1, &[&SURE]),
-            [3]
-        );
-    }
-
-    #[test]
-    fn proposals_of_several_texts_are_taken_by_their_chances() {
-        let times = [(2, 100), (18, 260)];
-        let found = chosen(&times, 2, &[&[0.9, 0.9, 0.9], &[0.5, 0.5, 0.5]]);
-        assert_eq!(found, [3, 1]);
-        assert_eq!(chosen(&times, 2, &[&[], &[]]), [0, 0]);
-    }
-
-    #[test]
-    fn beside_a_long_prompt_a_row_costs_what_rows_cost() {
-        let pace = measured(&[(1, 100), (9, 140)]);
-        let pass = Pass {
-            rows: 513,
-            texts: 1,
-        };
-        // 100 + 512 × 5 ms for one token: all that adds one within that.
-        assert_eq!(pace.choose(pass, &[vec![0.9; 4]]), [4]);
-    }
-
-    #[test]
-    fn no_more_is_verified_than_is_measured() {
-        let sixteen: Vec<&[f32]> = vec![&SURE[..]; 16];
-        let found = chosen(&[(16, 100)], 16, &sixteen);
-        assert_eq!(found.iter().sum::<usize>(), ROWS_MAX - 16);
-    }
-
-    #[test]
-    fn a_trial_verifies_what_is_likely_though_it_does_not_seem_to_pay() {
-        let mut pace = measured(&[(1, 100), (5, 900)]);
-        let chances = [vec![0.9, 0.9, 0.9, 0.1]];
-        assert_eq!(pace.choose(ONE, &chances), [0]);
-        pace.phase = Phase::TRIAL;
-        assert_eq!(pace.choose(ONE, &chances), [3]);
-    }
-
-    #[test]
-    fn one_slow_pass_changes_little() {
-        let mut times = vec![Time::default(); 2];
-        for _ in 0..30 {
-            note(&mut times, 1, 0.1, NEW);
-        }
-        note(&mut times, 1, 60.0, NEW);
-        let found = times[0].seconds;
-        assert!((0.1..0.12).contains(&found), "{found}");
-        assert_eq!(note(&mut times, 0, 1.0, NEW), None);
-        assert_eq!(note(&mut times, 3, 1.0, NEW), None);
-    }
-
-    /// A machine that writes one text, and the pace that it is told.
-    struct Machine {
-        pace: Pace,
-        /// Milliseconds of a plain pass, of each row more, and of proposing.
-        plain: u64,
-        row: u64,
-        proposing: u64,
-        /// Tokens that are proposed, and those of them that are right; each is believed to be with 9 of 10.
-        proposed: usize,
-        right: usize,
-    }
-
-    impl Machine {
-        fn new(row: u64, proposed: usize, right: usize) -> Self {
-            Self {
-                pace: Pace::new(false),
-                plain: 100,
-                row,
-                proposing: 1,
-                proposed,
-                right,
-            }
-        }
-
-        /// In how many of so many passes something is verified.
-        fn run(&mut self, passes: usize) -> usize {
-            let mut all = 0;
-            for _ in 0..passes {
-                let proposes = self.pace.proposes(ONE);
-                let verified = if proposes {
-                    self.pace.choose(ONE, &[vec![0.9; self.proposed]])[0]
-                } else {
-                    0
-                };
-                let millis = self.plain + self.row * verified as u64;
-                self.pace.took(&Took {
-                    texts: 1,
-                    verified,
-                    tokens: 1 + verified.min(self.right),
-                    proposing: proposes.then(|| Duration::from_millis(self.proposing)),
-                    pass: Duration::from_millis(millis),
-                });
-                all += usize::from(verified > 0);
-            }
-            all
-        }
-    }
-
-    #[test]
-    fn what_pays_stays_on_with_a_plain_pass_now_and_then() {
-        let mut machine = Machine::new(2, 8, 6);
-        let verified = machine.run(1000);
-        assert!((950..=980).contains(&verified), "{verified}");
-        // All has become slower alike: it still pays.
-        (machine.plain, machine.row) = (300, 6);
-        machine.run(300);
-        let verified = machine.run(300);
-        assert!((280..=295).contains(&verified), "{verified}");
-    }
-
-    /// Goes off within a hundred passes but for trials, and comes to less than one pass in 25.
-    fn goes_off(what: &str, mut machine: Machine) {
-        let begin = machine.run(100);
-        assert!(begin <= 2 * TRIAL_PASSES as usize, "{what}: {begin} of 100");
-        let later = machine.run(5000);
-        assert!(later <= 200, "{what}: {later} of 5000");
-        assert!(later > 0, "{what}: it is tried again");
-    }
-
-    #[test]
-    fn what_does_not_pay_goes_off() {
-        goes_off("dear rows", Machine::new(100, 8, 6));
-        goes_off("wrong proposals", Machine::new(2, 8, 0));
-        goes_off("a gain that is within the noise", Machine::new(92, 1, 1));
-    }
-
-    #[test]
-    fn proposing_is_part_of_the_price() {
-        // Two tokens in 110 ms, but after 120 ms of proposing.
-        let mut machine = Machine::new(10, 1, 1);
-        machine.proposing = 120;
-        goes_off("slow proposing", machine);
-        let mut machine = Machine::new(10, 1, 1);
-        assert!(machine.run(1000) > 900);
-    }
-
-    #[test]
-    fn what_begins_to_pay_comes_back_and_goes_again() {
-        let mut machine = Machine::new(100, 8, 6);
-        assert!(machine.run(2000) < 80);
-        machine.row = 2;
-        machine.run((REST_PASSES_MAX + TRIAL_PASSES) as usize);
-        let verified = machine.run(300);
-        assert!(verified > 280, "{verified}");
-        machine.row = 100;
-        machine.run(1000);
-        let verified = machine.run(300);
-        assert!(verified < 20, "{verified}");
-        // Rows as cheap as can be, and now all is wrong, then right.
-        let mut machine = Machine::new(2, 8, 0);
-        machine.run(2000);
-        machine.right = 6;
-        machine.run((REST_PASSES_MAX + TRIAL_PASSES) as usize);
-        let verified = machine.run(300);
-        assert!(verified > 280, "{verified}");
-    }
-
-    #[test]
-    fn another_number_of_texts_is_measured_before_anything_is_proposed() {
-        let mut machine = Machine::new(2, 8, 6);
-        machine.run(100);
-        let four = Pass { rows: 4, texts: 4 };
-        assert!(machine.pace.proposes(ONE) && !machine.pace.proposes(four));
-        machine.pace.took(&Took {
-            texts: 4,
-            verified: 0,
-            tokens: 4,
-            proposing: None,
-            pass: Duration::from_millis(120),
-        });
-        assert!(machine.pace.proposes(four));
-        let nothing = Pass { rows: 9, texts: 0 };
-        assert!(!machine.pace.proposes(nothing), "only a prompt is read");
-    }
-
-    #[test]
-    fn trials_wait_for_passes_without_prompts() {
-        let mut pace = Pace::new(false);
-        note(&mut pace.plain, 1, 0.1, NEW_PLAIN);
-        let beside_a_prompt = Pass {
-            rows: 300,
-            texts: 1,
-        };
-        assert!(pace.proposes(ONE) && !pace.proposes(beside_a_prompt));
-        pace.phase = Phase::On { passes: 0 };
-        assert!(pace.proposes(beside_a_prompt));
-        assert!(Pace::new(true).proposes(beside_a_prompt));
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::Proposed;
 use super::chances::{Chances, Source};
 use super::memory::Tenant;
 
@@ -29,13 +30,13 @@ struct Match {
 }
 
 impl Proposals {
-    /// Proposes on until there are `most`, or nothing is known. `tokens` are prompt and text; a token that `never` names is
-    /// not proposed, and nothing behind it.
+    /// Proposes on until there are `most`, or nothing is known. `tokens` are prompt and text; a token that `never` names, or
+    /// whose chance it names, is not proposed, and nothing behind it.
     pub(crate) fn extend(
         &mut self,
         tokens: &[u32],
         tenant: &Tenant,
-        never: impl Fn(u32) -> bool,
+        never: impl Fn(u32, f32) -> bool,
         most: usize,
     ) {
         if self.0.len() >= most {
@@ -55,7 +56,7 @@ impl Proposals {
             let chance = |proposal: &Proposal| tenant.chances().of(proposal.source);
             let both = [of_text, of_tenant].into_iter().flatten();
             let best = both.reduce(|a, b| if chance(&b) > chance(&a) { b } else { a });
-            let Some(best) = best.filter(|best| !never(best.token)) else {
+            let Some(best) = best.filter(|best| !never(best.token, chance(best))) else {
                 return;
             };
             own = own
@@ -69,10 +70,26 @@ impl Proposals {
         }
     }
 
-    /// The chance of each of the first `most` proposals to be right when those before it are.
-    pub(crate) fn chances(&self, measured: &Chances, most: usize) -> Vec<f32> {
+    /// One proposal more.
+    pub(crate) fn push(&mut self, token: u32, source: Source) {
+        self.0.push_back(Proposal { token, source });
+    }
+
+    /// What each of the first `most` proposals is worth.
+    pub(crate) fn worth(&self, measured: &Chances, most: usize) -> Vec<Proposed> {
         let first = self.0.iter().take(most);
-        first.map(|proposal| measured.of(proposal.source)).collect()
+        first
+            .map(|proposal| Proposed {
+                chance: measured.of(proposal.source),
+                drafted: proposal.source.is_draft(),
+            })
+            .collect()
+    }
+
+    /// The chance that all of them are right.
+    pub(crate) fn reach(&self, measured: &Chances) -> f32 {
+        let each = self.0.iter().map(|proposal| measured.of(proposal.source));
+        each.product()
     }
 
     /// The tokens, in order.
@@ -159,8 +176,13 @@ mod tests {
         let mut memory = wrote(known);
         let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
         let mut proposals = Proposals::default();
-        proposals.extend(text, tenant, |token| token == never, most);
+        proposals.extend(text, tenant, |token, _| token == never, most);
         proposals.tokens().collect()
+    }
+
+    fn chances(proposals: &Proposals, tenant: &Tenant, most: usize) -> Vec<f32> {
+        let worth = proposals.worth(tenant.chances(), most);
+        worth.iter().map(|proposed| proposed.chance).collect()
     }
 
     #[test]
@@ -179,7 +201,7 @@ mod tests {
         let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
         tenant.chances_mut().measure(Source::own(3), false);
         let mut proposals = Proposals::default();
-        proposals.extend(&text, tenant, |_| false, 3);
+        proposals.extend(&text, tenant, |_, _| false, 3);
         let found: Vec<u32> = proposals.tokens().collect();
         assert_eq!(found, [3, 7, 8], "the tenant's phrase where both have one");
     }
@@ -191,18 +213,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_unlikely_is_left_to_a_second_model() {
+        let mut memory = wrote(&[]);
+        let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
+        for _ in 0..9 {
+            tenant.chances_mut().measure(Source::own(2), false);
+        }
+        let (text, mut proposals) = ([1, 2, 3, 4, 1, 2], Proposals::default());
+        proposals.extend(&text, tenant, |_, chance| chance < 0.5, 3);
+        assert_eq!(proposals.tokens().count(), 0);
+        proposals.push(8, Source::draft(0.9));
+        proposals.extend(&text, tenant, |_, _| false, 2);
+        assert_eq!(proposals.tokens().collect::<Vec<_>>(), [8], "1 2 8 is new");
+        let worth = proposals.worth(tenant.chances(), 5);
+        assert!(worth.len() == 1 && worth[0].drafted);
+        assert!((proposals.reach(tenant.chances()) - worth[0].chance).abs() < 1e-6);
+    }
+
+    #[test]
     fn proposals_live_until_one_is_contradicted_and_each_is_measured_once() {
         let mut memory = wrote(&[]);
         let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
         let mut proposals = Proposals::default();
         let text = [1, 2, 3, 4, 5, 1, 2];
-        proposals.extend(&text, tenant, |_| false, 3);
-        let believed = proposals.chances(tenant.chances(), 2);
+        proposals.extend(&text, tenant, |_, _| false, 3);
+        let believed = chances(&proposals, tenant, 2);
         assert_eq!(believed.len(), 2);
         assert!(proposals.written(Some(3), tenant.chances_mut()));
         assert_eq!(proposals.tokens().collect::<Vec<_>>(), [4, 5]);
         // It goes on where it was.
-        proposals.extend(&[1, 2, 3, 4, 5, 1, 2, 3], tenant, |_| false, 4);
+        proposals.extend(&[1, 2, 3, 4, 5, 1, 2, 3], tenant, |_, _| false, 4);
         assert_eq!(proposals.tokens().collect::<Vec<_>>(), [4, 5, 1, 2]);
         assert!(!proposals.written(Some(9), tenant.chances_mut()));
         assert_eq!(proposals.tokens().count(), 0);
@@ -220,8 +260,8 @@ mod tests {
         let mut memory = wrote(&[]);
         let tenant = memory.tenant(Digest::new([0; 32]), Instant::now());
         let mut proposals = Proposals::default();
-        proposals.extend(&[1, 2, 3, 4, 5, 1, 2], tenant, |_| false, 3);
-        let believed = proposals.chances(tenant.chances(), 1);
+        proposals.extend(&[1, 2, 3, 4, 5, 1, 2], tenant, |_, _| false, 3);
+        let believed = chances(&proposals, tenant, 1);
         assert!(!proposals.written(None, tenant.chances_mut()));
         assert_eq!(proposals.tokens().count(), 0);
         assert!(tenant.chances().of(Source::own(2)) < believed[0]);

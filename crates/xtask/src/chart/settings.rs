@@ -177,6 +177,7 @@ const CHARTS: &[&str] = &[
 /// Settings without a default: a service does not print them, so they are named here.
 const OPTIONAL: &[&str] = &[
     "decode.prefill_tokens_max",
+    "decode.speculation.draft",
     "preprocess.text_reader.program",
     "preprocess.text_reader.data_folder",
     "queue.heartbeat",

@@ -1,12 +1,14 @@
 //! `medfleet infer`: the model alone, no queue. Images enter as they are; the model's own rule resizes them.
 
+mod draft;
 mod dump;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use medfleet_engine::Verified;
 use medfleet_model::{
     ComputeDevice, Continue, Dtype, Finish, FolderSource, Frame, Generation, GgufSource,
     LoadOptions, Message, Model, Parts, Prompt, Request, Sampling,
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     /// dequantised
     #[arg(long)]
     quantised: bool,
+    /// A second, smaller model with the same tokens, which proposes what the model verifies: the same text, greedy only
+    #[arg(long, value_name = "DIR|FILE.gguf", conflicts_with = "dump_logits")]
+    draft: Option<PathBuf>,
     /// A square PNG or JPEG of any size; repeat for several, in order (`medfleet frames` makes squares of anything else)
     #[arg(long = "image", value_name = "PATH")]
     images: Vec<PathBuf>,
@@ -80,6 +85,10 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .map(|path| picture::read(path))
         .collect::<Result<Vec<_>>>()
         .map_err(Fault::usage)?;
+    if args.draft.is_some() && args.temperature > 0.0 {
+        let error = anyhow!("--draft writes greedily here: leave --temperature out");
+        return Err(Fault::usage(error));
+    }
     let begun = Instant::now();
     let options = LoadOptions {
         dtype: args.dtype,
@@ -87,21 +96,42 @@ pub(crate) fn run(args: Args) -> CommandResult {
         device: args.device,
     };
     let model = load(&args, options).map_err(Fault::usage)?;
+    let draft = match &args.draft {
+        Some(path) => Some(load_draft(path, &args, options).map_err(Fault::usage)?),
+        None => None,
+    };
     let load = begun.elapsed();
     let messages = [Message::user(images.len(), args.prompt.as_str())];
     let prompt = model
         .prompt(&messages, images.len())
         .context("cannot build the prompt")
         .map_err(Fault::usage)?;
-    let (generation, mut spans) = generate(&model, &prompt, &images, &args)?;
+    let (generation, mut spans, verified) = match draft {
+        Some(draft) => {
+            let (generation, spans, verified) =
+                draft::generate((model, draft), &prompt, &images, &args)?;
+            (generation, spans, Some(verified))
+        }
+        None => {
+            let (generation, spans) = generate(&model, &prompt, &images, &args)?;
+            (generation, spans, None)
+        }
+    };
     spans.load = load;
     if let Some(path) = &args.dump_logits {
         dump::logits(path, &generation.logits)?;
     }
     if args.json {
-        show::print_json(&as_json(&prompt, &generation, &spans))?;
+        let mut json = as_json(&prompt, &generation, &spans);
+        if let Some(Verified { proposed, accepted }) = verified {
+            json["proposals"] = json!({"proposed": proposed, "accepted": accepted});
+        }
+        show::print_json(&json)?;
     } else {
         print_end(&generation, &spans)?;
+        if let Some(Verified { proposed, accepted }) = verified {
+            eprintln!("{accepted} of {proposed} proposed tokens were right");
+        }
     }
     Ok(Exit::Done)
 }
@@ -127,6 +157,28 @@ fn load(args: &Args, options: LoadOptions) -> Result<Model> {
         Model::load_folder(&source, options)
     };
     model.with_context(|| format!("cannot load the model in {}", args.model.display()))
+}
+
+/// The text half of the second model, held and computed as the first one is.
+fn load_draft(path: &Path, args: &Args, options: LoadOptions) -> Result<Model> {
+    let options = LoadOptions {
+        parts: Parts::Text,
+        ..options
+    };
+    let model = if path.extension().is_some_and(|end| end == "gguf") {
+        let source = GgufSource {
+            quantised: args.quantised,
+            ..GgufSource::text(path)
+        };
+        Model::load_gguf(&source, options)
+    } else {
+        let source = FolderSource {
+            quantised: args.quantised,
+            ..FolderSource::new(path)
+        };
+        Model::load_folder(&source, options)
+    };
+    model.with_context(|| format!("cannot load the draft model in {}", path.display()))
 }
 
 /// Encodes the images and generates; text goes to stdout as it comes unless JSON was asked for.

@@ -1,6 +1,7 @@
 //! All roles in one process: each with its own metrics, health and admin port, all with one queue, store and model.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use medfleet_encode::Deployment;
@@ -63,7 +64,8 @@ impl Roles {
     ) -> Result<Self, Stop> {
         let api = process::bind(config.ingest.listen).await?;
         let tokens = process::bind(config.encode.listen).await?;
-        let model = load(config.model.clone()).await?;
+        let draft = config.decode.draft().map(Path::to_path_buf);
+        let model = load(config.model.clone(), draft).await?;
         let embedder = match &config.embedder {
             Some(embedder) => Some(Embedder::load(embedder, &config).await?),
             None => None,
@@ -262,14 +264,14 @@ struct Embedder {
 
 impl Embedder {
     async fn load(embedder: &EmbedderConfig, fleet: &FleetConfig) -> Result<Self, Stop> {
-        let model = load(ModelConfig::Folder {
+        let model = ModelConfig::Folder {
             path: embedder.path.clone(),
             dtype: ModelDtype::F32,
             weights: FolderWeights::Plain,
             device: embedder.device,
             digest_cache: None,
-        });
-        let model = model.await?;
+        };
+        let model = load(model, None).await?;
         let tokens = process::bind(SocketAddr::new(fleet.encode.listen.ip(), 0)).await?;
         // Its own pool, its own pictures, its own conventions.
         let mut config = fleet.clone();
@@ -290,7 +292,8 @@ impl Embedder {
     }
 }
 
-async fn load(model: ModelConfig) -> Result<LoadedModel, Stop> {
-    let loading = tokio::task::spawn_blocking(move || model.load(Half::Both));
+async fn load(model: ModelConfig, draft: Option<PathBuf>) -> Result<LoadedModel, Stop> {
+    let loading =
+        tokio::task::spawn_blocking(move || model.load_with_draft(Half::Both, draft.as_deref()));
     loading.await?.map_err(Stop::usage)
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::speculation::Speculation;
 
 /// Everything that is proposed is verified, whether it pays or not.
-const ALWAYS: DecodeLimits = DecodeLimits {
+pub(super) const ALWAYS: DecodeLimits = DecodeLimits {
     speculation: Some(Speculation {
         tokens_max: 7,
         memory_bytes_max: 1 << 20,
@@ -14,7 +14,7 @@ const ALWAYS: DecodeLimits = DecodeLimits {
 };
 
 /// Texts of one engine, side by side.
-async fn all(engine: &DecodeEngine, requests: &[DecodeRequest]) -> Vec<(String, Done)> {
+pub(super) async fn all(engine: &DecodeEngine, requests: &[DecodeRequest]) -> Vec<(String, Done)> {
     let mut streams = Vec::new();
     for request in requests {
         let stream = engine.decode(request.clone()).await.expect("it fits");
@@ -35,7 +35,7 @@ async fn all(engine: &DecodeEngine, requests: &[DecodeRequest]) -> Vec<(String, 
 }
 
 /// What must be the same: all but times and what memory did.
-fn same(what: &str, found: &[(String, Done)], expected: &[(String, Done)]) {
+pub(super) fn same(what: &str, found: &[(String, Done)], expected: &[(String, Done)]) {
     for ((text, done), (expected_text, expected)) in found.iter().zip(expected) {
         assert_eq!(text, expected_text, "{what}");
         assert_eq!(done.finish, expected.finish, "{what}");
@@ -48,12 +48,12 @@ fn same(what: &str, found: &[(String, Done)], expected: &[(String, Done)]) {
 
 /// Proposed tokens that were verified, and those of them that were right.
 fn verified(engine: &DecodeEngine) -> (u64, u64) {
-    let load = engine.load()();
-    (load.proposed, load.accepted)
+    let verified = engine.load()().verified();
+    (verified.proposed, verified.accepted)
 }
 
 /// Requests of every kind: long and short, with and without images, greedy and drawn.
-fn mixed(seed: u64, tokens: &[ImageTokens]) -> Vec<DecodeRequest> {
+pub(super) fn mixed(seed: u64, tokens: &[ImageTokens]) -> Vec<DecodeRequest> {
     let one = |n: u64| {
         let value = seed * 7 + n;
         let question = if value.is_multiple_of(5) {

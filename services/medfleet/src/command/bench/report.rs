@@ -27,6 +27,7 @@ use crate::client::{AddressFile, Client, Cursor, Fleet, Retry};
 use crate::command::{on_one_thread, picture};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
+use crate::fleet::settings::quoted_path;
 use crate::show;
 
 /// How long the fleet may take to start.
@@ -47,6 +48,14 @@ pub(crate) struct Args {
     /// Model folder
     #[arg(long, value_name = "DIR", required_unless_present = "simulate")]
     model: Option<PathBuf>,
+    /// A second, smaller model that proposes tokens in the fleet, which then writes the same text as the model in this process
+    #[arg(
+        long,
+        value_name = "DIR|FILE.gguf",
+        requires = "model",
+        conflicts_with = "otlp"
+    )]
+    draft: Option<PathBuf>,
     /// Jobs to run, one after another; with --otlp, of each fleet in each round
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
@@ -101,13 +110,28 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let pictures = (0..args.jobs + WARM_UP).map(|run| picture(folder.path(), side, run));
     let pictures: Vec<PathBuf> = pictures.collect::<Result<_>>()?;
     let alone = Alone::load(model, &args)?;
-    let mut fleet = LocalFleet::start(folder.path(), Some(model), &[])?;
+    let settings = match &args.draft {
+        Some(draft) => draft_settings(draft)?,
+        None => Vec::new(),
+    };
+    let mut fleet = LocalFleet::start(folder.path(), Some(model), &settings)?;
     let measured = measure((&mut fleet, alone), &pictures, &args);
     let log = fleet.log.clone();
     fleet.stop()?;
     let (through, alone) = measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?;
     show_figures(&args, &through, &alone.measured)?;
     Ok(Exit::Done)
+}
+
+/// The settings by which a fleet has a second model that proposes.
+fn draft_settings(draft: &Path) -> Result<Vec<String>> {
+    let draft = draft
+        .canonicalize()
+        .with_context(|| format!("cannot open the model {}", draft.display()))?;
+    Ok(vec![
+        "decode.speculation.mode=auto".to_owned(),
+        format!("decode.speculation.draft={}", quoted_path(&draft)?),
+    ])
 }
 
 /// Side of the images that the model takes, in pixels.

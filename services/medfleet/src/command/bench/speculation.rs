@@ -1,11 +1,11 @@
 //! `medfleet bench speculation`: texts about phantoms, written one token a pass and with proposals, in turns in one process
-//! (A B A B). Every text is compared: one that differs fails the run.
+//! (A B A B). Every text is compared: one that differs fails the run. With `--draft` a second model proposes as well.
 //!
 //! The reports of the demo model follow templates, as a department's reports do. A text-only model (a .gguf) is given
 //! earlier reports and goes on; one with random weights (`bench model` writes such a folder) shows what passes cost, not
 //! what reports are like.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
-    Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, real::Loaded,
+    Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
 };
 use medfleet_model::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
@@ -40,6 +40,9 @@ pub(crate) struct Args {
         default_value = "deploy/demo/phantom-demo"
     )]
     model: PathBuf,
+    /// A second, smaller model with the same tokens that proposes as well; held and computed as the model is
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    draft: Option<PathBuf>,
     /// Hold the language model quantised: a folder's becomes Q8_0, a GGUF's stays as stored
     #[arg(long)]
     quantised: bool,
@@ -96,11 +99,11 @@ struct Turn {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let loaded = load(&args)?;
+    let (loaded, with_draft) = models(&args)?;
     let mut bench = Bench {
         plain: start(&loaded, &args, None)?,
         proposing: start(
-            &loaded,
+            &with_draft,
             &args,
             Some(Speculation {
                 tokens_max: args.proposed_max,
@@ -126,25 +129,38 @@ pub(crate) fn run(args: Args) -> CommandResult {
     })
 }
 
-fn load(args: &Args) -> Result<Loaded> {
+/// The model alone, and with the second one, if any, that proposes.
+fn models(args: &Args) -> Result<(Loaded, Loaded)> {
+    let name = args.model.file_stem().unwrap_or_default();
+    let model = load(args, &args.model, Parts::All)?;
+    let alone = Loaded::of(model, &name.to_string_lossy());
+    let with_draft = match &args.draft {
+        Some(draft) => {
+            let draft = load(args, draft, Parts::Text)?;
+            alone.clone().with_draft(draft)?
+        }
+        None => alone.clone(),
+    };
+    Ok((alone, with_draft))
+}
+
+fn load(args: &Args, path: &Path, parts: Parts) -> Result<Model> {
     let options = LoadOptions {
         dtype: args.dtype,
-        parts: Parts::All,
+        parts,
         device: args.device,
     };
-    let is_gguf = args.model.extension().is_some_and(|end| end == "gguf");
+    let is_gguf = path.extension().is_some_and(|end| end == "gguf");
     let model = if is_gguf {
-        let mut source = GgufSource::text(&args.model);
+        let mut source = GgufSource::text(path);
         source.quantised = args.quantised;
         Model::load_gguf(&source, options)
     } else {
-        let mut source = FolderSource::new(&args.model);
+        let mut source = FolderSource::new(path);
         source.quantised = args.quantised;
         Model::load_folder(&source, options)
     };
-    let model = model.with_context(|| format!("cannot load {}", args.model.display()))?;
-    let name = args.model.file_stem().unwrap_or_default();
-    Ok(Loaded::of(model, &name.to_string_lossy()))
+    model.with_context(|| format!("cannot load {}", path.display()))
 }
 
 fn start(loaded: &Loaded, args: &Args, speculation: Option<Speculation>) -> Result<DecodeEngine> {
@@ -297,10 +313,21 @@ const fn since(before: DecodeLoad, after: DecodeLoad) -> DecodeLoad {
     DecodeLoad {
         passes: after.passes - before.passes,
         pass_sequences: after.pass_sequences - before.pass_sequences,
-        proposed: after.proposed - before.proposed,
-        accepted: after.accepted - before.accepted,
+        looked_up: more(before.looked_up, after.looked_up),
+        drafted: more(before.drafted, after.drafted),
         ..after
     }
+}
+
+const fn more(before: Verified, after: Verified) -> Verified {
+    Verified {
+        proposed: after.proposed - before.proposed,
+        accepted: after.accepted - before.accepted,
+    }
+}
+
+fn verified_json(verified: Verified) -> Value {
+    json!({"proposed": verified.proposed, "accepted": verified.accepted})
 }
 
 impl Turn {
@@ -326,8 +353,10 @@ impl Turn {
             "tokens_per_second": self.rate(),
             "tokens_per_second_with_prompts": self.rate_with_prompts(),
             "passes": self.load.passes,
-            "proposed": self.load.proposed,
-            "accepted": self.load.accepted,
+            "proposed": self.load.verified().proposed,
+            "accepted": self.load.verified().accepted,
+            "looked_up": verified_json(self.load.looked_up),
+            "drafted": verified_json(self.load.drafted),
         })
     }
 }
@@ -349,7 +378,8 @@ fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
     let (ratio, with_prompts) = (ratio(Turn::rate), ratio(Turn::rate_with_prompts));
     let sum =
         |of: fn(&DecodeLoad) -> u64| turns.iter().map(|[_, turn]| of(&turn.load)).sum::<u64>();
-    let (proposed, accepted) = (sum(|load| load.proposed), sum(|load| load.accepted));
+    let proposed = sum(|load| load.verified().proposed);
+    let accepted = sum(|load| load.verified().accepted);
     let acceptance = accepted as f64 / proposed.max(1) as f64;
     let (args, description) = (&bench.args, bench.loaded.description());
     if args.json {
@@ -395,6 +425,13 @@ fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
         "{accepted} of {proposed} proposed tokens were right ({:.0} %); the texts are the same",
         acceptance * 100.0
     ));
+    if args.draft.is_some() {
+        lines.push(format!(
+            "of these the draft model proposed {}, and {} were right",
+            sum(|load| load.drafted.proposed),
+            sum(|load| load.drafted.accepted),
+        ));
+    }
     lines.push(format!(
         "texts are written {ratio:.2} times as fast, {with_prompts:.2} with their prompts"
     ));
