@@ -258,6 +258,36 @@ mod tests {
         }
     }
 
+    /// Numbers that become others while a matrix is laid out become what the library makes of them.
+    #[test]
+    fn matrices_of_another_type_are_the_librarys() {
+        let shape = [37, 96];
+        // Some lie half way between two bf16.
+        let values = (0..37 * 96_u32).map(|i| f32::from_bits(0x3c00_0000 + i * 0x8000));
+        let wide: Vec<u8> = values.clone().flat_map(f32::to_le_bytes).collect();
+        let narrow: Vec<u8> = values
+            .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+            .collect();
+        let ids = Tensor::arange(0_u32, 37, &Device::Cpu).unwrap();
+        for (stored, bytes, dtype) in [
+            (StoredDtype::F32, wide, Dtype::Bf16),
+            (StoredDtype::BF16, narrow, Dtype::F32),
+        ] {
+            let dir = folder(&bytes, stored, shape);
+            let mut weights = Weights::open(dir.path()).unwrap();
+            weights.use_kernels(ComputeDevice::Cpu.kernels());
+            let text = weights.part(Part::Text, dtype, &Device::Cpu);
+            let text = text.at("embed_tokens");
+            let found = text.matrix("weight", shape).unwrap();
+            assert!(matches!(found, Matrix::Cpu(_)));
+            let found = found.rows(&ids, DType::F32).unwrap();
+            let expected = text.get("weight", &shape).unwrap();
+            let expected = expected.to_dtype(DType::F32).unwrap();
+            let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
+            assert_eq!(rows(&found), rows(&expected), "{stored:?} as {dtype}");
+        }
+    }
+
     #[test]
     fn a_matrix_without_whole_blocks_is_named() {
         let shape = [2, 40];
