@@ -36,6 +36,10 @@ pub enum ModelConfig {
         /// Folder in which the digests of the weights are remembered, so that only the first start hashes them.
         #[serde(default)]
         digest_cache: Option<PathBuf>,
+        /// Folder in which the matrices that became `q8_0` are kept, so that only the first start quantises them: 4.1 GB for
+        /// MedGemma 4B. It remembers digests too where `digest_cache` is not set.
+        #[serde(default)]
+        quantised_cache: Option<PathBuf>,
     },
     /// MedGemma as llama.cpp has it: the language model in a GGUF, and the vision tower beside it.
     Gguf {
@@ -105,12 +109,22 @@ pub enum GgufWeights {
 
 /// A model's settings that cannot be together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied on CPUs, allowed: cpu, cpu:avx2, cpu:portable"
-)]
-pub struct ModelConfigError {
-    weights: &'static str,
-    device: ComputeDevice,
+pub enum ModelConfigError {
+    /// Quantised weights on a device without kernels for them.
+    #[error(
+        "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied on CPUs, allowed: cpu, cpu:avx2, cpu:portable"
+    )]
+    Device {
+        /// What was set.
+        weights: &'static str,
+        /// What was set.
+        device: ComputeDevice,
+    },
+    /// A place to keep what is not made.
+    #[error(
+        "model.quantised_cache is set, and model.weights is plain, which keeps nothing: set model.weights to q8_0, or leave model.quantised_cache out"
+    )]
+    NothingToKeep,
 }
 
 /// A device by its name.
@@ -196,8 +210,16 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ModelConfigError`] for quantised weights on a device that has no kernels for them: texts would depend on what is
-    /// written beside them, or fail.
+    /// written beside them, or fail; and for a setting that would do nothing.
     pub fn check(&self) -> Result<(), ModelConfigError> {
+        if let Self::Folder {
+            weights: FolderWeights::Plain,
+            quantised_cache: Some(_),
+            ..
+        } = self
+        {
+            return Err(ModelConfigError::NothingToKeep);
+        }
         let (weights, device) = match self {
             Self::Folder {
                 weights: FolderWeights::Q8_0,
@@ -214,7 +236,7 @@ impl ModelConfig {
         match device {
             ComputeDevice::Cpu | ComputeDevice::CpuAt(_) => Ok(()),
             ComputeDevice::CpuGeneric | ComputeDevice::Cuda(_) | ComputeDevice::Metal(_) => {
-                Err(ModelConfigError { weights, device })
+                Err(ModelConfigError::Device { weights, device })
             }
         }
     }
@@ -232,6 +254,7 @@ impl ModelConfig {
                 weights,
                 device,
                 digest_cache,
+                quantised_cache,
             } => {
                 let (dtype, device) = ((*dtype).into(), device.0);
                 let quantised = *weights == FolderWeights::Q8_0;
@@ -248,6 +271,7 @@ impl ModelConfig {
                     path: path.clone(),
                     quantised,
                     digest_cache: digest_cache.clone(),
+                    quantised_cache: quantised_cache.clone(),
                 });
                 Loaded::load(&origin, device, dtype, half).map(LoadedModel::Real)
             }
@@ -514,6 +538,16 @@ mod tests {
             reason.to_string().contains("a model that writes text"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn what_is_not_made_is_not_kept() {
+        let keep = "quantised_cache = '/c'\n";
+        let check = |text: String| read(&text).expect("is known").check();
+        assert_eq!(check(folder(&format!("{keep}weights = 'q8_0'"))), Ok(()));
+        let error = check(folder(keep)).expect_err("nothing is quantised");
+        assert_eq!(error, ModelConfigError::NothingToKeep);
+        assert!(read(&gguf(keep)).is_err(), "it is stored quantised");
     }
 
     #[test]

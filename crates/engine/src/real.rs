@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
-use model::{ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts};
+use model::{
+    ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts, QuantisedCache,
+};
 
 use crate::backend::{
     DecodeBackend, Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens,
@@ -87,6 +89,7 @@ impl Loaded {
             Origin::Gguf(source) => Model::load_gguf(source, options),
         };
         let model = model.map_err(failed)?;
+        say(model.quantised_cache());
         if model.image_shape().is_none() {
             return Err(EngineError::Model(
                 "the checkpoint has no vision tower".into(),
@@ -188,6 +191,22 @@ impl Loaded {
 fn share(bytes: u64, part: usize, whole: usize) -> u64 {
     let share = u128::from(bytes) * part as u128 / whole.max(1) as u128;
     u64::try_from(share).unwrap_or(bytes)
+}
+
+/// Tells the operator what became of kept matrices: with any of these the model is the same.
+fn say(cache: &QuantisedCache) {
+    match cache {
+        QuantisedCache::Off => {}
+        QuantisedCache::Read => tracing::info!("quantised weights were read from their cache"),
+        QuantisedCache::Written => tracing::info!("quantised weights were kept in their cache"),
+        QuantisedCache::NotWritten { reason } => {
+            tracing::warn!(reason, "quantised weights were not kept in their cache");
+        }
+        QuantisedCache::Damaged { reason } => tracing::warn!(
+            reason,
+            "the cache of quantised weights was damaged, and is made anew of the model's files"
+        ),
+    }
 }
 
 /// A model is called as its folder is.

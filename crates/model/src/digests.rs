@@ -20,43 +20,67 @@ struct Remembered {
     encoder: Option<String>,
 }
 
-/// The place in a cache for the digests of one model's weights as they are when this is made, which is to be before they
-/// are read.
+/// One model's files of weights as they are when this is made, which is to be before they are read, and the place in a cache
+/// for their digests.
 pub(crate) struct Memory {
-    place: PathBuf,
+    places: Vec<PathBuf>,
+    stamp: Digest,
+    place: Option<PathBuf>,
 }
 
 impl Memory {
-    /// For weights in these files, and in the safetensors of these folders.
+    /// For weights in these files, and in the safetensors of these folders. Without a cache nothing is remembered.
     ///
     /// # Errors
     /// [`LoadError::Read`] when one of them cannot be looked at.
-    pub(crate) fn new(places: &[&Path], cache: &Path) -> Result<Self, LoadError> {
-        let mut lines = Vec::new();
-        for place in places {
-            let found = look(place).map_err(|source| LoadError::Read {
-                file: place.display().to_string(),
-                source,
-            })?;
-            lines.extend(found);
-        }
-        lines.sort();
-        let key = stamp(&lines);
+    pub(crate) fn new(places: &[&Path], cache: Option<&Path>) -> Result<Self, LoadError> {
+        let places: Vec<PathBuf> = places.iter().map(|place| (*place).to_owned()).collect();
+        let stamp = stamp(&places)?;
         Ok(Self {
-            place: cache.join(format!("{key}.json")),
+            places,
+            stamp,
+            place: cache.map(|cache| cache.join(format!("{stamp}.json"))),
         })
     }
 
-    /// From the cache where it knows these files, else computed and put there.
-    /// A cache that cannot be read or written costs time, nothing else.
-    pub(crate) fn or_compute(&self, compute: impl FnOnce() -> Digests) -> Digests {
-        if let Some(found) = recall(&self.place) {
-            return found;
+    /// What these files are known by, without being read.
+    pub(crate) const fn stamp(&self) -> Digest {
+        self.stamp
+    }
+
+    /// From the cache where it knows these files. One that cannot be read costs time, nothing else.
+    pub(crate) fn recall(&self) -> Option<Digests> {
+        recall(self.place.as_deref()?)
+    }
+
+    /// Puts what was computed into the cache.
+    pub(crate) fn keep(&self, digests: &Digests) {
+        if let Some(place) = &self.place {
+            // Without the file the next start computes again, which is slow and right.
+            let _ = store(place, digests);
         }
-        let digests = compute();
-        // Without the file the next start computes again, which is slow and right.
-        let _ = store(&self.place, &digests);
-        digests
+    }
+
+    /// Takes it out of the cache.
+    pub(crate) fn forget(&self) {
+        if let Some(place) = &self.place {
+            // It may never have been there.
+            let _ = std::fs::remove_file(place);
+        }
+    }
+
+    /// To be called when all is read: that the files are still what they were, so that digest and weights are of the same.
+    ///
+    /// # Errors
+    /// [`LoadError::Changed`], or [`LoadError::Read`] when one of them is gone.
+    pub(crate) fn check(&self) -> Result<(), LoadError> {
+        if stamp(&self.places)? == self.stamp {
+            return Ok(());
+        }
+        let places = self.places.iter().map(|place| place.display().to_string());
+        Err(LoadError::Changed {
+            place: places.collect::<Vec<_>>().join(", "),
+        })
     }
 }
 
@@ -83,13 +107,23 @@ fn line(path: &Path) -> std::io::Result<String> {
     Ok(format!("{name} {} {which:?} {when:?}", of.len()))
 }
 
-fn stamp(lines: &[String]) -> Digest {
+/// Of all files in these places, as they are now.
+fn stamp(places: &[PathBuf]) -> Result<Digest, LoadError> {
+    let mut lines = Vec::new();
+    for place in places {
+        let found = look(place).map_err(|source| LoadError::Read {
+            file: place.display().to_string(),
+            source,
+        })?;
+        lines.extend(found);
+    }
+    lines.sort();
     let mut hasher = blake3::Hasher::new();
     hasher.update(VERSION.as_bytes());
     for line in lines {
         hasher.update(b"\n").update(line.as_bytes());
     }
-    Digest::new(*hasher.finalize().as_bytes())
+    Ok(Digest::new(*hasher.finalize().as_bytes()))
 }
 
 fn recall(place: &Path) -> Option<Digests> {
@@ -124,6 +158,15 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
+    /// As a load does: from the cache, or computed and put there.
+    fn digests(memory: &Memory, compute: impl FnOnce() -> Digests) -> Digests {
+        memory.recall().unwrap_or_else(|| {
+            let digests = compute();
+            memory.keep(&digests);
+            digests
+        })
+    }
+
     #[test]
     fn digests_are_computed_once_for_the_same_files() {
         let (dir, kept) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -132,8 +175,8 @@ mod tests {
         std::fs::write(&weights, b"one").unwrap();
         let computed = Cell::new(0u8);
         let get = || {
-            let memory = Memory::new(&[dir.path()], &cache).unwrap();
-            memory.or_compute(|| {
+            let memory = Memory::new(&[dir.path()], Some(&cache)).unwrap();
+            digests(&memory, || {
                 computed.set(computed.get() + 1);
                 Digests {
                     model: Digest::new([computed.get(); 32]),
@@ -152,14 +195,17 @@ mod tests {
         std::fs::rename(&other, &weights).unwrap();
         assert_eq!(get().model, Digest::new([2; 32]));
         // A file by itself is remembered as one.
-        let other = Memory::new(&[dir.path(), &weights], &cache).unwrap();
-        let missing = Memory::new(&[&dir.path().join("missing")], &cache);
-        assert!(recall(&other.place).is_none() && missing.is_err());
+        let other = Memory::new(&[dir.path(), &weights], Some(&cache)).unwrap();
+        let missing = Memory::new(&[&dir.path().join("missing")], Some(&cache));
+        assert!(other.recall().is_none() && missing.is_err());
         // A damaged cache is computed anew.
         for entry in std::fs::read_dir(&cache).unwrap() {
             std::fs::write(entry.unwrap().path(), b"{").unwrap();
         }
         assert_eq!(get().model, Digest::new([3; 32]));
+        // What is forgotten as well.
+        Memory::new(&[dir.path()], Some(&cache)).unwrap().forget();
+        assert_eq!(get().model, Digest::new([4; 32]));
     }
 
     #[test]
@@ -167,11 +213,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, b"").unwrap();
-        let digests = Digests {
+        let computed = Digests {
             model: Digest::new([7; 32]),
             encoder: Some(Digest::new([8; 32])),
         };
-        let memory = Memory::new(&[dir.path()], &file.join("below")).unwrap();
-        assert_eq!(memory.or_compute(|| digests), digests);
+        let memory = Memory::new(&[dir.path()], Some(&file.join("below"))).unwrap();
+        assert_eq!(digests(&memory, || computed), computed);
+    }
+
+    #[test]
+    fn files_that_change_while_they_are_read_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let weights = dir.path().join("model.safetensors");
+        std::fs::write(&weights, b"one").unwrap();
+        let memory = Memory::new(&[dir.path()], None).unwrap();
+        assert!(memory.check().is_ok() && memory.recall().is_none());
+        std::fs::write(dir.path().join("config.json"), b"{}").unwrap();
+        assert!(memory.check().is_ok());
+        std::fs::write(&weights, b"longer").unwrap();
+        let error = memory.check().unwrap_err();
+        assert!(matches!(error, LoadError::Changed { .. }), "{error}");
+        std::fs::remove_file(&weights).unwrap();
+        assert!(memory.check().is_err());
     }
 }

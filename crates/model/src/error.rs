@@ -117,6 +117,22 @@ pub enum LoadError {
         /// What the model computes in.
         dtype: crate::Dtype,
     },
+    /// A file of weights is another than when loading began: what was loaded may be of both.
+    #[error(
+        "files of weights in {place} changed while they were read: start again when they are complete"
+    )]
+    Changed {
+        /// The folder or file.
+        place: String,
+    },
+    /// Quantised rows that were kept differ from those that the model's files make, of which they were kept.
+    #[error(
+        "{file} was made of other weights than those of its digest, and was removed; start again, and fetch the model anew if this happens again"
+    )]
+    QuantisedCache {
+        /// The file with the rows.
+        file: String,
+    },
     /// tokenizer.json does not parse or is of another kind.
     #[error("tokenizer.json cannot be used: {reason}")]
     Tokenizer {

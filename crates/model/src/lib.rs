@@ -61,7 +61,7 @@ pub use text::cache::{KvOptions, KvPool};
 pub use text::progress::Progress;
 pub use tokenizer::{Detokenizer, ImageMarkers, SpecialTokens, Tokenizer};
 pub use tokens::ImageTokens;
-pub use weights::Digests;
+pub use weights::{Digests, QuantisedCache};
 
 #[cfg(test)]
 mod parity;

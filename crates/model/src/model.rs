@@ -22,7 +22,7 @@ use crate::text::cache::{KvOptions, KvPool, position_bytes};
 use crate::tokenizer::Tokenizer;
 use crate::tokens::ImageTokens;
 use crate::vision::VisionTower;
-use crate::weights::{Digests, Part, Weights};
+use crate::weights::{Digests, Part, QuantisedCache, Weights};
 
 /// Which parts to load: an encode worker needs no language model, a decode worker no vision tower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,10 @@ pub struct FolderSource {
     /// Folder in which the weights' digests are remembered, which is made where it is missing: a start then reads only the
     /// weights it needs. What is remembered holds as long as no file of weights changes.
     pub digest_cache: Option<PathBuf>,
+    /// Folder in which matrices that were quantised are kept for the next start, which then reads half as much and quantises
+    /// nothing: 34 bytes for 32 weights, in one file for each model. Used with [`FolderSource::quantised`]; it also remembers
+    /// digests where `digest_cache` does not. What became of it says [`Model::quantised_cache`].
+    pub quantised_cache: Option<PathBuf>,
 }
 
 impl FolderSource {
@@ -69,6 +73,7 @@ impl FolderSource {
             path: path.into(),
             quantised: false,
             digest_cache: None,
+            quantised_cache: None,
         }
     }
 }
@@ -77,8 +82,10 @@ impl FolderSource {
 struct Loaded {
     config: Config,
     tokenizer: Option<Tokenizer>,
-    /// Where the weights' digests are remembered.
-    memory: Option<Memory>,
+    /// What the files of weights are, and where their digests are remembered.
+    memory: Memory,
+    /// Digests that were remembered.
+    known: Option<Digests>,
 }
 
 /// MedGemma, or any Gemma 3 of its form.
@@ -87,6 +94,7 @@ pub struct Model {
     dtype: Dtype,
     digests: Digests,
     held: String,
+    quantised_cache: QuantisedCache,
     device: Device,
     kernels: Option<Kernels>,
     vision: Option<VisionTower>,
@@ -128,14 +136,19 @@ impl Model {
     pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
         let dir = source.path.as_path();
         let config = Config::read(dir)?;
-        let memory = match &source.digest_cache {
-            Some(cache) => Some(Memory::new(&[dir], cache)?),
-            None => None,
-        };
+        let remember = source.digest_cache.as_ref();
+        let remember = remember.or(source.quantised_cache.as_ref());
+        let memory = Memory::new(&[dir], remember.map(PathBuf::as_path))?;
+        let known = memory.recall();
         let mut weights = Weights::open(dir)?;
         weights.use_kernels(options.device.kernels());
         if source.quantised {
             weights.quantise();
+            // The vision tower alone has nothing that is quantised.
+            if let (Some(folder), true) = (&source.quantised_cache, options.parts != Parts::Vision)
+            {
+                weights.keep(folder, known.map(|known| known.model), memory.stamp());
+            }
         }
         let tokenizer = match options.parts {
             Parts::Vision => None,
@@ -145,6 +158,7 @@ impl Model {
             config,
             tokenizer,
             memory,
+            known,
         };
         Self::assemble(loaded, &weights, options)
     }
@@ -155,14 +169,10 @@ impl Model {
     /// # Errors
     /// [`LoadError`], mostly [`LoadError::Gguf`].
     pub fn load_gguf(source: &GgufSource, options: LoadOptions) -> Result<Self, LoadError> {
-        let memory = match &source.digest_cache {
-            Some(cache) => {
-                let files = [Some(&source.text), source.vision.as_ref()];
-                let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
-                Some(Memory::new(&files, cache)?)
-            }
-            None => None,
-        };
+        let files = [Some(&source.text), source.vision.as_ref()];
+        let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+        let memory = Memory::new(&files, source.digest_cache.as_deref())?;
+        let known = memory.recall();
         let file = GgufFile::open(&source.text)?;
         let mut weights = Weights::default();
         weights.use_kernels(options.device.kernels());
@@ -186,6 +196,7 @@ impl Model {
             config,
             tokenizer,
             memory,
+            known,
         };
         Self::assemble(loaded, &weights, options)
     }
@@ -199,34 +210,47 @@ impl Model {
             config,
             tokenizer,
             memory,
+            known,
         } = loaded;
         let device = options.device.open()?;
-        let dtype = options.dtype;
-        let vision = match options.parts {
-            Parts::Text => None,
-            Parts::Vision | Parts::All => load_vision(weights, &config, options, &device)?,
-        };
-        let text = match &tokenizer {
-            Some(tokenizer) => Some(load_text(weights, &config, tokenizer, dtype, &device)?),
-            None => None,
-        };
+        let mut computed = None;
+        // What has to be hashed is hashed while weights are read, by cores that would wait for memory or disk.
+        let towers = rayon::in_place_scope(|scope| {
+            if known.is_none() {
+                scope.spawn(|_| computed = Some(weights.digests()));
+            }
+            let vision = match options.parts {
+                Parts::Text => None,
+                Parts::Vision | Parts::All => load_vision(weights, &config, options, &device)?,
+            };
+            let text = match &tokenizer {
+                Some(tokenizer) => {
+                    let text = load_text(weights, &config, tokenizer, options.dtype, &device)?;
+                    Some(text)
+                }
+                None => None,
+            };
+            Ok::<_, LoadError>((vision, text))
+        });
+        let (vision, text) = towers?;
         let stop_tokens = stop_tokens(&config, tokenizer.as_ref());
         let forbidden_tokens = tokenizer
             .as_ref()
             .and_then(|t| t.special().image)
             .map(|image| image.soft);
-        let digests = match memory {
-            Some(memory) => memory.or_compute(|| weights.digests()),
-            None => weights.digests(),
-        };
+        let digests = settle_digests(&memory, known, computed)?;
+        let quantised_cache = weights
+            .finish_kept(digests.model)
+            .inspect_err(|_| memory.forget())?;
         let held = weights.held();
         device::settle(&device)?;
         Ok(Self {
             digests: digests.held(&held),
             held,
+            quantised_cache,
             forbidden_tokens: forbidden_tokens.into_iter().collect(),
             config,
-            dtype,
+            dtype: options.dtype,
             device,
             kernels: options.device.kernels(),
             vision,
@@ -253,6 +277,12 @@ impl Model {
     #[must_use]
     pub fn held(&self) -> &str {
         &self.held
+    }
+
+    /// What became of [`FolderSource::quantised_cache`] when this was loaded.
+    #[must_use]
+    pub const fn quantised_cache(&self) -> &QuantisedCache {
+        &self.quantised_cache
     }
 
     /// Kind of device that it computes on, with the level of its kernels.
@@ -391,6 +421,26 @@ impl Model {
     pub(crate) fn project(&self, tokens: &ImageTokens) -> candle_core::Tensor {
         self.text.as_ref().unwrap().project(tokens)
     }
+}
+
+/// The digests of what was loaded: remembered ones, or those that were computed, which are remembered now.
+///
+/// # Errors
+/// Also where files changed meanwhile: then these are digests of something else.
+fn settle_digests(
+    memory: &Memory,
+    known: Option<Digests>,
+    computed: Option<Result<Digests, LoadError>>,
+) -> Result<Digests, LoadError> {
+    let computed = computed.transpose()?;
+    memory.check()?;
+    if let Some(computed) = &computed {
+        memory.keep(computed);
+    }
+    // One of the two is there: what is not known is computed.
+    Ok(known
+        .or(computed)
+        .expect("digests that were not remembered were computed"))
 }
 
 fn load_vision(

@@ -23,6 +23,7 @@ mod folders;
 mod gguf;
 mod half;
 mod images;
+mod kept;
 mod kernels;
 mod matrix;
 mod medsiglip;

@@ -12,6 +12,7 @@ use medfleet_kernels::Kernels;
 
 use crate::config::siglip::{SiglipConfig, SiglipTextConfig};
 use crate::device::{self, ComputeDevice};
+use crate::digests::Memory;
 use crate::dtype::Dtype;
 use crate::encoder::{EncoderLayer, EncoderSizes, FeedForward, multi_head};
 use crate::error::{BackendError, EmbedError, EncodeError, LoadError};
@@ -53,6 +54,7 @@ impl Embedder {
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(dir: &Path, dtype: Dtype, device: ComputeDevice) -> Result<Self, LoadError> {
         let config = SiglipConfig::read(dir)?;
+        let memory = Memory::new(&[dir], None)?;
         let mut weights = Weights::open(dir)?;
         let kernels = device.kernels();
         weights.use_kernels(kernels);
@@ -70,12 +72,13 @@ impl Embedder {
             text: TextTower::load(&root.at("text_model"), &config.text)?,
             scale: scalar("logit_scale")?.exp(),
             bias: scalar("logit_bias")?,
-            digest: weights.digest(),
+            digest: weights.digest()?,
             config,
             dtype,
             device,
             kernels,
         };
+        memory.check()?;
         device::settle(&loaded.device)?;
         Ok(loaded)
     }

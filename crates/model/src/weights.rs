@@ -1,8 +1,9 @@
 //! The safetensors of a model folder, memory-mapped: one file or the shards of an index.
 //! Tensors are found under any of the naming schemes in circulation ([`Part`]) and digested under one (`digest`).
-//! Matrices that are held quantised are in `quantised`.
+//! Matrices that are held quantised are in `quantised`, and what an earlier start kept of them in `kept`.
 
 mod digest;
+mod kept;
 mod quantised;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,9 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use medfleet_kernels::{Kernels, Packed};
 use memmap2::Mmap;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
@@ -30,7 +31,10 @@ use crate::gguf::names::HubName;
 use crate::layers::Matrix;
 use crate::pages::prefer_huge_pages;
 
+use kept::Kept;
+
 pub use digest::Digests;
+pub use kept::QuantisedCache;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -116,14 +120,41 @@ pub(crate) struct Weights {
     kernels: Option<Kernels>,
     /// The language model's matrices are quantised while they are read.
     quantise: bool,
+    /// What an earlier start quantised, or where this one keeps it for the next.
+    kept: Option<Kept>,
     entries: BTreeMap<String, Entry>,
 }
 
-/// A file of weights.
+/// A file of weights: mapped, and open to be read. A copy out of the map costs a page fault for every page of it, which is
+/// most of the time of a load, and its pages count as this process's memory until they are let go.
 struct Shard {
     map: Mmap,
-    /// The same file with its name, where tensors may lie in it just as the model computes with them.
-    plain: Option<(File, String)>,
+    file: File,
+    name: String,
+}
+
+impl Shard {
+    /// Fills `into` with the bytes that begin at `from`.
+    fn read(&self, from: usize, into: &mut [u8]) -> Result<(), LoadError> {
+        let read = self.file.read_exact_at(into, from as u64);
+        read.map_err(|source| LoadError::Read {
+            file: self.name.clone(),
+            source,
+        })
+    }
+}
+
+impl Stored {
+    /// The type of numbers that are stored plainly and read row by row.
+    const fn plain(self) -> Option<DType> {
+        match self {
+            Self::Safetensors(StoredDtype::F32) | Self::Ggml(GgmlDType::F32) => Some(DType::F32),
+            Self::Safetensors(StoredDtype::BF16) | Self::Ggml(GgmlDType::BF16) => Some(DType::BF16),
+            // A GGUF of an f16 conversion: read as stored, computed in the model's own dtype.
+            Self::Ggml(GgmlDType::F16) => Some(DType::F16),
+            Self::Safetensors(_) | Self::Ggml(_) => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -208,7 +239,8 @@ impl Weights {
         }
         self.shards.push(Shard {
             map,
-            plain: Some((file, name.to_owned())),
+            file,
+            name: name.to_owned(),
         });
         Ok(())
     }
@@ -237,7 +269,8 @@ impl Weights {
         }
         self.shards.push(Shard {
             map: file.map,
-            plain: None,
+            file: file.file,
+            name: file.metadata.file,
         });
         Ok(())
     }
@@ -270,28 +303,19 @@ impl Weights {
         &self.shards[entry.shard].map[entry.bytes.clone()]
     }
 
-    /// The tensor as it lies in its file, read straight into its place: a copy out of the map costs a page fault for every
-    /// page of it, which is most of the time of a load. `None` where it cannot be taken as it is.
+    /// The tensor as it lies in its file, read straight into its place; `None` where it cannot be taken as it is.
     fn read(
         &self,
         entry: &Entry,
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>, LoadError> {
-        let (Some((file, name)), true, true) = (
-            &self.shards[entry.shard].plain,
-            cfg!(target_endian = "little"),
-            device.is_cpu(),
-        ) else {
+        if cfg!(target_endian = "big") || !device.is_cpu() {
             return Ok(None);
-        };
+        }
         let fill = |bytes: &mut [u8]| {
             prefer_huge_pages(bytes);
-            let read = file.read_exact_at(bytes, entry.bytes.start as u64);
-            read.map_err(|source| LoadError::Read {
-                file: name.clone(),
-                source,
-            })
+            self.shards[entry.shard].read(entry.bytes.start, bytes)
         };
         let (count, shape) = (
             entry.bytes.len() / dtype.size_in_bytes(),
@@ -436,35 +460,44 @@ impl Scope<'_> {
         }
     }
 
-    /// A matrix laid out for the CPU's kernels: read straight into its place where it is stored in the model's dtype.
+    /// A matrix laid out for the CPU's kernels, row by row: there is never a second copy of one that is stored plainly,
+    /// whatever its numbers become.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {
         let (_, entry) = self.entry(name, &shape)?;
-        let plain = &self.weights.shards[entry.shard].plain;
-        let (Some((file, file_name)), true) = (plain, cfg!(target_endian = "little")) else {
+        let plain = entry.dtype.plain();
+        let Some(stored) = plain.filter(|_| cfg!(target_endian = "little")) else {
             return Ok(cpu::pack(&self.get(name, &shape)?)?);
         };
+        let row_bytes = shape[1] * stored.size_in_bytes();
+        let shard = &self.weights.shards[entry.shard];
         let read = |rows: Range<usize>, into: &mut [u8]| {
-            let row_bytes = entry.bytes.len() / shape[0];
-            let from = entry.bytes.start + rows.start * row_bytes;
-            let read = file.read_exact_at(into, from as u64);
-            read.map_err(|source| LoadError::Read {
-                file: file_name.clone(),
-                source,
-            })
+            shard.read(entry.bytes.start + rows.start * row_bytes, into)
         };
-        match (entry.dtype, self.dtype) {
-            (Stored::Safetensors(StoredDtype::F32), Dtype::F32) => {
+        let stored_rows = |rows: Range<usize>| self.weights.rows(entry, rows, row_bytes);
+        match (stored, self.dtype) {
+            (DType::F32, Dtype::F32) => {
                 Packed::read(shape, prefer_huge_pages, |rows, into: &mut [f32]| {
                     read(rows, bytemuck::cast_slice_mut(into))
                 })
             }
-            (Stored::Safetensors(StoredDtype::BF16), Dtype::Bf16) => {
+            (DType::BF16, Dtype::Bf16) => {
                 Packed::read(shape, prefer_huge_pages, |rows, into: &mut [bf16]| {
                     let bits: &mut [u16] = into.reinterpret_cast_mut();
                     read(rows, bytemuck::cast_slice_mut(bits))
                 })
             }
-            _ => Ok(cpu::pack(&self.get(name, &shape)?)?),
+            (_, Dtype::F32) => Packed::read(shape, prefer_huge_pages, |rows, into: &mut [f32]| {
+                widen(stored, &stored_rows(rows)?, into);
+                Ok::<_, LoadError>(())
+            }),
+            (_, Dtype::Bf16) => {
+                Packed::read(shape, prefer_huge_pages, |rows, into: &mut [bf16]| {
+                    let mut wide = vec![0_f32; into.len()];
+                    widen(stored, &stored_rows(rows)?, &mut wide);
+                    into.convert_from_f32_slice(&wide);
+                    Ok::<_, LoadError>(())
+                })
+            }
         }
     }
 
@@ -490,12 +523,9 @@ impl Scope<'_> {
 
     fn get_as(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Tensor, LoadError> {
         let (name, entry) = self.entry(name, shape)?;
-        let stored = match entry.dtype {
-            Stored::Safetensors(StoredDtype::F32) | Stored::Ggml(GgmlDType::F32) => DType::F32,
-            Stored::Safetensors(StoredDtype::BF16) | Stored::Ggml(GgmlDType::BF16) => DType::BF16,
-            // A GGUF of an f16 conversion: read as stored, computed in the model's own dtype.
-            Stored::Ggml(GgmlDType::F16) => DType::F16,
-            Stored::Ggml(quantised) => {
+        let stored = match (entry.dtype.plain(), entry.dtype) {
+            (Some(stored), _) => stored,
+            (None, Stored::Ggml(quantised)) => {
                 let load = || {
                     self.ggml_tensor(entry, quantised)?
                         .dequantize(&self.device)?
@@ -503,7 +533,7 @@ impl Scope<'_> {
                 };
                 return load().map_err(|error| BackendError::from(error).into());
             }
-            Stored::Safetensors(other) => {
+            (None, Stored::Safetensors(other)) => {
                 return Err(LoadError::TensorDtype {
                     name,
                     shape: shape.to_vec(),
@@ -523,5 +553,28 @@ impl Scope<'_> {
         let tensor = load().map_err(BackendError::from)?;
         self.weights.let_go(entry);
         Ok(tensor)
+    }
+}
+
+/// Numbers that are stored plainly, as f32, which holds all of them.
+///
+/// `stored` is F32, BF16 or F16, and `bytes` has as many as `into`.
+fn widen(stored: DType, bytes: &[u8], into: &mut [f32]) {
+    match stored {
+        DType::F32 => {
+            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(4)) {
+                *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+        DType::F16 => {
+            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
+                *value = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            }
+        }
+        _ => {
+            for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
+                *value = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+            }
+        }
     }
 }

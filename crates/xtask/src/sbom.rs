@@ -60,7 +60,8 @@ pub(crate) fn run(file: Option<&str>) -> Result<()> {
 
 fn licences() -> Result<Licences> {
     let mut cargo = process::in_root("cargo");
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]);
+    // Of all platforms: those that are not built here were not fetched for a build, so not offline.
+    cargo.args(["metadata", "--format-version", "1", "--locked"]);
     let metadata: Metadata = serde_json::from_str(&process::capture(&mut cargo)?)?;
     let found = metadata.packages.into_iter();
     Ok(found

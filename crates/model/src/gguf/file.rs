@@ -17,9 +17,10 @@ const ALIGNMENT_DEFAULT: usize = 32;
 /// ggml's own limit.
 const DIMENSIONS_MAX: u32 = 4;
 
-/// An opened file: the map, and what lies where in it.
+/// An opened file: the map, the file to read from, and what lies where in it.
 pub(crate) struct GgufFile {
     pub(crate) map: Mmap,
+    pub(crate) file: File,
     pub(crate) metadata: Metadata,
     pub(crate) tensors: BTreeMap<String, TensorPlace>,
 }
@@ -46,6 +47,7 @@ impl GgufFile {
         let (metadata, tensors) = parse(&map, &name)?;
         Ok(Self {
             map,
+            file,
             metadata,
             tensors,
         })

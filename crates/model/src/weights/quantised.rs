@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
+use candle_core::DType;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
-use half::bf16;
 use medfleet_kernels::{Form, Quantised, store_q8_0};
-use safetensors::Dtype as StoredDtype;
 
-use super::{Entry, Scope, Stored, Weights};
+use super::{Entry, Scope, Stored, Weights, widen};
 use crate::dtype::Dtype;
 use crate::error::{BackendError, LoadError};
 use crate::fused::cpu;
@@ -17,9 +15,9 @@ use crate::layers::Matrix;
 use crate::pages::prefer_huge_pages;
 
 /// What a matrix becomes while it is read.
-const NOW: Form = Form::Q8_0;
-/// Rows quantised at a time where there are no kernels.
-const ROWS: usize = 16;
+pub(super) const NOW: Form = Form::Q8_0;
+/// Rows quantised at a time where there are no kernels; the kernels take as many.
+pub(super) const ROWS: usize = 16;
 
 /// What the CPU's kernels call a type of ggml's, where they have it.
 const fn form(dtype: GgmlDType) -> Option<Form> {
@@ -71,10 +69,14 @@ impl Scope<'_> {
     ) -> Result<Matrix, LoadError> {
         let (full_name, entry) = self.entry(name, &shape)?;
         if let (Some(form), Some(kernels)) = (form(dtype), self.kernels())
-            && let bytes = self.weights.bytes(entry)
-            && let Some(weight) = Quantised::new(form, bytes, shape, prefer_huge_pages)
+            && let Some(row_bytes) = form.row_bytes(shape[1])
+            && entry.bytes.len() == shape[0] * row_bytes
         {
-            self.weights.let_go(entry);
+            let shard = &self.weights.shards[entry.shard];
+            let read = |rows: Range<usize>, into: &mut [u8]| {
+                shard.read(entry.bytes.start + rows.start * row_bytes, into)
+            };
+            let weight = Quantised::read(form, shape, prefer_huge_pages, read)?;
             return Ok(Matrix::Cpu(cpu::Matrix::quantised(kernels, weight)));
         }
         self.check_dtype(full_name, dtype)?;
@@ -93,24 +95,21 @@ impl Scope<'_> {
                 block: NOW.block_inputs(),
             });
         };
-        let value_bytes = match entry.dtype {
-            Stored::Safetensors(StoredDtype::F32) => 4,
-            Stored::Safetensors(StoredDtype::BF16) => 2,
-            other => {
-                return Err(LoadError::TensorDtype {
-                    name: full_name,
-                    shape: shape.to_vec(),
-                    found: format!("{other:?}"),
-                });
-            }
+        let (Stored::Safetensors(_), Some(stored)) = (entry.dtype, entry.dtype.plain()) else {
+            return Err(LoadError::TensorDtype {
+                name: full_name,
+                shape: shape.to_vec(),
+                found: format!("{:?}", entry.dtype),
+            });
         };
+        let kept = self.weights.kept.as_ref();
         let store = |rows: Range<usize>, into: &mut [u8]| {
-            let stored = self.weights.rows(entry, rows, inputs * value_bytes)?;
-            let mut values = vec![0_f32; inputs];
-            let rows = stored.chunks_exact(inputs * value_bytes);
-            for (row, into) in rows.zip(into.chunks_exact_mut(row_bytes)) {
-                widen(row, &mut values);
-                store_q8_0(&values, into);
+            if kept.is_some_and(|kept| kept.get(&full_name, &rows, into)) {
+                return Ok(());
+            }
+            self.quantise_rows(entry, stored, rows.clone(), into)?;
+            if let Some(kept) = kept {
+                kept.put(&full_name, &rows, into);
             }
             Ok::<_, LoadError>(())
         };
@@ -118,7 +117,7 @@ impl Scope<'_> {
             let weight = Quantised::read(NOW, shape, prefer_huge_pages, store)?;
             return Ok(Matrix::Cpu(cpu::Matrix::quantised(kernels, weight)));
         }
-        self.check_dtype(full_name, GgmlDType::Q8_0)?;
+        self.check_dtype(full_name.clone(), GgmlDType::Q8_0)?;
         let mut bytes = vec![0; outputs * row_bytes];
         for (chunk, into) in bytes.chunks_mut(ROWS * row_bytes).enumerate() {
             let first = chunk * ROWS;
@@ -126,6 +125,27 @@ impl Scope<'_> {
         }
         let tensor = self.tensor_of(bytes.into(), GgmlDType::Q8_0, &shape);
         Ok(Matrix::Quantised(tensor.map_err(BackendError::from)?))
+    }
+
+    /// Rows of a matrix that is stored plainly, quantised; `into` has room for them.
+    fn quantise_rows(
+        &self,
+        entry: &Entry,
+        stored: DType,
+        rows: Range<usize>,
+        into: &mut [u8],
+    ) -> Result<(), LoadError> {
+        let inputs = entry.shape[1];
+        let value_bytes = inputs * stored.size_in_bytes();
+        let mut values = vec![0_f32; inputs];
+        let quantised_bytes = into.len() / rows.len();
+        let stored_rows = self.weights.rows(entry, rows, value_bytes)?;
+        let stored_rows = stored_rows.chunks_exact(value_bytes);
+        for (row, into) in stored_rows.zip(into.chunks_exact_mut(quantised_bytes)) {
+            widen(stored, row, &mut values);
+            store_q8_0(&values, into);
+        }
+        Ok(())
     }
 
     /// candle multiplies quantised matrices with f32 alone.
@@ -146,7 +166,9 @@ impl Scope<'_> {
         entry: &Entry,
         dtype: GgmlDType,
     ) -> candle_core::Result<QTensor> {
-        self.tensor_of(self.weights.bytes(entry).into(), dtype, &entry.shape)
+        let tensor = self.tensor_of(self.weights.bytes(entry).into(), dtype, &entry.shape)?;
+        self.weights.let_go(entry);
+        Ok(tensor)
     }
 
     fn tensor_of(
@@ -161,40 +183,17 @@ impl Scope<'_> {
 }
 
 impl Weights {
-    /// Rows of a matrix as they are stored, each of so many bytes: read, where they can be, since a copy out of the map
-    /// costs a page fault for every page of it.
-    fn rows(
+    /// Rows of a matrix as they are stored, each of so many bytes.
+    pub(super) fn rows(
         &self,
         entry: &Entry,
         rows: Range<usize>,
         row_bytes: usize,
     ) -> Result<Vec<u8>, LoadError> {
-        let shard = &self.shards[entry.shard];
+        let mut bytes = vec![0; rows.len() * row_bytes];
         let from = entry.bytes.start + rows.start * row_bytes;
-        let length = rows.len() * row_bytes;
-        let Some((file, name)) = &shard.plain else {
-            return Ok(shard.map[from..from + length].to_vec());
-        };
-        let mut bytes = vec![0; length];
-        let read = file.read_exact_at(&mut bytes, from as u64);
-        read.map_err(|source| LoadError::Read {
-            file: name.clone(),
-            source,
-        })?;
+        self.shards[entry.shard].read(from, &mut bytes)?;
         Ok(bytes)
-    }
-}
-
-/// A row of f32 or bf16, by its length.
-fn widen(stored: &[u8], into: &mut [f32]) {
-    if stored.len() == into.len() * 4 {
-        for (value, bytes) in into.iter_mut().zip(stored.chunks_exact(4)) {
-            *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-    } else {
-        for (value, bytes) in into.iter_mut().zip(stored.chunks_exact(2)) {
-            *value = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-        }
     }
 }
 
@@ -203,7 +202,9 @@ mod tests {
     use super::*;
     use crate::ComputeDevice;
     use crate::weights::Part;
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{Device, Tensor};
+    use half::bf16;
+    use safetensors::Dtype as StoredDtype;
     use safetensors::tensor::TensorView;
 
     /// A folder with one matrix of each part, [outputs, inputs] of `dtype`.
@@ -254,6 +255,36 @@ mod tests {
             let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
             assert_eq!(rows(&found), rows(&expected), "{dtype:?}");
             assert_ne!(rows(&found), rows(&plain), "{dtype:?}");
+        }
+    }
+
+    /// Numbers that become others while a matrix is laid out become what the library makes of them.
+    #[test]
+    fn matrices_of_another_type_are_the_librarys() {
+        let shape = [37, 96];
+        // Some lie half way between two bf16.
+        let values = (0..37 * 96_u32).map(|i| f32::from_bits(0x3c00_0000 + i * 0x8000));
+        let wide: Vec<u8> = values.clone().flat_map(f32::to_le_bytes).collect();
+        let narrow: Vec<u8> = values
+            .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+            .collect();
+        let ids = Tensor::arange(0_u32, 37, &Device::Cpu).unwrap();
+        for (stored, bytes, dtype) in [
+            (StoredDtype::F32, wide, Dtype::Bf16),
+            (StoredDtype::BF16, narrow, Dtype::F32),
+        ] {
+            let dir = folder(&bytes, stored, shape);
+            let mut weights = Weights::open(dir.path()).unwrap();
+            weights.use_kernels(ComputeDevice::Cpu.kernels());
+            let text = weights.part(Part::Text, dtype, &Device::Cpu);
+            let text = text.at("embed_tokens");
+            let found = text.matrix("weight", shape).unwrap();
+            assert!(matches!(found, Matrix::Cpu(_)));
+            let found = found.rows(&ids, DType::F32).unwrap();
+            let expected = text.get("weight", &shape).unwrap();
+            let expected = expected.to_dtype(DType::F32).unwrap();
+            let rows = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
+            assert_eq!(rows(&found), rows(&expected), "{stored:?} as {dtype}");
         }
     }
 

@@ -20,6 +20,7 @@ mod side;
 mod simulated;
 mod speculation;
 mod spent;
+mod start;
 mod throughput;
 mod usage;
 
@@ -50,6 +51,8 @@ enum What {
     Release(release::Args),
     /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
     Load(load::Args),
+    /// From the start of a process to its first token, cold and warm, with the memory it takes at most
+    Start(start::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
     Model(model::Args),
     /// Writing reports with proposed tokens and without, in turns, on the demo model or another
@@ -70,6 +73,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
         What::Load(args) => load::run(args),
+        What::Start(args) => start::run(args),
         What::Model(args) => model::run(args),
         What::Speculation(args) => speculation::run(args),
         What::Frames(args) => frames::run(args),

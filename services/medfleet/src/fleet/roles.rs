@@ -270,6 +270,7 @@ impl Embedder {
             weights: FolderWeights::Plain,
             device: embedder.device,
             digest_cache: None,
+            quantised_cache: None,
         };
         let model = load(model, None).await?;
         let tokens = process::bind(SocketAddr::new(fleet.encode.listen.ip(), 0)).await?;

@@ -4,6 +4,7 @@
 //! The text that such a model writes means nothing; its sizes are those of the real one, from the config.json of
 //! google/medgemma-1.5-4b-it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -122,6 +123,47 @@ impl Checkpoint {
         gguf_of(&self.dir, form)
     }
 
+    /// The folder of the plain weights.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The flags that choose this checkpoint, for another process.
+    pub(super) fn flags(&self, form: Form, device: ComputeDevice) -> Vec<OsString> {
+        let mut flags = Vec::new();
+        for (flag, value) in [
+            ("--dir", self.dir.clone().into_os_string()),
+            ("--tokenizer", self.tokenizer.clone().into_os_string()),
+            ("--layers", self.layers.to_string().into()),
+            ("--dtype", form.to_string().into()),
+            ("--device", device.to_string().into()),
+        ] {
+            flags.push(flag.into());
+            flags.push(value);
+        }
+        flags
+    }
+
+    /// The files with the weights of one form.
+    pub(super) fn files(&self, form: Form) -> Vec<PathBuf> {
+        let mut files = SHARDS.map(|name| self.dir.join(name)).to_vec();
+        if let Form::Quantised(_) = form {
+            files.push(self.gguf(form));
+        }
+        files
+    }
+
+    /// A GGUF's language model as it is stored, with the folder's vision tower.
+    pub(super) fn stored(&self, form: Form) -> GgufSource {
+        GgufSource {
+            text: self.gguf(form),
+            vision: Some(self.dir.clone()),
+            tokenizer: Some(self.dir.join(TOKENIZER)),
+            quantised: true,
+            digest_cache: None,
+        }
+    }
+
     /// Layers of the language model.
     pub(super) fn layers(&self) -> usize {
         LAYERS.min(self.layers)
@@ -193,16 +235,7 @@ impl Checkpoint {
                 };
                 Model::load_folder(&source, options)
             }
-            Form::Quantised(_) => {
-                let source = GgufSource {
-                    text: self.gguf(form),
-                    vision: Some(self.dir.clone()),
-                    tokenizer: Some(self.dir.join(TOKENIZER)),
-                    quantised: true,
-                    digest_cache: None,
-                };
-                Model::load_gguf(&source, options)
-            }
+            Form::Quantised(_) => Model::load_gguf(&self.stored(form), options),
         };
         let model = model.with_context(|| format!("cannot load {}", self.dir.display()))?;
         Ok((model, begun.elapsed()))

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use medfleet_core::Digest;
 use medfleet_engine::{
-    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Dtype, Haste, ImageTokens,
-    LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
+    DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Decoding, Done, Dtype, Haste,
+    ImageTokens, LoadedModel, Part, Prompt as Question, Speculation, Verified, real::Loaded,
 };
 use medfleet_model::{Choice, Finish, Frame, Generation, Model, Prompt};
 
