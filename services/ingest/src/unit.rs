@@ -142,8 +142,11 @@ impl Index {
         }
     }
 
-    /// Adds a unit that waits.
+    /// Adds a unit that waits, unless it is here already: a stream may be read anew from its beginning.
     pub fn insert(&mut self, held: Held) {
+        if self.is_held(&held) {
+            return;
+        }
         self.remember(&held);
         self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
@@ -307,6 +310,15 @@ impl Index {
         };
         let of_job = self.of_job.entry(held.unit.key.clone()).or_default();
         of_job.push(waits);
+    }
+
+    fn is_held(&self, held: &Held) -> bool {
+        let (rank, unit) = (Rank::of(held), &held.unit);
+        let is_same = |waits: &Waits| {
+            waits.rank == rank && waits.lane.0 == unit.stage && waits.lane.1 == unit.pool
+        };
+        let waits = self.of_job.get(&unit.key);
+        waits.is_some_and(|waits| waits.iter().any(is_same))
     }
 
     fn forget_place(&mut self, held: &Held) {

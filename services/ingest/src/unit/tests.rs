@@ -499,6 +499,19 @@ fn a_tenant_has_so_many_jobs_in_the_stages_but_any_number_of_stat_jobs() {
 }
 
 #[test]
+fn a_unit_that_is_read_twice_waits_once() {
+    let mut index = empty(MANY, Weights::new());
+    index.rules.in_flight_max.default = Some(1);
+    for sequence in [1, 1, 2, 1] {
+        index.insert(held(sequence, Class::Routine));
+    }
+    index.set_open_jobs(HashMap::from([(key(1).tenant, 2)]));
+    assert_eq!(sequences(&index.take(100, NOW)), [1]);
+    assert_eq!(index.remove_job(&key(2), 0).len(), 1);
+    assert!(index.remove_job(&key(1), 0).is_empty());
+}
+
+#[test]
 fn decode_slots_are_kept_for_the_classes_above() {
     use Class::{Bulk, Routine, Stat, Urgent};
     let lane = (Stage::Decode, pool("p"));
