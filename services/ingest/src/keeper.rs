@@ -200,10 +200,10 @@ impl Keeper {
 
     fn is_over(&self, tenant: &TenantId, record: &JobRecord, now: UnixMillis) -> bool {
         let keep = self.config.keep(tenant, record.class);
-        let ended = record.times.finished.filter(|_| record.state.is_final());
+        let finished = record.times.finished.unwrap_or_default();
         // Whoever ended it may have a clock that is far behind; the accept was dated by the queue's.
-        let ended = ended.map(|ended| ended.max(record.times.accepted));
-        ended.is_some_and(|ended| is_older(ended, keep, now))
+        let ended = finished.max(record.times.accepted);
+        record.state.is_final() && is_older(ended, keep, now)
     }
 
     /// The record goes first, unless it has changed since it was read: a job that was just started over stays.
