@@ -59,12 +59,15 @@ impl Acceptor {
         // Without a record nobody was told that the job exists.
         self.queue.remove_pending(noted).await
     }
-    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended or is gone.
+
+    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended.
     async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
-        if let Some((record, _)) = self.queue.record(key).await? {
-            let queued_units = self.requeue(key, &record).await?;
-            tracing::debug!(job = %key.job, queued_units, "a job that was set aside is queued again");
-        }
+        let Some((record, _)) = self.queue.record(key).await? else {
+            // It had a record when it was set aside: a server that is behind says so, or the note goes with its own age.
+            return Ok(());
+        };
+        let queued_units = self.requeue(key, &record).await?;
+        tracing::debug!(job = %key.job, queued_units, "a job that was set aside is queued again");
         self.queue.remove_pending(noted).await
     }
 }
