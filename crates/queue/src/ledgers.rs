@@ -39,8 +39,8 @@ impl Queue {
     /// its record.
     ///
     /// # Errors
-    /// Transient ones: set aside again.
-    pub(crate) async fn set_aside(&self, key: &JobKey) -> Result<()> {
+    /// Transient ones: note again.
+    pub(crate) async fn note_aside(&self, key: &JobKey) -> Result<()> {
         let key = subject::aside_key(key);
         self.pending.put(&key, Bytes::new()).await.map(drop)
     }

@@ -22,8 +22,6 @@ use crate::{Queue, QueueError, Result, subject};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// First and longest pause before a message is delivered again that another release may be able to read; it doubles.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// One place in so many may be taken before what cannot be read gives up its own.
-const CROWDED_FROM: u64 = 4;
 /// What is told of a job that failed so.
 const WHY: &str = "a unit of work of the job is not one that this release can read";
 
@@ -96,21 +94,17 @@ async fn leave(
     why: &QueueError,
 ) -> QueueError {
     let key = &unit.key;
-    match queue.places(unit).await {
-        Ok((taken, most)) if is_crowded(taken, most) => {
+    match queue.is_crowded(unit).await {
+        Ok(true) => {
             tracing::warn!(
                 error = why as &dyn std::error::Error,
                 job = %key.job,
-                taken,
                 "a unit of work cannot be read, and too many are with workers: it is removed, and ingest queues its job again"
             );
-            let set_aside = async {
-                queue.set_aside(key).await?;
-                queue.acknowledge(reply, "+ACK".into()).await
-            };
-            handed_back(set_aside.await, "its job is queued again later")
+            let set_aside = queue.set_aside(key, reply).await;
+            handed_back(set_aside, "its job is queued again later")
         }
-        Ok(_) => {
+        Ok(false) => {
             tracing::warn!(
                 error = why as &dyn std::error::Error,
                 job = %key.job,
@@ -124,12 +118,6 @@ async fn leave(
         // It comes again after the acknowledge wait.
         Err(error) => error,
     }
-}
-
-/// Whether what waits for another release stands in the way of what can be read. Those at work count too: a consumer without
-/// a free place gives nobody anything, and the slots of all workers are far fewer than its places.
-fn is_crowded(taken: u64, most: Option<u64>) -> bool {
-    most.is_some_and(|most| taken > most / CROWDED_FROM)
 }
 
 /// How long the message is there. The queue's clock may have been set back since.
@@ -270,18 +258,6 @@ mod tests {
         check(u64::MAX, minutes(9), minutes(10), false);
         check(21, minutes(10), minutes(10), true);
         check(1, Duration::ZERO, Duration::ZERO, true);
-    }
-
-    #[test]
-    fn a_quarter_of_the_places_is_not_crowded() {
-        let check = |taken, most, expected| {
-            assert_eq!(is_crowded(taken, most), expected, "{taken} of {most:?}");
-        };
-        check(1, Some(4096), false);
-        check(1024, Some(4096), false);
-        check(1025, Some(4096), true);
-        check(1, Some(1), true);
-        check(u64::MAX, None, false);
     }
 
     #[test]

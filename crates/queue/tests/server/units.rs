@@ -1,5 +1,6 @@
 //! Units of work: one live message, class order, verdicts, redelivery, cancellation of a pull, counts.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -160,6 +161,29 @@ async fn handed_back_units_come_again_at_once_or_later() -> Result<()> {
     ensure!(third.deliveries == 3);
     ensure!(before.elapsed() >= Duration::from_millis(650), "too soon");
     third.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+/// As many as there are places, and more, of which none can be done for long: others are taken, and no job is forgotten.
+#[tokio::test]
+async fn units_that_wait_for_long_do_not_take_every_place() -> Result<()> {
+    let (_server, queue) = start_with(|config| config.in_flight_max = 4).await?;
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let long = Verdict::Retry {
+        after: Duration::from_secs(600),
+    };
+    for seed in 1..=6 {
+        queue
+            .publish_work(&unit(seed, Class::Stat), &traced())
+            .await?;
+        next(&mut puller).await?.settle(long.clone()).await?;
+    }
+    let counts = queue.outstanding(Stage::Encode, &kit::pool()).await?;
+    ensure!((counts.stat.waiting, counts.stat.in_flight) == (0, 1));
+    let aside = queue.list_aside(Duration::ZERO).await?;
+    let found: BTreeSet<_> = aside.into_iter().map(|(key, _)| key).collect();
+    let expected: BTreeSet<_> = (2..=6).map(|seed| kit::record(seed, 1).0).collect();
+    ensure!(found == expected, "{found:?}");
     Ok(())
 }
 
