@@ -91,8 +91,9 @@ impl Delivery {
         }
     }
 
-    /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay, or, where that is
-    /// long and too many units are with workers, sets the job aside, for ingest to queue it again; `Reject` stores a dead letter first; `Abort` does nothing. Returns when the server has confirmed.
+    /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay, or, where that is long
+    /// and too many units are with workers, sets the job aside, for ingest to queue it again; `Reject` stores a dead letter
+    /// first; `Abort` does nothing. Returns when the server has confirmed.
     ///
     /// # Errors
     /// Transient ones, after trying for the request timeout: the unit may be delivered again.
