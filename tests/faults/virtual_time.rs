@@ -83,3 +83,13 @@ fn a_job_that_a_workers_clock_ends_too_early_is_found() {
 fn a_lease_by_a_workers_clock_is_found() {
     is_found(Plant::LeasesByOwnClock, "open: [\"");
 }
+
+#[test]
+fn an_accept_by_the_clock_of_its_process_is_found() {
+    is_found(Plant::StampsByOwnClock, "by another clock than the queue's");
+}
+
+#[test]
+fn a_unit_that_is_removed_unread_without_a_note_is_found() {
+    is_found(Plant::ForgetsUnread, "open: [\"");
+}

@@ -1,6 +1,10 @@
-//! A message among the units of work that no worker can read is counted, where an alert looks, and fails the job that it names.
+//! A message among the units of work that no worker can read is counted, where an alert looks, and fails the job that it names;
+//! where there are too many of them, the job is set aside and queued again.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use medfleet_core::{PoolName, Stage, Verdict};
 use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{PATIENCE, inline, report};
@@ -56,4 +60,37 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
     );
     ensure!(counted(&fleet, "yes").await? == 1.0, "counted twice");
     Ok(())
+}
+
+/// One is too many where there are three places. In the place of the one it cannot read, the worker gets another from the sweep.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_set_aside_is_queued_again() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        queue: toml! { in_flight_max = 3 },
+        ..Options::default()
+    })
+    .await?;
+    fleet.stop_role(Role::Preprocess).await?;
+    let client = fleet.client("st-mary").await?;
+    let job = client
+        .submit(report(vec![inline(picture::png(64, 1)?)]))
+        .await?
+        .name;
+    // The unit is gone for good, and garbage has its place.
+    let queue = fleet.queue().await?;
+    let mut puller = queue.puller(Stage::Preprocess, PoolName::new(POOL)?);
+    let taken = tokio::time::timeout(PATIENCE, puller.next()).await??;
+    let (key, class) = (taken.unit.key.clone(), taken.unit.class);
+    taken.settle(Verdict::Done).await?;
+    puller.close().await?;
+    let subject = format!("work.preprocess.{POOL}.{class}.{key}.0");
+    fleet.publish_raw(&subject, GARBAGE).await?;
+    fleet.start_role(Role::Preprocess).await?;
+    let done = client.wait_final(&job).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    wait_until(PATIENCE, "the note to go", async || {
+        let aside = queue.list_aside(Duration::ZERO).await.ok()?;
+        aside.is_empty().then_some(())
+    })
+    .await
 }

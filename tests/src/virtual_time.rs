@@ -44,6 +44,8 @@ const ACK_WAIT: u64 = 2_000;
 const REQUEST_TIMEOUT: u64 = 2_000;
 const LEASE_TTL: u64 = 3_000;
 const SWEEP_EVERY: u64 = 2_000;
+/// As in `ingest`: how often it asks for the queue's time.
+const ASK_TIME_EVERY: u64 = 10_000;
 /// Four times the request timeout at least, as `ingest` demands.
 const PENDING_AFTER: u64 = 4 * REQUEST_TIMEOUT;
 /// How far behind a leader's answers may be that was cut off.
@@ -81,6 +83,10 @@ pub enum Plant {
     ExpiresByOwnClock,
     /// A worker says itself until when a unit is its own, by its own clock.
     LeasesByOwnClock,
+    /// Accepts are stamped by the clock of the process that makes them.
+    StampsByOwnClock,
+    /// A unit that cannot be read is removed, and nothing says that its job waits for it.
+    ForgetsUnread,
 }
 
 /// A run, as far as the seed does not determine it.
@@ -184,6 +190,8 @@ struct World {
     asked: BTreeMap<JobKey, Asked>,
     /// Jobs of which a client was told.
     accepted: RefCell<BTreeSet<JobKey>>,
+    /// Jobs that were stamped before the queue had told the time.
+    stamped_untold: RefCell<BTreeSet<JobKey>>,
     clients_left: Cell<u64>,
     faults: RefCell<BTreeMap<&'static str, u64>>,
     pool: PoolName,
@@ -216,6 +224,7 @@ impl World {
                 .map(|asked| (asked.key.clone(), asked))
                 .collect(),
             accepted: RefCell::default(),
+            stamped_untold: RefCell::default(),
             faults: RefCell::default(),
             pool: PoolName::new(POOL)?,
             plant: options.plant,
@@ -259,18 +268,13 @@ impl World {
     fn begin(self: &Rc<Self>, process: &Rc<Process>) {
         process.is_up.set(true);
         process.drain_until.set(None);
-        let mut tasks = process.tasks.borrow_mut();
         let Some(stage) = process.role.stage() else {
-            let hub = Rc::new(Hub::new());
-            let leading = (Rc::clone(self), self.wire(process));
-            tasks.push(self.timeline.start(desk::sweep(self.wire(process))));
-            tasks.push(
-                self.timeline
-                    .start(Rc::clone(&hub).follow(self.wire(process))),
-            );
-            tasks.push(self.timeline.start(dispatcher::run(leading, hub)));
+            let serving = Rc::clone(self).serve(Rc::clone(process));
+            let serving = self.timeline.start(serving);
+            process.tasks.borrow_mut().push(serving);
             return;
         };
+        let mut tasks = process.tasks.borrow_mut();
         for _ in 0..SLOTS {
             let slot = Slot {
                 world: Rc::clone(self),
@@ -281,6 +285,26 @@ impl World {
         }
     }
 
+    /// What a process of `ingest` does: asks for the queue's time before anything else, and again and again.
+    async fn serve(self: Rc<Self>, process: Rc<Process>) {
+        let wire = self.wire(&process);
+        wire.ask_time().await;
+        process.serves.set(true);
+        let hub = Rc::new(Hub::new());
+        let leading = (Rc::clone(&self), self.wire(&process));
+        let tasks = [
+            self.timeline.start(desk::sweep(self.wire(&process))),
+            self.timeline
+                .start(Rc::clone(&hub).follow(self.wire(&process))),
+            self.timeline.start(dispatcher::run(leading, hub)),
+        ];
+        process.tasks.borrow_mut().extend(tasks);
+        loop {
+            wire.timeline.sleep(ASK_TIME_EVERY).await;
+            wire.ask_time().await;
+        }
+    }
+
     /// Ends a process where it stands, and starts it again a while later.
     fn kill(self: &Rc<Self>, process: &Rc<Process>, away: u64) {
         if !process.is_up.replace(false) {
@@ -288,6 +312,8 @@ impl World {
         }
         process.count_mishaps();
         process.at_work.borrow_mut().clear();
+        process.serves.set(false);
+        process.told.set(None);
         for task in process.tasks.take() {
             self.timeline.kill(task);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use bytes::Bytes;
-use medfleet_core::{Failure, UnixMillis, Verdict, WorkUnit};
+use medfleet_core::{Failure, JobKey, UnixMillis, Verdict, WorkUnit};
 use medfleet_proto::work::v1 as wire;
 use serde_json::json;
 
@@ -16,6 +16,10 @@ use crate::wire::{decode, reason_to_wire, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result};
 
 const ACKNOWLEDGE: Operation = repeatable("acknowledge a unit");
+/// A unit that pauses so long gives up its place where places are few.
+const LONG: Duration = Duration::from_secs(5);
+/// One place in so many of a consumer may be taken before units that wait for something give up theirs.
+const CROWDED_FROM: u64 = 4;
 
 /// A unit that this process took. Dropping it unsettled is what a crash does: it is delivered again after the
 /// acknowledge wait.
@@ -87,8 +91,9 @@ impl Delivery {
         }
     }
 
-    /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay; `Reject` stores a
-    /// dead letter first; `Abort` does nothing. Returns when the server has confirmed.
+    /// Ends the delivery. `Done` acknowledges; `Retry` hands back, to be delivered again after its delay, or, where that is long
+    /// and too many units are with workers, sets the job aside, for ingest to queue it again; `Reject` stores a dead letter
+    /// first; `Abort` does nothing. Returns when the server has confirmed.
     ///
     /// # Errors
     /// Transient ones, after trying for the request timeout: the unit may be delivered again.
@@ -96,6 +101,10 @@ impl Delivery {
         match verdict {
             Verdict::Done => self.queue.acknowledge(&self.reply, "+ACK".into()).await,
             Verdict::Retry { after } => {
+                // What is handed back keeps its place: those of one tenant whose files cannot be read would stop the others.
+                if after >= LONG && matches!(self.queue.is_crowded(&self.unit).await, Ok(true)) {
+                    return self.queue.set_aside(&self.unit.key, &self.reply).await;
+                }
                 self.queue.acknowledge(&self.reply, nak(after)).await?;
                 if after.is_zero() {
                     self.queue.hint(&self.unit).await;
@@ -132,6 +141,20 @@ pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> 
 }
 
 impl Queue {
+    /// Whether so many units of this one's stage, pool and class are with workers, those handed back for later included, that
+    /// those which wait for something must not stand in the way of what can be done: a consumer without a free place gives
+    /// nobody anything. The slots of all workers are far fewer than its places.
+    pub(crate) async fn is_crowded(&self, unit: &WorkUnit) -> Result<bool> {
+        let (taken, most) = self.places(unit).await?;
+        Ok(is_crowded(taken, most))
+    }
+
+    /// Takes a unit out of the queue in such a way that its job is queued again later, by its record.
+    pub(crate) async fn set_aside(&self, key: &JobKey, reply: &str) -> Result<()> {
+        self.note_aside(key).await?;
+        self.acknowledge(reply, "+ACK".into()).await
+    }
+
     /// Acknowledges and waits for the server to confirm.
     pub(crate) async fn acknowledge(&self, reply: &str, what: Bytes) -> Result<()> {
         self.api
@@ -141,9 +164,25 @@ impl Queue {
     }
 }
 
+fn is_crowded(taken: u64, most: Option<u64>) -> bool {
+    most.is_some_and(|most| taken > most / CROWDED_FROM)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarter_of_the_places_is_not_crowded() {
+        let check = |taken, most, expected| {
+            assert_eq!(is_crowded(taken, most), expected, "{taken} of {most:?}");
+        };
+        check(1, Some(4096), false);
+        check(1024, Some(4096), false);
+        check(1025, Some(4096), true);
+        check(1, Some(1), true);
+        check(u64::MAX, None, false);
+    }
 
     #[test]
     fn a_delay_is_written_in_nanoseconds() {

@@ -118,10 +118,10 @@ pub enum QueueError {
         /// The job that it names; none when it names none, and a job may wait for its unit until its time is over.
         job: Option<JobKey>,
     },
-    /// A message in the place of a unit of work is none that this release can read, and comes again, to whichever worker takes
-    /// it then: nothing was decided about its job. Take the next one.
+    /// A message in the place of a unit of work is none that this release can read, and comes again, or another for it, to
+    /// whichever worker takes it then: nothing was decided about its job. Take the next one.
     #[error(
-        "a message in the place of a unit of work cannot be read and was handed back: {reason}"
+        "a message in the place of a unit of work cannot be read and is left to others: {reason}"
     )]
     HandedBack {
         /// Why nothing was decided.

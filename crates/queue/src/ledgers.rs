@@ -1,4 +1,4 @@
-//! The small ledgers beside the records: accepts to sweep, uploads, dead letters, audit, pauses.
+//! The small ledgers beside the records: accepts to sweep, jobs set aside, uploads, dead letters, audit, pauses.
 
 use std::time::Duration;
 
@@ -32,14 +32,43 @@ impl Queue {
     /// # Errors
     /// Transient ones.
     pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
+        self.notes("*.*", subject::job_of_key, older_than).await
+    }
+
+    /// Notes that a unit of the job is about to be taken out of the queue, so that a sweeper queues what the job waits for by
+    /// its record.
+    ///
+    /// # Errors
+    /// Transient ones: note again.
+    pub(crate) async fn note_aside(&self, key: &JobKey) -> Result<()> {
+        let key = subject::aside_key(key);
+        self.pending.put(&key, Bytes::new()).await.map(drop)
+    }
+
+    /// Jobs set aside longer ago than `older_than`, by the server's clock. Once what they wait for is queued,
+    /// [`Queue::remove_pending`] removes the note.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn list_aside(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
+        self.notes(subject::ASIDE, subject::job_of_aside, older_than)
+            .await
+    }
+
+    async fn notes(
+        &self,
+        filter: &str,
+        job_of: fn(&str) -> Option<JobKey>,
+        older_than: Duration,
+    ) -> Result<Vec<(JobKey, Revision)>> {
         let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
         let latest = self.time().await?.0.saturating_sub(age);
-        let keys = self.pending.keys("*.*").await?;
+        let keys = self.pending.keys(filter).await?;
         let entries = self.pending.get_many(&keys).await?;
         let old = entries
             .iter()
             .filter(|entry| entry.written_at.0 <= latest)
-            .filter_map(|entry| Some((subject::job_of_key(&entry.key)?, entry.revision)));
+            .filter_map(|entry| Some((job_of(&entry.key)?, entry.revision)));
         Ok(old.collect())
     }
 

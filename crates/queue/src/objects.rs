@@ -546,17 +546,4 @@ impl Backend for Objects {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_are_whole_segments() {
-        let check = |name: &str, prefix: &str, below: bool| {
-            assert_eq!(is_below(name, prefix), below, "{name} {prefix}");
-        };
-        check("t/frame/a", "", true);
-        check("t/frame/a", "t/frame", true);
-        check("t/frames/a", "t/frame", false);
-        check("t/frame/a", "t/frame/a", true);
-    }
-}
+mod tests;

@@ -188,6 +188,20 @@ pub(crate) fn job_of_key(text: &str) -> Option<JobKey> {
     key(tenant, job)
 }
 
+/// The key of a job that was set aside, beside those of accepts.
+pub(crate) fn aside_key(key: &JobKey) -> String {
+    format!("{key}{ASIDE_END}")
+}
+
+/// Every such key.
+pub(crate) const ASIDE: &str = "*.*.aside";
+const ASIDE_END: &str = ".aside";
+
+/// The job of such a key.
+pub(crate) fn job_of_aside(text: &str) -> Option<JobKey> {
+    job_of_key(text.strip_suffix(ASIDE_END)?)
+}
+
 fn key(tenant: &str, job: &str) -> Option<JobKey> {
     Some(JobKey {
         tenant: TenantId::new(tenant).ok()?,
@@ -258,6 +272,9 @@ mod tests {
         assert_eq!(named, Some((key.clone(), Stage::Encode, 3)));
         assert_eq!(unit_of("work.encode.tiny-here.routine.Nobody.1.0"), None);
         assert_eq!(unit_of(&intake(&unit)), None);
-        assert_eq!(job_of_key(&key.to_string()), Some(key));
+        assert_eq!(job_of_key(&key.to_string()), Some(key.clone()));
+        assert_eq!(job_of_key(&aside_key(&key)), None);
+        assert_eq!(job_of_aside(&key.to_string()), None);
+        assert_eq!(job_of_aside(&aside_key(&key)), Some(key));
     }
 }

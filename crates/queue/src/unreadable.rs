@@ -1,6 +1,9 @@
 //! A message in the place of a unit of work that this release cannot read. Another release may: so it is handed back, for a
 //! while. Then its job would wait for it until its time is over: so the job that the subject names fails, with a dead letter,
 //! before the message goes.
+//!
+//! What is handed back keeps a place of the few that its consumer has. Where such messages take too many of them, the job is
+//! set aside and the message goes; ingest's sweep queues later what the job waits for by its record.
 
 use std::time::Duration;
 
@@ -39,10 +42,15 @@ pub(crate) async fn bury(
         );
         return settled(queue.acknowledge(reply, "+ACK".into()).await, None);
     };
-    let key = unit.key.clone();
-    let age = age(info, (queue.clock)());
+    let (key, named) = (unit.key.clone(), unit.clone());
+    // This process's clock may be anywhere; the messages are dated by the queue's, and so are the ends of jobs.
+    let now = match queue.time().await {
+        Ok(now) => now,
+        Err(error) => return error,
+    };
+    let age = age(info, now);
     let is_over = is_over(info.deliveries, age, queue.config.unreadable_wait.get());
-    match fail(queue, unit, message, is_over).await {
+    match fail(queue, unit, message, (is_over, now)).await {
         Ok(Fate::Settled) => {
             tracing::error!(
                 error = why as &dyn std::error::Error,
@@ -51,17 +59,7 @@ pub(crate) async fn bury(
             );
             settled(queue.acknowledge(reply, "+ACK".into()).await, Some(key))
         }
-        Ok(Fate::Later) => {
-            tracing::warn!(
-                error = why as &dyn std::error::Error,
-                job = %key.job,
-                deliveries = info.deliveries,
-                "a unit of work cannot be read: it is handed back, for a worker of another release"
-            );
-            let reason = "another release may be able to read it";
-            let again = nak(pause(info.deliveries));
-            handed_back(queue.acknowledge(reply, again).await, reason)
-        }
+        Ok(Fate::Later) => leave(queue, &named, (reply, info), why).await,
         // A server that does not know yet that it leads no more has not got the latest jobs.
         Ok(Fate::NotFound(_)) if age < queue.outdated_max() => {
             tracing::warn!(
@@ -88,7 +86,41 @@ pub(crate) async fn bury(
     }
 }
 
-/// How long the message is there by this clock, which may be ahead or behind.
+/// Leaves the message to a worker of another release: hands it back, or sets its job aside where too many places are taken.
+async fn leave(
+    queue: &Queue,
+    unit: &WorkUnit,
+    (reply, info): (&str, AckInfo),
+    why: &QueueError,
+) -> QueueError {
+    let key = &unit.key;
+    match queue.is_crowded(unit).await {
+        Ok(true) => {
+            tracing::warn!(
+                error = why as &dyn std::error::Error,
+                job = %key.job,
+                "a unit of work cannot be read, and too many are with workers: it is removed, and ingest queues its job again"
+            );
+            let set_aside = queue.set_aside(key, reply).await;
+            handed_back(set_aside, "its job is queued again later")
+        }
+        Ok(false) => {
+            tracing::warn!(
+                error = why as &dyn std::error::Error,
+                job = %key.job,
+                deliveries = info.deliveries,
+                "a unit of work cannot be read: it is handed back, for a worker of another release"
+            );
+            let reason = "another release may be able to read it";
+            let again = nak(pause(info.deliveries));
+            handed_back(queue.acknowledge(reply, again).await, reason)
+        }
+        // It comes again after the acknowledge wait.
+        Err(error) => error,
+    }
+}
+
+/// How long the message is there. The queue's clock may have been set back since.
 fn age(info: AckInfo, now: UnixMillis) -> Duration {
     let millis = now.0.saturating_sub(info.stored_at.0);
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
@@ -108,7 +140,7 @@ fn pause(deliveries: u64) -> Duration {
 }
 
 /// Whether a worker may be at work on the job: a start in the stage that the job is in was neither finished nor handed back.
-/// That of a worker that has died looks the same; so this holds only for as long as the job has time.
+/// That of a worker that has died looks the same; so this holds only for as long as the job has time, by the queue's clock.
 fn may_be_at_work(record: &JobRecord, now: UnixMillis) -> bool {
     let is_started = match record.state {
         JobState::Released => record.starts.preprocess > 0,
@@ -131,8 +163,13 @@ enum Fate {
 
 /// Fails the job in the epoch that it is in, unless it has ended, the outcome of the unit is in its record already, the hub
 /// does it, or it must not fail yet.
-async fn fail(queue: &Queue, unit: WorkUnit, message: &Message, is_over: bool) -> Result<Fate> {
-    let (now, failure) = ((queue.clock)(), failure());
+async fn fail(
+    queue: &Queue,
+    unit: WorkUnit,
+    message: &Message,
+    (is_over, now): (bool, UnixMillis),
+) -> Result<Fate> {
+    let failure = failure();
     let step = Move::Fail(failure.clone());
     let propose = |before: &JobRecord| {
         if before.state == JobState::Forwarded {

@@ -218,8 +218,13 @@ fn pseudonyms_from_wire(wire: &work::JobRecord) -> Result<Pseudonyms> {
     })
 }
 
+/// 0 stands for no time; a machine whose clock is before 1970 reads as 0, and what it did has a time all the same.
 fn time_to_wire(time: Option<UnixMillis>) -> i64 {
-    time.map_or(0, |time| time.0)
+    match time {
+        None => 0,
+        Some(UnixMillis(0)) => 1,
+        Some(time) => time.0,
+    }
 }
 
 /// Encodes a record, with what a later release wrote into it.

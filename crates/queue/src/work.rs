@@ -93,6 +93,15 @@ struct ConsumerInfo {
     num_pending: u64,
     #[serde(default)]
     num_ack_pending: u64,
+    #[serde(default)]
+    config: ConsumerLimits,
+}
+
+#[derive(Deserialize, Default)]
+struct ConsumerLimits {
+    /// Less than one for no limit.
+    #[serde(default)]
+    max_ack_pending: i64,
 }
 
 #[derive(Deserialize)]
@@ -282,6 +291,17 @@ impl Queue {
             routine,
             bulk,
         })
+    }
+
+    /// Units of one (stage, pool, class) with workers, those handed back for later included, and how many may be; `None` for any
+    /// number.
+    ///
+    /// # Errors
+    /// As [`Queue::outstanding`].
+    pub(crate) async fn places(&self, unit: &WorkUnit) -> Result<(u64, Option<u64>)> {
+        let info = consumer_info(&self.api, unit.stage, &unit.pool, unit.class).await?;
+        let most = u64::try_from(info.config.max_ack_pending).ok();
+        Ok((info.num_ack_pending, most.filter(|most| *most > 0)))
     }
 
     async fn backlog(&self, stage: Stage, pool: &PoolName, class: Class) -> Result<Backlog> {

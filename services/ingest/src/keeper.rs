@@ -23,6 +23,8 @@ use crate::metrics::Figures;
 
 /// Name of the lease.
 const LEASE: &str = "keeper";
+/// How far this machine's clock may be ahead of the queue's. Whatever is dated by another clock is deleted too early by as much.
+const AHEAD_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// The jobs of a tenant that rely on something.
 type Holders = BTreeMap<JobId, Holder>;
@@ -59,7 +61,7 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                swept = self.sweep() => if let Err(error) = swept {
+                swept = self.sweep_in_time() => if let Err(error) = swept {
                     tracing::warn!(error = chain(&error), "the sweep of stored data could not finish");
                 },
                 () = lease.hold() => {}
@@ -69,6 +71,20 @@ impl Keeper {
                 tracing::debug!(error = chain(&error), "the keeper's lease ends by itself");
             }
         }
+    }
+
+    /// As [`Keeper::sweep`], unless this machine's clock is far ahead: what has become old by a wrong clock is gone for good.
+    async fn sweep_in_time(&self) -> Result<(), Refusal> {
+        let (own, queue) = (self.clock.now(), self.queue.time().await?);
+        if is_older(queue, AHEAD_MAX, own) {
+            self.figures.keeper_failures.inc();
+            tracing::error!(
+                ahead_seconds = own.0.saturating_sub(queue.0) / 1_000,
+                "this machine's clock is ahead of the queue's: nothing that is stored is deleted by it"
+            );
+            return Ok(());
+        }
+        self.sweep().await
     }
 
     /// One pass over everything that is stored.
@@ -184,8 +200,10 @@ impl Keeper {
 
     fn is_over(&self, tenant: &TenantId, record: &JobRecord, now: UnixMillis) -> bool {
         let keep = self.config.keep(tenant, record.class);
-        let ended = record.times.finished.filter(|_| record.state.is_final());
-        ended.is_some_and(|ended| is_older(ended, keep, now))
+        let finished = record.times.finished.unwrap_or_default();
+        // Whoever ended it may have a clock that is far behind; the accept was dated by the queue's.
+        let ended = finished.max(record.times.accepted);
+        record.state.is_final() && is_older(ended, keep, now)
     }
 
     /// The record goes first, unless it has changed since it was read: a job that was just started over stays.

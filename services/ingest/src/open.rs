@@ -10,6 +10,7 @@ use medfleet_core::{JobKey, PoolName, TenantId, UnixMillis};
 use medfleet_proto::work::v1::JobEvent;
 use medfleet_queue::Queue;
 use medfleet_runtime::Shutdown;
+use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 
 use crate::convert;
@@ -78,12 +79,30 @@ impl OpenJobs {
                         ledger.take(&key, Sighting::from(&record));
                     }
                 }
+                self.look_again(&queue).await;
                 self.lock().end_scan();
             }
         };
         tokio::select! {
             () = follow => {}
             () = shutdown.begun() => {}
+        }
+    }
+
+    /// Asks for the records of the jobs that the scan has not found: a server that is behind the others may have answered it,
+    /// which knows nothing of the latest. What is forgotten here counts as no open job, and nobody ends it for its time.
+    async fn look_again(&self, queue: &Queue) {
+        let unseen = self.lock().unseen();
+        for key in unseen {
+            match queue.record(&key).await {
+                Ok(Some((record, _))) => self.lock().take(&key, Sighting::from(&record)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(
+                    error = chain(&error),
+                    job = %key.job,
+                    "an open job's record could not be read, and it counts no more"
+                ),
+            }
         }
     }
 

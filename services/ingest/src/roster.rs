@@ -18,6 +18,8 @@ const SILENCE_MAX: Duration = PRESENCE_EVERY.saturating_mul(5);
 const AGAIN: Duration = Duration::from_millis(250);
 /// Workers that are remembered; a fleet has far fewer, and a flood must not fill memory.
 const WORKERS_MAX: usize = 10_000;
+/// Bytes of a worker's name; ours have 22.
+const NAME_BYTES_MAX: usize = 64;
 
 /// One worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +72,11 @@ impl Roster {
         }
     }
 
-    /// What does not name a stage and a pool is no worker of this version.
+    /// What does not name a stage and a pool, or has a name that none of ours has, is no worker of this version.
     fn note(&self, presence: &WorkerPresence, now: Instant) {
+        if presence.worker.len() > NAME_BYTES_MAX {
+            return;
+        }
         let stage = Stage::ALL
             .iter()
             .find(|stage| stage.as_str() == presence.stage);
@@ -183,6 +188,8 @@ mod tests {
         ] {
             roster.note(&presence(stage, stage, pool), now);
         }
+        let name = "x".repeat(NAME_BYTES_MAX + 1);
+        roster.note(&presence(&name, "encode", "main"), now);
         let mut leaving = presence("leaving", "encode", "main");
         leaving.draining = true;
         roster.note(&leaving, now);

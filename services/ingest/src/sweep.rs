@@ -1,4 +1,5 @@
-//! Finishes accepts whose process died between the record and the intake message, for as long as the service runs.
+//! Finishes accepts whose process died between the record and the intake message, and queues again the jobs that workers have
+//! set aside, for as long as the service runs.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ const SWEEP: &str = "medfleet";
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     let config = &acceptor.config.accept;
     let (every, pending) = (config.sweep_every.get(), config.pending_after.get());
-    // The job's record changes within half of that time or not at all, and must be seen as it is then.
+    // The job's record changes within half of that time or not at all, and must be seen as it is then; that of a job that was
+    // set aside as it was at that moment, or later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
     loop {
         tokio::select! {
@@ -27,23 +29,20 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
         if let Err(error) = acceptor.sweep_once(age).await {
             tracing::warn!(
                 error = chain(&error),
-                "the sweep of accepts could not finish"
+                "the sweep of accepts and of jobs set aside could not finish"
             );
         }
     }
 }
 
 impl Acceptor {
-    /// One pass over the accepts that began longer than `age` ago.
+    /// One pass over the accepts that began longer than `age` ago, and the jobs that were set aside before that.
     async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
         for (key, noted) in self.queue.list_pending(age).await? {
-            match self.sweep_accept(&key, noted).await {
-                // Such as a record of a newer version, after a rollback: it waits, and does not hold up the others.
-                Err(error) if !error.is_transient() => {
-                    tracing::error!(error = chain(&error), job = %key.job, "an accept could not be finished");
-                }
-                swept => swept?,
-            }
+            go_on(&key, self.sweep_accept(&key, noted).await)?;
+        }
+        for (key, noted) in self.queue.list_aside(age).await? {
+            go_on(&key, self.sweep_aside(&key, noted).await)?;
         }
         Ok(())
     }
@@ -59,5 +58,28 @@ impl Acceptor {
         }
         // Without a record nobody was told that the job exists.
         self.queue.remove_pending(noted).await
+    }
+
+    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended.
+    async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+        let Some((record, _)) = self.queue.record(key).await? else {
+            // It had a record when it was set aside: a server that is behind says so, or the note goes with its own age.
+            return Ok(());
+        };
+        let queued_units = self.requeue(key, &record).await?;
+        tracing::debug!(job = %key.job, queued_units, "a job that was set aside is queued again");
+        self.queue.remove_pending(noted).await
+    }
+}
+
+/// Says what another pass will not mend, such as a record of a newer version, after a rollback: its note waits, and does not
+/// hold up the others.
+fn go_on(key: &JobKey, swept: Result<(), QueueError>) -> Result<(), QueueError> {
+    match swept {
+        Err(error) if !error.is_transient() => {
+            tracing::error!(error = chain(&error), job = %key.job, "a noted job could not be queued");
+            Ok(())
+        }
+        swept => swept,
     }
 }

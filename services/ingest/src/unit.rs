@@ -26,6 +26,9 @@ pub(crate) use shelf::{Removal, Shelf};
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
+/// Units that are left for a while at most.
+const LEFT_MAX: usize = 1024;
+
 /// Slots kept for each class from those below it; the lowest class has none below.
 pub type Reserved = [u64; CLASSES - 1];
 
@@ -121,6 +124,8 @@ pub struct Index {
     lanes: BTreeMap<LaneKey, Lane>,
     /// Where the units of a job are held, to find them when the job ends.
     of_job: HashMap<JobKey, Vec<Waits>>,
+    /// Units that could not be released for a reason of their own.
+    left: Vec<Held>,
 }
 
 impl Index {
@@ -133,11 +138,15 @@ impl Index {
             in_flight: InFlight::default(),
             lanes: BTreeMap::new(),
             of_job: HashMap::new(),
+            left: Vec::new(),
         }
     }
 
-    /// Adds a unit that waits.
+    /// Adds a unit that waits, unless it is here already: a stream may be read anew from its beginning.
     pub fn insert(&mut self, held: Held) {
+        if self.is_held(&held) {
+            return;
+        }
         self.remember(&held);
         self.in_flight.wait(&held.unit);
         let lane = self.lanes.entry(lane_of(&held.unit)).or_default();
@@ -176,6 +185,25 @@ impl Index {
         lane.put_back(held);
     }
 
+    /// A unit whose release failed for a reason of its own, such as a record that this release cannot read: its (stage, pool)
+    /// goes on without it until [`Index::try_left`]. Beyond so many, as [`Index::put_back`].
+    pub fn leave(&mut self, held: Held) {
+        if self.left.len() >= LEFT_MAX {
+            return self.put_back(held);
+        }
+        self.uncount(&held);
+        self.in_flight.wait(&held.unit);
+        self.left.push(held);
+    }
+
+    /// Lets the units that were left be tried again.
+    pub fn try_left(&mut self) {
+        for held in std::mem::take(&mut self.left) {
+            self.in_flight.go(held.unit.stage, &held.unit.key.tenant);
+            self.insert(held);
+        }
+    }
+
     /// A unit that was taken turned out to need no release.
     pub fn uncount(&mut self, held: &Held) {
         if let Some(lane) = self.lanes.get_mut(&lane_of(&held.unit)) {
@@ -202,7 +230,14 @@ impl Index {
             stage: unit.lane.0,
             sequence: unit.rank.sequence(),
         });
-        places.collect()
+        let mut places: Vec<Place> = places.collect();
+        let is_over = |held: &Held| held.unit.key == *key && held.unit.epoch <= epoch;
+        for held in self.left.iter().filter(|held| is_over(held)) {
+            self.in_flight.go(held.unit.stage, &key.tenant);
+            places.push(held.place());
+        }
+        self.left.retain(|held| !is_over(held));
+        places
     }
 
     /// Replaces what was counted here by what the queue says, and lets releases go on.
@@ -275,6 +310,15 @@ impl Index {
         };
         let of_job = self.of_job.entry(held.unit.key.clone()).or_default();
         of_job.push(waits);
+    }
+
+    fn is_held(&self, held: &Held) -> bool {
+        let (rank, unit) = (Rank::of(held), &held.unit);
+        let is_same = |waits: &Waits| {
+            waits.rank == rank && waits.lane.0 == unit.stage && waits.lane.1 == unit.pool
+        };
+        let waits = self.of_job.get(&unit.key);
+        waits.is_some_and(|waits| waits.iter().any(is_same))
     }
 
     fn forget_place(&mut self, held: &Held) {

@@ -24,6 +24,7 @@ pub(super) fn is_at_rest(world: &World) -> bool {
         .filter_map(|versions| versions.last());
     latest.all(|version| version.record.state.is_final())
         && server.pending.is_empty()
+        && server.aside.is_empty()
         && server.left().is_empty()
 }
 
@@ -39,10 +40,11 @@ pub(super) fn unrest(world: &World) -> String {
         }
     }
     format!(
-        "{} clients wait; open: {open:?}; queued: {:?}; noted: {}",
+        "{} clients wait; open: {open:?}; queued: {:?}; noted: {}, set aside: {}",
         world.clients_left.get(),
         server.left(),
-        server.pending.len()
+        server.pending.len(),
+        server.aside.len()
     )
 }
 
@@ -78,6 +80,7 @@ fn job(world: &World, asked: &Asked, record: &JobRecord) -> Result<()> {
         "it is {}, and its final events are {finals:?}",
         record.state
     );
+    stamped(world, asked, record.epoch)?;
     let letter = server.letters.get(&(asked.key.clone(), record.epoch));
     match record.state {
         JobState::Completed => completed(world, asked, record)?,
@@ -106,6 +109,27 @@ fn job(world: &World, asked: &Asked, record: &JobRecord) -> Result<()> {
     ensure!(
         is_failed || letter.is_none(),
         "a letter of a job that has not failed"
+    );
+    Ok(())
+}
+
+/// Whoever stamps a job goes by the queue's clock, as it was told of it.
+fn stamped(world: &World, asked: &Asked, epoch: u32) -> Result<()> {
+    /// An answer on its way, and a process that stands still between the stamp and the store: in milliseconds.
+    const LATE_MAX: i64 = 20_000;
+    if world.stamped_untold.borrow().contains(&asked.key) {
+        return Ok(());
+    }
+    let server = world.server.borrow();
+    let versions = server.records.get(&asked.key).context("no record")?;
+    let first = versions
+        .iter()
+        .find(|version| version.record.epoch == epoch);
+    let first = first.context("no record of its epoch")?;
+    let time = first.record.times.accepted;
+    ensure!(
+        server.clock.may_have_shown(time, first.at, LATE_MAX),
+        "it was stamped {time:?} by another clock than the queue's"
     );
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(super) struct WallClock {
     ahead: Cell<i64>,
     /// The most that it ever was ahead.
     most: Cell<i64>,
+    /// The least.
+    least: Cell<i64>,
 }
 
 impl WallClock {
@@ -29,6 +31,7 @@ impl WallClock {
         Self {
             ahead: Cell::new(ahead),
             most: Cell::new(ahead),
+            least: Cell::new(ahead),
         }
     }
 
@@ -42,12 +45,19 @@ impl WallClock {
         UnixMillis(date(now).0.saturating_add(self.most.get()))
     }
 
+    /// Whether it has ever been as far off as a time that was read about this moment, give or take so many milliseconds.
+    pub(super) fn may_have_shown(&self, time: UnixMillis, now: u64, give: i64) -> bool {
+        let ahead = time.0.saturating_sub(date(now).0);
+        (self.least.get() - give..=self.most.get() + give).contains(&ahead)
+    }
+
     /// Sets it forward by so many milliseconds, or back.
     pub(super) fn jump(&self, by: i64) {
         let ahead = self.ahead.get().saturating_add(by);
         let ahead = ahead.clamp(-OFF_MAX, OFF_MAX);
         self.ahead.set(ahead);
         self.most.set(self.most.get().max(ahead));
+        self.least.set(self.least.get().min(ahead));
     }
 }
 

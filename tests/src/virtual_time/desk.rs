@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use medfleet_core::{FailureReason, JobKey, JobRecord, JobState, Move, protocol};
+use medfleet_core::{FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, protocol};
 use medfleet_queue::{Applied, QueueError};
 use medfleet_worker::Ending;
 
@@ -15,7 +15,7 @@ use super::server::Stream;
 use super::stages::store_study;
 use super::timeline::after;
 use super::wire::Wire;
-use super::{PENDING_AFTER, REQUEST_TIMEOUT, Role, SWEEP_AGE, SWEEP_EVERY, World};
+use super::{PENDING_AFTER, REQUEST_TIMEOUT, Role, SWEEP_EVERY, World};
 
 /// How long a client waits for one answer.
 const PATIENCE: u64 = 4 * REQUEST_TIMEOUT;
@@ -103,7 +103,7 @@ async fn ask(world: &Rc<World>, asked: &Asked, call: Call, patience: u64) -> boo
     let desks: Vec<_> = world.of_role(Role::Ingest);
     let chosen = timeline.between(0, desks.len() as u64 - 1) as usize;
     let process = Rc::clone(&desks[chosen]);
-    if !process.is_up.get() {
+    if !process.serves.get() {
         return false;
     }
     let answered = Rc::new(Cell::new(false));
@@ -131,7 +131,7 @@ async fn answer(
     let done = match call {
         Call::Submit => accept(&world, &wire, &asked).await,
         Call::Cancel => cancel(&wire, &asked.key).await,
-        Call::Replay => replay(&wire, &asked.key).await,
+        Call::Replay => replay(&world, &wire, &asked.key).await,
     };
     // A call that broke is made again by its client.
     if let Ok(noted) = done {
@@ -152,7 +152,7 @@ async fn accept(world: &World, wire: &Wire, asked: &Asked) -> Result<Option<u64>
     let begun = wire.timeline.now();
     store_study(&world.blobs, asked).await?;
     let mut noted = note(wire, &asked.key).await?;
-    let record = asked.record(&world.pool, wire.clock());
+    let record = asked.record(&world.pool, stamp(world, wire, &asked.key));
     let found = wire.create(&asked.key, &record).await?;
     if wire.timeline.now() - begun > PENDING_AFTER / 2 {
         // So late that the sweep may have dropped the entry of an accept it took for abandoned.
@@ -160,6 +160,14 @@ async fn accept(world: &World, wire: &Wire, asked: &Asked) -> Result<Option<u64>
     }
     announce(wire, &asked.key, found.as_ref().unwrap_or(&record)).await?;
     Ok(Some(noted))
+}
+
+/// The time that a job is stamped with, which is the process's own until the queue has told it one.
+fn stamp(world: &World, wire: &Wire, key: &JobKey) -> UnixMillis {
+    if wire.process.told.get().is_none() {
+        world.stamped_untold.borrow_mut().insert(key.clone());
+    }
+    wire.clock()
 }
 
 /// Sends what makes an accepted job go on. The event first, so that no later one can be stored ahead of it.
@@ -193,9 +201,9 @@ async fn cancel(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
 }
 
 /// Starts a job over whose first epoch failed. In time, or not at all.
-async fn replay(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
+async fn replay(world: &World, wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
     let noted = note(wire, key).await?;
-    let now = wire.clock();
+    let now = stamp(world, wire, key);
     let step = Move::Replay {
         expires: after(now, TIME_TO_LIVE),
     };
@@ -225,7 +233,8 @@ async fn replay(wire: &Wire, key: &JobKey) -> Result<Option<u64>, Broken> {
     Ok(Some(noted))
 }
 
-/// Finishes accepts whose process died between the record and the intake message, for as long as the process runs.
+/// Finishes accepts whose process died between the record and the intake message, and queues again the jobs that were set
+/// aside, for as long as the process runs.
 pub(super) async fn sweep(wire: Wire) {
     loop {
         wire.timeline.sleep(SWEEP_EVERY).await;
@@ -235,22 +244,31 @@ pub(super) async fn sweep(wire: Wire) {
 }
 
 async fn sweep_once(wire: &Wire) -> Result<(), QueueError> {
-    let old = wire
+    let accepts = wire
         .ask("list the accepts", |server, now| {
-            let time = server.clock.time(now);
-            let all = server.pending.iter();
-            let old = all.filter(|(_, (_, at))| after(*at, SWEEP_AGE) <= time);
-            old.map(|(key, (noted, _))| (key.clone(), *noted))
-                .collect::<Vec<_>>()
+            server.old_notes(&server.pending, now)
         })
         .await?;
-    for (key, noted) in old {
+    for (key, noted) in accepts {
         if let Some((record, _)) = wire.record(&key).await?
             && record.state == JobState::Accepted
         {
             announce(wire, &key, &record).await?;
         }
         forget(wire, noted).await?;
+    }
+    let aside = wire
+        .ask("list the jobs that were set aside", |server, now| {
+            server.old_notes(&server.aside, now)
+        })
+        .await?;
+    for (key, noted) in aside {
+        if let Some((record, _)) = wire.record(&key).await? {
+            for unit in protocol::outstanding(&key, &record) {
+                wire.publish(Stream::Intake, &unit).await?;
+            }
+            forget(wire, noted).await?;
+        }
     }
     Ok(())
 }

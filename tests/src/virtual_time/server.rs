@@ -12,7 +12,10 @@ use medfleet_queue::{Backlog, IntakeEntry, Outstanding};
 
 use super::clocks::WallClock;
 use super::timeline::after;
-use super::{LEASE_TTL, Plant};
+use super::{LEASE_TTL, Plant, SWEEP_AGE};
+
+/// Jobs that somebody has to look at, each with its note's revision and time.
+pub(super) type Notes = BTreeMap<JobKey, (u64, UnixMillis)>;
 
 /// The subject of a unit.
 pub(super) type Name = (Stage, JobKey, u32);
@@ -78,7 +81,9 @@ pub(super) struct Server {
     pub(super) records: BTreeMap<JobKey, Vec<Version>>,
     pub(super) events: Vec<Event>,
     pub(super) letters: BTreeMap<(JobKey, u32), Failure>,
-    pub(super) pending: BTreeMap<JobKey, (u64, UnixMillis)>,
+    pub(super) pending: Notes,
+    /// Jobs of which a unit was removed.
+    pub(super) aside: Notes,
     /// The first thing that may never be stored.
     pub(super) broken: Option<String>,
     streams: BTreeMap<(Stream, Name), Message>,
@@ -104,7 +109,8 @@ impl Server {
             records: BTreeMap::new(),
             events: Vec::new(),
             letters: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            pending: Notes::new(),
+            aside: Notes::new(),
             broken: None,
             streams: BTreeMap::new(),
             event_names: BTreeSet::new(),
@@ -347,9 +353,25 @@ impl Server {
         revision
     }
 
+    /// Notes that a unit of the job is about to be removed.
+    pub(super) fn set_aside(&mut self, key: &JobKey, now: u64) {
+        let note = (self.next_serial(), self.clock.time(now));
+        self.aside.insert(key.clone(), note);
+    }
+
+    /// The notes that are old enough for the sweep.
+    pub(super) fn old_notes(&self, notes: &Notes, now: u64) -> Vec<(JobKey, u64)> {
+        let time = self.clock.time(now);
+        let old = notes
+            .iter()
+            .filter(|(_, (_, at))| after(*at, SWEEP_AGE) <= time);
+        old.map(|(key, (noted, _))| (key.clone(), *noted)).collect()
+    }
+
     /// Removes this very note.
     pub(super) fn forget(&mut self, revision: u64) {
         self.pending.retain(|_, (noted, _)| *noted != revision);
+        self.aside.retain(|_, (noted, _)| *noted != revision);
     }
 
     /// Takes the dispatcher's lease if it is free, or makes one's own last longer.

@@ -18,6 +18,9 @@ use super::stages::Started;
 use super::wire::{Changed, Wire};
 use super::{ACK_WAIT, Plant, RETRIES_MAX, RETRY_FIRST, RETRY_LONGEST, World};
 
+/// One unit in so many is none that the worker's release can read.
+const UNREADABLE_ONE_IN: u64 = 40;
+
 /// Why work was stopped from outside.
 enum Stopped {
     Superseded,
@@ -49,6 +52,12 @@ impl Slot {
     }
 
     async fn process(&self, delivery: Delivery) {
+        let timeline = &self.wire.timeline;
+        if !self.wire.is_calm() && timeline.once_in(UNREADABLE_ONE_IN) {
+            // What is not done about it now is done when it comes again.
+            drop(self.set_aside(&delivery).await);
+            return;
+        }
         let process = &self.wire.process;
         let (task, key) = (self.wire.timeline.current(), delivery.unit.key.clone());
         process.at_work.borrow_mut().insert(task, key);
@@ -64,6 +73,23 @@ impl Slot {
         // Unconfirmed, it is delivered again, and finds its effects done.
         drop(self.settle(&delivery, verdict).await);
         process.at_work.borrow_mut().remove(&task);
+    }
+
+    /// As the queue does with a unit that it cannot read where too many of them take its places: notes the job, then removes
+    /// the unit. One whose job has ended is left as it is.
+    async fn set_aside(&self, delivery: &Delivery) -> Result<(), QueueError> {
+        let (wire, key) = (&self.wire, &delivery.unit.key);
+        let record = wire.record(key).await?;
+        if record.is_none_or(|(record, _)| record.state.is_final()) {
+            return Ok(());
+        }
+        if wire.plant != Plant::ForgetsUnread {
+            wire.ask("set a job aside", |server, now| server.set_aside(key, now))
+                .await?;
+        }
+        wire.delete(Stream::Work, delivery.sequence).await?;
+        wire.timeline.note(&format!("{key} is set aside"));
+        Ok(())
     }
 
     async fn settle(&self, delivery: &Delivery, verdict: Verdict) -> Result<(), QueueError> {

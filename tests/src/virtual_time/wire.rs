@@ -28,7 +28,11 @@ pub(super) struct Process {
     pub(super) number: usize,
     /// Its machine's: it goes on when the process ends.
     pub(super) clock: WallClock,
+    /// What the queue's clock said, and when: of `ingest`, once it was told.
+    pub(super) told: Cell<Option<(UnixMillis, u64)>>,
     pub(super) is_up: Cell<bool>,
+    /// Whether clients are answered.
+    pub(super) serves: Cell<bool>,
     /// Since when it is stopped in order, and until when it may finish what it has.
     pub(super) drain_until: Cell<Option<u64>>,
     pub(super) cut_until: Cell<u64>,
@@ -49,7 +53,9 @@ impl Process {
             role,
             number,
             clock,
+            told: Cell::new(None),
             is_up: Cell::new(false),
+            serves: Cell::new(false),
             drain_until: Cell::new(None),
             cut_until: Cell::new(0),
             answers_lost_until: Cell::new(0),
@@ -109,12 +115,26 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// The time of day as this process has it.
+    /// The time of day as this process has it: its machine's, or the queue's since that was told.
     pub(super) fn clock(&self) -> UnixMillis {
-        self.process.clock.time(self.timeline.now())
+        let now = self.timeline.now();
+        let told = self.process.told.get();
+        match told.filter(|_| self.plant != Plant::StampsByOwnClock) {
+            Some((time, at)) => after(time, now.saturating_sub(at)),
+            None => self.process.clock.time(now),
+        }
     }
 
-    fn is_calm(&self) -> bool {
+    /// As `ingest`'s `QueueClock` asks the queue; where that does not answer, what is known goes on.
+    pub(super) async fn ask_time(&self) {
+        let asked = self.timeline.now();
+        if let Ok(time) = self.time().await {
+            let at = asked + (self.timeline.now() - asked) / 2;
+            self.process.told.set(Some((time, at)));
+        }
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
         self.timeline.now() >= self.calm_after
     }
 

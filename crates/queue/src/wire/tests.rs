@@ -1,6 +1,6 @@
 //! Every field survives the wire, and the largest record fits.
 
-use medfleet_core::STUDIES_MAX;
+use medfleet_core::{Move, STUDIES_MAX, invariant};
 
 use super::*;
 
@@ -64,6 +64,21 @@ fn records_survive_the_wire_and_fit() {
         assert!(later_of_record(&bytes).expect("whole fields").is_empty());
         assert_eq!(decode_record(bytes).expect("our own encoding"), record);
     }
+}
+
+/// A record that has ended and says no time of it would be refused every further step, its erasure too.
+#[test]
+fn what_ended_by_a_clock_before_1970_has_ended() {
+    let begun = UnixMillis(0);
+    let ended = samples::record().apply(&Move::Cancel, begun);
+    let ended = ended.expect("it is open");
+    let bytes = encode_record(&ended, &Later::default()).expect("within the limit");
+    let read = decode_record(bytes).expect("our own encoding");
+    assert_eq!(read.times.finished, Some(UnixMillis(1)));
+    let erased = read.apply(&Move::Erase, begun).expect("it has ended");
+    assert_eq!(invariant::violated_by_step(&read, &erased), None);
+    let bytes = encode_record(&erased, &Later::default()).expect("within the limit");
+    assert!(decode_record(bytes).expect("ours").erased.is_some());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod records;
 mod restart;
 mod search;
 mod units;
+mod unreadable;
 mod upgrade;
 
 use std::time::Duration;

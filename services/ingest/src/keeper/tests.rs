@@ -107,6 +107,27 @@ async fn an_ended_job_is_forgotten_when_its_time_is_over_and_an_open_one_never()
 }
 
 #[tokio::test]
+async fn clocks_that_are_wrong_delete_nothing() {
+    let setup = Setup::new().await;
+    let (key, input) = setup.job(1).await;
+    // By a worker whose clock begins in 1970.
+    let step = Move::Fail(Failure::new(FailureReason::Internal, "for a test"));
+    let queue = &setup.keeper.queue;
+    let failed = queue.apply(&key, None, &step, UnixMillis(0)).await;
+    failed.expect("applies");
+    setup.sweep_after(0).await;
+    assert_eq!(setup.state(&key).await, Some(JobState::Failed));
+    // By a keeper whose clock is ahead.
+    setup.clock.advance(DAY * 60);
+    setup.keeper.sweep_in_time().await.expect("looks");
+    assert_eq!(setup.state(&key).await, Some(JobState::Failed));
+    assert!(setup.has(&key, &input).await);
+    assert_eq!(setup.keeper.figures.keeper_failures.get(), 1);
+    setup.keeper.sweep().await.expect("sweeps");
+    assert_eq!(setup.state(&key).await, None);
+}
+
+#[tokio::test]
 async fn what_was_never_submitted_goes_with_the_longest_life_of_a_job() {
     let setup = Setup::new().await;
     let tenant = medfleet_testkit::tenant();

@@ -117,13 +117,18 @@ impl Ledger {
         self.is_scanning = true;
     }
 
+    /// What was known before the scan under way and has not been seen since it began.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<JobKey> {
+        let unseen = self.open.iter();
+        let unseen = unseen.filter(|(_, (_, seen))| *seen < self.scan);
+        unseen.map(|(key, _)| key.clone()).collect()
+    }
+
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
     pub fn end_scan(&mut self) {
         self.is_scanning = false;
-        let scan = self.scan;
-        let gone = self.open.iter().filter(|(_, (_, seen))| *seen < scan);
-        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
-        for key in gone {
+        for key in self.unseen() {
             self.remove(&key);
         }
     }

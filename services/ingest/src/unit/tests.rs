@@ -160,6 +160,42 @@ fn a_failed_release_waits_for_the_recount() {
 }
 
 #[test]
+fn a_unit_that_cannot_be_released_by_itself_holds_up_no_other() {
+    let units = [(1, Class::Stat), (2, Class::Routine), (3, Class::Routine)];
+    let mut index = index(10, &units);
+    let mut taken = index.take(1, NOW);
+    assert_eq!(sequences(&taken), [1]);
+    index.leave(taken.remove(0));
+    assert_eq!(sequences(&index.take(100, NOW)), [2, 3]);
+    index.try_left();
+    let mut again = index.take(100, NOW);
+    assert_eq!(sequences(&again), [1]);
+    // Its job ends meanwhile.
+    index.leave(again.remove(0));
+    let place = Place {
+        stage: Stage::Preprocess,
+        sequence: 1,
+    };
+    assert_eq!(index.remove_job(&key(1), 0), [place]);
+    index.try_left();
+    assert!(index.take(100, NOW).is_empty());
+}
+
+#[test]
+fn where_nothing_can_be_released_nothing_more_is_tried() {
+    let mut index = empty(MANY, Weights::new());
+    for sequence in 1..=LEFT_MAX as u64 + 2 {
+        index.insert(unit_of("a", sequence, 1_000));
+    }
+    let mut taken = index.take(LEFT_MAX + 1, NOW);
+    assert_eq!(taken.len(), LEFT_MAX + 1);
+    taken.drain(..).for_each(|held| index.leave(held));
+    assert!(index.take(100, NOW).is_empty());
+    index.recount(&lane(), &Outstanding::default());
+    assert_eq!(index.take(100, NOW).len(), 2);
+}
+
+#[test]
 fn a_job_that_ended_is_not_released() {
     let mut index = index(10, &[(1, Class::Routine), (2, Class::Routine)]);
     let mut second = held(3, Class::Routine);
@@ -460,6 +496,19 @@ fn a_tenant_has_so_many_jobs_in_the_stages_but_any_number_of_stat_jobs() {
     // One has ended.
     take(open(4, 0), &[2]);
     take(open(2, 0), &[3, 4]);
+}
+
+#[test]
+fn a_unit_that_is_read_twice_waits_once() {
+    let mut index = empty(MANY, Weights::new());
+    index.rules.in_flight_max.default = Some(1);
+    for sequence in [1, 1, 2, 1] {
+        index.insert(held(sequence, Class::Routine));
+    }
+    index.set_open_jobs(HashMap::from([(key(1).tenant, 2)]));
+    assert_eq!(sequences(&index.take(100, NOW)), [1]);
+    assert_eq!(index.remove_job(&key(2), 0).len(), 1);
+    assert!(index.remove_job(&key(1), 0).is_empty());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The time of one leader: the intake in memory, what it hears of jobs, and the releases that follow. A failed call costs
 //! one round, not the session: what could not be done is kept and tried again at the next count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
@@ -21,6 +22,8 @@ use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
 const EVENTS_MAX: usize = 1024;
 /// Jobs that are ended before releases go on, and intake messages that are removed one by one beside them.
 const AT_ONCE_MAX: usize = 1024;
+/// How long a unit is left that could not be released for a reason of its own.
+const LEFT_FOR: Duration = Duration::from_secs(30);
 /// Intake messages taken at once before anything is released.
 const INTAKE_BATCH: usize = 256;
 
@@ -55,6 +58,10 @@ pub(super) struct Session<'a> {
     losses: u64,
     /// When to count the full pools again, because something ended there.
     recount_at: Option<Instant>,
+    /// When the units that were left are tried again.
+    try_left_at: Instant,
+    /// Jobs past their time that could not be ended when it was last tried.
+    not_ended: HashSet<(JobKey, u32)>,
 }
 
 impl<'a> Session<'a> {
@@ -76,6 +83,8 @@ impl<'a> Session<'a> {
             may_remove: true,
             losses,
             recount_at: None,
+            try_left_at: Instant::now() + LEFT_FOR,
+            not_ended: HashSet::new(),
         };
         // Not knowing what is held back, nothing is released.
         let pauses = dispatcher.queue.pauses().await?;
@@ -269,6 +278,11 @@ impl<'a> Session<'a> {
                         self.index.uncount(&held);
                         self.done(held.unit.stage, held.sequence);
                     }
+                    // Such as a record that a later release has written: its own dispatcher, or its job's time, ends this.
+                    Outcome::Failed(held, error) if is_of_unit(&error) => {
+                        tracing::error!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit is left where it waits");
+                        self.index.leave(held);
+                    }
                     Outcome::Failed(held, error) => {
                         tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
                         self.index.put_back(held);
@@ -293,6 +307,10 @@ impl<'a> Session<'a> {
             }
         }
         self.recount(self.index.lanes()).await;
+        if Instant::now() >= self.try_left_at {
+            self.try_left_at = Instant::now() + LEFT_FOR;
+            self.index.try_left();
+        }
         self.shelves.values_mut().for_each(Shelf::age);
         self.may_remove = true;
         self.dispatcher.figures.show_backlog(&self.index.backlog());
@@ -330,7 +348,8 @@ impl<'a> Session<'a> {
                 return;
             }
         };
-        let due = dispatcher.open.due(now).into_iter().take(AT_ONCE_MAX);
+        let due = in_turn(dispatcher.open.due(now), &self.not_ended);
+        self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
         let expiries = stream::iter(due).map(async |(key, epoch)| {
             let expired = dispatcher
@@ -350,10 +369,23 @@ impl<'a> Session<'a> {
                         error = chain(&error),
                         "jobs past their time wait for the queue"
                     );
+                    self.not_ended.insert((key, epoch));
                 }
             }
         }
     }
+}
+
+/// Whether others may be released all the same: trouble with the queue would meet them too.
+fn is_of_unit(error: &QueueError) -> bool {
+    !error.is_transient() && !matches!(error, QueueError::Closed)
+}
+
+/// The jobs to end now. Those that could not be ended last time come last, so that they take no other's place.
+fn in_turn(mut due: Vec<(JobKey, u32)>, not_ended: &HashSet<(JobKey, u32)>) -> Vec<(JobKey, u32)> {
+    due.sort_by_key(|job| not_ended.contains(job));
+    due.truncate(AT_ONCE_MAX);
+    due
 }
 
 /// Every (stage, pool).
@@ -362,4 +394,29 @@ fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
         .iter()
         .flat_map(|stage| pools.iter().map(|pool| (*stage, pool.clone())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::{JobId, TenantId};
+
+    use super::*;
+
+    #[test]
+    fn jobs_that_cannot_be_ended_take_no_others_place() {
+        let job = |number: usize| {
+            let key = JobKey {
+                tenant: TenantId::new("st-mary").expect("a name"),
+                job: JobId::from_bytes((number as u128).to_be_bytes()),
+            };
+            (key, 0)
+        };
+        let due: Vec<_> = (0..AT_ONCE_MAX + 1).map(job).collect();
+        let first = in_turn(due.clone(), &HashSet::new());
+        assert_eq!(first, due[..AT_ONCE_MAX]);
+        let not_ended: HashSet<_> = first.into_iter().collect();
+        let second = in_turn(due.clone(), &not_ended);
+        assert_eq!(second[0], due[AT_ONCE_MAX]);
+        assert_eq!(second.len(), AT_ONCE_MAX);
+    }
 }
