@@ -17,6 +17,19 @@ use crate::error::Refusal;
 /// Domain of the hub's own reasons.
 const DOMAIN: &str = "medfleet";
 
+/// What the slowest line is taken to carry that is waited for, in bytes a second: half a line of 0.5 Mbit/s, as others use it
+/// too. On a slower one `ingest.edge.answer_max` has to be longer.
+const LINE_BYTES_PER_SECOND: u64 = 32 << 10;
+/// Bytes of files that lie in buffers on their way, at most: Linux lets one connection have 4 MiB (`net.ipv4.tcp_wmem`). What
+/// was written is not at the hub before it is through these, and nothing tells how far it is.
+pub(super) const BUFFERED_BYTES_MAX: u64 = 4 << 20;
+
+/// How long an answer may take whose request, or itself, brings so many bytes over the line.
+pub(super) fn patience(answer_max: Duration, bytes: u64) -> Duration {
+    let on_the_line = bytes.saturating_mul(1000) / LINE_BYTES_PER_SECOND;
+    answer_max.saturating_add(Duration::from_millis(on_the_line))
+}
+
 /// Why something was not done at the hub.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -125,6 +138,12 @@ pub(super) const fn fruitless(tries: u32, stored_before: u64, stored_now: u64) -
     } else {
         tries + 1
     }
+}
+
+/// What is left to skip after a part of this length, if all of it is skipped; none of a part that is to be read, such as one whose
+/// length nobody knows.
+pub(super) fn after(length: Option<&usize>, skip: u64) -> Option<u64> {
+    skip.checked_sub(*length? as u64)
 }
 
 /// What the edge owes the hub for a job that was handed on.

@@ -75,6 +75,25 @@ fn pauses_grow_to_the_most_and_never_fall_short_of_what_was_asked() {
 }
 
 #[test]
+fn what_is_on_the_line_has_the_time_that_a_slow_one_takes() {
+    let answer = Duration::from_secs(30);
+    assert_eq!(patience(answer, 0), answer);
+    // 4 MiB at 0.5 Mbit/s take 67 s.
+    let buffered = patience(answer, BUFFERED_BYTES_MAX);
+    assert!(buffered > answer + Duration::from_secs(67), "{buffered:?}");
+    assert!(buffered < Duration::from_secs(180), "{buffered:?}");
+    assert!(patience(answer, u64::MAX) > buffered);
+}
+
+#[test]
+fn parts_that_the_hub_has_are_not_read_again() {
+    assert_eq!(after(Some(&10), 25), Some(15));
+    assert_eq!(after(Some(&10), 10), Some(0));
+    assert_eq!(after(Some(&10), 9), None, "the rest of it is missing");
+    assert_eq!(after(None, 25), None, "nobody has read it yet");
+}
+
+#[test]
 fn a_hub_job_ends_as_it_says() {
     let job = v1::Job {
         state: v1::JobState::Failed.into(),
