@@ -62,7 +62,7 @@ impl Edge {
             nats,
         };
         edge.know(&TENANTS.map(|tenant| (tenant, hub.token(tenant))))?;
-        fs::write(edge.config(), edge.settings(more)?)?;
+        edge.configure(more)?;
         edge.start_again().await?;
         Ok(edge)
     }
@@ -128,6 +128,14 @@ impl Edge {
             },
         )
         .await
+    }
+
+    /// Says what is in its table `ingest.edge`, from its next start on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, more: Table) -> Result<()> {
+        fs::write(self.config(), self.settings(more)?).context("write the edge's configuration")
     }
 
     fn settings(&self, more: Table) -> Result<String> {

@@ -109,7 +109,7 @@ impl EdgeConfig {
         named.filter(|name| !is_known(name)).collect()
     }
 
-    /// Whether stages of this site have something to do.
+    /// Whether stages of this site have something to do by the rules.
     pub(crate) fn encodes(&self) -> bool {
         let mut rules = self.tenants.values().map(|own| own.travels);
         self.travels == Travels::Tokens || rules.any(|travels| travels == Travels::Tokens)

@@ -170,7 +170,7 @@ impl Edge {
             // There is such a unit only once all is encoded: an outdated server answers.
             return Err(BEHIND);
         }
-        if stage == Stage::Preprocess && self.config.encodes() {
+        if stage == Stage::Preprocess && self.works_here() {
             tracing::debug!(state = %record.state, "a job is with the workers of this site");
         } else {
             tracing::error!(state = %record.state, "a job is with workers that an edge does not have; make it a hub again to finish it");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use medfleet_core::{
-    Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, Stage, UnixMillis,
+    Chunks, Ended, Failure, FailureReason, JobId, JobRecord, JobState, Outcome, Stage, UnixMillis,
 };
 use medfleet_proto::v1;
 use medfleet_queue::wire::reason_from_wire;
@@ -167,6 +167,11 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
         },
         _ => Duty::Nothing,
     }
+}
+
+/// Whether work on a job was begun at this site and it has not been handed on: its own stages have to bring it to its tokens.
+pub(super) fn is_begun_here(record: &JobRecord) -> bool {
+    (JobState::Released..=JobState::Decoding).contains(&record.state)
 }
 
 /// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.

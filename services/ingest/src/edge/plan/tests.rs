@@ -1,6 +1,6 @@
 //! The decisions, case by case.
 
-use medfleet_core::{Class, Cost, JobKey, JobState, PoolName, TenantId, WorkUnit};
+use medfleet_core::{Class, Cost, JobKey, PoolName, TenantId, WorkUnit};
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -83,6 +83,26 @@ fn what_is_on_the_line_has_the_time_that_a_slow_one_takes() {
     assert!(buffered > answer + Duration::from_secs(67), "{buffered:?}");
     assert!(buffered < Duration::from_secs(180), "{buffered:?}");
     assert!(patience(answer, u64::MAX) > buffered);
+}
+
+#[test]
+fn what_this_site_has_begun_it_has_to_go_on_with() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let begun = JobState::ALL.iter().filter(|state| {
+        let state = **state;
+        is_begun_here(&JobRecord {
+            state,
+            ..record.clone()
+        })
+    });
+    let begun: Vec<_> = begun.collect();
+    let stages = [
+        &JobState::Released,
+        &JobState::Preprocessed,
+        &JobState::Encoding,
+        &JobState::Decoding,
+    ];
+    assert_eq!(begun, stages);
 }
 
 #[test]
