@@ -25,7 +25,9 @@ pub struct EdgeConfig {
     pub server_name: Option<String>,
     /// The file of the tokens that the hub knows the tenants by: a TOML table `tokens`, tenant to token.
     pub tokens_file: PathBuf,
-    /// Jobs of one tenant that may be at the hub unfinished; the others wait here. STAT jobs go beyond it.
+    /// Jobs of one tenant that may be at the hub unfinished; the others wait here. Where images stay, also the jobs of one
+    /// tenant that may wait for the hub encoded: with so many no more are let in to the stages of this site. STAT jobs go
+    /// beyond both.
     #[serde(default = "in_flight_max_default")]
     pub in_flight_max: u32,
     /// Files of one job that are sent at a time.
