@@ -23,7 +23,7 @@ use crate::unit::{Held, Rules};
 use session::Session;
 
 /// A server knows less of a job than this process.
-const BEHIND: QueueError = QueueError::Unavailable {
+pub(crate) const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
 };
 /// A unit that waited longer than this is released only after a look at its job.

@@ -20,6 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
+use crate::work::BEHIND;
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -33,11 +34,6 @@ const EXPIRED_AT_A_TIME: usize = 16;
 const PROBES_AT_A_TIME: usize = 8;
 /// How often all records are looked through for what is owed: the hint of an erasure may have been lost.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
-
-/// A server knows less of a job than this process.
-const BEHIND: QueueError = QueueError::Unavailable {
-    operation: "end a job whose time is over",
-};
 
 /// An offer that has come to its end; none where it came to nothing.
 type Offering = BoxFuture<'static, (IntakeEntry, Option<Offered>)>;
