@@ -34,9 +34,9 @@ fn large() -> Result<Vec<u8>> {
 }
 
 /// The hub's job of a job of the edge.
-async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
-    let id = job.strip_prefix("jobs/").context("a job's name")?;
-    Ok(hub.get_by_request_id(&format!("edge/{id}/0")).await?)
+async fn at_hub(site: &Edge, hub: &Client, job: &str) -> Result<v1::Job> {
+    let id = site.request_id_at_hub(job).await?;
+    Ok(hub.get_by_request_id(&id).await?)
 }
 
 /// Parts of files that the hub has stored.
@@ -105,7 +105,7 @@ async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     let job = edge.submit(film()?).await?.name;
     let above = hub.client("st-mary").await?;
     let theirs = wait_until(PATIENCE, "the job to be encoded at the hub", async || {
-        let theirs = at_hub(&above, &job).await.ok()?;
+        let theirs = at_hub(&site, &above, &job).await.ok()?;
         let is_encoded = theirs.chunks_total > 0 && theirs.chunks_done == theirs.chunks_total;
         is_encoded.then_some(theirs.name)
     })
@@ -267,6 +267,6 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     let edge = site.client("st-mary").await?;
     let ended = edge.wait_final(&job).await?;
     ensure!(ended.state() == JobState::Completed, "{ended:?}");
-    ensure!(at_hub(&above, &job).await?.state() == JobState::Completed);
+    ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Completed);
     Ok(())
 }

@@ -178,7 +178,7 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     let edge = site.client("st-mary").await?;
     for job in jobs {
         edge.wait_final(job).await?;
-        is_same(&edge, &above, job).await?;
+        is_same(&site, &edge, &above, job).await?;
         let seen = edge.watch_to_end(job).await?;
         ensure!(states(&seen) == ENCODED_HERE, "{:?}", states(&seen));
     }

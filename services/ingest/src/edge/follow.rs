@@ -271,7 +271,7 @@ impl Follow {
         (id, job): (&JobId, &v1::Job),
     ) -> Result<Next, Trouble> {
         let outcome = match job.state() {
-            v1::JobState::Completed => Some(self.result(behalf, id).await?),
+            v1::JobState::Completed => Some(self.result(behalf, record, id).await?),
             _ => None,
         };
         let gone = || {
@@ -284,14 +284,28 @@ impl Follow {
     }
 
     /// Fetches the result and stores it. The job relies on it from then on, as on its files.
-    async fn result(&self, behalf: Behalf<'_>, id: &JobId) -> Result<Outcome, Trouble> {
-        let failed = |text: &str| Outcome::Failed(Failure::new(FailureReason::Internal, text));
+    async fn result(
+        &self,
+        behalf: Behalf<'_>,
+        record: &JobRecord,
+        id: &JobId,
+    ) -> Result<Outcome, Trouble> {
+        let gone = || {
+            let text = "the hub completed the job and has its result no more";
+            Ok(Outcome::Failed(Failure::new(FailureReason::Internal, text)))
+        };
         let mut result = match self.edge.uplink.result(behalf, id).await {
             Ok(result) => result,
-            Err(Trouble::NotThere | Trouble::Refused(_) | Trouble::OtherState) => {
-                return Ok(failed(
-                    "the hub completed the job and has its result no more",
-                ));
+            // The result, or the whole job: one that is lost is handed on again.
+            Err(Trouble::NotThere) => {
+                let request = plan::request_id(&self.key.job, record);
+                let known = self.edge.uplink.find(behalf, request).await?;
+                return known.map_or(Err(Trouble::NotThere), |_| gone());
+            }
+            Err(Trouble::Refused(_)) => return gone(),
+            // Such as one that was put back from a backup in this moment: it goes on.
+            Err(Trouble::OtherState) => {
+                return Err(Trouble::Later("the hub's job is no longer completed", None));
             }
             Err(trouble) => return Err(trouble),
         };
@@ -326,6 +340,15 @@ impl Follow {
         };
         if self.edge.is_over(record) {
             let ended = fail("the hub does not know the job any more, and its time is over");
+            return self.finish(record, ended).await;
+        }
+        let forwarded = record.forwarded.as_ref();
+        if forwarded.is_some_and(|forwarded| forwarded.is_cancel_wanted) {
+            // Nothing is left to stop, and nothing is sent only to be stopped.
+            let ended = Ended {
+                outcome: Outcome::Cancelled,
+                ..fail("")
+            };
             return self.finish(record, ended).await;
         }
         tracing::warn!(job = %self.key.job, "the hub has lost a job; it is handed on again");

@@ -121,7 +121,7 @@ impl Edge {
         }
         let known = match is_doubtful {
             true => {
-                let id = plan::request_id(&key.job, record.epoch);
+                let id = plan::request_id(&key.job, record);
                 self.uplink.find(behalf, id).await?
             }
             false => None,
@@ -258,7 +258,7 @@ impl Edge {
         let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
-            request_id: plan::request_id(&key.job, record.epoch),
+            request_id: plan::request_id(&key.job, record),
             task: parcel.task,
             inputs,
             class: convert::class(record.class).into(),
@@ -273,7 +273,7 @@ impl Edge {
             // An upload of it has expired; or it is there already, as it was sent another time.
             Err(Trouble::NotThere) => Err(Trouble::Later("an upload has expired at the hub", None)),
             Err(Trouble::Taken) => {
-                let id = plan::request_id(&key.job, record.epoch);
+                let id = plan::request_id(&key.job, record);
                 let found = self.uplink.find(behalf, id).await?;
                 found.ok_or(Trouble::Later("the hub contradicts itself", None))
             }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::error::Refusal;
+use crate::keys;
 
 /// Domain of the hub's own reasons.
 const DOMAIN: &str = "medfleet";
@@ -192,9 +193,11 @@ pub(super) fn is_behind(
     found.is_none_or(|epoch| epoch < entry.unit.epoch) && age < outdated_max
 }
 
-/// The request id that a job has at the hub: the same however often it is handed on.
-pub(super) fn request_id(job: &JobId, epoch: u32) -> String {
-    format!("edge/{job}/{epoch}")
+/// The request id that a job has at the hub: the same however often it is handed on. It says what was meant, too: the hub may
+/// still have a job of this name that meant something else, where an id was free again here and not there.
+pub(super) fn request_id(job: &JobId, record: &JobRecord) -> String {
+    let meaning = keys::meaning(&record.body);
+    format!("edge/{job}/{}/{meaning}", record.epoch)
 }
 
 /// What is left of a job's time, at least a second.

@@ -106,6 +106,27 @@ fn what_this_site_has_begun_it_has_to_go_on_with() {
 }
 
 #[test]
+fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another() {
+    let (key, record) = medfleet_testkit::record(1, 1);
+    let id = |body: [u8; 32], epoch| {
+        let record = JobRecord {
+            body: medfleet_core::Digest::new(body),
+            epoch,
+            ..record.clone()
+        };
+        request_id(&key.job, &record)
+    };
+    let mut sent_again = [1; 32];
+    sent_again[..16].fill(2);
+    let mut other = [1; 32];
+    other[16..].fill(2);
+    assert_eq!(id([1; 32], 0), id(sent_again, 0));
+    assert_ne!(id([1; 32], 0), id(other, 0));
+    assert_ne!(id([1; 32], 0), id([1; 32], 1));
+    assert!(id([1; 32], u32::MAX).len() <= 128, "the public contract");
+}
+
+#[test]
 fn parts_that_the_hub_has_are_not_read_again() {
     assert_eq!(after(Some(&10), 25), Some(15));
     assert_eq!(after(Some(&10), 10), Some(0));
