@@ -162,10 +162,12 @@ impl Follow {
                 Err(status) => return Err(edge.uplink.broken(behalf, status)),
             };
             edge.uplink.heard_from(behalf);
-            self.tries = 0;
             if let Some(job_now) = self.take(record, message).await? {
+                plan::is_of(&job_now.name, job)?;
                 return self.ended(behalf, record, (job, &job_now)).await;
             }
+            // It goes on. An end that cannot be taken is asked for again ever more seldom.
+            self.tries = 0;
         }
     }
 
@@ -309,6 +311,7 @@ impl Follow {
             }
             Err(trouble) => return Err(trouble),
         };
+        plan::is_of(&result.job, id)?;
         // Everything else of it is the hub's: here the job has its own name.
         result.job = convert::job_name(&self.key.job);
         let bytes = bytes::Bytes::from(result.encode_to_vec());

@@ -12,6 +12,7 @@ use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::convert;
 use crate::error::Refusal;
 use crate::keys;
 
@@ -198,6 +199,14 @@ pub(super) fn is_behind(
 pub(super) fn request_id(job: &JobId, record: &JobRecord) -> String {
     let meaning = keys::meaning(&record.body);
     format!("edge/{job}/{}/{meaning}", record.epoch)
+}
+
+/// Checks that what the hub told is of this job of its: the text of another is worse than none.
+pub(super) fn is_of(name: &str, job: &JobId) -> Result<(), Trouble> {
+    match name == convert::job_name(job) {
+        true => Ok(()),
+        false => Err(Trouble::Later("the hub tells of another job", None)),
+    }
 }
 
 /// What is left of a job's time, at least a second.

@@ -127,6 +127,16 @@ fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another
 }
 
 #[test]
+fn what_is_told_of_another_job_is_not_taken() {
+    let [mine, other] = [1, 2].map(|byte| JobId::from_bytes([byte; 16]));
+    assert!(is_of(&format!("jobs/{mine}"), &mine).is_ok());
+    for name in [format!("jobs/{other}"), mine.to_string(), String::new()] {
+        let refused = is_of(&name, &mine);
+        assert!(matches!(refused, Err(Trouble::Later(..))), "{name}");
+    }
+}
+
+#[test]
 fn parts_that_the_hub_has_are_not_read_again() {
     assert_eq!(after(Some(&10), 25), Some(15));
     assert_eq!(after(Some(&10), 10), Some(0));
