@@ -39,7 +39,8 @@ pub struct EdgeConfig {
     /// The longest one.
     #[serde(default = "pause_most_default")]
     pub pause_most: DurationText,
-    /// How long the hub may take to answer a call, or to take a piece of a file.
+    /// How long the hub may take to answer a call, or to take a piece of a file, besides the time that what is on the line takes
+    /// at 256 kbit/s: the bytes of a call, and of files the 4 MiB that the buffers of a connection hold.
     #[serde(default = "answer_max_default")]
     pub answer_max: DurationText,
     /// How often the hub is asked whether it is there and knows the tokens; the tokens file is read again as often.
