@@ -101,7 +101,14 @@ impl Follow {
         match plan::duty(&record) {
             Duty::Nothing => Ok(Next::Done),
             Duty::Erase(job) => {
-                edge.uplink.erase(behalf, &job).await?;
+                match edge.uplink.erase(behalf, &job).await {
+                    // What it has lost is erased, unless an outdated server of it does not know a job that just came.
+                    Err(Trouble::NotThere) if plan::is_new_there(&record, edge.clock.now()) => {
+                        return Err(Trouble::Later("the hub may not know the job yet", None));
+                    }
+                    Ok(()) | Err(Trouble::NotThere) => {}
+                    Err(trouble) => return Err(trouble),
+                }
                 edge.end(&key, &record, &Move::ErasedAtHub).await?;
                 edge.edge_figures().count(HubOutcome::Erased);
                 Ok(Next::Done)
@@ -347,6 +354,10 @@ impl Follow {
         }
         let forwarded = record.forwarded.as_ref();
         if forwarded.is_some_and(|forwarded| forwarded.is_cancel_wanted) {
+            if plan::is_new_there(record, self.edge.clock.now()) {
+                self.is_cancel_told = false;
+                return Err(Trouble::Later("the hub may not know the job yet", None));
+            }
             // Nothing is left to stop, and nothing is sent only to be stopped.
             let ended = Ended {
                 outcome: Outcome::Cancelled,

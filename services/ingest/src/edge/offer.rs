@@ -44,6 +44,9 @@ const KEPT_AT_A_TIME: usize = 16;
 /// An outdated server answers: taken at its word, the job would be forgotten, its intake message with it.
 const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
 
+/// The hub contradicts itself about a job that is to be erased.
+const GONE: Trouble = Trouble::Later("the hub does not know what it is to erase", None);
+
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
@@ -130,7 +133,11 @@ impl Edge {
             Some(job) if record.state.is_final() => {
                 let job = job_of(&job)?;
                 match record.erased {
-                    Some(_) => self.uplink.erase(behalf, &job).await?,
+                    // Found a moment ago and gone now: it is looked for again.
+                    Some(_) => match self.uplink.erase(behalf, &job).await {
+                        Err(Trouble::NotThere) => return Err(GONE),
+                        erased => erased?,
+                    },
                     None => self.uplink.cancel(behalf, &job).await?,
                 }
                 Ok(Next::Done(Offered::Over))

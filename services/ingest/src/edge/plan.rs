@@ -171,6 +171,18 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
     }
 }
 
+/// How old a state a server of the hub may answer with, with time to spare: on a cluster one that was cut off answers for some
+/// 20 s before it knows that it leads no more.
+const HUB_BEHIND_MAX: Duration = Duration::from_secs(60);
+
+/// Whether a job was handed on so lately that a server of the hub may not know it yet.
+pub(super) fn is_new_there(record: &JobRecord, now: UnixMillis) -> bool {
+    record.forwarded.as_ref().is_some_and(|forwarded| {
+        let age = u64::try_from(now.0.saturating_sub(forwarded.at.0)).unwrap_or(0);
+        Duration::from_millis(age) < HUB_BEHIND_MAX
+    })
+}
+
 /// Whether work on a job was begun at this site and it has not been handed on: its own stages have to bring it to its tokens.
 pub(super) fn is_begun_here(record: &JobRecord) -> bool {
     (JobState::Released..=JobState::Decoding).contains(&record.state)

@@ -140,10 +140,9 @@ impl Uplink {
         let name = convert::job_name(job);
         let request = self.request(behalf, v1::EraseJobRequest { name })?;
         let mut client = self.client.clone();
-        match self.answer(behalf, client.erase_job(request)).await {
-            Ok(_) | Err(Trouble::NotThere) => Ok(()),
-            Err(trouble) => Err(trouble),
-        }
+        self.answer(behalf, client.erase_job(request))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn result(

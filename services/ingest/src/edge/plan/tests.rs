@@ -137,6 +137,21 @@ fn what_is_told_of_another_job_is_not_taken() {
 }
 
 #[test]
+fn what_was_handed_on_just_now_is_not_taken_for_lost() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let at = UnixMillis(1_000_000);
+    let forward = medfleet_core::Move::Forward {
+        job: JobId::from_bytes([1; 16]),
+        class: Class::Routine,
+    };
+    let there = record.apply(&forward, at).expect("it is accepted");
+    assert!(is_new_there(&there, at));
+    assert!(is_new_there(&there, UnixMillis(at.0 + 59_000)));
+    assert!(!is_new_there(&there, UnixMillis(at.0 + 60_000)));
+    assert!(!is_new_there(&record, at), "nobody has it");
+}
+
+#[test]
 fn parts_that_the_hub_has_are_not_read_again() {
     assert_eq!(after(Some(&10), 25), Some(15));
     assert_eq!(after(Some(&10), 10), Some(0));
