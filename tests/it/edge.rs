@@ -32,9 +32,9 @@ pub(crate) async fn hub(pace: Pace) -> Result<Fleet> {
 }
 
 /// The hub's job of a job of the edge.
-pub(crate) async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
-    let id = job.strip_prefix("jobs/").context("a job's name")?;
-    Ok(hub.get_by_request_id(&format!("edge/{id}/0")).await?)
+pub(crate) async fn at_hub(site: &Edge, hub: &Client, job: &str) -> Result<v1::Job> {
+    let id = site.request_id_at_hub(job).await?;
+    Ok(hub.get_by_request_id(&id).await?)
 }
 
 /// Every job of the tenant at the hub.
@@ -43,8 +43,8 @@ pub(crate) async fn all_at_hub(hub: &Client) -> Result<Vec<v1::Job>> {
 }
 
 /// What the edge has of a completed job is what the hub has.
-pub(crate) async fn is_same(edge: &Client, hub: &Client, job: &str) -> Result<()> {
-    let (ours, theirs) = (edge.get(job).await?, at_hub(hub, job).await?);
+pub(crate) async fn is_same(site: &Edge, edge: &Client, hub: &Client, job: &str) -> Result<()> {
+    let (ours, theirs) = (edge.get(job).await?, at_hub(site, hub, job).await?);
     ensure!(ours.state() == JobState::Completed, "{ours:?}");
     ensure!(
         (
@@ -69,10 +69,13 @@ pub(crate) async fn is_same(edge: &Client, hub: &Client, job: &str) -> Result<()
 }
 
 /// The hub has accepted the jobs in this order.
-async fn are_in_order(hub: &Client, jobs: &[String]) -> Result<()> {
+async fn are_in_order(site: &Edge, hub: &Client, jobs: &[String]) -> Result<()> {
     let mut times = Vec::new();
     for job in jobs {
-        let time = at_hub(hub, job).await?.create_time.context("a time")?;
+        let time = at_hub(site, hub, job)
+            .await?
+            .create_time
+            .context("a time")?;
         times.push((time.seconds, time.nanos));
     }
     ensure!(times.is_sorted(), "not in order: {times:?}");
@@ -135,8 +138,10 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
         let last = seen.last.as_ref().context("the end was seen")?;
         ensure!(last.state() == JobState::Completed, "{last:?}");
         ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
-        is_same(&edge, &above, job).await?;
-        let theirs = above.watch_to_end(&at_hub(&above, job).await?.name).await?;
+        is_same(&site, &edge, &above, job).await?;
+        let theirs = above
+            .watch_to_end(&at_hub(&site, &above, job).await?.name)
+            .await?;
         ensure!(
             seen.text == theirs.text && !seen.text.is_empty(),
             "another text"
@@ -149,7 +154,7 @@ async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() ->
         all_at_hub(&above).await?.len() == jobs.len(),
         "a job was doubled"
     );
-    are_in_order(&above, &jobs).await?;
+    are_in_order(&site, &above, &jobs).await?;
     site.wait_metric("medfleet_ingest_edge_waiting_jobs", |waiting| {
         waiting == 0.0
     })
@@ -187,10 +192,10 @@ async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Res
     let above = hub.client("st-mary").await?;
     for job in &jobs {
         edge.wait_final(job).await?;
-        is_same(&edge, &above, job).await?;
+        is_same(&site, &edge, &above, job).await?;
     }
-    ensure!(at_hub(&above, &jobs[0]).await?.class() == v1::Class::Stat);
-    are_in_order(&above, &jobs).await?;
+    ensure!(at_hub(&site, &above, &jobs[0]).await?.class() == v1::Class::Stat);
+    are_in_order(&site, &above, &jobs).await?;
     ensure!(
         all_at_hub(&above).await?.len() == jobs.len(),
         "a job was doubled"
@@ -210,7 +215,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
         .await?
         .name;
     wait_until(PATIENCE, "the job at the hub", async || {
-        at_hub(&above, &routine).await.ok()
+        at_hub(&site, &above, &routine).await.ok()
     })
     .await?;
     ensure!(edge.get(&routine).await?.state() == JobState::Accepted);
@@ -222,7 +227,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
     site.link().mend();
     for job in [&stat, &routine] {
         edge.wait_final(job).await?;
-        is_same(&edge, &above, job).await?;
+        is_same(&site, &edge, &above, job).await?;
     }
     ensure!(all_at_hub(&above).await?.len() == 2, "a job was doubled");
     Ok(())
@@ -258,7 +263,7 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
     let edge = site.client("st-mary").await?;
     for job in &jobs {
         edge.wait_final(job).await?;
-        is_same(&edge, &above, job).await?;
+        is_same(&site, &edge, &above, job).await?;
         let seen = edge.watch_to_end(job).await?;
         ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
     }
@@ -308,7 +313,7 @@ async fn a_cancel_of_a_job_at_the_hub_is_passed_on() -> Result<()> {
         "{ended:?}"
     );
     let above = hub.client("st-mary").await?;
-    ensure!(at_hub(&above, &job).await?.state() == JobState::Cancelled);
+    ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Cancelled);
     ensure!(edge.cancel(&job).await?.state() == JobState::Cancelled);
     hub.wait_idle().await
 }
@@ -336,10 +341,10 @@ async fn a_cancel_while_the_hub_is_away_is_remembered_and_watched() -> Result<()
     ensure!(edge.get(&job).await?.cancel_wanted);
     edge.watch_until(&job, &mut Seen::default(), decodes)
         .await?;
-    ensure!(at_hub(&above, &job).await?.state() == JobState::Decoding);
+    ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Decoding);
     site.link().mend();
     ensure!(edge.wait_final(&job).await?.state() == JobState::Cancelled);
-    ensure!(at_hub(&above, &job).await?.state() == JobState::Cancelled);
+    ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Cancelled);
     hub.wait_idle().await
 }
 
@@ -379,7 +384,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     ensure!(edge.wait_final(&last).await?.state() == JobState::Completed);
     let above = hub.client("st-mary").await?;
     // One that ended in the moment of its way to the hub may have come there, and is cancelled there too.
-    let last = at_hub(&above, &last).await?.name;
+    let last = at_hub(&site, &above, &last).await?.name;
     let others = all_at_hub(&above).await?.into_iter();
     let others: Vec<_> = others.filter(|job| job.name != last).collect();
     ensure!(
@@ -415,7 +420,7 @@ async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
     let gone = edge.result(&job).await.expect_err("it was erased");
     ensure!(gone.code() == Code::FailedPrecondition, "{gone:?}");
     let above = hub.client("st-mary").await?;
-    let theirs = at_hub(&above, &job).await?;
+    let theirs = at_hub(&site, &above, &job).await?;
     above.result(&theirs.name).await?;
     site.kill9().await?;
     site.start_again().await?;
@@ -453,7 +458,9 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
     ensure!(log.contains("does not know this tenant's token"), "{log}");
     ensure!(!log.contains("mf_"), "a token is in the log");
 
-    let theirs = at_hub(&hub.client("st-mary").await?, &job).await?.name;
+    let theirs = at_hub(&site, &hub.client("st-mary").await?, &job)
+        .await?
+        .name;
     let neighbour = hub.client("st-john").await?;
     for answer in [
         other.get(&job).await.err(),

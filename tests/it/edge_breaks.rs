@@ -34,9 +34,9 @@ fn large() -> Result<Vec<u8>> {
 }
 
 /// The hub's job of a job of the edge.
-async fn at_hub(hub: &Client, job: &str) -> Result<v1::Job> {
-    let id = job.strip_prefix("jobs/").context("a job's name")?;
-    Ok(hub.get_by_request_id(&format!("edge/{id}/0")).await?)
+async fn at_hub(site: &Edge, hub: &Client, job: &str) -> Result<v1::Job> {
+    let id = site.request_id_at_hub(job).await?;
+    Ok(hub.get_by_request_id(&id).await?)
 }
 
 /// Parts of files that the hub has stored.
@@ -105,7 +105,7 @@ async fn before_decode() -> Result<(Fleet, Edge, String, String)> {
     let job = edge.submit(film()?).await?.name;
     let above = hub.client("st-mary").await?;
     let theirs = wait_until(PATIENCE, "the job to be encoded at the hub", async || {
-        let theirs = at_hub(&above, &job).await.ok()?;
+        let theirs = at_hub(&site, &above, &job).await.ok()?;
         let is_encoded = theirs.chunks_total > 0 && theirs.chunks_done == theirs.chunks_total;
         is_encoded.then_some(theirs.name)
     })
@@ -145,7 +145,7 @@ async fn let_expire(site: &Edge, job: &str) -> Result<()> {
     .await
 }
 
-/// Cuts the link and makes the hub forget the job, as one does that was put back from an older backup.
+/// Cuts the link and makes the hub lose the job's record, and nothing else of it.
 async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
     site.link().cut();
     let key = key_of(theirs)?;
@@ -161,6 +161,32 @@ async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
         }
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_hub_has_lost_is_handed_on_again_and_finishes() -> Result<()> {
+    let (hub, site, job, theirs) = before_decode().await?;
+    lose(&hub, &site, &theirs).await?;
+    site.link().mend();
+    // What is still about of it, such as the unit that waits for a decoder, is of the epoch before.
+    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    let epoch = wait_until(PATIENCE, "the hub to have the job again", async || {
+        let (record, _) = queue.record(&key).await.ok()??;
+        Some(record.epoch)
+    })
+    .await?;
+    ensure!(epoch == 1, "it began again in epoch {epoch}");
+    hub.start_role(Role::Decode).await?;
+    let edge = site.client("st-mary").await?;
+    let ended = edge.wait_final(&job).await?;
+    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    ensure!(edge.result(&job).await?.job == job);
+    let above = hub.client("st-mary").await?;
+    let all = above.list(10, "").await?.0;
+    ensure!(all.len() == 1 && all[0].name == theirs, "{all:?}");
+    let log = site.log()?;
+    ensure!(log.contains("the hub has lost a job"), "{log}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,6 +267,6 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     let edge = site.client("st-mary").await?;
     let ended = edge.wait_final(&job).await?;
     ensure!(ended.state() == JobState::Completed, "{ended:?}");
-    ensure!(at_hub(&above, &job).await?.state() == JobState::Completed);
+    ensure!(at_hub(&site, &above, &job).await?.state() == JobState::Completed);
     Ok(())
 }

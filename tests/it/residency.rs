@@ -157,7 +157,14 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     let (ended, jobs) = jobs.split_first().context("a job")?;
     ensure!(edge.cancel(ended).await?.state() == JobState::Cancelled);
     site.kill9().await?;
+    // Nobody's images stay any more: what was begun here goes on as tokens all the same.
+    site.configure(toml::Table::new())?;
     site.start_again().await?;
+    wait_until(PATIENCE, "it to tell of them", async || {
+        let log = site.log().ok()?;
+        log.contains("were begun under one").then_some(())
+    })
+    .await?;
     site.link().mend();
     for seen in [1, 3] {
         wait_until(PATIENCE, "some jobs to arrive", async || {
@@ -171,7 +178,7 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     let edge = site.client("st-mary").await?;
     for job in jobs {
         edge.wait_final(job).await?;
-        is_same(&edge, &above, job).await?;
+        is_same(&site, &edge, &above, job).await?;
         let seen = edge.watch_to_end(job).await?;
         ensure!(states(&seen) == ENCODED_HERE, "{:?}", states(&seen));
     }

@@ -5,7 +5,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_queue::Queue;
 use medfleet_testkit::{FaultyLink, NatsServer, wait_until};
 use tokio::process::Child;
@@ -62,7 +63,7 @@ impl Edge {
             nats,
         };
         edge.know(&TENANTS.map(|tenant| (tenant, hub.token(tenant))))?;
-        fs::write(edge.config(), edge.settings(more)?)?;
+        edge.configure(more)?;
         edge.start_again().await?;
         Ok(edge)
     }
@@ -130,6 +131,14 @@ impl Edge {
         .await
     }
 
+    /// Says what is in its table `ingest.edge`, from its next start on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, more: Table) -> Result<()> {
+        fs::write(self.config(), self.settings(more)?).context("write the edge's configuration")
+    }
+
     fn settings(&self, more: Table) -> Result<String> {
         let mut file = self.file_of(Role::Ingest)?;
         let link = self.link.nats_url();
@@ -183,6 +192,27 @@ impl Edge {
     /// When its NATS does not answer.
     pub async fn queue(&self) -> Result<Queue> {
         config::queue(&self.nats.url()).await
+    }
+
+    /// The request id that a job of this edge has at the hub.
+    ///
+    /// # Errors
+    /// When the edge has no such job.
+    pub async fn request_id_at_hub(&self, job: &str) -> Result<String> {
+        let id = job.strip_prefix("jobs/").context("a job's name")?;
+        let queue = self.queue().await?;
+        for tenant in TENANTS {
+            let key = JobKey {
+                tenant: TenantId::new(tenant)?,
+                job: JobId::new(id)?,
+            };
+            if let Some((record, _)) = queue.record(&key).await? {
+                let body = record.body.to_string();
+                let meaning = body.get(32..).context("a digest")?;
+                return Ok(format!("edge/{id}/{}/{meaning}", record.epoch));
+            }
+        }
+        bail!("the edge has no job {job}")
     }
 
     /// A client of a tenant at the edge.

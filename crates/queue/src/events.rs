@@ -67,6 +67,27 @@ impl Queue {
             .transpose()
     }
 
+    /// The latest epoch that a job's stored events tell of; none when nothing is known of a job of this name. It outlives the
+    /// job's record where that is lost alone: units and events of that epoch are still about, and who accepts the job again
+    /// begins it in the epoch after. Costs one reading by an exact subject where there was no such job.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`].
+    pub async fn last_epoch(&self, key: &JobKey) -> Result<Option<u32>> {
+        let first = subject::first_event(key);
+        let which = Which::Last {
+            last_by_subj: &first,
+        };
+        if self.api.get(subject::EVENTS, which).await?.is_none() {
+            return Ok(None);
+        }
+        let (mut after, mut latest) = (0, 0);
+        while let Some((sequence, event)) = self.next_event(key, after).await? {
+            (after, latest) = (sequence, event.epoch.max(latest));
+        }
+        Ok(Some(latest))
+    }
+
     /// Every event of every job from now on, in order, with job and sequence. One consumer on the server; goes on after a
     /// restart without losing or repeating one. Ends only with the connection.
     ///

@@ -123,6 +123,11 @@ pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
     format!("event.{key}.{}", event_token(record))
 }
 
+/// The event that a job begins with when it is accepted for the first time.
+pub(crate) fn first_event(key: &JobKey) -> String {
+    format!("event.{key}.0-{}", JobState::Accepted)
+}
+
 /// An event of the hub's job, at its edge: told from others by its place at the hub.
 pub(crate) fn hub_event(key: &JobKey, epoch: u32, sequence: u64) -> String {
     format!("event.{key}.{epoch}-hub-{sequence}")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use medfleet_core::{Digest, PoolName, TenantId};
+use medfleet_core::{Digest, JobId, PoolName, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{
     Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
@@ -131,11 +131,21 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key
 }
 
-/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which
-/// knows no encoder: of a length that [`chunk_key`] never has.
+/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which knows no
+/// encoder: by the job and its epoch, so that no other job with the same frames, of another encoder, leaves its list in that
+/// place. Of a length that [`chunk_key`] never has.
 #[must_use]
-pub fn handed_key(frames: &Digest, chunk: u32) -> Vec<u8> {
-    let mut key = Vec::with_capacity(36);
+pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> Vec<u8> {
+    let mut key = handed_key_of_any_job(frames, chunk);
+    key.extend_from_slice(&epoch.to_le_bytes());
+    key.extend_from_slice(job.as_str().as_bytes());
+    key
+}
+
+/// As [`handed_key`], as encoders of earlier releases name it: what the latest job with these frames has left.
+#[must_use]
+pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(72);
     key.extend_from_slice(frames.as_bytes());
     key.extend_from_slice(&chunk.to_le_bytes());
     key
@@ -146,4 +156,26 @@ pub fn handed_key(frames: &Digest, chunk: u32) -> Vec<u8> {
 pub fn internal_token(key: &FleetKey) -> String {
     // A change of meaning needs a new purpose.
     key.keyed_hash("internal token v1", &[]).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_different_jobs_epochs_and_encoders_have_names_of_their_own() {
+        let frames = Digest::new([1; 32]);
+        let [mine, other] = [1, 2].map(|byte| JobId::from_bytes([byte; 16]));
+        let names = [
+            handed_key((&mine, 0), &frames, 0),
+            handed_key((&mine, 0), &frames, 1),
+            handed_key((&mine, 1), &frames, 0),
+            handed_key((&other, 0), &frames, 0),
+            handed_key_of_any_job(&frames, 0),
+            chunk_key(&frames, 0, &frames),
+        ];
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{index}");
+        }
+    }
 }

@@ -20,7 +20,9 @@ mod watch;
 
 pub use config::WorkerConfig;
 pub use decision::backoff;
-pub use dependencies::{ConnectionError, Dependencies, chunk_key, handed_key, internal_token};
+pub use dependencies::{
+    ConnectionError, Dependencies, chunk_key, handed_key, handed_key_of_any_job, internal_token,
+};
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;

@@ -97,7 +97,7 @@ impl Encode {
         };
         Ok(Chunk {
             key,
-            handed: handed_key(&frames_digest, unit.unit),
+            handed: handed_key((&unit.key.job, unit.epoch), &frames_digest, unit.unit),
             entries,
             content,
         })

@@ -1,5 +1,7 @@
 //! Accepts a job: everything durable before the answer, and each crash point healed by a repeat or by the sweep.
 //!
+//! A job that has events and no record begins in an epoch of its own, as a replayed one does.
+//!
 //! Order: inputs, study manifest, references and pending entry → record created (the idempotency) → intake message,
 //! accepted event and audit → answer; then the pending entry goes. Whoever finds it later finishes the rest.
 
@@ -102,7 +104,10 @@ impl Acceptor {
         match known {
             None => {
                 self.count(&key.tenant, &request)?;
-                let study = self.study(&key.tenant, plan, sent).await?;
+                let study = self.study(&key.tenant, plan, sent);
+                let epoch = self.first_epoch(&key);
+                let (mut study, epoch) = try_join(study, epoch).await?;
+                study.record.epoch = epoch;
                 let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, study).await
             }
@@ -119,6 +124,13 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// The epoch in which a job without a record begins. Where only the record was lost, units, events and the memories of all
+    /// replicas still hold the job's last epoch: what begins anew in the one after it is taken for none of theirs.
+    async fn first_epoch(&self, key: &JobKey) -> Result<u32, Refusal> {
+        let last = self.queue.last_epoch(key).await?;
+        Ok(last.map_or(0, |last| last.saturating_add(1)))
     }
 
     /// Counts a job that is not known yet towards its tenant's quotas.
@@ -171,6 +183,13 @@ impl Acceptor {
         match created {
             Created::Created(_) => {
                 self.figures.accepted.inc();
+                if record.epoch > 0 {
+                    tracing::warn!(
+                        job = %key.job,
+                        epoch = record.epoch,
+                        "a job whose record was lost, or is past its retention, begins anew"
+                    );
+                }
                 let accepted = self.finish(caller, key, record, Some(noted)).await?;
                 Ok(Accepted {
                     already: false,

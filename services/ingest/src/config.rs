@@ -169,7 +169,8 @@ pub struct Limits {
     pub time_to_live_max: DurationText,
     /// Bytes of one stored part of an upload, the step in which an upload becomes durable; at most 8 MiB.
     pub upload_part_bytes: ByteSize,
-    /// How long an upload handle is valid.
+    /// How long an upload handle is valid from its opening, from each part that is stored, and from each resuming of one that is
+    /// half over.
     pub upload_time_to_live: DurationText,
     /// Uploads in progress at a time; each holds up to one part in memory.
     pub uploads_max: usize,

@@ -5,7 +5,8 @@
 //! moment do no harm. Nothing of this process's memory counts: a new leader finds everything in intake and records.
 //!
 //! Of a tenant whose images stay, the site's own stages make image tokens first: the dispatcher releases to them under the same
-//! lease, and what then waits for a decode is handed on as tokens.
+//! lease, and what then waits for a decode is handed on as tokens. So it does without any such rule, while jobs are open that
+//! were begun under one.
 //!
 //! Reading order: `plan` (what is made of the hub's answers), `uplink` with `tokens` (the hub), `parcel` (what is sent),
 //! `offer` (there), `follow` (back), `lane` (a tenant's jobs), `session` (all jobs together).
@@ -25,6 +26,7 @@ use std::time::Duration;
 use medfleet_queue::Queue;
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Random, Shutdown};
+use tokio::sync::watch;
 
 use crate::Error;
 use crate::blobs::Blobs;
@@ -47,8 +49,8 @@ pub(crate) struct Parts {
     pub(crate) queue: Queue,
     pub(crate) blobs: Blobs,
     pub(crate) open: OpenJobs,
-    /// Of the stages of this site, where images stay.
-    pub(crate) dispatcher: Option<Dispatcher>,
+    /// Of the stages of this site.
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) clock: QueueClock,
     pub(crate) random: Arc<dyn Random>,
     pub(crate) figures: Figures,
@@ -63,7 +65,9 @@ pub(crate) struct Edge {
     queue: Queue,
     blobs: Blobs,
     open: OpenJobs,
-    dispatcher: Option<Dispatcher>,
+    dispatcher: Dispatcher,
+    /// Whether stages of this site have something to do: by the rules, or for jobs that were begun here.
+    works_here: watch::Sender<bool>,
     clock: QueueClock,
     random: Arc<dyn Random>,
     figures: Figures,
@@ -86,6 +90,7 @@ impl Edge {
             );
         }
         Ok(Self {
+            works_here: watch::Sender::new(parts.config.encodes()),
             config: parts.config,
             queue: parts.queue,
             blobs: parts.blobs,
@@ -115,9 +120,10 @@ impl Edge {
     /// What a leader does: hands jobs on, and releases to the stages of this site, where it has any.
     async fn lead(self: &Arc<Self>) {
         let dispatching = async {
-            match &self.dispatcher {
-                Some(dispatcher) => dispatcher.sessions().await,
-                None => std::future::pending().await,
+            let mut works_here = self.works_here.subscribe();
+            // The sender lives as long as we do.
+            if works_here.wait_for(|works| *works).await.is_ok() {
+                self.dispatcher.sessions().await;
             }
         };
         tokio::select! {
@@ -128,9 +134,22 @@ impl Edge {
 
     fn clear_figures(&self) {
         self.edge_figures().clear();
-        if self.dispatcher.is_some() {
+        if self.works_here() {
             self.figures.clear_backlog();
         }
+    }
+
+    fn works_here(&self) -> bool {
+        *self.works_here.borrow()
+    }
+
+    /// Jobs are open of which work was begun here, under a rule that no tenant has any more: they end as they were begun.
+    fn work_on(&self, begun: u64) {
+        tracing::warn!(
+            jobs = begun,
+            "no rule of ingest.edge says `tokens`, and jobs are open that were begun under one: they go on to the hub as tokens, and the preprocess and encode of this site must run until they have"
+        );
+        self.works_here.send_replace(true);
     }
 
     fn edge_figures(&self) -> &EdgeFigures {

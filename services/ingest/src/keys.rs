@@ -164,6 +164,11 @@ pub(crate) fn is_same_meaning(a: &Digest, b: &Digest) -> bool {
     a.as_bytes()[HALF..] == b.as_bytes()[HALF..]
 }
 
+/// What the request with this body digest meant, as 32 hexadecimal digits.
+pub(crate) fn meaning(body: &Digest) -> String {
+    hex::encode(&body.as_bytes()[HALF..])
+}
+
 fn first<const N: usize>(digest: &Digest) -> [u8; N] {
     std::array::from_fn(|index| digest.as_bytes()[index])
 }

@@ -345,12 +345,9 @@ impl Parts {
         let Some(config) = self.config.edge.clone() else {
             return Ok(None);
         };
-        let scope = || Scope::Site(Arc::new(config.clone()));
-        let dispatcher = config
-            .encodes()
-            .then(|| self.dispatcher(dependencies, scope()));
+        let scope = Scope::Site(Arc::new(config.clone()));
         let parts = edge::Parts {
-            dispatcher,
+            dispatcher: self.dispatcher(dependencies, scope),
             config,
             queue: dependencies.queue.clone(),
             blobs: Blobs::new(dependencies.store.clone()),

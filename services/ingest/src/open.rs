@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::convert;
 use crate::metrics::Figures;
-use crate::unit::ledger::{Ledger, Sighting};
+use crate::unit::ledger::{Ledger, Open, Sighting};
 
 /// How often the backlog is shown.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
@@ -47,12 +47,12 @@ impl OpenJobs {
         self.lock().open_jobs(tenant)
     }
 
-    /// How many jobs of each tenant have not ended.
-    pub(crate) fn counts(&self) -> HashMap<TenantId, u64> {
+    /// The jobs of each tenant that have not ended.
+    pub(crate) fn counts(&self) -> HashMap<TenantId, Open> {
         let ledger = self.lock();
-        let tenants = ledger.tenants();
-        tenants
-            .map(|(tenant, count)| (tenant.clone(), count))
+        let counts = ledger.counts();
+        counts
+            .map(|(tenant, open)| (tenant.clone(), open))
             .collect()
     }
 

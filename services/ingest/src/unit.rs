@@ -10,7 +10,7 @@ mod pauses;
 mod share;
 mod shelf;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use medfleet_core::{Class, JobKey, PoolName, Stage, TenantId, UnixMillis, WorkUnit};
 use medfleet_queue::{Headers, IntakeEntry, Outstanding};
@@ -261,6 +261,11 @@ impl Index {
     /// Takes how many jobs of each tenant have not ended. Needed where tenants have limits of what is in the stages.
     pub fn set_open_jobs(&mut self, open: HashMap<TenantId, u64>) {
         self.in_flight.set_open(open);
+    }
+
+    /// Takes whose jobs wait behind the stages in such numbers that only STAT jobs of theirs are let in.
+    pub fn set_behind(&mut self, behind: HashSet<TenantId>) {
+        self.in_flight.set_behind(behind);
     }
 
     /// Every (stage, pool) that holds units and has no room for them: a recount may find some.

@@ -1,5 +1,9 @@
 //! Takes files in: parts become durable one by one, and the upload's record says how far they reach, so that any replica
 //! can go on where another stopped. Parts are cut at fixed places, so that the same file always has the same parts.
+//!
+//! A handle lives on from each part that is stored: a slow line that carries one part in that time is served to the end. One
+//! that is half over lives on, too, from each resuming, so that the first files of a study are there when the last one is.
+//! The parts themselves are collected at the age that jobs can have, whatever the handle says.
 
 use std::sync::Arc;
 
@@ -103,7 +107,7 @@ impl Uploads {
                     "more data than start.total_bytes declared",
                 ));
             }
-            // However slowly it comes, it comes in its time.
+            // However slowly it comes, a part comes in its time.
             if open.record.expire_unix_millis <= self.clock.now().0 {
                 return Err(UPLOAD_GONE);
             }
@@ -160,7 +164,7 @@ impl Uploads {
             return self.create(tenant, start).await;
         }
         let id = convert::upload_id("start.upload", &start.upload)?;
-        let (record, revision) = self.find(&tenant, &id).await?;
+        let (mut record, mut revision) = self.find(&tenant, &id).await?;
         if record.total_bytes != start.total_bytes {
             let allowed = format!("must be {}, as declared at first", record.total_bytes);
             return Err(Refusal::invalid("start.total_bytes", allowed));
@@ -169,6 +173,16 @@ impl Uploads {
             let allowed = format!("must be the committed offset, {}", record.committed_bytes);
             return Err(Refusal::invalid("start.offset", allowed));
         }
+        let fresh = self.expires();
+        let half = i64::try_from(self.time_to_live_millis() / 2).unwrap_or(i64::MAX);
+        if record.expire_unix_millis < fresh.saturating_sub(half) {
+            record.expire_unix_millis = fresh;
+            let updated = self.queue.update_upload(&tenant, &id, &record, revision);
+            match updated.await? {
+                Updated::Updated(stored) => revision = stored,
+                Updated::Conflict => return Err(moved()),
+            }
+        }
         Ok(Open {
             tenant,
             id,
@@ -176,6 +190,16 @@ impl Uploads {
             revision,
             waiting: BytesMut::new(),
         })
+    }
+
+    fn time_to_live_millis(&self) -> u64 {
+        self.config.limits.upload_time_to_live.as_millis()
+    }
+
+    /// When a handle ends of which a part is stored now.
+    fn expires(&self) -> i64 {
+        let now = self.clock.now().0;
+        now.saturating_add_unsigned(self.time_to_live_millis())
     }
 
     async fn create(&self, tenant: TenantId, start: v1::UploadStart) -> Result<Open, Refusal> {
@@ -187,13 +211,11 @@ impl Uploads {
         }
         self.blobs.check_headroom(start.total_bytes).await?;
         let id = UploadId::from_bytes(self.random.id());
-        let time_to_live = self.config.limits.upload_time_to_live.as_millis();
-        let expires = self.clock.now().0.saturating_add_unsigned(time_to_live);
         let record = UploadRecord {
             total_bytes: start.total_bytes,
             part_digests: Vec::new(),
             committed_bytes: 0,
-            expire_unix_millis: expires,
+            expire_unix_millis: self.expires(),
         };
         let revision = self.queue.create_upload(&tenant, &id, &record).await?;
         Ok(Open {
@@ -235,17 +257,23 @@ impl Uploads {
                 .part_digests
                 .push(Bytes::copy_from_slice(digest.as_bytes()));
             open.record.committed_bytes += bytes;
+            open.record.expire_unix_millis = self.expires().max(open.record.expire_unix_millis);
             let updated = self
                 .queue
                 .update_upload(&open.tenant, &open.id, &open.record, open.revision)
                 .await?;
             match updated {
                 Updated::Updated(revision) => open.revision = revision,
-                Updated::Conflict => {
-                    let allowed = "must be the committed offset; another stream has moved it";
-                    return Err(Refusal::invalid("start.offset", allowed));
-                }
+                Updated::Conflict => return Err(moved()),
             }
         }
     }
 }
+
+fn moved() -> Refusal {
+    let allowed = "must be the committed offset; another stream has moved it";
+    Refusal::invalid("start.offset", allowed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,11 @@
 
 mod session;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, Stage, UnixMillis, WorkUnit, protocol};
+use medfleet_core::{JobKey, Move, PoolName, Stage, TenantId, UnixMillis, WorkUnit, protocol};
 use medfleet_queue::{Applied, Headers, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
@@ -17,11 +18,12 @@ use crate::leader::{self, Leader};
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::roster::Roster;
+use crate::unit::ledger::Open;
 use crate::unit::{Held, Rules};
 use session::Session;
 
 /// A server knows less of a job than this process.
-const BEHIND: QueueError = QueueError::Unavailable {
+pub(crate) const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
 };
 /// A unit that waited longer than this is released only after a look at its job.
@@ -55,6 +57,32 @@ impl Scope {
                 Stage::Decode => false,
             },
         }
+    }
+
+    /// How many jobs of each tenant are in the stages or wait to be let in, and whose wait behind them in such numbers that no
+    /// more are let in. At an edge the hub's jobs are in no stage, nor are those that wait for it, up to as many as a tenant
+    /// may have there: a hub that is away holds back no encoding before that, and no disk is filled by it.
+    fn standing(
+        &self,
+        open: HashMap<TenantId, Open>,
+    ) -> (HashMap<TenantId, u64>, HashSet<TenantId>) {
+        let Self::Site(edge) = self else {
+            let all = open.into_iter().map(|(tenant, open)| (tenant, open.all));
+            return (all.collect(), HashSet::new());
+        };
+        let most = u64::from(edge.in_flight_max);
+        let behind = open.iter().filter(|(_, open)| open.encoded >= most);
+        let behind = behind.map(|(tenant, _)| tenant.clone()).collect();
+        let here = open.into_iter().map(|(tenant, open)| {
+            let elsewhere = open.encoded.saturating_add(open.at_hub);
+            (tenant, open.all.saturating_sub(elsewhere))
+        });
+        (here.collect(), behind)
+    }
+
+    /// Whether it matters how far jobs are, without any tenant's limit.
+    const fn counts_jobs(&self) -> bool {
+        matches!(self, Self::Site(_))
     }
 
     const fn expires_jobs(&self) -> bool {
@@ -221,3 +249,6 @@ impl Dispatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
-use medfleet_core::{JobState, Move};
+use medfleet_core::{JobRecord, JobState, Move};
 use medfleet_proto::work::v1::TextChunk;
 use medfleet_testkit as kit;
 
@@ -39,6 +39,24 @@ async fn one_reader_sees_every_job_from_now_on() -> Result<()> {
     ensure!(queue.next_event(&key, 0).await? == Some(seen[0].clone()));
     ensure!(queue.next_event(&key, seen[0].0).await? == Some(seen[1].clone()));
     ensure!(queue.next_event(&key, seen[1].0).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_outlive_a_record_that_is_lost_and_tell_its_epoch() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    ensure!(queue.last_epoch(&key).await?.is_none());
+    queue.create_record(&key, &record).await?;
+    queue.publish_event(&key, &record).await?;
+    ensure!(queue.last_epoch(&key).await? == Some(0));
+    let again = JobRecord { epoch: 3, ..record };
+    queue.publish_event(&key, &again).await?;
+    let (_, revision) = queue.record(&key).await?.context("its record")?;
+    queue.remove_record(revision).await?;
+    ensure!(queue.last_epoch(&key).await? == Some(3));
+    let (other, _) = kit::record(2, 1);
+    ensure!(queue.last_epoch(&other).await?.is_none());
     Ok(())
 }
 

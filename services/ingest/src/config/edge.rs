@@ -25,7 +25,9 @@ pub struct EdgeConfig {
     pub server_name: Option<String>,
     /// The file of the tokens that the hub knows the tenants by: a TOML table `tokens`, tenant to token.
     pub tokens_file: PathBuf,
-    /// Jobs of one tenant that may be at the hub unfinished; the others wait here. STAT jobs go beyond it.
+    /// Jobs of one tenant that may be at the hub unfinished; the others wait here. Where images stay, also the jobs of one
+    /// tenant that may wait for the hub encoded: with so many no more are let in to the stages of this site. STAT jobs go
+    /// beyond both.
     #[serde(default = "in_flight_max_default")]
     pub in_flight_max: u32,
     /// Files of one job that are sent at a time.
@@ -37,7 +39,8 @@ pub struct EdgeConfig {
     /// The longest one.
     #[serde(default = "pause_most_default")]
     pub pause_most: DurationText,
-    /// How long the hub may take to answer a call, or to take a piece of a file.
+    /// How long the hub may take to answer a call, or to take a piece of a file, besides the time that what is on the line takes
+    /// at 256 kbit/s: the bytes of a call, and of files the 4 MiB that the buffers of a connection hold.
     #[serde(default = "answer_max_default")]
     pub answer_max: DurationText,
     /// How often the hub is asked whether it is there and knows the tokens; the tokens file is read again as often.
@@ -109,7 +112,7 @@ impl EdgeConfig {
         named.filter(|name| !is_known(name)).collect()
     }
 
-    /// Whether stages of this site have something to do.
+    /// Whether stages of this site have something to do by the rules.
     pub(crate) fn encodes(&self) -> bool {
         let mut rules = self.tenants.values().map(|own| own.travels);
         self.travels == Travels::Tokens || rules.any(|travels| travels == Travels::Tokens)

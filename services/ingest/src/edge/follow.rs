@@ -101,7 +101,14 @@ impl Follow {
         match plan::duty(&record) {
             Duty::Nothing => Ok(Next::Done),
             Duty::Erase(job) => {
-                edge.uplink.erase(behalf, &job).await?;
+                match edge.uplink.erase(behalf, &job).await {
+                    // What it has lost is erased, unless an outdated server of it does not know a job that just came.
+                    Err(Trouble::NotThere) if plan::is_new_there(&record, edge.clock.now()) => {
+                        return Err(Trouble::Later("the hub may not know the job yet", None));
+                    }
+                    Ok(()) | Err(Trouble::NotThere) => {}
+                    Err(trouble) => return Err(trouble),
+                }
                 edge.end(&key, &record, &Move::ErasedAtHub).await?;
                 edge.edge_figures().count(HubOutcome::Erased);
                 Ok(Next::Done)
@@ -162,10 +169,12 @@ impl Follow {
                 Err(status) => return Err(edge.uplink.broken(behalf, status)),
             };
             edge.uplink.heard_from(behalf);
-            self.tries = 0;
             if let Some(job_now) = self.take(record, message).await? {
+                plan::is_of(&job_now.name, job)?;
                 return self.ended(behalf, record, (job, &job_now)).await;
             }
+            // It goes on. An end that cannot be taken is asked for again ever more seldom.
+            self.tries = 0;
         }
     }
 
@@ -271,7 +280,7 @@ impl Follow {
         (id, job): (&JobId, &v1::Job),
     ) -> Result<Next, Trouble> {
         let outcome = match job.state() {
-            v1::JobState::Completed => Some(self.result(behalf, id).await?),
+            v1::JobState::Completed => Some(self.result(behalf, record, id).await?),
             _ => None,
         };
         let gone = || {
@@ -284,17 +293,32 @@ impl Follow {
     }
 
     /// Fetches the result and stores it. The job relies on it from then on, as on its files.
-    async fn result(&self, behalf: Behalf<'_>, id: &JobId) -> Result<Outcome, Trouble> {
-        let failed = |text: &str| Outcome::Failed(Failure::new(FailureReason::Internal, text));
+    async fn result(
+        &self,
+        behalf: Behalf<'_>,
+        record: &JobRecord,
+        id: &JobId,
+    ) -> Result<Outcome, Trouble> {
+        let gone = || {
+            let text = "the hub completed the job and has its result no more";
+            Ok(Outcome::Failed(Failure::new(FailureReason::Internal, text)))
+        };
         let mut result = match self.edge.uplink.result(behalf, id).await {
             Ok(result) => result,
-            Err(Trouble::NotThere | Trouble::Refused(_) | Trouble::OtherState) => {
-                return Ok(failed(
-                    "the hub completed the job and has its result no more",
-                ));
+            // The result, or the whole job: one that is lost is handed on again.
+            Err(Trouble::NotThere) => {
+                let request = plan::request_id(&self.key.job, record);
+                let known = self.edge.uplink.find(behalf, request).await?;
+                return known.map_or(Err(Trouble::NotThere), |_| gone());
+            }
+            Err(Trouble::Refused(_)) => return gone(),
+            // Such as one that was put back from a backup in this moment: it goes on.
+            Err(Trouble::OtherState) => {
+                return Err(Trouble::Later("the hub's job is no longer completed", None));
             }
             Err(trouble) => return Err(trouble),
         };
+        plan::is_of(&result.job, id)?;
         // Everything else of it is the hub's: here the job has its own name.
         result.job = convert::job_name(&self.key.job);
         let bytes = bytes::Bytes::from(result.encode_to_vec());
@@ -326,6 +350,19 @@ impl Follow {
         };
         if self.edge.is_over(record) {
             let ended = fail("the hub does not know the job any more, and its time is over");
+            return self.finish(record, ended).await;
+        }
+        let forwarded = record.forwarded.as_ref();
+        if forwarded.is_some_and(|forwarded| forwarded.is_cancel_wanted) {
+            if plan::is_new_there(record, self.edge.clock.now()) {
+                self.is_cancel_told = false;
+                return Err(Trouble::Later("the hub may not know the job yet", None));
+            }
+            // Nothing is left to stop, and nothing is sent only to be stopped.
+            let ended = Ended {
+                outcome: Outcome::Cancelled,
+                ..fail("")
+            };
             return self.finish(record, ended).await;
         }
         tracing::warn!(job = %self.key.job, "the hub has lost a job; it is handed on again");

@@ -4,15 +4,16 @@
 //! by compare-and-set → its intake message goes. Whoever finds the message again asks the hub first whether it has the job.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt, TryStreamExt, stream};
+use futures::{SinkExt, StreamExt, stream};
 use medfleet_core::{Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Stage};
 use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_queue::{Applied, Headers, IntakeEntry};
 use medfleet_runtime::{Clock, telemetry};
 use medfleet_store::StoreError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use super::Edge;
@@ -26,8 +27,7 @@ use crate::metrics::HubOutcome;
 
 /// Up to this, the files of a job go within the request, and cost no calls of their own.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
-/// A piece of a file in one message of an upload. Small: what still lies in buffers when the last one is sent has to be through
-/// before the hub can answer, in the time that it has for that.
+/// A piece of a file in one message of an upload, the step in which is seen that the hub takes more.
 const CHUNK_BYTES: usize = 128 << 10;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
@@ -35,8 +35,17 @@ const CHUNKS_AHEAD: usize = 2;
 /// later, and all of it sent anew.
 const RESUMES_MAX: u32 = 16;
 
+/// How often the hub is asked to keep the uploads of a job of which other files are still on the line. Well below half of what
+/// a handle lives there, an hour unless the hub's `ingest.limits.upload_time_to_live` says otherwise.
+const KEEP_UPLOADS_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Uploads of which it is asked at a time.
+const KEPT_AT_A_TIME: usize = 16;
+
 /// An outdated server answers: taken at its word, the job would be forgotten, its intake message with it.
 const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
+
+/// The hub contradicts itself about a job that is to be erased.
+const GONE: Trouble = Trouble::Later("the hub does not know what it is to erase", None);
 
 /// What became of an intake message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +124,7 @@ impl Edge {
         }
         let known = match is_doubtful {
             true => {
-                let id = plan::request_id(&key.job, record.epoch);
+                let id = plan::request_id(&key.job, record);
                 self.uplink.find(behalf, id).await?
             }
             false => None,
@@ -124,7 +133,11 @@ impl Edge {
             Some(job) if record.state.is_final() => {
                 let job = job_of(&job)?;
                 match record.erased {
-                    Some(_) => self.uplink.erase(behalf, &job).await?,
+                    // Found a moment ago and gone now: it is looked for again.
+                    Some(_) => match self.uplink.erase(behalf, &job).await {
+                        Err(Trouble::NotThere) => return Err(GONE),
+                        erased => erased?,
+                    },
                     None => self.uplink.cancel(behalf, &job).await?,
                 }
                 Ok(Next::Done(Offered::Over))
@@ -164,7 +177,7 @@ impl Edge {
             // There is such a unit only once all is encoded: an outdated server answers.
             return Err(BEHIND);
         }
-        if stage == Stage::Preprocess && self.config.encodes() {
+        if stage == Stage::Preprocess && self.works_here() {
             tracing::debug!(state = %record.state, "a job is with the workers of this site");
         } else {
             tracing::error!(state = %record.state, "a job is with workers that an edge does not have; make it a hub again to finish it");
@@ -249,11 +262,10 @@ impl Edge {
                 })
             })
             .collect();
-        let inputs = stream::iter(inputs).buffered(self.config.uploads_max);
-        let inputs = inputs.try_collect().await?;
+        let inputs = self.all_sent(behalf, &parcel.files, inputs).await?;
         let left = plan::time_left(record, self.clock.now());
         let request = v1::SubmitJobRequest {
-            request_id: plan::request_id(&key.job, record.epoch),
+            request_id: plan::request_id(&key.job, record),
             task: parcel.task,
             inputs,
             class: convert::class(record.class).into(),
@@ -268,11 +280,66 @@ impl Edge {
             // An upload of it has expired; or it is there already, as it was sent another time.
             Err(Trouble::NotThere) => Err(Trouble::Later("an upload has expired at the hub", None)),
             Err(Trouble::Taken) => {
-                let id = plan::request_id(&key.job, record.epoch);
+                let id = plan::request_id(&key.job, record);
                 let found = self.uplink.find(behalf, id).await?;
                 found.ok_or(Trouble::Later("the hub contradicts itself", None))
             }
             submitted => submitted,
+        }
+    }
+
+    /// Sends all files, some at a time. Until the last is there, the hub is asked to keep the others.
+    async fn all_sent(
+        &self,
+        behalf: Behalf<'_>,
+        files: &[Outgoing],
+        inputs: Vec<impl Future<Output = Result<v1::Input, Trouble>>>,
+    ) -> Result<Vec<v1::Input>, Trouble> {
+        let mut sent: Vec<Option<v1::Input>> = vec![None; inputs.len()];
+        let inputs = inputs.into_iter().enumerate();
+        let inputs = inputs.map(|(index, input)| async move { (index, input.await) });
+        let inputs: Vec<_> = inputs.collect();
+        // In whichever order they come: one that waited behind a larger one would be kept by nobody.
+        let inputs = stream::iter(inputs).buffer_unordered(self.config.uploads_max);
+        let mut inputs = std::pin::pin!(inputs);
+        let mut keep_at = Instant::now() + KEEP_UPLOADS_EVERY;
+        loop {
+            let next = tokio::select! {
+                next = inputs.next() => next,
+                () = tokio::time::sleep_until(keep_at) => {
+                    self.keep(behalf, files, &sent).await;
+                    keep_at = Instant::now() + KEEP_UPLOADS_EVERY;
+                    continue;
+                }
+            };
+            match next {
+                Some((index, input)) => {
+                    if let Some(place) = sent.get_mut(index) {
+                        *place = Some(input?);
+                    }
+                }
+                None => return Ok(sent.into_iter().flatten().collect()),
+            }
+        }
+    }
+
+    /// Asks the hub to keep what was sent.
+    async fn keep(&self, behalf: Behalf<'_>, files: &[Outgoing], sent: &[Option<v1::Input>]) {
+        let uploads = files.iter().zip(sent).filter_map(|(file, input)| {
+            let source = input.as_ref()?.source.as_ref()?;
+            match source {
+                v1::input::Source::Upload(name) => Some((name.as_str(), file.size_bytes)),
+                v1::input::Source::Content(_) => None,
+            }
+        });
+        let asks = uploads.map(|upload| self.uplink.keep_upload(behalf, upload));
+        let asks: Vec<_> = asks.collect();
+        let mut asks = stream::iter(asks).buffer_unordered(KEPT_AT_A_TIME);
+        while let Some(kept) = asks.next().await {
+            if let Err(trouble) = kept {
+                // It is asked again; of an upload that is gone all the same, submitting says so.
+                self.tell(&trouble);
+            }
         }
     }
 
@@ -295,7 +362,11 @@ impl Edge {
             total_bytes: file.size_bytes,
             ..v1::UploadStart::default()
         };
-        let mut upload = self.send_from(behalf, key, file, start).await?;
+        // Of the parts that were read, how long they are: of what the hub has, nothing is read again.
+        let mut lengths = Vec::new();
+        let mut upload = self
+            .send_from(behalf, key, (file, &mut lengths), start)
+            .await?;
         let mut tries = 0;
         while tries < RESUMES_MAX {
             let stored = upload.committed_bytes;
@@ -304,7 +375,9 @@ impl Edge {
                 offset: stored,
                 total_bytes: file.size_bytes,
             };
-            let sent = self.send_from(behalf, key, file, start).await;
+            let sent = self
+                .send_from(behalf, key, (file, &mut lengths), start)
+                .await;
             upload = match sent {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
@@ -322,7 +395,7 @@ impl Edge {
             tries = plan::fruitless(tries, stored, upload.committed_bytes);
         }
         tracing::warn!(
-            "an upload to the hub broke again and again, or expired there; is the line too slow for ingest.edge.answer_max, or for the hub's ingest.limits.upload_time_to_live?"
+            "an upload to the hub broke again and again, or expired there; is the line too slow for ingest.edge.answer_max, or for a part of a file within the hub's ingest.limits.upload_time_to_live?"
         );
         Err(Trouble::Later("an upload broke again and again", None))
     }
@@ -332,18 +405,18 @@ impl Edge {
         &self,
         behalf: Behalf<'_>,
         key: &JobKey,
-        file: &Outgoing,
+        (file, lengths): (&Outgoing, &mut Vec<usize>),
         start: v1::UploadStart,
     ) -> Result<v1::Upload, Trouble> {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let sending = self.send_parts(key, file, start, sender);
+        let sending = self.send_parts(key, (file, lengths), start, sender);
         let receiving = self.uplink.upload(behalf, receiver);
         let sending = std::pin::pin!(sending);
         let receiving = std::pin::pin!(receiving);
         match futures::future::select(sending, receiving).await {
-            // Everything is on its way.
+            // Everything is on its way: what still lies in buffers has to be through before the hub can answer.
             futures::future::Either::Left((Ok(()), receiving)) => {
-                let answer = timeout(self.config.answer_max.get(), receiving).await;
+                let answer = timeout(self.line_patience(), receiving).await;
                 answer.unwrap_or(Err(Trouble::Later("the hub did not answer in time", None)))
             }
             futures::future::Either::Left((Err(trouble), _)) => Err(trouble),
@@ -355,7 +428,7 @@ impl Edge {
     async fn send_parts(
         &self,
         key: &JobKey,
-        file: &Outgoing,
+        (file, lengths): (&Outgoing, &mut Vec<usize>),
         start: v1::UploadStart,
         mut sender: mpsc::Sender<v1::UploadInputRequest>,
     ) -> Result<(), Trouble> {
@@ -366,8 +439,15 @@ impl Edge {
         if is_opening {
             return Ok(());
         }
-        for part in &file.parts {
+        for (index, part) in file.parts.iter().enumerate() {
+            if let Some(rest) = plan::after(lengths.get(index), skip) {
+                skip = rest;
+                continue;
+            }
             let part = self.part(key, part).await?;
+            if lengths.len() == index {
+                lengths.push(part.len());
+            }
             let known = usize::try_from(skip).unwrap_or(usize::MAX).min(part.len());
             skip -= known as u64;
             let rest = part.slice(known..);
@@ -390,12 +470,17 @@ impl Edge {
         let message = v1::UploadInputRequest {
             content: Some(content),
         };
-        match timeout(self.config.answer_max.get(), sender.send(message)).await {
+        match timeout(self.line_patience(), sender.send(message)).await {
             Ok(Ok(())) => Ok(()),
             // The call is over; its answer says why.
             Ok(Err(_)) => std::future::pending().await,
             Err(_) => Err(Trouble::Later("the hub takes no more of a file", None)),
         }
+    }
+
+    /// How long nothing may move on the connection of files: a system gives its buffers free in large steps.
+    fn line_patience(&self) -> Duration {
+        plan::patience(self.config.answer_max.get(), plan::BUFFERED_BYTES_MAX)
     }
 
     /// The span of handing a job on, within the job's own trace.

@@ -12,7 +12,7 @@ use medfleet_proto::work::v1::{
     EncodedFrame, EncodedStudy, FramesManifest, StudyInput, StudyManifest, TextScreening,
     TokensManifest,
 };
-use medfleet_worker::{encoded, handed_key};
+use medfleet_worker::{encoded, handed_key, handed_key_of_any_job};
 use prost::Message;
 
 use super::Edge;
@@ -58,7 +58,7 @@ impl Edge {
         let study = self.blob(key, BlobKind::Study, &record.study).await?;
         let study = StudyManifest::decode(study).map_err(|_| BROKEN_STUDY)?;
         if let Some(frames) = &record.frames {
-            return self.encoded(key, frames, study).await;
+            return self.encoded((key, record.epoch), frames, study).await;
         }
         if self.config.travels(&key.tenant) == Travels::Tokens {
             let what = "the tokens of a job whose images stay here";
@@ -75,7 +75,7 @@ impl Edge {
     /// The tokens of a job's images, as one file.
     async fn encoded(
         &self,
-        key: &JobKey,
+        (key, epoch): (&JobKey, u32),
         frames_digest: &Digest,
         study: StudyManifest,
     ) -> Result<Parcel, Trouble> {
@@ -93,7 +93,7 @@ impl Edge {
             return Ok(parcel);
         }
         let chunks = (0_u32..).zip(&frames.chunk_starts);
-        let lists = chunks.map(|(chunk, _)| self.list(key, frames_digest, chunk));
+        let lists = chunks.map(|(chunk, _)| self.list((key, epoch), frames_digest, chunk));
         let lists = try_join_all(lists).await?;
         let images = u32::try_from(study.inputs.len()).unwrap_or(u32::MAX);
         let (mut head, tokens) = head(frames, &lists, images)?;
@@ -129,12 +129,16 @@ impl Edge {
     /// The list of a chunk's tokens, which the encoder has left for us.
     async fn list(
         &self,
-        key: &JobKey,
+        (key, epoch): (&JobKey, u32),
         frames: &Digest,
         chunk: u32,
     ) -> Result<TokensManifest, Trouble> {
-        let name = handed_key(frames, chunk);
-        let found = self.blobs.tokens_list(&key.tenant, &name).await?;
+        let name = handed_key((&key.job, epoch), frames, chunk);
+        let mut found = self.blobs.tokens_list(&key.tenant, &name).await?;
+        if found.is_none() {
+            let name = handed_key_of_any_job(frames, chunk);
+            found = self.blobs.tokens_list(&key.tenant, &name).await?;
+        }
         let what = "the list of a job's tokens (is encode.for_edge true at every encoder here?)";
         let found = found.ok_or(Refusal::Broken { what })?;
         let what = "the list of a job's tokens";

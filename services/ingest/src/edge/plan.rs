@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use medfleet_core::{
-    Chunks, Ended, Failure, FailureReason, JobId, JobRecord, Outcome, Stage, UnixMillis,
+    Chunks, Ended, Failure, FailureReason, JobId, JobRecord, JobState, Outcome, Stage, UnixMillis,
 };
 use medfleet_proto::v1;
 use medfleet_queue::wire::reason_from_wire;
@@ -12,10 +12,25 @@ use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::convert;
 use crate::error::Refusal;
+use crate::keys;
 
 /// Domain of the hub's own reasons.
 const DOMAIN: &str = "medfleet";
+
+/// What the slowest line is taken to carry that is waited for, in bytes a second: half a line of 0.5 Mbit/s, as others use it
+/// too. On a slower one `ingest.edge.answer_max` has to be longer.
+const LINE_BYTES_PER_SECOND: u64 = 32 << 10;
+/// Bytes of files that lie in buffers on their way, at most: Linux lets one connection have 4 MiB (`net.ipv4.tcp_wmem`). What
+/// was written is not at the hub before it is through these, and nothing tells how far it is.
+pub(super) const BUFFERED_BYTES_MAX: u64 = 4 << 20;
+
+/// How long an answer may take whose request, or itself, brings so many bytes over the line.
+pub(super) fn patience(answer_max: Duration, bytes: u64) -> Duration {
+    let on_the_line = bytes.saturating_mul(1000) / LINE_BYTES_PER_SECOND;
+    answer_max.saturating_add(Duration::from_millis(on_the_line))
+}
 
 /// Why something was not done at the hub.
 #[derive(Debug)]
@@ -127,6 +142,12 @@ pub(super) const fn fruitless(tries: u32, stored_before: u64, stored_now: u64) -
     }
 }
 
+/// What is left to skip after a part of this length, if all of it is skipped; none of a part that is to be read, such as one whose
+/// length nobody knows.
+pub(super) fn after(length: Option<&usize>, skip: u64) -> Option<u64> {
+    skip.checked_sub(*length? as u64)
+}
+
 /// What the edge owes the hub for a job that was handed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Duty {
@@ -150,6 +171,23 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
     }
 }
 
+/// How old a state a server of the hub may answer with, with time to spare: on a cluster one that was cut off answers for some
+/// 20 s before it knows that it leads no more.
+const HUB_BEHIND_MAX: Duration = Duration::from_secs(60);
+
+/// Whether a job was handed on so lately that a server of the hub may not know it yet.
+pub(super) fn is_new_there(record: &JobRecord, now: UnixMillis) -> bool {
+    record.forwarded.as_ref().is_some_and(|forwarded| {
+        let age = u64::try_from(now.0.saturating_sub(forwarded.at.0)).unwrap_or(0);
+        Duration::from_millis(age) < HUB_BEHIND_MAX
+    })
+}
+
+/// Whether work on a job was begun at this site and it has not been handed on: its own stages have to bring it to its tokens.
+pub(super) fn is_begun_here(record: &JobRecord) -> bool {
+    (JobState::Released..=JobState::Decoding).contains(&record.state)
+}
+
 /// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.
 pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
     record.is_ready_to_forward() && (stage != Stage::Decode || record.is_encoded_here())
@@ -168,9 +206,19 @@ pub(super) fn is_behind(
     found.is_none_or(|epoch| epoch < entry.unit.epoch) && age < outdated_max
 }
 
-/// The request id that a job has at the hub: the same however often it is handed on.
-pub(super) fn request_id(job: &JobId, epoch: u32) -> String {
-    format!("edge/{job}/{epoch}")
+/// The request id that a job has at the hub: the same however often it is handed on. It says what was meant, too: the hub may
+/// still have a job of this name that meant something else, where an id was free again here and not there.
+pub(super) fn request_id(job: &JobId, record: &JobRecord) -> String {
+    let meaning = keys::meaning(&record.body);
+    format!("edge/{job}/{}/{meaning}", record.epoch)
+}
+
+/// Checks that what the hub told is of this job of its: the text of another is worse than none.
+pub(super) fn is_of(name: &str, job: &JobId) -> Result<(), Trouble> {
+    match name == convert::job_name(job) {
+        true => Ok(()),
+        false => Err(Trouble::Later("the hub tells of another job", None)),
+    }
 }
 
 /// What is left of a job's time, at least a second.

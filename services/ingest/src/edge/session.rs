@@ -20,6 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
+use crate::work::BEHIND;
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -39,12 +40,30 @@ type Offering = BoxFuture<'static, (IntakeEntry, Option<Offered>)>;
 
 pub(super) struct Session {
     edge: Arc<Edge>,
-    /// The last message of each intake before this session: what came later nobody else has offered.
-    begun_at: BTreeMap<Stage, u64>,
+    /// What nobody else has offered came later.
+    begun: Begun,
     lanes: BTreeMap<TenantId, Lane>,
     offers: FuturesUnordered<Offering>,
     follows: FuturesUnordered<BoxFuture<'static, JobKey>>,
     followed: HashMap<JobKey, Followed>,
+    /// Jobs past their time that could not be ended yet, and when that was tried first.
+    due_since: HashMap<JobKey, Instant>,
+}
+
+/// How far the intakes were when a session began. An outdated server may not know all that was in them: what was stored before
+/// that time was there, too.
+struct Begun {
+    /// The last message of each.
+    ends: BTreeMap<Stage, u64>,
+    at: UnixMillis,
+}
+
+impl Begun {
+    /// Whether somebody else may have offered a job by this message.
+    fn is_doubtful(&self, entry: &IntakeEntry) -> bool {
+        let last = self.ends.get(&entry.unit.stage);
+        last.is_none_or(|last| entry.sequence <= *last) || entry.stored_at <= self.at
+    }
 }
 
 /// A job that is followed.
@@ -73,17 +92,21 @@ impl Session {
     pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), QueueError> {
         let mut session = Self {
             edge: Arc::clone(edge),
-            begun_at: ends(edge).await?,
+            begun: Begun {
+                ends: ends(edge).await?,
+                at: edge.queue.time().await?,
+            },
             lanes: BTreeMap::new(),
             offers: FuturesUnordered::new(),
             follows: FuturesUnordered::new(),
             followed: HashMap::new(),
+            due_since: HashMap::new(),
         };
         // Hints first, then what is stored, so that nothing falls in between.
         let mut hints = hints(edge).await?;
         let mut intake = intake(edge).await?;
         let mut scan = edge.queue.scan_records();
-        let (mut is_scanning, mut has_scanned) = (true, false);
+        let (mut is_scanning, mut has_scanned, mut begun_here) = (true, false, 0);
         let mut scan_at = Instant::now() + SCAN_EVERY;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -111,18 +134,24 @@ impl Session {
                 Step::Hint(key) => session.hint(key),
                 Step::Records(page) => {
                     for (key, record) in page {
+                        begun_here += u64::from(plan::is_begun_here(&record));
                         if plan::duty(&record) != Duty::Nothing {
                             session.follow(key);
                         }
                     }
                 }
-                Step::ScanOver => (is_scanning, has_scanned) = (false, true),
+                Step::ScanOver => {
+                    (is_scanning, has_scanned) = (false, true);
+                    if begun_here > 0 && !edge.works_here() {
+                        edge.work_on(begun_here);
+                    }
+                }
                 Step::Tick => {
                     session.tick().await;
                     if scan_at <= Instant::now() {
                         scan_at = Instant::now() + SCAN_EVERY;
                         scan = edge.queue.scan_records();
-                        is_scanning = true;
+                        (is_scanning, begun_here) = (true, 0);
                     }
                 }
             }
@@ -144,8 +173,7 @@ impl Session {
                 // The site's own stages work on it first.
                 Some(Ok(entry)) if self.is_dispatched(&entry) => {}
                 Some(Ok(entry)) => {
-                    let last = self.begun_at.get(&entry.unit.stage);
-                    let is_doubtful = last.is_none_or(|last| entry.sequence <= *last);
+                    let is_doubtful = self.begun.is_doubtful(&entry);
                     let tenant = entry.unit.key.tenant.clone();
                     let lane = self.lanes.entry(tenant).or_default();
                     lane.add(entry, is_doubtful);
@@ -246,30 +274,42 @@ impl Session {
         let due = edge.open.due(now).into_iter();
         let due = due.filter(|(key, _)| !self.followed.contains_key(key));
         let due: Vec<_> = due.take(EXPIRED_MAX).collect();
-        let ends = due
+        if due.is_empty() {
+            return self.due_since.clear();
+        }
+        let (at, outdated_max) = (Instant::now(), edge.queue.outdated_max());
+        let ends: Vec<_> = due
             .into_iter()
-            .map(|(key, epoch)| end_of_time(Arc::clone(&edge), (key, epoch), now));
+            .map(|(key, epoch)| {
+                let since = *self.due_since.entry(key.clone()).or_insert(at);
+                // Known for so long, it is known to an outdated server too.
+                let may_be_behind = at.duration_since(since) < outdated_max;
+                end_of_time(Arc::clone(&edge), (key, epoch), (now, may_be_behind))
+            })
+            .collect();
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
+        let mut trouble = None;
         while let Some(ended) = ends.next().await {
-            if let Err(error) = ended {
-                let error = chain(&error);
-                tracing::warn!(error, "jobs past their time wait for the queue");
-                return;
-            }
+            // One that cannot be ended holds up no other.
+            trouble = ended.err().or(trouble);
+        }
+        if let Some(error) = trouble {
+            let error = chain(&error);
+            tracing::warn!(error, "jobs past their time wait for the queue");
         }
     }
 }
 
-/// What waits to be handed on: accepted jobs, and, where images stay, those that would be decoded next.
+/// What waits to be handed on: accepted jobs, and those that would be decoded next, which there are where images stay or did
+/// when they were begun.
 async fn intake(
     edge: &Edge,
 ) -> Result<BoxStream<'static, Result<IntakeEntry, QueueError>>, QueueError> {
-    let accepted = edge.queue.intake(Stage::Preprocess).await?;
-    if !edge.config.encodes() {
-        return Ok(accepted);
+    let mut accepted = edge.queue.intake(Stage::Preprocess).await?;
+    if edge.works_here() {
+        // The dispatcher of this site reads these too, and tells of those that it cannot read.
+        accepted = accepted.filter(|entry| ready(entry.is_ok())).boxed();
     }
-    // The dispatcher of this site reads these too, and tells of those that it cannot read.
-    let accepted = accepted.filter(|entry| ready(entry.is_ok())).boxed();
     let encoded = edge.queue.intake(Stage::Decode).await?;
     Ok(futures::stream::select_all([accepted, encoded]).boxed())
 }
@@ -283,17 +323,18 @@ async fn ends(edge: &Edge) -> Result<BTreeMap<Stage, u64>, QueueError> {
     Ok(ends)
 }
 
-/// Ends a job whose time is over, `now` by the queue's clock, and no longer counts it.
+/// Ends a job whose time is over, `now` by the queue's clock, and no longer counts it. `may_be_behind`: whether a server that
+/// does not know it may be an outdated one; otherwise its record is gone.
 async fn end_of_time(
     edge: Arc<Edge>,
     (key, epoch): (JobKey, u32),
-    now: UnixMillis,
+    (now, may_be_behind): (UnixMillis, bool),
 ) -> Result<(), QueueError> {
     let applied = edge.queue.apply(&key, Some(epoch), &Move::Expire, now);
     match applied.await? {
         Applied::Applied { .. } => {
             edge.figures.expired.inc();
-            if edge.config.encodes() {
+            if edge.works_here() {
                 // A worker that misses the hint learns it from the record at its next heartbeat.
                 edge.queue.publish_cancel(&key).await?;
             }
@@ -302,6 +343,10 @@ async fn end_of_time(
         Applied::Refused { record, .. } if !record.state.is_final() => return Ok(()),
         // By somebody who died before saying so, perhaps.
         Applied::Refused { record, .. } => edge.queue.publish_event(&key, &record).await?,
+        // An outdated server: the job began after what it knows. Taken for ended, it would be ended by nobody.
+        Applied::OtherEpoch { record } if record.epoch < epoch => return Err(BEHIND),
+        Applied::Missing if may_be_behind => return Err(BEHIND),
+        // It was replayed, or its record is gone.
         Applied::OtherEpoch { .. } | Applied::Missing => {}
     }
     edge.open.end(&key, epoch);

@@ -1,5 +1,6 @@
-//! The hub's public API as this edge calls it: one connection, each tenant's own token, every wait bounded, and a note of
-//! when the hub last answered.
+//! The hub's public API as this edge calls it: each tenant's own token, every wait bounded, and a note of when the hub last
+//! answered. Files have a connection of their own: on a slow line minutes of them lie in its buffers, which no other call and
+//! no question whether the hub is there should wait behind.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,8 +8,11 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use medfleet_core::{JobId, TenantId};
-use medfleet_proto::v1::{self, job_service_client::JobServiceClient};
+use medfleet_proto::v1::{
+    self, job_service_client::JobServiceClient, upload_input_request::Content,
+};
 use medfleet_queue::Headers;
+use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tonic::metadata::{AsciiMetadataKey, MetadataValue};
@@ -24,13 +28,17 @@ use crate::metrics::EdgeFigures;
 
 /// Largest result that is taken.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// How often a silent connection is asked whether it is still there, and how long it may take to say so.
+/// How often a silent connection is asked whether it is still there. It has as long to say so as a call to be answered.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Of a result, what a slow line is given the time for; a larger one needs a faster line.
+const RESULT_BYTES: u64 = 4 << 20;
 
 /// The hub. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub(super) struct Uplink {
     client: JobServiceClient<Channel>,
+    /// For files alone.
+    files: JobServiceClient<Channel>,
     pub(super) tokens: HubTokens,
     answer_max: Duration,
     figures: EdgeFigures,
@@ -58,8 +66,12 @@ pub(super) struct Behalf<'a> {
 impl Uplink {
     /// Connects when it is first needed, and again whenever the connection is lost.
     pub(super) async fn open(config: &EdgeConfig, figures: EdgeFigures) -> Result<Self, Error> {
-        let channel = endpoint(config).await?.connect_lazy();
-        let client = JobServiceClient::new(channel);
+        let answer_max = config.answer_max.get();
+        let endpoint = endpoint(config).await?;
+        let client = JobServiceClient::new(endpoint.connect_lazy());
+        // The question lies behind what is in the buffers.
+        let in_buffers = plan::patience(answer_max, plan::BUFFERED_BYTES_MAX);
+        let files = endpoint.keep_alive_timeout(in_buffers).connect_lazy();
         let heard = Heard {
             last: Instant::now(),
             is_away: false,
@@ -67,8 +79,9 @@ impl Uplink {
         };
         Ok(Self {
             client: client.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            files: JobServiceClient::new(files),
             tokens: HubTokens::load(&config.tokens_file).await?,
-            answer_max: config.answer_max.get(),
+            answer_max,
             figures,
             heard: Arc::new(Mutex::new(heard)),
             back: Arc::default(),
@@ -104,9 +117,11 @@ impl Uplink {
         behalf: Behalf<'_>,
         request: v1::SubmitJobRequest,
     ) -> Result<v1::Job, Trouble> {
+        let bytes = request.encoded_len() as u64;
         let request = self.request(behalf, request)?;
         let mut client = self.client.clone();
-        let response = self.answer(behalf, client.submit_job(request)).await?;
+        let call = client.submit_job(request);
+        let response = self.answer_with(behalf, bytes, call).await?;
         response.job.ok_or(NO_JOB)
     }
 
@@ -125,10 +140,9 @@ impl Uplink {
         let name = convert::job_name(job);
         let request = self.request(behalf, v1::EraseJobRequest { name })?;
         let mut client = self.client.clone();
-        match self.answer(behalf, client.erase_job(request)).await {
-            Ok(_) | Err(Trouble::NotThere) => Ok(()),
-            Err(trouble) => Err(trouble),
-        }
+        self.answer(behalf, client.erase_job(request))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn result(
@@ -139,7 +153,8 @@ impl Uplink {
         let name = convert::job_name(job);
         let request = self.request(behalf, v1::GetResultRequest { name })?;
         let mut client = self.client.clone();
-        let response = self.answer(behalf, client.get_result(request)).await?;
+        let call = client.get_result(request);
+        let response = self.answer_with(behalf, RESULT_BYTES, call).await?;
         response
             .result
             .ok_or(Trouble::Later("the hub's answer has no result", None))
@@ -175,10 +190,30 @@ impl Uplink {
         messages: mpsc::Receiver<v1::UploadInputRequest>,
     ) -> Result<v1::Upload, Trouble> {
         let request = self.request(behalf, messages)?;
-        let mut client = self.client.clone();
+        let mut client = self.files.clone();
         let answered = client.upload_input(request).await;
         let response = self.hear(behalf, answered)?;
         response.upload.ok_or(NO_UPLOAD)
+    }
+
+    /// Resumes a complete upload, so that the hub keeps it longer.
+    pub(super) async fn keep_upload(
+        &self,
+        behalf: Behalf<'_>,
+        (name, size_bytes): (&str, u64),
+    ) -> Result<(), Trouble> {
+        let start = v1::UploadStart {
+            upload: name.to_owned(),
+            offset: size_bytes,
+            total_bytes: size_bytes,
+        };
+        let message = v1::UploadInputRequest {
+            content: Some(Content::Start(start)),
+        };
+        let request = self.request(behalf, futures::stream::iter([message]))?;
+        let mut client = self.client.clone();
+        let call = client.upload_input(request);
+        self.answer(behalf, call).await.map(drop)
     }
 
     /// Asks whether the hub is there and knows a tenant's token.
@@ -232,7 +267,17 @@ impl Uplink {
         behalf: Behalf<'_>,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Trouble> {
-        let answered = timeout(self.answer_max, call).await;
+        self.answer_with(behalf, 0, call).await
+    }
+
+    /// As [`Uplink::answer`], of a call that brings so many bytes over the line.
+    async fn answer_with<T>(
+        &self,
+        behalf: Behalf<'_>,
+        bytes: u64,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Trouble> {
+        let answered = timeout(plan::patience(self.answer_max, bytes), call).await;
         let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("")));
         self.hear(behalf, answered)
     }
@@ -322,7 +367,7 @@ async fn endpoint(config: &EdgeConfig) -> Result<Endpoint, Error> {
         .connect_timeout(config.answer_max.get())
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(config.answer_max.get())
         .keep_alive_while_idle(true);
     let Some(path) = &config.ca_file else {
         return Ok(endpoint);

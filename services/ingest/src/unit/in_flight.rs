@@ -1,6 +1,6 @@
 //! How many jobs of a tenant are in the stages: those that have not ended, less those that wait to be let in. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use medfleet_core::{Stage, TenantId, WorkUnit};
 
@@ -30,12 +30,18 @@ impl InFlightMax {
 pub(super) struct InFlight {
     open: HashMap<TenantId, u64>,
     waiting: HashMap<TenantId, u64>,
+    behind: HashSet<TenantId>,
 }
 
 impl InFlight {
     /// Takes how many jobs of each tenant have not ended.
     pub(super) fn set_open(&mut self, open: HashMap<TenantId, u64>) {
         self.open = open;
+    }
+
+    /// Takes whose jobs wait behind the stages in such numbers that no more of them are let in.
+    pub(super) fn set_behind(&mut self, behind: HashSet<TenantId>) {
+        self.behind = behind;
     }
 
     /// A unit waits; only the first of a job counts.
@@ -57,8 +63,11 @@ impl InFlight {
         }
     }
 
-    /// Whether the tenant has as many jobs in the stages as it may have.
+    /// Whether the tenant has as many jobs in the stages, or behind them, as it may have.
     pub(super) fn is_full(&self, most: &InFlightMax, tenant: &TenantId) -> bool {
+        if self.behind.contains(tenant) {
+            return true;
+        }
         let Some(most) = most.of(tenant) else {
             return false;
         };

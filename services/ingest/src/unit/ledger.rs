@@ -49,6 +49,24 @@ impl Sighting {
         (self.epoch, self.state, self.chunks_done)
     }
 
+    /// Whether all its images are encoded and no text is begun.
+    fn is_encoded(&self) -> bool {
+        let state = match self.chunks_total {
+            0 => JobState::Preprocessed,
+            _ => JobState::Encoding,
+        };
+        self.state == state && self.chunks_done >= self.chunks_total
+    }
+
+    /// What it adds to its tenant's jobs.
+    fn counts(&self) -> Open {
+        Open {
+            all: 1,
+            encoded: u64::from(self.is_encoded()),
+            at_hub: u64::from(self.state == JobState::Forwarded),
+        }
+    }
+
     /// What is left of its work at a stage, in milliseconds of a slot.
     fn remaining(&self, stage: Stage) -> u64 {
         if self.state == JobState::Forwarded {
@@ -66,6 +84,31 @@ impl Sighting {
             Stage::Decode => whole,
             Stage::Preprocess | Stage::Encode => 0,
         }
+    }
+}
+
+/// A tenant's jobs that have not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open {
+    /// All of them.
+    pub all: u64,
+    /// Of these, those whose images are all encoded and of which no text is begun: at a hospital's edge they wait for the hub.
+    pub encoded: u64,
+    /// Of these, those that the hub does.
+    pub at_hub: u64,
+}
+
+impl Open {
+    fn add(&mut self, more: Self) {
+        self.all += more.all;
+        self.encoded += more.encoded;
+        self.at_hub += more.at_hub;
+    }
+
+    fn take(&mut self, less: Self) {
+        self.all -= less.all;
+        self.encoded -= less.encoded;
+        self.at_hub -= less.at_hub;
     }
 }
 
@@ -103,7 +146,7 @@ impl Ended {
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: HashMap<JobKey, (Sighting, u32)>,
-    of_tenant: HashMap<TenantId, u64>,
+    of_tenant: HashMap<TenantId, Open>,
     /// The scan under way, or the last one.
     scan: u32,
     is_scanning: bool,
@@ -146,11 +189,15 @@ impl Ledger {
             Some((known, seen)) => {
                 *seen = scan;
                 if known.progress() <= sighting.progress() {
+                    let counts = self.of_tenant.entry(key.tenant.clone()).or_default();
+                    counts.add(sighting.counts());
+                    counts.take(known.counts());
                     *known = sighting;
                 }
             }
             None => {
-                *self.of_tenant.entry(key.tenant.clone()).or_default() += 1;
+                let counts = self.of_tenant.entry(key.tenant.clone()).or_default();
+                counts.add(sighting.counts());
                 self.open.insert(key.clone(), (sighting, scan));
             }
         }
@@ -169,11 +216,11 @@ impl Ledger {
     }
 
     fn remove(&mut self, key: &JobKey) {
-        if self.open.remove(key).is_some()
-            && let Some(count) = self.of_tenant.get_mut(&key.tenant)
+        if let Some((known, _)) = self.open.remove(key)
+            && let Some(counts) = self.of_tenant.get_mut(&key.tenant)
         {
-            *count -= 1;
-            if *count == 0 {
+            counts.take(known.counts());
+            if counts.all == 0 {
                 self.of_tenant.remove(&key.tenant);
             }
         }
@@ -187,14 +234,21 @@ impl Ledger {
     /// How many jobs of a tenant have not ended.
     #[must_use]
     pub fn open_jobs(&self, tenant: &TenantId) -> u64 {
-        self.of_tenant.get(tenant).copied().unwrap_or(0)
+        self.of_tenant.get(tenant).map_or(0, |counts| counts.all)
     }
 
     /// Every tenant with open jobs, and how many it has.
     pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, u64)> {
         self.of_tenant
             .iter()
-            .map(|(tenant, count)| (tenant, *count))
+            .map(|(tenant, counts)| (tenant, counts.all))
+    }
+
+    /// As [`Ledger::tenants`], and how far their jobs are.
+    pub fn counts(&self) -> impl Iterator<Item = (&TenantId, Open)> {
+        self.of_tenant
+            .iter()
+            .map(|(tenant, counts)| (tenant, *counts))
     }
 
     /// Jobs whose time is over.

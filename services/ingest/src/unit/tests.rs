@@ -512,6 +512,20 @@ fn a_unit_that_is_read_twice_waits_once() {
 }
 
 #[test]
+fn a_tenant_whose_jobs_wait_behind_the_stages_has_only_stat_jobs_let_in() {
+    use Class::{Routine, Stat};
+    let mut index = empty(MANY, Weights::new());
+    for (sequence, class) in [(1, Routine), (2, Stat)] {
+        index.insert(held(sequence, class));
+    }
+    let tenant = held(1, Routine).unit.key.tenant;
+    index.set_behind([tenant].into());
+    assert_eq!(sequences(&index.take(100, NOW)), [2]);
+    index.set_behind([].into());
+    assert_eq!(sequences(&index.take(100, NOW)), [1]);
+}
+
+#[test]
 fn decode_slots_are_kept_for_the_classes_above() {
     use Class::{Bulk, Routine, Stat, Urgent};
     let lane = (Stage::Decode, pool("p"));

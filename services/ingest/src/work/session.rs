@@ -255,15 +255,17 @@ impl<'a> Session<'a> {
     pub(super) async fn release(&mut self) {
         loop {
             let now = self.dispatcher.clock.now();
-            if self.dispatcher.rules.in_flight_max.is_any() {
-                self.index.set_open_jobs(self.dispatcher.open.counts());
+            let dispatcher = self.dispatcher;
+            if dispatcher.scope.counts_jobs() || dispatcher.rules.in_flight_max.is_any() {
+                let (open, behind) = dispatcher.scope.standing(dispatcher.open.counts());
+                self.index.set_open_jobs(open);
+                self.index.set_behind(behind);
             }
             let batch = self.index.take(self.dispatcher.config.releases_max, now);
             if batch.is_empty() {
                 return;
             }
             let at_once = batch.len();
-            let dispatcher = self.dispatcher;
             let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held));
             let outcomes: Vec<_> = releases.buffer_unordered(at_once).collect().await;
             let mut released: BTreeMap<(LaneKey, Class), WorkUnit> = BTreeMap::new();

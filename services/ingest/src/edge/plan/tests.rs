@@ -1,6 +1,6 @@
 //! The decisions, case by case.
 
-use medfleet_core::{Class, Cost, JobKey, JobState, PoolName, TenantId, WorkUnit};
+use medfleet_core::{Class, Cost, JobKey, PoolName, TenantId, WorkUnit};
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -72,6 +72,91 @@ fn pauses_grow_to_the_most_and_never_fall_short_of_what_was_asked() {
     assert!((0..2048).all(|random| of(99, None, random) <= range.1));
     let asked = Duration::from_secs(100);
     assert!((0..2048).all(|random| of(0, Some(asked), random) >= asked));
+}
+
+#[test]
+fn what_is_on_the_line_has_the_time_that_a_slow_one_takes() {
+    let answer = Duration::from_secs(30);
+    assert_eq!(patience(answer, 0), answer);
+    // 4 MiB at 0.5 Mbit/s take 67 s.
+    let buffered = patience(answer, BUFFERED_BYTES_MAX);
+    assert!(buffered > answer + Duration::from_secs(67), "{buffered:?}");
+    assert!(buffered < Duration::from_secs(180), "{buffered:?}");
+    assert!(patience(answer, u64::MAX) > buffered);
+}
+
+#[test]
+fn what_this_site_has_begun_it_has_to_go_on_with() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let begun = JobState::ALL.iter().filter(|state| {
+        let state = **state;
+        is_begun_here(&JobRecord {
+            state,
+            ..record.clone()
+        })
+    });
+    let begun: Vec<_> = begun.collect();
+    let stages = [
+        &JobState::Released,
+        &JobState::Preprocessed,
+        &JobState::Encoding,
+        &JobState::Decoding,
+    ];
+    assert_eq!(begun, stages);
+}
+
+#[test]
+fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another() {
+    let (key, record) = medfleet_testkit::record(1, 1);
+    let id = |body: [u8; 32], epoch| {
+        let record = JobRecord {
+            body: medfleet_core::Digest::new(body),
+            epoch,
+            ..record.clone()
+        };
+        request_id(&key.job, &record)
+    };
+    let mut sent_again = [1; 32];
+    sent_again[..16].fill(2);
+    let mut other = [1; 32];
+    other[16..].fill(2);
+    assert_eq!(id([1; 32], 0), id(sent_again, 0));
+    assert_ne!(id([1; 32], 0), id(other, 0));
+    assert_ne!(id([1; 32], 0), id([1; 32], 1));
+    assert!(id([1; 32], u32::MAX).len() <= 128, "the public contract");
+}
+
+#[test]
+fn what_is_told_of_another_job_is_not_taken() {
+    let [mine, other] = [1, 2].map(|byte| JobId::from_bytes([byte; 16]));
+    assert!(is_of(&format!("jobs/{mine}"), &mine).is_ok());
+    for name in [format!("jobs/{other}"), mine.to_string(), String::new()] {
+        let refused = is_of(&name, &mine);
+        assert!(matches!(refused, Err(Trouble::Later(..))), "{name}");
+    }
+}
+
+#[test]
+fn what_was_handed_on_just_now_is_not_taken_for_lost() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let at = UnixMillis(1_000_000);
+    let forward = medfleet_core::Move::Forward {
+        job: JobId::from_bytes([1; 16]),
+        class: Class::Routine,
+    };
+    let there = record.apply(&forward, at).expect("it is accepted");
+    assert!(is_new_there(&there, at));
+    assert!(is_new_there(&there, UnixMillis(at.0 + 59_000)));
+    assert!(!is_new_there(&there, UnixMillis(at.0 + 60_000)));
+    assert!(!is_new_there(&record, at), "nobody has it");
+}
+
+#[test]
+fn parts_that_the_hub_has_are_not_read_again() {
+    assert_eq!(after(Some(&10), 25), Some(15));
+    assert_eq!(after(Some(&10), 10), Some(0));
+    assert_eq!(after(Some(&10), 9), None, "the rest of it is missing");
+    assert_eq!(after(None, 25), None, "nobody has read it yet");
 }
 
 #[test]

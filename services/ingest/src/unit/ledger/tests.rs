@@ -65,6 +65,33 @@ fn work_is_predicted_from_upstream_and_gets_less() {
 }
 
 #[test]
+fn jobs_are_counted_by_whom_they_wait_for() {
+    let mut ledger = Ledger::default();
+    let mut check = |sighting: Sighting, expected: (u64, u64, u64)| {
+        ledger.take(&key("a", 1), sighting);
+        let counts: Vec<_> = ledger.counts().map(|(_, open)| open).collect();
+        let (all, encoded, at_hub) = expected;
+        let expected = Open {
+            all,
+            encoded,
+            at_hub,
+        };
+        assert_eq!(counts, [expected]);
+    };
+    check(at(0, JobState::Accepted, (0, 0)), (1, 0, 0));
+    check(at(0, JobState::Preprocessed, (0, 2)), (1, 0, 0));
+    check(at(0, JobState::Encoding, (1, 2)), (1, 0, 0));
+    check(at(0, JobState::Encoding, (2, 2)), (1, 1, 0));
+    // An older word changes nothing.
+    check(at(0, JobState::Encoding, (1, 2)), (1, 1, 0));
+    check(at(0, JobState::Forwarded, (2, 2)), (1, 0, 1));
+    // It was started over.
+    check(at(1, JobState::Preprocessed, (0, 0)), (1, 1, 0));
+    ledger.end(&key("a", 1), 1);
+    assert_eq!(ledger.counts().count(), 0);
+}
+
+#[test]
 fn tenants_are_counted_and_what_is_over_time_is_due() {
     let mut ledger = Ledger::default();
     for job in 1..=3 {

@@ -1,0 +1,97 @@
+//! How long the handle of an upload lives: over a real server, at a time that the test sets.
+
+use futures::stream;
+use medfleet_runtime::{ManualClock, Metrics, SeededRandom};
+use medfleet_store::{BlobStore, FleetKey};
+use medfleet_testkit::NatsServer;
+
+use super::*;
+
+const PART_BYTES: usize = 1024;
+const PARTS: usize = 3;
+/// Most of the hour that a handle lives.
+const MOST_OF_ITS_TIME: std::time::Duration = std::time::Duration::from_secs(50 * 60);
+
+struct Setup {
+    _server: NatsServer,
+    uploads: Uploads,
+    clock: Arc<ManualClock>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let server = NatsServer::start().await.expect("a server");
+        let config = medfleet_testkit::config(&server.url());
+        let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+        let clock = Arc::new(ManualClock::at(medfleet_testkit::clock()()));
+        let text = format!(
+            "tokens = 'tokens.toml'\ndefault_model = 'tiny'\nmodels = {{ tiny = 'tiny-here' }}\nlimits = {{ upload_part_bytes = '{PART_BYTES} B', input_bytes_max = '3 KiB', study_bytes_max = '3 KiB' }}"
+        );
+        let config: Config = toml::from_str(&text).expect("a configuration");
+        let retry_after = config.limits.retry_after.get();
+        let uploads = Uploads {
+            quotas: Quotas::new(config.quotas.clone(), retry_after, clock.clone()),
+            config: Arc::new(config),
+            queue,
+            blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
+            clock: clock.clone(),
+            random: Arc::new(SeededRandom::new(1)),
+            figures: Figures::new(&Metrics::new()),
+            shutdown: Shutdown::new(std::time::Duration::ZERO),
+            places: Places::new(8),
+        };
+        Self {
+            _server: server,
+            uploads,
+            clock,
+        }
+    }
+
+    /// One stream: opens an upload, or goes on with one, and sends so many parts, each most of an hour after what was before.
+    async fn send(&self, upload: &str, from: usize, parts: usize) -> Result<v1::Upload, Refusal> {
+        let start = v1::UploadStart {
+            upload: upload.to_owned(),
+            offset: (from * PART_BYTES) as u64,
+            total_bytes: (PARTS * PART_BYTES) as u64,
+        };
+        let chunks = (0..parts).map(|_| {
+            self.clock.advance(MOST_OF_ITS_TIME);
+            Content::Chunk(Bytes::from_static(&[7; PART_BYTES]))
+        });
+        let contents = std::iter::once(Content::Start(start)).chain(chunks);
+        let messages = contents.map(|content| {
+            Ok(v1::UploadInputRequest {
+                content: Some(content),
+            })
+        });
+        let tenant = TenantId::new("st-mary").expect("a name");
+        self.uploads.take(tenant, stream::iter(messages)).await
+    }
+}
+
+fn is_gone(refused: &Result<v1::Upload, Refusal>) -> bool {
+    matches!(refused, Err(Refusal::NotFound { .. }))
+}
+
+#[tokio::test]
+async fn a_handle_lives_on_from_each_part_and_not_from_its_opening() {
+    let setup = Setup::new().await;
+    let sent = setup.send("", 0, PARTS).await.expect("slow, and going on");
+    assert!(sent.complete);
+    // The first files of a study wait for the last one.
+    for _ in 0..2 {
+        setup.clock.advance(MOST_OF_ITS_TIME);
+        let kept = setup.send(&sent.name, PARTS, 0).await;
+        assert!(kept.expect("it is resumed").complete);
+    }
+    setup.clock.advance(MOST_OF_ITS_TIME * 2);
+    assert!(is_gone(&setup.send(&sent.name, PARTS, 0).await));
+}
+
+#[tokio::test]
+async fn a_handle_of_which_no_part_comes_ends_in_its_time() {
+    let setup = Setup::new().await;
+    let upload = setup.send("", 0, 1).await.expect("a part").name;
+    setup.clock.advance(MOST_OF_ITS_TIME * 2);
+    assert!(is_gone(&setup.send(&upload, 1, 1).await));
+}
