@@ -3,6 +3,7 @@
 
 use medfleet_imaging::{Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
+use crate::children::Times;
 use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
 use crate::error::StartError;
@@ -13,7 +14,7 @@ use crate::ocr::Ocr;
 pub fn codecs(config: &Config) -> &'static Codecs {
     Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
         memory_bytes_max: config.codec_memory_bytes_max.get(),
-        time_max: config.codec_time_max.get(),
+        times: Times::of(config.codec_time_max.get()),
         idle_max: config.decodes_max as usize,
     })))
 }
