@@ -69,7 +69,7 @@ pub use lettering::{
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use pair::{Examination, PairOrder, examination, pair_order};
 pub use parts::{
-    Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input, unpacks,
+    EachSlice, Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input, unpacks,
 };
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};

@@ -1,7 +1,7 @@
 //! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
 //! (`medfleet bench frames`).
 
-use medfleet_imaging::{Decoder, Limits, Options, ReadInput, Refusal, read_input};
+use medfleet_imaging::{Decoded, Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
 use crate::children::Times;
 use crate::codecs::{CodecLimits, Codecs};
@@ -45,7 +45,8 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         .checking_text(text_check))
 }
 
-/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared.
+/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared. `each`
+/// gets frames as they are made.
 ///
 /// # Errors
 /// As [`read_input`].
@@ -54,6 +55,7 @@ pub fn prepare(
     options: &Options,
     frames_max: u32,
     compared: bool,
+    each: &mut dyn FnMut(Option<u32>, Decoded),
 ) -> Result<ReadInput, Refusal> {
-    read_input(bytes, options, frames_max, compared)
+    read_input(bytes, options, frames_max, compared, each)
 }

@@ -271,12 +271,7 @@ impl<'a> Set<'a> {
             if input.kind != Kind::Other {
                 continue;
             }
-            let frames = self.entries[index]["frames"].as_array();
-            for frame in frames.into_iter().flatten() {
-                let written = self.out.join(frame["file"].as_str().unwrap_or_default());
-                std::fs::remove_file(&written)
-                    .with_context(|| format!("cannot remove {}", written.display()))?;
-            }
+            self.take_back(index)?;
             let refusal = Refusal::new(Reason::BesideDirectory);
             self.entries[index] = left_out(index, &input.path, &refusal);
         }
@@ -337,10 +332,19 @@ impl<'a> Set<'a> {
                 None => members.push((member, vec![*frame])),
             }
         }
+        let mut refused: Vec<(Option<u32>, Refusal)> = Vec::new();
         let (inputs, entries, out) = (&self.inputs, &mut self.entries, self.out);
         let mut done = Ok(());
         let bytes = read(file)?;
-        let mut each = |member: Option<u32>, frame: Frame, info: FrameInfo| {
+        let mut each = |member: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| {
+            let (frame, info) = match slice {
+                Ok(slice) => slice,
+                // The volume's other files may be good.
+                Err(refusal) => {
+                    refused.push((member, refusal));
+                    return Ok(());
+                }
+            };
             let found = wanted.iter().position(|(_, index, number)| {
                 inputs[*index].member == member && *number == info.frame_index
             });
@@ -355,14 +359,33 @@ impl<'a> Set<'a> {
                     Err(error) => done = Err(error),
                 }
             }
+            Ok(())
         };
         let decoded = decode_parts(&bytes, &members, plan, self.options, &mut each);
         done?;
+        // The archive itself is broken by now: none of it that did not come is known to be good.
         if let Err(refusal) = decoded {
-            // Those of an archive that come after it were not decoded.
-            for (_, index, _) in wanted {
-                self.refuse(index, &refusal);
+            refused.extend(members.iter().map(|(member, _)| (*member, refusal.clone())));
+        }
+        for (member, refusal) in refused {
+            let of_it = wanted
+                .iter()
+                .find(|(_, index, _)| self.inputs[*index].member == member);
+            if let Some((_, index, _)) = of_it {
+                self.take_back(*index)?;
+                self.refuse(*index, &refusal);
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the frames of a file that were written.
+    fn take_back(&self, index: usize) -> Result<()> {
+        let frames = self.entries[index]["frames"].as_array();
+        for frame in frames.into_iter().flatten() {
+            let written = self.out.join(frame["file"].as_str().unwrap_or_default());
+            std::fs::remove_file(&written)
+                .with_context(|| format!("cannot remove {}", written.display()))?;
         }
         Ok(())
     }
@@ -455,6 +478,36 @@ fn line(path: &Path, entry: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::bench::frames::film;
+    use crate::paths::tests::tar;
+
+    #[test]
+    fn a_slice_of_an_archive_that_is_refused_takes_no_other_with_it() {
+        let mut files = [0, 1, 2].map(film::slice);
+        // A bit that its header says there is none of, which is only seen where the slice is decoded.
+        let last = files[1].last_mut().expect("pixels");
+        *last = 0x50;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("study.tar");
+        let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+        std::fs::write(&path, archive).expect("a file");
+        let out = folder.path().join("out");
+        std::fs::create_dir(&out).expect("a folder");
+        let options = Options::new(64, Limits::default()).expect("a side in range");
+        let mut set = Set::new(&options, &out, false);
+        set.path(path).expect("an archive");
+        let entries = set.finish().expect("entries");
+        let refused = entries.iter();
+        let refused = refused.map(|(_, entry)| entry["refused"]["reason"].as_str());
+        let expected = [None, Some("PIXEL_DATA_MISMATCH"), None];
+        assert_eq!(refused.collect::<Vec<_>>(), expected);
+        for (_, entry) in [&entries[0], &entries[2]] {
+            assert_eq!(entry["fate"], "USED");
+            let name = entry["frames"][0]["file"].as_str().expect("its frame");
+            assert!(out.join(name).is_file());
+        }
+        assert_eq!(std::fs::read_dir(&out).expect("a folder").count(), 2);
+    }
 
     #[test]
     fn a_file_that_is_no_picture_is_refused_in_the_manifest() {
