@@ -123,6 +123,8 @@ pub struct Limits {
     pub frame_pixels_max: u64,
     /// Frames of one file.
     pub frames_max: u32,
+    /// Slices of one archive and of one study: what their headers say is held until the study is whole.
+    pub slices_max: u32,
     /// Files, folders and links of one archive.
     pub archive_entries_max: u32,
     /// Bytes of all files of one archive together, unpacked.
@@ -138,12 +140,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices a study, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
             frame_pixels_max: 64 * 1024 * 1024,
             frames_max: 4096,
+            slices_max: 16_384,
             archive_entries_max: 4096,
             archive_bytes_max: 1024 * 1024 * 1024,
             unpacked_bytes_max: 1024 * 1024 * 1024,

@@ -111,6 +111,7 @@ fn each_part(
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
+    let (mut slices, slices_max) = (0, options.limits().slices_max);
     let (mut directory, mut no_room, mut fault) = (false, None, None);
     members(bytes, options.limits(), &mut |member| {
         if frames > frames_max as usize || no_room.is_some() || fault.is_some() {
@@ -126,6 +127,13 @@ fn each_part(
                 frames += decoded.frames.len();
                 if frames <= frames_max as usize && fault.is_none() {
                     taken(Some(number), decoded);
+                }
+            }
+            Ok(Prepared::Slices(of_file)) => {
+                slices += u64::from(of_file.count());
+                if slices > u64::from(slices_max) && fault.is_none() {
+                    let refusal = Refusal::new(Reason::TooManyFrames);
+                    fault = Some(refusal.found(format_args!("more than {slices_max} slices")));
                 }
             }
             Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {

@@ -13,7 +13,7 @@ use crate::grey::{map, stored_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::Transform;
+use crate::transform::Scale;
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
@@ -43,7 +43,7 @@ pub struct Slices {
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     pub(crate) place: Option<Place>,
-    pub(crate) transform: Transform,
+    pub(crate) scale: Scale,
     pub(crate) spacing: Vec<f64>,
     /// MR: smallest and largest modality value, padding left out; `None` if every pixel is padding.
     pub(crate) range: Option<(f64, f64)>,
@@ -61,7 +61,7 @@ impl Slices {
         }
         let top = &file.header.elements;
         let text = |tag| -> Result<String, Refusal> {
-            Ok(top.text(tag, VR::UI)?.unwrap_or_default().to_owned())
+            Ok(kept(top.text(tag, VR::UI)?.unwrap_or_default()))
         };
         let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
         let is = |word: &str| kind.split('\\').any(|part| part.trim() == word);
@@ -88,9 +88,25 @@ impl Slices {
         self.clinical
     }
 
+    /// How many they are; one for a part of a whole slide.
+    pub fn count(&self) -> u32 {
+        // As many as Limits::frames_max, which has 32 bits, or as a 16-bit axis of NIfTI.
+        self.frames.len().max(1) as u32
+    }
+
     /// Whether both files are of one study.
     pub fn same_study(&self, other: &Self) -> bool {
         self.study == other.study
+    }
+}
+
+/// An identifier to compare: as it is, or its digest where it is longer than one can be (PS3.5 6.2). Thousands are held together.
+pub(crate) fn kept(identifier: &str) -> String {
+    const BYTES_MAX: usize = 64;
+    if identifier.len() <= BYTES_MAX {
+        identifier.to_owned()
+    } else {
+        hex::encode(blake3::hash(identifier.as_bytes()).as_bytes())
     }
 }
 
@@ -114,7 +130,7 @@ fn slices(file: &File<'_>, modality: Modality) -> Result<Vec<Slice>, Refusal> {
             let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
             Ok(Slice {
                 place: Place::read(&file.groups, index)?,
-                transform,
+                scale: transform.scale(),
                 spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
                 range,
             })
@@ -241,5 +257,20 @@ fn interleaved(channels: Vec<Vec<u8>>) -> Vec<u8> {
             .flat_map(|((red, green), blue)| [red, green, blue])
             .collect(),
         Err(channels) => channels.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_stay_equal_or_unequal_however_long_they_are() {
+        let long = "2.25.".repeat(100);
+        let other = format!("{long}1");
+        assert_eq!(kept("2.25.7"), "2.25.7");
+        assert_eq!(kept(&long), kept(&long));
+        assert_ne!(kept(&long), kept(&other));
+        assert_eq!(kept(&long).len(), 64);
     }
 }

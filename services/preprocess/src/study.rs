@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -92,6 +93,8 @@ pub(crate) struct Job<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) puts: &'a Puts,
     pub(crate) study: &'a wire::StudyManifest,
+    /// Those of volumes that were read so far.
+    pub(crate) slices: &'a AtomicU32,
 }
 
 impl Studies {
@@ -190,7 +193,10 @@ impl Studies {
                     self.count(job.puts, frames.len())?;
                     Content::Frames(frames)
                 }
-                Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+                Ok(Prepared::Slices(slices)) => {
+                    self.count_slices(job, slices.count())?;
+                    Content::Slices(slices)
+                }
                 Ok(Prepared::Withheld(refusal)) => {
                     self.count_refusal(refusal.reason);
                     Content::Withheld(refusal)
@@ -459,6 +465,15 @@ impl Studies {
             self.count_refusal(Reason::TooManyFrames);
             let max = self.frames_max;
             return Err(PreprocessError::Frames { max });
+        }
+        Ok(())
+    }
+
+    /// Their headers are held until the study is whole.
+    fn count_slices(&self, job: Job<'_>, slices: u32) -> Result<(), PreprocessError> {
+        let before = job.slices.fetch_add(slices, Ordering::Relaxed);
+        if before.saturating_add(slices) > self.options.limits().slices_max {
+            return Err(self.refuse_volume(Refusal::new(Reason::TooManyFrames)));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The effects of one unit in order: read the study, make its frames, store them and the manifest, then advance the job.
 
 use std::future::ready;
+use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
@@ -198,6 +199,7 @@ impl Handler for Preprocess {
             tenant,
             puts: &puts,
             study: &study,
+            slices: &AtomicU32::new(0),
         };
         let whole = self.studies.whole(job).await?;
         let step = self.keep(started, puts, whole, study.task.as_ref()).await?;

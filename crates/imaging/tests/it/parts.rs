@@ -219,6 +219,26 @@ fn frames_of_an_archive_have_a_limit() {
     assert_eq!(half.unwrap_err().reason, Reason::Truncated);
 }
 
+/// What is kept of each is little, and of very many it is much.
+#[test]
+fn slices_of_an_archive_have_a_limit() {
+    let files: Vec<Vec<u8>> = [1, 2, 3].map(slice).to_vec();
+    let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+    let found = |slices_max| {
+        let limits = Limits {
+            slices_max,
+            ..Limits::default()
+        };
+        let options = Options::new(8, limits).unwrap();
+        let found = prepare_parts(&archive, &options, 128);
+        found
+            .map(|parts| parts.len())
+            .map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(found(3), Ok(3));
+    assert_eq!(found(2), Err(Reason::TooManyFrames));
+}
+
 #[test]
 fn an_archive_is_read_once_for_all_that_is_known_of_it() {
     let archive = tar(&[("1", &slice(1)), ("2", b"no image"), ("3", &slice(2))]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use medfleet_core::{BlobKind, JobId, JobKey, PoolName};
+use medfleet_imaging::Limits;
 use medfleet_runtime::Metrics;
 use medfleet_store::FleetKey;
 
@@ -19,6 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a study of these files becomes.
 async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, PreprocessError> {
+    study_with(files, frames_max, 0).await
+}
+
+/// The same with so many slices that were read before.
+async fn study_with(
+    files: &[&'static [u8]],
+    frames_max: u32,
+    slices: u32,
+) -> Result<Study, PreprocessError> {
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let key = JobKey {
         tenant: "a".parse().expect("a tenant"),
@@ -53,6 +63,7 @@ async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, Prepro
         tenant: &key.tenant,
         puts: &puts,
         study: &manifest,
+        slices: &AtomicU32::new(slices),
     };
     let made = tokio::time::timeout(PATIENCE, studies.whole(job)).await;
     made.expect("it ends")
@@ -135,4 +146,19 @@ async fn an_archive_that_is_broken_at_its_end_is_refused_though_its_frames_came(
         PreprocessError::Refused { refusal, .. } if refusal.reason == Reason::Truncated
     );
     assert!(truncated, "{refused}");
+}
+
+/// Each file is within the limit, so that only the sum tells.
+#[tokio::test]
+async fn files_with_too_many_slices_between_them_are_refused() {
+    let most = Limits::default().slices_max;
+    let whole = study_with(&[VOLUME], 128, most - SLICES).await;
+    assert_eq!(whole.expect("frames").frames.len(), SLICES as usize);
+    let refused = study_with(&[VOLUME], 128, most - SLICES + 1).await;
+    let refused = refused.err().expect("too many");
+    let too_many = matches!(
+        &refused,
+        PreprocessError::Volume { refusal } if refusal.reason == Reason::TooManyFrames
+    );
+    assert!(too_many, "{refused}");
 }
