@@ -111,7 +111,7 @@ fn each_part(
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
-    let (mut slices, slices_max) = (0, options.limits().slices_max);
+    let (mut slices, mut pixels) = (0, 0);
     let (mut directory, mut no_room, mut fault) = (false, None, None);
     members(bytes, options.limits(), &mut |member| {
         if frames > frames_max as usize || no_room.is_some() || fault.is_some() {
@@ -131,10 +131,9 @@ fn each_part(
             }
             Ok(Prepared::Slices(of_file)) => {
                 slices += u64::from(of_file.count());
-                if slices > u64::from(slices_max) && fault.is_none() {
-                    let refusal = Refusal::new(Reason::TooManyFrames);
-                    fault = Some(refusal.found(format_args!("more than {slices_max} slices")));
-                }
+                pixels += of_file.pixels();
+                let too_many = options.limits().check_volume(slices, pixels).err();
+                fault = fault.take().or(too_many);
             }
             Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
                 no_room.get_or_insert(refusal.clone());

@@ -16,8 +16,8 @@ use crate::study::SlicePlan;
 use crate::transform::Scale;
 use crate::voi::Curve;
 use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
-    Window, WindowFunction, WindowSource, header, nifti, sniff,
+    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Reason, Refusal,
+    Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -50,8 +50,16 @@ pub(crate) struct Slice {
 }
 
 impl Slices {
-    pub(crate) fn read(file: &File<'_>, modality: Modality) -> Result<Self, Refusal> {
+    pub(crate) fn read(
+        file: &File<'_>,
+        modality: Modality,
+        limits: &Limits,
+    ) -> Result<Self, Refusal> {
         let image = &file.image;
+        limits.check_volume(
+            image.frames.into(),
+            pixels(modality, (image.rows, image.columns), image.frames),
+        )?;
         if !image.photometric.is_grey() {
             return Err(Refusal::at(
                 Reason::UnsupportedPhotometric,
@@ -94,9 +102,24 @@ impl Slices {
         self.frames.len().max(1) as u32
     }
 
+    /// Pixels that are decoded before a volume is planned: those of MR, for its range.
+    pub fn pixels(&self) -> u64 {
+        let frames = self.frames.len() as u32;
+        pixels(self.modality, (self.rows, self.columns), frames)
+    }
+
     /// Whether both files are of one study.
     pub fn same_study(&self, other: &Self) -> bool {
         self.study == other.study
+    }
+}
+
+fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
+    if modality == Modality::Mr {
+        // Rows and columns have 16 bits each.
+        u64::from(rows) * u64::from(columns) * u64::from(frames)
+    } else {
+        0
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -93,8 +93,15 @@ pub(crate) struct Job<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) puts: &'a Puts,
     pub(crate) study: &'a wire::StudyManifest,
-    /// Those of volumes that were read so far.
-    pub(crate) slices: &'a AtomicU32,
+    pub(crate) volumes: &'a Volumes,
+}
+
+/// What was read of a study's volumes so far, over all of its inputs.
+#[derive(Default)]
+pub(crate) struct Volumes {
+    slices: AtomicU64,
+    /// That were decoded for it.
+    pixels: AtomicU64,
 }
 
 impl Studies {
@@ -194,7 +201,7 @@ impl Studies {
                     Content::Frames(frames)
                 }
                 Ok(Prepared::Slices(slices)) => {
-                    self.count_slices(job, slices.count())?;
+                    self.count_slices(job, &slices)?;
                     Content::Slices(slices)
                 }
                 Ok(Prepared::Withheld(refusal)) => {
@@ -470,12 +477,13 @@ impl Studies {
     }
 
     /// Their headers are held until the study is whole.
-    fn count_slices(&self, job: Job<'_>, slices: u32) -> Result<(), PreprocessError> {
-        let before = job.slices.fetch_add(slices, Ordering::Relaxed);
-        if before.saturating_add(slices) > self.options.limits().slices_max {
-            return Err(self.refuse_volume(Refusal::new(Reason::TooManyFrames)));
-        }
-        Ok(())
+    fn count_slices(&self, job: Job<'_>, more: &Slices) -> Result<(), PreprocessError> {
+        let Volumes { slices, pixels } = job.volumes;
+        let add = |all: &AtomicU64, more: u64| all.fetch_add(more, Ordering::Relaxed) + more;
+        let slices = add(slices, more.count().into());
+        let pixels = add(pixels, more.pixels());
+        let checked = self.options.limits().check_volume(slices, pixels);
+        checked.map_err(|refusal| self.refuse_volume(refusal))
     }
 
     async fn entry(

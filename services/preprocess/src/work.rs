@@ -1,7 +1,6 @@
 //! The effects of one unit in order: read the study, make its frames, store them and the manifest, then advance the job.
 
 use std::future::ready;
-use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
@@ -20,7 +19,7 @@ use crate::frames;
 use crate::metrics::PreprocessMetrics;
 use crate::puts::{FramesInFlight, Puts};
 use crate::screen::screen;
-use crate::study::{Job, Studies, Study};
+use crate::study::{Job, Studies, Study, Volumes};
 use crate::unit::chunk_starts;
 
 /// The stage.
@@ -199,7 +198,7 @@ impl Handler for Preprocess {
             tenant,
             puts: &puts,
             study: &study,
-            slices: &AtomicU32::new(0),
+            volumes: &Volumes::default(),
         };
         let whole = self.studies.whole(job).await?;
         let step = self.keep(started, puts, whole, study.task.as_ref()).await?;

@@ -27,7 +27,7 @@ async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, Prepro
 async fn study_with(
     files: &[&'static [u8]],
     frames_max: u32,
-    slices: u32,
+    slices: u64,
 ) -> Result<Study, PreprocessError> {
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let key = JobKey {
@@ -63,7 +63,10 @@ async fn study_with(
         tenant: &key.tenant,
         puts: &puts,
         study: &manifest,
-        slices: &AtomicU32::new(slices),
+        volumes: &Volumes {
+            slices: AtomicU64::new(slices),
+            ..Volumes::default()
+        },
     };
     let made = tokio::time::timeout(PATIENCE, studies.whole(job)).await;
     made.expect("it ends")
@@ -151,10 +154,10 @@ async fn an_archive_that_is_broken_at_its_end_is_refused_though_its_frames_came(
 /// Each file is within the limit, so that only the sum tells.
 #[tokio::test]
 async fn files_with_too_many_slices_between_them_are_refused() {
-    let most = Limits::default().slices_max;
-    let whole = study_with(&[VOLUME], 128, most - SLICES).await;
+    let before = u64::from(Limits::default().slices_max - SLICES);
+    let whole = study_with(&[VOLUME], 128, before).await;
     assert_eq!(whole.expect("frames").frames.len(), SLICES as usize);
-    let refused = study_with(&[VOLUME], 128, most - SLICES + 1).await;
+    let refused = study_with(&[VOLUME], 128, before + 1).await;
     let refused = refused.err().expect("too many");
     let too_many = matches!(
         &refused,
