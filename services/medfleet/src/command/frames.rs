@@ -460,19 +460,21 @@ fn write(
     Ok(written)
 }
 
+/// The part behind an archive is whatever that says: nothing of it must reach a terminal that would obey it.
 fn line(path: &Path, entry: &Value) -> String {
+    let path = path.display().to_string().replace(char::is_control, "?");
     if entry.get("refused").is_some() {
         let message = entry["message"].as_str().unwrap_or_default();
-        return format!("{}: refused: {message}", path.display());
+        return format!("{path}: refused: {message}");
     }
     if let Some(unused) = entry["fate"]["UNUSED"].as_str() {
-        return format!("{}: not used: {unused}", path.display());
+        return format!("{path}: not used: {unused}");
     }
     let frames = entry["frames"].as_array().map_or(0, Vec::len);
     let first = entry["frames"][0]["file"].as_str().unwrap_or("-");
     let pair = entry["pair"].as_str().map(|role| format!(", {role}"));
     let pair = pair.unwrap_or_default();
-    format!("{}: {frames} frame(s), first {first}{pair}", path.display())
+    format!("{path}: {frames} frame(s), first {first}{pair}")
 }
 
 #[cfg(test)]
@@ -521,5 +523,10 @@ mod tests {
         let (shown, entry) = &entries[0];
         assert!(entry.get("refused").is_some());
         assert!(line(shown, entry).contains("refused"), "{entry:?}");
+    }
+    #[test]
+    fn what_an_archive_calls_its_files_moves_no_cursor() {
+        let shown = line(Path::new("a.tar/\u{1b}[2J\r1.dcm"), &json!({"frames": []}));
+        assert_eq!(shown, "a.tar/?[2J?1.dcm: 0 frame(s), first -");
     }
 }
