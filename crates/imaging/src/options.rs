@@ -125,7 +125,8 @@ pub struct Limits {
     pub frames_max: u32,
     /// Slices of one archive and of one study: what their headers say is held until the study is whole.
     pub slices_max: u32,
-    /// Pixels of all MR slices of one file, of one archive and of one study: each is decoded to know the volume's range.
+    /// Pixels of all MR slices of one file, of one archive and of one study, with those of slides' levels in which tissue is
+    /// looked for: each is decoded before anything is planned.
     pub volume_pixels_max: u64,
     /// Files, folders and links of one archive.
     pub archive_entries_max: u32,
@@ -142,7 +143,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR a study, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,

@@ -102,10 +102,16 @@ impl Slices {
         self.frames.len().max(1) as u32
     }
 
-    /// Pixels that are decoded before a volume is planned: those of MR, for its range.
+    /// Pixels that were looked at before anything is planned: those of MR, for their range, and those of a slide's levels in
+    /// which tissue was looked for, of which a bit each is kept.
     pub fn pixels(&self) -> u64 {
+        let levels = self.slide.iter().flat_map(|slide| &slide.levels);
+        let looked_at = levels.filter(|level| level.mask.is_some());
+        let of_slide: u64 = looked_at
+            .map(|level| u64::from(level.width) * u64::from(level.height))
+            .sum();
         let frames = self.frames.len() as u32;
-        pixels(self.modality, (self.rows, self.columns), frames)
+        of_slide + pixels(self.modality, (self.rows, self.columns), frames)
     }
 
     /// Whether both files are of one study.

@@ -524,6 +524,7 @@ mod tests {
         assert!(entry.get("refused").is_some());
         assert!(line(shown, entry).contains("refused"), "{entry:?}");
     }
+
     #[test]
     fn what_an_archive_calls_its_files_moves_no_cursor() {
         let shown = line(Path::new("a.tar/\u{1b}[2J\r1.dcm"), &json!({"frames": []}));
