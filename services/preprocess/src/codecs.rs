@@ -59,7 +59,7 @@ pub fn child_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub struct CodecLimits {
     /// Address space of each.
     pub memory_bytes_max: u64,
-    /// For one codestream, from its first byte in to its last sample out.
+    /// For one codestream, from its first byte in to its last sample out; that of the processor for each thread.
     pub times: Times,
     /// Processes that are kept while there is nothing to decode.
     pub idle_max: usize,
@@ -184,10 +184,16 @@ impl Codestreams for Codecs {
 
 impl Decoder {
     fn start(program: &Path, limits: &CodecLimits) -> io::Result<Self> {
-        let memory = limits.memory_bytes_max;
-        let mut command = children::limited(program, ARGUMENT, memory, &limits.times);
+        let (memory, threads) = (limits.memory_bytes_max, threads());
+        // Every thread's time counts; there are THREADS_MAX at most.
+        let processor_max = limits.times.processor_max.saturating_mul(threads as u32);
+        let times = Times {
+            processor_max,
+            ..limits.times
+        };
+        let mut command = children::limited(program, ARGUMENT, memory, &times);
         command
-            .env(THREADS, threads().to_string())
+            .env(THREADS, threads.to_string())
             // Each thread's heap would reserve address space, which is what is limited.
             .env("MALLOC_ARENA_MAX", "1");
         let (process, to, from) = Process::start(&mut command)?;
