@@ -143,7 +143,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and
+    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,

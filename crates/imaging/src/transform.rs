@@ -31,8 +31,8 @@ pub(crate) struct Table {
     pub(crate) bits: u16,
 }
 
-/// What of a transform is compared: a line as it is, a table by its digest. A table of 128 KiB for each slice of a study would be
-/// more than all that is kept of it besides.
+/// What of a transform is compared: a line as it is, a table by its digest. A table of 128 KiB for each slice of a study would
+/// be more than all that is kept of it besides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scale {
     Rescale(Rescale),

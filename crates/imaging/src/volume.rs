@@ -129,7 +129,8 @@ fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
     }
 }
 
-/// An identifier to compare: as it is, or its digest where it is longer than one can be (PS3.5 6.2). Thousands are held together.
+/// An identifier to compare: as it is, or its digest where it is longer than one can be (PS3.5 6.2). Thousands are held
+/// together.
 pub(crate) fn kept(identifier: &str) -> String {
     const BYTES_MAX: usize = 64;
     if identifier.len() <= BYTES_MAX {

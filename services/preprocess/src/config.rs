@@ -74,7 +74,8 @@ pub struct Config {
     #[serde(default = "codec_memory_bytes_max_default")]
     pub codec_memory_bytes_max: ByteSize,
     /// Processor time that one JPEG 2000 image may take to decode, for each of up to four threads; its process is ended then,
-    /// and the file refused. By the clock it may take five times as long; its process is ended then too, and the job tried again.
+    /// and the file refused. By the clock it may take five times as long; its process is ended then too, and the job tried
+    /// again.
     #[serde(default = "codec_time_max_default")]
     pub codec_time_max: DurationText,
     /// Tenants that may send files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says
