@@ -28,9 +28,12 @@ pub enum CodestreamError {
     /// The decoder ended while it decoded it, more than once.
     #[error("the decoder ended while it decoded the codestream")]
     Crashed,
-    /// It took longer than it may.
-    #[error("decoding the codestream took too long")]
+    /// It took more of the processor than it may.
+    #[error("decoding the codestream took too much processor time")]
     TooSlow,
+    /// It took longer than it may by the clock, which a machine with much else to do can be to blame for.
+    #[error("decoding the codestream took too long")]
+    Overdue,
     /// There is no decoder, for no fault of the codestream.
     #[error("the decoder cannot be started")]
     Unavailable,

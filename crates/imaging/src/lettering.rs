@@ -100,9 +100,12 @@ pub enum TextReaderError {
     /// It ended without an answer, more than once.
     #[error("the program that reads text ended without an answer")]
     Failed,
-    /// It took longer than it may.
-    #[error("reading text took too long")]
+    /// It took more of the processor than it may.
+    #[error("reading text took too much processor time")]
     TooSlow,
+    /// It took longer than it may by the clock, which a machine with much else to do can be to blame for.
+    #[error("reading text took too long")]
+    Overdue,
     /// Nobody waits for the answer any more.
     #[error("nobody waits for the text any more")]
     Stopped,
@@ -239,6 +242,7 @@ impl TextCheck {
             Refusal::new(match error {
                 TextReaderError::Failed => Reason::TextReaderFailed,
                 TextReaderError::TooSlow => Reason::TextReaderTooSlow,
+                TextReaderError::Overdue => Reason::TextReaderOverdue,
                 // Stopped: whoever waited for the outcome is gone.
                 TextReaderError::Unavailable | TextReaderError::Stopped => {
                     Reason::TextReaderUnavailable
@@ -472,6 +476,7 @@ mod tests {
         };
         assert_eq!(reason(TextReaderError::Failed), Reason::TextReaderFailed);
         assert_eq!(reason(TextReaderError::TooSlow), Reason::TextReaderTooSlow);
+        assert_eq!(reason(TextReaderError::Overdue), Reason::TextReaderOverdue);
         let unavailable = Reason::TextReaderUnavailable;
         assert_eq!(reason(TextReaderError::Unavailable), unavailable);
         assert_eq!(reason(TextReaderError::Stopped), unavailable);

@@ -69,7 +69,8 @@ pub use lettering::{
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use pair::{Examination, PairOrder, examination, pair_order};
 pub use parts::{
-    Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input, unpacks,
+    EachSlice, Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input,
+    unpacks,
 };
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};
@@ -186,9 +187,8 @@ fn prepare_dicom(bytes: &[u8], options: &Options, source: Source) -> Result<Prep
         | Modality::Dm) => {
             photograph::decode(&file, modality, source, options).map(Prepared::Frames)
         }
-        modality @ (Modality::Ct | Modality::Mr) => {
-            Slices::read(&file, modality).map(|slices| Prepared::Slices(Box::new(slices)))
-        }
+        modality @ (Modality::Ct | Modality::Mr) => Slices::read(&file, modality, options.limits())
+            .map(|slices| Prepared::Slices(Box::new(slices))),
     }
 }
 

@@ -11,7 +11,7 @@ use affine::Axes;
 use crate::geometry::Place;
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::{Rescale, Transform};
+use crate::transform::{Rescale, Scale};
 use crate::volume::{Each, Slice, Slices, channels, curves, record};
 use crate::{ClinicalHeader, Format, Limits, Modality, Options, Reason, Refusal, Source};
 
@@ -291,7 +291,7 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
         let range = volume.range(slice)?;
         frames.push(Slice {
             place: Some(Place::axial(slice as f64 * spacing[2])),
-            transform: Transform::Rescale(volume.rescale),
+            scale: Scale::Rescale(volume.rescale),
             spacing: vec![spacing[1], spacing[0]],
             range: (volume.modality == Modality::Mr).then_some(range),
         });

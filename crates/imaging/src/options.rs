@@ -123,6 +123,11 @@ pub struct Limits {
     pub frame_pixels_max: u64,
     /// Frames of one file.
     pub frames_max: u32,
+    /// Slices of one archive and of one study: what their headers say is held until the study is whole.
+    pub slices_max: u32,
+    /// Pixels of all MR slices of one file, of one archive and of one study, with those of slides' levels in which tissue is
+    /// looked for: each is decoded before anything is planned.
+    pub volume_pixels_max: u64,
     /// Files, folders and links of one archive.
     pub archive_entries_max: u32,
     /// Bytes of all files of one archive together, unpacked.
@@ -138,12 +143,15 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 4096 entries and 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and
+    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
             frame_pixels_max: 64 * 1024 * 1024,
             frames_max: 4096,
+            slices_max: 16_384,
+            volume_pixels_max: 1 << 32,
             archive_entries_max: 4096,
             archive_bytes_max: 1024 * 1024 * 1024,
             unpacked_bytes_max: 1024 * 1024 * 1024,
@@ -173,6 +181,21 @@ impl Limits {
             return Err(
                 Refusal::new(Reason::TooManyPixels).found(format_args!("{width} x {height}"))
             );
+        }
+        Ok(())
+    }
+
+    /// Whether an archive or a study may have so many slices, and so many pixels that are decoded before it is planned.
+    ///
+    /// # Errors
+    /// [`Reason::TooManyFrames`] or [`Reason::TooManyPixels`].
+    pub fn check_volume(&self, slices: u64, pixels: u64) -> Result<(), Refusal> {
+        if slices > u64::from(self.slices_max) {
+            return Err(Refusal::new(Reason::TooManyFrames).found(format_args!("{slices} slices")));
+        }
+        if pixels > self.volume_pixels_max {
+            return Err(Refusal::new(Reason::TooManyPixels)
+                .found(format_args!("{pixels} in the slices together")));
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 use crate::pair::join;
 use crate::volume::each_slice;
 use crate::{
-    Archive, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options, Prepared, Reason,
-    Refusal, SlicePlan, header, members, prepare, sniff,
+    Archive, Decoded, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options,
+    Prepared, Reason, Refusal, SlicePlan, header, members, prepare, sniff,
 };
 
 /// One file of an input.
@@ -20,7 +20,7 @@ pub struct Part {
 /// Everything that is read of an input before its study is known.
 #[derive(Debug)]
 pub struct ReadInput {
-    /// Its files.
+    /// Its files; of those that stand for themselves without their frames, which were given away before.
     pub parts: Vec<Part>,
     /// What their headers say about whose they are, as [`identifiers`](crate::identifiers) gives it.
     pub identifiers: Identifiers,
@@ -29,7 +29,11 @@ pub struct ReadInput {
 }
 
 /// As [`prepare_parts`], with what the headers say about the patient and, for a comparison, about the time; an archive is
-/// unpacked once for all of it.
+/// unpacked once for all of it. The frames of each file that stands for itself go to `each` as soon as they are made, with
+/// which file of the archive it is, since those of all files together may be too much to hold.
+///
+/// That they came does not say that they count: a later file may refuse all of the input, or be a DICOMDIR beside which pictures
+/// are left out. [`ReadInput::parts`] has [`Prepared::Frames`] for the files whose frames count, and for no other.
 ///
 /// # Errors
 /// As [`prepare_parts`], [`identifiers`](crate::identifiers) and [`examination`](crate::examination).
@@ -38,9 +42,10 @@ pub fn read_input(
     options: &Options,
     frames_max: u32,
     compared: bool,
+    each: &mut dyn FnMut(Option<u32>, Decoded),
 ) -> Result<ReadInput, Refusal> {
     let (mut identifiers, mut examination) = (Identifiers::default(), None);
-    let parts = each_part(bytes, options, frames_max, &mut |file, limits| {
+    let mut also = |file: &[u8], limits: &Limits| -> Result<(), Refusal> {
         // What is no image at all is decided on where it is decoded.
         if sniff(file).is_err() {
             return Ok(());
@@ -50,7 +55,13 @@ pub fn read_input(
             join(&mut examination, file, limits)?;
         }
         Ok(())
-    })?;
+    };
+    let mut taken = |member: Option<u32>, decoded: &mut Decoded| {
+        let frames = std::mem::take(&mut decoded.frames);
+        let decoded = decoded.clone();
+        each(member, Decoded { frames, ..decoded });
+    };
+    let parts = each_part(bytes, options, frames_max, (&mut also, &mut taken))?;
     Ok(ReadInput {
         parts,
         identifiers: identifiers.complete()?,
@@ -67,22 +78,30 @@ pub fn prepare_parts(
     options: &Options,
     frames_max: u32,
 ) -> Result<Vec<Part>, Refusal> {
-    each_part(bytes, options, frames_max, &mut |_, _| Ok(()))
+    let mut also = |_: &[u8], _: &Limits| -> Result<(), Refusal> { Ok(()) };
+    let mut kept = |_: Option<u32>, _: &mut Decoded| {};
+    each_part(bytes, options, frames_max, (&mut also, &mut kept))
 }
 
 /// What else is done with each file, with the limits that are left beside it.
 type Also<'a> = &'a mut dyn FnMut(&[u8], &Limits) -> Result<(), Refusal>;
+/// Who may take frames before the last file is read.
+type Taken<'a> = &'a mut dyn FnMut(Option<u32>, &mut Decoded);
 
-/// Every file, prepared, then given to `also`. A refusal by that is one of the whole input.
+/// Every file, prepared, then given to `also`. A refusal by that is one of the whole input. Frames that count so far are then
+/// given to `taken`.
 fn each_part(
     bytes: &[u8],
     options: &Options,
     frames_max: u32,
-    also: Also<'_>,
+    (also, taken): (Also<'_>, Taken<'_>),
 ) -> Result<Vec<Part>, Refusal> {
     if Archive::of(bytes).is_none() {
-        let outcome = prepare(bytes, options);
+        let mut outcome = prepare(bytes, options);
         also(bytes, options.limits())?;
+        if let Ok(Prepared::Frames(decoded)) = &mut outcome {
+            taken(None, decoded);
+        }
         return Ok(vec![Part {
             member: None,
             outcome,
@@ -92,6 +111,7 @@ fn each_part(
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
     let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
+    let (mut slices, mut pixels) = (0, 0);
     let (mut directory, mut no_room, mut fault) = (false, None, None);
     members(bytes, options.limits(), &mut |member| {
         if frames > frames_max as usize || no_room.is_some() || fault.is_some() {
@@ -99,10 +119,22 @@ fn each_part(
             return;
         }
         let beside = options.beside(&member.bytes);
-        let outcome = prepare(&member.bytes, &beside);
+        let mut outcome = prepare(&member.bytes, &beside);
         fault = also(&member.bytes, beside.limits()).err();
-        match &outcome {
-            Ok(Prepared::Frames(decoded)) => frames += decoded.frames.len(),
+        let number = parts.len() as u32;
+        match &mut outcome {
+            Ok(Prepared::Frames(decoded)) => {
+                frames += decoded.frames.len();
+                if frames <= frames_max as usize && fault.is_none() {
+                    taken(Some(number), decoded);
+                }
+            }
+            Ok(Prepared::Slices(of_file)) => {
+                slices += u64::from(of_file.count());
+                pixels += of_file.pixels();
+                let too_many = options.limits().check_volume(slices, pixels).err();
+                fault = fault.take().or(too_many);
+            }
             Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
                 no_room.get_or_insert(refusal.clone());
             }
@@ -111,7 +143,7 @@ fn each_part(
         directory |= matches!(&outcome, Err(refusal) if refusal.reason == Reason::DicomDirectory);
         dicom.push(sniff(&member.bytes) == Ok(Format::Dicom));
         parts.push(Part {
-            member: Some(parts.len() as u32),
+            member: Some(number),
             outcome,
         });
     })?;
@@ -154,31 +186,45 @@ impl Refusal {
     }
 }
 
+/// What becomes of a slice, or of the rest of a file that is refused: which file of the archive, and either. An error of its own
+/// ends it all; the other files of the archive are decoded otherwise.
+pub type EachSlice<'a> =
+    &'a mut dyn FnMut(Option<u32>, Result<(Frame, FrameInfo), Refusal>) -> Result<(), Refusal>;
+
 /// Decodes the `wanted` frames of an input's files, each given by its member, as the plan of their volume says. `each` gets
-/// them one after the other, in the order of the archive.
+/// them one after the other, in the order of the archive, and of a file that is refused as by
+/// [`decode_slices`](crate::decode_slices) why.
 ///
 /// # Errors
-/// As [`decode_slices`](crate::decode_slices); the input must be the one that the plan was made with.
+/// What `each` ends with, and an archive that is broken; the input must be the one that the plan was made with.
 pub fn decode_parts(
     bytes: &[u8],
     wanted: &[(Option<u32>, Vec<u32>)],
     plan: &SlicePlan,
     options: &Options,
-    each: &mut dyn FnMut(Option<u32>, Frame, FrameInfo),
+    each: EachSlice<'_>,
 ) -> Result<(), Refusal> {
     let of = |member: Option<u32>| wanted.iter().find(|(of, _)| *of == member);
-    if let Some((_, frames)) = of(None) {
-        return each_slice(bytes, frames, plan, options, &mut |frame, info| {
-            each(None, frame, info);
+    let mut file = |(member, frames): &(Option<u32>, Vec<u32>),
+                    bytes: &[u8],
+                    options: &Options|
+     -> Result<(), Refusal> {
+        let mut ended = Ok(());
+        let decoded = each_slice(bytes, frames, plan, options, &mut |frame, info| {
+            if ended.is_ok() {
+                ended = each(*member, Ok((frame, info)));
+            }
         });
+        ended?;
+        decoded.or_else(|refusal| each(*member, Err(refusal)))
+    };
+    if let Some(wanted) = of(None) {
+        return file(wanted, bytes, options);
     }
     let (mut number, mut decoded) = (0, Ok(()));
     members(bytes, options.limits(), &mut |member| {
-        if let (Some((of, frames)), Ok(())) = (of(Some(number)), &decoded) {
-            let options = options.beside(&member.bytes);
-            decoded = each_slice(&member.bytes, frames, plan, &options, &mut |frame, info| {
-                each(*of, frame, info);
-            });
+        if let (Some(wanted), Ok(())) = (of(Some(number)), &decoded) {
+            decoded = file(wanted, &member.bytes, &options.beside(&member.bytes));
         }
         number += 1;
     })?;

@@ -132,7 +132,8 @@ reasons! {
     PixelDataMismatch, "PIXEL_DATA_MISMATCH", "the decoded image does not match the header", "pixel data with the rows, columns and bits the header declares";
     DecodeFailed, "DECODE_FAILED", "the compressed image cannot be decoded", "images that a standard decoder reads without error";
     DecoderCrashed, "DECODER_CRASHED", "the decoder broke off at the compressed image, twice", "images that a standard decoder reads without error";
-    DecoderTooSlow, "DECODER_TOO_SLOW", "decoding the compressed image took longer than the limit", "images that decode within the configured time";
+    DecoderTooSlow, "DECODER_TOO_SLOW", "decoding the compressed image took more processor time than the limit", "images that decode within the configured time";
+    DecoderOverdue, "DECODER_OVERDUE", "decoding the compressed image took longer by the clock than the limit; the file may be good", "the same file, later or with fewer others at a time";
     DecoderUnavailable, "DECODER_UNAVAILABLE", "the decoder of this codec could not be started; the file may be good", "the same file, later";
     UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; JPEG grey and YCbCr, 8 bits; a colour profile, if any, of RGB or grey";
     UnsupportedCompression, "UNSUPPORTED_COMPRESSION", "the picture's compression is not one that is known to decode right", "TIFF uncompressed, LZW, deflate, PackBits and JPEG, with no or horizontal prediction";
@@ -152,7 +153,8 @@ reasons! {
     BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
     BurnedInText, "BURNED_IN_TEXT", "text was found in the pixels", "images in which the program that reads text finds no words but marks of side, view and position; anything where the operator lets it be painted over";
     TextReaderFailed, "TEXT_READER_FAILED", "the program that reads text ended without an answer, twice", "images that it can look at";
-    TextReaderTooSlow, "TEXT_READER_TOO_SLOW", "looking for text in the pixels took longer than the limit", "images that it can look at within the configured time";
+    TextReaderTooSlow, "TEXT_READER_TOO_SLOW", "looking for text in the pixels took more processor time than the limit", "images that it can look at within the configured time";
+    TextReaderOverdue, "TEXT_READER_OVERDUE", "looking for text in the pixels took longer by the clock than the limit; the file may be good", "the same file, later or with fewer others at a time";
     TextReaderUnavailable, "TEXT_READER_UNAVAILABLE", "the program that reads text could not be started; the file may be good", "the same file, later";
     NotDicom, "NOT_DICOM", "a picture without a header can't be de-identified", "DICOM images";
     AcquisitionUnknown, "ACQUISITION_UNKNOWN", "nothing says which of the two images was taken first", "for a comparison, DICOM files with the date of acquisition or of the study, and its time where both are of one day; or two images without a header, prior first";

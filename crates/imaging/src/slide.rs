@@ -59,7 +59,7 @@ pub(crate) fn read_dicom(
     let top = &file.header.elements;
     let text = |tag| -> Result<String, Refusal> {
         let text = top.text(tag, dicom_core::VR::UI)?;
-        Ok(text.unwrap_or_default().to_owned())
+        Ok(crate::volume::kept(text.unwrap_or_default()))
     };
     let slide = match dicom::Tiled::read(&file)? {
         Some(tiled) => {

@@ -3,7 +3,7 @@
 //!
 //! Pure: it looks at what the headers said, never at pixels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dicom_dictionary_std::tags;
 use serde::Serialize;
@@ -213,12 +213,11 @@ impl<'a> Choice<'a> {
     }
 
     fn drop_what_is_no_slice(&mut self) {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for (index, file) in self.left() {
-            if !file.instance.is_empty() && seen.contains(&&file.instance) {
+            if !file.instance.is_empty() && !seen.insert(&file.instance) {
                 self.drop(index, Unused::Duplicate);
             }
-            seen.push(&file.instance);
         }
         self.drop_where(Unused::Localiser, |file| file.localiser);
         self.drop_where(Unused::Derived, |file| file.derived);
@@ -227,12 +226,14 @@ impl<'a> Choice<'a> {
     /// Axial before others, then the most slices, then the lowest series number, then what was given first.
     fn choose_series(&mut self) {
         let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
+        let mut places = BTreeMap::new();
         for (_, file) in self.left() {
             let axial = file
                 .frames
                 .iter()
                 .all(|slice| slice.place.is_some_and(|place| place.is_axial()));
-            match series.iter_mut().find(|(uid, ..)| *uid == file.series) {
+            let place = *places.entry(&file.series).or_insert(series.len());
+            match series.get_mut(place) {
                 Some((_, all_axial, slices, _)) => {
                     *all_axial &= axial;
                     *slices += file.frames.len();
@@ -309,7 +310,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
             return mixed(Reason::MixedSeries, tags::PIXEL_SPACING);
         }
         // MR scanners scale each slice by itself; CT has one unit.
-        if file.modality == Modality::Ct && slice.transform != first.transform {
+        if file.modality == Modality::Ct && slice.scale != first.scale {
             return mixed(Reason::MixedSeries, tags::RESCALE_SLOPE);
         }
         if !place.is_axial() {

@@ -31,6 +31,14 @@ pub(crate) struct Table {
     pub(crate) bits: u16,
 }
 
+/// What of a transform is compared: a line as it is, a table by its digest. A table of 128 KiB for each slice of a study would
+/// be more than all that is kept of it besides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scale {
+    Rescale(Rescale),
+    Lut([u8; 32]),
+}
+
 impl Transform {
     /// From the data set or functional group that holds the elements.
     pub(crate) fn read(elements: &DataSet<'_>, cell: Cell) -> Result<Self, Refusal> {
@@ -46,6 +54,20 @@ impl Transform {
             Self::Lut(table) => {
                 let last = table.values.len() as i64 - 1;
                 f64::from(table.values[(stored - i64::from(table.first)).clamp(0, last) as usize])
+            }
+        }
+    }
+
+    /// Equal for equal transforms.
+    pub(crate) fn scale(&self) -> Scale {
+        match self {
+            Self::Rescale(line) => Scale::Rescale(*line),
+            Self::Lut(table) => {
+                let values = table.values.iter();
+                let mut bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
+                bytes.extend(table.first.to_le_bytes());
+                bytes.extend(table.bits.to_le_bytes());
+                Scale::Lut(*blake3::hash(&bytes).as_bytes())
             }
         }
     }
@@ -144,5 +166,39 @@ impl Table {
             values,
             bits,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_told_apart_by_what_they_hold() {
+        let table = |first, values: &[u16], bits| {
+            let values = values.to_vec();
+            Transform::Lut(Table {
+                first,
+                values,
+                bits,
+            })
+        };
+        let one = table(0, &[1, 2], 12);
+        assert_eq!(one.scale(), table(0, &[1, 2], 12).scale());
+        for other in [
+            table(1, &[1, 2], 12),
+            table(0, &[1, 3], 12),
+            table(0, &[1, 2, 2], 12),
+            table(0, &[1, 2], 16),
+        ] {
+            assert_ne!(one.scale(), other.scale(), "{other:?}");
+        }
+        let line = |slope| {
+            let intercept = -1024.0;
+            Transform::Rescale(Rescale { slope, intercept })
+        };
+        assert_eq!(line(1.0).scale(), line(1.0).scale());
+        assert_ne!(line(1.0).scale(), line(2.0).scale());
+        assert_ne!(line(1.0).scale(), one.scale());
     }
 }

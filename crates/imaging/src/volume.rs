@@ -13,11 +13,11 @@ use crate::grey::{map, stored_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::Transform;
+use crate::transform::Scale;
 use crate::voi::Curve;
 use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Modality, Note, Options, Reason, Refusal, Source,
-    Window, WindowFunction, WindowSource, header, nifti, sniff,
+    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Reason, Refusal,
+    Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -43,15 +43,23 @@ pub struct Slices {
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     pub(crate) place: Option<Place>,
-    pub(crate) transform: Transform,
+    pub(crate) scale: Scale,
     pub(crate) spacing: Vec<f64>,
     /// MR: smallest and largest modality value, padding left out; `None` if every pixel is padding.
     pub(crate) range: Option<(f64, f64)>,
 }
 
 impl Slices {
-    pub(crate) fn read(file: &File<'_>, modality: Modality) -> Result<Self, Refusal> {
+    pub(crate) fn read(
+        file: &File<'_>,
+        modality: Modality,
+        limits: &Limits,
+    ) -> Result<Self, Refusal> {
         let image = &file.image;
+        limits.check_volume(
+            image.frames.into(),
+            pixels(modality, (image.rows, image.columns), image.frames),
+        )?;
         if !image.photometric.is_grey() {
             return Err(Refusal::at(
                 Reason::UnsupportedPhotometric,
@@ -61,7 +69,7 @@ impl Slices {
         }
         let top = &file.header.elements;
         let text = |tag| -> Result<String, Refusal> {
-            Ok(top.text(tag, VR::UI)?.unwrap_or_default().to_owned())
+            Ok(kept(top.text(tag, VR::UI)?.unwrap_or_default()))
         };
         let kind = top.text(tags::IMAGE_TYPE, VR::CS)?.unwrap_or_default();
         let is = |word: &str| kind.split('\\').any(|part| part.trim() == word);
@@ -88,9 +96,47 @@ impl Slices {
         self.clinical
     }
 
+    /// How many they are; one for a part of a whole slide.
+    pub fn count(&self) -> u32 {
+        // As many as Limits::frames_max, which has 32 bits, or as a 16-bit axis of NIfTI.
+        self.frames.len().max(1) as u32
+    }
+
+    /// Pixels that were looked at before anything is planned: those of MR, for their range, and those of a slide's levels in
+    /// which tissue was looked for, of which a bit each is kept.
+    pub fn pixels(&self) -> u64 {
+        let levels = self.slide.iter().flat_map(|slide| &slide.levels);
+        let looked_at = levels.filter(|level| level.mask.is_some());
+        let of_slide: u64 = looked_at
+            .map(|level| u64::from(level.width) * u64::from(level.height))
+            .sum();
+        let frames = self.frames.len() as u32;
+        of_slide + pixels(self.modality, (self.rows, self.columns), frames)
+    }
+
     /// Whether both files are of one study.
     pub fn same_study(&self, other: &Self) -> bool {
         self.study == other.study
+    }
+}
+
+fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
+    if modality == Modality::Mr {
+        // Rows and columns have 16 bits each.
+        u64::from(rows) * u64::from(columns) * u64::from(frames)
+    } else {
+        0
+    }
+}
+
+/// An identifier to compare: as it is, or its digest where it is longer than one can be (PS3.5 6.2). Thousands are held
+/// together.
+pub(crate) fn kept(identifier: &str) -> String {
+    const BYTES_MAX: usize = 64;
+    if identifier.len() <= BYTES_MAX {
+        identifier.to_owned()
+    } else {
+        hex::encode(blake3::hash(identifier.as_bytes()).as_bytes())
     }
 }
 
@@ -114,7 +160,7 @@ fn slices(file: &File<'_>, modality: Modality) -> Result<Vec<Slice>, Refusal> {
             let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
             Ok(Slice {
                 place: Place::read(&file.groups, index)?,
-                transform,
+                scale: transform.scale(),
                 spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
                 range,
             })
@@ -241,5 +287,20 @@ fn interleaved(channels: Vec<Vec<u8>>) -> Vec<u8> {
             .flat_map(|((red, green), blue)| [red, green, blue])
             .collect(),
         Err(channels) => channels.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_stay_equal_or_unequal_however_long_they_are() {
+        let long = "2.25.".repeat(100);
+        let other = format!("{long}1");
+        assert_eq!(kept("2.25.7"), "2.25.7");
+        assert_eq!(kept(&long), kept(&long));
+        assert_ne!(kept(&long), kept(&other));
+        assert_eq!(kept(&long).len(), 64);
     }
 }

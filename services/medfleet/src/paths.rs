@@ -232,7 +232,7 @@ fn collect(path: &Path, depth: u32, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn check(named: &[&str], expected: &[&str]) {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     /// A tar of files, as POSIX.1-1988 has it.
-    fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut out = Vec::new();
         for (name, bytes) in files {
             let mut header = [0_u8; 512];

@@ -1,10 +1,9 @@
 //! JPEG 2000 in processes of its own: this program again, with a hidden argument, over pipes. A codestream that ends its
 //! decoder ends one of these, never the service.
 //!
-//! A process is kept for the next codestream. It has none of our environment, no files and no core dumps; its memory, its
-//! processor time and its answer's time are limited. One that ends is replaced and the codestream tried once more in a
-//! fresh one, since it may have been ended from outside; a second end is the codestream's. When nobody waits for the decode
-//! any more, its process is ended at once.
+//! A process is kept for the next codestream, limited as `children` says. One that ends is replaced and the codestream tried
+//! once more in a fresh one, since it may have been ended from outside; a second end is the codestream's. When nobody waits for
+//! the decode any more, its process is ended at once.
 //!
 //! Reading order: [`Codecs`] here, `stop` (decodes that nobody waits for), `wire` (what goes through the pipes), `child` (the
 //! other process).
@@ -15,21 +14,17 @@ mod wire;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use medfleet_imaging::{CodestreamError, Codestreams, Plane, THREADS};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
+use crate::children::{self, NoAnswer, Process, Times};
 use crate::ocr;
 
-pub(crate) use child::limit;
 pub use stop::Stop;
 
 /// The hidden argument that makes a program of ours a decoder.
@@ -64,8 +59,8 @@ pub fn child_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub struct CodecLimits {
     /// Address space of each.
     pub memory_bytes_max: u64,
-    /// For one codestream, from its first byte in to its last sample out.
-    pub time_max: Duration,
+    /// For one codestream, from its first byte in to its last sample out; that of the processor for each thread.
+    pub times: Times,
     /// Processes that are kept while there is nothing to decode.
     pub idle_max: usize,
 }
@@ -75,30 +70,18 @@ pub struct CodecLimits {
 pub struct Codecs {
     program: PathBuf,
     limits: CodecLimits,
-    idle: Mutex<Vec<Process>>,
+    idle: Mutex<Vec<Decoder>>,
     ended: AtomicU64,
 }
 
+/// One of them.
 #[derive(Debug)]
-struct Process {
-    child: Child,
+struct Decoder {
+    process: Process,
     to: ChildStdin,
     from: ChildStdout,
     /// Codestreams that it has decoded.
     decoded: u32,
-}
-
-/// Why a process gave no answer.
-#[derive(Debug)]
-pub(crate) enum NoAnswer {
-    /// It could not be started.
-    NotStarted(io::Error),
-    /// It ended.
-    Ended,
-    /// It took too long, and was ended.
-    Late,
-    /// Nobody waits for it any more, so that it was ended or not even asked.
-    Stopped,
 }
 
 impl Codecs {
@@ -128,7 +111,7 @@ impl Codecs {
     pub fn idle_ids(&self) -> Vec<u32> {
         self.idle()
             .iter()
-            .map(|process| process.child.id())
+            .map(|decoder| decoder.process.id())
             .collect()
     }
 
@@ -137,7 +120,7 @@ impl Codecs {
         self.idle().clear();
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Decoder>> {
         // One push or pop: whole even after a panic elsewhere.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,17 +131,17 @@ impl Codecs {
             return Err(NoAnswer::Stopped);
         }
         let waiting = if fresh { None } else { self.idle().pop() };
-        let mut process = match waiting {
-            Some(process) => process,
-            None => Process::start(&self.program, &self.limits).map_err(NoAnswer::NotStarted)?,
+        let mut decoder = match waiting {
+            Some(decoder) => decoder,
+            None => Decoder::start(&self.program, &self.limits).map_err(NoAnswer::NotStarted)?,
         };
-        let answer = process.ask(codestream, self.limits.time_max)?;
-        process.decoded += 1;
+        let answer = decoder.ask(codestream, &self.limits.times)?;
+        decoder.decoded += 1;
         let mut idle = self.idle();
         // One that has met a broken codestream may have been left in any state.
-        let good = answer.is_some() && process.decoded < CODESTREAMS_MAX;
+        let good = answer.is_some() && decoder.decoded < CODESTREAMS_MAX;
         if good && idle.len() < self.limits.idle_max {
-            idle.push(process);
+            idle.push(decoder);
         }
         Ok(answer)
     }
@@ -178,10 +161,15 @@ impl Codestreams for Codecs {
                     );
                     return Err(CodestreamError::Unavailable);
                 }
+                Err(NoAnswer::UsedUp) => {
+                    tracing::warn!("a process used more time to decode than it may");
+                    self.ended.fetch_add(1, Ordering::Relaxed);
+                    return Err(CodestreamError::TooSlow);
+                }
                 Err(NoAnswer::Late) => {
                     tracing::warn!("a process took too long to decode and was ended");
                     self.ended.fetch_add(1, Ordering::Relaxed);
-                    return Err(CodestreamError::TooSlow);
+                    return Err(CodestreamError::Overdue);
                 }
                 Err(NoAnswer::Stopped) => return Err(CodestreamError::Stopped),
                 Err(NoAnswer::Ended) => {
@@ -194,34 +182,25 @@ impl Codestreams for Codecs {
     }
 }
 
-impl Process {
-    fn start(program: &PathBuf, limits: &CodecLimits) -> io::Result<Self> {
-        let threads = threads();
-        // Every thread's time counts.
-        let seconds = limits
-            .time_max
-            .as_secs()
-            .saturating_add(1)
-            .saturating_mul(threads as u64);
-        let mut child = Command::new(program)
-            .arg(ARGUMENT)
-            .arg(limits.memory_bytes_max.to_string())
-            .arg(seconds.to_string())
-            .env_clear()
+impl Decoder {
+    fn start(program: &Path, limits: &CodecLimits) -> io::Result<Self> {
+        let (memory, threads) = (limits.memory_bytes_max, threads());
+        // Every thread's time counts; there are THREADS_MAX at most.
+        let processor_max = limits.times.processor_max.saturating_mul(threads as u32);
+        let times = Times {
+            processor_max,
+            ..limits.times
+        };
+        let mut command = children::limited(program, ARGUMENT, memory, &times);
+        command
             .env(THREADS, threads.to_string())
             // Each thread's heap would reserve address space, which is what is limited.
-            .env("MALLOC_ARENA_MAX", "1")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let pipes = child.stdin.take().zip(child.stdout.take());
-        let (to, from) = pipes.ok_or_else(|| io::Error::other("it has no pipes"))?;
+            .env("MALLOC_ARENA_MAX", "1");
+        let (process, to, from) = Process::start(&mut command)?;
         wire::widen(&to);
         wire::widen(&from);
         Ok(Self {
-            child,
+            process,
             to,
             from,
             decoded: 0,
@@ -229,44 +208,11 @@ impl Process {
     }
 
     /// `None` if the codestream is broken.
-    fn ask(
-        &mut self,
-        codestream: &[u8],
-        time_max: Duration,
-    ) -> Result<Option<Vec<Plane>>, NoAnswer> {
-        let id = Pid::from_raw(self.child.id().cast_signed());
-        let stop = Stop::current();
-        let Some(watched) = stop.watch(id) else {
-            return Err(NoAnswer::Stopped);
-        };
-        let (answered, waits) = mpsc::channel::<()>();
-        let answer = thread::scope(|scope| {
-            let watch = scope.spawn(move || {
-                let late = waits.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
-                if late {
-                    // Nobody has waited for it yet, so that its id is still its own. An error means that it has ended.
-                    let _ended = kill(id, Signal::SIGKILL);
-                }
-                late
-            });
-            let answer =
-                wire::send(&mut self.to, codestream).and_then(|()| wire::receive(&mut self.from));
-            drop(answered);
-            let late = watch.join().unwrap_or(false);
-            answer.map_err(|_| {
-                if late {
-                    NoAnswer::Late
-                } else {
-                    NoAnswer::Ended
-                }
-            })
-        });
-        drop(watched);
-        // One that has answered may have been ended all the same, and must not wait for the next codestream.
-        if stop.is_stopped() {
-            return Err(NoAnswer::Stopped);
-        }
-        answer
+    fn ask(&mut self, codestream: &[u8], times: &Times) -> Result<Option<Vec<Plane>>, NoAnswer> {
+        let (to, from) = (&mut self.to, &mut self.from);
+        let exchange = || wire::send(to, codestream).and_then(|()| wire::receive(from));
+        let answer = self.process.within(times.wall_max, exchange)?;
+        answer.map_err(|_| NoAnswer::of(self.process.end()))
     }
 }
 
@@ -277,16 +223,10 @@ fn threads() -> usize {
         .min(THREADS_MAX)
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Errors mean that it has ended already.
-        let _ended = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -301,7 +241,7 @@ mod tests {
     fn a_program_that_is_not_there_is_not_the_files_fault() {
         let limits = CodecLimits {
             memory_bytes_max: 1 << 30,
-            time_max: Duration::from_secs(60),
+            times: Times::of(Duration::from_secs(60)),
             idle_max: 1,
         };
         let codecs = Codecs::new(PathBuf::from("/nowhere/at/all"), limits);

@@ -73,7 +73,9 @@ pub struct Config {
     /// Memory of each process that decodes JPEG 2000, in bytes of address space; there are up to `decodes_max` of them.
     #[serde(default = "codec_memory_bytes_max_default")]
     pub codec_memory_bytes_max: ByteSize,
-    /// How long one JPEG 2000 image may take to decode; its process is ended then, and the file refused.
+    /// Processor time that one JPEG 2000 image may take to decode, for each of up to four threads; its process is ended then,
+    /// and the file refused. By the clock it may take five times as long; its process is ended then too, and the job tried
+    /// again.
     #[serde(default = "codec_time_max_default")]
     pub codec_time_max: DurationText,
     /// Tenants that may send files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says

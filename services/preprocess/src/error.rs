@@ -79,7 +79,10 @@ impl From<PreprocessError> for Ending {
             PreprocessError::Refused { ref refusal, .. }
                 if matches!(
                     refusal.reason,
-                    Reason::DecoderUnavailable | Reason::TextReaderUnavailable
+                    Reason::DecoderUnavailable
+                        | Reason::DecoderOverdue
+                        | Reason::TextReaderUnavailable
+                        | Reason::TextReaderOverdue
                 ) =>
             {
                 Self::wrong(error)
@@ -100,5 +103,27 @@ impl From<PreprocessError> for Ending {
             }
             PreprocessError::Store(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_file_is_to_blame_for_is_final() {
+        let check = |reason, again: bool| {
+            let refusal = Refusal::new(reason);
+            let ending = Ending::from(PreprocessError::Refused { index: 0, refusal });
+            assert_eq!(matches!(ending, Ending::Wrong(_)), again, "{reason}");
+            assert_eq!(matches!(ending, Ending::Fail(_)), !again, "{reason}");
+        };
+        check(Reason::DecoderUnavailable, true);
+        check(Reason::DecoderOverdue, true);
+        check(Reason::DecoderTooSlow, false);
+        check(Reason::TextReaderUnavailable, true);
+        check(Reason::TextReaderOverdue, true);
+        check(Reason::TextReaderTooSlow, false);
+        check(Reason::TextReaderFailed, false);
     }
 }

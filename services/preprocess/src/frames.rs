@@ -1,8 +1,9 @@
 //! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
 //! (`medfleet bench frames`).
 
-use medfleet_imaging::{Decoder, Limits, Options, ReadInput, Refusal, read_input};
+use medfleet_imaging::{Decoded, Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
+use crate::children::Times;
 use crate::codecs::{CodecLimits, Codecs};
 use crate::config::Config;
 use crate::error::StartError;
@@ -13,7 +14,7 @@ use crate::ocr::Ocr;
 pub fn codecs(config: &Config) -> &'static Codecs {
     Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
         memory_bytes_max: config.codec_memory_bytes_max.get(),
-        time_max: config.codec_time_max.get(),
+        times: Times::of(config.codec_time_max.get()),
         idle_max: config.decodes_max as usize,
     })))
 }
@@ -44,7 +45,8 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
         .checking_text(text_check))
 }
 
-/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared.
+/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared. `each`
+/// gets frames as they are made.
 ///
 /// # Errors
 /// As [`read_input`].
@@ -53,6 +55,7 @@ pub fn prepare(
     options: &Options,
     frames_max: u32,
     compared: bool,
+    each: &mut dyn FnMut(Option<u32>, Decoded),
 ) -> Result<ReadInput, Refusal> {
-    read_input(bytes, options, frames_max, compared)
+    read_input(bytes, options, frames_max, compared, each)
 }

@@ -44,9 +44,10 @@ pub(crate) struct Made<T> {
     pub(crate) digest: Digest,
     pub(crate) room: u64,
     pub(crate) outcome: Result<T, Refusal>,
-    /// The right to hold the input's pixels.
-    pub(crate) turn: Arc<Turn>,
 }
+
+/// What came of one try, and the input.
+pub(crate) type Tried<T> = Result<(Result<T, Refusal>, Held), PreprocessError>;
 
 impl Inputs {
     pub(crate) fn new(config: &Config, store: BlobStore) -> Self {
@@ -113,14 +114,17 @@ impl Inputs {
         steps(size_bytes.saturating_add(room)).min(steps(self.memory_bytes))
     }
 
-    /// Reads an input and runs `decode` on a blocking thread, with the bytes that it may unpack at a time, and again with more
-    /// of them where that was too little.
-    pub(crate) async fn make<T: Send + 'static>(
+    /// Reads an input and has `decode` make something of it, with the right to hold its pixels and with the bytes that it may
+    /// unpack at a time, and again with more of them where that was too little: what was made until then counts for nothing.
+    pub(crate) async fn make<T, F>(
         &self,
         tenant: &TenantId,
         (index, input): (usize, &wire::StudyInput),
-        decode: impl Fn(&Bytes, u64) -> Result<T, Refusal> + Clone + Send + 'static,
-    ) -> Result<Made<T>, PreprocessError> {
+        decode: impl Fn(Arc<Turn>, Held) -> F,
+    ) -> Result<Made<T>, PreprocessError>
+    where
+        F: Future<Output = Tried<T>>,
+    {
         let most = self.memory_bytes.saturating_sub(input.size_bytes);
         let mut held = self.read(tenant, (index, input), 0).await?;
         if most > 0 && unpacks(&held.bytes) {
@@ -129,16 +133,11 @@ impl Inputs {
         }
         let digest = self.store.digest(tenant, &held.bytes).await;
         loop {
+            // It is given back with the last frame that is stored: others decode while this one may have to wait for memory.
             let turn = self.turn().await;
-            let run = decode.clone();
-            let run = Decodes::run(&turn, move || (run(&held.bytes, held.room), held));
-            let (outcome, tried) = run
-                .await
-                .map_err(|_| PreprocessError::DecoderPanic { index })?;
+            let (outcome, tried) = decode(turn, held).await?;
             match outcome {
                 Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && tried.room < most => {
-                    // Others decode while this one may have to wait for memory.
-                    drop(turn);
                     let room = tried.room.saturating_mul(UNPACKED_BYTES_TIMES);
                     let room = room.max(UNPACKED_BYTES_FIRST).min(most);
                     held = self.widened(tenant, (index, input), (tried, room)).await?;
@@ -148,7 +147,6 @@ impl Inputs {
                         digest,
                         room: tried.room,
                         outcome,
-                        turn,
                     });
                 }
             }
@@ -201,6 +199,7 @@ fn steps(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
     use std::time::Duration;
 
     use medfleet_core::PoolName;
@@ -242,14 +241,15 @@ mod tests {
         let (inputs, tenant, input) = inputs(bytes).await;
         let all = inputs.memory.available_permits();
         let memory = Arc::clone(&inputs.memory);
-        let decode = move |bytes: &Bytes, room: u64| {
-            let held = all - memory.available_permits();
-            assert_eq!(held as u32, steps(bytes.len() as u64 + room));
-            if room < needs {
+        let decode = move |_turn: Arc<Turn>, held: Held| {
+            let taken = all - memory.available_permits();
+            assert_eq!(taken as u32, steps(held.bytes.len() as u64 + held.room));
+            let outcome = if held.room < needs {
                 Err(Refusal::new(Reason::UnpackedTooLarge))
             } else {
                 Ok(())
-            }
+            };
+            ready(Ok((outcome, held)))
         };
         let made = inputs.make(&tenant, (0, &input), decode).await;
         let made = made.expect("it was read");

@@ -9,11 +9,12 @@
 //! a program that the operator names.
 //!
 //! Reading order: `unit` (pure: chunks, what follows, prior and current), `screen` (pure: texts without the patient), `decodes`
-//! (how many at a time), `encoded` (pure: images that came encoded), `inputs` (their bytes, and how many), `codecs` (the other
-//! processes, and how they are stopped), `ocr` (those that read text), `puts` (frames on their way to the store), `study`
-//! (inputs → frames), `record` (what is said of them), `work` (the effects in order), `error` (error → verdict); `frames` is
-//! the way of one file, to measure it by itself.
+//! (how many at a time), `encoded` (pure: images that came encoded), `inputs` (their bytes, and how many), `children` (the other
+//! processes, and how they are limited), `codecs` (those that decode), `ocr` (those that read text), `puts` (frames on their way
+//! to the store), `study` (inputs → frames), `record` (what is said of them), `work` (the effects in order), `error` (error →
+//! verdict); `frames` is the way of one file, to measure it by itself.
 
+mod children;
 pub mod codecs;
 mod config;
 mod decodes;
@@ -37,6 +38,7 @@ use medfleet_imaging::TextReaderError;
 use medfleet_runtime::Metrics;
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
 
+pub use children::Times;
 pub use config::{Config, ImageKind, MainConfig, TextReaderConfig};
 pub use error::StartError;
 

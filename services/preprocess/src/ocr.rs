@@ -1,7 +1,6 @@
 //! Tesseract as the reader of text in pixels: a process for each picture, over pipes. Its decoder of pictures and its models are
-//! somebody else's, so that it gets what the decoder of JPEG 2000 gets: none of our environment, no files to write, no core
-//! dumps, and limits on memory, processor time and its answer's time. This program again, with a hidden argument, sets those
-//! and then becomes Tesseract.
+//! somebody else's, so that it gets what the decoder of JPEG 2000 gets (`children`). This program again, with a hidden argument,
+//! sets the limits and then becomes Tesseract.
 //!
 //! What it reads may be names: nothing of it is logged.
 //!
@@ -12,20 +11,15 @@ mod sheet;
 mod tsv;
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{self, Command};
 use std::thread;
-use std::time::Duration;
 
 use medfleet_imaging::{Page, TextReader, TextReaderError, Word};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::sys::wait::WaitStatus;
 
-use crate::codecs::{NoAnswer, Stop};
+use crate::children::{self, NoAnswer, Process, Times};
+use crate::codecs::Stop;
 use sheet::Sheet;
 
 pub(crate) use child::main as child_main;
@@ -54,7 +48,7 @@ pub struct OcrSettings {
     /// Its address space.
     pub memory_bytes_max: u64,
     /// For one picture.
-    pub time_max: Duration,
+    pub times: Times,
 }
 
 /// The reader.
@@ -109,15 +103,15 @@ impl Ocr {
         let settings = &self.settings;
         let mut command = match &self.limiter {
             Some(limiter) => {
-                let mut command = Command::new(limiter);
+                let memory = settings.memory_bytes_max;
+                let mut command = children::limited(limiter, ARGUMENT, memory, &settings.times);
                 command
-                    .arg(ARGUMENT)
-                    .arg(settings.memory_bytes_max.to_string())
-                    .arg(settings.time_max.as_secs().saturating_add(1).to_string())
+                    // Who waits for it, without whom nothing ends it before it is done.
+                    .arg(process::id().to_string())
                     .arg(&settings.program);
                 command
             }
-            None => Command::new(&settings.program),
+            None => children::command(&settings.program),
         };
         command.args(["stdin", "stdout", "-l", &settings.languages]);
         if let Some(folder) = &settings.data_folder {
@@ -126,30 +120,35 @@ impl Ocr {
         command
             .args(HOW)
             .arg("tsv")
-            .env_clear()
             // As many pictures as files are decoded at a time are looked at: more threads would wait for each other.
-            .env("OMP_THREAD_LIMIT", "1")
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // What it starts itself is ended with it.
-            .process_group(0);
+            .env("OMP_THREAD_LIMIT", "1");
         command
     }
 
     fn ask(&self, sheet: &[u8]) -> Result<Vec<u8>, NoAnswer> {
-        let stop = Stop::current();
-        if stop.is_stopped() {
+        if Stop::current().is_stopped() {
             return Err(NoAnswer::Stopped);
         }
-        let started = self.command().spawn().map_err(NoAnswer::NotStarted)?;
-        let mut process = Process(started);
-        let answer = process.answer(sheet, self.settings.time_max, &stop);
-        if stop.is_stopped() {
-            return Err(NoAnswer::Stopped);
+        let started = Process::start(&mut self.command()).map_err(NoAnswer::NotStarted)?;
+        let (process, mut to, from) = started;
+        let exchange = || {
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    // One that does not take all of it ends without an answer, which is seen below.
+                    let _taken = to.write_all(sheet);
+                });
+                let mut answer = Vec::new();
+                let read = from.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+                (read.map(|_| answer), process.ended())
+            })
+        };
+        match process.within(self.settings.times.wall_max, exchange)? {
+            (Ok(answer), Ok(WaitStatus::Exited(_, 0))) => Ok(answer),
+            (_, Ok(WaitStatus::Exited(_, child::NOT_STARTED))) => {
+                Err(NoAnswer::NotStarted(io::ErrorKind::NotFound.into()))
+            }
+            (_, ended) => Err(NoAnswer::of(ended)),
         }
-        answer
     }
 }
 
@@ -173,9 +172,13 @@ impl TextReader for Ocr {
                     );
                     return Err(TextReaderError::Unavailable);
                 }
+                Err(NoAnswer::UsedUp) => {
+                    tracing::warn!("the program that reads text used more time than it may");
+                    return Err(TextReaderError::TooSlow);
+                }
                 Err(NoAnswer::Late) => {
                     tracing::warn!("the program that reads text took too long and was ended");
-                    return Err(TextReaderError::TooSlow);
+                    return Err(TextReaderError::Overdue);
                 }
                 Err(NoAnswer::Stopped) => return Err(TextReaderError::Stopped),
                 Err(NoAnswer::Ended) => {
@@ -184,78 +187,5 @@ impl TextReader for Ocr {
             }
         }
         Err(TextReaderError::Failed)
-    }
-}
-
-/// A process and what it has started, which end with this.
-struct Process(Child);
-
-impl Process {
-    fn group(&self) -> Pid {
-        Pid::from_raw(-self.0.id().cast_signed())
-    }
-
-    fn answer(
-        &mut self,
-        sheet: &[u8],
-        time_max: Duration,
-        stop: &Stop,
-    ) -> Result<Vec<u8>, NoAnswer> {
-        let (group, id) = (self.group(), Pid::from_raw(self.0.id().cast_signed()));
-        let Some(watched) = stop.watch(group) else {
-            return Err(NoAnswer::Stopped);
-        };
-        let pipes = self.0.stdin.take().zip(self.0.stdout.take());
-        let (mut to, from) = pipes.ok_or(NoAnswer::Ended)?;
-        let (answered, waits) = mpsc::channel::<()>();
-        let answer = thread::scope(|scope| {
-            let watch = scope.spawn(move || {
-                let late = waits.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout);
-                if late {
-                    // Nobody has waited for it yet, so that its id is still its own. An error means that it has ended.
-                    let _ended = kill(group, Signal::SIGKILL);
-                }
-                late
-            });
-            scope.spawn(move || {
-                // One that does not take all of it ends without an answer, which is seen below.
-                let _taken = to.write_all(sheet);
-            });
-            let mut answer = Vec::new();
-            let read = from.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
-            let ended = ended(id);
-            drop(answered);
-            let late = watch.join().unwrap_or(false);
-            match (late, read, ended) {
-                (true, ..) => Err(NoAnswer::Late),
-                (_, Ok(_), Ok(WaitStatus::Exited(_, 0))) => Ok(answer),
-                (_, _, Ok(WaitStatus::Exited(_, child::NOT_STARTED))) => {
-                    Err(NoAnswer::NotStarted(io::ErrorKind::NotFound.into()))
-                }
-                _ => Err(NoAnswer::Ended),
-            }
-        });
-        drop(watched);
-        answer
-    }
-}
-
-/// Waits until a process has ended, but not so that its id may become somebody else's.
-fn ended(id: Pid) -> nix::Result<WaitStatus> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    loop {
-        match waitid(Id::Pid(id), flags) {
-            // A signal that was for another thread.
-            Err(Errno::EINTR) => {}
-            ended => return ended,
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Errors mean that it has ended already.
-        let _ended = kill(self.group(), Signal::SIGKILL);
-        let _status = self.0.wait();
     }
 }

@@ -84,7 +84,7 @@ impl Puts {
         }
     }
 
-    /// Counts frames that are about to be started, and gives how many that makes in all.
+    /// Counts frames that the study is to have, and gives how many that makes in all.
     pub(crate) fn count(&self, frames: usize) -> u32 {
         let frames = u32::try_from(frames).unwrap_or(u32::MAX);
         self.frames

@@ -1,8 +1,9 @@
 //! From the inputs of a job to its frames, in the order in which the model sees them: each input's files are read, volumes
-//! planned and decoded, frames sent on their way to the store as they come.
+//! planned and decoded, frames sent on their way to the store as they come, so that few are in memory at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -23,13 +24,13 @@ use crate::config::Config;
 use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::frames::{options, prepare};
-use crate::inputs::{Held, Inputs, Made};
+use crate::inputs::{Held, Inputs, Tried};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
 use crate::record::{refused, used};
 use crate::unit::{Pairing, in_order, put_in_order};
 
-/// Frames of a volume between the thread that makes them and who stores them.
+/// Frames between the thread that makes them and who stores them.
 const FRAMES_WAITING_MAX: usize = 1;
 
 /// Makes studies of inputs.
@@ -53,6 +54,12 @@ struct Input {
     examination: Option<Examination>,
     files: Vec<(File, Content)>,
 }
+
+/// What the manifest says of the frames that each file has by itself; the file by its member.
+type Entries = BTreeMap<Option<u32>, Vec<wire::FrameEntry>>;
+
+/// What was read of an input, and its frames.
+type Read = (ReadInput, Entries);
 
 /// Which file: the input, and of an archive its member.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +93,15 @@ pub(crate) struct Job<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) puts: &'a Puts,
     pub(crate) study: &'a wire::StudyManifest,
+    pub(crate) volumes: &'a Volumes,
+}
+
+/// What was read of a study's volumes so far, over all of its inputs.
+#[derive(Default)]
+pub(crate) struct Volumes {
+    slices: AtomicU64,
+    /// That were decoded for it.
+    pixels: AtomicU64,
 }
 
 impl Studies {
@@ -170,33 +186,24 @@ impl Studies {
         pairing: Pairing,
         (index, input): (usize, &wire::StudyInput),
     ) -> Result<Input, PreprocessError> {
-        let options = self.options_for(job.tenant, input);
-        let frames_max = self.frames_max;
-        let compared = pairing == Pairing::PriorAndCurrent;
-        let prepare = move |bytes: &Bytes, room: u64| {
-            prepare(bytes, &options.unpacking(room), frames_max, compared)
-        };
-        let Made {
-            digest,
-            room,
-            outcome,
-            turn,
-        } = self
-            .inputs
-            .make(job.tenant, (index, input), prepare)
-            .await?;
-        let ReadInput {
-            parts,
-            identifiers,
-            examination,
-        } = outcome.map_err(|refusal| self.refuse(index, refusal))?;
-        let mut files = Vec::with_capacity(parts.len());
-        for Part { member, outcome } in parts {
+        let read = |turn, held| self.read(job, pairing, (index, input), (turn, held));
+        let made = self.inputs.make(job.tenant, (index, input), read).await?;
+        let (read, mut entries) = made
+            .outcome
+            .map_err(|refusal| self.refuse(index, refusal))?;
+        let mut files = Vec::with_capacity(read.parts.len());
+        for Part { member, outcome } in read.parts {
             let content = match outcome {
-                Ok(Prepared::Frames(decoded)) => {
-                    Content::Frames(self.entries(job.puts, index, decoded, &turn).await?)
+                Ok(Prepared::Frames(_)) => {
+                    let frames = entries.remove(&member);
+                    let frames = frames.ok_or_else(|| gone("a file's frames did not come"))?;
+                    self.count(job.puts, frames.len())?;
+                    Content::Frames(frames)
                 }
-                Ok(Prepared::Slices(slices)) => Content::Slices(slices),
+                Ok(Prepared::Slices(slices)) => {
+                    self.count_slices(job, &slices)?;
+                    Content::Slices(slices)
+                }
                 Ok(Prepared::Withheld(refusal)) => {
                     self.count_refusal(refusal.reason);
                     Content::Withheld(refusal)
@@ -211,12 +218,48 @@ impl Studies {
             files.push((File { input, member }, content));
         }
         Ok(Input {
-            digest,
-            room,
-            identifiers,
-            examination,
+            digest: made.digest,
+            room: made.room,
+            identifiers: read.identifiers,
+            examination: read.examination,
             files,
         })
+    }
+
+    /// Reads the files of an input on a blocking thread, while the frames that are made there go to the store: they need not
+    /// wait for the last file. Where that refuses all of them, or leaves them out, they are the job's all the same, as frames
+    /// of an input are whose job another input fails, and go with it.
+    async fn read(
+        &self,
+        job: Job<'_>,
+        pairing: Pairing,
+        (index, input): (usize, &wire::StudyInput),
+        (turn, held): (Arc<Turn>, Held),
+    ) -> Tried<Read> {
+        let options = self.options_for(job.tenant, input).unpacking(held.room);
+        let frames_max = self.frames_max;
+        let compared = pairing == Pairing::PriorAndCurrent;
+        let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
+        let read = move || {
+            let mut each = |member: Option<u32>, decoded: Decoded| {
+                // Nobody takes it any more when the unit was dropped.
+                let _nobody = made.blocking_send((member, decoded));
+            };
+            let outcome = prepare(&held.bytes, &options, frames_max, compared, &mut each);
+            (outcome, held)
+        };
+        let store = async {
+            let mut entries = Entries::new();
+            while let Some((member, decoded)) = come.recv().await {
+                let frames = self.entries(job.puts, index, decoded, &turn).await;
+                entries.insert(member, frames);
+            }
+            entries
+        };
+        // Until the last frame was taken: a decode that nobody takes frames from never ends.
+        let (read, entries) = tokio::join!(Decodes::run(&turn, read), store);
+        let (outcome, held) = read.map_err(|_| PreprocessError::DecoderPanic { index })?;
+        Ok((outcome.map(|read| (read, entries)), held))
     }
 
     /// The options, with the tenant's rules about text in the pixels and with what the caller says of a volume.
@@ -381,9 +424,11 @@ impl Studies {
                 &wanted,
                 &plan,
                 &options,
-                &mut |member, frame, info| {
+                &mut |member, slice| {
+                    let (frame, info) = slice?;
                     // Nobody takes it any more when the unit was dropped.
                     let _nobody = made.blocking_send((member, frame, info));
+                    Ok(())
                 },
             )
         };
@@ -415,12 +460,11 @@ impl Studies {
         index: usize,
         Decoded { frames, notes, .. }: Decoded,
         turn: &Arc<Turn>,
-    ) -> Result<Vec<wire::FrameEntry>, PreprocessError> {
-        self.count(puts, frames.len())?;
+    ) -> Vec<wire::FrameEntry> {
         let entries = frames
             .into_iter()
             .map(|frame| self.entry(puts, (index, &notes), frame, turn));
-        Ok(join_all(entries).await)
+        join_all(entries).await
     }
 
     fn count(&self, puts: &Puts, frames: usize) -> Result<(), PreprocessError> {
@@ -430,6 +474,16 @@ impl Studies {
             return Err(PreprocessError::Frames { max });
         }
         Ok(())
+    }
+
+    /// Their headers are held until the study is whole.
+    fn count_slices(&self, job: Job<'_>, more: &Slices) -> Result<(), PreprocessError> {
+        let Volumes { slices, pixels } = job.volumes;
+        let add = |all: &AtomicU64, more: u64| all.fetch_add(more, Ordering::Relaxed) + more;
+        let slices = add(slices, more.count().into());
+        let pixels = add(pixels, more.pixels());
+        let checked = self.options.limits().check_volume(slices, pixels);
+        checked.map_err(|refusal| self.refuse_volume(refusal))
     }
 
     async fn entry(

@@ -19,7 +19,7 @@ use crate::frames;
 use crate::metrics::PreprocessMetrics;
 use crate::puts::{FramesInFlight, Puts};
 use crate::screen::screen;
-use crate::study::{Job, Studies, Study};
+use crate::study::{Job, Studies, Study, Volumes};
 use crate::unit::chunk_starts;
 
 /// The stage.
@@ -198,6 +198,7 @@ impl Handler for Preprocess {
             tenant,
             puts: &puts,
             study: &study,
+            volumes: &Volumes::default(),
         };
         let whole = self.studies.whole(job).await?;
         let step = self.keep(started, puts, whole, study.task.as_ref()).await?;

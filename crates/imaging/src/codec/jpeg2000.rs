@@ -39,6 +39,7 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             CodestreamError::Broken => Reason::DecodeFailed,
             CodestreamError::Crashed => Reason::DecoderCrashed,
             CodestreamError::TooSlow => Reason::DecoderTooSlow,
+            CodestreamError::Overdue => Reason::DecoderOverdue,
             // No fault of the file either; nobody hears of it.
             CodestreamError::Unavailable | CodestreamError::Stopped => Reason::DecoderUnavailable,
         };

@@ -4,9 +4,9 @@ use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medfleet_imaging::{
-    Convention, Limits, Options, Part, Prepared, Reason, Refusal, Slices, decode_parts,
-    decode_slices, examination, identifiers, is_dicom_directory, plan_volume, prepare_parts,
-    read_input, unpacks,
+    Convention, Decoded, Frame, FrameInfo, Limits, Options, Part, Prepared, Reason, Refusal,
+    Slices, decode_parts, decode_slices, examination, identifiers, is_dicom_directory, plan_volume,
+    prepare_parts, read_input, unpacks,
 };
 
 use crate::synthetic::{file, put};
@@ -144,12 +144,42 @@ fn slices_of_an_archive_are_a_volume() {
     assert_eq!(plan.frames, [(1, 0), (2, 0), (0, 0)]);
     let wanted = [(Some(1), vec![0]), (Some(0), vec![0])];
     let mut decoded = Vec::new();
-    let mut each = |member, frame, _| decoded.push((member, frame));
+    let mut each = |member, slice: Result<(Frame, FrameInfo), Refusal>| -> Result<(), Refusal> {
+        decoded.push((member, slice?.0));
+        Ok(())
+    };
     decode_parts(&archive, &wanted, &plan, &options(), &mut each).unwrap();
     // In the order of the archive.
     assert_eq!([decoded[0].0, decoded[1].0], [Some(0), Some(1)]);
     let alone = decode_slices(&files[1], &[0], &plan, &options()).unwrap();
     assert_eq!(decoded[1].1, alone[0].0);
+}
+
+#[test]
+fn a_slice_that_is_refused_takes_no_other_with_it_unless_that_is_asked_for() {
+    let files: Vec<Vec<u8>> = [1, 2, 3].map(slice).to_vec();
+    let prepared = parts(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+    let slices = prepared.iter().map(|part| match &part.outcome {
+        Ok(Prepared::Slices(slices)) => (part.member.unwrap() as usize, &**slices),
+        other => panic!("{other:?}"),
+    });
+    let plan = plan_volume(&slices.collect::<Vec<_>>(), Convention::newest()).unwrap();
+    let archive = tar(&[("1", &files[0]), ("2", b"no image"), ("3", &files[2])]);
+    let wanted = [0, 1, 2].map(|member| (Some(member), vec![0]));
+    let decode = |ends: bool| {
+        let mut came = Vec::new();
+        let mut each = |member: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| {
+            let refused = slice.err();
+            came.push((member, refused.as_ref().map(|refusal| refusal.reason)));
+            refused.filter(|_| ends).map_or(Ok(()), Err)
+        };
+        let outcome = decode_parts(&archive, &wanted, &plan, &options(), &mut each);
+        (outcome.map_err(|refusal| refusal.reason), came)
+    };
+    let refused = Some(Reason::NotAnImage);
+    let all = vec![(Some(0), None), (Some(1), refused), (Some(2), None)];
+    assert_eq!(decode(false), (Ok(()), all.clone()));
+    assert_eq!(decode(true), (Err(Reason::NotAnImage), all[..2].to_vec()));
 }
 
 /// A deflated file within an archive is unpacked twice: the file, and its data set beside it.
@@ -189,10 +219,33 @@ fn frames_of_an_archive_have_a_limit() {
     assert_eq!(half.unwrap_err().reason, Reason::Truncated);
 }
 
+/// What is kept of each is little, and of very many it is much.
+#[test]
+fn slices_of_an_archive_have_a_limit() {
+    let files: Vec<Vec<u8>> = [1, 2, 3].map(slice).to_vec();
+    let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+    let found = |slices_max| {
+        let limits = Limits {
+            slices_max,
+            ..Limits::default()
+        };
+        let options = Options::new(8, limits).unwrap();
+        let found = prepare_parts(&archive, &options, 128);
+        found
+            .map(|parts| parts.len())
+            .map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(found(3), Ok(3));
+    assert_eq!(found(2), Err(Reason::TooManyFrames));
+}
+
 #[test]
 fn an_archive_is_read_once_for_all_that_is_known_of_it() {
     let archive = tar(&[("1", &slice(1)), ("2", b"no image"), ("3", &slice(2))]);
-    let read = |compared| read_input(&archive, &options(), 128, compared).unwrap();
+    let read = |compared| {
+        let mut none = |_, _| panic!("slices stand for nothing by themselves");
+        read_input(&archive, &options(), 128, compared, &mut none).unwrap()
+    };
     let found = read(true);
     let parts = prepare_parts(&archive, &options(), 128).unwrap();
     assert_eq!(refused(&found.parts), refused(&parts));
@@ -212,7 +265,56 @@ fn an_archive_with_a_header_that_cannot_be_walked_is_refused_as_a_whole() {
     let broken = &good[..good.len() - 70];
     let archive = tar(&[("1", &good), ("2", broken)]);
     let separately = identifiers(&archive, options().limits()).err();
-    let reason = read_input(&archive, &options(), 128, false).err();
+    let mut came = 0;
+    let reason = read_input(&archive, &options(), 128, false, &mut |_, _| came += 1).err();
     assert!(reason.is_some());
     assert_eq!(reason, separately);
+    // The frame of the good one was not held until then.
+    assert_eq!(came, 1);
+}
+
+#[test]
+fn frames_of_an_archive_come_before_its_last_file_is_read() {
+    let dicom = file(|_| {});
+    let archive = tar(&[
+        ("1", &dicom),
+        ("2", b"no image"),
+        ("3", &dicom),
+        ("4", &dicom),
+    ]);
+    let read = |bytes: &[u8], most| {
+        let mut came = Vec::new();
+        let mut each = |member: Option<u32>, decoded: Decoded| {
+            came.push((member, decoded.frames));
+        };
+        let read = read_input(bytes, &options(), most, false, &mut each);
+        (read.map_err(|refusal| refusal.reason), came)
+    };
+    let (whole, came) = read(&archive, 3);
+    let members: Vec<Option<u32>> = came.iter().map(|(member, _)| *member).collect();
+    assert_eq!(members, [Some(0), Some(2), Some(3)]);
+    // What is kept of each file has none of them.
+    let kept = prepare_parts(&archive, &options(), 3).unwrap();
+    for (part, kept) in whole.unwrap().parts.iter().zip(&kept) {
+        let frames = |part: &Part| match &part.outcome {
+            Ok(Prepared::Frames(decoded)) => Some(decoded.frames.clone()),
+            _ => None,
+        };
+        assert_eq!(
+            frames(part).map(|frames| frames.len()),
+            frames(kept).map(|_| 0)
+        );
+        let came = came.iter().find(|(member, _)| *member == part.member);
+        assert_eq!(came.map(|(_, frames)| frames.clone()), frames(kept));
+    }
+    // They came all the same where the rest refuses the whole.
+    let cut = archive.len() - 1024 - dicom.len();
+    let (refused, came) = read(&archive[..cut], 3);
+    assert_eq!((refused.err(), came.len()), (Some(Reason::Truncated), 2));
+    // No more of them than the limit lets in.
+    let (refused, came) = read(&archive, 2);
+    assert_eq!(
+        (refused.err(), came.len()),
+        (Some(Reason::TooManyFrames), 2)
+    );
 }

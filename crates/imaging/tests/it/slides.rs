@@ -99,6 +99,16 @@ fn levels_in_files_of_their_own_are_one_slide() {
 }
 
 #[test]
+fn pixels_that_were_looked_at_for_tissue_are_counted() {
+    let names = ["label.dcm", "sparse-deflated.dcm", "pyramid-deflate.tif"];
+    let parts = parts(&names.map(read));
+    let largest = 2304 * 1920;
+    assert_eq!((parts[0].pixels(), parts[1].pixels()), (0, largest));
+    // Of a file with several levels, the smallest alone.
+    assert!((1..largest).contains(&parts[2].pixels()));
+}
+
+#[test]
 fn a_tiff_holds_every_level() {
     let (plan, frames) = check(&["pyramid-deflate.tif"], 1);
     assert_eq!(plan.fates, [(0, Fate::Used)]);

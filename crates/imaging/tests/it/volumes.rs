@@ -8,7 +8,7 @@ use medfleet_imaging::{
     Unused, decode_slices, plan_volume, prepare,
 };
 
-use crate::synthetic::{file, put};
+use crate::synthetic::{COLUMNS, ROWS, file, put};
 
 const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
@@ -115,6 +115,29 @@ fn mr_goes_from_the_volume_s_smallest_to_its_largest_value() {
     let largest = |frame: &Frame| *frame.pixels.iter().max().unwrap();
     assert_eq!((largest(&frames[0].0), largest(&frames[1].0)), (128, 255));
     assert_eq!(frames[0].1.window.unwrap().width, 5800.0);
+}
+
+/// All of them are decoded before anything is shown, which may take hours of what a small file unpacks to.
+#[test]
+fn pixels_of_mr_slices_have_a_limit_together_and_those_of_ct_none() {
+    let check = |modality: &str, most: u64, expected: Option<Reason>| {
+        let limits = Limits {
+            volume_pixels_max: most,
+            ..Limits::default()
+        };
+        let options = Options::new(6, limits).unwrap();
+        let bytes = slice(0.0, |object| put(object, tags::MODALITY, VR::CS, modality));
+        let refused = prepare(&bytes, &options).err();
+        assert_eq!(
+            refused.map(|refusal| refusal.reason),
+            expected,
+            "{modality}"
+        );
+    };
+    let pixels = u64::from(ROWS) * u64::from(COLUMNS);
+    check("MR", pixels, None);
+    check("MR", pixels - 1, Some(Reason::TooManyPixels));
+    check("CT", 0, None);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod backlog;
 mod checkpoint;
 mod drive;
 mod form;
-mod frames;
+pub(super) mod frames;
 mod gguf;
 mod load;
 mod local;

@@ -271,12 +271,7 @@ impl<'a> Set<'a> {
             if input.kind != Kind::Other {
                 continue;
             }
-            let frames = self.entries[index]["frames"].as_array();
-            for frame in frames.into_iter().flatten() {
-                let written = self.out.join(frame["file"].as_str().unwrap_or_default());
-                std::fs::remove_file(&written)
-                    .with_context(|| format!("cannot remove {}", written.display()))?;
-            }
+            self.take_back(index)?;
             let refusal = Refusal::new(Reason::BesideDirectory);
             self.entries[index] = left_out(index, &input.path, &refusal);
         }
@@ -337,10 +332,19 @@ impl<'a> Set<'a> {
                 None => members.push((member, vec![*frame])),
             }
         }
+        let mut refused: Vec<(Option<u32>, Refusal)> = Vec::new();
         let (inputs, entries, out) = (&self.inputs, &mut self.entries, self.out);
         let mut done = Ok(());
         let bytes = read(file)?;
-        let mut each = |member: Option<u32>, frame: Frame, info: FrameInfo| {
+        let mut each = |member: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| {
+            let (frame, info) = match slice {
+                Ok(slice) => slice,
+                // The volume's other files may be good.
+                Err(refusal) => {
+                    refused.push((member, refusal));
+                    return Ok(());
+                }
+            };
             let found = wanted.iter().position(|(_, index, number)| {
                 inputs[*index].member == member && *number == info.frame_index
             });
@@ -355,14 +359,33 @@ impl<'a> Set<'a> {
                     Err(error) => done = Err(error),
                 }
             }
+            Ok(())
         };
         let decoded = decode_parts(&bytes, &members, plan, self.options, &mut each);
         done?;
+        // The archive itself is broken by now: none of it that did not come is known to be good.
         if let Err(refusal) = decoded {
-            // Those of an archive that come after it were not decoded.
-            for (_, index, _) in wanted {
-                self.refuse(index, &refusal);
+            refused.extend(members.iter().map(|(member, _)| (*member, refusal.clone())));
+        }
+        for (member, refusal) in refused {
+            let of_it = wanted
+                .iter()
+                .find(|(_, index, _)| self.inputs[*index].member == member);
+            if let Some((_, index, _)) = of_it {
+                self.take_back(*index)?;
+                self.refuse(*index, &refusal);
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the frames of a file that were written.
+    fn take_back(&self, index: usize) -> Result<()> {
+        let frames = self.entries[index]["frames"].as_array();
+        for frame in frames.into_iter().flatten() {
+            let written = self.out.join(frame["file"].as_str().unwrap_or_default());
+            std::fs::remove_file(&written)
+                .with_context(|| format!("cannot remove {}", written.display()))?;
         }
         Ok(())
     }
@@ -437,24 +460,56 @@ fn write(
     Ok(written)
 }
 
+/// The part behind an archive is whatever that says: nothing of it must reach a terminal that would obey it.
 fn line(path: &Path, entry: &Value) -> String {
+    let path = path.display().to_string().replace(char::is_control, "?");
     if entry.get("refused").is_some() {
         let message = entry["message"].as_str().unwrap_or_default();
-        return format!("{}: refused: {message}", path.display());
+        return format!("{path}: refused: {message}");
     }
     if let Some(unused) = entry["fate"]["UNUSED"].as_str() {
-        return format!("{}: not used: {unused}", path.display());
+        return format!("{path}: not used: {unused}");
     }
     let frames = entry["frames"].as_array().map_or(0, Vec::len);
     let first = entry["frames"][0]["file"].as_str().unwrap_or("-");
     let pair = entry["pair"].as_str().map(|role| format!(", {role}"));
     let pair = pair.unwrap_or_default();
-    format!("{}: {frames} frame(s), first {first}{pair}", path.display())
+    format!("{path}: {frames} frame(s), first {first}{pair}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::bench::frames::film;
+    use crate::paths::tests::tar;
+
+    #[test]
+    fn a_slice_of_an_archive_that_is_refused_takes_no_other_with_it() {
+        let mut files = [0, 1, 2].map(film::slice);
+        // A bit that its header says there is none of, which is only seen where the slice is decoded.
+        let last = files[1].last_mut().expect("pixels");
+        *last = 0x50;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("study.tar");
+        let archive = tar(&[("1", &files[0]), ("2", &files[1]), ("3", &files[2])]);
+        std::fs::write(&path, archive).expect("a file");
+        let out = folder.path().join("out");
+        std::fs::create_dir(&out).expect("a folder");
+        let options = Options::new(64, Limits::default()).expect("a side in range");
+        let mut set = Set::new(&options, &out, false);
+        set.path(path).expect("an archive");
+        let entries = set.finish().expect("entries");
+        let refused = entries.iter();
+        let refused = refused.map(|(_, entry)| entry["refused"]["reason"].as_str());
+        let expected = [None, Some("PIXEL_DATA_MISMATCH"), None];
+        assert_eq!(refused.collect::<Vec<_>>(), expected);
+        for (_, entry) in [&entries[0], &entries[2]] {
+            assert_eq!(entry["fate"], "USED");
+            let name = entry["frames"][0]["file"].as_str().expect("its frame");
+            assert!(out.join(name).is_file());
+        }
+        assert_eq!(std::fs::read_dir(&out).expect("a folder").count(), 2);
+    }
 
     #[test]
     fn a_file_that_is_no_picture_is_refused_in_the_manifest() {
@@ -468,5 +523,11 @@ mod tests {
         let (shown, entry) = &entries[0];
         assert!(entry.get("refused").is_some());
         assert!(line(shown, entry).contains("refused"), "{entry:?}");
+    }
+
+    #[test]
+    fn what_an_archive_calls_its_files_moves_no_cursor() {
+        let shown = line(Path::new("a.tar/\u{1b}[2J\r1.dcm"), &json!({"frames": []}));
+        assert_eq!(shown, "a.tar/?[2J?1.dcm: 0 frame(s), first -");
     }
 }

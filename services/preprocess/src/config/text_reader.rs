@@ -12,6 +12,7 @@ use medfleet_runtime::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::children::Times;
 use crate::error::StartError;
 use crate::ocr::{Ocr, OcrSettings};
 
@@ -40,7 +41,8 @@ pub struct TextReaderConfig {
     pub length_min: u32,
     /// Its memory, in bytes of address space; there are up to `decodes_max` of them.
     pub memory_bytes_max: ByteSize,
-    /// How long it may look at one image; it is ended then, and the file refused.
+    /// Processor time that it may use for one image; it is ended then, and the file refused. By the clock it may take five times
+    /// as long; it is ended then too, and the job tried again.
     pub time_max: DurationText,
     /// Tenants whose images are used with the lines painted over in which text was found. What it does not find stays. Of
     /// everybody else such a file is refused.
@@ -179,7 +181,7 @@ impl TextReaderConfig {
             languages: self.languages.join("+"),
             data_folder: self.data_folder.clone(),
             memory_bytes_max: self.memory_bytes_max.get(),
-            time_max: self.time_max.get(),
+            times: Times::of(self.time_max.get()),
         })
     }
 

@@ -4,30 +4,27 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-use crate::codecs::limit;
+use crate::children::{Limits, end_with, limit_processor};
 
 /// The exit code that says that the program is not to be had; Tesseract's own are 0 and 1.
 pub(super) const NOT_STARTED: i32 = 125;
 
 /// Becomes the program. `arguments`: our own program's name, [`super::ARGUMENT`], the bytes of memory and the seconds of
-/// processor time that it may use, then the program and its arguments.
+/// processor time that it may use, the id of the process that started it, then the program and its arguments.
 pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter().skip(2);
-    let mut number = || arguments.next()?.to_str()?.parse::<u64>().ok();
-    let (Some(memory_bytes), Some(seconds)) = (number(), number()) else {
+    let limits = Limits::read(&mut arguments);
+    let parent = arguments
+        .next()
+        .and_then(|id| id.to_str()?.parse::<u32>().ok());
+    let (Some(limits), Some(parent), Some(program)) = (limits, parent, arguments.next()) else {
         return ExitCode::from(2);
     };
-    let Some(program) = arguments.next() else {
-        return ExitCode::from(2);
-    };
-    let limited = limit(memory_bytes).and_then(|()| {
-        let (_, most) = getrlimit(Resource::RLIMIT_CPU)?;
-        let seconds = seconds.min(most);
-        Ok(setrlimit(Resource::RLIMIT_CPU, seconds, seconds)?)
-    });
-    if limited.is_ok() {
+    let ready = end_with(parent)
+        .and_then(|()| limits.set())
+        // The signal that says so can be ignored, the one behind it cannot.
+        .and_then(|()| limit_processor(limits.seconds, limits.seconds.saturating_add(1)));
+    if ready.is_ok() {
         // It comes back only where it failed; nobody reads why, and the code says that it did.
         let _why = Command::new(program).args(arguments).exec();
     }

@@ -44,7 +44,11 @@ pub(super) fn words(table: &str) -> Option<Vec<Word>> {
             LINE => line = Some(area),
             WORD => words.push(Word {
                 text: text.to_owned(),
-                confidence: confidence.parse().ok()?,
+                // What is no number would be less than any that is asked for, and the word would count for nothing.
+                confidence: confidence
+                    .parse()
+                    .ok()
+                    .filter(|one: &f32| one.is_finite())?,
                 area,
                 line: line.unwrap_or(area),
             }),
@@ -96,6 +100,7 @@ mod tests {
             "Tesseract couldn't load any languages!",
             &format!("{HEAD}\n5\t1\t1"),
             &format!("{HEAD}\n5\t1\t1\t1\t1\t1\t-20\t12\t80\t18\t91\tx"),
+            &format!("{HEAD}\n5\t1\t1\t1\t1\t1\t20\t12\t80\t18\tnan\tx"),
             &format!("{HEAD}\nx\t1\t1\t1\t1\t1\t20\t12\t80\t18\t91\tx"),
         ] {
             assert_eq!(words(table), None, "{table}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use medfleet_core::{BlobKind, JobId, JobKey, PoolName};
+use medfleet_imaging::Limits;
 use medfleet_runtime::Metrics;
 use medfleet_store::FleetKey;
 
@@ -19,6 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a study of these files becomes.
 async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, PreprocessError> {
+    study_with(files, frames_max, 0).await
+}
+
+/// The same with so many slices that were read before.
+async fn study_with(
+    files: &[&'static [u8]],
+    frames_max: u32,
+    slices: u64,
+) -> Result<Study, PreprocessError> {
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let key = JobKey {
         tenant: "a".parse().expect("a tenant"),
@@ -53,6 +63,10 @@ async fn study(files: &[&'static [u8]], frames_max: u32) -> Result<Study, Prepro
         tenant: &key.tenant,
         puts: &puts,
         study: &manifest,
+        volumes: &Volumes {
+            slices: AtomicU64::new(slices),
+            ..Volumes::default()
+        },
     };
     let made = tokio::time::timeout(PATIENCE, studies.whole(job)).await;
     made.expect("it ends")
@@ -76,4 +90,78 @@ async fn a_volume_that_goes_beyond_the_limit_with_other_frames_is_refused() {
         "{refused}"
     );
     assert!(refused.to_string().contains("TOO_MANY_FRAMES"));
+}
+
+/// A tar of these files (POSIX.1-1988), for as long as the test runs.
+fn tar(files: &[&[u8]]) -> &'static [u8] {
+    let mut out = Vec::new();
+    for bytes in files {
+        let mut header = [0_u8; 512];
+        header[0] = b'x';
+        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
+        header[156] = b'0';
+        header[257..263].copy_from_slice(b"ustar\0");
+        out.extend_from_slice(&header);
+        out.extend_from_slice(bytes);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    Box::leak(out.into_boxed_slice())
+}
+
+#[tokio::test]
+async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
+    let archive = tar(&[PICTURE, VOLUME, PICTURE]);
+    let study = study(&[archive, PICTURE], 128).await.expect("frames");
+    let infos = study.frames.iter().map(|frame| frame.info.as_ref());
+    let of: Vec<u32> = infos
+        .map(|info| info.expect("its record").input_index)
+        .collect();
+    assert_eq!(of.len(), SLICES as usize + 3);
+    // The volume stands where its input came, behind what that has by itself.
+    assert!(of.is_sorted(), "{of:?}");
+    assert_eq!(of.iter().filter(|input| **input == 1).count(), 1);
+    let picture = &study.frames[0].digest;
+    let same = study.frames.iter().filter(|frame| frame.digest == *picture);
+    assert_eq!(same.count(), 3);
+}
+
+/// Each archive is within the limit, so that only the sum tells.
+#[tokio::test]
+async fn archives_with_too_many_frames_between_them_are_refused() {
+    let archive = tar(&[PICTURE, PICTURE]);
+    let whole = study(&[archive, archive], 4).await.expect("frames");
+    assert_eq!(whole.frames.len(), 4);
+    let refused = study(&[archive, archive], 3).await.err().expect("too many");
+    assert!(
+        matches!(refused, PreprocessError::Frames { max: 3 }),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn an_archive_that_is_broken_at_its_end_is_refused_though_its_frames_came() {
+    let archive = tar(&[PICTURE, PICTURE]);
+    let cut = &archive[..archive.len() - 1024 - 512];
+    let refused = study(&[cut], 128).await.err().expect("half an archive");
+    let truncated = matches!(
+        &refused,
+        PreprocessError::Refused { refusal, .. } if refusal.reason == Reason::Truncated
+    );
+    assert!(truncated, "{refused}");
+}
+
+/// Each file is within the limit, so that only the sum tells.
+#[tokio::test]
+async fn files_with_too_many_slices_between_them_are_refused() {
+    let before = u64::from(Limits::default().slices_max - SLICES);
+    let whole = study_with(&[VOLUME], 128, before).await;
+    assert_eq!(whole.expect("frames").frames.len(), SLICES as usize);
+    let refused = study_with(&[VOLUME], 128, before + 1).await;
+    let refused = refused.err().expect("too many");
+    let too_many = matches!(
+        &refused,
+        PreprocessError::Volume { refusal } if refusal.reason == Reason::TooManyFrames
+    );
+    assert!(too_many, "{refused}");
 }

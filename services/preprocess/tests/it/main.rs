@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use medfleet_imaging::{CodestreamError, Codestreams, Here};
+use medfleet_preprocess::Times;
 use medfleet_preprocess::codecs::{CodecLimits, Codecs, Stop};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -26,10 +27,14 @@ const MEMORY_BYTES: u64 = 128 << 20;
 /// On a loaded machine too.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn codecs(time_max: Duration) -> Codecs {
+fn codecs(wall_max: Duration) -> Codecs {
+    let times = Times {
+        wall_max,
+        ..Times::of(PATIENCE)
+    };
     let limits = CodecLimits {
         memory_bytes_max: MEMORY_BYTES,
-        time_max,
+        times,
         idle_max: 1,
     };
     Codecs::new(
@@ -81,16 +86,29 @@ fn a_process_killed_from_outside_costs_one_more_try() {
     assert_eq!(codecs.ended(), 1);
 }
 
+/// By the clock it took too long, which says nothing of the codestream.
 #[test]
 fn a_process_that_hangs_is_killed_at_its_time() {
     let codecs = codecs(Duration::from_secs(8));
     // Started with patience, as it is not the start that is measured.
-    while codecs.decode(SMALL) == Err(CodestreamError::TooSlow) {}
+    while codecs.decode(SMALL) == Err(CodestreamError::Overdue) {}
     let ended = codecs.ended();
     kill(idle(&codecs), Signal::SIGSTOP).unwrap();
-    assert_eq!(codecs.decode(SMALL), Err(CodestreamError::TooSlow));
+    assert_eq!(codecs.decode(SMALL), Err(CodestreamError::Overdue));
     assert_eq!(codecs.ended(), ended + 1);
     assert!(codecs.idle_ids().is_empty());
+}
+
+/// The kernel ends what has used its processor time by this signal.
+#[test]
+fn a_codestream_that_uses_its_processor_time_is_not_tried_again() {
+    let codecs = codecs(PATIENCE);
+    codecs.decode(SMALL).unwrap();
+    kill(idle(&codecs), Signal::SIGXCPU).unwrap();
+    assert_eq!(codecs.decode(SMALL), Err(CodestreamError::TooSlow));
+    assert_eq!(codecs.ended(), 1);
+    assert!(codecs.idle_ids().is_empty());
+    codecs.decode(SMALL).unwrap();
 }
 
 /// A decode that hangs is over as soon as nobody waits for it, and its process is gone, not only ended.

@@ -14,7 +14,8 @@ last_arguments)
     [ "$*" = 'stdin stdout -l last_arguments --psm 11 --dpi 150 -c thresholding_method=2 tsv' ] || exit 3
     [ -z "$HOME$USER$CARGO" ] && [ "$OMP_THREAD_LIMIT" = 1 ] || exit 4
     # In units of 1024 bytes, of seconds, and of 512 bytes.
-    [ "$(ulimit -v)" = 524288 ] && [ "$(ulimit -t)" = 61 ] && [ "$(ulimit -f)" = 0 ] || exit 5
+    [ "$(ulimit -v)" = 524288 ] && [ "$(ulimit -t)" = 60 ] && [ "$(ulimit -f)" = 0 ] || exit 5
+    [ "$(ulimit -H -t)" = 61 ] || exit 6
     printf '%s\n' "$head"
     ;;
 something_else)
@@ -28,6 +29,9 @@ hangs)
     # What it starts has to be ended too: that holds the pipe.
     sleep 600 &
     wait
+    ;;
+busy)
+    while :; do :; done
     ;;
 without_end)
     exec yes

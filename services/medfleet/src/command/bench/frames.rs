@@ -5,7 +5,7 @@
 //! and the series that `--write` makes in every codec; `tests/reference/time_frames.py` measures pydicom beside us.
 
 mod case;
-mod film;
+pub(in crate::command) mod film;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use medfleet_core::PoolName;
 use medfleet_imaging::{
-    BurnedIn, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts, plan_volume,
+    BurnedIn, Decoded, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts,
+    plan_volume,
 };
 use medfleet_preprocess::Config;
 use medfleet_preprocess::codecs::Codecs;
@@ -92,16 +93,22 @@ impl Case {
     fn once(&self, threads: usize) -> Result<Result<usize, Refusal>> {
         let prepared = on_threads(threads, self.files.len(), |index| {
             let bytes = read(&self.files[index])?;
-            Ok(prepare(&bytes, &self.options, self.frames_max, false).map(|read| read.parts))
+            let mut made = BTreeMap::new();
+            let mut each = |member: Option<u32>, decoded: Decoded| {
+                made.insert(member, decoded.frames.len());
+            };
+            let read = prepare(&bytes, &self.options, self.frames_max, false, &mut each);
+            Ok(read.map(|read| (made, read.parts)))
         })?;
         let (mut frames, mut slices, mut members) = (0, Vec::new(), Vec::new());
-        for (index, parts) in prepared.into_iter().enumerate() {
-            for part in match parts {
-                Ok(parts) => parts,
+        for (index, read) in prepared.into_iter().enumerate() {
+            let (made, parts) = match read {
+                Ok(read) => read,
                 Err(refusal) => return Ok(Err(refusal)),
-            } {
+            };
+            for part in parts {
                 match part.outcome {
-                    Ok(Prepared::Frames(decoded)) => frames += decoded.frames.len(),
+                    Ok(Prepared::Frames(_)) => frames += made[&part.member],
                     Ok(Prepared::Slices(of_file)) => {
                         slices.push((members.len(), of_file));
                         members.push((index, part.member));
@@ -154,8 +161,10 @@ impl Case {
                 wanted,
                 plan,
                 &self.options,
-                &mut |_, _, _| {
+                &mut |_, slice| {
+                    slice?;
                     shown.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
                 },
             ))
         })?;

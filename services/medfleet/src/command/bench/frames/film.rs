@@ -52,7 +52,7 @@ fn chest() -> Vec<u8> {
 }
 
 /// A body, two lungs and a spine, with the noise of a scanner.
-fn slice(number: u16) -> Vec<u8> {
+pub(in crate::command) fn slice(number: u16) -> Vec<u8> {
     let mut file = DataSet::default();
     file.image(CT, "CT", number);
     file.text(
