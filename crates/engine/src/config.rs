@@ -377,6 +377,8 @@ impl ModelConfig {
                 path: path.to_owned(),
                 quantised,
                 digest_cache,
+                // A second model is small: quantising it takes no time worth keeping it for.
+                quantised_cache: None,
             };
             Model::load_folder(&source, options)
         };
