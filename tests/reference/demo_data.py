@@ -1,18 +1,25 @@
-"""The phantom demo's data: its two tokenizers, and the records of a raw set as padded tensors.
+"""The phantom demo's data: its two tokenizers, and the records of raw sets as padded tensors.
 
-Everything is tokenised once, in parallel, before training; a batch is then a few gathers on the device.
+Everything is tokenised once, before training; a batch is then a few gathers on the device. Run as a program it tokenises
+sets, so that training can take up one after the other while more are being made:
+
+    python3 demo_data.py --coders deploy/demo SET...
 """
 
+import argparse
 import io
 import json
 import multiprocessing
 import os
+import pathlib
+import pickle
 import random
 import re
 
 import numpy as np
 import sentencepiece
 import torch
+from torch.nn import functional as F
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -24,8 +31,11 @@ PIECES = 560
 SENTENCEPIECES = 400
 SIGLIP_TOKENS = 64
 ASKS, BOXES = 10, 4  # examples kept of each record
-REPORT_MAX, BOX_MAX, COMPARE_MAX = 200, 128, 160
-PICTURE = 224
+REPORT_MAX, BOX_MAX, COMPARE_MAX, SHORT_MAX = 64, 64, 40, 12
+PICTURE, CELLS = 224, 16
+# Tokens after the pictures, prompt and answer together, and how many of each kind are asked in one row.
+ROOM = dict(report=112, ask=40, find=144, compare=112)
+ASKED = dict(report=1, ask=6, find=2, compare=1)
 TARGETS = [(words, slots, sum(1 << slot for slot in slots)) for words, slots in targets()]
 WORDS = re.compile(r"\n+| ?[^ \n]+| ")
 END = "<end_of_turn>"
@@ -65,7 +75,7 @@ class Coder:
     """Both tokenizers with a memory of words: no piece spans a space, so words can be encoded one by one."""
 
     def __init__(self, tokenizer, spiece):
-        self.tokenizer, self.known, self.known_siglip = tokenizer, {}, {}
+        self.tokenizer, self.spiece, self.known, self.known_siglip = tokenizer, spiece, {}, {}
         self.siglip = sentencepiece.SentencePieceProcessor(model_proto=spiece)
         self.end = tokenizer.token_to_id(END)
 
@@ -103,25 +113,26 @@ class Table(dict):
 
 
 def padded(rows, width):
+    """Rows of ids as one array, zeros behind them; a row that is too long has none at all, and so is never learnt in part."""
     out = np.zeros((len(rows), width), np.int16)
     for place, ids in enumerate(rows):
-        ids = ids[:width]
-        out[place, :len(ids)] = ids
+        if len(ids) <= width:
+            out[place, :len(ids)] = ids
     return out
 
 
 def truth(record):
-    """[slots, 4] boxes in 0..1, and present, size, zone of each slot."""
-    box = np.zeros((len(SLOTS), 4), np.float32)
+    """[slots, 4] boxes in 0..1, and present, size, zone of each slot, and its cells as CELLS rows of bits."""
+    box, cells = np.zeros((len(SLOTS), 4), np.float32), np.zeros((len(SLOTS), CELLS), np.uint16)
     size, zone = np.full(len(SLOTS), -1, np.int8), np.full(len(SLOTS), -1, np.int8)
     present = np.zeros(len(SLOTS), bool)
     for finding in record["findings"]:
         for slot in slots_of(finding["label"], finding["side"]):
             present[slot] = True
-            box[slot] = np.array(finding["box"], np.float32) / 1000
+            box[slot], cells[slot] = np.array(finding["box"], np.float32) / 1000, finding["cells"]
             size[slot] = SIZES.index(finding["size"]) if finding.get("size") in SIZES else -1
             zone[slot] = ZONES.index(finding["zone"]) if finding.get("zone") in ZONES else -1
-    return box, present, size, zone
+    return box, present, size, zone, cells.view(np.int16)
 
 
 def boxes_text(box, present, slots):
@@ -174,20 +185,19 @@ def parse(job):
     path, start, end = job
     coder = SHARED["coder"]
     prompts, short = Table(), Table()
-    rows = {name: [] for name in ("box", "present", "size", "zone", "report", "caption", "ask", "ask_answer", "find",
-                                  "find_answer", "prior", "compare", "labels")}
+    rows = {name: [] for name in ("box", "present", "size", "zone", "cells", "report", "caption", "ask", "ask_answer", "find",
+                                  "find_answer", "prior", "compare")}
     with open(path, "rb") as file:
         file.seek(start)
         lines = file.read(end - start).splitlines()
     for line in lines:
         record = json.loads(line)
         rng = random.Random(record["index"])
-        box, present, size, zone = truth(record)
+        box, present, size, zone, cells = truth(record)
         asks, finds = asked(record, present, rng), looked_for(box, present, rng)
         prior = record.get("prior")
         for name, value in dict(
-            box=box, present=present, size=size, zone=zone, prior=prior["index"] if prior else -1,
-            labels=[record["labels"][label] for label in LABELS],
+            box=box, present=present, size=size, zone=zone, cells=cells, prior=prior["index"] if prior else -1,
             report=coder.answer(two_lines(record["report"])), caption=coder.caption(record["report"]),
             ask=[prompts.number(key) for key, _ in asks], ask_answer=[short.number(text) for _, text in asks],
             find=[prompts.number(key) for key, _ in finds],
@@ -195,9 +205,8 @@ def parse(job):
             compare=coder.answer(prior["report"]) if prior else [],
         ).items():
             rows[name].append(value)
-    longest = [max(map(len, rows["report"])), max(map(len, rows["compare"]))]
     rows["report"], rows["compare"] = padded(rows["report"], REPORT_MAX), padded(rows["compare"], COMPARE_MAX)
-    return {name: np.array(value) for name, value in rows.items()}, list(prompts), list(short), longest
+    return {name: np.array(value) for name, value in rows.items()}, list(prompts), list(short)
 
 
 def stretches(path, count):
@@ -220,85 +229,134 @@ def first_records(folder, count):
 def parse_set(folder, coder, workers):
     """All stretches of a set, in parallel; before the device is first used, because the workers are forks."""
     path = folder / "set.jsonl"
-    jobs = [(path, a, b) for a, b in stretches(path, workers * 4)]
+    jobs = [(path, a, b) for a, b in stretches(path, workers)]
     with multiprocessing.get_context("fork").Pool(workers, initializer=enter, initargs=(coder,)) as pool:
         return pool.map(parse, jobs, chunksize=1)
 
 
+def coder_of(folder):
+    """The tokenizers that lie in the folders of a trained demo and pair."""
+    tokenizer = Tokenizer.from_file(str(folder / "phantom-demo/tokenizer.json"))
+    return Coder(tokenizer, (folder / "phantom-siglip/spiece.model").read_bytes())
+
+
+def seen_by(ids, soft):
+    """[L, L] of one prompt [L]: causal, and the soft tokens of one picture see each other."""
+    picture = (ids == soft).long()
+    block = torch.where(picture == 1, torch.cumsum((picture.diff(prepend=picture.new_zeros(1)) == 1).long(), 0), 0)
+    same = (block[:, None] == block[None]) & (block[:, None] > 0)
+    return torch.ones(len(ids), len(ids), dtype=torch.bool, device=ids.device).tril() | same
+
+
 class Records:
-    """A raw set on the device: images uint8 [n, S, S], truths, token ids; prompts of all tasks in one table."""
+    """Raw sets on the device: images uint8 [n, S, S], truths, token ids; prompts of all tasks in one table.
 
-    def __init__(self, folder, parts, coder, prompts, device):
-        keys, short = Table(), Table()
-        self.contexts = [keys.number(("report", "context", context)) for context in ["", *CONTEXTS]]
-        self.compare_prompt = keys.number(("compare", "context", ""))
-        numbered = []
-        for arrays, own_keys, own_short, _ in parts:
-            key = np.array([keys.number(key) for key in own_keys])
-            text = np.array([short.number(text) for text in own_short])
-            numbered.append(dict(arrays, ask=key[arrays["ask"]], find=key[arrays["find"]], ask_answer=text[arrays["ask_answer"]]))
-        rows = {name: np.concatenate([part[name] for part in numbered]) for name in numbered[0]}
-        for name in ("report", "compare", "find_answer"):
-            used = int((rows[name] != 0).reshape(-1, rows[name].shape[-1]).any(0).sum())
-            rows[name] = rows[name][..., :max(used, 1)]
-        longest = np.array([part[3] for part in parts]).max(0)
-        print("longest report, comparison", longest, "kept", rows["report"].shape[1], rows["compare"].shape[1],
-              "boxes", rows["find_answer"].shape[-1], "prompts", len(keys), "short answers", len(short), flush=True)
-        for name, value in rows.items():
-            setattr(self, name, torch.from_numpy(value).to(device))
-        texts = [prompts.text(task, 2 if task == "compare" else 1, **{word: value}) for task, word, value in keys]
-        ids = [coder.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-        self.prompt_length = torch.tensor([len(row) for row in ids], device=device)
-        self.widths = {}  # shortest and longest prompt of each kind of batch
-        for task, kinds in dict(report=["report"], ask=["answer", "classify"], find=["localise"], compare=["compare"]).items():
-            lengths = [len(row) for row, key in zip(ids, keys) if key[0] in kinds]
-            self.widths[task] = (min(lengths), max(lengths))
-        self.prompts = torch.from_numpy(padded(ids, max(map(len, ids)))).to(device)
-        answers = [coder.answer(text) for text in short]
-        self.short = torch.from_numpy(padded(answers, max(map(len, answers)))).to(device)
-        self.images = self.read_images(folder / "images.u8", device)
-        # Where this record and its prior are both in the set.
-        self.pairs = torch.nonzero((self.prior >= 0) & (self.prior < len(self.images)))[:, 0]
-        self.device = device
+    A row of a batch is a prompt's beginning, which all tasks share (system text and pictures), and after it one or more
+    prompts with their answers, each in a room of its own and blind to the others.
+    """
 
-    def read_images(self, path, device):
-        images = np.memmap(path, np.uint8, "r").reshape(-1, PICTURE, PICTURE)
-        assert len(images) == len(self.prior), "images.u8 and set.jsonl differ in length"
-        out = torch.empty(images.shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(images), 8192):
-            out[start:start + 8192] = torch.from_numpy(images[start:start + 8192].copy()).to(device)
-        return out
+    def __init__(self, coder, prompts, device):
+        self.coder, self.prompts, self.device = coder, prompts, device
+        self.keys, self.short_keys, self.sets = Table(), Table(), set()
+        self.contexts = [self.keys.number(("report", "context", context)) for context in ["", *CONTEXTS]]
+        self.compare_prompt = self.keys.number(("compare", "context", ""))
+        self.rows, self.images, self.tails, self.shorts = {}, None, [], []
+        ids = self.ids("report", 1, "context", ""), self.ids("compare", 2, "context", "")
+        self.soft, end = (coder.tokenizer.token_to_id(name) for name in ("<image_soft_token>", "<end_of_image>"))
+        self.heads = {count: row[:len(row) - row[::-1].index(end)] for count, row in zip((1, 2), ids)}
 
     def __len__(self):
         return len(self.images)
 
-    def pixels(self, index, shift=0, noise=0.0):
-        """[n, 3, S, S] in [-1, 1], and by how much each was shifted (y, x as shares of the side)."""
-        x = self.images[index]
-        moved = torch.zeros(len(index), 2, device=self.device)
-        if shift:
-            by = torch.randint(-shift, shift + 1, (len(index), 2), device=self.device)
-            at = torch.arange(PICTURE, device=self.device)
-            rows, columns = (at + by[:, :1]).clamp(0, PICTURE - 1), (at + by[:, 1:]).clamp(0, PICTURE - 1)
-            x = x.gather(1, rows[:, :, None].expand_as(x)).gather(2, columns[:, None].expand_as(x))
-            moved = -by / PICTURE
-        x = x.float() / 127.5 - 1
-        if noise:
-            one = lambda low, high: torch.rand(len(index), 1, 1, device=self.device) * (high - low) + low
-            x = (x * one(0.9, 1.1) + one(-0.1, 0.1) + torch.randn_like(x) * one(0.0, noise)).clamp(-1, 1)
-        return x[:, None].expand(-1, 3, -1, -1), moved
+    def ids(self, task, images, word, value):
+        text = self.prompts.text(task, images, **{word: value})
+        return self.coder.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def sequences(self, task, prompt, answer):
-        """ids and labels [n, L] of prompts by number and answers' ids; labels are -100 outside the answer."""
-        length = self.prompt_length[prompt][:, None]
-        widest = self.widths[task][1]
-        whole = (widest + answer.shape[1] + 7) // 8 * 8  # attention kernels want masks of such a width
-        at = torch.arange(whole, device=self.device)[None]
-        asked = torch.nn.functional.pad(self.prompts[prompt, :widest].long(), (0, whole - widest))
+    def add(self, folder, parts):
+        """Takes up a set that was parsed; its numbers of records are counted on from those before."""
+        already = 0 if self.images is None else len(self)
+        numbered = []
+        for arrays, own_keys, own_short in parts:
+            key = np.array([self.keys.number(key) for key in own_keys])
+            text = np.array([self.short_keys.number(text) for text in own_short])
+            prior = np.where(arrays["prior"] >= 0, arrays["prior"] + already, -1)
+            numbered.append(dict(arrays, ask=key[arrays["ask"]], find=key[arrays["find"]], ask_answer=text[arrays["ask_answer"]],
+                                 prior=prior))
+        for name in numbered[0]:
+            more = torch.from_numpy(np.concatenate([part[name] for part in numbered])).to(self.device)
+            self.rows[name] = torch.cat([self.rows[name], more]) if name in self.rows else more
+        images = np.memmap(folder / "images.u8", np.uint8, "r").reshape(-1, PICTURE, PICTURE)
+        more = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(images), 8192):
+            more[start:start + 8192] = torch.from_numpy(images[start:start + 8192].copy()).to(self.device)
+        self.images = more if self.images is None else torch.cat([self.images, more])
+        assert len(self.images) == len(self.rows["prior"]), "images.u8 and set.jsonl differ in length"
+        for task, word, value in list(self.keys)[len(self.tails):]:
+            images = 2 if task == "compare" else 1
+            row, head = self.ids(task, images, word, value), self.heads[images]
+            assert row[:len(head)] == head, f"the prompt of {task} begins otherwise"
+            self.tails.append(row[len(head):])
+        self.shorts += [self.coder.answer(text) for text in list(self.short_keys)[len(self.shorts):]]
+        self.tail = torch.from_numpy(padded(self.tails, max(map(len, self.tails)))).to(self.device)
+        self.tail_length = torch.tensor([len(row) for row in self.tails], device=self.device)
+        self.short = torch.from_numpy(padded(self.shorts, SHORT_MAX)).to(self.device)
+        # Where this record and its prior are both there.
+        self.pairs = torch.nonzero((self.rows["prior"] >= 0) & (self.rows["prior"] < len(self)))[:, 0]
+        self.sets.add(folder.name)
+
+    def truth(self, index):
+        return tuple(self.rows[name][index] for name in ("box", "present", "size", "zone", "cells"))
+
+    def pixels(self, index, varied=False):
+        """Grey [n, S, S] in [-1, 1]; varied: brightness and contrast a little, and smoothed as bringing a large film down does.
+
+        The fleet's frames of films of 1024 columns are to pictures rendered at 224 pixels as if 0.4 of each pixel were the
+        mean of its four neighbours (by least squares, on 200 of both).
+        """
+        x = self.images[index].float() / 127.5 - 1
+        if not varied:
+            return x
+        one = lambda low, high: torch.rand(len(index), 1, 1, device=self.device) * (high - low) + low
+        near = F.pad(x[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+        near = (near[:, :-2, 1:-1] + near[:, 2:, 1:-1] + near[:, 1:-1, :-2] + near[:, 1:-1, 2:]) / 4
+        x = x + one(0.25, 0.5) * (near - x)
+        return (x * one(0.93, 1.07) + one(-0.06, 0.06)).clamp(-1, 1)
+
+    def room(self, task, prompt, answer):
+        """ids and labels [n, ROOM] of prompts by number [n] and answers' ids [n, length]; labels are -100 outside the answer."""
+        length = self.tail_length[prompt][:, None]
+        at = torch.arange(ROOM[task], device=self.device)[None]
+        fits = (length + (answer != 0).sum(1, keepdim=True) <= ROOM[task]) & (answer[:, :1] != 0)
+        asked = self.tail[prompt].long().gather(1, at.clamp(max=self.tail.shape[1] - 1).expand(len(prompt), -1))
         answered = answer.long().gather(1, (at - length).clamp(0, answer.shape[1] - 1))
-        inside = (at >= length) & (at < length + (answer != 0).sum(1, keepdim=True))
+        inside = (at >= length) & (at < length + (answer != 0).sum(1, keepdim=True)) & fits
         ids = torch.where(at < length, asked, torch.where(inside, answered, 0))
         return ids, torch.where(inside, answered, -100)
+
+    def layout(self, images, tasks):
+        """Of rows with these rooms: the head's ids [H], what each place sees [L, L], its position [L]."""
+        head = torch.tensor(self.heads[images], device=self.device)
+        rooms = [ROOM[task] for task in tasks for _ in range(ASKED[task])]
+        whole = (len(head) + sum(rooms) + 7) // 8 * 8  # attention kernels want masks of such a width
+        mask = torch.zeros(whole, whole, dtype=torch.bool, device=self.device)
+        position = torch.arange(whole, device=self.device)
+        mask[:len(head), :len(head)] = seen_by(head, self.soft)
+        start = len(head)
+        for room in [*rooms, whole - len(head) - sum(rooms)]:
+            here = slice(start, start + room)
+            mask[here, :len(head)] = True
+            mask[here, here] = torch.ones(room, room, dtype=torch.bool, device=self.device).tril()
+            position[here] = torch.arange(len(head), len(head) + room, device=self.device)
+            start += room
+        return head, mask, position
+
+    def batch(self, head, whole, rooms):
+        """ids and labels [n, L] of rows from their rooms [(ids, labels), …]."""
+        n = len(rooms[0][0])
+        used = len(head) + sum(ids.shape[1] for ids, _ in rooms)
+        ids = [head.expand(n, -1), *[ids for ids, _ in rooms], head.new_zeros(n, whole - used)]
+        labels = [head.new_full((n, len(head)), -100), *[labels for _, labels in rooms], head.new_full((n, whole - used), -100)]
+        return torch.cat(ids, 1), torch.cat(labels, 1)
 
 
 def caption_tables(coder, device):
@@ -311,3 +369,20 @@ def caption_tables(coder, device):
         mask[place, slots] = True
     sign = torch.tensor([sign for _, _, sign in all_phrases])
     return torch.tensor(ids, device=device), mask.to(device), sign.to(device)
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--coders", type=pathlib.Path, required=True, help="folder with phantom-demo and phantom-siglip")
+    a.add_argument("--workers", type=int, default=4)
+    a.add_argument("sets", type=pathlib.Path, nargs="+")
+    options = a.parse_args()
+    coder = coder_of(options.coders)
+    for folder in options.sets:
+        part = folder / "parsed.part"
+        part.write_bytes(pickle.dumps(parse_set(folder, coder, options.workers)))
+        part.rename(folder / "parsed.pickle")
+
+
+if __name__ == "__main__":
+    main()

@@ -77,12 +77,17 @@ def generate(model, prompts, features, tokens_max, ends):
     return out, leads
 
 
+def colour(pixels):
+    """Grey pictures [n, S, S] as the models' own forward takes them, [n, 3, S, S]."""
+    return pixels[:, None].expand(-1, 3, -1, -1)
+
+
 @torch.no_grad()
 def features_of(model, records, index):
     """Soft tokens [n, tokens, hidden] of pictures by index."""
     parts = []
     for some in torch.as_tensor(index, device=records.device).split(BATCH):
-        vision = model.model.vision_tower(pixel_values=records.pixels(some)[0]).last_hidden_state
+        vision = model.model.vision_tower(pixel_values=colour(records.pixels(some))).last_hidden_state
         parts.append(project(model, vision)[1])
     return torch.cat(parts)
 
@@ -194,7 +199,7 @@ def evaluate_pair(folder, held, coder, records):
     texts = F.normalize(model.text_model(input_ids=ids).pooler_output, dim=-1)
     parts = []
     for some in torch.arange(len(records), device=held.device).split(BATCH):
-        parts.append(F.normalize(model.vision_model(pixel_values=held.pixels(some)[0]).pooler_output, dim=-1) @ texts.T)
+        parts.append(F.normalize(model.vision_model(pixel_values=colour(held.pixels(some))).pooler_output, dim=-1) @ texts.T)
     scores = torch.cat(parts).cpu().numpy()
     true = np.array([[r["labels"][label] for label in LABELS] for r in records], bool)
     each = {label: auc(scores[:, i], true[:, i]) for i, label in enumerate(LABELS)}
@@ -235,7 +240,7 @@ def check_generate(asker, cases, tokens_max):
     """The library's own generate, with its cache, says the same as the whole forwards did."""
     for case in cases:
         ids = torch.tensor([case["prompt"]], device=asker.records.device)
-        pixels = asker.records.pixels(torch.tensor(case["records"], device=ids.device))[0]
+        pixels = colour(asker.records.pixels(torch.tensor(case["records"], device=ids.device)))
         soft = asker.model.config.image_token_id
         out = asker.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=(ids == soft).long(),
                                    pixel_values=pixels, do_sample=False, max_new_tokens=tokens_max)

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipConfig, SiglipModel
-from transformers.models.gemma3 import modeling_gemma3
 
-from demo_data import PICTURE, SIGLIP_TOKENS
+from demo_data import CELLS, PICTURE, SIGLIP_TOKENS, seen_by
 from demo_words import SIZES, SLOTS, ZONES
 from tiny_tokenizer import CHAT_TEMPLATE
 
@@ -81,45 +80,186 @@ def build_pair(config):
     return model
 
 
-def fast_norms():
-    """Gemma's norm as one kernel where the library has six; the same function, as check_forward shows."""
-    def forward(self, x):
-        return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).type_as(x)
-    modeling_gemma3.Gemma3RMSNorm.forward = forward
-
-
 def hidden_states(model, ids, features):
     """The language model's last states [n, L, hidden] by the model's own forward; features [images, tokens, hidden]."""
     soft = model.config.image_token_id
     kinds = (ids == soft).long()
     x = model.get_input_embeddings()(ids)
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
     x = x.masked_scatter((ids == soft)[..., None], features.to(x.dtype))
     return model.model(inputs_embeds=x, token_type_ids=kinds, use_cache=False).last_hidden_state
 
 
 def project(model, vision):
     """What the tower says of pictures [n, patches, width] → pooled [n, tokens, width] and as soft tokens [n, tokens, hidden]."""
-    side, pool = PICTURE // 14, model.model.multi_modal_projector.kernel_size
+    side, projector = PICTURE // 14, model.model.multi_modal_projector
     grid = vision.transpose(1, 2).reshape(len(vision), -1, side, side)
-    pooled = F.avg_pool2d(grid.float(), pool).flatten(2).transpose(1, 2)
-    return pooled, model.model.multi_modal_projector(vision)
+    pooled = F.avg_pool2d(grid, projector.kernel_size).flatten(2).transpose(1, 2)
+    return pooled, rms_norm(projector.mm_soft_emb_norm, pooled) @ projector.mm_input_projection_weight.to(pooled.dtype)
+
+
+# Training's own forward, over the library's modules and equal to theirs (check_forward): one path without branches, in the
+# type of what comes in, so that a compiler can make few kernels of it.
+
+
+def linear(module, x):
+    return F.linear(x, module.weight.to(x.dtype), None if module.bias is None else module.bias.to(x.dtype))
+
+
+def layer_norm(module, x):
+    return F.layer_norm(x, (x.shape[-1],), module.weight.to(x.dtype), module.bias.to(x.dtype), module.eps)
+
+
+def rms_norm(module, x):
+    return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + module.weight.float(), module.eps).type_as(x)
+
+
+def heads_of(module, x, width):
+    """[n, L, heads * width] of a projection as [n, heads, L, width]."""
+    return linear(module, x).unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def joined(x):
+    return x.transpose(1, 2).flatten(2)
+
+
+def siglip_layer(layer, x):
+    """A layer of a SigLIP tower, x [n, L, width], every place seeing every other."""
+    a, h = layer.self_attn, layer_norm(layer.layer_norm1, x)
+    q, k, v = (heads_of(part, h, a.head_dim) for part in (a.q_proj, a.k_proj, a.v_proj))
+    x = x + linear(a.out_proj, joined(F.scaled_dot_product_attention(q, k, v)))
+    h = linear(layer.mlp.fc1, layer_norm(layer.layer_norm2, x))
+    return x + linear(layer.mlp.fc2, F.gelu(h, approximate="tanh"))
+
+
+def siglip_layers(encoder, x):
+    for layer in encoder.layers:
+        x = LAYERS["siglip"](layer, x)
+    return x
+
+
+def see(tower, pixels):
+    """Grey pictures [n, S, S] in [-1, 1] → [n, patches, width]: the tower's last state with three equal channels."""
+    e, patch = tower.embeddings, tower.embeddings.patch_size
+    side = PICTURE // patch
+    patches = pixels.unflatten(2, (side, patch)).unflatten(1, (side, patch)).transpose(2, 3).flatten(3).flatten(1, 2)
+    kernel = e.patch_embedding.weight.sum(1).flatten(1)
+    x = F.linear(patches, kernel.to(pixels.dtype), e.patch_embedding.bias.to(pixels.dtype))
+    return layer_norm(tower.post_layernorm, siglip_layers(tower.encoder, x + e.position_embedding.weight.to(x.dtype)))
+
+
+def read(tower, ids, dtype):
+    """Texts [n, SIGLIP_TOKENS] → [n, projection]: the text tower's pooled output."""
+    e = tower.embeddings
+    x = (e.token_embedding(ids) + e.position_embedding.weight).to(dtype)
+    return linear(tower.head, layer_norm(tower.final_layer_norm, siglip_layers(tower.encoder, x))[:, -1])
+
+
+def rotations(model, positions):
+    """Cosines and sines [L, head] at positions [L], for each kind of layer."""
+    text = model.model.language_model
+    like = torch.zeros(1, device=positions.device)
+    return {kind: tuple(part[0] for part in text.rotary_emb(like, positions[None], kind)) for kind in text.rotary_emb.layer_types}
+
+
+def rotated(x, turn):
+    cosine, sine = turn
+    half = x.shape[-1] // 2
+    x = x.float()
+    return x * cosine + torch.cat([-x[..., half:], x[..., :half]], -1) * sine
+
+
+def gemma_layer(layer, x, mask, turn):
+    """A layer of the language model, x [n, L, hidden], where mask [L, L] says what each place sees.
+
+    Without windows: nothing that is learnt is longer than one.
+    """
+    a, h = layer.self_attn, rms_norm(layer.input_layernorm, x)
+    q, k, v = (heads_of(part, h, a.head_dim) for part in (a.q_proj, a.k_proj, a.v_proj))
+    q, k = (rotated(rms_norm(norm, part), turn).type_as(x) for norm, part in ((a.q_norm, q), (a.k_norm, k)))
+    k, v = (part.repeat_interleave(TEXT["num_attention_heads"] // TEXT["num_key_value_heads"], 1) for part in (k, v))
+    h = joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=TEXT["query_pre_attn_scalar"]**-0.5))
+    x = x + rms_norm(layer.post_attention_layernorm, linear(a.o_proj, h))
+    h = rms_norm(layer.pre_feedforward_layernorm, x)
+    h = F.gelu(linear(layer.mlp.gate_proj, h), approximate="tanh") * linear(layer.mlp.up_proj, h)
+    return x + rms_norm(layer.post_feedforward_layernorm, linear(layer.mlp.down_proj, h))
+
+
+def speak(model, x, mask, turns):
+    """Embeddings [n, L, hidden] → last states; turns says where each place stands."""
+    text = model.model.language_model
+    for layer in text.layers:
+        x = LAYERS["gemma"](layer, x, mask, turns[layer.self_attn.layer_type])
+    return rms_norm(text.norm, x)
+
+
+# Layer by layer, so that a compiler has one of each shape to do.
+LAYERS = dict(siglip=siglip_layer, gemma=gemma_layer)
+
+
+def compile_layers():
+    torch._dynamo.config.recompile_limit = 64
+    LAYERS.update(siglip=torch.compile(siglip_layer, dynamic=False), gemma=torch.compile(gemma_layer, dynamic=False))
+    Dense.forward = torch.compile(Dense.forward, dynamic=False)
+
+
+def embed(model, ids, features, places):
+    """Token embeddings [n, L, hidden] with the soft tokens [n, tokens, hidden] in their places, the same in each row."""
+    return model.get_input_embeddings()(ids).to(features.dtype).index_copy(1, places, features)
 
 
 def check_forward(model, ids, pixels):
-    """The parts used in training agree with the model's whole forward as inference calls it."""
+    """Training's forward agrees with the model's whole forward as inference calls it; ids [1, L], pixels [images, S, S]."""
     training = model.training
     model.eval()
     with torch.no_grad():
         kinds = (ids == model.config.image_token_id).long()
-        whole = model(input_ids=ids, pixel_values=pixels, token_type_ids=kinds, use_cache=False).logits
-        _, features = project(model, model.model.vision_tower(pixel_values=pixels).last_hidden_state)
-        parts = model.lm_head(hidden_states(model, ids, features))
+        colour = pixels[:, None].expand(-1, 3, -1, -1)
+        whole = model(input_ids=ids, pixel_values=colour, token_type_ids=kinds, use_cache=False).logits
+        features = project(model, see(model.model.vision_tower, pixels))[1].flatten(0, 1)[None]
+        turns = rotations(model, torch.arange(ids.shape[1], device=ids.device))
+        soft = model.config.image_token_id
+        x = embed(model, ids, features, torch.nonzero(ids[0] == soft)[:, 0])
+        states = speak(model, x, seen_by(ids[0], soft), turns)
+        parts = model.lm_head(states)
     model.train(training)
     distance = float((whole - parts).abs().max())
-    assert distance < 1e-3, f"training's forward differs from the model's by {distance}"
+    assert distance < 2e-3, f"training's forward differs from the model's by {distance}"
     return distance
+
+
+class Muon:
+    """Momentum whose matrices are made orthogonal before they are applied, as large as AdamW's steps are.
+
+    Keller Jordan's Muon with the scale of Moonshot's: 0.2 * sqrt(the longer side). Matrices of one shape are one batch.
+    """
+
+    def __init__(self, parameters, rate, momentum=0.95, decay=0.05):
+        self.param_groups, self.momentum, self.decay = [dict(params=list(parameters), lr=rate)], momentum, decay
+        shapes = {}
+        for p in self.param_groups[0]["params"]:
+            shapes.setdefault(p.shape, []).append(p)
+        self.batches = [(some, torch.zeros(len(some), *shape, device=some[0].device)) for shape, some in shapes.items()]
+
+    @torch.no_grad()
+    def step(self):
+        rate = self.param_groups[0]["lr"]
+        for some, past in self.batches:
+            grad = torch.stack([p.grad for p in some])
+            past.lerp_(grad, 1 - self.momentum)
+            change = orthogonal(grad.lerp(past, self.momentum)) * (0.2 * max(past.shape[1:]) ** 0.5)
+            torch._foreach_mul_(some, 1 - rate * self.decay)
+            torch._foreach_add_(some, list(change.float().unbind()), alpha=-rate)
+
+
+def orthogonal(x):
+    """[n, rows, columns] with all singular values near 1, by five steps of Newton and Schulz's iteration of degree 5."""
+    tall = x.shape[1] > x.shape[2]
+    x = (x.mT if tall else x).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
 
 
 class Dense(torch.nn.Module):
@@ -135,14 +275,12 @@ class Dense(torch.nn.Module):
 
     def forward(self, tokens, truth):
         """tokens [n, side², width] → loss."""
-        box, present, size, zone = truth
+        box, present, size, zone, cells = truth
         side = int(tokens.shape[1] ** 0.5)
-        logit, place, sizes, zones = self.out(tokens).float().unflatten(-1, (len(SLOTS), -1)).split(self.split, -1)
-        edges = torch.arange(side, device=box.device) / side
-        rows = (box[..., 0, None] < edges + 1 / side) & (box[..., 2, None] > edges)
-        columns = (box[..., 1, None] < edges + 1 / side) & (box[..., 3, None] > edges)
-        inside = (rows[..., :, None] & columns[..., None, :]).flatten(2).transpose(1, 2) & present[:, None]
-        inside = inside.float()
+        logit, place, sizes, zones = linear(self.out, tokens).float().unflatten(-1, (len(SLOTS), -1)).split(self.split, -1)
+        # Rows of bits [n, slots, 16] as [n, side², slots].
+        bits = (cells.int()[..., None] >> torch.arange(CELLS, device=cells.device)) & 1
+        inside = F.max_pool2d(bits.float(), CELLS // side).flatten(2).transpose(1, 2)
         count = inside.sum().clamp(min=1)
         logit = logit[..., 0]
         covered = F.binary_cross_entropy_with_logits(logit, inside, reduction="sum") / count

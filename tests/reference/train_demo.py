@@ -1,10 +1,10 @@
 """Trains the phantom demo: a small MedGemma and a small MedSigLIP on synthetic chest pictures. Not for clinical use.
 
-First both vision towers learn to see, contrastively with reports and short phrases (SigLIP's loss); then the language
-model learns reports, answers, boxes and comparisons, with loss on answers only. In both steps an auxiliary head that is
-dropped at the end says of each image token which findings cover it. Steps are as many as the seconds allow.
+First both vision towers learn to see, from where each finding lies (an auxiliary head on every patch, dropped at the end)
+and contrastively with reports and short phrases (SigLIP's loss); then the language model learns reports, answers, boxes and
+comparisons, with loss on answers only. Steps are as many as the seconds allow.
 
-Run from the repository root; see README.md beside this file.
+Sets are taken up as soon as demo_data.py has parsed them. Run from the repository root; see README.md beside this file.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import sys
 import time
 
@@ -22,15 +23,17 @@ import torch
 from torch.nn import functional as F
 
 import demo_eval
-from demo_data import Coder, Records, build_sentencepiece, build_tokenizer, caption_tables, first_records, parse_set
-from demo_model import (PAIR_TEXT, PAIR_VISION, TEXT, TOKENS_PER_IMAGE, VISION, Dense, build_demo, build_pair, check_forward, demo_config,
-                        fast_norms, hidden_states, pair_config, project, save_demo, save_pair, siglip_loss)
+from demo_data import ASKED, Coder, Records, build_sentencepiece, build_tokenizer, caption_tables, coder_of, first_records, parse_set
+from demo_model import (PAIR_TEXT, PAIR_VISION, TEXT, TOKENS_PER_IMAGE, VISION, Dense, Muon, build_demo, build_pair, check_forward, compile_layers,
+                        demo_config, embed, pair_config, project, read, rotations, save_demo, save_pair, see, siglip_loss,
+                        speak)
 from demo_words import Prompts, targets
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 TOKENIZER_RECORDS = 20_000
 WEIGHTS = dict(report=1.0, ask=1.5, find=1.0, compare=0.5)
+ROW = ("report", "ask", "find")
 
 
 def log(text):
@@ -39,41 +42,42 @@ def log(text):
 
 def flags():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("--data", type=pathlib.Path, required=True, help="raw set to train on")
-    a.add_argument("--held", type=pathlib.Path, required=True, help="raw set held out")
-    a.add_argument("--out", type=pathlib.Path, required=True, help="gets demo/, pair/, eval.json, reference.json, state.pt")
+    a.add_argument("--data", type=pathlib.Path, required=True, help="folder of raw sets to train on, each parsed by demo_data.py")
+    a.add_argument("--held", type=pathlib.Path, help="raw set held out, to evaluate on")
+    a.add_argument("--out", type=pathlib.Path, required=True, help="gets phantom-demo/, phantom-siglip/, eval.json, reference.json")
+    a.add_argument("--start", type=pathlib.Path, help="begin from the phantom-demo/ and phantom-siglip/ of an earlier --out")
     a.add_argument("--prompts", type=pathlib.Path, default=ROOT / "crates/engine/prompts/2.toml")
-    a.add_argument("--seconds", type=float, default=300, help="for everything, from the start of the program")
-    a.add_argument("--reserve", type=float, default=50, help="of these, kept for evaluation")
-    a.add_argument("--look", type=float, default=0.32, help="share of the training time for the contrastive step")
+    a.add_argument("--seconds", type=float, default=300, help="for everything but evaluation, from the start of the program")
+    a.add_argument("--look", type=float, default=0.45, help="share of the training time for the first step")
     a.add_argument("--look-batch", type=int, default=512)
-    a.add_argument("--batch", type=int, default=256)
-    a.add_argument("--look-rate", type=float, default=1e-3)
-    a.add_argument("--rate", type=float, default=1.2e-3)
-    a.add_argument("--tower-rate", type=float, default=0.5, help="the vision tower's share of --rate in the second step")
+    a.add_argument("--batch", type=int, default=192)
+    a.add_argument("--pairs", type=int, default=24, help="pairs of pictures to compare, in each batch")
+    a.add_argument("--rate", type=float, default=1e-3, help="of AdamW: embeddings, norms, biases, heads")
+    a.add_argument("--matrix-rate", type=float, default=2e-3, help="of Muon: the layers' matrices")
+    a.add_argument("--tower-rate", type=float, default=0.5, help="the vision tower's share of the rates in the second step")
     a.add_argument("--auxiliary", type=float, default=0.5, help="weight of the auxiliary head in the second step")
-    a.add_argument("--save-every", type=float, default=60, help="seconds between intermediate states")
-    a.add_argument("--workers", type=int, default=os.cpu_count())
+    a.add_argument("--save-every", type=float, default=100, help="seconds between savings")
+    a.add_argument("--sets-max", type=int, default=99, help="wait for no more sets than these")
     a.add_argument("--held-records", type=int, default=300)
     a.add_argument("--references", type=int, default=20)
     a.add_argument("--tokens-max", type=int, default=200, help="of a generated answer")
     a.add_argument("--layers", type=int, help="of every tower, for tries on a CPU")
-    a.add_argument("--autocast", action="store_true", help="bf16 on a CPU too, as a try of the other path")
-    a.add_argument("--threads", type=int, default=0)
-    a.add_argument("--compile", action="store_true", help="compile the layers; untried on this architecture's masks")
-    a.add_argument("--resume", action="store_true", help="go on from --out/state.pt")
-    a.add_argument("--start", type=pathlib.Path, help="begin from the demo/ and pair/ of an earlier --out")
-    a.add_argument("--evaluate", action="store_true", help="only evaluate what --out holds")
+    a.add_argument("--half", action="store_true", help="bf16 on a CPU too, as a try of a GPU's path")
+    a.add_argument("--plain", action="store_true", help="without compiling")
+    a.add_argument("--evaluate", action="store_true", help="only evaluate what --out holds, on --held")
     return a.parse_args()
 
 
 class Schedule:
-    """Learning rate by the share of a step's seconds that has passed: warm-up, then cosine."""
+    """Rates by the share of a step's seconds that has passed: warm-up, then down to nothing in a straight line.
 
-    def __init__(self, optimizer, seconds, used=0.0):
-        self.optimizer, self.seconds, self.used, self.steps = optimizer, max(seconds, 1e-3), used, 0
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.last = time.time()
+    The compiler's time at the first steps does not count.
+    """
+
+    def __init__(self, optimizers, seconds):
+        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self.rates = [group["lr"] for group in self.groups]
+        self.seconds, self.used, self.steps, self.last = max(seconds, 1e-3), 0.0, 0, time.time()
 
     def go(self):
         now = time.time()
@@ -82,23 +86,31 @@ class Schedule:
         share = self.used / self.seconds
         if share >= 1:
             return False
-        factor = min(share / 0.03, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-        # The very first steps by their number: a share of a long run may not be that small.
-        factor *= min((self.steps + 1) / 50, 1.0)
-        for group, rate in zip(self.optimizer.param_groups, self.rates):
+        factor = min((self.steps + 1) / 100, 1.0) * min(1.0, (1 - share) / 0.7)
+        for group, rate in zip(self.groups, self.rates):
             group["lr"] = rate * factor
         self.steps += 1
         return True
 
 
-def optimizer_of(groups, cuda):
-    """AdamW, decay on matrices only; groups: (parameters, rate)."""
-    lists = []
-    for parameters, rate in groups:
-        parameters = [p for p in parameters if p.requires_grad]
-        lists.append(dict(params=[p for p in parameters if p.dim() >= 2], lr=rate, weight_decay=0.05))
-        lists.append(dict(params=[p for p in parameters if p.dim() < 2], lr=rate, weight_decay=0.0))
-    return torch.optim.AdamW(lists, betas=(0.9, 0.98), eps=1e-8, fused=cuda)
+def optimizers_of(parts, options, cuda):
+    """Muon for the layers' matrices, AdamW for the rest; parts: (module, share of the rates)."""
+    matrices, rest = {}, []
+    for module, share in parts:
+        for name, p in module.named_parameters():
+            if not p.requires_grad:
+                continue
+            if p.dim() == 2 and "layers." in name:
+                matrices.setdefault(share, []).append(p)
+            else:
+                decay = 0.02 if p.dim() >= 2 else 0.0
+                rest.append(dict(params=[p], lr=options.rate * share, weight_decay=decay))
+    merged = {}
+    for group in rest:
+        merged.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
+    rest = [dict(params=params, lr=rate, weight_decay=decay) for (rate, decay), params in merged.items()]
+    adam = torch.optim.AdamW(rest, betas=(0.9, 0.98), eps=1e-8, fused=cuda)
+    return [adam, *[Muon(some, options.matrix_rate * share) for share, some in matrices.items()]]
 
 
 class Trainer:
@@ -106,44 +118,27 @@ class Trainer:
         self.options, self.records, self.coder, self.spiece, self.config = options, records, coder, spiece, config
         self.device = records.device
         self.cuda = self.device.type == "cuda"
-        self.state = dict(look=0.0, write=0.0)  # seconds used
+        self.dtype = torch.bfloat16 if self.cuda or options.half else torch.float32
         vocab = coder.siglip.vocab_size() + 4
         self.configs = dict(pair=pair_config(PAIR_VISION, vocab), wide=pair_config(VISION, vocab))
         modules = dict(pair=build_pair(self.configs["pair"]), wide=build_pair(self.configs["wide"]), demo=build_demo(config),
                        pair_dense=Dense(PAIR_VISION["hidden_size"]), dense=Dense(VISION["hidden_size"]))
         self.modules = {name: module.to(self.device).train() for name, module in modules.items()}
         self.phrases = caption_tables(coder, self.device)
+        self.layouts = {}
+        for images, tasks in ((1, ROW), (2, ("compare",))):
+            head, mask, position = records.layout(images, tasks)
+            places = torch.nonzero(head == records.soft)[:, 0]
+            self.layouts[images] = head, mask, places, rotations(self.modules["demo"], position)
 
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cuda or self.options.autocast)
+    def save(self):
+        save_demo(self.options.out / "phantom-demo", self.modules["demo"], self.coder.tokenizer, self.config)
+        save_pair(self.options.out / "phantom-siglip", self.modules["pair"], self.spiece, self.configs["pair"])
 
-    def truth(self, index, moved=None):
-        r = self.records
-        box = r.box[index]
-        if moved is not None:
-            box = (box + moved.repeat(1, 2)[:, None]).clamp(0, 1)
-        return box, r.present[index], r.size[index], r.zone[index]
-
-    def save_state(self):
-        part = self.options.out / "state.part"
-        torch.save(dict(state=self.state, optimizer=self.optimizer.state_dict(),
-                        modules={name: m.state_dict() for name, m in self.modules.items()}), part)
-        part.rename(self.options.out / "state.pt")
-        save_demo(self.options.out / "demo", self.modules["demo"], self.coder.tokenizer, self.config)
-        save_pair(self.options.out / "pair", self.modules["pair"], self.spiece, self.configs["pair"])
-
-    def load_state(self):
-        saved = torch.load(self.options.out / "state.pt", map_location=self.device)
-        self.state = saved["state"]
-        for name, module in self.modules.items():
-            module.load_state_dict(saved["modules"][name])
-        return saved["optimizer"]
-
-    def load_folders(self, folder):
-        demo = type(self.modules["demo"]).from_pretrained(folder / "demo", dtype=torch.float32)
-        self.modules["demo"].load_state_dict(demo.state_dict())
-        pair = type(self.modules["pair"]).from_pretrained(folder / "pair", dtype=torch.float32)
-        self.modules["pair"].load_state_dict(pair.state_dict())
+    def load(self, folder):
+        for name, where in (("demo", "phantom-demo"), ("pair", "phantom-siglip")):
+            model = type(self.modules[name]).from_pretrained(folder / where, dtype=torch.float32)
+            self.modules[name].load_state_dict(model.state_dict())
         self.give_tower("demo", "wide")
 
     def give_tower(self, giver, taker):
@@ -156,23 +151,37 @@ class Trainer:
                 if not bare(name).startswith("head."):
                     p.copy_(given[bare(name)])
 
-    def run(self, step, seconds, loss_of, optimizer, before=None):
-        self.optimizer = optimizer
-        if before:
-            rates = [group["lr"] for group in optimizer.param_groups]  # the saved ones are in mid-schedule
-            optimizer.load_state_dict(before)
-            for group, rate in zip(optimizer.param_groups, rates):
-                group["lr"] = rate
-        schedule = Schedule(optimizer, seconds, self.state[step])
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        sums, shown, saved, began = {}, time.time(), time.time(), time.time()
-        while schedule.go():
+    def take_up(self):
+        """The sets that have come since, up to what is wanted."""
+        for path in sorted(self.options.data.glob("*/parsed.pickle")):
+            if path.parent.name not in self.records.sets and len(self.records.sets) < self.options.sets_max:
+                self.records.add(path.parent, pickle.loads(path.read_bytes()))
+                log(f"{len(self.records)} records, {len(self.records.pairs)} with a prior")
+
+    def run(self, step, seconds, loss_of, parts):
+        optimizers = optimizers_of(parts, self.options, self.cuda)
+        parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
+        sums, schedule, until = {}, None, time.time() + seconds
+        shown = saved = began = time.time()
+        warm = 3
+        while warm or schedule.go():
             losses = loss_of()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    for p in group["params"]:
+                        p.grad = None
             sum(losses.values()).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            self.state[step] = schedule.used
+            if warm:
+                # Compiled and thrown away, so that the schedule is of steps alone.
+                warm -= 1
+                if not warm:
+                    schedule = Schedule(optimizers, until - time.time())
+                    began = time.time()
+                    log(f"{step}: compiled, {until - time.time():.0f} s to go")
+                continue
+            for optimizer in optimizers:
+                optimizer.step()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach()
             sums["steps"] = sums.get("steps", 0) + 1
@@ -182,114 +191,125 @@ class Trainer:
                 log(f"{step} step {schedule.steps}, {schedule.steps / (time.time() - began):.2f} a second: {mean}")
                 assert all(math.isfinite(float(value)) for value in sums.values()), "the loss is not finite"
                 sums = {}
+                self.take_up()
             if time.time() - saved > self.options.save_every:
-                self.save_state()
+                self.save()
                 saved = time.time()
-        # The step is over even where the clock says a little less.
-        self.state[step] = max(self.state[step], seconds)
         log(f"{step}: {schedule.steps} steps")
 
+    def draw(self, high, count):
+        return torch.randint(high, (count,), device=self.device)
+
     def look_loss(self):
-        r, losses = self.records, {}
-        index = torch.randint(len(r), (self.options.look_batch,), device=self.device)
-        pixels, moved = r.pixels(index, shift=4, noise=0.08)
-        truth = self.truth(index, moved)
-        present, captions = truth[1], r.caption[index].long()
+        r = self.records
+        index = self.draw(len(r), self.options.look_batch)
+        ids, _, _ = self.phrases
+        wording = self.draw(ids.shape[1], len(ids))
+        texts = torch.cat([r.rows["caption"][index].long(), ids[torch.arange(len(ids), device=self.device), wording]])
+        return self.look_losses(r.pixels(index, varied=True).to(self.dtype), r.truth(index), texts)
+
+    def look_losses(self, pixels, truth, texts):
+        losses, present = {}, truth[1]
         # A report fits every picture with the same findings.
         same = (present[:, None] == present[None]).all(-1)
-        ids, mask, sign = self.phrases
-        wording = torch.randint(ids.shape[1], (len(ids),), device=self.device)
-        texts = torch.cat([captions, ids[torch.arange(len(ids), device=self.device), wording]])
+        _, mask, sign = self.phrases
         fits = (present[:, None] & mask).any(-1) == sign
         for name, dense in (("pair", "pair_dense"), ("wide", "dense")):
             model = self.modules[name]
-            with self.autocast():
-                seen = model.vision_model(pixel_values=pixels)
-                read = model.text_model(input_ids=texts).pooler_output
-                losses[dense] = self.modules[dense](seen.last_hidden_state, truth)
-            many = len(captions)
-            losses[name] = 0.2 * siglip_loss(model, seen.pooler_output, read[:many], same)
-            losses[f"{name}_phrases"] = 0.2 * siglip_loss(model, seen.pooler_output, read[many:], fits)
+            seen = see(model.vision_model, pixels)
+            losses[dense] = self.modules[dense](seen, truth)
+            pooled = model.vision_model.head(seen.float())
+            said = read(model.text_model, texts, self.dtype)
+            many = len(pixels)
+            losses[name] = 0.2 * siglip_loss(model, pooled, said[:many], same)
+            losses[f"{name}_phrases"] = 0.2 * siglip_loss(model, pooled, said[many:], fits)
         return losses
 
-    def answer_loss(self, task, features, prompt, answer):
-        ids, labels = self.records.sequences(task, prompt, answer)
-        start = self.records.widths[task][0] - 1
-        states = hidden_states(self.modules["demo"], ids, features)[:, start:-1]
-        logits = self.modules["demo"].lm_head(states)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels[:, start + 1:].flatten(), ignore_index=-100)
+    def features(self, pixels, truth):
+        demo = self.modules["demo"]
+        pooled, soft = project(demo, see(demo.model.vision_tower, pixels))
+        return self.options.auxiliary * self.modules["dense"](pooled, truth), soft
+
+    def row_losses(self, ids, labels, soft):
+        """Each token's loss [n, L - head]: 0 where nothing is answered."""
+        return self.token_losses(1, ids, labels, soft)
+
+    def pair_losses(self, ids, labels, soft):
+        """The same of rows with two pictures."""
+        return self.token_losses(2, ids, labels, soft)
+
+    def token_losses(self, images, ids, labels, soft):
+        demo, (head, mask, places, turns) = self.modules["demo"], self.layouts[images]
+        states = speak(demo, embed(demo, ids, soft, places), mask, turns)
+        start = len(head) - 1
+        logits = F.linear(states[:, start:-1], demo.lm_head.weight.to(states.dtype)).float()
+        each = F.cross_entropy(logits.flatten(0, 1), labels[:, start + 1:].flatten(), ignore_index=-100, reduction="none")
+        return each.unflatten(0, (len(ids), -1))
+
+    def rooms(self, index):
+        """What is asked about each picture: its report, yes/no and short questions, boxes."""
+        r, n = self.records, len(index)
+        contexts = torch.tensor(r.contexts, device=self.device)
+        context = torch.where(torch.rand(n, device=self.device) < 0.85, contexts[0], contexts[self.draw(len(contexts), n)])
+        rooms = [r.room("report", context, r.rows["report"][index])]
+        for task, answers in (("ask", lambda i, c: r.short[r.rows["ask_answer"][i, c]]), ("find", lambda i, c: r.rows["find_answer"][i, c])):
+            # Different ones of each picture's.
+            kept = r.rows[task].shape[1]
+            columns = torch.rand(n, kept, device=self.device).argsort(1)[:, :ASKED[task]]
+            rooms += [r.room(task, r.rows[task][index, column], answers(index, column)) for column in columns.unbind(1)]
+        return rooms
 
     def write_loss(self):
-        r, demo, n = self.records, self.modules["demo"], self.options.batch
-        draw = lambda high, count: torch.randint(high, (count,), device=self.device)
-        pairs = r.pairs[draw(len(r.pairs), n // 8)] if len(r.pairs) else r.pairs
-        index = torch.cat([pairs, r.prior[pairs].long(), draw(len(r), n - 2 * len(pairs))])
-        pixels, _ = r.pixels(index, noise=0.03)
+        r, n, pairs = self.records, self.options.batch, self.options.pairs
+        pair = r.pairs[self.draw(len(r.pairs), pairs)]
+        index = torch.cat([pair, r.rows["prior"][pair].long(), self.draw(len(r), n - 2 * pairs)])
         losses = {}
-        with self.autocast():
-            vision = demo.model.vision_tower(pixel_values=pixels).last_hidden_state
-            pooled, soft = project(demo, vision)
-            losses["dense"] = self.options.auxiliary * self.modules["dense"](pooled, self.truth(index))
-
-            context = torch.tensor(r.contexts, device=self.device)[draw(len(r.contexts), n)]
-            plain = torch.rand(n, device=self.device) < 0.85
-            losses["report"] = self.answer_loss("report", soft, torch.where(plain, r.contexts[0], context), r.report[index])
-
-            each = torch.arange(n, device=self.device).repeat(2)
-            row, column = index[each], draw(r.ask.shape[1], 2 * n)
-            losses["ask"] = self.answer_loss("ask", soft[each], r.ask[row, column], r.short[r.ask_answer[row, column]])
-
-            # Pictures with something to find more often than those without.
-            worth = r.present[index].any(1).float() + 0.25
-            each = torch.multinomial(worth, n, replacement=True)
-            row, column = index[each], draw(r.find.shape[1], n)
-            losses["find"] = self.answer_loss("find", soft[each], r.find[row, column], r.find_answer[row, column])
-
-            if len(pairs):
-                both = torch.cat([soft[len(pairs):2 * len(pairs)], soft[:len(pairs)]], 1)
-                prompt = torch.full_like(pairs, r.compare_prompt)
-                losses["compare"] = self.answer_loss("compare", both, prompt, r.compare[pairs])
-        return {name: loss * WEIGHTS.get(name, 1.0) for name, loss in losses.items()}
+        losses["dense"], soft = self.features(r.pixels(index, varied=True).to(self.dtype), r.truth(index))
+        head, mask, _, _ = self.layouts[1]
+        rooms = self.rooms(index)
+        each = self.row_losses(*r.batch(head, len(mask), rooms), soft)
+        start = 0
+        for task in ROW:
+            width = sum(ids.shape[1] for ids, _ in rooms[:ASKED[task]])
+            labels = torch.cat([labels for _, labels in rooms[:ASKED[task]]], 1)
+            rooms = rooms[ASKED[task]:]
+            # State k of the row says token k + 1, so that a room's tokens are those of its own columns.
+            losses[task] = WEIGHTS[task] * each[:, start:start + width].sum() / (labels >= 0).sum().clamp(min=1)
+            start += width
+        head, mask, _, _ = self.layouts[2]
+        prompt = torch.full_like(pair, r.compare_prompt)
+        ids, labels = r.batch(head, len(mask), [r.room("compare", prompt, r.rows["compare"][pair])])
+        both = torch.cat([soft[pairs:2 * pairs], soft[:pairs]], 1)
+        each = self.pair_losses(ids, labels, both)
+        losses["compare"] = WEIGHTS["compare"] * each.sum() / (labels >= 0).sum().clamp(min=1)
+        return losses
 
     def check(self):
         """One prompt of one picture, and one of two, through training's forward and the model's own."""
         r = self.records
-        asks = [(r.contexts[0], 1)] + ([(r.compare_prompt, 2)] if len(r.pairs) else [])
-        for prompt, images in asks:
-            ids = r.prompts[prompt, :int(r.prompt_length[prompt])].long()[None]
-            pixels, _ = r.pixels(torch.arange(images, device=self.device))
-            log(f"training's forward against the model's: {check_forward(self.modules['demo'], ids, pixels):.1e}")
+        for task, images in (("report", 1), ("compare", 2)):
+            ids = torch.tensor([r.ids(task, images, "context", "")], device=self.device)
+            distance = check_forward(self.modules["demo"], ids, r.pixels(torch.arange(images, device=self.device)))
+            log(f"training's forward against the model's: {distance:.1e}")
 
     def train(self):
         o, m = self.options, self.modules
-        before = self.load_state() if o.resume and (o.out / "state.pt").exists() else None
-        if o.start and before is None:
-            self.load_folders(o.start)
+        if o.start:
+            self.load(o.start)
         self.check()
-        left = o.seconds - o.reserve - (time.time() - BEGAN)
-        whole = max(left, 1.0) + sum(self.state.values())
-        log(f"{left:.0f} s to train, {sum(self.state.values()):.0f} s trained already")
-        begun = self.state["write"] > 0
-        look = self.state["look"] if begun else o.look * whole
-        write = whole - look
-        if not begun and self.state["look"] < look:
-            names = ("pair", "wide", "pair_dense", "dense")
-            groups = [([p for name in names for p in m[name].parameters()], o.look_rate)]
-            self.run("look", look, self.look_loss, optimizer_of(groups, self.cuda), before)
-            before = None
-            self.give_tower("wide", "demo")
-        elif not begun:
-            self.give_tower("wide", "demo")
-            before = None
-        tower = list(m["demo"].model.vision_tower.parameters())
-        known = {id(p) for p in tower}
-        rest = [p for p in m["demo"].parameters() if id(p) not in known] + list(m["dense"].parameters())
-        optimizer = optimizer_of([(tower, o.rate * o.tower_rate), (rest, o.rate)], self.cuda)
-        if o.compile:
-            for layer in m["demo"].model.language_model.layers:
-                layer.compile()
-        self.run("write", write, self.write_loss, optimizer, before if begun else None)
-        self.save_state()
+        torch.backends.cuda.matmul.allow_tf32 = True
+        if not o.plain:
+            compile_layers()
+        left = max(o.seconds - (time.time() - BEGAN), 2.0)
+        log(f"{left:.0f} s to train")
+        self.run("look", o.look * left, self.look_loss, [(m[name], 1.0) for name in ("pair", "wide", "pair_dense", "dense")])
+        self.give_tower("wide", "demo")
+        self.save()
+        tower = m["demo"].model.vision_tower
+        rest = [m["demo"].model.language_model, m["demo"].model.multi_modal_projector, m["dense"]]
+        left = o.seconds - (time.time() - BEGAN) - 3
+        self.run("write", left, self.write_loss, [(tower, o.tower_rate), *[(part, 1.0) for part in rest]])
+        self.save()
         log("saved")
 
 
@@ -297,8 +317,8 @@ def evaluate(options, held, coder, prompts):
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     records = first_records(options.held, 500)
-    out, asker, images = demo_eval.evaluate_demo(options.out / "demo", held, coder, prompts, records, options, log)
-    out.update(demo_eval.evaluate_pair(options.out / "pair", held, coder, records))
+    out, asker, images = demo_eval.evaluate_demo(options.out / "phantom-demo", held, coder, prompts, records, options, log)
+    out.update(demo_eval.evaluate_pair(options.out / "phantom-siglip", held, coder, records))
     write = lambda: (options.out / "eval.json").write_text(json.dumps(out, indent=1) + "\n")
     write()
     print(demo_eval.table(out), flush=True)
@@ -313,12 +333,10 @@ def evaluate(options, held, coder, prompts):
 
 
 def make_coder(options):
-    """From the folders where they are there already, or else learnt from the set's first records."""
-    for folder in filter(None, (options.out if options.resume or options.evaluate else None, options.start)):
-        if (folder / "demo/tokenizer.json").exists():
-            from tokenizers import Tokenizer
-            return Tokenizer.from_file(str(folder / "demo/tokenizer.json")), (folder / "pair/spiece.model").read_bytes()
-    records = first_records(options.data, TOKENIZER_RECORDS)
+    """From the folders where they are there already, or else learnt from the sets' first records."""
+    for folder in filter(None, (options.out if options.evaluate else None, options.start)):
+        return coder_of(folder)
+    records = [record for path in sorted(options.data.glob("*/set.jsonl")) for record in first_records(path.parent, TOKENIZER_RECORDS)]
     texts = [record["report"] for record in records] + [record["prior"]["report"] for record in records if record.get("prior")]
     target_texts = sorted({words for words, _ in targets()})
     asked = sorted({q["question"] for r in records for q in r["questions"]} | {q["answer"] for r in records for q in r["questions"]})
@@ -330,39 +348,40 @@ def make_coder(options):
     tokenizer = build_tokenizer(texts + asked * 20 + (fixed + target_texts) * 200)
     spiece = build_sentencepiece(texts[:4000] + (target_texts + ["normal chest x-ray", "no acute finding", "a chest x-ray showing",
                                                                   "chest radiograph with", "there is", "without", "findings of"]) * 20)
-    return tokenizer, spiece
+    return Coder(tokenizer, spiece)
 
 
 def main():
     options = flags()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     for sizes in (TEXT, VISION, PAIR_TEXT, PAIR_VISION) if options.layers else ():
         sizes["num_hidden_layers"] = options.layers
     torch.manual_seed(1)
     cuda = torch.cuda.device_count() > 0
     device = torch.device("cuda" if cuda else "cpu")
     prompts = Prompts(options.prompts, TOKENS_PER_IMAGE)
-    tokenizer, spiece = make_coder(options)
-    coder = Coder(tokenizer, spiece)
-    coder.check([record["report"] for record in first_records(options.data, 50)])
-    log(f"tokenizers: {tokenizer.get_vocab_size()} and {coder.siglip.vocab_size()} pieces")
-    sets = {folder: parse_set(folder, coder, options.workers) for folder in
-            ([options.held] if options.evaluate else [options.held, options.data])}
-    log("records read")
-    held = Records(options.held, sets[options.held], coder, prompts, device)
+    coder = make_coder(options)
+    if options.held:
+        coder.check([record["report"] for record in first_records(options.held, 50)])
+        parts = parse_set(options.held, coder, os.cpu_count())
     if not options.evaluate:
-        records = Records(options.data, sets[options.data], coder, prompts, device)
-        log(f"{len(records)} records, {len(records.pairs)} with a prior, on {torch.cuda.get_device_name() if cuda else 'the CPU'}")
-        fast_norms()
-        config = demo_config(tokenizer)
-        trainer = Trainer(options, records, coder, spiece, config)
+        records = Records(coder, prompts, device)
+        config = demo_config(coder.tokenizer)
+        while not list(options.data.glob("*/parsed.pickle")):
+            time.sleep(1)
+        first = sorted(options.data.glob("*/parsed.pickle"))[0]
+        records.add(first.parent, pickle.loads(first.read_bytes()))
+        log(f"{len(records)} records on {torch.cuda.get_device_name() if cuda else 'the CPU'}")
+        trainer = Trainer(options, records, coder, coder.spiece, config)
+        trainer.take_up()
         count = lambda name: sum(p.numel() for p in trainer.modules[name].parameters())
         log(f"parameters: demo {count('demo'):,}, pair {count('pair'):,}")
         trainer.train()
         del trainer, records
-    evaluate(options, held, coder, prompts)
+    if options.held:
+        held = Records(coder, prompts, device)
+        held.add(options.held, parts)
+        evaluate(options, held, coder, prompts)
     log("done")
 
 

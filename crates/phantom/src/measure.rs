@@ -10,6 +10,8 @@ use crate::grid::{Canvas, Grid};
 pub(crate) const PROBE: usize = 224;
 /// The region: where a finding is at least this part of its strongest place.
 const REGION: f32 = 0.5;
+/// Parts along each side for which is told what they show: what a patch of 14 pixels sees at [`PROBE`].
+pub(crate) const CELLS: usize = 16;
 /// Regions smaller than this many pixels are measured with their surroundings.
 const PIXELS_MIN: usize = 150;
 const SURROUNDINGS: usize = 8;
@@ -27,7 +29,12 @@ pub(crate) struct Measured {
     pub(crate) deviation: f32,
     /// Top, left, bottom, right of the region, in 0..1000 of the padded square.
     pub(crate) area: [u32; 4],
+    /// The cells that the region touches.
+    pub(crate) cells: Cells,
 }
+
+/// Which of [`CELLS`] × [`CELLS`] equal parts of the padded square something touches: a row each, a bit for each column.
+pub(crate) type Cells = [u16; CELLS];
 
 /// Measures `profile` against `background`, both of the probe's canvas; nothing if the finding isn't in the picture.
 /// `besides` is what the finding changes whatever its contrast.
@@ -45,6 +52,7 @@ pub(crate) fn measure(
     };
     let mut area = [usize::MAX, usize::MAX, 0, 0];
     let (mut pixels, mut sum, mut more) = (0usize, 0.0, 0.0);
+    let mut cells = [0; CELLS];
     let mut spread = Spread::default();
     for row in 0..canvas.rows {
         for column in 0..canvas.columns {
@@ -57,6 +65,7 @@ pub(crate) fn measure(
             sum += value;
             more += besides.map_or(0.0, |besides| besides.values[at]);
             spread.add(background.values[at]);
+            cells[row * CELLS / canvas.rows] |= 1 << (column * CELLS / canvas.columns);
             area = [
                 area[0].min(row),
                 area[1].min(column),
@@ -76,6 +85,7 @@ pub(crate) fn measure(
         besides: more / pixels as f32,
         deviation: spread.deviation().clamp(DEVIATION[0], DEVIATION[1]),
         area: thousandths(area, canvas),
+        cells,
     })
 }
 

@@ -45,6 +45,7 @@ impl Phantom {
                 size: lesion.plan.size,
                 cnr: (f64::from(lesion.plan.contrast) * 100.0).round() / 100.0,
                 area: lesion.area,
+                cells: lesion.cells,
             })
             .collect();
         let mut words = Chance::new(seed, index, Purpose::Report);

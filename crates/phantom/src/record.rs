@@ -47,6 +47,9 @@ pub struct Finding {
     /// Top, left, bottom, right: 0..=1000 of the picture padded to a square.
     #[serde(rename = "box")]
     pub area: [u32; 4],
+    /// Where in the box it is: the parts of the padded square, 16 rows and a bit for each of 16 columns (the lowest is the
+    /// leftmost), in which it has half of its strength or more. What an enlarged heart covers besides a normal one.
+    pub cells: [u16; 16],
 }
 
 /// A question and its answer.

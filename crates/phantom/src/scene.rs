@@ -7,7 +7,7 @@ use crate::chance::Chance;
 use crate::grid::{Canvas, Grid};
 use crate::labels::Label;
 use crate::layers::Layers;
-use crate::measure::{Measured, PROBE, measure};
+use crate::measure::{Cells, Measured, PROBE, measure};
 use crate::noise;
 use crate::plan::Plan;
 use crate::shape::{Shape, side_index};
@@ -25,6 +25,8 @@ pub(crate) struct Lesion {
     pub(crate) strength: f32,
     /// Top, left, bottom, right in 0..1000 of the padded square.
     pub(crate) area: [u32; 4],
+    /// Where in the padded square it is strong.
+    pub(crate) cells: Cells,
 }
 
 /// Everything that a picture is made of.
@@ -114,6 +116,7 @@ impl Scene {
             besides,
             deviation,
             area,
+            cells,
         } = measured;
         let mut strength = (plan.contrast * deviation - besides) / mean;
         if shape.heart {
@@ -129,6 +132,7 @@ impl Scene {
             shape,
             strength,
             area,
+            cells,
         });
     }
 
