@@ -167,10 +167,10 @@ impl Process {
 
     /// Waits until it has ended, but not so that its id may become somebody else's.
     pub(crate) fn ended(&self) -> nix::Result<WaitStatus> {
-        let id = Id::Pid(Pid::from_raw(self.id().cast_signed()));
+        let id = Pid::from_raw(self.id().cast_signed());
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         loop {
-            match waitid(id, flags) {
+            match waitid(Id::Pid(id), flags) {
                 // A signal that was for another thread.
                 Err(Errno::EINTR) => {}
                 ended => return ended,
