@@ -38,13 +38,15 @@ pub(crate) fn masked_warning(manifest: &FramesManifest) -> Option<String> {
     })
 }
 
-/// How soon the text of a unit matters.
-pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis) -> Haste {
+/// How soon the next of the `texts` of a unit matters that are still to be written, one after the other: each has its part
+/// of the time.
+pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis, texts: usize) -> Haste {
     let left = unit.expires.0.saturating_sub(now.0);
+    // Past its end there is none left.
+    let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
     Haste {
         class: unit.class,
-        // Past its end there is none left.
-        time_left: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
+        time_left: left / u32::try_from(texts.max(1)).unwrap_or(u32::MAX),
     }
 }
 

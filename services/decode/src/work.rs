@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{
-    Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, Haste,
-    ImageTokens, LoadedEmbedder, Prompts, Question,
+    Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
+    LoadedEmbedder, Prompts, Question,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
@@ -114,7 +114,7 @@ impl Decode {
             prompt_version,
         } = match &self.model {
             DecodeModel::Writer(engine) => {
-                let engine = (engine, haste(&started.unit, asked));
+                let engine = (engine, &started.unit);
                 self.ask(engine, &writer, &study, &gathered).await?
             }
             DecodeModel::Embedder(embedder) => compare(embedder, &study, &gathered).await?,
@@ -142,7 +142,7 @@ impl Decode {
     /// Asks a model that writes, whatever the task asks.
     async fn ask(
         &self,
-        (engine, haste): (&DecodeEngine, Haste),
+        (engine, unit): (&DecodeEngine, &WorkUnit),
         writer: &Writer,
         study: &StudyManifest,
         gathered: &Gathered,
@@ -157,7 +157,8 @@ impl Decode {
             images: &gathered.images,
             parameters: &parameters,
             scope: scope(&writer.key.tenant),
-            haste,
+            unit,
+            clock: self.clock.as_ref(),
         };
         let task = screened_task(study, &gathered.manifest)?;
         let (written, prompt, decoding) = match asks(task, images.count)? {
@@ -198,7 +199,7 @@ impl Decode {
         answering: &Answering<'_>,
         ask: Asked,
     ) -> Result<(String, Done), DecodeError> {
-        let request = answering.request(ask, decoding(answering.parameters));
+        let request = answering.request(ask, decoding(answering.parameters), 1);
         let writer = answering.writer;
         let write = async {
             let mut stream = answering.engine.decode(request).await?;
@@ -221,8 +222,9 @@ impl Decode {
         let mut text = String::new();
         let mut labels = Vec::with_capacity(asks.len());
         let mut stored = Instant::now();
-        for (label, ask) in asks {
-            let request = answering.request(ask, decoding.clone());
+        let left = (1..=asks.len()).rev();
+        for ((label, ask), left) in asks.into_iter().zip(left) {
+            let request = answering.request(ask, decoding.clone(), left);
             let write = async {
                 let mut stream = answering.engine.decode(request).await?;
                 collect(&mut stream).await
@@ -333,11 +335,13 @@ struct Answering<'a> {
     images: &'a [ImageTokens],
     parameters: &'a v1::DecodingParameters,
     scope: Digest,
-    haste: Haste,
+    unit: &'a WorkUnit,
+    clock: &'a dyn Clock,
 }
 
 impl Answering<'_> {
-    fn request(&self, ask: Asked, decoding: Decoding) -> DecodeRequest {
+    /// The next of so many texts that are still to be written.
+    fn request(&self, ask: Asked, decoding: Decoding, texts: usize) -> DecodeRequest {
         DecodeRequest {
             prompt: ask.prompt,
             images: self.images.to_vec(),
@@ -346,7 +350,7 @@ impl Answering<'_> {
                 ..decoding
             },
             scope: self.scope,
-            haste: self.haste,
+            haste: haste(self.unit, self.clock.now(), texts),
         }
     }
 }

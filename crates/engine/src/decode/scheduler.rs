@@ -173,6 +173,7 @@ impl Scheduler {
                 haste: request.haste,
                 tokens_max: request.decoding.max_tokens,
                 waited: Duration::ZERO,
+                steps: 0,
                 first_token: None,
                 filter: StopFilter::new(request.decoding.stop),
                 text_bytes: 0,
@@ -523,7 +524,7 @@ impl Scheduler {
             }
         };
         if let Some(beside) = &mut self.beside {
-            beside.ended(active.tokens.len());
+            beside.ended(active.steps);
         }
         let done = Done {
             finish,

@@ -19,6 +19,8 @@ pub(super) struct Taken {
     pub(super) tokens_max: u32,
     /// For company.
     pub(super) waited: Duration,
+    /// Tokens that the model wrote, also those of which nothing is shown: what it thinks, and the end.
+    pub(super) steps: usize,
     pub(super) first_token: Option<Instant>,
     pub(super) filter: StopFilter,
     /// Of the model's text, what is held back included.
@@ -35,7 +37,7 @@ impl Taken {
     pub(super) fn text(&self) -> Text {
         Text {
             class: self.haste.class,
-            written: self.tokens.len(),
+            written: self.steps,
             tokens_max: self.tokens_max as usize,
             waited: self.waited,
             ends_by: self.arrived.checked_add(self.haste.time_left),
@@ -44,6 +46,7 @@ impl Taken {
 
     /// Notes which bytes of the text a step wrote.
     pub(super) fn count(&mut self, step: &Step) {
+        self.steps += 1;
         let start = self.text_bytes;
         // Texts are bounded by the context: far below 4 GiB.
         let end = start.saturating_add(u32::try_from(step.text.len()).unwrap_or(u32::MAX));
@@ -79,5 +82,52 @@ impl Taken {
         if let Some(last) = self.tokens.last_mut() {
             last.end = last.end.min(shown);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Token;
+
+    #[test]
+    fn what_the_model_thinks_counts_as_written_and_is_not_shown() {
+        let (events, _reader) = tokio::sync::mpsc::channel(1);
+        let mut taken = Taken {
+            sequence: Sequence(0),
+            events,
+            size: PromptSize {
+                tokens: 1,
+                image_tokens: 0,
+            },
+            arrived: Instant::now(),
+            haste: Haste::STAT,
+            tokens_max: 9,
+            waited: Duration::ZERO,
+            steps: 0,
+            first_token: None,
+            filter: StopFilter::new(Vec::new()),
+            text_bytes: 0,
+            shown_bytes: 0,
+            tokens: Vec::new(),
+            alternatives: Vec::new(),
+            prefix_tokens: 0,
+            preemptions: 0,
+        };
+        let step = |token, text: &str| Step {
+            token,
+            text: text.to_owned(),
+            finish: None,
+        };
+        let word = Token {
+            id: 5,
+            log_probability: -1.0,
+            alternatives: Vec::new(),
+        };
+        taken.count(&step(None, ""));
+        taken.count(&step(None, ""));
+        taken.count(&step(Some(word), "clear"));
+        assert_eq!((taken.text().written, taken.tokens.len()), (3, 1));
+        assert_eq!(taken.text_bytes, 5);
     }
 }

@@ -40,15 +40,19 @@ fn a_text_is_as_hasty_as_its_job() {
         expires: UnixMillis(5_000),
         cost: Cost::default(),
     };
-    let check = |now, left| {
+    let check = |now, texts, left| {
         let expected = Haste {
             class: Class::Urgent,
             time_left: Duration::from_millis(left),
         };
-        assert_eq!(haste(&unit, UnixMillis(now)), expected);
+        assert_eq!(haste(&unit, UnixMillis(now), texts), expected);
     };
-    check(2_000, 3_000);
-    check(6_000, 0);
+    check(2_000, 1, 3_000);
+    check(6_000, 1, 0);
+    // Of a list of labels each text has its part of the time, and what is left at the last one is that one's.
+    check(2_000, 3, 1_000);
+    check(4_000, 1, 1_000);
+    check(6_000, 3, 0);
 }
 
 #[test]

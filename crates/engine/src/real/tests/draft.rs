@@ -11,7 +11,7 @@ use super::*;
 use crate::backend::{Sequence, Work};
 use crate::real::drafter::likeliest;
 use crate::speculation::chances::Source;
-use crate::speculation::{Phrases, Proposing, Speculation};
+use crate::speculation::{DraftSteps, Phrases, Proposing, Speculation};
 
 /// A question without images.
 fn question() -> Question {
@@ -290,15 +290,51 @@ fn drafted(decoder: &mut Decoder, texts: &[Sequence]) -> Proposing {
     panic!("nothing is drafted");
 }
 
-#[test]
-fn a_text_that_is_released_leaves_nothing_in_either_memory() {
-    let loaded = tiny();
+/// With this second model, and a small pool for the first.
+fn decoder(loaded: &Loaded, drafter: Drafter) -> Decoder {
     let pool = loaded.model.kv_pool(KvOptions {
         block_tokens: BLOCK_TOKENS,
         budget_bytes: 1 << 24,
     });
     let decoder = Decoder::new(loaded.clone(), pool.expect("a small pool"), 1 << 24);
-    let mut decoder = decoder.with_drafter(Some(drafter(&loaded)));
+    decoder.with_drafter(Some(drafter))
+}
+
+/// Takes a text on, and reads its prompt in one pass.
+fn read(decoder: &mut Decoder, sequence: Sequence, asked: &DecodeRequest) {
+    decoder.open(sequence, asked).expect("it is taken on");
+    decoder.begin(sequence);
+    let work = Work {
+        sequence,
+        tokens: decoder.stretch(sequence, u32::MAX),
+        proposed: 0,
+    };
+    assert!(decoder.reserve(sequence, work.tokens));
+    decoder.run(&[work]).expect("it is read");
+}
+
+#[test]
+fn a_text_without_memory_is_no_measure_of_what_a_step_takes() {
+    let loaded = tiny();
+    // Of each group of layers a block, which is less than the prompt takes.
+    let bytes = (loaded.model.kv_position_bytes() * BLOCK_TOKENS) as u64;
+    let small = Drafter::new(Arc::clone(&loaded.model), bytes, &loaded.model);
+    let mut decoder = decoder(&loaded, small.expect("a pool of one block"));
+    let phrases = Phrases::new(0);
+    assert!(decoder.speculate(phrases.clone()));
+    let (text, asked) = (Sequence(0), request(&question(), &[], Decoding::greedy(60)));
+    only_drafts(&phrases, asked.scope);
+    read(&mut decoder, text, &asked);
+    let proposing = decoder.propose(&[text], 4, 4);
+    assert!(proposing.texts.iter().flatten().all(|one| !one.drafted));
+    assert_eq!(proposing.steps, DraftSteps::default());
+    assert_eq!(decoder.draft_blocks_used(), 0);
+}
+
+#[test]
+fn a_text_that_is_released_leaves_nothing_in_either_memory() {
+    let loaded = tiny();
+    let mut decoder = decoder(&loaded, drafter(&loaded));
     let phrases = Phrases::new(0);
     assert!(decoder.speculate(phrases.clone()));
     let texts = [Sequence(0), Sequence(1)];
@@ -308,15 +344,7 @@ fn a_text_that_is_released_leaves_nothing_in_either_memory() {
             ..request(&question(), &[], Decoding::greedy(60))
         };
         only_drafts(&phrases, asked.scope);
-        decoder.open(sequence, &asked).expect("it is taken on");
-        decoder.begin(sequence);
-        let work = Work {
-            sequence,
-            tokens: decoder.stretch(sequence, u32::MAX),
-            proposed: 0,
-        };
-        assert!(decoder.reserve(sequence, work.tokens));
-        decoder.run(&[work]).expect("it is read");
+        read(&mut decoder, sequence, &asked);
     }
     assert!(decoder.draft_chance(&texts).is_some());
     let proposing = drafted(&mut decoder, &texts);
