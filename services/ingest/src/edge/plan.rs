@@ -188,6 +188,12 @@ pub(super) fn is_begun_here(record: &JobRecord) -> bool {
     (JobState::Released..=JobState::Decoding).contains(&record.state)
 }
 
+/// Whether a job whose first unit waits was begun at this site and has to be released to its stages: under a rule that is gone,
+/// the dispatcher leaves such units to whoever hands jobs on.
+pub(super) fn is_to_release(stage: Stage, record: &JobRecord) -> bool {
+    stage == Stage::Preprocess && is_begun_here(record) && record.frames.is_none()
+}
+
 /// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.
 pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
     record.is_ready_to_forward() && (stage != Stage::Decode || record.is_encoded_here())

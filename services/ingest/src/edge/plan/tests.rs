@@ -106,6 +106,26 @@ fn what_this_site_has_begun_it_has_to_go_on_with() {
 }
 
 #[test]
+fn what_was_set_aside_before_its_first_stage_is_done_is_released_again() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let check = |stage, state, frames, expected| {
+        let record = JobRecord {
+            state,
+            frames,
+            ..record.clone()
+        };
+        assert_eq!(is_to_release(stage, &record), expected, "{record:?}");
+    };
+    let frames = Some(medfleet_core::Digest::new([3; 32]));
+    check(Stage::Preprocess, JobState::Released, None, true);
+    check(Stage::Preprocess, JobState::Encoding, frames, false);
+    check(Stage::Decode, JobState::Encoding, frames, false);
+    // It can be handed on as it is.
+    check(Stage::Preprocess, JobState::Accepted, None, false);
+    check(Stage::Preprocess, JobState::Cancelled, None, false);
+}
+
+#[test]
 fn a_job_has_one_request_id_at_the_hub_and_one_that_means_something_else_another() {
     let (key, record) = medfleet_testkit::record(1, 1);
     let id = |body: [u8; 32], epoch| {
