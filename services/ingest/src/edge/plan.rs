@@ -69,6 +69,15 @@ impl From<StoreError> for Trouble {
     }
 }
 
+/// Whether a job was not handed on for a reason of its own, such as a record that a later release has written: others may be
+/// all the same.
+pub(super) fn is_of_job(trouble: &Trouble) -> bool {
+    matches!(
+        trouble,
+        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. }))
+    )
+}
+
 /// What a status of the hub means. Only what medfleet itself has refused is a refusal: whatever stands between the two,
 /// a proxy or another server under the hub's name, must fail no job.
 pub(super) fn trouble(status: &Status) -> Trouble {
