@@ -178,11 +178,11 @@ impl Edge {
             // There is such a unit only once all is encoded: an outdated server answers.
             return Err(BEHIND);
         }
+        if plan::is_to_release(stage, record) {
+            // It may be out already, which changes nothing, or was queued again because a worker has set it aside.
+            self.queue.publish_work(&entry.unit, &entry.headers).await?;
+        }
         if stage == Stage::Preprocess && self.works_here() {
-            if plan::is_to_release(stage, record) {
-                // It may be out already, which changes nothing, or was queued again because a worker has set it aside.
-                self.queue.publish_work(&entry.unit, &entry.headers).await?;
-            }
             tracing::debug!(state = %record.state, "a job is with the workers of this site");
         } else {
             tracing::error!(state = %record.state, "a job is with workers that an edge does not have; make it a hub again to finish it");
