@@ -125,8 +125,7 @@ impl Session {
         let mut scan_at = Instant::now() + SCAN_EVERY;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let probe = probe(edge);
-        let mut probe = std::pin::pin!(probe);
+        let mut probe = std::pin::pin!(probe(edge));
         loop {
             let step = tokio::select! {
                 entry = intake.next() => Step::Waiting(entry),
