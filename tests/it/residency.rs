@@ -2,11 +2,13 @@
 //! their tokens; and what a hub believes of tokens that come to it, which is nothing about any image of its own.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::Digest;
+use medfleet_core::{Digest, Move, PoolName, Stage, Verdict};
 use medfleet_proto::v1::{self, JobState};
 use medfleet_proto::work::v1 as work;
-use medfleet_testkit::wait_until;
+use medfleet_queue::Applied;
+use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::config::POOL;
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
@@ -183,6 +185,39 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
         ensure!(states(&seen) == ENCODED_HERE, "{:?}", states(&seen));
     }
     ensure!(all_at_hub(&above).await?.len() == JOBS - 1, "doubled");
+    Ok(())
+}
+
+/// A worker has begun a job and set it aside; before it was queued again, the rule went under which it was begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()> {
+    let hub = hub(Pace::default()).await?;
+    let site = where_images_stay(&hub).await?;
+    let edge = site.client("st-mary").await?;
+    let request = report(vec![inline(picture::png(64, 1)?)]);
+    let job = edge.submit(request).await?.name;
+    let queue = site.queue().await?;
+    let mut puller = queue.puller(Stage::Preprocess, PoolName::new(POOL)?);
+    let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;
+    let unit = delivery.unit.clone();
+    let start = Move::Start {
+        stage: Stage::Preprocess,
+        retries_max: 3,
+    };
+    let started = queue.apply(&unit.key, Some(unit.epoch), &start, clock()());
+    let started = started.await?;
+    ensure!(matches!(started, Applied::Applied { .. }), "{started:?}");
+    site.kill9().await?;
+    delivery.settle(Verdict::Done).await?;
+    queue.publish_intake(&unit, &Vec::new()).await?;
+    site.configure(toml::Table::new())?;
+    site.start_again().await?;
+    site.start_stages().await?;
+    let edge = site.client("st-mary").await?;
+    let done = edge.wait_final(&job).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    let frames = site.blobs_of("st-mary", "frame")?;
+    ensure!(frames.len() == 1, "it was not done here");
     Ok(())
 }
 

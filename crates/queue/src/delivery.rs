@@ -8,6 +8,7 @@ use bytes::Bytes;
 use medfleet_core::{Failure, JobKey, UnixMillis, Verdict, WorkUnit};
 use medfleet_proto::work::v1 as wire;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::ack;
 use crate::api::{Operation, from_headers, repeatable};
@@ -151,8 +152,15 @@ impl Queue {
 
     /// Takes a unit out of the queue in such a way that its job is queued again later, by its record.
     pub(crate) async fn set_aside(&self, key: &JobKey, reply: &str) -> Result<()> {
+        let begun = Instant::now();
         self.note_aside(key).await?;
-        self.acknowledge(reply, "+ACK".into()).await
+        let acknowledged = self.acknowledge(reply, "+ACK".into()).await;
+        // It may still be on its way, and come when the sweep has long found the unit in its place and done with the note: the
+        // unit would be gone, and nobody would know. So one more note goes behind it.
+        if acknowledged.is_err() || begun.elapsed() > self.config.request_timeout.get() {
+            self.note_aside(key).await?;
+        }
+        acknowledged
     }
 
     /// Acknowledges and waits for the server to confirm.
@@ -170,7 +178,32 @@ fn is_crowded(taken: u64, most: Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use anyhow::ensure;
+    use medfleet_testkit::NatsServer;
+
     use super::*;
+    use crate::QueueConfig;
+    use crate::wire::samples;
+
+    /// The connection may keep it for minutes while the server is away.
+    #[tokio::test]
+    async fn a_note_goes_behind_an_acknowledgement_that_may_come_late() -> anyhow::Result<()> {
+        let server = NatsServer::start().await?;
+        let config = QueueConfig::at(server.url());
+        let mut queue = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
+        queue.ensure(&[]).await?;
+        let patience = std::mem::replace(&mut queue.api.timeout, Duration::from_millis(50));
+        let key = samples::key();
+        ensure!(queue.set_aside(&key, "heard.by.nobody").await.is_err());
+        queue.api.timeout = patience;
+        let noted = queue.list_aside(Duration::ZERO).await?;
+        let noted = noted.into_iter().map(|(key, at)| (key, at.sequence()));
+        let noted: Vec<_> = noted.collect();
+        ensure!(noted == [(key, 2)], "{noted:?}");
+        Ok(())
+    }
 
     #[test]
     fn a_quarter_of_the_places_is_not_crowded() {

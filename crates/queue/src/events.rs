@@ -67,13 +67,14 @@ impl Queue {
             .transpose()
     }
 
-    /// The latest epoch that a job's stored events tell of; none when nothing is known of a job of this name. It outlives the
-    /// job's record where that is lost alone: units and events of that epoch are still about, and who accepts the job again
-    /// begins it in the epoch after. Costs one reading by an exact subject where there was no such job.
+    /// The latest epoch and the latest attempt that a job's stored events tell of; none when nothing is known of a job of this
+    /// name. They outlive the job's record where that is lost alone: units, events and text of theirs are still about, and who
+    /// accepts the job again begins it in the epoch after, and counts attempts on. Costs one reading by an exact subject where
+    /// there was no such job.
     ///
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`].
-    pub async fn last_epoch(&self, key: &JobKey) -> Result<Option<u32>> {
+    pub async fn last_epoch(&self, key: &JobKey) -> Result<Option<(u32, u32)>> {
         let first = subject::first_event(key);
         let which = Which::Last {
             last_by_subj: &first,
@@ -81,11 +82,12 @@ impl Queue {
         if self.api.get(subject::EVENTS, which).await?.is_none() {
             return Ok(None);
         }
-        let (mut after, mut latest) = (0, 0);
+        let (mut after, mut epoch, mut attempt) = (0, 0, 0);
         while let Some((sequence, event)) = self.next_event(key, after).await? {
-            (after, latest) = (sequence, event.epoch.max(latest));
+            after = sequence;
+            (epoch, attempt) = (event.epoch.max(epoch), event.attempt.max(attempt));
         }
-        Ok(Some(latest))
+        Ok(Some((epoch, attempt)))
     }
 
     /// Every event of every job from now on, in order, with job and sequence. One consumer on the server; goes on after a

@@ -106,8 +106,8 @@ impl Acceptor {
                 self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key);
-                let (mut study, epoch) = try_join(study, epoch).await?;
-                study.record.epoch = epoch;
+                let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
+                (study.record.epoch, study.record.attempt) = (epoch, attempt);
                 let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, study).await
             }
@@ -126,11 +126,14 @@ impl Acceptor {
         }
     }
 
-    /// The epoch in which a job without a record begins. Where only the record was lost, units, events and the memories of all
-    /// replicas still hold the job's last epoch: what begins anew in the one after it is taken for none of theirs.
-    async fn first_epoch(&self, key: &JobKey) -> Result<u32, Refusal> {
+    /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where only the record was lost,
+    /// units, events and the memories of all replicas still hold the job's last epoch: what begins anew in the one after it is
+    /// taken for none of theirs. Nor is its text, which is told apart by its attempt, also for who watched the last epoch.
+    async fn first_epoch(&self, key: &JobKey) -> Result<(u32, u32), Refusal> {
         let last = self.queue.last_epoch(key).await?;
-        Ok(last.map_or(0, |last| last.saturating_add(1)))
+        Ok(last.map_or((0, 0), |(epoch, attempt)| {
+            (epoch.saturating_add(1), attempt)
+        }))
     }
 
     /// Counts a job that is not known yet towards its tenant's quotas.

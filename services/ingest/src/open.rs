@@ -97,6 +97,8 @@ impl OpenJobs {
             match queue.record(&key).await {
                 Ok(Some((record, _))) => self.lock().take(&key, Sighting::from(&record)),
                 Ok(None) => {}
+                // Nobody has said that it is gone, and nothing reads all records again soon.
+                Err(error) if error.is_transient() => self.lock().keep(&key),
                 Err(error) => tracing::warn!(
                     error = chain(&error),
                     job = %key.job,

@@ -38,13 +38,29 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
 impl Acceptor {
     /// One pass over the accepts that began longer than `age` ago, and the jobs that were set aside before that.
     async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
+        let accepts = self.sweep_accepts(age).await;
+        // Whatever keeps accepts waiting: what was set aside may have come further, to where there is room.
+        let aside = self.sweep_all_aside(age).await;
+        accepts.and(aside)
+    }
+
+    async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
         for (key, noted) in self.queue.list_pending(age).await? {
             go_on(&key, self.sweep_accept(&key, noted).await)?;
         }
-        for (key, noted) in self.queue.list_aside(age).await? {
-            go_on(&key, self.sweep_aside(&key, noted).await)?;
-        }
         Ok(())
+    }
+
+    async fn sweep_all_aside(&self, age: Duration) -> Result<(), QueueError> {
+        let mut full = Ok(());
+        for (key, noted) in self.queue.list_aside(age).await? {
+            match go_on(&key, self.sweep_aside(&key, noted).await) {
+                // The intake of one stage is full: those that wait for another are not held up by it.
+                Err(error @ QueueError::Full { .. }) => full = Err(error),
+                swept => swept?,
+            }
+        }
+        full
     }
 
     async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
@@ -83,3 +99,6 @@ fn go_on(key: &JobKey, swept: Result<(), QueueError>) -> Result<(), QueueError> 
         swept => swept,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,9 +222,12 @@ impl Watch {
             return Ok(());
         }
         if convert::is_final(&event) {
-            if let Some(finished) = self.known(event.epoch).await {
+            if let Some(finished) = self.known(event.epoch).await
+                && let Some(is_erased) = still_stands(finished.epoch, &self.record().await?)
+            {
                 self.sequence = sequence;
-                return self.push_known(&finished).await;
+                self.push_finished(&finished, is_erased);
+                return Ok(());
             }
             if let Some(record) = self.end(&event).await? {
                 self.sequence = sequence;
@@ -263,7 +266,9 @@ impl Watch {
         let mut known = topic.finished.lock().await;
         if let Some(finished) = known.clone().filter(|known| known.epoch == record.epoch) {
             drop(known);
-            return self.push_known(&finished).await;
+            let is_erased = self.record().await?.erased.is_some();
+            self.push_finished(&finished, is_erased);
+            return Ok(());
         }
         let finished = Arc::new(self.read_finished(record).await?);
         *known = Some(Arc::clone(&finished));
@@ -278,13 +283,7 @@ impl Watch {
         known.clone().filter(|finished| finished.epoch == epoch)
     }
 
-    /// Sends an end that was read earlier: the text in memory may have been erased since.
-    async fn push_known(&mut self, finished: &Finished) -> Result<(), Refusal> {
-        let is_erased = self.record().await?.erased.is_some();
-        self.push_finished(finished, is_erased);
-        Ok(())
-    }
-
+    /// Sends how the job ended. The text in memory may have been erased since it was read.
     fn push_finished(&mut self, finished: &Finished, is_erased: bool) {
         if let Some(text) = finished.text.as_ref().filter(|_| !is_erased) {
             let mut out = Vec::new();
@@ -401,5 +400,37 @@ impl Watch {
             time,
             event: Some(event),
         });
+    }
+}
+
+/// Whether an end of this epoch that was read earlier is still the job's, and then whether its text was erased since: a job
+/// that was started over goes on, whatever those who saw its end before remember.
+fn still_stands(epoch: u32, record: &JobRecord) -> Option<bool> {
+    (record.epoch == epoch && record.state.is_final()).then_some(record.erased.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_of_before_a_replay_is_no_end() {
+        let (_, record) = medfleet_testkit::record(1, 1);
+        let check = |epoch, state, erased, expected| {
+            let record = JobRecord {
+                epoch,
+                state,
+                erased,
+                ..record.clone()
+            };
+            assert_eq!(still_stands(0, &record), expected, "{record:?}");
+        };
+        check(0, JobState::Failed, None, Some(false));
+        check(0, JobState::Failed, Some(UnixMillis(1)), Some(true));
+        // It was started over, and may have ended anew.
+        check(1, JobState::Accepted, None, None);
+        check(1, JobState::Completed, None, None);
+        // An outdated server says so.
+        check(0, JobState::Decoding, None, None);
     }
 }

@@ -49,12 +49,16 @@ async fn events_outlive_a_record_that_is_lost_and_tell_its_epoch() -> Result<()>
     ensure!(queue.last_epoch(&key).await?.is_none());
     queue.create_record(&key, &record).await?;
     queue.publish_event(&key, &record).await?;
-    ensure!(queue.last_epoch(&key).await? == Some(0));
-    let again = JobRecord { epoch: 3, ..record };
+    ensure!(queue.last_epoch(&key).await? == Some((0, 0)));
+    let again = JobRecord {
+        epoch: 3,
+        attempt: 2,
+        ..record
+    };
     queue.publish_event(&key, &again).await?;
     let (_, revision) = queue.record(&key).await?.context("its record")?;
     queue.remove_record(revision).await?;
-    ensure!(queue.last_epoch(&key).await? == Some(3));
+    ensure!(queue.last_epoch(&key).await? == Some((3, 2)));
     let (other, _) = kit::record(2, 1);
     ensure!(queue.last_epoch(&other).await?.is_none());
     Ok(())

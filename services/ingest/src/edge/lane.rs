@@ -1,7 +1,8 @@
 //! The jobs of one tenant that wait for the hub, and which of them is offered next. Pure.
 //!
 //! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
-//! come meanwhile is next. Each keeps its own doubt: whether the hub may have it without our record saying so.
+//! come meanwhile is next; where the reason is its own, such as a record that this release cannot read, it is left for a while
+//! and holds up no other. Each keeps its own doubt: whether the hub may have it without our record saying so.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ type Place = (Class, Stage, u64);
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     waiting: BTreeMap<Place, Waiting>,
+    /// Those that are left until [`Lane::try_left`].
+    left: BTreeMap<Place, Waiting>,
     /// One of them is being offered.
     is_busy: bool,
     /// Offers in a row that came to nothing.
@@ -43,14 +46,17 @@ impl Lane {
     pub(super) fn add(&mut self, entry: IntakeEntry, is_doubtful: bool) {
         let place = place(&entry);
         // One that is read a second time is what it was.
-        let was = self.waiting.remove(&place);
+        let was = self
+            .waiting
+            .remove(&place)
+            .or_else(|| self.left.remove(&place));
         let is_doubtful = is_doubtful || was.is_some_and(|was| was.is_doubtful);
         self.waiting.insert(place, Waiting { entry, is_doubtful });
     }
 
     /// How many wait.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.left.len()
     }
 
     /// The job to offer now; none while another is offered. Where the tenant has as many at the hub as it may, only a STAT job.
@@ -84,6 +90,24 @@ impl Lane {
         }
         self.is_busy = false;
         self.tries = self.tries.saturating_add(1);
+    }
+
+    /// The offer of a job came to nothing for a reason of its own.
+    pub(super) fn leave(&mut self, entry: &IntakeEntry) {
+        let place = place(entry);
+        if let Some(waiting) = self.waiting.remove(&place) {
+            let waiting = Waiting {
+                is_doubtful: true,
+                ..waiting
+            };
+            self.left.insert(place, waiting);
+        }
+        self.is_busy = false;
+    }
+
+    /// Lets those that were left be offered again.
+    pub(super) fn try_left(&mut self) {
+        self.waiting.append(&mut self.left);
     }
 }
 
@@ -183,6 +207,26 @@ mod tests {
         check(&mut lane, &routine(1), true, 0);
         lane.done(&routine(1));
         check(&mut lane, &routine(2), false, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_offered_by_itself_holds_up_no_other() {
+        let mut lane = Lane::default();
+        lane.add(routine(1), false);
+        lane.add(routine(2), false);
+        check(&mut lane, &routine(1), false, 0);
+        lane.leave(&routine(1));
+        assert_eq!(lane.len(), 2);
+        check(&mut lane, &routine(2), false, 0);
+        lane.done(&routine(2));
+        assert_eq!(lane.next(true), None, "it is left");
+        lane.try_left();
+        check(&mut lane, &routine(1), true, 0);
+        lane.leave(&routine(1));
+        // It is read a second time.
+        lane.add(routine(1), false);
+        assert_eq!(lane.len(), 1);
+        check(&mut lane, &routine(1), true, 0);
     }
 
     #[test]

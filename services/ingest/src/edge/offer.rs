@@ -115,7 +115,7 @@ impl Edge {
             self.queue.publish_event(key, record).await?;
         }
         if !record.state.is_final() && !plan::is_ready(entry.unit.stage, record) {
-            return self.not_ready(entry.unit.stage, record);
+            return self.not_ready(entry, record).await;
         }
         if !record.state.is_final() && self.is_over(record) {
             self.end(key, record, &Move::Expire).await?;
@@ -172,10 +172,15 @@ impl Edge {
     }
 
     /// A job that cannot be handed on as it stands.
-    fn not_ready(&self, stage: Stage, record: &JobRecord) -> Result<Next, Trouble> {
+    async fn not_ready(&self, entry: &IntakeEntry, record: &JobRecord) -> Result<Next, Trouble> {
+        let stage = entry.unit.stage;
         if stage == Stage::Decode && record.state != JobState::Decoding {
             // There is such a unit only once all is encoded: an outdated server answers.
             return Err(BEHIND);
+        }
+        if plan::is_to_release(stage, record) {
+            // It may be out already, which changes nothing, or was queued again because a worker has set it aside.
+            self.queue.publish_work(&entry.unit, &entry.headers).await?;
         }
         if stage == Stage::Preprocess && self.works_here() {
             tracing::debug!(state = %record.state, "a job is with the workers of this site");

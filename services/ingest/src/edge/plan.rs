@@ -69,6 +69,15 @@ impl From<StoreError> for Trouble {
     }
 }
 
+/// Whether a job was not handed on for a reason of its own, such as a record that a later release has written: others may be
+/// all the same.
+pub(super) fn is_of_job(trouble: &Trouble) -> bool {
+    matches!(
+        trouble,
+        Trouble::Here(Refusal::Queue(QueueError::Malformed { .. }))
+    )
+}
+
 /// What a status of the hub means. Only what medfleet itself has refused is a refusal: whatever stands between the two,
 /// a proxy or another server under the hub's name, must fail no job.
 pub(super) fn trouble(status: &Status) -> Trouble {
@@ -186,6 +195,12 @@ pub(super) fn is_new_there(record: &JobRecord, now: UnixMillis) -> bool {
 /// Whether work on a job was begun at this site and it has not been handed on: its own stages have to bring it to its tokens.
 pub(super) fn is_begun_here(record: &JobRecord) -> bool {
     (JobState::Released..=JobState::Decoding).contains(&record.state)
+}
+
+/// Whether a job whose first unit waits was begun at this site and has to be released to its stages: under a rule that is gone,
+/// the dispatcher leaves such units to whoever hands jobs on.
+pub(super) fn is_to_release(stage: Stage, record: &JobRecord) -> bool {
+    stage == Stage::Preprocess && is_begun_here(record) && record.frames.is_none()
 }
 
 /// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.

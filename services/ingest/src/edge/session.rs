@@ -35,8 +35,20 @@ const PROBES_AT_A_TIME: usize = 8;
 /// How often all records are looked through for what is owed: the hint of an erasure may have been lost.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
-/// An offer that has come to its end; none where it came to nothing.
-type Offering = BoxFuture<'static, (IntakeEntry, Option<Offered>)>;
+/// How long a job is left that cannot be offered for a reason of its own.
+const LEFT_FOR: Duration = Duration::from_secs(30);
+
+/// An offer that has come to its end.
+type Offering = BoxFuture<'static, (IntakeEntry, Result<Offered, Nothing>)>;
+
+/// Why an offer came to nothing.
+#[derive(Debug, Clone, Copy)]
+enum Nothing {
+    /// For a reason that others may meet too; it was waited for.
+    Now,
+    /// For one of its own.
+    Itself,
+}
 
 pub(super) struct Session {
     edge: Arc<Edge>,
@@ -48,6 +60,8 @@ pub(super) struct Session {
     followed: HashMap<JobKey, Followed>,
     /// Jobs past their time that could not be ended yet, and when that was tried first.
     due_since: HashMap<JobKey, Instant>,
+    /// When the jobs that were left are tried again.
+    try_left_at: Instant,
 }
 
 /// How far the intakes were when a session began. An outdated server may not know all that was in them: what was stored before
@@ -76,7 +90,7 @@ struct Followed {
 /// What a session hears.
 enum Step {
     Waiting(Option<Result<IntakeEntry, QueueError>>),
-    Offered(IntakeEntry, Option<Offered>),
+    Offered(IntakeEntry, Result<Offered, Nothing>),
     Followed(JobKey),
     Hint(JobKey),
     Records(Vec<(JobKey, JobRecord)>),
@@ -101,6 +115,7 @@ impl Session {
             follows: FuturesUnordered::new(),
             followed: HashMap::new(),
             due_since: HashMap::new(),
+            try_left_at: Instant::now() + LEFT_FOR,
         };
         // Hints first, then what is stored, so that nothing falls in between.
         let mut hints = hints(edge).await?;
@@ -110,8 +125,7 @@ impl Session {
         let mut scan_at = Instant::now() + SCAN_EVERY;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let probe = probe(edge);
-        let mut probe = std::pin::pin!(probe);
+        let mut probe = std::pin::pin!(probe(edge));
         loop {
             let step = tokio::select! {
                 entry = intake.next() => Step::Waiting(entry),
@@ -197,15 +211,16 @@ impl Session {
         entry.unit.stage == Stage::Preprocess && travels == Travels::Tokens
     }
 
-    fn take_offered(&mut self, entry: &IntakeEntry, offered: Option<Offered>) {
+    fn take_offered(&mut self, entry: &IntakeEntry, offered: Result<Offered, Nothing>) {
         let key = &entry.unit.key;
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
             match offered {
-                Some(_) => lane.done(entry),
-                None => lane.not_done(entry),
+                Ok(_) => lane.done(entry),
+                Err(Nothing::Now) => lane.not_done(entry),
+                Err(Nothing::Itself) => lane.leave(entry),
             }
         }
-        if offered == Some(Offered::AtHub) {
+        if matches!(offered, Ok(Offered::AtHub)) {
             self.follow(key.clone());
         }
     }
@@ -261,6 +276,10 @@ impl Session {
         let at_hub = i64::try_from(self.followed.len()).unwrap_or(i64::MAX);
         figures.at_hub.set(at_hub);
         self.edge.uplink.show();
+        if self.try_left_at <= Instant::now() {
+            self.try_left_at = Instant::now() + LEFT_FOR;
+            self.lanes.values_mut().for_each(Lane::try_left);
+        }
         self.expire().await;
     }
 
@@ -353,18 +372,22 @@ async fn end_of_time(
     Ok(())
 }
 
-/// Offers a job once; where that comes to nothing, it ends after a pause.
-async fn offer(edge: Arc<Edge>, turn: Turn) -> (IntakeEntry, Option<Offered>) {
+/// Offers a job once; where that comes to nothing, it ends after a pause, unless others may be offered all the same.
+async fn offer(edge: Arc<Edge>, turn: Turn) -> (IntakeEntry, Result<Offered, Nothing>) {
     let Turn {
         entry,
         is_doubtful,
         tries,
     } = turn;
     match Arc::clone(&edge).offer(&entry, is_doubtful).await {
-        Ok(offered) => (entry, Some(offered)),
+        Ok(offered) => (entry, Ok(offered)),
+        Err(trouble) if plan::is_of_job(&trouble) => {
+            edge.tell(&trouble);
+            (entry, Err(Nothing::Itself))
+        }
         Err(trouble) => {
             edge.wait_after(&trouble, tries).await;
-            (entry, None)
+            (entry, Err(Nothing::Now))
         }
     }
 }

@@ -168,6 +168,13 @@ impl Ledger {
         unseen.map(|(key, _)| key.clone()).collect()
     }
 
+    /// What could not be asked for stays as it is known.
+    pub fn keep(&mut self, key: &JobKey) {
+        if let Some((_, seen)) = self.open.get_mut(key) {
+            *seen = self.scan;
+        }
+    }
+
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
     pub fn end_scan(&mut self) {
         self.is_scanning = false;

@@ -86,6 +86,22 @@ fn what_is_on_the_line_has_the_time_that_a_slow_one_takes() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_its_jobs_own_trouble() {
+    let check = |error: QueueError, expected| {
+        let told = format!("{error:?}");
+        assert_eq!(is_of_job(&Trouble::from(error)), expected, "{told}");
+    };
+    let malformed = QueueError::Malformed {
+        what: "a job record",
+        reason: "its state",
+    };
+    check(malformed, true);
+    check(QueueError::Unavailable { operation: "read" }, false);
+    check(QueueError::Closed, false);
+    assert!(!is_of_job(&Trouble::Token));
+}
+
+#[test]
 fn what_this_site_has_begun_it_has_to_go_on_with() {
     let (_, record) = medfleet_testkit::record(1, 1);
     let begun = JobState::ALL.iter().filter(|state| {
@@ -103,6 +119,26 @@ fn what_this_site_has_begun_it_has_to_go_on_with() {
         &JobState::Decoding,
     ];
     assert_eq!(begun, stages);
+}
+
+#[test]
+fn what_was_set_aside_before_its_first_stage_is_done_is_released_again() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let check = |stage, state, frames, expected| {
+        let record = JobRecord {
+            state,
+            frames,
+            ..record.clone()
+        };
+        assert_eq!(is_to_release(stage, &record), expected, "{record:?}");
+    };
+    let frames = Some(medfleet_core::Digest::new([3; 32]));
+    check(Stage::Preprocess, JobState::Released, None, true);
+    check(Stage::Preprocess, JobState::Encoding, frames, false);
+    check(Stage::Decode, JobState::Encoding, frames, false);
+    // It can be handed on as it is.
+    check(Stage::Preprocess, JobState::Accepted, None, false);
+    check(Stage::Preprocess, JobState::Cancelled, None, false);
 }
 
 #[test]

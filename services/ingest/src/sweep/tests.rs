@@ -1,0 +1,95 @@
+//! A sweep over a real server whose intake of one stage is full.
+
+use std::sync::Arc;
+
+use medfleet_core::{Class, Digest, Move, Stage, Verdict};
+use medfleet_queue::{Applied, Queue};
+use medfleet_runtime::{ManualClock, Metrics, SeededRandom, TaskSet};
+use medfleet_store::{BlobStore, FleetKey};
+use medfleet_testkit::{self as kit, NatsServer};
+
+use super::*;
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::keys::Keys;
+use crate::metrics::Figures;
+use crate::open::OpenJobs;
+use crate::quota::Quotas;
+
+/// Longer than a unit keeps its place where places are few.
+const LATER: Duration = Duration::from_secs(600);
+
+fn acceptor(queue: Queue) -> Acceptor {
+    let text = "tokens = 'tokens.toml'\ndefault_model = 'tiny'\nmodels = { tiny = 'tiny-here' }";
+    let config: Config = toml::from_str(text).expect("a configuration");
+    let clock = Arc::new(ManualClock::at(kit::clock()()));
+    let retry_after = config.limits.retry_after.get();
+    Acceptor {
+        quotas: Quotas::new(config.quotas.clone(), retry_after, clock.clone()),
+        config: Arc::new(config),
+        queue,
+        blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
+        keys: Keys::new(FleetKey::new([1; 32])),
+        clock,
+        random: Arc::new(SeededRandom::new(1)),
+        tasks: TaskSet::new(Shutdown::new(Duration::ZERO)),
+        figures: Figures::new(&Metrics::new()),
+        open: OpenJobs::default(),
+    }
+}
+
+/// A job that has come so far, of which a worker has set a unit aside.
+async fn set_aside(queue: &Queue, seed: u8, stage: Stage, steps: &[Move]) -> JobKey {
+    let (key, record) = kit::record(seed, 1);
+    queue.create_record(&key, &record).await.expect("stores");
+    for step in steps {
+        let moved = queue.apply(&key, Some(0), step, kit::clock()()).await;
+        assert!(matches!(moved, Ok(Applied::Applied { .. })), "{moved:?}");
+    }
+    let unit = kit::unit(&key, stage, Class::Routine, 0);
+    let put = queue.publish_work(&unit, &Vec::new()).await;
+    put.expect("stores");
+    let taken = queue.puller(stage, kit::pool()).next().await;
+    let later = Verdict::Retry { after: LATER };
+    let settled = taken.expect("a unit").settle(later).await;
+    settled.expect("it is set aside");
+    key
+}
+
+#[tokio::test]
+async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs() {
+    let server = NatsServer::start().await.expect("a server");
+    let mut config = kit::config(&server.url());
+    config.in_flight_max = 1;
+    config.intake_messages_max = 1;
+    let queue = kit::queue(&config).await.expect("a queue");
+    // In order of their names the first of these waits for the stage without room.
+    let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    let frames = Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks: 1,
+        frame_count: 1,
+    };
+    let start = Move::Start {
+        stage: Stage::Preprocess,
+        retries_max: 3,
+    };
+    let second = set_aside(&queue, 2, Stage::Encode, &[start, frames]).await;
+    let other = kit::unit(&kit::record(3, 1).0, Stage::Preprocess, Class::Routine, 0);
+    let filled = queue.publish_intake(&other, &Vec::new()).await;
+    filled.expect("there is room for one");
+    let (accepted, record) = kit::record(4, 1);
+    queue.put_pending(&accepted).await.expect("notes");
+    let created = queue.create_record(&accepted, &record).await;
+    created.expect("stores");
+
+    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    assert!(matches!(swept, Err(QueueError::Full { .. })), "{swept:?}");
+    let waiting = queue.waiting_for_release(Stage::Encode).await;
+    assert_eq!(waiting.expect("counts"), 1, "{second:?} is not queued");
+    let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
+    let aside: Vec<_> = aside.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(aside, [first]);
+    let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
+    assert_eq!(pending.len(), 1, "the accept waits");
+}
