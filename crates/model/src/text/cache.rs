@@ -205,8 +205,9 @@ impl KvPool {
             let places = self.places.iter().filter(|(group, _)| *group == copy.group);
             for (_, place) in places {
                 for storage in [&self.keys[*place], &self.values[*place]] {
+                    // Not candle's `copy`, which copies all of the storage that a part lies in: here the whole pool.
                     let part = storage.narrow(0, from * block_tokens, copy.tokens)?;
-                    storage.slice_set(&part.copy()?, 0, to * block_tokens)?;
+                    storage.slice_set(&part.force_contiguous()?, 0, to * block_tokens)?;
                 }
             }
         }
