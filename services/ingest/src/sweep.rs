@@ -76,12 +76,14 @@ impl Acceptor {
         self.queue.remove_pending(noted).await
     }
 
-    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended.
+    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended. That one may have ended without
+    /// saying so, by a write whose answer was lost: the unit would have said it when it came again.
     async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
             // It had a record when it was set aside: a server that is behind says so, or the note goes with its own age.
             return Ok(());
         };
+        self.queue.publish_event(key, &record).await?;
         let queued_units = self.requeue(key, &record).await?;
         tracing::debug!(job = %key.job, queued_units, "a job that was set aside is queued again");
         self.queue.remove_pending(noted).await

@@ -264,6 +264,7 @@ async fn sweep_once(wire: &Wire) -> Result<(), QueueError> {
         .await?;
     for (key, noted) in aside {
         if let Some((record, _)) = wire.record(&key).await? {
+            wire.say(&key, &record).await?;
             for unit in protocol::outstanding(&key, &record) {
                 wire.publish(Stream::Intake, &unit).await?;
             }

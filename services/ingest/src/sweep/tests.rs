@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use medfleet_core::{Class, Digest, Move, Stage, Verdict};
-use medfleet_queue::{Applied, Queue};
+use medfleet_queue::{Applied, Queue, Seen};
 use medfleet_runtime::{ManualClock, Metrics, SeededRandom, TaskSet};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer};
@@ -92,4 +92,24 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     assert_eq!(aside, [first]);
     let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
     assert_eq!(pending.len(), 1, "the accept waits");
+}
+
+#[tokio::test]
+async fn of_one_that_has_ended_without_a_word_the_end_is_said() {
+    let server = NatsServer::start().await.expect("a server");
+    let mut config = kit::config(&server.url());
+    config.in_flight_max = 1;
+    let queue = kit::queue(&config).await.expect("a queue");
+    let key = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    let ended = queue.apply_without_event(&key, Seen::Epoch(0), &Move::Cancel, kit::clock()());
+    let ended = ended.await.expect("stores");
+    assert!(matches!(ended, Applied::Applied { .. }), "{ended:?}");
+    let said = queue.next_event(&key, 0).await.expect("answers");
+    assert!(said.is_none(), "{said:?}");
+
+    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    swept.expect("there is room");
+    assert!(queue.next_event(&key, 0).await.expect("answers").is_some());
+    let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
+    assert!(aside.is_empty(), "{aside:?}");
 }
