@@ -230,15 +230,8 @@ class Trainer:
         pooled, soft = project(demo, see(demo.model.vision_tower, pixels))
         return self.options.auxiliary * self.modules["dense"](pooled, truth), soft
 
-    def row_losses(self, ids, labels, soft):
-        """Each token's loss [n, L - head]: 0 where nothing is answered."""
-        return self.token_losses(1, ids, labels, soft)
-
-    def pair_losses(self, ids, labels, soft):
-        """The same of rows with two pictures."""
-        return self.token_losses(2, ids, labels, soft)
-
     def token_losses(self, images, ids, labels, soft):
+        """Each token's loss [n, L - head] of rows with so many pictures: 0 where nothing is answered."""
         demo, (head, mask, places, turns) = self.modules["demo"], self.layouts[images]
         states = speak(demo, embed(demo, ids, soft, places), mask, turns)
         start = len(head) - 1
@@ -267,7 +260,7 @@ class Trainer:
         losses["dense"], soft = self.features(r.pixels(index, varied=True).to(self.dtype), r.truth(index))
         head, mask, _, _ = self.layouts[1]
         rooms = self.rooms(index)
-        each = self.row_losses(*r.batch(head, len(mask), rooms), soft)
+        each = self.token_losses(1, *r.batch(head, len(mask), rooms), soft)
         start = 0
         for task in ROW:
             width = sum(ids.shape[1] for ids, _ in rooms[:ASKED[task]])
@@ -280,7 +273,7 @@ class Trainer:
         prompt = torch.full_like(pair, r.compare_prompt)
         ids, labels = r.batch(head, len(mask), [r.room("compare", prompt, r.rows["compare"][pair])])
         both = torch.cat([soft[pairs:2 * pairs], soft[:pairs]], 1)
-        each = self.pair_losses(ids, labels, both)
+        each = self.token_losses(2, ids, labels, both)
         losses["compare"] = WEIGHTS["compare"] * each.sum() / (labels >= 0).sum().clamp(min=1)
         return losses
 
