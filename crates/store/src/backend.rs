@@ -155,6 +155,38 @@ impl BackendError {
     }
 }
 
+/// What is stored for a job at one go.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Contents under names that are made of them. One that is there already, byte for byte, is made young and not written.
+    pub contents: Vec<(Name, Bytes)>,
+    /// What says whose they are: written in any case.
+    pub list: (Name, Bytes),
+    /// Where this is there to begin with, nothing is done.
+    pub unless: Name,
+}
+
+/// What there is after a [`Batch`], looked at when all of it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landed {
+    /// When the list was written, by the store's clock.
+    pub listed: UnixMillis,
+    /// The contents, in their order.
+    pub contents: Vec<Option<Entry>>,
+    /// What was not there to begin with.
+    pub unless: Option<Entry>,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+}
+
+/// A place where it costs less to do several things in one call than in one call each.
+#[async_trait]
+pub trait AtOnce: Send + Sync {
+    /// Does all of it, then looks at it. When it returns, everything survives a power cut, as after [`Backend::put`]; after
+    /// an error, or when the process ends meanwhile, any part of it may be there, each object whole. None: it was not begun.
+    async fn put_batch(&self, batch: Batch) -> Result<Option<Landed>, BackendError>;
+}
+
 /// A place to store objects under names.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync {
@@ -185,6 +217,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
             entries.extend(try_join_all(some.iter().map(|name| self.head(name))).await?);
         }
         Ok(entries)
+    }
+
+    /// The way to do several things in one call, where there is one that is better than one call each.
+    fn at_once(&self) -> Option<&dyn AtOnce> {
+        None
     }
 
     /// Removes the object. True when it was there.

@@ -1,6 +1,8 @@
 //! A folder on a local disk. A put survives a power cut: the bytes go to a temporary file, which is synced, renamed into
 //! place, and the folder is synced. Several processes may share the folder.
 
+mod batch;
+
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,7 +18,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use medfleet_core::UnixMillis;
 
-use super::{Backend, BackendError, Entry, Name, Version};
+use super::{AtOnce, Backend, BackendError, Batch, Entry, Landed, Name, Version};
 
 /// Where files wait until they are whole. No name begins with a full stop.
 const TEMPORARY: &str = ".tmp";
@@ -219,17 +221,24 @@ impl Backend for Folder {
 
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
         let name = name.clone();
-        self.blocking("refresh", move |root| {
-            let file = found(OpenOptions::new().write(true).open(root.file(&name)))?;
-            let Some(file) = file else { return Ok(false) };
-            file.set_modified(machine_time())?;
-            Ok(true)
-        })
-        .await
+        self.blocking("refresh", move |root| root.refresh(&name))
+            .await
+    }
+
+    fn at_once(&self) -> Option<&dyn AtOnce> {
+        Some(self)
     }
 
     async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
         self.blocking("measure", Root::used_bytes).await.map(Some)
+    }
+}
+
+#[async_trait]
+impl AtOnce for Folder {
+    async fn put_batch(&self, batch: Batch) -> Result<Option<Landed>, BackendError> {
+        self.blocking("write", move |root| root.write_batch(batch))
+            .await
     }
 }
 
@@ -254,6 +263,13 @@ impl Root {
         Ok(version)
     }
 
+    fn refresh(&self, name: &Name) -> io::Result<bool> {
+        let file = found(OpenOptions::new().write(true).open(self.file(name)))?;
+        let Some(file) = file else { return Ok(false) };
+        file.set_modified(machine_time())?;
+        Ok(true)
+    }
+
     fn delete(&self, name: &Name) -> io::Result<bool> {
         let file = self.file(name);
         let Some(()) = found(fs::remove_file(&file))? else {
@@ -267,22 +283,26 @@ impl Root {
         self.write_to(&self.file(name), bytes)
     }
 
-    /// Gives the file's time, which the rename leaves as it is.
+    /// Gives the file's time.
     fn write_to(&self, target: &Path, bytes: &[u8]) -> io::Result<UnixMillis> {
+        let time = self.place_file(target, bytes)?;
+        self.sync_from(target)?;
+        Ok(time)
+    }
+
+    /// A whole, synced file in its place, whose way there is not durable yet. Gives its time, which the rename leaves as it is.
+    fn place_file(&self, target: &Path, bytes: &[u8]) -> io::Result<UnixMillis> {
         let (mut file, temporary) = self.temporary()?;
-        let written = file
+        let placed = file
             .write_all(bytes)
             .and_then(|()| file.sync_all())
             .and_then(|()| modified(&file.metadata()?))
             .and_then(|time| self.place(&temporary, target).map(|()| time));
-        match written {
-            Ok(time) => self.sync_from(target).map(|()| time),
-            Err(error) => {
-                // The write's own error matters; a leftover is removed when it is old.
-                drop(fs::remove_file(&temporary));
-                Err(error)
-            }
+        if placed.is_err() {
+            // The write's own error matters; a leftover is removed when it is old.
+            drop(fs::remove_file(&temporary));
         }
+        placed
     }
 
     /// Makes the way from the root to a file durable. Up to a folder that is known to be: one just made, by this process
@@ -301,22 +321,18 @@ impl Root {
         Ok(())
     }
 
-    /// Renames into a folder that a concurrent delete may just have removed for being empty.
+    /// Renames into a folder that may not be there yet, or that a concurrent delete may just have removed for being empty.
     fn place(&self, temporary: &Path, target: &Path) -> io::Result<()> {
         let folder = target.parent().unwrap_or(&self.path);
-        // The way to it is synced with the file.
-        let make = || {
-            let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(FOLDER_MODE).create(folder)
-        };
         for _ in 1..PLACE_ATTEMPTS {
-            make()?;
             match fs::rename(temporary, target) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 placed => return placed,
             }
+            // The way to it is synced with the file.
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(FOLDER_MODE).create(folder)?;
         }
-        make()?;
         fs::rename(temporary, target)
     }
 

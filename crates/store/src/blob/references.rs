@@ -14,7 +14,7 @@ use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 
 use super::collect::tombstone;
 use super::{BlobStore, CHECKSUM_BYTES, StoreError, blob_name, to_its_end};
-use crate::backend::{BackendError, Entry, Name};
+use crate::backend::{AtOnce, BackendError, Batch, Entry, Name};
 
 /// Most blobs in one call; more is a caller's mistake (a job has at most 32 chunks and a few lists).
 const REFERENCES_MAX: usize = 4_096;
@@ -22,6 +22,10 @@ const REFERENCES_MAX: usize = 4_096;
 pub(super) const LIST_BYTES_MAX: u64 = (REFERENCES_MAX as u64) * 96 + CHECKSUM_BYTES as u64;
 /// A blob younger than this needs no refresh when it is referenced; far below [`super::COLLECT_AGE_MIN`].
 const YOUNG_MILLIS: i64 = 10 * 60 * 1_000;
+/// Contents that are written one after the other in one call of the place, which then waits so often for its disk: few and
+/// small ones. Others are written beside each other.
+const AT_ONCE_MAX: usize = 2;
+const AT_ONCE_BYTES_MAX: u64 = 256 << 10;
 /// Blobs refreshed at the same time.
 const REFRESHES: usize = 8;
 
@@ -52,6 +56,13 @@ struct Keep<'a> {
     named: &'a [(BlobKind, Digest)],
 }
 
+/// What was found right after everything was written.
+struct Placed {
+    look: Look,
+    /// When the reference was taken; none where no list is there any more that would tell it.
+    taken: Option<UnixMillis>,
+}
+
 /// Blobs, and whether their job was erased: looked at together.
 struct Look {
     is_erased: bool,
@@ -64,6 +75,22 @@ struct Looked {
     digest: Digest,
     name: Name,
     entry: Option<Entry>,
+}
+
+/// Blobs with what was found under their names, all in one order.
+fn looked(
+    blobs: &[(BlobKind, Digest)],
+    names: Vec<Name>,
+    entries: Vec<Option<Entry>>,
+) -> Vec<Looked> {
+    let blobs = blobs.iter().zip(names).zip(entries);
+    let blobs = blobs.map(|(((kind, digest), name), entry)| Looked {
+        kind: *kind,
+        digest: *digest,
+        name,
+        entry,
+    });
+    blobs.collect()
 }
 
 impl BlobStore {
@@ -125,17 +152,12 @@ impl BlobStore {
         to_its_end(async move {
             let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
             let named: Vec<_> = named.chain(also).collect();
-            // What lies there already needs no writing. Of `also` nothing is asked yet.
-            let before = store.look(&key, &named[..contents.len()]).await?;
-            if before.is_erased {
-                return Err(StoreError::JobErased);
-            }
             let keep = Keep {
                 key: &key,
                 contents: &contents,
                 named: &named,
             };
-            let kept = store.put_and_rely(&keep, &before, meanwhile).await;
+            let kept = store.put_and_rely(&keep, meanwhile).await?;
             let (is_erased, kept) = match kept {
                 Ok(is_erased) => (is_erased, Ok(())),
                 // Also after a failure: a part of it may be there.
@@ -150,21 +172,120 @@ impl BlobStore {
     }
 
     /// Ends only when everything that it began has ended, also after a failure. Gives whether the job was erased, where that
-    /// was looked at after the last write.
+    /// was looked at after the last write. The outer error is of before the first.
     async fn put_and_rely(
+        &self,
+        keep: &Keep<'_>,
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send,
+    ) -> Result<Result<Option<bool>, StoreError>, StoreError> {
+        let batch = self.batch_of(keep).await?;
+        let placed = match (self.inner.backend.at_once(), batch) {
+            (Some(place), Some(batch)) => {
+                let (landed, meanwhile) = join!(self.land(keep, place, batch), meanwhile);
+                match landed {
+                    Ok(Some(placed)) => meanwhile.map(|()| placed),
+                    Ok(None) => return Err(StoreError::JobErased),
+                    Err(error) => Err(error),
+                }
+            }
+            _ => {
+                // What lies there already needs no writing. What else the job relies on is not asked for yet.
+                let contents = &keep.named[..keep.contents.len()];
+                let before = self.look(keep.key, contents).await?;
+                if before.is_erased {
+                    return Err(StoreError::JobErased);
+                }
+                self.place_each(keep, &before, meanwhile).await
+            }
+        };
+        Ok(match placed {
+            Ok(placed) => self.settled(keep, placed).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    /// What a place that can do so is to do at one go. None where it cannot, where it would wait long, where something may be
+    /// refused, which is said of one blob, and where the job relies on more, which need be there only later.
+    async fn batch_of(&self, keep: &Keep<'_>) -> Result<Option<Batch>, StoreError> {
+        let JobKey { tenant, job } = keep.key;
+        let (contents, limits) = (keep.contents, self.inner.limits);
+        let mut bytes: u64 = contents.iter().map(|(_, _, it)| it.len() as u64).sum();
+        let is_small = bytes <= AT_ONCE_BYTES_MAX.min(limits.blob_bytes_max);
+        let is_all = keep.named.len() == contents.len();
+        if self.inner.backend.at_once().is_none()
+            || !is_small
+            || !is_all
+            || !(1..=AT_ONCE_MAX).contains(&contents.len())
+        {
+            return Ok(None);
+        }
+        let list = self.list_of(tenant, job, keep.named);
+        bytes += list.1.len() as u64;
+        if self.headroom().await?.is_some_and(|free| free < bytes) {
+            return Ok(None);
+        }
+        let contents = contents.iter().map(|(kind, digest, content)| {
+            let name = blob_name(tenant, *kind, digest);
+            (name, content.clone())
+        });
+        Ok(Some(Batch {
+            contents: contents.collect(),
+            list,
+            unless: tombstone(tenant, job),
+        }))
+    }
+
+    /// Has the place do it at one go; none for an erased job, of which nothing was written.
+    async fn land(
+        &self,
+        keep: &Keep<'_>,
+        place: &dyn AtOnce,
+        batch: Batch,
+    ) -> Result<Option<Placed>, StoreError> {
+        let names: Vec<Name> = batch
+            .contents
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        let bytes: u64 = batch.contents.iter().map(|(_, it)| it.len() as u64).sum();
+        let landed = match place.put_batch(batch).await {
+            Ok(Some(landed)) => landed,
+            Ok(None) => return Ok(None),
+            Err(BackendError::Full) => return Err(StoreError::Full { bytes, free: 0 }),
+            Err(error) => return Err(error.into()),
+        };
+        self.inner.room.wrote(landed.written_bytes);
+        Ok(Some(Placed {
+            look: Look {
+                is_erased: landed.unless.is_some(),
+                blobs: looked(keep.named, names, landed.contents),
+            },
+            taken: Some(landed.listed),
+        }))
+    }
+
+    /// Stores and references at the same time, one call of the place each, then looks.
+    async fn place_each(
         &self,
         keep: &Keep<'_>,
         before: &Look,
         meanwhile: impl Future<Output = Result<(), StoreError>> + Send,
-    ) -> Result<Option<bool>, StoreError> {
-        let (key, contents, named) = (keep.key, keep.contents, keep.named);
-        let put = self.put_all(contents, before);
-        let rely = self.rely(&key.tenant, &key.job, named);
+    ) -> Result<Placed, StoreError> {
+        let put = self.put_all(keep.contents, before);
+        let rely = self.rely(&keep.key.tenant, &keep.key.job, keep.named);
         let (put, taken, meanwhile) = join!(put, rely, meanwhile);
         put.and(meanwhile)?;
         let taken = taken?;
-        let after = self.look(key, named).await?;
-        match self.confirm(&after, taken).await {
+        let look = self.look(keep.key, keep.named).await?;
+        Ok(Placed { look, taken })
+    }
+
+    /// Makes sure that what was written is still there, and that what else the job relies on is. Gives whether the job was
+    /// erased, where that was looked at after the last write.
+    async fn settled(&self, keep: &Keep<'_>, placed: Placed) -> Result<Option<bool>, StoreError> {
+        let (key, contents, named) = (keep.key, keep.contents, keep.named);
+        let Placed { look, taken } = placed;
+        match self.confirm(&look, taken).await {
             // A collection that had begun before took it just now; from here on it is referenced.
             Err(StoreError::Missing { digest, .. })
                 if contents.iter().any(|(_, content, _)| *content == digest) =>
@@ -197,16 +318,9 @@ impl BlobStore {
         names.push(tombstone(&key.tenant, &key.job));
         let mut entries = self.inner.backend.heads(&names).await?;
         let is_erased = entries.pop().flatten().is_some();
-        let blobs = blobs.iter().zip(names).zip(entries);
-        let blobs = blobs.map(|(((kind, digest), name), entry)| Looked {
-            kind: *kind,
-            digest: *digest,
-            name,
-            entry,
-        });
         Ok(Look {
             is_erased,
-            blobs: blobs.collect(),
+            blobs: looked(blobs, names, entries),
         })
     }
 

@@ -8,6 +8,7 @@ use medfleet_core::JobId;
 use super::*;
 use crate::backend::{Entry, Folder, Objects};
 
+mod at_once;
 mod relied;
 mod trouble;
 

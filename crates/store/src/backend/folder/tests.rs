@@ -125,3 +125,64 @@ async fn leftovers_and_strangers_are_not_listed_and_old_leftovers_go() {
     assert!(!old.exists() && young.exists());
     assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
 }
+
+fn batch(contents: &[(&str, &'static [u8])]) -> Batch {
+    let contents = contents.iter();
+    let contents = contents.map(|&(path, bytes)| (name(path), Bytes::from_static(bytes)));
+    Batch {
+        contents: contents.collect(),
+        list: (name("a/refs/job/00"), Bytes::from_static(b"list")),
+        unless: name("a/erased/job"),
+    }
+}
+
+#[tokio::test]
+async fn a_batch_writes_what_is_not_there_and_makes_the_rest_young() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let backend = Folder::open(folder.path()).expect("opens");
+    let path = |text: &str| folder.path().join(text);
+    for (text, bytes) in [("a/frame/00", b"same"), ("a/frame/01", b"hurt")] {
+        let put = backend.put(&name(text), Bytes::from_static(bytes));
+        put.await.expect("puts");
+    }
+    let number = |text: &str| fs::metadata(path(text)).expect("there").ino();
+    let before = number("a/frame/00");
+    let long_ago = UNIX_EPOCH + Duration::from_secs(1);
+    let old = File::options().write(true).open(path("a/frame/00"));
+    old.and_then(|file| file.set_modified(long_ago))
+        .expect("ages");
+    let contents: [(&str, &[u8]); 3] = [
+        ("a/frame/00", b"same"),
+        // As long as what is there, and another.
+        ("a/frame/01", b"good"),
+        ("b/study/02", b"new"),
+    ];
+    let landed = backend.put_batch(batch(&contents)).await.expect("lands");
+    let landed = landed.expect("nothing speaks against it");
+    assert_eq!(landed.written_bytes, 4 + 3 + 4);
+    assert_eq!((landed.unless, landed.contents.len()), (None, 3));
+    for ((text, bytes), entry) in contents.iter().zip(landed.contents) {
+        let entry = entry.expect("it was looked at when it was there");
+        assert_eq!(
+            (entry.name.as_str(), entry.bytes),
+            (*text, bytes.len() as u64)
+        );
+        assert!(entry.modified.0 > 1_000, "{entry:?}");
+        assert_eq!(fs::read(path(text)).expect("reads"), *bytes);
+    }
+    assert_eq!(number("a/frame/00"), before, "it was not written again");
+    let list = backend.head(&name("a/refs/job/00")).await.expect("looks");
+    assert_eq!(list.expect("there").modified, landed.listed);
+    assert_eq!(fs::read_dir(path(TEMPORARY)).expect("lists").count(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_not_begun_where_something_speaks_against_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let backend = Folder::open(folder.path()).expect("opens");
+    let put = backend.put(&name("a/erased/job"), Bytes::new());
+    put.await.expect("puts");
+    let landed = backend.put_batch(batch(&[("a/frame/00", &b"x"[..])])).await;
+    assert_eq!(landed.expect("works"), None);
+    assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 1);
+}

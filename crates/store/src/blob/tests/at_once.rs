@@ -1,0 +1,163 @@
+//! Small contents with their reference, at a place that does all of it in one call.
+
+use std::future::ready;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::backend::{AtOnce, Batch, Landed};
+
+/// A folder whose calls are counted.
+#[derive(Debug)]
+struct Counted {
+    place: Folder,
+    calls: AtomicU32,
+}
+
+impl Counted {
+    fn new(path: &std::path::Path, capacity_bytes: Option<u64>) -> (Arc<Self>, BlobStore) {
+        let counted = Arc::new(Self {
+            place: Folder::open(path).expect("opens"),
+            calls: AtomicU32::new(0),
+        });
+        let backend: Arc<dyn Backend> = counted.clone();
+        let limits = Limits {
+            blob_bytes_max: 1 << 20,
+            capacity_bytes,
+        };
+        (counted, over(&backend, limits))
+    }
+
+    fn call(&self) -> &Folder {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        &self.place
+    }
+
+    /// Calls since this was last asked.
+    fn calls(&self) -> u32 {
+        self.calls.swap(0, Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Backend for Counted {
+    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
+        self.call().put(name, bytes).await
+    }
+
+    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
+        self.call().get(name, bytes_max).await
+    }
+
+    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
+        self.call().head(name).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
+        self.call().delete(name).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
+        self.call().list(prefix)
+    }
+
+    fn refreshes(&self) -> bool {
+        true
+    }
+
+    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
+        self.call().refresh(name).await
+    }
+
+    fn at_once(&self) -> Option<&dyn AtOnce> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl AtOnce for Counted {
+    async fn put_batch(&self, batch: Batch) -> Result<Option<Landed>, BackendError> {
+        self.call().put_batch(batch).await
+    }
+}
+
+fn key() -> JobKey {
+    JobKey {
+        tenant: tenant("a"),
+        job: job(1),
+    }
+}
+
+fn small() -> Vec<(BlobKind, Bytes)> {
+    vec![
+        (BlobKind::Input, Bytes::from_static(b"a file")),
+        (BlobKind::Study, Bytes::from_static(b"the list of files")),
+    ]
+}
+
+#[tokio::test]
+async fn small_contents_and_their_reference_are_one_call() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let key = key();
+    for _ in 0..2 {
+        let kept = store.keep(&key, small(), &[], ready(Ok(()))).await;
+        let digests = kept.expect("keeps");
+        assert_eq!(counted.calls(), 1, "also when all of it is there already");
+        for ((kind, content), digest) in small().into_iter().zip(&digests) {
+            let got = store.get(&key.tenant, kind, digest).await;
+            assert_eq!(got.expect("there"), content);
+        }
+        counted.calls();
+    }
+    let holders = store.holders(&key.tenant).await.expect("lists");
+    assert!(holders.contains_key(&key.job));
+    let erased = store.erase(&key.tenant, &key.job).await.expect("erases");
+    assert_eq!(erased.deleted, 2);
+}
+
+#[tokio::test]
+async fn of_an_erased_job_nothing_is_begun() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let JobKey { tenant, job } = &key();
+    store.bury(tenant, job).await.expect("buries");
+    counted.calls();
+    let kept = store.keep(&key(), small(), &[], ready(Ok(()))).await;
+    assert!(matches!(kept, Err(StoreError::JobErased)), "{kept:?}");
+    assert_eq!(counted.calls(), 1);
+    let inputs = store
+        .list(tenant, BlobKind::Input)
+        .collect::<Vec<_>>()
+        .await;
+    assert!(inputs.is_empty(), "{inputs:?}");
+    assert!(store.holders(tenant).await.expect("lists").is_empty());
+}
+
+/// Only when what runs beside has ended can be asked for what else the job relies on.
+#[tokio::test]
+async fn what_is_stored_beside_may_be_relied_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_, store) = Counted::new(folder.path(), None);
+    let key = key();
+    let frame = Bytes::from_static(b"pixels");
+    let also = (BlobKind::Frame, store.digest(&key.tenant, &frame).await);
+    let (other, tenant) = (store.clone(), key.tenant.clone());
+    let meanwhile = async move {
+        let put = other.put(&tenant, BlobKind::Frame, frame).await;
+        put.map(drop)
+    };
+    let kept = store.keep(&key, small(), &[also], meanwhile).await;
+    assert_eq!(kept.expect("keeps").len(), 2);
+}
+
+/// Without room the refusal says what is free, and nothing was written.
+#[tokio::test]
+async fn what_does_not_fit_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_, store) = Counted::new(folder.path(), Some(4));
+    let kept = store.keep(&key(), small(), &[], ready(Ok(()))).await;
+    assert!(
+        matches!(kept, Err(StoreError::Full { free: 4, .. })),
+        "{kept:?}"
+    );
+}
