@@ -1,13 +1,16 @@
 //! What a service brings: how a started unit is worked on.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures::future::{BoxFuture, Shared, join_all};
+use futures::future::join_all;
 use medfleet_core::protocol::{Setback, after_refused, next};
 use medfleet_core::{Failure, FailureReason, JobRecord, Move, Refused, Stage, WorkUnit};
 use medfleet_queue::{Applied, Headers, Queue, QueueError, Revision, Seen};
 use medfleet_runtime::Clock;
 use medfleet_store::StoreError;
+use tokio::sync::Mutex;
 
 /// One stage's work.
 pub trait Handler: Send + Sync + 'static {
@@ -111,9 +114,6 @@ impl From<StoreError> for Ending {
     }
 }
 
-/// The event of the start, on its way while the work has begun already.
-pub(crate) type StartEvent = Shared<BoxFuture<'static, Result<(), QueueError>>>;
-
 /// A unit whose start is recorded.
 #[derive(Debug)]
 pub struct Started {
@@ -125,8 +125,11 @@ pub struct Started {
     pub headers: Headers,
     pub(crate) revision: Revision,
     pub(crate) queue: Queue,
-    pub(crate) clock: std::sync::Arc<dyn Clock>,
-    pub(crate) start_event: StartEvent,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How long the start may be kept quiet, for an outcome that tells of it.
+    pub(crate) untold: Duration,
+    /// Whether the start was told, or need not be any more.
+    pub(crate) is_told: Mutex<bool>,
 }
 
 impl Started {
@@ -142,14 +145,41 @@ impl Started {
         self.record.attempt
     }
 
+    /// Publishes the event of the start, once the work has taken as long as it may be kept quiet.
+    ///
+    /// # Errors
+    /// As [`Queue::publish_event`].
+    pub(crate) async fn tell_in_time(&self) -> Result<(), QueueError> {
+        if !self.untold.is_zero() {
+            tokio::time::sleep(self.untold).await;
+        }
+        self.tell().await
+    }
+
+    /// Publishes the event of the start, unless that was done; whoever comes meanwhile waits until it was.
+    async fn tell(&self) -> Result<(), QueueError> {
+        let mut is_told = self.is_told.lock().await;
+        if !*is_told {
+            let event = self.queue.publish_event(&self.unit.key, &self.record);
+            event.await?;
+            *is_told = true;
+        }
+        Ok(())
+    }
+
     /// Records that the outputs are durable, then publishes the event and what follows from the new record.
     ///
     /// # Errors
     /// How the unit ended instead.
     pub async fn advance(&self, step: &Move) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
-        // Watchers see the start before its outcome.
-        self.start_event.clone().await?;
+        if self.untold.is_zero() {
+            // Watchers see the start before its outcome.
+            self.tell().await?;
+        } else {
+            // Or the outcome alone, which names the same state; and no start after it.
+            *self.is_told.lock().await = true;
+        }
         let seen = Seen::Record(&self.record, self.revision);
         let applied = self
             .queue
@@ -183,3 +213,6 @@ pub(crate) async fn publish(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
@@ -14,7 +13,7 @@ use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, broadcast};
 use tracing::{Instrument, Span, field};
 
 use crate::config::WorkerConfig;
@@ -26,6 +25,8 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
+/// No watcher notices so short a time.
+const UNTOLD: Duration = Duration::from_millis(250);
 
 /// What a worker runs with.
 #[derive(Debug, Clone)]
@@ -90,6 +91,15 @@ const fn slot_name(stage: Stage) -> &'static str {
         Stage::Preprocess => "preprocess slot",
         Stage::Encode => "encode slot",
         Stage::Decode => "decode slot",
+    }
+}
+
+/// How long the start of a stage's work may be kept quiet: one that is over by then costs its watchers an event less. What
+/// comes of encode's is an event of the same state; that a job is released or decoded tells no other.
+const fn untold(stage: Stage) -> Duration {
+    match stage {
+        Stage::Encode => UNTOLD,
+        Stage::Preprocess | Stage::Decode => Duration::ZERO,
     }
 }
 
@@ -270,11 +280,6 @@ impl<H: Handler> Slot<H> {
     ) -> Verdict {
         let attempt = (H::STAGE == Stage::Decode).then_some(record.attempt);
         let (queue, unit) = (self.worker.queue.clone(), delivery.unit.clone());
-        let event = {
-            let (queue, key, record) = (queue.clone(), unit.key.clone(), record.clone());
-            async move { queue.publish_event(&key, &record).await }
-        };
-        let start_event = event.boxed().shared();
         let clock = Arc::clone(&self.worker.clock);
         let headers = headers();
         let started = Started {
@@ -284,13 +289,22 @@ impl<H: Handler> Slot<H> {
             headers,
             queue,
             clock,
-            start_event,
+            untold: untold(H::STAGE),
+            is_told: Mutex::new(false),
         };
         let working = async {
-            let work = async { self.handler.work(&started, inputs.await?).await };
-            let (worked, event) = tokio::join!(work, started.start_event.clone());
-            worked?;
-            event.map_err(Ending::from)
+            let work = pin!(async { self.handler.work(&started, inputs.await?).await });
+            let told = pin!(started.tell_in_time());
+            match select(work, told).await {
+                // Whatever became of it, that it was begun is told where it always is. The work's own error matters.
+                Either::Left((Err(ending), told)) if started.untold.is_zero() => {
+                    drop(told.await);
+                    Err(ending)
+                }
+                Either::Left((worked, _)) => worked,
+                // What could not be told is told before the outcome.
+                Either::Right((_, work)) => work.await,
+            }
         };
         let (queue, clock) = (&self.worker.queue, self.worker.clock.as_ref());
         let before = self.worker.config.hand_back_before.get();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
     Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, Move, PoolName, Pseudonyms,
-    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
+    Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
 };
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Created, Headers, Queue, QueueConfig, Revision, Updated};
@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 use super::super::programs::POOL;
 
 /// Publishes and record updates of one job of one chunk: pending entry, record, event, audit and intake of the accept; then of
-/// each stage the release, the record and event of its start and of its end, and the intake of what follows.
-pub(super) const WRITES: u64 = 22;
+/// each stage the release, the record and event of its start and of its end, and the intake of what follows. Without the event
+/// of encode's start: work that takes no time has ended before it is told.
+pub(super) const WRITES: u64 = 21;
 /// As many connections as a fleet has services.
 const CONNECTIONS: usize = 4;
 /// Time to live of the jobs.
@@ -141,7 +142,11 @@ impl Writer<'_> {
         let stage = unit.stage;
         let retries_max = 4;
         self.change(&Move::Start { stage, retries_max }).await?;
+        if stage != Stage::Encode {
+            self.tell().await?;
+        }
         self.change(end).await?;
+        self.tell().await?;
         match protocol::next(&unit, &self.record).into_iter().next() {
             Some(next) => {
                 self.queue.publish_intake(&next, &self.headers).await?;
@@ -159,6 +164,11 @@ impl Writer<'_> {
             bail!("somebody else changes the records");
         };
         (self.record, self.revision) = (after, revision);
+        Ok(())
+    }
+
+    /// The event of the change.
+    async fn tell(&self) -> Result<()> {
         self.queue.publish_event(&self.key, &self.record).await?;
         Ok(())
     }

@@ -1,0 +1,92 @@
+//! What watchers hear of a start.
+
+use anyhow::{Result, bail, ensure};
+use medfleet_core::{Class, Digest, JobKey};
+use medfleet_queue::Created;
+use medfleet_runtime::SystemClock;
+use medfleet_testkit::{self as kit, NatsServer};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// A unit of encode, the only one of its job, whose start is recorded and may be kept quiet for so long.
+async fn started(queue: &Queue, seed: u8, untold: Duration) -> Result<Started> {
+    let (key, record) = kit::record(seed, 1);
+    let Created::Created(_) = queue.create_record(&key, &record).await? else {
+        bail!("there is such a job");
+    };
+    let start = |stage| Move::Start {
+        stage,
+        retries_max: 4,
+    };
+    let preprocessed = Move::Preprocessed {
+        frames: Digest::new([9; 32]),
+        chunks: 1,
+        frame_count: 1,
+    };
+    let now = SystemClock.now();
+    for step in [start(Stage::Preprocess), preprocessed] {
+        let applied = queue.apply_without_event(&key, Seen::Nothing, &step, now);
+        applied.await?;
+    }
+    let step = start(Stage::Encode);
+    let applied = queue.apply_without_event(&key, Seen::Nothing, &step, now);
+    let Applied::Applied {
+        record, revision, ..
+    } = applied.await?
+    else {
+        bail!("the start was refused");
+    };
+    Ok(Started {
+        unit: kit::unit(&key, Stage::Encode, Class::Routine, 0),
+        record,
+        headers: Headers::new(),
+        revision,
+        queue: queue.clone(),
+        clock: Arc::new(SystemClock),
+        untold,
+        is_told: Mutex::new(false),
+    })
+}
+
+/// How many chunks are done by each event of a job.
+async fn chunks_done(queue: &Queue, key: &JobKey) -> Result<Vec<u32>> {
+    let (mut after, mut done) = (0, Vec::new());
+    while let Some((sequence, event)) = queue.next_event(key, after).await? {
+        after = sequence;
+        done.push(event.chunks_done);
+    }
+    Ok(done)
+}
+
+async fn advance(started: &Started) -> Result<()> {
+    let advanced = started.advance(&Move::ChunkEncoded { chunk: 0 }).await;
+    match advanced {
+        Ok(_) => Ok(()),
+        Err(ending) => bail!("{ending:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_start_is_told_before_its_outcome_or_not_at_all() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let queue = kit::queue(&kit::config(&server.url())).await?;
+    // Over before the start had to be told: the outcome alone, and no start after it.
+    let short = started(&queue, 1, LONG).await?;
+    advance(&short).await?;
+    short.tell().await?;
+    let told = chunks_done(&queue, &short.unit.key).await?;
+    ensure!(told == [1], "{told:?}");
+    // At work for longer than that.
+    let long = started(&queue, 2, Duration::from_millis(1)).await?;
+    long.tell_in_time().await?;
+    ensure!(chunks_done(&queue, &long.unit.key).await? == [0]);
+    advance(&long).await?;
+    ensure!(chunks_done(&queue, &long.unit.key).await? == [0, 1]);
+    // Told in any case, by whichever comes first.
+    let always = started(&queue, 3, Duration::ZERO).await?;
+    advance(&always).await?;
+    ensure!(chunks_done(&queue, &always.unit.key).await? == [0, 1]);
+    Ok(())
+}
