@@ -142,7 +142,8 @@ async fn a_batch_writes_what_is_not_there_and_makes_the_rest_young() {
     let backend = Folder::open(folder.path()).expect("opens");
     let path = |text: &str| folder.path().join(text);
     for (text, bytes) in [("a/frame/00", b"same"), ("a/frame/01", b"hurt")] {
-        let put = backend.put(&name(text), Bytes::from_static(bytes));
+        let name = name(text);
+        let put = backend.put(&name, Bytes::from_static(bytes));
         put.await.expect("puts");
     }
     let number = |text: &str| fs::metadata(path(text)).expect("there").ino();
@@ -180,8 +181,8 @@ async fn a_batch_writes_what_is_not_there_and_makes_the_rest_young() {
 async fn a_batch_is_not_begun_where_something_speaks_against_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let backend = Folder::open(folder.path()).expect("opens");
-    let put = backend.put(&name("a/erased/job"), Bytes::new());
-    put.await.expect("puts");
+    let erased = name("a/erased/job");
+    backend.put(&erased, Bytes::new()).await.expect("puts");
     let landed = backend.put_batch(batch(&[("a/frame/00", &b"x"[..])])).await;
     assert_eq!(landed.expect("works"), None);
     assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 1);
