@@ -30,7 +30,7 @@ const OWNER_BYTES_MAX: u64 = 1_024;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// How often a rename is tried against deletes that remove the emptied folder.
-const PLACE_ATTEMPTS: u32 = 8;
+const PLACE_ATTEMPTS: u32 = 9;
 /// Folders that are remembered: those of tenants and kinds stay, those of jobs come and go.
 const ENTERED_MAX: usize = 4_096;
 /// How old a folder is before it is remembered, far above the tick of any clock of a file system.
