@@ -172,8 +172,7 @@ impl Encode {
         let Ok(stored) = TokensManifest::decode(list.clone()) else {
             return Ok(None);
         };
-        let encoder = &self.engine.description().encoder_digest;
-        let Some(blobs) = still_good(&stored, frames, encoder) else {
+        let Some(blobs) = still_good(&stored, frames, self.engine.description()) else {
             return Ok(None);
         };
         let there = blobs
