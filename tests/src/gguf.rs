@@ -5,33 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_kernels::{Form, store_q8_0};
+use medfleet_model::{GgufWriter, gguf_name};
 use serde_json::{Map, Value};
 
 /// ggml's numbers of types.
 const F32: u32 = 0;
 const Q8_0: u32 = 8;
-/// Kinds of metadata values.
-const KIND_U32: u32 = 4;
-const KIND_F32: u32 = 6;
-const KIND_TEXT: u32 = 8;
-const ALIGNMENT: usize = 32;
 
-/// The hub's names of a layer's tensors, and llama.cpp's.
-const PARTS: [(&str, &str); 13] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
 /// Sizes of the model, as the file and as config.json call them.
 const SIZES: [(&str, &str); 9] = [
     ("context_length", "max_position_embeddings"),
@@ -63,19 +43,27 @@ pub fn write_q8_0(folder: &Path, file: &Path) -> Result<()> {
     let (length, rest) = weights.split_first_chunk().context("no head")?;
     let (head, values) = rest.split_at(usize::try_from(u64::from_le_bytes(*length))?);
     let head: Map<String, Value> = serde_json::from_slice(head)?;
+    let mut writer = described(&config["text_config"])?;
     let mut tensors = Vec::new();
     for (name, entry) in &head {
-        if let Some(name) = name.strip_prefix("language_model.model.") {
+        if name.starts_with("language_model.") {
+            let name = gguf_name(name).with_context(|| format!("{name} has no name"))?;
             tensors.push(Tensor::read(name, entry, values)?);
         }
     }
-    fs::write(file, bytes(&config["text_config"], &tensors)?)?;
+    for tensor in &tensors {
+        let bytes = tensor.bytes.len() as u64;
+        writer.tensor(&tensor.name, &tensor.shape, tensor.kind, bytes);
+    }
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes, |at, file| file.write_all(&tensors[at].bytes))?;
+    fs::write(file, bytes)?;
     Ok(())
 }
 
 impl Tensor {
-    fn read(hub: &str, entry: &Value, values: &[u8]) -> Result<Self> {
-        ensure!(entry["dtype"] == "BF16", "{hub} is {}", entry["dtype"]);
+    fn read(name: String, entry: &Value, values: &[u8]) -> Result<Self> {
+        ensure!(entry["dtype"] == "BF16", "{name} is {}", entry["dtype"]);
         let numbers = |key: &str| serde_json::from_value::<Vec<usize>>(entry[key].clone());
         let (shape, place) = (numbers("shape")?, numbers("data_offsets")?);
         let stored = values
@@ -96,7 +84,7 @@ impl Tensor {
             (Q8_0, bytes)
         };
         Ok(Self {
-            name: llama_name(hub).with_context(|| format!("{hub} has no name"))?,
+            name,
             shape,
             kind,
             bytes,
@@ -104,79 +92,20 @@ impl Tensor {
     }
 }
 
-fn llama_name(hub: &str) -> Option<String> {
-    match hub {
-        "embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
-        "norm.weight" => return Some("output_norm.weight".to_owned()),
-        _ => {}
-    }
-    let part = hub.strip_prefix("layers.")?.strip_suffix(".weight")?;
-    let (layer, part) = part.split_once('.')?;
-    let (_, part) = PARTS.iter().find(|(hub, _)| *hub == part)?;
-    Some(format!("blk.{layer}.{part}.weight"))
-}
-
-/// The whole file.
-fn bytes(config: &Value, tensors: &[Tensor]) -> Result<Vec<u8>> {
-    let (count, values) = metadata(config)?;
-    let mut file = b"GGUF".to_vec();
-    file.extend(3_u32.to_le_bytes());
-    file.extend((tensors.len() as u64).to_le_bytes());
-    file.extend(count.to_le_bytes());
-    file.extend(values);
-    let mut offset = 0_usize;
-    for tensor in tensors {
-        put_text(&mut file, &tensor.name);
-        file.extend((tensor.shape.len() as u32).to_le_bytes());
-        let sizes = tensor.shape.iter().rev();
-        file.extend(sizes.flat_map(|size| (*size as u64).to_le_bytes()));
-        file.extend(tensor.kind.to_le_bytes());
-        file.extend((offset as u64).to_le_bytes());
-        offset += tensor.bytes.len().next_multiple_of(ALIGNMENT);
-    }
-    for tensor in tensors {
-        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
-        file.extend(&tensor.bytes);
-    }
-    Ok(file)
-}
-
-/// How many values there are, and the values.
-fn metadata(config: &Value) -> Result<(u64, Vec<u8>)> {
-    let (mut count, mut out) = (0, Vec::new());
-    let mut put = |key: &str, kind: u32, value: &[u8]| {
-        count += 1;
-        put_text(&mut out, key);
-        out.extend(kind.to_le_bytes());
-        out.extend(value);
-    };
-    for (key, text) in [
-        ("general.architecture", "gemma3"),
-        ("gemma3.rope.scaling.type", "linear"),
-    ] {
-        let mut value = Vec::new();
-        put_text(&mut value, text);
-        put(key, KIND_TEXT, &value);
-    }
+/// What the file says of the model.
+fn described(config: &Value) -> Result<GgufWriter> {
+    let mut writer = GgufWriter::default()
+        .text("general.architecture", "gemma3")
+        .text("gemma3.rope.scaling.type", "linear");
     for (key, theirs) in SIZES {
         let size = config[theirs].as_u64().context(theirs)?;
-        let size = u32::try_from(size)?.to_le_bytes();
-        put(&format!("gemma3.{key}"), KIND_U32, &size);
+        writer = writer.size(&format!("gemma3.{key}"), usize::try_from(size)?);
     }
     let factor = &config["rope_scaling"]["factor"];
     let factor = factor.as_f64().context("rope_scaling.factor")? as f32;
-    put(
-        "gemma3.rope.scaling.factor",
-        KIND_F32,
-        &factor.to_le_bytes(),
-    );
     let scalar = &config["query_pre_attn_scalar"];
     let scale = scalar.as_f64().context("query_pre_attn_scalar")?.powf(-0.5) as f32;
-    put("gemma3.attention.scale", KIND_F32, &scale.to_le_bytes());
-    Ok((count, out))
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+    Ok(writer
+        .float("gemma3.rope.scaling.factor", factor)
+        .float("gemma3.attention.scale", scale))
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use medfleet_core::setting::DurationText;
 use medfleet_model::{
-    ComputeDevice, ComputeDeviceError, FolderSource, GgufSource, LoadOptions, Model, Parts,
+    ComputeDevice, ComputeDeviceError, FolderSource, GgufSource, LoadError, LoadOptions, Model,
+    Parts,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,15 @@ pub enum ModelConfigError {
         "model.quantised_cache is set, and model.weights is plain, which keeps nothing: set model.weights to q8_0, or leave model.quantised_cache out"
     )]
     NothingToKeep,
+}
+
+/// A second model that cannot be loaded. Its files and tensors are called as the first one's are.
+#[derive(Debug, thiserror::Error)]
+#[error("the model in {place}, which decode.speculation.draft names, cannot be loaded")]
+struct DraftError {
+    place: String,
+    #[source]
+    source: LoadError,
 }
 
 /// A device by its name.
@@ -332,57 +342,44 @@ impl ModelConfig {
 
     /// The text half of another model, held and computed as this one is.
     fn load_draft(&self, path: &Path) -> Result<Model, EngineError> {
-        let (dtype, device, quantised, digest_cache) = match self {
+        let quantised = matches!(
+            self,
             Self::Folder {
-                dtype,
-                device,
-                weights,
-                digest_cache,
+                weights: FolderWeights::Q8_0,
                 ..
-            } => (
-                *dtype,
-                device.0,
-                *weights == FolderWeights::Q8_0,
-                digest_cache,
-            ),
-            Self::Gguf {
-                dtype,
-                device,
-                weights,
-                digest_cache,
+            } | Self::Gguf {
+                weights: GgufWeights::Stored,
                 ..
-            } => (
-                *dtype,
-                device.0,
-                *weights == GgufWeights::Stored,
-                digest_cache,
-            ),
-            Self::Simulated(_) => return Err(EngineError::Model("no model is loaded".into())),
+            }
+        );
+        let (Self::Folder {
+            dtype,
+            device,
+            digest_cache,
+            ..
+        }
+        | Self::Gguf {
+            dtype,
+            device,
+            digest_cache,
+            ..
+        }) = self
+        else {
+            return Err(EngineError::Model("no model is loaded".into()));
         };
         let options = LoadOptions {
-            dtype: to_model(dtype.into()),
+            dtype: to_model((*dtype).into()),
             parts: Parts::Text,
-            device,
+            device: device.0,
         };
-        let digest_cache = digest_cache.clone();
-        let draft = if path.extension().is_some_and(|end| end == "gguf") {
-            let source = GgufSource {
-                quantised,
-                digest_cache,
-                ..GgufSource::text(path)
-            };
-            Model::load_gguf(&source, options)
-        } else {
-            let source = FolderSource {
-                path: path.to_owned(),
-                quantised,
-                digest_cache,
-                // A second model is small: quantising it takes no time worth keeping it for.
-                quantised_cache: None,
-            };
-            Model::load_folder(&source, options)
-        };
-        draft.map_err(failed)
+        // Its quantised rows are not kept: it is small, and quantising it takes no time worth that.
+        let draft = Model::load_held(path, quantised, digest_cache.as_deref(), options);
+        draft.map_err(|source| {
+            failed(DraftError {
+                place: path.display().to_string(),
+                source,
+            })
+        })
     }
 }
 
@@ -529,7 +526,11 @@ mod tests {
         let (itself, nowhere) = (format!("{root}/tiny"), format!("{root}/nowhere"));
         let quantised = load(tiny("weights = 'q8_0'"), &itself).expect("both load");
         assert_eq!(quantised.weights, "q8_0");
-        assert!(load(tiny(""), &nowhere).is_err());
+        let EngineError::Model(reason) = load(tiny(""), &nowhere).expect_err("nothing is there")
+        else {
+            panic!("another error");
+        };
+        assert!(reason.to_string().contains(&nowhere), "{reason}");
         // Not even looked at where nothing is ever proposed.
         assert!(load(tiny("device = 'cpu:generic'"), &nowhere).is_ok());
         let simulated = read("kind = 'simulated'").expect("is known");

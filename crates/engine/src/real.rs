@@ -204,7 +204,7 @@ fn say(cache: &QuantisedCache) {
         }
         QuantisedCache::Damaged { reason } => tracing::warn!(
             reason,
-            "the cache of quantised weights was damaged, and is made anew of the model's files"
+            "the cache of quantised weights did not pass: what was wrong was made of the model's files"
         ),
     }
 }

@@ -3,13 +3,15 @@
 //! [`file`] reads the container, [`names`] turns llama.cpp's tensor names into the hub's, [`config`] makes the checked
 //! configuration from the metadata, [`vocabulary`] the tokenizer from the file's own vocabulary. From there on
 //! everything is as for safetensors ([`crate::weights`]). candle's reader is not used: it panics on an alignment of 0,
-//! takes a second tensor of one name silently, and does not say which tensor is cut off.
+//! takes a second tensor of one name silently, and does not say which tensor is cut off. Nor is its writer, which holds all
+//! tensors at once: [`mod@write`] is ours.
 
 pub(crate) mod config;
 pub(crate) mod file;
 pub(crate) mod names;
 pub(crate) mod value;
 pub(crate) mod vocabulary;
+pub(crate) mod write;
 
 use std::path::PathBuf;
 

@@ -48,6 +48,8 @@ pub use error::{
 pub use frame::{FRAME_SIDE_MAX, Frame};
 pub use generate::{Continue, Delta, Finish, Generation, Request};
 pub use gguf::GgufSource;
+pub use gguf::names::gguf_name;
+pub use gguf::write::GgufWriter;
 pub use guide::{Constraint, Guide, Guides, TokenSet};
 pub use limits::Limits;
 pub use model::{FolderSource, LoadOptions, Model, Parts};

@@ -120,13 +120,35 @@ impl Model {
     /// # Errors
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(path: &Path, options: LoadOptions) -> Result<Self, LoadError> {
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "gguf")
-        {
-            return Self::load_gguf(&GgufSource::text(path), options);
+        Self::load_held(path, false, None, options)
+    }
+
+    /// As [`Model::load`]. `quantised` holds the language model's matrices in blocks, as [`FolderSource::quantised`] and
+    /// [`GgufSource::quantised`] say; digests are remembered in `digest_cache`, where there is one.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_held(
+        path: &Path,
+        quantised: bool,
+        digest_cache: Option<&Path>,
+        options: LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let digest_cache = digest_cache.map(Path::to_owned);
+        if path.extension().is_some_and(|end| end == "gguf") {
+            let source = GgufSource {
+                quantised,
+                digest_cache,
+                ..GgufSource::text(path)
+            };
+            return Self::load_gguf(&source, options);
         }
-        Self::load_folder(&FolderSource::new(path), options)
+        let source = FolderSource {
+            quantised,
+            digest_cache,
+            ..FolderSource::new(path)
+        };
+        Self::load_folder(&source, options)
     }
 
     /// Loads a Hugging Face folder.

@@ -172,7 +172,13 @@ pub(crate) fn written(
                 impression,
             })
         }
-        Question::Answer { .. } | Question::Compare { .. } => Output::Answer(v1::Answer { text }),
+        Question::Answer { .. } | Question::Compare { .. } => {
+            if text.trim().is_empty() {
+                // The model ended at once. An empty box must not look like an answer that was not shown.
+                warnings.push("the model wrote no text: the question is not answered".to_owned());
+            }
+            Output::Answer(v1::Answer { text })
+        }
         Question::Localise { .. } => {
             let boxes = boxes(&text, cut, frame, &mut warnings)?;
             Output::Localisation(v1::Localisation { text, boxes })

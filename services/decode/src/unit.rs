@@ -154,7 +154,8 @@ pub fn declared(
         if (entry.count, entry.width, dtype)
             != (model.tokens_per_image, model.token_width, model.dtype)
         {
-            return Err(wrong(image, "the model takes another shape or dtype"));
+            let what = "the model takes another shape or dtype, and encode needs the dtype that decode has";
+            return Err(wrong(image, what));
         }
         Ok(Declared {
             image,

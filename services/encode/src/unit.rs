@@ -52,10 +52,7 @@ pub fn came_encoded(
             pairs.all(|(tokens, frame)| tokens.frame_digest == frame.digest)
         });
     let tokens = tokens.ok_or(wrong)?;
-    let ours = (model.tokens_per_image, model.token_width);
-    let is_ours = |entry: &TokensEntry| {
-        (entry.count, entry.width) == ours && entry.dtype == model.dtype.as_str()
-    };
+    let is_ours = |entry: &TokensEntry| is_as_made(entry, model);
     let is_same = encoded.encoder_digest == model.encoder_digest.as_bytes().as_slice();
     if !is_same || !tokens.iter().all(is_ours) {
         let encoder = Digest::from_slice(&encoded.encoder_digest);
@@ -71,7 +68,7 @@ pub fn came_encoded(
             made_by: format!("{encoder}{shape}"),
             here: format!(
                 "{} ({}x{} {})",
-                model.encoder_digest, ours.0, ours.1, model.dtype
+                model.encoder_digest, model.tokens_per_image, model.token_width, model.dtype
             ),
         });
     }
@@ -100,20 +97,26 @@ pub(crate) fn are_numbers(bytes: &[u8], dtype: Dtype) -> bool {
     values.all(|value| u16::from_le_bytes(exponent(value)) & 0x7f80 != 0x7f80)
 }
 
-/// The token blobs of a stored manifest, if it is of these frames and this encoder.
+/// Whether tokens have the shape and the type of those that this encoder makes: the same weights computed in another type
+/// have the same digest.
+fn is_as_made(entry: &TokensEntry, model: &Description) -> bool {
+    (entry.count, entry.width) == (model.tokens_per_image, model.token_width)
+        && entry.dtype == model.dtype.as_str()
+}
+
+/// The token blobs of a stored manifest, if it is of these frames and what this encoder would make of them: a decoder of this
+/// pool takes no other type of numbers.
 #[must_use]
 pub fn still_good(
     stored: &TokensManifest,
     frames: &[FrameEntry],
-    encoder: &Digest,
+    model: &Description,
 ) -> Option<Vec<Digest>> {
     let same_frames = stored.tokens.len() == frames.len()
-        && stored
-            .tokens
-            .iter()
-            .zip(frames)
-            .all(|(tokens, frame)| tokens.frame_digest == frame.digest);
-    if !same_frames || stored.encoder_digest != encoder.as_bytes().as_slice() {
+        && stored.tokens.iter().zip(frames).all(|(tokens, frame)| {
+            tokens.frame_digest == frame.digest && is_as_made(tokens, model)
+        });
+    if !same_frames || stored.encoder_digest != model.encoder_digest.as_bytes().as_slice() {
         return None;
     }
     stored
@@ -206,7 +209,7 @@ mod tests {
         );
         assert_eq!(taken.device, "cuda");
         let frames = &encoded().frames[2..];
-        assert!(still_good(&taken, frames, &model().encoder_digest).is_some());
+        assert!(still_good(&taken, frames, &model()).is_some());
         let plain = FramesManifest {
             encoded: None,
             ..encoded()
@@ -267,28 +270,39 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_manifest_counts_only_for_its_own_frames_and_encoder() {
-        let encoder = Digest::new([9; 32]);
+    fn a_stored_manifest_counts_only_for_its_own_frames_and_for_what_made_it() {
         let frame = |byte: u8| FrameEntry {
             digest: vec![byte; 32].into(),
             ..Default::default()
         };
         let entry = |byte: u8| TokensEntry {
             digest: vec![byte + 100; 32].into(),
+            count: 2,
+            width: 4,
+            dtype: "bf16".to_owned(),
             frame_digest: vec![byte; 32].into(),
-            ..Default::default()
         };
         let stored = TokensManifest {
             tokens: vec![entry(1), entry(2)],
             encoder_digest: vec![9; 32].into(),
             ..Default::default()
         };
-        let check = |frames: &[FrameEntry], encoder: &Digest, good: bool| {
-            assert_eq!(still_good(&stored, frames, encoder).is_some(), good);
+        let check = |frames: &[FrameEntry], model: &Description, good: bool| {
+            assert_eq!(still_good(&stored, frames, model).is_some(), good);
         };
-        check(&[frame(1), frame(2)], &encoder, true);
-        check(&[frame(2), frame(1)], &encoder, false);
-        check(&[frame(1)], &encoder, false);
-        check(&[frame(1), frame(2)], &Digest::new([8; 32]), false);
+        let frames = [frame(1), frame(2)];
+        check(&frames, &model(), true);
+        check(&[frame(2), frame(1)], &model(), false);
+        check(&[frame(1)], &model(), false);
+        // Other weights; the same ones in another type, or pooled to another shape.
+        let with = |change: &dyn Fn(&mut Description)| {
+            let mut model = model();
+            change(&mut model);
+            check(&frames, &model, false);
+        };
+        with(&|model| model.encoder_digest = Digest::new([8; 32]));
+        with(&|model| model.dtype = Dtype::F32);
+        with(&|model| model.tokens_per_image = 3);
+        with(&|model| model.token_width = 5);
     }
 }

@@ -172,8 +172,7 @@ impl Encode {
         let Ok(stored) = TokensManifest::decode(list.clone()) else {
             return Ok(None);
         };
-        let encoder = &self.engine.description().encoder_digest;
-        let Some(blobs) = still_good(&stored, frames, encoder) else {
+        let Some(blobs) = still_good(&stored, frames, self.engine.description()) else {
             return Ok(None);
         };
         let there = blobs
@@ -215,9 +214,6 @@ impl Encode {
             .iter()
             .map(|(_, bytes)| self.store.digest(tenant, bytes));
         let blobs = join_all(digests).await;
-        for (digest, (_, bytes)) in blobs.iter().zip(&contents) {
-            self.cache.put(tenant, *digest, bytes.clone());
-        }
         let made = encoded.tokens.iter().zip(&blobs).zip(entries);
         let tokens = made.map(|((tokens, digest), entry)| TokensEntry {
             digest: Bytes::copy_from_slice(digest.as_bytes()),
@@ -235,6 +231,10 @@ impl Encode {
         let manifest = Bytes::from(manifest.encode_to_vec());
         // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
         self.store.keep(job, contents, &[], ready(Ok(()))).await?;
+        // Not sooner: of a job that was erased meanwhile nothing stays here. No decoder asks before the list is there.
+        for (digest, tokens) in blobs.into_iter().zip(encoded.tokens) {
+            self.cache.put(tenant, digest, tokens.bytes);
+        }
         self.store
             .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest.clone())
             .await?;
@@ -324,10 +324,62 @@ impl Handler for Encode {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::JobId;
+    use medfleet_core::{Class, JobId};
+    use medfleet_engine::{Simulated, SimulatedShape, SimulatedTiming};
+    use medfleet_runtime::Metrics;
     use medfleet_store::FleetKey;
 
     use super::*;
+
+    #[tokio::test]
+    async fn of_an_erased_job_no_tokens_stay_in_memory() {
+        let shape = SimulatedShape {
+            frame_side: 8,
+            ..SimulatedShape::default()
+        };
+        let simulated = Simulated::new(shape, SimulatedTiming::default());
+        let engine = EncodeEngine::start(Box::new(simulated), 1).expect("a thread starts");
+        let encode = Encode {
+            store: BlobStore::in_memory(FleetKey::new([1; 32])),
+            for_edge: false,
+            engine,
+            cache: Arc::new(Cache::new(64 << 20)),
+            url: String::new(),
+            metrics: EncodeMetrics::register(&Metrics::new()),
+        };
+        let make = async |job: [u8; 16]| {
+            let key = JobKey {
+                tenant: "a".parse().expect("a tenant"),
+                job: JobId::from_bytes(job),
+            };
+            let frame = Frame {
+                side: 8,
+                channels: 1,
+                pixels: vec![job[0]; 64].into(),
+            };
+            let purpose = Purpose {
+                class: Class::Routine,
+                is_last: true,
+            };
+            let entries = [FrameEntry::default()];
+            let input = (vec![frame], purpose);
+            encode.make(&key, b"chunk", &entries, input).await
+        };
+        let erased = JobKey {
+            tenant: "a".parse().expect("a tenant"),
+            job: JobId::from_bytes([1; 16]),
+        };
+        let erasure = encode.store.erase(&erased.tenant, &erased.job).await;
+        erasure.expect("erases");
+        let refused = make([1; 16]).await;
+        assert!(
+            matches!(refused, Err(EncodeError::Store(StoreError::JobErased))),
+            "{refused:?}"
+        );
+        assert_eq!(encode.cache.bytes().0, 0);
+        make([2; 16]).await.expect("this one was not");
+        assert_ne!(encode.cache.bytes().0, 0);
+    }
 
     #[tokio::test]
     async fn a_list_that_was_found_is_there_again_when_its_chunk_is_taken() {

@@ -183,7 +183,7 @@ impl Started<'_> {
         let list = self.blobs().get_as(tenant, BlobKind::TokensOfChunk, &key);
         if let Some(list) = list.await? {
             let list = read::<work::TokensManifest>(&list)?;
-            if encode::still_good(&list, frames, &encoder).is_some() {
+            if encode::still_good(&list, frames, &model()).is_some() {
                 return Ok(Move::ChunkEncoded { chunk });
             }
         }

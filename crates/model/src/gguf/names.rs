@@ -13,32 +13,60 @@ fn hub(name: String, one_added: bool) -> Option<HubName> {
     Some(HubName { name, one_added })
 }
 
+/// What the hub's names of the language model begin with.
+const TEXT: &str = "language_model.model.";
+
+/// The tensors of the language model outside its layers: llama.cpp's name, the hub's, whether the converter adds 1.
+const AROUND: &[(&str, &str, bool)] = &[
+    ("token_embd", "embed_tokens", false),
+    ("output_norm", "norm", true),
+];
+
+/// The same for those of each layer.
+const LAYER: &[(&str, &str, bool)] = &[
+    ("attn_norm", "input_layernorm", true),
+    ("attn_q", "self_attn.q_proj", false),
+    ("attn_k", "self_attn.k_proj", false),
+    ("attn_v", "self_attn.v_proj", false),
+    ("attn_output", "self_attn.o_proj", false),
+    ("attn_q_norm", "self_attn.q_norm", true),
+    ("attn_k_norm", "self_attn.k_norm", true),
+    ("post_attention_norm", "post_attention_layernorm", true),
+    ("ffn_norm", "pre_feedforward_layernorm", true),
+    ("ffn_gate", "mlp.gate_proj", false),
+    ("ffn_up", "mlp.up_proj", false),
+    ("ffn_down", "mlp.down_proj", false),
+    ("post_ffw_norm", "post_feedforward_layernorm", true),
+];
+
 /// A tensor of the language model.
 pub(crate) fn text(name: &str) -> Option<HubName> {
-    const PREFIX: &str = "language_model.model.";
-    match name {
-        "token_embd.weight" => return hub(format!("{PREFIX}embed_tokens.weight"), false),
-        "output_norm.weight" => return hub(format!("{PREFIX}norm.weight"), true),
-        _ => (),
-    }
-    let (layer, part) = block(name.strip_prefix("blk.")?)?;
-    let (part, one_added) = match part.strip_suffix(".weight")? {
-        "attn_norm" => ("input_layernorm", true),
-        "attn_q" => ("self_attn.q_proj", false),
-        "attn_k" => ("self_attn.k_proj", false),
-        "attn_v" => ("self_attn.v_proj", false),
-        "attn_output" => ("self_attn.o_proj", false),
-        "attn_q_norm" => ("self_attn.q_norm", true),
-        "attn_k_norm" => ("self_attn.k_norm", true),
-        "post_attention_norm" => ("post_attention_layernorm", true),
-        "ffn_norm" => ("pre_feedforward_layernorm", true),
-        "ffn_gate" => ("mlp.gate_proj", false),
-        "ffn_up" => ("mlp.up_proj", false),
-        "ffn_down" => ("mlp.down_proj", false),
-        "post_ffw_norm" => ("post_feedforward_layernorm", true),
-        _ => return None,
+    let name = name.strip_suffix(".weight")?;
+    let (layer, part, parts) = match name.strip_prefix("blk.") {
+        Some(rest) => {
+            let (layer, part) = block(rest)?;
+            (format!("layers.{layer}."), part, LAYER)
+        }
+        None => (String::new(), name, AROUND),
     };
-    hub(format!("{PREFIX}layers.{layer}.{part}.weight"), one_added)
+    let (_, part, one_added) = parts.iter().find(|(llama, _, _)| *llama == part)?;
+    hub(format!("{TEXT}{layer}{part}.weight"), *one_added)
+}
+
+/// llama.cpp's name of a tensor of the language model, by the hub's in its first scheme (`language_model.model.…`); nothing
+/// for a name that is none of them.
+#[must_use]
+pub fn gguf_name(hub: &str) -> Option<String> {
+    let name = hub.strip_prefix(TEXT)?.strip_suffix(".weight")?;
+    let (layer, part, parts) = match name.strip_prefix("layers.") {
+        Some(rest) => {
+            let (layer, part) = block(rest)?;
+            (format!("blk.{layer}."), part, LAYER)
+        }
+        None => (String::new(), name, AROUND),
+    };
+    let (llama, _, _) = parts.iter().find(|(_, hub, _)| *hub == part)?;
+    Some(format!("{layer}{llama}.weight"))
 }
 
 /// A tensor of an mmproj file. In files of some converters `ffn_up` and `ffn_down` are exchanged, as in CLIP's first
@@ -113,7 +141,14 @@ mod tests {
             &format!("{layer}.pre_feedforward_layernorm.weight"),
             true,
         );
+        check(
+            text("output_norm.weight"),
+            "language_model.model.norm.weight",
+            true,
+        );
         assert_eq!(text("output.weight"), None);
+        assert_eq!(text("blk.0.token_embd.weight"), None);
+        assert_eq!(text("attn_q.weight"), None);
         assert_eq!(text("blk.0.attn_q.bias"), None);
         let layer = "vision_tower.vision_model.encoder.layers.3";
         check(
@@ -132,5 +167,29 @@ mod tests {
             true,
         );
         assert_eq!(vision("v.class_embd", false), None);
+    }
+    #[test]
+    fn names_of_the_language_model_lead_back() {
+        for (hub, llama) in [
+            ("embed_tokens", "token_embd"),
+            ("norm", "output_norm"),
+            ("layers.3.self_attn.q_norm", "blk.3.attn_q_norm"),
+            ("layers.3.self_attn.o_proj", "blk.3.attn_output"),
+            ("layers.0.input_layernorm", "blk.0.attn_norm"),
+            ("layers.12.mlp.down_proj", "blk.12.ffn_down"),
+        ] {
+            let hub = format!("language_model.model.{hub}.weight");
+            let llama = format!("{llama}.weight");
+            assert_eq!(gguf_name(&hub), Some(llama.clone()));
+            assert_eq!(text(&llama).map(|found| found.name), Some(hub));
+        }
+        for other in [
+            "embed_tokens.weight",
+            "language_model.model.layers.3.norm.weight",
+            "language_model.model.layers.3.self_attn.q_proj.bias",
+            "vision_tower.vision_model.post_layernorm.weight",
+        ] {
+            assert_eq!(gguf_name(other), None, "{other}");
+        }
     }
 }

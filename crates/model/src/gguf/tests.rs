@@ -1,22 +1,18 @@
-//! A writer for GGUF files, and what a damaged one gets.
+//! What was written is read, and what a damaged file gets.
+
+use std::io::Write;
 
 use candle_core::quantized::GgmlDType;
 
 use super::file::parse;
 use super::value::Value;
+use super::write::GgufWriter;
 use crate::error::GgufError;
 
-/// A GGUF under construction, version 3.
-#[derive(Default)]
+/// A GGUF in memory.
 pub(crate) struct Writer {
-    values: Vec<(String, Vec<u8>)>,
-    tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>,
-}
-
-fn text(text: &str) -> Vec<u8> {
-    let mut out = (text.len() as u64).to_le_bytes().to_vec();
-    out.extend(text.as_bytes());
-    out
+    head: GgufWriter,
+    data: Vec<Vec<u8>>,
 }
 
 fn number(dtype: GgmlDType) -> u32 {
@@ -32,73 +28,46 @@ fn number(dtype: GgmlDType) -> u32 {
 }
 
 impl Writer {
-    fn value(mut self, key: &str, kind: u32, bytes: &[u8]) -> Self {
-        let mut value = kind.to_le_bytes().to_vec();
-        value.extend(bytes);
-        self.values.push((key.to_owned(), value));
-        self
-    }
-
-    pub(crate) fn size(self, key: &str, n: usize) -> Self {
-        self.value(key, 4, &u32::try_from(n).unwrap().to_le_bytes())
-    }
-
-    pub(crate) fn float(self, key: &str, x: f32) -> Self {
-        self.value(key, 6, &x.to_le_bytes())
-    }
-
-    pub(crate) fn text(self, key: &str, value: &str) -> Self {
-        self.value(key, 8, &text(value))
-    }
-
-    pub(crate) fn floats(self, key: &str, all: &[f32]) -> Self {
-        let mut bytes = 6u32.to_le_bytes().to_vec();
-        bytes.extend((all.len() as u64).to_le_bytes());
-        bytes.extend(all.iter().flat_map(|x| x.to_le_bytes()));
-        self.value(key, 9, &bytes)
+    pub(crate) const fn new(head: GgufWriter) -> Self {
+        Self {
+            head,
+            data: Vec::new(),
+        }
     }
 
     /// A tensor with its shape in our order.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize], dtype: GgmlDType, bytes: Vec<u8>) {
-        let tensor = (name.to_owned(), shape.to_vec(), number(dtype), bytes);
-        self.tensors.push(tensor);
+        self.numbered(name, shape, number(dtype), bytes);
+    }
+
+    fn numbered(&mut self, name: &str, shape: &[usize], dtype: u32, bytes: Vec<u8>) {
+        self.head.tensor(name, shape, dtype, bytes.len() as u64);
+        self.data.push(bytes);
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        out.extend(3u32.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.values.len() as u64).to_le_bytes());
-        for (key, value) in &self.values {
-            out.extend(text(key));
-            out.extend(value);
-        }
-        let mut offset = 0u64;
-        for (name, shape, dtype, bytes) in &self.tensors {
-            out.extend(text(name));
-            out.extend((shape.len() as u32).to_le_bytes());
-            out.extend(shape.iter().rev().flat_map(|n| (*n as u64).to_le_bytes()));
-            out.extend(dtype.to_le_bytes());
-            out.extend(offset.to_le_bytes());
-            offset += (bytes.len() as u64).next_multiple_of(32);
-        }
-        for (_, _, _, bytes) in &self.tensors {
-            out.resize(out.len().next_multiple_of(32), 0);
-            out.extend(bytes);
-        }
+        let mut out = Vec::new();
+        let data = |at: usize, file: &mut dyn Write| file.write_all(&self.data[at]);
+        self.head.write(&mut out, data).unwrap();
         out
     }
 }
 
-fn small() -> Writer {
-    let mut writer = Writer::default()
+/// With more metadata than it needs.
+fn small_with(more: impl FnOnce(GgufWriter) -> GgufWriter) -> Writer {
+    let head = GgufWriter::default()
         .text("general.architecture", "gemma3")
         .size("gemma3.block_count", 3)
         .float("gemma3.rope.freq_base", 1e6)
         .floats("scores", &[0.5, 0.25]);
+    let mut writer = Writer::new(more(head));
     writer.tensor("a.weight", &[2, 3], GgmlDType::F32, vec![1; 24]);
     writer.tensor("b.weight", &[1, 32], GgmlDType::Q8_0, vec![2; 34]);
     writer
+}
+
+fn small() -> Writer {
+    small_with(|head| head)
 }
 
 #[test]
@@ -111,12 +80,34 @@ fn what_was_written_is_read() {
     assert_eq!(bytes[tensors["a.weight"].bytes.clone()], [1; 24]);
     assert_eq!(tensors["b.weight"].dtype, GgmlDType::Q8_0);
     assert_eq!(bytes[tensors["b.weight"].bytes.clone()], [2; 34]);
+    let large = small_with(|head| head.size("large", 1 << 40)).bytes();
+    let (metadata, _) = parse(&large, "large.gguf").unwrap();
+    assert_eq!(metadata.values["large"], Value::Integer(1 << 40));
+}
+
+#[test]
+fn a_tensor_of_another_length_than_declared_is_not_written_silently() {
+    let mut head = GgufWriter::default();
+    head.tensor("a.weight", &[2, 3], 0, 24);
+    for length in [23, 25] {
+        let data = |_: usize, file: &mut dyn Write| file.write_all(&vec![1; length]);
+        let error = head
+            .write(&mut std::io::sink(), data)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("a.weight has {length} bytes")),
+            "{error}"
+        );
+    }
 }
 
 #[test]
 fn a_file_cut_anywhere_is_refused() {
     let bytes = small().bytes();
-    for length in 0..bytes.len() {
+    // Behind the last tensor there is only what makes its length even.
+    let (_, tensors) = parse(&bytes, "whole.gguf").unwrap();
+    for length in 0..tensors["b.weight"].bytes.end {
         let found = parse(&bytes[..length], "cut.gguf");
         assert!(
             matches!(found, Err(GgufError::Truncated { .. })),
@@ -142,11 +133,11 @@ fn damage_is_named() {
     bytes[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(parse(&bytes, "bad.gguf").is_err());
     check(
-        &small().size("general.alignment", 3).bytes(),
+        &small_with(|head| head.size("general.alignment", 3)).bytes(),
         "general.alignment is 3",
     );
     check(
-        &small().text("gemma3.block_count", "3").bytes(),
+        &small_with(|head| head.text("gemma3.block_count", "3")).bytes(),
         "gemma3.block_count is there twice",
     );
     let mut writer = small();
@@ -159,6 +150,6 @@ fn damage_is_named() {
     writer.tensor("c.weight", &[usize::MAX, 32], GgmlDType::F32, vec![0; 4]);
     check(&writer.bytes(), "c.weight");
     let mut writer = small();
-    writer.tensors[0].2 = 16;
-    check(&writer.bytes(), "a.weight has ggml type 16");
+    writer.numbered("c.weight", &[1, 1], 16, vec![0; 4]);
+    check(&writer.bytes(), "c.weight has ggml type 16");
 }

@@ -12,6 +12,7 @@ use super::{TOLERANCE, all, difference, println_figure};
 use crate::gguf::file::GgufFile;
 use crate::gguf::names;
 use crate::gguf::tests::Writer;
+use crate::gguf::write::GgufWriter;
 use crate::weights::{self, Weights};
 use crate::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadError, LoadOptions, Model};
 
@@ -77,9 +78,9 @@ fn gguf_name(hub: &str) -> (String, bool, bool) {
     panic!("{hub} has no name in GGUF files");
 }
 
-fn text_header() -> Writer {
+fn text_header() -> GgufWriter {
     let config = tiny().config().text.clone();
-    Writer::default()
+    GgufWriter::default()
         .text("general.architecture", "gemma3")
         .size("gemma3.context_length", config.positions_max)
         .size("gemma3.embedding_length", config.hidden)
@@ -107,9 +108,9 @@ fn text_header() -> Writer {
         )
 }
 
-fn vision_header() -> Writer {
+fn vision_header() -> GgufWriter {
     let config = tiny().config().vision.clone().unwrap();
-    Writer::default()
+    GgufWriter::default()
         .text("general.architecture", "clip")
         .text("clip.projector_type", "gemma3")
         .size("clip.vision.image_size", config.image_size)
@@ -129,7 +130,7 @@ fn vision_header() -> Writer {
 /// from `rows` on.
 fn write(dir: &Path, dtype: GgmlDType, rows: usize) -> GgufSource {
     let bytes = std::fs::read(tiny_dir().join("model.safetensors")).unwrap();
-    let (mut text, mut vision) = (text_header(), vision_header());
+    let (mut text, mut vision) = (Writer::new(text_header()), Writer::new(vision_header()));
     for (hub, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
         let (name, is_text, one_added) = gguf_name(hub);
         let mut shape = view.shape().to_vec();
@@ -420,8 +421,8 @@ fn what_is_not_computed_is_refused() {
             .to_string();
         assert!(error.contains(expected), "{error} instead of {expected}");
     };
-    let with = |name: &str, shape: &[usize]| {
-        let mut writer = text_header();
+    let with = |head: GgufWriter, name: &str, shape: &[usize]| {
+        let mut writer = Writer::new(head);
         let hidden = tiny().config().text.hidden;
         let rows = tiny().config().text.vocab;
         let zeros = |n: usize| vec![0u8; n * 4];
@@ -435,20 +436,21 @@ fn what_is_not_computed_is_refused() {
         writer
     };
     check(
-        Writer::default().text("general.architecture", "llama"),
+        Writer::new(GgufWriter::default().text("general.architecture", "llama")),
         "gemma3",
     );
-    check(text_header(), "token_embd.weight is absent");
+    check(Writer::new(text_header()), "token_embd.weight is absent");
     check(
-        with("output.weight", &[2, 2]),
+        with(text_header(), "output.weight", &[2, 2]),
         "output.weight is none of Gemma 3's",
     );
     check(
-        with("output_norm.weight", &[2]),
+        with(text_header(), "output_norm.weight", &[2]),
         "input_layernorm.weight is missing",
     );
+    let capped = text_header().float("gemma3.final_logit_softcapping", 30.0);
     check(
-        with("output_norm.weight", &[2]).float("gemma3.final_logit_softcapping", 30.0),
+        with(capped, "output_norm.weight", &[2]),
         "final_logit_softcapping is 30",
     );
 }

@@ -126,6 +126,28 @@ fn a_damaged_file_is_refused_and_made_anew() {
     }
 }
 
+/// Else every start would say again that it is made anew, and why it is not would be said nowhere.
+#[test]
+fn a_damaged_file_that_cannot_be_made_anew_says_both() {
+    let cache = TempDir::new().unwrap();
+    load(&tiny_dir(), Some(cache.path()));
+    damage(&rows(cache.path()), 0);
+    // In the place of the file that would be written.
+    let dir = tiny_dir();
+    let memory = Memory::new(&[dir.as_path()], None).unwrap();
+    let partial = cache.path().join(format!("{}.partial", memory.stamp()));
+    std::fs::create_dir(partial).unwrap();
+    let found = load(&dir, Some(cache.path()));
+    let QuantisedCache::Damaged { reason } = found.quantised_cache() else {
+        panic!("{:?}", found.quantised_cache());
+    };
+    assert!(
+        reason.contains("digests are not") && reason.contains("could not be made anew"),
+        "{reason}"
+    );
+    assert_eq!(logits(&found), logits(&load(&dir, None)));
+}
+
 #[test]
 fn rows_of_other_weights_are_never_used() {
     let (dir, cache) = (TempDir::new().unwrap(), TempDir::new().unwrap());

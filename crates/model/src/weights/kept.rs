@@ -161,11 +161,14 @@ impl Weights {
                 reason: reason.clone(),
             },
         };
-        Ok(match &kept.refused {
-            Some(reason) => QuantisedCache::Damaged {
-                reason: reason.clone(),
+        Ok(match (&kept.refused, outcome) {
+            (None, outcome) => outcome,
+            (Some(damage), QuantisedCache::NotWritten { reason }) => QuantisedCache::Damaged {
+                reason: format!("{damage}; it could not be made anew: {reason}"),
             },
-            None => outcome,
+            (Some(damage), _) => QuantisedCache::Damaged {
+                reason: damage.clone(),
+            },
         })
     }
 }

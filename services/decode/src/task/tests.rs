@@ -54,6 +54,26 @@ fn check_boxes(text: &str, expected: &[[f64; 4]], warnings: usize) {
 }
 
 #[test]
+fn an_answer_without_text_says_so() {
+    let compare = Question::Compare {
+        clinical_context: String::new(),
+    };
+    let answer = Question::Answer {
+        question: "Is there an effusion?".to_owned(),
+    };
+    for question in [answer, compare] {
+        let check = |text: &str, expected: usize| {
+            let written = written(&question, text.to_owned(), done(Finish::Stop), None);
+            let warnings = written.expect("an answer").warnings;
+            assert_eq!(warnings.len(), expected, "{text:?}: {warnings:?}");
+        };
+        check("No.", 0);
+        check("", 1);
+        check(" \n", 1);
+    }
+}
+
+#[test]
 fn boxes_and_comparisons_take_the_frames_they_are_about() {
     let task = |kind| v1::Task { kind: Some(kind) };
     let localise = task(Kind::Localise(v1::LocaliseTask::default()));

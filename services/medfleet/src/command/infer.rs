@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use medfleet_engine::Verified;
 use medfleet_model::{
     ComputeDevice, Continue, Dtype, Finish, FolderSource, Frame, Generation, GgufSource,
-    LoadOptions, Message, Model, Parts, Prompt, Request, Sampling,
+    ImageTokens, LoadOptions, Message, Model, Parts, Prompt, Request, Sampling,
 };
 use serde_json::{Value, json};
 
@@ -165,20 +165,16 @@ fn load_draft(path: &Path, args: &Args, options: LoadOptions) -> Result<Model> {
         parts: Parts::Text,
         ..options
     };
-    let model = if path.extension().is_some_and(|end| end == "gguf") {
-        let source = GgufSource {
-            quantised: args.quantised,
-            ..GgufSource::text(path)
-        };
-        Model::load_gguf(&source, options)
-    } else {
-        let source = FolderSource {
-            quantised: args.quantised,
-            ..FolderSource::new(path)
-        };
-        Model::load_folder(&source, options)
-    };
+    let model = Model::load_held(path, args.quantised, None, options);
     model.with_context(|| format!("cannot load the draft model in {}", path.display()))
+}
+
+/// Tokens of the images; a model without a vision tower has none to make of none.
+fn encode(model: &Model, images: &[Frame]) -> Result<Vec<ImageTokens>> {
+    if images.is_empty() {
+        return Ok(Vec::new());
+    }
+    model.encode(images).context("cannot encode the images")
 }
 
 /// Encodes the images and generates; text goes to stdout as it comes unless JSON was asked for.
@@ -189,11 +185,7 @@ fn generate(
     args: &Args,
 ) -> Result<(Generation, Spans)> {
     let begun = Instant::now();
-    let tokens = if images.is_empty() {
-        Vec::new()
-    } else {
-        model.encode(images).context("cannot encode the images")?
-    };
+    let tokens = encode(model, images)?;
     let encode = begun.elapsed();
     let request = Request {
         sampling: Sampling {

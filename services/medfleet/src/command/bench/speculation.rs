@@ -15,7 +15,7 @@ use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
     Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
 };
-use medfleet_model::{ComputeDevice, Dtype, FolderSource, GgufSource, LoadOptions, Model, Parts};
+use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
@@ -150,16 +150,7 @@ fn load(args: &Args, path: &Path, parts: Parts) -> Result<Model> {
         parts,
         device: args.device,
     };
-    let is_gguf = path.extension().is_some_and(|end| end == "gguf");
-    let model = if is_gguf {
-        let mut source = GgufSource::text(path);
-        source.quantised = args.quantised;
-        Model::load_gguf(&source, options)
-    } else {
-        let mut source = FolderSource::new(path);
-        source.quantised = args.quantised;
-        Model::load_folder(&source, options)
-    };
+    let model = Model::load_held(path, args.quantised, None, options);
     model.with_context(|| format!("cannot load {}", path.display()))
 }
 

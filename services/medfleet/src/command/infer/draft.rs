@@ -30,11 +30,7 @@ pub(super) fn generate(
     args: &Args,
 ) -> Result<(Generation, Spans, Verified)> {
     let begun = Instant::now();
-    let images = if images.is_empty() {
-        Vec::new()
-    } else {
-        model.encode(images).context("cannot encode the images")?
-    };
+    let images = super::encode(&model, images)?;
     let encode = begun.elapsed();
     let tokens_max = u32::try_from(args.max_tokens).context("--max-tokens is too large")?;
     let tokens = prompt.tokens().len() + args.max_tokens;
