@@ -1,7 +1,8 @@
 //! The wire contract: lint, breaking changes against the committed image, and the API reference made from it.
 //!
-//! `proto/medfleet.binpb` is the contract as last accepted, a `FileDescriptorSet` without comments. A change that only
-//! adds is accepted by `--bless`; one that breaks clients needs `--bless-breaking`.
+//! `proto/medfleet.binpb` is the contract as last accepted, a `FileDescriptorSet` with its comments; `proto/build.rs` generates
+//! code from it, so that a build needs no compiler of `.proto` files. A change that only adds is accepted by `--bless`; one that
+//! breaks clients needs `--bless-breaking`.
 
 mod reference;
 
@@ -42,14 +43,9 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     }
 
     let scratch = places::scratch("proto")?;
-    let current = build(
-        &buf,
-        &scratch.join("current.binpb"),
-        &["--exclude-source-info"],
-    )?;
-    let commented = build(&buf, &scratch.join("commented.binpb"), &[])?;
+    let current = build(&buf, &scratch.join("current.binpb"))?;
     let set =
-        FileDescriptorSet::decode(commented.as_slice()).context("read the image that buf built")?;
+        FileDescriptorSet::decode(current.as_slice()).context("read the image that buf built")?;
     let silent = reference::silent(&set);
     if !silent.is_empty() {
         bail!(
@@ -84,12 +80,10 @@ fn settle(mode: Mode, path: &Path, wanted: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn build(buf: &Path, out: &Path, flags: &[&str]) -> Result<Vec<u8>> {
+fn build(buf: &Path, out: &Path) -> Result<Vec<u8>> {
     process::run(
         buf_command(buf)
-            .args(["build", "proto", "--as-file-descriptor-set"])
-            .args(flags)
-            .arg("-o")
+            .args(["build", "proto", "--as-file-descriptor-set", "-o"])
             .arg(out),
     )?;
     fs::read(out).with_context(|| format!("read {}", out.display()))
