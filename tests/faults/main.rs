@@ -1,9 +1,10 @@
-//! What breaks, on purpose: seeded storms, workers that come back from the dead, drains under load, planted swaps,
+//! What breaks, on purpose: seeded storms, workers that come back from the dead, units that kill, drains under load, planted swaps,
 //! and many seeds in virtual time.
 //! Longer storms run by `make chaos`; a seed that fails there or here says how to run it again.
 
 mod planning;
 mod planted;
+mod poison;
 mod power;
 mod rolling;
 mod storms;

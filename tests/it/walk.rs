@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{JobState, result::Output};
 use medfleet_tests::client::{report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options};
+use medfleet_tests::fleet::{Fleet, Model, Options, Role, http_get};
 use medfleet_tests::picture;
 
 /// The real chest radiograph through the real (tiny) model.
@@ -72,7 +72,7 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
     Ok(())
 }
 
-/// The same study twice is the same text: a result replays.
+/// The same study twice is the same text: a result replays. Its images are encoded once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_study_gives_the_same_draft() -> Result<()> {
     let fleet = Fleet::start(Options {
@@ -92,6 +92,14 @@ async fn the_same_study_gives_the_same_draft() -> Result<()> {
     }
     ensure!(texts[0] == texts[1], "the same image gave two texts");
     ensure!(texts[0] != texts[2], "two images gave one text");
+    let (_, metrics) = http_get(fleet.admin(Role::Encode), "/metrics").await?;
+    for wanted in [
+        "medfleet_encode_frames_total 2",
+        "medfleet_encode_chunks_found_total 1",
+    ] {
+        let is_there = metrics.lines().any(|line| line == wanted);
+        ensure!(is_there, "{wanted} is not among: {metrics}");
+    }
     Ok(())
 }
 

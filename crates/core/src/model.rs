@@ -4,8 +4,9 @@
 //! Nothing of the protocol is written again here. What is decided in a step is decided by [`crate::JobRecord::apply`] and
 //! [`crate::protocol`], as in the fleet; the model is what surrounds them: the queue's promises (one live message a unit,
 //! redelivery after the acknowledge wait, compare-and-set), the order of the steps, and what can go wrong.
-//! Reading order: `world` (what there is), `step`, `worker`, `desk` (what can happen), `check` (the search).
+//! Reading order: `world` (what there is), `step`, `worker`, `desk`, `aside` (what can happen), `check` (the search).
 
+mod aside;
 mod check;
 mod desk;
 mod scenarios;

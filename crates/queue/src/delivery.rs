@@ -155,8 +155,9 @@ impl Queue {
         let begun = Instant::now();
         self.note_aside(key).await?;
         let acknowledged = self.acknowledge(reply, "+ACK".into()).await;
-        // It may still be on its way, and come when the sweep has long found the unit in its place and done with the note: the
-        // unit would be gone, and nobody would know. So one more note goes behind it.
+        // It may still be on its way, and come when a sweep has long found the unit in its place and done with the note: the
+        // unit would be gone, and nobody would know. Today's sweep leaves the note as long as it finds a unit; one of an earlier
+        // release does not, so one more note goes behind it.
         if acknowledged.is_err() || begun.elapsed() > self.config.request_timeout.get() {
             self.note_aside(key).await?;
         }

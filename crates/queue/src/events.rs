@@ -67,27 +67,36 @@ impl Queue {
             .transpose()
     }
 
-    /// The latest epoch and the latest attempt that a job's stored events tell of; none when nothing is known of a job of this
-    /// name. They outlive the job's record where that is lost alone: units, events and text of theirs are still about, and who
-    /// accepts the job again begins it in the epoch after, and counts attempts on. Costs one reading by an exact subject where
-    /// there was no such job.
+    /// The latest epoch and the latest attempt that is still told of a job, by its stored events and its dead letters; none when
+    /// nothing is known of a job of this name. They outlive the job's record where that is lost alone: units, events, letters and
+    /// text of theirs are still about, and who accepts the job again begins it in the epoch after, and counts attempts on. What
+    /// tells of it is of any epoch: those before may have gone by their age. Costs two readings at once where there was no such
+    /// job.
     ///
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`].
     pub async fn last_epoch(&self, key: &JobKey) -> Result<Option<(u32, u32)>> {
-        let first = subject::first_event(key);
-        let which = Which::Last {
-            last_by_subj: &first,
-        };
-        if self.api.get(subject::EVENTS, which).await?.is_none() {
-            return Ok(None);
-        }
-        let (mut after, mut epoch, mut attempt) = (0, 0, 0);
+        let (said, buried) =
+            futures::try_join!(self.last_said_epoch(key), self.last_dead_epoch(key))?;
+        Ok(match (said, buried) {
+            (None, None) => None,
+            (said, buried) => {
+                let (epoch, attempt) = said.unwrap_or_default();
+                Some((epoch.max(buried.unwrap_or_default()), attempt))
+            }
+        })
+    }
+
+    /// As [`Queue::last_epoch`], of its events alone.
+    async fn last_said_epoch(&self, key: &JobKey) -> Result<Option<(u32, u32)>> {
+        let mut after = 0;
+        let mut last: Option<(u32, u32)> = None;
         while let Some((sequence, event)) = self.next_event(key, after).await? {
             after = sequence;
-            (epoch, attempt) = (event.epoch.max(epoch), event.attempt.max(attempt));
+            let (epoch, attempt) = last.unwrap_or_default();
+            last = Some((event.epoch.max(epoch), event.attempt.max(attempt)));
         }
-        Ok(Some((epoch, attempt)))
+        Ok(last)
     }
 
     /// Every event of every job from now on, in order, with job and sequence. One consumer on the server; goes on after a

@@ -193,6 +193,26 @@ impl Queue {
             .transpose()
     }
 
+    /// The latest epoch of a job of which a dead letter is kept.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub(crate) async fn last_dead_epoch(&self, key: &JobKey) -> Result<Option<u32>> {
+        let filter = subject::dead_of_job(key);
+        let (mut next, mut last) = (1, None);
+        loop {
+            let which = Which::Next {
+                seq: next,
+                next_by_subj: &filter,
+            };
+            let Some(letter) = self.api.get(subject::DEAD, which).await? else {
+                return Ok(last);
+            };
+            next = letter.sequence + 1;
+            last = last.max(subject::epoch_of_dead(&letter.subject));
+        }
+    }
+
     /// Removes a dead letter; one that is gone is fine.
     ///
     /// # Errors

@@ -123,11 +123,6 @@ pub(crate) fn event(key: &JobKey, record: &JobRecord) -> String {
     format!("event.{key}.{}", event_token(record))
 }
 
-/// The event that a job begins with when it is accepted for the first time.
-pub(crate) fn first_event(key: &JobKey) -> String {
-    format!("event.{key}.0-{}", JobState::Accepted)
-}
-
 /// An event of the hub's job, at its edge: told from others by its place at the hub.
 pub(crate) fn hub_event(key: &JobKey, epoch: u32, sequence: u64) -> String {
     format!("event.{key}.{epoch}-hub-{sequence}")
@@ -164,6 +159,11 @@ pub(crate) fn dead_of(tenant: Option<&TenantId>) -> String {
 /// All dead letters of a job.
 pub(crate) fn dead_of_job(key: &JobKey) -> String {
     format!("dead.{key}.>")
+}
+
+/// The epoch of the job that a dead letter is of.
+pub(crate) fn epoch_of_dead(subject: &str) -> Option<u32> {
+    subject.rsplit('.').next()?.parse().ok()
 }
 
 /// The hint that a job was erased, on core NATS.
@@ -232,6 +232,7 @@ mod tests {
             format!("intake.encode.tiny-here.routine.st-mary.{job}.3")
         );
         assert_eq!(dead(&unit), format!("dead.st-mary.{job}.0"));
+        assert_eq!(epoch_of_dead(&dead(&unit)), Some(0));
     }
 
     #[test]

@@ -207,6 +207,18 @@ impl Queue {
             .await
     }
 
+    /// Whether a unit of this name is with the workers of its stage: released, and neither done nor set aside.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn is_released(&self, unit: &WorkUnit) -> Result<bool> {
+        let (stream, subject) = (subject::work_stream(unit.stage), subject::work(unit));
+        let which = Which::Last {
+            last_by_subj: &subject,
+        };
+        Ok(self.api.get(stream, which).await?.is_some())
+    }
+
     /// Tells idle workers that there are units of this one's stage, pool and class; once for any number of them, after the
     /// last was published.
     pub async fn hint(&self, unit: &WorkUnit) {

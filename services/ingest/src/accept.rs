@@ -9,7 +9,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join3};
-use medfleet_core::{Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, protocol};
+use medfleet_core::{
+    Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, protocol,
+};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Published, Queue, QueueError, Revision};
@@ -305,13 +307,21 @@ impl Acceptor {
         key: &JobKey,
         record: &JobRecord,
     ) -> Result<u32, QueueError> {
-        let headers = trace_of(record);
         let mut queued = 0;
         for unit in protocol::outstanding(key, record) {
-            let published = self.queue.publish_intake(&unit, &headers).await?;
-            queued += u32::from(published == Published::Stored);
+            queued += u32::from(self.requeue_unit(&unit, record).await?);
         }
         Ok(queued)
+    }
+
+    /// Queues a unit that a job waits for; whether it was not queued.
+    pub(crate) async fn requeue_unit(
+        &self,
+        unit: &WorkUnit,
+        record: &JobRecord,
+    ) -> Result<bool, QueueError> {
+        let published = self.queue.publish_intake(unit, &trace_of(record)).await?;
+        Ok(published == Published::Stored)
     }
 
     /// Adds a line to the tenant's audit stream.

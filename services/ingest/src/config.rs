@@ -68,6 +68,12 @@ impl Settings for MainConfig {
                 "queue.record_retention must be at least ingest.limits.time_to_live_max, so that no job outlives its record",
             ));
         }
+        if self.queue.event_retention.get() < self.ingest.limits.time_to_live_max.get() {
+            return Err(ConfigError::relation(
+                "queue.event_retention must be at least ingest.limits.time_to_live_max, so that an open job whose record is lost \
+                 has an event that tells its epoch",
+            ));
+        }
         self.ingest.retention.check(self.queue.record_retention)
     }
 }

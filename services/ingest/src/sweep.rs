@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::future::try_join3;
-use medfleet_core::{JobKey, JobState};
+use medfleet_core::{JobKey, JobState, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
@@ -78,15 +78,27 @@ impl Acceptor {
 
     /// Queues what a job waits for of which a unit was removed; nothing for one that has ended. That one may have ended without
     /// saying so, by a write whose answer was lost: the unit would have said it when it came again.
+    ///
+    /// The note stays as long as one of the units is with the workers: whoever has set it aside may have stood still since, or its
+    /// acknowledgement may still be on its way. What is queued in the place of one that is gone, no such acknowledgement removes.
     async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
             // It had a record when it was set aside: a server that is behind says so, or the note goes with its own age.
             return Ok(());
         };
         self.queue.publish_event(key, &record).await?;
-        let queued_units = self.requeue(key, &record).await?;
-        tracing::debug!(job = %key.job, queued_units, "a job that was set aside is queued again");
-        self.queue.remove_pending(noted).await
+        let (mut queued_units, mut is_out) = (0, false);
+        for unit in protocol::outstanding(key, &record) {
+            match self.queue.is_released(&unit).await? {
+                true => is_out = true,
+                false => queued_units += u32::from(self.requeue_unit(&unit, &record).await?),
+            }
+        }
+        tracing::debug!(job = %key.job, queued_units, is_out, "a job that was set aside is queued again");
+        match is_out {
+            true => Ok(()),
+            false => self.queue.remove_pending(noted).await,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What must hold after every storm: each accepted job ended once, with the one right answer, and nothing is left over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
@@ -91,7 +92,7 @@ async fn all_final(clients: &Clients, accepted: &[Accepted]) -> Result<BTreeMap<
                     waiting.first()
                 );
             }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         };
         let found: BTreeSet<String> = jobs.keys().cloned().collect();
         let (lost, more) = (
@@ -203,7 +204,7 @@ fn key(accepted: &Accepted) -> Result<JobKey> {
     })
 }
 
-/// Nothing is queued, held, or half accepted.
+/// Nothing is queued, held, half accepted, or set aside.
 async fn nothing_waits(queue: &Queue) -> Result<()> {
     let pool = PoolName::new(POOL)?;
     for stage in Stage::ALL {
@@ -215,8 +216,13 @@ async fn nothing_waits(queue: &Queue) -> Result<()> {
         empty.await.with_context(|| format!("{stage}"))?;
     }
     wait_until(PATIENCE, "no accept to be pending", async || {
-        let pending = queue.list_pending(std::time::Duration::ZERO).await.ok()?;
+        let pending = queue.list_pending(Duration::ZERO).await.ok()?;
         pending.is_empty().then_some(())
+    })
+    .await?;
+    wait_until(PATIENCE, "no job to be noted as set aside", async || {
+        let aside = queue.list_aside(Duration::ZERO).await.ok()?;
+        aside.is_empty().then_some(())
     })
     .await
 }

@@ -6,12 +6,14 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use medfleet_core::{FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, protocol};
+use medfleet_core::{
+    FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, WorkUnit, protocol,
+};
 use medfleet_queue::{Applied, QueueError};
 use medfleet_worker::Ending;
 
 use super::load::{Asked, Fate};
-use super::server::Stream;
+use super::server::{Stream, name_of};
 use super::stages::store_study;
 use super::timeline::after;
 use super::wire::Wire;
@@ -265,13 +267,29 @@ async fn sweep_once(wire: &Wire) -> Result<(), QueueError> {
     for (key, noted) in aside {
         if let Some((record, _)) = wire.record(&key).await? {
             wire.say(&key, &record).await?;
+            let mut is_out = false;
             for unit in protocol::outstanding(&key, &record) {
-                wire.publish(Stream::Intake, &unit).await?;
+                if is_released(wire, &unit).await? {
+                    is_out = true;
+                } else {
+                    wire.publish(Stream::Intake, &unit).await?;
+                }
             }
-            forget(wire, noted).await?;
+            if !is_out {
+                forget(wire, noted).await?;
+            }
         }
     }
     Ok(())
+}
+
+/// Whether a unit of this name is with the workers.
+async fn is_released(wire: &Wire, unit: &WorkUnit) -> Result<bool, QueueError> {
+    let name = name_of(unit);
+    wire.ask("look for a released unit", |server, _| {
+        server.live(Stream::Work, &name).is_some()
+    })
+    .await
 }
 
 /// Whether a failure is what this fate means.

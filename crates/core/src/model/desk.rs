@@ -1,5 +1,6 @@
 //! The processes of `ingest`: calls that submit and replay, the sweep, the dispatcher.
 
+use super::aside::AsideStep;
 use super::step::{Steps, Wrong};
 use super::world::{
     CallStep, DECODE, Desk, Flaw, Model, Put, ReleaseStep, Role, Seen, World, millis,
@@ -30,6 +31,10 @@ impl Model {
             Desk::Sweep { noted, step } => {
                 let to = self.sweep(world.clone(), at, noted, step);
                 steps.own("the sweep goes on", Ok(to), world);
+            }
+            Desk::Aside { noted, step } => {
+                let to = self.queue_again(world.clone(), at, noted, step);
+                steps.own("the sweep queues a job again", Ok(to), world);
             }
             Desk::Edge {
                 epoch,
@@ -84,15 +89,7 @@ impl Model {
                     steps.outside("a dead letter is replayed", Ok(to), world);
                 }
             }
-            // An entry of a replay is young for as long as the replay may still change the record.
-            Role::Sweep if world.is_pending && !is_young(world) => {
-                let mut to = world.clone();
-                to.desks[at] = Desk::Sweep {
-                    noted: true,
-                    step: CallStep::Record,
-                };
-                steps.own("the sweep finds an entry", Ok(to), world);
-            }
+            Role::Sweep => Self::open_sweep(world, at, steps),
             Role::Release => {
                 for (unit, waiting) in world.intake.iter().enumerate() {
                     let Some(epoch) = *waiting else { continue };
@@ -117,7 +114,26 @@ impl Model {
                     steps.own("the edge sees a decode", Ok(to), world);
                 }
             }
-            Role::Sweep => {}
+        }
+    }
+
+    fn open_sweep(world: &World, at: usize, steps: &mut Steps) {
+        // An entry of a replay is young for as long as the replay may still change the record.
+        if world.is_pending && !is_young(world) {
+            let mut to = world.clone();
+            to.desks[at] = Desk::Sweep {
+                noted: true,
+                step: CallStep::Record,
+            };
+            steps.own("the sweep finds an entry", Ok(to), world);
+        }
+        if world.is_aside {
+            let mut to = world.clone();
+            to.desks[at] = Desk::Aside {
+                noted: true,
+                step: AsideStep::Record,
+            };
+            steps.own("the sweep finds a job that was set aside", Ok(to), world);
         }
     }
 

@@ -16,6 +16,8 @@ const QUIET: Budget = Budget {
     ends: 0,
     replays: 0,
     submits: 0,
+    unreads: 0,
+    asides: 0,
 };
 
 const PLAIN: Scenario = Scenario {
@@ -232,6 +234,80 @@ const EDGE_REPLAYS: Scenario = Scenario {
     ..PLAIN
 };
 
+/// Units that cannot be read give up their places, and the sweep queues their job again.
+const ASIDE: Scenario = Scenario {
+    name: "a unit is set aside twice; a death, a pause",
+    workers: 2,
+    desks: &[Role::Sweep],
+    budget: Budget {
+        crashes: 1,
+        stalls: 1,
+        unreads: 2,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+/// The sweep reads the record while other chunks come further. What it queues once more is a start more, until that is taken
+/// back: a single retry could be used up by it.
+const ASIDE_CHUNKS: Scenario = Scenario {
+    name: "two chunks; one is set aside twice",
+    chunks: 2,
+    workers: 2,
+    retries_max: 2,
+    desks: &[Role::Sweep],
+    budget: Budget {
+        unreads: 2,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+/// Units that are handed back for later give up their places.
+const ASIDE_WRONG: Scenario = Scenario {
+    name: "no images; what goes wrong is set aside",
+    chunks: 0,
+    workers: 2,
+    desks: &[Role::Sweep],
+    budget: Budget {
+        crashes: 1,
+        stalls: 1,
+        wrongs: 1,
+        asides: 1,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+/// Work of before the replay is set aside.
+const ASIDE_REPLAYS: Scenario = Scenario {
+    name: "a replay while a unit is set aside",
+    chunks: 0,
+    desks: &[Role::Call, Role::Sweep],
+    budget: Budget {
+        crashes: 1,
+        fails: 1,
+        replays: 1,
+        submits: 1,
+        unreads: 1,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
+/// What a job of an edge waits for may be the hub.
+const ASIDE_EDGE: Scenario = Scenario {
+    name: "an edge encodes; a unit is set aside, a pause",
+    workers: 2,
+    desks: &[Role::Edge, Role::Sweep],
+    budget: Budget {
+        stalls: 1,
+        unreads: 1,
+        ..QUIET
+    },
+    ..PLAIN
+};
+
 const EDGE_EARLY: Scenario = Scenario {
     name: "an edge that sees a decode too early",
     desks: &[Role::Edge],
@@ -287,6 +363,11 @@ const ALL: &[Scenario] = &[
     EDGE,
     EDGE_CHUNKS,
     EDGE_REPLAYS,
+    ASIDE,
+    ASIDE_CHUNKS,
+    ASIDE_WRONG,
+    ASIDE_REPLAYS,
+    ASIDE_EDGE,
     EDGE_EARLY,
     EARLY,
     FOREIGN,
@@ -329,6 +410,9 @@ const FLAWS: &[(Flaw, Scenario)] = &[
     (Flaw::ReplaceByName, LATER),
     (Flaw::OverIsDone, DECODES),
     (Flaw::FencedAcknowledges, ZOMBIES),
+    (Flaw::AsideUnnoted, ASIDE),
+    (Flaw::AsideForgotten, ASIDE),
+    (Flaw::AsideByKey, ASIDE),
 ];
 
 fn describe(checked: &Checked) -> String {

@@ -2,7 +2,7 @@
 
 use super::step::{Steps, Wrong};
 use super::world::{
-    DECODE, Delivery, End, Flaw, Model, Phase, Put, Seen, Wish, Worker, World, frames_digest,
+    DECODE, Delivery, End, Flaw, Model, Phase, Put, Role, Seen, Wish, Worker, World, frames_digest,
     result_digest,
 };
 use crate::protocol::{
@@ -27,6 +27,10 @@ impl Model {
             let to = self.crash_worker(world, at, &delivery);
             steps.outside("a worker dies", Ok(to), world);
         }
+        if phase == Phase::Taken && world.budget.unreads > 0 {
+            let to = self.unread(world.clone(), at, delivery);
+            steps.outside("a worker cannot read its unit", to, world);
+        }
         match phase {
             Phase::Taken | Phase::Work(true) | Phase::Change(_) => {
                 self.record_steps(world, (at, delivery, phase), seen, steps);
@@ -44,11 +48,17 @@ impl Model {
                 steps.own("a worker queues what follows", to, world);
             }
             Phase::Settle(end) => {
-                steps.own(
-                    "a worker settles",
-                    Ok(settle(world.clone(), at, end)),
-                    world,
-                );
+                if end == End::Retry && world.budget.asides > 0 {
+                    let mut to = place(world.clone(), at, delivery, Phase::Aside, None);
+                    to.budget.asides -= 1;
+                    steps.outside("a worker gives up the place of its unit", Ok(to), world);
+                }
+                let to = settle(world.clone(), at, end);
+                steps.own("a worker settles", Ok(to), world);
+            }
+            Phase::Aside => {
+                let to = self.note_aside(world.clone(), at, delivery);
+                steps.own("a worker notes that its job waits", Ok(to), world);
             }
         }
     }
@@ -394,7 +404,7 @@ impl Model {
     }
 
     /// Queues what follows, then acknowledges.
-    fn follow(
+    pub(super) fn follow(
         &self,
         world: World,
         at: usize,
@@ -425,7 +435,9 @@ impl Model {
         put: Put,
     ) -> Result<World, Wrong> {
         let unit = units.trailing_zeros() as u8;
-        let left = self.put(&mut world, (unit, delivery.epoch), unit == DECODE, put);
+        // What it waits for besides a slot is an edge: where there is none, it is released at once.
+        let to_work = unit == DECODE && !self.scenario.desks.contains(&Role::Edge);
+        let left = self.put(&mut world, (unit, delivery.epoch), to_work, put);
         // The queue may have removed this worker's own message.
         let Worker::Busy(delivery, ..) = world.workers[at] else {
             return Err("a worker lost its place");
@@ -444,7 +456,7 @@ impl Model {
     }
 
     /// The job has ended.
-    fn over(
+    pub(super) fn over(
         &self,
         world: World,
         at: usize,
@@ -466,7 +478,13 @@ impl Model {
     }
 
     /// A decision to settle; a fenced worker leaves its successor's message alone.
-    fn end(&self, world: World, at: usize, delivery: Delivery, end: End) -> Result<World, Wrong> {
+    pub(super) fn end(
+        &self,
+        world: World,
+        at: usize,
+        delivery: Delivery,
+        end: End,
+    ) -> Result<World, Wrong> {
         let record = world.record.map(|id| self.record(id));
         if let (Some(record), Some(attempt)) = (record, delivery.attempt)
             && end != End::Abort
@@ -503,7 +521,7 @@ fn settle(mut world: World, at: usize, end: End) -> World {
     world
 }
 
-fn place(
+pub(super) fn place(
     mut world: World,
     at: usize,
     mut delivery: Delivery,

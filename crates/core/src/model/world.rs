@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::aside::AsideStep;
 use crate::{
     Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
     Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
@@ -45,6 +46,10 @@ pub(super) struct Budget {
     pub(super) replays: u8,
     /// The job is submitted.
     pub(super) submits: u8,
+    /// A worker cannot read the unit that it was given.
+    pub(super) unreads: u8,
+    /// A unit that is handed back for later gives up its place.
+    pub(super) asides: u8,
 }
 
 /// What one check explores.
@@ -107,6 +112,12 @@ pub(super) enum Flaw {
     OverIsDone,
     /// A fenced worker acknowledges.
     FencedAcknowledges,
+    /// A unit gives up its place without a note.
+    AsideUnnoted,
+    /// The note of a job goes although one of its units is still with a worker.
+    AsideForgotten,
+    /// The note of a job that was set aside goes whoever made it.
+    AsideByKey,
 }
 
 /// A message in a work queue.
@@ -175,6 +186,8 @@ pub(super) enum Phase {
     Publish(u8, Put),
     /// It settles.
     Settle(End),
+    /// Its unit gives up its place: the job is noted first.
+    Aside,
 }
 
 /// A worker.
@@ -197,6 +210,11 @@ pub(super) enum Desk {
     Sweep {
         noted: bool,
         step: CallStep,
+    },
+    /// A job that was set aside; `noted`: its note is the one that is there.
+    Aside {
+        noted: bool,
+        step: AsideStep,
     },
     /// A unit that was seen in the intake; whether its message is still there.
     Release {
@@ -258,6 +276,8 @@ pub(super) struct World {
     /// One bit an attempt.
     pub(super) results: u16,
     pub(super) is_pending: bool,
+    /// There is a note that the job was set aside.
+    pub(super) is_aside: bool,
     pub(super) intake: [Option<u8>; UNITS],
     pub(super) work: [Option<Live>; UNITS],
     /// One bit an epoch.
@@ -339,6 +359,7 @@ impl Model {
             tokens: [0; EPOCHS],
             results: 0,
             is_pending: false,
+            is_aside: false,
             intake,
             work,
             letters: u8::from(self.scenario.planted == Some(Planted::Letter)),
@@ -490,6 +511,7 @@ impl World {
                     step: CallStep::Intake(_, Put::Replace(same)),
                     ..
                 } if unit == 0 => *same = false,
+                Desk::Aside { step, .. } => step.removed(unit),
                 _ => {}
             }
         }
@@ -512,6 +534,16 @@ impl World {
         }
     }
 
+    /// The note of a job that was set aside changes: nobody's is the one that is there any more.
+    pub(super) fn renote_aside(&mut self, is_aside: bool) {
+        self.is_aside = is_aside;
+        for desk in &mut self.desks {
+            if let Desk::Aside { noted, .. } = desk {
+                *noted = false;
+            }
+        }
+    }
+
     /// Equal worlds look equal: workers are interchangeable.
     pub(super) fn normalised(mut self) -> Self {
         self.workers.sort_by_key(|worker| match worker {
@@ -523,6 +555,7 @@ impl World {
                     Phase::Change(_) => 3,
                     Phase::Publish(..) => 4,
                     Phase::Settle(_) => 5,
+                    Phase::Aside => 6,
                 };
                 (1, delivery.unit, at)
             }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
-use medfleet_core::{JobRecord, JobState, Move};
+use medfleet_core::{Class, Failure, FailureReason, JobRecord, JobState, Move, Stage, WorkUnit};
 use medfleet_proto::work::v1::TextChunk;
+use medfleet_queue::dead_letter;
 use medfleet_testkit as kit;
 
 use crate::{PATIENCE, start};
@@ -61,6 +62,38 @@ async fn events_outlive_a_record_that_is_lost_and_tell_its_epoch() -> Result<()>
     ensure!(queue.last_epoch(&key).await? == Some((3, 2)));
     let (other, _) = kit::record(2, 1);
     ensure!(queue.last_epoch(&other).await?.is_none());
+    Ok(())
+}
+
+/// A job was replayed just before its first events went by their age.
+#[tokio::test]
+async fn an_epoch_is_known_without_the_accept_that_it_began_with() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (key, record) = kit::record(1, 1);
+    let replayed = JobRecord {
+        epoch: 1,
+        attempt: 4,
+        ..record
+    };
+    queue.publish_event(&key, &replayed).await?;
+    ensure!(queue.last_epoch(&key).await? == Some((1, 4)));
+    // Letters are kept longer than events, and of a later epoch here.
+    let unit = WorkUnit {
+        epoch: 2,
+        ..kit::unit(&key, Stage::Decode, Class::Routine, 0)
+    };
+    let failure = Failure::new(FailureReason::Integrity, "tokens are damaged");
+    let letter = dead_letter(&unit, &failure, kit::clock()().0);
+    queue.publish_dead(&letter).await?;
+    ensure!(queue.last_epoch(&key).await? == Some((2, 4)));
+    let (other, _) = kit::record(2, 1);
+    let of_other = WorkUnit {
+        key: other.clone(),
+        ..unit
+    };
+    let letter = dead_letter(&of_other, &failure, kit::clock()().0);
+    queue.publish_dead(&letter).await?;
+    ensure!(queue.last_epoch(&other).await? == Some((2, 0)));
     Ok(())
 }
 

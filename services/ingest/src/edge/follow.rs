@@ -103,7 +103,7 @@ impl Follow {
             Duty::Erase(job) => {
                 match edge.uplink.erase(behalf, &job).await {
                     // What it has lost is erased, unless an outdated server of it does not know a job that just came.
-                    Err(Trouble::NotThere) if plan::is_new_there(&record, edge.clock.now()) => {
+                    Err(Trouble::NotThere) if plan::is_new_there(&record, edge.clock.known()) => {
                         return Err(Trouble::Later("the hub may not know the job yet", None));
                     }
                     Ok(()) | Err(Trouble::NotThere) => {}
@@ -354,7 +354,7 @@ impl Follow {
         }
         let forwarded = record.forwarded.as_ref();
         if forwarded.is_some_and(|forwarded| forwarded.is_cancel_wanted) {
-            if plan::is_new_there(record, self.edge.clock.now()) {
+            if plan::is_new_there(record, self.edge.clock.known()) {
                 self.is_cancel_told = false;
                 return Err(Trouble::Later("the hub may not know the job yet", None));
             }

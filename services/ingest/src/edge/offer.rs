@@ -74,7 +74,7 @@ impl Edge {
         let offered = loop {
             let record = self.queue.record(key).await?.map(|(record, _)| record);
             let found = record.as_ref().map(|record| record.epoch);
-            let as_of = (self.clock.now(), self.queue.outdated_max());
+            let as_of = (self.clock.known(), self.queue.outdated_max());
             if plan::is_behind(found, entry, as_of) {
                 return Err(BEHIND);
             }

@@ -184,11 +184,18 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
 /// 20 s before it knows that it leads no more.
 const HUB_BEHIND_MAX: Duration = Duration::from_secs(60);
 
-/// Whether a job was handed on so lately that a server of the hub may not know it yet.
-pub(super) fn is_new_there(record: &JobRecord, now: UnixMillis) -> bool {
-    record.forwarded.as_ref().is_some_and(|forwarded| {
-        let age = u64::try_from(now.0.saturating_sub(forwarded.at.0)).unwrap_or(0);
-        Duration::from_millis(age) < HUB_BEHIND_MAX
+/// Whether a job was handed on so lately that a server of the hub may not know it yet. `now` by the queue's clock; as long as
+/// that is unknown, it may.
+pub(super) fn is_new_there(record: &JobRecord, now: Option<UnixMillis>) -> bool {
+    let forwarded = record.forwarded.as_ref();
+    forwarded.is_some_and(|forwarded| is_younger(forwarded.at, now, HUB_BEHIND_MAX))
+}
+
+/// Whether something of this time may be younger than that. A clock that was set back makes nothing older.
+fn is_younger(at: UnixMillis, now: Option<UnixMillis>, most: Duration) -> bool {
+    now.is_none_or(|now| {
+        let age = u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0);
+        Duration::from_millis(age) < most
     })
 }
 
@@ -210,15 +217,17 @@ pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
 
 /// Whether the server that told of a job may be an outdated one, which does not know what an intake message was put there for:
 /// it knows no record, or one of an epoch before (`found`: that of its record). Not once the message is older than such a
-/// server can be: then the record is gone.
+/// server can be: then the record is gone. `now` by the queue's clock, which dates the message: a machine's own may be ahead,
+/// and as long as the queue's is unknown, no message is old.
 pub(super) fn is_behind(
     found: Option<u32>,
     entry: &IntakeEntry,
-    (now, outdated_max): (UnixMillis, Duration),
+    (now, outdated_max): (Option<UnixMillis>, Duration),
 ) -> bool {
-    let age = now.0.saturating_sub(entry.stored_at.0);
-    let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-    found.is_none_or(|epoch| epoch < entry.unit.epoch) && age < outdated_max
+    // No server is outdated where there is only one.
+    !outdated_max.is_zero()
+        && found.is_none_or(|epoch| epoch < entry.unit.epoch)
+        && is_younger(entry.stored_at, now, outdated_max)
 }
 
 /// The request id that a job has at the hub: the same however often it is handed on. It says what was meant, too: the hub may

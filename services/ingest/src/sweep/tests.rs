@@ -113,3 +113,33 @@ async fn of_one_that_has_ended_without_a_word_the_end_is_said() {
     let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
     assert!(aside.is_empty(), "{aside:?}");
 }
+
+#[tokio::test]
+async fn a_note_stays_while_the_unit_is_with_workers() {
+    let server = NatsServer::start().await.expect("a server");
+    let mut config = kit::config(&server.url());
+    config.in_flight_max = 1;
+    let queue = kit::queue(&config).await.expect("a queue");
+    let key = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    // As it is when whoever sets it aside stands still before it removes the unit.
+    let unit = kit::unit(&key, Stage::Preprocess, Class::Routine, 0);
+    let put = queue.publish_work(&unit, &Vec::new()).await;
+    put.expect("stores");
+    let acceptor = acceptor(queue.clone());
+    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    swept.expect("there is room");
+    let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
+    assert_eq!(aside.len(), 1, "the unit may still be removed");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 0, "it is there");
+
+    let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
+    let settled = taken.expect("a unit").settle(Verdict::Done).await;
+    settled.expect("it is removed");
+    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    swept.expect("there is room");
+    let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
+    assert!(aside.is_empty(), "{aside:?}");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 1, "it is queued again");
+}

@@ -181,10 +181,14 @@ fn what_was_handed_on_just_now_is_not_taken_for_lost() {
         class: Class::Routine,
     };
     let there = record.apply(&forward, at).expect("it is accepted");
-    assert!(is_new_there(&there, at));
-    assert!(is_new_there(&there, UnixMillis(at.0 + 59_000)));
-    assert!(!is_new_there(&there, UnixMillis(at.0 + 60_000)));
-    assert!(!is_new_there(&record, at), "nobody has it");
+    let after = |millis| Some(UnixMillis(at.0 + millis));
+    assert!(is_new_there(&there, after(0)));
+    assert!(is_new_there(&there, after(59_000)));
+    assert!(!is_new_there(&there, after(60_000)));
+    assert!(!is_new_there(&record, after(0)), "nobody has it");
+    // The queue has not told the time yet.
+    assert!(is_new_there(&there, None));
+    assert!(!is_new_there(&record, None), "nobody has it");
 }
 
 #[test]
@@ -254,19 +258,24 @@ fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
         stored_at: UnixMillis(5_000),
     };
     let check = |found, now, outdated_max, expected| {
-        let as_of = (UnixMillis(now), Duration::from_millis(outdated_max));
+        let as_of = (now, Duration::from_millis(outdated_max));
         let found = is_behind(found, &entry, as_of);
-        assert_eq!(found, expected, "at {now} of {outdated_max}");
+        assert_eq!(found, expected, "at {now:?} of {outdated_max}");
     };
+    let at = |millis| Some(UnixMillis(millis));
     for behind in [None, Some(1)] {
-        check(behind, 5_999, 1_000, true);
-        check(behind, 6_000, 1_000, false);
+        check(behind, at(5_999), 1_000, true);
+        check(behind, at(6_000), 1_000, false);
+        // The queue has not told the time yet, and a machine's own could say anything.
+        check(behind, None, 1_000, true);
         // Of a single server, which is always right.
-        check(behind, 5_000, 0, false);
-        // This clock is behind the queue's.
-        check(behind, 4_000, 1_000, true);
+        check(behind, at(5_000), 0, false);
+        check(behind, None, 0, false);
+        // The queue's was set back.
+        check(behind, at(4_000), 1_000, true);
     }
     for ahead in [Some(2), Some(3)] {
-        check(ahead, 5_000, 1_000, false);
+        check(ahead, at(5_000), 1_000, false);
+        check(ahead, None, 1_000, false);
     }
 }

@@ -1,0 +1,66 @@
+//! A unit that kills whoever works on it: after so many starts its job fails with that reason, and the worker that would have
+//! been the next one lives and goes on. A replay, once nothing kills any more, completes it.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_core::{JobId, JobKey, TenantId};
+use medfleet_proto::v1::{FailureReason, JobState};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::picture;
+
+/// The first start, and `worker.retries_max` more.
+const STARTS: u32 = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 200,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    let request = report(vec![inline(picture::png(64, 1)?)]);
+    let job = client.submit(request).await?.name;
+    let key = JobKey {
+        tenant: TenantId::new("st-mary")?,
+        job: JobId::new(job.trim_start_matches("jobs/"))?,
+    };
+    let queue = fleet.queue().await?;
+    for start in 1..=STARTS {
+        let started = wait_until(PATIENCE, "a decode to start", async || {
+            let (record, _) = queue.record(&key).await.ok()??;
+            (record.attempt == start).then_some(())
+        });
+        started.await.with_context(|| format!("start {start}"))?;
+        fleet.kill9(Role::Decode).await?;
+        fleet.start_role(Role::Decode).await?;
+    }
+    let failed = client.wait_final(&job).await?;
+    let failure = failed.failure.as_ref().context("it failed")?;
+    ensure!(
+        failure.reason() == FailureReason::AttemptsExhausted,
+        "{failed:?}"
+    );
+    let letter = wait_until(PATIENCE, "its dead letter", async || {
+        let (letters, _) = client.dead_letters(10, "").await.ok()?;
+        letters.into_iter().next()
+    })
+    .await?;
+    ensure!(letter.job == job && letter.stage == "decode", "{letter:?}");
+    let said = letter.failure.as_ref().map(|failure| failure.reason());
+    ensure!(said == Some(failure.reason()), "{letter:?}");
+    // By the worker that was given it last and was not killed by it.
+    client.replay(&letter.name).await?;
+    let done = client.wait_final(&job).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    let (record, _) = queue.record(&key).await?.context("its record")?;
+    ensure!(
+        (record.epoch, record.attempt, record.starts.decode) == (1, STARTS + 1, 1),
+        "{record:?}"
+    );
+    Ok(())
+}
