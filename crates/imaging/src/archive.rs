@@ -58,7 +58,8 @@ impl Archive {
 /// Hands every file of an archive to `each`, in the archive's order. Folders, links and hidden files are stepped over.
 ///
 /// # Errors
-/// A broken, encrypted or otherwise packed archive, and every limit; members before the fault have been handed over.
+/// A broken, encrypted or otherwise packed archive, every limit, and when nobody waits for its files any more; members before
+/// the fault have been handed over.
 pub fn members(bytes: &[u8], limits: &Limits, each: &mut dyn FnMut(Member)) -> Result<(), Refusal> {
     let mut budget = Budget {
         limits,
@@ -84,6 +85,7 @@ struct Budget<'a> {
 
 impl Budget<'_> {
     fn entry(&mut self) -> Result<(), Refusal> {
+        self.limits.codestreams.check_wanted()?;
         self.entries += 1;
         if self.entries > self.limits.archive_entries_max {
             return Err(Refusal::new(Reason::TooManyFiles).found(format_args!(

@@ -48,9 +48,10 @@ impl<'a> Frames<'a> {
         Ok(Self { image, source })
     }
 
-    /// Decodes a frame.
+    /// Decodes a frame, as long as somebody waits for it.
     pub(crate) fn decode(&self, index: u32) -> Result<Cells, Refusal> {
         let image = self.image;
+        image.codestreams.check_wanted()?;
         let cells = match &self.source {
             Source::Native(value) => plain(native::decode(value, image, index as usize)),
             Source::Fragments(frames) => {

@@ -1,5 +1,6 @@
 //! Who decodes JPEG 2000 codestreams. The decoder is C, and not memory-safe: a service decodes in another process
-//! ([`Codestreams`] is where that plugs in), a command that a person runs decodes here ([`Here`]).
+//! ([`Codestreams`] is where that plugs in), a command that a person runs decodes here ([`Here`]). Whoever decodes also says
+//! when nobody waits any more, for every other format too.
 
 use std::fmt::Debug;
 
@@ -49,6 +50,12 @@ pub trait Codestreams: Debug + Send + Sync {
     /// # Errors
     /// [`CodestreamError`].
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError>;
+
+    /// Whether nobody waits any more for what the caller's thread decodes, of any format. It is asked before each frame and
+    /// before each file of an archive; then nothing more is decoded.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 /// The environment variable that OpenJPEG takes its number of threads from.
@@ -91,6 +98,16 @@ impl Decoder {
 
     pub(crate) fn decode(self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
         self.0.decode(codestream)
+    }
+
+    /// # Errors
+    /// When nobody waits any more; as little the file's fault as a decoder that is not there, and nobody hears of it.
+    pub(crate) fn check_wanted(self) -> Result<(), Refusal> {
+        if self.0.is_stopped() {
+            Err(Refusal::new(Reason::DecoderUnavailable))
+        } else {
+            Ok(())
+        }
     }
 }
 

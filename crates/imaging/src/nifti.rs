@@ -287,6 +287,7 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
     let spacing = volume.axes.spacing;
     let mut frames = Vec::with_capacity(slices);
     for slice in 0..slices {
+        options.limits().codestreams.check_wanted()?;
         // Also for CT, as a value that is no number must be found before anything is shown.
         let range = volume.range(slice)?;
         frames.push(Slice {
@@ -327,6 +328,7 @@ pub(crate) fn decode(
     let curves = curves(volume.modality, plan, options)?;
     let [columns, rows, slices] = volume.shown();
     for index in wanted {
+        options.limits().codestreams.check_wanted()?;
         if *index as usize >= slices {
             return Err(Refusal::new(Reason::Malformed).found("a slice that is not there"));
         }

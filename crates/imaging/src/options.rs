@@ -138,7 +138,8 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
-    /// Who decodes JPEG 2000: what a broken codestream may cost is its process.
+    /// Who decodes JPEG 2000: what a broken codestream may cost is its process. It also says when nobody waits any more, so
+    /// that nothing more is decoded, whatever the format.
     pub codestreams: Decoder,
 }
 

@@ -26,9 +26,28 @@ from pydicom.uid import (
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ROWS, COLUMNS, SYNTHETIC_SIDE, REAL_SIDE = 90, 71, 56, 112
+# Black and white of red, green and blue in Hounsfield units, by model version; 1.0's are given as width and level.
+MEDGEMMA_1_5 = [(-1024, 1024), (-135, 215), (0, 80)]
+MEDGEMMA_1_0 = [(level - width / 2, level + width / 2) for width, level in ((2250, -100), (350, 40), (80, 40))]
 
 
-def frame(ds, side):
+def antialiased(square, side):
+    return Image.fromarray(square).resize((side, side), Image.Resampling.BILINEAR)
+
+
+def sampled(square, side):
+    """Bilinear between the four nearest pixels at half-pixel centres, however much smaller it becomes, then cut to whole levels:
+    tf.image.resize without antialiasing and astype(uint8), as MedSigLIP's card has it."""
+    at = np.clip((np.arange(side) + 0.5) * len(square) / side - 0.5, 0, len(square) - 1)
+    low = np.floor(at).astype(int)
+    high, share = np.minimum(low + 1, len(square) - 1), at - low
+    values = square.reshape(*square.shape[:2], -1).astype(np.float64)
+    rows = values[low] + (values[high] - values[low]) * share[:, np.newaxis, np.newaxis]
+    both = rows[:, low] + (rows[:, high] - rows[:, low]) * share[:, np.newaxis]
+    return Image.fromarray(both.astype(np.uint8).squeeze())
+
+
+def frame(ds, side, resize=antialiased):
     """The model-ready frame of a grey data set, by pydicom's LUTs and Pillow's resize."""
     modality = apply_modality_lut(ds.pixel_array, ds)
     voi = apply_voi_lut(np.asarray(modality), ds, prefer_lut=True).astype(np.float64)
@@ -48,15 +67,15 @@ def frame(ds, side):
     square = np.zeros((max(grey.shape),) * 2, np.uint8)
     top, left = (len(square) - height) // 2, (len(square) - width) // 2
     square[top:top + height, left:left + width] = grey
-    return Image.fromarray(square).resize((side, side), Image.Resampling.BILINEAR)
+    return resize(square, side)
 
 
-def slice_frame(volume, index, side):
-    """The model-ready frame of one slice of a volume: MedGemma 1.5's CT windows, or the MR volume's range."""
+def slice_frame(volume, index, side, ct_windows=MEDGEMMA_1_5, resize=antialiased):
+    """The model-ready frame of one slice of a volume: the model version's CT windows, or the MR volume's range."""
     ds = volume[index]
     values = apply_modality_lut(ds.pixel_array, ds).astype(np.float64)
     if ds.Modality == "CT":
-        windows = [(-1024, 1024), (-135, 215), (0, 80)]
+        windows = ct_windows
     else:
         every = [apply_modality_lut(one.pixel_array, one).astype(np.float64) for one in volume]
         if "PixelPaddingValue" in ds:
@@ -67,7 +86,7 @@ def slice_frame(volume, index, side):
     square = np.zeros((max(values.shape),) * 2 + (len(channels),), np.uint8)
     top, left = (len(square) - height) // 2, (len(square) - width) // 2
     square[top:top + height, left:left + width] = np.stack(channels, -1)
-    return Image.fromarray(square.squeeze()).resize((side, side), Image.Resampling.BILINEAR)
+    return resize(square.squeeze(), side)
 
 
 def window_range(ds):
@@ -168,6 +187,18 @@ def main(pydicom_data):
     for name in ("693_UNCR", "MR2_UNCR"):
         volume = [pydicom.dcmread(pathlib.Path(pydicom_data) / f"{name}.dcm")]
         slice_frame(volume, 0, REAL_SIDE).save(GOLDEN / f"{name}.png", optimize=True)
+    other_versions(pathlib.Path(pydicom_data))
+
+
+def other_versions(pydicom_data):
+    """The same files for the models that take them otherwise than the newest MedGemma."""
+    film, ct = (pydicom.dcmread(pydicom_data / f"{name}.dcm") for name in ("RG1_UNCR", "693_UNCR"))
+    for name, made in (
+        ("693_UNCR-medgemma-1.0", slice_frame([ct], 0, REAL_SIDE, MEDGEMMA_1_0)),
+        ("693_UNCR-medsiglip", slice_frame([ct], 0, REAL_SIDE, resize=sampled)),
+        ("RG1_UNCR-medsiglip", frame(film, REAL_SIDE, sampled)),
+    ):
+        made.save(GOLDEN / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,10 @@ impl Codestreams for Codecs {
         }
         Err(CodestreamError::Crashed)
     }
+
+    fn is_stopped(&self) -> bool {
+        Stop::current().is_stopped()
+    }
 }
 
 impl Decoder {

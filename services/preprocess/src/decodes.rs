@@ -32,7 +32,7 @@ impl Decodes {
     }
 
     /// Decodes on a blocking thread. The turn is held there until the thread is done, even when nobody waits for the outcome
-    /// any more; then the process that decodes for it is ended, so that it is soon.
+    /// any more; then the process that decodes for it is ended, and what is decoded here ends with its frame, so that it is soon.
     ///
     /// # Errors
     /// When `decode` panics.

@@ -87,6 +87,15 @@ impl From<PreprocessError> for Ending {
             {
                 Self::wrong(error)
             }
+            // It ended whatever looked at it, twice: its unit waits among the dead letters until somebody has seen why.
+            PreprocessError::Refused { ref refusal, .. }
+                if matches!(
+                    refusal.reason,
+                    Reason::DecoderCrashed | Reason::TextReaderFailed
+                ) =>
+            {
+                Self::fail(FailureReason::AttemptsExhausted, error.to_string())
+            }
             PreprocessError::Refused { .. }
             | PreprocessError::Volume { .. }
             | PreprocessError::Frames { .. }
@@ -125,5 +134,21 @@ mod tests {
         check(Reason::TextReaderOverdue, true);
         check(Reason::TextReaderTooSlow, false);
         check(Reason::TextReaderFailed, false);
+    }
+
+    #[test]
+    fn what_ends_its_decoder_is_kept_for_somebody_to_look_at() {
+        let check = |reason, expected| {
+            let refusal = Refusal::new(reason);
+            let ending = Ending::from(PreprocessError::Refused { index: 0, refusal });
+            let Ending::Fail(failure) = ending else {
+                panic!("{reason}")
+            };
+            assert_eq!(failure.reason, expected, "{reason}");
+        };
+        check(Reason::DecoderCrashed, FailureReason::AttemptsExhausted);
+        check(Reason::TextReaderFailed, FailureReason::AttemptsExhausted);
+        check(Reason::DecoderTooSlow, FailureReason::InputRefused);
+        check(Reason::DecodeFailed, FailureReason::InputRefused);
     }
 }

@@ -84,7 +84,8 @@ impl Ocr {
         }
     }
 
-    /// Has a black picture looked at.
+    /// Has a black picture looked at, for each language by itself: of several, Tesseract goes on with those that it has a model
+    /// for, and misses what is written in the others.
     ///
     /// # Errors
     /// When it does not answer: it is not there, it is not Tesseract, it has no model for a language, it needs more memory.
@@ -96,6 +97,12 @@ impl Ocr {
             channels: 1,
             pixels: &pixels,
         };
+        for language in self.settings.languages.split('+') {
+            let mut alone = self.clone();
+            language.clone_into(&mut alone.settings.languages);
+            alone.read(&page)?;
+        }
+        // All of them together need more memory.
         self.read(&page).map(|_words| ())
     }
 

@@ -42,6 +42,7 @@ pub(super) fn frames(
     let mut notes = level.notes()?;
     notes.extend(&plan.notes);
     for number in wanted {
+        options.limits().codestreams.check_wanted()?;
         let place = |at: u32| at.checked_mul(patches.side);
         let gone = || Refusal::new(Reason::Malformed).found("a patch that is not there");
         let columns = patches.columns.max(1);

@@ -1,11 +1,19 @@
 //! One 12-bit original in every lossless transfer syntax, each written by a codec that is not ours
-//! (`tests/reference/make_codecs.py`): one frame, down to its digest.
+//! (`tests/reference/make_codecs.py`): one frame, down to its digest. And what is not decoded at all.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use dicom_core::VR;
+use dicom_core::value::PrimitiveValue;
+use dicom_dictionary_std::tags;
+use medfleet_imaging::{
+    CodestreamError, Codestreams, Decoder, Here, Limits, Plane, Reason, decode_values,
+};
 use sha2::{Digest, Sha256};
 
 use crate::decode;
+use crate::synthetic::{COLUMNS, ROWS, file, put};
 
 /// Files that must be there; a codec that is left out is not tested.
 const NAMES: [&str; 16] = [
@@ -43,4 +51,47 @@ fn every_lossless_syntax_gives_one_frame_digest() {
     for name in NAMES {
         assert_eq!(frame_digest(name), native, "{name}");
     }
+}
+
+/// Whoever decodes for somebody who may leave.
+#[derive(Debug, Default)]
+struct Left(AtomicBool);
+
+impl Codestreams for Left {
+    fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
+        Here.decode(codestream)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn frames_that_nobody_waits_for_are_not_decoded() {
+    let bytes = file(|object| {
+        let pixels = vec![7_u16; 3 * usize::from(ROWS * COLUMNS)];
+        put(object, tags::NUMBER_OF_FRAMES, VR::IS, "3");
+        put(
+            object,
+            tags::PIXEL_DATA,
+            VR::OW,
+            PrimitiveValue::U16(pixels.into()),
+        );
+    });
+    let decode = |leaves: bool| {
+        let left: &'static Left = Box::leak(Box::<Left>::default());
+        let limits = Limits {
+            codestreams: Decoder::new(left),
+            ..Limits::default()
+        };
+        let mut came = 0;
+        let all = decode_values(&bytes, &limits, 3, |_, _| {
+            came += 1;
+            left.0.store(leaves, Ordering::Relaxed);
+        });
+        (all.map_err(|refusal| refusal.reason), came)
+    };
+    assert_eq!(decode(false), (Ok(3), 3));
+    assert_eq!(decode(true), (Err(Reason::DecoderUnavailable), 1));
 }

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use medfleet_imaging::{
-    Age, AgeUnit, ClinicalHeader, FrameInfo, Modality, Note, Photometric, Sex, ViewPosition,
-    WindowFunction, WindowSource,
+    Age, AgeUnit, ClinicalHeader, Convention, FrameInfo, Modality, Note, Photometric, Sex,
+    ViewPosition, WindowFunction, WindowSource, decode_file,
 };
 
-use crate::decode;
+use crate::{decode, options};
 
 const DIFFERENCE_MAX: u8 = 1;
 const SYNTHETIC_SIDE: u32 = 56;
@@ -19,16 +19,21 @@ fn golden(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Decodes the file and compares it with the golden frame `expected`.png.
+/// Decodes the file for the newest model and compares it with the golden frame `expected`.png.
 #[track_caller]
 fn check_file(file: &Path, expected: &str, side: u32) -> FrameInfo {
+    check_for(Convention::newest(), file, expected, side)
+}
+
+#[track_caller]
+fn check_for(model: &'static Convention, file: &Path, expected: &str, side: u32) -> FrameInfo {
     let bytes = std::fs::read(file).unwrap_or_else(|error| {
         panic!(
             "{error}: {} is missing; `make test` fetches pydicom-data 1.0.0 there",
             file.display()
         )
     });
-    let decoded = decode(&bytes, side);
+    let decoded = decode_file(&bytes, &options(side).following(model)).unwrap();
     let [(frame, info)] = decoded.frames.as_slice() else {
         panic!("one frame")
     };
@@ -208,4 +213,24 @@ fn a_real_mr_slice() {
     let info = check_file(&radiograph("MR2_UNCR.dcm"), "MR2_UNCR", REAL_SIDE);
     assert_eq!(info.window.unwrap().source, WindowSource::Volume);
     check_file(&radiograph("MR2_J2KR.dcm"), "MR2_UNCR", REAL_SIDE);
+}
+
+/// Other windows, and a resize without antialiasing.
+#[test]
+fn a_real_film_and_ct_slice_for_other_models() {
+    let check = |model: &str, file: &str| {
+        let convention = Convention::named(model).unwrap();
+        let path = radiograph(&format!("{file}.dcm"));
+        check_for(convention, &path, &format!("{file}-{model}"), REAL_SIDE)
+    };
+    let first = |info: &FrameInfo| {
+        (
+            info.channel_windows[0].center,
+            info.channel_windows[0].width,
+        )
+    };
+    assert_eq!(first(&check("medgemma-1.0", "693_UNCR")), (-100.0, 2250.0));
+    assert_eq!(first(&check("medsiglip", "693_UNCR")), (0.0, 2048.0));
+    let info = check("medsiglip", "RG1_UNCR");
+    assert_eq!(info.preprocessing_version, "medsiglip-1");
 }

@@ -1,5 +1,6 @@
 //! A decode that nobody waits for any more: its job was cancelled, or the unit has to be handed back. Its thread cannot be
-//! stopped, but the process that it waits for can be ended, and no other is started for it.
+//! stopped, but the process that it waits for can be ended, no other is started for it, and imaging asks before each frame and
+//! each file of an archive whether to go on.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

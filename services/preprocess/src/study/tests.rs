@@ -8,6 +8,7 @@ use medfleet_runtime::Metrics;
 use medfleet_store::FleetKey;
 
 use super::*;
+use crate::codecs::Stop;
 use crate::puts::FramesInFlight;
 
 const PICTURE: &[u8] = include_bytes!("../../../../crates/imaging/tests/golden/mono2-8bit.png");
@@ -164,4 +165,49 @@ async fn files_with_too_many_slices_between_them_are_refused() {
         PreprocessError::Volume { refusal } if refusal.reason == Reason::TooManyFrames
     );
     assert!(too_many, "{refused}");
+}
+
+/// How many frames came though nobody waited any more once the first was there, and how the decode ended.
+fn left_after_the_first(
+    decode: impl FnOnce(&mut dyn FnMut()) -> Result<(), Refusal>,
+) -> (u32, Option<Reason>) {
+    let (stop, mut came) = (Stop::default(), 0);
+    let outcome = stop.during(|| {
+        decode(&mut || {
+            came += 1;
+            stop.stop();
+        })
+    });
+    (came, outcome.err().map(|refusal| refusal.reason))
+}
+
+/// A thread cannot be ended, so that what it makes has to end by itself, whatever the format.
+#[test]
+fn what_nobody_waits_for_ends_with_the_frame_that_is_made() {
+    let pool: PoolName = "tiny-main".parse().expect("a pool");
+    let config = Config::new(&pool, 64);
+    let options = options(&config, crate::frames::codecs(&config)).expect("settings");
+    let archive = tar(&[PICTURE, PICTURE, PICTURE]);
+    let pictures = left_after_the_first(|came| {
+        let mut each = |_: Option<u32>, _: Decoded| came();
+        prepare(archive, &options, 128, false, &mut each).map(drop)
+    });
+    assert_eq!(pictures, (1, Some(Reason::DecoderUnavailable)));
+    let mut none = |_: Option<u32>, _: Decoded| panic!("slices stand for nothing by themselves");
+    let read = prepare(VOLUME, &options, 128, false, &mut none).expect("a volume");
+    let Some(Ok(Prepared::Slices(slices))) = read.parts.first().map(|part| &part.outcome) else {
+        panic!("slices")
+    };
+    let plan = plan_volume(&[(0, &**slices)], options.convention()).expect("a plan");
+    let wanted = [(None::<u32>, (0..SLICES).collect::<Vec<u32>>())];
+    let volume = left_after_the_first(|came| {
+        let mut each =
+            |_: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| -> Result<(), Refusal> {
+                slice?;
+                came();
+                Ok(())
+            };
+        decode_parts(VOLUME, &wanted, &plan, &options, &mut each)
+    });
+    assert_eq!(volume, (1, Some(Reason::DecoderUnavailable)));
 }

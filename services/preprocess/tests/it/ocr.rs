@@ -198,6 +198,19 @@ fn a_configuration_with_it_is_accepted() {
     assert!(said.contains("does not look at a picture"), "{said}");
 }
 
+/// Names in that language would be missed without a word.
+#[test]
+fn a_language_without_a_model_is_told_beside_one_that_has_one() {
+    let config = TextReaderConfig {
+        languages: ["words", "fails"].map(str::to_owned).to_vec(),
+        ..TextReaderConfig::of(PathBuf::from(SCRIPT))
+    };
+    let reader = Ocr::unlimited(config.settings().unwrap());
+    assert!(read(&reader).is_ok());
+    let said = config.check().unwrap_err().to_string();
+    assert!(said.contains("a model for each of the languages"), "{said}");
+}
+
 #[test]
 fn tesseract_itself_finds_the_words_of_a_picture() {
     // Its place as a shell finds it.
