@@ -3,8 +3,8 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `scaling` (how
-//! pools follow their backlog), `settings` (the files inside), `refusals` (what bad values get), `lifecycle` (install to
-//! uninstall, against a stand-in for a server).
+//! pools follow their backlog), `settings` (the files inside), `weights` (how models come into pods), `refusals` (what bad
+//! values get), `lifecycle` (install to uninstall, against a stand-in for a server).
 
 mod cases;
 mod edges;
@@ -14,6 +14,7 @@ mod refusals;
 mod rules;
 mod scaling;
 mod settings;
+mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,6 +84,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
     violations.extend(links(&chart)?);
+    violations.extend(weights::check(&chart)?);
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
     for violation in &violations {

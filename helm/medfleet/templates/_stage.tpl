@@ -137,6 +137,10 @@ spec:
       securityContext:
         {{- include "medfleet.podSecurity" $root | nindent 8 }}
       {{- include "medfleet.placement" (merge (dict "given" .given) $select) | nindent 6 }}
+      {{- if and $hasModel .spec.model.volume.sha256 }}
+      initContainers:
+        {{- include "medfleet.weights" . | nindent 8 }}
+      {{- end }}
       containers:
         - name: {{ .stage }}
           image: {{ include "medfleet.image" (dict "root" $root "image" $image) | quote }}
@@ -175,9 +179,14 @@ spec:
         - name: model
           {{- if .spec.model.volume.claimName }}
           persistentVolumeClaim: { claimName: {{ .spec.model.volume.claimName | quote }}, readOnly: true }
+          {{- else if .spec.model.volume.prefix }}
+          emptyDir: { sizeLimit: {{ .spec.model.volume.sizeGiB }}Gi }
           {{- else }}
           image: { reference: {{ .spec.model.volume.image | quote }}, pullPolicy: IfNotPresent }
           {{- end }}
+        {{- if .spec.model.volume.prefix }}
+        {{- include "medfleet.s3Volumes" (dict "name" "model-store" "s3" $root.Values.modelStore) | nindent 8 }}
+        {{- end }}
         # Digests of the weights, so that a container that starts again in this pod need not hash them again.
         - name: digests
           emptyDir: { sizeLimit: 16Mi }
