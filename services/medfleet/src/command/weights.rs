@@ -176,13 +176,15 @@ async fn push(bucket: &Bucket, prefix: &str, sums: &Sums, folder: &Path) -> Resu
     for (name, _) in sums.files() {
         let path = folder.join(name);
         let file = File::open(&path).with_context(|| format!("read {}", path.display()))?;
-        let written = bucket.write(&key(prefix, name), stream::iter(pieces(file)));
+        let whole = key(prefix, name);
+        let written = bucket.write(&whole, stream::iter(pieces(file)));
         written
             .await
             .map_err(|error| trouble(error, prefix, name))?;
     }
     let text = Bytes::copy_from_slice(sums.text().as_bytes());
-    let written = bucket.write(&key(prefix, LIST), stream::iter([Ok(text)]));
+    let whole = key(prefix, LIST);
+    let written = bucket.write(&whole, stream::iter([Ok(text)]));
     written.await.map_err(|error| trouble(error, prefix, LIST))
 }
 
@@ -214,7 +216,7 @@ async fn fetch(bucket: &Bucket, prefix: &str, folder: &Path, sha256: Sum) -> Res
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
         }
-        let found = fetch_file(bucket, (prefix, name), &part).await?;
+        let found = fetch_file(bucket, (prefix, name.as_str()), &part).await?;
         if found != *expected {
             fs::remove_file(&part).with_context(|| format!("remove {}", part.display()))?;
             let whole = key(prefix, name);
@@ -234,15 +236,18 @@ async fn fetch(bucket: &Bucket, prefix: &str, folder: &Path, sha256: Sum) -> Res
 async fn fetch_list(bucket: &Bucket, prefix: &str) -> Result<Vec<u8>, Fault> {
     let told = |error| trouble(error, prefix, LIST);
     let reading = bucket.read(&key(prefix, LIST)).await.map_err(told)?;
-    let reading = reading.ok_or_else(|| absent(prefix, LIST))?;
+    let mut reading = reading.ok_or_else(|| absent(prefix, LIST))?;
     if reading.bytes > LIST_BYTES_MAX {
         let (whole, bytes) = (key(prefix, LIST), reading.bytes);
         return Err(
             anyhow!("{whole} has {bytes} bytes, a list has at most {LIST_BYTES_MAX}").into(),
         );
     }
-    let pieces: Vec<Bytes> = reading.pieces.try_collect().await.map_err(told)?;
-    Ok(pieces.concat())
+    let mut list = Vec::new();
+    while let Some(piece) = reading.pieces.try_next().await.map_err(told)? {
+        list.extend_from_slice(&piece);
+    }
+    Ok(list)
 }
 
 async fn fetch_file(

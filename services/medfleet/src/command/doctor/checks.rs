@@ -370,7 +370,7 @@ mod tests {
         fs::write(&gguf, "weights").expect("a file");
         let sums = Sums::of_folder(folder.path()).expect("lists");
         fs::write(folder.path().join(LIST), sums.text()).expect("a file");
-        for model in [folder.path(), &gguf] {
+        for model in [folder.path(), gguf.as_path()] {
             let finding = model_files(model, sums.sum());
             assert_eq!(finding.verdict, Verdict::Ok, "{}", finding.found);
         }
