@@ -103,7 +103,8 @@ spec:
   replicas: {{ .given.replicas }}
   {{- end }}
   revisionHistoryLimit: 5
-  progressDeadlineSeconds: {{ add .given.startupSeconds 300 }}
+  # Half an hour more where the model is fetched first: the start-up probe begins after that.
+  progressDeadlineSeconds: {{ add .given.startupSeconds 300 (ternary 1800 0 (and $hasModel (not (empty (dig "volume" "prefix" "" .spec.model))))) }}
   strategy:
     type: RollingUpdate
     rollingUpdate:
