@@ -1,13 +1,14 @@
 //! Blobs in a real S3 server: the contract of every backend, and the walk of a job whose every blob lies there.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use medfleet_proto::v1::JobState;
 use medfleet_store::StoreConfig;
-use medfleet_tests::client::{inline, report};
-use medfleet_tests::fleet::{Fleet, Options};
+use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::fleet::{Fleet, Options, binary};
 use medfleet_tests::picture;
 use medfleet_tests::s3::S3Server;
 
@@ -60,4 +61,68 @@ async fn a_wrong_key_is_refused_at_once() -> Result<()> {
     let error = written.err().context("a wrong key was taken")?;
     ensure!(!error.is_transient(), "{error}");
     Ok(())
+}
+
+/// A model's files go into a bucket behind TLS and come out of it as they were, or not at all.
+#[tokio::test]
+async fn weights_come_from_a_bucket_with_an_authority_of_its_own() -> Result<()> {
+    let server = S3Server::start_with_tls().await?;
+    let folder = tempfile::tempdir()?;
+    let (model, fetched) = (folder.path().join("model"), folder.path().join("fetched"));
+    std::fs::create_dir_all(model.join("t"))?;
+    // Longer than one piece, so that several are put together again.
+    let weights: Vec<u8> = (0..20_000_000_u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(model.join("model.safetensors"), &weights)?;
+    std::fs::write(model.join("t/tokenizer.json"), "{}")?;
+    let (code, listed) = weights_command("list", &model, &[]).await?;
+    ensure!(code == Some(0), "{listed}");
+    let sha256 = format!("--sha256={}", listed.trim());
+
+    let mut place = server.flags("models/m")?;
+    place.push(format!("--ca={}", server.authority().display()));
+    let pushed = async || {
+        let pushed = weights_command("push", &model, &place).await;
+        matches!(pushed, Ok((Some(0), _))).then_some(())
+    };
+    medfleet_testkit::wait_until(PATIENCE, "the bucket behind TLS", pushed).await?;
+
+    let mut wrong = place.clone();
+    wrong.push(format!("--sha256={}", "a1".repeat(32)));
+    let (code, said) = weights_command("fetch", &fetched, &wrong).await?;
+    ensure!(code == Some(1) && !fetched.exists(), "{code:?}: {said}");
+    ensure!(
+        said.contains("models/m/SHA256SUMS") && said.contains(listed.trim()),
+        "{said}"
+    );
+
+    place.push(sha256.clone());
+    let (code, said) = weights_command("fetch", &fetched, &place).await?;
+    ensure!(code == Some(0), "{said}");
+    ensure!(std::fs::read(fetched.join("model.safetensors"))? == weights);
+    std::fs::write(fetched.join("t/tokenizer.json"), "[]")?;
+    let (code, said) = weights_command("check", &fetched, &[sha256]).await?;
+    ensure!(
+        code == Some(1) && said.contains("t/tokenizer.json"),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Exit code, and what it wrote.
+async fn weights_command(
+    what: &str,
+    folder: &Path,
+    flags: &[String],
+) -> Result<(Option<i32>, String)> {
+    let output = tokio::process::Command::new(binary("medfleet")?)
+        .args(["weights", what])
+        .arg(folder)
+        .args(flags)
+        .output()
+        .await?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
 }

@@ -17,6 +17,7 @@ use medfleet_core::UnixMillis;
 
 pub use folder::Folder;
 pub use object::Objects;
+pub(crate) use object::{failed, found};
 
 /// Objects looked up at the same time.
 const LOOK_UPS: usize = 16;

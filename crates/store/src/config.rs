@@ -7,6 +7,8 @@ use medfleet_core::setting::{ByteSize, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "s3")]
+use crate::backend::Objects;
 use crate::backend::{Backend, BackendError, Folder};
 use crate::blob::Limits;
 use crate::{BlobStore, FleetKey, KeyError};
@@ -66,6 +68,9 @@ pub enum BackendConfig {
         /// Secret access key.
         #[serde(default)]
         secret_access_key: Option<Secret>,
+        /// File (PEM) with certificates that sign the endpoint's, besides those that the system trusts.
+        #[serde(default)]
+        ca: Option<PathBuf>,
         /// Allows an endpoint without TLS. Blobs hold patient data: for tests inside one machine only.
         #[serde(default)]
         allow_http: bool,
@@ -123,12 +128,6 @@ impl StoreConfig {
     /// [`OpenError::Key`] or [`OpenError::Setting`], which name the setting.
     pub fn check(&self) -> Result<(), OpenError> {
         FleetKey::from_secret(&self.key)?;
-        let wrong = |key, reason: &str| {
-            Err(OpenError::Setting {
-                key,
-                reason: reason.to_owned(),
-            })
-        };
         if self.blob_bytes_max.get() == 0 {
             return wrong("blob_bytes_max", "at least 1B");
         }
@@ -138,84 +137,7 @@ impl StoreConfig {
         {
             return wrong("capacity_bytes", "at least blob_bytes_max");
         }
-        match &self.backend {
-            BackendConfig::Folder { path } if path.as_os_str().is_empty() => {
-                wrong("backend.path", "a folder")
-            }
-            BackendConfig::Folder { .. } => Ok(()),
-            BackendConfig::Jetstream { bucket, replicas } => {
-                let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-                if bucket.is_empty() || !bucket.bytes().all(good) {
-                    return wrong("backend.bucket", "a-z, A-Z, 0-9, '-' and '_'");
-                }
-                if ![1, 3, 5].contains(replicas) {
-                    return wrong("backend.replicas", "1, 3 or 5");
-                }
-                Ok(())
-            }
-            BackendConfig::S3 { .. } => self.check_s3(),
-        }
-    }
-
-    fn check_s3(&self) -> Result<(), OpenError> {
-        let BackendConfig::S3 {
-            bucket,
-            region,
-            endpoint,
-            access_key_id,
-            secret_access_key,
-            allow_http,
-        } = &self.backend
-        else {
-            return Ok(());
-        };
-        let wrong = |key, reason: &str| {
-            Err(OpenError::Setting {
-                key,
-                reason: reason.to_owned(),
-            })
-        };
-        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(good) {
-            return wrong(
-                "backend.bucket",
-                "3 to 63 characters of a-z, 0-9, '-' and '.'",
-            );
-        }
-        if region.is_empty() {
-            return wrong(
-                "backend.region",
-                "a region; compatible stores often take us-east-1",
-            );
-        }
-        if access_key_id.is_some() != secret_access_key.is_some() {
-            return wrong(
-                "backend.access_key_id",
-                "goes together with secret_access_key",
-            );
-        }
-        match endpoint.as_deref() {
-            Some(url)
-                if url
-                    .strip_prefix("https://")
-                    .is_some_and(|host| !host.is_empty()) =>
-            {
-                Ok(())
-            }
-            Some(url)
-                if url
-                    .strip_prefix("http://")
-                    .is_some_and(|host| !host.is_empty()) =>
-            {
-                if *allow_http {
-                    Ok(())
-                } else {
-                    wrong("backend.endpoint", "https://, unless allow_http is set")
-                }
-            }
-            Some(_) => wrong("backend.endpoint", "a URL that begins with https://"),
-            None => Ok(()),
-        }
+        self.backend.check()
     }
 
     /// The limits among the settings.
@@ -272,7 +194,7 @@ impl StoreConfig {
             BackendConfig::Folder { path } => Arc::new(self.open_folder(path)?),
             BackendConfig::Jetstream { .. } => return Err(OpenError::NeedsQueue),
             #[cfg(feature = "s3")]
-            BackendConfig::S3 { .. } => s3::open(&self.backend)?,
+            BackendConfig::S3 { .. } => Arc::new(Objects::over(s3::client(&self.backend)?)),
             #[cfg(not(feature = "s3"))]
             BackendConfig::S3 { .. } => return Err(OpenError::NotBuilt("s3")),
         })
@@ -293,21 +215,112 @@ impl StoreConfig {
     }
 }
 
+impl BackendConfig {
+    /// Checks what can be checked without touching the place.
+    ///
+    /// # Errors
+    /// [`OpenError::Setting`], which names the setting.
+    pub fn check(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Folder { path } if path.as_os_str().is_empty() => {
+                wrong("backend.path", "a folder")
+            }
+            Self::Folder { .. } => Ok(()),
+            Self::Jetstream { bucket, replicas } => {
+                let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+                if bucket.is_empty() || !bucket.bytes().all(good) {
+                    return wrong("backend.bucket", "a-z, A-Z, 0-9, '-' and '_'");
+                }
+                if ![1, 3, 5].contains(replicas) {
+                    return wrong("backend.replicas", "1, 3 or 5");
+                }
+                Ok(())
+            }
+            Self::S3 { .. } => self.check_s3(),
+        }
+    }
+
+    fn check_s3(&self) -> Result<(), OpenError> {
+        let Self::S3 {
+            bucket,
+            region,
+            endpoint,
+            access_key_id,
+            secret_access_key,
+            ca: _,
+            allow_http,
+        } = self
+        else {
+            return Ok(());
+        };
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(good) {
+            return wrong(
+                "backend.bucket",
+                "3 to 63 characters of a-z, 0-9, '-' and '.'",
+            );
+        }
+        if region.is_empty() {
+            return wrong(
+                "backend.region",
+                "a region; compatible stores often take us-east-1",
+            );
+        }
+        if access_key_id.is_some() != secret_access_key.is_some() {
+            return wrong(
+                "backend.access_key_id",
+                "goes together with secret_access_key",
+            );
+        }
+        match endpoint.as_deref() {
+            Some(url)
+                if url
+                    .strip_prefix("https://")
+                    .is_some_and(|host| !host.is_empty()) =>
+            {
+                Ok(())
+            }
+            Some(url)
+                if url
+                    .strip_prefix("http://")
+                    .is_some_and(|host| !host.is_empty()) =>
+            {
+                if *allow_http {
+                    Ok(())
+                } else {
+                    wrong("backend.endpoint", "https://, unless allow_http is set")
+                }
+            }
+            Some(_) => wrong("backend.endpoint", "a URL that begins with https://"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn wrong(key: &'static str, reason: &str) -> Result<(), OpenError> {
+    Err(OpenError::Setting {
+        key,
+        reason: reason.to_owned(),
+    })
+}
+
 #[cfg(feature = "s3")]
-mod s3 {
+pub(crate) mod s3 {
     //! The S3 client from settings.
 
-    use super::{Arc, Backend, BackendConfig, BackendError, OpenError, Secret};
-    use crate::backend::Objects;
+    use object_store::{Certificate, ClientOptions, ObjectStore};
+
+    use super::{Arc, BackendConfig, BackendError, OpenError, Path, Secret};
 
     /// Makes the client; nothing is sent yet.
-    pub(super) fn open(config: &BackendConfig) -> Result<Arc<dyn Backend>, OpenError> {
+    pub(crate) fn client(config: &BackendConfig) -> Result<Arc<dyn ObjectStore>, OpenError> {
         let BackendConfig::S3 {
             bucket,
             region,
             endpoint,
             access_key_id,
             secret_access_key,
+            ca,
             allow_http,
         } = config
         else {
@@ -315,7 +328,12 @@ mod s3 {
         };
         // The HTTP client takes its TLS from the process. Being the second to name it is fine: it is ring everywhere here.
         drop(rustls::crypto::ring::default_provider().install_default());
+        let mut options = ClientOptions::new();
+        for authority in ca.as_deref().map_or(Ok(Vec::new()), authorities)? {
+            options = options.with_root_certificate(authority);
+        }
         let mut builder = object_store::aws::AmazonS3Builder::new()
+            .with_client_options(options)
             .with_bucket_name(bucket)
             .with_region(region)
             .with_allow_http(*allow_http);
@@ -329,7 +347,26 @@ mod s3 {
         let store = builder
             .build()
             .map_err(|error| BackendError::failed("open", false, error))?;
-        Ok(Arc::new(Objects::over(Arc::new(store))))
+        Ok(Arc::new(store))
+    }
+
+    /// The certificates of a PEM file: at least one.
+    fn authorities(path: &Path) -> Result<Vec<Certificate>, OpenError> {
+        let refused = |why: String| OpenError::Setting {
+            key: "backend.ca",
+            reason: format!(
+                "a file with certificates in PEM, but {} {why}",
+                path.display()
+            ),
+        };
+        let pem =
+            std::fs::read(path).map_err(|error| refused(format!("cannot be read: {error}")))?;
+        let found = Certificate::from_pem_bundle(&pem)
+            .map_err(|error| refused(format!("is another: {error}")))?;
+        match found.is_empty() {
+            true => Err(refused("has none".to_owned())),
+            false => Ok(found),
+        }
     }
 }
 
@@ -457,5 +494,31 @@ mod tests {
                   endpoint = 'https://s3.example', access_key_id = 'a', secret_access_key = 'b' }";
         let store = config(s3).open().expect("the settings are right");
         assert!(!format!("{store:?}").contains("\"b\""));
+    }
+
+    #[cfg(feature = "s3")]
+    #[tokio::test]
+    async fn an_authority_that_is_none_is_refused_with_its_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("ca.crt");
+        let open = || {
+            let backend = format!(
+                "backend = {{ kind = 's3', bucket = 'blobs', region = 'eu', ca = '{}' }}",
+                path.display()
+            );
+            let refused = config(&backend).open().expect_err("is no authority");
+            refused.to_string()
+        };
+        let named = format!(
+            "store.backend.ca: a file with certificates in PEM, but {} ",
+            path.display()
+        );
+        let absent = open();
+        assert!(
+            absent.starts_with(&format!("{named}cannot be read")),
+            "{absent}"
+        );
+        std::fs::write(&path, "no certificate").expect("writes");
+        assert_eq!(open(), format!("{named}has none"));
     }
 }

@@ -142,7 +142,7 @@ impl<H: Handler> Slot<H> {
     /// One unit from delivery to settlement.
     async fn process(&self, delivery: Delivery) {
         let span = span(&delivery.unit, delivery.deliveries);
-        telemetry::set_parent(&span, &delivery.headers);
+        telemetry::follow(&span, &delivery.headers);
         let begin = Instant::now();
         let class = delivery.unit.class;
         let waited = self.worker.clock.now().0 - delivery.released_at.0;

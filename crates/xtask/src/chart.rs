@@ -2,18 +2,20 @@
 //! strictly with the schemas of three Kubernetes versions, held against our own rules, and its configuration files given
 //! to the programs that will read them.
 //!
-//! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `scaling` (how
-//! pools follow their backlog), `settings` (the files inside), `refusals` (what bad values get), `lifecycle` (install to
-//! uninstall, against a stand-in for a server).
+//! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
+//! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `weights` (how models come
+//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
 
 mod cases;
 mod edges;
 mod lifecycle;
 mod objects;
+mod operators;
 mod refusals;
 mod rules;
 mod scaling;
 mod settings;
+mod weights;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,7 @@ const VERSIONS: &str = "1.31,1.34,1.37";
 const RELEASE: &str = "y";
 /// Where it would be installed.
 const NAMESPACE: &str = "reading";
-/// Kinds of other projects, of whose objects `rules` knows the fields that we use.
+/// Kinds of other projects, whose schemas `operators` has; `rules` knows the fields that we use.
 const WITHOUT_SCHEMA: &[&str] = &[
     "Certificate",
     "PodMonitor",
@@ -79,10 +81,13 @@ pub(crate) fn run() -> Result<()> {
         found.extend(files.check(&validated.objects)?);
         violations.extend(found.iter().map(|text| format!("{}: {text}", case.name)));
     }
+    let objects = rendered.iter().flat_map(|one| &one.objects);
+    violations.extend(operators::check(objects)?);
     violations.extend(settings::drift(&chart)?);
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
     violations.extend(links(&chart)?);
+    violations.extend(weights::check(&chart)?);
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
     for violation in &violations {

@@ -88,6 +88,11 @@ pub(crate) fn python_without_dependencies(
     toolchain::environment(name, &["--no-deps", "--requirement"], requirements)
 }
 
+/// The node program.
+pub(crate) fn node() -> Result<std::path::PathBuf> {
+    Ok(toolchain::node_programs()?.0)
+}
+
 /// A command that runs npm.
 pub(crate) fn npm() -> Result<Command> {
     Ok(toolchain::node_programs()?.1)

@@ -65,8 +65,18 @@
   {{- end -}}
   {{- if ne $kind "simulated" -}}
     {{- $volume := default dict $spec.model.volume -}}
-    {{- if not (or $volume.claimName $volume.image) -}}{{- fail (printf "pools.%s.model.volume: claimName or image is needed with kind %s" $name $kind) -}}{{- end -}}
-    {{- if and $volume.claimName $volume.image -}}{{- fail (printf "pools.%s.model.volume: claimName or image, not both" $name) -}}{{- end -}}
+    {{- $given := compact (list $volume.claimName $volume.image $volume.prefix) -}}
+    {{- if ne (len $given) 1 -}}{{- fail (printf "pools.%s.model.volume: %d of claimName, image and prefix are given; exactly one is needed with kind %s" $name (len $given) $kind) -}}{{- end -}}
+    {{- if $volume.prefix -}}
+      {{- include "medfleet.need" (dict "value" $volume.sha256 "path" (printf "pools.%s.model.volume.sha256" $name) "why" "needed with prefix: what `medfleet weights list` prints of the model") -}}
+      {{- include "medfleet.need" (dict "value" $volume.sizeGiB "path" (printf "pools.%s.model.volume.sizeGiB" $name) "why" "needed with prefix: the disk that a pod may take for the model") -}}
+      {{- include "medfleet.need" (dict "value" $.Values.modelStore.bucket "path" "modelStore.bucket" "why" (printf "needed with pools.%s.model.volume.prefix" $name)) -}}
+      {{- include "medfleet.need" (dict "value" $.Values.modelStore.region "path" "modelStore.region" "why" (printf "needed with pools.%s.model.volume.prefix; compatible stores often take us-east-1" $name)) -}}
+      {{- if and (hasPrefix "http://" $.Values.modelStore.endpoint) (not $.Values.modelStore.allowHttp) -}}{{- fail "modelStore.endpoint: must begin with https://, or modelStore.allowHttp be true for tests inside one machine" -}}{{- end -}}
+      {{- if $policy.enabled -}}{{- include "medfleet.need" (dict "value" $policy.modelPeers "path" "networkPolicy.modelPeers" "why" (printf "needed with pools.%s.model.volume.prefix, or no pod reaches modelStore" $name)) -}}{{- end -}}
+    {{- else if $volume.sizeGiB -}}
+      {{- fail (printf "pools.%s.model.volume.sizeGiB: has no meaning without prefix; a claim and an image have a size of their own" $name) -}}
+    {{- end -}}
     {{- range $key := ternary (list "path" "vision" "dtype") (list "path" "dtype") (eq $kind "gguf") -}}
       {{- include "medfleet.need" (dict "value" (get $spec.model $key) "path" (printf "pools.%s.model.%s" $name $key) "why" (printf "needed with kind %s" $kind)) -}}
     {{- end -}}

@@ -69,6 +69,7 @@
   {{- $_ := set $backend "region" $given.s3.region -}}
   {{- with $given.s3.endpoint -}}{{- $_ := set $backend "endpoint" . -}}{{- end -}}
   {{- if $given.s3.allowHttp -}}{{- $_ := set $backend "allow_http" true -}}{{- end -}}
+  {{- if $given.s3.ca.secretName -}}{{- $_ := set $backend "ca" (printf "/etc/medfleet/s3-ca/%s" $given.s3.ca.key) -}}{{- end -}}
   {{- if $given.s3.credentials.secretName -}}
     {{- $_ := set $backend "access_key_id" (dict "file" (printf "/etc/medfleet/s3/%s" $given.s3.credentials.accessKeyIdKey)) -}}
     {{- $_ := set $backend "secret_access_key" (dict "file" (printf "/etc/medfleet/s3/%s" $given.s3.credentials.secretAccessKeyKey)) -}}

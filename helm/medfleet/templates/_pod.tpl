@@ -89,6 +89,9 @@ imagePullSecrets:
 {{- if and (eq .Values.store.kind "s3") .Values.store.s3.credentials.secretName }}
 - { name: s3, mountPath: /etc/medfleet/s3, readOnly: true }
 {{- end }}
+{{- if and (eq .Values.store.kind "s3") .Values.store.s3.ca.secretName }}
+- { name: s3-ca, mountPath: /etc/medfleet/s3-ca, readOnly: true }
+{{- end }}
 {{- end -}}
 
 {{- define "medfleet.secretVolume" -}}
@@ -114,10 +117,20 @@ imagePullSecrets:
 {{ include "medfleet.secretVolume" (dict "name" "nats-tls" "secret" . "keys" $keys) }}
 {{- end }}
 {{- if eq .Values.store.kind "s3" }}
-{{- with .Values.store.s3.credentials }}
-{{- if .secretName }}
-{{ include "medfleet.secretVolume" (dict "name" "s3" "secret" .secretName "keys" (list .accessKeyIdKey .secretAccessKeyKey)) }}
+{{- include "medfleet.s3Volumes" (dict "name" "s3" "s3" .Values.store.s3) }}
 {{- end }}
+{{- end -}}
+
+{{/* dict "name" … "s3" {credentials, ca}: the volumes of its secrets, those that are named. */}}
+{{- define "medfleet.s3Volumes" -}}
+{{- with .s3.credentials }}
+{{- if .secretName }}
+{{ include "medfleet.secretVolume" (dict "name" $.name "secret" .secretName "keys" (list .accessKeyIdKey .secretAccessKeyKey)) }}
+{{- end }}
+{{- end }}
+{{- with .s3.ca }}
+{{- if .secretName }}
+{{ include "medfleet.secretVolume" (dict "name" (printf "%s-ca" $.name) "secret" .secretName "keys" (list .key)) }}
 {{- end }}
 {{- end }}
 {{- end -}}

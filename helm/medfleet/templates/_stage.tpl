@@ -103,7 +103,8 @@ spec:
   replicas: {{ .given.replicas }}
   {{- end }}
   revisionHistoryLimit: 5
-  progressDeadlineSeconds: {{ add .given.startupSeconds 300 }}
+  # Half an hour more where the model is fetched first: the start-up probe begins after that.
+  progressDeadlineSeconds: {{ add .given.startupSeconds 300 (ternary 1800 0 (and $hasModel (not (empty (dig "volume" "prefix" "" .spec.model))))) }}
   strategy:
     type: RollingUpdate
     rollingUpdate:
@@ -137,6 +138,10 @@ spec:
       securityContext:
         {{- include "medfleet.podSecurity" $root | nindent 8 }}
       {{- include "medfleet.placement" (merge (dict "given" .given) $select) | nindent 6 }}
+      {{- if and $hasModel .spec.model.volume.sha256 }}
+      initContainers:
+        {{- include "medfleet.weights" . | nindent 8 }}
+      {{- end }}
       containers:
         - name: {{ .stage }}
           image: {{ include "medfleet.image" (dict "root" $root "image" $image) | quote }}
@@ -175,9 +180,14 @@ spec:
         - name: model
           {{- if .spec.model.volume.claimName }}
           persistentVolumeClaim: { claimName: {{ .spec.model.volume.claimName | quote }}, readOnly: true }
+          {{- else if .spec.model.volume.prefix }}
+          emptyDir: { sizeLimit: {{ .spec.model.volume.sizeGiB }}Gi }
           {{- else }}
           image: { reference: {{ .spec.model.volume.image | quote }}, pullPolicy: IfNotPresent }
           {{- end }}
+        {{- if .spec.model.volume.prefix }}
+        {{- include "medfleet.s3Volumes" (dict "name" "model-store" "s3" $root.Values.modelStore) | nindent 8 }}
+        {{- end }}
         # Digests of the weights, so that a container that starts again in this pod need not hash them again.
         - name: digests
           emptyDir: { sizeLimit: 16Mi }

@@ -179,7 +179,7 @@ impl Dispatcher {
             stage = unit.stage.as_str(),
             class = unit.class.as_str(),
         );
-        telemetry::set_parent(&span, &held.headers);
+        telemetry::follow(&span, &held.headers);
         let headers = match telemetry::inject(&span) {
             none if none.is_empty() => held.headers.clone(),
             headers => headers,

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::command::{
     bench, cancel, dead, deidentify, doctor, embed, erase, eval, frames, get, infer, list, metrics,
-    pause, phantom, plan, requeue, submit, up, watch,
+    pause, phantom, plan, requeue, submit, up, watch, weights,
 };
 use crate::exit::{CommandResult, Exit, Fault};
 
@@ -68,6 +68,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List every metric of every service
     Metrics(metrics::Args),
+    /// A model's files and their digests: list, check, put into a bucket, fetch
+    Weights(weights::Args),
     /// Measure, on this machine
     Bench(bench::Args),
 }
@@ -107,6 +109,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Metrics(args) => metrics::run(args),
+        Command::Weights(args) => weights::run(args),
         Command::Bench(args) => bench::run(args),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) mod requeue;
 pub(crate) mod submit;
 pub(crate) mod up;
 pub(crate) mod watch;
+pub(crate) mod weights;
 mod whose;
 
 use std::future::Future;

@@ -1,6 +1,7 @@
 //! Carries a trace across processes as W3C `traceparent` and `tracestate` texts, in message headers and gRPC metadata.
-//! Others use these three functions and never name opentelemetry.
+//! Others use these functions and never name opentelemetry.
 
+use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -25,14 +26,39 @@ where
     K: AsRef<str>,
     V: AsRef<str>,
 {
+    let context = context_of(headers);
+    context.span().span_context().is_valid() && span.set_parent(context).is_ok()
+}
+
+/// As [`set_parent`], for who takes a message: the span also links to that of who sent it, where the trace is recorded. The
+/// conventions for messaging tie the two by a link, and the parent makes a job one trace; both are there.
+pub fn follow<K, V>(span: &Span, headers: &[(K, V)]) -> bool
+where
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
+    let context = context_of(headers);
+    let sender = context.span().span_context().clone();
+    let follows = sender.is_valid() && span.set_parent(context).is_ok();
+    if follows && sender.is_sampled() {
+        span.add_link(sender);
+    }
+    follows
+}
+
+/// What `traceparent` and `tracestate` among the headers say.
+fn context_of<K, V>(headers: &[(K, V)]) -> Context
+where
+    K: AsRef<str>,
+    V: AsRef<str>,
+{
     let found = headers.iter().filter_map(|(name, value)| {
         let name = name.as_ref().to_ascii_lowercase();
         ["traceparent", "tracestate"]
             .contains(&name.as_str())
             .then(|| (name, value.as_ref().to_owned()))
     });
-    let context = TraceContextPropagator::new().extract(&Headers(found.collect()));
-    context.span().span_context().is_valid() && span.set_parent(context).is_ok()
+    TraceContextPropagator::new().extract(&Headers(found.collect()))
 }
 
 /// The span's trace id: 32 lowercase hexadecimal digits; none without telemetry or for a disabled span.

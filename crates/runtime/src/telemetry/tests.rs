@@ -125,8 +125,8 @@ fn bad_headers_and_no_telemetry_change_nothing() {
     });
 }
 
-#[test]
-fn exported_spans_are_ours_and_carry_the_role() {
+/// Telemetry whose spans are kept as they would be exported.
+fn exporting() -> (Telemetry, Collected) {
     let collected = Collected::default();
     let processor = SimpleSpanProcessor::new(Supervised::new(collected.clone()));
     let provider = provider_builder("medfleet", true)
@@ -138,7 +138,39 @@ fn exported_spans_are_ours_and_carry_the_role() {
         ..TelemetryConfig::default()
     };
     let telemetry = Telemetry::assemble(&config, Lines::default().writer(), provider);
-    let telemetry = telemetry.expect("the settings are right");
+    (telemetry.expect("the settings are right"), collected)
+}
+
+#[test]
+fn who_takes_a_message_links_to_who_sent_it() {
+    let (telemetry, collected) = exporting();
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let (sends, takes) = (info_span!("sends"), info_span!("takes"));
+        assert!(follow(&takes, &inject(&sends)));
+        assert!(!follow(&sends, &[("traceparent", "00-nonsense")]));
+        // What a caller does not record is not linked to: nobody could find it.
+        let unrecorded = format!("00-{}-{}-00", "0a".repeat(16), "0b".repeat(8));
+        assert!(follow(
+            &info_span!("unrecorded"),
+            &[("traceparent", unrecorded)]
+        ));
+    });
+    let spans = collected.0.lock().expect("no panic holds it");
+    let named = |name: &str| spans.iter().find(|span| span.name == name);
+    let (sends, takes) = (named("sends"), named("takes"));
+    let (sends, takes) = (sends.expect("exported"), takes.expect("exported"));
+    let sender = sends.span_context.span_id();
+    assert_eq!(takes.parent_span_id, sender);
+    let links: Vec<_> = takes.links.iter().collect();
+    assert_eq!(links.len(), 1, "{links:?}");
+    assert_eq!(links[0].span_context.span_id(), sender);
+    assert!(sends.links.is_empty());
+    assert!(named("unrecorded").is_none());
+}
+
+#[test]
+fn exported_spans_are_ours_and_carry_the_role() {
+    let (telemetry, collected) = exporting();
     tracing::dispatcher::with_default(telemetry.dispatch(), || {
         let outer = info_span!(target: "medfleet_encode::work", "encode chunk");
         outer.in_scope(|| {

@@ -118,7 +118,10 @@ fn entry(name: Name, meta: &ObjectMeta) -> Entry {
 }
 
 /// "Not there" is an answer, not an error.
-fn found<T>(operation: &'static str, result: Result<T, Error>) -> Result<Option<T>, BackendError> {
+pub(crate) fn found<T>(
+    operation: &'static str,
+    result: Result<T, Error>,
+) -> Result<Option<T>, BackendError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Error::NotFound { .. }) => Ok(None),
@@ -127,7 +130,7 @@ fn found<T>(operation: &'static str, result: Result<T, Error>) -> Result<Option<
 }
 
 /// Only refusals that a retry can't change are final.
-fn failed(operation: &'static str, error: Error) -> BackendError {
+pub(crate) fn failed(operation: &'static str, error: Error) -> BackendError {
     let is_final = matches!(
         error,
         Error::InvalidPath { .. }

@@ -77,7 +77,8 @@ pub(crate) fn base() -> Value {
     let peers = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
     json!({
         "process": {"otlpEndpoint": "http://collector.observability:4317"},
-        "networkPolicy": {"storePeers": peers, "natsPeers": peers, "otlpPeers": peers},
+        "networkPolicy": {"storePeers": peers, "modelPeers": peers, "natsPeers": peers, "otlpPeers": peers},
+        "modelStore": {"bucket": "models", "region": "us-east-1"},
         "pools": {"main": {"aliases": ["a model", "medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}},
         "ingest": {"defaultModel": "medgemma-4b"},
     })
@@ -85,7 +86,7 @@ pub(crate) fn base() -> Value {
 
 fn axes() -> Vec<Axis> {
     let s3 = json!({"kind": "s3", "s3": {"region": "eu-central-1", "endpoint": "https://s3.example:9000",
-                    "credentials": {"secretName": "s3"}}});
+                    "credentials": {"secretName": "s3"}, "ca": {"secretName": "s3-ca"}}});
     let role = json!({"kind": "s3", "s3": {"region": "eu-central-1"}});
     let tls = |client_ca: bool| {
         json!({"ingest": {"tls": {"enabled": true, "secretName": "api-tls", "clientCa": client_ca}},
@@ -178,12 +179,15 @@ fn model() -> Vec<(&'static str, Value)> {
         }}})
     };
     let cuda = json!({"compute": "cuda:0", "resource": "nvidia.com/gpu"});
-    let held = |model: Value, encode: Value| {
+    let held = |model: Value, volume: Value, encode: Value| {
         let mut model = model;
         model["dtype"] = json!("bf16");
-        model["volume"] = json!({"claimName": "models"});
+        model["volume"] = volume;
         json!({"pools": {"main": {"model": model, "encode": {"device": encode}}}})
     };
+    let sha256 = "a1".repeat(32);
+    let pulled = json!({"prefix": "models/medgemma", "sizeGiB": 8, "sha256": sha256});
+    let checked = json!({"claimName": "models", "sha256": sha256});
     let gguf = json!({"kind": "gguf", "path": "text.gguf", "vision": "mmproj.gguf", "tokenizer": "t/tokenizer.json", "weights": "stored"});
     let quantised = json!({"kind": "folder", "path": "medgemma", "weights": "q8_0"});
     vec![
@@ -194,9 +198,9 @@ fn model() -> Vec<(&'static str, Value)> {
             folder(json!({"image": "example/m@sha256:1"}), json!({})),
         ),
         ("cuda", folder(json!({"claimName": "models"}), cuda.clone())),
-        ("gguf", held(gguf, json!({}))),
+        ("gguf", held(gguf, pulled, json!({}))),
         // Images on a GPU, text on CPUs.
-        ("quantised", held(quantised, cuda)),
+        ("quantised", held(quantised, checked, cuda)),
     ]
 }
 
@@ -218,6 +222,7 @@ fn everything() -> Value {
         "queue": {"config": {"ack_wait": "45s", "heartbeat": "5s", "in_flight_max": 100}},
         "store": {"config": {"blob_bytes_max": "128MiB", "capacity_bytes": "1TiB"}},
         "images": {"registry": "mirror.example/x/", "pullSecrets": ["pull"]},
+        "modelStore": {"endpoint": "https://s3.example", "credentials": {"secretName": "models"}, "ca": {"secretName": "s3-ca"}},
         "serviceAccount": {"annotations": {"example.com/role": "fleet"}},
         "ingest": {
             "scale": scale, "podAnnotations": {"a": "b"}, "nodeSelector": {"disk": "ssd"},

@@ -155,6 +155,12 @@ pub(crate) fn check(objects: &[Value], expected: Option<&[&str]>) -> Vec<String>
     violations
 }
 
+/// What pods may send, an edge each.
+pub(crate) fn sent(objects: &[Value]) -> BTreeSet<String> {
+    let policies: Vec<&Value> = of_kind(objects, "NetworkPolicy").collect();
+    edges(&policies, &pods(objects), OUT)
+}
+
 /// `decode[main]` → `decode`.
 fn component(end: &str) -> &str {
     end.split('[').next().unwrap_or_default()

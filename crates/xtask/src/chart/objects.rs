@@ -55,6 +55,11 @@ impl<'a> Pod<'a> {
         list(&self.spec["containers"]).chain(list(&self.spec["initContainers"]))
     }
 
+    /// Whether the container runs, and ends, before the others start.
+    pub(crate) fn is_first(self, container: &Value) -> bool {
+        list(&self.spec["initContainers"]).any(|first| first == container)
+    }
+
     /// What it is: ingest, preprocess, encode, decode, nats or test.
     pub(crate) fn component(self) -> &'a str {
         text(&self.labels["app.kubernetes.io/component"])

@@ -9,7 +9,7 @@ use super::{Chart, cases};
 type Refusal = (Value, &'static [&'static str]);
 
 fn refused() -> Vec<Refusal> {
-    [ingest(), around(), models(), pools()].concat()
+    [ingest(), around(), models(), pulled(), pools()].concat()
 }
 
 fn ingest() -> Vec<Refusal> {
@@ -147,7 +147,7 @@ fn models() -> Vec<Refusal> {
     vec![
         (
             pool(json!({"model": {"kind": "folder"}})),
-            &["pools.main.model.volume", "claimName or image"],
+            &["pools.main.model.volume", "claimName, image and prefix"],
         ),
         (
             pool(json!({"model": {"kind": "folder", "volume": {"claimName": "m"}}})),
@@ -185,6 +185,61 @@ fn models() -> Vec<Refusal> {
                 "decode": {"device": {"compute": "cuda:0", "resource": "nvidia.com/gpu"}},
             })),
             &["pools.main.decode.device.compute", "multiplied on CPUs"],
+        ),
+    ]
+}
+
+fn pulled() -> Vec<Refusal> {
+    let volume = |volume: Value| {
+        let model = json!({"kind": "folder", "path": "m", "dtype": "bf16", "volume": volume});
+        json!({"pools": {"main": {"model": model}}})
+    };
+    let whole = || volume(json!({"prefix": "m", "sizeGiB": 8, "sha256": "a1".repeat(32)}));
+    let with = |key: &str, value: Value| {
+        let mut values = whole();
+        values[key] = value;
+        values
+    };
+    vec![
+        (
+            volume(json!({"claimName": "m", "prefix": "m"})),
+            &["pools.main.model.volume", "2 of claimName", "exactly one"],
+        ),
+        (
+            volume(json!({"prefix": "m", "sizeGiB": 8})),
+            &["pools.main.model.volume.sha256", "medfleet weights list"],
+        ),
+        (
+            volume(json!({"prefix": "m", "sha256": "a1".repeat(32)})),
+            &["pools.main.model.volume.sizeGiB", "needed with prefix"],
+        ),
+        (
+            volume(json!({"claimName": "m", "sizeGiB": 8})),
+            &["pools.main.model.volume.sizeGiB", "no meaning"],
+        ),
+        (
+            volume(json!({"claimName": "m", "sha256": "sha256:a1"})),
+            &["/pools/main/model/volume/sha256", "does not match"],
+        ),
+        (
+            volume(json!({"prefix": "../m"})),
+            &["/pools/main/model/volume/prefix", "does not match"],
+        ),
+        (
+            with("modelStore", json!({"bucket": ""})),
+            &["modelStore.bucket", "needed", "pools.main"],
+        ),
+        (
+            with("modelStore", json!({"region": ""})),
+            &["modelStore.region", "us-east-1"],
+        ),
+        (
+            with("modelStore", json!({"endpoint": "http://s3.example"})),
+            &["modelStore.endpoint", "https://"],
+        ),
+        (
+            with("networkPolicy", json!({"modelPeers": []})),
+            &["networkPolicy.modelPeers", "needed"],
         ),
     ]
 }

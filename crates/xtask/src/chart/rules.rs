@@ -109,10 +109,13 @@ fn container_rules(pod: Pod<'_>, container: &Value) -> Vec<String> {
             .rsplit('/')
             .next()
             .is_some_and(|last| last.contains(':') && !last.ends_with(":latest"));
+    // One that ends before the service starts is asked nothing.
+    let is_first = pod.is_first(container);
     let probes = ["startupProbe", "readinessProbe", "livenessProbe"];
     let path = |probe: &str| text(&container[probe]["httpGet"]["path"]);
     let ours = ["ingest", "preprocess", "encode", "decode"].contains(&pod.component());
     let paths = !ours
+        || is_first
         || (path("readinessProbe") == "/readyz"
             && path("startupProbe") == "/readyz"
             && path("livenessProbe") == "/healthz");
@@ -151,7 +154,7 @@ fn container_rules(pod: Pod<'_>, container: &Value) -> Vec<String> {
         ),
         (versioned, "an image without a version"),
         (
-            !pod.is_lasting() || probes.iter().all(|probe| !container[probe].is_null()),
+            !pod.is_lasting() || is_first || probes.iter().all(|probe| !container[probe].is_null()),
             "a container lacks a probe",
         ),
         (paths, "probes of other pages than the admin port has"),

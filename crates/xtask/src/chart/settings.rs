@@ -1,5 +1,5 @@
 //! The files inside the chart, given to who will read them: each service's configuration to the service's own
-//! `--check-config`, NATS's to `nats-server -t`. And the chart's tables of settings against the services' own.
+//! `--check-config`, NATS's to `nats-server -t`, and the arguments of the command line to the command line. And the chart's tables of settings against the services' own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -48,6 +48,13 @@ impl Files {
                 let secrets = self.secrets(pod)?;
                 let config = localised(config, &secrets);
                 violations.extend(self.once(component, &config, |path| service(component, path))?);
+            }
+        }
+        for container in pods(objects).into_iter().flat_map(Pod::containers) {
+            if ["weights", "submit"].contains(&text(&container["name"])) {
+                let arguments: Vec<&str> = list(&container["args"]).map(text).collect();
+                let typed = |_: &Path| command_line(&arguments);
+                violations.extend(self.once("medfleet", &arguments.join("\n"), typed)?);
             }
         }
         let nats_server = self.nats_server.clone();
@@ -121,6 +128,12 @@ fn localised(config: &str, secrets: &Path) -> String {
 fn service(component: &str, config: &Path) -> Result<Option<String>> {
     let mut command = Command::new(built(&format!("medfleet-{component}"))?);
     said(command.arg("--check-config").arg("--config").arg(config))
+}
+
+/// Whether the command line takes these arguments. Asked for help in the end, it does no more than read them.
+fn command_line(arguments: &[&str]) -> Result<Option<String>> {
+    let mut command = Command::new(built("medfleet")?);
+    said(command.args(arguments).arg("--help"))
 }
 
 fn nats(program: &Path, config: &Path) -> Result<Option<String>> {

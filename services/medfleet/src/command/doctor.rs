@@ -14,6 +14,7 @@ use medfleet_queue::QueueConfig;
 use medfleet_runtime::Clock;
 
 use super::on_one_thread;
+use super::weights::sums::Sum;
 use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit};
 use crate::show;
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// Also load the model in this folder, or the language model in this GGUF file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
+    /// Also compare the model's files with the list SHA256SUMS beside them, which must have this SHA-256
+    #[arg(long, value_name = "HEX", requires = "model")]
+    sha256: Option<Sum>,
     /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates, and
     /// try the program that it names to read text in pixels
     #[arg(long, value_name = "FILE")]
@@ -155,6 +159,9 @@ pub(crate) fn run(args: Args) -> CommandResult {
             ))?;
         }
         if let Some(model) = &args.model {
+            if let Some(sha256) = args.sha256 {
+                tell(checks::model_files(model, sha256))?;
+            }
             tell(checks::model(model))?;
         }
         tell(checks::cpu())?;

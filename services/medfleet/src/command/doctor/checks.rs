@@ -10,6 +10,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::Finding;
 use crate::client::{Client, Retry, ServerArgs};
+use crate::command::weights::sums::{LIST, Sum, Sums};
 use crate::exit::Exit;
 use crate::fleet::nats;
 use crate::show::{bytes, seconds};
@@ -183,6 +184,27 @@ pub(super) fn model(folder: &Path) -> Finding {
     }
 }
 
+/// The files of the model's folder, or of the folder that a GGUF is in, are those of the list that has this digest.
+pub(super) fn model_files(model: &Path, sha256: Sum) -> Finding {
+    const CHECK: &str = "model files";
+    let folder = match model.is_file() {
+        true => model.parent().unwrap_or(Path::new(".")),
+        false => model,
+    };
+    let checked = Sums::read(folder, Some(sha256)).and_then(|sums| {
+        sums.check(folder)?;
+        Ok(sums.files().len())
+    });
+    match checked {
+        Ok(count) => Finding::ok(CHECK, format!("{count} files are as {LIST} says")),
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("{error:#}"),
+            "bring the model anew (`medfleet weights fetch`), or give the SHA-256 of the list that is meant",
+        ),
+    }
+}
+
 /// What the CPU can do for the kernels.
 pub(super) fn cpu() -> Finding {
     const CHECK: &str = "cpu";
@@ -339,6 +361,23 @@ mod tests {
             "{}",
             finding.found
         );
+    }
+
+    #[test]
+    fn files_that_are_not_as_listed_fail_with_the_reason() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let gguf = folder.path().join("text.gguf");
+        fs::write(&gguf, "weights").expect("a file");
+        let sums = Sums::of_folder(folder.path()).expect("lists");
+        fs::write(folder.path().join(LIST), sums.text()).expect("a file");
+        for model in [folder.path(), gguf.as_path()] {
+            let finding = model_files(model, sums.sum());
+            assert_eq!(finding.verdict, Verdict::Ok, "{}", finding.found);
+        }
+        fs::write(&gguf, "others").expect("a file");
+        let finding = model_files(&gguf, sums.sum());
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert!(finding.found.contains("text.gguf has"), "{}", finding.found);
     }
 
     #[test]
