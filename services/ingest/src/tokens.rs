@@ -1,5 +1,6 @@
 //! Who is calling: the bearer token of a call names a tenant. The file holds hashes only, and is read again when it changes.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -252,6 +253,9 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
     let file: TokensFile = toml::from_str(text).map_err(|_| TokensError::Syntax {
         path: path.to_path_buf(),
     })?;
+    let nothing: [u8; 32] = Sha256::digest(b"").into();
+    // Which entry has a hash, and what may be done by it.
+    let mut seen = HashMap::new();
     let entries = file.tokens.iter().enumerate().map(|(index, entry)| {
         let wrong = |reason| TokensError::Entry {
             path: path.to_path_buf(),
@@ -266,6 +270,20 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
         let mut sha256 = [0; 32];
         hex::decode_to_slice(&entry.sha256, &mut sha256)
             .map_err(|_| wrong("sha256 must be 64 hexadecimal digits".to_owned()))?;
+        // Whoever sends no token at all would be let in.
+        if sha256 == nothing {
+            let reason = "sha256 is that of an empty text; hash the token itself";
+            return Err(wrong(reason.to_owned()));
+        }
+        // A token speaks for one tenant: for which of two nobody could tell, and one would get what the other sent.
+        let may = (entry.tenant.as_str(), entry.operator);
+        let (other, might) = *seen.entry(sha256).or_insert((index + 1, may));
+        if might != may {
+            let reason = format!(
+                "sha256 is that of token {other}, whose tenant or rights are others; each needs a token of its own"
+            );
+            return Err(wrong(reason));
+        }
         Ok(Known {
             sha256,
             caller: Caller {
@@ -397,6 +415,15 @@ mod tests {
             "[[token]]\nname=''\ntenant='a'\nsha256='00'",
             "token 1: name must be 1 to 64 bytes",
         );
+        let entry = |tenant: &str, token: &str| {
+            let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
+            format!("[[token]]\nname='a'\ntenant='{tenant}'\nsha256='{sha256}'\n")
+        };
+        check(&entry("a", ""), "token 1: sha256 is that of an empty text");
+        let twice = ["a", "b"].map(|tenant| entry(tenant, "mf_secret"));
+        check(&twice.concat(), "token 2: sha256 is that of token 1");
+        let renamed = parse(&entry("a", "mf_secret").repeat(2), Path::new("t"));
+        assert_eq!(renamed.map(|known| known.len()).ok(), Some(2));
         check(
             "[[token]]\nname='a'\ntenant='a'\ntoken='mf_secret'",
             "expected [[token]] tables",
