@@ -2,13 +2,14 @@
 
 use std::io::SeekFrom;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
     GetUploadRequest, Upload, UploadInputRequest, UploadStart, upload_input_request::Content,
 };
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
@@ -114,7 +115,9 @@ impl Client {
             // The channel has room for the one message, and its receiver is right here.
             let _sent = sender.try_send(message(Content::Start(start)));
             drop(sender);
-            return Ok(self.stream(receiver).await.map_err(|status| Broken {
+            let opened = timeout(self.answer_max, self.stream(receiver)).await;
+            let opened = opened.unwrap_or_else(|_| Err(self.silence()));
+            return Ok(opened.map_err(|status| Broken {
                 status,
                 upload: None,
             }));
@@ -125,14 +128,25 @@ impl Client {
             offset: known.committed_bytes,
             total_bytes: total,
         };
-        let (answer, fed) = tokio::join!(self.stream(receiver), feed(path, start, sender, news));
-        match (answer, fed) {
-            (_, Err(error)) => Err(error),
-            (answer, Ok(())) => Ok(answer.map_err(|status| Broken {
-                status,
-                upload: Some(known),
-            })),
-        }
+        // Some 4 MiB lie between the file and the fleet, which a line of 40 kbit/s carries in this time.
+        let patience = self.answer_max * 5;
+        let fed = async {
+            feed(path, start, (sender, patience), news).await?;
+            // Nothing is left to send, or nothing is taken any more.
+            tokio::time::sleep(patience).await;
+            Ok::<_, ClientError>(Status::deadline_exceeded("what was sent was not answered"))
+        };
+        let status = tokio::select! {
+            answer = self.stream(receiver) => match answer {
+                Ok(upload) => return Ok(Ok(upload)),
+                Err(status) => status,
+            },
+            fed = fed => fed?,
+        };
+        Ok(Err(Broken {
+            status,
+            upload: Some(known),
+        }))
     }
 
     async fn stream(&self, receiver: mpsc::Receiver<UploadInputRequest>) -> Result<Upload, Status> {
@@ -148,12 +162,11 @@ impl Client {
     async fn resume_from(&self, state: Option<Upload>) -> Result<Option<Upload>, ClientError> {
         let Some(known) = state else { return Ok(None) };
         let mut stub = self.stub.clone();
-        match stub
-            .get_upload(GetUploadRequest {
-                name: known.name.clone(),
-            })
-            .await
-        {
+        let request = GetUploadRequest {
+            name: known.name.clone(),
+        };
+        let told = timeout(self.answer_max, stub.get_upload(request)).await;
+        match told.unwrap_or_else(|_| Err(self.silence())) {
             Ok(response) => Ok(response.into_inner().upload),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             // The next step counts this failure: it meets the same connection.
@@ -174,11 +187,12 @@ struct Broken {
     upload: Option<Upload>,
 }
 
-/// Sends the start and then the file from the start's offset. Ends quietly when the call has ended.
+/// Sends the start and then the file from the start's offset. Ends quietly when the call has ended, or takes nothing for
+/// `patience`.
 async fn feed(
     path: &Path,
     start: UploadStart,
-    sender: mpsc::Sender<UploadInputRequest>,
+    (sender, patience): (mpsc::Sender<UploadInputRequest>, Duration),
     news: OnNews<'_>,
 ) -> Result<(), ClientError> {
     let unreadable = |source| ClientError::File {
@@ -188,7 +202,7 @@ async fn feed(
     let (mut sent, total) = (start.offset, start.total_bytes);
     let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     file.seek(SeekFrom::Start(sent)).await.map_err(unreadable)?;
-    if sender.send(message(Content::Start(start))).await.is_err() {
+    if !is_taken(&sender, patience, Content::Start(start)).await {
         return Ok(());
     }
     while sent < total {
@@ -207,11 +221,7 @@ async fn feed(
             });
         }
         sent += read as u64;
-        if sender
-            .send(message(Content::Chunk(chunk.into())))
-            .await
-            .is_err()
-        {
+        if !is_taken(&sender, patience, Content::Chunk(chunk.into())).await {
             return Ok(());
         }
         news(UploadNews::Sent { bytes: sent, total });
@@ -219,8 +229,52 @@ async fn feed(
     Ok(())
 }
 
+/// Whether the call takes it in time.
+async fn is_taken(
+    sender: &mpsc::Sender<UploadInputRequest>,
+    patience: Duration,
+    content: Content,
+) -> bool {
+    let sent = timeout(patience, sender.send(message(content))).await;
+    matches!(sent, Ok(Ok(())))
+}
+
 fn message(content: Content) -> UploadInputRequest {
     UploadInputRequest {
         content: Some(content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Fleet, Retry};
+
+    /// Connections are made, and nothing is ever said on them.
+    #[tokio::test]
+    async fn an_upload_to_a_server_that_is_stuck_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("binds");
+        let fleet = Fleet {
+            server: format!("http://{}", listener.local_addr().expect("bound")),
+            token: "t".to_owned(),
+            ca: None,
+        };
+        let mut client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        client.answer_max = Duration::from_millis(20);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), b"pixels").expect("is written");
+        let known = Upload {
+            name: "uploads/a".to_owned(),
+            total_bytes: 6,
+            ..Upload::default()
+        };
+        for state in [None, Some(known)] {
+            let was_known = state.is_some();
+            let step = client.advance(file.path(), 6, state, &mut |_| ()).await;
+            let broken = step.expect("the file is read").expect_err("no answer");
+            assert_eq!(broken.status.code(), Code::DeadlineExceeded);
+            assert_eq!(broken.upload.is_some(), was_known);
+        }
     }
 }
