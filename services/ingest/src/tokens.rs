@@ -1,6 +1,7 @@
 //! Who is calling: the bearer token of a call names a tenant. The file holds hashes only, and is read again when it changes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -123,19 +124,25 @@ pub(crate) struct Caller {
     pub(crate) actor: String,
     /// Whether the token is an operator's.
     pub(crate) is_operator: bool,
+    /// Of the token.
+    hash: Hash,
 }
 
-#[derive(Debug)]
-struct Known {
-    sha256: [u8; 32],
-    caller: Caller,
+/// SHA-256 of a token. Shows nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Hash([u8; 32]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(hidden)")
+    }
 }
 
 /// The known tokens. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     path: PathBuf,
-    known: Arc<RwLock<Arc<Vec<Known>>>>,
+    known: Arc<RwLock<Arc<Vec<Caller>>>>,
     /// The file's before it was loaded, so that a change while the service starts is a change.
     loaded: Option<Stamp>,
 }
@@ -164,13 +171,20 @@ impl Tokens {
         let known = self.snapshot();
         // Every entry is compared in full, so that the time tells nothing about which one is near.
         let found = known.iter().fold(None, |found, entry| {
-            if is_equal(&entry.sha256, &hash) {
-                Some(&entry.caller)
+            if is_equal(&entry.hash.0, &hash) {
+                Some(entry)
             } else {
                 found
             }
         });
         found.cloned().ok_or(Refusal::WrongToken)
+    }
+
+    /// Whether the caller's token still speaks for its tenant: what outlasts the beginning of its call looks now and then.
+    pub(crate) fn still_knows(&self, caller: &Caller) -> bool {
+        let known = self.snapshot();
+        let mut known = known.iter();
+        known.any(|known| known.hash == caller.hash && known.tenant == caller.tenant)
     }
 
     /// Reads the file again whenever its time or length changes from what was loaded. A file that cannot be used changes nothing.
@@ -206,7 +220,7 @@ impl Tokens {
         }
     }
 
-    fn snapshot(&self) -> Arc<Vec<Known>> {
+    fn snapshot(&self) -> Arc<Vec<Caller>> {
         // One assignment under the lock: whole after a panic elsewhere.
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -230,7 +244,7 @@ async fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
+async fn read(path: &Path) -> Result<Vec<Caller>, TokensError> {
     parse(&read_text(path).await?, path)
 }
 
@@ -248,7 +262,7 @@ pub(crate) async fn read_text(path: &Path) -> Result<String, TokensError> {
     tokio::fs::read_to_string(path).await.map_err(unreadable)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
+fn parse(text: &str, path: &Path) -> Result<Vec<Caller>, TokensError> {
     // The parser's own error would show the line, which may hold a token put in the wrong place.
     let file: TokensFile = toml::from_str(text).map_err(|_| TokensError::Syntax {
         path: path.to_path_buf(),
@@ -284,13 +298,11 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
             );
             return Err(wrong(reason));
         }
-        Ok(Known {
-            sha256,
-            caller: Caller {
-                tenant,
-                actor: entry.name.clone(),
-                is_operator: entry.operator,
-            },
+        Ok(Caller {
+            tenant,
+            actor: entry.name.clone(),
+            is_operator: entry.operator,
+            hash: Hash(sha256),
         })
     });
     entries.collect()
