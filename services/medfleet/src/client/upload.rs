@@ -66,9 +66,9 @@ impl Client {
         };
         let total = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
         let mut state: Option<Upload> = None;
-        let (mut attempts, mut begun) = (0, Instant::now());
+        let mut row = Row::new();
         loop {
-            let committed = state.as_ref().map_or(0, |upload| upload.committed_bytes);
+            let is_opening = state.is_none();
             let status = match self.advance(path, total, state.take(), news).await? {
                 Ok(upload) if upload.complete => {
                     news(UploadNews::Stored { total });
@@ -77,22 +77,26 @@ impl Client {
                 Ok(upload) => {
                     let bytes = upload.committed_bytes;
                     news(UploadNews::Sent { bytes, total });
-                    if upload.committed_bytes > committed {
-                        (attempts, begun) = (0, Instant::now());
-                    }
                     state = Some(upload);
-                    continue;
+                    if row.has_come_to(bytes) || is_opening {
+                        continue;
+                    }
+                    // By something between us, or because nothing was taken: on and on it would come no further.
+                    Status::unavailable("the stream ended before the file did")
                 }
                 Err(Broken { status, upload }) => {
                     state = upload;
                     status
                 }
             };
-            attempts += 1;
-            let said = said(&status);
-            self.pause(attempts, begun, status).await?;
+            row.failures += 1;
+            let (attempts, said) = (row.failures, said(&status));
+            self.pause(attempts, row.begun, status).await?;
             news(UploadNews::Broke { attempts, said });
             state = self.resume_from(state.take()).await?;
+            if let Some(upload) = &state {
+                row.has_come_to(upload.committed_bytes);
+            }
         }
     }
 
@@ -181,6 +185,37 @@ impl Client {
     }
 }
 
+/// Failures in a row: those since the upload last came further. However often a line breaks, it carries a file to its end
+/// as long as each stream of it stores something.
+#[derive(Debug)]
+struct Row {
+    failures: u32,
+    /// When it began.
+    begun: Instant,
+    /// Bytes stored, as the fleet said last.
+    stored: u64,
+}
+
+impl Row {
+    fn new() -> Self {
+        Self {
+            failures: 0,
+            begun: Instant::now(),
+            stored: 0,
+        }
+    }
+
+    /// Notes how much is stored; true where that is more than before. An upload that had to be opened again begins at 0.
+    fn has_come_to(&mut self, stored: u64) -> bool {
+        let is_further = stored > self.stored;
+        self.stored = stored;
+        if is_further {
+            (self.failures, self.begun) = (0, Instant::now());
+        }
+        is_further
+    }
+}
+
 /// A step that broke, and what is known of the upload.
 struct Broken {
     status: Status,
@@ -249,6 +284,18 @@ fn message(content: Content) -> UploadInputRequest {
 mod tests {
     use super::*;
     use crate::client::{Fleet, Retry};
+
+    #[test]
+    fn failures_count_from_where_the_upload_last_came_further() {
+        let mut row = Row::new();
+        for (stored, is_further, failures) in
+            [(4, true, 0), (4, false, 1), (0, false, 1), (1, true, 0)]
+        {
+            row.failures = 1;
+            assert_eq!(row.has_come_to(stored), is_further);
+            assert_eq!(row.failures, failures);
+        }
+    }
 
     /// Connections are made, and nothing is ever said on them.
     #[tokio::test]
