@@ -1,5 +1,6 @@
 //! Sends a file, and goes on where it broke: the handle is taken first, then bytes follow from the committed offset.
 
+use std::convert::Infallible;
 use std::io::SeekFrom;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,6 +21,9 @@ use super::{Client, ClientError, retry};
 pub(crate) const CONTENT_BYTES_MAX: u64 = 3 << 20;
 /// Bytes of one message; the contract allows 2 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How often complete uploads are renewed while others are on their way; the fleet keeps them for an hour, unless it says
+/// otherwise, and renews what is half over.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -100,6 +104,40 @@ impl Client {
         }
     }
 
+    /// As [`Client::upload`], while the handles of complete uploads, each with its bytes, live on: the first files of a study
+    /// on a slow line must be there when the last one is.
+    ///
+    /// # Errors
+    /// As [`Client::upload`].
+    pub(crate) async fn upload_beside(
+        &self,
+        complete: &[(String, u64)],
+        path: &Path,
+        news: OnNews<'_>,
+    ) -> Result<String, ClientError> {
+        tokio::select! {
+            uploaded = self.upload(path, news) => uploaded,
+            never = self.renew(complete, RENEW_EVERY) => match never {},
+        }
+    }
+
+    /// Renews handles again and again.
+    async fn renew(&self, complete: &[(String, u64)], every: Duration) -> Infallible {
+        loop {
+            tokio::time::sleep(every).await;
+            for (name, bytes) in complete {
+                let start = UploadStart {
+                    upload: name.clone(),
+                    offset: *bytes,
+                    total_bytes: *bytes,
+                };
+                let renewed = timeout(self.answer_max, self.stream(alone(start))).await;
+                // It is tried again; what comes too late, the submit says.
+                drop(renewed);
+            }
+        }
+    }
+
     /// One step: opens the upload, or sends everything that is missing.
     async fn advance(
         &self,
@@ -115,11 +153,7 @@ impl Client {
                 offset: 0,
                 total_bytes: total,
             };
-            let (sender, receiver) = mpsc::channel(1);
-            // The channel has room for the one message, and its receiver is right here.
-            let _sent = sender.try_send(message(Content::Start(start)));
-            drop(sender);
-            let opened = timeout(self.answer_max, self.stream(receiver)).await;
+            let opened = timeout(self.answer_max, self.stream(alone(start))).await;
             let opened = opened.unwrap_or_else(|_| Err(self.silence()));
             return Ok(opened.map_err(|status| Broken {
                 status,
@@ -274,6 +308,14 @@ async fn is_taken(
     matches!(sent, Ok(Ok(())))
 }
 
+/// A stream of the start and nothing else.
+fn alone(start: UploadStart) -> mpsc::Receiver<UploadInputRequest> {
+    let (sender, receiver) = mpsc::channel(1);
+    // The channel has room for the one message, and its receiver is right here.
+    let _sent = sender.try_send(message(Content::Start(start)));
+    receiver
+}
+
 fn message(content: Content) -> UploadInputRequest {
     UploadInputRequest {
         content: Some(content),
@@ -295,6 +337,27 @@ mod tests {
             assert_eq!(row.has_come_to(stored), is_further);
             assert_eq!(row.failures, failures);
         }
+    }
+
+    #[tokio::test]
+    async fn complete_uploads_are_renewed_while_others_are_on_their_way() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("binds");
+        let fleet = Fleet {
+            server: format!("http://{}", listener.local_addr().expect("bound")),
+            token: "t".to_owned(),
+            ca: None,
+        };
+        let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        let complete = [("uploads/a".to_owned(), 6)];
+        let called = async {
+            tokio::select! {
+                called = listener.accept() => called.map(drop),
+                never = client.renew(&complete, Duration::from_millis(1)) => match never {},
+            }
+        };
+        let called = tokio::time::timeout(Duration::from_secs(20), called).await;
+        called.expect("the fleet is asked").expect("it connects");
     }
 
     /// Connections are made, and nothing is ever said on them.

@@ -284,15 +284,18 @@ pub(super) async fn inputs(
     modality: &str,
     news: &mut (dyn FnMut(usize, UploadNews) + Send),
 ) -> Result<Vec<Input>, ClientError> {
-    let mut total = 0_u64;
+    let (mut total, mut bytes) = (0_u64, Vec::with_capacity(files.len()));
     for path in files {
         let unreadable = |source| ClientError::File {
             path: path.clone(),
             source,
         };
-        total = total.saturating_add(tokio::fs::metadata(path).await.map_err(unreadable)?.len());
+        let length = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
+        total = total.saturating_add(length);
+        bytes.push(length);
     }
     let mut inputs = Vec::with_capacity(files.len());
+    let mut complete = Vec::new();
     for (index, path) in files.iter().enumerate() {
         let source = if total <= CONTENT_BYTES_MAX {
             let unreadable = |source| ClientError::File {
@@ -302,7 +305,9 @@ pub(super) async fn inputs(
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
             let of_file = &mut |how| news(index, how);
-            Source::Upload(client.upload(path, of_file).await?)
+            let name = client.upload_beside(&complete, path, of_file).await?;
+            complete.push((name.clone(), bytes[index]));
+            Source::Upload(name)
         };
         inputs.push(Input {
             source: Some(source),
