@@ -65,7 +65,11 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     let client = fleet.client("st-mary").await?;
     let (shared, own) = (picture::png(64, 1)?, picture::png(64, 2)?);
     let both = vec![inline(shared.clone()), inline(own)];
-    let job = client.submit(report(both)).await?;
+    let request = SubmitJobRequest {
+        request_id: "accession-18".to_owned(),
+        ..report(both)
+    };
+    let job = client.submit(request.clone()).await?;
     let neighbour = client.submit(report(vec![inline(shared)])).await?;
     for job in [&job, &neighbour] {
         let done = client.wait_final(&job.name).await?;
@@ -81,6 +85,9 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
     let gone = client.result(&job.name).await.expect_err("it was erased");
     ensure!(gone.code() == Code::FailedPrecondition, "{gone:?}");
     client.result(&neighbour.name).await?;
+    // Whoever submits it again must not wait for a draft that cannot come.
+    let again = client.submit(request).await.expect_err("it was erased");
+    ensure!(again.code() == Code::FailedPrecondition, "{again:?}");
 
     // Again is fine; another tenant's jobs do not exist.
     client.erase(&job.name).await?;

@@ -17,6 +17,7 @@ use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Applied, Created, Headers, Published, Queue, QueueError, Revision};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Random, TaskKind, TaskSet};
+use medfleet_store::StoreError;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -214,7 +215,8 @@ impl Acceptor {
         }
     }
 
-    /// What follows the record, each step safe to repeat. A job that has moved on needs none of it.
+    /// What follows the record, each step safe to repeat. A job that has moved on needs none of it, and one that was erased
+    /// is none that a caller could wait for.
     /// The event is sent before the intake message, so that no later event of the job can be stored ahead of it.
     async fn finish(
         &self,
@@ -228,6 +230,9 @@ impl Acceptor {
                 .await?;
         }
         self.forget_pending(noted);
+        if record.erased.is_some() {
+            return Err(Refusal::Store(StoreError::JobErased));
+        }
         Ok(Accepted {
             id: key.job,
             record,

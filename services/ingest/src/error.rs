@@ -107,6 +107,10 @@ pub(crate) enum Refusal {
     #[error("the client was silent for too long in the middle of an upload")]
     Idle,
     #[error(
+        "another stream of this upload has stored more since its offset was asked for; ask GetUpload, and go on from there"
+    )]
+    Moved,
+    #[error(
         "the request did not come whole within {limit:?} (ingest.limits.request_time_max); send large files by UploadInput"
     )]
     Late { limit: Duration },
@@ -214,6 +218,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
         Refusal::Quota { .. } => (Code::ResourceExhausted, "QUOTA"),
         Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
+        Refusal::Moved => (Code::Aborted, "UPLOAD_MOVED"),
         Refusal::Late { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
         Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
@@ -237,7 +242,7 @@ fn retry_after(refusal: &Refusal, code: Code) -> Option<Duration> {
         (Refusal::Busy { retry_after, .. } | Refusal::Quota { retry_after, .. }, _) => {
             Some(*retry_after)
         }
-        (_, Code::Unavailable) => Some(RETRY_AWAY),
+        (_, Code::Unavailable | Code::Aborted) => Some(RETRY_AWAY),
         (_, Code::ResourceExhausted) => Some(RETRY_AWAY * 5),
         _ => None,
     }
@@ -300,6 +305,13 @@ mod tests {
             &Refusal::Queue(away),
             Code::Unavailable,
             "the queue did not take the request",
+            true,
+        );
+        // A client that goes by the code asks for the offset and goes on; as INVALID_ARGUMENT it would give up.
+        check(
+            &Refusal::Moved,
+            Code::Aborted,
+            "another stream of this upload has stored more since its offset was asked for; ask GetUpload, and go on from there",
             true,
         );
         check(

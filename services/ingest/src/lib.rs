@@ -296,6 +296,7 @@ impl Parts {
             queue: dependencies.queue.clone(),
             blobs: acceptor.blobs.clone(),
             fanout: self.fanout.clone(),
+            tokens: self.tokens.clone(),
             clock: self.clock(),
             figures: self.figures.clone(),
             shutdown: self.shutdown.clone(),

@@ -134,14 +134,15 @@ impl JobService for Jobs {
                     retry_after: self.acceptor.config.limits.retry_after.get(),
                 })?;
                 let key = JobKey {
-                    tenant: caller.tenant,
+                    tenant: caller.tenant.clone(),
                     job: convert::job_id(&request.name)?,
                 };
                 let watching = Arc::clone(&self.watching);
-                let watch = Watch::begin(watching, key.clone(), &request).await?;
+                let of = (caller.clone(), key.clone());
+                let watch = Watch::begin(watching, of, &request).await?;
                 // Text leaves by this way too: not before the audit has it.
                 let audit = self.acceptor.audit(&key, "watch", &caller.actor);
-                watch.audit_once(&caller.actor, audit).await?;
+                watch.audit_once(audit).await?;
                 let stream = watch.into_stream().map(move |response| {
                     let _held = &place;
                     response

@@ -1,5 +1,7 @@
 //! Who is calling: the bearer token of a call names a tenant. The file holds hashes only, and is read again when it changes.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -122,19 +124,25 @@ pub(crate) struct Caller {
     pub(crate) actor: String,
     /// Whether the token is an operator's.
     pub(crate) is_operator: bool,
+    /// Of the token.
+    hash: Hash,
 }
 
-#[derive(Debug)]
-struct Known {
-    sha256: [u8; 32],
-    caller: Caller,
+/// SHA-256 of a token. Shows nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Hash([u8; 32]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(hidden)")
+    }
 }
 
 /// The known tokens. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub(crate) struct Tokens {
     path: PathBuf,
-    known: Arc<RwLock<Arc<Vec<Known>>>>,
+    known: Arc<RwLock<Arc<Vec<Caller>>>>,
     /// The file's before it was loaded, so that a change while the service starts is a change.
     loaded: Option<Stamp>,
 }
@@ -163,13 +171,20 @@ impl Tokens {
         let known = self.snapshot();
         // Every entry is compared in full, so that the time tells nothing about which one is near.
         let found = known.iter().fold(None, |found, entry| {
-            if is_equal(&entry.sha256, &hash) {
-                Some(&entry.caller)
+            if is_equal(&entry.hash.0, &hash) {
+                Some(entry)
             } else {
                 found
             }
         });
         found.cloned().ok_or(Refusal::WrongToken)
+    }
+
+    /// Whether the caller's token still speaks for its tenant: what outlasts the beginning of its call looks now and then.
+    pub(crate) fn still_knows(&self, caller: &Caller) -> bool {
+        let known = self.snapshot();
+        let mut known = known.iter();
+        known.any(|known| known.hash == caller.hash && known.tenant == caller.tenant)
     }
 
     /// Reads the file again whenever its time or length changes from what was loaded. A file that cannot be used changes nothing.
@@ -205,7 +220,7 @@ impl Tokens {
         }
     }
 
-    fn snapshot(&self) -> Arc<Vec<Known>> {
+    fn snapshot(&self) -> Arc<Vec<Caller>> {
         // One assignment under the lock: whole after a panic elsewhere.
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -229,7 +244,7 @@ async fn stamp(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-async fn read(path: &Path) -> Result<Vec<Known>, TokensError> {
+async fn read(path: &Path) -> Result<Vec<Caller>, TokensError> {
     parse(&read_text(path).await?, path)
 }
 
@@ -247,11 +262,14 @@ pub(crate) async fn read_text(path: &Path) -> Result<String, TokensError> {
     tokio::fs::read_to_string(path).await.map_err(unreadable)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
+fn parse(text: &str, path: &Path) -> Result<Vec<Caller>, TokensError> {
     // The parser's own error would show the line, which may hold a token put in the wrong place.
     let file: TokensFile = toml::from_str(text).map_err(|_| TokensError::Syntax {
         path: path.to_path_buf(),
     })?;
+    let nothing: [u8; 32] = Sha256::digest(b"").into();
+    // Which entry has a hash, and what may be done by it.
+    let mut seen = HashMap::new();
     let entries = file.tokens.iter().enumerate().map(|(index, entry)| {
         let wrong = |reason| TokensError::Entry {
             path: path.to_path_buf(),
@@ -266,13 +284,25 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Known>, TokensError> {
         let mut sha256 = [0; 32];
         hex::decode_to_slice(&entry.sha256, &mut sha256)
             .map_err(|_| wrong("sha256 must be 64 hexadecimal digits".to_owned()))?;
-        Ok(Known {
-            sha256,
-            caller: Caller {
-                tenant,
-                actor: entry.name.clone(),
-                is_operator: entry.operator,
-            },
+        // Whoever sends no token at all would be let in.
+        if sha256 == nothing {
+            let reason = "sha256 is that of an empty text; hash the token itself";
+            return Err(wrong(reason.to_owned()));
+        }
+        // A token speaks for one tenant: for which of two nobody could tell, and one would get what the other sent.
+        let may = (entry.tenant.as_str(), entry.operator);
+        let (other, might) = *seen.entry(sha256).or_insert((index + 1, may));
+        if might != may {
+            let reason = format!(
+                "sha256 is that of token {other}, whose tenant or rights are others; each needs a token of its own"
+            );
+            return Err(wrong(reason));
+        }
+        Ok(Caller {
+            tenant,
+            actor: entry.name.clone(),
+            is_operator: entry.operator,
+            hash: Hash(sha256),
         })
     });
     entries.collect()
@@ -397,6 +427,15 @@ mod tests {
             "[[token]]\nname=''\ntenant='a'\nsha256='00'",
             "token 1: name must be 1 to 64 bytes",
         );
+        let entry = |tenant: &str, token: &str| {
+            let sha256 = hex::encode(Sha256::digest(token.as_bytes()));
+            format!("[[token]]\nname='a'\ntenant='{tenant}'\nsha256='{sha256}'\n")
+        };
+        check(&entry("a", ""), "token 1: sha256 is that of an empty text");
+        let twice = ["a", "b"].map(|tenant| entry(tenant, "mf_secret"));
+        check(&twice.concat(), "token 2: sha256 is that of token 1");
+        let renamed = parse(&entry("a", "mf_secret").repeat(2), Path::new("t"));
+        assert_eq!(renamed.map(|known| known.len()).ok(), Some(2));
         check(
             "[[token]]\nname='a'\ntenant='a'\ntoken='mf_secret'",
             "expected [[token]] tables",

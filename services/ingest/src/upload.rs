@@ -14,7 +14,7 @@ use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_proto::work::v1::UploadRecord;
 use medfleet_queue::{Queue, Revision, Updated};
 use medfleet_runtime::{Clock, Random, Shutdown};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::accept::UPLOAD_GONE;
 use crate::blobs::Blobs;
@@ -129,8 +129,7 @@ impl Uploads {
         match message {
             Err(_) => Err(Refusal::Idle),
             Ok(None) => Ok(None),
-            // The client is gone; what was stored stays, and this answer reaches nobody.
-            Ok(Some(Err(_))) => Err(Refusal::Idle),
+            Ok(Some(Err(status))) => Err(broken(&status)),
             Ok(Some(Ok(message))) => {
                 let content = message.content;
                 content
@@ -169,7 +168,10 @@ impl Uploads {
             let allowed = format!("must be {}, as declared at first", record.total_bytes);
             return Err(Refusal::invalid("start.total_bytes", allowed));
         }
-        if record.committed_bytes != start.offset {
+        if record.committed_bytes > start.offset {
+            return Err(Refusal::Moved);
+        }
+        if record.committed_bytes < start.offset {
             let allowed = format!("must be the committed offset, {}", record.committed_bytes);
             return Err(Refusal::invalid("start.offset", allowed));
         }
@@ -180,7 +182,7 @@ impl Uploads {
             let updated = self.queue.update_upload(&tenant, &id, &record, revision);
             match updated.await? {
                 Updated::Updated(stored) => revision = stored,
-                Updated::Conflict => return Err(moved()),
+                Updated::Conflict => return Err(Refusal::Moved),
             }
         }
         Ok(Open {
@@ -264,15 +266,20 @@ impl Uploads {
                 .await?;
             match updated {
                 Updated::Updated(revision) => open.revision = revision,
-                Updated::Conflict => return Err(moved()),
+                Updated::Conflict => return Err(Refusal::Moved),
             }
         }
     }
 }
 
-fn moved() -> Refusal {
-    let allowed = "must be the committed offset; another stream has moved it";
-    Refusal::invalid("start.offset", allowed)
+/// Why a stream cannot be read on.
+fn broken(status: &Status) -> Refusal {
+    match status.code() {
+        // Sent again it would be as large: who is told of silence resumes, and sends it again.
+        Code::OutOfRange => Refusal::invalid("chunk", "at most 2MiB a message"),
+        // The client is gone; what was stored stays, and this answer reaches nobody.
+        _ => Refusal::Idle,
+    }
 }
 
 #[cfg(test)]

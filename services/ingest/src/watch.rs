@@ -23,6 +23,7 @@ use crate::error::{self, Refusal};
 use crate::fanout::{Fanout, Signal, Subscription};
 use crate::metrics::Figures;
 use crate::stitch::{Out, Piece, Stitch};
+use crate::tokens::{Caller, Tokens};
 
 /// How often a record is read again that does not show yet what an event says.
 const RECORD_READS_MAX: u32 = 50;
@@ -36,6 +37,7 @@ pub(crate) struct Watching {
     pub(crate) queue: Queue,
     pub(crate) blobs: Blobs,
     pub(crate) fanout: Fanout,
+    pub(crate) tokens: Tokens,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,
@@ -66,6 +68,7 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Watch {
     watching: Arc<Watching>,
+    caller: Caller,
     key: JobKey,
     subscription: Subscription,
     /// Last durable event sent.
@@ -91,7 +94,7 @@ impl Watch {
     /// Begins to follow a job that exists.
     pub(crate) async fn begin(
         watching: Arc<Watching>,
-        key: JobKey,
+        (caller, key): (Caller, JobKey),
         request: &v1::WatchJobRequest,
     ) -> Result<Self, Refusal> {
         let subscription = watching.fanout.subscribe(&key);
@@ -105,6 +108,7 @@ impl Watch {
             stitch: Stitch::at(position.attempt, position.offset_bytes, ahead),
             reread_at: Instant::now() + watching.config.reread_every.get(),
             watching,
+            caller,
             key,
             subscription,
             sequence: request.after_sequence,
@@ -116,16 +120,15 @@ impl Watch {
         })
     }
 
-    /// Has it written down that this caller watches, unless that was done for another watch that is still open.
+    /// Has it written down that its caller watches, unless that was done for another watch that is still open.
     pub(crate) async fn audit_once(
         &self,
-        actor: &str,
         audit: impl Future<Output = Result<(), QueueError>>,
     ) -> Result<(), Refusal> {
         let mut audited = self.subscription.topic.audited.lock().await;
-        if !audited.contains(actor) {
+        if !audited.contains(&self.caller.actor) {
             audit.await?;
-            audited.insert(actor.to_owned());
+            audited.insert(self.caller.actor.clone());
         }
         Ok(())
     }
@@ -159,6 +162,10 @@ impl Watch {
 
     /// Reads everything durable that was not sent yet.
     async fn read(&mut self) -> Result<(), Refusal> {
+        // It may last for days, and a token that was withdrawn reads no more of it.
+        if !self.watching.tokens.still_knows(&self.caller) {
+            return Err(Refusal::WrongToken);
+        }
         self.phase = Phase::Following;
         self.reread_at = Instant::now() + self.watching.config.reread_every.get();
         while let Some((sequence, event)) = self
@@ -411,7 +418,71 @@ fn still_stands(epoch: u32, record: &JobRecord) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+    use medfleet_core::setting::DurationText;
+    use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
+    use medfleet_store::{BlobStore, FleetKey};
+    use medfleet_testkit::NatsServer;
+    use tonic::metadata::MetadataMap;
+
     use super::*;
+    use crate::open::OpenJobs;
+    use crate::tokens::{TokensFile, create_token};
+
+    /// The tokens of a file with one new token, and who calls with it.
+    async fn new_token(key: &JobKey, seed: u64) -> (Tokens, Caller) {
+        let (token, entry) = create_token("viewer", &key.tenant, &SeededRandom::new(seed));
+        let name = format!("medfleet-watch-{}-{seed}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let file = TokensFile {
+            tokens: vec![entry],
+        };
+        std::fs::write(&path, file.to_toml().expect("writes")).expect("a writable folder");
+        let tokens = Tokens::load(&path).await.expect("it is good");
+        std::fs::remove_file(&path).expect("it was written");
+        let mut metadata = MetadataMap::new();
+        let value = format!("Bearer {}", token.expose());
+        metadata.insert("authorization", value.parse().expect("a header value"));
+        let caller = tokens.caller(&metadata).expect("it is known");
+        (tokens, caller)
+    }
+
+    /// Of a job that waits, there is nothing new until somebody looks at the token again.
+    #[tokio::test]
+    async fn a_watch_ends_with_its_token() {
+        let server = NatsServer::start().await.expect("a server");
+        let config = medfleet_testkit::config(&server.url());
+        let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+        let (key, record) = medfleet_testkit::record(1, 1);
+        queue.create_record(&key, &record).await.expect("a job");
+        let (kept, caller) = new_token(&key, 1).await;
+        let (changed, _) = new_token(&key, 2).await;
+        let first = async |tokens| {
+            let config = WatchConfig {
+                reread_every: DurationText::from_millis(5),
+                ..WatchConfig::default()
+            };
+            let watching = Watching {
+                fanout: Fanout::new(config.signals_max, OpenJobs::default()),
+                config,
+                queue: queue.clone(),
+                blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
+                tokens,
+                clock: Arc::new(SystemClock),
+                figures: Figures::new(&Metrics::new()),
+                shutdown: Shutdown::new(Duration::ZERO),
+            };
+            let request = v1::WatchJobRequest::default();
+            let of = (caller.clone(), key.clone());
+            let watch = Watch::begin(Arc::new(watching), of, &request).await;
+            let mut stream = Box::pin(watch.expect("the job is there").into_stream());
+            tokio::time::timeout(Duration::from_millis(100), stream.next()).await
+        };
+        assert!(first(kept).await.is_err(), "nothing is to be told yet");
+        let told = first(changed).await.expect("at once");
+        let refused = told.expect("more than an end").expect_err("withdrawn");
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
 
     #[test]
     fn an_end_of_before_a_replay_is_no_end() {

@@ -22,6 +22,7 @@ use medfleet_proto::v1::{
     dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
     operator_service_client::OperatorServiceClient,
 };
+use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -33,8 +34,13 @@ pub(crate) use retry::Retry;
 pub(crate) use upload::{CONTENT_BYTES_MAX, UploadNews};
 pub(crate) use watch::{Cursor, Event};
 
+use crate::show::seconds;
+
 /// Largest answer we take; a result with its sentences and frames is far below.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Longest wait for an answer while nothing is on its way any more: a fleet gives a request two minutes to come whole. It
+/// ends what a server that is stuck, and still answers probes, would keep waiting for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(180);
 /// How long opening a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How often an idle connection is probed, so that a dead server is noticed while watching.
@@ -54,6 +60,7 @@ pub(crate) struct Client {
     operator: OperatorStub,
     server: String,
     retry: Retry,
+    answer_max: Duration,
 }
 
 /// Adds the token to every call.
@@ -96,6 +103,7 @@ impl Client {
             operator: OperatorServiceClient::with_interceptor(channel, bearer),
             server: fleet.server.clone(),
             retry,
+            answer_max: ANSWER_MAX,
         })
     }
 
@@ -339,12 +347,23 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let status = match once(stub.clone()).await {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(status) => status,
+            let status = match timeout(self.answer_max, once(stub.clone())).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => return Err(self.give_up(attempts, begun, self.silence())),
             };
             self.pause(attempts, begun, status).await?;
         }
+    }
+
+    /// That no answer came.
+    fn silence(&self) -> Status {
+        let waited = seconds(self.answer_max);
+        Status::deadline_exceeded(format!("no answer came within {waited}"))
+    }
+
+    fn give_up(&self, attempts: u32, begun: Instant, status: Status) -> ClientError {
+        ClientError::from_status(&self.server, attempts, begun.elapsed(), status)
     }
 
     /// Waits before the next attempt, or says why there is none.
@@ -359,12 +378,7 @@ impl Client {
                 tokio::time::sleep(delay).await;
                 Ok(())
             }
-            None => Err(ClientError::from_status(
-                &self.server,
-                attempts,
-                begun.elapsed(),
-                status,
-            )),
+            None => Err(self.give_up(attempts, begun, status)),
         }
     }
 }
@@ -393,4 +407,26 @@ fn endpoint(server: &str, ca: Option<&Path>) -> Result<Endpoint, ClientError> {
     endpoint
         .tls_config(tls)
         .map_err(|error| unusable(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+
+    #[tokio::test]
+    async fn a_call_that_nobody_answers_ends() {
+        let fleet = Fleet {
+            server: "http://127.0.0.1:1".to_owned(),
+            token: "t".to_owned(),
+            ca: None,
+        };
+        let mut client = Client::new(&fleet, Retry::PATIENT).expect("a URL");
+        client.answer_max = Duration::from_millis(10);
+        let never = |()| std::future::pending::<Result<Response<()>, Status>>();
+        let error = client.on(&(), never).await.expect_err("nothing came");
+        assert_eq!(error.exit(), Exit::Unreachable);
+        let said = error.to_string();
+        assert!(said.contains("no answer came within 10 ms"), "{said}");
+    }
 }

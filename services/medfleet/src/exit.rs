@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::client::ClientError;
+
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -62,8 +64,10 @@ impl Fault {
 
 impl From<anyhow::Error> for Fault {
     fn from(error: anyhow::Error) -> Self {
+        // A fleet that was called on the way says more than that something failed.
+        let called = error.downcast_ref::<ClientError>();
         Self {
-            exit: Exit::Failed,
+            exit: called.map_or(Exit::Failed, ClientError::exit),
             error,
         }
     }
@@ -82,5 +86,29 @@ impl fmt::Display for Fault {
     /// The whole chain on one line, innermost cause last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use anyhow::Context;
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_is_away_is_no_failed_check() {
+        let check = |status, expected| {
+            let error = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+            let error = Err::<(), _>(error).context("the third of a list was asked for");
+            let fault = Fault::from(error.expect_err("it is one"));
+            assert_eq!(fault.exit, expected);
+        };
+        check(Status::unavailable("gone"), Exit::Unreachable);
+        check(Status::unauthenticated("no"), Exit::Usage);
+        check(Status::internal("a defect"), Exit::Failed);
+        assert_eq!(Fault::from(anyhow::anyhow!("other")).exit, Exit::Failed);
     }
 }

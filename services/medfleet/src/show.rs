@@ -20,7 +20,7 @@ pub(crate) use erasure::{erasure_json, erasure_line};
 use job::job_lines;
 pub(crate) use job::{erased_line, job_table_head, job_table_row};
 pub(crate) use json::{
-    accepted_json, dead_letter_json, draft_json, erased_json, event_json, job_json,
+    accepted_json, dead_letter_json, discarded_json, draft_json, erased_json, event_json, job_json,
 };
 pub(crate) use letter::{dead_letter_lines, dead_letter_table_head, dead_letter_table_row};
 pub(crate) use pause::{pause_json, pause_table_head, pause_table_row};

@@ -40,6 +40,8 @@ constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::chrono::seconds kCallTime{60};
 // A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 constexpr std::chrono::seconds kWatchTime{300};
+// The slowest line that an upload is given the time of.
+constexpr std::uint64_t kUploadBytesPerSecondMin = 16 << 10;
 constexpr double kLongestPauseSeconds = 30;
 constexpr int kMostTries = 8;
 
@@ -73,6 +75,8 @@ void Pause(int tries, const grpc::Status& status, const std::string& what) {
   const char* name = nullptr;
   if (code == grpc::StatusCode::UNAVAILABLE) name = "UNAVAILABLE";
   if (code == grpc::StatusCode::DEADLINE_EXCEEDED) name = "DEADLINE_EXCEEDED";
+  // An older stream of the upload has stored more meanwhile.
+  if (code == grpc::StatusCode::ABORTED) name = "ABORTED";
   if (code == grpc::StatusCode::RESOURCE_EXHAUSTED && asked >= 0) name = "RESOURCE_EXHAUSTED";
   if (name == nullptr || tries >= kMostTries) {
     throw std::runtime_error(what + ": " + status.error_message() + " (code " + std::to_string(code) + ")");
@@ -141,7 +145,9 @@ std::string Upload(api::JobService::Stub& jobs, const std::string& token, const 
     start.set_offset(known.committed_bytes());
     image.clear();
     image.seekg(static_cast<std::streamoff>(start.offset()));
-    Call call(token, kCallTime);
+    // A deadline that no part comes through in would begin the same part for ever.
+    const std::uint64_t missing = start.total_bytes() - start.offset();
+    Call call(token, kCallTime + std::chrono::seconds(missing / kUploadBytesPerSecondMin));
     const grpc::Status status = Send(jobs, &call.context, start, &image, &known);
     // Not complete all the same, where the file became shorter meanwhile: the fleet says so of the job.
     if (status.ok()) break;

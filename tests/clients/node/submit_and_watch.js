@@ -23,7 +23,10 @@ const CALL_MS = 60_000;
 const WATCH_MS = 300_000;
 const PAUSE_MS_MAX = 30_000;
 const TRIES_MAX = 8;
-const BROKEN = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED];
+// The slowest line that an upload is given the time of.
+const UPLOAD_BYTES_PER_MS_MIN = 16;
+// ABORTED: an older stream of the upload has stored more meanwhile.
+const BROKEN = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED, grpc.status.ABORTED];
 const READING = { enums: String, longs: String, defaults: true, oneofs: true };
 const details = loader.loadSync("details.proto", { ...READING, longs: Number, includeDirs: [__dirname] });
 
@@ -92,7 +95,9 @@ async function* messages(start, image) {
 function send(jobs, metadata, start, image) {
   return new Promise((resolve, reject) => {
     const source = Readable.from(messages(start, image));
-    const call = jobs.UploadInput(metadata, deadline(CALL_MS), (error, answer) => {
+    // A deadline that no part comes through in would begin the same part for ever.
+    const bytes = image ? start.totalBytes - Number(start.offset) : 0;
+    const call = jobs.UploadInput(metadata, deadline(CALL_MS + bytes / UPLOAD_BYTES_PER_MS_MIN), (error, answer) => {
       if (!error) return resolve(answer.upload);
       source.destroy();
       return reject(error);

@@ -29,7 +29,10 @@ CALL_SECONDS = 60
 WATCH_SECONDS = 300
 PAUSE_SECONDS_MAX = 30
 TRIES_MAX = 8
-BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# The slowest line that an upload is given the time of.
+UPLOAD_BYTES_PER_SECOND_MIN = 16 << 10
+# ABORTED: an older stream of the upload has stored more meanwhile.
+BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
 
 
 def connect(address, ca_file):
@@ -95,9 +98,11 @@ def upload(jobs, options, path):
     tries = 0
     while not known.complete:
         stored = known.committed_bytes
+        # A deadline that no part comes through in would begin the same part for ever.
+        seconds = CALL_SECONDS + (known.total_bytes - stored) / UPLOAD_BYTES_PER_SECOND_MIN
         try:
             # Not complete all the same, where the file became shorter meanwhile: the fleet says so of the job.
-            return jobs.UploadInput(missing(path, known), **options).upload.name
+            return jobs.UploadInput(missing(path, known), **{**options, "timeout": seconds}).upload.name
         except grpc.RpcError as error:
             tries += 1
             pause(tries, error)

@@ -88,6 +88,30 @@ async fn a_handle_lives_on_from_each_part_and_not_from_its_opening() {
     assert!(is_gone(&setup.send(&sent.name, PARTS, 0).await));
 }
 
+/// The stream that stalled may store what was on the line after its client has asked how far it came.
+#[tokio::test]
+async fn who_resumes_behind_an_older_stream_is_told_to_ask_again() {
+    let setup = Setup::new().await;
+    let upload = setup.send("", 0, 2).await.expect("two parts").name;
+    let behind = setup.send(&upload, 1, 1).await;
+    assert!(matches!(behind, Err(Refusal::Moved)), "{behind:?}");
+    let ahead = setup.send(&upload, 3, 0).await;
+    assert!(matches!(ahead, Err(Refusal::Invalid(_))), "{ahead:?}");
+    let whole = setup.send(&upload, 2, 1).await.expect("from where it is");
+    assert!(whole.complete);
+}
+
+#[test]
+fn a_message_that_is_too_large_is_not_taken_for_silence() {
+    let check = |status: &Status, expected| {
+        let refusal = broken(status);
+        assert_eq!(matches!(refusal, Refusal::Invalid(_)), expected);
+    };
+    check(&Status::out_of_range("message length too large"), true);
+    check(&Status::cancelled("the client is gone"), false);
+    check(&Status::internal("unexpected end of the stream"), false);
+}
+
 #[tokio::test]
 async fn a_handle_of_which_no_part_comes_ends_in_its_time() {
     let setup = Setup::new().await;

@@ -1,14 +1,16 @@
 //! Sends a file, and goes on where it broke: the handle is taken first, then bytes follow from the committed offset.
 
+use std::convert::Infallible;
 use std::io::SeekFrom;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use medfleet_proto::v1::{
     GetUploadRequest, Upload, UploadInputRequest, UploadStart, upload_input_request::Content,
 };
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
@@ -19,6 +21,9 @@ use super::{Client, ClientError, retry};
 pub(crate) const CONTENT_BYTES_MAX: u64 = 3 << 20;
 /// Bytes of one message; the contract allows 2 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How often complete uploads are renewed while others are on their way; the fleet keeps them for an hour, unless it says
+/// otherwise, and renews what is half over.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -65,9 +70,9 @@ impl Client {
         };
         let total = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
         let mut state: Option<Upload> = None;
-        let (mut attempts, mut begun) = (0, Instant::now());
+        let mut row = Row::new();
         loop {
-            let committed = state.as_ref().map_or(0, |upload| upload.committed_bytes);
+            let is_opening = state.is_none();
             let status = match self.advance(path, total, state.take(), news).await? {
                 Ok(upload) if upload.complete => {
                     news(UploadNews::Stored { total });
@@ -76,22 +81,60 @@ impl Client {
                 Ok(upload) => {
                     let bytes = upload.committed_bytes;
                     news(UploadNews::Sent { bytes, total });
-                    if upload.committed_bytes > committed {
-                        (attempts, begun) = (0, Instant::now());
-                    }
                     state = Some(upload);
-                    continue;
+                    if row.has_come_to(bytes) || is_opening {
+                        continue;
+                    }
+                    // By something between us, or because nothing was taken: on and on it would come no further.
+                    Status::unavailable("the stream ended before the file did")
                 }
                 Err(Broken { status, upload }) => {
                     state = upload;
                     status
                 }
             };
-            attempts += 1;
-            let said = said(&status);
-            self.pause(attempts, begun, status).await?;
+            row.failures += 1;
+            let (attempts, said) = (row.failures, said(&status));
+            self.pause(attempts, row.begun, status).await?;
             news(UploadNews::Broke { attempts, said });
             state = self.resume_from(state.take()).await?;
+            if let Some(upload) = &state {
+                row.has_come_to(upload.committed_bytes);
+            }
+        }
+    }
+
+    /// As [`Client::upload`], while the handles of complete uploads, each with its bytes, live on: the first files of a study
+    /// on a slow line must be there when the last one is.
+    ///
+    /// # Errors
+    /// As [`Client::upload`].
+    pub(crate) async fn upload_beside(
+        &self,
+        complete: &[(String, u64)],
+        path: &Path,
+        news: OnNews<'_>,
+    ) -> Result<String, ClientError> {
+        tokio::select! {
+            uploaded = self.upload(path, news) => uploaded,
+            never = self.renew(complete, RENEW_EVERY) => match never {},
+        }
+    }
+
+    /// Renews handles again and again.
+    async fn renew(&self, complete: &[(String, u64)], every: Duration) -> Infallible {
+        loop {
+            tokio::time::sleep(every).await;
+            for (name, bytes) in complete {
+                let start = UploadStart {
+                    upload: name.clone(),
+                    offset: *bytes,
+                    total_bytes: *bytes,
+                };
+                let renewed = timeout(self.answer_max, self.stream(alone(start))).await;
+                // It is tried again; what comes too late, the submit says.
+                drop(renewed);
+            }
         }
     }
 
@@ -110,11 +153,9 @@ impl Client {
                 offset: 0,
                 total_bytes: total,
             };
-            let (sender, receiver) = mpsc::channel(1);
-            // The channel has room for the one message, and its receiver is right here.
-            let _sent = sender.try_send(message(Content::Start(start)));
-            drop(sender);
-            return Ok(self.stream(receiver).await.map_err(|status| Broken {
+            let opened = timeout(self.answer_max, self.stream(alone(start))).await;
+            let opened = opened.unwrap_or_else(|_| Err(self.silence()));
+            return Ok(opened.map_err(|status| Broken {
                 status,
                 upload: None,
             }));
@@ -125,14 +166,25 @@ impl Client {
             offset: known.committed_bytes,
             total_bytes: total,
         };
-        let (answer, fed) = tokio::join!(self.stream(receiver), feed(path, start, sender, news));
-        match (answer, fed) {
-            (_, Err(error)) => Err(error),
-            (answer, Ok(())) => Ok(answer.map_err(|status| Broken {
-                status,
-                upload: Some(known),
-            })),
-        }
+        // Some 4 MiB lie between the file and the fleet, which a line of 40 kbit/s carries in this time.
+        let patience = self.answer_max * 5;
+        let fed = async {
+            feed(path, start, (sender, patience), news).await?;
+            // Nothing is left to send, or nothing is taken any more.
+            tokio::time::sleep(patience).await;
+            Ok::<_, ClientError>(Status::deadline_exceeded("what was sent was not answered"))
+        };
+        let status = tokio::select! {
+            answer = self.stream(receiver) => match answer {
+                Ok(upload) => return Ok(Ok(upload)),
+                Err(status) => status,
+            },
+            fed = fed => fed?,
+        };
+        Ok(Err(Broken {
+            status,
+            upload: Some(known),
+        }))
     }
 
     async fn stream(&self, receiver: mpsc::Receiver<UploadInputRequest>) -> Result<Upload, Status> {
@@ -148,12 +200,11 @@ impl Client {
     async fn resume_from(&self, state: Option<Upload>) -> Result<Option<Upload>, ClientError> {
         let Some(known) = state else { return Ok(None) };
         let mut stub = self.stub.clone();
-        match stub
-            .get_upload(GetUploadRequest {
-                name: known.name.clone(),
-            })
-            .await
-        {
+        let request = GetUploadRequest {
+            name: known.name.clone(),
+        };
+        let told = timeout(self.answer_max, stub.get_upload(request)).await;
+        match told.unwrap_or_else(|_| Err(self.silence())) {
             Ok(response) => Ok(response.into_inner().upload),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             // The next step counts this failure: it meets the same connection.
@@ -168,17 +219,49 @@ impl Client {
     }
 }
 
+/// Failures in a row: those since the upload last came further. However often a line breaks, it carries a file to its end
+/// as long as each stream of it stores something.
+#[derive(Debug)]
+struct Row {
+    failures: u32,
+    /// When it began.
+    begun: Instant,
+    /// Bytes stored, as the fleet said last.
+    stored: u64,
+}
+
+impl Row {
+    fn new() -> Self {
+        Self {
+            failures: 0,
+            begun: Instant::now(),
+            stored: 0,
+        }
+    }
+
+    /// Notes how much is stored; true where that is more than before. An upload that had to be opened again begins at 0.
+    fn has_come_to(&mut self, stored: u64) -> bool {
+        let is_further = stored > self.stored;
+        self.stored = stored;
+        if is_further {
+            (self.failures, self.begun) = (0, Instant::now());
+        }
+        is_further
+    }
+}
+
 /// A step that broke, and what is known of the upload.
 struct Broken {
     status: Status,
     upload: Option<Upload>,
 }
 
-/// Sends the start and then the file from the start's offset. Ends quietly when the call has ended.
+/// Sends the start and then the file from the start's offset. Ends quietly when the call has ended, or takes nothing for
+/// `patience`.
 async fn feed(
     path: &Path,
     start: UploadStart,
-    sender: mpsc::Sender<UploadInputRequest>,
+    (sender, patience): (mpsc::Sender<UploadInputRequest>, Duration),
     news: OnNews<'_>,
 ) -> Result<(), ClientError> {
     let unreadable = |source| ClientError::File {
@@ -188,7 +271,7 @@ async fn feed(
     let (mut sent, total) = (start.offset, start.total_bytes);
     let mut file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     file.seek(SeekFrom::Start(sent)).await.map_err(unreadable)?;
-    if sender.send(message(Content::Start(start))).await.is_err() {
+    if !is_taken(&sender, patience, Content::Start(start)).await {
         return Ok(());
     }
     while sent < total {
@@ -207,11 +290,7 @@ async fn feed(
             });
         }
         sent += read as u64;
-        if sender
-            .send(message(Content::Chunk(chunk.into())))
-            .await
-            .is_err()
-        {
+        if !is_taken(&sender, patience, Content::Chunk(chunk.into())).await {
             return Ok(());
         }
         news(UploadNews::Sent { bytes: sent, total });
@@ -219,8 +298,93 @@ async fn feed(
     Ok(())
 }
 
+/// Whether the call takes it in time.
+async fn is_taken(
+    sender: &mpsc::Sender<UploadInputRequest>,
+    patience: Duration,
+    content: Content,
+) -> bool {
+    let sent = timeout(patience, sender.send(message(content))).await;
+    matches!(sent, Ok(Ok(())))
+}
+
+/// A stream of the start and nothing else.
+fn alone(start: UploadStart) -> mpsc::Receiver<UploadInputRequest> {
+    let (sender, receiver) = mpsc::channel(1);
+    // The channel has room for the one message, and its receiver is right here.
+    let _sent = sender.try_send(message(Content::Start(start)));
+    receiver
+}
+
 fn message(content: Content) -> UploadInputRequest {
     UploadInputRequest {
         content: Some(content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Fleet, Retry};
+
+    #[test]
+    fn failures_count_from_where_the_upload_last_came_further() {
+        let mut row = Row::new();
+        for (stored, is_further, failures) in
+            [(4, true, 0), (4, false, 1), (0, false, 1), (1, true, 0)]
+        {
+            row.failures = 1;
+            assert_eq!(row.has_come_to(stored), is_further);
+            assert_eq!(row.failures, failures);
+        }
+    }
+
+    #[tokio::test]
+    async fn complete_uploads_are_renewed_while_others_are_on_their_way() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("binds");
+        let fleet = Fleet {
+            server: format!("http://{}", listener.local_addr().expect("bound")),
+            token: "t".to_owned(),
+            ca: None,
+        };
+        let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        let complete = [("uploads/a".to_owned(), 6)];
+        let called = async {
+            tokio::select! {
+                called = listener.accept() => called.map(drop),
+                never = client.renew(&complete, Duration::from_millis(1)) => match never {},
+            }
+        };
+        let called = tokio::time::timeout(Duration::from_secs(20), called).await;
+        called.expect("the fleet is asked").expect("it connects");
+    }
+
+    /// Connections are made, and nothing is ever said on them.
+    #[tokio::test]
+    async fn an_upload_to_a_server_that_is_stuck_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("binds");
+        let fleet = Fleet {
+            server: format!("http://{}", listener.local_addr().expect("bound")),
+            token: "t".to_owned(),
+            ca: None,
+        };
+        let mut client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        client.answer_max = Duration::from_millis(20);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), b"pixels").expect("is written");
+        let known = Upload {
+            name: "uploads/a".to_owned(),
+            total_bytes: 6,
+            ..Upload::default()
+        };
+        for state in [None, Some(known)] {
+            let was_known = state.is_some();
+            let step = client.advance(file.path(), 6, state, &mut |_| ()).await;
+            let broken = step.expect("the file is read").expect_err("no answer");
+            assert_eq!(broken.status.code(), Code::DeadlineExceeded);
+            assert_eq!(broken.upload.is_some(), was_known);
+        }
     }
 }

@@ -6,6 +6,7 @@ use medfleet_proto::v1::{
     Job, JobProgress, TextPosition, WatchJobRequest, WatchJobResponse, watch_job_response,
 };
 use prost_types::Timestamp;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::{Client, ClientError};
@@ -177,7 +178,8 @@ impl Client {
         show: &mut (dyn FnMut(&Event) -> std::io::Result<()> + Send),
     ) -> Result<Result<Job, Status>, ClientError> {
         let mut stub = self.stub.clone();
-        let mut stream = match stub.watch_job(cursor.request(name)).await {
+        let begun = timeout(self.answer_max, stub.watch_job(cursor.request(name))).await;
+        let mut stream = match begun.unwrap_or_else(|_| Err(self.silence())) {
             Ok(response) => response.into_inner(),
             Err(status) => return Ok(Err(status)),
         };

@@ -73,6 +73,9 @@ pub(crate) fn run(args: Args) -> CommandResult {
         }),
         What::Discard(args) => with_letter(&args, async |client, name| {
             client.discard(name).await?;
+            if args.json {
+                show::print_json(&show::discarded_json(name))?;
+            }
             Ok(Exit::Done)
         }),
     }

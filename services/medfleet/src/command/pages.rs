@@ -22,12 +22,14 @@ pub(super) async fn show<T>(
     page: impl AsyncFn(String) -> Result<(Vec<T>, String), ClientError>,
     print: impl Fn(&T) -> io::Result<()>,
 ) -> CommandResult {
-    if let Some(head) = shown.head {
-        show::print(&head)?;
-    }
     let (mut count, mut token) = (0, String::new());
+    let mut head = shown.head;
     loop {
         let (items, next) = page(token).await?;
+        // An empty table would say that there is nothing, where nobody was asked.
+        if let Some(head) = head.take() {
+            show::print(&head)?;
+        }
         for item in &items {
             if count == shown.limit {
                 let what = shown.what;

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
@@ -284,15 +284,18 @@ pub(super) async fn inputs(
     modality: &str,
     news: &mut (dyn FnMut(usize, UploadNews) + Send),
 ) -> Result<Vec<Input>, ClientError> {
-    let mut total = 0_u64;
+    let (mut total, mut bytes) = (0_u64, Vec::with_capacity(files.len()));
     for path in files {
         let unreadable = |source| ClientError::File {
             path: path.clone(),
             source,
         };
-        total = total.saturating_add(tokio::fs::metadata(path).await.map_err(unreadable)?.len());
+        let length = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
+        total = total.saturating_add(length);
+        bytes.push(length);
     }
     let mut inputs = Vec::with_capacity(files.len());
+    let mut complete = Vec::new();
     for (index, path) in files.iter().enumerate() {
         let source = if total <= CONTENT_BYTES_MAX {
             let unreadable = |source| ClientError::File {
@@ -302,7 +305,9 @@ pub(super) async fn inputs(
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
             let of_file = &mut |how| news(index, how);
-            Source::Upload(client.upload(path, of_file).await?)
+            let name = client.upload_beside(&complete, path, of_file).await?;
+            complete.push((name.clone(), bytes[index]));
+            Source::Upload(name)
         };
         inputs.push(Input {
             source: Some(source),
@@ -313,8 +318,29 @@ pub(super) async fn inputs(
     Ok(inputs)
 }
 
-/// The task with its words, or which flag it lacks.
+/// The task with its words, or which flag it lacks, or does not take: what is dropped unsaid was meant all the same.
 fn task(args: &Args) -> anyhow::Result<Kind> {
+    use TaskName::{Answer, Classify, Compare, Extract, Localise, Report, ZeroShot};
+    let given: [(bool, &str, &[TaskName]); 4] = [
+        (
+            args.question.is_some(),
+            "--question",
+            &[Report, Answer, Localise, Compare],
+        ),
+        (!args.labels.is_empty(), "--labels", &[Classify, ZeroShot]),
+        (args.schema.is_some(), "--schema", &[Extract]),
+        (args.draw.is_some(), "--draw", &[Localise]),
+    ];
+    for (is_given, flag, takers) in given {
+        if is_given && !takers.contains(&args.task) {
+            let words: Vec<_> = takers.iter().map(|task| task.word()).collect();
+            let words = words.join(", ");
+            bail!(
+                "--task {} takes no {flag}; it belongs to {words}",
+                args.task.word()
+            );
+        }
+    }
     let text = || args.question.clone().unwrap_or_default();
     let required = |what: &str| {
         args.question
@@ -363,6 +389,22 @@ pub(super) fn random_id() -> anyhow::Result<String> {
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow!("no randomness from the system: {error}"))?;
     Ok(format!("cli-{}", hex::encode(bytes)))
+}
+
+impl TaskName {
+    /// As it is written on the command line.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Answer => "answer",
+            Self::Classify => "classify",
+            Self::Localise => "localise",
+            Self::Compare => "compare",
+            Self::Extract => "extract",
+            Self::Embed => "embed",
+            Self::ZeroShot => "zero-shot",
+        }
+    }
 }
 
 impl ClassName {
@@ -446,6 +488,18 @@ mod tests {
         check("a.png --task answer", Err("--question"));
         check("a.png --task zero-shot", Err("--labels"));
         check("a.png --task extract", Err("--schema"));
+    }
+
+    #[test]
+    fn words_that_a_task_would_drop_are_refused() {
+        let refused = |line, part| check(line, Err(part));
+        refused(
+            "a.png --task classify --labels a --question b",
+            "classify takes no --question; it belongs to report, answer, localise, compare",
+        );
+        refused("a.png --task report --labels a", "takes no --labels");
+        refused("a.png --task embed --schema s", "takes no --schema");
+        refused("a.png --task report --draw b.png", "takes no --draw");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use medfleet_proto::v1::{
     DeadLetter, DecodingParameters, EraseJobResponse, FrameUsed, Job, LabelScore, Provenance,
-    Result as Draft, SubmitJobResponse, Timings, Usage, ZeroShotImage, ZeroShotScore,
+    Result as Draft, SubmitJobResponse, Timings, Usage, Window, ZeroShotImage, ZeroShotScore,
     result::Output,
 };
 use prost_types::{Duration, Timestamp};
@@ -78,6 +78,7 @@ pub(crate) fn job_json(job: &Job) -> Value {
         "chunks_done": job.chunks_done,
         "trace_id": job.trace_id,
         "attempt": job.attempt,
+        "cancel_wanted": job.cancel_wanted,
         "erase_time": time_json(job.erase_time.as_ref()),
     })
 }
@@ -89,6 +90,11 @@ pub(crate) fn erased_json(erased: &EraseJobResponse) -> Value {
         "objects_removed": erased.objects_removed,
         "objects_shared": erased.objects_shared,
     })
+}
+
+/// A dead letter that was put away: its name, and that it is.
+pub(crate) fn discarded_json(name: &str) -> Value {
+    json!({"name": name, "discarded": true})
 }
 
 /// A dead letter, field names as in the `.proto`.
@@ -131,6 +137,8 @@ pub(crate) fn draft_json(draft: &Draft, job: &Job) -> Value {
         "provenance": draft.provenance.as_ref().map(provenance_json),
         "timings": draft.timings.as_ref().map(timings_json),
         "usage": draft.usage.as_ref().map(usage_json),
+        "class": class_word(draft.class),
+        "class_asked": class_word(draft.class_asked),
     });
     match &draft.output {
         Some(Output::Report(report)) => {
@@ -182,22 +190,23 @@ fn frame_json(frame: &FrameUsed) -> Value {
         "input_index": frame.input_index,
         "frame_index": frame.frame_index,
         "modality": frame.modality,
-        "window": frame.window.as_ref().map(|window| json!({
-            "center": window.center,
-            "width": window.width,
-            "function": window.function,
-        })),
+        "window": frame.window.as_ref().map(window_json),
         "frame_digest": frame.frame_digest,
         "token_digest": frame.token_digest,
         "original_width": frame.original_width,
         "original_height": frame.original_height,
         "notes": frame.notes,
+        "channel_windows": frame.channel_windows.iter().map(window_json).collect::<Vec<_>>(),
         "placement": frame.placement.as_ref().map(|placement| json!({
             "pad_left_pixels": placement.pad_left_pixels,
             "pad_top_pixels": placement.pad_top_pixels,
             "padded_side_pixels": placement.padded_side_pixels,
         })),
     })
+}
+
+fn window_json(window: &Window) -> Value {
+    json!({"center": window.center, "width": window.width, "function": window.function})
 }
 
 fn provenance_json(provenance: &Provenance) -> Value {
@@ -214,6 +223,7 @@ fn provenance_json(provenance: &Provenance) -> Value {
         "device": provenance.device,
         "dtype": provenance.dtype,
         "weights": provenance.weights,
+        "encoder_device": provenance.encoder_device,
     })
 }
 
@@ -262,8 +272,54 @@ fn seconds_json(duration: Option<&Duration>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use medfleet_proto::FILE_DESCRIPTOR_SET;
     use medfleet_proto::v1::{JobProgress, JobState, Report, TaskKind};
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    /// That a value has every field of a message of the contract but those of a oneof, and no other.
+    fn check(message: &str, value: &Value) {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("it was made of files");
+        let public = files
+            .file
+            .iter()
+            .filter(|file| file.package() == "medfleet.v1");
+        let found = public
+            .flat_map(|file| &file.message_type)
+            .find(|found| found.name() == message)
+            .expect("the contract has it");
+        let fields = found
+            .field
+            .iter()
+            .filter(|field| field.oneof_index.is_none());
+        let expected: BTreeSet<_> = fields.map(|field| field.name()).collect();
+        let shown = value.as_object().expect("an object").keys();
+        // A duration is shown in seconds, and says so.
+        let shown: BTreeSet<_> = shown
+            .map(|name| name.strip_suffix("_seconds").unwrap_or(name))
+            .collect();
+        assert_eq!(shown, expected, "{message}");
+    }
+
+    #[test]
+    fn nothing_of_the_contract_is_left_out() {
+        check("Job", &job_json(&Job::default()));
+        let result = draft_json(&Draft::default(), &Job::default());
+        check("Result", &result["result"]);
+        check("FrameUsed", &frame_json(&FrameUsed::default()));
+        check("Window", &window_json(&Window::default()));
+        check("Provenance", &provenance_json(&Provenance::default()));
+        let decoding = DecodingParameters::default();
+        check("DecodingParameters", &decoding_json(&decoding));
+        check("Timings", &timings_json(&Timings::default()));
+        check("Usage", &usage_json(&Usage::default()));
+        check("DeadLetter", &dead_letter_json(&DeadLetter::default()));
+        let erased = EraseJobResponse::default();
+        check("EraseJobResponse", &erased_json(&erased));
+    }
 
     #[test]
     fn events_are_flat_objects() {
