@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args as _, FromArgMatches as _};
+use futures::future::LocalBoxFuture;
 use medfleet_core::setting::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,22 @@ pub struct Process<C> {
     pub admin: SocketAddr,
 }
 
+impl Process<()> {
+    fn with<C>(self, config: C) -> Process<C> {
+        Process {
+            config,
+            metrics: self.metrics,
+            health: self.health,
+            pages: self.pages,
+            tasks: self.tasks,
+            shutdown: self.shutdown,
+            clock: self.clock,
+            random: self.random,
+            admin: self.admin,
+        }
+    }
+}
+
 /// A port could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
@@ -148,6 +165,15 @@ where
         Ok(None) => return Exit::Done,
         Err(error) => return early(program, Exit::Usage, &error),
     };
+    let common = config.process().clone();
+    let body: Body<'_> = Box::new(|process| Box::pin(body(process.with(config))));
+    run_body(program, &common, body)
+}
+
+/// A body that has its configuration. Behind a pointer, so that a process's life is compiled once, not for each program.
+type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
+
+fn run_body(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -183,18 +209,13 @@ fn early(program: Program, exit: Exit, error: &(dyn std::error::Error + 'static)
     exit
 }
 
-async fn live<C, F, Fut>(program: Program, config: C, body: F) -> Exit
-where
-    C: Settings,
-    F: FnOnce(Process<C>) -> Fut,
-    Fut: Future<Output = Result<(), Stop>>,
-{
-    let telemetry = Telemetry::new(program.name, &config.process().telemetry);
+async fn live(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
+    let telemetry = Telemetry::new(program.name, &config.telemetry);
     let telemetry = match telemetry.and_then(|t| t.install().map(|()| t)) {
         Ok(telemetry) => telemetry,
         Err(error) => return early(program, Exit::Usage, &error),
     };
-    let shutdown = Shutdown::new(config.process().drain.get());
+    let shutdown = Shutdown::new(config.drain.get());
     let exit = match serve(program, config, &shutdown, body).await {
         Ok(()) => Exit::Done,
         Err(stop) => {
@@ -213,18 +234,13 @@ where
     exit
 }
 
-async fn serve<C, F, Fut>(
+async fn serve(
     program: Program,
-    config: C,
+    config: &ProcessConfig,
     shutdown: &Shutdown,
-    body: F,
-) -> Result<(), Stop>
-where
-    C: Settings,
-    F: FnOnce(Process<C>) -> Fut,
-    Fut: Future<Output = Result<(), Stop>>,
-{
-    let listener = bind(config.process().admin_listen).await?;
+    body: Body<'_>,
+) -> Result<(), Stop> {
+    let listener = bind(config.admin_listen).await?;
     let admin = listener.local_addr()?;
     let (metrics, health, pages) = (Metrics::new(), Health::new(), Pages::default());
     metrics.describe(program.name, program.version, SystemClock.now());
@@ -249,7 +265,7 @@ where
     // Whoever reads this line may connect, and may already send a signal.
     tracing::info!(service = program.name, version = program.version, %admin, "started");
     let process = Process {
-        config,
+        config: (),
         metrics,
         health: health.clone(),
         pages,

@@ -31,11 +31,17 @@ mod whose;
 use std::future::Future;
 
 use anyhow::Context;
+use futures::future::LocalBoxFuture;
 
 use crate::exit::{CommandResult, Fault};
 
 /// Runs a client command on this thread.
 fn on_one_thread(command: impl Future<Output = CommandResult>) -> CommandResult {
+    boxed_on_one_thread(Box::pin(command))
+}
+
+/// By pointer: otherwise the runtime is compiled for each command, and the command into it several times over.
+fn boxed_on_one_thread(command: LocalBoxFuture<'_, CommandResult>) -> CommandResult {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

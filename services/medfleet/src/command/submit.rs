@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
+use futures::FutureExt;
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
@@ -138,7 +139,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let outcome = runtime.block_on(until_asked_to_end(&args, task, started));
+    let command = until_asked_to_end(&args, task, started).boxed_local();
+    let outcome = runtime.block_on(command);
     // A thread that still reads or unpacks is not waited for: what it has to write finds no place any more.
     runtime.shutdown_background();
     outcome

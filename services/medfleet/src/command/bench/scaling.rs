@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use futures::FutureExt;
 use medfleet_core::setting::DurationText;
 use medfleet_plan::{Fleet, JobKind, Load, Service, batch_seconds};
 use medfleet_queue::server::Sync;
@@ -89,7 +90,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let figures = runtime.block_on(measure(&args))?;
+    let figures = runtime.block_on(measure(&args).boxed_local())?;
     if let Some(path) = &args.svg {
         let svg = plot::svg(&figures, &args);
         std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;

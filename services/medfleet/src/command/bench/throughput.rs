@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use futures::FutureExt;
 use medfleet_queue::server::Sync;
 
 use super::drive::{Clients, Driven};
@@ -79,7 +80,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let figures = runtime.block_on(measure(&args))?;
+    let figures = runtime.block_on(measure(&args).boxed_local())?;
     figures.show(&args)?;
     Ok(Exit::Done)
 }
