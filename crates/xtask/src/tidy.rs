@@ -9,6 +9,7 @@ mod features;
 mod files;
 mod licences;
 mod links;
+mod profile;
 mod reasons;
 mod untested;
 mod workspace;
@@ -24,6 +25,7 @@ pub(crate) fn run() -> Result<()> {
 
     let mut violations = Vec::new();
     violations.extend(workspace.without_shared_lints()?);
+    violations.extend(profile::check(&workspace)?);
     violations.extend(edges::arrows(&workspace));
     violations.extend(edges::owners(&workspace));
     violations.extend(edges::unlinked(&workspace));
