@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, Request, client::RequestErrorKind};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -109,36 +110,39 @@ enum Attempt {
 }
 
 impl Api {
-    /// Sends a request and waits for its answer, in all at most the request timeout.
-    pub(crate) async fn send(
-        &self,
+    /// Sends a request and waits for its answer, in all at most the request timeout. Behind a pointer: everything that asks the
+    /// server would have a copy of this compiled into it, in each package that does so.
+    pub(crate) fn send<'a>(
+        &'a self,
         operation: Operation,
-        subject: &str,
+        subject: &'a str,
         headers: Option<HeaderMap>,
         payload: Bytes,
-    ) -> Result<Message> {
-        let deadline = Instant::now() + self.timeout;
-        let mut pause = PAUSE.0;
-        loop {
-            if self.link.is_closed() {
-                return Err(QueueError::Closed);
+    ) -> BoxFuture<'a, Result<Message>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + self.timeout;
+            let mut pause = PAUSE.0;
+            loop {
+                if self.link.is_closed() {
+                    return Err(QueueError::Closed);
+                }
+                let request = request_of(headers.clone(), payload.clone());
+                let attempt = self.attempt(operation, subject, request, deadline).await;
+                let repeat = match attempt {
+                    Ok(message) => return Ok(message),
+                    Err(Attempt::Failed(error)) => return Err(error),
+                    Err(Attempt::NobodyThere) => true,
+                    Err(Attempt::Lost) => operation.repeatable,
+                };
+                if !repeat || Instant::now() + pause >= deadline {
+                    return Err(QueueError::Unavailable {
+                        operation: operation.name,
+                    });
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
             }
-            let request = request_of(headers.clone(), payload.clone());
-            let attempt = self.attempt(operation, subject, request, deadline).await;
-            let repeat = match attempt {
-                Ok(message) => return Ok(message),
-                Err(Attempt::Failed(error)) => return Err(error),
-                Err(Attempt::NobodyThere) => true,
-                Err(Attempt::Lost) => operation.repeatable,
-            };
-            if !repeat || Instant::now() + pause >= deadline {
-                return Err(QueueError::Unavailable {
-                    operation: operation.name,
-                });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
-        }
+        })
     }
 
     async fn attempt(
