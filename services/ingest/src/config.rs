@@ -3,6 +3,8 @@
 mod edge;
 mod quotas;
 mod retention;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ use medfleet_testkit::{self as kit, NatsServer};
 
 use super::*;
 use crate::blobs::Blobs;
-use crate::config::Config;
+use crate::config::sample;
 use crate::keys::Keys;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
@@ -20,8 +20,7 @@ use crate::quota::Quotas;
 const LATER: Duration = Duration::from_secs(600);
 
 fn acceptor(queue: Queue) -> Acceptor {
-    let text = "tokens = 'tokens.toml'\ndefault_model = 'tiny'\nmodels = { tiny = 'tiny-here' }";
-    let config: Config = toml::from_str(text).expect("a configuration");
+    let config = sample::with(&[]);
     let clock = Arc::new(ManualClock::at(kit::clock()()));
     let retry_after = config.limits.retry_after.get();
     Acceptor {

@@ -6,6 +6,7 @@ use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::NatsServer;
 
 use super::*;
+use crate::config::sample;
 
 const PART_BYTES: usize = 1024;
 const PARTS: usize = 3;
@@ -24,10 +25,12 @@ impl Setup {
         let config = medfleet_testkit::config(&server.url());
         let queue = medfleet_testkit::queue(&config).await.expect("a queue");
         let clock = Arc::new(ManualClock::at(medfleet_testkit::clock()()));
-        let text = format!(
-            "tokens = 'tokens.toml'\ndefault_model = 'tiny'\nmodels = {{ tiny = 'tiny-here' }}\nlimits = {{ upload_part_bytes = '{PART_BYTES} B', input_bytes_max = '3 KiB', study_bytes_max = '3 KiB' }}"
-        );
-        let config: Config = toml::from_str(&text).expect("a configuration");
+        let part = format!("limits.upload_part_bytes={PART_BYTES} B");
+        let config = sample::with(&[
+            part.as_str(),
+            "limits.input_bytes_max=3 KiB",
+            "limits.study_bytes_max=3 KiB",
+        ]);
         let retry_after = config.limits.retry_after.get();
         let uploads = Uploads {
             quotas: Quotas::new(config.quotas.clone(), retry_after, clock.clone()),

@@ -1,12 +1,17 @@
 //! Who counts as being in the stages.
 
 use super::*;
+use crate::config::sample;
 
 fn edge(in_flight_max: u32) -> Scope {
-    let text = format!(
-        "hub = 'http://127.0.0.1:1'\ntokens_file = 'hub-tokens.toml'\ntravels = 'tokens'\nin_flight_max = {in_flight_max}"
-    );
-    Scope::Site(Arc::new(toml::from_str(&text).expect("a configuration")))
+    let bound = format!("in_flight_max={in_flight_max}");
+    let settings = [
+        "hub=http://127.0.0.1:1",
+        "tokens_file=hub-tokens.toml",
+        "travels=tokens",
+        bound.as_str(),
+    ];
+    Scope::Site(Arc::new(sample::of(&settings)))
 }
 
 #[test]

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{Class, Cost, JobId, JobKey, PoolName, Stage, TenantId, UnixMillis, WorkUnit};
 use medfleet_queue::Queue;
+use medfleet_runtime::config::{Sources, load};
 use medfleet_runtime::{Clock, SystemClock};
 use serde_json::json;
 
@@ -87,9 +88,13 @@ async fn measure(nats: &LocalNats, jobs: u32) -> Result<(f64, f64)> {
         .buffer_unordered(PUBLISHES)
         .try_for_each(async |_| Ok(()))
         .await?;
+    let settings = ["tokens=none", "default_model=bench", "models.bench=bench"];
+    let sources = Sources {
+        overrides: settings.map(str::to_owned).to_vec(),
+        ..Sources::default()
+    };
     let config: medfleet_ingest::Config =
-        toml::from_str("tokens = 'none'\ndefault_model = 'bench'\nmodels = { bench = 'bench' }\n")
-            .context("the bench's own configuration")?;
+        load(&sources).context("the bench's own configuration")?;
     let what = (u64::from(jobs), TAKE.min(jobs as usize));
     let measured = medfleet_ingest::rebuild(&config, &queue, what).await;
     queue.drain().await;

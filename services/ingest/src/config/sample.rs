@@ -1,0 +1,27 @@
+//! Configurations for tests, read as a service reads its own: the reader of TOML would be compiled once more, for all their
+//! types.
+
+use medfleet_runtime::config::{Sources, load};
+use serde::de::DeserializeOwned;
+
+use super::Config;
+
+/// What these settings say, each of them `key=value`.
+pub(crate) fn of<T: DeserializeOwned>(settings: &[&str]) -> T {
+    let overrides = settings.iter().map(|setting| (*setting).to_owned());
+    let sources = Sources {
+        overrides: overrides.collect(),
+        ..Sources::default()
+    };
+    load(&sources).expect("a configuration")
+}
+
+/// One model, and these settings besides.
+pub(crate) fn with(settings: &[&str]) -> Config {
+    let least = [
+        "tokens=tokens.toml",
+        "default_model=tiny",
+        "models.tiny=tiny-here",
+    ];
+    of(&[&least[..], settings].concat())
+}
