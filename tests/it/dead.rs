@@ -3,27 +3,19 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{DeadLetter, FailureReason, JobState};
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::client::{Client, PATIENCE};
 use medfleet_tests::fleet::{Fleet, Options, Role};
-use medfleet_tests::picture;
 use tonic::Code;
+
+use crate::fail_closed::encoded;
 
 /// Fails a job by losing its tokens, and returns its name and its letter.
 async fn failed(fleet: &Fleet, client: &Client) -> Result<(String, DeadLetter)> {
-    fleet.stop_role(Role::Decode).await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
-    client
-        .wait_for(&job.name, |job| {
-            job.chunks_total == 1 && job.chunks_done == 1
-        })
-        .await?;
-    fleet.stop_role(Role::Encode).await?;
+    let job = encoded(fleet, client, &[1]).await?;
     fleet.remove_one_blob("st-mary", "tokens")?;
     fleet.start_role(Role::Encode).await?;
     fleet.start_role(Role::Decode).await?;
-    let job = client.wait_final(&job.name).await?;
+    let job = client.wait_final(&job).await?;
     ensure!(job.state() == JobState::Failed, "{job:?}");
     // The letter is written right after the record.
     let letter = wait_until(PATIENCE, "a dead letter", async || {

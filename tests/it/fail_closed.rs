@@ -5,31 +5,37 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::{FailureReason, JobState};
-use medfleet_tests::client::{inline, report};
+use medfleet_tests::client::{Client, inline, report};
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
+
+/// The name of a job about these pictures of which all is encoded. No decoder runs, and no encoder that would hold the tokens in
+/// memory: only the store is left.
+pub(crate) async fn encoded(fleet: &Fleet, client: &Client, pictures: &[u32]) -> Result<String> {
+    fleet.stop_role(Role::Decode).await?;
+    let mut inputs = Vec::with_capacity(pictures.len());
+    for seed in pictures {
+        inputs.push(inline(picture::png(64, *seed)?));
+    }
+    let all = u32::try_from(pictures.len())?;
+    let job = client.submit(report(inputs)).await?;
+    client
+        .wait_for(&job.name, |job| {
+            job.chunks_total == all && job.chunks_done == all
+        })
+        .await?;
+    fleet.stop_role(Role::Encode).await?;
+    Ok(job.name)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_token_blob_fails_the_job() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    fleet.stop_role(Role::Decode).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![
-            inline(picture::png(64, 1)?),
-            inline(picture::png(64, 2)?),
-        ]))
-        .await?;
-    client
-        .wait_for(&job.name, |job| {
-            job.chunks_total == 2 && job.chunks_done == 2
-        })
-        .await?;
-    // The encoder that holds the tokens in memory goes too: only the store is left, and it has lost one.
-    fleet.stop_role(Role::Encode).await?;
+    let job = encoded(&fleet, &client, &[1, 2]).await?;
     fleet.remove_one_blob("st-mary", "tokens")?;
     fleet.start_role(Role::Decode).await?;
-    let seen = client.watch_to_end(&job.name).await?;
+    let seen = client.watch_to_end(&job).await?;
     let last = seen.last.as_ref().expect("watch_to_end checked it");
     ensure!(last.state() == JobState::Failed, "{last:?}");
     let failure = last.failure.as_ref().expect("a failed job says why");
@@ -49,20 +55,11 @@ async fn a_lost_token_blob_fails_the_job() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_token_blob_fails_the_job() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
-    fleet.stop_role(Role::Decode).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 3)?)]))
-        .await?;
-    client
-        .wait_for(&job.name, |job| {
-            job.chunks_total == 1 && job.chunks_done == 1
-        })
-        .await?;
-    fleet.stop_role(Role::Encode).await?;
+    let job = encoded(&fleet, &client, &[3]).await?;
     fleet.damage_one_blob("st-mary", "tokens")?;
     fleet.start_role(Role::Decode).await?;
-    let seen = client.watch_to_end(&job.name).await?;
+    let seen = client.watch_to_end(&job).await?;
     let failure = seen.last.and_then(|job| job.failure);
     let reason = failure.as_ref().map(|failure| failure.reason());
     let expected = [FailureReason::Integrity, FailureReason::ImageMissing];
