@@ -5,10 +5,22 @@ use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
 use medfleet_tests::collector::{Collector, roots};
 use medfleet_tests::fleet::{Fleet, Model, Options};
 use medfleet_tests::picture;
-use opentelemetry_proto::tonic::trace::v1::span::Link;
+use opentelemetry_proto::tonic::trace::v1::{Span, span::Link};
 
 /// What must be in every job's trace: the accept, the three stages, and the way between them.
 const STAGES: [&str; 4] = ["SubmitJob", "preprocess", "encode", "decode"];
+
+/// Who takes a unit also links to who released it, as the conventions for messaging have it.
+fn stages_are_linked(spans: &[Span]) -> Result<()> {
+    for stage in &STAGES[1..] {
+        let linked = spans.iter().any(|span| {
+            let parent = |link: &Link| link.span_id == span.parent_span_id;
+            span.name.contains(stage) && span.links.iter().any(parent)
+        });
+        ensure!(linked, "{stage} does not link to who sent its unit");
+    }
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_one_connected_trace_without_patient_data() -> Result<()> {
@@ -56,15 +68,7 @@ async fn a_job_is_one_connected_trace_without_patient_data() -> Result<()> {
         "the trace begins at the RPC: {root:?}"
     );
 
-    // Who takes a unit also links to who released it, as the conventions for messaging have it.
-    let spans = collector.trace(&job.trace_id);
-    for stage in &STAGES[1..] {
-        let linked = spans.iter().any(|span| {
-            let parent = |link: &Link| link.span_id == span.parent_span_id;
-            span.name.contains(stage) && span.links.iter().any(parent)
-        });
-        ensure!(linked, "{stage} does not link to who sent its unit");
-    }
+    stages_are_linked(&collector.trace(&job.trace_id))?;
 
     let secrets = [
         "SECRET",

@@ -139,8 +139,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Stop> {
 pub fn main<C, F, Fut>(program: Program, body: F) -> std::process::ExitCode
 where
     C: Settings,
-    F: FnOnce(Process<C>) -> Fut + 'static,
-    Fut: Future<Output = Result<(), Stop>> + 'static,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
 {
     let command = clap::Command::new(program.name)
         .about(program.about)
@@ -156,8 +156,8 @@ where
 pub fn run<C, F, Fut>(program: Program, arguments: &Arguments, body: F) -> Exit
 where
     C: Settings,
-    F: FnOnce(Process<C>) -> Fut + 'static,
-    Fut: Future<Output = Result<(), Stop>> + 'static,
+    F: FnOnce(Process<C>) -> Fut,
+    Fut: Future<Output = Result<(), Stop>>,
 {
     let sources = Sources::of_process(arguments.config.clone(), arguments.set.clone());
     let config = match prepare::<C>(&sources, arguments) {
@@ -166,14 +166,14 @@ where
         Err(error) => return early(program, Exit::Usage, &error),
     };
     let common = config.process().clone();
-    let body: Body = Box::new(|process| Box::pin(body(process.with(config))));
+    let body: Body<'_> = Box::new(|process| Box::pin(body(process.with(config))));
     run_body(program, &common, body)
 }
 
 /// A body that has its configuration. Behind a pointer, so that a process's life is compiled once, not for each program.
-type Body = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'static, Result<(), Stop>>>;
+type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
-fn run_body(program: Program, config: &ProcessConfig, body: Body) -> Exit {
+fn run_body(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -209,7 +209,7 @@ fn early(program: Program, exit: Exit, error: &(dyn std::error::Error + 'static)
     exit
 }
 
-async fn live(program: Program, config: &ProcessConfig, body: Body) -> Exit {
+async fn live(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
     let telemetry = Telemetry::new(program.name, &config.telemetry);
     let telemetry = match telemetry.and_then(|t| t.install().map(|()| t)) {
         Ok(telemetry) => telemetry,
@@ -238,7 +238,7 @@ async fn serve(
     program: Program,
     config: &ProcessConfig,
     shutdown: &Shutdown,
-    body: Body,
+    body: Body<'_>,
 ) -> Result<(), Stop> {
     let listener = bind(config.admin_listen).await?;
     let admin = listener.local_addr()?;

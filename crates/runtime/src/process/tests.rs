@@ -59,7 +59,10 @@ where
     F: FnOnce(Process<Sample>) -> Fut,
     Fut: Future<Output = Result<(), Stop>>,
 {
-    serve(PROGRAM, Sample::default(), &Shutdown::new(drain), body).await
+    let config = Sample::default();
+    let common = config.process().clone();
+    let body: Body<'_> = Box::new(|process| Box::pin(body(process.with(config))));
+    serve(PROGRAM, &common, &Shutdown::new(drain), body).await
 }
 
 #[tokio::test]
