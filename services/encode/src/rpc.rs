@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -21,6 +22,11 @@ use crate::metrics::EncodeMetrics;
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Tensors in one request.
 const DIGESTS_MAX: usize = 4096;
+/// How often a silent connection is asked whether it is still there: those of decoders that died would stay for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How long it may take to answer.
+const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
+
 /// Serves until told to stop.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -44,6 +50,8 @@ pub(crate) async fn serve(
         }
     };
     tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
         .add_service(TokenServiceServer::with_interceptor(
             Tokens { cache, metrics },
             check,
