@@ -129,6 +129,45 @@ async fn the_public_api_speaks_tls() -> Result<()> {
     Ok(())
 }
 
+/// The same certificate on the tokens' way: a decoder that knows the encoder by it is sent the tokens, one that does not reads
+/// the store, and completes the job all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_fetched_over_tls() -> Result<()> {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let fleet = Fleet::start(Options {
+        tls: Some((own.cert.pem(), own.signing_key.serialize_pem())),
+        ..Options::default()
+    })
+    .await?;
+    let token = fleet.token("st-mary");
+    let client = Client::connect_tls(fleet.api(), &token, &own.cert.pem()).await?;
+    tokens_come_from("encoder", &fleet, &client).await?;
+    // From now on decode trusts somebody else. Encode has read its own certificate already.
+    let code = fleet.stop_role(Role::Decode).await?;
+    ensure!(code == Some(0), "ended with {code:?}");
+    let file = fleet.tokens_file().with_file_name("tls.crt");
+    std::fs::write(file, other.cert.pem())?;
+    fleet.start_role(Role::Decode).await?;
+    tokens_come_from("store", &fleet, &client).await
+}
+
+/// Completes the first job of the decode process that runs, whose one image comes from `source`.
+async fn tokens_come_from(source: &str, fleet: &Fleet, client: &Client) -> Result<()> {
+    let job = client
+        .submit(report(vec![inline(picture::png(32, 1)?)]))
+        .await?;
+    client.watch_to_end(&job.name).await?;
+    let (_, metrics) = http_get(fleet.admin(Role::Decode), "/metrics").await?;
+    let line = format!("medfleet_decode_images_total{{source=\"{source}\"}} 1\n");
+    ensure!(
+        metrics.contains(&line),
+        "not from the {source}; {}",
+        fleet.log_end(Role::Decode)
+    );
+    Ok(())
+}
+
 /// What an integrator without the `.proto` files finds: reflection lists the service, and health needs no token.
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_and_health_answer() -> Result<()> {

@@ -83,9 +83,18 @@ pub fn of(role: Role, setting: &Setting<'_>) -> String {
         Role::Encode => {
             let mut encode = toml! { pool = "test-pool" };
             encode.insert("listen".into(), setting.listen(TOKEN_PORT).into());
+            if setting.options.tls.is_some() {
+                encode.insert("tls".into(), tls(setting));
+            }
             encode
         }
-        Role::Decode => toml! { pool = "test-pool" },
+        Role::Decode => {
+            let mut decode = toml! { pool = "test-pool" };
+            if setting.options.tls.is_some() {
+                decode.extend(fetch(setting));
+            }
+            decode
+        }
     };
     file.insert(role.name().into(), Value::Table(service));
     if role == Role::Preprocess
@@ -171,12 +180,7 @@ fn ingest(setting: &Setting<'_>) -> Table {
         ingest.insert("embedders".into(), Value::Table(embedders));
     }
     if setting.options.tls.is_some() {
-        let file = |name: &str| Value::from(setting.folder.join(name).display().to_string());
-        let tls = Table::from_iter([
-            ("cert".into(), file("tls.crt")),
-            ("key".into(), file("tls.key")),
-        ]);
-        ingest.insert("tls".into(), Value::Table(tls));
+        ingest.insert("tls".into(), tls(setting));
     }
     ingest.insert("listen".into(), setting.listen(API_PORT).into());
     ingest.insert(
@@ -190,6 +194,27 @@ fn ingest(setting: &Setting<'_>) -> Table {
     );
     ingest.extend(setting.options.ingest.clone());
     ingest
+}
+
+/// The fleet's certificate and its key.
+fn tls(setting: &Setting<'_>) -> Value {
+    let file = |name: &str| Value::from(setting.folder.join(name).display().to_string());
+    Value::Table(Table::from_iter([
+        ("cert".into(), file("tls.crt")),
+        ("key".into(), file("tls.key")),
+    ]))
+}
+
+/// Encoders known by the fleet's certificate, which signs itself, and with time enough to ask them.
+fn fetch(setting: &Setting<'_>) -> Table {
+    let mut decode = toml! {
+        fetch_timeout = "10s"
+        [fetch_tls]
+        server_name = "localhost"
+    };
+    let ca = setting.folder.join("tls.crt").display().to_string();
+    set(&mut decode, "fetch_tls", "ca", ca);
+    decode
 }
 
 fn model(model: Model) -> Table {

@@ -99,7 +99,7 @@ pub struct Options {
     pub nats: &'static str,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
-    /// Certificate and key of the public API, PEM; plain HTTP/2 without.
+    /// Certificate and key of the public API and of the encoder, for `localhost`, PEM; plain HTTP/2 without.
     pub tls: Option<(String, String)>,
     /// The `store.backend` of every role; a folder without.
     pub store: Option<toml::Table>,

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
 //! unit from outside), `presence`; `encoded` is the file that a hospital's
-//! edge sends in place of images.
+//! edge sends in place of images, `tls` reads certificates.
 
 mod config;
 mod decision;
@@ -16,6 +16,7 @@ mod handler;
 mod metrics;
 mod presence;
 mod slot;
+mod tls;
 mod watch;
 
 pub use config::WorkerConfig;
@@ -27,3 +28,4 @@ pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};
+pub use tls::{PemError, PemFile, identity};

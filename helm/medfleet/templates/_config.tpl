@@ -155,8 +155,10 @@
 {{- else if eq .stage "encode" -}}
   {{- if .root.Values.ingest.edge.hub -}}{{- $_ := set $table "for_edge" true -}}{{- end -}}
   {{- if include "medfleet.direct" .root -}}{{- $_ := set $table "listen" (include "medfleet.listen" (dict "root" .root "port" $ports.tokens)) -}}{{- end -}}
+  {{- if include "medfleet.direct.tls" .root -}}{{- $_ := set $table "tls" (dict "cert" "/etc/medfleet/token-tls/tls.crt" "key" "/etc/medfleet/token-tls/tls.key") -}}{{- end -}}
 {{- else -}}
   {{- if not .root.Values.tokenPath.direct -}}{{- $_ := set $table "fetch_timeout" "0ms" -}}{{- end -}}
+  {{- if include "medfleet.direct.tls" .root -}}{{- $_ := set $table "fetch_tls" (dict "ca" "/etc/medfleet/token-tls/ca.crt" "server_name" (include "medfleet.direct.name" .root)) -}}{{- end -}}
 {{- end -}}
 {{ include "medfleet.config.common" .root }}
 {{- if ne .stage "preprocess" }}

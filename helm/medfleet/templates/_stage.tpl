@@ -41,6 +41,16 @@ preprocess encode{{ if not .Values.ingest.edge.hub }} decode{{ end }}
 {{- if and .Values.tokenPath.direct (not .Values.ingest.edge.hub) -}}yes{{- end -}}
 {{- end -}}
 
+{{/* Whether encoders show a certificate to decoders; empty for no. */}}
+{{- define "medfleet.direct.tls" -}}
+{{- if and (include "medfleet.direct" .) .Values.tokenPath.tls.enabled -}}yes{{- end -}}
+{{- end -}}
+
+{{/* The name in that certificate: one for all encoders, whose pods are found by address. */}}
+{{- define "medfleet.direct.name" -}}
+{{- include "medfleet.name" (dict "root" . "component" "encode") -}}
+{{- end -}}
+
 {{/* Whether this is an edge of whose tenants' jobs, of some at least, tokens travel; empty for no. */}}
 {{- define "medfleet.encodes" -}}
 {{- $edge := .Values.ingest.edge -}}
@@ -81,6 +91,7 @@ preprocess encode{{ if not .Values.ingest.edge.hub }} decode{{ end }}
 {{- $config := include "medfleet.config.stage" . -}}
 {{- $image := mustMergeOverwrite (deepCopy (get $root.Values.images .stage)) .given.image -}}
 {{- $hasModel := and (ne .stage "preprocess") (ne .spec.model.kind "simulated") -}}
+{{- $hasTls := and (ne .stage "preprocess") (include "medfleet.direct.tls" $root) -}}
 {{- $ports := include "medfleet.ports" $root | fromJson -}}
 apiVersion: v1
 kind: ConfigMap
@@ -153,7 +164,7 @@ spec:
             - name: POD_IP
               valueFrom: { fieldRef: { fieldPath: status.podIP } }
             - name: MEDFLEET_ENCODE__ADVERTISE
-              value: {{ printf (ternary "http://[$(POD_IP)]:%d" "http://$(POD_IP):%d" (hasPrefix "[" $root.Values.process.listenAddress)) (int $ports.tokens) | quote }}
+              value: {{ printf (ternary "%s://[$(POD_IP)]:%d" "%s://$(POD_IP):%d" (hasPrefix "[" $root.Values.process.listenAddress)) (ternary "https" "http" (not (empty (include "medfleet.direct.tls" $root)))) (int $ports.tokens) | quote }}
           {{- end }}
           ports:
             - { name: admin, containerPort: {{ $ports.admin }} }
@@ -167,6 +178,9 @@ spec:
             {{- include "medfleet.containerSecurity" $root | nindent 12 }}
           volumeMounts:
             {{- include "medfleet.secretMounts" $root | nindent 12 }}
+            {{- if $hasTls }}
+            - { name: token-tls, mountPath: /etc/medfleet/token-tls, readOnly: true }
+            {{- end }}
             {{- if $hasModel }}
             - { name: model, mountPath: /models, readOnly: true }
             - { name: digests, mountPath: /var/cache/medfleet }
@@ -176,6 +190,9 @@ spec:
           configMap:
             name: {{ $name }}
         {{- include "medfleet.secretVolumes" $root | nindent 8 }}
+        {{- if $hasTls }}
+        {{- include "medfleet.secretVolume" (dict "name" "token-tls" "secret" $root.Values.tokenPath.tls.secretName "keys" (ternary (list "tls.crt" "tls.key") (list "ca.crt") (eq .stage "encode"))) | nindent 8 }}
+        {{- end }}
         {{- if $hasModel }}
         - name: model
           {{- if .spec.model.volume.claimName }}

@@ -63,9 +63,23 @@ pub struct Config {
     /// How long tokens are asked for at the encoder that made them before the store is read; 0 reads the store at once.
     #[serde(default = "fetch_timeout_default")]
     pub fetch_timeout: DurationText,
+    /// How encoders are known whose `encode.tls` is set: only they are asked then. Without it only those are that have none.
+    #[serde(default)]
+    pub fetch_tls: Option<FetchTlsConfig>,
     /// How often the text so far is stored, for watchers that come late.
     #[serde(default = "checkpoint_every_default")]
     pub checkpoint_every: DurationText,
+}
+
+/// Whom to take for an encoder. Whoever is not known is sent nothing, and the store is read instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchTlsConfig {
+    /// PEM file of the authorities that sign the encoders' certificates. No other is trusted.
+    pub ca: PathBuf,
+    /// The name in those certificates, the same for all encoders; without it the host in each encoder's URL.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 /// Whether tokens are proposed and verified together, and within which limits.
@@ -150,6 +164,7 @@ impl Config {
             speculation: SpeculationConfig::default(),
             prompt_version: prompt_version_default(),
             fetch_timeout: fetch_timeout_default(),
+            fetch_tls: None,
             checkpoint_every: checkpoint_every_default(),
         }
     }
@@ -200,6 +215,11 @@ impl Config {
                 "decode.speculation.draft is set, but decode.speculation.mode is off: set it to auto, or name no draft model",
             ));
         }
+        if self.fetch_tls.is_some() && self.fetch_timeout.get().is_zero() {
+            return Err(ConfigError::relation(
+                "decode.fetch_tls is set, but with decode.fetch_timeout 0 no encoder is asked: set a time such as 200ms, or leave decode.fetch_tls out",
+            ));
+        }
         if self.checkpoint_every.as_millis() < 50 {
             return Err(ConfigError::relation(
                 "decode.checkpoint_every must be at least 50ms",
@@ -242,6 +262,22 @@ mod tests {
         assert_eq!(of(&config), (512, true));
         config.prefill_tokens_max = NonZeroU32::new(100);
         assert_eq!(of(&config), (100, false));
+    }
+
+    #[test]
+    fn encoders_that_are_never_asked_need_not_be_known() {
+        let mut config = Config::new(&PoolName::new("m").expect("a pool"));
+        config.fetch_tls = Some(FetchTlsConfig {
+            ca: "ca.crt".into(),
+            server_name: None,
+        });
+        assert!(config.check().is_ok());
+        config.fetch_timeout = DurationText::from_millis(0);
+        let error = config.check().expect_err("nobody is asked");
+        assert!(
+            error.to_string().contains("leave decode.fetch_tls out"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use medfleet_core::{Digest, FailureReason, IdError};
 use medfleet_engine::{ConstraintError, EngineError};
 use medfleet_store::StoreError;
-use medfleet_worker::{ConnectionError, Ending};
+use medfleet_worker::{ConnectionError, Ending, PemError};
 
 /// The service cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,12 @@ pub enum StartError {
     /// The pool's name has not its form.
     #[error(transparent)]
     Pool(#[from] IdError),
+    /// The encoders' authorities cannot be read.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// Nobody could be known by what is configured.
+    #[error("encoders cannot be known by decode.fetch_tls")]
+    FetchTls(#[source] tonic::transport::Error),
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),

@@ -1,5 +1,6 @@
 //! The fast path: image tokens from the encoder that made them, within a budget of time. Whatever goes wrong here is no
-//! error: the store has the same bytes, and both are checked against their digest.
+//! error: the store has the same bytes, and both are checked against their digest. Where encoders are known by certificates,
+//! the fleet's token goes to no one else.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,8 +10,12 @@ use bytes::{Bytes, BytesMut};
 use medfleet_core::{Digest, TenantId};
 use medfleet_proto::work::v1::FetchTokensRequest;
 use medfleet_proto::work::v1::token_service_client::TokenServiceClient;
+use medfleet_worker::PemFile;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use crate::config::{Config, FetchTlsConfig};
+use crate::error::StartError;
 
 /// Encoders to which connections are kept.
 const CHANNELS_MAX: usize = 64;
@@ -20,6 +25,7 @@ const CHANNELS_MAX: usize = 64;
 pub(crate) struct Fetcher {
     budget: Duration,
     authorization: Option<MetadataValue<Ascii>>,
+    tls: Option<ClientTlsConfig>,
     channels: Mutex<HashMap<String, Channel>>,
 }
 
@@ -30,7 +36,11 @@ pub(crate) enum FetchError {
     Nowhere,
     #[error("the encoder's address cannot be used")]
     Address(#[source] tonic::transport::Error),
-    #[error("the encoder refused or is away")]
+    #[error("the encoder has no TLS, but decode.fetch_tls is set")]
+    Plain,
+    #[error("the encoder has TLS, but decode.fetch_tls is not set")]
+    Unknown,
+    #[error("the encoder refused, is away, or cannot be trusted")]
     Refused(#[source] Box<tonic::Status>),
     #[error("the encoder took longer than the budget")]
     Late,
@@ -39,12 +49,31 @@ pub(crate) enum FetchError {
 }
 
 impl Fetcher {
-    /// With the fleet's internal token; a budget of zero asks nobody.
-    pub(crate) fn new(budget: Duration, token: &str) -> Self {
+    /// As configured, with the fleet's internal token.
+    ///
+    /// # Errors
+    /// When nobody could ever be known by the certificates and the name that are configured.
+    pub(crate) async fn of(config: &Config, token: &str) -> Result<Self, StartError> {
+        let tls = match &config.fetch_tls {
+            Some(FetchTlsConfig { ca, server_name }) => {
+                let ca = PemFile::new("decode.fetch_tls.ca", ca)
+                    .certificates()
+                    .await?;
+                let tls = known_by(ca, server_name.as_deref());
+                Some(tls.map_err(StartError::FetchTls)?)
+            }
+            None => None,
+        };
+        Ok(Self::new(config.fetch_timeout.get(), token, tls))
+    }
+
+    /// A budget of zero asks nobody.
+    fn new(budget: Duration, token: &str, tls: Option<ClientTlsConfig>) -> Self {
         Self {
             budget,
             // Hexadecimal is always a header value.
             authorization: format!("Bearer {token}").parse().ok(),
+            tls,
             channels: Mutex::default(),
         }
     }
@@ -124,6 +153,14 @@ impl Fetcher {
             return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(FetchError::Address)?;
+        let endpoint = match (&self.tls, url.starts_with("https://")) {
+            (Some(tls), true) => endpoint
+                .tls_config(tls.clone())
+                .map_err(FetchError::Address)?,
+            (None, false) => endpoint,
+            (Some(_), false) => return Err(FetchError::Plain),
+            (None, true) => return Err(FetchError::Unknown),
+        };
         let channel = endpoint
             .connect_timeout(self.budget)
             .tcp_nodelay(true)
@@ -135,3 +172,20 @@ impl Fetcher {
         Ok(channel)
     }
 }
+
+/// Those whose certificates an authority has signed, for a name or, without, for the host that is called.
+fn known_by(
+    ca: Certificate,
+    name: Option<&str>,
+) -> Result<ClientTlsConfig, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new().ca_certificate(ca);
+    if let Some(name) = name {
+        tls = tls.domain_name(name);
+    }
+    // What is wrong with them shows now, and not at each job.
+    Endpoint::from_static("https://encoder").tls_config(tls.clone())?;
+    Ok(tls)
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use futures::future::try_join_all;
 use medfleet_core::{BlobKind, Digest, JobRecord, TenantId};
 use medfleet_engine::{Description, ImageTokens};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
+use medfleet_runtime::exit::chain;
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::chunk_key;
 use prost::Message;
@@ -107,7 +108,7 @@ impl Sources<'_> {
         match self.fetcher.fetch(url, self.tenant, &digests, length).await {
             Ok(tensors) => Some(tensors),
             Err(error) => {
-                tracing::debug!(%error, "image tokens are read from the store");
+                tracing::debug!(error = %chain(&error), "image tokens are read from the store");
                 None
             }
         }

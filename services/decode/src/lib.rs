@@ -24,7 +24,9 @@ use std::sync::Arc;
 use medfleet_core::{Digest, Stage, TenantId};
 use medfleet_engine::{DecodeLoad, DecodeModel, Health};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
+use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
+
+use crate::fetch::Fetcher;
 
 pub use config::{Config, MainConfig};
 pub use error::{DecodeError, StartError};
@@ -92,7 +94,8 @@ pub async fn run(
     register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
     let slots = config.worker.slots.get();
-    let handler = work::Decode::new(&config, model, &dependencies);
+    let fetcher = Fetcher::of(&config, &internal_token(dependencies.store.key())).await?;
+    let handler = work::Decode::new(&config, (model, fetcher), &dependencies);
     let worker = Worker {
         config: config.worker,
         pool,

@@ -13,7 +13,7 @@ use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
 use medfleet_runtime::{Clock, Exemplar};
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Started, internal_token};
+use medfleet_worker::{Dependencies, Ending, Handler, Started};
 use prost::Message;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
@@ -44,12 +44,15 @@ pub(crate) struct Decode {
 }
 
 impl Decode {
-    pub(crate) fn new(config: &Config, model: DecodeModel, dependencies: &Dependencies) -> Self {
-        let token = internal_token(dependencies.store.key());
+    pub(crate) fn new(
+        config: &Config,
+        (model, fetcher): (DecodeModel, Fetcher),
+        dependencies: &Dependencies,
+    ) -> Self {
         Self {
             store: dependencies.store.clone(),
             model,
-            fetcher: Fetcher::new(config.fetch_timeout.get(), &token),
+            fetcher,
             clock: Arc::clone(&dependencies.clock),
             checkpoint_every: config.checkpoint_every.get(),
             prompt_version: config.prompt_version.clone(),

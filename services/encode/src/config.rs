@@ -1,6 +1,7 @@
 //! What an operator decides about encode, with every limit named.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use medfleet_core::PoolName;
 use medfleet_core::setting::ByteSize;
@@ -47,12 +48,25 @@ pub struct Config {
     /// The URL under which decode workers reach it; by default that of `listen`, and none when that is every address.
     #[serde(default)]
     pub advertise: Option<String>,
+    /// Certificate of the token service, which decode then verifies by `decode.fetch_tls`; plain HTTP/2 without.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     /// Tokens kept in memory for decode workers, in bytes.
     #[serde(default = "cache_bytes_max_default")]
     pub cache_bytes_max: ByteSize,
     /// At a hospital's edge whose images stay there: leaves the edge a note of which tokens it made, to hand them on.
     #[serde(default)]
     pub for_edge: bool,
+}
+
+/// PEM files of the token service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 fn listen_default() -> SocketAddr {
@@ -72,6 +86,7 @@ impl Config {
             worker: WorkerConfig::default(),
             listen: listen_default(),
             advertise: None,
+            tls: None,
             cache_bytes_max: cache_bytes_max_default(),
             for_edge: false,
         }
@@ -84,13 +99,21 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.pool_name()
             .map_err(|error| ConfigError::relation(format!("encode: {error}")))?;
-        let http = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-        if !self.advertise.as_ref().is_none_or(http) {
-            return Err(ConfigError::relation(
-                "encode.advertise must begin with http:// or https://",
-            ));
+        let scheme = self.scheme();
+        match &self.advertise {
+            Some(url) if !url.starts_with(scheme) => Err(ConfigError::relation(format!(
+                "encode.advertise must begin with {scheme} where encode.tls is {}",
+                if self.tls.is_some() { "set" } else { "not set" }
+            ))),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
+    }
+
+    const fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https://",
+            None => "http://",
+        }
     }
 
     pub(crate) fn pool_name(&self) -> Result<PoolName, StartError> {
@@ -102,7 +125,7 @@ impl Config {
         match &self.advertise {
             Some(url) => url.clone(),
             None if bound.ip().is_unspecified() => String::new(),
-            None => format!("http://{bound}"),
+            None => format!("{}{bound}", self.scheme()),
         }
     }
 }
@@ -119,5 +142,39 @@ impl Settings for MainConfig {
             .check()
             .map_err(|error| ConfigError::relation(error.to_string()))?;
         self.encode.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advertised_has_tls_where_the_service_has() {
+        let bound = SocketAddr::from(([127, 0, 0, 1], 7444));
+        let mut config = Config::new(&PoolName::new("m").expect("a pool"));
+        let check = |config: &Config, url: Option<&str>, expected: Result<&str, &str>| {
+            let advertise = url.map(str::to_owned);
+            let config = Config {
+                advertise,
+                ..config.clone()
+            };
+            let found = config.check().map(|()| config.advertised(bound));
+            let found = found.map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), expected);
+        };
+        let plain = "encode.advertise must begin with http:// where encode.tls is not set";
+        check(&config, None, Ok("http://127.0.0.1:7444"));
+        check(&config, Some("http://e:1"), Ok("http://e:1"));
+        check(&config, Some("https://e:1"), Err(plain));
+        check(&config, Some("e:1"), Err(plain));
+        config.tls = Some(TlsConfig {
+            cert: "tls.crt".into(),
+            key: "tls.key".into(),
+        });
+        let secure = "encode.advertise must begin with https:// where encode.tls is set";
+        check(&config, None, Ok("https://127.0.0.1:7444"));
+        check(&config, Some("https://e:1"), Ok("https://e:1"));
+        check(&config, Some("http://e:1"), Err(secure));
     }
 }

@@ -3,7 +3,7 @@
 use medfleet_core::{BlobKind, FailureReason, IdError};
 use medfleet_engine::EngineError;
 use medfleet_store::StoreError;
-use medfleet_worker::{ConnectionError, Ending};
+use medfleet_worker::{ConnectionError, Ending, PemError};
 
 /// The service cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,12 @@ pub enum StartError {
     /// The listener has no address.
     #[error("the token service has no address")]
     Listener(#[source] std::io::Error),
+    /// A certificate or key cannot be read.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// Certificate and key are not of use together.
+    #[error("the token service cannot take the certificate and key of encode.tls")]
+    Tls(#[source] tonic::transport::Error),
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),

@@ -71,8 +71,9 @@ pub async fn run(
     let cache = Arc::new(cache::Cache::new(config.cache_bytes_max.get()));
     let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
     metrics::register_cache(&dependencies.metrics, Arc::clone(&cache));
+    let server = rpc::server(config.tls.as_ref(), rpc::KEEP_ALIVE).await?;
     let tokens = rpc::serve(
-        deployment.listener,
+        (deployment.listener, server),
         (Arc::clone(&cache), metrics.clone()),
         internal_token(dependencies.store.key()),
         dependencies.tasks.shutdown().token(),

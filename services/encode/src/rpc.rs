@@ -3,27 +3,67 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use medfleet_core::{Digest, TenantId};
 use medfleet_proto::work::v1::token_service_server::{TokenService, TokenServiceServer};
 use medfleet_proto::work::v1::{FetchTokensRequest, FetchTokensResponse};
+use medfleet_worker::{PemFile, identity};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use crate::cache::Cache;
+use crate::config::TlsConfig;
+use crate::error::StartError;
 use crate::metrics::EncodeMetrics;
 
 /// Bytes in one message of the stream; gRPC's own limit is 4 MiB.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Tensors in one request.
 const DIGESTS_MAX: usize = 4096;
+/// Without it the connections of decoders that died would stay for ever.
+pub(crate) const KEEP_ALIVE: KeepAlive = KeepAlive {
+    every: Duration::from_secs(30),
+    wait: Duration::from_secs(20),
+};
+
+/// When a silent connection is closed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeepAlive {
+    /// How often it is asked whether it is still there.
+    every: Duration,
+    /// How long it may take to answer, and to come through the handshake of TLS.
+    wait: Duration,
+}
+
+/// A server with TLS as configured.
+pub(crate) async fn server(
+    tls: Option<&TlsConfig>,
+    keep_alive: KeepAlive,
+) -> Result<Server, StartError> {
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(keep_alive.every))
+        .http2_keepalive_timeout(Some(keep_alive.wait));
+    let Some(tls) = tls else {
+        return Ok(server);
+    };
+    let cert = PemFile::new("encode.tls.cert", &tls.cert);
+    let key = PemFile::new("encode.tls.key", &tls.key);
+    let identity = identity(cert, key).await?;
+    let tls = ServerTlsConfig::new()
+        .identity(identity)
+        .timeout(keep_alive.wait);
+    server.tls_config(tls).map_err(StartError::Tls)
+}
+
 /// Serves until told to stop.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    (listener, mut server): (TcpListener, Server),
     (cache, metrics): (Arc<Cache>, EncodeMetrics),
     token: String,
     until: CancellationToken,
@@ -43,7 +83,7 @@ pub(crate) async fn serve(
             ))
         }
     };
-    tonic::transport::Server::builder()
+    server
         .add_service(TokenServiceServer::with_interceptor(
             Tokens { cache, metrics },
             check,
@@ -117,7 +157,47 @@ fn pieces(index: u32, mut tensor: Bytes) -> impl Iterator<Item = FetchTokensResp
 
 #[cfg(test)]
 mod tests {
+    use medfleet_runtime::Metrics;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
     use super::*;
+
+    /// The caller greets, as HTTP/2 wants it, and is never heard of again.
+    #[tokio::test]
+    async fn a_silent_connection_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let keep_alive = KeepAlive {
+            every: Duration::from_millis(20),
+            wait: Duration::from_millis(20),
+        };
+        let server = server(None, keep_alive).await.expect("no files to read");
+        let metrics = EncodeMetrics::register(&Metrics::new());
+        let parts = (Arc::new(Cache::new(0)), metrics);
+        let serving = serve(
+            (listener, server),
+            parts,
+            "token".to_owned(),
+            CancellationToken::new(),
+        );
+        let silent = async {
+            let mut caller = TcpStream::connect(address).await.expect("connects");
+            // The preface and a frame of settings, empty.
+            let greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            caller.write_all(greeting).await.expect("writes");
+            let mut heard = Vec::new();
+            let ended = caller.read_to_end(&mut heard);
+            // Whether with a good-bye or a reset does not matter.
+            tokio::time::timeout(Duration::from_secs(30), ended)
+                .await
+                .is_ok()
+        };
+        tokio::select! {
+            ended = serving => panic!("the service ended: {ended:?}"),
+            closed = silent => assert!(closed, "the connection stayed"),
+        }
+    }
 
     #[test]
     fn tensors_are_cut_into_messages() {

@@ -30,13 +30,8 @@ pub enum Error {
     #[error("the tokens file cannot be used")]
     Tokens(#[from] crate::tokens::TokensError),
     /// A certificate or key cannot be read.
-    #[error("{what} cannot be read")]
-    File {
-        /// Which setting names it.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Pem(#[from] medfleet_worker::PemError),
     /// The server could not be built or failed.
     #[error("the gRPC server failed")]
     Server(#[from] tonic::transport::Error),

@@ -1,17 +1,17 @@
 //! The gRPC server: the API, reflection and the health service, with TLS and limits as configured.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use medfleet_proto::FILE_DESCRIPTOR_SET;
 use medfleet_proto::v1::dead_letter_service_server::{self, DeadLetterServiceServer};
 use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
 use medfleet_proto::v1::operator_service_server::{self, OperatorServiceServer};
+use medfleet_worker::{PemFile, identity};
 use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Router;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tonic_health::server::HealthReporter;
 
@@ -88,20 +88,15 @@ pub(crate) async fn build(
 }
 
 async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {
-    let cert = read("ingest.tls.cert", &tls.cert).await?;
-    let key = read("ingest.tls.key", &tls.key).await?;
-    let mut config = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+    let cert = PemFile::new("ingest.tls.cert", &tls.cert);
+    let key = PemFile::new("ingest.tls.key", &tls.key);
+    let identity = identity(cert, key).await?;
+    let mut config = ServerTlsConfig::new().identity(identity);
     if let Some(path) = &tls.client_ca {
-        let authority = read("ingest.tls.client_ca", path).await?;
-        config = config.client_ca_root(Certificate::from_pem(authority));
+        let authorities = PemFile::new("ingest.tls.client_ca", path);
+        config = config.client_ca_root(authorities.certificates().await?);
     }
     Ok(config)
-}
-
-async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|source| Error::File { what, source })
 }
 
 /// Serves until `stopped`, then lets the calls under way end.

@@ -120,6 +120,10 @@ fn axes() -> Vec<Axis> {
             "tokens",
             vec![
                 ("direct", none()),
+                (
+                    "tls",
+                    json!({"tokenPath": {"tls": {"enabled": true, "secretName": "token-tls"}}}),
+                ),
                 ("stored", json!({"tokenPath": {"direct": false}})),
             ],
         ),

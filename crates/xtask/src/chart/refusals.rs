@@ -52,6 +52,10 @@ fn ingest() -> Vec<Refusal> {
             &["ingest.tls.secretName", "needed"],
         ),
         (
+            json!({"tokenPath": {"tls": {"enabled": true}}}),
+            &["tokenPath.tls.secretName", "needed"],
+        ),
+        (
             json!({"ingest": {"edge": {"hub": "http://hub.example"}}}),
             &["/ingest/edge/hub", "does not match"],
         ),
@@ -122,6 +126,10 @@ fn around() -> Vec<Refusal> {
         (
             json!({"store": {"kind": "s3", "s3": {"region": "x", "endpoint": "http://x"}}}),
             &["store.s3.endpoint", "https://"],
+        ),
+        (
+            json!({"tokenPath": {"direct": false, "tls": {"enabled": true, "secretName": "t"}}}),
+            &["tokenPath.tls.enabled", "tokenPath.direct"],
         ),
         (
             json!({"certManager": {"enabled": true}}),

@@ -12,11 +12,12 @@ use medfleet_proto::v1::{
     self, job_service_client::JobServiceClient, upload_input_request::Content,
 };
 use medfleet_queue::Headers;
+use medfleet_worker::PemFile;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tonic::metadata::{AsciiMetadataKey, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::plan::{self, Trouble};
@@ -372,12 +373,8 @@ async fn endpoint(config: &EdgeConfig) -> Result<Endpoint, Error> {
     let Some(path) = &config.ca_file else {
         return Ok(endpoint);
     };
-    let read = tokio::fs::read(path).await;
-    let pem = read.map_err(|source| Error::File {
-        what: "ingest.edge.ca_file",
-        source,
-    })?;
-    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+    let file = PemFile::new("ingest.edge.ca_file", path);
+    let mut tls = ClientTlsConfig::new().ca_certificate(file.certificates().await?);
     if let Some(name) = &config.server_name {
         tls = tls.domain_name(name.clone());
     }

@@ -531,6 +531,19 @@ mod tests {
     }
 
     #[test]
+    fn an_encoder_with_a_certificate_is_known_by_it() {
+        let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
+        let known = "decode.fetch_tls={ca=\"ca.crt\"}";
+        for alone in [tls, known] {
+            let error = loaded(&["--simulate", "--set", alone]).expect_err("one without the other");
+            assert!(error.to_string().contains("or neither"), "{error}");
+        }
+        assert!(loaded(&["--simulate", "--set", tls, "--set", known]).is_ok());
+        let unasked = "decode.fetch_timeout=0ms";
+        assert!(loaded(&["--simulate", "--set", tls, "--set", unasked]).is_ok());
+    }
+
+    #[test]
     fn no_model_is_said_with_what_to_do() {
         let error = loaded(&[]).expect_err("there is no model").to_string();
         assert!(

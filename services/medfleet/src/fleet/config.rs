@@ -82,6 +82,13 @@ impl Settings for FleetConfig {
                 "embedder.pool must be one of the pools of ingest.embedders, or no job ever reaches it",
             ));
         }
+        if encode.tls.is_some() != decode.fetch_tls.is_some()
+            && !decode.fetch_timeout.get().is_zero()
+        {
+            return Err(ConfigError::relation(
+                "encode.tls and decode.fetch_tls must both be set, or neither: the one is what the other is known by",
+            ));
+        }
         let shared = || (process.clone(), queue.clone(), store.clone());
         let (process, queue, store) = shared();
         medfleet_ingest::MainConfig {
