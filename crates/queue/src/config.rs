@@ -35,7 +35,7 @@ pub struct QueueConfig {
     pub heartbeat: Option<DurationText>,
     /// Units of one (stage, pool, class) that may be with workers at a time.
     pub in_flight_max: u32,
-    /// How long a job's events are kept.
+    /// How long a job's events are kept. At least the longest time to live of a job, which ingest checks.
     pub event_retention: DurationText,
     /// How long a record is kept after its last change; idempotent submits are recognised as long.
     /// Must be longer than the longest time to live of a job.

@@ -145,23 +145,29 @@ impl Started {
         self.record.attempt
     }
 
-    /// Publishes the event of the start, once the work has taken as long as it may be kept quiet.
+    /// Publishes the event of the start, once the work has taken as long as it may be kept quiet: by then of where the job
+    /// stands, if it is where the start left it. Other chunks may have come further since, and a watcher is never led back.
     ///
     /// # Errors
-    /// As [`Queue::publish_event`].
+    /// As [`Queue::record`] and [`Queue::publish_event`].
     pub(crate) async fn tell_in_time(&self) -> Result<(), QueueError> {
-        if !self.untold.is_zero() {
-            tokio::time::sleep(self.untold).await;
+        if self.untold.is_zero() {
+            return self.tell(&self.record).await;
         }
-        self.tell().await
+        tokio::time::sleep(self.untold).await;
+        let stands = self.queue.record(&self.unit.key).await?;
+        let begun = (self.record.epoch, self.record.state);
+        match stands {
+            Some((record, _)) if (record.epoch, record.state) == begun => self.tell(&record).await,
+            _ => Ok(()),
+        }
     }
 
     /// Publishes the event of the start, unless that was done; whoever comes meanwhile waits until it was.
-    async fn tell(&self) -> Result<(), QueueError> {
+    async fn tell(&self, record: &JobRecord) -> Result<(), QueueError> {
         let mut is_told = self.is_told.lock().await;
         if !*is_told {
-            let event = self.queue.publish_event(&self.unit.key, &self.record);
-            event.await?;
+            self.queue.publish_event(&self.unit.key, record).await?;
             *is_told = true;
         }
         Ok(())
@@ -175,7 +181,7 @@ impl Started {
         let key = &self.unit.key;
         if self.untold.is_zero() {
             // Watchers see the start before its outcome.
-            self.tell().await?;
+            self.tell(&self.record).await?;
         } else {
             // Or the outcome alone, which names the same state; and no start after it.
             *self.is_told.lock().await = true;

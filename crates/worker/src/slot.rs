@@ -302,7 +302,7 @@ impl<H: Handler> Slot<H> {
                     Err(ending)
                 }
                 Either::Left((worked, _)) => worked,
-                // What could not be told is told before the outcome.
+                // What could not be told is told before the outcome, or by it.
                 Either::Right((_, work)) => work.await,
             }
         };

@@ -429,17 +429,17 @@ mod tests {
     use crate::open::OpenJobs;
     use crate::tokens::{TokensFile, create_token};
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const OFTEN: DurationText = DurationText::from_millis(5);
+
     /// The tokens of a file with one new token, and who calls with it.
-    async fn new_token(key: &JobKey, seed: u64) -> (Tokens, Caller) {
+    async fn new_token(path: &std::path::Path, key: &JobKey, seed: u64) -> (Tokens, Caller) {
         let (token, entry) = create_token("viewer", &key.tenant, &SeededRandom::new(seed));
-        let name = format!("medfleet-watch-{}-{seed}.toml", std::process::id());
-        let path = std::env::temp_dir().join(name);
         let file = TokensFile {
             tokens: vec![entry],
         };
-        std::fs::write(&path, file.to_toml().expect("writes")).expect("a writable folder");
-        let tokens = Tokens::load(&path).await.expect("it is good");
-        std::fs::remove_file(&path).expect("it was written");
+        std::fs::write(path, file.to_toml().expect("writes")).expect("a writable folder");
+        let tokens = Tokens::load(path).await.expect("it is good");
         let mut metadata = MetadataMap::new();
         let value = format!("Bearer {}", token.expose());
         metadata.insert("authorization", value.parse().expect("a header value"));
@@ -455,31 +455,36 @@ mod tests {
         let queue = medfleet_testkit::queue(&config).await.expect("a queue");
         let (key, record) = medfleet_testkit::record(1, 1);
         queue.create_record(&key, &record).await.expect("a job");
-        let (kept, caller) = new_token(&key, 1).await;
-        let (changed, _) = new_token(&key, 2).await;
-        let first = async |tokens| {
-            let config = WatchConfig {
-                reread_every: DurationText::from_millis(5),
-                ..WatchConfig::default()
-            };
-            let watching = Watching {
-                fanout: Fanout::new(config.signals_max, OpenJobs::default()),
-                config,
-                queue: queue.clone(),
-                blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
-                tokens,
-                clock: Arc::new(SystemClock),
-                figures: Figures::new(&Metrics::new()),
-                shutdown: Shutdown::new(Duration::ZERO),
-            };
-            let request = v1::WatchJobRequest::default();
-            let of = (caller.clone(), key.clone());
-            let watch = Watch::begin(Arc::new(watching), of, &request).await;
-            let mut stream = Box::pin(watch.expect("the job is there").into_stream());
-            tokio::time::timeout(Duration::from_millis(100), stream.next()).await
+        let name = format!("medfleet-watch-{}.toml", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let (tokens, caller) = new_token(&file, &key, 1).await;
+        let config = WatchConfig {
+            reread_every: OFTEN,
+            ..WatchConfig::default()
         };
-        assert!(first(kept).await.is_err(), "nothing is to be told yet");
-        let told = first(changed).await.expect("at once");
+        let watching = Watching {
+            fanout: Fanout::new(config.signals_max, OpenJobs::default()),
+            config,
+            queue,
+            blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
+            tokens: tokens.clone(),
+            clock: Arc::new(SystemClock),
+            figures: Figures::new(&Metrics::new()),
+            shutdown: Shutdown::new(Duration::ZERO),
+        };
+        let request = v1::WatchJobRequest::default();
+        let watch = Watch::begin(Arc::new(watching), (caller, key.clone()), &request).await;
+        let mut stream = Box::pin(watch.expect("the job is there").into_stream());
+        let early = tokio::time::timeout(Duration::from_millis(100), stream.next()).await;
+        assert!(early.is_err(), "nothing is to be told yet: {early:?}");
+        // Another takes its place in the file.
+        new_token(&file, &key, 2).await;
+        let following = tokens.follow(OFTEN.get(), Shutdown::new(Duration::ZERO));
+        let told = tokio::select! {
+            told = tokio::time::timeout(PATIENCE, stream.next()) => told.expect("in time"),
+            () = following => panic!("nobody stops it"),
+        };
+        std::fs::remove_file(&file).expect("it was written");
         let refused = told.expect("more than an end").expect_err("withdrawn");
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     }

@@ -9,9 +9,10 @@ use medfleet_testkit::{self as kit, NatsServer};
 use super::*;
 
 const LONG: Duration = Duration::from_secs(3_600);
+const SHORT: Duration = Duration::from_millis(1);
 
-/// A unit of encode, the only one of its job, whose start is recorded and may be kept quiet for so long.
-async fn started(queue: &Queue, seed: u8, untold: Duration) -> Result<Started> {
+/// The first unit of encode of a job with so many, whose start is recorded and may be kept quiet for so long.
+async fn started(queue: &Queue, seed: u8, chunks: u32, untold: Duration) -> Result<Started> {
     let (key, record) = kit::record(seed, 1);
     let Created::Created(_) = queue.create_record(&key, &record).await? else {
         bail!("there is such a job");
@@ -22,8 +23,8 @@ async fn started(queue: &Queue, seed: u8, untold: Duration) -> Result<Started> {
     };
     let preprocessed = Move::Preprocessed {
         frames: Digest::new([9; 32]),
-        chunks: 1,
-        frame_count: 1,
+        chunks,
+        frame_count: chunks,
     };
     let now = SystemClock.now();
     for step in [start(Stage::Preprocess), preprocessed] {
@@ -61,8 +62,8 @@ async fn chunks_done(queue: &Queue, key: &JobKey) -> Result<Vec<u32>> {
 }
 
 async fn advance(started: &Started) -> Result<()> {
-    let advanced = started.advance(&Move::ChunkEncoded { chunk: 0 }).await;
-    match advanced {
+    let chunk = started.unit.unit;
+    match started.advance(&Move::ChunkEncoded { chunk }).await {
         Ok(_) => Ok(()),
         Err(ending) => bail!("{ending:?}"),
     }
@@ -73,20 +74,60 @@ async fn a_start_is_told_before_its_outcome_or_not_at_all() -> Result<()> {
     let server = NatsServer::start().await?;
     let queue = kit::queue(&kit::config(&server.url())).await?;
     // Over before the start had to be told: the outcome alone, and no start after it.
-    let short = started(&queue, 1, LONG).await?;
+    let short = started(&queue, 1, 1, LONG).await?;
     advance(&short).await?;
-    short.tell().await?;
+    short.tell(&short.record).await?;
     let told = chunks_done(&queue, &short.unit.key).await?;
     ensure!(told == [1], "{told:?}");
     // At work for longer than that.
-    let long = started(&queue, 2, Duration::from_millis(1)).await?;
+    let long = started(&queue, 2, 1, SHORT).await?;
     long.tell_in_time().await?;
     ensure!(chunks_done(&queue, &long.unit.key).await? == [0]);
     advance(&long).await?;
     ensure!(chunks_done(&queue, &long.unit.key).await? == [0, 1]);
     // Told in any case, by whichever comes first.
-    let always = started(&queue, 3, Duration::ZERO).await?;
+    let always = started(&queue, 3, 1, Duration::ZERO).await?;
     advance(&always).await?;
     ensure!(chunks_done(&queue, &always.unit.key).await? == [0, 1]);
+    Ok(())
+}
+
+/// Two chunks were begun at the same time, and one is done when the start of the other has to be told.
+#[tokio::test]
+async fn a_start_that_is_told_late_leads_no_watcher_back() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let queue = kit::queue(&kit::config(&server.url())).await?;
+    let first = started(&queue, 1, 2, LONG).await?;
+    let second = Started {
+        unit: kit::unit(&first.unit.key, Stage::Encode, Class::Routine, 1),
+        record: first.record.clone(),
+        headers: Headers::new(),
+        revision: first.revision,
+        queue: queue.clone(),
+        clock: Arc::new(SystemClock),
+        untold: SHORT,
+        is_told: Mutex::new(false),
+    };
+    advance(&first).await?;
+    second.tell_in_time().await?;
+    let told = chunks_done(&queue, &first.unit.key).await?;
+    ensure!(told == [1], "{told:?}");
+    advance(&second).await?;
+    let told = chunks_done(&queue, &first.unit.key).await?;
+    ensure!(told == [1, 2], "{told:?}");
+    // Nor is anything told of one whose job has gone on.
+    let late = Started {
+        is_told: Mutex::new(false),
+        ..second
+    };
+    let step = Move::Cancel;
+    let now = SystemClock.now();
+    let key = &late.unit.key;
+    queue
+        .apply_without_event(key, Seen::Nothing, &step, now)
+        .await?;
+    late.tell_in_time().await?;
+    let told = chunks_done(&queue, key).await?;
+    ensure!(told == [1, 2], "{told:?}");
     Ok(())
 }

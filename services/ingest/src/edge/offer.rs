@@ -386,7 +386,7 @@ impl Edge {
             upload = match sent {
                 Ok(sent) if sent.complete => return Ok(sent.name),
                 Ok(sent) => sent,
-                // Refused: what was still on its way has moved the place from which the hub goes on.
+                // What was still on its way may have moved the place from which the hub goes on; an older release refuses then.
                 Err(trouble @ (Trouble::Later(..) | Trouble::Refused(_))) => {
                     self.wait_after(&trouble, tries).await;
                     match self.uplink.upload_of(behalf, upload.name.clone()).await {

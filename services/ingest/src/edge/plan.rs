@@ -123,6 +123,7 @@ const fn code_word(code: Code) -> &'static str {
         Code::DeadlineExceeded => "the hub did not answer in time",
         Code::ResourceExhausted => "the hub has no room",
         Code::Internal => "the hub has a defect",
+        Code::Aborted => "the hub has more of an upload than it said",
         // A connection that broke, or something that stands in the hub's place.
         _ => "no answer of medfleet came",
     }

@@ -22,22 +22,23 @@ impl Root {
         if self.head(unless.clone())?.is_some() {
             return Ok(None);
         }
-        let mut written = Vec::with_capacity(contents.len() + 1);
+        let mut placed = Vec::with_capacity(contents.len() + 1);
         let mut written_bytes = 0;
         for (name, bytes) in &contents {
+            let target = self.file(name);
             if !self.renew(name, bytes)? {
-                let target = self.file(name);
                 self.place_file(&target, bytes)?;
-                written.push(target);
                 written_bytes += bytes.len() as u64;
             }
+            placed.push(target);
         }
         let target = self.file(&list);
         let listed = self.place_file(&target, &listing)?;
-        written.push(target);
+        placed.push(target);
         written_bytes += listing.len() as u64;
         let mut synced = HashSet::new();
-        for target in &written {
+        // Of what was there too: whoever has renamed it there may not have come to this yet, or died before.
+        for target in &placed {
             if synced.insert(target.parent()) {
                 self.sync_from(target)?;
             }

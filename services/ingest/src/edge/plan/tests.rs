@@ -40,6 +40,9 @@ fn what_passes_is_waited_for_as_long_as_the_hub_says() {
         by_hub(&Refusal::Stopping),
         Trouble::Later(_, Some(_))
     ));
+    // Sent by the hub itself, though an earlier stream was faster.
+    let moved = by_hub(&Refusal::Moved);
+    assert!(matches!(moved, Trouble::Later(why, Some(_)) if why.contains("an upload")));
     let timed_out = Status::deadline_exceeded("late");
     assert!(matches!(trouble(&timed_out), Trouble::Later(_, None)));
     let away = Status::unavailable("connection refused");
