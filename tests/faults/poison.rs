@@ -16,7 +16,8 @@ const STARTS: u32 = 5;
 async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> Result<()> {
     let fleet = Fleet::start(Options {
         model: Model::Simulated(Pace {
-            step_millis: 200,
+            // Sixteen words: seconds, also for a test that is late to see the start.
+            step_millis: 400,
             ..Pace::default()
         }),
         ..Options::default()
@@ -59,7 +60,7 @@ async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> R
     let done = client.wait_final(&job).await?;
     ensure!(done.state() == JobState::Completed, "{done:?}");
     let (record, _) = queue.record(&key).await?.context("its record")?;
-    // Attempts are counted on, starts anew.
+    // Attempts go on and starts begin anew. Each is one more where a slow machine's sign of life came late.
     ensure!(
         record.epoch == 1 && record.attempt > STARTS && record.starts.decode < STARTS,
         "{record:?}"

@@ -62,7 +62,7 @@ pub enum FailureReason {
     ImageMissing,
     /// Stored bytes are not what they were declared to be.
     Integrity,
-    /// Started as often as allowed, never finished.
+    /// Started as often as allowed and never finished, or its input ended what looks at it, twice.
     AttemptsExhausted,
     /// Prompt and images do not fit the context.
     PromptTooLong,

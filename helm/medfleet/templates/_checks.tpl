@@ -49,6 +49,11 @@
 {{- end -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if $policy.enabled -}}
+  {{- $named := list "prometheusPeers" "dnsPeers" -}}
+  {{- if and (eq .Values.autoscaling.workers "keda") .Values.autoscaling.keda.activateFromNats -}}{{- $named = append $named "kedaPeers" -}}{{- end -}}
+  {{- range $peers := $named -}}
+    {{- include "medfleet.need" (dict "value" (get $policy $peers) "path" (printf "networkPolicy.%s" $peers) "why" "needs at least one peer; an empty list would open the port to everybody") -}}
+  {{- end -}}
   {{- if eq .Values.store.kind "s3" -}}{{- include "medfleet.need" (dict "value" $policy.storePeers "path" "networkPolicy.storePeers" "why" "needed with store.kind s3, or no pod reaches it") -}}{{- end -}}
   {{- if eq .Values.nats.mode "external" -}}{{- include "medfleet.need" (dict "value" $policy.natsPeers "path" "networkPolicy.natsPeers" "why" "needed with nats.mode external, or no pod reaches it") -}}{{- end -}}
   {{- if .Values.process.otlpEndpoint -}}{{- include "medfleet.need" (dict "value" $policy.otlpPeers "path" "networkPolicy.otlpPeers" "why" "needed with process.otlpEndpoint, or no pod reaches it") -}}{{- end -}}

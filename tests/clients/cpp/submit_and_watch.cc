@@ -36,7 +36,8 @@
 
 namespace api = medfleet::v1;
 
-constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+// Each comes whole within the minute that the fleet waits for it, also on a slow line.
+constexpr std::size_t kChunkBytes = std::size_t{256} << 10;
 constexpr std::chrono::seconds kCallTime{60};
 // A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 constexpr std::chrono::seconds kWatchTime{300};

@@ -17,7 +17,8 @@ const { promisify } = require("node:util");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
-const CHUNK_BYTES = 1 << 20;
+// Each comes whole within the minute that the fleet waits for it, also on a slow line.
+const CHUNK_BYTES = 256 << 10;
 const CALL_MS = 60_000;
 // A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 const WATCH_MS = 300_000;

@@ -23,7 +23,8 @@ import grpc
 import details_pb2
 from medfleet.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
-CHUNK_BYTES = 1 << 20
+# Each comes whole within the minute that the fleet waits for it, also on a slow line.
+CHUNK_BYTES = 256 << 10
 CALL_SECONDS = 60
 # A watch goes on after it, from where it is: so a connection that died in silence is noticed.
 WATCH_SECONDS = 300

@@ -182,7 +182,7 @@ fn edges(policies: &[&Value], all_pods: &[Pod<'_>], way: Way) -> BTreeSet<String
             let mut them: Vec<String> = list(&rule[way.peers])
                 .flat_map(|peer| ends(peer, all_pods))
                 .collect();
-            if rule[way.peers].is_null() {
+            if list(&rule[way.peers]).next().is_none() {
                 them.push("everybody".to_owned());
             }
             let mut ports: Vec<String> = list(&rule["ports"]).map(port).collect();

@@ -249,6 +249,10 @@ fn pulled() -> Vec<Refusal> {
             with("networkPolicy", json!({"modelPeers": []})),
             &["networkPolicy.modelPeers", "needed"],
         ),
+        (
+            json!({"networkPolicy": {"dnsPeers": []}}),
+            &["networkPolicy.dnsPeers", "to everybody"],
+        ),
     ]
 }
 

@@ -16,7 +16,7 @@ const PEER: &str = "192.0.2.7/32";
 pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     let sha256 = "b2".repeat(32);
     let pulled = json!({"prefix": "models/m", "sizeGiB": 8, "sha256": sha256});
-    let objects = render(chart, "pulled", &pulled)?;
+    let objects = render(chart, ("pulled", "folder"), &pulled)?;
     let mut violations = containers(&objects, "fetch", &sha256);
     for pod in pods(&objects).into_iter().filter(|pod| has_model(*pod)) {
         let volume = list(&pod.spec["volumes"]).find(|volume| volume["name"] == "model");
@@ -36,19 +36,28 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         ));
     }
     let claimed = json!({"claimName": "models", "sha256": sha256});
-    let objects = render(chart, "checked", &claimed)?;
+    let objects = render(chart, ("checked", "folder"), &claimed)?;
     violations.extend(containers(&objects, "check", &sha256));
-    let objects = render(chart, "trusted", &json!({"claimName": "models"}))?;
+    let objects = render(
+        chart,
+        ("trusted", "folder"),
+        &json!({"claimName": "models"}),
+    )?;
     violations.extend(pods(&objects).into_iter().filter_map(|pod| {
         let first = &pod.spec["initContainers"];
         (!first.is_null()).then(|| format!("{}: checks a model by no digest", pod.component()))
     }));
+    let objects = render(chart, ("unused", "simulated"), &pulled)?;
+    let sent = edges::sent(&objects).into_iter();
+    violations.extend(sent.filter(|edge| edge.ends_with(" 9000")).map(|edge| {
+        format!("{edge}: a simulated model is fetched from nowhere, whatever its volume says")
+    }));
     Ok(violations)
 }
 
-/// A pool whose model comes so.
-fn render(chart: &Chart, name: &str, volume: &Value) -> Result<Vec<Value>> {
-    let model = json!({"kind": "folder", "dtype": "bf16", "path": "m", "volume": volume});
+/// A pool whose model comes so, under a name for the files that are made of it.
+fn render(chart: &Chart, (name, kind): (&str, &str), volume: &Value) -> Result<Vec<Value>> {
+    let model = json!({"kind": kind, "dtype": "bf16", "path": "m", "volume": volume});
     let values = json!({
         "modelStore": {"bucket": "models", "region": "eu-central-1", "endpoint": "https://s3.example:9000"},
         "networkPolicy": {"modelPeers": [{"ipBlock": {"cidr": PEER}}]},

@@ -19,8 +19,11 @@ use super::{Client, ClientError, retry};
 
 /// Most bytes that travel inside a submit request, over all inputs; larger studies are uploaded.
 pub(crate) const CONTENT_BYTES_MAX: u64 = 3 << 20;
-/// Bytes of one message; the contract allows 2 MiB.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of one message; the contract allows 2 MiB, and wants each to come whole within a minute.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Bits in a second of a line that carries one message in its minute: fewer than this.
+const SLOWEST_LINE: usize = 40_000;
+const _: () = assert!(CHUNK_BYTES * 8 / 60 < SLOWEST_LINE);
 /// How often complete uploads are renewed while others are on their way; the fleet keeps them for an hour, unless it says
 /// otherwise, and renews what is half over.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
@@ -166,7 +169,7 @@ impl Client {
             offset: known.committed_bytes,
             total_bytes: total,
         };
-        // Some 4 MiB lie between the file and the fleet, which a line of 40 kbit/s carries in this time.
+        // Some 4 MiB lie between the file and the fleet, which the slowest line carries in this time.
         let patience = self.answer_max * 5;
         let fed = async {
             feed(path, start, (sender, patience), news).await?;

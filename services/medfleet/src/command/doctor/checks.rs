@@ -188,7 +188,7 @@ pub(super) fn model(folder: &Path) -> Finding {
 pub(super) fn model_files(model: &Path, sha256: Sum) -> Finding {
     const CHECK: &str = "model files";
     let folder = match model.is_file() {
-        true => model.parent().unwrap_or(Path::new(".")),
+        true => folder_of(model),
         false => model,
     };
     let checked = Sums::read(folder, Some(sha256)).and_then(|sums| {
@@ -203,6 +203,12 @@ pub(super) fn model_files(model: &Path, sha256: Sum) -> Finding {
             "bring the model anew (`medfleet weights fetch`), or give the SHA-256 of the list that is meant",
         ),
     }
+}
+
+/// The folder that a file is in; of a bare name, this one.
+fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent().filter(|folder| *folder != Path::new(""));
+    folder.unwrap_or(Path::new("."))
 }
 
 /// What the CPU can do for the kernels.
@@ -361,6 +367,16 @@ mod tests {
             "{}",
             finding.found
         );
+    }
+
+    #[test]
+    fn a_file_of_a_bare_name_is_in_this_folder() {
+        let check = |file: &str, expected: &str| {
+            assert_eq!(folder_of(Path::new(file)), Path::new(expected))
+        };
+        check("text.gguf", ".");
+        check("models/text.gguf", "models");
+        check("/text.gguf", "/");
     }
 
     #[test]

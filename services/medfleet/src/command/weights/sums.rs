@@ -157,7 +157,7 @@ impl Sums {
         Sum::of(self.text.as_bytes())
     }
 
-    /// That every file is what the list says, and that no other lies beside one: a loader might read it.
+    /// That every file is what the list says, and that no other lies beside one or beside the list: a loader might read it.
     ///
     /// # Errors
     /// For the first file of which that is not so.
@@ -175,7 +175,7 @@ impl Sums {
         self.check_others(folder)
     }
 
-    /// That no file beside a listed one is missing in the list.
+    /// That no file beside the list or a listed one is missing in the list.
     ///
     /// # Errors
     /// For the first that is.
@@ -185,7 +185,9 @@ impl Sums {
             .iter()
             .map(|(name, _)| folder.join(name))
             .collect();
-        let folders: BTreeSet<&Path> = listed.iter().filter_map(|path| path.parent()).collect();
+        let mut folders: BTreeSet<&Path> = listed.iter().filter_map(|path| path.parent()).collect();
+        // Also where the list names nothing that lies beside itself.
+        folders.insert(folder);
         for place in folders {
             for entry in fs::read_dir(place).with_context(|| format!("read {}", place.display()))? {
                 let entry = entry?;
@@ -289,6 +291,21 @@ mod tests {
         fs::remove_file(path("vision/more")).expect("removes");
         fs::write(path(LIST), format!("{}\n", sums.text())).expect("writes");
         check(&["expected is", "another model"]);
+    }
+
+    #[test]
+    fn what_lies_beside_the_list_must_be_in_it() {
+        let folder = model();
+        let list = format!("{}  vision/tower\n", Sum::of(b"weights"));
+        let sums = Sums::parse(list.into_bytes(), None).expect("is a list");
+        let refused = sums.check(folder.path()).expect_err("config.json counts");
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("config.json is not in SHA256SUMS"),
+            "{refused}"
+        );
+        fs::remove_file(folder.path().join("config.json")).expect("removes");
+        sums.check(folder.path()).expect("is what was listed");
     }
 
     #[test]
