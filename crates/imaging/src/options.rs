@@ -97,6 +97,13 @@ impl Options {
         Self { limits, ..self }
     }
 
+    /// The same with frames of one file made on so many threads at most.
+    #[must_use]
+    pub fn on_threads(mut self, threads_max: u32) -> Self {
+        self.limits.threads_max = threads_max;
+        self
+    }
+
     /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -138,6 +145,9 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
+    /// Threads that make frames of one file, where frames of its size may be at work together: with no more pixels than one
+    /// frame may have. What comes out is the same for any number; 0 is 1.
+    pub threads_max: u32,
     /// Who decodes JPEG 2000: what a broken codestream may cost is its process. It also says when nobody waits any more, so
     /// that nothing more is decoded, whatever the format.
     pub codestreams: Decoder,
@@ -145,7 +155,7 @@ pub struct Limits {
 
 impl Default for Limits {
     /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and
-    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1, on the caller's thread.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
@@ -158,6 +168,7 @@ impl Default for Limits {
             unpacked_bytes_max: 1024 * 1024 * 1024,
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
+            threads_max: 1,
             codestreams: Decoder::HERE,
         }
     }
@@ -184,6 +195,14 @@ impl Limits {
             );
         }
         Ok(())
+    }
+
+    /// Threads that may decode images of this size at a time, each counted as the square it is padded to.
+    pub(crate) fn threads(&self, width: u32, height: u32) -> usize {
+        let side = u64::from(width.max(height)).max(1);
+        let fitting = self.frame_pixels_max / (side * side);
+        // At most threads_max, which has 32 bits.
+        u64::from(self.threads_max).min(fitting).max(1) as usize
     }
 
     /// Whether an archive or a study may have so many slices, and so many pixels that are decoded before it is planned.
