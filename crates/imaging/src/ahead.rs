@@ -29,7 +29,7 @@ pub(crate) fn in_order<T: Send>(
         return Ok(());
     }
     let carried = &decoder.carried();
-    thread::scope(|scope| {
+    thread::scope(|scope| -> Result<(), Refusal> {
         let mut made: Vec<Option<Receiver<Result<T, Refusal>>>> = Vec::with_capacity(threads);
         for first in 0..threads {
             let (send, receive) = mpsc::sync_channel(WAITING_MAX);
@@ -65,11 +65,13 @@ pub(crate) fn in_order<T: Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::HashSet;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
+    use crate::{CodestreamError, Codestreams, OnThread, Plane};
 
     /// What is taken of 23 things, of which these are refused.
     fn taken(threads: usize, refused: &[usize]) -> (Result<(), Reason>, Vec<usize>) {
@@ -116,6 +118,37 @@ mod tests {
         };
         in_order(Decoder::HERE, (3, 3), &make, &mut |_: usize| {}).unwrap();
         assert_eq!(threads.into_inner().unwrap().len(), 3);
+    }
+
+    thread_local! {
+        static CARRIED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Knows the threads that work for it.
+    #[derive(Debug)]
+    struct Carries;
+
+    impl Codestreams for Carries {
+        fn decode(&self, _: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
+            Err(CodestreamError::Broken)
+        }
+
+        fn carried(&self) -> OnThread {
+            Box::new(|work: &mut dyn FnMut()| {
+                CARRIED.set(true);
+                work();
+            })
+        }
+    }
+
+    #[test]
+    fn every_thread_works_for_whoever_waits_here() {
+        let make = |_: usize| -> Result<bool, Refusal> { Ok(CARRIED.get()) };
+        let mut all = Vec::new();
+        let mut take = |carried: bool| all.push(carried);
+        in_order(Decoder::new(&Carries), (3, 7), &make, &mut take).unwrap();
+        assert_eq!(all, [true; 7]);
+        assert!(!CARRIED.get());
     }
 
     /// Frames are large: those that nobody takes hold up who makes them.

@@ -232,3 +232,31 @@ impl Limits {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(threads_max: u32, (width, height): (u32, u32), expected: usize) {
+        let limits = Limits {
+            frame_pixels_max: 64 * 64,
+            threads_max,
+            ..Limits::default()
+        };
+        assert_eq!(limits.threads(width, height), expected);
+    }
+
+    #[test]
+    fn frames_at_work_have_no_more_pixels_together_than_one_may_have() {
+        check(8, (8, 8), 8);
+        check(8, (32, 32), 4);
+        // Counted as the square that it is padded to.
+        check(8, (2, 32), 4);
+        check(8, (33, 33), 3);
+        check(8, (64, 64), 1);
+        check(8, (0, 0), 8);
+        check(0, (8, 8), 1);
+        assert_eq!(Limits::default().threads(8, 8), 1);
+    }
+}
