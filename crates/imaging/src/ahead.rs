@@ -14,7 +14,7 @@ const WAITING_MAX: usize = 1;
 /// be taken. On one thread, which is the caller's, each is taken before the next one is made.
 ///
 /// # Errors
-/// The first in order that `make` gives; what comes after it is not taken, and no more is begun.
+/// The first in order that `make` gives; what comes after it is not taken, and every thread ends with what it is at.
 pub(crate) fn in_order<T: Send>(
     decoder: Decoder,
     (threads, count): (usize, usize),

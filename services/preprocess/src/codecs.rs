@@ -271,8 +271,6 @@ pub(crate) fn threads() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
