@@ -43,6 +43,9 @@ pub enum CodestreamError {
     Stopped,
 }
 
+/// Runs what it is given, once, on the thread that calls it.
+pub type OnThread = Box<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
 /// Decodes whole codestreams.
 pub trait Codestreams: Debug + Send + Sync {
     /// Every component, or none. The caller has compared the size that the codestream declares with its limits.
@@ -55,6 +58,12 @@ pub trait Codestreams: Debug + Send + Sync {
     /// before each file of an archive; then nothing more is decoded.
     fn is_stopped(&self) -> bool {
         false
+    }
+
+    /// What other threads run their part of a decode with, so that they decode for whoever the caller's thread decodes for:
+    /// [`is_stopped`](Self::is_stopped) says on them what it says here.
+    fn carried(&self) -> OnThread {
+        Box::new(|work: &mut dyn FnMut()| work())
     }
 }
 
@@ -98,6 +107,11 @@ impl Decoder {
 
     pub(crate) fn decode(self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {
         self.0.decode(codestream)
+    }
+
+    /// As [`Codestreams::carried`].
+    pub(crate) fn carried(self) -> OnThread {
+        self.0.carried()
     }
 
     /// # Errors

@@ -142,7 +142,7 @@ impl TextKind {
 pub struct TextKinds(u8);
 
 impl TextKinds {
-    fn holds(self, kind: TextKind) -> bool {
+    pub(crate) fn holds(self, kind: TextKind) -> bool {
         self.0 & 1 << kind as u8 != 0
     }
 }

@@ -6,11 +6,13 @@
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
-//! `square` (padding and resize); `picture` for PNG and JPEG, `tiff`; `parts` (archives), `pair` (prior and current).
+//! `square` (padding and resize), `ahead` (several frames at a time); `picture` for PNG and JPEG, `tiff`; `parts` (archives),
+//! `pair` (prior and current).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
 
 mod admission;
+mod ahead;
 mod archive;
 mod burned_in;
 mod charset;
@@ -53,7 +55,7 @@ mod volume;
 pub use archive::{Archive, Member, members};
 pub use burned_in::BurnedIn;
 pub use clinical::{Age, AgeUnit, ClinicalHeader, Sex, ViewPosition};
-pub use codestream::{CodestreamError, Codestreams, Decoder, Here, Plane, THREADS};
+pub use codestream::{CodestreamError, Codestreams, Decoder, Here, OnThread, Plane, THREADS};
 pub use conventions::{Convention, SlideRule, VolumeRule};
 pub use deidentify::{
     Changes, DeidentificationKey, Deidentified, Deidentifier, KeyError, Profile, Whose,
@@ -216,6 +218,20 @@ impl Source {
     /// The same, when more is known of what its pictures are to a reader of text.
     fn showing(self, text: Option<TextKind>) -> Self {
         Self { text, ..self }
+    }
+
+    /// Threads that may make frames of pictures of this size. Where each is looked at for text it is one: the programs that look
+    /// are as many as the files that are decoded at a time, and have their own limits.
+    fn threads(&self, (width, height): (u32, u32), options: &Options) -> usize {
+        let looked_at = options
+            .text_check()
+            .zip(self.text)
+            .is_some_and(|(check, kind)| check.kinds.holds(kind));
+        if looked_at {
+            1
+        } else {
+            options.limits().threads(width, height)
+        }
     }
 
     /// The result for a picture whose levels are final.

@@ -8,12 +8,15 @@ mod affine;
 
 use affine::Axes;
 
+use crate::ahead::in_order;
 use crate::geometry::Place;
 use crate::square::Picture;
 use crate::study::SlicePlan;
 use crate::transform::{Rescale, Scale};
 use crate::volume::{Each, Slice, Slices, channels, curves, record};
-use crate::{ClinicalHeader, Format, Limits, Modality, Options, Reason, Refusal, Source};
+use crate::{
+    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source,
+};
 
 const HEADER_BYTES: usize = 348;
 /// The header, and four bytes that say whether extensions follow.
@@ -285,18 +288,23 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
     let volume = Volume::read(bytes, options)?;
     let [columns, rows, slices] = volume.shown();
     let spacing = volume.axes.spacing;
-    let mut frames = Vec::with_capacity(slices);
-    for slice in 0..slices {
-        options.limits().codestreams.check_wanted()?;
+    let decoder = options.limits().codestreams;
+    let threads = options.limits().threads(columns as u32, rows as u32);
+    let make = |slice: usize| -> Result<Slice, Refusal> {
+        decoder.check_wanted()?;
         // Also for CT, as a value that is no number must be found before anything is shown.
         let range = volume.range(slice)?;
-        frames.push(Slice {
+        Ok(Slice {
             place: Some(Place::axial(slice as f64 * spacing[2])),
             scale: Scale::Rescale(volume.rescale),
             spacing: vec![spacing[1], spacing[0]],
             range: (volume.modality == Modality::Mr).then_some(range),
-        });
-    }
+        })
+    };
+    let mut frames = Vec::with_capacity(slices);
+    in_order(decoder, (threads, slices), &make, &mut |slice| {
+        frames.push(slice);
+    })?;
     Ok(Slices {
         modality: volume.modality,
         // The format has no studies; the volumes of one job are one study's, and each is a series.
@@ -327,12 +335,14 @@ pub(crate) fn decode(
     let source = Source::of(Format::Nifti, bytes);
     let curves = curves(volume.modality, plan, options)?;
     let [columns, rows, slices] = volume.shown();
-    for index in wanted {
-        options.limits().codestreams.check_wanted()?;
-        if *index as usize >= slices {
+    let decoder = options.limits().codestreams;
+    let make = |at: usize| -> Result<(Frame, FrameInfo), Refusal> {
+        let index = wanted[at];
+        decoder.check_wanted()?;
+        if index as usize >= slices {
             return Err(Refusal::new(Reason::Malformed).found("a slice that is not there"));
         }
-        let values: Vec<f64> = volume.slice(*index as usize).collect();
+        let values: Vec<f64> = volume.slice(index as usize).collect();
         let picture = Picture {
             width: columns as u32,
             height: rows as u32,
@@ -341,10 +351,12 @@ pub(crate) fn decode(
                 values.iter().map(|x| curve.level(*x)).collect()
             }),
         };
-        let (frame, mut info) = source.frame(&picture, *index, plan.notes.clone(), options)?;
+        let (frame, mut info) = source.frame(&picture, index, plan.notes.clone(), options)?;
         info.modality = Some(volume.modality);
         record(&mut info, &curves);
-        each(frame, info);
-    }
-    Ok(())
+        Ok((frame, info))
+    };
+    let threads = source.threads((columns as u32, rows as u32), options);
+    let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
+    in_order(decoder, (threads, wanted.len()), &make, &mut take)
 }

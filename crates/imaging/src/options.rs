@@ -97,6 +97,13 @@ impl Options {
         Self { limits, ..self }
     }
 
+    /// The same with frames of one file made on so many threads at most.
+    #[must_use]
+    pub fn on_threads(mut self, threads_max: u32) -> Self {
+        self.limits.threads_max = threads_max;
+        self
+    }
+
     /// The limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -138,6 +145,9 @@ pub struct Limits {
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
+    /// Threads that make frames of one file, where frames of its size may be at work together: with no more pixels than one
+    /// frame may have. What comes out is the same for any number; 0 is 1.
+    pub threads_max: u32,
     /// Who decodes JPEG 2000: what a broken codestream may cost is its process. It also says when nobody waits any more, so
     /// that nothing more is decoded, whatever the format.
     pub codestreams: Decoder,
@@ -145,7 +155,7 @@ pub struct Limits {
 
 impl Default for Limits {
     /// 512 MiB a file, 64 Mi pixels, 4096 frames, 16384 slices and 4 Gi pixels of MR and of tissue a study, 4096 entries and
-    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1.
+    /// 1 GiB an archive, 1 GiB unpacked, 16 MiB of header, 1000 : 1, on the caller's thread.
     fn default() -> Self {
         Self {
             file_bytes_max: 512 * 1024 * 1024,
@@ -158,6 +168,7 @@ impl Default for Limits {
             unpacked_bytes_max: 1024 * 1024 * 1024,
             header_bytes_max: 16 * 1024 * 1024,
             compression_ratio_max: 1000,
+            threads_max: 1,
             codestreams: Decoder::HERE,
         }
     }
@@ -186,6 +197,14 @@ impl Limits {
         Ok(())
     }
 
+    /// Threads that may decode images of this size at a time, each counted as the square it is padded to.
+    pub(crate) fn threads(&self, width: u32, height: u32) -> usize {
+        let side = u64::from(width.max(height)).max(1);
+        let fitting = self.frame_pixels_max / (side * side);
+        // At most threads_max, which has 32 bits.
+        u64::from(self.threads_max).min(fitting).max(1) as usize
+    }
+
     /// Whether an archive or a study may have so many slices, and so many pixels that are decoded before it is planned.
     ///
     /// # Errors
@@ -211,5 +230,33 @@ impl Limits {
                 .found(format_args!("{unpacked_bytes} bytes out of {packed_bytes}")));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(threads_max: u32, (width, height): (u32, u32), expected: usize) {
+        let limits = Limits {
+            frame_pixels_max: 64 * 64,
+            threads_max,
+            ..Limits::default()
+        };
+        assert_eq!(limits.threads(width, height), expected);
+    }
+
+    #[test]
+    fn frames_at_work_have_no_more_pixels_together_than_one_may_have() {
+        check(8, (8, 8), 8);
+        check(8, (32, 32), 4);
+        // Counted as the square that it is padded to.
+        check(8, (2, 32), 4);
+        check(8, (33, 33), 3);
+        check(8, (64, 64), 1);
+        check(8, (0, 0), 8);
+        check(0, (8, 8), 1);
+        assert_eq!(Limits::default().threads(8, 8), 1);
     }
 }

@@ -6,6 +6,7 @@
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
+use crate::ahead::in_order;
 use crate::burned_in::Annotation;
 use crate::dicom::File;
 use crate::geometry::Place;
@@ -85,7 +86,7 @@ impl Slices {
             derived: is("DERIVED"),
             rows: image.rows,
             columns: image.columns,
-            frames: slices(file, modality)?,
+            frames: slices(file, modality, limits)?,
             clinical: file.clinical(),
             slide: None,
         })
@@ -140,32 +141,45 @@ pub(crate) fn kept(identifier: &str) -> String {
     }
 }
 
-fn slices(file: &File<'_>, modality: Modality) -> Result<Vec<Slice>, Refusal> {
+fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Slice>, Refusal> {
     let (image, padding) = (&file.image, file.padding()?);
     let frames = file.frames()?;
-    (0..image.frames)
-        .map(|index| {
-            file.refuse_non_square(index)?;
-            let transform = file.transform(index)?;
-            let range = if modality == Modality::Mr {
-                let cells = frames.decode(index)?;
-                let (stored, _) = stored_range(&cells.values, image.cell, padding);
-                stored.map(|(low, high)| {
-                    let (a, b) = (transform.apply(low), transform.apply(high));
-                    (a.min(b), a.max(b))
-                })
-            } else {
-                None
-            };
-            let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
-            Ok(Slice {
-                place: Place::read(&file.groups, index)?,
-                scale: transform.scale(),
-                spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
-                range,
+    let is_mr = modality == Modality::Mr;
+    let slice = |index: usize| -> Result<Slice, Refusal> {
+        // As many as Limits::frames_max at most, which has 32 bits.
+        let index = index as u32;
+        file.refuse_non_square(index)?;
+        let transform = file.transform(index)?;
+        let range = if is_mr {
+            let cells = frames.decode(index)?;
+            let (stored, _) = stored_range(&cells.values, image.cell, padding);
+            stored.map(|(low, high)| {
+                let (a, b) = (transform.apply(low), transform.apply(high));
+                (a.min(b), a.max(b))
             })
+        } else {
+            None
+        };
+        let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
+        Ok(Slice {
+            place: Place::read(&file.groups, index)?,
+            scale: transform.scale(),
+            spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
+            range,
         })
-        .collect()
+    };
+    // Of CT nothing is decoded yet.
+    let threads = if is_mr {
+        limits.threads(image.columns, image.rows)
+    } else {
+        1
+    };
+    let count = image.frames as usize;
+    let mut slices = Vec::with_capacity(count);
+    in_order(limits.codestreams, (threads, count), &slice, &mut |slice| {
+        slices.push(slice);
+    })?;
+    Ok(slices)
 }
 
 /// Takes each frame as soon as it is there: those of a volume are hundreds of MiB together.
@@ -188,7 +202,7 @@ pub fn decode_slices(
     Ok(frames)
 }
 
-/// As [`decode_slices`], one after the other.
+/// As [`decode_slices`], each given away before many more are made.
 pub(crate) fn each_slice(
     bytes: &[u8],
     wanted: &[u32],
@@ -213,7 +227,8 @@ pub(crate) fn each_slice(
     notes.retain(|note| *note != Note::Inverted);
     notes.extend(&plan.notes);
     let curves = curves(modality, plan, options)?;
-    for &index in wanted {
+    let make = |at: usize| -> Result<(Frame, FrameInfo), Refusal> {
+        let index = wanted[at];
         let cells = frames.decode(index)?;
         let transform = file.transform(index)?;
         let picture = Picture {
@@ -228,9 +243,12 @@ pub(crate) fn each_slice(
         info.modality = Some(modality);
         info.photometric = Some(image.photometric);
         record(&mut info, &curves);
-        each(frame, info);
-    }
-    Ok(())
+        Ok((frame, info))
+    };
+    let threads = source.threads((image.columns, image.rows), options);
+    let decoder = options.limits().codestreams;
+    let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
+    in_order(decoder, (threads, wanted.len()), &make, &mut take)
 }
 
 /// What makes the channels of a slice: MR has one, from the volume's range, CT the convention's three.

@@ -17,10 +17,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, ExitCode};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use medfleet_imaging::{CodestreamError, Codestreams, Plane, THREADS};
+use medfleet_imaging::{CodestreamError, Codestreams, OnThread, Plane, THREADS};
 
 use crate::children::{self, NoAnswer, Process, Times};
 use crate::ocr;
@@ -31,8 +32,11 @@ pub use stop::Stop;
 pub const ARGUMENT: &str = "decode-codestreams";
 /// After so many codestreams a process is replaced, whatever it may have leaked.
 const CODESTREAMS_MAX: u32 = 1024;
-/// Threads of one process at most: more of them wait for each other, and other files are there to be decoded.
+/// Threads of one process, and of one file's frames, at most: more of them wait for each other, and other files are there to be
+/// decoded.
 const THREADS_MAX: usize = 4;
+/// How often whoever waits for a process looks whether somebody still waits for the samples.
+const STOP_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
 /// Of one codestream; the second one is for a process that was ended from outside.
 const TRIES: u32 = 2;
 
@@ -61,8 +65,8 @@ pub struct CodecLimits {
     pub memory_bytes_max: u64,
     /// For one codestream, from its first byte in to its last sample out; that of the processor for each thread.
     pub times: Times,
-    /// Processes that are kept while there is nothing to decode.
-    pub idle_max: usize,
+    /// Processes at a time, however many threads want one; as many are kept while there is nothing to decode.
+    pub processes_max: usize,
 }
 
 /// The processes.
@@ -71,7 +75,20 @@ pub struct Codecs {
     program: PathBuf,
     limits: CodecLimits,
     idle: Mutex<Vec<Decoder>>,
+    /// Those that decode, and whoever waits for one of them to be done.
+    busy: Mutex<usize>,
+    done: Condvar,
     ended: AtomicU64,
+}
+
+/// The right to have one process decode.
+struct Turn<'a>(&'a Codecs);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.busy() -= 1;
+        self.0.done.notify_one();
+    }
 }
 
 /// One of them.
@@ -98,6 +115,8 @@ impl Codecs {
             program,
             limits,
             idle: Mutex::default(),
+            busy: Mutex::default(),
+            done: Condvar::new(),
             ended: AtomicU64::new(0),
         }
     }
@@ -120,16 +139,34 @@ impl Codecs {
         self.idle().clear();
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Decoder>> {
+    fn busy(&self) -> MutexGuard<'_, usize> {
+        // One number: whole even after a panic elsewhere.
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until one more process may decode; `None` when nobody waits for it any more.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let stop = Stop::current();
+        let mut busy = self.busy();
+        while !stop.is_stopped() {
+            if *busy < self.limits.processes_max.max(1) {
+                *busy += 1;
+                return Some(Turn(self));
+            }
+            let waited = self.done.wait_timeout(busy, STOP_LOOKED_FOR_EVERY);
+            (busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        None
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Decoder>> {
         // One push or pop: whole even after a panic elsewhere.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `fresh`: of a process that is started for it.
     fn ask(&self, codestream: &[u8], fresh: bool) -> Result<Option<Vec<Plane>>, NoAnswer> {
-        if Stop::current().is_stopped() {
-            return Err(NoAnswer::Stopped);
-        }
+        let _turn = self.turn().ok_or(NoAnswer::Stopped)?;
         let waiting = if fresh { None } else { self.idle().pop() };
         let mut decoder = match waiting {
             Some(decoder) => decoder,
@@ -140,7 +177,7 @@ impl Codecs {
         let mut idle = self.idle();
         // One that has met a broken codestream may have been left in any state.
         let good = answer.is_some() && decoder.decoded < CODESTREAMS_MAX;
-        if good && idle.len() < self.limits.idle_max {
+        if good && idle.len() < self.limits.processes_max {
             idle.push(decoder);
         }
         Ok(answer)
@@ -184,6 +221,11 @@ impl Codestreams for Codecs {
     fn is_stopped(&self) -> bool {
         Stop::current().is_stopped()
     }
+
+    fn carried(&self) -> OnThread {
+        let stop = Stop::current();
+        Box::new(move |work: &mut dyn FnMut()| stop.during(work))
+    }
 }
 
 impl Decoder {
@@ -220,8 +262,8 @@ impl Decoder {
     }
 }
 
-/// As many as the machine has cores, whoever else uses them: more than are idle cost next to nothing.
-fn threads() -> usize {
+/// As many as the service may use cores, whoever else uses them: more than are idle cost next to nothing.
+pub(crate) fn threads() -> usize {
     thread::available_parallelism()
         .map_or(1, usize::from)
         .min(THREADS_MAX)
@@ -229,8 +271,6 @@ fn threads() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -241,14 +281,53 @@ mod tests {
         assert!(!is_child([ARGUMENT]));
     }
 
-    #[test]
-    fn a_program_that_is_not_there_is_not_the_files_fault() {
+    /// Of a program that is not there.
+    fn nowhere() -> Codecs {
         let limits = CodecLimits {
             memory_bytes_max: 1 << 30,
             times: Times::of(Duration::from_secs(60)),
-            idle_max: 1,
+            processes_max: 1,
         };
-        let codecs = Codecs::new(PathBuf::from("/nowhere/at/all"), limits);
+        Codecs::new(PathBuf::from("/nowhere/at/all"), limits)
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_not_the_files_fault() {
+        let codecs = nowhere();
         assert_eq!(codecs.decode(b"x"), Err(CodestreamError::Unavailable));
+        // It has given its turn back.
+        assert_eq!(codecs.decode(b"x"), Err(CodestreamError::Unavailable));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_process_waits_no_longer_than_it_is_waited_for() {
+        let (codecs, stop) = (nowhere(), Stop::default());
+        let turn = codecs.turn();
+        assert!(turn.is_some());
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| stop.during(|| codecs.decode(b"x")));
+            stop.stop();
+            assert_eq!(waits.join().unwrap(), Err(CodestreamError::Stopped));
+            let waits = scope.spawn(|| codecs.decode(b"x"));
+            drop(turn);
+            assert_eq!(waits.join().unwrap(), Err(CodestreamError::Unavailable));
+        });
+    }
+
+    #[test]
+    fn the_threads_of_a_decode_stop_with_it() {
+        let (codecs, stop) = (nowhere(), Stop::default());
+        let carried = stop.during(|| codecs.carried());
+        let is_stopped = || {
+            let mut is_stopped = false;
+            carried(&mut || is_stopped = codecs.is_stopped());
+            is_stopped
+        };
+        thread::scope(|scope| {
+            assert!(!scope.spawn(is_stopped).join().unwrap());
+            stop.stop();
+            assert!(scope.spawn(is_stopped).join().unwrap());
+        });
+        assert!(!codecs.is_stopped());
     }
 }

@@ -4,7 +4,7 @@
 use medfleet_imaging::{Decoded, Decoder, Limits, Options, ReadInput, Refusal, read_input};
 
 use crate::children::Times;
-use crate::codecs::{CodecLimits, Codecs};
+use crate::codecs::{CodecLimits, Codecs, threads};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::ocr::Ocr;
@@ -15,7 +15,7 @@ pub fn codecs(config: &Config) -> &'static Codecs {
     Box::leak(Box::new(Codecs::of_this_program(CodecLimits {
         memory_bytes_max: config.codec_memory_bytes_max.get(),
         times: Times::of(config.codec_time_max.get()),
-        idle_max: config.decodes_max as usize,
+        processes_max: config.decodes_max as usize,
     })))
 }
 
@@ -32,6 +32,7 @@ pub(crate) fn reader(config: &Config) -> Option<Ocr> {
 pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, StartError> {
     let limits = Limits {
         file_bytes_max: config.file_bytes_max.get(),
+        threads_max: threads() as u32,
         codestreams: Decoder::new(codecs),
         ..Limits::default()
     };

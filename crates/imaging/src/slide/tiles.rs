@@ -1,14 +1,15 @@
 //! Pixels of a level, tile by tile, and the patches that they make.
 
 use super::PatchPlan;
+use crate::ahead::in_order;
 use crate::frame::Region;
 use crate::square::Picture;
 use crate::study::SlicePlan;
 use crate::volume::Each;
-use crate::{Modality, Note, Options, Photometric, Reason, Refusal, Source};
+use crate::{Frame, FrameInfo, Modality, Note, Options, Photometric, Reason, Refusal, Source};
 
-/// A level as it lies in its file.
-pub(crate) trait Tiles {
+/// A level as it lies in its file; its patches are made on several threads.
+pub(crate) trait Tiles: Sync {
     /// Width and height in pixels.
     fn size(&self) -> (u32, u32);
     fn tile_size(&self) -> (u32, u32);
@@ -41,8 +42,10 @@ pub(super) fn frames(
     let (level_width, level_height) = level.size();
     let mut notes = level.notes()?;
     notes.extend(&plan.notes);
-    for number in wanted {
-        options.limits().codestreams.check_wanted()?;
+    let decoder = options.limits().codestreams;
+    let make = |at: usize| -> Result<(Frame, FrameInfo), Refusal> {
+        let number = wanted[at];
+        decoder.check_wanted()?;
         let place = |at: u32| at.checked_mul(patches.side);
         let gone = || Refusal::new(Reason::Malformed).found("a patch that is not there");
         let columns = patches.columns.max(1);
@@ -61,7 +64,7 @@ pub(super) fn frames(
         };
         let (frame, mut info) = shown
             .source
-            .frame(&picture, *number, notes.clone(), options)?;
+            .frame(&picture, number, notes.clone(), options)?;
         info.modality = Some(Modality::Sm);
         info.photometric = shown.photometric;
         info.region = Some(Region {
@@ -70,9 +73,14 @@ pub(super) fn frames(
             level_width,
             level_height,
         });
-        each(frame, info);
-    }
-    Ok(())
+        Ok((frame, info))
+    };
+    // Of each patch one tile is there besides.
+    let (tile_width, tile_height) = level.tile_size();
+    let side = patches.side.max(tile_width).max(tile_height);
+    let threads = shown.source.threads((side, side), options);
+    let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
+    in_order(decoder, (threads, wanted.len()), &make, &mut take)
 }
 
 /// Red, green and blue of a square; only tiles that reach into it are unpacked, one at a time.
@@ -105,14 +113,14 @@ fn patch(level: &dyn Tiles, (left, top): (u32, u32), side: u32) -> Result<Vec<u8
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::sync::Mutex;
 
     use super::*;
 
     /// A level of 10 000 tiles whose pixels say which tile they are of.
     #[derive(Default)]
     struct Counted {
-        read: RefCell<Vec<(u32, u32)>>,
+        read: Mutex<Vec<(u32, u32)>>,
     }
 
     impl Tiles for Counted {
@@ -125,7 +133,7 @@ mod tests {
         }
 
         fn tile(&self, row: u32, column: u32) -> Result<Option<Vec<u8>>, Refusal> {
-            self.read.borrow_mut().push((row, column));
+            self.read.lock().unwrap().push((row, column));
             let rgb = [row as u8, column as u8, 7];
             Ok((row != 3).then(|| rgb.repeat(512 * 512)))
         }
@@ -143,7 +151,7 @@ mod tests {
         let expected: Vec<_> = (1..=3)
             .flat_map(|row| (1..=3).map(move |column| (row, column)))
             .collect();
-        assert_eq!(*level.read.borrow(), expected);
+        assert_eq!(*level.read.lock().unwrap(), expected);
         assert_eq!(pixels.len(), 896 * 896 * 3);
         assert_eq!(pixels[..3], [1, 1, 7]);
         // 128 pixels to the right the second tile begins.

@@ -55,7 +55,7 @@ fn every_lossless_syntax_gives_one_frame_digest() {
 
 /// Whoever decodes for somebody who may leave.
 #[derive(Debug, Default)]
-struct Left(AtomicBool);
+pub(crate) struct Left(pub(crate) AtomicBool);
 
 impl Codestreams for Left {
     fn decode(&self, codestream: &[u8]) -> Result<Vec<Plane>, CodestreamError> {

@@ -266,6 +266,18 @@ fn volumes_lie_as_dicom_shows_them() {
 }
 
 #[test]
+fn slices_of_a_volume_are_the_same_on_any_number_of_threads() {
+    for name in ["ct-scaled.nii", "mr-tilted-i32.nii"] {
+        let [first, others @ ..] = [1, 2, 7].map(|threads| {
+            let options = options().on_threads(threads);
+            decode_file(&read(name), &options).unwrap().frames
+        });
+        assert_eq!(first.len(), 7, "{name}");
+        assert!(others.iter().all(|other| *other == first), "{name}");
+    }
+}
+
+#[test]
 fn mr_volumes_take_their_own_range() {
     let info = check_volume("mr-sagittal-u8", 6);
     assert_eq!(

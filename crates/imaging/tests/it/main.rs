@@ -19,6 +19,7 @@ mod pictures;
 mod refusals;
 mod slides;
 mod synthetic;
+mod threads;
 mod volumes;
 
 use medfleet_imaging::{Decoded, Limits, Options, Reason, decode_file};

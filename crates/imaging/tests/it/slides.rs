@@ -214,6 +214,21 @@ fn tiled_pictures_that_are_no_pyramid_are_refused() {
 }
 
 #[test]
+fn patches_are_the_same_on_any_number_of_threads() {
+    for name in ["sparse-deflated.dcm", "aperio-jpeg.tif"] {
+        let files = [read(name)];
+        let plan = plan(&files).unwrap();
+        let [first, others @ ..] = [1, 2, 7].map(|threads| {
+            let options = options().on_threads(threads);
+            decode_slices(&files[0], &[3, 0, 1, 2, 0], &plan, &options).unwrap()
+        });
+        let numbers: Vec<u32> = first.iter().map(|(_, info)| info.frame_index).collect();
+        assert_eq!(numbers, [3, 0, 1, 2, 0], "{name}");
+        assert!(others.iter().all(|other| *other == first), "{name}");
+    }
+}
+
+#[test]
 fn a_patch_that_is_not_there_is_refused() {
     let files = [read("pyramid-deflate.tif")];
     let plan = plan(&files).unwrap();

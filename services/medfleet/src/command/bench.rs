@@ -57,7 +57,7 @@ enum What {
     Model(model::Args),
     /// Writing reports with proposed tokens and without, in turns, on the demo model or another
     Speculation(speculation::Args),
-    /// From a file to model-ready frames, for each codec: one core, all cores, memory
+    /// From a file to model-ready frames, for each codec: wall time, all cores, memory
     Frames(frames::Args),
     /// Resident memory of idle ingest and preprocess processes
     Memory(memory::Args),

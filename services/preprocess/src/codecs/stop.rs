@@ -1,6 +1,6 @@
-//! A decode that nobody waits for any more: its job was cancelled, or the unit has to be handed back. Its thread cannot be
-//! stopped, but the process that it waits for can be ended, no other is started for it, and imaging asks before each frame and
-//! each file of an archive whether to go on.
+//! A decode that nobody waits for any more: its job was cancelled, or the unit has to be handed back. Its threads cannot be
+//! stopped, but the processes that they wait for can be ended, no other is started for it, and imaging asks before each frame
+//! and each file of an archive whether to go on.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,23 +20,23 @@ pub struct Stop(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// The process that works for the decode, or its group where that is negative, as long as nobody has waited for it: its id
-    /// is its own until then.
-    process: Option<Pid>,
+    /// The processes that work for the decode, or their groups where they are negative, each as long as nobody has waited for
+    /// it: its id is its own until then. One for each thread of the decode.
+    processes: Vec<Pid>,
 }
 
 impl Stop {
-    /// Ends the process that works for the decode, for good.
+    /// Ends the processes that work for the decode, for good.
     pub fn stop(&self) {
         let mut state = self.state();
         state.stopped = true;
-        if let Some(process) = state.process {
+        for process in &state.processes {
             // An error means that it has ended already.
-            let _ended = kill(process, Signal::SIGKILL);
+            let _ended = kill(*process, Signal::SIGKILL);
         }
     }
 
-    /// Runs a decode that this stops, on the caller's thread.
+    /// Runs a decode that this stops, or a part of it, on the caller's thread.
     pub fn during<T>(&self, decode: impl FnOnce() -> T) -> T {
         let _before = Before(CURRENT.replace(Some(self.clone())));
         decode()
@@ -57,23 +57,30 @@ impl Stop {
         if state.stopped {
             return None;
         }
-        state.process = Some(process);
-        Some(Watched(self))
+        state.processes.push(process);
+        Some(Watched {
+            stop: self,
+            process,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Two values, each whole even after a panic elsewhere.
+        // A flag and a list, each whole even after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A process that is ended when its decode is stopped.
 #[derive(Debug)]
-pub(crate) struct Watched<'a>(&'a Stop);
+pub(crate) struct Watched<'a> {
+    stop: &'a Stop,
+    process: Pid,
+}
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.0.state().process = None;
+        let process = self.process;
+        self.stop.state().processes.retain(|one| *one != process);
     }
 }
 
@@ -110,6 +117,23 @@ mod tests {
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
         drop(watched);
         assert!(stop.watch(id).is_none());
+    }
+
+    #[test]
+    fn every_process_that_works_is_ended_and_no_other() {
+        let [mut first, mut second, mut third] = [process(), process(), process()];
+        let stop = Stop::default();
+        let done = stop.watch(second.1).unwrap();
+        let _works = [stop.watch(first.1).unwrap(), stop.watch(third.1).unwrap()];
+        drop(done);
+        stop.stop();
+        for (child, _) in [&mut first, &mut third] {
+            let status = child.wait().unwrap();
+            assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+        }
+        assert!(second.0.try_wait().unwrap().is_none());
+        second.0.kill().unwrap();
+        second.0.wait().unwrap();
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn codecs(wall_max: Duration) -> Codecs {
     let limits = CodecLimits {
         memory_bytes_max: MEMORY_BYTES,
         times,
-        idle_max: 1,
+        processes_max: 1,
     };
     Codecs::new(
         PathBuf::from(env!("CARGO_BIN_EXE_medfleet-preprocess")),

@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// How often each case is done; the median is told
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Threads that make the frames of one file, where the wall time is taken
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
     /// Measure the one path in this process
     #[arg(long, hide = true)]
     case: bool,
@@ -43,7 +46,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         return Ok(Exit::Done);
     }
     if let (true, [path]) = (args.case, args.paths.as_slice()) {
-        show::print_json(&case::measure(path, args.runs)?)?;
+        show::print_json(&case::measure(path, args.runs, args.threads)?)?;
         return Ok(Exit::Done);
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
@@ -54,7 +57,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     };
     let mut cases = Vec::with_capacity(paths.len());
     for path in &paths {
-        let figures = in_a_process(path, args.runs)
+        let figures = in_a_process(path, &args)
             .with_context(|| format!("cannot measure {}", path.display()))?;
         if !args.json {
             if cases.is_empty() {
@@ -70,10 +73,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
     Ok(Exit::Done)
 }
 
-fn in_a_process(path: &Path, runs: u32) -> Result<Value> {
+fn in_a_process(path: &Path, args: &Args) -> Result<Value> {
     let output = Command::new("/proc/self/exe")
         .args(["bench", "frames", "--case", "--runs"])
-        .arg(runs.to_string())
+        .arg(args.runs.to_string())
+        .arg("--threads")
+        .arg(args.threads.to_string())
         .arg(path)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -88,7 +93,7 @@ fn in_a_process(path: &Path, runs: u32) -> Result<Value> {
 /// The columns of the table: their titles, and the figures below them.
 const COLUMNS: [(&str, &str); 6] = [
     ("frames", "frames"),
-    ("one core", "wall"),
+    ("wall", "wall"),
     ("processor", "processor_ms"),
     ("all cores", "per_second_all_cores"),
     ("memory", "memory_bytes_peak"),

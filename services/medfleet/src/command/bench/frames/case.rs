@@ -29,17 +29,18 @@ type Wanted = (Option<u32>, Vec<u32>);
 /// Side of MedGemma's frames in pixels.
 const FRAME_SIDE: u32 = 896;
 
-/// Figures of a path.
-pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
+/// Figures of a path; the wall time is that of so many threads for each file's frames.
+pub(super) fn measure(path: &Path, runs: u32, threads: u32) -> Result<Value> {
     let config = Config::new(
         &PoolName::new("bench").context("the pool's name")?,
         FRAME_SIDE,
     );
     let codecs = codecs(&config);
     let options = options(&config, codecs).context("the options")?;
-    let case = Case {
+    let options = options.burned_in(BurnedIn::Allow);
+    let mut case = Case {
         files: paths::files(&[path.to_owned()])?,
-        options: options.burned_in(BurnedIn::Allow),
+        options: options.on_threads(threads),
         frames_max: config.frames_max,
     };
     // The first one starts processes and reads the files from the disk.
@@ -57,8 +58,10 @@ pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
     }
     // A decoder that was replaced on the way took its time along.
     let processor = processor(codecs)?.saturating_sub(before) / runs;
-    // As many files at a time as the role decodes by default.
+    // As many files at a time as the role decodes by default, each on as many threads.
+    case.options = options;
     case.once(config.decodes_max as usize)??;
+    case.options = options.on_threads(1);
     let memory = Usage::of_this()?.peak;
     let decoders = codecs.idle_ids().into_iter();
     let decoders = decoders
@@ -74,6 +77,7 @@ pub(super) fn measure(path: &Path, runs: u32) -> Result<Value> {
         "first_ms": first.as_secs_f64() * 1000.0,
         "wall": Sample::new(wall).json(),
         "processor_ms": processor.as_secs_f64() * 1000.0,
+        "threads": threads,
         "cores": cores,
         "per_second_all_cores": per_second,
         "memory_bytes_peak": memory,

@@ -1,0 +1,221 @@
+//! Frames of one file on one thread and on several: the same frames, the same first refusal, and an end when nobody waits.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use medfleet_imaging::{
+    Convention, Decoder, Frame, FrameInfo, Limits, Options, Prepared, Reason, Refusal, SlicePlan,
+    decode_parts, plan_volume, prepare,
+};
+
+use crate::codecs::Left;
+
+const THREADS: [u32; 3] = [1, 2, 7];
+const FRAMES: usize = 9;
+
+const NUMBER_OF_FRAMES: &[u8] = b"\x28\0\x08\0IS\x02\0";
+const ROWS: &[u8] = b"\x28\0\x10\0US\x02\0";
+const MODALITY: &[u8] = b"\x08\0\x60\0CS\x02\0";
+const PIXEL_DATA: &[u8] = b"\xe0\x7f\x10\0";
+const ITEM: &[u8] = b"\xfe\xff\0\xe0";
+const LAST_ITEM: &[u8] = b"\xfe\xff\xdd\xe0\0\0\0\0";
+
+/// One grey image of a file in explicit little endian: its pixels, packed or not, and everything before them.
+struct One {
+    head: Vec<u8>,
+    pixels: Vec<u8>,
+    packed: bool,
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> usize {
+    let mut windows = bytes.windows(needle.len());
+    windows.position(|window| window == needle).unwrap()
+}
+
+fn length(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+}
+
+impl One {
+    fn read(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        let bytes = std::fs::read(folder.join(format!("{name}.dcm"))).unwrap();
+        let at = find(&bytes, &[PIXEL_DATA, b"O"].concat());
+        let packed = length(&bytes, at + 8) == u32::MAX as usize;
+        let first = at + 12;
+        // The offset table comes first.
+        let value = if packed {
+            first + 8 + length(&bytes, first + 4) + 8
+        } else {
+            first
+        };
+        let pixels = bytes[value..value + length(&bytes, value - 4)].to_vec();
+        Self {
+            head: bytes[..at].to_vec(),
+            pixels,
+            packed,
+        }
+    }
+
+    /// A file of another modality with these frames.
+    fn file(&self, modality: &[u8; 2], frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = self.head.clone();
+        let at = find(&out, MODALITY) + MODALITY.len();
+        out[at..at + 2].copy_from_slice(modality);
+        let number = format!("{:<2}", frames.len());
+        let number = [NUMBER_OF_FRAMES, number.as_bytes()].concat();
+        let at = find(&out, ROWS);
+        drop(out.splice(at..at, number));
+        out.extend_from_slice(PIXEL_DATA);
+        let length = |bytes: usize| (bytes as u32).to_le_bytes();
+        if !self.packed {
+            let all = frames.concat();
+            out.extend_from_slice(b"OW\0\0");
+            out.extend_from_slice(&length(all.len()));
+            out.extend(all);
+            return out;
+        }
+        out.extend_from_slice(b"OB\0\0\xff\xff\xff\xff");
+        // No offset table: each frame is one fragment.
+        for fragment in std::iter::once(&Vec::new()).chain(frames) {
+            out.extend_from_slice(ITEM);
+            out.extend_from_slice(&length(fragment.len()));
+            out.extend_from_slice(fragment);
+        }
+        out.extend_from_slice(LAST_ITEM);
+        out
+    }
+
+    /// As many frames, of which no two are the same where they are not packed.
+    fn frames(&self, count: usize) -> Vec<Vec<u8>> {
+        let frames = (0..count).map(|index| {
+            let mut pixels = self.pixels.clone();
+            if !self.packed {
+                // The smallest value is another one too.
+                let by = index * 520 % pixels.len();
+                pixels.rotate_left(by);
+                pixels[..2].copy_from_slice(&[index as u8, 0]);
+            }
+            pixels
+        });
+        frames.collect()
+    }
+
+    /// What is shown of one such image as CT goes for all of its frames.
+    fn plan(&self) -> SlicePlan {
+        let file = self.file(b"CT", &self.frames(1));
+        let prepared = prepare(&file, &options(1)).unwrap();
+        let Prepared::Slices(slices) = prepared else {
+            panic!("{prepared:?}")
+        };
+        plan_volume(&[(0, &slices)], Convention::newest()).unwrap()
+    }
+}
+
+fn options(threads: u32) -> Options {
+    let options = Options::new(16, Limits::default()).unwrap();
+    options.on_threads(threads)
+}
+
+type Came = (Result<(), Reason>, Vec<(Frame, FrameInfo)>);
+
+/// All of a file's frames, the last one first, until one is refused.
+fn backwards(bytes: &[u8], count: usize, plan: &SlicePlan, options: &Options) -> Came {
+    let wanted = [(None, (0..count as u32).rev().collect::<Vec<u32>>())];
+    let mut came = Vec::new();
+    let mut each =
+        |_: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| -> Result<(), Refusal> {
+            came.push(slice?);
+            Ok(())
+        };
+    let all = decode_parts(bytes, &wanted, plan, options, &mut each);
+    (all.map_err(|refusal| refusal.reason), came)
+}
+
+#[test]
+fn frames_of_every_codec_are_the_same_on_any_number_of_threads() {
+    for name in [
+        "codecs/native",
+        "codecs/rle",
+        "codecs/jpeg-lossless-sv1",
+        "codecs/jpeg-ls",
+        "codecs/j2k",
+        "codecs/htj2k",
+        "golden/mono2-jpeg-baseline",
+    ] {
+        let one = One::read(name);
+        let (file, plan) = (one.file(b"CT", &one.frames(FRAMES)), one.plan());
+        let [first, others @ ..] =
+            THREADS.map(|threads| backwards(&file, FRAMES, &plan, &options(threads)));
+        assert_eq!((first.0, first.1.len()), (Ok(()), FRAMES), "{name}");
+        assert_eq!(first.1[0].1.frame_index as usize, FRAMES - 1, "{name}");
+        assert!(others.iter().all(|other| *other == first), "{name}");
+        if !one.packed {
+            assert!(first.1.windows(2).all(|pair| pair[0].0 != pair[1].0));
+        }
+    }
+}
+
+/// All of them are decoded for the range of each, before anything is shown.
+#[test]
+fn mr_slices_are_measured_the_same_on_any_number_of_threads() {
+    let one = One::read("codecs/native");
+    let file = one.file(b"MR", &one.frames(FRAMES));
+    let [first, others @ ..] = THREADS.map(|threads| {
+        let prepared = prepare(&file, &options(threads)).unwrap();
+        assert!(matches!(&prepared, Prepared::Slices(slices) if slices.count() == 9));
+        format!("{prepared:?}")
+    });
+    assert!(first.contains("Some((0.0, ") && first.contains("Some((8.0, "));
+    assert_eq!(others, [first.clone(), first]);
+}
+
+#[test]
+fn the_first_frame_that_is_refused_says_why() {
+    let one = One::read("codecs/j2k");
+    let cut = one.pixels[..200].to_vec();
+    let junk = [&[7_u8; 100][..], b"\xff\xd9"].concat();
+    // Backwards, the fourth of nine frames is number 5.
+    for (fourth, sixth, reason) in [
+        (&cut, &junk, Reason::Truncated),
+        (&junk, &cut, Reason::DecodeFailed),
+    ] {
+        let mut frames = one.frames(FRAMES);
+        frames[5].clone_from(fourth);
+        frames[3].clone_from(sixth);
+        let file = one.file(b"CT", &frames);
+        for threads in THREADS {
+            let (all, came) = backwards(&file, FRAMES, &one.plan(), &options(threads));
+            assert_eq!((all, came.len()), (Err(reason), 3), "{threads}");
+        }
+    }
+}
+
+#[test]
+fn threads_end_when_nobody_waits_for_their_frames() {
+    let one = One::read("codecs/native");
+    let (file, plan) = (one.file(b"CT", &one.frames(60)), one.plan());
+    for threads in THREADS {
+        let left: &'static Left = Box::leak(Box::<Left>::default());
+        let limits = Limits {
+            codestreams: Decoder::new(left),
+            threads_max: threads,
+            ..Limits::default()
+        };
+        let options = Options::new(16, limits).unwrap();
+        let mut came = 0;
+        let mut each =
+            |_: Option<u32>, slice: Result<(Frame, FrameInfo), Refusal>| -> Result<(), Refusal> {
+                slice?;
+                came += 1;
+                left.0.store(true, Ordering::Relaxed);
+                Ok(())
+            };
+        let wanted = [(None, (0..60).collect::<Vec<u32>>())];
+        let all = decode_parts(&file, &wanted, &plan, &options, &mut each);
+        let reason = all.map_err(|refusal| refusal.reason);
+        assert_eq!(reason, Err(Reason::DecoderUnavailable), "{threads}");
+        // What was made until then, and is taken in order: one on each thread at work, and one that waits.
+        assert!((1..=1 + 2 * threads).contains(&came), "{threads}: {came}");
+    }
+}
