@@ -78,7 +78,7 @@ mod tests {
         let mut taken = Vec::new();
         let make = |at: usize| -> Result<usize, Refusal> {
             if refused.contains(&at) {
-                Err(Refusal::new(if at % 2 == 0 {
+                Err(Refusal::new(if at.is_multiple_of(2) {
                     Reason::Truncated
                 } else {
                     Reason::DecodeFailed
