@@ -132,9 +132,18 @@ impl Model {
             }
             AsideStep::Look(rest) => AsideStep::Put(rest, Put::Try),
             AsideStep::Put(rest, put) => {
-                match self.put(&mut world, (rest.unit(), rest.epoch), false, put) {
+                let (unit, epoch) = (rest.unit(), rest.epoch);
+                let was = world.intake[unit as usize];
+                let is_once_more = was.is_none() && world.is_out(unit, epoch);
+                match self.put(&mut world, (unit, epoch), false, put) {
                     Some(put) => AsideStep::Put(rest, put),
-                    None => rest.after_first(false),
+                    None => {
+                        if is_once_more {
+                            // It counts as a start until it is taken back (docs/protocol.md, what is not covered).
+                            world.past.mishaps = (world.past.mishaps + 1).min(4);
+                        }
+                        rest.after_first(false)
+                    }
                 }
             }
             AsideStep::Forget(is_out) => {
