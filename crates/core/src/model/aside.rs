@@ -134,12 +134,12 @@ impl Model {
             AsideStep::Put(rest, put) => {
                 let (unit, epoch) = (rest.unit(), rest.epoch);
                 let was = world.intake[unit as usize];
-                let is_once_more = was.is_none() && world.is_out(unit, epoch);
                 match self.put(&mut world, (unit, epoch), false, put) {
                     Some(put) => AsideStep::Put(rest, put),
                     None => {
-                        if is_once_more {
-                            // It counts as a start until it is taken back (docs/protocol.md, what is not covered).
+                        if was.is_none() {
+                            // It may be once more than needed, which is a start until it is taken back, as
+                            // docs/protocol.md says where it tells what is not covered.
                             world.past.mishaps = (world.past.mishaps + 1).min(4);
                         }
                         rest.after_first(false)

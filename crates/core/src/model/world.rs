@@ -288,17 +288,6 @@ pub(super) struct World {
     pub(super) past: Past,
 }
 
-impl World {
-    /// Whether a unit of this epoch is released, or in a worker's hand.
-    pub(super) fn is_out(&self, unit: u8, epoch: u8) -> bool {
-        let is_held = |worker: &Worker| match worker {
-            Worker::Busy(delivery, ..) => (delivery.unit, delivery.epoch) == (unit, epoch),
-            Worker::Idle => false,
-        };
-        self.work[unit as usize].is_some() || self.workers.iter().any(is_held)
-    }
-}
-
 /// A scenario and the records that it has met.
 pub(super) struct Model {
     pub(super) scenario: Scenario,
