@@ -342,8 +342,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn complete_uploads_are_renewed_while_others_are_on_their_way() {
+    /// A server on which connections are made and nothing is ever said, and a client of it.
+    async fn stuck() -> (tokio::net::TcpListener, Client) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("binds");
         let fleet = Fleet {
@@ -352,6 +352,12 @@ mod tests {
             ca: None,
         };
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        (listener, client)
+    }
+
+    #[tokio::test]
+    async fn complete_uploads_are_renewed_while_others_are_on_their_way() {
+        let (listener, client) = stuck().await;
         let complete = [("uploads/a".to_owned(), 6)];
         let called = async {
             tokio::select! {
@@ -363,17 +369,9 @@ mod tests {
         called.expect("the fleet is asked").expect("it connects");
     }
 
-    /// Connections are made, and nothing is ever said on them.
     #[tokio::test]
     async fn an_upload_to_a_server_that_is_stuck_ends() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("binds");
-        let fleet = Fleet {
-            server: format!("http://{}", listener.local_addr().expect("bound")),
-            token: "t".to_owned(),
-            ca: None,
-        };
-        let mut client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        let (_listener, mut client) = stuck().await;
         client.answer_max = Duration::from_millis(20);
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), b"pixels").expect("is written");
