@@ -157,8 +157,6 @@ pub(super) enum Put {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Wish {
     HandBack,
-    /// The start of a unit that was done before is taken back.
-    TakeBack,
     Fail,
     FailExhausted,
     Expire,
