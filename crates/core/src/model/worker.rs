@@ -157,6 +157,10 @@ impl Model {
             if kills >= units + self.scenario.retries_max {
                 return Err("a unit is started that has killed as many workers as it may");
             }
+            if !delivery.is_live {
+                // Its message was removed by one that had been paused: the unit may be queued for another by now.
+                world.past.mishap();
+            }
         }
         let retry = |this: &Self, world| this.end(world, at, delivery, End::Retry);
         match after_start(&unit, tried) {
@@ -237,7 +241,7 @@ impl Model {
             let mut to = world.clone();
             to.budget.wrongs -= 1;
             if record.epoch == unit.epoch {
-                to.past.mishaps = (to.past.mishaps + 1).min(4);
+                to.past.mishap();
             }
             let end = match standing {
                 Standing::Superseded => End::Abort,

@@ -260,6 +260,13 @@ pub(super) struct Past {
     pub(super) kills: [u8; 3],
 }
 
+impl Past {
+    pub(super) fn mishap(&mut self) {
+        // No setting tells more of them apart.
+        self.mishaps = (self.mishaps + 1).min(4);
+    }
+}
+
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct World {
