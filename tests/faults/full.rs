@@ -16,16 +16,6 @@ use tonic_types::StatusExt;
 /// The store has room for one film of so many pixels a side, each a byte, with all that is made of it; not for two.
 const SIDE: u32 = 400;
 
-/// A picture that a PNG makes no smaller.
-fn film(seed: u32) -> Result<Vec<u8>> {
-    let mut noise = seed;
-    let pixels = (0..SIDE * SIDE).map(|_| {
-        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (noise >> 24) as u8
-    });
-    picture::grey_png(SIDE, pixels.collect())
-}
-
 fn with_id(id: &str, picture: Vec<u8>) -> SubmitJobRequest {
     SubmitJobRequest {
         request_id: id.to_owned(),
@@ -81,11 +71,13 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let first = client.submit(with_id("first", film(1)?)).await?;
+    let first = client
+        .submit(with_id("first", picture::noise(SIDE, 1)?))
+        .await?;
     let done = client.wait_final(&first.name).await?;
     ensure!(done.state() == JobState::Completed, "{done:?}");
 
-    let second = with_id("second", film(2)?);
+    let second = with_id("second", picture::noise(SIDE, 2)?);
     refused_for(&client, &second, "STORE_FULL").await?;
     let unknown = client.get_by_request_id("second").await.err();
     let unknown = unknown.context("half of a job was accepted")?;
