@@ -202,6 +202,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     let unit = delivery.unit.clone();
     let start = Move::Start {
         stage: Stage::Preprocess,
+        unit: 0,
         retries_max: 3,
     };
     let started = queue.apply(&unit.key, Some(unit.epoch), &start, clock()());

@@ -208,6 +208,7 @@ impl<H: Handler> Slot<H> {
         }
         let step = Move::Start {
             stage: H::STAGE,
+            unit: unit.unit,
             retries_max: self.worker.config.retries_max,
         };
         let Some((known, revision)) = queue.record(&unit.key).await? else {
@@ -247,11 +248,7 @@ impl<H: Handler> Slot<H> {
                 let started = (record, revision);
                 Ok(self.work(delivery, started, inputs, hints).await)
             }
-            Start::Repeat(record, counted) => {
-                if counted {
-                    let step = Move::HandBack { stage: H::STAGE };
-                    queue.change(unit, None, &step, now).await?;
-                }
+            Start::Repeat(record) => {
                 self.repeat(delivery, &record).await?;
                 Ok(Verdict::Done)
             }

@@ -64,7 +64,7 @@ use medfleet_worker::register_connection;
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
-pub use config::{Config, MainConfig};
+pub use config::{Config, MainConfig, UPLOADS_RENEWED_EVERY};
 pub use error::Error;
 pub use rebuild::rebuild;
 pub use tokens::{TokenEntry, TokensFile, create_token};

@@ -71,6 +71,7 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     };
     let start = Move::Start {
         stage: Stage::Preprocess,
+        unit: 0,
         retries_max: 3,
     };
     let second = set_aside(&queue, 2, Stage::Encode, &[start, frames]).await;

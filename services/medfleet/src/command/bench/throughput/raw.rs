@@ -141,7 +141,12 @@ impl Writer<'_> {
         self.queue.put_work(&unit, &self.headers).await?;
         let stage = unit.stage;
         let retries_max = 4;
-        self.change(&Move::Start { stage, retries_max }).await?;
+        let start = Move::Start {
+            stage,
+            unit: unit.unit,
+            retries_max,
+        };
+        self.change(&start).await?;
         if stage != Stage::Encode {
             self.tell().await?;
         }
