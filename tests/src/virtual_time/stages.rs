@@ -205,6 +205,7 @@ impl Started<'_> {
                 width: model().token_width,
                 dtype: model().dtype.as_str().to_owned(),
                 frame_digest: frame.digest.clone(),
+                ..work::TokensEntry::default()
             });
         }
         let list = work::TokensManifest {
