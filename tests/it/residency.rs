@@ -58,6 +58,7 @@ fn of_anybody(mut result: v1::Result) -> v1::Result {
     if let Some(provenance) = &mut result.provenance {
         provenance.input_digests.clear();
         provenance.encoder_device.clear();
+        provenance.frames_cached = 0;
     }
     result
 }
