@@ -1,6 +1,7 @@
 //! Watches over a real server, and what ends one.
 
 use futures::StreamExt;
+use medfleet_core::JobId;
 use medfleet_core::setting::DurationText;
 use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
 use medfleet_store::{BlobStore, FleetKey};
@@ -54,13 +55,12 @@ fn watching(queue: Queue, tokens: Tokens) -> Watching {
 
 /// A job that has no record and whose accept was told when somebody heard it.
 async fn heard_job(queue: &Queue, fanout: &Fanout) -> JobKey {
-    let (mut seeds, mut told) = (0..u8::MAX, Vec::new());
+    let (mut jobs, mut told) = (0_u128.., Vec::new());
     let heard = wait_until(PATIENCE, "an accept to be heard", async || {
-        if let Some(seed) = seeds.next() {
-            let (key, record) = medfleet_testkit::record(seed, 1);
-            queue.publish_event(&key, &record).await.ok()?;
-            told.push(key);
-        }
+        let (mut key, record) = medfleet_testkit::record(0, 1);
+        key.job = JobId::from_bytes(jobs.next()?.to_be_bytes());
+        queue.publish_event(&key, &record).await.ok()?;
+        told.push(key);
         let is_heard = |key: &&JobKey| fanout.heard(key, queue.losses()).is_some();
         told.iter().find(is_heard).cloned()
     });
