@@ -5,10 +5,10 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` with `pad` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and `keeper`,
-//! `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub above),
-//! `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server` with
-//! `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `cost`, `quota`, `clock`, `accept` with `pad` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and
+//! `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub
+//! above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server`
+//! with `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
