@@ -151,13 +151,16 @@ impl<H: Handler> Slot<H> {
             .began(class, delivery.deliveries, waited as f64 / 1000.0);
         async {
             let verdict = self.verdict(&delivery).await;
-            Span::current().record("medfleet.verdict", word(&verdict));
+            let (said, span) = (word(&verdict), Span::current());
+            if telemetry::is_recorded(&span) {
+                span.record("medfleet.verdict", said);
+            }
             self.worker
                 .metrics
                 .settled(class, &verdict, begin.elapsed().as_secs_f64());
             if let Err(error) = delivery.settle_soon(verdict).await {
                 // It is delivered again, and finds its effects done.
-                tracing::warn!(%error, "a verdict was not confirmed");
+                tracing::warn!(%error, verdict = said, "a verdict was not confirmed");
             }
         }
         .instrument(span)
