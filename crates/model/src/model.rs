@@ -382,7 +382,7 @@ impl Model {
     /// One [`ImageTokens`] per frame, in order. Frames are resized to the model's size where needed.
     ///
     /// # Errors
-    /// [`EncodeError::NotLoaded`] without the vision tower.
+    /// [`EncodeError::NotLoaded`] without the vision tower, [`EncodeError::NotFinite`] for tokens that are no numbers.
     pub fn encode(&self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EncodeError> {
         let vision = self.vision.as_ref().ok_or(EncodeError::NotLoaded)?;
         frames.iter().map(|frame| vision.encode(frame)).collect()
