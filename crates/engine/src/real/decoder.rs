@@ -124,13 +124,8 @@ impl Decoder {
             let tokenizer = model
                 .tokenizer()
                 .ok_or_else(|| missing("it is not loaded"))?;
-            let (turn, stops) = (tokenizer.special().end_of_turn, model.stop_tokens());
             // What ends a text must be a token that the model stops at.
-            let end = if stops.contains(&turn) {
-                turn
-            } else {
-                stops.first().copied().unwrap_or(turn)
-            };
+            let end = tokenizer.special().end_of_turn;
             tokenizer.guides(model.config().text.vocab, end)
         });
         let guides = guides.as_ref().map_err(Clone::clone)?;
