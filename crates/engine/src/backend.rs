@@ -284,7 +284,7 @@ impl Decoding {
 /// Why a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, a stop string did, or its form is whole.
     Stop,
     /// The token limit cut it.
     Length,
