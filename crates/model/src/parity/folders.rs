@@ -138,13 +138,16 @@ fn shards_are_the_same_model() {
         );
         safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
     }
-    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let index = serde_json::json!({ "weight_map": map });
     std::fs::write(
         dir.path().join("model.safetensors.index.json"),
         index.to_string(),
     )
     .unwrap();
+    // Which of the two is meant nobody knows: transformers would take the other one.
+    let both = error(dir.path()).to_string();
+    assert!(both.contains("only one of the two is the model"), "{both}");
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     check_same(dir.path());
 
     let outside = index
