@@ -174,28 +174,28 @@ impl Weights {
                 file: INDEX.to_owned(),
                 source,
             })?;
+        let refuse = |reason: String| LoadError::Safetensors {
+            file: INDEX.to_owned(),
+            reason,
+        };
         let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+        if dir.join(SINGLE).is_file() && !files.iter().any(|file| *file == SINGLE) {
+            let reason = format!("{SINGLE} lies beside it, and only one of the two is the model");
+            return Err(refuse(reason));
+        }
         for file in files {
             // A shard lies beside its index; a path elsewhere is no shard of this folder.
             if Path::new(file).components().count() != 1 || file.starts_with("..") {
-                let reason = "the index names a file outside the folder".to_owned();
-                return Err(LoadError::Safetensors {
-                    file: INDEX.to_owned(),
-                    reason,
-                });
+                return Err(refuse(
+                    "the index names a file outside the folder".to_owned(),
+                ));
             }
             weights.add(dir, file)?;
         }
-        if let Some(name) = index
-            .weight_map
-            .keys()
-            .find(|name| !weights.entries.contains_key(*name))
-        {
+        let missing = |name: &&String| !weights.entries.contains_key(*name);
+        if let Some(name) = index.weight_map.keys().find(missing) {
             let reason = format!("the index lists {name}, which its shard does not hold");
-            return Err(LoadError::Safetensors {
-                file: INDEX.to_owned(),
-                reason,
-            });
+            return Err(refuse(reason));
         }
         Ok(weights)
     }
