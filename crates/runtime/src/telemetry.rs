@@ -3,8 +3,11 @@
 //!
 //! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
 //! A span whose id travels on, or whose fields log lines should carry, is of level INFO; one inside it is of level DEBUG.
+//! Without a collector a span has its ids and what log lines say of it, and nothing is built for anybody else.
 
 mod export;
+mod ids;
+mod lines;
 mod propagation;
 
 use std::time::Duration;
@@ -24,9 +27,11 @@ use tracing::Dispatch;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use self::export::Supervised;
+use self::ids::Ids;
+use self::lines::{JsonFields, TextFields};
 pub(crate) use self::propagation::recorded_trace_id;
 pub use self::propagation::{follow, inject, is_recorded, set_parent, trace_id};
 
@@ -93,7 +98,8 @@ pub enum TelemetryError {
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     dispatch: Dispatch,
-    provider: SdkTracerProvider,
+    /// Where spans are exported.
+    provider: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
@@ -115,7 +121,7 @@ impl Telemetry {
         config: &TelemetryConfig,
         writer: BoxMakeWriter,
     ) -> Result<Self, TelemetryError> {
-        let mut builder = provider_builder(service, config.otlp_endpoint.is_some());
+        let mut provider = None;
         if let Some(endpoint) = &config.otlp_endpoint {
             let exporter = Supervised::new(otlp_exporter(endpoint, config.otlp_timeout.get())?);
             let batches = BatchConfigBuilder::default()
@@ -123,15 +129,16 @@ impl Telemetry {
                 .with_max_queue_size(WAITING_SPANS_MAX);
             let processor = BatchSpanProcessor::builder(exporter);
             let processor = processor.with_batch_config(batches.build()).build();
-            builder = builder.with_span_processor(processor);
+            let builder = provider_builder(service).with_span_processor(processor);
+            provider = Some(builder.build());
         }
-        Self::assemble(config, writer, builder.build())
+        Self::assemble(config, writer, provider)
     }
 
     fn assemble(
         config: &TelemetryConfig,
         writer: BoxMakeWriter,
-        provider: SdkTracerProvider,
+        provider: Option<SdkTracerProvider>,
     ) -> Result<Self, TelemetryError> {
         let filter = EnvFilter::builder()
             .parse(&config.log)
@@ -140,23 +147,18 @@ impl Telemetry {
             .with_writer(writer)
             .with_ansi(false);
         let lines = match config.log_format {
-            LogFormat::Json => lines.json().with_current_span(false).boxed(),
-            LogFormat::Text => lines.boxed(),
+            LogFormat::Json => {
+                let lines = lines.json().with_current_span(false);
+                lines.fmt_fields(JsonFields).boxed()
+            }
+            LogFormat::Text => lines.fmt_fields(TextFields).boxed(),
+        };
+        // What only a collector would see is a span of level DEBUG, which costs nothing where there is none.
+        let (spans, deepest) = match &provider {
+            Some(provider) => (exported(provider), LevelFilter::TRACE),
+            None => (Layer::<Registry>::boxed(Ids::default()), LevelFilter::INFO),
         };
         // Traces have their own filter: a quiet log must not cut a trace in two.
-        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(OURS));
-        // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
-        let spans = spans
-            .with_location(false)
-            .with_threads(false)
-            .with_level(false)
-            .with_tracked_inactivity(false)
-            .with_context_activation(false);
-        // What only a collector would see is a span of level DEBUG, which costs nothing where there is none.
-        let deepest = match config.otlp_endpoint {
-            Some(_) => LevelFilter::TRACE,
-            None => LevelFilter::INFO,
-        };
         let ours = filter_fn(move |metadata| {
             let is_ours = metadata.is_span() && metadata.target().starts_with(OURS);
             is_ours && *metadata.level() <= deepest
@@ -188,7 +190,9 @@ impl Telemetry {
 
     /// Sends what is left and stops exporting. Takes at most `timeout`; spans that can't be sent are lost, with a warning.
     pub async fn shutdown(&self, timeout: Duration) {
-        let provider = self.provider.clone();
+        let Some(provider) = self.provider.clone() else {
+            return;
+        };
         let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
         match tokio::time::timeout(timeout, flush).await {
             Ok(Ok(Ok(()))) => {}
@@ -199,20 +203,27 @@ impl Telemetry {
     }
 }
 
-/// What begins here is recorded only where it is exported; what a caller has marked as recorded goes on so. Ids there are in
-/// any case.
-fn provider_builder(service: &'static str, exports: bool) -> TracerProviderBuilder {
+/// Builds spans for a collector out of ours.
+fn exported(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sync> {
+    // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(OURS))
+        .with_location(false)
+        .with_threads(false)
+        .with_level(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
+        .boxed()
+}
+
+/// What begins here is recorded; what a caller has marked as not recorded goes on so.
+fn provider_builder(service: &'static str) -> TracerProviderBuilder {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder()
         .with_service_name(service)
         .with_attribute(version)
         .build();
-    let begun_here = if exports {
-        Sampler::AlwaysOn
-    } else {
-        Sampler::AlwaysOff
-    };
-    let sampler = Sampler::ParentBased(Box::new(begun_here));
+    let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
     SdkTracerProvider::builder()
         .with_sampler(sampler)
         .with_resource(resource)

@@ -257,7 +257,7 @@ impl Decode {
         let model = &self.model.description().model;
         let span = tracing::debug_span!(
             "write text",
-            otel.name = format!("chat {model}"),
+            otel.name = %format_args!("chat {model}"),
             gen_ai.operation.name = "chat",
             gen_ai.request.model = model,
             gen_ai.usage.input_tokens = field::Empty,
