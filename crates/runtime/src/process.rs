@@ -70,6 +70,10 @@ pub struct Program {
     pub about: &'static str,
     /// Its version.
     pub version: &'static str,
+    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most as
+    /// many as the machine has cores. Several wake one another with nearly every message, so one is best where the work itself
+    /// is done elsewhere: on a model's thread, by children, by the threads of blocking calls.
+    pub threads_max: usize,
 }
 
 /// What the body of a program is given.
@@ -174,10 +178,7 @@ where
 type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
 fn run_body(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime(program) {
         Ok(runtime) => runtime,
         Err(error) => return early(program, Exit::Failed, &error),
     };
@@ -185,6 +186,15 @@ fn run_body(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
     // Blocking calls that ignore the shutdown can't be dropped; the process does not wait for them.
     runtime.shutdown_background();
     exit
+}
+
+fn runtime(program: Program) -> std::io::Result<tokio::runtime::Runtime> {
+    // As many as this process may use at once, where a limit is set for it.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(program.threads_max.clamp(1, cores))
+        .enable_all()
+        .build()
 }
 
 /// Loads and checks; none when the arguments ask for no more than that.
