@@ -198,6 +198,16 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Reads the whole object; none when there is none. More than `bytes_max` is refused before it is read.
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError>;
 
+    /// As [`Backend::get`], for several objects, in their order; where one of them cannot be read, so are all. They may be read in
+    /// another order.
+    async fn get_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Bytes>>, BackendError> {
+        try_join_all(names.iter().map(|name| self.get(name, bytes_max))).await
+    }
+
     /// Length and time; none when there is none.
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError>;
 

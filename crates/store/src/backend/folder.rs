@@ -170,6 +170,22 @@ impl Backend for Folder {
         }
     }
 
+    async fn get_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Bytes>>, BackendError> {
+        let names = names.to_vec();
+        let read = move |root: &Root| {
+            let read = names.iter().map(|name| root.read(name, bytes_max));
+            read.collect::<io::Result<Vec<_>>>()
+        };
+        let read = self.blocking("read", read).await?.into_iter();
+        let read = read.map(Option::transpose);
+        read.collect::<Result<_, u64>>()
+            .map_err(|bytes| BackendError::TooLarge { bytes, bytes_max })
+    }
+
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
         let name = name.clone();
         self.blocking("look up", move |root| root.head(name)).await
