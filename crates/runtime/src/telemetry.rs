@@ -19,15 +19,18 @@ use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, TracerProviderBuilder,
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+    TracerProviderBuilder,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tracing::Dispatch;
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing::{Dispatch, Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
 use self::export::Supervised;
 use self::ids::Ids;
@@ -82,7 +85,7 @@ impl Default for TelemetryConfig {
 pub enum TelemetryError {
     /// The log setting is not a level or list of levels.
     #[error("telemetry.log is not a level or a list such as info,medfleet_queue=debug")]
-    Log(#[source] tracing_subscriber::filter::ParseError),
+    Log,
     /// The endpoint is not a URL.
     #[error("telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
     Endpoint,
@@ -140,37 +143,35 @@ impl Telemetry {
         writer: BoxMakeWriter,
         provider: Option<SdkTracerProvider>,
     ) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::builder()
-            .parse(&config.log)
-            .map_err(TelemetryError::Log)?;
+        let filter = filter(&config.log)?;
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_ansi(false);
-        let lines = match config.log_format {
+        let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
             LogFormat::Json => {
                 let lines = lines.json().with_current_span(false);
                 lines.fmt_fields(JsonFields).boxed()
             }
             LogFormat::Text => lines.fmt_fields(TextFields).boxed(),
         };
-        // What only a collector would see is a span of level DEBUG, which costs nothing where there is none.
-        let (spans, deepest) = match &provider {
-            Some(provider) => (exported(provider), LevelFilter::TRACE),
-            None => (Layer::<Registry>::boxed(Ids::default()), LevelFilter::INFO),
+        // A quiet log must not cut a trace in two.
+        let dispatch = match &provider {
+            Some(provider) => {
+                let ours = filter_fn(|metadata| metadata.is_span() && is_ours(metadata));
+                let ours = ours.with_max_level_hint(LevelFilter::TRACE);
+                let lines = Layer::<Registry>::with_filter(lines, filter);
+                let lines = tracing_subscriber::registry().with(lines);
+                Dispatch::new(lines.with(exported(provider).with_filter(ours)))
+            }
+            // One filter for both: each looks at a span whenever it is entered and left.
+            None => {
+                let traced = filter_fn(ids::has_ids).with_max_level_hint(LevelFilter::INFO);
+                let spans = Layer::<Registry>::and_then(Ids::default(), lines);
+                let spans = spans.with_filter(filter.or(traced));
+                Dispatch::new(tracing_subscriber::registry().with(spans))
+            }
         };
-        // Traces have their own filter: a quiet log must not cut a trace in two.
-        let ours = filter_fn(move |metadata| {
-            let is_ours = metadata.is_span() && metadata.target().starts_with(OURS);
-            is_ours && *metadata.level() <= deepest
-        });
-        let spans = spans.with_filter(ours.with_max_level_hint(deepest));
-        let subscriber = tracing_subscriber::registry()
-            .with(spans)
-            .with(lines.with_filter(filter));
-        Ok(Self {
-            dispatch: Dispatch::new(subscriber),
-            provider,
-        })
+        Ok(Self { dispatch, provider })
     }
 
     /// The subscriber, to run one test or one closure under.
@@ -203,8 +204,40 @@ impl Telemetry {
     }
 }
 
+/// What is logged, by level and module. The library's filter that knows spans by name, too, would lock a list whenever one is
+/// entered or left.
+fn filter(log: &str) -> Result<Targets, TelemetryError> {
+    let mut targets = Targets::new();
+    for part in log.split(',') {
+        let (target, level) = match part.split_once('=') {
+            Some((target, level)) => (Some(target.trim()), level.trim()),
+            None => (None, part.trim()),
+        };
+        let is_path = |text: &str| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            !text.is_empty() && text.chars().all(is_part)
+        };
+        // The library takes no text for a level, too.
+        let level = Some(level).filter(|level| !level.is_empty());
+        let level: Option<LevelFilter> = level.and_then(|level| level.parse().ok());
+        targets = match (target, level) {
+            (None, Some(level)) => targets.with_default(level),
+            (Some(target), Some(level)) if is_path(target) => targets.with_target(target, level),
+            _ => return Err(TelemetryError::Log),
+        };
+    }
+    Ok(targets)
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with(OURS)
+}
+
 /// Builds spans for a collector out of ours.
-fn exported(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sync> {
+fn exported<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
     // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(OURS))
@@ -213,7 +246,6 @@ fn exported(provider: &SdkTracerProvider) -> Box<dyn Layer<Registry> + Send + Sy
         .with_level(false)
         .with_tracked_inactivity(false)
         .with_context_activation(false)
-        .boxed()
 }
 
 /// What begins here is recorded; what a caller has marked as not recorded goes on so.

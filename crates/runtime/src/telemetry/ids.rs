@@ -4,12 +4,17 @@
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tracing::span::{Attributes, Id};
-use tracing::{Dispatch, Subscriber};
+use tracing::{Dispatch, Level, Metadata, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Gives every span its ids. What begins here is not recorded; what a caller has marked as recorded goes on so.
+/// Whether it is a span that has ids: what a log line alone would see of others has none, whatever is logged.
+pub(super) fn has_ids(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && *metadata.level() <= Level::INFO && super::is_ours(metadata)
+}
+
+/// Gives every span of [`has_ids`] its ids. What begins here is not recorded; what a caller has marked as recorded goes on so.
 #[derive(Debug, Default)]
 pub(super) struct Ids(RandomIdGenerator);
 
@@ -59,14 +64,20 @@ where
     S: Subscriber + for<'lookup> LookupSpan<'lookup>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if !has_ids(attributes.metadata()) {
+            return;
+        }
         let parent = match attributes.parent() {
             Some(parent) => context.span(parent),
             None if attributes.is_contextual() => context.lookup_current(),
             None => None,
         };
+        // The nearest around it that has ids.
         let parent = parent.and_then(|span| {
-            let mut extensions = span.extensions_mut();
-            extensions.get_mut::<Held>().map(Held::tell)
+            span.scope().find_map(|span| {
+                let mut extensions = span.extensions_mut();
+                extensions.get_mut::<Held>().map(Held::tell)
+            })
         });
         let own = self.0.new_span_id();
         let ids = match parent {

@@ -9,7 +9,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData};
 use serde_json::json;
 use tracing::field::Empty;
-use tracing::{debug_span, info, info_span};
+use tracing::{debug_span, error, info, info_span};
 
 use super::*;
 
@@ -124,6 +124,55 @@ fn a_line_leaves_out_what_only_a_collector_wants() {
 }
 
 #[test]
+fn lines_of_a_quiet_log_name_their_spans_too() {
+    let (telemetry, lines) = logging("error", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        info_span!("unit", medfleet.job = "j").in_scope(|| {
+            info!("not shown");
+            error!("shown");
+        });
+    });
+    let text = lines.text();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+    let expected = json!([{ "name": "unit", "medfleet.job": "j" }]);
+    assert_eq!(line["spans"], expected);
+}
+
+#[test]
+fn levels_are_by_module_and_nothing_else_is_a_level() {
+    let check = |log: &str, expected: Option<[bool; 3]>| {
+        let shown = filter(log).ok().map(|filter| {
+            let enables = |target, level| filter.would_enable(target, &level);
+            [
+                enables("medfleet_queue::api", tracing::Level::DEBUG),
+                enables("medfleet_worker", tracing::Level::INFO),
+                enables("h2", tracing::Level::WARN),
+            ]
+        });
+        assert_eq!(shown, expected, "{log}");
+    };
+    check("info", Some([false, true, true]));
+    check("DEBUG", Some([true, true, true]));
+    check("error", Some([false, false, false]));
+    check("off", Some([false, false, false]));
+    check("info,medfleet_queue=debug", Some([true, true, true]));
+    check("info, h2=off", Some([false, true, false]));
+    check("medfleet_queue=trace", Some([true, false, false]));
+    for wrong in [
+        "",
+        "loud",
+        "info,",
+        "=info",
+        "h2=",
+        "h2=loud",
+        "a=info=debug",
+    ] {
+        check(wrong, None);
+    }
+    check("[unit]=debug", None);
+}
+
+#[test]
 fn a_line_for_people_leaves_it_out_too() {
     let (telemetry, lines) = logging("info", LogFormat::Text);
     say_something_in_a_span(&telemetry);
@@ -200,6 +249,21 @@ fn ids_that_somebody_has_stay_as_they_are() {
         assert_eq!(trace_id(&sibling), trace_id(&parent));
         let root = parent.in_scope(|| info_span!(parent: None, "root"));
         assert_ne!(trace_id(&root), trace_id(&parent));
+    });
+}
+
+/// What is logged decides nothing about a trace.
+#[test]
+fn spans_of_others_and_those_for_the_log_alone_stand_in_no_traces_way() {
+    let (telemetry, _) = logging("debug", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let outer = info_span!("outer");
+        let between = outer.in_scope(|| info_span!(target: "h2::codec", "not ours"));
+        let between = between.in_scope(|| debug_span!("for the log"));
+        assert!(!between.is_disabled());
+        assert_eq!((trace_id(&between), inject(&between).len()), (None, 0));
+        let inner = between.in_scope(|| info_span!("inner"));
+        assert_eq!(trace_id(&inner), trace_id(&outer));
     });
 }
 
