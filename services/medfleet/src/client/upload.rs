@@ -328,7 +328,7 @@ fn message(content: Content) -> UploadInputRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Fleet, Retry};
+    use crate::client::{Fleet, Retry, TlsFiles};
 
     #[test]
     fn failures_count_from_where_the_upload_last_came_further() {
@@ -349,7 +349,7 @@ mod tests {
         let fleet = Fleet {
             server: format!("http://{}", listener.local_addr().expect("bound")),
             token: "t".to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
         (listener, client)

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::ValueEnum;
 use medfleet_proto::v1::{EraseJobsRequest, EraseJobsResponse, erase_jobs_request::Whose};
 
@@ -83,7 +84,8 @@ fn named(args: &Args) -> CommandResult {
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         for name in &names {
-            let erased = client.erase(name).await?;
+            // Of several jobs the fleet's answer does not say which it is about.
+            let erased = client.erase(name).await.with_context(|| name.clone())?;
             if args.json {
                 show::print_json(&show::erased_json(&erased))?;
             } else {
