@@ -1,8 +1,9 @@
 //! Erasure: everything that was stored for a job goes, by its tenant's wish or because its time of keeping is over.
 //!
 //! Order of an erasure: audit → cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to
-//! memories. The audit comes first, so that nothing goes without a word of who wanted it. The tombstone keeps a stage at work from bringing anything back, the mark keeps the job from being started over. Whatever
-//! breaks, calling again finishes it, and so does the keeper.
+//! memories. The audit comes first, so that nothing goes without a word of who wanted it. The tombstone keeps a stage at work
+//! from bringing anything back, the mark keeps the job from being started over. Whatever breaks, calling again finishes it,
+//! and so does the keeper.
 //!
 //! Reading order: this file (one job), `many` (every job of a patient or a study).
 
