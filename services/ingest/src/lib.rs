@@ -480,5 +480,5 @@ async fn follow_connection(
         }
     }
     ready.unready();
-    server::tell_health(&reporter, false).await;
+    server::end_health(reporter).await;
 }

@@ -121,6 +121,15 @@ pub(crate) async fn tell_health(reporter: &HealthReporter, is_serving: bool) {
     }
 }
 
+/// Tells who watches the health that no calls are answered any more, and ends their streams: the server's stop would wait for
+/// them.
+pub(crate) async fn end_health(mut reporter: HealthReporter) {
+    tell_health(&reporter, false).await;
+    for service in SERVICES {
+        reporter.clear_service_status(service).await;
+    }
+}
+
 async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {
     let cert = PemFile::new("ingest.tls.cert", &tls.cert);
     let key = PemFile::new("ingest.tls.key", &tls.key);
