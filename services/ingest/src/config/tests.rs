@@ -40,13 +40,14 @@ fn limits_that_let_nothing_in_are_refused() {
 #[test]
 fn what_is_taken_in_can_be_stored() {
     let with = |largest: &str| {
+        let largest = format!("store.blob_bytes_max={largest}");
         let config: MainConfig = sample::of(&[
             "store.backend={kind=\"folder\", path=\"blobs\"}",
             "store.key=a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1",
             "ingest.tokens=tokens.toml",
             "ingest.default_model=tiny",
             "ingest.models.tiny=tiny-here",
-            &format!("store.blob_bytes_max={largest}"),
+            largest.as_str(),
         ]);
         Settings::check(&config)
     };
