@@ -387,12 +387,13 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
         code == Some(0) && said.contains("COMPLETED") && said.contains("\nerased"),
         "{code:?} {said}"
     );
-    // Of several jobs, the one that is not there is named.
+    // Of several jobs, one that is not there is named, and the others go.
     let unknown = format!("jobs/{}", "0".repeat(32));
-    let refused = output(&fleet, &["erase", job, &unknown]).await?;
+    let refused = output(&fleet, &["erase", &unknown, job]).await?;
     let told = String::from_utf8_lossy(&refused.stderr);
+    let done = String::from_utf8_lossy(&refused.stdout);
     ensure!(
-        refused.status.code() == Some(1) && told.contains(&unknown),
+        refused.status.code() == Some(1) && told.contains(&unknown) && done.contains(job),
         "{refused:?}"
     );
     nothing_is_left(&fleet).await
