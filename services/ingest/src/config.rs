@@ -6,8 +6,6 @@ mod quotas;
 mod retention;
 #[cfg(test)]
 pub(crate) mod sample;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -518,3 +516,6 @@ fn all_hold(relations: &[(bool, &'static str)]) -> Result<(), ConfigError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
