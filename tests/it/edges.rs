@@ -1,7 +1,8 @@
 //! The edges of the fleet: what an operator and an integrator touch besides jobs.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_tests::client::{Client, inline, report};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
@@ -199,7 +200,17 @@ async fn reflection_and_health_answer() -> Result<()> {
         "{methods}"
     );
     let check = format!("{}/grpc.health.v1.Health/Check", fleet.url());
-    let health = curl(&["-d", "{}", &check]).await?;
-    ensure!(health.contains("SERVING"), "{health}");
-    Ok(())
+    let health = async || curl(&["-d", "{}", &check]).await;
+    let told = health().await?;
+    ensure!(
+        told.contains("SERVING") && !told.contains("NOT_SERVING"),
+        "{told}"
+    );
+    // Whoever spreads calls over replicas sends none to one that cannot answer them.
+    fleet.kill_nats().await?;
+    let gone = wait_until(PATIENCE, "its health to go", async || {
+        let told = health().await.ok()?;
+        told.contains("NOT_SERVING").then_some(())
+    });
+    gone.await
 }

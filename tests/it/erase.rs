@@ -2,6 +2,7 @@
 //! patient or a study, which are found by pseudonyms that are stored nowhere.
 
 use std::path::PathBuf;
+use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{
@@ -321,14 +322,19 @@ async fn what_is_no_pseudonym_is_refused_and_not_repeated() -> Result<()> {
     Ok(())
 }
 
-/// The exit code and what was said on stdout.
-async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+async fn output(fleet: &Fleet, arguments: &[&str]) -> Result<Output> {
     let output = Command::new(binary("medfleet")?)
         .args(arguments)
         .env("MEDFLEET_SERVER", fleet.url())
         .env("MEDFLEET_TOKEN", fleet.token("st-mary"))
         .output()
         .await?;
+    Ok(output)
+}
+
+/// The exit code and what was said on stdout.
+async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = output(fleet, arguments).await?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code(), said))
 }
@@ -355,7 +361,8 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
     let (code, said) = medfleet(&fleet, &[&submit[..], &with_key[..]].concat()).await?;
     ensure!(code == Some(0), "{said}");
     let client = fleet.client("st-mary").await?;
-    client.wait_final(said.trim()).await?;
+    let job = said.trim();
+    client.wait_final(job).await?;
 
     let erase = ["erase", "--dicom", image, "--of", "patient", "--json"];
     let erase = [&erase[..], &with_key[..]].concat();
@@ -373,6 +380,21 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
     ensure!(
         code == Some(0) && said.contains("\"jobs_erased_before\":1"),
         "{code:?} {said}"
+    );
+    // There is no draft to show any more, and that is no failure.
+    let (code, said) = medfleet(&fleet, &["get", job]).await?;
+    ensure!(
+        code == Some(0) && said.contains("COMPLETED") && said.contains("\nerased"),
+        "{code:?} {said}"
+    );
+    // Of several jobs, one that is not there is named, and the others go.
+    let unknown = format!("jobs/{}", "0".repeat(32));
+    let refused = output(&fleet, &["erase", &unknown, job]).await?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    let done = String::from_utf8_lossy(&refused.stdout);
+    ensure!(
+        refused.status.code() == Some(1) && told.contains(&unknown) && done.contains(job),
+        "{refused:?}"
     );
     nothing_is_left(&fleet).await
 }

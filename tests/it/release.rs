@@ -61,7 +61,8 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     wait_for_no_backlog(&fleet).await?;
 
     let pause = operator.pause("st-mary", Class::Unspecified).await?;
-    operator.pause("st-mary", Class::Unspecified).await?;
+    let again = operator.pause("st-mary", Class::Unspecified).await?;
+    ensure!(again == pause, "it was paused before: {again:?}");
     ensure!(operator.pauses().await? == [pause.clone()] && pause.tenant == "st-mary");
     // The leader looks once a second; by the time that it leads anew it has looked.
     fleet.kill9(Role::Ingest).await?;

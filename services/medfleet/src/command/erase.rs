@@ -82,15 +82,25 @@ fn named(args: &Args) -> CommandResult {
     let fleet = args.server.resolve()?;
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
+        let mut exit = Exit::Done;
         for name in &names {
-            let erased = client.erase(name).await?;
+            let erased = match client.erase(name).await {
+                Ok(erased) => erased,
+                // Such as one that is not there: the others go all the same. The fleet's answer does not say which it was.
+                Err(error) if error.exit() == Exit::Failed => {
+                    eprintln!("medfleet: {name}: {error}");
+                    exit = Exit::Failed;
+                    continue;
+                }
+                Err(error) => return Err(anyhow::Error::new(error).context(name.clone()).into()),
+            };
             if args.json {
                 show::print_json(&show::erased_json(&erased))?;
             } else {
                 show::print(&show::erased_line(name, &erased))?;
             }
         }
-        Ok(Exit::Done)
+        Ok(exit)
     })
 }
 

@@ -28,7 +28,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let job = client.job(&name).await?;
         show::print_job(&job, args.json)?;
-        if job.state == i32::from(JobState::Completed) {
+        // Of an erased job there is none any more, and the job says so.
+        if job.state == i32::from(JobState::Completed) && job.erase_time.is_none() {
             follow::show_draft(&client, &job, args.json).await?;
         }
         Ok(Exit::Done)

@@ -66,6 +66,9 @@ pub(crate) fn resume(args: Args) -> CommandResult {
     on_one_thread(async {
         let client = Client::new(&fleet, Retry::PATIENT)?;
         client.resume_work(&tenant, class).await?;
+        if args.json {
+            show::print_json(&show::resumed_json(&tenant, class))?;
+        }
         Ok(Exit::Done)
     })
 }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use toml::{Table, Value, toml};
 
 use super::usage::Usage;
-use crate::client::Fleet;
+use crate::client::{Fleet, TlsFiles};
 use crate::command::up;
 use crate::fleet::child::{self, free_address};
 use crate::fleet::data::{Data, write_whole};
@@ -70,7 +70,7 @@ impl Site {
         Ok(Fleet {
             server: format!("http://{}", self.api),
             token: token.trim().to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         })
     }
 

@@ -23,7 +23,7 @@ use medfleet_proto::v1::{
 use serde_json::json;
 
 use super::sample::{Sample, head};
-use crate::client::{AddressFile, Client, Cursor, Fleet, Retry};
+use crate::client::{AddressFile, Client, Cursor, Fleet, Retry, TlsFiles};
 use crate::command::{on_one_thread, picture};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
@@ -201,7 +201,7 @@ impl LocalFleet {
                 return Ok(Fleet {
                     server: file.server,
                     token: token.trim().to_owned(),
-                    ca: None,
+                    tls: TlsFiles::default(),
                 });
             }
             tokio::time::sleep(POLL).await;
