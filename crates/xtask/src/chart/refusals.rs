@@ -36,6 +36,10 @@ fn ingest() -> Vec<Refusal> {
             &["/ingest/config", "listen"],
         ),
         (
+            json!({"process": {"otlpProtocol": "http"}}),
+            &["/process/otlpProtocol", "http/protobuf"],
+        ),
+        (
             json!({"ingest": {"defaultModel": "x"}}),
             &["ingest.defaultModel", "allowed: a model, medgemma-4b"],
         ),

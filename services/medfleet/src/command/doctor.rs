@@ -2,6 +2,7 @@
 
 mod certificates;
 mod checks;
+mod kubernetes;
 mod server;
 mod text_reader;
 
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Also connect to this nats-server, which must need neither token nor TLS
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// The Kubernetes API to ask about KEDA, such as that of `kubectl proxy` [default: that of the cluster that this runs in]
+    #[arg(long, value_name = "URL")]
+    kubernetes: Option<String>,
     /// Also look at the certificates in this PEM file: may be given several times
     #[arg(long, value_name = "FILE")]
     certificate: Vec<PathBuf>,
@@ -152,6 +156,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
                 tell(finding)?;
             }
         }
+        tell(kubernetes::look(args.kubernetes.as_deref()).await)?;
         for file in &args.certificate {
             tell(certificates::look(
                 file,
