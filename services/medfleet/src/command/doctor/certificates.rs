@@ -1,6 +1,6 @@
-//! Certificates in a PEM file: until when they are good.
+//! Certificates in PEM files, given or named by a configuration: until when they are good.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use medfleet_core::UnixMillis;
 use rustls::pki_types::CertificateDer;
@@ -11,6 +11,29 @@ use super::Finding;
 /// Days before the end from which on it is told.
 const DAYS_MIN: i64 = 21;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// Settings of services that name a file with certificates.
+const SETTINGS: [&str; 4] = ["cert", "ca", "client_ca", "ca_file"];
+
+/// The files with certificates that a service's configuration file names.
+pub(super) fn configured(file: &Path) -> Vec<PathBuf> {
+    // A file that cannot be read counts as empty: the loader says what is wrong with it.
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let mut files = Vec::new();
+    named(&text.parse().unwrap_or_default(), &mut files);
+    files
+}
+
+fn named(table: &toml::Table, files: &mut Vec<PathBuf>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => named(inner, files),
+            toml::Value::String(path) if SETTINGS.contains(&key.as_str()) => {
+                files.push(PathBuf::from(path));
+            }
+            _ => {}
+        }
+    }
+}
 
 /// The certificate of the file that ends first.
 pub(super) fn look(file: &Path, now: UnixMillis) -> Finding {
@@ -147,6 +170,22 @@ mod tests {
         check(1, Verdict::Ok, "good for 58 days");
         check(45, Verdict::Warn, "good for 14 days");
         check(60, Verdict::Fail, "ran out 1 days ago");
+    }
+
+    #[test]
+    fn those_that_a_configuration_names_are_looked_at() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("ingest.toml");
+        let text = "[queue.tls]\nca = '/nats/ca.crt'\n[ingest]\ntokens = 'x'\n\
+                    tls = { cert = '/tls.crt', key = '/tls.key', client_ca = '/ca.crt' }\n";
+        std::fs::write(&file, text).expect("a file");
+        let mut found = configured(&file);
+        found.sort();
+        assert_eq!(
+            found,
+            ["/ca.crt", "/nats/ca.crt", "/tls.crt"].map(PathBuf::from)
+        );
+        assert!(configured(Path::new("/nowhere")).is_empty());
     }
 
     #[test]
