@@ -156,14 +156,15 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     };
     with_chart("upgrade", &[small.clone(), louder])??;
     expect("after the upgrade", &server.log_level()?, "debug");
-    let refused = with_chart("upgrade", &[small, wrong])?
-        .err()
-        .map(|error| error.to_string());
-    expect(
-        "a wrong upgrade",
-        &refused.unwrap_or_default(),
-        "nodeAfinity",
-    );
+    let mut refused = vec![(wrong, "nodeAfinity")];
+    for (path, values) in without_jobs() {
+        refused.push((chart.values(path, &values)?, path));
+    }
+    for (values, path) in refused {
+        let refused = with_chart("upgrade", &[small.clone(), values])?.err();
+        let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+        expect("a wrong upgrade", &refused, path);
+    }
     helm(&["rollback", RELEASE, "1"])??;
     expect("after the rollback", &server.log_level()?, "info");
     helm(&["test", RELEASE, "--timeout", "60s"])??;
@@ -182,6 +183,23 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         .collect();
     expect("left after uninstall", &format!("{left:?}"), "[]");
     Ok(violations)
+}
+
+/// Values that would leave the jobs of the small preset behind, which are on its one server, and what is refused of them.
+fn without_jobs() -> [(&'static str, Value); 3] {
+    let external = json!({"mode": "external", "external": {"urls": ["nats://n:4222"], "auth": {"kind": "none"}}});
+    let peers = json!({"natsPeers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]});
+    [
+        (
+            "nats.own.replicas",
+            json!({"nats": {"own": {"replicas": 3}}}),
+        ),
+        (
+            "nats.mode",
+            json!({"nats": external, "networkPolicy": peers}),
+        ),
+        ("fullnameOverride", json!({"fullnameOverride": "other"})),
+    ]
 }
 
 /// What `medfleet doctor` says of KEDA that is not so, while it comes piece by piece.
