@@ -70,11 +70,9 @@ cluster {
   listen: {{ printf "%s:6222" .Values.process.listenAddress | quote }}
   # Clients come back by the Service's name: pods' addresses change, and stand in no certificate.
   no_advertise: true
-  routes: [
-    {{- range $index := until 3 }}
-    "nats://{{ $name }}-{{ $index }}.{{ $name }}-peers:6222"
-    {{- end }}
-  ]
+  # Who joins sees and changes everything, so it shows the token; the addresses with it come from the pod.
+  authorization { user: servers, password: $CLIENT_TOKEN, timeout: 5 }
+  routes: [$ROUTE_0, $ROUTE_1, $ROUTE_2]
   {{- if $own.tls.enabled }}
   # Routes show certificates to each other.
   tls {

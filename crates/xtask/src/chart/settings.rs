@@ -141,6 +141,10 @@ fn nats(program: &Path, config: &Path) -> Result<Option<String>> {
     command
         .env("POD_NAME", "nats-0")
         .env("CLIENT_TOKEN", "nt_1234");
+    for server in 0..3 {
+        let route = format!("nats://servers:nt_1234@nats-{server}.nats-peers:6222");
+        command.env(format!("ROUTE_{server}"), route);
+    }
     said(command.arg("-t").arg("-c").arg(config))
 }
 
