@@ -14,7 +14,7 @@ use super::{Chart, built, rules};
 use crate::{fetch, places};
 
 /// The services with their binaries and the section that is their own.
-const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
+pub(super) const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
 
 /// Configuration files that were checked; the same text is checked once.
 pub(crate) struct Files {
@@ -149,7 +149,7 @@ fn nats(program: &Path, config: &Path) -> Result<Option<String>> {
 }
 
 /// What it complains about; nothing when it is content.
-fn said(command: &mut Command) -> Result<Option<String>> {
+pub(super) fn said(command: &mut Command) -> Result<Option<String>> {
     let output = command
         .current_dir(places::root())
         .output()
