@@ -17,7 +17,8 @@
 {{- with $values.process.otlpEndpoint -}}
   {{- $_ := set $telemetry "otlp_endpoint" . -}}
   {{- /* Left out for gRPC, which is the default: services from before the setting existed refuse it. */ -}}
-  {{- if ne $values.process.otlpProtocol "grpc" -}}{{- $_ := set $telemetry "otlp_protocol" $values.process.otlpProtocol -}}{{- end -}}
+  {{- $protocol := default "grpc" $values.process.otlpProtocol -}}
+  {{- if ne $protocol "grpc" -}}{{- $_ := set $telemetry "otlp_protocol" $protocol -}}{{- end -}}
 {{- end -}}
 {{- $process := dict "admin_listen" (include "medfleet.listen" (dict "root" . "port" $ports.admin)) "drain" (printf "%ds" (int $values.process.drainSeconds)) "telemetry" $telemetry -}}
 {{ include "medfleet.toml" (dict "path" "process" "table" $process) }}
