@@ -15,6 +15,8 @@ use super::Finding;
 use crate::exit::Fault;
 use crate::show::bytes;
 
+/// The newest server that the end-to-end tests run on.
+const NEWEST_TRIED: &str = "2.15.1";
 /// A confirmed write that takes longer slows every job.
 const WRITE_MILLIS_MAX: u128 = 250;
 /// A clock that is further off makes times of jobs and of logs hard to compare, and certificates end early or late.
@@ -47,8 +49,7 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
             return vec![Finding::fail("nats", chain(&error), advice)];
         }
     };
-    let found = format!("nats-server {}", queue.server_version());
-    let mut findings = vec![Finding::ok("nats", found)];
+    let mut findings = vec![version(queue.server_version())];
     let usage = queue.usage().await;
     let has_fleet = usage.as_ref().is_ok_and(|usage| !usage.is_empty());
     findings.push(match usage {
@@ -78,6 +79,24 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
     }
     queue.drain().await;
     findings
+}
+
+/// Which server it is: an older one than works has been refused by now.
+fn version(version: &str) -> Finding {
+    const CHECK: &str = "nats";
+    let found = format!("nats-server {version}, tried from {OLDEST_SERVER} to {NEWEST_TRIED}");
+    if minor(version) > minor(NEWEST_TRIED) {
+        let advice = "it is newer than any that was tried: see that jobs complete on one of its kind that is nobody's yet";
+        return Finding::warn(CHECK, found, advice);
+    }
+    Finding::ok(CHECK, found)
+}
+
+/// The first two numbers of a version.
+fn minor(version: &str) -> Option<(u32, u32)> {
+    let (major, rest) = version.split_once('.')?;
+    let minor = rest.split('.').next()?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The server's time, which it read between two of ours.
@@ -175,6 +194,17 @@ mod tests {
             Verdict::Ok,
             "A is the fullest",
         );
+    }
+
+    #[test]
+    fn a_server_newer_than_those_that_were_tried_is_told() {
+        assert_eq!(NEWEST_TRIED, medfleet_testkit::NATS_NEWEST);
+        for known in [medfleet_testkit::NATS_OLDEST, NEWEST_TRIED, "2.15.9"] {
+            assert_eq!(version(known).verdict, Verdict::Ok, "{known}");
+        }
+        for newer in ["2.16.0", "3.0.0-RC.1"] {
+            assert_eq!(version(newer).verdict, Verdict::Warn, "{newer}");
+        }
     }
 
     #[test]
