@@ -4,9 +4,11 @@
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
 //! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `weights` (how models come
-//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
+//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
+//! `compose` (the same services on one machine).
 
 mod cases;
+mod compose;
 mod edges;
 mod lifecycle;
 mod objects;
@@ -90,6 +92,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(weights::check(&chart)?);
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
+    violations.extend(compose::check(&chart)?);
     for violation in &violations {
         println!("chart: {violation}");
     }
