@@ -46,8 +46,8 @@ struct Worker<In, Out> {
     made: Receiver<Out>,
 }
 
-/// Lets `work` put things in, which `make` makes of so many threads; all that nobody has taken yet cost at most so much together, or
-/// are one thing. On one thread, which is the caller's, each is taken before the next one is put in.
+/// Lets `work` put things in, of which `make` makes others on so many threads; all that nobody has taken yet cost at most so much
+/// together, or are one thing. On one thread, which is the caller's, each is taken before the next one is put in.
 pub(crate) fn ahead<In: Send, Out: Send, T>(
     decoder: Decoder,
     (threads, most): (usize, Cost),

@@ -26,6 +26,9 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::IMAGE_ORIENTATION_PATIENT,
     tags::IMAGER_PIXEL_SPACING,
     tags::VIEW_POSITION,
+    tags::BODY_PART_EXAMINED,
+    tags::PATIENT_ORIENTATION,
+    tags::NOMINAL_SCANNED_PIXEL_SPACING,
     tags::SAMPLES_PER_PIXEL,
     tags::PHOTOMETRIC_INTERPRETATION,
     tags::PLANAR_CONFIGURATION,
@@ -46,6 +49,8 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::WINDOW_WIDTH,
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
+    tags::RESCALE_TYPE,
+    tags::MODALITY_LUT_TYPE,
     tags::VOILUT_FUNCTION,
     tags::LOSSY_IMAGE_COMPRESSION,
     tags::MODALITY_LUT_SEQUENCE,
@@ -243,6 +248,14 @@ impl<'a> Value<'a> {
         std::str::from_utf8(self.bytes)
             .map(|text| text.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
             .map_err(|_| Refusal::at(Reason::InvalidAttribute, self.tag))
+    }
+
+    /// Bytes, also of what was written as words: two in each, the first one in its low byte.
+    pub(crate) fn packed(&self) -> Vec<u8> {
+        let swapped = self.encoding == VrEncoding::ExplicitBigEndian && self.vr == Some(*b"OW");
+        let at = |at: usize| if swapped { at ^ 1 } else { at };
+        let bytes = (0..self.bytes.len()).filter_map(|index| self.bytes.get(at(index)));
+        bytes.copied().collect()
     }
 
     /// 16-bit words.

@@ -32,6 +32,7 @@ pub(crate) fn decode(
         );
     }
     file.refuse_non_square(0)?;
+    file.refuse_turned_chest()?;
     let transform = file.transform(0)?;
     file.refuse_presentation_lut()?;
     let mut notes = file.notes()?;

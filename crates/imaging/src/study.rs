@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dicom_dictionary_std::tags;
 use serde::Serialize;
 
+use crate::geometry::Place;
 use crate::slide::{self, PatchPlan};
 use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
@@ -139,6 +140,9 @@ pub fn plan_volume(
     choice.choose_series();
     choice.choose_acquisition();
     let chosen = choice.left();
+    if let Some(refusal) = chosen.iter().find_map(|(_, file)| file.unusable.clone()) {
+        return Err(refusal);
+    }
     let sorted = sorted(&chosen)?;
     let range = range(&chosen);
     let selected = convention.selected(sorted.len());
@@ -223,15 +227,15 @@ impl<'a> Choice<'a> {
         self.drop_where(Unused::Derived, |file| file.derived);
     }
 
-    /// Axial before others, then the most slices, then the lowest series number, then what was given first.
+    /// Axial ones that can be shown before others, then the most slices, then the lowest series number, then what was given first.
     fn choose_series(&mut self) {
         let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
         let mut places = BTreeMap::new();
         for (_, file) in self.left() {
-            let axial = file
-                .frames
-                .iter()
-                .all(|slice| slice.place.is_some_and(|place| place.is_axial()));
+            let upright = |place: Place| place.is_axial() && place.is_upright();
+            let mut places_of = file.frames.iter().map(|slice| slice.place);
+            let axial =
+                file.unusable.is_none() && places_of.all(|place| place.is_some_and(upright));
             let place = *places.entry(&file.series).or_insert(series.len());
             match series.get_mut(place) {
                 Some((_, all_axial, slices, _)) => {
@@ -251,7 +255,8 @@ impl<'a> Choice<'a> {
         });
     }
 
-    /// A series that was acquired more than once has each position more than once: the last acquisition is the good one.
+    /// A series that was acquired more than once has each position more than once: the last acquisition is the good one, as long
+    /// as it is a whole one.
     fn choose_acquisition(&mut self) {
         let left = self.left();
         let last = left
@@ -260,9 +265,10 @@ impl<'a> Choice<'a> {
             .max()
             .unwrap_or(0);
         let of_last = left.iter().filter(|(_, file)| file.acquisition == last);
-        let repeated = left.iter().any(|(_, file)| {
-            file.acquisition != last && of_last.clone().any(|(_, other)| same_position(file, other))
-        });
+        let mut others = left.iter().filter(|(_, file)| file.acquisition != last);
+        let repeated =
+            others.all(|(_, file)| of_last.clone().any(|(_, other)| same_position(file, other)));
+        // Where it has only some of their positions, which of two slices is shown at one is refused to be guessed.
         if repeated {
             self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
         }
@@ -285,6 +291,13 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
     let Some((_, _, first_file, first)) = slices.first().copied() else {
         return Err(Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA));
     };
+    // All others lie as the first one does, or are refused below.
+    if first.place.is_some_and(|place| !place.is_upright()) {
+        return Err(Refusal::at(
+            Reason::NotUpright,
+            tags::IMAGE_ORIENTATION_PATIENT,
+        ));
+    }
     if slices.len() == 1 {
         return Ok(vec![(slices[0].0, 0)]);
     }

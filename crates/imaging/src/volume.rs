@@ -17,8 +17,8 @@ use crate::study::SlicePlan;
 use crate::transform::Scale;
 use crate::voi::Curve;
 use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Reason, Refusal,
-    Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
+    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Photometric, Reason,
+    Refusal, Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -32,6 +32,8 @@ pub struct Slices {
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
+    /// Why it cannot be shown, though it may be left out of a volume.
+    pub(crate) unusable: Option<Refusal>,
     pub(crate) rows: u32,
     pub(crate) columns: u32,
     pub(crate) frames: Vec<Slice>,
@@ -84,6 +86,7 @@ impl Slices {
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),
+            unusable: check_values(file, modality).err(),
             rows: image.rows,
             columns: image.columns,
             frames: slices(file, modality, limits)?,
@@ -119,6 +122,23 @@ impl Slices {
     pub fn same_study(&self, other: &Self) -> bool {
         self.study == other.study
     }
+}
+
+/// Whether values are what the model's windows are for. A study may hold maps of something else beside its images.
+fn check_values(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    if modality == Modality::Mr {
+        // Without a unit, low values that are bright would come out dark.
+        return if file.image.photometric == Photometric::Monochrome2 {
+            Ok(())
+        } else {
+            Err(Refusal::at(
+                Reason::UnsupportedPhotometric,
+                tags::PHOTOMETRIC_INTERPRETATION,
+            )
+            .found(file.image.photometric))
+        };
+    }
+    (0..file.image.frames).try_for_each(|frame| file.refuse_not_hounsfield(frame))
 }
 
 fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
