@@ -143,6 +143,7 @@ pub fn plan_volume(
     if let Some(refusal) = chosen.iter().find_map(|(_, file)| file.unusable.clone()) {
         return Err(refusal);
     }
+    check_parts(&chosen)?;
     let sorted = sorted(&chosen)?;
     let range = range(&chosen);
     let selected = convention.selected(sorted.len());
@@ -278,6 +279,24 @@ impl<'a> Choice<'a> {
 fn same_position(a: &Slices, b: &Slices) -> bool {
     let along = |file: &Slices| Some(file.frames.first()?.place?.along);
     matches!((along(a), along(b)), (Some(a), Some(b)) if (a - b).abs() < SAME_POSITION_MM)
+}
+
+/// Of a file that was cut into parts, all must be there: at an end nobody would miss the slices of one.
+fn check_parts(chosen: &[(usize, &Slices)]) -> Result<(), Refusal> {
+    let mut here: BTreeMap<&str, (usize, u16)> = BTreeMap::new();
+    for (uid, parts) in chosen.iter().filter_map(|(_, file)| file.part_of.as_ref()) {
+        let (count, of) = here.entry(uid).or_insert((0, *parts));
+        *count += 1;
+        *of = (*of).max(*parts);
+    }
+    match here.values().find(|(count, of)| *count < usize::from(*of)) {
+        Some((count, of)) => Err(Refusal::at(
+            Reason::SliceGap,
+            tags::IN_CONCATENATION_TOTAL_NUMBER,
+        )
+        .found(format_args!("{count} of {of} parts"))),
+        None => Ok(()),
+    }
 }
 
 /// The slices in ascending order along their common normal.

@@ -32,6 +32,8 @@ pub struct Slices {
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
+    /// Of a file that is one part of a larger one: which one that is, and how many parts it has (PS3.3 C.7.6.16.2.2.4).
+    pub(crate) part_of: Option<(String, u16)>,
     /// Why it cannot be shown, though it may be left out of a volume.
     pub(crate) unusable: Option<Refusal>,
     pub(crate) rows: u32,
@@ -86,6 +88,10 @@ impl Slices {
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),
+            part_of: top
+                .u16(tags::IN_CONCATENATION_TOTAL_NUMBER)?
+                .map(|parts| Ok::<_, Refusal>((text(tags::CONCATENATION_UID)?, parts)))
+                .transpose()?,
             unusable: check_values(file, modality).err(),
             rows: image.rows,
             columns: image.columns,

@@ -382,3 +382,17 @@ fn what_makes_no_volume_is_refused() {
     });
     assert_eq!(plan_of(&sagittal).unwrap_err(), Reason::NotAxial);
 }
+
+/// Without its last part a volume ends early, and no gap shows it.
+#[test]
+fn a_volume_that_was_cut_into_files_is_whole_or_refused() {
+    let part = |z: f64, of: u16| {
+        slice(z, |object| {
+            put(object, tags::CONCATENATION_UID, VR::UI, "2.25.40");
+            put(object, tags::IN_CONCATENATION_TOTAL_NUMBER, VR::US, of);
+        })
+    };
+    let whole = [part(0.0, 3), part(1.0, 3), part(2.0, 3)];
+    assert_eq!(plan_of(&whole).unwrap().frames.len(), 3);
+    assert_eq!(plan_of(&whole[..2]).unwrap_err(), Reason::SliceGap);
+}
