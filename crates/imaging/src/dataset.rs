@@ -89,6 +89,27 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::ROW_POSITION_IN_TOTAL_IMAGE_PIXEL_MATRIX,
 ];
 
+/// Adds an element of `bytes` to the kept ones, if it is one of those that are read.
+///
+/// # Errors
+/// One that is there already with another value: some readers take the first, some the last.
+pub(crate) fn keep(kept: &mut Vec<Extent>, element: &Extent, bytes: &[u8]) -> Result<(), Refusal> {
+    if !KEPT.contains(&element.tag) {
+        return Ok(());
+    }
+    let value = |extent: &Extent| &bytes[extent.value.clone()];
+    match kept.iter().find(|one| one.tag == element.tag) {
+        Some(one) if value(one) != value(element) => {
+            Err(Refusal::at(Reason::Malformed, element.tag).found("two values of one element"))
+        }
+        Some(_) => Ok(()),
+        None => {
+            kept.push(element.clone());
+            Ok(())
+        }
+    }
+}
+
 /// The kept elements of a data set or of an item, where they lie.
 #[derive(Clone, Debug)]
 pub(crate) struct DataSet<'a> {
@@ -121,10 +142,7 @@ impl<'a> DataSet<'a> {
     fn read(bytes: &'a [u8], encoding: VrEncoding) -> Result<Self, Refusal> {
         let mut elements = Vec::new();
         for element in Elements::new(bytes, encoding) {
-            let element = element?;
-            if KEPT.contains(&element.tag) {
-                elements.push(element);
-            }
+            keep(&mut elements, &element?, bytes)?;
         }
         Ok(Self::new(bytes, encoding, elements))
     }

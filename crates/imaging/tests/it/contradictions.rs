@@ -227,3 +227,21 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(name), None);
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
+
+#[test]
+fn an_element_that_is_there_twice_has_one_value() {
+    let good = file(|_| {});
+    let pixel_data = b"\xe0\x7f\x10\0OW";
+    let at = good
+        .windows(pixel_data.len())
+        .position(|window| window == pixel_data)
+        .unwrap();
+    let with_rows = |rows: u8| {
+        let again = [&b"\x28\0\x10\0US\x02\0"[..], &[rows, 0]].concat();
+        let bytes = [&good[..at], &again, &good[at..]].concat();
+        let decoded = decode_file(&bytes, &options(8));
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(with_rows(6), None);
+    assert_eq!(with_rows(5), Some(Reason::Malformed));
+}
