@@ -14,7 +14,7 @@ use crate::grey::{map, stored_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::Scale;
+use crate::transform::{Scale, Transform};
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Photometric, Reason,
@@ -253,16 +253,21 @@ pub(crate) fn each_slice(
     notes.retain(|note| *note != Note::Inverted);
     notes.extend(&plan.notes);
     let curves = curves(modality, plan, options)?;
+    let padding = file.padding()?;
     let make = |at: usize| -> Result<(Frame, FrameInfo), Refusal> {
         let index = wanted[at];
         let cells = frames.decode(index)?;
         let transform = file.transform(index)?;
+        let padded = padding.and_then(|padding| bright(padding, &transform, &curves));
         let picture = Picture {
             width: image.columns,
             height: image.rows,
             channels: curves.len() as u32,
             pixels: channels(&curves, |curve| {
-                map(&cells.values, image.cell, &transform, |x| curve.level(x))
+                map(&cells.values, image.cell, &transform, |x| match padded {
+                    Some((low, high)) if (low..=high).contains(&x) => 0,
+                    _ => curve.level(x),
+                })
             }),
         };
         let (frame, mut info) = source.frame(&picture, index, notes.clone(), options)?;
@@ -275,6 +280,19 @@ pub(crate) fn each_slice(
     let decoder = options.limits().codestreams;
     let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
     in_order(decoder, (threads, wanted.len()), &make, &mut take)
+}
+
+/// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest
+/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too.
+fn bright(
+    (first, last): (i64, i64),
+    transform: &Transform,
+    curves: &[Curve],
+) -> Option<(f64, f64)> {
+    let (first, last) = (transform.apply(first), transform.apply(last));
+    let (low, high) = (first.min(last), first.max(last));
+    let above = |curve: &Curve| low > curve.center + curve.width / 2.0;
+    curves.iter().all(above).then_some((low, high))
 }
 
 /// What makes the channels of a slice: MR has one, from the volume's range, CT the convention's three.

@@ -396,3 +396,31 @@ fn a_volume_that_was_cut_into_files_is_whole_or_refused() {
     assert_eq!(plan_of(&whole).unwrap().frames.len(), 3);
     assert_eq!(plan_of(&whole[..2]).unwrap_err(), Reason::SliceGap);
 }
+
+/// Around the image of a MONOCHROME1 slice lies the largest value, and none of it is bone.
+#[test]
+fn padding_that_is_brighter_than_all_is_black() {
+    let frame = |padding: u16| {
+        let file = slice(0.0, |object| {
+            put(
+                object,
+                tags::PHOTOMETRIC_INTERPRETATION,
+                VR::CS,
+                "MONOCHROME1",
+            );
+            put(object, tags::PIXEL_PADDING_VALUE, VR::US, padding);
+        });
+        frames_of(&[file]).remove(0).0
+    };
+    let at = |frame: &Frame, column: usize, row: usize| {
+        let first = (row * 6 + column) * 3;
+        frame.pixels[first..first + 3].to_vec()
+    };
+    // 2900 and 2800 are 1900 and 1800 HU.
+    let bright = frame(2900);
+    assert_eq!(at(&bright, 4, 5), [0, 0, 0]);
+    assert_eq!(at(&bright, 3, 5), [255, 255, 255]);
+    // -500 HU may be lung.
+    assert_eq!(at(&frame(500), 0, 1), [65, 0, 0]);
+    assert_eq!(at(&frame(500), 4, 5), [255, 255, 255]);
+}
