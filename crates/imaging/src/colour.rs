@@ -4,7 +4,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use crate::dataset::{DataSet, Value};
-use crate::transform::first_input;
+use crate::transform::{first_input, is_dim};
 use crate::{Reason, Refusal};
 
 /// YBR_FULL to RGB in place, interleaved, rounded half up. `bits`: depth of a sample.
@@ -101,6 +101,12 @@ impl Palette {
             columns.push(column);
         }
         let (_, first, bits) = shape.unwrap_or_default();
+        let most = columns.iter().flatten().copied().max().unwrap_or(0);
+        if bits == 16 && is_dim(most, bits) {
+            let tag = tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA;
+            return Err(Refusal::at(Reason::UnsupportedLut, tag)
+                .found("entries of fewer bits than the table says"));
+        }
         let entries =
             (0..columns[0].len()).map(|at| [columns[0][at], columns[1][at], columns[2][at]]);
         Ok(Self {

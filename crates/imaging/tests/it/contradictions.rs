@@ -159,20 +159,47 @@ fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
 fn a_palette_of_signed_values_begins_below_zero() {
     let minus_two = (-2_i16).cast_unsigned();
     let mut reds = Vec::new();
-    let bytes = palette(VR::SS, minus_two, 16, &[10, 20, 30, 40]);
+    let entries = [0x0a00, 0x1400, 0x1e00, 0xff00];
+    let bytes = palette(VR::SS, minus_two, 16, &entries);
     let each = |_: u32, values: Values| {
         if let Values::Colour { samples, .. } = values {
             reds = samples.into_iter().step_by(3).take(6).collect();
         }
     };
     decode_values(&bytes, &Limits::default(), 1, each).unwrap();
-    assert_eq!(reds, [10, 10, 20, 30, 40, 40]);
+    let [a, b, c, d] = entries.map(u32::from);
+    assert_eq!(reds, [a, a, b, c, d, d]);
     let refused = |bytes: &[u8]| decode_file(bytes, &options(8)).unwrap_err().reason;
-    let written_unsigned = palette(VR::US, minus_two, 16, &[10, 20, 30, 40]);
+    let written_unsigned = palette(VR::US, minus_two, 16, &entries);
     assert_eq!(refused(&written_unsigned), Reason::UnsupportedLut);
     // Cut off to eight bits, 300 would be dark.
     let beyond = palette(VR::SS, 0, 8, &[10, 20, 30, 300]);
     assert_eq!(refused(&beyond), Reason::UnsupportedLut);
+    // Eight bits in a table of 16: as they are said to be, all is black.
+    let dim = palette(VR::SS, 0, 16, &[10, 80, 160, 255]);
+    assert_eq!(refused(&dim), Reason::UnsupportedLut);
+    assert!(
+        decode_values(
+            &palette(VR::SS, 0, 8, &[1, 2, 3, 4]),
+            &Limits::default(),
+            1,
+            |_, _| {}
+        )
+        .is_ok()
+    );
+}
+
+/// Twelve bits in a table of 16 would show a film of which nothing is brighter than a 16th.
+#[test]
+fn a_window_table_that_stays_dark_is_refused() {
+    let with = |bits: u16| {
+        refused(|object| {
+            let item = table((VR::US, [4, 0, bits]), &[0, 1000, 2000, 4095]);
+            put_sequence(object, tags::VOILUT_SEQUENCE, item);
+        })
+    };
+    assert_eq!(with(12), None);
+    assert_eq!(with(16), Some(Reason::UnsupportedLut));
 }
 
 #[test]
