@@ -49,6 +49,10 @@ pub(crate) fn decode(
     };
     let cells = file.frames()?.decode(0)?;
     let grey = to_grey(&cells.values, image, &look)?;
+    // A window beside all of its values leaves a film of one level.
+    if grey.levels.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Err(Refusal::at(Reason::FlatImage, tags::WINDOW_CENTER));
+    }
     notes.extend(grey.notes);
     let picture = Picture {
         width: image.columns,
