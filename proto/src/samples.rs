@@ -22,6 +22,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("study_manifest", study().encode_to_vec()),
         ("frames_manifest", frames().encode_to_vec()),
         ("tokens_manifest", tokens().encode_to_vec()),
+        ("tokens_manifest_cached", cached_tokens().encode_to_vec()),
         (
             "study_manifest_encoded",
             encoded_study_manifest().encode_to_vec(),
@@ -51,6 +52,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("result_class", result_with_class().encode_to_vec()),
         ("result_weights", result_with_weights().encode_to_vec()),
         ("result_encoded", result_encoded().encode_to_vec()),
+        ("result_cached", result_cached().encode_to_vec()),
     ]
 }
 
@@ -72,7 +74,9 @@ pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError>
         "study_manifest" | "study_manifest_encoded" => again::<work::StudyManifest>(bytes),
         "frames_manifest" | "frames_manifest_encoded" => again::<work::FramesManifest>(bytes),
         "encoded_study" => again::<work::EncodedStudy>(bytes),
-        "tokens_manifest" | "tokens_manifest_device" => again::<work::TokensManifest>(bytes),
+        "tokens_manifest" | "tokens_manifest_device" | "tokens_manifest_cached" => {
+            again::<work::TokensManifest>(bytes)
+        }
         "job_event" | "job_event_open" => again::<work::JobEvent>(bytes),
         "text_chunk" => again::<work::TextChunk>(bytes),
         "dead_letter" => again::<work::DeadLetter>(bytes),
@@ -346,11 +350,30 @@ fn tokens() -> work::TokensManifest {
         width: 1152,
         dtype: "bf16".into(),
         frame_digest: digest(6),
+        ..Default::default()
     };
     work::TokensManifest {
         tokens: vec![entry],
         encoder_digest: digest(9),
         encoder_url: "http://127.0.0.1:7444".into(),
+        ..Default::default()
+    }
+}
+
+fn cached_tokens() -> work::TokensManifest {
+    let mut tokens = tokens();
+    for entry in &mut tokens.tokens {
+        entry.made_for = vec![13; 16].into();
+    }
+    tokens
+}
+
+fn result_cached() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            frames_cached: 1,
+            ..provenance()
+        }),
         ..Default::default()
     }
 }

@@ -1,7 +1,8 @@
 //! What breaks, on purpose: seeded storms, workers that come back from the dead, units that kill, drains under load, planted swaps,
-//! and many seeds in virtual time.
+//! no room, and many seeds in virtual time.
 //! Longer storms run by `make chaos`; a seed that fails there or here says how to run it again.
 
+mod full;
 mod planning;
 mod planted;
 mod poison;

@@ -12,15 +12,7 @@ use tonic::Code;
 
 /// A file so large that it is uploaded at the hub as well, in several pieces.
 fn large(seed: u32) -> Result<Vec<u8>> {
-    let side = 2_300;
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let pixels = (0..side * side).map(|_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[0]
-    });
-    picture::grey_png(side, pixels.collect())
+    picture::noise(2_300, seed)
 }
 
 pub(crate) async fn hub(pace: Pace) -> Result<Fleet> {

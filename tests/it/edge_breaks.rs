@@ -20,17 +20,9 @@ const PART_BYTES: usize = 256 << 10;
 /// What passes before a link is cut: several parts, and three times that is less than the file.
 const BETWEEN_CUTS_BYTES: u64 = 3 << 19;
 
-/// A file of noise, which cannot be made smaller: 5 MiB.
+/// A file of 5 MiB.
 fn large() -> Result<Vec<u8>> {
-    let side = 2_300;
-    let mut state = 2_654_435_761_u32;
-    let pixels = (0..side * side).map(|_| {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()[0]
-    });
-    picture::grey_png(side, pixels.collect())
+    picture::noise(2_300, 1)
 }
 
 /// The hub's job of a job of the edge.

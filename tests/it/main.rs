@@ -3,6 +3,7 @@
 mod autoscale;
 mod backup;
 mod bad_input;
+mod cache;
 mod cancel;
 mod crash;
 mod dead;

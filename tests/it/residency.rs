@@ -58,6 +58,7 @@ fn of_anybody(mut result: v1::Result) -> v1::Result {
     if let Some(provenance) = &mut result.provenance {
         provenance.input_digests.clear();
         provenance.encoder_device.clear();
+        provenance.frames_cached = 0;
     }
     result
 }
@@ -202,6 +203,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
     let unit = delivery.unit.clone();
     let start = Move::Start {
         stage: Stage::Preprocess,
+        unit: 0,
         retries_max: 3,
     };
     let started = queue.apply(&unit.key, Some(unit.epoch), &start, clock()());

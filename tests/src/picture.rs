@@ -37,6 +37,21 @@ pub fn grey_png(side: u32, pixels: Vec<u8>) -> Result<Vec<u8>> {
     Ok(bytes.into_inner())
 }
 
+/// A grey PNG of `side`×`side` pixels of noise, which cannot be made smaller than a byte each: two seeds are two different images.
+///
+/// # Errors
+/// When the encoder fails, which is a defect of the test.
+pub fn noise(side: u32, seed: u32) -> Result<Vec<u8>> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let pixels = (0..side * side).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    });
+    grey_png(side, pixels.collect())
+}
+
 /// A file of the pinned `pydicom-data` package, as `cargo xtask fetch` lays it into the cache.
 ///
 /// # Errors

@@ -109,7 +109,8 @@ closed_set!(
         Frames = "frames",
         /// Image tokens of a frame.
         Tokens = "tokens",
-        /// The image tokens of a chunk, named by frames manifest, chunk and encoder.
+        /// A list of image tokens: of a chunk, named by frames manifest, chunk and encoder; or of one frame, named by all that
+        /// decides them.
         TokensOfChunk = "chunk",
         /// The text so far of a decode attempt.
         Text = "text",

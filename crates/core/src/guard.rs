@@ -22,6 +22,8 @@ guards! {
     PreprocessStart,
     /// A chunk is encoded while chunks are open only.
     EncodeStart,
+    /// A chunk that is done is not started again.
+    ChunkOpen,
     /// A decode starts when every declared image is encoded.
     DecodeStart,
     /// A unit that keeps failing is given up on.

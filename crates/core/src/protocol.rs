@@ -91,8 +91,8 @@ pub fn propose_change(
 pub enum Start {
     /// Its start is recorded: work.
     Work(JobRecord),
-    /// It was done before: queue what follows. True when this start was counted and has to be taken back.
-    Repeat(JobRecord, bool),
+    /// It was done before, and this start is not counted: queue what follows.
+    Repeat(JobRecord),
     /// The job is final: publish its last event again, then acknowledge.
     Announce(JobRecord),
     /// Started as often as allowed: fail the job.
@@ -108,17 +108,11 @@ pub enum Start {
 #[must_use]
 pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
     match tried {
-        Tried::Moved(record) if is_done(unit, &record) => Start::Repeat(record, true),
         Tried::Moved(record) => Start::Work(record),
         Tried::Refused {
             reason: Refused::Final { .. },
             record,
         } => Start::Announce(record),
-        // Done before its worker died: other chunks may have used up the starts since, but this one needs none.
-        Tried::Refused {
-            reason: Refused::Exhausted { .. },
-            record,
-        } if Guard::DoneIsNoFailure.acts(is_done(unit, &record)) => Start::Repeat(record, false),
         Tried::Refused {
             reason: reason @ Refused::Exhausted { .. },
             ..
@@ -127,7 +121,7 @@ pub fn after_start(unit: &WorkUnit, tried: Tried) -> Start {
             reason.to_string(),
         )),
         Tried::Refused { record, .. } if Guard::RepeatWhatFollows.acts(is_done(unit, &record)) => {
-            Start::Repeat(record, false)
+            Start::Repeat(record)
         }
         Tried::Refused { .. } => Start::Later,
         Tried::OtherEpoch { record } if record.epoch < unit.epoch => Start::Later,

@@ -215,6 +215,8 @@ pub enum Move {
     Start {
         /// The stage.
         stage: Stage,
+        /// Which of the stage's units, as [`crate::WorkUnit::unit`]. A chunk that is done is not started again.
+        unit: u32,
         /// Starts allowed beyond one a unit.
         retries_max: u32,
     },
@@ -336,7 +338,11 @@ impl JobRecord {
         }
         let mut next = self.clone();
         match step {
-            Move::Start { stage, retries_max } => next.start(*stage, *retries_max, now)?,
+            Move::Start {
+                stage,
+                unit,
+                retries_max,
+            } => next.start((*stage, *unit), *retries_max, now)?,
             Move::HandBack { stage } => {
                 let starts = next.starts.of(*stage);
                 *starts = starts.saturating_sub(1);
@@ -391,7 +397,12 @@ impl JobRecord {
         }
     }
 
-    fn start(&mut self, stage: Stage, retries_max: u32, now: UnixMillis) -> Result<(), Refused> {
+    fn start(
+        &mut self,
+        (stage, unit): (Stage, u32),
+        retries_max: u32,
+        now: UnixMillis,
+    ) -> Result<(), Refused> {
         let (guard, step, units, legal) = match stage {
             Stage::Preprocess => (
                 Guard::PreprocessStart,
@@ -414,6 +425,15 @@ impl JobRecord {
         if guard.acts(!legal) {
             return Err(Refused::Illegal {
                 step,
+                state: self.state,
+            });
+        }
+        // Queued once more than needed, it would use up the starts of the others. With every chunk done none is legal anyway.
+        let is_again =
+            stage == Stage::Encode && self.chunks.is_done(unit) && !self.chunks.all_done();
+        if Guard::ChunkOpen.acts(is_again) {
+            return Err(Refused::Illegal {
+                step: "start a chunk again",
                 state: self.state,
             });
         }

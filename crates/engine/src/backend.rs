@@ -104,10 +104,9 @@ impl Frame {
     /// # Errors
     /// [`EngineError::Frame`] with what was expected and found.
     pub fn check(&self, side: u32) -> Result<(), EngineError> {
-        let bytes = self.side as usize * self.side as usize * self.channels as usize;
-        let good =
-            self.side == side && matches!(self.channels, 1 | 3) && self.pixels.len() == bytes;
-        if good {
+        // Sizes that came from outside are multiplied only once they are known to be small.
+        let known = self.side == side && matches!(self.channels, 1 | 3);
+        if known && self.pixels.len() == side as usize * side as usize * self.channels as usize {
             return Ok(());
         }
         Err(EngineError::Frame {
@@ -284,7 +283,7 @@ impl Decoding {
 /// Why a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, a stop string did, or its form is whole.
     Stop,
     /// The token limit cut it.
     Length,
@@ -540,6 +539,7 @@ mod tests {
         check(4, 2, 32, false);
         check(5, 1, 25, false);
         check(4, 1, 15, false);
+        check(u32::MAX, u32::MAX, 0, false);
     }
 
     fn refused(change: impl FnOnce(&mut Decoding)) -> String {

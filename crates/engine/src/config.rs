@@ -113,7 +113,7 @@ pub enum GgufWeights {
 pub enum ModelConfigError {
     /// Quantised weights on a device without kernels for them.
     #[error(
-        "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied on CPUs, allowed: cpu, cpu:avx2, cpu:portable"
+        "model.weights is {weights}, and model.device is {device}: quantised weights are multiplied by the kernels of CPUs, allowed: cpu, or cpu with the name of their level"
     )]
     Device {
         /// What was set.

@@ -15,7 +15,7 @@ use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
 };
 use crate::encoding::Encoding;
-use crate::health::{Health, Reporter, ended};
+use crate::health::{Health, Reporter, ended, gone};
 use crate::prompt::Prompt;
 use crate::speculation::{Phrases, Speculation};
 use crate::text::TokenSpan;
@@ -280,13 +280,6 @@ impl Drop for DecodeStream {
             self.events.close();
             encoding.changed();
         }
-    }
-}
-
-fn gone(health: &watch::Receiver<Health>) -> EngineError {
-    match *health.borrow() {
-        Health::Failed => EngineError::Panicked,
-        Health::Running | Health::Stopped => EngineError::Stopped,
     }
 }
 

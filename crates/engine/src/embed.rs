@@ -81,7 +81,15 @@ impl LoadedEmbedder {
             image.check(&self.description)?;
             let values = image.bytes.chunks_exact(4);
             let values = values.filter_map(|value| value.first_chunk().copied());
-            Ok(values.map(f32::from_le_bytes).collect())
+            let values: Vec<f32> = values.map(f32::from_le_bytes).collect();
+            if values.iter().all(|value| value.is_finite()) {
+                return Ok(values);
+            }
+            Err(EngineError::Tokens {
+                what: "values",
+                expected: "numbers".to_owned(),
+                found: "some that are none".to_owned(),
+            })
         });
         embeddings.collect()
     }
@@ -195,6 +203,15 @@ mod tests {
         let mut loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
         let side = loaded.description().frame_side;
         let mut tokens = loaded.encode(&[frame(side, 0)]).expect("encoded");
+        // What an encoder made of a device's fault, and stored.
+        let mut faulty = tokens.clone();
+        let sound = tokens[0].bytes.slice(4..);
+        faulty[0].bytes = [&f32::NAN.to_le_bytes()[..], &sound[..]].concat().into();
+        let refused = loaded.compare(&faulty, vec!["a".to_owned()]).await;
+        assert!(
+            matches!(refused, Err(EngineError::Tokens { what: "values", .. })),
+            "{refused:?}"
+        );
         tokens[0].width -= 1;
         let refused = loaded.compare(&tokens, vec!["a".to_owned()]).await;
         assert!(

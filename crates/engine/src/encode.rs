@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::encoding::{Encoding, Purpose};
-use crate::health::{Health, Reporter, ended};
+use crate::health::{Health, Reporter, ended, gone};
 
 /// A handle on the encoder's thread; cheap to clone. The thread ends when the last handle is dropped.
 #[derive(Debug, Clone)]
@@ -102,10 +102,7 @@ impl EncodeEngine {
     }
 
     fn gone(&self) -> EngineError {
-        match self.health() {
-            Health::Failed => EngineError::Panicked,
-            Health::Running | Health::Stopped => EngineError::Stopped,
-        }
+        gone(&self.health)
     }
 }
 

@@ -68,3 +68,11 @@ pub(crate) async fn ended(mut health: watch::Receiver<Health>) -> Health {
         Err(_) => Health::Stopped,
     }
 }
+
+/// Why an engine answers no more.
+pub(crate) fn gone(health: &watch::Receiver<Health>) -> EngineError {
+    match *health.borrow() {
+        Health::Failed => EngineError::Panicked,
+        Health::Running | Health::Stopped => EngineError::Stopped,
+    }
+}

@@ -173,17 +173,23 @@ fn push_trimmed(text: &str, range: Range<usize>, ranges: &mut Vec<Range<usize>>)
     ranges.push(start..start + trimmed.len());
 }
 
-/// Finds the parts of a report by their headings, whatever their case and markup ("**Findings:**", "## IMPRESSION").
+/// Finds the parts of a report by their headings, whatever their case and markup ("**Findings:**", "## IMPRESSION"). Other
+/// headings belong to the findings, such as the names of organs, and end an impression.
 #[must_use]
 pub fn sections(text: &str) -> Sections {
     let mut sections = Sections::default();
     let mut current: Option<Heading> = None;
     for line in text.split_inclusive('\n') {
-        if let Some((heading, rest)) = heading(line) {
-            current = heading;
-            append(&mut sections, current, rest);
-        } else {
-            append(&mut sections, current, line);
+        match heading(line) {
+            // What stands under it is a finding too.
+            Some((None, _)) if current == Some(Heading::Findings) => {
+                append(&mut sections, current, line);
+            }
+            Some((heading, rest)) => {
+                current = heading;
+                append(&mut sections, current, rest);
+            }
+            None => append(&mut sections, current, line),
         }
     }
     sections.findings = sections.findings.trim().to_owned();

@@ -67,7 +67,7 @@ impl Kernels {
     /// RMS norm of each head of x `[rows, heads, width]`, then rotation: the first half of a head against the second half.
     ///
     /// # Panics
-    /// Where sizes do not fit each other.
+    /// Where sizes do not fit each other, or the width is odd.
     #[must_use]
     pub fn norm_rotate<T: Number>(self, x: &[T], of: Scale, by: Rotation<T>) -> Vec<T> {
         T::norm_rotate(self, x, of, by)
@@ -75,9 +75,11 @@ impl Kernels {
 
     pub(crate) fn norm_rotate_of<T: Number>(self, x: &[T], of: Scale, by: Rotation<T>) -> Vec<T> {
         let width = of.weight.len();
+        // Of an odd width the last number would belong to neither half, and nothing would be written in its place.
+        assert!(width.is_multiple_of(2), "halves of a head");
         let rows = rows_of(by.cos, width / 2);
         assert!(by.sin.len() == by.cos.len() && x.len().is_multiple_of(rows * width));
-        let heads = x.len() / (rows * width);
+        let heads = x.len().checked_div(rows * width).unwrap_or_default();
         self.rows(x, width, |rows| NormRotate {
             rows,
             of,

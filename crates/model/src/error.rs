@@ -277,6 +277,11 @@ pub enum EncodeError {
     /// One of the frames is unusable.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// What came out is not all numbers.
+    #[error(
+        "the vision tower made values that are no numbers: its weights are damaged, or the device computed wrongly"
+    )]
+    NotFinite,
     /// The tensor library failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -291,6 +296,11 @@ pub enum EmbedError {
     /// The tokenizer failed.
     #[error("the tokenizer failed on this text")]
     Tokenize,
+    /// What came out has no direction.
+    #[error(
+        "the embedding is zero, or not all numbers: the weights are damaged, or the device computed wrongly"
+    )]
+    NotFinite,
     /// The tensor library failed.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -358,7 +358,7 @@ impl Model {
         }
     }
 
-    /// Tokens that end an answer.
+    /// Tokens that end an answer, ascending: those that the files name, and the ends of text and of turn.
     #[must_use]
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop_tokens
@@ -382,7 +382,7 @@ impl Model {
     /// One [`ImageTokens`] per frame, in order. Frames are resized to the model's size where needed.
     ///
     /// # Errors
-    /// [`EncodeError::NotLoaded`] without the vision tower.
+    /// [`EncodeError::NotLoaded`] without the vision tower, [`EncodeError::NotFinite`] for tokens that are no numbers.
     pub fn encode(&self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EncodeError> {
         let vision = self.vision.as_ref().ok_or(EncodeError::NotLoaded)?;
         frames.iter().map(|frame| vision.encode(frame)).collect()
@@ -564,12 +564,14 @@ fn load_text(
     )
 }
 
-/// What the files say; where they say nothing, the ends of text and of turn.
+/// What the files say, and the ends of text and of turn: prompts are in the chat form, and behind the end of its turn the
+/// model would write the user's next one, without a mark in the text.
 fn stop_tokens(config: &Config, tokenizer: Option<&Tokenizer>) -> Vec<u32> {
-    match tokenizer {
-        Some(tokenizer) if config.stop_tokens.is_empty() => {
-            vec![tokenizer.special().eos, tokenizer.special().end_of_turn]
-        }
-        _ => config.stop_tokens.clone(),
+    let mut tokens = config.stop_tokens.clone();
+    if let Some(special) = tokenizer.map(Tokenizer::special) {
+        tokens.extend([special.eos, special.end_of_turn]);
     }
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
 }

@@ -131,7 +131,7 @@ impl Embedder {
             .map_err(EncodeError::from)?
             .patches(vision.image_size, vision.patch_size, &self.device)?;
         let features = self.vision.features(&patches)?;
-        Ok(unit(&self.pooling.forward(&features)?)?)
+        unit(&self.pooling.forward(&features)?)
     }
 
     /// The embedding of a text, `[width]` f32 of length 1. What goes beyond the model's 64 tokens is cut off.
@@ -140,7 +140,7 @@ impl Embedder {
     /// [`EmbedError`].
     pub fn text(&self, text: &str) -> Result<Vec<f32>, EmbedError> {
         let ids = self.tokenizer.encode(text)?;
-        Ok(unit(&self.text.forward(&ids, &self.device)?)?)
+        unit(&self.text.forward(&ids, &self.device)?)
     }
 
     /// Scale × product + bias of a picture's and a text's embedding: the logit that they belong together.
@@ -164,10 +164,20 @@ impl Embedder {
 }
 
 /// x [1, width] → f32 of length 1.
-fn unit(x: &Tensor) -> Result<Vec<f32>, BackendError> {
-    let x = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+///
+/// # Errors
+/// [`EmbedError::NotFinite`] where it has no such length: what was compared with it would look like a result.
+fn unit(x: &Tensor) -> Result<Vec<f32>, EmbedError> {
+    let x = values(x)?;
     let length = x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    if !length.is_finite() || length == 0.0 {
+        return Err(EmbedError::NotFinite);
+    }
     Ok(x.iter().map(|v| (f64::from(*v) / length) as f32).collect())
+}
+
+fn values(x: &Tensor) -> Result<Vec<f32>, BackendError> {
+    Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 /// Attention pooling: a learnt query looks at all patches, then a feed-forward with its residual.
@@ -265,5 +275,26 @@ impl TextTower {
         }
         let last = x.narrow(0, x.dim(0)? - 1, 1)?;
         self.head.forward(&self.norm.forward(&last)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_direction_is_no_embedding() {
+        let check = |values: [f32; 2], expected: Option<[f32; 2]>| {
+            let found = unit(&Tensor::new(&[values], &Device::Cpu).unwrap());
+            match expected {
+                Some(expected) => assert_eq!(found.unwrap(), expected),
+                None => assert_eq!(found, Err(EmbedError::NotFinite), "{values:?}"),
+            }
+        };
+        check([3.0, -4.0], Some([0.6, -0.8]));
+        check([f32::MAX, 0.0], Some([1.0, 0.0]));
+        check([0.0, 0.0], None);
+        check([1.0, f32::NAN], None);
+        check([1.0, f32::INFINITY], None);
     }
 }

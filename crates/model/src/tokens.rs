@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use crate::config::VisionConfig;
 use crate::dtype::Dtype;
-use crate::error::{BackendError, ImageTokensError};
+use crate::error::{BackendError, EncodeError, ImageTokensError};
 
 /// The pooled output of the vision tower for one frame: [tokens per image, vision hidden], little endian.
 #[derive(Clone, PartialEq, Eq)]
@@ -98,25 +98,24 @@ impl ImageTokens {
     }
 
     /// From a tensor [tokens, hidden] of f32 or bf16.
-    pub(crate) fn from_tensor(tensor: &Tensor, dtype: Dtype) -> Result<Self, BackendError> {
-        let (tokens, hidden) = tensor.dims2()?;
-        let flat = tensor.to_dtype(dtype.candle())?.flatten_all()?;
+    ///
+    /// # Errors
+    /// [`EncodeError::NotFinite`]: a fleet keeps tokens for every later job with the same picture, so that those of a device
+    /// that computed wrongly once would stay.
+    pub(crate) fn from_tensor(tensor: &Tensor, dtype: Dtype) -> Result<Self, EncodeError> {
+        let (shape, values) = rounded(tensor, dtype)?;
+        if !values.iter().all(|x| x.is_finite()) {
+            return Err(EncodeError::NotFinite);
+        }
+        let values = values.iter();
         let bytes = match dtype {
-            Dtype::F32 => flat
-                .to_vec1::<f32>()?
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
+            Dtype::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
+            Dtype::Bf16 => values
+                .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
                 .collect(),
-            // bf16 is the upper half of f32, so widening and cutting is exact.
-            Dtype::Bf16 => {
-                let wide = flat.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
-                wide.iter()
-                    .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
-                    .collect()
-            }
         };
         Ok(Self {
-            shape: [tokens, hidden],
+            shape,
             dtype,
             bytes,
         })
@@ -132,9 +131,36 @@ impl ImageTokens {
     }
 }
 
+/// Shape and values of a tensor [tokens, hidden], rounded to a dtype. bf16 is the upper half of f32, so widening it again is
+/// exact.
+fn rounded(tensor: &Tensor, dtype: Dtype) -> Result<([usize; 2], Vec<f32>), BackendError> {
+    let (tokens, hidden) = tensor.dims2()?;
+    let rounded = tensor.to_dtype(dtype.candle())?.flatten_all()?;
+    let values = rounded.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+    Ok(([tokens, hidden], values))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_no_image() {
+        let check = |value: f32, dtype: Dtype, expected: Option<EncodeError>| {
+            let tensor = Tensor::new(&[[1.0f32, value]], &Device::Cpu).unwrap();
+            let found = ImageTokens::from_tensor(&tensor, dtype);
+            assert_eq!(found.err(), expected, "{value} in {dtype}");
+        };
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            check(3.0e38, dtype, None);
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                check(wrong, dtype, Some(EncodeError::NotFinite));
+            }
+        }
+        // The largest f32 is beyond the largest bf16.
+        check(f32::MAX, Dtype::F32, None);
+        check(f32::MAX, Dtype::Bf16, Some(EncodeError::NotFinite));
+    }
 
     #[test]
     fn bytes_and_back_in_both_dtypes() {

@@ -66,7 +66,7 @@ impl VisionTower {
         let patches =
             frame.patches(self.config.image_size, self.config.patch_size, &self.device)?;
         let pooled = self.pool(&self.features(&patches)?)?;
-        Ok(ImageTokens::from_tensor(&pooled, self.dtype)?)
+        ImageTokens::from_tensor(&pooled, self.dtype)
     }
 
     /// patches [n, 3 × patch²] f32 → one normalised vector per patch, [n, hidden].

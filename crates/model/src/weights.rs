@@ -174,28 +174,28 @@ impl Weights {
                 file: INDEX.to_owned(),
                 source,
             })?;
+        let refuse = |reason: String| LoadError::Safetensors {
+            file: INDEX.to_owned(),
+            reason,
+        };
         let files: std::collections::BTreeSet<&String> = index.weight_map.values().collect();
+        if dir.join(SINGLE).is_file() && !files.iter().any(|file| *file == SINGLE) {
+            let reason = format!("{SINGLE} lies beside it, and only one of the two is the model");
+            return Err(refuse(reason));
+        }
         for file in files {
             // A shard lies beside its index; a path elsewhere is no shard of this folder.
             if Path::new(file).components().count() != 1 || file.starts_with("..") {
-                let reason = "the index names a file outside the folder".to_owned();
-                return Err(LoadError::Safetensors {
-                    file: INDEX.to_owned(),
-                    reason,
-                });
+                return Err(refuse(
+                    "the index names a file outside the folder".to_owned(),
+                ));
             }
             weights.add(dir, file)?;
         }
-        if let Some(name) = index
-            .weight_map
-            .keys()
-            .find(|name| !weights.entries.contains_key(*name))
-        {
+        let missing = |name: &&String| !weights.entries.contains_key(*name);
+        if let Some(name) = index.weight_map.keys().find(missing) {
             let reason = format!("the index lists {name}, which its shard does not hold");
-            return Err(LoadError::Safetensors {
-                file: INDEX.to_owned(),
-                reason,
-            });
+            return Err(refuse(reason));
         }
         Ok(weights)
     }
@@ -310,7 +310,7 @@ impl Weights {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>, LoadError> {
-        if cfg!(target_endian = "big") || !device.is_cpu() {
+        if !device.is_cpu() {
             return Ok(None);
         }
         let fill = |bytes: &mut [u8]| {
@@ -464,8 +464,7 @@ impl Scope<'_> {
     /// whatever its numbers become.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {
         let (_, entry) = self.entry(name, &shape)?;
-        let plain = entry.dtype.plain();
-        let Some(stored) = plain.filter(|_| cfg!(target_endian = "little")) else {
+        let Some(stored) = entry.dtype.plain() else {
             return Ok(cpu::pack(&self.get(name, &shape)?)?);
         };
         let row_bytes = shape[1] * stored.size_in_bytes();

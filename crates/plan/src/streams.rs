@@ -34,8 +34,8 @@ pub fn streams(load: &Load, stream_writes_per_second: f64) -> Vec<StreamLoad> {
         ("WORK_PREPROCESS", 2.0),
         ("WORK_ENCODE", 2.0 * chunks),
         ("WORK_DECODE", 2.0),
-        // Noted and removed.
-        ("KV_PENDING", 2.0),
+        // Noted, over another's note.
+        ("KV_PENDING", 1.0),
         ("AUDIT", 1.0),
     ];
     let mut loads = per_job.map(|(stream, writes_per_job)| {

@@ -7,16 +7,34 @@ use medfleet_core::{Class, JobKey, TenantId, UnixMillis, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord};
 
 use crate::api::{Operation, Which, code, once, repeatable};
+use crate::bucket::Entry;
 use crate::wire::{decode, encode, later_of_upload, unit_from_wire};
 use crate::{Queue, QueueError, Result, Revision, Updated, subject};
 
+/// Notes of one kind: the filter of their keys, and the job that each is of.
+type Kind = (&'static str, fn(&Entry) -> Option<JobKey>);
+
 impl Queue {
-    /// Notes an accept before its publish, so that a sweeper can finish it.
+    /// Notes that a job is about to be accepted or started over, before its publish, so that a sweeper can finish it.
     ///
     /// # Errors
     /// Transient ones: put again.
     pub async fn put_pending(&self, key: &JobKey) -> Result<Revision> {
         self.pending.put(&key.to_string(), Bytes::new()).await
+    }
+
+    /// As [`Queue::put_pending`], on a sheet of the caller's own: what stood there is gone, so that the next note takes the place
+    /// of one whose job needs none any more. `holder` tells the caller from others, in letters and digits.
+    ///
+    /// # Errors
+    /// Transient ones: note again.
+    pub async fn note_accept(
+        &self,
+        (holder, sheet): (&str, u64),
+        key: &JobKey,
+    ) -> Result<Revision> {
+        let sheet = subject::accept_key(holder, sheet);
+        self.pending.put(&sheet, key.to_string().into()).await
     }
 
     /// Removes this very note once the publish is confirmed: another accept or replay of the job may have made one since.
@@ -27,12 +45,16 @@ impl Queue {
         self.pending.remove_revision(noted).await
     }
 
-    /// Accepts noted longer ago than `older_than`, by the server's clock, which also dates the notes.
+    /// Accepts noted longer ago than `older_than`, by the server's clock, which also dates the notes. A job may have several.
     ///
     /// # Errors
     /// Transient ones.
     pub async fn list_pending(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
-        self.notes("*.*", subject::job_of_key, older_than).await
+        let by_job: Kind = ("*.*", |entry| subject::job_of_key(&entry.key));
+        let by_sheet: Kind = (subject::ACCEPTS, |entry| {
+            subject::job_of_key(std::str::from_utf8(&entry.value).ok()?)
+        });
+        self.notes(&[by_job, by_sheet], older_than).await
     }
 
     /// Notes that a unit of the job is about to be taken out of the queue, so that a sweeper queues what the job waits for by
@@ -51,25 +73,24 @@ impl Queue {
     /// # Errors
     /// Transient ones.
     pub async fn list_aside(&self, older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
-        self.notes(subject::ASIDE, subject::job_of_aside, older_than)
-            .await
+        let aside: Kind = (subject::ASIDE, |entry| subject::job_of_aside(&entry.key));
+        self.notes(&[aside], older_than).await
     }
 
-    async fn notes(
-        &self,
-        filter: &str,
-        job_of: fn(&str) -> Option<JobKey>,
-        older_than: Duration,
-    ) -> Result<Vec<(JobKey, Revision)>> {
+    async fn notes(&self, kinds: &[Kind], older_than: Duration) -> Result<Vec<(JobKey, Revision)>> {
         let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
         let latest = self.time().await?.0.saturating_sub(age);
-        let keys = self.pending.keys(filter).await?;
-        let entries = self.pending.get_many(&keys).await?;
-        let old = entries
-            .iter()
-            .filter(|entry| entry.written_at.0 <= latest)
-            .filter_map(|entry| Some((job_of(&entry.key)?, entry.revision)));
-        Ok(old.collect())
+        let mut old = Vec::new();
+        for (filter, job_of) in kinds {
+            let keys = self.pending.keys(filter).await?;
+            let entries = self.pending.get_many(&keys).await?;
+            let entries = entries
+                .iter()
+                .filter(|entry| entry.written_at.0 <= latest)
+                .filter_map(|entry| Some((job_of(entry)?, entry.revision)));
+            old.extend(entries);
+        }
+        Ok(old)
     }
 
     /// Notes a new upload. It is forgotten when nothing was added to it for the upload's time to live.

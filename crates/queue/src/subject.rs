@@ -193,6 +193,15 @@ pub(crate) fn job_of_key(text: &str) -> Option<JobKey> {
     key(tenant, job)
 }
 
+/// The key of the accept that stands on a sheet of a process's pad, beside those that have their job's name; its value is the
+/// job's key. No tenant's name has an underscore.
+pub(crate) fn accept_key(holder: &str, sheet: u64) -> String {
+    format!("_accept.{holder}.{sheet}")
+}
+
+/// Every such key.
+pub(crate) const ACCEPTS: &str = "_accept.*.*";
+
 /// The key of a job that was set aside, beside those of accepts.
 pub(crate) fn aside_key(key: &JobKey) -> String {
     format!("{key}{ASIDE_END}")
@@ -282,5 +291,8 @@ mod tests {
         assert_eq!(job_of_key(&aside_key(&key)), None);
         assert_eq!(job_of_aside(&key.to_string()), None);
         assert_eq!(job_of_aside(&aside_key(&key)), Some(key));
+        // Taken for no job's by a release that knows no pads.
+        assert_eq!(job_of_key(&accept_key("0a", 1)), None);
+        assert_eq!(job_of_aside(&accept_key("0a", 1)), None);
     }
 }

@@ -28,7 +28,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use self::export::Supervised;
 pub(crate) use self::propagation::recorded_trace_id;
-pub use self::propagation::{follow, inject, set_parent, trace_id};
+pub use self::propagation::{follow, inject, is_recorded, set_parent, trace_id};
 
 /// Every crate of ours begins with this, and so does the target of its spans.
 const OURS: &str = "medfleet";

@@ -226,17 +226,36 @@ impl BlobStore {
         content: Bytes,
     ) -> Result<Digest, StoreError> {
         self.check_size(kind, content.len())?;
+        let (_, digest, framed) = self.named(tenant, kind, key, &content).await;
+        self.write(&blob_name(tenant, kind, &digest), framed)
+            .await?;
+        Ok(digest)
+    }
+
+    /// A text that changes as [`BlobStore::put_mutable`] would store it under this key, for [`BlobStore::keep_named`]: with
+    /// its checksum, and under its name.
+    pub async fn named(
+        &self,
+        tenant: &TenantId,
+        kind: BlobKind,
+        key: &[u8],
+        content: &Bytes,
+    ) -> Named {
         let tenant_key = self.tenant_key(tenant);
         let digest = tenant_key.of_key(key);
-        let framed = hash(&content, move |content| {
+        let framed = hash(content, move |content| {
             let mut framed = BytesMut::with_capacity(CHECKSUM_BYTES + content.len());
             framed.put_slice(tenant_key.checksum(&digest, content).as_bytes());
             framed.put_slice(content);
             framed.freeze()
         });
-        self.write(&blob_name(tenant, kind, &digest), framed.await)
-            .await?;
-        Ok(digest)
+        (kind, digest, framed.await)
+    }
+
+    /// The name of what [`BlobStore::put_mutable`] stores under a key.
+    #[must_use]
+    pub fn name_of(&self, tenant: &TenantId, key: &[u8]) -> Digest {
+        self.tenant_key(tenant).of_key(key)
     }
 
     /// Reads what [`BlobStore::put_mutable`] stored last under the key; none when there is nothing.
@@ -349,6 +368,22 @@ impl BlobStore {
         digest: &Digest,
     ) -> Result<bool, StoreError> {
         Ok(self.head(tenant, kind, digest).await?.is_some())
+    }
+
+    /// As [`BlobStore::exists`], for several blobs in their order, asked of the place together.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn which_exist(
+        &self,
+        tenant: &TenantId,
+        blobs: &[(BlobKind, Digest)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let names = blobs.iter();
+        let names = names.map(|(kind, digest)| blob_name(tenant, *kind, digest));
+        let names: Vec<Name> = names.collect();
+        let entries = self.inner.backend.heads(&names).await?;
+        Ok(entries.iter().map(Option::is_some).collect())
     }
 
     /// Length of a blob in bytes; none when there is none.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use medfleet_core::{Digest, JobId, PoolName, TenantId};
+use medfleet_core::{Digest, JobId, JobKey, PoolName, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{
     Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
@@ -151,6 +151,18 @@ pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
     key
 }
 
+/// What image tokens say of the job that they were made for: enough to know one's own, and to whoever lacks the fleet's key
+/// nothing.
+#[must_use]
+pub fn made_for(key: &FleetKey, job: &JobKey) -> [u8; 16] {
+    let parts = [job.tenant.as_str().as_bytes(), job.job.as_str().as_bytes()];
+    // A change of meaning needs a new purpose.
+    let hash = key.keyed_hash("tokens made for v1", &parts);
+    let mut mark = [0; 16];
+    mark.copy_from_slice(&hash.as_bytes()[..16]);
+    mark
+}
+
 /// The bearer token by which services of one fleet know each other, derived from the fleet key.
 #[must_use]
 pub fn internal_token(key: &FleetKey) -> String {
@@ -176,6 +188,24 @@ mod tests {
         ];
         for (index, name) in names.iter().enumerate() {
             assert!(!names[..index].contains(name), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_of_one_job_of_one_tenant_and_of_one_fleet() {
+        let key = FleetKey::new([1; 32]);
+        let job = |tenant: &str, byte| JobKey {
+            tenant: TenantId::new(tenant).expect("a good name"),
+            job: JobId::from_bytes([byte; 16]),
+        };
+        let mine = made_for(&key, &job("a", 1));
+        assert_eq!(mine, made_for(&key, &job("a", 1)));
+        for other in [
+            made_for(&key, &job("a", 2)),
+            made_for(&key, &job("b", 1)),
+            made_for(&FleetKey::new([2; 32]), &job("a", 1)),
+        ] {
+            assert_ne!(mine, other);
         }
     }
 }

@@ -23,6 +23,7 @@ pub use config::WorkerConfig;
 pub use decision::backoff;
 pub use dependencies::{
     ConnectionError, Dependencies, chunk_key, handed_key, handed_key_of_any_job, internal_token,
+    made_for,
 };
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};

@@ -151,13 +151,16 @@ impl<H: Handler> Slot<H> {
             .began(class, delivery.deliveries, waited as f64 / 1000.0);
         async {
             let verdict = self.verdict(&delivery).await;
-            Span::current().record("medfleet.verdict", word(&verdict));
+            let (said, span) = (word(&verdict), Span::current());
+            if telemetry::is_recorded(&span) {
+                span.record("medfleet.verdict", said);
+            }
             self.worker
                 .metrics
                 .settled(class, &verdict, begin.elapsed().as_secs_f64());
             if let Err(error) = delivery.settle_soon(verdict).await {
                 // It is delivered again, and finds its effects done.
-                tracing::warn!(%error, "a verdict was not confirmed");
+                tracing::warn!(%error, verdict = said, "a verdict was not confirmed");
             }
         }
         .instrument(span)
@@ -208,6 +211,7 @@ impl<H: Handler> Slot<H> {
         }
         let step = Move::Start {
             stage: H::STAGE,
+            unit: unit.unit,
             retries_max: self.worker.config.retries_max,
         };
         let Some((known, revision)) = queue.record(&unit.key).await? else {
@@ -247,11 +251,7 @@ impl<H: Handler> Slot<H> {
                 let started = (record, revision);
                 Ok(self.work(delivery, started, inputs, hints).await)
             }
-            Start::Repeat(record, counted) => {
-                if counted {
-                    let step = Move::HandBack { stage: H::STAGE };
-                    queue.change(unit, None, &step, now).await?;
-                }
+            Start::Repeat(record) => {
                 self.repeat(delivery, &record).await?;
                 Ok(Verdict::Done)
             }

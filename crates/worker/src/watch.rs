@@ -151,3 +151,46 @@ pub(crate) async fn forward_hints(queue: Queue, hints: broadcast::Sender<JobKey>
         tokio::time::sleep(RESUBSCRIBE).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::{Result, bail};
+    use medfleet_core::setting::DurationText;
+    use medfleet_core::{Class, Stage};
+    use medfleet_runtime::SystemClock;
+    use medfleet_testkit::{self as kit, NATS_DEFAULT, NatsServer, wait_until};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// That a unit stays with who says so, the tests of the queue show.
+    #[tokio::test]
+    async fn the_server_hears_again_and_again_that_a_unit_is_being_worked_on() -> Result<()> {
+        let server = NatsServer::start_with(NATS_DEFAULT, true).await?;
+        let mut config = kit::config(&server.url());
+        config.heartbeat = Some(DurationText::from_millis(50));
+        let queue = kit::queue(&config).await?;
+        let (key, record) = kit::record(1, 1);
+        queue.create_record(&key, &record).await?;
+        let unit = kit::unit(&key, Stage::Preprocess, Class::Routine, 0);
+        queue.publish_work(&unit, &Vec::new()).await?;
+        let mut puller = queue.puller(Stage::Preprocess, kit::pool());
+        let delivery = tokio::time::timeout(PATIENCE, puller.next()).await??;
+        let (_sender, mut hints) = broadcast::channel(1);
+        let heard = wait_until(PATIENCE, "three signs of life", async || {
+            let log = fs::read_to_string(server.log()).ok()?;
+            let lines: Vec<&str> = log.lines().collect();
+            let is_beat = |two: &&[&str]| {
+                two[0].contains("$JS.ACK.WORK_PREPROCESS.") && two[1].contains("[\"+WPI\"]")
+            };
+            (lines.windows(2).filter(is_beat).count() >= 3).then_some(())
+        });
+        tokio::select! {
+            heard = heard => heard,
+            stopped = stopped(&queue, &SystemClock, &delivery, None, &mut hints) => bail!("{stopped:?}"),
+        }
+    }
+}

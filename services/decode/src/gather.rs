@@ -14,7 +14,7 @@ use prost::Message;
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
 use crate::metrics::{DecodeMetrics, ENCODER, STORE, SourceLabel};
-use crate::unit::{Declared, chunks, declared};
+use crate::unit::{Declared, cached, chunks, declared};
 
 /// Where tokens come from.
 pub(crate) struct Sources<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) metrics: &'a DecodeMetrics,
     pub(crate) model: &'a Description,
     pub(crate) tenant: &'a TenantId,
+    /// What tokens say that were made for this job ([`medfleet_worker::made_for`]).
+    pub(crate) made_for: [u8; 16],
 }
 
 /// The images of a job, in the order the model sees them.
@@ -31,6 +33,14 @@ pub(crate) struct Gathered {
     pub(crate) images: Vec<ImageTokens>,
     /// Keyed digest of each image's tokens.
     pub(crate) digests: Vec<Digest>,
+    /// Of how many images the tokens had been made for another job.
+    pub(crate) cached: u32,
+}
+
+/// The images of a chunk.
+struct Part {
+    images: Vec<(Digest, ImageTokens)>,
+    cached: u32,
 }
 
 /// Gathers what a record declares.
@@ -63,11 +73,13 @@ pub(crate) async fn gather(
             async move { sources.chunk(&key, first, frames, record.image_count).await }
         });
     let parts = try_join_all(parts).await?;
-    let (digests, images) = parts.into_iter().flatten().unzip();
+    let cached: u32 = parts.iter().map(|part| part.cached).sum();
+    let (digests, images) = parts.into_iter().flat_map(|part| part.images).unzip();
     Ok(Gathered {
         manifest,
         images,
         digests,
+        cached,
     })
 }
 
@@ -78,7 +90,7 @@ impl Sources<'_> {
         first: usize,
         frames: &[FrameEntry],
         images: u32,
-    ) -> Result<Vec<(Digest, ImageTokens)>, DecodeError> {
+    ) -> Result<Part, DecodeError> {
         let stored = self
             .store
             .get_mutable(self.tenant, BlobKind::TokensOfChunk, key)
@@ -98,7 +110,10 @@ impl Sources<'_> {
                 .cloned();
             self.tensor(entry, fetched, images)
         });
-        try_join_all(tensors).await
+        Ok(Part {
+            images: try_join_all(tensors).await?,
+            cached: cached(&manifest, &self.made_for),
+        })
     }
 
     /// What the encoder still has; `None` means the store.

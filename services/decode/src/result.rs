@@ -119,6 +119,7 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         dtype: model.dtype.as_str().to_owned(),
         weights: model.weights.clone(),
         encoder_device: encoder_device(manifest),
+        frames_cached: parts.gathered.cached,
     }
 }
 

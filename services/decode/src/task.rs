@@ -149,7 +149,7 @@ pub(crate) struct Written {
     pub(crate) decode: Duration,
 }
 
-/// The meaning of one question's text. `placement` says where the image lies in its frame, for boxes.
+/// The meaning of one question's text. `frame` says where its image lies in the padded square, for boxes.
 pub(crate) fn written(
     question: &Question,
     text: String,
@@ -185,7 +185,8 @@ pub(crate) fn written(
         }
         Question::Extract { .. } => {
             let json: Result<serde::de::IgnoredAny, _> = serde_json::from_str(&text);
-            if json.is_err() {
+            // The first digits of a number are a number too, and another one.
+            if cut || json.is_err() {
                 return Err(unusable(cut));
             }
             Output::Extraction(v1::Extraction { json: text })

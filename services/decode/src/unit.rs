@@ -168,6 +168,14 @@ pub fn declared(
     declared.collect()
 }
 
+/// Of how many images the tokens were made for another job than this. Where nobody wrote down for which, they were not.
+#[must_use]
+pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
+    let tokens = manifest.tokens.iter();
+    let others = tokens.filter(|entry| !entry.made_for.is_empty() && entry.made_for != made_for);
+    u32::try_from(others.count()).unwrap_or(u32::MAX)
+}
+
 /// How the images of a job belong together: slices of one kind are a volume, patches of a slide a slide.
 pub(crate) fn images(frames: &[FrameEntry]) -> Images {
     let is = |modality: &str| {

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{BlobKind, Digest, JobRecord, Move, Stage, TenantId, WorkUnit};
+use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
 use medfleet_engine::{
     Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
     LoadedEmbedder, Prompts, Question,
@@ -13,7 +13,7 @@ use medfleet_proto::v1;
 use medfleet_proto::work::v1::StudyManifest;
 use medfleet_runtime::{Clock, Exemplar};
 use medfleet_store::BlobStore;
-use medfleet_worker::{Dependencies, Ending, Handler, Started};
+use medfleet_worker::{Dependencies, Ending, Handler, Started, made_for};
 use prost::Message;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
@@ -86,13 +86,15 @@ impl Decode {
     }
 
     /// What is asked and about which images: all of them, verified.
-    async fn inputs(&self, tenant: &TenantId, record: &JobRecord) -> Result<Inputs, DecodeError> {
+    async fn inputs(&self, key: &JobKey, record: &JobRecord) -> Result<Inputs, DecodeError> {
+        let tenant = &key.tenant;
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
             model: self.model.description(),
             tenant,
+            made_for: made_for(self.store.key(), key),
         };
         tokio::try_join!(self.study(tenant, record), gather(&sources, record))
     }
@@ -364,7 +366,7 @@ impl Handler for Decode {
     type Inputs = Inputs;
 
     async fn read(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Inputs, Ending> {
-        Ok(self.inputs(&unit.key.tenant, record).await?)
+        Ok(self.inputs(&unit.key, record).await?)
     }
 
     async fn work(&self, started: &Started, inputs: Inputs) -> Result<(), Ending> {

@@ -51,7 +51,7 @@ pub struct Config {
     /// Certificate of the token service, which decode then verifies by `decode.fetch_tls`; plain HTTP/2 without.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
-    /// Tokens kept in memory for decode workers, in bytes.
+    /// Tokens kept in memory, for decode workers and for frames that come again, in bytes.
     #[serde(default = "cache_bytes_max_default")]
     pub cache_bytes_max: ByteSize,
     /// At a hospital's edge whose images stay there: leaves the edge a note of which tokens it made, to hand them on.

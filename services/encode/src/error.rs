@@ -88,10 +88,11 @@ impl From<EncodeError> for Ending {
                 EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
                 EngineError::Stopped => Self::retry(error),
             },
-            // They were just there: made again at the next try, and counted, should they vanish again.
+            // They were just there, of another job that was erased since: made again at the next try, and counted, should they
+            // vanish again.
             EncodeError::Store(
                 error @ StoreError::Missing {
-                    kind: BlobKind::Tokens,
+                    kind: BlobKind::Tokens | BlobKind::TokensOfChunk,
                     ..
                 },
             ) => Self::wrong(error),

@@ -1,14 +1,18 @@
 //! Encode: a chunk of frames in, image tokens out, durable in the store before the unit is acknowledged, and for a while
 //! also in memory for decoders that fetch them directly. It owns the order of effects of its stage and the token service.
 //!
-//! It never waits for a decoder, and never computes what the store has already, or what came encoded from a hospital's edge.
+//! It never waits for a decoder, and never computes what the tenant's store has already, or what came encoded from a
+//! hospital's edge.
 //!
-//! Reading order: `unit` (pure: which frames, what follows, what is still good), `work` (the effects in order), `cache`
-//! (tokens in memory), `rpc` (the token service), `error` (error → verdict).
+//! Reading order: `unit` (pure: which frames, by what their tokens are found, what follows), `work` (the effects in order),
+//! `frames` (the tokens of frames: found, or encoded once), `cache` (tokens in memory), `claims` (what is being encoded),
+//! `rpc` (the token service), `error` (error → verdict).
 
 mod cache;
+mod claims;
 mod config;
 mod error;
+mod frames;
 mod metrics;
 mod rpc;
 pub mod unit;
@@ -105,6 +109,7 @@ pub async fn run(
         for_edge: config.for_edge,
         engine,
         cache,
+        claims: claims::Claims::default(),
         url,
         metrics,
     };

@@ -5,19 +5,42 @@ use std::sync::Arc;
 
 use medfleet_runtime::Metrics;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 
 use crate::cache::Cache;
 
-/// Frames encoded, chunks found in the store, device time.
+/// A look for a frame's tokens: in which tier of the cache, and whether they were there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookLabels {
+    tier: &'static str,
+    outcome: &'static str,
+}
+
+/// Where tokens are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// This encoder's memory, first.
+    Memory,
+    /// The blob store.
+    Store,
+}
+
+const MEMORY: &str = "memory";
+const STORE: &str = "store";
+const HIT: &str = "hit";
+const MISS: &str = "miss";
+
+/// Frames encoded, frames and chunks found in the cache, device time.
 #[derive(Debug, Clone)]
 pub(crate) struct EncodeMetrics {
     pub(crate) frames: Counter,
+    looks: Family<LookLabels, Counter>,
     pub(crate) chunks_found: Counter,
     pub(crate) chunk_frames: Histogram,
     pub(crate) cache_hits: Counter,
@@ -29,6 +52,7 @@ impl EncodeMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let ours = Self {
             frames: Counter::default(),
+            looks: Family::default(),
             chunks_found: Counter::default(),
             // 1 to 256.
             chunk_frames: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
@@ -40,7 +64,9 @@ impl EncodeMetrics {
         metrics.register(|registry| {
             let registry = registry.sub_registry_with_prefix("encode");
             registry.register("frames", "Frames encoded", ours.frames.clone());
-            let help = "Chunks whose tokens were in the store already";
+            let help = "Frames whose tokens were looked for in a tier of the cache";
+            registry.register("frame_looks", help, ours.looks.clone());
+            let help = "Chunks of which no frame had to be encoded";
             registry.register("chunks_found", help, ours.chunks_found.clone());
             let help = "Frames that went through the model together";
             registry.register("chunk_frames", help, ours.chunk_frames.clone());
@@ -51,7 +77,40 @@ impl EncodeMetrics {
             let help = "Time of one chunk in the model";
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
+        // There before the first look, which would otherwise be no rise.
+        for tier in [MEMORY, STORE] {
+            for outcome in [HIT, MISS] {
+                ours.look(tier, outcome).inc_by(0);
+            }
+        }
         ours
+    }
+
+    /// Counts a frame that was looked for, in memory and then in the store, and found there; or nowhere.
+    pub(crate) fn looked(&self, found: Option<Tier>) {
+        let is_in_memory = found == Some(Tier::Memory);
+        self.look(MEMORY, if is_in_memory { HIT } else { MISS })
+            .inc();
+        if !is_in_memory {
+            let is_in_store = found == Some(Tier::Store);
+            self.look(STORE, if is_in_store { HIT } else { MISS }).inc();
+        }
+    }
+
+    /// How many frames were looked for in a tier, and how many were there.
+    #[cfg(test)]
+    pub(crate) fn looks_in(&self, tier: Tier) -> (u64, u64) {
+        let tier = match tier {
+            Tier::Memory => MEMORY,
+            Tier::Store => STORE,
+        };
+        let [hits, misses] = [HIT, MISS].map(|outcome| self.look(tier, outcome).get());
+        (hits + misses, hits)
+    }
+
+    fn look(&self, tier: &'static str, outcome: &'static str) -> Counter {
+        let labels = LookLabels { tier, outcome };
+        self.looks.get_or_create_owned(&labels)
     }
 }
 

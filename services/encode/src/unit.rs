@@ -1,4 +1,4 @@
-//! Pure decisions: which frames a chunk has, and whether a stored manifest is still good for them.
+//! Pure decisions: which frames a chunk has, by what a frame's tokens are found, and whether a stored manifest is still good.
 
 use std::ops::Range;
 
@@ -78,6 +78,48 @@ pub fn came_encoded(
         encoder_url: String::new(),
         device: encoded.device.clone(),
     }))
+}
+
+/// The key under which the image tokens of a frame are found again: by everything that decides their bytes, the device and the
+/// code that computes them included. Longer than the keys of other lists of tokens ([`medfleet_worker::chunk_key`] and its
+/// like), of which none is this one.
+#[must_use]
+pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Description) -> Vec<u8> {
+    let numbers = [
+        frame.width,
+        frame.channels,
+        model.tokens_per_image,
+        model.token_width,
+    ];
+    let numbers = numbers.map(u32::to_le_bytes).concat();
+    let parts: [&[u8]; 8] = [
+        b"image tokens of a frame v1",
+        &frame.digest,
+        model.encoder_digest.as_bytes(),
+        &numbers,
+        model.dtype.as_str().as_bytes(),
+        preprocessing_version.as_bytes(),
+        model.device.as_bytes(),
+        env!("CARGO_PKG_VERSION").as_bytes(),
+    ];
+    let mut key = Vec::new();
+    for part in parts {
+        // With its length, so that no two lists of parts are the same bytes.
+        key.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// Where a decoder can fetch all of a chunk's tokens, of which each has its encoder: with one of them, or nowhere.
+#[must_use]
+pub fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &'a str {
+    let first = encoders.next().unwrap_or_default();
+    if encoders.all(|other| other == first) {
+        first
+    } else {
+        ""
+    }
 }
 
 /// Whether a job's text can be written once this chunk is encoded.
@@ -185,6 +227,7 @@ mod tests {
             width: 4,
             dtype: "bf16".to_owned(),
             frame_digest: vec![byte; 32].into(),
+            made_for: vec![5; 16].into(),
         };
         FramesManifest {
             frames: vec![frame(0), frame(1), frame(2)],
@@ -250,6 +293,66 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_a_frame_are_found_by_all_that_decides_them() {
+        let frame = FrameEntry {
+            digest: vec![1; 32].into(),
+            width: 8,
+            channels: 1,
+            ..Default::default()
+        };
+        let mine = frame_key(&frame, "rules-1", &model());
+        assert_eq!(mine, frame_key(&frame, "rules-1", &model()));
+        // Where it lay in its file and how it was windowed is not in its pixels, or is in them already.
+        let elsewhere = FrameEntry {
+            info: Some(medfleet_proto::v1::FrameUsed::default()),
+            ..frame.clone()
+        };
+        assert_eq!(mine, frame_key(&elsewhere, "rules-1", &model()));
+        let with_frame = |change: &dyn Fn(&mut FrameEntry)| {
+            let mut frame = frame.clone();
+            change(&mut frame);
+            frame_key(&frame, "rules-1", &model())
+        };
+        let with_model = |change: &dyn Fn(&mut Description)| {
+            let mut model = model();
+            change(&mut model);
+            frame_key(&frame, "rules-1", &model)
+        };
+        let others = [
+            frame_key(&frame, "rules-2", &model()),
+            with_frame(&|frame| frame.digest = vec![2; 32].into()),
+            with_frame(&|frame| frame.width = 9),
+            with_frame(&|frame| frame.channels = 3),
+            with_model(&|model| model.encoder_digest = Digest::new([8; 32])),
+            with_model(&|model| model.dtype = Dtype::F32),
+            with_model(&|model| model.device = "cuda".to_owned()),
+            with_model(&|model| model.tokens_per_image = 3),
+            with_model(&|model| model.token_width = 5),
+        ];
+        for (index, other) in others.iter().enumerate() {
+            assert_ne!(mine, *other, "{index}");
+        }
+        // The vision half alone makes them.
+        let mine_too = with_model(&|model| model.model_digest = Digest::new([7; 32]));
+        assert_eq!(mine, mine_too);
+        let job = medfleet_core::JobId::from_bytes([1; 16]);
+        let handed = medfleet_worker::handed_key((&job, 0), &Digest::new([1; 32]), 0);
+        assert!(mine.len() > handed.len(), "no other list has its name");
+    }
+
+    #[test]
+    fn tokens_are_fetched_from_the_one_encoder_that_has_all_of_them() {
+        let check = |encoders: &[&str], expected: &str| {
+            assert_eq!(fetched_from(encoders.iter().copied()), expected);
+        };
+        check(&[], "");
+        check(&["http://a"], "http://a");
+        check(&["http://a", "http://a"], "http://a");
+        check(&["http://a", "http://b"], "");
+        check(&["", "http://b"], "");
+    }
+
+    #[test]
     fn only_numbers_are_numbers() {
         let f32s = |values: &[f32]| -> Vec<u8> {
             values
@@ -281,6 +384,7 @@ mod tests {
             width: 4,
             dtype: "bf16".to_owned(),
             frame_digest: vec![byte; 32].into(),
+            made_for: vec![5; 16].into(),
         };
         let stored = TokensManifest {
             tokens: vec![entry(1), entry(2)],

@@ -1,23 +1,23 @@
-//! The effects of one chunk in order: find its tokens or make them, store them, then advance the job.
+//! The effects of one chunk in order: its tokens, found or made, are in the store and relied on, then their list is written,
+//! then the job advances.
 
-use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
-use medfleet_engine::{Description, EncodeEngine, Frame, Purpose};
-use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
+use medfleet_engine::{Description, EncodeEngine, Purpose};
+use medfleet_proto::work::v1::{FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{Ending, Handler, Started, chunk_key, handed_key};
 use prost::Message;
-use tracing::Instrument;
 
 use crate::cache::Cache;
+use crate::claims::Claims;
 use crate::error::EncodeError;
+use crate::frames::Wanted;
 use crate::metrics::EncodeMetrics;
-use crate::unit::{are_numbers, came_encoded, frames_of, is_last, still_good};
+use crate::unit::{are_numbers, came_encoded, frames_of, is_last};
 
 /// Tokens that came with a job and are looked at at a time: all of a job's are one chunk, as many as it has frames.
 const LOOKED_AT_MAX: usize = 8;
@@ -31,6 +31,7 @@ pub(crate) struct Encode {
     pub(crate) for_edge: bool,
     pub(crate) engine: EncodeEngine,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) claims: Claims,
     pub(crate) url: String,
     pub(crate) metrics: EncodeMetrics,
 }
@@ -41,20 +42,19 @@ pub(crate) struct Chunk {
     key: Vec<u8>,
     /// Under which an edge finds them.
     handed: Vec<u8>,
-    entries: Vec<FrameEntry>,
     content: Content,
 }
 
 enum Content {
-    /// Encoded before.
-    Encoded(Found),
-    /// To be encoded.
-    Frames(Vec<Frame>),
+    /// It came encoded.
+    Came(Came),
+    /// Its frames are found or encoded.
+    Frames(Vec<Wanted>),
 }
 
-/// What an earlier job has left of a chunk.
-struct Found {
-    /// The names of its tokens.
+/// Tokens that came with a job.
+struct Came {
+    /// Their names.
     blobs: Vec<Digest>,
     /// The list of them, as it is stored.
     list: Bytes,
@@ -81,34 +81,28 @@ impl Encode {
     async fn chunk(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Chunk, EncodeError> {
         let tenant = &unit.key.tenant;
         let (frames_digest, manifest) = self.manifest(tenant, record).await?;
-        let entries = frames_of(&manifest, unit.unit)?.to_vec();
-        let encoder = &self.engine.description().encoder_digest;
-        let key = chunk_key(&frames_digest, unit.unit, encoder);
-        let came = came_encoded(&manifest, unit.unit, self.engine.description())?;
-        let content = match came {
-            Some(came) => Content::Encoded(self.came(tenant, &came).await?),
-            None => match self.found(tenant, &key, &entries).await? {
-                Some(found) => Content::Encoded(found),
-                None => {
-                    let frames = entries.iter().map(|entry| self.frame(tenant, entry));
-                    Content::Frames(try_join_all(frames).await?)
-                }
-            },
+        let description = self.engine.description();
+        let content = match came_encoded(&manifest, unit.unit, description)? {
+            Some(came) => Content::Came(self.came(tenant, &came).await?),
+            None => {
+                let entries = frames_of(&manifest, unit.unit)?;
+                let version = &manifest.preprocessing_version;
+                Content::Frames(self.wanted(tenant, entries, version).await?)
+            }
         };
         Ok(Chunk {
-            key,
+            key: chunk_key(&frames_digest, unit.unit, &description.encoder_digest),
             handed: handed_key((&unit.key.job, unit.epoch), &frames_digest, unit.unit),
-            entries,
             content,
         })
     }
 
     /// The blobs of a chunk that came encoded, each looked at: whoever sent them is no encoder of this fleet.
-    async fn came(&self, tenant: &TenantId, came: &TokensManifest) -> Result<Found, EncodeError> {
+    async fn came(&self, tenant: &TenantId, came: &TokensManifest) -> Result<Came, EncodeError> {
         let entries = came.tokens.iter().enumerate();
         let blobs = entries.map(|(image, entry)| self.looked_at(tenant, image, entry));
         let blobs: Vec<_> = blobs.collect();
-        Ok(Found {
+        Ok(Came {
             blobs: stream::iter(blobs)
                 .buffered(LOOKED_AT_MAX)
                 .try_collect()
@@ -152,95 +146,6 @@ impl Encode {
         Ok(digest)
     }
 
-    /// The blobs of a chunk that was encoded before, by whichever job, when all of them are still there.
-    async fn found(
-        &self,
-        tenant: &TenantId,
-        key: &[u8],
-        frames: &[FrameEntry],
-    ) -> Result<Option<Found>, EncodeError> {
-        let list = match self
-            .store
-            .get_mutable(tenant, BlobKind::TokensOfChunk, key)
-            .await
-        {
-            Ok(Some(list)) => list,
-            // What cannot be read is made again.
-            Ok(None) | Err(StoreError::Corrupt { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(stored) = TokensManifest::decode(list.clone()) else {
-            return Ok(None);
-        };
-        let Some(blobs) = still_good(&stored, frames, self.engine.description()) else {
-            return Ok(None);
-        };
-        let there = blobs
-            .iter()
-            .map(|digest| self.store.exists(tenant, BlobKind::Tokens, digest));
-        let there = try_join_all(there).await?;
-        let all = there.into_iter().all(|there| there);
-        Ok(all.then_some(Found { blobs, list }))
-    }
-
-    /// Encodes a chunk and stores its tokens and their manifest, which is given back.
-    async fn make(
-        &self,
-        job: &JobKey,
-        key: &[u8],
-        entries: &[FrameEntry],
-        (frames, purpose): (Vec<Frame>, Purpose),
-    ) -> Result<Bytes, EncodeError> {
-        let tenant = &job.tenant;
-        let description = self.engine.description();
-        let span = tracing::debug_span!(
-            "encode images",
-            gen_ai.operation.name = "embeddings",
-            gen_ai.request.model = %description.model,
-            medfleet.frames = entries.len(),
-        );
-        let encoded = self.engine.encode(frames, purpose).instrument(span).await?;
-        self.metrics.frames.inc_by(entries.len() as u64);
-        self.metrics.chunk_frames.observe(entries.len() as f64);
-        self.metrics
-            .device_seconds
-            .observe(encoded.device.as_secs_f64());
-        let contents = encoded
-            .tokens
-            .iter()
-            .map(|tokens| (BlobKind::Tokens, tokens.bytes.clone()));
-        let contents: Vec<_> = contents.collect();
-        let digests = contents
-            .iter()
-            .map(|(_, bytes)| self.store.digest(tenant, bytes));
-        let blobs = join_all(digests).await;
-        let made = encoded.tokens.iter().zip(&blobs).zip(entries);
-        let tokens = made.map(|((tokens, digest), entry)| TokensEntry {
-            digest: Bytes::copy_from_slice(digest.as_bytes()),
-            count: tokens.count,
-            width: tokens.width,
-            dtype: tokens.dtype.as_str().to_owned(),
-            frame_digest: entry.digest.clone(),
-        });
-        let manifest = TokensManifest {
-            tokens: tokens.collect(),
-            encoder_digest: Bytes::copy_from_slice(description.encoder_digest.as_bytes()),
-            encoder_url: self.url.clone(),
-            device: description.device.clone(),
-        };
-        let manifest = Bytes::from(manifest.encode_to_vec());
-        // In this order: decoders of other jobs read the manifest by its name, and must find what it names.
-        self.store.keep(job, contents, &[], ready(Ok(()))).await?;
-        // Not sooner: of a job that was erased meanwhile nothing stays here. No decoder asks before the list is there.
-        for (digest, tokens) in blobs.into_iter().zip(encoded.tokens) {
-            self.cache.put(tenant, digest, tokens.bytes);
-        }
-        self.store
-            .put_mutable(tenant, BlobKind::TokensOfChunk, key, manifest.clone())
-            .await?;
-        Ok(manifest)
-    }
-
     /// Leaves the list for an edge.
     async fn hand(&self, tenant: &TenantId, handed: &[u8], list: Bytes) -> Result<(), EncodeError> {
         let put = self
@@ -249,34 +154,17 @@ impl Encode {
         put.await?;
         Ok(())
     }
-
-    async fn frame(&self, tenant: &TenantId, entry: &FrameEntry) -> Result<Frame, EncodeError> {
-        let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
-            reason: "a frame's digest has another length",
-        })?;
-        let pixels = self.store.get(tenant, BlobKind::Frame, &digest).await?;
-        Ok(Frame {
-            side: entry.width,
-            channels: entry.channels,
-            pixels,
-        })
-    }
 }
 
-/// Takes the job's reference on what an earlier one has left of a chunk, and makes it last as long as this job.
-async fn take(
-    store: &BlobStore,
-    job: &JobKey,
-    key: &[u8],
-    found: Found,
-) -> Result<(), EncodeError> {
+/// Takes the job's reference on what came with it, and makes the list last as long as this job.
+async fn take(store: &BlobStore, job: &JobKey, key: &[u8], came: Came) -> Result<(), EncodeError> {
     let JobKey { tenant, job } = job;
-    let blobs = found.blobs.into_iter();
+    let blobs = came.blobs.into_iter();
     let blobs: Vec<_> = blobs.map(|digest| (BlobKind::Tokens, digest)).collect();
     store.reference(tenant, job, &blobs).await?;
     // Nobody references the list: an old one could be collected before this job is decoded.
     store
-        .put_mutable(tenant, BlobKind::TokensOfChunk, key, found.list)
+        .put_mutable(tenant, BlobKind::TokensOfChunk, key, came.list)
         .await?;
     Ok(())
 }
@@ -294,24 +182,28 @@ impl Handler for Encode {
         let Chunk {
             key,
             handed,
-            entries,
             content,
         } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
         let list = match content {
-            Content::Encoded(found) => {
+            Content::Came(came) => {
                 self.metrics.chunks_found.inc();
-                let list = found.list.clone();
-                take(&self.store, &unit.key, &key, found).await?;
+                let list = came.list.clone();
+                take(&self.store, &unit.key, &key, came).await?;
                 list
             }
-            Content::Frames(frames) => {
+            Content::Frames(wanted) => {
                 let purpose = Purpose {
                     class: unit.class,
                     is_last: is_last(started.record.chunks, chunk),
                 };
-                self.make(&unit.key, &key, &entries, (frames, purpose))
-                    .await?
+                let list = self.provide((&unit.key, purpose), wanted).await?;
+                let list = Bytes::from(list.encode_to_vec());
+                // In this order: decoders of other jobs read the list by its name, and must find what it names.
+                let (tenant, kind) = (&unit.key.tenant, BlobKind::TokensOfChunk);
+                let put = self.store.put_mutable(tenant, kind, &key, list.clone());
+                put.await?;
+                list
             }
         };
         if self.for_edge {
@@ -324,65 +216,13 @@ impl Handler for Encode {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_core::{Class, JobId};
-    use medfleet_engine::{Simulated, SimulatedShape, SimulatedTiming};
-    use medfleet_runtime::Metrics;
+    use medfleet_core::JobId;
     use medfleet_store::FleetKey;
 
     use super::*;
 
     #[tokio::test]
-    async fn of_an_erased_job_no_tokens_stay_in_memory() {
-        let shape = SimulatedShape {
-            frame_side: 8,
-            ..SimulatedShape::default()
-        };
-        let simulated = Simulated::new(shape, SimulatedTiming::default());
-        let engine = EncodeEngine::start(Box::new(simulated), 1).expect("a thread starts");
-        let encode = Encode {
-            store: BlobStore::in_memory(FleetKey::new([1; 32])),
-            for_edge: false,
-            engine,
-            cache: Arc::new(Cache::new(64 << 20)),
-            url: String::new(),
-            metrics: EncodeMetrics::register(&Metrics::new()),
-        };
-        let make = async |job: [u8; 16]| {
-            let key = JobKey {
-                tenant: "a".parse().expect("a tenant"),
-                job: JobId::from_bytes(job),
-            };
-            let frame = Frame {
-                side: 8,
-                channels: 1,
-                pixels: vec![job[0]; 64].into(),
-            };
-            let purpose = Purpose {
-                class: Class::Routine,
-                is_last: true,
-            };
-            let entries = [FrameEntry::default()];
-            let input = (vec![frame], purpose);
-            encode.make(&key, b"chunk", &entries, input).await
-        };
-        let erased = JobKey {
-            tenant: "a".parse().expect("a tenant"),
-            job: JobId::from_bytes([1; 16]),
-        };
-        let erasure = encode.store.erase(&erased.tenant, &erased.job).await;
-        erasure.expect("erases");
-        let refused = make([1; 16]).await;
-        assert!(
-            matches!(refused, Err(EncodeError::Store(StoreError::JobErased))),
-            "{refused:?}"
-        );
-        assert_eq!(encode.cache.bytes().0, 0);
-        make([2; 16]).await.expect("this one was not");
-        assert_ne!(encode.cache.bytes().0, 0);
-    }
-
-    #[tokio::test]
-    async fn a_list_that_was_found_is_there_again_when_its_chunk_is_taken() {
+    async fn a_list_that_came_is_there_again_when_its_chunk_is_taken() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let key = JobKey {
             tenant: "a".parse().expect("a tenant"),
@@ -390,12 +230,12 @@ mod tests {
         };
         let tokens = Bytes::from_static(b"tokens");
         let tokens = store.put(&key.tenant, BlobKind::Tokens, tokens).await;
-        let found = Found {
+        let came = Came {
             blobs: vec![tokens.expect("stores")],
             list: Bytes::from_static(b"list"),
         };
         // It was old, and the keeper has collected it since it was read.
-        let taken = take(&store, &key, b"chunk", found).await;
+        let taken = take(&store, &key, b"chunk", came).await;
         taken.expect("takes");
         let list = store.get_mutable(&key.tenant, BlobKind::TokensOfChunk, b"chunk");
         assert_eq!(list.await.expect("works").as_deref(), Some(&b"list"[..]));

@@ -3,7 +3,8 @@
 //! A job that has events and no record begins in an epoch of its own, as a replayed one does.
 //!
 //! Order: inputs, study manifest, references and pending entry → record created (the idempotency) → intake message,
-//! accepted event and audit → answer; then the pending entry goes. Whoever finds it later finishes the rest.
+//! accepted event and audit → answer; then another accept may write over the pending entry (`pad`). Whoever finds it later
+//! finishes the rest.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::error::Refusal;
 use crate::keys::{self, Keys};
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
+use crate::pad::{Noted, Pad};
 use crate::quota::Quotas;
 use crate::study::Study;
 use crate::tokens::Caller;
@@ -41,7 +43,7 @@ pub(crate) const UPLOAD_GONE: Refusal = Refusal::NotFound {
 };
 
 const FORGET: TaskKind = TaskKind {
-    name: "pending accept removal",
+    name: "pending replay removal",
     on_failure: OnFailure::Log,
     on_shutdown: OnShutdown::Wait,
 };
@@ -59,6 +61,7 @@ pub(crate) struct Acceptor {
     pub(crate) figures: Figures,
     pub(crate) quotas: Quotas,
     pub(crate) open: OpenJobs,
+    pub(crate) pad: Pad,
 }
 
 /// A job that is accepted.
@@ -172,7 +175,7 @@ impl Acceptor {
             parts,
         } = study;
         let begun = Instant::now();
-        let pending = async { Ok::<_, Refusal>(self.queue.put_pending(&key).await?) };
+        let pending = async { Ok::<_, Refusal>(self.pad.note(&key).await?) };
         let kept = async {
             // Only a part of an upload can be gone: everything else is stored by this very call.
             match self.blobs.keep(&key, contents, &parts).await? {
@@ -184,7 +187,7 @@ impl Acceptor {
         let created = self.queue.create_record(&key, &record).await?;
         if begun.elapsed() > self.config.accept.pending_after.get() / 2 {
             // So late that the sweep may have dropped the entry of an accept it took for abandoned.
-            noted = self.queue.put_pending(&key).await?;
+            self.pad.note_again(&mut noted, &key).await?;
         }
         match created {
             Created::Created(_) => {
@@ -204,7 +207,7 @@ impl Acceptor {
             }
             Created::Exists(found, _) => {
                 let is_same = keys::is_same_meaning(&found.body, &record.body);
-                // The pending entry has replaced the other call's, so its accept is finished before the entry goes.
+                // The other call may break: this one may be told that the job is accepted only once that is finished.
                 let accepted = self.finish(caller, key, found, Some(noted)).await?;
                 if is_same {
                     Ok(accepted)
@@ -223,13 +226,15 @@ impl Acceptor {
         caller: &Caller,
         key: JobKey,
         record: JobRecord,
-        noted: Option<Revision>,
+        noted: Option<Noted>,
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
             self.announce(&key, &record, ("submit", &caller.actor))
                 .await?;
         }
-        self.forget_pending(noted);
+        if let Some(noted) = noted {
+            self.pad.done(noted);
+        }
         if record.erased.is_some() {
             return Err(Refusal::Store(StoreError::JobErased));
         }
@@ -253,14 +258,13 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Removes the caller's own pending entry, if it made one; the caller needs not wait for it.
-    pub(crate) fn forget_pending(&self, noted: Option<Revision>) {
-        let Some(noted) = noted else { return };
+    /// Removes the pending entry of a replay; the caller needs not wait for it.
+    pub(crate) fn forget_pending(&self, noted: Revision) {
         let queue = self.queue.clone();
         self.tasks.start(FORGET, async move {
             if let Err(error) = queue.remove_pending(noted).await {
                 // The sweep removes it; until then it costs one look.
-                tracing::debug!(error = chain(&error), "a pending accept stays listed");
+                tracing::debug!(error = chain(&error), "a pending replay stays listed");
             }
             Ok::<_, Infallible>(())
         });

@@ -41,7 +41,9 @@ impl Calls {
         };
         let answered = answered.instrument(span.clone()).await;
         let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        span.record("rpc.grpc.status_code", i32::from(code));
+        if telemetry::is_recorded(&span) {
+            span.record("rpc.grpc.status_code", i32::from(code));
+        }
         self.figures
             .called(method, code, begun.elapsed().as_secs_f64());
         answered.map(Response::new)

@@ -5,6 +5,7 @@ mod quotas;
 mod retention;
 #[cfg(test)]
 pub(crate) mod sample;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::unit::{Reserved, Rules, Weights};
 pub use edge::{EdgeConfig, EdgeTenant, Travels};
 pub use quotas::{Quota, QuotasConfig};
 pub use retention::RetentionConfig;
+pub use uploads::UPLOADS_RENEWED_EVERY;
 
 /// The configuration of the `medfleet-ingest` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -60,11 +62,7 @@ impl Settings for MainConfig {
                  so that an accept under way is never taken for an abandoned one",
             ));
         }
-        if self.queue.upload_ttl < self.ingest.limits.upload_time_to_live {
-            return Err(ConfigError::relation(
-                "queue.upload_ttl must be at least ingest.limits.upload_time_to_live, so that no valid handle is forgotten",
-            ));
-        }
+        self.ingest.limits.check_uploads(self.queue.upload_ttl)?;
         if self.queue.record_retention.get() < self.ingest.limits.time_to_live_max.get() {
             return Err(ConfigError::relation(
                 "queue.record_retention must be at least ingest.limits.time_to_live_max, so that no job outlives its record",
@@ -178,7 +176,7 @@ pub struct Limits {
     /// Bytes of one stored part of an upload, the step in which an upload becomes durable; at most 8 MiB.
     pub upload_part_bytes: ByteSize,
     /// How long an upload handle is valid from its opening, from each part that is stored, and from each resuming of one that is
-    /// half over.
+    /// half over; at least 30 minutes, since who needs it longer asks every 10.
     pub upload_time_to_live: DurationText,
     /// Uploads in progress at a time; each holds up to one part in memory.
     pub uploads_max: usize,

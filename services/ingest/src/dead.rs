@@ -152,7 +152,7 @@ impl DeadLetters {
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));
-        let noted = Some(queue.put_pending(&key).await?);
+        let noted = queue.put_pending(&key).await?;
         let step = Move::Replay { expires };
         // Of the letter's own epoch: an old letter does not start a job over that has failed anew since.
         // In time, or not at all: the sweep takes an entry that is old and whose job has not started over for abandoned.

@@ -194,6 +194,12 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
         Code::FailedPrecondition if matches!(refusal, Refusal::Store(_)) => {
             "the job was erased; a new one needs another request_id".to_owned()
         }
+        Code::ResourceExhausted if matches!(refusal, Refusal::Store(_)) => {
+            "this fleet's blob store is full; come back after the given delay".to_owned()
+        }
+        Code::ResourceExhausted if matches!(refusal, Refusal::Queue(_)) => {
+            "a stream of this fleet's queue is full; come back after the given delay".to_owned()
+        }
         _ => refusal.to_string(),
     };
     Status::with_error_details(code, text, details)
@@ -290,7 +296,14 @@ mod tests {
         check(
             &Refusal::Queue(full),
             Code::ResourceExhausted,
-            "the queue did not take the request",
+            "a stream of this fleet's queue is full; come back after the given delay",
+            true,
+        );
+        let full = StoreError::Full { bytes: 10, free: 5 };
+        check(
+            &Refusal::Store(full),
+            Code::ResourceExhausted,
+            "this fleet's blob store is full; come back after the given delay",
             true,
         );
         let away = QueueError::Unavailable {

@@ -1,5 +1,8 @@
 //! One events consumer and one text subscription for the whole process, fanned out in memory to whoever watches a job.
-//! A signal is a hint with content: who misses one starts over from durable state, so nothing here needs to be complete.
+//! A signal is a hint with content: who misses one starts over from durable state, so nothing here needs to be complete; what
+//! `heard` has of a job is.
+
+mod heard;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +18,8 @@ use tokio::sync::{broadcast, mpsc};
 use crate::open::OpenJobs;
 use crate::status::Recent;
 use crate::watch::Finished;
+use heard::Heard;
+pub(crate) use heard::Told;
 
 /// Pause before a broken subscription is made again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -54,6 +59,7 @@ struct Shared {
     topics: HashMap<JobKey, (Arc<Topic>, usize)>,
     observer: Option<mpsc::Sender<(JobKey, JobEvent)>>,
     recent: Recent,
+    heard: Heard,
 }
 
 /// A watcher's place at a topic; leaves it when dropped.
@@ -112,6 +118,12 @@ impl Fanout {
         }
     }
 
+    /// Everything that is told of a job so far, for who has subscribed to it: what comes to be told is a signal. None where it
+    /// must be read. `losses`: of the connection so far.
+    pub(crate) fn heard(&self, key: &JobKey, losses: u64) -> Option<Vec<Told>> {
+        self.lock().heard.of(key, losses)
+    }
+
     /// The jobs that moved last, the latest first.
     pub(crate) fn recent(&self) -> Vec<(JobKey, JobEvent)> {
         self.lock().recent.latest_first()
@@ -152,7 +164,13 @@ impl Fanout {
         while let Some(event) = events.next().await {
             let (key, sequence, event) = event?;
             self.open.take(&key, &event);
-            self.lock().recent.note(&key, &event);
+            {
+                let mut shared = self.lock();
+                shared.recent.note(&key, &event);
+                // Before the signal: whoever subscribes in between has one of the two.
+                let told = (sequence, event.clone());
+                shared.heard.note(&key, told, queue.losses());
+            }
             self.tell(&key, Signal::Event(sequence, event.clone()));
             if let Some(observer) = &self.lock().observer {
                 // Full or gone: the dispatcher recounts by itself every second.
@@ -197,7 +215,9 @@ impl Fanout {
 
     fn tell_all_missed(&self) {
         self.open.missed();
-        for (topic, _) in self.lock().topics.values() {
+        let mut shared = self.lock();
+        shared.heard.forget_all();
+        for (topic, _) in shared.topics.values() {
             // As above.
             drop(topic.signals.send(Signal::Missed));
         }

@@ -5,10 +5,10 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and `keeper`,
-//! `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub above),
-//! `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server` with
-//! `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `cost`, `quota`, `clock`, `accept` with `pad` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and
+//! `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub
+//! above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server`
+//! with `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -30,6 +30,7 @@ mod leader;
 mod metrics;
 mod open;
 mod operator;
+mod pad;
 mod places;
 mod pseudonym;
 mod quota;
@@ -64,7 +65,7 @@ use medfleet_worker::register_connection;
 use tokio::net::TcpListener;
 use tonic_health::server::HealthReporter;
 
-pub use config::{Config, MainConfig};
+pub use config::{Config, MainConfig, UPLOADS_RENEWED_EVERY};
 pub use error::Error;
 pub use rebuild::rebuild;
 pub use tokens::{TokenEntry, TokensFile, create_token};
@@ -83,6 +84,7 @@ use keys::Keys;
 use metrics::Figures;
 use open::OpenJobs;
 use operator::Operator;
+use pad::Pad;
 use places::Places;
 use quota::Quotas;
 use roster::Roster;
@@ -153,6 +155,7 @@ pub async fn run(
         Arc::clone(&dependencies.clock),
     );
     let config = Arc::new(config);
+    let holder = hex::encode(dependencies.random.id());
     let parts = Parts {
         config,
         tokens,
@@ -165,7 +168,8 @@ pub async fn run(
         clock,
         shutdown: shutdown.clone(),
         roster: Roster::default(),
-        holder: hex::encode(dependencies.random.id()),
+        pad: Pad::new(dependencies.queue.clone(), &holder),
+        holder,
     };
     let connected = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || connected.is_connected());
@@ -194,7 +198,9 @@ pub async fn run(
     tracing::info!(%address, "serving the public API");
     let limits = parts.connection_limits();
     let stopped = async move { shutdown.begun().await };
-    server::serve(router, (dependencies.listener, limits), stopped).await
+    let served = server::serve(router, (dependencies.listener, limits), stopped).await;
+    parts.pad.close().await;
+    served
 }
 
 /// What the parts of the service share.
@@ -210,6 +216,7 @@ struct Parts {
     clock: QueueClock,
     shutdown: Shutdown,
     roster: Roster,
+    pad: Pad,
     /// Tells this process from others.
     holder: String,
 }
@@ -248,6 +255,7 @@ impl Parts {
             figures: self.figures.clone(),
             quotas: self.quotas.clone(),
             open: self.open.clone(),
+            pad: self.pad.clone(),
         }
     }
 
@@ -396,6 +404,8 @@ impl Parts {
             "accept sweep",
             sweep::sweep(self.acceptor(dependencies), shutdown.clone()),
         );
+        let tidy = self.pad.clone().tidy(shutdown.clone());
+        start(&dependencies.tasks, "pending entries", tidy);
         let every = self.config.tokens_reload.get();
         start(
             &dependencies.tasks,

@@ -278,6 +278,17 @@ impl Index {
         full.map(|(key, _)| key.clone()).collect()
     }
 
+    /// As [`Index::full`], each with the classes of which something is out: nothing of the others can have ended there, so that
+    /// a count of them would find no room. A count of [`Index::recount`] that leaves them at nothing changes nothing of them.
+    #[must_use]
+    pub fn full_and_out(&self) -> Vec<(LaneKey, Vec<Class>)> {
+        let full = self.full().into_iter().map(|key| {
+            let out = self.lanes.get(&key).map(Lane::classes_out);
+            (key, out.unwrap_or_default())
+        });
+        full.collect()
+    }
+
     /// Every (stage, pool) seen so far.
     #[must_use]
     pub fn lanes(&self) -> Vec<LaneKey> {

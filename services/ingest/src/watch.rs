@@ -1,5 +1,6 @@
 //! Follows one job for one caller: durable events by reading, then live ones, text put together without gap or repeat,
-//! and at the end whatever text is still missing. A watch that is slow, or unsure, starts over from durable state.
+//! and at the end whatever text is still missing. A watch that is slow, or unsure, starts over from durable state. Where this
+//! process has heard all that was told of a job, a watch begins with that, and looks at durable state a little later.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::blobs::Blobs;
 use crate::config::WatchConfig;
 use crate::convert;
 use crate::error::{self, Refusal};
-use crate::fanout::{Fanout, Signal, Subscription};
+use crate::fanout::{Fanout, Signal, Subscription, Told};
 use crate::metrics::Figures;
 use crate::stitch::{Out, Piece, Stitch};
 use crate::tokens::{Caller, Tokens};
@@ -29,6 +30,8 @@ use crate::tokens::{Caller, Tokens};
 const RECORD_READS_MAX: u32 = 50;
 /// Pause between these reads.
 const RECORD_READ_PAUSE: Duration = Duration::from_millis(20);
+/// How soon a watch that began with what this process has heard looks at durable state: of an end no event may have come.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What watching needs.
 #[derive(Debug, Clone)]
@@ -80,7 +83,8 @@ pub(crate) struct Watch {
     /// When to read the stored text, while text is missing.
     checkpoint_at: Option<Instant>,
     reread_at: Instant,
-    /// The record as it was read after the subscription began, until durable state was read for the first time.
+    /// The record as it was read after the subscription began, until durable state was read for the first time; none where the
+    /// watch began without.
     first: Option<JobRecord>,
 }
 
@@ -98,15 +102,22 @@ impl Watch {
         request: &v1::WatchJobRequest,
     ) -> Result<Self, Refusal> {
         let subscription = watching.fanout.subscribe(&key);
-        let Some((record, _)) = watching.queue.record(&key).await? else {
-            return Err(Refusal::NotFound { what: "job" });
+        let heard = watching.fanout.heard(&key, watching.queue.losses());
+        let reread_every = watching.config.reread_every.get();
+        let (first, phase, look_after) = match &heard {
+            // It exists, and has not ended as far as anybody was told.
+            Some(_) => (None, Phase::Following, reread_every.min(LOOK_AFTER)),
+            None => match watching.queue.record(&key).await? {
+                Some((record, _)) => (Some(record), Phase::Reading, reread_every),
+                None => return Err(Refusal::NotFound { what: "job" }),
+            },
         };
         let position = request.text_position.unwrap_or_default();
         let ahead = watching.config.ahead_bytes_max.as_usize();
         watching.figures.watches.inc();
-        Ok(Self {
+        let mut watch = Self {
             stitch: Stitch::at(position.attempt, position.offset_bytes, ahead),
-            reread_at: Instant::now() + watching.config.reread_every.get(),
+            reread_at: Instant::now() + look_after,
             watching,
             caller,
             key,
@@ -114,10 +125,14 @@ impl Watch {
             sequence: request.after_sequence,
             epoch: 0,
             ready: VecDeque::new(),
-            phase: Phase::Reading,
+            phase,
             checkpoint_at: None,
-            first: Some(record),
-        })
+            first,
+        };
+        for told in heard.into_iter().flatten() {
+            watch.push_progress(told);
+        }
+        Ok(watch)
     }
 
     /// Has it written down that its caller watches, unless that was done for another watch that is still open.
@@ -241,10 +256,17 @@ impl Watch {
                 return self.finish(record).await;
             }
         }
+        self.push_progress((sequence, event));
+        Ok(())
+    }
+
+    fn push_progress(&mut self, (sequence, event): Told) {
+        if sequence <= self.sequence {
+            return;
+        }
         self.sequence = sequence;
         let time = UnixMillis(event.time_unix_millis);
         self.push(time, Event::Progress(convert::progress(&event)));
-        Ok(())
     }
 
     /// The record of a job that stands where its final event says; a replay since then makes that event an ordinary one.
@@ -417,96 +439,4 @@ fn still_stands(epoch: u32, record: &JobRecord) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::StreamExt;
-    use medfleet_core::setting::DurationText;
-    use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
-    use medfleet_store::{BlobStore, FleetKey};
-    use medfleet_testkit::NatsServer;
-    use tonic::metadata::MetadataMap;
-
-    use super::*;
-    use crate::open::OpenJobs;
-    use crate::tokens::{TokensFile, create_token};
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-    const OFTEN: DurationText = DurationText::from_millis(5);
-
-    /// The tokens of a file with one new token, and who calls with it.
-    async fn new_token(path: &std::path::Path, key: &JobKey, seed: u64) -> (Tokens, Caller) {
-        let (token, entry) = create_token("viewer", &key.tenant, &SeededRandom::new(seed));
-        let file = TokensFile {
-            tokens: vec![entry],
-        };
-        std::fs::write(path, file.to_toml().expect("writes")).expect("a writable folder");
-        let tokens = Tokens::load(path).await.expect("it is good");
-        let mut metadata = MetadataMap::new();
-        let value = format!("Bearer {}", token.expose());
-        metadata.insert("authorization", value.parse().expect("a header value"));
-        let caller = tokens.caller(&metadata).expect("it is known");
-        (tokens, caller)
-    }
-
-    /// Of a job that waits, there is nothing new until somebody looks at the token again.
-    #[tokio::test]
-    async fn a_watch_ends_with_its_token() {
-        let server = NatsServer::start().await.expect("a server");
-        let config = medfleet_testkit::config(&server.url());
-        let queue = medfleet_testkit::queue(&config).await.expect("a queue");
-        let (key, record) = medfleet_testkit::record(1, 1);
-        queue.create_record(&key, &record).await.expect("a job");
-        let name = format!("medfleet-watch-{}.toml", std::process::id());
-        let file = std::env::temp_dir().join(name);
-        let (tokens, caller) = new_token(&file, &key, 1).await;
-        let config = WatchConfig {
-            reread_every: OFTEN,
-            ..WatchConfig::default()
-        };
-        let watching = Watching {
-            fanout: Fanout::new(config.signals_max, OpenJobs::default()),
-            config,
-            queue,
-            blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
-            tokens: tokens.clone(),
-            clock: Arc::new(SystemClock),
-            figures: Figures::new(&Metrics::new()),
-            shutdown: Shutdown::new(Duration::ZERO),
-        };
-        let request = v1::WatchJobRequest::default();
-        let watch = Watch::begin(Arc::new(watching), (caller, key.clone()), &request).await;
-        let mut stream = Box::pin(watch.expect("the job is there").into_stream());
-        let early = tokio::time::timeout(Duration::from_millis(100), stream.next()).await;
-        assert!(early.is_err(), "nothing is to be told yet: {early:?}");
-        // Another takes its place in the file.
-        new_token(&file, &key, 2).await;
-        let following = tokens.follow(OFTEN.get(), Shutdown::new(Duration::ZERO));
-        let told = tokio::select! {
-            told = tokio::time::timeout(PATIENCE, stream.next()) => told.expect("in time"),
-            () = following => panic!("nobody stops it"),
-        };
-        std::fs::remove_file(&file).expect("it was written");
-        let refused = told.expect("more than an end").expect_err("withdrawn");
-        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-    }
-
-    #[test]
-    fn an_end_of_before_a_replay_is_no_end() {
-        let (_, record) = medfleet_testkit::record(1, 1);
-        let check = |epoch, state, erased, expected| {
-            let record = JobRecord {
-                epoch,
-                state,
-                erased,
-                ..record.clone()
-            };
-            assert_eq!(still_stands(0, &record), expected, "{record:?}");
-        };
-        check(0, JobState::Failed, None, Some(false));
-        check(0, JobState::Failed, Some(UnixMillis(1)), Some(true));
-        // It was started over, and may have ended anew.
-        check(1, JobState::Accepted, None, None);
-        check(1, JobState::Completed, None, None);
-        // An outdated server says so.
-        check(0, JobState::Decoding, None, None);
-    }
-}
+mod tests;

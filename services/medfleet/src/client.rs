@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 pub(crate) use address::{AddressFile, Fleet, ServerArgs};
 pub(crate) use error::ClientError;
 pub(crate) use retry::Retry;
-pub(crate) use upload::{CONTENT_BYTES_MAX, UploadNews};
+pub(crate) use upload::{CONTENT_BYTES_MAX, KeptUploads, UploadNews};
 pub(crate) use watch::{Cursor, Event};
 
 use crate::show::seconds;

@@ -83,6 +83,8 @@ pub(crate) fn manifest(study: wire::EncodedStudy, names: &[Names]) -> wire::Fram
         width,
         dtype: study.dtype.clone(),
         frame_digest: bytes(&names.frame),
+        // By an encoder at the edge, for a job there.
+        made_for: Bytes::new(),
     });
     let encoded = wire::EncodedImages {
         image_count: study.image_count,

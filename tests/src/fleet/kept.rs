@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use medfleet_queue::Queue;
+use medfleet_core::setting::ByteSize;
+use medfleet_queue::{Queue, QueueConfig};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -31,6 +32,17 @@ impl Fleet {
     /// When NATS does not answer.
     pub async fn queue(&self) -> Result<Queue> {
         config::queue(&self.nats.lock().await.url()).await
+    }
+
+    /// Gives the streams in which units wait for release so much room, as another `queue.stream_bytes_max.intake` does.
+    ///
+    /// # Errors
+    /// When NATS does not answer, or refuses.
+    pub async fn change_intake(&self, bytes_max: ByteSize) -> Result<()> {
+        let mut config = QueueConfig::at(self.nats.lock().await.url());
+        config.stream_bytes_max.intake = bytes_max;
+        let queue = Queue::connect(&config, medfleet_testkit::clock()).await?;
+        Ok(queue.ensure(&[]).await?)
     }
 
     /// Publishes bytes as they are, as a client of NATS that is none of ours does.

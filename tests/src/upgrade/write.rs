@@ -173,6 +173,7 @@ impl Writer {
         .await?;
         let step = Move::Start {
             stage: Stage::Preprocess,
+            unit: 0,
             retries_max: 3,
         };
         let applied = queue

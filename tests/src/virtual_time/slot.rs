@@ -144,6 +144,7 @@ impl Slot {
         }
         let step = Move::Start {
             stage: self.stage,
+            unit: unit.unit,
             retries_max: RETRIES_MAX,
         };
         let Some((known, revision)) = wire.record(&unit.key).await? else {
@@ -162,11 +163,7 @@ impl Slot {
         };
         match after_start(unit, applied.into()) {
             Start::Work(record) => Ok(self.work(delivery, (record, revision)).await),
-            Start::Repeat(record, counted) => {
-                if counted {
-                    let step = Move::HandBack { stage: self.stage };
-                    wire.change(unit, None, &step).await?;
-                }
+            Start::Repeat(record) => {
                 self.publish_next(unit, &record).await?;
                 Ok(Verdict::Done)
             }

@@ -175,49 +175,87 @@ impl Started<'_> {
     }
 
     async fn encode(&self) -> Result<Move, Ending> {
-        let (tenant, chunk) = (self.tenant(), self.unit.unit);
+        let (tenant, chunk, model) = (self.tenant(), self.unit.unit, model());
         let (named, manifest) = self.manifest().await?;
         let frames = encode::frames_of(&manifest, chunk)?;
-        let encoder = model().encoder_digest;
-        let key = chunk_key(&named, chunk, &encoder);
-        let list = self.blobs().get_as(tenant, BlobKind::TokensOfChunk, &key);
-        if let Some(list) = list.await? {
-            let list = read::<work::TokensManifest>(&list)?;
-            if encode::still_good(&list, frames, &model()).is_some() {
-                return Ok(Move::ChunkEncoded { chunk });
-            }
-        }
+        let mut wanted = Vec::new();
         let mut made = Vec::new();
         for frame in frames {
-            let pixels = name(&frame.digest, "a frame")?;
-            let pixels = self.blobs().get(tenant, BlobKind::Frame, &pixels).await?;
-            made.push(tokens_of(&pixels));
+            let key = encode::frame_key(frame, &manifest.preprocessing_version, &model);
+            let found = self.found(&key, frame).await?;
+            if found.is_none() {
+                let pixels = name(&frame.digest, "a frame")?;
+                let pixels = self.blobs().get(tenant, BlobKind::Frame, &pixels).await?;
+                made.push(tokens_of(&pixels));
+            }
+            wanted.push((frame, key, found));
         }
         if self.wire.plant == Plant::SwapsTokens {
             made.reverse();
         }
+        let mut made = made.into_iter();
         let mut tokens = Vec::new();
-        for (bytes, frame) in made.into_iter().zip(frames) {
-            let kept = self.blobs().put(tenant, BlobKind::Tokens, bytes).await?;
-            tokens.push(work::TokensEntry {
-                digest: kept.as_bytes().to_vec().into(),
-                count: model().tokens_per_image,
-                width: model().token_width,
-                dtype: model().dtype.as_str().to_owned(),
-                frame_digest: frame.digest.clone(),
+        for (frame, key, found) in wanted {
+            tokens.push(match found {
+                Some(found) => found,
+                None => {
+                    let made = made.next().unwrap_or_default();
+                    self.leave(&key, frame, made).await?
+                }
             });
         }
-        let list = work::TokensManifest {
-            tokens,
-            encoder_digest: encoder.as_bytes().to_vec().into(),
-            ..work::TokensManifest::default()
-        };
-        let list = list.encode_to_vec();
+        let key = chunk_key(&named, chunk, &model.encoder_digest);
+        let list = list_of(tokens).encode_to_vec();
         let kept = self
             .blobs()
             .put_as(tenant, BlobKind::TokensOfChunk, &key, list);
         kept.await?;
         Ok(Move::ChunkEncoded { chunk })
+    }
+
+    /// The tokens of a frame that an earlier job has left.
+    async fn found(
+        &self,
+        key: &[u8],
+        frame: &work::FrameEntry,
+    ) -> Result<Option<work::TokensEntry>, Ending> {
+        let (tenant, kind) = (self.tenant(), BlobKind::TokensOfChunk);
+        let Some(list) = self.blobs().get_as(tenant, kind, key).await? else {
+            return Ok(None);
+        };
+        let list = read::<work::TokensManifest>(&list)?;
+        let good = encode::still_good(&list, std::slice::from_ref(frame), &model());
+        let Some([tokens]) = good.as_deref() else {
+            return Ok(None);
+        };
+        let kind = BlobKind::Tokens;
+        let there = self.blobs().get_as(tenant, kind, tokens.as_bytes()).await?;
+        Ok(there.and(list.tokens.into_iter().next()))
+    }
+
+    /// Stores the tokens of a frame, and the list that leads to them.
+    async fn leave(
+        &self,
+        key: &[u8],
+        frame: &work::FrameEntry,
+        made: Vec<u8>,
+    ) -> Result<work::TokensEntry, Ending> {
+        let (tenant, model) = (self.tenant(), model());
+        let kept = self.blobs().put(tenant, BlobKind::Tokens, made).await?;
+        let entry = work::TokensEntry {
+            digest: kept.as_bytes().to_vec().into(),
+            count: model.tokens_per_image,
+            width: model.token_width,
+            dtype: model.dtype.as_str().to_owned(),
+            frame_digest: frame.digest.clone(),
+            ..work::TokensEntry::default()
+        };
+        let list = list_of(vec![entry.clone()]).encode_to_vec();
+        let kept = self
+            .blobs()
+            .put_as(tenant, BlobKind::TokensOfChunk, key, list);
+        kept.await?;
+        Ok(entry)
     }
 
     async fn decode(&self) -> Result<Move, Ending> {
@@ -299,6 +337,14 @@ pub(super) fn study_of(asked: &Asked) -> Vec<u8> {
         ..work::StudyManifest::default()
     };
     study.encode_to_vec()
+}
+
+fn list_of(tokens: Vec<work::TokensEntry>) -> work::TokensManifest {
+    work::TokensManifest {
+        tokens,
+        encoder_digest: model().encoder_digest.as_bytes().to_vec().into(),
+        ..work::TokensManifest::default()
+    }
 }
 
 fn read<M: Message + Default>(bytes: &[u8]) -> Result<M, Ending> {

@@ -132,18 +132,9 @@ impl Model {
             }
             AsideStep::Look(rest) => AsideStep::Put(rest, Put::Try),
             AsideStep::Put(rest, put) => {
-                let (unit, epoch) = (rest.unit(), rest.epoch);
-                let was = world.intake[unit as usize];
-                match self.put(&mut world, (unit, epoch), false, put) {
+                match self.put(&mut world, (rest.unit(), rest.epoch), false, put) {
                     Some(put) => AsideStep::Put(rest, put),
-                    None => {
-                        if was.is_none() {
-                            // It may be once more than needed, which is a start until it is taken back, as
-                            // docs/protocol.md says where it tells what is not covered.
-                            world.past.mishaps = (world.past.mishaps + 1).min(4);
-                        }
-                        rest.after_first(false)
-                    }
+                    None => rest.after_first(false),
                 }
             }
             AsideStep::Forget(is_out) => {

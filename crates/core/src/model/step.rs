@@ -84,7 +84,7 @@ impl Model {
                 steps.own("the unit of a silent worker comes again", Ok(to), world);
             } else if world.budget.stalls > 0 {
                 to.budget.stalls -= 1;
-                to.past.mishaps = (to.past.mishaps + 1).min(4);
+                to.past.mishap();
                 let name = "a worker pauses past the acknowledge wait";
                 steps.outside(name, Ok(to), world);
             }
@@ -300,7 +300,7 @@ impl Model {
         to.budget.crashes -= 1;
         let current = world.record.map(|id| self.record(id).epoch);
         if current == Some(delivery.epoch.into()) {
-            to.past.mishaps = (to.past.mishaps + 1).min(4);
+            to.past.mishap();
             if matches!(
                 world.workers[at],
                 Worker::Busy(_, super::world::Phase::Work(_), _)

@@ -141,6 +141,7 @@ impl Model {
         let stage = unit.stage;
         let step = Move::Start {
             stage,
+            unit: unit.unit,
             retries_max: self.scenario.retries_max,
         };
         let Some(tried) = self.move_once(&mut world, seen, Some(delivery.epoch), &step)? else {
@@ -155,6 +156,10 @@ impl Model {
             let kills = u32::from(world.past.kills[stage as usize]);
             if kills >= units + self.scenario.retries_max {
                 return Err("a unit is started that has killed as many workers as it may");
+            }
+            if !delivery.is_live {
+                // Its message was removed by one that had been paused: the unit may be queued for another by now.
+                world.past.mishap();
             }
         }
         let retry = |this: &Self, world| this.end(world, at, delivery, End::Retry);
@@ -172,14 +177,7 @@ impl Model {
                 let is_stored = self.scenario.flaw == Some(Flaw::RecordFirst);
                 Ok(place(world, at, delivery, Phase::Work(is_stored), seen))
             }
-            Start::Repeat(_, true) => Ok(place(
-                world,
-                at,
-                delivery,
-                Phase::Change(Wish::TakeBack),
-                None,
-            )),
-            Start::Repeat(record, false) => self.follow(world, at, delivery, &record),
+            Start::Repeat(record) => self.follow(world, at, delivery, &record),
             Start::Announce(record) => {
                 let end = end_of(verdict_of_final(&record));
                 self.end(world, at, delivery, end)
@@ -243,7 +241,7 @@ impl Model {
             let mut to = world.clone();
             to.budget.wrongs -= 1;
             if record.epoch == unit.epoch {
-                to.past.mishaps = (to.past.mishaps + 1).min(4);
+                to.past.mishap();
             }
             let end = match standing {
                 Standing::Superseded => End::Abort,
@@ -340,14 +338,14 @@ impl Model {
         let before = self.record(seen.record).clone();
         let fail = |reason| Move::Fail(Failure::new(reason, "x"));
         let step = match wish {
-            Wish::HandBack | Wish::TakeBack => Move::HandBack { stage: unit.stage },
+            Wish::HandBack => Move::HandBack { stage: unit.stage },
             Wish::Fail => fail(FailureReason::Integrity),
             Wish::FailExhausted => fail(FailureReason::AttemptsExhausted),
             Wish::Expire => Move::Expire,
         };
         let attempt = match wish {
             Wish::HandBack | Wish::Fail => delivery.attempt.map(u32::from),
-            Wish::TakeBack | Wish::FailExhausted | Wish::Expire => None,
+            Wish::FailExhausted | Wish::Expire => None,
         };
         let end = match propose_change(&before, &unit, attempt, &step, world.time()) {
             Change::Store(after) => {
@@ -365,7 +363,6 @@ impl Model {
             }
             Change::Over => match wish {
                 Wish::HandBack => End::Retry,
-                Wish::TakeBack => End::Done,
                 Wish::Fail | Wish::FailExhausted | Wish::Expire => {
                     return self.over(world, at, delivery, &before);
                 }
@@ -373,7 +370,7 @@ impl Model {
             Change::Done => return self.follow(world, at, delivery, &before),
             Change::Superseded => match wish {
                 Wish::HandBack | Wish::Fail | Wish::FailExhausted => self.fenced(),
-                Wish::TakeBack | Wish::Expire => End::Done,
+                Wish::Expire => End::Done,
             },
         };
         self.end(world, at, delivery, end)

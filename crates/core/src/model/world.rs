@@ -157,8 +157,6 @@ pub(super) enum Put {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Wish {
     HandBack,
-    /// The start of a unit that was done before is taken back.
-    TakeBack,
     Fail,
     FailExhausted,
     Expire,
@@ -260,6 +258,13 @@ pub(super) struct Past {
     pub(super) mishaps: u8,
     /// Workers that died at work in this epoch, by stage.
     pub(super) kills: [u8; 3],
+}
+
+impl Past {
+    pub(super) fn mishap(&mut self) {
+        // No setting tells more of them apart.
+        self.mishaps = (self.mishaps + 1).min(4);
+    }
 }
 
 /// Everything.

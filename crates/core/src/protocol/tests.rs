@@ -91,8 +91,8 @@ fn a_start_leads_to_work_or_to_what_follows() {
     check(
         Stage::Encode,
         0,
-        Tried::Moved(encoding.clone()),
-        &Start::Repeat(encoding.clone(), true),
+        illegal(encoding.clone()),
+        &Start::Repeat(encoding.clone()),
     );
 
     let encoded = record(JobState::Encoding, BOTH);
@@ -100,13 +100,13 @@ fn a_start_leads_to_work_or_to_what_follows() {
         Stage::Encode,
         0,
         illegal(encoded.clone()),
-        &Start::Repeat(encoded.clone(), false),
+        &Start::Repeat(encoded.clone()),
     );
     check(
         Stage::Preprocess,
         0,
         illegal(encoded.clone()),
-        &Start::Repeat(encoded, false),
+        &Start::Repeat(encoded),
     );
 
     // A unit that overtook its own record comes again.
@@ -198,27 +198,21 @@ fn a_newer_attempt_an_end_and_the_expiry_stop_a_worker() {
     );
 }
 
-fn exhausted(record: JobRecord) -> Tried {
-    Tried::Refused {
-        reason: Refused::Exhausted {
-            stage: Stage::Encode,
-            starts: 6,
-            allowed: 6,
-        },
-        record,
-    }
-}
-
 #[test]
 fn a_chunk_that_is_done_is_never_exhausted() {
-    let half = record(JobState::Encoding, ONE_OF_TWO);
-    check(
-        Stage::Encode,
-        0,
-        exhausted(half.clone()),
-        &Start::Repeat(half.clone(), false),
-    );
-    let other = after_start(&unit(Stage::Encode, 1), exhausted(half));
+    let mut half = record(JobState::Encoding, ONE_OF_TWO);
+    half.starts.encode = 3;
+    let start = |chunk| {
+        let step = Move::Start {
+            stage: Stage::Encode,
+            unit: chunk,
+            retries_max: 1,
+        };
+        let tried = propose(&half, Some(2), &step, UnixMillis(0));
+        after_start(&unit(Stage::Encode, chunk), tried)
+    };
+    assert_eq!(start(0), Start::Repeat(half.clone()));
+    let other = start(1);
     assert!(matches!(other, Start::Exhausted(_)), "{other:?}");
 }
 

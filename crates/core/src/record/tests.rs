@@ -37,8 +37,13 @@ fn accepted() -> JobRecord {
 }
 
 fn start(stage: Stage) -> Move {
+    start_unit(stage, 0)
+}
+
+fn start_unit(stage: Stage, unit: u32) -> Move {
     Move::Start {
         stage,
+        unit,
         retries_max: 2,
     }
 }
@@ -69,9 +74,9 @@ fn the_walk_with_two_chunks() {
     let steps = [
         start(Stage::Preprocess),
         frames(2),
-        start(Stage::Encode),
+        start_unit(Stage::Encode, 1),
         Move::ChunkEncoded { chunk: 1 },
-        start(Stage::Encode),
+        start_unit(Stage::Encode, 0),
         Move::ChunkEncoded { chunk: 0 },
         start(Stage::Decode),
         complete(1),
@@ -252,6 +257,38 @@ fn encode_retries_are_counted_beyond_one_a_chunk() {
         record.apply(&start(Stage::Encode), NOW),
         Err(Refused::Exhausted { .. })
     ));
+}
+
+/// The sweep may queue it once more than needed: the starts of the others are not used up by it.
+#[test]
+fn a_start_of_a_chunk_that_is_done_is_no_second_start() {
+    let steps = [
+        start(Stage::Preprocess),
+        frames(2),
+        start_unit(Stage::Encode, 1),
+        Move::ChunkEncoded { chunk: 1 },
+    ];
+    let mut record = walk(&steps).expect("legal");
+    assert_eq!(
+        record.apply(&start_unit(Stage::Encode, 1), NOW),
+        Err(Refused::Illegal {
+            step: "start a chunk again",
+            state: JobState::Encoding
+        })
+    );
+    // The one that is open has its start and both retries.
+    for _ in 0..3 {
+        record = record
+            .apply(&start_unit(Stage::Encode, 0), NOW)
+            .expect("a start and two retries");
+    }
+    let refused = record.apply(&start_unit(Stage::Encode, 0), NOW);
+    assert!(
+        matches!(refused, Err(Refused::Exhausted { .. })),
+        "{refused:?}"
+    );
+    let again = record.apply(&start_unit(Stage::Encode, 1), NOW);
+    assert!(matches!(again, Err(Refused::Illegal { .. })), "{again:?}");
 }
 
 /// Every sequence of six moves from a small alphabet keeps the invariants.

@@ -9,6 +9,7 @@
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -263,9 +264,13 @@ impl Scheduler {
             }
             Err(EngineError::Panicked) => Err(self.fail_all()),
             Err(error) => {
-                let message = error.to_string();
+                // All of its texts are lost, and each says why.
+                let cause: Arc<dyn Error + Send + Sync> = match error {
+                    EngineError::Model(cause) => Arc::from(cause),
+                    other => Arc::new(other),
+                };
                 for work in works {
-                    let lost = EngineError::Model(message.clone().into());
+                    let lost = EngineError::Model(Box::new(Arc::clone(&cause)));
                     self.fail(work.sequence, lost);
                 }
                 Ok(())

@@ -331,6 +331,20 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
     ));
 }
 
+#[tokio::test]
+async fn a_pass_that_is_lost_tells_its_texts_why() {
+    let pass: Pass = Box::new(|_, _| Err(EngineError::Model("no memory on the device".into())));
+    let (engine, _releases) = wrapped(LIMITS, PLENTY, pass);
+    for shade in [1, 2] {
+        let lost = text_of(&engine, request(&[shade], greedy())).await;
+        let Err(EngineError::Model(cause)) = lost else {
+            panic!("the model failed");
+        };
+        assert_eq!(cause.to_string(), "no memory on the device");
+    }
+    assert_eq!(engine.health(), Health::Running);
+}
+
 /// Its first sequence thinks until the end; the others write.
 fn thinker() -> Pass {
     Box::new(|inner, works| {

@@ -45,8 +45,9 @@ pub(super) struct Running {
     pub(super) progress: Progress,
     pub(super) images: Vec<ImageTokens>,
     pub(super) writing: Writing,
-    /// Whose it is, and how long its prompt.
+    /// Whose it is, since when, and how long its prompt.
     pub(super) scope: Digest,
+    pub(super) begun: Instant,
     pub(super) prompt_tokens: usize,
     pub(super) proposals: Proposals,
 }
@@ -124,13 +125,8 @@ impl Decoder {
             let tokenizer = model
                 .tokenizer()
                 .ok_or_else(|| missing("it is not loaded"))?;
-            let (turn, stops) = (tokenizer.special().end_of_turn, model.stop_tokens());
             // What ends a text must be a token that the model stops at.
-            let end = if stops.contains(&turn) {
-                turn
-            } else {
-                stops.first().copied().unwrap_or(turn)
-            };
+            let end = tokenizer.special().end_of_turn;
             tokenizer.guides(model.config().text.vocab, end)
         });
         let guides = guides.as_ref().map_err(Clone::clone)?;
@@ -239,6 +235,7 @@ impl DecodeBackend for Decoder {
                 guide,
             },
             scope: request.scope,
+            begun: Instant::now(),
             prompt_tokens: built.tokens().len(),
             proposals: Proposals::default(),
         };
@@ -448,10 +445,13 @@ impl Running {
         outcome
     }
 
-    /// The text has ended well: what its tenant writes next may be like it.
+    /// The text has ended well: what its tenant writes next may be like it. One whose job was erased meanwhile is not kept.
     fn learn(&self, phrases: Option<&Phrases>, finish: Option<Result<Finish, StillThinking>>) {
         if let (Some(phrases), Some(Ok(_))) = (phrases, finish) {
             let mut memory = phrases.lock();
+            if !memory.may_learn(&self.scope, self.begun) {
+                return;
+            }
             let tenant = memory.tenant(self.scope, Instant::now());
             tenant.learn(self.progress.tokens(), self.prompt_tokens);
         }

@@ -32,9 +32,9 @@ impl Phrases {
         Self(Arc::new(Mutex::new(Memory::new(bytes_max))))
     }
 
-    /// Forgets all that is known of a scope's texts.
+    /// Forgets all that is known of a scope's texts, those included that are being written now.
     pub fn forget(&self, scope: &Digest) {
-        self.lock().tenants.remove(scope);
+        self.lock().forget(*scope, Instant::now());
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Memory> {
@@ -48,6 +48,8 @@ impl Phrases {
 pub(crate) struct Memory {
     entries_max: usize,
     tenants: HashMap<Digest, Tenant>,
+    /// When all of a scope was forgotten.
+    forgotten: HashMap<Digest, Instant>,
 }
 
 /// What one tenant's texts had, in two halves: what came since the last turn, and what came before.
@@ -68,7 +70,21 @@ impl Memory {
         Self {
             entries_max: usize::try_from(bytes_max / ENTRY_BYTES).unwrap_or(usize::MAX),
             tenants: HashMap::new(),
+            forgotten: HashMap::new(),
         }
+    }
+
+    fn forget(&mut self, scope: Digest, now: Instant) {
+        self.tenants.remove(&scope);
+        // No text is written for so long.
+        self.forgotten
+            .retain(|_, at| now.saturating_duration_since(*at) < 2 * TURN);
+        self.forgotten.insert(scope, now);
+    }
+
+    /// Whether a text of a scope that began then may be learnt: nothing was forgotten since.
+    pub(crate) fn may_learn(&self, scope: &Digest, begun: Instant) -> bool {
+        self.forgotten.get(scope).is_none_or(|at| *at < begun)
     }
 
     /// What is known of a tenant at a time; nothing of one that is new.
@@ -250,6 +266,21 @@ mod tests {
             memory.tenant(scope(number), now).key(&said, 4)
         };
         assert_ne!(key(1), key(2), "not even their hashes are the same");
+    }
+
+    #[test]
+    fn a_text_that_began_before_all_was_forgotten_is_not_learnt() {
+        let mut memory = Memory::new(1 << 20);
+        let begun = Instant::now();
+        assert!(memory.may_learn(&scope(1), begun));
+        memory.forget(scope(1), begun + TURN);
+        let may =
+            |memory: &Memory, begun| [1, 2].map(|number| memory.may_learn(&scope(number), begun));
+        assert_eq!(may(&memory, begun), [false, true], "another has its own");
+        assert_eq!(may(&memory, begun + TURN), [false, true]);
+        assert_eq!(may(&memory, begun + 2 * TURN), [true, true]);
+        memory.forget(scope(2), begun + 3 * TURN);
+        assert_eq!(memory.forgotten.len(), 1, "that is long ago");
     }
 
     #[test]

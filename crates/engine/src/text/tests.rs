@@ -64,6 +64,12 @@ fn headings_are_found_in_the_forms_models_write() {
         "normal",
     );
     check_sections("Impression: normal\n\n**Note:**\nother", "", "normal");
+    check_sections(
+        "**Findings:**\n**Lungs:**\n- clear\n**Heart:**\n- large\n\n**Impression:**\nlarge heart",
+        "**Lungs:**\n- clear\n**Heart:**\n- large",
+        "large heart",
+    );
+    check_sections("## Technique:\nAP\n## Findings:\nclear", "clear", "");
     check_sections("The findings: none of note.", "", "");
     check_sections(
         "Findings: a\nHeart: normal\nImpression: b",

@@ -126,6 +126,41 @@ fn norm_and_rotation() {
 }
 
 #[test]
+fn a_head_without_halves_is_refused() {
+    let of = Scale {
+        weight: &[1.0; 7],
+        eps: EPS,
+    };
+    let by = Rotation {
+        cos: &[1.0_f32; 3],
+        sin: &[0.0; 3],
+    };
+    for kernels in levels() {
+        let rotated = std::panic::catch_unwind(|| kernels.norm_rotate(&[1.0; 7], of, by));
+        assert!(rotated.is_err(), "{}", kernels.level());
+    }
+}
+
+#[test]
+fn no_rows_make_none() {
+    let none: &[f32] = &[];
+    let of = Scale {
+        weight: &[1.0; 6],
+        eps: EPS,
+    };
+    let by = Rotation {
+        cos: none,
+        sin: none,
+    };
+    for kernels in levels() {
+        assert!(kernels.rms_norm(none, of, Some(none)).is_empty());
+        assert!(kernels.layer_norm(none, of, &[0.0; 6]).is_empty());
+        assert!(kernels.norm_rotate(none, of, by).is_empty());
+        assert!(kernels.gelu_times(none, none).is_empty());
+    }
+}
+
+#[test]
 fn gelu_times() {
     for kernels in levels() {
         // From far below to far above, and what is no number.

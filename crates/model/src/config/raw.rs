@@ -70,15 +70,19 @@ struct Text {
     final_logit_softcapping: Option<f64>,
     attn_logit_softcapping: Option<f64>,
     use_bidirectional_attention: Option<bool>,
+    tie_word_embeddings: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
 struct RopeParameters {
     full_attention: Option<Rope>,
     sliding_attention: Option<Rope>,
+    /// As other models have it: the same for all layers.
+    #[serde(flatten)]
+    flat: Rope,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, PartialEq)]
 struct Rope {
     #[serde(alias = "type")]
     rope_type: Option<String>,
@@ -166,8 +170,10 @@ impl Top {
             kind,
             "gemma3 or gemma3_text",
         )?;
+        let of_text = self.text_config.as_ref();
+        let of_text = of_text.and_then(|text| text.tie_word_embeddings);
         require(
-            self.tie_word_embeddings != Some(false),
+            self.tie_word_embeddings != Some(false) && of_text != Some(false),
             "tie_word_embeddings",
             false,
             "true",
@@ -319,26 +325,37 @@ impl Text {
         types.iter().map(kind).collect()
     }
 
-    /// (local theta, global theta, global factor)
+    /// (local theta, global theta, global factor). A factor that would do nothing is refused: without it texts are fluent and
+    /// wrong.
     fn rope(&self) -> Result<(f64, f64, f64), LoadError> {
         const KIND: &str = "text_config.rope_parameters.rope_type";
-        let none = RopeParameters::default();
+        const FACTOR: &str = "text_config.rope_scaling.factor";
+        let (none, absent) = (RopeParameters::default(), Rope::default());
         let new = self.rope_parameters.as_ref().unwrap_or(&none);
-        let absent = Rope::default();
-        let global = new
-            .full_attention
-            .as_ref()
-            .or(self.rope_scaling.as_ref())
-            .unwrap_or(&absent);
+        require(
+            new.flat == absent,
+            "text_config.rope_parameters",
+            "the same for all layers",
+            "full_attention and sliding_attention",
+        )?;
+        let full = new.full_attention.as_ref().unwrap_or(&absent);
         let local = new.sliding_attention.as_ref().unwrap_or(&absent);
+        // The older key is of the full layers alone, and goes first where both are there.
+        let old = self.rope_scaling.as_ref().unwrap_or(&absent);
         let kind = local.rope_type.as_deref().unwrap_or("default");
         require(kind == "default", KIND, kind, "default on sliding layers")?;
-        let factor = match global.rope_type.as_deref().unwrap_or("default") {
-            "default" => 1.0,
-            "linear" => positive("text_config.rope_scaling.factor", global.factor, f64::NAN)?,
+        let kind = old.rope_type.as_deref().or(full.rope_type.as_deref());
+        let stated = old.factor.or(full.factor);
+        let factor = match kind.unwrap_or("default") {
+            "default" => {
+                let found = stated.unwrap_or(1.0);
+                require(found == 1.0, FACTOR, found, "1 without rope_type linear")?;
+                1.0
+            }
+            "linear" => positive(FACTOR, stated, f64::NAN)?,
             other => return refuse(KIND, other, "default or linear on full layers"),
         };
-        let theta = global.rope_theta.or(self.rope_theta);
+        let theta = old.rope_theta.or(full.rope_theta).or(self.rope_theta);
         let local_theta = local.rope_theta.or(self.rope_local_base_freq);
         Ok((
             positive("text_config.rope_local_base_freq", local_theta, 10_000.0)?,

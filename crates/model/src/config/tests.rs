@@ -88,6 +88,31 @@ fn the_newer_spelling_means_the_same() {
     );
 }
 
+/// Text of the hub's file with another rope, and the factor that it says.
+fn factor(rope: &str) -> Option<f64> {
+    let old = r#""rope_scaling": {"factor": 8.0, "rope_type": "linear"}"#;
+    assert!(HUB.contains(old));
+    let config = Config::parse(&HUB.replace(old, rope), None);
+    config.ok().map(|config| config.text.rope_global_factor)
+}
+
+#[test]
+fn a_rope_factor_is_never_left_aside() {
+    let full = r#""rope_parameters": {"full_attention": {"rope_type": "default"}}"#;
+    let scaling = r#""rope_scaling": {"factor": 8.0, "type": "linear"}"#;
+    assert_eq!(factor(full), Some(1.0));
+    assert_eq!(factor(scaling), Some(8.0));
+    assert_eq!(factor(&format!("{full}, {scaling}")), Some(8.0));
+    for ambiguous in [
+        r#""rope_scaling": {"factor": 8.0}"#,
+        r#""rope_parameters": {"full_attention": {"factor": 8.0}}"#,
+        r#""rope_parameters": {"factor": 8.0, "rope_type": "linear"}"#,
+        r#""rope_scaling": {"rope_type": "linear"}"#,
+    ] {
+        assert_eq!(factor(ambiguous), None, "{ambiguous}");
+    }
+}
+
 #[test]
 fn stop_tokens_come_from_the_generation_file_first() {
     assert_eq!(
@@ -119,6 +144,10 @@ fn what_is_not_computed_is_refused_by_name() {
     check(
         &HUB.replace(r#""hidden_size": 2560"#, r#""attention_bias": true"#),
         Some("text_config.attention_bias"),
+    );
+    check(
+        &HUB.replace(r#""hidden_size": 2560"#, r#""tie_word_embeddings": false"#),
+        Some("tie_word_embeddings"),
     );
     check(
         &HUB.replace(r#""hidden_size": 2560"#, r#""num_key_value_heads": 3"#),

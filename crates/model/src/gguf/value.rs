@@ -16,7 +16,7 @@ pub(crate) enum Value {
     Integers(Vec<i64>),
     Floats(Vec<f64>),
     Texts(Vec<String>),
-    /// Arrays of booleans or of arrays, which no key of ours has: skipped, with their length.
+    /// An array of booleans, which no key of ours has: skipped, with its length.
     Other(u64),
 }
 

@@ -85,6 +85,25 @@ fn a_tied_head_may_be_absent_or_present() {
     );
 }
 
+/// Prompts are in the chat form, whatever the files say of the end.
+#[test]
+fn the_end_of_a_turn_always_ends_an_answer() {
+    let dir = copy();
+    let special = *tiny().tokenizer().unwrap().special();
+    let ends = [special.eos, special.end_of_turn];
+    let check = |stated: &str, expected: &[u32]| {
+        let path = dir.path().join("generation_config.json");
+        std::fs::write(path, format!("{{{stated}}}")).unwrap();
+        let model = Model::load(dir.path(), all(Dtype::F32)).unwrap();
+        assert_eq!(model.stop_tokens(), expected, "{stated}");
+    };
+    check("", &ends);
+    check(&format!("\"eos_token_id\": {}", special.eos), &ends);
+    let other = special.end_of_turn + 1;
+    let three = [special.eos, special.end_of_turn, other];
+    check(&format!("\"eos_token_id\": {other}"), &three);
+}
+
 #[test]
 fn remembered_digests_are_the_computed_ones() {
     let (dir, cache) = (copy(), TempDir::new().unwrap());
@@ -119,13 +138,16 @@ fn shards_are_the_same_model() {
         );
         safetensors::serialize_to_file(part, None, &dir.path().join(file)).unwrap();
     }
-    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let index = serde_json::json!({ "weight_map": map });
     std::fs::write(
         dir.path().join("model.safetensors.index.json"),
         index.to_string(),
     )
     .unwrap();
+    // Which of the two is meant nobody knows: transformers would take the other one.
+    let both = error(dir.path()).to_string();
+    assert!(both.contains("only one of the two is the model"), "{both}");
+    std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     check_same(dir.path());
 
     let outside = index

@@ -294,13 +294,6 @@ impl Blocks {
         Some(block)
     }
 
-    /// A table of the longest known run of `keys` that ends where `may_end` allows, given the number of positions. Of local
-    /// groups only what the next position sees has to be known.
-    pub fn share(&mut self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> BlockTable {
-        let end = self.known(keys, may_end);
-        self.hold_whole(keys, end)
-    }
-
     /// Holds the first `end` blocks, which [`Blocks::known`] has found.
     fn hold_whole(&mut self, keys: &[BlockKey], end: usize) -> BlockTable {
         if end == 0 {
@@ -309,7 +302,7 @@ impl Blocks {
         self.hold(keys, end, self.first_seen(end * self.layout.block_tokens))
     }
 
-    /// How many blocks [`Blocks::share`] finds.
+    /// How many whole blocks [`Blocks::share`] finds.
     fn known(&self, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> usize {
         let block_tokens = self.layout.block_tokens;
         let mut end = self.run_of(keys);

@@ -56,7 +56,7 @@ impl Progress {
             end < tokens && !images.iter().any(cut)
         };
         let known = (self.keys.as_slice(), self.parts.as_slice());
-        let (table, cached, copies) = blocks.share_with_parts(known, whole);
+        let (table, cached, copies) = blocks.share(known, whole);
         (self.table, self.cached) = (table, cached);
         self.published = cached / blocks.block_tokens();
         (cached, copies)

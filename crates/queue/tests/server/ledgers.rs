@@ -61,6 +61,27 @@ async fn accepts_are_swept_by_age() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_accept_is_noted_over_the_one_before_on_its_sheet() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let (first, second) = (kit::record(1, 1).0, kit::record(2, 1).0);
+    let before = queue.note_accept(("0a", 1), &first).await?;
+    let after = queue.note_accept(("0a", 1), &second).await?;
+    let noted = [(second, after)];
+    ensure!(queue.list_pending(Duration::ZERO).await? == noted);
+    // Whoever has listed the one before removes nothing.
+    queue.remove_pending(before).await?;
+    ensure!(queue.list_pending(Duration::ZERO).await? == noted);
+    let hour = Duration::from_secs(3600);
+    ensure!(queue.list_pending(hour).await?.is_empty());
+    ensure!(queue.list_aside(Duration::ZERO).await?.is_empty());
+    // Of another process, and of a replay.
+    queue.note_accept(("0b", 1), &first).await?;
+    queue.put_pending(&first).await?;
+    ensure!(queue.list_pending(Duration::ZERO).await?.len() == 3);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_upload_grows_by_compare_and_set_and_is_forgotten() -> Result<()> {
     let (_server, queue) = start_with(|config| config.upload_ttl = short(1500)).await?;
     let (tenant, id) = (kit::tenant(), UploadId::from_bytes([5; 16]));

@@ -13,6 +13,7 @@ use crate::start;
 fn begin(stage: Stage) -> Move {
     Move::Start {
         stage,
+        unit: 0,
         retries_max: 3,
     }
 }

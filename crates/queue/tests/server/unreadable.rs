@@ -89,6 +89,7 @@ async fn a_unit_that_cannot_be_read_is_left_to_others_first() -> Result<()> {
 fn encoding(chunks: u32) -> [Move; 3] {
     let start = |stage| Move::Start {
         stage,
+        unit: 0,
         retries_max: 3,
     };
     let frames = Move::Preprocessed {

@@ -21,6 +21,7 @@ const LATER_STATE: u8 = 100;
 fn begin() -> Move {
     Move::Start {
         stage: Stage::Preprocess,
+        unit: 0,
         retries_max: 3,
     }
 }

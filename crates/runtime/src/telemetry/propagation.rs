@@ -69,7 +69,14 @@ pub fn trace_id(span: &Span) -> Option<String> {
     id.is_valid().then(|| id.trace_id().to_string())
 }
 
-/// The same, only where the trace is recorded.
+/// Whether the span's trace is recorded. What is known only at the end of a span is to be written into it only then: in a log
+/// of JSON all fields of the span are read and written again for it, as much work as the span itself was.
+#[must_use]
+pub fn is_recorded(span: &Span) -> bool {
+    span.context().span().span_context().is_sampled()
+}
+
+/// As [`trace_id`], only where the trace is recorded.
 #[must_use]
 pub(crate) fn recorded_trace_id(span: &Span) -> Option<String> {
     let context = span.context();

@@ -169,6 +169,28 @@ fn who_takes_a_message_links_to_who_sent_it() {
 }
 
 #[test]
+fn a_trace_is_recorded_where_it_is_exported_or_a_caller_records_it() {
+    let (exporting, _) = exporting();
+    tracing::dispatcher::with_default(exporting.dispatch(), || {
+        assert!(is_recorded(&info_span!("begun here")));
+    });
+    let (telemetry, _) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        assert!(!is_recorded(&info_span!("begun here")));
+        let ids = [&*"0a".repeat(16), &*"0b".repeat(8)].join("-");
+        let recorded = info_span!("recorded by a caller");
+        assert!(set_parent(
+            &recorded,
+            &[("traceparent", format!("00-{ids}-01"))]
+        ));
+        assert!(is_recorded(&recorded));
+    });
+    tracing::dispatcher::with_default(&Dispatch::none(), || {
+        assert!(!is_recorded(&info_span!("of nobody")));
+    });
+}
+
+#[test]
 fn exported_spans_are_ours_and_carry_the_role() {
     let (telemetry, collected) = exporting();
     tracing::dispatcher::with_default(telemetry.dispatch(), || {

@@ -6,9 +6,9 @@
 //! in which a put of exactly that blob could be answered "already there". Its job then fails closed with a missing blob.
 //!
 //! Erasure deletes young blobs too. It looks for references until just before the deletes (of many jobs it reads each list
-//! once, and lists the names again for each), and keeps a blob that was put after it had begun: somebody else may be about
-//! to rely on it. What it keeps so, it leaves with the job's reference, for the erasure that follows: that of the job's own
-//! late worker, or the next sweep's.
+//! once, and lists the names again for each), and keeps a blob that was put or made young after it had begun: somebody else
+//! may be about to rely on it. What it keeps so, it leaves with the job's reference, for the erasure that follows: that of the
+//! job's own late worker, or the next sweep's.
 //!
 //! Its tombstone needs room. Where there is none, the job's blobs are deleted first to make it.
 
@@ -21,7 +21,7 @@ use medfleet_core::{BlobKind, JobId, TenantId, UnixMillis};
 
 use super::references::ERASED;
 use super::relied::{Held, Relied};
-use super::{BlobStore, StoreError};
+use super::{BlobStore, StoreError, blob_name};
 use crate::backend::{BackendError, Name};
 
 /// No younger blob is collected, whatever the caller says: taking a reference leaves blobs below a part of it as they are.
@@ -156,17 +156,20 @@ impl BlobStore {
                 erased.kept += 1;
                 continue;
             }
-            let Some(head) = self.head(tenant, *kind, digest).await? else {
+            let (name, backend) = (blob_name(tenant, *kind, digest), &self.inner.backend);
+            // Before its age is asked: whoever comes to rely on it from here on makes it another writing.
+            let version = backend.version(&name).await?;
+            let Some((version, head)) = version.zip(self.head(tenant, *kind, digest).await?) else {
                 continue;
             };
             // A put in the same tick of the place's clock counts as before: whoever relies on such a blob writes its list
             // along with the put, and both readings came after the tick.
-            if head.modified > begun {
-                erased.kept += 1;
-                is_done = false;
-            } else if self.delete(tenant, *kind, digest).await? {
+            if head.modified <= begun && backend.delete_version(&name, &version).await? {
                 self.inner.room.removed(head.bytes);
                 erased.deleted += 1;
+            } else if self.exists(tenant, *kind, digest).await? {
+                erased.kept += 1;
+                is_done = false;
             }
         }
         Ok((erased, is_done))

@@ -54,6 +54,8 @@ struct Keep<'a> {
     contents: &'a [Named],
     /// The contents, and what else the job relies on.
     named: &'a [(BlobKind, Digest)],
+    /// Whether the latter was stored for other jobs.
+    is_others: bool,
 }
 
 /// What was found right after everything was written.
@@ -156,19 +158,56 @@ impl BlobStore {
                 key: &key,
                 contents: &contents,
                 named: &named,
+                is_others: false,
             };
-            let kept = store.put_and_rely(&keep, meanwhile).await?;
-            let (is_erased, kept) = match kept {
-                Ok(is_erased) => (is_erased, Ok(())),
-                // Also after a failure: a part of it may be there.
-                Err(error) => (None, Err(error)),
-            };
-            match store.still_wanted(&key, &named, is_erased).await {
-                Err(StoreError::JobErased) => Err(StoreError::JobErased),
-                wanted => kept.and(wanted),
-            }
+            store.keep_all(&keep, meanwhile).await
         })
         .await
+    }
+
+    /// As [`BlobStore::keep_named`], where `found` was stored for other jobs: it is made young whatever its age, so that an
+    /// erasure of those which began before leaves it. In a place that cannot do so without the bytes (S3), a blob can go that
+    /// is found in the time between the erasure's last look at references and its deletes.
+    ///
+    /// # Errors
+    /// As [`BlobStore::keep`]; [`StoreError::Missing`] for what an erasure was quicker with.
+    pub async fn keep_found(
+        &self,
+        key: &JobKey,
+        contents: Vec<Named>,
+        found: &[(BlobKind, Digest)],
+    ) -> Result<(), StoreError> {
+        let (store, key, found) = (self.clone(), key.clone(), found.to_vec());
+        to_its_end(async move {
+            let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
+            let named: Vec<_> = named.chain(found).collect();
+            let keep = Keep {
+                key: &key,
+                contents: &contents,
+                named: &named,
+                is_others: true,
+            };
+            store.keep_all(&keep, ready(Ok(()))).await
+        })
+        .await
+    }
+
+    /// All of a keep, to its end.
+    async fn keep_all(
+        &self,
+        keep: &Keep<'_>,
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send,
+    ) -> Result<(), StoreError> {
+        let kept = self.put_and_rely(keep, meanwhile).await?;
+        let (is_erased, kept) = match kept {
+            Ok(is_erased) => (is_erased, Ok(())),
+            // Also after a failure: a part of it may be there.
+            Err(error) => (None, Err(error)),
+        };
+        match self.still_wanted(keep.key, keep.named, is_erased).await {
+            Err(StoreError::JobErased) => Err(StoreError::JobErased),
+            wanted => kept.and(wanted),
+        }
     }
 
     /// Ends only when everything that it began has ended, also after a failure. Gives whether the job was erased, where that
@@ -285,7 +324,7 @@ impl BlobStore {
     async fn settled(&self, keep: &Keep<'_>, placed: Placed) -> Result<Option<bool>, StoreError> {
         let (key, contents, named) = (keep.key, keep.contents, keep.named);
         let Placed { look, taken } = placed;
-        match self.confirm(&look, taken).await {
+        match self.confirm(keep, &look, taken).await {
             // A collection that had begun before took it just now; from here on it is referenced.
             Err(StoreError::Missing { digest, .. })
                 if contents.iter().any(|(_, content, _)| *content == digest) =>
@@ -293,7 +332,7 @@ impl BlobStore {
                 let there = self.look(key, &named[..contents.len()]).await?;
                 self.put_all(contents, &there).await?;
                 let again = self.look(key, named).await?;
-                self.confirm(&again, taken).await
+                self.confirm(keep, &again, taken).await
             }
             confirmed => confirmed,
         }
@@ -371,19 +410,23 @@ impl BlobStore {
     }
 
     /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected; at an unknown time every
-    /// one of them counts as old. Gives whether the look found the job erased; none when something was written since.
+    /// one of them counts as old, and others' always, which may be about to be erased with their jobs. Gives whether the look
+    /// found the job erased; none when something was written since.
     async fn confirm(
         &self,
+        keep: &Keep<'_>,
         look: &Look,
         taken: Option<UnixMillis>,
     ) -> Result<Option<bool>, StoreError> {
         let is_young = |entry: &Entry| {
             taken.is_some_and(|taken| taken.0.saturating_sub(entry.modified.0) < YOUNG_MILLIS)
         };
-        let blobs = look.blobs.iter();
-        let old: Vec<&Looked> = blobs
-            .filter(|blob| !blob.entry.as_ref().is_some_and(is_young))
-            .collect();
+        let others = keep.is_others && self.inner.backend.refreshes();
+        let old = look.blobs.iter().enumerate().filter(|(index, blob)| {
+            let is_other = others && *index >= keep.contents.len();
+            is_other || !blob.entry.as_ref().is_some_and(is_young)
+        });
+        let old: Vec<&Looked> = old.map(|(_, blob)| blob).collect();
         let refreshed: Vec<_> = old.iter().map(|blob| self.rejuvenate(blob)).collect();
         let refreshed = futures::stream::iter(refreshed).buffer_unordered(REFRESHES);
         // All of them end, whatever becomes of one: a write that is dropped half-way may land later.

@@ -9,6 +9,7 @@ use super::*;
 use crate::backend::{Entry, Folder, Objects};
 
 mod at_once;
+mod found;
 mod relied;
 mod trouble;
 

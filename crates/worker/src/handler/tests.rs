@@ -19,6 +19,7 @@ async fn started(queue: &Queue, seed: u8, chunks: u32, untold: Duration) -> Resu
     };
     let start = |stage| Move::Start {
         stage,
+        unit: 0,
         retries_max: 4,
     };
     let preprocessed = Move::Preprocessed {

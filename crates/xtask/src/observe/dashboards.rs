@@ -325,8 +325,12 @@ fn single_stages() -> Vec<Panel> {
                     "sum(rate(medfleet_encode_chunk_frames_sum{$fleet}[$__rate_interval])) / sum(rate(medfleet_encode_chunk_frames_count{$fleet}[$__rate_interval]))",
                 ),
                 (
-                    "chunks found/s",
-                    "sum(rate(medfleet_encode_chunks_found_total{$fleet}[$__rate_interval]))",
+                    "frames found in memory/s",
+                    "sum(rate(medfleet_encode_frame_looks_total{$fleet,tier=\"memory\",outcome=\"hit\"}[$__rate_interval]))",
+                ),
+                (
+                    "frames found in the store/s",
+                    "sum(rate(medfleet_encode_frame_looks_total{$fleet,tier=\"store\",outcome=\"hit\"}[$__rate_interval]))",
                 ),
             ],
         ),

@@ -191,6 +191,7 @@ fn tokens() -> TokensManifest {
         width: 8,
         dtype: "f32".to_owned(),
         frame_digest: vec![byte; 32].into(),
+        made_for: vec![5; 16].into(),
     };
     TokensManifest {
         tokens: vec![entry(0), entry(1)],
@@ -221,6 +222,22 @@ fn tokens_of_another_frame_encoder_shape_or_number_are_refused() {
     check(&|m| m.tokens[1].dtype = "bf16".to_owned(), Some(5));
     check(&|m| m.tokens[1].digest = vec![1; 3].into(), Some(5));
     check(&|m| m.encoder_digest = vec![8; 32].into(), Some(4));
+}
+
+#[test]
+fn tokens_of_another_job_came_from_the_cache() {
+    let check = |marks: [&[u8]; 2], expected| {
+        let mut manifest = tokens();
+        for (entry, mark) in manifest.tokens.iter_mut().zip(marks) {
+            entry.made_for = mark.to_vec().into();
+        }
+        assert_eq!(cached(&manifest, &[5; 16]), expected, "{marks:?}");
+    };
+    check([&[5; 16], &[5; 16]], 0);
+    check([&[5; 16], &[6; 16]], 1);
+    check([&[7; 16], &[6; 16]], 2);
+    // As an earlier release, or a hospital's edge, has them.
+    check([&[], &[]], 0);
 }
 
 #[test]

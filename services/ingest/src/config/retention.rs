@@ -76,19 +76,13 @@ mod tests {
     use medfleet_runtime::Settings;
 
     use super::*;
-    use crate::config::MainConfig;
+    use crate::config::sample;
 
     #[test]
     fn nothing_of_an_open_job_goes_before_the_job() {
-        let key = "0f".repeat(32);
-        let text = format!(
-            "store = {{ key = '{key}', backend = {{ kind = 'folder', path = '/x' }} }}\n\
-             ingest = {{ tokens = 'tokens.toml', default_model = 'tiny', models = {{ tiny = 'tiny-here' }} }}"
-        );
-        let config: MainConfig = toml::from_str(&text).expect("a configuration");
         let day = 24 * 60 * 60;
         let check = |records: u64, events: u64, expected: Option<&str>| {
-            let mut config = config.clone();
+            let mut config = sample::main();
             config.queue.record_retention = DurationText::from_secs(records * day);
             config.queue.event_retention = DurationText::from_secs(events * day);
             config.ingest.retention.keep = DurationText::from_secs(day);

@@ -4,7 +4,7 @@
 use medfleet_runtime::config::{Sources, load};
 use serde::de::DeserializeOwned;
 
-use super::Config;
+use super::{Config, MainConfig};
 
 /// What these settings say, each of them `key=value`.
 pub(crate) fn of<T: DeserializeOwned>(settings: &[&str]) -> T {
@@ -24,4 +24,14 @@ pub(crate) fn with(settings: &[&str]) -> Config {
         "models.tiny=tiny-here",
     ];
     of(&[&least[..], settings].concat())
+}
+
+/// The configuration of the binary: what has no default, and nothing besides.
+pub(crate) fn main() -> MainConfig {
+    let key = "0f".repeat(32);
+    let text = format!(
+        "store = {{ key = '{key}', backend = {{ kind = 'folder', path = '/x' }} }}\n\
+         ingest = {{ tokens = 'tokens.toml', default_model = 'tiny', models = {{ tiny = 'tiny-here' }} }}"
+    );
+    toml::from_str(&text).expect("a configuration")
 }

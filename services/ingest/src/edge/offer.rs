@@ -21,6 +21,7 @@ use super::parcel::Outgoing;
 use super::plan::{self, Trouble};
 use super::uplink::Behalf;
 use crate::accept::{TRACEPARENT, trace_of};
+use crate::config::UPLOADS_RENEWED_EVERY;
 use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::HubOutcome;
@@ -35,9 +36,6 @@ const CHUNKS_AHEAD: usize = 2;
 /// later, and all of it sent anew.
 const RESUMES_MAX: u32 = 16;
 
-/// How often the hub is asked to keep the uploads of a job of which other files are still on the line. Well below half of what
-/// a handle lives there, an hour unless the hub's `ingest.limits.upload_time_to_live` says otherwise.
-const KEEP_UPLOADS_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Uploads of which it is asked at a time.
 const KEPT_AT_A_TIME: usize = 16;
 
@@ -307,13 +305,13 @@ impl Edge {
         // In whichever order they come: one that waited behind a larger one would be kept by nobody.
         let inputs = stream::iter(inputs).buffer_unordered(self.config.uploads_max);
         let mut inputs = std::pin::pin!(inputs);
-        let mut keep_at = Instant::now() + KEEP_UPLOADS_EVERY;
+        let mut keep_at = Instant::now() + UPLOADS_RENEWED_EVERY;
         loop {
             let next = tokio::select! {
                 next = inputs.next() => next,
                 () = tokio::time::sleep_until(keep_at) => {
                     self.keep(behalf, files, &sent).await;
-                    keep_at = Instant::now() + KEEP_UPLOADS_EVERY;
+                    keep_at = Instant::now() + UPLOADS_RENEWED_EVERY;
                     continue;
                 }
             };

@@ -14,6 +14,7 @@ use crate::config::sample;
 use crate::keys::Keys;
 use crate::metrics::Figures;
 use crate::open::OpenJobs;
+use crate::pad::Pad;
 use crate::quota::Quotas;
 
 /// Longer than a unit keeps its place where places are few.
@@ -21,6 +22,7 @@ const LATER: Duration = Duration::from_secs(600);
 
 fn acceptor(queue: Queue) -> Acceptor {
     let config = sample::with(&[]);
+    let pad = Pad::new(queue.clone(), "0a");
     let clock = Arc::new(ManualClock::at(kit::clock()()));
     let retry_after = config.limits.retry_after.get();
     Acceptor {
@@ -34,6 +36,7 @@ fn acceptor(queue: Queue) -> Acceptor {
         tasks: TaskSet::new(Shutdown::new(Duration::ZERO)),
         figures: Figures::new(&Metrics::new()),
         open: OpenJobs::default(),
+        pad,
     }
 }
 
@@ -71,6 +74,7 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     };
     let start = Move::Start {
         stage: Stage::Preprocess,
+        unit: 0,
         retries_max: 3,
     };
     let second = set_aside(&queue, 2, Stage::Encode, &[start, frames]).await;

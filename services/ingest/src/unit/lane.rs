@@ -197,6 +197,13 @@ impl Lane {
         !self.is_stopped && (0..CLASSES).any(waits)
     }
 
+    /// The classes of which units are released and not known to be done.
+    pub(super) fn classes_out(&self) -> Vec<Class> {
+        let all = Class::ALL.iter().copied();
+        all.filter(|class| !self.released[slot(*class)].is_empty())
+            .collect()
+    }
+
     /// Held and released units of a class.
     pub(super) fn units(&self, class: Class) -> u64 {
         self.held[slot(class)].len() + self.released[slot(class)].len() as u64

@@ -2,6 +2,13 @@
 //! lies in front of everything else, which is one request for hundreds of messages, and one by one where it does not. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often what lies in front is removed at the most: a server works as long at a request that removes one message as at one
+/// that removes a hundred.
+const FRONT_EVERY: Duration = Duration::from_millis(100);
 
 /// The intake messages of a stage, by sequence.
 #[derive(Debug, Default)]
@@ -12,6 +19,8 @@ pub(crate) struct Shelf {
     done: BTreeMap<u64, bool>,
     /// A message was skipped, or is somebody else's, which lies somewhere among the others and has to stay.
     has_unknown: bool,
+    /// When what lies in front may be removed again.
+    front_from: Option<Instant>,
 }
 
 /// What can be removed by one request.
@@ -48,8 +57,8 @@ impl Shelf {
             .for_each(|has_waited| *has_waited = true);
     }
 
-    /// What to remove now, by so many requests at most.
-    pub(crate) fn removals(&self, most: usize) -> Vec<Removal> {
+    /// What to remove now, by so many requests at most; what lies in front not again so soon after the last time.
+    pub(crate) fn removals(&self, most: usize, now: Instant) -> Vec<Removal> {
         let mut removals = Vec::new();
         let mut front = 0;
         if !self.has_unknown {
@@ -61,7 +70,9 @@ impl Shelf {
             });
             if let Some((last, _)) = in_front.last() {
                 front = last + 1;
-                removals.push(Removal::Below(front));
+                if self.front_from.is_none_or(|from| from <= now) {
+                    removals.push(Removal::Below(front));
+                }
             }
         }
         let behind = self.done.range(front..);
@@ -72,9 +83,10 @@ impl Shelf {
     }
 
     /// It was removed.
-    pub(crate) fn removed(&mut self, removal: Removal) {
+    pub(crate) fn removed(&mut self, removal: Removal, now: Instant) {
         match removal {
             Removal::Below(front) => {
+                self.front_from = Some(now + FRONT_EVERY);
                 self.there = self.there.split_off(&front);
                 self.done = self.done.split_off(&front);
             }
@@ -101,41 +113,64 @@ mod tests {
     #[test]
     fn what_lies_in_front_goes_at_once() {
         let mut shelf = shelf(&[3, 4, 7, 9], &[4, 3, 7]);
-        assert_eq!(shelf.removals(10), [Below(8)]);
-        shelf.removed(Below(8));
-        assert_eq!(shelf.removals(10), []);
+        let mut now = Instant::now();
+        assert_eq!(shelf.removals(10, now), [Below(8)]);
+        shelf.removed(Below(8), now);
+        now += FRONT_EVERY;
+        assert_eq!(shelf.removals(10, now), []);
         shelf.done(9);
-        assert_eq!(shelf.removals(10), [], "the newest one stays for a while");
+        let removals = shelf.removals(10, now);
+        assert_eq!(removals, [], "the newest one stays for a while");
         shelf.read(11);
-        assert_eq!(shelf.removals(10), [Below(10)]);
-        shelf.removed(Below(10));
+        assert_eq!(shelf.removals(10, now), [Below(10)]);
+        shelf.removed(Below(10), now);
+        now += FRONT_EVERY;
         shelf.done(11);
         shelf.age();
-        assert_eq!(shelf.removals(10), [Below(12)]);
+        assert_eq!(shelf.removals(10, now), [Below(12)]);
+    }
+
+    #[test]
+    fn what_comes_to_lie_in_front_soon_after_goes_together() {
+        let mut shelf = shelf(&[1, 2, 3, 4, 5, 6], &[1]);
+        let now = Instant::now();
+        assert_eq!(shelf.removals(10, now), [Below(2)]);
+        shelf.removed(Below(2), now);
+        let soon = now + FRONT_EVERY / 2;
+        for sequence in [2, 3, 5] {
+            shelf.done(sequence);
+            assert_eq!(shelf.removals(10, soon), []);
+        }
+        // Nor one by one, however long it has waited; but for what lies behind another.
+        shelf.age();
+        assert_eq!(shelf.removals(10, soon), [One(5)]);
+        let later = now + FRONT_EVERY;
+        assert_eq!(shelf.removals(10, later), [Below(4), One(5)]);
     }
 
     #[test]
     fn what_lies_behind_another_waits_and_then_goes_by_itself() {
         let mut shelf = shelf(&[3, 4, 5, 6], &[4, 6]);
-        assert_eq!(shelf.removals(10), []);
+        let now = Instant::now();
+        assert_eq!(shelf.removals(10, now), []);
         shelf.age();
-        assert_eq!(shelf.removals(10), [One(4), One(6)]);
-        assert_eq!(shelf.removals(1), [One(4)]);
-        shelf.removed(One(4));
+        assert_eq!(shelf.removals(10, now), [One(4), One(6)]);
+        assert_eq!(shelf.removals(1, now), [One(4)]);
+        shelf.removed(One(4), now);
         shelf.done(3);
         // 5 is still held.
-        assert_eq!(shelf.removals(10), [Below(4), One(6)]);
+        assert_eq!(shelf.removals(10, now), [Below(4), One(6)]);
     }
 
     #[test]
     fn a_message_that_nobody_understands_is_not_removed_with_others() {
         let mut shelf = shelf(&[3, 4], &[3, 4]);
         shelf.skipped();
-        assert_eq!(shelf.removals(10), [One(3), One(4)]);
+        assert_eq!(shelf.removals(10, Instant::now()), [One(3), One(4)]);
     }
 
     #[test]
     fn what_was_never_read_is_not_removed() {
-        assert_eq!(shelf(&[], &[3]).removals(10), []);
+        assert_eq!(shelf(&[], &[3]).removals(10, Instant::now()), []);
     }
 }

@@ -149,6 +149,27 @@ fn a_recount_makes_room() {
 }
 
 #[test]
+fn a_look_for_room_asks_after_what_is_out() {
+    use Class::{Bulk, Routine, Stat};
+    let units = [(1, Stat), (2, Routine), (3, Routine), (4, Bulk)];
+    let mut index = index(2, &units);
+    assert!(index.full_and_out()[0].1.is_empty());
+    assert_eq!(sequences(&index.take(2, NOW)), [1, 2]);
+    assert_eq!(index.full_and_out(), [(lane(), vec![Stat, Routine])]);
+    // Of the unit of class bulk nothing was asked: none is out, and none counts as out.
+    let none_of_routine = Outstanding {
+        stat: Counted {
+            waiting: 1,
+            in_flight: 0,
+        },
+        ..Outstanding::default()
+    };
+    index.recount(&lane(), &none_of_routine);
+    assert_eq!(sequences(&index.take(1, NOW)), [3]);
+    assert_eq!(index.full_and_out(), [(lane(), vec![Stat, Routine])]);
+}
+
+#[test]
 fn a_failed_release_waits_for_the_recount() {
     let mut index = index(2, &[(1, Class::Routine), (2, Class::Stat)]);
     let mut taken = index.take(1, NOW);

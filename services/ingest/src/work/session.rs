@@ -90,7 +90,7 @@ impl<'a> Session<'a> {
         let pauses = dispatcher.queue.pauses().await?;
         session.index.set_pauses(Pauses::of(&pauses));
         session.count_slots();
-        session.recount(lanes(&dispatcher.pools)).await;
+        session.recount(all_classes(lanes(&dispatcher.pools))).await;
         Ok(session)
     }
 
@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
         match step {
             Step::Waiting(entry) => self.take_intake(entry)?,
             Step::Moved(key, event) => self.take_event(&key, &event),
-            Step::LookAgain => self.recount(self.index.full()).await,
+            Step::LookAgain => self.recount(self.index.full_and_out()).await,
             Step::Removed(removed) => self.take_removed(removed),
         }
         Ok(())
@@ -206,9 +206,10 @@ impl<'a> Session<'a> {
     }
 
     fn take_removed(&mut self, removed: Vec<Removed>) {
+        let now = Instant::now();
         for (stage, removal, outcome) in removed {
             match outcome {
-                Ok(()) => self.shelves.entry(stage).or_default().removed(removal),
+                Ok(()) => self.shelves.entry(stage).or_default().removed(removal, now),
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "intake messages stay for now");
                     self.may_remove = false;
@@ -231,8 +232,9 @@ impl<'a> Session<'a> {
         if self.removing.is_some() || !self.may_remove {
             return Ok(());
         }
+        let now = Instant::now();
         let removals = self.shelves.iter().flat_map(|(stage, shelf)| {
-            let removals = shelf.removals(AT_ONCE_MAX).into_iter();
+            let removals = shelf.removals(AT_ONCE_MAX, now).into_iter();
             removals.map(|removal| (*stage, removal))
         });
         let removals: Vec<_> = removals.collect();
@@ -308,7 +310,7 @@ impl<'a> Session<'a> {
                 tracing::warn!(error = chain(&error), "the pauses could not be read");
             }
         }
-        self.recount(self.index.lanes()).await;
+        self.recount(all_classes(self.index.lanes())).await;
         if Instant::now() >= self.try_left_at {
             self.try_left_at = Instant::now() + LEFT_FOR;
             self.index.try_left();
@@ -318,9 +320,10 @@ impl<'a> Session<'a> {
         self.dispatcher.figures.show_backlog(&self.index.backlog());
     }
 
-    async fn recount(&mut self, lanes: Vec<LaneKey>) {
-        for lane in lanes {
-            match self.dispatcher.queue.outstanding(lane.0, &lane.1).await {
+    async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) {
+        let queue = &self.dispatcher.queue;
+        for (lane, classes) in lanes {
+            match queue.outstanding_of(lane.0, &lane.1, &classes).await {
                 Ok(outstanding) => self.index.recount(&lane, &outstanding),
                 // Its units wait until the operator names the pool again, or they expire.
                 Err(error @ QueueError::UnknownPool { .. }) => {
@@ -388,6 +391,11 @@ fn in_turn(mut due: Vec<(JobKey, u32)>, not_ended: &HashSet<(JobKey, u32)>) -> V
     due.sort_by_key(|job| not_ended.contains(job));
     due.truncate(AT_ONCE_MAX);
     due
+}
+
+fn all_classes(lanes: Vec<LaneKey>) -> Vec<(LaneKey, Vec<Class>)> {
+    let counted = lanes.into_iter().map(|lane| (lane, Class::ALL.to_vec()));
+    counted.collect()
 }
 
 /// Every (stage, pool).

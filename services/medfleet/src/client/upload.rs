@@ -5,6 +5,7 @@ use std::io::SeekFrom;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use medfleet_ingest::UPLOADS_RENEWED_EVERY;
 use medfleet_proto::v1::{
     GetUploadRequest, Upload, UploadInputRequest, UploadStart, upload_input_request::Content,
 };
@@ -24,9 +25,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Bits in a second of a line that carries one message in its minute: fewer than this.
 const SLOWEST_LINE: usize = 40_000;
 const _: () = assert!(CHUNK_BYTES * 8 / 60 < SLOWEST_LINE);
-/// How often complete uploads are renewed while others are on their way; the fleet keeps them for an hour, unless it says
-/// otherwise, and renews what is half over.
-const RENEW_EVERY: Duration = Duration::from_secs(600);
+/// When a complete upload that could not be renewed is renewed again.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -54,19 +54,79 @@ pub(crate) enum UploadNews {
     },
 }
 
+/// The complete uploads of a study, which live on while its other files are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct KeptUploads(Vec<KeptUpload>);
+
+#[derive(Debug)]
+struct KeptUpload {
+    /// Its handle, `uploads/{id}`.
+    name: String,
+    /// Bytes of the whole file.
+    bytes: u64,
+    /// Whatever becomes of the file that is on its way now: many short ones take as long as a large one.
+    renew_at: tokio::time::Instant,
+}
+
+impl KeptUploads {
+    fn add(&mut self, complete: Upload) {
+        self.0.push(KeptUpload {
+            name: complete.name,
+            bytes: complete.total_bytes,
+            renew_at: tokio::time::Instant::now() + UPLOADS_RENEWED_EVERY,
+        });
+    }
+}
+
 /// Who is told how an upload goes.
 pub(crate) type OnNews<'a> = &'a mut (dyn FnMut(UploadNews) + Send);
 
 impl Client {
-    /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`.
+    /// Sends the file at `path` and returns the handle of the complete upload, `uploads/{id}`, while the complete uploads in
+    /// `kept` live on: the first files of a study on a slow line must be there when the last one is. It is one of them then.
     ///
     /// # Errors
     /// The file cannot be read or changes, the fleet refuses, or it stays unreachable.
     pub(crate) async fn upload(
         &self,
+        kept: &mut KeptUploads,
         path: &Path,
         news: OnNews<'_>,
     ) -> Result<String, ClientError> {
+        let complete = tokio::select! {
+            complete = self.send(path, news) => complete?,
+            never = self.renew(kept) => match never {},
+        };
+        let name = complete.name.clone();
+        kept.add(complete);
+        Ok(name)
+    }
+
+    /// Renews complete uploads, each in its time, again and again.
+    async fn renew(&self, kept: &mut KeptUploads) -> Infallible {
+        loop {
+            let next = kept.0.iter_mut().min_by_key(|upload| upload.renew_at);
+            let Some(next) = next else {
+                return std::future::pending().await;
+            };
+            tokio::time::sleep_until(next.renew_at).await;
+            let start = UploadStart {
+                upload: next.name.clone(),
+                offset: next.bytes,
+                total_bytes: next.bytes,
+            };
+            let renewed = timeout(self.answer_max, self.stream(alone(start))).await;
+            let after = match renewed {
+                Ok(Ok(_)) => UPLOADS_RENEWED_EVERY,
+                // What comes too late, the submit says.
+                Ok(Err(_)) | Err(_) => RENEW_AGAIN,
+            };
+            next.renew_at = tokio::time::Instant::now() + after;
+        }
+    }
+
+    /// Sends the file at `path`, until it is complete.
+    async fn send(&self, path: &Path, news: OnNews<'_>) -> Result<Upload, ClientError> {
         let unreadable = |source| ClientError::File {
             path: path.to_path_buf(),
             source,
@@ -79,7 +139,7 @@ impl Client {
             let status = match self.advance(path, total, state.take(), news).await? {
                 Ok(upload) if upload.complete => {
                     news(UploadNews::Stored { total });
-                    return Ok(upload.name);
+                    return Ok(upload);
                 }
                 Ok(upload) => {
                     let bytes = upload.committed_bytes;
@@ -103,40 +163,6 @@ impl Client {
             state = self.resume_from(state.take()).await?;
             if let Some(upload) = &state {
                 row.has_come_to(upload.committed_bytes);
-            }
-        }
-    }
-
-    /// As [`Client::upload`], while the handles of complete uploads, each with its bytes, live on: the first files of a study
-    /// on a slow line must be there when the last one is.
-    ///
-    /// # Errors
-    /// As [`Client::upload`].
-    pub(crate) async fn upload_beside(
-        &self,
-        complete: &[(String, u64)],
-        path: &Path,
-        news: OnNews<'_>,
-    ) -> Result<String, ClientError> {
-        tokio::select! {
-            uploaded = self.upload(path, news) => uploaded,
-            never = self.renew(complete, RENEW_EVERY) => match never {},
-        }
-    }
-
-    /// Renews handles again and again.
-    async fn renew(&self, complete: &[(String, u64)], every: Duration) -> Infallible {
-        loop {
-            tokio::time::sleep(every).await;
-            for (name, bytes) in complete {
-                let start = UploadStart {
-                    upload: name.clone(),
-                    offset: *bytes,
-                    total_bytes: *bytes,
-                };
-                let renewed = timeout(self.answer_max, self.stream(alone(start))).await;
-                // It is tried again; what comes too late, the submit says.
-                drop(renewed);
             }
         }
     }
@@ -327,8 +353,22 @@ fn message(content: Content) -> UploadInputRequest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use anyhow::{Context, bail, ensure};
+    use medfleet_core::UploadId;
+    use medfleet_ingest::{TokensFile, create_token};
+    use medfleet_queue::{Queue, Updated};
+    use medfleet_runtime::config::{Sources, load};
+    use medfleet_runtime::{Health, Metrics, Pages, Shutdown, SystemClock, SystemRandom, TaskSet};
+    use medfleet_store::{BlobStore, FleetKey};
+    use medfleet_testkit::{self as kit, NatsServer, wait_until};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::client::{Fleet, Retry};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn failures_count_from_where_the_upload_last_came_further() {
@@ -343,8 +383,8 @@ mod tests {
     }
 
     /// A server on which connections are made and nothing is ever said, and a client of it.
-    async fn stuck() -> (tokio::net::TcpListener, Client) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    async fn stuck() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("binds");
         let fleet = Fleet {
             server: format!("http://{}", listener.local_addr().expect("bound")),
@@ -355,18 +395,77 @@ mod tests {
         (listener, client)
     }
 
+    /// A real ingest is asked in time to keep the first file, and does, however short the files are that come behind it.
     #[tokio::test]
-    async fn complete_uploads_are_renewed_while_others_are_on_their_way() {
-        let (listener, client) = stuck().await;
-        let complete = [("uploads/a".to_owned(), 6)];
-        let called = async {
-            tokio::select! {
-                called = listener.accept() => called.map(drop),
-                never = client.renew(&complete, Duration::from_millis(1)) => match never {},
-            }
+    async fn complete_uploads_live_on_while_others_are_on_their_way() -> anyhow::Result<()> {
+        let server = NatsServer::start().await?;
+        let queue = kit::queue(&kit::config(&server.url())).await?;
+        let folder = tempfile::tempdir()?;
+        let (token, entry) = create_token("reading-room", &kit::tenant(), &SystemRandom);
+        let tokens = folder.path().join("tokens.toml");
+        let entries = TokensFile {
+            tokens: vec![entry],
         };
-        let called = tokio::time::timeout(Duration::from_secs(20), called).await;
-        called.expect("the fleet is asked").expect("it connects");
+        std::fs::write(&tokens, entries.to_toml()?)?;
+        let sources = Sources {
+            overrides: vec![
+                format!("tokens={}", tokens.display()),
+                "default_model=tiny".to_owned(),
+                "models.tiny=tiny-here".to_owned(),
+            ],
+            ..Sources::default()
+        };
+        let config: medfleet_ingest::Config = load(&sources)?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let fleet = Fleet {
+            server: format!("http://{}", listener.local_addr()?),
+            token: token.expose().to_owned(),
+            ca: None,
+        };
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        let shutdown = Shutdown::new(Duration::ZERO);
+        let dependencies = medfleet_ingest::Dependencies {
+            listener,
+            queue: queue.clone(),
+            store: BlobStore::in_memory(FleetKey::new([1; 32])),
+            metrics: Metrics::new(),
+            health: Health::new(),
+            pages: Pages::default(),
+            tasks: TaskSet::new(shutdown.clone()),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        };
+        let file = folder.path().join("film");
+        std::fs::write(&file, b"pixels")?;
+        tokio::select! {
+            ended = medfleet_ingest::run(config, dependencies, shutdown) => bail!("{ended:?}"),
+            kept = first_is_kept(&client, &queue, &file) => kept,
+        }
+    }
+
+    async fn first_is_kept(client: &Client, queue: &Queue, file: &Path) -> anyhow::Result<()> {
+        let mut kept = KeptUploads::default();
+        let first = client.upload(&mut kept, file, &mut |_| ()).await?;
+        let id = UploadId::new(first.trim_start_matches("uploads/"))?;
+        let tenant = kit::tenant();
+        let found = queue.upload(&tenant, &id).await?;
+        let (mut record, revision) = found.context("an upload")?;
+        // Nearly all of its time is over.
+        let ends = kit::clock()().0 + 120_000;
+        record.expire_unix_millis = ends;
+        let updated = queue.update_upload(&tenant, &id, &record, revision).await?;
+        ensure!(matches!(updated, Updated::Updated(_)), "{updated:?}");
+        for upload in &mut kept.0 {
+            upload.renew_at = tokio::time::Instant::now();
+        }
+        // What the end of one file breaks off is done beside the next.
+        wait_until(PATIENCE, "the first file to live on", async || {
+            let sent = client.upload(&mut kept, file, &mut |_| ()).await;
+            sent.ok()?;
+            let (record, _) = queue.upload(&tenant, &id).await.ok()??;
+            (record.expire_unix_millis > ends).then_some(())
+        })
+        .await
     }
 
     #[tokio::test]

@@ -17,7 +17,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::whose::WhoseArgs;
 use super::{draw, follow};
-use crate::client::{CONTENT_BYTES_MAX, Client, ClientError, Retry, ServerArgs, UploadNews};
+use crate::client::{
+    CONTENT_BYTES_MAX, Client, ClientError, KeptUploads, Retry, ServerArgs, UploadNews,
+};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::modality::VolumeModality;
 use crate::paths;
@@ -286,7 +288,7 @@ pub(super) async fn inputs(
     modality: &str,
     news: &mut (dyn FnMut(usize, UploadNews) + Send),
 ) -> Result<Vec<Input>, ClientError> {
-    let (mut total, mut bytes) = (0_u64, Vec::with_capacity(files.len()));
+    let mut total = 0_u64;
     for path in files {
         let unreadable = |source| ClientError::File {
             path: path.clone(),
@@ -294,10 +296,9 @@ pub(super) async fn inputs(
         };
         let length = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
         total = total.saturating_add(length);
-        bytes.push(length);
     }
     let mut inputs = Vec::with_capacity(files.len());
-    let mut complete = Vec::new();
+    let mut kept = KeptUploads::default();
     for (index, path) in files.iter().enumerate() {
         let source = if total <= CONTENT_BYTES_MAX {
             let unreadable = |source| ClientError::File {
@@ -307,9 +308,7 @@ pub(super) async fn inputs(
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
             let of_file = &mut |how| news(index, how);
-            let name = client.upload_beside(&complete, path, of_file).await?;
-            complete.push((name.clone(), bytes[index]));
-            Source::Upload(name)
+            Source::Upload(client.upload(&mut kept, path, of_file).await?)
         };
         inputs.push(Input {
             source: Some(source),

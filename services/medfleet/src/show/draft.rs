@@ -154,6 +154,14 @@ fn facts(out: &mut String, draft: &Draft, job: &Job) -> std::fmt::Result {
             provenance.device,
             provenance.code_version
         )?;
+        if provenance.frames_cached > 0 {
+            writeln!(
+                out,
+                "images       {} of {} encoded before, for another job",
+                provenance.frames_cached,
+                draft.frames.len()
+            )?;
+        }
     }
     writeln!(out, "job          {}", draft.job)?;
     writeln!(out, "trace        {}", job.trace_id)
@@ -195,7 +203,7 @@ fn timings_table(timings: &Timings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medfleet_proto::v1::{Report, Usage};
+    use medfleet_proto::v1::{FrameUsed, Report, Usage};
 
     #[test]
     fn the_rendering_is_marked_and_complete() {
@@ -220,8 +228,10 @@ mod tests {
                 dtype: "bf16".into(),
                 weights: "q8_0".into(),
                 device: "cpu".into(),
+                frames_cached: 1,
                 ..Provenance::default()
             }),
+            frames: vec![FrameUsed::default(); 2],
             usage: Some(Usage {
                 prompt_tokens: 300,
                 image_tokens: 256,
@@ -242,6 +252,7 @@ mod tests {
             "2.0 ms",
             "300 in (256 of images)",
             "(bf16, matrices q8_0, cpu)",
+            "images       1 of 2 encoded before",
             "trace        ff",
         ] {
             assert!(shown.contains(part), "{part} is missing in\n{shown}");

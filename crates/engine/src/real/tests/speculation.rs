@@ -193,23 +193,28 @@ async fn forms_are_kept() {
     assert!(accepted > 40, "{accepted} of {proposed}");
 }
 
-#[tokio::test]
-async fn tenants_do_not_help_each_other_and_what_is_forgotten_does_not_either() {
-    let loaded = tiny();
+/// What one text more adds to the proposals that were verified.
+async fn added(engine: &DecodeEngine, request: DecodeRequest) -> (u64, u64) {
+    let before = verified(engine);
+    write_text(engine, request).await;
+    let after = verified(engine);
+    (after.0 - before.0, after.1 - before.1)
+}
+
+/// The same question of a tenant each time.
+fn of(scope: u8) -> DecodeRequest {
     let question = Question::Answer {
         question: "what is seen?".to_owned(),
     };
-    let of = |scope: u8| DecodeRequest {
+    DecodeRequest {
         scope: Digest::new([scope; 32]),
         ..request(&question, &[], decoding(24, 0.9, 5))
-    };
-    /// What one text more adds to the proposals that were verified.
-    async fn added(engine: &DecodeEngine, request: DecodeRequest) -> (u64, u64) {
-        let before = verified(engine);
-        write_text(engine, request).await;
-        let after = verified(engine);
-        (after.0 - before.0, after.1 - before.1)
     }
+}
+
+#[tokio::test]
+async fn tenants_do_not_help_each_other_and_what_is_forgotten_does_not_either() {
+    let loaded = tiny();
     let engine = start(&loaded, ALWAYS, KV_BYTES_MAX);
     let first = added(&engine, of(1)).await;
     let again = added(&engine, of(1)).await;
@@ -222,6 +227,12 @@ async fn tenants_do_not_help_each_other_and_what_is_forgotten_does_not_either() 
         added(&engine, of(2)).await.1 > first.1 + 10,
         "the other is not"
     );
+    // Nor does one that is still being written when its tenant's are forgotten.
+    let mut stream = engine.decode(of(3)).await.expect("it fits");
+    phrases.forget(&Digest::new([3; 32]));
+    while let DecodeEvent::Text(_) = stream.next().await.expect("it decodes") {}
+    let after = added(&engine, of(3)).await;
+    assert!(after.1 <= first.1 + 10, "{first:?}, then {after:?}");
 }
 
 #[tokio::test]

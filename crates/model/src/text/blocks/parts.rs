@@ -54,9 +54,10 @@ impl Cacheable<'_> {
 }
 
 impl Blocks {
-    /// As [`Blocks::share`], and on to the end of an image inside a block where that is known: how many positions the table
-    /// holds, and what is to be copied before they are used.
-    pub(crate) fn share_with_parts(
+    /// A table of the longest known beginning that ends where `may_end` allows, given the number of positions: a run of whole
+    /// blocks, and on to the end of an image inside a block where that is known. Of local groups only what the next position
+    /// sees has to be known. With it how many positions it holds, and what is to be copied before they are used.
+    pub(crate) fn share(
         &mut self,
         (keys, parts): (&[BlockKey], &[Part]),
         may_end: impl Fn(usize) -> bool,
@@ -192,7 +193,7 @@ mod tests {
     fn shared(blocks: &mut Blocks, shade: u8, question: usize) -> (usize, usize, usize) {
         let (keys, parts) = keyed(shade, &QUESTIONS[question]);
         let whole = |end: usize| end < 14 && !(6..9).contains(&end);
-        let (table, tokens, copies) = blocks.share_with_parts((&keys, &parts), whole);
+        let (table, tokens, copies) = blocks.share((&keys, &parts), whole);
         for copy in &copies {
             assert_ne!(copy.from, copy.to);
             assert_eq!(table.block(copy.group, 2), Some(copy.to));

@@ -25,6 +25,12 @@ fn image(first: usize, shade: u8) -> PlacedImage {
     }
 }
 
+fn share(blocks: &mut Blocks, keys: &[BlockKey], may_end: impl Fn(usize) -> bool) -> BlockTable {
+    let (table, _, copies) = blocks.share((keys, &[]), may_end);
+    assert!(copies.is_empty(), "there are no parts");
+    table
+}
+
 #[test]
 fn a_key_says_everything_that_a_block_depends_on() {
     let tokens: Vec<u32> = (0..14).collect();
@@ -68,14 +74,14 @@ fn what_was_published_is_shared_and_survives_its_user() {
     for (index, key) in keys.iter().enumerate() {
         blocks.publish(&first, index, *key);
     }
-    let second = blocks.share(&keys, |end| end < 12);
+    let second = share(&mut blocks, &keys, |end| end < 12);
     assert_eq!(second.blocks(), &first.blocks()[..2], "cut where allowed");
     assert_eq!(blocks.available(), 1);
     blocks.release(first);
     assert_eq!(blocks.available(), 2, "two are still used");
     blocks.release(second);
     assert_eq!(blocks.available(), 4);
-    let third = blocks.share(&keys, |_| true);
+    let third = share(&mut blocks, &keys, |_| true);
     assert_eq!(third.blocks().len(), 3, "still known");
     blocks.release(third);
 }
@@ -94,7 +100,7 @@ fn the_least_recently_used_goes_first_and_the_end_before_the_beginning() {
         blocks.release(table);
     }
     let known = |blocks: &mut Blocks, keys: &[BlockKey]| {
-        let table = blocks.share(keys, |_| true);
+        let table = share(blocks, keys, |_| true);
         let length = table.blocks().len();
         blocks.release(table);
         length
@@ -163,7 +169,7 @@ fn a_shared_beginning_needs_of_local_groups_only_the_window() {
     // Five global ones and the last of each local group are held; what was given back can still be found.
     assert_eq!((first.held(), blocks.available()), (7, 11));
     let shared = |blocks: &mut Blocks, most: usize| {
-        let table = blocks.share(&keys, |end| end <= most);
+        let table = share(blocks, &keys, |end| end <= most);
         let found = (table.blocks().len(), table.held());
         assert_eq!(blocks.capacity(&table, found.0 * 4), found.0 * 4);
         blocks.release(table);

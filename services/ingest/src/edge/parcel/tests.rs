@@ -23,6 +23,7 @@ fn tokens(byte: u8) -> TokensEntry {
         width: 4,
         dtype: "bf16".to_owned(),
         frame_digest: Bytes::from(vec![byte; 32]),
+        made_for: Bytes::from(vec![5; 16]),
     }
 }
 

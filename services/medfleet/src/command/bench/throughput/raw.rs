@@ -24,6 +24,8 @@ use super::super::programs::POOL;
 pub(super) const WRITES: u64 = 21;
 /// As many connections as a fleet has services.
 const CONNECTIONS: usize = 4;
+/// Sheets on which accepts are noted, one over the other.
+const SHEETS: u64 = 64;
 /// Time to live of the jobs.
 const TTL_MILLIS: i64 = 86_400_000;
 /// As long as a job's real one.
@@ -87,7 +89,7 @@ async fn one_job(queue: &Queue, number: u64) -> Result<()> {
     let job = JobId::from_bytes(id.to_be_bytes());
     let key = JobKey { tenant, job };
     let record = record()?;
-    queue.put_pending(&key).await?;
+    queue.note_accept(("raw", number % SHEETS), &key).await?;
     let Created::Created(revision) = queue.create_record(&key, &record).await? else {
         bail!("job {number} is there already");
     };
@@ -141,7 +143,12 @@ impl Writer<'_> {
         self.queue.put_work(&unit, &self.headers).await?;
         let stage = unit.stage;
         let retries_max = 4;
-        self.change(&Move::Start { stage, retries_max }).await?;
+        let start = Move::Start {
+            stage,
+            unit: unit.unit,
+            retries_max,
+        };
+        self.change(&start).await?;
         if stage != Stage::Encode {
             self.tell().await?;
         }

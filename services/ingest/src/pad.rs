@@ -1,0 +1,231 @@
+//! The pending entries of accepts: each stands on a sheet of this process's own pad, and the next accept writes over one that
+//! is finished. So an entry costs one write; removing it would be the dearest request of an accept.
+//!
+//! A sheet whose accept broke is not used again: what stands on it the sweep finds.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use medfleet_core::JobKey;
+use medfleet_queue::{Queue, QueueError, Revision};
+use medfleet_runtime::Shutdown;
+use medfleet_runtime::exit::chain;
+use tokio::time::Instant;
+
+/// How long a sheet waits for the next accept before the entry on it is removed: long before the sweep looks at it.
+const IDLE: Duration = Duration::from_secs(1);
+/// Entries that are removed at a time.
+const AT_ONCE: usize = 16;
+/// How long the last of them may take when the process stops.
+const LAST: Duration = Duration::from_secs(2);
+
+/// The pad of a process. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Pad {
+    queue: Queue,
+    /// Tells this process from others.
+    holder: Arc<str>,
+    sheets: Arc<Mutex<Sheets>>,
+}
+
+/// An entry, on a sheet that is nobody else's until [`Pad::done`], and never again without it.
+#[derive(Debug)]
+pub(crate) struct Noted {
+    sheet: u64,
+    revision: Revision,
+    /// Losses of the connection before it was written.
+    losses: u64,
+}
+
+impl Pad {
+    /// An empty one.
+    pub(crate) fn new(queue: Queue, holder: &str) -> Self {
+        Self {
+            queue,
+            holder: holder.into(),
+            sheets: Arc::default(),
+        }
+    }
+
+    /// Notes an accept before its record.
+    pub(crate) async fn note(&self, key: &JobKey) -> Result<Noted, QueueError> {
+        let losses = self.queue.losses();
+        let sheet = self.lock().take();
+        let place = (&*self.holder, sheet);
+        let revision = self.queue.note_accept(place, key).await?;
+        Ok(Noted {
+            sheet,
+            revision,
+            losses,
+        })
+    }
+
+    /// Notes it once more: the sweep may have taken the entry for abandoned.
+    pub(crate) async fn note_again(
+        &self,
+        noted: &mut Noted,
+        key: &JobKey,
+    ) -> Result<(), QueueError> {
+        let place = (&*self.holder, noted.sheet);
+        noted.revision = self.queue.note_accept(place, key).await?;
+        Ok(())
+    }
+
+    /// Nothing of the accept is left to be done.
+    pub(crate) fn done(&self, noted: Noted) {
+        // What was sent over a connection that is lost may still be on its way, and must not come to stand over another's entry.
+        let is_alone = noted.losses == self.queue.losses();
+        self.lock().done(noted, is_alone, Instant::now());
+    }
+
+    /// Removes the entries that no accept has written over for a while, until the shutdown.
+    pub(crate) async fn tidy(self, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(IDLE) => {}
+                () = shutdown.begun() => return,
+            }
+            self.clear(IDLE).await;
+        }
+    }
+
+    /// Removes all entries of finished accepts; no accept is under way any more.
+    pub(crate) async fn close(&self) {
+        let cleared = self.clear(Duration::ZERO);
+        if tokio::time::timeout(LAST, cleared).await.is_err() {
+            tracing::debug!("the last pending entries are left to the sweep of another process");
+        }
+    }
+
+    async fn clear(&self, idle: Duration) {
+        let over = self.lock().over(idle, Instant::now());
+        let removals = stream::iter(over).map(|revision| self.queue.remove_pending(revision));
+        let removals = removals.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+        for error in removals.await.into_iter().filter_map(Result::err) {
+            // The sweep removes it; until then it costs one look.
+            tracing::debug!(error = chain(&error), "a pending entry stays listed");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sheets> {
+        // Changed in single steps: whole after a panic elsewhere.
+        self.sheets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which sheets there are. Pure.
+#[derive(Debug, Default)]
+struct Sheets {
+    /// Those of finished accepts and since when, the latest last: that one is taken next, so that those that are too many come
+    /// to be idle.
+    free: Vec<(Noted, Instant)>,
+    /// Entries to be removed, whose sheets are not used any more.
+    over: Vec<Revision>,
+    /// Sheets made so far.
+    made: u64,
+}
+
+impl Sheets {
+    fn take(&mut self) -> u64 {
+        if let Some((noted, _)) = self.free.pop() {
+            return noted.sheet;
+        }
+        self.made += 1;
+        self.made
+    }
+
+    /// `is_alone`: no other write of the entry can come any more.
+    fn done(&mut self, noted: Noted, is_alone: bool, now: Instant) {
+        if is_alone {
+            self.free.push((noted, now));
+        } else {
+            self.over.push(noted.revision);
+        }
+    }
+
+    /// The entries to remove now.
+    fn over(&mut self, idle: Duration, now: Instant) -> Vec<Revision> {
+        let waits = |(_, since): &(Noted, Instant)| now.duration_since(*since) >= idle;
+        let waited = self.free.partition_point(waits);
+        let mut over = std::mem::take(&mut self.over);
+        let idle = self.free.drain(..waited);
+        over.extend(idle.map(|(noted, _)| noted.revision));
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_testkit::{self as kit, NatsServer};
+
+    use super::*;
+
+    fn noted(sheet: u64) -> Noted {
+        Noted {
+            sheet,
+            revision: Revision::at(100 + sheet),
+            losses: 0,
+        }
+    }
+
+    #[test]
+    fn the_sheet_that_was_done_with_last_is_taken_first_and_one_that_broke_never() {
+        let mut sheets = Sheets::default();
+        let now = Instant::now();
+        assert_eq!([sheets.take(), sheets.take(), sheets.take()], [1, 2, 3]);
+        sheets.done(noted(1), true, now);
+        sheets.done(noted(2), true, now + IDLE);
+        // The third one's accept broke.
+        assert_eq!(sheets.take(), 2);
+        sheets.done(noted(2), true, now + IDLE);
+        assert_eq!(sheets.over(IDLE, now + IDLE), [Revision::at(101)]);
+        assert_eq!([sheets.take(), sheets.take()], [2, 4]);
+    }
+
+    #[test]
+    fn a_sheet_whose_entry_may_come_again_is_not_used_again() {
+        let mut sheets = Sheets::default();
+        let now = Instant::now();
+        assert_eq!(sheets.take(), 1);
+        sheets.done(noted(1), false, now);
+        assert_eq!(sheets.take(), 2);
+        assert_eq!(sheets.over(IDLE, now), [Revision::at(101)]);
+        assert_eq!(sheets.over(IDLE, now), []);
+    }
+
+    #[tokio::test]
+    async fn an_accept_writes_over_one_that_is_finished_and_over_no_other() {
+        let server = NatsServer::start().await.expect("a server");
+        let config = kit::config(&server.url());
+        let queue = kit::queue(&config).await.expect("a queue");
+        let (pad, other) = (Pad::new(queue.clone(), "a"), Pad::new(queue.clone(), "b"));
+        let keys: Vec<_> = (1..=4).map(|seed| kit::record(seed, 1).0).collect();
+        let pending = async || {
+            let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
+            let mut pending: Vec<_> = pending.into_iter().map(|(key, _)| key).collect();
+            pending.sort();
+            pending
+        };
+        let first = pad.note(&keys[0]).await.expect("notes");
+        let mut under_way = other.note(&keys[1]).await.expect("notes");
+        assert_eq!(pending().await, keys[..2]);
+        pad.done(first);
+        let _broken = pad.note(&keys[2]).await.expect("notes");
+        assert_eq!(pending().await, keys[1..3]);
+        let last = pad.note(&keys[3]).await.expect("notes");
+        assert_eq!(pending().await, keys[1..4]);
+        let late = other.note_again(&mut under_way, &keys[1]).await;
+        late.expect("notes");
+        pad.done(last);
+        pad.close().await;
+        // One that broke stays for the sweep, which removes it as it was listed.
+        assert_eq!(pending().await, keys[1..3]);
+        other.done(under_way);
+        other.close().await;
+        for (_, revision) in queue.list_pending(Duration::ZERO).await.expect("lists") {
+            queue.remove_pending(revision).await.expect("removes");
+        }
+        assert!(pending().await.is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! Watches over a real server, and what ends one.
+
+use futures::StreamExt;
+use medfleet_core::JobId;
+use medfleet_core::setting::DurationText;
+use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
+use medfleet_store::{BlobStore, FleetKey};
+use medfleet_testkit::{NatsServer, wait_until};
+use tonic::metadata::MetadataMap;
+
+use super::*;
+use crate::open::OpenJobs;
+use crate::tokens::{TokensFile, create_token};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const OFTEN: DurationText = DurationText::from_millis(5);
+
+/// The tokens of a file with one new token, and who calls with it.
+async fn new_token(path: &std::path::Path, key: &JobKey, seed: u64) -> (Tokens, Caller) {
+    let (token, entry) = create_token("viewer", &key.tenant, &SeededRandom::new(seed));
+    let file = TokensFile {
+        tokens: vec![entry],
+    };
+    std::fs::write(path, file.to_toml().expect("writes")).expect("a writable folder");
+    let tokens = Tokens::load(path).await.expect("it is good");
+    let mut metadata = MetadataMap::new();
+    let value = format!("Bearer {}", token.expose());
+    metadata.insert("authorization", value.parse().expect("a header value"));
+    let caller = tokens.caller(&metadata).expect("it is known");
+    (tokens, caller)
+}
+
+fn tokens_file(name: &str) -> std::path::PathBuf {
+    let name = format!("medfleet-{name}-{}.toml", std::process::id());
+    std::env::temp_dir().join(name)
+}
+
+/// Of those who look often at durable state.
+fn watching(queue: Queue, tokens: Tokens) -> Watching {
+    let config = WatchConfig {
+        reread_every: OFTEN,
+        ..WatchConfig::default()
+    };
+    Watching {
+        fanout: Fanout::new(config.signals_max, OpenJobs::default()),
+        config,
+        queue,
+        blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
+        tokens,
+        clock: Arc::new(SystemClock),
+        figures: Figures::new(&Metrics::new()),
+        shutdown: Shutdown::new(Duration::ZERO),
+    }
+}
+
+/// A job that has no record and whose accept was told when somebody heard it.
+async fn heard_job(queue: &Queue, fanout: &Fanout) -> JobKey {
+    let (mut jobs, mut told) = (0_u128.., Vec::new());
+    let heard = wait_until(PATIENCE, "an accept to be heard", async || {
+        let (mut key, record) = medfleet_testkit::record(0, 1);
+        key.job = JobId::from_bytes(jobs.next()?.to_be_bytes());
+        queue.publish_event(&key, &record).await.ok()?;
+        told.push(key);
+        let is_heard = |key: &&JobKey| fanout.heard(key, queue.losses()).is_some();
+        told.iter().find(is_heard).cloned()
+    });
+    heard.await.expect("events are followed")
+}
+
+#[tokio::test]
+async fn a_watch_begins_with_what_was_heard_and_looks_soon_whether_it_holds() {
+    let server = NatsServer::start().await.expect("a server");
+    let config = medfleet_testkit::config(&server.url());
+    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let file = tokens_file("heard");
+    let any = medfleet_testkit::record(0, 1).0;
+    let (tokens, caller) = new_token(&file, &any, 1).await;
+    let watching = watching(queue.clone(), tokens);
+    let forever = Shutdown::new(Duration::ZERO);
+    let carry = watching.fanout.clone().carry_events(queue.clone(), forever);
+    let watched = async {
+        let key = heard_job(&queue, &watching.fanout).await;
+        let request = v1::WatchJobRequest::default();
+        let watch = Watch::begin(Arc::new(watching), (caller, key), &request).await;
+        let mut stream = Box::pin(watch.expect("it was heard").into_stream());
+        let told = stream.next().await.expect("more than an end");
+        let told = told.expect("an event").event;
+        let is_accepted = matches!(
+            &told,
+            Some(Event::Progress(progress)) if progress.state() == v1::JobState::Accepted
+        );
+        assert!(is_accepted, "{told:?}");
+        let told = stream.next().await.expect("more than an end");
+        let refused = told.expect_err("there is no such job");
+        assert_eq!(refused.code(), tonic::Code::NotFound);
+    };
+    tokio::select! {
+        watched = tokio::time::timeout(PATIENCE, watched) => watched.expect("in time"),
+        () = carry => panic!("nobody stops it"),
+    }
+    std::fs::remove_file(&file).expect("it was written");
+}
+
+/// Of a job that waits, there is nothing new until somebody looks at the token again.
+#[tokio::test]
+async fn a_watch_ends_with_its_token() {
+    let server = NatsServer::start().await.expect("a server");
+    let config = medfleet_testkit::config(&server.url());
+    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let (key, record) = medfleet_testkit::record(1, 1);
+    queue.create_record(&key, &record).await.expect("a job");
+    let file = tokens_file("watch");
+    let (tokens, caller) = new_token(&file, &key, 1).await;
+    let watching = watching(queue, tokens.clone());
+    let request = v1::WatchJobRequest::default();
+    let watch = Watch::begin(Arc::new(watching), (caller, key.clone()), &request).await;
+    let mut stream = Box::pin(watch.expect("the job is there").into_stream());
+    let early = tokio::time::timeout(Duration::from_millis(100), stream.next()).await;
+    assert!(early.is_err(), "nothing is to be told yet: {early:?}");
+    // Another takes its place in the file.
+    new_token(&file, &key, 2).await;
+    let following = tokens.follow(OFTEN.get(), Shutdown::new(Duration::ZERO));
+    let told = tokio::select! {
+        told = tokio::time::timeout(PATIENCE, stream.next()) => told.expect("in time"),
+        () = following => panic!("nobody stops it"),
+    };
+    std::fs::remove_file(&file).expect("it was written");
+    let refused = told.expect("more than an end").expect_err("withdrawn");
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+#[test]
+fn an_end_of_before_a_replay_is_no_end() {
+    let (_, record) = medfleet_testkit::record(1, 1);
+    let check = |epoch, state, erased, expected| {
+        let record = JobRecord {
+            epoch,
+            state,
+            erased,
+            ..record.clone()
+        };
+        assert_eq!(still_stands(0, &record), expected, "{record:?}");
+    };
+    check(0, JobState::Failed, None, Some(false));
+    check(0, JobState::Failed, Some(UnixMillis(1)), Some(true));
+    // It was started over, and may have ended anew.
+    check(1, JobState::Accepted, None, None);
+    check(1, JobState::Completed, None, None);
+    // An outdated server says so.
+    check(0, JobState::Decoding, None, None);
+}
