@@ -1,8 +1,8 @@
 //! The domain words of medfleet: ids, classes, stages, the job record and its state machine, verdicts, settings.
 //! No I/O, no clock, no async, no wire types: decisions made here are pure, and every other crate can depend on them.
 //!
-//! Reading order: [`record`] (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], [`verdict`],
-//! [`mod@unit`], then the small types.
+//! Reading order: `record` (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], `verdict`,
+//! `unit`, then the small types.
 
 mod class;
 mod cost;
