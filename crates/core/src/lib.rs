@@ -16,6 +16,7 @@ pub mod protocol;
 mod pseudonym;
 mod record;
 pub mod setting;
+pub mod splitmix;
 mod unit;
 mod verdict;
 
