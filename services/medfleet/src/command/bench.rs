@@ -6,7 +6,6 @@ mod drive;
 mod form;
 pub(super) mod frames;
 mod gguf;
-mod load;
 mod local;
 mod memory;
 mod model;
@@ -49,8 +48,6 @@ enum What {
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
     Release(release::Args),
-    /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
-    Load(load::Args),
     /// From the start of a process to its first token, cold and warm, with the memory it takes at most
     Start(start::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
@@ -72,7 +69,6 @@ pub(crate) fn run(args: Args) -> CommandResult {
         What::Scaling(args) => scaling::run(args),
         What::Queue(args) => queue::run(args),
         What::Release(args) => release::run(args),
-        What::Load(args) => load::run(args),
         What::Start(args) => start::run(args),
         What::Model(args) => model::run(args),
         What::Speculation(args) => speculation::run(args),
