@@ -6,6 +6,7 @@ mod drive;
 mod form;
 pub(super) mod frames;
 mod gguf;
+mod job;
 mod local;
 mod memory;
 mod model;
