@@ -2,7 +2,8 @@
 //!
 //! Percentiles come from a discrete-event simulation of the two stages; queueing formulas give the waits beside it, so
 //! that each checks the other. Reading order: `load` (what is asked), `queueing` (formulas), `simulation`, `search` (the
-//! smallest fleet that meets a target), `streams` (what the queue has to write for it).
+//! smallest fleet that meets a target), `streams` (what the queue has to write for it); then `scaling` (the rules of an
+//! autoscaler) and `day` (a fleet that follows a day by them).
 
 mod day;
 mod load;
