@@ -12,6 +12,7 @@ mod id;
 pub mod invariant;
 #[cfg(test)]
 mod model;
+mod pause;
 pub mod protocol;
 mod pseudonym;
 mod record;
@@ -24,6 +25,7 @@ pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
+pub use pause::doubled;
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
     CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, Outcome, Refused, Starts,

@@ -9,9 +9,9 @@ use medfleet_core::protocol::{
     Setback, Standing, Start, after_refused, after_start, next, standing, verdict_of_failure,
     verdict_of_final,
 };
-use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit};
+use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit, doubled};
 use medfleet_queue::{Applied, QueueError, Revision, Seen};
-use medfleet_worker::{Ending, backoff};
+use medfleet_worker::Ending;
 
 use super::server::{Delivery, Stream};
 use super::stages::Started;
@@ -118,7 +118,11 @@ impl Slot {
 
     fn retry(&self, delivery: &Delivery) -> Verdict {
         Verdict::Retry {
-            after: backoff(RETRY_FIRST, RETRY_LONGEST, delivery.deliveries),
+            after: doubled(
+                RETRY_FIRST,
+                RETRY_LONGEST,
+                delivery.deliveries.saturating_sub(1),
+            ),
         }
     }
 
