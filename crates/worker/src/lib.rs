@@ -28,3 +28,4 @@ pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};
 pub use tls::{PemError, PemFile, identity};
+pub use watch::Stopped;
