@@ -28,8 +28,8 @@ pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantI
 pub use pause::doubled;
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
-    CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, Outcome, Refused, Starts,
-    Times, UnixMillis,
+    CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, NewJob, Outcome, Refused,
+    Starts, Times, UnixMillis,
 };
 pub use unit::WorkUnit;
 pub use verdict::{FAILURE_MESSAGE_BYTES_MAX, Failure, FailureReason, Verdict};
