@@ -17,6 +17,7 @@ mod demo;
 mod fetch;
 mod fleet;
 mod fuzz;
+mod interpreters;
 mod observe;
 mod peers;
 mod places;
