@@ -9,12 +9,12 @@ use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
 use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit, doubled};
-use medfleet_queue::{Applied, QueueError, Revision, Seen};
+use medfleet_queue::{Applied, Changed, QueueError, Revision, Seen};
 use medfleet_worker::{Ending, Stopped};
 
 use super::server::{Delivery, Stream};
 use super::stages::Started;
-use super::wire::{Changed, Wire};
+use super::wire::Wire;
 use super::{ACK_WAIT, Plant, RETRIES_MAX, RETRY_FIRST, RETRY_LONGEST, World};
 
 /// One unit in so many is none that the worker's release can read.
