@@ -1,4 +1,4 @@
-//! The edges of the fleet: what an operator and an integrator touch besides jobs.
+//! What an operator touches: admin ports, TLS, a queue that is away, a worker that is told to stop.
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::JobState;
