@@ -15,7 +15,7 @@ mod streams;
 
 pub use day::{Arrival, arrivals, units};
 pub use load::{Fleet, JobKind, Load, LoadError, Service};
-pub use queueing::{Predicted, erlang_c, predict, wait};
+pub use queueing::{Predicted, predict, wait};
 pub use scaling::{ADDED_MAX, Controller, Rules, TARGET_SECONDS, oracle};
 pub use search::{NoPlan, Plan, Target, WORKERS_MAX, smallest};
 pub use simulation::{CLASSES, Run, Simulated, Turnaround, batch_seconds, simulate};
