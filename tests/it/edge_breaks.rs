@@ -16,21 +16,12 @@ use medfleet_tests::picture;
 use toml::{Table, Value, toml};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
+use crate::edge::{at_hub, large};
+
 /// Bytes of a part of an upload at the hub, so that a file has many.
 const PART_BYTES: usize = 256 << 10;
 /// What passes before a link is cut: several parts, and three times that is less than the file.
 const BETWEEN_CUTS_BYTES: u64 = 3 << 19;
-
-/// A file of 5 MiB.
-fn large() -> Result<Vec<u8>> {
-    picture::noise(2_300, 1)
-}
-
-/// The hub's job of a job of the edge.
-async fn at_hub(site: &Edge, hub: &Client, job: &str) -> Result<v1::Job> {
-    let id = site.request_id_at_hub(job).await?;
-    Ok(hub.get_by_request_id(&id).await?)
-}
 
 /// Parts of files that the hub has stored.
 fn parts(hub: &Fleet) -> usize {
@@ -54,7 +45,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     .await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
-    let file = large()?;
+    let file = large(1)?;
     let all = file.len().div_ceil(PART_BYTES);
     let upload = edge.upload(&file).await?;
     site.link().cut_after(BETWEEN_CUTS_BYTES);

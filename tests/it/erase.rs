@@ -10,7 +10,7 @@ use medfleet_proto::v1::{
 };
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, binary};
+use medfleet_tests::fleet::{Fleet, Options, Pace, binary};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use tonic::Code;
@@ -44,12 +44,9 @@ async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
 
 /// A job that is being decoded, and will be for long.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 200,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 200,
+        ..Pace::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;
@@ -71,7 +68,7 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
         ..report(both)
     };
     let job = client.submit(request.clone()).await?;
-    let neighbour = client.submit(report(vec![inline(shared)])).await?;
+    let neighbour = client.submit_picture(shared).await?;
     for job in [&job, &neighbour] {
         let done = client.wait_final(&job.name).await?;
         ensure!(done.state() == JobState::Completed, "{done:?}");

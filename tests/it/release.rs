@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Model, OPERATOR, Options, Pace, Role, http_get};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
 use tonic::{Code, Status};
@@ -153,12 +153,9 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 5,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 5,
+        ..Pace::default()
     })
     .await?;
     let (flood, film) = (

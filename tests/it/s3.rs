@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use medfleet_proto::v1::JobState;
 use medfleet_store::StoreConfig;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options, binary};
 use medfleet_tests::picture;
 use medfleet_tests::s3::S3Server;
@@ -28,9 +28,7 @@ async fn a_job_walks_with_its_blobs_in_s3() -> Result<()> {
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 1)?).await?;
     let seen = client.watch_to_end(&job.name).await?;
     let last = seen.last.context("a watch ends with the job")?;
     ensure!(last.state() == JobState::Completed, "{last:?}");

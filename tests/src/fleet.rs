@@ -199,6 +199,18 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Starts everything around a simulated model that takes so long.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn paced(pace: Pace) -> Result<Self> {
+        Self::start(Options {
+            model: Model::Simulated(pace),
+            ..Options::default()
+        })
+        .await
+    }
+
     /// A client of a tenant.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{clients, fetch, places, process};
+use crate::{fetch, interpreters, places, process};
 
 /// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
 const VERSIONS: &str = "1.31,1.34,1.37";
@@ -235,7 +235,7 @@ fn links(chart: &Chart) -> Result<Vec<String>> {
 /// One of our Python programs, with the packages it needs.
 fn python(program: &str) -> Result<Command> {
     let sources = places::root().join("crates/xtask/src/chart");
-    let python = clients::python_with("chart", &sources.join("requirements.txt"))?;
+    let python = interpreters::python("chart", &sources.join("requirements.txt"))?;
     let mut command = Command::new(python);
     command.arg(sources.join(program));
     Ok(command)

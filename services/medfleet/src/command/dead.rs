@@ -2,9 +2,9 @@
 
 use clap::Subcommand;
 
-use super::on_one_thread;
 use super::pages::{self, Shown};
-use crate::client::{Client, Retry, ServerArgs};
+use super::with_client;
+use crate::client::{Client, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -76,9 +76,7 @@ pub(crate) fn run(command: Command) -> CommandResult {
 }
 
 fn list(args: &ListArgs) -> CommandResult {
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let shown = Shown {
             what: "dead letters",
             limit: args.limit,
@@ -101,8 +99,7 @@ fn with_letter(
     act: impl AsyncFnOnce(&Client, &str) -> CommandResult,
 ) -> CommandResult {
     let name = letter_name(&args.id)?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async { act(&Client::new(&fleet, Retry::PATIENT)?, &name).await })
+    with_client(&args.server, async |client| act(client, &name).await)
 }
 
 /// `deadLetters/{id}` from what a person types: the name, or the number alone.

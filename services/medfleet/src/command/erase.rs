@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use medfleet_proto::v1::{EraseJobsRequest, EraseJobsResponse, erase_jobs_request::Whose};
 
-use super::{job_name, on_one_thread, whose};
-use crate::client::{Client, Retry, ServerArgs};
+use super::{job_name, whose, with_client};
+use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -79,9 +79,7 @@ fn whose_jobs(args: &Args) -> Result<Option<Whose>, Fault> {
 fn named(args: &Args) -> CommandResult {
     let names = args.jobs.iter().map(|job| job_name(job));
     let names = names.collect::<Result<Vec<_>, _>>()?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let mut exit = Exit::Done;
         for name in &names {
             let erased = match client.erase(name).await {
@@ -106,15 +104,13 @@ fn named(args: &Args) -> CommandResult {
 
 /// Every job of a patient or a study, or how many they are.
 fn all_of(args: &Args, whose: Whose) -> CommandResult {
-    let fleet = args.server.resolve()?;
     let count_only = !args.yes;
-    let mut request = EraseJobsRequest {
-        whose: Some(whose),
-        count_only,
-        page_token: String::new(),
-    };
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
+        let mut request = EraseJobsRequest {
+            whose: Some(whose),
+            count_only,
+            page_token: String::new(),
+        };
         let mut done = EraseJobsResponse::default();
         loop {
             let page = client.erase_jobs(&request).await?;
