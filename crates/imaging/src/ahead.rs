@@ -92,10 +92,10 @@ impl<In: Send, Out: Send> Ahead<'_, In, Out> {
     /// # Errors
     /// What `take` ends with.
     pub(crate) fn make_room(&mut self, cost: Cost, take: Take<'_, Out>) -> Result<(), Refusal> {
-        let fits = |taken: u64, more: u64, most: u64| taken.saturating_add(more) <= most;
+        let over = |taken: u64, more: u64, most: u64| taken.saturating_add(more) > most;
         while !self.waiting.is_empty()
-            && !(fits(self.taken.bytes, cost.bytes, self.most.bytes)
-                && fits(self.taken.pixels, cost.pixels, self.most.pixels))
+            && (over(self.taken.bytes, cost.bytes, self.most.bytes)
+                || over(self.taken.pixels, cost.pixels, self.most.pixels))
         {
             self.take_first(take)?;
         }
