@@ -52,7 +52,7 @@ async fn a_wrong_key_is_refused_at_once() -> Result<()> {
     backend.insert("secret_access_key".into(), "another".into());
     let mut file = toml::Table::new();
     file.insert("key".into(), "0f".repeat(32).into());
-    file.insert("backend".into(), backend.into());
+    file.insert("backend".into(), backend.clone().into());
     let config: StoreConfig = file.try_into().context("the server's settings")?;
     let name = "st-mary/frame/a".parse().context("a name")?;
     let written = config.open_backend()?.put(&name, "x".into()).await;

@@ -420,7 +420,7 @@ mod tests {
         let fleet = Fleet {
             server: format!("http://{}", listener.local_addr()?),
             token: token.expose().to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let shutdown = Shutdown::new(Duration::ZERO);

@@ -95,7 +95,8 @@ impl LocalNats {
 
     /// A connection to it, once the streams of a bench's one pool are made.
     pub(super) async fn queue(&self) -> Result<(Queue, PoolName)> {
-        let queue = Queue::connect(&self.config(), Arc::new(|| SystemClock.now()));
+        let config = self.config();
+        let queue = Queue::connect(&config, Arc::new(|| SystemClock.now()));
         let queue = queue.await.context("cannot connect")?;
         let pool = PoolName::new(POOL).context("the pool's name")?;
         let made = queue.ensure(std::slice::from_ref(&pool)).await;
