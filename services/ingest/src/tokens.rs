@@ -130,11 +130,11 @@ pub(crate) struct Caller {
 
 #[cfg(test)]
 impl Caller {
-    /// Who calls for a tenant, for what comes behind the tokens.
+    /// Somebody who calls for a tenant, with a token that no file has.
     pub(crate) fn of(tenant: &TenantId) -> Self {
         Self {
             tenant: tenant.clone(),
-            actor: "reading-room".to_owned(),
+            actor: "somebody".to_owned(),
             is_operator: false,
             hash: Hash([0; 32]),
         }

@@ -1,185 +1,57 @@
-//! Submits over a real server that has no room for a part of them.
-
-use std::time::Duration;
+//! Accepting over a real queue, and blobs in memory.
 
 use bytes::Bytes;
-use medfleet_core::Stage;
-use medfleet_core::setting::ByteSize;
-use medfleet_queue::QueueConfig;
-use medfleet_runtime::{ManualClock, Metrics, SeededRandom, Shutdown};
+use medfleet_proto::v1::input::Source;
+use medfleet_proto::v1::task::Kind;
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer};
 
+use super::sample::acceptor;
 use super::*;
-use crate::config::sample;
-use crate::room::FULL_FOR;
+use crate::config;
 
-/// Of a stream without room for anything.
-const LEAST: ByteSize = ByteSize::from_bytes(1);
+mod room;
 
-/// What accepts jobs for a queue, with a store of its own.
-pub(crate) fn acceptor(queue: Queue) -> Acceptor {
-    acceptor_by(queue, Arc::new(ManualClock::at(kit::clock()())))
-}
-
-fn acceptor_by(queue: Queue, clock: Arc<ManualClock>) -> Acceptor {
-    let config = sample::with(&[]);
-    let pad = Pad::new(queue.clone(), "0a");
-    let retry_after = config.limits.retry_after.get();
-    Acceptor {
-        quotas: Quotas::new(config.quotas.clone(), retry_after, clock.clone()),
-        config: Arc::new(config),
-        queue,
-        blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
-        keys: Keys::new(FleetKey::new([1; 32])),
-        clock,
-        random: Arc::new(SeededRandom::new(1)),
-        tasks: TaskSet::new(Shutdown::new(Duration::ZERO)),
-        figures: Figures::new(&Metrics::new()),
-        open: OpenJobs::default(),
-        pad,
-        room: Room::default(),
-    }
-}
-
-/// A queue whose streams are made, or changed, to be so.
-async fn queue_with(server: &NatsServer, change: impl Fn(&mut QueueConfig)) -> Queue {
-    let mut config = kit::config(&server.url());
-    change(&mut config);
-    kit::queue(&config).await.expect("a queue")
-}
-
-fn report(request_id: &str) -> v1::SubmitJobRequest {
-    let content = v1::input::Source::Content(Bytes::from_static(b"image"));
-    let kind = v1::task::Kind::Report(v1::ReportTask::default());
+/// For the model that the fleet has at first.
+fn request(content: &'static [u8]) -> v1::SubmitJobRequest {
+    let kind = Some(Kind::Report(v1::ReportTask::default()));
     v1::SubmitJobRequest {
-        request_id: request_id.to_owned(),
-        task: Some(v1::Task { kind: Some(kind) }),
+        request_id: "accession-18".to_owned(),
+        model: "tiny".to_owned(),
+        task: Some(v1::Task { kind }),
         inputs: vec![v1::Input {
-            source: Some(content),
+            source: Some(Source::Content(Bytes::from_static(content))),
             ..v1::Input::default()
         }],
         ..v1::SubmitJobRequest::default()
     }
 }
 
-/// All jobs: how many there are, and how many of them wait to be done.
-async fn jobs(queue: &Queue) -> (usize, usize) {
-    let found = queue.list_records(&kit::tenant(), None, 10, &[]).await;
-    let found = found.expect("lists");
-    let is_open = |(_, record): &&(JobId, JobRecord)| record.state == JobState::Accepted;
-    (found.len(), found.iter().filter(is_open).count())
-}
-
-/// Units that wait for release.
-async fn waiting(queue: &Queue) -> u64 {
-    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
-    waiting.expect("counts")
-}
-
-/// Entries that the sweep would find, when the accepts have all ended.
-async fn pending(acceptor: &Acceptor) -> usize {
-    acceptor.pad.close().await;
-    let pending = acceptor.queue.list_pending(Duration::ZERO).await;
-    pending.expect("lists").len()
-}
-
-async fn audit_lines(queue: &Queue) -> u64 {
-    let streams = queue.usage().await.expect("lists");
-    let audit = streams.iter().find(|stream| stream.stream == "AUDIT");
-    audit.expect("it is there").messages
-}
-
-fn is_full(refused: &Result<Accepted, Refusal>) -> bool {
-    matches!(refused, Err(Refusal::Queue(QueueError::Full { .. })))
-}
-
+/// Its answer was lost, and the fleet was given other models before the client came again.
 #[tokio::test]
-async fn nothing_is_left_of_a_submit_that_the_audit_has_no_room_for() {
+async fn a_request_that_was_accepted_is_the_same_job_whatever_the_fleet_does_by_now() {
     let server = NatsServer::start().await.expect("a server");
-    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let queue = kit::queue(&kit::config(&server.url())).await;
+    let queue = queue.expect("a queue");
+    let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+    let before = acceptor(queue, store);
     let caller = Caller::of(&kit::tenant());
-    let ingest = acceptor(full.clone());
-    for id in ["a", ""] {
-        let refused = ingest.accept(&caller, report(id)).await;
-        assert!(is_full(&refused), "{refused:?}");
-    }
-    assert_eq!((jobs(&full).await, waiting(&full).await), ((0, 0), 0));
-    assert_eq!(pending(&ingest).await, 0);
-
-    let roomy = queue_with(&server, |_| ()).await;
-    let accepted = acceptor(roomy.clone()).accept(&caller, report("a")).await;
-    assert!(!accepted.expect("there is room").already);
-    assert_eq!((jobs(&roomy).await, waiting(&roomy).await), ((1, 1), 1));
-    assert_eq!(audit_lines(&roomy).await, 1);
-}
-
-#[tokio::test]
-async fn a_job_is_not_begun_before_the_audit_has_its_line() {
-    let server = NatsServer::start().await.expect("a server");
-    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
-    let (key, record) = kit::record(1, 1);
-    full.create_record(&key, &record).await.expect("stores");
-    let announced = acceptor(full.clone())
-        .announce(&key, &record, (SUBMIT, "medfleet"))
-        .await;
-    let is_full = matches!(announced, Err(QueueError::Full { .. }));
-    assert!(is_full, "{announced:?}");
-    assert_eq!(waiting(&full).await, 0);
-}
-
-#[tokio::test]
-async fn who_finds_no_room_is_told_of_the_job_and_nothing_is_left_of_those_right_after() {
-    let server = NatsServer::start().await.expect("a server");
-    let full = queue_with(&server, |config| config.stream_bytes_max.intake = LEAST).await;
-    let caller = Caller::of(&kit::tenant());
-    let clock = Arc::new(ManualClock::at(kit::clock()()));
-    let ingest = acceptor_by(full.clone(), clock.clone());
-    let refused = ingest.accept(&caller, report("first")).await;
-    let Err(Refusal::Unfinished { job, source }) = refused else {
-        panic!("{refused:?}");
+    let accepted = before.accept(&caller, request(b"film")).await;
+    let accepted = accepted.expect("a good request");
+    assert!(!accepted.already);
+    let other: Config = config::sample::of(&[
+        "tokens=tokens.toml",
+        "default_model=other",
+        "models.other=tiny-here",
+    ]);
+    let now = Acceptor {
+        config: Arc::new(other),
+        ..before
     };
-    assert!(matches!(source, QueueError::Full { .. }), "{source:?}");
-    assert_eq!(job, ingest.keys.job_id(&caller.tenant, "first"));
-    // It is known by now.
-    let again = ingest.accept(&caller, report("first")).await;
-    assert!(
-        matches!(again, Err(Refusal::Unfinished { .. })),
-        "{again:?}"
-    );
-    for id in ["second", ""] {
-        let refused = ingest.accept(&caller, report(id)).await;
-        assert!(is_full(&refused), "{refused:?}");
-    }
-    assert_eq!(jobs(&full).await, (1, 1));
-
-    // Later one tries. Without a request id its job is withdrawn, and its caller told of none.
-    clock.advance(FULL_FOR);
-    let refused = ingest.accept(&caller, report("")).await;
-    assert!(is_full(&refused), "{refused:?}");
-    assert_eq!(jobs(&full).await, (2, 1));
-
-    let roomy = queue_with(&server, |_| ()).await;
-    let accepted = acceptor(roomy.clone()).accept(&caller, report("first"));
-    let accepted = accepted.await.expect("there is room");
-    assert!(accepted.already && accepted.id == job, "{accepted:?}");
-    assert_eq!(waiting(&roomy).await, 1);
-}
-
-#[tokio::test]
-async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sweep() {
-    let server = NatsServer::start().await.expect("a server");
-    let queue = queue_with(&server, |_| ()).await;
-    let caller = Caller::of(&kit::tenant());
-    let ingest = acceptor(queue.clone());
-    // As it is when its record is past its retention.
-    let key = JobKey {
-        tenant: caller.tenant.clone(),
-        job: ingest.keys.job_id(&caller.tenant, "erased"),
-    };
-    ingest.blobs.bury(&key).await.expect("leaves a tombstone");
-    let refused = ingest.accept(&caller, report("erased")).await;
-    let is_erased = matches!(refused, Err(Refusal::Store(StoreError::JobErased)));
-    assert!(is_erased, "{refused:?}");
-    assert_eq!(pending(&ingest).await, 0);
+    let again = now.accept(&caller, request(b"film")).await;
+    let again = again.expect("it was accepted");
+    assert!(again.already && again.id == accepted.id);
+    // Another under its id has to be one that this fleet does.
+    let refused = now.accept(&caller, request(b"another film")).await;
+    assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
 }

@@ -2,13 +2,18 @@
 
 use medfleet_core::{Class, Digest, Move, Stage, Verdict};
 use medfleet_queue::{Applied, Queue, Seen};
+use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer};
 
 use super::*;
-use crate::accept::tests::acceptor;
+use crate::accept::sample;
 
 /// Longer than a unit keeps its place where places are few.
 const LATER: Duration = Duration::from_secs(600);
+
+fn acceptor(queue: Queue) -> Acceptor {
+    sample::acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])))
+}
 
 /// A job that has come so far, of which a worker has set a unit aside.
 async fn set_aside(queue: &Queue, seed: u8, stage: Stage, steps: &[Move]) -> JobKey {
