@@ -250,7 +250,12 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Late { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
         Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
-        Refusal::Queue(error) | Refusal::Unfinished { source: error, .. } => of_queue(error),
+        Refusal::Queue(error) | Refusal::Unfinished { source: error, .. } => match error {
+            QueueError::Full { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
+            QueueError::Closed => (Code::Unavailable, "QUEUE_AWAY"),
+            error if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
+            _ => (Code::Internal, "QUEUE_DEFECT"),
+        },
         Refusal::Store(StoreError::JobErased) => (Code::FailedPrecondition, "JOB_ERASED"),
         Refusal::Store(error) if crate::blobs::is_full(error) => {
             (Code::ResourceExhausted, "STORE_FULL")
@@ -258,15 +263,6 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Store(error) if error.is_transient() => (Code::Unavailable, "STORE_AWAY"),
         Refusal::Store(_) => (Code::Internal, "STORE_DEFECT"),
         Refusal::Broken { .. } => (Code::Internal, "STORED_BYTES_BROKEN"),
-    }
-}
-
-fn of_queue(error: &QueueError) -> (Code, &'static str) {
-    match error {
-        QueueError::Full { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
-        QueueError::Closed => (Code::Unavailable, "QUEUE_AWAY"),
-        error if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
-        _ => (Code::Internal, "QUEUE_DEFECT"),
     }
 }
 
