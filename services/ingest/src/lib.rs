@@ -5,10 +5,10 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` with `pad` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and
-//! `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub
-//! above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server`
-//! with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `cost`, `quota`, `clock`, `accept` with `pad`, `room` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`,
+//! `erase` and `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there
+//! is a hub above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then
+//! `server` with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -36,6 +36,7 @@ mod places;
 mod pseudonym;
 mod quota;
 mod rebuild;
+mod room;
 mod roster;
 mod rpc;
 mod server;
@@ -87,6 +88,7 @@ use operator::Operator;
 use pad::Pad;
 use places::Places;
 use quota::Quotas;
+use room::Room;
 use roster::Roster;
 use rpc::Jobs;
 use server::Served;
@@ -169,6 +171,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         roster: Roster::default(),
         pad: Pad::new(dependencies.queue.clone(), &holder),
+        room: Room::default(),
         holder,
     };
     let connected = dependencies.queue.clone();
@@ -217,6 +220,7 @@ struct Parts {
     shutdown: Shutdown,
     roster: Roster,
     pad: Pad,
+    room: Room,
     /// Tells this process from others.
     holder: String,
 }
@@ -257,6 +261,7 @@ impl Parts {
             quotas: self.quotas.clone(),
             open: self.open.clone(),
             pad: self.pad.clone(),
+            room: self.room.clone(),
         }
     }
 

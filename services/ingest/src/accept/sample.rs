@@ -14,6 +14,7 @@ use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::pad::Pad;
 use crate::quota::Quotas;
+use crate::room::Room;
 
 /// With the model `tiny`, whose pool is that of the fixtures.
 pub(crate) fn acceptor(queue: Queue, store: BlobStore) -> Acceptor {
@@ -33,5 +34,6 @@ pub(crate) fn acceptor(queue: Queue, store: BlobStore) -> Acceptor {
         figures: Figures::new(&Metrics::new()),
         open: OpenJobs::default(),
         pad,
+        room: Room::default(),
     }
 }

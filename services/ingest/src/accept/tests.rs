@@ -10,6 +10,8 @@ use super::sample::acceptor;
 use super::*;
 use crate::config;
 
+mod room;
+
 /// For the model that the fleet has at first.
 fn request(content: &'static [u8]) -> v1::SubmitJobRequest {
     let kind = Some(Kind::Report(v1::ReportTask::default()));
