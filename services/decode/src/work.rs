@@ -155,7 +155,7 @@ impl Decode {
         let parameters = study.decoding.clone().unwrap_or_default();
         let images = images(&gathered.manifest.frames);
         let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
-        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
+        let ask = |question: &Question| prompts.ask(question, &images, parameters.think);
         let answering = Answering {
             engine,
             writer,
@@ -166,7 +166,7 @@ impl Decode {
             clock: self.clock.as_ref(),
         };
         let task = screened_task(study, &gathered.manifest)?;
-        let (written, prompt, decoding) = match asks(task, images.count)? {
+        let (written, prompt, decoding) = match asks(task, images.count())? {
             Asks::One(question) => {
                 let ask = ask(&question)?;
                 let prompt = ask.prompt.canonical_bytes();

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use medfleet_engine::{Part as QuestionPart, Question};
+use medfleet_engine::{Images, Part as QuestionPart, Question};
 use medfleet_model::{
     ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
 };
@@ -343,7 +343,9 @@ impl Alone {
 
 /// The fleet's prompt for one image, as the model's messages.
 fn messages(question: &Question) -> Result<Vec<Message>> {
-    let prompt = question.prompt(1).context("no prompt")?.prompt;
+    // Nothing says what its picture shows, as the fleet is told nothing.
+    let prompt = question.prompt(&Images::of("", 1));
+    let prompt = prompt.context("no prompt")?.prompt;
     let mut messages = Vec::new();
     if !prompt.system.is_empty() {
         messages.push(Message {
