@@ -33,7 +33,7 @@ pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done, Haste,
     Verified,
 };
-pub use embed::{LoadedEmbedder, Match};
+pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
 pub use health::Health;

@@ -119,10 +119,10 @@ pub(crate) fn zero_shot(labels: &[String], found: Vec<Vec<Match>>) -> Output {
 }
 
 /// What was compared: no text, no tokens.
-pub(crate) fn compared(output: Output, took: Duration) -> Written {
+pub(crate) fn compared(output: Output, warnings: Vec<String>, took: Duration) -> Written {
     Written {
         output,
-        warnings: Vec::new(),
+        warnings,
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: 0,

@@ -313,20 +313,21 @@ async fn compare(
         gen_ai.request.model = %embedder.description().model,
     );
     let task = screened_task(study, &gathered.manifest)?;
-    let (output, prompt) = match compares(task)? {
+    let (output, prompt, misread) = match compares(task)? {
         Compares::Nothing => (
             embeddings(embedder.embeddings(&gathered.images)?),
+            Vec::new(),
             Vec::new(),
         ),
         Compares::Labels(labels) => {
             let found = embedder.compare(&gathered.images, labels.clone());
             let found = found.instrument(span).await?;
             let prompt = labels.join("\0").into_bytes();
-            (zero_shot(&labels, found), prompt)
+            (zero_shot(&labels, found.matches), prompt, found.misread)
         }
     };
     Ok(Answered {
-        written: compared(output, begun.elapsed()),
+        written: compared(output, misread, begun.elapsed()),
         decoding: v1::DecodingParameters::default(),
         prompt,
         prompt_version: "",
