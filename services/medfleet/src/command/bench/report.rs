@@ -41,6 +41,8 @@ const WARM_UP: u32 = 2;
 
 /// Side of the pictures of a fleet without a model: the simulated one's.
 const SIMULATED_SIDE: usize = 896;
+/// What the pictures are said to be, on either way: the prompts are the same then.
+const SHOWN: &str = "DX";
 
 /// Flags of `bench report`.
 #[derive(clap::Args, Debug)]
@@ -253,6 +255,7 @@ async fn one_job(client: &Client, png: &[u8], args: &Args, run: u32) -> Result<D
         }),
         inputs: vec![Input {
             source: Some(Source::Content(png.to_vec().into())),
+            modality: SHOWN.to_owned(),
             ..Input::default()
         }],
         decoding: Some(DecodingParameters {
@@ -343,8 +346,7 @@ impl Alone {
 
 /// The fleet's prompt for one image, as the model's messages.
 fn messages(question: &Question) -> Result<Vec<Message>> {
-    // Nothing says what its picture shows, as the fleet is told nothing.
-    let prompt = question.prompt(&Images::of("", 1));
+    let prompt = question.prompt(&Images::of(SHOWN, 1));
     let prompt = prompt.context("no prompt")?.prompt;
     let mut messages = Vec::new();
     if !prompt.system.is_empty() {
