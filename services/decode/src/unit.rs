@@ -179,6 +179,32 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     u32::try_from(others.count()).unwrap_or(u32::MAX)
 }
 
+/// What a reader should know of a text that speaks of an X-ray where no image is one, as models do of CT.
+pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<String> {
+    const FILMS: [&str; 3] = ["CR", "DX", "MG"];
+    const NAMES: [&str; 6] = [
+        "x-ray",
+        "x-rays",
+        "xray",
+        "xrays",
+        "radiograph",
+        "radiographs",
+    ];
+    let shown = images(frames).modalities;
+    // Of a picture that nothing is known of it may be right.
+    let others = |modality: &String| !modality.is_empty() && !FILMS.contains(&modality.as_str());
+    if shown.is_empty() || !shown.iter().all(others) {
+        return None;
+    }
+    let text = text.to_lowercase();
+    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+    let shown: Vec<String> = BTreeSet::from_iter(shown).into_iter().collect();
+    words.any(|word| NAMES.contains(&word)).then(|| {
+        let shown = shown.join(", ");
+        format!("the text speaks of an X-ray, and no image is one: they are {shown}")
+    })
+}
+
 /// What the images of a job are, and how they belong together: slices of one kind are a volume, patches of a slide a slide.
 /// Preprocessing shows one series and one slide of a study; pictures of which only the job says what they are may be any.
 pub(crate) fn images(frames: &[FrameEntry]) -> Images {

@@ -241,6 +241,34 @@ fn tokens_of_another_job_came_from_the_cache() {
 }
 
 #[test]
+fn a_text_that_calls_other_images_an_x_ray_has_a_warning() {
+    let check = |modalities: &[&str], text: &str, expected: Option<&str>| {
+        let frames = modalities.iter().map(|modality| FrameEntry {
+            info: Some(FrameUsed {
+                modality: (*modality).to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let frames: Vec<FrameEntry> = frames.collect();
+        let found = misnamed_warning(&frames, text);
+        let expected = expected.map(|shown| {
+            format!("the text speaks of an X-ray, and no image is one: they are {shown}")
+        });
+        assert_eq!(found, expected, "{modalities:?} {text}");
+    };
+    let said = "Findings: The chest X-ray shows clear lungs.";
+    check(&["CT", "CT"], said, Some("CT"));
+    check(&["XC", "OP"], "This radiograph, a fundus.", Some("OP, XC"));
+    check(&["CT"], "No radiographic correlate.", None);
+    check(&["CT", "DX"], said, None);
+    check(&["MG"], said, None);
+    check(&[""], said, None);
+    check(&["CT", ""], said, None);
+    check(&[], said, None);
+}
+
+#[test]
 fn slices_are_a_volume_and_patches_a_slide() {
     let of = |frames: &[(&str, u32, u32)], notes: &[&str]| {
         let frames: Vec<FrameEntry> = frames
