@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Model, OPERATOR, Options, Pace, Role, http_get};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
 use tonic::{Code, Status};
@@ -61,7 +61,8 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     wait_for_no_backlog(&fleet).await?;
 
     let pause = operator.pause("st-mary", Class::Unspecified).await?;
-    operator.pause("st-mary", Class::Unspecified).await?;
+    let again = operator.pause("st-mary", Class::Unspecified).await?;
+    ensure!(again == pause, "it was paused before: {again:?}");
     ensure!(operator.pauses().await? == [pause.clone()] && pause.tenant == "st-mary");
     // The leader looks once a second; by the time that it leads anew it has looked.
     fleet.kill9(Role::Ingest).await?;
@@ -152,12 +153,9 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 5,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 5,
+        ..Pace::default()
     })
     .await?;
     let (flood, film) = (

@@ -38,9 +38,7 @@ pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
 pub use health::Health;
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
-pub use prompt::{
-    Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question,
-};
+pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::{Half, Origin};
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 pub use speculation::{Phrases, Speculation};

@@ -77,7 +77,8 @@ impl Ending {
     }
 
     /// What a refused move means for the one who made it.
-    pub(crate) fn of_refused(reason: &Refused, record: JobRecord) -> Self {
+    #[must_use]
+    pub fn of_refused(reason: &Refused, record: JobRecord) -> Self {
         match after_refused(reason) {
             Setback::Over => Self::Over(Some(Box::new(record))),
             Setback::Superseded => Self::Superseded,

@@ -8,7 +8,7 @@ use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
+use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, doubled};
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
@@ -17,7 +17,6 @@ use tokio::sync::{Mutex, broadcast};
 use tracing::{Instrument, Span, field};
 
 use crate::config::WorkerConfig;
-use crate::decision::backoff;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
 use crate::presence;
@@ -190,7 +189,7 @@ impl<H: Handler> Slot<H> {
         let config = &self.worker.config;
         let (first, longest) = (config.retry_first.get(), config.retry_longest.get());
         Verdict::Retry {
-            after: backoff(first, longest, delivery.deliveries),
+            after: doubled(first, longest, delivery.deliveries.saturating_sub(1)),
         }
     }
 

@@ -32,7 +32,7 @@ use crate::pad::{Noted, Pad};
 use crate::quota::Quotas;
 use crate::study::Study;
 use crate::tokens::Caller;
-use crate::validate;
+use crate::validate::{self, Plan};
 
 /// The header that carries a trace.
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -80,10 +80,7 @@ impl Acceptor {
         caller: &Caller,
         mut request: v1::SubmitJobRequest,
     ) -> Result<Accepted, Refusal> {
-        let plan = validate::plan(request.clone(), &self.config)?;
-        if let Some(edge) = &self.config.edge {
-            validate::can_travel(&plan, edge.travels(&caller.tenant))?;
-        }
+        let plan = self.plan(&caller.tenant, request.clone());
         let request_id = std::mem::take(&mut request.request_id);
         let sent = self.keys.sent(&caller.tenant, &request.encode_to_vec());
         if request_id.is_empty() {
@@ -92,6 +89,7 @@ impl Acceptor {
                 tenant: caller.tenant.clone(),
                 job,
             };
+            let plan = plan?;
             self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let study = self.within_budget(&key.tenant, study);
@@ -109,6 +107,7 @@ impl Acceptor {
         let known = self.queue.record(&key).await?.map(|(record, _)| record);
         match known {
             None => {
+                let plan = plan?;
                 self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key);
@@ -117,12 +116,12 @@ impl Acceptor {
                 let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, study).await
             }
-            // The same bytes need no look at uploads, which may have expired since.
+            // The same bytes need no look at uploads, which may have expired since, nor at what this fleet does by now.
             Some(known) if keys::is_same_request(&known.body, sent) => {
                 self.finish(caller, key, known, None).await
             }
             Some(known) => {
-                let study = self.study(&key.tenant, plan, sent).await?;
+                let study = self.study(&key.tenant, plan?, sent).await?;
                 if keys::is_same_meaning(&known.body, &study.record.body) {
                     self.finish(caller, key, known, None).await
                 } else {
@@ -130,6 +129,15 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// What a request asks for, if this fleet does it.
+    fn plan(&self, tenant: &TenantId, request: v1::SubmitJobRequest) -> Result<Plan, Refusal> {
+        let plan = validate::plan(request, &self.config)?;
+        if let Some(edge) = &self.config.edge {
+            validate::can_travel(&plan, edge.travels(tenant))?;
+        }
+        Ok(plan)
     }
 
     /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where only the record was lost,
@@ -358,3 +366,8 @@ pub(crate) fn trace_of(record: &JobRecord) -> Headers {
         traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;

@@ -111,9 +111,10 @@ impl Studies {
         codecs: &'static Codecs,
         metrics: PreprocessMetrics,
     ) -> Result<Self, StartError> {
+        let options = options(config, codecs)?;
         Ok(Self {
-            inputs: Inputs::new(config, store),
-            options: options(config, codecs)?,
+            inputs: Inputs::new(config, store, options),
+            options,
             burned_in_allowed: config.burned_in_allowed()?,
             paints_over_for: config.text_reader.paints_over_for()?,
             frames_max: config.frames_max,
@@ -418,6 +419,7 @@ impl Studies {
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let plan = Arc::clone(plan);
         let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
+        let turn = self.inputs.turn_of(&held.bytes).await;
         let decode = move || {
             decode_parts(
                 &held.bytes,
@@ -432,7 +434,6 @@ impl Studies {
                 },
             )
         };
-        let turn = self.inputs.turn().await;
         let store = async {
             let mut entries = Vec::new();
             while let Some((member, frame, info)) = come.recv().await {
