@@ -289,5 +289,7 @@ words! {
         CurrentExamination = "CURRENT_EXAMINATION",
         /// Of a comparison: no header says which image was taken first; they are in the order of the request.
         OrderAsGiven = "ORDER_AS_GIVEN",
+        /// The file does not say what it shows: the modality is the one that the job gave.
+        ModalityAsGiven = "MODALITY_AS_GIVEN",
     }
 }

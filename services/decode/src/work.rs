@@ -155,7 +155,7 @@ impl Decode {
         let parameters = study.decoding.clone().unwrap_or_default();
         let images = images(&gathered.manifest.frames);
         let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
-        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
+        let ask = |question: &Question| prompts.ask(question, &images, parameters.think);
         let answering = Answering {
             engine,
             writer,
@@ -166,7 +166,7 @@ impl Decode {
             clock: self.clock.as_ref(),
         };
         let task = screened_task(study, &gathered.manifest)?;
-        let (written, prompt, decoding) = match asks(task, images.count)? {
+        let (written, prompt, decoding) = match asks(task, images.count())? {
             Asks::One(question) => {
                 let ask = ask(&question)?;
                 let prompt = ask.prompt.canonical_bytes();
@@ -313,20 +313,21 @@ async fn compare(
         gen_ai.request.model = %embedder.description().model,
     );
     let task = screened_task(study, &gathered.manifest)?;
-    let (output, prompt) = match compares(task)? {
+    let (output, prompt, misread) = match compares(task)? {
         Compares::Nothing => (
             embeddings(embedder.embeddings(&gathered.images)?),
+            Vec::new(),
             Vec::new(),
         ),
         Compares::Labels(labels) => {
             let found = embedder.compare(&gathered.images, labels.clone());
             let found = found.instrument(span).await?;
             let prompt = labels.join("\0").into_bytes();
-            (zero_shot(&labels, found), prompt)
+            (zero_shot(&labels, found.matches), prompt, found.misread)
         }
     };
     Ok(Answered {
-        written: compared(output, begun.elapsed()),
+        written: compared(output, misread, begun.elapsed()),
         decoding: v1::DecodingParameters::default(),
         prompt,
         prompt_version: "",

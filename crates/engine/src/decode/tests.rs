@@ -6,7 +6,7 @@ use medfleet_model::StillThinking;
 
 use super::*;
 use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Work};
-use crate::prompt::Question;
+use crate::prompt::{Images, Question};
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
 mod company;
@@ -59,8 +59,9 @@ fn request(shades: &[u8], decoding: Decoding) -> DecodeRequest {
     let question = Question::Answer {
         question: "is there an effusion?".to_owned(),
     };
+    let radiographs = Images::of("DX", shades.len());
     DecodeRequest {
-        prompt: question.prompt(shades.len()).expect("words").prompt,
+        prompt: question.prompt(&radiographs).expect("words").prompt,
         images: shades.iter().map(|shade| tokens(*shade)).collect(),
         decoding,
         scope: Digest::new([0; 32]),

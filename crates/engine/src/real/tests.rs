@@ -11,7 +11,7 @@ use crate::backend::{Decoding, Finish, Step};
 use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done, Haste};
 use crate::encode::EncodeEngine;
 use crate::encoding::Purpose;
-use crate::prompt::Question;
+use crate::prompt::{Images, Question};
 use crate::text::choose_among;
 
 mod draft;
@@ -137,7 +137,8 @@ async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
 }
 
 fn request(question: &Question, images: &[ImageTokens], decoding: Decoding) -> DecodeRequest {
-    let asked = question.prompt(images.len()).expect("it has words");
+    let radiographs = Images::of("DX", images.len());
+    let asked = question.prompt(&radiographs).expect("it has words");
     DecodeRequest {
         prompt: asked.prompt,
         images: images.to_vec(),

@@ -9,6 +9,9 @@ use medfleet_proto::v1::{
 use crate::client::{Client, Cursor, Event};
 use crate::show;
 
+/// What every picture is said to be, so that its prompt is the same on every way.
+pub(super) const SHOWN: &str = "DX";
+
 /// What is asked for.
 pub(super) struct Asked {
     /// Its request id: another for each job of a fleet.
@@ -38,6 +41,7 @@ impl Asked {
             }),
             inputs: vec![Input {
                 source: Some(Source::Content(self.picture.into())),
+                modality: SHOWN.to_owned(),
                 ..Input::default()
             }],
             class: self.class.into(),

@@ -12,14 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use medfleet_engine::{Part as QuestionPart, Question};
+use medfleet_engine::{Images, Part as QuestionPart, Question};
 use medfleet_model::{
     ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
 };
 use medfleet_proto::v1::{Class, Result as Draft, result::Output};
 use serde_json::json;
 
-use super::job::Asked;
+use super::job::{Asked, SHOWN};
 use super::programs::tail;
 use super::sample::{Sample, head, median};
 use crate::client::{AddressFile, Client, Fleet, Retry, TlsFiles};
@@ -323,7 +323,8 @@ impl Alone {
 
 /// The fleet's prompt for one image, as the model's messages.
 fn messages(question: &Question) -> Result<Vec<Message>> {
-    let prompt = question.prompt(1).context("no prompt")?.prompt;
+    let prompt = question.prompt(&Images::of(SHOWN, 1));
+    let prompt = prompt.context("no prompt")?.prompt;
     let mut messages = Vec::new();
     if !prompt.system.is_empty() {
         messages.push(Message {

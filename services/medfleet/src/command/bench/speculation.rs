@@ -13,7 +13,8 @@ use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
-    Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
+    Haste, ImageTokens, Images, LoadedModel, Part, Prompt, Question, Speculation, Verified,
+    real::Loaded,
 };
 use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
@@ -229,7 +230,8 @@ impl Bench {
             let question = Question::Report {
                 clinical_context: String::new(),
             };
-            (question.prompt(1)?.prompt, vec![self.image(number)?])
+            let prompt = question.prompt(&Images::of("DX", 1))?.prompt;
+            (prompt, vec![self.image(number)?])
         };
         Ok(DecodeRequest {
             prompt,
