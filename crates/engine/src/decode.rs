@@ -22,6 +22,7 @@ use crate::text::TokenSpan;
 
 mod beside;
 mod company;
+mod fit;
 mod load;
 mod scheduler;
 mod stop;
@@ -59,14 +60,15 @@ pub struct DecodeRequest {
     pub decoding: Decoding,
     /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
     pub scope: Digest,
-    /// Whether it may wait for others beside a busy encoder.
+    /// Who goes before it, and whether it may wait for others beside a busy encoder.
     pub haste: Haste,
 }
 
 /// How soon a text matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Haste {
-    /// Class of its job. STAT waits for nobody, other classes not for lower ones.
+    /// Class of its job. STAT waits for nobody, other classes not for lower ones: a text of STAT begins with the next pass
+    /// wherever it fits beside the others of STAT, and those of lower classes give way to it.
     pub class: Class,
     /// What is left of the job's time.
     pub time_left: Duration,
@@ -106,7 +108,7 @@ pub struct Done {
     pub decode: Duration,
     /// Tokens of the prompt that were in memory already, from requests of the same scope.
     pub prefix_tokens: u32,
-    /// How often it gave its memory to an older request and was read again.
+    /// How often it gave its memory to a request of a higher class or an older one, and was read again.
     pub preemptions: u32,
 }
 
