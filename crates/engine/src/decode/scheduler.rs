@@ -28,7 +28,7 @@ use super::stretch::Stretches;
 use super::taken::Taken;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
 use crate::backend::{DecodeBackend, EngineError, Finish, Outcome, Sequence, Step, Work};
-use crate::health::Reporter;
+use crate::health::{Call, Reporter};
 use crate::speculation::pace::{Pace, Pass, Took};
 use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
 
@@ -155,7 +155,7 @@ impl Scheduler {
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
         let backend = self.backend.as_mut();
-        let opened = self.reporter.guard(|| {
+        let opened = self.reporter.guard(Call::PREPARE, || {
             request.decoding.check()?;
             backend.open(sequence, &request)
         });
@@ -202,6 +202,7 @@ impl Scheduler {
     fn turn(&mut self) -> Result<(), Panicked> {
         self.drop_cancelled();
         let begun = {
+            let _under_way = self.reporter.begin(Call::PREPARE);
             let mut this = std::panic::AssertUnwindSafe(&mut *self);
             std::panic::catch_unwind(move || {
                 this.begin();
@@ -287,7 +288,11 @@ impl Scheduler {
         let mark = self.beside.as_ref().map(Beside::begin_pass);
         let begun = Instant::now();
         let backend = self.backend.as_mut();
-        let outcome = self.reporter.guard(|| {
+        let rows = works
+            .iter()
+            .map(|work| work.tokens as usize + work.proposed as usize);
+        let call = Call::compute(rows.sum());
+        let outcome = self.reporter.guard(call, || {
             let steps = backend.run(works)?;
             if steps.len() == works.len() {
                 Ok(steps)
