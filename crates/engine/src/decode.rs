@@ -36,7 +36,7 @@ pub use load::{DecodeLoad, Verified};
 /// How much an engine takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Sequences decoded together at most.
+    /// Sequences decoded together at most; one of STAT may come beyond them.
     pub sequences_max: usize,
     /// Requests that wait in front of the thread; the next one waits in [`DecodeEngine::decode`].
     pub queue_max: usize,

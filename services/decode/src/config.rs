@@ -170,7 +170,7 @@ impl Config {
         }
     }
 
-    /// What the engine may take on: a sequence for each slot. One of STAT that comes beyond them takes another's place.
+    /// What the engine may take on: a sequence for each slot. The engine takes one of STAT beyond them.
     #[must_use]
     pub fn limits(&self) -> DecodeLimits {
         let slots = self.worker.slots.get();

@@ -335,7 +335,7 @@ impl Scheduler {
     fn begin(&mut self) {
         while let Some(next) = self.waiting.front() {
             let (sequence, (class, _)) = (next.sequence, next.place());
-            while !self.has_room(sequence) {
+            while !self.has_room(sequence, class) {
                 let last = self.active.last().map(|last| last.place().0);
                 if class != Class::Stat || last.is_none_or(|last| last == Class::Stat) {
                     return;
@@ -348,16 +348,16 @@ impl Scheduler {
         }
     }
 
-    /// Whether a sequence finds a place, and its prompt memory, beside the active ones.
-    fn has_room(&self, sequence: Sequence) -> bool {
+    /// Whether a sequence finds a place, and its prompt memory, beside the active ones. One place more is there for STAT.
+    fn has_room(&self, sequence: Sequence, class: Class) -> bool {
+        let places = self.limits.sequences_max + usize::from(class == Class::Stat);
         let active = self.active.iter();
         let promised: usize = active
             .map(|taken| self.backend.blocks_missing(taken.sequence))
             .sum();
         let needed = self.backend.blocks_missing(sequence);
         self.active.is_empty()
-            || (self.active.len() < self.limits.sequences_max
-                && promised + needed <= self.backend.kv().available)
+            || (self.active.len() < places && promised + needed <= self.backend.kv().available)
     }
 
     fn activate(&mut self, mut next: Taken) {
