@@ -192,7 +192,7 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
 async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
     let fleet = Fleet::start(Options {
         model: Model::Simulated(Pace {
-            step_millis: 1_000,
+            step_millis: 3_000,
             ..Pace::default()
         }),
         ..Options::default()

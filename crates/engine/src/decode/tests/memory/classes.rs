@@ -53,7 +53,8 @@ fn preemptions<'a>(
 #[tokio::test]
 async fn a_text_of_stat_begins_with_the_next_pass_wherever_it_fits() {
     // 1 + 30 tokens of prompt and 16 of text take three blocks. Once memory is short, once places are.
-    let (gives, goes_on) = (vec![(2, 31), (0, 1)], vec![(2, 31), (0, 1), (1, 1)]);
+    let gives: Vec<(u64, u32)> = vec![(2, 31), (0, 1)];
+    let goes_on = [&gives[..], &[(1, 1)]].concat();
     for (sequences_max, blocks, last, next) in [(4, 6, 1, gives), (2, 100, 0, goes_on)] {
         let limits = DecodeLimits {
             sequences_max,
