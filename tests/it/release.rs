@@ -186,6 +186,29 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 3_000,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    fleet.stop_role(Role::Decode).await?;
+    let _decoder = fleet.another(Role::Decode, 1)?;
+    let is_decoded = |job: &Job| job.state() == JobState::Decoding;
+    let routine = client.submit(job(Class::Routine)?).await?;
+    client.wait_for(&routine.name, is_decoded).await?;
+    let stat = client.submit(job(Class::Stat)?).await?;
+    client.wait_for(&stat.name, is_decoded).await?;
+    let other = client.get(&routine.name).await?;
+    ensure!(is_decoded(&other), "the slot was free: {other:?}");
+    Ok(())
+}
+
 async fn ended(client: &Client) -> Result<usize> {
     let (jobs, _) = client.list(1000, "").await?;
     Ok(jobs

@@ -17,6 +17,10 @@ pub trait Handler: Send + Sync + 'static {
     /// Which stage.
     const STAGE: Stage;
 
+    /// Slots beside the others for units of STAT alone, which find one though all others are taken. The handler sees to it
+    /// that such a unit is worked on at once.
+    const STAT_SLOTS: usize = 0;
+
     /// What the work is done on.
     type Inputs: Send;
 

@@ -1,5 +1,6 @@
 //! The loop of one slot: take, start, work, settle. What to do at each turn is decided in core's `protocol`.
 
+use std::iter::repeat_n;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,15 +71,19 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_shutdown: OnShutdown::Wait,
     };
     let puller = worker.queue.puller(H::STAGE, worker.pool.clone());
-    let slots = (0..worker.config.slots.get()).map(|_| {
-        let slot = Slot {
-            worker: worker.clone(),
-            shutdown: worker.tasks.shutdown().clone(),
-            handler: Arc::clone(&handler),
-            hints: hints.clone(),
-        };
-        worker.tasks.start(kind, slot.run(puller.clone()))
-    });
+    let of_stat = worker.queue.stat_puller(H::STAGE, worker.pool.clone());
+    let pullers = repeat_n(puller, worker.config.slots.get());
+    let slots = pullers
+        .chain(repeat_n(of_stat, H::STAT_SLOTS))
+        .map(|puller| {
+            let slot = Slot {
+                worker: worker.clone(),
+                shutdown: worker.tasks.shutdown().clone(),
+                handler: Arc::clone(&handler),
+                hints: hints.clone(),
+            };
+            worker.tasks.start(kind, slot.run(puller))
+        });
     let slots: Vec<_> = slots.collect();
     join_all(slots.iter().map(|slot| slot.ended())).await;
     forward.abort();

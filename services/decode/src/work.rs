@@ -32,6 +32,9 @@ use crate::task::{
 };
 use crate::unit::{haste, images, screened_task};
 
+/// Beside the others one for STAT, whose text the engine puts before those of lower classes.
+pub(crate) const STAT_SLOTS: usize = 1;
+
 /// The stage.
 pub(crate) struct Decode {
     store: BlobStore,
@@ -363,6 +366,8 @@ impl Answering<'_> {
 
 impl Handler for Decode {
     const STAGE: Stage = Stage::Decode;
+
+    const STAT_SLOTS: usize = STAT_SLOTS;
 
     type Inputs = Inputs;
 

@@ -346,6 +346,37 @@ async fn a_pass_that_is_lost_tells_its_texts_why() {
     assert_eq!(engine.health(), Health::Running);
 }
 
+#[tokio::test]
+async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
+    let (permit, permits) = blocking::channel::<()>();
+    let pass: Pass = Box::new(move |inner, works| {
+        // Until the test is over.
+        let _ = permits.recv();
+        inner.run(works)
+    });
+    let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Wrapped {
+        inner: simulated().decoder(PLENTY),
+        pass,
+        released,
+    };
+    let hasty = Patience {
+        unknown: Duration::from_millis(20),
+        known: Duration::from_millis(20),
+        slower: 20,
+    };
+    let engine = DecodeEngine::start_with(Box::new(backend), LIMITS, None, hasty);
+    let engine = engine.expect("a thread starts");
+    let taken = engine.decode(request(&[1], greedy())).await;
+    let mut stream = taken.expect("it is taken");
+    let (ended, event) = tokio::join!(engine.ended(), stream.next());
+    assert_eq!(ended, Health::Hung);
+    assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");
+    let refused = engine.decode(request(&[1], greedy())).await;
+    assert!(matches!(refused, Err(EngineError::Hung)));
+    drop(permit);
+}
+
 /// Its first sequence thinks until the end; the others write.
 fn thinker() -> Pass {
     Box::new(|inner, works| {
