@@ -15,6 +15,13 @@ printf '%s' "$nats" > secrets/nats-token
 printf 'authorization { token: "%s" }\n' "$nats" > secrets/nats-auth.conf
 printf '%s\n' "$token" > secrets/token
 printf '[[token]]\nname = "local"\ntenant = "local"\nsha256 = "%s"\n' "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" > secrets/tokens.toml
-# The containers run as 65532: they read the secrets as their group and own the data.
-chgrp -R 65532 secrets 2>/dev/null || chmod -R o+rX secrets
-chown 65532:65532 data 2>/dev/null || chmod 777 data
+# The containers run as 65532: they read the secrets as their group and own the data. Who is not root may give files away to a
+# user of rootless podman's own; without that everybody on this machine gets them.
+give() {
+    "$@" 2>/dev/null || podman unshare "$@" 2>/dev/null
+}
+if ! { give chgrp -R 65532 secrets && give chown 65532:65532 data; }; then
+    chmod -R o+rX secrets
+    chmod 777 data
+    echo "every user of this machine can read $PWD/secrets and write $PWD/data: run this as root, or close the folder above" >&2
+fi

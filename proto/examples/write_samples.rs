@@ -1,14 +1,19 @@
 //! Writes the samples of messages that have none yet; a stored one is never overwritten.
 
-use std::fs;
-use std::path::Path;
+#[path = "../tests/samples/messages.rs"]
+mod messages;
 
-fn main() -> std::io::Result<()> {
+use std::path::Path;
+use std::{fs, io};
+
+fn main() -> io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples");
-    for (name, bytes) in medfleet_proto::samples::all() {
-        let path = folder.join(format!("{name}.binpb"));
+    for sample in messages::all() {
+        let path = folder.join(format!("{}.binpb", sample.name));
         if !path.exists() {
-            fs::write(path, bytes)?;
+            // A sample that cannot be read now never will be.
+            (sample.again)(&sample.bytes).map_err(io::Error::other)?;
+            fs::write(path, sample.bytes)?;
         }
     }
     Ok(())

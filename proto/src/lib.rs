@@ -16,7 +16,5 @@ pub mod work {
     }
 }
 
-pub mod samples;
-
 /// The encoded `FileDescriptorSet` of all `.proto` files with their comments, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../medfleet.binpb");

@@ -23,8 +23,13 @@ fn with_id(id: &str, picture: Vec<u8>) -> SubmitJobRequest {
     }
 }
 
-/// Twice, since the second time finds whatever the first one left.
-async fn refused_for(client: &Client, request: &SubmitJobRequest, reason: &str) -> Result<()> {
+/// Twice, since the second time finds whatever the first one left. Gives the job that is noted all the same, by its name.
+async fn refused_for(
+    client: &Client,
+    request: &SubmitJobRequest,
+    reason: &str,
+) -> Result<Option<String>> {
+    let mut noted = None;
     for _ in 0..2 {
         let refused = client.submit(request.clone()).await.err();
         let refused = refused.context("accepted without room")?;
@@ -34,8 +39,11 @@ async fn refused_for(client: &Client, request: &SubmitJobRequest, reason: &str) 
         let is_full = refused.code() == Code::ResourceExhausted && told == Some(reason);
         ensure!(is_full && refused.message().contains("full"), "{refused:?}");
         ensure!(delay.is_some_and(|delay| !delay.is_zero()), "{refused:?}");
+        noted = details
+            .error_info()
+            .and_then(|info| info.metadata.get("job").cloned());
     }
-    Ok(())
+    Ok(noted)
 }
 
 /// Whether the fleet had taken it before this was asked for the first time.
@@ -78,7 +86,8 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     ensure!(done.state() == JobState::Completed, "{done:?}");
 
     let second = with_id("second", picture::noise(SIDE, 2)?);
-    refused_for(&client, &second, "STORE_FULL").await?;
+    let noted = refused_for(&client, &second, "STORE_FULL").await?;
+    ensure!(noted.is_none(), "{noted:?}");
     let unknown = client.get_by_request_id("second").await.err();
     let unknown = unknown.context("half of a job was accepted")?;
     ensure!(unknown.code() == Code::NotFound, "{unknown:?}");
@@ -91,7 +100,9 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     // Its record is there, and waits for its unit: for the client that comes again, or for the sweep.
     fleet.change_intake(ByteSize::from_bytes(1)).await?;
     let third = with_id("third", picture::png(64, 3)?);
-    refused_for(&client, &third, "QUEUE_FULL").await?;
+    let noted = refused_for(&client, &third, "QUEUE_FULL").await?;
+    let waits = client.get_by_request_id("third").await?;
+    ensure!(noted == Some(waits.name), "{noted:?}");
     fleet.change_intake(StreamBytes::default().intake).await?;
     done_once(&client, &third).await?;
     ensure!(jobs(&client).await? == 3, "one was accepted twice");

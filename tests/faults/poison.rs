@@ -6,7 +6,7 @@ use medfleet_core::{JobId, JobKey, TenantId};
 use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
 /// The first start, and `worker.retries_max` more.
@@ -14,13 +14,10 @@ const STARTS: u32 = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_kills_its_worker_is_given_up_on_and_the_worker_lives() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            // Sixteen words: seconds, also for a test that is late to see the start.
-            step_millis: 400,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        // Sixteen words: seconds, also for a test that is late to see the start.
+        step_millis: 400,
+        ..Pace::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;

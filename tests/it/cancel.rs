@@ -2,24 +2,17 @@
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::JobState;
-use medfleet_tests::client::{inline, report};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
 use medfleet_tests::picture;
 use tonic::Code;
 
 async fn cancel_in(state: JobState, without: Option<Role>, pace: Pace) -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(pace),
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(pace).await?;
     if let Some(role) = without {
         fleet.stop_role(role).await?;
     }
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 7)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 7)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == state)
         .await?;
@@ -99,9 +92,7 @@ async fn while_decoding() -> Result<()> {
 async fn after_the_end_it_is_refused() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 8)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 8)?).await?;
     client.watch_to_end(&job.name).await?;
     let refused = client
         .cancel(&job.name)

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::JobState;
 use medfleet_tests::client::{Seen, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 
 /// What is killed, and in which state of the job.
@@ -23,11 +23,7 @@ async fn survives_with(picture: Vec<u8>, victim: Victim, state: JobState) -> Res
         step_millis: 100,
         ..Pace::default()
     };
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(pace),
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(pace).await?;
     let client = fleet.client("st-mary").await?;
     // For ACCEPTED the stage behind is away, so that the job rests there while the victim dies.
     let resting = (state == JobState::Accepted).then_some(Role::Preprocess);

@@ -6,21 +6,13 @@ use medfleet_proto::v1::{self, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
 use medfleet_tests::edge::Edge;
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Pace, Role};
 use medfleet_tests::picture;
 use tonic::Code;
 
-/// A file so large that it is uploaded at the hub as well, in several pieces.
-fn large(seed: u32) -> Result<Vec<u8>> {
+/// A file of 5 MiB, so large that it is uploaded at the hub as well, in several pieces.
+pub(crate) fn large(seed: u32) -> Result<Vec<u8>> {
     picture::noise(2_300, seed)
-}
-
-pub(crate) async fn hub(pace: Pace) -> Result<Fleet> {
-    Fleet::start(Options {
-        model: Model::Simulated(pace),
-        ..Options::default()
-    })
-    .await
 }
 
 /// The hub's job of a job of the edge.
@@ -91,7 +83,7 @@ pub(crate) const EVERY_STAGE: [JobState; 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_while_the_hub_was_away_is_done_once_and_in_order() -> Result<()> {
-    let hub = hub(Pace {
+    let hub = Fleet::paced(Pace {
         step_millis: 10,
         ..Pace::default()
     })
@@ -165,7 +157,7 @@ fn stat(seed: u32) -> Result<v1::SubmitJobRequest> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     hub.kill9(Role::Ingest).await?;
     let edge = site.client("st-mary").await?;
@@ -198,14 +190,11 @@ async fn a_stat_job_that_comes_while_the_hub_is_away_is_the_first_there() -> Res
 /// The hub's answer to a routine job is lost, and a STAT job goes before it is asked for: it stays in doubt meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let (edge, above) = (site.client("st-mary").await?, hub.client("st-mary").await?);
     site.link().lose_answers();
-    let routine = edge
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?
-        .name;
+    let routine = edge.submit_picture(picture::png(64, 1)?).await?.name;
     wait_until(PATIENCE, "the job at the hub", async || {
         at_hub(&site, &above, &routine).await.ok()
     })
@@ -228,7 +217,7 @@ async fn a_job_whose_answer_was_lost_gives_way_and_is_not_doubled() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()> {
     const JOBS: usize = 24;
-    let hub = hub(Pace {
+    let hub = Fleet::paced(Pace {
         step_millis: 10,
         ..Pace::default()
     })
@@ -265,7 +254,7 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
 
 /// A hub that writes slowly, and an edge.
 async fn slow() -> Result<(Fleet, Edge)> {
-    let hub = hub(Pace {
+    let hub = Fleet::paced(Pace {
         step_millis: 2_000,
         ..Pace::default()
     })
@@ -276,10 +265,7 @@ async fn slow() -> Result<(Fleet, Edge)> {
 
 /// Submits a job and waits until the edge has heard that the hub writes its text.
 async fn decoding(edge: &Client, seed: u32) -> Result<String> {
-    let job = edge
-        .submit(report(vec![inline(picture::png(64, seed)?)]))
-        .await?
-        .name;
+    let job = edge.submit_picture(picture::png(64, seed)?).await?.name;
     edge.watch_until(&job, &mut Seen::default(), decodes)
         .await?;
     Ok(job)
@@ -342,16 +328,13 @@ async fn a_cancel_while_the_hub_is_away_is_remembered_and_watched() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     // Long enough for the offer that stalls to be still open when the link passes everything again.
     let patient = toml::Table::from_iter([("answer_max".to_owned(), "60s".into())]);
     let site = Edge::start(&hub, patient).await?;
     site.link().stall();
     let edge = site.client("st-mary").await?;
-    let first = edge
-        .submit(report(vec![inline(picture::png(64, 3)?)]))
-        .await?
-        .name;
+    let first = edge.submit_picture(picture::png(64, 3)?).await?.name;
     ensure!(edge.get(&first).await?.state() == JobState::Accepted);
     ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
     ensure!(edge.cancel(&first).await?.state() == JobState::Cancelled);
@@ -373,10 +356,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
     // Nothing is written there before the edge has had its say about what was on the line: the last is handed on after that.
     hub.kill9(Role::Decode).await?;
     site.link().mend();
-    let last = edge
-        .submit(report(vec![inline(picture::png(64, 5)?)]))
-        .await?
-        .name;
+    let last = edge.submit_picture(picture::png(64, 5)?).await?.name;
     let above = hub.client("st-mary").await?;
     wait_until(PATIENCE, "the last job at the hub", async || {
         at_hub(&site, &above, &last).await.ok()
@@ -397,7 +377,7 @@ async fn a_job_that_ends_while_it_waits_is_not_done_by_the_hub() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {
@@ -434,21 +414,15 @@ async fn a_completed_job_is_answered_in_full_with_the_hub_away() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let mary = ("st-mary", hub.token("st-mary"));
     site.know(&[mary.clone(), ("st-john", "mf_of_nobody".to_owned())])?;
     let strangers = "medfleet_ingest_edge_unknown_tokens";
     site.wait_metric(strangers, |count| count == 1.0).await?;
     let (owner, other) = (site.client("st-mary").await?, site.client("st-john").await?);
-    let waits = other
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?
-        .name;
-    let job = owner
-        .submit(report(vec![inline(picture::png(64, 2)?)]))
-        .await?
-        .name;
+    let waits = other.submit_picture(picture::png(64, 1)?).await?.name;
+    let job = owner.submit_picture(picture::png(64, 2)?).await?.name;
     let done = owner.wait_final(&job).await?;
     ensure!(
         done.state() == JobState::Completed,
@@ -482,7 +456,7 @@ async fn a_tenant_sees_its_own_and_a_wrong_token_waits_and_says_so() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = Edge::start(&hub, toml::Table::new()).await?;
     let edge = site.client("st-mary").await?;
     let request = v1::SubmitJobRequest {
@@ -497,10 +471,7 @@ async fn what_the_hub_refuses_fails_with_its_reason() -> Result<()> {
         "{failure:?}"
     );
     ensure!(failure.message.contains("model"), "{failure:?}");
-    let next = edge
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?
-        .name;
+    let next = edge.submit_picture(picture::png(64, 1)?).await?.name;
     ensure!(edge.wait_final(&next).await?.state() == JobState::Completed);
     Ok(())
 }

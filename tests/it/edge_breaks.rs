@@ -13,23 +13,15 @@ use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
 use medfleet_tests::edge::Edge;
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
-use toml::{Table, toml};
+use toml::{Table, Value, toml};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+
+use crate::edge::{at_hub, large};
 
 /// Bytes of a part of an upload at the hub, so that a file has many.
 const PART_BYTES: usize = 256 << 10;
 /// What passes before a link is cut: several parts, and three times that is less than the file.
 const BETWEEN_CUTS_BYTES: u64 = 3 << 19;
-
-/// A file of 5 MiB.
-fn large() -> Result<Vec<u8>> {
-    picture::noise(2_300, 1)
-}
-
-/// The hub's job of a job of the edge.
-async fn at_hub(site: &Edge, hub: &Client, job: &str) -> Result<v1::Job> {
-    let id = site.request_id_at_hub(job).await?;
-    Ok(hub.get_by_request_id(&id).await?)
-}
 
 /// Parts of files that the hub has stored.
 fn parts(hub: &Fleet) -> usize {
@@ -53,7 +45,7 @@ async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     .await?;
     let site = Edge::start(&hub, Table::new()).await?;
     let edge = site.client("st-mary").await?;
-    let file = large()?;
+    let file = large(1)?;
     let all = file.len().div_ceil(PART_BYTES);
     let upload = edge.upload(&file).await?;
     site.link().cut_after(BETWEEN_CUTS_BYTES);
@@ -224,22 +216,52 @@ async fn a_job_whose_result_the_hub_has_erased_fails_with_the_reason() -> Result
     Ok(())
 }
 
-/// The wrong authority is no reason to fail a job, nor to trust.
+/// A certificate that signs itself, and its key, PEM.
+fn certificate(name: &str) -> Result<[String; 2]> {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
+    Ok([made.cert.pem(), made.signing_key.serialize_pem()])
+}
+
+/// A client of a hub that demands a certificate: whom it trusts, and what it shows.
+async fn shows(hub: &Fleet, authority: &str, [cert, key]: &[String; 2]) -> Result<Client> {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(authority))
+        .identity(Identity::from_pem(cert, key))
+        .domain_name("localhost");
+    let endpoint = Channel::from_shared(format!("https://{}", hub.api()))?.tls_config(tls)?;
+    Client::over(endpoint.connect().await?, &hub.token("st-mary"))
+}
+
+/// The wrong authority is no reason to fail a job, nor to trust. The hub, too, looks at who calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() -> Result<()> {
-    let own = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
-    let other = rcgen::generate_simple_self_signed(vec!["localhost".into()])?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, content: &str| -> Result<(String, Value)> {
+        let path = folder.path().join(name);
+        fs::write(&path, content)?;
+        Ok((name.to_owned(), path.display().to_string().into()))
+    };
+    let (own, other, shown) = (
+        certificate("localhost")?,
+        certificate("localhost")?,
+        certificate("site")?,
+    );
+    let tls = Table::from_iter([
+        file("cert", &own[0])?,
+        file("key", &own[1])?,
+        file("client_ca", &shown[0])?,
+    ]);
     let hub = Fleet::start(Options {
-        tls: Some((own.cert.pem(), own.signing_key.serialize_pem())),
+        ingest: Table::from_iter([("tls".to_owned(), Value::Table(tls))]),
         ..Options::default()
     })
     .await?;
-    let folder = tempfile::tempdir()?;
-    let authority = folder.path().join("hub-ca.pem");
-    fs::write(&authority, other.cert.pem())?;
-    let mut more = Table::new();
-    more.insert("ca_file".to_owned(), authority.display().to_string().into());
-    more.insert("server_name".to_owned(), "localhost".into());
+    let more = Table::from_iter([
+        file("ca_file", &other[0])?,
+        file("client_cert", &shown[0])?,
+        file("client_key", &shown[1])?,
+        ("server_name".to_owned(), "localhost".into()),
+    ]);
     let site = Edge::start(&hub, more).await?;
     let edge = site.client("st-mary").await?;
     let job = edge.submit(film()?).await?.name;
@@ -249,11 +271,16 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     ensure!(waits.state() == JobState::Accepted, "{waits:?}");
     let log = site.log()?;
     ensure!(log.contains("the hub is away"), "{log}");
-    let token = hub.token("st-mary");
-    let above = Client::connect_tls(hub.api(), &token, &own.cert.pem()).await?;
+    let above = shows(&hub, &own[0], &shown).await?;
     ensure!(above.list(1, "").await?.0.is_empty(), "it was handed on");
+    // A self-made certificate is none that the hub knows.
+    let stranger = match shows(&hub, &own[0], &other).await {
+        Ok(stranger) => stranger.list(1, "").await.is_err(),
+        Err(_) => true,
+    };
+    ensure!(stranger, "a certificate of nobody was taken");
 
-    fs::write(&authority, own.cert.pem())?;
+    file("ca_file", &own[0])?;
     site.kill9().await?;
     site.start_again().await?;
     let edge = site.client("st-mary").await?;

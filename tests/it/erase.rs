@@ -2,6 +2,7 @@
 //! patient or a study, which are found by pseudonyms that are stored nowhere.
 
 use std::path::PathBuf;
+use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{
@@ -9,7 +10,7 @@ use medfleet_proto::v1::{
 };
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace, binary};
+use medfleet_tests::fleet::{Fleet, Options, Pace, binary};
 use medfleet_tests::picture;
 use tokio::process::Command;
 use tonic::Code;
@@ -43,12 +44,9 @@ async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
 
 /// A job that is being decoded, and will be for long.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 200,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 200,
+        ..Pace::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;
@@ -70,7 +68,7 @@ async fn nothing_of_an_erased_job_is_left_and_its_neighbour_keeps_what_they_shar
         ..report(both)
     };
     let job = client.submit(request.clone()).await?;
-    let neighbour = client.submit(report(vec![inline(shared)])).await?;
+    let neighbour = client.submit_picture(shared).await?;
     for job in [&job, &neighbour] {
         let done = client.wait_final(&job.name).await?;
         ensure!(done.state() == JobState::Completed, "{done:?}");
@@ -321,14 +319,19 @@ async fn what_is_no_pseudonym_is_refused_and_not_repeated() -> Result<()> {
     Ok(())
 }
 
-/// The exit code and what was said on stdout.
-async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+async fn output(fleet: &Fleet, arguments: &[&str]) -> Result<Output> {
     let output = Command::new(binary("medfleet")?)
         .args(arguments)
         .env("MEDFLEET_SERVER", fleet.url())
         .env("MEDFLEET_TOKEN", fleet.token("st-mary"))
         .output()
         .await?;
+    Ok(output)
+}
+
+/// The exit code and what was said on stdout.
+async fn medfleet(fleet: &Fleet, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = output(fleet, arguments).await?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code(), said))
 }
@@ -355,7 +358,8 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
     let (code, said) = medfleet(&fleet, &[&submit[..], &with_key[..]].concat()).await?;
     ensure!(code == Some(0), "{said}");
     let client = fleet.client("st-mary").await?;
-    client.wait_final(said.trim()).await?;
+    let job = said.trim();
+    client.wait_final(job).await?;
 
     let erase = ["erase", "--dicom", image, "--of", "patient", "--json"];
     let erase = [&erase[..], &with_key[..]].concat();
@@ -373,6 +377,21 @@ async fn the_command_line_makes_pseudonyms_of_headers_and_erases_by_a_file() -> 
     ensure!(
         code == Some(0) && said.contains("\"jobs_erased_before\":1"),
         "{code:?} {said}"
+    );
+    // There is no draft to show any more, and that is no failure.
+    let (code, said) = medfleet(&fleet, &["get", job]).await?;
+    ensure!(
+        code == Some(0) && said.contains("COMPLETED") && said.contains("\nerased"),
+        "{code:?} {said}"
+    );
+    // Of several jobs, one that is not there is named, and the others go.
+    let unknown = format!("jobs/{}", "0".repeat(32));
+    let refused = output(&fleet, &["erase", &unknown, job]).await?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    let done = String::from_utf8_lossy(&refused.stdout);
+    ensure!(
+        refused.status.code() == Some(1) && told.contains(&unknown) && done.contains(job),
+        "{refused:?}"
     );
     nothing_is_left(&fleet).await
 }

@@ -80,9 +80,7 @@ async fn a_damaged_token_blob_fails_the_job() -> Result<()> {
 async fn a_folder_that_lost_its_blobs_stops_the_start_until_an_operator_means_it() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 4)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 4)?).await?;
     client.wait_final(&job.name).await?;
     for role in Role::ALL {
         fleet.stop_role(role).await?;

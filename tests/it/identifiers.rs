@@ -113,7 +113,9 @@ async fn nothing_of_a_header_is_anywhere_but_in_the_blobs_of_what_was_sent() -> 
     let collector = Collector::start().await?;
     let fleet = Fleet::start(Options {
         model: Model::Tiny,
-        otlp_endpoint: Some(collector.endpoint()),
+        // Over gRPC in `trace`.
+        otlp_endpoint: Some(collector.http_endpoint()),
+        otlp_protocol: "http/protobuf",
         talkative: true,
         ..Options::default()
     })

@@ -68,7 +68,15 @@ async fn a_quantised_fleet_drafts_a_report_and_says_what_wrote_it() -> Result<()
 /// The draft of a report about one film.
 async fn draft(up: &Up, film: &str) -> Result<Value> {
     let printed = up
-        .run(&["submit", film, "--task", "report", "--json"])
+        .run(&[
+            "submit",
+            film,
+            "--task",
+            "report",
+            "--modality",
+            "dx",
+            "--json",
+        ])
         .await?;
     let last = printed.lines().last().unwrap_or_default();
     let mut last: Value = serde_json::from_str(last)?;

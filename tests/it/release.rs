@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, Job, JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Model, OPERATOR, Options, Pace, Role, http_get};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
 use tonic::{Code, Status};
@@ -61,7 +61,8 @@ async fn what_is_paused_waits_through_a_change_of_the_leader_and_then_goes_on() 
     wait_for_no_backlog(&fleet).await?;
 
     let pause = operator.pause("st-mary", Class::Unspecified).await?;
-    operator.pause("st-mary", Class::Unspecified).await?;
+    let again = operator.pause("st-mary", Class::Unspecified).await?;
+    ensure!(again == pause, "it was paused before: {again:?}");
     ensure!(operator.pauses().await? == [pause.clone()] && pause.tenant == "st-mary");
     // The leader looks once a second; by the time that it leads anew it has looked.
     fleet.kill9(Role::Ingest).await?;
@@ -152,12 +153,9 @@ fn retry_delay(status: &Status) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     const FLOOD: usize = 40;
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 5,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 5,
+        ..Pace::default()
     })
     .await?;
     let (flood, film) = (
@@ -185,6 +183,29 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
         ended < FLOOD / 2,
         "{ended} of {FLOOD} jobs of the flood ended first"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(Pace {
+            step_millis: 3_000,
+            ..Pace::default()
+        }),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client("st-mary").await?;
+    fleet.stop_role(Role::Decode).await?;
+    let _decoder = fleet.another(Role::Decode, 1)?;
+    let is_decoded = |job: &Job| job.state() == JobState::Decoding;
+    let routine = client.submit(job(Class::Routine)?).await?;
+    client.wait_for(&routine.name, is_decoded).await?;
+    let stat = client.submit(job(Class::Stat)?).await?;
+    client.wait_for(&stat.name, is_decoded).await?;
+    let other = client.get(&routine.name).await?;
+    ensure!(is_decoded(&other), "the slot was free: {other:?}");
     Ok(())
 }
 

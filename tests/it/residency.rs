@@ -14,7 +14,7 @@ use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
-use crate::edge::{EVERY_STAGE, all_at_hub, hub, is_same, states};
+use crate::edge::{EVERY_STAGE, all_at_hub, is_same, states};
 use crate::identifiers::{QUESTION, SECRETS, answer, holds, phantom, planted};
 
 /// The stages of a job whose images stay, up to where only the hub goes on.
@@ -65,7 +65,7 @@ fn of_anybody(mut result: v1::Result) -> v1::Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let (mary, john) = (site.client("st-mary").await?, site.client("st-john").await?);
@@ -95,9 +95,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
         texts.push((seen.text, of_anybody(result)));
     }
     // Of the other tenant the files travel, as before.
-    let job = john
-        .submit(report(vec![inline(picture::png(64, 4)?)]))
-        .await?;
+    let job = john.submit_picture(picture::png(64, 4)?).await?;
     let seen = john.watch_to_end(&job.name).await?;
     ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
 
@@ -134,7 +132,7 @@ async fn where_images_stay_the_hub_writes_the_same_and_has_no_pixel() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() -> Result<()> {
     const JOBS: usize = 8;
-    let hub = hub(Pace {
+    let hub = Fleet::paced(Pace {
         step_millis: 10,
         ..Pace::default()
     })
@@ -192,7 +190,7 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
 /// A worker has begun a job and set it aside; before it was queued again, the rule went under which it was begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
     let request = report(vec![inline(picture::png(64, 1)?)]);
@@ -225,7 +223,7 @@ async fn where_images_stayed_what_was_set_aside_is_released_again() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     let edge = site.client("st-mary").await?;
     let plain = |seed| anyhow::Ok(report(vec![inline(picture::png(64, seed)?)]));
@@ -256,7 +254,7 @@ async fn where_images_stay_and_nobody_encodes_nothing_leaves() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_images_stay_nothing_of_a_header_travels() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let folder = tempfile::tempdir()?;
@@ -302,9 +300,7 @@ async fn tokens_of_another_model_fail_and_both_are_named() -> Result<()> {
     let site = where_images_stay(&hub).await?;
     site.start_stages().await?;
     let edge = site.client("st-mary").await?;
-    let job = edge
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
+    let job = edge.submit_picture(picture::png(64, 1)?).await?;
     let failed = edge.wait_final(&job.name).await?;
     let failure = failed.failure.context("a reason")?;
     let is_named = ["64 pixels", "224 pixels"].map(|side| failure.message.contains(side));
@@ -350,10 +346,10 @@ fn standing_for_one(file: Vec<u8>) -> v1::SubmitJobRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> {
-    let hub = hub(Pace::default()).await?;
+    let hub = Fleet::paced(Pace::default()).await?;
     let client = hub.client("st-mary").await?;
     let picture = picture::png(64, 1)?;
-    let honest = client.submit(report(vec![inline(picture.clone())])).await?;
+    let honest = client.submit_picture(picture.clone()).await?;
     let text = client.watch_to_end(&honest.name).await?.text;
     let provenance = client.result(&honest.name).await?.provenance;
     let encoder = provenance.context("its provenance")?.encoder_digest;
@@ -365,7 +361,7 @@ async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> 
     let last = claimed.last.context("the end was seen")?;
     ensure!(last.state() == JobState::Completed, "{last:?}");
     ensure!(claimed.text != text && !claimed.text.is_empty());
-    let again = client.submit(report(vec![inline(picture.clone())])).await?;
+    let again = client.submit_picture(picture.clone()).await?;
     ensure!(client.watch_to_end(&again.name).await?.text == text);
 
     let mut damaged = file.clone();
@@ -383,7 +379,7 @@ async fn what_is_said_to_be_tokens_counts_for_its_own_job_alone() -> Result<()> 
         ensure!(is_so, "{failure:?}");
     }
     // Not declared, it is no picture.
-    let job = client.submit(report(vec![inline(file)])).await?;
+    let job = client.submit_picture(file).await?;
     let failed = client.wait_final(&job.name).await?;
     let reason = failed.failure.context("a reason")?.reason();
     ensure!(reason == v1::FailureReason::InputRefused, "{reason:?}");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use medfleet_proto::v1::JobState;
 use medfleet_store::StoreConfig;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options, binary};
 use medfleet_tests::picture;
 use medfleet_tests::s3::S3Server;
@@ -28,9 +28,7 @@ async fn a_job_walks_with_its_blobs_in_s3() -> Result<()> {
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 1)?).await?;
     let seen = client.watch_to_end(&job.name).await?;
     let last = seen.last.context("a watch ends with the job")?;
     ensure!(last.state() == JobState::Completed, "{last:?}");
@@ -54,13 +52,41 @@ async fn a_wrong_key_is_refused_at_once() -> Result<()> {
     backend.insert("secret_access_key".into(), "another".into());
     let mut file = toml::Table::new();
     file.insert("key".into(), "0f".repeat(32).into());
-    file.insert("backend".into(), backend.into());
+    file.insert("backend".into(), backend.clone().into());
     let config: StoreConfig = file.try_into().context("the server's settings")?;
     let name = "st-mary/frame/a".parse().context("a name")?;
     let written = config.open_backend()?.put(&name, "x".into()).await;
     let error = written.err().context("a wrong key was taken")?;
     ensure!(!error.is_transient(), "{error}");
+
+    let said = doctor_of_the_store(&server.backend()).await?;
+    ensure!(said.contains("answers in"), "{said}");
+    let said = doctor_of_the_store(&backend).await?;
+    ensure!(said.contains("\"fail\""), "{said}");
     Ok(())
+}
+
+/// What `medfleet doctor` says of the store, of a service that keeps its blobs there.
+async fn doctor_of_the_store(backend: &toml::Table) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("service.toml");
+    // Nobody is there, and what is said of it is not looked at.
+    let mut service: toml::Table = "[queue]\nurls = ['nats://127.0.0.1:1']".parse()?;
+    let mut store = toml::Table::new();
+    store.insert("key".into(), "0f".repeat(32).into());
+    store.insert("backend".into(), backend.clone().into());
+    service.insert("store".into(), store.into());
+    std::fs::write(&file, toml::to_string(&service)?)?;
+    let output = tokio::process::Command::new(binary("medfleet")?)
+        .args(["doctor", "--json", "--data"])
+        .arg(folder.path())
+        .arg("--config")
+        .arg(&file)
+        .output()
+        .await?;
+    let said = String::from_utf8(output.stdout)?;
+    let line = said.lines().find(|line| line.contains("\"store\""));
+    Ok(line.context("doctor says nothing of the store")?.to_owned())
 }
 
 /// A model's files go into a bucket behind TLS and come out of it as they were, or not at all.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use medfleet_tests::client::PATIENCE;
-use medfleet_tests::fleet::{Fleet, Options};
+use medfleet_tests::fleet::{Fleet, Options, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -168,6 +168,10 @@ async fn a_connection_that_comes_to_no_call_is_closed() -> Result<()> {
         // It is older than these: its time was over before theirs.
         let broken = called.message().now_or_never();
         ensure!(broken.is_none(), "a call was cut: {broken:?}");
+        // Nor does it hold up a stop.
+        let code = fleet.stop_role(Role::Ingest).await?;
+        let log = fleet.log_end(Role::Ingest);
+        ensure!(code == Some(0), "it stopped with {code:?}; {log}");
     }
     Ok(())
 }

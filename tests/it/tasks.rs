@@ -14,10 +14,18 @@ const SCHEMA: &str = r#"{"type": "object", "properties": {"side": {"enum": ["lef
     "count": {"type": "integer", "minimum": 0, "maximum": 9}},
     "required": ["side", "count"], "additionalProperties": false}"#;
 
+/// A picture of which its sender says that it is a radiograph.
+fn film(picture: Vec<u8>) -> v1::Input {
+    v1::Input {
+        modality: "DX".to_owned(),
+        ..inline(picture)
+    }
+}
+
 fn request(kind: Kind, images: Vec<Vec<u8>>, max_tokens: u32) -> SubmitJobRequest {
     SubmitJobRequest {
         task: Some(v1::Task { kind: Some(kind) }),
-        inputs: images.into_iter().map(inline).collect(),
+        inputs: images.into_iter().map(film).collect(),
         decoding: Some(DecodingParameters {
             max_tokens,
             ..Default::default()
@@ -47,6 +55,15 @@ async fn complete(client: &Client, request: SubmitJobRequest) -> Result<v1::Resu
     ensure!(
         result.frames.iter().all(|frame| frame.placement.is_some()),
         "every frame has its geometry"
+    );
+    ensure!(
+        result
+            .frames
+            .iter()
+            .all(|frame| frame.modality == "DX"
+                && frame.notes.contains(&"MODALITY_AS_GIVEN".to_owned())),
+        "every frame says what it was said to be: {:?}",
+        result.frames
     );
     Ok(result)
 }

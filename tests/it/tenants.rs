@@ -1,7 +1,7 @@
 //! A tenant cannot see, name, guess or stop what belongs to another.
 
 use anyhow::{Result, ensure};
-use medfleet_tests::client::{Seen, inline, report, uploaded};
+use medfleet_tests::client::{Seen, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
 use tonic::Code;
@@ -14,7 +14,7 @@ async fn another_tenants_job_does_not_exist() -> Result<()> {
         fleet.client("st-john").await?,
     );
     let picture = picture::png(64, 1)?;
-    let job = owner.submit(report(vec![inline(picture.clone())])).await?;
+    let job = owner.submit_picture(picture.clone()).await?;
     owner.watch_to_end(&job.name).await?;
     let upload = owner.upload(&picture).await?;
 
@@ -74,9 +74,7 @@ async fn equal_content_has_different_names() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     for tenant in ["st-mary", "st-john"] {
         let client = fleet.client(tenant).await?;
-        let job = client
-            .submit(report(vec![inline(picture::png(64, 4)?)]))
-            .await?;
+        let job = client.submit_picture(picture::png(64, 4)?).await?;
         client.watch_to_end(&job.name).await?;
     }
     let (mary, john) = (fleet.stored("st-mary")?, fleet.stored("st-john")?);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_core::{PoolName, Stage, Verdict};
 use medfleet_proto::v1::{FailureReason, JobState};
 use medfleet_testkit::wait_until;
-use medfleet_tests::client::{PATIENCE, inline, report};
+use medfleet_tests::client::PATIENCE;
 use medfleet_tests::config::POOL;
 use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
@@ -39,10 +39,7 @@ async fn units_that_cannot_be_read_are_counted() -> Result<()> {
     // The job rests, so that no worker is at work on it.
     fleet.stop_role(Role::Preprocess).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?
-        .name;
+    let job = client.submit_picture(picture::png(64, 1)?).await?.name;
     let id = job.strip_prefix("jobs/").context("a job's name")?;
     for (named, job_known) in [(format!("st-mary.{id}"), "yes"), ("Nobody.1".into(), "no")] {
         let subject = format!("work.encode.{POOL}.stat.{named}.0");
@@ -72,10 +69,7 @@ async fn a_job_that_was_set_aside_is_queued_again() -> Result<()> {
     .await?;
     fleet.stop_role(Role::Preprocess).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?
-        .name;
+    let job = client.submit_picture(picture::png(64, 1)?).await?.name;
     // The unit is gone for good, and garbage has its place.
     let queue = fleet.queue().await?;
     let mut puller = queue.puller(Stage::Preprocess, PoolName::new(POOL)?);

@@ -2,7 +2,6 @@
 
 use anyhow::{Result, ensure};
 use medfleet_proto::v1::JobState;
-use medfleet_tests::client::{inline, report};
 use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role};
 use medfleet_tests::picture;
 
@@ -18,9 +17,7 @@ async fn short_set(version: &'static str) -> Result<()> {
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 1)?).await?;
     let walked = client.watch_to_end(&job.name).await?;
     ensure!(
         walked
@@ -29,9 +26,7 @@ async fn short_set(version: &'static str) -> Result<()> {
         "the walk"
     );
 
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 2)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 2)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == JobState::Decoding)
         .await?;
@@ -42,9 +37,7 @@ async fn short_set(version: &'static str) -> Result<()> {
         "a killed decoder"
     );
 
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 3)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 3)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == JobState::Decoding)
         .await?;
@@ -54,9 +47,7 @@ async fn short_set(version: &'static str) -> Result<()> {
         "a killed nats-server"
     );
 
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 4)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 4)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == JobState::Decoding)
         .await?;

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_proto::v1::JobState;
-use medfleet_tests::client::{Client, Seen, inline, report};
-use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
+use medfleet_tests::client::{Client, Seen};
+use medfleet_tests::fleet::{Fleet, Options, Pace};
 use medfleet_tests::picture;
 
 /// A client that reconnects after every few events ends with the same text as one that stayed.
@@ -14,15 +14,9 @@ async fn a_second_client_resumes_without_gap_or_repeat() -> Result<()> {
         step_millis: 20,
         ..Pace::default()
     };
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(pace),
-        ..Options::default()
-    })
-    .await?;
+    let fleet = Fleet::paced(pace).await?;
     let first = fleet.client("st-mary").await?;
-    let job = first
-        .submit(report(vec![inline(picture::png(64, 5)?)]))
-        .await?;
+    let job = first.submit_picture(picture::png(64, 5)?).await?;
     let whole = medfleet_tests::beside({
         let (first, name) = (first.clone(), job.name.clone());
         async move { first.watch_to_end(&name).await }
@@ -61,9 +55,7 @@ async fn a_second_client_resumes_without_gap_or_repeat() -> Result<()> {
 async fn a_late_watcher_gets_the_whole_story() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(64, 6)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(64, 6)?).await?;
     let live = client.watch_to_end(&job.name).await?;
     let late = client.watch_to_end(&job.name).await?;
     ensure!(late.text == live.text && !late.text.is_empty(), "{late:?}");
@@ -83,7 +75,7 @@ async fn five_thousand_watchers_on_one_ingest() -> Result<()> {
     for seed in 0..JOBS {
         jobs.push(
             submitter
-                .submit(report(vec![inline(picture::png(32, seed as u32)?)]))
+                .submit_picture(picture::png(32, seed as u32)?)
                 .await?
                 .name,
         );

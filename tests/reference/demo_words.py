@@ -1,6 +1,6 @@
 """The phantom demo's words: findings and their names, and prompts exactly as the engine renders them.
 
-The texts come from crates/engine/prompts/2.toml itself; only what the chat form adds is written here.
+The texts come from crates/engine/prompts/2.toml itself (later versions have the same words for radiographs); only what the chat form adds is written here.
 """
 
 import re

@@ -66,12 +66,6 @@ tension oxygenation visualised visualized is as ax ed ing being seeing eed excee
 
 
 def bleus():
-    out = []
-    for said, truth in PAIRS:
-        row = {}
-        for order in range(1, 5):
-            row[f"sentence_{order}"] = sacrebleu.BLEU(max_ngram_order=order, effective_order=True).sentence_score(said, [truth]).score / 100
-        out.append(row)
     corpus = {}
     for name, chosen in [("all", PAIRS), ("short", [("The", "The")]), ("five", PAIRS[:5])]:
         corpus[name] = [
@@ -79,7 +73,7 @@ def bleus():
             for order in range(1, 5)
         ]
     tokenize = sacrebleu.BLEU().tokenizer
-    return {"sentences": out, "corpus": corpus, "words": [[tokenize(a.rstrip()).split(), tokenize(b.rstrip()).split()] for a, b in PAIRS]}
+    return {"corpus": corpus, "words": [[tokenize(a.rstrip()).split(), tokenize(b.rstrip()).split()] for a, b in PAIRS]}
 
 
 def coco():

@@ -151,6 +151,14 @@ impl Client {
         Ok(self.submit_full(job).await?.0)
     }
 
+    /// Submits a report about one picture, sent within the request.
+    ///
+    /// # Errors
+    /// The server's status.
+    pub async fn submit_picture(&self, picture: Vec<u8>) -> Result<Job, Status> {
+        self.submit(report(vec![inline(picture)])).await
+    }
+
     /// Submits a job; also tells whether it had been accepted before.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
-//! A real OTLP receiver: what an operator's collector would be sent, kept for the test to look at.
+//! A real OTLP receiver, over gRPC and over HTTP: what an operator's collector would be sent, kept for the test to look at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -12,16 +15,18 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, async_trait};
 
-/// A collector on a free loopback port; stops when dropped.
+/// A collector on two free loopback ports; stops when dropped.
 #[derive(Debug)]
 pub struct Collector {
-    address: SocketAddr,
+    grpc: SocketAddr,
+    http: SocketAddr,
     spans: Spans,
-    server: tokio::task::JoinHandle<()>,
+    servers: [tokio::task::JoinHandle<()>; 2],
 }
 
 type Spans = Arc<Mutex<Vec<Span>>>;
@@ -35,18 +40,28 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let received = request
-            .into_inner()
-            .resource_spans
-            .into_iter()
-            .flat_map(|r| r.scope_spans)
-            .flat_map(|s| s.spans);
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(received);
+        keep(&self.0, request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
+}
+
+async fn receive(State(spans): State<Spans>, body: Bytes) -> StatusCode {
+    match ExportTraceServiceRequest::decode(body) {
+        Ok(request) => {
+            keep(&spans, request);
+            StatusCode::OK
+        }
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
+}
+
+fn keep(spans: &Spans, request: ExportTraceServiceRequest) {
+    let scopes = request.resource_spans.into_iter();
+    let received = scopes.flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
+    spans
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .extend(received);
 }
 
 impl Collector {
@@ -55,13 +70,15 @@ impl Collector {
     /// # Errors
     /// When no port is free.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .context("bind the collector")?;
-        let address = listener.local_addr()?;
+        let listen = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await;
+            listener.context("bind the collector")
+        };
+        let (listener, other) = (listen().await?, listen().await?);
+        let (grpc, http) = (listener.local_addr()?, other.local_addr()?);
         let spans = Spans::default();
         let service = TraceServiceServer::new(Receiver(Arc::clone(&spans)));
-        let server = crate::beside(async move {
+        let over_grpc = crate::beside(async move {
             let serving = tonic::transport::Server::builder().add_service(service);
             if let Err(error) = serving
                 .serve_with_incoming(TcpListenerStream::new(listener))
@@ -70,17 +87,31 @@ impl Collector {
                 panic!("the collector failed: {error}");
             }
         });
+        let router = axum::Router::new().route("/v1/traces", axum::routing::post(receive));
+        let router = router.with_state(Arc::clone(&spans));
+        let over_http = crate::beside(async move {
+            if let Err(error) = axum::serve(other, router).await {
+                panic!("the collector failed: {error}");
+            }
+        });
         Ok(Self {
-            address,
+            grpc,
+            http,
             spans,
-            server,
+            servers: [over_grpc, over_http],
         })
     }
 
-    /// The endpoint to configure.
+    /// The endpoint to configure for gRPC.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.grpc)
+    }
+
+    /// The endpoint to configure for HTTP.
+    #[must_use]
+    pub fn http_endpoint(&self) -> String {
+        format!("http://{}", self.http)
     }
 
     /// All spans received of one trace, 32 hexadecimal digits.
@@ -104,7 +135,7 @@ impl Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        self.server.abort();
+        self.servers.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 

@@ -142,6 +142,8 @@ fn shared(role: Role, setting: &Setting<'_>) -> Table {
         (&setting.options.otlp_endpoint, file.get_mut("process"))
     {
         set(process, "telemetry", "otlp_endpoint", endpoint.clone());
+        let protocol = setting.options.otlp_protocol.to_owned();
+        set(process, "telemetry", "otlp_protocol", protocol);
     }
     if let Some(Value::Table(queue)) = file.get_mut("queue") {
         queue.insert("urls".into(), Value::from(setting.nats_urls.clone()));

@@ -99,6 +99,8 @@ pub struct Options {
     pub nats: &'static str,
     /// Where traces go.
     pub otlp_endpoint: Option<String>,
+    /// How they are sent, as `process.telemetry.otlp_protocol` has it.
+    pub otlp_protocol: &'static str,
     /// Certificate and key of the public API and of the encoder, for `localhost`, PEM; plain HTTP/2 without.
     pub tls: Option<(String, String)>,
     /// The `store.backend` of every role; a folder without.
@@ -117,6 +119,7 @@ impl Default for Options {
             model: Model::Simulated(Pace::default()),
             nats: medfleet_testkit::NATS_DEFAULT,
             otlp_endpoint: None,
+            otlp_protocol: "grpc",
             tls: None,
             store: None,
             ingest: toml::Table::new(),
@@ -194,6 +197,18 @@ impl Fleet {
             fleet.wait_ready(role).await?;
         }
         Ok(fleet)
+    }
+
+    /// Starts everything around a simulated model that takes so long.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub async fn paced(pace: Pace) -> Result<Self> {
+        Self::start(Options {
+            model: Model::Simulated(pace),
+            ..Options::default()
+        })
+        .await
     }
 
     /// A client of a tenant.

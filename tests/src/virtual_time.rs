@@ -5,9 +5,9 @@
 //! `ingest`, `preprocess`, `encode` and `decode`. Written here again are the loops around it, and what nats-server and a blob
 //! store promise; `docs/reliability.md` says what that leaves out.
 //!
-//! Reading order: [`timeline`] (true time), [`clocks`] (what each machine takes it for), [`server`] and [`blobs`] (what is
-//! promised), [`wire`] (a process's way there), [`slot`] and [`stages`] (a worker), [`desk`] and [`dispatcher`] (`ingest`),
-//! [`load`] (jobs), [`faults`], [`check`].
+//! Reading order: `timeline` (true time), `clocks` (what each machine takes it for), `server` and `blobs` (what is
+//! promised), `wire` (a process's way there), `slot` and `stages` (a worker), `desk` and `dispatcher` (`ingest`),
+//! `load` (jobs), `faults`, `check`.
 
 mod blobs;
 mod check;

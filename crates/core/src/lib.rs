@@ -1,8 +1,8 @@
 //! The domain words of medfleet: ids, classes, stages, the job record and its state machine, verdicts, settings.
 //! No I/O, no clock, no async, no wire types: decisions made here are pure, and every other crate can depend on them.
 //!
-//! Reading order: [`record`] (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], [`verdict`],
-//! [`mod@unit`], then the small types.
+//! Reading order: `record` (the state machine), [`protocol`] (what each side does with what it finds), [`invariant`], `verdict`,
+//! `unit`, then the small types.
 
 mod class;
 mod cost;
@@ -12,10 +12,12 @@ mod id;
 pub mod invariant;
 #[cfg(test)]
 mod model;
+mod pause;
 pub mod protocol;
 mod pseudonym;
 mod record;
 pub mod setting;
+pub mod splitmix;
 mod unit;
 mod verdict;
 
@@ -23,10 +25,11 @@ pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
+pub use pause::doubled;
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{
-    CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, Outcome, Refused, Starts,
-    Times, UnixMillis,
+    CHUNKS_MAX, Chunks, Ended, Forwarded, JobRecord, JobState, Move, NewJob, Outcome, Refused,
+    Starts, Times, UnixMillis,
 };
 pub use unit::WorkUnit;
 pub use verdict::{FAILURE_MESSAGE_BYTES_MAX, Failure, FailureReason, Verdict};

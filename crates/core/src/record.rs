@@ -6,8 +6,10 @@ use std::fmt;
 use crate::guard::Guard;
 use crate::{Class, Cost, Digest, Failure, JobId, PoolName, Pseudonyms, Stage, TaskKind};
 
+mod accepted;
 mod forward;
 
+pub use accepted::NewJob;
 pub use forward::{Ended, Forwarded, Outcome};
 
 /// Most encode chunks a job can have: one bit each in the record.

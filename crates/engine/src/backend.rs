@@ -515,6 +515,9 @@ pub enum EngineError {
     /// The model panicked; the engine has ended.
     #[error("the model panicked; the engine has ended")]
     Panicked,
+    /// A call into the model does not come back; the engine is lost, and its process ends.
+    #[error("a call into the model does not come back; the engine is lost")]
+    Hung,
     /// The engine has ended.
     #[error("the engine has ended")]
     Stopped,

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use medfleet_core::{Class, Digest};
 
@@ -15,13 +15,14 @@ use crate::backend::{
     Alternative, DecodeBackend, Decoding, Description, EngineError, Finish, ImageTokens, PromptSize,
 };
 use crate::encoding::Encoding;
-use crate::health::{Health, Reporter, ended, gone};
+use crate::health::{Health, Monitor, Patience, Reporter};
 use crate::prompt::Prompt;
 use crate::speculation::{Phrases, Speculation};
 use crate::text::TokenSpan;
 
 mod beside;
 mod company;
+mod fit;
 mod load;
 mod scheduler;
 mod stop;
@@ -35,7 +36,7 @@ pub use load::{DecodeLoad, Verified};
 /// How much an engine takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Sequences decoded together at most.
+    /// Sequences decoded together at most; one of STAT may come beyond them.
     pub sequences_max: usize,
     /// Requests that wait in front of the thread; the next one waits in [`DecodeEngine::decode`].
     pub queue_max: usize,
@@ -59,14 +60,15 @@ pub struct DecodeRequest {
     pub decoding: Decoding,
     /// Who may share what was read of the prompt: requests of different scopes share nothing, not even time.
     pub scope: Digest,
-    /// Whether it may wait for others beside a busy encoder.
+    /// Who goes before it, and whether it may wait for others beside a busy encoder.
     pub haste: Haste,
 }
 
 /// How soon a text matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Haste {
-    /// Class of its job. STAT waits for nobody, other classes not for lower ones.
+    /// Class of its job. STAT waits for nobody, other classes not for lower ones: a text of STAT begins with the next pass
+    /// wherever it fits beside the others of STAT, and those of lower classes give way to it.
     pub class: Class,
     /// What is left of the job's time.
     pub time_left: Duration,
@@ -106,7 +108,7 @@ pub struct Done {
     pub decode: Duration,
     /// Tokens of the prompt that were in memory already, from requests of the same scope.
     pub prefix_tokens: u32,
-    /// How often it gave its memory to an older request and was read again.
+    /// How often it gave its memory to a request of a higher class or an older one, and was read again.
     pub preemptions: u32,
 }
 
@@ -115,7 +117,7 @@ pub struct Done {
 pub struct DecodeEngine {
     requests: mpsc::Sender<scheduler::Request>,
     description: Arc<Description>,
-    health: watch::Receiver<Health>,
+    monitor: Monitor,
     load: Arc<load::Gauges>,
     /// Where tokens are proposed: what tenants' texts had in common.
     phrases: Option<Phrases>,
@@ -127,7 +129,7 @@ pub struct DecodeEngine {
 #[derive(Debug)]
 pub struct DecodeStream {
     events: mpsc::Receiver<Result<DecodeEvent, EngineError>>,
-    health: watch::Receiver<Health>,
+    monitor: Monitor,
     encoding: Option<Encoding>,
 }
 
@@ -146,9 +148,18 @@ impl DecodeEngine {
     /// # Errors
     /// When the machine cannot start a thread.
     pub fn start_beside(
+        backend: Box<dyn DecodeBackend>,
+        limits: DecodeLimits,
+        encoding: Option<Encoding>,
+    ) -> io::Result<Self> {
+        Self::start_with(backend, limits, encoding, Patience::SAFE)
+    }
+
+    fn start_with(
         mut backend: Box<dyn DecodeBackend>,
         limits: DecodeLimits,
         encoding: Option<Encoding>,
+        patience: Patience,
     ) -> io::Result<Self> {
         let phrases = limits
             .speculation
@@ -160,7 +171,7 @@ impl DecodeEngine {
             ..limits
         };
         let (requests, receiver) = mpsc::channel(limits.queue_max.max(1));
-        let (reporter, health) = Reporter::new();
+        let (reporter, monitor) = Reporter::new(patience);
         let description = Arc::new(backend.description().clone());
         let load = Arc::new(load::Gauges::default());
         let shown = Arc::clone(&load);
@@ -174,7 +185,7 @@ impl DecodeEngine {
         Ok(Self {
             requests,
             description,
-            health,
+            monitor,
             load,
             phrases,
             encoding,
@@ -196,8 +207,8 @@ impl DecodeEngine {
 
     /// Tells how busy it is, also after the last handle is gone.
     pub fn load(&self) -> impl Fn() -> DecodeLoad + Send + Sync + use<> {
-        let load = Arc::clone(&self.load);
-        move || load.read()
+        let (load, monitor) = (Arc::clone(&self.load), self.monitor.clone());
+        move || load.read(monitor.call())
     }
 
     /// What the decoder is.
@@ -209,12 +220,13 @@ impl DecodeEngine {
     /// Whether it can still work.
     #[must_use]
     pub fn health(&self) -> Health {
-        *self.health.borrow()
+        self.monitor.health()
     }
 
-    /// Waits until the engine ended, and says how.
+    /// Waits until the engine ended, and says how. Without somebody who waits, a call into the model that does not come back
+    /// is not found.
     pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
-        ended(self.health.clone())
+        self.monitor.ended()
     }
 
     /// Queues a decode; returns its stream once the engine has looked at it and found that it can fit.
@@ -244,19 +256,17 @@ impl DecodeEngine {
         // Dropped while it waits here, the request is cancelled like any other.
         let stream = DecodeStream {
             events: receiver,
-            health: self.health.clone(),
+            monitor: self.monitor.clone(),
             encoding: self.encoding.clone(),
         };
-        self.requests.send(request).await.map_err(|_| self.gone())?;
+        let sent = self.monitor.answer(self.requests.send(request)).await?;
+        sent.map_err(|_| self.monitor.gone())?;
         if let Some(encoding) = &self.encoding {
             encoding.changed();
         }
-        answer.await.map_err(|_| self.gone())??;
+        let answer = self.monitor.answer(answer).await?;
+        answer.map_err(|_| self.monitor.gone())??;
         Ok(stream)
-    }
-
-    fn gone(&self) -> EngineError {
-        gone(&self.health)
     }
 }
 
@@ -266,9 +276,9 @@ impl DecodeStream {
     /// # Errors
     /// The model's failure, or the end of the engine.
     pub async fn next(&mut self) -> Result<DecodeEvent, EngineError> {
-        match self.events.recv().await {
+        match self.monitor.answer(self.events.recv()).await? {
             Some(event) => event,
-            None => Err(gone(&self.health)),
+            None => Err(self.monitor.gone()),
         }
     }
 }

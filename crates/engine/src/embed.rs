@@ -29,6 +29,15 @@ pub struct Match {
     pub probability: f32,
 }
 
+/// What a comparison found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// A row a picture, a value a label.
+    pub matches: Vec<Vec<Match>>,
+    /// What of which labels the model is not shown, in sentences; labels by their number, from 0.
+    pub misread: Vec<String>,
+}
+
 impl LoadedEmbedder {
     /// Loads a Hugging Face folder. Takes seconds: call it on a blocking thread.
     ///
@@ -94,7 +103,7 @@ impl LoadedEmbedder {
         embeddings.collect()
     }
 
-    /// How well each label fits each picture: a row a picture, a value a label.
+    /// How well each label fits each picture.
     ///
     /// # Errors
     /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`].
@@ -102,13 +111,15 @@ impl LoadedEmbedder {
         &self,
         images: &[ImageTokens],
         labels: Vec<String>,
-    ) -> Result<Vec<Vec<Match>>, EngineError> {
+    ) -> Result<Compared, EngineError> {
         let images = self.embeddings(images)?;
         // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let model = Arc::clone(&self.model);
         let comparing = move || {
             let _turn = turn;
+            let read = labels.iter().map(|label| model.read(label).map_err(failed));
+            let read: Vec<model::ReadText> = read.collect::<Result<_, _>>()?;
             let labels = labels.iter().map(|label| model.text(label).map_err(failed));
             let labels: Vec<Vec<f32>> = labels.collect::<Result<_, _>>()?;
             let rows = images.iter().map(|image| {
@@ -118,13 +129,39 @@ impl LoadedEmbedder {
                 });
                 matches.collect()
             });
-            Ok(rows.collect())
+            Ok(Compared {
+                matches: rows.collect(),
+                misread: misread(&read),
+            })
         };
         match tokio::task::spawn_blocking(comparing).await {
             Ok(compared) => compared,
             Err(_) => Err(EngineError::Panicked),
         }
     }
+}
+
+/// What a reader of scores should know: a label that is not read as it stands has the score of another text.
+fn misread(labels: &[model::ReadText]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, label) in labels.iter().enumerate() {
+        let mut say = |what: &str| found.push(format!("labels[{index}] {what}"));
+        if !label.has_known {
+            say("has no word that the model knows: its scores mean nothing");
+        } else if label.has_unknown {
+            say("has letters or words that the model does not know: its scores are of the rest");
+        }
+        if label.is_cut {
+            say("is longer than the model reads: its scores are of its beginning");
+        }
+        let same = labels[..index]
+            .iter()
+            .position(|other| label.reads_as(other));
+        if let Some(same) = same {
+            say(&format!("is to the model the same text as labels[{same}]"));
+        }
+    }
+    found
 }
 
 impl EncodeBackend for LoadedEmbedder {
@@ -185,6 +222,8 @@ mod tests {
         let labels = ["a clear lung".to_owned(), "an effusion".to_owned()];
         let found = loaded.compare(&tokens, labels.to_vec()).await;
         let found = found.expect("compared");
+        assert_eq!(found.misread, Vec::<String>::new());
+        let found = found.matches;
         let model = model::Embedder::load(&folder(), model::Dtype::F32, CPU).expect("it loads");
         for (frame, row) in frames.iter().zip(&found) {
             let frame = model::Frame::new(side as usize, 1, frame.pixels.to_vec()).expect("square");
@@ -196,6 +235,31 @@ mod tests {
             }
         }
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn labels_that_the_model_is_not_shown_whole_are_named() {
+        let model = model::Embedder::load(&folder(), model::Dtype::F32, CPU).expect("it loads");
+        let long = "effusion ".repeat(70);
+        let longer = format!("{long} fracture");
+        let labels = [
+            "an effusion",
+            "肺炎",
+            "a 肺 effusion",
+            long.as_str(),
+            longer.as_str(),
+            "An effusion!",
+        ];
+        let read = labels.map(|label| model.read(label).expect("it reads"));
+        let expected = [
+            "labels[1] has no word that the model knows: its scores mean nothing",
+            "labels[2] has letters or words that the model does not know: its scores are of the rest",
+            "labels[3] is longer than the model reads: its scores are of its beginning",
+            "labels[4] is longer than the model reads: its scores are of its beginning",
+            "labels[4] is to the model the same text as labels[3]",
+            "labels[5] is to the model the same text as labels[0]",
+        ];
+        assert_eq!(misread(&read), expected);
     }
 
     #[tokio::test]

@@ -4,18 +4,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::{Description, EncodeBackend, EngineError, Frame, ImageTokens};
 use crate::encoding::{Encoding, Purpose};
-use crate::health::{Health, Reporter, ended, gone};
+use crate::health::{Call, Health, Monitor, Patience, Reporter};
 
 /// A handle on the encoder's thread; cheap to clone. The thread ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub struct EncodeEngine {
     requests: mpsc::Sender<Request>,
     description: Arc<Description>,
-    health: watch::Receiver<Health>,
+    monitor: Monitor,
     encoding: Encoding,
 }
 
@@ -40,8 +40,16 @@ impl EncodeEngine {
     /// # Errors
     /// When the machine cannot start a thread.
     pub fn start(backend: Box<dyn EncodeBackend>, queue_max: usize) -> io::Result<Self> {
+        Self::start_with(backend, queue_max, Patience::SAFE)
+    }
+
+    fn start_with(
+        backend: Box<dyn EncodeBackend>,
+        queue_max: usize,
+        patience: Patience,
+    ) -> io::Result<Self> {
         let (requests, receiver) = mpsc::channel(queue_max.max(1));
-        let (reporter, health) = Reporter::new();
+        let (reporter, monitor) = Reporter::new(patience);
         let description = Arc::new(backend.description().clone());
         let encoding = Encoding::default();
         let shown = encoding.clone();
@@ -51,7 +59,7 @@ impl EncodeEngine {
         Ok(Self {
             requests,
             description,
-            health,
+            monitor,
             encoding,
         })
     }
@@ -71,12 +79,13 @@ impl EncodeEngine {
     /// Whether it can still work.
     #[must_use]
     pub fn health(&self) -> Health {
-        *self.health.borrow()
+        self.monitor.health()
     }
 
-    /// Waits until the engine ended, and says how.
+    /// Waits until the engine ended, and says how. Without somebody who waits, a call into the model that does not come back
+    /// is not found.
     pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
-        ended(self.health.clone())
+        self.monitor.ended()
     }
 
     /// Image tokens of each frame, in order. A request whose caller is gone is not begun.
@@ -97,12 +106,10 @@ impl EncodeEngine {
             purpose,
             answer,
         };
-        self.requests.send(request).await.map_err(|_| self.gone())?;
-        receiver.await.map_err(|_| self.gone())?
-    }
-
-    fn gone(&self) -> EngineError {
-        gone(&self.health)
+        let sent = self.monitor.answer(self.requests.send(request)).await?;
+        sent.map_err(|_| self.monitor.gone())?;
+        let answer = self.monitor.answer(receiver).await?;
+        answer.map_err(|_| self.monitor.gone())?
     }
 }
 
@@ -123,7 +130,8 @@ fn serve(
         }
         let mark = encoding.begin(purpose);
         let start = Instant::now();
-        let outcome = reporter.guard(|| checked(backend.as_mut(), &frames));
+        let call = Call::compute(frames.len());
+        let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
         // Before the answer goes out: its text may be here at once.
         encoding.end(mark, outcome.is_ok() && !answer.is_closed());
         let panicked = matches!(outcome, Err(EngineError::Panicked));
@@ -156,4 +164,61 @@ fn checked(
         tensor.check(backend.description())?;
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use medfleet_core::Class;
+
+    use super::*;
+    use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
+
+    /// Its device hangs until the test is over.
+    struct Hanging(Simulated, blocking::Receiver<()>);
+
+    impl EncodeBackend for Hanging {
+        fn description(&self) -> &Description {
+            EncodeBackend::description(&self.0)
+        }
+        fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+            // A test that is over permits nothing.
+            let _ = self.1.recv();
+            self.0.encode(frames)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_encode_that_does_not_come_back_ends_the_engine_and_its_caller_learns_it() {
+        let shape = SimulatedShape {
+            frame_side: 8,
+            tokens_per_image: 4,
+            token_width: 8,
+            words: 16,
+        };
+        let (permit, permits) = blocking::channel::<()>();
+        let simulated = Simulated::new(shape, SimulatedTiming::default());
+        let hasty = Patience {
+            unknown: Duration::from_millis(20),
+            known: Duration::from_millis(20),
+            slower: 20,
+        };
+        let backend = Box::new(Hanging(simulated, permits));
+        let engine = EncodeEngine::start_with(backend, 1, hasty).expect("a thread starts");
+        let frame = Frame {
+            side: 8,
+            channels: 1,
+            pixels: vec![0; 64].into(),
+        };
+        let purpose = Purpose {
+            class: Class::Routine,
+            is_last: true,
+        };
+        let encode = engine.encode(vec![frame], purpose);
+        let (ended, encoded) = tokio::join!(engine.ended(), encode);
+        assert_eq!(ended, Health::Hung);
+        assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");
+        drop(permit);
+    }
 }

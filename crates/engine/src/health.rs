@@ -1,6 +1,9 @@
-//! Whether an engine can still work, and the guard that turns a panic of the model into an error and an end.
+//! Whether an engine can still work: the guard that turns a panic of the model into an error and an end, and the watch over
+//! calls into the model that do not come back (a stalled driver, a deadlock), which nothing can end but the process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -13,66 +16,288 @@ pub enum Health {
     Running,
     /// The model panicked; the process has to end.
     Failed,
+    /// A call into the model did not come back; the process has to end.
+    Hung,
     /// Ended in order: nobody holds the engine any more.
     Stopped,
 }
 
+/// How long calls into the model are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Until one of its kind has come back: nobody knows the machine, and the first one may find everything cold.
+    pub(crate) unknown: Duration,
+    /// At the least from then on.
+    pub(crate) known: Duration,
+    /// From then on as many times as long as the slowest one took.
+    pub(crate) slower: u32,
+}
+
+/// So often a call is looked at in the shortest time that it may take. A look that comes late tells of a process that stood
+/// still.
+const LOOKS: u32 = 10;
+
+impl Patience {
+    /// Where a large model runs on a few cores, a pass takes minutes; ending a process that works would make it begin anew
+    /// for ever. A device that hangs costs its jobs at most that time.
+    pub(crate) const SAFE: Self = Self {
+        unknown: Duration::from_secs(60 * 60),
+        known: Duration::from_secs(10 * 60),
+        slower: 20,
+    };
+}
+
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Takes a request on, or plans and proposes for a pass.
+    Prepare,
+    /// Computes: a pass, or an encode.
+    Compute,
+}
+
+/// A call: what it does, with how much of it. Of larger ones more is expected, in proportion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) kind: Kind,
+    /// Rows of a pass, frames of an encode; at least 1.
+    pub(crate) size: u32,
+}
+
+impl Call {
+    /// One that prepares.
+    pub(crate) const PREPARE: Self = Self {
+        kind: Kind::Prepare,
+        size: 1,
+    };
+
+    /// One that computes so much.
+    pub(crate) fn compute(size: usize) -> Self {
+        Self {
+            kind: Kind::Compute,
+            size: u32::try_from(size).unwrap_or(u32::MAX).max(1),
+        }
+    }
+}
+
+/// The call under way, and what others took.
+#[derive(Debug, Default)]
+struct Calls {
+    now: Option<(Call, Instant)>,
+    /// The slowest of each kind.
+    slowest: [Option<(Call, Duration)>; 2],
+}
+
+impl Calls {
+    fn begin(&mut self, call: Call, now: Instant) {
+        self.now = Some((call, now));
+    }
+
+    fn end(&mut self, now: Instant) {
+        let Some((call, begun)) = self.now.take() else {
+            return;
+        };
+        let took = now.saturating_duration_since(begun);
+        let slowest = &mut self.slowest[call.kind as usize];
+        if slowest.is_none_or(|(_, slowest)| took > slowest) {
+            *slowest = Some((call, took));
+        }
+    }
+
+    /// How long a call may take.
+    fn limit(&self, call: Call, patience: Patience) -> Duration {
+        let Some((slowest, took)) = self.slowest[call.kind as usize] else {
+            return patience.unknown;
+        };
+        let times = call.size.div_ceil(slowest.size).max(1);
+        let expected = took.saturating_mul(times);
+        patience.known.max(expected.saturating_mul(patience.slower))
+    }
+
+    /// When the call under way has taken too long, or, where there is none, before when no call can have.
+    fn due(&self, now: Instant, patience: Patience) -> Instant {
+        let (begun, limit) = match self.now {
+            Some((call, begun)) => (begun, self.limit(call, patience)),
+            None => (now, patience.known.min(patience.unknown)),
+        };
+        // Beyond what the clock can say nothing is due.
+        begun.checked_add(limit).unwrap_or(now + patience.unknown)
+    }
+
+    /// How long the call under way has taken.
+    fn under_way(&self, now: Instant) -> Duration {
+        let begun = self.now.map(|(_, begun)| begun);
+        begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
+    }
+
+    /// The whole process stood still for so long, as when a machine sleeps: that time is nobody's.
+    fn stood_still(&mut self, time: Duration) {
+        if let Some((_, begun)) = &mut self.now {
+            *begun += time;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    health: watch::Sender<Health>,
+    calls: Mutex<Calls>,
+    patience: Patience,
+}
+
+impl Shared {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        // Every change is one assignment, so the state is whole even after a panic elsewhere.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From running to this end; the first one stays.
+    fn end(&self, end: Health) {
+        self.health.send_if_modified(|health| {
+            let running = *health == Health::Running;
+            if running {
+                *health = end;
+            }
+            running
+        });
+    }
+
+    /// Looks at the call under way; says when to look again.
+    fn look(&self, now: Instant) -> Instant {
+        let (due, took) = {
+            let calls = self.calls();
+            (calls.due(now, self.patience), calls.under_way(now))
+        };
+        if due <= now {
+            tracing::error!(
+                seconds = took.as_secs(),
+                "a call into the model does not come back; the process ends, and others take its work"
+            );
+            self.end(Health::Hung);
+        }
+        due.min(now + self.patience.known / LOOKS)
+    }
+}
+
 /// The thread's side: reports the end, also when the thread itself unwinds.
 #[derive(Debug)]
-pub(crate) struct Reporter(watch::Sender<Health>);
+pub(crate) struct Reporter(Arc<Shared>);
+
+/// The handles' side. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Monitor(Arc<Shared>);
+
+/// A call under way, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<Shared>);
 
 impl Reporter {
-    pub(crate) fn new() -> (Self, watch::Receiver<Health>) {
-        let (sender, receiver) = watch::channel(Health::Running);
-        (Self(sender), receiver)
+    pub(crate) fn new(patience: Patience) -> (Self, Monitor) {
+        let shared = Arc::new(Shared {
+            health: watch::Sender::new(Health::Running),
+            calls: Mutex::default(),
+            patience,
+        });
+        (Self(Arc::clone(&shared)), Monitor(shared))
     }
 
     pub(crate) fn failed(&self) {
-        self.0.send_replace(Health::Failed);
+        self.0.end(Health::Failed);
+    }
+
+    /// Notes that a call into the model begins; there is one at a time.
+    pub(crate) fn begin(&self, call: Call) -> UnderWay {
+        self.0.calls().begin(call, Instant::now());
+        UnderWay(Arc::clone(&self.0))
     }
 
     /// Calls into the model; a panic becomes [`EngineError::Panicked`] and flips the health.
     /// The model is not used again afterwards, so what it left half-done is never seen.
     pub(crate) fn guard<T>(
         &self,
-        call: impl FnOnce() -> Result<T, EngineError>,
+        call: Call,
+        calling: impl FnOnce() -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        let _under_way = self.begin(call);
+        catch_unwind(AssertUnwindSafe(calling)).unwrap_or_else(|_| {
             self.failed();
             Err(EngineError::Panicked)
         })
     }
 }
 
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.calls().end(Instant::now());
+    }
+}
+
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.0.send_if_modified(|health| {
-            let running = *health == Health::Running;
-            if running {
-                *health = if std::thread::panicking() {
-                    Health::Failed
-                } else {
-                    Health::Stopped
-                };
-            }
-            running
+        self.0.end(if std::thread::panicking() {
+            Health::Failed
+        } else {
+            Health::Stopped
         });
     }
 }
 
-/// Waits until the engine ended, and says how.
-pub(crate) async fn ended(mut health: watch::Receiver<Health>) -> Health {
-    match health.wait_for(|health| *health != Health::Running).await {
-        Ok(health) => *health,
-        // The reporter writes the end before it goes; without it the thread was killed from outside.
-        Err(_) => Health::Stopped,
+impl Monitor {
+    pub(crate) fn health(&self) -> Health {
+        *self.0.health.borrow()
+    }
+
+    /// How long the call under way has taken; nothing between two calls.
+    pub(crate) fn call(&self) -> Duration {
+        self.0.calls().under_way(Instant::now())
+    }
+
+    /// Waits until the engine ended, and says how. It is this that finds a call that does not come back.
+    pub(crate) fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
+        let shared = Arc::clone(&self.0);
+        async move {
+            let mut health = shared.health.subscribe();
+            loop {
+                let next = shared.look(Instant::now());
+                let ended = health.wait_for(|health| *health != Health::Running);
+                match tokio::time::timeout_at(next.into(), ended).await {
+                    Ok(Ok(health)) => return *health,
+                    // The sender lives as long as this.
+                    Ok(Err(_)) => return Health::Stopped,
+                    Err(_) => {
+                        let late = Instant::now().saturating_duration_since(next);
+                        shared.calls().stood_still(late);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the thread answers, unless it hangs.
+    ///
+    /// # Errors
+    /// [`EngineError::Hung`].
+    pub(crate) async fn answer<T>(
+        &self,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, EngineError> {
+        let mut health = self.0.health.subscribe();
+        tokio::select! {
+            biased;
+            answer = answer => Ok(answer),
+            _ = health.wait_for(|health| *health == Health::Hung) => Err(EngineError::Hung),
+        }
+    }
+
+    /// Why an engine answers no more.
+    pub(crate) fn gone(&self) -> EngineError {
+        match self.health() {
+            Health::Failed => EngineError::Panicked,
+            Health::Hung => EngineError::Hung,
+            Health::Running | Health::Stopped => EngineError::Stopped,
+        }
     }
 }
 
-/// Why an engine answers no more.
-pub(crate) fn gone(health: &watch::Receiver<Health>) -> EngineError {
-    match *health.borrow() {
-        Health::Failed => EngineError::Panicked,
-        Health::Running | Health::Stopped => EngineError::Stopped,
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -33,12 +33,12 @@ pub use decode::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, DecodeStream, Done, Haste,
     Verified,
 };
-pub use embed::{LoadedEmbedder, Match};
+pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
 pub use health::Health;
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
-pub use prompt::{Asked, ImageKind, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
+pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::{Half, Origin};
 pub use simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 pub use speculation::{Phrases, Speculation};

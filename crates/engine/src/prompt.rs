@@ -13,12 +13,13 @@ mod data;
 pub use data::Prompts;
 
 /// The version of the prompts that is used unless another is asked for.
-pub const PROMPT_VERSION: &str = "prompts-2";
+pub const PROMPT_VERSION: &str = "prompts-3";
 
 static VERSIONS: LazyLock<Vec<Prompts>> = LazyLock::new(|| {
     let files = [
         include_str!("../prompts/1.toml"),
         include_str!("../prompts/2.toml"),
+        include_str!("../prompts/3.toml"),
     ];
     let read = |file| Prompts::read(file).expect("a test reads these files, which are compiled in");
     files.into_iter().map(read).collect()
@@ -78,30 +79,40 @@ pub enum Question {
 }
 
 /// How the images of a prompt belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageKind {
-    /// Each on its own: radiographs, photographs.
-    Pictures,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Arrangement {
+    /// Each on its own: radiographs, photographs, single slices.
+    #[default]
+    Apart,
     /// Slices of one CT or MR series, in order.
     Volume,
     /// Patches of one whole-slide image.
     Slide,
 }
 
-/// The images of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The images of a prompt, which its words follow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Images {
-    /// How many.
-    pub count: usize,
+    /// The DICOM modality of each, in order; empty where nothing says it.
+    pub modalities: Vec<String>,
     /// How they belong together.
-    pub kind: ImageKind,
+    pub arrangement: Arrangement,
 }
 
-impl From<usize> for Images {
-    /// Pictures.
-    fn from(count: usize) -> Self {
-        let kind = ImageKind::Pictures;
-        Self { count, kind }
+impl Images {
+    /// So many of one modality, each on its own; of none that is known where it is empty.
+    #[must_use]
+    pub fn of(modality: &str, count: usize) -> Self {
+        Self {
+            modalities: vec![modality.to_owned(); count],
+            arrangement: Arrangement::Apart,
+        }
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.modalities.len()
     }
 }
 
@@ -119,7 +130,7 @@ impl Question {
     ///
     /// # Errors
     /// [`EngineError::NoPrompt`], which a test rules out for this version.
-    pub fn prompt(&self, images: impl Into<Images>) -> Result<Asked, EngineError> {
+    pub fn prompt(&self, images: &Images) -> Result<Asked, EngineError> {
         Prompts::current().ask(self, images, false)
     }
 

@@ -2,10 +2,10 @@
 //! model would have written anyway are kept. Nothing of it shows in a text, so it is only done where the logits of a row are
 //! the same bits whatever else is in the pass.
 //!
-//! Proposals are what followed the last tokens where the text, or its prompt, had them before ([`proposals`]), or where the
-//! same tenant's earlier texts had them ([`memory`]); and where an operator names a second, smaller model, what that would
-//! write (`real`). How often they are right is measured ([`chances`]), what a longer pass and the second model cost is too
-//! ([`pace`]), and as many are verified as pay: often none.
+//! Proposals are what followed the last tokens where the text, or its prompt, had them before (`proposals`), or where the
+//! same tenant's earlier texts had them (`memory`); and where an operator names a second, smaller model, what that would
+//! write (`real`). How often they are right is measured (`chances`), what a longer pass and the second model cost is too
+//! (`pace`), and as many are verified as pay: often none.
 
 pub(crate) mod chances;
 pub(crate) mod memory;

@@ -250,6 +250,34 @@ pub fn pictures() -> Vec<Vec<u8>> {
     pictures
 }
 
+/// TIFF in every layout and compression, of one page.
+#[must_use]
+pub fn tiffs() -> Vec<Vec<u8>> {
+    of_folder(
+        &folder("../imaging/tests/golden/formats"),
+        &[
+            "strips.tif",
+            "tiles.tif",
+            "endian.tif",
+            "packbits.tif",
+            "big-tiff.tif",
+            "lzw.tif",
+            "planes.tif",
+            "white.tif",
+            "tables.tif",
+        ],
+    )
+}
+
+/// NIfTI volumes that say what they are.
+#[must_use]
+pub fn volumes() -> Vec<Vec<u8>> {
+    of_folder(
+        &folder("../imaging/tests/golden/formats"),
+        &["scaled.nii", "float.nii", "u8.nii", "i32.nii"],
+    )
+}
+
 /// Archives of every kind.
 #[must_use]
 pub fn archives() -> Vec<Vec<u8>> {

@@ -25,6 +25,8 @@ pub const TARGETS: &[Target] = &[
     target("archive", archive, corpus::archives),
     target("packed-tar", packed_tar, corpus::tars),
     target("picture", picture, corpus::pictures),
+    target("tiff", whole, corpus::tiffs),
+    target("nifti", whole, corpus::volumes),
     target("native", native, corpus::native),
     target("rle", rle, corpus::rle),
     target("jpeg-baseline", jpeg_baseline, || {
@@ -111,12 +113,24 @@ fn file(bytes: &[u8]) -> bool {
     decode_file(bytes, &options()).is_ok() || values
 }
 
+/// A picture or a volume in one file, to its frames.
+fn whole(bytes: &[u8]) -> bool {
+    decode_file(bytes, &options()).is_ok()
+}
+
 fn archive(bytes: &[u8]) -> bool {
     let mut found = Vec::new();
     let whole = members(bytes, &limits(), &mut |member| found.push(member)).is_ok();
     for member in found {
         let _refused = prepare(&member.bytes, &options());
     }
+    // As one input, whose files several threads make.
+    let [one, several] = [1, 3].map(|threads| {
+        let options = options().on_threads(threads);
+        let parts = prepare_parts(bytes, &options, limits().frames_max);
+        format!("{parts:?}")
+    });
+    assert!(one == several, "several threads make something else of it");
     whole
 }
 

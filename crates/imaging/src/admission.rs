@@ -96,7 +96,7 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
     let (rows, columns) = size(header, limits)?;
     let frames = frames(header, limits)?;
     let palette = match photometric {
-        Photometric::PaletteColor => Some(Palette::read(&header.elements)?),
+        Photometric::PaletteColor => Some(Palette::read(&header.elements, cell.signed)?),
         _ => None,
     };
     let planar = match header.u16(tags::PLANAR_CONFIGURATION)? {

@@ -1,17 +1,177 @@
-//! Frames of one file on several threads: made ahead of who takes them, and taken in order on the caller's thread. What is
-//! taken, and the first refusal, are those of one thread.
+//! Things on several threads: made ahead of who takes them, and taken on the caller's thread in the order in which they were put
+//! in. The frames of one file are made so, and the files of an archive: what is taken, and the first refusal, are those of one
+//! thread.
 
-use std::sync::mpsc::{self, Receiver};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use crate::codestream::Decoder;
 use crate::{Reason, Refusal};
 
-/// Frames that a thread has made and nobody has taken yet, while it makes the next one.
-const WAITING_MAX: usize = 1;
+/// Things of one thread that nobody has taken yet: one that is made, and one that waits to be made or taken.
+const OF_A_THREAD_MAX: usize = 2;
 
-/// Makes `count` things on so many threads, and gives them to `each` in order. Of each thread one is at work, and one waits to
-/// be taken. On one thread, which is the caller's, each is taken before the next one is made.
+/// What a thing takes of what there is for all that nobody has taken yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// That are in memory for it.
+    pub(crate) bytes: u64,
+    /// Of the square that it is padded to.
+    pub(crate) pixels: u64,
+}
+
+/// Who takes what was made, and may end it all.
+pub(crate) type Take<'a, Out> = &'a mut dyn FnMut(Out) -> Result<(), Refusal>;
+
+/// Where things are put in and taken.
+pub(crate) struct Ahead<'a, In, Out> {
+    make: &'a (dyn Fn(In) -> Out + Sync),
+    /// Starts a thread that makes what comes from the one and gives it to the other; false where there is none to be had.
+    start: &'a dyn Fn(Receiver<In>, SyncSender<Out>) -> bool,
+    /// 0 where all is made on the caller's thread.
+    threads: usize,
+    most: Cost,
+    workers: Vec<Worker<In, Out>>,
+    /// Who is next, in turns.
+    next: usize,
+    /// Of what was put in and nobody has taken: who makes it, and what it takes.
+    waiting: VecDeque<(usize, Cost)>,
+    taken: Cost,
+}
+
+struct Worker<In, Out> {
+    things: SyncSender<In>,
+    made: Receiver<Out>,
+}
+
+/// Lets `work` put things in, of which `make` makes others on so many threads; all that nobody has taken yet cost at most so much
+/// together, or are one thing. On one thread, which is the caller's, each is taken before the next one is put in.
+pub(crate) fn ahead<In: Send, Out: Send, T>(
+    decoder: Decoder,
+    (threads, most): (usize, Cost),
+    make: &(dyn Fn(In) -> Out + Sync),
+    work: impl FnOnce(&mut Ahead<'_, In, Out>) -> T,
+) -> T {
+    let carried = &decoder.carried();
+    let over = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let start = |things: Receiver<In>, made: SyncSender<Out>| -> bool {
+            let run = move || {
+                carried(&mut || {
+                    while let Ok(thing) = things.recv() {
+                        // Nobody takes it where an earlier one was refused.
+                        if over.load(Ordering::Relaxed) || made.send(make(thing)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            };
+            thread::Builder::new().spawn_scoped(scope, run).is_ok()
+        };
+        let mut ahead = Ahead {
+            make,
+            start: &start,
+            threads: if threads < 2 { 0 } else { threads },
+            most,
+            workers: Vec::new(),
+            next: 0,
+            waiting: VecDeque::new(),
+            taken: Cost::default(),
+        };
+        let done = work(&mut ahead);
+        over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+impl<In: Send, Out: Send> Ahead<'_, In, Out> {
+    /// Takes what was put in first until so much is left for what comes, or nothing is in the way.
+    ///
+    /// # Errors
+    /// What `take` ends with.
+    pub(crate) fn make_room(&mut self, cost: Cost, take: Take<'_, Out>) -> Result<(), Refusal> {
+        let over = |taken: u64, more: u64, most: u64| taken.saturating_add(more) > most;
+        while !self.waiting.is_empty()
+            && (over(self.taken.bytes, cost.bytes, self.most.bytes)
+                || over(self.taken.pixels, cost.pixels, self.most.pixels))
+        {
+            self.take_first(take)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a thing in, once there is room for it.
+    ///
+    /// # Errors
+    /// What `take` ends with.
+    pub(crate) fn put(
+        &mut self,
+        thing: In,
+        cost: Cost,
+        take: Take<'_, Out>,
+    ) -> Result<(), Refusal> {
+        self.make_room(cost, take)?;
+        if self.workers.len() < self.threads {
+            self.start_one();
+        }
+        if self.threads == 0 {
+            return take((self.make)(thing));
+        }
+        while self.waiting.len() >= self.threads * OF_A_THREAD_MAX {
+            self.take_first(take)?;
+        }
+        let worker = self.next % self.workers.len();
+        self.next = worker + 1;
+        // There is room in it for as many as nobody has taken.
+        let sent = self.workers[worker].things.send(thing);
+        sent.map_err(|_| gone())?;
+        self.waiting.push_back((worker, cost));
+        self.taken.bytes += cost.bytes;
+        self.taken.pixels += cost.pixels;
+        Ok(())
+    }
+
+    /// Takes everything that was put in.
+    ///
+    /// # Errors
+    /// What `take` ends with; the rest is not taken then.
+    pub(crate) fn finish(&mut self, take: Take<'_, Out>) -> Result<(), Refusal> {
+        while !self.waiting.is_empty() {
+            self.take_first(take)?;
+        }
+        Ok(())
+    }
+
+    fn take_first(&mut self, take: Take<'_, Out>) -> Result<(), Refusal> {
+        let Some((worker, cost)) = self.waiting.pop_front() else {
+            return Ok(());
+        };
+        self.taken.bytes -= cost.bytes;
+        self.taken.pixels -= cost.pixels;
+        let made = self.workers[worker].made.recv();
+        take(made.map_err(|_| gone())?)
+    }
+
+    fn start_one(&mut self) {
+        let (things, to_make) = mpsc::sync_channel(OF_A_THREAD_MAX);
+        let (give, made) = mpsc::sync_channel(OF_A_THREAD_MAX);
+        if (self.start)(to_make, give) {
+            self.workers.push(Worker { things, made });
+        } else {
+            // The system has no more threads: slower, and the same.
+            self.threads = self.workers.len();
+        }
+    }
+}
+
+/// A thread that is gone has panicked, and the scope's end passes that on.
+fn gone() -> Refusal {
+    Refusal::new(Reason::DecodeFailed)
+}
+
+/// Makes `count` things on so many threads, and gives them to `each` in order.
 ///
 /// # Errors
 /// The first in order that `make` gives; what comes after it is not taken, and every thread ends with what it is at.
@@ -21,45 +181,17 @@ pub(crate) fn in_order<T: Send>(
     make: &(dyn Fn(usize) -> Result<T, Refusal> + Sync),
     each: &mut dyn FnMut(T),
 ) -> Result<(), Refusal> {
-    let threads = threads.min(count);
-    if threads < 2 {
-        for at in 0..count {
-            each(make(at)?);
-        }
-        return Ok(());
-    }
-    let carried = &decoder.carried();
-    thread::scope(|scope| -> Result<(), Refusal> {
-        let mut made: Vec<Option<Receiver<Result<T, Refusal>>>> = Vec::with_capacity(threads);
-        for first in 0..threads {
-            let (send, receive) = mpsc::sync_channel(WAITING_MAX);
-            let work = move || {
-                carried(&mut || {
-                    for at in (first..count).step_by(threads) {
-                        let one = make(at);
-                        let refused = one.is_err();
-                        // Nobody takes it where an earlier one was refused.
-                        if send.send(one).is_err() || refused {
-                            break;
-                        }
-                    }
-                });
-            };
-            let started = thread::Builder::new().spawn_scoped(scope, work);
-            made.push(started.is_ok().then_some(receive));
-        }
-        for at in 0..count {
-            let one = match &made[at % threads] {
-                // A thread that is gone has panicked, and the scope's end passes that on.
-                Some(made) => made
-                    .recv()
-                    .unwrap_or_else(|_| Err(Refusal::new(Reason::DecodeFailed))),
-                // The system has no more threads: slower, and the same.
-                None => make(at),
-            };
-            each(one?);
-        }
+    let mut take = |made: Result<T, Refusal>| -> Result<(), Refusal> {
+        each(made?);
         Ok(())
+    };
+    // The caller has chosen as many threads as there is room for.
+    let free = Cost::default();
+    ahead(decoder, (threads.min(count), free), make, |ahead| {
+        for at in 0..count {
+            ahead.put(at, free, &mut take)?;
+        }
+        ahead.finish(&mut take)
     })
 }
 
@@ -167,5 +299,50 @@ mod tests {
         // Of each thread one that is at work and blocks, and one that waits; and the one that was just taken.
         assert!((1..=5).contains(&most), "{most}");
         assert_eq!(made.load(SeqCst), 50);
+    }
+
+    /// What is in the hands of threads never costs more together than it may, but for one thing that does by itself.
+    #[test]
+    fn things_wait_until_there_is_room_for_them() {
+        const MOST: usize = 8;
+        let check = |costs: &[usize]| {
+            let (held, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let make = |cost: usize| -> usize {
+                let now = held.fetch_add(cost, SeqCst) + cost;
+                assert!(now <= MOST || now == cost, "{now}");
+                most.fetch_max(now, SeqCst);
+                cost
+            };
+            let mut order = Vec::new();
+            let mut take = |cost: usize| -> Result<(), Refusal> {
+                held.fetch_sub(cost, SeqCst);
+                order.push(cost);
+                Ok(())
+            };
+            let room = Cost {
+                bytes: MOST as u64,
+                pixels: u64::MAX,
+            };
+            let all = ahead(
+                Decoder::HERE,
+                (4, room),
+                &make,
+                |ahead: &mut Ahead<'_, usize, usize>| {
+                    for cost in costs {
+                        let of = Cost {
+                            bytes: *cost as u64,
+                            pixels: 1,
+                        };
+                        ahead.put(*cost, of, &mut take)?;
+                    }
+                    ahead.finish(&mut take)
+                },
+            );
+            assert_eq!(all.map_err(|refusal| refusal.reason), Ok(()));
+            assert_eq!((order.as_slice(), held.into_inner()), (costs, 0));
+            most.into_inner()
+        };
+        assert_eq!(check(&[3, 4, 5, 20, 8, 1, 1, 1, 1, 1, 1, 1]), 20);
+        assert!((5..=MOST).contains(&check(&[5, 5, 5, 1, 7, 2, 6])));
     }
 }

@@ -61,6 +61,27 @@ impl Archive {
 /// A broken, encrypted or otherwise packed archive, every limit, and when nobody waits for its files any more; members before
 /// the fault have been handed over.
 pub fn members(bytes: &[u8], limits: &Limits, each: &mut dyn FnMut(Member)) -> Result<(), Refusal> {
+    steps(bytes, limits, &mut |step| {
+        if let Step::File(member) = step {
+            each(member);
+        }
+    })
+}
+
+/// What happens to a file of an archive.
+pub(crate) enum Step {
+    /// So many bytes are unpacked next, as the archive says; never more, though perhaps less. Not said of the only file.
+    Comes(u64),
+    /// They are here.
+    File(Member),
+}
+
+/// As [`members`], with a word before each file is unpacked.
+pub(crate) fn steps(
+    bytes: &[u8],
+    limits: &Limits,
+    each: &mut dyn FnMut(Step),
+) -> Result<(), Refusal> {
     let mut budget = Budget {
         limits,
         entries: 0,
@@ -164,11 +185,7 @@ impl<R: Read> Read for AtMost<R> {
 }
 
 /// A tar, or one file without a name.
-fn gzip(
-    bytes: &[u8],
-    budget: &mut Budget<'_>,
-    each: &mut dyn FnMut(Member),
-) -> Result<(), Refusal> {
+fn gzip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Step)) -> Result<(), Refusal> {
     let limits = budget.limits;
     // A tar is longer than its files, by two blocks each at most and as many at its end as its writer likes.
     let of_tar = 2 * TAR_BLOCK_BYTES as u64 * (u64::from(limits.archive_entries_max) + 2);
@@ -195,7 +212,7 @@ fn gzip(
     } else {
         budget.entry()?;
         let (name, bytes) = (String::new(), budget.unpack(stream)?);
-        each(Member { name, bytes });
+        each(Step::File(Member { name, bytes }));
     }
     Ok(())
 }
@@ -209,7 +226,7 @@ fn is_hidden(name: &str) -> bool {
 fn tar(
     stream: &mut dyn Read,
     budget: &mut Budget<'_>,
-    each: &mut dyn FnMut(Member),
+    each: &mut dyn FnMut(Step),
 ) -> Result<(), Refusal> {
     loop {
         let mut header = [0; TAR_BLOCK_BYTES];
@@ -234,11 +251,12 @@ fn tar(
         let padding = size.wrapping_neg() % TAR_BLOCK_BYTES as u64;
         // '0' and NUL are files; links, folders and extended headers hold no image.
         if matches!(header[156], b'0' | 0) && !is_hidden(&name) {
+            each(Step::Comes(size));
             let bytes = budget.unpack(Read::take(&mut *stream, size))?;
             if bytes.len() as u64 != size {
                 return Err(Refusal::new(Reason::Truncated));
             }
-            each(Member { name, bytes });
+            each(Step::File(Member { name, bytes }));
         } else if pass(&mut *stream, size)? != size {
             return Err(Refusal::new(Reason::Truncated));
         }
@@ -320,9 +338,11 @@ impl Entry {
         let data = bytes
             .get(data..data + self.packed)
             .ok_or_else(|| Refusal::new(Reason::Truncated))?;
+        // One more than it says is enough to know that it lies.
+        let most = self.size as u64 + 1;
         let content = match self.method {
-            0 => budget.unpack(data)?,
-            8 => budget.unpack(DeflateDecoder::new(data))?,
+            0 => budget.unpack(data.take(most))?,
+            8 => budget.unpack(DeflateDecoder::new(data).take(most))?,
             _ => return Err(Refusal::new(Reason::Malformed)),
         };
         // A flipped bit may unpack without an error, and be a picture all the same.
@@ -337,7 +357,7 @@ impl Entry {
 }
 
 /// The central directory is what counts (APPNOTE 4.3.12): it alone has the sizes of streamed members.
-fn zip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> Result<(), Refusal> {
+fn zip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Step)) -> Result<(), Refusal> {
     const END_BYTES: usize = 22;
     const COMMENT_MAX: usize = 65_535;
     let from = bytes.len().saturating_sub(END_BYTES + COMMENT_MAX);
@@ -359,11 +379,12 @@ fn zip(bytes: &[u8], budget: &mut Budget<'_>, each: &mut dyn FnMut(Member)) -> R
         if entry.name.ends_with('/') || is_hidden(&entry.name) {
             continue;
         }
+        each(Step::Comes(entry.size as u64));
         let bytes = entry.unpack(bytes, budget)?;
-        each(Member {
+        each(Step::File(Member {
             name: entry.name,
             bytes,
-        });
+        }));
     }
     // The count has 16 bits: an archive of 65,537 files says one, and the study would be short of the others.
     let after = bytes.get(at..at + 4).unwrap_or_default();

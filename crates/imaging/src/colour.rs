@@ -4,6 +4,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use crate::dataset::{DataSet, Value};
+use crate::transform::{first_input, is_dim};
 use crate::{Reason, Refusal};
 
 /// YBR_FULL to RGB in place, interleaved, rounded half up. `bits`: depth of a sample.
@@ -57,17 +58,19 @@ const TABLES: [(Tag, Tag, Tag); 3] = [
 ];
 
 impl Palette {
-    pub(crate) fn read(elements: &DataSet<'_>) -> Result<Self, Refusal> {
+    /// `signed`: whether stored values can be negative.
+    pub(crate) fn read(elements: &DataSet<'_>, signed: bool) -> Result<Self, Refusal> {
         let (mut shape, mut columns) = (None, Vec::with_capacity(3));
         for (descriptor, data, segmented) in TABLES {
             let refuse = |tag| Refusal::at(Reason::UnsupportedLut, tag);
-            let numbers = elements
+            let described = elements
                 .value(descriptor)
-                .ok_or_else(|| refuse(descriptor))?
-                .words(&[VR::US, VR::SS])?;
+                .ok_or_else(|| refuse(descriptor))?;
+            let numbers = described.words(&[VR::US, VR::SS])?;
             let &[entries, first, bits] = numbers.as_slice() else {
                 return Err(refuse(descriptor));
             };
+            let first = first_input(&described, first, signed).ok_or_else(|| refuse(descriptor))?;
             // The three tables describe the same stored values.
             if *shape.get_or_insert((entries, first, bits)) != (entries, first, bits)
                 || !matches!(bits, 8 | 16)
@@ -90,9 +93,20 @@ impl Palette {
             if column.len() != entries {
                 return Err(refuse(data).found(format_args!("{} entries", column.len())));
             }
+            // Cut off, they would be other colours.
+            let largest = u16::MAX >> (16 - bits);
+            if column.iter().any(|entry| *entry > largest) {
+                return Err(refuse(data).found(format_args!("entries beyond {bits} bits")));
+            }
             columns.push(column);
         }
         let (_, first, bits) = shape.unwrap_or_default();
+        let most = columns.iter().flatten().copied().max().unwrap_or(0);
+        if bits == 16 && is_dim(most, bits) {
+            let tag = tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA;
+            return Err(Refusal::at(Reason::UnsupportedLut, tag)
+                .found("entries of fewer bits than the table says"));
+        }
         let entries =
             (0..columns[0].len()).map(|at| [columns[0][at], columns[1][at], columns[2][at]]);
         Ok(Self {
@@ -116,10 +130,8 @@ impl Palette {
 fn plain(value: &Value<'_>, entries: usize, bits: u16) -> Result<Vec<u16>, Refusal> {
     let bytes = value.bytes.len();
     if bits == 8 && bytes == entries.next_multiple_of(2) && bytes != entries * 2 {
-        return Ok(value.bytes[..entries]
-            .iter()
-            .map(|b| u16::from(*b))
-            .collect());
+        let bytes = value.packed().into_iter();
+        return Ok(bytes.take(entries).map(u16::from).collect());
     }
     value.words(&[VR::OW, VR::US])
 }

@@ -26,6 +26,9 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::IMAGE_ORIENTATION_PATIENT,
     tags::IMAGER_PIXEL_SPACING,
     tags::VIEW_POSITION,
+    tags::BODY_PART_EXAMINED,
+    tags::PATIENT_ORIENTATION,
+    tags::NOMINAL_SCANNED_PIXEL_SPACING,
     tags::SAMPLES_PER_PIXEL,
     tags::PHOTOMETRIC_INTERPRETATION,
     tags::PLANAR_CONFIGURATION,
@@ -46,6 +49,8 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::WINDOW_WIDTH,
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
+    tags::RESCALE_TYPE,
+    tags::MODALITY_LUT_TYPE,
     tags::VOILUT_FUNCTION,
     tags::LOSSY_IMAGE_COMPRESSION,
     tags::MODALITY_LUT_SEQUENCE,
@@ -73,6 +78,7 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::PIXEL_MEASURES_SEQUENCE,
     tags::DIMENSION_ORGANIZATION_TYPE,
     tags::CONCATENATION_UID,
+    tags::IN_CONCATENATION_TOTAL_NUMBER,
     tags::TOTAL_PIXEL_MATRIX_COLUMNS,
     tags::TOTAL_PIXEL_MATRIX_ROWS,
     tags::OPTICAL_PATH_SEQUENCE,
@@ -82,6 +88,27 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::COLUMN_POSITION_IN_TOTAL_IMAGE_PIXEL_MATRIX,
     tags::ROW_POSITION_IN_TOTAL_IMAGE_PIXEL_MATRIX,
 ];
+
+/// Adds an element of `bytes` to the kept ones, if it is one of those that are read.
+///
+/// # Errors
+/// One that is there already with another value: some readers take the first, some the last.
+pub(crate) fn keep(kept: &mut Vec<Extent>, element: &Extent, bytes: &[u8]) -> Result<(), Refusal> {
+    if !KEPT.contains(&element.tag) {
+        return Ok(());
+    }
+    let value = |extent: &Extent| &bytes[extent.value.clone()];
+    match kept.iter().find(|one| one.tag == element.tag) {
+        Some(one) if value(one) != value(element) => {
+            Err(Refusal::at(Reason::Malformed, element.tag).found("two values of one element"))
+        }
+        Some(_) => Ok(()),
+        None => {
+            kept.push(element.clone());
+            Ok(())
+        }
+    }
+}
 
 /// The kept elements of a data set or of an item, where they lie.
 #[derive(Clone, Debug)]
@@ -115,10 +142,7 @@ impl<'a> DataSet<'a> {
     fn read(bytes: &'a [u8], encoding: VrEncoding) -> Result<Self, Refusal> {
         let mut elements = Vec::new();
         for element in Elements::new(bytes, encoding) {
-            let element = element?;
-            if KEPT.contains(&element.tag) {
-                elements.push(element);
-            }
+            keep(&mut elements, &element?, bytes)?;
         }
         Ok(Self::new(bytes, encoding, elements))
     }
@@ -243,6 +267,14 @@ impl<'a> Value<'a> {
         std::str::from_utf8(self.bytes)
             .map(|text| text.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
             .map_err(|_| Refusal::at(Reason::InvalidAttribute, self.tag))
+    }
+
+    /// Bytes, also of what was written as words: two in each, the first one in its low byte.
+    pub(crate) fn packed(&self) -> Vec<u8> {
+        let swapped = self.encoding == VrEncoding::ExplicitBigEndian && self.vr == Some(*b"OW");
+        let at = |at: usize| if swapped { at ^ 1 } else { at };
+        let bytes = (0..self.bytes.len()).filter_map(|index| self.bytes.get(at(index)));
+        bytes.copied().collect()
     }
 
     /// 16-bit words.

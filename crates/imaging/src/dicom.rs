@@ -159,9 +159,10 @@ impl<'a> File<'a> {
         const RATIO_ERROR_MAX: f64 = 0.01;
         let measures = self.groups.of(frame, tags::PIXEL_MEASURES_SEQUENCE)?;
         let top = &self.header.elements;
-        let candidates: [(&DataSet<'_>, Tag, VR); 3] = [
+        let candidates: [(&DataSet<'_>, Tag, VR); 4] = [
             (&measures, tags::PIXEL_SPACING, VR::DS),
             (top, tags::IMAGER_PIXEL_SPACING, VR::DS),
+            (top, tags::NOMINAL_SCANNED_PIXEL_SPACING, VR::DS),
             (top, tags::PIXEL_ASPECT_RATIO, VR::IS),
         ];
         for (elements, tag, vr) in candidates {
@@ -190,6 +191,58 @@ impl<'a> File<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The windows of CT are in Hounsfield units. Maps of iodine, of density or of the effective atomic number are CT too, and a
+    /// file that lost its rescale would be shown brighter by what was taken from it.
+    pub(crate) fn refuse_not_hounsfield(&self, frame: u32) -> Result<(), Refusal> {
+        let elements = self
+            .groups
+            .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
+        let refuse = |tag| Err(Refusal::at(Reason::NotHounsfield, tag));
+        if let Some(item) = elements.first_item(tags::MODALITY_LUT_SEQUENCE)? {
+            return match item.text(tags::MODALITY_LUT_TYPE, VR::LO)? {
+                Some("HU") => Ok(()),
+                _ => refuse(tags::MODALITY_LUT_TYPE),
+            };
+        }
+        if elements.value(tags::RESCALE_INTERCEPT).is_none() {
+            return refuse(tags::RESCALE_INTERCEPT);
+        }
+        match elements.text(tags::RESCALE_TYPE, VR::LO)? {
+            None | Some("HU" | "US") => Ok(()),
+            Some(_) => refuse(tags::RESCALE_TYPE),
+        }
+    }
+
+    /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body
+    /// are shown like has no one way up; Field of View Horizontal Flip says what was done on the way, and not how it lies now.
+    pub(crate) fn refuse_turned_chest(&self) -> Result<(), Refusal> {
+        let text = |tag| self.header.text(tag, VR::CS);
+        let chest = matches!(
+            text(tags::BODY_PART_EXAMINED)?,
+            Some("CHEST" | "THORAX" | "LUNG")
+        );
+        let (true, Some(orientation)) = (chest, text(tags::PATIENT_ORIENTATION)?) else {
+            return Ok(());
+        };
+        let view = text(tags::VIEW_POSITION)?.unwrap_or_default();
+        let frontal = view.starts_with("PA") || view.starts_with("AP");
+        // The first letter of each is the main one (C.7.6.1.1.1).
+        let mut directions = orientation
+            .split('\\')
+            .map(|direction| direction.trim().chars().next());
+        let (row, column) = (directions.next().flatten(), directions.next().flatten());
+        let across = match row {
+            None | Some('L') => true,
+            Some('A' | 'P') => !frontal,
+            Some(_) => false,
+        };
+        if across && matches!(column, None | Some('F')) {
+            Ok(())
+        } else {
+            Err(Refusal::at(Reason::NotUpright, tags::PATIENT_ORIENTATION))
+        }
     }
 
     /// A presentation LUT other than the plain one has no known right place before a model.

@@ -72,16 +72,6 @@ pub struct Placement {
     pub scale: f64,
 }
 
-impl Placement {
-    /// The original position, in pixels, of a position in the frame, in pixels. May lie in the padding, outside the original.
-    pub fn to_original(&self, frame_x: f64, frame_y: f64) -> (f64, f64) {
-        (
-            frame_x / self.scale - f64::from(self.pad_left_pixels),
-            frame_y / self.scale - f64::from(self.pad_top_pixels),
-        )
-    }
-}
-
 /// The window that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Window {
@@ -299,5 +289,7 @@ words! {
         CurrentExamination = "CURRENT_EXAMINATION",
         /// Of a comparison: no header says which image was taken first; they are in the order of the request.
         OrderAsGiven = "ORDER_AS_GIVEN",
+        /// The file does not say what it shows: the modality is the one that the job gave.
+        ModalityAsGiven = "MODALITY_AS_GIVEN",
     }
 }

@@ -76,6 +76,32 @@ impl Place {
     pub(crate) fn is_axial(&self) -> bool {
         cross(self.row, self.column)[2].abs() > AXIAL_COSINE
     }
+
+    /// Whether it lies as such slices are looked at: columns to the patient's left, of a sagittal one to the front or back, and
+    /// rows to the feet, of an axial one to the back. In axes of the patient, +x is left, +y back, +z head (C.7.6.2.1.1).
+    /// A slice that is none of the three has no one way up.
+    pub(crate) fn is_upright(&self) -> bool {
+        const LEFT: (usize, bool) = (0, true);
+        let across = cross(self.row, self.column);
+        let (normal, _) = main_axis(across);
+        if across[normal].abs() <= AXIAL_COSINE {
+            return true;
+        }
+        let row = main_axis(self.row);
+        let down = if normal == 2 { (1, true) } else { (2, false) };
+        main_axis(self.column) == down && (row == LEFT || normal == 0 && row.0 == 1)
+    }
+}
+
+/// The axis that a direction lies along most, and whether it goes to its positive end.
+fn main_axis(direction: [f64; 3]) -> (usize, bool) {
+    let mut axis = 0;
+    for other in [1, 2] {
+        if direction[other].abs() > direction[axis].abs() {
+            axis = other;
+        }
+    }
+    (axis, direction[axis] > 0.0)
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
@@ -88,4 +114,40 @@ fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
         a[2] * b[0] - a[0] * b[2],
         a[0] * b[1] - a[1] * b[0],
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(row: [f64; 3], column: [f64; 3], expected: bool) {
+        let along = 0.0;
+        let place = Place { row, column, along };
+        assert_eq!(place.is_upright(), expected, "{place:?}");
+    }
+
+    #[test]
+    fn slices_are_upright_or_mirrored_or_turned() {
+        let (left, back, head) = ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]);
+        let minus = |v: [f64; 3]| v.map(|number| -number);
+        // Axial: as usual; mirrored, seen from behind, on the belly, on its side.
+        check(left, back, true);
+        check(minus(left), back, false);
+        check(left, minus(back), false);
+        check(minus(left), minus(back), false);
+        check(back, minus(left), false);
+        // Coronal, and sagittal from either side.
+        check(left, minus(head), true);
+        check(minus(left), minus(head), false);
+        check(left, head, false);
+        check(back, minus(head), true);
+        check(minus(back), minus(head), true);
+        check(back, head, false);
+        // Tilted within its plane, and out of it.
+        check([0.9, 0.436, 0.0], [-0.436, 0.9, 0.0], true);
+        check([0.57, 0.82, 0.0], [0.0, 0.0, -1.0], true);
+        check([-0.7, 0.714, 0.0], [0.0, 0.0, -1.0], true);
+        check(left, [0.0, 0.9272, -0.3746], true);
+    }
 }

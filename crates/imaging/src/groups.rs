@@ -7,6 +7,15 @@ use dicom_dictionary_std::tags;
 use crate::dataset::DataSet;
 use crate::{Reason, Refusal};
 
+/// The groups that are looked into, each of which is either shared or every frame's own (C.7.6.16.1.1).
+const GROUPS: [Tag; 5] = [
+    tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE,
+    tags::FRAME_VOILUT_SEQUENCE,
+    tags::PLANE_POSITION_SEQUENCE,
+    tags::PLANE_ORIENTATION_SEQUENCE,
+    tags::PIXEL_MEASURES_SEQUENCE,
+];
+
 /// The groups of a file.
 #[derive(Debug)]
 pub(crate) struct Groups<'a> {
@@ -17,7 +26,8 @@ pub(crate) struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     /// # Errors
-    /// A file that has groups for another number of frames than it has frames.
+    /// A file that has groups for another number of frames than it has frames, or one group both shared and of a frame: the two
+    /// may contradict each other.
     pub(crate) fn read(top: &DataSet<'a>, frames: u32) -> Result<Self, Refusal> {
         let per_frame = top.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?;
         if !per_frame.is_empty() && per_frame.len() != frames as usize {
@@ -30,9 +40,17 @@ impl<'a> Groups<'a> {
                 per_frame.len()
             )));
         }
+        let shared = top.first_item(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?;
+        for group in GROUPS {
+            let has = |item: &DataSet<'_>| item.value(group).is_some();
+            if shared.as_ref().is_some_and(has) && per_frame.iter().any(has) {
+                return Err(Refusal::at(Reason::InvalidAttribute, group)
+                    .found("a functional group both shared and of a frame"));
+            }
+        }
         Ok(Self {
             top: top.clone(),
-            shared: top.first_item(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?,
+            shared,
             per_frame,
         })
     }

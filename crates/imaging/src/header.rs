@@ -7,7 +7,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use flate2::bufread::DeflateDecoder;
 
-use crate::dataset::{DataSet, KEPT};
+use crate::dataset::{DataSet, keep};
 use crate::elements::{Elements, Extent, VrEncoding};
 use crate::sniff::{DICOM_MAGIC, META_START, PREAMBLE_BYTES, bare_encoding};
 use crate::{Limits, Reason, Refusal, archive};
@@ -193,8 +193,7 @@ pub(crate) fn read<'a>(opened: &'a Opened<'_>, limits: &Limits) -> Result<Header
             tag if (0x6000..=0x601e).contains(&tag.group()) => {
                 overlays.add(tag, &data_set[value(&element)], encoding);
             }
-            tag if KEPT.contains(&tag) => kept.push(element.clone()),
-            _ => {}
+            _ => keep(&mut kept, &element, data_set)?,
         }
         if element.whole.end as u64 > limits.header_bytes_max {
             return Err(Refusal::new(Reason::TooLarge)

@@ -6,8 +6,8 @@
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
 //! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
-//! `square` (padding and resize), `ahead` (several frames at a time); `picture` for PNG and JPEG, `tiff`; `parts` (archives),
-//! `pair` (prior and current).
+//! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`; `parts`
+//! (archives), `pair` (prior and current).
 //! What keeps patients out: `burned_in` and `lettering` (text in pixels, by header and by looking), `screen` (text of tasks),
 //! `deidentify` (objects that leave).
 
@@ -71,8 +71,8 @@ pub use lettering::{
 pub use options::{FRAME_SIDE_MAX, Limits, Options, OptionsError};
 pub use pair::{Examination, PairOrder, examination, pair_order};
 pub use parts::{
-    EachSlice, Part, ReadInput, decode_parts, is_dicom_directory, prepare_parts, read_input,
-    unpacks,
+    EachSlice, Part, ReadInput, decode_parts, files_beside, is_dicom_directory, prepare_parts,
+    read_input, unpacks,
 };
 pub use png::{PngError, frame_to_png};
 pub use refusal::{ElementTag, Reason, Refusal};

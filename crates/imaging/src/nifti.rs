@@ -315,6 +315,8 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
         acquisition: 0,
         localiser: false,
         derived: false,
+        part_of: None,
+        unusable: None,
         rows: rows as u32,
         columns: columns as u32,
         frames,

@@ -97,7 +97,7 @@ impl Options {
         Self { limits, ..self }
     }
 
-    /// The same with frames of one file made on so many threads at most.
+    /// The same with frames of one file, or files of one archive, made on so many threads at most.
     #[must_use]
     pub fn on_threads(mut self, threads_max: u32) -> Self {
         self.limits.threads_max = threads_max;
@@ -139,14 +139,14 @@ pub struct Limits {
     pub archive_entries_max: u32,
     /// Bytes of all files of one archive together, unpacked.
     pub archive_bytes_max: u64,
-    /// Bytes that are unpacked at a time: a file of an archive, and the data set of a deflated one.
+    /// Bytes that are unpacked at a time: files of an archive, and the data set of a deflated one.
     pub unpacked_bytes_max: u64,
     /// Bytes of everything before the pixel data.
     pub header_bytes_max: u64,
     /// Decoded bytes for each compressed byte.
     pub compression_ratio_max: u32,
-    /// Threads that make frames of one file, where frames of its size may be at work together: with no more pixels than one
-    /// frame may have. What comes out is the same for any number; 0 is 1.
+    /// Threads that make frames of one file, or files of one archive, as far as they may be at work together: with no more pixels
+    /// than one frame may have, and with no more bytes than may be unpacked. What comes out is the same for any number; 0 is 1.
     pub threads_max: u32,
     /// Who decodes JPEG 2000: what a broken codestream may cost is its process. It also says when nobody waits any more, so
     /// that nothing more is decoded, whatever the format.

@@ -1,11 +1,15 @@
 //! One input of a job: a file, or an archive whose members are the files. One member is in memory at a time, and of a medium
 //! that holds a DICOMDIR only what is DICOM is looked at: viewers, licences and icons lie beside studies on every such disc.
 
+use dicom_dictionary_std::tags;
+
+use crate::ahead::{Ahead, Cost, ahead};
+use crate::archive::{Step, steps};
 use crate::pair::join;
 use crate::volume::each_slice;
 use crate::{
     Archive, Decoded, Examination, Format, Frame, FrameInfo, Identifiers, Limits, Options,
-    Prepared, Reason, Refusal, SlicePlan, header, members, prepare, sniff,
+    Prepared, Reason, Refusal, SlicePlan, decode_slices, header, picture, prepare, slide, sniff,
 };
 
 /// One file of an input.
@@ -107,61 +111,177 @@ fn each_part(
             outcome,
         }]);
     }
-    if bytes.len() as u64 > options.limits().file_bytes_max {
+    let limits = options.limits();
+    if bytes.len() as u64 > limits.file_bytes_max {
         return Err(Refusal::new(Reason::TooLarge).found(format_args!("{} bytes", bytes.len())));
     }
-    let (mut parts, mut frames, mut dicom) = (Vec::new(), 0, Vec::new());
-    let (mut slices, mut pixels) = (0, 0);
-    let (mut directory, mut no_room, mut fault) = (false, None, None);
-    members(bytes, options.limits(), &mut |member| {
-        if frames > frames_max as usize || no_room.is_some() || fault.is_some() {
-            // What follows is not decoded; the whole is refused below.
-            return;
-        }
-        let beside = options.beside(&member.bytes);
-        let mut outcome = prepare(&member.bytes, &beside);
-        fault = also(&member.bytes, beside.limits()).err();
-        let number = parts.len() as u32;
+    let make = |file: Vec<u8>| {
+        let outcome = prepare(&file, &options.beside(&file));
+        (file, outcome)
+    };
+    let mut read = ReadParts {
+        options,
+        frames_max: frames_max as usize,
+        also,
+        taken,
+        parts: Vec::new(),
+        dicom: Vec::new(),
+        frames: 0,
+        slices: 0,
+        pixels: 0,
+    };
+    ahead(
+        limits.codestreams,
+        (threads(options), room(limits)),
+        &make,
+        |ahead: &mut Ahead<'_, Vec<u8>, PreparedFile>| {
+            let mut take = |file: PreparedFile| read.take(file);
+            let mut ended = Ok(());
+            let opened = steps(bytes, limits, &mut |step| {
+                if ended.is_ok() {
+                    ended = match step {
+                        Step::Comes(bytes) => ahead.make_room(Cost { bytes, pixels: 0 }, &mut take),
+                        Step::File(member) => match cost(&member.bytes, options) {
+                            Some(cost) => ahead.put(member.bytes, cost, &mut take),
+                            None => ahead
+                                .finish(&mut take)
+                                .and_then(|()| take(make(member.bytes))),
+                        },
+                    };
+                }
+            });
+            // What came before a fault of the archive counts as it does on one thread.
+            ended = ended.and_then(|()| ahead.finish(&mut take));
+            opened.and(ended)
+        },
+    )?;
+    Ok(read.whole())
+}
+
+/// A file of an archive, and what it became.
+type PreparedFile = (Vec<u8>, Result<Prepared, Refusal>);
+
+/// What was read of the files of an archive so far.
+struct ReadParts<'a> {
+    options: &'a Options,
+    frames_max: usize,
+    also: Also<'a>,
+    taken: Taken<'a>,
+    parts: Vec<Part>,
+    /// Which of them are DICOM files.
+    dicom: Vec<bool>,
+    frames: usize,
+    slices: u64,
+    /// That were looked at for the slices.
+    pixels: u64,
+}
+
+impl ReadParts<'_> {
+    /// Takes the next file.
+    ///
+    /// # Errors
+    /// What refuses the whole archive, whose other files are then unpacked and no more.
+    fn take(&mut self, (file, mut outcome): PreparedFile) -> Result<(), Refusal> {
+        let limits = self.options.limits();
+        let fault = (self.also)(&file, &limits.beside(&file));
+        let number = self.parts.len() as u32;
         match &mut outcome {
             Ok(Prepared::Frames(decoded)) => {
-                frames += decoded.frames.len();
-                if frames <= frames_max as usize && fault.is_none() {
-                    taken(Some(number), decoded);
+                self.frames += decoded.frames.len();
+                if self.frames > self.frames_max {
+                    return Err(Refusal::new(Reason::TooManyFrames)
+                        .found(format_args!("more than {}", self.frames_max)));
                 }
+                fault?;
+                (self.taken)(Some(number), decoded);
+            }
+            // Not the fault of that file alone: with more room for all of the archive it may be good.
+            Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
+                return Err(refusal.clone());
             }
             Ok(Prepared::Slices(of_file)) => {
-                slices += u64::from(of_file.count());
-                pixels += of_file.pixels();
-                let too_many = options.limits().check_volume(slices, pixels).err();
-                fault = fault.take().or(too_many);
+                fault?;
+                self.slices += u64::from(of_file.count());
+                self.pixels += of_file.pixels();
+                limits.check_volume(self.slices, self.pixels)?;
             }
-            Err(refusal) if refusal.reason == Reason::UnpackedTooLarge => {
-                no_room.get_or_insert(refusal.clone());
-            }
-            _ => {}
+            _ => fault?,
         }
-        directory |= matches!(&outcome, Err(refusal) if refusal.reason == Reason::DicomDirectory);
-        dicom.push(sniff(&member.bytes) == Ok(Format::Dicom));
-        parts.push(Part {
+        self.dicom.push(sniff(&file) == Ok(Format::Dicom));
+        self.parts.push(Part {
             member: Some(number),
             outcome,
         });
-    })?;
-    if frames > frames_max as usize {
-        return Err(
-            Refusal::new(Reason::TooManyFrames).found(format_args!("more than {frames_max}"))
-        );
+        Ok(())
     }
-    // Not the fault of that file alone: with more room for all of the archive it may be good.
-    if let Some(refusal) = no_room.or(fault) {
-        return Err(refusal);
-    }
-    if directory {
-        for (part, _) in parts.iter_mut().zip(dicom).filter(|(_, dicom)| !dicom) {
-            part.outcome = Err(Refusal::new(Reason::BesideDirectory));
+
+    /// All of them.
+    fn whole(self) -> Vec<Part> {
+        let mut parts = self.parts;
+        let is_directory = |part: &Part| matches!(&part.outcome, Err(refusal) if refusal.reason == Reason::DicomDirectory);
+        if parts.iter().any(is_directory) {
+            let beside = parts.iter_mut().zip(self.dicom).filter(|(_, dicom)| !dicom);
+            for (part, _) in beside {
+                part.outcome = Err(Refusal::new(Reason::BesideDirectory));
+            }
         }
+        parts
     }
-    Ok(parts)
+}
+
+/// Threads that make the files of an archive. Where text is looked for it is one, as it is for the frames of a file.
+fn threads(options: &Options) -> usize {
+    if options.text_check().is_some() {
+        1
+    } else {
+        options.limits().threads_max as usize
+    }
+}
+
+/// What the files of an archive that nobody has taken yet may cost together: as many bytes as may be unpacked at a time, and as
+/// many pixels as one frame may have.
+fn room(limits: &Limits) -> Cost {
+    Cost {
+        bytes: limits.unpacked_bytes_max,
+        pixels: limits.frame_pixels_max,
+    }
+}
+
+/// What a file costs while it is made beside others; `None` for one that is made alone: with several frames, for which there are
+/// threads besides, with something in it that is unpacked, or without a word about its size where that is looked for.
+fn cost(bytes: &[u8], options: &Options) -> Option<Cost> {
+    let (width, height) = match sniff(bytes).ok()? {
+        Format::Dicom => single_frame(bytes, options.limits())?,
+        format => picture::size(bytes, format)?,
+    };
+    let side = u64::from(width.max(height));
+    Some(Cost {
+        bytes: bytes.len() as u64,
+        // u32 squared fits into u64.
+        pixels: side * side,
+    })
+}
+
+/// Columns and rows of a DICOM file with one frame, which is no part of a slide.
+fn single_frame(bytes: &[u8], limits: &Limits) -> Option<(u32, u32)> {
+    if header::is_deflated(bytes) {
+        return None;
+    }
+    let opened = header::open(bytes, limits).ok()?;
+    let header = header::read(&opened, limits).ok()?;
+    let frames = header.elements.integer(tags::NUMBER_OF_FRAMES).ok()?;
+    let side = |tag| header.u16(tag).ok().flatten().map(u32::from);
+    (frames.unwrap_or(1) == 1 && !slide::is_tiled(&header))
+        .then_some((side(tags::COLUMNS)?, side(tags::ROWS)?))
+}
+
+/// How many files like this one may be made at a time in the room of one that may be as large as a file may be: up to
+/// [`Limits::threads_max`], and one of those that are made alone or looked at for text.
+pub fn files_beside(bytes: &[u8], options: &Options) -> u32 {
+    let most = options.limits().frame_pixels_max;
+    let fitting = cost(bytes, options).map_or(1, |cost| most / cost.pixels.max(1));
+    // At most threads_max, which has 32 bits.
+    fitting.clamp(1, threads(options).max(1) as u64) as u32
 }
 
 /// Whether reading these bytes unpacks some of them, so that it takes memory besides: archives, and deflated data sets.
@@ -205,28 +325,79 @@ pub fn decode_parts(
     each: EachSlice<'_>,
 ) -> Result<(), Refusal> {
     let of = |member: Option<u32>| wanted.iter().find(|(of, _)| *of == member);
-    let mut file = |(member, frames): &(Option<u32>, Vec<u32>),
-                    bytes: &[u8],
-                    options: &Options|
-     -> Result<(), Refusal> {
-        let mut ended = Ok(());
-        let decoded = each_slice(bytes, frames, plan, options, &mut |frame, info| {
-            if ended.is_ok() {
-                ended = each(*member, Ok((frame, info)));
-            }
-        });
-        ended?;
-        decoded.or_else(|refusal| each(*member, Err(refusal)))
-    };
     if let Some(wanted) = of(None) {
-        return file(wanted, bytes, options);
+        return decode_part(bytes, wanted, plan, options, each);
     }
-    let (mut number, mut decoded) = (0, Ok(()));
-    members(bytes, options.limits(), &mut |member| {
-        if let (Some(wanted), Ok(())) = (of(Some(number)), &decoded) {
-            decoded = file(wanted, &member.bytes, &options.beside(&member.bytes));
+    let limits = options.limits();
+    let make = |(wanted, file): WantedFile<'_>| -> DecodedFile {
+        let (member, frames) = wanted;
+        let decoded = decode_slices(&file, frames, plan, &options.beside(&file));
+        (*member, decoded)
+    };
+    let (mut number, mut ended) = (0, Ok(()));
+    ahead(
+        limits.codestreams,
+        (threads(options), room(limits)),
+        &make,
+        |ahead: &mut Ahead<'_, WantedFile<'_>, DecodedFile>| {
+            let opened = steps(bytes, limits, &mut |step| {
+                let mut take = |file: DecodedFile| give(file, each);
+                let member = match step {
+                    _ if ended.is_err() => return,
+                    Step::Comes(bytes) => {
+                        ended = ahead.make_room(Cost { bytes, pixels: 0 }, &mut take);
+                        return;
+                    }
+                    Step::File(member) => member.bytes,
+                };
+                let wanted = of(Some(number));
+                number += 1;
+                let Some(wanted) = wanted else { return };
+                ended = match cost(&member, options) {
+                    Some(cost) if wanted.1.len() == 1 => {
+                        ahead.put((wanted, member), cost, &mut take)
+                    }
+                    _ => ahead.finish(&mut take).and_then(|()| {
+                        decode_part(&member, wanted, plan, &options.beside(&member), each)
+                    }),
+                };
+            });
+            // What came before a fault of the archive is given away as it is on one thread.
+            ended = ended.and_then(|()| ahead.finish(&mut |file: DecodedFile| give(file, each)));
+            opened.and(ended)
+        },
+    )
+}
+
+/// The file of a member, and its frames that are wanted.
+type Wanted = (Option<u32>, Vec<u32>);
+type WantedFile<'a> = (&'a Wanted, Vec<u8>);
+/// What became of them.
+type DecodedFile = (Option<u32>, Result<Vec<(Frame, FrameInfo)>, Refusal>);
+
+fn give((member, decoded): DecodedFile, each: EachSlice<'_>) -> Result<(), Refusal> {
+    match decoded {
+        Ok(frames) => frames
+            .into_iter()
+            .try_for_each(|frame| each(member, Ok(frame))),
+        Err(refusal) => each(member, Err(refusal)),
+    }
+}
+
+/// One file by itself: its frames are given away as they are made.
+fn decode_part(
+    bytes: &[u8],
+    (member, frames): &Wanted,
+    plan: &SlicePlan,
+    options: &Options,
+    each: EachSlice<'_>,
+) -> Result<(), Refusal> {
+    let mut ended = Ok(());
+    let decoded = each_slice(bytes, frames, plan, options, &mut |frame, info| {
+        if ended.is_ok() {
+            ended = each(*member, Ok((frame, info)));
         }
-        number += 1;
-    })?;
-    decoded
+    });
+    ended?;
+    decoded.or_else(|refusal| each(*member, Err(refusal)))
 }

@@ -11,7 +11,25 @@ use jpeg_decoder::{Decoder, PixelFormat};
 use crate::codec::guarded;
 use crate::codec::jpeg::picture as jpeg;
 use crate::square::Picture;
-use crate::{Limits, Note, Reason, Refusal};
+use crate::{Format, Limits, Note, Reason, Refusal};
+
+/// Columns and rows of a PNG or JPEG, where its beginning says so.
+pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
+    // The image header comes first (ISO 15948, 11.2.2).
+    const PNG_SIZE_AT: usize = 16;
+    let png = |at: usize| {
+        let four = bytes.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_be_bytes(four))
+    };
+    match format {
+        Format::Png => Some((png(PNG_SIZE_AT)?, png(PNG_SIZE_AT + 4)?)),
+        Format::Jpeg => {
+            let info = guarded(|| jpeg::read_info(&mut Decoder::new(Cursor::new(bytes)))).ok()?;
+            Some((info.width.into(), info.height.into()))
+        }
+        _ => None,
+    }
+}
 
 /// Decodes a PNG.
 pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {

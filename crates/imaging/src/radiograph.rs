@@ -32,6 +32,7 @@ pub(crate) fn decode(
         );
     }
     file.refuse_non_square(0)?;
+    file.refuse_turned_chest()?;
     let transform = file.transform(0)?;
     file.refuse_presentation_lut()?;
     let mut notes = file.notes()?;
@@ -48,6 +49,10 @@ pub(crate) fn decode(
     };
     let cells = file.frames()?.decode(0)?;
     let grey = to_grey(&cells.values, image, &look)?;
+    // A window beside all of its values leaves a film of one level.
+    if grey.levels.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Err(Refusal::at(Reason::FlatImage, tags::WINDOW_CENTER));
+    }
     notes.extend(grey.notes);
     let picture = Picture {
         width: image.columns,

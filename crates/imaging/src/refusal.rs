@@ -123,12 +123,13 @@ reasons! {
     VideoNotSupported, "VIDEO_NOT_SUPPORTED", "the file holds video", "still images";
     ModalityNotSupportedYet, "MODALITY_NOT_SUPPORTED_YET", "this version does not turn this modality into frames yet", "CR, DX, MG, CT, MR, and the photographs XC, OP, OPT, ES, GM, DMS, DM and SM";
     MultiFrameNotSupportedYet, "MULTI_FRAME_NOT_SUPPORTED_YET", "this version does not take several frames of this kind yet", "one frame a radiograph or picture; any number of CT and MR slices";
-    UnsupportedPhotometric, "UNSUPPORTED_PHOTOMETRIC", "the photometric interpretation is not one that is known to decode right", "MONOCHROME1, MONOCHROME2 and PALETTE COLOR with one sample a pixel; RGB, YBR_FULL, YBR_FULL_422, YBR_RCT and YBR_ICT with three; grey ones only for CR, DX, MG, CT and MR";
+    UnsupportedPhotometric, "UNSUPPORTED_PHOTOMETRIC", "the photometric interpretation is not one that is known to decode right", "MONOCHROME1, MONOCHROME2 and PALETTE COLOR with one sample a pixel; RGB, YBR_FULL, YBR_FULL_422, YBR_RCT and YBR_ICT with three; grey ones only for CR, DX, MG and CT, MONOCHROME2 for MR";
     UnsupportedBits, "UNSUPPORTED_BITS", "the bit depth is not one that is known to decode right", "8, 16 or 32 bits allocated (1 where native and grey), 1 to that many stored, high bit = stored - 1";
     RescaleUnknownType, "RESCALE_UNKNOWN_TYPE", "a rescale element has a value representation that is not decimal text", "rescale slope and intercept with VR DS, or UN that holds decimal text";
     InvalidRescale, "INVALID_RESCALE", "rescale slope and intercept do not form a usable line", "both present and finite, slope not zero";
+    NotHounsfield, "NOT_HOUNSFIELD", "the values of a CT are not known to be Hounsfield units", "rescale slope and intercept, or a Modality LUT of type HU; Rescale Type HU, US (unspecified) or none";
     InvalidWindow, "INVALID_WINDOW", "the window is unusable", "VR DS, as many centres as widths, finite, widths >= 1 for LINEAR and > 0 otherwise, function LINEAR, LINEAR_EXACT or SIGMOID";
-    UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Presentation LUT Sequence; Presentation LUT Shape IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1; Modality and VOI LUT with 1 to 65536 entries of 8 to 16 bits, the latter with a whole-numbered rescale; palettes of three equally long tables";
+    UnsupportedLut, "UNSUPPORTED_LUT", "a lookup table is not one that is known to be applied right", "no Presentation LUT Sequence; Presentation LUT Shape IDENTITY with MONOCHROME2 and INVERSE with MONOCHROME1; a Modality LUT or a rescale, not both; Modality and VOI LUT with 1 to 65536 entries of 8 to 16 bits and a first value with the sign of its input, the latter with a whole-numbered rescale; palettes of three equally long tables; entries of VOI LUTs and palettes that fit their bits and use them";
     PixelDataMismatch, "PIXEL_DATA_MISMATCH", "the decoded image does not match the header", "pixel data with the rows, columns and bits the header declares";
     DecodeFailed, "DECODE_FAILED", "the compressed image cannot be decoded", "images that a standard decoder reads without error";
     DecoderCrashed, "DECODER_CRASHED", "the decoder broke off at the compressed image, twice", "images that a standard decoder reads without error";
@@ -149,6 +150,7 @@ reasons! {
     NotAxial, "NOT_AXIAL", "the volume is not axial, as the model was trained on", "axial series, or a single slice";
     SamePosition, "SAME_POSITION", "the series has several images at one position", "one slice at each position";
     SliceGap, "SLICE_GAP", "slices are missing within the series", "steps between slices that are at most 1.5 times the usual one";
+    NotUpright, "NOT_UPRIGHT", "the header says that the image lies mirrored or turned", "slices with columns to the patient's left, of sagittal ones to the front or back, and rows to the feet, of axial ones to the back; chest films with rows to the feet, frontal ones with columns to the left (`L\\F`)";
     NonSquarePixels, "NON_SQUARE_PIXELS", "the pixels are not square", "pixel spacing and aspect ratio that differ by at most 1 %";
     BurnedInAnnotation, "BURNED_IN_ANNOTATION", "the pixels may carry text about the patient", "Burned In Annotation NO; nothing said by radiographs and slices that are no secondary captures, screen shots or digitised film; anything for tenants whose operator allows it";
     BurnedInText, "BURNED_IN_TEXT", "text was found in the pixels", "images in which the program that reads text finds no words but marks of side, view and position; anything where the operator lets it be painted over";
@@ -160,7 +162,7 @@ reasons! {
     AcquisitionUnknown, "ACQUISITION_UNKNOWN", "nothing says which of the two images was taken first", "for a comparison, DICOM files with the date of acquisition or of the study, and its time where both are of one day; or two images without a header, prior first";
     SameAcquisition, "SAME_ACQUISITION", "both images were taken at the same time", "for a comparison, a prior and a current examination";
     DifferentPatients, "DIFFERENT_PATIENTS", "the two images are not known to be of one patient", "for a comparison, DICOM files with the same Patient ID, or the same name and date of birth, and nothing that contradicts it";
-    FlatImage, "FLAT_IMAGE", "every pixel has the same value", "images with content";
+    FlatImage, "FLAT_IMAGE", "every pixel has the same value, or the same level by the header's window", "images with content";
 }
 
 impl fmt::Display for Reason {

@@ -111,6 +111,8 @@ fn whole(slide: Slide) -> Slices {
         acquisition: 0,
         localiser: false,
         derived: false,
+        part_of: None,
+        unusable: None,
         rows: 0,
         columns: 0,
         frames: Vec::new(),

@@ -85,9 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn positions_map_back_to_the_original() {
+    fn where_the_original_lies_is_told() {
         let (_, placement) = to_frame(&picture(100, 200), 50, true);
-        assert_eq!(placement.pad_left_pixels, 50);
-        assert_eq!(placement.to_original(25.0, 25.0), (50.0, 100.0));
+        assert_eq!(
+            (placement.pad_left_pixels, placement.pad_top_pixels),
+            (50, 0)
+        );
+        assert_eq!(placement.scale, 0.25);
     }
 }

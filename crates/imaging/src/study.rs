@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dicom_dictionary_std::tags;
 use serde::Serialize;
 
+use crate::geometry::Place;
 use crate::slide::{self, PatchPlan};
 use crate::{Convention, Modality, Note, Reason, Refusal, Slices};
 
@@ -139,6 +140,10 @@ pub fn plan_volume(
     choice.choose_series();
     choice.choose_acquisition();
     let chosen = choice.left();
+    if let Some(refusal) = chosen.iter().find_map(|(_, file)| file.unusable.clone()) {
+        return Err(refusal);
+    }
+    check_parts(&chosen)?;
     let sorted = sorted(&chosen)?;
     let range = range(&chosen);
     let selected = convention.selected(sorted.len());
@@ -223,15 +228,15 @@ impl<'a> Choice<'a> {
         self.drop_where(Unused::Derived, |file| file.derived);
     }
 
-    /// Axial before others, then the most slices, then the lowest series number, then what was given first.
+    /// Axial ones that can be shown before others, then the most slices, then the lowest series number, then what was given first.
     fn choose_series(&mut self) {
         let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
         let mut places = BTreeMap::new();
         for (_, file) in self.left() {
-            let axial = file
-                .frames
-                .iter()
-                .all(|slice| slice.place.is_some_and(|place| place.is_axial()));
+            let upright = |place: Place| place.is_axial() && place.is_upright();
+            let mut places_of = file.frames.iter().map(|slice| slice.place);
+            let axial =
+                file.unusable.is_none() && places_of.all(|place| place.is_some_and(upright));
             let place = *places.entry(&file.series).or_insert(series.len());
             match series.get_mut(place) {
                 Some((_, all_axial, slices, _)) => {
@@ -251,7 +256,8 @@ impl<'a> Choice<'a> {
         });
     }
 
-    /// A series that was acquired more than once has each position more than once: the last acquisition is the good one.
+    /// A series that was acquired more than once has each position more than once: the last acquisition is the good one, as long
+    /// as it is a whole one.
     fn choose_acquisition(&mut self) {
         let left = self.left();
         let last = left
@@ -260,9 +266,10 @@ impl<'a> Choice<'a> {
             .max()
             .unwrap_or(0);
         let of_last = left.iter().filter(|(_, file)| file.acquisition == last);
-        let repeated = left.iter().any(|(_, file)| {
-            file.acquisition != last && of_last.clone().any(|(_, other)| same_position(file, other))
-        });
+        let mut others = left.iter().filter(|(_, file)| file.acquisition != last);
+        let repeated =
+            others.all(|(_, file)| of_last.clone().any(|(_, other)| same_position(file, other)));
+        // Where it has only some of their positions, which of two slices is shown at one is refused to be guessed.
         if repeated {
             self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
         }
@@ -272,6 +279,24 @@ impl<'a> Choice<'a> {
 fn same_position(a: &Slices, b: &Slices) -> bool {
     let along = |file: &Slices| Some(file.frames.first()?.place?.along);
     matches!((along(a), along(b)), (Some(a), Some(b)) if (a - b).abs() < SAME_POSITION_MM)
+}
+
+/// Of a file that was cut into parts, all must be there: at an end nobody would miss the slices of one.
+fn check_parts(chosen: &[(usize, &Slices)]) -> Result<(), Refusal> {
+    let mut here: BTreeMap<&str, (usize, u16)> = BTreeMap::new();
+    for (uid, parts) in chosen.iter().filter_map(|(_, file)| file.part_of.as_ref()) {
+        let (count, of) = here.entry(uid).or_insert((0, *parts));
+        *count += 1;
+        *of = (*of).max(*parts);
+    }
+    match here.values().find(|(count, of)| *count < usize::from(*of)) {
+        Some((count, of)) => Err(Refusal::at(
+            Reason::SliceGap,
+            tags::IN_CONCATENATION_TOTAL_NUMBER,
+        )
+        .found(format_args!("{count} of {of} parts"))),
+        None => Ok(()),
+    }
 }
 
 /// The slices in ascending order along their common normal.
@@ -285,6 +310,13 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
     let Some((_, _, first_file, first)) = slices.first().copied() else {
         return Err(Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA));
     };
+    // All others lie as the first one does, or are refused below.
+    if first.place.is_some_and(|place| !place.is_upright()) {
+        return Err(Refusal::at(
+            Reason::NotUpright,
+            tags::IMAGE_ORIENTATION_PATIENT,
+        ));
+    }
     if slices.len() == 1 {
         return Ok(vec![(slices[0].0, 0)]);
     }

@@ -4,7 +4,7 @@ use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
 use crate::admission::Cell;
-use crate::dataset::DataSet;
+use crate::dataset::{DataSet, Value};
 use crate::{Reason, Refusal};
 
 /// What turns a stored value into a modality value.
@@ -19,6 +19,14 @@ pub(crate) enum Transform {
 pub(crate) struct Rescale {
     pub(crate) slope: f64,
     pub(crate) intercept: f64,
+}
+
+impl Rescale {
+    /// Stored values are modality values.
+    const NONE: Self = Self {
+        slope: 1.0,
+        intercept: 0.0,
+    };
 }
 
 /// A lookup table as it is written.
@@ -42,10 +50,18 @@ pub(crate) enum Scale {
 impl Transform {
     /// From the data set or functional group that holds the elements.
     pub(crate) fn read(elements: &DataSet<'_>, cell: Cell) -> Result<Self, Refusal> {
-        if let Some(item) = elements.first_item(tags::MODALITY_LUT_SEQUENCE)? {
-            return Table::read(&item, cell.signed).map(Self::Lut);
+        let line = rescale(elements)?;
+        let Some(item) = elements.first_item(tags::MODALITY_LUT_SEQUENCE)? else {
+            return Ok(Self::Rescale(line));
+        };
+        // There may be one of the two (C.11.1); which of them is meant, nothing says.
+        if line != Rescale::NONE {
+            return Err(Refusal::at(
+                Reason::UnsupportedLut,
+                tags::MODALITY_LUT_SEQUENCE,
+            ));
         }
-        rescale(elements).map(Self::Rescale)
+        Table::read(&item, cell.signed).map(Self::Lut)
     }
 
     pub(crate) fn apply(&self, stored: i64) -> f64 {
@@ -99,10 +115,7 @@ fn rescale(elements: &DataSet<'_>) -> Result<Rescale, Refusal> {
         _ => Err(Refusal::at(Reason::InvalidRescale, tag)),
     };
     match (one(tags::RESCALE_SLOPE)?, one(tags::RESCALE_INTERCEPT)?) {
-        (None, None) => Ok(Rescale {
-            slope: 1.0,
-            intercept: 0.0,
-        }),
+        (None, None) => Ok(Rescale::NONE),
         (Some(slope), Some(intercept)) if slope != 0.0 => Ok(Rescale { slope, intercept }),
         (None, Some(_)) | (Some(_), Some(_)) => {
             Err(Refusal::at(Reason::InvalidRescale, tags::RESCALE_SLOPE))
@@ -112,7 +125,7 @@ fn rescale(elements: &DataSet<'_>) -> Result<Rescale, Refusal> {
 }
 
 impl Table {
-    /// `signed` decides about the first input where the header leaves it open.
+    /// `signed`: whether what the table is for can be negative.
     pub(crate) fn read(item: &DataSet<'_>, signed: bool) -> Result<Self, Refusal> {
         let refuse = |tag| Refusal::at(Reason::UnsupportedLut, tag);
         let descriptor = item
@@ -130,16 +143,8 @@ impl Table {
         } else {
             usize::from(entries)
         };
-        let signed = match descriptor.vr.as_ref() {
-            Some(b"SS") => true,
-            Some(b"US") => false,
-            _ => signed,
-        };
-        let first = if signed {
-            i32::from(first as i16)
-        } else {
-            i32::from(first)
-        };
+        let first =
+            first_input(&descriptor, first, signed).ok_or_else(|| refuse(tags::LUT_DESCRIPTOR))?;
         if !(8..=16).contains(&bits) {
             return Err(refuse(tags::LUT_DESCRIPTOR).found(format_args!("{bits} bits")));
         }
@@ -149,10 +154,8 @@ impl Table {
         // 16-bit words, or one byte each where there are only as many bytes as entries.
         let values =
             if data.bytes.len() == entries.next_multiple_of(2) && data.is(&[VR::OW, VR::OB]) {
-                data.bytes[..entries]
-                    .iter()
-                    .map(|b| u16::from(*b))
-                    .collect()
+                let bytes = data.packed().into_iter();
+                bytes.take(entries).map(u16::from).collect()
             } else {
                 data.words(&[VR::OW, VR::US, VR::SS, VR::OB])
                     .map_err(|_| refuse(tags::LUT_DATA))?
@@ -167,6 +170,33 @@ impl Table {
             bits,
         })
     }
+
+    /// Whether its entries stay in the lowest eighth of what its bits hold: writers put 8 or 12 bits into tables of 16, and what
+    /// is shown by them comes out nearly black.
+    pub(crate) fn is_dim(&self) -> bool {
+        is_dim(self.values.iter().copied().max().unwrap_or(0), self.bits)
+    }
+}
+
+/// Whether the largest of a table's entries is that small.
+pub(crate) fn is_dim(most: u16, bits: u16) -> bool {
+    u32::from(most) * 8 < u32::from(u16::MAX >> (16 - bits))
+}
+
+/// The input of a table's first entry, as its descriptor has it: of the sign that the input has (C.11.1.1). `None` where it was
+/// written with the other sign and would be another number: writers that know one sign only do so.
+pub(crate) fn first_input(descriptor: &Value<'_>, first: u16, signed: bool) -> Option<i32> {
+    let written = match descriptor.vr.as_ref() {
+        Some(b"SS") => true,
+        Some(b"US") => false,
+        _ => signed,
+    };
+    let (as_signed, as_unsigned) = (i32::from(first as i16), i32::from(first));
+    (written == signed || as_signed == as_unsigned).then_some(if signed {
+        as_signed
+    } else {
+        as_unsigned
+    })
 }
 
 #[cfg(test)]

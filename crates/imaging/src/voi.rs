@@ -150,6 +150,10 @@ fn read_lut(item: &DataSet<'_>, cell: Cell, transform: &Transform) -> Result<Lut
     }
     // Implicit headers leave US or SS open: the table's input is signed where modality values can be negative.
     let table = Table::read(item, transform.can_be_negative(cell))?;
+    if table.is_dim() {
+        return Err(Refusal::at(Reason::UnsupportedLut, tags::LUT_DATA)
+            .found("entries of fewer bits than the table says"));
+    }
     let largest = f64::from(u16::MAX >> (16 - table.bits));
     let levels = table
         .values

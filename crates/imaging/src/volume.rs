@@ -14,11 +14,11 @@ use crate::grey::{map, stored_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::Scale;
+use crate::transform::{Scale, Transform};
 use crate::voi::Curve;
 use crate::{
-    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Reason, Refusal,
-    Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
+    ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Photometric, Reason,
+    Refusal, Source, Window, WindowFunction, WindowSource, header, nifti, sniff,
 };
 
 /// The slices of one file, or its levels of a whole slide. It keeps identifiers to group by, which leave it only as equal or unequal.
@@ -32,6 +32,10 @@ pub struct Slices {
     pub(crate) acquisition: i64,
     pub(crate) localiser: bool,
     pub(crate) derived: bool,
+    /// Of a file that is one part of a larger one: which one that is, and how many parts it has (PS3.3 C.7.6.16.2.2.4).
+    pub(crate) part_of: Option<(String, u16)>,
+    /// Why it cannot be shown, though it may be left out of a volume.
+    pub(crate) unusable: Option<Refusal>,
     pub(crate) rows: u32,
     pub(crate) columns: u32,
     pub(crate) frames: Vec<Slice>,
@@ -84,6 +88,11 @@ impl Slices {
             acquisition: number(tags::ACQUISITION_NUMBER)?,
             localiser: is("LOCALIZER"),
             derived: is("DERIVED"),
+            part_of: top
+                .u16(tags::IN_CONCATENATION_TOTAL_NUMBER)?
+                .map(|parts| Ok::<_, Refusal>((text(tags::CONCATENATION_UID)?, parts)))
+                .transpose()?,
+            unusable: check_values(file, modality).err(),
             rows: image.rows,
             columns: image.columns,
             frames: slices(file, modality, limits)?,
@@ -119,6 +128,23 @@ impl Slices {
     pub fn same_study(&self, other: &Self) -> bool {
         self.study == other.study
     }
+}
+
+/// Whether values are what the model's windows are for. A study may hold maps of something else beside its images.
+fn check_values(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    if modality == Modality::Mr {
+        // Without a unit, low values that are bright would come out dark.
+        return if file.image.photometric == Photometric::Monochrome2 {
+            Ok(())
+        } else {
+            Err(Refusal::at(
+                Reason::UnsupportedPhotometric,
+                tags::PHOTOMETRIC_INTERPRETATION,
+            )
+            .found(file.image.photometric))
+        };
+    }
+    (0..file.image.frames).try_for_each(|frame| file.refuse_not_hounsfield(frame))
 }
 
 fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
@@ -227,16 +253,21 @@ pub(crate) fn each_slice(
     notes.retain(|note| *note != Note::Inverted);
     notes.extend(&plan.notes);
     let curves = curves(modality, plan, options)?;
+    let padding = file.padding()?;
     let make = |at: usize| -> Result<(Frame, FrameInfo), Refusal> {
         let index = wanted[at];
         let cells = frames.decode(index)?;
         let transform = file.transform(index)?;
+        let padded = padding.and_then(|padding| bright(padding, &transform, &curves));
         let picture = Picture {
             width: image.columns,
             height: image.rows,
             channels: curves.len() as u32,
             pixels: channels(&curves, |curve| {
-                map(&cells.values, image.cell, &transform, |x| curve.level(x))
+                map(&cells.values, image.cell, &transform, |x| match padded {
+                    Some((low, high)) if (low..=high).contains(&x) => 0,
+                    _ => curve.level(x),
+                })
             }),
         };
         let (frame, mut info) = source.frame(&picture, index, notes.clone(), options)?;
@@ -249,6 +280,19 @@ pub(crate) fn each_slice(
     let decoder = options.limits().codestreams;
     let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
     in_order(decoder, (threads, wanted.len()), &make, &mut take)
+}
+
+/// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest
+/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too.
+fn bright(
+    (first, last): (i64, i64),
+    transform: &Transform,
+    curves: &[Curve],
+) -> Option<(f64, f64)> {
+    let (first, last) = (transform.apply(first), transform.apply(last));
+    let (low, high) = (first.min(last), first.max(last));
+    let above = |curve: &Curve| low > curve.center + curve.width / 2.0;
+    curves.iter().all(above).then_some((low, high))
 }
 
 /// What makes the channels of a slice: MR has one, from the volume's range, CT the convention's three.

@@ -1,6 +1,7 @@
 //! Weight matrices laid out for [`crate::tile`]: panels of sixteen outputs, within a panel one line of memory for each input
 //! (f32) or each two inputs (bf16). They are packed once, row by row as they are read, so that there is never a second copy.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -8,6 +9,9 @@ use rayon::prelude::*;
 use crate::lanes::LANES;
 use crate::number::Number;
 use crate::tile::Right;
+
+#[cfg(target_endian = "big")]
+compile_error!("two bf16 in a word are packed as they lie in memory, the first in the lower half");
 
 /// A line of cache: sixteen words.
 #[derive(Debug, Clone, Copy)]
@@ -63,23 +67,24 @@ impl Packed {
         ));
         let panels = spare.par_chunks_mut(panel_lines.max(1)).enumerate();
         panels.try_for_each_init(
-            || vec![T::default(); LANES * inputs],
-            |rows, (panel, lines)| {
+            || vec![0_u32; LANES * panel_lines],
+            |words, (panel, lines)| {
                 let first = panel * LANES;
                 let count = LANES.min(outputs - first);
-                read(first..first + count, &mut rows[..count * inputs])?;
-                rows[count * inputs..].fill(T::default());
-                for (index, line) in lines.iter_mut().enumerate() {
-                    line.write(Line(std::array::from_fn(|column| {
-                        let row = &rows[column * inputs..(column + 1) * inputs];
-                        if pairs {
-                            let bits = |k: usize| row.get(k).map_or(0, |x| x.wide().to_bits());
-                            bits(2 * index) >> 16 | bits(2 * index + 1) & 0xffff_0000
-                        } else {
-                            row[index].wide().to_bits()
-                        }
-                    })));
+                let (rows, absent) = words.split_at_mut(count * panel_lines);
+                absent.fill(0);
+                // Rows of whole words lie in them without gaps; of an odd number of halves the last one stays zero.
+                let at_once = if panel_lines * 4 == inputs * size_of::<T>() {
+                    count
+                } else {
+                    1
+                };
+                for (index, rows) in rows.chunks_mut(at_once * panel_lines).enumerate() {
+                    let from = first + index * at_once;
+                    let numbers: &mut [T] = numbers(rows);
+                    read(from..from + at_once, &mut numbers[..at_once * inputs])?;
                 }
+                interleave(words, panel_lines, lines);
                 Ok(())
             },
         )?;
@@ -160,6 +165,30 @@ impl Packed {
                 at: at.cast(),
                 panel,
             }
+        }
+    }
+}
+
+/// Words seen as the numbers that they hold: one f32, or two bf16.
+fn numbers<T: Number>(words: &mut [u32]) -> &mut [T] {
+    let count = size_of_val(words) / size_of::<T>();
+    // SAFETY: `Number` is f32 and bf16, which are as good in any bits and aligned no more than u32; the size is the words'.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), count) }
+}
+
+/// Puts sixteen rows of `width` words beside each other: a line has one word of each. Sixteen lines at a time, so that what is
+/// fetched of a row is used at once, however far apart the rows are.
+fn interleave(rows: &[u32], width: usize, lines: &mut [MaybeUninit<Line>]) {
+    let mut block = [[0_u32; LANES]; LANES];
+    for (index, lines) in lines.chunks_mut(LANES).enumerate() {
+        let from = index * LANES;
+        for (column, row) in rows.chunks_exact(width).enumerate() {
+            for (line, word) in block.iter_mut().zip(&row[from..from + lines.len()]) {
+                line[column] = *word;
+            }
+        }
+        for (line, words) in lines.iter_mut().zip(block) {
+            line.write(Line(words));
         }
     }
 }

@@ -55,7 +55,7 @@ pub use limits::Limits;
 pub use model::{FolderSource, LoadOptions, Model, Parts};
 pub use prompt::{Message, Part, Prompt, Role};
 pub use sampling::{Choice, Sampling, Situation, choose, likeliest};
-pub use siglip::Embedder;
+pub use siglip::{Embedder, ReadText};
 pub use text::batch::{Chunk, ImageSpan, LogitRows, Want};
 pub use text::blocks::parts::BlockCopy;
 pub use text::blocks::{BlockKey, BlockLayout, BlockTable, Blocks, Cacheable, PlacedImage};

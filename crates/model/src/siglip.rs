@@ -20,6 +20,7 @@ use crate::frame::Frame;
 use crate::layers::{LayerNorm, Linear};
 use crate::vision::VisionTower;
 use crate::weights::{Scope, Weights};
+pub use text::ReadText;
 use text::TextTokenizer;
 
 /// MedSigLIP, or any SigLIP of its form.
@@ -139,8 +140,16 @@ impl Embedder {
     /// # Errors
     /// [`EmbedError`].
     pub fn text(&self, text: &str) -> Result<Vec<f32>, EmbedError> {
-        let ids = self.tokenizer.encode(text)?;
+        let ids = self.tokenizer.read(text)?.ids;
         unit(&self.text.forward(&ids, &self.device)?)
+    }
+
+    /// What [`Embedder::text`] shows the model of a text.
+    ///
+    /// # Errors
+    /// [`EmbedError::Tokenize`].
+    pub fn read(&self, text: &str) -> Result<ReadText, EmbedError> {
+        self.tokenizer.read(text)
     }
 
     /// Scale × product + bias of a picture's and a text's embedding: the logit that they belong together.
@@ -159,7 +168,7 @@ impl Embedder {
 
     #[cfg(test)]
     pub(crate) fn ids(&self, text: &str) -> Vec<u32> {
-        self.tokenizer.encode(text).unwrap()
+        self.tokenizer.read(text).unwrap().ids
     }
 }
 

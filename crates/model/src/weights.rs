@@ -310,7 +310,7 @@ impl Weights {
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>, LoadError> {
-        if cfg!(target_endian = "big") || !device.is_cpu() {
+        if !device.is_cpu() {
             return Ok(None);
         }
         let fill = |bytes: &mut [u8]| {
@@ -464,8 +464,7 @@ impl Scope<'_> {
     /// whatever its numbers become.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Packed, LoadError> {
         let (_, entry) = self.entry(name, &shape)?;
-        let plain = entry.dtype.plain();
-        let Some(stored) = plain.filter(|_| cfg!(target_endian = "little")) else {
+        let Some(stored) = entry.dtype.plain() else {
             return Ok(cpu::pack(&self.get(name, &shape)?)?);
         };
         let row_bytes = shape[1] * stored.size_in_bytes();

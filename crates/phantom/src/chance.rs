@@ -1,6 +1,7 @@
 //! Random streams: one per purpose, each a function of the set's seed and a number only, so that no picture depends on
 //! another or on the order in which threads make them.
 
+use medfleet_core::splitmix::mixed;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
@@ -31,7 +32,7 @@ pub(crate) struct Chance(SmallRng);
 impl Chance {
     /// The stream of `purpose` for the picture or patient `number` of the set `seed`.
     pub(crate) fn new(seed: u64, number: u64, purpose: Purpose) -> Self {
-        Self::from_seed(mix(mix(mix(seed) ^ number) ^ purpose as u64))
+        Self::from_seed(mixed(mixed(mixed(seed) ^ number) ^ purpose as u64))
     }
 
     /// The stream of a seed drawn from another stream.
@@ -77,12 +78,4 @@ impl Chance {
         let sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
         (sum as f32 / 65536.0 - 2.0) * 1.732
     }
-}
-
-/// Spreads the bits of `value` (the finalizer of SplitMix64).
-const fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ value >> 31
 }

@@ -66,6 +66,7 @@ impl Phantom {
         let record = Record {
             id: name(seed, index),
             image: None,
+            modality: "DX",
             index,
             rows: scene.acquisition.rows,
             cols: scene.acquisition.columns,

@@ -13,6 +13,8 @@ pub struct Record {
     pub id: String,
     /// Path of the picture in the set's folder; none in a raw set.
     pub image: Option<String>,
+    /// What it is where its format does not say it, as DICOM calls it: a chest film.
+    pub modality: &'static str,
     /// Number of the picture in its set.
     pub index: u64,
     /// Height of the presented picture in pixels, before it is padded.

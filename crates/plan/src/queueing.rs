@@ -8,8 +8,7 @@
 use crate::load::{Fleet, Load};
 
 /// Probability that a unit waits: `servers` servers at an offered load of `erlangs`, which must be less.
-#[must_use]
-pub fn erlang_c(servers: u32, erlangs: f64) -> f64 {
+fn erlang_c(servers: u32, erlangs: f64) -> f64 {
     let mut blocked = 1.0;
     for n in 1..=servers {
         blocked = erlangs * blocked / (f64::from(n) + erlangs * blocked);

@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use medfleet_core::splitmix;
+
 use crate::load::{Fleet, Load, Service};
 
 /// Classes told apart.
@@ -44,16 +46,14 @@ pub struct Simulated {
     pub decode_wait_seconds: f64,
 }
 
-/// Randomness by Vigna's SplitMix64: the same everywhere and always.
+/// Randomness that is the same everywhere and always.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let number = splitmix::mixed(self.0);
+        self.0 = self.0.wrapping_add(splitmix::STEP);
+        number
     }
 
     /// Above 0, up to 1.

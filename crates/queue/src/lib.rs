@@ -175,12 +175,6 @@ impl Queue {
         }
     }
 
-    /// How long a silent worker keeps a unit.
-    #[must_use]
-    pub fn ack_wait(&self) -> Duration {
-        self.config.ack_wait.get()
-    }
-
     /// Sends what is buffered and closes the connection, for all clones. What may not be lost was confirmed before; what is
     /// buffered are hints, and acknowledgements of units that are done.
     pub async fn drain(&self) {

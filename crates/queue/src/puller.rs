@@ -72,6 +72,8 @@ struct Pulls {
     /// The subjects to pull from, in class order.
     subjects: Vec<(Class, String)>,
     wires: Option<Wires>,
+    /// The classes that are pulled at all, by their index in `subjects`. Of some alone it is not told when units come.
+    every: Due,
     /// Units that have come and that a waiting slot takes.
     ready: VecDeque<Message>,
     /// The classes to look at, by their index in `subjects`: those that were not empty when last looked at, and those that
@@ -92,12 +94,13 @@ struct Pulls {
 struct Wires {
     inbox: Subscriber,
     inbox_base: String,
-    hints: Subscriber,
+    hints: Option<Subscriber>,
 }
 
 type Due = [bool; Class::ALL.len()];
 
 const EVERY: Due = [true; Class::ALL.len()];
+const STAT: Due = [true, false, false, false];
 
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -125,6 +128,17 @@ impl Queue {
     /// A puller for a stage and pool that were ensured.
     #[must_use]
     pub fn puller(&self, stage: Stage, pool: PoolName) -> Puller {
+        self.puller_of(stage, pool, EVERY)
+    }
+
+    /// A puller of STAT units alone, for slots that are kept for them. It looks once a second, so that whoever has another slot
+    /// free takes a unit before it.
+    #[must_use]
+    pub fn stat_puller(&self, stage: Stage, pool: PoolName) -> Puller {
+        self.puller_of(stage, pool, STAT)
+    }
+
+    fn puller_of(&self, stage: Stage, pool: PoolName, every: Due) -> Puller {
         let subjects = Class::ALL.iter().map(|class| {
             let (stream, durable) = (subject::work_stream(stage), subject::durable(&pool, *class));
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}");
@@ -136,8 +150,9 @@ impl Queue {
             stage,
             pool,
             wires: None,
+            every,
             ready: VecDeque::new(),
-            due: EVERY,
+            due: every,
             look_at_all: Instant::now(),
             asked: None,
             serial: 0,
@@ -273,7 +288,7 @@ impl Pulls {
                     self.look_at_all = self.look_at_all.min(Instant::now() + AT_LIMIT);
                 }
                 End::Trouble => {
-                    self.due = EVERY;
+                    self.due = self.every;
                     if self.ready.is_empty() {
                         let class = self.subjects[asked.class].0;
                         // Tells a restart from a pool that nobody made.
@@ -296,9 +311,12 @@ impl Pulls {
         let inbox_base = api.client.new_inbox();
         // The hint is subscribed to before the first look, so that none is missed in between.
         let hint = subject::ready(self.stage, &self.pool);
-        let hints = api.subscribe(PULL, hint).await?;
+        let hints = match self.every {
+            EVERY => Some(api.subscribe(PULL, hint).await?),
+            _ => None,
+        };
         let inbox = api.subscribe(PULL, format!("{inbox_base}.*")).await?;
-        self.due = EVERY;
+        self.due = self.every;
         self.wires = Some(Wires {
             inbox,
             inbox_base,
@@ -325,11 +343,14 @@ impl Pulls {
     fn take_hints(&mut self) {
         let now = Instant::now();
         if now >= self.look_at_all {
-            self.due = EVERY;
+            self.due = self.every;
             self.look_at_all = now + IDLE;
         }
-        if let Some(wires) = &mut self.wires {
-            while let Some(Some(hint)) = wires.hints.next().now_or_never() {
+        if let Some(Wires {
+            hints: Some(hints), ..
+        }) = &mut self.wires
+        {
+            while let Some(Some(hint)) = hints.next().now_or_never() {
                 hinted(&hint, &mut self.due);
             }
         }
@@ -413,7 +434,11 @@ impl Pulls {
 
     async fn idle(&mut self) {
         let Some(wires) = &mut self.wires else { return };
-        match tokio::time::timeout_at(self.look_at_all, wires.hints.next()).await {
+        let Some(hints) = &mut wires.hints else {
+            tokio::time::sleep_until(self.look_at_all).await;
+            return;
+        };
+        match tokio::time::timeout_at(self.look_at_all, hints.next()).await {
             Ok(Some(hint)) => hinted(&hint, &mut self.due),
             // The subscriptions ended: make them anew.
             Ok(None) => self.wires = None,

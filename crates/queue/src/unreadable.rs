@@ -11,6 +11,7 @@ use async_nats::Message;
 use medfleet_core::protocol::{self, Change};
 use medfleet_core::{
     Failure, FailureReason, JobKey, JobRecord, JobState, Move, UnixMillis, Verdict, WorkUnit,
+    doubled,
 };
 
 use crate::ack::AckInfo;
@@ -112,7 +113,8 @@ async fn leave(
                 "a unit of work cannot be read: it is handed back, for a worker of another release"
             );
             let reason = "another release may be able to read it";
-            let again = nak(pause(info.deliveries));
+            let pause = doubled(PAUSE.0, PAUSE.1, info.deliveries.saturating_sub(1));
+            let again = nak(pause);
             handed_back(queue.acknowledge(reply, again).await, reason)
         }
         // It comes again after the acknowledge wait.
@@ -131,12 +133,6 @@ fn age(info: AckInfo, now: UnixMillis) -> Duration {
 fn is_over(deliveries: u64, age: Duration, wait: Duration) -> bool {
     let often = wait.as_millis() / PAUSE.1.as_millis();
     age >= wait && u128::from(deliveries) > often
-}
-
-/// How long to wait before the next delivery.
-fn pause(deliveries: u64) -> Duration {
-    let before = u32::try_from(deliveries.saturating_sub(1)).unwrap_or(u32::MAX);
-    PAUSE.0.saturating_mul(1 << before.min(16)).min(PAUSE.1)
 }
 
 /// Whether a worker may be at work on the job: a start in the stage that the job is in was neither finished nor handed back.
@@ -258,17 +254,5 @@ mod tests {
         check(u64::MAX, minutes(9), minutes(10), false);
         check(21, minutes(10), minutes(10), true);
         check(1, Duration::ZERO, Duration::ZERO, true);
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_longest() {
-        let check = |deliveries, seconds| {
-            assert_eq!(pause(deliveries), Duration::from_secs(seconds));
-        };
-        check(0, 1);
-        check(1, 1);
-        check(4, 8);
-        check(6, 30);
-        check(u64::MAX, 30);
     }
 }

@@ -3,9 +3,10 @@
 //! It knows nothing of jobs, queues or models.
 //!
 //! Reading order: [`process`] (a whole life in one function), [`config`], [`shutdown`], [`tasks`], [`telemetry`],
-//! [`health`], [`metrics`], [`admin`], then [`clock`], [`random`] and [`exit`].
+//! [`health`], [`metrics`], [`admin`], [`certificates`], then [`clock`], [`random`] and [`exit`].
 
 pub mod admin;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod exit;

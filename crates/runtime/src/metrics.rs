@@ -8,6 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -61,6 +62,19 @@ impl Metrics {
         });
     }
 
+    /// Says until when files with certificates are good, each by the setting that names it.
+    pub fn certificates(&self, ends: impl IntoIterator<Item = (String, UnixMillis)>) {
+        let family = Family::<SettingLabel, Gauge>::default();
+        for (setting, end) in ends {
+            let label = SettingLabel { setting };
+            family.get_or_create(&label).set(end.0.div_euclid(1000));
+        }
+        self.register(|registry| {
+            let help = "When a certificate that was read at the start ends, since 1970";
+            registry.register_with_unit("certificate_end_time", help, Unit::Seconds, family);
+        });
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -75,6 +89,12 @@ impl Metrics {
         // Registering appends; a panic in between leaves a registry that can still be read.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A setting that names a file; a service has a few of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SettingLabel {
+    setting: String,
 }
 
 /// Resident memory of this process, read at every scrape.

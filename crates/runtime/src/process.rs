@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args as _, FromArgMatches as _};
 use futures::future::LocalBoxFuture;
+use medfleet_core::UnixMillis;
 use medfleet_core::setting::DurationText;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates;
 use crate::config::{self, ConfigError, Sources};
 use crate::exit::chain;
 use crate::telemetry::TelemetryConfig;
@@ -170,19 +172,23 @@ where
         Err(error) => return early(program, Exit::Usage, &error),
     };
     let common = config.process().clone();
+    let ends = certificates::ends(&config);
     let body: Body<'_> = Box::new(|process| Box::pin(body(process.with(config))));
-    run_body(program, &common, body)
+    run_body(program, &common, ends, body)
 }
+
+/// Until when the certificates are good that a configuration names, by their settings.
+type Ends = Vec<(String, UnixMillis)>;
 
 /// A body that has its configuration. Behind a pointer, so that a process's life is compiled once, not for each program.
 type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
-fn run_body(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
+fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>) -> Exit {
     let runtime = match runtime(program) {
         Ok(runtime) => runtime,
         Err(error) => return early(program, Exit::Failed, &error),
     };
-    let exit = runtime.block_on(live(program, config, body));
+    let exit = runtime.block_on(live(program, config, ends, body));
     // Blocking calls that ignore the shutdown can't be dropped; the process does not wait for them.
     runtime.shutdown_background();
     exit
@@ -219,14 +225,14 @@ fn early(program: Program, exit: Exit, error: &(dyn std::error::Error + 'static)
     exit
 }
 
-async fn live(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit {
+async fn live(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>) -> Exit {
     let telemetry = Telemetry::new(program.name, &config.telemetry);
     let telemetry = match telemetry.and_then(|t| t.install().map(|()| t)) {
         Ok(telemetry) => telemetry,
         Err(error) => return early(program, Exit::Usage, &error),
     };
     let shutdown = Shutdown::new(config.drain.get());
-    let exit = match serve(program, config, &shutdown, body).await {
+    let exit = match serve(program, config, ends, &shutdown, body).await {
         Ok(()) => Exit::Done,
         Err(stop) => {
             tracing::error!(error = stop.chain(), exit = stop.exit as u8, "stopped");
@@ -247,6 +253,7 @@ async fn live(program: Program, config: &ProcessConfig, body: Body<'_>) -> Exit 
 async fn serve(
     program: Program,
     config: &ProcessConfig,
+    ends: Ends,
     shutdown: &Shutdown,
     body: Body<'_>,
 ) -> Result<(), Stop> {
@@ -254,6 +261,7 @@ async fn serve(
     let admin = listener.local_addr()?;
     let (metrics, health, pages) = (Metrics::new(), Health::new(), Pages::default());
     metrics.describe(program.name, program.version, SystemClock.now());
+    metrics.certificates(ends);
     // The admin port and the signals outlive the drain, so they belong to a set with an end of its own.
     let tasks = TaskSet::new(shutdown.clone());
     let last = TaskSet::new(Shutdown::new(std::time::Duration::from_secs(1)));

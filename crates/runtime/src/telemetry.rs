@@ -6,6 +6,7 @@
 //! Without a collector a span has its ids and what log lines say of it, and nothing is built for anybody else.
 
 mod export;
+mod http;
 mod ids;
 mod lines;
 mod propagation;
@@ -33,6 +34,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use self::export::Supervised;
+use self::http::HttpExporter;
 use self::ids::Ids;
 use self::lines::{JsonFields, TextFields};
 pub(crate) use self::propagation::recorded_trace_id;
@@ -55,6 +57,17 @@ pub enum LogFormat {
     Text,
 }
 
+/// How spans are sent, by the names that `OTEL_EXPORTER_OTLP_PROTOCOL` has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OtlpProtocol {
+    /// OTLP over gRPC; collectors take it on port 4317.
+    #[serde(rename = "grpc")]
+    Grpc,
+    /// OTLP over HTTP/1.1, protobuf; collectors take it on port 4318.
+    #[serde(rename = "http/protobuf")]
+    Http,
+}
+
 /// Logs and traces.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -63,8 +76,11 @@ pub struct TelemetryConfig {
     pub log: String,
     /// `json` or `text`.
     pub log_format: LogFormat,
-    /// The collector, such as `http://collector:4317` (gRPC). Without it nothing is exported.
+    /// The collector, such as `http://collector:4317`, or `http://collector:4318` with `http/protobuf`, to which `/v1/traces`
+    /// is added. Without it nothing is exported.
     pub otlp_endpoint: Option<String>,
+    /// `grpc` or `http/protobuf`.
+    pub otlp_protocol: OtlpProtocol,
     /// How long one export may take.
     pub otlp_timeout: DurationText,
 }
@@ -75,6 +91,7 @@ impl Default for TelemetryConfig {
             log: "info".to_owned(),
             log_format: LogFormat::Json,
             otlp_endpoint: None,
+            otlp_protocol: OtlpProtocol::Grpc,
             otlp_timeout: DurationText::from_secs(5),
         }
     }
@@ -89,9 +106,17 @@ pub enum TelemetryError {
     /// The endpoint is not a URL.
     #[error("telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
     Endpoint,
+    /// The endpoint holds what is added to it.
+    #[error(
+        "telemetry.otlp_endpoint must be the collector's address without /v1/traces, which is added to it"
+    )]
+    Path,
     /// The exporter refuses its settings.
     #[error("telemetry.otlp_endpoint cannot be used")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
+    /// The HTTP client cannot be made.
+    #[error("telemetry.otlp_endpoint cannot be called over HTTP")]
+    Client(#[source] reqwest::Error),
     /// Another subscriber is already installed in this process.
     #[error("telemetry is already installed in this process")]
     Installed,
@@ -126,13 +151,13 @@ impl Telemetry {
     ) -> Result<Self, TelemetryError> {
         let mut provider = None;
         if let Some(endpoint) = &config.otlp_endpoint {
-            let exporter = Supervised::new(otlp_exporter(endpoint, config.otlp_timeout.get())?);
-            let batches = BatchConfigBuilder::default()
-                .with_scheduled_delay(EXPORT_INTERVAL)
-                .with_max_queue_size(WAITING_SPANS_MAX);
-            let processor = BatchSpanProcessor::builder(exporter);
-            let processor = processor.with_batch_config(batches.build()).build();
-            let builder = provider_builder(service).with_span_processor(processor);
+            has_host(endpoint)?;
+            let timeout = config.otlp_timeout.get();
+            let builder =
+                provider_builder(service).with_span_processor(match config.otlp_protocol {
+                    OtlpProtocol::Grpc => in_batches(grpc_exporter(endpoint, timeout)?),
+                    OtlpProtocol::Http => in_batches(HttpExporter::new(endpoint, timeout)?),
+                });
             provider = Some(builder.build());
         }
         Self::assemble(config, writer, provider)
@@ -261,13 +286,28 @@ fn provider_builder(service: &'static str) -> TracerProviderBuilder {
         .with_resource(resource)
 }
 
-fn otlp_exporter(endpoint: &str, timeout: Duration) -> Result<SpanExporter, TelemetryError> {
+/// Sends spans from a thread of its own.
+fn in_batches(
+    exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
+) -> BatchSpanProcessor {
+    let batches = BatchConfigBuilder::default()
+        .with_scheduled_delay(EXPORT_INTERVAL)
+        .with_max_queue_size(WAITING_SPANS_MAX);
+    let processor = BatchSpanProcessor::builder(Supervised::new(exporter));
+    processor.with_batch_config(batches.build()).build()
+}
+
+fn has_host(endpoint: &str) -> Result<(), TelemetryError> {
     let host = endpoint
         .strip_prefix("http://")
         .or_else(|| endpoint.strip_prefix("https://"));
-    if host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':'])) {
-        return Err(TelemetryError::Endpoint);
+    match host.is_none_or(|host| host.is_empty() || host.starts_with(['/', ':'])) {
+        true => Err(TelemetryError::Endpoint),
+        false => Ok(()),
     }
+}
+
+fn grpc_exporter(endpoint: &str, timeout: Duration) -> Result<SpanExporter, TelemetryError> {
     let mut builder = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ struct Sample {
     process: ProcessConfig,
     /// Whether the body returns when the shutdown begins.
     stubborn: bool,
+    /// A file with certificates.
+    ca: Option<PathBuf>,
 }
 
 impl Settings for Sample {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
     }
     configuration_comes_first();
     a_signal_ends_it_in_order();
+    the_end_of_a_certificate_is_told();
     a_stubborn_body_misses_the_deadline();
     a_second_signal_ends_it_at_once();
     ExitCode::SUCCESS
@@ -157,6 +161,20 @@ fn configuration_comes_first() {
     let (code, _, error) = ended(&["--set", "process.telemetry.otlp_endpoint=nowhere"]);
     assert_eq!(code, 2);
     assert!(error.contains("otlp_endpoint"), "{error}");
+}
+
+fn the_end_of_a_certificate_is_told() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("ca.crt");
+    let made = rcgen::generate_simple_self_signed(vec!["fleet".to_owned()]);
+    let pem = made.expect("a certificate").cert.pem();
+    std::fs::write(&file, pem).expect("a file");
+    let (mut child, admin, _log) = serving(&["--set", &format!("ca={}", file.display())]);
+    let told = "medfleet_certificate_end_time_seconds{setting=\"ca\"} ";
+    let metrics = fetch(&admin, "/metrics");
+    assert!(metrics.contains(told), "{metrics}");
+    send(&child, Signal::SIGTERM);
+    assert_eq!(code(&mut child), 0);
 }
 
 fn a_signal_ends_it_in_order() {

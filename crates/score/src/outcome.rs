@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::boxes::Rect;
-use crate::metrics::radcliq::SubScores;
+use crate::metrics::radcliq::Learned;
 use crate::metrics::radgraph::Graph;
 use crate::record::{LINE_BYTES_MAX, Side};
 
@@ -80,9 +80,9 @@ pub struct Outcome {
     /// The text's RadGraph annotation, if somebody made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph: Option<Graph>,
-    /// The text's sub-scores of RadCliQ, if somebody made them.
+    /// The parts of RadCliQ that models make of the text and its reference, if somebody ran them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub radcliq: Option<SubScores>,
+    pub radcliq: Option<Learned>,
     /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `id` | text, unique in the set |
 //! | `image`, `images` | a path in the set's folder, or several; null where the picture lies elsewhere |
+//! | `modality` | what pictures are whose format does not say it, as DICOM calls it: `DX`, `CT` |
 //! | `labels` | name → 1 or true (there), 0, false or null (not there), −1 (uncertain); a name left out is not known |
 //! | `findings` | list of `label`, and any of `side`, `zone`, `size`, `cnr`, `box` |
 //! | `report` | text |
@@ -35,6 +36,8 @@ pub struct Record {
     pub id: String,
     /// Paths of its pictures in the set's folder.
     pub images: Vec<String>,
+    /// What they are where their format does not say it, as DICOM calls it; empty where nothing says it.
+    pub modality: String,
     /// What is known of each label.
     pub labels: BTreeMap<String, Truth>,
     /// The findings, with their places.
@@ -291,6 +294,7 @@ fn record_of(fields: &Fields) -> Result<Record, FieldError> {
     Ok(Record {
         id: fields.needed("id", Fields::text)?,
         images: images_of(fields)?,
+        modality: fields.text("modality")?.unwrap_or_default(),
         labels: fields.truths("labels")?,
         findings: fields.objects("findings", finding_of)?,
         report: fields.text("report")?,

@@ -269,7 +269,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Ok(false)
     }
 
-    /// Gives back room that broken writes took before `before` and that no name leads to; says how many writes those were.
+    /// Removes what broken writes left before `before` and no name leads to; says how many writes those were.
     async fn reclaim(&self, _before: UnixMillis) -> Result<u64, BackendError> {
         Ok(0)
     }

@@ -401,22 +401,6 @@ impl BlobStore {
         Ok(entries.iter().map(Option::is_some).collect())
     }
 
-    /// Length of a blob in bytes; none when there is none.
-    ///
-    /// # Errors
-    /// The place's failure.
-    pub async fn size(
-        &self,
-        tenant: &TenantId,
-        kind: BlobKind,
-        digest: &Digest,
-    ) -> Result<Option<u64>, StoreError> {
-        Ok(self
-            .head(tenant, kind, digest)
-            .await?
-            .map(|head| head.bytes))
-    }
-
     /// Removes a blob, referenced or not. True when it was there.
     ///
     /// # Errors

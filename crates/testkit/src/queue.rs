@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use medfleet_core::setting::DurationText;
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
-    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Class, Cost, Digest, JobId, JobKey, JobRecord, NewJob, PoolName, Pseudonyms, Stage, TaskKind,
+    TenantId, UnixMillis, WorkUnit,
 };
 use medfleet_queue::{Clock, Queue, QueueConfig};
 
@@ -66,34 +66,20 @@ pub fn record(seed: u8, images: u32) -> (JobKey, JobRecord) {
         job: JobId::from_bytes([seed; 16]),
     };
     let now = clock()();
-    let record = JobRecord {
-        state: JobState::Accepted,
-        epoch: 0,
-        attempt: 0,
-        starts: Starts::default(),
-        chunks: Chunks::default(),
+    let record = JobRecord::accepted(NewJob {
         pool: pool(),
         class: Class::Routine,
-        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: images,
         body: Digest::new([seed; 32]),
         study: Digest::new([seed.wrapping_add(1); 32]),
         pseudonyms: Pseudonyms::default(),
-        frames: None,
-        result: None,
-        failure: None,
-        times: Times {
-            accepted: now,
-            ..Times::default()
-        },
+        accepted: now,
         expires: UnixMillis(now.0 + 3_600_000),
         traceparent: String::new(),
         model: "tiny".to_owned(),
-        erased: None,
         cost: cost(),
-        forwarded: None,
-    };
+    });
     (key, record)
 }
 

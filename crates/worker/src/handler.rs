@@ -17,6 +17,10 @@ pub trait Handler: Send + Sync + 'static {
     /// Which stage.
     const STAGE: Stage;
 
+    /// Slots beside the others for units of STAT alone, which find one though all others are taken. The handler sees to it
+    /// that such a unit is worked on at once.
+    const STAT_SLOTS: usize = 0;
+
     /// What the work is done on.
     type Inputs: Send;
 
@@ -77,7 +81,8 @@ impl Ending {
     }
 
     /// What a refused move means for the one who made it.
-    pub(crate) fn of_refused(reason: &Refused, record: JobRecord) -> Self {
+    #[must_use]
+    pub fn of_refused(reason: &Refused, record: JobRecord) -> Self {
         match after_refused(reason) {
             Setback::Over => Self::Over(Some(Box::new(record))),
             Setback::Superseded => Self::Superseded,

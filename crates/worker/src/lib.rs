@@ -9,7 +9,6 @@
 //! edge sends in place of images, `tls` reads certificates.
 
 mod config;
-mod decision;
 mod dependencies;
 pub mod encoded;
 mod handler;
@@ -20,7 +19,6 @@ mod tls;
 mod watch;
 
 pub use config::WorkerConfig;
-pub use decision::backoff;
 pub use dependencies::{
     ConnectionError, Dependencies, chunk_key, handed_key, handed_key_of_any_job, internal_token,
     made_for,
@@ -30,3 +28,4 @@ pub use metrics::{WorkerMetrics, register_connection};
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};
 pub use tls::{PemError, PemFile, identity};
+pub use watch::Stopped;

@@ -1,5 +1,6 @@
 //! The loop of one slot: take, start, work, settle. What to do at each turn is decided in core's `protocol`.
 
+use std::iter::repeat_n;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit};
+use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, doubled};
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
@@ -17,7 +18,6 @@ use tokio::sync::{Mutex, broadcast};
 use tracing::{Instrument, Span, field};
 
 use crate::config::WorkerConfig;
-use crate::decision::backoff;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
 use crate::presence;
@@ -71,15 +71,19 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_shutdown: OnShutdown::Wait,
     };
     let puller = worker.queue.puller(H::STAGE, worker.pool.clone());
-    let slots = (0..worker.config.slots.get()).map(|_| {
-        let slot = Slot {
-            worker: worker.clone(),
-            shutdown: worker.tasks.shutdown().clone(),
-            handler: Arc::clone(&handler),
-            hints: hints.clone(),
-        };
-        worker.tasks.start(kind, slot.run(puller.clone()))
-    });
+    let of_stat = worker.queue.stat_puller(H::STAGE, worker.pool.clone());
+    let pullers = repeat_n(puller, worker.config.slots.get());
+    let slots = pullers
+        .chain(repeat_n(of_stat, H::STAT_SLOTS))
+        .map(|puller| {
+            let slot = Slot {
+                worker: worker.clone(),
+                shutdown: worker.tasks.shutdown().clone(),
+                handler: Arc::clone(&handler),
+                hints: hints.clone(),
+            };
+            worker.tasks.start(kind, slot.run(puller))
+        });
     let slots: Vec<_> = slots.collect();
     join_all(slots.iter().map(|slot| slot.ended())).await;
     forward.abort();
@@ -190,7 +194,7 @@ impl<H: Handler> Slot<H> {
         let config = &self.worker.config;
         let (first, longest) = (config.retry_first.get(), config.retry_longest.get());
         Verdict::Retry {
-            after: backoff(first, longest, delivery.deliveries),
+            after: doubled(first, longest, delivery.deliveries.saturating_sub(1)),
         }
     }
 

@@ -73,8 +73,8 @@ impl<'a> PemFile<'a> {
     }
 }
 
-/// Who a server says it is: its certificate chain, and the key to it. Whether they can be used, and belong together, shows
-/// when a server takes them.
+/// Who a server, or a client, says it is: its certificate chain, and the key to it. Whether they can be used, and belong
+/// together, shows when it takes them.
 ///
 /// # Errors
 /// When one of them cannot be read, or the first holds no certificate.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use medfleet_core::protocol::{Standing, standing};
-use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, TenantId, UnixMillis, WorkUnit};
 use medfleet_queue::{Delivery, Queue};
 use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
@@ -17,14 +17,39 @@ pub(crate) const HINTS_MAX: usize = 256;
 /// Pause before the hints are subscribed to again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
 
-/// Why work was stopped.
+/// Why work was stopped from outside.
 #[derive(Debug)]
-pub(crate) enum Stopped {
+pub enum Stopped {
+    /// The unit is another worker's.
     Superseded,
+    /// The unit is done already, by this record.
     Done(Box<JobRecord>),
+    /// The job has ended, as this record says.
     Over(Box<JobRecord>),
+    /// The job's time is over, by this process's clock.
     Expired,
+    /// The process ends.
     Draining,
+}
+
+impl Stopped {
+    /// What a record means for the worker that has the unit: `attempt` is its fence when the stage is decode. None where it
+    /// may go on.
+    #[must_use]
+    pub fn by(
+        unit: &WorkUnit,
+        attempt: Option<u32>,
+        record: &JobRecord,
+        now: UnixMillis,
+    ) -> Option<Self> {
+        match standing(unit, attempt, record, now) {
+            Standing::Mine => None,
+            Standing::Superseded => Some(Self::Superseded),
+            Standing::Done(record) => Some(Self::Done(record)),
+            Standing::Over(record) => Some(Self::Over(record)),
+            Standing::Expired => Some(Self::Expired),
+        }
+    }
 }
 
 /// Resolves when the unit must not be worked on any more; sends its heartbeats until then.
@@ -53,7 +78,10 @@ pub(crate) async fn stopped(
         let (record, ()) = tokio::join!(queue.record(&unit.key), progress);
         let now = clock.now();
         let (stopped, expires) = match record {
-            Ok(Some((record, _))) => (decide(delivery, attempt, &record, now), record.expires),
+            Ok(Some((record, _))) => {
+                let stopped = Stopped::by(unit, attempt, &record, now);
+                (stopped, record.expires)
+            }
             // The server may have lost its leadership without knowing it: that the job is gone only its time can tell.
             Ok(None) => {
                 tracing::debug!("no record was found at a heartbeat");
@@ -81,21 +109,6 @@ async fn has_passed(queue: &Queue, time: UnixMillis) -> bool {
             tracing::debug!(%error, "the queue did not say what time it is");
             false
         }
-    }
-}
-
-fn decide(
-    delivery: &Delivery,
-    attempt: Option<u32>,
-    record: &JobRecord,
-    now: UnixMillis,
-) -> Option<Stopped> {
-    match standing(&delivery.unit, attempt, record, now) {
-        Standing::Mine => None,
-        Standing::Superseded => Some(Stopped::Superseded),
-        Standing::Done(record) => Some(Stopped::Done(record)),
-        Standing::Over(record) => Some(Stopped::Over(record)),
-        Standing::Expired => Some(Stopped::Expired),
     }
 }
 

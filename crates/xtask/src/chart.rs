@@ -4,9 +4,11 @@
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
 //! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `weights` (how models come
-//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server).
+//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
+//! `compose` (the same services on one machine).
 
 mod cases;
+mod compose;
 mod edges;
 mod lifecycle;
 mod objects;
@@ -25,7 +27,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{clients, fetch, places, process};
+use crate::{fetch, interpreters, places, process};
 
 /// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
 const VERSIONS: &str = "1.31,1.34,1.37";
@@ -90,6 +92,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(weights::check(&chart)?);
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
+    violations.extend(compose::check(&chart)?);
     for violation in &violations {
         println!("chart: {violation}");
     }
@@ -232,7 +235,7 @@ fn links(chart: &Chart) -> Result<Vec<String>> {
 /// One of our Python programs, with the packages it needs.
 fn python(program: &str) -> Result<Command> {
     let sources = places::root().join("crates/xtask/src/chart");
-    let python = clients::python_with("chart", &sources.join("requirements.txt"))?;
+    let python = interpreters::python("chart", &sources.join("requirements.txt"))?;
     let mut command = Command::new(python);
     command.arg(sources.join(program));
     Ok(command)

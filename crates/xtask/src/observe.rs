@@ -1,10 +1,12 @@
 //! What people look at: the reference of metrics, alerts and recording rules with a runbook page for each alert, and the
 //! dashboards. All of it is held against what the services really export, so that nothing asks for a metric that is not there.
 //!
-//! Reading order: `reference` (what the services export), `rules`, `dashboards` (their source), `grafana` (the JSON), `queries`.
+//! Reading order: `reference` (what the services export), `rules`, `dashboards` (their source), `grafana` (the JSON), `queries`,
+//! `pages` (what the runbook quotes).
 
 mod dashboards;
 mod grafana;
+mod pages;
 mod queries;
 mod reference;
 mod rules;
@@ -44,6 +46,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     settle(mode, CHART_RULES, &rules)?;
     let mut violations = rules::check(&rules)?;
     violations.extend(queries::unknown(&rules, &rules, &metrics));
+    violations.extend(pages::check(&rules, &metrics)?);
     let asked = queries::of_dashboards();
     for query in &asked {
         let unknown = queries::unknown(&query.expression, &rules, &metrics);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{clients, places, process};
+use crate::{interpreters, places, process};
 use programs::{Load, Programs};
 use results::{DIRTY, Results};
 
@@ -232,7 +232,7 @@ fn room(options: &Options) -> Result<()> {
 fn environment() -> Result<PathBuf> {
     let requirements = places::root().join(SCRIPTS).join("requirements.txt");
     eprintln!("installing PyTorch, if it is not there: some gigabytes");
-    let python = clients::python_without_dependencies("peers", &requirements)?;
+    let python = interpreters::python_without_dependencies("peers", &requirements)?;
     let present = process::succeeds(Command::new(&python).args(["-c", "import llama_cpp"]));
     if !present && let Err(error) = llama_cpp(&python) {
         eprintln!("llama.cpp is left out: {error:#}");

@@ -6,7 +6,7 @@
 mod architecture;
 mod edges;
 mod features;
-mod files;
+pub(crate) mod files;
 mod licences;
 mod links;
 mod profile;

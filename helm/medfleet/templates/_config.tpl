@@ -14,7 +14,12 @@
 {{- $values := .Values -}}
 {{- $ports := include "medfleet.ports" . | fromJson -}}
 {{- $telemetry := dict "log" $values.process.log "log_format" $values.process.logFormat -}}
-{{- with $values.process.otlpEndpoint -}}{{- $_ := set $telemetry "otlp_endpoint" . -}}{{- end -}}
+{{- with $values.process.otlpEndpoint -}}
+  {{- $_ := set $telemetry "otlp_endpoint" . -}}
+  {{- /* Left out for gRPC, which is the default: services from before the setting existed refuse it. */ -}}
+  {{- $protocol := default "grpc" $values.process.otlpProtocol -}}
+  {{- if ne $protocol "grpc" -}}{{- $_ := set $telemetry "otlp_protocol" $protocol -}}{{- end -}}
+{{- end -}}
 {{- $process := dict "admin_listen" (include "medfleet.listen" (dict "root" . "port" $ports.admin)) "drain" (printf "%ds" (int $values.process.drainSeconds)) "telemetry" $telemetry -}}
 {{ include "medfleet.toml" (dict "path" "process" "table" $process) }}
 

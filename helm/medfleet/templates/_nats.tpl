@@ -14,6 +14,28 @@
 {{- $sum -}}
 {{- end -}}
 
+{{/* Refuses what would leave accepted jobs behind. A server that was alone and finds others takes its streams for left-overs and
+     deletes them; one of three that finds nobody does not know them. Only a cluster can be asked: without one, as in `helm
+     template`, nothing is found and everything is rendered. */}}
+{{- define "medfleet.nats.kept" -}}
+{{- $name := include "medfleet.name" (dict "root" . "component" "nats") -}}
+{{- $replicas := int .Values.nats.own.replicas -}}
+{{- range $old := (lookup "apps/v1" "StatefulSet" .Release.Namespace "").items -}}
+{{- $labels := default dict $old.metadata.labels -}}
+{{- if and (eq (toString (get $labels "app.kubernetes.io/instance")) $.Release.Name) (eq (toString (get $labels "app.kubernetes.io/component")) "nats") -}}
+{{- $there := int $old.spec.replicas -}}
+{{- $how := "see docs/how-to/upgrade.md, What an upgrade cannot change" -}}
+{{- if ne $.Values.nats.mode "own" -}}
+{{- fail (printf "nats.mode: %s, but this release's jobs are in its own NATS, %s: allowed is own; %s" $.Values.nats.mode $old.metadata.name $how) -}}
+{{- else if ne $old.metadata.name $name -}}
+{{- fail (printf "nameOverride, fullnameOverride: they make the name %s, but this release's jobs are in %s, which would be removed; %s" $name $old.metadata.name $how) -}}
+{{- else if and $there (ne $there $replicas) -}}
+{{- fail (printf "nats.own.replicas: %d, but the jobs are on %d, which a fleet of %d would lose: allowed is %d; %s" $replicas $there $replicas $there $how) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "medfleet.nats.config" -}}
 {{- $own := .Values.nats.own -}}
 {{- $name := include "medfleet.name" (dict "root" . "component" "nats") -}}
@@ -48,11 +70,9 @@ cluster {
   listen: {{ printf "%s:6222" .Values.process.listenAddress | quote }}
   # Clients come back by the Service's name: pods' addresses change, and stand in no certificate.
   no_advertise: true
-  routes: [
-    {{- range $index := until 3 }}
-    "nats://{{ $name }}-{{ $index }}.{{ $name }}-peers:6222"
-    {{- end }}
-  ]
+  # Who joins sees and changes everything, so it shows the token; the addresses with it come from the pod.
+  authorization { user: servers, password: $CLIENT_TOKEN, timeout: 5 }
+  routes: [$ROUTE_0, $ROUTE_1, $ROUTE_2]
   {{- if $own.tls.enabled }}
   # Routes show certificates to each other.
   tls {

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
+use crate::work::STAT_SLOTS;
 
 /// Tokens of prompts read in one pass at most where the operator fixes nothing.
 const PREFILL_TOKENS_MAX: u32 = 512;
@@ -169,13 +170,13 @@ impl Config {
         }
     }
 
-    /// What the engine may take on: a sequence for each slot.
+    /// What the engine may take on: a sequence for each slot. The engine takes one of STAT beyond them.
     #[must_use]
     pub fn limits(&self) -> DecodeLimits {
         let slots = self.worker.slots.get();
         DecodeLimits {
             sequences_max: slots,
-            queue_max: slots,
+            queue_max: slots.saturating_add(STAT_SLOTS),
             prefill_tokens_max: self
                 .prefill_tokens_max
                 .map_or(PREFILL_TOKENS_MAX, NonZeroU32::get),
@@ -262,6 +263,12 @@ mod tests {
         assert_eq!(of(&config), (512, true));
         config.prefill_tokens_max = NonZeroU32::new(100);
         assert_eq!(of(&config), (100, false));
+    }
+
+    #[test]
+    fn a_unit_of_stat_may_come_beside_one_in_each_slot() {
+        let limits = Config::new(&PoolName::new("m").expect("a pool")).limits();
+        assert_eq!((limits.sequences_max, limits.queue_max), (4, 5));
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum StartError {
     /// The model panicked.
     #[error("the model broke; the process ends in order")]
     ModelBroke,
+    /// A call into the model does not come back.
+    #[error("the model hangs; the process ends")]
+    ModelHangs,
 }
 
 /// A decode did not become a result. Where an image is named, it is by its position, from 0.
@@ -131,7 +134,9 @@ impl From<DecodeError> for Ending {
                 EngineError::Tokens { .. } | EngineError::Frame { .. } => {
                     Self::fail(FailureReason::ModelMismatch, error.to_string())
                 }
-                EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
+                EngineError::Model(_) | EngineError::Panicked | EngineError::Hung => {
+                    Self::wrong(error)
+                }
                 EngineError::Stopped => Self::retry(error),
             },
             DecodeError::Store(error) => error.into(),
@@ -153,6 +158,13 @@ mod tests {
         };
         assert_eq!(failure.reason, FailureReason::AnswerUnusable);
         assert!(failure.message.contains("raise max_tokens"));
+    }
+
+    #[test]
+    fn a_unit_whose_pass_hung_counts_as_begun_in_vain() {
+        // Handed back, it could end one worker after the other.
+        let error = DecodeError::from(EngineError::Hung);
+        assert!(matches!(Ending::from(error), Ending::Wrong(_)));
     }
 
     #[test]

@@ -78,6 +78,10 @@ pub async fn run(
                     broken.dead();
                     Err(StartError::ModelBroke)
                 }
+                Health::Hung => {
+                    broken.dead();
+                    Err(StartError::ModelHangs)
+                }
                 Health::Running | Health::Stopped => Ok(()),
             }
         });

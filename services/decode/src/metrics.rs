@@ -76,7 +76,7 @@ impl DecodeMetrics {
             );
             registry.register(
                 "preemptions",
-                "Texts that gave their memory to older ones and were read again",
+                "Texts that gave their memory to more urgent or older ones and were read again",
                 ours.preemptions.clone(),
             );
             registry.register(
@@ -153,6 +153,12 @@ impl Collector for Load {
                 used,
             ),
             ("kv", "KV memory in all", Some(&Unit::Bytes), size),
+            (
+                "call",
+                "How long the call into the model has taken that is under way",
+                Some(&Unit::Seconds),
+                load.call.as_secs(),
+            ),
         ];
         for (name, help, unit, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
@@ -170,28 +176,36 @@ impl Collector for Load {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
-        let (lookup, draft) = (load.looked_up, load.drafted);
-        let by_proposer = [
-            (
-                "proposed_tokens",
-                "Proposed tokens that were verified, by who proposed them",
-                [(LOOKUP, lookup.proposed), (DRAFT, draft.proposed)],
-            ),
-            (
-                "accepted_tokens",
-                "Proposed tokens that were right: each saved a pass",
-                [(LOOKUP, lookup.accepted), (DRAFT, draft.accepted)],
-            ),
-        ];
-        for (name, help, values) in by_proposer {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (proposer, value) in values {
-                let label = ProposerLabel { proposer };
-                ConstCounter::new(value).encode(metric.encode_family(&label)?)?;
-            }
-        }
-        Ok(())
+        encode_proposed(&mut encoder, &load)
     }
+}
+
+/// What was proposed, and by whom.
+fn encode_proposed(
+    encoder: &mut DescriptorEncoder<'_>,
+    load: &DecodeLoad,
+) -> Result<(), fmt::Error> {
+    let (lookup, draft) = (load.looked_up, load.drafted);
+    let by_proposer = [
+        (
+            "proposed_tokens",
+            "Proposed tokens that were verified, by who proposed them",
+            [(LOOKUP, lookup.proposed), (DRAFT, draft.proposed)],
+        ),
+        (
+            "accepted_tokens",
+            "Proposed tokens that were right: each saved a pass",
+            [(LOOKUP, lookup.accepted), (DRAFT, draft.accepted)],
+        ),
+    ];
+    for (name, help, values) in by_proposer {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (proposer, value) in values {
+            let label = ProposerLabel { proposer };
+            ConstCounter::new(value).encode(metric.encode_family(&label)?)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use medfleet_queue::wire::class_to_wire;
 
 use crate::gather::Gathered;
 use crate::task::Written;
-use crate::unit::masked_warning;
+use crate::unit::{masked_warning, misnamed_warning};
 
 /// Shown with every rendering of a result.
 const NOTICE: &str = "Draft written by a machine-learning model. Not a report: a physician has to review, correct and sign it.";
@@ -43,16 +43,7 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
         written,
         ..
     } = parts;
-    let prose = match &written.output {
-        Output::Report(report) => report.text.as_str(),
-        Output::Answer(answer) => answer.text.as_str(),
-        Output::Classification(_)
-        | Output::Localisation(_)
-        | Output::Extraction(_)
-        | Output::Embeddings(_)
-        | Output::ZeroShot(_) => "",
-    };
-    let sentences = sentences(prose, &written.tokens)
+    let sentences = sentences(prose(&written.output), &written.tokens)
         .into_iter()
         .map(|sentence| v1::Sentence {
             start_bytes: sentence.start,
@@ -98,6 +89,19 @@ pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     }
 }
 
+/// The text of an output, where it is prose.
+fn prose(output: &Output) -> &str {
+    match output {
+        Output::Report(report) => &report.text,
+        Output::Answer(answer) => &answer.text,
+        Output::Classification(_)
+        | Output::Localisation(_)
+        | Output::Extraction(_)
+        | Output::Embeddings(_)
+        | Output::ZeroShot(_) => "",
+    }
+}
+
 /// The same record on the same kind of device gives the same text.
 fn provenance(parts: &Parts<'_>) -> v1::Provenance {
     let (model, manifest) = (parts.model, &parts.gathered.manifest);
@@ -137,8 +141,13 @@ fn warnings(parts: &Parts<'_>) -> Vec<String> {
     if parts.model.device == "simulated" {
         warnings.push("no model wrote this text: the fleet runs a simulation".to_owned());
     }
-    warnings.extend(masked_warning(&parts.gathered.manifest));
-    if !parts.gathered.manifest.files_refused.is_empty() {
+    let manifest = &parts.gathered.manifest;
+    warnings.extend(misnamed_warning(
+        &manifest.frames,
+        prose(&parts.written.output),
+    ));
+    warnings.extend(masked_warning(manifest));
+    if !manifest.files_refused.is_empty() {
         warnings.push("some files were not used".to_owned());
     }
     warnings

@@ -119,10 +119,10 @@ pub(crate) fn zero_shot(labels: &[String], found: Vec<Vec<Match>>) -> Output {
 }
 
 /// What was compared: no text, no tokens.
-pub(crate) fn compared(output: Output, took: Duration) -> Written {
+pub(crate) fn compared(output: Output, warnings: Vec<String>, took: Duration) -> Written {
     Written {
         output,
-        warnings: Vec::new(),
+        warnings,
         finish: Finish::Stop,
         tokens: Vec::new(),
         output_tokens: 0,
@@ -174,8 +174,9 @@ pub(crate) fn written(
         }
         Question::Answer { .. } | Question::Compare { .. } => {
             if text.trim().is_empty() {
-                // The model ended at once. An empty box must not look like an answer that was not shown.
-                warnings.push("the model wrote no text: the question is not answered".to_owned());
+                // An empty box must not look like an answer that was not shown.
+                let warning = "there is no text, as the model or a stop string ended it at once: the question is not answered";
+                warnings.push(warning.to_owned());
             }
             Output::Answer(v1::Answer { text })
         }

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use medfleet_core::{Digest, UnixMillis, WorkUnit};
-use medfleet_engine::{Description, Dtype, Haste, ImageKind, Images};
+use medfleet_engine::{Arrangement, Description, Dtype, Haste, Images};
 use medfleet_proto::v1;
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, StudyManifest, TokensManifest};
 
 use crate::error::DecodeError;
+
+/// The note of a frame whose modality its job gave and no header (docs/imaging.md).
+const MODALITY_AS_GIVEN: &str = "MODALITY_AS_GIVEN";
 
 /// What is asked, as it was screened: a task that was not must not reach a model.
 ///
@@ -176,23 +179,61 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     u32::try_from(others.count()).unwrap_or(u32::MAX)
 }
 
-/// How the images of a job belong together: slices of one kind are a volume, patches of a slide a slide.
+/// What a reader should know of a text that speaks of an X-ray where no image is one, as models do of CT.
+pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<String> {
+    const FILMS: [&str; 3] = ["CR", "DX", "MG"];
+    const NAMES: [&str; 6] = [
+        "x-ray",
+        "x-rays",
+        "xray",
+        "xrays",
+        "radiograph",
+        "radiographs",
+    ];
+    let shown = images(frames).modalities;
+    // Of a picture that nothing is known of it may be right.
+    let others = |modality: &String| !modality.is_empty() && !FILMS.contains(&modality.as_str());
+    if shown.is_empty() || !shown.iter().all(others) {
+        return None;
+    }
+    let text = text.to_lowercase();
+    let mut words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+    let shown: Vec<String> = BTreeSet::from_iter(shown).into_iter().collect();
+    words.any(|word| NAMES.contains(&word)).then(|| {
+        let shown = shown.join(", ");
+        format!("the text speaks of an X-ray, and no image is one: they are {shown}")
+    })
+}
+
+/// What the images of a job are, and how they belong together: slices of one kind are a volume, patches of a slide a slide.
+/// Preprocessing shows one series and one slide of a study; pictures of which only the job says what they are may be any.
 pub(crate) fn images(frames: &[FrameEntry]) -> Images {
-    let is = |modality: &str| {
-        let info = frames.iter().map(|frame| frame.info.as_ref());
-        let mut modalities = info.map(|info| info.map_or("", |info| info.modality.as_str()));
-        modalities.all(|found| found == modality)
-    };
-    let kind = if frames.len() > 1 && (is("CT") || is("MR")) {
-        ImageKind::Volume
-    } else if !frames.is_empty() && is("SM") {
-        ImageKind::Slide
+    let infos: Vec<&v1::FrameUsed> = frames.iter().filter_map(|f| f.info.as_ref()).collect();
+    let modalities = frames.iter().map(|frame| match &frame.info {
+        Some(info) => info.modality.clone(),
+        None => String::new(),
+    });
+    let modalities: Vec<String> = modalities.collect();
+    let are_all = |modality: &str| modalities.iter().all(|found| found == modality);
+    let are_as_said = infos
+        .iter()
+        .any(|info| info.notes.iter().any(|note| note == MODALITY_AS_GIVEN));
+    // Each photograph is the first frame of its file.
+    let are_of_one_file = infos.windows(2).all(|pair| {
+        pair[0].input_index == pair[1].input_index && pair[0].frame_index != pair[1].frame_index
+    });
+    let arrangement = if frames.len() < 2 || are_as_said {
+        Arrangement::Apart
+    } else if are_all("CT") || are_all("MR") {
+        Arrangement::Volume
+    } else if are_all("SM") && are_of_one_file {
+        Arrangement::Slide
     } else {
-        ImageKind::Pictures
+        Arrangement::Apart
     };
     Images {
-        count: frames.len(),
-        kind,
+        modalities,
+        arrangement,
     }
 }
 

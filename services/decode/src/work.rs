@@ -32,6 +32,9 @@ use crate::task::{
 };
 use crate::unit::{haste, images, screened_task};
 
+/// Beside the others one for STAT, whose text the engine puts before those of lower classes.
+pub(crate) const STAT_SLOTS: usize = 1;
+
 /// The stage.
 pub(crate) struct Decode {
     store: BlobStore,
@@ -145,7 +148,7 @@ impl Decode {
         let parameters = study.decoding.clone().unwrap_or_default();
         let images = images(&gathered.manifest.frames);
         let prompts = Prompts::of(&self.prompt_version).ok_or(DecodeError::Task)?;
-        let ask = |question: &Question| prompts.ask(question, images, parameters.think);
+        let ask = |question: &Question| prompts.ask(question, &images, parameters.think);
         let answering = Answering {
             engine,
             writer,
@@ -156,7 +159,7 @@ impl Decode {
             clock: self.clock.as_ref(),
         };
         let task = screened_task(study, &gathered.manifest)?;
-        let (written, prompt, decoding) = match asks(task, images.count)? {
+        let (written, prompt, decoding) = match asks(task, images.count())? {
             Asks::One(question) => {
                 let ask = ask(&question)?;
                 let prompt = ask.prompt.canonical_bytes();
@@ -303,20 +306,21 @@ async fn compare(
         gen_ai.request.model = %embedder.description().model,
     );
     let task = screened_task(study, &gathered.manifest)?;
-    let (output, prompt) = match compares(task)? {
+    let (output, prompt, misread) = match compares(task)? {
         Compares::Nothing => (
             embeddings(embedder.embeddings(&gathered.images)?),
+            Vec::new(),
             Vec::new(),
         ),
         Compares::Labels(labels) => {
             let found = embedder.compare(&gathered.images, labels.clone());
             let found = found.instrument(span).await?;
             let prompt = labels.join("\0").into_bytes();
-            (zero_shot(&labels, found), prompt)
+            (zero_shot(&labels, found.matches), prompt, found.misread)
         }
     };
     Ok(Answered {
-        written: compared(output, begun.elapsed()),
+        written: compared(output, misread, begun.elapsed()),
         decoding: v1::DecodingParameters::default(),
         prompt,
         prompt_version: "",
@@ -352,6 +356,8 @@ impl Answering<'_> {
 
 impl Handler for Decode {
     const STAGE: Stage = Stage::Decode;
+
+    const STAT_SLOTS: usize = STAT_SLOTS;
 
     type Inputs = Inputs;
 

@@ -26,6 +26,9 @@ pub enum StartError {
     /// The model panicked.
     #[error("the model broke; the process ends in order")]
     ModelBroke,
+    /// A call into the model does not come back.
+    #[error("the model hangs; the process ends")]
+    ModelHangs,
 }
 
 /// A chunk did not become tokens.
@@ -85,7 +88,9 @@ impl From<EncodeError> for Ending {
                 | EngineError::StillThinking(_) => {
                     Self::fail(FailureReason::Internal, error.to_string())
                 }
-                EngineError::Model(_) | EngineError::Panicked => Self::wrong(error),
+                EngineError::Model(_) | EngineError::Panicked | EngineError::Hung => {
+                    Self::wrong(error)
+                }
                 EngineError::Stopped => Self::retry(error),
             },
             // They were just there, of another job that was erased since: made again at the next try, and counted, should they

@@ -2,14 +2,14 @@
 //!
 //! A job that has events and no record begins in an epoch of its own, as a replayed one does.
 //!
-//! Order: inputs, study manifest, references and pending entry → record created (the idempotency) → intake message,
-//! accepted event and audit → answer; then another accept may write over the pending entry (`pad`). Whoever finds it later
-//! finishes the rest.
+//! Order: inputs, study manifest, references, pending entry and audit → record created (the idempotency) → intake message and
+//! accepted event → answer; then another accept may write over the pending entry (`pad`). Whoever finds it later finishes the
+//! rest. Nothing is done of a job that the audit has no line of.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use futures::future::{try_join, try_join3};
+use futures::future::{join3, try_join};
 use medfleet_core::{
     Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, protocol,
 };
@@ -30,9 +30,10 @@ use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::pad::{Noted, Pad};
 use crate::quota::Quotas;
+use crate::room::Room;
 use crate::study::Study;
 use crate::tokens::Caller;
-use crate::validate;
+use crate::validate::{self, Plan};
 
 /// The header that carries a trace.
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -41,6 +42,9 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 pub(crate) const UPLOAD_GONE: Refusal = Refusal::NotFound {
     what: "upload, or it has expired",
 };
+
+/// What the audit calls an accept.
+pub(crate) const SUBMIT: &str = "submit";
 
 const FORGET: TaskKind = TaskKind {
     name: "pending replay removal",
@@ -62,6 +66,7 @@ pub(crate) struct Acceptor {
     pub(crate) quotas: Quotas,
     pub(crate) open: OpenJobs,
     pub(crate) pad: Pad,
+    pub(crate) room: Room,
 }
 
 /// A job that is accepted.
@@ -80,10 +85,7 @@ impl Acceptor {
         caller: &Caller,
         mut request: v1::SubmitJobRequest,
     ) -> Result<Accepted, Refusal> {
-        let plan = validate::plan(request.clone(), &self.config)?;
-        if let Some(edge) = &self.config.edge {
-            validate::can_travel(&plan, edge.travels(&caller.tenant))?;
-        }
+        let plan = self.plan(&caller.tenant, request.clone());
         let request_id = std::mem::take(&mut request.request_id);
         let sent = self.keys.sent(&caller.tenant, &request.encode_to_vec());
         if request_id.is_empty() {
@@ -92,14 +94,14 @@ impl Acceptor {
                 tenant: caller.tenant.clone(),
                 job,
             };
+            let plan = plan?;
             self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let study = self.within_budget(&key.tenant, study);
-            let accepted = self.create(caller, key.clone(), study).await;
-            if accepted.is_err() {
-                self.withdraw(&key).await;
-            }
-            return accepted;
+            return match self.create(caller, key.clone(), study).await {
+                Err(refusal) => Err(self.withdrawn(&key, refusal).await),
+                accepted => accepted,
+            };
         }
         let job = self.keys.job_id(&caller.tenant, &request_id);
         let key = JobKey {
@@ -109,6 +111,7 @@ impl Acceptor {
         let known = self.queue.record(&key).await?.map(|(record, _)| record);
         match known {
             None => {
+                let plan = plan?;
                 self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key);
@@ -117,12 +120,12 @@ impl Acceptor {
                 let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, study).await
             }
-            // The same bytes need no look at uploads, which may have expired since.
+            // The same bytes need no look at uploads, which may have expired since, nor at what this fleet does by now.
             Some(known) if keys::is_same_request(&known.body, sent) => {
                 self.finish(caller, key, known, None).await
             }
             Some(known) => {
-                let study = self.study(&key.tenant, plan, sent).await?;
+                let study = self.study(&key.tenant, plan?, sent).await?;
                 if keys::is_same_meaning(&known.body, &study.record.body) {
                     self.finish(caller, key, known, None).await
                 } else {
@@ -130,6 +133,15 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    /// What a request asks for, if this fleet does it.
+    fn plan(&self, tenant: &TenantId, request: v1::SubmitJobRequest) -> Result<Plan, Refusal> {
+        let plan = validate::plan(request, &self.config)?;
+        if let Some(edge) = &self.config.edge {
+            validate::can_travel(&plan, edge.travels(tenant))?;
+        }
+        Ok(plan)
     }
 
     /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where only the record was lost,
@@ -142,12 +154,13 @@ impl Acceptor {
         }))
     }
 
-    /// Counts a job that is not known yet towards its tenant's quotas.
+    /// Counts a job that is not known yet towards its tenant's quotas, unless there was no room for one just now.
     fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<(), Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
+        self.room.check(self.clock.now())?;
         self.quotas.one_more(tenant, self.open.count(tenant))?;
         self.quotas.job(tenant, inline.sum())
     }
@@ -175,7 +188,7 @@ impl Acceptor {
             parts,
         } = study;
         let begun = Instant::now();
-        let pending = async { Ok::<_, Refusal>(self.pad.note(&key).await?) };
+        let audited = self.audit(&key, SUBMIT, &caller.actor);
         let kept = async {
             // Only a part of an upload can be gone: everything else is stored by this very call.
             match self.blobs.keep(&key, contents, &parts).await? {
@@ -183,11 +196,20 @@ impl Acceptor {
                 false => Err(UPLOAD_GONE),
             }
         };
-        let ((), mut noted) = try_join(kept, pending).await?;
+        let (kept, noted, audited) = join3(kept, self.pad.note(&key), audited).await;
+        if let Err(refusal) = kept.and(audited.map_err(Refusal::from)) {
+            if let Ok(noted) = noted {
+                // There is nothing for the sweep to finish.
+                self.pad.done(noted);
+            }
+            return Err(refusal);
+        }
+        let mut noted = noted?;
         let created = self.queue.create_record(&key, &record).await?;
         if begun.elapsed() > self.config.accept.pending_after.get() / 2 {
             // So late that the sweep may have dropped the entry of an accept it took for abandoned.
-            self.pad.note_again(&mut noted, &key).await?;
+            let again = self.pad.note_again(&mut noted, &key).await;
+            again.map_err(|source| self.unfinished(&key, source))?;
         }
         match created {
             Created::Created(_) => {
@@ -220,7 +242,6 @@ impl Acceptor {
 
     /// What follows the record, each step safe to repeat. A job that has moved on needs none of it, and one that was erased
     /// is none that a caller could wait for.
-    /// The event is sent before the intake message, so that no later event of the job can be stored ahead of it.
     async fn finish(
         &self,
         caller: &Caller,
@@ -229,8 +250,12 @@ impl Acceptor {
         noted: Option<Noted>,
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
-            self.announce(&key, &record, ("submit", &caller.actor))
-                .await?;
+            let announced = match &noted {
+                // Its line was written before its record.
+                Some(_) => self.go_on(&key, &record).await,
+                None => self.announce(&key, &record, (SUBMIT, &caller.actor)).await,
+            };
+            announced.map_err(|source| self.unfinished(&key, source))?;
         }
         if let Some(noted) = noted {
             self.pad.done(noted);
@@ -245,16 +270,29 @@ impl Acceptor {
         })
     }
 
-    /// Sends what makes an accepted job go on: its event, its line of the audit (who did what), its intake message.
+    /// Why a caller is refused whose job has a record.
+    fn unfinished(&self, key: &JobKey, source: QueueError) -> Refusal {
+        self.room.note(&source, self.clock.now());
+        let job = key.job.clone();
+        Refusal::Unfinished { job, source }
+    }
+
+    /// Sends what makes an accepted job go on, behind its line of the audit (who did what): without one nothing is done of it.
     pub(crate) async fn announce(
         &self,
         key: &JobKey,
         record: &JobRecord,
         (action, actor): (&'static str, &str),
     ) -> Result<(), QueueError> {
+        self.audit(key, action, actor).await?;
+        self.go_on(key, record).await
+    }
+
+    /// Sends what makes an accepted job go on. The event is sent before the intake message, so that no later event of the job can
+    /// be stored ahead of it.
+    async fn go_on(&self, key: &JobKey, record: &JobRecord) -> Result<(), QueueError> {
         let event = self.queue.publish_event(key, record);
-        let audit = self.audit(key, action, actor);
-        try_join3(event, audit, self.publish_intake(key, record)).await?;
+        try_join(event, self.publish_intake(key, record)).await?;
         Ok(())
     }
 
@@ -270,8 +308,9 @@ impl Acceptor {
         });
     }
 
-    /// A job without a request id whose accept broke would run without anyone knowing it: cancel it if it is there.
-    async fn withdraw(&self, key: &JobKey) {
+    /// A job without a request id whose accept broke would run without anyone knowing it: cancels it if it is there. Gives what
+    /// its caller is told, who knows it by that where it may still run.
+    async fn withdrawn(&self, key: &JobKey, refusal: Refusal) -> Refusal {
         let cancelled = self
             .queue
             .apply(key, None, &Move::Cancel, self.clock.now())
@@ -283,7 +322,7 @@ impl Acceptor {
                 let error = chain(&error);
                 tracing::warn!(
                     error,
-                    "an accept broke and was not withdrawn; the job may run unseen"
+                    "an accept broke and was not withdrawn; the job may run"
                 );
                 false
             }
@@ -294,6 +333,10 @@ impl Acceptor {
                 error = chain(&error),
                 "blobs of a withdrawn accept stay referenced"
             );
+        }
+        match refusal {
+            Refusal::Unfinished { source, .. } if is_gone => Refusal::Queue(source),
+            refusal => refusal,
         }
     }
 
@@ -358,3 +401,8 @@ pub(crate) fn trace_of(record: &JobRecord) -> Headers {
         traceparent => vec![(TRACEPARENT.to_owned(), traceparent.to_owned())],
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;

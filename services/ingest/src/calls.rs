@@ -7,6 +7,7 @@ use tonic::service::Interceptor;
 use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, Span};
 
+use crate::blobs::is_full;
 use crate::error::{self, Refusal};
 use crate::metrics::{Figures, Method};
 use crate::tokens::{Caller, Tokens};
@@ -37,7 +38,7 @@ impl Calls {
                 Some(caller) => call(caller, request.into_inner()).await,
                 None => Err(Refusal::NoToken),
             };
-            answered.map_err(|refusal| error::status(&refusal))
+            answered.map_err(|refusal| self.refused(&refusal))
         };
         let answered = answered.instrument(span.clone()).await;
         let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
@@ -47,6 +48,13 @@ impl Calls {
         self.figures
             .called(method, code, begun.elapsed().as_secs_f64());
         answered.map(Response::new)
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Status {
+        if matches!(refusal, Refusal::Store(error) if is_full(error)) {
+            self.figures.store_full.inc();
+        }
+        error::status(refusal)
     }
 }
 
@@ -109,4 +117,24 @@ fn span_of(method: Method, metadata: &MetadataMap) -> Span {
         });
     telemetry::set_parent(&span, &headers.collect::<Vec<_>>());
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_runtime::Metrics;
+    use medfleet_store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn calls_for_which_the_store_has_no_room_are_counted() {
+        let calls = Calls {
+            figures: Figures::new(&Metrics::new()),
+        };
+        let full = Refusal::Store(StoreError::Full { bytes: 2, free: 1 });
+        assert_eq!(calls.refused(&full).code(), Code::ResourceExhausted);
+        assert_eq!(calls.figures.store_full.get(), 1);
+        assert_eq!(calls.refused(&Refusal::Stopping).code(), Code::Unavailable);
+        assert_eq!(calls.figures.store_full.get(), 1);
+    }
 }

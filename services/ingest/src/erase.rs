@@ -1,8 +1,9 @@
 //! Erasure: everything that was stored for a job goes, by its tenant's wish or because its time of keeping is over.
 //!
-//! Order of an erasure: cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to memories.
-//! The tombstone keeps a stage at work from bringing anything back, the mark keeps the job from being started over. Whatever
-//! breaks, calling again finishes it, and so does the keeper.
+//! Order of an erasure: audit → cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to
+//! memories. The audit comes first, so that nothing goes without a word of who wanted it. The tombstone keeps a stage at work
+//! from bringing anything back, the mark keeps the job from being started over. Whatever breaks, calling again finishes it,
+//! and so does the keeper.
 //!
 //! Reading order: this file (one job), `many` (every job of a patient or a study).
 
@@ -24,17 +25,17 @@ const TRIES: u32 = 8;
 const EPOCHS_MAX: u32 = 1_000;
 
 impl Acceptor {
-    /// Erases a job, ended or not. `relied` goes from one job of the tenant to the next.
+    /// Erases a job that exists, ended or not. `relied` goes from one job of the tenant to the next.
     pub(crate) async fn erase(
         &self,
         caller: &Caller,
         key: &JobKey,
         relied: &mut Relied,
     ) -> Result<(JobRecord, Erased), Refusal> {
+        self.audit(key, "erase", &caller.actor).await?;
         let record = mark(&self.queue, &self.blobs, key, self.clock.now()).await?;
         let erased = remove(&self.queue, &self.blobs, (key, &record), relied).await?;
         self.figures.erased.inc();
-        self.audit(key, "erase", &caller.actor).await?;
         Ok((record, erased))
     }
 }
@@ -122,3 +123,6 @@ pub(crate) fn no_result(record: &JobRecord) -> Refusal {
         (None, state) => Refusal::WrongState { state },
     }
 }
+
+#[cfg(test)]
+mod tests;

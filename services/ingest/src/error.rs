@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use medfleet_core::{JobState, TaskKind};
+use medfleet_core::{JobId, JobState, TaskKind};
 use medfleet_queue::{ConnectError, QueueError};
 use medfleet_runtime::exit::chain;
 use medfleet_store::StoreError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::convert::job_name;
 
 /// Domain of every `ErrorInfo`.
 const DOMAIN: &str = "medfleet";
@@ -115,6 +117,9 @@ pub(crate) enum Refusal {
     Stopping,
     #[error("the queue did not take the request")]
     Queue(#[from] QueueError),
+    /// The job's record is there: what is missing comes when the same is asked again, or by the sweep.
+    #[error("the queue did not take all of the request")]
+    Unfinished { job: JobId, source: QueueError },
     #[error("the blob store did not take the request")]
     Store(#[from] StoreError),
     #[error("{what} cannot be read back")]
@@ -125,7 +130,7 @@ impl Refusal {
     /// Whether the same may succeed later without anybody doing anything.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Queue(error) => error.is_transient(),
+            Self::Queue(error) | Self::Unfinished { source: error, .. } => error.is_transient(),
             Self::Store(error) => error.is_transient(),
             _ => false,
         }
@@ -160,6 +165,7 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     let metadata = match refusal {
         Refusal::WrongState { state } => vec![("state".to_owned(), state.as_str().to_owned())],
         Refusal::TaskUnavailable { .. } => vec![("available".to_owned(), available_tasks())],
+        Refusal::Unfinished { job, .. } => vec![("job".to_owned(), job_name(job))],
         _ => Vec::new(),
     };
     details.set_error_info(
@@ -184,25 +190,46 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
             tracing::warn!(reason, error = chain(refusal), "a call could not be served")
         }
         // The operator has to make room, and needs to know where.
-        Code::ResourceExhausted if matches!(refusal, Refusal::Queue(_) | Refusal::Store(_)) => {
+        Code::ResourceExhausted if is_of_room(refusal) => {
             tracing::warn!(reason, error = chain(refusal), "a call found no room")
         }
         _ => tracing::debug!(reason, "a call was refused"),
     }
-    let text = match code {
-        Code::Internal => "a defect of medfleet; the server's log says more".to_owned(),
-        Code::FailedPrecondition if matches!(refusal, Refusal::Store(_)) => {
+    Status::with_error_details(code, text(refusal, code), details)
+}
+
+/// What a refused caller reads.
+fn text(refusal: &Refusal, code: Code) -> String {
+    match (code, refusal) {
+        (Code::Internal, _) => "a defect of medfleet; the server's log says more".to_owned(),
+        (Code::FailedPrecondition, Refusal::Store(_)) => {
             "the job was erased; a new one needs another request_id".to_owned()
         }
-        Code::ResourceExhausted if matches!(refusal, Refusal::Store(_)) => {
+        (Code::ResourceExhausted, Refusal::Store(_)) => {
             "this fleet's blob store is full; come back after the given delay".to_owned()
         }
-        Code::ResourceExhausted if matches!(refusal, Refusal::Queue(_)) => {
+        (Code::ResourceExhausted, Refusal::Queue(_)) => {
             "a stream of this fleet's queue is full; come back after the given delay".to_owned()
         }
+        (Code::ResourceExhausted, Refusal::Unfinished { job, .. }) => format!(
+            "a stream of this fleet's queue is full; {} is noted and done once there is room, unless it is cancelled; with its \
+             request_id the same request finds it, after the given delay",
+            job_name(job)
+        ),
+        (_, Refusal::Unfinished { job, .. }) => format!(
+            "{refusal}; {} may be done all the same, unless it is cancelled; with its request_id the same request finds it",
+            job_name(job)
+        ),
         _ => refusal.to_string(),
-    };
-    Status::with_error_details(code, text, details)
+    }
+}
+
+/// Whether the queue or the store is what had no room.
+const fn is_of_room(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Queue(_) | Refusal::Unfinished { .. } | Refusal::Store(_)
+    )
 }
 
 fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
@@ -223,10 +250,12 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::Late { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
         Refusal::Replayed => (Code::Unavailable, "JOB_REPLAYED"),
         Refusal::Stopping => (Code::Unavailable, "STOPPING"),
-        Refusal::Queue(QueueError::Full { .. }) => (Code::ResourceExhausted, "QUEUE_FULL"),
-        Refusal::Queue(error) if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
-        Refusal::Queue(QueueError::Closed) => (Code::Unavailable, "QUEUE_AWAY"),
-        Refusal::Queue(_) => (Code::Internal, "QUEUE_DEFECT"),
+        Refusal::Queue(error) | Refusal::Unfinished { source: error, .. } => match error {
+            QueueError::Full { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
+            QueueError::Closed => (Code::Unavailable, "QUEUE_AWAY"),
+            error if error.is_transient() => (Code::Unavailable, "QUEUE_AWAY"),
+            _ => (Code::Internal, "QUEUE_DEFECT"),
+        },
         Refusal::Store(StoreError::JobErased) => (Code::FailedPrecondition, "JOB_ERASED"),
         Refusal::Store(error) if crate::blobs::is_full(error) => {
             (Code::ResourceExhausted, "STORE_FULL")
@@ -262,6 +291,32 @@ mod tests {
             Some(DOMAIN)
         );
         assert_eq!(details.retry_info().is_some(), retries);
+    }
+
+    /// Such a job is there, whatever its caller was told: it runs once there is room.
+    #[test]
+    fn a_job_that_is_noted_though_its_submit_is_refused_is_named() {
+        let named = |source: QueueError| {
+            let job = JobId::from_bytes([7; 16]);
+            let name = job_name(&job);
+            let status = status(&Refusal::Unfinished { job, source });
+            assert!(status.message().contains(&name), "{status:?}");
+            let details = status.get_error_details();
+            let info = details.error_info().expect("a reason");
+            assert_eq!(info.metadata.get("job"), Some(&name));
+            assert!(details.retry_info().is_some(), "{status:?}");
+            (status.code(), info.reason.clone())
+        };
+        let full = QueueError::Full {
+            stream: "intake".into(),
+            limit: "maximum messages exceeded".into(),
+        };
+        let full = named(full);
+        assert_eq!(full, (Code::ResourceExhausted, "QUEUE_FULL".to_owned()));
+        let away = named(QueueError::Unavailable {
+            operation: "publish",
+        });
+        assert_eq!(away, (Code::Unavailable, "QUEUE_AWAY".to_owned()));
     }
 
     #[test]

@@ -203,7 +203,8 @@ impl Keeper {
         let finished = record.times.finished.unwrap_or_default();
         // Whoever ended it may have a clock that is far behind; the accept was dated by the queue's.
         let ended = finished.max(record.times.accepted);
-        record.state.is_final() && is_older(ended, keep, now)
+        // Nothing else says what a hub still has to erase.
+        record.state.is_final() && !record.owes_erasure() && is_older(ended, keep, now)
     }
 
     /// The record goes first, unless it has changed since it was read: a job that was just started over stays.

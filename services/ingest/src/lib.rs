@@ -5,10 +5,10 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` with `pad` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`, `erase` and
-//! `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there is a hub
-//! above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then `server`
-//! with `connections` and `timely`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `cost`, `quota`, `clock`, `accept` with `pad`, `room` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`,
+//! `erase` and `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there
+//! is a hub above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then
+//! `server` with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -27,6 +27,7 @@ mod fanout;
 mod keeper;
 mod keys;
 mod leader;
+mod load;
 mod metrics;
 mod open;
 mod operator;
@@ -35,6 +36,7 @@ mod places;
 mod pseudonym;
 mod quota;
 mod rebuild;
+mod room;
 mod roster;
 mod rpc;
 mod server;
@@ -55,7 +57,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medfleet_core::PoolName;
-use medfleet_proto::v1::job_service_server::JobServiceServer;
 use medfleet_queue::Queue;
 use medfleet_runtime::{
     Clock, Health, Metrics, OnFailure, OnShutdown, Pages, Part, Random, Shutdown, TaskKind, TaskSet,
@@ -87,6 +88,7 @@ use operator::Operator;
 use pad::Pad;
 use places::Places;
 use quota::Quotas;
+use room::Room;
 use roster::Roster;
 use rpc::Jobs;
 use server::Served;
@@ -169,6 +171,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         roster: Roster::default(),
         pad: Pad::new(dependencies.queue.clone(), &holder),
+        room: Room::default(),
         holder,
     };
     let connected = dependencies.queue.clone();
@@ -217,6 +220,7 @@ struct Parts {
     shutdown: Shutdown,
     roster: Roster,
     pad: Pad,
+    room: Room,
     /// Tells this process from others.
     holder: String,
 }
@@ -233,6 +237,7 @@ impl Parts {
             operator: self.operator(dependencies),
             gate: self.gate(),
             request_time_max: self.config.limits.request_time_max.get(),
+            retry_after: self.config.limits.retry_after.get(),
         }
     }
 
@@ -256,6 +261,7 @@ impl Parts {
             quotas: self.quotas.clone(),
             open: self.open.clone(),
             pad: self.pad.clone(),
+            room: self.room.clone(),
         }
     }
 
@@ -472,13 +478,16 @@ async fn follow_connection(
     reporter: HealthReporter,
     shutdown: Shutdown,
 ) {
+    let mut told = None;
     loop {
-        if queue.is_connected() {
-            ready.ready();
-            reporter.set_serving::<JobServiceServer<Jobs>>().await;
-        } else {
-            ready.unready();
-            reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
+        let is_connected = queue.is_connected();
+        match is_connected {
+            true => ready.ready(),
+            false => ready.unready(),
+        }
+        // Whoever watches the health hears of each time that it is told.
+        if told.replace(is_connected) != Some(is_connected) {
+            server::tell_health(&reporter, is_connected).await;
         }
         tokio::select! {
             () = tokio::time::sleep(CONNECTION_EVERY) => {}
@@ -486,5 +495,5 @@ async fn follow_connection(
         }
     }
     ready.unready();
-    reporter.set_not_serving::<JobServiceServer<Jobs>>().await;
+    server::end_health(reporter).await;
 }

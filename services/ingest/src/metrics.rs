@@ -114,6 +114,8 @@ pub(crate) struct Figures {
     backlog_seconds: Family<BacklogLabels, Gauge<f64, AtomicU64>>,
     /// Calls that were not let in.
     pub(crate) unauthenticated: Counter,
+    /// Calls for which the blob store had no room.
+    pub(crate) store_full: Counter,
     /// Watches now.
     pub(crate) watches: Gauge,
     /// Uploads in progress now.
@@ -164,6 +166,7 @@ impl Figures {
             backlog_units: Family::default(),
             backlog_seconds: Family::default(),
             unauthenticated: Counter::default(),
+            store_full: Counter::default(),
             watches: Gauge::default(),
             uploads: Gauge::default(),
             watch_resyncs: Counter::default(),
@@ -194,6 +197,7 @@ impl Figures {
             registry.register_with_unit("backlog", help, Unit::Seconds, f.backlog_seconds.clone());
             let help = "Calls without a token, or with one that is not known";
             registry.register("ingest_unauthenticated_calls", help, f.unauthenticated.clone());
+            registry.register("ingest_store_full_calls", "Calls for which the blob store had no room", f.store_full.clone());
             registry.register("ingest_watches", "Watches now", f.watches.clone());
             registry.register("ingest_uploads", "Uploads in progress", f.uploads.clone());
             let help = "Watches that started over from durable state because they were slow";

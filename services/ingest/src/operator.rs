@@ -46,9 +46,13 @@ impl OperatorService for Operator {
                 actor: caller.actor,
                 at: self.acceptor.clock.now(),
             };
-            self.acceptor.queue.put_pause(&pause).await?;
+            let queue = &self.acceptor.queue;
+            queue.put_pause(&pause).await?;
+            // One that was there before stays as it was, with whoever paused it.
+            let is_it = |held: &Pause| held.tenant == pause.tenant && held.class == pause.class;
+            let held = queue.pauses().await?.into_iter().find(is_it);
             Ok(v1::PauseWorkResponse {
-                pause: Some(convert::pause(&pause)),
+                pause: Some(convert::pause(&held.unwrap_or(pause))),
             })
         };
         self.calls.answer(Method::PauseWork, request, pause).await

@@ -174,10 +174,7 @@ impl JobService for Jobs {
     ) -> Reply<v1::EraseJobResponse> {
         self.calls
             .answer(Method::EraseJob, request, async |caller, request| {
-                let key = JobKey {
-                    tenant: caller.tenant.clone(),
-                    job: convert::job_id(&request.name)?,
-                };
+                let (key, _) = self.find(caller.clone(), &request.name).await?;
                 let mut relied = Relied::default();
                 let (record, erased) = self.acceptor.erase(&caller, &key, &mut relied).await?;
                 Ok(v1::EraseJobResponse {

@@ -1,4 +1,6 @@
 //! The gRPC server: the API, reflection and the health service, with TLS and limits as configured.
+//!
+//! A call goes through `Timely` (its request comes in time), the gate (whose it is) and `Weighed` (there is room for it).
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Router;
 use tonic::transport::{Server, ServerTlsConfig};
+use tonic_health::ServingStatus;
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tonic_health::server::HealthReporter;
 
@@ -20,6 +23,7 @@ use crate::calls::Gate;
 use crate::config::TlsConfig;
 use crate::connections::{self, ConnectionLimits};
 use crate::dead::DeadLetters;
+use crate::load::{Load, SMALL_BYTES, Weighed};
 use crate::operator::Operator;
 use crate::rpc::Jobs;
 use crate::timely::Timely;
@@ -32,6 +36,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
 /// Calls on one connection at a time; thousands of watches share one.
 const STREAMS_MAX: u32 = 10_000;
+/// The services that clients call, and the name under which the health of all of them is asked for.
+const SERVICES: [&str; 4] = [
+    "",
+    job_service_server::SERVICE_NAME,
+    dead_letter_service_server::SERVICE_NAME,
+    operator_service_server::SERVICE_NAME,
+];
 
 /// The services that are served.
 pub(crate) struct Served {
@@ -42,6 +53,8 @@ pub(crate) struct Served {
     pub(crate) gate: Gate,
     /// How long the request of a call may take to come, uploads apart; in a stream of requests, the next of them.
     pub(crate) request_time_max: Duration,
+    /// What a caller is told to wait when a limit of the fleet is reached.
+    pub(crate) retry_after: Duration,
 }
 
 /// The server with everything it serves.
@@ -50,7 +63,7 @@ pub(crate) async fn build(
     tls: Option<&TlsConfig>,
 ) -> Result<(Router, HealthReporter), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<JobServiceServer<Jobs>>().await;
+    tell_health(&reporter, true).await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(HEALTH_DESCRIPTOR_SET)
@@ -69,6 +82,10 @@ pub(crate) async fn build(
         server = server.tls_config(tls_config(tls).await?)?;
     }
     let (gate, limit) = (served.gate, served.request_time_max);
+    // Nobody has to say who they are to ask these.
+    let health = health.max_decoding_message_size(SMALL_BYTES);
+    let reflection = reflection.max_decoding_message_size(SMALL_BYTES);
+    let (load, retry_after) = (Load::default(), served.retry_after);
     let jobs = JobServiceServer::new(served.jobs).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let letters = DeadLetterServiceServer::new(served.dead_letters);
     let operator = OperatorServiceServer::new(served.operator);
@@ -76,15 +93,41 @@ pub(crate) async fn build(
         .add_service(Timely::new(health, limit))
         .add_service(Timely::of_streams(reflection, limit))
         .add_service(Timely::new(
-            InterceptedService::new(jobs, gate.clone()),
+            InterceptedService::new(Weighed::new(jobs, load.clone(), retry_after), gate.clone()),
             limit,
         ))
         .add_service(Timely::new(
-            InterceptedService::new(letters, gate.clone()),
+            InterceptedService::new(
+                Weighed::new(letters, load.clone(), retry_after),
+                gate.clone(),
+            ),
             limit,
         ))
-        .add_service(Timely::new(InterceptedService::new(operator, gate), limit));
+        .add_service(Timely::new(
+            InterceptedService::new(Weighed::new(operator, load, retry_after), gate),
+            limit,
+        ));
     Ok((router, reporter))
+}
+
+/// Tells who asks for the health of a service, or of all, whether calls can be answered.
+pub(crate) async fn tell_health(reporter: &HealthReporter, is_serving: bool) {
+    let status = match is_serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    for service in SERVICES {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+/// Tells who watches the health that no calls are answered any more, and ends their streams: the server's stop would wait for
+/// them.
+pub(crate) async fn end_health(mut reporter: HealthReporter) {
+    tell_health(&reporter, false).await;
+    for service in SERVICES {
+        reporter.clear_service_status(service).await;
+    }
 }
 
 async fn tls_config(tls: &TlsConfig) -> Result<ServerTlsConfig, Error> {

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
-    BlobKind, Chunks, Digest, JobRecord, JobState, Pseudonyms, Starts, TenantId, Times, UnixMillis,
-    UploadId,
+    BlobKind, Digest, JobRecord, NewJob, Pseudonyms, TenantId, UnixMillis, UploadId,
 };
 use medfleet_proto::work::v1::{StudyInput, StudyManifest};
 use medfleet_runtime::telemetry;
@@ -122,35 +121,21 @@ impl Acceptor {
             image_count,
             &plan.decoding,
         );
-        JobRecord {
-            state: JobState::Accepted,
-            epoch: 0,
-            attempt: 0,
-            starts: Starts::default(),
-            chunks: Chunks::default(),
+        JobRecord::accepted(NewJob {
             pool: plan.pool,
             class: plan.class,
-            class_asked: plan.class,
             task: plan.kind,
             image_count,
             body,
             study,
             pseudonyms: Pseudonyms::default(),
-            frames: None,
-            result: None,
-            failure: None,
-            times: Times {
-                accepted: now,
-                ..Times::default()
-            },
+            accepted: now,
             expires: UnixMillis(now.0.saturating_add(ttl_millis)),
             // Empty without telemetry.
             traceparent: traceparent.map(|(_, value)| value).unwrap_or_default(),
             model: plan.model,
-            erased: None,
             cost,
-            forwarded: None,
-        }
+        })
     }
 
     async fn input(

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use futures::future::try_join3;
 use medfleet_core::{JobKey, JobState, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, SUBMIT};
 
 /// Who acts in the audit stream when the sweep finishes an accept: who asked is not known any more.
 const SWEEP: &str = "medfleet";
@@ -67,9 +66,7 @@ impl Acceptor {
         if let Some((record, _)) = self.queue.record(key).await?
             && record.state == JobState::Accepted
         {
-            let event = self.queue.publish_event(key, &record);
-            let audit = self.audit(key, "submit", SWEEP);
-            try_join3(event, audit, self.publish_intake(key, &record)).await?;
+            self.announce(key, &record, (SUBMIT, SWEEP)).await?;
             self.figures.swept.inc();
         }
         // Without a record nobody was told that the job exists.

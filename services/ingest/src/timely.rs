@@ -19,7 +19,7 @@ use crate::connections::Arrival;
 use crate::error::{self, Refusal};
 
 /// The call whose request is a stream.
-const UPLOAD: &str = "/medfleet.v1.JobService/UploadInput";
+pub(crate) const UPLOAD: &str = "/medfleet.v1.JobService/UploadInput";
 
 /// What has to come in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,6 +128,19 @@ pub(crate) struct Caller {
     hash: Hash,
 }
 
+#[cfg(test)]
+impl Caller {
+    /// Somebody who calls for a tenant, with a token that no file has.
+    pub(crate) fn of(tenant: &TenantId) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            actor: "somebody".to_owned(),
+            is_operator: false,
+            hash: Hash([0; 32]),
+        }
+    }
+}
+
 /// SHA-256 of a token. Shows nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Hash([u8; 32]);

@@ -1,5 +1,5 @@
 //! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order, but for what waits too
-//! long ([`lane`]); within a class the tenants take turns by cost ([`share`]).
+//! long (`lane`); within a class the tenants take turns by cost (`share`).
 //! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon; one unit
 //! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
 

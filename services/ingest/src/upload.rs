@@ -158,8 +158,6 @@ impl Uploads {
             });
         }
         if start.upload.is_empty() {
-            // Counted whole when it begins: a file that is refused half-way would only be sent again.
-            self.quotas.bytes(&tenant, start.total_bytes)?;
             return self.create(tenant, start).await;
         }
         let id = convert::upload_id("start.upload", &start.upload)?;
@@ -212,6 +210,9 @@ impl Uploads {
             ));
         }
         self.blobs.check_headroom(start.total_bytes).await?;
+        // Counted whole when it begins: a file that is refused half-way would only be sent again. And only where there is room
+        // for it: whoever comes back until there is would have used up its quota by then.
+        self.quotas.bytes(&tenant, start.total_bytes)?;
         let id = UploadId::from_bytes(self.random.id());
         let record = UploadRecord {
             total_bytes: start.total_bytes,

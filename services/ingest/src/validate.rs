@@ -1,6 +1,6 @@
 //! Whether a submitted job can be one: pure, before anything is stored. Everything wrong is named at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,13 @@ const STOP_BYTES_MAX: usize = 64;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 
+/// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.
+const REPORT_BEGINS: &str = "Findings: ";
+/// What a caller may say that an input shows, as DICOM calls it: what volumes are without, and what prompts have words for.
+const MODALITIES: [&str; 14] = [
+    "CT", "MR", "CR", "DX", "MG", "US", "XC", "OP", "OPT", "ES", "GM", "DMS", "SM", "DM",
+];
+
 /// A job that can be accepted, with every default filled in.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -37,7 +44,7 @@ pub(crate) struct Plan {
     pub(crate) decoding: v1::DecodingParameters,
     pub(crate) time_to_live: Duration,
     pub(crate) sources: Vec<Source>,
-    /// Of each source, what the caller says a volume is.
+    /// Of each source, what the caller says that it shows.
     pub(crate) modalities: Vec<String>,
     /// Images that the only input stands for, being an encoded study of a hospital's edge; 0 for image files.
     pub(crate) encoded_images: u32,
@@ -189,10 +196,10 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
         if text.len() as u64 > most.get() {
             wrong.push(Violation::new(field, format!("at most {most} of text")));
         }
-        if required && text.trim().is_empty() {
+        if required && !says_something(text) {
             wrong.push(Violation::new(
                 field,
-                format!("is required, up to {most} of text"),
+                format!("is required, up to {most} of text with at least one letter or digit"),
             ));
         }
     };
@@ -210,11 +217,16 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
             false,
         ),
         Kind::Extract(task) => {
-            text("task.extract.json_schema", &task.json_schema, true);
+            text("task.extract.json_schema", &task.json_schema, false);
             check_schema(&task.json_schema, wrong);
         }
-        Kind::Classify(task) => check_labels("task.classify.labels", &task.labels, wrong),
-        Kind::ZeroShot(task) => check_labels("task.zero_shot.labels", &task.labels, wrong),
+        Kind::Classify(task) => {
+            let as_asked = |label: &str| label.trim().to_owned();
+            check_labels("task.classify.labels", &task.labels, as_asked, wrong);
+        }
+        Kind::ZeroShot(task) => {
+            check_labels("task.zero_shot.labels", &task.labels, as_compared, wrong);
+        }
         Kind::Embed(v1::EmbedTask {}) => {}
     }
 }
@@ -223,7 +235,11 @@ fn check_texts(kind: &Kind, limits: &Limits, wrong: &mut Vec<Violation>) {
 fn check_schema(schema: &str, wrong: &mut Vec<Violation>) {
     let field = "task.extract.json_schema";
     match serde_json::from_str::<serde_json::Value>(schema) {
-        _ if schema.trim().is_empty() => {}
+        _ if schema.trim().is_empty() => wrong.push(Violation::new(field, "is required")),
+        Ok(serde_json::Value::Object(keywords)) if keywords.is_empty() => {
+            let allowed = "a schema with at least one keyword: an empty one asks for nothing";
+            wrong.push(Violation::new(field, allowed));
+        }
         Ok(serde_json::Value::Object(_)) => {}
         Ok(_) => wrong.push(Violation::new(field, "a JSON object")),
         Err(error) => {
@@ -234,21 +250,43 @@ fn check_schema(schema: &str, wrong: &mut Vec<Violation>) {
     }
 }
 
-fn check_labels(field: &str, labels: &[String], wrong: &mut Vec<Violation>) {
+/// Whether there is anything in a text that a model could read: blanks, punctuation and invisible characters are nothing.
+fn says_something(text: &str) -> bool {
+    text.contains(char::is_alphanumeric)
+}
+
+/// A label as MedSigLIP reads it: without case, ASCII punctuation, and blanks beyond one.
+fn as_compared(label: &str) -> String {
+    let label = label
+        .to_lowercase()
+        .replace(|c: char| c.is_ascii_punctuation(), "");
+    label.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// `as_read` is what the task's model is shown of a label: two labels that are the same there have the same answer.
+fn check_labels(
+    field: &str,
+    labels: &[String],
+    as_read: impl Fn(&str) -> String,
+    wrong: &mut Vec<Violation>,
+) {
     if !(1..=LABELS_MAX).contains(&labels.len()) {
         let allowed = format!("1 to {LABELS_MAX} labels; found {}", labels.len());
         wrong.push(Violation::new(field, allowed));
         return;
     }
+    let mut read = BTreeSet::new();
     for (index, label) in labels.iter().enumerate() {
-        let fits = !label.trim().is_empty()
+        let fits = says_something(label)
             && label.len() <= LABEL_BYTES_MAX
             && !label.contains(char::is_control);
         if !fits {
-            let allowed = format!("one line of 1 to {LABEL_BYTES_MAX} bytes");
+            let allowed = format!(
+                "one line of 1 to {LABEL_BYTES_MAX} bytes with at least one letter or digit"
+            );
             wrong.push(Violation::new(format!("{field}[{index}]"), allowed));
-        } else if labels[..index].contains(label) {
-            let allowed = "different from the labels before it";
+        } else if !read.insert(as_read(label)) {
+            let allowed = "different from the labels before it, as the model reads them";
             wrong.push(Violation::new(format!("{field}[{index}]"), allowed));
         }
     }
@@ -286,22 +324,8 @@ fn decoding(
         let allowed = format!("above 0 up to {REPETITION_PENALTY_MAX}, or 0 for 1");
         wrong.push(Violation::new("decoding.repetition_penalty", allowed));
     }
-    let long = |stop: &String| !(1..=STOP_BYTES_MAX).contains(&stop.len());
-    if sent.stop.len() > STOPS_MAX || sent.stop.iter().any(long) {
-        let allowed = format!("up to {STOPS_MAX} strings of 1 to {STOP_BYTES_MAX} bytes");
-        wrong.push(Violation::new("decoding.stop", allowed));
-    }
-    // Their text has a form that nothing may cut or come before, or there is none.
-    let formed = task.compares()
-        || matches!(
-            task,
-            TaskKind::Classify | TaskKind::Localise | TaskKind::Extract
-        );
-    if formed && !sent.stop.is_empty() {
-        let allowed = format!("none with {task}");
-        wrong.push(Violation::new("decoding.stop", allowed));
-    }
-    if formed && sent.think {
+    check_stop(&sent.stop, task, wrong);
+    if has_form(task) && sent.think {
         let allowed = format!("false with {task}");
         wrong.push(Violation::new("decoding.think", allowed));
     }
@@ -316,6 +340,30 @@ fn decoding(
         top_p: one(sent.top_p),
         repetition_penalty: one(sent.repetition_penalty),
         ..sent
+    }
+}
+
+/// Whether the text of a task has a form that nothing may cut or come before; or there is none.
+fn has_form(task: TaskKind) -> bool {
+    let formed = [TaskKind::Classify, TaskKind::Localise, TaskKind::Extract];
+    task.compares() || formed.contains(&task)
+}
+
+fn check_stop(stop: &[String], task: TaskKind, wrong: &mut Vec<Violation>) {
+    let field = "decoding.stop";
+    let long = |stop: &String| !(1..=STOP_BYTES_MAX).contains(&stop.len());
+    let leaves_nothing = |stop: &String| REPORT_BEGINS.contains(stop.as_str());
+    if stop.len() > STOPS_MAX || stop.iter().any(long) {
+        let allowed = format!("up to {STOPS_MAX} strings of 1 to {STOP_BYTES_MAX} bytes");
+        wrong.push(Violation::new(field, allowed));
+    } else if task == TaskKind::Report && stop.iter().any(leaves_nothing) {
+        let allowed = format!(
+            "strings that are not found in {REPORT_BEGINS:?}, with which a report begins: nothing would be left of it"
+        );
+        wrong.push(Violation::new(field, allowed));
+    }
+    if has_form(task) && !stop.is_empty() {
+        wrong.push(Violation::new(field, format!("none with {task}")));
     }
 }
 
@@ -368,14 +416,14 @@ fn model(
     pool.map(|pool| (alias, pool))
 }
 
-/// What the caller says of volumes, one word an input; an empty one says nothing.
+/// What the caller says that inputs show, one word each; an empty one says nothing.
 fn modalities(inputs: &[v1::Input], wrong: &mut Vec<Violation>) -> Vec<String> {
-    const KNOWN: [&str; 3] = ["", "CT", "MR"];
     for (index, input) in inputs.iter().enumerate() {
-        if !KNOWN.contains(&input.modality.as_str()) {
+        let said = input.modality.as_str();
+        if !said.is_empty() && !MODALITIES.contains(&said) {
             wrong.push(Violation::new(
                 format!("inputs[{index}].modality"),
-                "CT, MR or nothing",
+                format!("one of {}, or nothing", MODALITIES.join(", ")),
             ));
         }
     }

@@ -41,7 +41,8 @@ enum Command {
     /// List the tenant's jobs
     List(list::Args),
     /// Work that was given up on: list it, look at it, start its job over, put it away
-    Dead(dead::Args),
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// Hold back the work of a tenant, a class, or a class of a tenant; an operator's token is needed
     Pause(pause::Args),
     /// Let paused work go on
@@ -69,9 +70,11 @@ enum Command {
     /// List every metric of every service
     Metrics(metrics::Args),
     /// A model's files and their digests: list, check, put into a bucket, fetch
-    Weights(weights::Args),
+    #[command(subcommand)]
+    Weights(weights::Command),
     /// Measure, on this machine
-    Bench(bench::Args),
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Runs the command and says on stderr why it failed, if it did.
@@ -95,7 +98,7 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Cancel(args) => cancel::run(args),
         Command::Erase(args) => erase::run(args),
         Command::List(args) => list::run(args),
-        Command::Dead(args) => dead::run(args),
+        Command::Dead(command) => dead::run(command),
         Command::Pause(args) => pause::pause(args),
         Command::Resume(args) => pause::resume(args),
         Command::Pauses(args) => pause::list(args),
@@ -109,8 +112,8 @@ fn dispatch(command: Command) -> CommandResult {
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Metrics(args) => metrics::run(args),
-        Command::Weights(args) => weights::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Weights(command) => weights::run(command),
+        Command::Bench(command) => bench::run(command),
     }
 }
 

@@ -25,10 +25,10 @@ use medfleet_proto::v1::{
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Response, Status};
 
-pub(crate) use address::{AddressFile, Fleet, ServerArgs};
+pub(crate) use address::{AddressFile, Fleet, ServerArgs, TlsFiles};
 pub(crate) use error::ClientError;
 pub(crate) use retry::Retry;
 pub(crate) use upload::{CONTENT_BYTES_MAX, KeptUploads, UploadNews};
@@ -47,6 +47,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a probe may stay unanswered.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(10);
+/// What PEM files are for, with the flags that name them.
+const AUTHORITIES: &str = "certificate authorities (--ca)";
+const SHOWN: &str = "what is shown to the fleet (--client-cert, --client-key)";
 
 type Stub = JobServiceClient<InterceptedService<Channel, Bearer>>;
 type OperatorStub = OperatorServiceClient<InterceptedService<Channel, Bearer>>;
@@ -87,9 +90,10 @@ impl Client {
     /// Call inside a tokio runtime.
     ///
     /// # Errors
-    /// A server that is no URL, an `https` server without certificates to trust, a token with control characters.
+    /// A server that is no URL, an `https` server without certificates to trust, PEM files that cannot be used, a token with
+    /// control characters.
     pub(crate) fn new(fleet: &Fleet, retry: Retry) -> Result<Self, ClientError> {
-        let endpoint = endpoint(&fleet.server, fleet.ca.as_deref())?;
+        let endpoint = endpoint(&fleet.server, &fleet.tls)?;
         let mut token: MetadataValue<Ascii> = format!("Bearer {}", fleet.token)
             .parse()
             .map_err(|_invalid| ClientError::Token)?;
@@ -383,7 +387,7 @@ impl Client {
     }
 }
 
-fn endpoint(server: &str, ca: Option<&Path>) -> Result<Endpoint, ClientError> {
+fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
     let endpoint = Endpoint::from_shared(server.to_owned())
         .map_err(|_invalid| ClientError::Server {
             server: server.to_owned(),
@@ -393,34 +397,71 @@ fn endpoint(server: &str, ca: Option<&Path>) -> Result<Endpoint, ClientError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_MAX);
     if !server.starts_with("https:") {
-        return Ok(endpoint);
+        return match files.client_cert {
+            Some(_) => Err(ClientError::PlainText {
+                server: server.to_owned(),
+            }),
+            None => Ok(endpoint),
+        };
     }
-    let path = ca.ok_or_else(|| ClientError::NoCertificates {
-        server: server.to_owned(),
-    })?;
-    let unusable = |source| ClientError::Certificates {
-        path: path.to_path_buf(),
-        source,
+    let ca = files
+        .ca
+        .as_ref()
+        .ok_or_else(|| ClientError::NoCertificates {
+            server: server.to_owned(),
+        })?;
+    let authorities = Certificate::from_pem(pem(ca, AUTHORITIES)?);
+    let tls = ClientTlsConfig::new().ca_certificate(authorities);
+    let trusting = endpoint.clone().tls_config(tls.clone());
+    let trusting = trusting.map_err(|error| unusable(ca, AUTHORITIES, error))?;
+    let (Some(cert), Some(key)) = (&files.client_cert, &files.client_key) else {
+        return Ok(trusting);
     };
-    let pem = std::fs::read(path).map_err(|error| unusable(error.into()))?;
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-    endpoint
-        .tls_config(tls)
-        .map_err(|error| unusable(error.into()))
+    let identity = Identity::from_pem(pem(cert, SHOWN)?, pem(key, SHOWN)?);
+    let showing = endpoint.tls_config(tls.identity(identity));
+    showing.map_err(|error| unusable(cert, SHOWN, error))
+}
+
+/// The content of a PEM file.
+fn pem(path: &Path, what: &'static str) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|error| unusable(path, what, error))
+}
+
+fn unusable(
+    path: &Path,
+    what: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> ClientError {
+    ClientError::Certificates {
+        path: path.to_path_buf(),
+        what,
+        source: error.into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use tokio::net::TcpListener;
+    use tonic::service::Routes;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::transport::{Server, ServerTlsConfig};
+
     use super::*;
     use crate::exit::Exit;
 
+    fn fleet(server: String, tls: TlsFiles) -> Fleet {
+        Fleet {
+            server,
+            token: "t".to_owned(),
+            tls,
+        }
+    }
+
     #[tokio::test]
     async fn a_call_that_nobody_answers_ends() {
-        let fleet = Fleet {
-            server: "http://127.0.0.1:1".to_owned(),
-            token: "t".to_owned(),
-            ca: None,
-        };
+        let fleet = fleet("http://127.0.0.1:1".to_owned(), TlsFiles::default());
         let mut client = Client::new(&fleet, Retry::PATIENT).expect("a URL");
         client.answer_max = Duration::from_millis(10);
         let never = |()| std::future::pending::<Result<Response<()>, Status>>();
@@ -428,5 +469,70 @@ mod tests {
         assert_eq!(error.exit(), Exit::Unreachable);
         let said = error.to_string();
         assert!(said.contains("no answer came within 10 ms"), "{said}");
+    }
+
+    /// One that knows no method.
+    #[tokio::test]
+    async fn a_server_that_demands_a_certificate_is_shown_one() {
+        let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]);
+        let own = own.expect("a certificate");
+        let (cert, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, content: &str| -> Option<PathBuf> {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).expect("is written");
+            Some(path)
+        };
+        let without = TlsFiles {
+            ca: file("ca.pem", &cert),
+            ..TlsFiles::default()
+        };
+        let with = TlsFiles {
+            client_cert: file("client.pem", &cert),
+            client_key: file("client.key", &key),
+            ..without.clone()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = format!("https://{}", listener.local_addr().expect("bound"));
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&cert, &key))
+            .client_ca_root(Certificate::from_pem(&cert));
+        let served = Server::builder()
+            .tls_config(tls)
+            .expect("good files")
+            .add_routes(Routes::default())
+            .serve_with_incoming(TcpIncoming::from(listener));
+        let is_answered = async |tls: TlsFiles| {
+            let client = Client::new(&fleet(address.clone(), tls), Retry::ONCE);
+            let refused = client.expect("good files").pauses().await;
+            let refused = refused.expect_err("it knows no method");
+            matches!(&refused, ClientError::Refused { code, .. } if *code == "UNIMPLEMENTED")
+        };
+        let calls = async { (is_answered(without).await, is_answered(with).await) };
+        let answered = tokio::select! {
+            ended = served => panic!("the server ended: {ended:?}"),
+            answered = calls => answered,
+        };
+        assert_eq!(answered, (false, true));
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named_with_their_flag() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ca = folder.path().join("ca.pem");
+        let own = rcgen::generate_simple_self_signed(vec!["fleet".to_owned()]);
+        std::fs::write(&ca, own.expect("a certificate").cert.pem()).expect("is written");
+        let files = TlsFiles {
+            ca: Some(ca),
+            client_cert: Some("not-there.pem".into()),
+            client_key: Some("not-there.key".into()),
+        };
+        let check = |server: &str, expected: &str| {
+            let refused = endpoint(server, &files).expect_err("not a good one");
+            assert_eq!(refused.exit(), Exit::Usage);
+            assert!(refused.to_string().contains(expected), "{refused}");
+        };
+        check("https://fleet:1", "not-there.pem as what is shown");
+        check("http://fleet:1", "only with TLS is --client-cert shown");
     }
 }

@@ -33,9 +33,40 @@ use std::future::Future;
 use anyhow::Context;
 use futures::future::LocalBoxFuture;
 
+use crate::client::{Client, Retry, ServerArgs};
 use crate::exit::{CommandResult, Fault};
 
-/// Runs a client command on this thread.
+/// The flags that name a job of a fleet.
+#[derive(clap::Args, Debug)]
+struct JobArgs {
+    /// The job, as submit and list print it
+    #[arg(value_name = "JOB")]
+    job: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl JobArgs {
+    /// Does this with the fleet, and with the name of its job.
+    fn with(&self, act: impl AsyncFnOnce(&Client, &str) -> CommandResult) -> CommandResult {
+        let name = job_name(&self.job)?;
+        with_client(&self.server, async |client| act(client, &name).await)
+    }
+}
+
+/// Does this with the fleet that the flags name, on this thread.
+fn with_client(
+    server: &ServerArgs,
+    act: impl AsyncFnOnce(&Client) -> CommandResult,
+) -> CommandResult {
+    let fleet = server.resolve()?;
+    on_one_thread(async {
+        let client = Client::new(&fleet, Retry::PATIENT)?;
+        act(&client).await
+    })
+}
+
+/// Runs a command that waits for others on this thread.
 fn on_one_thread(command: impl Future<Output = CommandResult>) -> CommandResult {
     boxed_on_one_thread(Box::pin(command))
 }

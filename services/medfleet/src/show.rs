@@ -23,7 +23,7 @@ pub(crate) use json::{
     accepted_json, dead_letter_json, discarded_json, draft_json, erased_json, event_json, job_json,
 };
 pub(crate) use letter::{dead_letter_lines, dead_letter_table_head, dead_letter_table_row};
-pub(crate) use pause::{pause_json, pause_table_head, pause_table_row};
+pub(crate) use pause::{pause_json, pause_table_head, pause_table_row, resumed_json};
 pub(crate) use progress::Progress;
 pub(crate) use words::{failure_text, state_word};
 

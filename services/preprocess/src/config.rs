@@ -67,7 +67,8 @@ pub struct Config {
     /// least `file_bytes_max`. A file that needs more by itself is refused.
     #[serde(default = "memory_bytes_max_default")]
     pub memory_bytes_max: ByteSize,
-    /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored.
+    /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored. Small ones
+    /// with one frame count as little as a quarter.
     #[serde(default = "decodes_max_default")]
     pub decodes_max: u32,
     /// Memory of each process that decodes JPEG 2000, in bytes of address space; there are up to `decodes_max` of them.

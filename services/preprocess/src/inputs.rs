@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use medfleet_core::{BlobKind, Digest, TenantId};
-use medfleet_imaging::{Reason, Refusal, unpacks};
+use medfleet_imaging::{Options, Reason, Refusal, files_beside, unpacks};
 use medfleet_proto::work::v1 as wire;
 use medfleet_store::BlobStore;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,6 +28,8 @@ pub(crate) struct Inputs {
     memory: Arc<Semaphore>,
     memory_bytes: u64,
     decodes: Decodes,
+    /// How its files are decoded.
+    options: Options,
 }
 
 /// An input in memory.
@@ -50,20 +52,27 @@ pub(crate) struct Made<T> {
 pub(crate) type Tried<T> = Result<(Result<T, Refusal>, Held), PreprocessError>;
 
 impl Inputs {
-    pub(crate) fn new(config: &Config, store: BlobStore) -> Self {
+    pub(crate) fn new(config: &Config, store: BlobStore, options: Options) -> Self {
         let memory_bytes = config.memory_bytes_max.get();
         Self {
             store,
             file_bytes_max: config.file_bytes_max.get(),
             memory: Arc::new(Semaphore::new(steps(memory_bytes) as usize)),
             memory_bytes,
-            decodes: Decodes::new(config.decodes_max),
+            decodes: Decodes::new(config.decodes_max, options.limits().threads_max),
+            options,
         }
     }
 
-    /// Waits until one more file's pixels may be in memory.
+    /// Waits until the pixels of one more file may be in memory, however large it is.
     pub(crate) async fn turn(&self) -> Arc<Turn> {
-        self.decodes.turn().await
+        self.decodes.turn(1).await
+    }
+
+    /// The same for this file, which others may share the turn with if it is small.
+    pub(crate) async fn turn_of(&self, bytes: &[u8]) -> Arc<Turn> {
+        let files = files_beside(bytes, &self.options);
+        self.decodes.turn(files).await
     }
 
     /// Reads an input once there is memory for it and for what it unpacks.
@@ -134,7 +143,7 @@ impl Inputs {
         let digest = self.store.digest(tenant, &held.bytes).await;
         loop {
             // It is given back with the last frame that is stored: others decode while this one may have to wait for memory.
-            let turn = self.turn().await;
+            let turn = self.turn_of(&held.bytes).await;
             let (outcome, tried) = decode(turn, held).await?;
             match outcome {
                 Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && tried.room < most => {
@@ -204,6 +213,7 @@ mod tests {
 
     use medfleet_core::PoolName;
     use medfleet_core::setting::ByteSize;
+    use medfleet_imaging::Limits;
     use medfleet_store::FleetKey;
 
     use super::*;
@@ -233,7 +243,8 @@ mod tests {
             memory_bytes_max: ByteSize::from_mib(MEMORY >> 20),
             ..Config::new(&pool, 64)
         };
-        (Inputs::new(&config, store), tenant, input)
+        let options = Options::new(config.frame_side, Limits::default()).expect("a side");
+        (Inputs::new(&config, store, options), tenant, input)
     }
 
     /// What an input gets that needs so much room.

@@ -160,7 +160,7 @@ mod tests {
     }
 
     async fn turn() -> Arc<Turn> {
-        Decodes::new(1).turn().await
+        Decodes::new(1, 1).turn(1).await
     }
 
     #[tokio::test]

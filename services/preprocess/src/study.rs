@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
-    BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality, Note,
+    BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality,
     Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
     decode_parts, plan_volume,
 };
@@ -27,7 +27,7 @@ use crate::frames::{options, prepare};
 use crate::inputs::{Held, Inputs, Tried};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
-use crate::record::{refused, used};
+use crate::record::{Origin, refused, used};
 use crate::unit::{Pairing, in_order, put_in_order};
 
 /// Frames between the thread that makes them and who stores them.
@@ -111,9 +111,10 @@ impl Studies {
         codecs: &'static Codecs,
         metrics: PreprocessMetrics,
     ) -> Result<Self, StartError> {
+        let options = options(config, codecs)?;
         Ok(Self {
-            inputs: Inputs::new(config, store),
-            options: options(config, codecs)?,
+            inputs: Inputs::new(config, store, options),
+            options,
             burned_in_allowed: config.burned_in_allowed()?,
             paints_over_for: config.text_reader.paints_over_for()?,
             frames_max: config.frames_max,
@@ -251,7 +252,7 @@ impl Studies {
         let store = async {
             let mut entries = Entries::new();
             while let Some((member, decoded)) = come.recv().await {
-                let frames = self.entries(job.puts, index, decoded, &turn).await;
+                let frames = self.entries(job.puts, (index, input), decoded, &turn).await;
                 entries.insert(member, frames);
             }
             entries
@@ -418,6 +419,7 @@ impl Studies {
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let plan = Arc::clone(plan);
         let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
+        let turn = self.inputs.turn_of(&held.bytes).await;
         let decode = move || {
             decode_parts(
                 &held.bytes,
@@ -432,7 +434,6 @@ impl Studies {
                 },
             )
         };
-        let turn = self.inputs.turn().await;
         let store = async {
             let mut entries = Vec::new();
             while let Some((member, frame, info)) = come.recv().await {
@@ -441,7 +442,13 @@ impl Studies {
                     member,
                 };
                 let place = (file, info.frame_index);
-                let entry = self.entry(job.puts, (index, &[]), (frame, info), &turn);
+                let origin = Origin {
+                    input: index,
+                    // A volume says what it is, or is none.
+                    said: "",
+                    notes: &[],
+                };
+                let entry = self.entry(job.puts, origin, (frame, info), &turn);
                 entries.push((place, entry.await));
             }
             entries
@@ -457,13 +464,18 @@ impl Studies {
     async fn entries(
         &self,
         puts: &Puts,
-        index: usize,
+        (index, input): (usize, &wire::StudyInput),
         Decoded { frames, notes, .. }: Decoded,
         turn: &Arc<Turn>,
     ) -> Vec<wire::FrameEntry> {
+        let origin = Origin {
+            input: index,
+            said: &input.modality,
+            notes: &notes,
+        };
         let entries = frames
             .into_iter()
-            .map(|frame| self.entry(puts, (index, &notes), frame, turn));
+            .map(|frame| self.entry(puts, origin, frame, turn));
         join_all(entries).await
     }
 
@@ -489,7 +501,7 @@ impl Studies {
     async fn entry(
         &self,
         puts: &Puts,
-        (index, notes): (usize, &[Note]),
+        origin: Origin<'_>,
         (frame, info): (Frame, FrameInfo),
         turn: &Arc<Turn>,
     ) -> wire::FrameEntry {
@@ -504,7 +516,7 @@ impl Studies {
             digest: Bytes::copy_from_slice(digest.as_bytes()),
             width: side,
             channels,
-            info: Some(used(index, &info, notes, &digest)),
+            info: Some(used(origin, &info, &digest)),
         }
     }
 }

@@ -58,6 +58,13 @@ impl Asked {
         let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
         oracle::text(&self.question, &self.images, seed)
     }
+
+    /// The text that a release must give whose prompts are of this version.
+    #[must_use]
+    pub fn expected_by(&self, prompts: &str) -> String {
+        let seed = self.request.decoding.as_ref().map_or(0, |d| d.seed);
+        oracle::text_by(prompts, &self.question, &self.images, seed)
+    }
 }
 
 /// The jobs of a seed.
@@ -166,6 +173,7 @@ pub fn film_of(file: Vec<u8>) -> Result<(Vec<u8>, Pixels)> {
     let pixels = Pixels {
         channels: frame.channels,
         bytes: frame.pixels,
+        is_film: true,
     };
     Ok((file, pixels))
 }
@@ -176,7 +184,12 @@ fn noise(number: u64) -> Result<(Vec<u8>, Pixels)> {
     let bytes = (0..oracle::SIDE * oracle::SIDE).map(|_| random.below(256) as u8);
     let bytes: Vec<u8> = bytes.collect();
     let file = picture::grey_png(oracle::SIDE, bytes.clone())?;
-    Ok((file, Pixels { channels: 1, bytes }))
+    let pixels = Pixels {
+        channels: 1,
+        bytes,
+        is_film: false,
+    };
+    Ok((file, pixels))
 }
 
 /// Clients of every tenant at every ingest.

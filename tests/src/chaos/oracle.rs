@@ -11,6 +11,8 @@ pub const SIDE: u32 = 64;
 const TOKENS_PER_IMAGE: u32 = 16;
 const TOKEN_WIDTH: u32 = 32;
 const WORDS: usize = 16;
+/// The version of the prompts whose words are stated here, unless another is asked for.
+const PROMPTS: &str = "prompts-3";
 
 /// A frame as the model takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Pixels {
     pub channels: u32,
     /// Row by row.
     pub bytes: Vec<u8>,
+    /// Whether the file says that it is a radiograph; of other pictures nothing says what they are.
+    pub is_film: bool,
 }
 
 /// What a job asks.
@@ -33,9 +37,15 @@ pub enum Question {
 /// The text that the fleet must give.
 #[must_use]
 pub fn text(question: &Question, images: &[Pixels], seed: u64) -> String {
+    text_by(PROMPTS, question, images, seed)
+}
+
+/// The text that a release must give whose prompts are of this version.
+#[must_use]
+pub fn text_by(version: &str, question: &Question, images: &[Pixels], seed: u64) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("medfleet simulated text v1");
     hasher.update(&seed.to_le_bytes());
-    hasher.update(&prompt(question, images.len()));
+    hasher.update(&prompt(version, question, images));
     for image in images {
         let tokens = tokens(image);
         hasher.update(&TOKENS_PER_IMAGE.to_le_bytes());
@@ -79,15 +89,22 @@ fn tokens(image: &Pixels) -> Vec<u8> {
     bytes
 }
 
-fn prompt(question: &Question, images: usize) -> Vec<u8> {
+fn prompt(version: &str, question: &Question, images: &[Pixels]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut push = |kind: u8, text: &str| {
         bytes.push(kind);
         bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
     };
-    push(b's', "You are an expert radiologist.");
-    for _ in 0..images {
+    // A job has films alone or pictures alone, which were films to the versions before.
+    let are_films = version != PROMPTS || images.iter().all(|image| image.is_film);
+    let reader = if are_films {
+        "You are an expert radiologist."
+    } else {
+        "You are a helpful medical assistant."
+    };
+    push(b's', reader);
+    for _ in images {
         push(b'i', "");
     }
     let asked = match question {
@@ -98,10 +115,11 @@ fn prompt(question: &Question, images: usize) -> Vec<u8> {
             } else {
                 format!("Clinical context: {context}\n\n")
             };
-            let describe = if images == 1 {
-                "Describe this X-ray. "
-            } else {
-                "Describe these X-rays of one study. "
+            let describe = match (are_films, images.len()) {
+                (true, 1) => "Describe this X-ray. ",
+                (true, _) => "Describe these X-rays of one study. ",
+                (false, 1) => "Describe this medical image. ",
+                (false, _) => "Describe these medical images. ",
             };
             let form = "Write a section that begins with \"Findings:\" and then a section that begins with \"Impression:\".";
             format!("{context}{describe}{form}")

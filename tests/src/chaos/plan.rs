@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use medfleet_core::splitmix;
+
 use crate::fleet::Role;
 
 /// Faults that go on beside each other.
@@ -248,7 +250,7 @@ fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Numbers that a seed determines: SplitMix64.
+/// Numbers that a seed determines.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -261,11 +263,9 @@ impl Random {
 
     /// The next number.
     pub const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let number = splitmix::mixed(self.0);
+        self.0 = self.0.wrapping_add(splitmix::STEP);
+        number
     }
 
     /// The next number below `end`, which must not be 0. Small ends only: the tiny bias does not matter here.

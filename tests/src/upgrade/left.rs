@@ -205,7 +205,11 @@ pub fn pixels(number: u32) -> Pixels {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes());
     hasher.finalize_xof().fill(&mut bytes);
-    Pixels { channels: 1, bytes }
+    Pixels {
+        channels: 1,
+        bytes,
+        is_film: false,
+    }
 }
 
 /// The file of that picture.

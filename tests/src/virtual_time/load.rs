@@ -1,8 +1,7 @@
 //! The jobs of a seed: five tenants, every class, up to eight images, and what is to become of each.
 
 use medfleet_core::{
-    Chunks, Class, Cost, JobId, JobKey, JobRecord, JobState, PoolName, Stage, Starts, TaskKind,
-    TenantId, Times, UnixMillis,
+    Class, Cost, JobId, JobKey, JobRecord, NewJob, PoolName, Stage, TaskKind, TenantId, UnixMillis,
 };
 use medfleet_proto::v1;
 
@@ -59,32 +58,18 @@ impl Asked {
     pub(super) fn record(&self, pool: &PoolName, now: UnixMillis) -> JobRecord {
         let images = u32::try_from(self.images.len()).unwrap_or(u32::MAX);
         let study = digest(&self.key.tenant, &study_of(self));
-        JobRecord {
-            state: JobState::Accepted,
-            epoch: 0,
-            attempt: 0,
-            starts: Starts::default(),
-            chunks: Chunks::default(),
+        JobRecord::accepted(NewJob {
             pool: pool.clone(),
             class: self.class,
-            class_asked: self.class,
             task: TaskKind::Answer,
             image_count: images,
             body: study,
             study,
-            frames: None,
-            result: None,
-            failure: None,
-            times: Times {
-                accepted: now,
-                ..Times::default()
-            },
+            accepted: now,
             expires: after(now, self.time_to_live),
             traceparent: String::new(),
             model: POOL.to_owned(),
-            erased: None,
             pseudonyms: medfleet_core::Pseudonyms::default(),
-            forwarded: None,
             cost: Cost {
                 preprocess_millis: 100,
                 frames: images,
@@ -92,7 +77,7 @@ impl Asked {
                 decode_millis_per_frame: 20,
                 decode_millis: 800,
             },
-        }
+        })
     }
 }
 

@@ -6,29 +6,19 @@ use std::rc::Rc;
 
 use futures::future::{Either, select};
 use medfleet_core::protocol::{
-    Setback, Standing, Start, after_refused, after_start, next, standing, verdict_of_failure,
-    verdict_of_final,
+    Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit};
-use medfleet_queue::{Applied, QueueError, Revision, Seen};
-use medfleet_worker::{Ending, backoff};
+use medfleet_core::{JobRecord, Move, Refused, Stage, UnixMillis, Verdict, WorkUnit, doubled};
+use medfleet_queue::{Applied, Changed, QueueError, Revision, Seen};
+use medfleet_worker::{Ending, Stopped};
 
 use super::server::{Delivery, Stream};
 use super::stages::Started;
-use super::wire::{Changed, Wire};
+use super::wire::Wire;
 use super::{ACK_WAIT, Plant, RETRIES_MAX, RETRY_FIRST, RETRY_LONGEST, World};
 
 /// One unit in so many is none that the worker's release can read.
 const UNREADABLE_ONE_IN: u64 = 40;
-
-/// Why work was stopped from outside.
-enum Stopped {
-    Superseded,
-    Done(Box<JobRecord>),
-    Over(Box<JobRecord>),
-    Expired,
-    Draining,
-}
 
 /// A slot.
 pub(super) struct Slot {
@@ -118,7 +108,11 @@ impl Slot {
 
     fn retry(&self, delivery: &Delivery) -> Verdict {
         Verdict::Retry {
-            after: backoff(RETRY_FIRST, RETRY_LONGEST, delivery.deliveries),
+            after: doubled(
+                RETRY_FIRST,
+                RETRY_LONGEST,
+                delivery.deliveries.saturating_sub(1),
+            ),
         }
     }
 
@@ -257,7 +251,7 @@ impl Slot {
         }
         let record = match applied {
             Applied::Applied { record, .. } => record,
-            Applied::Refused { reason, record } => return Err(ending_of(&reason, record)),
+            Applied::Refused { reason, record } => return Err(Ending::of_refused(&reason, record)),
             Applied::OtherEpoch { .. } => return Err(Ending::Over(None)),
             // Whether the job is gone, the next delivery finds out.
             Applied::Missing => return Err(Ending::Superseded),
@@ -283,7 +277,7 @@ impl Slot {
             let read = self.wire.record(&unit.key).await;
             let now = self.wire.clock();
             let (stopped, expires) = match read {
-                Ok(Some((record, _))) => (decide(unit, attempt, &record, now), record.expires),
+                Ok(Some((record, _))) => (Stopped::by(unit, attempt, &record, now), record.expires),
                 Ok(None) => {
                     let is_over = now > unit.expires;
                     (is_over.then_some(Stopped::Expired), unit.expires)
@@ -389,30 +383,5 @@ impl Slot {
             }
             Ending::Over(None) => Ok(Verdict::Done),
         }
-    }
-}
-
-fn decide(
-    unit: &WorkUnit,
-    attempt: Option<u32>,
-    record: &JobRecord,
-    now: UnixMillis,
-) -> Option<Stopped> {
-    match standing(unit, attempt, record, now) {
-        Standing::Mine => None,
-        Standing::Superseded => Some(Stopped::Superseded),
-        Standing::Done(record) => Some(Stopped::Done(record)),
-        Standing::Over(record) => Some(Stopped::Over(record)),
-        Standing::Expired => Some(Stopped::Expired),
-    }
-}
-
-/// What a refused move means for the worker that made it.
-fn ending_of(reason: &Refused, record: JobRecord) -> Ending {
-    match after_refused(reason) {
-        Setback::Over => Ending::Over(Some(Box::new(record))),
-        Setback::Superseded => Ending::Superseded,
-        Setback::Repeat => Ending::Repeat(Box::new(record)),
-        Setback::Fail(failure) => Ending::Fail(failure),
     }
 }

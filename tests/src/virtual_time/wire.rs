@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use medfleet_core::protocol::{self, Change, Tried};
 use medfleet_core::{JobKey, JobRecord, Move, Stage, UnixMillis, WorkUnit};
-use medfleet_queue::{Applied, QueueError, Revision, Seen};
+use medfleet_queue::{Applied, Changed, QueueError, Revision, Seen};
 
 use super::clocks::WallClock;
 use super::server::{Delivery, Server, Stream, Version, name_of};
@@ -78,15 +78,6 @@ impl Process {
             *mishaps.entry(key.clone()).or_default() += 1;
         }
     }
-}
-
-/// What became of a change that a worker wants.
-#[derive(Debug)]
-pub(super) enum Changed {
-    Made,
-    Over(Box<JobRecord>),
-    Done(Box<JobRecord>),
-    Superseded,
 }
 
 /// What a request is called, and whether a lost answer is asked for again.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::aside::AsideStep;
 use crate::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
-    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Class, Cost, Digest, JobId, JobKey, JobRecord, NewJob, PoolName, Pseudonyms, Stage, TaskKind,
+    TenantId, UnixMillis, WorkUnit,
 };
 
 /// Kinds of units: preprocess, up to two chunks, decode, and a chunk that no job has.
@@ -417,31 +417,20 @@ impl Model {
     }
 
     pub(super) fn accepted(&self) -> JobRecord {
-        JobRecord {
-            state: JobState::Accepted,
-            epoch: 0,
-            attempt: 0,
-            starts: Starts::default(),
-            chunks: Chunks::default(),
+        JobRecord::accepted(NewJob {
             pool: self.units[0].pool.clone(),
             class: Class::Routine,
-            class_asked: Class::Routine,
             task: TaskKind::Report,
             image_count: self.scenario.chunks,
             body: Digest::new([1; 32]),
             study: Digest::new([2; 32]),
             pseudonyms: Pseudonyms::default(),
-            frames: None,
-            result: None,
-            failure: None,
-            erased: None,
-            times: Times::default(),
+            accepted: UnixMillis::default(),
             expires: millis(1),
             traceparent: String::new(),
             model: String::new(),
             cost: Cost::default(),
-            forwarded: None,
-        }
+        })
     }
 }
 

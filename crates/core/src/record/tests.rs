@@ -6,34 +6,20 @@ use crate::FailureReason;
 const NOW: UnixMillis = UnixMillis(1_000);
 
 fn accepted() -> JobRecord {
-    JobRecord {
-        state: JobState::Accepted,
-        epoch: 0,
-        attempt: 0,
-        starts: Starts::default(),
-        chunks: Chunks::default(),
+    JobRecord::accepted(NewJob {
         pool: PoolName::new("default").expect("a valid name"),
         class: Class::Routine,
-        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: Digest::new([1; 32]),
         study: Digest::new([2; 32]),
         pseudonyms: Pseudonyms::default(),
-        frames: None,
-        result: None,
-        failure: None,
-        times: Times {
-            accepted: NOW,
-            ..Times::default()
-        },
+        accepted: NOW,
         expires: UnixMillis(10_000),
         traceparent: String::new(),
         model: String::new(),
-        erased: None,
         cost: Cost::default(),
-        forwarded: None,
-    }
+    })
 }
 
 fn start(stage: Stage) -> Move {

@@ -1,6 +1,7 @@
 //! How busy the decoder is, written by its thread once a pass and read by whoever shows it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::speculation::Proposed;
 
@@ -49,6 +50,8 @@ pub struct DecodeLoad {
     pub kv_blocks: u64,
     /// Bytes of a KV block.
     pub kv_block_bytes: u64,
+    /// How long the call into the model has taken that is under way; nothing between two.
+    pub call: Duration,
     /// Forward passes since the start.
     pub passes: u64,
     /// Sequences in these passes, all together: divided by `passes`, how full a pass is.
@@ -115,7 +118,7 @@ impl Gauges {
         }
     }
 
-    pub(super) fn read(&self) -> DecodeLoad {
+    pub(super) fn read(&self, call: Duration) -> DecodeLoad {
         let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
         DecodeLoad {
             waiting: of(&self.waiting),
@@ -124,6 +127,7 @@ impl Gauges {
             kv_blocks_used: of(&self.kv_blocks_used),
             kv_blocks: of(&self.kv_blocks),
             kv_block_bytes: of(&self.kv_block_bytes),
+            call,
             passes: of(&self.passes),
             pass_sequences: of(&self.pass_sequences),
             looked_up: self.looked_up.read(),

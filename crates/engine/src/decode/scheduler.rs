@@ -2,9 +2,11 @@
 //! is written, and up to a limit of tokens of the prompts that are read, so that a newcomer delays the running texts by
 //! one stretch at most. An image is never cut. Where it pays, tokens that are proposed are verified in the same pass.
 //!
-//! A request begins when its prompt finds room beside the others, in order of arrival. When memory runs out on the way,
-//! the youngest gives its own to the older ones, keeps what it wrote, and goes to the front of the waiting: it is read
-//! again later and goes on where it was. The oldest never gives way, so something always ends.
+//! A request begins when its prompt finds room beside the others, in order of class and within one of arrival; in this
+//! order prompts are read as well. When memory runs out on the way, the last gives its own to those before it, keeps what it
+//! wrote, and waits: it is read again later and goes on where it was. The first never gives way, so something always ends.
+//! For one of STAT that finds no room, those of lower classes give way at once. Who was passed by a number of later ones
+//! counts as one of STAT from then on ([`taken`](super::taken)), so that nobody waits without end.
 //!
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
 
@@ -13,20 +15,20 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use medfleet_core::Class;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::beside::Beside;
 use super::company::Text;
+use super::fit::fit;
 use super::load::Gauges;
 use super::stop::StopFilter;
 use super::stretch::Stretches;
 use super::taken::Taken;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
-use crate::backend::{
-    DecodeBackend, EngineError, Finish, Outcome, PromptSize, Sequence, Step, Work,
-};
-use crate::health::Reporter;
+use crate::backend::{DecodeBackend, EngineError, Finish, Outcome, Sequence, Step, Work};
+use crate::health::{Call, Reporter};
 use crate::speculation::pace::{Pace, Pass, Took};
 use crate::speculation::{PROPOSED_TOKENS_MAX, Proposed};
 
@@ -45,9 +47,9 @@ pub(super) struct Scheduler {
     backend: Box<dyn DecodeBackend>,
     limits: DecodeLimits,
     reporter: Reporter,
-    /// Without memory, in order of arrival; all younger than the active ones.
+    /// Without memory, by their places.
     waiting: VecDeque<Taken>,
-    /// With memory, oldest first.
+    /// With memory, by their places.
     active: Vec<Taken>,
     next_sequence: u64,
     load: Arc<Gauges>,
@@ -153,7 +155,7 @@ impl Scheduler {
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
         let backend = self.backend.as_mut();
-        let opened = self.reporter.guard(|| {
+        let opened = self.reporter.guard(Call::PREPARE, || {
             request.decoding.check()?;
             backend.open(sequence, &request)
         });
@@ -162,11 +164,11 @@ impl Scheduler {
             if let Some(beside) = &self.beside {
                 beside.arrived();
             }
-            if let Err(error) = self.fit(size, request.decoding.max_tokens) {
+            if let Err(error) = fit(self.backend.as_ref(), size, request.decoding.max_tokens) {
                 self.backend.release(sequence);
                 return Err(error);
             }
-            self.waiting.push_back(Taken {
+            self.queue(Taken {
                 sequence,
                 events,
                 size,
@@ -183,6 +185,7 @@ impl Scheduler {
                 alternatives: Vec::new(),
                 prefix_tokens: 0,
                 preemptions: 0,
+                overtaken: 0,
             });
             Ok(())
         });
@@ -195,34 +198,11 @@ impl Scheduler {
         }
     }
 
-    fn fit(&self, size: PromptSize, text: u32) -> Result<(), EngineError> {
-        let total = u64::from(size.tokens) + u64::from(text);
-        let context = self.backend.description().context_tokens_max;
-        let asked = format!(
-            "the prompt has {} tokens ({} of images) and the text may have {text}: {total}",
-            size.tokens, size.image_tokens
-        );
-        if total > u64::from(context) {
-            let arithmetic = format!("{asked} tokens; the model's context is {context}");
-            return Err(EngineError::TooLong { arithmetic });
-        }
-        let kv = self.backend.kv();
-        let blocks = kv.blocks_of(total);
-        if blocks > kv.blocks {
-            let bytes = (blocks as u64).saturating_mul(kv.block_bytes);
-            let arithmetic = format!(
-                "{asked} tokens take {blocks} blocks of {} bytes, {bytes} bytes of KV memory; the budget of {} bytes holds {} blocks",
-                kv.block_bytes, kv.budget_bytes, kv.blocks
-            );
-            return Err(EngineError::TooLong { arithmetic });
-        }
-        Ok(())
-    }
-
     /// One forward pass, and what leads up to it; or a wait for company.
     fn turn(&mut self) -> Result<(), Panicked> {
         self.drop_cancelled();
         let begun = {
+            let _under_way = self.reporter.begin(Call::PREPARE);
             let mut this = std::panic::AssertUnwindSafe(&mut *self);
             std::panic::catch_unwind(move || {
                 this.begin();
@@ -308,7 +288,11 @@ impl Scheduler {
         let mark = self.beside.as_ref().map(Beside::begin_pass);
         let begun = Instant::now();
         let backend = self.backend.as_mut();
-        let outcome = self.reporter.guard(|| {
+        let rows = works
+            .iter()
+            .map(|work| work.tokens as usize + work.proposed as usize);
+        let call = Call::compute(rows.sum());
+        let outcome = self.reporter.guard(call, || {
             let steps = backend.run(works)?;
             if steps.len() == works.len() {
                 Ok(steps)
@@ -340,26 +324,62 @@ impl Scheduler {
         self.active.retain(&mut keep);
     }
 
-    /// Lets the oldest of the waiting begin, as long as their prompts find room beside what the active ones still need.
+    fn queue(&mut self, taken: Taken) {
+        let place = taken.place();
+        let at = self.waiting.partition_point(|other| other.place() < place);
+        self.waiting.insert(at, taken);
+    }
+
+    /// Lets the first of the waiting begin, as long as their prompts find room beside what the active ones still need. For
+    /// one of STAT, those of lower classes give way until there is room.
     fn begin(&mut self) {
-        while self.active.len() < self.limits.sequences_max.max(1)
-            && let Some(next) = self.waiting.front()
-        {
-            let active = self.active.iter();
-            let promised: usize = active
-                .map(|taken| self.backend.blocks_missing(taken.sequence))
-                .sum();
-            let needed = self.backend.blocks_missing(next.sequence);
-            if !self.active.is_empty() && promised + needed > self.backend.kv().available {
-                return;
-            }
-            if let Some(mut next) = self.waiting.pop_front() {
-                let known = self.backend.begin(next.sequence);
-                if next.preemptions == 0 {
-                    next.prefix_tokens = known;
+        while let Some(next) = self.waiting.front() {
+            let (sequence, (class, _)) = (next.sequence, next.place());
+            while !self.has_room(sequence, class) {
+                let last = self.active.last().map(|last| last.place().0);
+                if class != Class::Stat || last.is_none_or(|last| last == Class::Stat) {
+                    return;
                 }
-                self.active.push(next);
+                self.last_gives_way();
             }
+            if let Some(next) = self.waiting.pop_front() {
+                self.activate(next);
+            }
+        }
+    }
+
+    /// Whether a sequence finds a place, and its prompt memory, beside the active ones. One place more is there for STAT.
+    fn has_room(&self, sequence: Sequence, class: Class) -> bool {
+        let places = self.limits.sequences_max + usize::from(class == Class::Stat);
+        let active = self.active.iter();
+        let promised: usize = active
+            .map(|taken| self.backend.blocks_missing(taken.sequence))
+            .sum();
+        let needed = self.backend.blocks_missing(sequence);
+        self.active.is_empty()
+            || (self.active.len() < places && promised + needed <= self.backend.kv().available)
+    }
+
+    fn activate(&mut self, mut next: Taken) {
+        let known = self.backend.begin(next.sequence);
+        if next.preemptions == 0 {
+            next.prefix_tokens = known;
+        }
+        for other in &mut self.waiting {
+            other.passed_by(next.sequence);
+        }
+        self.waiting.make_contiguous().sort_by_key(Taken::place);
+        let place = next.place();
+        let at = self.active.partition_point(|other| other.place() < place);
+        self.active.insert(at, next);
+    }
+
+    /// The last of the active ones waits again, without memory.
+    fn last_gives_way(&mut self) {
+        if let Some(mut last) = self.active.pop() {
+            self.backend.suspend(last.sequence);
+            last.preemptions += 1;
+            self.queue(last);
         }
     }
 
@@ -392,10 +412,8 @@ impl Scheduler {
                 // What was taken on fits alone: this is a defect, and it must not become a loop.
                 let lost = "a request that fits finds no memory though it is alone";
                 self.fail(sequence, EngineError::Model(lost.into()));
-            } else if let Some(mut youngest) = self.active.pop() {
-                self.backend.suspend(youngest.sequence);
-                youngest.preemptions += 1;
-                self.waiting.push_front(youngest);
+            } else {
+                self.last_gives_way();
             }
         }
         works

@@ -2,12 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use medfleet_core::Class;
+
 use super::company::Text;
 use super::scheduler::Events;
 use super::stop::StopFilter;
 use super::{DecodeEvent, Haste};
 use crate::backend::{Alternative, PromptSize, Sequence, Step};
 use crate::text::TokenSpan;
+
+/// So many later ones may begin before a request that waits; then it counts as one of STAT.
+pub(super) const OVERTAKEN_MAX: u32 = 8;
 
 /// A request that the model has taken on: waiting for memory, or being read or written.
 pub(super) struct Taken {
@@ -30,9 +35,29 @@ pub(super) struct Taken {
     pub(super) alternatives: Vec<Vec<Alternative>>,
     pub(super) prefix_tokens: u32,
     pub(super) preemptions: u32,
+    /// Later ones that began while it waited.
+    pub(super) overtaken: u32,
 }
 
 impl Taken {
+    /// Its place among all that are there, the first one lowest: by class, within one by arrival.
+    pub(super) fn place(&self) -> (Class, Sequence) {
+        let is_aged = self.overtaken >= OVERTAKEN_MAX;
+        let class = if is_aged {
+            Class::Stat
+        } else {
+            self.haste.class
+        };
+        (class, self.sequence)
+    }
+
+    /// Another one begins while this one waits.
+    pub(super) fn passed_by(&mut self, other: Sequence) {
+        if self.sequence < other {
+            self.overtaken = self.overtaken.saturating_add(1);
+        }
+    }
+
     /// As it counts for company.
     pub(super) fn text(&self) -> Text {
         Text {
@@ -113,6 +138,7 @@ mod tests {
             alternatives: Vec::new(),
             prefix_tokens: 0,
             preemptions: 0,
+            overtaken: 0,
         };
         let step = |token, text: &str| Step {
             token,

@@ -6,7 +6,7 @@ use medfleet_model::StillThinking;
 
 use super::*;
 use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Work};
-use crate::prompt::Question;
+use crate::prompt::{Images, Question};
 use crate::simulated::{Simulated, SimulatedDecoder, SimulatedShape, SimulatedTiming};
 
 mod company;
@@ -59,8 +59,9 @@ fn request(shades: &[u8], decoding: Decoding) -> DecodeRequest {
     let question = Question::Answer {
         question: "is there an effusion?".to_owned(),
     };
+    let radiographs = Images::of("DX", shades.len());
     DecodeRequest {
-        prompt: question.prompt(shades.len()).expect("words").prompt,
+        prompt: question.prompt(&radiographs).expect("words").prompt,
         images: shades.iter().map(|shade| tokens(*shade)).collect(),
         decoding,
         scope: Digest::new([0; 32]),
@@ -343,6 +344,37 @@ async fn a_pass_that_is_lost_tells_its_texts_why() {
         assert_eq!(cause.to_string(), "no memory on the device");
     }
     assert_eq!(engine.health(), Health::Running);
+}
+
+#[tokio::test]
+async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
+    let (permit, permits) = blocking::channel::<()>();
+    let pass: Pass = Box::new(move |inner, works| {
+        // Until the test is over.
+        let _ = permits.recv();
+        inner.run(works)
+    });
+    let (released, _releases) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Wrapped {
+        inner: simulated().decoder(PLENTY),
+        pass,
+        released,
+    };
+    let hasty = Patience {
+        unknown: Duration::from_millis(20),
+        known: Duration::from_millis(20),
+        slower: 20,
+    };
+    let engine = DecodeEngine::start_with(Box::new(backend), LIMITS, None, hasty);
+    let engine = engine.expect("a thread starts");
+    let taken = engine.decode(request(&[1], greedy())).await;
+    let mut stream = taken.expect("it is taken");
+    let (ended, event) = tokio::join!(engine.ended(), stream.next());
+    assert_eq!(ended, Health::Hung);
+    assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");
+    let refused = engine.decode(request(&[1], greedy())).await;
+    assert!(matches!(refused, Err(EngineError::Hung)));
+    drop(permit);
 }
 
 /// Its first sequence thinks until the end; the others write.

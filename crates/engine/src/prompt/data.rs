@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use medfleet_model::Constraint;
 use serde::Deserialize;
 
-use super::{Asked, ImageKind, Images, Part, Prompt, Question};
+use super::{Arrangement, Asked, Images, Part, Prompt, Question};
 use crate::backend::EngineError;
 
 /// The prompts of one version.
@@ -14,6 +14,7 @@ pub struct Prompts {
     version: String,
     #[serde(default)]
     think: String,
+    kinds: Option<Kinds>,
     #[serde(flatten)]
     tasks: BTreeMap<String, Task>,
 }
@@ -21,6 +22,7 @@ pub struct Prompts {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Task {
+    #[serde(default)]
     system: String,
     turn: Vec<Piece>,
     form: Option<Form>,
@@ -47,12 +49,52 @@ enum When {
     SeveralImages,
     #[serde(rename = "context")]
     Context,
+    // As the versions before the third tell images apart.
     #[serde(rename = "pictures")]
     Pictures,
-    #[serde(rename = "volume")]
-    Volume,
     #[serde(rename = "slide")]
     Slide,
+    #[serde(rename = "apart")]
+    Apart,
+    #[serde(rename = "volume")]
+    Volume,
+    #[serde(rename = "patches")]
+    Patches,
+}
+
+#[derive(Debug, Deserialize)]
+struct Kinds {
+    /// Where nothing says it.
+    unknown: Kind,
+    /// Where they are of several.
+    mixed: Kind,
+    #[serde(flatten)]
+    known: BTreeMap<String, Kind>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kind {
+    #[serde(default)]
+    modalities: Vec<String>,
+    system: String,
+    image: String,
+    images: String,
+    listed: String,
+    #[serde(default)]
+    shown_one: String,
+    #[serde(default)]
+    shown_several: String,
+    #[serde(default)]
+    volume: String,
+}
+
+/// The words of some images' kind.
+#[derive(Debug, Default)]
+struct Shown<'a> {
+    system: &'a str,
+    /// By the name that stands in braces.
+    names: Vec<(&'static str, String)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,14 +105,60 @@ enum Form {
 }
 
 impl When {
-    fn holds(self, images: Images, words: &str) -> bool {
+    fn holds(self, images: &Images, words: &str) -> bool {
+        let is_volume = images.arrangement == Arrangement::Volume;
+        let are_of_slides =
+            images.count() > 0 && images.modalities.iter().all(|modality| modality == "SM");
         match self {
-            Self::OneImage => images.count == 1,
-            Self::SeveralImages => images.count > 1,
+            Self::OneImage => images.count() == 1,
+            Self::SeveralImages => images.count() > 1,
             Self::Context => !words.is_empty(),
-            Self::Pictures => images.kind == ImageKind::Pictures,
-            Self::Volume => images.kind == ImageKind::Volume,
-            Self::Slide => images.kind == ImageKind::Slide,
+            Self::Pictures => !is_volume && !are_of_slides,
+            Self::Slide => are_of_slides,
+            Self::Apart => images.arrangement == Arrangement::Apart,
+            Self::Volume => is_volume,
+            Self::Patches => images.arrangement == Arrangement::Slide,
+        }
+    }
+}
+
+impl Kinds {
+    fn of(&self, modality: &str) -> &Kind {
+        let mut known = self.known.values();
+        let found = known.find(|kind| kind.modalities.iter().any(|one| one == modality));
+        found.unwrap_or(&self.unknown)
+    }
+
+    fn shown(&self, images: &Images) -> Shown<'_> {
+        let modalities = images.modalities.iter();
+        let each: Vec<&Kind> = modalities.map(|modality| self.of(modality)).collect();
+        let first = each.first().copied().unwrap_or(&self.unknown);
+        let kind = if each.iter().all(|kind| std::ptr::eq(*kind, first)) {
+            first
+        } else {
+            &self.mixed
+        };
+        let system = if each.iter().all(|kind| kind.system == first.system) {
+            &first.system
+        } else {
+            &kind.system
+        };
+        let listed: Vec<&str> = each.iter().map(|kind| kind.listed.as_str()).collect();
+        let listed = listed.join(", ");
+        let list = |template: &str| fill(template, &[("list", listed.as_str())]);
+        let shown = match images.count() {
+            0 => String::new(),
+            1 => kind.shown_one.clone(),
+            _ => list(&kind.shown_several),
+        };
+        Shown {
+            system,
+            names: vec![
+                ("image", kind.image.clone()),
+                ("images", list(&kind.images)),
+                ("shown", shown),
+                ("volume", kind.volume.clone()),
+            ],
         }
     }
 }
@@ -94,10 +182,9 @@ impl Prompts {
     pub fn ask(
         &'static self,
         question: &Question,
-        images: impl Into<Images>,
+        images: &Images,
         think: bool,
     ) -> Result<Asked, EngineError> {
-        let images = images.into();
         let missing = |task| EngineError::NoPrompt {
             version: &self.version,
             task,
@@ -107,25 +194,32 @@ impl Prompts {
         if think && self.think.is_empty() {
             return Err(missing("think"));
         }
-        // A question without images is not for a radiologist.
-        let system = if images.count == 0 { "" } else { &task.system };
+        let kinds = self.kinds.as_ref();
+        let shown = kinds.map(|kinds| kinds.shown(images)).unwrap_or_default();
+        let system = match (images.count(), task.system.as_str()) {
+            // A question without images is not for a radiologist.
+            (0, _) => "",
+            (_, "") => shown.system,
+            (_, own) => own,
+        };
         let think = if think { self.think.as_str() } else { "" };
         let words = question.words();
+        let form = |template: &str| fill(template, &[words]);
         Ok(Asked {
             prompt: Prompt {
                 system: format!("{think}{system}").trim().to_owned(),
-                parts: task.parts(words, images),
+                parts: task.parts(words, images, &shown),
             },
-            constraint: task.form.as_ref().map(|form| match form {
-                Form::Regex(regex) => Constraint::Regex(fill(regex, words, None)),
-                Form::Schema(schema) => Constraint::JsonSchema(fill(schema, words, None)),
+            constraint: task.form.as_ref().map(|found| match found {
+                Form::Regex(regex) => Constraint::Regex(form(regex)),
+                Form::Schema(schema) => Constraint::JsonSchema(form(schema)),
             }),
         })
     }
 }
 
 impl Task {
-    fn parts(&self, words: (&str, &str), images: Images) -> Vec<Part> {
+    fn parts(&self, words: (&str, &str), images: &Images, shown: &Shown<'_>) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut text = String::new();
         let flush = |text: &mut String, parts: &mut Vec<Part>| {
@@ -133,43 +227,44 @@ impl Task {
                 parts.push(Part::Text(std::mem::take(text)));
             }
         };
+        let names = shown.names.iter();
+        let names = names.map(|(name, words)| (*name, words.as_str()));
+        let names: Vec<(&str, &str)> = names.chain([words]).collect();
         let used = |piece: &&Piece| piece.when.iter().all(|when| when.holds(images, words.1));
         for piece in self.turn.iter().filter(used) {
             if piece.images {
                 flush(&mut text, &mut parts);
-                for slice in 1..=images.count {
+                for slice in 1..=images.count() {
                     parts.push(Part::Image);
-                    let mut after = fill(&piece.after, words, Some(slice));
+                    let number = slice.to_string();
+                    let mut after = fill(&piece.after, &[("slice", number.as_str())]);
                     flush(&mut after, &mut parts);
                 }
             }
-            text.push_str(&fill(&piece.text, words, None));
+            text.push_str(&fill(&piece.text, &names));
         }
         flush(&mut text, &mut parts);
         parts
     }
 }
 
-/// Puts the caller's words, and the number of a slice, where the template names them; once, so that words in braces that
-/// a caller wrote stay as they are.
-fn fill(template: &str, (name, words): (&str, &str), slice: Option<usize>) -> String {
-    let mut filled = String::with_capacity(template.len() + words.len());
+/// Puts words where the template names them; once, so that words in braces that a caller wrote stay as they are.
+fn fill(template: &str, names: &[(&str, &str)]) -> String {
+    let mut filled = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(open) = rest.find('{') {
         let (before, after) = rest.split_at(open);
         filled.push_str(before);
         let inside = after.find('}').map(|close| &after[1..close]);
-        match (inside, slice) {
-            (Some("slice"), Some(slice)) => filled.push_str(&slice.to_string()),
-            (Some(inside), _) if inside == name => filled.push_str(words),
-            _ => {
-                // A brace of the template's own, as in JSON.
-                filled.push('{');
-                rest = &after[1..];
-                continue;
-            }
+        let named = inside.and_then(|inside| names.iter().find(|(name, _)| *name == inside));
+        if let Some((name, words)) = named {
+            filled.push_str(words);
+            rest = &after[name.len() + 2..];
+        } else {
+            // A brace of the template's own, as in JSON.
+            filled.push('{');
+            rest = &after[1..];
         }
-        rest = &after[inside.map_or(1, |inside| inside.len() + 2)..];
     }
     filled.push_str(rest);
     filled

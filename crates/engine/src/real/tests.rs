@@ -11,7 +11,7 @@ use crate::backend::{Decoding, Finish, Step};
 use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done, Haste};
 use crate::encode::EncodeEngine;
 use crate::encoding::Purpose;
-use crate::prompt::Question;
+use crate::prompt::{Images, Question};
 use crate::text::choose_among;
 
 mod draft;
@@ -137,7 +137,8 @@ async fn two_images(loaded: &Loaded) -> Vec<ImageTokens> {
 }
 
 fn request(question: &Question, images: &[ImageTokens], decoding: Decoding) -> DecodeRequest {
-    let asked = question.prompt(images.len()).expect("it has words");
+    let radiographs = Images::of("DX", images.len());
+    let asked = question.prompt(&radiographs).expect("it has words");
     DecodeRequest {
         prompt: asked.prompt,
         images: images.to_vec(),
@@ -209,9 +210,9 @@ async fn a_batch_writes_what_the_model_writes_alone() {
     }
 }
 
-/// Sampled texts of different lengths, with so little memory that they give way to each other.
+/// Sampled texts of different lengths and classes, with so little memory that they give way to each other.
 #[tokio::test]
-async fn neighbours_and_memory_change_no_token() {
+async fn neighbours_and_classes_and_memory_change_no_token() {
     let loaded = tiny();
     let tokens = two_images(&loaded).await;
     let mut preemptions = 0;
@@ -224,7 +225,13 @@ async fn neighbours_and_memory_change_no_token() {
             let mut decoding = decoding(20 + n as u32, 0.7, seed * 10 + n);
             decoding.min_p = 0.05;
             decoding.repetition_penalty = 1.2;
-            request(&question, images, decoding)
+            // Whoever comes later goes first.
+            let haste = Haste {
+                class: Class::ALL[3 - n as usize],
+                ..Haste::STAT
+            };
+            let request = request(&question, images, decoding);
+            DecodeRequest { haste, ..request }
         };
         let requests: Vec<DecodeRequest> = (0..4).map(request).collect();
         let most = requests

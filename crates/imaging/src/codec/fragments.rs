@@ -6,6 +6,8 @@ use crate::elements::fragments;
 use crate::{Reason, Refusal};
 
 const ITEM_HEADER_BYTES: usize = 8;
+/// Of one frame in the offset table.
+const OFFSET_BYTES: usize = 4;
 
 /// The fragments of each frame, in order.
 pub(super) fn by_frame(value: &[u8], frames: usize) -> Result<Vec<Vec<&[u8]>>, Refusal> {
@@ -17,7 +19,12 @@ pub(super) fn by_frame(value: &[u8], frames: usize) -> Result<Vec<Vec<&[u8]>>, R
         ))
     };
     if frames == 1 {
-        return Ok(vec![fragments]);
+        // A table of several frames: one of them would be shown, and the others lost.
+        return if table.len() <= OFFSET_BYTES {
+            Ok(vec![fragments])
+        } else {
+            Err(mismatch())
+        };
     }
     if fragments.len() == frames {
         return Ok(fragments
@@ -26,11 +33,11 @@ pub(super) fn by_frame(value: &[u8], frames: usize) -> Result<Vec<Vec<&[u8]>>, R
             .collect());
     }
     // More fragments than frames: only the offset table says which belong together.
-    if table.len() != frames * 4 {
+    if table.len() != frames * OFFSET_BYTES {
         return Err(mismatch());
     }
     let starts: Vec<usize> = table
-        .chunks_exact(4)
+        .chunks_exact(OFFSET_BYTES)
         .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
         .collect();
     let mut grouped: Vec<Vec<&[u8]>> = Vec::with_capacity(frames);
@@ -88,5 +95,13 @@ mod tests {
                 Reason::PixelDataMismatch
             );
         }
+        // The header says one frame, the table two.
+        let two = value(&[0, 10], &[b"ab", b"cd"]);
+        assert!(by_frame(&two, 2).is_ok());
+        assert_eq!(
+            by_frame(&two, 1).unwrap_err().reason,
+            Reason::PixelDataMismatch
+        );
+        assert!(by_frame(&value(&[0], &[b"ab", b"cd"]), 1).is_ok());
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             "another depth or sign in the codestream"
         )));
     }
+    check_transform(bytes, image)?;
     let failed = || Refusal::at(Reason::DecodeFailed, tags::PIXEL_DATA);
     let planes = image.codestreams.decode(bytes).map_err(|error| {
         let reason = match error {
@@ -77,6 +78,43 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             Photometric::YbrRct | Photometric::YbrIct | Photometric::Rgb
         ),
     })
+}
+
+/// A stream that transforms its colours is one of the photometric interpretations that say so (PS3.5 8.2.4), else either its
+/// colours or the header's are others than they are called. Of RGB writers do either.
+fn check_transform(bytes: &[u8], image: &Image) -> Result<(), Refusal> {
+    let expected = match image.photometric {
+        Photometric::YbrRct | Photometric::YbrIct => true,
+        Photometric::YbrFull | Photometric::YbrFull422 => false,
+        _ => return Ok(()),
+    };
+    if is_transformed(bytes)? == expected {
+        Ok(())
+    } else {
+        Err(mismatch(format_args!(
+            "other colours in the codestream than the header says"
+        )))
+    }
+}
+
+/// Whether the default coding style (COD, ISO 15444-1 A.6.1) has a transform of components.
+fn is_transformed(bytes: &[u8]) -> Result<bool, Refusal> {
+    const CODING_STYLE: [u8; 2] = [0xff, 0x52];
+    /// Of the style's own byte, progression and layers.
+    const TRANSFORM_AT: usize = 2 + 2 + 1 + 1 + 2;
+    let malformed = || Refusal::at(Reason::DecodeFailed, tags::PIXEL_DATA);
+    let mut rest = bytes.get(2..).ok_or_else(malformed)?;
+    loop {
+        let &[0xff, marker, high, low, ..] = rest else {
+            return Err(malformed());
+        };
+        if [0xff, marker] == CODING_STYLE {
+            let transform = rest.get(TRANSFORM_AT).ok_or_else(malformed)?;
+            return Ok(*transform != 0);
+        }
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        rest = rest.get(2 + length..).ok_or_else(malformed)?;
+    }
 }
 
 /// A whole codestream ends with the end marker; encapsulation pads with zeros, or to an even length with any byte.
@@ -132,4 +170,25 @@ fn read_size(bytes: &[u8]) -> Result<Size, Refusal> {
         bits: u16::from(depth_and_sign & 0x7f) + 1,
         signed: depth_and_sign & 0x80 != 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_transformed;
+
+    /// Start, a comment, the coding style with this transform, and what follows.
+    fn stream(transform: u8) -> Vec<u8> {
+        let comment = b"\xff\x64\0\x05\0\x01x";
+        let style = [0xff, 0x52, 0, 12, 0, 2, 0, 1, transform, 5, 4, 4, 0, 1];
+        [&b"\xff\x4f"[..], comment, &style, b"\xff\x90"].concat()
+    }
+
+    #[test]
+    fn the_transform_of_colours_is_found() {
+        assert!(is_transformed(&stream(1)).unwrap());
+        assert!(!is_transformed(&stream(0)).unwrap());
+        for end in 0..stream(1).len() - 8 {
+            assert!(is_transformed(&stream(1)[..end]).is_err(), "{end}");
+        }
+    }
 }

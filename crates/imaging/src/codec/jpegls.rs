@@ -132,6 +132,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Cells, Refusal> {
                 };
                 at += scan.decode(&bytes[at..], content, &mut planes)?;
             }
+            // A transform of colours that this decoder does not undo (HP's, as CharLS knows it).
+            0xe8 if content.starts_with(b"mrfx") && content.get(4) != Some(&0) => {
+                return Err(failed());
+            }
             0xe0..=0xef | 0xfe => {}
             _ => return Err(failed()),
         }

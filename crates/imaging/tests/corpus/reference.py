@@ -3,8 +3,9 @@
     python3 -m venv venv
     venv/bin/pip install pydicom==3.0.2 numpy==2.4.6 Pillow==13.0.0 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.5.0 \
         pylibjpeg-openjpeg==2.6.0 pylibjpeg-rle==2.2.0 pyjpegls==1.5.1
-    cargo xtask fetch
-    venv/bin/python reference.py CACHE/corpora
+    cargo xtask fetch deid-files nicom-files dicom-files films dicom-network-files
+    mkdir corpora && cp -r CACHE/{deid-data,nibabel-nicom,pydicom,pynetdicom}-* corpora
+    venv/bin/python reference.py corpora
 
 One line a file: its path, and either why it has no values, or its frames. Values are modality values (DICOM PS3.3 C.11.1)
 of grey images and red, green, blue of colour images, row-major, interleaved, as little-endian doubles. Of losslessly

@@ -1,14 +1,14 @@
-"""Has GDCM and DCMTK decode the corpora too, and says where they and reference.jsonl differ. By hand, as it takes both:
+"""Writes second_reference.jsonl: whether GDCM and DCMTK make of the corpora what reference.jsonl says.
 
     apt-get install dcmtk
     venv/bin/pip install pydicom==3.0.2 numpy==2.4.6 python-gdcm==3.2.6
-    venv/bin/python second_reference.py CACHE
+    venv/bin/python second_reference.py corpora
 
+after reference.py, by hand: it compares one stored answer with others and never runs what is tested.
 GDCM decodes as a plug-in of pydicom; DCMTK's programs write a copy without compression, which pydicom reads. So only what is
 compressed is decoded anew. Lossless frames must be equal; lossy ones may differ as `corpus.rs` lets them.
 """
 import base64
-import collections
 import json
 import pathlib
 import subprocess
@@ -67,27 +67,28 @@ def differs(found, expected):
     return None if worst <= LOSSY_DIFFERENCE_MAX * scale else f"differs by {worst:.1f} at a sampled value"
 
 
+def judged(found, line):
+    """What another decoder says of the line, in the words of the page."""
+    if "fails" in found:
+        return "does not decode"
+    pairs = zip(found["frames"], line["frames"], strict=True)
+    why = next((why for why in (differs(*pair) for pair in pairs) if why), None)
+    return f"differs: {why}" if why else "same"
+
+
 def main(root):
     warnings.simplefilter("ignore")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     root, here = pathlib.Path(root), pathlib.Path(__file__).parent
-    lines = [json.loads(line) for line in open(here / "reference.jsonl")]
-    for name, of, decode in (("GDCM", GDCM, by_gdcm), ("DCMTK", set(DCMTK), by_dcmtk)):
-        counts = collections.Counter()
-        for line in lines:
-            if line.get("syntax") not in of or "frames" not in line:
+    peers = (("gdcm", GDCM, by_gdcm), ("dcmtk", set(DCMTK), by_dcmtk))
+    with open(here / "second_reference.jsonl", "w") as out:
+        for line in map(json.loads, open(here / "reference.jsonl")):
+            if "frames" not in line:
                 continue
-            found = decode(root / line["file"], line["syntax"])
-            if "fails" in found:
-                counts["does not decode"] += 1
-                print(f"{name}: {line['file']}: {found['fails']}")
-                continue
-            pairs = zip(found["frames"], line["frames"], strict=True)
-            why = next((why for why in (differs(*pair) for pair in pairs) if why), None)
-            counts["differs" if why else "the same"] += 1
-            if why:
-                print(f"{name}: {line['file']}: {why}")
-        print(name, dict(counts))
+            asked = [(name, decode) for name, of, decode in peers if line["syntax"] in of]
+            said = {name: judged(decode(root / line["file"], line["syntax"]), line) for name, decode in asked}
+            if said:
+                print(json.dumps({"file": line["file"], **said}), file=out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-//! Every file of four public corpora against what pydicom and its plugins make of it (`tests/corpus/reference.py`): the same
+//! Every file of five public corpora against what pydicom and its plugins make of it (`tests/corpus/reference.py`): the same
 //! values, or a refusal with a reason. `docs/imaging-corpus.md` is what comes out; a change in it has to be looked at.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 const PAGE: &str = include_str!("../../../../docs/imaging-corpus.md");
 const REFERENCE: &str = include_str!("../corpus/reference.jsonl");
+const SECOND_REFERENCE: &str = include_str!("../corpus/second_reference.jsonl");
 
 /// How far apart lossy decoders may be: values of 8 bits, and proportionally of more.
 const LOSSY_DIFFERENCE_MAX: f64 = 3.0;
@@ -50,6 +52,17 @@ struct FrameLine {
     values: usize,
     sha256: Option<String>,
     samples: Option<String>,
+}
+
+/// What two other decoders make of a compressed file (`tests/corpus/second_reference.py`): `same` as the reference, or why not;
+/// empty where they were not asked.
+#[derive(Deserialize)]
+struct Second {
+    file: String,
+    #[serde(default)]
+    gdcm: String,
+    #[serde(default)]
+    dcmtk: String,
 }
 
 /// What came out of one file.
@@ -210,8 +223,16 @@ fn word(outcome: &Outcome) -> String {
     }
 }
 
+/// The lines of a file of JSON.
+fn lines_of<T: serde::de::DeserializeOwned>(text: &str) -> Vec<T> {
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
 /// The page, from the outcomes in the order of the reference.
-fn page(outcomes: &[(Line, Outcome)]) -> String {
+fn page(outcomes: &[(Line, Outcome)], seconds: &[Second]) -> String {
     let decoded = outcomes.iter().filter(|(line, _)| line.fails.is_none());
     let of_decoded = decoded.clone().count();
     let equal = decoded
@@ -221,7 +242,8 @@ fn page(outcomes: &[(Line, Outcome)]) -> String {
         "# Imaging: every file of the public corpora\n\n\
          Made by `cargo test -p medfleet-imaging --test it corpus`; the test fails when this page is not what comes out.\n\
          The reference is pydicom with pylibjpeg and pyjpegls (`crates/imaging/tests/corpus/reference.py`).\n\
-         Equal means bit-exact values of every frame compared; lossy files are compared at 256 values a frame, in steps of 8-bit levels.\n\n",
+         Equal means bit-exact values of every frame compared; lossy files are compared at 256 values a frame, in steps of 8-bit levels.\n\
+         Of what is compressed, two columns say whether GDCM 3.2.6 and DCMTK 3.6.7 come to the reference's values (`crates/imaging/tests/corpus/second_reference.py`).\n\n",
     );
     writeln!(
         page,
@@ -247,45 +269,56 @@ fn page(outcomes: &[(Line, Outcome)]) -> String {
     for (syntax, (files, equal, refused)) in by_syntax {
         writeln!(page, "| {syntax} | {files} | {equal} | {refused} |").unwrap();
     }
-    page.push_str("\n| file | reference | medfleet |\n|---|---|---|\n");
+    page.push_str("\n| file | reference | GDCM | DCMTK | medfleet |\n|---|---|---|---|---|\n");
     for (line, outcome) in outcomes {
         let reference = match &line.fails {
             Some(why) => why.clone(),
             None => format!("{} frame(s)", line.frames_total),
         };
-        writeln!(page, "| {} | {reference} | {} |", line.file, word(outcome)).unwrap();
+        let second = seconds.iter().find(|second| second.file == line.file);
+        let (gdcm, dcmtk) = second.map_or(("", ""), |second| {
+            (second.gdcm.as_str(), second.dcmtk.as_str())
+        });
+        let (file, outcome) = (&line.file, word(outcome));
+        writeln!(
+            page,
+            "| {file} | {reference} | {gdcm} | {dcmtk} | {outcome} |"
+        )
+        .unwrap();
     }
     page
 }
 
 #[test]
 fn no_file_differs_silently_and_the_page_is_current() {
-    let lines: Vec<Line> = REFERENCE
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Line> = lines_of(REFERENCE);
+    let seconds: Vec<Second> = lines_of(SECOND_REFERENCE);
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(4);
-    let share = lines.len().div_ceil(threads);
-    let mut outcomes = Vec::new();
+    // One file after the other: large ones lie beside each other.
+    let next = AtomicUsize::new(0);
+    let mut found = Vec::new();
     std::thread::scope(|scope| {
-        let parts: Vec<_> = lines
-            .chunks(share)
-            .map(|part| {
-                scope.spawn(|| {
-                    part.iter()
-                        .map(|line| outcome(line, &lines))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        for part in parts {
-            outcomes.extend(part.join().unwrap());
+        let compare = || {
+            let mut of_thread = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(line) = lines.get(at) else {
+                    return of_thread;
+                };
+                of_thread.push((at, outcome(line, &lines)));
+            }
+        };
+        let started: Vec<_> = (0..threads).map(|_| scope.spawn(compare)).collect();
+        for one in started {
+            found.extend(one.join().unwrap());
         }
     });
+    found.sort_by_key(|(at, _)| *at);
+    let outcomes = found.into_iter().map(|(_, outcome)| outcome);
     let outcomes: Vec<(Line, Outcome)> = lines.into_iter().zip(outcomes).collect();
-    let found = page(&outcomes);
+    let found = page(&outcomes, &seconds);
     let written = Path::new(env!("CARGO_TARGET_TMPDIR")).join("imaging-corpus.md");
     std::fs::write(&written, &found).unwrap();
     let wrong: Vec<_> = outcomes
@@ -305,4 +338,22 @@ fn no_file_differs_silently_and_the_page_is_current() {
         "docs/imaging-corpus.md is not what comes out; the new page is {}",
         written.display()
     );
+}
+
+/// Three decoders that are not related stand behind what a compressed file holds.
+#[test]
+fn the_reference_is_not_alone_in_what_it_says() {
+    let lines: Vec<Line> = lines_of(REFERENCE);
+    let seconds: Vec<Second> = lines_of(SECOND_REFERENCE);
+    let mut same = (0, 0);
+    for second in &seconds {
+        let known = lines.iter().any(|line| line.file == second.file);
+        assert!(known, "{}", second.file);
+        for (said, count) in [(&second.gdcm, &mut same.0), (&second.dcmtk, &mut same.1)] {
+            let differs = !matches!(said.as_str(), "" | "same" | "does not decode");
+            assert!(!differs, "{}: {said}", second.file);
+            *count += u32::from(said == "same");
+        }
+    }
+    assert_eq!(same, (54, 46));
 }

@@ -64,6 +64,8 @@ fn image(says: &[(Tag, VR, &str)]) -> Vec<u8> {
         put(object, tags::COLUMNS, VR::US, SIDE);
         let pixels = PrimitiveValue::U16(pixels.into());
         put(object, tags::PIXEL_DATA, VR::OW, pixels);
+        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
         for (tag, vr, value) in says {
             put(object, *tag, *vr, *value);
         }

@@ -7,6 +7,7 @@
 
 mod burned_in;
 mod codecs;
+mod contradictions;
 mod corpus;
 mod deidentified_objects;
 mod deidentify;

@@ -16,7 +16,7 @@ fn options() -> Options {
 }
 
 /// A tar of these files (POSIX.1-1988).
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, bytes) in files {
         let mut header = [0_u8; 512];
@@ -71,6 +71,8 @@ fn slice(z: u32) -> Vec<u8> {
             VR::DS,
             format!("0\\0\\{z}"),
         );
+        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
     })
 }
 

@@ -373,7 +373,10 @@ fn raw_detector_data() {
 }
 
 #[test]
-fn a_flat_image_without_a_window() {
+fn a_flat_image_without_a_window_or_by_one() {
+    for center in ["9000", "-9000"] {
+        check(|object| window(object, center, "100"), Reason::FlatImage);
+    }
     check(
         |object| {
             put(

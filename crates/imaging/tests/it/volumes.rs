@@ -1,6 +1,7 @@
 //! CT and MR: which slices of a study are shown, in which order and windows, and what makes no volume.
 
-use dicom_core::VR;
+use dicom_core::value::PrimitiveValue;
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{
@@ -8,7 +9,7 @@ use medfleet_imaging::{
     Unused, decode_slices, plan_volume, prepare,
 };
 
-use crate::synthetic::{COLUMNS, ROWS, file, put};
+use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
 
 const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
@@ -199,6 +200,114 @@ fn the_last_acquisition_of_a_series_is_used() {
     // Parts of one scan are one volume.
     let plan = plan_of(&[of(0.0, "1"), of(1.0, "2")]).unwrap();
     assert_eq!(plan.frames.len(), 2);
+    // A second scan of a part of the body is not all of it.
+    let files = [of(0.0, "1"), of(1.0, "1"), of(1.0, "2")];
+    assert_eq!(plan_of(&files).unwrap_err(), Reason::SamePosition);
+}
+
+/// A slice of one file, with other text in one element.
+fn check_alone(says: (Tag, VR, &str), expected: Option<Reason>) {
+    let (tag, vr, text) = says;
+    let file = slice(0.0, |object| put(object, tag, vr, text));
+    assert_eq!(plan_of(&[file]).err(), expected, "{text}");
+}
+
+/// Maps of iodine are CT, and files whose rescale was lost are not known to be in Hounsfield units.
+#[test]
+fn a_ct_is_in_hounsfield_units_or_refused() {
+    let says = |text| (tags::RESCALE_TYPE, VR::LO, text);
+    check_alone(says("HU"), None);
+    check_alone(says("US"), None);
+    for other in ["MGML", "Z_EFF", "HU_MOD", "ED"] {
+        check_alone(says(other), Some(Reason::NotHounsfield));
+    }
+    let lost = slice(0.0, |object| {
+        drop(object.take_element(tags::RESCALE_SLOPE));
+        drop(object.take_element(tags::RESCALE_INTERCEPT));
+    });
+    assert_eq!(plan_of(&[lost]).unwrap_err(), Reason::NotHounsfield);
+    let table = |kind: &str| {
+        slice(0.0, |object| {
+            drop(object.take_element(tags::RESCALE_SLOPE));
+            drop(object.take_element(tags::RESCALE_INTERCEPT));
+            let mut item = InMemDicomObject::new_empty();
+            let words = |words: &[u16]| PrimitiveValue::U16(words.to_vec().into());
+            put(&mut item, tags::LUT_DESCRIPTOR, VR::US, words(&[3, 0, 16]));
+            put(&mut item, tags::MODALITY_LUT_TYPE, VR::LO, kind);
+            put(&mut item, tags::LUT_DATA, VR::OW, words(&[1, 2, 3]));
+            put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+        })
+    };
+    assert!(plan_of(&[table("HU")]).is_ok());
+    assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
+}
+
+#[test]
+fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
+    let of = |z: f64, unit: &str, series: &str| {
+        slice(z, |object| {
+            put(object, tags::RESCALE_TYPE, VR::LO, unit);
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            let instance = format!("{series}.{z}");
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
+        })
+    };
+    let files = [
+        of(0.0, "MGML", "2.25.20"),
+        of(1.0, "MGML", "2.25.20"),
+        of(2.0, "MGML", "2.25.20"),
+        of(0.0, "HU", "2.25.21"),
+        of(1.0, "HU", "2.25.21"),
+    ];
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(3, 0), (4, 0)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
+}
+
+#[test]
+fn an_mr_whose_low_values_are_bright_is_refused() {
+    let mr = |photometric: &str| {
+        slice(0.0, |object| {
+            put(object, tags::MODALITY, VR::CS, "MR");
+            put(
+                object,
+                tags::PHOTOMETRIC_INTERPRETATION,
+                VR::CS,
+                photometric,
+            );
+        })
+    };
+    assert!(plan_of(&[mr("MONOCHROME2")]).is_ok());
+    let refused = plan_of(&[mr("MONOCHROME1")]).unwrap_err();
+    assert_eq!(refused, Reason::UnsupportedPhotometric);
+}
+
+/// Left and right change places in a slice that is mirrored, or lies on its belly.
+#[test]
+fn slices_that_are_mirrored_or_turned_are_refused_or_another_series_is_used() {
+    let of = |z: f64, orientation: &str, series: &str| {
+        slice(z, |object| {
+            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            let instance = format!("{series}.{z}");
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
+        })
+    };
+    let series = "2.25.30";
+    for orientation in [
+        "-1\\0\\0\\0\\1\\0",
+        "1\\0\\0\\0\\-1\\0",
+        "-1\\0\\0\\0\\-1\\0",
+    ] {
+        let files: Vec<_> = [0.0, 1.0, 2.0].map(|z| of(z, orientation, series)).to_vec();
+        assert_eq!(plan_of(&files).unwrap_err(), Reason::NotUpright);
+        assert_eq!(plan_of(&files[..1]).unwrap_err(), Reason::NotUpright);
+        let other = [files, vec![of(0.0, AXIAL, "2.25.31")]].concat();
+        assert_eq!(plan_of(&other).unwrap().frames, [(3, 0)]);
+    }
+    // A coronal slice by itself.
+    let files = [of(0.0, "1\\0\\0\\0\\0\\-1", series)];
+    assert!(plan_of(&files).is_ok());
 }
 
 #[test]
@@ -272,4 +381,46 @@ fn what_makes_no_volume_is_refused() {
         })
     });
     assert_eq!(plan_of(&sagittal).unwrap_err(), Reason::NotAxial);
+}
+
+/// Without its last part a volume ends early, and no gap shows it.
+#[test]
+fn a_volume_that_was_cut_into_files_is_whole_or_refused() {
+    let part = |z: f64, of: u16| {
+        slice(z, |object| {
+            put(object, tags::CONCATENATION_UID, VR::UI, "2.25.40");
+            put(object, tags::IN_CONCATENATION_TOTAL_NUMBER, VR::US, of);
+        })
+    };
+    let whole = [part(0.0, 3), part(1.0, 3), part(2.0, 3)];
+    assert_eq!(plan_of(&whole).unwrap().frames.len(), 3);
+    assert_eq!(plan_of(&whole[..2]).unwrap_err(), Reason::SliceGap);
+}
+
+/// Around the image of a MONOCHROME1 slice lies the largest value, and none of it is bone.
+#[test]
+fn padding_that_is_brighter_than_all_is_black() {
+    let frame = |padding: u16| {
+        let file = slice(0.0, |object| {
+            put(
+                object,
+                tags::PHOTOMETRIC_INTERPRETATION,
+                VR::CS,
+                "MONOCHROME1",
+            );
+            put(object, tags::PIXEL_PADDING_VALUE, VR::US, padding);
+        });
+        frames_of(&[file]).remove(0).0
+    };
+    let at = |frame: &Frame, column: usize, row: usize| {
+        let first = (row * 6 + column) * 3;
+        frame.pixels[first..first + 3].to_vec()
+    };
+    // 2900 and 2800 are 1900 and 1800 HU.
+    let bright = frame(2900);
+    assert_eq!(at(&bright, 4, 5), [0, 0, 0]);
+    assert_eq!(at(&bright, 3, 5), [255, 255, 255]);
+    // -500 HU may be lung.
+    assert_eq!(at(&frame(500), 0, 1), [65, 0, 0]);
+    assert_eq!(at(&frame(500), 4, 5), [255, 255, 255]);
 }

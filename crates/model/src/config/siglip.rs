@@ -54,7 +54,7 @@ struct Text {
     projection_size: Option<usize>,
 }
 
-/// Whether a model folder says of itself that it is a SigLIP; what else it must be, [`SiglipConfig::read`] checks.
+/// Whether a model folder says of itself that it is a SigLIP; what else it must be, `SiglipConfig::read` checks.
 ///
 /// # Errors
 /// [`LoadError`] when `config.json` cannot be read or is not JSON.

@@ -88,6 +88,25 @@ fn ids_are_the_references() {
 }
 
 #[test]
+fn what_the_model_is_not_shown_of_a_text_is_known() {
+    let embedder = embedder(Dtype::F32);
+    let read = |text: &str| embedder.read(text).unwrap();
+    let check = |text: &str, expected: (bool, bool, bool)| {
+        let found = read(text);
+        let found = (found.has_known, found.has_unknown, found.is_cut);
+        assert_eq!(found, expected, "{text}");
+    };
+    check("a pleural effusion", (true, false, false));
+    check("a 肺 effusion", (true, true, false));
+    check("肺炎", (false, true, false));
+    check("...", (false, false, false));
+    check(&"effusion ".repeat(64), (true, false, true));
+    assert!(read("Effusion.").reads_as(&read("effusion")));
+    assert!(read("肺炎").reads_as(&read("骨折")));
+    assert!(!read("effusion").reads_as(&read("fracture")));
+}
+
+#[test]
 fn sampling_is_tensorflows_within_one() {
     let facts = facts();
     for (index, &(side, channels)) in facts.pictures.iter().enumerate() {

@@ -16,6 +16,10 @@ use crate::error::{EmbedError, LoadError};
 
 const SENTENCEPIECE: &str = "spiece.model";
 const END: &str = "</s>";
+/// Stands for what has no piece.
+const UNKNOWN: &str = "<unk>";
+/// The piece of a space alone, before what has none.
+const SPACE: &str = "\u{2581}";
 /// SentencePiece's number for unigram models.
 const UNIGRAM: i32 = 1;
 
@@ -25,7 +29,30 @@ pub(super) struct TextTokenizer {
     /// A space is put before the first word here; tokenizer.json does so itself.
     prefix: bool,
     end: u32,
+    unknown: Option<u32>,
+    space: Option<u32>,
     positions: usize,
+}
+
+/// What the model is shown of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadText {
+    /// As many as the tower has positions.
+    pub(super) ids: Vec<u32>,
+    /// It goes on where the ids end.
+    pub is_cut: bool,
+    /// Something in it has no piece: the model sees that there is something, and not what.
+    pub has_unknown: bool,
+    /// Something in it has a piece.
+    pub has_known: bool,
+}
+
+impl ReadText {
+    /// Whether the model is shown the same.
+    #[must_use]
+    pub fn reads_as(&self, other: &Self) -> bool {
+        self.ids == other.ids
+    }
 }
 
 /// The parts of SentencePiece's model file that matter here, by the field numbers of its public schema.
@@ -91,6 +118,8 @@ impl TextTokenizer {
             .token_to_id(END)
             .ok_or(LoadError::MissingToken { token: END })?;
         Ok(Self {
+            unknown: library.token_to_id(UNKNOWN),
+            space: library.token_to_id(SPACE),
             library,
             prefix,
             end,
@@ -99,19 +128,28 @@ impl TextTokenizer {
     }
 
     /// `positions` ids: the text's, cut off where it is too long, the end token, and that again as padding.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, EmbedError> {
+    pub(super) fn read(&self, text: &str) -> Result<ReadText, EmbedError> {
         let mut canonical = canonical(text);
         if self.prefix && !canonical.is_empty() {
-            canonical.insert(0, '\u{2581}');
+            canonical.insert_str(0, SPACE);
         }
         let encoding = self
             .library
             .encode_fast(canonical, false)
             .map_err(|_| EmbedError::Tokenize)?;
         let mut ids = encoding.get_ids().to_vec();
+        let is_cut = ids.len() >= self.positions;
+        let has_unknown = ids.iter().any(|id| self.unknown == Some(*id));
+        let empty = [self.unknown, self.space];
+        let has_known = ids.iter().any(|id| !empty.contains(&Some(*id)));
         ids.truncate(self.positions - 1);
         ids.resize(self.positions, self.end);
-        Ok(ids)
+        Ok(ReadText {
+            ids,
+            is_cut,
+            has_unknown,
+            has_known,
+        })
     }
 }
 

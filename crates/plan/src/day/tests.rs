@@ -1,7 +1,8 @@
 //! What the chart's default rules do with a day, and what others would.
 
+use super::fleet::{Day, DayRun, Pool, simulate_day};
 use super::*;
-use crate::{JobKind, Service};
+use crate::{JobKind, Rules, Service};
 
 const HOUR: f64 = 3600.0;
 /// Longest time from accept to result that was promised: five minutes.

@@ -1,8 +1,8 @@
 //! Records and units for the unit tests of this crate.
 
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, PoolName, Pseudonyms, Stage,
-    Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit,
+    Class, Cost, Digest, JobId, JobKey, JobRecord, NewJob, PoolName, Pseudonyms, Stage, TaskKind,
+    TenantId, UnixMillis, WorkUnit,
 };
 
 pub(crate) fn key() -> JobKey {
@@ -36,32 +36,18 @@ pub(crate) fn cost() -> Cost {
 }
 
 pub(crate) fn record() -> JobRecord {
-    JobRecord {
-        state: JobState::Accepted,
-        epoch: 0,
-        attempt: 0,
-        starts: Starts::default(),
-        chunks: Chunks::default(),
+    JobRecord::accepted(NewJob {
         pool: PoolName::new("tiny-here").expect("a name"),
         class: Class::Routine,
-        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: Digest::new([1; 32]),
         study: Digest::new([2; 32]),
         pseudonyms: Pseudonyms::default(),
-        frames: None,
-        result: None,
-        failure: None,
-        times: Times {
-            accepted: UnixMillis(1_000),
-            ..Times::default()
-        },
+        accepted: UnixMillis(1_000),
         expires: UnixMillis(90_000),
         traceparent: format!("00-{}-{}-01", "4b".repeat(16), "ca".repeat(8)),
         model: "tiny".to_owned(),
-        erased: None,
-        forwarded: None,
         cost: cost(),
-    }
+    })
 }

@@ -323,6 +323,35 @@ async fn the_slots_of_a_worker_pull_together() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_slot_that_is_kept_for_stat_takes_nothing_else() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let mut first = queue.stat_puller(Stage::Encode, kit::pool());
+    let mut second = first.clone();
+    for (seed, class) in [(1, Class::Urgent), (2, Class::Stat)] {
+        queue.publish_work(&unit(seed, class), &traced()).await?;
+    }
+    let later = async {
+        wait_until(PATIENCE, "a unit of STAT in flight", async || {
+            let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
+            (counts.stat.in_flight == 1).then_some(())
+        })
+        .await?;
+        queue.publish_work(&unit(3, Class::Stat), &traced()).await?;
+        Ok(())
+    };
+    let (a, b, ()) = tokio::try_join!(next(&mut first), next(&mut second), later)?;
+    for delivery in [a, b] {
+        ensure!(delivery.unit.class == Class::Stat, "{:?}", delivery.unit);
+        delivery.settle(Verdict::Done).await?;
+    }
+    let mut open = queue.puller(Stage::Encode, kit::pool());
+    let left = next(&mut open).await?;
+    ensure!(left.unit.class == Class::Urgent);
+    left.settle(Verdict::Done).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_replayed_jobs_unit_replaces_the_old_epochs() -> Result<()> {
     let (_server, queue) = start().await?;
     let old = unit(1, Class::Stat);

@@ -79,7 +79,7 @@ where
     let config = Sample::default();
     let common = config.process().clone();
     let body: Body<'_> = Box::new(|process| Box::pin(body(process.with(config))));
-    serve(PROGRAM, &common, &Shutdown::new(drain), body).await
+    serve(PROGRAM, &common, Vec::new(), &Shutdown::new(drain), body).await
 }
 
 #[tokio::test]

@@ -438,11 +438,23 @@ fn exported_spans_are_ours_and_carry_the_role() {
 
 #[tokio::test]
 async fn wrong_settings_stop_and_an_absent_collector_does_not() {
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
+        wrong_addresses_stop_and_an_absent_collector_does_not(protocol).await;
+    }
+    let config = TelemetryConfig {
+        log: "loud,=".to_owned(),
+        ..TelemetryConfig::default()
+    };
+    assert!(Telemetry::with_writer("test", &config, Lines::default().writer()).is_err());
+}
+
+async fn wrong_addresses_stop_and_an_absent_collector_does_not(otlp_protocol: OtlpProtocol) {
     let with = |endpoint: &str| {
         let otlp_endpoint = Some(endpoint.to_owned());
         let otlp_timeout = DurationText::from_millis(200);
         let config = TelemetryConfig {
             otlp_endpoint,
+            otlp_protocol,
             otlp_timeout,
             ..TelemetryConfig::default()
         };
@@ -464,9 +476,4 @@ async fn wrong_settings_stop_and_an_absent_collector_does_not() {
     let telemetry = with(&nobody).expect("an absent collector is not a wrong setting");
     tracing::dispatcher::with_default(telemetry.dispatch(), || info_span!("work").in_scope(|| ()));
     telemetry.shutdown(Duration::from_secs(10)).await;
-    let config = TelemetryConfig {
-        log: "loud,=".to_owned(),
-        ..TelemetryConfig::default()
-    };
-    assert!(Telemetry::with_writer("test", &config, Lines::default().writer()).is_err());
 }

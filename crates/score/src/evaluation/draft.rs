@@ -10,9 +10,10 @@ use crate::metrics::laterality::{self, Sides};
 use crate::metrics::mean;
 use crate::metrics::multilabel::{Cell, Table};
 use crate::metrics::radcliq::{SubScores, radcliq};
-use crate::metrics::radgraph::{self, Rewards};
+use crate::metrics::radgraph::{self, Rewards, radcliq_part};
 use crate::metrics::rouge::{Words, rouge};
-use crate::record::{Finding, Side};
+use crate::outcome::Outcome;
+use crate::record::{Finding, Record, Side};
 
 /// Sub-scores of a report that isn't there.
 const NOTHING: SubScores = SubScores {
@@ -40,6 +41,7 @@ pub(super) fn evaluate(scene: &Scene, into: &mut Evaluation) {
     let sides = sides(scene, &readings, into);
     words(scene, &drafts, into);
     graphs(scene, into);
+    radcliqs(scene, into);
     into.bands = band::bands(scene, BANDS, |record, finding| {
         fate(
             &readings[record],
@@ -207,7 +209,7 @@ fn mean_of(
 /// Name and title of a reward, and which it is.
 type Level = (&'static str, &'static str, fn(&Rewards) -> f64);
 
-/// RadGraph and RadCliQ, where somebody stored what they are made of.
+/// RadGraph, where somebody stored the graphs.
 fn graphs(scene: &Scene, into: &mut Evaluation) {
     let rewards: Vec<Option<Rewards>> = scene
         .pairs
@@ -246,25 +248,35 @@ fn graphs(scene: &Scene, into: &mut Evaluation) {
             into.figures.extend(mean_of(scene, &values, name, title));
         }
     }
-    if scene.pairs.iter().any(|pair| {
-        pair.whole()
-            .is_some_and(|outcome| outcome.radcliq.is_some())
-    }) {
-        let values: Vec<Option<f64>> = scene
-            .pairs
-            .iter()
-            .map(|pair| match pair.whole() {
-                Some(outcome) => outcome.radcliq.as_ref().map(radcliq),
-                None => Some(radcliq(&NOTHING)),
-            })
-            .collect();
-        into.figures.extend(mean_of(
-            scene,
-            &values,
-            "radcliq",
-            "RadCliQ-v1 (lower is better)",
-        ));
+}
+
+/// RadCliQ, where somebody stored what models make of the drafts, and the graphs.
+fn radcliqs(scene: &Scene, into: &mut Evaluation) {
+    let of = |pair: &Pair| joined(pair.whole()?, pair.record);
+    if scene.pairs.iter().any(|pair| of(pair).is_some()) {
+        let nothing = radcliq(&NOTHING);
+        let values = scene.pairs.iter().map(|pair| match pair.whole() {
+            Some(_) => of(pair),
+            None => Some(nothing),
+        });
+        let values: Vec<Option<f64>> = values.collect();
+        let title = "RadCliQ-v1 (lower is better)";
+        into.figures
+            .extend(mean_of(scene, &values, "radcliq", title));
     }
+}
+
+/// RadCliQ of a draft: what models make of it as it was stored, the rest of its text and its graph.
+fn joined(outcome: &Outcome, record: &Record) -> Option<f64> {
+    let learned = outcome.radcliq?;
+    let (said, truth) = (outcome.graph.as_ref()?, record.graph.as_ref()?);
+    let words = Statistics::spaced(outcome.text.as_deref()?, record.report.as_deref()?);
+    Some(radcliq(&SubScores {
+        radgraph: radcliq_part(said, truth),
+        bertscore: learned.bertscore,
+        chexbert: learned.chexbert,
+        bleu2: bleu::coco(&words, 2),
+    }))
 }
 
 /// A draft with mistakes.

@@ -6,6 +6,7 @@ mod labels;
 
 use super::*;
 use crate::metrics::boxes::Rect;
+use crate::metrics::radcliq::Learned;
 use crate::metrics::radgraph::{Entity, Graph};
 use crate::outcome::SaidBox;
 use crate::record::{Finding, Question, QuestionKind, Side};
@@ -475,7 +476,7 @@ fn boxes_asked_for_one_by_one_belong_to_their_finding() {
 }
 
 #[test]
-fn stored_graphs_and_sub_scores() {
+fn stored_graphs_and_what_models_make_of_texts() {
     let entity = |tokens: &str| Entity {
         tokens: tokens.into(),
         label: "OBS-DP".into(),
@@ -500,4 +501,18 @@ fn stored_graphs_and_sub_scores() {
         ],
     );
     assert!(evaluation.figure("radcliq").is_none());
+
+    for outcome in &mut outcomes {
+        outcome.radcliq = Some(Learned {
+            bertscore: 0.5,
+            chexbert: 0.75,
+        });
+    }
+    let evaluation = evaluate(Task::Report, &records, &outcomes, &options());
+    // Of two drafts with half of the entities and no relation, 0.567338 each; of one that is missing, 2.450143.
+    check(&evaluation, &[("radcliq", 1.194_939_399_887_858_8)]);
+    records[0].graph = None;
+    let evaluation = evaluate(Task::Report, &records, &outcomes, &options());
+    let figure = evaluation.figure("radcliq").unwrap();
+    assert!((figure.value - f64::midpoint(0.567_337_550, 2.450_143_100)).abs() < 1e-8);
 }

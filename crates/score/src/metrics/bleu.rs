@@ -2,8 +2,7 @@
 //!
 //! BLEU-n = brevity × exp(mean of ln precision of 1- to n-grams), brevity = min(1, exp(1 − reference words / said words)).
 //! Source: Papineni et al. 2002; words as mteval-v13a, precisions without a match smoothed "exp" (halved for each in turn),
-//! as sacrebleu 2.6's defaults, case kept. [`sentence`] stops at the longest n-gram that the report has (sacrebleu's
-//! `sentence_bleu`, `effective_order`), [`corpus`] doesn't. [`coco`] is coco-caption's other definition, which RadCliQ uses.
+//! as sacrebleu 2.6's defaults, case kept ([`corpus`]). [`coco`] is coco-caption's other definition, which RadCliQ uses.
 
 use std::collections::HashMap;
 
@@ -82,27 +81,17 @@ impl Statistics {
 /// BLEU-`order` of summed statistics; 0..=1.
 #[must_use]
 pub fn corpus(statistics: &Statistics, order: usize) -> f64 {
-    smoothed(statistics, order, false)
-}
-
-/// BLEU-`order` of one report; 0..=1.
-#[must_use]
-pub fn sentence(statistics: &Statistics, order: usize) -> f64 {
-    smoothed(statistics, order, true)
-}
-
-fn smoothed(statistics: &Statistics, order: usize, effective: bool) -> f64 {
     let order = order.clamp(1, ORDER_MAX);
     let matches = &statistics.matches[..order];
     if matches.iter().all(|matched| *matched == 0.0) {
         return 0.0;
     }
-    let (mut logs, mut reached, mut halving) = (0.0, 0usize, 1.0);
+    let (mut logs, mut halving) = (0.0, 1.0);
     for (matched, total) in matches.iter().zip(&statistics.totals) {
         if *total == 0.0 {
-            break;
+            // An order without n-grams has precision 0.
+            return 0.0;
         }
-        reached += 1;
         let precision = if *matched == 0.0 {
             halving *= 2.0;
             1.0 / (halving * total)
@@ -111,11 +100,7 @@ fn smoothed(statistics: &Statistics, order: usize, effective: bool) -> f64 {
         };
         logs += precision.ln();
     }
-    if reached < order && !effective {
-        // An order without n-grams has precision 0.
-        return 0.0;
-    }
-    brevity(statistics.said, statistics.reference) * (logs / reached as f64).exp()
+    brevity(statistics.said, statistics.reference) * (logs / order as f64).exp()
 }
 
 fn brevity(said: f64, reference: f64) -> f64 {

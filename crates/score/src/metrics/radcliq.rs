@@ -16,14 +16,23 @@ const COEFFICIENTS: [f64; 4] = [
 ];
 const INTERCEPT: f64 = 2.466_552_56e-10;
 
-/// What RadCliQ is made of. BERTScore and CheXbert's cosine come from models that this project doesn't ship; they are given.
+/// What comes of models that this project doesn't ship: whoever runs them stores it beside the text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    /// BERTScore's F1 (distilroberta-base, rescaled, weighted by the references' word frequencies).
+    pub bertscore: f64,
+    /// Cosine of CheXbert's embeddings.
+    pub chexbert: f64,
+}
+
+/// What RadCliQ is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SubScores {
     /// Mean of the F1 of RadGraph's entities and of its relations: [`super::radgraph::radcliq_part`].
     pub radgraph: f64,
-    /// BERTScore's F1 (distilroberta-base, rescaled, weighted by the references' word frequencies).
+    /// As [`Learned::bertscore`].
     pub bertscore: f64,
-    /// Cosine of CheXbert's embeddings.
+    /// As [`Learned::chexbert`].
     pub chexbert: f64,
     /// BLEU-2 of the sentence, as coco-caption: [`super::bleu::coco`].
     pub bleu2: f64,

@@ -7,13 +7,14 @@ fn check(text: &str, expected: &str) {
     assert_eq!(error.to_string(), expected);
 }
 
-const PHANTOM: &str = r#"{"id":"phantom-5-1","image":"images/000001.png","index":1,"rows":2430,"cols":2048,"labels":{"atelectasis":1,"oedema":0},"findings":[{"label":"atelectasis","side":"right","zone":"mid","size":"small","cnr":1.26,"box":[495,263,518,398]}],"report":"Findings: None.","questions":[{"question":"Is there a pneumothorax?","answer":"no"},{"question":"Which side?","answer":"Right."}],"prior":{"index":0,"changes":[{"label":"atelectasis","side":"right","change":"unchanged"}],"report":"Same."}}"#;
+const PHANTOM: &str = r#"{"id":"phantom-5-1","image":"images/000001.png","modality":"DX","index":1,"rows":2430,"cols":2048,"labels":{"atelectasis":1,"oedema":0},"findings":[{"label":"atelectasis","side":"right","zone":"mid","size":"small","cnr":1.26,"box":[495,263,518,398]}],"report":"Findings: None.","questions":[{"question":"Is there a pneumothorax?","answer":"no"},{"question":"Which side?","answer":"Right."}],"prior":{"index":0,"changes":[{"label":"atelectasis","side":"right","change":"unchanged"}],"report":"Same."}}"#;
 
 #[test]
 fn a_phantom_is_read_whole() {
     let records = read_set(PHANTOM.as_bytes()).unwrap();
     let record = &records[0];
     assert_eq!(record.images, ["images/000001.png"]);
+    assert_eq!(record.modality, "DX");
     assert_eq!(record.labels["atelectasis"], Truth::Positive);
     assert_eq!(record.labels["oedema"], Truth::Negative);
     assert_eq!(record.findings[0].side, Some(Side::Right));
@@ -38,6 +39,7 @@ fn other_sets_leave_most_out() {
     let records = read_set(text.as_bytes()).unwrap();
     assert_eq!(records[0].id, "7");
     assert_eq!(records[0].images.len(), 2);
+    assert_eq!(records[0].modality, "");
     assert_eq!(records[0].labels["Edema"], Truth::Uncertain);
     assert_eq!(records[0].labels["Fracture"], Truth::Negative);
     assert_eq!(records[1].questions[0].answer, "3");

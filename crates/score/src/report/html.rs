@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Picture, band_figures, band_labels, failed, labels_of, row_of, statement};
 use crate::evaluation::{Case, Evaluation, LabelRow};
 use crate::metrics::bootstrap::Figure;
@@ -282,7 +285,7 @@ fn worst(
                 "<img alt=\"{}\" src=\"data:{};base64,{}\">",
                 escaped(&case.id),
                 picture.media_type,
-                base64(&picture.bytes)
+                STANDARD.encode(&picture.bytes)
             )?,
             None => writeln!(to, "<div class=\"blank\">no picture</div>")?,
         }
@@ -335,26 +338,6 @@ fn escaped(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             _ => out.push(letter),
-        }
-    }
-    out
-}
-
-/// RFC 4648, with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let byte = |place: usize| u32::from(three.get(place).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            if place <= three.len() {
-                out.push(char::from(
-                    LETTERS[(bits >> (18 - 6 * place) & 63) as usize],
-                ));
-            } else {
-                out.push('=');
-            }
         }
     }
     out

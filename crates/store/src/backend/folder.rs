@@ -35,7 +35,7 @@ const PLACE_ATTEMPTS: u32 = 9;
 const ENTERED_MAX: usize = 4_096;
 /// How old a folder is before it is remembered, far above the tick of any clock of a file system.
 const ENTERED_AGE: Duration = Duration::from_secs(1);
-/// Temporary files of crashed writers are removed when they are this old.
+/// Temporary files of crashed writers are removed when they are this old and the folder is opened, or sooner by reclaiming.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Blobs in a folder.
@@ -64,7 +64,8 @@ impl Folder {
         };
         let open = || {
             create_folder(&root.path.join(TEMPORARY))?;
-            root.remove_leftovers()
+            let before = machine_time().checked_sub(LEFTOVER_AGE);
+            root.remove_leftovers(before.map_or(UnixMillis(0), unix_millis))
         };
         open().map_err(|error| failed("open", error))?;
         Ok(Self {
@@ -238,6 +239,12 @@ impl Backend for Folder {
     async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
         let name = name.clone();
         self.blocking("refresh", move |root| root.refresh(&name))
+            .await
+    }
+
+    /// What crashed writers left is no blob, and holds what one would: an erasure does not find it.
+    async fn reclaim(&self, before: UnixMillis) -> Result<u64, BackendError> {
+        self.blocking("reclaim", move |root| root.remove_leftovers(before))
             .await
     }
 
@@ -456,20 +463,25 @@ impl Root {
         Ok(())
     }
 
-    fn remove_leftovers(&self) -> io::Result<()> {
-        let now = machine_time();
-        for child in fs::read_dir(self.path.join(TEMPORARY))? {
+    /// Removes temporary files that were written last before `before`; how many. No write takes as long as they are old.
+    fn remove_leftovers(&self, before: UnixMillis) -> io::Result<u64> {
+        let folder = self.path.join(TEMPORARY);
+        let mut removed = 0;
+        for child in fs::read_dir(&folder)? {
             let child = child?;
             let Some(metadata) = found(child.metadata())? else {
                 continue;
             };
-            let age = now.duration_since(metadata.modified()?).unwrap_or_default();
-            if age > LEFTOVER_AGE {
-                // Another process may remove the same file; then it is gone all the same.
-                found(fs::remove_file(child.path()))?;
+            if !metadata.is_file() || modified(&metadata)? >= before {
+                continue;
             }
+            // Another process may remove the same file; then it is gone all the same.
+            removed += u64::from(found(fs::remove_file(child.path()))?.is_some());
         }
-        Ok(())
+        if removed > 0 {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(removed)
     }
 }
 
@@ -490,14 +502,14 @@ fn entry(name: Name, metadata: &fs::Metadata) -> io::Result<Entry> {
     })
 }
 
-/// A file from before 1970 counts as from 1970.
 fn modified(metadata: &fs::Metadata) -> io::Result<UnixMillis> {
-    let since = metadata
-        .modified()?
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Ok(UnixMillis(millis))
+    Ok(unix_millis(metadata.modified()?))
+}
+
+/// A time before 1970 counts as 1970.
+fn unix_millis(time: SystemTime) -> UnixMillis {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// "Not there" is an answer, not an error.

@@ -60,13 +60,9 @@ async fn what_is_put_is_got_by_its_tenant_only() {
         &store.get(&a, BlobKind::Frame, &digest).await.expect("gets")[..],
         b"pixels"
     );
-    assert_eq!(
-        store
-            .size(&a, BlobKind::Frame, &digest)
-            .await
-            .expect("works"),
-        Some(6)
-    );
+    let head = store.head(&a, BlobKind::Frame, &digest).await;
+    let head = head.expect("works").expect("is there");
+    assert_eq!((head.digest, head.bytes), (digest, 6));
     assert!(
         !store
             .exists(&b, BlobKind::Frame, &digest)

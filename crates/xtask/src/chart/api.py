@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes_validate
 import yaml
 
-# Group and version → plural → kind. Everything but namespaces lives in one.
+# Group and version → plural → kind. Everything but these two lives in a namespace.
+CLUSTERS = {"namespaces", "customresourcedefinitions"}
 KINDS = {
     "v1": {"namespaces": "Namespace", "pods": "Pod", "services": "Service", "secrets": "Secret", "configmaps": "ConfigMap",
            "serviceaccounts": "ServiceAccount", "persistentvolumeclaims": "PersistentVolumeClaim"},
@@ -23,6 +24,7 @@ KINDS = {
     "autoscaling/v2": {"horizontalpodautoscalers": "HorizontalPodAutoscaler"},
     "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
 }
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 PATH = re.compile(r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+/[^/]+))/(?:namespaces/(?P<namespace>[^/]+)/)?"
@@ -145,7 +147,9 @@ class Store:
         meta = thing["metadata"]
         meta.setdefault("uid", str(uuid.uuid4()))
         meta.setdefault("creationTimestamp", "2026-01-01T00:00:00Z")
-        meta.update(resourceVersion=str(self.revision), namespace=namespace)
+        meta.update(resourceVersion=str(self.revision))
+        if namespace:
+            meta.update(namespace=namespace)
         if plural == "pods":
             thing["status"] = {"phase": "Succeeded"}
         if "dryRun" not in query:
@@ -199,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         group = re.sub("^/apis?/", "", path)
         if group in KINDS and path == ("/api/v1" if group == "v1" else f"/apis/{group}"):
             resources = [{"name": plural, "singularName": kind.lower(), "kind": kind, "verbs": VERBS,
-                          "namespaced": plural != "namespaces"} for plural, kind in KINDS[group].items()]
+                          "namespaced": plural not in CLUSTERS} for plural, kind in KINDS[group].items()]
             return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources}
         return None
 

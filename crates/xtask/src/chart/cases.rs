@@ -76,7 +76,7 @@ fn tokens_travel() -> Value {
 pub(crate) fn base() -> Value {
     let peers = json!([{"ipBlock": {"cidr": "192.0.2.0/24"}}]);
     json!({
-        "process": {"otlpEndpoint": "http://collector.observability:4317"},
+        "process": {"otlpEndpoint": "http://collector.observability:4318", "otlpProtocol": "http/protobuf"},
         "networkPolicy": {"storePeers": peers, "modelPeers": peers, "natsPeers": peers, "otlpPeers": peers},
         "modelStore": {"bucket": "models", "region": "us-east-1"},
         "pools": {"main": {"aliases": ["a model", "medgemma-4b"], "kind": "writer", "model": {"kind": "simulated"}}},

@@ -1,5 +1,6 @@
 //! The real helm through the life of a release: install, upgrade, a refused upgrade, rollback, test, uninstall.
 //! The server is a stand-in (`api.py`): it keeps and validates objects, and nothing more. No controller acts on them.
+//! And what `medfleet doctor` reads from that server.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::objects::{label, list, name, text};
-use super::{Chart, NAMESPACE, RELEASE, python};
+use super::{Chart, NAMESPACE, RELEASE, built, python};
 
 /// The version of Kubernetes that it claims and validates for.
 const VERSION: &str = "1.34";
@@ -59,6 +60,22 @@ impl Server {
         let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
         let listing: Value = serde_json::from_str(body).context("a list in JSON")?;
         Ok(list(&listing["items"]).cloned().collect())
+    }
+
+    /// Makes an object, as whoever installs it would.
+    fn make(&self, path: &str, object: &Value) -> Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        let body = object.to_string();
+        write!(
+            stream,
+            "POST /{path} HTTP/1.0\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains(" 201 "), "{path}: {answer}");
+        Ok(())
     }
 
     /// Every object but helm's own records.
@@ -131,7 +148,7 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         "only {} objects were installed",
         installed.len()
     );
-    let mut violations = Vec::new();
+    let mut violations = keda(chart, &server)?;
     let mut expect = |what: &str, found: &str, expected: &str| {
         if !found.contains(expected) {
             violations.push(format!("{what}: found {found}, expected {expected}"));
@@ -139,14 +156,15 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     };
     with_chart("upgrade", &[small.clone(), louder])??;
     expect("after the upgrade", &server.log_level()?, "debug");
-    let refused = with_chart("upgrade", &[small, wrong])?
-        .err()
-        .map(|error| error.to_string());
-    expect(
-        "a wrong upgrade",
-        &refused.unwrap_or_default(),
-        "nodeAfinity",
-    );
+    let mut refused = vec![(wrong, "nodeAfinity")];
+    for (path, values) in without_jobs() {
+        refused.push((chart.values(path, &values)?, path));
+    }
+    for (values, path) in refused {
+        let refused = with_chart("upgrade", &[small.clone(), values])?.err();
+        let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+        expect("a wrong upgrade", &refused, path);
+    }
     helm(&["rollback", RELEASE, "1"])??;
     expect("after the rollback", &server.log_level()?, "info");
     helm(&["test", RELEASE, "--timeout", "60s"])??;
@@ -165,6 +183,75 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         .collect();
     expect("left after uninstall", &format!("{left:?}"), "[]");
     Ok(violations)
+}
+
+/// Values that would leave the jobs of the small preset behind, which are on its one server, and what is refused of them.
+fn without_jobs() -> [(&'static str, Value); 3] {
+    let external = json!({"mode": "external", "external": {"urls": ["nats://n:4222"], "auth": {"kind": "none"}}});
+    let peers = json!({"natsPeers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]});
+    [
+        (
+            "nats.own.replicas",
+            json!({"nats": {"own": {"replicas": 3}}}),
+        ),
+        (
+            "nats.mode",
+            json!({"nats": external, "networkPolicy": peers}),
+        ),
+        ("fullnameOverride", json!({"fullnameOverride": "other"})),
+    ]
+}
+
+/// What `medfleet doctor` says of KEDA that is not so, while it comes piece by piece.
+fn keda(chart: &Chart, server: &Server) -> Result<Vec<String>> {
+    let labels =
+        json!({"app.kubernetes.io/name": "keda-operator", "app.kubernetes.io/version": "2.20.2"});
+    let behavior = json!({"type": "object", "properties": {"behavior": {"type": "string"}}});
+    let spec = json!({"type": "object", "properties": {"fallback": behavior}});
+    let definition = json!({
+        "metadata": {"name": "scaledobjects.keda.sh", "labels": labels},
+        "spec": {
+            "group": "keda.sh", "scope": "Namespaced",
+            "names": {"kind": "ScaledObject", "plural": "scaledobjects"},
+            "versions": [{"name": "v1alpha1", "served": true, "storage": true,
+                          "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}],
+        },
+    });
+    let pods = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "keda", "image": "keda"}]}});
+    let operator = json!({
+        "metadata": {"name": "keda-operator", "labels": labels},
+        "spec": {"selector": {"matchLabels": labels}, "template": pods},
+        "status": {"availableReplicas": 1},
+    });
+    let mut said = vec![(doctor(chart, server)?, "not installed")];
+    server.make(
+        "apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        &definition,
+    )?;
+    said.push((doctor(chart, server)?, "its operator is not"));
+    server.make("apis/apps/v1/namespaces/keda/deployments", &operator)?;
+    said.push((doctor(chart, server)?, "2.20.2, keda/keda-operator runs"));
+    let wrong = said
+        .into_iter()
+        .filter(|(line, expected)| !line.contains(expected));
+    Ok(wrong
+        .map(|(line, expected)| format!("medfleet doctor: {line}, expected {expected}"))
+        .collect())
+}
+
+/// Its line about KEDA.
+fn doctor(chart: &Chart, server: &Server) -> Result<String> {
+    let mut doctor = Command::new(built("medfleet")?);
+    doctor.args(["doctor", "--json", "--data"]);
+    doctor.arg(chart.scratch.join("data")).arg("--kubernetes");
+    doctor.arg(format!("http://127.0.0.1:{}", server.port));
+    // What else it may find fault with here is not asked.
+    let output = doctor.output().context("start medfleet doctor")?;
+    let said = String::from_utf8(output.stdout)?;
+    let line = said.lines().find(|line| line.contains("\"keda\""));
+    Ok(line
+        .context("medfleet doctor says nothing of KEDA")?
+        .to_owned())
 }
 
 /// What helm wrote, or how it complained.

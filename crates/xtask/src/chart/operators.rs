@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::WITHOUT_SCHEMA;
 use super::objects::{label, text};
-use crate::{clients, places, process};
+use crate::{interpreters, places, process};
 
 /// What these schemas say against the objects; each is asked about once.
 pub(crate) fn check<'a>(objects: impl Iterator<Item = &'a Value>) -> Result<Vec<String>> {
@@ -60,7 +60,7 @@ fn ask(objects: &[Value]) -> Result<Vec<String>> {
     let list = folder.join("objects.json");
     fs::write(&list, serde_json::to_vec(objects)?)
         .with_context(|| format!("write {}", list.display()))?;
-    let mut node = Command::new(clients::node()?);
+    let mut node = Command::new(interpreters::node()?.0);
     let lines = process::capture(node.arg(folder.join("validate.js")).arg(list))?;
     serde_json::from_str(&lines).context("what validate.js says")
 }
@@ -77,7 +77,7 @@ fn installed() -> Result<PathBuf> {
     if fs::read(&done).is_ok_and(|installed| installed == lock) {
         return Ok(folder);
     }
-    let mut install = clients::npm()?;
+    let mut install = interpreters::node()?.1;
     install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
     process::run(install.args(["--loglevel", "error"]).current_dir(&folder))?;
     fs::write(&done, lock)?;

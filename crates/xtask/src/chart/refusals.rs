@@ -9,7 +9,32 @@ use super::{Chart, cases};
 type Refusal = (Value, &'static [&'static str]);
 
 fn refused() -> Vec<Refusal> {
-    [ingest(), around(), models(), pulled(), pools()].concat()
+    [
+        everywhere(),
+        ingest(),
+        around(),
+        models(),
+        pulled(),
+        pools(),
+    ]
+    .concat()
+}
+
+fn everywhere() -> Vec<Refusal> {
+    vec![
+        (
+            json!({"process": {"otlpProtocol": "http"}}),
+            &["/process/otlpProtocol", "http/protobuf"],
+        ),
+        (
+            json!({"commonLabels": {"app.kubernetes.io/name": "x"}}),
+            &["app.kubernetes.io/name", "invalid propertyName"],
+        ),
+        (
+            json!({"commonLabels": {"team": "one and two"}}),
+            &["/commonLabels/team", "does not match"],
+        ),
+    ]
 }
 
 fn ingest() -> Vec<Refusal> {

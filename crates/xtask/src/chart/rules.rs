@@ -58,7 +58,16 @@ pub(crate) fn check(objects: &[Value]) -> Vec<String> {
     }
     violations.extend(selectors(objects));
     violations.extend(scalers(objects));
+    violations.extend(objects.iter().filter_map(open_routes));
     violations
+}
+
+/// Servers of one cluster that whoever reaches their port could join: the token of clients is not asked for there.
+fn open_routes(object: &Value) -> Option<String> {
+    let config = object["data"]["nats.conf"].as_str()?;
+    let (_, cluster) = config.split_once("\ncluster {")?;
+    let is_open = !cluster.contains("authorization {");
+    is_open.then(|| format!("{}: a cluster that anybody can join", label(object)))
 }
 
 /// `what` for each pair that does not hold.

@@ -1,7 +1,7 @@
 //! The files inside the chart, given to who will read them: each service's configuration to the service's own
 //! `--check-config`, NATS's to `nats-server -t`, and the arguments of the command line to the command line. And the chart's tables of settings against the services' own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use super::{Chart, built, rules};
 use crate::{fetch, places};
 
 /// The services with their binaries and the section that is their own.
-const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
+pub(super) const SERVICES: [&str; 4] = ["ingest", "preprocess", "encode", "decode"];
 
 /// Configuration files that were checked; the same text is checked once.
 pub(crate) struct Files {
@@ -141,11 +141,15 @@ fn nats(program: &Path, config: &Path) -> Result<Option<String>> {
     command
         .env("POD_NAME", "nats-0")
         .env("CLIENT_TOKEN", "nt_1234");
+    for server in 0..3 {
+        let route = format!("nats://servers:nt_1234@nats-{server}.nats-peers:6222");
+        command.env(format!("ROUTE_{server}"), route);
+    }
     said(command.arg("-t").arg("-c").arg(config))
 }
 
 /// What it complains about; nothing when it is content.
-fn said(command: &mut Command) -> Result<Option<String>> {
+pub(super) fn said(command: &mut Command) -> Result<Option<String>> {
     let output = command
         .current_dir(places::root())
         .output()
@@ -221,9 +225,9 @@ pub(crate) fn drift(chart: &Chart) -> Result<Vec<String>> {
     let mut violations = Vec::new();
     for component in SERVICES {
         let printed = printed(chart, component)?;
-        let mut theirs = BTreeSet::new();
+        let mut theirs = BTreeMap::new();
         leaves("", &toml::Value::Table(printed.clone()), &mut theirs);
-        let mut ours = BTreeSet::new();
+        let mut ours = BTreeMap::new();
         for section in ["queue", "store", component] {
             let pointer = match section {
                 "queue" | "store" | "ingest" => format!("/properties/{section}/properties/config"),
@@ -248,23 +252,53 @@ pub(crate) fn drift(chart: &Chart) -> Result<Vec<String>> {
                 .iter()
                 .any(|optional| optional.starts_with(&within))
         };
-        let unknown = theirs.difference(&ours);
+        let unknown = theirs.keys().filter(|key| !ours.contains_key(*key));
         for key in unknown.filter(|key| !charts(key) && !emptied(key)) {
             violations.push(format!(
                 "{component} has the setting {key}, values.schema.json does not"
             ));
         }
-        for key in ours
-            .difference(&theirs)
-            .filter(|key| !OPTIONAL.contains(&key.as_str()))
-        {
+        let unprinted = ours.keys().filter(|key| !theirs.contains_key(*key));
+        for key in unprinted.filter(|key| !OPTIONAL.contains(&key.as_str())) {
             violations.push(format!(
                 "values.schema.json has {key}, which {component} does not print"
             ));
         }
+        for (key, value) in &theirs {
+            let refusal = ours.get(key).and_then(|node| refusal(node, value));
+            violations.extend(refusal.map(|why| {
+                format!("values.schema.json refuses {key} = {value}, {component}'s default: {why}")
+            }));
+        }
         violations.extend(defaults(component, &printed));
     }
     Ok(violations)
+}
+
+/// Why a part of the schema takes no such value; patterns are not looked at.
+fn refusal(node: &Value, value: &toml::Value) -> Option<String> {
+    let kind = match value {
+        toml::Value::String(_) | toml::Value::Datetime(_) => "string",
+        toml::Value::Integer(_) => "integer",
+        toml::Value::Float(_) => "number",
+        toml::Value::Boolean(_) => "boolean",
+        toml::Value::Array(_) => "array",
+        toml::Value::Table(_) => "object",
+    };
+    let wanted = node["type"].as_str().unwrap_or(kind);
+    if wanted != kind && (wanted, kind) != ("number", "integer") {
+        return Some(format!("it wants a value of type {wanted}"));
+    }
+    let number = value.as_integer();
+    let limit = |key: &str| node[key].as_i64().zip(number);
+    let too_small = limit("minimum").filter(|(least, number)| number < least);
+    let too_large = limit("maximum").filter(|(most, number)| number > most);
+    if let Some((limit, _)) = too_small.or(too_large) {
+        return Some(format!("the limit is {limit}"));
+    }
+    let words = node["enum"].as_array()?;
+    let listed = words.iter().any(|word| word.as_str() == value.as_str());
+    (!listed).then(|| "it is none of the words".to_owned())
 }
 
 /// Defaults of services that the chart repeats because it computes with them.
@@ -332,7 +366,7 @@ fn printed(chart: &Chart, component: &str) -> Result<toml::Table> {
         .context("a printed configuration")
 }
 
-fn leaves(path: &str, value: &toml::Value, into: &mut BTreeSet<String>) {
+fn leaves(path: &str, value: &toml::Value, into: &mut BTreeMap<String, toml::Value>) {
     match value {
         toml::Value::Table(table) if !table.is_empty() => {
             for (key, value) in table {
@@ -345,13 +379,13 @@ fn leaves(path: &str, value: &toml::Value, into: &mut BTreeSet<String>) {
             }
         }
         _ => {
-            into.insert(path.to_owned());
+            into.insert(path.to_owned(), value.clone());
         }
     }
 }
 
-/// The keys of a table in the schema; a definition is looked up.
-fn properties(path: &str, schema: &Value, table: &Value, into: &mut BTreeSet<String>) {
+/// The keys of a table in the schema with what it says of each; a definition is looked up.
+fn properties(path: &str, schema: &Value, table: &Value, into: &mut BTreeMap<String, Value>) {
     let table = match table["$ref"]
         .as_str()
         .and_then(|name| schema.pointer(name.trim_start_matches('#')))
@@ -364,7 +398,37 @@ fn properties(path: &str, schema: &Value, table: &Value, into: &mut BTreeSet<Str
             .iter()
             .for_each(|(key, value)| properties(&format!("{path}.{key}"), schema, value, into)),
         None => {
-            into.insert(path.to_owned());
+            into.insert(path.to_owned(), table.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_default_of_another_type_or_beyond_a_limit_is_found() {
+        let check = |node: Value, value: toml::Value, is_refused: bool| {
+            assert_eq!(
+                refusal(&node, &value).is_some(),
+                is_refused,
+                "{node} {value}"
+            );
+        };
+        let count = || json!({"type": "integer", "minimum": 1, "maximum": 9});
+        check(count(), 1_i64.into(), false);
+        check(count(), 0_i64.into(), true);
+        check(count(), 10_i64.into(), true);
+        check(count(), "1s".into(), true);
+        check(json!({"type": "number"}), 1_i64.into(), false);
+        check(
+            json!({"type": "string", "pattern": "^x$"}),
+            "y".into(),
+            false,
+        );
+        check(json!({"enum": ["auto", "off"]}), "auto".into(), false);
+        check(json!({"enum": ["auto", "off"]}), "on".into(), true);
     }
 }

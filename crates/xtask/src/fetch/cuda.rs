@@ -14,6 +14,7 @@ const fn wheel(requirement: &'static str, target: &'static str, sha256: &'static
         folder: "nvidia/cu13/",
         target,
         sha256,
+        source_sha256: None,
     }
 }
 

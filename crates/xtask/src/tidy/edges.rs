@@ -26,9 +26,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-resample", &[]),
     ("medfleet-kernels", &[]),
     // Writes DICOM files, which imaging only reads.
-    ("medfleet-phantom", &["medfleet-resample"]),
+    ("medfleet-phantom", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-score", &[]),
-    ("medfleet-plan", &[]),
+    ("medfleet-plan", &["medfleet-core"]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
     ("medfleet-fuzz", &["medfleet-imaging"]),
     ("medfleet-runtime", &["medfleet-core"]),

@@ -241,26 +241,76 @@ fn tokens_of_another_job_came_from_the_cache() {
 }
 
 #[test]
+fn a_text_that_calls_other_images_an_x_ray_has_a_warning() {
+    let check = |modalities: &[&str], text: &str, expected: Option<&str>| {
+        let frames = modalities.iter().map(|modality| FrameEntry {
+            info: Some(FrameUsed {
+                modality: (*modality).to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let frames: Vec<FrameEntry> = frames.collect();
+        let found = misnamed_warning(&frames, text);
+        let expected = expected.map(|shown| {
+            format!("the text speaks of an X-ray, and no image is one: they are {shown}")
+        });
+        assert_eq!(found, expected, "{modalities:?} {text}");
+    };
+    let said = "Findings: The chest X-ray shows clear lungs.";
+    check(&["CT", "CT"], said, Some("CT"));
+    check(&["XC", "OP"], "This radiograph, a fundus.", Some("OP, XC"));
+    check(&["CT"], "No radiographic correlate.", None);
+    check(&["CT", "DX"], said, None);
+    check(&["MG"], said, None);
+    check(&[""], said, None);
+    check(&["CT", ""], said, None);
+    check(&[], said, None);
+}
+
+#[test]
 fn slices_are_a_volume_and_patches_a_slide() {
-    let kind = |modalities: &[&str]| {
-        let frames: Vec<FrameEntry> = modalities
+    let of = |frames: &[(&str, u32, u32)], notes: &[&str]| {
+        let frames: Vec<FrameEntry> = frames
             .iter()
-            .map(|modality| FrameEntry {
-                info: Some(medfleet_proto::v1::FrameUsed {
+            .map(|(modality, input_index, frame_index)| FrameEntry {
+                info: Some(FrameUsed {
                     modality: (*modality).to_owned(),
+                    input_index: *input_index,
+                    frame_index: *frame_index,
+                    notes: notes.iter().map(|note| (*note).to_owned()).collect(),
                     ..Default::default()
                 }),
                 ..Default::default()
             })
             .collect();
-        images(&frames).kind
+        images(&frames)
     };
-    assert_eq!(kind(&[]), ImageKind::Pictures);
-    assert_eq!(kind(&["CR"]), ImageKind::Pictures);
-    assert_eq!(kind(&["CT"]), ImageKind::Pictures, "one slice is no volume");
-    assert_eq!(kind(&["CT", "CT"]), ImageKind::Volume);
-    assert_eq!(kind(&["MR", "MR", "MR"]), ImageKind::Volume);
-    assert_eq!(kind(&["CT", "MR"]), ImageKind::Pictures);
-    assert_eq!(kind(&["SM"]), ImageKind::Slide);
-    assert_eq!(kind(&["CT", ""]), ImageKind::Pictures);
+    let check = |modalities: &[&str], expected: Arrangement| {
+        let frames = (0..).zip(modalities);
+        let frames: Vec<_> = frames.map(|(input, one)| (*one, input, 0)).collect();
+        let found = of(&frames, &["FEW_SLICES"]);
+        assert_eq!(found.modalities, modalities);
+        assert_eq!(found.arrangement, expected, "{modalities:?}");
+    };
+    check(&[], Arrangement::Apart);
+    check(&["CR"], Arrangement::Apart);
+    // One slice is no volume.
+    check(&["CT"], Arrangement::Apart);
+    check(&["CT", "CT"], Arrangement::Volume);
+    check(&["MR", "MR", "MR"], Arrangement::Volume);
+    check(&["CT", "MR"], Arrangement::Apart);
+    check(&["CT", ""], Arrangement::Apart);
+    check(&["SM"], Arrangement::Apart);
+    // Photographs through a microscope, each a file of its own.
+    check(&["SM", "SM"], Arrangement::Apart);
+    let patches = of(&[("SM", 1, 0), ("SM", 1, 4), ("SM", 1, 5)], &[]);
+    assert_eq!(patches.arrangement, Arrangement::Slide);
+    let photographs = of(&[("SM", 1, 0), ("SM", 1, 0)], &[]);
+    assert_eq!(photographs.arrangement, Arrangement::Apart);
+    // Pictures of which their sender says that they are of CT: nothing says that they are one series.
+    let pictures = of(&[("CT", 0, 0), ("CT", 1, 0)], &[MODALITY_AS_GIVEN]);
+    assert_eq!(pictures, Images::of("CT", 2));
+    let nameless = [frame(0), FrameEntry::default()];
+    assert_eq!(images(&nameless), Images::of("", 2));
 }

@@ -23,6 +23,12 @@ pub struct EdgeConfig {
     /// The name that the hub's certificate must have, where it is not the one in `hub`.
     #[serde(default)]
     pub server_name: Option<String>,
+    /// The certificate that is shown to a hub that demands one (`ingest.tls.client_ca` there), PEM; with `client_key`.
+    #[serde(default)]
+    pub client_cert: Option<PathBuf>,
+    /// The key of that certificate, PEM.
+    #[serde(default)]
+    pub client_key: Option<PathBuf>,
     /// The file of the tokens that the hub knows the tenants by: a TOML table `tokens`, tenant to token.
     pub tokens_file: PathBuf,
     /// Jobs of one tenant that may be at the hub unfinished; the others wait here. Where images stay, also the jobs of one
@@ -135,6 +141,11 @@ impl EdgeConfig {
                 "ingest.edge.ca_file is needed with an https:// hub: no other authority is trusted",
             ),
             (
+                self.client_cert.is_some() == self.client_key.is_some()
+                    && (is_encrypted || self.client_cert.is_none()),
+                "ingest.edge.client_cert and client_key are needed together, and with an https:// hub",
+            ),
+            (
                 self.in_flight_max > 0 && (1..=64).contains(&self.uploads_max),
                 "ingest.edge.in_flight_max must be at least 1, and uploads_max 1 to 64",
             ),
@@ -171,6 +182,8 @@ mod tests {
             hub: hub.to_owned(),
             ca_file: ca.map(PathBuf::from),
             server_name: None,
+            client_cert: None,
+            client_key: None,
             tokens_file: PathBuf::from("tokens.toml"),
             in_flight_max: in_flight_max_default(),
             uploads_max: uploads_max_default(),
@@ -239,5 +252,27 @@ mod tests {
         );
         check("http://10.0.0.1:8443", None, Some("https://"));
         check("hub.example.org", Some("ca.pem"), Some("https://"));
+    }
+
+    #[test]
+    fn a_certificate_is_shown_with_its_key_and_encrypted() {
+        let check = |hub: &str, shown: [Option<&str>; 2], expected: bool| {
+            let [cert, key] = shown.map(|name| name.map(PathBuf::from));
+            let config = EdgeConfig {
+                client_cert: cert,
+                client_key: key,
+                ..config(hub, Some("ca.pem"))
+            };
+            assert_eq!(config.check().is_ok(), expected, "{hub} {shown:?}");
+        };
+        let hub = "https://hub.example.org";
+        check(hub, [Some("site.pem"), Some("site.key")], true);
+        check(hub, [Some("site.pem"), None], false);
+        check(hub, [None, Some("site.key")], false);
+        check(
+            "http://127.0.0.1:8443",
+            [Some("site.pem"), Some("site.key")],
+            false,
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use medfleet_core::{
     Chunks, Ended, Failure, FailureReason, JobId, JobRecord, JobState, Outcome, Stage, UnixMillis,
+    doubled,
 };
 use medfleet_proto::v1;
 use medfleet_queue::wire::reason_from_wire;
@@ -137,7 +138,7 @@ pub(super) fn pause(
     asked: Option<Duration>,
     random: u64,
 ) -> Duration {
-    let whole = least.saturating_mul(1 << tries.min(20)).min(most);
+    let whole = doubled(least, most, tries.into());
     let share = u32::try_from(random % 1024).unwrap_or(0);
     let own = whole / 2 + whole / 2 * share / 1024;
     asked.map_or(own, |asked| asked + own.min(least))

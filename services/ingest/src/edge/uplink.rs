@@ -12,7 +12,7 @@ use medfleet_proto::v1::{
     self, job_service_client::JobServiceClient, upload_input_request::Content,
 };
 use medfleet_queue::Headers;
-use medfleet_worker::PemFile;
+use medfleet_worker::{PemFile, identity};
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -377,6 +377,11 @@ async fn endpoint(config: &EdgeConfig) -> Result<Endpoint, Error> {
     let mut tls = ClientTlsConfig::new().ca_certificate(file.certificates().await?);
     if let Some(name) = &config.server_name {
         tls = tls.domain_name(name.clone());
+    }
+    if let (Some(cert), Some(key)) = (&config.client_cert, &config.client_key) {
+        let cert = PemFile::new("ingest.edge.client_cert", cert);
+        let key = PemFile::new("ingest.edge.client_key", key);
+        tls = tls.identity(identity(cert, key).await?);
     }
     endpoint.tls_config(tls).map_err(Error::Hub)
 }

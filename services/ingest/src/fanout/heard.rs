@@ -7,7 +7,7 @@ use medfleet_core::JobKey;
 use medfleet_proto::v1::JobState;
 use medfleet_proto::work::v1::JobEvent;
 
-/// Jobs remembered: those that were accepted last, some of which may have gone further since.
+/// Jobs remembered: those that were heard of first most lately, most of which have gone further since.
 const JOBS_MAX: usize = 4_096;
 /// Events remembered of each; a job of many chunks has more.
 const EVENTS_MAX: usize = 16;
@@ -18,10 +18,10 @@ pub(crate) type Told = (u64, JobEvent);
 /// What was heard.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
-    /// All events of a job.
+    /// All events of a job; none where some may be missing, or its text is begun.
     jobs: HashMap<JobKey, Vec<Told>>,
-    /// Jobs in the order in which they were accepted.
-    accepted: VecDeque<JobKey>,
+    /// The same jobs, in the order in which they were heard of first.
+    order: VecDeque<JobKey>,
     /// Losses of the connection when it was heard.
     losses: u64,
 }
@@ -36,27 +36,27 @@ impl Heard {
         }
         let (sequence, event) = &told;
         // Of a later epoch there is one before it, of which more may be stored.
-        if event.epoch == 0 && event.state() == JobState::Accepted {
-            return self.begin(key, told);
-        }
+        let is_first = event.epoch == 0 && event.state() == JobState::Accepted;
         let Some(events) = self.jobs.get_mut(key) else {
-            return;
+            return self.begin(key, is_first.then_some(told));
         };
         let follows = events.last().is_some_and(|(last, _)| last < sequence);
-        if follows && event.epoch == 0 && is_before_text(event.state()) && events.len() < EVENTS_MAX
-        {
+        let is_known = follows && !is_first && event.epoch == 0 && is_before_text(event.state());
+        if is_known && events.len() < EVENTS_MAX {
             events.push(told);
         } else {
-            self.jobs.remove(key);
+            *events = Vec::new();
         }
     }
 
-    fn begin(&mut self, key: &JobKey, told: Told) {
-        if self.jobs.insert(key.clone(), vec![told]).is_none() {
-            self.accepted.push_back(key.clone());
-        }
-        if self.accepted.len() > JOBS_MAX
-            && let Some(oldest) = self.accepted.pop_front()
+    /// `accepted`: none where another event comes first. One that was sent again, since its answer was lost, can be stored behind
+    /// what followed from it: what is told of such a job begins elsewhere.
+    fn begin(&mut self, key: &JobKey, accepted: Option<Told>) {
+        self.jobs
+            .insert(key.clone(), accepted.into_iter().collect());
+        self.order.push_back(key.clone());
+        if self.order.len() > JOBS_MAX
+            && let Some(oldest) = self.order.pop_front()
         {
             self.jobs.remove(&oldest);
         }
@@ -64,14 +64,14 @@ impl Heard {
 
     /// Everything that is told of a job so far, in order; none where something of it may not have been heard.
     pub(crate) fn of(&self, key: &JobKey, losses: u64) -> Option<Vec<Told>> {
-        let events = self.jobs.get(key)?;
+        let events = self.jobs.get(key).filter(|events| !events.is_empty())?;
         (losses == self.losses).then(|| events.clone())
     }
 
     /// Events may have been missed.
     pub(crate) fn forget_all(&mut self) {
         self.jobs.clear();
-        self.accepted.clear();
+        self.order.clear();
     }
 }
 
@@ -129,8 +129,15 @@ mod tests {
             0,
             Some(&[3, 5, 9]),
         );
-        // Its beginning was not heard.
+        // Its beginning was not heard, or is stored behind what followed.
         check(&[(5, 0, Released, 0)], 0, None);
+        check(&[(5, 0, Released, 0), (6, 0, Accepted, 0)], 0, None);
+        let late = [
+            (5, 0, Cancelled, 0),
+            (6, 0, Accepted, 0),
+            (7, 0, Released, 0),
+        ];
+        check(&late, 0, None);
         for state in [Decoding, Forwarded, Cancelled] {
             check(&[(3, 0, Accepted, 0), (5, 0, state, 0)], 0, None);
             let more = [(3, 0, Accepted, 0), (5, 0, state, 0), (6, 0, Released, 0)];
@@ -149,7 +156,7 @@ mod tests {
         check(&[(3, 0, Accepted, 1)], 1, Some(&[3]));
         // The stream is read from its beginning, where the server has lost it.
         check(&[(3, 0, Accepted, 0), (2, 0, Released, 0)], 0, None);
-        check(&[(3, 0, Accepted, 0), (1, 0, Accepted, 0)], 0, Some(&[1]));
+        check(&[(3, 0, Accepted, 0), (1, 0, Accepted, 0)], 0, None);
     }
 
     #[test]

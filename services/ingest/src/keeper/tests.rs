@@ -1,8 +1,8 @@
 //! A sweep over a real server's records and blobs in memory, at a time that the test sets.
 
 use bytes::Bytes;
-use medfleet_core::{BlobKind, Digest, Failure, FailureReason, JobState, Move};
-use medfleet_queue::Created;
+use medfleet_core::{BlobKind, Class, Digest, Failure, FailureReason, JobState, Move};
+use medfleet_queue::{Applied, Created};
 use medfleet_runtime::{ManualClock, Metrics};
 use medfleet_store::{BlobStore, FleetKey, StoreError};
 use medfleet_testkit::NatsServer;
@@ -195,4 +195,26 @@ async fn an_erasure_that_broke_is_finished_and_its_tombstone_goes_with_the_recor
     assert_eq!(tombstones().await, 1, "its work may still be under way");
     setup.sweep_after(2).await;
     assert_eq!(tombstones().await, 0);
+}
+
+/// At a hospital's edge whose hub has been away for long.
+#[tokio::test]
+async fn what_a_hub_still_has_to_erase_is_not_forgotten() {
+    let setup = Setup::new().await;
+    let (key, _) = setup.job(1).await;
+    let job = JobId::from_bytes([9; 16]);
+    let class = Class::Routine;
+    let steps = [Move::Forward { job, class }, Move::Erase, Move::ErasedAtHub];
+    let take = async |step: &Move| {
+        let now = setup.clock.now();
+        let taken = setup.keeper.queue.apply(&key, None, step, now).await;
+        assert!(matches!(taken, Ok(Applied::Applied { .. })), "{taken:?}");
+    };
+    take(&steps[0]).await;
+    take(&steps[1]).await;
+    setup.sweep_after(31).await;
+    assert_eq!(setup.state(&key).await, Some(JobState::Cancelled));
+    take(&steps[2]).await;
+    setup.sweep_after(0).await;
+    assert_eq!(setup.state(&key).await, None);
 }

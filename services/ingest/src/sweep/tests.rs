@@ -1,43 +1,18 @@
 //! A sweep over a real server whose intake of one stage is full.
 
-use std::sync::Arc;
-
 use medfleet_core::{Class, Digest, Move, Stage, Verdict};
 use medfleet_queue::{Applied, Queue, Seen};
-use medfleet_runtime::{ManualClock, Metrics, SeededRandom, TaskSet};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer};
 
 use super::*;
-use crate::blobs::Blobs;
-use crate::config::sample;
-use crate::keys::Keys;
-use crate::metrics::Figures;
-use crate::open::OpenJobs;
-use crate::pad::Pad;
-use crate::quota::Quotas;
+use crate::accept::sample;
 
 /// Longer than a unit keeps its place where places are few.
 const LATER: Duration = Duration::from_secs(600);
 
 fn acceptor(queue: Queue) -> Acceptor {
-    let config = sample::with(&[]);
-    let pad = Pad::new(queue.clone(), "0a");
-    let clock = Arc::new(ManualClock::at(kit::clock()()));
-    let retry_after = config.limits.retry_after.get();
-    Acceptor {
-        quotas: Quotas::new(config.quotas.clone(), retry_after, clock.clone()),
-        config: Arc::new(config),
-        queue,
-        blobs: Blobs::new(BlobStore::in_memory(FleetKey::new([1; 32]))),
-        keys: Keys::new(FleetKey::new([1; 32])),
-        clock,
-        random: Arc::new(SeededRandom::new(1)),
-        tasks: TaskSet::new(Shutdown::new(Duration::ZERO)),
-        figures: Figures::new(&Metrics::new()),
-        open: OpenJobs::default(),
-        pad,
-    }
+    sample::acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])))
 }
 
 /// A job that has come so far, of which a worker has set a unit aside.

@@ -1,12 +1,13 @@
 //! How long the handle of an upload lives: over a real server, at a time that the test sets.
 
 use futures::stream;
+use medfleet_core::setting::{ByteSize, Secret};
 use medfleet_runtime::{ManualClock, Metrics, SeededRandom};
-use medfleet_store::{BlobStore, FleetKey};
+use medfleet_store::{BackendConfig, BlobStore, FleetKey, StoreConfig, StoreError};
 use medfleet_testkit::NatsServer;
 
 use super::*;
-use crate::config::sample;
+use crate::config::{Quota, QuotasConfig, sample};
 
 const PART_BYTES: usize = 1024;
 const PARTS: usize = 3;
@@ -121,4 +122,41 @@ async fn a_handle_of_which_no_part_comes_ends_in_its_time() {
     let upload = setup.send("", 0, 1).await.expect("a part").name;
     setup.clock.advance(MOST_OF_ITS_TIME * 2);
     assert!(is_gone(&setup.send(&upload, 1, 1).await));
+}
+
+/// Who comes back until there is room.
+#[tokio::test]
+async fn an_upload_that_finds_no_room_costs_its_tenant_nothing() {
+    let mut setup = Setup::new().await;
+    let path = std::env::temp_dir().join(format!("medfleet-upload-{}", std::process::id()));
+    let room = ByteSize::from_bytes(PART_BYTES as u64);
+    let store = StoreConfig {
+        backend: BackendConfig::Folder { path: path.clone() },
+        key: Secret::new("01".repeat(32)),
+        blob_bytes_max: room,
+        capacity_bytes: Some(room),
+    };
+    setup.uploads.blobs = Blobs::new(store.open().expect("a folder"));
+    let bytes = (PARTS * PART_BYTES) as u64;
+    let default = Quota {
+        bytes_per_minute: Some(ByteSize::from_bytes(bytes)),
+        ..Quota::default()
+    };
+    let quotas = QuotasConfig {
+        default,
+        ..QuotasConfig::default()
+    };
+    let clock = setup.clock.clone();
+    setup.uploads.quotas = Quotas::new(quotas, std::time::Duration::from_secs(5), clock);
+    for _ in 0..2 {
+        let refused = setup.send("", 0, 0).await;
+        assert!(
+            matches!(refused, Err(Refusal::Store(StoreError::Full { .. }))),
+            "{refused:?}"
+        );
+    }
+    std::fs::remove_dir_all(&path).expect("it was made");
+    let tenant = TenantId::new("st-mary").expect("a name");
+    let counted = setup.uploads.quotas.bytes(&tenant, bytes);
+    assert!(counted.is_ok(), "{counted:?}");
 }

@@ -134,7 +134,16 @@ fn each_task_goes_to_a_model_that_does_it() {
 
 #[test]
 fn texts_have_limits() {
-    check(answer(" "), &["task.answer.question"]);
+    // Blanks, punctuation and what nobody sees ask nothing.
+    for nothing in ["", " ", "?", "\u{200b}", "\u{2026}\u{ff1f}"] {
+        check(answer(nothing), &["task.answer.question"]);
+        let target = nothing.to_owned();
+        let localise = request(Kind::Localise(v1::LocaliseTask { target }), 1);
+        check(localise, &["task.localise.target"]);
+    }
+    for something in ["Warum?", "なぜ", "¿por qué?", "почему", "2"] {
+        check(answer(something), &[]);
+    }
     check(
         answer(&"x".repeat((16 << 10) + 1)),
         &["task.answer.question"],
@@ -196,12 +205,21 @@ fn labels_and_schemas_have_a_form() {
             "task.classify.labels[4]",
         ],
     );
+    // A label is asked about without the blanks around it, but with its case.
+    check(
+        classify(&["?!", "\u{200b}"]),
+        &["task.classify.labels[0]", "task.classify.labels[1]"],
+    );
+    check(
+        classify(&["Effusion", "effusion", " effusion"]),
+        &["task.classify.labels[2]"],
+    );
     let extract = |json_schema: &str| {
         let json_schema = json_schema.to_owned();
         request(Kind::Extract(v1::ExtractTask { json_schema }), 1)
     };
     check(extract(r#"{"type": "object"}"#), &[]);
-    for bad in ["", "{", "[]"] {
+    for bad in ["", " ", "{", "[]", "{}"] {
         check(extract(bad), &["task.extract.json_schema"]);
     }
 }
@@ -221,6 +239,69 @@ fn texts_with_a_form_take_neither_stops_nor_thinking() {
     };
     check(with(report()), &[]);
     check(with(classify(&["x"])), &["decoding.stop", "decoding.think"]);
+}
+
+#[test]
+fn labels_that_a_comparison_cannot_tell_apart_are_refused() {
+    let config = Config {
+        embedders: BTreeMap::from([("siglip".to_owned(), "siglip-main".to_owned())]),
+        default_embedder: Some("siglip".to_owned()),
+        ..config()
+    };
+    let check = |labels: &[&str], expected: &[usize]| {
+        let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        let request = request(Kind::ZeroShot(v1::ZeroShotTask { labels }), 1);
+        let found: Vec<String> = match plan(request, &config) {
+            Ok(_) => Vec::new(),
+            Err(Refusal::Invalid(wrong)) => wrong.into_iter().map(|one| one.field).collect(),
+            Err(other) => panic!("{other}"),
+        };
+        let expected = expected.iter();
+        let expected: Vec<String> = expected
+            .map(|index| format!("task.zero_shot.labels[{index}]"))
+            .collect();
+        assert_eq!(found, expected, "{found:?}");
+    };
+    check(&["a clear lung", "a pleural effusion"], &[]);
+    // These were scored as the empty text.
+    check(&["...", "a clear lung", " - "], &[0, 2]);
+    // And these are one text to the model.
+    check(&["A chest X-ray.", "a  chest xray", "a chest x ray"], &[1]);
+}
+
+#[test]
+fn a_stop_string_that_leaves_nothing_of_a_report_is_refused() {
+    let with = |stop: &str, request: v1::SubmitJobRequest| v1::SubmitJobRequest {
+        decoding: Some(v1::DecodingParameters {
+            stop: vec!["END".to_owned(), stop.to_owned()],
+            ..Default::default()
+        }),
+        ..request
+    };
+    for nothing in ["Findings:", "F", ": ", " "] {
+        check(with(nothing, report()), &["decoding.stop"]);
+        check(with(nothing, answer("what is seen?")), &[]);
+    }
+    for something in ["Impression:", "\n\n", "findings", "."] {
+        check(with(something, report()), &[]);
+    }
+}
+
+#[test]
+fn what_an_input_shows_is_a_word_of_dicom() {
+    let with = |modality: &str| v1::SubmitJobRequest {
+        inputs: vec![v1::Input {
+            modality: modality.to_owned(),
+            ..image()
+        }],
+        ..report()
+    };
+    for known in MODALITIES.into_iter().chain([""]) {
+        check(with(known), &[]);
+    }
+    for unknown in ["ct", "XRAY", "OT", " DX"] {
+        check(with(unknown), &["inputs[0].modality"]);
+    }
 }
 
 #[test]

@@ -28,12 +28,25 @@ pub(crate) struct ServerArgs {
         hide_env_values = true
     )]
     token: Option<String>,
-    /// Certificate authorities to trust, a PEM file; for https
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFiles,
     /// Data folder of the local fleet
     #[arg(long, value_name = "DIR", default_value = crate::cli::DATA)]
     data: PathBuf,
+}
+
+/// The PEM files of a connection with TLS.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct TlsFiles {
+    /// Certificate authorities to trust, a PEM file; for https
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate to show to a fleet that demands one (ingest.tls.client_ca), a PEM file; for https
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The key of that certificate, a PEM file
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
 /// A fleet and the right to talk to it.
@@ -43,8 +56,8 @@ pub(crate) struct Fleet {
     pub(crate) server: String,
     /// The bearer token.
     pub(crate) token: String,
-    /// PEM file of authorities to trust.
-    pub(crate) ca: Option<PathBuf>,
+    /// What it is trusted by, and what it is shown.
+    pub(crate) tls: TlsFiles,
 }
 
 /// What `medfleet up` writes when every role is ready.
@@ -104,7 +117,7 @@ impl ServerArgs {
         Ok(Fleet {
             server,
             token,
-            ca: self.ca.clone(),
+            tls: self.tls.clone(),
         })
     }
 
@@ -180,7 +193,7 @@ mod tests {
         let args = ServerArgs {
             server: given.server.map(str::to_owned),
             token: given.token.map(str::to_owned),
-            ca: None,
+            tls: TlsFiles::default(),
             data,
         };
         match (args.resolve(), expected) {

@@ -89,11 +89,21 @@ pub(crate) enum ClientError {
         /// The server.
         server: String,
     },
-    /// The certificates cannot be used.
-    #[error("cannot use {} as certificate authorities (--ca); expected a PEM file", path.display())]
+    /// A certificate to show, without TLS.
+    #[error(
+        "{server} is called without TLS, and only with TLS is --client-cert shown: name the fleet by https://"
+    )]
+    PlainText {
+        /// The server.
+        server: String,
+    },
+    /// A file of certificates cannot be used.
+    #[error("cannot use {} as {what}; expected a PEM file", path.display())]
     Certificates {
         /// The file.
         path: PathBuf,
+        /// What for, with the flag that names it.
+        what: &'static str,
         /// Why.
         source: Source,
     },
@@ -165,6 +175,7 @@ impl ClientError {
             Self::Server { .. }
             | Self::Token
             | Self::NoCertificates { .. }
+            | Self::PlainText { .. }
             | Self::Certificates { .. } => Exit::Usage,
             Self::File { .. } => Exit::Usage,
             Self::FileChanged { .. } | Self::Protocol { .. } | Self::Output { .. } => Exit::Failed,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use medfleet_core::doubled;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -39,10 +40,12 @@ impl Retry {
             .get_error_details()
             .retry_info()
             .and_then(|info| info.retry_delay);
-        let doubled = self
-            .delay_first
-            .saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1)));
-        Some(asked.unwrap_or(doubled).min(self.delay_max))
+        let own = doubled(
+            self.delay_first,
+            self.delay_max,
+            attempts.saturating_sub(1).into(),
+        );
+        Some(asked.unwrap_or(own).min(self.delay_max))
     }
 }
 

@@ -366,7 +366,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::client::{Fleet, Retry};
+    use crate::client::{Fleet, Retry, TlsFiles};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -389,7 +389,7 @@ mod tests {
         let fleet = Fleet {
             server: format!("http://{}", listener.local_addr().expect("bound")),
             token: "t".to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
         (listener, client)
@@ -420,7 +420,7 @@ mod tests {
         let fleet = Fleet {
             server: format!("http://{}", listener.local_addr()?),
             token: token.expose().to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::PATIENT)?;
         let shutdown = Shutdown::new(Duration::ZERO);

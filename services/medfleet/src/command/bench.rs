@@ -6,7 +6,7 @@ mod drive;
 mod form;
 pub(super) mod frames;
 mod gguf;
-mod load;
+mod job;
 mod local;
 mod memory;
 mod model;
@@ -29,14 +29,8 @@ use clap::Subcommand;
 use crate::exit::CommandResult;
 
 /// What to measure.
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Debug, Subcommand)]
-enum What {
+pub(crate) enum Command {
     /// What a fleet adds to the model's own time, from submit to result
     Report(report::Args),
     /// Reports an hour of a whole fleet with jobs queued at once, and what a single one takes, with random weights
@@ -49,8 +43,6 @@ enum What {
     Queue(queue::Args),
     /// How long a new leader takes to read the waiting jobs into its index
     Release(release::Args),
-    /// Time and memory of loading a model of MedGemma 4B's true shapes, with random weights
-    Load(load::Args),
     /// From the start of a process to its first token, cold and warm, with the memory it takes at most
     Start(start::Args),
     /// Encoding, reading and writing at MedGemma 4B's true shapes on one device, with random weights
@@ -64,19 +56,18 @@ enum What {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> CommandResult {
-    match args.what {
-        What::Report(args) => report::run(args),
-        What::Backlog(args) => backlog::run(args),
-        What::Throughput(args) => throughput::run(args),
-        What::Scaling(args) => scaling::run(args),
-        What::Queue(args) => queue::run(args),
-        What::Release(args) => release::run(args),
-        What::Load(args) => load::run(args),
-        What::Start(args) => start::run(args),
-        What::Model(args) => model::run(args),
-        What::Speculation(args) => speculation::run(args),
-        What::Frames(args) => frames::run(args),
-        What::Memory(args) => memory::run(args),
+pub(crate) fn run(command: Command) -> CommandResult {
+    match command {
+        Command::Report(args) => report::run(args),
+        Command::Backlog(args) => backlog::run(args),
+        Command::Throughput(args) => throughput::run(args),
+        Command::Scaling(args) => scaling::run(args),
+        Command::Queue(args) => queue::run(args),
+        Command::Release(args) => release::run(args),
+        Command::Start(args) => start::run(args),
+        Command::Model(args) => model::run(args),
+        Command::Speculation(args) => speculation::run(args),
+        Command::Frames(args) => frames::run(args),
+        Command::Memory(args) => memory::run(args),
     }
 }

@@ -2,21 +2,15 @@
 
 use clap::Subcommand;
 
-use super::on_one_thread;
 use super::pages::{self, Shown};
-use crate::client::{Client, Retry, ServerArgs};
+use super::with_client;
+use crate::client::{Client, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
 /// What to do with dead letters.
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Debug, Subcommand)]
-enum What {
+pub(crate) enum Command {
     /// List dead letters, oldest first
     List(ListArgs),
     /// Show one with everything that is known of it
@@ -29,7 +23,7 @@ enum What {
 
 /// Flags of `dead list`.
 #[derive(clap::Args, Debug)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     /// At most this many letters
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -42,7 +36,7 @@ struct ListArgs {
 
 /// Flags of what is done with one letter.
 #[derive(clap::Args, Debug)]
-struct LetterArgs {
+pub(crate) struct LetterArgs {
     /// The letter, as list prints it
     #[arg(value_name = "ID")]
     id: String,
@@ -54,10 +48,10 @@ struct LetterArgs {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> CommandResult {
-    match args.what {
-        What::List(args) => list(&args),
-        What::Show(args) => with_letter(&args, async |client, name| {
+pub(crate) fn run(command: Command) -> CommandResult {
+    match command {
+        Command::List(args) => list(&args),
+        Command::Show(args) => with_letter(&args, async |client, name| {
             let letter = client.dead_letter(name).await?;
             if args.json {
                 show::print_json(&show::dead_letter_json(&letter))?;
@@ -66,12 +60,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
             }
             Ok(Exit::Done)
         }),
-        What::Replay(args) => with_letter(&args, async |client, name| {
+        Command::Replay(args) => with_letter(&args, async |client, name| {
             let job = client.replay(name).await?;
             show::print_job(&job, args.json)?;
             Ok(Exit::Done)
         }),
-        What::Discard(args) => with_letter(&args, async |client, name| {
+        Command::Discard(args) => with_letter(&args, async |client, name| {
             client.discard(name).await?;
             if args.json {
                 show::print_json(&show::discarded_json(name))?;
@@ -82,9 +76,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
 }
 
 fn list(args: &ListArgs) -> CommandResult {
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let shown = Shown {
             what: "dead letters",
             limit: args.limit,
@@ -107,8 +99,7 @@ fn with_letter(
     act: impl AsyncFnOnce(&Client, &str) -> CommandResult,
 ) -> CommandResult {
     let name = letter_name(&args.id)?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async { act(&Client::new(&fleet, Retry::PATIENT)?, &name).await })
+    with_client(&args.server, async |client| act(client, &name).await)
 }
 
 /// `deadLetters/{id}` from what a person types: the name, or the number alone.

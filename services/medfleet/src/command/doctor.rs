@@ -2,7 +2,9 @@
 
 mod certificates;
 mod checks;
+mod kubernetes;
 mod server;
+mod store;
 mod text_reader;
 
 use std::fmt;
@@ -30,13 +32,16 @@ pub(crate) struct Args {
     /// Also compare the model's files with the list SHA256SUMS beside them, which must have this SHA-256
     #[arg(long, value_name = "HEX", requires = "model")]
     sha256: Option<Sum>,
-    /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates, and
-    /// try the program that it names to read text in pixels
+    /// Also connect to the nats-server that this configuration file of a service names, with its token and certificates, look at
+    /// these and at the place for blobs, and try the program that it names to read text in pixels
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Also connect to this nats-server, which must need neither token nor TLS
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
+    /// The Kubernetes API to ask about KEDA, such as that of `kubectl proxy` [default: that of the cluster that this runs in]
+    #[arg(long, value_name = "URL")]
+    kubernetes: Option<String>,
     /// Also look at the certificates in this PEM file: may be given several times
     #[arg(long, value_name = "FILE")]
     certificate: Vec<PathBuf>,
@@ -141,18 +146,24 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
-        let reader = args.config.clone().map(text_reader::look).transpose()?;
-        if let Some(finding) = reader.flatten() {
-            tell(finding)?;
+        let (mut queues, mut pem_files) = (Vec::new(), args.certificate);
+        if let Some(file) = &args.config {
+            let reader = text_reader::look(file.clone())?;
+            let store = store::look(file.clone()).await?;
+            for finding in reader.into_iter().chain(store) {
+                tell(finding)?;
+            }
+            queues.push(server::configured(file.clone())?);
+            pem_files.extend(certificates::configured(file));
         }
-        let configured = args.config.map(server::configured).transpose()?;
-        let named = args.nats.as_deref().map(QueueConfig::at);
-        for queue in configured.iter().chain(&named) {
+        queues.extend(args.nats.as_deref().map(QueueConfig::at));
+        for queue in &queues {
             for finding in server::look(queue).await {
                 tell(finding)?;
             }
         }
-        for file in &args.certificate {
+        tell(kubernetes::look(args.kubernetes.as_deref()).await)?;
+        for file in &pem_files {
             tell(certificates::look(
                 file,
                 medfleet_runtime::SystemClock.now(),

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use medfleet_proto::v1::{EraseJobsRequest, EraseJobsResponse, erase_jobs_request::Whose};
 
-use super::{job_name, on_one_thread, whose};
-use crate::client::{Client, Retry, ServerArgs};
+use super::{job_name, whose, with_client};
+use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -79,32 +79,38 @@ fn whose_jobs(args: &Args) -> Result<Option<Whose>, Fault> {
 fn named(args: &Args) -> CommandResult {
     let names = args.jobs.iter().map(|job| job_name(job));
     let names = names.collect::<Result<Vec<_>, _>>()?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
+        let mut exit = Exit::Done;
         for name in &names {
-            let erased = client.erase(name).await?;
+            let erased = match client.erase(name).await {
+                Ok(erased) => erased,
+                // Such as one that is not there: the others go all the same. The fleet's answer does not say which it was.
+                Err(error) if error.exit() == Exit::Failed => {
+                    eprintln!("medfleet: {name}: {error}");
+                    exit = Exit::Failed;
+                    continue;
+                }
+                Err(error) => return Err(anyhow::Error::new(error).context(name.clone()).into()),
+            };
             if args.json {
                 show::print_json(&show::erased_json(&erased))?;
             } else {
                 show::print(&show::erased_line(name, &erased))?;
             }
         }
-        Ok(Exit::Done)
+        Ok(exit)
     })
 }
 
 /// Every job of a patient or a study, or how many they are.
 fn all_of(args: &Args, whose: Whose) -> CommandResult {
-    let fleet = args.server.resolve()?;
     let count_only = !args.yes;
-    let mut request = EraseJobsRequest {
-        whose: Some(whose),
-        count_only,
-        page_token: String::new(),
-    };
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
+        let mut request = EraseJobsRequest {
+            whose: Some(whose),
+            count_only,
+            page_token: String::new(),
+        };
         let mut done = EraseJobsResponse::default();
         loop {
             let page = client.erase_jobs(&request).await?;

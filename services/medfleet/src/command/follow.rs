@@ -6,7 +6,7 @@ use crate::client::{Client, ClientError, Cursor};
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, Progress};
 
-/// Follows `name` to its final state and shows what came of it. Exit code 0 only for a completed job.
+/// Follows `name` to its final state and shows what came of it. Exit code 0 only for a completed job that has its draft.
 pub(super) async fn follow(
     client: &Client,
     name: &str,
@@ -39,6 +39,12 @@ pub(super) async fn end(client: &Client, job: &Job, json: bool) -> CommandResult
                 show::state_word(job.state),
                 job.trace_id
             );
+        }
+        return Ok(Exit::Failed);
+    }
+    if job.erase_time.is_some() {
+        if !json {
+            eprintln!("medfleet: {} was completed, and erased since", job.name);
         }
         return Ok(Exit::Failed);
     }

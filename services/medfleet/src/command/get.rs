@@ -2,19 +2,15 @@
 
 use medfleet_proto::v1::JobState;
 
-use super::{follow, job_name, on_one_thread};
-use crate::client::{Client, Retry, ServerArgs};
+use super::{JobArgs, follow};
 use crate::exit::{CommandResult, Exit};
 use crate::show;
 
 /// Flags of `get`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// The job, as submit and list print it
-    #[arg(value_name = "JOB")]
-    job: String,
     #[command(flatten)]
-    server: ServerArgs,
+    job: JobArgs,
     /// One JSON object per line on stdout: the job, then its result
     #[arg(long)]
     json: bool,
@@ -22,14 +18,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let name = job_name(&args.job)?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
-        let job = client.job(&name).await?;
+    args.job.with(async |client, name| {
+        let job = client.job(name).await?;
         show::print_job(&job, args.json)?;
-        if job.state == i32::from(JobState::Completed) {
-            follow::show_draft(&client, &job, args.json).await?;
+        // Of an erased job there is none any more, and the job says so.
+        if job.state == i32::from(JobState::Completed) && job.erase_time.is_none() {
+            follow::show_draft(client, &job, args.json).await?;
         }
         Ok(Exit::Done)
     })

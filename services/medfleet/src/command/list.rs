@@ -3,9 +3,9 @@
 use clap::ValueEnum;
 use medfleet_proto::v1::JobState;
 
-use super::on_one_thread;
 use super::pages::{self, Shown};
-use crate::client::{Client, Retry, ServerArgs};
+use super::with_client;
+use crate::client::ServerArgs;
 use crate::exit::CommandResult;
 use crate::show;
 
@@ -41,10 +41,8 @@ enum StateName {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let fleet = args.server.resolve()?;
     let states: Vec<JobState> = args.state.iter().map(|state| state.wire()).collect();
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let shown = Shown {
             what: "jobs",
             limit: args.limit,

@@ -54,6 +54,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
 fn all() -> anyhow::Result<Vec<Metric>> {
     let every = |metrics: &Metrics| {
         metrics.describe("medfleet-x", "0", UnixMillis(0));
+        metrics.certificates([("ingest.tls.cert".to_owned(), UnixMillis(0))]);
         register_connection(metrics, || true);
     };
     let mut all = of("every service", &Metrics::new(), every)?;

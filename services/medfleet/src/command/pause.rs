@@ -2,9 +2,9 @@
 
 use medfleet_proto::v1::{Class, Pause};
 
-use super::on_one_thread;
 use super::submit::ClassName;
-use crate::client::{Client, Retry, ServerArgs};
+use super::with_client;
+use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
@@ -50,9 +50,7 @@ impl Args {
 /// Runs `pause`.
 pub(crate) fn pause(args: Args) -> CommandResult {
     let (tenant, class) = args.scope()?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let pause = client.pause_work(&tenant, class).await?;
         show_one(&pause, args.json)?;
         Ok(Exit::Done)
@@ -62,19 +60,18 @@ pub(crate) fn pause(args: Args) -> CommandResult {
 /// Runs `resume`.
 pub(crate) fn resume(args: Args) -> CommandResult {
     let (tenant, class) = args.scope()?;
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         client.resume_work(&tenant, class).await?;
+        if args.json {
+            show::print_json(&show::resumed_json(&tenant, class))?;
+        }
         Ok(Exit::Done)
     })
 }
 
 /// Runs `pauses`.
 pub(crate) fn list(args: ListArgs) -> CommandResult {
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let pauses = client.pauses().await?;
         if !args.json {
             show::print(&show::pause_table_head())?;

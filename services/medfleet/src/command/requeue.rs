@@ -3,8 +3,8 @@
 use medfleet_proto::v1::RequeueJobsRequest;
 use serde_json::json;
 
-use super::on_one_thread;
-use crate::client::{Client, Retry, ServerArgs};
+use super::with_client;
+use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit};
 use crate::show;
 
@@ -23,9 +23,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let fleet = args.server.resolve()?;
-    on_one_thread(async {
-        let client = Client::new(&fleet, Retry::PATIENT)?;
+    with_client(&args.server, async |client| {
         let mut request = RequeueJobsRequest {
             tenant: args.tenant.unwrap_or_default(),
             page_token: String::new(),

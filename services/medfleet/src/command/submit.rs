@@ -21,7 +21,7 @@ use crate::client::{
     CONTENT_BYTES_MAX, Client, ClientError, KeptUploads, Retry, ServerArgs, UploadNews,
 };
 use crate::exit::{CommandResult, Exit, Fault};
-use crate::modality::VolumeModality;
+use crate::modality::ImageModality;
 use crate::paths;
 use crate::show::{self, Progress};
 
@@ -46,9 +46,9 @@ pub(crate) struct Args {
     /// File with the JSON Schema of the wanted object (extract)
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
-    /// What volumes are whose format does not say it (NIfTI)
+    /// What files show whose format does not say it: volumes (NIfTI) ct or mr, pictures (PNG, JPEG, TIFF) any
     #[arg(long, value_enum)]
-    modality: Option<VolumeModality>,
+    modality: Option<ImageModality>,
     /// How soon it matters
     #[arg(long, value_enum, default_value = "routine")]
     class: ClassName,
@@ -222,7 +222,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         Some(id) => id.clone(),
         None => random_id()?,
     };
-    let modality = args.modality.map_or("", VolumeModality::word);
+    let modality = args.modality.map_or("", ImageModality::word);
     if files.beside > 0 {
         eprintln!(
             "medfleet: {} files that are or lie beside a DICOMDIR are left out",
@@ -281,7 +281,7 @@ fn accepted(job: &Job, before: bool) -> String {
 }
 
 /// Small studies travel inside the request; larger ones are uploaded file by file, and `news` is told how each of them goes.
-/// `modality` is what their volumes are.
+/// `modality` is what they show where their format does not say it.
 pub(super) async fn inputs(
     client: &Client,
     files: &[PathBuf],

@@ -87,45 +87,102 @@ struct Prepared {
     address_file: Option<PathBuf>,
 }
 
+/// What lies in the data folder, as settings name it.
+#[derive(Debug, PartialEq, Eq)]
+struct Places {
+    /// Value of the setting: the key's file, or a key.
+    key: String,
+    tokens: PathBuf,
+    blobs: PathBuf,
+    digests: PathBuf,
+}
+
+impl Places {
+    /// Each is there from now on.
+    fn made(data: &Data, token: &LocalToken) -> Result<Self> {
+        let (key, _, _) = data.secret("key", random_key)?;
+        Ok(Self {
+            key: format!("{{file={}}}", quoted_path(&key)?),
+            tokens: token.hashes.clone(),
+            blobs: data.folder("blobs")?,
+            digests: data.folder("digests")?,
+        })
+    }
+
+    /// Where each is or would be; nothing is written, and in place of a key's file that is not there yet stands a key.
+    fn named(data: &Path) -> Result<Self> {
+        let root = std::path::absolute(data)
+            .with_context(|| format!("cannot tell where {} is", data.display()))?;
+        let key = root.join("key");
+        Ok(Self {
+            key: match key.is_file() {
+                true => format!("{{file={}}}", quoted_path(&key)?),
+                false => quoted(&random_key())?,
+            },
+            tokens: root.join("tokens.toml"),
+            blobs: root.join("blobs"),
+            digests: root.join("digests"),
+        })
+    }
+}
+
 /// Runs the command until a signal comes or something fails.
 pub(crate) fn run(args: Args) -> CommandResult {
     let sources = Sources::of_process(args.process.config.clone(), args.process.set.clone());
     let given = Given::new(&sources);
-    let data = Data::open(&args.data).map_err(Fault::usage)?;
-    let token = LocalToken::open(&data, &SystemRandom).map_err(Fault::usage)?;
+    let only_looks = args.process.check_config || args.process.print_config;
+    let opened = match only_looks {
+        true => None,
+        false => {
+            let data = Data::open(&args.data).map_err(Fault::usage)?;
+            let token = LocalToken::open(&data, &SystemRandom).map_err(Fault::usage)?;
+            Some((data, token))
+        }
+    };
     let external = args.nats.is_some() || given.has("queue.urls");
     let binary = match external {
         true => None,
         false => Some(nats::find(args.cache.as_deref()).map_err(Fault::usage)?),
     };
+    let places = match &opened {
+        Some((data, token)) => Places::made(data, token),
+        None => Places::named(&args.data),
+    };
     let mut arguments = args.process.clone();
-    arguments.set = settings(&args, &given, &data, &token).map_err(Fault::usage)?;
-    let prepared = Prepared {
+    let settings = places.and_then(|places| settings(&args, &given, &places));
+    arguments.set = settings.map_err(Fault::usage)?;
+    let prepared = opened.map(|(data, token)| Prepared {
         data,
         token,
         binary,
         address_file: args.address_file,
-    };
-    let exit = process::run(PROGRAM, &arguments, |process| fleet(process, prepared));
+    });
+    let exit = process::run(
+        PROGRAM,
+        &arguments,
+        |process: Process<FleetConfig>| async move {
+            match prepared {
+                Some(prepared) => fleet(process, prepared).await,
+                // Whoever only looks at the configuration has ended before this.
+                None => Ok(()),
+            }
+        },
+    );
     Ok(Exit::Service(exit as u8))
 }
 
 /// Everything that is decided here: weakly by the data folder, strongly by flags, `--set` in between.
-fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Result<Vec<String>> {
-    let (key, _, _) = data.secret("key", random_key)?;
+fn settings(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
     let alias = alias(args.model.as_deref(), args.quantised);
     let pool = quoted(pool(&alias)?.as_str())?;
     let weak = [
         ("process.telemetry.log_format", "text".to_owned()),
         (
             "store.backend",
-            format!(
-                "{{kind=\"folder\", path={}}}",
-                quoted_path(&data.folder("blobs")?)?
-            ),
+            format!("{{kind=\"folder\", path={}}}", quoted_path(&places.blobs)?),
         ),
-        ("store.key", format!("{{file={}}}", quoted_path(&key)?)),
-        ("ingest.tokens", quoted_path(&token.hashes)?),
+        ("store.key", places.key.clone()),
+        ("ingest.tokens", quoted_path(&places.tokens)?),
         ("ingest.models", format!("{{\"{alias}\"={pool}}}")),
         ("ingest.default_model", quoted(&alias)?),
         ("preprocess.pool", pool.clone()),
@@ -136,7 +193,7 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
     ];
     let mut settings = given.missing(&weak);
     settings.extend(args.process.set.iter().cloned());
-    settings.extend(model(args, given, data)?);
+    settings.extend(model(args, given, places)?);
     if let Some(folder) = &args.embedder {
         let other = self::alias(Some(folder), false);
         if other == alias {
@@ -160,7 +217,7 @@ fn settings(args: &Args, given: &Given, data: &Data, token: &LocalToken) -> Resu
 }
 
 /// The settings of the model that the flags name.
-fn model(args: &Args, given: &Given, data: &Data) -> Result<Vec<String>> {
+fn model(args: &Args, given: &Given, places: &Places) -> Result<Vec<String>> {
     let Some(path) = &args.model else {
         return match (args.simulate, given.has("model")) {
             (true, _) => Ok(vec!["model.kind=simulated".to_owned()]),
@@ -173,7 +230,7 @@ fn model(args: &Args, given: &Given, data: &Data) -> Result<Vec<String>> {
     let gguf = is_gguf(path);
     let mut settings = given.missing(&[
         ("model.dtype", "f32".to_owned()),
-        ("model.digest_cache", quoted_path(&data.folder("digests")?)?),
+        ("model.digest_cache", quoted_path(&places.digests)?),
     ]);
     let kind = if gguf { "gguf" } else { "folder" };
     settings.push(format!("model.kind={kind}"));
@@ -356,204 +413,4 @@ pub(crate) fn random_key() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-    use medfleet_engine::{FolderWeights, GgufWeights, ModelConfig, ModelDtype};
-    use medfleet_runtime::config;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn args(words: &[&str]) -> Args {
-        Line::try_parse_from(std::iter::once(&"up").chain(words))
-            .expect("the flags exist")
-            .args
-    }
-
-    #[test]
-    fn clients_on_this_machine_get_an_address_they_can_reach() {
-        let check = |api: &str, secure, expected: &str| {
-            assert_eq!(url(api.parse().expect("an address"), secure), expected);
-        };
-        check("127.0.0.1:8443", false, "http://127.0.0.1:8443");
-        check("0.0.0.0:1", true, "https://127.0.0.1:1");
-        check("[::]:1", false, "http://[::1]:1");
-    }
-
-    #[test]
-    fn an_alias_is_made_of_the_folders_name() {
-        let check = |folder: Option<&str>, expected: &str| {
-            assert_eq!(alias(folder.map(Path::new), false), expected);
-            assert!(pool(&alias(folder.map(Path::new), false)).is_ok());
-        };
-        check(None, "simulated");
-        check(Some("deploy/tiny"), "tiny");
-        check(Some("/models/MedGemma-1.5_4b it/"), "medgemma-1-5-4b-it");
-        check(Some("/"), "model");
-        check(
-            Some("/models/a-very-long-name-of-a-model-folder"),
-            "a-very-long-name-of-a-mo",
-        );
-        check(Some("/models/gemma-3.Q8_0.gguf"), "gemma-3-q8-0");
-        let quantised = |model: &str, expected: &str| {
-            assert_eq!(alias(Some(Path::new(model)), true), expected);
-            assert!(pool(expected).is_ok());
-        };
-        quantised("deploy/tiny", "tiny-q8-0");
-        quantised("/models/gemma-3.Q8_0.gguf", "gemma-3-q8-0-stored");
-        quantised(
-            "/models/a-very-long-name-of-a-model-folder",
-            "a-very-long-name-of-q8-0",
-        );
-    }
-
-    /// The settings of `up` with these flags, loaded and checked as the process does it.
-    fn loaded(words: &[&str]) -> Result<FleetConfig> {
-        use medfleet_runtime::Settings;
-        let folder = tempfile::tempdir().context("a temporary folder")?;
-        let data = Data::open(&folder.path().join("data"))?;
-        let token = LocalToken::open(&data, &SystemRandom)?;
-        let args = args(words);
-        let sources = Sources {
-            overrides: args.process.set.clone(),
-            ..Sources::default()
-        };
-        let overrides = settings(&args, &Given::new(&sources), &data, &token)?;
-        let config: FleetConfig = config::load(&Sources {
-            overrides,
-            ..Sources::default()
-        })?;
-        config.check()?;
-        Ok(config)
-    }
-
-    #[test]
-    fn a_simulated_fleet_needs_no_configuration() {
-        let config = loaded(&[
-            "--simulate",
-            "--address",
-            "127.0.0.1:0",
-            "--nats",
-            "nats://n:4222",
-        ])
-        .expect("loads");
-        assert_eq!(config.ingest.listen.port(), 0);
-        assert_eq!(config.queue.urls, ["nats://n:4222"]);
-        assert_eq!(config.decode.pool, "simulated-local");
-    }
-
-    #[test]
-    fn an_embedder_has_an_alias_and_a_pool_of_its_own() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("MedSigLIP");
-        std::fs::create_dir(&path).expect("a folder");
-        let path = path.to_str().expect("Unicode");
-        let config = loaded(&["--simulate", "--embedder", path]).expect("loads");
-        let pool = config.ingest.embedders.get("medsiglip").expect("its alias");
-        assert_eq!(pool, "medsiglip-local");
-        assert_eq!(config.embedder.expect("it is set").pool, *pool);
-        assert_eq!(config.decode.pool, "simulated-local");
-        let same = loaded(&["--model", path, "--embedder", path]).expect_err("one alias for two");
-        assert!(same.to_string().contains("medsiglip"), "{same}");
-    }
-
-    #[test]
-    fn a_model_is_held_as_the_flags_say() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let of = |name: &str| folder.path().join(name).display().to_string();
-        let (dir, file) = (of("Folder"), of("text.gguf"));
-        std::fs::create_dir(&dir).expect("a folder");
-        std::fs::write(&file, b"").expect("a file");
-        let (dir, file) = (dir.as_str(), file.as_str());
-        let config = loaded(&["--model", dir, "--quantised"]).expect("loads");
-        let ModelConfig::Folder { weights, dtype, .. } = config.model else {
-            panic!("{:?}", config.model);
-        };
-        assert_eq!((weights, dtype), (FolderWeights::Q8_0, ModelDtype::F32));
-        assert_eq!(config.decode.pool, "folder-q8-0-local");
-        let words = ["--model", file, "--vision", dir, "--quantised"];
-        let config = loaded(&words).expect("loads");
-        let ModelConfig::Gguf {
-            weights, vision, ..
-        } = &config.model
-        else {
-            panic!("{:?}", config.model);
-        };
-        assert_eq!(*weights, GgufWeights::Stored);
-        assert!(vision.ends_with("Folder"), "{}", vision.display());
-        assert_eq!(config.decode.pool, "text-stored-local");
-        let set = format!("model.vision=\"{dir}\"");
-        assert!(loaded(&["--model", file, "--set", &set]).is_ok());
-        for (words, said) in [
-            (vec!["--model", file], "with --vision"),
-            (vec!["--model", dir, "--vision", dir], "goes with a .gguf"),
-            (
-                vec!["--model", dir, "--quantised", "--set", "model.device=cuda"],
-                "multiplied on CPUs",
-            ),
-        ] {
-            let error = loaded(&words).expect_err(said).to_string();
-            assert!(error.contains(said), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_draft_model_switches_proposing_on() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().to_str().expect("Unicode");
-        let without = loaded(&["--model", path]).expect("loads");
-        assert!(without.decode.limits().speculation.is_none());
-        let with = loaded(&["--model", path, "--draft", path]).expect("loads");
-        assert!(with.decode.limits().speculation.is_some());
-        let draft = with.decode.draft().expect("it is named");
-        assert_eq!(draft, opened(folder.path()).expect("it is there"));
-        let error = loaded(&["--model", path, "--draft", "/nowhere/draft"])
-            .expect_err("there is no such folder")
-            .to_string();
-        assert!(error.contains("/nowhere/draft"), "{error}");
-    }
-
-    #[test]
-    fn what_the_operator_sets_stays() {
-        let words = [
-            "--simulate",
-            "--set",
-            "decode.pool=other",
-            "--set",
-            "process.telemetry.log_format=json",
-        ];
-        let config = loaded(&words).expect("loads");
-        assert_eq!(config.decode.pool, "other");
-        assert_eq!(config.encode.pool, "simulated-local");
-    }
-
-    #[test]
-    fn an_encoder_with_a_certificate_is_known_by_it() {
-        let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
-        let known = "decode.fetch_tls={ca=\"ca.crt\"}";
-        for alone in [tls, known] {
-            let error = loaded(&["--simulate", "--set", alone]).expect_err("one without the other");
-            assert!(error.to_string().contains("or neither"), "{error}");
-        }
-        assert!(loaded(&["--simulate", "--set", tls, "--set", known]).is_ok());
-        let unasked = "decode.fetch_timeout=0ms";
-        assert!(loaded(&["--simulate", "--set", tls, "--set", unasked]).is_ok());
-    }
-
-    #[test]
-    fn no_model_is_said_with_what_to_do() {
-        let error = loaded(&[]).expect_err("there is no model").to_string();
-        assert!(
-            error.contains("--model DIR") && error.contains("--simulate"),
-            "{error}"
-        );
-        let error = loaded(&["--model", "/nowhere/model"])
-            .expect_err("there is no such folder")
-            .to_string();
-        assert!(error.contains("/nowhere/model"), "{error}");
-    }
-}
+mod tests;

@@ -20,14 +20,8 @@ use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
 
 /// What to do with a model's files.
-#[derive(clap::Args, Debug)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
 #[derive(Debug, Subcommand)]
-enum What {
+pub(crate) enum Command {
     /// Write the list of a folder's files, SHA256SUMS, and print the list's own SHA-256
     List(ListArgs),
     /// Check a folder against its list
@@ -40,7 +34,7 @@ enum What {
 
 /// Flags of `weights list`.
 #[derive(clap::Args, Debug)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     /// The model's folder
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -48,7 +42,7 @@ struct ListArgs {
 
 /// Flags of `weights check`.
 #[derive(clap::Args, Debug)]
-struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The model's folder
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -59,7 +53,7 @@ struct CheckArgs {
 
 /// Flags of `weights push`.
 #[derive(clap::Args, Debug)]
-struct PushArgs {
+pub(crate) struct PushArgs {
     /// The model's folder
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -69,7 +63,7 @@ struct PushArgs {
 
 /// Flags of `weights fetch`.
 #[derive(clap::Args, Debug)]
-struct FetchArgs {
+pub(crate) struct FetchArgs {
     /// The folder to write, which is made where it is missing
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -110,22 +104,22 @@ struct Place {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> CommandResult {
-    match args.what {
-        What::List(args) => list(&args.folder),
-        What::Check(args) => {
+pub(crate) fn run(command: Command) -> CommandResult {
+    match command {
+        Command::List(args) => list(&args.folder),
+        Command::Check(args) => {
             let sums = Sums::read(&args.folder, Some(args.sha256))?;
             sums.check(&args.folder)?;
             tell(&sums, &args.folder)
         }
-        What::Push(args) => on_one_thread(async {
+        Command::Push(args) => on_one_thread(async {
             let bucket = args.place.open()?;
             let sums = Sums::read(&args.folder, None)?;
             sums.check(&args.folder)?;
             push(&bucket, &args.place.prefix, &sums, &args.folder).await?;
             tell(&sums, &args.folder)
         }),
-        What::Fetch(args) => on_one_thread(async {
+        Command::Fetch(args) => on_one_thread(async {
             let bucket = args.place.open()?;
             let sums = fetch(&bucket, &args.place.prefix, &args.folder, args.sha256).await?;
             tell(&sums, &args.folder)

@@ -36,6 +36,9 @@ pub(crate) fn job_lines(job: &Job) -> String {
     if let Some(failure) = &job.failure {
         lines.push(format!("failure      {}", failure_text(failure)));
     }
+    if job.cancel_wanted {
+        lines.push("cancel       wanted; the hub has not said yet that it ended".to_owned());
+    }
     if job.erase_time.is_some() {
         lines.push(format!("erased       {}", time(&job.erase_time)));
     }
@@ -121,5 +124,11 @@ mod tests {
             lines.contains("jobs/a") && !lines.contains("chunks") && !lines.contains("attempt"),
             "{lines}"
         );
+        // At a hospital's edge the state alone does not show that it was cancelled.
+        let cancelled = Job {
+            cancel_wanted: true,
+            ..Job::default()
+        };
+        assert!(!lines.contains("cancel ") && job_lines(&cancelled).contains("cancel "));
     }
 }

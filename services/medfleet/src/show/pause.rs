@@ -33,6 +33,16 @@ pub(crate) fn pause_json(pause: &Pause) -> Value {
     })
 }
 
+/// What may go on: named as in [`pause_json`], and that it does.
+pub(crate) fn resumed_json(tenant: &str, class: Class) -> Value {
+    let pause = Pause {
+        tenant: tenant.to_owned(),
+        class: class.into(),
+        ..Pause::default()
+    };
+    json!({"tenant": self::tenant(&pause), "class": self::class(&pause), "resumed": true})
+}
+
 fn tenant(pause: &Pause) -> Option<&str> {
     (!pause.tenant.is_empty()).then_some(pause.tenant.as_str())
 }
@@ -62,5 +72,12 @@ mod tests {
         }
         assert_eq!(pause_json(&pause)["tenant"], Value::Null);
         assert_eq!(pause_json(&pause)["class"], "BULK");
+        let resumed = resumed_json("", Class::Bulk);
+        let expected = json!({"tenant": null, "class": "BULK", "resumed": true});
+        assert_eq!(resumed, expected);
+        assert_eq!(
+            resumed_json("north", Class::Unspecified)["class"],
+            Value::Null
+        );
     }
 }

@@ -2,8 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::prompt::{Part, Prompt};
+
+mod classes;
 
 /// Bytes of one block of the simulated model.
 const BLOCK: u64 = 16 * 34 * 4096;
@@ -26,10 +30,20 @@ fn long(words: usize, salt: u64, shades: &[u8], max_tokens: u32) -> DecodeReques
     }
 }
 
+/// The same for a job of this class.
+fn of(class: Class, request: DecodeRequest) -> DecodeRequest {
+    let haste = Haste {
+        class,
+        ..Haste::STAT
+    };
+    DecodeRequest { haste, ..request }
+}
+
 /// What each pass computed: (sequence, tokens).
 type Passes = Arc<Mutex<Vec<Vec<(u64, u32)>>>>;
 
-/// An engine that records its passes; the first one waits until the requests of the first call of [`all`] were sent.
+/// An engine that records its passes as they begin; the first one waits until the requests of the first call of [`all`] were
+/// sent.
 struct Recorded {
     engine: DecodeEngine,
     passes: Passes,
@@ -37,17 +51,24 @@ struct Recorded {
 }
 
 fn recorded(limits: DecodeLimits, blocks: u64) -> Recorded {
+    held(limits, blocks, &[0])
+}
+
+/// As [`recorded`], but these passes wait, each for a call of [`open`].
+fn held(limits: DecodeLimits, blocks: u64, waits: &[usize]) -> Recorded {
     let passes: Passes = Arc::default();
-    let record = Arc::clone(&passes);
+    let (record, waits) = (Arc::clone(&passes), waits.to_vec());
     let (gate, opened) = blocking::channel();
-    let mut waits = true;
     let pass: Pass = Box::new(move |inner, works| {
-        if std::mem::take(&mut waits) {
+        let works_done = works.iter().map(|work| (work.sequence.0, work.tokens));
+        let mut passes = record.lock().expect("no panic");
+        passes.push(works_done.collect());
+        let index = passes.len() - 1;
+        drop(passes);
+        if waits.contains(&index) {
             // A test that is over has nothing to wait for.
             let _ = opened.recv();
         }
-        let works_done = works.iter().map(|work| (work.sequence.0, work.tokens));
-        record.lock().expect("no panic").push(works_done.collect());
         inner.run(works)
     });
     let (engine, _releases) = wrapped(limits, blocks * BLOCK, pass);
@@ -58,30 +79,50 @@ fn recorded(limits: DecodeLimits, blocks: u64) -> Recorded {
     }
 }
 
-/// Sends all requests in order before the first pass, and reads what comes.
+type Results = Vec<Result<(String, Done), EngineError>>;
+
+type Running = Vec<JoinHandle<Result<(String, Done), EngineError>>>;
+
+/// Starts to send requests; [`open`] lets all of them be sent.
 #[expect(
     clippy::disallowed_methods,
     reason = "tests are no service: nothing has to stop in order"
 )]
-async fn all(
-    recorded: &Recorded,
-    requests: Vec<DecodeRequest>,
-) -> Vec<Result<(String, Done), EngineError>> {
-    let mut running = Vec::new();
-    for request in requests {
+fn send(recorded: &Recorded, requests: &[DecodeRequest]) -> Running {
+    let running = requests.iter().cloned().map(|request| {
         let engine = recorded.engine.clone();
-        running.push(tokio::spawn(async move { text_of(&engine, request).await }));
-    }
+        tokio::spawn(async move { text_of(&engine, request).await })
+    });
+    running.collect()
+}
+
+/// Lets a pass that waits go on, once all requests were sent.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests are no service: nothing has to stop in order"
+)]
+async fn open(recorded: &Recorded) {
     // The runtime of a test has one thread and polls tasks in this order: by now each has sent its request.
     let gate = recorded.gate.clone();
     let opened = tokio::spawn(async move { gate.send(()) });
-    // After the first pass nobody waits at the gate.
+    // After the last pass that waits nobody is at the gate.
     let _ = opened.await.expect("no panic");
+}
+
+/// Reads what comes.
+async fn read(running: Running) -> Results {
     let mut results = Vec::new();
     for running in running {
         results.push(running.await.expect("no panic"));
     }
     results
+}
+
+/// Sends all requests in order before the first pass, and reads what comes.
+async fn all(recorded: &Recorded, requests: Vec<DecodeRequest>) -> Results {
+    let running = send(recorded, &requests);
+    open(recorded).await;
+    read(running).await
 }
 
 fn expected(request: &DecodeRequest) -> String {
@@ -219,7 +260,7 @@ async fn what_is_remembered_makes_room_for_what_is_asked() {
 }
 
 #[tokio::test]
-async fn seeds_and_neighbours_and_memory_change_no_text() {
+async fn seeds_and_neighbours_and_classes_and_memory_change_no_text() {
     for seed in 0..24_u64 {
         // Sizes from the seed: lengths 1 to 60, 0 to 2 images, texts of 1 to 16 tokens.
         let mix = |n: u64| {
@@ -230,8 +271,12 @@ async fn seeds_and_neighbours_and_memory_change_no_text() {
             let value = mix(n) >> 3;
             let images: Vec<u8> = (0..value % 3).map(|i| (value + i) as u8).collect();
             let (words, text) = (value % 60 + 1, value / 60 % 16 + 1);
+            let class = Class::ALL[(value / 7 % 4) as usize];
             // Half of them share their words with another.
-            long(words as usize, mix(n / 2), &images, text as u32)
+            of(
+                class,
+                long(words as usize, mix(n / 2), &images, text as u32),
+            )
         };
         let requests: Vec<DecodeRequest> = (0..6).map(request).collect();
         let limits = DecodeLimits {

@@ -45,3 +45,19 @@ fn a_missing_or_wrong_restart_is_refused() {
     assert!(decode(&missing).is_err());
     assert!(decode(&whole[..at + 1]).is_err());
 }
+
+/// Red and blue as differences to green would come out as colours of their own.
+#[test]
+fn a_transform_of_colours_is_refused() {
+    let whole = file("restarts-colour-by-sample.jls");
+    let with = |transform: u8| {
+        let mut bytes = whole.clone();
+        let marker = [&[0xff, 0xe8, 0, 7][..], b"mrfx", &[transform]].concat();
+        drop(bytes.splice(2..2, marker));
+        decode(&bytes).map(|cells| cells.values)
+    };
+    assert_eq!(with(0), decode(&whole).map(|cells| cells.values));
+    for transform in [1, 2, 3] {
+        assert_eq!(with(transform).unwrap_err().reason, Reason::DecodeFailed);
+    }
+}

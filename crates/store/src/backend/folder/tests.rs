@@ -126,6 +126,26 @@ async fn leftovers_and_strangers_are_not_listed_and_old_leftovers_go() {
     assert_eq!(backend.list("").collect::<Vec<_>>().await.len(), 0);
 }
 
+/// It may be a film of a patient who was erased, and the process runs on for months.
+#[tokio::test]
+async fn what_a_crashed_writer_left_goes_without_a_new_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let backend = Folder::open(folder.path()).expect("opens");
+    let blob = name("a/frame/00");
+    let put = backend.put(&blob, Bytes::from_static(b"x")).await;
+    put.expect("puts");
+    let left = folder.path().join(".tmp/1-7");
+    fs::write(&left, b"half").expect("writes");
+    let at = modified(&fs::metadata(&left).expect("is there")).expect("has a time");
+    let reclaim = async |before| backend.reclaim(before).await.expect("looks");
+    assert_eq!(reclaim(at).await, 0);
+    assert!(left.exists(), "it may still be written");
+    assert_eq!(reclaim(UnixMillis(at.0 + 1)).await, 1);
+    assert!(!left.exists());
+    let there = backend.head(&blob).await.expect("looks");
+    assert!(there.is_some(), "a blob is no leftover");
+}
+
 fn batch(contents: &[(&str, &'static [u8])]) -> Batch {
     let contents = contents.iter();
     let contents = contents.map(|&(path, bytes)| (name(path), Bytes::from_static(bytes)));

@@ -35,7 +35,8 @@ impl Backend for Late {
 
     async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
         let store = over(&self.place, LIMITS);
-        let found = store.keep_found(&self.finder, Vec::new(), &[self.blob]);
+        let blobs = [self.blob];
+        let found = store.keep_found(&self.finder, Vec::new(), &blobs);
         found.await.expect("it is there");
         self.place.delete_version(name, version).await
     }

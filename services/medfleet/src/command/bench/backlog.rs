@@ -8,22 +8,21 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::future::try_join_all;
 use medfleet_model::Config;
-use medfleet_proto::v1::{
-    Class, DecodingParameters, Input, JobState, ReportTask, Result as Draft, SubmitJobRequest,
-    Task, input::Source, task::Kind,
-};
+use medfleet_proto::v1::{Class, Result as Draft};
 use serde_json::{Value, json};
 
 use super::checkpoint::gguf_of;
 use super::form::Form;
+use super::job::Asked;
+use super::programs::tail;
 use super::report::{self, LocalFleet};
 use super::sample::{Sample, head};
 use super::side::processor;
 use super::spent::spent;
-use crate::client::{Client, Cursor, Retry};
+use crate::client::{Client, Retry};
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::fleet::settings::quoted_path;
@@ -107,7 +106,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let log = fleet.log.clone();
     fleet.stop()?;
     let measured = measured.map_err(|fault| fault.error);
-    Ok(measured.with_context(|| format!("the fleet said:\n{}", report::tail(&log)))?)
+    Ok(measured.with_context(|| format!("the fleet said:\n{}", tail(&log)))?)
 }
 
 /// The weights, and what else the fleet is told. Random weights write one token over and over, which would be proposed and
@@ -195,34 +194,13 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// One report, from submit to result.
     async fn report(&self, number: usize, picture: &[u8], class: Class) -> Result<Draft> {
-        let request = SubmitJobRequest {
+        let asked = Asked {
             request_id: format!("backlog-{number}"),
-            task: Some(Task {
-                kind: Some(Kind::Report(ReportTask::default())),
-            }),
-            inputs: vec![Input {
-                source: Some(Source::Content(picture.to_vec().into())),
-                ..Input::default()
-            }],
-            class: class.into(),
-            decoding: Some(DecodingParameters {
-                max_tokens: self.args.tokens,
-                ..DecodingParameters::default()
-            }),
-            ..SubmitJobRequest::default()
+            picture: picture.to_vec(),
+            class,
+            tokens_max: self.args.tokens,
         };
-        let accepted = self.client.submit(&request).await?;
-        let name = accepted
-            .job
-            .context("the fleet's answer lacks the job")?
-            .name;
-        let job = self
-            .client
-            .watch(&name, Cursor::default(), &mut |_event| Ok(()))
-            .await?;
-        if job.state != i32::from(JobState::Completed) {
-            bail!("report {number} ended {}", show::state_word(job.state));
-        }
+        let name = asked.complete(&self.client, &mut |_event| {}).await?;
         let draft = self.client.draft(&name).await?;
         let written = draft.usage.as_ref().map_or(0, |usage| usage.output_tokens);
         ensure!(

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use medfleet_model::{ComputeDevice, FolderSource, GgufSource, LoadOptions, Model, Parts};
 use serde_json::{Map, Value, json};
 
@@ -82,13 +82,11 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes what is not there yet, and says how long the checkpoint took.
-    pub(super) fn prepare(&self) -> Result<Option<Duration>> {
-        let written = if self.dir.join(INDEX).is_file() {
-            None
-        } else {
-            Some(write(&self.dir, &self.tokenizer, self.layers)?)
-        };
+    /// Writes what is not there yet.
+    pub(super) fn prepare(&self) -> Result<()> {
+        if !self.dir.join(INDEX).is_file() {
+            write(&self.dir, &self.tokenizer, self.layers)?;
+        }
         for form in &self.dtype {
             let path = self.gguf(*form);
             if let Form::Quantised(quants) = form
@@ -98,7 +96,7 @@ impl Checkpoint {
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
-        Ok(written)
+        Ok(())
     }
 
     /// The tokens that end a text, by the configuration that was written.
@@ -109,14 +107,6 @@ impl Checkpoint {
         let config: Value = serde_json::from_str(&text)
             .with_context(|| format!("{} is not JSON", path.display()))?;
         Ok(ends(&config))
-    }
-
-    /// The one form and the one device, where several make no sense.
-    pub(super) fn only(&self) -> Result<(Form, ComputeDevice)> {
-        match (&self.dtype[..], &self.device[..]) {
-            ([form], [device]) => Ok((*form, *device)),
-            _ => bail!("one --dtype and one --device at a time"),
-        }
     }
 
     fn gguf(&self, form: Form) -> PathBuf {
@@ -255,8 +245,7 @@ pub(super) fn planned_text(layers: usize) -> Vec<Planned> {
 }
 
 /// Writes the checkpoint; its index comes last, so that an interrupted one is written again.
-fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
-    let begun = Instant::now();
+fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<()> {
     let unwritable = || format!("cannot write to {}", dir.display());
     std::fs::create_dir_all(dir).with_context(unwritable)?;
     let from = tokenizer.join(TOKENIZER);
@@ -286,8 +275,7 @@ fn write(dir: &Path, tokenizer: &Path, layers: usize) -> Result<Duration> {
         .map(|(tensor, shard)| (tensor.name.clone(), json!(SHARDS[*shard])))
         .collect();
     let index = serde_json::to_vec(&json!({"metadata": {}, "weight_map": map}))?;
-    std::fs::write(dir.join(INDEX), index).with_context(unwritable)?;
-    Ok(begun.elapsed())
+    std::fs::write(dir.join(INDEX), index).with_context(unwritable)
 }
 
 /// The form of safetensors: length of the head, the head as JSON, the values.

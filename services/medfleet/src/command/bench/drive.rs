@@ -4,18 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
-use medfleet_proto::v1::{
-    DecodingParameters, Input, JobState, ReportTask, SubmitJobRequest, Task, input::Source,
-    task::Kind,
-};
+use medfleet_proto::v1::Class;
 use tokio::task::JoinSet;
 
+use super::job::Asked;
 use super::simulated::picture;
-use crate::client::{Client, Cursor, Event, Fleet, Retry};
-use crate::show;
+use crate::client::{Client, Event, Fleet, Retry};
 
 /// Tokens that each job may write: as many as the simulated model has words.
 const TOKENS_MAX: u32 = 4;
@@ -73,33 +70,15 @@ impl Clients {
 
 /// From submit to the end.
 async fn one_job(client: &Client, number: u64) -> Result<Duration> {
-    let request = SubmitJobRequest {
+    let asked = Asked {
         request_id: format!("bench-{number}"),
-        task: Some(Task {
-            kind: Some(Kind::Report(ReportTask::default())),
-        }),
-        inputs: vec![Input {
-            source: Some(Source::Content(picture(number)?.into())),
-            ..Input::default()
-        }],
-        decoding: Some(DecodingParameters {
-            max_tokens: TOKENS_MAX,
-            ..DecodingParameters::default()
-        }),
-        ..SubmitJobRequest::default()
+        picture: picture(number)?,
+        class: Class::Unspecified,
+        tokens_max: TOKENS_MAX,
     };
-    let begun = Instant::now();
-    let accepted = client.submit(&request).await?;
-    let job = accepted.job.context("the fleet's answer lacks the job")?;
-    let mut has_text = false;
-    let job = client
-        .watch(&job.name, Cursor::default(), &mut |event| {
-            has_text |= matches!(event, Event::Text { .. });
-            Ok(())
-        })
-        .await?;
-    if job.state != i32::from(JobState::Completed) || !has_text {
-        bail!("job {number} ended {}", show::state_word(job.state));
-    }
+    let (begun, mut has_text) = (Instant::now(), false);
+    let mut seen = |event: &Event| has_text |= matches!(event, Event::Text { .. });
+    asked.complete(client, &mut seen).await?;
+    ensure!(has_text, "job {number} completed without a word");
     Ok(begun.elapsed())
 }

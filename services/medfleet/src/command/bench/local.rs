@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use medfleet_queue::QueueConfig;
+use medfleet_core::PoolName;
 use medfleet_queue::server::Sync;
-use medfleet_runtime::{Shutdown, SystemRandom, TaskSet};
+use medfleet_queue::{Queue, QueueConfig};
+use medfleet_runtime::{Clock, Shutdown, SystemClock, SystemRandom, TaskSet};
 
-use super::programs::get;
+use super::programs::{POOL, get};
 use crate::fleet::child::free_address;
 use crate::fleet::nats::{self, Measured, Nats};
 
@@ -89,6 +91,17 @@ impl LocalNats {
             token: Some(self.nats.token.clone()),
             ..QueueConfig::at(self.nats.url.as_str())
         }
+    }
+
+    /// A connection to it, once the streams of a bench's one pool are made.
+    pub(super) async fn queue(&self) -> Result<(Queue, PoolName)> {
+        let config = self.config();
+        let queue = Queue::connect(&config, Arc::new(|| SystemClock.now()));
+        let queue = queue.await.context("cannot connect")?;
+        let pool = PoolName::new(POOL).context("the pool's name")?;
+        let made = queue.ensure(std::slice::from_ref(&pool)).await;
+        made.context("cannot make the streams")?;
+        Ok((queue, pool))
     }
 
     /// Stops it; everyone who used it has gone.

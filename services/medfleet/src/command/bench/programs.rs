@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use toml::{Table, Value, toml};
 
 use super::usage::Usage;
-use crate::client::Fleet;
+use crate::client::{Fleet, TlsFiles};
 use crate::command::up;
 use crate::fleet::child::{self, free_address};
 use crate::fleet::data::{Data, write_whole};
@@ -70,7 +70,7 @@ impl Site {
         Ok(Fleet {
             server: format!("http://{}", self.api),
             token: token.trim().to_owned(),
-            ca: None,
+            tls: TlsFiles::default(),
         })
     }
 
@@ -192,15 +192,20 @@ impl Program {
 
     /// The end of its log, for an error.
     pub(super) fn tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        tail(&self.log)
     }
 
     /// Asks it to stop and waits until it has.
     pub(super) fn stop(mut self) -> Result<()> {
         child::end(&mut self.child, STOP_MAX).map(drop)
     }
+}
+
+/// The end of a log, for an error.
+pub(super) fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 /// A path as a setting.

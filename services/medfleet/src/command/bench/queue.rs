@@ -2,14 +2,12 @@
 //! confirmed only once it is on disk, as in a real fleet.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use medfleet_core::{
     Class, Cost, JobId, JobKey, PoolName, Stage, TenantId, UnixMillis, Verdict, WorkUnit,
 };
-use medfleet_queue::Queue;
 use medfleet_runtime::{Clock, SystemClock};
 use serde_json::json;
 
@@ -59,14 +57,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
 }
 
 async fn measure(nats: &LocalNats, units: u32) -> Result<Measured> {
-    let queue = Queue::connect(&nats.config(), Arc::new(|| SystemClock.now()))
-        .await
-        .context("cannot connect")?;
-    let pool = PoolName::new("bench").context("the pool's name")?;
-    queue
-        .ensure(std::slice::from_ref(&pool))
-        .await
-        .context("cannot make the streams")?;
+    let (queue, pool) = nats.queue().await?;
     let mut puller = queue.puller(Stage::Decode, pool.clone());
     let mut measured = Measured {
         server: queue.server_version().to_owned(),

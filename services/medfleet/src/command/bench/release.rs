@@ -2,17 +2,16 @@
 //! into the intake of a nats-server of its own, then read into the dispatcher's index by the code that a leader runs.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{Class, Cost, JobId, JobKey, PoolName, Stage, TenantId, UnixMillis, WorkUnit};
-use medfleet_queue::Queue;
 use medfleet_runtime::config::{Sources, load};
 use medfleet_runtime::{Clock, SystemClock};
 use serde_json::json;
 
 use super::local::LocalNats;
+use super::programs::POOL;
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit};
 use crate::show;
@@ -67,14 +66,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
 }
 
 async fn measure(nats: &LocalNats, jobs: u32) -> Result<(f64, f64)> {
-    let queue = Queue::connect(&nats.config(), Arc::new(|| SystemClock.now()))
-        .await
-        .context("cannot connect")?;
-    let pool = PoolName::new("bench").context("the pool's name")?;
-    queue
-        .ensure(std::slice::from_ref(&pool))
-        .await
-        .context("cannot make the streams")?;
+    let (queue, pool) = nats.queue().await?;
     let publishes = stream::iter(0..jobs).map(|number| {
         let (queue, unit) = (&queue, unit(number, &pool));
         async move {
@@ -88,9 +80,12 @@ async fn measure(nats: &LocalNats, jobs: u32) -> Result<(f64, f64)> {
         .buffer_unordered(PUBLISHES)
         .try_for_each(async |_| Ok(()))
         .await?;
-    let settings = ["tokens=none", "default_model=bench", "models.bench=bench"];
+    let settings = ["tokens=none", "default_model=bench"].map(str::to_owned);
     let sources = Sources {
-        overrides: settings.map(str::to_owned).to_vec(),
+        overrides: settings
+            .into_iter()
+            .chain([format!("models.bench={POOL}")])
+            .collect(),
         ..Sources::default()
     };
     let config: medfleet_ingest::Config =

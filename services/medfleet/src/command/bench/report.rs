@@ -12,18 +12,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use medfleet_engine::{Part as QuestionPart, Question};
+use medfleet_engine::{Images, Part as QuestionPart, Question};
 use medfleet_model::{
     ComputeDevice, Config, Continue, Dtype, LoadOptions, Message, Model, Part, Parts, Request, Role,
 };
-use medfleet_proto::v1::{
-    DecodingParameters, Input, JobState, ReportTask, Result as Draft, SubmitJobRequest, Task,
-    input::Source, result::Output, task::Kind,
-};
+use medfleet_proto::v1::{Class, Result as Draft, result::Output};
 use serde_json::json;
 
-use super::sample::{Sample, head};
-use crate::client::{AddressFile, Client, Cursor, Fleet, Retry};
+use super::job::{Asked, SHOWN};
+use super::programs::tail;
+use super::sample::{Sample, head, median};
+use crate::client::{AddressFile, Client, Fleet, Retry, TlsFiles};
 use crate::command::{on_one_thread, picture};
 use crate::exit::{CommandResult, Exit};
 use crate::fleet::child;
@@ -201,7 +200,7 @@ impl LocalFleet {
                 return Ok(Fleet {
                     server: file.server,
                     token: token.trim().to_owned(),
-                    ca: None,
+                    tls: TlsFiles::default(),
                 });
             }
             tokio::time::sleep(POLL).await;
@@ -230,7 +229,7 @@ fn measure(
         for (run, picture) in (0_u32..).zip(pictures) {
             let png = std::fs::read(picture).context("cannot read a picture")?;
             let begun = Instant::now();
-            let draft = one_job(&client, &png, args, run).await?;
+            let draft = one_job(&client, png, args, run).await?;
             let whole = begun.elapsed();
             let (model_whole, model_encode) = alone.answer(picture)?;
             if run >= WARM_UP {
@@ -245,34 +244,15 @@ fn measure(
     Ok((through, alone))
 }
 
-async fn one_job(client: &Client, png: &[u8], args: &Args, run: u32) -> Result<Draft> {
-    let request = SubmitJobRequest {
+async fn one_job(client: &Client, png: Vec<u8>, args: &Args, run: u32) -> Result<Draft> {
+    let asked = Asked {
         request_id: format!("bench-{run}"),
-        task: Some(Task {
-            kind: Some(Kind::Report(ReportTask::default())),
-        }),
-        inputs: vec![Input {
-            source: Some(Source::Content(png.to_vec().into())),
-            ..Input::default()
-        }],
-        decoding: Some(DecodingParameters {
-            max_tokens: args.max_tokens,
-            ..DecodingParameters::default()
-        }),
-        ..SubmitJobRequest::default()
+        picture: png,
+        class: Class::Unspecified,
+        tokens_max: args.max_tokens,
     };
-    let job = client
-        .submit(&request)
-        .await?
-        .job
-        .context("the fleet's answer lacks the job")?;
-    let job = client
-        .watch(&job.name, Cursor::default(), &mut |_event| Ok(()))
-        .await?;
-    if job.state != i32::from(JobState::Completed) {
-        bail!("job {run} ended {}", show::state_word(job.state));
-    }
-    Ok(client.draft(&job.name).await?)
+    let name = asked.complete(client, &mut |_event| {}).await?;
+    Ok(client.draft(&name).await?)
 }
 
 impl ThroughFleet {
@@ -343,7 +323,8 @@ impl Alone {
 
 /// The fleet's prompt for one image, as the model's messages.
 fn messages(question: &Question) -> Result<Vec<Message>> {
-    let prompt = question.prompt(1).context("no prompt")?.prompt;
+    let prompt = question.prompt(&Images::of(SHOWN, 1));
+    let prompt = prompt.context("no prompt")?.prompt;
     let mut messages = Vec::new();
     if !prompt.system.is_empty() {
         messages.push(Message {
@@ -418,13 +399,6 @@ fn overhead_ms(fleet: &[Duration], model: &[Duration]) -> f64 {
     median(pairs.map(|(fleet, model)| (fleet.as_secs_f64() - model.as_secs_f64()) * 1000.0))
 }
 
-/// The value in the middle; not a number where there is none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// A picture of this side, in grey levels that differ everywhere, and differ from run to run.
 fn pattern(side: usize, run: u32) -> Vec<u8> {
     // There are 256 levels to begin with; after as many runs the pattern moves on by a pixel.
@@ -444,12 +418,4 @@ pub(super) fn picture(folder: &Path, side: usize, run: u32) -> Result<PathBuf> {
         .save(&path)
         .context("cannot write a picture")?;
     Ok(path)
-}
-
-/// The end of a log, for an error.
-pub(super) fn tail(path: &Path) -> String {
-    const LINES: usize = 20;
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

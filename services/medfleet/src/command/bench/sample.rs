@@ -45,6 +45,17 @@ impl Sample {
     }
 }
 
+/// The value in the middle, or the mean of the two there; not a number where there is none.
+pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let (below, above) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    match (values.get(below), values.get(above)) {
+        (Some(below), Some(above)) => f64::midpoint(*below, *above),
+        _ => f64::NAN,
+    }
+}
+
 /// The head of the table of rows.
 pub(super) fn head() -> String {
     let cells = ["median", "p95", "min", "max"].map(|title| format!("{title:>11}"));
@@ -67,6 +78,13 @@ mod tests {
         check(&[7], 7, 7);
         check(&[3, 1, 2], 2, 3);
         check(&(1..=100).collect::<Vec<_>>(), 50, 95);
+    }
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0]), 2.5);
+        assert!(median([]).is_nan());
     }
 
     #[test]

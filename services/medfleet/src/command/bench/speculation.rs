@@ -13,12 +13,14 @@ use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
     DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
-    Haste, ImageTokens, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
+    Haste, ImageTokens, Images, LoadedModel, Part, Prompt, Question, Speculation, Verified,
+    real::Loaded,
 };
 use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
 use serde_json::{Value, json};
 
+use super::sample::median;
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit};
 use crate::show::{self, seconds};
@@ -228,7 +230,8 @@ impl Bench {
             let question = Question::Report {
                 clinical_context: String::new(),
             };
-            (question.prompt(1)?.prompt, vec![self.image(number)?])
+            let prompt = question.prompt(&Images::of("DX", 1))?.prompt;
+            (prompt, vec![self.image(number)?])
         };
         Ok(DecodeRequest {
             prompt,
@@ -352,19 +355,12 @@ impl Turn {
     }
 }
 
-/// The middle one, or the mean of the two in the middle; there is at least one.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let (below, above) = ((values.len() - 1) / 2, values.len() / 2);
-    (values[below] + values[above]) / 2.0
-}
-
 fn show_figures(bench: &Bench, turns: &[[Turn; 2]]) -> Result<()> {
     let ratio = |of: fn(&Turn) -> f64| {
         let each = turns
             .iter()
             .map(|[plain, proposing]| of(proposing) / of(plain));
-        median(each.collect())
+        median(each)
     };
     let (ratio, with_prompts) = (ratio(Turn::rate), ratio(Turn::rate_with_prompts));
     let sum =
@@ -448,6 +444,5 @@ mod tests {
         assert!((turn.rate() - 10.0).abs() < 1e-9);
         assert!((turn.rate_with_prompts() - 5.5).abs() < 1e-9);
         assert!((turn.tokens_of_pass() - 2.0).abs() < 1e-9);
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
     }
 }

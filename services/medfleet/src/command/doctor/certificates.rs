@@ -1,16 +1,23 @@
-//! Certificates in a PEM file: until when they are good.
+//! Certificates in PEM files, given or named by a configuration: until when they are good.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use medfleet_core::UnixMillis;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use medfleet_runtime::certificates::{Validity, named, validities};
 
 use super::Finding;
 
 /// Days before the end from which on it is told.
 const DAYS_MIN: i64 = 21;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+
+/// The files with certificates that a service's configuration file names.
+pub(super) fn configured(file: &Path) -> Vec<PathBuf> {
+    // A file that cannot be read counts as empty: the loader says what is wrong with it.
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let table: toml::Table = text.parse().unwrap_or_default();
+    named(&table).into_iter().map(|named| named.file).collect()
+}
 
 /// The certificate of the file that ends first.
 pub(super) fn look(file: &Path, now: UnixMillis) -> Finding {
@@ -27,10 +34,7 @@ pub(super) fn look(file: &Path, now: UnixMillis) -> Finding {
 
 fn look_at(place: &str, pem: &[u8], now: i64) -> Finding {
     const CHECK: &str = "certificate";
-    // A private key beside the certificate is no certificate, and nothing of it is shown.
-    let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-    let first = certificates.filter_map(|der| validity(&der)).min();
-    let Some((until, since)) = first else {
+    let Some(Validity { until, since }) = validities(pem).into_iter().min() else {
         return Finding::fail(
             CHECK,
             format!("{place} holds no certificate"),
@@ -57,64 +61,6 @@ fn look_at(place: &str, pem: &[u8], now: i64) -> Finding {
         return Finding::warn(CHECK, found, "renew it now");
     }
     Finding::ok(CHECK, found)
-}
-
-/// End and begin of a certificate's time, in seconds since 1970. The fields before it in RFC 5280, 4.1: version (where there
-/// is one), serial number, algorithm, issuer.
-fn validity(der: &[u8]) -> Option<(i64, i64)> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
-    let (_, certificate, _) = element(der)?;
-    let (_, mut fields, _) = element(certificate)?;
-    let (first, _, rest) = element(fields)?;
-    if first == VERSION {
-        fields = rest;
-    }
-    for _ in 0..3 {
-        fields = element(fields)?.2;
-    }
-    let (kind, times, _) = element(fields)?;
-    let (begin_kind, begin, rest) = element(times)?;
-    let (end_kind, end, _) = element(rest)?;
-    let times = (time(end_kind, end)?, time(begin_kind, begin)?);
-    (kind == SEQUENCE).then_some(times)
-}
-
-/// The first element of DER: its tag, its content, and what follows.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&tag, rest) = der.split_first()?;
-    let (&length, rest) = rest.split_first()?;
-    let (length, rest) = if length < 0x80 {
-        (usize::from(length), rest)
-    } else {
-        let (bytes, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-        let bytes = (bytes.len() <= 4).then_some(bytes)?.iter();
-        (
-            bytes.fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
-            rest,
-        )
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
-}
-
-/// A time of DER: `YYMMDDhhmmssZ`, where the years from 50 on are of the last century, or with four digits of the year.
-fn time(tag: u8, text: &[u8]) -> Option<i64> {
-    const SHORT: u8 = 0x17;
-    const LONG: u8 = 0x18;
-    let digits = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
-    let year = match (tag, digits.get(..2)?) {
-        (SHORT, year) if year >= "50" => format!("19{year}"),
-        (SHORT, year) => format!("20{year}"),
-        (LONG, _) => digits.get(..4)?.to_owned(),
-        _ => return None,
-    };
-    let rest = digits.get(if tag == SHORT { 2.. } else { 4.. })?;
-    let two = |place: usize| rest.get(place..place + 2);
-    let (month, day) = (two(0)?, two(2)?);
-    let (hour, minute, second) = (two(4)?, two(6)?, two(8)?);
-    let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
-    Some(text.parse::<prost_types::Timestamp>().ok()?.seconds)
 }
 
 #[cfg(test)]
@@ -147,6 +93,22 @@ mod tests {
         check(1, Verdict::Ok, "good for 58 days");
         check(45, Verdict::Warn, "good for 14 days");
         check(60, Verdict::Fail, "ran out 1 days ago");
+    }
+
+    #[test]
+    fn those_that_a_configuration_names_are_looked_at() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("ingest.toml");
+        let text = "[queue.tls]\nca = '/nats/ca.crt'\n[ingest]\ntokens = 'x'\n\
+                    tls = { cert = '/tls.crt', key = '/tls.key', client_ca = '/ca.crt' }\n";
+        std::fs::write(&file, text).expect("a file");
+        let mut found = configured(&file);
+        found.sort();
+        assert_eq!(
+            found,
+            ["/ca.crt", "/nats/ca.crt", "/tls.crt"].map(PathBuf::from)
+        );
+        assert!(configured(Path::new("/nowhere")).is_empty());
     }
 
     #[test]

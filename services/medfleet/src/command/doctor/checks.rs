@@ -62,26 +62,27 @@ pub(super) fn data_folder(data: &Path) -> Finding {
 
 /// Free space below the data folder.
 pub(super) fn disk(data: &Path) -> Finding {
-    const CHECK: &str = "disk";
     let place = data
         .ancestors()
         .find(|path| path.exists())
         .unwrap_or(Path::new("."));
+    room("disk", place, "free space or move --data")
+}
+
+/// Free space of the disk that this is on, and what to do where it is little.
+pub(super) fn room(check: &'static str, place: &Path, more: &str) -> Finding {
     match statvfs(place) {
         Ok(stat) => {
             let free = stat.blocks_available().saturating_mul(stat.fragment_size());
             let found = format!("{} free", bytes(free));
             if free < DISK_FREE_MIN {
-                let advice = format!(
-                    "a fleet wants at least {}: free space or move --data",
-                    bytes(DISK_FREE_MIN)
-                );
-                return Finding::warn(CHECK, found, advice);
+                let advice = format!("a fleet wants at least {}: {more}", bytes(DISK_FREE_MIN));
+                return Finding::warn(check, found, advice);
             }
-            Finding::ok(CHECK, found)
+            Finding::ok(check, found)
         }
         Err(error) => Finding::warn(
-            CHECK,
+            check,
             format!("free space is not known: {error}"),
             "look with df",
         ),

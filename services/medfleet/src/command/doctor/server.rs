@@ -1,10 +1,11 @@
-//! What a nats-server says of itself: its version, whether and how fast it takes writes, and how much
-//! room its streams have.
+//! What a nats-server says of itself: its version, whether and how fast it takes writes, how much room its streams have, and
+//! what time it is there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use medfleet_core::UnixMillis;
 use medfleet_queue::{OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
 use medfleet_runtime::config::{Sources, load};
 use medfleet_runtime::exit::chain;
@@ -14,8 +15,12 @@ use super::Finding;
 use crate::exit::Fault;
 use crate::show::bytes;
 
+/// The newest server that the end-to-end tests run on.
+const NEWEST_TRIED: &str = "2.15.1";
 /// A confirmed write that takes longer slows every job.
 const WRITE_MILLIS_MAX: u128 = 250;
+/// A clock that is further off makes times of jobs and of logs hard to compare, and certificates end early or late.
+const CLOCK_OFF_MILLIS_MAX: i64 = 2_000;
 /// How full a stream may be.
 const FULL_PERCENT_MAX: u64 = 85;
 
@@ -44,8 +49,7 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
             return vec![Finding::fail("nats", chain(&error), advice)];
         }
     };
-    let found = format!("nats-server {}", queue.server_version());
-    let mut findings = vec![Finding::ok("nats", found)];
+    let mut findings = vec![version(queue.server_version())];
     let usage = queue.usage().await;
     let has_fleet = usage.as_ref().is_ok_and(|usage| !usage.is_empty());
     findings.push(match usage {
@@ -67,9 +71,55 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
                 "see docs/runbook/queue-read-only.md",
             ),
         });
+        let asked = SystemClock.now();
+        findings.push(match queue.time().await {
+            Ok(theirs) => clocks(asked, theirs, SystemClock.now()),
+            Err(error) => Finding::warn("clocks", chain(&error), "ask again"),
+        });
     }
     queue.drain().await;
     findings
+}
+
+/// Which server it is: an older one than works has been refused by now.
+fn version(version: &str) -> Finding {
+    const CHECK: &str = "nats";
+    let found = format!("nats-server {version}, tried from {OLDEST_SERVER} to {NEWEST_TRIED}");
+    if minor(version) > minor(NEWEST_TRIED) {
+        let advice = "it is newer than any that was tried: see that jobs complete on one of its kind that is nobody's yet";
+        return Finding::warn(CHECK, found, advice);
+    }
+    Finding::ok(CHECK, found)
+}
+
+/// The first two numbers of a version.
+fn minor(version: &str) -> Option<(u32, u32)> {
+    let (major, rest) = version.split_once('.')?;
+    let minor = rest.split('.').next()?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The server's time, which it read between two of ours.
+fn clocks(asked: UnixMillis, theirs: UnixMillis, answered: UnixMillis) -> Finding {
+    const CHECK: &str = "clocks";
+    let off = match theirs.0 {
+        early if early < asked.0 => early - asked.0,
+        late if late > answered.0 => late - answered.0,
+        _ => 0,
+    };
+    if off.abs() <= CLOCK_OFF_MILLIS_MAX {
+        return Finding::ok(CHECK, "this machine's and that of NATS agree");
+    }
+    let side = if off < 0 { "behind" } else { "ahead of" };
+    let found = format!(
+        "that of NATS is {} s {side} this machine's",
+        off.abs() / 1000
+    );
+    Finding::warn(
+        CHECK,
+        found,
+        "let all machines take the time from one place (NTP)",
+    )
 }
 
 /// How long a confirmed write takes.
@@ -144,6 +194,31 @@ mod tests {
             Verdict::Ok,
             "A is the fullest",
         );
+    }
+
+    #[test]
+    fn a_server_newer_than_those_that_were_tried_is_told() {
+        assert_eq!(NEWEST_TRIED, medfleet_testkit::NATS_NEWEST);
+        for known in [medfleet_testkit::NATS_OLDEST, NEWEST_TRIED, "2.15.9"] {
+            assert_eq!(version(known).verdict, Verdict::Ok, "{known}");
+        }
+        for newer in ["2.16.0", "3.0.0-RC.1"] {
+            assert_eq!(version(newer).verdict, Verdict::Warn, "{newer}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_differ_are_told_and_a_slow_answer_is_no_difference() {
+        let check = |(asked, theirs, answered), expected, part: &str| {
+            let finding = clocks(UnixMillis(asked), UnixMillis(theirs), UnixMillis(answered));
+            assert_eq!(finding.verdict, expected, "{finding}");
+            assert!(finding.found.contains(part), "{finding}");
+        };
+        check((10_000, 10_100, 10_200), Verdict::Ok, "agree");
+        check((10_000, 70_000, 90_000), Verdict::Ok, "agree");
+        check((10_000, 8_500, 10_200), Verdict::Ok, "agree");
+        check((10_000, 15_200, 10_200), Verdict::Warn, "5 s ahead of");
+        check((10_000, 2_000, 10_200), Verdict::Warn, "8 s behind");
     }
 
     #[test]

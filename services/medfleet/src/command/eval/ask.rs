@@ -27,6 +27,8 @@ pub(super) struct Asked {
     pub(super) item: Option<usize>,
     kind: Kind,
     images: Vec<String>,
+    /// What the record says that they are.
+    modality: String,
     /// Names of labels, in the order asked.
     labels: Vec<String>,
 }
@@ -75,6 +77,7 @@ fn comparisons(records: &[Record]) -> Result<Vec<Asked>> {
             item: None,
             kind: Kind::Compare(CompareTask::default()),
             images: vec![before.clone(), now.clone()],
+            modality: record.modality.clone(),
             labels: Vec::new(),
         });
     }
@@ -89,6 +92,7 @@ fn of_record(record: &Record, task: Task) -> Vec<Asked> {
         item,
         kind,
         images: record.images.clone(),
+        modality: record.modality.clone(),
         labels: labels.clone(),
     };
     match task {
@@ -181,7 +185,7 @@ impl Asker {
             .iter()
             .map(|name| self.set.join(name))
             .collect();
-        let inputs = submit::inputs(&self.client, &files, "", &mut |_, _| {}).await?;
+        let inputs = submit::inputs(&self.client, &files, &asked.modality, &mut |_, _| {}).await?;
         let request = SubmitJobRequest {
             request_id: submit::random_id()?,
             task: Some(v1::Task {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use medfleet_core::PoolName;
 use medfleet_imaging::{
     BurnedIn, Decoded, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts,
-    plan_volume,
+    files_beside, plan_volume,
 };
 use medfleet_preprocess::Config;
 use medfleet_preprocess::codecs::Codecs;
@@ -60,7 +60,9 @@ pub(super) fn measure(path: &Path, runs: u32, threads: u32) -> Result<Value> {
     let processor = processor(codecs)?.saturating_sub(before) / runs;
     // As many files at a time as the role decodes by default, each on as many threads.
     case.options = options;
-    case.once(config.decodes_max as usize)??;
+    let file = case.files.first().context("there is no file")?;
+    let beside = files_beside(&read(file)?, &options);
+    case.once((config.decodes_max * beside) as usize)??;
     case.options = options.on_threads(1);
     let memory = Usage::of_this()?.peak;
     let decoders = codecs.idle_ids().into_iter();

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use serde_json::json;
 
+use super::super::programs::tail;
+use super::super::sample::median;
 use super::super::usage::Usage;
-use super::{Args, LocalFleet, WARM_UP, median, one_job, picture, side, tail};
+use super::{Args, LocalFleet, WARM_UP, one_job, picture, side};
 use crate::client::{Client, Retry};
 use crate::command::on_one_thread;
 use crate::exit::{CommandResult, Exit};
@@ -154,7 +156,7 @@ async fn work(client: &Client, jobs: &[(u32, &PathBuf)], args: &Args) -> Result<
 
 async fn job(client: &Client, run: u32, picture: &Path, args: &Args) -> Result<()> {
     let png = std::fs::read(picture).context("cannot read a picture")?;
-    let draft = one_job(client, &png, args, run).await?;
+    let draft = one_job(client, png, args, run).await?;
     if draft.output.is_none() {
         bail!("job {run} has no draft");
     }
@@ -180,7 +182,7 @@ fn figures(plain: &[Block], traced: &[Block]) -> Figures {
 fn spread(shares: Vec<f64>) -> [f64; 3] {
     let least = shares.iter().copied().fold(f64::INFINITY, f64::min);
     let most = shares.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    [median(shares.into_iter()), least, most].map(|share| share * 100.0)
+    [median(shares), least, most].map(|share| share * 100.0)
 }
 
 fn show_figures(args: &Args, figures: &Figures) -> Result<()> {

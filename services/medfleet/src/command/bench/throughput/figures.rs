@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::sample::{Sample, head};
+use super::super::sample::{Sample, head, median};
 use super::raw::WRITES;
 use super::{Args, BlobsArg, SyncArg};
 use crate::show::{self, bytes};
@@ -59,14 +59,9 @@ impl Round {
 }
 
 impl Figures {
-    /// By nearest rank: of two the smaller.
+    /// Over the rounds.
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.rounds.iter().map(of).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        values
-            .get(values.len().saturating_sub(1) / 2)
-            .copied()
-            .unwrap_or(f64::NAN)
+        median(self.rounds.iter().map(of))
     }
 
     /// Of all rounds together, a job.

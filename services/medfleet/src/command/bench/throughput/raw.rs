@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{
-    Chunks, Class, Cost, Digest, JobId, JobKey, JobRecord, JobState, Move, PoolName, Pseudonyms,
-    Stage, Starts, TaskKind, TenantId, Times, UnixMillis, WorkUnit, protocol,
+    Class, Cost, Digest, JobId, JobKey, JobRecord, Move, NewJob, PoolName, Pseudonyms, Stage,
+    TaskKind, TenantId, UnixMillis, WorkUnit, protocol,
 };
 use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::{Created, Headers, Queue, QueueConfig, Revision, Updated};
@@ -184,32 +184,18 @@ impl Writer<'_> {
 fn record() -> Result<JobRecord> {
     let now = SystemClock.now();
     let digest = Digest::new([3; 32]);
-    Ok(JobRecord {
-        state: JobState::Accepted,
-        epoch: 0,
-        attempt: 0,
-        starts: Starts::default(),
-        chunks: Chunks::default(),
+    Ok(JobRecord::accepted(NewJob {
         pool: PoolName::new(POOL).context("the pool's name")?,
         class: Class::Routine,
-        class_asked: Class::Routine,
         task: TaskKind::Report,
         image_count: 1,
         body: digest,
         study: digest,
         pseudonyms: Pseudonyms::default(),
-        frames: None,
-        result: None,
-        failure: None,
-        times: Times {
-            accepted: now,
-            ..Times::default()
-        },
+        accepted: now,
         expires: UnixMillis(now.0.saturating_add(TTL_MILLIS)),
         traceparent: TRACEPARENT.to_owned(),
         model: "bench".to_owned(),
-        erased: None,
-        forwarded: None,
         cost: Cost {
             preprocess_millis: 1,
             frames: 1,
@@ -217,5 +203,5 @@ fn record() -> Result<JobRecord> {
             decode_millis_per_frame: 1,
             decode_millis: 0,
         },
-    })
+    }))
 }

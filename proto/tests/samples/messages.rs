@@ -1,90 +1,62 @@
 //! One message of each stored or queued kind, filled with fixed values.
-//! Their encodings are committed in `samples/`; a message that was released once must decode to the same values for ever.
+//! Their encodings are committed in `proto/samples`; a message that was released once must decode to the same values for ever.
 
-use crate::v1;
-use crate::work::v1 as work;
-use prost::Message;
+use medfleet_proto::v1;
+use medfleet_proto::work::v1 as work;
+use prost::{DecodeError, Message};
 
-/// Name and encoding of every sample, as this version of the code writes it.
-#[must_use]
-pub fn all() -> Vec<(&'static str, Vec<u8>)> {
+/// A message that was stored.
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    /// As this version of the code writes it.
+    pub(crate) bytes: Vec<u8>,
+    /// Reads the same message and writes it again: fields that this version no longer knows would be lost.
+    pub(crate) again: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
+}
+
+/// Every sample.
+pub(crate) fn all() -> Vec<Sample> {
     vec![
-        ("work_unit", unit().encode_to_vec()),
-        ("work_unit_cost", unit_with_cost().encode_to_vec()),
-        ("job_record", record().encode_to_vec()),
-        ("job_record_erased", erased().encode_to_vec()),
-        ("job_record_cost", record_with_cost().encode_to_vec()),
-        (
-            "job_record_pseudonyms",
-            record_with_pseudonyms().encode_to_vec(),
-        ),
-        ("job_record_forwarded", forwarded().encode_to_vec()),
-        ("study_manifest", study().encode_to_vec()),
-        ("frames_manifest", frames().encode_to_vec()),
-        ("tokens_manifest", tokens().encode_to_vec()),
-        ("tokens_manifest_cached", cached_tokens().encode_to_vec()),
-        (
-            "study_manifest_encoded",
-            encoded_study_manifest().encode_to_vec(),
-        ),
-        ("frames_manifest_encoded", encoded_frames().encode_to_vec()),
-        (
-            "tokens_manifest_device",
-            tokens_with_device().encode_to_vec(),
-        ),
-        ("encoded_study", encoded_study().encode_to_vec()),
-        ("job_event", event().encode_to_vec()),
-        ("job_event_open", event_of_open_job().encode_to_vec()),
-        ("text_chunk", text().encode_to_vec()),
-        ("dead_letter", dead_letter().encode_to_vec()),
-        ("audit_entry", audit_entry().encode_to_vec()),
-        (
-            "audit_entry_scope",
-            audit_entry_with_scope().encode_to_vec(),
-        ),
-        ("pause_record", pause().encode_to_vec()),
-        ("upload_record", upload().encode_to_vec()),
-        ("worker_presence", presence().encode_to_vec()),
-        ("result", result().encode_to_vec()),
-        ("result_classification", classification().encode_to_vec()),
-        ("result_localisation", localisation().encode_to_vec()),
-        ("result_extraction", extraction().encode_to_vec()),
-        ("result_class", result_with_class().encode_to_vec()),
-        ("result_weights", result_with_weights().encode_to_vec()),
-        ("result_encoded", result_encoded().encode_to_vec()),
-        ("result_cached", result_cached().encode_to_vec()),
+        sample("work_unit", &unit()),
+        sample("work_unit_cost", &unit_with_cost()),
+        sample("job_record", &record()),
+        sample("job_record_erased", &erased()),
+        sample("job_record_cost", &record_with_cost()),
+        sample("job_record_pseudonyms", &record_with_pseudonyms()),
+        sample("job_record_forwarded", &forwarded()),
+        sample("study_manifest", &study()),
+        sample("frames_manifest", &frames()),
+        sample("tokens_manifest", &tokens()),
+        sample("tokens_manifest_cached", &cached_tokens()),
+        sample("study_manifest_encoded", &encoded_study_manifest()),
+        sample("frames_manifest_encoded", &encoded_frames()),
+        sample("tokens_manifest_device", &tokens_with_device()),
+        sample("encoded_study", &encoded_study()),
+        sample("job_event", &event()),
+        sample("job_event_open", &event_of_open_job()),
+        sample("text_chunk", &text()),
+        sample("dead_letter", &dead_letter()),
+        sample("audit_entry", &audit_entry()),
+        sample("audit_entry_scope", &audit_entry_with_scope()),
+        sample("pause_record", &pause()),
+        sample("upload_record", &upload()),
+        sample("worker_presence", &presence()),
+        sample("result", &result()),
+        sample("result_classification", &classification()),
+        sample("result_localisation", &localisation()),
+        sample("result_extraction", &extraction()),
+        sample("result_class", &result_with_class()),
+        sample("result_weights", &result_with_weights()),
+        sample("result_encoded", &result_encoded()),
+        sample("result_cached", &result_cached()),
     ]
 }
 
-/// Decodes `bytes` as the sample `name` and encodes it again: fields this version no longer knows would be lost.
-///
-/// # Errors
-/// When the bytes are not that message.
-pub fn reencode(name: &str, bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
-    fn again<M: Message + Default>(bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
-        M::decode(bytes).map(|message| message.encode_to_vec())
-    }
-    match name {
-        "work_unit" | "work_unit_cost" => again::<work::WorkUnit>(bytes),
-        "job_record"
-        | "job_record_erased"
-        | "job_record_cost"
-        | "job_record_pseudonyms"
-        | "job_record_forwarded" => again::<work::JobRecord>(bytes),
-        "study_manifest" | "study_manifest_encoded" => again::<work::StudyManifest>(bytes),
-        "frames_manifest" | "frames_manifest_encoded" => again::<work::FramesManifest>(bytes),
-        "encoded_study" => again::<work::EncodedStudy>(bytes),
-        "tokens_manifest" | "tokens_manifest_device" | "tokens_manifest_cached" => {
-            again::<work::TokensManifest>(bytes)
-        }
-        "job_event" | "job_event_open" => again::<work::JobEvent>(bytes),
-        "text_chunk" => again::<work::TextChunk>(bytes),
-        "dead_letter" => again::<work::DeadLetter>(bytes),
-        "audit_entry" | "audit_entry_scope" => again::<work::AuditEntry>(bytes),
-        "pause_record" => again::<work::PauseRecord>(bytes),
-        "upload_record" => again::<work::UploadRecord>(bytes),
-        "worker_presence" => again::<work::WorkerPresence>(bytes),
-        _ => again::<v1::Result>(bytes),
+fn sample<M: Message + Default>(name: &'static str, message: &M) -> Sample {
+    Sample {
+        name,
+        bytes: message.encode_to_vec(),
+        again: |bytes| M::decode(bytes).map(|message| message.encode_to_vec()),
     }
 }
 

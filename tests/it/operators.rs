@@ -1,8 +1,10 @@
-//! The edges of the fleet: what an operator and an integrator touch besides jobs.
+//! What an operator touches: admin ports, TLS, a queue that is away, a worker that is told to stop.
 
 use anyhow::{Context, Result, ensure};
-use medfleet_tests::client::{Client, inline, report};
-use medfleet_tests::fleet::{Fleet, Options, Role, binary, http_get};
+use medfleet_proto::v1::JobState;
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::fleet::{Fleet, Options, Pace, Role, binary, http_get};
 use medfleet_tests::picture;
 use tokio::process::Command;
 
@@ -10,9 +12,7 @@ use tokio::process::Command;
 async fn every_role_has_its_admin_port() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(32, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(32, 1)?).await?;
     client.watch_to_end(&job.name).await?;
     for role in Role::ALL {
         for path in ["/healthz", "/readyz", "/metrics"] {
@@ -74,21 +74,13 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
 /// SIGTERM in the middle of a job: the process ends in time with code 0 and another one finishes the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_hands_back() -> Result<()> {
-    use medfleet_proto::v1::JobState;
-    use medfleet_tests::fleet::{Model, Pace};
-    let pace = Pace {
+    let fleet = Fleet::paced(Pace {
         step_millis: 60,
         ..Pace::default()
-    };
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(pace),
-        ..Options::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(32, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(32, 1)?).await?;
     client
         .wait_for(&job.name, |job| job.state() == JobState::Decoding)
         .await?;
@@ -115,9 +107,7 @@ async fn the_public_api_speaks_tls() -> Result<()> {
     .await?;
     let token = fleet.token("st-mary");
     let client = Client::connect_tls(fleet.api(), &token, &own.cert.pem()).await?;
-    let job = client
-        .submit(report(vec![inline(picture::png(32, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(32, 1)?).await?;
     client.watch_to_end(&job.name).await?;
     let distrusted = Client::connect_tls(fleet.api(), &token, &other.cert.pem()).await;
     ensure!(distrusted.is_err(), "an unknown certificate was trusted");
@@ -154,9 +144,7 @@ async fn tokens_are_fetched_over_tls() -> Result<()> {
 
 /// Completes the first job of the decode process that runs, whose one image comes from `source`.
 async fn tokens_come_from(source: &str, fleet: &Fleet, client: &Client) -> Result<()> {
-    let job = client
-        .submit(report(vec![inline(picture::png(32, 1)?)]))
-        .await?;
+    let job = client.submit_picture(picture::png(32, 1)?).await?;
     client.watch_to_end(&job.name).await?;
     let (_, metrics) = http_get(fleet.admin(Role::Decode), "/metrics").await?;
     let line = format!("medfleet_decode_images_total{{source=\"{source}\"}} 1\n");
@@ -199,7 +187,17 @@ async fn reflection_and_health_answer() -> Result<()> {
         "{methods}"
     );
     let check = format!("{}/grpc.health.v1.Health/Check", fleet.url());
-    let health = curl(&["-d", "{}", &check]).await?;
-    ensure!(health.contains("SERVING"), "{health}");
-    Ok(())
+    let health = async || curl(&["-d", "{}", &check]).await;
+    let told = health().await?;
+    ensure!(
+        told.contains("SERVING") && !told.contains("NOT_SERVING"),
+        "{told}"
+    );
+    // Whoever spreads calls over replicas sends none to one that cannot answer them.
+    fleet.kill_nats().await?;
+    let gone = wait_until(PATIENCE, "its health to go", async || {
+        let told = health().await.ok()?;
+        told.contains("NOT_SERVING").then_some(())
+    });
+    gone.await
 }

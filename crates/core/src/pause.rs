@@ -1,0 +1,31 @@
+//! Pauses between tries. Pure.
+
+use std::time::Duration;
+
+/// Doubled so often, a second is longer than anybody waits.
+const DOUBLINGS_MAX: u32 = 20;
+
+/// The first pause, doubled so many times, up to the longest.
+#[must_use]
+pub fn doubled(first: Duration, longest: Duration, times: u64) -> Duration {
+    let times = u32::try_from(times).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
+    first.saturating_mul(1 << times).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let check = |times, millis| {
+            let pause = doubled(Duration::from_millis(100), Duration::from_secs(30), times);
+            assert_eq!(pause, Duration::from_millis(millis), "{times}");
+        };
+        check(0, 100);
+        check(1, 200);
+        check(4, 1_600);
+        check(60, 30_000);
+        check(u64::MAX, 30_000);
+    }
+}

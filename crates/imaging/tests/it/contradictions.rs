@@ -1,0 +1,274 @@
+//! Headers that contradict themselves or their pixels, each of which another reader shows in one way or another: what is not
+//! known to come out right is refused, and what is right comes out.
+
+use dicom_core::value::PrimitiveValue;
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{Limits, Modality, Reason, Values, decode_file, decode_values};
+
+use crate::synthetic::{file, file_as, put, put_sequence};
+use crate::{decode, options};
+
+/// Retired, so that it is not among the names.
+const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+
+fn refused(change: impl FnOnce(&mut InMemDicomObject)) -> Option<Reason> {
+    let decoded = decode_file(&file(change), &options(8));
+    decoded.err().map(|refusal| refusal.reason)
+}
+
+fn words(words: &[u16]) -> PrimitiveValue {
+    PrimitiveValue::U16(words.to_vec().into())
+}
+
+/// An item of a lookup table: its descriptor, and its entries as they are written.
+fn table(descriptor: (VR, [u16; 3]), data: &[u16]) -> InMemDicomObject {
+    let mut item = InMemDicomObject::new_empty();
+    let (vr, numbers) = descriptor;
+    put(&mut item, tags::LUT_DESCRIPTOR, vr, words(&numbers));
+    put(&mut item, tags::LUT_DATA, VR::OW, words(data));
+    item
+}
+
+#[test]
+fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
+    let film = |part: &str, view: &str, orientation: &str| {
+        refused(|object| {
+            put(object, tags::BODY_PART_EXAMINED, VR::CS, part);
+            put(object, tags::VIEW_POSITION, VR::CS, view);
+            put(object, tags::PATIENT_ORIENTATION, VR::CS, orientation);
+        })
+    };
+    for (view, orientation) in [
+        ("PA", "L\\F"),
+        ("AP", "L\\FA"),
+        ("LL", "P\\F"),
+        ("RL", "A\\F"),
+        ("", "L\\F"),
+        ("PA", ""),
+    ] {
+        assert_eq!(
+            film("CHEST", view, orientation),
+            None,
+            "{view} {orientation}"
+        );
+    }
+    for (view, orientation) in [
+        ("PA", "R\\F"),
+        ("AP", "L\\H"),
+        ("AP", "R\\H"),
+        ("PA", "F\\R"),
+        ("PA", "P\\F"),
+        ("LL", "P\\H"),
+        ("LL", "F\\P"),
+        ("", "R\\F"),
+    ] {
+        let found = film("CHEST", view, orientation);
+        assert_eq!(found, Some(Reason::NotUpright), "{view} {orientation}");
+    }
+    assert_eq!(film("HAND", "PA", "R\\F"), None);
+}
+
+#[test]
+fn a_modality_table_beside_a_rescale_is_refused() {
+    let with = |slope: &str| {
+        refused(|object| {
+            let item = table((VR::US, [4, 0, 16]), &[0, 100, 200, 300]);
+            put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+            put(object, tags::RESCALE_SLOPE, VR::DS, slope);
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        })
+    };
+    assert_eq!(with("1"), None);
+    assert_eq!(with("2"), Some(Reason::UnsupportedLut));
+}
+
+/// Writers that know one sign only write -1024 as 64512, from which on no value comes.
+#[test]
+fn the_first_value_of_a_table_has_the_sign_of_its_input() {
+    let with = |signed: u16, vr: VR| {
+        refused(|object| {
+            put(object, tags::PIXEL_REPRESENTATION, VR::US, signed);
+            let item = table((vr, [4, 64_512, 12]), &[0, 1000, 2000, 3000]);
+            put_sequence(object, tags::VOILUT_SEQUENCE, item);
+        })
+    };
+    assert_eq!(with(1, VR::SS), None);
+    assert_eq!(with(0, VR::US), None);
+    assert_eq!(with(1, VR::US), Some(Reason::UnsupportedLut));
+    assert_eq!(with(0, VR::SS), Some(Reason::UnsupportedLut));
+}
+
+/// Two entries in a word, the first one in the low byte whatever the byte order.
+#[test]
+fn tables_of_bytes_come_out_the_same_in_either_byte_order() {
+    let frame = |syntax: &str| {
+        let bytes = file_as(syntax, |object| {
+            let entries: Vec<u16> = (0..30).map(|at: u16| at * 8).collect();
+            let pairs = entries.chunks_exact(2);
+            let pairs: Vec<u16> = pairs.map(|pair| pair[0] | pair[1] << 8).collect();
+            put(object, tags::BITS_STORED, VR::US, 16_u16);
+            put(object, tags::HIGH_BIT, VR::US, 15_u16);
+            let cells: Vec<u16> = (0..30).collect();
+            put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+            let item = table((VR::US, [30, 0, 8]), &pairs);
+            put_sequence(object, tags::VOILUT_SEQUENCE, item);
+        });
+        decode(&bytes, 6).frames[0].0.clone()
+    };
+    let little = frame(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    assert_eq!(little.pixels[..5], [0, 8, 16, 24, 32]);
+    assert_eq!(frame(BIG_ENDIAN), little);
+}
+
+/// A photograph whose stored values go from -3 on, with four colours from `first` on.
+fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
+    file(|object| {
+        put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+        put(
+            object,
+            tags::PHOTOMETRIC_INTERPRETATION,
+            VR::CS,
+            "PALETTE COLOR",
+        );
+        put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
+        let cells: Vec<u16> = (0..30_i16).map(|at| (at - 3).cast_unsigned()).collect();
+        put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+        for (descriptor, data) in [
+            (
+                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+            ),
+            (
+                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+            ),
+            (
+                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+            ),
+        ] {
+            put(object, descriptor, vr, words(&[4, first, bits]));
+            put(object, data, VR::OW, words(entries));
+        }
+    })
+}
+
+#[test]
+fn a_palette_of_signed_values_begins_below_zero() {
+    let minus_two = (-2_i16).cast_unsigned();
+    let mut reds = Vec::new();
+    let entries = [0x0a00, 0x1400, 0x1e00, 0xff00];
+    let bytes = palette(VR::SS, minus_two, 16, &entries);
+    let each = |_: u32, values: Values| {
+        if let Values::Colour { samples, .. } = values {
+            reds = samples.into_iter().step_by(3).take(6).collect();
+        }
+    };
+    decode_values(&bytes, &Limits::default(), 1, each).unwrap();
+    let [a, b, c, d] = entries.map(u32::from);
+    assert_eq!(reds, [a, a, b, c, d, d]);
+    let refused = |bytes: &[u8]| decode_file(bytes, &options(8)).unwrap_err().reason;
+    let written_unsigned = palette(VR::US, minus_two, 16, &entries);
+    assert_eq!(refused(&written_unsigned), Reason::UnsupportedLut);
+    // Cut off to eight bits, 300 would be dark.
+    let beyond = palette(VR::SS, 0, 8, &[10, 20, 30, 300]);
+    assert_eq!(refused(&beyond), Reason::UnsupportedLut);
+    // Eight bits in a table of 16: as they are said to be, all is black.
+    let dim = palette(VR::SS, 0, 16, &[10, 80, 160, 255]);
+    assert_eq!(refused(&dim), Reason::UnsupportedLut);
+    assert!(
+        decode_values(
+            &palette(VR::SS, 0, 8, &[1, 2, 3, 4]),
+            &Limits::default(),
+            1,
+            |_, _| {}
+        )
+        .is_ok()
+    );
+}
+
+/// Twelve bits in a table of 16 would show a film of which nothing is brighter than a 16th.
+#[test]
+fn a_window_table_that_stays_dark_is_refused() {
+    let with = |bits: u16| {
+        refused(|object| {
+            let item = table((VR::US, [4, 0, bits]), &[0, 1000, 2000, 4095]);
+            put_sequence(object, tags::VOILUT_SEQUENCE, item);
+        })
+    };
+    assert_eq!(with(12), None);
+    assert_eq!(with(16), Some(Reason::UnsupportedLut));
+}
+
+#[test]
+fn a_digitised_film_has_square_pixels_too() {
+    let spacing = |text: &str| {
+        refused(|object| put(object, tags::NOMINAL_SCANNED_PIXEL_SPACING, VR::DS, text))
+    };
+    assert_eq!(spacing("0.1\\0.1"), None);
+    assert_eq!(spacing("0.1\\0.2"), Some(Reason::NonSquarePixels));
+}
+
+/// One of the two would be believed.
+#[test]
+fn a_functional_group_is_shared_or_of_each_frame() {
+    let group = |intercept: &str| {
+        let mut values = InMemDicomObject::new_empty();
+        put(&mut values, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+        put(&mut values, tags::RESCALE_SLOPE, VR::DS, "1");
+        let mut item = InMemDicomObject::new_empty();
+        let transformation: Tag = tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE;
+        put_sequence(&mut item, transformation, values);
+        item
+    };
+    let with = |shared: bool, own: bool| {
+        refused(|object| {
+            if shared {
+                let tag = tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE;
+                put_sequence(object, tag, group("0"));
+            }
+            if own {
+                let tag = tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE;
+                put_sequence(object, tag, group("-1024"));
+            }
+        })
+    };
+    assert_eq!(with(true, false), None);
+    assert_eq!(with(false, true), None);
+    assert_eq!(with(true, true), Some(Reason::InvalidAttribute));
+}
+
+#[test]
+fn a_codestream_that_transforms_its_colours_is_called_so() {
+    let good = include_bytes!("../golden/slides/full-j2k.dcm");
+    let name = b"YBR_RCT ";
+    let at = good.windows(8).position(|window| window == name).unwrap();
+    let found = |photometric: &[u8; 8]| {
+        let mut bytes = good.to_vec();
+        bytes[at..at + 8].copy_from_slice(photometric);
+        let decoded = decode_values(&bytes, &Limits::default(), 1, |_, _| {});
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(found(name), None);
+    assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
+}
+
+#[test]
+fn an_element_that_is_there_twice_has_one_value() {
+    let good = file(|_| {});
+    let pixel_data = b"\xe0\x7f\x10\0OW";
+    let at = good
+        .windows(pixel_data.len())
+        .position(|window| window == pixel_data)
+        .unwrap();
+    let with_rows = |rows: u8| {
+        let again = [&b"\x28\0\x10\0US\x02\0"[..], &[rows, 0]].concat();
+        let bytes = [&good[..at], &again, &good[at..]].concat();
+        let decoded = decode_file(&bytes, &options(8));
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(with_rows(6), None);
+    assert_eq!(with_rows(5), Some(Reason::Malformed));
+}

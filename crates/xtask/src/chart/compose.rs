@@ -1,0 +1,139 @@
+//! The compose file for one machine: what its folder needs is made by its own script, each service's settings are given to the
+//! service, NATS's file to NATS, and every container has least rights. No compose program is here to start it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::objects::{list, text};
+use super::settings::{SERVICES, said};
+use super::{Chart, built, python};
+use crate::{fetch, places, process};
+
+const FILE: &str = "compose.yaml";
+const SCRIPT: &str = "compose-prepare.sh";
+const NATS: &str = "nats-single.conf";
+/// Keys of a service that the file uses, by the names that the Compose Specification has for them.
+const KEYS: [&str; 12] = [
+    "cap_drop",
+    "command",
+    "depends_on",
+    "environment",
+    "image",
+    "ports",
+    "read_only",
+    "restart",
+    "security_opt",
+    "stop_grace_period",
+    "user",
+    "volumes",
+];
+
+/// Everything that is wrong.
+pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
+    let deploy = places::root().join("deploy");
+    let folder = chart.scratch.join("compose");
+    fs::create_dir_all(&folder)?;
+    fs::copy(deploy.join(SCRIPT), folder.join(SCRIPT))?;
+    process::run(Command::new("sh").arg(folder.join(SCRIPT)))?;
+    // It may be another user's now, who alone could empty it later.
+    fs::remove_dir(folder.join("data")).context("the script makes data")?;
+    let read = process::capture(python("compose.py")?.arg(deploy.join(FILE)))?;
+    let file: Value = serde_json::from_str(&read).context("the compose file")?;
+    let services = file["services"].as_object().context("its services")?;
+    let mut violations = Vec::new();
+    for (name, service) in services {
+        let found = rights(service);
+        violations.extend(found.iter().map(|what| format!("{FILE}: {name} {what}")));
+    }
+    for name in SERVICES {
+        let mut command = Command::new(built(&format!("medfleet-{name}"))?);
+        let given = services.get(name).map(|service| &service["environment"]);
+        let given = given.and_then(Value::as_object);
+        for (key, value) in given.context("a service without settings")? {
+            let secrets = format!("{}/secrets", folder.display());
+            command.env(key, text(value).replace("/secrets", &secrets));
+        }
+        let said = said(command.arg("--check-config"))?;
+        violations.extend(said.map(|what| format!("{FILE}: {name}: {what}")));
+    }
+    violations.extend(nats(&deploy, &folder)?);
+    Ok(violations)
+}
+
+/// What a container may that it need not.
+fn rights(service: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut must = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(what.to_owned());
+        }
+    };
+    must(
+        service["read_only"] == true,
+        "may write its root file system",
+    );
+    must(
+        service["user"] == "65532:65532",
+        "has another user than the images",
+    );
+    must(service["cap_drop"] == json!(["ALL"]), "keeps capabilities");
+    must(
+        service["security_opt"] == json!(["no-new-privileges:true"]),
+        "may gain privileges",
+    );
+    // There is no TLS here.
+    let loopback = list(&service["ports"]).all(|port| text(port).starts_with("127.0.0.1:"));
+    must(loopback, "is reached from other machines");
+    let kept = |volume: &Value| text(volume).ends_with(":ro") || text(volume) == "./data:/data";
+    must(
+        list(&service["volumes"]).all(kept),
+        "may write what it only reads",
+    );
+    let keys = service.as_object().into_iter().flatten();
+    let unknown = keys.filter(|(key, _)| !KEYS.contains(&key.as_str()));
+    wrong.extend(unknown.map(|(key, _)| format!("has {key}, which nobody has looked at")));
+    wrong
+}
+
+/// Its file with the token beside it, as they are mounted.
+fn nats(deploy: &Path, folder: &Path) -> Result<Option<String>> {
+    fs::copy(deploy.join(NATS), folder.join(NATS))?;
+    fs::copy(
+        folder.join("secrets/nats-auth.conf"),
+        folder.join("auth.conf"),
+    )?;
+    let mut command = Command::new(fetch::file("nats-server")?);
+    let said = said(command.arg("-t").arg("-c").arg(folder.join(NATS)))?;
+    Ok(said.map(|what| format!("{NATS}: {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_with_more_rights_is_found() {
+        let least = json!({
+            "read_only": true, "user": "65532:65532", "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "ports": ["127.0.0.1:8443:8443"], "volumes": ["./secrets:/secrets:ro", "./data:/data"],
+        });
+        assert_eq!(rights(&least), Vec::<String>::new());
+        let check = |key: &str, value: Value| {
+            let mut more = least.clone();
+            more[key] = value;
+            assert_eq!(rights(&more).len(), 1, "{key}: {:?}", rights(&more));
+        };
+        check("read_only", json!(false));
+        check("user", json!("0:0"));
+        check("cap_drop", json!([]));
+        check("security_opt", json!([]));
+        check("ports", json!(["8443:8443"]));
+        check("volumes", json!(["./secrets:/secrets"]));
+        check("privileged", json!(true));
+    }
+}

@@ -1,0 +1,159 @@
+//! Submits over a real server that has no room for a part of them.
+
+use std::time::Duration;
+
+use medfleet_core::Stage;
+use medfleet_core::setting::ByteSize;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::ManualClock;
+
+use super::*;
+use crate::room::FULL_FOR;
+
+/// Of a stream without room for anything.
+const LEAST: ByteSize = ByteSize::from_bytes(1);
+
+/// What accepts jobs for a queue, with a store of its own.
+fn ingest_of(queue: &Queue) -> Acceptor {
+    let store = BlobStore::in_memory(FleetKey::new([1; 32]));
+    acceptor(queue.clone(), store)
+}
+
+/// A queue whose streams are made, or changed, to be so.
+async fn queue_with(server: &NatsServer, change: impl Fn(&mut QueueConfig)) -> Queue {
+    let mut config = kit::config(&server.url());
+    change(&mut config);
+    kit::queue(&config).await.expect("a queue")
+}
+
+fn report(request_id: &str) -> v1::SubmitJobRequest {
+    v1::SubmitJobRequest {
+        request_id: request_id.to_owned(),
+        ..request(b"film")
+    }
+}
+
+/// All jobs: how many there are, and how many of them wait to be done.
+async fn jobs(queue: &Queue) -> (usize, usize) {
+    let found = queue.list_records(&kit::tenant(), None, 10, &[]).await;
+    let found = found.expect("lists");
+    let is_open = |(_, record): &&(JobId, JobRecord)| record.state == JobState::Accepted;
+    (found.len(), found.iter().filter(is_open).count())
+}
+
+/// Units that wait for release.
+async fn waiting(queue: &Queue) -> u64 {
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    waiting.expect("counts")
+}
+
+/// Entries that the sweep would find, when the accepts have all ended.
+async fn pending(acceptor: &Acceptor) -> usize {
+    acceptor.pad.close().await;
+    let pending = acceptor.queue.list_pending(Duration::ZERO).await;
+    pending.expect("lists").len()
+}
+
+async fn audit_lines(queue: &Queue) -> u64 {
+    let streams = queue.usage().await.expect("lists");
+    let audit = streams.iter().find(|stream| stream.stream == "AUDIT");
+    audit.expect("it is there").messages
+}
+
+fn is_full(refused: &Result<Accepted, Refusal>) -> bool {
+    matches!(refused, Err(Refusal::Queue(QueueError::Full { .. })))
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_submit_that_the_audit_has_no_room_for() {
+    let server = NatsServer::start().await.expect("a server");
+    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let caller = Caller::of(&kit::tenant());
+    let ingest = ingest_of(&full);
+    for id in ["a", ""] {
+        let refused = ingest.accept(&caller, report(id)).await;
+        assert!(is_full(&refused), "{refused:?}");
+    }
+    assert_eq!((jobs(&full).await, waiting(&full).await), ((0, 0), 0));
+    assert_eq!(pending(&ingest).await, 0);
+
+    let roomy = queue_with(&server, |_| ()).await;
+    let accepted = ingest_of(&roomy).accept(&caller, report("a")).await;
+    assert!(!accepted.expect("there is room").already);
+    assert_eq!((jobs(&roomy).await, waiting(&roomy).await), ((1, 1), 1));
+    assert_eq!(audit_lines(&roomy).await, 1);
+}
+
+#[tokio::test]
+async fn a_job_is_not_begun_before_the_audit_has_its_line() {
+    let server = NatsServer::start().await.expect("a server");
+    let full = queue_with(&server, |config| config.stream_bytes_max.audit = LEAST).await;
+    let (key, record) = kit::record(1, 1);
+    full.create_record(&key, &record).await.expect("stores");
+    let announced = ingest_of(&full)
+        .announce(&key, &record, (SUBMIT, "medfleet"))
+        .await;
+    let is_full = matches!(announced, Err(QueueError::Full { .. }));
+    assert!(is_full, "{announced:?}");
+    assert_eq!(waiting(&full).await, 0);
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_of_the_job_and_nothing_is_left_of_those_right_after() {
+    let server = NatsServer::start().await.expect("a server");
+    let full = queue_with(&server, |config| config.stream_bytes_max.intake = LEAST).await;
+    let caller = Caller::of(&kit::tenant());
+    let clock = Arc::new(ManualClock::at(kit::clock()()));
+    let ingest = Acceptor {
+        clock: clock.clone(),
+        ..ingest_of(&full)
+    };
+    let refused = ingest.accept(&caller, report("first")).await;
+    let Err(Refusal::Unfinished { job, source }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(matches!(source, QueueError::Full { .. }), "{source:?}");
+    assert_eq!(job, ingest.keys.job_id(&caller.tenant, "first"));
+    // It is known by now.
+    let again = ingest.accept(&caller, report("first")).await;
+    assert!(
+        matches!(again, Err(Refusal::Unfinished { .. })),
+        "{again:?}"
+    );
+    for id in ["second", ""] {
+        let refused = ingest.accept(&caller, report(id)).await;
+        assert!(is_full(&refused), "{refused:?}");
+    }
+    assert_eq!(jobs(&full).await, (1, 1));
+
+    // Later one tries. Without a request id its job is withdrawn, and its caller told of none.
+    clock.advance(FULL_FOR);
+    let refused = ingest.accept(&caller, report("")).await;
+    assert!(is_full(&refused), "{refused:?}");
+    assert_eq!(jobs(&full).await, (2, 1));
+
+    let roomy = queue_with(&server, |_| ()).await;
+    let later = ingest_of(&roomy);
+    let accepted = later.accept(&caller, report("first")).await;
+    let accepted = accepted.expect("there is room");
+    assert!(accepted.already && accepted.id == job, "{accepted:?}");
+    assert_eq!(waiting(&roomy).await, 1);
+}
+
+#[tokio::test]
+async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sweep() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let caller = Caller::of(&kit::tenant());
+    let ingest = ingest_of(&queue);
+    // As it is when its record is past its retention.
+    let key = JobKey {
+        tenant: caller.tenant.clone(),
+        job: ingest.keys.job_id(&caller.tenant, "erased"),
+    };
+    ingest.blobs.bury(&key).await.expect("leaves a tombstone");
+    let refused = ingest.accept(&caller, report("erased")).await;
+    let is_erased = matches!(refused, Err(Refusal::Store(StoreError::JobErased)));
+    assert!(is_erased, "{refused:?}");
+    assert_eq!(pending(&ingest).await, 0);
+}

@@ -1,0 +1,258 @@
+//! What a call may hold, and for how long: the bytes of its request, which stay in memory until it is answered, and the time
+//! that its caller waits.
+//!
+//! Requests with files in them have so much room together, so that a burst of them is told to come back, and the process is not
+//! killed for memory with everybody's calls. No tenant may take the last of it from the others. What is small is not counted;
+//! uploads, which are stored while they come, have limits of their own.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use medfleet_core::TenantId;
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::server::NamedService;
+
+use crate::error::{self, Refusal};
+use crate::timely::UPLOAD;
+use crate::tokens::Caller;
+
+/// Bytes of requests that are held at a time: sixteen of the largest.
+const HELD_BYTES_MAX: u64 = 64 << 20;
+/// Of these the last quarter is for tenants that hold no more than this: one of the largest.
+const SHARE_BYTES: u64 = 4 << 20;
+/// Bytes at the beginning of a request that are not counted: a call without files in it has no more.
+pub(crate) const SMALL_BYTES: usize = 64 << 10;
+/// So long before tonic would end a call whose caller waits no more, as a cancelled one, it ends for its time.
+const BEFORE_TONIC: Duration = Duration::from_millis(2);
+
+/// The bytes that are held. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Load(Arc<Mutex<Holders>>);
+
+#[derive(Debug, Default)]
+struct Holders {
+    bytes: HashMap<TenantId, u64>,
+    /// Said once, until nobody holds anything.
+    is_said: bool,
+}
+
+/// What one request holds, until this is dropped.
+#[derive(Debug)]
+struct Held {
+    load: Load,
+    tenant: TenantId,
+    bytes: AtomicU64,
+}
+
+impl Load {
+    /// Nothing yet, of a tenant.
+    fn of(&self, tenant: TenantId) -> Held {
+        Held {
+            load: self.clone(),
+            tenant,
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Holders> {
+        // Counts, changed in single steps: whole after a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Holds so many bytes more; false where there is no room for them.
+    fn grow(&self, bytes: u64) -> bool {
+        let mut holders = self.load.lock();
+        let all = holders.bytes.values().sum::<u64>() + bytes;
+        let own = holders.bytes.get(&self.tenant).copied().unwrap_or(0) + bytes;
+        let for_anybody = HELD_BYTES_MAX - HELD_BYTES_MAX / 4;
+        let fits = all <= for_anybody || (all <= HELD_BYTES_MAX && own <= SHARE_BYTES);
+        if fits {
+            holders.bytes.insert(self.tenant.clone(), own);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else if !std::mem::replace(&mut holders.is_said, true) {
+            tracing::warn!(
+                tenant = %self.tenant,
+                held_bytes_max = HELD_BYTES_MAX,
+                "as many requests with files in them are under way as are held at a time; more are told to come back"
+            );
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        if bytes == 0 {
+            return;
+        }
+        let mut holders = self.load.lock();
+        if let Some(own) = holders.bytes.get_mut(&self.tenant) {
+            *own -= bytes;
+            if *own == 0 {
+                holders.bytes.remove(&self.tenant);
+            }
+        }
+        holders.is_said &= !holders.bytes.is_empty();
+    }
+}
+
+/// A call that is under way.
+type Call = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// A service whose calls hold no more than there is room for, and end when their callers wait no more. Behind the gate, which
+/// says whose they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Weighed<S> {
+    service: S,
+    load: Load,
+    /// What is told to who finds no room.
+    retry_after: Duration,
+}
+
+impl<S> Weighed<S> {
+    pub(crate) const fn new(service: S, load: Load, retry_after: Duration) -> Self {
+        Self {
+            service,
+            load,
+            retry_after,
+        }
+    }
+
+    /// A tenant's request, counted from now on, and what it holds.
+    fn weigh(&self, request: Request<Body>, tenant: TenantId) -> (Request<Body>, Arc<Held>) {
+        let held = Arc::new(self.load.of(tenant));
+        let request = request.map(|body| {
+            Body::new(Counted {
+                body,
+                held: Arc::clone(&held),
+                small_bytes: SMALL_BYTES as u64,
+                retry_after: self.retry_after,
+            })
+        });
+        (request, held)
+    }
+}
+
+impl<S: NamedService> NamedService for Weighed<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Weighed<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Call {
+        // From now, and not from when it is first looked at: tonic's own time begins right after this.
+        let patience = patience(request.headers());
+        let until = patience
+            .and_then(|patience| Instant::now().checked_add(patience.saturating_sub(BEFORE_TONIC)));
+        let caller = request.extensions().get::<Caller>();
+        let tenant = caller.map(|caller| caller.tenant.clone());
+        let (request, held) = match tenant.filter(|_| request.uri().path() != UPLOAD) {
+            Some(tenant) => {
+                let (request, held) = self.weigh(request, tenant);
+                (request, Some(held))
+            }
+            None => (request, None),
+        };
+        let call = self.service.call(request);
+        Box::pin(async move {
+            // Given back when there is an answer: until then there is what was made of the request.
+            let _held = held;
+            let Some(until) = until else {
+                return call.await;
+            };
+            let over = || Status::deadline_exceeded("the caller's deadline is over").into_http();
+            timeout_at(until, call).await.unwrap_or_else(|_| Ok(over()))
+        })
+    }
+}
+
+/// How long a caller waits, as gRPC's `grpc-timeout` says it: up to eight digits and a unit.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if count.len() > 8 || !count.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = count.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// A body that breaks off where there is no room for more of it.
+#[derive(Debug)]
+struct Counted {
+    body: Body,
+    held: Arc<Held>,
+    /// Of the bytes that are not counted, those that are still to come.
+    small_bytes: u64,
+    retry_after: Duration,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let data = frame
+            .as_ref()
+            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let bytes = data.map_or(0, |data| data.len() as u64);
+        let small = bytes.min(self.small_bytes);
+        self.small_bytes -= small;
+        if bytes > small && !self.held.grow(bytes - small) {
+            let busy = Refusal::Busy {
+                what: "too many requests with files in them are under way",
+                retry_after: self.retry_after,
+            };
+            return Poll::Ready(Some(Err(error::status(&busy))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

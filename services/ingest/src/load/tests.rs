@@ -1,0 +1,194 @@
+//! What requests hold, over the gate and a service that only reads.
+
+use std::future::{pending, poll_fn};
+
+use futures::FutureExt;
+use medfleet_runtime::{Metrics, SeededRandom};
+use tonic::Code;
+use tonic::codegen::http::HeaderValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic_types::StatusExt;
+
+use super::*;
+use crate::calls::Gate;
+use crate::metrics::Figures;
+use crate::tokens::{Tokens, TokensFile, create_token};
+
+const RETRY_AFTER: Duration = Duration::from_secs(7);
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).expect("a name")
+}
+
+#[test]
+fn no_tenant_takes_the_last_room_from_the_others() {
+    let load = Load::default();
+    let of = |name: &str| load.of(tenant(name));
+    let greedy = of("north");
+    let most = HELD_BYTES_MAX - HELD_BYTES_MAX / 4;
+    assert!(greedy.grow(most - 1) && greedy.grow(1));
+    assert!(!greedy.grow(1) && !of("north").grow(1));
+    // Each of the others may have one of the largest, as long as there is room at all.
+    let first = of("south");
+    assert!(first.grow(SHARE_BYTES) && !of("south").grow(1));
+    let others = ["east", "west", "lake"].map(of);
+    assert!(others.iter().all(|held| held.grow(SHARE_BYTES)));
+    assert!(!of("late").grow(1));
+    drop(greedy);
+    assert!(first.grow(SHARE_BYTES) && of("late").grow(1));
+    drop((first, others));
+    let holders = load.lock();
+    assert!(holders.bytes.is_empty() && !holders.is_said);
+}
+
+/// Gives these pieces.
+struct Pieces(Vec<Bytes>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// Reads a request to its end, and then answers or does not.
+#[derive(Clone)]
+struct Reader {
+    answers: bool,
+}
+
+impl Service<Request<Body>> for Reader {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Call {
+        let answers = self.answers;
+        Box::pin(async move {
+            let mut body = request.into_body();
+            while let Some(frame) =
+                poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
+            {
+                if let Err(status) = frame {
+                    return Ok(status.into_http());
+                }
+            }
+            match answers {
+                true => Ok(Response::new(Body::empty())),
+                false => pending().await,
+            }
+        })
+    }
+}
+
+/// A request of so many bytes, in pieces as they come over a line.
+fn request(path: &'static str, bytes: usize) -> Request<Body> {
+    let pieces = vec![Bytes::from(vec![0_u8; 16 << 10]); bytes / (16 << 10)];
+    let mut request = Request::new(Body::new(Pieces(pieces)));
+    *request.uri_mut() = path.parse().expect("a path");
+    request
+}
+
+const SUBMIT: &str = "/medfleet.v1.JobService/SubmitJob";
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_needs_none() {
+    let (token, entry) = create_token("pacs", &tenant("north"), &SeededRandom::new(1));
+    let file = TokensFile {
+        tokens: vec![entry],
+    };
+    let name = format!("medfleet-load-{}.toml", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, file.to_toml().expect("writes")).expect("a writable folder");
+    let tokens = Tokens::load(&path).await.expect("it is good");
+    std::fs::remove_file(&path).expect("it was written");
+    let load = Load::default();
+    let gate = Gate {
+        tokens,
+        figures: Figures::new(&Metrics::new()),
+    };
+    let weighed = Weighed::new(Reader { answers: true }, load.clone(), RETRY_AFTER);
+    let mut service = InterceptedService::new(weighed, gate);
+    let bearer: HeaderValue = format!("Bearer {}", token.expose()).parse().expect("text");
+    let mut send = async |path, bytes| {
+        let mut request = request(path, bytes);
+        let headers = request.headers_mut();
+        headers.insert("authorization", bearer.clone());
+        let answer = service.call(request).await.expect("it answers");
+        answer.extensions().get::<Status>().cloned()
+    };
+    assert!(send(SUBMIT, 1 << 20).await.is_none());
+    let others = load.of(tenant("north"));
+    assert!(others.grow(HELD_BYTES_MAX - HELD_BYTES_MAX / 4));
+    let busy = send(SUBMIT, 1 << 20).await.expect("no room");
+    assert_eq!(busy.code(), Code::ResourceExhausted, "{busy:?}");
+    let details = busy.get_error_details();
+    let delay = details.retry_info().and_then(|info| info.retry_delay);
+    assert_eq!(delay, Some(RETRY_AFTER));
+    for (path, bytes) in [(SUBMIT, SMALL_BYTES), (UPLOAD, 1 << 20)] {
+        let refused = send(path, bytes).await;
+        assert!(refused.is_none(), "{path} {bytes}: {refused:?}");
+    }
+    drop(others);
+    assert!(load.lock().bytes.is_empty(), "what was answered holds room");
+}
+
+#[tokio::test]
+async fn a_request_holds_room_until_it_is_answered() {
+    let load = Load::default();
+    let weighed = Weighed::new((), load.clone(), RETRY_AFTER);
+    let (request, held) = weighed.weigh(request(SUBMIT, 1 << 20), tenant("north"));
+    let mut reading = Reader { answers: false }.call(request);
+    assert!((&mut reading).now_or_never().is_none());
+    drop(reading);
+    let bytes = load.lock().bytes.get(&tenant("north")).copied();
+    assert_eq!(bytes, Some((1 << 20) - SMALL_BYTES as u64));
+    drop(held);
+    assert!(load.lock().bytes.is_empty());
+}
+
+/// Tonic says of such a call that it was cancelled, which a client takes for a wish of its own.
+#[tokio::test]
+async fn a_call_whose_caller_waits_no_more_ends_for_its_time() {
+    let mut weighed = Weighed::new(Reader { answers: false }, Load::default(), RETRY_AFTER);
+    let mut request = request(SUBMIT, 0);
+    let waits = HeaderValue::from_static("20m");
+    request.headers_mut().insert("grpc-timeout", waits);
+    let answer = weighed.call(request).await.expect("it answers");
+    let status = answer.extensions().get::<Status>();
+    assert_eq!(status.map(Status::code), Some(Code::DeadlineExceeded));
+}
+
+#[test]
+fn how_long_a_caller_waits_is_read_as_grpc_writes_it() {
+    let check = |text: &'static str, expected| {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", HeaderValue::from_static(text));
+        assert_eq!(patience(&headers), expected, "{text}");
+    };
+    let millis = Duration::from_millis;
+    for (text, expected) in [
+        ("1H", 3_600_000),
+        ("2M", 120_000),
+        ("3S", 3_000),
+        ("40m", 40),
+    ] {
+        check(text, Some(millis(expected)));
+    }
+    check("5000u", Some(millis(5)));
+    check("6000000n", Some(millis(6)));
+    check("99999999H", Some(Duration::from_secs(99_999_999 * 3600)));
+    for wrong in ["", "S", "1", "1s", "-1S", "+1S", "123456789S", "1.5S"] {
+        check(wrong, None);
+    }
+    assert_eq!(patience(&HeaderMap::new()), None);
+}

@@ -1,0 +1,230 @@
+//! What the flags of `up` decide, and where clients find it.
+
+use super::*;
+use clap::Parser;
+use medfleet_engine::{FolderWeights, GgufWeights, ModelConfig, ModelDtype};
+use medfleet_runtime::config;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn args(words: &[&str]) -> Args {
+    Line::try_parse_from(std::iter::once(&"up").chain(words))
+        .expect("the flags exist")
+        .args
+}
+
+#[test]
+fn clients_on_this_machine_get_an_address_they_can_reach() {
+    let check = |api: &str, secure, expected: &str| {
+        assert_eq!(url(api.parse().expect("an address"), secure), expected);
+    };
+    check("127.0.0.1:8443", false, "http://127.0.0.1:8443");
+    check("0.0.0.0:1", true, "https://127.0.0.1:1");
+    check("[::]:1", false, "http://[::1]:1");
+}
+
+#[test]
+fn an_alias_is_made_of_the_folders_name() {
+    let check = |folder: Option<&str>, expected: &str| {
+        assert_eq!(alias(folder.map(Path::new), false), expected);
+        assert!(pool(&alias(folder.map(Path::new), false)).is_ok());
+    };
+    check(None, "simulated");
+    check(Some("deploy/tiny"), "tiny");
+    check(Some("/models/MedGemma-1.5_4b it/"), "medgemma-1-5-4b-it");
+    check(Some("/"), "model");
+    check(
+        Some("/models/a-very-long-name-of-a-model-folder"),
+        "a-very-long-name-of-a-mo",
+    );
+    check(Some("/models/gemma-3.Q8_0.gguf"), "gemma-3-q8-0");
+    let quantised = |model: &str, expected: &str| {
+        assert_eq!(alias(Some(Path::new(model)), true), expected);
+        assert!(pool(expected).is_ok());
+    };
+    quantised("deploy/tiny", "tiny-q8-0");
+    quantised("/models/gemma-3.Q8_0.gguf", "gemma-3-q8-0-stored");
+    quantised(
+        "/models/a-very-long-name-of-a-model-folder",
+        "a-very-long-name-of-q8-0",
+    );
+}
+
+/// The settings of `up` with these flags, loaded and checked as the process does it.
+fn loaded(words: &[&str]) -> Result<FleetConfig> {
+    use medfleet_runtime::Settings;
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let data = Data::open(&folder.path().join("data"))?;
+    let token = LocalToken::open(&data, &SystemRandom)?;
+    let args = args(words);
+    let sources = Sources {
+        overrides: args.process.set.clone(),
+        ..Sources::default()
+    };
+    let places = Places::made(&data, &token)?;
+    let overrides = settings(&args, &Given::new(&sources), &places)?;
+    let config: FleetConfig = config::load(&Sources {
+        overrides,
+        ..Sources::default()
+    })?;
+    config.check()?;
+    Ok(config)
+}
+
+#[test]
+fn a_simulated_fleet_needs_no_configuration() {
+    let config = loaded(&[
+        "--simulate",
+        "--address",
+        "127.0.0.1:0",
+        "--nats",
+        "nats://n:4222",
+    ])
+    .expect("loads");
+    assert_eq!(config.ingest.listen.port(), 0);
+    assert_eq!(config.queue.urls, ["nats://n:4222"]);
+    assert_eq!(config.decode.pool, "simulated-local");
+}
+
+#[test]
+fn who_looks_at_the_configuration_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("parent").join("data");
+    let data = path.to_str().expect("Unicode");
+    let look = |more: &[&str]| {
+        let words = ["--simulate", "--nats", "nats://n:4222", "--data", data];
+        run(args(&[&words[..], more].concat())).expect("it is looked at")
+    };
+    assert_eq!(look(&["--check-config"]), Exit::Service(0));
+    let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
+    let wrong = ["--check-config", "--set", tls];
+    assert_eq!(look(&wrong), Exit::Service(2));
+    let left = std::fs::read_dir(folder.path()).expect("is listed").count();
+    assert_eq!(left, 0, "nothing was made");
+}
+
+#[test]
+fn what_is_looked_at_is_what_is_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let root = std::fs::canonicalize(folder.path()).expect("is there");
+    let data = Data::open(&root.join("data")).expect("opens");
+    let token = LocalToken::open(&data, &SystemRandom).expect("is made");
+    let made = Places::made(&data, &token).expect("are made");
+    // Also while the fleet runs.
+    assert_eq!(Places::named(data.root()).expect("are named"), made);
+}
+
+#[test]
+fn an_embedder_has_an_alias_and_a_pool_of_its_own() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("MedSigLIP");
+    std::fs::create_dir(&path).expect("a folder");
+    let path = path.to_str().expect("Unicode");
+    let config = loaded(&["--simulate", "--embedder", path]).expect("loads");
+    let pool = config.ingest.embedders.get("medsiglip").expect("its alias");
+    assert_eq!(pool, "medsiglip-local");
+    assert_eq!(config.embedder.expect("it is set").pool, *pool);
+    assert_eq!(config.decode.pool, "simulated-local");
+    let same = loaded(&["--model", path, "--embedder", path]).expect_err("one alias for two");
+    assert!(same.to_string().contains("medsiglip"), "{same}");
+}
+
+#[test]
+fn a_model_is_held_as_the_flags_say() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let of = |name: &str| folder.path().join(name).display().to_string();
+    let (dir, file) = (of("Folder"), of("text.gguf"));
+    std::fs::create_dir(&dir).expect("a folder");
+    std::fs::write(&file, b"").expect("a file");
+    let (dir, file) = (dir.as_str(), file.as_str());
+    let config = loaded(&["--model", dir, "--quantised"]).expect("loads");
+    let ModelConfig::Folder { weights, dtype, .. } = config.model else {
+        panic!("{:?}", config.model);
+    };
+    assert_eq!((weights, dtype), (FolderWeights::Q8_0, ModelDtype::F32));
+    assert_eq!(config.decode.pool, "folder-q8-0-local");
+    let words = ["--model", file, "--vision", dir, "--quantised"];
+    let config = loaded(&words).expect("loads");
+    let ModelConfig::Gguf {
+        weights, vision, ..
+    } = &config.model
+    else {
+        panic!("{:?}", config.model);
+    };
+    assert_eq!(*weights, GgufWeights::Stored);
+    assert!(vision.ends_with("Folder"), "{}", vision.display());
+    assert_eq!(config.decode.pool, "text-stored-local");
+    let set = format!("model.vision=\"{dir}\"");
+    assert!(loaded(&["--model", file, "--set", &set]).is_ok());
+    for (words, said) in [
+        (vec!["--model", file], "with --vision"),
+        (vec!["--model", dir, "--vision", dir], "goes with a .gguf"),
+        (
+            vec!["--model", dir, "--quantised", "--set", "model.device=cuda"],
+            "multiplied on CPUs",
+        ),
+    ] {
+        let error = loaded(&words).expect_err(said).to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_draft_model_switches_proposing_on() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().to_str().expect("Unicode");
+    let without = loaded(&["--model", path]).expect("loads");
+    assert!(without.decode.limits().speculation.is_none());
+    let with = loaded(&["--model", path, "--draft", path]).expect("loads");
+    assert!(with.decode.limits().speculation.is_some());
+    let draft = with.decode.draft().expect("it is named");
+    assert_eq!(draft, opened(folder.path()).expect("it is there"));
+    let error = loaded(&["--model", path, "--draft", "/nowhere/draft"])
+        .expect_err("there is no such folder")
+        .to_string();
+    assert!(error.contains("/nowhere/draft"), "{error}");
+}
+
+#[test]
+fn what_the_operator_sets_stays() {
+    let words = [
+        "--simulate",
+        "--set",
+        "decode.pool=other",
+        "--set",
+        "process.telemetry.log_format=json",
+    ];
+    let config = loaded(&words).expect("loads");
+    assert_eq!(config.decode.pool, "other");
+    assert_eq!(config.encode.pool, "simulated-local");
+}
+
+#[test]
+fn an_encoder_with_a_certificate_is_known_by_it() {
+    let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
+    let known = "decode.fetch_tls={ca=\"ca.crt\"}";
+    for alone in [tls, known] {
+        let error = loaded(&["--simulate", "--set", alone]).expect_err("one without the other");
+        assert!(error.to_string().contains("or neither"), "{error}");
+    }
+    assert!(loaded(&["--simulate", "--set", tls, "--set", known]).is_ok());
+    let unasked = "decode.fetch_timeout=0ms";
+    assert!(loaded(&["--simulate", "--set", tls, "--set", unasked]).is_ok());
+}
+
+#[test]
+fn no_model_is_said_with_what_to_do() {
+    let error = loaded(&[]).expect_err("there is no model").to_string();
+    assert!(
+        error.contains("--model DIR") && error.contains("--simulate"),
+        "{error}"
+    );
+    let error = loaded(&["--model", "/nowhere/model"])
+        .expect_err("there is no such folder")
+        .to_string();
+    assert!(error.contains("/nowhere/model"), "{error}");
+}
