@@ -19,7 +19,7 @@ pub use folder::Folder;
 pub use object::Objects;
 pub(crate) use object::{failed, found};
 
-/// Objects looked up at the same time.
+/// Objects looked up, or read together, at the same time.
 const LOOK_UPS: usize = 16;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 512;
@@ -205,7 +205,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
         names: &[Name],
         bytes_max: u64,
     ) -> Result<Vec<Option<Bytes>>, BackendError> {
-        try_join_all(names.iter().map(|name| self.get(name, bytes_max))).await
+        let mut found = Vec::with_capacity(names.len());
+        for some in names.chunks(LOOK_UPS) {
+            let some = some.iter().map(|name| self.get(name, bytes_max));
+            found.extend(try_join_all(some).await?);
+        }
+        Ok(found)
     }
 
     /// Length and time; none when there is none.

@@ -177,14 +177,9 @@ impl Backend for Folder {
         bytes_max: u64,
     ) -> Result<Vec<Option<Bytes>>, BackendError> {
         let names = names.to_vec();
-        let read = move |root: &Root| {
-            let read = names.iter().map(|name| root.read(name, bytes_max));
-            read.collect::<io::Result<Vec<_>>>()
-        };
-        let read = self.blocking("read", read).await?.into_iter();
-        let read = read.map(Option::transpose);
-        read.collect::<Result<_, u64>>()
-            .map_err(|bytes| BackendError::TooLarge { bytes, bytes_max })
+        let read = move |root: &Root| root.read_all(&names, bytes_max);
+        let read = self.blocking("read", read).await?;
+        read.map_err(|bytes| BackendError::TooLarge { bytes, bytes_max })
     }
 
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
