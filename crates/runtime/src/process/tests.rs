@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::runtime::RuntimeFlavor;
+
 use super::*;
 
 const PROGRAM: Program = Program {
@@ -53,6 +55,8 @@ fn a_program_has_no_more_threads_than_it_says_and_one_at_least() {
         };
         let runtime = runtime(program).expect("starts");
         assert_eq!(runtime.metrics().num_workers(), expected, "{threads_max}");
+        let is_single = runtime.handle().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        assert_eq!(is_single, expected == 1, "{threads_max}");
     };
     check(1, 1);
     check(0, 1);
