@@ -59,8 +59,12 @@ async fn a_wrong_key_is_refused_at_once() -> Result<()> {
     let error = written.err().context("a wrong key was taken")?;
     ensure!(!error.is_transient(), "{error}");
 
-    let said = doctor_of_the_store(&server.backend()).await?;
-    ensure!(said.contains("answers in"), "{said}");
+    // The server makes its bucket after it has begun to answer.
+    let fine = async || {
+        let said = doctor_of_the_store(&server.backend()).await;
+        said.ok().filter(|said| said.contains("answers in"))
+    };
+    medfleet_testkit::wait_until(PATIENCE, "a bucket that is fine", fine).await?;
     let said = doctor_of_the_store(&backend).await?;
     ensure!(said.contains("\"fail\""), "{said}");
     Ok(())

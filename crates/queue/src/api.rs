@@ -160,6 +160,8 @@ impl Api {
             })
         };
         let answer = tokio::select! {
+            // An answer that has come counts, whatever else has happened; and with it nothing else is looked at.
+            biased;
             answer = self.client.send_request(subject.to_owned(), request) => answer,
             () = self.link.lost_after(losses) => return Err(Attempt::Lost),
             () = tokio::time::sleep_until(deadline) => return Err(timed_out()),

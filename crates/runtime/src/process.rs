@@ -72,6 +72,11 @@ pub struct Program {
     pub about: &'static str,
     /// Its version.
     pub version: &'static str,
+    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most as
+    /// many as the machine has cores. Several wake one another with nearly every message, so one is best where the work itself
+    /// is done elsewhere: on a model's thread, by children, by the threads of blocking calls. On one thread, all who are awake
+    /// have their turn before the connection has its own, and what they send leaves in one write.
+    pub threads_max: usize,
 }
 
 /// What the body of a program is given.
@@ -180,10 +185,7 @@ type Ends = Vec<(String, UnixMillis)>;
 type Body<'a> = Box<dyn FnOnce(Process<()>) -> LocalBoxFuture<'a, Result<(), Stop>> + 'a>;
 
 fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime(program) {
         Ok(runtime) => runtime,
         Err(error) => return early(program, Exit::Failed, &error),
     };
@@ -191,6 +193,20 @@ fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>
     // Blocking calls that ignore the shutdown can't be dropped; the process does not wait for them.
     runtime.shutdown_background();
     exit
+}
+
+fn runtime(program: Program) -> std::io::Result<tokio::runtime::Runtime> {
+    // As many as this process may use at once, where a limit is set for it.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = match program.threads_max.clamp(1, cores) {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    builder.enable_all().build()
 }
 
 /// Loads and checks; none when the arguments ask for no more than that.

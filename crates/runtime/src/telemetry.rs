@@ -3,9 +3,12 @@
 //!
 //! Only spans of medfleet's own crates are exported, and of those no events: contents never leave by this door.
 //! A span whose id travels on, or whose fields log lines should carry, is of level INFO; one inside it is of level DEBUG.
+//! Without a collector a span has its ids and what log lines say of it, and nothing is built for anybody else.
 
 mod export;
 mod http;
+mod ids;
+mod lines;
 mod propagation;
 
 use std::time::Duration;
@@ -17,18 +20,23 @@ use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, TracerProviderBuilder,
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
+    TracerProviderBuilder,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tracing::Dispatch;
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing::{Dispatch, Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
 
 use self::export::Supervised;
 use self::http::HttpExporter;
+use self::ids::Ids;
+use self::lines::{JsonFields, TextFields};
 pub(crate) use self::propagation::recorded_trace_id;
 pub use self::propagation::{follow, inject, is_recorded, set_parent, trace_id};
 
@@ -94,7 +102,7 @@ impl Default for TelemetryConfig {
 pub enum TelemetryError {
     /// The log setting is not a level or list of levels.
     #[error("telemetry.log is not a level or a list such as info,medfleet_queue=debug")]
-    Log(#[source] tracing_subscriber::filter::ParseError),
+    Log,
     /// The endpoint is not a URL.
     #[error("telemetry.otlp_endpoint must begin with http:// or https:// and name a host")]
     Endpoint,
@@ -118,7 +126,8 @@ pub enum TelemetryError {
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     dispatch: Dispatch,
-    provider: SdkTracerProvider,
+    /// Where spans are exported.
+    provider: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
@@ -140,59 +149,54 @@ impl Telemetry {
         config: &TelemetryConfig,
         writer: BoxMakeWriter,
     ) -> Result<Self, TelemetryError> {
-        let mut builder = provider_builder(service, config.otlp_endpoint.is_some());
+        let mut provider = None;
         if let Some(endpoint) = &config.otlp_endpoint {
             has_host(endpoint)?;
             let timeout = config.otlp_timeout.get();
-            builder = builder.with_span_processor(match config.otlp_protocol {
-                OtlpProtocol::Grpc => in_batches(grpc_exporter(endpoint, timeout)?),
-                OtlpProtocol::Http => in_batches(HttpExporter::new(endpoint, timeout)?),
-            });
+            let builder =
+                provider_builder(service).with_span_processor(match config.otlp_protocol {
+                    OtlpProtocol::Grpc => in_batches(grpc_exporter(endpoint, timeout)?),
+                    OtlpProtocol::Http => in_batches(HttpExporter::new(endpoint, timeout)?),
+                });
+            provider = Some(builder.build());
         }
-        Self::assemble(config, writer, builder.build())
+        Self::assemble(config, writer, provider)
     }
 
     fn assemble(
         config: &TelemetryConfig,
         writer: BoxMakeWriter,
-        provider: SdkTracerProvider,
+        provider: Option<SdkTracerProvider>,
     ) -> Result<Self, TelemetryError> {
-        let filter = EnvFilter::builder()
-            .parse(&config.log)
-            .map_err(TelemetryError::Log)?;
+        let filter = filter(&config.log)?;
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_ansi(false);
-        let lines = match config.log_format {
-            LogFormat::Json => lines.json().with_current_span(false).boxed(),
-            LogFormat::Text => lines.boxed(),
+        let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
+            LogFormat::Json => {
+                let lines = lines.json().with_current_span(false);
+                lines.fmt_fields(JsonFields).boxed()
+            }
+            LogFormat::Text => lines.fmt_fields(TextFields).boxed(),
         };
-        // Traces have their own filter: a quiet log must not cut a trace in two.
-        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer(OURS));
-        // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
-        let spans = spans
-            .with_location(false)
-            .with_threads(false)
-            .with_level(false)
-            .with_tracked_inactivity(false)
-            .with_context_activation(false);
-        // What only a collector would see is a span of level DEBUG, which costs nothing where there is none.
-        let deepest = match config.otlp_endpoint {
-            Some(_) => LevelFilter::TRACE,
-            None => LevelFilter::INFO,
+        // A quiet log must not cut a trace in two.
+        let dispatch = match &provider {
+            Some(provider) => {
+                let ours = filter_fn(|metadata| metadata.is_span() && is_ours(metadata));
+                let ours = ours.with_max_level_hint(LevelFilter::TRACE);
+                let lines = Layer::<Registry>::with_filter(lines, filter);
+                let lines = tracing_subscriber::registry().with(lines);
+                Dispatch::new(lines.with(exported(provider).with_filter(ours)))
+            }
+            // One filter for both: each looks at a span whenever it is entered and left.
+            None => {
+                let traced = filter_fn(ids::has_ids).with_max_level_hint(LevelFilter::INFO);
+                let spans = Layer::<Registry>::and_then(Ids::default(), lines);
+                let spans = spans.with_filter(filter.or(traced));
+                Dispatch::new(tracing_subscriber::registry().with(spans))
+            }
         };
-        let ours = filter_fn(move |metadata| {
-            let is_ours = metadata.is_span() && metadata.target().starts_with(OURS);
-            is_ours && *metadata.level() <= deepest
-        });
-        let spans = spans.with_filter(ours.with_max_level_hint(deepest));
-        let subscriber = tracing_subscriber::registry()
-            .with(spans)
-            .with(lines.with_filter(filter));
-        Ok(Self {
-            dispatch: Dispatch::new(subscriber),
-            provider,
-        })
+        Ok(Self { dispatch, provider })
     }
 
     /// The subscriber, to run one test or one closure under.
@@ -212,7 +216,9 @@ impl Telemetry {
 
     /// Sends what is left and stops exporting. Takes at most `timeout`; spans that can't be sent are lost, with a warning.
     pub async fn shutdown(&self, timeout: Duration) {
-        let provider = self.provider.clone();
+        let Some(provider) = self.provider.clone() else {
+            return;
+        };
         let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout));
         match tokio::time::timeout(timeout, flush).await {
             Ok(Ok(Ok(()))) => {}
@@ -223,20 +229,58 @@ impl Telemetry {
     }
 }
 
-/// What begins here is recorded only where it is exported; what a caller has marked as recorded goes on so. Ids there are in
-/// any case.
-fn provider_builder(service: &'static str, exports: bool) -> TracerProviderBuilder {
+/// What is logged, by level and module. The library's filter that knows spans by name, too, would lock a list whenever one is
+/// entered or left.
+fn filter(log: &str) -> Result<Targets, TelemetryError> {
+    let mut targets = Targets::new();
+    for part in log.split(',') {
+        let (target, level) = match part.split_once('=') {
+            Some((target, level)) => (Some(target.trim()), level.trim()),
+            None => (None, part.trim()),
+        };
+        let is_path = |text: &str| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+            !text.is_empty() && text.chars().all(is_part)
+        };
+        // The library takes no text for a level, too.
+        let level = Some(level).filter(|level| !level.is_empty());
+        let level: Option<LevelFilter> = level.and_then(|level| level.parse().ok());
+        targets = match (target, level) {
+            (None, Some(level)) => targets.with_default(level),
+            (Some(target), Some(level)) if is_path(target) => targets.with_target(target, level),
+            _ => return Err(TelemetryError::Log),
+        };
+    }
+    Ok(targets)
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with(OURS)
+}
+
+/// Builds spans for a collector out of ours.
+fn exported<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
+    // Nothing of ours looks at the client library's own current context, and every poll of a traced future would set it.
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(OURS))
+        .with_location(false)
+        .with_threads(false)
+        .with_level(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
+}
+
+/// What begins here is recorded; what a caller has marked as not recorded goes on so.
+fn provider_builder(service: &'static str) -> TracerProviderBuilder {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder()
         .with_service_name(service)
         .with_attribute(version)
         .build();
-    let begun_here = if exports {
-        Sampler::AlwaysOn
-    } else {
-        Sampler::AlwaysOff
-    };
-    let sampler = Sampler::ParentBased(Box::new(begun_here));
+    let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
     SdkTracerProvider::builder()
         .with_sampler(sampler)
         .with_resource(resource)

@@ -19,6 +19,7 @@ const PROGRAM: Program = Program {
     name: "medfleet-sample",
     about: "A sample",
     version: "0",
+    threads_max: 1,
 };
 /// Much longer than any step takes, also on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);

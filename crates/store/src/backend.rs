@@ -19,7 +19,7 @@ pub use folder::Folder;
 pub use object::Objects;
 pub(crate) use object::{failed, found};
 
-/// Objects looked up at the same time.
+/// Objects looked up, or read together, at the same time.
 const LOOK_UPS: usize = 16;
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 512;
@@ -197,6 +197,21 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Reads the whole object; none when there is none. More than `bytes_max` is refused before it is read.
     async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError>;
+
+    /// As [`Backend::get`], for several objects, in their order; where one of them cannot be read, so are all. They may be read in
+    /// another order.
+    async fn get_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Bytes>>, BackendError> {
+        let mut found = Vec::with_capacity(names.len());
+        for some in names.chunks(LOOK_UPS) {
+            let some = some.iter().map(|name| self.get(name, bytes_max));
+            found.extend(try_join_all(some).await?);
+        }
+        Ok(found)
+    }
 
     /// Length and time; none when there is none.
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError>;

@@ -5,6 +5,7 @@ mod references;
 mod relied;
 mod room;
 mod sound;
+mod together;
 
 use std::fmt;
 use std::sync::Arc;
@@ -268,16 +269,30 @@ impl BlobStore {
         kind: BlobKind,
         key: &[u8],
     ) -> Result<Option<Bytes>, StoreError> {
-        let tenant_key = self.tenant_key(tenant);
-        let digest = tenant_key.of_key(key);
-        let bytes_max = self
-            .inner
-            .limits
-            .blob_bytes_max
-            .saturating_add(CHECKSUM_BYTES as u64);
-        let Some(mut content) = self.read(tenant, kind, &digest, bytes_max).await? else {
+        let digest = self.name_of(tenant, key);
+        let bytes_max = self.framed_bytes_max();
+        let Some(content) = self.read(tenant, kind, &digest, bytes_max).await? else {
             return Ok(None);
         };
+        let content = self.unframed(tenant, (kind, key), content).await?;
+        Ok(Some(content))
+    }
+
+    /// Most bytes of a text that changes, with its checksum.
+    fn framed_bytes_max(&self) -> u64 {
+        let content_max = self.inner.limits.blob_bytes_max;
+        content_max.saturating_add(CHECKSUM_BYTES as u64)
+    }
+
+    /// What was stored under a key, without its checksum, which is compared.
+    async fn unframed(
+        &self,
+        tenant: &TenantId,
+        (kind, key): (BlobKind, &[u8]),
+        mut content: Bytes,
+    ) -> Result<Bytes, StoreError> {
+        let tenant_key = self.tenant_key(tenant);
+        let digest = tenant_key.of_key(key);
         let corrupt = StoreError::Corrupt { kind, digest };
         if content.len() < CHECKSUM_BYTES {
             return Err(corrupt);
@@ -288,7 +303,7 @@ impl BlobStore {
         })
         .await;
         if found.as_bytes()[..] == stored[..] {
-            Ok(Some(content))
+            Ok(content)
         } else {
             Err(corrupt)
         }

@@ -89,6 +89,7 @@ async fn reads_what_was_written(backend: &dyn Backend) {
         matches!(refused, Err(BackendError::TooLarge { .. })),
         "{refused:?}"
     );
+    reads_several(backend).await;
     put(backend, "t/frame/a", Bytes::from_static(b"short")).await;
     assert_eq!(
         get(backend, "t/frame/a").await,
@@ -104,6 +105,28 @@ async fn reads_what_was_written(backend: &dyn Backend) {
         None,
         "what was deleted is gone"
     );
+}
+
+/// Beside the large one that is there.
+async fn reads_several(backend: &dyn Backend) {
+    let names = ["t/text/b", "t/frame/a", "t/text/c", "t/text/b"].map(name);
+    let small = Bytes::from_static(b"small");
+    put(backend, "t/text/b", small.clone()).await;
+    let read = backend.get_all(&names, u64::MAX).await.expect("reads");
+    let found: Vec<_> = read
+        .iter()
+        .map(|found| found.as_ref().map(Bytes::len))
+        .collect();
+    assert_eq!(found, [Some(5), Some(LARGE_BYTES), None, Some(5)]);
+    assert_eq!((&read[0], &read[3]), (&Some(small.clone()), &Some(small)));
+    let refused = backend.get_all(&names, 5).await;
+    assert!(
+        matches!(refused, Err(BackendError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    let none = backend.get_all(&[], u64::MAX).await.expect("reads");
+    assert!(none.is_empty(), "{none:?}");
+    delete(backend, "t/text/b").await;
 }
 
 async fn lists_by_whole_segments(backend: &dyn Backend) {

@@ -58,11 +58,9 @@ impl FleetKey {
 
     /// The keys of a tenant.
     pub(crate) fn of_tenant(&self, tenant: &TenantId) -> TenantKey {
-        let key = |context| self.derive(context, tenant.as_str().as_bytes());
         TenantKey {
-            names: key(BLOB_NAMES),
-            mutable: key(MUTABLE_NAMES),
-            checksums: key(CHECKSUMS),
+            fleet: self.clone(),
+            tenant: tenant.clone(),
         }
     }
 
@@ -74,27 +72,31 @@ impl FleetKey {
     }
 }
 
-/// The keys of one tenant.
+/// The keys of one tenant, each made when it is used: nearly every call of the store needs one, and hardly any another.
 pub(crate) struct TenantKey {
-    names: [u8; 32],
-    mutable: [u8; 32],
-    checksums: [u8; 32],
+    fleet: FleetKey,
+    tenant: TenantId,
 }
 
 impl TenantKey {
+    fn of(&self, context: &str) -> [u8; 32] {
+        let tenant = self.tenant.as_str().as_bytes();
+        self.fleet.derive(context, tenant)
+    }
+
     /// The name of a content.
     pub(crate) fn of_content(&self, content: &[u8]) -> Digest {
-        Digest::new(*blake3::keyed_hash(&self.names, content).as_bytes())
+        Digest::new(*blake3::keyed_hash(&self.of(BLOB_NAMES), content).as_bytes())
     }
 
     /// The name of a blob that changes, from its key.
     pub(crate) fn of_key(&self, key: &[u8]) -> Digest {
-        Digest::new(*blake3::keyed_hash(&self.mutable, key).as_bytes())
+        Digest::new(*blake3::keyed_hash(&self.of(MUTABLE_NAMES), key).as_bytes())
     }
 
     /// The checksum of a blob that changes: over its name too, so that two can't be swapped.
     pub(crate) fn checksum(&self, name: &Digest, content: &[u8]) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.checksums);
+        let mut hasher = blake3::Hasher::new_keyed(&self.of(CHECKSUMS));
         hasher.update(name.as_bytes());
         hasher.update(content);
         hasher.finalize()

@@ -8,6 +8,7 @@ use medfleet_runtime::{
     Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
 };
 use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
+use tokio::task::spawn_blocking;
 
 use crate::watch;
 
@@ -79,7 +80,8 @@ impl Dependencies {
         if matches!(store.backend, BackendConfig::Folder { .. }) {
             let has_jobs = queue.has_records().await;
             if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
-                let used = store.check_used();
+                let store = store.clone();
+                let used = spawn_blocking(move || store.check_used()).await?;
                 used.map_err(|error| Stop::usage(ConnectionError::from(error)))?;
             }
         }
@@ -88,7 +90,12 @@ impl Dependencies {
                 let replicas = Replicas::try_from(*replicas).map_err(Stop::usage)?;
                 store.open_over(Arc::new(queue.objects(bucket, replicas)))
             }
-            BackendConfig::Folder { .. } | BackendConfig::S3 { .. } => store.open(),
+            // The disk may be slow, or away: the admin port answers meanwhile.
+            BackendConfig::Folder { .. } => {
+                let store = store.clone();
+                spawn_blocking(move || store.open()).await?
+            }
+            BackendConfig::S3 { .. } => store.open(),
         };
         Ok(Self {
             store: opened.map_err(|error| Stop::usage(ConnectionError::from(error)))?,

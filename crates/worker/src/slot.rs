@@ -441,12 +441,12 @@ fn span(unit: &WorkUnit, deliveries: u64) -> Span {
     let (stage, pool) = (unit.stage, &unit.pool);
     tracing::info_span!(
         "unit",
-        otel.name = format!("{stage} work.{stage}.{pool}"),
+        otel.name = %format_args!("{stage} work.{stage}.{pool}"),
         otel.kind = "consumer",
         messaging.system = "nats",
         messaging.operation.name = "process",
         messaging.operation.type = "process",
-        messaging.destination.name = format!("work.{stage}.{pool}"),
+        messaging.destination.name = %format_args!("work.{stage}.{pool}"),
         medfleet.tenant = %unit.key.tenant,
         medfleet.job = %unit.key.job,
         medfleet.unit = unit.unit,

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use medfleet_core::{BlobKind, Digest, JobRecord, TenantId};
+use medfleet_core::{BlobKind, CHUNKS_MAX, Digest, JobRecord, TenantId};
 use medfleet_engine::{Description, ImageTokens};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensManifest};
 use medfleet_runtime::exit::chain;
@@ -43,35 +43,32 @@ struct Part {
     cached: u32,
 }
 
+/// What a record names, as it is stored.
+pub(crate) struct Lists {
+    pub(crate) study: Bytes,
+    frames: Bytes,
+    /// Of each chunk, the list of its tokens.
+    tokens: Vec<Option<Bytes>>,
+}
+
 /// Gathers what a record declares.
 pub(crate) async fn gather(
     sources: &Sources<'_>,
     record: &JobRecord,
+    lists: Lists,
 ) -> Result<Gathered, DecodeError> {
-    let wrong = DecodeError::Manifest {
-        what: "the frames manifest",
-    };
-    let frames_digest = record.frames.ok_or(wrong)?;
-    let bytes = sources
-        .store
-        .get(sources.tenant, BlobKind::Frames, &frames_digest)
-        .await?;
-    let manifest = FramesManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
+    let manifest = FramesManifest::decode(lists.frames).map_err(|_| DecodeError::Manifest {
         what: "the frames manifest",
     })?;
     let parts = chunks(&manifest, record.image_count)?;
-    if parts.len() != record.chunks.total as usize {
+    // Each has its list then.
+    if parts.len() != record.chunks.total as usize || parts.len() != lists.tokens.len() {
         return Err(DecodeError::Manifest {
             what: "the number of chunks",
         });
     }
-    let parts = parts
-        .into_iter()
-        .zip(0_u32..)
-        .map(|((first, frames), chunk)| {
-            let key = chunk_key(&frames_digest, chunk, &sources.model.encoder_digest);
-            async move { sources.chunk(&key, first, frames, record.image_count).await }
-        });
+    let parts = parts.into_iter().zip(lists.tokens);
+    let parts = parts.map(|(chunk, list)| sources.chunk(list, chunk, record.image_count));
     let parts = try_join_all(parts).await?;
     let cached: u32 = parts.iter().map(|part| part.cached).sum();
     let (digests, images) = parts.into_iter().flat_map(|part| part.images).unzip();
@@ -84,18 +81,34 @@ pub(crate) async fn gather(
 }
 
 impl Sources<'_> {
+    /// Every list that the record names: their names are known before any of them is read.
+    pub(crate) async fn lists(&self, record: &JobRecord) -> Result<Lists, DecodeError> {
+        let wrong = DecodeError::Manifest {
+            what: "the frames manifest",
+        };
+        let frames = record.frames.ok_or(wrong)?;
+        let tokens = (0..record.chunks.total.min(CHUNKS_MAX)).map(|chunk| {
+            let key = chunk_key(&frames, chunk, &self.model.encoder_digest);
+            (BlobKind::TokensOfChunk, key)
+        });
+        let tokens: Vec<_> = tokens.collect();
+        let contents = [(BlobKind::Study, record.study), (BlobKind::Frames, frames)];
+        let read = self.store.get_together(self.tenant, contents, &tokens);
+        let ([study, frames], tokens) = read.await?;
+        Ok(Lists {
+            study,
+            frames,
+            tokens,
+        })
+    }
+
     async fn chunk(
         &self,
-        key: &[u8],
-        first: usize,
-        frames: &[FrameEntry],
+        list: Option<Bytes>,
+        (first, frames): (usize, &[FrameEntry]),
         images: u32,
     ) -> Result<Part, DecodeError> {
-        let stored = self
-            .store
-            .get_mutable(self.tenant, BlobKind::TokensOfChunk, key)
-            .await;
-        let Some(bytes) = stored? else {
+        let Some(bytes) = list else {
             return Err(self.missing(first, images));
         };
         let manifest = TokensManifest::decode(bytes).map_err(|_| DecodeError::Manifest {

@@ -12,6 +12,7 @@ const PROGRAM: Program = Program {
     name: "medfleet-decode",
     about: "Turns image tokens and a prompt into text",
     version: env!("CARGO_PKG_VERSION"),
+    threads_max: 1,
 };
 
 fn main() -> ExitCode {

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
+use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, WorkUnit};
 use medfleet_engine::{
     Asked, DecodeEngine, DecodeModel, DecodeRequest, Decoding, Done, EngineError, ImageTokens,
     LoadedEmbedder, Prompts, Question,
@@ -63,20 +63,6 @@ impl Decode {
         }
     }
 
-    async fn study(
-        &self,
-        tenant: &TenantId,
-        record: &JobRecord,
-    ) -> Result<StudyManifest, DecodeError> {
-        let bytes = self
-            .store
-            .get(tenant, BlobKind::Study, &record.study)
-            .await?;
-        StudyManifest::decode(bytes).map_err(|_| DecodeError::Manifest {
-            what: "the study manifest",
-        })
-    }
-
     fn writer(&self, started: &Started) -> Writer {
         Writer {
             queue: started.queue().clone(),
@@ -90,16 +76,20 @@ impl Decode {
 
     /// What is asked and about which images: all of them, verified.
     async fn inputs(&self, key: &JobKey, record: &JobRecord) -> Result<Inputs, DecodeError> {
-        let tenant = &key.tenant;
         let sources = Sources {
             store: &self.store,
             fetcher: &self.fetcher,
             metrics: &self.metrics,
             model: self.model.description(),
-            tenant,
+            tenant: &key.tenant,
             made_for: made_for(self.store.key(), key),
         };
-        tokio::try_join!(self.study(tenant, record), gather(&sources, record))
+        let lists = sources.lists(record).await?;
+        let study = StudyManifest::decode(lists.study.clone());
+        let study = study.map_err(|_| DecodeError::Manifest {
+            what: "the study manifest",
+        })?;
+        Ok((study, gather(&sources, record, lists).await?))
     }
 
     /// Everything up to the stored result.
@@ -260,7 +250,7 @@ impl Decode {
         let model = &self.model.description().model;
         let span = tracing::debug_span!(
             "write text",
-            otel.name = format!("chat {model}"),
+            otel.name = %format_args!("chat {model}"),
             gen_ai.operation.name = "chat",
             gen_ai.request.model = model,
             gen_ai.usage.input_tokens = field::Empty,

@@ -11,6 +11,7 @@ const PROGRAM: Program = Program {
     name: "medfleet-encode",
     about: "Turns frames into image tokens",
     version: env!("CARGO_PKG_VERSION"),
+    threads_max: 1,
 };
 
 fn main() -> ExitCode {

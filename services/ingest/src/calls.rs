@@ -101,7 +101,7 @@ pub(crate) fn page_size(asked: i32) -> Result<usize, Refusal> {
 fn span_of(method: Method, metadata: &MetadataMap) -> Span {
     let span = tracing::info_span!(
         "rpc",
-        otel.name = format!("{}/{}", method.service(), method.as_str()),
+        otel.name = %format_args!("{}/{}", method.service(), method.as_str()),
         otel.kind = "server",
         rpc.system = "grpc",
         rpc.service = method.service(),

@@ -10,6 +10,8 @@ const PROGRAM: Program = Program {
     name: "medfleet-ingest",
     about: "Accepts jobs, tells how they go, hands out results, and releases work to the stages",
     version: env!("CARGO_PKG_VERSION"),
+    // A call or an event costs it more than a unit costs a worker, and one ingest may serve a whole fleet.
+    threads_max: 4,
 };
 
 fn main() -> ExitCode {

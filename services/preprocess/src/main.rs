@@ -10,6 +10,7 @@ const PROGRAM: Program = Program {
     name: "medfleet-preprocess",
     about: "Turns submitted studies into model-ready frames",
     version: env!("CARGO_PKG_VERSION"),
+    threads_max: 1,
 };
 
 fn main() -> ExitCode {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::runtime::RuntimeFlavor;
+
 use super::*;
 
 const PROGRAM: Program = Program {
     name: "test",
     about: "a test",
     version: "0",
+    threads_max: 1,
 };
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +43,24 @@ fn prepared(overrides: &[&str], arguments: Arguments) -> Result<Option<Sample>, 
         },
         &arguments,
     )
+}
+
+#[test]
+fn a_program_has_no_more_threads_than_it_says_and_one_at_least() {
+    let cores = std::thread::available_parallelism().expect("is known");
+    let check = |threads_max, expected| {
+        let program = Program {
+            threads_max,
+            ..PROGRAM
+        };
+        let runtime = runtime(program).expect("starts");
+        assert_eq!(runtime.metrics().num_workers(), expected, "{threads_max}");
+        let is_single = runtime.handle().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        assert_eq!(is_single, expected == 1, "{threads_max}");
+    };
+    check(1, 1);
+    check(0, 1);
+    check(usize::MAX, cores.get());
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Logs, spans and propagation, each under its own subscriber and none of them global.
 
+use std::cell::Cell;
+use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SimpleSpanProcessor, SpanData};
-use tracing::{debug_span, info, info_span};
+use serde_json::json;
+use tracing::field::Empty;
+use tracing::{debug_span, error, info, info_span};
 
 use super::*;
 
@@ -72,6 +76,223 @@ fn logs_are_json_and_filtered() {
     assert_eq!(line["fields"]["slots"], 3);
 }
 
+/// Logs one line in a span with words of all kinds, some of which are known later only.
+fn say_something_in_a_span(telemetry: &Telemetry) {
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let span = info_span!(
+            "unit",
+            otel.name = "encode work.encode.tiny",
+            otel.kind = "consumer",
+            messaging.system = "nats",
+            messaging.destination.name = %format_args!("work.{}.tiny", "encode"),
+            rpc.service = "medfleet.v1.Jobs",
+            rpc.method = "SubmitJob",
+            gen_ai.usage.output_tokens = Empty,
+            medfleet.job = "a \"b\" \\ c\n",
+            medfleet.deliveries = 2_u64,
+            medfleet.share = 1.0,
+            medfleet.behind = -3_i64,
+            medfleet.is_first = true,
+            medfleet.verdict = Empty,
+        );
+        span.record("gen_ai.usage.output_tokens", 7);
+        span.record("medfleet.verdict", "retry");
+        span.record("medfleet.verdict", "done");
+        span.in_scope(|| info!("said"));
+    });
+}
+
+#[test]
+fn a_line_leaves_out_what_only_a_collector_wants() {
+    let (telemetry, lines) = logging("info", LogFormat::Json);
+    say_something_in_a_span(&telemetry);
+    let text = lines.text();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+    let expected = json!([{
+        "name": "unit",
+        "messaging.destination.name": "work.encode.tiny",
+        "rpc.method": "SubmitJob",
+        "medfleet.job": "a \"b\" \\ c\n",
+        "medfleet.deliveries": 2,
+        "medfleet.share": 1.0,
+        "medfleet.behind": -3,
+        "medfleet.is_first": true,
+        "medfleet.verdict": "done",
+    }]);
+    assert_eq!(line["spans"], expected);
+    assert_eq!(line["fields"], json!({ "message": "said" }));
+}
+
+#[test]
+fn lines_of_a_quiet_log_name_their_spans_too() {
+    let (telemetry, lines) = logging("error", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        info_span!("unit", medfleet.job = "j").in_scope(|| {
+            info!("not shown");
+            error!("shown");
+        });
+    });
+    let text = lines.text();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).expect("one JSON line");
+    let expected = json!([{ "name": "unit", "medfleet.job": "j" }]);
+    assert_eq!(line["spans"], expected);
+}
+
+#[test]
+fn levels_are_by_module_and_nothing_else_is_a_level() {
+    let check = |log: &str, expected: Option<[bool; 3]>| {
+        let shown = filter(log).ok().map(|filter| {
+            let enables = |target, level| filter.would_enable(target, &level);
+            [
+                enables("medfleet_queue::api", tracing::Level::DEBUG),
+                enables("medfleet_worker", tracing::Level::INFO),
+                enables("h2", tracing::Level::WARN),
+            ]
+        });
+        assert_eq!(shown, expected, "{log}");
+    };
+    check("info", Some([false, true, true]));
+    check("DEBUG", Some([true, true, true]));
+    check("error", Some([false, false, false]));
+    check("off", Some([false, false, false]));
+    check("info,medfleet_queue=debug", Some([true, true, true]));
+    check("info, h2=off", Some([false, true, false]));
+    check("medfleet_queue=trace", Some([true, false, false]));
+    for wrong in [
+        "",
+        "loud",
+        "info,",
+        "=info",
+        "h2=",
+        "h2=loud",
+        "a=info=debug",
+    ] {
+        check(wrong, None);
+    }
+    check("[unit]=debug", None);
+}
+
+#[test]
+fn a_line_for_people_leaves_it_out_too() {
+    let (telemetry, lines) = logging("info", LogFormat::Text);
+    say_something_in_a_span(&telemetry);
+    let text = lines.text();
+    let begin =
+        r#"unit{messaging.destination.name=work.encode.tiny rpc.method="SubmitJob" medfleet.job="#;
+    let end = r#"medfleet.is_first=true medfleet.verdict="retry" medfleet.verdict="done"}"#;
+    assert!(text.contains(begin) && text.contains(end), "{text}");
+    assert!(text.contains("said"), "{text}");
+    for left_out in ["otel.", "messaging.system", "rpc.service", "gen_ai."] {
+        assert!(!text.contains(left_out), "{left_out} in {text}");
+    }
+}
+
+#[test]
+fn spans_that_say_nothing_of_their_own_are_named() {
+    let (telemetry, lines) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let outer = info_span!("outer", otel.kind = "client", medfleet.verdict = Empty);
+        outer.in_scope(|| info_span!("inner").in_scope(|| info!("said")));
+        outer.record("medfleet.verdict", "done");
+        outer.in_scope(|| info!("said"));
+    });
+    let spans: Vec<serde_json::Value> = lines
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a JSON line"))
+        .map(|line: serde_json::Value| line["spans"].clone())
+        .collect();
+    let expected = [
+        json!([{ "name": "outer" }, { "name": "inner" }]),
+        json!([{ "name": "outer", "medfleet.verdict": "done" }]),
+    ];
+    assert_eq!(spans, expected);
+}
+
+#[test]
+fn what_only_a_collector_wants_is_not_written_without_one() {
+    struct Counts<'a>(&'a Cell<u32>);
+    impl fmt::Display for Counts<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.set(self.0.get() + 1);
+            f.write_str("chat tiny")
+        }
+    }
+    let written = |telemetry: &Telemetry| {
+        let times = Cell::new(0);
+        tracing::dispatcher::with_default(telemetry.dispatch(), || {
+            drop(info_span!("write text", otel.name = %Counts(&times)));
+        });
+        times.get()
+    };
+    for format in [LogFormat::Json, LogFormat::Text] {
+        assert_eq!(written(&logging("info", format).0), 0);
+    }
+    let (exporting, collected) = exporting();
+    assert_eq!(written(&exporting), 1);
+    let spans = collected.0.lock().expect("no panic holds it");
+    let names: Vec<_> = spans.iter().map(|span| span.name.as_ref()).collect();
+    assert_eq!(names, ["chat tiny"]);
+}
+
+#[test]
+fn ids_that_somebody_has_stay_as_they_are() {
+    let (telemetry, _) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let other = inject(&info_span!("other"));
+        let parent = info_span!("parent");
+        let child = parent.in_scope(|| info_span!("child"));
+        assert!(!set_parent(&parent, &other), "its child has them");
+        assert_eq!(trace_id(&child), trace_id(&parent));
+        assert!(!set_parent(&child, &other), "they were told above");
+        let sibling = info_span!(parent: &parent, "sibling");
+        assert_eq!(trace_id(&sibling), trace_id(&parent));
+        let root = parent.in_scope(|| info_span!(parent: None, "root"));
+        assert_ne!(trace_id(&root), trace_id(&parent));
+    });
+}
+
+/// What is logged decides nothing about a trace.
+#[test]
+fn spans_of_others_and_those_for_the_log_alone_stand_in_no_traces_way() {
+    let (telemetry, _) = logging("debug", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let outer = info_span!("outer");
+        let between = outer.in_scope(|| info_span!(target: "h2::codec", "not ours"));
+        let between = between.in_scope(|| debug_span!("for the log"));
+        assert!(!between.is_disabled());
+        assert_eq!((trace_id(&between), inject(&between).len()), (None, 0));
+        let inner = between.in_scope(|| info_span!("inner"));
+        assert_eq!(trace_id(&inner), trace_id(&outer));
+    });
+}
+
+#[test]
+fn what_a_caller_says_of_its_trace_is_handed_on() {
+    let (telemetry, _) = logging("info", LogFormat::Json);
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let trace = "0a".repeat(16);
+        for flags in ["00", "01"] {
+            let given = [
+                (
+                    "traceparent",
+                    format!("00-{trace}-{}-{flags}", "0b".repeat(8)),
+                ),
+                ("tracestate", "site=a".to_owned()),
+            ];
+            let taken = info_span!("taken");
+            assert!(set_parent(&taken, &given));
+            let sent = inject(&taken.in_scope(|| info_span!("sent")));
+            let [(_, parent), (_, state)] = sent.as_slice() else {
+                panic!("{sent:?}");
+            };
+            assert!(parent.starts_with(&format!("00-{trace}-")), "{parent}");
+            assert!(parent.ends_with(flags), "{parent}");
+            assert_eq!(state, "site=a");
+        }
+    });
+}
+
 #[test]
 fn a_trace_travels_without_exporter_and_with_a_quiet_log() {
     let (telemetry, _) = logging("error", LogFormat::Text);
@@ -129,7 +350,7 @@ fn bad_headers_and_no_telemetry_change_nothing() {
 fn exporting() -> (Telemetry, Collected) {
     let collected = Collected::default();
     let processor = SimpleSpanProcessor::new(Supervised::new(collected.clone()));
-    let provider = provider_builder("medfleet", true)
+    let provider = provider_builder("medfleet")
         .with_span_processor(processor)
         .build();
     let config = TelemetryConfig {
@@ -137,7 +358,7 @@ fn exporting() -> (Telemetry, Collected) {
         otlp_endpoint: Some("http://collector:4317".to_owned()),
         ..TelemetryConfig::default()
     };
-    let telemetry = Telemetry::assemble(&config, Lines::default().writer(), provider);
+    let telemetry = Telemetry::assemble(&config, Lines::default().writer(), Some(provider));
     (telemetry.expect("the settings are right"), collected)
 }
 

@@ -171,6 +171,17 @@ impl Backend for Folder {
         }
     }
 
+    async fn get_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Bytes>>, BackendError> {
+        let names = names.to_vec();
+        let read = move |root: &Root| root.read_all(&names, bytes_max);
+        let read = self.blocking("read", read).await?;
+        read.map_err(|bytes| BackendError::TooLarge { bytes, bytes_max })
+    }
+
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
         let name = name.clone();
         self.blocking("look up", move |root| root.head(name)).await

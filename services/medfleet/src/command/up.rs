@@ -34,6 +34,7 @@ const PROGRAM: Program = Program {
     name: "medfleet",
     about: "A whole fleet in one process",
     version: env!("CARGO_PKG_VERSION"),
+    threads_max: 4,
 };
 
 /// Flags of `up`.

@@ -53,6 +53,17 @@ impl Root {
         }))
     }
 
+    /// The contents of several files, or the length of one that is longer than the limit.
+    pub(super) fn read_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> io::Result<Result<Vec<Option<Bytes>>, u64>> {
+        let read = names.iter().map(|name| self.read(name, bytes_max));
+        let read = read.collect::<io::Result<Vec<_>>>()?;
+        Ok(read.into_iter().map(Option::transpose).collect())
+    }
+
     /// Makes a file young if it has this very content: what was damaged since it was put is put again.
     fn renew(&self, name: &Name, bytes: &Bytes) -> io::Result<bool> {
         let there = self.read(name, bytes.len() as u64)?;

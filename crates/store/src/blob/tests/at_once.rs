@@ -48,6 +48,14 @@ impl Backend for Counted {
         self.call().get(name, bytes_max).await
     }
 
+    async fn get_all(
+        &self,
+        names: &[Name],
+        bytes_max: u64,
+    ) -> Result<Vec<Option<Bytes>>, BackendError> {
+        self.call().get_all(names, bytes_max).await
+    }
+
     async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
         self.call().head(name).await
     }
@@ -113,6 +121,86 @@ async fn small_contents_and_their_reference_are_one_call() {
     assert!(holders.contains_key(&key.job));
     let erased = store.erase(&key.tenant, &key.job).await.expect("erases");
     assert_eq!(erased.deleted, 2);
+}
+
+/// Two contents and a text of tenant `a`, and the keys of that text and of one that is not there.
+async fn lists(store: &BlobStore) -> ([(BlobKind, Digest); 2], [(BlobKind, Vec<u8>); 2]) {
+    let a = tenant("a");
+    let mut contents = Vec::new();
+    for (kind, content) in small() {
+        let digest = store.put(&a, kind, content).await.expect("puts");
+        contents.push((kind, digest));
+    }
+    let (kind, text) = (BlobKind::TokensOfChunk, Bytes::from_static(b"tokens"));
+    let put = store.put_mutable(&a, kind, b"there", text).await;
+    put.expect("puts");
+    let texts = [b"there".to_vec(), b"not there".to_vec()].map(|key| (kind, key));
+    (contents.try_into().expect("two"), texts)
+}
+
+#[tokio::test]
+async fn lists_are_read_in_one_call() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let (contents, texts) = lists(&store).await;
+    counted.calls();
+    let read = store.get_together(&tenant("a"), contents, &texts).await;
+    let (found, said) = read.expect("reads");
+    assert_eq!(counted.calls(), 1);
+    let expected: Vec<_> = small().into_iter().map(|(_, content)| content).collect();
+    assert_eq!(found.to_vec(), expected);
+    assert_eq!(said, [Some(Bytes::from_static(b"tokens")), None]);
+}
+
+/// What is damaged is dealt with as if it were read alone, and the others do not suffer.
+#[tokio::test]
+async fn a_list_that_is_damaged_is_not_read_with_the_others() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let (contents, texts) = lists(&store).await;
+    let a = tenant("a");
+    let (kind, digest) = contents[1];
+    let damaged = blob_name(&a, kind, &digest);
+    let other = Bytes::from_static(b"other bytes");
+    counted.put(&damaged, other.clone()).await.expect("damages");
+    let read = store.get_together(&a, contents, &texts).await;
+    assert!(
+        matches!(read, Err(StoreError::Corrupt { digest: found, .. }) if found == digest),
+        "{read:?}"
+    );
+    let read = store.get_together(&a, contents, &texts).await;
+    assert!(
+        matches!(read, Err(StoreError::Missing { digest: found, .. }) if found == digest),
+        "a corrupt content is deleted: {read:?}"
+    );
+    let read = store.get_together(&a, [contents[0]], &texts).await;
+    read.expect("the others are as they were");
+    let text = blob_name(&a, texts[0].0, &store.name_of(&a, b"there"));
+    counted.put(&text, other).await.expect("damages");
+    let read = store.get_together(&a, [contents[0]], &texts).await;
+    assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+    // Of another tenant there is nothing.
+    let read = store.get_together(&tenant("b"), [contents[0]], &[]).await;
+    assert!(matches!(read, Err(StoreError::Missing { .. })), "{read:?}");
+}
+
+/// One that is larger than may be read says so, and hides no other.
+#[tokio::test]
+async fn a_list_that_is_too_large_is_refused_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (counted, store) = Counted::new(folder.path(), None);
+    let (contents, texts) = lists(&store).await;
+    let a = tenant("a");
+    let text = blob_name(&a, texts[1].0, &store.name_of(&a, b"not there"));
+    let large = Bytes::from(vec![0; (1 << 20) + 33]);
+    counted.put(&text, large).await.expect("puts");
+    let read = store.get_together(&a, contents, &texts).await;
+    assert!(
+        matches!(read, Err(StoreError::TooLarge { kind, .. }) if kind == texts[1].0),
+        "{read:?}"
+    );
+    let read = store.get_together(&a, contents, &texts[..1]).await;
+    read.expect("reads what is not too large");
 }
 
 #[tokio::test]

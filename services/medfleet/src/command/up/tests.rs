@@ -165,7 +165,7 @@ fn a_model_is_held_as_the_flags_say() {
         (vec!["--model", dir, "--vision", dir], "goes with a .gguf"),
         (
             vec!["--model", dir, "--quantised", "--set", "model.device=cuda"],
-            "multiplied on CPUs",
+            "multiplied by the kernels of CPUs",
         ),
     ] {
         let error = loaded(&words).expect_err(said).to_string();
