@@ -188,12 +188,9 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
-    let fleet = Fleet::start(Options {
-        model: Model::Simulated(Pace {
-            step_millis: 3_000,
-            ..Pace::default()
-        }),
-        ..Options::default()
+    let fleet = Fleet::paced(Pace {
+        step_millis: 3_000,
+        ..Pace::default()
     })
     .await?;
     let client = fleet.client("st-mary").await?;

@@ -93,11 +93,15 @@ impl Calls {
         self.now = Some((call, now));
     }
 
-    fn end(&mut self, now: Instant) {
+    fn end(&mut self, now: Instant, patience: Patience) {
         let Some((call, begun)) = self.now.take() else {
             return;
         };
         let took = now.saturating_duration_since(begun);
+        // Whoever looks would have found it, had the process not stood still: that says nothing of other calls.
+        if took > self.limit(call, patience) {
+            return;
+        }
         let slowest = &mut self.slowest[call.kind as usize];
         if slowest.is_none_or(|(_, slowest)| took > slowest) {
             *slowest = Some((call, took));
@@ -130,10 +134,11 @@ impl Calls {
         begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
     }
 
-    /// The whole process stood still for so long, as when a machine sleeps: that time is nobody's.
-    fn stood_still(&mut self, time: Duration) {
+    /// The whole process stood still for so long, as when a machine sleeps: that time is nobody's. A call may have begun
+    /// since.
+    fn stood_still(&mut self, time: Duration, now: Instant) {
         if let Some((_, begun)) = &mut self.now {
-            *begun += time;
+            *begun = (*begun + time).min(now);
         }
     }
 }
@@ -228,7 +233,7 @@ impl Reporter {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.calls().end(Instant::now());
+        self.0.calls().end(Instant::now(), self.0.patience);
     }
 }
 
@@ -265,8 +270,9 @@ impl Monitor {
                     // The sender lives as long as this.
                     Ok(Err(_)) => return Health::Stopped,
                     Err(_) => {
-                        let late = Instant::now().saturating_duration_since(next);
-                        shared.calls().stood_still(late);
+                        let now = Instant::now();
+                        let late = now.saturating_duration_since(next);
+                        shared.calls().stood_still(late, now);
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! Says on the queue, about once a second, that this worker is there and how many units it takes at a time: dispatchers
-//! release as much as that soon does, and the status page shows it.
+//! Says on the queue, about once a second, that this worker is there and how many units it takes at a time, of STAT beside
+//! the others too: dispatchers release as much as that soon does, and the status page shows it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,7 +14,11 @@ use crate::slot::Worker;
 pub const PRESENCE_EVERY: Duration = Duration::from_secs(1);
 
 /// Until it is stopped. What is not heard is said again.
-pub(crate) async fn announce(worker: Worker, stage: Stage) -> Result<(), Infallible> {
+pub(crate) async fn announce(
+    worker: Worker,
+    stage: Stage,
+    stat_slots: usize,
+) -> Result<(), Infallible> {
     let slots = u32::try_from(worker.config.slots.get()).unwrap_or(u32::MAX);
     let shutdown = worker.tasks.shutdown().clone();
     let mut presence = WorkerPresence {
@@ -25,6 +29,7 @@ pub(crate) async fn announce(worker: Worker, stage: Stage) -> Result<(), Infalli
         busy: 0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         draining: false,
+        stat_slots: u32::try_from(stat_slots).unwrap_or(u32::MAX),
     };
     let mut every = interval(PRESENCE_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -63,7 +63,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_failure: OnFailure::Log,
         on_shutdown: OnShutdown::Wait,
     };
-    let announce = presence::announce(worker.clone(), H::STAGE);
+    let announce = presence::announce(worker.clone(), H::STAGE, H::STAT_SLOTS);
     let announce = worker.tasks.start(announcing, announce);
     let kind = TaskKind {
         name: slot_name(H::STAGE),

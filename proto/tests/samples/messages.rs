@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("pause_record", &pause()),
         sample("upload_record", &upload()),
         sample("worker_presence", &presence()),
+        sample("worker_presence_stat", &presence_with_stat()),
         sample("result", &result()),
         sample("result_classification", &classification()),
         sample("result_localisation", &localisation()),
@@ -69,6 +70,15 @@ fn presence() -> work::WorkerPresence {
         busy: 3,
         version: "0.1.0".into(),
         draining: true,
+        ..Default::default()
+    }
+}
+
+fn presence_with_stat() -> work::WorkerPresence {
+    work::WorkerPresence {
+        stage: "decode".into(),
+        stat_slots: 1,
+        ..presence()
     }
 }
 

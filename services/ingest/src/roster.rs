@@ -27,6 +27,7 @@ pub(crate) struct Member {
     pub(crate) stage: Stage,
     pub(crate) pool: PoolName,
     pub(crate) slots: u32,
+    pub(crate) stat_slots: u32,
     pub(crate) busy: u32,
     pub(crate) version: String,
     pub(crate) is_draining: bool,
@@ -38,6 +39,8 @@ pub(crate) struct Member {
 pub(crate) struct Crew {
     pub(crate) workers: u64,
     pub(crate) slots: u64,
+    /// For units of STAT alone, beside the others.
+    pub(crate) stat_slots: u64,
     pub(crate) busy: u64,
 }
 
@@ -87,6 +90,7 @@ impl Roster {
             stage: *stage,
             pool,
             slots: presence.slots,
+            stat_slots: presence.stat_slots,
             busy: presence.busy,
             version: presence.version.chars().take(32).collect(),
             is_draining: presence.draining,
@@ -125,6 +129,7 @@ impl Roster {
             {
                 crew.workers += 1;
                 crew.slots += u64::from(member.slots);
+                crew.stat_slots += u64::from(member.stat_slots);
                 crew.busy += u64::from(member.busy);
             }
         }
@@ -148,6 +153,7 @@ mod tests {
             pool: pool.to_owned(),
             slots: 4,
             busy: 3,
+            stat_slots: 1,
             ..WorkerPresence::default()
         }
     }
@@ -170,6 +176,7 @@ mod tests {
         let two = Crew {
             workers: 2,
             slots: 8,
+            stat_slots: 2,
             busy: 6,
         };
         assert_eq!(crew(SILENCE_MAX), two);

@@ -2,6 +2,7 @@
 //! long (`lane`); within a class the tenants take turns by cost (`share`).
 //! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon; one unit
 //! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
+//! Units of STAT take first the slots that workers have for them alone, and count nowhere else as long as there are such.
 
 mod in_flight;
 mod lane;
@@ -251,6 +252,12 @@ impl Index {
     /// Takes how many units the workers of a (stage, pool) take at a time.
     pub fn set_slots(&mut self, key: &LaneKey, slots: u64) {
         self.lanes.entry(key.clone()).or_default().set_slots(slots);
+    }
+
+    /// Takes how many units of STAT these workers take at a time beside those.
+    pub fn set_stat_slots(&mut self, key: &LaneKey, slots: u64) {
+        let lane = self.lanes.entry(key.clone()).or_default();
+        lane.set_stat_slots(slots);
     }
 
     /// Takes what operators hold back now.

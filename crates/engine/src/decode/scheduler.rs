@@ -348,9 +348,12 @@ impl Scheduler {
         }
     }
 
-    /// Whether a sequence finds a place, and its prompt memory, beside the active ones. One place more is there for STAT.
+    /// Whether a sequence finds a place, and its prompt memory, beside the active ones. One place more is there for STAT:
+    /// whoever is in it takes none from the others.
     fn has_room(&self, sequence: Sequence, class: Class) -> bool {
-        let places = self.limits.sequences_max + usize::from(class == Class::Stat);
+        let first = self.active.first().map(|first| first.place().0);
+        let has_stat = class == Class::Stat || first == Some(Class::Stat);
+        let places = self.limits.sequences_max + usize::from(has_stat);
         let active = self.active.iter();
         let promised: usize = active
             .map(|taken| self.backend.blocks_missing(taken.sequence))

@@ -10,7 +10,7 @@ fn what_a_call_may_take_follows_what_others_of_its_kind_took() {
         let (mut calls, start) = (Calls::default(), Instant::now());
         for (call, took) in took {
             calls.begin(*call, start);
-            calls.end(start + seconds(*took));
+            calls.end(start + seconds(*took), Patience::SAFE);
         }
         let limit = calls.limit(call, Patience::SAFE);
         assert_eq!(limit, seconds(expected), "{took:?} {call:?}");
@@ -23,6 +23,9 @@ fn what_a_call_may_take_follows_what_others_of_its_kind_took() {
     check(&[(rows(512), 60), (rows(1), 5)], rows(512), 1200);
     // A short prompt came first: a pass 26 times as large may take 26 times as long.
     check(&[(rows(20), 26)], rows(512), 20 * 26 * 26);
+    // The process stood still in a call that ended before anybody looked.
+    check(&[(rows(512), 7200)], rows(512), 3600);
+    check(&[(rows(512), 60), (rows(512), 7200)], rows(512), 1200);
 }
 
 #[test]
@@ -34,15 +37,19 @@ fn a_call_is_due_after_its_time_without_that_in_which_the_process_stood_still() 
     };
     assert_eq!(due(&calls, 0), seconds(600), "one may begin at once");
     calls.begin(Call::compute(1), start);
-    calls.end(start + seconds(60));
+    calls.end(start + seconds(60), Patience::SAFE);
     calls.begin(Call::compute(1), start + seconds(100));
     assert_eq!(due(&calls, 150), seconds(100 + 1200));
-    calls.stood_still(seconds(3600));
+    calls.stood_still(seconds(3600), start + seconds(3800));
     assert_eq!(due(&calls, 3800), seconds(3700 + 1200));
     assert_eq!(calls.under_way(start + seconds(3800)), seconds(100));
-    calls.end(start + seconds(3800));
+    calls.end(start + seconds(3800), Patience::SAFE);
     assert_eq!(calls.under_way(start + seconds(3900)), Duration::ZERO);
     assert_eq!(due(&calls, 3900), seconds(3900 + 600));
+    // What stood still before a call began is not taken off its time.
+    calls.begin(Call::compute(1), start + seconds(4000));
+    calls.stood_still(seconds(3600), start + seconds(4001));
+    assert_eq!(due(&calls, 4001), seconds(4001 + 20 * 100));
 }
 
 #[test]

@@ -77,6 +77,9 @@ struct Fleet<'a> {
     waiting: BTreeMap<(Stage, Class), VecDeque<Held>>,
     busy: BTreeMap<(Stage, Class), u64>,
     left: HashMap<usize, u32>,
+    /// Slots of decode for STAT alone, and the jobs in them.
+    stat_slots: u64,
+    apart: HashSet<usize>,
     outcome: Outcome,
 }
 
@@ -111,8 +114,17 @@ impl<'a> Fleet<'a> {
             waiting: BTreeMap::new(),
             busy: BTreeMap::new(),
             left: HashMap::new(),
+            stat_slots: 0,
+            apart: HashSet::new(),
             outcome: Outcome::default(),
         }
+    }
+
+    /// With so many slots of decode for STAT alone, beside the others.
+    fn with_stat_slots(mut self, slots: u64) -> Self {
+        self.index.set_stat_slots(&(Stage::Decode, pool()), slots);
+        self.stat_slots = slots;
+        self
     }
 
     fn at(&mut self, time: i64, event: Event) {
@@ -168,6 +180,9 @@ impl<'a> Fleet<'a> {
 
     fn done(&mut self, stage: Stage, class: Class, job: usize, now: i64) {
         *self.busy.entry((stage, class)).or_default() -= 1;
+        if stage == Stage::Decode {
+            self.apart.remove(&job);
+        }
         match stage {
             Stage::Preprocess => {
                 let chunks = self.jobs[job].chunks();
@@ -213,13 +228,7 @@ impl<'a> Fleet<'a> {
         }
         for stage in Stage::ALL {
             for class in Class::ALL {
-                while self
-                    .busy
-                    .iter()
-                    .filter(|((at, _), _)| at == stage)
-                    .map(|(_, busy)| *busy)
-                    .sum::<u64>()
-                    < WORKERS[*stage as usize] as u64
+                while self.is_taken(*stage, *class)
                     && let Some(held) = self
                         .waiting
                         .get_mut(&(*stage, *class))
@@ -231,8 +240,29 @@ impl<'a> Fleet<'a> {
         }
     }
 
+    /// Whether a worker takes a unit of a class now.
+    fn is_taken(&self, stage: Stage, class: Class) -> bool {
+        let has_stat_slot = (stage, class) == (Stage::Decode, Class::Stat)
+            && (self.apart.len() as u64) < self.stat_slots;
+        self.has_slot(stage) || has_stat_slot
+    }
+
+    /// Whether a slot for all classes is free.
+    fn has_slot(&self, stage: Stage) -> bool {
+        let of_stage = self.busy.iter().filter(|((at, _), _)| *at == stage);
+        let busy: u64 = of_stage.map(|(_, busy)| *busy).sum();
+        let apart = match stage {
+            Stage::Decode => self.apart.len() as u64,
+            Stage::Preprocess | Stage::Encode => 0,
+        };
+        busy - apart < WORKERS[stage as usize] as u64
+    }
+
     fn start(&mut self, held: Held, now: i64) {
         let (stage, class, job) = (held.unit.stage, held.unit.class, index_of(&held));
+        if !self.has_slot(stage) {
+            self.apart.insert(job);
+        }
         let millis = held.unit.cost.at(stage);
         let waited = self.outcome.waited.entry(class).or_default();
         *waited = (*waited).max(now - held.stored_at.0);
@@ -343,6 +373,28 @@ fn a_patient_who_waits_starts_within_one_unit() {
     println!("STAT units waited {waited} ms at most; the longest unit takes {longest} ms");
     assert!(waited <= i64::try_from(longest).expect("small"));
     assert_eq!(outcome.ended.len(), jobs.len(), "nothing starves");
+}
+
+/// Two come while every slot has a text of minutes, and such a slot becomes free while they are written.
+#[test]
+fn patients_who_wait_have_the_slots_that_are_theirs_and_take_no_others() {
+    let long = Cost {
+        decode_millis: 600_000,
+        ..FILM
+    };
+    let flood: Vec<Job> = (0..40).map(|_| Job::of("flood", long, 0)).collect();
+    let mut jobs = flood.clone();
+    let stat = Job {
+        class: Class::Stat,
+        ..Job::of("film", FILM, 598_000)
+    };
+    jobs.extend([stat.clone(), stat]);
+    let end = |outcome: &Outcome| (0..flood.len()).map(|job| outcome.ended[&job]).max();
+    let without = Fleet::new(&flood).run(i64::MAX);
+    let with = Fleet::new(&jobs).with_stat_slots(2).run(i64::MAX);
+    let waited = with.waited[&Class::Stat];
+    assert!(waited < 1_000, "{waited} ms");
+    assert_eq!(end(&with), end(&without));
 }
 
 /// Jain's index over the slot time that each tenant got of a stage in ten minutes in which all of them had enough to do there.

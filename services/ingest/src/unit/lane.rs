@@ -23,6 +23,8 @@ pub(super) struct Lane {
     latest: u64,
     /// Units that its workers take at a time, all together.
     slots: u64,
+    /// Units of STAT that they take beside those.
+    stat_slots: u64,
     /// Until the next recount nothing is released here: the last try failed.
     is_stopped: bool,
     /// Releases of higher classes since the last one of this class, while it waited.
@@ -38,6 +40,7 @@ impl Default for Lane {
             released: Default::default(),
             latest: UNKNOWN_MILLIS,
             slots: 0,
+            stat_slots: 0,
             is_stopped: false,
             passed: [0; CLASSES],
             last: CLASSES,
@@ -108,7 +111,7 @@ impl Lane {
         let has_room = self.has_room(rules);
         let is_open = |class: &usize| {
             let is_held = |tenant: &_| terms.hold(tenant, *class);
-            (has_room || self.released[*class].is_empty())
+            (has_room || self.has_place_apart(rules, *class) || self.released[*class].is_empty())
                 && self.leaves_reserve(terms, *class)
                 && self.held[*class].has_any(is_held)
         };
@@ -132,25 +135,47 @@ impl Lane {
 
     /// A unit for each slot, and as much as all of them do in the time that work is released ahead.
     fn has_room(&self, rules: &Rules) -> bool {
-        let units: usize = self.released.iter().map(VecDeque::len).sum();
-        let (units, millis) = (units as u64, self.released.iter().flatten().sum::<u64>());
-        units < rules.released_units_max
+        let units: u64 = (0..CLASSES).map(|class| self.units_in_slots(class)).sum();
+        let of_class = |class: usize| self.released[class].iter().skip(self.apart(class));
+        let millis: u64 = (0..CLASSES).flat_map(of_class).sum();
+        self.is_allowed(rules)
             && (units < self.slots || millis < self.slots.saturating_mul(rules.ahead_millis))
+    }
+
+    /// Whether a slot is free that is there for this class alone.
+    fn has_place_apart(&self, rules: &Rules, class: usize) -> bool {
+        self.released[class].len() < self.apart(class) && self.is_allowed(rules)
+    }
+
+    /// Whether one more unit may be out, whatever it costs.
+    fn is_allowed(&self, rules: &Rules) -> bool {
+        let units: usize = self.released.iter().map(VecDeque::len).sum();
+        (units as u64) < rules.released_units_max
     }
 
     /// Whether one more unit of a class leaves free what is kept for the classes above it. The last slot is kept for nobody,
     /// and where there is no slot at all there is none to keep.
     fn leaves_reserve(&self, terms: &Terms<'_>, class: usize) -> bool {
-        let above = (0..class).map(|above| (terms.reserved(above), self.units_out(above)));
+        let above = (0..class).map(|above| (terms.reserved(above), self.units_in_slots(above)));
         let (reserved, unused) = above.fold((0, 0), |(reserved, unused), (kept, out)| {
             (reserved + kept, unused + kept.saturating_sub(out))
         });
-        let out: u64 = (0..CLASSES).map(|class| self.units_out(class)).sum();
+        let out: u64 = (0..CLASSES).map(|class| self.units_in_slots(class)).sum();
         reserved == 0 || self.slots == 0 || out < self.slots.saturating_sub(unused).max(1)
     }
 
-    fn units_out(&self, class: usize) -> u64 {
-        self.released[class].len() as u64
+    /// How many units of a class have slots of their own.
+    fn apart(&self, class: usize) -> usize {
+        if class == slot(Class::Stat) {
+            usize::try_from(self.stat_slots).unwrap_or(usize::MAX)
+        } else {
+            0
+        }
+    }
+
+    /// The units of a class that are out and count against the slots of all classes, whichever they are in.
+    fn units_in_slots(&self, class: usize) -> u64 {
+        self.released[class].len().saturating_sub(self.apart(class)) as u64
     }
 
     fn count(&mut self, held: &Held) {
@@ -189,6 +214,10 @@ impl Lane {
 
     pub(super) fn set_slots(&mut self, slots: u64) {
         self.slots = slots;
+    }
+
+    pub(super) fn set_stat_slots(&mut self, slots: u64) {
+        self.stat_slots = slots;
     }
 
     /// Whether units wait that a recount may find room for.

@@ -5,6 +5,8 @@ use medfleet_queue::Backlog as Counted;
 
 use super::*;
 
+mod stat;
+
 fn pool(name: &str) -> PoolName {
     PoolName::new(name).expect("a pool")
 }
@@ -544,42 +546,4 @@ fn a_tenant_whose_jobs_wait_behind_the_stages_has_only_stat_jobs_let_in() {
     assert_eq!(sequences(&index.take(100, NOW)), [2]);
     index.set_behind([].into());
     assert_eq!(sequences(&index.take(100, NOW)), [1]);
-}
-
-#[test]
-fn decode_slots_are_kept_for_the_classes_above() {
-    use Class::{Bulk, Routine, Stat, Urgent};
-    let lane = (Stage::Decode, pool("p"));
-    let check = |slots, reserved: Reserved, units: &[Class], expected: &[u64]| {
-        let mut index = empty(MANY, Weights::new());
-        index.rules.decode_reserved = reserved;
-        index.set_slots(&lane, slots);
-        for (sequence, class) in (1..).zip(units) {
-            let mut held = held(sequence, *class);
-            held.unit.stage = Stage::Decode;
-            held.unit.cost.decode_millis = 1_000_000;
-            index.insert(held);
-        }
-        let taken = sequences(&index.take(100, NOW));
-        assert_eq!(taken, expected, "{slots} {reserved:?} {units:?}");
-    };
-    let none = Reserved::default();
-    let many = [Routine; 6];
-    check(4, none, &many, &[1, 2, 3, 4]);
-    check(4, [1, 0, 0], &many, &[1, 2, 3]);
-    check(4, [1, 1, 0], &many, &[1, 2]);
-    check(4, [1, 1, 0], &[Urgent; 6], &[1, 2, 3]);
-    check(4, [1, 1, 0], &[Stat; 6], &[1, 2, 3, 4]);
-    // What the class above uses is not kept once more.
-    check(
-        4,
-        [2, 0, 0],
-        &[Stat, Stat, Routine, Routine, Routine],
-        &[1, 2, 3, 4],
-    );
-    // Nor does a unit of each class go beyond it, but without a slot there is none to keep.
-    check(4, [1, 0, 0], &[Routine, Routine, Routine, Bulk], &[1, 2, 3]);
-    check(0, [1, 0, 0], &[Routine, Routine, Bulk], &[1, 3]);
-    // One slot is open to all.
-    check(2, [8, 0, 0], &many, &[1]);
 }

@@ -102,6 +102,7 @@ impl<'a> Session<'a> {
             .crews(&self.dispatcher.pools, Instant::now());
         for (lane, crew) in crews {
             self.index.set_slots(&lane, crew.slots);
+            self.index.set_stat_slots(&lane, crew.stat_slots);
         }
     }
 

@@ -72,6 +72,22 @@ async fn a_text_of_stat_begins_with_the_next_pass_wherever_it_fits() {
 }
 
 #[tokio::test]
+async fn a_text_of_stat_takes_no_place_from_the_others() {
+    let limits = DecodeLimits {
+        sequences_max: 1,
+        ..WHOLE
+    };
+    let recorded = held(limits, 100, &[0, 1]);
+    let stat = of(Class::Stat, long(30, 1, &[], 16));
+    let routine = of(Class::Routine, long(30, 2, &[], 4));
+    let first = std::slice::from_ref(&stat);
+    let results = recorded.then(first, 2, &routine).await;
+    assert_eq!(preemptions(results, [&stat, &routine]), [0, 0]);
+    let passes = recorded.passes();
+    assert_eq!(passes[2], [(0, 1), (1, 31)], "{passes:?}");
+}
+
+#[tokio::test]
 async fn a_text_of_another_class_waits_for_room_and_goes_before_lower_ones() {
     let limits = DecodeLimits {
         sequences_max: 1,
