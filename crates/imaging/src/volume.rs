@@ -283,12 +283,16 @@ pub(crate) fn each_slice(
 }
 
 /// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest
-/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too.
+/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too,
+/// and so may be all of a lookup table, which can end in one value for padding and metal.
 fn bright(
     (first, last): (i64, i64),
     transform: &Transform,
     curves: &[Curve],
 ) -> Option<(f64, f64)> {
+    if matches!(transform, Transform::Lut(_)) {
+        return None;
+    }
     let (first, last) = (transform.apply(first), transform.apply(last));
     let (low, high) = (first.min(last), first.max(last));
     let above = |curve: &Curve| low > curve.center + curve.width / 2.0;
