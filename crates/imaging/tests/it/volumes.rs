@@ -314,6 +314,16 @@ fn slices_that_are_mirrored_or_turned_are_refused_or_another_series_is_used() {
     // A coronal slice by itself.
     let files = [of(0.0, "1\\0\\0\\0\\0\\-1", series)];
     assert!(plan_of(&files).is_ok());
+    // One that does not say where it lies, and how all the same.
+    let alone = |orientation: &str| {
+        slice(0.0, |object| {
+            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            drop(object.take_element(tags::IMAGE_POSITION_PATIENT));
+        })
+    };
+    assert!(plan_of(&[alone(AXIAL)]).is_ok());
+    let mirrored = plan_of(&[alone("-1\\0\\0\\0\\1\\0")]);
+    assert_eq!(mirrored.unwrap_err(), Reason::NotUpright);
 }
 
 #[test]
@@ -341,7 +351,7 @@ fn what_makes_no_volume_is_refused() {
                 object,
                 tags::IMAGE_ORIENTATION_PATIENT,
                 VR::DS,
-                "0\\1\\0\\-1\\0\\0",
+                "1\\0\\0\\0\\0\\-1",
             )
         },
         Reason::MixedOrientation,
