@@ -199,6 +199,7 @@ pub(crate) fn in_order<T: Send>(
 mod tests {
     use std::cell::Cell;
     use std::collections::HashSet;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -299,6 +300,22 @@ mod tests {
         // Of each thread one that is at work and blocks, and one that waits; and the one that was just taken.
         assert!((1..=5).contains(&most), "{most}");
         assert_eq!(made.load(SeqCst), 50);
+    }
+
+    /// Whoever waits for that thread hears of it, and so does who called; the others end.
+    #[test]
+    fn a_panic_on_a_thread_is_passed_on() {
+        for broken in [0, 5, 22] {
+            let make = |at: usize| -> Result<usize, Refusal> {
+                assert_ne!(at, broken, "a broken codec");
+                Ok(at)
+            };
+            let mut taken = 0;
+            let mut take = |_: usize| taken += 1;
+            let all = || in_order(Decoder::HERE, (3, 23), &make, &mut take);
+            assert!(catch_unwind(AssertUnwindSafe(all)).is_err());
+            assert!(taken <= broken, "{taken}");
+        }
     }
 
     /// What is in the hands of threads never costs more together than it may, but for one thing that does by itself.

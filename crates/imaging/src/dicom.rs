@@ -206,7 +206,9 @@ impl<'a> File<'a> {
                 _ => refuse(tags::MODALITY_LUT_TYPE),
             };
         }
-        if elements.value(tags::RESCALE_INTERCEPT).is_none() {
+        // An element of blanks says as little as none.
+        let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
+        if intercept.is_empty() {
             return refuse(tags::RESCALE_INTERCEPT);
         }
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
@@ -218,20 +220,23 @@ impl<'a> File<'a> {
     /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body
     /// are shown like has no one way up; Field of View Horizontal Flip says what was done on the way, and not how it lies now.
     pub(crate) fn refuse_turned_chest(&self) -> Result<(), Refusal> {
-        let text = |tag| self.header.text(tag, VR::CS);
-        let chest = matches!(
-            text(tags::BODY_PART_EXAMINED)?,
-            Some("CHEST" | "THORAX" | "LUNG")
-        );
-        let (true, Some(orientation)) = (chest, text(tags::PATIENT_ORIENTATION)?) else {
+        // Some write these in their own language and character set, which names no part and no view that is known here.
+        let word = |tag| self.header.text(tag, VR::CS).ok().flatten();
+        let part = word(tags::BODY_PART_EXAMINED);
+        if !matches!(part, Some("CHEST" | "THORAX" | "LUNG")) {
+            return Ok(());
+        }
+        let Some(orientation) = self.header.text(tags::PATIENT_ORIENTATION, VR::CS)? else {
             return Ok(());
         };
-        let view = text(tags::VIEW_POSITION)?.unwrap_or_default();
+        let view = word(tags::VIEW_POSITION).unwrap_or_default();
         let frontal = view.starts_with("PA") || view.starts_with("AP");
-        // The first letter of each is the main one (C.7.6.1.1.1).
-        let mut directions = orientation
-            .split('\\')
-            .map(|direction| direction.trim().chars().next());
+        // The first letter of each is the main one (C.7.6.1.1.1). A word that is not made of such letters says no direction.
+        let mut directions = orientation.split('\\').map(|direction| {
+            let mut letters = direction.trim().chars();
+            let is_direction = letters.clone().all(|letter| "APRLHF".contains(letter));
+            letters.next().filter(|_| is_direction)
+        });
         let (row, column) = (directions.next().flatten(), directions.next().flatten());
         let across = match row {
             None | Some('L') => true,

@@ -60,6 +60,29 @@ impl Place {
         }))
     }
 
+    /// Whether a frame that says how it lies does so as such slices are looked at; it need not say where.
+    ///
+    /// # Errors
+    /// One that is mirrored or turned.
+    pub(crate) fn refuse_turned(groups: &Groups<'_>, frame: u32) -> Result<(), Refusal> {
+        let item = groups.of(frame, tags::PLANE_ORIENTATION_SEQUENCE)?;
+        let tag = tags::IMAGE_ORIENTATION_PATIENT;
+        let directions = item.decimals(tag, Reason::InvalidAttribute)?;
+        let &[a, b, c, d, e, f] = directions.as_slice() else {
+            return Ok(());
+        };
+        let place = Self {
+            row: [a, b, c],
+            column: [d, e, f],
+            along: 0.0,
+        };
+        if place.is_upright() {
+            Ok(())
+        } else {
+            Err(Refusal::at(Reason::NotUpright, tag))
+        }
+    }
+
     /// A slice with columns to the left and rows to the back, at this height.
     pub(crate) fn axial(along: f64) -> Self {
         Self {
@@ -80,7 +103,7 @@ impl Place {
     /// Whether it lies as such slices are looked at: columns to the patient's left, of a sagittal one to the front or back, and
     /// rows to the feet, of an axial one to the back. In axes of the patient, +x is left, +y back, +z head (C.7.6.2.1.1).
     /// A slice that is none of the three has no one way up.
-    pub(crate) fn is_upright(&self) -> bool {
+    fn is_upright(&self) -> bool {
         const LEFT: (usize, bool) = (0, true);
         let across = cross(self.row, self.column);
         let (normal, _) = main_axis(across);

@@ -26,8 +26,8 @@ pub(crate) struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     /// # Errors
-    /// A file that has groups for another number of frames than it has frames, or one group both shared and of a frame: the two
-    /// may contradict each other.
+    /// A file that has groups for another number of frames than it has frames, or one group both shared and of a frame where the
+    /// two are not the same: one of them would be believed.
     pub(crate) fn read(top: &DataSet<'a>, frames: u32) -> Result<Self, Refusal> {
         let per_frame = top.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?;
         if !per_frame.is_empty() && per_frame.len() != frames as usize {
@@ -42,8 +42,11 @@ impl<'a> Groups<'a> {
         }
         let shared = top.first_item(tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE)?;
         for group in GROUPS {
-            let has = |item: &DataSet<'_>| item.value(group).is_some();
-            if shared.as_ref().is_some_and(has) && per_frame.iter().any(has) {
+            let bytes = |item: &DataSet<'a>| item.value(group).map(|value| value.bytes);
+            let Some(of_all) = shared.as_ref().and_then(bytes) else {
+                continue;
+            };
+            if per_frame.iter().filter_map(bytes).any(|own| own != of_all) {
                 return Err(Refusal::at(Reason::InvalidAttribute, group)
                     .found("a functional group both shared and of a frame"));
             }

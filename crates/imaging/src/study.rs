@@ -233,10 +233,10 @@ impl<'a> Choice<'a> {
         let mut series: Vec<(&str, bool, usize, i64)> = Vec::new();
         let mut places = BTreeMap::new();
         for (_, file) in self.left() {
-            let upright = |place: Place| place.is_axial() && place.is_upright();
+            let is_axial = |place: Place| place.is_axial();
             let mut places_of = file.frames.iter().map(|slice| slice.place);
             let axial =
-                file.unusable.is_none() && places_of.all(|place| place.is_some_and(upright));
+                file.unusable.is_none() && places_of.all(|place| place.is_some_and(is_axial));
             let place = *places.entry(&file.series).or_insert(series.len());
             match series.get_mut(place) {
                 Some((_, all_axial, slices, _)) => {
@@ -310,13 +310,6 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
     let Some((_, _, first_file, first)) = slices.first().copied() else {
         return Err(Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA));
     };
-    // All others lie as the first one does, or are refused below.
-    if first.place.is_some_and(|place| !place.is_upright()) {
-        return Err(Refusal::at(
-            Reason::NotUpright,
-            tags::IMAGE_ORIENTATION_PATIENT,
-        ));
-    }
     if slices.len() == 1 {
         return Ok(vec![(slices[0].0, 0)]);
     }

@@ -171,16 +171,16 @@ impl Table {
         })
     }
 
-    /// Whether its entries stay in the lowest eighth of what its bits hold: writers put 8 or 12 bits into tables of 16, and what
-    /// is shown by them comes out nearly black.
+    /// Whether its entries fit into fewer bits than it says: writers put 8, 12 or 14 bits into tables of 16, and what is shown by
+    /// them comes out black or dark.
     pub(crate) fn is_dim(&self) -> bool {
         is_dim(self.values.iter().copied().max().unwrap_or(0), self.bits)
     }
 }
 
-/// Whether the largest of a table's entries is that small.
+/// Whether the largest of a table's entries leaves the highest bit unused.
 pub(crate) fn is_dim(most: u16, bits: u16) -> bool {
-    u32::from(most) * 8 < u32::from(u16::MAX >> (16 - bits))
+    u32::from(most) * 2 < u32::from(u16::MAX >> (16 - bits))
 }
 
 /// The input of a table's first entry, as its descriptor has it: of the sign that the input has (C.11.1.1). `None` where it was

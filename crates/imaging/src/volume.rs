@@ -92,7 +92,7 @@ impl Slices {
                 .u16(tags::IN_CONCATENATION_TOTAL_NUMBER)?
                 .map(|parts| Ok::<_, Refusal>((text(tags::CONCATENATION_UID)?, parts)))
                 .transpose()?,
-            unusable: check_values(file, modality).err(),
+            unusable: check_usable(file, modality).err(),
             rows: image.rows,
             columns: image.columns,
             frames: slices(file, modality, limits)?,
@@ -130,21 +130,21 @@ impl Slices {
     }
 }
 
-/// Whether values are what the model's windows are for. A study may hold maps of something else beside its images.
-fn check_values(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
-    if modality == Modality::Mr {
-        // Without a unit, low values that are bright would come out dark.
-        return if file.image.photometric == Photometric::Monochrome2 {
-            Ok(())
-        } else {
-            Err(Refusal::at(
-                Reason::UnsupportedPhotometric,
-                tags::PHOTOMETRIC_INTERPRETATION,
-            )
-            .found(file.image.photometric))
-        };
+/// Whether values are what the model's windows are for, and lie as they are looked at. A study may hold maps of something else,
+/// and what was turned, beside its images.
+fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    let (is_mr, photometric) = (modality == Modality::Mr, file.image.photometric);
+    // Without a unit, low values that are bright would come out dark.
+    if is_mr && photometric != Photometric::Monochrome2 {
+        let tag = tags::PHOTOMETRIC_INTERPRETATION;
+        return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(photometric));
     }
-    (0..file.image.frames).try_for_each(|frame| file.refuse_not_hounsfield(frame))
+    (0..file.image.frames).try_for_each(|frame| {
+        if !is_mr {
+            file.refuse_not_hounsfield(frame)?;
+        }
+        Place::refuse_turned(&file.groups, frame)
+    })
 }
 
 fn pixels(modality: Modality, (rows, columns): (u32, u32), frames: u32) -> u64 {
@@ -283,12 +283,16 @@ pub(crate) fn each_slice(
 }
 
 /// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest
-/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too.
+/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too,
+/// and so may be all of a lookup table, which can end in one value for padding and metal.
 fn bright(
     (first, last): (i64, i64),
     transform: &Transform,
     curves: &[Curve],
 ) -> Option<(f64, f64)> {
+    if matches!(transform, Transform::Lut(_)) {
+        return None;
+    }
     let (first, last) = (transform.apply(first), transform.apply(last));
     let (low, high) = (first.min(last), first.max(last));
     let above = |curve: &Curve| low > curve.center + curve.width / 2.0;

@@ -47,6 +47,8 @@ fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
         ("RL", "A\\F"),
         ("", "L\\F"),
         ("PA", ""),
+        ("PA", "UNKNOWN"),
+        ("PA", "\\F"),
     ] {
         assert_eq!(
             film("CHEST", view, orientation),
@@ -68,6 +70,16 @@ fn a_chest_film_lies_as_it_is_looked_at_or_is_refused() {
         assert_eq!(found, Some(Reason::NotUpright), "{view} {orientation}");
     }
     assert_eq!(film("HAND", "PA", "R\\F"), None);
+    // "TÓRAX" in a character set of one byte a letter is no reason to refuse a film whose pixels are good.
+    let in_latin_1 = |part: &'static [u8]| {
+        refused(|object| {
+            let part = PrimitiveValue::U8(part.to_vec().into());
+            put(object, tags::BODY_PART_EXAMINED, VR::UN, part);
+            put(object, tags::PATIENT_ORIENTATION, VR::CS, "L\\F");
+        })
+    };
+    assert_eq!(in_latin_1(b"T\xd3RAX "), None);
+    assert_eq!(in_latin_1(b"CHEST "), None);
 }
 
 #[test]
@@ -190,7 +202,7 @@ fn a_palette_of_signed_values_begins_below_zero() {
     );
 }
 
-/// Twelve bits in a table of 16 would show a film of which nothing is brighter than a 16th.
+/// Twelve bits in a table of 16 would show a film of which nothing is brighter than a 16th, in one of 13 than a half.
 #[test]
 fn a_window_table_that_stays_dark_is_refused() {
     let with = |bits: u16| {
@@ -200,7 +212,9 @@ fn a_window_table_that_stays_dark_is_refused() {
         })
     };
     assert_eq!(with(12), None);
-    assert_eq!(with(16), Some(Reason::UnsupportedLut));
+    for bits in [13, 14, 16] {
+        assert_eq!(with(bits), Some(Reason::UnsupportedLut), "{bits}");
+    }
 }
 
 #[test]
@@ -224,21 +238,24 @@ fn a_functional_group_is_shared_or_of_each_frame() {
         put_sequence(&mut item, transformation, values);
         item
     };
-    let with = |shared: bool, own: bool| {
+    let with = |shared: Option<&str>, own: Option<&str>| {
         refused(|object| {
-            if shared {
+            if let Some(intercept) = shared {
                 let tag = tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE;
-                put_sequence(object, tag, group("0"));
+                put_sequence(object, tag, group(intercept));
             }
-            if own {
+            if let Some(intercept) = own {
                 let tag = tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE;
-                put_sequence(object, tag, group("-1024"));
+                put_sequence(object, tag, group(intercept));
             }
         })
     };
-    assert_eq!(with(true, false), None);
-    assert_eq!(with(false, true), None);
-    assert_eq!(with(true, true), Some(Reason::InvalidAttribute));
+    assert_eq!(with(Some("0"), None), None);
+    assert_eq!(with(None, Some("-1024")), None);
+    let refusal = Some(Reason::InvalidAttribute);
+    assert_eq!(with(Some("0"), Some("-1024")), refusal);
+    // Said twice, and the same.
+    assert_eq!(with(Some("-1024"), Some("-1024")), None);
 }
 
 #[test]

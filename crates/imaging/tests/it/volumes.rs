@@ -212,6 +212,18 @@ fn check_alone(says: (Tag, VR, &str), expected: Option<Reason>) {
     assert_eq!(plan_of(&[file]).err(), expected, "{text}");
 }
 
+/// Puts a Modality LUT, for stored values of 0, of 1 and of more, in the place of the rescale.
+fn by_table(object: &mut InMemDicomObject, kind: &str, values: [u16; 3]) {
+    drop(object.take_element(tags::RESCALE_SLOPE));
+    drop(object.take_element(tags::RESCALE_INTERCEPT));
+    let mut item = InMemDicomObject::new_empty();
+    let words = |words: &[u16]| PrimitiveValue::U16(words.to_vec().into());
+    put(&mut item, tags::LUT_DESCRIPTOR, VR::US, words(&[3, 0, 16]));
+    put(&mut item, tags::MODALITY_LUT_TYPE, VR::LO, kind);
+    put(&mut item, tags::LUT_DATA, VR::OW, words(&values));
+    put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+}
+
 /// Maps of iodine are CT, and files whose rescale was lost are not known to be in Hounsfield units.
 #[test]
 fn a_ct_is_in_hounsfield_units_or_refused() {
@@ -226,18 +238,12 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
         drop(object.take_element(tags::RESCALE_INTERCEPT));
     });
     assert_eq!(plan_of(&[lost]).unwrap_err(), Reason::NotHounsfield);
-    let table = |kind: &str| {
-        slice(0.0, |object| {
-            drop(object.take_element(tags::RESCALE_SLOPE));
-            drop(object.take_element(tags::RESCALE_INTERCEPT));
-            let mut item = InMemDicomObject::new_empty();
-            let words = |words: &[u16]| PrimitiveValue::U16(words.to_vec().into());
-            put(&mut item, tags::LUT_DESCRIPTOR, VR::US, words(&[3, 0, 16]));
-            put(&mut item, tags::MODALITY_LUT_TYPE, VR::LO, kind);
-            put(&mut item, tags::LUT_DATA, VR::OW, words(&[1, 2, 3]));
-            put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
-        })
-    };
+    let blank = slice(0.0, |object| {
+        put(object, tags::RESCALE_SLOPE, VR::DS, "  ");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "  ");
+    });
+    assert_eq!(plan_of(&[blank]).unwrap_err(), Reason::NotHounsfield);
+    let table = |kind: &str| slice(0.0, |object| by_table(object, kind, [1, 2, 3]));
     assert!(plan_of(&[table("HU")]).is_ok());
     assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
 }
@@ -308,6 +314,16 @@ fn slices_that_are_mirrored_or_turned_are_refused_or_another_series_is_used() {
     // A coronal slice by itself.
     let files = [of(0.0, "1\\0\\0\\0\\0\\-1", series)];
     assert!(plan_of(&files).is_ok());
+    // One that does not say where it lies, and how all the same.
+    let alone = |orientation: &str| {
+        slice(0.0, |object| {
+            put(object, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, orientation);
+            drop(object.take_element(tags::IMAGE_POSITION_PATIENT));
+        })
+    };
+    assert!(plan_of(&[alone(AXIAL)]).is_ok());
+    let mirrored = plan_of(&[alone("-1\\0\\0\\0\\1\\0")]);
+    assert_eq!(mirrored.unwrap_err(), Reason::NotUpright);
 }
 
 #[test]
@@ -335,7 +351,7 @@ fn what_makes_no_volume_is_refused() {
                 object,
                 tags::IMAGE_ORIENTATION_PATIENT,
                 VR::DS,
-                "0\\1\\0\\-1\\0\\0",
+                "1\\0\\0\\0\\0\\-1",
             )
         },
         Reason::MixedOrientation,
@@ -423,4 +439,11 @@ fn padding_that_is_brighter_than_all_is_black() {
     // -500 HU may be lung.
     assert_eq!(at(&frame(500), 0, 1), [65, 0, 0]);
     assert_eq!(at(&frame(500), 4, 5), [255, 255, 255]);
+    // Of a table that ends in 2000 HU, what is beside the padding may be metal.
+    let saturated = slice(0.0, |object| {
+        by_table(object, "HU", [1, 2, 2000]);
+        put(object, tags::PIXEL_PADDING_VALUE, VR::US, 2900_u16);
+    });
+    let saturated = frames_of(&[saturated]).remove(0).0;
+    assert_eq!(at(&saturated, 3, 5), [255, 255, 255]);
 }
