@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{Class, JobKey, TenantId, UnixMillis, UploadId};
-use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord};
+use medfleet_core::{Class, FailureReason, JobKey, TenantId, UnixMillis, UploadId};
+use medfleet_proto::work::v1::{AuditEntry, DeadLetter, PauseRecord, UploadRecord, WorkUnit};
 
-use crate::api::{Operation, Which, code, once, repeatable};
+use crate::api::{Operation, Stored, Which, code, once, repeatable};
 use crate::bucket::Entry;
-use crate::wire::{decode, encode, later_of_upload, unit_from_wire};
+use crate::wire::{decode, encode, later_of_upload, reason_to_wire, unit_from_wire};
 use crate::{Queue, QueueError, Result, Revision, Updated, subject};
 
 /// Notes of one kind: the filter of their keys, and the job that each is of.
@@ -174,10 +174,11 @@ impl Queue {
             .await
     }
 
-    /// Dead letters after a sequence, of one tenant or of all, oldest first, at most `limit`.
+    /// Dead letters after a sequence, of one tenant or of all, oldest first, at most `limit`. One that cannot be read says so, with
+    /// the job and the epoch that its subject names: the others are told, and it can be discarded.
     ///
     /// # Errors
-    /// Transient ones, and [`QueueError::Malformed`].
+    /// Transient ones.
     pub async fn dead_letters(
         &self,
         tenant: Option<&TenantId>,
@@ -195,23 +196,19 @@ impl Queue {
                 .await?;
             let Some(last) = run.last() else { break };
             next = last.sequence + 1;
-            for stored in run {
-                letters.push((stored.sequence, decode("a dead letter", stored.payload)?));
-            }
+            letters.extend(run.into_iter().map(|one| (one.sequence, letter_of(one))));
         }
         Ok(letters)
     }
 
-    /// One dead letter.
+    /// One dead letter, as [`Queue::dead_letters`] tells it.
     ///
     /// # Errors
-    /// Transient ones, and [`QueueError::Malformed`].
+    /// Transient ones.
     pub async fn dead_letter(&self, sequence: u64) -> Result<Option<DeadLetter>> {
         let which = Which::Sequence { seq: sequence };
         let stored = self.api.get(subject::DEAD, which).await?;
-        stored
-            .map(|stored| decode("a dead letter", stored.payload))
-            .transpose()
+        Ok(stored.map(letter_of))
     }
 
     /// The latest epoch of a job of which a dead letter is kept.
@@ -340,4 +337,33 @@ pub struct Pause {
     pub actor: String,
     /// When.
     pub at: UnixMillis,
+}
+
+/// A letter as it was stored, or what its subject says of it.
+fn letter_of(stored: Stored) -> DeadLetter {
+    let Stored {
+        subject,
+        sequence,
+        stored_at,
+        payload,
+    } = stored;
+    decode("a dead letter", payload).unwrap_or_else(|error| {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            sequence,
+            "a dead letter cannot be read"
+        );
+        let unit = subject::job_of(&subject).map(|key| WorkUnit {
+            tenant: key.tenant.to_string(),
+            job: key.job.to_string(),
+            epoch: subject::epoch_of_dead(&subject).unwrap_or_default(),
+            ..WorkUnit::default()
+        });
+        DeadLetter {
+            unit,
+            reason: reason_to_wire(FailureReason::Internal) as i32,
+            message: "this dead letter cannot be read: replay its job, or discard it".to_owned(),
+            time_unix_millis: stored_at.0,
+        }
+    })
 }

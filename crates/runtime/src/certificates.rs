@@ -22,6 +22,20 @@ pub struct Named {
     pub file: PathBuf,
 }
 
+impl Named {
+    /// The certificate in this file's text by whose end the file ends: the first of an own one and those that sign it, the last
+    /// of authorities. None where it holds no certificate.
+    #[must_use]
+    pub fn last_good(&self, pem: &[u8]) -> Option<Validity> {
+        let found = validities(pem).into_iter();
+        let key = self.setting.rsplit('.').next().unwrap_or_default();
+        match OWN.contains(&key) {
+            true => found.min(),
+            false => found.max(),
+        }
+    }
+}
+
 /// When a certificate is good, both ends in seconds since 1970. Compares by its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Validity {
@@ -71,13 +85,8 @@ pub(crate) fn ends(config: &impl Serialize) -> Vec<(String, UnixMillis)> {
     let table = toml::Table::try_from(config).unwrap_or_default();
     let ends = named(&table).into_iter().filter_map(|named| {
         let pem = std::fs::read(&named.file).ok()?;
-        let until = validities(&pem).into_iter().map(|validity| validity.until);
-        let key = named.setting.rsplit('.').next().unwrap_or_default();
-        let until = match OWN.contains(&key) {
-            true => until.min(),
-            false => until.max(),
-        };
-        Some((named.setting, UnixMillis(until?.saturating_mul(1000))))
+        let until = named.last_good(&pem)?.until;
+        Some((named.setting, UnixMillis(until.saturating_mul(1000))))
     });
     ends.collect()
 }

@@ -2,8 +2,9 @@
 //! that its caller waits.
 //!
 //! Requests with files in them have so much room together, so that a burst of them is told to come back, and the process is not
-//! killed for memory with everybody's calls. No tenant may take the last of it from the others. What is small is not counted;
-//! uploads, which are stored while they come, have limits of their own.
+//! killed for memory with everybody's calls. No tenant may take the last of it from the others. What every request begins with
+//! has as much room of its own, so that small calls are answered while files wait; uploads, which are stored while they come,
+//! have limits of their own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,18 +28,28 @@ use crate::error::{self, Refusal};
 use crate::timely::UPLOAD;
 use crate::tokens::Caller;
 
-/// Bytes of requests that are held at a time: sixteen of the largest.
+/// Bytes that are held at a time of requests with files in them, sixteen of the largest; and as many of what requests begin
+/// with, which is far more than any clients need that are in order.
 const HELD_BYTES_MAX: u64 = 64 << 20;
 /// Of these the last quarter is for tenants that hold no more than this: one of the largest.
 const SHARE_BYTES: u64 = 4 << 20;
-/// Bytes at the beginning of a request that are not counted: a call without files in it has no more.
+/// Bytes at the beginning of a request for which there is room of their own: a call without files in it has no more.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
 /// So long before tonic would end a call whose caller waits no more, as a cancelled one, it ends for its time.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// The bytes that are held. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Load(Arc<Mutex<Holders>>);
+pub(crate) struct Load {
+    /// Of what requests begin with, up to [`SMALL_BYTES`] each.
+    small: Room,
+    /// Of the rest.
+    files: Room,
+}
+
+/// Room for bytes. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+struct Room(Arc<Mutex<Holders>>);
 
 #[derive(Debug, Default)]
 struct Holders {
@@ -47,19 +58,36 @@ struct Holders {
     is_said: bool,
 }
 
-/// What one request holds, until this is dropped.
+/// What one request holds of a room, until this is dropped.
 #[derive(Debug)]
 struct Held {
-    load: Load,
+    room: Room,
     tenant: TenantId,
     bytes: AtomicU64,
 }
 
+/// What one request holds, until this is dropped.
+#[derive(Debug)]
+struct Weight {
+    small: Held,
+    files: Held,
+}
+
 impl Load {
+    /// Nothing yet, of a tenant.
+    fn of(&self, tenant: TenantId) -> Weight {
+        Weight {
+            small: self.small.of(tenant.clone()),
+            files: self.files.of(tenant),
+        }
+    }
+}
+
+impl Room {
     /// Nothing yet, of a tenant.
     fn of(&self, tenant: TenantId) -> Held {
         Held {
-            load: self.clone(),
+            room: self.clone(),
             tenant,
             bytes: AtomicU64::new(0),
         }
@@ -74,7 +102,10 @@ impl Load {
 impl Held {
     /// Holds so many bytes more; false where there is no room for them.
     fn grow(&self, bytes: u64) -> bool {
-        let mut holders = self.load.lock();
+        if bytes == 0 {
+            return true;
+        }
+        let mut holders = self.room.lock();
         let all = holders.bytes.values().sum::<u64>() + bytes;
         let own = holders.bytes.get(&self.tenant).copied().unwrap_or(0) + bytes;
         let for_anybody = HELD_BYTES_MAX - HELD_BYTES_MAX / 4;
@@ -86,7 +117,7 @@ impl Held {
             tracing::warn!(
                 tenant = %self.tenant,
                 held_bytes_max = HELD_BYTES_MAX,
-                "as many requests with files in them are under way as are held at a time; more are told to come back"
+                "as many bytes of requests are under way as are held at a time; more are told to come back"
             );
         }
         fits
@@ -99,7 +130,7 @@ impl Drop for Held {
         if bytes == 0 {
             return;
         }
-        let mut holders = self.load.lock();
+        let mut holders = self.room.lock();
         if let Some(own) = holders.bytes.get_mut(&self.tenant) {
             *own -= bytes;
             if *own == 0 {
@@ -133,7 +164,7 @@ impl<S> Weighed<S> {
     }
 
     /// A tenant's request, counted from now on, and what it holds.
-    fn weigh(&self, request: Request<Body>, tenant: TenantId) -> (Request<Body>, Arc<Held>) {
+    fn weigh(&self, request: Request<Body>, tenant: TenantId) -> (Request<Body>, Arc<Weight>) {
         let held = Arc::new(self.load.of(tenant));
         let request = request.map(|body| {
             Body::new(Counted {
@@ -214,8 +245,8 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
 #[derive(Debug)]
 struct Counted {
     body: Body,
-    held: Arc<Held>,
-    /// Of the bytes that are not counted, those that are still to come.
+    held: Arc<Weight>,
+    /// Of what a request begins with, that which is still to come.
     small_bytes: u64,
     retry_after: Duration,
 }
@@ -235,14 +266,18 @@ impl http_body::Body for Counted {
         let bytes = data.map_or(0, |data| data.len() as u64);
         let small = bytes.min(self.small_bytes);
         self.small_bytes -= small;
-        if bytes > small && !self.held.grow(bytes - small) {
-            let busy = Refusal::Busy {
-                what: "too many requests with files in them are under way",
-                retry_after: self.retry_after,
-            };
-            return Poll::Ready(Some(Err(error::status(&busy))));
-        }
-        Poll::Ready(frame)
+        let what = if !self.held.small.grow(small) {
+            "too many requests are under way"
+        } else if !self.held.files.grow(bytes - small) {
+            "too many requests with files in them are under way"
+        } else {
+            return Poll::Ready(frame);
+        };
+        let busy = Refusal::Busy {
+            what,
+            retry_after: self.retry_after,
+        };
+        Poll::Ready(Some(Err(error::status(&busy))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -156,6 +156,38 @@ async fn dead_letters_come_in_pages() -> Result<()> {
     Ok(())
 }
 
+/// It names its job by its subject, and hides no other.
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_read_is_listed_and_discarded() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (broken, _) = kit::record(1, 1);
+    let client = async_nats::connect(server.url()).await?;
+    let garbage: &[u8] = &[0x0a, 0xff];
+    let stored = client
+        .request(format!("dead.{broken}.3"), garbage.into())
+        .await?;
+    let stored = String::from_utf8_lossy(&stored.payload).into_owned();
+    ensure!(stored.contains("\"seq\""), "{stored}");
+    let whole = kit::unit(&kit::record(2, 1).0, Stage::Decode, Class::Bulk, 0);
+    let failure = Failure::new(FailureReason::InputRefused, "x");
+    let letter = medfleet_queue::dead_letter(&whole, &failure, 1);
+    queue.publish_dead(&letter).await?;
+
+    let letters = queue.dead_letters(Some(&broken.tenant), 0, 10).await?;
+    let [(first, unreadable), (_, last)] = &letters[..] else {
+        anyhow::bail!("{letters:?}");
+    };
+    ensure!(*last == letter, "{last:?}");
+    ensure!(unreadable.message.contains("cannot be read"));
+    let unit = unreadable.unit.as_ref().context("its subject has one")?;
+    ensure!(unit.tenant == broken.tenant.as_str() && unit.job == broken.job.as_str());
+    ensure!(unit.epoch == 3, "{unit:?}");
+    ensure!(queue.dead_letter(*first).await?.as_ref() == Some(unreadable));
+    queue.discard_dead(*first).await?;
+    ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_audit_takes_entries() -> Result<()> {
     let (_server, queue) = start().await?;

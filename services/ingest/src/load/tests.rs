@@ -22,8 +22,8 @@ fn tenant(name: &str) -> TenantId {
 
 #[test]
 fn no_tenant_takes_the_last_room_from_the_others() {
-    let load = Load::default();
-    let of = |name: &str| load.of(tenant(name));
+    let room = Room::default();
+    let of = |name: &str| room.of(tenant(name));
     let greedy = of("north");
     let most = HELD_BYTES_MAX - HELD_BYTES_MAX / 4;
     assert!(greedy.grow(most - 1) && greedy.grow(1));
@@ -37,7 +37,7 @@ fn no_tenant_takes_the_last_room_from_the_others() {
     drop(greedy);
     assert!(first.grow(SHARE_BYTES) && of("late").grow(1));
     drop((first, others));
-    let holders = load.lock();
+    let holders = room.lock();
     assert!(holders.bytes.is_empty() && !holders.is_said);
 }
 
@@ -98,10 +98,16 @@ fn request(path: &'static str, bytes: usize) -> Request<Body> {
     request
 }
 
+fn is_empty(load: &Load) -> bool {
+    [&load.small, &load.files]
+        .iter()
+        .all(|room| room.lock().bytes.is_empty())
+}
+
 const SUBMIT: &str = "/medfleet.v1.JobService/SubmitJob";
 
 #[tokio::test]
-async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_needs_none() {
+async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_has_its_own() {
     let (token, entry) = create_token("pacs", &tenant("north"), &SeededRandom::new(1));
     let file = TokensFile {
         tokens: vec![entry],
@@ -127,8 +133,9 @@ async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_needs_none() {
         answer.extensions().get::<Status>().cloned()
     };
     assert!(send(SUBMIT, 1 << 20).await.is_none());
+    let most = HELD_BYTES_MAX - HELD_BYTES_MAX / 4;
     let others = load.of(tenant("north"));
-    assert!(others.grow(HELD_BYTES_MAX - HELD_BYTES_MAX / 4));
+    assert!(others.files.grow(most));
     let busy = send(SUBMIT, 1 << 20).await.expect("no room");
     assert_eq!(busy.code(), Code::ResourceExhausted, "{busy:?}");
     let details = busy.get_error_details();
@@ -138,8 +145,12 @@ async fn who_finds_no_room_is_told_to_come_back_and_what_is_small_needs_none() {
         let refused = send(path, bytes).await;
         assert!(refused.is_none(), "{path} {bytes}: {refused:?}");
     }
+    // Nor has a tenant room without end for what is small.
+    assert!(others.small.grow(most));
+    let busy = send(SUBMIT, SMALL_BYTES).await.expect("no room");
+    assert_eq!(busy.code(), Code::ResourceExhausted, "{busy:?}");
     drop(others);
-    assert!(load.lock().bytes.is_empty(), "what was answered holds room");
+    assert!(is_empty(&load), "what was answered holds room");
 }
 
 #[tokio::test]
@@ -150,10 +161,12 @@ async fn a_request_holds_room_until_it_is_answered() {
     let mut reading = Reader { answers: false }.call(request);
     assert!((&mut reading).now_or_never().is_none());
     drop(reading);
-    let bytes = load.lock().bytes.get(&tenant("north")).copied();
-    assert_eq!(bytes, Some((1 << 20) - SMALL_BYTES as u64));
+    let bytes = |room: &Room| room.lock().bytes.get(&tenant("north")).copied();
+    let small = SMALL_BYTES as u64;
+    assert_eq!(bytes(&load.small), Some(small));
+    assert_eq!(bytes(&load.files), Some((1 << 20) - small));
     drop(held);
-    assert!(load.lock().bytes.is_empty());
+    assert!(is_empty(&load));
 }
 
 /// Tonic says of such a call that it was cancelled, which a client takes for a wish of its own.

@@ -146,7 +146,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
-        let (mut queues, mut pem_files) = (Vec::new(), args.certificate);
+        let (mut queues, mut named) = (Vec::new(), Vec::new());
         if let Some(file) = &args.config {
             let reader = text_reader::look(file.clone())?;
             let store = store::look(file.clone()).await?;
@@ -154,7 +154,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
                 tell(finding)?;
             }
             queues.push(server::configured(file.clone())?);
-            pem_files.extend(certificates::configured(file));
+            named = certificates::configured(file);
         }
         queues.extend(args.nats.as_deref().map(QueueConfig::at));
         for queue in &queues {
@@ -163,11 +163,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
             }
         }
         tell(kubernetes::look(args.kubernetes.as_deref()).await)?;
-        for file in &pem_files {
-            tell(certificates::look(
-                file,
-                medfleet_runtime::SystemClock.now(),
-            ))?;
+        let now = medfleet_runtime::SystemClock.now();
+        for file in &args.certificate {
+            tell(certificates::look(file, now))?;
+        }
+        for named in &named {
+            tell(certificates::look_configured(named, now))?;
         }
         if let Some(model) = &args.model {
             if let Some(sha256) = args.sha256 {

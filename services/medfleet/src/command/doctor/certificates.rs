@@ -1,9 +1,9 @@
 //! Certificates in PEM files, given or named by a configuration: until when they are good.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use medfleet_core::UnixMillis;
-use medfleet_runtime::certificates::{Validity, named, validities};
+use medfleet_runtime::certificates::{Named, Validity, named, validities};
 
 use super::Finding;
 
@@ -12,18 +12,31 @@ const DAYS_MIN: i64 = 21;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
 /// The files with certificates that a service's configuration file names.
-pub(super) fn configured(file: &Path) -> Vec<PathBuf> {
+pub(super) fn configured(file: &Path) -> Vec<Named> {
     // A file that cannot be read counts as empty: the loader says what is wrong with it.
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let table: toml::Table = text.parse().unwrap_or_default();
-    named(&table).into_iter().map(|named| named.file).collect()
+    named(&table)
 }
 
-/// The certificate of the file that ends first.
+/// A file that somebody gives: the certificate in it that ends first.
 pub(super) fn look(file: &Path, now: UnixMillis) -> Finding {
+    look_by(file, now, |pem| validities(pem).into_iter().min())
+}
+
+/// A file that a configuration names: an authority that is over may stand beside one that is good.
+pub(super) fn look_configured(named: &Named, now: UnixMillis) -> Finding {
+    look_by(&named.file, now, |pem| named.last_good(pem))
+}
+
+fn look_by(
+    file: &Path,
+    now: UnixMillis,
+    decides: impl FnOnce(&[u8]) -> Option<Validity>,
+) -> Finding {
     let place = file.display();
     match std::fs::read(file) {
-        Ok(pem) => look_at(&place.to_string(), &pem, now.0 / 1000),
+        Ok(pem) => look_at(&place.to_string(), decides(&pem), now.0 / 1000),
         Err(error) => Finding::fail(
             "certificate",
             format!("{place} cannot be read: {error}"),
@@ -32,9 +45,9 @@ pub(super) fn look(file: &Path, now: UnixMillis) -> Finding {
     }
 }
 
-fn look_at(place: &str, pem: &[u8], now: i64) -> Finding {
+fn look_at(place: &str, decides: Option<Validity>, now: i64) -> Finding {
     const CHECK: &str = "certificate";
-    let Some(Validity { until, since }) = validities(pem).into_iter().min() else {
+    let Some(Validity { until, since }) = decides else {
         return Finding::fail(
             CHECK,
             format!("{place} holds no certificate"),
@@ -68,24 +81,27 @@ mod tests {
     use super::*;
     use crate::command::doctor::Verdict;
 
-    /// A certificate that is good from 2026-01-01 to 2026-03-01, as PEM.
-    fn certificate() -> String {
+    /// New Year of 2026, in seconds since 1970.
+    const NEW_YEAR: i64 = 1_767_225_600;
+
+    /// A certificate that is good from New Year to the first day of this month, as PEM.
+    fn certificate(month: u8) -> String {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut parameters =
             rcgen::CertificateParams::new(vec!["fleet".to_owned()]).expect("a name");
         parameters.not_before = rcgen::date_time_ymd(2026, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(2026, 3, 1);
+        parameters.not_after = rcgen::date_time_ymd(2026, month, 1);
         let certificate = parameters.self_signed(&key).expect("a certificate");
         format!("{}{}", key.serialize_pem(), certificate.pem())
     }
 
     #[test]
     fn what_runs_out_is_told_in_time() {
-        const NEW_YEAR: i64 = 1_767_225_600;
-        let pem = certificate();
+        let pem = certificate(3);
         let check = |days: i64, expected, part: &str| {
             let now = NEW_YEAR + days * DAY_SECONDS;
-            let finding = look_at("tls.crt", pem.as_bytes(), now);
+            let first = validities(pem.as_bytes()).into_iter().min();
+            let finding = look_at("tls.crt", first, now);
             assert_eq!(finding.verdict, expected, "{finding}");
             assert!(finding.found.contains(part), "{finding}");
         };
@@ -102,13 +118,30 @@ mod tests {
         let text = "[queue.tls]\nca = '/nats/ca.crt'\n[ingest]\ntokens = 'x'\n\
                     tls = { cert = '/tls.crt', key = '/tls.key', client_ca = '/ca.crt' }\n";
         std::fs::write(&file, text).expect("a file");
-        let mut found = configured(&file);
+        let found = configured(&file);
+        let mut found: Vec<_> = found.iter().map(|named| named.file.as_path()).collect();
         found.sort();
         assert_eq!(
             found,
-            ["/ca.crt", "/nats/ca.crt", "/tls.crt"].map(PathBuf::from)
+            ["/ca.crt", "/nats/ca.crt", "/tls.crt"].map(Path::new)
         );
         assert!(configured(Path::new("/nowhere")).is_empty());
+    }
+
+    #[test]
+    fn an_old_authority_may_stand_beside_a_new_one_and_nothing_old_beside_an_own_certificate() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("both.pem");
+        std::fs::write(&file, certificate(2) + &certificate(12)).expect("a file");
+        let now = UnixMillis((NEW_YEAR + 60 * DAY_SECONDS) * 1000);
+        let check = |setting: &str, expected| {
+            let (setting, file) = (setting.to_owned(), file.clone());
+            let finding = look_configured(&Named { setting, file }, now);
+            assert_eq!(finding.verdict, expected, "{finding}");
+        };
+        check("ingest.tls.client_ca", Verdict::Ok);
+        check("ingest.tls.cert", Verdict::Fail);
+        assert_eq!(look(&file, now).verdict, Verdict::Fail);
     }
 
     #[test]
@@ -118,7 +151,8 @@ mod tests {
             "hello",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         ] {
-            assert_eq!(look_at("x", pem.as_bytes(), 0).verdict, Verdict::Fail);
+            let first = validities(pem.as_bytes()).into_iter().min();
+            assert_eq!(look_at("x", first, 0).verdict, Verdict::Fail);
         }
     }
 }
