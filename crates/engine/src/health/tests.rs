@@ -1,3 +1,5 @@
+//! Which calls are too long, on a clock that the test moves.
+
 use super::*;
 
 fn seconds(count: u64) -> Duration {
