@@ -7,7 +7,7 @@ use tracing::span::{Attributes, Id};
 use tracing::{Dispatch, Level, Metadata, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Layer};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 /// Whether it is a span that has ids: what a log line alone would see of others has none, whatever is logged.
 pub(super) fn has_ids(metadata: &Metadata<'_>) -> bool {
@@ -33,30 +33,34 @@ impl Held {
     }
 }
 
-/// The span's ids, which stay as they are from now on. None where another layer makes the ids, and for a span without.
+/// The span's ids, or those of the nearest around it that has any; they stay as they are from now on. None where another layer
+/// makes the ids.
 pub(super) fn ids_of(dispatch: &Dispatch, id: &Id) -> Option<SpanContext> {
-    with_held(dispatch, id, Held::tell)
+    nearest(&dispatch.downcast_ref::<Registry>()?.span(id)?)
 }
 
-/// Makes the span a part of its parent's trace; false when its ids are known already. None as [`ids_of`].
-pub(super) fn set_parent(dispatch: &Dispatch, id: &Id, parent: &SpanContext) -> Option<bool> {
-    with_held(dispatch, id, |held| {
-        if !held.are_known {
-            held.ids = within(parent, held.ids.span_id());
-        }
-        !held.are_known
+fn nearest<'a, R: LookupSpan<'a>>(span: &SpanRef<'a, R>) -> Option<SpanContext> {
+    span.scope().find_map(|span| {
+        let mut extensions = span.extensions_mut();
+        extensions.get_mut::<Held>().map(Held::tell)
     })
+}
+
+/// Makes the span a part of its parent's trace; false when its ids are known already. None where another layer makes the ids,
+/// and for a span without.
+pub(super) fn set_parent(dispatch: &Dispatch, id: &Id, parent: &SpanContext) -> Option<bool> {
+    let span = dispatch.downcast_ref::<Registry>()?.span(id)?;
+    let mut extensions = span.extensions_mut();
+    let held = extensions.get_mut::<Held>()?;
+    if !held.are_known {
+        held.ids = within(parent, held.ids.span_id());
+    }
+    Some(!held.are_known)
 }
 
 fn within(parent: &SpanContext, own: SpanId) -> SpanContext {
     let state = parent.trace_state().clone();
     SpanContext::new(parent.trace_id(), own, parent.trace_flags(), false, state)
-}
-
-fn with_held<T>(dispatch: &Dispatch, id: &Id, act: impl FnOnce(&mut Held) -> T) -> Option<T> {
-    let span = dispatch.downcast_ref::<Registry>()?.span(id)?;
-    let mut extensions = span.extensions_mut();
-    extensions.get_mut::<Held>().map(act)
 }
 
 impl<S> Layer<S> for Ids
@@ -72,13 +76,7 @@ where
             None if attributes.is_contextual() => context.lookup_current(),
             None => None,
         };
-        // The nearest around it that has ids.
-        let parent = parent.and_then(|span| {
-            span.scope().find_map(|span| {
-                let mut extensions = span.extensions_mut();
-                extensions.get_mut::<Held>().map(Held::tell)
-            })
-        });
+        let parent = parent.and_then(|span| nearest(&span));
         let own = self.0.new_span_id();
         let ids = match parent {
             Some(parent) => within(&parent, own),
