@@ -79,6 +79,12 @@ async fn classes_are_served_in_order_and_by_hint() -> Result<()> {
     ] {
         queue.publish_work(&unit(seed, class), &traced()).await?;
     }
+    // A consumer hears of what is stored a moment after it is.
+    wait_until(PATIENCE, "all five to be there", async || {
+        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
+        (counts.total() == 5).then_some(())
+    })
+    .await?;
     let mut served = Vec::new();
     for _ in 0..5 {
         let delivery = next(&mut puller).await?;
