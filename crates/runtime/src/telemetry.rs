@@ -36,7 +36,7 @@ use tracing_subscriber::{Layer, Registry};
 use self::export::Supervised;
 use self::http::HttpExporter;
 use self::ids::Ids;
-use self::lines::{JsonFields, TextFields};
+use self::lines::LineFields;
 pub(crate) use self::propagation::recorded_trace_id;
 pub use self::propagation::{follow, inject, is_recorded, set_parent, trace_id};
 
@@ -172,12 +172,13 @@ impl Telemetry {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(writer)
             .with_ansi(false);
+        let fields = LineFields(config.log_format);
         let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.log_format {
             LogFormat::Json => {
                 let lines = lines.json().with_current_span(false);
-                lines.fmt_fields(JsonFields).boxed()
+                lines.fmt_fields(fields).boxed()
             }
-            LogFormat::Text => lines.fmt_fields(TextFields).boxed(),
+            LogFormat::Text => lines.fmt_fields(fields).boxed(),
         };
         // A quiet log must not cut a trace in two.
         let dispatch = match &provider {

@@ -150,19 +150,8 @@ impl BlobStore {
         also: &[(BlobKind, Digest)],
         meanwhile: impl Future<Output = Result<(), StoreError>> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (store, key, also) = (self.clone(), key.clone(), also.to_vec());
-        to_its_end(async move {
-            let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
-            let named: Vec<_> = named.chain(also).collect();
-            let keep = Keep {
-                key: &key,
-                contents: &contents,
-                named: &named,
-                is_others: false,
-            };
-            store.keep_all(&keep, meanwhile).await
-        })
-        .await
+        self.keep_whose(key, contents, (also, false), meanwhile)
+            .await
     }
 
     /// As [`BlobStore::keep_named`], where `found` was stored for other jobs: it is made young whatever its age, so that an
@@ -177,17 +166,29 @@ impl BlobStore {
         contents: Vec<Named>,
         found: &[(BlobKind, Digest)],
     ) -> Result<(), StoreError> {
-        let (store, key, found) = (self.clone(), key.clone(), found.to_vec());
+        self.keep_whose(key, contents, (found, true), ready(Ok(())))
+            .await
+    }
+
+    /// `is_others`: what the job also relies on was stored for other jobs.
+    async fn keep_whose(
+        &self,
+        key: &JobKey,
+        contents: Vec<Named>,
+        (also, is_others): (&[(BlobKind, Digest)], bool),
+        meanwhile: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (store, key, also) = (self.clone(), key.clone(), also.to_vec());
         to_its_end(async move {
             let named = contents.iter().map(|(kind, digest, _)| (*kind, *digest));
-            let named: Vec<_> = named.chain(found).collect();
+            let named: Vec<_> = named.chain(also).collect();
             let keep = Keep {
                 key: &key,
                 contents: &contents,
                 named: &named,
-                is_others: true,
+                is_others,
             };
-            store.keep_all(&keep, ready(Ok(()))).await
+            store.keep_all(&keep, meanwhile).await
         })
         .await
     }
