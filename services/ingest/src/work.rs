@@ -1,6 +1,7 @@
 //! The dispatcher: what the leader does to one unit or one job. [`session`] is the time of one leader.
 //! Two leaders for a moment do no harm: a release is idempotent, and the queue refuses a unit that is already out.
 
+mod looks;
 mod session;
 
 use std::collections::{HashMap, HashSet};

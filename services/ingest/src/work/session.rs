@@ -14,6 +14,7 @@ use medfleet_runtime::exit::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::looks::Looks;
 use super::{Dispatcher, Outcome};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
@@ -56,8 +57,7 @@ pub(super) struct Session<'a> {
     may_remove: bool,
     /// Losses of the connection before the intake was read.
     losses: u64,
-    /// When to count the full pools again, because something ended there.
-    recount_at: Option<Instant>,
+    looks: Looks,
     /// When the units that were left are tried again.
     try_left_at: Instant,
     /// Jobs past their time that could not be ended when it was last tried.
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
             removing: None,
             may_remove: true,
             losses,
-            recount_at: None,
+            looks: Looks::new(dispatcher.config.recount_least.get(), Instant::now()),
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
 
     /// The next thing heard. Nothing is lost when it is dropped half-way.
     pub(super) async fn next(&mut self) -> Step {
-        let recount_at = self.recount_at;
+        let look_at = self.looks.at();
         let removing = &mut self.removing;
         let removed = async {
             match removing {
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
             }
         };
         let look_again = async {
-            match recount_at {
+            match look_at {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -185,10 +185,7 @@ impl<'a> Session<'a> {
 
     /// A job moved: something may have ended, so that a full pool has room again.
     fn take_event(&mut self, key: &JobKey, event: &JobEvent) {
-        if self.recount_at.is_none() && !self.index.full().is_empty() {
-            // The worker acknowledges right after its event: by then the unit no longer counts.
-            self.recount_at = Some(Instant::now() + self.dispatcher.config.recount_least.get());
-        }
+        self.looks.moved(Instant::now());
         if convert::is_final(event) {
             self.forget(key, event.epoch);
         }
@@ -254,7 +251,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Performs every release that the index decides.
+    /// Performs every release that the index decides; where units are left, the pools are looked at again in time.
     pub(super) async fn release(&mut self) {
         loop {
             let now = self.dispatcher.clock.now();
@@ -266,6 +263,7 @@ impl<'a> Session<'a> {
             }
             let batch = self.index.take(self.dispatcher.config.releases_max, now);
             if batch.is_empty() {
+                self.looks.full(&self.index.full());
                 return;
             }
             let at_once = batch.len();
@@ -323,9 +321,10 @@ impl<'a> Session<'a> {
 
     async fn recount(&mut self, lanes: Vec<(LaneKey, Vec<Class>)>) {
         let queue = &self.dispatcher.queue;
-        for (lane, classes) in lanes {
-            match queue.outstanding_of(lane.0, &lane.1, &classes).await {
-                Ok(outstanding) => self.index.recount(&lane, &outstanding),
+        let asked_at = Instant::now();
+        for (lane, classes) in &lanes {
+            match queue.outstanding_of(lane.0, &lane.1, classes).await {
+                Ok(outstanding) => self.index.recount(lane, &outstanding),
                 // Its units wait until the operator names the pool again, or they expire.
                 Err(error @ QueueError::UnknownPool { .. }) => {
                     tracing::debug!(
@@ -340,7 +339,8 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        self.recount_at = None;
+        self.looks
+            .counted(lanes.into_iter().map(|(lane, _)| lane), asked_at);
     }
 
     /// Ends jobs whose time is over by the queue's clock, wherever they stand, some at a time: releases wait meanwhile.
