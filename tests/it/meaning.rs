@@ -137,6 +137,7 @@ fn raw_phantoms_that_are_brought_down_are_the_frames_of_files() -> Result<()> {
         size: Some(SIDE),
         rendered: Some(301),
         pairs: true,
+        often: Vec::new(),
     };
     write_set(&raw, dir.path(), &|_| ())?;
     let files = SetOptions {

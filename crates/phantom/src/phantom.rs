@@ -3,6 +3,7 @@
 use crate::chance::{Chance, Purpose};
 use crate::dicom::{self, DicomError};
 use crate::grid::Canvas;
+use crate::labels::Label;
 use crate::plan::plan;
 use crate::questions::questions;
 use crate::record::{Changed, Finding, Labels, Prior, Record};
@@ -27,7 +28,13 @@ impl Phantom {
     /// Picture `index` of the set `seed`; with `pairs` each odd picture is a later one of the patient before it.
     #[must_use]
     pub fn draw(seed: u64, index: u64, pairs: bool) -> Self {
-        let (plans, changes) = plan(seed, index, pairs);
+        Self::draw_often(seed, index, pairs, &[])
+    }
+
+    /// As [`Self::draw`], but of new findings 7 of 10 are from `often` if it names any.
+    #[must_use]
+    pub fn draw_often(seed: u64, index: u64, pairs: bool, often: &[Label]) -> Self {
+        let (plans, changes) = plan(seed, index, pairs, often);
         let patient = if pairs { index / 2 } else { index };
         let scene = Scene::new(seed, index, patient, plans);
         let plans: Vec<_> = scene

@@ -72,14 +72,23 @@ pub enum Change {
     Resolved,
 }
 
+/// How often a finding is one of those that are to be drawn more often, where there are such.
+const OFTEN: f64 = 0.7;
+
 /// The findings of picture `index` of the set `seed`, and with `pairs` what changed since the picture before.
-pub(crate) fn plan(seed: u64, index: u64, pairs: bool) -> (Vec<Plan>, Option<Vec<(Plan, Change)>>) {
+/// Of new findings, 7 of 10 are from `often` if it names any.
+pub(crate) fn plan(
+    seed: u64,
+    index: u64,
+    pairs: bool,
+    often: &[Label],
+) -> (Vec<Plan>, Option<Vec<(Plan, Change)>>) {
     let mut chance = Chance::new(seed, index, Purpose::Findings);
     let count = count(&mut chance);
     if !pairs || index.is_multiple_of(2) {
-        return (fill(Vec::new(), count, &[], &mut chance), None);
+        return (fill(Vec::new(), count, &[], often, &mut chance), None);
     }
-    let (before, _) = plan(seed, index - 1, pairs);
+    let (before, _) = plan(seed, index - 1, pairs, often);
     let mut kept = Vec::new();
     let mut changes = Vec::new();
     // At most as many as this picture has, so that numbers of findings are distributed as in other pictures.
@@ -92,7 +101,7 @@ pub(crate) fn plan(seed: u64, index: u64, pairs: bool) -> (Vec<Plan>, Option<Vec
             changes.push((old.clone(), Change::Resolved));
         }
     }
-    let plans = fill(kept, count, &before, &mut chance);
+    let plans = fill(kept, count, &before, often, &mut chance);
     for new in &plans {
         if !before.iter().any(|old| old.is(new)) {
             changes.push((new.clone(), Change::New));
@@ -113,9 +122,19 @@ fn count(chance: &mut Chance) -> usize {
 }
 
 /// Adds new findings until there are `count`, none twice and none that `before` had.
-fn fill(mut plans: Vec<Plan>, count: usize, before: &[Plan], chance: &mut Chance) -> Vec<Plan> {
+fn fill(
+    mut plans: Vec<Plan>,
+    count: usize,
+    before: &[Plan],
+    often: &[Label],
+    chance: &mut Chance,
+) -> Vec<Plan> {
     while plans.len() < count {
-        let new = invented(chance);
+        let new = if !often.is_empty() && chance.happens(OFTEN) {
+            invented_of(*chance.one(often), chance)
+        } else {
+            invented(chance)
+        };
         if !plans.iter().chain(before).any(|old| old.is(&new)) {
             plans.push(new);
         }
@@ -178,4 +197,23 @@ fn follow(old: &Plan, chance: &mut Chance) -> (Plan, Change) {
     new.size = Some(size);
     new.contrast = (old.contrast + more).clamp(CONTRAST[0], CONTRAST[1]);
     (new, change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_drawn_more_often() {
+        let often = [Label::Nodule, Label::Fracture];
+        let share = |often: &[Label]| {
+            let drawn: Vec<_> = (0..400)
+                .flat_map(|index| plan(7, index, false, often).0)
+                .collect();
+            let asked = |plan: &&Plan| matches!(plan.label, Label::Nodule | Label::Fracture);
+            drawn.iter().filter(asked).count() as f64 / drawn.len() as f64
+        };
+        assert!((0.15..0.3).contains(&share(&[])), "{}", share(&[]));
+        assert!((0.65..0.85).contains(&share(&often)), "{}", share(&often));
+    }
 }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::dicom::DicomError;
 use crate::frame::frame;
+use crate::labels::Label;
 use crate::phantom::Phantom;
 
 /// Pictures made at a time: as many lie in memory.
@@ -33,7 +34,7 @@ pub enum Format {
 }
 
 /// What set to write.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SetOptions {
     /// Number of pictures.
     pub count: u64,
@@ -48,6 +49,8 @@ pub struct SetOptions {
     pub rendered: Option<u32>,
     /// Whether each odd picture is a later one of the patient before it.
     pub pairs: bool,
+    /// Findings to draw more often: of new ones, 7 of 10 are from these. If none, all findings are drawn alike.
+    pub often: Vec<Label>,
 }
 
 /// Why a set wasn't written.
@@ -170,7 +173,7 @@ struct Made {
 }
 
 fn make(options: &SetOptions, index: u64, dir: &Path) -> Result<Made, PhantomError> {
-    let phantom = Phantom::draw(options.seed, index, options.pairs);
+    let phantom = Phantom::draw_often(options.seed, index, options.pairs, &options.often);
     let mut pixels = Vec::new();
     let record = match options.format {
         Format::Raw => {

@@ -14,6 +14,7 @@ fn options(format: Format) -> SetOptions {
         size: Some(64),
         rendered: None,
         pairs: true,
+        often: Vec::new(),
     }
 }
 
