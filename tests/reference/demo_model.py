@@ -254,7 +254,8 @@ class Muon:
 def orthogonal(x):
     """[n, rows, columns] with all singular values near 1, by five steps of Newton and Schulz's iteration of degree 5."""
     tall = x.shape[1] > x.shape[2]
-    x = (x.mT if tall else x).bfloat16()
+    # Half the bits are enough for it, but a CPU without such products is slower with them.
+    x = (x.mT if tall else x).to(torch.bfloat16 if x.is_cuda else torch.float32)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         square = x @ x.mT
