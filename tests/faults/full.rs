@@ -1,13 +1,14 @@
-//! No room, in the blob store and then in the queue: a submit is told so, and when to come back. Sent again once there is room it
-//! is accepted, and done once.
+//! No room, in the blob store and then in the queue: a submit is told so, and when to come back; the alert of a full store fires.
+//! Sent again once there is room it is accepted, and done once.
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::setting::ByteSize;
 use medfleet_proto::v1::{JobState, SubmitJobRequest};
 use medfleet_queue::StreamBytes;
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Options};
+use medfleet_tests::fleet::{Fleet, Options, Role};
 use medfleet_tests::picture;
 use toml::toml;
 use tonic::Code;
@@ -15,6 +16,8 @@ use tonic_types::StatusExt;
 
 /// The store has room for one film of so many pixels a side, each a byte, with all that is made of it; not for two.
 const SIDE: u32 = 400;
+/// The series that the alert goes by.
+const FULL: &str = "medfleet_ingest_store_full_calls_total";
 
 fn with_id(id: &str, picture: Vec<u8>) -> SubmitJobRequest {
     SubmitJobRequest {
@@ -85,9 +88,15 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     let done = client.wait_final(&first.name).await?;
     ensure!(done.state() == JobState::Completed, "{done:?}");
 
+    // Told before the first refusal, too: what a series begins with is no increase, and the alert would miss it.
+    let before = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
+    alerts::expect("MedfleetStoreFull", false, FULL, (before, before)).await?;
     let second = with_id("second", picture::noise(SIDE, 2)?);
     let noted = refused_for(&client, &second, "STORE_FULL").await?;
     ensure!(noted.is_none(), "{noted:?}");
+    let after = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
+    ensure!((before, after) == (0, 2), "{before}, then {after}");
+    alerts::expect("MedfleetStoreFull", true, FULL, (before, after)).await?;
     let unknown = client.get_by_request_id("second").await.err();
     let unknown = unknown.context("half of a job was accepted")?;
     ensure!(unknown.code() == Code::NotFound, "{unknown:?}");

@@ -1,8 +1,11 @@
-//! What an operator touches: admin ports, TLS, a queue that is away, a worker that is told to stop.
+//! What an operator touches: admin ports, TLS, a certificate that ends, a queue that is away, a worker that is told to stop.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::JobState;
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
 use medfleet_tests::fleet::{Fleet, Options, Pace, Role, binary, http_get};
 use medfleet_tests::picture;
@@ -154,6 +157,50 @@ async fn tokens_come_from(source: &str, fleet: &Fleet, client: &Client) -> Resul
         fleet.log_end(Role::Decode)
     );
     Ok(())
+}
+
+/// A certificate and its key that end so many seconds after 1970 began.
+fn ending(seconds: i64) -> Result<(String, String)> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?;
+    parameters.not_after =
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(seconds)?);
+    let certificate = parameters.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// Thirteen days before the certificate of the public API ends the alert fires, and goes on when there is a new file, until ingest
+/// has been started with it; fifteen days before it is silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ends_soon_is_told() -> Result<()> {
+    const ALERT: &str = "MedfleetCertificateEnding";
+    const SERIES: &str = "medfleet_certificate_end_time_seconds{setting=\"ingest.tls.cert\"}";
+    const DAY: i64 = 86_400;
+    let now = medfleet_testkit::clock()().0 / 1000;
+    let fleet = Fleet::start(Options {
+        tls: Some(ending(now + 13 * DAY)?),
+        ..Options::default()
+    })
+    .await?;
+    let left = async || {
+        Ok::<_, anyhow::Error>(alerts::told(fleet.admin(Role::Ingest), SERIES).await? - now)
+    };
+    let old = left().await?;
+    ensure!(old == 13 * DAY, "{old} s are left of 13 days");
+    alerts::expect(ALERT, true, SERIES, (old, old)).await?;
+
+    let (certificate, key) = ending(now + 15 * DAY)?;
+    for (name, pem) in [("tls.crt", certificate), ("tls.key", key)] {
+        std::fs::write(fleet.tokens_file().with_file_name(name), pem)?;
+    }
+    let unread = left().await?;
+    ensure!(unread == old, "{unread} s are left without a start");
+    let code = fleet.stop_role(Role::Ingest).await?;
+    ensure!(code == Some(0), "ended with {code:?}");
+    fleet.start_role(Role::Ingest).await?;
+    let new = left().await?;
+    ensure!(new == 15 * DAY, "{new} s are left of 15 days");
+    alerts::expect(ALERT, false, SERIES, (new, new)).await
 }
 
 /// What an integrator without the `.proto` files finds: reflection lists the service, and health needs no token.

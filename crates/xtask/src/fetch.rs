@@ -8,9 +8,9 @@ pub(crate) mod cuda;
 pub(crate) mod debian;
 mod npm;
 pub(crate) mod pins;
+mod source;
 mod weights;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::IsTerminal;
 use std::os::unix::fs::PermissionsExt;
@@ -272,35 +272,36 @@ fn in_scratch(cache: &Path, put: impl FnOnce(&Path) -> Result<()>) -> Result<()>
 
 /// The one wheel of `requirement`, below `work`.
 fn download(work: &Path, requirement: &str) -> Result<PathBuf> {
-    let only = ["--only-binary", ":all:", requirement];
-    pip_download(work, &only.map(OsStr::new), ".whl")
+    let mut pip = pip_download();
+    downloaded(
+        pip.args(["--only-binary", ":all:", requirement]),
+        work,
+        ".whl",
+    )
 }
 
 /// What a tree is unpacked from, below `work`.
 fn download_tree(work: &Path, tree: &Tree) -> Result<PathBuf> {
-    let Some(sha256) = tree.source_sha256 else {
-        return download(work, tree.requirement);
-    };
-    let name = tree.requirement.split("==").next().unwrap_or_default();
-    let pinned = work.join("requirements.txt");
-    let line = format!("{} --hash=sha256:{sha256}\n", tree.requirement);
-    fs::write(&pinned, line).with_context(|| format!("write {}", pinned.display()))?;
-    let only = ["--no-binary", name, "--require-hashes", "--requirement"].map(OsStr::new);
-    pip_download(
-        work,
-        &[&only[..], &[pinned.as_os_str()]].concat(),
-        ".tar.gz",
-    )
+    match tree.source_sha256 {
+        Some(sha256) => source::download(work, tree.requirement, sha256, &[]),
+        None => download(work, tree.requirement),
+    }
 }
 
-/// The one file that pip leaves below `work` with such a name. To a person it shows how far it is.
-fn pip_download(work: &Path, what: &[&OsStr], suffix: &str) -> Result<PathBuf> {
+/// `pip download` of one package alone. To a person it shows how far it is.
+fn pip_download() -> Command {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check"]);
     if !std::io::stdout().is_terminal() {
         pip.arg("--quiet");
     }
-    process::run(pip.args(["--no-deps", "--dest"]).arg(work).args(what))?;
+    pip.arg("--no-deps");
+    pip
+}
+
+/// The one file with such a name that it leaves below `work`.
+fn downloaded(pip: &mut Command, work: &Path, suffix: &str) -> Result<PathBuf> {
+    process::run(pip.arg("--dest").arg(work))?;
     for entry in fs::read_dir(work)? {
         let path = entry?.path();
         if path.to_str().is_some_and(|path| path.ends_with(suffix)) {

@@ -15,23 +15,36 @@
 {{- end -}}
 
 {{/* Refuses what would leave accepted jobs behind. A server that was alone and finds others takes its streams for left-overs and
-     deletes them; one of three that finds nobody does not know them. Only a cluster can be asked: without one, as in `helm
-     template`, nothing is found and everything is rendered. */}}
+     deletes them; one of three that finds nobody does not know them. Where no server runs, the claims that outlive the set tell
+     how many there were. Only a cluster can be asked: without one, as in `helm template`, nothing is found and everything is
+     rendered. */}}
 {{- define "medfleet.nats.kept" -}}
 {{- $name := include "medfleet.name" (dict "root" . "component" "nats") -}}
 {{- $replicas := int .Values.nats.own.replicas -}}
+{{- $how := "see docs/how-to/upgrade.md, What an upgrade cannot change" -}}
+{{- $running := 0 -}}
 {{- range $old := (lookup "apps/v1" "StatefulSet" .Release.Namespace "").items -}}
 {{- $labels := default dict $old.metadata.labels -}}
 {{- if and (eq (toString (get $labels "app.kubernetes.io/instance")) $.Release.Name) (eq (toString (get $labels "app.kubernetes.io/component")) "nats") -}}
-{{- $there := int $old.spec.replicas -}}
-{{- $how := "see docs/how-to/upgrade.md, What an upgrade cannot change" -}}
+{{- $running = int $old.spec.replicas -}}
 {{- if ne $.Values.nats.mode "own" -}}
 {{- fail (printf "nats.mode: %s, but this release's jobs are in its own NATS, %s: allowed is own; %s" $.Values.nats.mode $old.metadata.name $how) -}}
 {{- else if ne $old.metadata.name $name -}}
 {{- fail (printf "nameOverride, fullnameOverride: they make the name %s, but this release's jobs are in %s, which would be removed; %s" $name $old.metadata.name $how) -}}
-{{- else if and $there (ne $there $replicas) -}}
-{{- fail (printf "nats.own.replicas: %d, but the jobs are on %d, which a fleet of %d would lose: allowed is %d; %s" $replicas $there $replicas $there $how) -}}
+{{- else if and $running (ne $running $replicas) -}}
+{{- fail (printf "nats.own.replicas: %d, but the jobs are on %d, which a fleet of %d would lose: allowed is %d; %s" $replicas $running $replicas $running $how) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.nats.mode "own") (not $running) -}}
+{{- $claims := list -}}
+{{- range $index := until 3 -}}
+{{- $claim := printf "data-%s-%d" $name $index -}}
+{{- if lookup "v1" "PersistentVolumeClaim" $.Release.Namespace $claim -}}{{- $claims = append $claims $claim -}}{{- end -}}
+{{- end -}}
+{{- $were := ternary 1 3 (eq (join ", " $claims) (printf "data-%s-0" $name)) -}}
+{{- if and $claims (ne $were $replicas) -}}
+{{- fail (printf "nats.own.replicas: %d, but no server runs and the claims that are left, %s, are those of %d, whose jobs a fleet of %d would lose: allowed is %d; or, if their jobs may go, remove these claims first; %s" $replicas (join ", " $claims) $were $replicas $were $how) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,4 +1,5 @@
-//! The real helm through the life of a release: install, upgrade, a refused upgrade, rollback, test, uninstall.
+//! The real helm through the life of a release: install, upgrade, a refused upgrade, rollback, test, uninstall, and another
+//! install over the claims that are left.
 //! The server is a stand-in (`api.py`): it keeps and validates objects, and nothing more. No controller acts on them.
 //! And what `medfleet doctor` reads from that server.
 
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::objects::{label, list, name, text};
@@ -64,18 +65,35 @@ impl Server {
 
     /// Makes an object, as whoever installs it would.
     fn make(&self, path: &str, object: &Value) -> Result<()> {
+        self.send("POST", path, object)
+    }
+
+    /// Makes or changes an object.
+    fn send(&self, method: &str, path: &str, object: &Value) -> Result<()> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(ANSWER_MAX))?;
         let body = object.to_string();
         write!(
             stream,
-            "POST /{path} HTTP/1.0\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} /{path} HTTP/1.0\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        ensure!(answer.contains(" 201 "), "{path}: {answer}");
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        ensure!(status.starts_with('2'), "{method} {path}: {answer}");
         Ok(())
+    }
+
+    /// NATS's set: its name, and what Kubernetes would call the claim of one of its servers.
+    fn nats(&self, ordinal: usize) -> Result<(String, String)> {
+        let sets = self.list("apis/apps/v1/statefulsets")?;
+        let [set] = sets.as_slice() else {
+            bail!("{} sets, expected NATS's alone", sets.len());
+        };
+        let template = &set["spec"]["volumeClaimTemplates"][0];
+        let claim = format!("{}-{}-{ordinal}", name(template), name(set));
+        Ok((name(set).to_owned(), claim))
     }
 
     /// Every object but helm's own records.
@@ -182,6 +200,52 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         .filter(|label| *label != pod)
         .collect();
     expect("left after uninstall", &format!("{left:?}"), "[]");
+    violations.extend(claims(chart, &server)?);
+    Ok(violations)
+}
+
+/// What goes wrong over claims that are left of another number of servers: of one, which are kept from three, then of three.
+/// Nothing is installed when it begins, and no claim is there.
+fn claims(chart: &Chart, server: &Server) -> Result<Vec<String>> {
+    let folder = chart.folder.to_string_lossy().into_owned();
+    let small = chart.folder.join("values-small.yaml");
+    let helm_with = |command: &str, replicas: u32| {
+        let values = json!({"nats": {"own": {"replicas": replicas}}});
+        let values = chart.values(&format!("{replicas}-servers"), &values)?;
+        let arguments = [command, RELEASE, folder.as_str()];
+        helm(chart, server, &arguments, &[small.clone(), values])
+    };
+    let mut violations = Vec::new();
+    for (servers, other, ordinal) in [(1, 3, 0), (3, 1, 2)] {
+        // Allowed: the first time there are no claims, the second time those of one server.
+        helm_with("install", other)??;
+        let (set, claim) = server.nats(ordinal)?;
+        let path = format!("apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{set}");
+        helm(chart, server, &["uninstall", RELEASE], &[])??;
+        server.make(
+            &format!("api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"),
+            &json!({"metadata": {"name": claim}, "spec": {
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}},
+            }}),
+        )?;
+        let mut refused = |command: &str| -> Result<()> {
+            let said = helm_with(command, other)?.err();
+            let said = said.map(|error| error.to_string()).unwrap_or_default();
+            let expected = format!("allowed is {servers}; or");
+            if !(said.contains(&claim) && said.contains(&expected)) {
+                violations.push(format!(
+                    "{command} of {other} servers over {claim}: found {said:?}, expected {expected}"
+                ));
+            }
+            Ok(())
+        };
+        refused("install")?;
+        helm_with("install", servers)??;
+        server.send("PATCH", &path, &json!({"spec": {"replicas": 0}}))?;
+        refused("upgrade")?;
+        helm_with("upgrade", servers)??;
+        helm(chart, server, &["uninstall", RELEASE], &[])??;
+    }
     Ok(violations)
 }
 

@@ -1,0 +1,89 @@
+//! What an alert makes of what a process tells: the rules that are shipped, asked by Prometheus's own tool.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::fleet::http_get;
+
+/// The rules, as they are shipped.
+const RULES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../deploy/prometheus/medfleet.rules.yaml"
+);
+
+/// What a process tells of a series, which is named as on its page of `/metrics`.
+///
+/// # Errors
+/// When it does not answer, or tells nothing of it.
+pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
+    let (status, page) = http_get(admin, "/metrics").await?;
+    ensure!(status == 200, "/metrics answered {status}");
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let value = value.with_context(|| format!("no {series} in {page}"))?;
+    value.parse().with_context(|| format!("{series} {value}"))
+}
+
+/// Fails unless an alert fires, or is silent, ten minutes after Prometheus came, where a process told `before` of a series for
+/// half of them and `after` from then on. In such a test it is 1970 when Prometheus comes: times count from then.
+///
+/// # Errors
+/// When it is otherwise, or there is no tool.
+pub async fn expect(
+    alert: &str,
+    fires: bool,
+    series: &str,
+    (before, after): (i64, i64),
+) -> Result<()> {
+    // What a scrape adds.
+    let (name, labels) = series
+        .strip_suffix('}')
+        .map_or((series, "{"), |labelled| (labelled, ","));
+    let firing = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
+    let expected = json!({"labels": "{}", "value": 1});
+    // YAML is a superset of JSON.
+    let test = json!({
+        "rule_files": [RULES],
+        "evaluation_interval": "30s",
+        "tests": [{
+            "interval": "30s",
+            "input_series": [{
+                "series": format!("{name}{labels}job=\"fleet\",instance=\"ingest\"}}"),
+                "values": format!("{before}x9 {after}x20"),
+            }],
+            "promql_expr_test": [{
+                "expr": format!("count({firing})"),
+                "eval_time": "10m",
+                "exp_samples": fires.then_some(expected).into_iter().collect::<Vec<_>>(),
+            }],
+        }],
+    });
+    let file = tempfile::NamedTempFile::with_suffix(".json")?;
+    std::fs::write(file.path(), test.to_string())?;
+    let mut promtool = Command::new(promtool()?);
+    promtool.args(["test", "rules"]).arg(file.path());
+    let output = promtool
+        .output()
+        .await
+        .context("no promtool: run `cargo xtask observe`, which brings it")?;
+    ensure!(
+        output.status.success(),
+        "{alert}, {series} from {before} to {after}, should fire: {fires}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// The one that `cargo xtask observe` unpacked; without it, the system's.
+fn promtool() -> Result<PathBuf> {
+    let unpacked = medfleet_testkit::cache_dir()?.join("debian-prometheus/usr/bin/promtool");
+    Ok(match unpacked.is_file() {
+        true => unpacked,
+        false => PathBuf::from("promtool"),
+    })
+}
