@@ -13,6 +13,7 @@ use crate::dtype::Dtype;
 use crate::error::{CacheError, EncodeError, ForwardError, LoadError, PromptError};
 use crate::frame::Frame;
 use crate::gguf::file::GgufFile;
+use crate::gguf::value::Metadata;
 use crate::gguf::{GgufSource, names, vocabulary};
 use crate::projector::Projector;
 use crate::prompt::{Message, Prompt};
@@ -81,7 +82,6 @@ impl FolderSource {
 /// What is read before the weights are.
 struct Loaded {
     config: Config,
-    tokenizer: Option<Tokenizer>,
     /// What the files of weights are, and where their digests are remembered.
     memory: Memory,
     /// Digests that were remembered.
@@ -172,17 +172,13 @@ impl Model {
                 weights.keep(folder, known.map(|known| known.model), memory.stamp());
             }
         }
-        let tokenizer = match options.parts {
-            Parts::Vision => None,
-            Parts::Text | Parts::All => Some(load_tokenizer(dir, &config)?),
-        };
         let loaded = Loaded {
             config,
-            tokenizer,
             memory,
             known,
         };
-        Self::assemble(loaded, &weights, options)
+        let tokenizer = |config: &Config| load_tokenizer(dir, config);
+        Self::assemble(loaded, &weights, options, tokenizer)
     }
 
     /// Loads llama.cpp's form of the model: a GGUF with the language model, and the vision tower from an mmproj GGUF or a
@@ -209,35 +205,37 @@ impl Model {
             weights.take_vision(tensors);
             config.vision = Some(vision);
         }
-        let tokenizer = match options.parts {
-            Parts::Vision => None,
-            Parts::Text | Parts::All => Some(gguf_tokenizer(source, &file, &config)?),
-        };
-        weights.add_gguf(file, source.quantised, names::text)?;
+        let metadata = weights.add_gguf(file, source.quantised, names::text)?;
         let loaded = Loaded {
             config,
-            tokenizer,
             memory,
             known,
         };
-        Self::assemble(loaded, &weights, options)
+        let tokenizer = move |config: &Config| gguf_tokenizer(source, &metadata, config);
+        Self::assemble(loaded, &weights, options, tokenizer)
     }
 
+    /// `tokenizer` reads it, and is called where the language model is asked for.
     fn assemble(
         loaded: Loaded,
         weights: &Weights,
         options: LoadOptions,
+        tokenizer: impl FnOnce(&Config) -> Result<Tokenizer, LoadError> + Send,
     ) -> Result<Self, LoadError> {
         let Loaded {
             config,
-            tokenizer,
             memory,
             known,
         } = loaded;
         let device = options.device.open()?;
-        let mut computed = None;
-        // What has to be hashed is hashed while weights are read, by cores that would wait for memory or disk.
+        let with_text = options.parts != Parts::Vision;
+        let (mut parsed, mut computed) = (None, None);
+        // While weights are read, by cores that would wait for memory or disk: the tokenizer is parsed, which takes one core more
+        // than a second, and what has to be hashed is hashed.
         let towers = rayon::in_place_scope(|scope| {
+            if with_text {
+                scope.spawn(|_| parsed = Some(tokenizer(&config)));
+            }
             if known.is_none() {
                 scope.spawn(|_| computed = Some(weights.digests()));
             }
@@ -245,18 +243,17 @@ impl Model {
                 Parts::Text => None,
                 Parts::Vision | Parts::All => load_vision(weights, &config, options, &device)?,
             };
-            let text = match &tokenizer {
-                Some(tokenizer) => {
-                    let text = load_text(weights, &config, tokenizer, options.dtype, &device)?;
-                    Some(text)
-                }
-                None => None,
+            let text = if with_text {
+                Some(load_text(weights, &config, options.dtype, &device)?)
+            } else {
+                None
             };
             Ok::<_, LoadError>((vision, text))
         });
+        let tokenizer = parsed.transpose()?;
         let (vision, text) = towers?;
         let stop_tokens = stop_tokens(&config, tokenizer.as_ref());
-        let forbidden_tokens = tokenizer
+        let soft_token = tokenizer
             .as_ref()
             .and_then(|t| t.special().image)
             .map(|image| image.soft);
@@ -270,13 +267,13 @@ impl Model {
             digests: digests.held(&held),
             held,
             quantised_cache,
-            forbidden_tokens: forbidden_tokens.into_iter().collect(),
+            forbidden_tokens: soft_token.into_iter().collect(),
             config,
             dtype: options.dtype,
             device,
             kernels: options.device.kernels(),
             vision,
-            text,
+            text: text.map(|text| text.with_soft_token(soft_token)),
             tokenizer,
             stop_tokens,
         })
@@ -499,7 +496,7 @@ fn open_vision(path: &Path) -> Result<(VisionConfig, Weights), LoadError> {
 /// The tokenizer that is named, or lies beside the file, or is inside it.
 fn gguf_tokenizer(
     source: &GgufSource,
-    file: &GgufFile,
+    metadata: &Metadata,
     config: &Config,
 ) -> Result<Tokenizer, LoadError> {
     let (rows, with_images) = (config.text.vocab, config.vision.is_some());
@@ -507,7 +504,7 @@ fn gguf_tokenizer(
     match &source.tokenizer {
         Some(path) => read_tokenizer(path, rows, with_images),
         None if beside.is_file() => read_tokenizer(&beside, rows, with_images),
-        None => vocabulary::tokenizer(&file.metadata, rows, with_images),
+        None => vocabulary::tokenizer(metadata, rows, with_images),
     }
 }
 
@@ -541,27 +538,19 @@ fn load_tokenizer(dir: &Path, config: &Config) -> Result<Tokenizer, LoadError> {
 fn load_text(
     weights: &Weights,
     config: &Config,
-    tokenizer: &Tokenizer,
     dtype: Dtype,
     device: &Device,
 ) -> Result<TextTower, LoadError> {
-    let soft = tokenizer.special().image.map(|image| image.soft);
-    let images = match (&config.vision, tokenizer.special().image) {
-        (Some(vision), Some(markers)) => {
+    let images = match &config.vision {
+        Some(vision) => {
             let scope = weights.part(Part::Projector, dtype, device);
-            Some((
-                Projector::load(&scope, vision, &config.text, dtype, device)?,
-                markers.soft,
-            ))
+            let projector = Projector::load(&scope, vision, &config.text, dtype, device)?;
+            Some(projector)
         }
-        _ => None,
+        None => None,
     };
-    TextTower::load(
-        &weights.part(Part::Text, dtype, device),
-        &config.text,
-        (images, soft),
-        device,
-    )
+    let scope = weights.part(Part::Text, dtype, device);
+    TextTower::load(&scope, &config.text, images, device)
 }
 
 /// What the files say, and the ends of text and of turn: prompts are in the chat form, and behind the end of its turn the

@@ -58,10 +58,10 @@ pub(crate) struct TextTower {
     embedding_scale: f64,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    /// The projector and the id of the soft token; absent in text-only checkpoints.
-    images: Option<(Projector, u32)>,
-    /// A token that is never chosen.
-    forbidden: Option<u32>,
+    /// Absent in text-only checkpoints, as the token is.
+    images: Option<Projector>,
+    /// Stands for a vector of an image, and is never chosen.
+    soft_token: Option<u32>,
     rope: Tables,
     mutations: Mutations,
 }
@@ -79,10 +79,11 @@ struct Layer {
 }
 
 impl TextTower {
+    /// Takes no image before [`TextTower::with_soft_token`].
     pub(crate) fn load(
         scope: &Scope,
         config: &TextConfig,
-        (images, forbidden): (Option<(Projector, u32)>, Option<u32>),
+        images: Option<Projector>,
         device: &Device,
     ) -> Result<Self, LoadError> {
         let embedding = scope
@@ -101,12 +102,17 @@ impl TextTower {
             layers: loaded.into_iter().collect::<Result<_, _>>()?,
             norm: RmsNorm::load(&scope.at("norm"), config.hidden, config.norm_eps)?,
             images,
-            forbidden,
+            soft_token: None,
             rope: Tables::new(config, scope.dtype(), Mutations::default(), device),
             config: config.clone(),
             device: device.clone(),
             mutations: Mutations::default(),
         })
+    }
+
+    /// With the id of the token that stands for images, which the tokenizer knows: that is parsed while weights are read.
+    pub(crate) fn with_soft_token(self, soft_token: Option<u32>) -> Self {
+        Self { soft_token, ..self }
     }
 
     /// Computes the chunks, stores their keys and values, and returns for each the logits it asked for.
@@ -128,10 +134,10 @@ impl TextTower {
     }
 
     fn image_rule(&self) -> Option<ImageRule> {
-        let (projector, soft_token) = self.images.as_ref()?;
+        let tokens_per_image = self.images.as_ref()?.tokens_per_image();
         Some(ImageRule {
-            soft_token: *soft_token,
-            tokens_per_image: projector.tokens_per_image(),
+            soft_token: self.soft_token?,
+            tokens_per_image,
         })
     }
 
@@ -174,7 +180,7 @@ impl TextTower {
     /// What an image looks like to the language model, for comparison with the reference.
     #[cfg(test)]
     pub(crate) fn project(&self, tokens: &crate::tokens::ImageTokens) -> Tensor {
-        let (projector, _) = self.images.as_ref().unwrap();
+        let projector = self.images.as_ref().unwrap();
         projector.forward(tokens).ok().unwrap()
     }
 
@@ -185,7 +191,7 @@ impl TextTower {
             let mut next = 0;
             for image in chunk.images {
                 self.embed_tokens(&chunk.tokens[next..image.offset], &mut parts)?;
-                let (projector, _) = self.images.as_ref().ok_or(ForwardError::NotLoaded)?;
+                let projector = self.images.as_ref().ok_or(ForwardError::NotLoaded)?;
                 let rows = projector
                     .forward(image.tokens)
                     .map_err(|error| match error {
@@ -256,7 +262,7 @@ impl TextTower {
         if !wants.contains(&Want::Likeliest) {
             return Ok(vec![None; wants.len()]);
         }
-        let Some(found) = fused::likeliest(logits, self.forbidden.unwrap_or(u32::MAX))? else {
+        let Some(found) = fused::likeliest(logits, self.soft_token.unwrap_or(u32::MAX))? else {
             return Ok(vec![None; wants.len()]);
         };
         let choice = |(want, found): (Want, Vec<u32>)| match found[..] {

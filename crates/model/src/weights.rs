@@ -28,6 +28,7 @@ use crate::error::{BackendError, GgufError, LoadError};
 use crate::fused::cpu;
 use crate::gguf::file::GgufFile;
 use crate::gguf::names::HubName;
+use crate::gguf::value::Metadata;
 use crate::layers::Matrix;
 use crate::pages::prefer_huge_pages;
 
@@ -245,13 +246,13 @@ impl Weights {
         Ok(())
     }
 
-    /// Adds the tensors of a GGUF file under the hub's names.
+    /// Adds the tensors of a GGUF file under the hub's names; what else the file says comes back.
     pub(crate) fn add_gguf(
         &mut self,
         file: GgufFile,
         keep_quantised: bool,
         hub: impl Fn(&str) -> Option<HubName>,
-    ) -> Result<(), LoadError> {
+    ) -> Result<Metadata, LoadError> {
         for (name, place) in file.tensors {
             let Some(hub) = hub(&name) else {
                 let file = file.metadata.file;
@@ -270,9 +271,9 @@ impl Weights {
         self.shards.push(Shard {
             map: file.map,
             file: file.file,
-            name: file.metadata.file,
+            name: file.metadata.file.clone(),
         });
-        Ok(())
+        Ok(file.metadata)
     }
 
     /// Takes vision tower and projector of another checkpoint.

@@ -142,26 +142,42 @@ fn six_bits(packed: &[u8], j: usize) -> (u8, u8) {
     )
 }
 
-/// The 6 bits of weight `v` of a block of Q6_K.
-fn q6(stored: &[u8], v: usize) -> u8 {
-    let (half, v) = (v / 128, v % 128);
-    let (quarter, l) = (v / 32, v % 32);
-    let low = stored[64 * half + 32 * (quarter % 2) + l];
-    let low = if quarter < 2 { low & 15 } else { low >> 4 };
-    let high = stored[128 + 32 * half + l] >> (2 * quarter) & 3;
-    low | high << 4
+/// The first 32 bytes, four in a number as they stand together in a panel.
+fn quads(bytes: &[u8]) -> [u32; 8] {
+    let (quads, _) = bytes.as_chunks();
+    std::array::from_fn(|quad| u32::from_le_bytes(quads[quad]))
 }
 
-/// Puts a stored block of one output into its panel, which was zeros.
+/// Puts four bytes at a time of one output beside those of the others.
+fn put_quads(into: &mut [u8], lane: usize, quads: &[[u8; 4]]) {
+    let (lines, _) = into.as_chunks_mut::<{ 4 * LANES }>();
+    for (line, quad) in lines.iter_mut().zip(quads) {
+        line[4 * lane..4 * lane + 4].copy_from_slice(quad);
+    }
+}
+
+/// The same of 32 weights of four bits, each in a byte: the second four stand above the first.
+fn put_nibbles(into: &mut [u8], lane: usize, low: [u32; 8]) {
+    let pair = |at: usize| (low[at] | low[at + 1] << 4).to_le_bytes();
+    put_quads(into, lane, &[pair(0), pair(2), pair(4), pair(6)]);
+}
+
+/// Puts a stored block of one output into its panel. Four weights at a time: one by one they took longer to lay out than to
+/// read from a disk.
 pub(super) fn put(form: Form, stored: &[u8], lane: usize, panel: &mut [u8]) {
+    /// Of each byte the four, or two, lowest bits.
+    const FOUR: u32 = 0x0f0f_0f0f;
+    const TWO: u32 = 0x0303_0303;
     let layout = Layout::of(form);
     let two = 2 * lane..2 * lane + 2;
     match form {
         Form::Q8_0 => {
             panel[two].copy_from_slice(&stored[..2]);
-            for (k, weight) in stored[2..].iter().enumerate() {
-                panel[layout.weights + k / 4 * 4 * LANES + lane * 4 + k % 4] = *weight;
-            }
+            put_quads(
+                &mut panel[layout.weights..],
+                lane,
+                stored[2..].as_chunks().0,
+            );
         }
         Form::Q4K => {
             panel[two.clone()].copy_from_slice(&stored[..2]);
@@ -170,11 +186,8 @@ pub(super) fn put(form: Form, stored: &[u8], lane: usize, panel: &mut [u8]) {
                 let (scale, min) = six_bits(&stored[4..16], j);
                 panel[layout.scales.0 + j * LANES + lane] = scale;
                 panel[layout.mins + j * LANES + lane] = min;
-                for k in 0..32 {
-                    let byte = stored[16 + j / 2 * 32 + k];
-                    let weight = if j % 2 == 0 { byte & 15 } else { byte >> 4 };
-                    put_nibble(panel, layout.weights + j * PART_NIBBLES, (k, lane), weight);
-                }
+                let low = quads(&stored[16 + j / 2 * 32..]).map(|quad| quad >> (j % 2 * 4) & FOUR);
+                put_nibbles(&mut panel[layout.weights + j * PART_NIBBLES..], lane, low);
             }
         }
         Form::Q6K => {
@@ -182,21 +195,18 @@ pub(super) fn put(form: Form, stored: &[u8], lane: usize, panel: &mut [u8]) {
             for j in 0..PARTS {
                 let scales = layout.scales.0 + j * layout.scales.1 + 2 * lane;
                 panel[scales..scales + 2].copy_from_slice(&stored[192 + 2 * j..][..2]);
-                for k in 0..32 {
-                    let weight = q6(stored, 32 * j + k);
-                    let nibbles = layout.weights + j * PART_NIBBLES;
-                    put_nibble(panel, nibbles, (k, lane), weight & 15);
-                    let place = place(k, lane);
-                    panel[layout.high + j * PART_HIGH + place.high] |= weight >> 4 << place.shift;
-                }
+                let (half, quarter) = (j / 4, j % 4);
+                let low = quads(&stored[64 * half + 32 * (quarter % 2)..]);
+                let low = low.map(|quad| quad >> (quarter / 2 * 4) & FOUR);
+                put_nibbles(&mut panel[layout.weights + j * PART_NIBBLES..], lane, low);
+                let high = quads(&stored[128 + 32 * half..]);
+                let high = high.map(|quad| quad >> (2 * quarter) & TWO);
+                let bits = |at: usize| (0..4).fold(0, |bits, q| bits | high[at + q] << (2 * q));
+                let high = [bits(0), bits(4)].map(u32::to_le_bytes);
+                put_quads(&mut panel[layout.high + j * PART_HIGH..], lane, &high);
             }
         }
     }
-}
-
-fn put_nibble(panel: &mut [u8], part: usize, (k, lane): (usize, usize), weight: u8) {
-    let place = place(k, lane);
-    panel[part + place.byte] |= if place.upper { weight << 4 } else { weight };
 }
 
 /// A block of one output, dequantised.
