@@ -1,5 +1,6 @@
-//! Whether the intake had no room a moment ago: then a job that is not known yet is refused before anything of it is stored.
-//! Whoever is the first to find no room has a record by then.
+//! Whether a stream that a submit writes to had no room a moment ago: then a job that is not known yet is refused before anything
+//! of it is stored, and one that is known is not begun once more. Whoever is the first to find no room has a line in the audit by
+//! then, and where the intake had none, a record; so many who come again add nothing to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

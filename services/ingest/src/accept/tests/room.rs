@@ -140,6 +140,43 @@ async fn who_finds_no_room_is_told_of_the_job_and_nothing_is_left_of_those_right
     assert_eq!(waiting(&roomy).await, 1);
 }
 
+/// Clients come again and again for as long as there is no room, in the records, for their pending entries, or in the intake.
+#[tokio::test]
+async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
+    let without_room: [fn(&mut QueueConfig); 3] = [
+        |config| config.stream_bytes_max.records = LEAST,
+        |config| config.stream_bytes_max.small = LEAST,
+        |config| config.stream_bytes_max.intake = LEAST,
+    ];
+    for change in without_room {
+        let server = NatsServer::start().await.expect("a server");
+        let full = queue_with(&server, change).await;
+        let caller = Caller::of(&kit::tenant());
+        let clock = Arc::new(ManualClock::at(kit::clock()()));
+        let ingest = Acceptor {
+            clock: clock.clone(),
+            ..ingest_of(&full)
+        };
+        for lines in 1..=2 {
+            for _ in 0..5 {
+                let refused = ingest.accept(&caller, report("a")).await;
+                let is_full = matches!(
+                    refused,
+                    Err(Refusal::Queue(QueueError::Full { .. })
+                        | Refusal::Unfinished {
+                            source: QueueError::Full { .. },
+                            ..
+                        })
+                );
+                assert!(is_full, "{refused:?}");
+            }
+            assert_eq!(audit_lines(&full).await, lines);
+            // Then one tries.
+            clock.advance(FULL_FOR);
+        }
+    }
+}
+
 #[tokio::test]
 async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sweep() {
     let server = NatsServer::start().await.expect("a server");
