@@ -253,7 +253,7 @@ impl Acceptor {
         if record.state == JobState::Accepted {
             if noted.is_none() {
                 // What would be refused once more leaves no line in the audit.
-                let room = self.room.check(self.clock.now());
+                let room = self.room.check_again(self.clock.now());
                 let job = key.job.clone();
                 room.map_err(|source| Refusal::Unfinished { job, source })?;
             }
@@ -388,6 +388,17 @@ impl Acceptor {
     ) -> Result<bool, QueueError> {
         let published = self.queue.publish_intake(unit, &trace_of(record)).await?;
         Ok(published == Published::Stored)
+    }
+
+    /// Adds a line of a read to the tenant's audit stream, if more than its reserve is left.
+    pub(crate) async fn audit_read(
+        &self,
+        key: &JobKey,
+        action: &'static str,
+        actor: &str,
+    ) -> Result<(), QueueError> {
+        self.room.check_audit()?;
+        self.audit(key, action, actor).await
     }
 
     /// Adds a line to the tenant's audit stream.

@@ -149,6 +149,7 @@ impl DeadLetters {
         let epoch = letter.unit.as_ref().map_or(0, |unit| unit.epoch);
         let Acceptor { queue, clock, .. } = &self.acceptor;
         let now = clock.now();
+        self.acceptor.room.check(now)?;
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));

@@ -177,6 +177,28 @@ async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
     }
 }
 
+/// The names that `room` knows are those of the streams.
+#[tokio::test]
+async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let caller = Caller::of(&kit::tenant());
+    for name in ["AUDIT", "KV_JOBS_0", "KV_PENDING"] {
+        let ingest = ingest_of(&queue);
+        let mut usage = queue.usage().await.expect("lists");
+        let stream = usage.iter_mut().find(|stream| stream.stream == name);
+        let stream = stream.expect("it is there");
+        stream.bytes = stream.bytes_max.expect("a limit") - 1;
+        ingest.room.look(&usage);
+        let refused = ingest.accept(&caller, report(name)).await;
+        assert!(is_full(&refused), "{refused:?}");
+        ingest.room.look(&queue.usage().await.expect("lists"));
+        let accepted = ingest.accept(&caller, report(name)).await;
+        assert!(!accepted.expect("there is room").already);
+    }
+    assert_eq!(audit_lines(&queue).await, 3);
+}
+
 #[tokio::test]
 async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sweep() {
     let server = NatsServer::start().await.expect("a server");
