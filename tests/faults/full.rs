@@ -1,14 +1,15 @@
-//! No room, in the blob store and then in the queue: a submit is told so, and when to come back; the alert of a full store fires.
-//! Sent again once there is room it is accepted, and done once.
+//! No room, in the blob store, in the queue, or in the audit: a submit is told so, and when to come back, and the alert of a full
+//! store fires. Sent again once there is room it is accepted, and done once. What makes room is not held up.
 
 use anyhow::{Context, Result, ensure};
 use medfleet_core::setting::ByteSize;
-use medfleet_proto::v1::{JobState, SubmitJobRequest};
+use medfleet_proto::v1::{Class, JobState, SubmitJobRequest};
+use medfleet_proto::work::v1::AuditEntry;
 use medfleet_queue::StreamBytes;
-use medfleet_testkit::wait_until;
+use medfleet_testkit::{tenant, wait_until};
 use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, inline, report};
-use medfleet_tests::fleet::{Fleet, Options, Role};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role, http_get};
 use medfleet_tests::picture;
 use toml::toml;
 use tonic::Code;
@@ -107,13 +108,80 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
     ensure!(jobs(&client).await? == 2, "one was accepted twice");
 
     // Its record is there, and waits for its unit: for the client that comes again, or for the sweep.
-    fleet.change_intake(ByteSize::from_bytes(1)).await?;
+    let no_intake = StreamBytes {
+        intake: ByteSize::from_bytes(1),
+        ..StreamBytes::default()
+    };
+    fleet.change_streams(no_intake).await?;
     let third = with_id("third", picture::png(64, 3)?);
     let noted = refused_for(&client, &third, "QUEUE_FULL").await?;
     let waits = client.get_by_request_id("third").await?;
     ensure!(noted == Some(waits.name), "{noted:?}");
-    fleet.change_intake(StreamBytes::default().intake).await?;
+    fleet.change_streams(StreamBytes::default()).await?;
     done_once(&client, &third).await?;
     ensure!(jobs(&client).await? == 3, "one was accepted twice");
+    fleet.wait_idle().await
+}
+
+/// Lines that are in the audit before its room is cut down.
+const LINES: usize = 200;
+/// The room that is left then: for some eight lines, and less than a sixteenth of all.
+const LEFT_BYTES: u64 = 1024;
+
+/// Leaves the audit room for a few lines, and waits until ingest has seen that.
+async fn nearly_fill_audit(fleet: &Fleet) -> Result<()> {
+    let queue = fleet.queue().await?;
+    let line = AuditEntry {
+        action: "watch".to_owned(),
+        actor: "x".repeat(64),
+        ..AuditEntry::default()
+    };
+    for _ in 0..LINES {
+        queue.audit(&tenant(), &line).await?;
+    }
+    let usage = queue.usage().await?;
+    let audit = usage.iter().find(|stream| stream.stream == "AUDIT");
+    let bytes_max = audit.context("no audit")?.bytes + LEFT_BYTES;
+    fleet
+        .change_streams(StreamBytes {
+            audit: ByteSize::from_bytes(bytes_max),
+            ..StreamBytes::default()
+        })
+        .await?;
+    let shown = format!("medfleet_queue_stream_limit_bytes{{stream=\"AUDIT\"}} {bytes_max}");
+    let is_seen = async || {
+        let (_, text) = http_get(fleet.admin(Role::Ingest), "/metrics").await.ok()?;
+        text.lines().any(|line| line == shown).then_some(())
+    };
+    wait_until(PATIENCE, "ingest to look at the audit", is_seen).await?;
+    Ok(())
+}
+
+/// Whoever answers for the data of patients must be able to erase on the very day when everything is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_audit_has_left_is_for_erasures_and_operators() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    let client = fleet.client("st-mary").await?;
+    let first = client.submit(with_id("first", picture::png(64, 1)?));
+    let first = client.wait_final(&first.await?.name).await?;
+    ensure!(first.state() == JobState::Completed, "{first:?}");
+    nearly_fill_audit(&fleet).await?;
+
+    let second = with_id("second", picture::png(64, 2)?);
+    let noted = refused_for(&client, &second, "QUEUE_FULL").await?;
+    ensure!(noted.is_none(), "{noted:?}");
+    let read = client.result(&first.name).await.err();
+    let read = read.context("read without a line in the audit")?;
+    ensure!(read.code() == Code::ResourceExhausted, "{read:?}");
+
+    let operator = fleet.client(OPERATOR).await?;
+    operator.pause("st-mary", Class::Bulk).await?;
+    operator.resume("st-mary", Class::Bulk).await?;
+    let erased = client.erase(&first.name).await?;
+    ensure!(erased.objects_removed > 0, "{erased:?}");
+
+    fleet.change_streams(StreamBytes::default()).await?;
+    let before = done_once(&client, &second).await?;
+    ensure!(!before, "it had been accepted before there was room");
     fleet.wait_idle().await
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{JobId, JobKey, JobRecord, TenantId, UnixMillis};
+use medfleet_core::{Forwarded, JobId, JobKey, JobRecord, TenantId, UnixMillis};
 use medfleet_proto::v1::{self, FailureReason, JobState};
-use medfleet_queue::Updated;
+use medfleet_queue::{Queue, Updated};
 use medfleet_testkit::{clock, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
 use medfleet_tests::edge::Edge;
@@ -114,17 +114,27 @@ fn key_of(job: &str) -> Result<JobKey> {
 
 /// Makes the time of a job of the edge be over, as it would be in some hours.
 async fn let_expire(site: &Edge, job: &str) -> Result<()> {
-    let (key, queue) = (key_of(job)?, site.queue().await?);
     let past = UnixMillis(clock()().0 - 1_000);
+    let over = |record: JobRecord| JobRecord {
+        expires: past,
+        ..record
+    };
+    change(&site.queue().await?, &key_of(job)?, over).await?;
+    Ok(())
+}
+
+/// Changes a record behind everybody's back, and gives it as it was before.
+async fn change(
+    queue: &Queue,
+    key: &JobKey,
+    change: impl Fn(JobRecord) -> JobRecord,
+) -> Result<JobRecord> {
     // Whoever else changes the record is waited for.
-    wait_until(PATIENCE, "its time to be over", async || {
-        let (record, revision) = queue.record(&key).await.ok()??;
-        let over = JobRecord {
-            expires: past,
-            ..record
-        };
-        let stored = queue.update_record(&key, &over, revision).await;
-        matches!(stored, Ok(Updated::Updated(_))).then_some(())
+    wait_until(PATIENCE, "its record to be changed", async || {
+        let (record, revision) = queue.record(key).await.ok()??;
+        let changed = change(record.clone());
+        let stored = queue.update_record(key, &changed, revision).await;
+        matches!(stored, Ok(Updated::Updated(_))).then_some(record)
     })
     .await
 }
@@ -193,6 +203,40 @@ async fn a_job_that_the_hub_has_lost_fails_with_the_reason_when_its_time_is_over
         failure.message.contains("does not know the job any more"),
         "{failure:?}"
     );
+    Ok(())
+}
+
+/// As a server does that lost its power before it had written what it answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_has_forgotten_a_cancel_is_told_again() -> Result<()> {
+    let (hub, site, job, theirs) = before_decode().await?;
+    let (key, queue) = (key_of(&theirs)?, hub.queue().await?);
+    // Handed on to nobody who is there, it takes a cancel and does not end by it.
+    let handed_on = |record: JobRecord| JobRecord {
+        state: medfleet_core::JobState::Forwarded,
+        forwarded: Some(Forwarded {
+            job: JobId::from_bytes([1; 16]),
+            at: UnixMillis(clock()().0),
+            is_cancel_wanted: false,
+            is_erased: false,
+        }),
+        ..record
+    };
+    let before = change(&queue, &key, handed_on).await?;
+    let edge = site.client("st-mary").await?;
+    edge.cancel(&job).await?;
+    wait_until(PATIENCE, "the hub to be told", async || {
+        let (record, _) = queue.record(&key).await.ok()??;
+        record.forwarded?.is_cancel_wanted.then_some(())
+    })
+    .await?;
+    change(&queue, &key, |_| before.clone()).await?;
+    site.link().cut();
+    site.link().mend();
+    let ended = edge.wait_final(&job).await?;
+    ensure!(ended.state() == JobState::Cancelled, "{ended:?}");
+    let above = hub.client("st-mary").await?;
+    ensure!(above.get(&theirs).await?.state() == JobState::Cancelled);
     Ok(())
 }
 

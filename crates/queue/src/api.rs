@@ -327,9 +327,8 @@ fn refusal(operation: Operation, target: &str, error: ServerError) -> QueueError
     let full = error.err_code == code::STORE_FAILED && !is_subject_taken(&error.description);
     // 10023 and 10047: the account or the disk is full.
     if full || matches!(error.err_code, 10023 | 10047) {
-        let stream = target.split('.').next().unwrap_or(target);
         return QueueError::Full {
-            stream: stream.to_owned(),
+            stream: stream_of(target),
             limit: error.description,
         };
     }
@@ -343,6 +342,15 @@ fn refusal(operation: Operation, target: &str, error: ServerError) -> QueueError
         operation: operation.name,
         code: error.err_code,
         description: error.description,
+    }
+}
+
+/// The stream of a subject, as an operator finds it in a list of streams; where the subject tells only of its kind, that.
+fn stream_of(subject: &str) -> String {
+    let mut tokens = subject.split('.');
+    match (tokens.next(), tokens.next()) {
+        (Some("$KV"), Some(bucket)) => crate::bucket::stream_of(bucket),
+        (first, _) => first.unwrap_or(subject).to_owned(),
     }
 }
 
@@ -409,6 +417,8 @@ mod tests {
         assert!(is_code(&taken, code::STORE_FAILED) && !taken.is_transient());
         let full = refused(503, code::STORE_FAILED, "maximum bytes exceeded");
         assert!(matches!(full, QueueError::Full { .. }) && full.is_transient());
+        assert_eq!(stream_of("$KV.JOBS_0.st-mary.1"), "KV_JOBS_0");
+        assert_eq!(stream_of("audit.st-mary"), "audit");
         assert!(refused(503, 10008, "temporarily unavailable").is_transient());
         assert!(is_conflict(&refused(400, 10071, "wrong last sequence: 3")));
     }

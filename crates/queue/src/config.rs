@@ -123,7 +123,8 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
-/// Disk limits, one per kind of stream.
+/// Disk limits, one per kind of stream. Of records, audit and pending accepts the last sixteenth is not for new jobs, nor that of
+/// the audit for reads: it is kept for jobs under way, cancels, erasures and what operators do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamBytes {

@@ -168,7 +168,8 @@ impl Queue {
             what: "a dead letter",
             reason: "it names no unit",
         })?;
-        let subject = subject::dead(&unit_from_wire(unit)?);
+        let unit = unit_from_wire(unit)?;
+        let subject = subject::dead(&unit.key, unit.epoch);
         self.api
             .publish_first(PUBLISH, subject::DEAD, &subject, encode(letter))
             .await
@@ -209,6 +210,23 @@ impl Queue {
         let which = Which::Sequence { seq: sequence };
         let stored = self.api.get(subject::DEAD, which).await?;
         Ok(stored.map(letter_of))
+    }
+
+    /// The dead letter of a job's epoch with its sequence, as [`Queue::dead_letters`] tells it.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn dead_letter_of(
+        &self,
+        key: &JobKey,
+        epoch: u32,
+    ) -> Result<Option<(u64, DeadLetter)>> {
+        let subject = subject::dead(key, epoch);
+        let which = Which::Last {
+            last_by_subj: &subject,
+        };
+        let stored = self.api.get(subject::DEAD, which).await?;
+        Ok(stored.map(|stored| (stored.sequence, letter_of(stored))))
     }
 
     /// The latest epoch of a job of which a dead letter is kept.

@@ -144,8 +144,8 @@ pub(crate) fn cancel(key: &JobKey) -> String {
 }
 
 /// A dead letter: one per job and epoch, whichever unit brings it.
-pub(crate) fn dead(unit: &WorkUnit) -> String {
-    format!("dead.{}.{}", unit.key, unit.epoch)
+pub(crate) fn dead(key: &JobKey, epoch: u32) -> String {
+    format!("dead.{key}.{epoch}")
 }
 
 /// All dead letters of a tenant, or of all.
@@ -240,8 +240,9 @@ mod tests {
             intake(&unit),
             format!("intake.encode.tiny-here.routine.st-mary.{job}.3")
         );
-        assert_eq!(dead(&unit), format!("dead.st-mary.{job}.0"));
-        assert_eq!(epoch_of_dead(&dead(&unit)), Some(0));
+        let dead = dead(&unit.key, 3);
+        assert_eq!(dead, format!("dead.st-mary.{job}.3"));
+        assert_eq!(epoch_of_dead(&dead), Some(3));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! How full the queue is and how long its oldest unit has waited: for metrics and the status page, never for a decision.
+//! How full the queue is and how long its oldest unit has waited: for metrics and the status page, and for whether there is room
+//! for more than what must go on.
 
 use medfleet_core::{Class, PoolName, Stage, UnixMillis};
 use serde::Deserialize;
@@ -10,6 +11,9 @@ use crate::{Queue, QueueError, Result, subject};
 
 /// Streams that are read in one call; a fleet has about fifteen.
 const STREAMS_MAX: usize = 256;
+
+/// The share of a stream's room that is kept for what must go on when it fills: the last sixteenth.
+const RESERVE_SHARE: u64 = 16;
 
 /// How full one stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,15 @@ pub struct StreamUsage {
     pub last_sequence: u64,
     /// Bytes that it may hold; none without a limit.
     pub bytes_max: Option<u64>,
+}
+
+impl StreamUsage {
+    /// Whether only its reserve is left. One without a limit has no end.
+    #[must_use]
+    pub fn is_at_reserve(&self) -> bool {
+        let most = self.bytes_max;
+        most.is_some_and(|most| self.bytes >= most - most / RESERVE_SHARE)
+    }
 }
 
 #[derive(Deserialize)]

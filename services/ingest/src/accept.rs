@@ -197,15 +197,16 @@ impl Acceptor {
             }
         };
         let (kept, noted, audited) = join3(kept, self.pad.note(&key), audited).await;
-        if let Err(refusal) = kept.and(audited.map_err(Refusal::from)) {
+        if let Err(refusal) = kept.and(audited.map_err(|source| self.refused(source))) {
             if let Ok(noted) = noted {
                 // There is nothing for the sweep to finish.
                 self.pad.done(noted);
             }
             return Err(refusal);
         }
-        let mut noted = noted?;
-        let created = self.queue.create_record(&key, &record).await?;
+        let mut noted = noted.map_err(|source| self.refused(source))?;
+        let created = self.queue.create_record(&key, &record).await;
+        let created = created.map_err(|source| self.refused(source))?;
         if begun.elapsed() > self.config.accept.pending_after.get() / 2 {
             // So late that the sweep may have dropped the entry of an accept it took for abandoned.
             let again = self.pad.note_again(&mut noted, &key).await;
@@ -250,6 +251,12 @@ impl Acceptor {
         noted: Option<Noted>,
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
+            if noted.is_none() {
+                // What would be refused once more leaves no line in the audit.
+                let room = self.room.check_again(self.clock.now());
+                let job = key.job.clone();
+                room.map_err(|source| Refusal::Unfinished { job, source })?;
+            }
             let announced = match &noted {
                 // Its line was written before its record.
                 Some(_) => self.go_on(&key, &record).await,
@@ -268,6 +275,13 @@ impl Acceptor {
             record,
             already: true,
         })
+    }
+
+    /// Why a caller is refused whose job has no record. What had no room is remembered for those who come right after: they are
+    /// refused before anything of theirs is stored, a line in the audit too.
+    fn refused(&self, source: QueueError) -> Refusal {
+        self.room.note(&source, self.clock.now());
+        Refusal::Queue(source)
     }
 
     /// Why a caller is refused whose job has a record.
@@ -374,6 +388,17 @@ impl Acceptor {
     ) -> Result<bool, QueueError> {
         let published = self.queue.publish_intake(unit, &trace_of(record)).await?;
         Ok(published == Published::Stored)
+    }
+
+    /// Adds a line of a read to the tenant's audit stream, if more than its reserve is left.
+    pub(crate) async fn audit_read(
+        &self,
+        key: &JobKey,
+        action: &'static str,
+        actor: &str,
+    ) -> Result<(), QueueError> {
+        self.room.check_audit()?;
+        self.audit(key, action, actor).await
     }
 
     /// Adds a line to the tenant's audit stream.

@@ -1,5 +1,6 @@
 //! Looks every few seconds how the fleet stands, for the metrics: who works, how full the queue is and whether it takes
-//! writes, and, where this process is the dispatcher, since when the oldest unit of each class waits.
+//! writes, and, where this process is the dispatcher, since when the oldest unit of each class waits. How full it is also tells
+//! whether it takes submits (`room`).
 //! What cannot be asked keeps its last value; that the queue does not answer is a metric of its own.
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use medfleet_runtime::{Clock, Shutdown};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::metrics::Figures;
+use crate::room::Room;
 use crate::roster::Roster;
 
 /// How often.
@@ -25,6 +27,7 @@ pub(crate) struct Census {
     pub(crate) roster: Roster,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
+    pub(crate) room: Room,
     pub(crate) holder: String,
 }
 
@@ -52,7 +55,9 @@ impl Census {
         standing.show_writable(writable.is_ok());
         let looked = async {
             writable?;
-            standing.show_usage(&self.queue.usage().await?);
+            let usage = self.queue.usage().await?;
+            self.room.look(&usage);
+            standing.show_usage(&usage);
             self.look_for_oldest().await
         };
         if let Err(error) = looked.await {

@@ -45,21 +45,42 @@ pub(crate) fn upload_id(field: &str, name: &str) -> Result<UploadId, Refusal> {
     })
 }
 
-/// Reads `deadLetters/{id}`: its place in the stream.
-pub(crate) fn dead_letter_sequence(name: &str) -> Result<u64, Refusal> {
-    let id = name.strip_prefix(DEAD_LETTERS);
-    // Sequences count from 1.
-    let sequence = id.and_then(|id| id.parse().ok());
-    sequence
-        .filter(|sequence| *sequence > 0)
-        .ok_or_else(|| Refusal::invalid("name", "deadLetters/ followed by a number from 1 on"))
+/// What the name of a dead letter says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LetterName {
+    /// The job and its epoch that failed, of which one letter is stored: also when the letter is gone it says whose it was.
+    Of(JobId, u32),
+    /// Its place in the stream: so earlier releases named it.
+    Place(u64),
+}
+
+/// Reads `deadLetters/{id}`.
+pub(crate) fn letter_name(name: &str) -> Result<LetterName, Refusal> {
+    let read = |id: &str| match id.split_once('-') {
+        Some((job, epoch)) => Some(LetterName::Of(JobId::new(job).ok()?, epoch.parse().ok()?)),
+        // Sequences count from 1.
+        None => Some(LetterName::Place(
+            id.parse::<u64>().ok().filter(|place| *place > 0)?,
+        )),
+    };
+    name.strip_prefix(DEAD_LETTERS)
+        .and_then(read)
+        .ok_or_else(|| {
+            let allowed = "deadLetters/ followed by a job's id, a hyphen and a number, as ListDeadLetters gives it";
+            Refusal::invalid("name", allowed)
+        })
 }
 
 /// A dead letter as the API shows it.
 pub(crate) fn dead_letter(sequence: u64, letter: &work::DeadLetter) -> v1::DeadLetter {
     let unit = letter.unit.clone().unwrap_or_default();
+    let name = match JobId::new(unit.job.as_str()) {
+        Ok(job) => format!("{DEAD_LETTERS}{job}-{}", unit.epoch),
+        // Nothing but its place tells it from others.
+        Err(_) => format!("{DEAD_LETTERS}{sequence}"),
+    };
     v1::DeadLetter {
-        name: format!("{DEAD_LETTERS}{sequence}"),
+        name,
         job: format!("{JOBS}{}", unit.job),
         stage: unit.stage,
         unit: unit.unit,
@@ -247,6 +268,31 @@ mod tests {
             (None, None, None)
         );
         assert_eq!(class_from(0), Some(Class::Routine));
+    }
+
+    #[test]
+    fn letters_are_named_by_job_and_epoch_and_read_by_their_place_too() {
+        let job = JobId::from_bytes([0xab; 16]);
+        let unit = work::WorkUnit {
+            job: job.to_string(),
+            epoch: 2,
+            ..work::WorkUnit::default()
+        };
+        let letter = work::DeadLetter {
+            unit: Some(unit),
+            ..work::DeadLetter::default()
+        };
+        let check = |name: &str, expected: Option<LetterName>| {
+            assert_eq!(letter_name(name).ok(), expected, "{name}");
+        };
+        let named = dead_letter(7, &letter).name;
+        check(&named, Some(LetterName::Of(job, 2)));
+        let placed = dead_letter(7, &work::DeadLetter::default()).name;
+        check(&placed, Some(LetterName::Place(7)));
+        check("deadLetters/0", None);
+        check("deadLetters/7-2", None);
+        check("deadLetters/", None);
+        check("jobs/7", None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tonic::Request;
 
 use crate::accept::Acceptor;
 use crate::calls::{Calls, Reply, page_size};
-use crate::convert;
+use crate::convert::{self, LetterName};
 use crate::error::Refusal;
 use crate::metrics::Method;
 use crate::tokens::Caller;
@@ -42,7 +42,8 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::GetDeadLetterRequest>,
     ) -> Reply<v1::GetDeadLetterResponse> {
         let get = async |caller: Caller, request: v1::GetDeadLetterRequest| {
-            let (sequence, letter) = self.find(&caller.tenant, &request.name).await?;
+            let name = convert::letter_name(&request.name)?;
+            let (sequence, letter) = self.find(&caller.tenant, &name).await?;
             Ok(v1::GetDeadLetterResponse {
                 dead_letter: Some(convert::dead_letter(sequence, &letter)),
             })
@@ -55,9 +56,16 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::ReplayDeadLetterRequest>,
     ) -> Reply<v1::ReplayDeadLetterResponse> {
         let replay = async |caller: Caller, request: v1::ReplayDeadLetterRequest| {
-            let (sequence, letter) = self.find(&caller.tenant, &request.name).await?;
-            let (id, record) = self.replay(&caller, &letter).await?;
-            self.acceptor.queue.discard_dead(sequence).await?;
+            let name = convert::letter_name(&request.name)?;
+            let (id, record) = match self.find(&caller.tenant, &name).await {
+                Ok((sequence, letter)) => {
+                    let started_over = self.replay(&caller, &letter).await?;
+                    self.acceptor.queue.discard_dead(sequence).await?;
+                    started_over
+                }
+                Err(Refusal::NotFound { .. }) => self.replayed(&caller.tenant, name).await?,
+                Err(refusal) => return Err(refusal),
+            };
             Ok(v1::ReplayDeadLetterResponse {
                 job: Some(convert::job(&id, &record)),
             })
@@ -72,7 +80,8 @@ impl DeadLetterService for DeadLetters {
         request: Request<v1::DiscardDeadLetterRequest>,
     ) -> Reply<v1::DiscardDeadLetterResponse> {
         let discard = async |caller: Caller, request: v1::DiscardDeadLetterRequest| {
-            match self.find(&caller.tenant, &request.name).await {
+            let name = convert::letter_name(&request.name)?;
+            match self.find(&caller.tenant, &name).await {
                 Ok((sequence, letter)) => {
                     let key = job_of(&caller.tenant, &letter)?;
                     let audit = self.acceptor.audit(&key, "discard", &caller.actor);
@@ -125,17 +134,48 @@ impl DeadLetters {
     async fn find(
         &self,
         tenant: &TenantId,
-        name: &str,
+        name: &LetterName,
     ) -> Result<(u64, work::DeadLetter), Refusal> {
-        let sequence = convert::dead_letter_sequence(name)?;
-        let letter = self.acceptor.queue.dead_letter(sequence).await?;
-        letter
-            .filter(|letter| {
+        let queue = &self.acceptor.queue;
+        let found = match name {
+            LetterName::Of(job, epoch) => {
+                let key = JobKey {
+                    tenant: tenant.clone(),
+                    job: job.clone(),
+                };
+                queue.dead_letter_of(&key, *epoch).await?
+            }
+            LetterName::Place(sequence) => {
+                let letter = queue.dead_letter(*sequence).await?;
+                letter.map(|letter| (*sequence, letter))
+            }
+        };
+        found
+            .filter(|(_, letter)| {
                 let unit = letter.unit.as_ref();
                 unit.is_some_and(|unit| unit.tenant == tenant.as_str())
             })
-            .map(|letter| (sequence, letter))
             .ok_or(GONE)
+    }
+
+    /// The job of a letter that is gone, if it has been started over since: who did so may have lost the answer, and asks again.
+    /// That of a letter that was put away stays as it is.
+    async fn replayed(
+        &self,
+        tenant: &TenantId,
+        name: LetterName,
+    ) -> Result<(JobId, JobRecord), Refusal> {
+        let LetterName::Of(job, epoch) = name else {
+            return Err(GONE);
+        };
+        let key = JobKey {
+            tenant: tenant.clone(),
+            job,
+        };
+        let found = self.acceptor.queue.record(&key).await?;
+        let started_over = found.filter(|(record, _)| record.epoch > epoch);
+        let (record, _) = started_over.ok_or(GONE)?;
+        Ok((key.job, record))
     }
 
     /// Starts the letter's job over, in an epoch of its own. The pending entry comes first: whatever breaks after the record
@@ -149,6 +189,7 @@ impl DeadLetters {
         let epoch = letter.unit.as_ref().map_or(0, |unit| unit.epoch);
         let Acceptor { queue, clock, .. } = &self.acceptor;
         let now = clock.now();
+        self.acceptor.room.check(now)?;
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));

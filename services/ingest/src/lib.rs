@@ -439,6 +439,7 @@ impl Parts {
             roster: self.roster.clone(),
             clock: self.clock(),
             figures: self.figures.clone(),
+            room: self.room.clone(),
             holder: self.holder.clone(),
         };
         start(&dependencies.tasks, "census", census.run(shutdown));

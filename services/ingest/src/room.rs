@@ -1,18 +1,37 @@
-//! Whether the intake had no room a moment ago: then a job that is not known yet is refused before anything of it is stored.
-//! Whoever is the first to find no room has a record by then.
+//! Whether a stream that a submit writes to had no room a moment ago: then a job that is not known yet is refused before anything
+//! of it is stored, and one that is known is not begun once more. Whoever is the first to find no room has a line in the audit by
+//! then, and where the intake had none, a record; so many who come again add nothing to it.
+//!
+//! And whether a stream has only its reserve left, which is kept for what must go on without submits: jobs under way, cancels,
+//! erasures, which make room, and what operators do. Looked at every few seconds: in that time a fleet fills no reserve.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::UnixMillis;
-use medfleet_queue::QueueError;
+use medfleet_queue::{QueueError, StreamUsage};
+
+/// The stream of the audit.
+const AUDIT: &str = "AUDIT";
+/// What submits write to, and others need as well: lines of the audit, records of jobs, entries of what is to be swept.
+const OF_SUBMITS: [&str; 3] = [AUDIT, "KV_JOBS_0", "KV_PENDING"];
+/// Why there is no room where only the reserve is left.
+const RESERVED: &str = "what is left is kept for jobs under way, cancels and erasures";
 
 /// How long a refusal counts for those who come after; then one of them tries.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// What the queue last refused for want of room. Cheap to clone; all clones are one.
+/// What is known of the queue's room. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Room(Arc<Mutex<Option<Full>>>);
+pub(crate) struct Room(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// What the queue last refused for want of room.
+    full: Option<Full>,
+    /// Streams that had only their reserve left when they were looked at.
+    low: Vec<String>,
+}
 
 #[derive(Debug)]
 struct Full {
@@ -30,22 +49,61 @@ impl Room {
                 limit: limit.clone(),
                 found: now,
             };
-            // One assignment under the lock: whole after a panic elsewhere.
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(full);
+            self.lock().full = Some(full);
         }
     }
 
-    /// Whether there may be room.
+    /// Remembers which streams have only their reserve left.
+    pub(crate) fn look(&self, usage: &[StreamUsage]) {
+        let low = usage.iter().filter(|stream| stream.is_at_reserve());
+        self.lock().low = low.map(|stream| stream.stream.clone()).collect();
+    }
+
+    /// Whether there may be room for a new job.
     ///
     /// # Errors
-    /// [`QueueError::Full`], as it was noted, if that was just now.
+    /// [`QueueError::Full`], where only a reserve is left; or as it was noted, if that was just now.
     pub(crate) fn check(&self, now: UnixMillis) -> Result<(), QueueError> {
-        let full = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_reserve(&OF_SUBMITS)?;
+        self.check_noted(now)
+    }
+
+    /// Whether there may be room for what is asked once more of a job that has its record.
+    ///
+    /// # Errors
+    /// As [`Room::check`].
+    pub(crate) fn check_again(&self, now: UnixMillis) -> Result<(), QueueError> {
+        self.check_audit()?;
+        self.check_noted(now)
+    }
+
+    /// Whether the audit may take a line of a submit or of a read.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], where only the reserve is left.
+    pub(crate) fn check_audit(&self) -> Result<(), QueueError> {
+        self.check_reserve(&[AUDIT])
+    }
+
+    fn check_reserve(&self, streams: &[&str]) -> Result<(), QueueError> {
+        let seen = self.lock();
+        let low = seen.low.iter().find(|low| streams.contains(&low.as_str()));
+        match low {
+            None => Ok(()),
+            Some(stream) => Err(QueueError::Full {
+                stream: stream.clone(),
+                limit: RESERVED.to_owned(),
+            }),
+        }
+    }
+
+    fn check_noted(&self, now: UnixMillis) -> Result<(), QueueError> {
+        let seen = self.lock();
         let Some(Full {
             stream,
             limit,
             found,
-        }) = full.as_ref()
+        }) = &seen.full
         else {
             return Ok(());
         };
@@ -58,6 +116,11 @@ impl Room {
             });
         }
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Changed in single assignments: whole after a panic elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,5 +155,32 @@ mod tests {
         check(5_999, true);
         check(6_000, false);
         check(4_999, false);
+    }
+    #[test]
+    fn the_reserve_of_a_stream_is_not_for_submits_and_that_of_the_audit_not_for_reads() {
+        let room = Room::default();
+        let now = UnixMillis(5_000);
+        let check = |stream: &str, bytes: u64, expected: [bool; 3]| {
+            room.look(&[StreamUsage {
+                stream: stream.to_owned(),
+                messages: 1,
+                bytes,
+                last_sequence: 1,
+                bytes_max: Some(1_600),
+            }]);
+            let found = [room.check(now), room.check_again(now), room.check_audit()];
+            assert_eq!(
+                found.map(|found| found.is_ok()),
+                expected,
+                "{stream}, {bytes}"
+            );
+        };
+        check("AUDIT", 1_500, [false, false, false]);
+        check("AUDIT", 1_499, [true, true, true]);
+        check("KV_JOBS_0", 1_500, [false, true, true]);
+        check("KV_PENDING", 1_500, [false, true, true]);
+        // A full one stops nothing, and a store has limits of its own.
+        check("EVENTS", 1_600, [true, true, true]);
+        check("OBJ_blobs", 1_600, [true, true, true]);
     }
 }

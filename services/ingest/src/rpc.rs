@@ -99,7 +99,8 @@ impl JobService for Jobs {
             .answer(Method::GetResult, request, async |caller, request| {
                 let actor = caller.actor.clone();
                 let (key, record) = self.find(caller, &request.name).await?;
-                let audit = async { Ok(self.acceptor.audit(&key, "read_result", &actor).await?) };
+                let audit = self.acceptor.audit_read(&key, "read_result", &actor);
+                let audit = async { Ok(audit.await?) };
                 // Nothing leaves before the audit has it.
                 let (result, ()) = tokio::try_join!(self.result(&key, &record), audit)?;
                 Ok(v1::GetResultResponse {
@@ -141,7 +142,7 @@ impl JobService for Jobs {
                 let of = (caller.clone(), key.clone());
                 let watch = Watch::begin(watching, of, &request).await?;
                 // Text leaves by this way too: not before the audit has it.
-                let audit = self.acceptor.audit(&key, "watch", &caller.actor);
+                let audit = self.acceptor.audit_read(&key, "watch", &caller.actor);
                 watch.audit_once(audit).await?;
                 let stream = watch.into_stream().map(move |response| {
                     let _held = &place;

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use medfleet_core::setting::ByteSize;
-use medfleet_queue::{Queue, QueueConfig};
+use medfleet_queue::{Queue, QueueConfig, StreamBytes};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -34,13 +33,15 @@ impl Fleet {
         config::queue(&self.nats.lock().await.url()).await
     }
 
-    /// Gives the streams in which units wait for release so much room, as another `queue.stream_bytes_max.intake` does.
+    /// Gives the streams so much room, as another `queue.stream_bytes_max` does.
     ///
     /// # Errors
     /// When NATS does not answer, or refuses.
-    pub async fn change_intake(&self, bytes_max: ByteSize) -> Result<()> {
-        let mut config = QueueConfig::at(self.nats.lock().await.url());
-        config.stream_bytes_max.intake = bytes_max;
+    pub async fn change_streams(&self, stream_bytes_max: StreamBytes) -> Result<()> {
+        let config = QueueConfig {
+            stream_bytes_max,
+            ..QueueConfig::at(self.nats.lock().await.url())
+        };
         let queue = Queue::connect(&config, medfleet_testkit::clock()).await?;
         Ok(queue.ensure(&[]).await?)
     }

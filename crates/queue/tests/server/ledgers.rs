@@ -183,6 +183,8 @@ async fn a_dead_letter_that_cannot_be_read_is_listed_and_discarded() -> Result<(
     ensure!(unit.tenant == broken.tenant.as_str() && unit.job == broken.job.as_str());
     ensure!(unit.epoch == 3, "{unit:?}");
     ensure!(queue.dead_letter(*first).await?.as_ref() == Some(unreadable));
+    ensure!(queue.dead_letter_of(&broken, 3).await?.as_ref() == letters.first());
+    ensure!(queue.dead_letter_of(&broken, 2).await?.is_none());
     queue.discard_dead(*first).await?;
     ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
     Ok(())

@@ -41,7 +41,6 @@ pub(super) struct Follow {
     text: String,
     /// When to store the text, if there is more of it than is stored.
     checkpoint_at: Option<Instant>,
-    is_cancel_told: bool,
     tries: u32,
 }
 
@@ -63,7 +62,6 @@ impl Follow {
             attempt: 0,
             text: String::new(),
             checkpoint_at: None,
-            is_cancel_told: false,
             tries: 0,
         }
     }
@@ -114,9 +112,9 @@ impl Follow {
                 Ok(Next::Done)
             }
             Duty::Follow { job, cancel } => {
-                if cancel && !self.is_cancel_told {
+                if cancel {
+                    // Before each watch: a hub that answered and then lost its latest writes has forgotten that it was told.
                     edge.uplink.cancel(behalf, &job).await?;
-                    self.is_cancel_told = true;
                 }
                 match self.watch(behalf, &record, &job).await {
                     Err(Trouble::NotThere) => self.missing(behalf, &record, &job).await,
@@ -355,7 +353,6 @@ impl Follow {
         let forwarded = record.forwarded.as_ref();
         if forwarded.is_some_and(|forwarded| forwarded.is_cancel_wanted) {
             if plan::is_new_there(record, self.edge.clock.known()) {
-                self.is_cancel_told = false;
                 return Err(Trouble::Later("the hub may not know the job yet", None));
             }
             // Nothing is left to stop, and nothing is sent only to be stopped.

@@ -1,6 +1,7 @@
 //! `medfleet dead`: units of work that were given up on. Starting over begins the whole job anew, from its stored inputs.
 
 use clap::Subcommand;
+use medfleet_core::JobId;
 
 use super::pages::{self, Shown};
 use super::with_client;
@@ -102,10 +103,13 @@ fn with_letter(
     with_client(&args.server, async |client| act(client, &name).await)
 }
 
-/// `deadLetters/{id}` from what a person types: the name, or the number alone.
+/// `deadLetters/{id}` from what a person types: the name, or the id alone. An id is a job's, a hyphen and a number; in lists that
+/// an earlier release printed, a number.
 fn letter_name(letter: &str) -> Result<String, Fault> {
     let id = letter.strip_prefix("deadLetters/").unwrap_or(letter);
-    if id.parse::<u64>().is_err() {
+    let is_of_job =
+        |(job, epoch): (&str, &str)| JobId::new(job).is_ok() && epoch.parse::<u32>().is_ok();
+    if id.parse::<u64>().is_err() && !id.split_once('-').is_some_and(is_of_job) {
         return Err(Fault::usage(anyhow::anyhow!(
             "{letter:?} is not a dead letter; expected deadLetters/ID or ID, as `medfleet dead list` prints it"
         )));
@@ -124,6 +128,11 @@ mod tests {
         };
         check("deadLetters/7", Some("deadLetters/7"));
         check("7", Some("deadLetters/7"));
+        let id = format!("{}-2", "ab".repeat(16));
+        let name = format!("deadLetters/{id}");
+        check(&id, Some(&name));
+        check(&name, Some(&name));
+        check("ab-2", None);
         check("", None);
         check("jobs/7", None);
     }

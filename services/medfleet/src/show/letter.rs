@@ -28,7 +28,7 @@ pub(crate) fn dead_letter_lines(letter: &DeadLetter) -> String {
 /// The head of the table.
 pub(crate) fn dead_letter_table_head() -> String {
     format!(
-        "{:<8} {:<38} {:<11} {:<20} {}",
+        "{:<36} {:<38} {:<11} {:<20} {}",
         "ID", "JOB", "STAGE", "REASON", "GIVEN UP"
     )
 }
@@ -40,7 +40,7 @@ pub(crate) fn dead_letter_table_row(letter: &DeadLetter) -> String {
     let reason = letter.failure.as_ref().map_or(0, |failure| failure.reason);
     let id = letter.name.rsplit('/').next().unwrap_or_default();
     format!(
-        "{id:<8} {:<38} {:<11} {:<20} {time}",
+        "{id:<36} {:<38} {:<11} {:<20} {time}",
         letter.job,
         letter.stage,
         failure_word(reason)
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn rows_stand_below_their_heads() {
         let letter = DeadLetter {
-            name: "deadLetters/12".into(),
+            name: "deadLetters/0123456789abcdef0123456789abcdef-12".into(),
             job: "jobs/0123456789abcdef0123456789abcdef".into(),
             stage: "preprocess".into(),
             failure: Some(Failure {
@@ -66,7 +66,7 @@ mod tests {
         };
         let (head, row) = (dead_letter_table_head(), dead_letter_table_row(&letter));
         for (title, cell) in [
-            ("ID", "12"),
+            ("ID", "0123"),
             ("JOB", "jobs/"),
             ("STAGE", "preprocess"),
             ("REASON", "INPUT_REFUSED"),

@@ -140,6 +140,65 @@ async fn who_finds_no_room_is_told_of_the_job_and_nothing_is_left_of_those_right
     assert_eq!(waiting(&roomy).await, 1);
 }
 
+/// Clients come again and again for as long as there is no room, in the records, for their pending entries, or in the intake.
+#[tokio::test]
+async fn who_comes_again_while_there_is_no_room_adds_no_line_to_the_audit() {
+    let without_room: [fn(&mut QueueConfig); 3] = [
+        |config| config.stream_bytes_max.records = LEAST,
+        |config| config.stream_bytes_max.small = LEAST,
+        |config| config.stream_bytes_max.intake = LEAST,
+    ];
+    for change in without_room {
+        let server = NatsServer::start().await.expect("a server");
+        let full = queue_with(&server, change).await;
+        let caller = Caller::of(&kit::tenant());
+        let clock = Arc::new(ManualClock::at(kit::clock()()));
+        let ingest = Acceptor {
+            clock: clock.clone(),
+            ..ingest_of(&full)
+        };
+        for lines in 1..=2 {
+            for _ in 0..5 {
+                let refused = ingest.accept(&caller, report("a")).await;
+                let is_full = matches!(
+                    refused,
+                    Err(Refusal::Queue(QueueError::Full { .. })
+                        | Refusal::Unfinished {
+                            source: QueueError::Full { .. },
+                            ..
+                        })
+                );
+                assert!(is_full, "{refused:?}");
+            }
+            assert_eq!(audit_lines(&full).await, lines);
+            // Then one tries.
+            clock.advance(FULL_FOR);
+        }
+    }
+}
+
+/// The names that `room` knows are those of the streams.
+#[tokio::test]
+async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let caller = Caller::of(&kit::tenant());
+    for name in ["AUDIT", "KV_JOBS_0", "KV_PENDING"] {
+        let ingest = ingest_of(&queue);
+        let mut usage = queue.usage().await.expect("lists");
+        let stream = usage.iter_mut().find(|stream| stream.stream == name);
+        let stream = stream.expect("it is there");
+        stream.bytes = stream.bytes_max.expect("a limit") - 1;
+        ingest.room.look(&usage);
+        let refused = ingest.accept(&caller, report(name)).await;
+        assert!(is_full(&refused), "{refused:?}");
+        ingest.room.look(&queue.usage().await.expect("lists"));
+        let accepted = ingest.accept(&caller, report(name)).await;
+        assert!(!accepted.expect("there is room").already);
+    }
+    assert_eq!(audit_lines(&queue).await, 3);
+}
+
 #[tokio::test]
 async fn of_a_submit_that_is_refused_before_its_record_no_entry_waits_for_the_sweep() {
     let server = NatsServer::start().await.expect("a server");
