@@ -88,6 +88,23 @@ async fn a_text_of_stat_takes_no_place_from_the_others() {
 }
 
 #[tokio::test]
+async fn nobody_gives_way_to_a_text_of_stat_that_finds_no_room_all_the_same() {
+    // Blocks of 16: of six, the one of STAT that writes has two to three and the routine one has one. The next of STAT needs
+    // five: too many beside the first, with the routine one or without.
+    let recorded = held(WHOLE, 6, &[0, 2]);
+    let first = [
+        of(Class::Stat, long(30, 1, &[], 16)),
+        of(Class::Routine, long(3, 2, &[], 11)),
+    ];
+    let next = of(Class::Stat, long(63, 3, &[], 4));
+    let results = recorded.then(&first, 3, &next).await;
+    let gave_way = preemptions(results, first.iter().chain([&next]));
+    assert_eq!(gave_way, [0, 0, 0]);
+    let passes = recorded.passes();
+    assert_eq!(passes[3], [(0, 1), (1, 1)], "{passes:?}");
+}
+
+#[tokio::test]
 async fn a_text_of_another_class_waits_for_room_and_goes_before_lower_ones() {
     let limits = DecodeLimits {
         sequences_max: 1,
