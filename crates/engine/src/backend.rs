@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use medfleet_core::Digest;
-use medfleet_model::{BlockLayout, Constraint, ConstraintError, StillThinking};
+use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, StillThinking};
 
 use crate::decode::DecodeRequest;
 use crate::speculation::{Phrases, Proposing};
@@ -413,6 +413,9 @@ pub trait DecodeBackend: Send {
 
     /// Blocks the sequence lacks to hold all its tokens and one more.
     fn blocks_missing(&self, sequence: Sequence) -> usize;
+
+    /// The blocks that the sequence holds.
+    fn table(&self, sequence: Sequence) -> Option<&BlockTable>;
 
     /// How many tokens to compute next: at most `tokens_max` unless a single image is longer, cutting no image.
     fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32;

@@ -41,6 +41,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Longest wait for an answer while nothing is on its way any more: a fleet gives a request two minutes to come whole. It
 /// ends what a server that is stuck, and still answers probes, would keep waiting for ever.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
+/// Longest wait between two attempts of which nothing is said.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long opening a connection may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How often an idle connection is probed, so that a dead server is noticed while watching.
@@ -379,6 +381,10 @@ impl Client {
     ) -> Result<(), ClientError> {
         match self.retry.after(attempts, &status) {
             Some(delay) => {
+                if delay > SILENCE_MAX {
+                    let (said, delay) = (status.message(), seconds(delay));
+                    eprintln!("medfleet: {said}; again in {delay}");
+                }
                 tokio::time::sleep(delay).await;
                 Ok(())
             }

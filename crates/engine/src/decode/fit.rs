@@ -1,5 +1,11 @@
-//! Whether a request can ever fit, with the arithmetic for whoever asked too much.
+//! Whether a request can ever fit, with the arithmetic for whoever asked too much; and whether it fits now, beside others.
 
+use std::collections::HashSet;
+
+use medfleet_core::Class;
+use medfleet_model::BlockTable;
+
+use super::taken::Taken;
 use crate::backend::{DecodeBackend, EngineError, PromptSize};
 
 /// Looks whether a prompt of this size and a text of so many tokens fit the model's context, and its memory when they are alone.
@@ -32,4 +38,116 @@ pub(super) fn fit(
         return Err(EngineError::TooLong { arithmetic });
     }
     Ok(())
+}
+
+/// Whether one that waits finds a place, and its prompt memory, beside the first `stay` of the active ones, were the others
+/// suspended. One place more than `sequences_max` is there for STAT: whoever is in it takes none from the others.
+pub(super) fn has_room(
+    backend: &dyn DecodeBackend,
+    next: &Taken,
+    active: &[Taken],
+    stay: usize,
+    sequences_max: usize,
+) -> bool {
+    let beside = active.get(..stay).unwrap_or(active);
+    let is_stat = |taken: &Taken| taken.place().0 == Class::Stat;
+    let has_stat = is_stat(next) || beside.first().is_some_and(is_stat);
+    let places = sequences_max + usize::from(has_stat);
+    let kv = backend.kv();
+    let available = if beside.len() == active.len() {
+        kv.available
+    } else {
+        let tables = beside
+            .iter()
+            .filter_map(|taken| backend.table(taken.sequence));
+        kv.blocks.saturating_sub(held(tables, kv.layout.groups()))
+    };
+    let beside_missing = beside
+        .iter()
+        .map(|taken| backend.blocks_missing(taken.sequence));
+    let promised: usize = beside_missing.sum();
+    let needed = backend.blocks_missing(next.sequence);
+    beside.is_empty() || (beside.len() < places && promised + needed <= available)
+}
+
+/// Blocks that these tables hold together, shared ones once. Of the groups that see a window is not known which they share:
+/// as many as of the one that sees everything. So it may be less than they hold, and is never more.
+fn held<'a>(tables: impl Iterator<Item = &'a BlockTable>, groups: usize) -> usize {
+    let mut seen = HashSet::new();
+    let each = tables.map(|table| {
+        let again = table.blocks().iter().filter(|block| !seen.insert(**block));
+        table.held().saturating_sub(again.count() * groups)
+    });
+    each.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use medfleet_core::Digest;
+    use medfleet_model::{BlockLayout, Blocks, Cacheable, Progress};
+
+    use super::*;
+
+    /// A prompt of so many tokens, of which the first 32 are those of every other, read to its end.
+    fn read(blocks: &mut Blocks, tokens: u32, salt: u32) -> Progress {
+        let tokens: Vec<u32> = (0..tokens)
+            .map(|token| if token < 32 { token } else { token + salt })
+            .collect();
+        let prompt = Cacheable {
+            scope: Digest::new([0; 32]),
+            tokens: &tokens,
+            images: &[],
+            tokens_per_image: 4,
+        };
+        let mut progress = Progress::new(&prompt, blocks.block_tokens());
+        let (_, copies) = progress.begin(blocks);
+        assert!(copies.is_empty(), "there is no image to end within a block");
+        progress
+            .reserve(blocks, tokens.len())
+            .expect("there is room");
+        progress.advance(blocks, tokens.len());
+        progress
+    }
+
+    /// Reads three prompts, the third of which gives way, with this much of them held by the first two.
+    fn check(layout: BlockLayout, expected: usize) {
+        let mut blocks = Blocks::new(100, layout);
+        let lengths = [(40, 1000), (56, 2000)];
+        let stay = lengths.map(|(tokens, salt)| read(&mut blocks, tokens, salt));
+        let mut last = read(&mut blocks, 72, 3000);
+        let found = held(stay.iter().map(Progress::table), layout.groups());
+        last.give_back(&mut blocks);
+        let truly = blocks.total() - blocks.available();
+        assert_eq!((found, truly), (expected, expected), "{layout:?}");
+    }
+
+    #[test]
+    fn what_others_leave_is_known_before_they_give_way() {
+        // Blocks of 16: the first holds three, the second two of them and two of its own.
+        check(BlockLayout::global(16), 5);
+        let windowed = |window| BlockLayout {
+            local_groups: 2,
+            window,
+            stretch_tokens: 72,
+            ..BlockLayout::global(16)
+        };
+        // Nothing has left the window: thrice as many.
+        check(windowed(64), 15);
+    }
+
+    #[test]
+    fn of_what_has_left_the_window_no_more_is_counted_than_is_held() {
+        let layout = BlockLayout {
+            local_groups: 2,
+            window: 16,
+            stretch_tokens: 72,
+            ..BlockLayout::global(16)
+        };
+        let mut blocks = Blocks::new(100, layout);
+        let stay = [(40, 1000), (56, 2000)];
+        let stay = stay.map(|(tokens, salt)| read(&mut blocks, tokens, salt));
+        let found = held(stay.iter().map(Progress::table), layout.groups());
+        let truly = blocks.total() - blocks.available();
+        assert!(found <= truly, "{found} of {truly}");
+    }
 }

@@ -5,8 +5,9 @@
 //! A request begins when its prompt finds room beside the others, in order of class and within one of arrival; in this
 //! order prompts are read as well. When memory runs out on the way, the last gives its own to those before it, keeps what it
 //! wrote, and waits: it is read again later and goes on where it was. The first never gives way, so something always ends.
-//! For one of STAT that finds no room, those of lower classes give way at once. Who was passed by a number of later ones
-//! counts as one of STAT from then on ([`taken`](super::taken)), so that nobody waits without end.
+//! For one of STAT that finds no room, those of lower classes give way at once, unless it would find none all the same. Who
+//! was passed by a number of later ones counts as one of STAT from then on ([`taken`](super::taken)), so that nobody waits
+//! without end.
 //!
 //! Beside an encoder on the same device texts may wait for company ([`company`](super::company)).
 
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::beside::Beside;
 use super::company::Text;
-use super::fit::fit;
+use super::fit::{fit, has_room};
 use super::load::Gauges;
 use super::stop::StopFilter;
 use super::stretch::Stretches;
@@ -331,36 +332,24 @@ impl Scheduler {
     }
 
     /// Lets the first of the waiting begin, as long as their prompts find room beside what the active ones still need. For
-    /// one of STAT, those of lower classes give way until there is room.
+    /// one of STAT, those of lower classes give way until there is room; where all of them would not be enough, none does.
     fn begin(&mut self) {
+        let is_stat = |taken: &Taken| taken.place().0 == Class::Stat;
         while let Some(next) = self.waiting.front() {
-            let (sequence, (class, _)) = (next.sequence, next.place());
-            while !self.has_room(sequence, class) {
-                let last = self.active.last().map(|last| last.place().0);
-                if class != Class::Stat || last.is_none_or(|last| last == Class::Stat) {
-                    return;
+            let room = |stay| {
+                let most = self.limits.sequences_max;
+                has_room(self.backend.as_ref(), next, &self.active, stay, most)
+            };
+            if room(self.active.len()) {
+                if let Some(next) = self.waiting.pop_front() {
+                    self.activate(next);
                 }
+            } else if is_stat(next) && room(self.active.partition_point(is_stat)) {
                 self.last_gives_way();
-            }
-            if let Some(next) = self.waiting.pop_front() {
-                self.activate(next);
+            } else {
+                return;
             }
         }
-    }
-
-    /// Whether a sequence finds a place, and its prompt memory, beside the active ones. One place more is there for STAT:
-    /// whoever is in it takes none from the others.
-    fn has_room(&self, sequence: Sequence, class: Class) -> bool {
-        let first = self.active.first().map(|first| first.place().0);
-        let has_stat = class == Class::Stat || first == Some(Class::Stat);
-        let places = self.limits.sequences_max + usize::from(has_stat);
-        let active = self.active.iter();
-        let promised: usize = active
-            .map(|taken| self.backend.blocks_missing(taken.sequence))
-            .sum();
-        let needed = self.backend.blocks_missing(sequence);
-        self.active.is_empty()
-            || (self.active.len() < places && promised + needed <= self.backend.kv().available)
     }
 
     fn activate(&mut self, mut next: Taken) {

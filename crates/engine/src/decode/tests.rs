@@ -2,7 +2,7 @@
 
 use std::sync::mpsc as blocking;
 
-use medfleet_model::StillThinking;
+use medfleet_model::{BlockTable, StillThinking};
 
 use super::*;
 use crate::backend::{EncodeBackend, Frame, KvMemory, Outcome, Sequence, Step, Work};
@@ -231,6 +231,9 @@ impl DecodeBackend for Wrapped {
     }
     fn blocks_missing(&self, sequence: Sequence) -> usize {
         self.inner.blocks_missing(sequence)
+    }
+    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
+        self.inner.table(sequence)
     }
     fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
         self.inner.stretch(sequence, tokens_max)

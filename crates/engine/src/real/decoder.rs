@@ -275,6 +275,11 @@ impl DecodeBackend for Decoder {
         })
     }
 
+    fn table(&self, sequence: Sequence) -> Option<&model::BlockTable> {
+        let running = self.running.get(&sequence);
+        running.map(|running| running.progress.table())
+    }
+
     fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {
         let running = self.running.get(&sequence);
         running.map_or(0, |running| {

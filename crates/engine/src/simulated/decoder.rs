@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use medfleet_core::Digest;
 use medfleet_model::{
-    BlockLayout, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage, Progress, TokenSet,
+    BlockLayout, BlockTable, Blocks, Cacheable, ConstraintError, Guide, Guides, PlacedImage,
+    Progress, TokenSet,
 };
 
 use super::{Simulated, as_u32, digest, pause, words};
@@ -204,6 +205,11 @@ impl DecodeBackend for SimulatedDecoder {
     fn blocks_missing(&self, sequence: Sequence) -> usize {
         let running = self.sequences.get(&sequence);
         running.map_or(0, |running| running.progress.blocks_missing(&self.blocks))
+    }
+
+    fn table(&self, sequence: Sequence) -> Option<&BlockTable> {
+        let running = self.sequences.get(&sequence);
+        running.map(|running| running.progress.table())
     }
 
     fn stretch(&self, sequence: Sequence, tokens_max: u32) -> u32 {

@@ -13,22 +13,26 @@ pub(crate) struct Retry {
     pub(crate) attempts_max: u32,
     /// Wait after the first failure.
     pub(crate) delay_first: Duration,
-    /// Longest wait, also when the server asks for more.
+    /// Longest wait of its own choice.
     pub(crate) delay_max: Duration,
+    /// Longest wait that the server may ask for. Where it asks for more it is not called again: before that it says no.
+    pub(crate) asked_max: Duration,
 }
 
 impl Retry {
-    /// For a person who waits: 8 attempts over about 9 seconds.
+    /// For a person who waits: 8 attempts over about 9 seconds, or as long as the server asks: a quota is back within a minute.
     pub(crate) const PATIENT: Self = Self {
         attempts_max: 8,
         delay_first: Duration::from_millis(100),
         delay_max: Duration::from_secs(3),
+        asked_max: Duration::from_secs(60),
     };
     /// For a check: one attempt.
     pub(crate) const ONCE: Self = Self {
         attempts_max: 1,
         delay_first: Duration::ZERO,
         delay_max: Duration::ZERO,
+        asked_max: Duration::ZERO,
     };
 
     /// How long to wait after this failure, the `attempts`-th in a row; `None`: give up.
@@ -45,7 +49,10 @@ impl Retry {
             self.delay_max,
             attempts.saturating_sub(1).into(),
         );
-        Some(asked.unwrap_or(own).min(self.delay_max))
+        match asked {
+            Some(asked) => (asked <= self.asked_max).then_some(asked),
+            None => Some(own),
+        }
     }
 }
 
@@ -122,12 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_server_may_ask_for_its_own_delay() {
+    fn nobody_comes_back_sooner_than_the_server_asks() {
         let details = |delay| ErrorDetails::with_retry_info(Some(delay));
         let asks = |delay| {
             Status::with_error_details(Code::ResourceExhausted, "come back", details(delay))
         };
         check(1, &asks(Duration::from_millis(700)), Some(700));
-        check(1, &asks(Duration::from_secs(60)), Some(3000));
+        check(7, &asks(Duration::from_secs(60)), Some(60_000));
+        check(8, &asks(Duration::from_secs(60)), None);
+        check(1, &asks(Duration::from_secs(61)), None);
     }
 }

@@ -88,6 +88,27 @@ async fn a_text_of_stat_takes_no_place_from_the_others() {
 }
 
 #[tokio::test]
+async fn a_lower_class_gives_way_where_that_makes_room_for_stat_and_nowhere_else() {
+    // Of blocks of 16 the one of STAT that writes has three and the routine one has one. The next of STAT needs five of six,
+    // too many beside the first whatever the routine one does; or four of seven, which is enough without the routine one.
+    let waits: Vec<(u64, u32)> = vec![(0, 1), (1, 1)];
+    let begins = vec![(0, 1), (2, 48)];
+    for (blocks, words, preempted, expected) in [(6, 63, 0, waits), (7, 47, 1, begins)] {
+        let recorded = held(WHOLE, blocks, &[0, 2]);
+        let first = [
+            of(Class::Stat, long(30, 1, &[], 16)),
+            of(Class::Routine, long(3, 2, &[], 11)),
+        ];
+        let next = of(Class::Stat, long(words, 3, &[], 4));
+        let results = recorded.then(&first, 3, &next).await;
+        let gave_way = preemptions(results, first.iter().chain([&next]));
+        assert_eq!(gave_way, [0, preempted, 0], "{words} words");
+        let passes = recorded.passes();
+        assert_eq!(passes[3], expected, "{passes:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_text_of_another_class_waits_for_room_and_goes_before_lower_ones() {
     let limits = DecodeLimits {
         sequences_max: 1,
