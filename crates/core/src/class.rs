@@ -1,7 +1,10 @@
 //! The closed sets that work is sorted by: class, stage, task, blob kind. Each has one text form, used on every border.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 /// A text that is none of a closed set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +64,18 @@ closed_set!(
         Bulk = "bulk",
     }
 );
+
+/// For tables of settings that have an entry for each.
+impl JsonSchema for Class {
+    fn schema_name() -> Cow<'static, str> {
+        "Class".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let words: Vec<&str> = Self::ALL.iter().map(|class| class.as_str()).collect();
+        json_schema!({ "type": "string", "enum": words })
+    }
+}
 
 closed_set!(
     /// A stage that takes units of work from the queue.

@@ -1,8 +1,11 @@
 //! Names of things: one newtype each, so that a tenant is never passed where a pool is meant.
 //! All of them are safe as tokens of a NATS subject and as path segments.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 /// Longest tenant or pool name, in bytes.
 pub const NAME_BYTES_MAX: usize = 32;
@@ -94,6 +97,25 @@ name_type!(
     /// An upload under way: random.
     UploadId, "upload id", is_id, Id
 );
+
+macro_rules! name_schema {
+    ($name:ident) => {
+        /// For tables and lists of settings that name them.
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let pattern = format!("^[a-z0-9-]{{1,{NAME_BYTES_MAX}}}$");
+                json_schema!({ "type": "string", "pattern": pattern })
+            }
+        }
+    };
+}
+
+name_schema!(TenantId);
+name_schema!(PoolName);
 
 impl JobId {
     /// From 128 bits of keyed hash or randomness.

@@ -195,6 +195,20 @@ text_setting!(
     "^[0-9]+ ?(B|KiB|MiB|GiB|TiB)$"
 );
 
+/// What the schema says of a table's whole numbers that have limits: an attribute of the field would speak of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Within<const LEAST: u64, const MOST: u64>;
+
+impl<const LEAST: u64, const MOST: u64> JsonSchema for Within<LEAST, MOST> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Within_{LEAST}_to_{MOST}").into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
+    }
+}
+
 /// A text that is never shown: not in logs, not in errors, not in printed configuration.
 /// In a configuration it is the text itself or `{ file = "…" }`, whose contents the loader puts in its place.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -162,12 +162,16 @@ impl From<ModelDevice> for String {
 #[serde(default, deny_unknown_fields)]
 pub struct SimulatedConfig {
     /// Width and height of its frames, in pixels.
+    #[schemars(range(min = 1))]
     pub frame_side: u32,
     /// Image tokens a frame.
+    #[schemars(range(min = 1))]
     pub tokens_per_image: u32,
     /// Values an image token.
+    #[schemars(range(min = 1))]
     pub token_width: u32,
     /// Words it writes.
+    #[schemars(range(min = 1))]
     pub words: u32,
     /// Time to encode one frame.
     pub encode_frame: DurationText,

@@ -34,6 +34,7 @@ pub struct QueueConfig {
     /// How often a worker reports progress; a third of `ack_wait` when not set.
     pub heartbeat: Option<DurationText>,
     /// Units of one (stage, pool, class) that may be with workers at a time.
+    #[schemars(range(min = 1))]
     pub in_flight_max: u32,
     /// How long a job's events are kept. At least the longest time to live of a job, which ingest checks.
     pub event_retention: DurationText,
@@ -50,6 +51,7 @@ pub struct QueueConfig {
     /// Disk that each stream may use; full means "try later" for what writes to it.
     pub stream_bytes_max: StreamBytes,
     /// Units of one stage that may wait for release; at this limit of preprocess, a submit is told to try later.
+    #[schemars(range(min = 1))]
     pub intake_messages_max: u64,
     /// How long an upload handle is valid.
     pub upload_ttl: DurationText,
@@ -229,9 +231,6 @@ impl QueueConfig {
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return fail("queue.tls.cert and queue.tls.key go together");
-        }
-        if self.in_flight_max == 0 || self.intake_messages_max == 0 {
-            return fail("queue.in_flight_max and queue.intake_messages_max must be at least 1");
         }
         let shortest = Duration::from_millis(100);
         let waits = [

@@ -8,12 +8,15 @@
 //! - A table with the only key `file`, anywhere, stands for the contents of that file: this is how secrets are mounted.
 //!   No setting is therefore named `file`.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -202,6 +205,16 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
     figment.extract().map_err(explain)
 }
 
+/// Checks each number against the limits that its field has in the schema, and what [`Settings::check`] does.
+///
+/// # Errors
+/// [`ConfigError`] names the key and what is allowed.
+pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
+    config.check()?;
+    let value = serde_json::to_value(config).map_err(|error| ConfigError::of_part(&error))?;
+    limits::hold(&schema::<C>(), &value, "")
+}
+
 /// The configuration as TOML, secrets hidden.
 ///
 /// # Errors
@@ -210,10 +223,39 @@ pub fn print<T: Serialize>(config: &T) -> Result<String, ConfigError> {
     toml::to_string_pretty(config).map_err(ConfigError::Print)
 }
 
-/// The JSON schema of a configuration, from which the reference page and the chart's schema are made.
+/// The JSON schema of a configuration, from which the chart's is made (`cargo xtask chart --bless`). Every table stands where it
+/// is, without references, and a setting that may be missing has no `null`: TOML has none either.
 #[must_use]
 pub fn schema<T: JsonSchema>() -> serde_json::Value {
-    schemars::schema_for!(T).to_value()
+    // The version that every Helm reads.
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    let mut schema = schema.to_value();
+    plain(&mut schema);
+    schema
+}
+
+/// Takes away what TOML has not, and how our comments are broken into lines.
+fn plain(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(table) => {
+            table.retain(|_, inner| !inner.is_null());
+            if let Some(serde_json::Value::Array(kinds)) = table.get("type")
+                && let Some(kind) = kinds.iter().find(|kind| **kind != "null").cloned()
+            {
+                table.insert("type".to_owned(), kind);
+            }
+            if let Some(serde_json::Value::String(text)) = table.get_mut("description") {
+                *text = text.replace('\n', " ");
+            }
+            table.values_mut().for_each(plain);
+        }
+        serde_json::Value::Array(each) => {
+            each.retain(|one| one["type"] != "null");
+            each.iter_mut().for_each(plain);
+        }
+        _ => {}
+    }
 }
 
 /// One source with its name, for errors.

@@ -61,6 +61,17 @@ pub struct Arguments {
     /// Shows the resulting configuration, secrets hidden, and stops
     #[arg(long)]
     pub print_config: bool,
+    /// Shows the JSON schema of the configuration, and stops
+    #[arg(long)]
+    pub print_schema: bool,
+}
+
+impl Arguments {
+    /// Whether nothing is to be started.
+    #[must_use]
+    pub const fn only_looks(&self) -> bool {
+        self.check_config || self.print_config || self.print_schema
+    }
 }
 
 /// Which program this is.
@@ -214,15 +225,22 @@ fn prepare<C: Settings>(
     sources: &Sources,
     arguments: &Arguments,
 ) -> Result<Option<C>, ConfigError> {
-    let config = config::load::<C>(sources)?;
-    config.check()?;
-    if arguments.print_config {
-        #[expect(clippy::print_stdout, reason = "the flag asks for it on stdout")]
-        {
-            print!("{}", config::print(&config)?);
-        }
+    if arguments.print_schema {
+        // Before anything is read: it is the same for every configuration.
+        show(&format!("{:#}\n", config::schema::<C>()));
+        return Ok(None);
     }
-    Ok((!arguments.print_config && !arguments.check_config).then_some(config))
+    let config = config::load::<C>(sources)?;
+    config::check(&config)?;
+    if arguments.print_config {
+        show(&config::print(&config)?);
+    }
+    Ok((!arguments.only_looks()).then_some(config))
+}
+
+#[expect(clippy::print_stdout, reason = "a flag asks for it on stdout")]
+fn show(text: &str) {
+    print!("{text}");
 }
 
 /// Before there is a log, an error is a line on stderr.

@@ -150,6 +150,11 @@ fn configuration_comes_first() {
     let (code, printed, _) = ended(&["--print-config", "--set", "process.drain=90s"]);
     assert_eq!(code, 0);
     assert!(printed.contains("drain = \"90s\""), "{printed}");
+    let (code, printed, _) = ended(&["--print-schema"]);
+    assert_eq!(code, 0);
+    let schema: serde_json::Value = serde_json::from_str(&printed).expect("is JSON");
+    let process = &schema["properties"]["process"];
+    assert_eq!(process["properties"]["drain"]["default"], "25s");
     let (code, _, error) = ended(&["--set", "process.drian=90s"]);
     assert_eq!(code, 2);
     assert!(error.contains("unknown key process.drian"), "{error}");

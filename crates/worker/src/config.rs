@@ -9,13 +9,20 @@ use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// More slots than this are a mistake, not a machine.
+const SLOTS_MAX: usize = 4096;
+/// What fails so often fails always.
+const RETRIES_MAX: u32 = 100;
+
 /// The part of a worker service's configuration that is the same for all stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerConfig {
     /// Units worked on at a time.
+    #[schemars(range(max = SLOTS_MAX))]
     pub slots: NonZeroUsize,
     /// Starts of a unit beyond the first that may go wrong before the job fails.
+    #[schemars(range(max = RETRIES_MAX))]
     pub retries_max: u32,
     /// First pause before a unit is delivered again after trouble; it doubles each time.
     pub retry_first: DurationText,

@@ -3,9 +3,9 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
-//! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `weights` (how models come
-//! into pods), `refusals` (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server),
-//! `compose` (the same services on one machine).
+//! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
+//! the services' settings), `weights` (how models come into pods), `refusals` (what bad values get), `lifecycle` (install to
+//! uninstall, against a stand-in for a server), `compose` (the same services on one machine).
 
 mod cases;
 mod compose;
@@ -16,6 +16,7 @@ mod operators;
 mod refusals;
 mod rules;
 mod scaling;
+mod schema;
 mod settings;
 mod weights;
 
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::derived::Mode;
 use crate::{fetch, interpreters, places, process};
 
 /// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
@@ -58,11 +60,11 @@ struct Validated {
     without_schema: Vec<String>,
 }
 
-/// Every check; prints all violations before failing.
-pub(crate) fn run() -> Result<()> {
+/// Every check; prints all violations before failing. The schema comes first: everything else is rendered with it.
+pub(crate) fn run(mode: Mode) -> Result<()> {
+    let mut violations = schema::check(mode)?;
     let chart = Chart::open()?;
     let cases = cases::all(&chart)?;
-    let mut violations = Vec::new();
     for case in cases.iter().filter(|case| case.is_preset) {
         chart.lint(&case.values)?;
     }
@@ -85,7 +87,6 @@ pub(crate) fn run() -> Result<()> {
     }
     let objects = rendered.iter().flat_map(|one| &one.objects);
     violations.extend(operators::check(objects)?);
-    violations.extend(settings::drift(&chart)?);
     violations.extend(refusals::check(&chart)?);
     violations.extend(rolls(&chart)?);
     violations.extend(links(&chart)?);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::derived::Mode;
 use crate::{chart, clients, fetch, observe, process, proto, rebuild, sbom, tidy};
 
 struct Step {
@@ -50,11 +51,11 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "chart",
-        action: chart::run,
+        action: || chart::run(Mode::Check),
     },
     Step {
         name: "observe",
-        action: || observe::run(observe::Mode::Check),
+        action: || observe::run(Mode::Check),
     },
     Step {
         name: "sbom",

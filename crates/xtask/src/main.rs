@@ -14,6 +14,7 @@ mod ci;
 mod clients;
 mod cuda;
 mod demo;
+mod derived;
 mod fetch;
 mod fleet;
 mod fuzz;
@@ -28,6 +29,8 @@ mod sbom;
 mod tidy;
 
 use std::process::ExitCode;
+
+use crate::derived::Mode;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
@@ -45,7 +48,8 @@ usage: cargo xtask <command>
   chaos [--seeds 30] [--jobs 2000] [--first-seed 1] [--nodes 1|3] [--seconds S] [--power yes] [--virtual-seeds 500]
                          many seeds in virtual time, then storms of faults over real processes (with --power of power cuts alone),
                          seed after seed; a stopped run continues (target/xtask/chaos)
-  chart                  lint and render the Helm chart, and check what comes out; needs the built binaries
+  chart [--bless]        lint and render the Helm chart, and check what comes out; needs the built binaries;
+                         --bless writes its schema of values from the services' settings
   clients                generate clients in other languages from the .proto files and run them against a fleet
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
@@ -70,14 +74,15 @@ fn main() -> ExitCode {
         ["proto", "--bless-breaking"] => proto::run(proto::Mode::BlessBreaking),
         ["bench-peers", options @ ..] => peers::run(options),
         ["chaos", arguments @ ..] => chaos::run(arguments),
-        ["chart"] => chart::run(),
+        ["chart"] => chart::run(Mode::Check),
+        ["chart", "--bless"] => chart::run(Mode::Bless),
         ["clients"] => clients::run(),
         ["cuda"] => cuda::run(None),
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),
         ["fuzz", options @ ..] => fuzz::run(options),
-        ["observe"] => observe::run(observe::Mode::Check),
-        ["observe", "--bless"] => observe::run(observe::Mode::Bless),
+        ["observe"] => observe::run(Mode::Check),
+        ["observe", "--bless"] => observe::run(Mode::Bless),
         ["observe", "--ask", server] => observe::ask(server),
         ["sbom"] => sbom::run(None),
         ["sbom", file] => sbom::run(Some(file)),

@@ -11,39 +11,27 @@ mod queries;
 mod reference;
 mod rules;
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
+use crate::derived::{Mode, settle};
 use crate::{places, process};
 
 /// Where the chart has its copy of the rules: a chart can only read what is inside it.
 const CHART_RULES: &str = "helm/medfleet/files/rules.yaml";
 
-/// What to do about a derived file that differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Fail.
-    Check,
-    /// Write it.
-    Bless,
-}
-
 /// Checks everything, or writes the derived files first.
 pub(crate) fn run(mode: Mode) -> Result<()> {
     let metrics = reference::read()?;
-    settle(
-        mode,
-        "docs/reference/metrics.md",
-        &reference::page(&metrics),
-    )?;
+    let settle = |path: &str, wanted: &str| settle(mode, "observe", path, wanted);
+    settle("docs/reference/metrics.md", &reference::page(&metrics))?;
     for dashboard in dashboards::all() {
         let path = format!("deploy/grafana/{}.json", dashboard.name);
-        settle(mode, &path, &grafana::json(&dashboard))?;
+        settle(&path, &grafana::json(&dashboard))?;
     }
     let rules = rules::text()?;
-    settle(mode, CHART_RULES, &rules)?;
+    settle(CHART_RULES, &rules)?;
     let mut violations = rules::check(&rules)?;
     violations.extend(queries::unknown(&rules, &rules, &metrics));
     violations.extend(pages::check(&rules, &metrics)?);
@@ -76,23 +64,6 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
 /// Asks a real Prometheus every query of every dashboard; fails when one has no answer.
 pub(crate) fn ask(server: &str) -> Result<()> {
     queries::ask(server)
-}
-
-/// Compares a derived file with what it should be, or writes it.
-fn settle(mode: Mode, path: &str, wanted: &str) -> Result<()> {
-    let file = places::root().join(path);
-    if fs::read_to_string(&file).is_ok_and(|found| found == wanted) {
-        return Ok(());
-    }
-    if mode == Mode::Check {
-        bail!("{path} is not what its source says: run `cargo xtask observe --bless`");
-    }
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(&file, wanted).with_context(|| format!("write {path}"))?;
-    println!("observe: wrote {path}");
-    Ok(())
 }
 
 /// What a program of ours prints.

@@ -89,7 +89,8 @@ pub struct FetchTlsConfig {
 pub struct SpeculationConfig {
     /// Whether it is done.
     pub mode: SpeculationMode,
-    /// Tokens proposed for a text in one pass at most, up to 31.
+    /// Tokens proposed for a text in one pass at most.
+    #[schemars(range(max = PROPOSED_TOKENS_MAX))]
     pub tokens_max: NonZeroU32,
     /// Memory for phrases of earlier texts, of all tenants together; with 0 a text is only compared with itself.
     pub memory_bytes_max: ByteSize,
@@ -203,12 +204,6 @@ impl Config {
             return Err(ConfigError::relation(format!(
                 "decode.prompt_version is {}, allowed: {known}",
                 self.prompt_version
-            )));
-        }
-        let (found, most) = (self.speculation.tokens_max.get(), PROPOSED_TOKENS_MAX);
-        if found > most {
-            return Err(ConfigError::relation(format!(
-                "decode.speculation.tokens_max is {found}, allowed: 1 to {most}"
             )));
         }
         if self.draft().is_some() && self.speculation.mode == SpeculationMode::Off {

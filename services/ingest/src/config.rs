@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use medfleet_core::setting::{ByteSize, DurationText};
+use medfleet_core::setting::{ByteSize, DurationText, Within};
 use medfleet_core::{Class, PoolName, TaskKind, TenantId};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
@@ -190,6 +190,7 @@ pub struct WatchConfig {
     /// Text held back while the piece before it is missing, per watch.
     pub ahead_bytes_max: ByteSize,
     /// Signals that a slow watch may lag behind before it starts over from durable state, per job; a power of two.
+    #[schemars(range(min = 2, max = 1 << 16))]
     pub signals_max: usize,
 }
 
@@ -211,8 +212,10 @@ pub struct CostConfig {
     /// Slot time by stage, of a pool that is not named below.
     pub rates: Rates,
     /// Of single pools, in place of those.
+    #[schemars(with = "BTreeMap<PoolName, Rates>")]
     pub pools: BTreeMap<String, Rates>,
     /// Frames that a job of many files is expected to be cut to, until preprocess says how many there are.
+    #[schemars(range(min = 1))]
     pub frames_max: u32,
     /// Tokens that a text is expected to have, where the job allows so many.
     pub tokens: Tokens,
@@ -289,16 +292,23 @@ pub struct DispatcherConfig {
     pub release_ahead: DurationText,
     /// Units of one (stage, pool) that may be released and unfinished, whatever they take; the floor of one unit per class
     /// comes on top.
+    #[schemars(range(min = 1))]
     pub released_units_max: u64,
     /// A unit that has waited so long for its release is aged: while a class has such units, its oldest one is the next in
     /// one of `aged_every` releases, so that no class starves. A single STAT unit still goes first.
     pub age_after: DurationText,
     /// See `age_after`.
+    #[schemars(range(min = 2))]
     pub aged_every: u32,
     /// Decode slots of each pool that are kept free for a class (`stat`, `urgent` or `routine`) from the classes below it. One
     /// slot of a pool is open to all in any case. For pools whose every slot would otherwise hold a text of minutes.
+    #[schemars(extend(
+        "patternProperties" = {"^(stat|urgent|routine)$": {"type": "integer", "minimum": 0}},
+        "additionalProperties" = false
+    ))]
     pub decode_reserved: BTreeMap<String, u32>,
     /// What a tenant's turn is worth where tenants compete within a class; 1 for a tenant that is not named.
+    #[schemars(with = "BTreeMap<TenantId, Within<1, 1000>>")]
     pub tenant_weights: BTreeMap<String, u32>,
     /// How often the released units are counted anew and what failed is tried again.
     pub recount_every: DurationText,
@@ -307,6 +317,7 @@ pub struct DispatcherConfig {
     /// How often jobs past their time to live are looked for.
     pub expire_every: DurationText,
     /// Releases in flight at a time.
+    #[schemars(range(min = 1))]
     pub releases_max: usize,
 }
 
@@ -451,14 +462,6 @@ impl Config {
                     .chain(self.embedders.keys())
                     .all(|alias| (1..=64).contains(&alias.len())),
                 "a model alias is 1 to 64 bytes long",
-            ),
-            (
-                self.watch.signals_max >= 2 && self.watch.signals_max <= 1 << 16,
-                "ingest.watch.signals_max must be 2 to 65536",
-            ),
-            (
-                self.dispatcher.released_units_max > 0 && self.dispatcher.releases_max > 0,
-                "ingest.dispatcher.released_units_max and releases_max must be at least 1",
             ),
             (
                 self.dispatcher.aged_every >= 2,

@@ -51,14 +51,17 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Width and height of the frames that the pool's model takes, in pixels: 896 for MedGemma.
     pub frame_side: u32,
-    /// Whose conventions make the frames: medgemma-1.5, medgemma-1.0 or medsiglip.
+    /// Whose conventions make the frames.
     #[serde(default = "convention_default")]
+    #[schemars(extend("enum" = conventions()))]
     pub convention: String,
     /// Frames in one encode chunk; more where a job would have more than 32 chunks.
     #[serde(default = "frames_per_chunk_default")]
+    #[schemars(range(min = 1))]
     pub frames_per_chunk: u32,
     /// Frames of one job, over all its files; a job with more is refused. Each costs the model its image tokens.
     #[serde(default = "frames_max_default")]
+    #[schemars(range(min = 1))]
     pub frames_max: u32,
     /// Largest file, in bytes.
     #[serde(default = "file_bytes_max_default")]
@@ -70,6 +73,7 @@ pub struct Config {
     /// Files that are pixels in memory at a time, over all slots: from before decoding until their frames are stored. Small ones
     /// with one frame count as little as a quarter.
     #[serde(default = "decodes_max_default")]
+    #[schemars(range(min = 1, max = DECODES_MAX))]
     pub decodes_max: u32,
     /// Memory of each process that decodes JPEG 2000, in bytes of address space; there are up to `decodes_max` of them.
     #[serde(default = "codec_memory_bytes_max_default")]
@@ -82,6 +86,7 @@ pub struct Config {
     /// Tenants that may send files whose pixels may carry text: ultrasound, secondary captures, digitised film, and what says
     /// so itself. The text reaches the model; of everybody else such a file is refused.
     #[serde(default)]
+    #[schemars(with = "BTreeSet<TenantId>")]
     pub burned_in_allowed: BTreeSet<String>,
     /// The program that looks for text in pixels; none by default.
     #[serde(default)]
@@ -90,6 +95,11 @@ pub struct Config {
 
 fn convention_default() -> String {
     Convention::newest().name.clone()
+}
+
+fn conventions() -> Vec<&'static str> {
+    let all = Convention::all().iter();
+    all.map(|convention| convention.name.as_str()).collect()
 }
 
 const fn decodes_max_default() -> u32 {
@@ -150,21 +160,6 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.frames_per_chunk == 0 {
-            return Err(ConfigError::relation(
-                "preprocess.frames_per_chunk must be at least 1",
-            ));
-        }
-        if self.frames_max == 0 {
-            return Err(ConfigError::relation(
-                "preprocess.frames_max must be at least 1",
-            ));
-        }
-        if !(1..=DECODES_MAX).contains(&self.decodes_max) {
-            return Err(ConfigError::relation(format!(
-                "preprocess.decodes_max must be 1 to {DECODES_MAX}"
-            )));
-        }
         if self.codec_memory_bytes_max < CODEC_MEMORY_BYTES_MIN {
             return Err(ConfigError::relation(
                 "preprocess.codec_memory_bytes_max must be at least 64 MiB, or the decoder cannot even start",

@@ -192,5 +192,11 @@ fn the_secret_file_must_be_there() {
 fn the_schema_lists_the_settings() {
     let schema = schema::<Sample>();
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(schema["properties"]["name"]["type"], "string");
+    let settings = &schema["properties"];
+    assert_eq!(settings["name"]["type"], "string");
+    assert_eq!(settings["wait"]["default"], "10s");
+    let store = &settings["store"];
+    assert_eq!(store["type"], "object", "{schema}");
+    assert_eq!(store["properties"]["slots"]["type"], "integer", "{schema}");
+    assert!(!schema.to_string().contains("null"), "{schema}");
 }

@@ -17,20 +17,13 @@ const PROGRAM: Program = Program {
 #[serde(default, deny_unknown_fields)]
 struct Sample {
     process: ProcessConfig,
+    #[schemars(range(max = 8))]
     slots: u32,
 }
 
 impl Settings for Sample {
     fn process(&self) -> &ProcessConfig {
         &self.process
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        if self.slots > 8 {
-            Err(ConfigError::relation("slots: at most 8"))
-        } else {
-            Ok(())
-        }
     }
 }
 
@@ -70,7 +63,13 @@ fn checking_and_printing_stop_before_anything_starts() {
         ..Arguments::default()
     };
     assert!(prepared(&[], checked.clone()).expect("is right").is_none());
-    assert!(prepared(&["slots=9"], checked).is_err());
+    let refused = prepared(&["slots=9"], checked).expect_err("is too many");
+    assert_eq!(refused.to_string(), "slots must be 0 to 8");
+    let shown = Arguments {
+        print_schema: true,
+        ..Arguments::default()
+    };
+    assert!(prepared(&["slots=9"], shown).expect("is right").is_none());
     let config = prepared(&["slots=3"], Arguments::default()).expect("is right");
     assert_eq!(config.expect("goes on").slots, 3);
 }

@@ -12,6 +12,7 @@ fn refused() -> Vec<Refusal> {
     [
         everywhere(),
         ingest(),
+        settings(),
         around(),
         models(),
         pulled(),
@@ -47,18 +48,6 @@ fn ingest() -> Vec<Refusal> {
         (
             json!({"ingest": {"replicas": "two"}}),
             &["/ingest/replicas", "want integer"],
-        ),
-        (
-            json!({"ingest": {"config": {"limits": {"images_maxx": 2}}}}),
-            &["/ingest/config/limits", "images_maxx"],
-        ),
-        (
-            json!({"ingest": {"config": {"tokens_reload": "2 seconds"}}}),
-            &["/ingest/config/tokens_reload", "does not match"],
-        ),
-        (
-            json!({"ingest": {"config": {"listen": "0.0.0.0:1"}}}),
-            &["/ingest/config", "listen"],
         ),
         (
             json!({"ingest": {"defaultModel": "x"}}),
@@ -101,6 +90,56 @@ fn ingest() -> Vec<Refusal> {
         (
             json!({"ingest": {"scale": {"min": 9, "max": 2}}}),
             &["ingest.scale.min", "9", "2"],
+        ),
+    ]
+}
+
+/// Of the services, as each says them of itself.
+fn settings() -> Vec<Refusal> {
+    let pool = |inner: Value| json!({"pools": {"main": inner}});
+    vec![
+        (
+            json!({"ingest": {"config": {"limits": {"images_maxx": 2}}}}),
+            &["/ingest/config/limits", "images_maxx"],
+        ),
+        (
+            json!({"ingest": {"config": {"tokens_reload": "2 seconds"}}}),
+            &["/ingest/config/tokens_reload", "does not match"],
+        ),
+        (
+            json!({"ingest": {"config": {"dispatcher": {"decode_reserved": {"bulk": 1}}}}}),
+            &["/ingest/config/dispatcher/decode_reserved", "bulk"],
+        ),
+        (
+            json!({"ingest": {"config": {"dispatcher": {"tenant_weights": {"st-mary": 0}}}}}),
+            &["/ingest/config/dispatcher/tenant_weights/st-mary", "want 1"],
+        ),
+        (
+            json!({"ingest": {"edge": {"config": {"travels": "pixels"}}}}),
+            &["/ingest/edge/config/travels", "'files', 'tokens'"],
+        ),
+        (
+            json!({"ingest": {"config": {"listen": "0.0.0.0:1"}}}),
+            &["/ingest/config", "listen"],
+        ),
+        (
+            pool(json!({"decode": {"config": {"kv_bytes_max": "1GB"}}})),
+            &["/pools/main/decode/config/kv_bytes_max", "does not match"],
+        ),
+        (
+            pool(json!({"decode": {"config": {"speculation": {"tokens_max": 32}}}})),
+            &[
+                "/pools/main/decode/config/speculation/tokens_max",
+                "want 31",
+            ],
+        ),
+        (
+            pool(json!({"preprocess": {"config": {"convention": "medgemma-2"}}})),
+            &["/pools/main/preprocess/config/convention", "medsiglip"],
+        ),
+        (
+            pool(json!({"model": {"simulated": {"kind": "simulated"}}})),
+            &["/pools/main/model/simulated", "kind", "not allowed"],
         ),
     ]
 }
@@ -299,10 +338,6 @@ fn pools() -> Vec<Refusal> {
         (
             pool(json!({"decode": {"device": {"resource": "nvidia.com/gpu"}}})),
             &["pools.main.decode.device.resource", "never used"],
-        ),
-        (
-            pool(json!({"decode": {"config": {"kv_bytes_max": "1GB"}}})),
-            &["/pools/main/decode/config/kv_bytes_max", "does not match"],
         ),
         (
             pool(json!({"preprocess": {"device": {}}})),

@@ -35,9 +35,11 @@ pub struct EdgeConfig {
     /// tenant that may wait for the hub encoded: with so many no more are let in to the stages of this site. STAT jobs go
     /// beyond both.
     #[serde(default = "in_flight_max_default")]
+    #[schemars(range(min = 1))]
     pub in_flight_max: u32,
     /// Files of one job that are sent at a time.
     #[serde(default = "uploads_max_default")]
+    #[schemars(range(min = 1, max = 64))]
     pub uploads_max: usize,
     /// The first pause after the hub did not take something, where the hub does not say how long.
     #[serde(default = "pause_least_default")]
@@ -58,6 +60,7 @@ pub struct EdgeConfig {
     pub travels: Travels,
     /// What is otherwise for single tenants.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<TenantId, EdgeTenant>")]
     pub tenants: BTreeMap<String, EdgeTenant>,
 }
 
@@ -144,10 +147,6 @@ impl EdgeConfig {
                 self.client_cert.is_some() == self.client_key.is_some()
                     && (is_encrypted || self.client_cert.is_none()),
                 "ingest.edge.client_cert and client_key are needed together, and with an https:// hub",
-            ),
-            (
-                self.in_flight_max > 0 && (1..=64).contains(&self.uploads_max),
-                "ingest.edge.in_flight_max must be at least 1, and uploads_max 1 to 64",
             ),
             (
                 !self.pause_least.get().is_zero() && self.pause_least <= self.pause_most,

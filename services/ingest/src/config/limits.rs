@@ -16,12 +16,15 @@ pub struct Limits {
     /// Bytes of inputs sent within the submit request, together; the public contract says 3 MiB.
     pub inline_bytes_max: ByteSize,
     /// Files of one job. A CT or MR series is a file a slice; how many of them a model is shown preprocess decides.
+    #[schemars(range(min = 1))]
     pub images_max: u32,
     /// Bytes of a question, context or target; the public contract says 16 KiB.
     pub text_bytes_max: ByteSize,
     /// Tokens of text when a job does not say.
+    #[schemars(range(min = 1))]
     pub max_tokens_default: u32,
     /// Tokens of text that a job may ask for.
+    #[schemars(range(min = 1))]
     pub max_tokens_max: u32,
     /// Time to live when a job does not say.
     pub time_to_live_default: DurationText,
@@ -33,6 +36,7 @@ pub struct Limits {
     /// half over; at least 30 minutes, since who needs it longer asks every 10.
     pub upload_time_to_live: DurationText,
     /// Uploads in progress at a time; each holds up to one part in memory.
+    #[schemars(range(min = 1))]
     pub uploads_max: usize,
     /// Longest silence of a client in the middle of an upload.
     pub upload_idle_max: DurationText,
@@ -40,10 +44,12 @@ pub struct Limits {
     /// has up to 4 MiB.
     pub request_time_max: DurationText,
     /// Connections to the public API at a time; one more is closed at once. Below the process's limit of open files.
+    #[schemars(range(min = 1, max = 1 << 20))]
     pub connections_max: usize,
     /// How long a connection may take to its first call, with the handshakes of TLS and HTTP/2; then it is closed.
     pub first_call_time_max: DurationText,
     /// Watches at a time.
+    #[schemars(range(min = 1))]
     pub watches_max: usize,
     /// What a caller is told to wait when a limit of the fleet is reached.
     pub retry_after: DurationText,
@@ -104,10 +110,6 @@ impl Limits {
             (
                 self.uploads_max > 0 && self.watches_max > 0,
                 "ingest.limits.uploads_max and watches_max must be at least 1",
-            ),
-            (
-                self.connections_max > 0 && self.connections_max <= 1 << 20,
-                "ingest.limits.connections_max must be 1 to 1048576",
             ),
             (
                 !self.first_call_time_max.get().is_zero(),

@@ -18,6 +18,7 @@ pub struct QuotasConfig {
     /// Of a tenant that is not named below.
     pub default: Quota,
     /// Of single tenants, in place of the default.
+    #[schemars(with = "BTreeMap<TenantId, Quota>")]
     pub tenants: BTreeMap<String, Quota>,
 }
 
@@ -26,6 +27,7 @@ pub struct QuotasConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
     /// Requests for new jobs; one whose request id has a job already does not count.
+    #[schemars(range(min = 1))]
     pub jobs_per_minute: Option<u32>,
     /// Bytes of new uploads, and of inputs within submit requests.
     pub bytes_per_minute: Option<ByteSize>,
@@ -33,9 +35,11 @@ pub struct Quota {
     pub stat_per_minute: Option<u32>,
     /// Jobs that have not ended. The one quota over all replicas: each knows every open job, but not the accepts under way
     /// on the others.
+    #[schemars(range(min = 1))]
     pub open_jobs_max: Option<u32>,
     /// Jobs let in to the stages at a time; the others wait, and neighbours go ahead of them. A STAT job is let in beyond
     /// it: `stat_per_minute` bounds those.
+    #[schemars(range(min = 1))]
     pub in_flight_max: Option<u32>,
 }
 

@@ -17,8 +17,10 @@ pub struct RetentionConfig {
     /// Of a job whose tenant and class are not named below.
     pub keep: DurationText,
     /// Of the classes `stat`, `urgent`, `routine` and `bulk`, in place of `keep`.
+    #[schemars(with = "BTreeMap<Class, DurationText>")]
     pub classes: BTreeMap<String, DurationText>,
     /// Of single tenants, in place of both.
+    #[schemars(with = "BTreeMap<TenantId, DurationText>")]
     pub tenants: BTreeMap<String, DurationText>,
     /// How often the store is looked through for what may go.
     pub sweep_every: DurationText,

@@ -130,7 +130,7 @@ impl Places {
 pub(crate) fn run(args: Args) -> CommandResult {
     let sources = Sources::of_process(args.process.config.clone(), args.process.set.clone());
     let given = Given::new(&sources);
-    let only_looks = args.process.check_config || args.process.print_config;
+    let only_looks = args.process.only_looks();
     let opened = match only_looks {
         true => None,
         false => {

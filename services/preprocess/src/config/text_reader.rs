@@ -25,19 +25,25 @@ const MEMORY_BYTES_MIN: ByteSize = ByteSize::from_mib(128);
 pub struct TextReaderConfig {
     /// The file of Tesseract, 5 or newer, by its whole path: `/usr/bin/tesseract`. Without one nobody looks for text.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/"))]
     pub program: Option<PathBuf>,
     /// The folder of its models, by its whole path; else where it was built to look.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^/"))]
     pub data_folder: Option<PathBuf>,
     /// Its models, as it calls them: eng, deu. All are used together.
+    #[schemars(length(min = 1), inner(regex(pattern = "^[A-Za-z0-9_/]+$")))]
     pub languages: Vec<String>,
     /// What it looks at: `picture` (no header: PNG, JPEG, TIFF), `unsaid` (DICOM whose header says nothing, of kinds that carry
     /// no text as a rule), `slice` (the same of CT and MR, and NIfTI), `allowed` (what `burned_in_allowed` lets in), `vouched`
     /// (Burned In Annotation NO). Patches of whole slides are never looked at.
+    #[schemars(length(min = 1))]
     pub looks_at: BTreeSet<ImageKind>,
     /// How sure it must be of a word, in percent, for the word to count.
+    #[schemars(range(max = 100))]
     pub confidence_min: u32,
     /// Letters and digits that a word must have to count.
+    #[schemars(range(min = 1))]
     pub length_min: u32,
     /// Its memory, in bytes of address space; there are up to `decodes_max` of them.
     pub memory_bytes_max: ByteSize,
@@ -46,6 +52,7 @@ pub struct TextReaderConfig {
     pub time_max: DurationText,
     /// Tenants whose images are used with the lines painted over in which text was found. What it does not find stays. Of
     /// everybody else such a file is refused.
+    #[schemars(with = "BTreeSet<TenantId>")]
     pub paints_over_for: BTreeSet<String>,
 }
 

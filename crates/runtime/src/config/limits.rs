@@ -1,0 +1,92 @@
+//! Holds a configuration against the limits that its own schema names for whole numbers, so that they are said once, at the
+//! field, and what the chart refuses a service refuses too.
+
+use serde_json::Value;
+
+use super::ConfigError;
+
+/// Whether all numbers are within; `key` is the path of what is looked at, empty for the whole.
+pub(super) fn hold(schema: &Value, value: &Value, key: &str) -> Result<(), ConfigError> {
+    if let Some(number) = value.as_u64() {
+        return hold_number(schema, number, key);
+    }
+    for kind in ["anyOf", "oneOf"]
+        .into_iter()
+        .flat_map(|of| list(&schema[of]))
+    {
+        // Of the forms of a table, the one that it has.
+        let tag = &kind["properties"]["kind"]["const"];
+        if tag.is_null() || *tag == value["kind"] {
+            hold(kind, value, key)?;
+        }
+    }
+    for (name, inner) in value.as_object().into_iter().flatten() {
+        let key = match key {
+            "" => name.clone(),
+            _ => format!("{key}.{name}"),
+        };
+        let setting = schema["properties"].get(name);
+        let pattern = schema["patternProperties"].as_object();
+        let entry = pattern.and_then(|each| each.values().next());
+        if let Some(schema) = setting.or(entry).or(schema.get("additionalProperties")) {
+            hold(schema, inner, &key)?;
+        }
+    }
+    Ok(())
+}
+
+fn hold_number(schema: &Value, number: u64, key: &str) -> Result<(), ConfigError> {
+    let limit = |name: &str| schema[name].as_u64();
+    let least = limit("minimum").unwrap_or(0);
+    match limit("maximum") {
+        Some(most) if !(least..=most).contains(&number) => Err(ConfigError::relation(format!(
+            "{key} must be {least} to {most}"
+        ))),
+        None if number < least => Err(ConfigError::relation(format!(
+            "{key} must be at least {least}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_number_beyond_the_limits_of_its_field_is_named() {
+        let count = || json!({"type": "integer", "minimum": 2, "maximum": 9});
+        let schema = json!({"properties": {
+            "count": count(),
+            "least": {"type": "integer", "minimum": 1},
+            "table": {"properties": {"count": count()}},
+            "named": {"patternProperties": {"^[a-z]+$": count()}, "additionalProperties": false},
+            "model": {"oneOf": [
+                {"properties": {"kind": {"const": "a"}, "count": count()}},
+                {"properties": {"kind": {"const": "b"}, "count": {"type": "integer"}}},
+            ]},
+        }});
+        let check = |value: Value, expected: Option<&str>| {
+            let said = hold(&schema, &value, "").err();
+            let said = said.map(|error| error.to_string());
+            assert_eq!(said.as_deref(), expected, "{value}");
+        };
+        check(json!({"count": 2, "least": 1, "table": {"count": 9}}), None);
+        check(json!({"count": 1}), Some("count must be 2 to 9"));
+        check(json!({"least": 0}), Some("least must be at least 1"));
+        let said = "table.count must be 2 to 9";
+        check(json!({"table": {"count": 10}}), Some(said));
+        check(json!({"named": {"mary": 3}}), None);
+        let said = "named.mary must be 2 to 9";
+        check(json!({"named": {"mary": 0}}), Some(said));
+        let model = |kind: &str| json!({"model": {"kind": kind, "count": 0}});
+        check(model("a"), Some("model.count must be 2 to 9"));
+        check(model("b"), None);
+    }
+}
