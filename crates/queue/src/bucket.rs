@@ -36,7 +36,7 @@ impl Bucket {
         }
     }
 
-    fn subject(&self, key: &str) -> String {
+    pub(crate) fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
 

@@ -4,10 +4,11 @@
 //! Never: acknowledges before a confirmation, retries what is not safe to repeat, waits without a limit, or stores a
 //! record that breaks an invariant.
 //!
-//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `search`, `work`,
+//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `absent`, `search`, `work`,
 //! `puller`, `delivery`, `change` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
 //! `server`.
 
+mod absent;
 mod ack;
 mod api;
 mod bucket;
@@ -81,6 +82,7 @@ pub struct Queue {
     uploads: Arc<Bucket>,
     leases: Arc<Bucket>,
     pauses: Arc<Bucket>,
+    absent: Arc<absent::Absent>,
 }
 
 /// nats-server looks every 10 s whether it has heard of a majority within the last 10 s (`lostQuorumCheck` and
@@ -111,6 +113,7 @@ impl Queue {
             uploads: bucket(subject::UPLOADS),
             leases: bucket(subject::LEASES),
             pauses: bucket(subject::PAUSES),
+            absent: Arc::new(absent::Absent::new()),
             api,
             config: Arc::new(config.clone()),
             clock,

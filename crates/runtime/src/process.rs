@@ -83,8 +83,9 @@ pub struct Program {
     pub about: &'static str,
     /// Its version.
     pub version: &'static str,
-    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most as
-    /// many as the machine has cores. Several wake one another with nearly every message, so one is best where the work itself
+    /// Most threads for what waits: connections, timers, the way from one step of a job to the next. At least one, at most half
+    /// as many as the machine has cores: the others are for those who answer, and for blocking calls. Several wake one another
+    /// with nearly every message, and whoever sends is followed at once by the connection, so one is best where the work itself
     /// is done elsewhere: on a model's thread, by children, by the threads of blocking calls. On one thread, all who are awake
     /// have their turn before the connection has its own, and what they send leaves in one write.
     pub threads_max: usize,
@@ -209,7 +210,7 @@ fn run_body(program: Program, config: &ProcessConfig, ends: Ends, body: Body<'_>
 fn runtime(program: Program) -> std::io::Result<tokio::runtime::Runtime> {
     // As many as this process may use at once, where a limit is set for it.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut builder = match program.threads_max.clamp(1, cores) {
+    let mut builder = match program.threads_max.clamp(1, cores.div_ceil(2)) {
         1 => tokio::runtime::Builder::new_current_thread(),
         threads => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -1,5 +1,5 @@
 //! Text on its way to watchers: every piece at once over the queue, the whole text about once a second as a checkpoint
-//! blob for those who come late. The result's text is exactly the pieces, one after the other.
+//! blob for those who come late. The result's text is exactly the pieces, one after the other; the last of them it alone has.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ impl Writer {
         }
     }
 
-    /// Passes the text on until its end; returns all of it.
+    /// Passes the text on until its end; returns all of it. What comes with the end is not passed on: the result, which is stored
+    /// next, tells every watcher what it has not seen, and until then nobody is told that the text is at its end.
     pub(crate) async fn run(
         &self,
         stream: &mut DecodeStream,
@@ -75,11 +76,12 @@ impl Writer {
                 biased;
                 event = stream.next() => {
                     let (piece, done) = gathered(stream, event?)?;
+                    if let Some(done) = done {
+                        text.push_str(&piece);
+                        return Ok((text, done));
+                    }
                     if !piece.is_empty() {
                         self.pass_on(&mut text, &piece).await;
-                    }
-                    if let Some(done) = done {
-                        return Ok((text, done));
                     }
                 }
                 outcome = ready(&mut storing) => {

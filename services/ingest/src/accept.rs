@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use futures::future::{join3, try_join};
+use futures::future::{join, join3, try_join};
 use medfleet_core::{
     Class, JobId, JobKey, JobRecord, JobState, Move, TenantId, WorkUnit, protocol,
 };
@@ -108,13 +108,15 @@ impl Acceptor {
             tenant: caller.tenant.clone(),
             job,
         };
-        let known = self.queue.record(&key).await?.map(|(record, _)| record);
-        match known {
+        // Side by side, as nearly always there is neither. What another call stores of the job meanwhile, the create meets.
+        let (known, may_be_told) = (self.queue.rare_record(&key), self.queue.may_be_told(&key));
+        let (known, may_be_told) = join(known, may_be_told).await;
+        match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
                 self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
-                let epoch = self.first_epoch(&key);
+                let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
                 let study = self.within_budget(&key.tenant, study);
@@ -147,7 +149,11 @@ impl Acceptor {
     /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where only the record was lost,
     /// units, events and the memories of all replicas still hold the job's last epoch: what begins anew in the one after it is
     /// taken for none of theirs. Nor is its text, which is told apart by its attempt, also for who watched the last epoch.
-    async fn first_epoch(&self, key: &JobKey) -> Result<(u32, u32), Refusal> {
+    /// `may_be_told`: nothing needs to be read where there was nothing when the record was looked for.
+    async fn first_epoch(&self, key: &JobKey, may_be_told: bool) -> Result<(u32, u32), Refusal> {
+        if !may_be_told {
+            return Ok((0, 0));
+        }
         let last = self.queue.last_epoch(key).await?;
         Ok(last.map_or((0, 0), |(epoch, attempt)| {
             (epoch.saturating_add(1), attempt)

@@ -151,6 +151,18 @@ impl Api {
         self.get_batch(stream, &body).await
     }
 
+    /// Whether none of these subjects, at most [`BATCH_MAX`], which may have wildcards, has a message; in one round trip.
+    pub(crate) async fn has_none(&self, stream: &str, subjects: &[String]) -> Result<bool> {
+        let body = json!({ "multi_last": subjects, "batch": 1 });
+        let payload = to_json(GET, &body)?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        // Where there is something it comes as the answer, and the end of the batch behind it, which nobody waits for.
+        let answer = self.send(GET, &subject, None, payload).await?;
+        let is_missing = answer.status.is_some_and(|status| status.as_u16() == 404);
+        // The same number also says that one of them went away in this moment, and nothing of the others.
+        Ok(is_missing && answer.description.as_deref() == Some("No Results"))
+    }
+
     /// Reads up to `count` messages of a subject in order of sequence, in one round trip.
     pub(crate) async fn get_run(
         &self,

@@ -1,7 +1,10 @@
 //! Records: idempotent create, compare-and-set under contention, events of moves, paging.
 
+use std::fs;
+
 use anyhow::{Result, bail, ensure};
 use futures::StreamExt;
+use futures::future::join_all;
 use medfleet_core::{
     Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
 };
@@ -32,6 +35,39 @@ async fn a_fleet_has_records_from_its_first_job_on() -> Result<()> {
     let (key, record) = kit::record(1, 1);
     queue.create_record(&key, &record).await?;
     ensure!(queue.has_records().await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_that_nobody_knows_are_looked_for_together_and_one_that_is_there_is_found()
+-> Result<()> {
+    let server = kit::NatsServer::start_with(kit::NATS_DEFAULT, true).await?;
+    let queue = kit::queue(&kit::config(&server.url())).await?;
+    let jobs: Vec<_> = (1..=16).map(|seed| kit::record(seed, 1)).collect();
+    let look = async || join_all(jobs.iter().map(|(key, _)| queue.rare_record(key))).await;
+    for found in look().await {
+        ensure!(found?.is_none());
+    }
+    let log = fs::read_to_string(server.log())?;
+    let is_look = |line: &&str| line.contains("[PUB $JS.API.DIRECT.GET.KV_JOBS_0 ");
+    let looks = log.lines().filter(is_look).count();
+    ensure!(
+        looks == 2,
+        "the first by itself, all others together: {looks}"
+    );
+    let (key, record) = &jobs[7];
+    queue.create_record(key, record).await?;
+    for (found, (job, _)) in look().await.into_iter().zip(&jobs) {
+        let found = found?.map(|(record, _)| record);
+        ensure!(
+            found.as_ref() == Some(record).filter(|_| job == key),
+            "{found:?}"
+        );
+    }
+    queue.publish_event(key, record).await?;
+    let told = join_all(jobs.iter().map(|(key, _)| queue.may_be_told(key))).await;
+    // The others were asked for with it, and each has to look for itself.
+    ensure!(!told[0] && told[7], "{told:?}");
     Ok(())
 }
 
