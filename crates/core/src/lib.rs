@@ -21,7 +21,7 @@ pub mod splitmix;
 mod unit;
 mod verdict;
 
-pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
+pub use class::{BlobKind, Class, GivenModality, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use futures::FutureExt;
+use medfleet_core::GivenModality;
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
@@ -21,9 +22,8 @@ use crate::client::{
     CONTENT_BYTES_MAX, Client, ClientError, KeptUploads, Retry, ServerArgs, UploadNews,
 };
 use crate::exit::{CommandResult, Exit, Fault};
-use crate::modality::ImageModality;
-use crate::paths;
 use crate::show::{self, Progress};
+use crate::{modality, paths};
 
 /// What a shell expects of a program that was interrupted: 128 + SIGINT. Every signal that asks us to end ends us with it.
 const INTERRUPTED: u8 = 130;
@@ -47,8 +47,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
     /// What files show whose format does not say it: volumes (NIfTI) ct or mr, pictures (PNG, JPEG, TIFF) any
-    #[arg(long, value_enum)]
-    modality: Option<ImageModality>,
+    #[arg(long, value_parser = modality::given(), ignore_case = true)]
+    modality: Option<GivenModality>,
     /// How soon it matters
     #[arg(long, value_enum, default_value = "routine")]
     class: ClassName,
@@ -222,7 +222,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         Some(id) => id.clone(),
         None => random_id()?,
     };
-    let modality = args.modality.map_or("", ImageModality::word);
+    let modality = args.modality.map_or("", GivenModality::as_str);
     if files.beside > 0 {
         eprintln!(
             "medfleet: {} files that are or lie beside a DICOMDIR are left out",
