@@ -108,7 +108,7 @@ impl Load {
 
     /// Chunks a second.
     #[must_use]
-    pub fn chunks_per_second(&self) -> f64 {
+    pub(crate) fn chunks_per_second(&self) -> f64 {
         self.jobs_per_second * self.chunks_moment(1)
     }
 

@@ -120,7 +120,7 @@ pub const fn task_to_wire(task: TaskKind) -> v1::TaskKind {
 
 /// The task of a wire number; `None` for one that this version does not know.
 #[must_use]
-pub fn task_from_wire(task: i32) -> Option<TaskKind> {
+pub(crate) fn task_from_wire(task: i32) -> Option<TaskKind> {
     TaskKind::ALL
         .iter()
         .copied()
@@ -129,7 +129,7 @@ pub fn task_from_wire(task: i32) -> Option<TaskKind> {
 
 /// A unit as it travels.
 #[must_use]
-pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
+pub(crate) fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
     work::WorkUnit {
         tenant: unit.key.tenant.to_string(),
         job: unit.key.job.to_string(),
@@ -145,7 +145,7 @@ pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
 
 /// A cost as it travels.
 #[must_use]
-pub const fn cost_to_wire(cost: &Cost) -> work::Cost {
+pub(crate) const fn cost_to_wire(cost: &Cost) -> work::Cost {
     work::Cost {
         preprocess_millis: cost.preprocess_millis,
         frames: cost.frames,

@@ -33,7 +33,7 @@ fn range(starts: &[u32], frames: usize, chunk: u32) -> Option<Range<usize>> {
 ///
 /// # Errors
 /// [`EncodeError::OtherEncoder`], or [`EncodeError::Manifest`] for a list that is not of these frames.
-pub fn came_encoded(
+pub(crate) fn came_encoded(
     manifest: &FramesManifest,
     chunk: u32,
     model: &Description,
@@ -113,7 +113,7 @@ pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Descri
 
 /// Where a decoder can fetch all of a chunk's tokens, of which each has its encoder: with one of them, or nowhere.
 #[must_use]
-pub fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &'a str {
+pub(crate) fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &'a str {
     let first = encoders.next().unwrap_or_default();
     if encoders.all(|other| other == first) {
         first
