@@ -440,18 +440,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::command::parsed;
 
     fn check(line: &str, expected: Result<Kind, &str>) {
-        let words = std::iter::once("submit").chain(line.split_whitespace());
-        let parsed = Line::try_parse_from(words).expect("the flags exist");
-        match (task(&parsed.args), expected) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let args = parsed(&words).expect("the flags exist");
+        match (task(&args), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
