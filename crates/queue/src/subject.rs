@@ -109,7 +109,8 @@ pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> Stri
 }
 
 /// What tells an event from every other event of its job; two equal ones are the same event.
-pub(crate) fn event_token(record: &JobRecord) -> String {
+#[must_use]
+pub fn event_token(record: &JobRecord) -> String {
     let (epoch, state) = (record.epoch, record.state);
     match state {
         JobState::Encoding => format!("{epoch}-{state}-{}", record.chunks.done()),

@@ -83,11 +83,7 @@ impl Standing {
     }
 
     pub(crate) fn show_oldest(&self, stage: Stage, pool: &PoolName, class: Class, seconds: f64) {
-        let labels = BacklogLabels {
-            stage: stage.as_str(),
-            pool: pool.to_string(),
-            class: class.as_str(),
-        };
+        let labels = BacklogLabels::of(stage, pool, class);
         self.oldest_seconds.get_or_create(&labels).set(seconds);
     }
 
