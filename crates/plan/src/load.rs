@@ -106,7 +106,6 @@ impl Load {
         self.kinds.iter().map(moment).sum()
     }
 
-    /// Chunks a second.
     #[must_use]
     pub(crate) fn chunks_per_second(&self) -> f64 {
         self.jobs_per_second * self.chunks_moment(1)

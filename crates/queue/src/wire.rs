@@ -28,7 +28,6 @@ pub(crate) fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> 
     M::decode(bytes).map_err(|_| malformed(what, "not the encoding of this message"))
 }
 
-/// Encodes a message.
 pub(crate) fn encode(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
@@ -305,7 +304,6 @@ pub(crate) fn later_of_upload(bytes: &[u8]) -> Result<Vec<u8>> {
         .ok_or_else(|| malformed("an upload record", "a field of an unknown kind"))
 }
 
-/// Decodes a record.
 pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
     let bad = |field: &'static str| malformed("a job record", field);
     let wire: work::JobRecord = decode("a job record", bytes)?;
