@@ -8,8 +8,8 @@ use medfleet_core::{
 
 /// Job events.
 pub(crate) const EVENTS: &str = "EVENTS";
-/// Dead letters.
-pub(crate) const DEAD: &str = "DEAD";
+/// The stream of the dead letters.
+pub const DEAD: &str = "DEAD";
 /// Audit entries.
 pub(crate) const AUDIT: &str = "AUDIT";
 /// Bucket of the job records, one shard.

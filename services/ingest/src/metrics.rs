@@ -20,7 +20,7 @@ use prometheus_client::registry::Unit;
 use crate::unit::Backlog;
 
 pub(crate) use edge::{EdgeFigures, HubOutcome};
-pub(crate) use standing::{DEAD, Standing};
+pub(crate) use standing::Standing;
 
 /// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
 const BACKLOG: &str = "backlog_units";

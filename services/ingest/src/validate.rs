@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{Class, GivenModality, PoolName, TaskKind, UploadId};
+use medfleet_core::{
+    Class, GivenModality, PoolName, STOP_BYTES_MAX, STOPS_MAX, TaskKind, UploadId,
+};
 use medfleet_proto::v1::{self, task::Kind};
 
 use crate::config::{Config, Limits, Travels};
@@ -18,9 +20,6 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const TEMPERATURE_MAX: f32 = 2.0;
 /// Highest repetition penalty; part of the public contract.
 const REPETITION_PENALTY_MAX: f32 = 10.0;
-/// Most strings that end a text, and the longest, in bytes; part of the public contract.
-const STOPS_MAX: usize = 8;
-const STOP_BYTES_MAX: usize = 64;
 /// Most labels, and the longest, in bytes; part of the public contract.
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
