@@ -52,6 +52,39 @@ pub(crate) async fn is_same(site: &Edge, edge: &Client, hub: &Client, job: &str)
     Ok(())
 }
 
+/// Kills the edge each time that so many jobs have arrived at the hub, and starts it again.
+pub(crate) async fn kill_as_they_arrive(site: &Edge, hub: &Client, counts: &[usize]) -> Result<()> {
+    for count in counts {
+        wait_until(PATIENCE, "some jobs to arrive", async || {
+            let arrived = all_at_hub(hub).await.ok()?.len();
+            (arrived >= *count).then_some(())
+        })
+        .await?;
+        site.kill9().await?;
+        site.start_again().await?;
+    }
+    Ok(())
+}
+
+/// Each of the jobs completes by these stages, is the same at the hub, and no other is there.
+pub(crate) async fn each_is_done_once(
+    site: &Edge,
+    hub: &Client,
+    jobs: &[String],
+    stages: &[JobState],
+) -> Result<()> {
+    let edge = site.client("st-mary").await?;
+    for job in jobs {
+        edge.wait_final(job).await?;
+        is_same(site, &edge, hub, job).await?;
+        let seen = edge.watch_to_end(job).await?;
+        ensure!(states(&seen) == stages, "{:?}", states(&seen));
+    }
+    let there = all_at_hub(hub).await?;
+    ensure!(there.len() == jobs.len(), "a job was doubled: {there:?}");
+    Ok(())
+}
+
 /// The hub has accepted the jobs in this order.
 async fn are_in_order(site: &Edge, hub: &Client, jobs: &[String]) -> Result<()> {
     let mut times = Vec::new();
@@ -232,24 +265,8 @@ async fn an_edge_that_is_killed_while_it_hands_on_doubles_nothing() -> Result<()
     }
     let above = hub.client("st-mary").await?;
     site.link().mend();
-    for seen in [1, 4, 9, 15, 20] {
-        wait_until(PATIENCE, "some jobs to arrive", async || {
-            let count = all_at_hub(&above).await.ok()?.len();
-            (count >= seen).then_some(())
-        })
-        .await?;
-        site.kill9().await?;
-        site.start_again().await?;
-    }
-    let edge = site.client("st-mary").await?;
-    for job in &jobs {
-        edge.wait_final(job).await?;
-        is_same(&site, &edge, &above, job).await?;
-        let seen = edge.watch_to_end(job).await?;
-        ensure!(states(&seen) == EVERY_STAGE, "{:?}", states(&seen));
-    }
-    ensure!(all_at_hub(&above).await?.len() == JOBS, "a job was doubled");
-    Ok(())
+    kill_as_they_arrive(&site, &above, &[1, 4, 9, 15, 20]).await?;
+    each_is_done_once(&site, &above, &jobs, &EVERY_STAGE).await
 }
 
 /// A hub that writes slowly, and an edge.

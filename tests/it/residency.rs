@@ -14,7 +14,7 @@ use medfleet_tests::fleet::{Fleet, Model, Options, Pace};
 use medfleet_tests::picture;
 use medfleet_worker::encoded;
 
-use crate::edge::{EVERY_STAGE, all_at_hub, is_same, states};
+use crate::edge::{EVERY_STAGE, all_at_hub, each_is_done_once, kill_as_they_arrive, states};
 use crate::identifiers::{QUESTION, SECRETS, answer, holds, phantom, planted};
 
 /// The stages of a job whose images stay, up to where only the hub goes on.
@@ -167,24 +167,8 @@ async fn where_images_stay_what_was_encoded_waits_and_is_doubled_by_nothing() ->
     })
     .await?;
     site.link().mend();
-    for seen in [1, 3] {
-        wait_until(PATIENCE, "some jobs to arrive", async || {
-            let count = all_at_hub(&above).await.ok()?.len();
-            (count >= seen).then_some(())
-        })
-        .await?;
-        site.kill9().await?;
-        site.start_again().await?;
-    }
-    let edge = site.client("st-mary").await?;
-    for job in jobs {
-        edge.wait_final(job).await?;
-        is_same(&site, &edge, &above, job).await?;
-        let seen = edge.watch_to_end(job).await?;
-        ensure!(states(&seen) == ENCODED_HERE, "{:?}", states(&seen));
-    }
-    ensure!(all_at_hub(&above).await?.len() == JOBS - 1, "doubled");
-    Ok(())
+    kill_as_they_arrive(&site, &above, &[1, 3]).await?;
+    each_is_done_once(&site, &above, jobs, &ENCODED_HERE).await
 }
 
 /// A worker has begun a job and set it aside; before it was queued again, the rule went under which it was begun.

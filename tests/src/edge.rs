@@ -15,13 +15,11 @@ use toml::{Table, Value};
 
 use crate::client::{Client, PATIENCE};
 use crate::config;
-use crate::fleet::{API_PORT, Fleet, Options, Role, http_get, own_address, read_below};
+use crate::fleet::{API_PORT, Fleet, Options, Role, TENANTS, http_get, own_address, read_below};
 use crate::process::start_service;
 
 /// Its own key: nothing of the hub's is known here but the tokens.
 const KEY: &str = "99112233445566778899aabbccddeeff00112233445566778899aabbccddee99";
-/// The tenants that the hospital sends for.
-const TENANTS: [&str; 2] = ["st-mary", "st-john"];
 
 /// A running edge. Dropping it kills its processes and removes its folder.
 #[derive(Debug)]

@@ -140,7 +140,7 @@ pub struct Fleet {
 }
 
 /// The tenants of every test fleet.
-const TENANTS: [&str; 2] = ["st-mary", "st-john"];
+pub(crate) const TENANTS: [&str; 2] = ["st-mary", "st-john"];
 /// The tenant of a test fleet whose token is an operator's.
 pub const OPERATOR: &str = "night-shift";
 pub(crate) const API_PORT: u16 = 8443;

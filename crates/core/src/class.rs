@@ -1,4 +1,5 @@
-//! The closed sets that work is sorted by: class, stage, task, blob kind. Each has one text form, used on every border.
+//! The closed sets that work is sorted by: class, stage, task, given modality, blob kind. Each has one text form, used on every
+//! border.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -108,6 +109,40 @@ closed_set!(
         Embed = "embed",
         /// Scores of texts for an image.
         ZeroShot = "zero-shot",
+    }
+);
+
+closed_set!(
+    /// What a caller may say that an input shows, as DICOM calls it: what volumes are without, and what prompts have words for.
+    GivenModality, "modality", {
+        /// Computed tomography.
+        Ct = "CT",
+        /// Magnetic resonance.
+        Mr = "MR",
+        /// Computed radiography.
+        Cr = "CR",
+        /// Digital radiography.
+        Dx = "DX",
+        /// Mammography.
+        Mg = "MG",
+        /// Ultrasound.
+        Us = "US",
+        /// External-camera photography.
+        Xc = "XC",
+        /// Ophthalmic photography.
+        Op = "OP",
+        /// Ophthalmic tomography.
+        Opt = "OPT",
+        /// Endoscopy.
+        Es = "ES",
+        /// General microscopy.
+        Gm = "GM",
+        /// Dermoscopy.
+        Dms = "DMS",
+        /// Slide microscopy.
+        Sm = "SM",
+        /// Digital microscopy, a retired word for general microscopy.
+        Dm = "DM",
     }
 );
 

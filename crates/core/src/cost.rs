@@ -40,7 +40,7 @@ impl Cost {
 
     /// The same with so many frames.
     #[must_use]
-    pub const fn with_frames(self, frames: u32) -> Self {
+    pub(crate) const fn with_frames(self, frames: u32) -> Self {
         Self { frames, ..self }
     }
 

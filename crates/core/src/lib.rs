@@ -10,6 +10,7 @@ mod digest;
 mod guard;
 mod id;
 pub mod invariant;
+mod limits;
 #[cfg(test)]
 mod model;
 mod pause;
@@ -21,10 +22,11 @@ pub mod splitmix;
 mod unit;
 mod verdict;
 
-pub use class::{BlobKind, Class, Stage, TaskKind, UnknownWord};
+pub use class::{BlobKind, Class, GivenModality, Stage, TaskKind, UnknownWord};
 pub use cost::Cost;
 pub use digest::{Digest, DigestError};
 pub use id::{ID_CHARS, IdError, JobId, JobKey, NAME_BYTES_MAX, PoolName, TenantId, UploadId};
+pub use limits::{STOP_BYTES_MAX, STOPS_MAX};
 pub use pause::doubled;
 pub use pseudonym::{PseudonymHash, PseudonymKind, Pseudonyms, STUDIES_MAX};
 pub use record::{

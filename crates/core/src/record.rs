@@ -391,7 +391,7 @@ impl JobRecord {
 
     /// Whether a decode may start: every declared image is encoded.
     #[must_use]
-    pub fn is_ready_to_decode(&self) -> bool {
+    pub(crate) fn is_ready_to_decode(&self) -> bool {
         match self.state {
             JobState::Preprocessed => self.chunks.total == 0,
             JobState::Encoding | JobState::Decoding => self.chunks.all_done(),

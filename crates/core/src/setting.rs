@@ -106,6 +106,22 @@ impl ByteSize {
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
+
+    /// About so many, for people: `512 B`, `2.9 MiB`.
+    #[must_use]
+    pub fn rounded(self) -> String {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return format!("{} B", self.0);
+        }
+        let mut value = self.0 as f64 / 1024.0;
+        let mut unit = 0;
+        while value >= 1024.0 && unit + 1 < UNITS.len() {
+            value /= 1024.0;
+            unit += 1;
+        }
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// Splits `512MiB` into number and unit and multiplies.
@@ -350,6 +366,17 @@ mod tests {
         check("1.5s", None, "");
         check("999999999999999999999d", None, "");
         check("18446744073709551615d", None, "");
+    }
+
+    #[test]
+    fn sizes_are_rounded_for_people() {
+        let check = |bytes, expected: &str| {
+            assert_eq!(ByteSize::from_bytes(bytes).rounded(), expected);
+        };
+        check(512, "512 B");
+        check(1536, "1.5 KiB");
+        check(3 << 19, "1.5 MiB");
+        check(1 << 50, "1024.0 TiB");
     }
 
     #[test]

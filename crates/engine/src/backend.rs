@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use medfleet_core::Digest;
+use medfleet_core::{Digest, STOP_BYTES_MAX, STOPS_MAX};
 use medfleet_model::{BlockLayout, BlockTable, Constraint, ConstraintError, StillThinking};
 
 use crate::decode::DecodeRequest;
@@ -164,10 +164,6 @@ impl ImageTokens {
     }
 }
 
-/// Most strings that end a text.
-pub const STOPS_MAX: usize = 8;
-/// Longest string that ends a text, in bytes.
-pub const STOP_BYTES_MAX: usize = 64;
 /// Most tokens that end a text, besides the model's own.
 pub const STOP_TOKENS_MAX: usize = 16;
 /// Most alternatives that are reported for each token.

@@ -281,6 +281,20 @@ impl DecodeStream {
             None => Err(self.monitor.gone()),
         }
     }
+
+    /// All of the text that is still to come, and how it ended; nothing follows, as after [`DecodeStream::next`]'s last.
+    ///
+    /// # Errors
+    /// As [`DecodeStream::next`].
+    pub async fn collect(&mut self) -> Result<(String, Done), EngineError> {
+        let mut text = String::new();
+        loop {
+            match self.next().await? {
+                DecodeEvent::Text(delta) => text.push_str(&delta),
+                DecodeEvent::Done(done) => return Ok((text, done)),
+            }
+        }
+    }
 }
 
 impl Drop for DecodeStream {

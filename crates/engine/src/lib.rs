@@ -22,8 +22,8 @@ pub mod text;
 
 pub use backend::{
     ALTERNATIVES_MAX, Alternative, DecodeBackend, Decoding, Description, Dtype, EncodeBackend,
-    EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_BYTES_MAX,
-    STOP_TOKENS_MAX, STOPS_MAX, Sequence, Step, Token, Work,
+    EngineError, Finish, Frame, ImageTokens, KvMemory, Outcome, PromptSize, STOP_TOKENS_MAX,
+    Sequence, Step, Token, Work,
 };
 pub use config::{
     DecodeModel, FolderWeights, GgufWeights, LoadedModel, ModelConfig, ModelConfigError,

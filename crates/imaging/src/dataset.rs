@@ -118,7 +118,6 @@ pub(crate) struct DataSet<'a> {
     elements: Vec<Extent>,
 }
 
-/// One value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Value<'a> {
     pub(crate) tag: Tag,

@@ -9,6 +9,7 @@ use crate::codec::{Cells, Frames};
 use crate::dataset::DataSet;
 use crate::groups::Groups;
 use crate::header::{self, Header, Opened};
+use crate::square::is_square;
 use crate::transform::Transform;
 use crate::{
     Age, ClinicalHeader, Limits, Modality, Note, Photometric, Reason, Refusal, Sex, ViewPosition,
@@ -156,7 +157,6 @@ impl<'a> File<'a> {
 
     /// A model sees square pixels; a frame would come out stretched.
     pub(crate) fn refuse_non_square(&self, frame: u32) -> Result<(), Refusal> {
-        const RATIO_ERROR_MAX: f64 = 0.01;
         let measures = self.groups.of(frame, tags::PIXEL_MEASURES_SEQUENCE)?;
         let top = &self.header.elements;
         let candidates: [(&DataSet<'_>, Tag, VR); 4] = [
@@ -182,7 +182,7 @@ impl<'a> File<'a> {
                 // Writers that do not know the spacing leave it out or put zeros.
                 [] | [0.0, 0.0] => {}
                 [vertical, horizontal] if *vertical > 0.0 && *horizontal > 0.0 => {
-                    if (vertical / horizontal - 1.0).abs() > RATIO_ERROR_MAX {
+                    if !is_square(*vertical, *horizontal) {
                         return Err(Refusal::at(Reason::NonSquarePixels, tag)
                             .found(format_args!("{vertical}:{horizontal}")));
                     }

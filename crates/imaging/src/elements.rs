@@ -11,12 +11,12 @@ use dicom_dictionary_std::tags;
 use crate::{Reason, Refusal};
 
 /// Sequences within sequences; real headers stay below five.
-const NESTING_MAX: u32 = 16;
+pub(crate) const NESTING_MAX: u32 = 16;
 const UNDEFINED: u32 = 0xffff_ffff;
-const ITEM: Tag = Tag(0xfffe, 0xe000);
+pub(crate) const ITEM: Tag = Tag(0xfffe, 0xe000);
 const ITEM_END: Tag = Tag(0xfffe, 0xe00d);
 const SEQUENCE_END: Tag = Tag(0xfffe, 0xe0dd);
-const ITEM_HEADER_BYTES: usize = 8;
+pub(crate) const ITEM_HEADER_BYTES: usize = 8;
 
 /// How element headers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -227,7 +227,7 @@ impl Photometric {
     }
 
     /// Whether it is one of the two grey ones.
-    pub fn is_grey(self) -> bool {
+    pub(crate) fn is_grey(self) -> bool {
         matches!(self, Self::Monochrome1 | Self::Monochrome2)
     }
 }

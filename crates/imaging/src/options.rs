@@ -70,7 +70,7 @@ impl Options {
     }
 
     /// CT or MR, where the caller knows what the file cannot say.
-    pub fn volume_modality(&self) -> Option<Modality> {
+    pub(crate) fn volume_modality(&self) -> Option<Modality> {
         self.volume_modality
     }
 

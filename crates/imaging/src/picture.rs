@@ -31,7 +31,6 @@ pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
     }
 }
 
-/// Decodes a PNG.
 pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
     let mut decoder = PngDecoder::new(Cursor::new(bytes)).map_err(png_refusal)?;
     let (width, height) = decoder.dimensions();
@@ -102,7 +101,6 @@ fn over_black(pixel: &[u16], colors: usize) -> impl Iterator<Item = u8> {
         .map(move |sample| to_byte(f64::from(*sample) * alpha))
 }
 
-/// Decodes a JPEG.
 pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note>), Refusal> {
     jpeg::require_end(bytes)?;
     let mut decoder = Decoder::new(Cursor::new(bytes));

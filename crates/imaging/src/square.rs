@@ -5,6 +5,9 @@ use medfleet_resample::{antialiased, sampled};
 
 use crate::{Frame, Placement};
 
+/// Pixels whose sides differ by more than this part are not square.
+const RATIO_ERROR_MAX: f64 = 0.01;
+
 /// An 8-bit picture of any shape, row-major, channels interleaved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
@@ -13,6 +16,11 @@ pub(crate) struct Picture {
     /// 1 or 3.
     pub(crate) channels: u32,
     pub(crate) pixels: Vec<u8>,
+}
+
+/// Whether pixels of these sides, in any unit, are square: of others a frame would come out stretched.
+pub(crate) fn is_square(one: f64, other: f64) -> bool {
+    (one / other - 1.0).abs() <= RATIO_ERROR_MAX
 }
 
 /// Pads and resizes. The picture has passed `Limits::check_pixels`, so the square fits into memory.

@@ -44,7 +44,6 @@ pub struct Slices {
     pub(crate) slide: Option<Box<Slide>>,
 }
 
-/// One slice.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     pub(crate) place: Option<Place>,

@@ -74,7 +74,6 @@ impl<T: Number> Attention<'_, T> {
         self.sizes[0] / self.sizes[1]
     }
 
-    /// Queries of a task.
     fn task_queries(&self) -> usize {
         let rows = if T::ROUNDS {
             let first = self.seen.iter().map(|range| range.first).min();

@@ -137,7 +137,6 @@ impl Packed {
         }
     }
 
-    /// Lines of a panel.
     pub(crate) const fn panel_lines(&self) -> usize {
         if self.pairs {
             self.inputs.div_ceil(2)

@@ -88,13 +88,13 @@ pub struct VisionConfig {
 impl VisionConfig {
     /// Patches along one side.
     #[must_use]
-    pub const fn patches_per_side(&self) -> usize {
+    pub(crate) const fn patches_per_side(&self) -> usize {
         self.image_size / self.patch_size
     }
 
     /// Tokens along one side after pooling.
     #[must_use]
-    pub const fn tokens_per_side(&self) -> usize {
+    pub(crate) const fn tokens_per_side(&self) -> usize {
         self.tokens_per_image.isqrt()
     }
 

@@ -86,7 +86,7 @@ impl Frame {
     ///
     /// # Errors
     /// [`FrameError::Side`].
-    pub fn resized(&self, side: usize) -> Result<Self, FrameError> {
+    pub(crate) fn resized(&self, side: usize) -> Result<Self, FrameError> {
         self.by(antialiased, side)
     }
 

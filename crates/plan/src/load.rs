@@ -106,9 +106,8 @@ impl Load {
         self.kinds.iter().map(moment).sum()
     }
 
-    /// Chunks a second.
     #[must_use]
-    pub fn chunks_per_second(&self) -> f64 {
+    pub(crate) fn chunks_per_second(&self) -> f64 {
         self.jobs_per_second * self.chunks_moment(1)
     }
 

@@ -8,7 +8,6 @@ use medfleet_core::UnixMillis;
 use crate::api::{Api, BATCH_MAX, Operation, Stored, Which, is_conflict, once};
 use crate::{Result, Revision};
 
-/// One bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     api: Api,

@@ -31,7 +31,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 
 const CREATE: Operation = repeatable("read a stream");
 
-/// A message of a feed.
 #[derive(Debug)]
 pub(crate) struct FeedMessage {
     pub(crate) subject: String,

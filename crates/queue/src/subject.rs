@@ -8,8 +8,8 @@ use medfleet_core::{
 
 /// Job events.
 pub(crate) const EVENTS: &str = "EVENTS";
-/// Dead letters.
-pub(crate) const DEAD: &str = "DEAD";
+/// The stream of the dead letters.
+pub const DEAD: &str = "DEAD";
 /// Audit entries.
 pub(crate) const AUDIT: &str = "AUDIT";
 /// Bucket of the job records, one shard.
@@ -109,7 +109,8 @@ pub(crate) fn pause_key(tenant: Option<&TenantId>, class: Option<Class>) -> Stri
 }
 
 /// What tells an event from every other event of its job; two equal ones are the same event.
-pub(crate) fn event_token(record: &JobRecord) -> String {
+#[must_use]
+pub fn event_token(record: &JobRecord) -> String {
     let (epoch, state) = (record.epoch, record.state);
     match state {
         JobState::Encoding => format!("{epoch}-{state}-{}", record.chunks.done()),

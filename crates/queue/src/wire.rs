@@ -28,7 +28,6 @@ pub(crate) fn decode<M: Message + Default>(what: &'static str, bytes: Bytes) -> 
     M::decode(bytes).map_err(|_| malformed(what, "not the encoding of this message"))
 }
 
-/// Encodes a message.
 pub(crate) fn encode(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
 }
@@ -120,7 +119,7 @@ pub const fn task_to_wire(task: TaskKind) -> v1::TaskKind {
 
 /// The task of a wire number; `None` for one that this version does not know.
 #[must_use]
-pub fn task_from_wire(task: i32) -> Option<TaskKind> {
+pub(crate) fn task_from_wire(task: i32) -> Option<TaskKind> {
     TaskKind::ALL
         .iter()
         .copied()
@@ -129,7 +128,7 @@ pub fn task_from_wire(task: i32) -> Option<TaskKind> {
 
 /// A unit as it travels.
 #[must_use]
-pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
+pub(crate) fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
     work::WorkUnit {
         tenant: unit.key.tenant.to_string(),
         job: unit.key.job.to_string(),
@@ -145,7 +144,7 @@ pub fn unit_to_wire(unit: &WorkUnit) -> work::WorkUnit {
 
 /// A cost as it travels.
 #[must_use]
-pub const fn cost_to_wire(cost: &Cost) -> work::Cost {
+pub(crate) const fn cost_to_wire(cost: &Cost) -> work::Cost {
     work::Cost {
         preprocess_millis: cost.preprocess_millis,
         frames: cost.frames,
@@ -305,7 +304,6 @@ pub(crate) fn later_of_upload(bytes: &[u8]) -> Result<Vec<u8>> {
         .ok_or_else(|| malformed("an upload record", "a field of an unknown kind"))
 }
 
-/// Decodes a record.
 pub(crate) fn decode_record(bytes: Bytes) -> Result<JobRecord> {
     let bad = |field: &'static str| malformed("a job record", field);
     let wire: work::JobRecord = decode("a job record", bytes)?;

@@ -97,12 +97,6 @@ impl Task {
         self.abort.cancel();
     }
 
-    /// Whether it has ended.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
-    }
-
     /// Waits until it has ended.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.ended.clone();
@@ -439,7 +433,7 @@ mod tests {
         let second = tasks.start(WORK, std::future::pending::<Result<(), Infallible>>());
         first.abort();
         assert_eq!(first.ended().await, Ended::Aborted);
-        assert!(!second.has_ended());
+        assert!(second.ended.borrow().is_none());
         second.abort();
         tasks.shutdown().begin();
         tasks.join().await.expect("both were aborted before");

@@ -144,7 +144,7 @@ impl Telemetry {
     ///
     /// # Errors
     /// As [`Telemetry::new`].
-    pub fn with_writer(
+    pub(crate) fn with_writer(
         service: &'static str,
         config: &TelemetryConfig,
         writer: BoxMakeWriter,

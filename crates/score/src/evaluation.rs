@@ -22,7 +22,7 @@ use crate::outcome::{Outcome, Task};
 use crate::record::{About, Record, Truth};
 
 /// Cases that a report shows, at most.
-pub const WORST_MAX: usize = 12;
+pub(crate) const WORST_MAX: usize = 12;
 
 /// What a record or an answer without content is listed with.
 const MISSING: &str = "no prediction";

@@ -29,7 +29,7 @@ pub fn mean(values: &[Option<f64>], weights: &[f64]) -> Option<f64> {
 
 /// 2PR/(P+R), the harmonic mean; 0 where both are 0.
 #[must_use]
-pub fn harmonic(precision: f64, recall: f64) -> f64 {
+pub(crate) fn harmonic(precision: f64, recall: f64) -> f64 {
     ratio(2.0 * precision * recall, precision + recall)
 }
 

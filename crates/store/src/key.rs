@@ -38,7 +38,7 @@ impl FleetKey {
     ///
     /// # Errors
     /// [`KeyError`], which does not show the text.
-    pub fn from_secret(secret: &Secret) -> Result<Self, KeyError> {
+    pub(crate) fn from_secret(secret: &Secret) -> Result<Self, KeyError> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(secret.expose().trim(), &mut bytes).map_err(|_| KeyError)?;
         Ok(Self(bytes))

@@ -22,7 +22,6 @@ pub fn cache_dir() -> Result<PathBuf> {
     }
 }
 
-/// The nats-server of a version.
 pub(crate) fn nats_server(version: &str) -> Result<PathBuf> {
     let path = cache_dir()?
         .join("bin")

@@ -71,15 +71,7 @@ impl NatsServer {
     /// # Errors
     /// When it is not in the cache or does not come up; then with the end of its log.
     pub async fn start() -> Result<Self> {
-        Self::start_version(NATS_DEFAULT).await
-    }
-
-    /// Starts a version.
-    ///
-    /// # Errors
-    /// As [`NatsServer::start`].
-    pub async fn start_version(version: &str) -> Result<Self> {
-        Self::start_at(version, &std::env::temp_dir(), false).await
+        Self::start_in(&std::env::temp_dir()).await
     }
 
     /// Starts a version that, if `traced`, logs the subject and the payload of everything that it is sent.

@@ -119,17 +119,6 @@ fn gathered(
     Ok((piece, None))
 }
 
-/// The whole text of a stream that nobody watches.
-pub(crate) async fn collect(stream: &mut DecodeStream) -> Result<(String, Done), DecodeError> {
-    let mut text = String::new();
-    loop {
-        match stream.next().await? {
-            DecodeEvent::Text(delta) => text.push_str(&delta),
-            DecodeEvent::Done(done) => return Ok((text, done)),
-        }
-    }
-}
-
 /// The checkpoint under way; pending for ever when there is none.
 async fn ready<T>(storing: &mut Option<BoxFuture<'static, T>>) -> T {
     match storing {

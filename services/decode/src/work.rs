@@ -25,7 +25,7 @@ use crate::gather::{Gathered, Sources, gather};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
 use crate::scope;
-use crate::stream::{Writer, collect};
+use crate::stream::Writer;
 use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
     compares, embeddings, line, score, written, zero_shot,
@@ -225,7 +225,7 @@ impl Decode {
             let request = answering.request(ask, decoding.clone(), left);
             let write = async {
                 let mut stream = answering.engine.decode(request).await?;
-                collect(&mut stream).await
+                Ok::<_, DecodeError>(stream.collect().await?)
             };
             let (answer, done) = self.traced(writer.attempt, write).await?;
             let score = score(&label, &answer, &done.tokens, &done.alternatives)?;

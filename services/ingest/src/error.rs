@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::convert::job_name;
 
 /// Domain of every `ErrorInfo`.
-const DOMAIN: &str = "medfleet";
+pub(crate) const DOMAIN: &str = "medfleet";
 /// What a caller is told to wait when the queue or store does not answer.
 const RETRY_AWAY: Duration = Duration::from_secs(1);
 

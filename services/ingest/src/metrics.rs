@@ -20,7 +20,7 @@ use prometheus_client::registry::Unit;
 use crate::unit::Backlog;
 
 pub(crate) use edge::{EdgeFigures, HubOutcome};
-pub(crate) use standing::{DEAD, Standing};
+pub(crate) use standing::Standing;
 
 /// What autoscalers read, without the prefix. Also in the chart, the rules and the tests.
 const BACKLOG: &str = "backlog_units";
@@ -103,6 +103,16 @@ struct BacklogLabels {
     stage: &'static str,
     pool: String,
     class: &'static str,
+}
+
+impl BacklogLabels {
+    fn of(stage: Stage, pool: &PoolName, class: Class) -> Self {
+        Self {
+            stage: stage.as_str(),
+            pool: pool.to_string(),
+            class: class.as_str(),
+        }
+    }
 }
 
 /// The metrics. Cheap to clone; all clones are one.
@@ -246,11 +256,7 @@ impl Figures {
             units,
         } in backlog
         {
-            let labels = BacklogLabels {
-                stage: stage.as_str(),
-                pool: pool.to_string(),
-                class: class.as_str(),
-            };
+            let labels = BacklogLabels::of(*stage, pool, *class);
             let units = i64::try_from(*units).unwrap_or(i64::MAX);
             self.backlog_units.get_or_create(&labels).set(units);
         }
@@ -259,11 +265,7 @@ impl Figures {
     /// Shows what the open jobs still are, in milliseconds, by stage, pool and class.
     pub(crate) fn show_backlog_seconds(&self, backlog: &BTreeMap<(Stage, PoolName, Class), u64>) {
         for ((stage, pool, class), millis) in backlog {
-            let labels = BacklogLabels {
-                stage: stage.as_str(),
-                pool: pool.to_string(),
-                class: class.as_str(),
-            };
+            let labels = BacklogLabels::of(*stage, pool, *class);
             let seconds = *millis as f64 / 1000.0;
             self.backlog_seconds.get_or_create(&labels).set(seconds);
         }
@@ -271,11 +273,7 @@ impl Figures {
 
     /// Units held and released, where this process is the dispatcher.
     pub(crate) fn backlog(&self, stage: Stage, pool: &PoolName, class: Class) -> Option<i64> {
-        let labels = BacklogLabels {
-            stage: stage.as_str(),
-            pool: pool.to_string(),
-            class: class.as_str(),
-        };
+        let labels = BacklogLabels::of(stage, pool, class);
         self.backlog_units.get(&labels).map(|gauge| gauge.get())
     }
 

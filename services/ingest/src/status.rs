@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
 use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId};
-use medfleet_queue::{Queue, QueueError, StreamUsage};
+use medfleet_queue::{DEAD_STREAM, Queue, QueueError, StreamUsage};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, Page, Pages};
 use medfleet_store::BlobStore;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::convert;
 use crate::fanout::Fanout;
 use crate::leader::LEASE;
-use crate::metrics::{DEAD, Figures};
+use crate::metrics::Figures;
 use crate::roster::Roster;
 
 pub(crate) use recent::Recent;
@@ -305,7 +305,7 @@ impl Status {
     }
 
     async fn letters(&self, usage: &[StreamUsage]) -> Result<DeadLetters, QueueError> {
-        let Some(stream) = usage.iter().find(|stream| stream.stream == DEAD) else {
+        let Some(stream) = usage.iter().find(|stream| stream.stream == DEAD_STREAM) else {
             return Ok(DeadLetters::default());
         };
         let mut last = Vec::new();

@@ -137,9 +137,10 @@ impl http_body::Body for Limited {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::future::{Ready, poll_fn, ready};
+    use std::future::{Ready, ready};
 
-    use futures::FutureExt;
+    use futures::{FutureExt, Stream, StreamExt, stream};
+    use http_body_util::{BodyExt, StreamBody};
     use medfleet_proto::FILE_DESCRIPTOR_SET;
     use prost::Message;
     use prost_types::FileDescriptorSet;
@@ -149,33 +150,17 @@ mod tests {
 
     use super::*;
 
-    /// Gives what it has, and then nothing, and no end.
-    struct Drip(Option<Bytes>);
-
-    impl http_body::Body for Drip {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            match self.0.take() {
-                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Poll::Pending,
-            }
-        }
+    /// Gives these pieces, and then nothing, and no end.
+    fn endless(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+        let frames = pieces.map(|piece| Ok::<_, Status>(Frame::data(piece)));
+        Body::new(StreamBody::new(frames.chain(stream::pending())))
     }
 
     #[tokio::test]
     async fn what_has_come_is_given_and_what_does_not_come_is_not_waited_for() {
-        let drip = Body::new(Drip(Some(Bytes::from_static(b"x"))));
-        let mut body = Limited::new(drip, Span::Whole, Duration::from_millis(20));
-        let mut next = async || {
-            let frame =
-                poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
-            frame.await.expect("it has no end")
-        };
+        let one = endless(stream::iter([Bytes::from_static(b"x")]));
+        let mut body = Limited::new(one, Span::Whole, Duration::from_millis(20));
+        let mut next = async || body.frame().await.expect("it has no end");
         let first = next().await.expect("has come").into_data();
         assert_eq!(first.expect("bytes"), "x");
         let status = next().await.expect_err("never comes");
@@ -186,39 +171,19 @@ mod tests {
         assert_eq!(reason, Some("REQUEST_LATE"));
     }
 
-    /// Gives a byte at each of these times, and has no end.
-    struct Steps(Vec<Pin<Box<Sleep>>>);
-
-    impl http_body::Body for Steps {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            let Some(next) = self.0.last_mut() else {
-                return Poll::Pending;
-            };
-            next.as_mut().poll(context).map(|()| {
-                self.0.pop();
-                Some(Ok(Frame::data(Bytes::from_static(b"x"))))
-            })
-        }
-    }
-
     #[tokio::test]
     async fn in_a_stream_each_piece_has_its_time() {
-        // The last is given first.
-        let times = [90, 60, 30].map(|at| Box::pin(sleep(Duration::from_millis(at))));
-        let steps = Body::new(Steps(times.into()));
+        let pieces = stream::iter([(); 3]).then(|()| async {
+            sleep(Duration::from_millis(30)).await;
+            Bytes::from_static(b"x")
+        });
         let mut service = Timely::of_streams(Echo, Duration::from_millis(50));
-        let call = service.call(Request::new(steps));
+        let call = service.call(Request::new(endless(pieces)));
         let mut body = call.await.expect("it answers");
         for _ in 0..3 {
-            assert!(matches!(frame(&mut body).await, Some(Ok(_))));
+            assert!(matches!(body.frame().await, Some(Ok(_))));
         }
-        assert!(matches!(frame(&mut body).await, Some(Err(_))));
+        assert!(matches!(body.frame().await, Some(Err(_))));
     }
 
     /// Gives the body of a request back.
@@ -238,24 +203,20 @@ mod tests {
         }
     }
 
-    async fn frame(body: &mut Body) -> Option<Result<Frame<Bytes>, Status>> {
-        poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut *body), context)).await
-    }
-
     #[tokio::test]
     async fn an_upload_may_last_longer_than_any_other_request() {
         let mut service = Timely::new(Echo, Duration::from_millis(20));
         let mut send = async |path: &'static str| {
-            let mut request = Request::new(Body::new(Drip(None)));
+            let mut request = Request::new(endless(stream::empty()));
             *request.uri_mut() = Uri::from_static(path);
             service.call(request).await.expect("it answers")
         };
         // The upload begins first, so that a limit of it would be over first.
         let mut upload = send(UPLOAD).await;
         let mut other = send("/medfleet.v1.JobService/SubmitJob").await;
-        assert!(frame(&mut upload).now_or_never().is_none());
-        assert!(matches!(frame(&mut other).await, Some(Err(_))));
-        assert!(frame(&mut upload).now_or_never().is_none());
+        assert!(upload.frame().now_or_never().is_none());
+        assert!(matches!(other.frame().await, Some(Err(_))));
+        assert!(upload.frame().now_or_never().is_none());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use crate::error::Refusal;
 
 /// Every token begins with this, so that a leaked one can be recognised.
-pub const TOKEN_PREFIX: &str = "mf_";
+pub(crate) const TOKEN_PREFIX: &str = "mf_";
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 /// Largest tokens file that is read.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use medfleet_core::{Class, PoolName, TaskKind, UploadId};
+use medfleet_core::{
+    Class, GivenModality, PoolName, STOP_BYTES_MAX, STOPS_MAX, TaskKind, UploadId,
+};
 use medfleet_proto::v1::{self, task::Kind};
 
 use crate::config::{Config, Limits, Travels};
@@ -18,19 +20,12 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const TEMPERATURE_MAX: f32 = 2.0;
 /// Highest repetition penalty; part of the public contract.
 const REPETITION_PENALTY_MAX: f32 = 10.0;
-/// Most strings that end a text, and the longest, in bytes; part of the public contract.
-const STOPS_MAX: usize = 8;
-const STOP_BYTES_MAX: usize = 64;
 /// Most labels, and the longest, in bytes; part of the public contract.
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 
 /// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.
 const REPORT_BEGINS: &str = "Findings: ";
-/// What a caller may say that an input shows, as DICOM calls it: what volumes are without, and what prompts have words for.
-const MODALITIES: [&str; 14] = [
-    "CT", "MR", "CR", "DX", "MG", "US", "XC", "OP", "OPT", "ES", "GM", "DMS", "SM", "DM",
-];
 
 /// A job that can be accepted, with every default filled in.
 #[derive(Debug, Clone)]
@@ -419,11 +414,13 @@ fn model(
 /// What the caller says that inputs show, one word each; an empty one says nothing.
 fn modalities(inputs: &[v1::Input], wrong: &mut Vec<Violation>) -> Vec<String> {
     for (index, input) in inputs.iter().enumerate() {
-        let said = input.modality.as_str();
-        if !said.is_empty() && !MODALITIES.contains(&said) {
+        if input.modality.is_empty() {
+            continue;
+        }
+        if let Err(unknown) = input.modality.parse::<GivenModality>() {
             wrong.push(Violation::new(
                 format!("inputs[{index}].modality"),
-                format!("one of {}, or nothing", MODALITIES.join(", ")),
+                format!("one of {}, or nothing", unknown.allowed),
             ));
         }
     }

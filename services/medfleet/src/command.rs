@@ -91,6 +91,14 @@ fn job_name(job: &str) -> Result<String, Fault> {
     Ok(format!("jobs/{id}"))
 }
 
+/// The flags of a command that these words are.
+#[cfg(test)]
+fn parsed<A: clap::Args>(words: &[&str]) -> Result<A, clap::Error> {
+    let command = A::augment_args(clap::Command::new("medfleet"));
+    let line = std::iter::once(&"medfleet").chain(words);
+    A::from_arg_matches(&command.try_get_matches_from(line)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 //! Reading order: `cli` (what can be asked), `command` (one file for each command), `client` (the public API with
 //! resume and bounded retries), `show` (words and JSON), `fleet` (data folder, supervised nats-server, all roles).
 
+mod choices;
 mod cli;
 mod client;
 mod command;

@@ -1,6 +1,8 @@
 //! What a person says that files show whose format does not say it.
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use medfleet_core::GivenModality;
 use medfleet_imaging::Modality;
 
 /// What a volume is.
@@ -21,58 +23,30 @@ impl VolumeModality {
     }
 }
 
-/// What an image is, as DICOM calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ImageModality {
-    /// A CT volume, or slices as pictures
-    Ct,
-    /// An MR volume, or slices as pictures
-    Mr,
-    /// A radiograph from a plate
-    Cr,
-    /// A radiograph from a detector
-    Dx,
-    /// A mammogram
-    Mg,
-    /// An ultrasound image
-    Us,
-    /// A photograph of a patient: skin, wounds
-    Xc,
-    /// A photograph of an eye: fundus
-    Op,
-    /// Ophthalmic tomography
-    Opt,
-    /// Endoscopy
-    Es,
-    /// A dermoscopic image
-    Dms,
-    /// Pathology
-    Sm,
-    /// Other microscopy
-    Gm,
-    /// The retired word for other microscopy
-    Dm,
+/// Reads a word of the API, in either case.
+pub(crate) fn given() -> impl TypedValueParser<Value = GivenModality> {
+    let known = GivenModality::ALL.iter();
+    let words = known.map(|known| PossibleValue::new(known.as_str()).help(meaning(*known)));
+    PossibleValuesParser::new(words)
+        .try_map(|word| word.to_ascii_uppercase().parse::<GivenModality>())
 }
 
-impl ImageModality {
-    /// The word of the API.
-    pub(crate) const fn word(self) -> &'static str {
-        match self {
-            Self::Ct => "CT",
-            Self::Mr => "MR",
-            Self::Cr => "CR",
-            Self::Dx => "DX",
-            Self::Mg => "MG",
-            Self::Us => "US",
-            Self::Xc => "XC",
-            Self::Op => "OP",
-            Self::Opt => "OPT",
-            Self::Es => "ES",
-            Self::Dms => "DMS",
-            Self::Sm => "SM",
-            Self::Gm => "GM",
-            Self::Dm => "DM",
-        }
+const fn meaning(modality: GivenModality) -> &'static str {
+    match modality {
+        GivenModality::Ct => "A CT volume, or slices as pictures",
+        GivenModality::Mr => "An MR volume, or slices as pictures",
+        GivenModality::Cr => "A radiograph from a plate",
+        GivenModality::Dx => "A radiograph from a detector",
+        GivenModality::Mg => "A mammogram",
+        GivenModality::Us => "An ultrasound image",
+        GivenModality::Xc => "A photograph of a patient: skin, wounds",
+        GivenModality::Op => "A photograph of an eye: fundus",
+        GivenModality::Opt => "Ophthalmic tomography",
+        GivenModality::Es => "Endoscopy",
+        GivenModality::Gm => "Other microscopy",
+        GivenModality::Dms => "A dermoscopic image",
+        GivenModality::Sm => "Pathology",
+        GivenModality::Dm => "The retired word for other microscopy",
     }
 }
 
@@ -88,9 +62,9 @@ mod tests {
             clinical_context: String::new(),
         };
         let asked = |modality: &str| report.prompt(&Images::of(modality, 1)).expect("words");
-        let all = ImageModality::value_variants().iter();
+        let given = GivenModality::ALL.iter().map(|modality| modality.as_str());
         let headers = Modality::ALL.iter().map(|modality| modality.as_str());
-        for word in all.map(|modality| modality.word()).chain(headers) {
+        for word in given.chain(headers) {
             assert_ne!(asked(word), asked(""), "{word}");
         }
     }

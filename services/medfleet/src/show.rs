@@ -12,6 +12,7 @@ mod words;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use medfleet_core::setting::ByteSize;
 use medfleet_proto::v1::Job;
 use serde_json::Value;
 
@@ -78,17 +79,7 @@ pub(crate) fn seconds(duration: Duration) -> String {
 
 /// A number of bytes for people: `512 B`, `2.9 MiB`.
 pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
+    ByteSize::from_bytes(count).rounded()
 }
 
 #[cfg(test)]
@@ -104,14 +95,5 @@ mod tests {
         check(12_300, "12 ms");
         check(1_500_000, "1.5 s");
         check(125_000_000, "2 min 5 s");
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        let check = |count, expected: &str| assert_eq!(bytes(count), expected);
-        check(512, "512 B");
-        check(1536, "1.5 KiB");
-        check(3 << 20, "3.0 MiB");
-        check(5 << 40, "5.0 TiB");
     }
 }

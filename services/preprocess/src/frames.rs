@@ -1,7 +1,6 @@
-//! The way of one file to its frames as the stage goes it, without the queue and the store: to be measured by itself
-//! (`medfleet bench frames`).
+//! How the stage turns files into frames, without the queue and the store: to be measured by itself (`medfleet bench frames`).
 
-use medfleet_imaging::{Decoded, Decoder, Limits, Options, ReadInput, Refusal, read_input};
+use medfleet_imaging::{Decoder, Limits, Options};
 
 use crate::children::Times;
 use crate::codecs::{CodecLimits, Codecs, threads};
@@ -44,19 +43,4 @@ pub fn options(config: &Config, codecs: &'static Codecs) -> Result<Options, Star
     Ok(Options::new(config.frame_side, limits)?
         .following(config.convention()?)
         .checking_text(text_check))
-}
-
-/// Everything that is done with an input before its study is known; `compared` where it is one of two that are compared. `each`
-/// gets frames as they are made.
-///
-/// # Errors
-/// As [`read_input`].
-pub fn prepare(
-    bytes: &[u8],
-    options: &Options,
-    frames_max: u32,
-    compared: bool,
-    each: &mut dyn FnMut(Option<u32>, Decoded),
-) -> Result<ReadInput, Refusal> {
-    read_input(bytes, options, frames_max, compared, each)
 }

@@ -12,7 +12,7 @@
 //! (how many at a time), `encoded` (pure: images that came encoded), `inputs` (their bytes, and how many), `children` (the other
 //! processes, and how they are limited), `codecs` (those that decode), `ocr` (those that read text), `puts` (frames on their way
 //! to the store), `study` (inputs → frames), `record` (what is said of them), `work` (the effects in order), `error` (error →
-//! verdict); `frames` is the way of one file, to measure it by itself.
+//! verdict); `frames` is how files become frames by a configuration.
 
 mod children;
 pub mod codecs;

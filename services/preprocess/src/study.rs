@@ -11,7 +11,7 @@ use medfleet_core::{Digest, TenantId};
 use medfleet_imaging::{
     BurnedIn, Decoded, Examination, Fate, FoundText, Frame, FrameInfo, Identifiers, Modality,
     Options, Part, Prepared, ReadInput, Reason, Refusal, SlicePlan, Slices, TextCheck,
-    decode_parts, plan_volume,
+    decode_parts, plan_volume, read_input,
 };
 use medfleet_proto::v1;
 use medfleet_proto::work::v1 as wire;
@@ -23,7 +23,7 @@ use crate::codecs::Codecs;
 use crate::config::Config;
 use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
-use crate::frames::{options, prepare};
+use crate::frames::options;
 use crate::inputs::{Held, Inputs, Tried};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
@@ -246,7 +246,7 @@ impl Studies {
                 // Nobody takes it any more when the unit was dropped.
                 let _nobody = made.blocking_send((member, decoded));
             };
-            let outcome = prepare(&held.bytes, &options, frames_max, compared, &mut each);
+            let outcome = read_input(&held.bytes, &options, frames_max, compared, &mut each);
             (outcome, held)
         };
         let store = async {

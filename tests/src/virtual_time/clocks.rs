@@ -14,7 +14,6 @@ const OFF_MAX: i64 = 3_600_000;
 /// How far the queue's clock goes back at once. What it gave out just before is out for so much longer: the run waits for it.
 const QUEUE_BACK_MAX: u64 = 30_000;
 
-/// A clock.
 #[derive(Debug)]
 pub(super) struct WallClock {
     /// Milliseconds; less than none when it is behind.

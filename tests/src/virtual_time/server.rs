@@ -5,10 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use medfleet_core::{
-    Class, Failure, JobKey, JobRecord, JobState, Stage, UnixMillis, WorkUnit, invariant,
-};
-use medfleet_queue::{Backlog, IntakeEntry, Outstanding};
+use medfleet_core::{Class, Failure, JobKey, JobRecord, Stage, UnixMillis, WorkUnit, invariant};
+use medfleet_queue::{Backlog, IntakeEntry, Outstanding, event_token};
 
 use super::clocks::WallClock;
 use super::timeline::after;
@@ -330,7 +328,7 @@ impl Server {
 
     /// Stores the event of where a record stands; the same event once.
     pub(super) fn say(&mut self, key: &JobKey, record: &JobRecord) {
-        if self.event_names.insert((key.clone(), word(record))) {
+        if self.event_names.insert((key.clone(), event_token(record))) {
             self.events.push(Event {
                 key: key.clone(),
                 record: record.clone(),
@@ -389,16 +387,6 @@ impl Server {
             });
         }
         is_ours
-    }
-}
-
-/// The name of an event, as the subjects tell events apart.
-fn word(record: &JobRecord) -> String {
-    let (epoch, state) = (record.epoch, record.state);
-    match state {
-        JobState::Encoding => format!("{epoch}-{state}-{}", record.chunks.done()),
-        JobState::Decoding => format!("{epoch}-{state}-{}", record.attempt),
-        _ => format!("{epoch}-{state}"),
     }
 }
 

@@ -20,7 +20,6 @@ use super::{ACK_WAIT, Plant, RETRIES_MAX, RETRY_FIRST, RETRY_LONGEST, World};
 /// One unit in so many is none that the worker's release can read.
 const UNREADABLE_ONE_IN: u64 = 40;
 
-/// A slot.
 pub(super) struct Slot {
     pub(super) world: Rc<World>,
     pub(super) wire: Wire,

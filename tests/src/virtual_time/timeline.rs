@@ -16,7 +16,6 @@ const TRACE_MAX: usize = 80;
 /// When virtual time begins.
 const BEGIN: i64 = 1_800_000_000_000;
 
-/// A task.
 pub(super) type TaskId = u64;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
@@ -127,7 +126,6 @@ impl Timeline {
         state.frozen.insert(task, until);
     }
 
-    /// Notes a step.
     pub(super) fn note(&self, step: &str) {
         let mut state = self.state.borrow_mut();
         let line = format!("{:>8} ms  {step}", state.now);

@@ -10,7 +10,6 @@ use crate::{Chunks, Ended, JobRecord, JobState, Move, Outcome, invariant};
 /// What a property says when it does not hold.
 pub(super) type Wrong = &'static str;
 
-/// A step.
 pub(super) struct Step {
     pub(super) name: &'static str,
     pub(super) to: World,

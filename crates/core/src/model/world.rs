@@ -188,7 +188,6 @@ pub(super) enum Phase {
     Aside,
 }
 
-/// A worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Worker {
     Idle,
@@ -242,7 +241,6 @@ pub(super) enum CallStep {
     Forget,
 }
 
-/// Steps of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum ReleaseStep {
     Publish(Put),
@@ -439,7 +437,6 @@ pub(super) fn frames_digest(epoch: u8) -> Digest {
     Digest::new([10 + epoch; 32])
 }
 
-/// The result of an attempt.
 pub(super) fn result_digest(epoch: u8, attempt: u8) -> Digest {
     let mut bytes = [20; 32];
     bytes[0] = epoch;

@@ -44,7 +44,6 @@ impl Beside {
         self.encoding.wait(self.seen, until);
     }
 
-    /// A pass begins.
     pub(super) fn begin_pass(&self) -> Mark {
         self.encoding.begin_pass()
     }

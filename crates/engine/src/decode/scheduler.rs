@@ -24,7 +24,6 @@ use super::beside::Beside;
 use super::company::Text;
 use super::fit::{fit, has_room};
 use super::load::Gauges;
-use super::stop::StopFilter;
 use super::stretch::Stretches;
 use super::taken::Taken;
 use super::{DecodeEvent, DecodeLimits, DecodeRequest, Done};
@@ -169,25 +168,8 @@ impl Scheduler {
                 self.backend.release(sequence);
                 return Err(error);
             }
-            self.queue(Taken {
-                sequence,
-                events,
-                size,
-                arrived: Instant::now(),
-                haste: request.haste,
-                tokens_max: request.decoding.max_tokens,
-                waited: Duration::ZERO,
-                steps: 0,
-                first_token: None,
-                filter: StopFilter::new(request.decoding.stop),
-                text_bytes: 0,
-                shown_bytes: 0,
-                tokens: Vec::new(),
-                alternatives: Vec::new(),
-                prefix_tokens: 0,
-                preemptions: 0,
-                overtaken: 0,
-            });
+            let (haste, decoding) = (request.haste, request.decoding);
+            self.queue(Taken::new(sequence, events, size, haste, decoding));
             Ok(())
         });
         // A caller that is gone meanwhile has also dropped its stream: the next look at cancellations finds it.

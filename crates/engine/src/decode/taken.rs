@@ -8,7 +8,7 @@ use super::company::Text;
 use super::scheduler::Events;
 use super::stop::StopFilter;
 use super::{DecodeEvent, Haste};
-use crate::backend::{Alternative, PromptSize, Sequence, Step};
+use crate::backend::{Alternative, Decoding, PromptSize, Sequence, Step};
 use crate::text::TokenSpan;
 
 /// So many later ones may begin before a request that waits; then it counts as one of STAT.
@@ -40,6 +40,35 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    /// Just now.
+    pub(super) fn new(
+        sequence: Sequence,
+        events: Events,
+        size: PromptSize,
+        haste: Haste,
+        decoding: Decoding,
+    ) -> Self {
+        Self {
+            sequence,
+            events,
+            size,
+            arrived: Instant::now(),
+            haste,
+            tokens_max: decoding.max_tokens,
+            waited: Duration::ZERO,
+            steps: 0,
+            first_token: None,
+            filter: StopFilter::new(decoding.stop),
+            text_bytes: 0,
+            shown_bytes: 0,
+            tokens: Vec::new(),
+            alternatives: Vec::new(),
+            prefix_tokens: 0,
+            preemptions: 0,
+            overtaken: 0,
+        }
+    }
+
     /// Its place among all that are there, the first one lowest: by class, within one by arrival.
     pub(super) fn place(&self) -> (Class, Sequence) {
         let is_aged = self.overtaken >= OVERTAKEN_MAX;
@@ -118,28 +147,12 @@ mod tests {
     #[test]
     fn what_the_model_thinks_counts_as_written_and_is_not_shown() {
         let (events, _reader) = tokio::sync::mpsc::channel(1);
-        let mut taken = Taken {
-            sequence: Sequence(0),
-            events,
-            size: PromptSize {
-                tokens: 1,
-                image_tokens: 0,
-            },
-            arrived: Instant::now(),
-            haste: Haste::STAT,
-            tokens_max: 9,
-            waited: Duration::ZERO,
-            steps: 0,
-            first_token: None,
-            filter: StopFilter::new(Vec::new()),
-            text_bytes: 0,
-            shown_bytes: 0,
-            tokens: Vec::new(),
-            alternatives: Vec::new(),
-            prefix_tokens: 0,
-            preemptions: 0,
-            overtaken: 0,
+        let size = PromptSize {
+            tokens: 1,
+            image_tokens: 0,
         };
+        let asked = Decoding::greedy(9);
+        let mut taken = Taken::new(Sequence(0), events, size, Haste::STAT, asked);
         let step = |token, text: &str| Step {
             token,
             text: text.to_owned(),

@@ -73,14 +73,7 @@ async fn text_of(
     engine: &DecodeEngine,
     request: DecodeRequest,
 ) -> Result<(String, Done), EngineError> {
-    let mut stream = engine.decode(request).await?;
-    let mut text = String::new();
-    loop {
-        match stream.next().await? {
-            DecodeEvent::Text(delta) => text.push_str(&delta),
-            DecodeEvent::Done(done) => return Ok((text, done)),
-        }
-    }
+    engine.decode(request).await?.collect().await
 }
 
 #[tokio::test]

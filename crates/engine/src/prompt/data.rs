@@ -164,7 +164,6 @@ impl Kinds {
 }
 
 impl Prompts {
-    /// Reads a file.
     pub(super) fn read(file: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(file)
     }

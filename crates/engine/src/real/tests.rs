@@ -8,7 +8,7 @@ use medfleet_model::{Constraint, Detokenizer, StillThinking, Want};
 use super::decoder::Writing;
 use super::*;
 use crate::backend::{Decoding, Finish, Step};
-use crate::decode::{DecodeEngine, DecodeEvent, DecodeLimits, DecodeRequest, Done, Haste};
+use crate::decode::{DecodeEngine, DecodeLimits, DecodeRequest, Done, Haste};
 use crate::encode::EncodeEngine;
 use crate::encoding::Purpose;
 use crate::prompt::{Images, Question};
@@ -67,13 +67,21 @@ fn decoding(max_tokens: u32, temperature: f32, seed: u64) -> Decoding {
 
 async fn write_text(engine: &DecodeEngine, request: DecodeRequest) -> (String, Done) {
     let mut stream = engine.decode(request).await.expect("it fits");
-    let mut text = String::new();
-    loop {
-        match stream.next().await.expect("it decodes") {
-            DecodeEvent::Text(delta) => text.push_str(&delta),
-            DecodeEvent::Done(done) => return (text, done),
-        }
-    }
+    stream.collect().await.expect("it decodes")
+}
+
+/// What is written of four requests side by side.
+async fn write_four(engine: &DecodeEngine, requests: &[DecodeRequest]) -> [(String, Done); 4] {
+    let [a, b, c, d] = requests else {
+        panic!("four requests");
+    };
+    let (a, b, c, d) = tokio::join!(
+        write_text(engine, a.clone()),
+        write_text(engine, b.clone()),
+        write_text(engine, c.clone()),
+        write_text(engine, d.clone()),
+    );
+    [a, b, c, d]
 }
 
 /// What the model writes by itself.
@@ -185,14 +193,7 @@ async fn a_batch_writes_what_the_model_writes_alone() {
         request(&compare, &swapped, decoding(20, 0.0, 0)),
         request(&answer, &[], decoding(7, 0.8, 5)),
     ];
-    let [a, b, c, d] = &requests;
-    let together = tokio::join!(
-        write_text(&engine, a.clone()),
-        write_text(&engine, b.clone()),
-        write_text(&engine, c.clone()),
-        write_text(&engine, d.clone()),
-    );
-    let together = [together.0, together.1, together.2, together.3];
+    let together = write_four(&engine, &requests).await;
     for ((text, done), request) in together.iter().zip(&requests) {
         check(request, &loaded, text, done);
     }
@@ -241,16 +242,7 @@ async fn neighbours_and_classes_and_memory_change_no_token() {
         let (most, block_bytes) = most.expect("four requests");
         let blocks = most + seed as usize % 3;
         let engine = start(&loaded, LIMITS, (block_bytes * blocks) as u64);
-        let [a, b, c, d] = &requests[..] else {
-            panic!("four requests");
-        };
-        let together = tokio::join!(
-            write_text(&engine, a.clone()),
-            write_text(&engine, b.clone()),
-            write_text(&engine, c.clone()),
-            write_text(&engine, d.clone()),
-        );
-        let together = [together.0, together.1, together.2, together.3];
+        let together = write_four(&engine, &requests).await;
         for ((text, done), request) in together.iter().zip(&requests) {
             check(request, &loaded, text, done);
             preemptions += done.preemptions;

@@ -26,7 +26,6 @@ const OUTLIER: f64 = 2.0;
 const GAIN_MIN: f64 = 1.05;
 /// What a pass counts in the gain after the next one.
 const KEPT: f64 = 0.98;
-/// Passes of a trial.
 const TRIAL_PASSES: u32 = 16;
 /// A trial that has verified something this often and brought less than this share of what plain passes bring ends early.
 const HOPELESS_PASSES: u32 = 6;

@@ -2,10 +2,9 @@
 
 use dicom_dictionary_std::tags;
 
-use crate::elements::fragments;
+use crate::elements::{ITEM_HEADER_BYTES, fragments};
 use crate::{Reason, Refusal};
 
-const ITEM_HEADER_BYTES: usize = 8;
 /// Of one frame in the offset table.
 const OFFSET_BYTES: usize = 4;
 

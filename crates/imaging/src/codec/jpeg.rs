@@ -58,7 +58,6 @@ struct Component {
     quantiser: usize,
 }
 
-/// The frame header.
 #[derive(Clone, Debug)]
 struct FrameHeader {
     process: Process,

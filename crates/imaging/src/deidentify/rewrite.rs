@@ -10,12 +10,10 @@ use super::text::{Field, clean, fits};
 use super::write::{element, item};
 use super::{Changes, Profile};
 use crate::charset::CharacterSet;
-use crate::elements::{Elements, Extent, VrEncoding, items};
+use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, items};
 use crate::vocabulary::{is_sequence, standard_vr, vr_of};
 use crate::{Identifiers, Reason, Refusal};
 
-/// As deep as the reader goes.
-const NESTING_MAX: u32 = 16;
 /// What stands for a text that has to be there.
 const DUMMY: &str = "ANONYMIZED";
 /// The same where letters are not allowed: the first day that a calendar of dates knows.

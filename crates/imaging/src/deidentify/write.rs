@@ -4,17 +4,16 @@ use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
 
 use super::Profile;
-use crate::elements::VrEncoding;
+use crate::elements::{ITEM, VrEncoding};
+use crate::sniff::PREAMBLE_BYTES;
 
 /// Names this software in file meta information (PS3.10 7.1).
 const IMPLEMENTATION_CLASS: &str = "2.25.137462840923710458126374509817263540917";
 const IMPLEMENTATION_NAME: &str = "MEDFLEET";
-const PREAMBLE_BYTES: usize = 128;
 /// Value representations with a length of 32 bits (PS3.5 7.1.2).
 const LONG: &[&[u8; 2]] = &[
     b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
 ];
-const ITEM: Tag = Tag(0xfffe, 0xe000);
 
 /// One element. `value` has an even length; `vr` as in the file, `None` in implicit encoding.
 pub(super) fn element(

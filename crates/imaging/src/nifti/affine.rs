@@ -1,11 +1,10 @@
 //! Which axis of a NIfTI-1 volume goes to the left, to the back and up, from its sform or its qform.
 
+use crate::square::is_square;
 use crate::{Reason, Refusal};
 
 /// Cosine between an axis of the volume and the body's from which they are the same: within 30 degrees, as for DICOM.
 const SAME_AXIS_COSINE: f64 = 0.866;
-/// Pixels that differ by more than this are not square.
-const RATIO_ERROR_MAX: f64 = 0.01;
 /// The square of a rotation's vector part: one at most, and what 32 bits round off.
 const QUATERNION_SQUARE_MAX: f64 = 1.0 + 1e-3;
 
@@ -46,7 +45,7 @@ impl Axes {
             }
         };
         let [columns, rows, _] = found.spacing;
-        if (columns / rows - 1.0).abs() > RATIO_ERROR_MAX {
+        if !is_square(columns, rows) {
             return Err(
                 Refusal::new(Reason::NonSquarePixels).found(format_args!("{rows:.3}:{columns:.3}"))
             );

@@ -6,12 +6,10 @@ use dicom_dictionary_std::tags;
 
 use super::{IDENTIFIERS_MAX, Identifiers};
 use crate::charset::CharacterSet;
-use crate::elements::{Elements, Extent, VrEncoding, items};
+use crate::elements::{Elements, Extent, NESTING_MAX, VrEncoding, items};
 use crate::vocabulary::{is_sequence, vr_of};
 use crate::{Archive, Format, Limits, Reason, Refusal, header, members, sniff};
 
-/// Real headers stay below five.
-const NESTING_MAX: u32 = 16;
 /// Letters and digits of a number of the patient or the study.
 const OWN_MIN: usize = 4;
 /// Of a number that other things use too: study id, procedure, device, telephone.

@@ -6,11 +6,8 @@ use super::chunk::Chunk;
 use super::tags::Extra;
 use super::{Directory, Ink, chunk, directories};
 use crate::picture::upright;
-use crate::square::Picture;
+use crate::square::{Picture, is_square};
 use crate::{Limits, Note, Reason, Refusal, icc};
-
-/// Two resolutions that differ by more than this make pixels that are not square.
-const RATIO_ERROR_MAX: f64 = 0.01;
 
 /// Decodes the only page; smaller copies and masks beside it are left alone.
 ///
@@ -31,7 +28,7 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note
     page.admit()?;
     page.admit_size(bytes.len() as u64, limits)?;
     if let Some((across, down)) = page.resolution
-        && (across / down - 1.0).abs() > RATIO_ERROR_MAX
+        && !is_square(across, down)
     {
         return Err(Refusal::new(Reason::NonSquarePixels).found(format_args!("{down}:{across}")));
     }

@@ -77,7 +77,6 @@ pub(super) enum Extra {
     Unassociated,
 }
 
-/// One directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory<'a> {
     pub(crate) width: u32,

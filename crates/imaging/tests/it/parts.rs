@@ -10,6 +10,7 @@ use medfleet_imaging::{
 };
 
 use crate::synthetic::{file, put};
+use crate::volumes;
 
 fn options() -> Options {
     Options::new(8, Limits::default()).unwrap()
@@ -48,31 +49,8 @@ fn directory() -> Vec<u8> {
 
 /// An axial CT slice at this height.
 fn slice(z: u32) -> Vec<u8> {
-    file(|object| {
-        put(object, tags::MODALITY, VR::CS, "CT");
+    volumes::slice(f64::from(z), |object| {
         put(object, tags::PATIENT_ID, VR::LO, "PLANTED-7");
-        put(object, tags::STUDY_INSTANCE_UID, VR::UI, "2.25.10");
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, "2.25.11");
-        put(
-            object,
-            tags::SOP_INSTANCE_UID,
-            VR::UI,
-            format!("2.25.12.{z}"),
-        );
-        put(
-            object,
-            tags::IMAGE_ORIENTATION_PATIENT,
-            VR::DS,
-            "1\\0\\0\\0\\1\\0",
-        );
-        put(
-            object,
-            tags::IMAGE_POSITION_PATIENT,
-            VR::DS,
-            format!("0\\0\\{z}"),
-        );
-        put(object, tags::RESCALE_SLOPE, VR::DS, "1");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
     })
 }
 

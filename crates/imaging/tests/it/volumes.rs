@@ -14,7 +14,7 @@ use crate::synthetic::{COLUMNS, ROWS, file, put, put_sequence};
 const AXIAL: &str = "1\\0\\0\\0\\1\\0";
 
 /// An axial slice at `z` mm whose pixels have Hounsfield units from -1000 on in steps of 100.
-fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
+pub(crate) fn slice(z: f64, change: impl FnOnce(&mut InMemDicomObject)) -> Vec<u8> {
     file(|object| {
         put(object, tags::MODALITY, VR::CS, "CT");
         put(object, tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\AXIAL");

@@ -9,7 +9,6 @@ use crate::level::Work;
 
 /// Rows worked on together at most.
 pub(super) const TILE_ROWS: usize = 6;
-/// Quads of a block.
 const QUADS: usize = BLOCK / 4;
 /// Bytes of a block's weights in quads.
 const PART_BYTES: usize = BLOCK * LANES;

@@ -8,6 +8,7 @@ use medfleet_core::{Class, Stage, Verdict, WorkUnit};
 use medfleet_queue::{Published, Queue};
 use medfleet_testkit::{self as kit, FaultyLink, NatsServer, wait_until};
 
+use crate::units::is_settled;
 use crate::{PATIENCE, short, start_with};
 
 fn unit(seed: u8) -> WorkUnit {
@@ -120,8 +121,7 @@ async fn work_goes_on_after_a_restart_and_is_done_once_acknowledged() -> Result<
         }
     }
     wait_until(PATIENCE, "nothing outstanding", async || {
-        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
-        (counts.total() == 0).then_some(())
+        is_settled(&queue).await.ok()
     })
     .await
 }

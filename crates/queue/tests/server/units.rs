@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use futures::FutureExt;
 use medfleet_core::{Class, Failure, FailureReason, PoolName, Stage, Verdict, WorkUnit};
-use medfleet_queue::{Delivery, Published, Puller, QueueError};
+use medfleet_queue::{Delivery, Published, Puller, Queue, QueueError};
 use medfleet_testkit::{self as kit, wait_until};
 
 use crate::{PATIENCE, short, start, start_with};
@@ -21,6 +21,13 @@ pub(crate) fn traced() -> Vec<(String, String)> {
 
 pub(crate) async fn next(puller: &mut Puller) -> Result<Delivery> {
     Ok(tokio::time::timeout(PATIENCE, puller.next()).await??)
+}
+
+/// Nothing waits, and nothing is with a worker.
+pub(crate) async fn is_settled(queue: &Queue) -> Result<()> {
+    let left = queue.outstanding(Stage::Encode, &kit::pool()).await?;
+    ensure!(left.total() == 0, "{left:?}");
+    Ok(())
 }
 
 #[tokio::test]
@@ -38,13 +45,7 @@ async fn one_live_message_per_unit_until_it_is_done() -> Result<()> {
     let counts = queue.outstanding(Stage::Encode, &kit::pool()).await?;
     ensure!((counts.routine.waiting, counts.routine.in_flight) == (0, 1));
     delivery.settle(Verdict::Done).await?;
-    ensure!(
-        queue
-            .outstanding(Stage::Encode, &kit::pool())
-            .await?
-            .total()
-            == 0
-    );
+    is_settled(&queue).await?;
     ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
     Ok(())
 }
@@ -58,8 +59,7 @@ async fn a_unit_that_is_done_leaves_without_being_waited_for() -> Result<()> {
     let delivery = next(&mut puller).await?;
     delivery.settle_soon(Verdict::Done).await?;
     wait_until(PATIENCE, "an empty queue", async || {
-        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
-        (counts.total() == 0).then_some(())
+        is_settled(&queue).await.ok()
     })
     .await?;
     ensure!(queue.publish_work(&unit, &traced()).await? == Published::Stored);
@@ -213,13 +213,7 @@ async fn a_rejected_unit_becomes_a_dead_letter() -> Result<()> {
     let failure = Failure::new(FailureReason::Integrity, "not what was declared");
     let delivery = next(&mut puller).await?;
     delivery.settle(Verdict::Reject(failure.clone())).await?;
-    ensure!(
-        queue
-            .outstanding(Stage::Encode, &kit::pool())
-            .await?
-            .total()
-            == 0
-    );
+    is_settled(&queue).await?;
     let letters = queue.dead_letters(None, 0, 10).await?;
     let [(sequence, letter)] = letters.as_slice() else {
         bail!("{letters:?}");
@@ -263,13 +257,7 @@ async fn a_cancelled_pull_loses_nothing() -> Result<()> {
         (taken == 20).then_some(Ok(()))
     });
     all.await?.map_err(anyhow::Error::msg)?;
-    ensure!(
-        queue
-            .outstanding(Stage::Encode, &kit::pool())
-            .await?
-            .total()
-            == 0
-    );
+    is_settled(&queue).await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use medfleet_core::{
 use medfleet_queue::{Applied, Puller, Queue, QueueError, Replicas};
 use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
-use crate::units::{next, traced, unit};
+use crate::units::{is_settled, next, traced, unit};
 use crate::{PATIENCE, short, start, start_with};
 
 /// Bytes that are no unit.
@@ -33,12 +33,6 @@ async fn refused(puller: &mut Puller) -> Result<Option<JobKey>> {
         Err(QueueError::NoUnit { job }) => Ok(job),
         taken => bail!("{taken:?}"),
     }
-}
-
-async fn is_settled(queue: &Queue) -> Result<()> {
-    let left = queue.outstanding(Stage::Encode, &kit::pool()).await?;
-    ensure!(left.total() == 0, "{left:?}");
-    Ok(())
 }
 
 /// A queue whose workers leave nothing that they cannot read to others; what a dropped one had comes again soon.

@@ -9,6 +9,7 @@ use medfleet_queue::{Applied, Queue, QueueError, Seen, Updated};
 use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::{Value, json};
 
+use crate::units::is_settled;
 use crate::{PATIENCE, start};
 
 /// Field 1000 of a message, a number: no release has it yet.
@@ -225,9 +226,7 @@ async fn limits_of_another_release_are_changed_under_work() -> Result<()> {
     ensure!(info["config"]["max_ack_pending"] == 4096, "{info}");
     // What was taken before the change is settled after it.
     taken.settle(Verdict::Done).await?;
-    let left = queue.outstanding(Stage::Encode, &kit::pool()).await?;
-    ensure!(left.total() == 0, "{left:?}");
-    Ok(())
+    is_settled(&queue).await
 }
 
 /// A worker's file with another limit, or an older worker's, changes nothing for the others; what is missing is made.

@@ -96,7 +96,6 @@ fn table(scene: &Scene, readings: &[Reading], answered: &[bool], into: &mut Eval
     }
 }
 
-/// The true sides of a label.
 fn true_sides(pair: &Pair, label: Label) -> BTreeSet<Side> {
     let of = pair
         .record

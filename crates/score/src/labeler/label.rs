@@ -129,7 +129,7 @@ impl Label {
 
     /// CheXpert's name.
     #[must_use]
-    pub fn chexpert(self) -> &'static str {
+    pub(crate) fn chexpert(self) -> &'static str {
         NAMES
             .iter()
             .find(|(label, ..)| *label == self)

@@ -65,7 +65,7 @@ impl Rect {
 }
 
 /// A box that counts as found.
-pub const FOUND_IOU: f64 = 0.5;
+pub(crate) const FOUND_IOU: f64 = 0.5;
 
 /// The overlap of each true box with the box matched to it, 0 where none is; and how many said boxes matched none.
 #[must_use]

@@ -60,19 +60,19 @@ impl Counts {
 
     /// Precision; none where the label was never said.
     #[must_use]
-    pub fn precision_if_any(&self) -> Option<f64> {
+    pub(crate) fn precision_if_any(&self) -> Option<f64> {
         (self.true_positive + self.false_positive > 0.0).then(|| self.precision())
     }
 
     /// Recall; none where no record has the label.
     #[must_use]
-    pub fn recall_if_any(&self) -> Option<f64> {
+    pub(crate) fn recall_if_any(&self) -> Option<f64> {
         (self.support() > 0.0).then(|| self.recall())
     }
 
     /// F1; none where the label is neither there nor said.
     #[must_use]
-    pub fn f1_if_any(&self) -> Option<f64> {
+    pub(crate) fn f1_if_any(&self) -> Option<f64> {
         let any = self.true_positive + self.false_positive + self.false_negative > 0.0;
         any.then(|| self.f1())
     }
@@ -111,7 +111,7 @@ impl Counts {
 impl Table {
     /// The counts of one label.
     #[must_use]
-    pub fn counts_of(&self, column: usize, weights: &[f64]) -> Counts {
+    pub(crate) fn counts_of(&self, column: usize, weights: &[f64]) -> Counts {
         let mut counts = Counts::default();
         for (row, weight) in self.rows.iter().zip(weights) {
             if let Some(cell) = row[column] {

@@ -105,7 +105,7 @@ impl Folder {
     ///
     /// # Errors
     /// When that can't be read or written down.
-    pub fn belongs_to(&self, owner: &str) -> Result<bool, BackendError> {
+    pub(crate) fn belongs_to(&self, owner: &str) -> Result<bool, BackendError> {
         let own = || {
             let path = self.root.path.join(OWNER);
             if found(fs::metadata(&path))?.is_none_or(|note| note.len() == 0) {

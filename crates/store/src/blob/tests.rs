@@ -6,16 +6,23 @@ use async_trait::async_trait;
 use medfleet_core::JobId;
 
 use super::*;
-use crate::backend::{Entry, Folder, Objects};
+use crate::backend::{Folder, Objects};
 
 mod at_once;
 mod found;
 mod relied;
 mod trouble;
+mod watch;
+
+use watch::{Call, Place, Watch, watched};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Far beyond any real time of writing.
 const LATER: UnixMillis = UnixMillis(i64::MAX);
+const LIMITS: Limits = Limits {
+    blob_bytes_max: 1 << 20,
+    capacity_bytes: None,
+};
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).expect("a good name")
@@ -25,22 +32,20 @@ fn job(byte: u8) -> JobId {
     JobId::from_bytes([byte; 16])
 }
 
+fn key(number: u8) -> JobKey {
+    JobKey {
+        tenant: tenant("a"),
+        job: job(number),
+    }
+}
+
 fn over(backend: &Arc<dyn Backend>, limits: Limits) -> BlobStore {
     BlobStore::new(Arc::clone(backend), FleetKey::new([7; 32]), limits)
 }
 
 fn store() -> (BlobStore, Arc<dyn Backend>) {
     let backend: Arc<dyn Backend> = Arc::new(Objects::in_memory());
-    (
-        over(
-            &backend,
-            Limits {
-                blob_bytes_max: 1 << 20,
-                capacity_bytes: None,
-            },
-        ),
-        backend,
-    )
+    (over(&backend, LIMITS), backend)
 }
 
 async fn put(store: &BlobStore, who: &str, kind: BlobKind, content: &'static [u8]) -> Digest {
@@ -236,13 +241,7 @@ async fn limits_have_names() {
 
 /// The life of shared blobs, over a place that can refresh and one that can't.
 async fn referenced_blobs_stay(backend: Arc<dyn Backend>) {
-    let store = over(
-        &backend,
-        Limits {
-            blob_bytes_max: 1 << 20,
-            capacity_bytes: None,
-        },
-    );
+    let store = over(&backend, LIMITS);
     let a = tenant("a");
     let shared = (
         BlobKind::Frame,
@@ -385,10 +384,9 @@ async fn erasing_takes_what_only_this_job_has_and_leaves_a_tombstone() {
     assert_eq!(store.erase(&a, &job(2)).await.expect("erases").deleted, 1);
 }
 
-/// A place where others are at work during an erasure.
+/// Others who are at work during an erasure.
 #[derive(Debug)]
 struct Busy {
-    place: Arc<dyn Backend>,
     /// Somebody puts this one again all the time.
     touched: Option<Name>,
     /// When the first's list is read, the second has just written the same one.
@@ -396,37 +394,24 @@ struct Busy {
 }
 
 #[async_trait]
-impl Backend for Busy {
-    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
-        self.place.put(name, bytes).await
-    }
-
-    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        let found = self.place.get(name, bytes_max).await?;
-        if let (Some((first, second)), Some(content)) = (&self.joins, &found) {
+impl Watch for Busy {
+    async fn after(&self, place: &Place, call: Call, name: &Name) -> Result<(), BackendError> {
+        let (Call::Get, Some((first, second))) = (call, &self.joins) else {
+            return Ok(());
+        };
+        if let Some(content) = place.get(name, u64::MAX).await? {
             let same = name.as_str().replace(first.as_str(), second.as_str());
             let same: Name = same.parse().expect("a good name");
-            self.place.put(&same, content.clone()).await?;
+            place.put(&same, content).await?;
         }
-        Ok(found)
+        Ok(())
     }
 
-    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
-        let mut found = self.place.head(name).await?;
-        if let Some(entry) = &mut found
-            && self.touched.as_ref() == Some(name)
-        {
-            entry.modified = LATER;
+    fn time(&self, name: &Name, time: UnixMillis) -> UnixMillis {
+        match &self.touched {
+            Some(touched) if touched == name => LATER,
+            _ => time,
         }
-        Ok(found)
-    }
-
-    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
-        self.place.delete(name).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
-        self.place.list(prefix)
     }
 }
 
@@ -444,12 +429,8 @@ async fn erase_while(
         .await
         .expect("references");
     let touched = touched.then(|| blob_name(&a, blob.0, &digest));
-    let busy: Arc<dyn Backend> = Arc::new(Busy {
-        place,
-        touched,
-        joins,
-    });
-    let erased = over(&busy, store.limits()).erase(&a, &job(1)).await;
+    let busy = watched(&place, Arc::new(Busy { touched, joins }));
+    let erased = over(&busy, LIMITS).erase(&a, &job(1)).await;
     let kept = Erased {
         deleted: 0,
         kept: 1,

@@ -4,7 +4,6 @@
 /// as `namespace` is outside Kubernetes, its variable is empty, and what has no such label matches.
 pub(super) const FLEET: &str = "cluster=~\"$cluster\",namespace=~\"$namespace\",job=~\"$job\"";
 
-/// One dashboard.
 #[derive(Debug)]
 pub(super) struct Dashboard {
     /// Its file.
@@ -23,7 +22,6 @@ pub(super) enum Variable {
     Trace,
 }
 
-/// One panel.
 #[derive(Debug)]
 pub(super) struct Panel {
     pub(super) title: &'static str,

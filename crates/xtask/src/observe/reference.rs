@@ -6,7 +6,6 @@ use std::fmt::Write;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// One metric.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Metric {
     of: String,
@@ -46,7 +45,6 @@ pub(super) fn read() -> Result<Vec<Metric>> {
     metrics.collect()
 }
 
-/// The page.
 pub(super) fn page(metrics: &[Metric]) -> String {
     let mut text = HEAD.to_owned();
     let groups = [

@@ -179,49 +179,33 @@ impl Programs {
 
     /// What a round of a part runs, programs in turns.
     pub(super) fn tasks(&self, part: Part) -> Vec<Task> {
-        match part {
-            Part::Models => self.model_tasks(),
-            Part::Reports => self.report_tasks(),
-        }
-    }
-
-    /// Whole reports.
-    fn report_tasks(&self) -> Vec<Task> {
         let load = self.options.load;
+        let (ours, llama, torch) = match part {
+            Part::Models => (Program::Medfleet, Program::LlamaText, Program::Torch),
+            Part::Reports => (
+                Program::Fleet(load),
+                Program::LlamaReports(load),
+                Program::TorchReports(load),
+            ),
+        };
         let mut tasks = Vec::new();
         let mut add = |program: Program, dtype: &str| {
             let dtype = dtype.to_owned();
             tasks.push(Task { program, dtype });
         };
         for dtype in &self.options.dtypes {
-            add(Program::Fleet(load), dtype);
+            add(ours, dtype);
             if dtype != "f32" {
-                add(Program::LlamaReports(load), dtype);
+                add(llama, dtype);
             }
             if matches!(dtype.as_str(), "f32" | "bf16") {
-                add(Program::TorchReports(load), dtype);
+                add(torch, dtype);
             }
         }
-        tasks
-    }
-
-    fn model_tasks(&self) -> Vec<Task> {
-        let mut tasks = Vec::new();
-        let mut add = |program: Program, dtype: &str| {
-            let dtype = dtype.to_owned();
-            tasks.push(Task { program, dtype });
-        };
-        for dtype in &self.options.dtypes {
-            add(Program::Medfleet, dtype);
-            if dtype != "f32" {
-                add(Program::LlamaText, dtype);
+        if part == Part::Models {
+            for dtype in ["f16", "q8_0"] {
+                add(Program::LlamaImage, dtype);
             }
-            if matches!(dtype.as_str(), "f32" | "bf16") {
-                add(Program::Torch, dtype);
-            }
-        }
-        for dtype in ["f16", "q8_0"] {
-            add(Program::LlamaImage, dtype);
         }
         tasks
     }

@@ -14,11 +14,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::convert;
-use crate::error::Refusal;
+use crate::error::{DOMAIN, Refusal};
 use crate::keys;
-
-/// Domain of the hub's own reasons.
-const DOMAIN: &str = "medfleet";
 
 /// What the slowest line is taken to carry that is waited for, in bytes a second: half a line of 0.5 Mbit/s, as others use it
 /// too. On a slower one `ingest.edge.answer_max` has to be longer.

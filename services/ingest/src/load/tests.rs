@@ -1,8 +1,9 @@
 //! What requests hold, over the gate and a service that only reads.
 
-use std::future::{pending, poll_fn};
+use std::future::pending;
 
-use futures::FutureExt;
+use futures::{FutureExt, stream};
+use http_body_util::{BodyExt, StreamBody};
 use medfleet_runtime::{Metrics, SeededRandom};
 use tonic::Code;
 use tonic::codegen::http::HeaderValue;
@@ -41,21 +42,6 @@ fn no_tenant_takes_the_last_room_from_the_others() {
     assert!(holders.bytes.is_empty() && !holders.is_said);
 }
 
-/// Gives these pieces.
-struct Pieces(Vec<Bytes>);
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece))))
-    }
-}
-
 /// Reads a request to its end, and then answers or does not.
 #[derive(Clone)]
 struct Reader {
@@ -75,9 +61,7 @@ impl Service<Request<Body>> for Reader {
         let answers = self.answers;
         Box::pin(async move {
             let mut body = request.into_body();
-            while let Some(frame) =
-                poll_fn(|cx| http_body::Body::poll_frame(Pin::new(&mut body), cx)).await
-            {
+            while let Some(frame) = body.frame().await {
                 if let Err(status) = frame {
                     return Ok(status.into_http());
                 }
@@ -93,7 +77,10 @@ impl Service<Request<Body>> for Reader {
 /// A request of so many bytes, in pieces as they come over a line.
 fn request(path: &'static str, bytes: usize) -> Request<Body> {
     let pieces = vec![Bytes::from(vec![0_u8; 16 << 10]); bytes / (16 << 10)];
-    let mut request = Request::new(Body::new(Pieces(pieces)));
+    let frames = pieces
+        .into_iter()
+        .map(|piece| Ok::<_, Status>(Frame::data(piece)));
+    let mut request = Request::new(Body::new(StreamBody::new(stream::iter(frames))));
     *request.uri_mut() = path.parse().expect("a path");
     request
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use medfleet_core::{Class, PoolName, Stage, TenantId};
-use medfleet_queue::StreamUsage;
+use medfleet_queue::{DEAD_STREAM, StreamUsage};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -19,8 +19,6 @@ use crate::roster::Crew;
 const TENANTS_MAX: usize = 20;
 /// The label of all others; no tenant can be called this.
 const OTHERS: &str = "_other";
-/// The stream of the dead letters.
-pub(crate) const DEAD: &str = "DEAD";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CrewLabels {
@@ -83,11 +81,7 @@ impl Standing {
     }
 
     pub(crate) fn show_oldest(&self, stage: Stage, pool: &PoolName, class: Class, seconds: f64) {
-        let labels = BacklogLabels {
-            stage: stage.as_str(),
-            pool: pool.to_string(),
-            class: class.as_str(),
-        };
+        let labels = BacklogLabels::of(stage, pool, class);
         self.oldest_seconds.get_or_create(&labels).set(seconds);
     }
 
@@ -161,7 +155,7 @@ impl Standing {
         let key = (Stage::Decode, pool.clone());
         self.show_crews(&BTreeMap::from([(key, Crew::default())]));
         self.show_usage(&[StreamUsage {
-            stream: DEAD.to_owned(),
+            stream: DEAD_STREAM.to_owned(),
             messages: 0,
             bytes: 0,
             last_sequence: 0,
@@ -176,7 +170,7 @@ impl Standing {
 
 /// Dead letters among the streams.
 fn dead_letters(usage: &[StreamUsage]) -> u64 {
-    let dead = usage.iter().find(|stream| stream.stream == DEAD);
+    let dead = usage.iter().find(|stream| stream.stream == DEAD_STREAM);
     dead.map_or(0, |stream| stream.messages)
 }
 

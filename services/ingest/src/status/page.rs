@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use medfleet_core::setting::ByteSize;
+
 use super::{Part, Report, Row};
 
 const STYLE: &str = "\
@@ -183,7 +185,7 @@ fn streams(out: &mut String, report: &Report) {
     let rows = report.streams.iter().map(|stream| {
         let (limit, full) = match stream.bytes_max {
             Some(max) if max > 0 => (
-                size(max),
+                ByteSize::from_bytes(max).rounded(),
                 format!("{} %", stream.bytes.saturating_mul(100) / max),
             ),
             _ => ("–".to_owned(), "–".to_owned()),
@@ -191,7 +193,7 @@ fn streams(out: &mut String, report: &Report) {
         vec![
             stream.stream.clone(),
             stream.messages.to_string(),
-            size(stream.bytes),
+            ByteSize::from_bytes(stream.bytes).rounded(),
             limit,
             full,
         ]
@@ -255,23 +257,6 @@ fn duration(seconds: u64) -> String {
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for next in &UNITS[1..] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    format!("{value:.1} {unit}")
 }
 
 #[cfg(test)]
@@ -342,8 +327,5 @@ mod tests {
         assert_eq!(duration(59), "59 s");
         assert_eq!(duration(61), "1 min 1 s");
         assert_eq!(duration(7320), "2 h 2 min");
-        assert_eq!(size(512), "512 B");
-        assert_eq!(size(3 << 19), "1.5 MiB");
-        assert_eq!(size(1 << 50), "1024.0 TiB");
     }
 }

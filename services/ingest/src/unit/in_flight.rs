@@ -20,7 +20,7 @@ impl InFlightMax {
 
     /// Whether any tenant has a limit.
     #[must_use]
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.default.is_some() || self.tenants.values().any(Option::is_some)
     }
 }

@@ -296,12 +296,21 @@ fn what_an_input_shows_is_a_word_of_dicom() {
         }],
         ..report()
     };
-    for known in MODALITIES.into_iter().chain([""]) {
+    let words = GivenModality::ALL.iter().map(|known| known.as_str());
+    for known in words.chain([""]) {
         check(with(known), &[]);
     }
     for unknown in ["ct", "XRAY", "OT", " DX"] {
         check(with(unknown), &["inputs[0].modality"]);
     }
+}
+
+#[test]
+fn the_contract_names_every_modality_that_may_be_given() {
+    let contract = include_str!("../../../../proto/medfleet/v1/job.proto").replace("\n  // ", " ");
+    let words = GivenModality::ALL.iter().map(|known| known.as_str());
+    let told = format!("one of {}. ", words.collect::<Vec<_>>().join(", "));
+    assert!(contract.contains(&told), "job.proto does not say {told:?}");
 }
 
 #[test]

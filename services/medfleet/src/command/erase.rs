@@ -158,19 +158,13 @@ fn ending(done: &EraseJobsResponse, count_only: bool) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::command::parsed;
 
     /// Whether the words are a command line, and whose jobs they mean.
     fn check(line: &str, expected: Option<Option<Whose>>) {
-        let words = std::iter::once("erase").chain(line.split_whitespace());
-        let parsed = Line::try_parse_from(words).ok();
-        let found = parsed.map(|line| whose_jobs(&line.args).expect("no file is read"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let args = parsed(&words).ok();
+        let found = args.map(|args| whose_jobs(&args).expect("no file is read"));
         assert_eq!(found, expected, "{line}");
     }
 
@@ -209,8 +203,7 @@ mod tests {
         std::fs::write(path("key"), "5a".repeat(32)).expect("is written");
         let whose = |of: &str| {
             let (file, key) = (path("a.dcm"), path("key"));
-            let line = Line::try_parse_from([
-                "erase",
+            let args = parsed(&[
                 "--dicom",
                 file.to_str().expect("a name"),
                 "--patient-key-file",
@@ -218,7 +211,7 @@ mod tests {
                 "--of",
                 of,
             ]);
-            whose_jobs(&line.expect("the flags exist").args).expect("a header")
+            whose_jobs(&args.expect("the flags exist")).expect("a header")
         };
         let (patient, study) = (whose("patient"), whose("study"));
         assert!(matches!(patient, Some(Whose::PatientPseudonym(text)) if text.len() == 16));

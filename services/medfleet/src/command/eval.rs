@@ -7,7 +7,6 @@ mod outcomes;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use medfleet_imaging::{Format, Limits, decode_file, frame_to_png, sniff};
@@ -17,6 +16,7 @@ use medfleet_score::report::{self, Picture};
 use medfleet_score::{About, Evaluation, Options, Record, Task, Uncertain, evaluate, read_set};
 
 use super::on_one_thread;
+use crate::choices::one_of;
 use crate::client::{Client, Retry, ServerArgs};
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
@@ -33,8 +33,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     set: PathBuf,
     /// What to ask
-    #[arg(long, value_enum)]
-    task: TaskName,
+    #[arg(long, value_parser = one_of(&Task::ALL, Task::name))]
+    task: Task,
     /// Folder for the answers and the report; with answers of an earlier run in it, only the others are asked for
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -62,33 +62,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TaskName {
-    Report,
-    Classify,
-    Answer,
-    Localise,
-    ZeroShot,
-    Compare,
-}
-
-impl TaskName {
-    const fn task(self) -> Task {
-        match self {
-            Self::Report => Task::Report,
-            Self::Classify => Task::Classify,
-            Self::Answer => Task::Answer,
-            Self::Localise => Task::Localise,
-            Self::ZeroShot => Task::ZeroShot,
-            Self::Compare => Task::Compare,
-        }
-    }
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
     let records = records(&args).map_err(Fault::usage)?;
-    let task = args.task.task();
+    let task = args.task;
     let all = ask::questions(&records, task).map_err(Fault::usage)?;
     let fleet = args.server.resolve()?;
     let set = std::fs::canonicalize(&args.set).unwrap_or_else(|_| args.set.clone());

@@ -1,10 +1,11 @@
 //! `medfleet list`: the tenant's jobs, page after page, as a table or as JSON lines.
 
-use clap::ValueEnum;
-use medfleet_proto::v1::JobState;
+use medfleet_core::JobState;
+use medfleet_queue::wire::state_to_wire;
 
 use super::pages::{self, Shown};
 use super::with_client;
+use crate::choices::one_of;
 use crate::client::ServerArgs;
 use crate::exit::CommandResult;
 use crate::show;
@@ -13,8 +14,13 @@ use crate::show;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Only jobs in these states, separated by commas
-    #[arg(long, value_enum, value_name = "STATE,…", value_delimiter = ',')]
-    state: Vec<StateName>,
+    #[arg(
+        long,
+        value_name = "STATE,…",
+        value_delimiter = ',',
+        value_parser = one_of(JobState::ALL, JobState::as_str)
+    )]
+    state: Vec<JobState>,
     /// At most this many jobs
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -25,23 +31,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StateName {
-    Accepted,
-    Forwarded,
-    Released,
-    Preprocessed,
-    Encoding,
-    Decoding,
-    Completed,
-    Failed,
-    Cancelled,
-    Expired,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let states: Vec<JobState> = args.state.iter().map(|state| state.wire()).collect();
+    let states: Vec<_> = args.state.iter().copied().map(state_to_wire).collect();
     with_client(&args.server, async |client| {
         let shown = Shown {
             what: "jobs",
@@ -58,21 +50,4 @@ pub(crate) fn run(args: Args) -> CommandResult {
         })
         .await
     })
-}
-
-impl StateName {
-    fn wire(self) -> JobState {
-        match self {
-            Self::Accepted => JobState::Accepted,
-            Self::Forwarded => JobState::Forwarded,
-            Self::Released => JobState::Released,
-            Self::Preprocessed => JobState::Preprocessed,
-            Self::Encoding => JobState::Encoding,
-            Self::Decoding => JobState::Decoding,
-            Self::Completed => JobState::Completed,
-            Self::Failed => JobState::Failed,
-            Self::Cancelled => JobState::Cancelled,
-            Self::Expired => JobState::Expired,
-        }
-    }
 }

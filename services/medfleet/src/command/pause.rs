@@ -1,9 +1,11 @@
 //! `medfleet pause`, `resume` and `pauses`: work that operators hold back, whatever replica leads. Needs an operator's token.
 
-use medfleet_proto::v1::{Class, Pause};
+use medfleet_core::Class;
+use medfleet_proto::v1::{self, Pause};
+use medfleet_queue::wire::class_to_wire;
 
-use super::submit::ClassName;
 use super::with_client;
+use crate::choices::one_of;
 use crate::client::ServerArgs;
 use crate::exit::{CommandResult, Exit, Fault};
 use crate::show;
@@ -15,8 +17,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
     /// Of which class [default: every class, of the tenant that --tenant names]
-    #[arg(long, value_name = "CLASS")]
-    class: Option<ClassName>,
+    #[arg(long, value_name = "CLASS", value_parser = one_of(Class::ALL, Class::as_str))]
+    class: Option<Class>,
     #[command(flatten)]
     server: ServerArgs,
     /// One JSON object on stdout
@@ -36,13 +38,13 @@ pub(crate) struct ListArgs {
 
 impl Args {
     /// Tenant and class, one of them at least.
-    fn scope(&self) -> Result<(String, Class), Fault> {
+    fn scope(&self) -> Result<(String, v1::Class), Fault> {
         if self.tenant.is_none() && self.class.is_none() {
             return Err(Fault::usage(anyhow::anyhow!(
                 "name what: --tenant TENANT, --class CLASS, or both"
             )));
         }
-        let class = self.class.map_or(Class::Unspecified, ClassName::wire);
+        let class = self.class.map_or(v1::Class::Unspecified, class_to_wire);
         Ok((self.tenant.clone().unwrap_or_default(), class))
     }
 }

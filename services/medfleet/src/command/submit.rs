@@ -5,25 +5,25 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use clap::ValueEnum;
 use futures::FutureExt;
+use medfleet_core::{Class, GivenModality, TaskKind};
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
-    AnswerTask, Class, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask,
-    Input, Job, LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source,
-    task::Kind,
+    AnswerTask, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask, Input, Job,
+    LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source, task::Kind,
 };
+use medfleet_queue::wire::class_to_wire;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::whose::WhoseArgs;
 use super::{draw, follow};
+use crate::choices::one_of;
 use crate::client::{
     CONTENT_BYTES_MAX, Client, ClientError, KeptUploads, Retry, ServerArgs, UploadNews,
 };
 use crate::exit::{CommandResult, Exit, Fault};
-use crate::modality::ImageModality;
-use crate::paths;
 use crate::show::{self, Progress};
+use crate::{modality, paths};
 
 /// What a shell expects of a program that was interrupted: 128 + SIGINT. Every signal that asks us to end ends us with it.
 const INTERRUPTED: u8 = 130;
@@ -35,8 +35,8 @@ pub(crate) struct Args {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// What to do with them
-    #[arg(long, value_enum)]
-    task: TaskName,
+    #[arg(long, value_parser = one_of(TaskKind::ALL, TaskKind::as_str))]
+    task: TaskKind,
     /// The question (answer), what to look for (localise), the clinical context (report, compare)
     #[arg(long, value_name = "TEXT")]
     question: Option<String>,
@@ -47,11 +47,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
     /// What files show whose format does not say it: volumes (NIfTI) ct or mr, pictures (PNG, JPEG, TIFF) any
-    #[arg(long, value_enum)]
-    modality: Option<ImageModality>,
+    #[arg(long, value_parser = modality::given(), ignore_case = true)]
+    modality: Option<GivenModality>,
     /// How soon it matters
-    #[arg(long, value_enum, default_value = "routine")]
-    class: ClassName,
+    #[arg(long, value_parser = one_of(Class::ALL, Class::as_str), default_value = "routine")]
+    class: Class,
     /// Idempotency key: the same key with the same request is the same job [default: a random one]
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -110,27 +110,6 @@ struct DecodingArgs {
     /// Let the model think before it answers (report, answer, compare)
     #[arg(long)]
     think: bool,
-}
-
-/// The tasks of the contract; a fleet says so when it does not do one yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum TaskName {
-    Report,
-    Answer,
-    Classify,
-    Localise,
-    Compare,
-    Extract,
-    Embed,
-    ZeroShot,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ClassName {
-    Stat,
-    Urgent,
-    Routine,
-    Bulk,
 }
 
 /// Runs the command.
@@ -222,7 +201,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         Some(id) => id.clone(),
         None => random_id()?,
     };
-    let modality = args.modality.map_or("", ImageModality::word);
+    let modality = args.modality.map_or("", GivenModality::as_str);
     if files.beside > 0 {
         eprintln!(
             "medfleet: {} files that are or lie beside a DICOMDIR are left out",
@@ -241,7 +220,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
             progress.upload(index, &news)
         })
         .await?,
-        class: args.class.wire().into(),
+        class: class_to_wire(args.class).into(),
         model: args.model.clone(),
         decoding: Some(args.decoding.wire()),
         time_to_live: None,
@@ -321,8 +300,8 @@ pub(super) async fn inputs(
 
 /// The task with its words, or which flag it lacks, or does not take: what is dropped unsaid was meant all the same.
 fn task(args: &Args) -> anyhow::Result<Kind> {
-    use TaskName::{Answer, Classify, Compare, Extract, Localise, Report, ZeroShot};
-    let given: [(bool, &str, &[TaskName]); 4] = [
+    use TaskKind::{Answer, Classify, Compare, Extract, Localise, Report, ZeroShot};
+    let given: [(bool, &str, &[TaskKind]); 4] = [
         (
             args.question.is_some(),
             "--question",
@@ -334,11 +313,11 @@ fn task(args: &Args) -> anyhow::Result<Kind> {
     ];
     for (is_given, flag, takers) in given {
         if is_given && !takers.contains(&args.task) {
-            let words: Vec<_> = takers.iter().map(|task| task.word()).collect();
+            let words: Vec<_> = takers.iter().map(|task| task.as_str()).collect();
             let words = words.join(", ");
             bail!(
                 "--task {} takes no {flag}; it belongs to {words}",
-                args.task.word()
+                args.task
             );
         }
     }
@@ -353,26 +332,26 @@ fn task(args: &Args) -> anyhow::Result<Kind> {
         labels => Ok(labels.to_vec()),
     };
     Ok(match args.task {
-        TaskName::Report => Kind::Report(ReportTask {
+        TaskKind::Report => Kind::Report(ReportTask {
             clinical_context: text(),
         }),
-        TaskName::Compare => Kind::Compare(CompareTask {
+        TaskKind::Compare => Kind::Compare(CompareTask {
             clinical_context: text(),
         }),
-        TaskName::Answer => Kind::Answer(AnswerTask {
+        TaskKind::Answer => Kind::Answer(AnswerTask {
             question: required("answer")?,
         }),
-        TaskName::Localise => Kind::Localise(LocaliseTask {
+        TaskKind::Localise => Kind::Localise(LocaliseTask {
             target: required("localise")?,
         }),
-        TaskName::Classify => Kind::Classify(ClassifyTask {
+        TaskKind::Classify => Kind::Classify(ClassifyTask {
             labels: labels("classify")?,
         }),
-        TaskName::ZeroShot => Kind::ZeroShot(ZeroShotTask {
+        TaskKind::ZeroShot => Kind::ZeroShot(ZeroShotTask {
             labels: labels("zero-shot")?,
         }),
-        TaskName::Embed => Kind::Embed(EmbedTask {}),
-        TaskName::Extract => {
+        TaskKind::Embed => Kind::Embed(EmbedTask {}),
+        TaskKind::Extract => {
             let path = args
                 .schema
                 .as_ref()
@@ -390,33 +369,6 @@ pub(super) fn random_id() -> anyhow::Result<String> {
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow!("no randomness from the system: {error}"))?;
     Ok(format!("cli-{}", hex::encode(bytes)))
-}
-
-impl TaskName {
-    /// As it is written on the command line.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Report => "report",
-            Self::Answer => "answer",
-            Self::Classify => "classify",
-            Self::Localise => "localise",
-            Self::Compare => "compare",
-            Self::Extract => "extract",
-            Self::Embed => "embed",
-            Self::ZeroShot => "zero-shot",
-        }
-    }
-}
-
-impl ClassName {
-    pub(super) fn wire(self) -> Class {
-        match self {
-            Self::Stat => Class::Stat,
-            Self::Urgent => Class::Urgent,
-            Self::Routine => Class::Routine,
-            Self::Bulk => Class::Bulk,
-        }
-    }
 }
 
 impl DecodingArgs {
@@ -440,18 +392,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::command::parsed;
 
     fn check(line: &str, expected: Result<Kind, &str>) {
-        let words = std::iter::once("submit").chain(line.split_whitespace());
-        let parsed = Line::try_parse_from(words).expect("the flags exist");
-        match (task(&parsed.args), expected) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let args = parsed(&words).expect("the flags exist");
+        match (task(&args), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (found, expected) => panic!("{found:?} instead of {expected:?}"),

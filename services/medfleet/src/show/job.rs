@@ -66,7 +66,6 @@ fn class_words(job: &Job) -> String {
     format!("{class}, asked for {asked}: the tenant's budget was used up")
 }
 
-/// The head of the table.
 pub(crate) fn job_table_head() -> String {
     format!(
         "{:<38} {:<13} {:<10} {:<8} {}",
@@ -74,7 +73,6 @@ pub(crate) fn job_table_head() -> String {
     )
 }
 
-/// One row.
 pub(crate) fn job_table_row(job: &Job) -> String {
     let accepted = job
         .create_time

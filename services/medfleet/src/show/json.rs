@@ -57,7 +57,6 @@ pub(crate) fn event_json(event: &Event) -> Value {
     }
 }
 
-/// The job.
 pub(crate) fn job_json(job: &Job) -> Value {
     json!({
         "name": job.name,

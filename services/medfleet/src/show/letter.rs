@@ -25,7 +25,6 @@ pub(crate) fn dead_letter_lines(letter: &DeadLetter) -> String {
     lines.join("\n")
 }
 
-/// The head of the table.
 pub(crate) fn dead_letter_table_head() -> String {
     format!(
         "{:<36} {:<38} {:<11} {:<20} {}",
@@ -33,7 +32,6 @@ pub(crate) fn dead_letter_table_head() -> String {
     )
 }
 
-/// One row.
 pub(crate) fn dead_letter_table_row(letter: &DeadLetter) -> String {
     let time = letter.create_time.as_ref();
     let time = time.map_or_else(|| "-".to_owned(), ToString::to_string);

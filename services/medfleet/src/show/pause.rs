@@ -5,12 +5,10 @@ use serde_json::{Value, json};
 
 use super::words::class_word;
 
-/// The head of the table.
 pub(crate) fn pause_table_head() -> String {
     format!("{:<33} {:<8} {:<24} {}", "TENANT", "CLASS", "SINCE", "BY")
 }
 
-/// One row.
 pub(crate) fn pause_table_row(pause: &Pause) -> String {
     let (tenant, class) = (tenant(pause), class(pause));
     let time = pause.create_time.as_ref();

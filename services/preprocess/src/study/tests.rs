@@ -192,11 +192,11 @@ fn what_nobody_waits_for_ends_with_the_frame_that_is_made() {
     let archive = tar(&[PICTURE, PICTURE, PICTURE]);
     let pictures = left_after_the_first(|came| {
         let mut each = |_: Option<u32>, _: Decoded| came();
-        prepare(archive, &options, 128, false, &mut each).map(drop)
+        read_input(archive, &options, 128, false, &mut each).map(drop)
     });
     assert_eq!(pictures, (1, Some(Reason::DecoderUnavailable)));
     let mut none = |_: Option<u32>, _: Decoded| panic!("slices stand for nothing by themselves");
-    let read = prepare(VOLUME, &options, 128, false, &mut none).expect("a volume");
+    let read = read_input(VOLUME, &options, 128, false, &mut none).expect("a volume");
     let Some(Ok(Prepared::Slices(slices))) = read.parts.first().map(|part| &part.outcome) else {
         panic!("slices")
     };

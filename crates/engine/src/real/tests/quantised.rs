@@ -43,16 +43,7 @@ async fn neighbours_change_no_bit() {
         };
         let requests: Vec<DecodeRequest> = (0..4).map(ask).collect();
         let together = start(&loaded, LIMITS, KV_BYTES_MAX);
-        let [a, b, c, d] = &requests[..] else {
-            panic!("four requests");
-        };
-        let found = tokio::join!(
-            write_text(&together, a.clone()),
-            write_text(&together, b.clone()),
-            write_text(&together, c.clone()),
-            write_text(&together, d.clone()),
-        );
-        let found = [found.0, found.1, found.2, found.3];
+        let found = write_four(&together, &requests).await;
         for (request, (text, done)) in requests.iter().zip(found) {
             let by_itself = start(&loaded, LIMITS, KV_BYTES_MAX);
             let (alone, done_alone) = write_text(&by_itself, request.clone()).await;

@@ -1,6 +1,7 @@
 //! Proposals change nothing: every text, every probability and every alternative is, bit for bit, what is written without.
 
 use super::*;
+use crate::decode::DecodeEvent;
 use crate::speculation::Speculation;
 
 /// Everything that is proposed is verified, whether it pays or not.
@@ -17,21 +18,13 @@ pub(super) const ALWAYS: DecodeLimits = DecodeLimits {
 pub(super) async fn all(engine: &DecodeEngine, requests: &[DecodeRequest]) -> Vec<(String, Done)> {
     let mut streams = Vec::new();
     for request in requests {
-        let stream = engine.decode(request.clone()).await.expect("it fits");
-        streams.push((stream, String::new(), None));
+        streams.push(engine.decode(request.clone()).await.expect("it fits"));
     }
-    for (stream, text, done) in &mut streams {
-        while done.is_none() {
-            match stream.next().await.expect("it decodes") {
-                DecodeEvent::Text(delta) => text.push_str(&delta),
-                DecodeEvent::Done(ended) => *done = Some(ended),
-            }
-        }
+    let mut texts = Vec::new();
+    for stream in &mut streams {
+        texts.push(stream.collect().await.expect("it decodes"));
     }
-    let ended = streams.into_iter();
-    ended
-        .map(|(_, text, done)| (text, done.expect("it ended")))
-        .collect()
+    texts
 }
 
 /// What must be the same: all but times and what memory did.

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::backend::{AtOnce, Batch, Landed};
+use crate::backend::{AtOnce, Batch, Entry, Landed};
 
 /// A folder whose calls are counted.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ impl Counted {
         });
         let backend: Arc<dyn Backend> = counted.clone();
         let limits = Limits {
-            blob_bytes_max: 1 << 20,
             capacity_bytes,
+            ..LIMITS
         };
         (counted, over(&backend, limits))
     }
@@ -88,13 +88,6 @@ impl AtOnce for Counted {
     }
 }
 
-fn key() -> JobKey {
-    JobKey {
-        tenant: tenant("a"),
-        job: job(1),
-    }
-}
-
 fn small() -> Vec<(BlobKind, Bytes)> {
     vec![
         (BlobKind::Input, Bytes::from_static(b"a file")),
@@ -106,7 +99,7 @@ fn small() -> Vec<(BlobKind, Bytes)> {
 async fn small_contents_and_their_reference_are_one_call() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (counted, store) = Counted::new(folder.path(), None);
-    let key = key();
+    let key = key(1);
     for _ in 0..2 {
         let kept = store.keep(&key, small(), &[], ready(Ok(()))).await;
         let digests = kept.expect("keeps");
@@ -207,10 +200,10 @@ async fn a_list_that_is_too_large_is_refused_alone() {
 async fn of_an_erased_job_nothing_is_begun() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (counted, store) = Counted::new(folder.path(), None);
-    let JobKey { tenant, job } = &key();
+    let JobKey { tenant, job } = &key(1);
     store.bury(tenant, job).await.expect("buries");
     counted.calls();
-    let kept = store.keep(&key(), small(), &[], ready(Ok(()))).await;
+    let kept = store.keep(&key(1), small(), &[], ready(Ok(()))).await;
     assert!(matches!(kept, Err(StoreError::JobErased)), "{kept:?}");
     assert_eq!(counted.calls(), 1);
     let inputs = store
@@ -226,7 +219,7 @@ async fn of_an_erased_job_nothing_is_begun() {
 async fn what_is_stored_beside_may_be_relied_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (_, store) = Counted::new(folder.path(), None);
-    let key = key();
+    let key = key(1);
     let frame = Bytes::from_static(b"pixels");
     let also = (BlobKind::Frame, store.digest(&key.tenant, &frame).await);
     let (other, tenant) = (store.clone(), key.tenant.clone());
@@ -243,7 +236,7 @@ async fn what_is_stored_beside_may_be_relied_on() {
 async fn what_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (_, store) = Counted::new(folder.path(), Some(4));
-    let kept = store.keep(&key(), small(), &[], ready(Ok(()))).await;
+    let kept = store.keep(&key(1), small(), &[], ready(Ok(()))).await;
     assert!(
         matches!(kept, Err(StoreError::Full { free: 4, .. })),
         "{kept:?}"

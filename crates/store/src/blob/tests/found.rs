@@ -1,68 +1,23 @@
 //! What was stored for other jobs is found, while those are erased.
 
 use super::*;
-use crate::backend::Version;
 
-/// A folder in which another job comes to rely on a blob just before an erasure deletes it.
+/// Another job comes to rely on a blob just before an erasure deletes it.
 #[derive(Debug)]
 struct Late {
-    place: Arc<dyn Backend>,
     finder: JobKey,
     blob: (BlobKind, Digest),
 }
 
 #[async_trait]
-impl Backend for Late {
-    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
-        self.place.put(name, bytes).await
-    }
-
-    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        self.place.get(name, bytes_max).await
-    }
-
-    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
-        self.place.head(name).await
-    }
-
-    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
-        self.place.delete(name).await
-    }
-
-    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
-        self.place.version(name).await
-    }
-
-    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
-        let store = over(&self.place, LIMITS);
-        let blobs = [self.blob];
-        let found = store.keep_found(&self.finder, Vec::new(), &blobs);
-        found.await.expect("it is there");
-        self.place.delete_version(name, version).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
-        self.place.list(prefix)
-    }
-
-    fn refreshes(&self) -> bool {
-        true
-    }
-
-    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
-        self.place.refresh(name).await
-    }
-}
-
-const LIMITS: Limits = Limits {
-    blob_bytes_max: 1 << 20,
-    capacity_bytes: None,
-};
-
-fn key(number: u8) -> JobKey {
-    JobKey {
-        tenant: tenant("a"),
-        job: job(number),
+impl Watch for Late {
+    async fn before(&self, place: &Place, call: Call, _: &Name) -> Result<(), BackendError> {
+        if call == Call::Delete {
+            let (store, blobs) = (over(place, LIMITS), [self.blob]);
+            let found = store.keep_found(&self.finder, Vec::new(), &blobs);
+            found.await.expect("it is there");
+        }
+        Ok(())
     }
 }
 
@@ -76,11 +31,8 @@ async fn what_is_found_just_before_its_job_is_erased_stays() {
     let blob = (BlobKind::Tokens, digest);
     let relied = store.reference(&a, &job(1), &[blob]).await;
     relied.expect("references");
-    let late: Arc<dyn Backend> = Arc::new(Late {
-        place,
-        finder: key(2),
-        blob,
-    });
+    let finder = key(2);
+    let late = watched(&place, Arc::new(Late { finder, blob }));
     let erased = over(&late, LIMITS).erase(&a, &job(1)).await;
     let kept = Erased {
         deleted: 0,

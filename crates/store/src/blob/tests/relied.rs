@@ -4,10 +4,10 @@ use std::sync::Mutex;
 
 use super::*;
 
-/// A place that notes what is read and what is made young, and may not tell the time of what it writes.
+/// What is read and what is made young in a folder, which may not tell the time of what it writes.
 #[derive(Debug)]
 struct Noted {
-    place: Arc<dyn Backend>,
+    _folder: tempfile::TempDir,
     tells_times: bool,
     read: Mutex<Vec<Name>>,
     refreshed: Mutex<Vec<Name>>,
@@ -15,15 +15,16 @@ struct Noted {
 
 impl Noted {
     fn new(tells_times: bool) -> (Arc<Self>, BlobStore) {
-        let (plain, place) = store();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place: Place = Arc::new(Folder::open(folder.path()).expect("opens"));
         let noted = Arc::new(Self {
-            place,
+            _folder: folder,
             tells_times,
             read: Mutex::default(),
             refreshed: Mutex::default(),
         });
-        let backend: Arc<dyn Backend> = noted.clone();
-        (noted, over(&backend, plain.limits()))
+        let place = watched(&place, noted.clone());
+        (noted, over(&place, LIMITS))
     }
 
     /// Lists of references that were read, oldest first.
@@ -35,46 +36,19 @@ impl Noted {
 }
 
 #[async_trait]
-impl Backend for Noted {
-    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
-        self.place.put(name, bytes).await
+impl Watch for Noted {
+    async fn before(&self, _: &Place, call: Call, name: &Name) -> Result<(), BackendError> {
+        let noted = match call {
+            Call::Get => &self.read,
+            Call::Refresh => &self.refreshed,
+            Call::Put | Call::Delete => return Ok(()),
+        };
+        noted.lock().expect("nobody panicked").push(name.clone());
+        Ok(())
     }
 
-    async fn put_timed(
-        &self,
-        name: &Name,
-        bytes: Bytes,
-    ) -> Result<Option<UnixMillis>, BackendError> {
-        let time = self.place.put_timed(name, bytes).await?;
-        Ok(time.filter(|_| self.tells_times))
-    }
-
-    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        let read = || self.read.lock().expect("nobody panicked");
-        read().push(name.clone());
-        self.place.get(name, bytes_max).await
-    }
-
-    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
-        self.place.head(name).await
-    }
-
-    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
-        self.place.delete(name).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
-        self.place.list(prefix)
-    }
-
-    fn refreshes(&self) -> bool {
-        true
-    }
-
-    async fn refresh(&self, name: &Name) -> Result<bool, BackendError> {
-        let refreshed = || self.refreshed.lock().expect("nobody panicked");
-        refreshed().push(name.clone());
-        Ok(true)
+    fn puts_tell_time(&self) -> bool {
+        self.tells_times
     }
 }
 

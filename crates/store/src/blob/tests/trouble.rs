@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::backend::Version;
 
 /// Far above what any of these waits takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +17,7 @@ const NONE: &str = " ";
 /// A place that is slow or full.
 #[derive(Debug)]
 struct Odd {
-    place: Arc<dyn Backend>,
+    place: Place,
     /// A put of a name with this in it begins, and goes on when it is told to.
     slow: &'static str,
     begun: Notify,
@@ -31,9 +30,9 @@ struct Odd {
 
 impl Odd {
     fn new(slow: &'static str, refused: &'static str) -> (Arc<Self>, BlobStore) {
-        let (plain, place) = store();
+        let (_, place) = store();
         let odd = Arc::new(Self {
-            place,
+            place: Arc::clone(&place),
             slow,
             begun: Notify::new(),
             go: Notify::new(),
@@ -41,8 +40,12 @@ impl Odd {
             refused,
             full: AtomicBool::new(true),
         });
-        let backend: Arc<dyn Backend> = odd.clone();
-        (odd, over(&backend, plain.limits()))
+        let place = watched(&place, odd.clone());
+        (odd, over(&place, LIMITS))
+    }
+
+    fn is_slow(&self, call: Call, name: &Name) -> bool {
+        call == Call::Put && name.as_str().contains(self.slow)
     }
 
     fn has_landed(&self) -> bool {
@@ -51,43 +54,27 @@ impl Odd {
 }
 
 #[async_trait]
-impl Backend for Odd {
-    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
-        if name.as_str().contains(self.refused) && self.full.load(Ordering::Relaxed) {
+impl Watch for Odd {
+    async fn before(&self, _: &Place, call: Call, name: &Name) -> Result<(), BackendError> {
+        let is_refused = call == Call::Put && name.as_str().contains(self.refused);
+        if is_refused && self.full.load(Ordering::Relaxed) {
             return Err(BackendError::Full);
         }
-        if !name.as_str().contains(self.slow) {
-            return self.place.put(name, bytes).await;
+        if call == Call::Delete {
+            self.full.store(false, Ordering::Relaxed);
         }
-        self.begun.notify_one();
-        self.go.notified().await;
-        self.place.put(name, bytes).await?;
-        self.landed.fetch_add(1, Ordering::Relaxed);
+        if self.is_slow(call, name) {
+            self.begun.notify_one();
+            self.go.notified().await;
+        }
         Ok(())
     }
 
-    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        self.place.get(name, bytes_max).await
-    }
-
-    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
-        self.place.head(name).await
-    }
-
-    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
-        self.full.store(false, Ordering::Relaxed);
-        self.place.delete(name).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
-        self.place.list(prefix)
-    }
-}
-
-fn key() -> JobKey {
-    JobKey {
-        tenant: tenant("a"),
-        job: job(1),
+    async fn after(&self, _: &Place, call: Call, name: &Name) -> Result<(), BackendError> {
+        if self.is_slow(call, name) {
+            self.landed.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -125,7 +112,7 @@ async fn drop_half_way<T>(
             () = odd.begun.notified() => {}
         }
     }
-    let JobKey { tenant, job } = key();
+    let JobKey { tenant, job } = key(1);
     store.erase(&tenant, &job).await.expect("erases");
     odd.go.notify_one();
     until(async || odd.has_landed()).await;
@@ -134,7 +121,7 @@ async fn drop_half_way<T>(
 #[tokio::test]
 async fn a_text_that_lands_after_its_writer_and_its_job_are_gone_goes_too() {
     let (odd, store) = Odd::new("/text/", NONE);
-    let (job, text) = (key(), Bytes::from_static(b"so far"));
+    let (job, text) = (key(1), Bytes::from_static(b"so far"));
     let put = store.put_mutable_of(&job, BlobKind::Text, b"1", text);
     drop_half_way(&odd, &store, put).await;
     until(async || count(&odd, "a/text").await == 0).await;
@@ -143,7 +130,7 @@ async fn a_text_that_lands_after_its_writer_and_its_job_are_gone_goes_too() {
 #[tokio::test]
 async fn a_blob_that_lands_after_its_worker_and_its_job_are_gone_goes_too() {
     let (odd, store) = Odd::new("/frame/", NONE);
-    let job = key();
+    let job = key(1);
     let kept = store.keep(&job, frame(), &[], ready(Ok(())));
     drop_half_way(&odd, &store, kept).await;
     until(async || count(&odd, "a/frame").await == 0 && count(&odd, "a/refs").await == 0).await;
@@ -152,7 +139,7 @@ async fn a_blob_that_lands_after_its_worker_and_its_job_are_gone_goes_too() {
 #[tokio::test]
 async fn what_landed_of_a_keep_that_failed_goes_with_its_job() {
     let (odd, store) = Odd::new("/frame/", "/refs/");
-    let job = key();
+    let job = key(1);
     let kept = store.keep(&job, frame(), &[], ready(Ok(())));
     let erase = async {
         odd.begun.notified().await;
@@ -172,7 +159,7 @@ async fn what_landed_of_a_keep_that_failed_goes_with_its_job() {
 #[tokio::test]
 async fn nothing_is_stored_for_an_erased_job() {
     let (store, place) = store();
-    let job = key();
+    let job = key(1);
     store.bury(&job.tenant, &job.job).await.expect("buries");
     let kept = store.keep(&job, frame(), &[], ready(Ok(()))).await;
     assert!(matches!(kept, Err(StoreError::JobErased)), "{kept:?}");
@@ -182,8 +169,8 @@ async fn nothing_is_stored_for_an_erased_job() {
 #[tokio::test]
 async fn erasing_makes_its_own_room() {
     let (odd, store) = Odd::new(NONE, "/erased/");
-    let JobKey { tenant, job } = key();
-    let kept = store.keep(&key(), frame(), &[], ready(Ok(()))).await;
+    let JobKey { tenant, job } = key(1);
+    let kept = store.keep(&key(1), frame(), &[], ready(Ok(()))).await;
     kept.expect("stores");
     store.bury(&tenant, &job).await.expect("finds room");
     assert!(store.is_erased(&tenant, &job).await.expect("works"));
@@ -195,7 +182,7 @@ async fn erasing_makes_its_own_room() {
 #[tokio::test]
 async fn a_full_place_with_nothing_of_the_job_stays_full() {
     let (_odd, store) = Odd::new(NONE, "/erased/");
-    let JobKey { tenant, job } = key();
+    let JobKey { tenant, job } = key(1);
     let buried = store.bury(&tenant, &job).await;
     assert!(
         matches!(buried, Err(StoreError::Backend(BackendError::Full))),
@@ -216,8 +203,7 @@ async fn what_is_corrupt_is_made_again_by_the_next_put() {
 }
 
 async fn corrupt_is_made_again(place: Arc<dyn Backend>) {
-    let (plain, _) = store();
-    let store = over(&place, plain.limits());
+    let store = over(&place, LIMITS);
     let a = tenant("a");
     let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
     let name = blob_name(&a, BlobKind::Tokens, &digest);
@@ -241,47 +227,21 @@ async fn corrupt_is_made_again(place: Arc<dyn Backend>) {
     assert_eq!(&found.expect("gets")[..], b"tokens");
 }
 
-/// A place where a damaged blob is put again while it is read, after as many reads.
+/// A damaged blob is put again while it is read, after as many reads.
 #[derive(Debug)]
 struct Mended {
-    place: Arc<dyn Backend>,
     sound: Bytes,
     after: u32,
     reads: AtomicU32,
 }
 
 #[async_trait]
-impl Backend for Mended {
-    async fn put(&self, name: &Name, bytes: Bytes) -> Result<(), BackendError> {
-        self.place.put(name, bytes).await
-    }
-
-    async fn get(&self, name: &Name, bytes_max: u64) -> Result<Option<Bytes>, BackendError> {
-        let found = self.place.get(name, bytes_max).await;
-        if self.reads.fetch_add(1, Ordering::Relaxed) + 1 == self.after {
-            self.place.put(name, self.sound.clone()).await?;
+impl Watch for Mended {
+    async fn after(&self, place: &Place, call: Call, name: &Name) -> Result<(), BackendError> {
+        if call == Call::Get && self.reads.fetch_add(1, Ordering::Relaxed) + 1 == self.after {
+            place.put(name, self.sound.clone()).await?;
         }
-        found
-    }
-
-    async fn head(&self, name: &Name) -> Result<Option<Entry>, BackendError> {
-        self.place.head(name).await
-    }
-
-    async fn delete(&self, name: &Name) -> Result<bool, BackendError> {
-        self.place.delete(name).await
-    }
-
-    async fn version(&self, name: &Name) -> Result<Option<Version>, BackendError> {
-        self.place.version(name).await
-    }
-
-    async fn delete_version(&self, name: &Name, version: &Version) -> Result<bool, BackendError> {
-        self.place.delete_version(name, version).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'static, Result<Entry, BackendError>> {
-        self.place.list(prefix)
+        Ok(())
     }
 }
 
@@ -301,13 +261,12 @@ async fn a_blob_that_is_put_again_is_not_deleted_by_who_saw_it_damaged() {
             let name = blob_name(&tenant("a"), BlobKind::Tokens, &digest);
             let damaged = place.put(&name, Bytes::from_static(b"tokenz")).await;
             damaged.expect("puts");
-            let mended: Arc<dyn Backend> = Arc::new(Mended {
-                place: Arc::clone(&place),
+            let mended = Mended {
                 sound: sound.clone(),
                 after,
                 reads: AtomicU32::new(0),
-            });
-            let store = over(&mended, plain.limits());
+            };
+            let store = over(&watched(&place, Arc::new(mended)), LIMITS);
             let found = store.get(&tenant("a"), BlobKind::Tokens, &digest).await;
             assert_eq!(found.expect("gets"), sound);
             let stays = place.get(&name, 1_000).await.expect("works");
@@ -319,21 +278,19 @@ async fn a_blob_that_is_put_again_is_not_deleted_by_who_saw_it_damaged() {
 /// It is written again anyway.
 #[tokio::test]
 async fn a_put_does_not_read_where_reading_saves_nothing() {
-    let (plain, place) = store();
+    let (_, place) = store();
     assert!(!place.refreshes());
     let read = Arc::new(Mended {
-        place,
         sound: Bytes::new(),
         after: 0,
         reads: AtomicU32::new(0),
     });
-    let backend: Arc<dyn Backend> = read.clone();
-    let store = over(&backend, plain.limits());
+    let store = over(&watched(&place, read.clone()), LIMITS);
     let digest = put(&store, "a", BlobKind::Tokens, b"tokens").await;
     assert_eq!(digest, put(&store, "a", BlobKind::Tokens, b"tokens").await);
-    let kept = store.keep(&key(), frame(), &[], ready(Ok(()))).await;
+    let kept = store.keep(&key(1), frame(), &[], ready(Ok(()))).await;
     kept.expect("keeps");
-    let kept = store.keep(&key(), frame(), &[], ready(Ok(()))).await;
+    let kept = store.keep(&key(1), frame(), &[], ready(Ok(()))).await;
     kept.expect("keeps again");
     assert_eq!(read.reads.load(Ordering::Relaxed), 0);
 }

@@ -12,9 +12,8 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use medfleet_core::Digest;
 use medfleet_engine::{
-    DecodeEngine, DecodeEvent, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame,
-    Haste, ImageTokens, Images, LoadedModel, Part, Prompt, Question, Speculation, Verified,
-    real::Loaded,
+    DecodeEngine, DecodeLimits, DecodeLoad, DecodeRequest, Decoding, Done, Frame, Haste,
+    ImageTokens, Images, LoadedModel, Part, Prompt, Question, Speculation, Verified, real::Loaded,
 };
 use medfleet_model::{ComputeDevice, Dtype, LoadOptions, Model, Parts};
 use medfleet_phantom::Phantom;
@@ -292,14 +291,7 @@ impl Bench {
 type Text = (String, Done);
 
 async fn write(engine: &DecodeEngine, request: DecodeRequest) -> Result<Text> {
-    let mut stream = engine.decode(request).await?;
-    let mut text = String::new();
-    loop {
-        match stream.next().await? {
-            DecodeEvent::Text(delta) => text.push_str(&delta),
-            DecodeEvent::Done(done) => return Ok((text, done)),
-        }
-    }
+    Ok(engine.decode(request).await?.collect().await?)
 }
 
 /// What was counted between two looks.

@@ -148,16 +148,10 @@ fn generation(done: &Done, text: String) -> Generation {
 mod tests {
     use std::path::Path;
 
-    use clap::Parser;
     use medfleet_model::{ComputeDevice, Continue, LoadOptions, Message, Parts, Request};
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::command::parsed;
 
     fn demo() -> Model {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/demo/phantom-demo");
@@ -179,9 +173,16 @@ mod tests {
         let side = side.expect("it sees images");
         let frame = Frame::new(side, 1, vec![90; side * side]).expect("a square");
         for images in [vec![], vec![frame]] {
-            let line = ["infer", "--model", "m", "--prompt", "Describe.", "--json"];
-            let line = line.into_iter().chain(["--max-tokens", "24"]);
-            let args = Line::try_parse_from(line).expect("the flags exist").args;
+            let args: Args = parsed(&[
+                "--model",
+                "m",
+                "--prompt",
+                "Describe.",
+                "--json",
+                "--max-tokens",
+                "24",
+            ])
+            .expect("the flags exist");
             let model = demo();
             let messages = [Message::user(images.len(), args.prompt.as_str())];
             let prompt = model.prompt(&messages, images.len()).expect("a prompt");

@@ -1,20 +1,13 @@
 //! What the flags of `up` decide, and where clients find it.
 
 use super::*;
-use clap::Parser;
 use medfleet_engine::{FolderWeights, GgufWeights, ModelConfig, ModelDtype};
 use medfleet_runtime::config;
 
-#[derive(Parser)]
-struct Line {
-    #[command(flatten)]
-    args: Args,
-}
+use crate::command::parsed;
 
 fn args(words: &[&str]) -> Args {
-    Line::try_parse_from(std::iter::once(&"up").chain(words))
-        .expect("the flags exist")
-        .args
+    parsed(words).expect("the flags exist")
 }
 
 #[test]

@@ -12,11 +12,11 @@ use anyhow::{Context, Result};
 use medfleet_core::PoolName;
 use medfleet_imaging::{
     BurnedIn, Decoded, Options, Prepared, Reason, Refusal, SlicePlan, Slices, decode_parts,
-    files_beside, plan_volume,
+    files_beside, plan_volume, read_input,
 };
 use medfleet_preprocess::Config;
 use medfleet_preprocess::codecs::Codecs;
-use medfleet_preprocess::frames::{codecs, options, prepare};
+use medfleet_preprocess::frames::{codecs, options};
 use serde_json::{Value, json};
 
 use super::super::sample::Sample;
@@ -103,7 +103,7 @@ impl Case {
             let mut each = |member: Option<u32>, decoded: Decoded| {
                 made.insert(member, decoded.frames.len());
             };
-            let read = prepare(&bytes, &self.options, self.frames_max, false, &mut each);
+            let read = read_input(&bytes, &self.options, self.frames_max, false, &mut each);
             Ok(read.map(|read| (made, read.parts)))
         })?;
         let (mut frames, mut slices, mut members) = (0, Vec::new(), Vec::new());
