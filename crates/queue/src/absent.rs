@@ -137,7 +137,8 @@ impl Looks {
     fn take(&self) -> Vec<Look> {
         let mut waiting = self.lock();
         waiting.retain(|look| !look.answer.is_closed());
-        let later = waiting.split_off(waiting.len().min(BATCH_MAX));
+        let most = waiting.len().min(BATCH_MAX);
+        let later = waiting.split_off(most);
         mem::replace(&mut *waiting, later)
     }
 
