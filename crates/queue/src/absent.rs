@@ -130,7 +130,7 @@ impl Looks {
         };
         for answer in answers {
             // Who wanted to know may be gone.
-            drop(answer.send(is_nothing));
+            _ = answer.send(is_nothing);
         }
     }
 
