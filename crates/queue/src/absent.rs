@@ -130,7 +130,7 @@ impl Looks {
         };
         for answer in answers {
             // Who wanted to know may be gone.
-            _ = answer.send(is_nothing);
+            let _ = answer.send(is_nothing);
         }
     }
 
