@@ -307,18 +307,26 @@ class Records:
     def truth(self, index):
         return tuple(self.rows[name][index] for name in ("box", "present", "size", "zone", "cells"))
 
-    def pixels(self, index, varied=False):
+    def pixels(self, index, varied=False, window=None):
         """Grey [n, S, S] in [-1, 1]; varied: brightness and contrast a little, and smoothed as bringing a large film down does.
+
+        With a window (tops [n], lefts [n], side), only that of each picture.
 
         The fleet's frames of films of 1024 columns are to pictures rendered at 224 pixels as if 0.4 of each pixel were the
         mean of its four neighbours (by least squares, on 200 of both).
         """
-        x = self.images[index].float() / 127.5 - 1
+        if window is None:
+            x = F.pad(self.images[index][:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0] / 127.5 - 1
+        else:
+            # With a pixel around it, where the picture has one.
+            top, left, side = window
+            around = torch.arange(-1, side + 1, device=self.device)
+            rows, columns = ((start[:, None] + around).clamp(0, PICTURE - 1) for start in (top, left))
+            x = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]].float() / 127.5 - 1
+        near, x = (x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]) / 4, x[:, 1:-1, 1:-1]
         if not varied:
             return x
         one = lambda low, high: torch.rand(len(index), 1, 1, device=self.device) * (high - low) + low
-        near = F.pad(x[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-        near = (near[:, :-2, 1:-1] + near[:, 2:, 1:-1] + near[:, 1:-1, :-2] + near[:, 1:-1, 2:]) / 4
         x = x + one(0.25, 0.5) * (near - x)
         return (x * one(0.93, 1.07) + one(-0.06, 0.06)).clamp(-1, 1)
 

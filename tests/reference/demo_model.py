@@ -282,17 +282,19 @@ class Dense(torch.nn.Module):
         # Rows of bits [n, slots, 16] as [n, side², slots].
         bits = (cells.int()[..., None] >> torch.arange(CELLS, device=cells.device)) & 1
         inside = F.max_pool2d(bits.float(), CELLS // side).flatten(2).transpose(1, 2)
-        count = inside.sum().clamp(min=1)
+        # Each finding weighs as much as any other, though one covers a patch and another a hundred.
+        weight = 1 / inside.sum((0, 1)).clamp(min=4) / len(SLOTS)
         logit = logit[..., 0]
-        covered = F.binary_cross_entropy_with_logits(logit, inside, reduction="sum") / count
+        covered = (F.binary_cross_entropy_with_logits(logit, inside, reduction="none").sum((0, 1)) * weight).sum()
+        inside = inside * weight
         whole = F.binary_cross_entropy_with_logits(logit.amax(1), present.float(), reduction="mean") * 4
         off = F.smooth_l1_loss(place.sigmoid(), box[:, None].expand_as(place), beta=0.02, reduction="none").sum(-1)
         attributes = 0.0
         for said, true in ((sizes, size), (zones, zone)):
             true = true.long()[:, None].expand(-1, said.shape[1], -1)
             each = F.cross_entropy(said.movedim(-1, 1), true, ignore_index=-1, reduction="none")
-            attributes = attributes + (each * inside).sum() / count
-        return covered + whole + 5 * (off * inside).sum() / count + 0.3 * attributes
+            attributes = attributes + (each * inside).sum()
+        return covered + whole + 5 * (off * inside).sum() + 0.3 * attributes
 
 
 def siglip_loss(model, images, texts, agree):

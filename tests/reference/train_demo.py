@@ -1,8 +1,8 @@
 """Trains the phantom demo: a small MedGemma and a small MedSigLIP on synthetic chest pictures. Not for clinical use.
 
-First both vision towers learn to see, from where each finding lies (an auxiliary head on every patch, dropped at the end)
-and contrastively with reports and short phrases (SigLIP's loss); then the language model learns reports, answers, boxes and
-comparisons, with loss on answers only. Steps are as many as the seconds allow.
+First both vision towers learn small findings from windows of patches (demo_near.py), then whole pictures, from where each finding
+lies (an auxiliary head on every patch, dropped at the end) and contrastively with reports and short phrases (SigLIP's loss); then
+the language model learns reports, answers, boxes and comparisons, with loss on answers only. Steps are as many as the seconds allow.
 
 Sets are taken up as soon as demo_data.py has parsed them. Run from the repository root; see README.md beside this file.
 """
@@ -27,6 +27,7 @@ from demo_data import ASKED, Coder, Records, build_sentencepiece, build_tokenize
 from demo_model import (PAIR_TEXT, PAIR_VISION, TEXT, TOKENS_PER_IMAGE, VISION, Dense, Muon, build_demo, build_pair, check_forward, compile_layers,
                         demo_config, embed, pair_config, project, read, rotations, save_demo, save_pair, see, siglip_loss,
                         speak)
+from demo_near import Near
 from demo_words import Prompts, targets
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -48,14 +49,17 @@ def flags():
     a.add_argument("--start", type=pathlib.Path, help="begin from the phantom-demo/ and phantom-siglip/ of an earlier --out")
     a.add_argument("--prompts", type=pathlib.Path, default=ROOT / "crates/engine/prompts/2.toml")
     a.add_argument("--seconds", type=float, default=300, help="for everything but evaluation, from the start of the program")
-    a.add_argument("--look", type=float, default=0.45, help="share of the training time for the first step")
+    a.add_argument("--near", type=float, default=0.2, help="share of the training time for windows over small findings")
+    a.add_argument("--near-batch", type=int, default=2048)
+    a.add_argument("--near-rate", type=float, default=1.0, help="their share of the rates")
+    a.add_argument("--look", type=float, default=0.45, help="share of the training time for whole pictures")
     a.add_argument("--look-batch", type=int, default=512)
     a.add_argument("--batch", type=int, default=192)
     a.add_argument("--pairs", type=int, default=24, help="pairs of pictures to compare, in each batch")
     a.add_argument("--rate", type=float, default=1e-3, help="of AdamW: embeddings, norms, biases, heads")
     a.add_argument("--matrix-rate", type=float, default=2e-3, help="of Muon: the layers' matrices")
-    a.add_argument("--tower-rate", type=float, default=0.5, help="the vision tower's share of the rates in the second step")
-    a.add_argument("--auxiliary", type=float, default=0.5, help="weight of the auxiliary head in the second step")
+    a.add_argument("--tower-rate", type=float, default=0.5, help="the vision tower's share of the rates in the last step")
+    a.add_argument("--auxiliary", type=float, default=0.5, help="weight of the auxiliary head in the last step")
     a.add_argument("--save-every", type=float, default=100, help="seconds between savings")
     a.add_argument("--sets-max", type=int, default=99, help="wait for no more sets than these")
     a.add_argument("--held-records", type=int, default=300)
@@ -295,6 +299,11 @@ class Trainer:
             compile_layers()
         left = max(o.seconds - (time.time() - BEGAN), 2.0)
         log(f"{left:.0f} s to train")
+        if o.near:
+            towers = {name: m[name].vision_model for name in ("pair", "wide")}
+            near = Near(self.records, towers, keep=o.start is not None)
+            parts = [(part, o.near_rate) for part in (*towers.values(), *near.heads.values())]
+            self.run("near", o.near * left, lambda: near.losses(o.near_batch, self.dtype), parts)
         self.run("look", o.look * left, self.look_loss, [(m[name], 1.0) for name in ("pair", "wide", "pair_dense", "dense")])
         self.give_tower("wide", "demo")
         self.save()
