@@ -124,7 +124,9 @@ fn one_with<'a>(
     kind: SpanKind,
     said: &[(&str, &str)],
 ) -> Result<&'a Received> {
-    let says = |received: &Received, key: &str, text: &str| matches!(received.attribute(key), Some(Value::StringValue(found)) if found == text);
+    let says = |received: &Received, key: &str, text: &str| {
+        received.attribute(key) == Some(&Value::StringValue(text.to_owned()))
+    };
     let found = trace.iter().find(|received| {
         received.span.kind() == kind && said.iter().all(|(key, text)| says(received, key, text))
     });
