@@ -171,7 +171,7 @@ async fn nothing_of_a_header_is_anywhere_but_in_the_blobs_of_what_was_sent() -> 
         let spans = collector.trace(&trace);
         spans
             .iter()
-            .any(|span| span.name.contains("decode"))
+            .any(|received| received.span.name.contains("decode"))
             .then_some(())
     };
     medfleet_testkit::wait_until(PATIENCE, "the trace of the decode", async || decoded()).await?;

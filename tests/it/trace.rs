@@ -1,96 +1,204 @@
-//! One connected trace per job, received by a real OTLP collector, without a word about the patient.
+//! One connected trace per job, with every stage and what each says of itself, without a word about the patient: received
+//! straight from the services, and through a collector of others that makes batches of its own.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{Job, SubmitJobRequest, task};
 use medfleet_tests::client::{PATIENCE, inline, report, uploaded};
-use medfleet_tests::collector::{Collector, roots};
-use medfleet_tests::fleet::{Fleet, Model, Options};
+use medfleet_tests::collector::{Collector, Received, roots};
+use medfleet_tests::config::POOL;
+use medfleet_tests::fleet::{Fleet, Model, Options, Role};
 use medfleet_tests::picture;
-use opentelemetry_proto::tonic::trace::v1::{Span, span::Link};
+use medfleet_tests::rotel::Rotel;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::span::{Link, SpanKind};
 
-/// What must be in every job's trace: the accept, the three stages, and the way between them.
-const STAGES: [&str; 4] = ["SubmitJob", "preprocess", "encode", "decode"];
+const TENANT: &str = "st-mary";
+/// What the job is asked with and about.
+const SECRETS: [&str; 6] = [
+    "SECRET",
+    "Secretname",
+    "horse",
+    "CompressedSamples",
+    "RG1",
+    "Philips",
+];
 
-/// Who takes a unit also links to who released it, as the conventions for messaging have it.
-fn stages_are_linked(spans: &[Span]) -> Result<()> {
-    for stage in &STAGES[1..] {
-        let linked = spans.iter().any(|span| {
-            let parent = |link: &Link| link.span_id == span.parent_span_id;
-            span.name.contains(stage) && span.links.iter().any(parent)
-        });
-        ensure!(linked, "{stage} does not link to who sent its unit");
+/// Where the model writes.
+const CHAT: [(&str, &str); 2] = [
+    ("service.name", "medfleet-decode"),
+    ("gen_ai.operation.name", "chat"),
+];
+
+/// A job that has ended, of a fleet that has ended in order: whatever is said of it has been said.
+struct Ended {
+    job: Job,
+    text: String,
+    logs: Vec<String>,
+}
+
+async fn ended_job(otlp_endpoint: String) -> Result<Ended> {
+    let fleet = Fleet::start(Options {
+        model: Model::Tiny,
+        otlp_endpoint: Some(otlp_endpoint),
+        ..Options::default()
+    })
+    .await?;
+    let client = fleet.client(TENANT).await?;
+    let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
+    let images = vec![uploaded(&upload), inline(picture::png(64, 1)?)];
+    let job = client.submit(secret(report(images))).await?;
+    ensure!(job.trace_id.len() == 32, "{job:?}");
+    let text = client.watch_to_end(&job.name).await?.text;
+    for role in Role::ALL {
+        let code = fleet.stop_role(role).await?;
+        ensure!(code == Some(0), "{role:?} ended with {code:?}");
+    }
+    let logs = fleet.logs()?;
+    Ok(Ended { job, text, logs })
+}
+
+/// The request with words that are nobody's business.
+fn secret(mut request: SubmitJobRequest) -> SubmitJobRequest {
+    request.request_id = "ACC-SECRET-4711".into();
+    if let Some(task::Kind::Report(task)) = request.task.as_mut().and_then(|t| t.kind.as_mut()) {
+        task.clinical_context = "Jane Secretname, fall from horse".into();
+    }
+    request
+}
+
+/// The call is the root of everything, and every stage is there with what it says of itself.
+fn is_one_tree(trace: &[Received], job: &Job) -> Result<()> {
+    let roots = roots(trace);
+    ensure!(roots.len() == 1, "not one root: {roots:?}");
+    let call = [
+        ("service.name", "medfleet-ingest"),
+        ("medfleet.role", "ingest"),
+        ("rpc.system", "grpc"),
+        ("rpc.method", "SubmitJob"),
+    ];
+    let root = one_with(trace, SpanKind::Server, &call)?;
+    ensure!(root.span.name == roots[0], "the root is {roots:?}");
+    let release = [
+        ("service.name", "medfleet-ingest"),
+        ("messaging.system", "nats"),
+        ("messaging.operation.name", "release"),
+    ];
+    one_with(trace, SpanKind::Producer, &release)?;
+    for stage in &Role::ALL[1..] {
+        has_stage(trace, stage.name(), job)?;
+    }
+    let embeddings = [
+        ("service.name", "medfleet-encode"),
+        ("gen_ai.operation.name", "embeddings"),
+    ];
+    one_with(trace, SpanKind::Internal, &embeddings)?;
+    one_with(trace, SpanKind::Internal, &CHAT)?;
+    Ok(())
+}
+
+/// A unit of the stage is done, and linked to who released it, as the conventions for messaging have it.
+fn has_stage(trace: &[Received], stage: &str, job: &Job) -> Result<()> {
+    let id = job.name.strip_prefix("jobs/").context("a job's name")?;
+    let (service, subject) = (format!("medfleet-{stage}"), format!("work.{stage}.{POOL}"));
+    let unit = [
+        ("service.name", service.as_str()),
+        ("messaging.system", "nats"),
+        ("messaging.operation.type", "process"),
+        ("messaging.destination.name", subject.as_str()),
+        ("medfleet.tenant", TENANT),
+        ("medfleet.job", id),
+        ("medfleet.verdict", "done"),
+    ];
+    let span = &one_with(trace, SpanKind::Consumer, &unit)?.span;
+    let parent = |link: &Link| link.span_id == span.parent_span_id;
+    ensure!(
+        span.links.iter().any(parent),
+        "{stage} does not link to who sent its unit"
+    );
+    Ok(())
+}
+
+/// A span of this kind that says all of this.
+fn one_with<'a>(
+    trace: &'a [Received],
+    kind: SpanKind,
+    said: &[(&str, &str)],
+) -> Result<&'a Received> {
+    let says = |received: &Received, key: &str, text: &str| {
+        received.attribute(key) == Some(&Value::StringValue(text.to_owned()))
+    };
+    let found = trace.iter().find(|received| {
+        received.span.kind() == kind && said.iter().all(|(key, text)| says(received, key, text))
+    });
+    found.with_context(|| {
+        let names: Vec<&str> = trace.iter().map(|other| other.span.name.as_str()).collect();
+        format!("no {kind:?} says {said:?} among {names:?}")
+    })
+}
+
+/// What is counted arrives as a number, which can be compared and added up.
+fn numbers_are_numbers(trace: &[Received]) -> Result<()> {
+    let chat = one_with(trace, SpanKind::Internal, &CHAT)?;
+    for key in ["gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"] {
+        let count = chat.attribute(key);
+        let is_count = matches!(count, Some(Value::IntValue(0..)));
+        ensure!(is_count, "{key} is {count:?}");
+    }
+    for attribute in trace.iter().flat_map(|each| &each.span.attributes) {
+        let value = attribute.value.as_ref();
+        let value = value.and_then(|value| value.value.as_ref());
+        let is_number_as_text =
+            matches!(value, Some(Value::StringValue(text)) if text.parse::<i64>().is_ok());
+        ensure!(!is_number_as_text, "{attribute:?} came as text");
     }
     Ok(())
+}
+
+fn says_nothing_of_the_patient(collector: &Collector, ended: &Ended) -> Result<()> {
+    for span in collector.texts() {
+        for secret in SECRETS {
+            ensure!(!span.contains(secret), "{secret:?} is in a span: {span}");
+        }
+        ensure!(
+            ended.text.len() < 8 || !span.contains(ended.text.trim()),
+            "the draft is in a span: {span}"
+        );
+    }
+    for log in &ended.logs {
+        for secret in SECRETS {
+            ensure!(!log.contains(secret), "{secret:?} is in a log: {log}");
+        }
+    }
+    Ok(())
+}
+
+fn all_is_well(collector: &Collector, ended: &Ended) -> Result<()> {
+    let trace = collector.trace(&ended.job.trace_id);
+    is_one_tree(&trace, &ended.job)?;
+    numbers_are_numbers(&trace)?;
+    says_nothing_of_the_patient(collector, ended)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_one_connected_trace_without_patient_data() -> Result<()> {
     let collector = Collector::start().await?;
-    let options = Options {
-        model: Model::Tiny,
-        otlp_endpoint: Some(collector.endpoint()),
-        ..Options::default()
-    };
-    let fleet = Fleet::start(options).await?;
-    let client = fleet.client("st-mary").await?;
-    let upload = client.upload(&picture::radiograph("RG1_UNCR.dcm")?).await?;
-    let mut request = report(vec![uploaded(&upload), inline(picture::png(64, 1)?)]);
-    request.request_id = "ACC-SECRET-4711".into();
-    if let Some(medfleet_proto::v1::task::Kind::Report(task)) =
-        request.task.as_mut().and_then(|t| t.kind.as_mut())
-    {
-        task.clinical_context = "Jane Secretname, fall from horse".into();
-    }
-    let job = client.submit(request).await?;
-    ensure!(job.trace_id.len() == 32, "{job:?}");
-    let text = client.watch_to_end(&job.name).await?.text;
+    let ended = ended_job(collector.endpoint()).await?;
+    all_is_well(&collector, &ended)
+}
 
-    let whole = || {
-        let names: Vec<String> = collector
-            .trace(&job.trace_id)
-            .into_iter()
-            .map(|span| span.name)
-            .collect();
-        STAGES
-            .iter()
-            .all(|stage| names.iter().any(|name| name.contains(stage)))
-            .then_some(names)
-    };
-    medfleet_testkit::wait_until(PATIENCE, "all spans of the job", async || whole()).await?;
-    // Late spans may still come in: connected means that in the end one root explains all of them.
-    let connected = || {
-        let found = roots(&collector.trace(&job.trace_id));
-        (found.len() == 1).then_some(found)
-    };
-    let root =
-        medfleet_testkit::wait_until(PATIENCE, "one root span", async || connected()).await?;
-    ensure!(
-        root[0].contains("SubmitJob"),
-        "the trace begins at the RPC: {root:?}"
-    );
-
-    stages_are_linked(&collector.trace(&job.trace_id))?;
-
-    let secrets = [
-        "SECRET",
-        "Secretname",
-        "horse",
-        "CompressedSamples",
-        "RG1",
-        "Philips",
-    ];
-    for span in collector.texts() {
-        for secret in secrets {
-            ensure!(!span.contains(secret), "{secret:?} is in a span: {span}");
-        }
-        ensure!(
-            text.len() < 8 || !span.contains(text.trim()),
-            "the draft is in a span: {span}"
-        );
-    }
-    for log in fleet.logs()? {
-        for secret in secrets {
-            ensure!(!log.contains(secret), "{secret:?} is in a log: {log}");
-        }
-    }
-    Ok(())
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_as_whole_through_a_collector_of_others() -> Result<()> {
+    let collector = Collector::start().await?;
+    let between = Rotel::start(&collector.endpoint()).await?;
+    let ended = ended_job(between.endpoint()).await?;
+    let whole = || is_one_tree(&collector.trace(&ended.job.trace_id), &ended.job);
+    let arrived = medfleet_testkit::wait_until(PATIENCE, "the whole trace", async || {
+        whole().is_ok().then_some(())
+    });
+    arrived
+        .await
+        .or_else(|error| whole().context(error.to_string()))?;
+    // What comes last must not be a second root.
+    between.stop().await?;
+    all_is_well(&collector, &ended)
 }

@@ -1,6 +1,6 @@
 //! A real OTLP receiver, over gRPC and over HTTP: what an operator's collector would be sent, kept for the test to look at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -29,7 +31,26 @@ pub struct Collector {
     servers: [tokio::task::JoinHandle<()>; 2],
 }
 
-type Spans = Arc<Mutex<Vec<Span>>>;
+/// A span as it was received.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// What is said of who made it.
+    pub resource: Vec<KeyValue>,
+    /// The span itself.
+    pub span: Span,
+}
+
+impl Received {
+    /// An attribute of the span, or else of who made it.
+    #[must_use]
+    pub fn attribute(&self, key: &str) -> Option<&Value> {
+        let mut all = self.span.attributes.iter().chain(&self.resource);
+        all.find(|attribute| attribute.key == key)
+            .and_then(|attribute| attribute.value.as_ref()?.value.as_ref())
+    }
+}
+
+type Spans = Arc<Mutex<Vec<Received>>>;
 
 #[derive(Debug)]
 struct Receiver(Spans);
@@ -56,12 +77,16 @@ async fn receive(State(spans): State<Spans>, body: Bytes) -> StatusCode {
 }
 
 fn keep(spans: &Spans, request: ExportTraceServiceRequest) {
-    let scopes = request.resource_spans.into_iter();
-    let received = scopes.flat_map(|r| r.scope_spans).flat_map(|s| s.spans);
-    spans
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .extend(received);
+    let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+    for made in request.resource_spans {
+        let resource = made.resource.map(|resource| resource.attributes);
+        let resource = resource.unwrap_or_default();
+        let received = made.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.extend(received.map(|span| Received {
+            resource: resource.clone(),
+            span,
+        }));
+    }
 }
 
 impl Collector {
@@ -116,20 +141,21 @@ impl Collector {
 
     /// All spans received of one trace, 32 hexadecimal digits.
     #[must_use]
-    pub fn trace(&self, trace_id: &str) -> Vec<Span> {
+    pub fn trace(&self, trace_id: &str) -> Vec<Received> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans
             .iter()
-            .filter(|span| hex(&span.trace_id) == trace_id)
+            .filter(|received| hex(&received.span.trace_id) == trace_id)
             .cloned()
             .collect()
     }
 
-    /// Every text in every attribute, event and name of all spans received.
+    /// Every text in every attribute, event and name of all spans received, and of who made them.
     #[must_use]
     pub fn texts(&self) -> BTreeSet<String> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.iter().map(|span| format!("{span:?}")).collect()
+        let texts = spans.iter().map(|received| format!("{received:?}"));
+        texts.collect()
     }
 }
 
@@ -141,16 +167,12 @@ impl Drop for Collector {
 
 /// The spans that no parent in the same list explains, by name: a connected trace has exactly one.
 #[must_use]
-pub fn roots(spans: &[Span]) -> Vec<String> {
-    let known: BTreeMap<&[u8], &Span> = spans
-        .iter()
-        .map(|span| (span.span_id.as_slice(), span))
-        .collect();
-    let orphan = |span: &&Span| !known.contains_key(span.parent_span_id.as_slice());
-    spans
-        .iter()
-        .filter(orphan)
-        .map(|span| span.name.clone())
+pub fn roots(received: &[Received]) -> Vec<&str> {
+    let spans = || received.iter().map(|received| &received.span);
+    let known: BTreeSet<&[u8]> = spans().map(|span| span.span_id.as_slice()).collect();
+    spans()
+        .filter(|span| !known.contains(span.parent_span_id.as_slice()))
+        .map(|span| span.name.as_str())
         .collect()
 }
 

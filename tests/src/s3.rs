@@ -1,17 +1,14 @@
 //! A real S3 server for one test: SeaweedFS, all its parts in one process, with a bucket and a key of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use medfleet_testkit::{cache_dir, wait_until};
-use tempfile::TempDir;
+use anyhow::{Context, Result};
 use toml::{Table, toml};
 
-use crate::client::PATIENCE;
 use crate::fleet::http_get;
+use crate::outside::Outside;
 
 /// The server's binary, below the cache.
 const BINARY: &str = "bin/weed-4.48";
@@ -35,15 +32,11 @@ const BUCKET: &str = "blobs";
 const CERTIFICATE: &str = "certificate.pem";
 const KEY_ID: &str = "medfleet-test";
 const KEY: &str = "a-key-for-one-test";
-/// Starts until one finds its ports still free.
-const TRIES: usize = 3;
 
 /// A running server. Dropping it kills it and removes its folder.
 #[derive(Debug)]
 pub struct S3Server {
-    child: Child,
-    port: u16,
-    folder: TempDir,
+    server: Outside,
     has_tls: bool,
 }
 
@@ -65,86 +58,22 @@ impl S3Server {
     }
 
     async fn start_one(has_tls: bool) -> Result<Self> {
-        let binary = cache_dir()?.join(BINARY);
-        if !binary.is_file() {
-            bail!("{BINARY} is not in the cache: run `cargo xtask fetch`");
-        }
-        let mut failure = None;
-        for _ in 0..TRIES {
-            match Self::try_start(&binary, has_tls).await {
-                Ok(server) => return Ok(server),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.context("no try was made")?)
-    }
-
-    async fn try_start(binary: &PathBuf, has_tls: bool) -> Result<Self> {
-        let folder = tempfile::tempdir().context("a temporary folder")?;
-        let log_path = folder.path().join("log");
-        let log = std::fs::File::create(&log_path).context("create the log")?;
-        let ports = free_ports(PORTS.len())?;
-        let mut command = Command::new(binary);
-        command.arg("mini").arg("-dir").arg(folder.path());
-        command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false"]);
-        command.arg(format!("-bucket={BUCKET}"));
-        command.args(
-            PORTS
-                .iter()
-                .zip(&ports)
-                .map(|(flag, port)| format!("{flag}={port}")),
+        let server = Outside::start(
+            BINARY,
+            PORTS.len(),
+            |command, folder, ports| prepare(command, folder, ports, has_tls),
+            async |ports: &[u16]| answers(ports[0], has_tls).await,
         );
-        if has_tls {
-            let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
-            let (certificate, key) = (folder.path().join(CERTIFICATE), folder.path().join("key"));
-            std::fs::write(&certificate, made.cert.pem()).context("write the certificate")?;
-            std::fs::write(&key, made.signing_key.serialize_pem()).context("write its key")?;
-            command.arg(format!("-s3.cert.file={}", certificate.display()));
-            command.arg(format!("-s3.key.file={}", key.display()));
-        }
-        let child = command
-            .env("AWS_ACCESS_KEY_ID", KEY_ID)
-            .env("AWS_SECRET_ACCESS_KEY", KEY)
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("share the log")?)
-            .stderr(log)
-            // Signals meant for the test run do not reach it: the test decides when it ends.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
-        let mut server = Self {
-            child,
-            port: ports[0],
-            folder,
+        Ok(Self {
+            server: server.await?,
             has_tls,
-        };
-        let ready = wait_until(PATIENCE, "the S3 server", async || {
-            if let Ok(Some(status)) = server.child.try_wait() {
-                return Some(Err(anyhow::anyhow!("the S3 server ended with {status}")));
-            }
-            server.answers().await.then_some(Ok(()))
-        });
-        ready.await.and_then(|ready| ready).with_context(|| {
-            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            lines[lines.len().saturating_sub(20)..].join("\n")
-        })?;
-        Ok(server)
-    }
-
-    /// Whether the bucket exists: an unsigned request is then refused (403), before that it is not found. Behind TLS the bucket
-    /// is not seen: a request without it is told so (400) as soon as the server listens.
-    async fn answers(&self) -> bool {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let expected = if self.has_tls { 400 } else { 403 };
-        matches!(http_get(address, &format!("/{BUCKET}")).await, Ok((status, _)) if status == expected)
+        })
     }
 
     /// The server's certificate, which signs itself.
     #[must_use]
     pub fn authority(&self) -> PathBuf {
-        self.folder.path().join(CERTIFICATE)
+        self.server.folder.path().join(CERTIFICATE)
     }
 
     /// The flags of `medfleet weights` for a model in a folder of the bucket. The keys are in files beside the server's own.
@@ -153,7 +82,7 @@ impl S3Server {
     /// When these cannot be written.
     pub fn flags(&self, prefix: &str) -> Result<Vec<String>> {
         let file = |name: &str, content: &str| -> Result<String> {
-            let path = self.folder.path().join(name);
+            let path = self.server.folder.path().join(name);
             std::fs::write(&path, content).with_context(|| format!("write {name}"))?;
             Ok(path.display().to_string())
         };
@@ -162,7 +91,7 @@ impl S3Server {
             format!("--bucket={BUCKET}"),
             format!("--prefix={prefix}"),
             "--region=eu-central-1".to_owned(),
-            format!("--endpoint={scheme}://127.0.0.1:{}", self.port),
+            format!("--endpoint={scheme}://127.0.0.1:{}", self.server.ports[0]),
             format!("--access-key-id-file={}", file("key-id", KEY_ID)?),
             format!("--secret-access-key-file={}", file("secret", KEY)?),
         ])
@@ -176,7 +105,7 @@ impl S3Server {
             region = "eu-central-1"
             allow_http = true
         };
-        let endpoint = format!("http://127.0.0.1:{}", self.port);
+        let endpoint = format!("http://127.0.0.1:{}", self.server.ports[0]);
         for (key, value) in [
             ("bucket", BUCKET),
             ("access_key_id", KEY_ID),
@@ -189,22 +118,29 @@ impl S3Server {
     }
 }
 
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; there is nobody left to tell.
-        drop(self.child.kill());
-        drop(self.child.wait());
+fn prepare(command: &mut Command, folder: &Path, ports: &[u16], has_tls: bool) -> Result<()> {
+    command.arg("mini").arg("-dir").arg(folder);
+    command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false"]);
+    command.arg(format!("-bucket={BUCKET}"));
+    let named = PORTS.iter().zip(ports);
+    command.args(named.map(|(flag, port)| format!("{flag}={port}")));
+    if has_tls {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
+        let (certificate, key) = (folder.join(CERTIFICATE), folder.join("key"));
+        std::fs::write(&certificate, made.cert.pem()).context("write the certificate")?;
+        std::fs::write(&key, made.signing_key.serialize_pem()).context("write its key")?;
+        command.arg(format!("-s3.cert.file={}", certificate.display()));
+        command.arg(format!("-s3.key.file={}", key.display()));
     }
+    command.env("AWS_ACCESS_KEY_ID", KEY_ID);
+    command.env("AWS_SECRET_ACCESS_KEY", KEY);
+    Ok(())
 }
 
-/// Ports that were free a moment ago, all different.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: std::io::Result<Vec<_>> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect();
-    listeners
-        .context("find free ports")?
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.port()))
-        .collect()
+/// Whether the bucket exists: an unsigned request is then refused (403), before that it is not found. Behind TLS the bucket is
+/// not seen: a request without it is told so (400) as soon as the server listens.
+async fn answers(port: u16, has_tls: bool) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let expected = if has_tls { 400 } else { 403 };
+    matches!(http_get(address, &format!("/{BUCKET}")).await, Ok((status, _)) if status == expected)
 }

@@ -436,7 +436,7 @@ impl<H: Handler> Slot<H> {
     }
 }
 
-/// Ids only: contents never leave by this door.
+/// Ids only: contents never leave by this door. Numbers are `i64`: unsigned ones reach a collector as text.
 fn span(unit: &WorkUnit, deliveries: u64) -> Span {
     let (stage, pool) = (unit.stage, &unit.pool);
     tracing::info_span!(
@@ -449,9 +449,9 @@ fn span(unit: &WorkUnit, deliveries: u64) -> Span {
         messaging.destination.name = %format_args!("work.{stage}.{pool}"),
         medfleet.tenant = %unit.key.tenant,
         medfleet.job = %unit.key.job,
-        medfleet.unit = unit.unit,
-        medfleet.epoch = unit.epoch,
-        medfleet.deliveries = deliveries,
+        medfleet.unit = i64::from(unit.unit),
+        medfleet.epoch = i64::from(unit.epoch),
+        medfleet.deliveries = deliveries.cast_signed(),
         medfleet.verdict = field::Empty,
     )
 }

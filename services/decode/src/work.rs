@@ -241,7 +241,7 @@ impl Decode {
         Ok(classified(text, labels))
     }
 
-    /// Within a span of its own, and counted.
+    /// Within a span of its own, and counted. Numbers are `i64`: unsigned ones reach a collector as text.
     async fn traced(
         &self,
         attempt: u32,
@@ -255,11 +255,11 @@ impl Decode {
             gen_ai.request.model = model,
             gen_ai.usage.input_tokens = field::Empty,
             gen_ai.usage.output_tokens = field::Empty,
-            medfleet.attempt = attempt,
+            medfleet.attempt = i64::from(attempt),
         );
         let (text, done) = write.instrument(span.clone()).await?;
-        span.record("gen_ai.usage.input_tokens", done.prompt.tokens);
-        span.record("gen_ai.usage.output_tokens", done.tokens.len());
+        span.record("gen_ai.usage.input_tokens", i64::from(done.prompt.tokens));
+        span.record("gen_ai.usage.output_tokens", done.tokens.len() as i64);
         span.in_scope(|| self.count(&done));
         Ok((text, done))
     }

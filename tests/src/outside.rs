@@ -1,0 +1,134 @@
+//! A server of others for one test: a program of the cache as a process of its own, with free ports and a folder that go
+//! with it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use medfleet_testkit::{cache_dir, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::PATIENCE;
+
+/// Starts until one finds its ports still free.
+const TRIES: usize = 3;
+/// Its log, in its folder.
+const LOG: &str = "log";
+
+/// A running server. Dropping it kills it and removes its folder.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    child: Child,
+    /// The ports that it was told.
+    pub(crate) ports: Vec<u16>,
+    /// Where it works.
+    pub(crate) folder: TempDir,
+}
+
+impl Outside {
+    /// Starts a program, by its place below the cache, that needs so many ports: `prepare` tells it these and where its folder
+    /// is, and it is ready once it `answers` on them.
+    ///
+    /// # Errors
+    /// When it is not in the cache, or does not come up; then with the end of its log.
+    pub(crate) async fn start(
+        binary: &str,
+        ports: usize,
+        prepare: impl Fn(&mut Command, &Path, &[u16]) -> Result<()>,
+        answers: impl AsyncFn(&[u16]) -> bool,
+    ) -> Result<Self> {
+        let path = cache_dir()?.join(binary);
+        ensure!(
+            path.is_file(),
+            "{binary} is not in the cache: run `cargo xtask fetch`"
+        );
+        let mut failure = None;
+        for _ in 0..TRIES {
+            let mut server = Self::spawn(&path, free_ports(ports)?, &prepare)?;
+            match server.ready(&answers).await {
+                Ok(()) => return Ok(server),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.context("no try was made")?)
+    }
+
+    fn spawn(
+        binary: &Path,
+        ports: Vec<u16>,
+        prepare: impl Fn(&mut Command, &Path, &[u16]) -> Result<()>,
+    ) -> Result<Self> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        let log = fs::File::create(folder.path().join(LOG)).context("create the log")?;
+        let mut command = Command::new(binary);
+        prepare(&mut command, folder.path(), &ports)?;
+        let child = command
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            // Signals meant for the test run do not reach it: the test decides when it ends.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", binary.display()))?;
+        Ok(Self {
+            child,
+            ports,
+            folder,
+        })
+    }
+
+    async fn ready(&mut self, answers: impl AsyncFn(&[u16]) -> bool) -> Result<()> {
+        let ready = wait_until(PATIENCE, "a server of others", async || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(Err(anyhow!("it ended with {status}")));
+            }
+            answers(&self.ports).await.then_some(Ok(()))
+        });
+        let ready = ready.await.and_then(|ready| ready);
+        ready.with_context(|| self.log_end())
+    }
+
+    fn log_end(&self) -> String {
+        let log = fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Asks it to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM).context("ask a server of others to stop")?;
+        let end = async || self.child.try_wait().transpose();
+        wait_until(PATIENCE, "the end of a server of others", end).await??;
+        Ok(())
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // It may have ended by itself; there is nobody left to tell.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Ports that were free a moment ago, all different.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let listeners: std::io::Result<Vec<_>> = (0..count)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
+        .collect();
+    listeners
+        .context("find free ports")?
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.port()))
+        .collect()
+}

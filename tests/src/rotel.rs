@@ -1,0 +1,67 @@
+//! A collector of others in the way of traces: rotel, which takes them over OTLP, puts them into batches of its own and hands
+//! these on over OTLP.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use tokio::net::TcpStream;
+
+use crate::outside::Outside;
+
+/// The collector's binary, below the cache.
+const BINARY: &str = "bin/rotel-0.0.1a8";
+
+/// A running collector. Dropping it kills it.
+#[derive(Debug)]
+pub struct Rotel(Outside);
+
+impl Rotel {
+    /// Starts one that hands on to this endpoint over gRPC, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it is not in the cache, or does not come up; then with the end of its log.
+    pub async fn start(to: &str) -> Result<Self> {
+        let server = Outside::start(
+            BINARY,
+            2,
+            |command, _, ports| {
+                // Its settings can also be variables.
+                command.env_clear().arg("start");
+                for (protocol, port) in ["grpc", "http"].iter().zip(ports) {
+                    command.arg(format!("--otlp-{protocol}-endpoint=127.0.0.1:{port}"));
+                }
+                command.arg(format!("--otlp-exporter-endpoint={to}"));
+                command.arg("--otlp-exporter-compression=none");
+                Ok(())
+            },
+            listens,
+        );
+        Ok(Self(server.await?))
+    }
+
+    /// The endpoint to configure for gRPC.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.0.ports[0])
+    }
+
+    /// Asks it to stop, which hands on what it still has.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop(self) -> Result<()> {
+        self.0.stop().await
+    }
+}
+
+async fn listens(ports: &[u16]) -> bool {
+    for port in ports {
+        if TcpStream::connect((Ipv4Addr::LOCALHOST, *port))
+            .await
+            .is_err()
+        {
+            return false;
+        }
+    }
+    true
+}
