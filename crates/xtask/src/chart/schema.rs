@@ -178,10 +178,10 @@ fn defaults(service: &str, schema: &Value, values: &str) -> Result<Vec<String>> 
             ));
         }
     }
-    // `_stage.tpl` repeats the slots to compute thresholds.
+    // `_stage.tpl` repeats the slots to compute thresholds, also where the table of the worker has other settings alone.
     let slots = [("encode", 1_i64), ("decode", 4)];
     if let Some((_, slots)) = slots.into_iter().find(|(stage, _)| *stage == service)
-        && default(&[service, "worker"])?["slots"] != slots
+        && *default(&[service, "worker", "slots"])? != slots
     {
         violations.push(format!(
             "{service} no longer has {slots} slots by default: change medfleet.stage.slots"
@@ -284,14 +284,17 @@ mod tests {
         let schema = json!({"properties": {
             "process": {"properties": {"drain": {"default": "25s"}}},
             "queue": {"properties": {"stream_bytes_max": {"default": {"work": "1GiB"}}}},
-            "encode": {"properties": {"worker": {"default": {"slots": 1}}}},
+            "encode": {"properties": {"worker": {"properties": {"slots": {"default": 1}}}}},
+            "decode": {"properties": {"worker": {"properties": {"slots": {"default": 1}}, "default": {"slots": 4}}}},
         }});
-        let check = |values: &str, expected: usize| {
-            let found = defaults("encode", &schema, values).expect("are there");
+        let check = |service: &str, values: &str, expected: usize| {
+            let found = defaults(service, &schema, values).expect("are there");
             assert_eq!(found.len(), expected, "{found:?}");
         };
-        check("  drainSeconds: 25\n    work: 1024\n", 0);
-        check("  drainSeconds: 20\n    work: 1024\n", 1);
-        check("  drainSeconds: 25\n    work: 256\n", 1);
+        check("encode", "  drainSeconds: 25\n    work: 1024\n", 0);
+        check("encode", "  drainSeconds: 20\n    work: 1024\n", 1);
+        check("encode", "  drainSeconds: 25\n    work: 256\n", 1);
+        // By default four, but one where the table says something else.
+        check("decode", "  drainSeconds: 25\n    work: 1024\n", 1);
     }
 }
