@@ -17,7 +17,7 @@ const RETRIES_MAX: u32 = 100;
 /// The part of a worker service's configuration that is the same for all stages; `SLOTS` is how many slots a stage has by
 /// default, whether the whole table is left out or only its slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-// serde takes the short form of `default` for no type with a number in its name.
+// serde's derive panics on the short form of `default` where a parameter is a constant.
 #[serde(default = "WorkerConfig::<SLOTS>::default", deny_unknown_fields)]
 pub struct WorkerConfig<const SLOTS: usize = 1> {
     /// Units worked on at a time.
