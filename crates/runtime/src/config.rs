@@ -211,8 +211,17 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
 /// [`ConfigError`] names the key and what is allowed.
 pub(crate) fn check<C: Settings>(config: &C) -> Result<(), ConfigError> {
     config.check()?;
-    let value = serde_json::to_value(config).map_err(|error| ConfigError::of_part(&error))?;
-    limits::hold(&schema::<C>(), &value, "")
+    hold(config, "")
+}
+
+/// Checks each number of a part of a configuration, which stands at `key`, against the limits that its field has in the schema.
+/// This is done of the whole before a service starts; whoever takes a part by itself does it of that.
+///
+/// # Errors
+/// [`ConfigError`] names the key and what is allowed.
+pub fn hold<T: Serialize + JsonSchema>(part: &T, key: &str) -> Result<(), ConfigError> {
+    let value = serde_json::to_value(part).map_err(|error| ConfigError::of_part(&error))?;
+    limits::hold(&schema::<T>(), &value, key)
 }
 
 /// The configuration as TOML, secrets hidden.

@@ -14,10 +14,12 @@ const SLOTS_MAX: usize = 4096;
 /// What fails so often fails always.
 const RETRIES_MAX: u32 = 100;
 
-/// The part of a worker service's configuration that is the same for all stages.
+/// The part of a worker service's configuration that is the same for all stages; `SLOTS` is how many slots a stage has by
+/// default, whether the whole table is left out or only its slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct WorkerConfig {
+// serde's derive panics on the short form of `default` where a parameter is a constant.
+#[serde(default = "WorkerConfig::<SLOTS>::default", deny_unknown_fields)]
+pub struct WorkerConfig<const SLOTS: usize = 1> {
     /// Units worked on at a time.
     #[schemars(range(max = SLOTS_MAX))]
     pub slots: NonZeroUsize,
@@ -32,10 +34,10 @@ pub struct WorkerConfig {
     pub hand_back_before: DurationText,
 }
 
-impl Default for WorkerConfig {
+impl<const SLOTS: usize> Default for WorkerConfig<SLOTS> {
     fn default() -> Self {
         Self {
-            slots: NonZeroUsize::MIN,
+            slots: NonZeroUsize::new(SLOTS).unwrap_or(NonZeroUsize::MIN),
             retries_max: 4,
             retry_first: DurationText::from_millis(100),
             retry_longest: DurationText::from_secs(30),
@@ -44,7 +46,19 @@ impl Default for WorkerConfig {
     }
 }
 
-impl WorkerConfig {
+impl<const SLOTS: usize> WorkerConfig<SLOTS> {
+    /// The same settings, whatever the stage's default was.
+    #[must_use]
+    pub const fn of_any_stage(self) -> WorkerConfig {
+        WorkerConfig {
+            slots: self.slots,
+            retries_max: self.retries_max,
+            retry_first: self.retry_first,
+            retry_longest: self.retry_longest,
+            hand_back_before: self.hand_back_before,
+        }
+    }
+
     /// Checks what all worker services have in common; `service` is the section that this one stands in.
     ///
     /// # Errors
@@ -91,7 +105,7 @@ mod tests {
                 blob_bytes_max: ByteSize::from_mib(1),
                 capacity_bytes: None,
             };
-            let worker = WorkerConfig::default();
+            let worker: WorkerConfig = WorkerConfig::default();
             let checked = worker.check("encode", &process, &QueueConfig::default(), &store);
             checked.err().map(|error| error.to_string())
         };

@@ -1,6 +1,6 @@
 //! What an operator decides about decode, with every limit named.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use medfleet_core::PoolName;
@@ -19,6 +19,8 @@ use crate::work::STAT_SLOTS;
 
 /// Tokens of prompts read in one pass at most where the operator fixes nothing.
 const PREFILL_TOKENS_MAX: u32 = 512;
+/// Texts at a time where the operator does not say; the chart computes with it too (`medfleet.stage.slots`).
+const SLOTS: usize = 4;
 
 /// The configuration of the `medfleet-decode` binary.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -45,8 +47,8 @@ pub struct Config {
     /// The pool whose units it takes.
     pub pool: String,
     /// Slots and retries; each slot is one text, and all of them are decoded together.
-    #[serde(default = "worker_default")]
-    pub worker: WorkerConfig,
+    #[serde(default)]
+    pub worker: WorkerConfig<SLOTS>,
     /// KV memory of all texts together; a request that can never fit fails with the arithmetic.
     #[serde(default = "kv_bytes_max_default")]
     pub kv_bytes_max: ByteSize,
@@ -131,13 +133,6 @@ impl SpeculationConfig {
     }
 }
 
-fn worker_default() -> WorkerConfig {
-    WorkerConfig {
-        slots: NonZeroUsize::MIN.saturating_add(3),
-        ..WorkerConfig::default()
-    }
-}
-
 const fn kv_bytes_max_default() -> ByteSize {
     ByteSize::from_mib(1024)
 }
@@ -160,7 +155,7 @@ impl Config {
     pub fn new(pool: &PoolName) -> Self {
         Self {
             pool: pool.to_string(),
-            worker: worker_default(),
+            worker: WorkerConfig::default(),
             kv_bytes_max: kv_bytes_max_default(),
             prefill_tokens_max: None,
             speculation: SpeculationConfig::default(),
@@ -258,6 +253,17 @@ mod tests {
         assert_eq!(of(&config), (512, true));
         config.prefill_tokens_max = NonZeroU32::new(100);
         assert_eq!(of(&config), (100, false));
+    }
+
+    #[test]
+    fn a_table_that_says_nothing_of_slots_has_as_many_as_none() {
+        let slots = |config: &str| {
+            let read: Config = serde_json::from_str(config).expect("is a configuration");
+            read.worker.slots.get()
+        };
+        assert_eq!(slots(r#"{"pool": "m"}"#), 4);
+        assert_eq!(slots(r#"{"pool": "m", "worker": {"retries_max": 2}}"#), 4);
+        assert_eq!(slots(r#"{"pool": "m", "worker": {"slots": 2}}"#), 2);
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub async fn run(
     let fetcher = Fetcher::of(&config, &internal_token(dependencies.store.key())).await?;
     let handler = work::Decode::new(&config, (model, fetcher), &dependencies);
     let worker = Worker {
-        config: config.worker,
+        config: config.worker.of_any_stage(),
         pool,
         queue: dependencies.queue,
         clock: dependencies.clock,

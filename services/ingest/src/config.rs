@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use medfleet_core::setting::{ByteSize, DurationText, Within};
 use medfleet_core::{Class, PoolName, TaskKind, TenantId};
 use medfleet_queue::QueueConfig;
-use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
+use medfleet_runtime::{ConfigError, ProcessConfig, Settings, config};
 use medfleet_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -428,7 +428,7 @@ impl Config {
         weights.collect()
     }
 
-    /// Checks what one field cannot know of another.
+    /// Checks what one field cannot know of another, and each number.
     ///
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
@@ -481,7 +481,9 @@ impl Config {
             edge.check()?;
         }
         self.rules()?;
-        self.pools().map(drop)
+        self.pools().map(drop)?;
+        // Also for who starts ingest with a configuration that nobody loaded.
+        config::hold(self, "ingest")
     }
 
     /// What is done again and again has a pause before it.

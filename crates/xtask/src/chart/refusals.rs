@@ -332,6 +332,11 @@ fn pools() -> Vec<Refusal> {
             &["/pools/main/kind", "writer", "embedder"],
         ),
         (
+            // Of imaging, which preprocess would not start with.
+            pool(json!({"frameSide": 5000})),
+            &["/pools/main/frameSide", "maximum"],
+        ),
+        (
             pool(json!({"encode": {"device": {"compute": "cuda"}}})),
             &["pools.main.encode.device", "nvidia.com/gpu"],
         ),

@@ -1,10 +1,10 @@
 //! The chart's schema of values, made from two sources: `helm/values.base.json` has what is the chart's own, and the services
-//! say by `--print-schema` what their settings are. And the defaults of services that the chart repeats.
+//! say by `--print-schema` what their settings are. And what `values.yaml` repeats of it: defaults, and lists of settings.
 //!
 //! In the base, `{"$settings": "SERVICE/STEP/…", "without": […]}` stands for a setting, or a table of them, of a service, without
 //! what the chart decides itself. A table that lists its keys takes no others, in both sources, so that nothing has to say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
@@ -22,10 +22,22 @@ const BASE: &str = "helm/values.base.json";
 /// What Helm reads.
 const SCHEMA: &str = "helm/medfleet/values.schema.json";
 
+/// The tables of settings in `values.yaml`, in its order, and where the schema has them.
+const LISTED: [&str; 8] = [
+    "/properties/queue/properties/config",
+    "/properties/store/properties/config",
+    "/properties/ingest/properties/edge/properties/config",
+    "/properties/ingest/properties/config",
+    "/definitions/model/properties/simulated",
+    "/definitions/preprocess/properties/config",
+    "/definitions/encode/properties/config",
+    "/definitions/decode/properties/config",
+];
+
 /// The schema of each service's configuration.
 type Services = BTreeMap<&'static str, Value>;
 
-/// Compares or writes the schema, and says which defaults the chart no longer repeats rightly.
+/// Compares or writes the schema, and says which defaults and lists the chart no longer repeats rightly.
 pub(crate) fn check(mode: Mode) -> Result<Vec<String>> {
     let services = services()?;
     let read = |path: &str| {
@@ -37,9 +49,11 @@ pub(crate) fn check(mode: Mode) -> Result<Vec<String>> {
     schema.sort_all_objects();
     settle(mode, "chart", SCHEMA, &format!("{schema:#}\n"))?;
     let values = read("helm/medfleet/values.yaml")?;
-    let each = services.iter();
-    let wrong = each.map(|(service, schema)| defaults(service, schema, &values));
-    Ok(wrong.collect::<Result<Vec<_>>>()?.concat())
+    let mut violations = lists(&schema, &values);
+    for (service, schema) in &services {
+        violations.extend(defaults(service, schema, &values)?);
+    }
+    Ok(violations)
 }
 
 fn services() -> Result<Services> {
@@ -151,6 +165,42 @@ fn below<'a>(node: &'a Value, step: &str) -> Option<&'a Value> {
     setting.or_else(|| list(&node["oneOf"]).find(is_kind))
 }
 
+/// Which comments of `values.yaml` list other settings than there are. A list stands behind its empty table, or in the line
+/// before it.
+fn lists(schema: &Value, values: &str) -> Vec<String> {
+    let lines = values
+        .lines()
+        .map(|line| line.trim_start_matches([' ', '#']));
+    let lines: Vec<&str> = lines.collect();
+    let is_table = |line: &str| line.starts_with("config: {}") || line.starts_with("simulated: {}");
+    let tables = (0..lines.len()).filter(|at| is_table(lines[*at]));
+    let told = tables.map(|at| {
+        let before = at.checked_sub(1).map_or("", |at| lines[at]);
+        let behind = lines[at].split_once("# ");
+        behind.map_or(before, |(_, behind)| behind)
+    });
+    let told: Vec<&str> = told.collect();
+    if told.len() != LISTED.len() {
+        let (found, expected) = (told.len(), LISTED.len());
+        return vec![format!(
+            "values.yaml has {found} empty tables of settings, expected {expected}"
+        )];
+    }
+    let wrong = LISTED.into_iter().zip(told).filter_map(|(place, told)| {
+        let table = schema.pointer(place).unwrap_or(&Value::Null);
+        let settings = table["properties"].as_object();
+        let settings = settings.into_iter().flat_map(|all| all.keys());
+        let settings: BTreeSet<&str> = settings.map(String::as_str).collect();
+        let named: BTreeSet<&str> = told.split(", ").collect();
+        (named != settings).then(|| {
+            let settings: Vec<&str> = settings.into_iter().collect();
+            let settings = settings.join(", ");
+            format!("values.yaml lists {told:?} where {place} has {settings}")
+        })
+    });
+    wrong.collect()
+}
+
 /// Defaults of a service that the chart repeats because it computes with them.
 fn defaults(service: &str, schema: &Value, values: &str) -> Result<Vec<String>> {
     let default = |place: &[&str]| {
@@ -178,10 +228,10 @@ fn defaults(service: &str, schema: &Value, values: &str) -> Result<Vec<String>> 
             ));
         }
     }
-    // `_stage.tpl` repeats the slots to compute thresholds.
+    // `_stage.tpl` repeats the slots to compute thresholds, also where the table of the worker has other settings alone.
     let slots = [("encode", 1_i64), ("decode", 4)];
     if let Some((_, slots)) = slots.into_iter().find(|(stage, _)| *stage == service)
-        && default(&[service, "worker"])?["slots"] != slots
+        && *default(&[service, "worker", "slots"])? != slots
     {
         violations.push(format!(
             "{service} no longer has {slots} slots by default: change medfleet.stage.slots"
@@ -280,18 +330,45 @@ mod tests {
     }
 
     #[test]
+    fn comments_list_the_settings_that_there_are() {
+        let read = |path: &str| fs::read_to_string(places::root().join(path)).expect("is there");
+        let (schema, values) = (read(SCHEMA), read("helm/medfleet/values.yaml"));
+        let schema: Value = serde_json::from_str(&schema).expect("is JSON");
+        let check = |values: &str, expected: &[&str]| {
+            let found = lists(&schema, values);
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.contains(expected), "{found}");
+            }
+        };
+        check(&values, &[]);
+        let unnamed = values.replace("blob_bytes_max, ", "");
+        check(&unnamed, &["/properties/store/properties/config"]);
+        let gone = values.replace(
+            "{}                    # cache_bytes_max",
+            "{}  # cache_max, cache_bytes_max",
+        );
+        check(&gone, &["/definitions/encode/properties/config"]);
+        let without = values.replace("simulated: {}", "simulated:");
+        check(&without, &["7 empty tables"]);
+    }
+
+    #[test]
     fn a_default_that_the_chart_no_longer_repeats_is_found() {
         let schema = json!({"properties": {
             "process": {"properties": {"drain": {"default": "25s"}}},
             "queue": {"properties": {"stream_bytes_max": {"default": {"work": "1GiB"}}}},
-            "encode": {"properties": {"worker": {"default": {"slots": 1}}}},
+            "encode": {"properties": {"worker": {"properties": {"slots": {"default": 1}}}}},
+            "decode": {"properties": {"worker": {"properties": {"slots": {"default": 1}}, "default": {"slots": 4}}}},
         }});
-        let check = |values: &str, expected: usize| {
-            let found = defaults("encode", &schema, values).expect("are there");
+        let check = |service: &str, values: &str, expected: usize| {
+            let found = defaults(service, &schema, values).expect("are there");
             assert_eq!(found.len(), expected, "{found:?}");
         };
-        check("  drainSeconds: 25\n    work: 1024\n", 0);
-        check("  drainSeconds: 20\n    work: 1024\n", 1);
-        check("  drainSeconds: 25\n    work: 256\n", 1);
+        check("encode", "  drainSeconds: 25\n    work: 1024\n", 0);
+        check("encode", "  drainSeconds: 20\n    work: 1024\n", 1);
+        check("encode", "  drainSeconds: 25\n    work: 256\n", 1);
+        // By default four, but one where the table says something else.
+        check("decode", "  drainSeconds: 25\n    work: 1024\n", 1);
     }
 }

@@ -61,7 +61,7 @@ pub(crate) struct Tree {
     pub(crate) target: &'static str,
     /// SHA-256 over the sorted lines `SHA-256 path` of its files.
     pub(crate) sha256: &'static str,
-    /// Of a package without a wheel, its own SHA-256; nothing in it is run.
+    /// Of a package without a wheel, its own SHA-256; it is not built (`source`).
     pub(crate) source_sha256: Option<&'static str>,
 }
 

@@ -1,7 +1,9 @@
-//! Packages of which the index has the source alone: taken by their SHA-256, and nothing of them is run.
+//! Packages of which the index has the source alone: taken by their SHA-256, and their `setup.py` is not run.
 //!
 //! pip builds a source before it hands it over, to know what it is, and builds with the setuptools that the index has that day.
 //! So a build backend of ours stands in the place of setuptools, and only repeats what the source says of itself.
+//! Of a source whose `pyproject.toml` names another backend pip would run that one, once its SHA-256 was compared: look into a
+//! package before its digest is pinned.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -38,6 +38,27 @@ fn limits_that_let_nothing_in_are_refused() {
 }
 
 #[test]
+fn a_number_beyond_its_limits_is_refused_without_a_process_around_it() {
+    for (setting, expected) in [
+        (
+            "watch.signals_max=1",
+            "watch.signals_max must be 2 to 65536",
+        ),
+        (
+            "dispatcher.releases_max=0",
+            "dispatcher.releases_max must be at least 1",
+        ),
+        ("quotas.default.open_jobs_max=0", "a quota is at least 1"),
+    ] {
+        let said = refused(setting);
+        assert!(
+            said.starts_with("ingest.") && said.contains(expected),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn what_is_taken_in_can_be_stored() {
     let with = |largest: &str| {
         let largest = format!("store.blob_bytes_max={largest}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use medfleet_core::UnixMillis;
 use medfleet_queue::{OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
-use medfleet_runtime::config::{Sources, load};
+use medfleet_runtime::config::{Sources, hold, load};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, SystemClock};
 
@@ -34,6 +34,7 @@ struct Configured {
 pub(super) fn configured(file: PathBuf) -> Result<QueueConfig, Fault> {
     let sources = Sources::of_process(Some(file), Vec::new());
     let configured: Configured = load(&sources).map_err(Fault::usage)?;
+    hold(&configured.queue, "queue").map_err(Fault::usage)?;
     Ok(configured.queue)
 }
 
@@ -173,6 +174,16 @@ mod tests {
             last_sequence: 1,
             bytes_max,
         }
+    }
+
+    #[test]
+    fn a_queue_that_no_service_would_take_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("ingest.toml");
+        std::fs::write(&file, "[queue]\nin_flight_max = 0\n").expect("a file");
+        let refused = configured(file).expect_err("no unit would be given to a worker");
+        let said = refused.to_string();
+        assert_eq!(said, "queue.in_flight_max must be at least 1");
     }
 
     #[test]
