@@ -3,15 +3,15 @@
 use std::fs;
 
 use anyhow::{Result, bail, ensure};
-use futures::StreamExt;
 use futures::future::join_all;
+use futures::{FutureExt, StreamExt};
 use medfleet_core::{
     Digest, Failure, FailureReason, JobId, JobKey, JobState, Move, Refused, Stage, TenantId,
 };
 use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Seen, Updated};
 use medfleet_testkit as kit;
 
-use crate::start;
+use crate::{PATIENCE, start};
 
 fn begin(stage: Stage) -> Move {
     Move::Start {
@@ -68,6 +68,34 @@ async fn jobs_that_nobody_knows_are_looked_for_together_and_one_that_is_there_is
     let told = join_all(jobs.iter().map(|(key, _)| queue.may_be_told(key))).await;
     // The others were asked for with it, and each has to look for itself.
     ensure!(!told[0] && told[7], "{told:?}");
+    Ok(())
+}
+
+/// A caller may be gone while it asks, for itself or for others too.
+#[tokio::test]
+async fn who_waits_for_the_look_of_one_that_is_dropped_looks_alone() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let jobs: Vec<_> = (1..=4).map(|seed| kit::record(seed, 1)).collect();
+    let (key, record) = &jobs[3];
+    queue.create_record(key, record).await?;
+    let looks = jobs.iter().map(|(job, _)| queue.rare_record(job).boxed());
+    let mut looks: Vec<_> = looks.collect();
+    for look in &mut looks {
+        ensure!(look.now_or_never().is_none(), "answered without a server");
+    }
+    drop(looks.remove(0));
+    // Now the second one asks, for all that are left.
+    let second = looks[0].as_mut().now_or_never();
+    ensure!(second.is_none(), "answered without a server");
+    drop(looks.remove(0));
+    let found = tokio::time::timeout(PATIENCE, join_all(looks)).await?;
+    for (found, (job, _)) in found.into_iter().zip(&jobs[2..]) {
+        let found = found?.map(|(record, _)| record);
+        ensure!(
+            found.as_ref() == Some(record).filter(|_| job == key),
+            "{found:?}"
+        );
+    }
     Ok(())
 }
 
