@@ -62,7 +62,8 @@ impl Writer {
     }
 
     /// Passes the text on until its end; returns all of it. What comes with the end is not passed on: the result, which is stored
-    /// next, tells every watcher what it has not seen, and until then nobody is told that the text is at its end.
+    /// next, tells every watcher what it has not seen, and until then nobody is told that the text is at its end. Of a text that
+    /// turns out to be unusable that piece is never told: its job fails, and says why.
     pub(crate) async fn run(
         &self,
         stream: &mut DecodeStream,

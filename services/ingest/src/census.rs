@@ -61,6 +61,8 @@ impl Census {
             self.look_for_oldest().await
         };
         if let Err(error) = looked.await {
+            // Nobody is refused for what was seen some time ago: a stream that is full refuses by itself.
+            self.room.look(&[]);
             tracing::debug!(
                 error = chain(&error),
                 "how the queue stands could not be asked"
