@@ -198,22 +198,3 @@ fn follow(old: &Plan, chance: &mut Chance) -> (Plan, Change) {
     new.contrast = (old.contrast + more).clamp(CONTRAST[0], CONTRAST[1]);
     (new, change)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_asked_for_is_drawn_more_often() {
-        let often = [Label::Nodule, Label::Fracture];
-        let share = |often: &[Label]| {
-            let drawn: Vec<_> = (0..400)
-                .flat_map(|index| plan(7, index, false, often).0)
-                .collect();
-            let asked = |plan: &&Plan| matches!(plan.label, Label::Nodule | Label::Fracture);
-            drawn.iter().filter(asked).count() as f64 / drawn.len() as f64
-        };
-        assert!((0.15..0.3).contains(&share(&[])), "{}", share(&[]));
-        assert!((0.65..0.85).contains(&share(&often)), "{}", share(&often));
-    }
-}

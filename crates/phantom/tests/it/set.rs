@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use medfleet_phantom::labels::Label;
 use medfleet_phantom::{Format, Phantom, PhantomError, Picture, SetOptions, write_set};
 
 use crate::SEED;
@@ -116,4 +117,22 @@ fn impossible_sizes_are_refused() {
     };
     let refused = write_set(&options, dir.path(), &|_| ());
     assert!(matches!(refused, Err(PhantomError::Rendered)));
+}
+
+#[test]
+fn what_is_asked_for_is_drawn_more_often() {
+    let share = |often: &[Label]| {
+        let findings: Vec<_> = (0..400)
+            .flat_map(|index| {
+                let phantom = Phantom::draw_often(SEED, index, false, often);
+                phantom.record().findings.clone()
+            })
+            .collect();
+        let rare = |label| matches!(label, Label::Nodule | Label::Fracture);
+        let count = findings.iter().filter(|finding| rare(finding.label));
+        count.count() as f64 / findings.len() as f64
+    };
+    let (alike, often) = (share(&[]), share(&[Label::Nodule, Label::Fracture]));
+    assert!((0.15..0.3).contains(&alike), "{alike}");
+    assert!((0.65..0.85).contains(&often), "{often}");
 }
