@@ -6,6 +6,7 @@ mod bad_input;
 mod cache;
 mod cancel;
 mod crash;
+mod dashboards;
 mod dead;
 mod edge;
 mod edge_breaks;

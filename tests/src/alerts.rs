@@ -1,16 +1,16 @@
 //! What an alert makes of what a process tells: the rules that are shipped, asked by Prometheus's own tool.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::fleet::http_get;
+use crate::prometheus::program;
 
 /// The rules, as they are shipped.
-const RULES: &str = concat!(
+pub(crate) const RULES: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../deploy/prometheus/medfleet.rules.yaml"
 );
@@ -64,7 +64,7 @@ pub async fn expect(
     });
     let file = tempfile::NamedTempFile::with_suffix(".json")?;
     std::fs::write(file.path(), test.to_string())?;
-    let mut promtool = Command::new(promtool()?);
+    let mut promtool = Command::new(program("promtool")?);
     promtool.args(["test", "rules"]).arg(file.path());
     let output = promtool
         .output()
@@ -77,13 +77,4 @@ pub async fn expect(
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
-}
-
-/// The one that `cargo xtask observe` unpacked; without it, the system's.
-fn promtool() -> Result<PathBuf> {
-    let unpacked = medfleet_testkit::cache_dir()?.join("debian-prometheus/usr/bin/promtool");
-    Ok(match unpacked.is_file() {
-        true => unpacked,
-        false => PathBuf::from("promtool"),
-    })
 }

@@ -349,6 +349,21 @@ impl Fleet {
         fs::write(path, bytes).context("damage a blob")
     }
 
+    /// Puts a folder in the place of one blob of a kind, so that it cannot be read for now; what undoes that.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn hide_one_blob(&self, tenant: &str, kind: &str) -> Result<impl FnOnce() -> Result<()>> {
+        let path = self.one_blob(tenant, kind)?;
+        let aside = self.folder.path().join("hidden");
+        fs::rename(&path, &aside).context("hide a blob")?;
+        fs::create_dir(&path).context("hide a blob")?;
+        Ok(move || {
+            fs::remove_dir(&path).context("show a blob again")?;
+            fs::rename(&aside, &path).context("show a blob again")
+        })
+    }
+
     /// Everything that is stored for a tenant, as `kind/name`.
     ///
     /// # Errors

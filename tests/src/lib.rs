@@ -1,5 +1,5 @@
 //! The harness of the end-to-end tests: real service processes, a real nats-server, a client that speaks only the public API.
-//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`gguf`] (a model in llama.cpp's form), [`collector`] (what it traces), [`rotel`] (who may stand between), [`alerts`] (what it tells, and who is called), [`s3`] (where its blobs may lie),
+//! Reading order: [`fleet`] (what runs), [`client`] (what a hospital does), [`picture`] (what it sends), [`gguf`] (a model in llama.cpp's form), [`collector`] (what it traces), [`rotel`] (who may stand between), [`alerts`] (what it tells, and who is called), [`prometheus`] (who watches it), [`s3`] (where its blobs may lie),
 //! [`chaos`] (how it is broken), [`virtual_time`] (how it is broken without waiting), [`autoscale`] (who starts and stops workers), [`upgrade`] (what another release left behind), [`mod@edge`] (a hospital that hands its jobs on to a fleet).
 
 pub mod alerts;
@@ -14,6 +14,7 @@ pub mod gguf;
 mod outside;
 pub mod picture;
 mod process;
+pub mod prometheus;
 pub mod rotel;
 pub mod s3;
 pub mod upgrade;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -31,25 +31,20 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts a program, by its place below the cache, that needs so many ports: `prepare` tells it these and where its folder
-    /// is, and it is ready once it `answers` on them.
+    /// Starts a program that needs so many ports: `prepare` tells it these and where its folder is, and it is ready once it
+    /// `answers` on them.
     ///
     /// # Errors
-    /// When it is not in the cache, or does not come up; then with the end of its log.
+    /// When it does not start, or does not come up; then with the end of its log.
     pub(crate) async fn start(
-        binary: &str,
+        program: PathBuf,
         ports: usize,
         prepare: impl Fn(&mut Command, &Path, &[u16]) -> Result<()>,
         answers: impl AsyncFn(&[u16]) -> bool,
     ) -> Result<Self> {
-        let path = cache_dir()?.join(binary);
-        ensure!(
-            path.is_file(),
-            "{binary} is not in the cache: run `cargo xtask fetch`"
-        );
         let mut failure = None;
         for _ in 0..TRIES {
-            let mut server = Self::spawn(&path, free_ports(ports)?, &prepare)?;
+            let mut server = Self::spawn(&program, free_ports(ports)?, &prepare)?;
             match server.ready(&answers).await {
                 Ok(()) => return Ok(server),
                 Err(error) => failure = Some(error),
@@ -59,13 +54,13 @@ impl Outside {
     }
 
     fn spawn(
-        binary: &Path,
+        program: &Path,
         ports: Vec<u16>,
         prepare: impl Fn(&mut Command, &Path, &[u16]) -> Result<()>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir().context("a temporary folder")?;
         let log = fs::File::create(folder.path().join(LOG)).context("create the log")?;
-        let mut command = Command::new(binary);
+        let mut command = Command::new(program);
         prepare(&mut command, folder.path(), &ports)?;
         let child = command
             .current_dir(folder.path())
@@ -75,7 +70,7 @@ impl Outside {
             // Signals meant for the test run do not reach it: the test decides when it ends.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
+            .with_context(|| format!("start {}", program.display()))?;
         Ok(Self {
             child,
             ports,
@@ -119,6 +114,16 @@ impl Drop for Outside {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A program that `cargo xtask fetch` laid into the cache, by its place there.
+pub(crate) fn fetched(binary: &str) -> Result<PathBuf> {
+    let path = cache_dir()?.join(binary);
+    ensure!(
+        path.is_file(),
+        "{binary} is not in the cache: run `cargo xtask fetch`"
+    );
+    Ok(path)
 }
 
 /// Ports that were free a moment ago, all different.

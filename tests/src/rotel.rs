@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use tokio::net::TcpStream;
 
-use crate::outside::Outside;
+use crate::outside::{Outside, fetched};
 
 /// The collector's binary, below the cache.
 const BINARY: &str = "bin/rotel-0.0.1a8";
@@ -22,7 +22,7 @@ impl Rotel {
     /// When it is not in the cache, or does not come up; then with the end of its log.
     pub async fn start(to: &str) -> Result<Self> {
         let server = Outside::start(
-            BINARY,
+            fetched(BINARY)?,
             2,
             |command, _, ports| {
                 // Its settings can also be variables.

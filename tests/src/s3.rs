@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use toml::{Table, toml};
 
 use crate::fleet::http_get;
-use crate::outside::Outside;
+use crate::outside::{Outside, fetched};
 
 /// The server's binary, below the cache.
 const BINARY: &str = "bin/weed-4.48";
@@ -59,7 +59,7 @@ impl S3Server {
 
     async fn start_one(has_tls: bool) -> Result<Self> {
         let server = Outside::start(
-            BINARY,
+            fetched(BINARY)?,
             PORTS.len(),
             |command, folder, ports| prepare(command, folder, ports, has_tls),
             async |ports: &[u16]| answers(ports[0], has_tls).await,

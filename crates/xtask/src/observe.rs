@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use crate::derived::{Mode, settle};
-use crate::{places, process};
+use crate::{fetch, places, process};
 
 /// Where the chart has its copy of the rules: a chart can only read what is inside it.
 const CHART_RULES: &str = "helm/medfleet/files/rules.yaml";
@@ -52,6 +52,8 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     }
     rules::promtool_checks()?;
     queries::promtool_checks(&asked)?;
+    // For the test that asks a running one (tests/it/dashboards.rs): tests bring nothing.
+    fetch::debian::of_prometheus("prometheus")?;
     println!(
         "observe: {} metrics, {} alerts, {} queries of dashboards",
         metrics.len(),

@@ -10,9 +10,8 @@ use anyhow::{Context, Result};
 
 use crate::{fetch, places, process};
 
-/// Prometheus's tool for rules.
-pub(crate) fn promtool() -> Result<PathBuf> {
-    let name = "promtool";
+/// A program of the package prometheus: `prometheus`, the server, or `promtool`, which reads rules and asks a server.
+pub(crate) fn of_prometheus(name: &str) -> Result<PathBuf> {
     if process::succeeds(Command::new(name).arg("--version")) {
         return Ok(PathBuf::from(name));
     }
@@ -22,7 +21,7 @@ pub(crate) fn promtool() -> Result<PathBuf> {
     let program = unpacked.join("usr/bin").join(name);
     if !program.is_file() {
         unpack(&cache, &|_| Ok(vec!["prometheus".to_owned()]), &unpacked)
-            .context("no promtool here: install the package prometheus")?;
+            .with_context(|| format!("no {name} here: install the package prometheus"))?;
     }
     Ok(program)
 }

@@ -89,37 +89,52 @@ pub(super) fn promtool_checks(queries: &[Query]) -> Result<()> {
     let file = json!({"groups": [{"name": "queries", "rules": rules}]});
     let path = places::scratch("observe")?.join("queries.json");
     fs::write(&path, file.to_string())?;
-    let mut promtool = Command::new(fetch::debian::promtool()?);
+    let mut promtool = Command::new(fetch::debian::of_prometheus("promtool")?);
     promtool.args(["check", "rules"]).arg(&path);
     process::run(&mut promtool).context("a query of a dashboard cannot be read")
 }
 
 /// Asks a real server every query.
 pub(super) fn ask(server: &str) -> Result<()> {
-    let promtool = fetch::debian::promtool()?;
-    let mut empty = Vec::new();
     let queries = of_dashboards();
-    for query in &queries {
-        let mut ask = Command::new(&promtool);
-        ask.args(["query", "instant", server, &query.expression]);
-        let answer = process::capture(&mut ask)
-            .with_context(|| format!("{}: {}", query.place, query.expression))?;
-        if answer.trim().is_empty() {
-            empty.push(format!("{}: {}", query.place, query.expression));
+    let mut promtool = Command::new(fetch::debian::of_prometheus("promtool")?);
+    promtool.args(["query", "instant", server, &all_at_once(&queries)]);
+    let answer = process::capture(&mut promtool)
+        .context("the queries of the dashboards could not be asked")?;
+    let found = found(&answer);
+    for (number, query) in queries.iter().enumerate() {
+        if !found.contains(&number) {
+            println!("observe: no data: {}: {}", query.place, query.expression);
         }
-    }
-    for query in &empty {
-        println!("observe: no data: {query}");
     }
     println!(
         "observe: {} of {} queries of dashboards have data at {server}",
-        queries.len() - empty.len(),
+        found.len(),
         queries.len()
     );
-    if !empty.is_empty() {
-        bail!("{} queries without data", empty.len());
+    if found.len() < queries.len() {
+        bail!("{} queries without data", queries.len() - found.len());
     }
     Ok(())
+}
+
+/// One query that has a series for each of these that has data: a number, which a quantile of nothing is not. Nothing that a
+/// dashboard shows is below zero.
+fn all_at_once(queries: &[Query]) -> String {
+    let counted = queries.iter().enumerate().map(|(number, query)| {
+        let expression = &query.expression;
+        format!("label_replace(count(({expression}) >= 0), \"query\", \"{number}\", \"\", \"\")")
+    });
+    counted.collect::<Vec<_>>().join(" or ")
+}
+
+/// The numbers of those that have data, from promtool's answer.
+fn found(answer: &str) -> BTreeSet<usize> {
+    let numbers = answer.lines().filter_map(|line| {
+        let (number, _) = line.strip_prefix("{query=\"")?.split_once('"')?;
+        number.parse().ok()
+    });
+    numbers.collect()
 }
 
 #[cfg(test)]
@@ -132,6 +147,21 @@ mod tests {
         let found: Vec<String> = names(text).into_iter().collect();
         assert_eq!(found, ["medfleet:c:d", "medfleet_a_total"]);
         assert_eq!(unknown(text, "- record: medfleet:c:d", &[]).len(), 1);
+    }
+
+    #[test]
+    fn who_has_data_is_read_from_the_answer() {
+        let answer =
+            "{query=\"0\"} => 1 @[1795791226.405]\n{query=\"12\"} => 3 @[1795791226.405]\n";
+        assert_eq!(found(answer), BTreeSet::from([0, 12]));
+        assert_eq!(found(""), BTreeSet::new());
+        let query = |expression: &str| Query {
+            place: String::new(),
+            expression: expression.to_owned(),
+        };
+        let expected = "label_replace(count((a / b) >= 0), \"query\", \"0\", \"\", \"\") or \
+                        label_replace(count((c) >= 0), \"query\", \"1\", \"\", \"\")";
+        assert_eq!(all_at_once(&[query("a / b"), query("c")]), expected);
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn merged(rules: &str) -> Vec<String> {
 
 /// Prometheus's own tool reads the rules and runs their tests.
 pub(super) fn promtool_checks() -> Result<()> {
-    let promtool = fetch::debian::promtool()?;
+    let promtool = fetch::debian::of_prometheus("promtool")?;
     let run = |arguments: [&str; 3]| {
         let mut command = Command::new(&promtool);
         command.current_dir(places::root().join(FOLDER));

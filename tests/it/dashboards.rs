@@ -1,0 +1,94 @@
+//! Every query of every dashboard has data where a Prometheus with the shipped rules scrapes a fleet at work.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{Class, JobState};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE};
+use medfleet_tests::fleet::{Fleet, OPERATOR, Pace, Role};
+use medfleet_tests::picture;
+use medfleet_tests::prometheus::Prometheus;
+
+/// What the dashboards show beside work that goes well, each above zero once it was provoked.
+const PROVOKED: [&str; 5] = [
+    "sum(medfleet:units:rate5m{verdict=\"retry\"}) > 0",
+    "sum(medfleet:units:rate5m{verdict=\"reject\"}) > 0",
+    "sum(medfleet:redeliveries:rate5m) > 0",
+    "max(medfleet_dead_letters) > 0",
+    "sum(rate(medfleet_encode_frame_looks_total{outcome=\"hit\"}[5m])) > 0",
+];
+
+/// A job is given up on because its study was damaged; another is tried again until its study can be read.
+async fn trouble(fleet: &Fleet, prometheus: &Prometheus, clients: [&Client; 2]) -> Result<()> {
+    let [mary, john] = clients;
+    fleet.stop_role(Role::Preprocess).await?;
+    let damaged = mary.submit_picture(picture::png(64, 1)?).await?;
+    fleet.damage_one_blob("st-mary", "study")?;
+    let hidden = john.submit_picture(picture::png(64, 1)?).await?;
+    let show = fleet.hide_one_blob("st-john", "study")?;
+    fleet.start_role(Role::Preprocess).await?;
+    prometheus
+        .wait_for("sum(medfleet_preprocess_units_total{verdict=\"retry\"}) > 0")
+        .await?;
+    show()?;
+    for (client, job, expected) in [
+        (mary, damaged, JobState::Failed),
+        (john, hidden, JobState::Completed),
+    ] {
+        let job = client.wait_final(&job.name).await?;
+        ensure!(job.state() == expected, "{job:?}");
+    }
+    Ok(())
+}
+
+/// One tenant shows a new picture, twice. Another's job stays open, as soon as what is held back is known
+/// to the dispatcher.
+async fn work(clients: [&Client; 2], round: u32) -> Result<()> {
+    let [mary, john] = clients;
+    john.submit_picture(picture::png(64, round)?).await?;
+    for _ in 0..2 {
+        let job = mary.submit_picture(picture::png(64, round)?).await?;
+        let job = mary.wait_final(&job.name).await?;
+        ensure!(job.state() == JobState::Completed, "{job:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_of_a_dashboard_has_data() -> Result<()> {
+    let pace = Pace {
+        encode_millis: 20,
+        prefill_millis: 20,
+        step_millis: 10,
+    };
+    let fleet = Fleet::paced(pace).await?;
+    // What rises before it is seen for the first time has not risen.
+    let prometheus = Prometheus::watching(&fleet).await?;
+    let (mary, john) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let clients = [&mary, &john];
+    trouble(&fleet, &prometheus, clients).await?;
+    let operator = fleet.client(OPERATOR).await?;
+    operator.pause("st-john", Class::Unspecified).await?;
+
+    let (mut round, mut without) = (1, Vec::new());
+    let asked = wait_until(PATIENCE, "data for every query", async || {
+        round += 1;
+        let asked = async {
+            work(clients, round).await?;
+            prometheus.without_data().await
+        };
+        match asked.await {
+            Ok(found) => without = found,
+            Err(error) => return Some(Err(error)),
+        }
+        without.is_empty().then_some(Ok(()))
+    });
+    let asked = asked.await.and_then(|asked| asked);
+    asked.with_context(|| format!("without data:\n{}", without.join("\n")))?;
+    for provoked in PROVOKED {
+        prometheus.wait_for(provoked).await?;
+    }
+    Ok(())
+}
