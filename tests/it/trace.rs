@@ -189,7 +189,7 @@ async fn a_job_is_one_connected_trace_without_patient_data() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_is_as_whole_through_a_collector_of_others() -> Result<()> {
     let collector = Collector::start().await?;
-    let between = Rotel::start(&collector.endpoint()).await?;
+    let between = Rotel::start(&collector.http_endpoint()).await?;
     let ended = ended_job(between.endpoint()).await?;
     let whole = || is_one_tree(&collector.trace(&ended.job.trace_id), &ended.job);
     let arrived = medfleet_testkit::wait_until(PATIENCE, "the whole trace", async || {

@@ -1,13 +1,16 @@
 //! A real OTLP receiver, over gRPC and over HTTP: what an operator's collector would be sent, kept for the test to look at.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_ENCODING;
+use axum::http::{HeaderMap, StatusCode};
+use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -66,14 +69,28 @@ impl TraceService for Receiver {
     }
 }
 
-async fn receive(State(spans): State<Spans>, body: Bytes) -> StatusCode {
-    match ExportTraceServiceRequest::decode(body) {
+async fn receive(State(spans): State<Spans>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    match read(&headers, &body) {
         Ok(request) => {
             keep(&spans, request);
             StatusCode::OK
         }
         Err(_) => StatusCode::BAD_REQUEST,
     }
+}
+
+/// A request as it is, or packed by gzip.
+fn read(headers: &HeaderMap, body: &[u8]) -> Result<ExportTraceServiceRequest> {
+    let mut unpacked = Vec::new();
+    let body = match headers.get(CONTENT_ENCODING) {
+        None => body,
+        Some(encoding) => {
+            ensure!(encoding == "gzip", "packed by {encoding:?}");
+            GzDecoder::new(body).read_to_end(&mut unpacked)?;
+            &unpacked
+        }
+    };
+    Ok(ExportTraceServiceRequest::decode(body)?)
 }
 
 fn keep(spans: &Spans, request: ExportTraceServiceRequest) {

@@ -1,5 +1,5 @@
 //! A collector of others in the way of traces: rotel, which takes them over OTLP, puts them into batches of its own and hands
-//! these on over OTLP.
+//! these on over OTLP, packed.
 
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,7 @@ const BINARY: &str = "bin/rotel-0.0.1a8";
 pub struct Rotel(Outside);
 
 impl Rotel {
-    /// Starts one that hands on to this endpoint over gRPC, and waits until it listens.
+    /// Starts one that hands on to this endpoint over HTTP, and waits until it listens.
     ///
     /// # Errors
     /// When it is not in the cache, or does not come up; then with the end of its log.
@@ -31,7 +31,8 @@ impl Rotel {
                     command.arg(format!("--otlp-{protocol}-endpoint=127.0.0.1:{port}"));
                 }
                 command.arg(format!("--otlp-exporter-endpoint={to}"));
-                command.arg("--otlp-exporter-compression=none");
+                // This release packs by gzip whatever it is told, and what it packs our receiver of gRPC does not take.
+                command.arg("--otlp-exporter-protocol=http");
                 Ok(())
             },
             listens,
