@@ -156,6 +156,7 @@ mod tests {
         check(6_000, false);
         check(4_999, false);
     }
+
     #[test]
     fn the_reserve_of_a_stream_is_not_for_submits_and_that_of_the_audit_not_for_reads() {
         let room = Room::default();

@@ -174,10 +174,11 @@ mod tests {
     #[tokio::test]
     async fn in_a_stream_each_piece_has_its_time() {
         let pieces = stream::iter([(); 3]).then(|()| async {
-            sleep(Duration::from_millis(30)).await;
+            sleep(Duration::from_millis(200)).await;
             Bytes::from_static(b"x")
         });
-        let mut service = Timely::of_streams(Echo, Duration::from_millis(50));
+        // Less than all of them take, and far more than one, however busy the machine is.
+        let mut service = Timely::of_streams(Echo, Duration::from_millis(500));
         let call = service.call(Request::new(endless(pieces)));
         let mut body = call.await.expect("it answers");
         for _ in 0..3 {
