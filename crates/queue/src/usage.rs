@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::{Operation, Which, code, is_code, repeatable};
-use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, subject};
 
 /// Streams that are read in one call; a fleet has about fifteen.
@@ -107,7 +106,7 @@ impl Queue {
     /// Transient ones.
     pub async fn has_records(&self) -> Result<bool> {
         const INFO: Operation = repeatable("look at the job records");
-        let method = format!("STREAM.INFO.{}", stream_of(subject::JOBS));
+        let method = format!("STREAM.INFO.{}", subject::JOBS_STREAM);
         match self.api.call::<Records>(INFO, &method, &json!({})).await {
             Ok(records) => Ok(records.state.messages > 0),
             Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),

@@ -9,12 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::UnixMillis;
-use medfleet_queue::{QueueError, StreamUsage};
+use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueError, StreamUsage};
 
-/// The stream of the audit.
-const AUDIT: &str = "AUDIT";
 /// What submits write to, and others need as well: lines of the audit, records of jobs, entries of what is to be swept.
-const OF_SUBMITS: [&str; 3] = [AUDIT, "KV_JOBS_0", "KV_PENDING"];
+const OF_SUBMITS: [&str; 3] = [AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM];
 /// Why there is no room where only the reserve is left.
 const RESERVED: &str = "what is left is kept for jobs under way, cancels and erasures";
 
@@ -82,7 +80,7 @@ impl Room {
     /// # Errors
     /// [`QueueError::Full`], where only the reserve is left.
     pub(crate) fn check_audit(&self) -> Result<(), QueueError> {
-        self.check_reserve(&[AUDIT])
+        self.check_reserve(&[AUDIT_STREAM])
     }
 
     fn check_reserve(&self, streams: &[&str]) -> Result<(), QueueError> {
@@ -176,10 +174,10 @@ mod tests {
                 "{stream}, {bytes}"
             );
         };
-        check("AUDIT", 1_500, [false, false, false]);
-        check("AUDIT", 1_499, [true, true, true]);
-        check("KV_JOBS_0", 1_500, [false, true, true]);
-        check("KV_PENDING", 1_500, [false, true, true]);
+        check(AUDIT_STREAM, 1_500, [false, false, false]);
+        check(AUDIT_STREAM, 1_499, [true, true, true]);
+        check(JOBS_STREAM, 1_500, [false, true, true]);
+        check(PENDING_STREAM, 1_500, [false, true, true]);
         // A full one stops nothing, and a store has limits of its own.
         check("EVENTS", 1_600, [true, true, true]);
         check("OBJ_blobs", 1_600, [true, true, true]);

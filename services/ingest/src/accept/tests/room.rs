@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use medfleet_core::Stage;
 use medfleet_core::setting::ByteSize;
-use medfleet_queue::QueueConfig;
+use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
 use medfleet_runtime::ManualClock;
 
 use super::*;
@@ -56,7 +56,7 @@ async fn pending(acceptor: &Acceptor) -> usize {
 
 async fn audit_lines(queue: &Queue) -> u64 {
     let streams = queue.usage().await.expect("lists");
-    let audit = streams.iter().find(|stream| stream.stream == "AUDIT");
+    let audit = streams.iter().find(|stream| stream.stream == AUDIT_STREAM);
     audit.expect("it is there").messages
 }
 
@@ -183,7 +183,7 @@ async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
     let server = NatsServer::start().await.expect("a server");
     let queue = queue_with(&server, |_| ()).await;
     let caller = Caller::of(&kit::tenant());
-    for name in ["AUDIT", "KV_JOBS_0", "KV_PENDING"] {
+    for name in [AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM] {
         let ingest = ingest_of(&queue);
         let mut usage = queue.usage().await.expect("lists");
         let stream = usage.iter_mut().find(|stream| stream.stream == name);
