@@ -183,7 +183,7 @@ mod tests {
         std::fs::write(&file, "[queue]\nin_flight_max = 0\n").expect("a file");
         let refused = configured(file).expect_err("no unit would be given to a worker");
         let said = refused.to_string();
-        assert_eq!(said, "queue.in_flight_max must be at least 1");
+        assert_eq!(said, "queue.in_flight_max must be at least 1, found 0");
     }
 
     #[test]
