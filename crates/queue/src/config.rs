@@ -7,6 +7,9 @@ use medfleet_core::setting::{ByteSize, DurationText, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// With fewer no unit is ever given to a worker.
+const IN_FLIGHT_LEAST: u32 = 1;
+
 /// The queue part of a service's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -34,7 +37,7 @@ pub struct QueueConfig {
     /// How often a worker reports progress; a third of `ack_wait` when not set.
     pub heartbeat: Option<DurationText>,
     /// Units of one (stage, pool, class) that may be with workers at a time.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = IN_FLIGHT_LEAST))]
     pub in_flight_max: u32,
     /// How long a job's events are kept. At least the longest time to live of a job, which ingest checks.
     pub event_retention: DurationText,
@@ -212,7 +215,8 @@ impl QueueConfig {
             .map_or(self.ack_wait.get() / 3, DurationText::get)
     }
 
-    /// Checks what one field cannot know of another.
+    /// Checks what one field cannot know of another, and what would stop every unit without a word: also for who connects with
+    /// settings that nobody loaded.
     ///
     /// # Errors
     /// [`ConfigError`] names the fields and the relation.
@@ -220,6 +224,11 @@ impl QueueConfig {
         let fail = |reason: &'static str| Err(ConfigError { reason });
         if self.urls.is_empty() {
             return fail("queue.urls must name at least one server");
+        }
+        if self.in_flight_max < IN_FLIGHT_LEAST {
+            return fail(
+                "queue.in_flight_max must be at least 1, found 0: no unit would ever be given to a worker",
+            );
         }
         if self.heartbeat() * 2 > self.ack_wait.get() {
             return fail(
