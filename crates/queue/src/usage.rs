@@ -13,6 +13,8 @@ const STREAMS_MAX: usize = 256;
 
 /// The share of a stream's room that is kept for what must go on when it fills: the last sixteenth.
 const RESERVE_SHARE: u64 = 16;
+/// The share of it that is kept for what makes room, and for operators: half of the reserve.
+const LAST_SHARE: u64 = 2 * RESERVE_SHARE;
 
 /// How full one stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +35,19 @@ impl StreamUsage {
     /// Whether only its reserve is left. One without a limit has no end.
     #[must_use]
     pub fn is_at_reserve(&self) -> bool {
+        self.has_only(RESERVE_SHARE)
+    }
+
+    /// Whether only half of its reserve is left.
+    #[must_use]
+    pub fn is_at_half_reserve(&self) -> bool {
+        self.has_only(LAST_SHARE)
+    }
+
+    /// Whether no more is left than one part of so many.
+    fn has_only(&self, share: u64) -> bool {
         let most = self.bytes_max;
-        most.is_some_and(|most| self.bytes >= most - most / RESERVE_SHARE)
+        most.is_some_and(|most| self.bytes >= most - most / share)
     }
 }
 

@@ -84,7 +84,7 @@ impl DeadLetterService for DeadLetters {
             match self.find(&caller.tenant, &name).await {
                 Ok((sequence, letter)) => {
                     let key = job_of(&caller.tenant, &letter)?;
-                    let audit = self.acceptor.audit(&key, "discard", &caller.actor);
+                    let audit = self.acceptor.audit_act(&key, "discard", &caller);
                     audit.await?;
                     self.acceptor.queue.discard_dead(sequence).await?;
                 }
