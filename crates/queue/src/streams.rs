@@ -70,7 +70,7 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         },
         Stream {
             age_max: config.audit_retention.get(),
-            second: Second::Kept(config.audit_lines_max),
+            second: Second::Kept(config.audit_lines()),
             append_only: true,
             ..base(AUDIT, "audit.*", bytes.audit.get())
         },

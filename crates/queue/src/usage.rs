@@ -51,6 +51,11 @@ impl StreamUsage {
     }
 }
 
+/// Of a stream's room what is not its reserve.
+pub(crate) const fn without_reserve(bytes_max: u64) -> u64 {
+    bytes_max - bytes_max / RESERVE_SHARE
+}
+
 #[derive(Deserialize)]
 struct Listed {
     #[serde(default)]
