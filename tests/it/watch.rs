@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use medfleet_proto::v1::JobState;
-use medfleet_tests::client::{Client, Seen};
-use medfleet_tests::fleet::{Fleet, Options, Pace};
+use medfleet_proto::v1::{
+    DecodingParameters, ExtractTask, FailureReason, JobState, SubmitJobRequest, Task, task::Kind,
+};
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report};
+use medfleet_tests::fleet::{Fleet, Options, Pace, Role};
 use medfleet_tests::picture;
 
 /// A client that reconnects after every few events ends with the same text as one that stayed.
@@ -63,13 +65,57 @@ async fn a_late_watcher_gets_the_whole_story() -> Result<()> {
     Ok(())
 }
 
+/// There is no result that could tell the last of it, and the model that takes no time writes all of it at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_no_answer_is_told_to_its_end() -> Result<()> {
+    let fleet = Fleet::start(Options::default()).await?;
+    fleet.stop_role(Role::Decode).await?;
+    let client = fleet.client("st-mary").await?;
+    let kind = Kind::Extract(ExtractTask {
+        json_schema: r#"{"type": "array", "items": {"type": "integer"}, "minItems": 8}"#.to_owned(),
+    });
+    let request = SubmitJobRequest {
+        task: Some(Task { kind: Some(kind) }),
+        decoding: Some(DecodingParameters {
+            max_tokens: 3,
+            ..DecodingParameters::default()
+        }),
+        ..report(vec![inline(picture::png(64, 7)?)])
+    };
+    let job = client.submit(request).await?;
+    let mut seen = Seen::default();
+    let mut watch = client.watch(&job.name, &seen).await?;
+    let watched = async {
+        // From then on it follows live.
+        while !states(&seen).contains(&(JobState::Encoding, 1)) {
+            let message = watch.next().await.context("the watch ended")?;
+            seen.take(message?)?;
+        }
+        fleet.start_role(Role::Decode).await?;
+        while let Some(message) = watch.next().await {
+            seen.take(message?)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::time::timeout(PATIENCE, watched).await??;
+    let last = seen.last.context("a final job")?;
+    let failure = last.failure.context("half a list is no answer")?;
+    ensure!(
+        failure.reason() == FailureReason::AnswerUnusable,
+        "{failure:?}"
+    );
+    // The simulated model's tokens are bytes.
+    ensure!(seen.text.len() == 3, "{:?}", seen.text);
+    Ok(())
+}
+
 /// Five thousand watchers of fifty jobs, all on one ingest, over a hundred connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_watchers_on_one_ingest() -> Result<()> {
     const JOBS: usize = 50;
     const WATCHERS: usize = 5_000;
     let fleet = Fleet::start(Options::default()).await?;
-    fleet.stop_role(medfleet_tests::fleet::Role::Decode).await?;
+    fleet.stop_role(Role::Decode).await?;
     let submitter = fleet.client("st-mary").await?;
     let mut jobs = Vec::new();
     for seed in 0..JOBS {
@@ -95,9 +141,7 @@ async fn five_thousand_watchers_on_one_ingest() -> Result<()> {
         }));
     }
     // Only now can any job end: every watcher is there to see it, or arrives late and is told.
-    fleet
-        .start_role(medfleet_tests::fleet::Role::Decode)
-        .await?;
+    fleet.start_role(Role::Decode).await?;
     let mut texts = vec![None; JOBS];
     for (index, watch) in watches.into_iter().enumerate() {
         let seen = watch.await?.with_context(|| format!("watcher {index}"))?;

@@ -8,7 +8,6 @@ use medfleet_core::{JobKey, JobRecord};
 use tokio::sync::oneshot;
 
 use crate::api::{Api, BATCH_MAX};
-use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, Revision, subject};
 
 /// The looks of all accepts of a process.
@@ -22,9 +21,9 @@ pub(crate) struct Absent {
 impl Absent {
     pub(crate) fn new() -> Self {
         Self {
-            records: Looks::new(stream_of(subject::JOBS)),
-            events: Looks::new(subject::EVENTS.to_owned()),
-            dead: Looks::new(subject::DEAD.to_owned()),
+            records: Looks::new(subject::JOBS_STREAM),
+            events: Looks::new(subject::EVENTS),
+            dead: Looks::new(subject::DEAD),
         }
     }
 }
@@ -55,7 +54,7 @@ impl Queue {
 /// The looks into one stream.
 #[derive(Debug)]
 struct Looks {
-    stream: String,
+    stream: &'static str,
     waiting: Mutex<Vec<Look>>,
     /// Who holds it asks for all that wait.
     turn: tokio::sync::Mutex<()>,
@@ -71,7 +70,7 @@ struct Look {
 }
 
 impl Looks {
-    const fn new(stream: String) -> Self {
+    const fn new(stream: &'static str) -> Self {
         Self {
             stream,
             waiting: Mutex::new(Vec::new()),
@@ -116,7 +115,7 @@ impl Looks {
         if subjects.is_empty() {
             return;
         }
-        let asked = api.has_none(&self.stream, &subjects).await;
+        let asked = api.has_none(self.stream, &subjects).await;
         let is_nothing = match asked {
             Ok(is_nothing) => Some(is_nothing),
             Err(error) => {

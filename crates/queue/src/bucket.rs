@@ -6,6 +6,7 @@ use bytes::Bytes;
 use medfleet_core::UnixMillis;
 
 use crate::api::{Api, BATCH_MAX, Operation, Stored, Which, is_conflict, once};
+use crate::subject::BUCKET_PREFIX;
 use crate::{Result, Revision};
 
 #[derive(Debug, Clone)]
@@ -144,5 +145,5 @@ impl Bucket {
 
 /// The stream behind a bucket.
 pub(crate) fn stream_of(bucket: &str) -> String {
-    format!("KV_{bucket}")
+    format!("{BUCKET_PREFIX}{bucket}")
 }

@@ -7,6 +7,16 @@ use medfleet_core::setting::{ByteSize, DurationText, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::usage::without_reserve;
+
+/// With fewer no unit is ever given to a worker.
+const IN_FLIGHT_LEAST: u32 = 1;
+
+/// Tenants whose audit has room as long as nobody says how many lines are kept of each.
+const AUDIT_TENANTS: u64 = 4;
+/// Bytes of a line then: with names of two dozen letters for the tenant and three for the token, and what the server adds.
+const AUDIT_LINE_BYTES: u64 = 160;
+
 /// The queue part of a service's configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -34,7 +44,7 @@ pub struct QueueConfig {
     /// How often a worker reports progress; a third of `ack_wait` when not set.
     pub heartbeat: Option<DurationText>,
     /// Units of one (stage, pool, class) that may be with workers at a time.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = IN_FLIGHT_LEAST))]
     pub in_flight_max: u32,
     /// How long a job's events are kept. At least the longest time to live of a job, which ingest checks.
     pub event_retention: DurationText,
@@ -44,8 +54,9 @@ pub struct QueueConfig {
     /// How long audit entries are kept.
     pub audit_retention: DurationText,
     /// Audit entries of one tenant that are kept at most; then its oldest go, so that no tenant takes the room of the others.
-    /// 0 for any number. An entry takes about 130 bytes, and a job writes some four (submit, watch, read, cancel).
-    pub audit_lines_max: u64,
+    /// 0 for any number; when not set, as many as fit for each of four tenants beside the reserve of `stream_bytes_max.audit`.
+    /// An entry takes about 130 bytes, and a job writes some four (submit, watch, read, cancel).
+    pub audit_lines_max: Option<u64>,
     /// How long dead letters are kept.
     pub dead_retention: DurationText,
     /// Disk that each stream may use; full means "try later" for what writes to it.
@@ -184,7 +195,7 @@ impl Default for QueueConfig {
             event_retention: DurationText::from_secs(7 * DAY),
             record_retention: DurationText::from_secs(30 * DAY),
             audit_retention: DurationText::from_secs(365 * DAY),
-            audit_lines_max: 2_000_000,
+            audit_lines_max: None,
             dead_retention: DurationText::from_secs(30 * DAY),
             stream_bytes_max: StreamBytes::default(),
             intake_messages_max: 1_000_000,
@@ -212,7 +223,19 @@ impl QueueConfig {
             .map_or(self.ack_wait.get() / 3, DurationText::get)
     }
 
-    /// Checks what one field cannot know of another.
+    /// Audit entries of one tenant that are kept at most; 0 for any number.
+    #[must_use]
+    pub fn audit_lines(&self) -> u64 {
+        let of_room = match self.stream_bytes_max.audit.get() {
+            // Without a limit nobody takes the room of others.
+            0 => 0,
+            most => (without_reserve(most) / (AUDIT_TENANTS * AUDIT_LINE_BYTES)).max(1),
+        };
+        self.audit_lines_max.unwrap_or(of_room)
+    }
+
+    /// Checks what one field cannot know of another, and what would stop every unit without a word: also for who connects with
+    /// settings that nobody loaded.
     ///
     /// # Errors
     /// [`ConfigError`] names the fields and the relation.
@@ -220,6 +243,11 @@ impl QueueConfig {
         let fail = |reason: &'static str| Err(ConfigError { reason });
         if self.urls.is_empty() {
             return fail("queue.urls must name at least one server");
+        }
+        if self.in_flight_max < IN_FLIGHT_LEAST {
+            return fail(
+                "queue.in_flight_max must be at least 1, found 0: no unit would ever be given to a worker",
+            );
         }
         if self.heartbeat() * 2 > self.ack_wait.get() {
             return fail(
@@ -257,4 +285,31 @@ impl QueueConfig {
 pub struct ConfigError {
     /// Which, and the relation that must hold.
     pub reason: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_an_audit_follow_its_room_unless_they_are_said() {
+        let check = |audit_mib: u64, said: Option<u64>, expected: u64| {
+            let config = QueueConfig {
+                audit_lines_max: said,
+                stream_bytes_max: StreamBytes {
+                    audit: ByteSize::from_mib(audit_mib),
+                    ..StreamBytes::default()
+                },
+                ..QueueConfig::default()
+            };
+            assert_eq!(config.audit_lines(), expected, "{audit_mib}, {said:?}");
+        };
+        let shipped = 1_572_864;
+        assert_eq!(QueueConfig::default().audit_lines(), shipped);
+        check(1024, None, shipped);
+        check(2048, None, 2 * shipped);
+        check(1024, Some(7), 7);
+        check(1024, Some(0), 0);
+        check(0, None, 0);
+    }
 }

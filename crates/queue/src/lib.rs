@@ -57,7 +57,9 @@ pub use objects::Objects;
 pub use puller::Puller;
 pub use records::{Applied, Created, Revision, Seen, Updated};
 pub use search::Found;
-pub use subject::{DEAD as DEAD_STREAM, event_token};
+pub use subject::{
+    AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, JOBS_STREAM, PENDING_STREAM, event_token,
+};
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
 

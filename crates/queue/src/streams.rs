@@ -70,7 +70,7 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         },
         Stream {
             age_max: config.audit_retention.get(),
-            second: Second::Kept(config.audit_lines_max),
+            second: Second::Kept(config.audit_lines()),
             append_only: true,
             ..base(AUDIT, "audit.*", bytes.audit.get())
         },
@@ -287,6 +287,20 @@ async fn ensure_consumer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subject::{JOBS_STREAM, PENDING_STREAM};
+
+    #[test]
+    fn the_names_that_others_know_are_those_of_the_streams() {
+        let all = streams(&QueueConfig::default());
+        for name in [AUDIT, DEAD, JOBS_STREAM, PENDING_STREAM] {
+            let stream = all.iter().find(|stream| stream.name == name);
+            assert!(stream.is_some(), "{name}");
+        }
+        // And a bucket's subjects are not those of its stream.
+        let jobs = all.iter().find(|stream| stream.name == JOBS_STREAM);
+        let subjects = jobs.map(|stream| stream.subjects.as_str());
+        assert_eq!(subjects, Some("$KV.JOBS_0.>"));
+    }
 
     #[test]
     fn no_two_streams_share_a_subject_and_all_are_bounded() {

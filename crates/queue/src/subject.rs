@@ -10,18 +10,29 @@ use medfleet_core::{
 pub(crate) const EVENTS: &str = "EVENTS";
 /// The stream of the dead letters.
 pub const DEAD: &str = "DEAD";
-/// Audit entries.
-pub(crate) const AUDIT: &str = "AUDIT";
-/// Bucket of the job records, one shard.
-pub(crate) const JOBS: &str = "JOBS_0";
-/// Bucket of the accepts that may need a sweeper.
-pub(crate) const PENDING: &str = "PENDING";
+/// The stream of the audit entries.
+pub const AUDIT: &str = "AUDIT";
+/// The stream of the job records.
+pub const JOBS_STREAM: &str = "KV_JOBS_0";
+/// Its bucket, one shard.
+pub(crate) const JOBS: &str = bucket_of(JOBS_STREAM);
+/// The stream of the accepts that may need a sweeper.
+pub const PENDING_STREAM: &str = "KV_PENDING";
+/// Its bucket.
+pub(crate) const PENDING: &str = bucket_of(PENDING_STREAM);
 /// Bucket of the uploads under way.
 pub(crate) const UPLOADS: &str = "UPLOADS";
 /// Bucket of the leader leases.
 pub(crate) const LEASES: &str = "LEASES";
 /// Bucket of the work that operators hold back.
 pub(crate) const PAUSES: &str = "PAUSES";
+
+/// What NATS calls the stream behind a bucket: this, and the bucket's name.
+pub(crate) const BUCKET_PREFIX: &str = "KV_";
+
+const fn bucket_of(stream: &'static str) -> &'static str {
+    stream.split_at(BUCKET_PREFIX.len()).1
+}
 
 /// Where workers say that they are there, on core NATS.
 pub(crate) const PRESENCE: &str = "presence";

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::{Operation, parse_time, repeatable};
-use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, subject};
 
 #[derive(Deserialize)]
@@ -22,7 +21,7 @@ impl Queue {
     /// Transient ones, and [`QueueError::Malformed`].
     pub async fn time(&self) -> Result<UnixMillis> {
         const ASK: Operation = repeatable("ask for the time");
-        let method = format!("STREAM.INFO.{}", stream_of(subject::PENDING));
+        let method = format!("STREAM.INFO.{}", subject::PENDING_STREAM);
         let info: Info = self.api.call(ASK, &method, &json!({})).await?;
         parse_time(&info.ts).ok_or(QueueError::Malformed {
             what: "the server's time",

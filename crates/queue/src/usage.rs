@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::{Operation, Which, code, is_code, repeatable};
-use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, subject};
 
 /// Streams that are read in one call; a fleet has about fifteen.
@@ -14,6 +13,8 @@ const STREAMS_MAX: usize = 256;
 
 /// The share of a stream's room that is kept for what must go on when it fills: the last sixteenth.
 const RESERVE_SHARE: u64 = 16;
+/// The share of it that is kept for what makes room, and for operators: half of the reserve.
+const LAST_SHARE: u64 = 2 * RESERVE_SHARE;
 
 /// How full one stream is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +35,25 @@ impl StreamUsage {
     /// Whether only its reserve is left. One without a limit has no end.
     #[must_use]
     pub fn is_at_reserve(&self) -> bool {
-        let most = self.bytes_max;
-        most.is_some_and(|most| self.bytes >= most - most / RESERVE_SHARE)
+        self.has_only(RESERVE_SHARE)
     }
+
+    /// Whether only half of its reserve is left.
+    #[must_use]
+    pub fn is_at_half_reserve(&self) -> bool {
+        self.has_only(LAST_SHARE)
+    }
+
+    /// Whether no more is left than one part of so many.
+    fn has_only(&self, share: u64) -> bool {
+        let most = self.bytes_max;
+        most.is_some_and(|most| self.bytes >= most - most / share)
+    }
+}
+
+/// Of a stream's room what is not its reserve.
+pub(crate) const fn without_reserve(bytes_max: u64) -> u64 {
+    bytes_max - bytes_max / RESERVE_SHARE
 }
 
 #[derive(Deserialize)]
@@ -107,7 +124,7 @@ impl Queue {
     /// Transient ones.
     pub async fn has_records(&self) -> Result<bool> {
         const INFO: Operation = repeatable("look at the job records");
-        let method = format!("STREAM.INFO.{}", stream_of(subject::JOBS));
+        let method = format!("STREAM.INFO.{}", subject::JOBS_STREAM);
         match self.api.call::<Records>(INFO, &method, &json!({})).await {
             Ok(records) => Ok(records.state.messages > 0),
             Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),

@@ -1,5 +1,6 @@
 //! Loads one typed configuration from a file, the environment and flags, in this order of growing strength.
-//! An unknown key is fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place.
+//! An unknown key is fatal wherever it stands. No error shows a value, because any value may be a secret in the wrong place,
+//! save a whole number that is in the place of one and beyond its limits.
 //!
 //! - Environment: `MEDFLEET_STORE__BLOB_BYTES_MAX=64MiB` sets `store.blob_bytes_max`; two underscores descend one level.
 //! - Flags: `store.blob_bytes_max=64MiB`.

@@ -25,6 +25,20 @@ pub(crate) struct Writer {
     pub(crate) every: Duration,
 }
 
+/// A text that is at its end.
+pub(crate) struct Text {
+    pub(crate) whole: String,
+    /// Bytes of it that were passed on.
+    pub(crate) told: usize,
+}
+
+impl Text {
+    /// What was not passed on.
+    pub(crate) fn rest(&self) -> &str {
+        self.whole.get(self.told..).unwrap_or_default()
+    }
+}
+
 impl Writer {
     /// Stores the text so far. Late watchers read it, so that trouble with one of them is not the job's. Once begun it goes
     /// on to its end, also when it is dropped: the store sees to it that an erased job leaves no text.
@@ -53,8 +67,16 @@ impl Writer {
 
     /// Passes a piece on and adds it to the text.
     pub(crate) async fn pass_on(&self, text: &mut String, piece: &str) {
-        let chunk = self.chunk(text.len(), piece);
+        self.tell(text.len(), piece).await;
         text.push_str(piece);
+    }
+
+    /// Passes a piece on that begins so far into its text.
+    pub(crate) async fn tell(&self, offset: usize, piece: &str) {
+        if piece.is_empty() {
+            return;
+        }
+        let chunk = self.chunk(offset, piece);
         if let Err(error) = self.queue.publish_text(&self.key, &chunk).await {
             // Best effort: checkpoint and result have the text too.
             tracing::debug!(%error, "a piece of text was not published");
@@ -63,11 +85,8 @@ impl Writer {
 
     /// Passes the text on until its end; returns all of it. What comes with the end is not passed on: the result, which is stored
     /// next, tells every watcher what it has not seen, and until then nobody is told that the text is at its end. Of a text that
-    /// turns out to be unusable that piece is never told: its job fails, and says why.
-    pub(crate) async fn run(
-        &self,
-        stream: &mut DecodeStream,
-    ) -> Result<(String, Done), DecodeError> {
+    /// turns out to be unusable there is no result: whoever finds that out tells what is left.
+    pub(crate) async fn run(&self, stream: &mut DecodeStream) -> Result<(Text, Done), DecodeError> {
         let mut text = String::new();
         let mut due = interval_at(Instant::now() + self.every, self.every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,12 +97,11 @@ impl Writer {
                 event = stream.next() => {
                     let (piece, done) = gathered(stream, event?)?;
                     if let Some(done) = done {
+                        let told = text.len();
                         text.push_str(&piece);
-                        return Ok((text, done));
+                        return Ok((Text { whole: text, told }, done));
                     }
-                    if !piece.is_empty() {
-                        self.pass_on(&mut text, &piece).await;
-                    }
+                    self.pass_on(&mut text, &piece).await;
                 }
                 outcome = ready(&mut storing) => {
                     storing = None;

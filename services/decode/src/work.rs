@@ -25,7 +25,7 @@ use crate::gather::{Gathered, Sources, gather};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
 use crate::scope;
-use crate::stream::Writer;
+use crate::stream::{Text, Writer};
 use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
     compares, embeddings, line, score, written, zero_shot,
@@ -166,7 +166,15 @@ impl Decode {
                 let (text, done) = self.one(&answering, ask).await?;
                 let frame = gathered.manifest.frames.first();
                 let frame = frame.and_then(|frame| frame.info.as_ref());
-                let written = written(&question, text, done, frame)?;
+                let rest = text.rest().to_owned();
+                let written = match written(&question, text.whole, done, frame) {
+                    Ok(written) => written,
+                    Err(error) => {
+                        // There will be no result to tell it.
+                        writer.tell(text.told, &rest).await;
+                        return Err(error);
+                    }
+                };
                 (written, prompt, parameters.clone())
             }
             Asks::Labels(labels) => {
@@ -196,7 +204,7 @@ impl Decode {
         &self,
         answering: &Answering<'_>,
         ask: Asked,
-    ) -> Result<(String, Done), DecodeError> {
+    ) -> Result<(Text, Done), DecodeError> {
         let request = answering.request(ask, decoding(answering.parameters), 1);
         let writer = answering.writer;
         let write = async {
@@ -242,11 +250,11 @@ impl Decode {
     }
 
     /// Within a span of its own, and counted. Numbers are `i64`: unsigned ones reach a collector as text.
-    async fn traced(
+    async fn traced<T>(
         &self,
         attempt: u32,
-        write: impl Future<Output = Result<(String, Done), DecodeError>>,
-    ) -> Result<(String, Done), DecodeError> {
+        write: impl Future<Output = Result<(T, Done), DecodeError>>,
+    ) -> Result<(T, Done), DecodeError> {
         let model = &self.model.description().model;
         let span = tracing::debug_span!(
             "write text",

@@ -407,6 +407,20 @@ impl Acceptor {
         self.audit(key, action, actor).await
     }
 
+    /// Adds a line of what somebody does to a job, other than erase it. Clients leave half of the reserve, or a tenant could keep
+    /// erasures and operators waiting.
+    pub(crate) async fn audit_act(
+        &self,
+        key: &JobKey,
+        action: &'static str,
+        caller: &Caller,
+    ) -> Result<(), QueueError> {
+        if !caller.is_operator {
+            self.room.check_act()?;
+        }
+        self.audit(key, action, &caller.actor).await
+    }
+
     /// Adds a line to the tenant's audit stream.
     pub(crate) async fn audit(
         &self,

@@ -84,7 +84,7 @@ impl DeadLetterService for DeadLetters {
             match self.find(&caller.tenant, &name).await {
                 Ok((sequence, letter)) => {
                     let key = job_of(&caller.tenant, &letter)?;
-                    let audit = self.acceptor.audit(&key, "discard", &caller.actor);
+                    let audit = self.acceptor.audit_act(&key, "discard", &caller);
                     audit.await?;
                     self.acceptor.queue.discard_dead(sequence).await?;
                 }
@@ -172,14 +172,22 @@ impl DeadLetters {
             tenant: tenant.clone(),
             job,
         };
+        self.started_over(key, epoch).await?.ok_or(GONE)
+    }
+
+    /// The job, if it is in a later epoch.
+    async fn started_over(
+        &self,
+        key: JobKey,
+        epoch: u32,
+    ) -> Result<Option<(JobId, JobRecord)>, Refusal> {
         let found = self.acceptor.queue.record(&key).await?;
-        let started_over = found.filter(|(record, _)| record.epoch > epoch);
-        let (record, _) = started_over.ok_or(GONE)?;
-        Ok((key.job, record))
+        let later = found.filter(|(record, _)| record.epoch > epoch);
+        Ok(later.map(|(record, _)| (key.job, record)))
     }
 
     /// Starts the letter's job over, in an epoch of its own. The pending entry comes first: whatever breaks after the record
-    /// has changed, the sweep finishes.
+    /// has changed, the sweep finishes. So where there is no room, a repeat only says what was done.
     async fn replay(
         &self,
         caller: &Caller,
@@ -189,7 +197,10 @@ impl DeadLetters {
         let epoch = letter.unit.as_ref().map_or(0, |unit| unit.epoch);
         let Acceptor { queue, clock, .. } = &self.acceptor;
         let now = clock.now();
-        self.acceptor.room.check(now)?;
+        if let Err(full) = self.acceptor.room.check(now) {
+            let done = self.started_over(key, epoch).await?;
+            return done.ok_or(Refusal::Queue(full));
+        }
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));
@@ -246,3 +257,6 @@ fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusa
         job,
     })
 }
+
+#[cfg(test)]
+mod tests;

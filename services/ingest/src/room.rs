@@ -3,20 +3,22 @@
 //! then, and where the intake had none, a record; so many who come again add nothing to it.
 //!
 //! And whether a stream has only its reserve left, which is kept for what must go on without submits: jobs under way, cancels,
-//! erasures, which make room, and what operators do. Looked at every few seconds: in that time a fleet fills no reserve.
+//! erasures, which make room, and what operators do. Of the audit's reserve clients may use half for what is no erasure: a tenant
+//! that cancels job after job keeps nobody's erasure waiting. Looked at every few seconds: in that time a fleet fills not even half
+//! a reserve.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::UnixMillis;
-use medfleet_queue::{QueueError, StreamUsage};
+use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueError, StreamUsage};
 
-/// The stream of the audit.
-const AUDIT: &str = "AUDIT";
 /// What submits write to, and others need as well: lines of the audit, records of jobs, entries of what is to be swept.
-const OF_SUBMITS: [&str; 3] = [AUDIT, "KV_JOBS_0", "KV_PENDING"];
+const OF_SUBMITS: [&str; 3] = [AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM];
 /// Why there is no room where only the reserve is left.
 const RESERVED: &str = "what is left is kept for jobs under way, cancels and erasures";
+/// Why there is no room where only half of the reserve is left.
+const LAST: &str = "what is left is kept for erasures and operators";
 
 /// How long a refusal counts for those who come after; then one of them tries.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(1);
@@ -31,6 +33,8 @@ struct Seen {
     full: Option<Full>,
     /// Streams that had only their reserve left when they were looked at.
     low: Vec<String>,
+    /// Those of them that had only half of it left.
+    lowest: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -53,10 +57,15 @@ impl Room {
         }
     }
 
-    /// Remembers which streams have only their reserve left.
+    /// Remembers which streams have only their reserve left, and which only half of it.
     pub(crate) fn look(&self, usage: &[StreamUsage]) {
-        let low = usage.iter().filter(|stream| stream.is_at_reserve());
-        self.lock().low = low.map(|stream| stream.stream.clone()).collect();
+        let names = |is_wanted: fn(&StreamUsage) -> bool| -> Vec<String> {
+            let wanted = usage.iter().filter(|stream| is_wanted(stream));
+            wanted.map(|stream| stream.stream.clone()).collect()
+        };
+        let mut seen = self.lock();
+        seen.low = names(StreamUsage::is_at_reserve);
+        seen.lowest = names(StreamUsage::is_at_half_reserve);
     }
 
     /// Whether there may be room for a new job.
@@ -82,19 +91,19 @@ impl Room {
     /// # Errors
     /// [`QueueError::Full`], where only the reserve is left.
     pub(crate) fn check_audit(&self) -> Result<(), QueueError> {
-        self.check_reserve(&[AUDIT])
+        self.check_reserve(&[AUDIT_STREAM])
+    }
+
+    /// Whether the audit may take a line of what a client does to a job, other than erase it.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], where only half of the reserve is left.
+    pub(crate) fn check_act(&self) -> Result<(), QueueError> {
+        none_of(&self.lock().lowest, &[AUDIT_STREAM], LAST)
     }
 
     fn check_reserve(&self, streams: &[&str]) -> Result<(), QueueError> {
-        let seen = self.lock();
-        let low = seen.low.iter().find(|low| streams.contains(&low.as_str()));
-        match low {
-            None => Ok(()),
-            Some(stream) => Err(QueueError::Full {
-                stream: stream.clone(),
-                limit: RESERVED.to_owned(),
-            }),
-        }
+        none_of(&self.lock().low, streams, RESERVED)
     }
 
     fn check_noted(&self, now: UnixMillis) -> Result<(), QueueError> {
@@ -121,6 +130,16 @@ impl Room {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         // Changed in single assignments: whole after a panic elsewhere.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn none_of(low: &[String], streams: &[&str], limit: &str) -> Result<(), QueueError> {
+    match low.iter().find(|low| streams.contains(&low.as_str())) {
+        None => Ok(()),
+        Some(stream) => Err(QueueError::Full {
+            stream: stream.clone(),
+            limit: limit.to_owned(),
+        }),
     }
 }
 
@@ -158,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_of_a_stream_is_not_for_submits_and_that_of_the_audit_not_for_reads() {
+    fn the_reserve_is_not_for_submits_nor_the_audits_for_reads_nor_half_of_that_for_cancels() {
         let room = Room::default();
         let now = UnixMillis(5_000);
-        let check = |stream: &str, bytes: u64, expected: [bool; 3]| {
+        let check = |stream: &str, bytes: u64, expected: [bool; 4]| {
             room.look(&[StreamUsage {
                 stream: stream.to_owned(),
                 messages: 1,
@@ -169,19 +188,27 @@ mod tests {
                 last_sequence: 1,
                 bytes_max: Some(1_600),
             }]);
-            let found = [room.check(now), room.check_again(now), room.check_audit()];
+            let found = [
+                room.check(now),
+                room.check_again(now),
+                room.check_audit(),
+                room.check_act(),
+            ];
             assert_eq!(
                 found.map(|found| found.is_ok()),
                 expected,
                 "{stream}, {bytes}"
             );
         };
-        check("AUDIT", 1_500, [false, false, false]);
-        check("AUDIT", 1_499, [true, true, true]);
-        check("KV_JOBS_0", 1_500, [false, true, true]);
-        check("KV_PENDING", 1_500, [false, true, true]);
+        check(AUDIT_STREAM, 1_550, [false; 4]);
+        check(AUDIT_STREAM, 1_549, [false, false, false, true]);
+        check(AUDIT_STREAM, 1_500, [false, false, false, true]);
+        check(AUDIT_STREAM, 1_499, [true; 4]);
+        check(JOBS_STREAM, 1_600, [false, true, true, true]);
+        check(JOBS_STREAM, 1_500, [false, true, true, true]);
+        check(PENDING_STREAM, 1_500, [false, true, true, true]);
         // A full one stops nothing, and a store has limits of its own.
-        check("EVENTS", 1_600, [true, true, true]);
-        check("OBJ_blobs", 1_600, [true, true, true]);
+        check("EVENTS", 1_600, [true; 4]);
+        check("OBJ_blobs", 1_600, [true; 4]);
     }
 }

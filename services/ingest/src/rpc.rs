@@ -293,7 +293,7 @@ impl Jobs {
             job: convert::job_id(name)?,
         };
         let queue = &self.acceptor.queue;
-        self.acceptor.audit(&key, "cancel", &caller.actor).await?;
+        self.acceptor.audit_act(&key, "cancel", caller).await?;
         match queue
             .apply(&key, None, &Move::Cancel, self.acceptor.clock.now())
             .await?

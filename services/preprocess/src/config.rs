@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use medfleet_core::setting::{ByteSize, DurationText};
 use medfleet_core::{PoolName, TenantId};
-use medfleet_imaging::Convention;
+use medfleet_imaging::{Convention, FRAME_SIDE_MAX, Limits, Options};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -50,6 +50,7 @@ pub struct Config {
     #[serde(default)]
     pub worker: WorkerConfig,
     /// Width and height of the frames that the pool's model takes, in pixels: 896 for MedGemma.
+    #[schemars(range(max = FRAME_SIDE_MAX))]
     pub frame_side: u32,
     /// Whose conventions make the frames.
     #[serde(default = "convention_default")]
@@ -160,6 +161,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Relation`] with the reason.
     pub fn check(&self) -> Result<(), ConfigError> {
+        // As the start makes them.
+        Options::new(self.frame_side, Limits::default())
+            .map_err(|error| ConfigError::relation(format!("preprocess.frame_side: {error}")))?;
         if self.codec_memory_bytes_max < CODEC_MEMORY_BYTES_MIN {
             return Err(ConfigError::relation(
                 "preprocess.codec_memory_bytes_max must be at least 64 MiB, or the decoder cannot even start",
@@ -211,5 +215,29 @@ impl Settings for MainConfig {
         let worker = &self.preprocess.worker;
         worker.check("preprocess", &self.process, &self.queue, &self.store)?;
         self.preprocess.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_side_that_the_start_refuses_is_refused_before_it() {
+        let pool = PoolName::new("main").expect("a pool");
+        let check = |frame_side: u32, is_good: bool| {
+            let checked = Config::new(&pool, frame_side).check();
+            let started = Options::new(frame_side, Limits::default());
+            assert_eq!((checked.is_ok(), started.is_ok()), (is_good, is_good));
+            let said = checked.err().map(|error| error.to_string());
+            let expected = format!(
+                "preprocess.frame_side: frame side {frame_side} pixels is not between 1 and 4096"
+            );
+            assert_eq!(said, (!is_good).then_some(expected));
+        };
+        check(0, false);
+        check(1, true);
+        check(4096, true);
+        check(4097, false);
     }
 }

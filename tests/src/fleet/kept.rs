@@ -40,6 +40,8 @@ impl Fleet {
     pub async fn change_streams(&self, stream_bytes_max: StreamBytes) -> Result<()> {
         let config = QueueConfig {
             stream_bytes_max,
+            // No line of the audit goes, however little room it has.
+            audit_lines_max: Some(0),
             ..QueueConfig::at(self.nats.lock().await.url())
         };
         let queue = Queue::connect(&config, medfleet_testkit::clock()).await?;

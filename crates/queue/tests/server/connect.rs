@@ -70,6 +70,21 @@ async fn contradicting_settings_are_refused_before_connecting() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_queue_that_would_deliver_nothing_is_refused_before_connecting() -> Result<()> {
+    let mut config = kit::config("nats://127.0.0.1:1");
+    config.in_flight_max = 0;
+    let ConnectError::Config(error) = refusal(&config).await? else {
+        anyhow::bail!("it tried to connect");
+    };
+    let text = error.to_string();
+    ensure!(
+        text.starts_with("queue.in_flight_max must be at least 1, found 0"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn many_processes_make_the_streams_at_once_and_again() -> Result<()> {
     let server = NatsServer::start().await?;
     let mut config = kit::config(&server.url());

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use medfleet_core::{Class, Failure, FailureReason, Stage, UploadId};
+use medfleet_core::{Class, Failure, FailureReason, Stage, TenantId, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
-use medfleet_queue::Updated;
+use medfleet_queue::{AUDIT_STREAM, QueueConfig, Updated};
 use medfleet_testkit::{self as kit, wait_until};
 
 use crate::{PATIENCE, short, start, start_with};
@@ -200,5 +200,31 @@ async fn the_audit_takes_entries() -> Result<()> {
     for _ in 0..3 {
         queue.audit(&kit::tenant(), &entry).await?;
     }
+    Ok(())
+}
+
+/// As shipped no tenant, and no four of them, fill it up to where submits are refused.
+#[tokio::test]
+async fn the_audits_of_four_tenants_leave_the_reserve_alone() -> Result<()> {
+    let (_server, queue) = start().await?;
+    let tenant = TenantId::new("university-hospital-east")?;
+    let (key, record) = kit::record(1, 1);
+    let entry = AuditEntry {
+        time_unix_millis: record.accepted.0,
+        action: "read_result".to_owned(),
+        job: key.job.to_string(),
+        actor: "workstation-of-radiology-reading-room-12".to_owned(),
+        ..AuditEntry::default()
+    };
+    for _ in 0..10 {
+        queue.audit(&tenant, &entry).await?;
+    }
+    let usage = queue.usage().await?;
+    let audit = usage.iter().find(|stream| stream.stream == AUDIT_STREAM);
+    let mut audit = audit.context("no audit")?.clone();
+    ensure!(audit.messages == 10, "{audit:?}");
+    let lines = 4 * QueueConfig::default().audit_lines();
+    audit.bytes = audit.bytes / audit.messages * lines;
+    ensure!(!audit.is_at_reserve(), "{lines} lines: {audit:?}");
     Ok(())
 }

@@ -1,5 +1,7 @@
-//! Holds a configuration against the limits that its own schema names for whole numbers, so that they are said once, at the
-//! field, and what the chart refuses a service refuses too.
+//! Holds a configuration against the limits that its own schema names for whole numbers, in tables and lists, so that they are
+//! said once, at the field, and what the chart refuses a service refuses too.
+
+use std::fmt::Display;
 
 use serde_json::Value;
 
@@ -20,11 +22,18 @@ pub(super) fn hold(schema: &Value, value: &Value, key: &str) -> Result<(), Confi
             hold(kind, value, key)?;
         }
     }
-    for (name, inner) in value.as_object().into_iter().flatten() {
-        let key = match key {
-            "" => name.clone(),
-            _ => format!("{key}.{name}"),
+    for (place, inner) in list(value).enumerate() {
+        // Of a list of given length, each place has a form of its own.
+        let form = match &schema["items"] {
+            Value::Array(forms) => forms.get(place),
+            form => Some(form),
         };
+        if let Some(form) = form {
+            hold(form, inner, &below(key, place))?;
+        }
+    }
+    for (name, inner) in value.as_object().into_iter().flatten() {
+        let key = below(key, name);
         let setting = schema["properties"].get(name);
         let pattern = schema["patternProperties"].as_object();
         let entry = pattern.and_then(|each| each.values().next());
@@ -38,14 +47,21 @@ pub(super) fn hold(schema: &Value, value: &Value, key: &str) -> Result<(), Confi
 fn hold_number(schema: &Value, number: u64, key: &str) -> Result<(), ConfigError> {
     let limit = |name: &str| schema[name].as_u64();
     let least = limit("minimum").unwrap_or(0);
-    match limit("maximum") {
-        Some(most) if !(least..=most).contains(&number) => Err(ConfigError::relation(format!(
-            "{key} must be {least} to {most}"
-        ))),
-        None if number < least => Err(ConfigError::relation(format!(
-            "{key} must be at least {least}"
-        ))),
-        _ => Ok(()),
+    let allowed = match limit("maximum") {
+        Some(most) if !(least..=most).contains(&number) => format!("{least} to {most}"),
+        None if number < least => format!("at least {least}"),
+        _ => return Ok(()),
+    };
+    Err(ConfigError::relation(format!(
+        "{key} must be {allowed}, found {number}"
+    )))
+}
+
+/// The path of what stands in a table or a list; places of a list count from 0, as in what the loader says.
+fn below(key: &str, name: impl Display) -> String {
+    match key {
+        "" => name.to_string(),
+        _ => format!("{key}.{name}"),
     }
 }
 
@@ -71,6 +87,9 @@ mod tests {
                 {"properties": {"kind": {"const": "a"}, "count": count()}},
                 {"properties": {"kind": {"const": "b"}, "count": {"type": "integer"}}},
             ]},
+            "tables": {"type": "array", "items": {"properties": {"count": count()}}},
+            "lists": {"type": "array", "items": {"type": "array", "items": count()}},
+            "pair": {"type": "array", "items": [{"type": "integer"}, count()]},
         }});
         let check = |value: Value, expected: Option<&str>| {
             let said = hold(&schema, &value, "").err();
@@ -78,15 +97,26 @@ mod tests {
             assert_eq!(said.as_deref(), expected, "{value}");
         };
         check(json!({"count": 2, "least": 1, "table": {"count": 9}}), None);
-        check(json!({"count": 1}), Some("count must be 2 to 9"));
-        check(json!({"least": 0}), Some("least must be at least 1"));
-        let said = "table.count must be 2 to 9";
+        check(json!({"count": 1}), Some("count must be 2 to 9, found 1"));
+        check(
+            json!({"least": 0}),
+            Some("least must be at least 1, found 0"),
+        );
+        let said = "table.count must be 2 to 9, found 10";
         check(json!({"table": {"count": 10}}), Some(said));
         check(json!({"named": {"mary": 3}}), None);
-        let said = "named.mary must be 2 to 9";
+        let said = "named.mary must be 2 to 9, found 0";
         check(json!({"named": {"mary": 0}}), Some(said));
         let model = |kind: &str| json!({"model": {"kind": kind, "count": 0}});
-        check(model("a"), Some("model.count must be 2 to 9"));
+        check(model("a"), Some("model.count must be 2 to 9, found 0"));
         check(model("b"), None);
+        check(json!({"tables": [{"count": 2}, {}]}), None);
+        let said = "tables.1.count must be 2 to 9, found 0";
+        check(json!({"tables": [{"count": 2}, {"count": 0}]}), Some(said));
+        let said = "lists.0.2 must be 2 to 9, found 1";
+        check(json!({"lists": [[2, 3, 1]]}), Some(said));
+        check(json!({"pair": [0, 2, 0]}), None);
+        let said = "pair.1 must be 2 to 9, found 0";
+        check(json!({"pair": [0, 0]}), Some(said));
     }
 }

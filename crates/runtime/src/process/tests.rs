@@ -65,7 +65,7 @@ fn checking_and_printing_stop_before_anything_starts() {
     };
     assert!(prepared(&[], checked.clone()).expect("is right").is_none());
     let refused = prepared(&["slots=9"], checked).expect_err("is too many");
-    assert_eq!(refused.to_string(), "slots must be 0 to 8");
+    assert_eq!(refused.to_string(), "slots must be 0 to 8, found 9");
     let shown = Arguments {
         print_schema: true,
         ..Arguments::default()

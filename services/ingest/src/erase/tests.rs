@@ -16,6 +16,7 @@ async fn nothing_goes_before_the_audit_says_who_wanted_it() {
     let server = NatsServer::start().await.expect("a server");
     let mut config = kit::config(&server.url());
     config.stream_bytes_max.audit = ByteSize::from_bytes(1024);
+    config.audit_lines_max = Some(0);
     let queue = kit::queue(&config).await.expect("a queue");
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let (key, record) = kit::record(1, 1);

@@ -103,7 +103,7 @@ impl Settings for FleetConfig {
             process,
             queue,
             store,
-            preprocess,
+            preprocess: with_side(preprocess, &model),
         }
         .check()?;
         let (process, queue, store) = shared();
@@ -124,5 +124,21 @@ impl Settings for FleetConfig {
             decode,
         }
         .check()
+    }
+}
+
+/// With a frame side also where the model is to say it, which the simulated one does before it is loaded.
+fn with_side(
+    preprocess: medfleet_preprocess::Config,
+    model: &ModelConfig,
+) -> medfleet_preprocess::Config {
+    let frame_side = match (preprocess.frame_side, model) {
+        (0, ModelConfig::Simulated(simulated)) => simulated.frame_side,
+        (0, _) => 1,
+        (said, _) => said,
+    };
+    medfleet_preprocess::Config {
+        frame_side,
+        ..preprocess
     }
 }

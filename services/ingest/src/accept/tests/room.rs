@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use medfleet_core::Stage;
 use medfleet_core::setting::ByteSize;
-use medfleet_queue::QueueConfig;
+use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
 use medfleet_runtime::ManualClock;
+use medfleet_store::Relied;
 
 use super::*;
 use crate::room::FULL_FOR;
@@ -56,7 +57,7 @@ async fn pending(acceptor: &Acceptor) -> usize {
 
 async fn audit_lines(queue: &Queue) -> u64 {
     let streams = queue.usage().await.expect("lists");
-    let audit = streams.iter().find(|stream| stream.stream == "AUDIT");
+    let audit = streams.iter().find(|stream| stream.stream == AUDIT_STREAM);
     audit.expect("it is there").messages
 }
 
@@ -183,7 +184,7 @@ async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
     let server = NatsServer::start().await.expect("a server");
     let queue = queue_with(&server, |_| ()).await;
     let caller = Caller::of(&kit::tenant());
-    for name in ["AUDIT", "KV_JOBS_0", "KV_PENDING"] {
+    for name in [AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM] {
         let ingest = ingest_of(&queue);
         let mut usage = queue.usage().await.expect("lists");
         let stream = usage.iter_mut().find(|stream| stream.stream == name);
@@ -196,6 +197,44 @@ async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
         let accepted = ingest.accept(&caller, report(name)).await;
         assert!(!accepted.expect("there is room").already);
     }
+    assert_eq!(audit_lines(&queue).await, 3);
+}
+
+#[tokio::test]
+async fn a_tenant_that_cancels_job_after_job_leaves_room_for_erasures_and_operators() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |_| ()).await;
+    let ingest = ingest_of(&queue);
+    let usage = queue.usage().await.expect("lists");
+    let leave = |part: u64| {
+        let mut usage = usage.clone();
+        let mut streams = usage.iter_mut();
+        let audit = streams.find(|stream| stream.stream == AUDIT_STREAM);
+        let audit = audit.expect("it is there");
+        let most = audit.bytes_max.expect("a limit");
+        audit.bytes = most - most / part;
+        ingest.room.look(&usage);
+    };
+    let (key, record) = kit::record(1, 1);
+    let created = queue.create_record(&key, &record).await;
+    created.expect("stores");
+    let client = Caller::of(&key.tenant);
+    let mut operator = client.clone();
+    operator.is_operator = true;
+
+    leave(20);
+    let cancelled = ingest.audit_act(&key, "cancel", &client).await;
+    cancelled.expect("the first half of the reserve");
+    leave(32);
+    let refused = ingest.audit_act(&key, "cancel", &client).await;
+    let is_full = matches!(refused, Err(QueueError::Full { .. }));
+    assert!(is_full, "{refused:?}");
+    assert_eq!(audit_lines(&queue).await, 1);
+    let cancelled = ingest.audit_act(&key, "cancel", &operator).await;
+    cancelled.expect("operators have room");
+    let mut relied = Relied::default();
+    let erased = ingest.erase(&client, &key, &mut relied).await;
+    erased.expect("so has an erasure");
     assert_eq!(audit_lines(&queue).await, 3);
 }
 

@@ -34,6 +34,7 @@ struct Configured {
 pub(super) fn configured(file: PathBuf) -> Result<QueueConfig, Fault> {
     let sources = Sources::of_process(Some(file), Vec::new());
     let configured: Configured = load(&sources).map_err(Fault::usage)?;
+    configured.queue.check().map_err(Fault::usage)?;
     hold(&configured.queue, "queue").map_err(Fault::usage)?;
     Ok(configured.queue)
 }
@@ -180,10 +181,14 @@ mod tests {
     fn a_queue_that_no_service_would_take_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("ingest.toml");
-        std::fs::write(&file, "[queue]\nin_flight_max = 0\n").expect("a file");
-        let refused = configured(file).expect_err("no unit would be given to a worker");
-        let said = refused.to_string();
-        assert_eq!(said, "queue.in_flight_max must be at least 1");
+        for key in ["in_flight_max", "intake_messages_max"] {
+            let text = format!("[queue]\n{key} = 0\n");
+            std::fs::write(&file, text).expect("a file");
+            let refused = configured(file.clone()).expect_err(key);
+            let said = refused.to_string();
+            let expected = format!("queue.{key} must be at least 1, found 0");
+            assert!(said.starts_with(&expected), "{said}");
+        }
     }
 
     #[test]

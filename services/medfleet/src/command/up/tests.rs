@@ -96,6 +96,12 @@ fn who_looks_at_the_configuration_writes_nothing() {
     let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
     let wrong = ["--check-config", "--set", tls];
     assert_eq!(look(&wrong), Exit::Service(2));
+    // Of the model's frames too, where it says how large they are.
+    for key in ["model.frame_side", "preprocess.frame_side"] {
+        let large = format!("{key}=4097");
+        let wrong = ["--check-config", "--set", large.as_str()];
+        assert_eq!(look(&wrong), Exit::Service(2), "{large}");
+    }
     let left = std::fs::read_dir(folder.path()).expect("is listed").count();
     assert_eq!(left, 0, "nothing was made");
 }
