@@ -1,10 +1,14 @@
-//! A tenant cannot see, name, guess or stop what belongs to another.
+//! A tenant cannot see, name, guess or stop what belongs to another, nor fill the store for it.
 
-use anyhow::{Result, ensure};
-use medfleet_tests::client::{Seen, report, uploaded};
-use medfleet_tests::fleet::{Fleet, Options};
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::{JobState, SubmitJobRequest};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
+use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
+use toml::toml;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_job_does_not_exist() -> Result<()> {
@@ -83,5 +87,80 @@ async fn equal_content_has_different_names() -> Result<()> {
         "both stored something"
     );
     ensure!(mary.is_disjoint(&john), "two tenants share a blob name");
+    Ok(())
+}
+
+/// That neither a job nor an upload of the tenant is taken, for what it has stored.
+async fn is_at_its_quota(client: &Client, film: &[u8]) -> Result<()> {
+    let refused = [
+        client.submit_picture(film.to_vec()).await.err(),
+        client.upload(film).await.err(),
+    ];
+    for refused in refused {
+        let refused = refused.context("it has as much as it may")?;
+        let details = refused.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        ensure!(
+            (refused.code(), reason) == (Code::ResourceExhausted, Some("QUOTA")),
+            "{refused:?}"
+        );
+        ensure!(details.retry_info().is_some(), "{refused:?}");
+        ensure!(
+            refused.message().contains("stored_bytes_max"),
+            "{refused:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> Result<()> {
+    let ingest = toml! {
+        [quotas.tenants.st-mary]
+        stored_bytes_max = "64KiB"
+    };
+    let fleet = Fleet::start(Options {
+        ingest,
+        ..Options::default()
+    })
+    .await?;
+    let (mary, john) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    // 40 kB each.
+    let (first, second) = (picture::noise(200, 1)?, picture::noise(200, 2)?);
+    let request = SubmitJobRequest {
+        request_id: "accession-18".to_owned(),
+        ..report(vec![inline(first)])
+    };
+    let job = mary.submit(request.clone()).await?;
+    is_at_its_quota(&mary, &second).await?;
+    john.submit_picture(second.clone()).await?;
+    // What was accepted is done, whatever comes of it, and found again.
+    let done = mary.wait_final(&job.name).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    ensure!(mary.submit(request).await?.name == job.name);
+
+    // Another process has taken in nothing of it: it knows what the store holds.
+    fleet.kill9(Role::Ingest).await?;
+    fleet.start_role(Role::Ingest).await?;
+    let mary = fleet.client("st-mary").await?;
+    let page = wait_until(PATIENCE, "the first count", async || {
+        let (_, page) = http_get(fleet.admin(Role::Ingest), "/metrics").await.ok()?;
+        let counted = "medfleet_stored_bytes{tenant=\"st-mary\"}";
+        page.contains(counted).then_some(page)
+    })
+    .await?;
+    let limit = "medfleet_stored_limit_bytes{tenant=\"st-mary\"} 65536";
+    ensure!(page.contains(limit), "{page}");
+    is_at_its_quota(&mary, &second).await?;
+
+    mary.erase(&job.name).await?;
+    let job = wait_until(PATIENCE, "room for another film", async || {
+        mary.submit_picture(second.clone()).await.ok()
+    })
+    .await?;
+    ensure!(mary.wait_final(&job.name).await?.state() == JobState::Completed);
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod folder;
 mod object;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
@@ -39,6 +40,11 @@ impl Name {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The first segment: whose it is.
+    fn owner(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
     }
 
     /// From segments that are names of ours already: tenants, kinds, digests, job ids.
@@ -279,14 +285,33 @@ pub trait Backend: fmt::Debug + Send + Sync {
         Ok(0)
     }
 
+    /// Bytes stored, by the first segment of the names, which says whose they are. One look at everything: what is written or
+    /// deleted meanwhile may or may not be in it.
+    async fn used_by_owner(&self) -> Result<BTreeMap<String, u64>, BackendError> {
+        let mut used = BTreeMap::new();
+        let mut entries = self.list("");
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            add_used(&mut used, &entry.name, entry.bytes);
+        }
+        Ok(used)
+    }
+
     /// All bytes stored, for the byte cap; none when the place has no useful answer.
     async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
-        let mut entries = self.list("");
-        let mut used = 0_u64;
-        while let Some(entry) = entries.next().await {
-            used = used.saturating_add(entry?.bytes);
+        let used = self.used_by_owner().await?;
+        Ok(Some(used.into_values().fold(0, u64::saturating_add)))
+    }
+}
+
+/// Adds an object to what its owner has. Owners are few, objects many.
+fn add_used(used: &mut BTreeMap<String, u64>, name: &Name, bytes: u64) {
+    let owner = name.owner();
+    match used.get_mut(owner) {
+        Some(sum) => *sum = sum.saturating_add(bytes),
+        None => {
+            used.insert(owner.to_owned(), bytes);
         }
-        Ok(Some(used))
     }
 }
 

@@ -145,6 +145,14 @@ async fn lists_by_whole_segments(backend: &dyn Backend) {
     assert_eq!(names(backend, "t/frame").await, all[..2]);
     assert_eq!(names(backend, "t/refs").await, all[3..4]);
     assert_eq!(names(backend, "nobody").await, Vec::<String>::new());
+    let by_owner = backend.used_by_owner().await;
+    let by_owner = by_owner.expect("used_by_owner works").into_iter();
+    let by_owner: Vec<(String, u64)> = by_owner.collect();
+    assert_eq!(
+        by_owner,
+        [("t".to_owned(), 16), ("tt".to_owned(), 4)],
+        "contents are counted for whose they are"
+    );
     if let Some(used) = backend.used_bytes().await.expect("used_bytes works") {
         assert!(
             used >= 4 * all.len() as u64,

@@ -31,6 +31,7 @@ use crate::open::OpenJobs;
 use crate::pad::{Noted, Pad};
 use crate::quota::Quotas;
 use crate::room::Room;
+use crate::stored::Held;
 use crate::study::Study;
 use crate::tokens::Caller;
 use crate::validate::{self, Plan};
@@ -95,10 +96,10 @@ impl Acceptor {
                 job,
             };
             let plan = plan?;
-            self.count(&key.tenant, &request)?;
+            let held = self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let study = self.within_budget(&key.tenant, study);
-            return match self.create(caller, key.clone(), study).await {
+            return match self.create(caller, key.clone(), (study, held)).await {
                 Err(refusal) => Err(self.withdrawn(&key, refusal).await),
                 accepted => accepted,
             };
@@ -114,13 +115,13 @@ impl Acceptor {
         match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
-                self.count(&key.tenant, &request)?;
+                let held = self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
                 let study = self.within_budget(&key.tenant, study);
-                self.create(caller, key, study).await
+                self.create(caller, key, (study, held)).await
             }
             // The same bytes need no look at uploads, which may have expired since, nor at what this fleet does by now.
             Some(known) if keys::is_same_request(&known.body, sent) => {
@@ -160,15 +161,19 @@ impl Acceptor {
         }))
     }
 
-    /// Counts a job that is not known yet towards its tenant's quotas, unless there was no room for one just now.
-    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<(), Refusal> {
+    /// Counts a job that is not known yet towards its tenant's quotas, unless there was no room for one just now. Gives the room
+    /// that is taken for the files inside its request.
+    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<Held, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
         });
+        let inline: u64 = inline.sum();
         self.room.check(self.clock.now())?;
         self.quotas.one_more(tenant, self.open.count(tenant))?;
-        self.quotas.job(tenant, inline.sum())
+        let held = self.quotas.hold(tenant, inline)?;
+        self.quotas.job(tenant, inline)?;
+        Ok(held)
     }
 
     /// A STAT job beyond its tenant's budget becomes an urgent one. What it means as a request stays the same.
@@ -186,7 +191,7 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        study: Study,
+        (study, held): (Study, Held),
     ) -> Result<Accepted, Refusal> {
         let Study {
             record,
@@ -203,6 +208,8 @@ impl Acceptor {
             }
         };
         let (kept, noted, audited) = join3(kept, self.pad.note(&key), audited).await;
+        // Also after a failure: a part of it may be there.
+        held.landed_all();
         if let Err(refusal) = kept.and(audited.map_err(|source| self.refused(source))) {
             if let Ok(noted) = noted {
                 // There is nothing for the sweep to finish.

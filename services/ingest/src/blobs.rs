@@ -95,6 +95,10 @@ impl Blobs {
         self.0.tenants().await
     }
 
+    pub(crate) async fn stored_bytes(&self) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        self.0.stored_bytes().await
+    }
+
     pub(crate) async fn holders(
         &self,
         tenant: &TenantId,

@@ -115,7 +115,7 @@ pub struct Config {
     /// Sizes, counts and durations of requests.
     #[serde(default)]
     pub limits: Limits,
-    /// What one tenant may send in a minute.
+    /// What one tenant may send in a minute, and what it may have.
     #[serde(default)]
     pub quotas: QuotasConfig,
     /// How long jobs and what is stored for them are kept.

@@ -36,6 +36,7 @@ impl Acceptor {
         let record = mark(&self.queue, &self.blobs, key, self.clock.now()).await?;
         let erased = remove(&self.queue, &self.blobs, (key, &record), relied).await?;
         self.figures.erased.inc();
+        self.quotas.made_room(&key.tenant);
         Ok((record, erased))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use medfleet_core::setting::ByteSize;
 use medfleet_core::{JobId, JobState, TaskKind};
 use medfleet_queue::{ConnectError, QueueError};
 use medfleet_runtime::exit::chain;
@@ -96,6 +97,20 @@ pub(crate) enum Refusal {
         what: &'static str,
         retry_after: Duration,
     },
+    #[error(
+        "this tenant has {} stored and brings {}, and may have {} (its quota stored_bytes_max): erase jobs that are not needed \
+         any more, let them be kept for less long, or ask who runs the fleet for more; come back in {} s",
+        size(*used),
+        size(*brings),
+        size(*allowed),
+        retry_after.as_secs() + 1
+    )]
+    Stored {
+        used: u64,
+        brings: u64,
+        allowed: u64,
+        retry_after: Duration,
+    },
     #[error("{what}; try again later")]
     Busy {
         what: &'static str,
@@ -151,6 +166,10 @@ pub(crate) fn available_tasks() -> String {
         .join(", ")
 }
 
+fn size(bytes: u64) -> String {
+    ByteSize::from_bytes(bytes).rounded()
+}
+
 fn spelled(violations: &[Violation]) -> String {
     let spelled = violations
         .iter()
@@ -166,6 +185,10 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
         Refusal::WrongState { state } => vec![("state".to_owned(), state.as_str().to_owned())],
         Refusal::TaskUnavailable { .. } => vec![("available".to_owned(), available_tasks())],
         Refusal::Unfinished { job, .. } => vec![("job".to_owned(), job_name(job))],
+        Refusal::Stored { used, allowed, .. } => vec![
+            ("stored_bytes".to_owned(), used.to_string()),
+            ("stored_bytes_max".to_owned(), allowed.to_string()),
+        ],
         _ => Vec::new(),
     };
     details.set_error_info(
@@ -244,7 +267,7 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
         Refusal::TooLarge { .. } => (Code::ResourceExhausted, "TOO_LARGE"),
         Refusal::Busy { .. } => (Code::ResourceExhausted, "BUSY"),
-        Refusal::Quota { .. } => (Code::ResourceExhausted, "QUOTA"),
+        Refusal::Quota { .. } | Refusal::Stored { .. } => (Code::ResourceExhausted, "QUOTA"),
         Refusal::Idle => (Code::DeadlineExceeded, "UPLOAD_IDLE"),
         Refusal::Moved => (Code::Aborted, "UPLOAD_MOVED"),
         Refusal::Late { .. } => (Code::DeadlineExceeded, "REQUEST_LATE"),
@@ -269,9 +292,12 @@ fn code_and_reason(refusal: &Refusal) -> (Code, &'static str) {
 fn retry_after(refusal: &Refusal, code: Code) -> Option<Duration> {
     match (refusal, code) {
         (Refusal::TooLarge { .. }, _) => None,
-        (Refusal::Busy { retry_after, .. } | Refusal::Quota { retry_after, .. }, _) => {
-            Some(*retry_after)
-        }
+        (
+            Refusal::Busy { retry_after, .. }
+            | Refusal::Quota { retry_after, .. }
+            | Refusal::Stored { retry_after, .. },
+            _,
+        ) => Some(*retry_after),
         (_, Code::Unavailable | Code::Aborted) => Some(RETRY_AWAY),
         (_, Code::ResourceExhausted) => Some(RETRY_AWAY * 5),
         _ => None,
@@ -317,6 +343,31 @@ mod tests {
             operation: "publish",
         });
         assert_eq!(away, (Code::Unavailable, "QUEUE_AWAY".to_owned()));
+    }
+
+    /// Nobody has to read its text to know how much has to go.
+    #[test]
+    fn who_has_too_much_stored_is_told_how_much() {
+        let refusal = Refusal::Stored {
+            used: 2 << 30,
+            brings: 3 << 10,
+            allowed: 2 << 30,
+            retry_after: Duration::from_secs(5),
+        };
+        check(
+            &refusal,
+            Code::ResourceExhausted,
+            "this tenant has 2.0 GiB stored and brings 3.0 KiB, and may have 2.0 GiB (its quota stored_bytes_max): erase jobs that \
+             are not needed any more, let them be kept for less long, or ask who runs the fleet for more; come back in 6 s",
+            true,
+        );
+        let details = status(&refusal).get_error_details();
+        let info = details.error_info().expect("a reason");
+        assert_eq!(info.reason, "QUOTA");
+        for key in ["stored_bytes", "stored_bytes_max"] {
+            let found = info.metadata.get(key).map(String::as_str);
+            assert_eq!(found, Some("2147483648"), "{key}");
+        }
     }
 
     #[test]

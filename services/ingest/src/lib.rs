@@ -5,10 +5,10 @@
 //! only, or shows one tenant what another has.
 //!
 //! Reading order: `rpc` (the handlers) with `calls` and `places`, `tokens` (who calls), `validate`, `pseudonym`, `study`,
-//! `cost`, `quota`, `clock`, `accept` with `pad`, `room` and `sweep` (Submit), `upload`, `watch` with `fanout` and `stitch`,
-//! `erase` and `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place where there
-//! is a hub above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands), then
-//! `server` with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
+//! `cost`, `quota` with `stored`, `clock`, `accept` with `pad`, `room` and `sweep` (Submit), `upload`, `watch` with `fanout` and
+//! `stitch`, `erase` and `keeper`, `open` (the open jobs), `leader`, `unit` and `work` (the dispatcher), `edge` (in its place
+//! where there is a hub above), `dead`, `operator`, `rebuild` (a figure), `roster`, `census` and `status` (how the fleet stands),
+//! then `server` with `connections`, `timely` and `load`, `convert`, `keys`, `blobs`, `error`, `metrics`.
 
 mod accept;
 mod blobs;
@@ -42,6 +42,7 @@ mod rpc;
 mod server;
 mod status;
 mod stitch;
+mod stored;
 mod study;
 mod sweep;
 mod timely;
@@ -93,6 +94,7 @@ use roster::Roster;
 use rpc::Jobs;
 use server::Served;
 use status::Status;
+use stored::Counting;
 use tokens::Tokens;
 use upload::Uploads;
 use watch::Watching;
@@ -442,13 +444,20 @@ impl Parts {
             room: self.room.clone(),
             holder: self.holder.clone(),
         };
-        start(&dependencies.tasks, "census", census.run(shutdown));
+        start(&dependencies.tasks, "census", census.run(shutdown.clone()));
+        let counting = Counting {
+            quotas: self.quotas.clone(),
+            blobs: Blobs::new(dependencies.store.clone()),
+            figures: self.figures.clone(),
+        };
+        start(&dependencies.tasks, "stored bytes", counting.run(shutdown));
     }
 
     fn status(&self, dependencies: &Dependencies) -> Status {
         Status {
             queue: dependencies.queue.clone(),
             store: dependencies.store.clone(),
+            quotas: self.quotas.clone(),
             pools: self.pools.clone(),
             roster: self.roster.clone(),
             fanout: self.fanout.clone(),

@@ -1,15 +1,18 @@
 //! What one tenant may send in a minute, so that no neighbour can fill the fleet. Counted by each replica for itself: with N
-//! of them behind one address a tenant may send up to N times as much. Open jobs are counted over all replicas.
+//! of them behind one address a tenant may send up to N times as much. Open jobs are counted over all replicas, and stored bytes
+//! by what the store holds (`stored`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use medfleet_core::setting::ByteSize;
 use medfleet_core::{TenantId, UnixMillis};
 use medfleet_runtime::Clock;
 
 use crate::config::{Quota, QuotasConfig};
 use crate::error::Refusal;
+use crate::stored::{Held, Over, Stored};
 
 /// The time that a quota is for.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -18,10 +21,11 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     config: Arc<QuotasConfig>,
-    /// What a tenant is told to wait that has as many open jobs as it may have.
+    /// What a tenant is told to wait that has as many open jobs, or as much stored, as it may have.
     retry_after: Duration,
     clock: Arc<dyn Clock>,
     spent: Arc<Mutex<HashMap<TenantId, Spent>>>,
+    stored: Stored,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +77,49 @@ impl Quotas {
             retry_after,
             clock,
             spent: Arc::default(),
+            stored: Stored::default(),
+        }
+    }
+
+    /// Takes room for bytes that a tenant is about to store, if it may have so many.
+    pub(crate) fn hold(&self, tenant: &TenantId, bytes: u64) -> Result<Held, Refusal> {
+        let most = self.stored_bytes_max(tenant);
+        // Nothing that is erased would make it fit.
+        if let Some(most) = most.filter(|most| bytes > *most) {
+            return Err(Refusal::TooLarge {
+                what: "what this tenant stores (its quota stored_bytes_max)",
+                allowed: ByteSize::from_bytes(most).to_string(),
+            });
+        }
+        let over = |Over { used, allowed }| Refusal::Stored {
+            used,
+            brings: bytes,
+            allowed,
+            retry_after: self.retry_after,
+        };
+        self.stored.hold(tenant, bytes, most).map_err(over)
+    }
+
+    /// What tenants have stored.
+    pub(crate) const fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Bytes that a tenant may have stored; none without a quota.
+    pub(crate) fn stored_bytes_max(&self, tenant: &TenantId) -> Option<u64> {
+        self.of(tenant).stored_bytes_max.map(ByteSize::get)
+    }
+
+    /// Whether any tenant has a quota of stored bytes.
+    pub(crate) fn bound_stored_bytes(&self) -> bool {
+        let mut all = self.config.tenants.values().chain([&self.config.default]);
+        all.any(|quota| quota.stored_bytes_max.is_some())
+    }
+
+    /// Something of a tenant's was erased.
+    pub(crate) fn made_room(&self, tenant: &TenantId) {
+        if self.stored_bytes_max(tenant).is_some() {
+            self.stored.want_count();
         }
     }
 
@@ -252,10 +299,35 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_fit_whatever_is_erased_is_not_to_be_sent_again() {
+        let (quotas, tenant) = still(Quota {
+            stored_bytes_max: Some(ByteSize::from_bytes(100)),
+            ..Quota::default()
+        });
+        let check = |bytes, is_too_large: bool| {
+            let refused = quotas.hold(&tenant, bytes);
+            let found = match &refused {
+                Err(Refusal::TooLarge { .. }) => true,
+                Err(Refusal::Stored { .. }) => false,
+                _ => panic!("{bytes}: {refused:?}"),
+            };
+            assert_eq!(found, is_too_large, "{bytes}");
+        };
+        check(101, true);
+        let held = quotas.hold(&tenant, 60).expect("there is room");
+        check(100, false);
+        check(41, false);
+        drop(held);
+        assert!(quotas.hold(&tenant, 100).is_ok());
+        let other = TenantId::new("st-john").expect("a tenant");
+        assert!(quotas.bound_stored_bytes() && quotas.stored_bytes_max(&other) == Some(100));
+    }
+
+    #[test]
     fn a_refused_job_costs_no_bytes() {
         let (quotas, tenant) = still(Quota {
             jobs_per_minute: Some(1),
-            bytes_per_minute: Some(medfleet_core::setting::ByteSize::from_bytes(100)),
+            bytes_per_minute: Some(ByteSize::from_bytes(100)),
             ..Quota::default()
         });
         assert!(quotas.job(&tenant, 40).is_ok());

@@ -8,6 +8,7 @@ mod recent;
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
+use medfleet_core::setting::ByteSize;
 use medfleet_core::{BlobKind, Class, Digest, PoolName, Stage, TenantId};
 use medfleet_queue::{DEAD_STREAM, Queue, QueueError, StreamUsage};
 use medfleet_runtime::exit::chain;
@@ -20,6 +21,7 @@ use crate::convert;
 use crate::fanout::Fanout;
 use crate::leader::LEASE;
 use crate::metrics::Figures;
+use crate::quota::Quotas;
 use crate::roster::Roster;
 
 pub(crate) use recent::Recent;
@@ -34,6 +36,7 @@ const LETTERS_BEHIND: u64 = 50;
 pub(crate) struct Status {
     pub(crate) queue: Queue,
     pub(crate) store: BlobStore,
+    pub(crate) quotas: Quotas,
     pub(crate) pools: Vec<PoolName>,
     pub(crate) roster: Roster,
     pub(crate) fanout: Fanout,
@@ -224,7 +227,7 @@ impl Status {
             },
             _ => Part {
                 is_well: true,
-                what: "answers".to_owned(),
+                what: format!("answers{}", stored(&self.quotas)),
             },
         }
     }
@@ -341,6 +344,24 @@ impl From<StreamUsage> for Stream {
             bytes_max: usage.bytes_max,
         }
     }
+}
+
+/// What the store holds, by the last count, and how many tenants have as much as they may.
+fn stored(quotas: &Quotas) -> String {
+    let stored = quotas.stored().all();
+    if stored.is_empty() {
+        return String::new();
+    }
+    let bytes = ByteSize::from_bytes(stored.values().sum()).rounded();
+    let tenants = stored.len();
+    let is_full = |(tenant, bytes): &(&TenantId, &u64)| {
+        let most = quotas.stored_bytes_max(tenant);
+        most.is_some_and(|most| **bytes >= most)
+    };
+    let full = stored.iter().filter(is_full).count();
+    format!(
+        "; when it was counted last it held {bytes} of {tenants} tenants, {full} of them at their quota"
+    )
 }
 
 fn or_trouble<T>(

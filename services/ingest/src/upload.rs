@@ -24,6 +24,7 @@ use crate::error::Refusal;
 use crate::metrics::Figures;
 use crate::places::Places;
 use crate::quota::Quotas;
+use crate::stored::Held;
 
 /// Largest message of an upload; part of the public contract.
 const CHUNK_BYTES_MAX: usize = 2 << 20;
@@ -51,6 +52,8 @@ struct Open {
     record: UploadRecord,
     revision: Revision,
     waiting: BytesMut,
+    /// Room for what is still to come; none where nothing is.
+    held: Option<Held>,
 }
 
 /// Counts an upload in progress for as long as it lives.
@@ -173,6 +176,11 @@ impl Uploads {
             let allowed = format!("must be the committed offset, {}", record.committed_bytes);
             return Err(Refusal::invalid("start.offset", allowed));
         }
+        // What was let in and never sent is not kept free for it.
+        let held = match record.total_bytes - record.committed_bytes {
+            0 => None,
+            missing => Some(self.quotas.hold(&tenant, missing)?),
+        };
         let fresh = self.expires();
         let half = i64::try_from(self.time_to_live_millis() / 2).unwrap_or(i64::MAX);
         if record.expire_unix_millis < fresh.saturating_sub(half) {
@@ -189,6 +197,7 @@ impl Uploads {
             record,
             revision,
             waiting: BytesMut::new(),
+            held,
         })
     }
 
@@ -212,6 +221,7 @@ impl Uploads {
         self.blobs.check_headroom(start.total_bytes).await?;
         // Counted whole when it begins: a file that is refused half-way would only be sent again. And only where there is room
         // for it: whoever comes back until there is would have used up its quota by then.
+        let held = self.quotas.hold(&tenant, start.total_bytes)?;
         self.quotas.bytes(&tenant, start.total_bytes)?;
         let id = UploadId::from_bytes(self.random.id());
         let record = UploadRecord {
@@ -227,6 +237,7 @@ impl Uploads {
             record,
             revision,
             waiting: BytesMut::new(),
+            held: Some(held),
         })
     }
 
@@ -259,6 +270,9 @@ impl Uploads {
             open.record
                 .part_digests
                 .push(Bytes::copy_from_slice(digest.as_bytes()));
+            if let Some(held) = &mut open.held {
+                held.landed(bytes);
+            }
             open.record.committed_bytes += bytes;
             open.record.expire_unix_millis = self.expires().max(open.record.expire_unix_millis);
             let updated = self

@@ -3,7 +3,7 @@
 
 mod batch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -18,7 +18,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use medfleet_core::UnixMillis;
 
-use super::{AtOnce, Backend, BackendError, Batch, Entry, Landed, Name, Version};
+use super::{AtOnce, Backend, BackendError, Batch, Entry, Landed, Name, Version, add_used};
 
 /// Where files wait until they are whole. No name begins with a full stop.
 const TEMPORARY: &str = ".tmp";
@@ -247,8 +247,8 @@ impl Backend for Folder {
         Some(self)
     }
 
-    async fn used_bytes(&self) -> Result<Option<u64>, BackendError> {
-        self.blocking("measure", Root::used_bytes).await.map(Some)
+    async fn used_by_owner(&self) -> Result<BTreeMap<String, u64>, BackendError> {
+        self.blocking("measure", Root::used_by_owner).await
     }
 }
 
@@ -412,10 +412,10 @@ impl Root {
     }
 
     /// Summed up on the way: there may be millions of files.
-    fn used_bytes(&self) -> io::Result<u64> {
-        let mut used = 0_u64;
-        self.walk("", |_, metadata| {
-            used = used.saturating_add(metadata.len());
+    fn used_by_owner(&self) -> io::Result<BTreeMap<String, u64>> {
+        let mut used = BTreeMap::new();
+        self.walk("", |name, metadata| {
+            add_used(&mut used, &name, metadata.len());
             Ok(())
         })?;
         Ok(used)

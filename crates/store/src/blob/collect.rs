@@ -12,7 +12,7 @@
 //!
 //! Its tombstone needs room. Where there is none, the job's blobs are deleted first to make it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,17 +55,19 @@ impl BlobStore {
     /// # Errors
     /// The place's failure.
     pub async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
-        let mut tenants = BTreeSet::new();
-        let mut entries = self.inner.backend.list("");
-        while let Some(entry) = entries.next().await {
-            let name = entry?.name;
-            let first = name.as_str().split('/').next().unwrap_or_default();
-            // What is not under a tenant's name is not ours.
-            if let Ok(tenant) = TenantId::new(first) {
-                tenants.insert(tenant);
-            }
-        }
-        Ok(tenants.into_iter().collect())
+        Ok(self.stored_bytes().await?.into_keys().collect())
+    }
+
+    /// What each of these tenants has stored, in bytes: contents, whoever wrote them, and lists of references. Looks at
+    /// everything that is stored; what is written or removed meanwhile may or may not be in it.
+    ///
+    /// # Errors
+    /// The place's failure.
+    pub async fn stored_bytes(&self) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        let used = self.inner.backend.used_by_owner().await?.into_iter();
+        // What is not under a tenant's name is not ours.
+        let ours = used.filter_map(|(owner, bytes)| Some((TenantId::new(owner).ok()?, bytes)));
+        Ok(ours.collect())
     }
 
     /// Deletes the tenant's blobs that no job references and that are older than `older_than`, which must be longer than

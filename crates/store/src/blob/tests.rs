@@ -86,6 +86,10 @@ async fn what_is_put_is_got_by_its_tenant_only() {
         "{missing:?}"
     );
     assert_ne!(digest, put(&store, "b", BlobKind::Frame, b"pixels").await);
+    // Once for a tenant, however often it was put.
+    let stored = store.stored_bytes().await.expect("counts");
+    let stored: Vec<(TenantId, u64)> = stored.into_iter().collect();
+    assert_eq!(stored, [(a.clone(), 6), (b.clone(), 6)]);
     assert_eq!(store.tenants().await.expect("lists"), [a.clone(), b]);
     assert!(
         store

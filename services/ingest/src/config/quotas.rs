@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::unit::InFlightMax;
 
-/// What tenants may send in a minute, counted by each replica for itself. What is over it is refused, with the time after
-/// which it will be taken.
+/// What tenants may send in a minute, counted by each replica for itself, and what they may have. What is over it is refused, with
+/// the time after which it may be taken.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotasConfig {
@@ -41,6 +41,10 @@ pub struct Quota {
     /// it: `stat_per_minute` bounds those.
     #[schemars(range(min = 1))]
     pub in_flight_max: Option<u32>,
+    /// Bytes that the store holds of it, whatever wrote them. Where it has as many, new jobs and uploads are refused until some
+    /// of it is erased or past its retention; what comes of the jobs that are accepted is stored all the same. Each replica counts
+    /// about once a minute what the store holds, and adds what it took in itself since.
+    pub stored_bytes_max: Option<ByteSize>,
 }
 
 impl QuotasConfig {
@@ -79,5 +83,6 @@ impl Quota {
             && self.open_jobs_max != Some(0)
             && self.in_flight_max != Some(0)
             && self.bytes_per_minute.is_none_or(|size| size.get() > 0)
+            && self.stored_bytes_max.is_none_or(|size| size.get() > 0)
     }
 }

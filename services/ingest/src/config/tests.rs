@@ -49,6 +49,10 @@ fn a_number_beyond_its_limits_is_refused_without_a_process_around_it() {
             "dispatcher.releases_max must be at least 1",
         ),
         ("quotas.default.open_jobs_max=0", "a quota is at least 1"),
+        (
+            "quotas.default.stored_bytes_max=0B",
+            "a quota is at least 1",
+        ),
     ] {
         let said = refused(setting);
         assert!(

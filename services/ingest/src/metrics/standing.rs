@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::BacklogLabels;
 use crate::roster::Crew;
 
-/// Tenants with a label of their own: those with most open jobs. All others are one.
+/// Tenants with a label of their own: those with most of what is shown. All others are one.
 const TENANTS_MAX: usize = 20;
 /// The label of all others; no tenant can be called this.
 const OTHERS: &str = "_other";
@@ -36,6 +36,41 @@ struct TenantLabel {
     tenant: String,
 }
 
+/// A gauge by tenant.
+#[derive(Debug, Clone, Default)]
+struct ByTenant {
+    gauges: Family<TenantLabel, Gauge>,
+    /// The labels that it has.
+    labels: Arc<Mutex<BTreeSet<TenantLabel>>>,
+}
+
+impl ByTenant {
+    /// Shows these, and no others any more.
+    fn show(&self, shown: BTreeMap<TenantLabel, i64>) {
+        // Labels only: whatever a panic left is as good as any.
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        labels.retain(|label| {
+            let stays = shown.contains_key(label);
+            if !stays {
+                self.gauges.remove(label);
+            }
+            stays
+        });
+        for (label, value) in shown {
+            self.gauges.get_or_create(&label).set(value);
+            labels.insert(label);
+        }
+    }
+
+    /// Gives it a value, so that it can be described.
+    fn touch(&self) {
+        let label = TenantLabel {
+            tenant: OTHERS.to_owned(),
+        };
+        self.gauges.get_or_create(&label).set(0);
+    }
+}
+
 /// The gauges. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Standing {
@@ -46,9 +81,9 @@ pub(crate) struct Standing {
     stream_messages: Family<StreamLabel, Gauge>,
     stream_bytes: Family<StreamLabel, Gauge>,
     stream_limit_bytes: Family<StreamLabel, Gauge>,
-    open_jobs: Family<TenantLabel, Gauge>,
-    /// The labels of `open_jobs`.
-    tenants: Arc<Mutex<BTreeSet<TenantLabel>>>,
+    open_jobs: ByTenant,
+    stored_bytes: ByTenant,
+    stored_limit_bytes: ByTenant,
     dead_letters: Gauge,
     writable: Gauge,
 }
@@ -73,7 +108,13 @@ impl Standing {
         let bytes = self.stream_limit_bytes.clone();
         registry.register_with_unit("queue_stream_limit", help, Unit::Bytes, bytes);
         let help = "Jobs that have not ended, by tenant; every replica reports all, and tenants beyond the twenty largest are one";
-        registry.register("open_jobs", help, self.open_jobs.clone());
+        registry.register("open_jobs", help, self.open_jobs.gauges.clone());
+        let help = "Bytes that the store holds of a tenant, as counted last; every replica reports all, and tenants beyond the twenty largest are one";
+        let bytes = self.stored_bytes.gauges.clone();
+        registry.register_with_unit("stored", help, Unit::Bytes, bytes);
+        let help = "Bytes that the store may hold of a tenant, of those of the twenty largest that have such a quota";
+        let bytes = self.stored_limit_bytes.gauges.clone();
+        registry.register_with_unit("stored_limit", help, Unit::Bytes, bytes);
         let help = "Dead letters that nobody has replayed or put away";
         registry.register("dead_letters", help, self.dead_letters.clone());
         let help = "1 while the queue takes writes";
@@ -128,20 +169,25 @@ impl Standing {
     }
 
     pub(crate) fn show_open<'a>(&self, tenants: impl Iterator<Item = (&'a TenantId, u64)>) {
-        let shown = capped(tenants);
-        // Labels only: whatever a panic left is as good as any.
-        let mut labels = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        labels.retain(|label| {
-            let stays = shown.contains_key(label);
-            if !stays {
-                self.open_jobs.remove(label);
-            }
-            stays
+        self.open_jobs.show(capped(tenants));
+    }
+
+    /// What tenants have stored, and what each may, where it has a quota.
+    pub(crate) fn show_stored(
+        &self,
+        stored: &BTreeMap<TenantId, u64>,
+        allowed: impl Fn(&TenantId) -> Option<u64>,
+    ) {
+        let shown = capped(stored.iter().map(|(tenant, bytes)| (tenant, *bytes)));
+        let limits = stored.keys().filter_map(|tenant| {
+            let limit = i64::try_from(allowed(tenant)?).unwrap_or(i64::MAX);
+            let label = TenantLabel {
+                tenant: tenant.to_string(),
+            };
+            shown.contains_key(&label).then_some((label, limit))
         });
-        for (label, count) in shown {
-            self.open_jobs.get_or_create(&label).set(count);
-            labels.insert(label);
-        }
+        self.stored_limit_bytes.show(limits.collect());
+        self.stored_bytes.show(shown);
     }
 
     /// This process is no longer the dispatcher: what only the dispatcher knows would only be old.
@@ -161,10 +207,13 @@ impl Standing {
             last_sequence: 0,
             bytes_max: Some(0),
         }]);
-        let label = TenantLabel {
-            tenant: OTHERS.to_owned(),
-        };
-        self.open_jobs.get_or_create(&label).set(0);
+        for gauge in [
+            &self.open_jobs,
+            &self.stored_bytes,
+            &self.stored_limit_bytes,
+        ] {
+            gauge.touch();
+        }
     }
 }
 
@@ -204,15 +253,14 @@ mod tests {
         let open = names.iter().zip(1..);
         let standing = Standing::default();
         standing.show_open(open);
-        assert_eq!(
-            standing.tenants.lock().expect("no panic").len(),
-            TENANTS_MAX + 1
-        );
+        let labels = || standing.open_jobs.labels.lock().expect("no panic").len();
+        assert_eq!(labels(), TENANTS_MAX + 1);
         let of = |tenant: &str| {
             let label = TenantLabel {
                 tenant: tenant.to_owned(),
             };
-            standing.open_jobs.get(&label).map(|gauge| gauge.get())
+            let gauge = standing.open_jobs.gauges.get(&label);
+            gauge.map(|gauge| gauge.get())
         };
         assert_eq!(of("t29"), Some(30));
         assert_eq!(of("t00"), None);
@@ -221,10 +269,31 @@ mod tests {
 
         standing.show_open([(&names[0], 1)].into_iter());
         assert_eq!(of("t00"), Some(1));
-        assert_eq!(
-            standing.tenants.lock().expect("no panic").len(),
-            1,
-            "who has none has no label"
-        );
+        assert_eq!(labels(), 1, "who has none has no label");
+    }
+
+    #[test]
+    fn what_a_tenant_may_store_is_shown_beside_what_it_has() {
+        let name = |name: &str| TenantId::new(name).expect("a name");
+        let standing = Standing::default();
+        let check = |stored: [u64; 2], expected: [Option<i64>; 2]| {
+            let stored = [(name("north"), stored[0]), (name("south"), stored[1])];
+            let allowed = |tenant: &TenantId| (tenant.as_str() == "south").then_some(100);
+            standing.show_stored(&BTreeMap::from(stored), allowed);
+            let of = |gauge: &ByTenant, tenant: &str| {
+                let label = TenantLabel {
+                    tenant: tenant.to_owned(),
+                };
+                let gauge = gauge.gauges.get(&label);
+                gauge.map(|gauge| gauge.get())
+            };
+            let found = ["north", "south"].map(|tenant| of(&standing.stored_bytes, tenant));
+            assert_eq!(found, expected);
+            let limits = ["north", "south"].map(|tenant| of(&standing.stored_limit_bytes, tenant));
+            assert_eq!(limits, [None, expected[1].map(|_| 100)]);
+        };
+        check([7, 120], [Some(7), Some(120)]);
+        // All of it was erased.
+        check([8, 0], [Some(8), None]);
     }
 }

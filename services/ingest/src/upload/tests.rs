@@ -124,6 +124,41 @@ async fn a_handle_of_which_no_part_comes_ends_in_its_time() {
     assert!(is_gone(&setup.send(&upload, 1, 1).await));
 }
 
+/// Who breaks off many uploads, and then goes on with all of them, has no more than it may.
+#[tokio::test]
+async fn an_upload_that_goes_on_needs_room_for_the_rest() {
+    let mut setup = Setup::new().await;
+    let (part, all) = (PART_BYTES as u64, (PARTS * PART_BYTES) as u64);
+    let default = Quota {
+        stored_bytes_max: Some(ByteSize::from_bytes(all)),
+        ..Quota::default()
+    };
+    let quotas = QuotasConfig {
+        default,
+        ..QuotasConfig::default()
+    };
+    let clock = setup.clock.clone();
+    setup.uploads.quotas = Quotas::new(quotas, std::time::Duration::from_secs(5), clock);
+    let is_over = |refused: Result<v1::Upload, Refusal>| {
+        assert!(
+            matches!(refused, Err(Refusal::Stored { .. })),
+            "{refused:?}"
+        );
+    };
+    let upload = setup.send("", 0, 1).await.expect("there is room").name;
+    let tenant = TenantId::new("st-mary").expect("a name");
+    let other = setup.uploads.quotas.hold(&tenant, all - part);
+    let other = other.expect("the rest of the upload is not kept free");
+    is_over(setup.send(&upload, 1, 0).await);
+    drop(other);
+    let whole = setup.send(&upload, 1, PARTS - 1).await;
+    assert!(whole.expect("just fits").complete);
+    is_over(setup.send("", 0, 0).await);
+    // It brings nothing more.
+    let kept = setup.send(&upload, PARTS, 0).await;
+    assert!(kept.expect("it is whole").complete);
+}
+
 /// Who comes back until there is room.
 #[tokio::test]
 async fn an_upload_that_finds_no_room_costs_its_tenant_nothing() {
