@@ -210,7 +210,7 @@ async fn the_audits_of_four_tenants_leave_the_reserve_alone() -> Result<()> {
     let tenant = TenantId::new("university-hospital-east")?;
     let (key, record) = kit::record(1, 1);
     let entry = AuditEntry {
-        time_unix_millis: record.accepted.0,
+        time_unix_millis: record.expires.0,
         action: "read_result".to_owned(),
         job: key.job.to_string(),
         actor: "workstation-of-radiology-reading-room-12".to_owned(),
