@@ -51,26 +51,27 @@ impl<'a> Builder<'a> {
         Ok(Self { kit, folder })
     }
 
-    /// The image that a pod names, of the binary that it is for.
+    /// The image that a pod names, of the binary that it is for and what that needs to run.
     pub(super) fn named(&self, name: &str) -> Result<Image> {
-        let file = places::root().join("deploy/images/Prebuilt.Containerfile");
-        self.build(name, &binary(name)?, &file)
-    }
-
-    /// An image of a binary and what it needs to run.
-    pub(super) fn build(&self, name: &str, binary: &Path, file: &Path) -> Result<Image> {
         let content = self.folder.join("content");
         let mut assemble = process::in_root("sh");
-        assemble.arg("deploy/images/assemble.sh").arg(binary);
+        assemble.arg("deploy/images/assemble.sh").arg(binary(name)?);
         quietly(assemble.arg(&content)).with_context(|| format!("put {name} together"))?;
+        let file = places::root().join("deploy/images/Prebuilt.Containerfile");
+        let image = self.build(name, &content, &file)?;
+        fs::remove_dir_all(&content).with_context(|| format!("remove {}", content.display()))?;
+        Ok(image)
+    }
+
+    /// An image of a folder.
+    pub(super) fn build(&self, name: &str, content: &Path, file: &Path) -> Result<Image> {
         let policy = self.folder.join("policy.json");
         let policy = ["--signature-policy".into(), policy.into_os_string()];
         let service = format!("SERVICE={}", service(name));
         let mut build = self.buildah("build");
         build.args(["--quiet", "--build-arg", &service, "--tag", name]);
-        build.args(&policy).arg("--file").arg(file).arg(&content);
+        build.args(&policy).arg("--file").arg(file).arg(content);
         quietly(&mut build).with_context(|| format!("build {name}"))?;
-        fs::remove_dir_all(&content).with_context(|| format!("remove {}", content.display()))?;
         let mut from = self.buildah("from");
         let container = quietly(from.arg("--pull-never").args(&policy).arg(name))?;
         let root = quietly(self.buildah("mount").arg(container.trim()))?;

@@ -12,8 +12,12 @@ use super::images::{Builder, quietly};
 use super::kit::Kit;
 use crate::process;
 
-/// Starts a program as the first of namespaces of its own.
-pub(super) const APART: [&str; 7] = [
+/// Starts a program as the first of namespaces of its own, where root may make them.
+pub(super) const APART: [&str; 10] = [
+    // With this program all of it ends, also by Ctrl-C and by a kill.
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
     "unshare",
     "--mount",
     "--net",
@@ -25,6 +29,8 @@ pub(super) const APART: [&str; 7] = [
 /// The first three numbers of every address, and who has the last number 1.
 const NETWORK: &str = "10.88.0";
 const BRIDGE: &str = "pods";
+/// How the names of our control groups begin; the process whose run it is follows.
+const CGROUP: &str = "medfleet-";
 /// Memory of the container that is tried first.
 const TRIED_BYTES: u64 = 64 << 20;
 
@@ -65,7 +71,7 @@ impl Node {
 
     /// The control group of a pod.
     pub(super) fn cgroup(&self, pod: &str) -> String {
-        format!("/medfleet-{}-{pod}", self.run)
+        format!("/{CGROUP}{}-{pod}", self.run)
     }
 
     /// Starts a container; the child ends when it does, with its code. What it writes is added to `log` in its folder.
@@ -105,12 +111,19 @@ impl Node {
     }
 }
 
-/// Runs a container that has nothing to do with ours, with what ours need: where it does not run, the machine is the reason.
+/// Builds an image and runs a container that have nothing to do with ours, with what ours need: where this fails, the machine is
+/// the reason.
 pub(super) fn try_out(node: &Node) -> Result<()> {
-    let builder = Builder::open(&node.kit, node.folder.join("tried-images"))?;
-    let file = node.folder.join("Tried.Containerfile");
+    let content = node.folder.join("tried-content");
+    fs::create_dir_all(&content)?;
+    let file = content.join("Containerfile");
     fs::write(&file, "FROM scratch\nCOPY . /\n")?;
-    let image = builder.build("tried", Path::new("/bin/true"), &file)?;
+    let builder = Builder::open(&node.kit, node.folder.join("tried-images"))?;
+    builder.build("tried", &content, &file)?;
+    // The files of this machine: a program and its libraries that surely go together.
+    let root = node.folder.join("tried-root");
+    fs::create_dir_all(&root)?;
+    quietly(Command::new("mount").args(["--bind", "/"]).arg(&root))?;
     let (_, network) = node.join("tried", 2)?;
     let bundle = node.folder.join("tried");
     fs::create_dir_all(&bundle)?;
@@ -118,9 +131,9 @@ pub(super) fn try_out(node: &Node) -> Result<()> {
     let path = bundle.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
     config["process"]["terminal"] = json!(false);
-    config["process"]["args"] = json!(["/usr/bin/medfleet-service"]);
+    config["process"]["args"] = json!(["/bin/true"]);
     config["process"]["user"] = json!({"uid": 65532, "gid": 65532});
-    config["root"] = json!({"path": image.root, "readonly": true});
+    config["root"] = json!({"path": root, "readonly": true});
     config["linux"]["cgroupsPath"] = json!(node.cgroup("tried"));
     config["linux"]["resources"]["memory"] = json!({"limit": TRIED_BYTES});
     let namespaces = config["linux"]["namespaces"].as_array_mut();
@@ -133,6 +146,29 @@ pub(super) fn try_out(node: &Node) -> Result<()> {
     let status = node.run("tried", &bundle)?.wait()?;
     if !status.success() {
         bail!("{}", fs::read_to_string(bundle.join("log"))?.trim());
+    }
+    Ok(())
+}
+
+/// Removes the control groups of runs that were killed, which the kernel keeps.
+pub(super) fn sweep() -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut trees = vec![root.to_path_buf()];
+    for entry in fs::read_dir(root).context("list the control groups")? {
+        trees.push(entry?.path());
+    }
+    for tree in trees.iter().filter(|tree| tree.is_dir()) {
+        for entry in fs::read_dir(tree).with_context(|| format!("list {}", tree.display()))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let run = name
+                .strip_prefix(CGROUP)
+                .and_then(|rest| rest.split('-').next());
+            if run.is_some_and(|run| !Path::new("/proc").join(run).exists()) {
+                // One that cannot be removed is in nobody's way.
+                drop(fs::remove_dir(entry.path()));
+            }
+        }
     }
     Ok(())
 }

@@ -270,6 +270,7 @@ impl<'a> Fleet<'a> {
     /// SIGTERM to all of these; each must end with 0 in what its grace period leaves after its pre-stop's wait, which is not
     /// waited for: nobody takes it out of a Service here.
     fn drain(&mut self, components: &[&str]) -> Result<()> {
+        let asked = Instant::now();
         for component in components {
             self.node
                 .terminate(component)
@@ -281,8 +282,8 @@ impl<'a> Fleet<'a> {
             let waits = waits.map_or(0, |lifecycle| lifecycle.pre_stop.sleep.seconds);
             let grace = spec.termination_grace_period_seconds.checked_sub(waits);
             let grace = grace.context("a grace period longer than its pre-stop")?;
-            let grace = Duration::from_secs(grace);
-            let code = self.waits(component, grace, "its end", |fleet| fleet.code(component))?;
+            let left = Duration::from_secs(grace).saturating_sub(asked.elapsed());
+            let code = self.waits(component, left, "its end", |fleet| fleet.code(component))?;
             if code != 0 {
                 return Err(self.ended(component, code));
             }

@@ -72,134 +72,72 @@ fn every_field_that_is_rendered_is_read() {
     assert_eq!(claims(pods(&objects)[0]), ["data"]);
 }
 
+/// A field of the set that gets this value is refused, and the error names it.
+fn check_refused(place: &str, field: &str, value: Value, named: &str) {
+    let mut set = set();
+    let object = set.pointer_mut(place).expect("a place of the pod");
+    object[field] = value;
+    let error = read(&set).expect_err(field);
+    let error = format!("{error:#}");
+    assert!(error.contains(named), "{place} {field}: {error}");
+}
+
+/// The same below the pod's specification.
+fn check_of_pod(place: &str, field: &str, value: Value, named: &str) {
+    check_refused(&format!("/spec/template/spec{place}"), field, value, named);
+}
+
+/// The same below the container.
+fn check_of_container(place: &str, field: &str, value: Value, named: &str) {
+    check_of_pod(&format!("/containers/0{place}"), field, value, named);
+}
+
 #[test]
-fn what_is_not_translated_is_refused_by_its_name() {
-    const POD: &str = "/spec/template/spec";
-    const CONTAINER: &str = "/spec/template/spec/containers/0";
-    for (place, field, value, named) in [
-        (POD, "hostNetwork", json!(true), "hostNetwork"),
-        (POD, "initContainers", json!([]), "initContainers"),
-        (
-            POD,
-            "automountServiceAccountToken",
-            json!(true),
-            "expected false",
-        ),
-        (POD, "enableServiceLinks", Value::Null, "null"),
-        (POD, "containers", json!([]), "length 1"),
-        (CONTAINER, "command", json!(["sh"]), "command"),
-        (CONTAINER, "envFrom", json!([]), "envFrom"),
-        (
-            CONTAINER,
-            "terminationMessagePath",
-            json!("/x"),
-            "terminationMessagePath",
-        ),
-        (
-            "/spec/template/spec/volumes/0",
-            "projected",
-            json!({}),
-            "projected",
-        ),
-        (
-            "/spec/template/spec/volumes/0/configMap",
-            "items",
-            json!([]),
-            "items",
-        ),
-        (
-            "/spec/template/spec/volumes/2/emptyDir",
-            "medium",
-            json!("Memory"),
-            "medium",
-        ),
-        (
-            "/spec/template/spec/containers/0/volumeMounts/0",
-            "subPath",
-            json!("a"),
-            "subPath",
-        ),
-        (
-            "/spec/template/spec/containers/0/resources/limits",
-            "cpu",
-            json!("1"),
-            "cpu",
-        ),
-        (
-            "/spec/template/spec/containers/0/startupProbe",
-            "successThreshold",
-            json!(2),
-            "successThreshold",
-        ),
-        (
-            "/spec/template/spec/containers/0/startupProbe",
-            "exec",
-            json!({}),
-            "exec",
-        ),
-        (
-            "/spec/template/spec/containers/0/env/0/valueFrom",
-            "configMapKeyRef",
-            json!({}),
-            "single key",
-        ),
-        (
-            "/spec/template/spec/containers/0/securityContext",
-            "privileged",
-            json!(true),
-            "expected false",
-        ),
-        (
-            "/spec/template/spec/containers/0/securityContext",
-            "runAsNonRoot",
-            json!(false),
-            "expected true",
-        ),
-        (
-            "/spec/template/spec/containers/0/securityContext",
-            "runAsUser",
-            json!(0),
-            "runAsUser",
-        ),
-        (
-            "/spec/template/spec/containers/0/securityContext/capabilities",
-            "add",
-            json!(["NET_RAW"]),
-            "add",
-        ),
-        (
-            "/spec/template/spec/containers/0/securityContext/capabilities",
-            "drop",
-            json!(["NET_RAW"]),
-            "NET_RAW",
-        ),
-        (
-            "/spec/template/spec/securityContext",
-            "sysctls",
-            json!([]),
-            "sysctls",
-        ),
-        (
-            "/spec/template/spec/securityContext",
-            "runAsUser",
-            json!(0),
-            "user 0",
-        ),
-        (
-            "/spec/template/spec/securityContext/seccompProfile",
-            "type",
-            json!("Unconfined"),
-            "Unconfined",
-        ),
-        ("/spec", "replicas", json!(2), "2 replicas"),
+fn what_a_pod_says_and_is_not_translated_is_refused() {
+    check_refused("/spec", "replicas", json!(2), "2 replicas");
+    let off = "expected false";
+    check_of_pod("", "automountServiceAccountToken", json!(true), off);
+    check_of_pod("", "enableServiceLinks", Value::Null, "null");
+    check_of_pod("", "containers", json!([]), "length 1");
+    let volume = "/volumes/0";
+    for (place, field) in [
+        ("", "hostNetwork"),
+        ("", "initContainers"),
+        (volume, "projected"),
+        ("/volumes/0/configMap", "items"),
+        ("/volumes/2/emptyDir", "medium"),
+        ("/securityContext", "sysctls"),
     ] {
-        let mut set = set();
-        let object = set.pointer_mut(place).expect("a place of the pod");
-        object[field] = value;
-        let error = read(&set).expect_err(field);
-        let error = format!("{error:#}");
-        assert!(error.contains(named), "{place} {field}: {error}");
+        check_of_pod(place, field, json!([]), field);
     }
+    let who = "/securityContext";
+    check_of_pod(who, "runAsUser", json!(0), "user 0");
+    let filter = "/securityContext/seccompProfile";
+    check_of_pod(filter, "type", json!("Unconfined"), "Unconfined");
+}
+
+#[test]
+fn what_a_container_says_and_is_not_translated_is_refused() {
+    for (place, field) in [
+        ("", "command"),
+        ("", "envFrom"),
+        ("", "terminationMessagePath"),
+        ("/volumeMounts/0", "subPath"),
+        ("/resources/limits", "cpu"),
+        ("/startupProbe", "successThreshold"),
+        ("/startupProbe", "exec"),
+        ("/securityContext", "runAsUser"),
+        ("/securityContext/capabilities", "add"),
+    ] {
+        check_of_container(place, field, json!([]), field);
+    }
+    let may = "/securityContext";
+    check_of_container(may, "privileged", json!(true), "expected false");
+    check_of_container(may, "runAsNonRoot", json!(false), "expected true");
+    let dropped = "/securityContext/capabilities";
+    check_of_container(dropped, "drop", json!(["NET_RAW"]), "NET_RAW");
+    let two = "single key";
+    check_of_container("/env/0/valueFrom", "configMapKeyRef", json!({}), two);
 }
 
 #[test]
