@@ -11,7 +11,7 @@ mod cases;
 mod compose;
 mod edges;
 mod lifecycle;
-mod objects;
+pub(crate) mod objects;
 mod operators;
 mod refusals;
 mod rules;
@@ -108,6 +108,16 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         refusals::count(),
     );
     Ok(())
+}
+
+/// Every object of a preset, as an installation would have it.
+pub(crate) fn preset(name: &str) -> Result<Vec<Value>> {
+    let chart = Chart::open()?;
+    let values = chart.folder.join(format!("values-{name}.yaml"));
+    let path = chart.scratch.join(format!("{name}.yaml"));
+    fs::write(&path, chart.template(&[values])?)?;
+    let validated = chart.validate(&[path])?.into_iter().next();
+    Ok(validated.context("one rendering")?.objects)
 }
 
 impl Chart {
@@ -243,7 +253,7 @@ fn python(program: &str) -> Result<Command> {
 }
 
 /// A file that is there, or an error that says how to make it.
-fn built(binary: &str) -> Result<PathBuf> {
+pub(crate) fn built(binary: &str) -> Result<PathBuf> {
     let path = places::built(binary);
     if !Path::new(&path).is_file() {
         bail!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::derived::Mode;
-use crate::{chart, clients, fetch, observe, process, proto, rebuild, sbom, tidy};
+use crate::{chart, clients, containers, fetch, observe, process, proto, rebuild, sbom, tidy};
 
 struct Step {
     name: &'static str,
@@ -52,6 +52,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "chart",
         action: || chart::run(Mode::Check),
+    },
+    Step {
+        name: "containers",
+        action: containers::run,
     },
     Step {
         name: "observe",

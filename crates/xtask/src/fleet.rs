@@ -139,10 +139,11 @@ impl Drop for Fleet {
     }
 }
 
+/// A moment, before a state of another process is looked at again.
 #[expect(
     clippy::disallowed_methods,
     reason = "the automation waits for other processes and has no runtime"
 )]
-fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(POLL);
 }

@@ -1,8 +1,8 @@
 //! Every automation of the repository, as `cargo xtask <command>`.
 //!
 //! What each command does lives in the module of its name; this file only picks one.
-//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `chart`, `observe`, `sbom`,
-//! `clients`, `demo`.
+//! Reading order: `ci` (the gate as a list of steps), `fetch`, `tidy`, `proto`, `chart`, `containers`,
+//! `observe`, `sbom`, `clients`, `demo`.
 #![expect(
     clippy::print_stdout,
     reason = "a command-line tool: its output is its result"
@@ -12,6 +12,7 @@ mod chaos;
 mod chart;
 mod ci;
 mod clients;
+mod containers;
 mod cuda;
 mod demo;
 mod derived;
@@ -51,6 +52,8 @@ usage: cargo xtask <command>
   chart [--bless]        lint and render the Helm chart, and check what comes out; needs the built binaries;
                          --bless writes its schema of values from the services' settings
   clients                generate clients in other languages from the .proto files and run them against a fleet
+  containers             build the images, and run the pods of the small preset as containers of this machine; needs the built
+                         binaries, and root
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
   fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
@@ -77,6 +80,9 @@ fn main() -> ExitCode {
         ["chart"] => chart::run(Mode::Check),
         ["chart", "--bless"] => chart::run(Mode::Bless),
         ["clients"] => clients::run(),
+        ["containers"] => containers::run(),
+        // Started by that, in namespaces of its own.
+        ["containers", "--within", part] => containers::within(part),
         ["cuda"] => cuda::run(None),
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),

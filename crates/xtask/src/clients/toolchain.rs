@@ -130,7 +130,8 @@ impl CppKit {
         let _lock = fetch::lock(&cache)?;
         let unpacked = cache.join("cpp-grpc");
         if !unpacked.is_dir() {
-            fetch::debian::unpack(&cache, &plan_debian, &unpacked).with_context(|| {
+            let packages = |options: &[OsString]| fetch::debian::missing(options, CPP_PACKAGES);
+            fetch::debian::unpack(&cache, &packages, &unpacked).with_context(|| {
                 format!("no gRPC for C++ here: install {}", CPP_PACKAGES.join(" "))
             })?;
         }
@@ -188,32 +189,6 @@ impl CppKit {
     }
 }
 
-/// The packages that are missing for the C++ client, as apt lists them.
-fn plan_debian(options: &[OsString]) -> Result<Vec<String>> {
-    let mut apt = Command::new("apt-get");
-    apt.args(options)
-        .args([
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "--print-uris",
-        ])
-        .args(CPP_PACKAGES);
-    Ok(packages_of(&process::capture(&mut apt)?))
-}
-
-/// Package names in apt's list of `'address' name_version_architecture.deb size digest`.
-fn packages_of(listing: &str) -> Vec<String> {
-    let files = listing
-        .lines()
-        .filter(|line| line.starts_with('\''))
-        .filter_map(|line| line.split_whitespace().nth(1));
-    files
-        .filter_map(|file| file.split('_').next())
-        .map(str::to_owned)
-        .collect()
-}
-
 fn proto_folder() -> PathBuf {
     places::root().join("proto")
 }
@@ -257,18 +232,4 @@ fn flag_with(flag: &str, path: &Path) -> OsString {
     text.push(if flag.starts_with("-Wl,") { "," } else { "=" });
     text.push(path);
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packages_are_read_from_what_apt_would_download() {
-        let listing = "Reading package lists...\n\
-                       'https://host/pool/libgrpc++-dev_1.51.1-3%2bb1_amd64.deb' libgrpc++-dev_1.51.1-3+b1_amd64.deb 617632 SHA256:ae6e\n\
-                       'https://host/pool/x_1_all.deb' x_1_all.deb 1 SHA256:00\n";
-        assert_eq!(packages_of(listing), ["libgrpc++-dev", "x"]);
-        assert_eq!(packages_of("nothing to do\n"), [] as [String; 0]);
-    }
 }

@@ -71,3 +71,46 @@ fn download(work: &Path, packages: Packages<'_>) -> Result<()> {
     process::run(update.args(&options).args(["-qq", "update"]))?;
     take(&options)
 }
+
+/// These packages and what they need, as far as it is not installed.
+///
+/// # Errors
+/// When apt does not know one of them.
+pub(crate) fn missing(options: &[OsString], packages: &[&str]) -> Result<Vec<String>> {
+    let mut apt = Command::new("apt-get");
+    apt.args(options)
+        .args([
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "--print-uris",
+        ])
+        .args(packages);
+    Ok(packages_of(&process::capture(&mut apt)?))
+}
+
+/// Package names in apt's list of `'address' name_version_architecture.deb size digest`.
+fn packages_of(listing: &str) -> Vec<String> {
+    let files = listing
+        .lines()
+        .filter(|line| line.starts_with('\''))
+        .filter_map(|line| line.split_whitespace().nth(1));
+    files
+        .filter_map(|file| file.split('_').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_read_from_what_apt_would_download() {
+        let listing = "Reading package lists...\n\
+                       'https://host/pool/libgrpc++-dev_1.51.1-3%2bb1_amd64.deb' libgrpc++-dev_1.51.1-3+b1_amd64.deb 617632 SHA256:ae6e\n\
+                       'https://host/pool/x_1_all.deb' x_1_all.deb 1 SHA256:00\n";
+        assert_eq!(packages_of(listing), ["libgrpc++-dev", "x"]);
+        assert_eq!(packages_of("nothing to do\n"), [] as [String; 0]);
+    }
+}
