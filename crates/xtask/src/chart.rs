@@ -3,7 +3,7 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
-//! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
+//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
 //! the services' settings), `weights` (how models come into pods), `refusals` (what bad values get), `lifecycle` (install to
 //! uninstall, against a stand-in for a server), `scanner` (what a scanner of policies says), `compose` (the same services on
 //! one machine).
@@ -39,14 +39,6 @@ const VERSIONS: &str = "1.31,1.34,1.37";
 const RELEASE: &str = "y";
 /// Where it would be installed.
 const NAMESPACE: &str = "reading";
-/// Kinds of other projects, whose schemas `operators` has; `rules` knows the fields that we use.
-const WITHOUT_SCHEMA: &[&str] = &[
-    "Certificate",
-    "PodMonitor",
-    "PrometheusRule",
-    "ScaledObject",
-];
-
 /// Helm, the chart, and the place for what comes out.
 pub(crate) struct Chart {
     helm: PathBuf,
@@ -78,7 +70,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         let unknown = validated.without_schema.iter();
         found.extend(
             unknown
-                .filter(|kind| !WITHOUT_SCHEMA.contains(&kind.as_str()))
+                .filter(|kind| !operators::has(kind))
                 .map(|kind| format!("{kind}: no schema in one of {VERSIONS}")),
         );
         found.extend(rules::check(&validated.objects));
