@@ -3,9 +3,10 @@
 //! to the programs that will read them.
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
-//! projects' schemas), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
+//! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
 //! the services' settings), `weights` (how models come into pods), `refusals` (what bad values get), `lifecycle` (install to
-//! uninstall, against a stand-in for a server), `compose` (the same services on one machine).
+//! uninstall, against a stand-in for a server), `scanner` (what a scanner of policies says), `compose` (the same services on
+//! one machine).
 
 mod cases;
 mod compose;
@@ -16,6 +17,7 @@ mod operators;
 mod refusals;
 mod rules;
 mod scaling;
+mod scanner;
 mod schema;
 mod settings;
 mod weights;
@@ -37,14 +39,6 @@ const VERSIONS: &str = "1.31,1.34,1.37";
 const RELEASE: &str = "y";
 /// Where it would be installed.
 const NAMESPACE: &str = "reading";
-/// Kinds of other projects, whose schemas `operators` has; `rules` knows the fields that we use.
-const WITHOUT_SCHEMA: &[&str] = &[
-    "Certificate",
-    "PodMonitor",
-    "PrometheusRule",
-    "ScaledObject",
-];
-
 /// Helm, the chart, and the place for what comes out.
 pub(crate) struct Chart {
     helm: PathBuf,
@@ -76,7 +70,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         let unknown = validated.without_schema.iter();
         found.extend(
             unknown
-                .filter(|kind| !WITHOUT_SCHEMA.contains(&kind.as_str()))
+                .filter(|kind| !operators::has(kind))
                 .map(|kind| format!("{kind}: no schema in one of {VERSIONS}")),
         );
         found.extend(rules::check(&validated.objects));
@@ -94,6 +88,8 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     violations.extend(scaling::merged(&chart)?);
     violations.extend(lifecycle::check(&chart)?);
     violations.extend(compose::check(&chart)?);
+    let scan = scanner::check(&chart, mode, &cases)?;
+    violations.extend(scan.violations);
     for violation in &violations {
         println!("chart: {violation}");
     }
@@ -102,10 +98,12 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     }
     let objects: usize = rendered.iter().map(|one| one.objects.len()).sum();
     println!(
-        "chart: {} renders, {objects} objects against Kubernetes {VERSIONS}, {} different configuration files, {} refusals",
+        "chart: {} renders, {objects} objects against Kubernetes {VERSIONS}, {} different configuration files, {} refusals; of checkov's checks of the presets {} passed and {} were allowed to fail",
         rendered.len(),
         files.checked(),
         refusals::count(),
+        scan.passed,
+        scan.allowed,
     );
     Ok(())
 }
@@ -174,11 +172,16 @@ impl Chart {
             let text = self
                 .template(&case.values)
                 .with_context(|| format!("render {}", case.name))?;
-            let path = self.scratch.join(format!("{}.yaml", case.name));
+            let path = self.rendered(&case.name);
             fs::write(&path, text)?;
             files.push(path);
         }
         self.validate(&files)
+    }
+
+    /// Where the rendering of a case is.
+    fn rendered(&self, case: &str) -> PathBuf {
+        self.scratch.join(format!("{case}.yaml"))
     }
 
     fn validate(&self, files: &[PathBuf]) -> Result<Vec<Validated>> {

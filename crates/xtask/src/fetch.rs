@@ -288,10 +288,11 @@ fn download_tree(work: &Path, tree: &Tree) -> Result<PathBuf> {
     }
 }
 
-/// `pip download` of one package alone. To a person it shows how far it is.
+/// `pip download` of one package alone, for whichever Python: nothing of it is installed. To a person it shows how far it is.
 fn pip_download() -> Command {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check"]);
+    pip.arg("--ignore-requires-python");
     if !std::io::stdout().is_terminal() {
         pip.arg("--quiet");
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::objects::{label, list, name, text};
-use super::{Chart, NAMESPACE, RELEASE, built, python};
+use super::{Chart, NAMESPACE, RELEASE, built, operators, python};
 
 /// The version of Kubernetes that it claims and validates for.
 const VERSION: &str = "1.34";
@@ -270,17 +270,8 @@ fn without_jobs() -> [(&'static str, Value); 3] {
 fn keda(chart: &Chart, server: &Server) -> Result<Vec<String>> {
     let labels =
         json!({"app.kubernetes.io/name": "keda-operator", "app.kubernetes.io/version": "2.20.2"});
-    let behavior = json!({"type": "object", "properties": {"behavior": {"type": "string"}}});
-    let spec = json!({"type": "object", "properties": {"fallback": behavior}});
-    let definition = json!({
-        "metadata": {"name": "scaledobjects.keda.sh", "labels": labels},
-        "spec": {
-            "group": "keda.sh", "scope": "Namespaced",
-            "names": {"kind": "ScaledObject", "plural": "scaledobjects"},
-            "versions": [{"name": "v1alpha1", "served": true, "storage": true,
-                          "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}],
-        },
-    });
+    let mut definition = operators::definition("ScaledObject")?;
+    definition["metadata"]["labels"] = labels.clone();
     let pods = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "keda", "image": "keda"}]}});
     let operator = json!({
         "metadata": {"name": "keda-operator", "labels": labels},

@@ -1,35 +1,47 @@
-//! Objects of KEDA, the Prometheus operator and cert-manager against these projects' own schemas, which only npm's registry has.
-//! The schemas know types and what is needed, and let unknown fields pass, as the API server does; `rules` knows the fields.
+//! Objects of KEDA, the Prometheus operator and cert-manager against these projects' own definitions, strictly. No registry has
+//! the definitions; one has models in Python that were made of them, which `definitions.py` reads.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::WITHOUT_SCHEMA;
 use super::objects::{label, text};
-use crate::{interpreters, places, process};
+use super::python;
+use crate::{fetch, places, process};
 
-/// What these schemas say against the objects; each is asked about once.
+/// Kinds that Kubernetes' own schemas do not have, and what is fetched for their projects'.
+const MODELS: &[(&str, &str)] = &[
+    ("Certificate", "cert-manager-models"),
+    ("PodMonitor", "prometheus-operator-models"),
+    ("PrometheusRule", "prometheus-operator-models"),
+    ("ScaledObject", "keda-models"),
+];
+
+/// Whether a kind is looked at here.
+pub(crate) fn has(kind: &str) -> bool {
+    MODELS.iter().any(|(known, _)| *known == kind)
+}
+
+/// What these definitions say against the objects; each is asked about once.
 pub(crate) fn check<'a>(objects: impl Iterator<Item = &'a Value>) -> Result<Vec<String>> {
     let (mut seen, mut asked) = (BTreeSet::new(), Vec::new());
-    for object in objects.filter(|object| WITHOUT_SCHEMA.contains(&text(&object["kind"]))) {
+    for object in objects.filter(|object| has(text(&object["kind"]))) {
         if seen.insert(object.to_string()) {
             asked.push(object.clone());
         }
     }
     let mut violations = Vec::new();
-    // One of each kind that is wrong, so that a schema which takes everything is found.
+    // Two of each kind that are wrong, so that a definition which takes everything is found.
     let mut broken = Vec::new();
-    for kind in WITHOUT_SCHEMA {
+    for (kind, _) in MODELS {
         match asked.iter().find(|object| object["kind"] == *kind) {
             Some(object) => {
-                let mut object = object.clone();
-                object["spec"] = json!("not a table");
-                broken.push(object);
+                let (mut without_table, mut with_unknown) = (object.clone(), object.clone());
+                without_table["spec"] = json!("not a table");
+                with_unknown["spec"]["unknown"] = json!(true);
+                broken.extend([without_table, with_unknown]);
             }
             None => violations.push(format!("no rendering has a {kind}")),
         }
@@ -45,41 +57,36 @@ pub(crate) fn check<'a>(objects: impl Iterator<Item = &'a Value>) -> Result<Vec<
     }
     for (object, said) in broken.iter().zip(about_broken) {
         if said.is_empty() {
-            violations.push(format!(
-                "{}: the schema takes a text for its spec",
-                label(object)
-            ));
+            let (label, spec) = (label(object), &object["spec"]);
+            violations.push(format!("{label}: the definition takes this spec: {spec}"));
         }
     }
     Ok(violations)
 }
 
-/// What is wrong with each object; nothing where all is well.
-fn ask(objects: &[Value]) -> Result<Vec<String>> {
-    let folder = installed()?;
-    let list = folder.join("objects.json");
-    fs::write(&list, serde_json::to_vec(objects)?)
-        .with_context(|| format!("write {}", list.display()))?;
-    let mut node = Command::new(interpreters::node()?.0);
-    let lines = process::capture(node.arg(folder.join("validate.js")).arg(list))?;
-    serde_json::from_str(&lines).context("what validate.js says")
+/// What a cluster has of a kind where its project is installed.
+pub(crate) fn definition(kind: &str) -> Result<Value> {
+    let mut program = python("definitions.py")?;
+    program.arg("define").args(models(|known| known == kind)?);
+    let said = process::capture(&mut program)?;
+    serde_json::from_str(&said).context("what definitions.py says")
 }
 
-/// The folder with our program and the packages it needs; npm is asked only where the list of packages has changed.
-fn installed() -> Result<PathBuf> {
-    let source = places::root().join("crates/xtask/src/chart/operators");
-    let folder = places::scratch("chart-operators")?;
-    let lock = fs::read(source.join("package-lock.json"))?;
-    let done = folder.join("installed.json");
-    for name in ["package.json", "package-lock.json", "validate.js"] {
-        fs::copy(source.join(name), folder.join(name)).with_context(|| format!("copy {name}"))?;
-    }
-    if fs::read(&done).is_ok_and(|installed| installed == lock) {
-        return Ok(folder);
-    }
-    let mut install = interpreters::node()?.1;
-    install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    process::run(install.args(["--loglevel", "error"]).current_dir(&folder))?;
-    fs::write(&done, lock)?;
-    Ok(folder)
+/// What is wrong with each object; nothing where all is well.
+fn ask(objects: &[Value]) -> Result<Vec<String>> {
+    let list = places::scratch("chart-operators")?.join("objects.json");
+    fs::write(&list, serde_json::to_vec(objects)?)
+        .with_context(|| format!("write {}", list.display()))?;
+    let mut program = python("definitions.py")?;
+    program.arg("check").arg(list).args(models(|_| true)?);
+    let lines = process::capture(&mut program)?;
+    serde_json::from_str(&lines).context("what definitions.py says")
+}
+
+/// Kinds with the file that their models are in.
+fn models(is_wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let wanted = MODELS.iter().filter(|(kind, _)| is_wanted(kind));
+    wanted
+        .map(|(kind, models)| Ok(format!("{kind}={}", fetch::file(models)?.display())))
+        .collect()
 }

@@ -375,4 +375,45 @@ pub(crate) const PINS: &[Pin] = &[
             },
         }),
     },
+    // Definitions of other projects' objects, of KEDA 2.20.2, the Prometheus operator 0.93.1 and cert-manager 1.21.1: as models in
+    // Python, the only form in which a registry has them of today. They are read and not run.
+    Pin {
+        name: "keda-models",
+        sets: &[],
+        megabytes: 1,
+        source: Source::Wheel(Wheel {
+            requirement: "cloudcoil-models-keda==2.20.2.1",
+            files: &[data(
+                "cloudcoil/models/keda/v1alpha1.py",
+                "keda-models-2.20.2.py",
+                "0376a80b718fc8f59cbe342d467f723778ae8d797953212a83802b02d1384676",
+            )],
+        }),
+    },
+    Pin {
+        name: "prometheus-operator-models",
+        sets: &[],
+        megabytes: 1,
+        source: Source::Wheel(Wheel {
+            requirement: "cloudcoil-models-prometheus-operator==0.93.1.1",
+            files: &[data(
+                "cloudcoil/models/prometheus_operator/v1.py",
+                "prometheus-operator-models-0.93.1.py",
+                "7b6332bba374d8e8523c6d4ad354591f2fcb0433c67ab553d359bfcb52e3b715",
+            )],
+        }),
+    },
+    Pin {
+        name: "cert-manager-models",
+        sets: &[],
+        megabytes: 1,
+        source: Source::Wheel(Wheel {
+            requirement: "cloudcoil-models-cert-manager==1.21.1.1",
+            files: &[data(
+                "cloudcoil/models/cert_manager/v1.py",
+                "cert-manager-models-1.21.1.py",
+                "9e32a2063ce1b2c42f358a42c02501b3ab30ac832c76bb8739ae857a7e91df64",
+            )],
+        }),
+    },
 ];
