@@ -21,7 +21,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     config: Arc<QuotasConfig>,
-    /// What a tenant is told to wait that has as many open jobs, or as much stored, as it may have.
+    /// What a tenant is told to wait that has as many open jobs, or as much stored, as it may have; for the latter at least.
     retry_after: Duration,
     clock: Arc<dyn Clock>,
     spent: Arc<Mutex<HashMap<TenantId, Spent>>>,
@@ -95,7 +95,8 @@ impl Quotas {
             used,
             brings: bytes,
             allowed,
-            retry_after: self.retry_after,
+            // Before it is counted anew nothing can be known to be gone.
+            retry_after: self.retry_after.max(self.stored.next_count_in()),
         };
         self.stored.hold(tenant, bytes, most).map_err(over)
     }
