@@ -16,6 +16,9 @@ use crate::stored::{Held, Over, Stored};
 
 /// The time that a quota is for.
 const WINDOW: Duration = Duration::from_secs(60);
+/// Longest time that a tenant is told to wait for the next count of what is stored. Another quota, with a restart, may let it in
+/// sooner than a count that takes hours.
+pub(crate) const COUNT_WAITED_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Counts what tenants send. All clones are one.
 #[derive(Debug, Clone)]
@@ -91,12 +94,13 @@ impl Quotas {
                 allowed: ByteSize::from_bytes(most).to_string(),
             });
         }
+        let counted_in = self.stored.next_count_in().min(COUNT_WAITED_FOR_MAX);
         let over = |Over { used, allowed }| Refusal::Stored {
             used,
             brings: bytes,
             allowed,
             // Before it is counted anew nothing can be known to be gone.
-            retry_after: self.retry_after.max(self.stored.next_count_in()),
+            retry_after: self.retry_after.max(counted_in),
         };
         self.stored.hold(tenant, bytes, most).map_err(over)
     }

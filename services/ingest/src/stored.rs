@@ -311,6 +311,7 @@ mod tests {
     use super::*;
     use crate::config::{Quota, QuotasConfig};
     use crate::error::Refusal;
+    use crate::quota::COUNT_WAITED_FOR_MAX;
 
     const ALLOWED: u64 = 100;
 
@@ -408,8 +409,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(told(), PAUSE_MIN);
-        quotas.stored().expect_count_in(EVERY * 60);
-        assert!(told() > EVERY * 30, "{:?}", told());
+        quotas.stored().expect_count_in(COUNT_WAITED_FOR_MAX / 2);
+        assert!(told() > COUNT_WAITED_FOR_MAX / 4, "{:?}", told());
+        quotas.stored().expect_count_in(COUNT_WAITED_FOR_MAX * 60);
+        assert_eq!(told(), COUNT_WAITED_FOR_MAX);
         quotas.stored().expect_count_in(Duration::ZERO);
         assert_eq!(told(), PAUSE_MIN);
     }
