@@ -351,7 +351,8 @@ impl Inner {
         self.ready().await?;
         let base = self.entry_subject("");
         let subjects = self.api.subjects(&self.stream, &format!("{base}>")).await?;
-        let names = subjects.iter().filter_map(|subject| {
+        // There may be a million: none is kept longer than it takes to read it.
+        let names = subjects.into_iter().filter_map(|subject| {
             let name = URL_SAFE.decode(subject.strip_prefix(&base)?).ok()?;
             // Names that are not ours were put there by somebody else's tool.
             String::from_utf8(name).ok()?.parse::<Name>().ok()
@@ -508,9 +509,9 @@ impl Backend for Objects {
         let inner = Arc::clone(&self.inner);
         let prefix = prefix.to_owned();
         let pages = async move {
-            let names = inner.names(&prefix).await?;
-            let pages: Vec<Vec<Name>> = names.chunks(BATCH_MAX).map(<[Name]>::to_vec).collect();
-            let entries = stream::iter(pages.into_iter().map(Ok)).and_then(move |page| {
+            let names = stream::iter(inner.names(&prefix).await?);
+            let pages = names.chunks(BATCH_MAX).map(Ok::<_, QueueError>);
+            let entries = pages.and_then(move |page| {
                 let inner = Arc::clone(&inner);
                 async move { inner.entries(page).await }
             });

@@ -191,7 +191,7 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        (study, held): (Study, Held),
+        (study, mut held): (Study, Held),
     ) -> Result<Accepted, Refusal> {
         let Study {
             record,
@@ -207,9 +207,10 @@ impl Acceptor {
                 false => Err(UPLOAD_GONE),
             }
         };
+        held.begin_all();
         let (kept, noted, audited) = join3(kept, self.pad.note(&key), audited).await;
         // Also after a failure: a part of it may be there.
-        held.landed_all();
+        drop(held);
         if let Err(refusal) = kept.and(audited.map_err(|source| self.refused(source))) {
             if let Ok(noted) = noted {
                 // There is nothing for the sweep to finish.

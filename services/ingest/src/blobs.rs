@@ -91,10 +91,6 @@ impl Blobs {
         self.0.remove_tombstone(&key.tenant, &key.job).await
     }
 
-    pub(crate) async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
-        self.0.tenants().await
-    }
-
     pub(crate) async fn stored_bytes(&self) -> Result<BTreeMap<TenantId, u64>, StoreError> {
         self.0.stored_bytes().await
     }

@@ -98,8 +98,8 @@ pub(crate) enum Refusal {
         retry_after: Duration,
     },
     #[error(
-        "this tenant has {} stored and brings {}, and may have {} (its quota stored_bytes_max): erase jobs that are not needed \
-         any more, let them be kept for less long, or ask who runs the fleet for more; come back in {} s",
+        "this tenant has {} stored or on its way and brings {}, and may have {} (its quota stored_bytes_max): erase jobs that are \
+         not needed any more, or ask who runs the fleet for a shorter retention or a larger quota; come back in {} s",
         size(*used),
         size(*brings),
         size(*allowed),
@@ -357,8 +357,9 @@ mod tests {
         check(
             &refusal,
             Code::ResourceExhausted,
-            "this tenant has 2.0 GiB stored and brings 3.0 KiB, and may have 2.0 GiB (its quota stored_bytes_max): erase jobs that \
-             are not needed any more, let them be kept for less long, or ask who runs the fleet for more; come back in 6 s",
+            "this tenant has 2.0 GiB stored or on its way and brings 3.0 KiB, and may have 2.0 GiB (its quota stored_bytes_max): \
+             erase jobs that are not needed any more, or ask who runs the fleet for a shorter retention or a larger quota; come \
+             back in 6 s",
             true,
         );
         let details = status(&refusal).get_error_details();

@@ -20,6 +20,7 @@ use crate::config::RetentionConfig;
 use crate::erase;
 use crate::error::Refusal;
 use crate::metrics::Figures;
+use crate::stored::Counting;
 
 /// Name of the lease.
 const LEASE: &str = "keeper";
@@ -37,6 +38,8 @@ pub(crate) struct Keeper {
     pub(crate) time_to_live_max: Duration,
     pub(crate) queue: Queue,
     pub(crate) blobs: Blobs,
+    /// Shows what tenants have stored: a sweep looks at all of it.
+    pub(crate) counting: Counting,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) figures: Figures,
     pub(crate) shutdown: Shutdown,
@@ -54,7 +57,10 @@ impl Keeper {
             }
             let mut lease = match self.queue.try_lease(LEASE, &self.holder).await {
                 Ok(Some(lease)) => lease,
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.counting.leave_to_others();
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "the keeper's lease was not taken");
                     continue;
@@ -89,7 +95,7 @@ impl Keeper {
 
     /// One pass over everything that is stored.
     pub(crate) async fn sweep(&self) -> Result<(), Refusal> {
-        for tenant in self.blobs.tenants().await? {
+        for tenant in self.counting.count().await?.into_keys() {
             // What cannot be read of one tenant is no reason to keep what others want gone.
             if let Err(error) = self.sweep_tenant(&tenant).await {
                 self.left_undone("a tenant's stored data", &error);

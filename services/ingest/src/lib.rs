@@ -332,6 +332,7 @@ impl Parts {
             time_to_live_max: self.config.limits.time_to_live_max.get(),
             queue: dependencies.queue.clone(),
             blobs: Blobs::new(dependencies.store.clone()),
+            counting: self.counting(dependencies),
             // Blobs are dated by the machine, or by their store.
             clock: Arc::clone(&dependencies.clock),
             figures: self.figures.clone(),
@@ -445,12 +446,18 @@ impl Parts {
             holder: self.holder.clone(),
         };
         start(&dependencies.tasks, "census", census.run(shutdown.clone()));
-        let counting = Counting {
+        if self.quotas.bound_stored_bytes() {
+            let counting = self.counting(dependencies).run(shutdown);
+            start(&dependencies.tasks, "stored bytes", counting);
+        }
+    }
+
+    fn counting(&self, dependencies: &Dependencies) -> Counting {
+        Counting {
             quotas: self.quotas.clone(),
             blobs: Blobs::new(dependencies.store.clone()),
             figures: self.figures.clone(),
-        };
-        start(&dependencies.tasks, "stored bytes", counting.run(shutdown));
+        }
     }
 
     fn status(&self, dependencies: &Dependencies) -> Status {

@@ -16,12 +16,15 @@ use crate::stored::{Held, Over, Stored};
 
 /// The time that a quota is for.
 const WINDOW: Duration = Duration::from_secs(60);
+/// Longest time that a tenant is told to wait for the next count of what is stored. Another quota, with a restart, may let it in
+/// sooner than a count that takes hours.
+pub(crate) const COUNT_WAITED_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Counts what tenants send. All clones are one.
 #[derive(Debug, Clone)]
 pub(crate) struct Quotas {
     config: Arc<QuotasConfig>,
-    /// What a tenant is told to wait that has as many open jobs, or as much stored, as it may have.
+    /// What a tenant is told to wait that has as many open jobs, or as much stored, as it may have; for the latter at least.
     retry_after: Duration,
     clock: Arc<dyn Clock>,
     spent: Arc<Mutex<HashMap<TenantId, Spent>>>,
@@ -91,11 +94,13 @@ impl Quotas {
                 allowed: ByteSize::from_bytes(most).to_string(),
             });
         }
+        let counted_in = self.stored.next_count_in().min(COUNT_WAITED_FOR_MAX);
         let over = |Over { used, allowed }| Refusal::Stored {
             used,
             brings: bytes,
             allowed,
-            retry_after: self.retry_after,
+            // Before it is counted anew nothing can be known to be gone.
+            retry_after: self.retry_after.max(counted_in),
         };
         self.stored.hold(tenant, bytes, most).map_err(over)
     }

@@ -346,13 +346,14 @@ impl From<StreamUsage> for Stream {
     }
 }
 
-/// What the store holds, by the last count, and how many tenants have as much as they may.
+/// What the store holds, by the last count, and how many tenants have as much as they may; nothing before the first.
 fn stored(quotas: &Quotas) -> String {
     let stored = quotas.stored().all();
-    if stored.is_empty() {
+    let Some(stored) = stored.filter(|stored| !stored.is_empty()) else {
         return String::new();
-    }
-    let bytes = ByteSize::from_bytes(stored.values().sum()).rounded();
+    };
+    let bytes = stored.values().copied().fold(0, u64::saturating_add);
+    let bytes = ByteSize::from_bytes(bytes).rounded();
     let tenants = stored.len();
     let is_full = |(tenant, bytes): &(&TenantId, &u64)| {
         let most = quotas.stored_bytes_max(tenant);

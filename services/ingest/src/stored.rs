@@ -6,7 +6,10 @@
 //! their way. So a number is never too small by what this process took in, is too large for no longer than until the next count,
 //! and is right again after any crash. It may be too small by what the other replicas and the workers stored since.
 //!
-//! Before the first count of a process only what it took in itself counts.
+//! Before the first count of a process has ended only what it took in itself counts, and nothing is shown.
+//!
+//! Where no tenant has such a quota nothing is listed for this: the keeper, which has to look at everything in any case, counts
+//! when it sweeps.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +18,7 @@ use std::time::Duration;
 use medfleet_core::TenantId;
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
+use medfleet_store::StoreError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -22,9 +26,10 @@ use crate::blobs::Blobs;
 use crate::metrics::Figures;
 use crate::quota::Quotas;
 
-/// Time between two counts, where some tenant has a quota of stored bytes, and where the number is only shown.
+/// Time between two counts.
 const EVERY: Duration = Duration::from_secs(60);
-const EVERY_UNBOUNDED: Duration = Duration::from_secs(600);
+/// The same after a count that broke: until the first has ended nobody is refused for what was stored before.
+const EVERY_BROKEN: Duration = Duration::from_secs(15);
 /// Least pause after a count, also where a tenant waits for the next one.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// A pause is at least so many times what the count took: in a store of a million objects that may be minutes.
@@ -39,14 +44,18 @@ struct Shared {
     seen: Mutex<Seen>,
     /// Somebody waits for the next count.
     wanted: Notify,
+    /// Held by the one that counts.
+    counting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// By the last count.
-    counted: BTreeMap<TenantId, u64>,
+    /// By the last count; none before the first.
+    counted: Option<BTreeMap<TenantId, u64>>,
     /// What came through this process since.
     came: HashMap<TenantId, Came>,
+    /// When the next count will have ended, as far as that can be told.
+    next: Option<Instant>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -74,11 +83,15 @@ pub(crate) struct Held {
     stored: Stored,
     tenant: TenantId,
     bytes: u64,
+    /// Of these, the bytes that are being written.
+    begun: u64,
 }
 
 impl Seen {
     fn used(&self, tenant: &TenantId) -> u64 {
-        let counted = self.counted.get(tenant).copied().unwrap_or(0);
+        let counted = self.counted.as_ref();
+        let counted = counted.and_then(|counted| counted.get(tenant));
+        let counted = counted.copied().unwrap_or(0);
         let came = self.came.get(tenant);
         let came = came.map_or(0, |came| came.stored.saturating_add(came.coming));
         counted.saturating_add(came)
@@ -117,21 +130,21 @@ impl Seen {
     }
 
     fn end_count(&mut self, counted: BTreeMap<TenantId, u64>) {
-        self.counted = counted;
+        self.counted = Some(counted);
         for came in self.came.values_mut() {
             came.stored = came.late;
         }
         self.came.retain(|_, came| *came != Came::default());
     }
 
-    /// Without what is on its way.
-    fn all(&self) -> BTreeMap<TenantId, u64> {
-        let mut all = self.counted.clone();
+    /// Without what is on its way; none before the first count.
+    fn all(&self) -> Option<BTreeMap<TenantId, u64>> {
+        let mut all = self.counted.clone()?;
         for (tenant, came) in &self.came {
             let used = all.entry(tenant.clone()).or_default();
             *used = used.saturating_add(came.stored);
         }
-        all
+        Some(all)
     }
 }
 
@@ -153,6 +166,7 @@ impl Stored {
             stored: self.clone(),
             tenant: tenant.clone(),
             bytes,
+            begun: 0,
         })
     }
 
@@ -161,9 +175,21 @@ impl Stored {
         self.0.wanted.notify_one();
     }
 
-    /// What each tenant has, in bytes: by the last count, and with what came through this process since.
-    pub(crate) fn all(&self) -> BTreeMap<TenantId, u64> {
+    /// What each tenant has, in bytes: by the last count, and with what came through this process since. None before the first.
+    pub(crate) fn all(&self) -> Option<BTreeMap<TenantId, u64>> {
         self.lock().all()
+    }
+
+    /// How long until the next count will have ended, as far as that can be told: before that nobody who is refused has room.
+    pub(crate) fn next_count_in(&self) -> Duration {
+        let next = self.lock().next;
+        next.map_or(Duration::ZERO, |next| {
+            next.saturating_duration_since(Instant::now())
+        })
+    }
+
+    fn expect_count_in(&self, time: Duration) {
+        self.lock().next = Instant::now().checked_add(time);
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -173,27 +199,33 @@ impl Stored {
 }
 
 impl Held {
-    /// So many of the bytes are in the store now.
-    pub(crate) fn landed(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.stored.lock().landed(&self.tenant, bytes);
+    /// So many of the bytes are being written from now on: whatever becomes of the call, they may come to be in the store.
+    pub(crate) fn begin(&mut self, bytes: u64) {
+        self.begun = self.begun.saturating_add(bytes).min(self.bytes);
     }
 
-    /// All of them may be in the store now.
-    pub(crate) fn landed_all(mut self) {
-        self.landed(self.bytes);
+    /// As [`Held::begin`], for all of them.
+    pub(crate) fn begin_all(&mut self) {
+        self.begun = self.bytes;
+    }
+
+    /// What was being written is in the store now, or may be.
+    pub(crate) fn landed(&mut self) {
+        let bytes = std::mem::take(&mut self.begun);
+        self.bytes -= bytes;
+        self.stored.lock().landed(&self.tenant, bytes);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.landed();
         self.stored.lock().let_go(&self.tenant, self.bytes);
     }
 }
 
 /// What counts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Counting {
     pub(crate) quotas: Quotas,
     pub(crate) blobs: Blobs,
@@ -203,22 +235,10 @@ pub(crate) struct Counting {
 impl Counting {
     /// Again and again until the shutdown.
     pub(crate) async fn run(self, shutdown: Shutdown) {
-        let stored = self.quotas.stored();
-        let every = match self.quotas.bound_stored_bytes() {
-            true => EVERY,
-            false => EVERY_UNBOUNDED,
-        };
         let counting = async {
+            let mut took = Duration::ZERO;
             loop {
-                let begun = Instant::now();
-                self.count(stored).await;
-                let pause = begun.elapsed().saturating_mul(PAUSE_PER_COUNT);
-                let pause = pause.max(PAUSE_MIN);
-                sleep(pause).await;
-                tokio::select! {
-                    () = sleep(every.saturating_sub(pause)) => {}
-                    () = stored.0.wanted.notified() => {}
-                }
+                took = self.count_and_pause(took).await;
             }
         };
         tokio::select! {
@@ -227,29 +247,71 @@ impl Counting {
         }
     }
 
-    async fn count(&self, stored: &Stored) {
-        stored.lock().begin_count();
-        match self.blobs.stored_bytes().await {
-            Ok(counted) => stored.lock().end_count(counted),
-            Err(error) => tracing::warn!(
-                error = chain(&error),
-                "what tenants have stored could not be counted; the last count goes on to hold"
-            ),
+    /// Gives what the count took; `last` is what the one before took.
+    async fn count_and_pause(&self, last: Duration) -> Duration {
+        let stored = self.quotas.stored();
+        let begun = Instant::now();
+        stored.expect_count_in(last);
+        let every = match self.count().await {
+            Ok(_) => EVERY,
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "what tenants have stored could not be counted; the last count goes on to hold"
+                );
+                EVERY_BROKEN
+            }
+        };
+        let took = begun.elapsed();
+        let pause = took.saturating_mul(PAUSE_PER_COUNT).max(PAUSE_MIN);
+        stored.expect_count_in(pause.saturating_add(took));
+        sleep(pause).await;
+        tokio::select! {
+            () = sleep(every.saturating_sub(pause)) => {}
+            () = stored.0.wanted.notified() => {}
         }
+        took
+    }
+
+    /// Looks at everything that is stored, and shows what there is. One at a time: a second count would forget what the first
+    /// may have missed.
+    pub(crate) async fn count(&self) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        let stored = self.quotas.stored();
+        let _turn = stored.0.counting.lock().await;
+        stored.lock().begin_count();
+        let counted = self.blobs.stored_bytes().await?;
+        stored.lock().end_count(counted.clone());
+        self.show();
+        Ok(counted)
+    }
+
+    /// Another process counts: what this one knows would only grow old, unless it counts for itself.
+    pub(crate) fn leave_to_others(&self) {
+        if !self.quotas.bound_stored_bytes() {
+            self.quotas.stored().lock().counted = None;
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        let stored = self.quotas.stored().all().unwrap_or_default();
         let allowed = |tenant: &TenantId| self.quotas.stored_bytes_max(tenant);
-        self.figures.standing.show_stored(&stored.all(), allowed);
+        self.figures.standing.show_stored(&stored, allowed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use medfleet_core::setting::ByteSize;
     use medfleet_core::{BlobKind, UnixMillis};
     use medfleet_runtime::{ManualClock, Metrics};
     use medfleet_store::{BlobStore, FleetKey};
 
     use super::*;
-    use crate::config::QuotasConfig;
+    use crate::config::{Quota, QuotasConfig};
+    use crate::error::Refusal;
+    use crate::quota::COUNT_WAITED_FOR_MAX;
 
     const ALLOWED: u64 = 100;
 
@@ -259,6 +321,12 @@ mod tests {
 
     fn hold(stored: &Stored, bytes: u64) -> Result<Held, Over> {
         stored.hold(&tenant("north"), bytes, Some(ALLOWED))
+    }
+
+    /// Stores so many bytes.
+    fn land(stored: &Stored, bytes: u64) {
+        let mut held = hold(stored, bytes).expect("fits");
+        held.begin_all();
     }
 
     fn count(stored: &Stored, bytes: u64) {
@@ -283,13 +351,24 @@ mod tests {
         assert_eq!(hold(&stored, 1).expect_err("it is full"), over);
         // A job brings forth more than it brings.
         assert_eq!(hold(&stored, 0).expect_err("it is full"), over);
-        held.landed(25);
+        held.begin(25);
+        held.landed();
         assert_eq!((used(&stored), held.bytes), (100, 35));
         // The rest never came.
         drop(held);
         assert_eq!(used(&stored), 65);
-        hold(&stored, 35).expect("just fits").landed_all();
+        land(&stored, 35);
         assert_eq!(used(&stored), 100);
+    }
+
+    /// Its caller hung up, which keeps no write from its end.
+    #[test]
+    fn what_was_being_written_when_its_call_broke_is_counted() {
+        let stored = Stored::default();
+        let mut held = hold(&stored, 60).expect("fits");
+        held.begin(20);
+        drop(held);
+        assert_eq!(used(&stored), 20);
     }
 
     #[test]
@@ -302,13 +381,49 @@ mod tests {
         assert!(other.is_ok() && unbounded.is_ok());
     }
 
+    #[test]
+    fn before_the_first_count_nothing_is_known_but_what_came_since() {
+        let stored = Stored::default();
+        land(&stored, 40);
+        assert_eq!((stored.all(), used(&stored)), (None, 40));
+        assert!(hold(&stored, 61).is_err());
+        stored.lock().begin_count();
+        count(&stored, 70);
+        assert_eq!(stored.all(), Some(BTreeMap::from([(tenant("north"), 70)])));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_to_come_when_it_is_counted_anew() {
+        let config = QuotasConfig {
+            default: Quota {
+                stored_bytes_max: Some(ByteSize::from_bytes(ALLOWED)),
+                ..Quota::default()
+            },
+            ..QuotasConfig::default()
+        };
+        let clock = Arc::new(ManualClock::at(UnixMillis(0)));
+        let quotas = Quotas::new(config, PAUSE_MIN, clock);
+        count(quotas.stored(), ALLOWED);
+        let told = || match quotas.hold(&tenant("north"), 1) {
+            Err(Refusal::Stored { retry_after, .. }) => retry_after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(), PAUSE_MIN);
+        quotas.stored().expect_count_in(COUNT_WAITED_FOR_MAX / 2);
+        assert!(told() > COUNT_WAITED_FOR_MAX / 4, "{:?}", told());
+        quotas.stored().expect_count_in(COUNT_WAITED_FOR_MAX * 60);
+        assert_eq!(told(), COUNT_WAITED_FOR_MAX);
+        quotas.stored().expect_count_in(Duration::ZERO);
+        assert_eq!(told(), PAUSE_MIN);
+    }
+
     /// A count sees of what is written meanwhile as much as it happens to.
     #[test]
     fn what_lands_during_a_count_is_not_lost_and_is_not_counted_for_ever() {
         let stored = Stored::default();
-        hold(&stored, 10).expect("fits").landed_all();
+        land(&stored, 10);
         stored.lock().begin_count();
-        hold(&stored, 5).expect("fits").landed_all();
+        land(&stored, 5);
         assert_eq!(used(&stored), 15);
         // It saw the first and missed the second.
         count(&stored, 10);
@@ -326,7 +441,7 @@ mod tests {
         stored.lock().begin_count();
         count(&stored, 10);
         let _coming = hold(&stored, 20).expect("fits");
-        hold(&stored, 30).expect("fits").landed_all();
+        land(&stored, 30);
         for _ in 0..3 {
             stored.lock().begin_count();
             assert_eq!(used(&stored), 60);
@@ -360,12 +475,13 @@ mod tests {
             let put = store.put(&north, BlobKind::Input, film);
             put.await.expect("stores");
         }
-        counting.count(quotas.stored()).await;
-        assert_eq!(quotas.stored().all(), BTreeMap::from([(north.clone(), 4)]));
+        let counted = BTreeMap::from([(north.clone(), 4)]);
+        assert_eq!(counting.count().await.expect("counts"), counted);
+        assert_eq!(quotas.stored().all(), Some(counted));
         let film = store.digest(&north, &Bytes::from_static(b"film")).await;
         let deleted = store.delete(&north, BlobKind::Input, &film).await;
         assert!(deleted.expect("deletes"));
-        counting.count(quotas.stored()).await;
-        assert!(quotas.stored().all().is_empty());
+        assert!(counting.count().await.expect("counts").is_empty());
+        assert_eq!(quotas.stored().all(), Some(BTreeMap::new()));
     }
 }

@@ -266,12 +266,15 @@ impl Uploads {
                 .split_to(usize::try_from(part).unwrap_or(usize::MAX))
                 .freeze();
             let bytes = part.len() as u64;
+            if let Some(held) = &mut open.held {
+                held.begin(bytes);
+            }
             let digest = self.blobs.put(&open.tenant, BlobKind::Input, part).await?;
             open.record
                 .part_digests
                 .push(Bytes::copy_from_slice(digest.as_bytes()));
             if let Some(held) = &mut open.held {
-                held.landed(bytes);
+                held.landed();
             }
             open.record.committed_bytes += bytes;
             open.record.expire_unix_millis = self.expires().max(open.record.expire_unix_millis);

@@ -50,15 +50,7 @@ pub struct Erased {
 }
 
 impl BlobStore {
-    /// The tenants that have anything stored.
-    ///
-    /// # Errors
-    /// The place's failure.
-    pub async fn tenants(&self) -> Result<Vec<TenantId>, StoreError> {
-        Ok(self.stored_bytes().await?.into_keys().collect())
-    }
-
-    /// What each of these tenants has stored, in bytes: contents, whoever wrote them, and lists of references. Looks at
+    /// What each tenant that has anything stored has, in bytes: contents, whoever wrote them, and lists of references. Looks at
     /// everything that is stored; what is written or removed meanwhile may or may not be in it.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub struct Quota {
     pub bytes_per_minute: Option<ByteSize>,
     /// New jobs of class STAT; those beyond it are accepted as urgent, and say so.
     pub stat_per_minute: Option<u32>,
-    /// Jobs that have not ended. The one quota over all replicas: each knows every open job, but not the accepts under way
+    /// Jobs that have not ended. Counted over all replicas: each knows every open job, but not the accepts under way
     /// on the others.
     #[schemars(range(min = 1))]
     pub open_jobs_max: Option<u32>,

@@ -8,7 +8,8 @@ use medfleet_store::{BlobStore, FleetKey, StoreError};
 use medfleet_testkit::NatsServer;
 
 use super::*;
-use crate::config::RetentionConfig;
+use crate::config::{QuotasConfig, RetentionConfig};
+use crate::quota::Quotas;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -26,13 +27,19 @@ impl Setup {
         let queue = medfleet_testkit::queue(&config).await.expect("a queue");
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let clock = Arc::new(ManualClock::at(medfleet_testkit::clock()()));
+        let counting = Counting {
+            quotas: Quotas::new(QuotasConfig::default(), Duration::ZERO, clock.clone()),
+            blobs: Blobs::new(store.clone()),
+            figures: Figures::new(&Metrics::new()),
+        };
         let keeper = Keeper {
             config: RetentionConfig::default(),
             time_to_live_max: Duration::from_secs(7 * 24 * 60 * 60),
             queue,
             blobs: Blobs::new(store.clone()),
             clock: clock.clone(),
-            figures: Figures::new(&Metrics::new()),
+            figures: counting.figures.clone(),
+            counting,
             shutdown: Shutdown::new(Duration::ZERO),
             holder: "test".to_owned(),
         };
@@ -104,6 +111,21 @@ async fn an_ended_job_is_forgotten_when_its_time_is_over_and_an_open_one_never()
     assert!(!setup.has(&ended, &of_ended).await);
     assert!(setup.has(&open, &of_open).await);
     assert_eq!(setup.state(&open).await, Some(JobState::Accepted));
+}
+
+/// Where no tenant has a quota of stored bytes nobody else does.
+#[tokio::test]
+async fn a_sweep_tells_what_tenants_have_stored_until_another_process_sweeps() {
+    let setup = Setup::new().await;
+    let (key, _) = setup.job(1).await;
+    let counting = &setup.keeper.counting;
+    let stored = || counting.quotas.stored().all();
+    assert_eq!(stored(), None);
+    setup.sweep_after(0).await;
+    let bytes = stored().and_then(|all| all.get(&key.tenant).copied());
+    assert!(bytes >= Some(100), "{bytes:?}");
+    counting.leave_to_others();
+    assert_eq!(stored(), None);
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ impl Standing {
         registry.register_with_unit("queue_stream_limit", help, Unit::Bytes, bytes);
         let help = "Jobs that have not ended, by tenant; every replica reports all, and tenants beyond the twenty largest are one";
         registry.register("open_jobs", help, self.open_jobs.gauges.clone());
-        let help = "Bytes that the store holds of a tenant, as counted last; every replica reports all, and tenants beyond the twenty largest are one";
+        let help = "Bytes that the store holds of a tenant, as the replica counted last; tenants beyond the twenty largest are one";
         let bytes = self.stored_bytes.gauges.clone();
         registry.register_with_unit("stored", help, Unit::Bytes, bytes);
         let help = "Bytes that the store may hold of a tenant, of those of the twenty largest that have such a quota";
@@ -234,8 +234,8 @@ fn capped<'a>(counts: impl Iterator<Item = (&'a TenantId, u64)>) -> BTreeMap<Ten
         } else {
             OTHERS.to_owned()
         };
-        *shown.entry(TenantLabel { tenant }).or_default() +=
-            i64::try_from(count).unwrap_or(i64::MAX);
+        let sum: &mut i64 = shown.entry(TenantLabel { tenant }).or_default();
+        *sum = sum.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
     }
     shown
 }
