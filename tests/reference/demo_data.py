@@ -342,28 +342,27 @@ class Records:
         return ids, torch.where(inside, answered, -100)
 
     def layout(self, images, tasks):
-        """Of rows with these rooms: the head's ids [H], what each place sees [L, L], its position [L]."""
+        """Of rows with these rooms: the head's ids [H]; the rooms as (count, width, what a place of one sees [width, seen]), the
+        head first; each place's position [L]. The head is filled up with places that nothing else sees."""
         head = torch.tensor(self.heads[images], device=self.device)
-        rooms = [ROOM[task] for task in tasks for _ in range(ASKED[task])]
-        whole = (len(head) + sum(rooms) + 7) // 8 * 8  # attention kernels want masks of such a width
-        mask = torch.zeros(whole, whole, dtype=torch.bool, device=self.device)
-        position = torch.arange(whole, device=self.device)
-        mask[:len(head), :len(head)] = seen_by(head, self.soft)
-        start = len(head)
-        for room in [*rooms, whole - len(head) - sum(rooms)]:
-            here = slice(start, start + room)
-            mask[here, :len(head)] = True
-            mask[here, here] = torch.ones(room, room, dtype=torch.bool, device=self.device).tril()
-            position[here] = torch.arange(len(head), len(head) + room, device=self.device)
-            start += room
-        return head, mask, position
+        known = len(head)
+        full = -(-known // 8) * 8  # attention kernels want masks of such a width
+        mask = torch.eye(full, dtype=torch.bool, device=self.device)
+        mask[:known, :known] = seen_by(head, self.soft)
+        rooms, position = [(1, full, mask)], [torch.arange(full, device=self.device)]
+        for task in tasks:
+            width, count = ROOM[task], ASKED[task]
+            shared = torch.arange(full, device=self.device).expand(width, -1) < known
+            own = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+            rooms.append((count, width, torch.cat([shared, own], 1)))
+            position.append(torch.arange(known, known + width, device=self.device).repeat(count))
+        return F.pad(head, (0, full - known)), rooms, torch.cat(position)
 
-    def batch(self, head, whole, rooms):
+    def batch(self, head, rooms):
         """ids and labels [n, L] of rows from their rooms [(ids, labels), …]."""
         n = len(rooms[0][0])
-        used = len(head) + sum(ids.shape[1] for ids, _ in rooms)
-        ids = [head.expand(n, -1), *[ids for ids, _ in rooms], head.new_zeros(n, whole - used)]
-        labels = [head.new_full((n, len(head)), -100), *[labels for _, labels in rooms], head.new_full((n, whole - used), -100)]
+        ids = [head.expand(n, -1), *[ids for ids, _ in rooms]]
+        labels = [head.new_full((n, len(head)), -100), *[labels for _, labels in rooms]]
         return torch.cat(ids, 1), torch.cat(labels, 1)
 
 

@@ -168,8 +168,28 @@ def rotated(x, turn):
     return x * cosine + torch.cat([-x[..., half:], x[..., :half]], -1) * sine
 
 
-def gemma_layer(layer, x, mask, turn):
-    """A layer of the language model, x [n, L, hidden], where mask [L, L] says what each place sees.
+def attended(q, k, v, rooms):
+    """Attention of rows [n, heads, L, head width] that are a head and rooms: each room sees the head and itself.
+
+    `rooms` is what Records.layout says: (count, width, mask) of each stretch of equal rooms, the head first. One mask over whole
+    rows would mostly say what is not to be seen, and would cost as if it were.
+    """
+    scale = TEXT["query_pre_attn_scalar"]**-0.5
+    (_, start, mask), *rest = rooms
+    head = [part[:, :, :start] for part in (q, k, v)]
+    out = [F.scaled_dot_product_attention(*head, attn_mask=mask, scale=scale)]
+    for count, width, mask in rest:
+        own = [part[:, :, start:start + count * width].unflatten(2, (count, width)).transpose(1, 2) for part in (q, k, v)]
+        seen = [torch.cat([shared[:, None].expand(-1, count, -1, -1, -1), part], 3).flatten(0, 1)
+                for shared, part in zip(head[1:], own[1:])]
+        said = F.scaled_dot_product_attention(own[0].flatten(0, 1), *seen, attn_mask=mask, scale=scale)
+        out.append(said.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
+        start += count * width
+    return torch.cat(out, 2)
+
+
+def gemma_layer(layer, x, rooms, turn):
+    """A layer of the language model, x [n, L, hidden].
 
     Without windows: nothing that is learnt is longer than one.
     """
@@ -177,18 +197,17 @@ def gemma_layer(layer, x, mask, turn):
     q, k, v = (heads_of(part, h, a.head_dim) for part in (a.q_proj, a.k_proj, a.v_proj))
     q, k = (rotated(rms_norm(norm, part), turn).type_as(x) for norm, part in ((a.q_norm, q), (a.k_norm, k)))
     k, v = (part.repeat_interleave(TEXT["num_attention_heads"] // TEXT["num_key_value_heads"], 1) for part in (k, v))
-    h = joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=TEXT["query_pre_attn_scalar"]**-0.5))
-    x = x + rms_norm(layer.post_attention_layernorm, linear(a.o_proj, h))
+    x = x + rms_norm(layer.post_attention_layernorm, linear(a.o_proj, joined(attended(q, k, v, rooms))))
     h = rms_norm(layer.pre_feedforward_layernorm, x)
     h = F.gelu(linear(layer.mlp.gate_proj, h), approximate="tanh") * linear(layer.mlp.up_proj, h)
     return x + rms_norm(layer.post_feedforward_layernorm, linear(layer.mlp.down_proj, h))
 
 
-def speak(model, x, mask, turns):
-    """Embeddings [n, L, hidden] → last states; turns says where each place stands."""
+def speak(model, x, rooms, turns):
+    """Embeddings [n, L, hidden] of rows in such rooms → last states; turns says where each place stands."""
     text = model.model.language_model
     for layer in text.layers:
-        x = LAYERS["gemma"](layer, x, mask, turns[layer.self_attn.layer_type])
+        x = LAYERS["gemma"](layer, x, rooms, turns[layer.self_attn.layer_type])
     return rms_norm(text.norm, x)
 
 
@@ -219,7 +238,7 @@ def check_forward(model, ids, pixels):
         turns = rotations(model, torch.arange(ids.shape[1], device=ids.device))
         soft = model.config.image_token_id
         x = embed(model, ids, features, torch.nonzero(ids[0] == soft)[:, 0])
-        states = speak(model, x, seen_by(ids[0], soft), turns)
+        states = speak(model, x, [(1, ids.shape[1], seen_by(ids[0], soft))], turns)
         parts = model.lm_head(states)
     model.train(training)
     distance = float((whole - parts).abs().max())
@@ -248,7 +267,7 @@ class Muon:
             past.lerp_(grad, 1 - self.momentum)
             change = orthogonal(grad.lerp(past, self.momentum)) * (0.2 * max(past.shape[1:]) ** 0.5)
             torch._foreach_mul_(some, 1 - rate * self.decay)
-            torch._foreach_add_(some, list(change.float().unbind()), alpha=-rate)
+            torch._foreach_add_(some, list((change.float() * -rate).unbind()))
 
 
 def orthogonal(x):

@@ -1,9 +1,7 @@
 """Training's first step: towers learn findings of a few pixels from windows of a few patches.
 
 In whole pictures such findings are one patch of hundreds, and a loss over all of them hardly feels it. A window costs a small part
-of a picture, so that many more of them are seen: in seven minutes of two CPU cores 100,000 windows taught a tower that had not
-told nodules and fractures from anything to tell windows with a nodule by an area under the curve of 0.91, and those with a
-fracture by 0.72.
+of a picture, so that many more of them are seen. deploy/demo/README.md says what came of it.
 """
 
 import copy
@@ -21,6 +19,11 @@ PATCH = PICTURE // CELLS
 SHARES = (0.25, 0.45)  # of a batch's windows: over a nodule, over a fracture; the others are where fractures can be
 COUNT_MIN = 4.0  # so that a batch with hardly any does not weigh without limit
 KEEP = 0.5  # weight of staying as it was, where nothing small lies
+
+
+def pick(weights):
+    """One of each row's places, as often as its weight says; unlike multinomial without asking the device first."""
+    return (weights / torch.empty_like(weights).exponential_()).argmax(1)
 
 
 def see_window(tower, pixels, places):
@@ -53,10 +56,9 @@ class Near:
         if self.taken == len(self.records):
             return
         self.taken = len(self.records)
-        cells = self.records.rows["cells"]
-        bits = (cells.int()[..., None] >> torch.arange(CELLS, device=self.device)) & 1
+        cells, place = self.records.rows["cells"], torch.arange(CELLS, device=self.device, dtype=torch.int16)
         # [records, patches, small findings]
-        self.shown = torch.stack([bits[:, slots].amax(1).flatten(1) for slots in self.slots], -1).bool()
+        self.shown = torch.stack([(cells[:, slots, :, None] >> place & 1).amax(1).flatten(1) for slots in self.slots], -1).bool()
         self.having = [torch.nonzero(self.shown[..., which].any(1))[:, 0] for which in range(len(SMALL))]
         self.likely = self.shown[..., SMALL.index("fracture")].float().sum(0)
 
@@ -68,14 +70,19 @@ class Near:
         for which, share in enumerate(SHARES):
             some = self.having[which][rand(len(self.having[which]), int(count * share))]
             index.append(some)
-            middle.append(torch.multinomial(self.shown[some, :, which].float(), 1)[:, 0])
+            middle.append(pick(self.shown[some, :, which].float()))
         rest = count - sum(map(len, index))
-        index, middle = torch.cat([*index, rand(len(r), rest)]), torch.cat([*middle, torch.multinomial(self.likely, rest, True)])
+        index, middle = torch.cat([*index, rand(len(r), rest)]), torch.cat([*middle, pick(self.likely.expand(rest, -1))])
         top, left = ((at - rand(WINDOW, count)).clamp(0, CELLS - WINDOW) for at in (middle // CELLS, middle % CELLS))
         steps = torch.arange(WINDOW, device=self.device)
-        places = ((top[:, None] + steps)[:, :, None] * CELLS + (left[:, None] + steps)[:, None, :]).flatten(1)
+        at = lambda left: ((top[:, None] + steps)[:, :, None] * CELLS + (left[:, None] + steps)[:, None, :]).flatten(1)
         pixels = r.pixels(index, varied=True, window=(top * PATCH, left * PATCH, WINDOW * PATCH))
-        return pixels, places, self.shown[index[:, None], places].float()
+        shown = self.shown[index[:, None], at(left)].float().unflatten(1, (WINDOW, WINDOW))
+        # Half of them as in a mirror: what is small has no side in a window.
+        turned = (torch.rand(count, device=self.device) < 0.5)[:, None, None]
+        pixels, shown = torch.where(turned, pixels.flip(2), pixels), torch.where(turned[..., None], shown.flip(2), shown)
+        places = at(torch.where(turned[:, 0, 0], CELLS - WINDOW - left, left))
+        return pixels, places, shown.flatten(1, 2)
 
     def losses(self, count, dtype):
         pixels, places, shown = self.draw(count)

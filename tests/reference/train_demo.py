@@ -49,9 +49,9 @@ def flags():
     a.add_argument("--start", type=pathlib.Path, help="begin from the phantom-demo/ and phantom-siglip/ of an earlier --out")
     a.add_argument("--prompts", type=pathlib.Path, default=ROOT / "crates/engine/prompts/2.toml")
     a.add_argument("--seconds", type=float, default=300, help="for everything but evaluation, from the start of the program")
-    a.add_argument("--near", type=float, default=0.2, help="share of the training time for windows over small findings")
-    a.add_argument("--near-batch", type=int, default=2048)
-    a.add_argument("--near-rate", type=float, default=1.0, help="their share of the rates")
+    a.add_argument("--near", type=float, default=0.1, help="share of the training time for windows over small findings alone")
+    a.add_argument("--near-batch", type=int, default=3072, help="windows, also of each batch of whole pictures")
+    a.add_argument("--near-weight", type=float, default=0.5, help="of windows beside whole pictures")
     a.add_argument("--look", type=float, default=0.45, help="share of the training time for whole pictures")
     a.add_argument("--look-batch", type=int, default=512)
     a.add_argument("--batch", type=int, default=192)
@@ -68,33 +68,85 @@ def flags():
     a.add_argument("--layers", type=int, help="of every tower, for tries on a CPU")
     a.add_argument("--half", action="store_true", help="bf16 on a CPU too, as a try of a GPU's path")
     a.add_argument("--plain", action="store_true", help="without compiling")
+    a.add_argument("--issued", action="store_true", help="without recording steps")
     a.add_argument("--evaluate", action="store_true", help="only evaluate what --out holds, on --held")
     return a.parse_args()
 
 
 class Schedule:
-    """Rates by the share of a step's seconds that has passed: warm-up, then down to nothing in a straight line.
-
-    The compiler's time at the first steps does not count.
-    """
+    """Rates by the share of a step's seconds that has passed: warm-up, then down to nothing in a straight line."""
 
     def __init__(self, optimizers, seconds):
         self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self.rates = [group["lr"] for group in self.groups]
-        self.seconds, self.used, self.steps, self.last = max(seconds, 1e-3), 0.0, 0, time.time()
+        self.rates = [float(group["lr"]) for group in self.groups]
+        self.seconds, self.began, self.steps = max(seconds, 1e-3), time.time(), 0
 
     def go(self):
-        now = time.time()
-        self.used += now - self.last
-        self.last = now
-        share = self.used / self.seconds
+        share = (time.time() - self.began) / self.seconds
         if share >= 1:
             return False
-        factor = min((self.steps + 1) / 100, 1.0) * min(1.0, (1 - share) / 0.7)
-        for group, rate in zip(self.groups, self.rates):
-            group["lr"] = rate * factor
+        self.set(min((self.steps + 1) / 100, 1.0) * min(1.0, (1 - share) / 0.7))
         self.steps += 1
         return True
+
+    def set(self, factor):
+        for group, rate in zip(self.groups, self.rates):
+            group["lr"].fill_(rate * factor)
+
+
+class Step:
+    """A step of training, and the sums of its losses.
+
+    On a GPU it is recorded and played back: issuing its 3,000 kernels one by one takes twice as long as they do.
+    """
+
+    EAGER = 3  # steps before a record: whatever is made at first use is there then
+
+    def __init__(self, loss_of, optimizers, recorded):
+        self.loss_of, self.optimizers, self.recorded = loss_of, optimizers, recorded
+        self.parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        self.clipped = [p for group in optimizers[0].param_groups for p in group["params"]]
+        self.sums, self.count, self.eager, self.graph = {}, 0, self.EAGER, None
+
+    def forget(self):
+        """Records moved: what was recorded would read where they were."""
+        self.graph, self.eager = None, self.EAGER
+
+    def go(self):
+        if self.graph is None and self.eager == 0 and self.recorded:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+                self.once()
+        if self.graph is None:
+            self.eager = max(self.eager - 1, 0)
+            self.once()
+        else:
+            self.graph.replay()
+        self.count += 1
+        if self.recorded:
+            # Not ahead of the clock, which the rates go by.
+            torch.cuda.current_stream().synchronize()
+
+    def once(self):
+        for p in self.parameters:
+            p.grad = None
+        losses = self.loss_of()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(self.clipped, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for name, loss in losses.items():
+            if name not in self.sums:
+                self.sums[name] = torch.zeros((), device=loss.device)
+            self.sums[name].add_(loss.detach())
+
+    def means(self):
+        """Each loss since the last time."""
+        means = {name: float(value) / max(self.count, 1) for name, value in self.sums.items()}
+        for value in self.sums.values():
+            value.zero_()
+        self.count = 0
+        return means
 
 
 def optimizers_of(parts, options, cuda):
@@ -112,9 +164,11 @@ def optimizers_of(parts, options, cuda):
     merged = {}
     for group in rest:
         merged.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
-    rest = [dict(params=params, lr=rate, weight_decay=decay) for (rate, decay), params in merged.items()]
-    adam = torch.optim.AdamW(rest, betas=(0.9, 0.98), eps=1e-8, fused=cuda)
-    return [adam, *[Muon(some, options.matrix_rate * share) for share, some in matrices.items()]]
+    # Rates on the device, where a recorded step reads them.
+    at = lambda rate: torch.tensor(rate, device=next(parts[0][0].parameters()).device)
+    rest = [dict(params=params, lr=at(rate), weight_decay=decay) for (rate, decay), params in merged.items()]
+    adam = torch.optim.AdamW(rest, betas=(0.9, 0.98), eps=1e-8, fused=cuda, capturable=cuda)
+    return [adam, *[Muon(some, at(options.matrix_rate * share)) for share, some in matrices.items()]]
 
 
 class Trainer:
@@ -128,12 +182,13 @@ class Trainer:
         modules = dict(pair=build_pair(self.configs["pair"]), wide=build_pair(self.configs["wide"]), demo=build_demo(config),
                        pair_dense=Dense(PAIR_VISION["hidden_size"]), dense=Dense(VISION["hidden_size"]))
         self.modules = {name: module.to(self.device).train() for name, module in modules.items()}
-        self.phrases = caption_tables(coder, self.device)
+        self.near, self.phrases = None, caption_tables(coder, self.device)
+        self.contexts = torch.tensor(records.contexts, device=self.device)
         self.layouts = {}
         for images, tasks in ((1, ROW), (2, ("compare",))):
-            head, mask, position = records.layout(images, tasks)
+            head, rooms, position = records.layout(images, tasks)
             places = torch.nonzero(head == records.soft)[:, 0]
-            self.layouts[images] = head, mask, places, rotations(self.modules["demo"], position)
+            self.layouts[images] = head, rooms, places, rotations(self.modules["demo"], position)
 
     def save(self):
         save_demo(self.options.out / "phantom-demo", self.modules["demo"], self.coder.tokenizer, self.config)
@@ -156,50 +211,40 @@ class Trainer:
                     p.copy_(given[bare(name)])
 
     def take_up(self):
-        """The sets that have come since, up to what is wanted."""
+        """The sets that have come since, up to what is wanted; whether there were any."""
+        before = len(self.records.sets)
         for path in sorted(self.options.data.glob("*/parsed.pickle")):
             if path.parent.name not in self.records.sets and len(self.records.sets) < self.options.sets_max:
                 self.records.add(path.parent, pickle.loads(path.read_bytes()))
                 log(f"{len(self.records)} records, {len(self.records.pairs)} with a prior")
+        return len(self.records.sets) > before
 
-    def run(self, step, seconds, loss_of, parts):
+    def run(self, name, seconds, loss_of, parts):
+        until = time.time() + seconds
         optimizers = optimizers_of(parts, self.options, self.cuda)
-        parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
-        sums, schedule, until = {}, None, time.time() + seconds
-        shown = saved = began = time.time()
-        warm = 3
-        while warm or schedule.go():
-            losses = loss_of()
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    for p in group["params"]:
-                        p.grad = None
-            sum(losses.values()).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            if warm:
-                # Compiled and thrown away, so that the schedule is of steps alone.
-                warm -= 1
-                if not warm:
-                    schedule = Schedule(optimizers, until - time.time())
-                    began = time.time()
-                    log(f"{step}: compiled, {until - time.time():.0f} s to go")
-                continue
-            for optimizer in optimizers:
-                optimizer.step()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.detach()
-            sums["steps"] = sums.get("steps", 0) + 1
+        schedule = Schedule(optimizers, 0)
+        step = Step(loss_of, optimizers, self.cuda and not self.options.issued)
+        # Compiled and recorded at a rate of nothing, so that the schedule is of steps alone.
+        schedule.set(0.0)
+        for _ in range(step.EAGER + 1):
+            step.go()
+        step.means()
+        schedule.seconds, schedule.began = max(until - time.time(), 1e-3), time.time()
+        shown = saved = time.time()
+        log(f"{name}: compiled, {schedule.seconds:.0f} s to go")
+        while schedule.go():
+            step.go()
             if schedule.steps in (1, 10, 50) or time.time() - shown > 10:
-                steps, shown = sums.pop("steps"), time.time()
-                mean = "  ".join(f"{name} {float(value) / steps:.3f}" for name, value in sums.items())
-                log(f"{step} step {schedule.steps}, {schedule.steps / (time.time() - began):.2f} a second: {mean}")
-                assert all(math.isfinite(float(value)) for value in sums.values()), "the loss is not finite"
-                sums = {}
-                self.take_up()
+                shown, means = time.time(), step.means()
+                said = "  ".join(f"{loss} {mean:.3f}" for loss, mean in means.items())
+                log(f"{name} step {schedule.steps}, {schedule.steps / (shown - schedule.began):.2f} a second: {said}")
+                assert all(math.isfinite(mean) for mean in means.values()), "the loss is not finite"
+                if self.take_up():
+                    step.forget()
             if time.time() - saved > self.options.save_every:
                 self.save()
                 saved = time.time()
-        log(f"{step}: {schedule.steps} steps")
+        log(f"{name}: {schedule.steps} steps")
 
     def draw(self, high, count):
         return torch.randint(high, (count,), device=self.device)
@@ -210,7 +255,9 @@ class Trainer:
         ids, _, _ = self.phrases
         wording = self.draw(ids.shape[1], len(ids))
         texts = torch.cat([r.rows["caption"][index].long(), ids[torch.arange(len(ids), device=self.device), wording]])
-        return self.look_losses(r.pixels(index, varied=True).to(self.dtype), r.truth(index), texts)
+        losses = self.look_losses(r.pixels(index, varied=True).to(self.dtype), r.truth(index), texts)
+        near = self.near.losses(self.options.near_batch, self.dtype)
+        return losses | {name: self.options.near_weight * loss for name, loss in near.items()}
 
     def look_losses(self, pixels, truth, texts):
         losses, present = {}, truth[1]
@@ -236,8 +283,8 @@ class Trainer:
 
     def token_losses(self, images, ids, labels, soft):
         """Each token's loss [n, L - head] of rows with so many pictures: 0 where nothing is answered."""
-        demo, (head, mask, places, turns) = self.modules["demo"], self.layouts[images]
-        states = speak(demo, embed(demo, ids, soft, places), mask, turns)
+        demo, (head, rooms, places, turns) = self.modules["demo"], self.layouts[images]
+        states = speak(demo, embed(demo, ids, soft, places), rooms, turns)
         start = len(head) - 1
         logits = F.linear(states[:, start:-1], demo.lm_head.weight.to(states.dtype)).float()
         each = F.cross_entropy(logits.flatten(0, 1), labels[:, start + 1:].flatten(), ignore_index=-100, reduction="none")
@@ -246,7 +293,7 @@ class Trainer:
     def rooms(self, index):
         """What is asked about each picture: its report, yes/no and short questions, boxes."""
         r, n = self.records, len(index)
-        contexts = torch.tensor(r.contexts, device=self.device)
+        contexts = self.contexts
         context = torch.where(torch.rand(n, device=self.device) < 0.85, contexts[0], contexts[self.draw(len(contexts), n)])
         rooms = [r.room("report", context, r.rows["report"][index])]
         for task, answers in (("ask", lambda i, c: r.short[r.rows["ask_answer"][i, c]]), ("find", lambda i, c: r.rows["find_answer"][i, c])):
@@ -262,9 +309,8 @@ class Trainer:
         index = torch.cat([pair, r.rows["prior"][pair].long(), self.draw(len(r), n - 2 * pairs)])
         losses = {}
         losses["dense"], soft = self.features(r.pixels(index, varied=True).to(self.dtype), r.truth(index))
-        head, mask, _, _ = self.layouts[1]
         rooms = self.rooms(index)
-        each = self.token_losses(1, *r.batch(head, len(mask), rooms), soft)
+        each = self.token_losses(1, *r.batch(self.layouts[1][0], rooms), soft)
         start = 0
         for task in ROW:
             width = sum(ids.shape[1] for ids, _ in rooms[:ASKED[task]])
@@ -273,9 +319,8 @@ class Trainer:
             # State k of the row says token k + 1, so that a room's tokens are those of its own columns.
             losses[task] = WEIGHTS[task] * each[:, start:start + width].sum() / (labels >= 0).sum().clamp(min=1)
             start += width
-        head, mask, _, _ = self.layouts[2]
         prompt = torch.full_like(pair, r.compare_prompt)
-        ids, labels = r.batch(head, len(mask), [r.room("compare", prompt, r.rows["compare"][pair])])
+        ids, labels = r.batch(self.layouts[2][0], [r.room("compare", prompt, r.rows["compare"][pair])])
         both = torch.cat([soft[pairs:2 * pairs], soft[:pairs]], 1)
         each = self.token_losses(2, ids, labels, both)
         losses["compare"] = WEIGHTS["compare"] * each.sum() / (labels >= 0).sum().clamp(min=1)
@@ -299,17 +344,23 @@ class Trainer:
             compile_layers()
         left = max(o.seconds - (time.time() - BEGAN), 2.0)
         log(f"{left:.0f} s to train")
+        towers = {name: m[name].vision_model for name in ("pair", "wide")}
+        self.near = Near(self.records, towers, keep=o.start is not None)
+        heads = [(head, 1.0) for head in self.near.heads.values()]
         if o.near:
-            towers = {name: m[name].vision_model for name in ("pair", "wide")}
-            near = Near(self.records, towers, keep=o.start is not None)
-            parts = [(part, o.near_rate) for part in (*towers.values(), *near.heads.values())]
-            self.run("near", o.near * left, lambda: near.losses(o.near_batch, self.dtype), parts)
-        self.run("look", o.look * left, self.look_loss, [(m[name], 1.0) for name in ("pair", "wide", "pair_dense", "dense")])
+            parts = [*heads, *[(tower, 1.0) for tower in towers.values()]]
+            self.run("near", o.near * left, lambda: self.near.losses(o.near_batch, self.dtype), parts)
+        self.near.teachers = {}
+        if o.look:
+            parts = [(m[name], 1.0) for name in ("pair", "wide", "pair_dense", "dense")]
+            self.run("look", o.look * left, self.look_loss, [*parts, *heads])
         self.give_tower("wide", "demo")
         self.save()
         tower = m["demo"].model.vision_tower
         rest = [m["demo"].model.language_model, m["demo"].model.multi_modal_projector, m["dense"]]
         left = o.seconds - (time.time() - BEGAN) - 3
+        if left <= 0:
+            return
         self.run("write", left, self.write_loss, [(tower, o.tower_rate), *[(part, 1.0) for part in rest]])
         self.save()
         log("saved")
@@ -378,7 +429,12 @@ def main():
         trainer.take_up()
         count = lambda name: sum(p.numel() for p in trainer.modules[name].parameters())
         log(f"parameters: demo {count('demo'):,}, pair {count('pair'):,}")
-        trainer.train()
+        # One stream for all, as recording wants it; the default one can't be recorded.
+        stream = torch.cuda.Stream() if cuda else None
+        with torch.cuda.stream(stream):
+            if cuda:
+                torch.cuda.synchronize()
+            trainer.train()
         del trainer, records
     if options.held:
         held = Records(coder, prompts, device)
