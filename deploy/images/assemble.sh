@@ -37,3 +37,5 @@ done
 printf 'hosts: files dns\n' > "$out/etc/nsswitch.conf"
 printf 'medfleet:x:65532:65532::/:/nonexistent\n' > "$out/etc/passwd"
 cp -L /etc/ssl/certs/ca-certificates.crt "$out/etc/ssl/certs/ca-certificates.crt"
+# The container's user is not who builds this, whose files and folders may be for nobody else (umask 077).
+chmod -R a+rX "$out"

@@ -54,7 +54,8 @@ pub struct QueueConfig {
     /// How long audit entries are kept.
     pub audit_retention: DurationText,
     /// Audit entries of one tenant that are kept at most; then its oldest go, so that no tenant takes the room of the others.
-    /// 0 for any number; when not set, as many as fit for each of four tenants beside the reserve of `stream_bytes_max.audit`.
+    /// 0 for any number; when not set, as many as fit for each of four tenants beside the reserve of `stream_bytes_max.audit`, or
+    /// as many as a tenant already has when ingest starts.
     /// An entry takes about 130 bytes, and a job writes some four (submit, watch, read, cancel).
     pub audit_lines_max: Option<u64>,
     /// How long dead letters are kept.
@@ -223,7 +224,7 @@ impl QueueConfig {
             .map_or(self.ack_wait.get() / 3, DurationText::get)
     }
 
-    /// Audit entries of one tenant that are kept at most; 0 for any number.
+    /// Audit entries of one tenant that are kept at most, where no tenant had more before; 0 for any number.
     #[must_use]
     pub fn audit_lines(&self) -> u64 {
         let of_room = match self.stream_bytes_max.audit.get() {

@@ -183,7 +183,10 @@ pub(crate) async fn ensure(
     present: Present,
 ) -> Result<()> {
     let replicas = config.replicas.count();
-    for stream in streams(config) {
+    for mut stream in streams(config) {
+        if present == Present::Changed {
+            spare(api, config, &mut stream).await?;
+        }
         let body = stream_json(&stream, replicas);
         match present {
             Present::Changed => ensure_stream(api, &stream.name, &body).await?,
@@ -197,6 +200,16 @@ pub(crate) async fn ensure(
                 ensure_consumer(api, *stage, pool, *class, &body).await?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Where nobody says how many lines the audit keeps of a tenant, no start removes one: that number comes of the room, and neither
+/// another release nor less room may cost lines that nobody has asked to lose. They go by their age, and as new ones come.
+async fn spare(api: &Api, config: &QueueConfig, stream: &mut Stream) -> Result<()> {
+    if let (Second::Kept(most @ 1..), None) = (stream.second, config.audit_lines_max) {
+        let held = api.most_of_a_subject(&stream.name, &stream.subjects).await;
+        stream.second = Second::Kept(most.max(held?));
     }
     Ok(())
 }

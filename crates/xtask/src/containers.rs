@@ -22,7 +22,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{chart, fetch, places, process};
@@ -52,16 +52,26 @@ pub(crate) fn run() -> Result<()> {
     if let Some(reason) = refused(&mut apart("trial")?) {
         return skipped(&reason);
     }
-    node::sweep()?;
+    node::sweep();
     fs::write(folder.join(OBJECTS), objects)?;
-    process::run(&mut apart("pods")?)?;
-    // Half a gigabyte; what the containers said stays.
+    let tried = process::run(&mut apart("pods")?);
+    // Half a gigabyte, however it ended; what the containers said stays.
     let images = folder.join("images");
-    fs::remove_dir_all(&images).with_context(|| format!("remove {}", images.display()))
+    let removed = match images.exists() {
+        true => fs::remove_dir_all(&images),
+        false => Ok(()),
+    };
+    tried?;
+    removed.with_context(|| format!("remove {}", images.display()))
 }
 
 /// One part of it, as the first process of namespaces of its own.
 pub(crate) fn within(part: &str) -> Result<()> {
+    // Elsewhere its mounts would be the machine's: over /run, and of / in a folder that the next run removes.
+    ensure!(
+        std::process::id() == 1,
+        "`containers --within` is started by `cargo xtask containers` alone, in namespaces of its own"
+    );
     let (part, run) = part.split_once('-').context("expected PART-RUN")?;
     let folder = places::scratch("containers")?;
     let node = Node::start(Kit::find()?, folder.clone(), run.to_owned())?;
@@ -83,7 +93,10 @@ pub(crate) fn within(part: &str) -> Result<()> {
 fn apart(part: &str) -> Result<Command> {
     let own: PathBuf = std::env::current_exe().context("this program's own path")?;
     let mut command = process::in_root(node::APART[0]);
-    command.args(&node::APART[1..]).arg(own);
+    command.args(&node::APART[1..]);
+    // What is made there is for the pods' users, also where this one keeps new files to itself.
+    command.args(["sh", "-c", "umask 022 && exec \"$@\"", "sh"]);
+    command.arg(own);
     command.args(["containers", "--within"]);
     command.arg(format!("{part}-{}", std::process::id()));
     Ok(command)

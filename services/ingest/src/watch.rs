@@ -314,10 +314,22 @@ impl Watch {
 
     /// Sends how the job ended. The text in memory may have been erased since it was read.
     fn push_finished(&mut self, finished: &Finished, is_erased: bool) {
-        if let Some(text) = finished.text.as_ref().filter(|_| !is_erased) {
-            let mut out = Vec::new();
-            self.stitch.finish(finished.attempt, text, &mut out);
-            self.push_text(out);
+        match &finished.text {
+            _ if is_erased => {}
+            Some(text) => {
+                let mut out = Vec::new();
+                self.stitch.finish(finished.attempt, text, &mut out);
+                self.push_text(out);
+            }
+            // Texts do not come by the events' way: what was told before the end may have arrived behind it, and nothing else
+            // tells it.
+            None => {
+                while let Ok(signal) = self.subscription.signals.try_recv() {
+                    if let Signal::Text(chunk) = signal {
+                        self.take_text(&chunk);
+                    }
+                }
+            }
         }
         self.push(finished.at, Event::Final(finished.job.clone()));
         self.phase = Phase::Ended;

@@ -249,6 +249,25 @@ impl Api {
         }
     }
 
+    /// How many messages a stream has of the subject that it has most of, among those that match; 0 where there is no stream.
+    pub(crate) async fn most_of_a_subject(&self, stream: &str, filter: &str) -> Result<u64> {
+        let method = format!("STREAM.INFO.{stream}");
+        let (mut most, mut offset) = (0, 0);
+        loop {
+            let body = json!({ "subjects_filter": filter, "offset": offset });
+            let info: StreamInfo = match self.call(LIST, &method, &body).await {
+                Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => return Ok(0),
+                info => info?,
+            };
+            let page = info.state.subjects.unwrap_or_default();
+            most = page.values().copied().fold(most, u64::max);
+            offset += page.len();
+            if page.is_empty() || offset >= info.total {
+                return Ok(most);
+            }
+        }
+    }
+
     /// The sequence of the latest message of a stream.
     pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
         let method = format!("STREAM.INFO.{stream}");

@@ -3,9 +3,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::Client;
+use medfleet_core::setting::ByteSize;
 use medfleet_core::{Class, JobKey, JobState, Move, Stage, UploadId, Verdict, WorkUnit};
-use medfleet_proto::work::v1::UploadRecord;
-use medfleet_queue::{Applied, Queue, QueueError, Seen, Updated};
+use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
+use medfleet_queue::{AUDIT_STREAM, Applied, Queue, QueueConfig, QueueError, Seen, Updated};
 use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::{Value, json};
 
@@ -227,6 +228,46 @@ async fn limits_of_another_release_are_changed_under_work() -> Result<()> {
     // What was taken before the change is settled after it.
     taken.settle(Verdict::Done).await?;
     is_settled(&queue).await
+}
+
+/// Starts an ingest's queue, adds a line to the audit, and says how many it has then.
+async fn lines_after_a_start(config: &QueueConfig) -> Result<u64> {
+    let queue = kit::queue(config).await?;
+    let line = AuditEntry {
+        action: "watch".to_owned(),
+        ..AuditEntry::default()
+    };
+    queue.audit(&kit::tenant(), &line).await?;
+    let usage = queue.usage().await?;
+    let audit = usage.iter().find(|stream| stream.stream == AUDIT_STREAM);
+    Ok(audit.context("no audit")?.messages)
+}
+
+/// Of the release before, which kept another number of them, or of when the audit had more room.
+#[tokio::test]
+async fn no_start_removes_lines_of_the_audit_unless_somebody_says_so() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let mut config = kit::config(&server.url());
+    config.stream_bytes_max.audit = ByteSize::from_bytes(6 << 10);
+    let few = config.audit_lines();
+    ensure!(few == 9, "{few}");
+    config.audit_lines_max = Some(0);
+    for expected in 1..=12 {
+        let lines = lines_after_a_start(&config).await?;
+        ensure!(lines == expected, "{lines}, expected {expected}");
+    }
+    // From then on the oldest makes room for the latest.
+    for (said, expected) in [
+        (None, 12),
+        (Some(few), few),
+        (None, few),
+        (Some(0), few + 1),
+    ] {
+        config.audit_lines_max = said;
+        let lines = lines_after_a_start(&config).await?;
+        ensure!(lines == expected, "{said:?}: {lines}, expected {expected}");
+    }
+    Ok(())
 }
 
 /// A worker's file with another limit, or an older worker's, changes nothing for the others; what is missing is made.

@@ -14,6 +14,9 @@ use crate::{chart, fetch, places, process};
 /// The server that is fetched, and its version as the name of its image has it.
 const NATS_SERVER: (&str, &str) = ("nats-server", "2.14.0");
 
+/// Where buildah keeps whole layers for a moment, below its folder: of a build that is killed they would stay in /var/tmp.
+const TEMPORARY: &str = "temporary";
+
 /// An image that lies open.
 pub(super) struct Image {
     /// Its files.
@@ -35,7 +38,9 @@ pub(super) struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// Its store and its settings, in a new folder.
     pub(super) fn open(kit: &'a Kit, folder: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let temporary = folder.join(TEMPORARY);
+        fs::create_dir_all(&temporary)
+            .with_context(|| format!("create {}", temporary.display()))?;
         let store = format!(
             "[storage]\ndriver = \"vfs\"\ngraphroot = \"{0}/store\"\nrunroot = \"{0}/run\"\n",
             folder.display()
@@ -84,6 +89,11 @@ impl<'a> Builder<'a> {
         buildah.env("CONTAINERS_CONF", self.folder.join("empty"));
         buildah.env("CONTAINERS_REGISTRIES_CONF", self.folder.join("empty"));
         buildah.env("CONTAINERS_STORAGE_CONF", self.folder.join("storage.conf"));
+        // Stronger than that file, where somebody has set them.
+        buildah
+            .env_remove("STORAGE_DRIVER")
+            .env_remove("STORAGE_OPTS");
+        buildah.env("TMPDIR", self.folder.join(TEMPORARY));
         buildah.arg(command);
         buildah
     }
@@ -112,8 +122,10 @@ fn image(said: &str, root: PathBuf) -> Result<Image> {
             .collect()
     };
     for other in ["Cmd", "Volumes", "WorkingDir", "ExposedPorts"] {
+        // Some versions write down where a container is anyway.
+        let is_usual = other == "WorkingDir" && config[other] == "/";
         ensure!(
-            config[other].is_null(),
+            config[other].is_null() || is_usual,
             "{other} is {}, of which no container here is made",
             config[other]
         );
@@ -175,6 +187,7 @@ mod tests {
         let found = image(&said(""), PathBuf::new()).expect("an image");
         assert_eq!(found.entrypoint, ["/a", "b"]);
         assert_eq!((found.user.as_str(), found.env.len()), ("1:1", 1));
+        image(&said(r#", "WorkingDir": "/""#), PathBuf::new()).expect("where it is anyway");
         for more in [r#", "Cmd": ["x"]"#, r#", "WorkingDir": "/x""#] {
             image(&said(more), PathBuf::new()).err().expect("refused");
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::images::{Builder, quietly};
 use super::kit::Kit;
+use super::seccomp;
 use crate::process;
 
 /// Starts a program as the first of namespaces of its own, where root may make them.
@@ -136,6 +137,7 @@ pub(super) fn try_out(node: &Node) -> Result<()> {
     config["root"] = json!({"path": root, "readonly": true});
     config["linux"]["cgroupsPath"] = json!(node.cgroup("tried"));
     config["linux"]["resources"]["memory"] = json!({"limit": TRIED_BYTES});
+    config["linux"]["seccomp"] = seccomp::of_nothing();
     let namespaces = config["linux"]["namespaces"].as_array_mut();
     for namespace in namespaces.into_iter().flatten() {
         if namespace["type"] == "network" {
@@ -145,32 +147,31 @@ pub(super) fn try_out(node: &Node) -> Result<()> {
     fs::write(&path, config.to_string())?;
     let status = node.run("tried", &bundle)?.wait()?;
     if !status.success() {
-        bail!("{}", fs::read_to_string(bundle.join("log"))?.trim());
+        let said = fs::read_to_string(bundle.join("log"))?;
+        bail!("runc: {status}: {}", said.trim());
     }
     Ok(())
 }
 
-/// Removes the control groups of runs that were killed, which the kernel keeps.
-pub(super) fn sweep() -> Result<()> {
-    let root = Path::new("/sys/fs/cgroup");
-    let mut trees = vec![root.to_path_buf()];
-    for entry in fs::read_dir(root).context("list the control groups")? {
-        trees.push(entry?.path());
-    }
-    for tree in trees.iter().filter(|tree| tree.is_dir()) {
-        for entry in fs::read_dir(tree).with_context(|| format!("list {}", tree.display()))? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let run = name
-                .strip_prefix(CGROUP)
-                .and_then(|rest| rest.split('-').next());
-            if run.is_some_and(|run| !Path::new("/proc").join(run).exists()) {
-                // One that cannot be removed is in nobody's way.
-                drop(fs::remove_dir(entry.path()));
-            }
+/// Removes the control groups of runs that were killed, which the kernel keeps. What cannot be listed or removed is in nobody's
+/// way: another program's, or one that a run beside this one has just removed itself.
+pub(super) fn sweep() {
+    let below = |tree: PathBuf| {
+        let entries = fs::read_dir(tree).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    // Of the second version they are below the root, of the first below each controller's tree.
+    let trees = below(PathBuf::from("/sys/fs/cgroup"));
+    let of_trees = trees.iter().cloned().flat_map(below);
+    for group in of_trees.chain(trees.iter().cloned()) {
+        let name = group.file_name().unwrap_or_default().to_string_lossy();
+        let run = name
+            .strip_prefix(CGROUP)
+            .and_then(|rest| rest.split('-').next());
+        if run.is_some_and(|run| !Path::new("/proc").join(run).exists()) {
+            drop(fs::remove_dir(&group));
         }
     }
-    Ok(())
 }
 
 /// What a running container is, against what its pod says.

@@ -1,8 +1,8 @@
 //! Watches over a real server, and what ends one.
 
 use futures::StreamExt;
-use medfleet_core::JobId;
 use medfleet_core::setting::DurationText;
+use medfleet_core::{Failure, FailureReason, JobId, Move};
 use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{NatsServer, wait_until};
@@ -127,6 +127,52 @@ async fn a_watch_ends_with_its_token() {
     std::fs::remove_file(&file).expect("it was written");
     let refused = told.expect("more than an end").expect_err("withdrawn");
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+/// Of a job without a result nothing else tells it.
+#[tokio::test]
+async fn a_text_that_arrives_behind_the_end_is_told_before_it() {
+    let server = NatsServer::start().await.expect("a server");
+    let config = medfleet_testkit::config(&server.url());
+    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let (key, record) = medfleet_testkit::record(1, 1);
+    queue.create_record(&key, &record).await.expect("a job");
+    let file = tokens_file("behind");
+    let (tokens, caller) = new_token(&file, &key, 1).await;
+    let watching = watching(queue.clone(), tokens);
+    let forever = Shutdown::new(Duration::ZERO);
+    let carry = watching.fanout.clone().carry_texts(queue.clone(), forever);
+    let watched = async {
+        let request = v1::WatchJobRequest::default();
+        let watch = Watch::begin(Arc::new(watching), (caller, key.clone()), &request).await;
+        let watch = watch.expect("the job is there");
+        let step = Move::Fail(Failure::new(FailureReason::InputRefused, "x"));
+        let now = medfleet_testkit::clock()();
+        let failed = queue.apply(&key, Some(0), &step, now).await;
+        failed.expect("is stored");
+        let chunk = TextChunk {
+            attempt: 1,
+            text: "no answer".to_owned(),
+            ..TextChunk::default()
+        };
+        let heard = wait_until(PATIENCE, "the text to be heard", async || {
+            queue.publish_text(&key, &chunk).await.ok()?;
+            (!watch.subscription.signals.is_empty()).then_some(())
+        });
+        heard.await.expect("texts are carried");
+        let told: Vec<_> = watch.into_stream().collect().await;
+        let told = told.into_iter().map(|told| told.expect("no refusal").event);
+        told.collect::<Vec<_>>()
+    };
+    let told = tokio::select! {
+        watched = tokio::time::timeout(PATIENCE, watched) => watched.expect("in time"),
+        () = carry => panic!("nobody stops it"),
+    };
+    std::fs::remove_file(&file).expect("it was written");
+    let [.., Some(Event::Text(delta)), Some(Event::Final(_))] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(delta.text, "no answer");
 }
 
 #[test]

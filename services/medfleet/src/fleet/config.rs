@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use medfleet_engine::{ModelConfig, ModelDevice};
+use medfleet_imaging::{Limits, Options};
 use medfleet_queue::QueueConfig;
 use medfleet_runtime::{ConfigError, ProcessConfig, Settings};
 use medfleet_store::StoreConfig;
@@ -103,7 +104,7 @@ impl Settings for FleetConfig {
             process,
             queue,
             store,
-            preprocess: with_side(preprocess, &model),
+            preprocess: with_side(preprocess, &model)?,
         }
         .check()?;
         let (process, queue, store) = shared();
@@ -127,18 +128,18 @@ impl Settings for FleetConfig {
     }
 }
 
-/// With a frame side also where the model is to say it, which the simulated one does before it is loaded.
+/// With a frame side also where the model is to say it, which the simulated one does before it is loaded: what it says is refused
+/// by its own name.
 fn with_side(
     preprocess: medfleet_preprocess::Config,
     model: &ModelConfig,
-) -> medfleet_preprocess::Config {
-    let frame_side = match (preprocess.frame_side, model) {
-        (0, ModelConfig::Simulated(simulated)) => simulated.frame_side,
-        (0, _) => 1,
-        (said, _) => said,
-    };
-    medfleet_preprocess::Config {
-        frame_side,
-        ..preprocess
+) -> Result<medfleet_preprocess::Config, ConfigError> {
+    if let (0, ModelConfig::Simulated(simulated)) = (preprocess.frame_side, model) {
+        Options::new(simulated.frame_side, Limits::default())
+            .map_err(|error| ConfigError::relation(format!("model.frame_side: {error}")))?;
     }
+    Ok(medfleet_preprocess::Config {
+        frame_side: preprocess.frame_side.max(1),
+        ..preprocess
+    })
 }

@@ -84,6 +84,22 @@ fn a_simulated_fleet_needs_no_configuration() {
 }
 
 #[test]
+fn a_frame_side_is_refused_by_the_name_of_who_said_it() {
+    for key in ["model.frame_side", "preprocess.frame_side"] {
+        let large = format!("{key}=4097");
+        let refused = loaded(&[
+            "--simulate",
+            "--nats",
+            "nats://n:4222",
+            "--set",
+            large.as_str(),
+        ]);
+        let said = refused.expect_err("too large").to_string();
+        assert!(said.starts_with(key) && said.contains("4097"), "{said}");
+    }
+}
+
+#[test]
 fn who_looks_at_the_configuration_writes_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("parent").join("data");
