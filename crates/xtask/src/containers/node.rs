@@ -14,8 +14,16 @@ use super::seccomp;
 use crate::process;
 
 /// Starts a program as the first of namespaces of its own, where root may make them.
-pub(super) const APART: [&str; 10] = [
-    // With this program all of it ends, also by Ctrl-C and by a kill.
+pub(super) const APART: [&str; 17] = [
+    // With this program all of it ends, also by Ctrl-C and by a kill; and after a quarter of an hour, of which it takes a minute:
+    // what builds and runs containers has no time limit of its own.
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "timeout",
+    "--kill-after",
+    "10",
+    "900",
     "setpriv",
     "--pdeathsig",
     "KILL",
