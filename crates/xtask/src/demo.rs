@@ -13,9 +13,9 @@ use crate::fleet::Fleet;
 use crate::{fetch, places, process};
 
 /// A small model of MedGemma's architecture that was trained on phantoms: made-up chest films with known findings.
-const MODEL: &str = "deploy/demo/phantom-demo";
+pub(crate) const MODEL: &str = "deploy/demo/phantom-demo";
 /// Its MedSigLIP, for zero-shot and embeddings.
-const EMBEDDER: &str = "deploy/demo/phantom-siglip";
+pub(crate) const EMBEDDER: &str = "deploy/demo/phantom-siglip";
 /// A real chest radiograph, postero-anterior.
 pub(crate) const STUDY: &str = "pydicom-data-1.0.0/RG1_UNCR.dcm";
 /// The phantom that is shown: a seed that training never used.

@@ -16,6 +16,7 @@ mod containers;
 mod cuda;
 mod demo;
 mod derived;
+mod eval;
 mod fetch;
 mod fleet;
 mod fuzz;
@@ -56,6 +57,7 @@ usage: cargo xtask <command>
                          binaries, and root
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
+  eval [--count 500] [--seed 770077]   what the demo model can do, asked of a fleet about phantoms that it never saw
   fuzz [--minutes 60] [--seed 1]   broken files for everything that reads what a stranger sent
   observe [--bless]      the reference of metrics, the alerts and the dashboards against what the services export
           [--ask URL]    … every query of a dashboard put to a running Prometheus
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         ["cuda"] => cuda::run(None),
         ["cuda", "--arch", capability] => cuda::run(Some(capability)),
         ["demo"] => demo::run(),
+        ["eval", options @ ..] => eval::run(options),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["observe"] => observe::run(Mode::Check),
         ["observe", "--bless"] => observe::run(Mode::Bless),
