@@ -36,6 +36,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
 /// Calls on one connection at a time; thousands of watches share one.
 const STREAMS_MAX: u32 = 10_000;
+/// What a connection may send that is not read yet. h2 closes a connection of which small requests wait whose frames lack more
+/// than half of this to 256 bytes each: so many calls at once have to fit.
+const CONNECTION_WINDOW: u32 = 2 * 256 * STREAMS_MAX;
 /// The services that clients call, and the name under which the health of all of them is asked for.
 const SERVICES: [&str; 4] = [
     "",
@@ -76,7 +79,7 @@ pub(crate) async fn build(
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
-        .http2_adaptive_window(Some(true))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .max_concurrent_streams(Some(STREAMS_MAX));
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls).await?)?;
