@@ -51,6 +51,16 @@ impl Setup {
         }
     }
 
+    /// From now on every tenant has this quota.
+    fn allow(&mut self, default: Quota) {
+        let quotas = QuotasConfig {
+            default,
+            ..QuotasConfig::default()
+        };
+        let retry_after = self.uploads.config.limits.retry_after.get();
+        self.uploads.quotas = Quotas::new(quotas, retry_after, self.clock.clone());
+    }
+
     /// One stream: opens an upload, or goes on with one, and sends so many parts, each most of an hour after what was before.
     async fn send(&self, upload: &str, from: usize, parts: usize) -> Result<v1::Upload, Refusal> {
         let start = v1::UploadStart {
@@ -133,12 +143,7 @@ async fn an_upload_that_goes_on_needs_room_for_the_rest() {
         stored_bytes_max: Some(ByteSize::from_bytes(all)),
         ..Quota::default()
     };
-    let quotas = QuotasConfig {
-        default,
-        ..QuotasConfig::default()
-    };
-    let clock = setup.clock.clone();
-    setup.uploads.quotas = Quotas::new(quotas, std::time::Duration::from_secs(5), clock);
+    setup.allow(default);
     let is_over = |refused: Result<v1::Upload, Refusal>| {
         assert!(
             matches!(refused, Err(Refusal::Stored { .. })),
@@ -177,12 +182,7 @@ async fn an_upload_that_finds_no_room_costs_its_tenant_nothing() {
         bytes_per_minute: Some(ByteSize::from_bytes(bytes)),
         ..Quota::default()
     };
-    let quotas = QuotasConfig {
-        default,
-        ..QuotasConfig::default()
-    };
-    let clock = setup.clock.clone();
-    setup.uploads.quotas = Quotas::new(quotas, std::time::Duration::from_secs(5), clock);
+    setup.allow(default);
     for _ in 0..2 {
         let refused = setup.send("", 0, 0).await;
         assert!(
