@@ -91,13 +91,13 @@ async fn what_finds_no_room_is_refused_and_accepted_once_when_there_is_room() ->
 
     // Told before the first refusal, too: what a series begins with is no increase, and the alert would miss it.
     let before = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
-    alerts::expect("MedfleetStoreFull", false, FULL, (before, before)).await?;
+    alerts::expect("MedfleetStoreFull", false, &[(FULL, (before, before))]).await?;
     let second = with_id("second", picture::noise(SIDE, 2)?);
     let noted = refused_for(&client, &second, "STORE_FULL").await?;
     ensure!(noted.is_none(), "{noted:?}");
     let after = alerts::told(fleet.admin(Role::Ingest), FULL).await?;
     ensure!((before, after) == (0, 2), "{before}, then {after}");
-    alerts::expect("MedfleetStoreFull", true, FULL, (before, after)).await?;
+    alerts::expect("MedfleetStoreFull", true, &[(FULL, (before, after))]).await?;
     let unknown = client.get_by_request_id("second").await.err();
     let unknown = unknown.context("half of a job was accepted")?;
     ensure!(unknown.code() == Code::NotFound, "{unknown:?}");

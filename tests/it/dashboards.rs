@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{Class, JobState};
 use medfleet_testkit::wait_until;
 use medfleet_tests::client::{Client, PATIENCE};
-use medfleet_tests::fleet::{Fleet, OPERATOR, Pace, Role};
+use medfleet_tests::fleet::{Fleet, Model, OPERATOR, Options, Pace, Role};
 use medfleet_tests::picture;
 use medfleet_tests::prometheus::Prometheus;
+use toml::toml;
 
 /// What the dashboards show beside work that goes well, each above zero once it was provoked.
 const PROVOKED: [&str; 5] = [
@@ -17,7 +18,8 @@ const PROVOKED: [&str; 5] = [
     "sum(rate(medfleet_encode_frame_looks_total{outcome=\"hit\"}[5m])) > 0",
 ];
 
-/// A job is given up on because its study was damaged; another is tried again until its study can be read.
+/// A job is given up on because its study was damaged; another is tried again until its study can be read. That one is erased
+/// then: whoever makes room under a quota has what is stored counted at once.
 async fn trouble(fleet: &Fleet, prometheus: &Prometheus, clients: [&Client; 2]) -> Result<()> {
     let [mary, john] = clients;
     fleet.stop_role(Role::Preprocess).await?;
@@ -31,12 +33,13 @@ async fn trouble(fleet: &Fleet, prometheus: &Prometheus, clients: [&Client; 2]) 
         .await?;
     show()?;
     for (client, job, expected) in [
-        (mary, damaged, JobState::Failed),
-        (john, hidden, JobState::Completed),
+        (mary, &damaged, JobState::Failed),
+        (john, &hidden, JobState::Completed),
     ] {
         let job = client.wait_final(&job.name).await?;
         ensure!(job.state() == expected, "{job:?}");
     }
+    john.erase(&hidden.name).await?;
     Ok(())
 }
 
@@ -60,7 +63,16 @@ async fn every_query_of_a_dashboard_has_data() -> Result<()> {
         prefill_millis: 20,
         step_millis: 10,
     };
-    let fleet = Fleet::paced(pace).await?;
+    let ingest = toml! {
+        [quotas.default]
+        stored_bytes_max = "1GiB"
+    };
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        ingest,
+        ..Options::default()
+    })
+    .await?;
     // What rises before it is seen for the first time has not risen.
     let prometheus = Prometheus::watching(&fleet).await?;
     let (mary, john) = (

@@ -187,7 +187,7 @@ async fn a_certificate_that_ends_soon_is_told() -> Result<()> {
     };
     let old = left().await?;
     ensure!(old == 13 * DAY, "{old} s are left of 13 days");
-    alerts::expect(ALERT, true, SERIES, (old, old)).await?;
+    alerts::expect(ALERT, true, &[(SERIES, (old, old))]).await?;
 
     let (certificate, key) = ending(now + 15 * DAY)?;
     for (name, pem) in [("tls.crt", certificate), ("tls.key", key)] {
@@ -200,7 +200,7 @@ async fn a_certificate_that_ends_soon_is_told() -> Result<()> {
     fleet.start_role(Role::Ingest).await?;
     let new = left().await?;
     ensure!(new == 15 * DAY, "{new} s are left of 15 days");
-    alerts::expect(ALERT, false, SERIES, (new, new)).await
+    alerts::expect(ALERT, false, &[(SERIES, (new, new))]).await
 }
 
 /// What an integrator without the `.proto` files finds: reflection lists the service, and health needs no token.

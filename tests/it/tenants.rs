@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_proto::v1::{JobState, SubmitJobRequest};
 use medfleet_testkit::wait_until;
+use medfleet_tests::alerts;
 use medfleet_tests::client::{Client, PATIENCE, Seen, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
 use medfleet_tests::picture;
@@ -163,4 +164,48 @@ async fn who_has_stored_what_it_may_is_refused_until_some_of_it_is_erased() -> R
     .await?;
     ensure!(mary.wait_final(&job.name).await?.state() == JobState::Completed);
     Ok(())
+}
+
+/// Whether the alert fires by what ingest tells of a tenant, once it has counted.
+async fn is_alerted(fleet: &Fleet, tenant: &str, fires: bool) -> Result<()> {
+    let series = ["medfleet_stored_bytes", "medfleet_stored_limit_bytes"];
+    let [stored, limit] = series.map(|name| format!("{name}{{tenant=\"{tenant}\"}}"));
+    let admin = fleet.admin(Role::Ingest);
+    let (has, may_have) = wait_until(PATIENCE, "a count of what is stored", async || {
+        let has = alerts::told(admin, &stored).await.ok()?;
+        Some((has, alerts::told(admin, &limit).await.ok()?))
+    })
+    .await?;
+    let told = [(&*stored, (has, has)), (&*limit, (may_have, may_have))];
+    alerts::expect("MedfleetTenantNearlyFull", fires, &told).await
+}
+
+/// A film fills the quota to its last byte. Whoever has sent it is not refused for it afterwards. The alert fires for that tenant,
+/// and not for one that has as much and may have twice that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_before_the_quota_was_full_is_done() -> Result<()> {
+    let film = picture::noise(200, 1)?;
+    let quotas = format!(
+        "[quotas.tenants]\nst-mary.stored_bytes_max = \"{} B\"\nst-john.stored_bytes_max = \"{} B\"\n",
+        film.len(),
+        2 * film.len()
+    );
+    let fleet = Fleet::start(Options {
+        ingest: toml::from_str(&quotas)?,
+        ..Options::default()
+    })
+    .await?;
+    let (mary, john) = (
+        fleet.client("st-mary").await?,
+        fleet.client("st-john").await?,
+    );
+    let upload = mary.upload(&film).await?;
+    john.upload(&film).await?;
+    is_at_its_quota(&mary, &film).await?;
+    is_alerted(&fleet, "st-mary", true).await?;
+    is_alerted(&fleet, "st-john", false).await?;
+    let job = mary.submit(report(vec![uploaded(&upload)])).await?;
+    let done = mary.wait_final(&job.name).await?;
+    ensure!(done.state() == JobState::Completed, "{done:?}");
+    is_at_its_quota(&mary, &film).await
 }

@@ -28,21 +28,22 @@ pub async fn told(admin: SocketAddr, series: &str) -> Result<i64> {
     value.parse().with_context(|| format!("{series} {value}"))
 }
 
-/// Fails unless an alert fires, or is silent, ten minutes after Prometheus came, where a process told `before` of a series for
-/// half of them and `after` from then on. In such a test it is 1970 when Prometheus comes: times count from then.
+/// Fails unless an alert fires, or is silent, 25 minutes after Prometheus came, where a process told of each series the first
+/// value for twenty of them, and the second from then on. In such a test it is 1970 when Prometheus comes: times count from then.
 ///
 /// # Errors
 /// When it is otherwise, or there is no tool.
-pub async fn expect(
-    alert: &str,
-    fires: bool,
-    series: &str,
-    (before, after): (i64, i64),
-) -> Result<()> {
-    // What a scrape adds.
-    let (name, labels) = series
-        .strip_suffix('}')
-        .map_or((series, "{"), |labelled| (labelled, ","));
+pub async fn expect(alert: &str, fires: bool, told: &[(&str, (i64, i64))]) -> Result<()> {
+    let series = told.iter().map(|(series, (before, after))| {
+        // What a scrape adds.
+        let (name, labels) = series
+            .strip_suffix('}')
+            .map_or((*series, "{"), |labelled| (labelled, ","));
+        json!({
+            "series": format!("{name}{labels}job=\"fleet\",instance=\"ingest\"}}"),
+            "values": format!("{before}x39 {after}x20"),
+        })
+    });
     let firing = format!("ALERTS{{alertname=\"{alert}\",alertstate=\"firing\"}}");
     let expected = json!({"labels": "{}", "value": 1});
     // YAML is a superset of JSON.
@@ -51,13 +52,10 @@ pub async fn expect(
         "evaluation_interval": "30s",
         "tests": [{
             "interval": "30s",
-            "input_series": [{
-                "series": format!("{name}{labels}job=\"fleet\",instance=\"ingest\"}}"),
-                "values": format!("{before}x9 {after}x20"),
-            }],
+            "input_series": series.collect::<Vec<_>>(),
             "promql_expr_test": [{
                 "expr": format!("count({firing})"),
-                "eval_time": "10m",
+                "eval_time": "25m",
                 "exp_samples": fires.then_some(expected).into_iter().collect::<Vec<_>>(),
             }],
         }],
@@ -72,7 +70,7 @@ pub async fn expect(
         .context("no promtool: run `cargo xtask observe`, which brings it")?;
     ensure!(
         output.status.success(),
-        "{alert}, {series} from {before} to {after}, should fire: {fires}\n{}{}",
+        "{alert}, {told:?}, should fire: {fires}\n{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );

@@ -6,12 +6,13 @@
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
 //! unit from outside), `presence`; `encoded` is the file that a hospital's
-//! edge sends in place of images, `tls` reads certificates.
+//! edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
 
 mod config;
 mod dependencies;
 pub mod encoded;
 mod handler;
+pub mod http2;
 mod metrics;
 mod presence;
 mod slot;

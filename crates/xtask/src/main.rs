@@ -54,7 +54,7 @@ usage: cargo xtask <command>
                          --bless writes its schema of values from the services' settings
   clients                generate clients in other languages from the .proto files and run them against a fleet
   containers             build the images, and run the pods of the small preset as containers of this machine; needs the built
-                         binaries, and root
+                         binaries, and root; skipped where the machine refuses, an error there with MEDFLEET_CONTAINERS=must
   cuda [--arch 90]       the binaries with CUDA, built without a GPU, in target/cuda
   demo                   build, start a fleet, submit a phantom and a real chest film, print the drafts, stop
   eval [--count 500] [--seed 770077]   what the demo model can do, asked of a fleet about phantoms that it never saw

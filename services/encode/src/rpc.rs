@@ -10,6 +10,7 @@ use futures::Stream;
 use medfleet_core::{Digest, TenantId};
 use medfleet_proto::work::v1::token_service_server::{TokenService, TokenServiceServer};
 use medfleet_proto::work::v1::{FetchTokensRequest, FetchTokensResponse};
+use medfleet_worker::http2::taking_calls;
 use medfleet_worker::{PemFile, identity};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -26,6 +27,8 @@ use crate::metrics::EncodeMetrics;
 const PIECE_BYTES_MAX: usize = 1 << 20;
 /// Tensors in one request.
 const DIGESTS_MAX: usize = 4096;
+/// Calls on one connection at a time: a decode worker has one connection, and at most so many slots.
+const CALLS_MAX: u32 = 4096;
 /// Without it the connections of decoders that died would stay for ever.
 pub(crate) const KEEP_ALIVE: KeepAlive = KeepAlive {
     every: Duration::from_secs(30),
@@ -46,7 +49,7 @@ pub(crate) async fn server(
     tls: Option<&TlsConfig>,
     keep_alive: KeepAlive,
 ) -> Result<Server, StartError> {
-    let server = Server::builder()
+    let server = taking_calls(Server::builder(), CALLS_MAX)
         .http2_keepalive_interval(Some(keep_alive.every))
         .http2_keepalive_timeout(Some(keep_alive.wait));
     let Some(tls) = tls else {

@@ -162,7 +162,8 @@ impl Acceptor {
     }
 
     /// Counts a job that is not known yet towards its tenant's quotas, unless there was no room for one just now. Gives the room
-    /// that is taken for the files inside its request.
+    /// that is taken for the files inside its request. Files that were uploaded had theirs when they began: whoever has sent a
+    /// study, and has nothing more to send, is not refused for what is stored by then.
     fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<Held, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
@@ -171,7 +172,10 @@ impl Acceptor {
         let inline: u64 = inline.sum();
         self.room.check(self.clock.now())?;
         self.quotas.one_more(tenant, self.open.count(tenant))?;
-        let held = self.quotas.hold(tenant, inline)?;
+        let held = match is_uploaded(request) {
+            true => self.quotas.hold_nothing(tenant),
+            false => self.quotas.hold(tenant, inline)?,
+        };
         self.quotas.job(tenant, inline)?;
         Ok(held)
     }
@@ -445,6 +449,13 @@ impl Acceptor {
         };
         self.queue.audit(&key.tenant, &entry).await
     }
+}
+
+/// Whether a job has files, and all of them were uploaded before.
+fn is_uploaded(request: &v1::SubmitJobRequest) -> bool {
+    let is_uploaded =
+        |input: &v1::Input| matches!(input.source, Some(v1::input::Source::Upload(_)));
+    !request.inputs.is_empty() && request.inputs.iter().all(is_uploaded)
 }
 
 /// The trace that a job is part of.

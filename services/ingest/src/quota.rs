@@ -105,6 +105,11 @@ impl Quotas {
         self.stored.hold(tenant, bytes, most).map_err(over)
     }
 
+    /// For who brings nothing that has not found its room already: refused by no quota of stored bytes.
+    pub(crate) fn hold_nothing(&self, tenant: &TenantId) -> Held {
+        self.stored.hold_nothing(tenant)
+    }
+
     /// What tenants have stored.
     pub(crate) const fn stored(&self) -> &Stored {
         &self.stored

@@ -9,6 +9,7 @@ use medfleet_proto::FILE_DESCRIPTOR_SET;
 use medfleet_proto::v1::dead_letter_service_server::{self, DeadLetterServiceServer};
 use medfleet_proto::v1::job_service_server::{self, JobServiceServer};
 use medfleet_proto::v1::operator_service_server::{self, OperatorServiceServer};
+use medfleet_worker::http2::{API_CALLS_MAX, taking_calls};
 use medfleet_worker::{PemFile, identity};
 use tokio::net::TcpListener;
 use tonic::service::interceptor::InterceptedService;
@@ -34,11 +35,6 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long it may take to answer.
 const KEEP_ALIVE_WAIT: Duration = Duration::from_secs(20);
-/// Calls on one connection at a time; thousands of watches share one.
-const STREAMS_MAX: u32 = 10_000;
-/// What a connection may send that is not read yet. h2 closes a connection of which small requests wait whose frames lack more
-/// than half of this to 256 bytes each: so many calls at once have to fit.
-const CONNECTION_WINDOW: u32 = 2 * 256 * STREAMS_MAX;
 /// The services that clients call, and the name under which the health of all of them is asked for.
 const SERVICES: [&str; 4] = [
     "",
@@ -76,11 +72,9 @@ pub(crate) async fn build(
         .with_service_name(operator_service_server::SERVICE_NAME)
         .with_service_name("grpc.health.v1.Health")
         .build_v1()?;
-    let mut server = Server::builder()
+    let mut server = taking_calls(Server::builder(), API_CALLS_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW))
-        .max_concurrent_streams(Some(STREAMS_MAX));
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_WAIT));
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls).await?)?;
     }

@@ -162,12 +162,21 @@ impl Stored {
             self.want_count();
             return Err(over);
         }
-        Ok(Held {
+        Ok(self.held(tenant, bytes))
+    }
+
+    /// For who brings nothing.
+    pub(crate) fn hold_nothing(&self, tenant: &TenantId) -> Held {
+        self.held(tenant, 0)
+    }
+
+    fn held(&self, tenant: &TenantId, bytes: u64) -> Held {
+        Held {
             stored: self.clone(),
             tenant: tenant.clone(),
             bytes,
             begun: 0,
-        })
+        }
     }
 
     /// Whoever waits for room need not wait for the next count in its turn.

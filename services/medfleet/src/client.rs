@@ -22,6 +22,7 @@ use medfleet_proto::v1::{
     dead_letter_service_client::DeadLetterServiceClient, job_service_client::JobServiceClient,
     operator_service_client::OperatorServiceClient,
 };
+use medfleet_worker::http2::of_many_calls;
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::{Interceptor, interceptor::InterceptedService};
@@ -394,10 +395,11 @@ impl Client {
 }
 
 fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
-    let endpoint = Endpoint::from_shared(server.to_owned())
-        .map_err(|_invalid| ClientError::Server {
+    let endpoint =
+        Endpoint::from_shared(server.to_owned()).map_err(|_invalid| ClientError::Server {
             server: server.to_owned(),
-        })?
+        })?;
+    let endpoint = of_many_calls(endpoint)
         .connect_timeout(CONNECT_MAX)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)

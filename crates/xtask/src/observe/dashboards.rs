@@ -390,6 +390,24 @@ fn tenant() -> Dashboard {
             )],
         ),
         panel(
+            "Stored",
+            "bytes",
+            "What the store holds. Where no tenant has a quota, as of the last sweep, up to an hour ago.",
+            &[(
+                "{{tenant}}",
+                "max by (tenant) (medfleet_stored_bytes{$fleet,tenant=~\"$tenant\"})",
+            )],
+        ),
+        panel(
+            "Stored, of the quota",
+            "percentunit",
+            "At 1 new files are refused. Only tenants with a quota.",
+            &[(
+                "{{tenant}}",
+                "max by (tenant) (medfleet:tenant_full:ratio{$fleet,tenant=~\"$tenant\"})",
+            )],
+        ),
+        panel(
             "What every tenant meets: wait by class, 95th percentile",
             "s",
             "Waits are not counted by tenant: a trace has the tenant, a metric has not.",

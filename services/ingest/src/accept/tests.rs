@@ -1,14 +1,22 @@
 //! Accepting over a real queue, and blobs in memory.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures::stream;
+use medfleet_core::setting::ByteSize;
 use medfleet_proto::v1::input::Source;
 use medfleet_proto::v1::task::Kind;
+use medfleet_proto::v1::upload_input_request::Content;
+use medfleet_runtime::Shutdown;
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer};
 
 use super::sample::acceptor;
 use super::*;
-use crate::config;
+use crate::config::{self, Quota, QuotasConfig};
+use crate::places::Places;
+use crate::upload::Uploads;
 
 mod room;
 
@@ -54,4 +62,73 @@ async fn a_request_that_was_accepted_is_the_same_job_whatever_the_fleet_does_by_
     // Another under its id has to be one that this fleet does.
     let refused = now.accept(&caller, request(b"another film")).await;
     assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
+}
+
+/// Uploads a file whole. Gives what a job names it by.
+async fn uploaded(acceptor: &Acceptor, content: &'static [u8]) -> v1::Input {
+    let uploads = Uploads {
+        config: acceptor.config.clone(),
+        queue: acceptor.queue.clone(),
+        blobs: acceptor.blobs.clone(),
+        clock: acceptor.clock.clone(),
+        random: acceptor.random.clone(),
+        figures: acceptor.figures.clone(),
+        quotas: acceptor.quotas.clone(),
+        shutdown: Shutdown::new(Duration::ZERO),
+        places: Places::new(1),
+    };
+    let start = v1::UploadStart {
+        total_bytes: content.len() as u64,
+        ..v1::UploadStart::default()
+    };
+    let contents = [
+        Content::Start(start),
+        Content::Chunk(Bytes::from_static(content)),
+    ];
+    let messages = contents.map(|content| {
+        Ok(v1::UploadInputRequest {
+            content: Some(content),
+        })
+    });
+    let sent = uploads.take(kit::tenant(), stream::iter(messages)).await;
+    v1::Input {
+        source: Some(Source::Upload(sent.expect("there is room").name)),
+        ..v1::Input::default()
+    }
+}
+
+/// Its file fills the quota to the last byte. Who brings another one finds no room.
+#[tokio::test]
+async fn a_job_of_what_was_uploaded_is_not_refused_for_what_is_stored() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = kit::queue(&kit::config(&server.url())).await;
+    let queue = queue.expect("a queue");
+    let mut acceptor = acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])));
+    let quotas = QuotasConfig {
+        default: Quota {
+            stored_bytes_max: Some(ByteSize::from_bytes(4)),
+            ..Quota::default()
+        },
+        ..QuotasConfig::default()
+    };
+    acceptor.quotas = Quotas::new(quotas, Duration::ZERO, acceptor.clock.clone());
+    let caller = Caller::of(&kit::tenant());
+    let film = uploaded(&acceptor, b"film").await;
+
+    let alone = request(b"x");
+    let mut beside = alone.clone();
+    beside.inputs.push(film.clone());
+    for brings in [alone, beside] {
+        let refused = acceptor.accept(&caller, brings).await;
+        assert!(
+            matches!(refused, Err(Refusal::Stored { .. })),
+            "{refused:?}"
+        );
+    }
+    let sent = v1::SubmitJobRequest {
+        inputs: vec![film],
+        ..request(b"")
+    };
+    let accepted = acceptor.accept(&caller, sent).await;
+    assert!(!accepted.expect("its file is there").already);
 }

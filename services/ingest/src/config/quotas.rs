@@ -41,9 +41,10 @@ pub struct Quota {
     /// it: `stat_per_minute` bounds those.
     #[schemars(range(min = 1))]
     pub in_flight_max: Option<u32>,
-    /// Bytes that the store holds of it, whatever wrote them. Where it has as many, new jobs and uploads are refused until some
-    /// of it is erased or past its retention; what comes of the jobs that are accepted is stored all the same. Each replica counts
-    /// about once a minute what the store holds, and adds what it took in itself since.
+    /// Bytes that the store holds of it, whatever wrote them. Where it has as many, uploads are refused, and new jobs but those
+    /// whose files were all uploaded before, until some of it is erased or past its retention; what comes of the jobs that are
+    /// accepted is stored all the same. Each replica counts about once a minute what the store holds, and adds what it took in
+    /// itself since.
     pub stored_bytes_max: Option<ByteSize>,
 }
 

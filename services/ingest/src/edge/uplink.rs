@@ -12,6 +12,7 @@ use medfleet_proto::v1::{
     self, job_service_client::JobServiceClient, upload_input_request::Content,
 };
 use medfleet_queue::Headers;
+use medfleet_worker::http2::of_many_calls;
 use medfleet_worker::{PemFile, identity};
 use prost::Message;
 use tokio::sync::Notify;
@@ -363,8 +364,8 @@ const NO_JOB: Trouble = Trouble::Later("the hub's answer has no job", None);
 const NO_UPLOAD: Trouble = Trouble::Later("the hub's answer has no upload", None);
 
 async fn endpoint(config: &EdgeConfig) -> Result<Endpoint, Error> {
-    let endpoint = Endpoint::from_shared(config.hub.clone())
-        .map_err(Error::Hub)?
+    let endpoint = Endpoint::from_shared(config.hub.clone()).map_err(Error::Hub)?;
+    let endpoint = of_many_calls(endpoint)
         .connect_timeout(config.answer_max.get())
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
