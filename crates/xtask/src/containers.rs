@@ -3,17 +3,16 @@
 //!
 //! No cluster is there. What of a pod is translated, and that the rest is refused, is in `pod`; a network of namespaces takes the
 //! place of a network plugin, hosts files that of DNS, and this program that of the kubelet.
-//! A machine that cannot run a container at all is told by one that has nothing to do with ours, and skips the step: by what a
-//! machine is known to refuse alone (`machine`), and with `MEDFLEET_CONTAINERS=must` not even then.
+//! A machine that cannot run a container at all is told by one that has nothing to do with ours, and skips the step; where
+//! containers are known to start, `MEDFLEET_CONTAINERS=must` makes that an error, so that a fault of the trial's is seen.
 //!
-//! Reading order: `machine`, `kit` (the programs), `images`, `node` (namespaces and networks), `pod` and `cluster` (what is rendered),
+//! Reading order: `kit` (the programs), `images`, `node` (namespaces and networks), `pod` and `cluster` (what is rendered),
 //! `bundle` (a pod as the runtime reads it), `orders` (what must hold).
 
 mod bundle;
 mod cluster;
 mod images;
 mod kit;
-mod machine;
 mod node;
 mod orders;
 mod pod;
@@ -36,11 +35,14 @@ const PRESET: &str = "small";
 /// Its objects, in the step's folder.
 const OBJECTS: &str = "objects.json";
 
+/// Set to `must` on a machine that is known to start containers: what would skip the step is an error there.
+const SWITCH: &str = "MEDFLEET_CONTAINERS";
+
 /// Builds and runs everything, where this machine can.
 pub(crate) fn run() -> Result<()> {
-    let must = machine::must()?;
+    let must = must()?;
     let mut nothing = Command::new(node::APART[0]);
-    if let Some(reason) = refused(nothing.args(&node::APART[1..]).arg("true"))? {
+    if let Some(reason) = refused(nothing.args(&node::APART[1..]).arg("true")) {
         return skipped(&reason, must);
     }
     // Two runs in one folder would each take the other's files for a machine that does not do it.
@@ -52,7 +54,7 @@ pub(crate) fn run() -> Result<()> {
     Kit::find()?;
     fetch::file("nats-server")?;
     let objects = serde_json::to_string(&chart::preset(PRESET)?)?;
-    if let Some(reason) = refused(&mut apart("trial")?)? {
+    if let Some(reason) = refused(&mut apart("trial")?) {
         return skipped(&reason, must);
     }
     node::sweep();
@@ -105,20 +107,24 @@ fn apart(part: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Why this machine does not do it; nothing where it does. What fails by anything else than the machine is an error.
-fn refused(command: &mut Command) -> Result<Option<String>> {
-    // What machines say is known in English.
-    let Err(error) = images::quietly(command.env("LC_ALL", "C")) else {
-        return Ok(None);
-    };
-    let said = format!("{error:#}");
-    match machine::refusal(&said) {
-        Some(reason) => Ok(Some(reason.to_owned())),
-        None => bail!(
-            "a container that has nothing to do with ours failed, and by nothing that a machine is known to refuse; if it is the \
-             machine's all the same, it belongs into crates/xtask/src/containers/machine.rs:\n{said}"
-        ),
+/// Whether a skip is an error here.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the automation is started by a person or by CI, and has no runtime"
+)]
+fn must() -> Result<bool> {
+    match std::env::var_os(SWITCH) {
+        None => Ok(false),
+        Some(set) if set == "must" => Ok(true),
+        Some(set) => bail!("{SWITCH} is {set:?}, expected must, or nothing"),
     }
+}
+
+/// Why this machine does not do it; nothing where it does.
+fn refused(command: &mut Command) -> Option<String> {
+    images::quietly(command)
+        .err()
+        .map(|error| format!("{error:#}"))
 }
 
 fn skipped(reason: &str, must: bool) -> Result<()> {
