@@ -27,6 +27,8 @@ use crate::work::Encode;
 
 /// Lists that are asked for at a time.
 const ASKED_MAX: usize = 8;
+/// What the last frame took from which on frames are claimed, as long as that is known.
+const CLAIMED_NANOS_MIN: u64 = 20_000_000;
 
 /// For whom frames are provided.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +151,7 @@ impl Encode {
         wanted: &mut [Wanted],
         (until, made): (Instant, &mut usize),
     ) -> Result<Option<HashSet<Digest>>, EncodeError> {
-        let turn = self.elsewhere.claim(&missing(wanted)).await;
+        let turn = self.elsewhere.claim(&self.claimable(wanted)).await;
         // Whoever had claimed them since they were looked for has left their tokens.
         self.look_again(&whose.job.tenant, wanted, &turn.own)
             .await?;
@@ -174,6 +176,14 @@ impl Encode {
         // Not sooner: others look for the tokens from then on.
         drop(turn);
         Ok(Some(others).filter(|others| !others.is_empty()))
+    }
+
+    /// The missing frames that are worth a claim: to ask takes about a millisecond, and what takes few is as well made twice.
+    fn claimable(&self, wanted: &[Wanted]) -> HashSet<Digest> {
+        match self.frame_nanos.load(Ordering::Relaxed) {
+            1..CLAIMED_NANOS_MIN => HashSet::new(),
+            _ => missing(wanted),
+        }
     }
 
     /// How long a unit waits at most for so many frames.
@@ -329,7 +339,7 @@ impl Encode {
         let seconds = encoded.device.as_secs_f64();
         self.metrics.device_seconds.observe(seconds);
         let frame_nanos = encoded.device.as_nanos() / missing.len() as u128;
-        let frame_nanos = u64::try_from(frame_nanos).unwrap_or(u64::MAX);
+        let frame_nanos = u64::try_from(frame_nanos).unwrap_or(u64::MAX).max(1);
         self.frame_nanos.store(frame_nanos, Ordering::Relaxed);
         let digests = encoded.tokens.iter();
         let digests = digests.map(|tokens| self.store.digest(&job.tenant, &tokens.bytes));
