@@ -1,11 +1,22 @@
 //! An image that a tenant shows again, in whatever study, is encoded once; the result says so, and the text is the same as
-//! that of images encoded for it. Another tenant's images are its own, and what was erased is encoded again.
+//! that of images encoded for it. So it is where it comes to several encoders at once, and where one of them dies at it. Another
+//! tenant's images are its own, and what was erased is encoded again.
+
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use medfleet_proto::v1::{self, JobState, result::Output};
-use medfleet_tests::client::{Client, inline, report};
-use medfleet_tests::fleet::{Fleet, Options, Role, http_get};
+use medfleet_testkit::wait_until;
+use medfleet_tests::client::{Client, PATIENCE, inline, report};
+use medfleet_tests::fleet::extra::Extra;
+use medfleet_tests::fleet::{Fleet, Model, Options, Pace, Role, http_get};
 use medfleet_tests::picture;
+use toml::toml;
+
+const FRAMES: &str = "medfleet_encode_frames_total";
+const TAKEN: &str = "medfleet_encode_claims_total{outcome=\"taken\"}";
+const HELD: &str = "medfleet_encode_claims_total{outcome=\"held\"}";
 
 /// A report over pictures of these seeds: the job's name and its result.
 async fn drafted(client: &Client, pictures: &[u32]) -> Result<(String, v1::Result)> {
@@ -76,5 +87,120 @@ async fn an_image_that_comes_again_is_encoded_once_for_its_tenant() -> Result<()
         text(&again)? == text(&second)?,
         "images from the cache gave another text"
     );
+    fleet.wait_idle().await
+}
+
+/// A fleet with two encoders of a slot each, that take so long for an image, and whose claims do not outlive them for long.
+async fn two_encoders(encode_millis: u64) -> Result<(Fleet, Extra)> {
+    let pace = Pace {
+        encode_millis,
+        ..Pace::default()
+    };
+    let fleet = Fleet::start(Options {
+        model: Model::Simulated(pace),
+        queue: toml! { lease_ttl = "3s" },
+        ..Options::default()
+    });
+    let fleet = fleet.await?;
+    let other = fleet.another(Role::Encode, 1)?;
+    other.ready().await?;
+    Ok((fleet, other))
+}
+
+/// What an encoder has counted.
+async fn counted(admin: SocketAddr, metric: &str) -> Result<u64> {
+    let (_, metrics) = http_get(admin, "/metrics").await?;
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(metric));
+    let value = values.next().with_context(|| format!("no {metric}"))?;
+    Ok(value.trim().parse()?)
+}
+
+/// Submits as many jobs with this picture at once.
+async fn submitted(client: &Client, seed: u32, jobs: usize) -> Result<Vec<v1::Job>> {
+    let picture = picture::png(64, seed)?;
+    let jobs = (0..jobs).map(|_| client.submit(report(vec![inline(picture.clone())])));
+    Ok(try_join_all(jobs).await?)
+}
+
+/// Waits for these jobs, which must complete, and gives their results.
+async fn results(client: &Client, jobs: &[v1::Job]) -> Result<Vec<(String, v1::Result)>> {
+    let mut results = Vec::new();
+    for job in jobs {
+        let done = client.wait_final(&job.name).await?;
+        ensure!(done.state() == JobState::Completed, "{done:?}");
+        results.push((job.name.clone(), client.result(&job.name).await?));
+    }
+    Ok(results)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() -> Result<()> {
+    let (fleet, other) = two_encoders(1_500).await?;
+    let client = fleet.client("st-mary").await?;
+    let jobs = submitted(&client, 1, 6).await?;
+    let results = results(&client, &jobs).await?;
+    let (mut encoded, mut held) = (0, 0);
+    for admin in [fleet.admin(Role::Encode), other.admin()] {
+        encoded += counted(admin, FRAMES).await?;
+        held += counted(admin, HELD).await?;
+    }
+    ensure!(held > 0, "the other encoder never had the image");
+    ensure!(encoded == 1, "it was encoded {encoded} times");
+    let mut cached = 0;
+    for result in &results {
+        let provenance = result.1.provenance.as_ref();
+        cached += provenance.context("no provenance")?.frames_cached;
+        ensure!(text(result)? == text(&results[0])?, "{result:?}");
+    }
+    ensure!(cached == 5, "{cached} results say that it was in the cache");
+    fleet.wait_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then() -> Result<()> {
+    let (fleet, other) = two_encoders(4_000).await?;
+    let client = fleet.client("st-mary").await?;
+    let jobs = submitted(&client, 1, 2).await?;
+    let both = [fleet.admin(Role::Encode), other.admin()];
+    let is = async |admin: SocketAddr, metric: &str, wanted: u64| {
+        let counted = counted(admin, metric).await.ok();
+        (counted == Some(wanted)).then_some(())
+    };
+    let dying = wait_until(PATIENCE, "one to encode and one to wait", async || {
+        for (dying, living) in [(0, 1), (1, 0)] {
+            let encodes = is(both[dying], TAKEN, 1).await.is_some();
+            if encodes && is(both[living], HELD, 1).await.is_some() {
+                return Some(dying);
+            }
+        }
+        None
+    })
+    .await?;
+    let living = both[1 - dying];
+    // One that waits holds no slot: the next image goes to it, and begins.
+    let urgent = v1::SubmitJobRequest {
+        class: v1::Class::Urgent.into(),
+        ..report(vec![inline(picture::png(64, 2)?)])
+    };
+    let next = client.submit(urgent).await?;
+    wait_until(PATIENCE, "the next image to be begun", async || {
+        is(living, TAKEN, 1).await
+    })
+    .await?;
+    let encoded = counted(both[dying], FRAMES).await?;
+    ensure!(encoded == 0, "too late to disturb it");
+    let _other = if dying == 0 {
+        fleet.kill9(Role::Encode).await?;
+        Some(other)
+    } else {
+        other.kill9().await?;
+        None
+    };
+    let results = results(&client, &jobs).await?;
+    ensure!(text(&results[0])? == text(&results[1])?, "{results:?}");
+    let next = client.wait_final(&next.name).await?;
+    ensure!(next.state() == JobState::Completed, "{next:?}");
+    let encoded = counted(living, FRAMES).await?;
+    ensure!(encoded == 2, "it encoded {encoded} images");
     fleet.wait_idle().await
 }

@@ -135,6 +135,8 @@ pub struct Fleet {
     address: Ipv4Addr,
     nats: Mutex<NatsServer>,
     processes: Mutex<BTreeMap<Role, Child>>,
+    /// Workers started beside them so far.
+    extras: AtomicU16,
     tokens: BTreeMap<&'static str, String>,
     folder: tempfile::TempDir,
 }
@@ -187,6 +189,7 @@ impl Fleet {
             address,
             nats: Mutex::new(nats),
             processes: Mutex::new(BTreeMap::new()),
+            extras: AtomicU16::new(0),
             tokens,
             folder,
         };

@@ -70,6 +70,17 @@ impl Bucket {
         Ok(entries)
     }
 
+    /// Whether none of these keys has a value; may be a moment old on a cluster.
+    pub(crate) async fn has_none(&self, keys: &[String]) -> Result<bool> {
+        for some in keys.chunks(BATCH_MAX) {
+            let subjects: Vec<_> = some.iter().map(|key| self.subject(key)).collect();
+            if !self.api.has_none(&self.stream, &subjects).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Up to `count` entries in order of revision, the first at or after `from`; may be a moment old on a cluster.
     pub(crate) async fn run(&self, from: u64, count: usize) -> Result<Vec<Entry>> {
         let all = self.subject(">");

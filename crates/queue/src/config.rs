@@ -67,7 +67,7 @@ pub struct QueueConfig {
     pub intake_messages_max: u64,
     /// How long an upload handle is valid.
     pub upload_ttl: DurationText,
-    /// How long a leader lease lasts without renewal.
+    /// How long a leader lease, or an encoder's claim on a new image, lasts without renewal.
     pub lease_ttl: DurationText,
     /// How long a unit that a worker's release cannot read is handed back, for workers of another release to take, before its
     /// job is failed: longer than workers of two releases run side by side. 0s to fail it at once.

@@ -5,14 +5,15 @@
 //! record that breaks an invariant.
 //!
 //! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `absent`, `search`, `work`,
-//! `puller`, `delivery`, `change` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `objects`, `presence`, `usage`,
-//! `server`.
+//! `puller`, `delivery`, `change` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `claims`, `objects`, `presence`,
+//! `usage`, `server`.
 
 mod absent;
 mod ack;
 mod api;
 mod bucket;
 mod change;
+mod claims;
 mod config;
 mod connect;
 mod delivery;
@@ -47,6 +48,7 @@ use api::Api;
 use bucket::Bucket;
 
 pub use change::Changed;
+pub use claims::{Claim, Claims};
 pub use config::{ConfigError, QueueConfig, Replicas, ReplicasError, StreamBytes, TlsConfig};
 pub use connect::OLDEST_SERVER;
 pub use delivery::{Delivery, dead_letter};

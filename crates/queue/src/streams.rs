@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::stream_of;
 use crate::subject::{
-    AUDIT, DEAD, EVENTS, JOBS, LEASES, PAUSES, PENDING, UPLOADS, durable, intake_stream,
+    AUDIT, CLAIMS, DEAD, EVENTS, JOBS, LEASES, PAUSES, PENDING, UPLOADS, durable, intake_stream,
     work_filter, work_stream,
 };
 use crate::{QueueConfig, QueueError, Result};
@@ -29,6 +29,8 @@ struct Stream {
     age_max: Duration,
     /// Entries cannot be removed before their age.
     append_only: bool,
+    /// It is gone when its servers are: nothing that it says is of use for longer than a moment.
+    in_memory: bool,
 }
 
 /// What becomes of a message whose subject already has one.
@@ -42,9 +44,11 @@ enum Second {
     Kept(u64),
 }
 
-fn streams(config: &QueueConfig) -> Vec<Stream> {
-    let bytes = &config.stream_bytes_max;
-    let base = |name: &str, subjects: &str, bytes_max: u64| Stream {
+/// Memory of the claims: some 80,000 at a time.
+const CLAIMS_BYTES_MAX: u64 = 16 << 20;
+
+fn base(name: &str, subjects: &str, bytes_max: u64) -> Stream {
+    Stream {
         name: name.to_owned(),
         subjects: subjects.to_owned(),
         is_work_queue: false,
@@ -53,12 +57,29 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         messages_max: 0,
         age_max: Duration::ZERO,
         append_only: false,
-    };
-    let bucket = |name: &str, bytes_max: u64, age_max: Duration| Stream {
+        in_memory: false,
+    }
+}
+
+fn bucket(name: &str, bytes_max: u64, age_max: Duration) -> Stream {
+    Stream {
         second: Second::Replaces,
         age_max,
         ..base(&stream_of(name), &format!("$KV.{name}.>"), bytes_max)
-    };
+    }
+}
+
+/// The bucket of the claims. Not one of [`streams`]: only who claims makes it, again where its server has lost it, and nobody
+/// fails to start because it cannot be made.
+fn claims(config: &QueueConfig) -> Stream {
+    Stream {
+        in_memory: true,
+        ..bucket(CLAIMS, CLAIMS_BYTES_MAX, config.lease_ttl.get())
+    }
+}
+
+fn streams(config: &QueueConfig) -> Vec<Stream> {
+    let bytes = &config.stream_bytes_max;
     let mut all = vec![
         Stream {
             age_max: config.event_retention.get(),
@@ -124,7 +145,7 @@ fn stream_json(stream: &Stream, replicas: usize) -> Value {
         "name": stream.name,
         "subjects": [stream.subjects],
         "retention": if stream.is_work_queue { "workqueue" } else { "limits" },
-        "storage": "file",
+        "storage": if stream.in_memory { "memory" } else { "file" },
         "num_replicas": replicas,
         "discard": "new",
         "discard_new_per_subject": stream.second == Second::Refused,
@@ -202,6 +223,13 @@ pub(crate) async fn ensure(
         }
     }
     Ok(())
+}
+
+/// Makes the bucket of the claims, or makes it what is configured. Safe to call from many processes at once, and again.
+pub(crate) async fn ensure_claims(api: &Api, config: &QueueConfig) -> Result<()> {
+    let stream = claims(config);
+    let body = stream_json(&stream, config.replicas.count());
+    ensure_stream(api, &stream.name, &body).await
 }
 
 /// Where nobody says how many lines the audit keeps of a tenant, no start removes one: that number comes of the room, and neither
@@ -317,7 +345,9 @@ mod tests {
 
     #[test]
     fn no_two_streams_share_a_subject_and_all_are_bounded() {
-        let all = streams(&QueueConfig::default());
+        let config = QueueConfig::default();
+        let mut all = streams(&config);
+        all.push(claims(&config));
         let mut subjects: Vec<_> = all.iter().map(|stream| &stream.subjects).collect();
         subjects.sort();
         subjects.dedup();

@@ -24,6 +24,8 @@ pub(crate) const PENDING: &str = bucket_of(PENDING_STREAM);
 pub(crate) const UPLOADS: &str = "UPLOADS";
 /// Bucket of the leader leases.
 pub(crate) const LEASES: &str = "LEASES";
+/// Bucket of what one process does and others wait for.
+pub(crate) const CLAIMS: &str = "CLAIMS";
 /// Bucket of the work that operators hold back.
 pub(crate) const PAUSES: &str = "PAUSES";
 

@@ -12,6 +12,8 @@ use medfleet_runtime::Clock;
 use medfleet_store::StoreError;
 use tokio::sync::Mutex;
 
+use crate::place::Place;
+
 /// One stage's work.
 pub trait Handler: Send + Sync + 'static {
     /// Which stage.
@@ -20,6 +22,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Slots beside the others for units of STAT alone, which find one though all others are taken. The handler sees to it
     /// that such a unit is worked on at once.
     const STAT_SLOTS: usize = 0;
+
+    /// Units that may have left their place ([`Place::leave`]) and still be in hand, for each slot.
+    const ASIDE: usize = 0;
 
     /// What the work is done on.
     type Inputs: Send;
@@ -128,6 +133,8 @@ pub struct Started {
     pub record: JobRecord,
     /// Trace context for what follows.
     pub headers: Headers,
+    /// Its place among the units in hand.
+    pub place: Arc<Place>,
     pub(crate) revision: Revision,
     pub(crate) queue: Queue,
     pub(crate) clock: Arc<dyn Clock>,

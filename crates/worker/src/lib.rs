@@ -5,7 +5,7 @@
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
 //! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
-//! unit from outside), `presence`; `encoded` is the file that a hospital's
+//! unit from outside), `place` (how one that waits makes room), `presence`; `encoded` is the file that a hospital's
 //! edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
 
 mod config;
@@ -14,6 +14,7 @@ pub mod encoded;
 mod handler;
 pub mod http2;
 mod metrics;
+mod place;
 mod presence;
 mod slot;
 mod tls;
@@ -26,6 +27,7 @@ pub use dependencies::{
 };
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};
+pub use place::Place;
 pub use presence::PRESENCE_EVERY;
 pub use slot::{Worker, run};
 pub use tls::{PemError, PemFile, identity};

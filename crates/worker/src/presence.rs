@@ -38,7 +38,7 @@ pub(crate) async fn announce(
             _ = every.tick() => {}
             () = shutdown.begun(), if !presence.draining => presence.draining = true,
         }
-        // A unit of STAT may be one more than there are slots: it takes none from the others.
+        // A unit of STAT may be one more than there are slots, and so may one that waits aside: they take none from the others.
         presence.busy = u32::try_from(worker.metrics.busy()).unwrap_or(0).min(slots);
         if let Err(error) = worker.queue.publish_presence(&presence).await {
             tracing::debug!(%error, "nobody was told that this worker is there");

@@ -14,12 +14,13 @@ use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
 use medfleet_runtime::{Clock, OnFailure, OnShutdown, Shutdown, TaskKind, TaskSet, telemetry};
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, Semaphore, broadcast};
 use tracing::{Instrument, Span, field};
 
 use crate::config::WorkerConfig;
 use crate::handler::{Ending, Handler, Started, publish};
 use crate::metrics::{WorkerMetrics, word};
+use crate::place::Place;
 use crate::presence;
 use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
@@ -70,17 +71,23 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
         on_failure: OnFailure::Shutdown,
         on_shutdown: OnShutdown::Wait,
     };
+    let slots = worker.config.slots.get();
     let puller = worker.queue.puller(H::STAGE, worker.pool.clone());
     let of_stat = worker.queue.stat_puller(H::STAGE, worker.pool.clone());
-    let pullers = repeat_n(puller, worker.config.slots.get());
-    let slots = pullers
+    // A unit that leaves its place makes room for one more, whose slot waits for that.
+    let every = (puller, Arc::new(Semaphore::new(slots)));
+    let every = repeat_n(every, slots.saturating_mul(1 + H::ASIDE));
+    let of_stat = (of_stat, Arc::new(Semaphore::new(H::STAT_SLOTS)));
+    let slots = every
         .chain(repeat_n(of_stat, H::STAT_SLOTS))
-        .map(|puller| {
+        .map(|(puller, places)| {
             let slot = Slot {
                 worker: worker.clone(),
                 shutdown: worker.tasks.shutdown().clone(),
                 handler: Arc::clone(&handler),
                 hints: hints.clone(),
+                places,
+                place: Arc::default(),
             };
             worker.tasks.start(kind, slot.run(puller))
         });
@@ -112,6 +119,10 @@ struct Slot<H> {
     shutdown: Shutdown,
     handler: Arc<H>,
     hints: broadcast::Sender<JobKey>,
+    /// As many as units are worked on at a time.
+    places: Arc<Semaphore>,
+    /// The one of its unit.
+    place: Arc<Place>,
 }
 
 impl<H: Handler> Slot<H> {
@@ -120,7 +131,7 @@ impl<H: Handler> Slot<H> {
             let pulled = tokio::select! {
                 biased;
                 () = self.shutdown.begun() => break,
-                pulled = puller.next() => pulled,
+                pulled = self.next(&mut puller) => pulled,
             };
             match pulled {
                 Ok(delivery) => self.process(delivery).await,
@@ -131,9 +142,16 @@ impl<H: Handler> Slot<H> {
                     self.pause().await;
                 }
             }
+            self.place.leave();
         }
         close(puller).await;
         Ok(())
+    }
+
+    /// A unit, once there is a place for it.
+    async fn next(&self, puller: &mut Puller) -> Result<Delivery, QueueError> {
+        self.place.take(&self.places).await;
+        puller.next().await
     }
 
     async fn pause(&self) {
@@ -291,6 +309,7 @@ impl<H: Handler> Slot<H> {
             record,
             revision,
             headers,
+            place: Arc::clone(&self.place),
             queue,
             clock,
             untold: untold(H::STAGE),

@@ -1,8 +1,11 @@
 //! The image tokens of a chunk's frames. Where an earlier job of the tenant had the same frame they are found, in this
-//! encoder's memory or in the store, and only the other frames are encoded. What is found counts only while the store has it:
-//! memory may not have heard of an erasure, and nothing comes back from there.
+//! encoder's memory or in the store; those that another unit is encoding, here or in another process, are waited for; and only
+//! the other frames are encoded. What is found counts only while the store has it: memory may not have heard of an erasure, and
+//! nothing comes back from there.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -11,18 +14,30 @@ use medfleet_core::{BlobKind, Digest, JobKey, TenantId};
 use medfleet_engine::{Frame, Purpose};
 use medfleet_proto::work::v1::{FrameEntry, TokensEntry, TokensManifest};
 use medfleet_store::StoreError;
-use medfleet_worker::made_for;
+use medfleet_worker::{Place, made_for};
 use prost::Message;
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use crate::cache::Made;
 use crate::error::EncodeError;
 use crate::metrics::Tier;
-use crate::unit::{fetched_from, frame_key, still_good};
+use crate::unit::{fetched_from, frame_key, patience, still_good};
 use crate::work::Encode;
 
 /// Lists that are asked for at a time.
 const ASKED_MAX: usize = 8;
+/// What the last frame took from which on frames are claimed, as long as that is known.
+const CLAIMED_NANOS_MIN: u64 = 20_000_000;
+
+/// For whom frames are provided.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whose<'a> {
+    pub(crate) job: &'a JobKey,
+    pub(crate) purpose: Purpose,
+    /// Which is left where others are waited for.
+    pub(crate) place: &'a Place,
+}
 
 /// A frame of a chunk, and what there is of it.
 pub(crate) struct Wanted {
@@ -50,7 +65,8 @@ struct Found {
     tokens: Digest,
     /// Where the encoder answers that made them.
     encoder_url: String,
-    tier: Tier,
+    /// Where they were; none for those that this very unit has made.
+    tier: Option<Tier>,
 }
 
 /// Tokens that were made just now.
@@ -88,7 +104,8 @@ impl Encode {
             }
         });
         let frames: Vec<Named> = frames.collect();
-        let known = self.look(tenant, &frames).await?;
+        let known: Vec<&Named> = frames.iter().collect();
+        let known = self.look(tenant, &known).await?;
         let has = frames.iter().zip(known);
         let has = has.map(|(frame, found)| self.has(tenant, frame, found));
         let has = try_join_all(has).await?;
@@ -99,27 +116,88 @@ impl Encode {
     /// The tokens of all frames of a chunk, which are in the store and relied on by the job from now on.
     pub(crate) async fn provide(
         &self,
-        (job, purpose): (&JobKey, Purpose),
+        whose: &Whose<'_>,
         mut wanted: Vec<Wanted>,
     ) -> Result<TokensManifest, EncodeError> {
-        let missing = wanted.iter().filter(|wanted| wanted.is_missing());
-        let missing: HashSet<Digest> = missing.map(|wanted| wanted.frame.name).collect();
+        let tenant = &whose.job.tenant;
+        let missing = missing(&wanted);
+        let until = Instant::now() + self.patience(whose, missing.len());
         // What another slot encodes meanwhile is found when it has done so.
-        let claim = self.claims.take(&job.tenant, &missing).await;
+        let claiming = self.claims.take(tenant, &missing);
+        let claim = timeout_at(until, whose.place.leave_for(claiming)).await;
         for wanted in &mut wanted {
-            self.find_again(&job.tenant, wanted);
+            self.find_again(tenant, wanted);
         }
-        let fresh = self.encode(job, &wanted, purpose).await?;
-        self.keep(job, &wanted, &fresh).await?;
+        let mut made = 0;
+        while let Some(others) = self.round(whose, &mut wanted, (until, &mut made)).await? {
+            // Without the place, and with nothing claimed that others could wait for.
+            whose.place.leave();
+            self.elsewhere.freed(&others, until).await;
+            self.look_again(tenant, &mut wanted, &others).await?;
+        }
         drop(claim);
-        Ok(self.listed(&wanted, &fresh))
+        if made == 0 {
+            self.metrics.chunks_found.inc();
+        }
+        self.count(&wanted);
+        Ok(self.listed(&wanted))
+    }
+
+    /// Makes what nobody else is making, has the job rely on everything that is there by then, and says which frames are still
+    /// missing: those that others make. After `until` none is left to them.
+    async fn round(
+        &self,
+        whose: &Whose<'_>,
+        wanted: &mut [Wanted],
+        (until, made): (Instant, &mut usize),
+    ) -> Result<Option<HashSet<Digest>>, EncodeError> {
+        let turn = self.elsewhere.claim(&self.claimable(wanted)).await;
+        // Whoever had claimed them since they were looked for has left their tokens.
+        self.look_again(&whose.job.tenant, wanted, &turn.own)
+            .await?;
+        let mut others = HashSet::new();
+        if Instant::now() < until {
+            others.clone_from(&turn.others);
+        }
+        let fresh = self.encode(whose, wanted, &others).await?;
+        self.keep(whose.job, wanted, &fresh).await?;
+        let tokens = fresh.iter().map(|fresh| (fresh.frame.name, fresh.tokens));
+        let tokens: HashMap<Digest, Made> = tokens.collect();
+        drop(fresh);
+        *made += tokens.len();
+        for wanted in wanted.iter_mut().filter(|wanted| wanted.is_missing()) {
+            if let Some(tokens) = tokens.get(&wanted.frame.name) {
+                wanted.has = Has::Tokens(Found {
+                    tier: None,
+                    ..self.found_here(&wanted.frame.entry, *tokens)
+                });
+            }
+        }
+        // Not sooner: others look for the tokens from then on.
+        drop(turn);
+        Ok(Some(others).filter(|others| !others.is_empty()))
+    }
+
+    /// The missing frames that are worth a claim: to ask takes about a millisecond, and what takes few is as well made twice.
+    fn claimable(&self, wanted: &[Wanted]) -> HashSet<Digest> {
+        match self.frame_nanos.load(Ordering::Relaxed) {
+            1..CLAIMED_NANOS_MIN => HashSet::new(),
+            _ => missing(wanted),
+        }
+    }
+
+    /// How long a unit waits at most for so many frames.
+    fn patience(&self, whose: &Whose<'_>, frames: usize) -> Duration {
+        let took = self.frame_nanos.load(Ordering::Relaxed);
+        let took = (took > 0).then(|| Duration::from_nanos(took));
+        patience(whose.purpose.class, frames, took)
     }
 
     /// What is known of each frame's tokens, in their order; nothing of those that have to be made.
     async fn look(
         &self,
         tenant: &TenantId,
-        frames: &[Named],
+        frames: &[&Named],
     ) -> Result<Vec<Option<Found>>, EncodeError> {
         let known = frames.iter().map(|frame| self.known(tenant, frame));
         let known: Vec<_> = known.collect();
@@ -169,7 +247,7 @@ impl Encode {
             entry: entry.clone(),
             tokens: *tokens,
             encoder_url: list.encoder_url.clone(),
-            tier: Tier::Store,
+            tier: Some(Tier::Store),
         }))
     }
 
@@ -203,18 +281,49 @@ impl Encode {
         }
     }
 
-    /// Encodes what is missing, each frame once, however often a chunk has it.
+    /// As [`Encode::find_again`], of these frames, in the store too.
+    async fn look_again(
+        &self,
+        tenant: &TenantId,
+        wanted: &mut [Wanted],
+        names: &HashSet<Digest>,
+    ) -> Result<(), EncodeError> {
+        let is_meant = |wanted: &Wanted| wanted.is_missing() && names.contains(&wanted.frame.name);
+        let frames = wanted.iter().filter(|wanted| is_meant(wanted));
+        let frames: Vec<&Named> = frames.map(|wanted| &wanted.frame).collect();
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let known = self.look(tenant, &frames).await?;
+        let meant = wanted.iter_mut().filter(|wanted| is_meant(wanted));
+        for (wanted, found) in meant.zip(known) {
+            if let Some(found) = found {
+                wanted.has = Has::Tokens(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes what is missing and not made by others, each frame once, however often a chunk has it.
     async fn encode<'a>(
         &self,
-        job: &JobKey,
+        whose: &Whose<'_>,
         wanted: &'a [Wanted],
-        purpose: Purpose,
+        others: &HashSet<Digest>,
     ) -> Result<Vec<Fresh<'a>>, EncodeError> {
-        let missing = self.missing(wanted);
+        // What others make counts as seen.
+        let (mut missing, mut seen) = (Vec::new(), others.clone());
+        for Wanted { frame, has } in wanted {
+            if let Has::Pixels(pixels) = has
+                && seen.insert(frame.name)
+            {
+                missing.push((frame, pixels));
+            }
+        }
         if missing.is_empty() {
-            self.metrics.chunks_found.inc();
             return Ok(Vec::new());
         }
+        let Whose { job, purpose, .. } = *whose;
         let span = tracing::debug_span!(
             "encode images",
             gen_ai.operation.name = "embeddings",
@@ -229,6 +338,9 @@ impl Encode {
         self.metrics.chunk_frames.observe(missing.len() as f64);
         let seconds = encoded.device.as_secs_f64();
         self.metrics.device_seconds.observe(seconds);
+        let frame_nanos = encoded.device.as_nanos() / missing.len() as u128;
+        let frame_nanos = u64::try_from(frame_nanos).unwrap_or(u64::MAX).max(1);
+        self.frame_nanos.store(frame_nanos, Ordering::Relaxed);
         let digests = encoded.tokens.iter();
         let digests = digests.map(|tokens| self.store.digest(&job.tenant, &tokens.bytes));
         let digests = join_all(digests).await;
@@ -246,21 +358,16 @@ impl Encode {
         Ok(fresh.collect())
     }
 
-    /// The frames that have to be encoded, each once; and counts where the others are.
-    fn missing<'a>(&self, wanted: &'a [Wanted]) -> Vec<(&'a Named, &'a Frame)> {
-        let (mut missing, mut seen) = (Vec::new(), HashSet::new());
-        for Wanted { frame, has } in wanted {
-            match has {
-                Has::Tokens(found) => self.metrics.looked(Some(found.tier)),
-                Has::Pixels(pixels) if seen.insert(frame.name) => {
-                    self.metrics.looked(None);
-                    missing.push((frame, pixels));
-                }
-                // The same image once more in this chunk.
-                Has::Pixels(_) => self.metrics.looked(Some(Tier::Memory)),
-            }
+    /// Counts where each frame was.
+    fn count(&self, wanted: &[Wanted]) {
+        let mut made = HashSet::new();
+        for wanted in wanted {
+            let tier = wanted.found().and_then(|found| found.tier);
+            // Made for this chunk, which has the same image once more.
+            let is_again = tier.is_none() && !made.insert(wanted.frame.name);
+            self.metrics
+                .looked(if is_again { Some(Tier::Memory) } else { tier });
         }
-        missing
     }
 
     /// Stores what was made, each tokens with the list that leads to them, and has the job rely on that and on what was found.
@@ -279,10 +386,9 @@ impl Encode {
             contents.push((BlobKind::Tokens, made.tokens.tokens, made.bytes.clone()));
             contents.push(list);
         }
-        let found = wanted.iter().filter_map(|wanted| match &wanted.has {
-            Has::Tokens(found) => Some(found.blobs(&wanted.frame)),
-            Has::Pixels(_) => None,
-        });
+        let found = wanted
+            .iter()
+            .filter_map(|wanted| Some(wanted.found()?.blobs(&wanted.frame)));
         let found: Vec<_> = found.flatten().collect();
         self.store.keep_found(job, contents, &found).await?;
         // Not sooner: of a job that was erased meanwhile nothing stays here. No decoder asks before its chunk's list is there.
@@ -294,16 +400,11 @@ impl Encode {
     }
 
     /// The list of a chunk's tokens, in the order of its frames.
-    fn listed(&self, wanted: &[Wanted], fresh: &[Fresh<'_>]) -> TokensManifest {
-        let fresh = fresh.iter().map(|fresh| (fresh.frame.name, &fresh.entry));
-        let fresh: HashMap<Digest, &TokensEntry> = fresh.collect();
-        let entries = wanted.iter().map(|wanted| match &wanted.has {
-            Has::Tokens(found) => (found.entry.clone(), found.encoder_url.as_str()),
-            Has::Pixels(_) => {
-                let entry = fresh.get(&wanted.frame.name).copied();
-                let entry = entry.expect("whatever had no tokens was encoded just now");
-                (entry.clone(), self.url.as_str())
-            }
+    fn listed(&self, wanted: &[Wanted]) -> TokensManifest {
+        let entries = wanted.iter().map(|wanted| {
+            let found = wanted.found();
+            let found = found.expect("whatever nobody had was encoded just now");
+            (found.entry.clone(), found.encoder_url.as_str())
         });
         let (tokens, encoders): (Vec<TokensEntry>, Vec<&str>) = entries.unzip();
         let encoder_url = fetched_from(encoders.into_iter()).to_owned();
@@ -326,7 +427,7 @@ impl Encode {
             entry: self.entry(frame, made),
             tokens: made.tokens,
             encoder_url: self.url.clone(),
-            tier: Tier::Memory,
+            tier: Some(Tier::Memory),
         }
     }
 
@@ -346,9 +447,22 @@ impl Encode {
 
 impl Wanted {
     fn is_missing(&self) -> bool {
-        matches!(self.has, Has::Pixels(_))
+        self.found().is_none()
+    }
+
+    fn found(&self) -> Option<&Found> {
+        match &self.has {
+            Has::Tokens(found) => Some(found),
+            Has::Pixels(_) => None,
+        }
     }
 }
 
+/// The frames of which there are no tokens yet.
+pub(crate) fn missing(wanted: &[Wanted]) -> HashSet<Digest> {
+    let missing = wanted.iter().filter(|wanted| wanted.is_missing());
+    missing.map(|wanted| wanted.frame.name).collect()
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,12 +5,13 @@
 //! hospital's edge.
 //!
 //! Reading order: `unit` (pure: which frames, by what their tokens are found, what follows), `work` (the effects in order),
-//! `frames` (the tokens of frames: found, or encoded once), `cache` (tokens in memory), `claims` (what is being encoded),
-//! `rpc` (the token service), `error` (error → verdict).
+//! `frames` (the tokens of frames: found, or encoded once), `cache` (tokens in memory), `claims` (what is being encoded here),
+//! `elsewhere` (and by other encoders), `rpc` (the token service), `error` (error → verdict).
 
 mod cache;
 mod claims;
 mod config;
+mod elsewhere;
 mod error;
 mod frames;
 mod metrics;
@@ -18,13 +19,18 @@ mod rpc;
 pub mod unit;
 mod work;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use medfleet_core::Stage;
 use medfleet_engine::{EncodeEngine, Health};
-use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
+use medfleet_runtime::{Metrics, OnFailure, OnShutdown, Part, Task, TaskKind, TaskSet};
 use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use elsewhere::Elsewhere;
 
 pub use config::{Config, MainConfig};
 pub use error::{EncodeError, StartError};
@@ -42,6 +48,12 @@ const MODEL: TaskKind = TaskKind {
     name: "encode model",
     on_failure: OnFailure::Shutdown,
     on_shutdown: OnShutdown::Abort,
+};
+
+const CLAIMS: TaskKind = TaskKind {
+    name: "claims on images",
+    on_failure: OnFailure::Log,
+    on_shutdown: OnShutdown::Wait,
 };
 
 const TOKENS: TaskKind = TaskKind {
@@ -83,23 +95,8 @@ pub async fn run(
         dependencies.tasks.shutdown().token(),
     );
     dependencies.tasks.start(TOKENS, tokens);
-    let (engine, broken) = (deployment.engine, part.clone());
-    let watched = engine.clone();
-    dependencies.tasks.start(MODEL, async move {
-        let ended = watched.ended();
-        drop(watched);
-        match ended.await {
-            Health::Failed => {
-                broken.dead();
-                Err(StartError::ModelBroke)
-            }
-            Health::Hung => {
-                broken.dead();
-                Err(StartError::ModelHangs)
-            }
-            Health::Running | Health::Stopped => Ok(()),
-        }
-    });
+    let engine = deployment.engine;
+    follow_model(&dependencies.tasks, &engine, part.clone());
     dependencies.follow_erasures({
         let cache = Arc::clone(&cache);
         move |tenant| cache.forget(tenant)
@@ -107,6 +104,7 @@ pub async fn run(
     let queue = dependencies.queue.clone();
     register_connection(&dependencies.metrics, move || queue.is_connected());
     dependencies.ensure(&pool).await?;
+    let (elsewhere, settled, keeping) = among_encoders(&dependencies, &metrics).await;
     let slots = config.worker.slots.get();
     let handler = work::Encode {
         store: dependencies.store,
@@ -114,6 +112,8 @@ pub async fn run(
         engine,
         cache,
         claims: claims::Claims::default(),
+        elsewhere,
+        frame_nanos: AtomicU64::new(0),
         url,
         metrics,
     };
@@ -127,5 +127,45 @@ pub async fn run(
     };
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
+    settled.cancel();
+    keeping.ended().await;
     Ok(())
+}
+
+/// Ends the process in order when the model breaks.
+fn follow_model(tasks: &TaskSet, engine: &EncodeEngine, broken: Part) {
+    let ended = engine.ended();
+    tasks.start(MODEL, async move {
+        match ended.await {
+            Health::Failed => {
+                broken.dead();
+                Err(StartError::ModelBroke)
+            }
+            Health::Hung => {
+                broken.dead();
+                Err(StartError::ModelHangs)
+            }
+            Health::Running | Health::Stopped => Ok(()),
+        }
+    });
+}
+
+/// What is claimed among encoders; whoever is done with it cancels the token and waits for the task. Beyond the shutdown: what is
+/// still being encoded then is claimed until it is done or handed back.
+async fn among_encoders(
+    dependencies: &Dependencies,
+    metrics: &metrics::EncodeMetrics,
+) -> (Arc<Elsewhere>, CancellationToken, Task) {
+    let claims = dependencies.queue.claims();
+    let elsewhere = Arc::new(Elsewhere::new(Some(claims), metrics.clone()));
+    elsewhere.open().await;
+    let settled = CancellationToken::new();
+    let keeping = dependencies.tasks.start(CLAIMS, {
+        let (elsewhere, settled) = (Arc::clone(&elsewhere), settled.clone());
+        async move {
+            elsewhere.keep(&settled).await;
+            Ok::<(), Infallible>(())
+        }
+    });
+    (elsewhere, settled, keeping)
 }

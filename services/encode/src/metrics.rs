@@ -22,6 +22,35 @@ struct LookLabels {
     outcome: &'static str,
 }
 
+/// A frame that was to be claimed, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClaimLabel {
+    outcome: &'static str,
+}
+
+/// What became of the wish to claim a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClaimOutcome {
+    /// This encoder encodes it, unless another has just done so.
+    Taken,
+    /// Another one is encoding it.
+    Held,
+    /// It could not be claimed and is encoded all the same.
+    Failed,
+}
+
+impl ClaimOutcome {
+    const ALL: [Self; 3] = [Self::Taken, Self::Held, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Held => "held",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Where tokens are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tier {
@@ -41,6 +70,7 @@ const MISS: &str = "miss";
 pub(crate) struct EncodeMetrics {
     pub(crate) frames: Counter,
     looks: Family<LookLabels, Counter>,
+    claims: Family<ClaimLabel, Counter>,
     pub(crate) chunks_found: Counter,
     pub(crate) chunk_frames: Histogram,
     pub(crate) cache_hits: Counter,
@@ -53,6 +83,7 @@ impl EncodeMetrics {
         let ours = Self {
             frames: Counter::default(),
             looks: Family::default(),
+            claims: Family::default(),
             chunks_found: Counter::default(),
             // 1 to 256.
             chunk_frames: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
@@ -66,6 +97,8 @@ impl EncodeMetrics {
             registry.register("frames", "Frames encoded", ours.frames.clone());
             let help = "Frames whose tokens were looked for in a tier of the cache";
             registry.register("frame_looks", help, ours.looks.clone());
+            let help = "New frames claimed among the encoders of the site: taken, held by another, or failed and encoded without";
+            registry.register("claims", help, ours.claims.clone());
             let help = "Chunks of which no frame had to be encoded";
             registry.register("chunks_found", help, ours.chunks_found.clone());
             let help = "Frames that went through the model together";
@@ -83,6 +116,9 @@ impl EncodeMetrics {
                 ours.look(tier, outcome).inc_by(0);
             }
         }
+        for outcome in ClaimOutcome::ALL {
+            ours.claimed(outcome, 0);
+        }
         ours
     }
 
@@ -95,6 +131,23 @@ impl EncodeMetrics {
             let is_in_store = found == Some(Tier::Store);
             self.look(STORE, if is_in_store { HIT } else { MISS }).inc();
         }
+    }
+
+    /// Counts frames that were to be claimed.
+    pub(crate) fn claimed(&self, outcome: ClaimOutcome, frames: usize) {
+        self.claims_of(outcome).inc_by(frames as u64);
+    }
+
+    /// How many frames were to be claimed and ended so.
+    fn claims_of(&self, outcome: ClaimOutcome) -> Counter {
+        let outcome = outcome.as_str();
+        self.claims.get_or_create_owned(&ClaimLabel { outcome })
+    }
+
+    /// How many frames were to be claimed, by outcome.
+    #[cfg(test)]
+    pub(crate) fn claims(&self) -> [u64; 3] {
+        ClaimOutcome::ALL.map(|outcome| self.claims_of(outcome).get())
     }
 
     /// How many frames were looked for in a tier, and how many were there.

@@ -1,8 +1,10 @@
-//! Pure decisions: which frames a chunk has, by what a frame's tokens are found, and whether a stored manifest is still good.
+//! Pure decisions: which frames a chunk has, by what a frame's tokens are found, how long a unit waits for those that others make,
+//! and whether a stored manifest is still good.
 
 use std::ops::Range;
+use std::time::Duration;
 
-use medfleet_core::{Chunks, Digest};
+use medfleet_core::{Chunks, Class, Digest};
 use medfleet_engine::{Description, Dtype};
 use medfleet_proto::work::v1::{FrameEntry, FramesManifest, TokensEntry, TokensManifest};
 
@@ -126,6 +128,22 @@ pub(crate) fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &
 #[must_use]
 pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
     chunks.done() + u32::from(!chunks.is_done(chunk)) >= chunks.total
+}
+
+/// Longest wait for tokens that another unit is making: a claim's holder that neither ends nor dies must not stop others.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT no
+/// longer than that would take it, by what a frame took last; not at all where that is not known yet.
+pub(crate) fn patience(class: Class, frames: usize, frame_took: Option<Duration>) -> Duration {
+    let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+    match class {
+        Class::Stat => frame_took
+            .unwrap_or_default()
+            .saturating_mul(frames)
+            .min(WAIT_MAX),
+        Class::Urgent | Class::Routine | Class::Bulk => WAIT_MAX,
+    }
 }
 
 /// Whether every value of a tensor is a number, neither infinite nor none.

@@ -2,6 +2,7 @@
 //! then the job advances.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,8 +15,9 @@ use prost::Message;
 
 use crate::cache::Cache;
 use crate::claims::Claims;
+use crate::elsewhere::Elsewhere;
 use crate::error::EncodeError;
-use crate::frames::Wanted;
+use crate::frames::{Wanted, Whose};
 use crate::metrics::EncodeMetrics;
 use crate::unit::{are_numbers, came_encoded, frames_of, is_last};
 
@@ -32,6 +34,9 @@ pub(crate) struct Encode {
     pub(crate) engine: EncodeEngine,
     pub(crate) cache: Arc<Cache>,
     pub(crate) claims: Claims,
+    pub(crate) elsewhere: Arc<Elsewhere>,
+    /// How long a frame took when frames were encoded last; 0 before the first.
+    pub(crate) frame_nanos: AtomicU64,
     pub(crate) url: String,
     pub(crate) metrics: EncodeMetrics,
 }
@@ -172,6 +177,9 @@ async fn take(store: &BlobStore, job: &JobKey, key: &[u8], came: Came) -> Result
 impl Handler for Encode {
     const STAGE: Stage = Stage::Encode;
 
+    // It waits for tokens that others make, with its own frames in memory.
+    const ASIDE: usize = 1;
+
     type Inputs = Chunk;
 
     async fn read(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Chunk, Ending> {
@@ -197,7 +205,12 @@ impl Handler for Encode {
                     class: unit.class,
                     is_last: is_last(started.record.chunks, chunk),
                 };
-                let list = self.provide((&unit.key, purpose), wanted).await?;
+                let whose = Whose {
+                    job: &unit.key,
+                    purpose,
+                    place: &started.place,
+                };
+                let list = self.provide(&whose, wanted).await?;
                 let list = Bytes::from(list.encode_to_vec());
                 // In this order: decoders of other jobs read the list by its name, and must find what it names.
                 let (tenant, kind) = (&unit.key.tenant, BlobKind::TokensOfChunk);

@@ -2,28 +2,33 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
+use medfleet_testkit::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 use tokio::process::Child;
 use toml::{Table, Value};
 
-use super::{Fleet, Role};
+use super::{Fleet, Role, http_get};
 use crate::client::PATIENCE;
+use crate::config::PORTS;
 use crate::process::start_service;
 
 /// A worker beside the fleet's own; killed when it is dropped.
 #[derive(Debug)]
 pub struct Extra {
     child: Child,
+    admin: SocketAddr,
     /// Its own: a worker started a moment ago may still be reading the one of its neighbour.
     _config: NamedTempFile,
 }
 
 impl Fleet {
-    /// Starts another worker of a role, on free ports of the fleet's address, with `slots` slots.
+    /// Starts another worker of a role, on other ports of the fleet's address, with `slots` slots.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -34,13 +39,16 @@ impl Fleet {
         let free = format!("{}:0", self.address);
         let service = section(&mut config, role.name())?;
         if service.contains_key("listen") {
-            service.insert("listen".into(), free.clone().into());
+            service.insert("listen".into(), free.into());
         }
         let slots = Value::Integer(i64::try_from(slots)?);
         let worker = Table::from_iter([("slots".to_owned(), slots)]);
         service.insert("worker".into(), Value::Table(worker));
+        let instance = self.extras.fetch_add(1, Ordering::Relaxed) + 1;
+        let port = role.admin_port() + PORTS * instance;
+        let admin = SocketAddr::from((self.address, port));
         let process = section(&mut config, "process")?;
-        process.insert("admin_listen".into(), free.into());
+        process.insert("admin_listen".into(), admin.to_string().into());
         let mut file = tempfile::Builder::new()
             .prefix(role.name())
             .suffix(".toml")
@@ -49,12 +57,39 @@ impl Fleet {
         let child = start_service(role, file.path(), &self.log(role))?;
         Ok(Extra {
             child,
+            admin,
             _config: file,
         })
     }
 }
 
 impl Extra {
+    /// Its admin address.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until it takes work.
+    ///
+    /// # Errors
+    /// When that takes longer than [`PATIENCE`].
+    pub async fn ready(&self) -> Result<()> {
+        wait_until(PATIENCE, "another worker to be ready", async || {
+            let answer = http_get(self.admin, "/readyz").await;
+            matches!(answer, Ok((200, _))).then_some(())
+        })
+        .await
+    }
+
+    /// Kills it at once.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub async fn kill9(mut self) -> Result<()> {
+        self.child.kill().await.context("kill a worker")
+    }
+
     /// Asks it to stop, as a controller does; [`Self::ended`] waits.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The queue against a real nats-server: one server of its own for each test.
 
+mod claims;
 mod connect;
 mod events;
 mod intake;

@@ -1,6 +1,7 @@
 //! Frames that come again: in other studies, at other encoders, at once, and after an erasure.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use medfleet_core::{Class, JobId};
 use medfleet_engine::{EncodeEngine, Simulated, SimulatedShape, SimulatedTiming};
@@ -10,38 +11,48 @@ use medfleet_store::{BlobStore, FleetKey};
 use super::*;
 use crate::cache::Cache;
 use crate::claims::Claims;
+use crate::elsewhere::Elsewhere;
 use crate::metrics::EncodeMetrics;
 
-const PURPOSE: Purpose = Purpose {
-    class: Class::Routine,
-    is_last: true,
-};
-
-fn store() -> BlobStore {
+pub(crate) fn store() -> BlobStore {
     BlobStore::in_memory(FleetKey::new([1; 32]))
 }
 
-/// An encoder that has just started, under this address.
+/// An encoder that has just started, under this address, and knows of no other.
 fn encoder(store: &BlobStore, url: &str) -> Encode {
+    let metrics = EncodeMetrics::register(&Metrics::new());
+    let alone = Elsewhere::new(None, metrics.clone());
+    among((store, url), SimulatedTiming::default(), metrics, alone)
+}
+
+/// An encoder of such a pace that has just started among others.
+pub(crate) fn among(
+    (store, url): (&BlobStore, &str),
+    timing: SimulatedTiming,
+    metrics: EncodeMetrics,
+    elsewhere: Elsewhere,
+) -> Encode {
     let shape = SimulatedShape {
         frame_side: 8,
         tokens_per_image: 2,
         token_width: 4,
         ..SimulatedShape::default()
     };
-    let simulated = Simulated::new(shape, SimulatedTiming::default());
+    let simulated = Simulated::new(shape, timing);
     Encode {
         store: store.clone(),
         for_edge: false,
         engine: EncodeEngine::start(Box::new(simulated), 4).expect("a thread starts"),
         cache: Arc::new(Cache::new(64 << 20)),
         claims: Claims::default(),
+        elsewhere: Arc::new(elsewhere),
+        frame_nanos: AtomicU64::new(0),
         url: url.to_owned(),
-        metrics: EncodeMetrics::register(&Metrics::new()),
+        metrics,
     }
 }
 
-fn job(tenant: &str, byte: u8) -> JobKey {
+pub(crate) fn job(tenant: &str, byte: u8) -> JobKey {
     JobKey {
         tenant: tenant.parse().expect("a tenant"),
         job: JobId::from_bytes([byte; 16]),
@@ -49,7 +60,7 @@ fn job(tenant: &str, byte: u8) -> JobKey {
 }
 
 /// The frames of a study that shows these pictures, as far as they are known.
-async fn looked(
+pub(crate) async fn looked(
     encode: &Encode,
     job: &JobKey,
     pictures: &[u8],
@@ -77,11 +88,36 @@ async fn tokens(
     pictures: &[u8],
 ) -> Result<TokensManifest, EncodeError> {
     let wanted = looked(encode, job, pictures).await?;
-    encode.provide((job, PURPOSE), wanted).await
+    provide(encode, job, wanted).await
+}
+
+async fn provide(
+    encode: &Encode,
+    job: &JobKey,
+    wanted: Vec<Wanted>,
+) -> Result<TokensManifest, EncodeError> {
+    provide_as(encode, (job, Class::Routine), wanted).await
+}
+
+pub(crate) async fn provide_as(
+    encode: &Encode,
+    (job, class): (&JobKey, Class),
+    wanted: Vec<Wanted>,
+) -> Result<TokensManifest, EncodeError> {
+    let purpose = Purpose {
+        class,
+        is_last: true,
+    };
+    let whose = Whose {
+        job,
+        purpose,
+        place: &Place::default(),
+    };
+    encode.provide(&whose, wanted).await
 }
 
 /// Which of the tokens were made for this job.
-fn own(store: &BlobStore, job: &JobKey, list: &TokensManifest) -> Vec<bool> {
+pub(crate) fn own(store: &BlobStore, job: &JobKey, list: &TokensManifest) -> Vec<bool> {
     let mark = made_for(store.key(), job);
     let tokens = list.tokens.iter();
     tokens.map(|entry| entry.made_for[..] == mark).collect()
@@ -167,7 +203,7 @@ async fn what_is_erased_between_look_and_use_is_encoded_at_the_next_try() {
     let wanted = looked(&encode, &two, &[1, 3]).await.expect("looks");
     let erased = store.erase(&one.tenant, &one.job).await;
     erased.expect("erases");
-    let refused = encode.provide((&two, PURPOSE), wanted).await;
+    let refused = provide(&encode, &two, wanted).await;
     let is_missing = matches!(refused, Err(EncodeError::Store(StoreError::Missing { .. })));
     assert!(is_missing);
     let again = tokens(&encode, &two, &[1, 3]).await.expect("encodes");
@@ -189,9 +225,9 @@ async fn jobs_that_need_the_same_image_at_once_encode_it_once() {
     let b = looked(&encode, &two, &[2, 3]).await.expect("looks");
     let c = looked(&encode, &three, &[3, 1]).await.expect("looks");
     let made = tokio::try_join!(
-        encode.provide((&one, PURPOSE), a),
-        encode.provide((&two, PURPOSE), b),
-        encode.provide((&three, PURPOSE), c),
+        provide(&encode, &one, a),
+        provide(&encode, &two, b),
+        provide(&encode, &three, c),
     );
     let (a, b, c) = made.expect("encodes");
     assert_eq!(encode.metrics.frames.get(), 3);

@@ -1,0 +1,75 @@
+//! The place of a unit among those that its worker works on at a time. A unit that waits for what another one makes leaves it,
+//! so that what could be worked on meanwhile does not wait too.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures::poll;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A place, taken or left. One by itself, as in tests, is nobody else's.
+#[derive(Debug, Default)]
+pub struct Place {
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Place {
+    /// Lets another unit have it, for the rest of this one. What the unit then does itself goes on beside that: whoever takes
+    /// the place may keep it for long.
+    pub fn leave(&self) {
+        drop(self.lock().take());
+    }
+
+    /// As [`Place::leave`], for as long as it takes, unless that takes no time.
+    pub async fn leave_for<T>(&self, waiting: impl Future<Output = T>) -> T {
+        let mut waiting = pin!(waiting);
+        if let Poll::Ready(out) = poll!(waiting.as_mut()) {
+            return out;
+        }
+        self.leave();
+        waiting.await
+    }
+
+    /// Waits for one of `places`. Safe to cancel.
+    pub(crate) async fn take(&self, places: &Arc<Semaphore>) {
+        let taken = Arc::clone(places).acquire_owned().await;
+        // Nobody closes the semaphore, and without one of its places a unit would still be taken.
+        *self.lock() = taken.ok();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        // Nothing that is done under the lock can panic half-way.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_leaves_its_place_makes_room_for_one_more() {
+        let places = Arc::new(Semaphore::new(1));
+        let (first, second) = (Place::default(), Place::default());
+        first.take(&places).await;
+        let mut next = Box::pin(second.take(&places));
+        assert!(next.as_mut().now_or_never().is_none(), "it is taken");
+        first.leave_for(async {}).await;
+        assert!(next.as_mut().now_or_never().is_none(), "it was not left");
+        let freed = Notify::new();
+        let mut waiting = Box::pin(first.leave_for(freed.notified()));
+        assert!(waiting.as_mut().now_or_never().is_none(), "it waits");
+        next.await;
+        freed.notify_one();
+        waiting.await;
+        // What was left is not there to be left again.
+        first.leave();
+        assert_eq!(places.available_permits(), 0);
+        drop(second);
+        assert_eq!(places.available_permits(), 1);
+    }
+}

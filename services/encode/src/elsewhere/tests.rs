@@ -1,0 +1,217 @@
+//! Two encoders of one site over one store and a real nats-server: who encodes, who waits, and for how long.
+
+use futures::future::try_join_all;
+use medfleet_core::{Class, JobKey};
+use medfleet_engine::SimulatedTiming;
+use medfleet_proto::work::v1::TokensManifest;
+use medfleet_queue::QueueConfig;
+use medfleet_runtime::{DurationText, Metrics};
+use medfleet_store::BlobStore;
+use medfleet_testkit::{self as kit, NatsServer, wait_until};
+
+use super::*;
+use crate::error::EncodeError;
+use crate::frames::missing;
+use crate::frames::tests::{among, job, looked, own, provide_as, store};
+use crate::work::Encode;
+
+/// Longest wait for anything that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Claims of the dead are over soon.
+const SHORT: Duration = Duration::from_secs(1);
+/// Longer than a test may take.
+const LONG: Duration = Duration::from_secs(600);
+/// Long enough for another encoder to come while a frame is being encoded.
+const FRAME: Duration = Duration::from_millis(300);
+
+struct Site {
+    server: NatsServer,
+    store: BlobStore,
+    encoders: [Encode; 2],
+}
+
+/// Two encoders whose claims last so long without renewal.
+async fn site(ttl: Duration) -> Site {
+    let server = NatsServer::start().await.expect("starts");
+    let mut config = kit::config(&server.url());
+    config.lease_ttl = DurationText::from_millis(u64::try_from(ttl.as_millis()).expect("short"));
+    let store = store();
+    let a = encoder(&config, &store, "http://a").await;
+    let b = encoder(&config, &store, "http://b").await;
+    Site {
+        server,
+        store,
+        encoders: [a, b],
+    }
+}
+
+async fn encoder(config: &QueueConfig, store: &BlobStore, url: &str) -> Encode {
+    let queue = kit::queue(config).await.expect("connects");
+    let timing = SimulatedTiming {
+        encode_frame: FRAME,
+        ..SimulatedTiming::default()
+    };
+    let metrics = EncodeMetrics::register(&Metrics::new());
+    let elsewhere = Elsewhere::new(Some(queue.claims()), metrics.clone());
+    elsewhere.open().await;
+    among((store, url), timing, metrics, elsewhere)
+}
+
+/// Does this while these encoders live.
+async fn alive<T>(encoders: &[&Encode], work: impl Future<Output = T>) -> T {
+    let never = CancellationToken::new();
+    let keeping = encoders
+        .iter()
+        .map(|encoder| encoder.elsewhere.keep(&never));
+    tokio::select! {
+        done = work => done,
+        _ = join_all(keeping) => panic!("nobody told them to stop"),
+    }
+}
+
+async fn unit(
+    encoder: &Encode,
+    (job, class): (&JobKey, Class),
+    pictures: &[u8],
+) -> Result<TokensManifest, EncodeError> {
+    let wanted = looked(encoder, job, pictures).await?;
+    provide_as(encoder, (job, class), wanted).await
+}
+
+/// The frames that these pictures are.
+async fn names(encoder: &Encode, job: &JobKey, pictures: &[u8]) -> HashSet<Digest> {
+    missing(&looked(encoder, job, pictures).await.expect("looks"))
+}
+
+fn frames(encoders: &[Encode; 2]) -> u64 {
+    encoders.iter().map(|of| of.metrics.frames.get()).sum()
+}
+
+#[tokio::test]
+async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() {
+    let site = site(LONG).await;
+    let [a, b] = &site.encoders;
+    let jobs: Vec<JobKey> = (1..=6).map(|byte| job("a", byte)).collect();
+    let units = jobs.iter().zip([a, b].into_iter().cycle());
+    let units = units.map(|(job, at)| unit(at, (job, Class::Routine), &[1]));
+    let made = alive(&[a, b], try_join_all(units)).await.expect("encodes");
+    assert_eq!(frames(&site.encoders), 1);
+    let held = a.metrics.claims()[1] + b.metrics.claims()[1];
+    assert_eq!(held, 1, "one waits for the other encoder, the rest here");
+    let made_for = jobs.iter().zip(&made);
+    let made_for = made_for.flat_map(|(job, list)| own(&site.store, job, list));
+    assert_eq!(made_for.filter(|own| *own).count(), 1);
+    for list in &made {
+        assert_eq!(list.tokens[0].digest, made[0].tokens[0].digest);
+        assert_eq!(list.encoder_url, made[0].encoder_url);
+    }
+    // Another tenant's is another image.
+    let foreign = job("b", 1);
+    let foreign = unit(b, (&foreign, Class::Routine), &[1]).await;
+    foreign.expect("encodes");
+    assert_eq!(frames(&site.encoders), 2);
+}
+
+#[tokio::test]
+async fn chunks_that_share_images_do_not_wait_for_each_other() {
+    let site = site(LONG).await;
+    let [a, b] = &site.encoders;
+    let (one, two) = (job("a", 1), job("a", 2));
+    let both = async {
+        tokio::try_join!(
+            unit(a, (&one, Class::Routine), &[1, 2, 3, 1]),
+            unit(b, (&two, Class::Routine), &[4, 3, 2, 1]),
+        )
+    };
+    let (one, two) = alive(&[a, b], both).await.expect("encodes");
+    assert_eq!(frames(&site.encoders), 4);
+    assert_eq!(one.tokens[0].digest, one.tokens[3].digest);
+    for (mine, theirs) in [(0, 3), (1, 2), (2, 1)] {
+        assert_eq!(one.tokens[mine].digest, two.tokens[theirs].digest);
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_encoder_has_claimed_is_taken_over() {
+    let site = site(SHORT).await;
+    let [dead, living] = &site.encoders;
+    let job = job("a", 1);
+    let turn = dead.elsewhere.claim(&names(dead, &job, &[1]).await).await;
+    assert_eq!(turn.own.len(), 1);
+    // It gives nothing up, and nobody renews it.
+    std::mem::forget(turn);
+    let taken = unit(living, (&job, Class::Routine), &[1]);
+    let taken = alive(&[living], taken).await;
+    taken.expect("encodes");
+    assert_eq!(living.metrics.frames.get(), 1);
+    assert_eq!(living.metrics.claims(), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn what_an_encoder_gives_up_is_taken_over_at_once() {
+    let site = site(LONG).await;
+    let [a, b] = &site.encoders;
+    let job = job("a", 1);
+    let turn = a.elsewhere.claim(&names(a, &job, &[1]).await).await;
+    let giving_up = async {
+        wait_until(PATIENCE, "the other to wait", async || {
+            (b.metrics.claims()[1] == 1).then_some(())
+        })
+        .await
+        .expect("waits");
+        drop(turn);
+    };
+    let both = async { tokio::join!(unit(b, (&job, Class::Routine), &[1]), giving_up) };
+    let both = tokio::time::timeout(PATIENCE, alive(&[a, b], both)).await;
+    let (taken, ()) = both.expect("it does not wait for the claim's end");
+    taken.expect("encodes");
+    assert_eq!(b.metrics.claims(), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_claim_lasts_as_long_as_its_holder_works() {
+    let site = site(SHORT).await;
+    let [a, b] = &site.encoders;
+    let job = job("a", 1);
+    let names = names(a, &job, &[1]).await;
+    let turn = a.elsewhere.claim(&names).await;
+    // Far longer than it lasts without renewal.
+    let waited = b.elsewhere.freed(&names, Instant::now() + 3 * SHORT);
+    alive(&[a], waited).await;
+    let other = b.elsewhere.claim(&names).await;
+    assert!(other.own.is_empty() && other.others == names);
+    drop(turn);
+}
+
+#[tokio::test]
+async fn a_unit_of_stat_waits_for_nobody_whose_encode_may_take_longer_than_its_own() {
+    let site = site(LONG).await;
+    let [a, b] = &site.encoders;
+    let job = job("a", 1);
+    let turn = a.elsewhere.claim(&names(a, &job, &[1]).await).await;
+    let made = unit(b, (&job, Class::Stat), &[1]);
+    alive(&[a, b], made).await.expect("encodes");
+    assert_eq!(b.metrics.frames.get(), 1);
+    assert_eq!(b.metrics.claims(), [0, 1, 0]);
+    drop(turn);
+}
+
+#[tokio::test]
+async fn without_nats_images_are_encoded_and_after_it_they_are_claimed_again() {
+    let mut site = site(SHORT).await;
+    let [a, _] = &site.encoders;
+    let job = job("a", 1);
+    site.server.kill9().await.expect("ends");
+    let made = unit(a, (&job, Class::Routine), &[1]);
+    alive(&[a], made).await.expect("encodes");
+    assert_eq!(a.metrics.frames.get(), 1);
+    assert_eq!(a.metrics.claims(), [0, 0, 1]);
+    site.server.restart().await.expect("starts");
+    let open = wait_until(PATIENCE, "claims to be possible", async || {
+        a.elsewhere.lock().is_open.then_some(())
+    });
+    alive(&[a], open).await.expect("opens");
+    let made = unit(a, (&job, Class::Routine), &[2]);
+    alive(&[a], made).await.expect("encodes");
+    assert_eq!(a.metrics.claims(), [1, 0, 1]);
+}
