@@ -1,11 +1,12 @@
 //! Attention over blocks of keys. In f32 it never holds a row's scores whole: each row has a running maximum and sum (Milakov
 //! and Gimelshein 2018, Dao et al. 2022). In bf16 the model's reference rounds the weights, which needs their sum first:
-//! `rounded`.
+//! `rounded`; with AMX both of its products are of bf16: `tiled`.
 //!
 //! Blocks begin at multiples of a constant, counted from the sequence's start, wherever a prompt was cut; what a row does not
 //! see has weight 0 and changes nothing. So a row's numbers depend on its own keys alone.
 
 mod rounded;
+mod tiled;
 
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
@@ -14,8 +15,9 @@ use crate::pieces::{Shared, filled, store};
 use crate::product::each;
 use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 
-/// Rows worked on together; their scores stay in the first caches.
-const BLOCK_ROWS: usize = 8 * TILE_ROWS;
+/// Rows worked on together, whole tiles of each level; their scores stay in the first caches.
+const BLOCK_ROWS: usize = 48;
+const _: () = assert!(BLOCK_ROWS.is_multiple_of(TILE_ROWS));
 /// Rows of one task, which brings a block of keys into order once for all of them.
 const TASK_ROWS: usize = 1024;
 /// Numbers of a block of keys; with as many values a quarter of a megabyte. How many keys that is depends on the model only.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
 use crate::lanes::{Lanes, MANY_PANELS, Portable};
 
 /// An instruction set that kernels were written for, lowest first.
@@ -15,6 +17,8 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, beside what [`Level::Avx2`] needs.
     Avx512,
+    /// x86-64 with AMX for bf16, beside what [`Level::Avx512`] needs, under Linux.
+    Amx,
     /// 64-bit ARM.
     Neon,
 }
@@ -31,7 +35,7 @@ impl fmt::Display for LevelError {
         let found = &self.found;
         write!(
             f,
-            "kernel level is {found}, allowed are portable, avx2, avx512 and neon"
+            "kernel level is {found}, allowed are portable, avx2, avx512, amx and neon"
         )
     }
 }
@@ -39,7 +43,13 @@ impl fmt::Display for LevelError {
 impl std::error::Error for LevelError {}
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Neon];
+    const ALL: [Self; 5] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Amx,
+        Self::Neon,
+    ];
 
     /// Whether this machine can run it.
     #[must_use]
@@ -61,8 +71,10 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512.is_available() && amx::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::Avx512 | Self::Amx => false,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(not(target_arch = "aarch64"))]
@@ -77,6 +89,7 @@ impl fmt::Display for Level {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         })
     }
@@ -143,11 +156,13 @@ impl Kernels {
             // SAFETY: a value of this level is only made where the machine has its instructions.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { with_avx2(work) },
-            // SAFETY: as above.
+            // SAFETY: as above. What is not a product of bf16 has no other instructions with AMX.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { with_avx512(work) },
+            Level::Avx512 | Level::Amx => unsafe { with_avx512(work) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => unreachable!("no machine of this architecture has it"),
+            Level::Avx2 | Level::Avx512 | Level::Amx => {
+                unreachable!("no machine of this architecture has it")
+            }
             // SAFETY: as above, with products of bytes where the machine has those.
             #[cfg(target_arch = "aarch64")]
             Level::Neon if std::arch::is_aarch64_feature_detected!("dotprod") => unsafe {
@@ -164,9 +179,14 @@ impl Kernels {
     /// Panels that several rows are multiplied with at once.
     pub(crate) const fn panels(self) -> usize {
         match self.level {
-            Level::Avx512 => MANY_PANELS,
+            Level::Avx512 | Level::Amx => MANY_PANELS,
             _ => 1,
         }
+    }
+
+    /// Whether products of bf16 with bf16 are AMX's.
+    pub(crate) const fn has_tiles(self) -> bool {
+        matches!(self.level, Level::Amx)
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Absent by intention: tensors, files, environment variables, threads of its own (it runs on rayon's current pool).
 
+mod amx;
 mod attention;
 mod lanes;
 mod level;

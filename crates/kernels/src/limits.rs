@@ -1,7 +1,9 @@
 //! What this machine could do at most, by the same instructions that the kernels use: for benches that say how near they are.
 
+use crate::amx::{self, Halves, PairLines};
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
+use crate::pack::Line;
 use crate::tile::{Left, Right, Sums, TILE_ROWS, multiply};
 
 /// Inputs of a product that stays in the first cache.
@@ -14,6 +16,36 @@ impl Kernels {
     pub fn inner_loop(self, rounds: usize) -> u64 {
         self.run(InnerLoop { rounds });
         (2 * TILE_ROWS * LANES * DEPTH * rounds) as u64
+    }
+
+    /// The same for products of bf16, which AMX has instructions of its own for.
+    #[must_use]
+    pub fn inner_loop_of_bf16(self, rounds: usize) -> u64 {
+        if !self.has_tiles() {
+            return self.inner_loop(rounds);
+        }
+        let left = vec![0_u16; amx::ROWS * DEPTH];
+        let right = vec![Line([0; LANES]); amx::PANELS * DEPTH / 2];
+        let mut sums = vec![0.0; amx::ROWS * amx::PANELS * LANES];
+        for _ in 0..rounds {
+            let left = Halves {
+                at: left.as_ptr(),
+                row: DEPTH,
+            };
+            let right = PairLines {
+                at: right.as_ptr().cast(),
+                panel: DEPTH / 2,
+            };
+            let to = Sums {
+                at: sums.as_mut_ptr(),
+                row: amx::PANELS * LANES,
+                fresh: true,
+            };
+            // SAFETY: the level has tiles, and the sizes are those of the three.
+            unsafe { amx::sweep((amx::ROWS, amx::PANELS, DEPTH), left, right, to) };
+            std::hint::black_box(&mut sums);
+        }
+        (2 * amx::ROWS * amx::PANELS * LANES * DEPTH * rounds) as u64
     }
 
     /// The sum of all numbers, read as fast as the memory gives them.
@@ -94,6 +126,7 @@ mod tests {
     fn sums_and_counts() {
         for kernels in Kernels::all() {
             assert_eq!(kernels.inner_loop(3), 2 * 6 * 16 * 256 * 3);
+            assert!(kernels.inner_loop_of_bf16(3) >= 2 * 6 * 16 * 256 * 3);
             for count in [0, 1, 63, 64, 200] {
                 let numbers: Vec<f32> = (0..count).map(|x| x as f32).collect();
                 assert_eq!(kernels.sum(&numbers), numbers.iter().sum::<f32>());

@@ -1,6 +1,7 @@
 //! What values are stored in. All arithmetic is f32; a bf16 is rounded where a model's reference stores it.
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::attention::Attention;
 use crate::lanes::Lanes;
@@ -23,6 +24,9 @@ pub trait Number: Copy + Default + Send + Sync + std::fmt::Debug + Loaded + Kern
 pub(crate) trait Loaded: Sized {
     /// Whether storing loses digits.
     const ROUNDS: bool;
+
+    /// The bits of bf16; of another number there are none.
+    fn halves(values: &[Self]) -> Option<&[u16]>;
 
     unsafe fn load<S: Lanes>(from: *const Self) -> S;
     unsafe fn store<S: Lanes>(to: *mut Self, value: S);
@@ -73,6 +77,10 @@ impl Number for f32 {
 impl Loaded for f32 {
     const ROUNDS: bool = false;
 
+    fn halves(_values: &[Self]) -> Option<&[u16]> {
+        None
+    }
+
     #[inline(always)]
     unsafe fn load<S: Lanes>(from: *const Self) -> S {
         unsafe { S::load(from) }
@@ -103,6 +111,10 @@ impl Number for bf16 {
 
 impl Loaded for bf16 {
     const ROUNDS: bool = true;
+
+    fn halves(values: &[Self]) -> Option<&[u16]> {
+        Some(values.reinterpret_cast())
+    }
 
     #[inline(always)]
     unsafe fn load<S: Lanes>(from: *const Self) -> S {

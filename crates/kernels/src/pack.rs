@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::amx::PairLines;
 use crate::lanes::LANES;
 use crate::number::Number;
 use crate::tile::Right;
@@ -150,6 +151,15 @@ impl Packed {
         self.pairs
     }
 
+    /// Pairs from this panel and input on, which is even.
+    pub(crate) fn pair_lines(&self, panel: usize, input: usize) -> PairLines {
+        let line = panel * self.panel_lines() + input / 2;
+        PairLines {
+            at: self.lines[line..].as_ptr().cast(),
+            panel: self.panel_lines(),
+        }
+    }
+
     /// From this panel and input on, which is even in pairs.
     pub(crate) fn right(&self, panel: usize, input: usize) -> Right {
         let line = panel * self.panel_lines() + if self.pairs { input / 2 } else { input };
@@ -177,7 +187,7 @@ fn numbers<T: Number>(words: &mut [u32]) -> &mut [T] {
 
 /// Puts sixteen rows of `width` words beside each other: a line has one word of each. Sixteen lines at a time, so that what is
 /// fetched of a row is used at once, however far apart the rows are.
-fn interleave(rows: &[u32], width: usize, lines: &mut [MaybeUninit<Line>]) {
+pub(crate) fn interleave(rows: &[u32], width: usize, lines: &mut [MaybeUninit<Line>]) {
     let mut block = [[0_u32; LANES]; LANES];
     for (index, lines) in lines.chunks_mut(LANES).enumerate() {
         let from = index * LANES;

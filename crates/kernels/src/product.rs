@@ -3,8 +3,11 @@
 //! Rows are worked through in blocks that fit the second cache; within a block, tasks take chunks of outputs. Each task
 //! walks the depth in blocks as well, going on from the sums of the one before, so that every chain stays in order.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
+use crate::amx::{self, Halves};
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
@@ -14,7 +17,9 @@ use crate::tile::{Left, Sums, TILE_ROWS, sweep};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
-/// Inputs of a block; a panel of so many is 16 KiB, half of the first cache. Even, for pairs.
+/// The same for rows of bf16 as they lie, in whole tiles of AMX.
+const BLOCK_TALL_ROWS: usize = 256;
+/// Inputs of a block; a panel of so many is 16 KiB, half of the first cache. A multiple of AMX's steps, and even, for pairs.
 const BLOCK_DEPTH: usize = 256;
 /// Inputs of a block, of all panels worked on together where those are several; 32 KiB.
 const BLOCK_LINES: usize = 2 * BLOCK_DEPTH;
@@ -64,16 +69,27 @@ impl Kernels {
             inputs
         };
         let parallel = rows * inputs * outputs >= PARALLEL_MIN;
+        let halves = T::halves(x).filter(|_| weight.pairs() && self.has_tiles());
+        let halves = halves.map(|x| even(x, inputs));
+        let block_rows = halves.as_ref().map_or(BLOCK_ROWS, |_| BLOCK_TALL_ROWS);
         filled(rows * outputs, |out| {
-            let mut left = Vec::new();
-            for first in (0..rows).step_by(BLOCK_ROWS) {
-                let count = BLOCK_ROWS.min(rows - first);
-                let block = &x[first * inputs..(first + count) * inputs];
-                // Tiles of about the same size: a small one at the end would take as long as a large one.
-                let tile_rows = count.div_ceil(count.div_ceil(TILE_ROWS));
-                pack_left(block, [tile_rows, inputs, depth], &mut left, parallel);
+            let mut wide = Vec::new();
+            for first in (0..rows).step_by(block_rows) {
+                let count = block_rows.min(rows - first);
+                let left = if let Some(x) = &halves {
+                    Rows::Halves(&x[first * depth..(first + count) * depth])
+                } else {
+                    let block = &x[first * inputs..(first + count) * inputs];
+                    // Tiles of about the same size: a small one at the end would take as long as a large one.
+                    let tile_rows = count.div_ceil(count.div_ceil(TILE_ROWS));
+                    pack_left(block, [tile_rows, inputs, depth], &mut wide, parallel);
+                    Rows::Wide {
+                        numbers: &wide,
+                        tile_rows,
+                    }
+                };
                 let task = |chunk| {
-                    let tiles = Tiles::new(&left, (tile_rows, depth), weight, (count, chunk));
+                    let tiles = Tiles::new(left, depth, weight, (count, chunk));
                     let sums = tiles.sums(self);
                     self.run(Finish {
                         sums: &sums,
@@ -153,15 +169,37 @@ fn pack_left<T: Number>(
     }
 }
 
+/// Rows of bf16 as an even number of inputs, the last zero where there is one more.
+fn even(x: &[u16], inputs: usize) -> Cow<'_, [u16]> {
+    if inputs.is_multiple_of(2) {
+        return Cow::Borrowed(x);
+    }
+    let rows = x.chunks_exact(inputs);
+    Cow::Owned(
+        rows.flat_map(|row| row.iter().copied().chain([0]))
+            .collect(),
+    )
+}
+
+/// A block of rows as the inner loop takes them.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    /// Of [`pack_left`]: rows of a tile, of which the last may have fewer.
+    Wide {
+        numbers: &'a [f32],
+        tile_rows: usize,
+    },
+    /// bf16, one row after the other.
+    Halves(&'a [u16]),
+}
+
 /// A chunk of outputs for a block of rows.
 #[derive(Clone, Copy)]
 struct Tiles<'a> {
-    left: &'a [f32],
+    left: Rows<'a>,
     depth: usize,
     weight: &'a Packed,
     rows: usize,
-    /// Rows of a tile; the last may have fewer.
-    tile_rows: usize,
     /// First panel.
     first: usize,
     panels: usize,
@@ -169,8 +207,8 @@ struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     fn new(
-        left: &'a [f32],
-        (tile_rows, depth): (usize, usize),
+        left: Rows<'a>,
+        depth: usize,
         weight: &'a Packed,
         (rows, chunk): (usize, usize),
     ) -> Self {
@@ -180,68 +218,107 @@ impl<'a> Tiles<'a> {
             depth,
             weight,
             rows,
-            tile_rows,
             first,
             panels: CHUNK_PANELS.min(weight.outputs().div_ceil(LANES) - first),
-        }
-    }
-
-    fn left(&self, tile: usize, from: usize) -> Left {
-        Left {
-            at: self.left[(tile * self.depth + from) * self.tile_rows..].as_ptr(),
-            step: self.tile_rows,
-            row: 1,
         }
     }
 
     /// [rows, panels × LANES].
     fn sums(self, kernels: Kernels) -> Vec<f32> {
         let mut sums = vec![0.0; self.rows * self.panels * LANES];
-        // SAFETY: the left side has whole tiles of this depth, the weights these panels, and the sums a place for each.
-        unsafe {
-            if self.rows <= TILE_ROWS {
-                self.one_tile(kernels, &mut sums);
-            } else {
-                self.all_tiles(kernels, &mut sums);
+        match self.left {
+            Rows::Wide { numbers, tile_rows } if self.rows <= TILE_ROWS => {
+                let sizes = (self.rows, self.panels, self.depth);
+                let left = wide(&numbers[..tile_rows * self.depth], tile_rows);
+                let right = self.weight.right(self.first, 0);
+                // SAFETY: the left side has a tile of this depth, the weights these panels, and the sums a place for each.
+                // A few rows: weights pass by once.
+                unsafe {
+                    sweep(
+                        kernels,
+                        sizes,
+                        left,
+                        right,
+                        self.place(&mut sums, (0, 0), 0),
+                    )
+                };
+            }
+            Rows::Wide { numbers, tile_rows } => {
+                let together = kernels.panels();
+                let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
+                self.in_blocks((block, together, tile_rows), |at, sizes| {
+                    let tile = at.row / tile_rows;
+                    let left = &numbers[(tile * self.depth + at.input) * tile_rows..];
+                    let right = self.weight.right(self.first + at.panel, at.input);
+                    let sums = self.place(&mut sums, (at.row, at.panel), at.input);
+                    // SAFETY: as above, for whole tiles.
+                    unsafe { sweep(kernels, sizes, wide(left, tile_rows), right, sums) };
+                });
+            }
+            Rows::Halves(numbers) => {
+                // Few rows: weights pass by once.
+                let block = if self.rows <= amx::ROWS {
+                    self.depth
+                } else {
+                    BLOCK_DEPTH
+                };
+                self.in_blocks((block, amx::PANELS, self.rows), |at, sizes| {
+                    let left = Halves {
+                        at: numbers[at.row * self.depth + at.input..].as_ptr(),
+                        row: self.depth,
+                    };
+                    let right = self.weight.pair_lines(self.first + at.panel, at.input);
+                    let sums = self.place(&mut sums, (at.row, at.panel), at.input);
+                    // SAFETY: as above; rows are only made so where there are tiles, and depth and blocks are even.
+                    unsafe { amx::sweep(sizes, left, right, sums) };
+                });
             }
         }
         sums
     }
 
-    /// A few rows: weights pass by once.
-    unsafe fn one_tile(&self, kernels: Kernels, sums: &mut [f32]) {
-        let right = self.weight.right(self.first, 0);
-        let sums = Sums {
-            at: sums.as_mut_ptr(),
+    /// Where sums from a row and panel on go; they begin at the first input.
+    fn place(&self, sums: &mut [f32], (row, panel): (usize, usize), input: usize) -> Sums {
+        Sums {
+            at: sums[(row * self.panels + panel) * LANES..].as_mut_ptr(),
             row: self.panels * LANES,
-            fresh: true,
-        };
-        let sizes = (self.rows, self.panels, self.depth);
-        unsafe { sweep(kernels, sizes, self.left(0, 0), right, sums) }
+            fresh: input == 0,
+        }
     }
 
-    unsafe fn all_tiles(&self, kernels: Kernels, sums: &mut [f32]) {
-        let tiles = self.rows.div_ceil(self.tile_rows);
-        let together = kernels.panels();
-        let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
-        for from in (0..self.depth).step_by(block) {
-            let depth = block.min(self.depth - from);
-            for panel in (0..self.panels).step_by(together) {
-                let panels = together.min(self.panels - panel);
-                let right = self.weight.right(self.first + panel, from);
-                for tile in 0..tiles {
-                    let first = tile * self.tile_rows;
-                    let place = (first * self.panels + panel) * LANES;
-                    let sums = Sums {
-                        at: sums[place..].as_mut_ptr(),
-                        row: self.panels * LANES,
-                        fresh: from == 0,
-                    };
-                    let sizes = (self.tile_rows.min(self.rows - first), panels, depth);
-                    unsafe { sweep(kernels, sizes, self.left(tile, from), right, sums) }
+    /// Rows × panels × depth for each block of `sizes` (inputs, panels and rows), the inputs of a result in order.
+    fn in_blocks(
+        &self,
+        (inputs, panels, rows): (usize, usize, usize),
+        mut work: impl FnMut(Corner, (usize, usize, usize)),
+    ) {
+        for input in (0..self.depth).step_by(inputs) {
+            for panel in (0..self.panels).step_by(panels) {
+                for row in (0..self.rows).step_by(rows) {
+                    let sizes = (
+                        rows.min(self.rows - row),
+                        panels.min(self.panels - panel),
+                        inputs.min(self.depth - input),
+                    );
+                    work(Corner { row, panel, input }, sizes);
                 }
             }
         }
+    }
+}
+
+/// Where a block begins.
+struct Corner {
+    row: usize,
+    panel: usize,
+    input: usize,
+}
+
+fn wide(numbers: &[f32], tile_rows: usize) -> Left {
+    Left {
+        at: numbers.as_ptr(),
+        step: tile_rows,
+        row: 1,
     }
 }
 

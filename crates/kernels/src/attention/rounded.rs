@@ -2,6 +2,7 @@
 //! rounded only once the sum of its row is known, so a task keeps its scores, rounded as they are, and walks keys first and
 //! values then.
 
+use super::tiled::Tiled;
 use super::{LANES, Lanes, Number, State, Task};
 
 /// Scores that a task keeps, 8 MiB in bf16.
@@ -29,8 +30,9 @@ impl<T: Number> Task<'_, T> {
             stride,
             first,
         };
+        let mut tiled = self.kernels.has_tiles().then(|| Tiled::new(self, state));
         unsafe {
-            self.keep_scores::<S>(state, &mut kept, scores);
+            self.keep_scores::<S>(state, (&mut kept, tiled.as_mut()), scores);
             let mut wide = vec![0.0; stride];
             for row in 0..state.rows {
                 let range = self.of.seen[self.queries.start + row / self.of.group()];
@@ -38,25 +40,36 @@ impl<T: Number> Task<'_, T> {
                 let numbers = &mut kept.numbers[row * stride..(row + 1) * stride];
                 weigh::<S, T>(numbers, seen, &mut wide);
             }
-            self.use_weights::<S>(state, &kept, scores);
+            self.use_weights::<S>(state, (&kept, tiled.as_mut()), scores);
         }
         // Weights are divided by their sum already.
         state.weight.fill(1.0);
     }
 
     #[inline(always)]
-    unsafe fn keep_scores<S: Lanes>(&self, state: &State, kept: &mut Kept<T>, scores: &mut [f32]) {
+    unsafe fn keep_scores<S: Lanes>(
+        &self,
+        state: &State,
+        (kept, mut tiled): (&mut Kept<T>, Option<&mut Tiled>),
+        scores: &mut [f32],
+    ) {
         let scale = unsafe { S::splat(self.of.scale) };
         let mut block = self.before_all();
         while self.advance(&mut block) {
-            self.fill_keys(&mut block);
+            match &mut tiled {
+                Some(tiled) => tiled.fill_keys(self, &block),
+                None => self.fill_keys(&mut block),
+            }
             for rows in state.blocks() {
                 if rows.clone().all(|row| self.seen(&block, row).is_empty()) {
                     continue;
                 }
                 // SAFETY: scores have room for these rows; kept numbers reach to the end of the last block's positions.
                 unsafe {
-                    self.scores(state, &block, &rows, scores);
+                    match &tiled {
+                        Some(tiled) => tiled.scores(&block, &rows, scores),
+                        None => self.scores(state, &block, &rows, scores),
+                    }
                     for (at, row) in rows.enumerate() {
                         let place = row * kept.stride + block.first - kept.first;
                         let kept = &mut kept.numbers[place..place + block.count];
@@ -72,16 +85,30 @@ impl<T: Number> Task<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn use_weights<S: Lanes>(&self, state: &mut State, kept: &Kept<T>, weights: &mut [f32]) {
+    unsafe fn use_weights<S: Lanes>(
+        &self,
+        state: &mut State,
+        (kept, mut tiled): (&Kept<T>, Option<&mut Tiled>),
+        weights: &mut [f32],
+    ) {
         let mut block = self.before_all();
         while self.advance(&mut block) {
-            self.fill_values(&mut block);
+            match &mut tiled {
+                Some(tiled) => tiled.fill_values(self, &block),
+                None => self.fill_values(&mut block),
+            }
             for rows in state.blocks() {
                 if rows.clone().all(|row| self.seen(&block, row).is_empty()) {
                     continue;
                 }
                 // SAFETY: as above.
                 unsafe {
+                    if let Some(tiled) = &tiled {
+                        let from = rows.start * kept.stride + block.first - kept.first;
+                        let weights = (&kept.numbers[from..], kept.stride);
+                        tiled.add_values(state, &block, rows, weights);
+                        continue;
+                    }
                     for (at, row) in rows.clone().enumerate() {
                         let place = row * kept.stride + block.first - kept.first;
                         let kept = &kept.numbers[place..place + block.count];

@@ -1,18 +1,18 @@
 //! Attention on every level against a plain reference: windows, image blocks, tables of slots, and the same bits however it is cut.
 
 use half::bf16;
-use medfleet_kernels::{Attention, Cached, Kernels, KeyRange};
+use medfleet_kernels::{Attention, Cached, Kernels, KeyRange, Number};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::{bits, close, fuzz, halves, levels, numbers, on, reference, wide};
 
 /// A sequence with its keys in order.
-struct Sequence {
+struct Sequence<T> {
     sizes: [usize; 3],
-    query: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    query: Vec<T>,
+    keys: Vec<T>,
+    values: Vec<T>,
     seen: Vec<KeyRange>,
 }
 
@@ -32,29 +32,12 @@ fn ranges(rows: usize, start: usize, window: usize, image: usize) -> Vec<KeyRang
     (0..rows).map(range).collect()
 }
 
-impl Sequence {
-    fn new(random: &mut SmallRng, sizes: [usize; 3], seen: Vec<KeyRange>) -> Self {
-        let [heads, kv_heads, width] = sizes;
-        let positions = seen.iter().map(|range| range.end).max().unwrap();
-        Self {
-            sizes,
-            query: numbers(random, seen.len() * heads * width),
-            keys: numbers(random, positions * kv_heads * width),
-            values: numbers(random, positions * kv_heads * width),
-            seen,
-        }
-    }
-
+impl<T: Number> Sequence<T> {
     fn scale(&self) -> f32 {
         2.0 / (self.sizes[2] as f32).sqrt()
     }
 
-    fn expected(&self) -> Vec<f64> {
-        let stored = (self.keys.as_slice(), self.values.as_slice());
-        reference::attention(&self.query, stored, self.sizes, self.scale(), &self.seen)
-    }
-
-    fn attention(&self) -> Attention<'_, f32> {
+    fn attention(&self) -> Attention<'_, T> {
         Attention {
             query: &self.query,
             sizes: self.sizes,
@@ -67,6 +50,35 @@ impl Sequence {
             },
             seen: &self.seen,
         }
+    }
+}
+
+impl Sequence<f32> {
+    fn new(random: &mut SmallRng, sizes: [usize; 3], seen: Vec<KeyRange>) -> Self {
+        let [heads, kv_heads, width] = sizes;
+        let positions = seen.iter().map(|range| range.end).max().unwrap();
+        Self {
+            sizes,
+            query: numbers(random, seen.len() * heads * width),
+            keys: numbers(random, positions * kv_heads * width),
+            values: numbers(random, positions * kv_heads * width),
+            seen,
+        }
+    }
+
+    fn halved(&self) -> Sequence<bf16> {
+        Sequence {
+            sizes: self.sizes,
+            query: halves(&self.query),
+            keys: halves(&self.keys),
+            values: halves(&self.values),
+            seen: self.seen.clone(),
+        }
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let stored = (self.keys.as_slice(), self.values.as_slice());
+        reference::attention(&self.query, stored, self.sizes, self.scale(), &self.seen)
     }
 
     /// The same with keys and values in slots of another order, and those before the first one seen gone.
@@ -107,20 +119,9 @@ fn check(kernels: Kernels, random: &mut SmallRng, sizes: [usize; 3], seen: Vec<K
     close(&found, &of.expected(), 2e-5);
     assert_eq!(bits(&of.scattered(kernels, random)), bits(&found));
     // In bf16: scores and results are rounded.
-    let [query, keys, values] = [&of.query, &of.keys, &of.values].map(|x| halves(x));
-    let found: Vec<bf16> = kernels.attend(&[Attention {
-        query: &query,
-        cached: Cached {
-            keys: &keys,
-            values: &values,
-            slots: None,
-            first: 0,
-        },
-        sizes,
-        scale: of.scale(),
-        seen: &of.seen,
-    }]);
-    [of.query, of.keys, of.values] = [query, keys, values].map(|x| wide(&x));
+    let half = of.halved();
+    let found = kernels.attend(&[half.attention()]);
+    [of.query, of.keys, of.values] = [half.query, half.keys, half.values].map(|x| wide(&x));
     close(&wide(&found), &of.expected(), 0.03);
 }
 
@@ -163,24 +164,30 @@ fn a_row_is_the_same_wherever_the_prompt_was_cut_and_whoever_is_beside_it() {
         let sizes = [4, 2, 80];
         let of = Sequence::new(&mut random, sizes, ranges(400, 0, 150, 0));
         let other = Sequence::new(&mut random, sizes, ranges(9, 33, 20, 5));
-        let whole = bits(&kernels.attend(&[of.attention()]));
-        let width = sizes[0] * sizes[2];
-        for threads in [1, 2] {
-            for cut in [1, 2, 7, 16, 129] {
-                let mut found = Vec::new();
-                for from in (0..400).step_by(cut) {
-                    let end = 400.min(from + cut);
-                    let part = Attention {
-                        query: &of.query[from * width..end * width],
-                        seen: &of.seen[from..end],
-                        ..of.attention()
-                    };
-                    let batch = [other.attention(), part, other.attention()];
-                    let mixed = on(threads, || kernels.attend(&batch));
-                    found.extend_from_slice(&mixed[9 * width..(9 + end - from) * width]);
-                }
-                assert!(bits(&found) == whole, "cut every {cut}, {threads} threads");
+        cut(kernels, &of, &other);
+        cut(kernels, &of.halved(), &other.halved());
+    }
+}
+
+/// Attention of `of` in parts, `other` around each.
+fn cut<T: Number + PartialEq>(kernels: Kernels, of: &Sequence<T>, other: &Sequence<T>) {
+    let whole = kernels.attend(&[of.attention()]);
+    let width = of.sizes[0] * of.sizes[2];
+    for threads in [1, 2] {
+        for cut in [1, 2, 7, 16, 129] {
+            let mut found = Vec::new();
+            for from in (0..400).step_by(cut) {
+                let end = 400.min(from + cut);
+                let part = Attention {
+                    query: &of.query[from * width..end * width],
+                    seen: &of.seen[from..end],
+                    ..of.attention()
+                };
+                let batch = [other.attention(), part, other.attention()];
+                let mixed = on(threads, || kernels.attend(&batch));
+                found.extend_from_slice(&mixed[9 * width..(9 + end - from) * width]);
             }
+            assert!(found == whole, "cut every {cut}, {threads} threads");
         }
     }
 }

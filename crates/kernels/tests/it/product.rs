@@ -1,11 +1,11 @@
 //! Products with packed weights on every level against a plain reference, and the same bits whoever is beside.
 
 use half::bf16;
-use medfleet_kernels::{Kernels, Packed, Then};
+use medfleet_kernels::{Kernels, Number, Packed, Then};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::{bits, close, fuzz, halves, levels, numbers, on, reference, wide};
+use super::{close, fuzz, halves, levels, numbers, on, reference, wide};
 
 /// Around the tiles' and panels' sizes, and beyond a block of rows and of depth.
 const SHAPES: [[usize; 3]; 10] = [
@@ -90,25 +90,50 @@ fn a_row_is_the_same_whoever_is_beside_it() {
         let (inputs, outputs) = (1030, 200);
         let x = numbers(random, 487 * inputs);
         let w = numbers(random, outputs * inputs);
-        for packed in [
-            Packed::new(&w, [outputs, inputs]),
-            Packed::new(&halves(&w), [outputs, inputs]),
-        ] {
-            let first = |rows: usize, threads: usize| {
-                let x = &x[..rows * inputs];
-                let found = on(threads, || kernels.product(x, &packed, Then::default()));
-                bits(&found[..outputs])
+        let half = Packed::new(&halves(&w), [outputs, inputs]);
+        beside(kernels, &x, &Packed::new(&w, [outputs, inputs]));
+        beside(kernels, &x, &half);
+        beside(kernels, &halves(&x), &half);
+    });
+}
+
+/// The first row's results, with other rows and without.
+fn beside<T: Number + PartialEq>(kernels: Kernels, x: &[T], packed: &Packed) {
+    let first = |rows: usize, threads: usize| {
+        let x = &x[..rows * packed.inputs()];
+        let mut found = on(threads, || kernels.product(x, packed, Then::default()));
+        found.truncate(packed.outputs());
+        found
+    };
+    let alone = first(1, 1);
+    for rows in [1, 2, 3, 4, 5, 6, 7, 16, 17, 33, 240, 256, 487] {
+        for threads in [1, 2] {
+            assert!(
+                first(rows, threads) == alone,
+                "{rows} rows, {threads} threads"
+            );
+        }
+    }
+}
+
+/// Products of whole numbers are exact at every level: what one off in a place or a tile's edge would not be.
+#[test]
+fn whole_numbers_are_exact() {
+    fuzz_once(|kernels, random| {
+        for [rows, outputs, inputs] in SHAPES {
+            let mut whole = |count: usize| -> Vec<f32> {
+                (0..count)
+                    .map(|_| random.random_range(-4..=4) as f32)
+                    .collect()
             };
-            let alone = first(1, 1);
-            for rows in [1, 2, 3, 4, 5, 6, 7, 16, 240, 487] {
-                for threads in [1, 2] {
-                    assert_eq!(
-                        first(rows, threads),
-                        alone,
-                        "{rows} rows, {threads} threads"
-                    );
-                }
-            }
+            let (x, w) = (whole(rows * inputs), whole(outputs * inputs));
+            let packed = Packed::new(&halves(&w), [outputs, inputs]);
+            // Up to 16 × 515: f32 is exact there, and bf16 rounds it.
+            let expected = reference::product(&x, &w, inputs);
+            let expected: Vec<f32> = expected.iter().map(|x| *x as f32).collect();
+            assert_eq!(kernels.product(&x, &packed, Then::default()), expected);
+            let found = kernels.product(&halves(&x), &packed, Then::default());
+            assert_eq!(found, halves(&expected));
         }
     });
 }

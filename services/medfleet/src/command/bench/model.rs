@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use medfleet_model::{Limits, Model};
+use medfleet_model::{Dtype, Limits, Model};
 use serde_json::{Value, json};
 
 use super::checkpoint::Checkpoint;
@@ -141,7 +141,7 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
             all[0].prompt_tokens,
             args.turns,
             limits.threads,
-            limits.operations_per_second * 1e-9,
+            peak(limits, all[0].form) * 1e-9,
             limits.bytes_per_second * 1e-9
         ),
         all.iter().fold(format!("{:<16}", ""), |line, figures| {
@@ -161,7 +161,7 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
             };
             let peak = share(
                 work.operations(&args.checkpoint, figures),
-                limits.operations_per_second,
+                peak(limits, figures.form),
             );
             let read = work.bytes(&args.checkpoint, figures);
             let read = read.map_or("".to_owned(), |bytes| share(bytes, limits.bytes_per_second));
@@ -182,6 +182,14 @@ fn table(args: &Args, limits: &Limits, all: &[Figures]) -> Vec<String> {
     lines
 }
 
+/// Multiplications and additions a second at most, by what the form's numbers are multiplied as.
+fn peak(limits: &Limits, form: Form) -> f64 {
+    match form {
+        Form::Plain(Dtype::Bf16) => limits.bf16_operations_per_second,
+        _ => limits.operations_per_second,
+    }
+}
+
 fn as_json(args: &Args, limits: &Limits, all: &[Figures]) -> Value {
     let figures = all.iter().map(|figures| {
         let work = figures.samples.iter().map(|(work, sample)| {
@@ -192,7 +200,7 @@ fn as_json(args: &Args, limits: &Limits, all: &[Figures]) -> Value {
                 "processor": sample.processor.json(),
                 "operations": work.operations(&args.checkpoint, figures),
                 "bytes": work.bytes(&args.checkpoint, figures),
-                "share_of_peak": work.operations(&args.checkpoint, figures) / median / limits.operations_per_second,
+                "share_of_peak": work.operations(&args.checkpoint, figures) / median / peak(limits, figures.form),
                 "share_of_read": work.bytes(&args.checkpoint, figures).map(|bytes| bytes / median / limits.bytes_per_second),
             })
         });
@@ -211,6 +219,7 @@ fn as_json(args: &Args, limits: &Limits, all: &[Figures]) -> Value {
         "turns": args.turns,
         "threads": limits.threads,
         "peak_operations_per_second": limits.operations_per_second,
+        "peak_bf16_operations_per_second": limits.bf16_operations_per_second,
         "read_bytes_per_second": limits.bytes_per_second,
         "models": figures.collect::<Vec<_>>(),
     })
