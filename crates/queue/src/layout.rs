@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::{Bucket, stream_of};
 use crate::streams::Present;
-use crate::subject::{self, FLEET};
+use crate::subject::{self, BUCKET_PREFIX, FLEET};
 use crate::{QueueError, Result};
 
 /// The entry that says it.
@@ -100,7 +100,11 @@ pub(crate) async fn agree(api: &Api, set: u8, present: Present) -> Result<()> {
         };
         let layout = Layout::read(&entry.value)?;
         if layout == Layout::Of(set) {
-            return Ok(());
+            // A server that did not sync may have forgotten the latest change of the entry, and records it has not.
+            return match used_elsewhere(api, set).await? {
+                Some(found) => Err(QueueError::RecordShards { found, set }),
+                None => Ok(()),
+            };
         }
         if present == Present::Left {
             return Err(layout.refuses(set));
@@ -134,9 +138,9 @@ pub(crate) async fn agree(api: &Api, set: u8, present: Present) -> Result<()> {
 /// Makes sure that nobody has changed the number while this process made its streams.
 pub(crate) async fn confirm(api: &Api, set: u8) -> Result<()> {
     let entry = Bucket::new(api.clone(), FLEET).get(KEY).await?;
-    let entry = entry.ok_or(QueueError::Malformed {
-        what: "the number of shards that KV_FLEET has of the job records",
-        reason: "somebody has removed it in this moment",
+    // The server has lost it since, and the next start says it again.
+    let entry = entry.ok_or(QueueError::Unavailable {
+        operation: "agree on the number of shards of the job records",
     })?;
     let layout = Layout::read(&entry.value)?;
     if layout == Layout::Of(set) {
@@ -167,6 +171,20 @@ async fn already(api: &Api) -> Result<Option<u8>> {
         });
     }
     Ok(used.first().or(there.first()).copied())
+}
+
+/// Another number of shards that has records.
+async fn used_elsewhere(api: &Api, set: u8) -> Result<Option<u8>> {
+    for stream in api.stream_names().await? {
+        let bucket = stream.strip_prefix(BUCKET_PREFIX);
+        if let (Some(count), Some(bucket)) = (subject::shards_of(&stream), bucket)
+            && count != set
+            && has_keys(api, bucket).await?
+        {
+            return Ok(Some(count));
+        }
+    }
+    Ok(None)
 }
 
 async fn has_records(api: &Api, count: u8) -> Result<bool> {
@@ -212,9 +230,15 @@ async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
     }
     // What was on its way is stored before this is.
     api.publish(LAST, &closed, None, Bytes::new()).await?;
-    match api.subjects(&stream, &subject::all_of(bucket)).await {
-        Ok(records) => Ok(!records.is_empty()),
-        // Another process does the same, and is ahead.
+    has_keys(api, bucket).await
+}
+
+/// Whether a bucket has any key. Reads the names of all.
+async fn has_keys(api: &Api, bucket: &str) -> Result<bool> {
+    let keys = api.subjects(&stream_of(bucket), &subject::all_of(bucket));
+    match keys.await {
+        Ok(keys) => Ok(!keys.is_empty()),
+        // Another process has taken the stream away in this moment.
         Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
         Err(error) => Err(error),
     }

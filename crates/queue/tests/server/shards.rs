@@ -193,6 +193,17 @@ async fn where_there_are_records_nobody_starts_with_another_number() -> Result<(
     // And it takes new ones.
     let (key, record) = kit::record(JOBS, 1);
     queue.create_record(&key, &record).await?;
+
+    // Not even where a server that did not sync has forgotten what was said.
+    let client = async_nats::connect(server.url()).await?;
+    let said = client.request("$KV.FLEET.record_shards", "1".into());
+    said.await?;
+    let other = connect(&server, 1).await?;
+    is_refused(other.ensure_there(&pools).await, 8)?;
+    is_refused(other.ensure(&pools).await, 8)?;
+    same.ensure(&pools).await?;
+    is_refused(other.ensure_there(&pools).await, 8)?;
+    ensure!(same.record(&key).await?.is_some());
     Ok(())
 }
 
