@@ -149,8 +149,8 @@ pub enum QueueError {
     },
     /// The job records are in another number of shards than this process was told: it would find none of them.
     #[error(
-        "this fleet has its job records in {found} shards, and queue.record_shards is {set}: set it to {found} in every service's \
-         settings; ingest changes the number only while no record is kept"
+        "the job records of this fleet are in another number of shards: found {found}, and queue.record_shards is {set}; set it to \
+         {found} in every service's settings, since ingest changes the number only while no record is kept"
     )]
     RecordShards {
         /// How many they are in.
