@@ -59,6 +59,7 @@ async fn verdict(plant: Plant) -> Result<Result<()>> {
     let herd = Herd::start(HerdOptions {
         nodes: 1,
         instances: 1,
+        record_shards: 1,
         disk: Kind::Plain,
         pace: Pace::default(),
     })

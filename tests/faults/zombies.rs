@@ -30,6 +30,7 @@ async fn comes_back(case: Case) -> Result<()> {
     let herd = Herd::start(HerdOptions {
         nodes: 1,
         instances: 2,
+        record_shards: 1,
         disk: Kind::Plain,
         pace: case.pace,
     })

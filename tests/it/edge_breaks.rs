@@ -148,7 +148,7 @@ async fn lose(hub: &Fleet, site: &Edge, theirs: &str) -> Result<()> {
     wait_until(PATIENCE, "the record to be gone", async || {
         match queue.record(&key).await.ok()? {
             Some((_, revision)) => {
-                queue.remove_record(revision).await.ok()?;
+                queue.remove_record(&key, revision).await.ok()?;
                 None
             }
             None => Some(()),

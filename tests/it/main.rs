@@ -21,6 +21,7 @@ mod quantised;
 mod release;
 mod residency;
 mod s3;
+mod shards;
 mod slow_request;
 mod tasks;
 mod tenants;

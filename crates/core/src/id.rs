@@ -123,6 +123,16 @@ impl JobId {
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(hex16(bytes))
     }
+
+    /// Which of so many shards it is in: its first two characters as a number, modulo theirs. Ids are hashed or random, so that
+    /// shards are alike; where 256 is no multiple of their number, some have a part more than others.
+    #[must_use]
+    pub fn shard(&self, shards: usize) -> usize {
+        let first = self.0.get(..2);
+        // An id is hexadecimal.
+        let first = first.and_then(|two| usize::from_str_radix(two, 16).ok());
+        first.unwrap_or_default() % shards.max(1)
+    }
 }
 
 impl UploadId {
@@ -183,5 +193,41 @@ mod tests {
         assert_eq!(id.as_str(), "ab".repeat(16));
         assert!(JobId::new("AB".repeat(16)).is_err());
         assert!(JobId::new("ab").is_err());
+    }
+
+    #[test]
+    fn a_shard_is_told_by_the_first_two_characters() {
+        let check = |first: u8, shards: usize, expected: usize| {
+            let mut bytes = [0xff; 16];
+            bytes[0] = first;
+            let shard = JobId::from_bytes(bytes).shard(shards);
+            assert_eq!(shard, expected, "{first:#x} of {shards}");
+        };
+        for first in 0..=u8::MAX {
+            check(first, 1, 0);
+            check(first, 8, usize::from(first % 8));
+            check(first, 32, usize::from(first % 32));
+        }
+        check(0xff, 3, 0);
+        check(0xfe, 3, 2);
+    }
+
+    #[test]
+    fn eight_shards_of_many_ids_are_alike() {
+        const IDS: u64 = 80_000;
+        let mut counts = [0_u32; 8];
+        for number in 0..IDS {
+            // The steps of splitmix64, in place of the hash that makes ids.
+            let mut hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            hash ^= hash >> 31;
+            let id = (u128::from(hash) << 64) | u128::from(number);
+            counts[JobId::from_bytes(id.to_be_bytes()).shard(8)] += 1;
+        }
+        // An eighth of them, give or take four parts of a hundred: about four times as much as chance does.
+        for count in counts {
+            assert!((9_600..=10_400).contains(&count), "{counts:?}");
+        }
     }
 }

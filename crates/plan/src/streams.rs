@@ -7,13 +7,14 @@ use crate::load::Load;
 /// Writes to one stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StreamLoad {
-    /// Its name on the server.
+    /// Its name on the server; of the records, which may have several, that of all of them.
     pub stream: &'static str,
     /// Writes a job.
     pub writes_per_job: f64,
     /// Writes a second.
     pub writes_per_second: f64,
-    /// How many of it are needed when one takes so many writes a second as was said.
+    /// How many of it are needed when one takes so many writes a second as was said: of the records that is
+    /// `queue.record_shards`, of the others there is one.
     pub shards: u32,
 }
 
@@ -23,7 +24,7 @@ pub fn streams(load: &Load, stream_writes_per_second: f64) -> Vec<StreamLoad> {
     let chunks = load.chunks_moment(1);
     let per_job = [
         // Created; start and outcome of preprocess, of each chunk, of decode.
-        ("KV_JOBS_0", 5.0 + 2.0 * chunks),
+        ("KV_JOBS_*", 5.0 + 2.0 * chunks),
         // One with each of those.
         ("EVENTS", 5.0 + 2.0 * chunks),
         // Stored and removed.

@@ -8,20 +8,25 @@ use medfleet_core::{JobKey, JobRecord};
 use tokio::sync::oneshot;
 
 use crate::api::{Api, BATCH_MAX};
+use crate::bucket::stream_of;
 use crate::{Queue, QueueError, Result, Revision, subject};
 
 /// The looks of all accepts of a process.
 #[derive(Debug)]
 pub(crate) struct Absent {
-    records: Looks,
+    /// Of each shard.
+    records: Vec<Looks>,
     events: Looks,
     dead: Looks,
 }
 
 impl Absent {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(record_shards: u8) -> Self {
+        let buckets = subject::record_buckets(record_shards);
         Self {
-            records: Looks::new(subject::JOBS_STREAM),
+            records: buckets
+                .map(|bucket| Looks::new(stream_of(&bucket)))
+                .collect(),
             events: Looks::new(subject::EVENTS),
             dead: Looks::new(subject::DEAD),
         }
@@ -34,8 +39,9 @@ impl Queue {
     /// # Errors
     /// As [`Queue::record`].
     pub async fn rare_record(&self, key: &JobKey) -> Result<Option<(JobRecord, Revision)>> {
-        let name = self.jobs.subject(&key.to_string());
-        if self.absent.records.is_nothing(&self.api, name).await? {
+        let name = self.jobs.of(&key.job).subject(&key.to_string());
+        let looks = &self.absent.records[self.jobs.place(&key.job)];
+        if looks.is_nothing(&self.api, name).await? {
             return Ok(None);
         }
         self.record(key).await
@@ -54,7 +60,7 @@ impl Queue {
 /// The looks into one stream.
 #[derive(Debug)]
 struct Looks {
-    stream: &'static str,
+    stream: String,
     waiting: Mutex<Vec<Look>>,
     /// Who holds it asks for all that wait.
     turn: tokio::sync::Mutex<()>,
@@ -70,11 +76,11 @@ struct Look {
 }
 
 impl Looks {
-    const fn new(stream: &'static str) -> Self {
+    fn new(stream: impl Into<String>) -> Self {
         Self {
-            stream,
+            stream: stream.into(),
             waiting: Mutex::new(Vec::new()),
-            turn: tokio::sync::Mutex::const_new(()),
+            turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -115,12 +121,12 @@ impl Looks {
         if subjects.is_empty() {
             return;
         }
-        let asked = api.has_none(self.stream, &subjects).await;
+        let asked = api.has_none(&self.stream, &subjects).await;
         let is_nothing = match asked {
             Ok(is_nothing) => Some(is_nothing),
             Err(error) => {
                 tracing::debug!(
-                    stream = self.stream,
+                    stream = self.stream.as_str(),
                     error = &error as &dyn std::error::Error,
                     "it is not known whether jobs are known"
                 );

@@ -12,7 +12,7 @@ use crate::{Result, Revision};
 #[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     api: Api,
-    name: &'static str,
+    name: String,
     stream: String,
 }
 
@@ -28,11 +28,12 @@ pub(crate) struct Entry {
 const NEVER_WRITTEN: Revision = Revision::at(0);
 
 impl Bucket {
-    pub(crate) fn new(api: Api, name: &'static str) -> Self {
+    pub(crate) fn new(api: Api, name: impl Into<String>) -> Self {
+        let name = name.into();
         Self {
             api,
+            stream: stream_of(&name),
             name,
-            stream: stream_of(name),
         }
     }
 

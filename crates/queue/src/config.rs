@@ -12,6 +12,9 @@ use crate::usage::without_reserve;
 /// With fewer no unit is ever given to a worker.
 const IN_FLIGHT_LEAST: u32 = 1;
 
+/// Shards of the job records at most: each is a stream of its own, with files and on a cluster a leader of its own.
+const RECORD_SHARDS_MOST: u8 = 32;
+
 /// Tenants whose audit has room as long as nobody says how many lines are kept of each.
 const AUDIT_TENANTS: u64 = 4;
 /// Bytes of a line then: with names of two dozen letters for the tenant and three for the token, and what the server adds.
@@ -51,6 +54,11 @@ pub struct QueueConfig {
     /// How long a record is kept after its last change; idempotent submits are recognised as long.
     /// Must be longer than the longest time to live of a job.
     pub record_retention: DurationText,
+    /// Streams over which the job records are divided, by the first two characters of a job's id: more of them take more writes a
+    /// second. The same in every service, and fixed once there are records: a process that is told another number than the fleet
+    /// has does not start. Ingest changes it while no record is kept.
+    #[schemars(range(min = 1, max = RECORD_SHARDS_MOST))]
+    pub record_shards: u8,
     /// How long audit entries are kept.
     pub audit_retention: DurationText,
     /// Audit entries of one tenant that are kept at most; then its oldest go, so that no tenant takes the room of the others.
@@ -148,7 +156,7 @@ pub struct StreamBytes {
     pub work: ByteSize,
     /// Job events.
     pub events: ByteSize,
-    /// Job records.
+    /// Job records, all shards together; each has its part of it.
     pub records: ByteSize,
     /// Dead letters.
     pub dead: ByteSize,
@@ -195,6 +203,7 @@ impl Default for QueueConfig {
             in_flight_max: 4096,
             event_retention: DurationText::from_secs(7 * DAY),
             record_retention: DurationText::from_secs(30 * DAY),
+            record_shards: 1,
             audit_retention: DurationText::from_secs(365 * DAY),
             audit_lines_max: None,
             dead_retention: DurationText::from_secs(30 * DAY),
@@ -249,6 +258,9 @@ impl QueueConfig {
             return fail(
                 "queue.in_flight_max must be at least 1, found 0: no unit would ever be given to a worker",
             );
+        }
+        if !(1..=RECORD_SHARDS_MOST).contains(&self.record_shards) {
+            return fail("queue.record_shards must be 1 to 32, the same in every service");
         }
         if self.heartbeat() * 2 > self.ack_wait.get() {
             return fail(

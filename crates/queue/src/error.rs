@@ -147,6 +147,17 @@ pub enum QueueError {
         /// The class.
         class: Class,
     },
+    /// The job records are in another number of shards than this process was told: it would find none of them.
+    #[error(
+        "the job records of this fleet are in another number of shards: found {found}, and queue.record_shards is {set}; set it to \
+         {found} in every service's settings, since ingest changes the number only while no record is kept"
+    )]
+    RecordShards {
+        /// How many they are in.
+        found: u8,
+        /// What this process was told.
+        set: u8,
+    },
     /// The queue was closed on our side.
     #[error("the connection to the queue is closed")]
     Closed,

@@ -4,9 +4,9 @@
 //! Never: acknowledges before a confirmation, retries what is not safe to repeat, waits without a limit, or stores a
 //! record that breaks an invariant.
 //!
-//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `records`, `absent`, `search`, `work`,
-//! `puller`, `delivery`, `change` and `unreadable` (a unit's way through a worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `claims`, `objects`, `presence`,
-//! `usage`, `server`.
+//! Reading order: `subject` (names), `streams` (what is on the server), `api` (one round trip), `layout` and `shards` (where the
+//! records are), `records`, `absent`, `search`, `work`, `puller`, `delivery`, `change` and `unreadable` (a unit's way through a
+//! worker), `feed` and `events`, `edge`, `ledgers`, `lease`, `claims`, `objects`, `presence`, `usage`, `server`.
 
 mod absent;
 mod ack;
@@ -21,6 +21,7 @@ mod edge;
 mod error;
 mod events;
 mod feed;
+mod layout;
 mod lease;
 mod ledgers;
 mod link;
@@ -30,6 +31,7 @@ mod puller;
 mod records;
 mod search;
 pub mod server;
+mod shards;
 mod streams;
 mod subject;
 mod time;
@@ -46,6 +48,7 @@ use medfleet_core::{PoolName, UnixMillis};
 
 use api::Api;
 use bucket::Bucket;
+use shards::Shards;
 
 pub use change::Changed;
 pub use claims::{Claim, Claims};
@@ -57,10 +60,11 @@ pub use lease::Lease;
 pub use ledgers::Pause;
 pub use objects::Objects;
 pub use puller::Puller;
-pub use records::{Applied, Created, Revision, Seen, Updated};
+pub use records::{Applied, Created, PageStart, Revision, Seen, Updated};
 pub use search::Found;
 pub use subject::{
     AUDIT as AUDIT_STREAM, DEAD as DEAD_STREAM, JOBS_STREAM, PENDING_STREAM, event_token,
+    is_record_stream,
 };
 pub use usage::StreamUsage;
 pub use work::{Backlog, IntakeEntry, Outstanding, Published};
@@ -82,7 +86,7 @@ pub struct Queue {
     clock: Clock,
     version: Arc<str>,
     closing: link::LinkEvents,
-    jobs: Arc<Bucket>,
+    jobs: Arc<Shards>,
     pending: Arc<Bucket>,
     uploads: Arc<Bucket>,
     leases: Arc<Bucket>,
@@ -111,14 +115,14 @@ impl Queue {
     pub async fn connect(config: &QueueConfig, clock: Clock) -> Result<Self, ConnectError> {
         let (api, version, closing) = connect::connect(config).await?;
         // A clone of the client is not as cheap as one of ours should be.
-        let bucket = |name| Arc::new(Bucket::new(api.clone(), name));
+        let bucket = |name: &str| Arc::new(Bucket::new(api.clone(), name));
         Ok(Self {
-            jobs: bucket(subject::JOBS),
+            jobs: Arc::new(Shards::new(&api, config.record_shards)),
             pending: bucket(subject::PENDING),
             uploads: bucket(subject::UPLOADS),
             leases: bucket(subject::LEASES),
             pauses: bucket(subject::PAUSES),
-            absent: Arc::new(absent::Absent::new()),
+            absent: Arc::new(absent::Absent::new(config.record_shards)),
             api,
             config: Arc::new(config.clone()),
             clock,
@@ -137,7 +141,8 @@ impl Queue {
     /// Safe to call again and from many processes at once.
     ///
     /// # Errors
-    /// [`QueueError::Refused`] when the server cannot change a stream to what is configured, and transient ones.
+    /// [`QueueError::Refused`] when the server cannot change a stream to what is configured, [`QueueError::RecordShards`] when
+    /// the fleet keeps records in another number of shards, and transient ones.
     pub async fn ensure(&self, pools: &[PoolName]) -> Result<()> {
         streams::ensure(&self.api, &self.config, pools, streams::Present::Changed).await
     }
@@ -146,7 +151,7 @@ impl Queue {
     /// that is shorter in a worker's file must not remove anybody's records.
     ///
     /// # Errors
-    /// As [`Queue::ensure`].
+    /// As [`Queue::ensure`]; for another number of shards also where no record is kept.
     pub async fn ensure_there(&self, pools: &[PoolName]) -> Result<()> {
         streams::ensure(&self.api, &self.config, pools, streams::Present::Left).await
     }

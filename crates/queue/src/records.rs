@@ -1,7 +1,10 @@
 //! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +20,8 @@ use crate::wire::later::Later;
 use crate::wire::{decode_record, encode_record, later_of_record};
 use crate::{Queue, QueueError, Result, subject};
 
-/// What a compare-and-set compares: the sequence of a record's latest change. Two of one sequence are equal, whatever else is
-/// known of the record.
+/// What a compare-and-set compares: the sequence of a record's latest change in the stream of its shard. Two of one sequence are
+/// equal, whatever else is known of the record; of two jobs they say nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Revision {
     sequence: u64,
@@ -74,6 +77,35 @@ impl Ord for Revision {
 impl Hash for Revision {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.sequence.hash(state);
+    }
+}
+
+/// Where a page of all records begins: in which shard, and at which change of its records. As a text it is the sequence, with
+/// the shard before it where that is not the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PageStart {
+    shard: usize,
+    sequence: u64,
+}
+
+impl fmt::Display for PageStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shard {
+            0 => write!(f, "{}", self.sequence),
+            shard => write!(f, "{shard}.{}", self.sequence),
+        }
+    }
+}
+
+impl FromStr for PageStart {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (shard, sequence) = text.split_once('.').unwrap_or(("0", text));
+        Ok(Self {
+            shard: shard.parse()?,
+            sequence: sequence.parse()?,
+        })
     }
 }
 
@@ -170,7 +202,8 @@ impl Queue {
         let value = encode_record(record, &Later::default())?;
         // A record that expires between create and read leaves room for one more create.
         for _ in 0..2 {
-            let created = self.jobs.create(&key.to_string(), value.clone()).await?;
+            let bucket = self.jobs.of(&key.job);
+            let created = bucket.create(&key.to_string(), value.clone()).await?;
             if let Some(revision) = created {
                 return Ok(Created::Created(revision));
             }
@@ -186,7 +219,7 @@ impl Queue {
     /// # Errors
     /// Transient ones, and [`QueueError::Malformed`] for a record of a newer version.
     pub async fn record(&self, key: &JobKey) -> Result<Option<(JobRecord, Revision)>> {
-        let Some(entry) = self.jobs.get(&key.to_string()).await? else {
+        let Some(entry) = self.jobs.get(key).await? else {
             return Ok(None);
         };
         let record = decode_record(entry.value.clone())?;
@@ -217,10 +250,9 @@ impl Queue {
         record: &JobRecord,
         revision: Revision,
     ) -> Result<Option<Revision>> {
-        let key = key.to_string();
         let mut later = Later::default();
         if revision.is_later {
-            match self.jobs.get(&key).await? {
+            match self.jobs.get(key).await? {
                 Some(entry) if entry.revision.sequence == revision.sequence => {
                     later = later_of_record(&entry.value)?;
                 }
@@ -228,7 +260,8 @@ impl Queue {
             }
         }
         let value = encode_record(record, &later)?;
-        let stored = self.jobs.update(&key, value, revision).await?;
+        let bucket = self.jobs.of(&key.job);
+        let stored = bucket.update(&key.to_string(), value, revision).await?;
         Ok(stored.map(|stored| stored.with_later(revision.is_later)))
     }
 
@@ -236,8 +269,8 @@ impl Queue {
     ///
     /// # Errors
     /// Transient ones: remove again.
-    pub async fn remove_record(&self, revision: Revision) -> Result<()> {
-        self.jobs.remove_revision(revision).await
+    pub async fn remove_record(&self, key: &JobKey, revision: Revision) -> Result<()> {
+        self.jobs.of(&key.job).remove_revision(revision).await
     }
 
     /// Moves a job: reads its record, applies `step`, stores it by compare-and-set, and does so again when somebody was
@@ -331,7 +364,7 @@ impl Queue {
     }
 
     /// A page of a tenant's records in order of job id, after `after`, at most `limit`, only those in `states` (all when
-    /// empty). Costs one listing of the tenant's keys a page, and may be a moment old on a cluster. A record that this
+    /// empty). Costs one listing of the tenant's keys in every shard a page, and may be a moment old on a cluster. A record that this
     /// version cannot read is left out and logged: it must not hide the others.
     ///
     /// # Errors
@@ -343,7 +376,7 @@ impl Queue {
         limit: usize,
         states: &[JobState],
     ) -> Result<Vec<(JobId, JobRecord)>> {
-        let keys = self.jobs.keys(&format!("{tenant}.*")).await?;
+        let keys = self.jobs.keys(tenant).await?;
         let after = after.map(|job| format!("{tenant}.{job}"));
         let from = keys.partition_point(|key| after.as_ref().is_some_and(|after| key <= after));
         let mut page = Vec::new();
@@ -357,9 +390,7 @@ impl Queue {
             if page.len() >= limit {
                 break;
             }
-            let mut entries = self.jobs.get_many(some).await?;
-            entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-            for entry in entries {
+            for entry in self.jobs.get_many(some).await? {
                 let readable = readable(&entry.key, entry.value);
                 let wanted = readable
                     .filter(|(_, record)| states.is_empty() || states.contains(&record.state));
@@ -370,7 +401,7 @@ impl Queue {
         Ok(page)
     }
 
-    /// Records of every tenant as they are stored, in the order of their latest changes, those changed at or after `from`; and
+    /// Records of every tenant as they are stored, shard by shard, in each in the order of their latest changes, from `from` on; and
     /// where the next page begins, if there may be one. May be a moment old on a cluster. A record that this version cannot
     /// read is left out and logged.
     ///
@@ -378,25 +409,37 @@ impl Queue {
     /// Transient ones.
     pub async fn record_page(
         &self,
-        from: Revision,
-    ) -> Result<(Vec<(JobKey, JobRecord)>, Option<Revision>)> {
-        let entries = self.jobs.run(from.sequence, BATCH_MAX).await?;
-        let next = entries
-            .last()
-            .map(|entry| Revision::at(entry.revision.sequence + 1));
-        let page = entries
-            .into_iter()
-            .filter_map(|entry| readable(&entry.key, entry.value));
-        Ok((page.collect(), next))
+        from: PageStart,
+    ) -> Result<(Vec<(JobKey, JobRecord)>, Option<PageStart>)> {
+        let mut at = from;
+        while let Some(bucket) = self.jobs.at(at.shard) {
+            let entries = bucket.run(at.sequence, BATCH_MAX).await?;
+            let Some(last) = entries.last() else {
+                at = PageStart {
+                    shard: at.shard + 1,
+                    sequence: 0,
+                };
+                continue;
+            };
+            let next = PageStart {
+                sequence: last.revision.sequence + 1,
+                ..at
+            };
+            let page = entries
+                .into_iter()
+                .filter_map(|entry| readable(&entry.key, entry.value));
+            return Ok((page.collect(), Some(next)));
+        }
+        Ok((Vec::new(), None))
     }
 
-    /// Every record of every tenant as it is stored, in pages, in the order of their latest changes; ends when all were
+    /// Every record of every tenant as it is stored, in pages, as [`Queue::record_page`] gives them; ends when all were
     /// read. A record that changes meanwhile may come again. Trouble is logged and retried, never yielded; a record that
     /// this version cannot read is left out and logged.
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
         let pages = stream::unfold(
-            (self.clone(), Revision::at(1)),
+            (self.clone(), PageStart::default()),
             |(queue, from)| async move {
                 loop {
                     match queue.record_page(from).await {
@@ -453,5 +496,17 @@ mod tests {
         assert!(later < Revision::at(4) && plain != Revision::at(4));
         let of_both = std::collections::HashSet::from([plain, later]);
         assert_eq!(of_both.len(), 1);
+    }
+
+    #[test]
+    fn the_start_of_a_page_is_read_back_from_its_text() {
+        for (shard, sequence, text) in [(0, 0, "0"), (0, 7, "7"), (3, 7, "3.7")] {
+            let start = PageStart { shard, sequence };
+            assert_eq!(start.to_string(), text);
+            assert_eq!(text.parse(), Ok(start));
+        }
+        for text in ["", "x", "3.", ".7", "1.2.3", "-1"] {
+            assert!(text.parse::<PageStart>().is_err(), "{text}");
+        }
     }
 }

@@ -34,7 +34,7 @@ impl Queue {
         (kind, pseudonym): (PseudonymKind, &PseudonymHash),
         looked_max: usize,
     ) -> Result<Found> {
-        let keys = self.jobs.keys(&format!("{tenant}.*")).await?;
+        let keys = self.jobs.keys(tenant).await?;
         let after = after.map(|job| format!("{tenant}.{job}"));
         let from = keys.partition_point(|key| after.as_ref().is_some_and(|after| key <= after));
         let to = keys.len().min(from.saturating_add(looked_max.max(1)));
@@ -82,7 +82,9 @@ impl Queue {
             missing.collect()
         };
         for key in missing {
-            entries.extend(self.jobs.get(key).await?);
+            if let Some(key) = subject::job_of_key(key) {
+                entries.extend(self.jobs.get(&key).await?);
+            }
         }
         entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(entries)

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::stream_of;
 use crate::subject::{
-    AUDIT, CLAIMS, DEAD, EVENTS, JOBS, LEASES, PAUSES, PENDING, UPLOADS, durable, intake_stream,
-    work_filter, work_stream,
+    AUDIT, CLAIMS, DEAD, EVENTS, FLEET, FLEET_STREAM, LEASES, PAUSES, PENDING, UPLOADS, all_of,
+    durable, intake_stream, record_buckets, work_filter, work_stream,
 };
-use crate::{QueueConfig, QueueError, Result};
+use crate::{QueueConfig, QueueError, Result, layout};
 
 /// One stream, in the terms that differ between ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,8 @@ enum Second {
     Kept(u64),
 }
 
+/// What all processes agree on: an entry of some letters.
+const FLEET_BYTES_MAX: u64 = 64 << 10;
 /// Memory of the claims: some 80,000 at a time.
 const CLAIMS_BYTES_MAX: u64 = 16 << 20;
 
@@ -65,7 +67,7 @@ fn bucket(name: &str, bytes_max: u64, age_max: Duration) -> Stream {
     Stream {
         second: Second::Replaces,
         age_max,
-        ..base(&stream_of(name), &format!("$KV.{name}.>"), bytes_max)
+        ..base(&stream_of(name), &all_of(name), bytes_max)
     }
 }
 
@@ -80,7 +82,12 @@ fn claims(config: &QueueConfig) -> Stream {
 
 fn streams(config: &QueueConfig) -> Vec<Stream> {
     let bytes = &config.stream_bytes_max;
-    let mut all = vec![
+    // First what says how many of the records there are, and they right behind it.
+    let mut all = vec![bucket(FLEET, FLEET_BYTES_MAX, Duration::ZERO)];
+    let part = part_of(bytes.records.get(), config.record_shards);
+    let records = record_buckets(config.record_shards);
+    all.extend(records.map(|name| bucket(&name, part, config.record_retention.get())));
+    all.extend([
         Stream {
             age_max: config.event_retention.get(),
             ..base(EVENTS, "event.>", bytes.events.get())
@@ -95,12 +102,11 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
             append_only: true,
             ..base(AUDIT, "audit.*", bytes.audit.get())
         },
-        bucket(JOBS, bytes.records.get(), config.record_retention.get()),
         bucket(PENDING, bytes.small.get(), config.record_retention.get()),
         bucket(UPLOADS, bytes.small.get(), config.upload_ttl.get()),
         bucket(LEASES, bytes.small.get(), config.lease_ttl.get()),
         bucket(PAUSES, bytes.small.get(), Duration::ZERO),
-    ];
+    ]);
     all.extend(Stage::ALL.iter().map(|stage| Stream {
         messages_max: config.intake_messages_max,
         ..base(
@@ -118,6 +124,14 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
         )
     }));
     all
+}
+
+/// What each of so many streams may take of a limit that is for all of them; 0 is no limit.
+fn part_of(limit: u64, streams: u8) -> u64 {
+    match limit {
+        0 => 0,
+        limit => (limit / u64::from(streams.max(1))).max(1),
+    }
 }
 
 /// Longest time that a server remembers message ids. We send none; a server wants it no longer than the age limit.
@@ -213,6 +227,9 @@ pub(crate) async fn ensure(
             Present::Changed => ensure_stream(api, &stream.name, &body).await?,
             Present::Left => ensure_there(api, &stream.name, &body).await?,
         }
+        if stream.name == FLEET_STREAM {
+            layout::agree(api, config.record_shards, present).await?;
+        }
     }
     for stage in Stage::ALL {
         for pool in pools {
@@ -222,7 +239,7 @@ pub(crate) async fn ensure(
             }
         }
     }
-    Ok(())
+    layout::confirm(api, config.record_shards).await
 }
 
 /// Makes the bucket of the claims, or makes it what is configured. Safe to call from many processes at once, and again.
@@ -327,8 +344,10 @@ async fn ensure_consumer(
 
 #[cfg(test)]
 mod tests {
+    use medfleet_core::setting::ByteSize;
+
     use super::*;
-    use crate::subject::{JOBS_STREAM, PENDING_STREAM};
+    use crate::subject::{JOBS_STREAM, PENDING_STREAM, is_record_stream};
 
     #[test]
     fn the_names_that_others_know_are_those_of_the_streams() {
@@ -344,8 +363,32 @@ mod tests {
     }
 
     #[test]
+    fn shards_of_the_records_have_together_what_one_has() {
+        let check = |record_shards: u8, records: u64, expected: u64| {
+            let mut config = QueueConfig {
+                record_shards,
+                ..QueueConfig::default()
+            };
+            config.stream_bytes_max.records = ByteSize::from_bytes(records);
+            let all = streams(&config);
+            let shards = all.iter().filter(|stream| is_record_stream(&stream.name));
+            let limits: Vec<_> = shards.map(|shard| shard.bytes_max).collect();
+            assert_eq!(limits, vec![expected; usize::from(record_shards)]);
+            assert_eq!(all[0].name, FLEET_STREAM, "what is agreed on comes first");
+        };
+        check(1, 1_600, 1_600);
+        check(8, 1_600, 200);
+        // A limit never becomes none.
+        check(32, 5, 1);
+        check(8, 0, 0);
+    }
+
+    #[test]
     fn no_two_streams_share_a_subject_and_all_are_bounded() {
-        let config = QueueConfig::default();
+        let config = QueueConfig {
+            record_shards: 8,
+            ..QueueConfig::default()
+        };
         let mut all = streams(&config);
         all.push(claims(&config));
         let mut subjects: Vec<_> = all.iter().map(|stream| &stream.subjects).collect();
@@ -361,6 +404,7 @@ mod tests {
         assert_eq!(
             unlimited_in_time,
             [
+                "KV_FLEET",
                 "KV_PAUSES",
                 "INTAKE_PREPROCESS",
                 "INTAKE_ENCODE",

@@ -12,10 +12,10 @@ pub(crate) const EVENTS: &str = "EVENTS";
 pub const DEAD: &str = "DEAD";
 /// The stream of the audit entries.
 pub const AUDIT: &str = "AUDIT";
-/// The stream of the job records.
+/// The stream of the job records, where they have one shard.
 pub const JOBS_STREAM: &str = "KV_JOBS_0";
-/// Its bucket, one shard.
-pub(crate) const JOBS: &str = bucket_of(JOBS_STREAM);
+/// What the names of their buckets begin with.
+const JOBS: &str = "JOBS_";
 /// The stream of the accepts that may need a sweeper.
 pub const PENDING_STREAM: &str = "KV_PENDING";
 /// Its bucket.
@@ -29,11 +29,53 @@ pub(crate) const CLAIMS: &str = "CLAIMS";
 /// Bucket of the work that operators hold back.
 pub(crate) const PAUSES: &str = "PAUSES";
 
+/// The stream of what all processes of a fleet have to agree on.
+pub(crate) const FLEET_STREAM: &str = "KV_FLEET";
+/// Its bucket.
+pub(crate) const FLEET: &str = bucket_of(FLEET_STREAM);
+
 /// What NATS calls the stream behind a bucket: this, and the bucket's name.
 pub(crate) const BUCKET_PREFIX: &str = "KV_";
 
 const fn bucket_of(stream: &'static str) -> &'static str {
     stream.split_at(BUCKET_PREFIX.len()).1
+}
+
+/// The buckets of the job records in so many shards. Of several the names say how many, so that a process that counts otherwise
+/// finds none of them; of one it is the name that it had before there were several.
+pub(crate) fn record_buckets(shards: u8) -> impl Iterator<Item = String> {
+    (0..shards).map(move |shard| match shards {
+        1 => bucket_of(JOBS_STREAM).to_owned(),
+        _ => format!("{JOBS}{shard}_OF_{shards}"),
+    })
+}
+
+/// In how many shards the job records are of which a stream has one; none of another stream.
+pub(crate) fn shards_of(stream: &str) -> Option<u8> {
+    if stream == JOBS_STREAM {
+        return Some(1);
+    }
+    let name = stream.strip_prefix(BUCKET_PREFIX)?.strip_prefix(JOBS)?;
+    let (shard, shards) = name.split_once("_OF_")?;
+    let shards: u8 = shards.parse().ok()?;
+    let shard: u8 = shard.parse().ok()?;
+    (shard < shards).then_some(shards)
+}
+
+/// Whether a stream has job records: all of them, or those of a shard.
+#[must_use]
+pub fn is_record_stream(stream: &str) -> bool {
+    shards_of(stream).is_some()
+}
+
+/// Every subject of a bucket.
+pub(crate) fn all_of(bucket: &str) -> String {
+    format!("$KV.{bucket}.>")
+}
+
+/// What a bucket's stream takes in place of them when nobody may write to it any more.
+pub(crate) fn closed(bucket: &str) -> String {
+    format!("closed.{bucket}")
 }
 
 /// Where workers say that they are there, on core NATS.
@@ -283,6 +325,29 @@ mod tests {
             "1-decoding-4",
         );
         check(|r| r.state = JobState::Completed, "0-completed");
+    }
+
+    #[test]
+    fn streams_of_records_say_of_how_many_shards() {
+        let of_one: Vec<_> = record_buckets(1).collect();
+        assert_eq!(of_one, ["JOBS_0"]);
+        let of_two: Vec<_> = record_buckets(2).collect();
+        assert_eq!(of_two, ["JOBS_0_OF_2", "JOBS_1_OF_2"]);
+        for count in [1, 2, 32] {
+            for bucket in record_buckets(count) {
+                let stream = format!("{BUCKET_PREFIX}{bucket}");
+                assert_eq!(shards_of(&stream), Some(count), "{stream}");
+            }
+        }
+        for stream in [
+            "KV_JOBS_1",
+            "KV_JOBS_2_OF_2",
+            "JOBS_0",
+            PENDING_STREAM,
+            "EVENTS",
+        ] {
+            assert!(!is_record_stream(stream), "{stream}");
+        }
     }
 
     #[test]

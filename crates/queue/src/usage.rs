@@ -5,10 +5,10 @@ use medfleet_core::{Class, PoolName, Stage, UnixMillis};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::api::{Operation, Which, code, is_code, repeatable};
+use crate::api::{Operation, Which, repeatable};
 use crate::{Queue, QueueError, Result, subject};
 
-/// Streams that are read in one call; a fleet has about fifteen.
+/// Streams that are read in one call; a fleet has about fifteen, and one more for each shard of its records.
 const STREAMS_MAX: usize = 256;
 
 /// The share of a stream's room that is kept for what must go on when it fills: the last sixteenth.
@@ -85,11 +85,6 @@ struct State {
     last_seq: u64,
 }
 
-#[derive(Deserialize)]
-struct Records {
-    state: State,
-}
-
 impl Queue {
     /// Every stream of the account with what is in it.
     ///
@@ -123,13 +118,13 @@ impl Queue {
     /// # Errors
     /// Transient ones.
     pub async fn has_records(&self) -> Result<bool> {
-        const INFO: Operation = repeatable("look at the job records");
-        let method = format!("STREAM.INFO.{}", subject::JOBS_STREAM);
-        match self.api.call::<Records>(INFO, &method, &json!({})).await {
-            Ok(records) => Ok(records.state.messages > 0),
-            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
-            Err(error) => Err(error),
+        for stream in self.api.stream_names().await? {
+            // Whatever number of shards they are in: it may be asked before that is agreed.
+            if subject::is_record_stream(&stream) && self.api.messages(&stream).await? > 0 {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// Since when the oldest unfinished unit of a (stage, pool, class) is where it is: in a worker's hands, released, or

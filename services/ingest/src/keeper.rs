@@ -220,7 +220,7 @@ impl Keeper {
         (record, revision): (&JobRecord, Revision),
         holder: &Holder,
     ) -> Result<(), Refusal> {
-        self.queue.remove_record(revision).await?;
+        self.queue.remove_record(key, revision).await?;
         if self.queue.record(key).await?.is_some() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use futures::future::try_join_all;
 use medfleet_core::{Class, JobKey, TenantId};
 use medfleet_proto::v1::{self, operator_service_server::OperatorService};
 use medfleet_proto::work::v1::AuditEntry;
-use medfleet_queue::{Pause, QueueError, Revision};
+use medfleet_queue::{PageStart, Pause, QueueError};
 use tonic::Request;
 
 use crate::accept::Acceptor;
@@ -111,7 +111,7 @@ impl Operator {
         only_operators(caller)?;
         let tenant = tenant_named(&request.tenant)?;
         let from = match request.page_token.as_str() {
-            "" => 1,
+            "" => PageStart::default(),
             token => token.parse().map_err(|_| {
                 Refusal::invalid("page_token", "the next_page_token of the page before")
             })?,
@@ -123,7 +123,7 @@ impl Operator {
             };
             self.audit(caller, "requeue", &scope).await?;
         }
-        let (records, next) = self.acceptor.queue.record_page(Revision::at(from)).await?;
+        let (records, next) = self.acceptor.queue.record_page(from).await?;
         let is_wanted = |key: &JobKey| tenant.as_ref().is_none_or(|tenant| key.tenant == *tenant);
         let open: Vec<_> = records
             .iter()
@@ -139,7 +139,7 @@ impl Operator {
         Ok(v1::RequeueJobsResponse {
             open_jobs: u32::try_from(open.len()).unwrap_or(u32::MAX),
             queued_units,
-            next_page_token: next.map_or_else(String::new, |next| next.sequence().to_string()),
+            next_page_token: next.as_ref().map_or_else(String::new, PageStart::to_string),
         })
     }
 

@@ -11,10 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use medfleet_core::UnixMillis;
-use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueError, StreamUsage};
+use medfleet_queue::{AUDIT_STREAM, PENDING_STREAM, QueueError, StreamUsage, is_record_stream};
 
-/// What submits write to, and others need as well: lines of the audit, records of jobs, entries of what is to be swept.
-const OF_SUBMITS: [&str; 3] = [AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM];
 /// Why there is no room where only the reserve is left.
 const RESERVED: &str = "what is left is kept for jobs under way, cancels and erasures";
 /// Why there is no room where only half of the reserve is left.
@@ -73,7 +71,7 @@ impl Room {
     /// # Errors
     /// [`QueueError::Full`], where only a reserve is left; or as it was noted, if that was just now.
     pub(crate) fn check(&self, now: UnixMillis) -> Result<(), QueueError> {
-        self.check_reserve(&OF_SUBMITS)?;
+        self.check_reserve(is_of_submits)?;
         self.check_noted(now)
     }
 
@@ -91,7 +89,7 @@ impl Room {
     /// # Errors
     /// [`QueueError::Full`], where only the reserve is left.
     pub(crate) fn check_audit(&self) -> Result<(), QueueError> {
-        self.check_reserve(&[AUDIT_STREAM])
+        self.check_reserve(is_audit)
     }
 
     /// Whether the audit may take a line of what a client does to a job, other than erase it.
@@ -99,11 +97,11 @@ impl Room {
     /// # Errors
     /// [`QueueError::Full`], where only half of the reserve is left.
     pub(crate) fn check_act(&self) -> Result<(), QueueError> {
-        none_of(&self.lock().lowest, &[AUDIT_STREAM], LAST)
+        none_of(&self.lock().lowest, is_audit, LAST)
     }
 
-    fn check_reserve(&self, streams: &[&str]) -> Result<(), QueueError> {
-        none_of(&self.lock().low, streams, RESERVED)
+    fn check_reserve(&self, is_needed: fn(&str) -> bool) -> Result<(), QueueError> {
+        none_of(&self.lock().low, is_needed, RESERVED)
     }
 
     fn check_noted(&self, now: UnixMillis) -> Result<(), QueueError> {
@@ -133,8 +131,18 @@ impl Room {
     }
 }
 
-fn none_of(low: &[String], streams: &[&str], limit: &str) -> Result<(), QueueError> {
-    match low.iter().find(|low| streams.contains(&low.as_str())) {
+/// Whether submits write to a stream that others need as well: lines of the audit, records of jobs, entries of what is to be
+/// swept. A shard of the records that is full is as good as all of them: which one a job is in nobody chooses.
+fn is_of_submits(stream: &str) -> bool {
+    is_audit(stream) || is_record_stream(stream) || stream == PENDING_STREAM
+}
+
+fn is_audit(stream: &str) -> bool {
+    stream == AUDIT_STREAM
+}
+
+fn none_of(low: &[String], is_needed: fn(&str) -> bool, limit: &str) -> Result<(), QueueError> {
+    match low.iter().find(|low| is_needed(low)) {
         None => Ok(()),
         Some(stream) => Err(QueueError::Full {
             stream: stream.clone(),
@@ -145,6 +153,8 @@ fn none_of(low: &[String], streams: &[&str], limit: &str) -> Result<(), QueueErr
 
 #[cfg(test)]
 mod tests {
+    use medfleet_queue::JOBS_STREAM;
+
     use super::*;
 
     #[test]
@@ -206,6 +216,7 @@ mod tests {
         check(AUDIT_STREAM, 1_499, [true; 4]);
         check(JOBS_STREAM, 1_600, [false, true, true, true]);
         check(JOBS_STREAM, 1_500, [false, true, true, true]);
+        check("KV_JOBS_3_OF_8", 1_500, [false, true, true, true]);
         check(PENDING_STREAM, 1_500, [false, true, true, true]);
         // A full one stops nothing, and a store has limits of its own.
         check("EVENTS", 1_600, [true; 4]);

@@ -35,6 +35,8 @@ pub struct HerdOptions {
     pub nodes: usize,
     /// Processes of each service.
     pub instances: u16,
+    /// Shards of the job records.
+    pub record_shards: u8,
     /// What its files lie on.
     pub disk: Kind,
     /// How long the simulated model takes.
@@ -115,8 +117,15 @@ impl Herd {
         for node in &self.nodes {
             links.push(FaultyLink::to_address(node.lock().await.address()).await?);
         }
+        let mut queue = toml::Table::new();
+        if options.record_shards > 1 {
+            // An earlier release does not know the key.
+            let record_shards = i64::from(options.record_shards);
+            queue.insert("record_shards".into(), record_shards.into());
+        }
         let fleet = Options {
             model: Model::Simulated(options.pace),
+            queue,
             ..Options::default()
         };
         let setting = Setting {

@@ -33,6 +33,7 @@ pub fn two_of_each() -> HerdOptions {
     HerdOptions {
         nodes: 1,
         instances: 2,
+        record_shards: 1,
         disk: Kind::Plain,
         pace: Pace {
             encode_millis: 40,

@@ -66,9 +66,20 @@ struct StreamState {
     #[serde(default)]
     last_seq: u64,
     #[serde(default)]
+    messages: u64,
+    #[serde(default)]
     bytes: u64,
     #[serde(default)]
     subjects: Option<std::collections::BTreeMap<String, u64>>,
+}
+
+#[derive(Deserialize)]
+struct StreamNames {
+    /// None where there is none.
+    #[serde(default)]
+    streams: Option<Vec<String>>,
+    #[serde(default)]
+    total: usize,
 }
 
 const GET: Operation = repeatable("read a message");
@@ -119,6 +130,12 @@ impl Api {
         let answer: MessageGet = match self.call(GET, &method, &which).await {
             Ok(answer) => answer,
             Err(error) if is_code(&error, code::NO_MESSAGE) => return Ok(None),
+            // As a direct get of it says.
+            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => {
+                return Err(QueueError::Unavailable {
+                    operation: GET.name,
+                });
+            }
             Err(error) => return Err(error),
         };
         let EncodedMessage {
@@ -280,6 +297,47 @@ impl Api {
         let method = format!("STREAM.INFO.{stream}");
         let info: StreamInfo = self.call(LIST, &method, &json!({})).await?;
         Ok(info.state.bytes)
+    }
+
+    /// How many messages a stream has; 0 where there is no stream.
+    pub(crate) async fn messages(&self, stream: &str) -> Result<u64> {
+        const COUNT: Operation = repeatable("count a stream's messages");
+        let method = format!("STREAM.INFO.{stream}");
+        match self.call::<StreamInfo>(COUNT, &method, &json!({})).await {
+            Ok(info) => Ok(info.state.messages),
+            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of all streams of the account.
+    pub(crate) async fn stream_names(&self) -> Result<Vec<String>> {
+        const NAMES: Operation = repeatable("list the names of the streams");
+        let mut all = Vec::new();
+        loop {
+            let body = json!({ "offset": all.len() });
+            let page: StreamNames = self.call(NAMES, "STREAM.NAMES", &body).await?;
+            let names = page.streams.unwrap_or_default();
+            let is_last = names.is_empty();
+            all.extend(names);
+            if is_last || all.len() >= page.total {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Removes a stream with all that is in it; one that is gone is fine.
+    pub(crate) async fn remove_stream(&self, stream: &str) -> Result<()> {
+        const REMOVE: Operation = repeatable("remove a stream");
+        let method = format!("STREAM.DELETE.{stream}");
+        let removed = self
+            .call::<serde::de::IgnoredAny>(REMOVE, &method, &json!({}))
+            .await;
+        match removed {
+            Ok(_) => Ok(()),
+            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes one message; one that is gone is fine.

@@ -58,7 +58,7 @@ async fn events_outlive_a_record_that_is_lost_and_tell_its_epoch() -> Result<()>
     };
     queue.publish_event(&key, &again).await?;
     let (_, revision) = queue.record(&key).await?.context("its record")?;
-    queue.remove_record(revision).await?;
+    queue.remove_record(&key, revision).await?;
     ensure!(queue.last_epoch(&key).await? == Some((3, 2)));
     let (other, _) = kit::record(2, 1);
     ensure!(queue.last_epoch(&other).await?.is_none());

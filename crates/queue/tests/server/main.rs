@@ -9,6 +9,7 @@ mod objects;
 mod records;
 mod restart;
 mod search;
+mod shards;
 mod units;
 mod unreadable;
 mod upgrade;

@@ -152,7 +152,7 @@ async fn a_record_in_a_state_of_a_later_release_is_left_alone() -> Result<()> {
     Ok(())
 }
 
-async fn call(client: &Client, method: &str, body: &Value) -> Result<Value> {
+pub(crate) async fn call(client: &Client, method: &str, body: &Value) -> Result<Value> {
     let payload = serde_json::to_vec(body)?;
     let answer = client
         .request(format!("$JS.API.{method}"), payload.into())

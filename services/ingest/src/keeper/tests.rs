@@ -211,7 +211,7 @@ async fn an_erasure_that_broke_is_finished_and_its_tombstone_goes_with_the_recor
         .await
         .expect("reads")
         .expect("it is there");
-    let removed = setup.keeper.queue.remove_record(revision).await;
+    let removed = setup.keeper.queue.remove_record(&key, revision).await;
     removed.expect("removes");
     setup.sweep_after(6).await;
     assert_eq!(tombstones().await, 1, "its work may still be under way");

@@ -61,7 +61,7 @@ pub(crate) struct Args {
     /// Simulate this many decoders; needs --encoders
     #[arg(long, value_name = "N", requires = "encoders")]
     decoders: Option<u32>,
-    /// Writes a second that one stream takes, as measured on your servers: prints which streams need sharding
+    /// Writes a second that one stream takes, as measured on your servers: prints how many of each are needed (of KV_JOBS_*: queue.record_shards)
     #[arg(long, value_name = "N")]
     stream_writes_per_second: Option<f64>,
     /// Jobs to simulate

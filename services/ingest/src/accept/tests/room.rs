@@ -200,6 +200,28 @@ async fn a_new_job_is_refused_where_only_a_reserve_is_left() {
     assert_eq!(audit_lines(&queue).await, 3);
 }
 
+/// Which shard a job is in nobody chooses.
+#[tokio::test]
+async fn a_new_job_is_refused_where_one_shard_of_the_records_has_only_its_reserve_left() {
+    let server = NatsServer::start().await.expect("a server");
+    let queue = queue_with(&server, |config| config.record_shards = 8).await;
+    let caller = Caller::of(&kit::tenant());
+    let ingest = ingest_of(&queue);
+    let mut usage = queue.usage().await.expect("lists");
+    let mut streams = usage.iter_mut();
+    let shard = streams.find(|stream| stream.stream == "KV_JOBS_5_OF_8");
+    let shard = shard.expect("it is there");
+    shard.bytes = shard.bytes_max.expect("a limit") - 1;
+    ingest.room.look(&usage);
+    let refused = ingest.accept(&caller, report("a")).await;
+    assert!(is_full(&refused), "{refused:?}");
+    assert_eq!(jobs(&queue).await, (0, 0));
+    ingest.room.look(&queue.usage().await.expect("lists"));
+    let accepted = ingest.accept(&caller, report("a")).await;
+    assert!(!accepted.expect("there is room").already);
+    assert_eq!(jobs(&queue).await, (1, 1));
+}
+
 #[tokio::test]
 async fn a_tenant_that_cancels_job_after_job_leaves_room_for_erasures_and_operators() {
     let server = NatsServer::start().await.expect("a server");

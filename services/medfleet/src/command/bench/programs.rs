@@ -148,6 +148,8 @@ impl Site {
         set(["process", "admin_listen"], admin.to_string().into());
         set(["queue", "urls"], self.queue.urls.clone().into());
         set(["queue", "token"], token.into());
+        let record_shards = i64::from(self.queue.record_shards);
+        set(["queue", "record_shards"], record_shards.into());
         set(["store", "backend"], one("path", text(&self.blobs)?));
         set(["store", "key"], one("file", text(&self.key)?));
         Ok(config)

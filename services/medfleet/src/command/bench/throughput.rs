@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use futures::FutureExt;
+use medfleet_queue::QueueConfig;
 use medfleet_queue::server::Sync;
 
 use super::drive::{Clients, Driven};
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Units that each worker process works on at a time
     #[arg(long, value_name = "N", default_value_t = 32)]
     slots: u32,
+    /// Streams that the job records are divided over (1 to 32), of the fleet and of the raw writes
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    record_shards: u8,
     /// When nats-server syncs: as it does by itself (every 2 minutes), or before each confirmation
     #[arg(long, value_enum, default_value_t = SyncArg::Default)]
     sync: SyncArg,
@@ -60,6 +64,16 @@ pub(crate) struct Args {
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// How to connect to a server, and what its streams are.
+    fn queue_at(&self, nats: &LocalNats) -> QueueConfig {
+        QueueConfig {
+            record_shards: self.record_shards,
+            ..nats.config()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -107,7 +121,8 @@ async fn measure(args: &Args) -> Result<Figures> {
         encode: Duration::ZERO,
         decode: Duration::ZERO,
     };
-    let fleet = SimulatedFleet::start(data, nats.config(), blobs.path(), shape).await?;
+    let queue = args.queue_at(&nats);
+    let fleet = SimulatedFleet::start(data, queue, blobs.path(), shape).await?;
     let both = Both {
         fleet: &fleet,
         nats: &nats,
@@ -140,7 +155,7 @@ struct Both<'a> {
 impl Both<'_> {
     async fn run(&self, args: &Args) -> Result<Figures> {
         let clients = Clients::new(&self.fleet.address()?, CONNECTIONS)?;
-        let raw = Raw::connect(&self.raw_nats.config()).await?;
+        let raw = Raw::connect(&args.queue_at(self.raw_nats)).await?;
         let mut next = WARM_UP.min(args.jobs);
         clients.run(0..next, args.clients).await?;
         raw.run(0..next, args.clients).await?;

@@ -175,10 +175,11 @@ impl Figures {
         }));
         lines.push(String::new());
         lines.push(format!(
-            "{} jobs, {} clients, {} slots a worker; raw: {WRITES} writes a job; sync {}, blobs {}",
+            "{} jobs, {} clients, {} slots a worker; raw: {WRITES} writes a job; records in {}; sync {}, blobs {}",
             self.rounds.iter().map(|round| round.jobs).sum::<u64>(),
             args.clients,
             args.slots,
+            shards(args.record_shards),
             word(args.sync),
             place(args.blobs)
         ));
@@ -208,6 +209,7 @@ impl Figures {
             "bench": "throughput",
             "clients": args.clients,
             "slots": args.slots,
+            "record_shards": args.record_shards,
             "sync": word(args.sync),
             "blobs": place(args.blobs),
             "raw_writes_per_job": WRITES,
@@ -222,6 +224,13 @@ impl Figures {
             "messages_out_per_job": self.each(|round| round.messages_out),
             "resident_bytes": memory.collect::<serde_json::Map<_, _>>(),
         })
+    }
+}
+
+fn shards(count: u8) -> String {
+    match count {
+        1 => "1 shard".to_owned(),
+        count => format!("{count} shards"),
     }
 }
 

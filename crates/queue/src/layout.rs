@@ -1,0 +1,305 @@
+//! In how many shards the job records are: agreed by all processes of a fleet before one of them reads or writes a record.
+//!
+//! Whoever counts otherwise would not find what is there, and a unit without a record is dropped as done with. So the number is
+//! an entry of a bucket, made and changed by compare-and-set; and it is in the names of the record streams, so that a process
+//! that counts otherwise finds no stream at all. It is changed only where no record is kept: first nobody can write to the
+//! streams of the old number any more, then they are looked into, then they are taken away, and only then is the new number said.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
+
+use crate::api::{Api, Operation, code, is_code, repeatable};
+use crate::bucket::{Bucket, stream_of};
+use crate::streams::Present;
+use crate::subject::{self, BUCKET_PREFIX, FLEET};
+use crate::{QueueError, Result};
+
+/// The entry that says it.
+const KEY: &str = "record_shards";
+/// Looks at the entry before a quarrel between processes with different settings counts as an error.
+const TRIES: u32 = 32;
+
+/// What the entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// They are in so many shards.
+    Of(u8),
+    /// They were in so many, of which nobody has made sure yet that they are empty; then it will be the other number.
+    Changing { from: u8, to: u8 },
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(count) => write!(f, "{count}"),
+            Self::Changing { from, to } => write!(f, "{from}>{to}"),
+        }
+    }
+}
+
+impl Layout {
+    fn read(text: &[u8]) -> Result<Self> {
+        let malformed = || QueueError::Malformed {
+            what: "the number of shards that KV_FLEET has of the job records",
+            reason: "not a number, nor two with > between them",
+        };
+        let count = |text: &str| {
+            let count = text.parse::<u8>().ok().filter(|count| *count > 0);
+            count.ok_or_else(malformed)
+        };
+        let text = std::str::from_utf8(text).map_err(|_| malformed())?;
+        Ok(match text.split_once('>') {
+            None => Self::Of(count(text)?),
+            Some((from, to)) => Self::Changing {
+                from: count(from)?,
+                to: count(to)?,
+            },
+        })
+    }
+
+    fn value(self) -> Bytes {
+        self.to_string().into()
+    }
+
+    /// Why a process that was told this number cannot go on.
+    fn refuses(self, set: u8) -> QueueError {
+        let found = match self {
+            Self::Of(count) => count,
+            Self::Changing { from, to } if from == set => to,
+            Self::Changing { from, .. } => from,
+        };
+        QueueError::RecordShards { found, set }
+    }
+}
+
+/// What became of the streams of a number.
+enum Closed {
+    /// They are gone; they had no record.
+    Gone,
+    /// They have records, and are as they were.
+    Used,
+    /// Somebody who starts has made them anew meanwhile.
+    Disturbed,
+}
+
+/// Agrees with all others on the number that this process was told, or refuses. Who owns the streams' limits may change it where
+/// no record is kept, and finishes what another began to change.
+pub(crate) async fn agree(api: &Api, set: u8, present: Present) -> Result<()> {
+    let fleet = Bucket::new(api.clone(), FLEET);
+    for _ in 0..TRIES {
+        let Some(entry) = fleet.get(KEY).await? else {
+            let first = Layout::Of(already(api).await?.unwrap_or(set));
+            // Where another process was faster, its number counts.
+            fleet.create(KEY, first.value()).await?;
+            continue;
+        };
+        let layout = Layout::read(&entry.value)?;
+        if layout == Layout::Of(set) {
+            // A server that did not sync may have forgotten the latest change of the entry, and records it has not.
+            return match used_elsewhere(api, set).await? {
+                Some(found) => Err(QueueError::RecordShards { found, set }),
+                None => Ok(()),
+            };
+        }
+        if present == Present::Left {
+            return Err(layout.refuses(set));
+        }
+        let next = match layout {
+            Layout::Of(from) => {
+                if has_records(api, from).await? {
+                    return Err(layout.refuses(set));
+                }
+                Layout::Changing { from, to: set }
+            }
+            Layout::Changing { from, to } => match close(api, from).await? {
+                Closed::Gone => Layout::Of(to),
+                Closed::Used => Layout::Of(from),
+                Closed::Disturbed => continue,
+            },
+        };
+        // Where another process was faster, the next look tells.
+        let changed = fleet.update(KEY, next.value(), entry.revision).await?;
+        if changed.is_some() {
+            tracing::info!(
+                before = %layout,
+                after = %next,
+                "changed the number of shards of the job records"
+            );
+        }
+    }
+    Err(QueueError::Contended { tries: TRIES })
+}
+
+/// Makes sure that nobody has changed the number while this process made its streams.
+pub(crate) async fn confirm(api: &Api, set: u8) -> Result<()> {
+    let entry = Bucket::new(api.clone(), FLEET).get(KEY).await?;
+    // The server has lost it since, and the next start says it again.
+    let entry = entry.ok_or(QueueError::Unavailable {
+        operation: "agree on the number of shards of the job records",
+    })?;
+    let layout = Layout::read(&entry.value)?;
+    if layout == Layout::Of(set) {
+        return Ok(());
+    }
+    if matches!(layout, Layout::Of(_)) {
+        // Ours were made after whoever changed it had taken them away: a process of ours that still runs must not find them.
+        close(api, set).await?;
+    }
+    Err(layout.refuses(set))
+}
+
+/// In how many shards the records are of a fleet that has not written it down: one of an earlier release has one.
+async fn already(api: &Api) -> Result<Option<u8>> {
+    let (mut there, mut used) = (BTreeSet::new(), BTreeSet::new());
+    for stream in api.stream_names().await? {
+        if let Some(count) = subject::shards_of(&stream) {
+            there.insert(count);
+            if api.messages(&stream).await? > 0 {
+                used.insert(count);
+            }
+        }
+    }
+    if used.len() > 1 {
+        return Err(QueueError::Malformed {
+            what: "the job records",
+            reason: "streams of several numbers of shards have some; expected those of one, and KV_FLEET says nothing",
+        });
+    }
+    Ok(used.first().or(there.first()).copied())
+}
+
+/// Another number of shards that has records.
+async fn used_elsewhere(api: &Api, set: u8) -> Result<Option<u8>> {
+    for stream in api.stream_names().await? {
+        let bucket = stream.strip_prefix(BUCKET_PREFIX);
+        if let (Some(count), Some(bucket)) = (subject::shards_of(&stream), bucket)
+            && count != set
+            && has_keys(api, bucket).await?
+        {
+            return Ok(Some(count));
+        }
+    }
+    Ok(None)
+}
+
+async fn has_records(api: &Api, count: u8) -> Result<bool> {
+    for bucket in subject::record_buckets(count) {
+        if api.messages(&stream_of(&bucket)).await? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Takes away the streams of so many shards, unless they have records.
+async fn close(api: &Api, count: u8) -> Result<Closed> {
+    let (mut is_used, mut is_disturbed) = (false, false);
+    for bucket in subject::record_buckets(count) {
+        match look_into_closed(api, &bucket).await {
+            Ok(has_some) => is_used |= has_some,
+            // Nobody takes what is written to a closed one any more: it is open again.
+            Err(QueueError::Unavailable { .. }) => is_disturbed = true,
+            Err(error) => return Err(error),
+        }
+    }
+    if is_disturbed && !is_used {
+        return Ok(Closed::Disturbed);
+    }
+    for bucket in subject::record_buckets(count) {
+        let stream = stream_of(&bucket);
+        if !is_used {
+            api.remove_stream(&stream).await?;
+        } else if set_subject(api, &stream, &subject::all_of(&bucket)).await? {
+            api.purge(&stream, &subject::closed(&bucket)).await?;
+        }
+    }
+    Ok(if is_used { Closed::Used } else { Closed::Gone })
+}
+
+/// Whether a bucket has records once nobody can write to it any more.
+async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
+    const LAST: Operation = repeatable("write behind the last record");
+    let (stream, closed) = (stream_of(bucket), subject::closed(bucket));
+    if !set_subject(api, &stream, &closed).await? {
+        return Ok(false);
+    }
+    // What was on its way is stored before this is.
+    api.publish(LAST, &closed, None, Bytes::new()).await?;
+    has_keys(api, bucket).await
+}
+
+/// Whether a bucket has any key. Reads the names of all.
+async fn has_keys(api: &Api, bucket: &str) -> Result<bool> {
+    let keys = api.subjects(&stream_of(bucket), &subject::all_of(bucket));
+    match keys.await {
+        Ok(keys) => Ok(!keys.is_empty()),
+        // Another process has taken the stream away in this moment.
+        Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Map<String, Value>,
+}
+
+/// Lets a stream take this subject, and no other. False where there is no such stream.
+async fn set_subject(api: &Api, stream: &str, subject: &str) -> Result<bool> {
+    const INFO: Operation = repeatable("look at a stream");
+    const UPDATE: Operation = repeatable("change what a stream takes");
+    let method = format!("STREAM.INFO.{stream}");
+    let mut config = match api.call::<Info>(INFO, &method, &json!({})).await {
+        Ok(info) => info.config,
+        Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    config.insert("subjects".to_owned(), json!([subject]));
+    let method = format!("STREAM.UPDATE.{stream}");
+    match api.call::<IgnoredAny>(UPDATE, &method, &config).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_entry_says_is_read_back_or_refused() {
+        for layout in [
+            Layout::Of(1),
+            Layout::Of(32),
+            Layout::Changing { from: 1, to: 8 },
+        ] {
+            let read = Layout::read(&layout.value());
+            assert!(matches!(read, Ok(read) if read == layout), "{read:?}");
+        }
+        for text in ["", "0", "8>", ">8", "8>0", "256", "eight"] {
+            assert!(Layout::read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_a_number_that_is_not_the_one_that_was_set() {
+        let check = |layout: Layout, set: u8, expected: u8| {
+            let error = layout.refuses(set);
+            let is_right = matches!(
+                error,
+                QueueError::RecordShards { found, set: of } if found == expected && of == set
+            );
+            assert!(is_right && !error.is_transient(), "{error:?}");
+        };
+        check(Layout::Of(8), 1, 8);
+        check(Layout::Changing { from: 8, to: 1 }, 1, 8);
+        check(Layout::Changing { from: 8, to: 1 }, 8, 1);
+        check(Layout::Changing { from: 8, to: 1 }, 4, 8);
+    }
+}
