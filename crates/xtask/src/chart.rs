@@ -25,6 +25,7 @@ mod weights;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -81,14 +82,22 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     }
     let objects = rendered.iter().flat_map(|one| &one.objects);
     violations.extend(operators::check(objects)?);
-    violations.extend(refusals::check(&chart)?);
-    violations.extend(rolls(&chart)?);
-    violations.extend(links(&chart)?);
-    violations.extend(weights::check(&chart)?);
-    violations.extend(scaling::merged(&chart)?);
-    violations.extend(lifecycle::check(&chart)?);
-    violations.extend(compose::check(&chart)?);
-    let scan = scanner::check(&chart, mode, &cases)?;
+    let scan = thread::scope(|scope| {
+        let scan = scope.spawn(|| scanner::check(&chart, mode, &cases));
+        let lifecycle = scope.spawn(|| lifecycle::check(&chart));
+        for check in [
+            refusals::check,
+            rolls,
+            links,
+            weights::check,
+            scaling::merged,
+            compose::check,
+        ] {
+            violations.extend(check(&chart)?);
+        }
+        violations.extend(joined(lifecycle)?);
+        joined(scan)
+    })?;
     violations.extend(scan.violations);
     for violation in &violations {
         println!("chart: {violation}");
@@ -106,6 +115,14 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         scan.allowed,
     );
     Ok(())
+}
+
+/// What a check on a thread of its own found: each waits for programs most of the time.
+fn joined<T>(check: thread::ScopedJoinHandle<Result<T>>) -> Result<T> {
+    match check.join() {
+        Ok(found) => found,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// Every object of a preset, as an installation would have it.

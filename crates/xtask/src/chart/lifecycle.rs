@@ -152,7 +152,7 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
         self::helm(chart, &server, &[command, RELEASE, &folder], values)
     };
     let small = chart.folder.join("values-small.yaml");
-    let louder = chart.values("louder", &json!({"process": {"log": "debug"}}))?;
+    let louder = chart.values("lifecycle-louder", &json!({"process": {"log": "debug"}}))?;
     // Free-form for our schema, wrong for Kubernetes.
     let wrong = chart.values(
         "wrong",
