@@ -235,8 +235,8 @@ async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
 
 /// Whether a bucket has any key. Reads the names of all.
 async fn has_keys(api: &Api, bucket: &str) -> Result<bool> {
-    let keys = api.subjects(&stream_of(bucket), &subject::all_of(bucket));
-    match keys.await {
+    let (stream, all) = (stream_of(bucket), subject::all_of(bucket));
+    match api.subjects(&stream, &all).await {
         Ok(keys) => Ok(!keys.is_empty()),
         // Another process has taken the stream away in this moment.
         Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
