@@ -3,12 +3,14 @@
 //!
 //! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
 //! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
-//! while all rows use them (`many`). Both sum the same integers, so both give the same.
+//! while all rows use them (`many`); those of 8 bits are multiplied by AMX where there is one (`tiled`). All sum the same integers,
+//! so all give the same.
 
 mod few;
 mod layout;
 mod many;
 mod store;
+mod tiled;
 
 use std::ops::Range;
 
@@ -22,6 +24,8 @@ use crate::product::{Finish, Then, each, rows_of};
 use few::{FEW_ROWS, Few};
 use layout::{Layout, Unit};
 use many::{Kind, Many, Tiles};
+
+use tiled::Tiled;
 
 pub use store::store_q8_0;
 
@@ -289,6 +293,7 @@ impl Kernels {
                     Some(kind) if count > FEW_ROWS => {
                         Left::Many(kind, Tiles::new(&values, count, parallel))
                     }
+                    None if count > FEW_ROWS && self.has_tiles() => Left::Tiled(values),
                     _ => Left::Few(values),
                 };
                 each(
@@ -306,6 +311,11 @@ impl Kernels {
                         };
                         match &left {
                             Left::Few(values) => self.run(Few {
+                                values,
+                                rows: count,
+                                chunk,
+                            }),
+                            Left::Tiled(values) => self.run(Tiled {
                                 values,
                                 rows: count,
                                 chunk,
@@ -336,6 +346,8 @@ impl Kernels {
 enum Left {
     /// `[rows, blocks]`.
     Few(Vec<Values>),
+    /// The same.
+    Tiled(Vec<Values>),
     Many(Kind, Tiles),
 }
 
