@@ -25,7 +25,13 @@ pub(crate) const ROWS: usize = 2 * TILE_ROWS;
 #[repr(C, align(64))]
 pub(crate) struct Exact(pub(crate) [[[i32; LANES]; TILE_ROWS]; 4]);
 
-/// Bytes to multiply, a block of 32: rows `row` bytes apart, and eight lines of four inputs of sixteen outputs.
+impl Default for Exact {
+    fn default() -> Self {
+        Self([[[0; LANES]; TILE_ROWS]; 4])
+    }
+}
+
+/// Bytes to multiply, a block of 32 or half of one: rows `row` bytes apart, and lines of four inputs of sixteen outputs.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks {
     pub(crate) upper: *const i8,
@@ -42,21 +48,21 @@ pub(crate) struct Shaped {
     _before: machine::Before,
 }
 
-/// Shapes for [`multiply_blocks`] of so many rows, at most [`ROWS`].
+/// Shapes for [`multiply_blocks`] of so many rows, at most [`ROWS`], and bytes, at most 64.
 ///
 /// # Safety
 /// [`is_available`].
-pub(crate) unsafe fn shape_blocks(rows: usize) -> Shaped {
+pub(crate) unsafe fn shape_blocks(rows: usize, bytes: usize) -> Shaped {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     unsafe {
         let before = machine::Before::keep();
-        // As many bytes as 16 numbers of bf16.
-        machine::Shapes::new(rows, STEP / 2).set();
+        // By two bytes, as of bf16.
+        machine::Shapes::new(rows, bytes / 2).set();
         Shaped { _before: before }
     }
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     {
-        let _ = rows;
+        let _ = (rows, bytes);
         unreachable!("no machine of this architecture has it");
     }
 }

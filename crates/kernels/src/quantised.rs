@@ -3,8 +3,8 @@
 //!
 //! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
 //! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
-//! while all rows use them (`many`); those of 8 bits are multiplied by AMX where there is one (`tiled`). All sum the same integers,
-//! so all give the same.
+//! while all rows use them (`many`); where there is AMX it multiplies many rows (`tiled`). All sum the same integers, so all give
+//! the same.
 
 mod few;
 mod layout;
@@ -290,11 +290,10 @@ impl Kernels {
                     x.chunks(BLOCK).map(quantise).collect()
                 };
                 let left = match Kind::of(weight.form) {
-                    Some(kind) if count > FEW_ROWS => {
-                        Left::Many(kind, Tiles::new(&values, count, parallel))
-                    }
-                    None if count > FEW_ROWS && self.has_tiles() => Left::Tiled(values),
-                    _ => Left::Few(values),
+                    _ if count <= FEW_ROWS => Left::Few(values),
+                    _ if self.has_tiles() => Left::Tiled(values),
+                    Some(kind) => Left::Many(kind, Tiles::new(&values, count, parallel)),
+                    None => Left::Few(values),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),
