@@ -1,23 +1,87 @@
-//! Products of bf16 by AMX, the matrix unit of Intel's servers since Sapphire Rapids: sixteen rows times sixteen outputs over 32
-//! inputs in one instruction.
+//! Products by AMX, the matrix unit of Intel's servers since Sapphire Rapids: sixteen rows times sixteen outputs over 32 inputs
+//! of bf16 in one instruction, or over a block of 32 bytes.
 //!
 //! Sixteen lines of packed pairs ([`crate::pack`]) are a tile as they lie, and so are sixteen rows of bf16: nothing is laid out
 //! anew. A result adds up steps of 32 inputs in order, and within a step the even and the odd ones as two chains (Intel's manual,
 //! TDPBF16PS; numbers below 2^−126 count as 0). How many rows and panels are worked on together changes no chain.
 //!
-//! Rust has the instructions in assembly only, so each of the four kernels is one block of it.
+//! Products of bytes are exact, and what follows them is the caller's: they lie as they do for AVX-512.
+//!
+//! Rust has the instructions in assembly only, so each kernel is one block of it.
 
 use crate::lanes::LANES;
 use crate::tile::Sums;
 
 /// Rows of a tile at most.
-const TILE_ROWS: usize = 16;
+pub(crate) const TILE_ROWS: usize = 16;
 /// Inputs of a step: a row of a tile is 64 bytes.
 const STEP: usize = 32;
 /// Panels that are worked on together: two by two tiles of sums are half of the eight there are.
 pub(crate) const PANELS: usize = 2;
 /// Rows that are worked on together.
 pub(crate) const ROWS: usize = 2 * TILE_ROWS;
+
+/// Two by two tiles of exact sums: upper rows with both panels, then the lower.
+#[repr(C, align(64))]
+pub(crate) struct Exact(pub(crate) [[[i32; LANES]; TILE_ROWS]; 4]);
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self([[[0; LANES]; TILE_ROWS]; 4])
+    }
+}
+
+/// Bytes to multiply, a block of 32 or half of one: rows `row` bytes apart, and lines of four inputs of sixteen outputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks {
+    pub(crate) upper: *const i8,
+    pub(crate) lower: *const i8,
+    pub(crate) row: usize,
+    pub(crate) first: *const i8,
+    pub(crate) second: *const i8,
+}
+
+/// Shapes of tiles, until this is dropped.
+#[must_use]
+pub(crate) struct Shaped {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    _before: machine::Before,
+}
+
+/// Shapes for [`multiply_blocks`] of so many rows, at most [`ROWS`], and bytes, at most 64.
+///
+/// # Safety
+/// [`is_available`].
+pub(crate) unsafe fn shape_blocks(rows: usize, bytes: usize) -> Shaped {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    unsafe {
+        let before = machine::Before::keep();
+        // By two bytes, as of bf16.
+        machine::Shapes::new(rows, bytes / 2).set();
+        Shaped { _before: before }
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    {
+        let _ = (rows, bytes);
+        unreachable!("no machine of this architecture has it");
+    }
+}
+
+/// All four products of a block.
+///
+/// # Safety
+/// The shapes are set, and rows and lines there; what is not wanted may be what is, once more.
+pub(crate) unsafe fn multiply_blocks(of: Blocks, into: &mut Exact) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    unsafe {
+        machine::multiply_blocks(of, into);
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    {
+        let _ = (of, into);
+        unreachable!("no machine of this architecture has it");
+    }
+}
 
 /// The left side: rows of bf16 as they lie, `row` numbers apart.
 #[derive(Clone, Copy)]
@@ -33,7 +97,7 @@ pub(crate) struct PairLines {
     pub(crate) panel: usize,
 }
 
-/// Whether the machine has tiles of bf16 and the system lets this process use them; asked once, for all threads.
+/// Whether the machine has tiles of bf16 and of bytes and the system lets this process use them; asked once, for all threads.
 pub(crate) fn is_available() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
@@ -70,15 +134,15 @@ pub(crate) unsafe fn sweep(
 mod machine {
     use std::arch::asm;
 
-    use super::{Halves, LANES, PANELS, PairLines, ROWS, STEP, Sums, TILE_ROWS};
+    use super::{Blocks, Exact, Halves, LANES, PANELS, PairLines, ROWS, STEP, Sums, TILE_ROWS};
 
-    /// AMX-BF16 and AMX-TILE in CPUID leaf 7, register EDX (Intel's manual, volume 2, CPUID).
-    const TILES_OF_BF16: u32 = 1 << 22 | 1 << 24;
+    /// AMX-BF16, AMX-TILE and AMX-INT8 in CPUID leaf 7, register EDX (Intel's manual, volume 2, CPUID).
+    const TILES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
 
     pub(super) fn has_tiles() -> bool {
         let leaves = std::arch::x86_64::__cpuid(0).eax;
         let found = std::arch::x86_64::__cpuid_count(7, 0).edx;
-        leaves >= 7 && found & TILES_OF_BF16 == TILES_OF_BF16
+        leaves >= 7 && found & TILES == TILES
     }
 
     /// Linux keeps the tiles of processes that ask only (Documentation/arch/x86/xstate.rst); older ones know no such question.
@@ -98,7 +162,7 @@ mod machine {
 
     /// What LDTILECFG takes: how large each tile is.
     #[repr(C, align(64))]
-    struct Shapes {
+    pub(super) struct Shapes {
         palette: u8,
         start_row: u8,
         reserved: [u8; 14],
@@ -108,7 +172,7 @@ mod machine {
 
     impl Shapes {
         /// Sums are tiles 0 to 3 (two rows of two), the left side 4 and 5, panels 6 and 7.
-        fn new(rows: usize, step: usize) -> Self {
+        pub(super) fn new(rows: usize, step: usize) -> Self {
             let mut shapes = Self {
                 palette: 1,
                 start_row: 0,
@@ -136,17 +200,8 @@ mod machine {
             shapes
         }
 
-        /// Those of this thread now: another library on it may have set its own and count on them.
-        unsafe fn current() -> Self {
-            let mut shapes = Self::new(1, 2);
-            unsafe {
-                asm!("sttilecfg [{}]", in(reg) &raw mut shapes, options(nostack, preserves_flags));
-            }
-            shapes
-        }
-
         /// Sets them; all tiles become zero.
-        unsafe fn set(&self) {
+        pub(super) unsafe fn set(&self) {
             let at = std::ptr::from_ref(self);
             unsafe {
                 if self.palette == 0 {
@@ -158,6 +213,59 @@ mod machine {
         }
     }
 
+    /// The shapes that this thread had: another library may have set its own, and count on them.
+    pub(super) struct Before(Shapes);
+
+    impl Before {
+        pub(super) unsafe fn keep() -> Self {
+            let mut shapes = Shapes::new(1, 2);
+            unsafe {
+                asm!("sttilecfg [{}]", in(reg) &raw mut shapes, options(nostack, preserves_flags));
+            }
+            Self(shapes)
+        }
+    }
+
+    impl Drop for Before {
+        fn drop(&mut self) {
+            // SAFETY: whoever kept them has tiles.
+            unsafe { self.0.set() };
+        }
+    }
+
+    pub(super) unsafe fn multiply_blocks(of: Blocks, into: &mut Exact) {
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "tileloadd tmm4, [{upper} + {row}]",
+                "tileloadd tmm6, [{first} + {line}]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{second} + {line}]",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{lower} + {row}]",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                "tilestored [{into} + {line}], tmm0",
+                "tilestored [{into} + {line} + 1024], tmm1",
+                "tilestored [{into} + {line} + 2048], tmm2",
+                "tilestored [{into} + {line} + 3072], tmm3",
+                upper = in(reg) of.upper,
+                lower = in(reg) of.lower,
+                row = in(reg) of.row,
+                first = in(reg) of.first,
+                second = in(reg) of.second,
+                line = in(reg) 64_usize,
+                into = in(reg) std::ptr::from_mut(into),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
     pub(super) unsafe fn sweep(
         (rows, panels, depth): (usize, usize, usize),
         left: Halves,
@@ -166,7 +274,7 @@ mod machine {
     ) {
         let whole = depth / STEP * STEP;
         unsafe {
-            let before = Shapes::current();
+            let _before = Before::keep();
             for (from, step, steps) in [(0, STEP, depth / STEP), (whole, depth - whole, 1)] {
                 if step == 0 || steps == 0 {
                     continue;
@@ -198,7 +306,6 @@ mod machine {
                     }
                 }
             }
-            before.set();
         }
     }
 

@@ -76,6 +76,7 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_f16(from: *const u16) -> Self;
 
     unsafe fn no_sums() -> Self::Sums;
+    unsafe fn load_sums(from: *const i32) -> Self::Sums;
     /// 64 bytes: four i8 of each of sixteen outputs.
     unsafe fn load_quads(from: *const i8) -> Self::Quads;
     unsafe fn store_quads(to: *mut i8, quads: Self::Quads);

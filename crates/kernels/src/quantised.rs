@@ -3,12 +3,14 @@
 //!
 //! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
 //! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
-//! while all rows use them (`many`). Both sum the same integers, so both give the same.
+//! while all rows use them (`many`); where there is AMX it multiplies many rows (`tiled`). All sum the same integers, so all give
+//! the same.
 
 mod few;
 mod layout;
 mod many;
 mod store;
+mod tiled;
 
 use std::ops::Range;
 
@@ -22,6 +24,8 @@ use crate::product::{Finish, Then, each, rows_of};
 use few::{FEW_ROWS, Few};
 use layout::{Layout, Unit};
 use many::{Kind, Many, Tiles};
+
+use tiled::Tiled;
 
 pub use store::store_q8_0;
 
@@ -286,10 +290,10 @@ impl Kernels {
                     x.chunks(BLOCK).map(quantise).collect()
                 };
                 let left = match Kind::of(weight.form) {
-                    Some(kind) if count > FEW_ROWS => {
-                        Left::Many(kind, Tiles::new(&values, count, parallel))
-                    }
-                    _ => Left::Few(values),
+                    _ if count <= FEW_ROWS => Left::Few(values),
+                    _ if self.has_tiles() => Left::Tiled(values),
+                    Some(kind) => Left::Many(kind, Tiles::new(&values, count, parallel)),
+                    None => Left::Few(values),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),
@@ -306,6 +310,11 @@ impl Kernels {
                         };
                         match &left {
                             Left::Few(values) => self.run(Few {
+                                values,
+                                rows: count,
+                                chunk,
+                            }),
+                            Left::Tiled(values) => self.run(Tiled {
                                 values,
                                 rows: count,
                                 chunk,
@@ -336,6 +345,8 @@ impl Kernels {
 enum Left {
     /// `[rows, blocks]`.
     Few(Vec<Values>),
+    /// The same.
+    Tiled(Vec<Values>),
     Many(Kind, Tiles),
 }
 

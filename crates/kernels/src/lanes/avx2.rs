@@ -249,6 +249,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self::Sums {
+        unsafe {
+            (
+                _mm256_loadu_si256(from.cast()),
+                _mm256_loadu_si256(from.add(8).cast()),
+            )
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(from: *const i8) -> Self::Quads {
         unsafe {
             (

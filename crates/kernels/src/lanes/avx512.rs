@@ -165,6 +165,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self::Sums {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(from: *const i8) -> Self::Quads {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }

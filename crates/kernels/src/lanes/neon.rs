@@ -264,6 +264,11 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
     }
 
     #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self::Sums {
+        unsafe { std::array::from_fn(|part| vld1q_s32(from.add(4 * part))) }
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(from: *const i8) -> Self::Quads {
         unsafe { each!(at: vld1q_s8(from.add(16 * at))) }
     }

@@ -124,6 +124,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self::Sums {
+        unsafe { from.cast::<[i32; LANES]>().read() }
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(from: *const i8) -> Self::Quads {
         unsafe { from.cast::<Self::Quads>().read_unaligned() }
     }

@@ -11,7 +11,7 @@ use crate::level::Work;
 pub(super) const TILE_ROWS: usize = 6;
 const QUADS: usize = BLOCK / 4;
 /// Bytes of a block's weights in quads.
-const PART_BYTES: usize = BLOCK * LANES;
+pub(super) const PART_BYTES: usize = BLOCK * LANES;
 
 /// Rows in tiles: tile t has its rows' values side by side, at ((t × blocks + block) × … + …) × TILE_ROWS.
 pub(super) struct Tiles {
@@ -107,17 +107,17 @@ pub(super) struct Many<'a> {
 
 /// A panel's weights of up to 256 inputs, for all rows.
 #[repr(align(64))]
-struct Apart {
+pub(super) struct Apart {
     /// [parts, quads] of bytes without sign.
-    weights: [i8; PARTS * PART_BYTES],
+    pub(super) weights: [i8; PARTS * PART_BYTES],
     /// [parts]: integer scales, in pairs; for Q6_K those of both halves.
     steps: [i16; PARTS * 2 * LANES],
     /// [parts]: what sums are multiplied with.
-    scales: [f32; PARTS * LANES],
+    pub(super) scales: [f32; PARTS * LANES],
     /// [parts]: minimums.
-    mins: [f32; PARTS * LANES],
+    pub(super) mins: [f32; PARTS * LANES],
     /// What minimums are multiplied with.
-    min_scale: [f32; LANES],
+    pub(super) min_scale: [f32; LANES],
 }
 
 impl Work for Many<'_> {
@@ -125,13 +125,7 @@ impl Work for Many<'_> {
     fn run<S: Lanes>(self) {
         let Self { kind, tiles, chunk } = self;
         let layout = layout::Layout::of(chunk.weight.form);
-        let mut apart = Apart {
-            weights: [0; PARTS * PART_BYTES],
-            steps: [0; PARTS * 2 * LANES],
-            scales: [0.0; PARTS * LANES],
-            mins: [0.0; PARTS * LANES],
-            min_scale: [0.0; LANES],
-        };
+        let mut apart = Apart::new();
         for from in (0..tiles.blocks).step_by(PARTS) {
             let block = from / PARTS;
             for panel in 0..chunk.panels {
@@ -168,8 +162,18 @@ impl Work for Many<'_> {
 }
 
 impl Apart {
+    pub(super) fn new() -> Self {
+        Self {
+            weights: [0; PARTS * PART_BYTES],
+            steps: [0; PARTS * 2 * LANES],
+            scales: [0.0; PARTS * LANES],
+            mins: [0.0; PARTS * LANES],
+            min_scale: [0.0; LANES],
+        }
+    }
+
     #[inline(always)]
-    unsafe fn q4_k<S: Lanes>(&mut self, at: *const i8) {
+    pub(super) unsafe fn q4_k<S: Lanes>(&mut self, at: *const i8) {
         const LAYOUT: layout::Layout = layout::Q4K;
         let mut to = self.weights.as_mut_ptr();
         unsafe {
@@ -194,7 +198,7 @@ impl Apart {
     }
 
     #[inline(always)]
-    unsafe fn q6_k<S: Lanes>(&mut self, at: *const i8) {
+    pub(super) unsafe fn q6_k<S: Lanes>(&mut self, at: *const i8) {
         const LAYOUT: layout::Layout = layout::Q6K;
         let mut to = self.weights.as_mut_ptr();
         unsafe {

@@ -175,7 +175,7 @@ fn the_largest_sums_are_exact() {
             }
             let packed = Quantised::new(form, &bytes, [2, 256], |_| {}).unwrap();
             for value in [127.0, -127.0] {
-                for rows in [1, 3] {
+                for rows in [1, 3, 20] {
                     let x = vec![value; rows * 256];
                     let expected = reference::product(&x, &w, 256);
                     let found = kernels.quantised_product(&x, &packed, Then::default());
