@@ -278,14 +278,14 @@ pub fn store(folder: &Path) -> Result<BlobStore> {
 /// # Errors
 /// When NATS does not answer.
 pub async fn queue(url: &str) -> Result<Queue> {
-    queue_at(&[url.to_owned()]).await
+    queue_at(&[url.to_owned()], 1).await
 }
 
-/// As [`queue`], at whichever of several servers answers.
+/// As [`queue`], at whichever of several servers answers, of a fleet with so many shards of records.
 ///
 /// # Errors
 /// When none does.
-pub async fn queue_at(urls: &[String]) -> Result<Queue> {
+pub async fn queue_at(urls: &[String], record_shards: u8) -> Result<Queue> {
     let replicas = if urls.len() > 1 {
         Replicas::Three
     } else {
@@ -294,6 +294,7 @@ pub async fn queue_at(urls: &[String]) -> Result<Queue> {
     let config = QueueConfig {
         urls: urls.to_vec(),
         replicas,
+        record_shards,
         ..QueueConfig::default()
     };
     Ok(Queue::connect(&config, medfleet_testkit::clock()).await?)

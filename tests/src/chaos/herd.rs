@@ -60,6 +60,7 @@ pub struct Herd {
     processes: BTreeMap<Id, Process>,
     nodes: Vec<Mutex<NatsServer>>,
     node_urls: Vec<String>,
+    record_shards: u8,
     tokens: BTreeMap<&'static str, String>,
     disk: Disk,
     folder: tempfile::TempDir,
@@ -96,6 +97,7 @@ impl Herd {
             processes: BTreeMap::new(),
             node_urls: nodes.iter().map(NatsServer::url).collect(),
             nodes: nodes.into_iter().map(Mutex::new).collect(),
+            record_shards: options.record_shards,
             tokens,
             disk,
             folder,
@@ -186,7 +188,8 @@ impl Herd {
     /// When no nats-server answers in time.
     pub async fn probe(&self) -> Result<Queue> {
         wait_until(PATIENCE, "NATS to answer", async || {
-            config::queue_at(&self.node_urls).await.ok()
+            let queue = config::queue_at(&self.node_urls, self.record_shards);
+            queue.await.ok()
         })
         .await
     }

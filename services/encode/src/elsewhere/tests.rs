@@ -97,7 +97,8 @@ async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() {
     let made = alive(&[a, b], try_join_all(units)).await.expect("encodes");
     assert_eq!(frames(&site.encoders), 1);
     let held = a.metrics.claims()[1] + b.metrics.claims()[1];
-    assert_eq!(held, 1, "one waits for the other encoder, the rest here");
+    // The rest wait here; one of them may come before the claim of the one before it is given up.
+    assert!(held >= 1, "none has waited for the other encoder");
     let made_for = jobs.iter().zip(&made);
     let made_for = made_for.flat_map(|(job, list)| own(&site.store, job, list));
     assert_eq!(made_for.filter(|own| *own).count(), 1);
