@@ -8,8 +8,9 @@
 {{/* MiB that the streams may take together: JetStream reserves each one's limit when it is made. */}}
 {{- define "medfleet.nats.streamsMiB" -}}
 {{- $mib := .Values.queue.streamsMiB -}}
-{{- /* Three stages wait for release and have work, four small buckets: uploads, pending accepts, leases, pauses. */ -}}
-{{- $sum := add (mul 3 $mib.intake) (mul 3 $mib.work) $mib.events $mib.records $mib.dead $mib.audit (mul 4 $mib.small) -}}
+{{- /* Three stages wait for release and have work, four small buckets: uploads, pending accepts, leases, pauses. What the
+processes agree on takes 64 KiB. */ -}}
+{{- $sum := add 1 (mul 3 $mib.intake) (mul 3 $mib.work) $mib.events $mib.records $mib.dead $mib.audit (mul 4 $mib.small) -}}
 {{- if eq .Values.store.kind "jetstream" -}}{{- $sum = add $sum $mib.objects -}}{{- end -}}
 {{- $sum -}}
 {{- end -}}
