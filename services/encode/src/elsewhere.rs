@@ -28,7 +28,7 @@ const RENEWALS: u32 = 3;
 /// What is claimed, by this process and by others. Shared by the workers' slots.
 #[derive(Debug)]
 pub(crate) struct Elsewhere {
-    /// None where there is one encoder alone.
+    /// None for an encoder by itself, as tests of everything else have it.
     claims: Option<Claims>,
     state: Mutex<State>,
     over: Notify,
@@ -57,7 +57,7 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Elsewhere {
-    /// With none no frame is ever another encoder's.
+    /// Without claims no frame is ever another encoder's.
     pub(crate) fn new(claims: Option<Claims>, metrics: EncodeMetrics) -> Self {
         Self {
             claims,
