@@ -311,5 +311,11 @@ fn is_later(status: &Status) -> bool {
         Code::Cancelled,
         Code::Unknown,
     ];
-    later.contains(&status.code())
+    later.contains(&status.code()) || was_not_taken(status)
+}
+
+/// Whether a server that ends had closed the connection before the call was on its way: tonic reads HTTP/2's GOAWAY without an
+/// error, under which a call may be sent again (RFC 9113, 6.8), as an internal error that comes from the transport.
+fn was_not_taken(status: &Status) -> bool {
+    status.code() == Code::Internal && std::error::Error::source(status).is_some()
 }
