@@ -17,6 +17,9 @@ use toml::toml;
 const FRAMES: &str = "medfleet_encode_frames_total";
 const TAKEN: &str = "medfleet_encode_claims_total{outcome=\"taken\"}";
 const HELD: &str = "medfleet_encode_claims_total{outcome=\"held\"}";
+const FOUND: &str = "medfleet_encode_claims_held_total{outcome=\"found\"}";
+const LEFT: &str = "medfleet_encode_claims_held_total{outcome=\"left\"}";
+const WAITS: &str = "medfleet_encode_claims_held_wait_seconds_count";
 
 /// A report over pictures of these seeds: the job's name and its result.
 async fn drafted(client: &Client, pictures: &[u32]) -> Result<(String, v1::Result)> {
@@ -139,13 +142,19 @@ async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() -> Result
     let client = fleet.client("st-mary").await?;
     let jobs = submitted(&client, 1, 6).await?;
     let results = results(&client, &jobs).await?;
-    let (mut encoded, mut held) = (0, 0);
+    let (mut encoded, mut held, mut found, mut waits) = (0, 0, 0, 0);
     for admin in [fleet.admin(Role::Encode), other.admin()] {
         encoded += counted(admin, FRAMES).await?;
         held += counted(admin, HELD).await?;
+        found += counted(admin, FOUND).await?;
+        waits += counted(admin, WAITS).await?;
     }
     ensure!(held > 0, "the other encoder never had the image");
     ensure!(encoded == 1, "it was encoded {encoded} times");
+    ensure!(
+        found == held && waits == held,
+        "of {held} that waited, {found} found it, and {waits} waits were counted"
+    );
     let mut cached = 0;
     for result in &results {
         let provenance = result.1.provenance.as_ref();
@@ -202,5 +211,7 @@ async fn what_an_encoder_dies_at_another_takes_over_and_does_not_idle_until_then
     ensure!(next.state() == JobState::Completed, "{next:?}");
     let encoded = counted(living, FRAMES).await?;
     ensure!(encoded == 2, "it encoded {encoded} images");
+    let left = counted(living, LEFT).await?;
+    ensure!(left == 1, "{left} images were left to it");
     fleet.wait_idle().await
 }

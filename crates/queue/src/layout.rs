@@ -16,13 +16,29 @@ use serde_json::{Map, Value, json};
 use crate::api::{Api, Operation, code, is_code, repeatable};
 use crate::bucket::{Bucket, stream_of};
 use crate::streams::Present;
-use crate::subject::{self, BUCKET_PREFIX, FLEET};
+use crate::subject::{self, BUCKET_PREFIX, FLEET, FLEET_STREAM};
 use crate::{QueueError, Result};
 
 /// The entry that says it.
 const KEY: &str = "record_shards";
 /// Looks at the entry before a quarrel between processes with different settings counts as an error.
 const TRIES: u32 = 32;
+
+/// In how many shards the job records of a fleet are, as its processes have agreed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgreedShards {
+    /// So many, and there are records: it stays so.
+    Kept(u8),
+    /// So many, and no record is kept: an ingest that starts makes it what it was told.
+    Free(u8),
+    /// It was one number and is to be the other. The next ingest that starts ends that.
+    Changing {
+        /// What it was.
+        from: u8,
+        /// What it becomes, unless there are records.
+        to: u8,
+    },
+}
 
 /// What the entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +149,31 @@ pub(crate) async fn agree(api: &Api, set: u8, present: Present) -> Result<()> {
         }
     }
     Err(QueueError::Contended { tries: TRIES })
+}
+
+/// What the fleet has agreed on; none where no process of it has ever started. Changes nothing.
+pub(crate) async fn agreed(api: &Api) -> Result<Option<AgreedShards>> {
+    let names = api.stream_names().await?;
+    let entry = match names.iter().any(|name| name == FLEET_STREAM) {
+        true => Bucket::new(api.clone(), FLEET).get(KEY).await?,
+        false => None,
+    };
+    let layout = entry.map(|entry| Layout::read(&entry.value)).transpose()?;
+    let count = match layout {
+        Some(Layout::Changing { from, to }) => {
+            return Ok(Some(AgreedShards::Changing { from, to }));
+        }
+        // As for a process that starts, other streams that have records count for more than the entry.
+        Some(Layout::Of(count)) => Some(used_elsewhere(api, count).await?.unwrap_or(count)),
+        None => already(api).await?,
+    };
+    let Some(count) = count else {
+        return Ok(None);
+    };
+    Ok(Some(match has_records(api, count).await? {
+        true => AgreedShards::Kept(count),
+        false => AgreedShards::Free(count),
+    }))
 }
 
 /// Makes sure that nobody has changed the number while this process made its streams.

@@ -56,6 +56,7 @@ pub use config::{ConfigError, QueueConfig, Replicas, ReplicasError, StreamBytes,
 pub use connect::OLDEST_SERVER;
 pub use delivery::{Delivery, dead_letter};
 pub use error::{ConnectError, QueueError};
+pub use layout::AgreedShards;
 pub use lease::Lease;
 pub use ledgers::Pause;
 pub use objects::Objects;
@@ -154,6 +155,15 @@ impl Queue {
     /// As [`Queue::ensure`]; for another number of shards also where no record is kept.
     pub async fn ensure_there(&self, pools: &[PoolName]) -> Result<()> {
         streams::ensure(&self.api, &self.config, pools, streams::Present::Left).await
+    }
+
+    /// In how many shards the fleet's records are, whatever these settings say; none where no process of it has ever started.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Transient ones, and [`QueueError::Malformed`] when what is there cannot be read, or contradicts itself.
+    pub async fn agreed_shards(&self) -> Result<Option<AgreedShards>> {
+        layout::agreed(&self.api).await
     }
 
     /// Whether there is a connection right now.

@@ -21,7 +21,7 @@ use tracing::Instrument;
 
 use crate::cache::Made;
 use crate::error::EncodeError;
-use crate::metrics::Tier;
+use crate::metrics::{HeldOutcome, Tier};
 use crate::unit::{fetched_from, frame_key, patience, still_good};
 use crate::work::Encode;
 
@@ -128,12 +128,19 @@ impl Encode {
         for wanted in &mut wanted {
             self.find_again(tenant, wanted);
         }
-        let mut made = 0;
-        while let Some(others) = self.round(whose, &mut wanted, (until, &mut made)).await? {
+        let (mut made, mut awaited) = (0, HashSet::new());
+        while let Some(others) = self
+            .round(whose, &mut wanted, &awaited, (until, &mut made))
+            .await?
+        {
             // Without the place, and with nothing claimed that others could wait for.
             whose.place.leave();
+            let begun = Instant::now();
             self.elsewhere.freed(&others, until).await;
+            let waited = begun.elapsed().as_secs_f64();
+            self.metrics.held_wait_seconds.observe(waited);
             self.look_again(tenant, &mut wanted, &others).await?;
+            awaited = others;
         }
         drop(claim);
         if made == 0 {
@@ -144,11 +151,12 @@ impl Encode {
     }
 
     /// Makes what nobody else is making, has the job rely on everything that is there by then, and says which frames are still
-    /// missing: those that others make. After `until` none is left to them.
+    /// missing: those that others make. After `until` none is left to them. `awaited` are those that the last round left to them.
     async fn round(
         &self,
         whose: &Whose<'_>,
         wanted: &mut [Wanted],
+        awaited: &HashSet<Digest>,
         (until, made): (Instant, &mut usize),
     ) -> Result<Option<HashSet<Digest>>, EncodeError> {
         let turn = self.elsewhere.claim(&self.claimable(wanted)).await;
@@ -158,7 +166,11 @@ impl Encode {
         let mut others = HashSet::new();
         if Instant::now() < until {
             others.clone_from(&turn.others);
+        } else {
+            let overdue = turn.others.len();
+            self.metrics.was_held(HeldOutcome::Overdue, overdue);
         }
+        self.count_awaited(wanted, awaited, &turn.own);
         let fresh = self.encode(whose, wanted, &others).await?;
         self.keep(whose.job, wanted, &fresh).await?;
         let tokens = fresh.iter().map(|fresh| (fresh.frame.name, fresh.tokens));
@@ -356,6 +368,16 @@ impl Encode {
             }
         });
         Ok(fresh.collect())
+    }
+
+    /// Counts what became of the frames that were left to others; `own` are those that this unit has claimed since.
+    fn count_awaited(&self, wanted: &[Wanted], awaited: &HashSet<Digest>, own: &HashSet<Digest>) {
+        let missing = missing(wanted);
+        let found = awaited.difference(&missing).count();
+        let left = awaited.intersection(own);
+        let left = left.filter(|frame| missing.contains(*frame)).count();
+        self.metrics.was_held(HeldOutcome::Found, found);
+        self.metrics.was_held(HeldOutcome::Left, left);
     }
 
     /// Counts where each frame was.

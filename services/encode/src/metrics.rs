@@ -22,7 +22,7 @@ struct LookLabels {
     outcome: &'static str,
 }
 
-/// A frame that was to be claimed, and what became of it.
+/// A frame that was to be claimed, or was another's, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClaimLabel {
     outcome: &'static str,
@@ -51,6 +51,29 @@ impl ClaimOutcome {
     }
 }
 
+/// What became of a frame that another encoder had claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeldOutcome {
+    /// That one has made its tokens.
+    Found,
+    /// That one failed or died, and this encoder encodes it.
+    Left,
+    /// That one is still at it, and this encoder could wait no longer: it is encoded twice.
+    Overdue,
+}
+
+impl HeldOutcome {
+    const ALL: [Self; 3] = [Self::Found, Self::Left, Self::Overdue];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Left => "left",
+            Self::Overdue => "overdue",
+        }
+    }
+}
+
 /// Where tokens are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tier {
@@ -71,6 +94,8 @@ pub(crate) struct EncodeMetrics {
     pub(crate) frames: Counter,
     looks: Family<LookLabels, Counter>,
     claims: Family<ClaimLabel, Counter>,
+    held: Family<ClaimLabel, Counter>,
+    pub(crate) held_wait_seconds: Histogram,
     pub(crate) chunks_found: Counter,
     pub(crate) chunk_frames: Histogram,
     pub(crate) cache_hits: Counter,
@@ -84,6 +109,9 @@ impl EncodeMetrics {
             frames: Counter::default(),
             looks: Family::default(),
             claims: Family::default(),
+            held: Family::default(),
+            // 10 ms, the first look, to about 3 minutes.
+            held_wait_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 15)),
             chunks_found: Counter::default(),
             // 1 to 256.
             chunk_frames: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
@@ -99,6 +127,11 @@ impl EncodeMetrics {
             registry.register("frame_looks", help, ours.looks.clone());
             let help = "New frames claimed among the encoders of the site: taken, held by another, or failed and encoded without";
             registry.register("claims", help, ours.claims.clone());
+            let help = "Frames that another encoder had claimed: found when it had made their tokens, left by it as it failed or died, or overdue and encoded twice";
+            registry.register("claims_held", help, ours.held.clone());
+            let help = "Time that a unit waited for claims of other encoders to end";
+            let wait = ours.held_wait_seconds.clone();
+            registry.register_with_unit("claims_held_wait", help, Unit::Seconds, wait);
             let help = "Chunks of which no frame had to be encoded";
             registry.register("chunks_found", help, ours.chunks_found.clone());
             let help = "Frames that went through the model together";
@@ -118,6 +151,9 @@ impl EncodeMetrics {
         }
         for outcome in ClaimOutcome::ALL {
             ours.claimed(outcome, 0);
+        }
+        for outcome in HeldOutcome::ALL {
+            ours.was_held(outcome, 0);
         }
         ours
     }
@@ -148,6 +184,23 @@ impl EncodeMetrics {
     #[cfg(test)]
     pub(crate) fn claims(&self) -> [u64; 3] {
         ClaimOutcome::ALL.map(|outcome| self.claims_of(outcome).get())
+    }
+
+    /// Counts frames that another encoder had claimed.
+    pub(crate) fn was_held(&self, outcome: HeldOutcome, frames: usize) {
+        self.held_of(outcome).inc_by(frames as u64);
+    }
+
+    /// How many frames another encoder had claimed and ended so.
+    fn held_of(&self, outcome: HeldOutcome) -> Counter {
+        let outcome = outcome.as_str();
+        self.held.get_or_create_owned(&ClaimLabel { outcome })
+    }
+
+    /// How many frames another encoder had claimed, by outcome.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> [u64; 3] {
+        HeldOutcome::ALL.map(|outcome| self.held_of(outcome).get())
     }
 
     /// How many frames were looked for in a tier, and how many were there.

@@ -6,7 +6,8 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use futures::StreamExt;
 use medfleet_core::{JobId, Move, PseudonymHash, PseudonymKind, Pseudonyms};
 use medfleet_queue::{
-    Applied, Created, PageStart, Queue, QueueConfig, QueueError, StreamUsage, is_record_stream,
+    AgreedShards, Applied, Created, PageStart, Queue, QueueConfig, QueueError, StreamUsage,
+    is_record_stream,
 };
 use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::json;
@@ -221,6 +222,39 @@ async fn a_fleet_of_an_earlier_release_has_one_shard() -> Result<()> {
     let after = connect(&server, 1).await?;
     after.ensure(&pools).await?;
     ensure!(after.record(&key).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_the_number_whatever_its_own_is() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let asking = connect(&server, 1).await?;
+    let expect = async |expected: Option<AgreedShards>| {
+        let agreed = asking.agreed_shards().await?;
+        ensure!(agreed == expected, "{agreed:?}, not {expected:?}");
+        Ok::<_, Error>(())
+    };
+    expect(None).await?;
+    let fleet = kit::queue(&counting(&server, 8)).await?;
+    expect(Some(AgreedShards::Free(8))).await?;
+    let (key, record) = kit::record(1, 1);
+    fleet.create_record(&key, &record).await?;
+    expect(Some(AgreedShards::Kept(8))).await?;
+
+    let client = async_nats::connect(server.url()).await?;
+    let said = client.request("$KV.FLEET.record_shards", "8>1".into());
+    said.await?;
+    expect(Some(AgreedShards::Changing { from: 8, to: 1 })).await?;
+    // The streams know better than an entry that a server has forgotten to change.
+    let said = client.request("$KV.FLEET.record_shards", "1".into());
+    said.await?;
+    expect(Some(AgreedShards::Kept(8))).await?;
+    call(&client, "STREAM.DELETE.KV_FLEET", &json!({})).await?;
+    expect(Some(AgreedShards::Kept(8))).await?;
+    ensure!(
+        fleet.record(&key).await?.is_some(),
+        "asking changed something"
+    );
     Ok(())
 }
 

@@ -233,13 +233,12 @@ fn health() -> Vec<Panel> {
 }
 
 fn stage() -> Dashboard {
-    let mut panels = every_stage();
-    panels.extend(single_stages());
+    let panels = [every_stage(), of_encode(), of_decode()];
     Dashboard {
         name: "stage",
         title: "medfleet: one stage",
         variables: vec![Variable::Stage],
-        panels,
+        panels: panels.into_iter().flatten().collect(),
     }
 }
 
@@ -306,8 +305,8 @@ fn every_stage() -> Vec<Panel> {
     ]
 }
 
-/// What only encode or only decode tells.
-fn single_stages() -> Vec<Panel> {
+/// What only encode tells.
+fn of_encode() -> Vec<Panel> {
     vec![
         panel(
             "encode: frames, and frames that go through the model together",
@@ -341,6 +340,31 @@ fn single_stages() -> Vec<Panel> {
                 "sum(rate(medfleet_encode_cache_hits_total{$fleet}[$__rate_interval])) / (sum(rate(medfleet_encode_cache_hits_total{$fleet}[$__rate_interval])) + sum(rate(medfleet_encode_cache_misses_total{$fleet}[$__rate_interval])))",
             )],
         ),
+        panel(
+            "encode: claims of new images",
+            "short",
+            "Held is what another encoder has claimed; failed is encoded without a claim. What was held is found when the other has made it, left when the other failed or died, overdue when it is encoded twice.",
+            &[
+                (
+                    "{{outcome}}/s",
+                    "sum by (outcome) (rate(medfleet_encode_claims_total{$fleet}[$__rate_interval]))",
+                ),
+                (
+                    "held, then {{outcome}}/s",
+                    "sum by (outcome) (rate(medfleet_encode_claims_held_total{$fleet}[$__rate_interval]))",
+                ),
+                (
+                    "units that wait",
+                    "sum(rate(medfleet_encode_claims_held_wait_seconds_sum{$fleet}[$__rate_interval]))",
+                ),
+            ],
+        ),
+    ]
+}
+
+/// What only decode tells.
+fn of_decode() -> Vec<Panel> {
+    vec![
         panel(
             "decode: texts in a pass, and texts that wait for memory",
             "short",

@@ -99,6 +99,8 @@ async fn an_image_that_comes_to_two_encoders_at_once_is_encoded_once() {
     let held = a.metrics.claims()[1] + b.metrics.claims()[1];
     // The rest wait here; one of them may come before the claim of the one before it is given up.
     assert!(held >= 1, "none has waited for the other encoder");
+    let ends = [a, b].map(|of| of.metrics.held());
+    assert_eq!(ends[0][0] + ends[1][0], held, "{ends:?}");
     let made_for = jobs.iter().zip(&made);
     let made_for = made_for.flat_map(|(job, list)| own(&site.store, job, list));
     assert_eq!(made_for.filter(|own| *own).count(), 1);
@@ -146,6 +148,7 @@ async fn what_a_dead_encoder_has_claimed_is_taken_over() {
     taken.expect("encodes");
     assert_eq!(living.metrics.frames.get(), 1);
     assert_eq!(living.metrics.claims(), [1, 1, 0]);
+    assert_eq!(living.metrics.held(), [0, 1, 0]);
 }
 
 #[tokio::test]
@@ -167,6 +170,7 @@ async fn what_an_encoder_gives_up_is_taken_over_at_once() {
     let (taken, ()) = both.expect("it does not wait for the claim's end");
     taken.expect("encodes");
     assert_eq!(b.metrics.claims(), [1, 1, 0]);
+    assert_eq!(b.metrics.held(), [0, 1, 0]);
 }
 
 #[tokio::test]
@@ -194,6 +198,7 @@ async fn a_unit_of_stat_waits_for_nobody_whose_encode_may_take_longer_than_its_o
     alive(&[a, b], made).await.expect("encodes");
     assert_eq!(b.metrics.frames.get(), 1);
     assert_eq!(b.metrics.claims(), [0, 1, 0]);
+    assert_eq!(b.metrics.held(), [0, 0, 1]);
     drop(turn);
 }
 

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use medfleet_queue::QueueConfig;
 use medfleet_runtime::Clock;
 
 use super::on_one_thread;
@@ -146,19 +145,19 @@ pub(crate) fn run(args: Args) -> CommandResult {
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;
         tell(checks::fleet(&args.server).await)?;
-        let (mut queues, mut named) = (Vec::new(), Vec::new());
+        let (mut servers, mut named) = (Vec::new(), Vec::new());
         if let Some(file) = &args.config {
             let reader = text_reader::look(file.clone())?;
             let store = store::look(file.clone()).await?;
             for finding in reader.into_iter().chain(store) {
                 tell(finding)?;
             }
-            queues.push(server::configured(file.clone())?);
+            servers.push(server::configured(file.clone())?);
             named = certificates::configured(file);
         }
-        queues.extend(args.nats.as_deref().map(QueueConfig::at));
-        for queue in &queues {
-            for finding in server::look(queue).await {
+        servers.extend(args.nats.as_deref().map(server::at));
+        for asked in &servers {
+            for finding in server::look(asked).await {
                 tell(finding)?;
             }
         }

@@ -128,47 +128,52 @@ impl Places {
 
 /// Runs the command until a signal comes or something fails.
 pub(crate) fn run(args: Args) -> CommandResult {
-    let sources = Sources::of_process(args.process.config.clone(), args.process.set.clone());
-    let given = Given::new(&sources);
-    let only_looks = args.process.only_looks();
-    let opened = match only_looks {
-        true => None,
-        false => {
-            let data = Data::open(&args.data).map_err(Fault::usage)?;
-            let token = LocalToken::open(&data, &SystemRandom).map_err(Fault::usage)?;
-            Some((data, token))
-        }
-    };
+    if args.process.only_looks() {
+        return look(&args);
+    }
+    let data = Data::open(&args.data).map_err(Fault::usage)?;
+    let token = LocalToken::open(&data, &SystemRandom).map_err(Fault::usage)?;
+    let given = given(&args);
     let external = args.nats.is_some() || given.has("queue.urls");
     let binary = match external {
         true => None,
         false => Some(nats::find(args.cache.as_deref()).map_err(Fault::usage)?),
     };
-    let places = match &opened {
-        Some((data, token)) => Places::made(data, token),
-        None => Places::named(&args.data),
-    };
     let mut arguments = args.process.clone();
+    let places = Places::made(&data, &token);
     let settings = places.and_then(|places| settings(&args, &given, &places));
     arguments.set = settings.map_err(Fault::usage)?;
-    let prepared = opened.map(|(data, token)| Prepared {
+    let prepared = Prepared {
         data,
         token,
         binary,
         address_file: args.address_file,
-    });
-    let exit = process::run(
-        PROGRAM,
-        &arguments,
-        |process: Process<FleetConfig>| async move {
-            match prepared {
-                Some(prepared) => fleet(process, prepared).await,
-                // Whoever only looks at the configuration has ended before this.
-                None => Ok(()),
-            }
-        },
-    );
+    };
+    let body = |process: Process<FleetConfig>| fleet(process, prepared);
+    let exit = process::run(PROGRAM, &arguments, body);
     Ok(Exit::Service(exit as u8))
+}
+
+/// Checks or shows the configuration. Nothing is written, and what only a fleet that runs needs, nats-server, need not be there.
+fn look(args: &Args) -> CommandResult {
+    let mut arguments = args.process.clone();
+    // The schema is that of every configuration: neither a model nor anything else need be named for it.
+    if !arguments.print_schema {
+        let places = Places::named(&args.data);
+        let settings = places.and_then(|places| settings(args, &given(args), &places));
+        arguments.set = settings.map_err(Fault::usage)?;
+    }
+    // Whoever only looks has ended before there is anything to run.
+    let exit = process::run(PROGRAM, &arguments, |_: Process<FleetConfig>| async {
+        Ok(())
+    });
+    Ok(Exit::Service(exit as u8))
+}
+
+/// What the operator has set.
+fn given(args: &Args) -> Given {
+    let sources = Sources::of_process(args.process.config.clone(), args.process.set.clone());
+    Given::new(&sources)
 }
 
 /// Everything that is decided here: weakly by the data folder, strongly by flags, `--set` in between.

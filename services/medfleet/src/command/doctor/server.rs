@@ -1,20 +1,23 @@
-//! What a nats-server says of itself: its version, whether and how fast it takes writes, how much room its streams have, and
-//! what time it is there.
+//! What a nats-server says of itself: its version, whether and how fast it takes writes, how much room its streams have, what
+//! time it is there, and whether the settings of a service agree with what its fleet has agreed on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use medfleet_core::UnixMillis;
-use medfleet_queue::{OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
+use medfleet_queue::{AgreedShards, OLDEST_SERVER, Queue, QueueConfig, StreamUsage};
 use medfleet_runtime::config::{Sources, hold, load};
 use medfleet_runtime::exit::chain;
 use medfleet_runtime::{Clock, SystemClock};
 
 use super::Finding;
 use crate::exit::Fault;
+use crate::fleet::settings::Given;
 use crate::show::bytes;
 
+/// The check of the number that all processes of a fleet must have the same.
+const SHARDS: &str = "shards";
 /// The newest server that the end-to-end tests run on.
 const NEWEST_TRIED: &str = "2.15.1";
 /// A confirmed write that takes longer slows every job.
@@ -30,19 +33,52 @@ struct Configured {
     queue: QueueConfig,
 }
 
+/// A server to ask.
+#[derive(Debug)]
+pub(super) struct Asked {
+    queue: QueueConfig,
+    told: Told,
+}
+
+/// Who says in how many shards the job records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// A setting.
+    BySetting,
+    /// Settings that leave it out.
+    ByDefault,
+    /// Nobody: there are no settings.
+    ByNobody,
+}
+
+/// A server at an address, and no service's settings.
+pub(super) fn at(url: &str) -> Asked {
+    Asked {
+        queue: QueueConfig::at(url),
+        told: Told::ByNobody,
+    }
+}
+
 /// How a service with this configuration file reaches its server.
-pub(super) fn configured(file: PathBuf) -> Result<QueueConfig, Fault> {
+pub(super) fn configured(file: PathBuf) -> Result<Asked, Fault> {
     let sources = Sources::of_process(Some(file), Vec::new());
+    let told = match Given::new(&sources).has("queue.record_shards") {
+        true => Told::BySetting,
+        false => Told::ByDefault,
+    };
     let configured: Configured = load(&sources).map_err(Fault::usage)?;
     configured.queue.check().map_err(Fault::usage)?;
     hold(&configured.queue, "queue").map_err(Fault::usage)?;
-    Ok(configured.queue)
+    Ok(Asked {
+        queue: configured.queue,
+        told,
+    })
 }
 
 /// Every check of one server.
-pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
+pub(super) async fn look(asked: &Asked) -> Vec<Finding> {
     let now: medfleet_queue::Clock = Arc::new(|| SystemClock.now());
-    let queue = match Queue::connect(config, now).await {
+    let queue = match Queue::connect(&asked.queue, now).await {
         Ok(queue) => queue,
         Err(error) => {
             let advice = format!(
@@ -63,6 +99,10 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
         ),
     });
     if has_fleet {
+        findings.push(match queue.agreed_shards().await {
+            Ok(agreed) => shards(agreed, asked.queue.record_shards, asked.told),
+            Err(error) => Finding::fail(SHARDS, chain(&error), "see docs/runbook/queue-lost.md"),
+        });
         let begun = Instant::now();
         findings.push(match queue.try_write(&queue.fresh_name()).await {
             // A write and taking it back.
@@ -73,9 +113,9 @@ pub(super) async fn look(config: &QueueConfig) -> Vec<Finding> {
                 "see docs/runbook/queue-read-only.md",
             ),
         });
-        let asked = SystemClock.now();
+        let before = SystemClock.now();
         findings.push(match queue.time().await {
-            Ok(theirs) => clocks(asked, theirs, SystemClock.now()),
+            Ok(theirs) => clocks(before, theirs, SystemClock.now()),
             Err(error) => Finding::warn("clocks", chain(&error), "ask again"),
         });
     }
@@ -99,6 +139,49 @@ fn minor(version: &str) -> Option<(u32, u32)> {
     let (major, rest) = version.split_once('.')?;
     let minor = rest.split('.').next()?;
     Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Whether a service that counts so many shards finds the job records.
+fn shards(agreed: Option<AgreedShards>, set: u8, told: Told) -> Finding {
+    let (there, has_records) = match agreed {
+        Some(AgreedShards::Kept(there)) => (there, true),
+        Some(AgreedShards::Free(there)) => (there, false),
+        Some(AgreedShards::Changing { from, to }) => {
+            let found = format!(
+                "the number of shards of the job records is being changed from {from} to {to}"
+            );
+            return Finding::warn(
+                SHARDS,
+                found,
+                "start an ingest, which ends that; no worker starts before",
+            );
+        }
+        None => return Finding::ok(SHARDS, "no fleet has said in how many its job records are"),
+    };
+    let found = format!("the fleet has its job records in {there}");
+    match told {
+        Told::ByNobody => return Finding::ok(SHARDS, found),
+        _ if there == set => {
+            return Finding::ok(SHARDS, format!("{found}, and so has queue.record_shards"));
+        }
+        Told::BySetting | Told::ByDefault => {}
+    }
+    let found = format!("{found}, and queue.record_shards is {set}");
+    if !has_records {
+        let advice = format!(
+            "no record is kept, so an ingest with {set} makes it {set} when it starts; who has another number does not start from \
+             then on: set the same in every service"
+        );
+        return Finding::warn(SHARDS, found, advice);
+    }
+    let advice = format!(
+        "a service with {set} does not start: set queue.record_shards = {there} in every service's settings"
+    );
+    match told {
+        // A file that somebody wrote to ask a server has no more than its address.
+        Told::ByDefault => Finding::warn(SHARDS, format!("{found}, its default"), advice),
+        _ => Finding::fail(SHARDS, found, advice),
+    }
 }
 
 /// The server's time, which it read between two of ours.
@@ -164,6 +247,8 @@ fn headroom(usage: &[StreamUsage]) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use medfleet_testkit::{self as kit, NatsServer};
+
     use super::*;
     use crate::command::doctor::Verdict;
 
@@ -210,6 +295,50 @@ mod tests {
             Verdict::Ok,
             "A is the fullest",
         );
+    }
+
+    #[test]
+    fn a_number_of_shards_that_is_not_the_fleets_is_told() {
+        let check = |agreed, set, told, expected, part: &str| {
+            let finding = shards(agreed, set, told);
+            assert_eq!(finding.verdict, expected, "{finding}");
+            assert!(finding.to_string().contains(part), "{finding}");
+        };
+        let (kept, free) = (Some(AgreedShards::Kept(8)), Some(AgreedShards::Free(8)));
+        check(None, 1, Told::ByDefault, Verdict::Ok, "no fleet has said");
+        check(kept, 8, Told::BySetting, Verdict::Ok, "and so has");
+        check(kept, 1, Told::ByNobody, Verdict::Ok, "in 8");
+        check(kept, 1, Told::ByDefault, Verdict::Warn, "1, its default");
+        check(kept, 4, Told::BySetting, Verdict::Fail, "record_shards = 8");
+        check(free, 4, Told::BySetting, Verdict::Warn, "makes it 4");
+        let changing = Some(AgreedShards::Changing { from: 8, to: 1 });
+        check(changing, 1, Told::BySetting, Verdict::Warn, "from 8 to 1");
+    }
+
+    #[tokio::test]
+    async fn a_services_file_is_compared_with_what_its_fleet_has_agreed_on() {
+        let server = NatsServer::start().await.expect("starts");
+        let config = QueueConfig {
+            record_shards: 8,
+            ..kit::config(&server.url())
+        };
+        let queue = kit::queue(&config).await.expect("connects");
+        let (key, record) = kit::record(1, 1);
+        queue.create_record(&key, &record).await.expect("stores");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("encode.toml");
+        let urls = format!("[queue]\nurls = [\"{}\"]\n", server.url());
+        for (more, expected) in [
+            ("", Verdict::Warn),
+            ("record_shards = 8\n", Verdict::Ok),
+            ("record_shards = 1\n", Verdict::Fail),
+        ] {
+            std::fs::write(&file, format!("{urls}{more}")).expect("a file");
+            let findings = look(&configured(file.clone()).expect("is right")).await;
+            let mut of_shards = findings.iter().filter(|finding| finding.check == SHARDS);
+            let found = of_shards.next().map(|finding| finding.verdict);
+            assert_eq!(found, Some(expected), "{more}: {findings:?}");
+        }
     }
 
     #[test]

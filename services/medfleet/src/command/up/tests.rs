@@ -100,15 +100,29 @@ fn a_frame_side_is_refused_by_the_name_of_who_said_it() {
 }
 
 #[test]
-fn who_looks_at_the_configuration_writes_nothing() {
+fn who_looks_at_the_configuration_writes_nothing_and_needs_no_server() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("parent").join("data");
-    let data = path.to_str().expect("Unicode");
+    let parent = folder.path().join("parent");
+    let path = |name: &str| parent.join(name).display().to_string();
+    // Without a nats-server in it.
+    let (data, cache) = (path("data"), path("cache"));
+    let places = ["--data", data.as_str(), "--cache", cache.as_str()];
     let look = |more: &[&str]| {
-        let words = ["--simulate", "--nats", "nats://n:4222", "--data", data];
-        run(args(&[&words[..], more].concat())).expect("it is looked at")
+        let words = [&places[..], more].concat();
+        run(args(&words))
     };
-    assert_eq!(look(&["--check-config"]), Exit::Service(0));
+    for flag in ["--check-config", "--print-config", "--print-schema"] {
+        let looked = look(&["--simulate", flag]).expect(flag);
+        assert_eq!(looked, Exit::Service(0), "{flag}");
+    }
+    // The schema is the same for every model.
+    let shown = look(&["--print-schema"]).expect("it is shown");
+    assert_eq!(shown, Exit::Service(0));
+    look(&["--check-config"]).expect_err("there is no model");
+    let look = |more: &[&str]| {
+        let words = [&["--simulate"][..], more].concat();
+        look(&words).expect("it is looked at")
+    };
     let tls = "encode.tls={cert=\"tls.crt\",key=\"tls.key\"}";
     let wrong = ["--check-config", "--set", tls];
     assert_eq!(look(&wrong), Exit::Service(2));
