@@ -135,6 +135,12 @@ impl Bucket {
         self.api.purge(&self.stream, &self.subject(key)).await
     }
 
+    /// Removes a key if its value was written as `revision` or before. Never another key, whatever has that revision now.
+    pub(crate) async fn remove_up_to(&self, key: &str, revision: Revision) -> Result<()> {
+        let (subject, last) = (self.subject(key), revision.sequence());
+        self.api.purge_up_to(&self.stream, &subject, last).await
+    }
+
     /// Removes the value written as `revision`, and no newer one.
     pub(crate) async fn remove_revision(&self, revision: Revision) -> Result<()> {
         self.api.delete(&self.stream, revision.sequence()).await

@@ -81,15 +81,16 @@ impl Claims {
         Ok(renewed.map(|revision| Claim { revision, ..claim }))
     }
 
-    /// Gives a claim up. One that was lost takes nothing from its new holder; one that may have been ends by itself.
+    /// Gives a claim up. One that was lost takes nothing from its new holder; one that may have been ends by itself. Servers
+    /// that forgot and kept the connection give its sequence to another name, whose claim stays.
     ///
     /// # Errors
     /// Transient ones; it then ends by itself.
-    pub async fn release(&self, claim: Claim) -> Result<()> {
+    pub async fn release(&self, name: &str, claim: Claim) -> Result<()> {
         if self.is_doubtful(claim) {
             return Ok(());
         }
-        self.bucket.remove_revision(claim.revision).await
+        self.bucket.remove_up_to(name, claim.revision).await
     }
 
     /// Whether nobody claims any of these; may be a moment old on a cluster.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use medfleet_queue::server::{ServerSettings, server_config};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::cache::nats_server;
@@ -25,6 +25,8 @@ pub const NATS_NEWEST: &str = "2.15.1";
 
 /// Longest time for a server to start, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
+/// Longest time for an answer of JetStream's; without a leader there is none.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// A running nats-server.
 #[derive(Debug)]
@@ -168,6 +170,17 @@ impl NatsServer {
         self.folder.path().join("log")
     }
 
+    /// What is answered to an empty request, asked past every link.
+    ///
+    /// # Errors
+    /// When it is away, or no answer comes within a second.
+    pub async fn ask(&self, subject: &str) -> Result<Vec<u8>> {
+        let asked = tokio::time::timeout(ANSWER, answer(self.address(), subject));
+        asked
+            .await
+            .with_context(|| format!("no answer to {subject}"))?
+    }
+
     /// Kills it at once, as a crash or the kernel would.
     ///
     /// # Errors
@@ -281,6 +294,31 @@ impl Drop for NatsServer {
             // Nothing more can be done in a drop; a server that is gone already is what we want.
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+async fn answer(server: SocketAddr, subject: &str) -> Result<Vec<u8>> {
+    let stream = TcpStream::connect(server).await?;
+    // Of this connection's own, in a whole cluster.
+    let inbox = format!("_INBOX.{}", stream.local_addr()?.port());
+    let (from, mut to) = stream.into_split();
+    let request = format!(
+        "CONNECT {{\"verbose\":false}}\r\nSUB {inbox} 1\r\nPUB {subject} {inbox} 0\r\n\r\n"
+    );
+    to.write_all(request.as_bytes()).await?;
+    let mut from = BufReader::new(from);
+    loop {
+        let mut line = String::new();
+        let read = from.read_line(&mut line).await?;
+        ensure!(read > 0, "nats-server closed the connection");
+        ensure!(!line.starts_with("-ERR"), "nats-server says {line}");
+        if let Some(message) = line.strip_prefix("MSG ") {
+            let bytes = message.split_whitespace().next_back();
+            let bytes: usize = bytes.context("a message without a length")?.parse()?;
+            let mut payload = vec![0; bytes];
+            from.read_exact(&mut payload).await?;
+            return Ok(payload);
         }
     }
 }

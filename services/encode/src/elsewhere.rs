@@ -43,7 +43,7 @@ struct State {
     is_told: bool,
     held: HashMap<Digest, Claim>,
     /// Of what is encoded, or is not going to be.
-    over: Vec<Claim>,
+    over: Vec<(Digest, Claim)>,
 }
 
 /// Frames by whose turn it is to encode them. Those that are in neither set are nobody's. While this is kept, other encoders
@@ -176,7 +176,7 @@ impl Elsewhere {
                     state.held.insert(frame, after);
                 }
                 // It was given up meanwhile, by what it was called before.
-                Ok(Some(after)) => state.over.push(after),
+                Ok(Some(after)) => state.over.push((frame, after)),
                 // Others may encode it now, too.
                 Ok(None) if is_held => {
                     state.held.remove(&frame);
@@ -192,7 +192,10 @@ impl Elsewhere {
 
     async fn release(&self, claims: &Claims) {
         let over = std::mem::take(&mut self.lock().over);
-        let released = over.into_iter().map(|claim| claims.release(claim));
+        let released = over.into_iter().map(|(frame, claim)| async move {
+            let name = frame.to_string();
+            claims.release(&name, claim).await
+        });
         for released in join_all(released).await {
             if let Err(error) = released {
                 tracing::debug!(
@@ -232,7 +235,7 @@ impl Drop for Turn<'_> {
         for frame in &self.own {
             // One that was lost meanwhile is another's.
             if let Some(claim) = state.held.remove(frame) {
-                state.over.push(claim);
+                state.over.push((*frame, claim));
             }
         }
         drop(state);

@@ -25,6 +25,8 @@ use crate::process::{program, start_program};
 
 const CLIENT_PORT: u16 = 4222;
 const ROUTE_PORT: u16 = 6222;
+/// What the name of a nats-server begins with; then comes its number.
+const NODE: &str = "node-";
 /// What a slow link adds in each direction.
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -150,6 +152,12 @@ impl Herd {
         };
         self.processes.insert((role, instance), process);
         Ok(())
+    }
+
+    /// Where a process tells how it is.
+    #[must_use]
+    pub fn admin(&self, (role, instance): Id) -> SocketAddr {
+        SocketAddr::from((self.address, role.admin_port() + PORTS * instance))
     }
 
     /// Every process.
@@ -299,6 +307,28 @@ impl Herd {
         self.nodes[node].lock().await.restart().await
     }
 
+    /// The nats-server that leads a stream of a cluster, once one does.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub async fn leader_of(&self, stream: &str) -> Result<usize> {
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        wait_until(PATIENCE, "a stream to have a leader", async || {
+            for node in &self.nodes {
+                let Ok(answer) = node.lock().await.ask(&subject).await else {
+                    continue;
+                };
+                let info: serde_json::Value = serde_json::from_slice(&answer).ok()?;
+                let leader = info["cluster"]["leader"].as_str();
+                if let Some(number) = leader.and_then(|name| name.strip_prefix(NODE)) {
+                    return number.parse().ok();
+                }
+            }
+            None
+        })
+        .await
+    }
+
     /// How many nats-servers there are.
     #[must_use]
     pub fn node_count(&self) -> usize {
@@ -424,10 +454,6 @@ impl Herd {
         signal(slot.as_ref().and_then(Child::id), what)
     }
 
-    fn admin(&self, (role, instance): Id) -> SocketAddr {
-        SocketAddr::from((self.address, role.admin_port() + PORTS * instance))
-    }
-
     fn file(&self, (role, instance): Id, ending: &str) -> PathBuf {
         let name = format!("{}-{instance}.{ending}", role.name());
         self.folder.path().join(name)
@@ -449,7 +475,7 @@ async fn nodes(address: Ipv4Addr, count: usize, folder: &Path) -> Result<Vec<Nat
     let count = u16::try_from(count)?;
     let routes: Vec<SocketAddr> = (0..count).map(|node| place(ROUTE_PORT, node)).collect();
     let members = (0..count).map(|node| Member {
-        name: format!("node-{node}"),
+        name: format!("{NODE}{node}"),
         clients: place(CLIENT_PORT, node),
         route: place(ROUTE_PORT, node),
         routes: routes.clone(),

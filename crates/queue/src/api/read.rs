@@ -364,10 +364,26 @@ impl Api {
 
     /// Deletes every message of a subject.
     pub(crate) async fn purge(&self, stream: &str, subject: &str) -> Result<()> {
+        self.purge_what(stream, &json!({ "filter": subject })).await
+    }
+
+    /// Deletes the messages of a subject up to a sequence.
+    pub(crate) async fn purge_up_to(
+        &self,
+        stream: &str,
+        subject: &str,
+        sequence: u64,
+    ) -> Result<()> {
+        // The server keeps the one that it is told, and all behind it.
+        let kept = sequence.saturating_add(1);
+        let what = json!({ "filter": subject, "seq": kept });
+        self.purge_what(stream, &what).await
+    }
+
+    async fn purge_what(&self, stream: &str, what: &serde_json::Value) -> Result<()> {
         const PURGE: Operation = repeatable("purge a subject");
         let method = format!("STREAM.PURGE.{stream}");
-        let body = json!({ "filter": subject });
-        self.call::<serde::de::IgnoredAny>(PURGE, &method, &body)
+        self.call::<serde::de::IgnoredAny>(PURGE, &method, what)
             .await
             .map(|_| ())
     }

@@ -33,10 +33,10 @@ async fn a_claim_has_one_holder_until_it_is_given_up() -> Result<()> {
     let renewed = claims.renew("a", first).await?.context("it is held")?;
     // By what it was called before it is neither renewed nor given up.
     ensure!(claims.renew("a", first).await?.is_none());
-    claims.release(first).await?;
+    claims.release("a", first).await?;
     ensure!(claims.claim("a").await?.is_none());
-    claims.release(renewed).await?;
-    claims.release(second).await?;
+    claims.release("a", renewed).await?;
+    claims.release("b", second).await?;
     ensure!(claims.are_free(&names(&["a", "b"])).await?);
     ensure!(claims.claim("a").await?.is_some());
     Ok(())
@@ -52,7 +52,7 @@ async fn a_claim_that_is_not_renewed_passes_on() -> Result<()> {
     })
     .await?;
     ensure!(claims.renew("a", first).await?.is_none(), "two holders");
-    claims.release(first).await?;
+    claims.release("a", first).await?;
     let third = claims.claim("a").await?;
     ensure!(third.is_none() || claims.renew("a", second).await?.is_none());
     Ok(())
@@ -78,8 +78,31 @@ async fn a_server_that_forgets_them_can_be_asked_again() -> Result<()> {
     let held = other.claim("a").await?.context("it was forgotten")?;
     // Its place in the new bucket is that of the lost one in the old.
     ensure!(claims.renew("a", lost).await?.is_none());
-    claims.release(lost).await?;
+    claims.release("a", lost).await?;
     ensure!(!claims.are_free(&names(&["a"])).await?);
     ensure!(other.renew("a", held).await?.is_some());
+    Ok(())
+}
+
+/// As a cluster does when most of its servers were started again before they had caught up: who is connected to the others
+/// hears nothing of it.
+#[tokio::test]
+async fn what_was_forgotten_behind_a_connection_takes_nothing_from_others() -> Result<()> {
+    let (server, queue) = start(HOUR).await?;
+    let claims = queue.claims();
+    let lost = claims.claim("a").await?.context("nobody has it")?;
+    let before = queue.losses();
+    let client = async_nats::connect(server.url()).await?;
+    let removed = client.request("$JS.API.STREAM.DELETE.KV_CLAIMS", "".into());
+    removed.await?;
+    claims.prepare().await?;
+    let other = kit::queue(&kit::config(&server.url())).await?.claims();
+    // It has the sequence that the lost one had.
+    let held = other.claim("b").await?.context("nobody has it")?;
+    ensure!(queue.losses() == before, "the connection was to stay");
+    ensure!(claims.renew("a", lost).await?.is_none(), "it was forgotten");
+    claims.release("a", lost).await?;
+    ensure!(!claims.are_free(&names(&["b"])).await?, "another's claim");
+    ensure!(other.renew("b", held).await?.is_some());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::workspace::{Dependency, Workspace};
 
 /// Libraries that anything above `core` may use in its tests.
-const IN_TESTS: &[&str] = &["medfleet-testkit"];
+const IN_TESTS: &[&str] = &["medfleet-testkit", "medfleet-score"];
 
 const CRATES: &[&str] = &[
     "medfleet-core",

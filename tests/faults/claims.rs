@@ -1,0 +1,167 @@
+//! Claims on new images where NATS is a cluster, whose servers have them in memory alone. While their leader is away jobs complete,
+//! and none waits for a claim longer than that lasts; and when every server was started again, one after the other, they work as before.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use medfleet_proto::v1::Class;
+use medfleet_testkit::wait_until;
+use medfleet_tests::alerts::told;
+use medfleet_tests::chaos::check::check;
+use medfleet_tests::chaos::disk::Kind;
+use medfleet_tests::chaos::herd::{Herd, HerdOptions, Id};
+use medfleet_tests::chaos::load::{Accepted, Asked, Clients, jobs};
+use medfleet_tests::client::{Client, PATIENCE, is_final};
+use medfleet_tests::fleet::{Pace, Role};
+
+/// The stream of the claims.
+const CLAIMS: &str = "KV_CLAIMS";
+const ENCODERS: [Id; 2] = [(Role::Encode, 0), (Role::Encode, 1)];
+const FRAMES: &str = "medfleet_encode_frames_total";
+const HELD: &str = "medfleet_encode_claims_total{outcome=\"held\"}";
+/// Jobs about one film.
+const JOBS: u32 = 6;
+/// Long enough for both encoders to get one of them.
+const ENCODE_MILLIS: u64 = 4_000;
+/// Films by which an encoder that could not claim for a while claims again: it looks three times in what a claim lasts.
+const FILMS: usize = 5;
+/// What `queue.lease_ttl` is by default.
+const LEASE: Duration = Duration::from_secs(10);
+/// For a cluster to find leaders, for the work to go on, and for everything else on a loaded machine. With the lease far less than
+/// the two minutes that a unit waits for another one at most.
+const FAILOVER: Duration = Duration::from_secs(60);
+
+struct Site {
+    herd: Herd,
+    clients: Clients,
+    films: std::vec::IntoIter<Asked>,
+    accepted: Vec<Accepted>,
+}
+
+impl Site {
+    /// Two encoders on three servers, and films that differ.
+    async fn start() -> Result<Self> {
+        let herd = Herd::start(HerdOptions {
+            nodes: 3,
+            instances: 2,
+            record_shards: 1,
+            disk: Kind::Plain,
+            pace: Pace {
+                encode_millis: ENCODE_MILLIS,
+                ..Pace::default()
+            },
+        });
+        let herd = herd.await?;
+        let clients = herd.clients()?;
+        let mut films = jobs(41, 128, Duration::ZERO)?;
+        films.retain(|asked| asked.images.iter().all(|image| image.is_film));
+        Ok(Self {
+            herd,
+            clients,
+            films: films.into_iter(),
+            accepted: Vec::new(),
+        })
+    }
+
+    /// Sends some jobs about a film that nobody sent before, all at once.
+    async fn send(&mut self) -> Result<Vec<Accepted>> {
+        let film = self.films.next().context("one more film")?;
+        let asked = (0..JOBS).map(|number| {
+            let mut asked = film.clone();
+            asked.request.request_id = format!("{}-{number}", film.request.request_id);
+            // A unit of STAT would not wait.
+            asked.request.class = Class::Routine.into();
+            (asked.is_uploaded, asked.is_repeated) = (false, false);
+            asked.at = Duration::ZERO;
+            asked
+        });
+        let accepted = self.clients.send(asked.collect()).await?;
+        self.accepted.extend(accepted.iter().cloned());
+        Ok(accepted)
+    }
+
+    /// Waits until these jobs have ended; [`check`] says how.
+    async fn ended(&self, accepted: &[Accepted]) -> Result<()> {
+        for Accepted { name, asked } in accepted {
+            let get = async |client: Client| client.get(name).await;
+            wait_until(PATIENCE, "a job to end", async || {
+                let job = self.clients.call(asked.tenant, get).await.ok()?;
+                is_final(job.state()).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What both encoders have counted.
+    async fn counted(&self, series: &str) -> Result<i64> {
+        let mut sum = 0;
+        for encoder in ENCODERS {
+            sum += told(self.herd.admin(encoder), series).await?;
+        }
+        Ok(sum)
+    }
+
+    /// Sends films until one of them was encoded once, by the one encoder, while the other waited. Encoders may have found the
+    /// claims out of reach before, and then encode without for a moment.
+    async fn claims_work(&mut self) -> Result<()> {
+        let mut counted = Vec::new();
+        for _ in 0..FILMS {
+            let (frames, held) = (self.counted(FRAMES).await?, self.counted(HELD).await?);
+            let accepted = self.send().await?;
+            self.ended(&accepted).await?;
+            let frames = self.counted(FRAMES).await? - frames;
+            let held = self.counted(HELD).await? - held;
+            ensure!(frames >= 1, "nobody encoded a new film");
+            if frames == 1 && held >= 1 {
+                return Ok(());
+            }
+            counted.push((frames, held));
+        }
+        anyhow::bail!("every film was encoded twice, or nobody waited: {counted:?}")
+    }
+
+    /// Kills the claims' leader while one encoder waits for the other, and starts it again once another server leads.
+    async fn lose_leader(&mut self) -> Result<()> {
+        let (frames, held) = (self.counted(FRAMES).await?, self.counted(HELD).await?);
+        let leader = self.herd.leader_of(CLAIMS).await?;
+        let accepted = self.send().await?;
+        wait_until(PATIENCE, "one to encode and one to wait", async || {
+            let now = self.counted(HELD).await.ok()?;
+            (now > held).then_some(())
+        })
+        .await?;
+        let encoded = self.counted(FRAMES).await?;
+        ensure!(encoded == frames, "too late to disturb it");
+        let over = async {
+            self.herd.kill_node(leader).await?;
+            self.herd.leader_of(CLAIMS).await?;
+            self.herd.restart_node(leader).await?;
+            self.ended(&accepted).await
+        };
+        let over = tokio::time::timeout(LEASE + FAILOVER, over).await;
+        over.context("a job waits for a claim of nobody's")??;
+        let encoded = self.counted(FRAMES).await? - frames;
+        ensure!(
+            (1..=2).contains(&encoded),
+            "two encoders encoded one film {encoded} times"
+        );
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_outlive_every_server_of_a_cluster() -> Result<()> {
+    let mut site = Site::start().await?;
+    site.claims_work().await.context("at first")?;
+    site.lose_leader().await?;
+    for node in 0..site.herd.node_count() {
+        site.herd.restart_node(node).await?;
+        site.herd.leader_of(CLAIMS).await?;
+    }
+    let again = site.claims_work().await;
+    again.context("after every server was started again")?;
+    let found = check(&site.herd, &site.clients, &site.accepted).await?;
+    ensure!(found.completed == site.accepted.len(), "{found:?}");
+    Ok(())
+}
