@@ -66,8 +66,6 @@ struct StreamState {
     #[serde(default)]
     last_seq: u64,
     #[serde(default)]
-    messages: u64,
-    #[serde(default)]
     bytes: u64,
     #[serde(default)]
     subjects: Option<std::collections::BTreeMap<String, u64>>,
@@ -299,13 +297,22 @@ impl Api {
         Ok(info.state.bytes)
     }
 
-    /// How many messages a stream has; 0 where there is no stream.
-    pub(crate) async fn messages(&self, stream: &str) -> Result<u64> {
-        const COUNT: Operation = repeatable("count a stream's messages");
-        let method = format!("STREAM.INFO.{stream}");
-        match self.call::<StreamInfo>(COUNT, &method, &json!({})).await {
-            Ok(info) => Ok(info.state.messages),
-            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(0),
+    /// Whether a stream has a message of this subject, which may have wildcards, as its leader says; not where there is no
+    /// stream.
+    pub(crate) async fn has(&self, stream: &str, subject: &str) -> Result<bool> {
+        let method = format!("STREAM.MSG.GET.{stream}");
+        let first = Which::Next {
+            seq: 1,
+            next_by_subj: subject,
+        };
+        let found = self.call::<serde::de::IgnoredAny>(GET, &method, &first);
+        match found.await {
+            Ok(_) => Ok(true),
+            Err(error)
+                if is_code(&error, code::NO_MESSAGE) || is_code(&error, code::STREAM_NOT_FOUND) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
