@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Api, Operation, code, is_code, repeatable, to_json};
+use super::{Api, Operation, code, is_code, once, repeatable, to_json};
 use crate::{QueueError, Result};
 
 /// A message as a stream holds it.
@@ -347,9 +347,10 @@ impl Api {
         }
     }
 
-    /// Deletes one message; one that is gone is fine.
+    /// Deletes one message; one that is gone is fine. Not asked for again when its answer is lost with the connection: a server
+    /// that lost its latest writes gives their sequences to others, which may be confirmed by then.
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<()> {
-        const DELETE: Operation = repeatable("delete a message");
+        const DELETE: Operation = once("delete a message");
         let method = format!("STREAM.MSG.DELETE.{stream}");
         let body = json!({ "seq": sequence, "no_erase": true });
         let deleted = self
