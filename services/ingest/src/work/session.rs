@@ -9,13 +9,13 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use medfleet_core::{Class, JobKey, PoolName, Stage, WorkUnit};
 use medfleet_proto::work::v1::JobEvent;
-use medfleet_queue::{IntakeEntry, Queue, QueueError};
+use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::looks::Looks;
-use super::{Dispatcher, Outcome};
+use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
 
@@ -27,10 +27,6 @@ const AT_ONCE_MAX: usize = 1024;
 const LEFT_FOR: Duration = Duration::from_secs(30);
 /// Intake messages taken at once before anything is released.
 const INTAKE_BATCH: usize = 256;
-/// What was read of the intake may be another's by now.
-const STALE: QueueError = QueueError::Unavailable {
-    operation: "keep the intake in mind",
-};
 
 /// What a session hears.
 pub(super) enum Step {
@@ -243,7 +239,8 @@ impl<'a> Session<'a> {
         }
         let (queue, at_once) = (&self.dispatcher.queue, self.dispatcher.config.releases_max);
         let losses = self.losses;
-        let removals = stream::iter(removals).map(async move |(stage, removal)| {
+        // Many wait for their turn, and the connection may be lost before it comes.
+        let removals = stream::iter(removals).map(move |(stage, removal)| async move {
             let removed = remove(queue, losses, (stage, removal)).await;
             (stage, removal, removed)
         });
@@ -379,21 +376,6 @@ impl<'a> Session<'a> {
                 }
             }
         }
-    }
-}
-
-/// Removes what was read when the connection had been lost so often: many wait for their turn, and it may have been lost since.
-async fn remove(
-    queue: &Queue,
-    losses: u64,
-    (stage, removal): (Stage, Removal),
-) -> Result<(), QueueError> {
-    if queue.losses() != losses {
-        return Err(STALE);
-    }
-    match removal {
-        Removal::Below(sequence) => queue.remove_intake_below(stage, sequence).await,
-        Removal::One(sequence) => queue.remove_intake(stage, sequence).await,
     }
 }
 
