@@ -3,7 +3,8 @@
 //! Whoever counts otherwise would not find what is there, and a unit without a record is dropped as done with. So the number is
 //! an entry of a bucket, made and changed by compare-and-set; and it is in the names of the record streams, so that a process
 //! that counts otherwise finds no stream at all. It is changed only where no record is kept: first nobody can write to the
-//! streams of the old number any more, then they are looked into, then they are taken away, and only then is the new number said.
+//! streams of the old number any more, then they are looked into, then they are taken away, each right after one more look, and
+//! only then is the new number said.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use crate::api::{Api, Operation, code, is_code, repeatable};
+use crate::api::{Api, Operation, Which, code, is_code, repeatable};
 use crate::bucket::{Bucket, stream_of};
 use crate::streams::Present;
 use crate::subject::{self, BUCKET_PREFIX, FLEET, FLEET_STREAM};
@@ -97,7 +98,7 @@ impl Layout {
 enum Closed {
     /// They are gone; they had no record.
     Gone,
-    /// They have records, and are as they were.
+    /// They have records and are open, but for those that had none and are gone already.
     Used,
     /// Somebody who starts has made them anew meanwhile.
     Disturbed,
@@ -127,7 +128,7 @@ pub(crate) async fn agree(api: &Api, set: u8, present: Present) -> Result<()> {
         }
         let next = match layout {
             Layout::Of(from) => {
-                if has_records(api, from).await? {
+                if is_used(api, from).await? {
                     return Err(layout.refuses(set));
                 }
                 Layout::Changing { from, to: set }
@@ -178,18 +179,24 @@ pub(crate) async fn agreed(api: &Api) -> Result<Option<AgreedShards>> {
 
 /// Makes sure that nobody has changed the number while this process made its streams.
 pub(crate) async fn confirm(api: &Api, set: u8) -> Result<()> {
-    let entry = Bucket::new(api.clone(), FLEET).get(KEY).await?;
+    let fleet = Bucket::new(api.clone(), FLEET);
+    let entry = fleet.get(KEY).await?;
     // The server has lost it since, and the next start says it again.
     let entry = entry.ok_or(QueueError::Unavailable {
         operation: "agree on the number of shards of the job records",
     })?;
     let layout = Layout::read(&entry.value)?;
-    if layout == Layout::Of(set) {
-        return Ok(());
-    }
-    if matches!(layout, Layout::Of(_)) {
+    match layout {
+        Layout::Of(count) if count == set => return Ok(()),
         // Ours were made after whoever changed it had taken them away: a process of ours that still runs must not find them.
-        close(api, set).await?;
+        Layout::Of(_) => {
+            close(api, set).await?;
+        }
+        // Ours may have come behind the last look of whoever changes it: who says the new number now has to look once more.
+        Layout::Changing { from, .. } if from == set => {
+            fleet.update(KEY, layout.value(), entry.revision).await?;
+        }
+        Layout::Changing { .. } => {}
     }
     Err(layout.refuses(set))
 }
@@ -200,7 +207,7 @@ async fn already(api: &Api) -> Result<Option<u8>> {
     for stream in api.stream_names().await? {
         if let Some(count) = subject::shards_of(&stream) {
             there.insert(count);
-            if api.messages(&stream).await? > 0 {
+            if has_records(api, &stream).await? {
                 used.insert(count);
             }
         }
@@ -217,10 +224,9 @@ async fn already(api: &Api) -> Result<Option<u8>> {
 /// Another number of shards that has records.
 async fn used_elsewhere(api: &Api, set: u8) -> Result<Option<u8>> {
     for stream in api.stream_names().await? {
-        let bucket = stream.strip_prefix(BUCKET_PREFIX);
-        if let (Some(count), Some(bucket)) = (subject::shards_of(&stream), bucket)
+        if let Some(count) = subject::shards_of(&stream)
             && count != set
-            && has_keys(api, bucket).await?
+            && has_records(api, &stream).await?
         {
             return Ok(Some(count));
         }
@@ -228,13 +234,20 @@ async fn used_elsewhere(api: &Api, set: u8) -> Result<Option<u8>> {
     Ok(None)
 }
 
-async fn has_records(api: &Api, count: u8) -> Result<bool> {
+/// Whether there is a record in any of so many shards.
+async fn is_used(api: &Api, count: u8) -> Result<bool> {
     for bucket in subject::record_buckets(count) {
-        if api.messages(&stream_of(&bucket)).await? > 0 {
+        if has_records(api, &stream_of(&bucket)).await? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a stream of records has any. What is written behind the last of a closed one is none.
+pub(crate) async fn has_records(api: &Api, stream: &str) -> Result<bool> {
+    let bucket = stream.strip_prefix(BUCKET_PREFIX).unwrap_or(stream);
+    api.has(stream, &subject::all_of(bucket)).await
 }
 
 /// Takes away the streams of so many shards, unless they have records.
@@ -243,26 +256,55 @@ async fn close(api: &Api, count: u8) -> Result<Closed> {
     for bucket in subject::record_buckets(count) {
         match look_into_closed(api, &bucket).await {
             Ok(has_some) => is_used |= has_some,
-            // Nobody takes what is written to a closed one any more: it is open again.
-            Err(QueueError::Unavailable { .. }) => is_disturbed = true,
+            Err(error) if is_open_again(&error) => is_disturbed = true,
             Err(error) => return Err(error),
         }
     }
-    if is_disturbed && !is_used {
-        return Ok(Closed::Disturbed);
+    match (is_used, is_disturbed) {
+        (true, _) => {
+            open(api, count).await?;
+            Ok(Closed::Used)
+        }
+        (false, true) => Ok(Closed::Disturbed),
+        (false, false) => take_away(api, count).await,
     }
+}
+
+/// Takes away streams that were closed and had no records. Looks into each of them once more, right before: somebody who starts
+/// with their number opens one after the other meanwhile, and who runs with it may have stored a record by then. Those that are
+/// gone had none, and are made anew by whoever starts with their number.
+async fn take_away(api: &Api, count: u8) -> Result<Closed> {
+    for bucket in subject::record_buckets(count) {
+        match look_into_closed(api, &bucket).await {
+            Ok(false) => api.remove_stream(&stream_of(&bucket)).await?,
+            Ok(true) => {
+                open(api, count).await?;
+                return Ok(Closed::Used);
+            }
+            Err(error) if is_open_again(&error) => return Ok(Closed::Disturbed),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Closed::Gone)
+}
+
+/// Opens the streams of so many shards that are there.
+async fn open(api: &Api, count: u8) -> Result<()> {
     for bucket in subject::record_buckets(count) {
         let stream = stream_of(&bucket);
-        if !is_used {
-            api.remove_stream(&stream).await?;
-        } else if set_subject(api, &stream, &subject::all_of(&bucket)).await? {
+        if set_subject(api, &stream, &subject::all_of(&bucket)).await? {
             api.purge(&stream, &subject::closed(&bucket)).await?;
         }
     }
-    Ok(if is_used { Closed::Used } else { Closed::Gone })
+    Ok(())
 }
 
-/// Whether a bucket has records once nobody can write to it any more.
+/// Whether nobody took what was written to a closed stream, or nobody knew of it.
+const fn is_open_again(error: &QueueError) -> bool {
+    matches!(error, QueueError::Unavailable { .. })
+}
+
+/// Whether a bucket has records once nobody can write to it any more. False where there is no such bucket.
 async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
     const LAST: Operation = repeatable("write behind the last record");
     let (stream, closed) = (stream_of(bucket), subject::closed(bucket));
@@ -270,18 +312,18 @@ async fn look_into_closed(api: &Api, bucket: &str) -> Result<bool> {
         return Ok(false);
     }
     // What was on its way is stored before this is.
-    api.publish(LAST, &closed, None, Bytes::new()).await?;
-    has_keys(api, bucket).await
-}
-
-/// Whether a bucket has any key. Reads the names of all.
-async fn has_keys(api: &Api, bucket: &str) -> Result<bool> {
-    let (stream, all) = (stream_of(bucket), subject::all_of(bucket));
-    match api.subjects(&stream, &all).await {
-        Ok(keys) => Ok(!keys.is_empty()),
-        // Another process has taken the stream away in this moment.
-        Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(false),
-        Err(error) => Err(error),
+    let last = api.publish(LAST, &closed, None, Bytes::new()).await?;
+    let first = Which::Next {
+        seq: 1,
+        next_by_subj: ">",
+    };
+    match api.get_from_leader(&stream, first).await? {
+        Some(first) if first.subject != closed => Ok(true),
+        Some(first) if first.sequence >= last => Ok(false),
+        // A server that does not know yet that it leads no more has not got what was just written, nor perhaps a record.
+        _ => Err(QueueError::Unavailable {
+            operation: LAST.name,
+        }),
     }
 }
 
@@ -311,7 +353,79 @@ async fn set_subject(api: &Api, stream: &str, subject: &str) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use anyhow::{Context, ensure};
+    use medfleet_core::UnixMillis;
+    use medfleet_testkit::NatsServer;
+
     use super::*;
+    use crate::{Queue, QueueConfig};
+
+    /// A server whose records are in so many shards.
+    async fn start(record_shards: u8) -> anyhow::Result<(NatsServer, Queue)> {
+        let server = NatsServer::start().await?;
+        let config = QueueConfig {
+            record_shards,
+            ..QueueConfig::at(server.url())
+        };
+        let queue = Queue::connect(&config, Arc::new(|| UnixMillis(0))).await?;
+        queue.ensure(&[]).await?;
+        Ok((server, queue))
+    }
+
+    /// Somebody who starts with the old number opens the streams again, and somebody who runs with it accepts a job.
+    #[tokio::test]
+    async fn a_record_that_comes_behind_the_first_look_is_not_taken_away() -> anyhow::Result<()> {
+        let (_server, queue) = start(2).await?;
+        let api = &queue.api;
+        for bucket in subject::record_buckets(2) {
+            ensure!(!look_into_closed(api, &bucket).await?);
+            // What was written behind the last record is none.
+            ensure!(!has_records(api, &stream_of(&bucket)).await?);
+        }
+        let name = subject::record_buckets(2).last().context("a shard")?;
+        let stream = stream_of(&name);
+        ensure!(set_subject(api, &stream, &subject::all_of(&name)).await?);
+        let bucket = Bucket::new(api.clone(), name);
+        bucket
+            .create("a.1", Bytes::new())
+            .await?
+            .context("stored")?;
+        ensure!(matches!(take_away(api, 2).await?, Closed::Used));
+        ensure!(has_records(api, &stream).await?);
+        // And it takes the next one, as do all once somebody has started with their number.
+        bucket
+            .create("a.2", Bytes::new())
+            .await?
+            .context("stored")?;
+        queue.ensure(&[]).await?;
+        ensure!(bucket.keys(">").await? == ["a.1", "a.2"]);
+        ensure!(
+            api.stream_names()
+                .await?
+                .contains(&stream_of("JOBS_0_OF_2"))
+        );
+        Ok(())
+    }
+
+    /// It stood still between its last look and saying the new number, while somebody made the streams of the old one anew.
+    #[tokio::test]
+    async fn who_says_the_new_number_looks_again_behind_whoever_starts_with_the_old_one()
+    -> anyhow::Result<()> {
+        let (_server, queue) = start(1).await?;
+        let fleet = Bucket::new(queue.api.clone(), FLEET);
+        let begun = Layout::Changing { from: 1, to: 8 };
+        let entry = fleet.get(KEY).await?.context("it is agreed")?;
+        let begun = fleet.update(KEY, begun.value(), entry.revision).await?;
+        let begun = begun.context("nobody else changes it")?;
+        let refused = confirm(&queue.api, 1).await;
+        let is_refused = matches!(refused, Err(QueueError::RecordShards { found: 8, set: 1 }));
+        ensure!(is_refused, "{refused:?}");
+        let said = fleet.update(KEY, Layout::Of(8).value(), begun).await?;
+        ensure!(said.is_none(), "it did not look again");
+        Ok(())
+    }
 
     #[test]
     fn what_the_entry_says_is_read_back_or_refused() {

@@ -6,7 +6,15 @@ use medfleet_core::{JobId, JobKey, TenantId};
 
 use crate::api::Api;
 use crate::bucket::{Bucket, Entry};
-use crate::{Result, subject};
+use crate::{Queue, Result, subject};
+
+impl Queue {
+    /// In which shard a job's record is, by its place among them: where one does not answer, the others may.
+    #[must_use]
+    pub fn record_shard(&self, job: &JobId) -> usize {
+        self.jobs.place(job)
+    }
+}
 
 /// All of them.
 #[derive(Debug)]

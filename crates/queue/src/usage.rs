@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::api::{Operation, Which, repeatable};
-use crate::{Queue, QueueError, Result, subject};
+use crate::{Queue, QueueError, Result, layout, subject};
 
 /// Streams that are read in one call; a fleet has about fifteen, and one more for each shard of its records.
 const STREAMS_MAX: usize = 256;
@@ -120,7 +120,8 @@ impl Queue {
     pub async fn has_records(&self) -> Result<bool> {
         for stream in self.api.stream_names().await? {
             // Whatever number of shards they are in: it may be asked before that is agreed.
-            if subject::is_record_stream(&stream) && self.api.messages(&stream).await? > 0 {
+            if subject::is_record_stream(&stream) && layout::has_records(&self.api, &stream).await?
+            {
                 return Ok(true);
             }
         }

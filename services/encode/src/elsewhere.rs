@@ -160,6 +160,8 @@ impl Elsewhere {
             }
             self.release(claims).await;
         }
+        // What was given up while the last ones were.
+        self.release(claims).await;
     }
 
     async fn renew(&self, claims: &Claims) {
@@ -206,6 +208,22 @@ impl Elsewhere {
         }
     }
 
+    /// Has the claims on these frames given up.
+    fn give_up(&self, frames: HashSet<Digest>) {
+        if frames.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        for frame in frames {
+            // One that was lost meanwhile is another's.
+            if let Some(claim) = state.held.remove(&frame) {
+                state.over.push((frame, claim));
+            }
+        }
+        drop(state);
+        self.over.notify_one();
+    }
+
     /// No more claims until it was tried again to make them possible.
     fn close(&self, error: &QueueError) {
         let mut state = self.lock();
@@ -226,20 +244,17 @@ impl Elsewhere {
     }
 }
 
+impl Turn<'_> {
+    /// Gives up those of its own that are not among these: they need not be encoded any more, and the others may take long.
+    pub(crate) fn keep_only(&mut self, frames: &HashSet<Digest>) {
+        let over = self.own.extract_if(|frame| !frames.contains(frame));
+        self.elsewhere.give_up(over.collect());
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.own.is_empty() {
-            return;
-        }
-        let mut state = self.elsewhere.lock();
-        for frame in &self.own {
-            // One that was lost meanwhile is another's.
-            if let Some(claim) = state.held.remove(frame) {
-                state.over.push((*frame, claim));
-            }
-        }
-        drop(state);
-        self.elsewhere.over.notify_one();
+        self.elsewhere.give_up(std::mem::take(&mut self.own));
     }
 }
 

@@ -159,10 +159,11 @@ impl Encode {
         awaited: &HashSet<Digest>,
         (until, made): (Instant, &mut usize),
     ) -> Result<Option<HashSet<Digest>>, EncodeError> {
-        let turn = self.elsewhere.claim(&self.claimable(wanted)).await;
+        let mut turn = self.elsewhere.claim(&self.claimable(wanted)).await;
         // Whoever had claimed them since they were looked for has left their tokens.
         self.look_again(&whose.job.tenant, wanted, &turn.own)
             .await?;
+        turn.keep_only(&missing(wanted));
         let mut others = HashSet::new();
         if Instant::now() < until {
             others.clone_from(&turn.others);

@@ -1,6 +1,7 @@
 //! Finishes accepts whose process died between the record and the intake message, and queues again the jobs that workers have
 //! set aside, for as long as the service runs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use medfleet_core::{JobKey, JobState, protocol};
@@ -44,22 +45,29 @@ impl Acceptor {
     }
 
     async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
+        let mut trouble = Trouble::default();
         for (key, noted) in self.queue.list_pending(age).await? {
-            go_on(&key, self.sweep_accept(&key, noted).await)?;
+            let shard = self.queue.record_shard(&key.job);
+            if !trouble.is_at(shard) {
+                let swept = go_on(&key, self.sweep_accept(&key, noted).await);
+                trouble.note(swept, Some(shard));
+            }
         }
-        Ok(())
+        trouble.end()
     }
 
     async fn sweep_all_aside(&self, age: Duration) -> Result<(), QueueError> {
-        let mut full = Ok(());
+        let mut trouble = Trouble::default();
         for (key, noted) in self.queue.list_aside(age).await? {
-            match go_on(&key, self.sweep_aside(&key, noted).await) {
+            let shard = self.queue.record_shard(&key.job);
+            if !trouble.is_at(shard) {
+                let swept = go_on(&key, self.sweep_aside(&key, noted).await);
                 // The intake of one stage is full: those that wait for another are not held up by it.
-                Err(error @ QueueError::Full { .. }) => full = Err(error),
-                swept => swept?,
+                let is_full = matches!(swept, Err(QueueError::Full { .. }));
+                trouble.note(swept, Some(shard).filter(|_| !is_full));
             }
         }
-        full
+        trouble.end()
     }
 
     async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
@@ -96,6 +104,31 @@ impl Acceptor {
             true => Ok(()),
             false => self.queue.remove_pending(noted).await,
         }
+    }
+}
+
+/// What did not work in a pass, and the shards of the records of which nothing more is tried in it: one that does not answer holds
+/// up no other.
+#[derive(Debug, Default)]
+struct Trouble {
+    shards: HashSet<usize>,
+    first: Option<QueueError>,
+}
+
+impl Trouble {
+    fn note(&mut self, swept: Result<(), QueueError>, shard: Option<usize>) {
+        if let Err(error) = swept {
+            self.shards.extend(shard);
+            self.first.get_or_insert(error);
+        }
+    }
+
+    fn is_at(&self, shard: usize) -> bool {
+        self.shards.contains(&shard)
+    }
+
+    fn end(self) -> Result<(), QueueError> {
+        self.first.map_or(Ok(()), Err)
     }
 }
 

@@ -20,12 +20,16 @@ use crate::metrics::Figures;
 use crate::open::OpenJobs;
 use crate::roster::Roster;
 use crate::unit::ledger::Open;
-use crate::unit::{Held, Rules};
+use crate::unit::{Held, Removal, Rules};
 use session::Session;
 
 /// A server knows less of a job than this process.
 pub(crate) const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
+};
+/// What was read of an intake may be another's by now: a server that lost its latest writes has given their places to others.
+pub(crate) const STALE: QueueError = QueueError::Unavailable {
+    operation: "keep the intake in mind",
 };
 /// A unit that waited longer than this is released only after a look at its job.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
@@ -151,6 +155,24 @@ impl Dispatcher {
 fn waited(held: &Held, now: UnixMillis) -> Duration {
     let millis = now.0.saturating_sub(held.stored_at.0);
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Removes what was read of a stage's intake when the connection had been lost so often: it may have been lost since.
+///
+/// # Errors
+/// [`QueueError::Unavailable`] where it has been, and transient ones: read the intake anew.
+pub(crate) async fn remove(
+    queue: &Queue,
+    losses: u64,
+    (stage, removal): (Stage, Removal),
+) -> Result<(), QueueError> {
+    if queue.losses() != losses {
+        return Err(STALE);
+    }
+    match removal {
+        Removal::Below(sequence) => queue.remove_intake_below(stage, sequence).await,
+        Removal::One(sequence) => queue.remove_intake(stage, sequence).await,
+    }
 }
 
 fn every(period: Duration) -> tokio::time::Interval {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Api, Operation, code, is_code, repeatable, to_json};
+use super::{Api, Operation, code, is_code, once, repeatable, to_json};
 use crate::{QueueError, Result};
 
 /// A message as a stream holds it.
@@ -65,8 +65,6 @@ struct StreamInfo {
 struct StreamState {
     #[serde(default)]
     last_seq: u64,
-    #[serde(default)]
-    messages: u64,
     #[serde(default)]
     bytes: u64,
     #[serde(default)]
@@ -299,13 +297,22 @@ impl Api {
         Ok(info.state.bytes)
     }
 
-    /// How many messages a stream has; 0 where there is no stream.
-    pub(crate) async fn messages(&self, stream: &str) -> Result<u64> {
-        const COUNT: Operation = repeatable("count a stream's messages");
-        let method = format!("STREAM.INFO.{stream}");
-        match self.call::<StreamInfo>(COUNT, &method, &json!({})).await {
-            Ok(info) => Ok(info.state.messages),
-            Err(error) if is_code(&error, code::STREAM_NOT_FOUND) => Ok(0),
+    /// Whether a stream has a message of this subject, which may have wildcards, as its leader says; not where there is no
+    /// stream.
+    pub(crate) async fn has(&self, stream: &str, subject: &str) -> Result<bool> {
+        let method = format!("STREAM.MSG.GET.{stream}");
+        let first = Which::Next {
+            seq: 1,
+            next_by_subj: subject,
+        };
+        let found = self.call::<serde::de::IgnoredAny>(GET, &method, &first);
+        match found.await {
+            Ok(_) => Ok(true),
+            Err(error)
+                if is_code(&error, code::NO_MESSAGE) || is_code(&error, code::STREAM_NOT_FOUND) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -340,9 +347,10 @@ impl Api {
         }
     }
 
-    /// Deletes one message; one that is gone is fine.
+    /// Deletes one message; one that is gone is fine. Not asked for again when its answer is lost with the connection: a server
+    /// that lost its latest writes gives their sequences to others, which may be confirmed by then.
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<()> {
-        const DELETE: Operation = repeatable("delete a message");
+        const DELETE: Operation = once("delete a message");
         let method = format!("STREAM.MSG.DELETE.{stream}");
         let body = json!({ "seq": sequence, "no_erase": true });
         let deleted = self

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use futures::StreamExt;
+use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, Stage, Verdict, WorkUnit};
 use medfleet_queue::{Published, Queue};
 use medfleet_testkit::{self as kit, FaultyLink, NatsServer, wait_until};
+use serde_json::json;
 
 use crate::units::is_settled;
+use crate::upgrade::call;
 use crate::{PATIENCE, short, start_with};
 
 fn unit(seed: u8) -> WorkUnit {
@@ -181,5 +184,39 @@ async fn a_cut_link_is_like_a_restart() -> Result<()> {
     // Slow, but working.
     link.delay(Duration::from_millis(20));
     ensure!(queue.publish_intake(&unit(3), &Vec::new()).await? == Published::Stored);
+    Ok(())
+}
+
+/// Its server has forgotten the latest writes, as one that did not sync does, and has given their places to others.
+#[tokio::test]
+async fn a_removal_whose_answer_was_lost_takes_nothing_that_came_since() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let link = FaultyLink::to(server.port()).await?;
+    let mut config = kit::config(&link.nats_url());
+    config.request_timeout = DurationText::from_secs(PATIENCE.as_secs());
+    let queue = kit::queue(&config).await?;
+    let other = kit::queue(&kit::config(&server.url())).await?;
+    let client = async_nats::connect(server.url()).await?;
+    queue.publish_intake(&unit(1), &Vec::new()).await?;
+    link.lose_answers();
+    let forgets = async {
+        wait_until(PATIENCE, "the removal", async || {
+            let waiting = other.waiting_for_release(Stage::Encode).await.ok()?;
+            (waiting == 0).then_some(())
+        })
+        .await?;
+        call(&client, "STREAM.DELETE.INTAKE_ENCODE", &json!({})).await?;
+        other.ensure(&[kit::pool()]).await?;
+        let stored = other.publish_intake(&unit(2), &Vec::new()).await?;
+        ensure!(stored == Published::Stored);
+        ensure!(other.intake_end(Stage::Encode).await? == 1);
+        link.mend();
+        Ok::<_, Error>(())
+    };
+    let (removed, forgotten) = futures::join!(queue.remove_intake(Stage::Encode, 1), forgets);
+    forgotten?;
+    let error = removed.err().context("it was asked for again")?;
+    ensure!(error.is_transient(), "{error:?}");
+    ensure!(other.waiting_for_release(Stage::Encode).await? == 1);
     Ok(())
 }

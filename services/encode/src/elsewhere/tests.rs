@@ -33,11 +33,10 @@ struct Site {
 /// Two encoders whose claims last so long without renewal.
 async fn site(ttl: Duration) -> Site {
     let server = NatsServer::start().await.expect("starts");
-    let mut config = kit::config(&server.url());
-    config.lease_ttl = DurationText::from_millis(u64::try_from(ttl.as_millis()).expect("short"));
+    let config = config(&server, ttl);
     let store = store();
-    let a = encoder(&config, &store, "http://a").await;
-    let b = encoder(&config, &store, "http://b").await;
+    let a = encoder(&config, &store, ("http://a", FRAME)).await;
+    let b = encoder(&config, &store, ("http://b", FRAME)).await;
     Site {
         server,
         store,
@@ -45,10 +44,21 @@ async fn site(ttl: Duration) -> Site {
     }
 }
 
-async fn encoder(config: &QueueConfig, store: &BlobStore, url: &str) -> Encode {
+fn config(server: &NatsServer, ttl: Duration) -> QueueConfig {
+    let mut config = kit::config(&server.url());
+    config.lease_ttl = DurationText::from_millis(u64::try_from(ttl.as_millis()).expect("short"));
+    config
+}
+
+/// An encoder under this address that takes so long for a frame.
+async fn encoder(
+    config: &QueueConfig,
+    store: &BlobStore,
+    (url, encode_frame): (&str, Duration),
+) -> Encode {
     let queue = kit::queue(config).await.expect("connects");
     let timing = SimulatedTiming {
-        encode_frame: FRAME,
+        encode_frame,
         ..SimulatedTiming::default()
     };
     let metrics = EncodeMetrics::register(&Metrics::new());
@@ -171,6 +181,51 @@ async fn what_an_encoder_gives_up_is_taken_over_at_once() {
     taken.expect("encodes");
     assert_eq!(b.metrics.claims(), [1, 1, 0]);
     assert_eq!(b.metrics.held(), [0, 1, 0]);
+}
+
+#[tokio::test]
+async fn what_is_found_is_given_up_before_the_rest_is_encoded() {
+    let site = site(LONG).await;
+    let [a, _] = &site.encoders;
+    let config = config(&site.server, LONG);
+    let slow = encoder(&config, &site.store, ("http://slow", LONG)).await;
+    let (one, two) = (job("a", 1), job("a", 2));
+    // Neither of the two is there when it looks for the first time.
+    let wanted = looked(&slow, &two, &[1, 2]).await.expect("looks");
+    let names = names(a, &two, &[1]).await;
+    let made = async {
+        let made = unit(a, (&one, Class::Routine), &[1]).await;
+        made.expect("encodes");
+        a.elsewhere.freed(&names, Instant::now() + PATIENCE).await;
+    };
+    alive(&[a], made).await;
+    let given_up = async {
+        let claimed = async || (slow.metrics.claims()[0] == 2).then_some(());
+        let claimed = wait_until(PATIENCE, "both to be claimed", claimed);
+        claimed.await.expect("claims both");
+        let taken = async || (a.elsewhere.claim(&names).await.own == names).then_some(());
+        let taken = wait_until(PATIENCE, "what is there to be given up", taken);
+        taken.await.expect("others need not wait");
+    };
+    let both = async {
+        tokio::select! {
+            made = provide_as(&slow, (&two, Class::Routine), wanted) => panic!("{made:?}"),
+            () = given_up => {}
+        }
+    };
+    alive(&[a, &slow], both).await;
+}
+
+#[tokio::test]
+async fn what_is_given_up_last_is_free_when_the_encoder_has_ended() {
+    let site = site(LONG).await;
+    let [a, b] = &site.encoders;
+    let names = names(a, &job("a", 1), &[1]).await;
+    drop(a.elsewhere.claim(&names).await);
+    let settled = CancellationToken::new();
+    settled.cancel();
+    a.elsewhere.keep(&settled).await;
+    assert_eq!(b.elsewhere.claim(&names).await.own, names);
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ use crate::config::UPLOADS_RENEWED_EVERY;
 use crate::convert;
 use crate::error::Refusal;
 use crate::metrics::HubOutcome;
+use crate::unit::Removal;
+use crate::work::remove;
 
 /// Up to this, the files of a job go within the request, and cost no calls of their own.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
@@ -62,10 +64,11 @@ enum Next {
 }
 
 impl Edge {
-    /// Brings one intake message to its end. `is_doubtful`: whether the hub may have the job without our record saying so.
+    /// Brings one intake message to its end, which was read when the connection to the queue had been lost so often.
+    /// `is_doubtful`: whether the hub may have the job without our record saying so.
     pub(super) async fn offer(
         self: Arc<Self>,
-        entry: &IntakeEntry,
+        (entry, losses): (&IntakeEntry, u64),
         mut is_doubtful: bool,
     ) -> Result<Offered, Trouble> {
         let key = &entry.unit.key;
@@ -87,9 +90,8 @@ impl Edge {
                 Next::Again(doubtful) => is_doubtful = doubtful,
             }
         };
-        self.queue
-            .remove_intake(entry.unit.stage, entry.sequence)
-            .await?;
+        let message = (entry.unit.stage, Removal::One(entry.sequence));
+        remove(&self.queue, losses, message).await?;
         Ok(offered)
     }
 

@@ -20,7 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
-use crate::work::BEHIND;
+use crate::work::{BEHIND, STALE};
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -52,6 +52,8 @@ enum Nothing {
 
 pub(super) struct Session {
     edge: Arc<Edge>,
+    /// Losses of the connection to the queue before the intake was read.
+    losses: u64,
     /// What nobody else has offered came later.
     begun: Begun,
     lanes: BTreeMap<TenantId, Lane>,
@@ -106,6 +108,7 @@ impl Session {
     pub(super) async fn run(edge: &Arc<Edge>) -> Result<(), QueueError> {
         let mut session = Self {
             edge: Arc::clone(edge),
+            losses: edge.queue.losses(),
             begun: Begun {
                 ends: ends(edge).await?,
                 at: edge.queue.time().await?,
@@ -169,11 +172,24 @@ impl Session {
                     }
                 }
             }
-            // How much of a tenant's is at the hub must be known first.
-            if has_scanned {
-                session.offer_next();
-            }
+            session.go_on(has_scanned)?;
         }
+    }
+
+    /// Offers what is next. `has_scanned`: how much of a tenant's is at the hub must be known first.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] after a loss of the connection to the queue, as what was read of the intake may not be true any
+    /// more: a new session reads it anew. Not before the offers under way have ended: files are long on their way.
+    fn go_on(&mut self, has_scanned: bool) -> Result<(), QueueError> {
+        let is_stale = self.edge.queue.losses() != self.losses;
+        if is_stale && self.offers.is_empty() {
+            return Err(STALE);
+        }
+        if has_scanned && !is_stale {
+            self.offer_next();
+        }
+        Ok(())
     }
 
     fn take_intake(
@@ -235,7 +251,7 @@ impl Session {
         for (tenant, lane) in &mut self.lanes {
             let has_room = at_hub.get(tenant).is_none_or(|count| *count < most);
             if let Some(turn) = lane.next(has_room) {
-                let offering = offer(Arc::clone(&self.edge), turn);
+                let offering = offer(Arc::clone(&self.edge), turn, self.losses);
                 self.offers.push(offering.boxed());
             }
         }
@@ -373,13 +389,18 @@ async fn end_of_time(
 }
 
 /// Offers a job once; where that comes to nothing, it ends after a pause, unless others may be offered all the same.
-async fn offer(edge: Arc<Edge>, turn: Turn) -> (IntakeEntry, Result<Offered, Nothing>) {
+async fn offer(
+    edge: Arc<Edge>,
+    turn: Turn,
+    losses: u64,
+) -> (IntakeEntry, Result<Offered, Nothing>) {
     let Turn {
         entry,
         is_doubtful,
         tries,
     } = turn;
-    match Arc::clone(&edge).offer(&entry, is_doubtful).await {
+    let read = (&entry, losses);
+    match Arc::clone(&edge).offer(read, is_doubtful).await {
         Ok(offered) => (entry, Ok(offered)),
         Err(trouble) if plan::is_of_job(&trouble) => {
             edge.tell(&trouble);

@@ -1,15 +1,20 @@
-//! A sweep over a real server whose intake of one stage is full.
+//! A sweep over a real server: whose intake of one stage is full, and of which one shard of the records does not answer.
 
+use std::fs;
+
+use medfleet_core::setting::DurationText;
 use medfleet_core::{Class, Digest, Move, Stage, Verdict};
 use medfleet_queue::{Applied, Queue, Seen};
 use medfleet_store::{BlobStore, FleetKey};
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
 use super::*;
 use crate::accept::sample;
 
 /// Longer than a unit keeps its place where places are few.
 const LATER: Duration = Duration::from_secs(600);
+/// Longest wait for anything that must come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn acceptor(queue: Queue) -> Acceptor {
     sample::acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])))
@@ -70,6 +75,36 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     assert_eq!(aside, [first]);
     let pending = queue.list_pending(Duration::ZERO).await.expect("lists");
     assert_eq!(pending.len(), 1, "the accept waits");
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_answer_holds_up_no_other() {
+    let mut server = NatsServer::start().await.expect("a server");
+    let mut config = kit::config(&server.url());
+    config.in_flight_max = 1;
+    config.record_shards = 2;
+    config.request_timeout = DurationText::from_secs(2);
+    let queue = kit::queue(&config).await.expect("a queue");
+    let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    let second = set_aside(&queue, 2, Stage::Preprocess, &[]).await;
+    let shards = [&first, &second].map(|key| queue.record_shard(&key.job));
+    assert_eq!(shards, [1, 0]);
+    server.kill9().await.expect("ends");
+    let shard = server.store().join("jetstream/$G/streams/KV_JOBS_1_OF_2");
+    fs::remove_dir_all(shard).expect("it was there");
+    server.restart().await.expect("starts");
+    let found = wait_until(PATIENCE, "the other shard", async || {
+        queue.record(&second).await.ok()
+    });
+    assert!(found.await.expect("answers").is_some());
+
+    let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
+    assert!(swept.is_err_and(|error| error.is_transient()));
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 1, "{second:?} is not queued");
+    let aside = queue.list_aside(Duration::ZERO).await.expect("lists");
+    let aside: Vec<_> = aside.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(aside, [first]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::looks::Looks;
-use super::{Dispatcher, Outcome};
+use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
 
@@ -223,9 +223,7 @@ impl<'a> Session<'a> {
     /// removing what lies in front of something could remove what came in its place. A new session reads it anew.
     pub(super) fn tidy(&mut self) -> Result<(), QueueError> {
         if self.dispatcher.queue.losses() != self.losses {
-            return Err(QueueError::Unavailable {
-                operation: "keep the intake in mind",
-            });
+            return Err(STALE);
         }
         if self.removing.is_some() || !self.may_remove {
             return Ok(());
@@ -240,11 +238,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let (queue, at_once) = (&self.dispatcher.queue, self.dispatcher.config.releases_max);
-        let removals = stream::iter(removals).map(async move |(stage, removal)| {
-            let removed = match removal {
-                Removal::Below(sequence) => queue.remove_intake_below(stage, sequence).await,
-                Removal::One(sequence) => queue.remove_intake(stage, sequence).await,
-            };
+        let losses = self.losses;
+        // Many wait for their turn, and the connection may be lost before it comes.
+        let removals = stream::iter(removals).map(move |(stage, removal)| async move {
+            let removed = remove(queue, losses, (stage, removal)).await;
             (stage, removal, removed)
         });
         self.removing = Some(removals.buffer_unordered(at_once).collect().boxed());
@@ -410,8 +407,43 @@ fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
 #[cfg(test)]
 mod tests {
     use medfleet_core::{JobId, TenantId};
+    use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
     use super::*;
+
+    /// Longest wait for anything that must come.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A server that did not sync may have given the place of what was read to another's job.
+    #[tokio::test]
+    async fn nothing_is_removed_by_what_was_read_before_a_loss() {
+        let mut server = NatsServer::start().await.expect("starts");
+        let queue = kit::queue(&kit::config(&server.url())).await;
+        let queue = queue.expect("connects");
+        let unit = kit::unit(&kit::record(1, 1).0, Stage::Encode, Class::Routine, 0);
+        let waits = queue.publish_intake(&unit, &Vec::new()).await;
+        waits.expect("waits");
+        let read_at = queue.losses();
+        server.restart().await.expect("restarts");
+        wait_until(PATIENCE, "the connection to be back", async || {
+            (queue.losses() > read_at && queue.is_connected()).then_some(())
+        })
+        .await
+        .expect("reconnects");
+        for removal in [Removal::One(1), Removal::Below(2)] {
+            let removed = remove(&queue, read_at, (Stage::Encode, removal)).await;
+            assert!(removed.is_err(), "{removal:?}");
+        }
+        let waiting = wait_until(PATIENCE, "an answer", async || {
+            queue.waiting_for_release(Stage::Encode).await.ok()
+        });
+        assert_eq!(waiting.await.expect("answers"), 1);
+        for removal in [Removal::One(1), Removal::Below(2)] {
+            let removed = remove(&queue, queue.losses(), (Stage::Encode, removal)).await;
+            removed.expect("it was read since");
+        }
+        assert_eq!(queue.waiting_for_release(Stage::Encode).await.ok(), Some(0));
+    }
 
     #[test]
     fn jobs_that_cannot_be_ended_take_no_others_place() {
