@@ -101,7 +101,7 @@ pub enum ConfigError {
         allowed: String,
     },
     /// A setting without which the program can't start.
-    #[error("missing key {key}")]
+    #[error("missing key {key}: set it in the file of --config, or by --set {key}=…")]
     Missing {
         /// The whole path of the key.
         key: String,

@@ -128,6 +128,13 @@ impl Places {
 
 /// Runs the command until a signal comes or something fails.
 pub(crate) fn run(args: Args) -> CommandResult {
+    if args.process.print_schema {
+        // It is the same for every model, and needs none.
+        let none = |_: Process<FleetConfig>| async { Ok(()) };
+        return Ok(Exit::Service(
+            process::run(PROGRAM, &args.process, none) as u8
+        ));
+    }
     let sources = Sources::of_process(args.process.config.clone(), args.process.set.clone());
     let given = Given::new(&sources);
     let only_looks = args.process.only_looks();
