@@ -93,6 +93,7 @@ fn flags_beat_environment_beats_file() {
 fn defaults_apply_and_other_variables_are_left_alone() {
     let environment = [
         ("MEDFLEET_TOKEN", "t"),
+        ("MEDFLEET_CONTAINERS", "must"),
         ("MEDFLEET_TEST_NATS", "x"),
         ("MEDFLEET_NAME", "a"),
     ];
