@@ -73,7 +73,8 @@ pub struct QueueConfig {
     /// Units of one stage that may wait for release; at this limit of preprocess, a submit is told to try later.
     #[schemars(range(min = 1))]
     pub intake_messages_max: u64,
-    /// How long an upload handle is valid.
+    /// How long an upload is known after its last part; at least `ingest.limits.upload_time_to_live`, which says how long its
+    /// handle is valid.
     pub upload_ttl: DurationText,
     /// How long a leader lease, or an encoder's claim on a new image, lasts without renewal.
     pub lease_ttl: DurationText,

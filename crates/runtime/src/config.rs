@@ -27,11 +27,11 @@ use crate::exit::chain;
 /// Every variable that sets something begins with this.
 pub const ENVIRONMENT_PREFIX: &str = "MEDFLEET_";
 
-/// Variables with the prefix that are not settings of a service: arguments of the command line, the choice of the model's
-/// kernels, and what tests use.
+/// Variables with the prefix that are not settings of a service: arguments of the command line and of the automation, the choice
+/// of the model's kernels, and what tests use.
 const NOT_SETTINGS: [&str; 6] = [
     "MEDFLEET_CACHE",
-    "MEDFLEET_CONFIG",
+    "MEDFLEET_CONTAINERS",
     "MEDFLEET_KERNELS",
     "MEDFLEET_SERVER",
     "MEDFLEET_TOKEN",
@@ -101,7 +101,7 @@ pub enum ConfigError {
         allowed: String,
     },
     /// A setting without which the program can't start.
-    #[error("missing key {key}")]
+    #[error("missing key {key}: set it in the file of --config, or by --set {key}=…")]
     Missing {
         /// The whole path of the key.
         key: String,

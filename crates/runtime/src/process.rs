@@ -74,6 +74,11 @@ impl Arguments {
     }
 }
 
+/// What holds for every service, behind its flags.
+const AFTER_HELP: &str = "Settings come from the file, then from variables (MEDFLEET_QUEUE__ACK_WAIT=30s sets queue.ack_wait), \
+    then from --set; the later is the stronger.\n\
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not reachable, 4 not finished within process.drain.";
+
 /// Which program this is.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
@@ -161,14 +166,19 @@ where
     F: FnOnce(Process<C>) -> Fut,
     Fut: Future<Output = Result<(), Stop>>,
 {
-    let command = clap::Command::new(program.name)
-        .about(program.about)
-        .version(program.version);
-    let matches = Arguments::augment_args(command).get_matches();
-    match Arguments::from_arg_matches(&matches) {
+    match Arguments::from_arg_matches(&command(program).get_matches()) {
         Ok(arguments) => run(program, &arguments, body).into(),
         Err(error) => error.exit(),
     }
+}
+
+/// The command line of a program that has no other arguments.
+fn command(program: Program) -> clap::Command {
+    // First the arguments: they bring what is said of themselves as what the program does.
+    Arguments::augment_args(clap::Command::new(program.name))
+        .about(program.about)
+        .version(program.version)
+        .after_help(AFTER_HELP)
 }
 
 /// Like [`main`], with arguments parsed elsewhere.

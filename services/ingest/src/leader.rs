@@ -32,8 +32,12 @@ impl Leader {
     where
         F: Future<Output = ()>,
     {
+        // Said once, not at every look for as long as the queue is away.
+        let mut is_told = false;
         while !self.shutdown.has_begun() {
-            match self.queue.try_lease(LEASE, &self.holder).await {
+            let asked = self.queue.try_lease(LEASE, &self.holder).await;
+            let was_told = std::mem::replace(&mut is_told, asked.is_err());
+            match asked {
                 Ok(Some(lease)) => {
                     self.gauge.set(1);
                     tracing::info!("this process is the dispatcher");
@@ -46,7 +50,8 @@ impl Leader {
                     }
                 }
                 Ok(None) => {}
-                Err(error) => tracing::debug!(
+                Err(_) if was_told => {}
+                Err(error) => tracing::warn!(
                     error = chain(&error),
                     "the dispatcher's lease could not be asked for"
                 ),

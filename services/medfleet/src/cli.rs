@@ -16,7 +16,8 @@ pub(crate) const DATA: &str = ".medfleet";
 /// A worker fleet that drafts medical-image reports.
 ///
 /// Every text is a draft: a radiologist reads the images and signs.
-/// Exit codes: 0 done, 1 the job or a check failed, 2 usage or configuration, 3 unreachable or timed out.
+/// Exit codes: 0 done, 1 the job or a check failed, 2 usage or configuration, 3 unreachable or timed out; of `up` also 4: the
+/// fleet did not end within process.drain.
 #[derive(Debug, Parser)]
 #[command(name = "medfleet", version)]
 pub struct Cli {

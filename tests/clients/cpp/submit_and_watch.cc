@@ -79,6 +79,12 @@ void Pause(int tries, const grpc::Status& status, const std::string& what) {
   // An older stream of the upload has stored more meanwhile.
   if (code == grpc::StatusCode::ABORTED) name = "ABORTED";
   if (code == grpc::StatusCode::RESOURCE_EXHAUSTED && asked >= 0) name = "RESOURCE_EXHAUSTED";
+  // Where the fleet has said nothing of it: some libraries call a connection that broke so.
+  if (status.error_details().empty()) {
+    if (code == grpc::StatusCode::UNKNOWN) name = "UNKNOWN";
+    if (code == grpc::StatusCode::CANCELLED) name = "CANCELLED";
+    if (code == grpc::StatusCode::INTERNAL) name = "INTERNAL";
+  }
   if (name == nullptr || tries >= kMostTries) {
     throw std::runtime_error(what + ": " + status.error_message() + " (code " + std::to_string(code) + ")");
   }

@@ -28,6 +28,8 @@ const TRIES_MAX = 8;
 const UPLOAD_BYTES_PER_MS_MIN = 16;
 // ABORTED: an older stream of the upload has stored more meanwhile.
 const BROKEN = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED, grpc.status.ABORTED];
+// The same where the fleet has said nothing of it: some libraries call a connection that broke so.
+const UNTOLD = [grpc.status.UNKNOWN, grpc.status.CANCELLED, grpc.status.INTERNAL];
 const READING = { enums: String, longs: String, defaults: true, oneofs: true };
 const details = loader.loadSync("details.proto", { ...READING, longs: Number, includeDirs: [__dirname] });
 
@@ -44,9 +46,14 @@ function deadline(milliseconds) {
   return { deadline: Date.now() + milliseconds };
 }
 
+// The details of the status, as bytes; undefined where the fleet said nothing.
+function told(error) {
+  return error.metadata?.get("grpc-status-details-bin")[0];
+}
+
 // Milliseconds that the fleet asks to wait: RetryInfo among the details of the status; null without one.
 function delayAsked(error) {
-  const [bytes] = error.metadata?.get("grpc-status-details-bin") ?? [];
+  const bytes = told(error);
   if (!bytes) return null;
   const { details: all } = details["details.Status"].deserialize(bytes);
   const found = all.find((detail) => detail.type_url.endsWith("/google.rpc.RetryInfo"));
@@ -59,7 +66,8 @@ function delayAsked(error) {
 async function pause(tries, error) {
   const asked = delayAsked(error);
   const busy = error.code === grpc.status.RESOURCE_EXHAUSTED && asked !== null;
-  if (tries >= TRIES_MAX || !(busy || BROKEN.includes(error.code))) throw error;
+  const broke = BROKEN.includes(error.code) || (UNTOLD.includes(error.code) && !told(error));
+  if (tries >= TRIES_MAX || !(busy || broke)) throw error;
   // A little longer by chance, so that many clients do not come back at once.
   const wait = (asked ?? Math.min(1_000 * 2 ** (tries - 1), PAUSE_MS_MAX)) * (1 + Math.random() / 4);
   console.error(`submit_and_watch: ${grpc.status[error.code]}, again in ${(wait / 1_000).toFixed(1)} s`);

@@ -34,6 +34,8 @@ TRIES_MAX = 8
 UPLOAD_BYTES_PER_SECOND_MIN = 16 << 10
 # ABORTED: an older stream of the upload has stored more meanwhile.
 BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.ABORTED)
+# The same where the fleet has said nothing of it: some libraries call a connection that broke so.
+UNTOLD = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
 
 
 def connect(address, ca_file):
@@ -44,10 +46,14 @@ def connect(address, ca_file):
         return grpc.secure_channel(address, grpc.ssl_channel_credentials(file.read()))
 
 
+def told(error):
+    """The details of the status, as bytes: empty where the fleet said nothing."""
+    return dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+
+
 def delay_asked(error):
     """Seconds that the fleet asks to wait: RetryInfo among the details of the status; None without one."""
-    trailers = dict(error.trailing_metadata() or ())
-    for detail in details_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b"")).details:
+    for detail in details_pb2.Status.FromString(told(error)).details:
         if detail.type_url.endswith("/google.rpc.RetryInfo"):
             return details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToTimedelta().total_seconds()
     return None
@@ -58,7 +64,8 @@ def pause(tries, error=None):
     code = error.code() if error else grpc.StatusCode.UNAVAILABLE
     asked = delay_asked(error) if error else None
     busy = code == grpc.StatusCode.RESOURCE_EXHAUSTED and asked is not None
-    if tries >= TRIES_MAX or not (busy or code in BROKEN):
+    broke = code in BROKEN or (code in UNTOLD and not told(error))
+    if tries >= TRIES_MAX or not (busy or broke):
         raise error or ConnectionError("the stream ended too soon")
     seconds = min(2 ** (tries - 1), PAUSE_SECONDS_MAX) if asked is None else asked
     # A little longer by chance, so that many clients do not come back at once.

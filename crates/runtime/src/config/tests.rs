@@ -93,6 +93,7 @@ fn flags_beat_environment_beats_file() {
 fn defaults_apply_and_other_variables_are_left_alone() {
     let environment = [
         ("MEDFLEET_TOKEN", "t"),
+        ("MEDFLEET_CONTAINERS", "must"),
         ("MEDFLEET_TEST_NATS", "x"),
         ("MEDFLEET_NAME", "a"),
     ];
@@ -116,10 +117,13 @@ fn errors_name_the_key_and_its_origin() {
         ),
         "variable MEDFLEET_STORE__SLOT: unknown key store.slot; allowed here: blob_bytes_max, slots, key, backend"
     );
-    assert_eq!(error("", &[], &[]), "missing key name");
+    assert_eq!(
+        error("", &[], &[]),
+        "missing key name: set it in the file of --config, or by --set name=…"
+    );
     assert_eq!(
         error(good, &[("MEDFLEET_STORE__SLOTS", "1")], &[]),
-        "missing key store.blob_bytes_max"
+        "missing key store.blob_bytes_max: set it in the file of --config, or by --set store.blob_bytes_max=…"
     );
     assert_eq!(
         error(good, &[], &["wait=ten"]),

@@ -39,6 +39,13 @@ fn prepared(overrides: &[&str], arguments: Arguments) -> Result<Option<Sample>, 
 }
 
 #[test]
+fn help_says_what_the_program_does() {
+    let help = command(PROGRAM).render_long_help().to_string();
+    assert!(help.starts_with("a test\n"), "{help}");
+    assert!(help.contains("4 not finished"), "{help}");
+}
+
+#[test]
 fn a_program_has_no_more_threads_than_it_says_and_one_at_least() {
     let cores = std::thread::available_parallelism().expect("is known");
     let check = |threads_max, expected| {

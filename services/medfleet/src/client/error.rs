@@ -18,7 +18,7 @@ pub(crate) enum ClientError {
     /// Nothing answers there, or it keeps answering that it cannot serve now.
     #[error(
         "{server} cannot be reached: {attempts} attempts in {}, the last one said: {said}; \
-         start a fleet with `medfleet up`, or name one with --server URL",
+         see that a fleet answers there, or name another with --server URL",
         seconds(*waited)
     )]
     Unreachable {
@@ -268,7 +268,7 @@ mod tests {
             Status::unavailable("the queue is not reachable"),
             Exit::Unreachable,
             "http://localhost:1 cannot be reached: 3 attempts in 1.5 s, the last one said: the queue is not reachable; \
-             start a fleet with `medfleet up`, or name one with --server URL",
+             see that a fleet answers there, or name another with --server URL",
         );
     }
 

@@ -340,6 +340,8 @@ fn announce(roles: &Roles, secure: bool, prepared: &Prepared) -> Result<()> {
     if let Some(token) = &prepared.token.generated {
         lines.push(format!("             {token}   (new; shown this once)"));
     }
+    let ingest = roles.admin.iter().find(|(role, _)| *role == "ingest");
+    lines.extend(ingest.map(|(_, admin)| format!("status       http://{admin}/status")));
     lines.extend(
         roles
             .admin
