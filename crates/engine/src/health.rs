@@ -22,6 +22,31 @@ pub enum Health {
     Stopped,
 }
 
+/// Why a process cannot go on with its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ModelFailure {
+    /// The model panicked.
+    #[error("the model broke; the process ends in order")]
+    Broke,
+    /// A call into the model does not come back.
+    #[error("the model hangs; the process ends")]
+    Hangs,
+}
+
+impl Health {
+    /// Whether the process may go on, or end in order, with an engine in this state.
+    ///
+    /// # Errors
+    /// [`ModelFailure`] where the process has to end because of its model.
+    pub const fn check(self) -> Result<(), ModelFailure> {
+        match self {
+            Self::Failed => Err(ModelFailure::Broke),
+            Self::Hung => Err(ModelFailure::Hangs),
+            Self::Running | Self::Stopped => Ok(()),
+        }
+    }
+}
+
 /// How long calls into the model are waited for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {

@@ -36,7 +36,7 @@ pub use decode::{
 pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
-pub use health::Health;
+pub use health::{Health, ModelFailure};
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
 pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::{Half, Origin};

@@ -1,15 +1,19 @@
 //! What a worker service is given ready-made, and how its main makes it from the configuration.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use medfleet_core::{Digest, JobId, JobKey, PoolName, TenantId};
+use medfleet_core::{Digest, JobId, JobKey, PoolName, Stage, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
+    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Process, Stop, TaskKind, TaskSet,
 };
 use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
 use tokio::task::spawn_blocking;
 
+use crate::config::WorkerConfig;
+use crate::metrics::{WorkerMetrics, register_connection};
+use crate::slot::Worker;
 use crate::watch;
 
 const ERASURES: TaskKind = TaskKind {
@@ -107,16 +111,52 @@ impl Dependencies {
         })
     }
 
-    /// Makes sure that the pool's streams and consumers are there. The limits of streams that are there stay ingest's.
+    /// What the slots of a stage run with. Registers the metrics of every worker, and makes sure that the pool's streams and
+    /// consumers are there; the limits of streams that are there stay ingest's.
     ///
     /// # Errors
     /// [`ConnectionError::Ensure`].
-    pub async fn ensure(&self, pool: &PoolName) -> Result<(), ConnectionError> {
-        let ensured = self.queue.ensure_there(std::slice::from_ref(pool)).await;
-        ensured.map_err(|source| ConnectionError::Ensure {
-            pool: pool.clone(),
-            source,
+    pub async fn worker(
+        &self,
+        stage: Stage,
+        pool: PoolName,
+        config: WorkerConfig,
+    ) -> Result<Worker, ConnectionError> {
+        let queue = self.queue.clone();
+        register_connection(&self.metrics, move || queue.is_connected());
+        let ensured = self.queue.ensure_there(std::slice::from_ref(&pool)).await;
+        if let Err(source) = ensured {
+            return Err(ConnectionError::Ensure { pool, source });
+        }
+        Ok(Worker {
+            config,
+            pool,
+            queue: self.queue.clone(),
+            clock: Arc::clone(&self.clock),
+            tasks: self.tasks.clone(),
+            metrics: WorkerMetrics::register(&self.metrics, stage, config.slots.get()),
         })
+    }
+
+    /// Ends the process in order when the model that a service works with breaks: as soon as `ended` gives an error, `part` is
+    /// dead and the shutdown begins. The task is called `name` in logs.
+    pub fn follow_model<E>(
+        &self,
+        name: &'static str,
+        part: Part,
+        ended: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) where
+        E: Error + Send + Sync + 'static,
+    {
+        let kind = TaskKind {
+            name,
+            on_failure: OnFailure::Shutdown,
+            on_shutdown: OnShutdown::Abort,
+        };
+        self.tasks.start(
+            kind,
+            async move { ended.await.inspect_err(|_| part.dead()) },
+        );
     }
 
     /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives: what a service remembers
