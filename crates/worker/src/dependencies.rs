@@ -79,8 +79,8 @@ impl Dependencies {
         let queue = Queue::connect(queue, now)
             .await
             .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
-        // Only of a folder can it be told. The queue is asked first: whoever accepted a job before has left a trace in the folder
-        // by then.
+        // Where there are jobs, a store that was never used is the wrong one, or not mounted; only a folder can show it. The queue
+        // is asked first: whoever accepted a job by then has left a trace in the folder.
         if matches!(store.backend, BackendConfig::Folder { .. }) {
             let has_jobs = queue.has_records().await;
             if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
@@ -159,8 +159,8 @@ impl Dependencies {
         );
     }
 
-    /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives: what a service remembers
-    /// of that tenant goes. A hint that is missed leaves it until it gives way to what is newer.
+    /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives, so that the service drops
+    /// what it holds of that tenant in memory. After a hint that is missed it stays until newer entries push it out.
     pub fn follow_erasures(&self, forget: impl Fn(&TenantId) + Send + 'static) {
         let hints = watch::follow_erasures(self.queue.clone(), forget);
         self.tasks.start(ERASURES, hints);
@@ -178,9 +178,9 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key
 }
 
-/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which knows no
-/// encoder: by the job and its epoch, so that no other job with the same frames, of another encoder, leaves its list in that
-/// place. Of a length that [`chunk_key`] never has.
+/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge. The edge does
+/// not know the encoder, so the key names the job and its epoch instead: another job with the same frames, encoded by another
+/// encoder, has another key. Its length differs from that of every [`chunk_key`].
 #[must_use]
 pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> Vec<u8> {
     let mut key = handed_key_of_any_job(frames, chunk);
@@ -198,8 +198,8 @@ pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
     key
 }
 
-/// What image tokens say of the job that they were made for: enough to know one's own, and to whoever lacks the fleet's key
-/// nothing.
+/// The mark by which image tokens name the job that they were made for: a job recognises its own, and without the fleet's key
+/// the mark says nothing.
 #[must_use]
 pub fn made_for(key: &FleetKey, job: &JobKey) -> [u8; 16] {
     let parts = [job.tenant.as_str().as_bytes(), job.job.as_str().as_bytes()];
