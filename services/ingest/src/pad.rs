@@ -157,7 +157,7 @@ impl Sheets {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_testkit::{self as kit, NatsServer};
+    use medfleet_testkit as kit;
 
     use super::*;
 
@@ -196,9 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_accept_writes_over_one_that_is_finished_and_over_no_other() {
-        let server = NatsServer::start().await.expect("a server");
-        let config = kit::config(&server.url());
-        let queue = kit::queue(&config).await.expect("a queue");
+        let (_server, queue) = kit::start().await.expect("a queue");
         let (pad, other) = (Pad::new(queue.clone(), "a"), Pad::new(queue.clone(), "b"));
         let keys: Vec<_> = (1..=4).map(|seed| kit::record(seed, 1).0).collect();
         let pending = async || {

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use medfleet_core::{Class, Digest, JobKey};
 use medfleet_queue::Created;
 use medfleet_runtime::SystemClock;
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit as kit;
 
 use super::*;
 
@@ -78,8 +78,7 @@ async fn advance(started: &Started) -> Result<()> {
 
 #[tokio::test]
 async fn a_start_is_announced_before_its_outcome_or_not_at_all() -> Result<()> {
-    let server = NatsServer::start().await?;
-    let queue = kit::queue(&kit::config(&server.url())).await?;
+    let (_server, queue) = kit::start().await?;
     // Over before the start had to be announced: the outcome alone, and no start after it.
     let short = started(&queue, 1, 1, LONG).await?;
     advance(&short).await?;
@@ -102,8 +101,7 @@ async fn a_start_is_announced_before_its_outcome_or_not_at_all() -> Result<()> {
 /// Two chunks were begun at the same time, and one is done when the start of the other has to be announced.
 #[tokio::test]
 async fn a_start_that_is_announced_late_leads_no_watcher_back() -> Result<()> {
-    let server = NatsServer::start().await?;
-    let queue = kit::queue(&kit::config(&server.url())).await?;
+    let (_server, queue) = kit::start().await?;
     let first = started(&queue, 1, 2, LONG).await?;
     let second = Started {
         unit: kit::unit(&first.unit.key, Stage::Encode, Class::Routine, 1),
