@@ -198,6 +198,13 @@ pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
     key
 }
 
+/// The key under which decode stores the text that its attempts at a job have written so far, and ingest looks for it; each epoch
+/// of the job has its own.
+#[must_use]
+pub fn text_key(job: &JobId, epoch: u32) -> Vec<u8> {
+    format!("{job}.{epoch}").into_bytes()
+}
+
 /// The mark by which image tokens name the job that they were made for: a job recognises its own, and without the fleet's key
 /// the mark says nothing.
 #[must_use]

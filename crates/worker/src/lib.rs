@@ -23,7 +23,7 @@ mod watch;
 pub use config::WorkerConfig;
 pub use dependencies::{
     ConnectionError, Dependencies, chunk_key, handed_key, handed_key_of_any_job, internal_token,
-    made_for,
+    made_for, text_key,
 };
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};

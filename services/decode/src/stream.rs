@@ -10,6 +10,7 @@ use medfleet_engine::{DecodeEvent, DecodeStream, Done};
 use medfleet_proto::work::v1::TextChunk;
 use medfleet_queue::Queue;
 use medfleet_store::{BlobStore, StoreError};
+use medfleet_worker::text_key;
 use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -44,12 +45,12 @@ impl Writer {
     /// on to its end, also when it is dropped: the store sees to it that an erased job leaves no text.
     pub(crate) fn checkpoint(&self, text: &str) -> BoxFuture<'static, Result<(), StoreError>> {
         let chunk = self.chunk(0, text);
-        let key = format!("{}.{}", self.key.job, self.epoch);
+        let key = text_key(&self.key.job, self.epoch);
         let (store, job) = (self.store.clone(), self.key.clone());
         async move {
             let content = chunk.encode_to_vec().into();
             store
-                .put_mutable_of(&job, BlobKind::Text, key.as_bytes(), content)
+                .put_mutable_of(&job, BlobKind::Text, &key, content)
                 .await?;
             Ok(())
         }
