@@ -82,13 +82,18 @@ pub async fn run(
     let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
     metrics::register_cache(&dependencies.metrics, Arc::clone(&cache));
     let server = rpc::server(config.tls.as_ref(), rpc::KEEP_ALIVE).await?;
-    let tokens = rpc::serve(
-        (deployment.listener, server),
-        (Arc::clone(&cache), metrics.clone()),
+    let tokens = rpc::Tokens {
+        cache: Arc::clone(&cache),
+        metrics: metrics.clone(),
+    };
+    let serving = rpc::serve(
+        deployment.listener,
+        server,
+        tokens,
         internal_token(dependencies.store.key()),
         dependencies.tasks.shutdown().token(),
     );
-    dependencies.tasks.start(TOKENS, tokens);
+    dependencies.tasks.start(TOKENS, serving);
     let engine = deployment.engine;
     let ended = engine.ended();
     dependencies.follow_model(
@@ -122,8 +127,9 @@ pub async fn run(
     Ok(())
 }
 
-/// What is claimed among encoders; whoever is done with it cancels the token and waits for the task. Beyond the shutdown: what is
-/// still being encoded then is claimed until it is done or handed back.
+/// Starts the claims on images among the encoders of the site. Gives them, the token that ends their renewal, and the task that
+/// renews them. The caller cancels the token once the last unit is settled, and then waits for the task: until then claims hold
+/// also beyond the shutdown, as units are still being encoded.
 async fn among_encoders(
     dependencies: &Dependencies,
     metrics: &metrics::EncodeMetrics,
