@@ -58,7 +58,7 @@ pub async fn run(
         metrics::register_load(&dependencies.metrics, engine.load());
         match engine.phrases() {
             Some(phrases) => dependencies.follow_erasures(move |tenant| {
-                // Whose each phrase was nobody knows.
+                // The memory does not know which job a phrase is from, so all of the tenant's go.
                 phrases.forget(&scope(tenant));
             }),
             None => {
@@ -90,7 +90,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Who shares what an engine remembers: tenants share nothing, not even the time that reading a known prompt saves.
+/// The scope within which the engine reuses prompts and phrases. Each tenant has its own, so that no tenant can tell by the time
+/// an answer takes what another has asked.
 fn scope(tenant: &TenantId) -> Digest {
     let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
     Digest::new(key)

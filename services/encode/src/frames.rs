@@ -179,8 +179,8 @@ impl Encode {
         Ok(Some(others).filter(|others| !others.is_empty()))
     }
 
-    /// The missing frames that are worth a claim. A claim takes about a millisecond, and a frame that takes only a few may as well be
-    /// encoded twice.
+    /// The missing frames that are worth a claim. A claim takes about a millisecond, and a frame that takes only a few may as well
+    /// be encoded twice.
     fn claimable(&self, wanted: &[Wanted]) -> HashSet<Digest> {
         match self.frame_nanos.load(Ordering::Relaxed) {
             1..CLAIMED_NANOS_MIN => HashSet::new(),

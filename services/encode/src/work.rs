@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
-use medfleet_engine::{Description, EncodeEngine, Purpose};
+use medfleet_engine::{EncodeEngine, Purpose};
 use medfleet_proto::work::v1::{FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{Ending, Handler, Started, chunk_key, handed_key};
@@ -23,8 +23,6 @@ use crate::unit::{are_numbers, came_encoded, frames_of, is_last};
 
 /// Imported tensors that are checked at a time: those of a job are one chunk, however many frames it has.
 const CHECKED_MAX: usize = 8;
-/// The device of a model that computes nothing.
-const SIMULATED: &str = "simulated";
 
 /// The stage.
 pub(crate) struct Encode {
@@ -127,13 +125,7 @@ impl Encode {
         image: usize,
         entry: &TokensEntry,
     ) -> Result<Digest, EncodeError> {
-        let Description {
-            tokens_per_image,
-            token_width,
-            dtype,
-            device,
-            ..
-        } = self.engine.description();
+        let model = self.engine.description();
         let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
             reason: "the digest of tokens has another length",
         })?;
@@ -145,12 +137,12 @@ impl Encode {
             error => error.into(),
         })?;
         let wrong = |what| EncodeError::Tokens { image, what };
-        let values = *tokens_per_image as usize * *token_width as usize;
-        if bytes.len() != values * dtype.size_bytes() {
+        let values = model.tokens_per_image as usize * model.token_width as usize;
+        if bytes.len() != values * model.dtype.size_bytes() {
             return Err(wrong("as long as their shape"));
         }
         // The simulation's tokens are any bytes.
-        if device != SIMULATED && !are_numbers(&bytes, *dtype) {
+        if !model.is_simulated() && !are_numbers(&bytes, model.dtype) {
             return Err(wrong("finite numbers"));
         }
         Ok(digest)
