@@ -1,6 +1,6 @@
 //! When to count again what is unfinished in full pools. Only the queue's count shows that a unit is done, and it costs requests.
-//! So a pool is counted as soon as one of its jobs has moved since the last count, whether it was full then or has become so since: a
-//! unit that waits for room need not wait for the count of each second.
+//! So a pool is counted as soon as one of its jobs has moved since the last count, whether it was full then or has become so since:
+//! a unit that waits for room need not wait for the count of each second.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
