@@ -214,8 +214,8 @@ impl Decode {
         self.traced(writer.attempt, write).await
     }
 
-    /// A question for each label, one after the other, over the same images, which are read only once. Each answer becomes a line of
-    /// the text.
+    /// A question for each label, one after the other, over the same images, which are read only once. Each answer becomes a
+    /// line of the text.
     async fn labels(
         &self,
         answering: &Answering<'_>,
