@@ -18,7 +18,7 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     let config = &acceptor.config.accept;
     let (every, pending) = (config.sweep_every.get(), config.pending_after.get());
     // An accept or a replay changes the job's record within half of `pending_after`, or not at all; a job that is set aside has its
-    // record by then. Once a server cannot be outdated by as much any more, every server shows that state or a later one.
+    // record before. After `outdated_max` more even a server that was outdated shows it so, or as it became later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
     loop {
         tokio::select! {

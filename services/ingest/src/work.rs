@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, Stage, TenantId, UnixMillis, WorkUnit, protocol};
+use medfleet_core::{
+    JobKey, JobRecord, Move, PoolName, Stage, TenantId, UnixMillis, WorkUnit, protocol,
+};
 use medfleet_queue::{Applied, Headers, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
@@ -24,7 +26,7 @@ use crate::unit::{Held, Rules};
 use session::Session;
 
 /// A server answered with less than this process already knows about a job: it is outdated, and has to be asked again later.
-pub(crate) const BEHIND: QueueError = QueueError::Unavailable {
+const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
 };
 /// A unit that waited longer than this is released only after its job's record was read.
@@ -222,33 +224,53 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Ends a job whose time is over, `now` by the queue's clock. `may_be_behind`: whether a server that does not know it may
-    /// be an outdated one; otherwise its record is gone.
+    /// As [`expire`], and tells workers and watchers.
     async fn expire_job(
         &self,
         (key, epoch): (&JobKey, u32),
         now: UnixMillis,
         may_be_behind: bool,
     ) -> Result<(), QueueError> {
-        match self
-            .queue
-            .apply(key, Some(epoch), &Move::Expire, now)
-            .await?
-        {
-            Applied::Applied { .. } => {
+        match expire(&self.queue, (key, epoch), now, may_be_behind).await? {
+            Expired::Now => {
                 self.figures.expired.inc();
                 // A worker that misses the hint learns it from the record at its next heartbeat.
                 self.queue.publish_cancel(key).await
             }
             // It has ended already, perhaps by a process that died before it published the event.
-            Applied::Refused { record, .. } => self.queue.publish_event(key, &record).await,
-            // An outdated server, which does not know the job's latest epoch. If the job counted as ended now, it would be
-            // forgotten here, and its unit with it.
-            Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
-            Applied::Missing if may_be_behind => Err(BEHIND),
-            // It was replayed, or its record is gone with the retention.
-            Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
+            Expired::Refused(record) => self.queue.publish_event(key, &record).await,
+            Expired::Gone => Ok(()),
         }
+    }
+}
+
+/// What became of a job whose time is over.
+pub(crate) enum Expired {
+    /// It was ended by this call.
+    Now,
+    /// It cannot expire any more: this is its record.
+    Refused(Box<JobRecord>),
+    /// It was replayed, or its record is gone with the retention.
+    Gone,
+}
+
+/// Ends a job of this epoch whose time is over, `now` by the queue's clock. `may_be_behind`: a server that does not know the job
+/// may be outdated; otherwise the record is gone.
+///
+/// # Errors
+/// [`BEHIND`] where an outdated server may have answered: if the job counted as ended now, nobody would ever end it.
+pub(crate) async fn expire(
+    queue: &Queue,
+    (key, epoch): (&JobKey, u32),
+    now: UnixMillis,
+    may_be_behind: bool,
+) -> Result<Expired, QueueError> {
+    match queue.apply(key, Some(epoch), &Move::Expire, now).await? {
+        Applied::Applied { .. } => Ok(Expired::Now),
+        Applied::Refused { record, .. } => Ok(Expired::Refused(Box::new(record))),
+        Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
+        Applied::Missing if may_be_behind => Err(BEHIND),
+        Applied::OtherEpoch { .. } | Applied::Missing => Ok(Expired::Gone),
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, Move, Stage, TenantId, UnixMillis};
-use medfleet_queue::{Applied, IntakeEntry, QueueError};
+use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis};
+use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
-use crate::work::BEHIND;
+use crate::work::{Expired, expire};
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -349,9 +349,8 @@ async fn end_of_time(
     (key, epoch): (JobKey, u32),
     (now, may_be_behind): (UnixMillis, bool),
 ) -> Result<(), QueueError> {
-    let applied = edge.queue.apply(&key, Some(epoch), &Move::Expire, now);
-    match applied.await? {
-        Applied::Applied { .. } => {
+    match expire(&edge.queue, (&key, epoch), now, may_be_behind).await? {
+        Expired::Now => {
             edge.figures.expired.inc();
             if edge.works_here() {
                 // A worker that misses the hint learns it from the record at its next heartbeat.
@@ -359,14 +358,10 @@ async fn end_of_time(
             }
         }
         // It was handed on to the hub just now.
-        Applied::Refused { record, .. } if !record.state.is_final() => return Ok(()),
+        Expired::Refused(record) if !record.state.is_final() => return Ok(()),
         // Ended already, perhaps by a process that died before it published the event.
-        Applied::Refused { record, .. } => edge.queue.publish_event(&key, &record).await?,
-        // An outdated server, which does not know the job's latest epoch. A job that counted as ended now would never be ended.
-        Applied::OtherEpoch { record } if record.epoch < epoch => return Err(BEHIND),
-        Applied::Missing if may_be_behind => return Err(BEHIND),
-        // It was replayed, or its record is gone.
-        Applied::OtherEpoch { .. } | Applied::Missing => {}
+        Expired::Refused(record) => edge.queue.publish_event(&key, &record).await?,
+        Expired::Gone => {}
     }
     edge.open.end(&key, epoch);
     Ok(())
