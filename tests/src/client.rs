@@ -126,9 +126,7 @@ impl Client {
         }));
         let request = self.request(tokio_stream::iter(messages));
         let response = self.stub.clone().upload_input(request).await?.into_inner();
-        response
-            .upload
-            .ok_or_else(|| Status::internal("the response has no upload"))
+        present(response.upload, "upload")
     }
 
     /// How much of an upload is stored.
@@ -138,9 +136,7 @@ impl Client {
     pub async fn get_upload(&self, name: &str) -> Result<v1::Upload, Status> {
         let request = self.request(v1::GetUploadRequest { name: name.into() });
         let response = self.stub.clone().get_upload(request).await?.into_inner();
-        response
-            .upload
-            .ok_or_else(|| Status::internal("the response has no upload"))
+        present(response.upload, "upload")
     }
 
     /// Submits a job.
@@ -170,9 +166,7 @@ impl Client {
             .submit_job(self.request(job))
             .await?
             .into_inner();
-        let job = response
-            .job
-            .ok_or_else(|| Status::internal("the response has no job"))?;
+        let job = present(response.job, "job")?;
         Ok((job, response.already_accepted))
     }
 
@@ -186,9 +180,7 @@ impl Client {
             ..Default::default()
         });
         let response = self.stub.clone().get_job(request).await?.into_inner();
-        response
-            .job
-            .ok_or_else(|| Status::internal("the response has no job"))
+        present(response.job, "job")
     }
 
     /// Returns the job of a request id.
@@ -201,9 +193,7 @@ impl Client {
             ..Default::default()
         });
         let response = self.stub.clone().get_job(request).await?.into_inner();
-        response
-            .job
-            .ok_or_else(|| Status::internal("the response has no job"))
+        present(response.job, "job")
     }
 
     /// Returns a result.
@@ -213,9 +203,7 @@ impl Client {
     pub async fn result(&self, name: &str) -> Result<v1::Result, Status> {
         let request = self.request(v1::GetResultRequest { name: name.into() });
         let response = self.stub.clone().get_result(request).await?.into_inner();
-        response
-            .result
-            .ok_or_else(|| Status::internal("the response has no result"))
+        present(response.result, "result")
     }
 
     /// Returns a page of jobs and the token of the next.
@@ -248,9 +236,7 @@ impl Client {
     pub async fn cancel(&self, name: &str) -> Result<Job, Status> {
         let request = self.request(v1::CancelJobRequest { name: name.into() });
         let response = self.stub.clone().cancel_job(request).await?.into_inner();
-        response
-            .job
-            .ok_or_else(|| Status::internal("the response has no job"))
+        present(response.job, "job")
     }
 
     /// Erases a job.
@@ -319,7 +305,7 @@ impl Client {
         let request = self.request(v1::GetDeadLetterRequest { name: name.into() });
         let response = self.letters.clone().get_dead_letter(request).await?;
         let letter = response.into_inner().dead_letter;
-        letter.ok_or_else(|| Status::internal("the response has no letter"))
+        present(letter, "letter")
     }
 
     /// Starts a dead letter's job over.
@@ -330,7 +316,7 @@ impl Client {
         let request = self.request(v1::ReplayDeadLetterRequest { name: name.into() });
         let response = self.letters.clone().replay_dead_letter(request).await?;
         let job = response.into_inner().job;
-        job.ok_or_else(|| Status::internal("the response has no job"))
+        present(job, "job")
     }
 
     /// Puts a dead letter away.
@@ -354,7 +340,7 @@ impl Client {
         });
         let response = self.operator.clone().pause_work(request).await?;
         let pause = response.into_inner().pause;
-        pause.ok_or_else(|| Status::internal("the response has no pause"))
+        present(pause, "pause")
     }
 
     /// Lets it go on.
@@ -491,6 +477,11 @@ impl Client {
             .await;
         found.with_context(|| format!("{name} last seen in {:?}", last.into_inner()))
     }
+}
+
+/// The message that a response exists for; without it the server breaks the contract.
+fn present<T>(message: Option<T>, name: &str) -> Result<T, Status> {
+    message.ok_or_else(|| Status::internal(format!("the response has no {name}")))
 }
 
 /// Whether nothing follows a state.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use medfleet_core::Class;
 
-/// Part of the difference by which what images usually take follows the newest ones.
+/// Weight of the newest encode in the running mean of how long images usually take.
 const FOLLOWED: f64 = 0.25;
 
 /// What images are encoded for.
@@ -30,20 +30,20 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Grows with everything that a decoder that waits has to look at.
+    /// Grows with every change that may end a decoder's wait.
     changes: u64,
-    /// What is encoded.
+    /// What is being encoded now.
     now: Option<Purpose>,
-    /// What the images took that were the last of their jobs.
+    /// How long images usually take that are the last of their jobs.
     usual: Option<Duration>,
-    /// Such images were made, and no text has come since.
+    /// Such images are encoded, and their text has not come to the decoder yet.
     is_owed: bool,
     /// Encodes begun.
     encodes: u64,
     /// Passes of the decoder begun, and whether one is under way.
     passes: u64,
     is_passing: bool,
-    /// Nobody is to wait any more.
+    /// The process is ending, and no text may wait any more.
     is_hurried: bool,
 }
 
@@ -52,30 +52,31 @@ struct State {
 pub(crate) struct Coming {
     /// How soon its job matters.
     pub(crate) class: Class,
-    /// What such images usually take.
+    /// How long its images usually take to encode.
     pub(crate) usual: Duration,
 }
 
 /// An encoder as it was at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct View {
-    /// For [`Encoding::wait`].
+    /// The count of changes then, for [`Encoding::wait`].
     pub(crate) changes: u64,
-    /// The text that comes next, if one does and it is known about when.
+    /// The text that comes next, if there is one and its time can be estimated.
     pub(crate) coming: Option<Coming>,
 }
 
-/// The beginning of an encode, or of a pass.
+/// Taken at the beginning of an encode or of a pass, to measure it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
     begun: Instant,
-    /// The other half was at rest, and had begun so much.
+    /// Whether the other half of the process was at rest then.
     is_alone: bool,
+    /// How many passes or encodes the other half had begun by then.
     others: u64,
 }
 
 impl Mark {
-    /// How long ago that was.
+    /// How long ago it was taken.
     pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
@@ -87,7 +88,7 @@ impl Encoding {
         self.change(|state| state.is_hurried = true);
     }
 
-    /// Something has changed that is not in here.
+    /// Ends the decoder's wait for a change that is not part of this state, such as a new request.
     pub(crate) fn changed(&self) {
         self.change(|_| ());
     }
@@ -111,7 +112,7 @@ impl Encoding {
         }
     }
 
-    /// The encoder has ended; `is_wanted`: with tokens that somebody waits for.
+    /// An encode has ended. `is_wanted`: it gave tokens, and its caller still waits for them.
     pub(crate) fn end(&self, mark: Mark, is_wanted: bool) {
         let took = mark.elapsed();
         self.change(|state| {
@@ -136,17 +137,18 @@ impl Encoding {
         }
     }
 
-    /// The pass has ended. Says whether nothing was encoded meanwhile.
+    /// A pass of the decoder has ended; true if the encoder was at rest all the while.
     pub(crate) fn end_pass(&self, mark: Mark) -> bool {
         let mut state = self.lock();
         state.is_passing = false;
         mark.is_alone && mark.others == state.encodes
     }
 
-    /// What there is to wait for.
+    /// The text that the decoder could wait for, if there is one.
     pub(crate) fn look(&self) -> View {
         let state = self.lock();
-        // Where the text before it went to another decoder, or has no place here yet, this one's would as well.
+        // As long as the text of the images before has not come, it went to another decoder or finds no place here, and so would
+        // this one.
         let is_open = !state.is_owed && !state.is_hurried;
         let last = state.now.filter(|purpose| is_open && purpose.is_last);
         let coming = last
@@ -158,7 +160,7 @@ impl Encoding {
         }
     }
 
-    /// Waits until something has changed since it was looked at, or until the time.
+    /// Waits until something has changed since `seen`, or until the given time.
     pub(crate) fn wait(&self, seen: View, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         let is_same = |state: &mut State| state.changes == seen.changes;
@@ -166,7 +168,7 @@ impl Encoding {
             .0
             .changed
             .wait_timeout_while(self.lock(), left, is_same);
-        // Whoever waited looks again, whatever woke it.
+        // The caller looks again, whatever has ended the wait.
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -191,7 +193,8 @@ impl Encoding {
     }
 }
 
-/// What images usually take, after some that took so long. Those that shared the device say only what it takes at most.
+/// How long images usually take, now that some took `took`. Those that shared the device with a pass only show that it takes no
+/// longer than that.
 fn followed(usual: Option<Duration>, took: Duration, is_alone: bool) -> Duration {
     match usual {
         None => took,

@@ -22,24 +22,49 @@ pub enum Health {
     Stopped,
 }
 
-/// How long calls into the model are waited for.
+/// Why a process cannot go on with its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ModelFailure {
+    /// The model panicked.
+    #[error("the model broke; the process ends in order")]
+    Broke,
+    /// A call into the model does not come back.
+    #[error("the model hangs; the process ends")]
+    Hangs,
+}
+
+impl Health {
+    /// Whether the process may go on, or end in order, with an engine in this state.
+    ///
+    /// # Errors
+    /// [`ModelFailure`] where the process has to end because of its model.
+    pub const fn check(self) -> Result<(), ModelFailure> {
+        match self {
+            Self::Failed => Err(ModelFailure::Broke),
+            Self::Hung => Err(ModelFailure::Hangs),
+            Self::Running | Self::Stopped => Ok(()),
+        }
+    }
+}
+
+/// How long a call into the model may take before it counts as hung.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
-    /// Until one of its kind has come back: nobody knows the machine, and the first one may find everything cold.
+    /// The limit until a call of the same kind has come back: the machine's speed is unknown, and the first call may have to load
+    /// and compile.
     pub(crate) unknown: Duration,
-    /// At the least from then on.
+    /// The least limit from then on.
     pub(crate) known: Duration,
-    /// From then on as many times as long as the slowest one took.
+    /// From then on the limit is this many times what the slowest call took.
     pub(crate) slower: u32,
 }
 
-/// So often a call is looked at in the shortest time that it may take. A look that comes late tells of a process that stood
-/// still.
+/// How often a call is looked at within the shortest limit. A look that comes late shows that the whole process stood still.
 const LOOKS: u32 = 10;
 
 impl Patience {
-    /// Where a large model runs on a few cores, a pass takes minutes; ending a process that works would make it begin anew
-    /// for ever. A device that hangs costs its jobs at most that time.
+    /// Generous: a large model on a few cores takes minutes for a pass, and ending a process that works would make it begin anew
+    /// for ever. A device that hangs delays its jobs by these limits at most.
     pub(crate) const SAFE: Self = Self {
         unknown: Duration::from_secs(60 * 60),
         known: Duration::from_secs(10 * 60),
@@ -56,7 +81,7 @@ pub(crate) enum Kind {
     Compute,
 }
 
-/// A call: what it does, with how much of it. Of larger ones more is expected, in proportion.
+/// A call into the model: what it does, and how much of it. Larger calls are expected to take longer, in proportion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) kind: Kind,
@@ -71,7 +96,7 @@ impl Call {
         size: 1,
     };
 
-    /// One that computes so much.
+    /// A call that computes `size` rows or frames.
     pub(crate) fn compute(size: usize) -> Self {
         Self {
             kind: Kind::Compute,
@@ -98,7 +123,8 @@ impl Calls {
             return;
         };
         let took = now.saturating_duration_since(begun);
-        // Whoever looks would have found it, had the process not stood still: that says nothing of other calls.
+        // A call beyond its limit that has come back all the same: the process stood still meanwhile, or it would have been found.
+        // Its time says nothing about other calls.
         if took > self.limit(call, patience) {
             return;
         }
@@ -118,13 +144,13 @@ impl Calls {
         patience.known.max(expected.saturating_mul(patience.slower))
     }
 
-    /// When the call under way has taken too long, or, where there is none, before when no call can have.
+    /// When the call under way will have taken too long; where there is none, the earliest time at which a call could have.
     fn due(&self, now: Instant, patience: Patience) -> Instant {
         let (begun, limit) = match self.now {
             Some((call, begun)) => (begun, self.limit(call, patience)),
             None => (now, patience.known.min(patience.unknown)),
         };
-        // Beyond what the clock can say nothing is due.
+        // A limit beyond the range of the clock.
         begun.checked_add(limit).unwrap_or(now + patience.unknown)
     }
 
@@ -134,8 +160,7 @@ impl Calls {
         begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun))
     }
 
-    /// The whole process stood still for so long, as when a machine sleeps: that time is nobody's. A call may have begun
-    /// since.
+    /// Takes off the time for which the whole process stood still, as when a machine sleeps. A call may have begun since.
     fn stood_still(&mut self, time: Duration, now: Instant) {
         if let Some((_, begun)) = &mut self.now {
             *begun = (*begun + time).min(now);
@@ -156,7 +181,7 @@ impl Shared {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From running to this end; the first one stays.
+    /// Sets how the engine ended, unless it has ended before.
     fn end(&self, end: Health) {
         self.health.send_if_modified(|health| {
             let running = *health == Health::Running;
@@ -167,7 +192,7 @@ impl Shared {
         });
     }
 
-    /// Looks at the call under way; says when to look again.
+    /// Ends the engine if the call under way has taken too long. Gives the time of the next look.
     fn look(&self, now: Instant) -> Instant {
         let (due, took) = {
             let calls = self.calls();
@@ -184,11 +209,11 @@ impl Shared {
     }
 }
 
-/// The thread's side: reports the end, also when the thread itself unwinds.
+/// The side of the model's thread. Dropping it reports the end, also when the thread unwinds.
 #[derive(Debug)]
 pub(crate) struct Reporter(Arc<Shared>);
 
-/// The handles' side. Cheap to clone.
+/// The side of the engine's handles. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Monitor(Arc<Shared>);
 
@@ -279,10 +304,10 @@ impl Monitor {
         }
     }
 
-    /// What the thread answers, unless it hangs.
+    /// Waits for an answer of the model's thread.
     ///
     /// # Errors
-    /// [`EngineError::Hung`].
+    /// [`EngineError::Hung`] as soon as the thread hangs.
     pub(crate) async fn answer<T>(
         &self,
         answer: impl Future<Output = T>,

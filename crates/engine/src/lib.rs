@@ -5,7 +5,8 @@
 //! [`Health`] and ends the engine; the service then ends the process in order.
 //!
 //! Reading order: [`backend`] (what a model must be able to do), [`encode`], [`decode`] (the scheduler), [`speculation`]
-//! (several tokens of a text in one pass), [`prompt`], [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma, [`embed`] is MedSigLIP.
+//! (several tokens of a text in one pass), [`prompt`], [`text`]; [`simulated`] is a model without weights, [`real`] is MedGemma,
+//! [`embed`] is MedSigLIP.
 
 pub mod backend;
 pub mod config;
@@ -36,7 +37,7 @@ pub use decode::{
 pub use embed::{Compared, LoadedEmbedder, Match};
 pub use encode::{EncodeEngine, Encoded};
 pub use encoding::{Encoding, Purpose};
-pub use health::Health;
+pub use health::{Health, ModelFailure};
 pub use medfleet_model::{Constraint, ConstraintError, StillThinking};
 pub use prompt::{Arrangement, Asked, Images, PROMPT_VERSION, Part, Prompt, Prompts, Question};
 pub use real::{Half, Origin};

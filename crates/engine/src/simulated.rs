@@ -58,6 +58,16 @@ impl Default for SimulatedShape {
 
 /// Context of the simulated model, in tokens.
 const CONTEXT_TOKENS_MAX: u32 = 131_072;
+/// The kind of device of the simulated model, by which results and records show that no model computed.
+const DEVICE: &str = "simulated";
+
+impl Description {
+    /// Whether no model computes: image tokens are any bytes, and text says nothing about an image.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.device == DEVICE
+    }
+}
 
 /// The simulated model: what both halves share, and the vision half.
 #[derive(Debug, Clone)]
@@ -81,7 +91,7 @@ impl Simulated {
             model: "simulated".to_owned(),
             model_digest: Digest::new(*hasher.finalize().as_bytes()),
             encoder_digest,
-            device: "simulated".to_owned(),
+            device: DEVICE.to_owned(),
             dtype: Dtype::Bf16,
             weights: String::new(),
             frame_side: shape.frame_side,

@@ -17,9 +17,9 @@ use crate::wire::{decode, reason_to_wire, unit_from_wire, unit_to_wire};
 use crate::{Headers, Queue, QueueError, Result};
 
 const ACKNOWLEDGE: Operation = repeatable("acknowledge a unit");
-/// A unit that pauses so long gives up its place where places are few.
+/// A unit that is to come again after this time or later is set aside where the consumer's places are few.
 const LONG: Duration = Duration::from_secs(5);
-/// One place in so many of a consumer may be taken before units that wait for something give up theirs.
+/// The part of a consumer's places, one in this many, that may be taken before units that wait are set aside.
 const CROWDED_FROM: u64 = 4;
 
 /// A unit that this process took. Dropping it unsettled is what a crash does: it is delivered again after the
@@ -102,7 +102,8 @@ impl Delivery {
         match verdict {
             Verdict::Done => self.queue.acknowledge(&self.reply, "+ACK".into()).await,
             Verdict::Retry { after } => {
-                // What is handed back keeps its place: those of one tenant whose files cannot be read would stop the others.
+                // A unit that is handed back keeps its place at the consumer until it comes again. The units of one tenant whose
+                // files cannot be read could take all of them.
                 if after >= LONG && matches!(self.queue.is_crowded(&self.unit).await, Ok(true)) {
                     return self.queue.set_aside(&self.unit.key, &self.reply).await;
                 }
@@ -142,9 +143,9 @@ pub fn dead_letter(unit: &WorkUnit, failure: &Failure, now_unix_millis: i64) -> 
 }
 
 impl Queue {
-    /// Whether so many units of this one's stage, pool and class are with workers, those handed back for later included, that
-    /// those which wait for something must not stand in the way of what can be done: a consumer without a free place gives
-    /// nobody anything. The slots of all workers are far fewer than its places.
+    /// Whether so many units of this one's stage, pool and class are with workers, including those handed back for later, that
+    /// units which wait should give up their places: a consumer without a free place delivers nothing. The slots of all workers
+    /// are far fewer than its places.
     pub(crate) async fn is_crowded(&self, unit: &WorkUnit) -> Result<bool> {
         let (taken, most) = self.places(unit).await?;
         Ok(is_crowded(taken, most))
@@ -155,9 +156,9 @@ impl Queue {
         let begun = Instant::now();
         self.note_aside(key).await?;
         let acknowledged = self.acknowledge(reply, "+ACK".into()).await;
-        // It may still be on its way, and come when a sweep has long found the unit in its place and done with the note: the
-        // unit would be gone, and nobody would know. Today's sweep leaves the note as long as it finds a unit; one of an earlier
-        // release does not, so one more note goes behind it.
+        // The acknowledgement may still arrive after a sweep has found the unit in its place and removed the note: then the unit
+        // would be gone without a note. The sweep of this release leaves the note as long as it finds a unit, but that of an
+        // earlier release does not, so a second note is written.
         if acknowledged.is_err() || begun.elapsed() > self.config.request_timeout.get() {
             self.note_aside(key).await?;
         }

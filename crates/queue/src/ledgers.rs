@@ -23,8 +23,8 @@ impl Queue {
         self.pending.put(&key.to_string(), Bytes::new()).await
     }
 
-    /// As [`Queue::put_pending`], on a sheet of the caller's own: what stood there is gone, so that the next note takes the place
-    /// of one whose job needs none any more. `holder` tells the caller from others, in letters and digits.
+    /// As [`Queue::put_pending`], under a key of the caller's own, made of its name (`holder`: letters and digits) and a number
+    /// (`sheet`). It overwrites the note under that key, whose job must need none any more.
     ///
     /// # Errors
     /// Transient ones: note again.
@@ -37,7 +37,7 @@ impl Queue {
         self.pending.put(&sheet, key.to_string().into()).await
     }
 
-    /// Removes this very note once the publish is confirmed: another accept or replay of the job may have made one since.
+    /// Removes this note, and no other, once the publish is confirmed: another accept or replay of the job may have made one since.
     ///
     /// # Errors
     /// Transient ones: remove again, or leave it to the sweeper.

@@ -18,14 +18,14 @@ use crate::delivery::Delivery;
 use crate::work::check_consumer;
 use crate::{Queue, QueueError, Result, subject};
 
-/// Longest time that a class goes without a look, should a hint be lost. Units that come again are not hinted at.
+/// How long a class goes without a pull at most: a hint may be lost, and for units that are delivered again there is none.
 const IDLE: Duration = Duration::from_secs(1);
-/// The same for a class that had as many units in flight as it may have: each that is settled makes room, without a hint.
+/// The same for a class that has as many units in flight as it may: each that is settled makes room, without a hint.
 const AT_LIMIT: Duration = Duration::from_millis(100);
 /// How long one pull may stay unanswered. A later answer is still taken.
 const ANSWER: Duration = Duration::from_secs(2);
-/// One unit in so many is looked for in the other direction below STAT, so that a released unit of a lower class is taken at
-/// last however many of the higher ones come.
+/// For one unit in this many the classes below STAT are tried in reverse order, so that a released unit of a low class is taken at
+/// last, however many of higher classes come.
 const LOWEST_FIRST_EVERY: u64 = 16;
 /// First and longest pause after trouble.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -44,7 +44,7 @@ pub struct Puller {
 struct Crew {
     /// Slots that wait for a unit.
     waiting: AtomicUsize,
-    /// Who holds it pulls for all that wait.
+    /// Whoever holds the lock pulls for all slots that wait.
     pulls: Mutex<Pulls>,
 }
 
@@ -72,14 +72,14 @@ struct Pulls {
     /// The subjects to pull from, in class order.
     subjects: Vec<(Class, String)>,
     wires: Option<Wires>,
-    /// The classes that are pulled at all, by their index in `subjects`. Of some alone it is not told when units come.
+    /// The classes that are pulled at all, by their index in `subjects`. A puller of only some classes gets no hints.
     every: Due,
-    /// Units that have come and that a waiting slot takes.
+    /// Units that have come and are not taken by a slot yet.
     ready: VecDeque<Message>,
     /// The classes to look at, by their index in `subjects`: those that were not empty when last looked at, and those that
     /// hints have named since.
     due: Due,
-    /// When all of them are to be looked at.
+    /// When all classes are due, whatever hints have come.
     look_at_all: Instant,
     /// The pull under way.
     asked: Option<Asked>,
@@ -118,9 +118,9 @@ enum End {
     Full,
     /// This class has nothing more for us now.
     Empty,
-    /// It has, but as much of it is in flight as may be.
+    /// This class has more, but as many of its units are in flight as may be.
     AtLimit,
-    /// The pull was not answered, or the server could not.
+    /// The pull was not answered, or the server could not serve it.
     Trouble,
 }
 

@@ -44,7 +44,7 @@ enum Second {
     Kept(u64),
 }
 
-/// What all processes agree on: an entry of some letters.
+/// Size of the bucket with what all processes agree on, an entry of some letters.
 const FLEET_BYTES_MAX: u64 = 64 << 10;
 /// Memory of the claims: some 80,000 at a time.
 const CLAIMS_BYTES_MAX: u64 = 16 << 20;
@@ -71,8 +71,8 @@ fn bucket(name: &str, bytes_max: u64, age_max: Duration) -> Stream {
     }
 }
 
-/// The bucket of the claims. Not one of [`streams`]: only who claims makes it, again where its server has lost it, and nobody
-/// fails to start because it cannot be made.
+/// The bucket of the claims. It is not one of [`streams`]: only processes that claim make it, again after its server has lost
+/// it, and no process fails to start because it cannot be made.
 fn claims(config: &QueueConfig) -> Stream {
     Stream {
         in_memory: true,
@@ -82,7 +82,7 @@ fn claims(config: &QueueConfig) -> Stream {
 
 fn streams(config: &QueueConfig) -> Vec<Stream> {
     let bytes = &config.stream_bytes_max;
-    // First what says how many of the records there are, and they right behind it.
+    // The bucket that says how many shards of records there are comes first, right before the shards.
     let mut all = vec![bucket(FLEET, FLEET_BYTES_MAX, Duration::ZERO)];
     let part = part_of(bytes.records.get(), config.record_shards);
     let records = record_buckets(config.record_shards);
@@ -126,7 +126,7 @@ fn streams(config: &QueueConfig) -> Vec<Stream> {
     all
 }
 
-/// What each of so many streams may take of a limit that is for all of them; 0 is no limit.
+/// The share of each of `streams` streams in a limit for all of them; 0 is no limit.
 fn part_of(limit: u64, streams: u8) -> u64 {
     match limit {
         0 => 0,
@@ -134,7 +134,7 @@ fn part_of(limit: u64, streams: u8) -> u64 {
     }
 }
 
-/// Longest time that a server remembers message ids. We send none; a server wants it no longer than the age limit.
+/// How long a server remembers message ids. We send none, but a server requires it to be no longer than the stream's age limit.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 fn nanos(duration: Duration) -> u64 {
@@ -201,16 +201,16 @@ fn consumer_json(config: &QueueConfig, stage: Stage, pool: &PoolName, class: Cla
 
 const CREATE: Operation = repeatable("create a stream");
 
-/// What becomes of a stream that is there already and differs.
+/// What to do with a stream that is there already with another configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Present {
-    /// It is made what is configured.
+    /// Change it to what is configured.
     Changed,
-    /// It stays as whoever owns its limits has set them.
+    /// Leave it as its owner has set it.
     Left,
 }
 
-/// Makes the server agree. Safe to call from many processes at once, and again.
+/// Makes the server have all streams and consumers. Safe to call from many processes at once, and again.
 pub(crate) async fn ensure(
     api: &Api,
     config: &QueueConfig,
@@ -249,8 +249,9 @@ pub(crate) async fn ensure_claims(api: &Api, config: &QueueConfig) -> Result<()>
     ensure_stream(api, &stream.name, &body).await
 }
 
-/// Where nobody says how many lines the audit keeps of a tenant, no start removes one: that number comes of the room, and neither
-/// another release nor less room may cost lines that nobody has asked to lose. They go by their age, and as new ones come.
+/// Keeps a start from removing lines of the audit. Where the configuration does not say how many lines are kept of a tenant, the
+/// number follows from the stream's size, so that another release or a smaller stream would give a lower one. Then the stream
+/// keeps as many as it has; lines still go by their age, and as new ones come.
 async fn spare(api: &Api, config: &QueueConfig, stream: &mut Stream) -> Result<()> {
     if let (Second::Kept(most @ 1..), None) = (stream.second, config.audit_lines_max) {
         let held = api.most_of_a_subject(&stream.name, &stream.subjects).await;
@@ -272,7 +273,7 @@ async fn ensure_there(api: &Api, name: &str, body: &Value) -> Result<()> {
     }
 }
 
-/// Tries of create and update before a quarrel with another process counts as an error.
+/// Tries of update and create before a conflict with another process counts as an error.
 const TRIES: usize = 5;
 
 pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result<()> {
@@ -304,7 +305,7 @@ pub(crate) async fn ensure_stream(api: &Api, name: &str, body: &Value) -> Result
     Err(naming(latest, name))
 }
 
-/// Says which stream or consumer the server did not make or change: its own words do not.
+/// Adds the name of the stream or consumer to a refusal, as the server's own words do not contain it.
 fn naming(error: QueueError, name: &str) -> QueueError {
     match error {
         QueueError::Refused {

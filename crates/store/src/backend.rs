@@ -90,7 +90,7 @@ pub struct Entry {
     pub modified: UnixMillis,
 }
 
-/// Which writing of an object is there, in the place's own words. A write or a refresh makes another.
+/// Identifies one writing of an object, in a form of the place's own. A write and a refresh make a new version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(String);
 
@@ -162,35 +162,36 @@ impl BackendError {
     }
 }
 
-/// What is stored for a job at one go.
+/// What is stored for a job in one call.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Contents under names that are made of them. One that is there already, byte for byte, is made young and not written.
+    /// Contents under names that follow from their bytes. One that is there already, with the same bytes, is only made young.
     pub contents: Vec<(Name, Bytes)>,
-    /// What says whose they are: written in any case.
+    /// The list that names the job and its contents; always written.
     pub list: (Name, Bytes),
-    /// Where this is there to begin with, nothing is done.
+    /// If this object exists at the beginning, nothing is written: the job's tombstone.
     pub unless: Name,
 }
 
-/// What there is after a [`Batch`], looked at when all of it was written.
+/// What a [`Batch`] has left, looked at after its last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Landed {
     /// When the list was written, by the store's clock.
     pub listed: UnixMillis,
     /// The contents, in their order.
     pub contents: Vec<Option<Entry>>,
-    /// What was not there to begin with.
+    /// [`Batch::unless`], if it has come since the beginning.
     pub unless: Option<Entry>,
     /// Bytes that were written.
     pub written_bytes: u64,
 }
 
-/// A place where it costs less to do several things in one call than in one call each.
+/// A place in which one call for several objects costs less than a call for each.
 #[async_trait]
 pub trait AtOnce: Send + Sync {
-    /// Does all of it, then looks at it. When it returns, everything survives a power cut, as after [`Backend::put`]; after
-    /// an error, or when the process ends meanwhile, any part of it may be there, each object whole. None: it was not begun.
+    /// Writes a batch, then looks at what is there. When it returns, everything survives a power cut, as after [`Backend::put`].
+    /// After an error, or if the process dies meanwhile, any of the objects may be there, each of them whole. `None` if the
+    /// batch was not begun because of [`Batch::unless`].
     async fn put_batch(&self, batch: Batch) -> Result<Option<Landed>, BackendError>;
 }
 

@@ -10,5 +10,5 @@ mod wait;
 pub use cache::cache_dir;
 pub use link::FaultyLink;
 pub use nats::{Member, NATS_DEFAULT, NATS_NEWEST, NATS_OLDEST, NatsServer};
-pub use queue::{clock, config, pool, queue, record, tenant, unit};
+pub use queue::{clock, config, pool, queue, record, start, start_with, tenant, unit};
 pub use wait::wait_until;

@@ -10,6 +10,28 @@ use medfleet_core::{
 };
 use medfleet_queue::{Clock, Queue, QueueConfig};
 
+use crate::NatsServer;
+
+/// A server of one's own and a [`queue`] on it; keep both for as long as the test lasts.
+///
+/// # Errors
+/// As [`start_with`].
+pub async fn start() -> Result<(NatsServer, Queue)> {
+    start_with(|_| {}).await
+}
+
+/// As [`start`], with settings that `change` makes of those of [`config`].
+///
+/// # Errors
+/// When the server does not come up, or cannot be used with these settings.
+pub async fn start_with(change: impl FnOnce(&mut QueueConfig)) -> Result<(NatsServer, Queue)> {
+    let server = NatsServer::start().await?;
+    let mut config = config(&server.url());
+    change(&mut config);
+    let queue = queue(&config).await?;
+    Ok((server, queue))
+}
+
 /// The machine's clock.
 #[must_use]
 pub fn clock() -> Clock {

@@ -1,15 +1,19 @@
 //! What a worker service is given ready-made, and how its main makes it from the configuration.
 
+use std::error::Error;
 use std::sync::Arc;
 
-use medfleet_core::{Digest, JobId, JobKey, PoolName, TenantId};
+use medfleet_core::{Digest, JobId, JobKey, PoolName, Stage, TenantId};
 use medfleet_queue::{ConnectError, Queue, QueueConfig, QueueError, Replicas};
 use medfleet_runtime::{
-    Clock, Health, Metrics, OnFailure, OnShutdown, Process, Stop, TaskKind, TaskSet,
+    Clock, Health, Metrics, OnFailure, OnShutdown, Part, Process, Stop, TaskKind, TaskSet,
 };
 use medfleet_store::{BackendConfig, BlobStore, FleetKey, OpenError, StoreConfig};
 use tokio::task::spawn_blocking;
 
+use crate::config::WorkerConfig;
+use crate::metrics::{WorkerMetrics, register_connection};
+use crate::slot::Worker;
 use crate::watch;
 
 const ERASURES: TaskKind = TaskKind {
@@ -75,8 +79,8 @@ impl Dependencies {
         let queue = Queue::connect(queue, now)
             .await
             .map_err(|error| Stop::unreachable(ConnectionError::from(error)))?;
-        // Only of a folder can it be told. The queue is asked first: whoever accepted a job before has left a trace in the folder
-        // by then.
+        // Where there are jobs, a store that was never used is the wrong one, or not mounted; only a folder can show it. The queue
+        // is asked first: whoever accepted a job by then has left a trace in the folder.
         if matches!(store.backend, BackendConfig::Folder { .. }) {
             let has_jobs = queue.has_records().await;
             if has_jobs.map_err(|error| Stop::unreachable(ConnectionError::Jobs(error)))? {
@@ -107,20 +111,56 @@ impl Dependencies {
         })
     }
 
-    /// Makes sure that the pool's streams and consumers are there. The limits of streams that are there stay ingest's.
+    /// What the slots of a stage run with. Registers the metrics of every worker, and makes sure that the pool's streams and
+    /// consumers are there; the limits of streams that are there stay ingest's.
     ///
     /// # Errors
     /// [`ConnectionError::Ensure`].
-    pub async fn ensure(&self, pool: &PoolName) -> Result<(), ConnectionError> {
-        let ensured = self.queue.ensure_there(std::slice::from_ref(pool)).await;
-        ensured.map_err(|source| ConnectionError::Ensure {
-            pool: pool.clone(),
-            source,
+    pub async fn worker(
+        &self,
+        stage: Stage,
+        pool: PoolName,
+        config: WorkerConfig,
+    ) -> Result<Worker, ConnectionError> {
+        let queue = self.queue.clone();
+        register_connection(&self.metrics, move || queue.is_connected());
+        let ensured = self.queue.ensure_there(std::slice::from_ref(&pool)).await;
+        if let Err(source) = ensured {
+            return Err(ConnectionError::Ensure { pool, source });
+        }
+        Ok(Worker {
+            config,
+            pool,
+            queue: self.queue.clone(),
+            clock: Arc::clone(&self.clock),
+            tasks: self.tasks.clone(),
+            metrics: WorkerMetrics::register(&self.metrics, stage, config.slots.get()),
         })
     }
 
-    /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives: what a service remembers
-    /// of that tenant goes. A hint that is missed leaves it until it gives way to what is newer.
+    /// Ends the process in order when the model that a service works with breaks: as soon as `ended` gives an error, `part` is
+    /// dead and the shutdown begins. The task is called `name` in logs.
+    pub fn follow_model<E>(
+        &self,
+        name: &'static str,
+        part: Part,
+        ended: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) where
+        E: Error + Send + Sync + 'static,
+    {
+        let kind = TaskKind {
+            name,
+            on_failure: OnFailure::Shutdown,
+            on_shutdown: OnShutdown::Abort,
+        };
+        self.tasks.start(
+            kind,
+            async move { ended.await.inspect_err(|_| part.dead()) },
+        );
+    }
+
+    /// Calls `forget` with the tenant of every job that is erased, for as long as the process lives, so that the service drops
+    /// what it holds of that tenant in memory. After a hint that is missed it stays until newer entries push it out.
     pub fn follow_erasures(&self, forget: impl Fn(&TenantId) + Send + 'static) {
         let hints = watch::follow_erasures(self.queue.clone(), forget);
         self.tasks.start(ERASURES, hints);
@@ -138,9 +178,9 @@ pub fn chunk_key(frames: &Digest, chunk: u32, encoder: &Digest) -> Vec<u8> {
     key
 }
 
-/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge, which knows no
-/// encoder: by the job and its epoch, so that no other job with the same frames, of another encoder, leaves its list in that
-/// place. Of a length that [`chunk_key`] never has.
+/// The key under which an encode worker of a hospital's edge leaves the tokens manifest of a chunk for the edge. The edge does
+/// not know the encoder, so the key names the job and its epoch instead: another job with the same frames, encoded by another
+/// encoder, has another key. Its length differs from that of every [`chunk_key`].
 #[must_use]
 pub fn handed_key((job, epoch): (&JobId, u32), frames: &Digest, chunk: u32) -> Vec<u8> {
     let mut key = handed_key_of_any_job(frames, chunk);
@@ -158,8 +198,15 @@ pub fn handed_key_of_any_job(frames: &Digest, chunk: u32) -> Vec<u8> {
     key
 }
 
-/// What image tokens say of the job that they were made for: enough to know one's own, and to whoever lacks the fleet's key
-/// nothing.
+/// The key under which decode stores the text that its attempts at a job have written so far, and ingest looks for it; each epoch
+/// of the job has its own.
+#[must_use]
+pub fn text_key(job: &JobId, epoch: u32) -> Vec<u8> {
+    format!("{job}.{epoch}").into_bytes()
+}
+
+/// The mark by which image tokens name the job that they were made for: a job recognises its own, and without the fleet's key
+/// the mark says nothing.
 #[must_use]
 pub fn made_for(key: &FleetKey, job: &JobKey) -> [u8; 16] {
     let parts = [job.tenant.as_str().as_bytes(), job.job.as_str().as_bytes()];

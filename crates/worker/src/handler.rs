@@ -19,11 +19,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Which stage.
     const STAGE: Stage;
 
-    /// Slots beside the others for units of STAT alone, which find one though all others are taken. The handler sees to it
-    /// that such a unit is worked on at once.
+    /// Additional slots that take only units of class STAT, so that one begins although all other slots are taken. The handler
+    /// has to work on such a unit at once.
     const STAT_SLOTS: usize = 0;
 
-    /// Units that may have left their place ([`Place::leave`]) and still be in hand, for each slot.
+    /// For each slot, how many units may be in hand besides the one that is worked on: those that have left their place
+    /// ([`Place::leave`]) and wait.
     const ASIDE: usize = 0;
 
     /// What the work is done on.
@@ -100,7 +101,7 @@ impl Ending {
 impl From<QueueError> for Ending {
     fn from(error: QueueError) -> Self {
         match error {
-            // What these three found will be the same next time.
+            // Another try would end the same way.
             QueueError::Internal { .. }
             | QueueError::TooLarge { .. }
             | QueueError::Malformed { .. } => {
@@ -138,10 +139,10 @@ pub struct Started {
     pub(crate) revision: Revision,
     pub(crate) queue: Queue,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long the start may be kept quiet, for an outcome that tells of it.
-    pub(crate) untold: Duration,
-    /// Whether the start was told, or need not be any more.
-    pub(crate) is_told: Mutex<bool>,
+    /// How long the event of the start may be put off, as an outcome that comes by then is announced in its place.
+    pub(crate) announce_after: Duration,
+    /// Whether the event of the start was published, or is not needed any more.
+    pub(crate) is_announced: Mutex<bool>,
 }
 
 impl Started {
@@ -157,30 +158,33 @@ impl Started {
         self.record.attempt
     }
 
-    /// Publishes the event of the start, once the work has taken as long as it may be kept quiet: by then of where the job
-    /// stands, if it is where the start left it. Other chunks may have come further since, and a watcher is never led back.
+    /// Publishes the event of the start, once the work has taken [`Started::announce_after`]. It then says where the job stands by
+    /// now, and nothing if the job has moved on to another state: other chunks may be done since, and a watcher must never see
+    /// progress go backwards.
     ///
     /// # Errors
     /// As [`Queue::record`] and [`Queue::publish_event`].
-    pub(crate) async fn tell_in_time(&self) -> Result<(), QueueError> {
-        if self.untold.is_zero() {
-            return self.tell(&self.record).await;
+    pub(crate) async fn announce_in_time(&self) -> Result<(), QueueError> {
+        if self.announce_after.is_zero() {
+            return self.announce(&self.record).await;
         }
-        tokio::time::sleep(self.untold).await;
+        tokio::time::sleep(self.announce_after).await;
         let stands = self.queue.record(&self.unit.key).await?;
         let begun = (self.record.epoch, self.record.state);
         match stands {
-            Some((record, _)) if (record.epoch, record.state) == begun => self.tell(&record).await,
+            Some((record, _)) if (record.epoch, record.state) == begun => {
+                self.announce(&record).await
+            }
             _ => Ok(()),
         }
     }
 
-    /// Publishes the event of the start, unless that was done; whoever comes meanwhile waits until it was.
-    async fn tell(&self, record: &JobRecord) -> Result<(), QueueError> {
-        let mut is_told = self.is_told.lock().await;
-        if !*is_told {
+    /// Publishes the event of the start, once; a second caller waits until the first one has.
+    async fn announce(&self, record: &JobRecord) -> Result<(), QueueError> {
+        let mut is_announced = self.is_announced.lock().await;
+        if !*is_announced {
             self.queue.publish_event(&self.unit.key, record).await?;
-            *is_told = true;
+            *is_announced = true;
         }
         Ok(())
     }
@@ -191,12 +195,12 @@ impl Started {
     /// How the unit ended instead.
     pub async fn advance(&self, step: &Move) -> Result<JobRecord, Ending> {
         let key = &self.unit.key;
-        if self.untold.is_zero() {
+        if self.announce_after.is_zero() {
             // Watchers see the start before its outcome.
-            self.tell(&self.record).await?;
+            self.announce(&self.record).await?;
         } else {
-            // Or the outcome alone, which names the same state; and no start after it.
-            *self.is_told.lock().await = true;
+            // Watchers see the outcome alone, which names the same state, unless the start was announced already.
+            *self.is_announced.lock().await = true;
         }
         let seen = Seen::Record(&self.record, self.revision);
         let applied = self
@@ -207,7 +211,7 @@ impl Started {
             Applied::Applied { record, .. } => record,
             Applied::Refused { reason, record } => return Err(Ending::of_refused(&reason, record)),
             Applied::OtherEpoch { .. } => return Err(Ending::Over(None)),
-            // Whether the job is gone, the next delivery finds out.
+            // The next delivery finds out whether the job is really gone.
             Applied::Missing => return Err(Ending::Superseded),
         };
         let event = self.queue.publish_event(key, &record);
@@ -219,7 +223,7 @@ impl Started {
     }
 }
 
-/// Lets units wait for their turn, all at once; one that is queued already counts as queued.
+/// Queues units for their release, all at once; one that is queued already is not an error.
 pub(crate) async fn publish(
     queue: &Queue,
     next: Vec<WorkUnit>,

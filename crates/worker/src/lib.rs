@@ -4,9 +4,9 @@
 //! the same for all stages is here once: heartbeats, fencing, cancellation, expiry, exhausted attempts, hand-back on
 //! shutdown, the span of a unit and its metrics. Nothing is acknowledged before its effects are confirmed.
 //!
-//! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch` (what stops a
-//! unit from outside), `place` (how one that waits makes room), `presence`; `encoded` is the file that a hospital's
-//! edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
+//! Reading order: `handler` (what a service implements), `slot` (the loop; what it decides is in core's `protocol`), `watch`
+//! (what stops a unit from outside), `place` (how one that waits makes room), `presence`; `encoded` is the file that a
+//! hospital's edge sends in place of images, `tls` reads certificates, `http2` sizes connections.
 
 mod config;
 mod dependencies;
@@ -23,7 +23,7 @@ mod watch;
 pub use config::WorkerConfig;
 pub use dependencies::{
     ConnectionError, Dependencies, chunk_key, handed_key, handed_key_of_any_job, internal_token,
-    made_for,
+    made_for, text_key,
 };
 pub use handler::{Ending, Handler, Started};
 pub use metrics::{WorkerMetrics, register_connection};

@@ -1,5 +1,5 @@
-//! The place of a unit among those that its worker works on at a time. A unit that waits for what another one makes leaves it,
-//! so that what could be worked on meanwhile does not wait too.
+//! The place of a unit among those that its worker works on at a time. A unit that waits for something another unit makes
+//! leaves its place, so that another unit is worked on meanwhile.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,20 +8,20 @@ use std::task::Poll;
 use futures::poll;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A place, taken or left. One by itself, as in tests, is nobody else's.
+/// A place, taken or left. The default holds none yet: leaving it frees nothing.
 #[derive(Debug, Default)]
 pub struct Place {
     held: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Place {
-    /// Lets another unit have it, for the rest of this one. What the unit then does itself goes on beside that: whoever takes
-    /// the place may keep it for long.
+    /// Gives the place to another unit for good. The unit that left goes on beside it, and does not get the place back: the other
+    /// one may keep it for long.
     pub fn leave(&self) {
         drop(self.lock().take());
     }
 
-    /// As [`Place::leave`], for as long as it takes, unless that takes no time.
+    /// Waits, and leaves the place ([`Place::leave`]) if what is waited for is not there at once.
     pub async fn leave_for<T>(&self, waiting: impl Future<Output = T>) -> T {
         let mut waiting = pin!(waiting);
         if let Poll::Ready(out) = poll!(waiting.as_mut()) {
@@ -34,7 +34,7 @@ impl Place {
     /// Waits for one of `places`. Safe to cancel.
     pub(crate) async fn take(&self, places: &Arc<Semaphore>) {
         let taken = Arc::clone(places).acquire_owned().await;
-        // Nobody closes the semaphore, and without one of its places a unit would still be taken.
+        // Nobody closes the semaphore; should it be closed, units are taken without the limit.
         *self.lock() = taken.ok();
     }
 

@@ -1,5 +1,5 @@
-//! Says on the queue, about once a second, that this worker is there and how many units it takes at a time, of STAT beside
-//! the others too: dispatchers release as much as that soon does, and the status page shows it.
+//! Publishes about once a second that this worker is there and how many units it takes at a time, those for STAT apart.
+//! Dispatchers release as much as all workers can soon do, and the status page shows them.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::slot::Worker;
 
-/// How often; whoever listens gives a worker up after five times this.
+/// How often a worker announces itself; listeners count it as gone after five times this.
 pub const PRESENCE_EVERY: Duration = Duration::from_secs(1);
 
-/// Until it is stopped. What is not heard is said again.
+/// Announces the worker until the task is stopped. A message that is lost is made good by the next one.
 pub(crate) async fn announce(
     worker: Worker,
     stage: Stage,
@@ -38,7 +38,7 @@ pub(crate) async fn announce(
             _ = every.tick() => {}
             () = shutdown.begun(), if !presence.draining => presence.draining = true,
         }
-        // A unit of STAT may be one more than there are slots, and so may one that waits aside: they take none from the others.
+        // Units in STAT slots and units that wait aside come beyond the slots, and take none from the others.
         presence.busy = u32::try_from(worker.metrics.busy()).unwrap_or(0).min(slots);
         if let Err(error) = worker.queue.publish_presence(&presence).await {
             tracing::debug!(%error, "nobody was told that this worker is there");

@@ -26,8 +26,8 @@ use crate::watch::{HINTS_MAX, Stopped, draining, forward_hints, stopped};
 
 /// Pause after the queue refused to be pulled from.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
-/// No watcher notices so short a time.
-const UNTOLD: Duration = Duration::from_millis(250);
+/// How long the event of an encode's start may be put off: too short for a watcher to notice.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(250);
 
 /// What a worker runs with.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ pub async fn run<H: Handler>(worker: Worker, handler: Arc<H>) {
     let slots = worker.config.slots.get();
     let puller = worker.queue.puller(H::STAGE, worker.pool.clone());
     let of_stat = worker.queue.stat_puller(H::STAGE, worker.pool.clone());
-    // A unit that leaves its place makes room for one more, whose slot waits for that.
+    // A unit that leaves its place makes room for one more: there are slots for those too, which wait until then.
     let every = (puller, Arc::new(Semaphore::new(slots)));
     let every = repeat_n(every, slots.saturating_mul(1 + H::ASIDE));
     let of_stat = (of_stat, Arc::new(Semaphore::new(H::STAT_SLOTS)));
@@ -105,11 +105,11 @@ const fn slot_name(stage: Stage) -> &'static str {
     }
 }
 
-/// How long the start of a stage's work may be kept quiet: one that is over by then costs its watchers an event less. What
-/// comes of encode's is an event of the same state; that a job is released or decoded tells no other.
-const fn untold(stage: Stage) -> Duration {
+/// How long the event of a start may be put off, so that work that is over by then costs its watchers one event less. Only for
+/// encode, whose outcome is an event of the same job state; that preprocess or decode has begun, no later event says.
+const fn announce_after(stage: Stage) -> Duration {
     match stage {
-        Stage::Encode => UNTOLD,
+        Stage::Encode => ANNOUNCE_AFTER,
         Stage::Preprocess | Stage::Decode => Duration::ZERO,
     }
 }
@@ -119,9 +119,9 @@ struct Slot<H> {
     shutdown: Shutdown,
     handler: Arc<H>,
     hints: broadcast::Sender<JobKey>,
-    /// As many as units are worked on at a time.
+    /// One permit for each unit that may be worked on at a time, shared by the slots.
     places: Arc<Semaphore>,
-    /// The one of its unit.
+    /// The place of the unit in this slot.
     place: Arc<Place>,
 }
 
@@ -181,7 +181,7 @@ impl<H: Handler> Slot<H> {
                 .metrics
                 .settled(class, &verdict, begin.elapsed().as_secs_f64());
             if let Err(error) = delivery.settle_soon(verdict).await {
-                // It is delivered again, and finds its effects done.
+                // The unit is then delivered again, and that delivery finds its effects done.
                 tracing::warn!(%error, verdict = said, "a verdict was not confirmed");
             }
         }
@@ -190,7 +190,7 @@ impl<H: Handler> Slot<H> {
     }
 
     async fn verdict(&self, delivery: &Delivery) -> Verdict {
-        // Hints from before the start count: none that matters is missed.
+        // Subscribed before the start, so that no hint that concerns it is missed.
         let hints = self.hints.subscribe();
         let verdict = match self.begin(delivery, hints).await {
             Ok(verdict) => Ok(verdict),
@@ -240,7 +240,7 @@ impl<H: Handler> Slot<H> {
             // As core's `Start::Later` says.
             return Ok(self.retry(delivery));
         };
-        // Of the unit's own epoch, or it must not be moved.
+        // A record of another epoch must not be moved by this unit.
         let seen = if known.epoch == unit.epoch {
             Seen::Record(&known, revision)
         } else {
@@ -248,7 +248,7 @@ impl<H: Handler> Slot<H> {
         };
         let starting = pin!(queue.apply_without_event(&unit.key, seen, &step, now));
         let reading = pin!(self.handler.read(unit, &known));
-        // However long the reading takes: from the start on it is part of the work, which can be stopped.
+        // Reading need not end with the start: from then on it is part of the work, which can be stopped.
         let (applied, inputs) = match select(starting, reading).await {
             Either::Left((applied, reading)) => (applied, Either::Left(reading)),
             Either::Right((inputs, starting)) => (starting.await, Either::Right(ready(inputs))),
@@ -312,20 +312,21 @@ impl<H: Handler> Slot<H> {
             place: Arc::clone(&self.place),
             queue,
             clock,
-            untold: untold(H::STAGE),
-            is_told: Mutex::new(false),
+            announce_after: announce_after(H::STAGE),
+            is_announced: Mutex::new(false),
         };
         let working = async {
             let work = pin!(async { self.handler.work(&started, inputs.await?).await });
-            let told = pin!(started.tell_in_time());
-            match select(work, told).await {
-                // Whatever became of it, that it was begun is told where it always is. The work's own error matters.
-                Either::Left((Err(ending), told)) if started.untold.is_zero() => {
-                    drop(told.await);
+            let announced = pin!(started.announce_in_time());
+            match select(work, announced).await {
+                // Work that failed at once: a start that is always announced still is. Should that fail too, the error of the work
+                // is the one that matters.
+                Either::Left((Err(ending), announced)) if started.announce_after.is_zero() => {
+                    drop(announced.await);
                     Err(ending)
                 }
                 Either::Left((worked, _)) => worked,
-                // What could not be told is told before the outcome, or by it.
+                // A start whose event failed is announced again before the outcome, or the outcome's event stands for both.
                 Either::Right((_, work)) => work.await,
             }
         };
@@ -352,7 +353,7 @@ impl<H: Handler> Slot<H> {
         }
     }
 
-    /// What a stop from outside means; none when the unit is to be handed back.
+    /// How the unit ends after a stop from outside; `None` when it is to be handed back.
     async fn stop(&self, delivery: &Delivery, stopped: Stopped) -> Option<Ending> {
         match stopped {
             Stopped::Superseded => Some(Ending::Superseded),
@@ -384,7 +385,7 @@ impl<H: Handler> Slot<H> {
             Ok(Changed::Superseded) => false,
             Ok(Changed::Made | Changed::Over(_) | Changed::Done(_)) => true,
             Err(error) => {
-                // The start then counts as one that went wrong; the limit leaves room for it.
+                // The start then counts towards `retries_max`, which leaves room for some that did not go wrong.
                 tracing::debug!(%error, "a start was not taken back");
                 true
             }
@@ -447,7 +448,7 @@ impl<H: Handler> Slot<H> {
             Ending::Superseded => Ok(Verdict::Abort),
             Ending::Over(Some(record)) => {
                 queue.publish_event(&unit.key, &record).await?;
-                // Whoever failed it may have died before its dead letter, and this may be the unit.
+                // The worker that failed the job may have died before it wrote the dead letter, and this may be that unit.
                 Ok(verdict_of_final(&record))
             }
             Ending::Over(None) => Ok(Verdict::Done),
@@ -455,7 +456,7 @@ impl<H: Handler> Slot<H> {
     }
 }
 
-/// Ids only: contents never leave by this door. Numbers are `i64`: unsigned ones reach a collector as text.
+/// The span of a unit. It names ids only, never contents. Numbers are `i64`: unsigned ones reach a collector as text.
 fn span(unit: &WorkUnit, deliveries: u64) -> Span {
     let (stage, pool) = (unit.stage, &unit.pool);
     tracing::info_span!(
@@ -482,7 +483,7 @@ fn headers() -> Headers {
 
 async fn close(puller: Puller) {
     if let Err(error) = puller.close().await {
-        // A unit that the pull brought is delivered again after the acknowledge wait.
+        // A unit that the last pull still brings is delivered again after the acknowledge wait.
         tracing::debug!(%error, "the last pull was not handed back");
     }
 }

@@ -12,7 +12,7 @@ use medfleet_runtime::{Clock, Shutdown};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Hints that a slot may be behind; one that falls further behind reads its record instead.
+/// Cancel hints that wait for a slot at most; one that has missed some reads its record instead.
 pub(crate) const HINTS_MAX: usize = 256;
 /// Pause before the hints are subscribed to again.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
@@ -33,8 +33,8 @@ pub enum Stopped {
 }
 
 impl Stopped {
-    /// What a record means for the worker that has the unit: `attempt` is its fence when the stage is decode. None where it
-    /// may go on.
+    /// What a record means for the worker that has the unit; `None` where it may go on. `attempt` is its fence, which only
+    /// decode has.
     #[must_use]
     pub fn by(
         unit: &WorkUnit,
@@ -82,7 +82,8 @@ pub(crate) async fn stopped(
                 let stopped = Stopped::by(unit, attempt, &record, now);
                 (stopped, record.expires)
             }
-            // The server may have lost its leadership without knowing it: that the job is gone only its time can tell.
+            // No proof that the job is gone: the server may have lost its leadership without knowing it. Only the job's expiry
+            // counts.
             Ok(None) => {
                 tracing::debug!("no record was found at a heartbeat");
                 let is_over = now > unit.expires;
@@ -101,7 +102,7 @@ pub(crate) async fn stopped(
     }
 }
 
-/// Whether a time has passed by the queue's clock too: this process's may be ahead. Not while the queue does not say.
+/// Whether a time has passed by the queue's clock too, as this process's may be ahead; false while the queue does not answer.
 async fn has_passed(queue: &Queue, time: UnixMillis) -> bool {
     match queue.time().await {
         Ok(now) => now > time,
@@ -119,7 +120,7 @@ async fn hinted(hints: &mut broadcast::Receiver<JobKey>, key: &JobKey) {
             Ok(hint) if hint == *key => return,
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(_)) => return,
-            // Only when the process ends; the heartbeats go on.
+            // The channel closes only when the process ends; the heartbeats go on.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }

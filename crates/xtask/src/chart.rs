@@ -32,7 +32,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::derived::Mode;
-use crate::{fetch, interpreters, places, process};
+use crate::{fetch, interpreters, places, process, violations};
 
 /// Kubernetes versions whose schemas every object must meet: an old, a usual and a new one.
 const VERSIONS: &str = "1.31,1.34,1.37";
@@ -99,12 +99,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         joined(scan)
     })?;
     violations.extend(scan.violations);
-    for violation in &violations {
-        println!("chart: {violation}");
-    }
-    if !violations.is_empty() {
-        bail!("{} violations", violations.len());
-    }
+    violations::none("chart", &violations)?;
     let objects: usize = rendered.iter().map(|one| one.objects.len()).sum();
     println!(
         "chart: {} renders, {objects} objects against Kubernetes {VERSIONS}, {} different configuration files, {} refusals; of checkov's checks of the presets {} passed and {} were allowed to fail",

@@ -5,27 +5,26 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::demo::{EMBEDDER, MODEL};
 use crate::fetch::pins::Set;
 use crate::fleet::Fleet;
-use crate::{fetch, places, process};
+use crate::{fetch, options, places, process};
 
 /// What is asked about films, each with a set of its own answers.
 const TASKS: [&str; 4] = ["report", "answer", "localise", "zero-shot"];
 /// Columns of a film, as they were for the figures in the README.
 const COLUMNS: &str = "1024";
-
-#[derive(Debug, PartialEq, Eq)]
-struct Options {
-    count: u64,
-    seed: u64,
-}
+/// Phantoms of a set where the arguments name no other number.
+const COUNT: u64 = 500;
+/// Their seed where the arguments name no other.
+const SEED: u64 = 770_077;
 
 /// Makes the phantoms, starts a fleet, asks it everything, stops it. Tables and pages stay in the build folder.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    let Options { count, seed } = read(arguments)?;
+    let known = [("--count", COUNT), ("--seed", SEED)];
+    let [count, seed] = options::numbers(arguments, known)?;
     fetch::of(Set::Fleet)?;
     process::build_workspace()?;
     let name = format!("eval-{seed}-{count}");
@@ -60,41 +59,4 @@ fn ask(fleet: &Fleet, set: &Path, task: &str, folder: &Path) -> Result<()> {
     // By the environment and not by an argument: arguments show in the list of processes.
     eval.env("MEDFLEET_TOKEN", fleet.address.token()?);
     process::run(&mut eval)
-}
-
-fn read(arguments: &[&str]) -> Result<Options> {
-    let mut options = Options {
-        count: 500,
-        seed: 770_077,
-    };
-    for pair in arguments.chunks(2) {
-        let [name, value] = pair else {
-            bail!("{} needs a number", pair.join(" "));
-        };
-        let number = value
-            .parse()
-            .with_context(|| format!("{name} {value}: expected a number"))?;
-        match *name {
-            "--count" => options.count = number,
-            "--seed" => options.seed = number,
-            other => bail!("{other} is unknown; there are --count and --seed"),
-        }
-    }
-    Ok(options)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_come_in_any_order_and_nothing_else_does() {
-        let options = |arguments: &[&str]| read(arguments).map(|o| (o.count, o.seed));
-        assert_eq!(options(&[]).expect("defaults"), (500, 770_077));
-        let both = options(&["--seed", "3", "--count", "20"]);
-        assert_eq!(both.expect("both"), (20, 3));
-        for wrong in [&["--seed"][..], &["--seed", "x"], &["--task", "1"]] {
-            options(wrong).expect_err("refused");
-        }
-    }
 }

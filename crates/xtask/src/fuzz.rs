@@ -1,15 +1,18 @@
 //! The long hunt: builds the fuzzer as everything else is built, and lets it run.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use crate::{places, process};
+use crate::{options, places, process};
 
+/// How long it runs where the arguments do not say.
 const MINUTES: u64 = 60;
+/// The seed where the arguments name no other.
 const SEED: u64 = 1;
 
 /// `--minutes N`, `--seed S`, in any order.
-pub(crate) fn run(options: &[&str]) -> Result<()> {
-    let (minutes, seed) = read(options)?;
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let known = [("--minutes", MINUTES), ("--seed", SEED)];
+    let [minutes, seed] = options::numbers(arguments, known)?;
     process::cargo(&["build", "--locked", "--workspace", "--bin", "medfleet-fuzz"])?;
     let seconds = (minutes * 60).to_string();
     let seed = seed.to_string();
@@ -21,36 +24,4 @@ pub(crate) fn run(options: &[&str]) -> Result<()> {
         "--seed",
         &seed,
     ]))
-}
-
-fn read(options: &[&str]) -> Result<(u64, u64)> {
-    let (mut minutes, mut seed) = (MINUTES, SEED);
-    for pair in options.chunks(2) {
-        let &[name, value] = pair else {
-            bail!("{} needs a number", pair.join(" "));
-        };
-        let number = value
-            .parse()
-            .with_context(|| format!("{name} takes a number, not {value:?}"))?;
-        match name {
-            "--minutes" => minutes = number,
-            "--seed" => seed = number,
-            _ => bail!("fuzz knows --minutes and --seed, not {name}"),
-        }
-    }
-    Ok((minutes, seed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_come_in_any_order_and_nothing_else_does() {
-        assert_eq!(read(&[]).unwrap(), (MINUTES, SEED));
-        assert_eq!(read(&["--seed", "3", "--minutes", "2"]).unwrap(), (2, 3));
-        for wrong in [&["--seed"][..], &["--seed", "x"], &["--hours", "1"]] {
-            assert!(read(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

@@ -22,6 +22,7 @@ mod fleet;
 mod fuzz;
 mod interpreters;
 mod observe;
+mod options;
 mod peers;
 mod places;
 mod process;
@@ -29,6 +30,7 @@ mod proto;
 mod rebuild;
 mod sbom;
 mod tidy;
+mod violations;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use crate::derived::{Mode, settle};
-use crate::{fetch, places, process};
+use crate::{fetch, places, process, violations};
 
 /// Where the chart has its copy of the rules: a chart can only read what is inside it.
 const CHART_RULES: &str = "helm/medfleet/files/rules.yaml";
@@ -44,12 +44,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
                 .map(|name| format!("{}: {name}", query.place)),
         );
     }
-    for violation in &violations {
-        println!("observe: {violation}");
-    }
-    if !violations.is_empty() {
-        bail!("{} violations", violations.len());
-    }
+    violations::none("observe", &violations)?;
     rules::promtool_checks()?;
     queries::promtool_checks(&asked)?;
     // For the test that asks a running one (tests/it/dashboards.rs): tests bring nothing.

@@ -14,8 +14,9 @@ mod reasons;
 mod untested;
 mod workspace;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::violations;
 use workspace::Workspace;
 
 /// Runs every check; prints all violations before failing.
@@ -36,13 +37,7 @@ pub(crate) fn run() -> Result<()> {
     violations.extend(links::check(&files)?);
     violations.extend(reasons::check()?);
     violations.extend(untested::check(&workspace, &files)?);
-
-    for violation in &violations {
-        println!("tidy: {violation}");
-    }
-    if !violations.is_empty() {
-        bail!("{} violations of the repository's rules", violations.len());
-    }
+    violations::none("tidy", &violations)?;
     println!(
         "tidy: {} packages and {} files keep the rules",
         workspace.packages.len(),

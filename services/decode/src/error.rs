@@ -5,7 +5,7 @@ use medfleet_engine::{ConstraintError, EngineError};
 use medfleet_store::StoreError;
 use medfleet_worker::{ConnectionError, Ending, PemError};
 
-/// The service cannot start, or cannot go on.
+/// The service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The pool's name has not its form.
@@ -20,12 +20,6 @@ pub enum StartError {
     /// The queue does not answer.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The model panicked.
-    #[error("the model broke; the process ends in order")]
-    ModelBroke,
-    /// A call into the model does not come back.
-    #[error("the model hangs; the process ends")]
-    ModelHangs,
 }
 
 /// A decode did not become a result. Where an image is named, it is by its position, from 0.

@@ -23,7 +23,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) metrics: &'a DecodeMetrics,
     pub(crate) model: &'a Description,
     pub(crate) tenant: &'a TenantId,
-    /// What tokens say that were made for this job ([`medfleet_worker::made_for`]).
+    /// The mark of tokens that were made for this job ([`medfleet_worker::made_for`]).
     pub(crate) made_for: [u8; 16],
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Gathered {
     pub(crate) images: Vec<ImageTokens>,
     /// Keyed digest of each image's tokens.
     pub(crate) digests: Vec<Digest>,
-    /// Of how many images the tokens had been made for another job.
+    /// How many images have tokens that were made for another job.
     pub(crate) cached: u32,
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn gather(
 }
 
 impl Sources<'_> {
-    /// Every list that the record names: their names are known before any of them is read.
+    /// Reads every list that the record names in one go, as all their names follow from the record.
     pub(crate) async fn lists(&self, record: &JobRecord) -> Result<Lists, DecodeError> {
         let wrong = DecodeError::Manifest {
             what: "the frames manifest",

@@ -22,20 +22,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use medfleet_core::{Digest, Stage, TenantId};
-use medfleet_engine::{DecodeLoad, DecodeModel, Health};
+use medfleet_engine::{DecodeLoad, DecodeModel};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
+use medfleet_worker::{Dependencies, internal_token};
 
 use crate::fetch::Fetcher;
 
 pub use config::{Config, MainConfig};
 pub use error::{DecodeError, StartError};
-
-const MODEL: TaskKind = TaskKind {
-    name: "decode model",
-    on_failure: OnFailure::Shutdown,
-    on_shutdown: OnShutdown::Abort,
-};
 
 const HURRY: TaskKind = TaskKind {
     name: "end of waiting for company",
@@ -61,30 +55,22 @@ pub async fn run(
     let pool = config.pool_name()?;
     let part = dependencies.health.part("decode");
     if let DecodeModel::Writer(engine) = &model {
-        let (ended, broken) = (engine.ended(), part.clone());
         metrics::register_load(&dependencies.metrics, engine.load());
         match engine.phrases() {
             Some(phrases) => dependencies.follow_erasures(move |tenant| {
-                // Whose each phrase was nobody knows.
+                // The memory does not know which job a phrase is from, so all of the tenant's go.
                 phrases.forget(&scope(tenant));
             }),
             None => {
                 tracing::info!("no tokens are proposed: not asked for, or not exact on this device")
             }
         }
-        dependencies.tasks.start(MODEL, async move {
-            match ended.await {
-                Health::Failed => {
-                    broken.dead();
-                    Err(StartError::ModelBroke)
-                }
-                Health::Hung => {
-                    broken.dead();
-                    Err(StartError::ModelHangs)
-                }
-                Health::Running | Health::Stopped => Ok(()),
-            }
-        });
+        let ended = engine.ended();
+        dependencies.follow_model(
+            "decode model",
+            part.clone(),
+            async move { ended.await.check() },
+        );
         if let Some(encoding) = engine.encoding() {
             let shutdown = dependencies.tasks.shutdown().clone();
             dependencies.tasks.start(HURRY, async move {
@@ -94,26 +80,18 @@ pub async fn run(
             });
         }
     }
-    let queue = dependencies.queue.clone();
-    register_connection(&dependencies.metrics, move || queue.is_connected());
-    dependencies.ensure(&pool).await?;
-    let slots = config.worker.slots.get();
+    let worker = dependencies
+        .worker(Stage::Decode, pool, config.worker.of_any_stage())
+        .await?;
     let fetcher = Fetcher::of(&config, &internal_token(dependencies.store.key())).await?;
     let handler = work::Decode::new(&config, (model, fetcher), &dependencies);
-    let worker = Worker {
-        config: config.worker.of_any_stage(),
-        pool,
-        queue: dependencies.queue,
-        clock: dependencies.clock,
-        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Decode, slots),
-        tasks: dependencies.tasks,
-    };
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
 }
 
-/// Who shares what an engine remembers: tenants share nothing, not even the time that reading a known prompt saves.
+/// The scope within which the engine reuses prompts and phrases. Each tenant has its own, so that no tenant can tell by the time
+/// an answer takes what another has asked.
 fn scope(tenant: &TenantId) -> Digest {
     let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
     Digest::new(key)

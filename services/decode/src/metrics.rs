@@ -94,7 +94,7 @@ impl DecodeMetrics {
             let each = ours.token_seconds.clone();
             registry.register_with_unit("token", "Time of each further token", Unit::Seconds, each);
         });
-        // There before the first image, which would otherwise be no rise.
+        // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
         for source in [ENCODER, STORE] {
             ours.images.get_or_create(&SourceLabel { source }).inc_by(0);
         }

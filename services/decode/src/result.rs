@@ -31,7 +31,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) now: UnixMillis,
 }
 
-/// Puts it together.
+/// Puts a result together.
 pub(crate) fn result(parts: Parts<'_>) -> v1::Result {
     let warnings = warnings(&parts);
     let timings = timings(&parts);
@@ -102,7 +102,7 @@ fn prose(output: &Output) -> &str {
     }
 }
 
-/// The same record on the same kind of device gives the same text.
+/// What made the text: jobs with the same provenance have the same text.
 fn provenance(parts: &Parts<'_>) -> v1::Provenance {
     let (model, manifest) = (parts.model, &parts.gathered.manifest);
     v1::Provenance {
@@ -127,7 +127,7 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
     }
 }
 
-/// Of images that came encoded, the kind of device that did it.
+/// The kind of device that encoded the images of an encoded study; empty for images that were encoded here.
 fn encoder_device(manifest: &FramesManifest) -> String {
     let encoded = manifest.encoded.as_ref();
     encoded.map_or_else(String::new, |encoded| encoded.device.clone())
@@ -138,7 +138,7 @@ fn warnings(parts: &Parts<'_>) -> Vec<String> {
     if parts.written.finish == Finish::Length {
         warnings.push("the token limit cut the text: it is incomplete".to_owned());
     }
-    if parts.model.device == "simulated" {
+    if parts.model.is_simulated() {
         warnings.push("no model wrote this text: the fleet runs a simulation".to_owned());
     }
     let manifest = &parts.gathered.manifest;
@@ -173,12 +173,12 @@ fn timings(parts: &Parts<'_>) -> v1::Timings {
     }
 }
 
-/// Clocks of several machines took part: a negative difference counts as none.
+/// Milliseconds between two times; none where the clocks of two machines make it negative.
 fn millis(from: UnixMillis, to: UnixMillis) -> u64 {
     u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0)
 }
 
-/// Beyond the format's 10,000 years it is left out.
+/// A duration on the wire; left out beyond the format's 10,000 years.
 fn duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }

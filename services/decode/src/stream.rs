@@ -10,6 +10,7 @@ use medfleet_engine::{DecodeEvent, DecodeStream, Done};
 use medfleet_proto::work::v1::TextChunk;
 use medfleet_queue::Queue;
 use medfleet_store::{BlobStore, StoreError};
+use medfleet_worker::text_key;
 use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -28,28 +29,28 @@ pub(crate) struct Writer {
 /// A text that is at its end.
 pub(crate) struct Text {
     pub(crate) whole: String,
-    /// Bytes of it that were passed on.
-    pub(crate) told: usize,
+    /// Bytes of it that were published to watchers.
+    pub(crate) published: usize,
 }
 
 impl Text {
-    /// What was not passed on.
+    /// What was not published.
     pub(crate) fn rest(&self) -> &str {
-        self.whole.get(self.told..).unwrap_or_default()
+        self.whole.get(self.published..).unwrap_or_default()
     }
 }
 
 impl Writer {
-    /// Stores the text so far. Late watchers read it, so that trouble with one of them is not the job's. Once begun it goes
-    /// on to its end, also when it is dropped: the store sees to it that an erased job leaves no text.
+    /// Stores the text so far, for watchers that come late. The caller only logs a failure: the job does not need it. Once begun
+    /// it goes on to its end, also when it is dropped; the store sees to it that an erased job leaves no text.
     pub(crate) fn checkpoint(&self, text: &str) -> BoxFuture<'static, Result<(), StoreError>> {
         let chunk = self.chunk(0, text);
-        let key = format!("{}.{}", self.key.job, self.epoch);
+        let key = text_key(&self.key.job, self.epoch);
         let (store, job) = (self.store.clone(), self.key.clone());
         async move {
             let content = chunk.encode_to_vec().into();
             store
-                .put_mutable_of(&job, BlobKind::Text, key.as_bytes(), content)
+                .put_mutable_of(&job, BlobKind::Text, &key, content)
                 .await?;
             Ok(())
         }
@@ -65,14 +66,14 @@ impl Writer {
         }
     }
 
-    /// Passes a piece on and adds it to the text.
-    pub(crate) async fn pass_on(&self, text: &mut String, piece: &str) {
-        self.tell(text.len(), piece).await;
+    /// Publishes a piece and adds it to the text.
+    pub(crate) async fn append(&self, text: &mut String, piece: &str) {
+        self.publish(text.len(), piece).await;
         text.push_str(piece);
     }
 
-    /// Passes a piece on that begins so far into its text.
-    pub(crate) async fn tell(&self, offset: usize, piece: &str) {
+    /// Publishes a piece of text, which begins at byte `offset` of the whole.
+    pub(crate) async fn publish(&self, offset: usize, piece: &str) {
         if piece.is_empty() {
             return;
         }
@@ -83,9 +84,9 @@ impl Writer {
         }
     }
 
-    /// Passes the text on until its end; returns all of it. What comes with the end is not passed on: the result, which is stored
-    /// next, tells every watcher what it has not seen, and until then nobody is told that the text is at its end. Of a text that
-    /// turns out to be unusable there is no result: whoever finds that out tells what is left.
+    /// Publishes the text as it comes and returns all of it. The piece that comes with the end is not published: the result, which
+    /// is stored next, brings it to every watcher, and until then nobody takes the text for complete. A text that turns out to be
+    /// unusable has no result, so whoever finds that out publishes [`Text::rest`].
     pub(crate) async fn run(&self, stream: &mut DecodeStream) -> Result<(Text, Done), DecodeError> {
         let mut text = String::new();
         let mut due = interval_at(Instant::now() + self.every, self.every);
@@ -97,11 +98,11 @@ impl Writer {
                 event = stream.next() => {
                     let (piece, done) = gathered(stream, event?)?;
                     if let Some(done) = done {
-                        let told = text.len();
+                        let published = text.len();
                         text.push_str(&piece);
-                        return Ok((Text { whole: text, told }, done));
+                        return Ok((Text { whole: text, published }, done));
                     }
-                    self.pass_on(&mut text, &piece).await;
+                    self.append(&mut text, &piece).await;
                 }
                 outcome = ready(&mut storing) => {
                     storing = None;
@@ -120,7 +121,7 @@ impl Writer {
     }
 }
 
-/// What an event and those that have come behind it say: a piece of text, and perhaps the end.
+/// An event together with those that have already come behind it, as one piece of text, and the end if it is among them.
 fn gathered(
     stream: &mut DecodeStream,
     first: DecodeEvent,

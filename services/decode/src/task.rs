@@ -302,13 +302,14 @@ pub(crate) fn score(
     })
 }
 
-/// The line about a label that watchers see: without its probability, whose last digits depend on how the prompt was cut.
+/// The line about a label that watchers see. It leaves out the probability, whose last digits depend on how the prompt was cut
+/// into passes.
 pub(crate) fn line(score: &v1::LabelScore) -> String {
     let answer = if score.applies { "yes" } else { "no" };
     format!("{}: {answer}\n", score.label)
 }
 
-/// All labels together: figures add up, the first token is the first label's.
+/// All labels together: token counts and times add up, and the time to the first token is the first label's.
 pub(crate) fn classified(text: String, labels: Vec<(v1::LabelScore, Done)>) -> Written {
     let add = |sum: PromptSize, done: &Done| PromptSize {
         tokens: sum.tokens.saturating_add(done.prompt.tokens),

@@ -41,8 +41,8 @@ pub(crate) fn masked_warning(manifest: &FramesManifest) -> Option<String> {
     })
 }
 
-/// How soon the next of the `texts` of a unit matters that are still to be written, one after the other: each has its part
-/// of the time.
+/// How urgent the next text of a unit is. `texts` are still to be written one after the other, and each may take an equal part of
+/// the time that the unit has left.
 pub(crate) fn haste(unit: &WorkUnit, now: UnixMillis, texts: usize) -> Haste {
     let left = unit.expires.0.saturating_sub(now.0);
     // Past its end there is none left.
@@ -68,7 +68,8 @@ pub struct Declared {
     pub dtype: Dtype,
 }
 
-/// The frames of each chunk, in order: together exactly the declared images, those aside that the manifest says why not.
+/// The frames of each chunk in order, each chunk with the position of its first frame. Together they are exactly the declared
+/// images, except for those that the manifest lists as refused.
 ///
 /// # Errors
 /// [`DecodeError::ImageCount`] or [`DecodeError::Manifest`].
@@ -76,7 +77,7 @@ pub fn chunks(
     manifest: &FramesManifest,
     declared: u32,
 ) -> Result<Vec<(usize, &[FrameEntry])>, DecodeError> {
-    // Of an encoded study, the one input stands for the images that were declared at the edge.
+    // An encoded study is one input, which stands for all images that were declared at the edge.
     let declared = match &manifest.encoded {
         Some(encoded) if declared == 1 => encoded.image_count,
         _ => declared,
@@ -171,7 +172,7 @@ pub fn declared(
     declared.collect()
 }
 
-/// Of how many images the tokens were made for another job than this. Where nobody wrote down for which, they were not.
+/// How many images have tokens that were made for another job than this. Tokens that name no job count as this one's.
 #[must_use]
 pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     let tokens = manifest.tokens.iter();
@@ -179,7 +180,7 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     u32::try_from(others.count()).unwrap_or(u32::MAX)
 }
 
-/// What a reader should know of a text that speaks of an X-ray where no image is one, as models do of CT.
+/// A warning for a text that speaks of an X-ray although no image is one, as models do about CT.
 pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<String> {
     const FILMS: [&str; 3] = ["CR", "DX", "MG"];
     const NAMES: [&str; 6] = [
@@ -191,7 +192,7 @@ pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<Stri
         "radiographs",
     ];
     let shown = images(frames).modalities;
-    // Of a picture that nothing is known of it may be right.
+    // An image of unknown modality may be an X-ray.
     let others = |modality: &String| !modality.is_empty() && !FILMS.contains(&modality.as_str());
     if shown.is_empty() || !shown.iter().all(others) {
         return None;
@@ -205,8 +206,9 @@ pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<Stri
     })
 }
 
-/// What the images of a job are, and how they belong together: slices of one kind are a volume, patches of a slide a slide.
-/// Preprocessing shows one series and one slide of a study; pictures of which only the job says what they are may be any.
+/// What the images of a job are, and how they belong together: slices of one modality are a volume, patches are a slide.
+/// Preprocessing shows only one series or slide of a study, so they belong together. Pictures whose modality only the job names may
+/// be anything, and are taken one by one.
 pub(crate) fn images(frames: &[FrameEntry]) -> Images {
     let infos: Vec<&v1::FrameUsed> = frames.iter().filter_map(|f| f.info.as_ref()).collect();
     let modalities = frames.iter().map(|frame| match &frame.info {

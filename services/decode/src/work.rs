@@ -32,7 +32,7 @@ use crate::task::{
 };
 use crate::unit::{haste, images, screened_task};
 
-/// Beside the others one for STAT, whose text the engine puts before those of lower classes.
+/// One additional slot for units of class STAT, whose texts the engine writes before those of lower classes.
 pub(crate) const STAT_SLOTS: usize = 1;
 
 /// The stage.
@@ -101,7 +101,7 @@ impl Decode {
         let key = &started.unit.key;
         let writer = self.writer(started);
         if writer.attempt > 1 {
-            // The text of the attempt before this one is taken back.
+            // Replaces the checkpoint of the attempt before, whose text is void.
             writer.checkpoint("").await?;
         }
         let asked = self.clock.now();
@@ -137,7 +137,7 @@ impl Decode {
         })
     }
 
-    /// Asks a model that writes, whatever the task asks.
+    /// Has a model that writes do the task.
     async fn ask(
         &self,
         (engine, unit): (&DecodeEngine, &WorkUnit),
@@ -170,8 +170,8 @@ impl Decode {
                 let written = match written(&question, text.whole, done, frame) {
                     Ok(written) => written,
                     Err(error) => {
-                        // There will be no result to tell it.
-                        writer.tell(text.told, &rest).await;
+                        // No result will bring it to the watchers.
+                        writer.publish(text.published, &rest).await;
                         return Err(error);
                     }
                 };
@@ -214,7 +214,8 @@ impl Decode {
         self.traced(writer.attempt, write).await
     }
 
-    /// A question for each label, one after the other over the same images, which are read once; a line for each.
+    /// A question for each label, one after the other, over the same images, which are read only once. Each answer becomes a
+    /// line of the text.
     async fn labels(
         &self,
         answering: &Answering<'_>,
@@ -237,7 +238,7 @@ impl Decode {
             };
             let (answer, done) = self.traced(writer.attempt, write).await?;
             let score = score(&label, &answer, &done.tokens, &done.alternatives)?;
-            writer.pass_on(&mut text, &line(&score)).await;
+            writer.append(&mut text, &line(&score)).await;
             if stored.elapsed() >= self.checkpoint_every {
                 stored = Instant::now();
                 if let Err(error) = writer.checkpoint(&text).await {
@@ -249,7 +250,7 @@ impl Decode {
         Ok(classified(text, labels))
     }
 
-    /// Within a span of its own, and counted. Numbers are `i64`: unsigned ones reach a collector as text.
+    /// Writes a text within a span of its own, and counts it. Numbers are `i64`: unsigned ones reach a collector as text.
     async fn traced<T>(
         &self,
         attempt: u32,
@@ -301,7 +302,7 @@ struct Answered<'a> {
     prompt_version: &'a str,
 }
 
-/// Asks a model that compares; there is no prompt besides the labels.
+/// Has a model that compares images with texts do the task; its only prompt are the labels.
 async fn compare(
     embedder: &LoadedEmbedder,
     study: &StudyManifest,
@@ -347,7 +348,7 @@ struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    /// The next of so many texts that are still to be written.
+    /// The request for a text; `texts` are still to be written for this unit, this one included.
     fn request(&self, ask: Asked, decoding: Decoding, texts: usize) -> DecodeRequest {
         DecodeRequest {
             prompt: ask.prompt,

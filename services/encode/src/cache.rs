@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use medfleet_core::{Digest, TenantId};
 
-/// What an entry takes besides its tokens, in bytes, about: without it small tokens would take many times what they count.
+/// About how many bytes an entry takes besides its tokens. Without it many small tensors would take far more memory than they
+/// are counted for.
 const ENTRY_BYTES: u64 = 512;
 
 type Key = (TenantId, Digest);
@@ -102,7 +103,7 @@ impl Cache {
         self.lock().remove(&(tenant.clone(), tokens));
     }
 
-    /// Drops everything of a tenant: a job of it was erased, and which tensors were that job's nobody knows here.
+    /// Drops everything of a tenant: one of its jobs was erased, and the cache does not know which tensors were that job's.
     pub(crate) fn forget(&self, tenant: &TenantId) {
         let mut state = self.lock();
         let keys = state.entries.keys().filter(|(of, _)| of == tenant);

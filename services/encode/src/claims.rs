@@ -24,12 +24,13 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claims {
-    /// Waits until nobody encodes any of these frames, then has them all at once: who waits has nothing that others wait for.
+    /// Waits until nobody encodes any of these frames, then claims all of them at once. Who waits holds no claim, so two units
+    /// never wait for each other.
     pub(crate) async fn take(&self, tenant: &TenantId, frames: &HashSet<Digest>) -> Claim<'_> {
         let keys = frames.iter().map(|frame| (tenant.clone(), *frame));
         let keys: Vec<Key> = keys.collect();
         loop {
-            // Made before the look: what is freed in between is not missed.
+            // Made before the attempt, so that a claim freed in between is not missed.
             let freed = self.freed.notified();
             if self.try_take(&keys) {
                 return Claim { claims: self, keys };
@@ -81,7 +82,7 @@ mod tests {
         let two = frames(&[2, 3]);
         let mut second = Box::pin(claims.take(&a, &two));
         assert!(second.as_mut().now_or_never().is_none(), "it waits");
-        // Of what it waits with, it has nothing yet; another tenant's is another frame.
+        // Whoever waits for frames 2 and 3 does not hold frame 3 yet; the same frames of another tenant are others.
         let third = claims.take(&a, &frames(&[3])).now_or_never();
         let foreign = claims.take(&b, &frames(&[1, 2])).now_or_never();
         assert!(third.is_some() && foreign.is_some());

@@ -27,7 +27,7 @@ use crate::work::Encode;
 
 /// Lists that are asked for at a time.
 const ASKED_MAX: usize = 8;
-/// What the last frame took from which on frames are claimed, as long as that is known.
+/// Frames are claimed among encoders if the last one took at least this long, or if none was encoded yet.
 const CLAIMED_NANOS_MIN: u64 = 20_000_000;
 
 /// For whom frames are provided.
@@ -35,7 +35,7 @@ const CLAIMED_NANOS_MIN: u64 = 20_000_000;
 pub(crate) struct Whose<'a> {
     pub(crate) job: &'a JobKey,
     pub(crate) purpose: Purpose,
-    /// Which is left where others are waited for.
+    /// The unit's place among those in hand, which it leaves while it waits for others.
     pub(crate) place: &'a Place,
 }
 
@@ -65,7 +65,7 @@ struct Found {
     tokens: Digest,
     /// Where the encoder answers that made them.
     encoder_url: String,
-    /// Where they were; none for those that this very unit has made.
+    /// Where they were found; `None` for those that this unit made itself.
     tier: Option<Tier>,
 }
 
@@ -78,7 +78,7 @@ struct Fresh<'a> {
 }
 
 impl Found {
-    /// What the job relies on.
+    /// What the job has to reference: the tokens, and the list that leads to them.
     fn blobs(&self, frame: &Named) -> [(BlobKind, Digest); 2] {
         [
             (BlobKind::Tokens, self.tokens),
@@ -122,7 +122,7 @@ impl Encode {
         let tenant = &whose.job.tenant;
         let missing = missing(&wanted);
         let until = Instant::now() + self.patience(whose, missing.len());
-        // What another slot encodes meanwhile is found when it has done so.
+        // Waits for other slots that encode some of these frames; their tokens are then in the cache.
         let claiming = self.claims.take(tenant, &missing);
         let claim = timeout_at(until, whose.place.leave_for(claiming)).await;
         for wanted in &mut wanted {
@@ -133,7 +133,7 @@ impl Encode {
             .round(whose, &mut wanted, &awaited, (until, &mut made))
             .await?
         {
-            // Without the place, and with nothing claimed that others could wait for.
+            // While it waits it has no place, and no claim that another encoder could wait for.
             whose.place.leave();
             let begun = Instant::now();
             self.elsewhere.freed(&others, until).await;
@@ -150,8 +150,9 @@ impl Encode {
         Ok(self.listed(&wanted))
     }
 
-    /// Makes what nobody else is making, has the job rely on everything that is there by then, and says which frames are still
-    /// missing: those that others make. After `until` none is left to them. `awaited` are those that the last round left to them.
+    /// Encodes the frames that no other encoder is encoding, and has the job reference all tokens that are there by then. Gives the
+    /// frames that are still missing as other encoders have claimed them, or `None` where none is missing. After `until` no frame
+    /// is left to others. Adds the number of frames encoded here to `made`. `awaited` are those that the last round left to others.
     async fn round(
         &self,
         whose: &Whose<'_>,
@@ -160,7 +161,7 @@ impl Encode {
         (until, made): (Instant, &mut usize),
     ) -> Result<Option<HashSet<Digest>>, EncodeError> {
         let mut turn = self.elsewhere.claim(&self.claimable(wanted)).await;
-        // Whoever had claimed them since they were looked for has left their tokens.
+        // An encoder that had them claimed until now has left their tokens.
         self.look_again(&whose.job.tenant, wanted, &turn.own)
             .await?;
         turn.keep_only(&missing(wanted));
@@ -186,12 +187,13 @@ impl Encode {
                 });
             }
         }
-        // Not sooner: others look for the tokens from then on.
+        // Only now: other encoders look for the tokens as soon as the claims are gone.
         drop(turn);
         Ok(Some(others).filter(|others| !others.is_empty()))
     }
 
-    /// The missing frames that are worth a claim: to ask takes about a millisecond, and what takes few is as well made twice.
+    /// The missing frames that are worth a claim. A claim takes about a millisecond, and a frame that takes only a few may as well
+    /// be encoded twice.
     fn claimable(&self, wanted: &[Wanted]) -> HashSet<Digest> {
         match self.frame_nanos.load(Ordering::Relaxed) {
             1..CLAIMED_NANOS_MIN => HashSet::new(),
@@ -206,7 +208,7 @@ impl Encode {
         patience(whose.purpose.class, frames, took)
     }
 
-    /// What is known of each frame's tokens, in their order; nothing of those that have to be made.
+    /// For each frame its tokens, where memory or the store has them; `None` for those that have to be encoded.
     async fn look(
         &self,
         tenant: &TenantId,
@@ -223,7 +225,7 @@ impl Encode {
             return Ok(known);
         }
         let there = self.store.which_exist(tenant, &blobs).await?;
-        // Tokens and the list that leads to them.
+        // Two answers for each: its tokens, and the list that leads to them.
         let mut there = there.chunks_exact(2);
         for known in &mut known {
             let Some(found) = known else { continue };
@@ -324,7 +326,7 @@ impl Encode {
         wanted: &'a [Wanted],
         others: &HashSet<Digest>,
     ) -> Result<Vec<Fresh<'a>>, EncodeError> {
-        // What others make counts as seen.
+        // Frames that others encode count as seen.
         let (mut missing, mut seen) = (Vec::new(), others.clone());
         for Wanted { frame, has } in wanted {
             if let Has::Pixels(pixels) = has
@@ -386,14 +388,14 @@ impl Encode {
         let mut made = HashSet::new();
         for wanted in wanted {
             let tier = wanted.found().and_then(|found| found.tier);
-            // Made for this chunk, which has the same image once more.
+            // The chunk has this image more than once, and it was encoded for the first of them.
             let is_again = tier.is_none() && !made.insert(wanted.frame.name);
             self.metrics
                 .looked(if is_again { Some(Tier::Memory) } else { tier });
         }
     }
 
-    /// Stores what was made, each tokens with the list that leads to them, and has the job rely on that and on what was found.
+    /// Stores the fresh tokens, each with the list that leads to them, and has the job reference them and those that were found.
     async fn keep(
         &self,
         job: &JobKey,
@@ -414,7 +416,8 @@ impl Encode {
             .filter_map(|wanted| Some(wanted.found()?.blobs(&wanted.frame)));
         let found: Vec<_> = found.flatten().collect();
         self.store.keep_found(job, contents, &found).await?;
-        // Not sooner: of a job that was erased meanwhile nothing stays here. No decoder asks before its chunk's list is there.
+        // Only now: had the job been erased meanwhile, nothing of it may stay in memory. No decoder asks for them earlier, as the
+        // chunk's list is not written yet.
         for made in fresh {
             let (frame, bytes) = (made.frame.name, made.bytes.clone());
             self.cache.put(&job.tenant, frame, made.tokens, bytes);

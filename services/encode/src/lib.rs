@@ -24,9 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use medfleet_core::Stage;
-use medfleet_engine::{EncodeEngine, Health};
-use medfleet_runtime::{Metrics, OnFailure, OnShutdown, Part, Task, TaskKind, TaskSet};
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, internal_token, register_connection};
+use medfleet_engine::EncodeEngine;
+use medfleet_runtime::{Metrics, OnFailure, OnShutdown, Task, TaskKind};
+use medfleet_worker::{Dependencies, internal_token};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -43,12 +43,6 @@ pub struct Deployment {
     /// Where the token service answers.
     pub listener: TcpListener,
 }
-
-const MODEL: TaskKind = TaskKind {
-    name: "encode model",
-    on_failure: OnFailure::Shutdown,
-    on_shutdown: OnShutdown::Abort,
-};
 
 const CLAIMS: TaskKind = TaskKind {
     name: "claims on images",
@@ -88,24 +82,33 @@ pub async fn run(
     let metrics = metrics::EncodeMetrics::register(&dependencies.metrics);
     metrics::register_cache(&dependencies.metrics, Arc::clone(&cache));
     let server = rpc::server(config.tls.as_ref(), rpc::KEEP_ALIVE).await?;
-    let tokens = rpc::serve(
-        (deployment.listener, server),
-        (Arc::clone(&cache), metrics.clone()),
+    let tokens = rpc::Tokens {
+        cache: Arc::clone(&cache),
+        metrics: metrics.clone(),
+    };
+    let serving = rpc::serve(
+        deployment.listener,
+        server,
+        tokens,
         internal_token(dependencies.store.key()),
         dependencies.tasks.shutdown().token(),
     );
-    dependencies.tasks.start(TOKENS, tokens);
+    dependencies.tasks.start(TOKENS, serving);
     let engine = deployment.engine;
-    follow_model(&dependencies.tasks, &engine, part.clone());
+    let ended = engine.ended();
+    dependencies.follow_model(
+        "encode model",
+        part.clone(),
+        async move { ended.await.check() },
+    );
     dependencies.follow_erasures({
         let cache = Arc::clone(&cache);
         move |tenant| cache.forget(tenant)
     });
-    let queue = dependencies.queue.clone();
-    register_connection(&dependencies.metrics, move || queue.is_connected());
-    dependencies.ensure(&pool).await?;
+    let worker = dependencies
+        .worker(Stage::Encode, pool, config.worker)
+        .await?;
     let (elsewhere, settled, keeping) = among_encoders(&dependencies, &metrics).await;
-    let slots = config.worker.slots.get();
     let handler = work::Encode {
         store: dependencies.store,
         for_edge: config.for_edge,
@@ -117,14 +120,6 @@ pub async fn run(
         url,
         metrics,
     };
-    let worker = Worker {
-        config: config.worker,
-        pool,
-        queue: dependencies.queue,
-        clock: dependencies.clock,
-        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Encode, slots),
-        tasks: dependencies.tasks,
-    };
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     settled.cancel();
@@ -132,26 +127,9 @@ pub async fn run(
     Ok(())
 }
 
-/// Ends the process in order when the model breaks.
-fn follow_model(tasks: &TaskSet, engine: &EncodeEngine, broken: Part) {
-    let ended = engine.ended();
-    tasks.start(MODEL, async move {
-        match ended.await {
-            Health::Failed => {
-                broken.dead();
-                Err(StartError::ModelBroke)
-            }
-            Health::Hung => {
-                broken.dead();
-                Err(StartError::ModelHangs)
-            }
-            Health::Running | Health::Stopped => Ok(()),
-        }
-    });
-}
-
-/// What is claimed among encoders; whoever is done with it cancels the token and waits for the task. Beyond the shutdown: what is
-/// still being encoded then is claimed until it is done or handed back.
+/// Starts the claims on images among the encoders of the site. Gives them, the token that ends their renewal, and the task that
+/// renews them. The caller cancels the token once the last unit is settled, and then waits for the task: until then claims hold
+/// also beyond the shutdown, as units are still being encoded.
 async fn among_encoders(
     dependencies: &Dependencies,
     metrics: &metrics::EncodeMetrics,

@@ -143,7 +143,7 @@ impl EncodeMetrics {
             let help = "Time of one chunk in the model";
             registry.register_with_unit("device", help, Unit::Seconds, ours.device_seconds.clone());
         });
-        // There before the first look, which would otherwise be no rise.
+        // Every series starts at zero: one that first appears with its first event never rises, and `rate` misses it.
         for tier in [MEMORY, STORE] {
             for outcome in [HIT, MISS] {
                 ours.look(tier, outcome).inc_by(0);
@@ -174,7 +174,7 @@ impl EncodeMetrics {
         self.claims_of(outcome).inc_by(frames as u64);
     }
 
-    /// How many frames were to be claimed and ended so.
+    /// Counts the frames whose claim ended this way.
     fn claims_of(&self, outcome: ClaimOutcome) -> Counter {
         let outcome = outcome.as_str();
         self.claims.get_or_create_owned(&ClaimLabel { outcome })

@@ -64,10 +64,11 @@ pub(crate) async fn server(
     server.tls_config(tls).map_err(StartError::Tls)
 }
 
-/// Serves until told to stop.
+/// Serves tokens to whoever shows the fleet's internal `token`, until told to stop.
 pub(crate) async fn serve(
-    (listener, mut server): (TcpListener, Server),
-    (cache, metrics): (Arc<Cache>, EncodeMetrics),
+    listener: TcpListener,
+    mut server: Server,
+    tokens: Tokens,
     token: String,
     until: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -87,19 +88,17 @@ pub(crate) async fn serve(
         }
     };
     server
-        .add_service(TokenServiceServer::with_interceptor(
-            Tokens { cache, metrics },
-            check,
-        ))
+        .add_service(TokenServiceServer::with_interceptor(tokens, check))
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
             until.cancelled().await;
         })
         .await
 }
 
-struct Tokens {
-    cache: Arc<Cache>,
-    metrics: EncodeMetrics,
+/// What the service answers from: the tokens in memory.
+pub(crate) struct Tokens {
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) metrics: EncodeMetrics,
 }
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<FetchTokensResponse, Status>> + Send>>;
@@ -177,13 +176,12 @@ mod tests {
         };
         let server = server(None, keep_alive).await.expect("no files to read");
         let metrics = EncodeMetrics::register(&Metrics::new());
-        let parts = (Arc::new(Cache::new(0)), metrics);
-        let serving = serve(
-            (listener, server),
-            parts,
-            "token".to_owned(),
-            CancellationToken::new(),
-        );
+        let tokens = Tokens {
+            cache: Arc::new(Cache::new(0)),
+            metrics,
+        };
+        let until = CancellationToken::new();
+        let serving = serve(listener, server, tokens, "token".to_owned(), until);
         let silent = async {
             let mut caller = TcpStream::connect(address).await.expect("connects");
             // The preface and a frame of settings, empty.

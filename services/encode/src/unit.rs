@@ -82,9 +82,9 @@ pub(crate) fn came_encoded(
     }))
 }
 
-/// The key under which the image tokens of a frame are found again: by everything that decides their bytes, the device and the
-/// code that computes them included. Longer than the keys of other lists of tokens ([`medfleet_worker::chunk_key`] and its
-/// like), of which none is this one.
+/// The key under which the image tokens of a frame are found again. It names everything that decides their bytes, the device
+/// and the release that computes them included. It is longer than the keys of all other lists of tokens
+/// ([`medfleet_worker::chunk_key`] and [`medfleet_worker::handed_key`]), so that it never equals one of them.
 #[must_use]
 pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Description) -> Vec<u8> {
     let numbers = [
@@ -106,14 +106,14 @@ pub fn frame_key(frame: &FrameEntry, preprocessing_version: &str, model: &Descri
     ];
     let mut key = Vec::new();
     for part in parts {
-        // With its length, so that no two lists of parts are the same bytes.
+        // Each part is preceded by its length, so that different parts never give the same key.
         key.extend_from_slice(&(part.len() as u64).to_le_bytes());
         key.extend_from_slice(part);
     }
     key
 }
 
-/// Where a decoder can fetch all of a chunk's tokens, of which each has its encoder: with one of them, or nowhere.
+/// The URL of the encoder that has all of a chunk's tokens, given that of each; empty where they are at several encoders.
 #[must_use]
 pub(crate) fn fetched_from<'a>(mut encoders: impl Iterator<Item = &'a str>) -> &'a str {
     let first = encoders.next().unwrap_or_default();
@@ -133,8 +133,8 @@ pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
 /// Longest wait for tokens that another unit is making: a claim's holder that neither ends nor dies must not stop others.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
-/// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT no
-/// longer than that would take it, by what a frame took last; not at all where that is not known yet.
+/// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT waits no
+/// longer than encoding them would take, by what a frame took last, and not at all where that is not known yet.
 pub(crate) fn patience(class: Class, frames: usize, frame_took: Option<Duration>) -> Duration {
     let frames = u32::try_from(frames).unwrap_or(u32::MAX);
     match class {
@@ -146,9 +146,9 @@ pub(crate) fn patience(class: Class, frames: usize, frame_took: Option<Duration>
     }
 }
 
-/// Whether every value of a tensor is a number, neither infinite nor none.
+/// Whether every value of a tensor is finite: neither infinite nor NaN.
 pub(crate) fn are_numbers(bytes: &[u8], dtype: Dtype) -> bool {
-    // Little-endian: sign and exponent are in the last two bytes.
+    // Little-endian, so sign and exponent are in the last two bytes; a value that is not finite has every bit of its exponent set.
     let mut values = bytes.chunks_exact(dtype.size_bytes());
     let exponent = |value: &[u8]| match dtype {
         Dtype::F32 => [value[2], value[3]],

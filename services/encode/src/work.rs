@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use medfleet_core::{BlobKind, Digest, JobKey, JobRecord, Move, Stage, TenantId, WorkUnit};
-use medfleet_engine::{Description, EncodeEngine, Purpose};
+use medfleet_engine::{EncodeEngine, Purpose};
 use medfleet_proto::work::v1::{FramesManifest, TokensEntry, TokensManifest};
 use medfleet_store::{BlobStore, StoreError};
 use medfleet_worker::{Ending, Handler, Started, chunk_key, handed_key};
@@ -21,10 +21,8 @@ use crate::frames::{Wanted, Whose};
 use crate::metrics::EncodeMetrics;
 use crate::unit::{are_numbers, came_encoded, frames_of, is_last};
 
-/// Tokens that came with a job and are looked at at a time: all of a job's are one chunk, as many as it has frames.
-const LOOKED_AT_MAX: usize = 8;
-/// The device of a model that computes nothing.
-const SIMULATED: &str = "simulated";
+/// Imported tensors that are checked at a time: those of a job are one chunk, however many frames it has.
+const CHECKED_MAX: usize = 8;
 
 /// The stage.
 pub(crate) struct Encode {
@@ -35,31 +33,31 @@ pub(crate) struct Encode {
     pub(crate) cache: Arc<Cache>,
     pub(crate) claims: Claims,
     pub(crate) elsewhere: Arc<Elsewhere>,
-    /// How long a frame took when frames were encoded last; 0 before the first.
+    /// Nanoseconds a frame took when frames were encoded last; 0 before the first.
     pub(crate) frame_nanos: AtomicU64,
     pub(crate) url: String,
     pub(crate) metrics: EncodeMetrics,
 }
 
-/// A chunk as its job has it.
+/// What is known of a chunk before its work begins.
 pub(crate) struct Chunk {
-    /// Under which its tokens are found.
+    /// The key of the list of its tokens, for decode.
     key: Vec<u8>,
-    /// Under which an edge finds them.
+    /// The key of the list that is left for a hospital's edge.
     handed: Vec<u8>,
     content: Content,
 }
 
 enum Content {
-    /// It came encoded.
-    Came(Came),
-    /// Its frames are found or encoded.
+    /// Its tokens came with the job, in an encoded study.
+    Imported(Imported),
+    /// Its frames, whose tokens are found in the cache or encoded.
     Frames(Vec<Wanted>),
 }
 
-/// Tokens that came with a job.
-struct Came {
-    /// Their names.
+/// Tokens that came with a job from a hospital's edge, checked.
+struct Imported {
+    /// Their names in the store.
     blobs: Vec<Digest>,
     /// The list of them, as it is stored.
     list: Bytes,
@@ -82,13 +80,13 @@ impl Encode {
         Ok((digest, manifest))
     }
 
-    /// What there is of a chunk.
+    /// Reads a chunk: the tokens that came with it, or its frames with their tokens or pixels.
     async fn chunk(&self, unit: &WorkUnit, record: &JobRecord) -> Result<Chunk, EncodeError> {
         let tenant = &unit.key.tenant;
         let (frames_digest, manifest) = self.manifest(tenant, record).await?;
         let description = self.engine.description();
         let content = match came_encoded(&manifest, unit.unit, description)? {
-            Some(came) => Content::Came(self.came(tenant, &came).await?),
+            Some(list) => Content::Imported(self.import(tenant, &list).await?),
             None => {
                 let entries = frames_of(&manifest, unit.unit)?;
                 let version = &manifest.preprocessing_version;
@@ -102,33 +100,32 @@ impl Encode {
         })
     }
 
-    /// The blobs of a chunk that came encoded, each looked at: whoever sent them is no encoder of this fleet.
-    async fn came(&self, tenant: &TenantId, came: &TokensManifest) -> Result<Came, EncodeError> {
-        let entries = came.tokens.iter().enumerate();
-        let blobs = entries.map(|(image, entry)| self.looked_at(tenant, image, entry));
+    /// Checks each of the tokens that came with a job: they were not made by an encoder of this fleet.
+    async fn import(
+        &self,
+        tenant: &TenantId,
+        list: &TokensManifest,
+    ) -> Result<Imported, EncodeError> {
+        let entries = list.tokens.iter().enumerate();
+        let blobs = entries.map(|(image, entry)| self.checked(tenant, image, entry));
         let blobs: Vec<_> = blobs.collect();
-        Ok(Came {
+        Ok(Imported {
             blobs: stream::iter(blobs)
-                .buffered(LOOKED_AT_MAX)
+                .buffered(CHECKED_MAX)
                 .try_collect()
                 .await?,
-            list: came.encode_to_vec().into(),
+            list: list.encode_to_vec().into(),
         })
     }
 
-    async fn looked_at(
+    /// The name of one image's tokens, which are there, as long as their shape says, and finite numbers.
+    async fn checked(
         &self,
         tenant: &TenantId,
         image: usize,
         entry: &TokensEntry,
     ) -> Result<Digest, EncodeError> {
-        let Description {
-            tokens_per_image,
-            token_width,
-            dtype,
-            device,
-            ..
-        } = self.engine.description();
+        let model = self.engine.description();
         let digest = Digest::from_slice(&entry.digest).map_err(|_| EncodeError::Manifest {
             reason: "the digest of tokens has another length",
         })?;
@@ -140,19 +137,24 @@ impl Encode {
             error => error.into(),
         })?;
         let wrong = |what| EncodeError::Tokens { image, what };
-        let values = *tokens_per_image as usize * *token_width as usize;
-        if bytes.len() != values * dtype.size_bytes() {
+        let values = model.tokens_per_image as usize * model.token_width as usize;
+        if bytes.len() != values * model.dtype.size_bytes() {
             return Err(wrong("as long as their shape"));
         }
         // The simulation's tokens are any bytes.
-        if device != SIMULATED && !are_numbers(&bytes, *dtype) {
+        if !model.is_simulated() && !are_numbers(&bytes, model.dtype) {
             return Err(wrong("finite numbers"));
         }
         Ok(digest)
     }
 
-    /// Leaves the list for an edge.
-    async fn hand(&self, tenant: &TenantId, handed: &[u8], list: Bytes) -> Result<(), EncodeError> {
+    /// Leaves the list of a chunk's tokens for the hospital's edge that hands the job on, under `handed`.
+    async fn leave_for_edge(
+        &self,
+        tenant: &TenantId,
+        handed: &[u8],
+        list: Bytes,
+    ) -> Result<(), EncodeError> {
         let put = self
             .store
             .put_mutable(tenant, BlobKind::TokensOfChunk, handed, list);
@@ -161,15 +163,20 @@ impl Encode {
     }
 }
 
-/// Takes the job's reference on what came with it, and makes the list last as long as this job.
-async fn take(store: &BlobStore, job: &JobKey, key: &[u8], came: Came) -> Result<(), EncodeError> {
+/// Takes the job's reference on tokens that came with it, and writes their list anew under `key`.
+async fn adopt(
+    store: &BlobStore,
+    job: &JobKey,
+    key: &[u8],
+    imported: Imported,
+) -> Result<(), EncodeError> {
     let JobKey { tenant, job } = job;
-    let blobs = came.blobs.into_iter();
+    let blobs = imported.blobs.into_iter();
     let blobs: Vec<_> = blobs.map(|digest| (BlobKind::Tokens, digest)).collect();
     store.reference(tenant, job, &blobs).await?;
-    // Nobody references the list: an old one could be collected before this job is decoded.
+    // No job references a list, so an old one could be collected before this job is decoded.
     store
-        .put_mutable(tenant, BlobKind::TokensOfChunk, key, came.list)
+        .put_mutable(tenant, BlobKind::TokensOfChunk, key, imported.list)
         .await?;
     Ok(())
 }
@@ -177,7 +184,7 @@ async fn take(store: &BlobStore, job: &JobKey, key: &[u8], came: Came) -> Result
 impl Handler for Encode {
     const STAGE: Stage = Stage::Encode;
 
-    // It waits for tokens that others make, with its own frames in memory.
+    // One more chunk for each slot may wait, with its frames in memory, for tokens that others make.
     const ASIDE: usize = 1;
 
     type Inputs = Chunk;
@@ -194,10 +201,10 @@ impl Handler for Encode {
         } = chunk;
         let (unit, chunk) = (&started.unit, started.unit.unit);
         let list = match content {
-            Content::Came(came) => {
+            Content::Imported(imported) => {
                 self.metrics.chunks_found.inc();
-                let list = came.list.clone();
-                take(&self.store, &unit.key, &key, came).await?;
+                let list = imported.list.clone();
+                adopt(&self.store, &unit.key, &key, imported).await?;
                 list
             }
             Content::Frames(wanted) => {
@@ -212,7 +219,7 @@ impl Handler for Encode {
                 };
                 let list = self.provide(&whose, wanted).await?;
                 let list = Bytes::from(list.encode_to_vec());
-                // In this order: decoders of other jobs read the list by its name, and must find what it names.
+                // The list is written last: decoders of other jobs read it by its name, and must find what it names.
                 let (tenant, kind) = (&unit.key.tenant, BlobKind::TokensOfChunk);
                 let put = self.store.put_mutable(tenant, kind, &key, list.clone());
                 put.await?;
@@ -220,7 +227,7 @@ impl Handler for Encode {
             }
         };
         if self.for_edge {
-            self.hand(&unit.key.tenant, &handed, list).await?;
+            self.leave_for_edge(&unit.key.tenant, &handed, list).await?;
         }
         started.advance(&Move::ChunkEncoded { chunk }).await?;
         Ok(())
@@ -235,7 +242,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_list_that_came_is_there_again_when_its_chunk_is_taken() {
+    async fn a_list_that_was_collected_is_there_again_when_its_chunk_is_adopted() {
         let store = BlobStore::in_memory(FleetKey::new([1; 32]));
         let key = JobKey {
             tenant: "a".parse().expect("a tenant"),
@@ -243,13 +250,13 @@ mod tests {
         };
         let tokens = Bytes::from_static(b"tokens");
         let tokens = store.put(&key.tenant, BlobKind::Tokens, tokens).await;
-        let came = Came {
+        let imported = Imported {
             blobs: vec![tokens.expect("stores")],
             list: Bytes::from_static(b"list"),
         };
         // It was old, and the keeper has collected it since it was read.
-        let taken = take(&store, &key, b"chunk", came).await;
-        taken.expect("takes");
+        let adopted = adopt(&store, &key, b"chunk", imported).await;
+        adopted.expect("stores");
         let list = store.get_mutable(&key.tenant, BlobKind::TokensOfChunk, b"chunk");
         assert_eq!(list.await.expect("works").as_deref(), Some(&b"list"[..]));
         let holders = store.holders(&key.tenant).await.expect("lists");

@@ -1,10 +1,11 @@
-//! Accepts a job: everything durable before the answer, and each crash point healed by a repeat or by the sweep.
-//!
-//! A job that has events and no record begins in an epoch of its own, as a replayed one does.
+//! Accepts a job: everything is durable before the answer, and after a crash at any point a repeat of the call or the sweep
+//! finishes the accept.
 //!
 //! Order: inputs, study manifest, references, pending entry and audit → record created (the idempotency) → intake message and
-//! accepted event → answer; then another accept may write over the pending entry (`pad`). Whoever finds it later finishes the
-//! rest. Nothing is done of a job that the audit has no line of.
+//! accepted event → answer; then another accept may overwrite the pending entry (`pad`). The sweep finds entries of accepts that
+//! broke off. Nothing is done of a job that has no line in the audit.
+//!
+//! A job that has events but no record has lost it, and begins in a new epoch, as a replayed one does.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -109,7 +110,7 @@ impl Acceptor {
             tenant: caller.tenant.clone(),
             job,
         };
-        // Side by side, as nearly always there is neither. What another call stores of the job meanwhile, the create meets.
+        // Asked together, as nearly always there is neither. A record that another call stores meanwhile is found by the create.
         let (known, may_be_told) = (self.queue.rare_record(&key), self.queue.may_be_told(&key));
         let (known, may_be_told) = join(known, may_be_told).await;
         match known?.map(|(record, _)| record) {
@@ -123,7 +124,8 @@ impl Acceptor {
                 let study = self.within_budget(&key.tenant, study);
                 self.create(caller, key, (study, held)).await
             }
-            // The same bytes need no look at uploads, which may have expired since, nor at what this fleet does by now.
+            // The same bytes as before: neither its uploads, which may have expired since, nor this fleet's settings matter any
+            // more.
             Some(known) if keys::is_same_request(&known.body, sent) => {
                 self.finish(caller, key, known, None).await
             }
@@ -147,10 +149,10 @@ impl Acceptor {
         Ok(plan)
     }
 
-    /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where only the record was lost,
-    /// units, events and the memories of all replicas still hold the job's last epoch: what begins anew in the one after it is
-    /// taken for none of theirs. Nor is its text, which is told apart by its attempt, also for who watched the last epoch.
-    /// `may_be_told`: nothing needs to be read where there was nothing when the record was looked for.
+    /// The epoch in which a job without a record begins, and the attempt that it counts on from. Where the record was lost, units,
+    /// events and the memory of replicas may still name the job's last epoch and attempt; with the next epoch and higher attempts
+    /// nothing of the new job is taken for a part of the old one. `may_be_told`: whether there may be events of the job; without
+    /// any nothing has to be read.
     async fn first_epoch(&self, key: &JobKey, may_be_told: bool) -> Result<(u32, u32), Refusal> {
         if !may_be_told {
             return Ok((0, 0));
@@ -161,9 +163,9 @@ impl Acceptor {
         }))
     }
 
-    /// Counts a job that is not known yet towards its tenant's quotas, unless there was no room for one just now. Gives the room
-    /// that is taken for the files inside its request. Files that were uploaded had theirs when they began: whoever has sent a
-    /// study, and has nothing more to send, is not refused for what is stored by then.
+    /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Gives the hold on room for the
+    /// files inside its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused
+    /// for what the tenant has stored by now.
     fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<Held, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
@@ -180,7 +182,8 @@ impl Acceptor {
         Ok(held)
     }
 
-    /// A STAT job beyond its tenant's budget becomes an urgent one. What it means as a request stays the same.
+    /// Makes a STAT job beyond its tenant's budget an urgent one. The meaning of its request, by which repeats are recognised,
+    /// stays.
     fn within_budget(&self, tenant: &TenantId, mut study: Study) -> Study {
         let record = &mut study.record;
         if record.class == Class::Stat && !self.quotas.stat(tenant) {
@@ -205,7 +208,7 @@ impl Acceptor {
         let begun = Instant::now();
         let audited = self.audit(&key, SUBMIT, &caller.actor);
         let kept = async {
-            // Only a part of an upload can be gone: everything else is stored by this very call.
+            // Only parts of uploads can be missing: everything else is stored by this call.
             match self.blobs.keep(&key, contents, &parts).await? {
                 true => Ok(()),
                 false => Err(UPLOAD_GONE),
@@ -213,7 +216,7 @@ impl Acceptor {
         };
         held.begin_all();
         let (kept, noted, audited) = join3(kept, self.pad.note(&key), audited).await;
-        // Also after a failure: a part of it may be there.
+        // Counted as stored also after a failure, as a part of it may be there.
         drop(held);
         if let Err(refusal) = kept.and(audited.map_err(|source| self.refused(source))) {
             if let Ok(noted) = noted {
@@ -226,7 +229,7 @@ impl Acceptor {
         let created = self.queue.create_record(&key, &record).await;
         let created = created.map_err(|source| self.refused(source))?;
         if begun.elapsed() > self.config.accept.pending_after.get() / 2 {
-            // So late that the sweep may have dropped the entry of an accept it took for abandoned.
+            // It took so long that the sweep may have taken the accept for abandoned and removed its entry.
             let again = self.pad.note_again(&mut noted, &key).await;
             again.map_err(|source| self.unfinished(&key, source))?;
         }
@@ -248,7 +251,7 @@ impl Acceptor {
             }
             Created::Exists(found, _) => {
                 let is_same = keys::is_same_meaning(&found.body, &record.body);
-                // The other call may break: this one may be told that the job is accepted only once that is finished.
+                // The other call may still fail, so this one answers only after it has finished the accept itself.
                 let accepted = self.finish(caller, key, found, Some(noted)).await?;
                 if is_same {
                     Ok(accepted)
@@ -259,8 +262,8 @@ impl Acceptor {
         }
     }
 
-    /// What follows the record, each step safe to repeat. A job that has moved on needs none of it, and one that was erased
-    /// is none that a caller could wait for.
+    /// What follows the record, each step safe to repeat. A job that has moved on needs none of it. A job that was erased is
+    /// refused, as its caller would wait for it in vain.
     async fn finish(
         &self,
         caller: &Caller,
@@ -270,13 +273,13 @@ impl Acceptor {
     ) -> Result<Accepted, Refusal> {
         if record.state == JobState::Accepted {
             if noted.is_none() {
-                // What would be refused once more leaves no line in the audit.
+                // Refused before the audit gets a line, where the queue would refuse it again.
                 let room = self.room.check_again(self.clock.now());
                 let job = key.job.clone();
                 room.map_err(|source| Refusal::Unfinished { job, source })?;
             }
             let announced = match &noted {
-                // Its line was written before its record.
+                // This call has written its line of the audit already.
                 Some(_) => self.go_on(&key, &record).await,
                 None => self.announce(&key, &record, (SUBMIT, &caller.actor)).await,
             };
@@ -295,21 +298,21 @@ impl Acceptor {
         })
     }
 
-    /// Why a caller is refused whose job has no record. What had no room is remembered for those who come right after: they are
-    /// refused before anything of theirs is stored, a line in the audit too.
+    /// Why the submit of a job without a record is refused. A full stream is remembered, so that submits right after are refused
+    /// before anything of theirs is stored, including a line in the audit.
     fn refused(&self, source: QueueError) -> Refusal {
         self.room.note(&source, self.clock.now());
         Refusal::Queue(source)
     }
 
-    /// Why a caller is refused whose job has a record.
+    /// Why the submit of a job that has a record is refused: the job may still run.
     fn unfinished(&self, key: &JobKey, source: QueueError) -> Refusal {
         self.room.note(&source, self.clock.now());
         let job = key.job.clone();
         Refusal::Unfinished { job, source }
     }
 
-    /// Sends what makes an accepted job go on, behind its line of the audit (who did what): without one nothing is done of it.
+    /// Writes a line of the audit (action and actor), and then sends what makes an accepted job go on.
     pub(crate) async fn announce(
         &self,
         key: &JobKey,
@@ -328,20 +331,20 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Removes the pending entry of a replay; the caller needs not wait for it.
+    /// Removes the pending entry of a replay, in a task of its own: the caller need not wait for it.
     pub(crate) fn forget_pending(&self, noted: Revision) {
         let queue = self.queue.clone();
         self.tasks.start(FORGET, async move {
             if let Err(error) = queue.remove_pending(noted).await {
-                // The sweep removes it; until then it costs one look.
+                // The sweep removes it, and until then looks at it once more than needed.
                 tracing::debug!(error = chain(&error), "a pending replay stays listed");
             }
             Ok::<_, Infallible>(())
         });
     }
 
-    /// A job without a request id whose accept broke would run without anyone knowing it: cancels it if it is there. Gives what
-    /// its caller is told, who knows it by that where it may still run.
+    /// Cancels a job without a request id whose accept failed, as it would run without anyone knowing its name. Gives the caller's
+    /// answer, which names the job where it may still run.
     async fn withdrawn(&self, key: &JobKey, refusal: Refusal) -> Refusal {
         let cancelled = self
             .queue
@@ -360,7 +363,7 @@ impl Acceptor {
             }
         };
         if is_gone && let Err(error) = self.blobs.release(key).await {
-            // They are collected once somebody erases the job.
+            // They stay until the job is erased.
             tracing::warn!(
                 error = chain(&error),
                 "blobs of a withdrawn accept stay referenced"
@@ -372,7 +375,7 @@ impl Acceptor {
         }
     }
 
-    /// Puts the first unit of an accepted job into the intake. Safe to repeat; nothing for a job that has moved on.
+    /// Puts the first unit of an accepted job into the intake. Safe to repeat; does nothing for a job that has moved on.
     pub(crate) async fn publish_intake(
         &self,
         key: &JobKey,
@@ -385,7 +388,7 @@ impl Acceptor {
         self.queue.publish_intake(&unit, &headers).await.map(drop)
     }
 
-    /// Queues what an open job waits for, by its record alone; how much of it was not queued.
+    /// Queues the units that an open job waits for, by its record alone. Gives how many of them were not queued already.
     pub(crate) async fn requeue(
         &self,
         key: &JobKey,
@@ -398,7 +401,7 @@ impl Acceptor {
         Ok(queued)
     }
 
-    /// Queues a unit that a job waits for; whether it was not queued.
+    /// Queues a unit that a job waits for. True if it was not queued already.
     pub(crate) async fn requeue_unit(
         &self,
         unit: &WorkUnit,
@@ -408,7 +411,7 @@ impl Acceptor {
         Ok(published == Published::Stored)
     }
 
-    /// Adds a line of a read to the tenant's audit stream, if more than its reserve is left.
+    /// Adds a line about a read to the tenant's audit stream, if more than the stream's reserve is left.
     pub(crate) async fn audit_read(
         &self,
         key: &JobKey,
@@ -419,8 +422,8 @@ impl Acceptor {
         self.audit(key, action, actor).await
     }
 
-    /// Adds a line of what somebody does to a job, other than erase it. Clients leave half of the reserve, or a tenant could keep
-    /// erasures and operators waiting.
+    /// Adds a line about a change of a job other than its erasure. Half of the reserve is kept from clients, so that no tenant can
+    /// block erasures and operators.
     pub(crate) async fn audit_act(
         &self,
         key: &JobKey,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use medfleet_core::{BlobKind, Digest, JobId, JobKey, TenantId, UnixMillis};
 use medfleet_store::{BackendError, BlobStore, Collected, Erased, Holder, Relied, StoreError};
+use medfleet_worker::text_key;
 
 use crate::error::Refusal;
 
@@ -124,7 +125,7 @@ impl Blobs {
 
     /// Removes the text that the job's attempts of an epoch have stored. True when there was one.
     pub(crate) async fn delete_text(&self, key: &JobKey, epoch: u32) -> Result<bool, StoreError> {
-        let text = text_key(key, epoch);
+        let text = text_key(&key.job, epoch);
         self.0
             .delete_mutable(&key.tenant, BlobKind::Text, &text)
             .await
@@ -137,7 +138,7 @@ impl Blobs {
         epoch: u32,
     ) -> Result<Option<Bytes>, StoreError> {
         self.0
-            .get_mutable(&key.tenant, BlobKind::Text, &text_key(key, epoch))
+            .get_mutable(&key.tenant, BlobKind::Text, &text_key(&key.job, epoch))
             .await
     }
 
@@ -159,7 +160,7 @@ impl Blobs {
         epoch: u32,
         text: Bytes,
     ) -> Result<(), StoreError> {
-        let name = text_key(key, epoch);
+        let name = text_key(&key.job, epoch);
         let put = self.0.put_mutable_of(key, BlobKind::Text, &name, text);
         put.await.map(drop)
     }
@@ -171,11 +172,6 @@ impl Blobs {
             _ => Ok(()),
         }
     }
-}
-
-/// The key under which decode stores the text so far: `<job>.<epoch>`.
-fn text_key(key: &JobKey, epoch: u32) -> Vec<u8> {
-    format!("{}.{epoch}", key.job).into_bytes()
 }
 
 /// Whether there is no room now.

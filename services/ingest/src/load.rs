@@ -1,10 +1,10 @@
-//! What a call may hold, and for how long: the bytes of its request, which stay in memory until it is answered, and the time
-//! that its caller waits.
+//! Limits of the memory and the time of a call: the bytes of its request, which are held until it is answered, and how long its
+//! caller waits.
 //!
-//! Requests with files in them have so much room together, so that a burst of them is told to come back, and the process is not
-//! killed for memory with everybody's calls. No tenant may take the last of it from the others. What every request begins with
-//! has as much room of its own, so that small calls are answered while files wait; uploads, which are stored while they come,
-//! have limits of their own.
+//! All requests with files in them share a limit of memory. A burst beyond it is told to come back, so that the process is not
+//! killed for lack of memory with everybody's calls. No tenant may take the last of it from the others. The first bytes of every
+//! request count against a limit of their own, so that small calls are answered while large ones wait. Uploads, which are stored as
+//! they come, have limits of their own.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,22 +28,22 @@ use crate::error::{self, Refusal};
 use crate::timely::UPLOAD;
 use crate::tokens::Caller;
 
-/// Bytes that are held at a time of requests with files in them, sixteen of the largest; and as many of what requests begin
-/// with, which is far more than any clients need that are in order.
+/// Most bytes that requests with files in them hold together: sixteen of the largest. The first bytes of all requests may hold as
+/// many, far more than well-behaved clients need.
 const HELD_BYTES_MAX: u64 = 64 << 20;
-/// Of these the last quarter is for tenants that hold no more than this: one of the largest.
+/// The last quarter of these is for tenants that hold no more than this: one of the largest requests.
 const SHARE_BYTES: u64 = 4 << 20;
-/// Bytes at the beginning of a request for which there is room of their own: a call without files in it has no more.
+/// How many of a request's first bytes count against the separate limit: a request without files in it is no longer.
 pub(crate) const SMALL_BYTES: usize = 64 << 10;
-/// So long before tonic would end a call whose caller waits no more, as a cancelled one, it ends for its time.
+/// How long before its deadline a call ends, so that it ends with `DEADLINE_EXCEEDED`: tonic would call it cancelled.
 const BEFORE_TONIC: Duration = Duration::from_millis(2);
 
 /// The bytes that are held. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Load {
-    /// Of what requests begin with, up to [`SMALL_BYTES`] each.
+    /// For the first [`SMALL_BYTES`] of each request.
     small: Room,
-    /// Of the rest.
+    /// For what follows them.
     files: Room,
 }
 
@@ -196,7 +196,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Call {
-        // From now, and not from when it is first looked at: tonic's own time begins right after this.
+        // Counted from now, not from the first poll: tonic's own deadline begins right after this.
         let patience = patience(request.headers());
         let until = patience
             .and_then(|patience| Instant::now().checked_add(patience.saturating_sub(BEFORE_TONIC)));
@@ -211,7 +211,7 @@ where
         };
         let call = self.service.call(request);
         Box::pin(async move {
-            // Given back when there is an answer: until then there is what was made of the request.
+            // Held until there is an answer: as long as that, what was made of the request is in memory too.
             let _held = held;
             let Some(until) = until else {
                 return call.await;
@@ -241,12 +241,12 @@ fn patience(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// A body that breaks off where there is no room for more of it.
+/// A body that counts its bytes, and ends with an error where there is no room for more.
 #[derive(Debug)]
 struct Counted {
     body: Body,
     held: Arc<Weight>,
-    /// Of what a request begins with, that which is still to come.
+    /// How many of the request's first [`SMALL_BYTES`] are still to come.
     small_bytes: u64,
     retry_after: Duration,
 }

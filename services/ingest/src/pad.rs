@@ -1,8 +1,9 @@
-//! The pending entries of accepts: each stands on a sheet of this process's own pad, and the next accept writes over one that
-//! is finished. So an entry costs one write; removing it would be the dearest request of an accept.
+//! The pending entries of accepts. An entry says that a job is being accepted, so that the sweep can finish it should this process
+//! die. Each is stored under a key of this process's own, a *sheet* of its *pad*, and the next accept overwrites an entry whose
+//! accept is finished. So an entry costs one write; removing it would be the most expensive request of an accept.
 //!
-//! A sheet whose accept broke is not used again: what stands on it the sweep finds. So it does with what was noted before a loss of
-//! the connection: a server that lost its latest writes gives their places to others' entries.
+//! The sheet of an accept that failed is not used again: its entry stays until the sweep has dealt with it. So does an entry that
+//! was noted before a loss of the connection: a server that lost its latest writes gives their places to others' entries.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,33 +15,33 @@ use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
 use tokio::time::Instant;
 
-/// How long a sheet waits for the next accept before the entry on it is removed: long before the sweep looks at it.
+/// How long a finished entry waits to be overwritten before it is removed. The sweep looks only at much older ones.
 const IDLE: Duration = Duration::from_secs(1);
 /// Entries that are removed at a time.
 const AT_ONCE: usize = 16;
-/// How long the last of them may take when the process stops.
+/// How long removing the last entries may take when the process stops.
 const LAST: Duration = Duration::from_secs(2);
 
 /// The pad of a process. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub(crate) struct Pad {
     queue: Queue,
-    /// Tells this process from others.
+    /// The name of this process, which makes its keys its own.
     holder: Arc<str>,
     sheets: Arc<Mutex<Sheets>>,
 }
 
-/// An entry, on a sheet that is nobody else's until [`Pad::done`], and never again without it.
+/// An entry. Its sheet is used again only after [`Pad::done`].
 #[derive(Debug)]
 pub(crate) struct Noted {
     sheet: u64,
     revision: Revision,
-    /// Losses of the connection before it was written.
+    /// How often the connection had been lost before the entry was written.
     losses: u64,
 }
 
 impl Pad {
-    /// An empty one.
+    /// A pad without sheets.
     pub(crate) fn new(queue: Queue, holder: &str) -> Self {
         Self {
             queue,
@@ -62,7 +63,7 @@ impl Pad {
         })
     }
 
-    /// Notes it once more: the sweep may have taken the entry for abandoned.
+    /// Writes the entry again, as the sweep may have taken it for abandoned and removed it.
     pub(crate) async fn note_again(
         &self,
         noted: &mut Noted,
@@ -73,9 +74,9 @@ impl Pad {
         Ok(())
     }
 
-    /// Nothing of the accept is left to be done.
+    /// The accept is finished: its sheet may be used again.
     pub(crate) fn done(&self, noted: Noted) {
-        // What was sent over a connection that is lost may still be on its way, and must not come to stand over another's entry.
+        // A write that was sent over a connection that is lost since may still arrive, and would then overwrite the next entry.
         let is_alone = noted.losses == self.queue.losses();
         self.lock().done(noted, is_alone, Instant::now());
     }
@@ -105,7 +106,7 @@ impl Pad {
         let removals = stream::iter(over).map(|revision| self.queue.remove_pending(revision));
         let removals = removals.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
         for error in removals.await.into_iter().filter_map(Result::err) {
-            // The sweep removes it; until then it costs one look.
+            // The sweep removes it, and until then looks at it once more than needed.
             tracing::debug!(error = chain(&error), "a pending entry stays listed");
         }
     }
@@ -116,13 +117,13 @@ impl Pad {
     }
 }
 
-/// Which sheets there are. Pure.
+/// The sheets of a pad. Pure.
 #[derive(Debug, Default)]
 struct Sheets {
-    /// Those of finished accepts and since when, the latest last: that one is taken next, so that those that are too many come
-    /// to be idle.
+    /// Entries of finished accepts and since when they are, the latest last. The latest is overwritten first, so that sheets beyond
+    /// those that are needed become idle.
     free: Vec<(Noted, Instant)>,
-    /// Sheets made so far.
+    /// How many sheets were made so far; they are numbered from 1.
     made: u64,
 }
 
@@ -135,7 +136,7 @@ impl Sheets {
         self.made
     }
 
-    /// `is_alone`: no other write of the entry can come any more.
+    /// Frees the sheet of a finished accept. `is_alone`: no earlier write of the entry can still arrive.
     fn done(&mut self, noted: Noted, is_alone: bool, now: Instant) {
         if is_alone {
             self.free.push((noted, now));
@@ -154,7 +155,7 @@ impl Sheets {
 
 #[cfg(test)]
 mod tests {
-    use medfleet_testkit::{self as kit, NatsServer};
+    use medfleet_testkit as kit;
 
     use super::*;
 
@@ -208,9 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_accept_writes_over_one_that_is_finished_and_over_no_other() {
-        let server = NatsServer::start().await.expect("a server");
-        let config = kit::config(&server.url());
-        let queue = kit::queue(&config).await.expect("a queue");
+        let (_server, queue) = kit::start().await.expect("a queue");
         let (pad, other) = (Pad::new(queue.clone(), "a"), Pad::new(queue.clone(), "b"));
         let keys: Vec<_> = (1..=4).map(|seed| kit::record(seed, 1).0).collect();
         let pending = async || {

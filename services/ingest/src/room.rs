@@ -1,11 +1,11 @@
-//! Whether a stream that a submit writes to had no room a moment ago: then a job that is not known yet is refused before anything
-//! of it is stored, and one that is known is not begun once more. Whoever is the first to find no room has a line in the audit by
-//! then, and where the intake had none, a record; so many who come again add nothing to it.
+//! Remembers for a moment that a stream which submits write to is full. Until then a new job is refused before anything of it is
+//! stored, and a known one is not queued again. The first submit that finds no room has already written its audit line, and if the
+//! intake was full its record too; those that come right after it would add the same again and again.
 //!
-//! And whether a stream has only its reserve left, which is kept for what must go on without submits: jobs under way, cancels,
-//! erasures, which make room, and what operators do. Of the audit's reserve clients may use half for what is no erasure: a tenant
-//! that cancels job after job keeps nobody's erasure waiting. Looked at every few seconds: in that time a fleet fills not even half
-//! a reserve.
+//! Also knows which streams have only a reserve left. It is kept for what must go on without submits: jobs under way, cancels, what
+//! operators do, and erasures, which make room. Half of the audit's reserve is for erasures and operators alone, so that a tenant
+//! that cancels job after job cannot block an erasure. The streams are looked at every few seconds, in which a fleet does not fill
+//! even half a reserve.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ const RESERVED: &str = "what is left is kept for jobs under way, cancels and era
 /// Why there is no room where only half of the reserve is left.
 const LAST: &str = "what is left is kept for erasures and operators";
 
-/// How long a refusal counts for those who come after; then one of them tries.
+/// How long submits are refused after one has found a stream full; then the next one tries again.
 pub(crate) const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// What is known of the queue's room. Cheap to clone; all clones are one.
@@ -31,7 +31,7 @@ struct Seen {
     full: Option<Full>,
     /// Streams that had only their reserve left when they were looked at.
     low: Vec<String>,
-    /// Those of them that had only half of it left.
+    /// Of these, the streams that had only half of their reserve left.
     lowest: Vec<String>,
 }
 

@@ -11,15 +11,15 @@ use medfleet_runtime::exit::chain;
 
 use crate::accept::{Acceptor, SUBMIT};
 
-/// Who acts in the audit stream when the sweep finishes an accept: who asked is not known any more.
+/// The actor in the audit stream when the sweep finishes an accept, as the caller is not known any more.
 const SWEEP: &str = "medfleet";
 
-/// Looks again and again until the shutdown.
+/// Sweeps at regular times until the shutdown.
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     let config = &acceptor.config.accept;
     let (every, pending) = (config.sweep_every.get(), config.pending_after.get());
-    // The job's record changes within half of that time or not at all, and must be seen as it is then; that of a job that was
-    // set aside as it was at that moment, or later.
+    // An accept or a replay changes the job's record within half of `pending_after`, or not at all; a job that is set aside has its
+    // record before. After `outdated_max` more even a server that was outdated shows it so, or as it became later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
     loop {
         tokio::select! {
@@ -39,7 +39,7 @@ impl Acceptor {
     /// One pass over the accepts that began longer than `age` ago, and the jobs that were set aside before that.
     async fn sweep_once(&self, age: Duration) -> Result<(), QueueError> {
         let accepts = self.sweep_accepts(age).await;
-        // Whatever keeps accepts waiting: what was set aside may have come further, to where there is room.
+        // Also after trouble with the accepts: jobs that were set aside may wait for another stage, whose intake has room.
         let aside = self.sweep_all_aside(age).await;
         accepts.and(aside)
     }
@@ -77,18 +77,20 @@ impl Acceptor {
             self.announce(key, &record, (SUBMIT, SWEEP)).await?;
             self.figures.swept.inc();
         }
-        // Without a record nobody was told that the job exists.
+        // A job without a record was never answered for, so there is nothing to finish.
         self.queue.remove_pending(noted).await
     }
 
-    /// Queues what a job waits for of which a unit was removed; nothing for one that has ended. That one may have ended without
-    /// saying so, by a write whose answer was lost: the unit would have said it when it came again.
+    /// Queues the units that a job waits for after one of them was removed, and publishes its latest event: a job that has ended by
+    /// a write whose answer was lost has published none, and the unit that would have done so is gone.
     ///
-    /// The note stays as long as one of the units is with the workers: whoever has set it aside may have stood still since, or its
-    /// acknowledgement may still be on its way. What is queued in the place of one that is gone, no such acknowledgement removes.
+    /// The note stays as long as one of the units is with the workers. The worker that set it aside may have stood still before it
+    /// removed the unit, or its acknowledgement may still be on its way. Such a late acknowledgement does not remove a unit that is
+    /// queued now, in the place of one that is gone.
     async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
-            // It had a record when it was set aside: a server that is behind says so, or the note goes with its own age.
+            // It had a record when it was set aside. Either an outdated server answers, and the next pass finds it; or the
+            // record is gone, and the note expires by its age.
             return Ok(());
         };
         self.queue.publish_event(key, &record).await?;
@@ -132,8 +134,8 @@ impl Trouble {
     }
 }
 
-/// Says what another pass will not mend, such as a record of a newer version, after a rollback: its note waits, and does not
-/// hold up the others.
+/// Logs an error that another pass cannot mend, such as a record of a newer release after a rollback, and goes on: the job's note
+/// stays, and does not hold up the others.
 fn go_on(key: &JobKey, swept: Result<(), QueueError>) -> Result<(), QueueError> {
     match swept {
         Err(error) if !error.is_transient() => {

@@ -1,6 +1,6 @@
-//! A call's request comes whole within its time, or the call ends: a caller that sends it byte by byte holds a place and
-//! memory no longer than that. Uploads, which may last, have limits of their own; where a request is a stream of questions,
-//! each has its time.
+//! A limit of the time in which a call's request has to arrive, so that a caller that sends it byte by byte does not hold a place
+//! and memory for ever. Uploads, which may last, have limits of their own. Where a request is a stream, the limit is for each of
+//! its messages.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -30,7 +30,7 @@ enum Span {
     Piece,
 }
 
-/// A service whose requests come in time, which it also tells their connections.
+/// A service whose calls end when their requests do not arrive in time. It also tells their connections that a call has come.
 #[derive(Debug, Clone)]
 pub(crate) struct Timely<S> {
     service: S,
@@ -84,7 +84,7 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Timely<S> {
     }
 }
 
-/// A body that breaks off when it does not come in time.
+/// A body that ends with an error when it does not arrive in time.
 #[derive(Debug)]
 struct Limited {
     body: Body,

@@ -1,7 +1,7 @@
-//! What the dispatcher releases next: pure, over an index of the intake. Classes in strict order, but for what waits too
-//! long (`lane`); within a class the tenants take turns by cost (`share`).
-//! Per (stage, pool) the work that is released and unfinished stays below what its live slots do soon; one unit
-//! of each class may always be out, so that a pool without any worker still shows its backlog and can be scaled up from zero.
+//! What the dispatcher releases next: pure, over an index of the intake. Classes go in strict order, except for units that have
+//! waited too long (`lane`); within a class the tenants take turns by cost (`share`).
+//! For each (stage, pool) the released, unfinished work stays below what its live slots can do soon. One unit of each class may
+//! always be released, so that a pool without workers still shows a backlog and can be scaled up from zero.
 //! Units of STAT take first the slots that workers have for them alone, and count nowhere else as long as there are such.
 
 mod in_flight;

@@ -30,7 +30,7 @@ use crate::tokens::{Caller, Tokens};
 const RECORD_READS_MAX: u32 = 50;
 /// Pause between these reads.
 const RECORD_READ_PAUSE: Duration = Duration::from_millis(20);
-/// How soon a watch that began with what this process has heard looks at durable state: of an end no event may have come.
+/// How soon a watch that began with what this process has heard reads durable state: the event of an end may never have come.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What watching needs.
@@ -83,8 +83,8 @@ pub(crate) struct Watch {
     /// When to read the stored text, while text is missing.
     checkpoint_at: Option<Instant>,
     reread_at: Instant,
-    /// The record as it was read after the subscription began, until durable state was read for the first time; none where the
-    /// watch began without.
+    /// The record that was read when the watch began, until durable state is read for the first time; `None` where the watch began
+    /// with what this process had heard.
     first: Option<JobRecord>,
 }
 
@@ -105,7 +105,7 @@ impl Watch {
         let heard = watching.fanout.heard(&key, watching.queue.losses());
         let reread_every = watching.config.reread_every.get();
         let (first, phase, look_after) = match &heard {
-            // It exists, and has not ended as far as anybody was told.
+            // The job exists, and no event of its end was heard.
             Some(_) => (None, Phase::Following, reread_every.min(LOOK_AFTER)),
             None => match watching.queue.record(&key).await? {
                 Some((record, _)) => (Some(record), Phase::Reading, reread_every),
@@ -177,7 +177,7 @@ impl Watch {
 
     /// Reads everything durable that was not sent yet.
     async fn read(&mut self) -> Result<(), Refusal> {
-        // It may last for days, and a token that was withdrawn reads no more of it.
+        // A watch may last for days; it ends once its token is withdrawn.
         if !self.watching.tokens.still_knows(&self.caller) {
             return Err(Refusal::WrongToken);
         }
@@ -194,7 +194,8 @@ impl Watch {
                 return Ok(());
             }
         }
-        // Whatever changed since the first record was read, a signal tells; but an end may have been erased meanwhile.
+        // The first record still serves, as signals bring whatever has changed since. A final one is read again: the job may
+        // have been erased meanwhile.
         let first = self.first.take();
         let first = first.filter(|first| !first.state.is_final() && first.epoch >= self.epoch);
         let record = match first {
@@ -202,7 +203,7 @@ impl Watch {
             None => self.record().await?,
         };
         if record.state.is_final() {
-            // Its event was never published, or the caller has seen it.
+            // The event of the end was never published, or the caller has seen it before.
             return self.finish(record).await;
         }
         self.epoch = record.epoch;
@@ -269,7 +270,8 @@ impl Watch {
         self.push(time, Event::Progress(convert::progress(&event)));
     }
 
-    /// The record of a job that stands where its final event says; a replay since then makes that event an ordinary one.
+    /// The record of a job whose final event has come, once the record is final too; `None` if the job was replayed since, which
+    /// makes the event an ordinary one.
     async fn end(&mut self, event: &JobEvent) -> Result<Option<JobRecord>, Refusal> {
         for _ in 0..RECORD_READS_MAX {
             let record = self.record().await?;
@@ -280,10 +282,11 @@ impl Watch {
             if record.state.is_final() {
                 return Ok(Some(record));
             }
-            // The event overtook the record on its way to this replica of the bucket.
+            // The server that answered has the event, and not yet the record.
             tokio::time::sleep(RECORD_READ_PAUSE).await;
         }
-        // An outdated server answers (`Queue::outdated_max`): whoever watches again finds another, or the same one later.
+        // An outdated server answers (`Queue::outdated_max`). The caller watches again, and then meets another one, or this one
+        // when it knows more.
         Err(Refusal::Queue(QueueError::Unavailable {
             operation: "read the record of a job that ended",
         }))
@@ -306,7 +309,7 @@ impl Watch {
         Ok(())
     }
 
-    /// How the job ended, where another watcher has read it.
+    /// How the job ended, if another watcher of this process has read it.
     async fn known(&self, epoch: u32) -> Option<Arc<Finished>> {
         let known = self.subscription.topic.finished.lock().await;
         known.clone().filter(|finished| finished.epoch == epoch)
@@ -321,8 +324,8 @@ impl Watch {
                 self.stitch.finish(finished.attempt, text, &mut out);
                 self.push_text(out);
             }
-            // Texts do not come by the events' way: what was told before the end may have arrived behind it, and nothing else
-            // tells it.
+            // Texts come by another subscription than events: a piece that was published before the end may have arrived after
+            // it, and nothing else contains it.
             None => {
                 while let Ok(signal) = self.subscription.signals.try_recv() {
                     if let Signal::Text(chunk) = signal {
@@ -348,7 +351,7 @@ impl Watch {
                         .map_err(|_| Refusal::Broken { what: "a result" })?;
                     Some(convert::result_text(&result).to_owned())
                 }
-                // Erased or expired since: the state is still worth telling.
+                // Erased or expired since; the final state is sent all the same.
                 None => None,
             },
             None => None,
@@ -444,8 +447,8 @@ impl Watch {
     }
 }
 
-/// Whether an end of this epoch that was read earlier is still the job's, and then whether its text was erased since: a job
-/// that was started over goes on, whatever those who saw its end before remember.
+/// Whether an end that was read earlier, of this epoch, still holds: `None` if the job was started over since, else whether it was
+/// erased since.
 fn still_stands(epoch: u32, record: &JobRecord) -> Option<bool> {
     (record.epoch == epoch && record.state.is_final()).then_some(record.erased.is_some())
 }

@@ -1,5 +1,5 @@
-//! The dispatcher: what the leader does to one unit or one job. [`session`] is the time of one leader.
-//! Two leaders for a moment do no harm: a release is idempotent, and the queue refuses a unit that is already out.
+//! The dispatcher: what the leader does to one unit or one job. [`session`] is what it does for as long as it leads.
+//! Two leaders for a moment do no harm: a release is idempotent, and the queue refuses a unit that is already released.
 
 mod looks;
 mod session;
@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, Move, PoolName, Stage, TenantId, UnixMillis, WorkUnit, protocol};
+use medfleet_core::{
+    JobKey, JobRecord, Move, PoolName, Stage, TenantId, UnixMillis, WorkUnit, protocol,
+};
 use medfleet_queue::{Applied, Headers, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown, telemetry};
 use tracing::Instrument;
@@ -23,15 +25,15 @@ use crate::unit::ledger::Open;
 use crate::unit::{Held, Removal, Rules};
 use session::Session;
 
-/// A server knows less of a job than this process.
-pub(crate) const BEHIND: QueueError = QueueError::Unavailable {
+/// A server answered with less than this process already knows about a job: it is outdated, and has to be asked again later.
+const BEHIND: QueueError = QueueError::Unavailable {
     operation: "end a job whose time is over",
 };
 /// What was read of an intake may be another's by now: a server that lost its latest writes has given their places to others.
 pub(crate) const STALE: QueueError = QueueError::Unavailable {
     operation: "keep the intake in mind",
 };
-/// A unit that waited longer than this is released only after a look at its job.
+/// A unit that waited longer than this is released only after its job's record was read.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
 
 /// Which units a dispatcher releases.
@@ -39,8 +41,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(2);
 pub(crate) enum Scope {
     /// All of them.
     Fleet,
-    /// Those of a hospital's edge that its own site works on: of tenants whose images stay, up to the tokens. The rest is the
-    /// edge's, as are the ends of jobs whose time is over.
+    /// At a hospital's edge: the units of preprocess and encode of tenants whose images stay. All other units are the edge's, which
+    /// also ends the jobs whose time is over.
     Site(Arc<EdgeConfig>),
 }
 
@@ -57,16 +59,17 @@ impl Scope {
             Self::Fleet => true,
             Self::Site(edge) => match unit.stage {
                 Stage::Preprocess => edge.travels(&unit.key.tenant) == Travels::Tokens,
-                // Begun here, it goes on here, whatever the rule is by now.
+                // A job whose work has begun here goes on here, even if the setting has changed since.
                 Stage::Encode => true,
                 Stage::Decode => false,
             },
         }
     }
 
-    /// How many jobs of each tenant are in the stages or wait to be let in, and whose wait behind them in such numbers that no
-    /// more are let in. At an edge the hub's jobs are in no stage, nor are those that wait for it, up to as many as a tenant
-    /// may have there: a hub that is away holds back no encoding before that, and no disk is filled by it.
+    /// For each tenant, how many jobs are in the stages or wait to be let in; and the tenants of which no more are let in,
+    /// because too many of their jobs wait behind the stages. At an edge, jobs that are at the hub or wait for it are in no
+    /// stage. A tenant may have as many waiting for the hub as it may have there. So a hub that is away stops the encoding only
+    /// then, before encoded jobs fill the disk.
     fn standing(
         &self,
         open: HashMap<TenantId, Open>,
@@ -85,7 +88,7 @@ impl Scope {
         (here.collect(), behind)
     }
 
-    /// Whether it matters how far jobs are, without any tenant's limit.
+    /// Whether the progress of jobs has to be counted even where no tenant has a limit.
     const fn counts_jobs(&self) -> bool {
         matches!(self, Self::Site(_))
     }
@@ -218,21 +221,21 @@ impl Dispatcher {
         }
     }
 
-    /// True when the unit is with the workers, false when its job needs it no more.
+    /// Releases a unit. False when its job does not need it any more.
     async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
         if unit.expires <= now {
-            // Known from a while ago, or the machine's: the queue's of now decides.
+            // `now` was carried on from an earlier answer, or is the machine's: the queue's present time decides.
             let now = self.queue.time().await?;
             if unit.expires <= now {
-                // An outdated server knows what was queued before it became one.
+                // A server knows all that was queued before it became outdated.
                 let may_be_behind = waited(held, now) < self.queue.outdated_max();
                 self.expire_job((&unit.key, unit.epoch), now, may_be_behind)
                     .await?;
                 return Ok(false);
             }
         }
-        // A fresh unit goes at once; an older one may be of a job that ended while nobody led.
+        // A fresh unit is released at once; the job of an older one may have ended while nobody led.
         if waited(held, now) > LOOK_AFTER
             && let Some((record, _)) = self.queue.record(&unit.key).await?
             && !protocol::is_wanted(unit, &record)
@@ -243,33 +246,53 @@ impl Dispatcher {
         Ok(true)
     }
 
-    /// Ends a job whose time is over, `now` by the queue's clock. `may_be_behind`: whether a server that does not know it may
-    /// be an outdated one; otherwise its record is gone.
+    /// As [`expire`], and tells workers and watchers.
     async fn expire_job(
         &self,
         (key, epoch): (&JobKey, u32),
         now: UnixMillis,
         may_be_behind: bool,
     ) -> Result<(), QueueError> {
-        match self
-            .queue
-            .apply(key, Some(epoch), &Move::Expire, now)
-            .await?
-        {
-            Applied::Applied { .. } => {
+        match expire(&self.queue, (key, epoch), now, may_be_behind).await? {
+            Expired::Now => {
                 self.figures.expired.inc();
                 // A worker that misses the hint learns it from the record at its next heartbeat.
                 self.queue.publish_cancel(key).await
             }
-            // It ended by itself, or by somebody who died before saying so.
-            Applied::Refused { record, .. } => self.queue.publish_event(key, &record).await,
-            // A server that has lost its leadership and does not know it yet: the job began after what it knows. Taken for
-            // ended, it would be forgotten here, its unit with it.
-            Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
-            Applied::Missing if may_be_behind => Err(BEHIND),
-            // It was replayed, or its record is gone with the retention.
-            Applied::OtherEpoch { .. } | Applied::Missing => Ok(()),
+            // It has ended already, perhaps by a process that died before it published the event.
+            Expired::Refused(record) => self.queue.publish_event(key, &record).await,
+            Expired::Gone => Ok(()),
         }
+    }
+}
+
+/// What became of a job whose time is over.
+pub(crate) enum Expired {
+    /// It was ended by this call.
+    Now,
+    /// It cannot expire any more: this is its record.
+    Refused(Box<JobRecord>),
+    /// It was replayed, or its record is gone with the retention.
+    Gone,
+}
+
+/// Ends a job of this epoch whose time is over, `now` by the queue's clock. `may_be_behind`: a server that does not know the job
+/// may be outdated; otherwise the record is gone.
+///
+/// # Errors
+/// [`BEHIND`] where an outdated server may have answered: if the job counted as ended now, nobody would ever end it.
+pub(crate) async fn expire(
+    queue: &Queue,
+    (key, epoch): (&JobKey, u32),
+    now: UnixMillis,
+    may_be_behind: bool,
+) -> Result<Expired, QueueError> {
+    match queue.apply(key, Some(epoch), &Move::Expire, now).await? {
+        Applied::Applied { .. } => Ok(Expired::Now),
+        Applied::Refused { record, .. } => Ok(Expired::Refused(Box::new(record))),
+        Applied::OtherEpoch { record } if record.epoch < epoch => Err(BEHIND),
+        Applied::Missing if may_be_behind => Err(BEHIND),
+        Applied::OtherEpoch { .. } | Applied::Missing => Ok(Expired::Gone),
     }
 }
 

@@ -32,6 +32,14 @@ pub(crate) struct Inputs {
     options: Options,
 }
 
+/// An input as the manifest of its study declares it.
+#[derive(Clone, Copy)]
+pub(crate) struct Declared<'a> {
+    /// Its place in the study, from 0.
+    pub(crate) index: usize,
+    pub(crate) input: &'a wire::StudyInput,
+}
+
 /// An input in memory.
 pub(crate) struct Held {
     pub(crate) bytes: Bytes,
@@ -79,9 +87,10 @@ impl Inputs {
     pub(crate) async fn read(
         &self,
         tenant: &TenantId,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         room: u64,
     ) -> Result<Held, PreprocessError> {
+        let Declared { index, input } = declared;
         if input.size_bytes > self.file_bytes_max {
             let refusal = Refusal::new(Reason::TooLarge);
             return Err(PreprocessError::Refused { index, refusal });
@@ -90,7 +99,7 @@ impl Inputs {
         let memory = Arc::clone(&self.memory).acquire_many_owned(steps);
         let memory = memory.await.ok();
         Ok(Held {
-            bytes: self.assemble(tenant, (index, input)).await?,
+            bytes: self.assemble(tenant, declared).await?,
             room,
             memory,
         })
@@ -101,13 +110,15 @@ impl Inputs {
     async fn widened(
         &self,
         tenant: &TenantId,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         (mut held, room): (Held, u64),
     ) -> Result<Held, PreprocessError> {
         if let Some(memory) = held.memory.as_mut() {
             // As many as steps() gave at most.
             let here = memory.num_permits() as u32;
-            let more = self.steps(input.size_bytes, room).saturating_sub(here);
+            let more = self
+                .steps(declared.input.size_bytes, room)
+                .saturating_sub(here);
             if let Ok(more) = Arc::clone(&self.memory).try_acquire_many_owned(more) {
                 memory.merge(more);
                 held.room = room;
@@ -115,7 +126,7 @@ impl Inputs {
             }
         }
         drop(held);
-        self.read(tenant, (index, input), room).await
+        self.read(tenant, declared, room).await
     }
 
     /// Steps of memory for an input and its room.
@@ -128,17 +139,17 @@ impl Inputs {
     pub(crate) async fn make<T, F>(
         &self,
         tenant: &TenantId,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         decode: impl Fn(Arc<Turn>, Held) -> F,
     ) -> Result<Made<T>, PreprocessError>
     where
         F: Future<Output = Tried<T>>,
     {
-        let most = self.memory_bytes.saturating_sub(input.size_bytes);
-        let mut held = self.read(tenant, (index, input), 0).await?;
+        let most = self.memory_bytes.saturating_sub(declared.input.size_bytes);
+        let mut held = self.read(tenant, declared, 0).await?;
         if most > 0 && unpacks(&held.bytes) {
             let room = UNPACKED_BYTES_FIRST.min(most);
-            held = self.widened(tenant, (index, input), (held, room)).await?;
+            held = self.widened(tenant, declared, (held, room)).await?;
         }
         let digest = self.store.digest(tenant, &held.bytes).await;
         loop {
@@ -149,7 +160,7 @@ impl Inputs {
                 Err(refusal) if refusal.reason == Reason::UnpackedTooLarge && tried.room < most => {
                     let room = tried.room.saturating_mul(UNPACKED_BYTES_TIMES);
                     let room = room.max(UNPACKED_BYTES_FIRST).min(most);
-                    held = self.widened(tenant, (index, input), (tried, room)).await?;
+                    held = self.widened(tenant, declared, (tried, room)).await?;
                 }
                 outcome => {
                     return Ok(Made {
@@ -166,8 +177,9 @@ impl Inputs {
     async fn assemble(
         &self,
         tenant: &TenantId,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
     ) -> Result<Bytes, PreprocessError> {
+        let Declared { index, input } = declared;
         let wrong = |reason: &str| PreprocessError::Manifest {
             reason: format!("input {index}: {reason}"),
         };
@@ -247,6 +259,10 @@ mod tests {
         (Inputs::new(&config, store, options), tenant, input)
     }
 
+    const fn first(input: &wire::StudyInput) -> Declared<'_> {
+        Declared { index: 0, input }
+    }
+
     /// What an input gets that needs so much room.
     async fn check(bytes: &'static [u8], needs: u64, expected: Result<u64, Reason>) {
         let (inputs, tenant, input) = inputs(bytes).await;
@@ -262,7 +278,7 @@ mod tests {
             };
             ready(Ok((outcome, held)))
         };
-        let made = inputs.make(&tenant, (0, &input), decode).await;
+        let made = inputs.make(&tenant, first(&input), decode).await;
         let made = made.expect("it was read");
         let found = made.outcome.map(|()| made.room);
         assert_eq!(found.map_err(|refusal| refusal.reason), expected);
@@ -284,10 +300,10 @@ mod tests {
     #[tokio::test]
     async fn an_input_with_memory_for_its_room_is_read_once() {
         let (mut inputs, tenant, input) = inputs(GZIP).await;
-        let held = inputs.read(&tenant, (0, &input), 0).await.expect("read");
+        let held = inputs.read(&tenant, first(&input), 0).await.expect("read");
         // Whoever reads it again finds nothing.
         inputs.store = BlobStore::in_memory(FleetKey::new([1; 32]));
-        let widened = inputs.widened(&tenant, (0, &input), (held, MEMORY / 2));
+        let widened = inputs.widened(&tenant, first(&input), (held, MEMORY / 2));
         let widened = widened.await.expect("not read again");
         assert_eq!((widened.bytes.as_ref(), widened.room), (GZIP, MEMORY / 2));
         let free = inputs.memory.available_permits();
@@ -301,12 +317,12 @@ mod tests {
     async fn an_input_that_waits_for_memory_holds_none() {
         let (inputs, tenant, input) = inputs(GZIP).await;
         let all = inputs.memory.available_permits() as u32;
-        let held = inputs.read(&tenant, (0, &input), 0).await.expect("read");
+        let held = inputs.read(&tenant, first(&input), 0).await.expect("read");
         let others = all - steps(GZIP.len() as u64);
         let others = Arc::clone(&inputs.memory).acquire_many_owned(others);
         let others = others.await.expect("it is never closed");
         // All there is: it never comes as long as the input holds some of it.
-        let widened = inputs.widened(&tenant, (0, &input), (held, MEMORY));
+        let widened = inputs.widened(&tenant, first(&input), (held, MEMORY));
         let given_back = async { drop(others) };
         let both = async { tokio::join!(widened, given_back) };
         let (widened, ()) = tokio::time::timeout(PATIENCE, both).await.expect("it ends");

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use medfleet_core::Stage;
 use medfleet_imaging::TextReaderError;
 use medfleet_runtime::Metrics;
-use medfleet_worker::{Dependencies, Worker, WorkerMetrics, register_connection};
+use medfleet_worker::Dependencies;
 
 pub use children::Times;
 pub use config::{Config, ImageKind, MainConfig, TextReaderConfig};
@@ -56,18 +56,9 @@ pub async fn run(config: Config, dependencies: Dependencies) -> Result<(), Start
     try_text_reader(&config).await?;
     let part = dependencies.health.part("preprocess");
     let handler = Arc::new(work::Preprocess::new(&config, &dependencies)?);
-    let queue = dependencies.queue.clone();
-    register_connection(&dependencies.metrics, move || queue.is_connected());
-    dependencies.ensure(&pool).await?;
-    let slots = config.worker.slots.get();
-    let worker = Worker {
-        config: config.worker,
-        pool,
-        queue: dependencies.queue,
-        clock: dependencies.clock,
-        metrics: WorkerMetrics::register(&dependencies.metrics, Stage::Preprocess, slots),
-        tasks: dependencies.tasks,
-    };
+    let worker = dependencies
+        .worker(Stage::Preprocess, pool, config.worker)
+        .await?;
     part.ready();
     medfleet_worker::run(worker, Arc::clone(&handler)).await;
     handler.close();

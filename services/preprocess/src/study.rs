@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::decodes::{Decodes, Turn};
 use crate::error::{PreprocessError, StartError};
 use crate::frames::options;
-use crate::inputs::{Held, Inputs, Tried};
+use crate::inputs::{Declared, Held, Inputs, Tried};
 use crate::metrics::{PreprocessMetrics, ReasonLabel};
 use crate::puts::Puts;
 use crate::record::{Origin, refused, used};
@@ -126,7 +126,8 @@ impl Studies {
     pub(crate) async fn whole(&self, job: Job<'_>) -> Result<Study, PreprocessError> {
         let pairing = Pairing::of(job.study);
         let inputs = job.study.inputs.iter().enumerate();
-        let inputs = inputs.map(|(index, input)| self.input(job, pairing, (index, input)));
+        let inputs =
+            inputs.map(|(index, input)| self.input(job, pairing, Declared { index, input }));
         let mut inputs = try_join_all(inputs).await?;
         let mut study = Study {
             input_digests: inputs.iter().map(|input| input.digest).collect(),
@@ -169,7 +170,8 @@ impl Studies {
         input: &wire::StudyInput,
     ) -> Result<(Encoded, Held), PreprocessError> {
         let index = 0;
-        let held = self.inputs.read(tenant, (index, input), 0).await?;
+        let declared = Declared { index, input };
+        let held = self.inputs.read(tenant, declared, 0).await?;
         let turn = self.inputs.turn().await;
         let read = Decodes::run(&turn, move || (encoded::read(&held.bytes), held));
         let read = read.await;
@@ -185,10 +187,11 @@ impl Studies {
         &self,
         job: Job<'_>,
         pairing: Pairing,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
     ) -> Result<Input, PreprocessError> {
-        let read = |turn, held| self.read(job, pairing, (index, input), (turn, held));
-        let made = self.inputs.make(job.tenant, (index, input), read).await?;
+        let index = declared.index;
+        let read = |turn, held| self.read(job, pairing, declared, (turn, held));
+        let made = self.inputs.make(job.tenant, declared, read).await?;
         let (read, mut entries) = made
             .outcome
             .map_err(|refusal| self.refuse(index, refusal))?;
@@ -234,9 +237,10 @@ impl Studies {
         &self,
         job: Job<'_>,
         pairing: Pairing,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         (turn, held): (Arc<Turn>, Held),
     ) -> Tried<Read> {
+        let Declared { index, input } = declared;
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let frames_max = self.frames_max;
         let compared = pairing == Pairing::PriorAndCurrent;
@@ -252,7 +256,7 @@ impl Studies {
         let store = async {
             let mut entries = Entries::new();
             while let Some((member, decoded)) = come.recv().await {
-                let frames = self.entries(job.puts, (index, input), decoded, &turn).await;
+                let frames = self.entries(job.puts, declared, decoded, &turn).await;
                 entries.insert(member, frames);
             }
             entries
@@ -394,8 +398,9 @@ impl Studies {
             let inputs = &job.study.inputs;
             let input = inputs.get(index).zip(rooms.get(index));
             let (input, room) = input.ok_or_else(|| gone("an input is not there"))?;
-            let held = self.inputs.read(job.tenant, (index, input), *room).await?;
-            self.slices(job, (index, input), held, (wanted(&shown, index), &plan))
+            let declared = Declared { index, input };
+            let held = self.inputs.read(job.tenant, declared, *room).await?;
+            self.slices(job, declared, held, (wanted(&shown, index), &plan))
                 .await
         });
         let decoded = try_join_all(decoded).await?;
@@ -412,10 +417,11 @@ impl Studies {
     async fn slices(
         &self,
         job: Job<'_>,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         held: Held,
         (wanted, plan): (Vec<Wanted>, &Arc<SlicePlan>),
     ) -> Result<Vec<((File, u32), wire::FrameEntry)>, PreprocessError> {
+        let Declared { index, input } = declared;
         let options = self.options_for(job.tenant, input).unpacking(held.room);
         let plan = Arc::clone(plan);
         let (made, mut come) = mpsc::channel(FRAMES_WAITING_MAX);
@@ -464,13 +470,13 @@ impl Studies {
     async fn entries(
         &self,
         puts: &Puts,
-        (index, input): (usize, &wire::StudyInput),
+        declared: Declared<'_>,
         Decoded { frames, notes, .. }: Decoded,
         turn: &Arc<Turn>,
     ) -> Vec<wire::FrameEntry> {
         let origin = Origin {
-            input: index,
-            said: &input.modality,
+            input: declared.index,
+            said: &declared.input.modality,
             notes: &notes,
         };
         let entries = frames

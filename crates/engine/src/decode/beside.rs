@@ -23,7 +23,7 @@ impl Beside {
         }
     }
 
-    /// Looks at the encoder. To be done before requests are looked for: one that comes after that ends the next wait.
+    /// Looks at the encoder. Call it before looking for requests, so that one that comes later ends the next wait.
     pub(super) fn look(&mut self) {
         self.seen = self.encoding.look();
     }
@@ -33,13 +33,13 @@ impl Beside {
         self.encoding.arrived();
     }
 
-    /// Until when these texts wait for one whose images are encoded, if they do.
+    /// Until when these texts wait for one whose images are being encoded; `None` if they do not wait.
     pub(super) fn waits(&self, texts: &[Text], texts_max: usize) -> Option<Instant> {
         let coming = self.seen.coming?;
         self.company.waits(Instant::now(), texts, texts_max, coming)
     }
 
-    /// Waits until the time, or until there is something new to look at.
+    /// Waits until the given time, or until something has changed since [`Beside::look`].
     pub(super) fn wait(&self, until: Instant) {
         self.encoding.wait(self.seen, until);
     }
@@ -48,7 +48,7 @@ impl Beside {
         self.encoding.begin_pass()
     }
 
-    /// A pass has ended; of so many texts when it did nothing but write a token of each.
+    /// A pass has ended. `texts`: how many it wrote a token of, if it did nothing else.
     pub(super) fn end_pass(&mut self, mark: Mark, texts: Option<usize>) {
         if self.encoding.end_pass(mark)
             && let Some(texts) = texts
@@ -57,7 +57,7 @@ impl Beside {
         }
     }
 
-    /// A text ended with so many tokens.
+    /// Notes the length of a text that has ended.
     pub(super) fn ended(&mut self, tokens: usize) {
         self.company.ended(tokens);
     }

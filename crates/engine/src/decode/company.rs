@@ -16,34 +16,37 @@ use medfleet_core::Class;
 
 use crate::encoding::Coming;
 
-/// Least part of what a report takes that one text more has to spare each of its company.
+/// Least gain for which texts wait for one more: the share of a report's time that it has to save each of them.
 const GAIN_MIN: f64 = 0.025;
-/// Texts of a company as long as no pass was measured. On every machine that was, a pass of four takes less than two of one.
+/// Texts that are written together as long as no pass was measured. On every machine measured so far a pass of four texts takes
+/// less time than two passes of one.
 const UNMEASURED: usize = 4;
-/// How many times as long as it takes must be left for a text that waits: an encoder beside it about doubles that.
+/// A text may wait only if it has this many times the time left that writing it takes: an encoder beside it about doubles that
+/// time.
 const SPARE: f64 = 2.0;
-/// Part of the difference by which what a pass takes follows one that took longer. One that took less counts half: what
-/// disturbs only adds.
+/// Weight of a newer and slower pass in the running mean of a pass's time. A faster one weighs 0.5, as disturbances only ever add
+/// time.
 const SLOWER_FOLLOWED: f64 = 0.125;
-/// Part of the difference by which the usual length of texts follows one that is as long. A longer one counts more and a
-/// shorter one less, in proportion and half at most: passes are made of tokens, and a list of labels is many short texts.
+/// Weight of a new text of the usual length in the running mean of lengths. Others weigh in proportion to their length, 0.5 at
+/// most: passes are made of tokens, and a list of labels is many short texts.
 const LENGTH_FOLLOWED: f64 = 0.125;
 
 /// What was measured.
 #[derive(Debug, Default)]
 pub(super) struct Company {
-    /// Seconds of a pass that only writes, by its number of texts.
+    /// By number of texts, the seconds of a pass that reads no prompt.
     passes: BTreeMap<usize, f64>,
-    /// Tokens of a text.
+    /// Usual tokens of a text.
     length: Option<f64>,
 }
 
-/// A text that is there.
+/// A text that could be written now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Text {
     pub(super) class: Class,
-    /// Tokens that it has, and that it may have in all.
+    /// Tokens that are written.
     pub(super) written: usize,
+    /// Tokens that it may have in all.
     pub(super) tokens_max: usize,
     /// How long it has waited for company so far.
     pub(super) waited: Duration,
@@ -51,7 +54,7 @@ pub(super) struct Text {
     pub(super) ends_by: Option<Instant>,
 }
 
-/// A pass takes `fixed` and for each text `each`, in seconds.
+/// What a pass of n texts takes: `fixed` + n × `each`, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Line {
     fixed: f64,
@@ -59,7 +62,7 @@ struct Line {
 }
 
 impl Company {
-    /// A pass that only wrote took so long, with the device to itself.
+    /// Notes how long a pass took that read no prompt and had the device to itself.
     pub(super) fn passed(&mut self, texts: usize, took: Duration) {
         let took = took.as_secs_f64();
         let known = self.passes.entry(texts.max(1)).or_insert(took);
@@ -67,7 +70,7 @@ impl Company {
         *known += (took - *known) * part;
     }
 
-    /// A text ended with so many tokens.
+    /// Notes the length of a text that has ended.
     pub(super) fn ended(&mut self, tokens: usize) {
         let tokens = tokens as f64;
         let known = self.length.get_or_insert(tokens);
@@ -75,7 +78,8 @@ impl Company {
         *known += (tokens - *known) * part;
     }
 
-    /// Until when all texts that are there wait for the one that comes, if they do; at most `texts_max` are written together.
+    /// Until when all `texts` wait for the one that is coming; `None` if they do not wait. At most `texts_max` are written
+    /// together.
     pub(super) fn waits(
         &self,
         now: Instant,
@@ -108,7 +112,7 @@ impl Company {
         (until > now && texts.iter().all(has_time)).then_some(until)
     }
 
-    /// Longest that a text waits in all: for the images of a full company.
+    /// Longest that a text waits in all: what it takes to encode the images of as many texts as are worth waiting for.
     fn patience(&self, longest: f64, texts_max: usize, image: Duration) -> Duration {
         let length = self.length.unwrap_or(longest);
         let full = (1..texts_max).find(|texts| !self.pays(*texts, length, image));
@@ -116,9 +120,9 @@ impl Company {
         image.saturating_mul(u32::try_from(full).unwrap_or(u32::MAX))
     }
 
-    /// Whether a company of so many texts, of which the longest has so many tokens left, gains enough by one more.
-    /// Beside n texts a report takes its image, its part of each pass, and `fixed / n` for each token; with one more,
-    /// `fixed / (n + 1)` for those tokens that they have together.
+    /// Whether `texts` texts, the longest of which has `longest` tokens left, gain enough by waiting for one more.
+    /// Among n texts a report takes the time of its image and, for each token, `each + fixed / n`. One more makes that
+    /// `each + fixed / (n + 1)` for the tokens that they write together.
     fn pays(&self, texts: usize, longest: f64, image: Duration) -> bool {
         let Some(Line { fixed, each }) = self.line() else {
             return texts < UNMEASURED;
@@ -129,15 +133,15 @@ impl Company {
         spared >= GAIN_MIN * report
     }
 
-    /// Tokens that a text will still have: up to the usual length, and no more than it may have.
+    /// Estimated tokens that a text has still to be written: up to the usual length, and no more than it may have.
     fn left(&self, text: &Text) -> f64 {
         let most = text.tokens_max.saturating_sub(text.written) as f64;
         let usual = self.length.map(|length| length - text.written as f64);
         usual.map_or(most, |usual| usual.clamp(0.0, most))
     }
 
-    /// The line nearest to what was measured, relative to the number of texts: small companies count most, since it is about
-    /// them that is decided.
+    /// The line nearest to what was measured, by least squares with a weight of 1 / n² for n texts: small numbers of texts count
+    /// most, since the decision is about them.
     fn line(&self) -> Option<Line> {
         let points = self.passes.iter().map(|(texts, seconds)| {
             let texts = *texts as f64;
@@ -152,7 +156,7 @@ impl Company {
         let seconds = sum(&|(weight, _, seconds)| weight * seconds) / weights;
         let spread = sum(&|(weight, x, _)| weight * (x - texts).powi(2));
         let slope = sum(&|(weight, x, y)| weight * (x - texts) * (y - seconds));
-        // Of one number of texts only nothing is known of a text's own part.
+        // Passes of one number of texts say nothing about what each text adds.
         let each = if self.passes.len() > 1 {
             (slope / spread).max(0.0)
         } else {

@@ -8,13 +8,13 @@
 
 use std::time::Duration;
 
-/// Parts of the most that are tried.
+/// The longest stretch is divided by each of these to give the lengths that are tried.
 const PARTS: [u32; 3] = [1, 2, 4];
 /// Shorter ones are not tried.
 const TOKENS_MIN: u32 = 64;
-/// Prompts that each is measured on.
+/// Prompts that each length is measured on.
 const PROMPTS: u32 = 3;
-/// How many times as long as in the fastest stretches a prompt may take in shorter ones.
+/// A shorter length is chosen if a prompt takes at most this many times as long with it as with the fastest length.
 const SLOWER_MAX: f64 = 1.05;
 
 /// Lengths of stretches, and which is in force.
@@ -24,9 +24,9 @@ pub(super) struct Stretches {
     tried: Vec<Tried>,
     /// Which of them.
     at: usize,
-    /// What was read of the prompt that is being read, in passes of its own; `None` after one that it shared.
+    /// What was read so far of the current prompt; `None` once it has shared a pass, as its time cannot be told any more.
     prompt: Option<Read>,
-    /// The first long prompt was read: it found everything cold.
+    /// Whether the first long prompt was read, which does not count as it finds caches and clocks cold.
     warm: bool,
     decided: bool,
 }
@@ -53,7 +53,7 @@ impl Tried {
 }
 
 impl Stretches {
-    /// Of so many tokens at most: found out by measuring, or always so many.
+    /// Stretches of at most `most` tokens: of the length that measuring finds to be best, or always of `most`.
     pub(super) fn new(most: u32, measured: bool) -> Self {
         let most = most.max(1);
         let lengths = PARTS.iter().map(|part| most / part);
@@ -81,7 +81,8 @@ impl Stretches {
         self.tried[self.at].tokens_max
     }
 
-    /// A pass read nothing but a stretch of one prompt, to its end or not. Returns the length that was found to be best, once.
+    /// Notes a pass that read nothing but a stretch of one prompt; `ended` if it reached the prompt's end. Returns the length that
+    /// was found to be best, once, when it is found.
     pub(super) fn read(&mut self, tokens: u32, ended: bool, time: Duration) -> Option<u32> {
         if self.decided {
             return None;
@@ -94,7 +95,7 @@ impl Stretches {
             return None;
         }
         let prompt = self.prompt.replace(Read::default())?;
-        // What two of them read in one stretch does not tell them apart.
+        // A prompt that fits one stretch of two of the lengths tells nothing about which is better.
         if prompt.tokens <= self.tried[1].tokens_max {
             return None;
         }
@@ -115,12 +116,12 @@ impl Stretches {
         Some(self.tokens_max())
     }
 
-    /// A prompt was read beside others: its time is not its own.
+    /// Notes that a prompt was read beside others, so that its time cannot be told.
     pub(super) fn shared(&mut self) {
         self.prompt = None;
     }
 
-    /// The shortest that is hardly slower than the fastest.
+    /// The shortest length that is hardly slower than the fastest one ([`SLOWER_MAX`]).
     fn shortest(&self) -> usize {
         let times = self.tried.iter().map(Tried::token_seconds);
         let fastest = times.fold(f64::INFINITY, f64::min);

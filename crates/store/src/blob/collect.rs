@@ -24,9 +24,10 @@ use super::relied::{Held, Relied};
 use super::{BlobStore, StoreError, blob_name};
 use crate::backend::{BackendError, Name};
 
-/// No younger blob is collected, whatever the caller says: taking a reference leaves blobs below a part of it as they are.
+/// No younger blob is collected, whatever the caller asks for. Taking a reference relies on it: it does not refresh blobs that are
+/// much younger than this.
 pub const COLLECT_AGE_MIN: Duration = Duration::from_secs(3600);
-/// A blob is there at the latest so long after the list that names it: they are written at the same time.
+/// Most milliseconds between the writing of a list and that of a blob that it names: they are written at the same time.
 const LANDING_MILLIS: i64 = 60 * 1_000;
 
 /// What a collection did.
@@ -111,8 +112,8 @@ impl BlobStore {
         self.erase_among(tenant, job, &mut Relied::default()).await
     }
 
-    /// As [`BlobStore::erase`], for one of many jobs of the tenant: `relied` goes from one to the next, so that what the
-    /// others rely on is read once.
+    /// As [`BlobStore::erase`], for one of many jobs of the tenant. The caller passes the same `relied` for each of them, so
+    /// that the other jobs' lists are read only once.
     ///
     /// # Errors
     /// As [`BlobStore::erase`].
@@ -122,11 +123,12 @@ impl BlobStore {
         job: &JobId,
         relied: &mut Relied,
     ) -> Result<Erased, StoreError> {
-        // First the tombstone, so that a stage at work can't bring anything back behind the deletes.
+        // The tombstone comes first, so that a stage that is still at work cannot bring anything back after the deletes.
         let begun = self.begin_erasure(tenant, job).await?;
         let held = self.held_by(tenant, job, relied).await?;
         let (erased, is_done) = self.delete_held(tenant, &held, begun).await?;
-        // Only what was read here is let go of: a list that a late worker wrote since leads its own erasure to its blobs.
+        // Only the lists that were read here are deleted. A late worker that has written another one since finds the tombstone, and
+        // erases the job again by that list.
         if is_done {
             for list in &held.lists {
                 self.inner.backend.delete(list).await?;
@@ -151,13 +153,14 @@ impl BlobStore {
                 continue;
             }
             let (name, backend) = (blob_name(tenant, *kind, digest), &self.inner.backend);
-            // Before its age is asked: whoever comes to rely on it from here on makes it another writing.
+            // The version is read before the age: a job that comes to rely on the blob from now on changes the version, and the
+            // delete then does nothing.
             let version = backend.version(&name).await?;
             let Some((version, head)) = version.zip(self.head(tenant, *kind, digest).await?) else {
                 continue;
             };
-            // A put in the same tick of the place's clock counts as before: whoever relies on such a blob writes its list
-            // along with the put, and both readings came after the tick.
+            // A put in the same tick of the place's clock as `begun` counts as older. That is safe: a job that relies on such a
+            // blob writes its list at the same time, before both readings.
             if head.modified <= begun && backend.delete_version(&name, &version).await? {
                 self.inner.room.removed(head.bytes);
                 erased.deleted += 1;
@@ -169,8 +172,9 @@ impl BlobStore {
         Ok((erased, is_done))
     }
 
-    /// Deletes what only this job holds before there is a tombstone, so that one finds room. Without it the place's time is
-    /// not known: what may have been put after the job's latest list stays, and so do the lists, for the erasure itself.
+    /// Deletes what only this job holds before it has a tombstone, to make room for one. Without a tombstone the present time of
+    /// the place is unknown. So blobs that may have been put after the job's latest list stay, as do the lists, for the erasure
+    /// itself.
     async fn make_room(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
         let mut relied = Relied::default();
         let held = self.held_by(tenant, job, &mut relied).await?;
@@ -179,8 +183,8 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Leaves the job's tombstone, or makes the one that is there as young as if it were left now, and gives the place's
-    /// time of that: erasures of one job follow each other, and each asks what was put since its own beginning.
+    /// Leaves the job's tombstone, or refreshes the one that is there, and gives the place's time of that. A job may be erased more
+    /// than once, and each erasure has to know what was put since its own beginning.
     async fn begin_erasure(
         &self,
         tenant: &TenantId,
@@ -190,7 +194,8 @@ impl BlobStore {
         if backend.head(&name).await?.is_none() {
             self.bury(tenant, job).await?;
         }
-        // Also after the put: a folder gives what it writes a coarser time, a little behind, than what it refreshes.
+        // A tombstone that was just put is refreshed too: the time that a folder gives a written file is coarser, and a little
+        // behind.
         let refreshed = match backend.refresh(&name).await {
             Err(BackendError::Full) => {
                 self.make_room(tenant, job).await?;
@@ -202,7 +207,7 @@ impl BlobStore {
             self.bury(tenant, job).await?;
         }
         let left = backend.head(&name).await?;
-        // One that was removed meanwhile tells no time: then everything counts as put since.
+        // If the tombstone was removed meanwhile the time is unknown, and everything counts as put since.
         Ok(left.map_or(UnixMillis(i64::MIN), |left| left.modified))
     }
 
@@ -225,7 +230,7 @@ impl BlobStore {
         Ok(found)
     }
 
-    /// Removes a tombstone: only once no work of its job can be anywhere any more.
+    /// Removes a tombstone. Call it only once no work on its job can be left anywhere.
     ///
     /// # Errors
     /// The place's failure.
@@ -234,7 +239,8 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Room that crashes left taken in the place itself, unreachable and older than [`COLLECT_AGE_MIN`], given back.
+    /// Gives back what crashed writers left in the place that no name leads to and that is older than [`COLLECT_AGE_MIN`]. Gives
+    /// how many writes that were.
     ///
     /// # Errors
     /// The place's failure.
@@ -248,7 +254,7 @@ impl BlobStore {
     /// without room for it, what only the job relies on is deleted first.
     ///
     /// # Errors
-    /// The place's failure; full only when the job has nothing to delete, or others relied on all of it.
+    /// The place's failure. It is full only if none of the job's blobs could be deleted.
     pub async fn bury(&self, tenant: &TenantId, job: &JobId) -> Result<(), StoreError> {
         let (name, backend) = (tombstone(tenant, job), &self.inner.backend);
         match backend.put(&name, Bytes::new()).await {

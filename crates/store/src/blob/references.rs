@@ -52,20 +52,20 @@ pub struct Holder {
 struct Keep<'a> {
     key: &'a JobKey,
     contents: &'a [Named],
-    /// The contents, and what else the job relies on.
+    /// Names of the contents, followed by those of the other blobs that the job relies on.
     named: &'a [(BlobKind, Digest)],
-    /// Whether the latter was stored for other jobs.
+    /// Whether those other blobs were stored for other jobs.
     is_others: bool,
 }
 
 /// What was found right after everything was written.
 struct Placed {
     look: Look,
-    /// When the reference was taken; none where no list is there any more that would tell it.
+    /// When the reference was taken, by the place's clock; `None` where its list is gone again, so that the time is unknown.
     taken: Option<UnixMillis>,
 }
 
-/// Blobs, and whether their job was erased: looked at together.
+/// What one look has found: blobs, and whether their job was erased.
 struct Look {
     is_erased: bool,
     blobs: Vec<Looked>,
@@ -79,7 +79,7 @@ struct Looked {
     entry: Option<Entry>,
 }
 
-/// Blobs with what was found under their names, all in one order.
+/// Puts blobs together with what was found under their names; all three are in the same order.
 fn looked(
     blobs: &[(BlobKind, Digest)],
     names: Vec<Name>,
@@ -115,9 +115,10 @@ impl BlobStore {
             .await
     }
 
-    /// Stores contents and takes the job's reference on them and on `also`, all at the same time: one wait for the disk.
-    /// What `also` names need be there only when `meanwhile` has ended, which runs beside. Gives the contents' names, in
-    /// order. What has begun goes on to its end when this is dropped, and an erased job leaves nothing behind.
+    /// Stores contents and takes the job's reference on them and on `also`, all at the same time, so that the disk is waited for
+    /// once. `meanwhile` runs beside that; the blobs that `also` names have to be there only when it has ended. Gives the names of
+    /// the contents in their order. Once begun it goes on to its end, also when it is dropped, and an erased job leaves nothing
+    /// behind.
     ///
     /// # Errors
     /// As [`BlobStore::put`] and [`BlobStore::reference`], and the error of `meanwhile`.
@@ -154,12 +155,12 @@ impl BlobStore {
             .await
     }
 
-    /// As [`BlobStore::keep_named`], where `found` was stored for other jobs: it is made young whatever its age, so that an
-    /// erasure of those which began before leaves it. In a place that cannot do so without the bytes (S3), a blob can go that
-    /// is found in the time between the erasure's last look at references and its deletes.
+    /// As [`BlobStore::keep_named`], where the blobs `found` were stored for other jobs. They are made young whatever their age,
+    /// so that an erasure of those jobs that has already begun leaves them. A place that cannot do so without their bytes (S3)
+    /// may lose a blob that is referenced between the erasure's last look at references and its deletes.
     ///
     /// # Errors
-    /// As [`BlobStore::keep`]; [`StoreError::Missing`] for what an erasure was quicker with.
+    /// As [`BlobStore::keep`]; [`StoreError::Missing`] for a blob that an erasure has deleted just before.
     pub async fn keep_found(
         &self,
         key: &JobKey,
@@ -170,7 +171,7 @@ impl BlobStore {
             .await
     }
 
-    /// `is_others`: what the job also relies on was stored for other jobs.
+    /// `is_others`: whether the blobs `also` were stored for other jobs.
     async fn keep_whose(
         &self,
         key: &JobKey,
@@ -193,7 +194,7 @@ impl BlobStore {
         .await
     }
 
-    /// All of a keep, to its end.
+    /// Does all of a keep, and undoes it if the job was erased meanwhile.
     async fn keep_all(
         &self,
         keep: &Keep<'_>,
@@ -202,7 +203,7 @@ impl BlobStore {
         let kept = self.put_and_rely(keep, meanwhile).await?;
         let (is_erased, kept) = match kept {
             Ok(is_erased) => (is_erased, Ok(())),
-            // Also after a failure: a part of it may be there.
+            // The job is looked at also after a failure, as a part of it may be stored.
             Err(error) => (None, Err(error)),
         };
         match self.still_wanted(keep.key, keep.named, is_erased).await {
@@ -211,8 +212,11 @@ impl BlobStore {
         }
     }
 
-    /// Ends only when everything that it began has ended, also after a failure. Gives whether the job was erased, where that
-    /// was looked at after the last write. The outer error is of before the first.
+    /// Stores and references. Also after a failure it ends only when everything that it began has ended.
+    ///
+    /// # Errors
+    /// The outer one: nothing was written yet. The inner one: some of it may be stored. Without one, whether the job was erased, if
+    /// that was looked at after the last write.
     async fn put_and_rely(
         &self,
         keep: &Keep<'_>,
@@ -229,7 +233,7 @@ impl BlobStore {
                 }
             }
             _ => {
-                // What lies there already needs no writing. What else the job relies on is not asked for yet.
+                // Contents that are stored already need no writing. The other blobs need not be there before `meanwhile` has ended.
                 let contents = &keep.named[..keep.contents.len()];
                 let before = self.look(keep.key, contents).await?;
                 if before.is_erased {
@@ -244,8 +248,9 @@ impl BlobStore {
         })
     }
 
-    /// What a place that can do so is to do at one go. None where it cannot, where it would wait long, where something may be
-    /// refused, which is said of one blob, and where the job relies on more, which need be there only later.
+    /// The keep as one batch, for a place that can do batches. `None` where it cannot; where there is so much to write that
+    /// separate calls side by side are faster; where a limit may refuse something, as a refusal names a single blob; and where
+    /// the job relies on other blobs too, which may come only later.
     async fn batch_of(&self, keep: &Keep<'_>) -> Result<Option<Batch>, StoreError> {
         let JobKey { tenant, job } = keep.key;
         let (contents, limits) = (keep.contents, self.inner.limits);
@@ -275,7 +280,7 @@ impl BlobStore {
         }))
     }
 
-    /// Has the place do it at one go; none for an erased job, of which nothing was written.
+    /// Writes a batch. `None` for an erased job, of which nothing was written.
     async fn land(
         &self,
         keep: &Keep<'_>,
@@ -304,7 +309,7 @@ impl BlobStore {
         }))
     }
 
-    /// Stores and references at the same time, one call of the place each, then looks.
+    /// Stores and references at the same time, with a call of the place for each object, and then looks at the outcome.
     async fn place_each(
         &self,
         keep: &Keep<'_>,
@@ -320,13 +325,14 @@ impl BlobStore {
         Ok(Placed { look, taken })
     }
 
-    /// Makes sure that what was written is still there, and that what else the job relies on is. Gives whether the job was
-    /// erased, where that was looked at after the last write.
+    /// Makes sure that the contents are still there and the other blobs are. Gives whether the job was erased, if that was
+    /// looked at after the last write.
     async fn settled(&self, keep: &Keep<'_>, placed: Placed) -> Result<Option<bool>, StoreError> {
         let (key, contents, named) = (keep.key, keep.contents, keep.named);
         let Placed { look, taken } = placed;
         match self.confirm(keep, &look, taken).await {
-            // A collection that had begun before took it just now; from here on it is referenced.
+            // A collection that began before the reference was taken has deleted it. It is stored again, and no collection takes it
+            // now that it is referenced.
             Err(StoreError::Missing { digest, .. })
                 if contents.iter().any(|(_, content, _)| *content == digest) =>
             {
@@ -339,7 +345,7 @@ impl BlobStore {
         }
     }
 
-    /// Stores contents where a look found what it did.
+    /// Stores contents, given what a look has found in their places.
     async fn put_all(&self, contents: &[Named], there: &Look) -> Result<(), StoreError> {
         let puts = contents.iter().zip(&there.blobs);
         let puts = puts.map(|((kind, _, content), found)| {
@@ -349,7 +355,7 @@ impl BlobStore {
         join_all(puts).await.into_iter().collect()
     }
 
-    /// One look at blobs and at the job's tombstone, in whatever order the place answers: what was put before it counts.
+    /// Looks at blobs and at the job's tombstone, in any order: whatever was put before the look is seen.
     async fn look(&self, key: &JobKey, blobs: &[(BlobKind, Digest)]) -> Result<Look, StoreError> {
         let named = blobs
             .iter()
@@ -364,8 +370,9 @@ impl BlobStore {
         })
     }
 
-    /// An erasure that came while the blobs were put may have missed them: it is done over. Whoever comes last of the two,
-    /// this look or the tombstone, sees the other's work.
+    /// Erases the job again if it was erased while the blobs were stored, as that erasure may have missed them. None is left
+    /// behind: either the tombstone was put before this look, and is seen here, or it was put after, and the erasure sees the
+    /// blobs.
     async fn still_wanted(
         &self,
         key: &JobKey,
@@ -380,7 +387,8 @@ impl BlobStore {
         if !is_erased {
             return Ok(());
         }
-        // Once more, and past the byte cap: the erasure may have let go of the list before the last of its blobs landed.
+        // The list is written again, beyond the byte cap if need be, so that the new erasure finds the blobs: the earlier one
+        // may have deleted the list before the last of them was stored.
         let mut listed = Ok(());
         for part in named.chunks(REFERENCES_MAX) {
             let (name, content) = self.list_of(tenant, job, part);
@@ -392,8 +400,8 @@ impl BlobStore {
         Err(StoreError::JobErased)
     }
 
-    /// Writes down that the job relies on these blobs, there or not; durable when this returns. Gives the place's time; none
-    /// where no list is there any more that would tell it.
+    /// Records that the job relies on these blobs, whether they are there or not; durable when this returns. Gives the place's
+    /// time of that; `None` where the list is gone again, so that the time is unknown.
     async fn rely(
         &self,
         tenant: &TenantId,
@@ -403,16 +411,16 @@ impl BlobStore {
         let mut taken = None;
         for part in blobs.chunks(REFERENCES_MAX) {
             let (name, content) = self.list_of(tenant, job, part);
-            // The list just written says what time it is by the place's clock.
+            // The time of the list just written is the present time by the place's clock.
             let time = self.write(&name, content).await?;
             taken = taken.max(time);
         }
         Ok(taken)
     }
 
-    /// Makes sure that blobs which were relied on at `taken` are there and not about to be collected; at an unknown time every
-    /// one of them counts as old, and others' always, which may be about to be erased with their jobs. Gives whether the look
-    /// found the job erased; none when something was written since.
+    /// Makes sure that the blobs of a reference taken at `taken` are there and not about to be collected: old ones are made
+    /// young. All count as old if that time is unknown. Blobs of other jobs always do, as they may be about to be erased with
+    /// those jobs. Gives whether the look found the job erased; `None` if something was written since the look.
     async fn confirm(
         &self,
         keep: &Keep<'_>,
@@ -430,7 +438,7 @@ impl BlobStore {
         let old: Vec<&Looked> = old.map(|(_, blob)| blob).collect();
         let refreshed: Vec<_> = old.iter().map(|blob| self.rejuvenate(blob)).collect();
         let refreshed = futures::stream::iter(refreshed).buffer_unordered(REFRESHES);
-        // All of them end, whatever becomes of one: a write that is dropped half-way may land later.
+        // Each of them is waited for, whatever becomes of the others: a write that is dropped half-way may still be done later.
         let refreshed: Vec<_> = refreshed.collect().await;
         refreshed.into_iter().collect::<Result<(), StoreError>>()?;
         Ok(old.is_empty().then_some(look.is_erased))
@@ -452,9 +460,9 @@ impl BlobStore {
         if backend.refresh(name).await? {
             return Ok(());
         }
-        // The place can't make it younger without its bytes: it is written again as it is.
+        // The place cannot make it young without its bytes, so the same bytes are written again.
         let content = match backend.get(name, u64::MAX).await {
-            // Whoever has the content puts it again.
+            // Counts as missing, so that a caller that has the content puts it again.
             Err(BackendError::Damaged) => None,
             found => found?,
         };

@@ -4,15 +4,20 @@ use anyhow::{Result, bail, ensure};
 use medfleet_core::{Class, Digest, JobKey};
 use medfleet_queue::Created;
 use medfleet_runtime::SystemClock;
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit as kit;
 
 use super::*;
 
 const LONG: Duration = Duration::from_secs(3_600);
 const SHORT: Duration = Duration::from_millis(1);
 
-/// The first unit of encode of a job with so many, whose start is recorded and may be kept quiet for so long.
-async fn started(queue: &Queue, seed: u8, chunks: u32, untold: Duration) -> Result<Started> {
+/// The first encode unit of a job with so many chunks, whose start is recorded and is announced after this time.
+async fn started(
+    queue: &Queue,
+    seed: u8,
+    chunks: u32,
+    announce_after: Duration,
+) -> Result<Started> {
     let (key, record) = kit::record(seed, 1);
     let Created::Created(_) = queue.create_record(&key, &record).await? else {
         bail!("there is such a job");
@@ -48,8 +53,8 @@ async fn started(queue: &Queue, seed: u8, chunks: u32, untold: Duration) -> Resu
         revision,
         queue: queue.clone(),
         clock: Arc::new(SystemClock),
-        untold,
-        is_told: Mutex::new(false),
+        announce_after,
+        is_announced: Mutex::new(false),
     })
 }
 
@@ -72,33 +77,31 @@ async fn advance(started: &Started) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_start_is_told_before_its_outcome_or_not_at_all() -> Result<()> {
-    let server = NatsServer::start().await?;
-    let queue = kit::queue(&kit::config(&server.url())).await?;
-    // Over before the start had to be told: the outcome alone, and no start after it.
+async fn a_start_is_announced_before_its_outcome_or_not_at_all() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
+    // Over before the start had to be announced: the outcome alone, and no start after it.
     let short = started(&queue, 1, 1, LONG).await?;
     advance(&short).await?;
-    short.tell(&short.record).await?;
+    short.announce(&short.record).await?;
     let told = chunks_done(&queue, &short.unit.key).await?;
     ensure!(told == [1], "{told:?}");
     // At work for longer than that.
     let long = started(&queue, 2, 1, SHORT).await?;
-    long.tell_in_time().await?;
+    long.announce_in_time().await?;
     ensure!(chunks_done(&queue, &long.unit.key).await? == [0]);
     advance(&long).await?;
     ensure!(chunks_done(&queue, &long.unit.key).await? == [0, 1]);
-    // Told in any case, by whichever comes first.
+    // Announced in any case, by whichever comes first.
     let always = started(&queue, 3, 1, Duration::ZERO).await?;
     advance(&always).await?;
     ensure!(chunks_done(&queue, &always.unit.key).await? == [0, 1]);
     Ok(())
 }
 
-/// Two chunks were begun at the same time, and one is done when the start of the other has to be told.
+/// Two chunks were begun at the same time, and one is done when the start of the other has to be announced.
 #[tokio::test]
-async fn a_start_that_is_told_late_leads_no_watcher_back() -> Result<()> {
-    let server = NatsServer::start().await?;
-    let queue = kit::queue(&kit::config(&server.url())).await?;
+async fn a_start_that_is_announced_late_leads_no_watcher_back() -> Result<()> {
+    let (_server, queue) = kit::start().await?;
     let first = started(&queue, 1, 2, LONG).await?;
     let second = Started {
         unit: kit::unit(&first.unit.key, Stage::Encode, Class::Routine, 1),
@@ -108,19 +111,19 @@ async fn a_start_that_is_told_late_leads_no_watcher_back() -> Result<()> {
         revision: first.revision,
         queue: queue.clone(),
         clock: Arc::new(SystemClock),
-        untold: SHORT,
-        is_told: Mutex::new(false),
+        announce_after: SHORT,
+        is_announced: Mutex::new(false),
     };
     advance(&first).await?;
-    second.tell_in_time().await?;
+    second.announce_in_time().await?;
     let told = chunks_done(&queue, &first.unit.key).await?;
     ensure!(told == [1], "{told:?}");
     advance(&second).await?;
     let told = chunks_done(&queue, &first.unit.key).await?;
     ensure!(told == [1, 2], "{told:?}");
-    // Nor is anything told of one whose job has gone on.
+    // Nor is a start announced whose job has gone on.
     let late = Started {
-        is_told: Mutex::new(false),
+        is_announced: Mutex::new(false),
         ..second
     };
     let step = Move::Cancel;
@@ -129,7 +132,7 @@ async fn a_start_that_is_told_late_leads_no_watcher_back() -> Result<()> {
     queue
         .apply_without_event(key, Seen::Nothing, &step, now)
         .await?;
-    late.tell_in_time().await?;
+    late.announce_in_time().await?;
     let told = chunks_done(&queue, key).await?;
     ensure!(told == [1, 2], "{told:?}");
     Ok(())

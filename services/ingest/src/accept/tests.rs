@@ -10,7 +10,7 @@ use medfleet_proto::v1::task::Kind;
 use medfleet_proto::v1::upload_input_request::Content;
 use medfleet_runtime::Shutdown;
 use medfleet_store::{BlobStore, FleetKey};
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit as kit;
 
 use super::sample::acceptor;
 use super::*;
@@ -38,9 +38,7 @@ fn request(content: &'static [u8]) -> v1::SubmitJobRequest {
 /// Its answer was lost, and the fleet was given other models before the client came again.
 #[tokio::test]
 async fn a_request_that_was_accepted_is_the_same_job_whatever_the_fleet_does_by_now() {
-    let server = NatsServer::start().await.expect("a server");
-    let queue = kit::queue(&kit::config(&server.url())).await;
-    let queue = queue.expect("a queue");
+    let (_server, queue) = kit::start().await.expect("a queue");
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let before = acceptor(queue, store);
     let caller = Caller::of(&kit::tenant());
@@ -100,9 +98,7 @@ async fn uploaded(acceptor: &Acceptor, content: &'static [u8]) -> v1::Input {
 /// Its file fills the quota to the last byte. Who brings another one finds no room.
 #[tokio::test]
 async fn a_job_of_what_was_uploaded_is_not_refused_for_what_is_stored() {
-    let server = NatsServer::start().await.expect("a server");
-    let queue = kit::queue(&kit::config(&server.url())).await;
-    let queue = queue.expect("a queue");
+    let (_server, queue) = kit::start().await.expect("a queue");
     let mut acceptor = acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])));
     let quotas = QuotasConfig {
         default: Quota {

@@ -3,7 +3,7 @@
 use medfleet_core::{Class, Failure, FailureReason, Stage};
 use medfleet_queue::{JOBS_STREAM, Queue};
 use medfleet_store::{BlobStore, FleetKey};
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit as kit;
 use tonic::{Code, Status};
 
 use super::*;
@@ -35,9 +35,7 @@ async fn replay(letters: &DeadLetters, name: &str) -> Result<v1::Job, Status> {
 /// Its first call broke after the record had changed, or before the letter was gone.
 #[tokio::test]
 async fn who_asks_again_is_told_what_was_done_where_only_the_reserve_is_left() {
-    let server = NatsServer::start().await.expect("a server");
-    let queue = kit::queue(&kit::config(&server.url())).await;
-    let queue = queue.expect("a queue");
+    let (_server, queue) = kit::start().await.expect("a queue");
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let acceptor = acceptor(queue.clone(), store);
     let letters = DeadLetters {

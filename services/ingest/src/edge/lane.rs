@@ -1,27 +1,28 @@
 //! The jobs of one tenant that wait for the hub, and which of them is offered next. Pure.
 //!
 //! One is offered at a time. One that could not be handed on goes back to its place, so that a job of a higher class that has
-//! come meanwhile is next; where the reason is its own, such as a record that this release cannot read, it is left for a while
-//! and holds up no other. Each keeps its own doubt: whether the hub may have it without our record saying so.
+//! come meanwhile is next. Where the reason is the job's own, such as a record that this release cannot read, the job is left out
+//! for a while and holds up no other. Of each job is remembered whether it is doubtful: the hub may have it although our record
+//! does not say so.
 
 use std::collections::BTreeMap;
 
 use medfleet_core::{Class, Stage};
 use medfleet_queue::IntakeEntry;
 
-/// Where a job stands: a higher class first; within one in the order in which they were accepted, and after these those whose
-/// images stay, in the order in which they were encoded.
+/// A job's place in the order of offers: by class; within a class accepted jobs in the order of their acceptance, then jobs whose
+/// images stay here in the order in which they were encoded.
 type Place = (Class, Stage, u64);
 
 /// The jobs of one tenant that wait.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     waiting: BTreeMap<Place, Waiting>,
-    /// Those that are left until [`Lane::try_left`].
+    /// Those that are left out until [`Lane::try_left`].
     left: BTreeMap<Place, Waiting>,
     /// One of them is being offered.
     is_busy: bool,
-    /// Offers in a row that came to nothing.
+    /// Offers in a row that failed.
     tries: u32,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct Turn {
     pub(super) entry: IntakeEntry,
     /// Whether the hub may have it without our record saying so.
     pub(super) is_doubtful: bool,
-    /// Offers of this tenant's jobs right before it that came to nothing.
+    /// Offers of this tenant's jobs that failed in a row right before it.
     pub(super) tries: u32,
 }
 
@@ -45,7 +46,7 @@ impl Lane {
     /// Adds a job. `is_doubtful`: somebody else may have offered it.
     pub(super) fn add(&mut self, entry: IntakeEntry, is_doubtful: bool) {
         let place = place(&entry);
-        // One that is read a second time is what it was.
+        // A message that is read a second time stays doubtful if it was.
         let was = self
             .waiting
             .remove(&place)
@@ -59,7 +60,7 @@ impl Lane {
         self.waiting.len() + self.left.len()
     }
 
-    /// The job to offer now; none while another is offered. Where the tenant has as many at the hub as it may, only a STAT job.
+    /// The job to offer now; `None` while another is offered. Without room for the tenant at the hub only a STAT job is offered.
     pub(super) fn next(&mut self, has_room: bool) -> Option<Turn> {
         if self.is_busy {
             return None;
@@ -76,14 +77,14 @@ impl Lane {
         })
     }
 
-    /// The offer of a job has come to its end.
+    /// The offered job needs no further offer.
     pub(super) fn done(&mut self, entry: &IntakeEntry) {
         self.waiting.remove(&place(entry));
         self.is_busy = false;
         self.tries = 0;
     }
 
-    /// The offer of a job came to nothing: the hub may have taken it all the same, and only its answer was lost.
+    /// The offer failed. The job is doubtful from now on: the hub may have taken it, and only its answer was lost.
     pub(super) fn not_done(&mut self, entry: &IntakeEntry) {
         if let Some(waiting) = self.waiting.get_mut(&place(entry)) {
             waiting.is_doubtful = true;
@@ -92,7 +93,7 @@ impl Lane {
         self.tries = self.tries.saturating_add(1);
     }
 
-    /// The offer of a job came to nothing for a reason of its own.
+    /// The offer failed for a reason of the job's own: it is left out until [`Lane::try_left`].
     pub(super) fn leave(&mut self, entry: &IntakeEntry) {
         let place = place(entry);
         if let Some(waiting) = self.waiting.remove(&place) {
@@ -105,7 +106,7 @@ impl Lane {
         self.is_busy = false;
     }
 
-    /// Lets those that were left be offered again.
+    /// Lets the jobs that were left out be offered again.
     pub(super) fn try_left(&mut self) {
         self.waiting.append(&mut self.left);
     }

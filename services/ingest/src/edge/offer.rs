@@ -28,20 +28,20 @@ use crate::metrics::HubOutcome;
 use crate::unit::Removal;
 use crate::work::remove;
 
-/// Up to this, the files of a job go within the request, and cost no calls of their own.
+/// Files of a job up to this many bytes in all are sent within the submit request, without uploads.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
-/// A piece of a file in one message of an upload, the step in which is seen that the hub takes more.
+/// Bytes of a file in one message of an upload. Progress of an upload is seen in steps of this size.
 const CHUNK_BYTES: usize = 128 << 10;
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
-/// Times in a row that an upload is resumed without the hub having stored any more of it, before the whole job is tried again
-/// later, and all of it sent anew.
+/// Resumes of an upload in a row after which the hub has stored no more of it; then the whole job is tried again later, and all of
+/// it sent anew.
 const RESUMES_MAX: u32 = 16;
 
-/// Uploads of which it is asked at a time.
+/// Uploads that the hub is asked to keep at a time.
 const KEPT_AT_A_TIME: usize = 16;
 
-/// An outdated server answers: taken at its word, the job would be forgotten, its intake message with it.
+/// The answer may be that of an outdated server. If it were believed, the job would be forgotten, and its intake message removed.
 const BEHIND: Trouble = Trouble::Later("the job's record is behind", None);
 
 /// The hub contradicts itself about a job that is to be erased.
@@ -59,8 +59,10 @@ pub(super) enum Offered {
 /// What to do with a job next.
 enum Next {
     Done(Offered),
-    /// Look at its record again. Whether the hub may have it without our record saying so.
-    Again(bool),
+    /// Look at its record again. `is_doubtful`: whether the hub may have it without our record saying so.
+    Again {
+        is_doubtful: bool,
+    },
 }
 
 impl Edge {
@@ -87,7 +89,7 @@ impl Edge {
             let step = self.offer_step(entry, &record, &headers, is_doubtful);
             match step.instrument(span).await? {
                 Next::Done(offered) => break offered,
-                Next::Again(doubtful) => is_doubtful = doubtful,
+                Next::Again { is_doubtful: next } => is_doubtful = next,
             }
         };
         let message = (entry.unit.stage, Removal::One(entry.sequence));
@@ -111,7 +113,7 @@ impl Edge {
             return Ok(Next::Done(Offered::AtHub));
         }
         if record.state.is_final() {
-            // Whoever ended it may have come no further than the record.
+            // The process that ended it may have died before it published the event.
             self.queue.publish_event(key, record).await?;
         }
         if !record.state.is_final() && !plan::is_ready(entry.unit.stage, record) {
@@ -120,7 +122,7 @@ impl Edge {
         if !record.state.is_final() && self.is_over(record) {
             self.end(key, record, &Move::Expire).await?;
             self.figures.expired.inc();
-            return Ok(Next::Again(is_doubtful));
+            return Ok(Next::Again { is_doubtful });
         }
         let known = match is_doubtful {
             true => {
@@ -133,7 +135,7 @@ impl Edge {
             Some(job) if record.state.is_final() => {
                 let job = job_of(&job)?;
                 match record.erased {
-                    // Found a moment ago and gone now: it is looked for again.
+                    // The hub has just found the job, and now does not know it: ask again later.
                     Some(_) => match self.uplink.erase(behalf, &job).await {
                         Err(Trouble::NotThere) => return Err(GONE),
                         erased => erased?,
@@ -144,17 +146,17 @@ impl Edge {
             }
             None if record.state.is_final() => Ok(Next::Done(Offered::Over)),
             Some(job) => self.note(key, record, &job).await,
-            // The question may have taken long: it may have ended here meanwhile.
-            None if is_doubtful => Ok(Next::Again(false)),
+            // The hub does not have it. That question may have taken long, and the job may have ended here meanwhile.
+            None if is_doubtful => Ok(Next::Again { is_doubtful: false }),
             None => match self.submit(behalf, key, record).await {
                 Ok(job) => self.note(key, record, &job).await,
                 Err(Trouble::Refused(why)) => {
                     let failed = Move::Fail(plan::refused(&why));
                     self.end(key, record, &failed).await?;
                     self.edge_figures().count(HubOutcome::Refused);
-                    Ok(Next::Again(false))
+                    Ok(Next::Again { is_doubtful: false })
                 }
-                // As at a worker: what the place does not give now, an operator can mend.
+                // What is missing or damaged fails the job, as at a worker; other trouble with the store an operator can mend.
                 Err(Trouble::Here(
                     refusal @ (Refusal::Broken { .. }
                     | Refusal::Store(
@@ -166,20 +168,20 @@ impl Edge {
         }
     }
 
-    /// Whether a job's time is over. By the queue's clock: before that is known, no job's is.
+    /// Whether a job's time is over by the queue's clock; never as long as that is unknown.
     pub(super) fn is_over(&self, record: &JobRecord) -> bool {
         self.clock.known().is_some_and(|now| record.expires <= now)
     }
 
-    /// A job that cannot be handed on as it stands.
+    /// Deals with a job that is neither as it was accepted nor fully encoded.
     async fn not_ready(&self, entry: &IntakeEntry, record: &JobRecord) -> Result<Next, Trouble> {
         let stage = entry.unit.stage;
         if stage == Stage::Decode && record.state != JobState::Decoding {
-            // There is such a unit only once all is encoded: an outdated server answers.
+            // A decode unit exists only once every image is encoded, so this record is that of an outdated server.
             return Err(BEHIND);
         }
         if plan::is_to_release(stage, record) {
-            // It may be out already, which changes nothing, or was queued again because a worker has set it aside.
+            // Publishing it again changes nothing if it is released already. It may also be here because a worker has set it aside.
             self.queue.publish_work(&entry.unit, &entry.headers).await?;
         }
         if stage == Stage::Preprocess && self.works_here() {
@@ -190,7 +192,7 @@ impl Edge {
         Ok(Next::Done(Offered::Over))
     }
 
-    /// A job of which something cannot be read back: it fails.
+    /// Fails a job of which something that was stored cannot be read back.
     async fn unreadable(
         &self,
         key: &JobKey,
@@ -207,10 +209,10 @@ impl Edge {
         }
         let failure = Failure::new(FailureReason::Integrity, text);
         self.end(key, record, &Move::Fail(failure)).await?;
-        Ok(Next::Again(false))
+        Ok(Next::Again { is_doubtful: false })
     }
 
-    /// Writes down that the hub has the job.
+    /// Records that the hub has the job.
     async fn note(&self, key: &JobKey, record: &JobRecord, job: &v1::Job) -> Result<Next, Trouble> {
         let step = Move::Forward {
             job: job_of(job)?,
@@ -223,14 +225,14 @@ impl Edge {
                 self.edge_figures().count(HubOutcome::Forwarded);
                 Ok(Next::Done(Offered::AtHub))
             }
-            // It ended here meanwhile: the hub must hear of that.
-            Applied::Refused { .. } => Ok(Next::Again(true)),
-            // It was there a moment ago: replayed or gone since, or an outdated server answers. The next try finds out which.
+            // It ended here meanwhile, which the hub has to be told.
+            Applied::Refused { .. } => Ok(Next::Again { is_doubtful: true }),
+            // Replayed or forgotten since it was read, or the answer of an outdated server: the next try finds out.
             Applied::OtherEpoch { .. } | Applied::Missing => Err(BEHIND),
         }
     }
 
-    /// Ends a job here; one that has ended by itself is fine.
+    /// Ends a job here; one that has ended already is left as it is.
     pub(super) async fn end(
         &self,
         key: &JobKey,

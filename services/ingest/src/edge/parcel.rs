@@ -1,5 +1,5 @@
-//! What of a job is sent to the hub: its files as they were sent, or, once the site's own stages are through with it, one
-//! file with the tokens of its images, and the task as it was screened here. A job with tokens never gives a file of its own.
+//! What is sent to the hub for a job: its files as the client sent them; or, where its images stay here, one file with their
+//! tokens, and the task as it was screened here. Of a job whose images stay, no file of the client's is ever sent.
 
 use std::ops::Range;
 
@@ -81,7 +81,7 @@ impl Edge {
     ) -> Result<Parcel, Trouble> {
         let frames = self.blob(key, BlobKind::Frames, frames_digest).await?;
         let mut frames = FramesManifest::decode(frames).map_err(|_| BROKEN_FRAMES)?;
-        // What was not screened stays here.
+        // A task that was not screened must not leave the site.
         let screening = frames.screening.as_mut().ok_or(BROKEN_FRAMES)?;
         let masked = screening.masked_task.take();
         let mut parcel = Parcel {
@@ -126,7 +126,7 @@ impl Edge {
         Ok(parcel)
     }
 
-    /// The list of a chunk's tokens, which the encoder has left for us.
+    /// The list of a chunk's tokens, which this site's encoder has left for the edge.
     async fn list(
         &self,
         (key, epoch): (&JobKey, u32),

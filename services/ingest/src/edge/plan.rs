@@ -17,14 +17,14 @@ use crate::convert;
 use crate::error::{DOMAIN, Refusal};
 use crate::keys;
 
-/// What the slowest line is taken to carry that is waited for, in bytes a second: half a line of 0.5 Mbit/s, as others use it
-/// too. On a slower one `ingest.edge.answer_max` has to be longer.
+/// The slowest line that is reckoned with, in bytes a second: half of 0.5 Mbit/s, as others use the line too. A slower one needs a
+/// longer `ingest.edge.answer_max`.
 const LINE_BYTES_PER_SECOND: u64 = 32 << 10;
-/// Bytes of files that lie in buffers on their way, at most: Linux lets one connection have 4 MiB (`net.ipv4.tcp_wmem`). What
-/// was written is not at the hub before it is through these, and nothing tells how far it is.
+/// Most bytes that lie in the system's buffers of one connection: 4 MiB on Linux (`net.ipv4.tcp_wmem`). What was written has not
+/// reached the hub before it has passed these, and nothing shows how far it is.
 pub(super) const BUFFERED_BYTES_MAX: u64 = 4 << 20;
 
-/// How long an answer may take whose request, or itself, brings so many bytes over the line.
+/// How long to wait for an answer where request and answer bring `bytes` over the line.
 pub(super) fn patience(answer_max: Duration, bytes: u64) -> Duration {
     let on_the_line = bytes.saturating_mul(1000) / LINE_BYTES_PER_SECOND;
     answer_max.saturating_add(Duration::from_millis(on_the_line))
@@ -33,19 +33,19 @@ pub(super) fn patience(answer_max: Duration, bytes: u64) -> Duration {
 /// Why something was not done at the hub.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// The hub has decided, and would not decide otherwise the next time.
+    /// The hub has refused it, and would refuse it again.
     Refused(String),
     /// The hub has no such job, or no such upload any more.
     NotThere,
-    /// The hub has a job of this request id that was submitted otherwise.
+    /// The hub has a job of this request id, with another content.
     Taken,
     /// The hub's job is in another state than the call needs.
     OtherState,
-    /// Not now; where the hub says so, not before this long.
+    /// Not possible now: why, and how long the hub asks to wait, if it does.
     Later(&'static str, Option<Duration>),
     /// The hub does not know the tenant's token, or there is none.
     Token,
-    /// Something of this side.
+    /// Something at this site failed.
     Here(Refusal),
 }
 
@@ -67,8 +67,8 @@ impl From<StoreError> for Trouble {
     }
 }
 
-/// Whether a job was not handed on for a reason of its own, such as a record that a later release has written: others may be
-/// all the same.
+/// Whether the trouble is that of one job, such as a record that a later release has written, so that other jobs may still be
+/// handed on.
 pub(super) fn is_of_job(trouble: &Trouble) -> bool {
     matches!(
         trouble,
@@ -76,8 +76,8 @@ pub(super) fn is_of_job(trouble: &Trouble) -> bool {
     )
 }
 
-/// What a status of the hub means. Only what medfleet itself has refused is a refusal: whatever stands between the two,
-/// a proxy or another server under the hub's name, must fail no job.
+/// What a status of the hub means. Only medfleet's own refusals count as such: a proxy in between, or another server under the
+/// hub's name, must not fail a job.
 pub(super) fn trouble(status: &Status) -> Trouble {
     let details = status.get_error_details();
     let info = details.error_info().filter(|info| info.domain == DOMAIN);
@@ -107,7 +107,7 @@ pub(super) fn trouble(status: &Status) -> Trouble {
     }
 }
 
-/// Whether the hub itself has answered, whatever it said.
+/// Whether the status comes from the hub itself, and not from something in between.
 pub(super) fn is_answer(status: &Status) -> bool {
     let details = status.get_error_details();
     details
@@ -127,8 +127,8 @@ const fn code_word(code: Code) -> &'static str {
     }
 }
 
-/// How long to wait before the next try: doubled from the least to the most, of which a random part is taken off, so that
-/// edges that were cut off together do not come back together. What the hub asks for is waited in any case.
+/// How long to wait before the next try: doubled with each try from `least` to `most`, less a random part, so that edges that were
+/// cut off together do not come back together. Where the hub asks for a time, that long and at most `least` more.
 pub(super) fn pause(
     (least, most): (Duration, Duration),
     tries: u32,
@@ -141,7 +141,7 @@ pub(super) fn pause(
     asked.map_or(own, |asked| asked + own.min(least))
 }
 
-/// How often in a row an upload has been tried without the hub storing any more of it.
+/// Counts the tries of an upload in a row after which the hub has stored no more of it; `tries` is the count before the latest one.
 pub(super) const fn fruitless(tries: u32, stored_before: u64, stored_now: u64) -> u32 {
     if stored_now > stored_before {
         0
@@ -150,8 +150,8 @@ pub(super) const fn fruitless(tries: u32, stored_before: u64, stored_now: u64) -
     }
 }
 
-/// What is left to skip after a part of this length, if all of it is skipped; none of a part that is to be read, such as one whose
-/// length nobody knows.
+/// How many bytes are left to skip after a part of this length, if all of it is skipped; `None` for a part that has to be read, as
+/// not all of it is skipped or its length is unknown.
 pub(super) fn after(length: Option<&usize>, skip: u64) -> Option<u64> {
     skip.checked_sub(*length? as u64)
 }
@@ -167,7 +167,7 @@ pub(super) enum Duty {
     Follow { job: JobId, cancel: bool },
 }
 
-/// Decides by the record alone.
+/// What the edge owes the hub for this job, by its record alone.
 pub(super) fn duty(record: &JobRecord) -> Duty {
     match &record.forwarded {
         Some(forwarded) if record.owes_erasure() => Duty::Erase(forwarded.job.clone()),
@@ -179,18 +179,18 @@ pub(super) fn duty(record: &JobRecord) -> Duty {
     }
 }
 
-/// How old a state a server of the hub may answer with, with time to spare: on a cluster one that was cut off answers for some
-/// 20 s before it knows that it leads no more.
+/// How outdated an answer of the hub may be, with time to spare: in a cluster a server that was cut off answers for some 20 s
+/// before it knows that it no longer leads.
 const HUB_BEHIND_MAX: Duration = Duration::from_secs(60);
 
-/// Whether a job was handed on so lately that a server of the hub may not know it yet. `now` by the queue's clock; as long as
-/// that is unknown, it may.
+/// Whether a job was handed on so recently that an outdated server of the hub may not know it yet. `now` is the queue's time; true
+/// for any job that was handed on as long as that is unknown.
 pub(super) fn is_new_there(record: &JobRecord, now: Option<UnixMillis>) -> bool {
     let forwarded = record.forwarded.as_ref();
     forwarded.is_some_and(|forwarded| is_younger(forwarded.at, now, HUB_BEHIND_MAX))
 }
 
-/// Whether something of this time may be younger than that. A clock that was set back makes nothing older.
+/// Whether something of the time `at` may be younger than `most`. A clock that was set back makes nothing older.
 fn is_younger(at: UnixMillis, now: Option<UnixMillis>, most: Duration) -> bool {
     now.is_none_or(|now| {
         let age = u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0);
@@ -198,45 +198,45 @@ fn is_younger(at: UnixMillis, now: Option<UnixMillis>, most: Duration) -> bool {
     })
 }
 
-/// Whether work on a job was begun at this site and it has not been handed on: its own stages have to bring it to its tokens.
+/// Whether work on a job was begun at this site and it was not handed on: this site's own stages have to encode its images.
 pub(super) fn is_begun_here(record: &JobRecord) -> bool {
     (JobState::Released..=JobState::Decoding).contains(&record.state)
 }
 
-/// Whether a job whose first unit waits was begun at this site and has to be released to its stages: under a rule that is gone,
-/// the dispatcher leaves such units to whoever hands jobs on.
+/// Whether a job whose first unit waits was begun at this site and has to be released to its stages. It was begun under a setting
+/// that has changed since, and the dispatcher now leaves such units to the edge.
 pub(super) fn is_to_release(stage: Stage, record: &JobRecord) -> bool {
     stage == Stage::Preprocess && is_begun_here(record) && record.frames.is_none()
 }
 
-/// Whether a job can be handed on by what waits for a stage: as it was accepted, or as tokens.
+/// Whether a job can be handed on when its unit of `stage` waits: as it was accepted, or with every image encoded.
 pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
     record.is_ready_to_forward() && (stage != Stage::Decode || record.is_encoded_here())
 }
 
-/// Whether the server that told of a job may be an outdated one, which does not know what an intake message was put there for:
-/// it knows no record, or one of an epoch before (`found`: that of its record). Not once the message is older than such a
-/// server can be: then the record is gone. `now` by the queue's clock, which dates the message: a machine's own may be ahead,
-/// and as long as the queue's is unknown, no message is old.
+/// Whether a record that was read may be that of an outdated server: there is none, or its epoch (`found`) is older than the
+/// intake message's. Once the message is older than a server can be outdated (`outdated_max`), the record is really gone. `now`
+/// is the queue's time, which also dates messages, as a machine's own clock may be ahead; as long as it is unknown, no message
+/// counts as old.
 pub(super) fn is_behind(
     found: Option<u32>,
     entry: &IntakeEntry,
     (now, outdated_max): (Option<UnixMillis>, Duration),
 ) -> bool {
-    // No server is outdated where there is only one.
+    // A single server is never outdated.
     !outdated_max.is_zero()
         && found.is_none_or(|epoch| epoch < entry.unit.epoch)
         && is_younger(entry.stored_at, now, outdated_max)
 }
 
-/// The request id that a job has at the hub: the same however often it is handed on. It says what was meant, too: the hub may
-/// still have a job of this name that meant something else, where an id was free again here and not there.
+/// The request id that a job has at the hub: the same however often it is handed on. It also names the request's meaning: once a
+/// job is forgotten here, its client may use the id again for something else, while the hub still has the old job.
 pub(super) fn request_id(job: &JobId, record: &JobRecord) -> String {
     let meaning = keys::meaning(&record.body);
     format!("edge/{job}/{}/{meaning}", record.epoch)
 }
 
-/// Checks that what the hub told is of this job of its: the text of another is worse than none.
+/// Checks that the hub's answer is about the job that was asked for: the text of another one is worse than none.
 pub(super) fn is_of(name: &str, job: &JobId) -> Result<(), Trouble> {
     match name == convert::job_name(job) {
         true => Ok(()),
@@ -250,7 +250,7 @@ pub(super) fn time_left(record: &JobRecord, now: UnixMillis) -> Duration {
     Duration::from_millis(millis.max(1_000))
 }
 
-/// How the hub's job ended; none when it has not. A completed one needs the outcome given, that of its stored result.
+/// How the hub's job ended; `None` when it has not. `completed` gives the outcome of a completed one, from its stored result.
 pub(super) fn ended(job: &v1::Job, completed: impl FnOnce() -> Outcome) -> Option<Ended> {
     use v1::JobState as S;
     let outcome = match job.state() {
@@ -262,7 +262,7 @@ pub(super) fn ended(job: &v1::Job, completed: impl FnOnce() -> Outcome) -> Optio
     };
     let total = job.chunks_total.min(medfleet_core::CHUNKS_MAX);
     let done = job.chunks_done.min(total);
-    // Which of them were done does not matter any more.
+    // It does not matter any more which chunks were done, only how many.
     let done_bitmap = u32::try_from((1_u64 << done) - 1).unwrap_or(u32::MAX);
     Some(Ended {
         outcome,

@@ -1,5 +1,5 @@
-//! The time of one leader: every tenant's jobs are offered one after the other, as its [`Lane`] says, and those that the hub
-//! has are followed, all at once. A tenant whose jobs wait holds up no other.
+//! What the leader does for as long as it leads: it offers each tenant's jobs to the hub one after the other, in the order of the
+//! tenant's [`Lane`], and follows all jobs that the hub has at the same time. A tenant whose jobs wait holds up no other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use medfleet_core::{JobKey, JobRecord, Move, Stage, TenantId, UnixMillis};
-use medfleet_queue::{Applied, IntakeEntry, QueueError};
+use medfleet_core::{JobKey, JobRecord, Stage, TenantId, UnixMillis};
+use medfleet_queue::{IntakeEntry, QueueError};
 use medfleet_runtime::exit::chain;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
-use crate::work::{BEHIND, STALE};
+use crate::work::{Expired, STALE, expire};
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -28,33 +28,33 @@ const INTAKE_BATCH: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// Jobs past their time that are ended at a time.
 const EXPIRED_MAX: usize = 64;
-/// Of these so many at once.
+/// Of these, how many are ended at the same time.
 const EXPIRED_AT_A_TIME: usize = 16;
-/// Tenants for whom the hub is asked at once whether it is there: one that does not answer must not hold up the rest.
+/// Tenants for whom the hub is probed at the same time: a probe that gets no answer must not hold up the rest.
 const PROBES_AT_A_TIME: usize = 8;
-/// How often all records are looked through for what is owed: the hint of an erasure may have been lost.
+/// How often all records are read to find what the edge still owes the hub ([`Duty`]): the hint of an erasure may have been lost.
 const SCAN_EVERY: Duration = Duration::from_secs(600);
 
-/// How long a job is left that cannot be offered for a reason of its own.
+/// How long a job waits that could not be offered for a reason of its own.
 const LEFT_FOR: Duration = Duration::from_secs(30);
 
-/// An offer that has come to its end.
-type Offering = BoxFuture<'static, (IntakeEntry, Result<Offered, Nothing>)>;
+/// An offer under way: the job's intake message, and what became of it.
+type Offering = BoxFuture<'static, (IntakeEntry, Result<Offered, NotDone>)>;
 
 /// Why an offer came to nothing.
 #[derive(Debug, Clone, Copy)]
-enum Nothing {
-    /// For a reason that others may meet too; it was waited for.
-    Now,
-    /// For one of its own.
-    Itself,
+enum NotDone {
+    /// For a reason that other jobs may meet too, such as a hub that is away; a pause has followed.
+    Shared,
+    /// For a reason of this job alone.
+    OfJob,
 }
 
 pub(super) struct Session {
     edge: Arc<Edge>,
     /// Losses of the connection to the queue before the intake was read.
     losses: u64,
-    /// What nobody else has offered came later.
+    /// Jobs whose messages came later were offered by nobody else.
     begun: Begun,
     lanes: BTreeMap<TenantId, Lane>,
     offers: FuturesUnordered<Offering>,
@@ -66,16 +66,16 @@ pub(super) struct Session {
     try_left_at: Instant,
 }
 
-/// How far the intakes were when a session began. An outdated server may not know all that was in them: what was stored before
-/// that time was there, too.
+/// How far the intakes were when the session began. An outdated server may give too low a sequence, so a message also counts as
+/// older than the session if it was stored before that time.
 struct Begun {
-    /// The last message of each.
+    /// Sequence of the last message of each intake.
     ends: BTreeMap<Stage, u64>,
     at: UnixMillis,
 }
 
 impl Begun {
-    /// Whether somebody else may have offered a job by this message.
+    /// Whether an earlier leader may have offered the job of this message.
     fn is_doubtful(&self, entry: &IntakeEntry) -> bool {
         let last = self.ends.get(&entry.unit.stage);
         last.is_none_or(|last| entry.sequence <= *last) || entry.stored_at <= self.at
@@ -85,14 +85,14 @@ impl Begun {
 /// A job that is followed.
 struct Followed {
     hint: Arc<Notify>,
-    /// It was hinted at: its record may have changed after it was last read.
+    /// A hint has come: the record may have changed after it was last read.
     is_hinted: bool,
 }
 
 /// What a session hears.
 enum Step {
     Waiting(Option<Result<IntakeEntry, QueueError>>),
-    Offered(IntakeEntry, Result<Offered, Nothing>),
+    Offered(IntakeEntry, Result<Offered, NotDone>),
     Followed(JobKey),
     Hint(JobKey),
     Records(Vec<(JobKey, JobRecord)>),
@@ -120,7 +120,7 @@ impl Session {
             due_since: HashMap::new(),
             try_left_at: Instant::now() + LEFT_FOR,
         };
-        // Hints first, then what is stored, so that nothing falls in between.
+        // Hints are subscribed to before the stored state is read, so that no change is missed in between.
         let mut hints = hints(edge).await?;
         let mut intake = intake(edge).await?;
         let mut scan = edge.queue.scan_records();
@@ -200,7 +200,7 @@ impl Session {
         let mut next = first;
         for _ in 0..INTAKE_BATCH {
             match next {
-                // The site's own stages work on it first.
+                // The dispatcher releases it: this site's own stages encode its images first.
                 Some(Ok(entry)) if self.is_dispatched(&entry) => {}
                 Some(Ok(entry)) => {
                     let is_doubtful = self.begun.is_doubtful(&entry);
@@ -227,13 +227,13 @@ impl Session {
         entry.unit.stage == Stage::Preprocess && travels == Travels::Tokens
     }
 
-    fn take_offered(&mut self, entry: &IntakeEntry, offered: Result<Offered, Nothing>) {
+    fn take_offered(&mut self, entry: &IntakeEntry, offered: Result<Offered, NotDone>) {
         let key = &entry.unit.key;
         if let Some(lane) = self.lanes.get_mut(&key.tenant) {
             match offered {
                 Ok(_) => lane.done(entry),
-                Err(Nothing::Now) => lane.not_done(entry),
-                Err(Nothing::Itself) => lane.leave(entry),
+                Err(NotDone::Shared) => lane.not_done(entry),
+                Err(NotDone::OfJob) => lane.leave(entry),
             }
         }
         if matches!(offered, Ok(Offered::AtHub)) {
@@ -302,7 +302,7 @@ impl Session {
     /// Ends jobs whose time is over while they wait; those at the hub the hub ends.
     async fn expire(&mut self) {
         let edge = Arc::clone(&self.edge);
-        // By this machine's clock nothing is ended.
+        // Only the queue's clock decides that a job's time is over, never this machine's.
         let Some(now) = edge.clock.known() else {
             return;
         };
@@ -317,7 +317,7 @@ impl Session {
             .into_iter()
             .map(|(key, epoch)| {
                 let since = *self.due_since.entry(key.clone()).or_insert(at);
-                // Known for so long, it is known to an outdated server too.
+                // After that time even an outdated server has heard of the job.
                 let may_be_behind = at.duration_since(since) < outdated_max;
                 end_of_time(Arc::clone(&edge), (key, epoch), (now, may_be_behind))
             })
@@ -335,21 +335,21 @@ impl Session {
     }
 }
 
-/// What waits to be handed on: accepted jobs, and those that would be decoded next, which there are where images stay or did
-/// when they were begun.
+/// The jobs that wait to be handed on: accepted ones, and encoded ones, which exist where images stay at the site or did when the
+/// jobs were begun.
 async fn intake(
     edge: &Edge,
 ) -> Result<BoxStream<'static, Result<IntakeEntry, QueueError>>, QueueError> {
     let mut accepted = edge.queue.intake(Stage::Preprocess).await?;
     if edge.works_here() {
-        // The dispatcher of this site reads these too, and tells of those that it cannot read.
+        // The dispatcher of this site reads these messages too, and reports those that cannot be read.
         accepted = accepted.filter(|entry| ready(entry.is_ok())).boxed();
     }
     let encoded = edge.queue.intake(Stage::Decode).await?;
     Ok(futures::stream::select_all([accepted, encoded]).boxed())
 }
 
-/// The last message of each intake that is read here.
+/// Sequence of the last message of each intake that is read here.
 async fn ends(edge: &Edge) -> Result<BTreeMap<Stage, u64>, QueueError> {
     let mut ends = BTreeMap::new();
     for stage in [Stage::Preprocess, Stage::Decode] {
@@ -358,42 +358,37 @@ async fn ends(edge: &Edge) -> Result<BTreeMap<Stage, u64>, QueueError> {
     Ok(ends)
 }
 
-/// Ends a job whose time is over, `now` by the queue's clock, and no longer counts it. `may_be_behind`: whether a server that
-/// does not know it may be an outdated one; otherwise its record is gone.
+/// Ends a job whose time is over, `now` by the queue's clock, and counts it as open no longer. `may_be_behind`: a server that does
+/// not know the job may be outdated; otherwise the record is gone.
 async fn end_of_time(
     edge: Arc<Edge>,
     (key, epoch): (JobKey, u32),
     (now, may_be_behind): (UnixMillis, bool),
 ) -> Result<(), QueueError> {
-    let applied = edge.queue.apply(&key, Some(epoch), &Move::Expire, now);
-    match applied.await? {
-        Applied::Applied { .. } => {
+    match expire(&edge.queue, (&key, epoch), now, may_be_behind).await? {
+        Expired::Now => {
             edge.figures.expired.inc();
             if edge.works_here() {
                 // A worker that misses the hint learns it from the record at its next heartbeat.
                 edge.queue.publish_cancel(&key).await?;
             }
         }
-        // It was handed on in this moment.
-        Applied::Refused { record, .. } if !record.state.is_final() => return Ok(()),
-        // By somebody who died before saying so, perhaps.
-        Applied::Refused { record, .. } => edge.queue.publish_event(&key, &record).await?,
-        // An outdated server: the job began after what it knows. Taken for ended, it would be ended by nobody.
-        Applied::OtherEpoch { record } if record.epoch < epoch => return Err(BEHIND),
-        Applied::Missing if may_be_behind => return Err(BEHIND),
-        // It was replayed, or its record is gone.
-        Applied::OtherEpoch { .. } | Applied::Missing => {}
+        // It was handed on to the hub just now.
+        Expired::Refused(record) if !record.state.is_final() => return Ok(()),
+        // Ended already, perhaps by a process that died before it published the event.
+        Expired::Refused(record) => edge.queue.publish_event(&key, &record).await?,
+        Expired::Gone => {}
     }
     edge.open.end(&key, epoch);
     Ok(())
 }
 
-/// Offers a job once; where that comes to nothing, it ends after a pause, unless others may be offered all the same.
+/// Offers a job once. If that fails for a reason that other jobs may meet too, it returns only after a pause.
 async fn offer(
     edge: Arc<Edge>,
     turn: Turn,
     losses: u64,
-) -> (IntakeEntry, Result<Offered, Nothing>) {
+) -> (IntakeEntry, Result<Offered, NotDone>) {
     let Turn {
         entry,
         is_doubtful,
@@ -404,11 +399,11 @@ async fn offer(
         Ok(offered) => (entry, Ok(offered)),
         Err(trouble) if plan::is_of_job(&trouble) => {
             edge.tell(&trouble);
-            (entry, Err(Nothing::Itself))
+            (entry, Err(NotDone::OfJob))
         }
         Err(trouble) => {
             edge.wait_after(&trouble, tries).await;
-            (entry, Err(Nothing::Now))
+            (entry, Err(NotDone::Shared))
         }
     }
 }

@@ -5,7 +5,7 @@ use medfleet_core::BlobKind;
 use medfleet_core::setting::ByteSize;
 use medfleet_queue::QueueError;
 use medfleet_store::{BlobStore, FleetKey};
-use medfleet_testkit::{self as kit, NatsServer};
+use medfleet_testkit as kit;
 
 use super::*;
 use crate::accept::sample::acceptor;
@@ -13,11 +13,11 @@ use crate::accept::sample::acceptor;
 /// After the erasure there would be nothing left to write it down for.
 #[tokio::test]
 async fn nothing_goes_before_the_audit_says_who_wanted_it() {
-    let server = NatsServer::start().await.expect("a server");
-    let mut config = kit::config(&server.url());
-    config.stream_bytes_max.audit = ByteSize::from_bytes(1024);
-    config.audit_lines_max = Some(0);
-    let queue = kit::queue(&config).await.expect("a queue");
+    let started = kit::start_with(|config| {
+        config.stream_bytes_max.audit = ByteSize::from_bytes(1024);
+        config.audit_lines_max = Some(0);
+    });
+    let (_server, queue) = started.await.expect("a queue");
     let store = BlobStore::in_memory(FleetKey::new([1; 32]));
     let (key, record) = kit::record(1, 1);
     let film = vec![(BlobKind::Input, Bytes::from_static(b"film"))];

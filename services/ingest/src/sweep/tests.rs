@@ -40,11 +40,11 @@ async fn set_aside(queue: &Queue, seed: u8, stage: Stage, steps: &[Move]) -> Job
 
 #[tokio::test]
 async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs() {
-    let server = NatsServer::start().await.expect("a server");
-    let mut config = kit::config(&server.url());
-    config.in_flight_max = 1;
-    config.intake_messages_max = 1;
-    let queue = kit::queue(&config).await.expect("a queue");
+    let started = kit::start_with(|config| {
+        config.in_flight_max = 1;
+        config.intake_messages_max = 1;
+    });
+    let (_server, queue) = started.await.expect("a queue");
     // In order of their names the first of these waits for the stage without room.
     let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
     let frames = Move::Preprocessed {
@@ -109,10 +109,8 @@ async fn a_shard_that_does_not_answer_holds_up_no_other() {
 
 #[tokio::test]
 async fn of_one_that_has_ended_without_a_word_the_end_is_said() {
-    let server = NatsServer::start().await.expect("a server");
-    let mut config = kit::config(&server.url());
-    config.in_flight_max = 1;
-    let queue = kit::queue(&config).await.expect("a queue");
+    let started = kit::start_with(|config| config.in_flight_max = 1);
+    let (_server, queue) = started.await.expect("a queue");
     let key = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
     let ended = queue.apply_without_event(&key, Seen::Epoch(0), &Move::Cancel, kit::clock()());
     let ended = ended.await.expect("stores");
@@ -129,10 +127,8 @@ async fn of_one_that_has_ended_without_a_word_the_end_is_said() {
 
 #[tokio::test]
 async fn a_note_stays_while_the_unit_is_with_workers() {
-    let server = NatsServer::start().await.expect("a server");
-    let mut config = kit::config(&server.url());
-    config.in_flight_max = 1;
-    let queue = kit::queue(&config).await.expect("a queue");
+    let started = kit::start_with(|config| config.in_flight_max = 1);
+    let (_server, queue) = started.await.expect("a queue");
     let key = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
     // As it is when whoever sets it aside stands still before it removes the unit.
     let unit = kit::unit(&key, Stage::Preprocess, Class::Routine, 0);

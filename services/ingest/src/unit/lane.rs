@@ -1,4 +1,5 @@
-//! One (stage, pool): how much may be out, and which class is next. Pure.
+//! The dispatcher's view of one (stage, pool): how much released work may be unfinished there, and which class is released next.
+//! Pure.
 
 use std::collections::VecDeque;
 
@@ -10,14 +11,14 @@ use super::pauses::Pauses;
 use super::share::Waiting;
 use super::{CLASSES, Held, Rules, slot};
 
-/// What a released unit counts that nobody here released, in milliseconds, where no unit was seen yet.
+/// Assumed cost, in milliseconds, of a unit that an earlier leader released, as long as this one has released none here.
 const UNKNOWN_MILLIS: u64 = 1_000;
 
 /// Units of one (stage, pool) by class.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) held: [Waiting; CLASSES],
-    /// What the released, unfinished units are expected to take, in order of release.
+    /// Expected milliseconds of each released, unfinished unit, in order of release.
     released: [VecDeque<u64>; CLASSES],
     /// Cost of the latest released unit.
     latest: u64,
@@ -25,9 +26,9 @@ pub(super) struct Lane {
     slots: u64,
     /// Units of STAT that they take beside those.
     stat_slots: u64,
-    /// Until the next recount nothing is released here: the last try failed.
+    /// The last release failed, so that nothing is released here until the next recount.
     is_stopped: bool,
-    /// Releases of higher classes since the last one of this class, while it waited.
+    /// For each class, how often a higher one was released since its own last release while it had units waiting.
     passed: [u32; CLASSES],
     /// The class released last.
     last: usize,
@@ -48,7 +49,7 @@ impl Default for Lane {
     }
 }
 
-/// What holds for releases of one (stage, pool) now.
+/// The rules and limits that hold for releases of one (stage, pool) now.
 pub(super) struct Terms<'a> {
     pub(super) rules: &'a Rules,
     pub(super) pauses: &'a Pauses,
@@ -57,8 +58,8 @@ pub(super) struct Terms<'a> {
 }
 
 impl Terms<'_> {
-    /// Whether nothing of a tenant's class is released now. A limit of jobs in the stages keeps jobs from being let in, and
-    /// no STAT job.
+    /// Whether units of this class of the tenant are held back now: by a pause, or, for the first stage, by the tenant's limit of
+    /// jobs in the stages, which does not apply to STAT.
     fn hold(&self, tenant: &TenantId, class: usize) -> bool {
         let is_let_in = self.stage == Stage::Preprocess && class != slot(Class::Stat);
         self.pauses.hold(tenant, class)
@@ -77,7 +78,7 @@ impl Terms<'_> {
 /// Which unit of which class is next.
 struct Choice {
     class: usize,
-    /// Its oldest unit, out of turn.
+    /// Whether it is its turn because it waits too long: then its oldest unit is taken.
     is_aged: bool,
 }
 
@@ -105,7 +106,7 @@ impl Lane {
         Some(held)
     }
 
-    /// The highest class that has a unit and room for it, but one that waits too long takes every so many turns.
+    /// The highest class that has a unit and room for it; but every `aged_every` releases a lower one that has waited too long.
     fn choose(&self, terms: &Terms<'_>, now: UnixMillis) -> Option<Choice> {
         let rules = terms.rules;
         let has_room = self.has_room(rules);
@@ -116,10 +117,10 @@ impl Lane {
                 && self.held[*class].has_any(is_held)
         };
         let first = (0..CLASSES).find(is_open)?;
-        // A patient waits: a single STAT unit is passed over by nobody.
+        // A patient is waiting: an aged unit goes before a STAT unit only if another STAT unit was released right before.
         let stat_was_served = first != slot(Class::Stat) || self.last == first;
         let aged = (first + 1..CLASSES).find(|class| {
-            // Cheap questions first: the oldest unit may stand behind many that are held back.
+            // The cheap conditions come first: to find the oldest unit, many that are held back may have to be passed.
             if !stat_was_served || self.passed[*class] + 1 < rules.aged_every || !is_open(class) {
                 return false;
             }
@@ -133,7 +134,8 @@ impl Lane {
         })
     }
 
-    /// A unit for each slot, and as much as all of them do in the time that work is released ahead.
+    /// Whether more may be released: not every slot has a unit yet, or the released work is less than all slots do in the time that
+    /// work is released ahead.
     fn has_room(&self, rules: &Rules) -> bool {
         let units: u64 = (0..CLASSES).map(|class| self.units_in_slots(class)).sum();
         let of_class = |class: usize| self.released[class].iter().skip(self.apart(class));
@@ -142,19 +144,19 @@ impl Lane {
             && (units < self.slots || millis < self.slots.saturating_mul(rules.ahead_millis))
     }
 
-    /// Whether a slot is free that is there for this class alone.
+    /// Whether one of the slots is free that are reserved for this class at the workers.
     fn has_place_apart(&self, rules: &Rules, class: usize) -> bool {
         self.released[class].len() < self.apart(class) && self.is_allowed(rules)
     }
 
-    /// Whether one more unit may be out, whatever it costs.
+    /// Whether the number of released units, whatever their cost, is below its limit.
     fn is_allowed(&self, rules: &Rules) -> bool {
         let units: usize = self.released.iter().map(VecDeque::len).sum();
         (units as u64) < rules.released_units_max
     }
 
-    /// Whether one more unit of a class leaves free what is kept for the classes above it. The last slot is kept for nobody,
-    /// and where there is no slot at all there is none to keep.
+    /// Whether one more unit of a class still leaves the slots free that are kept for higher classes. One slot may always be used,
+    /// and where there is no slot nothing can be kept.
     fn leaves_reserve(&self, terms: &Terms<'_>, class: usize) -> bool {
         let above = (0..class).map(|above| (terms.reserved(above), self.units_in_slots(above)));
         let (reserved, unused) = above.fold((0, 0), |(reserved, unused), (kept, out)| {
@@ -164,7 +166,7 @@ impl Lane {
         reserved == 0 || self.slots == 0 || out < self.slots.saturating_sub(unused).max(1)
     }
 
-    /// How many units of a class have slots of their own.
+    /// How many units of a class fit into slots that workers have for it alone.
     fn apart(&self, class: usize) -> usize {
         if class == slot(Class::Stat) {
             usize::try_from(self.stat_slots).unwrap_or(usize::MAX)
@@ -173,7 +175,7 @@ impl Lane {
         }
     }
 
-    /// The units of a class that are out and count against the slots of all classes, whichever they are in.
+    /// The released units of a class beyond those that fit into slots of their own: they count against the slots of all classes.
     fn units_in_slots(&self, class: usize) -> u64 {
         self.released[class].len().saturating_sub(self.apart(class)) as u64
     }

@@ -1,5 +1,5 @@
-//! What lies in the intake of one stage, as far as it was read, and how what is done with leaves it: all at once where it
-//! lies in front of everything else, which is one request for hundreds of messages, and one by one where it does not. Pure.
+//! The messages in one stage's intake, as far as they were read, and how to remove those that are dealt with: all together where
+//! they are at the front of the stream, which takes one request for hundreds of messages, and one by one elsewhere. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -22,9 +22,7 @@ struct Setup {
 
 impl Setup {
     async fn new() -> Self {
-        let server = NatsServer::start().await.expect("a server");
-        let config = medfleet_testkit::config(&server.url());
-        let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+        let (server, queue) = medfleet_testkit::start().await.expect("a queue");
         let clock = Arc::new(ManualClock::at(medfleet_testkit::clock()()));
         let part = format!("limits.upload_part_bytes={PART_BYTES} B");
         let config = sample::with(&[

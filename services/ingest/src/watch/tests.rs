@@ -5,7 +5,7 @@ use medfleet_core::setting::DurationText;
 use medfleet_core::{Failure, FailureReason, JobId, Move};
 use medfleet_runtime::{Metrics, SeededRandom, SystemClock};
 use medfleet_store::{BlobStore, FleetKey};
-use medfleet_testkit::{NatsServer, wait_until};
+use medfleet_testkit::wait_until;
 use tonic::metadata::MetadataMap;
 
 use super::*;
@@ -69,9 +69,7 @@ async fn heard_job(queue: &Queue, fanout: &Fanout) -> JobKey {
 
 #[tokio::test]
 async fn a_watch_begins_with_what_was_heard_and_looks_soon_whether_it_holds() {
-    let server = NatsServer::start().await.expect("a server");
-    let config = medfleet_testkit::config(&server.url());
-    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
     let file = tokens_file("heard");
     let any = medfleet_testkit::record(0, 1).0;
     let (tokens, caller) = new_token(&file, &any, 1).await;
@@ -104,9 +102,7 @@ async fn a_watch_begins_with_what_was_heard_and_looks_soon_whether_it_holds() {
 /// Of a job that waits, there is nothing new until somebody looks at the token again.
 #[tokio::test]
 async fn a_watch_ends_with_its_token() {
-    let server = NatsServer::start().await.expect("a server");
-    let config = medfleet_testkit::config(&server.url());
-    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
     let (key, record) = medfleet_testkit::record(1, 1);
     queue.create_record(&key, &record).await.expect("a job");
     let file = tokens_file("watch");
@@ -132,9 +128,7 @@ async fn a_watch_ends_with_its_token() {
 /// Of a job without a result nothing else tells it.
 #[tokio::test]
 async fn a_text_that_arrives_behind_the_end_is_told_before_it() {
-    let server = NatsServer::start().await.expect("a server");
-    let config = medfleet_testkit::config(&server.url());
-    let queue = medfleet_testkit::queue(&config).await.expect("a queue");
+    let (_server, queue) = medfleet_testkit::start().await.expect("a queue");
     let (key, record) = medfleet_testkit::record(1, 1);
     queue.create_record(&key, &record).await.expect("a job");
     let file = tokens_file("behind");

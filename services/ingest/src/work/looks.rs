@@ -1,6 +1,6 @@
-//! When to count the full pools again. A unit is known to be done by the queue's count alone, which costs requests; so it is
-//! made where a job has moved since the last one, whether the pool was full by then or is so only now: who comes right behind
-//! another job does not wait for the count of each second.
+//! When to count again what is unfinished in full pools. Only the queue's count shows that a unit is done, and it costs requests.
+//! So a pool is counted as soon as one of its jobs has moved since the last count, whether it was full then or has become so since:
+//! a unit that waits for room need not wait for the count of each second.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::unit::LaneKey;
 /// What was counted, and when the next count is.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// From a move to a count: the worker acknowledges right after its event, and by then the unit no longer counts.
+    /// Least time between a job's move and a count: by then the worker, which acknowledges right after its event, has done so.
     least: Duration,
     moved_at: Instant,
-    /// What was counted so long after the last move.
+    /// The pools that were counted at least that long after the last move.
     counted: BTreeSet<LaneKey>,
     at: Option<Instant>,
 }

@@ -362,7 +362,7 @@ mod tests {
     use medfleet_runtime::config::{Sources, load};
     use medfleet_runtime::{Health, Metrics, Pages, Shutdown, SystemClock, SystemRandom, TaskSet};
     use medfleet_store::{BlobStore, FleetKey};
-    use medfleet_testkit::{self as kit, NatsServer, wait_until};
+    use medfleet_testkit::{self as kit, wait_until};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -398,8 +398,7 @@ mod tests {
     /// A real ingest is asked in time to keep the first file, and does, however short the files are that come behind it.
     #[tokio::test]
     async fn complete_uploads_live_on_while_others_are_on_their_way() -> anyhow::Result<()> {
-        let server = NatsServer::start().await?;
-        let queue = kit::queue(&kit::config(&server.url())).await?;
+        let (_server, queue) = kit::start().await?;
         let folder = tempfile::tempdir()?;
         let (token, entry) = create_token("reading-room", &kit::tenant(), &SystemRandom);
         let tokens = folder.path().join("tokens.toml");

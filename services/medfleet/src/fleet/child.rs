@@ -1,8 +1,10 @@
 //! Child processes that never outlive us, not even when we are killed with kill -9.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,16 @@ pub(crate) fn tie_to_us(command: &mut Command) {
             }
         });
     }
+}
+
+/// Gives the child nothing to read, and a new file at `log` for all that it says.
+pub(crate) fn log_to(command: &mut Command, log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+    let same = file
+        .try_clone()
+        .with_context(|| format!("cannot share {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(same).stderr(file);
+    Ok(())
 }
 
 /// Asks a child to stop, waits at most `patience`, then kills it. Says whether it stopped by itself.

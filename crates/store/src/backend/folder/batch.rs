@@ -1,8 +1,8 @@
-//! Several files in one turn of a thread. Waking a thread and waiting for it costs more than writing a small file, and a folder
-//! into which several go is synced once.
+//! Several files in one call of a blocking thread. To wake a thread and wait for it costs more than to write a small file, and a
+//! folder that gets several of the files is synced once.
 //!
-//! Nothing is promised before the batch has returned, and by then every file is synced, renamed into place, and its way to the
-//! root synced, as after a single write. Whatever ends it half-way leaves whole files or none.
+//! When the batch returns, every file is synced and renamed into place, and every folder on its way to the root is synced, as after
+//! a single write. If it breaks off half-way, each file is there whole or not at all.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{Batch, Landed, Name, Root};
 
 impl Root {
-    /// Files are written in their order, the list last. None where what speaks against it is there to begin with.
+    /// Writes the contents in their order, then the list. `None`, and nothing is written, where [`Batch::unless`] is there already.
     pub(super) fn write_batch(&self, batch: Batch) -> io::Result<Option<Landed>> {
         let Batch {
             contents,
@@ -37,7 +37,8 @@ impl Root {
         placed.push(target);
         written_bytes += listing.len() as u64;
         let mut synced = HashSet::new();
-        // Of what was there too: whoever has renamed it there may not have come to this yet, or died before.
+        // Also the folders of files that were there already: the process that put them may not have synced these yet, or have died
+        // before.
         for target in &placed {
             if synced.insert(target.parent()) {
                 self.sync_from(target)?;
@@ -47,7 +48,8 @@ impl Root {
         Ok(Some(Landed {
             listed,
             contents: contents.collect::<io::Result<_>>()?,
-            // After the last write: of an erasure and this, whoever comes last sees the other's work.
+            // Looked at after the last write: an erasure that put its tombstone later sees the files, one that put it earlier is
+            // seen here.
             unless: self.head(unless)?,
             written_bytes,
         }))
@@ -64,7 +66,7 @@ impl Root {
         Ok(read.into_iter().map(Option::transpose).collect())
     }
 
-    /// Makes a file young if it has this very content: what was damaged since it was put is put again.
+    /// Makes a file young if it has exactly this content. False for a file that is missing or damaged, which is to be put again.
     fn renew(&self, name: &Name, bytes: &Bytes) -> io::Result<bool> {
         let there = self.read(name, bytes.len() as u64)?;
         let is_same = there.is_some_and(|there| there.is_ok_and(|there| there == *bytes));

@@ -7,6 +7,7 @@ use medfleet_core::setting::ByteSize;
 use medfleet_queue::{AUDIT_STREAM, JOBS_STREAM, PENDING_STREAM, QueueConfig};
 use medfleet_runtime::ManualClock;
 use medfleet_store::Relied;
+use medfleet_testkit::NatsServer;
 
 use super::*;
 use crate::room::FULL_FOR;

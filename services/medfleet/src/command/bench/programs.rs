@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -101,13 +101,9 @@ impl Site {
         config.extend(parts);
         let (path, log) = (self.file(name, "toml"), self.file(name, "log"));
         write_whole(&path, config.to_string().as_bytes())?;
-        let file = std::fs::File::create(&log).context("cannot make the log")?;
         let mut command = Command::new(&beside);
         command.arg("--config").arg(path);
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().context("cannot share the log")?)
-            .stderr(file);
+        child::log_to(&mut command, &log)?;
         child::tie_to_us(&mut command);
         let child = command
             .spawn()

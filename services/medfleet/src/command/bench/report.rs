@@ -8,7 +8,7 @@
 mod traces;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -155,7 +155,6 @@ impl LocalFleet {
     pub(super) fn start(folder: &Path, model: Option<&Path>, settings: &[String]) -> Result<Self> {
         let (address, log) = (folder.join("address.json"), folder.join("fleet.log"));
         let program = std::env::current_exe().context("cannot find this program")?;
-        let file = std::fs::File::create(&log).context("cannot make the fleet's log")?;
         let mut command = Command::new(program);
         command.arg("up").arg("--data").arg(folder.join("data"));
         match model {
@@ -168,10 +167,7 @@ impl LocalFleet {
         for setting in settings {
             command.arg("--set").arg(setting);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().context("cannot share the log")?)
-            .stderr(file);
+        child::log_to(&mut command, &log)?;
         child::tie_to_us(&mut command);
         let child = command.spawn().context("cannot start the fleet")?;
         Ok(Self {
