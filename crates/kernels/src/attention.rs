@@ -1,13 +1,14 @@
 //! Attention over blocks of keys. In f32 it never holds a row's scores whole: each row has a running maximum and sum (Milakov
 //! and Gimelshein 2018, Dao et al. 2022). In bf16 the model's reference rounds the weights, which needs their sum first:
-//! `rounded`; with AMX both of its products are of bf16: `tiled`.
+//! `rounded`, which lays keys and values out in pairs: `pairs`.
 //!
 //! Blocks begin at multiples of a constant, counted from the sequence's start, wherever a prompt was cut; what a row does not
 //! see has weight 0 and changes nothing. So a row's numbers depend on its own keys alone.
 
+mod pairs;
 mod rounded;
-mod tiled;
 
+use crate::amx;
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
@@ -17,7 +18,8 @@ use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 
 /// Rows worked on together, whole tiles of each level; their scores stay in the first caches.
 const BLOCK_ROWS: usize = 48;
-const _: () = assert!(BLOCK_ROWS.is_multiple_of(TILE_ROWS));
+const _: () =
+    assert!(BLOCK_ROWS.is_multiple_of(TILE_ROWS) && BLOCK_ROWS.is_multiple_of(amx::TILE_ROWS));
 /// Rows of one task, which brings a block of keys into order once for all of them.
 const TASK_ROWS: usize = 1024;
 /// Numbers of a block of keys; with as many values a quarter of a megabyte. How many keys that is depends on the model only.
@@ -77,15 +79,7 @@ impl<T: Number> Attention<'_, T> {
     }
 
     fn task_queries(&self) -> usize {
-        let rows = if T::ROUNDS {
-            let first = self.seen.iter().map(|range| range.first).min();
-            let end = self.seen.iter().map(|range| range.end).max();
-            let keys = end.unwrap_or(1) - first.unwrap_or(0);
-            TASK_ROWS.min(rounded::KEPT_NUMBERS / keys)
-        } else {
-            TASK_ROWS
-        };
-        (rows / self.group()).max(1)
+        (TASK_ROWS / self.group()).max(1)
     }
 
     fn check(&self) {
@@ -165,8 +159,10 @@ struct Task<'a, T> {
 /// What a task keeps: rows are queries times the heads of the group.
 struct State {
     rows: usize,
-    /// `[rows, width]`.
+    /// `[rows, depth]`.
     query: Vec<f32>,
+    /// Numbers of a query, one more, which is zero, where that is odd.
+    depth: usize,
     /// [rows, padded width], not yet divided.
     mixed: Vec<f32>,
     padded: usize,
@@ -194,11 +190,12 @@ impl<T: Number> Work for Task<'_, T> {
     #[inline(always)]
     fn run<S: Lanes>(self) {
         let mut state = self.state();
-        let mut scores = vec![0.0; BLOCK_ROWS.min(state.rows) * block_keys(self.of.sizes[2])];
         if T::ROUNDS {
-            // SAFETY: state and scores have the sizes that the lines above gave them.
-            unsafe { self.mix_rounded::<S>(&mut state, &mut scores) };
+            // SAFETY: the state is this task's.
+            unsafe { self.mix_rounded::<S>(&mut state) };
         } else {
+            let keys = block_keys(self.of.sizes[2]);
+            let mut scores = vec![0.0; BLOCK_ROWS.min(state.rows) * keys];
             let mut block = self.before_all();
             while self.advance(&mut block) {
                 self.fill_keys(&mut block);
@@ -239,16 +236,18 @@ impl<T: Number> Task<'_, T> {
 
     fn state(&self) -> State {
         let (width, rows) = (self.of.sizes[2], self.queries.len() * self.of.group());
-        let padded = width.next_multiple_of(LANES);
-        let mut query = Vec::with_capacity(rows * width);
-        for row in 0..rows {
-            let place = self.place(row);
-            let values = &self.of.query[place..place + width];
-            query.extend(values.iter().map(|value| value.wide()));
+        let (depth, padded) = (width.next_multiple_of(2), width.next_multiple_of(LANES));
+        let mut query = vec![0.0; rows * depth];
+        for (row, wide) in query.chunks_exact_mut(depth).enumerate() {
+            let values = &self.of.query[self.place(row)..][..width];
+            for (wide, value) in wide.iter_mut().zip(values) {
+                *wide = value.wide();
+            }
         }
         State {
             rows,
             query,
+            depth,
             mixed: vec![0.0; rows * padded],
             padded,
             largest: vec![f32::NEG_INFINITY; rows],
@@ -421,9 +420,9 @@ impl<T: Number> Task<'_, T> {
         for panel in (0..count / LANES).step_by(together) {
             let panels = together.min(count / LANES - panel);
             let left = Left {
-                at: state.query[rows.start * width..].as_ptr(),
+                at: state.query[rows.start * state.depth..].as_ptr(),
                 step: 1,
-                row: width,
+                row: state.depth,
             };
             let right = Right::F32 {
                 at: block.keys[panel * width * LANES..].as_ptr(),

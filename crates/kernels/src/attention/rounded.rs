@@ -1,123 +1,105 @@
 //! Attention as the model's reference computes it in bf16: scores, weights and results are each rounded. A weight can be
-//! rounded only once the sum of its row is known, so a task keeps its scores, rounded as they are, and walks keys first and
-//! values then.
+//! rounded only once the sum of its row is known, so some rows at a time keep their scores, rounded as they are: all their
+//! keys come first, then their values.
 
-use super::tiled::Tiled;
-use super::{LANES, Lanes, Number, State, Task};
+use std::ops::Range;
 
-/// Scores that a task keeps, 8 MiB in bf16.
-pub(super) const KEPT_NUMBERS: usize = 1 << 22;
+use super::pairs::{Pairs, Part};
+use super::{BLOCK_ROWS, LANES, Lanes, Number, State, Task};
 
-/// The scores of a task, then its weights.
+/// Positions whose scores and values are worked on together; what is held of them for [`BLOCK_ROWS`] rows is 24 KiB.
+const CHUNK: usize = 128;
+/// What is left free behind each row of scores: with 4,096 keys all rows would lie in the same lines of the first cache.
+const APART: usize = 2 * LANES;
+
+/// What some rows hold while they are worked on.
 struct Kept<T> {
-    /// `[rows, stride]`.
+    /// `[rows, stride]`: scores, then weights.
     numbers: Vec<T>,
-    /// The positions from `first` on, a multiple of [`LANES`].
+    /// The positions of the task, and some more.
     stride: usize,
-    /// Where the first block begins.
-    first: usize,
+    /// `[rows, CHUNK]`.
+    wide: Vec<f32>,
+    /// Weights of a row that are not divided yet.
+    weights: Vec<f32>,
 }
 
 impl<T: Number> Task<'_, T> {
-    /// All keys into the rows' results.
+    /// All keys and values into the rows' results.
     #[inline(always)]
-    pub(super) unsafe fn mix_rounded<S: Lanes>(&self, state: &mut State, scores: &mut [f32]) {
-        let (span, keys) = (self.span(), super::block_keys(self.of.sizes[2]));
-        let first = span.start / keys * keys;
-        let stride = (span.end - first).next_multiple_of(LANES);
+    pub(super) unsafe fn mix_rounded<S: Lanes>(&self, state: &mut State) {
+        let pairs = Pairs::new(self, state);
+        let rows = BLOCK_ROWS.min(state.rows);
+        let stride = pairs.count + APART;
         let mut kept = Kept {
-            numbers: vec![T::default(); state.rows * stride],
+            numbers: vec![T::default(); rows * stride],
             stride,
-            first,
+            wide: vec![0.0; rows * CHUNK],
+            weights: vec![0.0; pairs.count],
         };
-        let mut tiled = self.kernels.has_tiles().then(|| Tiled::new(self, state));
-        unsafe {
-            self.keep_scores::<S>(state, (&mut kept, tiled.as_mut()), scores);
-            let mut wide = vec![0.0; stride];
-            for row in 0..state.rows {
-                let range = self.of.seen[self.queries.start + row / self.of.group()];
-                let seen = range.first - first..range.end - first;
-                let numbers = &mut kept.numbers[row * stride..(row + 1) * stride];
-                weigh::<S, T>(numbers, seen, &mut wide);
-            }
-            self.use_weights::<S>(state, (&kept, tiled.as_mut()), scores);
+        for rows in state.blocks() {
+            // SAFETY: rows are the task's, and what is kept has room for them.
+            unsafe { self.mix_rows::<S>(state, &pairs, rows, &mut kept) };
         }
         // Weights are divided by their sum already.
         state.weight.fill(1.0);
     }
 
     #[inline(always)]
-    unsafe fn keep_scores<S: Lanes>(
+    unsafe fn mix_rows<S: Lanes>(
         &self,
-        state: &State,
-        (kept, mut tiled): (&mut Kept<T>, Option<&mut Tiled>),
-        scores: &mut [f32],
+        state: &mut State,
+        pairs: &Pairs,
+        rows: Range<usize>,
+        kept: &mut Kept<T>,
     ) {
-        let scale = unsafe { S::splat(self.of.scale) };
-        let mut block = self.before_all();
-        while self.advance(&mut block) {
-            match &mut tiled {
-                Some(tiled) => tiled.fill_keys(self, &block),
-                None => self.fill_keys(&mut block),
+        let seen = |row: usize| {
+            let range = self.of.seen[self.queries.start + row / self.of.group()];
+            range.first - pairs.first..range.end - pairs.first
+        };
+        let first = rows.clone().map(|row| seen(row).start).min().unwrap_or(0);
+        let end = rows.clone().map(|row| seen(row).end).max().unwrap_or(0);
+        let all = first / LANES * LANES..end.next_multiple_of(LANES);
+        let parts = || {
+            let positions = all.clone().step_by(CHUNK);
+            positions.map(|at| Part {
+                rows: rows.clone(),
+                positions: at..all.end.min(at + CHUNK),
+            })
+        };
+        // SAFETY: parts are of these rows and of the positions that they see, for which all has room.
+        unsafe {
+            for part in parts() {
+                pairs.scores(self, state, &part, &mut kept.wide);
+                self.keep::<S>(&part, kept);
             }
-            for rows in state.blocks() {
-                if rows.clone().all(|row| self.seen(&block, row).is_empty()) {
-                    continue;
-                }
-                // SAFETY: scores have room for these rows; kept numbers reach to the end of the last block's positions.
-                unsafe {
-                    match &tiled {
-                        Some(tiled) => tiled.scores(&block, &rows, scores),
-                        None => self.scores(state, &block, &rows, scores),
-                    }
-                    for (at, row) in rows.enumerate() {
-                        let place = row * kept.stride + block.first - kept.first;
-                        let kept = &mut kept.numbers[place..place + block.count];
-                        for key in (0..block.count).step_by(LANES) {
-                            let score = S::load(scores[at * block.count + key..].as_ptr());
-                            let score = T::round(score).mul(scale);
-                            T::store(kept[key..].as_mut_ptr(), score);
-                        }
-                    }
-                }
+            for (at, row) in rows.clone().enumerate() {
+                let numbers = &mut kept.numbers[at * kept.stride..][all.clone()];
+                let seen = seen(row);
+                let seen = seen.start - all.start..seen.end - all.start;
+                weigh::<S, T>(numbers, seen, &mut kept.weights);
+            }
+            for part in parts() {
+                let weights = (&kept.numbers[part.positions.start..], kept.stride);
+                let to = (self.kernels, &mut *state);
+                pairs.add_values::<S, T>(to, &part, weights, &mut kept.wide);
             }
         }
     }
 
+    /// Rounds and scales the scores of a part.
     #[inline(always)]
-    unsafe fn use_weights<S: Lanes>(
-        &self,
-        state: &mut State,
-        (kept, mut tiled): (&Kept<T>, Option<&mut Tiled>),
-        weights: &mut [f32],
-    ) {
-        let mut block = self.before_all();
-        while self.advance(&mut block) {
-            match &mut tiled {
-                Some(tiled) => tiled.fill_values(self, &block),
-                None => self.fill_values(&mut block),
-            }
-            for rows in state.blocks() {
-                if rows.clone().all(|row| self.seen(&block, row).is_empty()) {
-                    continue;
-                }
-                // SAFETY: as above.
+    unsafe fn keep<S: Lanes>(&self, part: &Part, kept: &mut Kept<T>) {
+        let scores = kept.wide.chunks_exact(part.positions.len());
+        let numbers = kept.numbers.chunks_exact_mut(kept.stride);
+        for (scores, numbers) in scores.zip(numbers).take(part.rows.len()) {
+            let numbers = &mut numbers[part.positions.clone()];
+            for at in (0..scores.len()).step_by(LANES) {
+                // SAFETY: both have whole lines, as many as there are positions.
                 unsafe {
-                    if let Some(tiled) = &tiled {
-                        let from = rows.start * kept.stride + block.first - kept.first;
-                        let weights = (&kept.numbers[from..], kept.stride);
-                        tiled.add_values(state, &block, rows, weights);
-                        continue;
-                    }
-                    for (at, row) in rows.clone().enumerate() {
-                        let place = row * kept.stride + block.first - kept.first;
-                        let kept = &kept.numbers[place..place + block.count];
-                        for key in (0..block.count).step_by(LANES) {
-                            let weight: S = T::load(kept[key..].as_ptr());
-                            weight.store(weights[at * block.count + key..].as_mut_ptr());
-                        }
-                    }
-                    self.add_values(state, &block, rows, weights);
+                    let score = T::round(S::load(scores[at..].as_ptr()));
+                    let score = score.mul(S::splat(self.of.scale));
+                    T::store(numbers[at..].as_mut_ptr(), score);
                 }
             }
         }
@@ -125,32 +107,28 @@ impl<T: Number> Task<'_, T> {
 }
 
 /// A row's scores become its weights; those it does not see are 0.
+///
+/// # Safety
+/// `numbers` are whole lines, and `wide` has as many.
 #[inline(always)]
-unsafe fn weigh<S: Lanes, T: Number>(
-    numbers: &mut [T],
-    seen: std::ops::Range<usize>,
-    wide: &mut [f32],
-) {
-    let from = seen.start / LANES * LANES;
-    let end = seen.end.next_multiple_of(LANES);
+unsafe fn weigh<S: Lanes, T: Number>(numbers: &mut [T], seen: Range<usize>, wide: &mut [f32]) {
+    let (from, end) = (seen.start / LANES * LANES, seen.end.next_multiple_of(LANES));
     numbers[..from].fill(T::default());
     numbers[end..].fill(T::default());
-    let (numbers, wide) = (&mut numbers[from..end], &mut wide[from..end]);
+    let unseen = T::rounded(f32::NEG_INFINITY);
+    numbers[from..seen.start].fill(unseen);
+    numbers[seen.end..end].fill(unseen);
+    let (numbers, wide) = (&mut numbers[from..end], &mut wide[..end - from]);
     let lines = (0..end - from).step_by(LANES);
     unsafe {
-        for at in lines.clone() {
-            T::load::<S>(numbers[at..].as_ptr()).store(wide[at..].as_mut_ptr());
-        }
-        wide[..seen.start - from].fill(f32::NEG_INFINITY);
-        wide[seen.end - from..].fill(f32::NEG_INFINITY);
         let mut most = S::splat(f32::NEG_INFINITY);
         for at in lines.clone() {
-            most = most.max(S::load(wide[at..].as_ptr()));
+            most = most.max(T::load(numbers[at..].as_ptr()));
         }
         let largest = S::splat(most.largest());
         let mut sum = S::splat(0.0);
         for at in lines.clone() {
-            let weight = S::load(wide[at..].as_ptr()).sub(largest).exp();
+            let weight = T::load::<S>(numbers[at..].as_ptr()).sub(largest).exp();
             weight.store(wide[at..].as_mut_ptr());
             sum = sum.add(weight);
         }

@@ -1,0 +1,236 @@
+//! Keys and values of a task in bf16, laid out once in pairs, and the rows' two products with them: by tiles where the machine
+//! has them, else by multiply-adds. Either way a result is one chain over its pairs in order.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::{LANES, Lanes, Left, Number, Right, State, Sums, TILE_ROWS, Task, sweep};
+use crate::amx::{self, Halves, PairLines};
+use crate::level::Kernels;
+use crate::pack::{Line, interleave};
+
+/// What the queries of a task read: the positions from `first` on.
+pub(super) struct Pairs {
+    /// A multiple of [`LANES`], as `count` is.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Numbers of a query, one more where that is odd.
+    depth: usize,
+    /// Panels of sixteen positions, a line for two numbers of each.
+    keys: Box<[MaybeUninit<Line>]>,
+    /// Panels of sixteen numbers, a line for two positions.
+    values: Box<[MaybeUninit<Line>]>,
+    /// `[rows, depth]`, bf16; only for tiles.
+    query: Option<Vec<u16>>,
+}
+
+/// Some of a task's rows, and some positions counted from the first one.
+pub(super) struct Part {
+    pub(super) rows: Range<usize>,
+    /// Both ends are multiples of [`LANES`].
+    pub(super) positions: Range<usize>,
+}
+
+impl Pairs {
+    pub(super) fn new<T: Number>(task: &Task<'_, T>, state: &State) -> Self {
+        let (span, width) = (task.span(), task.of.sizes[2]);
+        let first = span.start / LANES * LANES;
+        let count = (span.end - first).next_multiple_of(LANES);
+        let mut pairs = Self {
+            first,
+            count,
+            depth: state.depth,
+            keys: Box::new_uninit_slice(count / LANES * state.depth / 2),
+            values: Box::new_uninit_slice(count / 2 * width.div_ceil(LANES)),
+            query: task.kernels.has_tiles().then(|| query(task, state)),
+        };
+        pairs.lay_keys(task, &span);
+        pairs.lay_values(task, &span);
+        pairs
+    }
+
+    /// Zeros in place of keys that no query sees.
+    fn lay_keys<T: Number>(&mut self, task: &Task<'_, T>, span: &Range<usize>) {
+        let of = T::halves(task.of.cached.keys).unwrap_or_default();
+        let (width, words) = (task.of.sizes[2], self.depth / 2);
+        let mut sixteen = vec![0; LANES * words];
+        for (panel, lines) in self.keys.chunks_exact_mut(words).enumerate() {
+            for (at, row) in sixteen.chunks_exact_mut(words).enumerate() {
+                let position = self.first + panel * LANES + at;
+                if !span.contains(&position) {
+                    row.fill(0);
+                    continue;
+                }
+                let key = &of[task.stored(position)..][..width];
+                let (pairs, odd) = key.as_chunks::<2>();
+                for (word, [first, second]) in row.iter_mut().zip(pairs) {
+                    *word = both(*first, *second);
+                }
+                if let [last] = odd {
+                    row[words - 1] = both(*last, 0);
+                }
+            }
+            interleave(&sixteen, words, lines);
+        }
+    }
+
+    /// The same for values.
+    fn lay_values<T: Number>(&mut self, task: &Task<'_, T>, span: &Range<usize>) {
+        let of = T::halves(task.of.cached.values).unwrap_or_default();
+        let (width, pairs) = (task.of.sizes[2], self.count / 2);
+        let value = |position: usize| -> &[u16] {
+            if span.contains(&position) {
+                &of[task.stored(position)..][..width]
+            } else {
+                &[]
+            }
+        };
+        for pair in 0..pairs {
+            let first = self.first + 2 * pair;
+            let (even, odd) = (value(first), value(first + 1));
+            for part in 0..width.div_ceil(LANES) {
+                let (even, odd) = (sixteen(even, part), sixteen(odd, part));
+                let line = Line(std::array::from_fn(|at| both(even[at], odd[at])));
+                self.values[part * pairs + pair].write(line);
+            }
+        }
+    }
+
+    /// Products of the part's queries and keys: `[rows, positions]`.
+    ///
+    /// # Safety
+    /// The part is of the task, and `scores` has room for it.
+    pub(super) unsafe fn scores<T: Number>(
+        &self,
+        task: &Task<'_, T>,
+        state: &State,
+        part: &Part,
+        scores: &mut [f32],
+    ) {
+        let (rows, count) = (part.rows.len(), part.positions.len());
+        let (words, panels) = (self.depth / 2, count / LANES);
+        let query = part.rows.start * self.depth;
+        let keys = self.keys[part.positions.start / LANES * words..].as_ptr();
+        if let Some(queries) = &self.query {
+            let left = Halves {
+                at: queries[query..].as_ptr(),
+                row: self.depth,
+            };
+            let right = PairLines {
+                at: keys.cast(),
+                panel: words,
+            };
+            let sums = sums(scores, count, true);
+            // SAFETY: there are tiles where queries are; keys and scores are there.
+            unsafe { amx::sweep((rows, panels, self.depth), left, right, sums) };
+            return;
+        }
+        let left = Left {
+            at: state.query[query..].as_ptr(),
+            step: 1,
+            row: self.depth,
+        };
+        // Panel by panel, so that a panel of keys stays near while all rows use it; a few rows take all panels at once.
+        let together = if rows <= TILE_ROWS {
+            panels
+        } else {
+            task.kernels.panels()
+        };
+        for panel in (0..panels).step_by(together) {
+            let right = Right::Pairs {
+                at: keys.wrapping_add(panel * words).cast(),
+                panel: words,
+            };
+            let sizes = (rows, together.min(panels - panel), self.depth);
+            let sums = sums(&mut scores[panel * LANES..], count, true);
+            // SAFETY: as above; a query is as deep as two numbers of each line.
+            unsafe { sweep(task.kernels, sizes, left, right, sums) };
+        }
+    }
+
+    /// Adds the part's values to the rows' results, each times its weight. Weights begin with the part's first and lie
+    /// `stride` apart from row to row; `wide` is where they are widened.
+    ///
+    /// # Safety
+    /// The part is of the task, and `weights` and `wide` have one for each of its rows and positions.
+    #[inline(always)]
+    pub(super) unsafe fn add_values<S: Lanes, T: Number>(
+        &self,
+        (kernels, state): (Kernels, &mut State),
+        part: &Part,
+        (weights, stride): (&[T], usize),
+        wide: &mut [f32],
+    ) {
+        let (rows, count) = (part.rows.len(), part.positions.len());
+        let values = self.values[part.positions.start / 2..].as_ptr();
+        let panel = self.count / 2;
+        let sizes = (rows, state.padded / LANES, count);
+        let mixed = &mut state.mixed[part.rows.start * state.padded..];
+        let sums = sums(mixed, state.padded, false);
+        if self.query.is_some() {
+            let left = Halves {
+                at: weights.as_ptr().cast(),
+                row: stride,
+            };
+            let at = values.cast();
+            // SAFETY: there are tiles where queries are; values and results are there, weights by the caller's word.
+            unsafe { amx::sweep(sizes, left, PairLines { at, panel }, sums) };
+            return;
+        }
+        for (weights, wide) in weights
+            .chunks(stride)
+            .zip(wide.chunks_exact_mut(count))
+            .take(rows)
+        {
+            for at in (0..count).step_by(LANES) {
+                // SAFETY: of whole lines, `wide` has as many as it is long, and weights have as many.
+                unsafe { T::load::<S>(weights[at..].as_ptr()).store(wide[at..].as_mut_ptr()) };
+            }
+        }
+        let left = Left {
+            at: wide.as_ptr(),
+            step: 1,
+            row: count,
+        };
+        let at = values.cast();
+        // SAFETY: as above.
+        unsafe { sweep(kernels, sizes, left, Right::Pairs { at, panel }, sums) };
+    }
+}
+
+/// The queries as they lie, one row after the other.
+fn query<T: Number>(task: &Task<'_, T>, state: &State) -> Vec<u16> {
+    let (of, width) = (
+        T::halves(task.of.query).unwrap_or_default(),
+        task.of.sizes[2],
+    );
+    let mut query = vec![0; state.rows * state.depth];
+    for (row, query) in query.chunks_exact_mut(state.depth).enumerate() {
+        query[..width].copy_from_slice(&of[task.place(row)..][..width]);
+    }
+    query
+}
+
+/// Numbers `part × 16` on; zeros behind the last.
+fn sixteen(of: &[u16], part: usize) -> [u16; LANES] {
+    let of = &of[of.len().min(part * LANES)..];
+    if let Some(numbers) = of.first_chunk() {
+        return *numbers;
+    }
+    let mut numbers = [0; LANES];
+    numbers[..of.len()].copy_from_slice(of);
+    numbers
+}
+
+/// Two bf16 in a word, the first in the lower half.
+fn both(first: u16, second: u16) -> u32 {
+    u32::from(first) | u32::from(second) << 16
+}
+
+fn sums(at: &mut [f32], row: usize, fresh: bool) -> Sums {
+    Sums {
+        at: at.as_mut_ptr(),
+        row,
+        fresh,
+    }
+}
