@@ -171,7 +171,7 @@ pub(crate) async fn agreed(api: &Api) -> Result<Option<AgreedShards>> {
     let Some(count) = count else {
         return Ok(None);
     };
-    Ok(Some(match has_records(api, count).await? {
+    Ok(Some(match is_used(api, count).await? {
         true => AgreedShards::Kept(count),
         false => AgreedShards::Free(count),
     }))

@@ -44,18 +44,18 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     /// A setting.
-    BySetting,
+    Setting,
     /// Settings that leave it out.
-    ByDefault,
+    Default,
     /// Nobody: there are no settings.
-    ByNobody,
+    Nobody,
 }
 
 /// A server at an address, and no service's settings.
 pub(super) fn at(url: &str) -> Asked {
     Asked {
         queue: QueueConfig::at(url),
-        told: Told::ByNobody,
+        told: Told::Nobody,
     }
 }
 
@@ -63,8 +63,8 @@ pub(super) fn at(url: &str) -> Asked {
 pub(super) fn configured(file: PathBuf) -> Result<Asked, Fault> {
     let sources = Sources::of_process(Some(file), Vec::new());
     let told = match Given::new(&sources).has("queue.record_shards") {
-        true => Told::BySetting,
-        false => Told::ByDefault,
+        true => Told::Setting,
+        false => Told::Default,
     };
     let configured: Configured = load(&sources).map_err(Fault::usage)?;
     configured.queue.check().map_err(Fault::usage)?;
@@ -160,11 +160,11 @@ fn shards(agreed: Option<AgreedShards>, set: u8, told: Told) -> Finding {
     };
     let found = format!("the fleet has its job records in {there}");
     match told {
-        Told::ByNobody => return Finding::ok(SHARDS, found),
+        Told::Nobody => return Finding::ok(SHARDS, found),
         _ if there == set => {
             return Finding::ok(SHARDS, format!("{found}, and so has queue.record_shards"));
         }
-        Told::BySetting | Told::ByDefault => {}
+        Told::Setting | Told::Default => {}
     }
     let found = format!("{found}, and queue.record_shards is {set}");
     if !has_records {
@@ -179,7 +179,7 @@ fn shards(agreed: Option<AgreedShards>, set: u8, told: Told) -> Finding {
     );
     match told {
         // A file that somebody wrote to ask a server has no more than its address.
-        Told::ByDefault => Finding::warn(SHARDS, format!("{found}, its default"), advice),
+        Told::Default => Finding::warn(SHARDS, format!("{found}, its default"), advice),
         _ => Finding::fail(SHARDS, found, advice),
     }
 }
@@ -305,14 +305,14 @@ mod tests {
             assert!(finding.to_string().contains(part), "{finding}");
         };
         let (kept, free) = (Some(AgreedShards::Kept(8)), Some(AgreedShards::Free(8)));
-        check(None, 1, Told::ByDefault, Verdict::Ok, "no fleet has said");
-        check(kept, 8, Told::BySetting, Verdict::Ok, "and so has");
-        check(kept, 1, Told::ByNobody, Verdict::Ok, "in 8");
-        check(kept, 1, Told::ByDefault, Verdict::Warn, "1, its default");
-        check(kept, 4, Told::BySetting, Verdict::Fail, "record_shards = 8");
-        check(free, 4, Told::BySetting, Verdict::Warn, "makes it 4");
+        check(None, 1, Told::Default, Verdict::Ok, "no fleet has said");
+        check(kept, 8, Told::Setting, Verdict::Ok, "and so has");
+        check(kept, 1, Told::Nobody, Verdict::Ok, "in 8");
+        check(kept, 1, Told::Default, Verdict::Warn, "1, its default");
+        check(kept, 4, Told::Setting, Verdict::Fail, "record_shards = 8");
+        check(free, 4, Told::Setting, Verdict::Warn, "makes it 4");
         let changing = Some(AgreedShards::Changing { from: 8, to: 1 });
-        check(changing, 1, Told::BySetting, Verdict::Warn, "from 8 to 1");
+        check(changing, 1, Told::Setting, Verdict::Warn, "from 8 to 1");
     }
 
     #[tokio::test]
