@@ -94,7 +94,16 @@ struct ConsumerInfo {
     #[serde(default)]
     num_ack_pending: u64,
     #[serde(default)]
+    ack_floor: AckFloor,
+    #[serde(default)]
     config: ConsumerLimits,
+}
+
+#[derive(Deserialize, Default)]
+struct AckFloor {
+    /// What the consumer has of its stream up to here is done with, and is never delivered again.
+    #[serde(default)]
+    stream_seq: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -207,16 +216,54 @@ impl Queue {
             .await
     }
 
-    /// Whether a unit of this name is with the workers of its stage: released, and neither done nor set aside.
+    /// Whether a unit of this name waits for its release, or is with the workers as [`Queue::is_released`] says.
     ///
     /// # Errors
-    /// Transient ones.
+    /// As [`Queue::is_released`].
+    pub async fn is_queued(&self, unit: &WorkUnit) -> Result<bool> {
+        let (stream, subject) = (subject::intake_stream(unit.stage), subject::intake(unit));
+        let which = Which::Last {
+            last_by_subj: &subject,
+        };
+        // In this order: it leaves the intake when it is with the workers.
+        Ok(self.api.get(stream, which).await?.is_some() || self.is_released(unit).await?)
+    }
+
+    /// Whether a unit of this name is with the workers of its stage: released, and neither done nor set aside.
+    ///
+    /// One that its consumer has done with is taken away and counts as gone. A server that is killed may keep such a message, as
+    /// the state of a consumer and its stream are written one after the other: it would never be delivered again, and keep out
+    /// every further unit of its name.
+    ///
+    /// # Errors
+    /// Transient ones: ask again.
     pub async fn is_released(&self, unit: &WorkUnit) -> Result<bool> {
+        const LOOK: Operation = repeatable("look for a released unit");
+        let losses = self.losses();
         let (stream, subject) = (subject::work_stream(unit.stage), subject::work(unit));
         let which = Which::Last {
             last_by_subj: &subject,
         };
-        Ok(self.api.get(stream, which).await?.is_some())
+        let Some(live) = self.api.get(stream, which).await? else {
+            return Ok(false);
+        };
+        let done_with = match consumer_info(&self.api, unit.stage, &unit.pool, unit.class).await {
+            Ok(info) => info.ack_floor.stream_seq,
+            // It waits until the operator names the pool again.
+            Err(QueueError::UnknownPool { .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        if live.sequence > done_with {
+            return Ok(true);
+        }
+        // What was read before a loss of the connection may be another's by now.
+        if self.losses() != losses {
+            return Err(QueueError::Unavailable {
+                operation: LOOK.name,
+            });
+        }
+        self.api.delete(stream, live.sequence).await?;
+        Ok(false)
     }
 
     /// Tells idle workers that there are units of this one's stage, pool and class; once for any number of them, after the

@@ -181,6 +181,11 @@ impl NatsServer {
             .with_context(|| format!("no answer to {subject}"))?
     }
 
+    /// Lets its files stay when it goes, for looking at what went wrong.
+    pub fn keep_files(&mut self) {
+        self.folder.disable_cleanup(true);
+    }
+
     /// Kills it at once, as a crash or the kernel would.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use medfleet_core::{JobKey, PoolName, TenantId, UnixMillis};
+use medfleet_core::{JobKey, JobRecord, PoolName, TenantId, UnixMillis};
 use medfleet_proto::work::v1::JobEvent;
 use medfleet_queue::Queue;
 use medfleet_runtime::Shutdown;
@@ -59,6 +59,16 @@ impl OpenJobs {
     /// Jobs whose time is over.
     pub(crate) fn due(&self, now: UnixMillis) -> Vec<(JobKey, u32)> {
         self.lock().due(now)
+    }
+
+    /// Takes a record as it was read.
+    pub(crate) fn take_record(&self, key: &JobKey, record: &JobRecord) {
+        self.lock().take(key, Sighting::from(record));
+    }
+
+    /// Ends a round and begins the next. Gives the jobs that have not come further in the one that ends.
+    pub(crate) fn next_round(&self) -> Vec<JobKey> {
+        self.lock().next_round()
     }
 
     /// A job has ended, whether or not its event has come.

@@ -1,5 +1,5 @@
-//! Finishes accepts whose process died between the record and the intake message, and queues again the jobs that workers have
-//! set aside, for as long as the service runs.
+//! Finishes accepts whose process died between the record and the intake message, queues again the jobs that workers have set
+//! aside, and those that stand still because a unit of theirs is in no queue any more, for as long as the service runs.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,11 +8,15 @@ use medfleet_core::{JobKey, JobState, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
+use tokio::time::Instant;
 
 use crate::accept::{Acceptor, SUBMIT};
 
 /// The actor in the audit stream when the sweep finishes an accept, as the caller is not known any more.
 const SWEEP: &str = "medfleet";
+
+/// Jobs that stand still and are looked after in one round: two or three requests each. Most of them wait for their turn.
+const STILL_MAX: usize = 1024;
 
 /// Sweeps at regular times until the shutdown.
 pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
@@ -21,6 +25,7 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     // An accept or a replay changes the job's record within half of `pending_after`, or not at all; a job that is set aside has its
     // record before. After `outdated_max` more even a server that was outdated shows it so, or as it became later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
+    let (mut next_round, mut turn) = (Instant::now() + pending, 0);
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
@@ -31,6 +36,15 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
                 error = chain(&error),
                 "the sweep of accepts and of jobs set aside could not finish"
             );
+        }
+        if Instant::now() >= next_round {
+            next_round = Instant::now() + pending;
+            if let Err(error) = acceptor.sweep_still(&mut turn).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the jobs that stand still could not all be looked after"
+                );
+            }
         }
     }
 }
@@ -68,6 +82,38 @@ impl Acceptor {
             }
         }
         trouble.end()
+    }
+
+    /// One round over the open jobs: queues the units of those that have come no further in the whole round before and are in no
+    /// queue. No step of ours loses a unit, but a server may. Only the dispatcher's process looks; what it queues twice, it
+    /// releases once. `turn` is where it left off when there were too many.
+    async fn sweep_still(&self, turn: &mut usize) -> Result<(), QueueError> {
+        let still = self.open.next_round();
+        if self.figures.leader.get() == 0 || still.is_empty() {
+            return Ok(());
+        }
+        let first = *turn % still.len();
+        let in_turn = still[first..].iter().chain(&still[..first]);
+        for key in in_turn.take(STILL_MAX) {
+            *turn = turn.wrapping_add(1);
+            go_on(key, self.look_after(key).await)?;
+        }
+        Ok(())
+    }
+
+    /// Queues the units that a job waits for and that are neither in the intake nor with the workers.
+    async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
+        let Some((record, _)) = self.queue.record(key).await? else {
+            // The next reading of all records decides whether it is gone.
+            return Ok(());
+        };
+        self.open.take_record(key, &record);
+        for unit in protocol::outstanding(key, &record) {
+            if !self.queue.is_queued(&unit).await? && self.requeue_unit(&unit, &record).await? {
+                tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
+            }
+        }
+        Ok(())
     }
 
     async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
@@ -134,12 +180,12 @@ impl Trouble {
     }
 }
 
-/// Logs an error that another pass cannot mend, such as a record of a newer release after a rollback, and goes on: the job's note
-/// stays, and does not hold up the others.
+/// Logs an error that another pass cannot mend, such as a record of a newer release after a rollback, and goes on: the job waits,
+/// with its note where it has one, and does not hold up the others.
 fn go_on(key: &JobKey, swept: Result<(), QueueError>) -> Result<(), QueueError> {
     match swept {
         Err(error) if !error.is_transient() => {
-            tracing::error!(error = chain(&error), job = %key.job, "a noted job could not be queued");
+            tracing::error!(error = chain(&error), job = %key.job, "a job could not be queued");
             Ok(())
         }
         swept => swept,

@@ -18,6 +18,8 @@ use crate::config::POOL;
 
 /// Jobs looked at at a time.
 const LOOKS: usize = 16;
+/// Jobs that do not end and are shown.
+const SHOWN_MAX: usize = 8;
 
 /// What was found right.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +91,7 @@ async fn all_final(clients: &Clients, accepted: &[Accepted]) -> Result<BTreeMap<
                 bail!(
                     "{} jobs of {tenant} do not end: {:?}",
                     waiting.len(),
-                    waiting.first()
+                    &waiting[..waiting.len().min(SHOWN_MAX)]
                 );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -422,9 +422,12 @@ impl Herd {
         Ok(jobs.map(|job| job.to_string_lossy().into_owned()).collect())
     }
 
-    /// Lets its folder stay, for looking at what went wrong, and says where it is. Ends every process.
+    /// Lets its folder stay, with the streams, for looking at what went wrong, and says where it is. Ends every process.
     #[must_use]
-    pub fn keep(self) -> PathBuf {
+    pub fn keep(mut self) -> PathBuf {
+        for node in &mut self.nodes {
+            node.get_mut().keep_files();
+        }
         let Self { folder, .. } = self;
         folder.keep()
     }

@@ -10,9 +10,9 @@ use medfleet_queue::{Published, Queue};
 use medfleet_testkit::{self as kit, FaultyLink, NatsServer, wait_until};
 use serde_json::json;
 
-use crate::units::is_settled;
+use crate::units::{is_settled, next};
 use crate::upgrade::call;
-use crate::{PATIENCE, short, start_with};
+use crate::{PATIENCE, short, start, start_with};
 
 fn unit(seed: u8) -> WorkUnit {
     kit::unit(&kit::record(seed, 1).0, Stage::Encode, Class::Routine, 0)
@@ -218,5 +218,35 @@ async fn a_removal_whose_answer_was_lost_takes_nothing_that_came_since() -> Resu
     let error = removed.err().context("it was asked for again")?;
     ensure!(error.is_transient(), "{error:?}");
     ensure!(other.waiting_for_release(Stage::Encode).await? == 1);
+    Ok(())
+}
+
+/// A killed server may come back so: the consumer's state was on disk already, the removal from the stream was not.
+#[tokio::test]
+async fn a_unit_that_its_consumer_has_done_with_keeps_out_no_other() -> Result<()> {
+    let (server, queue) = start().await?;
+    let client = async_nats::connect(server.url()).await?;
+    let unit = unit(1);
+    ensure!(!queue.is_queued(&unit).await?);
+    queue.publish_intake(&unit, &Vec::new()).await?;
+    ensure!(queue.is_queued(&unit).await? && !queue.is_released(&unit).await?);
+    queue.publish_work(&unit, &Vec::new()).await?;
+    queue.remove_intake(Stage::Encode, 1).await?;
+    ensure!(queue.is_queued(&unit).await?, "it waits for a worker");
+
+    let consumer = format!("{}_{}", kit::pool(), unit.class);
+    let reset = format!("CONSUMER.RESET.WORK_ENCODE.{consumer}");
+    call(&client, &reset, &json!({ "seq": 2 })).await?;
+    is_settled(&queue).await?;
+    let refused = queue.publish_work(&unit, &Vec::new()).await?;
+    ensure!(refused == Published::AlreadyThere, "the server has changed");
+    ensure!(!queue.is_queued(&unit).await?, "nobody is ever given it");
+    ensure!(queue.publish_work(&unit, &Vec::new()).await? == Published::Stored);
+    let mut puller = queue.puller(Stage::Encode, kit::pool());
+    let delivery = next(&mut puller).await?;
+    ensure!(delivery.unit == unit);
+    ensure!(queue.is_released(&unit).await?, "a worker has it");
+    delivery.settle(Verdict::Done).await?;
+    ensure!(!queue.is_queued(&unit).await?);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A sweep over a real server: whose intake of one stage is full, and of which one shard of the records does not answer.
+//! A sweep over a real server: whose intake of one stage is full, of which one shard of the records does not answer, and which
+//! has lost a unit.
 
 use std::fs;
 
@@ -151,4 +152,51 @@ async fn a_note_stays_while_the_unit_is_with_workers() {
     assert!(aside.is_empty(), "{aside:?}");
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 1, "it is queued again");
+}
+
+/// A job whose unit is in no queue, as after a server has lost it; and the acceptor of a process that is the dispatcher, or not.
+async fn without_a_unit(is_leader: bool) -> (NatsServer, Queue, Acceptor) {
+    let (server, queue) = kit::start().await.expect("a queue");
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await.expect("stores");
+    let acceptor = acceptor(queue.clone());
+    acceptor.open.take_record(&key, &record);
+    acceptor.figures.leader.set(i64::from(is_leader));
+    (server, queue, acceptor)
+}
+
+async fn waiting_after_a_round(queue: &Queue, acceptor: &Acceptor) -> u64 {
+    acceptor.sweep_still(&mut 0).await.expect("looks");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    waiting.expect("counts")
+}
+
+#[tokio::test]
+async fn a_lost_unit_is_queued_again_once_its_job_has_stood_still_for_a_round() {
+    let (_server, queue, acceptor) = without_a_unit(true).await;
+    let waiting = waiting_after_a_round(&queue, &acceptor).await;
+    assert_eq!(waiting, 0, "it may be on its way");
+    assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 1);
+    assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 1);
+    // Taken by a worker, it is in no intake, and not lost.
+    let unit = kit::unit(&kit::record(1, 1).0, Stage::Preprocess, Class::Routine, 0);
+    queue
+        .publish_work(&unit, &Vec::new())
+        .await
+        .expect("stores");
+    queue
+        .remove_intake(Stage::Preprocess, 1)
+        .await
+        .expect("goes");
+    let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
+    let _delivery = taken.expect("a unit");
+    assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
+}
+
+#[tokio::test]
+async fn who_is_not_the_dispatcher_looks_after_nobody() {
+    let (_server, queue, acceptor) = without_a_unit(false).await;
+    for _ in 0..3 {
+        assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
+    }
 }

@@ -142,14 +142,26 @@ impl Ended {
     }
 }
 
+/// What is known of a job that has not ended.
+#[derive(Debug)]
+struct Known {
+    sighting: Sighting,
+    /// The latest scan in which it was seen.
+    seen: u32,
+    /// The round in which it came further.
+    moved: u32,
+}
+
 /// The jobs that have not ended.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    open: HashMap<JobKey, (Sighting, u32)>,
+    open: HashMap<JobKey, Known>,
     of_tenant: HashMap<TenantId, Open>,
     /// The scan under way, or the last one.
     scan: u32,
     is_scanning: bool,
+    /// The round under way.
+    round: u32,
     ended: Ended,
 }
 
@@ -164,15 +176,24 @@ impl Ledger {
     #[must_use]
     pub fn unseen(&self) -> Vec<JobKey> {
         let unseen = self.open.iter();
-        let unseen = unseen.filter(|(_, (_, seen))| *seen < self.scan);
+        let unseen = unseen.filter(|(_, known)| known.seen < self.scan);
         unseen.map(|(key, _)| key.clone()).collect()
     }
 
     /// What could not be asked for stays as it is known.
     pub fn keep(&mut self, key: &JobKey) {
-        if let Some((_, seen)) = self.open.get_mut(key) {
-            *seen = self.scan;
+        if let Some(known) = self.open.get_mut(key) {
+            known.seen = self.scan;
         }
+    }
+
+    /// Ends a round and begins the next. Gives the jobs that have not come further in the one that ends, and were known before
+    /// it.
+    pub fn next_round(&mut self) -> Vec<JobKey> {
+        let ends = self.round;
+        self.round += 1;
+        let still = self.open.iter().filter(|(_, known)| known.moved < ends);
+        still.map(|(key, _)| key.clone()).collect()
     }
 
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
@@ -191,21 +212,29 @@ impl Ledger {
         if self.ended.holds(key, sighting.epoch) {
             return;
         }
-        let scan = self.scan;
+        let (seen, moved) = (self.scan, self.round);
         match self.open.get_mut(key) {
-            Some((known, seen)) => {
-                *seen = scan;
-                if known.progress() <= sighting.progress() {
+            Some(known) => {
+                known.seen = seen;
+                if known.sighting.progress() < sighting.progress() {
+                    known.moved = moved;
+                }
+                if known.sighting.progress() <= sighting.progress() {
                     let counts = self.of_tenant.entry(key.tenant.clone()).or_default();
                     counts.add(sighting.counts());
-                    counts.take(known.counts());
-                    *known = sighting;
+                    counts.take(known.sighting.counts());
+                    known.sighting = sighting;
                 }
             }
             None => {
                 let counts = self.of_tenant.entry(key.tenant.clone()).or_default();
                 counts.add(sighting.counts());
-                self.open.insert(key.clone(), (sighting, scan));
+                let known = Known {
+                    sighting,
+                    seen,
+                    moved,
+                };
+                self.open.insert(key.clone(), known);
             }
         }
     }
@@ -223,10 +252,10 @@ impl Ledger {
     }
 
     fn remove(&mut self, key: &JobKey) {
-        if let Some((known, _)) = self.open.remove(key)
+        if let Some(known) = self.open.remove(key)
             && let Some(counts) = self.of_tenant.get_mut(&key.tenant)
         {
-            counts.take(known.counts());
+            counts.take(known.sighting.counts());
             if counts.all == 0 {
                 self.of_tenant.remove(&key.tenant);
             }
@@ -235,7 +264,7 @@ impl Ledger {
 
     /// The epoch of a job that has not ended.
     fn epoch(&self, key: &JobKey) -> Option<u32> {
-        self.open.get(key).map(|(known, _)| known.epoch)
+        self.open.get(key).map(|known| known.sighting.epoch)
     }
 
     /// How many jobs of a tenant have not ended.
@@ -264,8 +293,8 @@ impl Ledger {
         let due = self
             .open
             .iter()
-            .filter(|(_, (known, _))| known.expires <= now);
-        due.map(|(key, (known, _))| (key.clone(), known.epoch))
+            .filter(|(_, known)| known.sighting.expires <= now);
+        due.map(|(key, known)| (key.clone(), known.sighting.epoch))
             .collect()
     }
 
@@ -279,7 +308,10 @@ impl Ledger {
                     all.insert((*stage, pool.clone(), *class), 0);
                 }
             }
-            for (known, _) in self.open.values() {
+            for Known {
+                sighting: known, ..
+            } in self.open.values()
+            {
                 let key = (*stage, known.pool.clone(), known.class);
                 *all.entry(key).or_default() += known.remaining(*stage);
             }

@@ -179,3 +179,19 @@ fn what_ended_long_ago_is_forgotten_but_not_during_a_scan() {
     assert!(ledger.ended.holds(&numbered(6 * ENDED_MIN - 1), 0));
     assert!(ledger.ended.latest.len() + ledger.ended.before.len() <= 2 * ENDED_MIN);
 }
+
+#[test]
+fn who_comes_no_further_in_a_whole_round_stands_still() {
+    let mut ledger = Ledger::default();
+    let (first, second) = (key("a", 1), key("a", 2));
+    ledger.take(&first, at(0, JobState::Encoding, (1, 2)));
+    assert_eq!(ledger.next_round(), [], "nobody was known before it");
+    ledger.take(&second, at(0, JobState::Accepted, (0, 0)));
+    // The same word again is no step.
+    ledger.take(&first, at(0, JobState::Encoding, (1, 2)));
+    assert_eq!(ledger.next_round(), [first.clone()]);
+    ledger.take(&first, at(0, JobState::Encoding, (2, 2)));
+    assert_eq!(ledger.next_round(), [second.clone()]);
+    ledger.end(&second, 0);
+    assert_eq!(ledger.next_round(), [first]);
+}
