@@ -189,9 +189,9 @@ fn who_comes_no_further_in_a_whole_round_stands_still() {
     ledger.take(&second, at(0, JobState::Accepted, (0, 0)));
     // The same word again is no step.
     ledger.take(&first, at(0, JobState::Encoding, (1, 2)));
-    assert_eq!(ledger.next_round(), [first.clone()]);
+    assert_eq!(ledger.next_round(), std::slice::from_ref(&first));
     ledger.take(&first, at(0, JobState::Encoding, (2, 2)));
-    assert_eq!(ledger.next_round(), [second.clone()]);
+    assert_eq!(ledger.next_round(), std::slice::from_ref(&second));
     ledger.end(&second, 0);
     assert_eq!(ledger.next_round(), [first]);
 }
