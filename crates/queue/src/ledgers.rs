@@ -67,6 +67,15 @@ impl Queue {
         self.pending.put(&key, Bytes::new()).await.map(drop)
     }
 
+    /// Whether a job was set aside, and what it waits for was not queued again since.
+    ///
+    /// # Errors
+    /// Transient ones.
+    pub async fn is_aside(&self, key: &JobKey) -> Result<bool> {
+        let noted = self.pending.get(&subject::aside_key(key)).await?;
+        Ok(noted.is_some())
+    }
+
     /// Jobs set aside longer ago than `older_than`, by the server's clock. Once what they wait for is queued,
     /// [`Queue::remove_pending`] removes the note.
     ///

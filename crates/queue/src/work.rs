@@ -142,7 +142,7 @@ impl Queue {
     /// [`QueueError::Full`] at the limit of waiting units, and transient ones: publish again, at most one is stored.
     pub async fn publish_intake(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
         let stream = subject::intake_stream(unit.stage);
-        self.publish_unit(stream, subject::intake(unit), unit, headers)
+        self.publish_unit(stream, &subject::intake(unit), unit, headers)
             .await
     }
 
@@ -196,7 +196,7 @@ impl Queue {
     }
 
     /// Releases a unit to the workers of its stage and pool, and hints to idle ones. A live unit of an older epoch in its
-    /// place is replaced.
+    /// place is replaced, as is a message that nobody would ever be given ([`Queue::is_released`]).
     ///
     /// # Errors
     /// [`QueueError::Full`], and transient ones: publish again, at most one is live.
@@ -211,9 +211,13 @@ impl Queue {
     /// # Errors
     /// As [`Queue::publish_work`].
     pub async fn put_work(&self, unit: &WorkUnit, headers: &Headers) -> Result<Published> {
-        let stream = subject::work_stream(unit.stage);
-        self.publish_unit(stream, subject::work(unit), unit, headers)
-            .await
+        let (stream, subject) = (subject::work_stream(unit.stage), subject::work(unit));
+        let put = || self.publish_unit(stream, &subject, unit, headers);
+        match put().await? {
+            // What keeps it out may have been done with all along.
+            Published::AlreadyThere if !self.is_released(unit).await? => put().await,
+            published => Ok(published),
+        }
     }
 
     /// Whether a unit of this name waits for its release, or is with the workers as [`Queue::is_released`] says.
@@ -262,7 +266,9 @@ impl Queue {
                 operation: LOOK.name,
             });
         }
-        self.api.delete(stream, live.sequence).await?;
+        let sequence = live.sequence;
+        tracing::warn!(job = %unit.key.job, stage = %unit.stage, sequence, done_with, "a unit that its consumer had done with was still there, and is removed");
+        self.api.delete(stream, sequence).await?;
         Ok(false)
     }
 
@@ -281,7 +287,7 @@ impl Queue {
     async fn publish_unit(
         &self,
         stream: &str,
-        subject: String,
+        subject: &str,
         unit: &WorkUnit,
         headers: &Headers,
     ) -> Result<Published> {
@@ -292,14 +298,14 @@ impl Queue {
             let headers = to_headers(headers);
             let stored = self
                 .api
-                .publish(PUBLISH, &subject, Some(headers), payload.clone())
+                .publish(PUBLISH, subject, Some(headers), payload.clone())
                 .await;
             match stored {
                 Ok(_) => return Ok(Published::Stored),
                 Err(error) if is_code(&error, code::STORE_FAILED) => {}
                 Err(error) => return Err(error),
             }
-            match self.live_unit(stream, &subject).await? {
+            match self.live_unit(stream, subject).await? {
                 // This very message: what may have taken its place meanwhile is newer.
                 Some((sequence, Some(live))) if protocol::replaces(unit, &live) => {
                     self.api.delete(stream, sequence).await?;

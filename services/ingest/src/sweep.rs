@@ -101,7 +101,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Queues the units that a job waits for and that are neither in the intake nor with the workers.
+    /// Queues the units that a job waits for and that are neither in the intake nor with the workers, unless the job was set aside.
     async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
             // The next reading of all records decides whether it is gone.
@@ -109,7 +109,10 @@ impl Acceptor {
         };
         self.open.take_record(key, &record);
         for unit in protocol::outstanding(key, &record) {
-            if !self.queue.is_queued(&unit).await? && self.requeue_unit(&unit, &record).await? {
+            if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
+                continue;
+            }
+            if self.requeue_unit(&unit, &record).await? {
                 tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
             }
         }

@@ -238,10 +238,12 @@ async fn a_unit_that_its_consumer_has_done_with_keeps_out_no_other() -> Result<(
     let reset = format!("CONSUMER.RESET.WORK_ENCODE.{consumer}");
     call(&client, &reset, &json!({ "seq": 2 })).await?;
     is_settled(&queue).await?;
-    let refused = queue.publish_work(&unit, &Vec::new()).await?;
-    ensure!(refused == Published::AlreadyThere, "the server has changed");
     ensure!(!queue.is_queued(&unit).await?, "nobody is ever given it");
+    queue.publish_work(&unit, &Vec::new()).await?;
+    call(&client, &reset, &json!({ "seq": 3 })).await?;
+    is_settled(&queue).await?;
     ensure!(queue.publish_work(&unit, &Vec::new()).await? == Published::Stored);
+    ensure!(queue.publish_work(&unit, &Vec::new()).await? == Published::AlreadyThere);
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     let delivery = next(&mut puller).await?;
     ensure!(delivery.unit == unit);

@@ -200,3 +200,21 @@ async fn who_is_not_the_dispatcher_looks_after_nobody() {
         assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
     }
 }
+
+#[tokio::test]
+async fn a_job_that_was_set_aside_is_not_taken_for_one_that_lost_its_unit() {
+    let started = kit::start_with(|config| config.in_flight_max = 1);
+    let (_server, queue) = started.await.expect("a queue");
+    let key = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    let acceptor = acceptor(queue.clone());
+    acceptor.figures.leader.set(1);
+    let record = queue.record(&key).await.expect("reads");
+    acceptor.open.take_record(&key, &record.expect("a job").0);
+    for _ in 0..3 {
+        assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
+    }
+    let swept = acceptor.sweep_once(Duration::ZERO).await;
+    swept.expect("there is room");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 1, "its own sweep queues it");
+}
