@@ -103,7 +103,7 @@ impl Acceptor {
 
     /// Queues the units that a job waits for and that are neither in the intake nor with the workers, unless the job was set aside.
     async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
-        let Some((record, _)) = self.queue.record(key).await? else {
+        let Some((record, revision)) = self.queue.record(key).await? else {
             // The next reading of all records decides whether it is gone.
             return Ok(());
         };
@@ -111,6 +111,11 @@ impl Acceptor {
         for unit in protocol::outstanding(key, &record) {
             if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
                 continue;
+            }
+            // A unit whose work has ended meanwhile is in no queue either, and its job has come further.
+            let stands = self.queue.record(key).await?;
+            if stands.is_none_or(|(_, now)| now != revision) {
+                return Ok(());
             }
             if self.requeue_unit(&unit, &record).await? {
                 tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
