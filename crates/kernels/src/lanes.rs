@@ -41,6 +41,8 @@ pub(crate) trait Lanes: Copy {
 
     /// Panels that several rows are multiplied with at once: 1, or [`MANY_PANELS`].
     const PANELS: usize = 1;
+    /// Whether [`Lanes::Dots`] have room for any products of a block.
+    const WIDE_DOTS: bool = false;
 
     /// Asks for the line of cache at `from`, which may be anywhere; nothing where the level cannot.
     #[inline(always)]
@@ -80,6 +82,16 @@ pub(crate) trait Lanes: Copy {
     /// 64 bytes: four i8 of each of sixteen outputs.
     unsafe fn load_quads(from: *const i8) -> Self::Quads;
     unsafe fn store_quads(to: *mut i8, quads: Self::Quads);
+    /// 64 bytes: four weights of 8 bits of each of sixteen outputs, as [`Lanes::dot`] takes them.
+    #[inline(always)]
+    unsafe fn load_eights(from: *const i8) -> Self::Quads {
+        unsafe { Self::load_quads(from) }
+    }
+    /// What sums begin with to which [`Lanes::dot`] is added for values that add up to `total`.
+    #[inline(always)]
+    unsafe fn sums_of_eights(_total: i32) -> Self::Sums {
+        unsafe { Self::no_sums() }
+    }
     /// sums + the products of each output's four weights with four values, every value within −127..=127.
     unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums;
     unsafe fn from_sums(sums: Self::Sums) -> Self;
@@ -105,8 +117,8 @@ pub(crate) trait Lanes: Copy {
     /// sums + the products of the first numbers and of the second numbers.
     unsafe fn add_pairs(sums: Self::Sums, a: Self::Pairs, b: Self::Pairs) -> Self::Sums;
     unsafe fn no_dots() -> Self::Dots;
-    /// dots + the products of each output's four weights, without sign, with four values. That neither those of the first two
-    /// nor those of the last two add up to more than an i16 holds is the caller's to see to.
+    /// dots + the products of each output's four weights, without sign, with four values. Where dots are not [`Lanes::WIDE_DOTS`],
+    /// that neither those of the first two nor those of the last two add up to more than an i16 holds is the caller's to see to.
     unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots;
     /// sums + dots × scales; both numbers of a pair are the output's scale.
     unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums;

@@ -260,14 +260,19 @@ impl Queue {
         if live.sequence > done_with {
             return Ok(true);
         }
+        let sequence = live.sequence;
+        let still = self.api.get(stream, which).await?;
+        if still.is_none_or(|still| still.sequence != sequence) {
+            // It was done with after it was read.
+            return Ok(false);
+        }
         // What was read before a loss of the connection may be another's by now.
         if self.losses() != losses {
             return Err(QueueError::Unavailable {
                 operation: LOOK.name,
             });
         }
-        let sequence = live.sequence;
-        tracing::warn!(job = %unit.key.job, stage = %unit.stage, sequence, done_with, "a unit that its consumer had done with was still there, and is removed");
+        tracing::info!(job = %unit.key.job, stage = %unit.stage, sequence, done_with, "a unit that its consumer had done with was still there, and is removed");
         self.api.delete(stream, sequence).await?;
         Ok(false)
     }

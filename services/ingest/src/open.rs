@@ -71,6 +71,11 @@ impl OpenJobs {
         self.lock().next_round()
     }
 
+    /// Whether a job has come no further in the round under way either.
+    pub(crate) fn stands_still(&self, key: &JobKey) -> bool {
+        self.lock().stands_still(key)
+    }
+
     /// A job has ended, whether or not its event has come.
     pub(crate) fn end(&self, key: &JobKey, epoch: u32) {
         self.lock().end(key, epoch);

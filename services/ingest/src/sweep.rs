@@ -108,6 +108,10 @@ impl Acceptor {
             return Ok(());
         };
         self.open.take_record(key, &record);
+        if !self.open.stands_still(key) {
+            // Whoever has just moved it may still be about to queue what follows.
+            return Ok(());
+        }
         for unit in protocol::outstanding(key, &record) {
             if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
                 continue;

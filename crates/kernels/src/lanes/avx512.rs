@@ -50,10 +50,11 @@ impl Lanes for Avx512 {
     type Sums = __m512i;
     type Quads = __m512i;
     type Pairs = __m512i;
-    type Dots = Self::Pairs;
+    type Dots = Self::Sums;
 
     // Six rows are 24 registers of sums; four hold the columns, and what is left a row's value.
     const PANELS: usize = MANY_PANELS;
+    const WIDE_DOTS: bool = true;
 
     #[inline(always)]
     unsafe fn prefetch(from: *const i8) {
@@ -179,16 +180,21 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_si512(to.cast(), quads) }
     }
 
-    /// The instruction wants one side without sign: values are made 128 more, and 128 × the weights taken off again.
+    /// The instruction wants one side without sign: weights are made 128 more.
+    #[inline(always)]
+    unsafe fn load_eights(from: *const i8) -> Self::Quads {
+        unsafe { _mm512_xor_si512(Self::load_quads(from), _mm512_set1_epi8(-128)) }
+    }
+
+    /// 128 × the values, which weights that are 128 more than they mean add.
+    #[inline(always)]
+    unsafe fn sums_of_eights(total: i32) -> Self::Sums {
+        unsafe { _mm512_set1_epi32(-128 * total) }
+    }
+
     #[inline(always)]
     unsafe fn dot(sums: Self::Sums, weights: Self::Quads, values: i32) -> Self::Sums {
-        unsafe {
-            let more = _mm512_set1_epi32(values ^ 0x8080_8080_u32 as i32);
-            let sums = _mm512_dpbusd_epi32(sums, more, weights);
-            let excess = _mm512_set1_epi8(-128);
-            let excess = _mm512_dpbusd_epi32(_mm512_setzero_si512(), excess, weights);
-            _mm512_sub_epi32(sums, excess)
-        }
+        unsafe { _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(values)) }
     }
 
     #[inline(always)]
@@ -269,15 +275,15 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     unsafe fn add_dots(dots: Self::Dots, weights: Self::Quads, values: i32) -> Self::Dots {
-        unsafe {
-            let products = _mm512_maddubs_epi16(weights, _mm512_set1_epi32(values));
-            _mm512_add_epi16(dots, products)
-        }
+        unsafe { Self::dot(dots, weights, values) }
     }
 
     #[inline(always)]
     unsafe fn scale_dots(sums: Self::Sums, dots: Self::Dots, scales: Self::Pairs) -> Self::Sums {
-        unsafe { Self::add_pairs(sums, dots, scales) }
+        unsafe {
+            let scales = _mm512_srai_epi32::<16>(scales);
+            _mm512_add_epi32(sums, _mm512_mullo_epi32(dots, scales))
+        }
     }
 
     #[inline(always)]

@@ -88,6 +88,7 @@ unsafe fn arithmetic<S: Lanes>(a: [u32; LANES], b: [u32; LANES]) -> Results {
 #[inline(always)]
 unsafe fn integers<S: Lanes>(words: &[u32; 2 * LANES], four: [i8; 4]) -> Results {
     let at = words.as_ptr().cast::<i8>();
+    let total = four.map(i32::from).iter().sum();
     let four = i32::from_le_bytes(four.map(|value| value as u8));
     unsafe {
         let quads = S::load_quads(at);
@@ -97,7 +98,7 @@ unsafe fn integers<S: Lanes>(words: &[u32; 2 * LANES], four: [i8; 4]) -> Results
         let (third, fourth) = S::load_sixes(at, at.add(4 * LANES), true);
         let byte_pairs = S::load_byte_pairs(at);
         let (one, other) = S::split(byte_pairs);
-        let sums = S::dot(S::no_sums(), quads, four);
+        let sums = S::dot(S::sums_of_eights(total), S::load_eights(at), four);
         let products = S::add_pairs(sums, pairs, byte_pairs);
         let products = S::add_pairs(products, byte_pairs, S::splat_pairs(four));
         let dots = S::add_dots(S::no_dots(), first, four);

@@ -98,9 +98,12 @@ unsafe fn q8_0<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
         let mut at = units.as_ptr().cast::<i8>();
         for block in 0..rows[0].len() {
             LAYOUT.prefetch::<S>(at, AHEAD, (0, 1));
-            let mut exact = [S::no_sums(); R];
+            let mut exact = rows.map(|row| {
+                let [first, second] = row.get_unchecked(block).halves.map(i32::from);
+                S::sums_of_eights(first + second)
+            });
             for index in 0..BLOCK / 4 {
-                let weights = S::load_quads(at.add(LAYOUT.weights + index * 4 * LANES));
+                let weights = S::load_eights(at.add(LAYOUT.weights + index * 4 * LANES));
                 for (exact, row) in exact.iter_mut().zip(rows) {
                     *exact = S::dot(*exact, weights, quad(row.get_unchecked(block), index));
                 }
@@ -113,6 +116,21 @@ unsafe fn q8_0<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
             at = at.add(LAYOUT.bytes());
         }
         totals
+    }
+}
+
+/// exact + dots × scales, for dots that begin anew.
+#[inline(always)]
+pub(super) unsafe fn scale_all<S: Lanes, const R: usize>(
+    exact: &mut [S::Sums; R],
+    dots: &mut [S::Dots; R],
+    scales: S::Pairs,
+) {
+    for (exact, dots) in exact.iter_mut().zip(dots) {
+        unsafe {
+            *exact = S::scale_dots(*exact, *dots, scales);
+            *dots = S::no_dots();
+        }
     }
 }
 
@@ -179,18 +197,22 @@ unsafe fn q6_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
                     *exact = S::add_pairs(*exact, scales, more);
                     *exact = S::add_pairs(*exact, scales, more);
                 }
-                for index in 0..BLOCK / 8 {
-                    let (low, up) = S::load_sixes(
-                        nibbles.add(index * 4 * LANES),
-                        high.add(index / 2 * 4 * LANES),
-                        index % 2 == 1,
-                    );
-                    let scales = if index < 2 { near } else { far };
-                    for (exact, values) in exact.iter_mut().zip(values) {
-                        // Two times two products of at most 63 × 127: within an i16.
-                        let dots = S::add_dots(S::no_dots(), low, quad(values, 2 * index));
-                        let dots = S::add_dots(dots, up, quad(values, 2 * index + 1));
-                        *exact = S::scale_dots(*exact, dots, scales);
+                for (half, scales) in [near, far].into_iter().enumerate() {
+                    let mut dots = [S::no_dots(); R];
+                    for index in 2 * half..2 * half + 2 {
+                        let (low, up) = S::load_sixes(
+                            nibbles.add(index * 4 * LANES),
+                            high.add(half * 4 * LANES),
+                            index % 2 == 1,
+                        );
+                        for (dots, values) in dots.iter_mut().zip(values) {
+                            *dots = S::add_dots(*dots, low, quad(values, 2 * index));
+                            *dots = S::add_dots(*dots, up, quad(values, 2 * index + 1));
+                        }
+                        // Two times two products of at most 63 × 127 are within an i16.
+                        if !S::WIDE_DOTS || index % 2 == 1 {
+                            scale_all::<S, R>(&mut exact, &mut dots, scales);
+                        }
                     }
                 }
                 for r in 0..R {

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use super::few::scale_all;
 use super::layout::{self, MIN_SCALES, PART_HIGH, PART_NIBBLES, PARTS};
 use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::level::Work;
@@ -329,16 +330,19 @@ impl Tile {
                 }
                 let (first, second) = S::split(scales);
                 for (half, scales) in [first, second].into_iter().enumerate() {
+                    let mut dots = [S::no_dots(); R];
                     for two in 0..QUADS / 4 {
                         let quad = half * QUADS / 2 + 2 * two;
                         let low = S::load_quads(weights.add(quad * 4 * LANES));
                         let up = S::load_quads(weights.add((quad + 1) * 4 * LANES));
-                        for (r, exact) in exact.iter_mut().enumerate() {
+                        for (r, dots) in dots.iter_mut().enumerate() {
                             let steps = steps.add(quad * TILE_ROWS + r);
-                            // Two times two products of at most 63 × 127: within an i16.
-                            let dots = S::add_dots(S::no_dots(), low, *steps);
-                            let dots = S::add_dots(dots, up, *steps.add(TILE_ROWS));
-                            *exact = S::scale_dots(*exact, dots, scales);
+                            *dots = S::add_dots(*dots, low, *steps);
+                            *dots = S::add_dots(*dots, up, *steps.add(TILE_ROWS));
+                        }
+                        // Two times two products of at most 63 × 127 are within an i16.
+                        if !S::WIDE_DOTS || two % 2 == 1 {
+                            scale_all::<S, R>(&mut exact, &mut dots, scales);
                         }
                     }
                 }

@@ -193,6 +193,29 @@ async fn a_lost_unit_is_queued_again_once_its_job_has_stood_still_for_a_round() 
     assert_eq!(waiting_after_a_round(&queue, &acceptor).await, 0);
 }
 
+/// Who moved it queues what follows, after the record and perhaps not yet.
+#[tokio::test]
+async fn a_job_that_has_just_come_further_is_left_to_who_moved_it() {
+    let (_server, queue, acceptor) = without_a_unit(true).await;
+    let (key, _) = kit::record(1, 1);
+    acceptor.open.next_round();
+    assert_eq!(acceptor.open.next_round(), [key.clone()]);
+    let start = Move::Start {
+        stage: Stage::Preprocess,
+        unit: 0,
+        retries_max: 3,
+    };
+    let moved = queue.apply(&key, Some(0), &start, kit::clock()()).await;
+    assert!(matches!(moved, Ok(Applied::Applied { .. })), "{moved:?}");
+    acceptor.look_after(&key).await.expect("looks");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 0);
+    acceptor.open.next_round();
+    acceptor.look_after(&key).await.expect("looks");
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), 1, "it stands still since");
+}
+
 #[tokio::test]
 async fn who_is_not_the_dispatcher_looks_after_nobody() {
     let (_server, queue, acceptor) = without_a_unit(false).await;

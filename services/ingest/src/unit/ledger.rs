@@ -196,6 +196,14 @@ impl Ledger {
         still.map(|(key, _)| key.clone()).collect()
     }
 
+    /// Whether a job has come no further in the round under way either.
+    #[must_use]
+    pub fn stands_still(&self, key: &JobKey) -> bool {
+        self.open
+            .get(key)
+            .is_some_and(|known| known.moved < self.round)
+    }
+
     /// It has ended: what was seen neither in a record nor in an event since its beginning is gone.
     pub fn end_scan(&mut self) {
         self.is_scanning = false;
