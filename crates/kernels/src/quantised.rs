@@ -231,21 +231,30 @@ impl Quantised {
 
 /// A block of inputs: the largest becomes 127 or −127. What is no number makes the whole block none.
 fn quantise<T: Number>(block: &[T]) -> Values {
+    /// 3 × 2^22: added to a number below 2^22 it rounds it to a whole one, ties to even, whose last byte is that of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    const INFINITE: u32 = f32::INFINITY.to_bits();
     let mut wide = [0_f32; BLOCK];
     for (wide, value) in wide.iter_mut().zip(block) {
         *wide = value.wide();
     }
-    let largest = wide.iter().fold(0_f32, |most, x| most.max(x.abs()));
-    let sum: f32 = wide.iter().map(|x| x * 0.0).sum();
+    // As integers: numbers without sign have the order of their bits, in which what is none comes last.
+    let bits = wide.iter().map(|x| x.abs().to_bits());
+    let largest = match bits.fold(0, u32::max) {
+        INFINITE.. => f32::NAN,
+        bits => f32::from_bits(bits),
+    };
     // Numbers so small that this is beyond f32 would saturate to -128, one more than the sums have room for.
     let inverse = if largest > 0.0 {
         (127.0 / largest).min(f32::MAX)
     } else {
         0.0
     };
-    // 0, or none where any of the block is infinite or no number.
-    let scale = largest / 127.0 + sum;
-    let values = wide.map(|x| (x * inverse).round_ties_even() as i8);
+    let scale = largest / 127.0;
+    let mut values = [0_i8; BLOCK];
+    for (value, x) in values.iter_mut().zip(wide) {
+        *value = (x * inverse + ROUND).to_bits() as i8;
+    }
     let half = |part: &[i8]| part.iter().map(|x| i16::from(*x)).sum::<i16>();
     let halves = [half(&values[..BLOCK / 2]), half(&values[BLOCK / 2..])];
     Values {

@@ -24,7 +24,7 @@ pub(crate) struct Stored {
 }
 
 /// Which message.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Which<'a> {
     Sequence {
