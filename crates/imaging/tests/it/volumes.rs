@@ -248,6 +248,23 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
 }
 
+/// Tiles of a mosaic would be shown as one slice, and the numbers of colours as bone.
+#[test]
+fn what_is_no_grey_slice_is_refused() {
+    let kind = |text| (tags::IMAGE_TYPE, VR::CS, text);
+    check_alone(kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND"), None);
+    let refused = Some(Reason::MultiFrameNotSupportedYet);
+    check_alone(
+        kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND\\MOSAIC"),
+        refused,
+    );
+    let presented = |text| (tags::PIXEL_PRESENTATION, VR::CS, text);
+    check_alone(presented("MONOCHROME"), None);
+    for other in ["COLOR", "MIXED"] {
+        check_alone(presented(other), Some(Reason::UnsupportedLut));
+    }
+}
+
 #[test]
 fn a_map_beside_the_images_does_not_refuse_them_though_it_has_more_slices() {
     let of = |z: f64, unit: &str, series: &str| {
