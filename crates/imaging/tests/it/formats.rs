@@ -169,6 +169,19 @@ fn what_a_tiff_claims_is_checked_before_anything_is_allocated() {
     refuses(&whole[..whole.len() / 2], Reason::Truncated);
 }
 
+/// Writers that know colours of 8 bits put them into a palette of 16, where each is nearly black.
+#[test]
+fn a_tiff_whose_palette_stays_black_is_refused() {
+    let mut bytes = read("palette-packbits.tif");
+    let at = value_of(&bytes, 320);
+    let at = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    for entry in bytes[at..at + 3 * 256 * 2].chunks_exact_mut(2) {
+        entry[0] = entry[1];
+        entry[1] = 0;
+    }
+    refuses(&bytes, Reason::UnsupportedColour);
+}
+
 /// A page of one pixel in one deflated tile.
 fn one_tile(ink: u32, samples: u32, side: u32) -> Vec<u8> {
     let entries = [
