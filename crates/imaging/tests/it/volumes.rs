@@ -180,6 +180,19 @@ fn what_is_no_slice_is_left_out_with_a_reason() {
     assert_eq!(plan.notes, [Note::FewSlices]);
 }
 
+/// All but one would be left out, and that one shown as all there is.
+#[test]
+fn slices_with_one_name_are_slices_all_the_same() {
+    let of = |z: f64| {
+        slice(z, |object| {
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12")
+        })
+    };
+    let plan = plan_of(&[of(0.0), of(1.0), of(2.0), of(1.0)]).unwrap();
+    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!(plan.fates[3].1, Fate::Unused(Unused::Duplicate));
+}
+
 #[test]
 fn the_last_acquisition_of_a_series_is_used() {
     let of = |z: f64, acquisition: &str| {
