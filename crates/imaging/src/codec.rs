@@ -103,7 +103,14 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             "another JPEG process than the transfer syntax says"
         )));
     }
-    check_precision(u16::from(coded.precision), image)?;
+    let bits = u16::from(coded.precision);
+    check_precision(bits, image)?;
+    // Whoever packed 12 bits as 8 and left the header as it was has a window that shows nearly all of them black.
+    if !coded.lossless && bits < image.cell.bits_stored {
+        return Err(mismatch(format_args!(
+            "{bits} bits in the compressed image"
+        )));
+    }
     let mut cells = interleave(&coded.components);
     if image.samples == 3 && !coded.lossless {
         // What the stream says of itself goes before the header, as every other decoder would show it.

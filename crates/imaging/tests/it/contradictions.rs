@@ -273,6 +273,26 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
 
+/// By a header of 12 bits a stream of 8 would be dark.
+#[test]
+fn a_jpeg_has_all_bits_that_the_header_stores() {
+    let good = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let found = |bits: [u8; 3]| {
+        let mut bytes = good.to_vec();
+        // Bits Allocated, Bits Stored, High Bit.
+        for (element, value) in (0..).zip(bits) {
+            let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
+            let at = bytes.windows(8).position(|window| window == head);
+            bytes[at.unwrap() + 8] = value;
+        }
+        let decoded = decode_file(&bytes, &options(8));
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(found([8, 8, 7]), None);
+    assert_eq!(found([16, 8, 7]), None);
+    assert_eq!(found([16, 12, 11]), Some(Reason::PixelDataMismatch));
+}
+
 #[test]
 fn an_element_that_is_there_twice_has_one_value() {
     let good = file(|_| {});
