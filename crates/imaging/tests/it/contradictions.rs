@@ -135,6 +135,23 @@ fn tables_of_bytes_come_out_the_same_in_either_byte_order() {
     assert_eq!(frame(BIG_ENDIAN), little);
 }
 
+/// Sixteen cells in a word, the first one in its lowest bit whatever the byte order.
+#[test]
+fn cells_of_one_bit_come_out_the_same_in_either_byte_order() {
+    let frame = |syntax: &str| {
+        let bytes = file_as(syntax, |object| {
+            put(object, tags::BITS_ALLOCATED, VR::US, 1_u16);
+            put(object, tags::BITS_STORED, VR::US, 1_u16);
+            put(object, tags::HIGH_BIT, VR::US, 0_u16);
+            put(object, tags::PIXEL_DATA, VR::OW, words(&[0x0f05, 3]));
+        });
+        decode(&bytes, 6).frames[0].0.clone()
+    };
+    let little = frame(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    assert_eq!(little.pixels[..5], [255, 0, 255, 0, 0]);
+    assert_eq!(frame(BIG_ENDIAN), little);
+}
+
 /// A photograph whose stored values go from -3 on, with four colours from `first` on.
 fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
     file(|object| {
