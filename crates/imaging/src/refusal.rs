@@ -136,7 +136,7 @@ reasons! {
     DecoderTooSlow, "DECODER_TOO_SLOW", "decoding the compressed image took more processor time than the limit", "images that decode within the configured time";
     DecoderOverdue, "DECODER_OVERDUE", "decoding the compressed image took longer by the clock than the limit; the file may be good", "the same file, later or with fewer others at a time";
     DecoderUnavailable, "DECODER_UNAVAILABLE", "the decoder of this codec could not be started; the file may be good", "the same file, later";
-    UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 or 16 bits a channel; palettes of 16 bits that use them; JPEG grey and YCbCr, 8 bits; a colour profile, if any, of RGB or grey";
+    UnsupportedColour, "UNSUPPORTED_COLOUR", "the picture's colour model is not supported", "grey and RGB, 8 bits a channel, or 16 that use the two highest; palettes of 16 bits that use them; JPEG grey and YCbCr, 8 bits; a colour profile, if any, of RGB or grey";
     UnsupportedCompression, "UNSUPPORTED_COMPRESSION", "the picture's compression is not one that is known to decode right", "TIFF uncompressed, LZW, deflate, PackBits and JPEG, with no or horizontal prediction";
     NotForPresentation, "NOT_FOR_PRESENTATION", "the image is raw detector data, not meant to be looked at", "Presentation Intent Type FOR PRESENTATION, or none";
     ModalityUnknown, "MODALITY_UNKNOWN", "nothing says whether the volume is CT or MR", "NIfTI volumes whose job says CT or MR (`--modality`), or whose intent name is CT or MR";

@@ -182,6 +182,24 @@ fn a_tiff_whose_palette_stays_black_is_refused() {
     refuses(&bytes, Reason::UnsupportedColour);
 }
 
+/// Values of 12 bits in a picture of 16 would be nearly black.
+#[test]
+fn a_tiff_of_sixteen_bits_that_nobody_scaled_is_refused() {
+    let with = |sample: u16| {
+        let mut bytes = one_tile(1, 1, 16);
+        // Not packed, 16 bits, at the end.
+        for (tag, value) in [(259, 1_u32), (258, 16), (325, 512), (324, 134)] {
+            let at = value_of(&bytes, tag);
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes.extend(sample.to_le_bytes().repeat(256));
+        bytes
+    };
+    refuses(&with(4095), Reason::UnsupportedColour);
+    let decoded = decode_file(&with(40_000), &options()).unwrap();
+    assert_eq!(decoded.frames[0].1.notes, [Note::SixteenBitPicture]);
+}
+
 /// A page of one pixel in one deflated tile.
 fn one_tile(ink: u32, samples: u32, side: u32) -> Vec<u8> {
     let entries = [
