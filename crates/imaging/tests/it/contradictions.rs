@@ -290,6 +290,28 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
 
+/// A photograph has no window, and shows all that the header stores.
+#[test]
+fn a_photograph_of_fewer_bits_than_the_header_stores_is_refused() {
+    let of = |stored: u16, window: bool| {
+        refused(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Opt.as_str());
+            put(object, tags::BITS_STORED, VR::US, stored);
+            put(object, tags::HIGH_BIT, VR::US, stored - 1);
+            if window {
+                put(object, tags::WINDOW_CENTER, VR::DS, "1450");
+                put(object, tags::WINDOW_WIDTH, VR::DS, "2900");
+            }
+        })
+    };
+    // Its values go to 2900.
+    assert_eq!(of(12, false), None);
+    assert_eq!(of(13, false), None);
+    assert_eq!(of(14, false), Some(Reason::PixelDataMismatch));
+    assert_eq!(of(16, false), Some(Reason::PixelDataMismatch));
+    assert_eq!(of(16, true), None);
+}
+
 /// By a header of 12 bits a stream of 8 would be dark.
 #[test]
 fn a_jpeg_has_all_bits_that_the_header_stores() {
