@@ -3,7 +3,7 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 
-use crate::admission::{Cell, Codec, Image, admit, missing};
+use crate::admission::{Cell, Image, admit, is_dct, missing};
 use crate::burned_in::Annotation;
 use crate::codec::{Cells, Frames};
 use crate::dataset::DataSet;
@@ -309,8 +309,7 @@ impl<'a> File<'a> {
         {
             notes.push(Note::SecondaryCapture);
         }
-        let dct = matches!(self.image.codec, Codec::JpegBaseline | Codec::JpegExtended);
-        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || dct {
+        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
             notes.push(Note::LossyCompressed);
         }
         notes.extend(Annotation::of(&self.header)?.note());

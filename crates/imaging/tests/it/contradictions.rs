@@ -165,24 +165,44 @@ fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
         put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
         let cells: Vec<u16> = (0..30_i16).map(|at| (at - 3).cast_unsigned()).collect();
         put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
-        for (descriptor, data) in [
-            (
-                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-            (
-                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-            (
-                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-        ] {
-            put(object, descriptor, vr, words(&[4, first, bits]));
-            put(object, data, VR::OW, words(entries));
-        }
+        put_palette(object, (vr, [4, first, bits]), entries);
     })
+}
+
+/// The same entries for red, green and blue.
+fn put_palette(object: &mut InMemDicomObject, (vr, numbers): (VR, [u16; 3]), entries: &[u16]) {
+    for (descriptor, data) in [
+        (
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+    ] {
+        put(object, descriptor, vr, words(&numbers));
+        put(object, data, VR::OW, words(entries));
+    }
+}
+
+#[test]
+fn numbers_of_colours_lose_nothing() {
+    let bytes = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let mut object = dicom_object::from_reader(&bytes[..]).unwrap();
+    put(&mut object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+    let tag = tags::PHOTOMETRIC_INTERPRETATION;
+    put(&mut object, tag, VR::CS, "PALETTE COLOR");
+    let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
+    put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
+    let mut with_palette = Vec::new();
+    object.write_all(&mut with_palette).unwrap();
+    let refusal = decode_file(&with_palette, &options(8)).unwrap_err();
+    assert_eq!(refusal.reason, Reason::UnsupportedPhotometric);
 }
 
 #[test]
