@@ -208,7 +208,8 @@ impl<'a> File<'a> {
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
-        if intercept.is_empty() {
+        // Air has -1000: values of which none can be negative were shifted, or are no Hounsfield units.
+        if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {

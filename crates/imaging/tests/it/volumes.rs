@@ -256,6 +256,17 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
         put(object, tags::RESCALE_INTERCEPT, VR::DS, "  ");
     });
     assert_eq!(plan_of(&[blank]).unwrap_err(), Reason::NotHounsfield);
+    // The default of who does not know it: stored values from 0 on would be water and bone.
+    let with = |intercept: &str, signed: u16| {
+        let file = slice(0.0, |object| {
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+            put(object, tags::PIXEL_REPRESENTATION, VR::US, signed);
+        });
+        plan_of(&[file]).err()
+    };
+    assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
+    assert_eq!(with("0", 1), None);
+    assert_eq!(with("-1", 0), None);
     let table = |kind: &str| slice(0.0, |object| by_table(object, kind, [1, 2, 3]));
     assert!(plan_of(&[table("HU")]).is_ok());
     assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
