@@ -10,7 +10,7 @@ use crate::ahead::in_order;
 use crate::burned_in::Annotation;
 use crate::dicom::File;
 use crate::geometry::Place;
-use crate::grey::{map, stored_range};
+use crate::grey::{map, value_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
@@ -193,11 +193,7 @@ fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Sl
         let transform = file.transform(index)?;
         let range = if is_mr {
             let cells = frames.decode(index)?;
-            let (stored, _) = stored_range(&cells.values, image.cell, padding);
-            stored.map(|(low, high)| {
-                let (a, b) = (transform.apply(low), transform.apply(high));
-                (a.min(b), a.max(b))
-            })
+            value_range(&cells.values, image.cell, &transform, padding).0
         } else {
             None
         };

@@ -96,6 +96,22 @@ fn a_modality_table_beside_a_rescale_is_refused() {
     assert_eq!(with("2"), Some(Reason::UnsupportedLut));
 }
 
+/// Without a window all of its values are shown, wherever in the table the largest stands.
+#[test]
+fn a_modality_table_may_go_down_again() {
+    let bytes = file(|object| {
+        let cells: Vec<u16> = (0..30).collect();
+        put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+        let mut values: Vec<u16> = (0..30).map(|at: u16| at * 100).collect();
+        values[29] = 1;
+        let item = table((VR::US, [30, 0, 16]), &values);
+        put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+    });
+    let frame = &decode(&bytes, 6).frames[0].0;
+    // numpy: round(2500 / 2800 * 255) = 228.
+    assert_eq!(frame.pixels[30..35], [228, 237, 246, 255, 0]);
+}
+
 /// Writers that know one sign only write -1024 as 64512, from which on no value comes.
 #[test]
 fn the_first_value_of_a_table_has_the_sign_of_its_input() {
