@@ -318,6 +318,21 @@ fn mr_volumes_take_their_own_range() {
     check_volume("mr-tilted-i32", 6);
 }
 
+/// Grey levels that a window made of a CT are called CT, and so are values without their shift.
+#[test]
+fn a_ct_volume_has_values_that_can_be_negative() {
+    let unsigned = |name: &str| {
+        let mut bytes = read(name);
+        // 16 bits, as before.
+        bytes[70..72].copy_from_slice(&512_u16.to_le_bytes());
+        let decoded = decode_file(&bytes, &options());
+        decoded.map(drop).map_err(|refusal| refusal.reason)
+    };
+    let refused = unsigned("ct-left-back-up.nii");
+    assert_eq!(refused, Err(Reason::NotHounsfield));
+    assert_eq!(unsigned("ct-scaled.nii"), Ok(()));
+}
+
 fn unsaid(modality: Option<Modality>) -> Result<usize, Refusal> {
     let options = options().with_volume_modality(modality);
     decode_file(&read("unsaid-big-endian.nii"), &options).map(|decoded| decoded.frames.len())
