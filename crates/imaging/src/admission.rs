@@ -96,6 +96,14 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
     let (rows, columns) = size(header, limits)?;
     let frames = frames(header, limits)?;
     let palette = match photometric {
+        // The number beside the right one names another colour (PS3.5 8.2.1).
+        Photometric::PaletteColor if is_dct(codec) => {
+            return Err(Refusal::at(
+                Reason::UnsupportedPhotometric,
+                tags::PHOTOMETRIC_INTERPRETATION,
+            )
+            .found("numbers of colours compressed with loss"));
+        }
         Photometric::PaletteColor => Some(Palette::read(&header.elements, cell.signed)?),
         _ => None,
     };
@@ -245,11 +253,10 @@ fn cell(header: &Header<'_>, codec: Codec, samples: u32) -> Result<Cell, Refusal
     if high_bit != bits_stored - 1 {
         return refuse(tags::HIGH_BIT, high_bit);
     }
-    let dct = matches!(codec, Codec::JpegBaseline | Codec::JpegExtended);
     let signed = match required(tags::PIXEL_REPRESENTATION)? {
         0 => false,
         // DCT samples are unsigned by definition, as colours are; a signed header over them is a contradiction.
-        1 if !dct && samples == 1 => true,
+        1 if !is_dct(codec) && samples == 1 => true,
         other => return refuse(tags::PIXEL_REPRESENTATION, other),
     };
     Ok(Cell {
@@ -257,6 +264,11 @@ fn cell(header: &Header<'_>, codec: Codec, samples: u32) -> Result<Cell, Refusal
         bits_stored,
         signed,
     })
+}
+
+/// Whether the codec loses something of every image.
+pub(crate) fn is_dct(codec: Codec) -> bool {
+    matches!(codec, Codec::JpegBaseline | Codec::JpegExtended)
 }
 
 fn size(header: &Header<'_>, limits: &Limits) -> Result<(u32, u32), Refusal> {

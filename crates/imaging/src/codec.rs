@@ -103,7 +103,14 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
             "another JPEG process than the transfer syntax says"
         )));
     }
-    check_precision(u16::from(coded.precision), image)?;
+    let bits = u16::from(coded.precision);
+    check_precision(bits, image)?;
+    // Whoever packed 12 bits as 8 and left the header as it was has a window that shows nearly all of them black.
+    if !coded.lossless && bits < image.cell.bits_stored {
+        return Err(mismatch(format_args!(
+            "{bits} bits in the compressed image"
+        )));
+    }
     let mut cells = interleave(&coded.components);
     if image.samples == 3 && !coded.lossless {
         // What the stream says of itself goes before the header, as every other decoder would show it.
@@ -184,7 +191,8 @@ fn check_precision(bits: u16, image: &Image) -> Result<(), Refusal> {
 }
 
 /// Bits above Bits Stored must be empty, the sign's, or those an embedded overlay declares. Otherwise the header is wrong
-/// about the depth, and cutting them off would wrap bright values to dark ones.
+/// about the depth, and cutting them off would wrap bright values to dark ones. Nor may an embedded overlay declare a bit that is
+/// stored: its drawing would be the brightest part of the image.
 fn refuse_stray_bits(cells: &[u32], image: &Image) -> Result<(), Refusal> {
     let Cell {
         bits_allocated,
@@ -194,11 +202,17 @@ fn refuse_stray_bits(cells: &[u32], image: &Image) -> Result<(), Refusal> {
     let mask = image.cell.mask();
     let all = u32::MAX >> (32 - bits_allocated);
     let above = all & !mask & !image.overlay_bits;
-    if above == 0 {
+    // Those of an overlay that lies outside the cells say bit 0.
+    let overlaid = image.overlay_bits & mask & !1;
+    if above | overlaid == 0 {
         return Ok(());
     }
     // One pass that never stops is quicker than one that may.
-    if cells.iter().fold(0, |all, raw| all | raw) & above == 0 {
+    let set = cells.iter().fold(0, |all, raw| all | raw);
+    if set & overlaid != 0 {
+        return Err(mismatch(format_args!("an overlay within the stored bits")));
+    }
+    if set & above == 0 {
         return Ok(());
     }
     let sign = 1 << (bits_stored - 1);

@@ -15,6 +15,7 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::MODALITY,
     tags::CONVERSION_TYPE,
     tags::PRESENTATION_INTENT_TYPE,
+    tags::PIXEL_PRESENTATION,
     tags::PATIENT_SEX,
     tags::PATIENT_AGE,
     tags::STUDY_INSTANCE_UID,

@@ -3,7 +3,7 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 
-use crate::admission::{Cell, Codec, Image, admit, missing};
+use crate::admission::{Cell, Image, admit, is_dct, missing};
 use crate::burned_in::Annotation;
 use crate::codec::{Cells, Frames};
 use crate::dataset::DataSet;
@@ -208,7 +208,8 @@ impl<'a> File<'a> {
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
-        if intercept.is_empty() {
+        // Air has -1000: values of which none can be negative were shifted, or are no Hounsfield units.
+        if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
@@ -309,8 +310,7 @@ impl<'a> File<'a> {
         {
             notes.push(Note::SecondaryCapture);
         }
-        let dct = matches!(self.image.codec, Codec::JpegBaseline | Codec::JpegExtended);
-        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || dct {
+        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
             notes.push(Note::LossyCompressed);
         }
         notes.extend(Annotation::of(&self.header)?.note());

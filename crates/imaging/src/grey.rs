@@ -105,6 +105,34 @@ pub(crate) fn stored_range(
     (range, padded)
 }
 
+/// The same of modality values.
+pub(crate) fn value_range(
+    cells: &[u32],
+    cell: Cell,
+    transform: &Transform,
+    padding: Option<(i64, i64)>,
+) -> (Option<(f64, f64)>, bool) {
+    let (stored, padded) = stored_range(cells, cell, padding);
+    let values = match transform {
+        Transform::Rescale(_) => stored.map(|(low, high)| {
+            let (a, b) = (transform.apply(low), transform.apply(high));
+            (a.min(b), a.max(b))
+        }),
+        // A table may go up and down: of the values that are there, each counts.
+        Transform::Lut(_) => {
+            let is_padding =
+                |value: &i64| padding.is_some_and(|(first, last)| (first..=last).contains(value));
+            let there = cells.iter().map(|raw| cell.value(*raw));
+            let values = there.filter(|value| !is_padding(value));
+            let values = values.map(|value| transform.apply(value));
+            values
+                .map(|value| (value, value))
+                .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        }
+    };
+    (values, padded)
+}
+
 fn window(curve: Curve, source: WindowSource) -> Window {
     Window {
         center: curve.center,
@@ -121,15 +149,12 @@ fn min_max(
     look: &Look,
     notes: &mut Vec<Note>,
 ) -> Result<Curve, Refusal> {
-    let (range, padded) = stored_range(cells, image.cell, look.padding);
+    let (range, padded) = value_range(cells, image.cell, &look.transform, look.padding);
     if padded {
         notes.push(Note::PaddingExcluded);
     }
-    let flat = || Refusal::new(Reason::FlatImage);
-    let (low, high) = range.ok_or_else(flat)?;
-    let (a, b) = (look.transform.apply(low), look.transform.apply(high));
-    if a == b {
-        return Err(flat());
+    match range {
+        Some((low, high)) if low < high => Ok(Curve::between(low, high)),
+        _ => Err(Refusal::new(Reason::FlatImage)),
     }
-    Ok(Curve::between(a.min(b), a.max(b)))
 }

@@ -161,7 +161,7 @@ impl<'a> Volume<'a> {
         let length = size.iter().product::<usize>() * voxel.bytes();
         let start = start as usize;
         let voxels = bytes.get(start..).and_then(|rest| rest.get(..length));
-        Ok(Self {
+        let volume = Self {
             voxels: voxels.ok_or_else(|| Refusal::new(Reason::Truncated))?,
             voxel,
             big_endian: fields.big_endian,
@@ -169,7 +169,18 @@ impl<'a> Volume<'a> {
             rescale: rescale(&fields)?,
             axes: Axes::read(&|at| fields.i16(at), &|at| fields.f32(at))?,
             modality: modality(&bytes[INTENT_NAME], options)?,
-        })
+        };
+        // Air has -1000: grey levels, or values that were shifted.
+        if volume.modality == Modality::Ct && !volume.can_be_negative() {
+            return Err(Refusal::new(Reason::NotHounsfield));
+        }
+        Ok(volume)
+    }
+
+    fn can_be_negative(&self) -> bool {
+        let Rescale { slope, intercept } = self.rescale;
+        let unsigned = matches!(self.voxel, Voxel::U8 | Voxel::U16 | Voxel::U32);
+        !unsigned || slope < 0.0 || intercept < 0.0
     }
 
     /// Columns, rows and slices as they are shown.

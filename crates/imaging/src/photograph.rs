@@ -4,6 +4,7 @@
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
+use crate::admission::Image;
 use crate::codec::Cells;
 use crate::dicom::File;
 use crate::grey::{Look, to_grey};
@@ -35,6 +36,7 @@ pub(crate) fn decode(
         grey(file, &cells, &mut notes)?
     } else {
         notes.extend(profile(file)?);
+        refuse_dark(image, &cells)?;
         (colour(file, cells, &mut notes), None)
     };
     let mut decoded = source.alone(&picture, notes, options)?;
@@ -87,6 +89,21 @@ pub(crate) fn colour(file: &File<'_>, cells: Cells, notes: &mut Vec<Note>) -> Pi
     }
 }
 
+/// Without a window all that the header stores is shown, so that a picture of fewer bits would come out nearly black.
+///
+/// # Errors
+/// Levels of more than 8 bits that leave the two highest unused.
+fn refuse_dark(image: &Image, cells: &Cells) -> Result<(), Refusal> {
+    let (cell, mask) = (image.cell, image.cell.mask());
+    let is_level = image.photometric != Photometric::PaletteColor && !cell.signed;
+    let is_dark = |raw: &u32| raw & mask <= mask >> 2;
+    if is_level && cell.bits_stored > 8 && cells.values.iter().all(is_dark) {
+        let refusal = Refusal::at(Reason::PixelDataMismatch, tags::BITS_STORED);
+        return Err(refusal.found("two highest bits that are unused"));
+    }
+    Ok(())
+}
+
 /// By the header's window; without one, the whole range of stored values from black to white.
 fn grey(
     file: &File<'_>,
@@ -101,6 +118,7 @@ fn grey(
     let windowed = voi != Voi::MinMax;
     if !windowed {
         notes.retain(|note| *note != Note::NoWindow);
+        refuse_dark(image, cells)?;
         let stored = image.cell.bits_stored;
         let low = if image.cell.signed {
             -(1_i64 << (stored - 1))

@@ -64,6 +64,12 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     } else {
         raw.iter().map(|byte| u16::from(*byte) * 257).collect()
     };
+    let colours = samples
+        .chunks_exact(color_channels + usize::from(alpha))
+        .flat_map(|pixel| &pixel[..color_channels]);
+    if sixteen && is_dark(colours) {
+        return Err(dark());
+    }
     let pixels = if alpha {
         if samples
             .chunks_exact(color_channels + 1)
@@ -88,6 +94,16 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
         pixels,
     };
     Ok((upright(picture, orientation, &mut notes)?, notes))
+}
+
+/// Whether samples of 16 bits leave the two highest unused: values of 12 or 14 bits as a detector has them, which nobody scaled.
+pub(crate) fn is_dark<'a>(mut samples: impl Iterator<Item = &'a u16>) -> bool {
+    samples.all(|sample| *sample <= u16::MAX >> 2)
+}
+
+/// Why they are refused: a radiograph would come out nearly black.
+pub(crate) fn dark() -> Refusal {
+    Refusal::new(Reason::UnsupportedColour).found("16 bits of which the two highest are unused")
 }
 
 fn to_byte(sixteen: f64) -> u8 {

@@ -26,7 +26,7 @@ pub enum Unused {
     Localiser,
     /// Derived from other images of the study.
     Derived,
-    /// The same instance was sent before.
+    /// The same instance, at the same place, was sent before.
     Duplicate,
     /// A later acquisition of the series has the same slices.
     OtherAcquisition,
@@ -220,7 +220,10 @@ impl<'a> Choice<'a> {
     fn drop_what_is_no_slice(&mut self) {
         let mut seen = BTreeSet::new();
         for (index, file) in self.left() {
-            if !file.instance.is_empty() && !seen.insert(&file.instance) {
+            let place = file.frames.first().and_then(|slice| slice.place);
+            // What lies elsewhere is another slice: some that take names away give a whole series one.
+            let along = place.map(|place| place.along.to_bits());
+            if !file.instance.is_empty() && !seen.insert((&file.instance, along)) {
                 self.drop(index, Unused::Duplicate);
             }
         }

@@ -10,7 +10,7 @@ use crate::ahead::in_order;
 use crate::burned_in::Annotation;
 use crate::dicom::File;
 use crate::geometry::Place;
-use crate::grey::{map, stored_range};
+use crate::grey::{map, value_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
@@ -132,6 +132,22 @@ impl Slices {
 /// Whether values are what the model's windows are for, and lie as they are looked at. A study may hold maps of something else,
 /// and what was turned, beside its images.
 fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    let text = |tag| file.header.text(tag, VR::CS);
+    // All slices of a volume side by side in one image, as scanners of one maker write diffusion and functional MR.
+    let mut kinds = text(tags::IMAGE_TYPE)?.unwrap_or_default().split('\\');
+    if kinds.any(|kind| kind.trim() == "MOSAIC") {
+        return Err(
+            Refusal::at(Reason::MultiFrameNotSupportedYet, tags::IMAGE_TYPE)
+                .found("a mosaic of slices"),
+        );
+    }
+    // The highest stored values are then numbers of colours in a supplemental palette (PS3.3 C.8.16.2.1.1, C.7.6.19).
+    if text(tags::PIXEL_PRESENTATION)?.is_some_and(|word| word != "MONOCHROME") {
+        return Err(Refusal::at(
+            Reason::UnsupportedLut,
+            tags::PIXEL_PRESENTATION,
+        ));
+    }
     let (is_mr, photometric) = (modality == Modality::Mr, file.image.photometric);
     // Without a unit, low values that are bright would come out dark.
     if is_mr && photometric != Photometric::Monochrome2 {
@@ -177,11 +193,7 @@ fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Sl
         let transform = file.transform(index)?;
         let range = if is_mr {
             let cells = frames.decode(index)?;
-            let (stored, _) = stored_range(&cells.values, image.cell, padding);
-            stored.map(|(low, high)| {
-                let (a, b) = (transform.apply(low), transform.apply(high));
-                (a.min(b), a.max(b))
-            })
+            value_range(&cells.values, image.cell, &transform, padding).0
         } else {
             None
         };

@@ -110,21 +110,17 @@ pub fn chunks(
     chunks.collect()
 }
 
-/// How many of the declared inputs are accounted for: shown, or listed with the reason why not, and never both. `None` for
-/// a manifest that names another input, or that shows nothing of what was sent.
+/// How many of the declared inputs are accounted for: shown, or listed with the reason why not; of an archive some files are the
+/// one and others the other. `None` for a manifest that names another input, or that shows nothing of what was sent.
 fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
     let shown = manifest.frames.iter();
-    let shown: BTreeSet<u32> = shown
+    let mut inputs: BTreeSet<u32> = shown
         .map(|frame| frame.info.as_ref().map(|info| info.input_index))
         .collect::<Option<_>>()?;
-    let unused: BTreeSet<u32> = manifest
-        .files_refused
-        .iter()
-        .map(|file| file.input_index)
-        .collect();
-    let known = shown.iter().chain(&unused).all(|index| *index < declared);
-    let nothing = declared > 0 && shown.is_empty();
-    (known && !nothing && shown.is_disjoint(&unused)).then_some(shown.len() + unused.len())
+    let nothing = declared > 0 && inputs.is_empty();
+    inputs.extend(manifest.files_refused.iter().map(|file| file.input_index));
+    let known = inputs.iter().all(|index| *index < declared);
+    (known && !nothing).then_some(inputs.len())
 }
 
 /// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.

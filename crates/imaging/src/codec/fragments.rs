@@ -18,8 +18,9 @@ pub(super) fn by_frame(value: &[u8], frames: usize) -> Result<Vec<Vec<&[u8]>>, R
         ))
     };
     if frames == 1 {
-        // A table of several frames: one of them would be shown, and the others lost.
-        return if table.len() <= OFFSET_BYTES {
+        // A table of several frames, or several images: one of them would be shown, and the others lost.
+        let several = fragments.iter().skip(1).any(|bytes| is_image(bytes));
+        return if table.len() <= OFFSET_BYTES && !several {
             Ok(vec![fragments])
         } else {
             Err(mismatch())
@@ -52,6 +53,11 @@ pub(super) fn by_frame(value: &[u8], frames: usize) -> Result<Vec<Vec<&[u8]>>, R
         return Err(mismatch());
     }
     Ok(grouped)
+}
+
+/// Whether bytes begin as a JPEG or JPEG 2000 image does, and not as the rest of one that was cut.
+fn is_image(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xd8, 0xff]) || bytes.starts_with(&[0xff, 0x4f, 0xff, 0x51])
 }
 
 #[cfg(test)]
@@ -102,5 +108,11 @@ mod tests {
             Reason::PixelDataMismatch
         );
         assert!(by_frame(&value(&[0], &[b"ab", b"cd"]), 1).is_ok());
+        // No table, and two images all the same.
+        for start in [&b"\xff\xd8\xff\xc0"[..], b"\xff\x4f\xff\x51"] {
+            let refused = by_frame(&value(&[], &[start, start]), 1).unwrap_err();
+            assert_eq!(refused.reason, Reason::PixelDataMismatch);
+            assert!(by_frame(&value(&[], &[start, start]), 2).is_ok());
+        }
     }
 }

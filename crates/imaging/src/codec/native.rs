@@ -7,19 +7,23 @@ use crate::admission::Image;
 /// The cells of a frame. Admission has compared the length of `value` with what the header implies.
 pub(super) fn decode(value: &[u8], image: &Image, index: usize) -> Vec<u32> {
     let values = image.values();
+    // In big endian, bytes written as OW come in swapped pairs (PS3.5 8.1.1); as OB they do not.
+    let swapped = image.big_endian && image.word_swapped;
+    let byte = |at: usize| {
+        let paired = value.get(if swapped { at ^ 1 } else { at });
+        u32::from(*paired.unwrap_or(&value[at]))
+    };
     if image.cell.bits_allocated == 1 {
         // Frames follow each other without padding, least significant bit first (PS3.5 8.1.1).
         let first = index * values;
         return (first..first + values)
-            .map(|at| u32::from(value[at / 8] >> (at % 8) & 1))
+            .map(|at| byte(at / 8) >> (at % 8) & 1)
             .collect();
     }
     let bytes_per_frame = image.stored_values() * usize::from(image.cell.bits_allocated / 8);
     let range = index * bytes_per_frame..(index + 1) * bytes_per_frame;
-    let cells = if image.cell.bits_allocated == 8 && image.big_endian && image.word_swapped {
-        // In big endian, 8-bit cells written as OW come in swapped pairs (PS3.5 8.1.1); as OB they do not.
-        let swapped = |at: usize| value.get(at ^ 1).or_else(|| value.get(at));
-        range.filter_map(swapped).map(|b| u32::from(*b)).collect()
+    let cells = if image.cell.bits_allocated == 8 && swapped {
+        range.map(byte).collect()
     } else {
         cells(&value[range], image)
     };

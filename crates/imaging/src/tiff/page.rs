@@ -5,7 +5,7 @@ use image::metadata::Orientation;
 use super::chunk::Chunk;
 use super::tags::Extra;
 use super::{Directory, Ink, chunk, directories};
-use crate::picture::upright;
+use crate::picture::{dark, is_dark, upright};
 use crate::square::{Picture, is_square};
 use crate::{Limits, Note, Reason, Refusal, icc};
 
@@ -40,10 +40,12 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note
     let channels = page.channels() as usize;
     let mut pixels = vec![0; page.width as usize * page.height as usize * channels];
     let (across, down) = page.grid();
-    let mut transparent = false;
+    let (mut transparent, mut all_dark) = (false, page.bits == Some(16));
     for row in 0..down {
         for column in 0..across {
             let chunk = whole_chunk(&reader, page, (row, column))?;
+            let pixels_of = chunk.values.chunks_exact(chunk.samples);
+            all_dark = all_dark && is_dark(pixels_of.flat_map(|pixel| &pixel[..channels]));
             let levels = levels(page, &chunk, &mut transparent);
             paste(
                 &levels,
@@ -53,6 +55,9 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note
                 &mut pixels,
             );
         }
+    }
+    if all_dark {
+        return Err(dark());
     }
     if transparent {
         notes.push(Note::AlphaOverBlack);

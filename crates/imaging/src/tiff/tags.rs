@@ -227,6 +227,10 @@ impl<'a> Directory<'a> {
         if self.samples < inks || (ink == Ink::Palette && self.palette.len() != 3 * 256) {
             return colour("too few samples");
         }
+        // Some writers put 8 bits into the tables of 16, and all of the picture would be black.
+        if ink == Ink::Palette && self.palette.iter().all(|entry| *entry <= 0xff) {
+            return colour("a palette of 8 bits where there are 16");
+        }
         if self.samples > inks + EXTRA_SAMPLES_MAX {
             return colour("more samples than colours and transparency");
         }

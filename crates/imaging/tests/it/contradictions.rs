@@ -96,6 +96,22 @@ fn a_modality_table_beside_a_rescale_is_refused() {
     assert_eq!(with("2"), Some(Reason::UnsupportedLut));
 }
 
+/// Without a window all of its values are shown, wherever in the table the largest stands.
+#[test]
+fn a_modality_table_may_go_down_again() {
+    let bytes = file(|object| {
+        let cells: Vec<u16> = (0..30).collect();
+        put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+        let mut values: Vec<u16> = (0..30).map(|at: u16| at * 100).collect();
+        values[29] = 1;
+        let item = table((VR::US, [30, 0, 16]), &values);
+        put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+    });
+    let frame = &decode(&bytes, 6).frames[0].0;
+    // numpy: round(2500 / 2800 * 255) = 228.
+    assert_eq!(frame.pixels[30..35], [228, 237, 246, 255, 0]);
+}
+
 /// Writers that know one sign only write -1024 as 64512, from which on no value comes.
 #[test]
 fn the_first_value_of_a_table_has_the_sign_of_its_input() {
@@ -135,6 +151,23 @@ fn tables_of_bytes_come_out_the_same_in_either_byte_order() {
     assert_eq!(frame(BIG_ENDIAN), little);
 }
 
+/// Sixteen cells in a word, the first one in its lowest bit whatever the byte order.
+#[test]
+fn cells_of_one_bit_come_out_the_same_in_either_byte_order() {
+    let frame = |syntax: &str| {
+        let bytes = file_as(syntax, |object| {
+            put(object, tags::BITS_ALLOCATED, VR::US, 1_u16);
+            put(object, tags::BITS_STORED, VR::US, 1_u16);
+            put(object, tags::HIGH_BIT, VR::US, 0_u16);
+            put(object, tags::PIXEL_DATA, VR::OW, words(&[0x0f05, 3]));
+        });
+        decode(&bytes, 6).frames[0].0.clone()
+    };
+    let little = frame(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    assert_eq!(little.pixels[..5], [255, 0, 255, 0, 0]);
+    assert_eq!(frame(BIG_ENDIAN), little);
+}
+
 /// A photograph whose stored values go from -3 on, with four colours from `first` on.
 fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
     file(|object| {
@@ -148,24 +181,44 @@ fn palette(vr: VR, first: u16, bits: u16, entries: &[u16]) -> Vec<u8> {
         put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
         let cells: Vec<u16> = (0..30_i16).map(|at| (at - 3).cast_unsigned()).collect();
         put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
-        for (descriptor, data) in [
-            (
-                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-            (
-                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-            (
-                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
-                tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
-            ),
-        ] {
-            put(object, descriptor, vr, words(&[4, first, bits]));
-            put(object, data, VR::OW, words(entries));
-        }
+        put_palette(object, (vr, [4, first, bits]), entries);
     })
+}
+
+/// The same entries for red, green and blue.
+fn put_palette(object: &mut InMemDicomObject, (vr, numbers): (VR, [u16; 3]), entries: &[u16]) {
+    for (descriptor, data) in [
+        (
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+        (
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR,
+            tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA,
+        ),
+    ] {
+        put(object, descriptor, vr, words(&numbers));
+        put(object, data, VR::OW, words(entries));
+    }
+}
+
+#[test]
+fn numbers_of_colours_lose_nothing() {
+    let bytes = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let mut object = dicom_object::from_reader(&bytes[..]).unwrap();
+    put(&mut object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+    let tag = tags::PHOTOMETRIC_INTERPRETATION;
+    put(&mut object, tag, VR::CS, "PALETTE COLOR");
+    let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
+    put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
+    let mut with_palette = Vec::new();
+    object.write_all(&mut with_palette).unwrap();
+    let refusal = decode_file(&with_palette, &options(8)).unwrap_err();
+    assert_eq!(refusal.reason, Reason::UnsupportedPhotometric);
 }
 
 #[test]
@@ -271,6 +324,48 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     };
     assert_eq!(found(name), None);
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
+}
+
+/// A photograph has no window, and shows all that the header stores.
+#[test]
+fn a_photograph_of_fewer_bits_than_the_header_stores_is_refused() {
+    let of = |stored: u16, window: bool| {
+        refused(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Opt.as_str());
+            put(object, tags::BITS_STORED, VR::US, stored);
+            put(object, tags::HIGH_BIT, VR::US, stored - 1);
+            if window {
+                put(object, tags::WINDOW_CENTER, VR::DS, "1450");
+                put(object, tags::WINDOW_WIDTH, VR::DS, "2900");
+            }
+        })
+    };
+    // Its values go to 2900.
+    assert_eq!(of(12, false), None);
+    assert_eq!(of(13, false), None);
+    assert_eq!(of(14, false), Some(Reason::PixelDataMismatch));
+    assert_eq!(of(16, false), Some(Reason::PixelDataMismatch));
+    assert_eq!(of(16, true), None);
+}
+
+/// By a header of 12 bits a stream of 8 would be dark.
+#[test]
+fn a_jpeg_has_all_bits_that_the_header_stores() {
+    let good = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let found = |bits: [u8; 3]| {
+        let mut bytes = good.to_vec();
+        // Bits Allocated, Bits Stored, High Bit.
+        for (element, value) in (0..).zip(bits) {
+            let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
+            let at = bytes.windows(8).position(|window| window == head);
+            bytes[at.unwrap() + 8] = value;
+        }
+        let decoded = decode_file(&bytes, &options(8));
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(found([8, 8, 7]), None);
+    assert_eq!(found([16, 8, 7]), None);
+    assert_eq!(found([16, 12, 11]), Some(Reason::PixelDataMismatch));
 }
 
 #[test]

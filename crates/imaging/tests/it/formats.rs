@@ -169,6 +169,37 @@ fn what_a_tiff_claims_is_checked_before_anything_is_allocated() {
     refuses(&whole[..whole.len() / 2], Reason::Truncated);
 }
 
+/// Writers that know colours of 8 bits put them into a palette of 16, where each is nearly black.
+#[test]
+fn a_tiff_whose_palette_stays_black_is_refused() {
+    let mut bytes = read("palette-packbits.tif");
+    let at = value_of(&bytes, 320);
+    let at = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    for entry in bytes[at..at + 3 * 256 * 2].chunks_exact_mut(2) {
+        entry[0] = entry[1];
+        entry[1] = 0;
+    }
+    refuses(&bytes, Reason::UnsupportedColour);
+}
+
+/// Values of 12 bits in a picture of 16 would be nearly black.
+#[test]
+fn a_tiff_of_sixteen_bits_that_nobody_scaled_is_refused() {
+    let with = |sample: u16| {
+        let mut bytes = one_tile(1, 1, 16);
+        // Not packed, 16 bits, at the end.
+        for (tag, value) in [(259, 1_u32), (258, 16), (325, 512), (324, 134)] {
+            let at = value_of(&bytes, tag);
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes.extend(sample.to_le_bytes().repeat(256));
+        bytes
+    };
+    refuses(&with(4095), Reason::UnsupportedColour);
+    let decoded = decode_file(&with(40_000), &options()).unwrap();
+    assert_eq!(decoded.frames[0].1.notes, [Note::SixteenBitPicture]);
+}
+
 /// A page of one pixel in one deflated tile.
 fn one_tile(ink: u32, samples: u32, side: u32) -> Vec<u8> {
     let entries = [
@@ -285,6 +316,21 @@ fn mr_volumes_take_their_own_range() {
         medfleet_imaging::WindowSource::Volume
     );
     check_volume("mr-tilted-i32", 6);
+}
+
+/// Grey levels that a window made of a CT are called CT, and so are values without their shift.
+#[test]
+fn a_ct_volume_has_values_that_can_be_negative() {
+    let unsigned = |name: &str| {
+        let mut bytes = read(name);
+        // 16 bits, as before.
+        bytes[70..72].copy_from_slice(&512_u16.to_le_bytes());
+        let decoded = decode_file(&bytes, &options());
+        decoded.map(drop).map_err(|refusal| refusal.reason)
+    };
+    let refused = unsigned("ct-left-back-up.nii");
+    assert_eq!(refused, Err(Reason::NotHounsfield));
+    assert_eq!(unsigned("ct-scaled.nii"), Ok(()));
 }
 
 fn unsaid(modality: Option<Modality>) -> Result<usize, Refusal> {

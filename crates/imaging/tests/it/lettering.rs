@@ -65,7 +65,7 @@ fn image(says: &[(Tag, VR, &str)]) -> Vec<u8> {
         let pixels = PrimitiveValue::U16(pixels.into());
         put(object, tags::PIXEL_DATA, VR::OW, pixels);
         put(object, tags::RESCALE_SLOPE, VR::DS, "1");
-        put(object, tags::RESCALE_INTERCEPT, VR::DS, "0");
+        put(object, tags::RESCALE_INTERCEPT, VR::DS, "-1");
         for (tag, vr, value) in says {
             put(object, *tag, *vr, *value);
         }

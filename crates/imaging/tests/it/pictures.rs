@@ -89,6 +89,23 @@ fn sixteen_bits_use_the_full_range() {
     );
 }
 
+/// Values of 12 or 14 bits in a picture of 16 would be nearly black.
+#[test]
+fn sixteen_bits_that_nobody_scaled_are_refused() {
+    let of = |color: ExtendedColorType, samples: &[u16]| {
+        let bytes = samples.iter().flat_map(|sample| sample.to_ne_bytes());
+        let bytes = png(2, 2, color, &bytes.collect::<Vec<_>>());
+        let decoded = decode_file(&bytes, &Options::new(2, Limits::default()).unwrap());
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    let refused = Some(Reason::UnsupportedColour);
+    assert_eq!(of(ExtendedColorType::L16, &[0, 9, 99, 4095]), refused);
+    assert_eq!(of(ExtendedColorType::L16, &[0, 9, 99, 16_383]), refused);
+    assert_eq!(of(ExtendedColorType::L16, &[0, 9, 99, 16_384]), None);
+    let opaque = [0, u16::MAX, 9, u16::MAX, 99, u16::MAX, 4095, u16::MAX];
+    assert_eq!(of(ExtendedColorType::La16, &opaque), refused);
+}
+
 #[test]
 fn transparency_is_laid_over_black() {
     check(

@@ -188,6 +188,15 @@ fn only_embedded_overlays_use_the_bit_they_declare() {
             "{elements:?}"
         );
     }
+    // One that is a part of the stored values, and one whose plane was taken away.
+    let stored = |position: u16| {
+        let bytes = file(|object| {
+            put(object, Tag(0x6002, 0x0102), VR::US, position);
+        });
+        decode_file(&bytes, &options(8)).map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(stored(11).unwrap_err(), Reason::PixelDataMismatch);
+    assert!(stored(0).is_ok());
 }
 
 #[test]

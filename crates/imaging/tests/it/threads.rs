@@ -19,7 +19,7 @@ const FRAMES: usize = 9;
 
 const NUMBER_OF_FRAMES: &[u8] = b"\x28\0\x08\0IS\x02\0";
 /// Intercept and slope, which a CT has.
-const RESCALE: &[u8] = b"\x28\0\x52\x10DS\x02\x000 \x28\0\x53\x10DS\x02\x001 ";
+const RESCALE: &[u8] = b"\x28\0\x52\x10DS\x02\x00-1\x28\0\x53\x10DS\x02\x001 ";
 const ROWS: &[u8] = b"\x28\0\x10\0US\x02\0";
 const MODALITY: &[u8] = b"\x08\0\x60\0CS\x02\0";
 const PIXEL_DATA: &[u8] = b"\xe0\x7f\x10\0";

@@ -180,6 +180,19 @@ fn what_is_no_slice_is_left_out_with_a_reason() {
     assert_eq!(plan.notes, [Note::FewSlices]);
 }
 
+/// All but one would be left out, and that one shown as all there is.
+#[test]
+fn slices_with_one_name_are_slices_all_the_same() {
+    let of = |z: f64| {
+        slice(z, |object| {
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12")
+        })
+    };
+    let plan = plan_of(&[of(0.0), of(1.0), of(2.0), of(1.0)]).unwrap();
+    assert_eq!(plan.frames, [(0, 0), (1, 0), (2, 0)]);
+    assert_eq!(plan.fates[3].1, Fate::Unused(Unused::Duplicate));
+}
+
 #[test]
 fn the_last_acquisition_of_a_series_is_used() {
     let of = |z: f64, acquisition: &str| {
@@ -243,9 +256,37 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
         put(object, tags::RESCALE_INTERCEPT, VR::DS, "  ");
     });
     assert_eq!(plan_of(&[blank]).unwrap_err(), Reason::NotHounsfield);
+    // The default of who does not know it: stored values from 0 on would be water and bone.
+    let with = |intercept: &str, signed: u16| {
+        let file = slice(0.0, |object| {
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+            put(object, tags::PIXEL_REPRESENTATION, VR::US, signed);
+        });
+        plan_of(&[file]).err()
+    };
+    assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
+    assert_eq!(with("0", 1), None);
+    assert_eq!(with("-1", 0), None);
     let table = |kind: &str| slice(0.0, |object| by_table(object, kind, [1, 2, 3]));
     assert!(plan_of(&[table("HU")]).is_ok());
     assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
+}
+
+/// Tiles of a mosaic would be shown as one slice, and the numbers of colours as bone.
+#[test]
+fn what_is_no_grey_slice_is_refused() {
+    let kind = |text| (tags::IMAGE_TYPE, VR::CS, text);
+    check_alone(kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND"), None);
+    let refused = Some(Reason::MultiFrameNotSupportedYet);
+    check_alone(
+        kind("ORIGINAL\\PRIMARY\\DIFFUSION\\NONE\\ND\\MOSAIC"),
+        refused,
+    );
+    let presented = |text| (tags::PIXEL_PRESENTATION, VR::CS, text);
+    check_alone(presented("MONOCHROME"), None);
+    for other in ["COLOR", "MIXED"] {
+        check_alone(presented(other), Some(Reason::UnsupportedLut));
+    }
 }
 
 #[test]
