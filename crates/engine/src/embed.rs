@@ -187,6 +187,10 @@ impl EncodeBackend for LoadedEmbedder {
         });
         embedded.collect()
     }
+
+    fn computes(&mut self) -> bool {
+        self.model.computes()
+    }
 }
 
 #[cfg(test)]
