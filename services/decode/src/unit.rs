@@ -110,8 +110,8 @@ pub fn chunks(
     chunks.collect()
 }
 
-/// How many of the declared inputs are accounted for: shown, or listed with the reason why not, and never both. `None` for
-/// a manifest that names another input, or that shows nothing of what was sent.
+/// How many of the declared inputs are accounted for: shown, or listed with the reason why not, or both, as an archive is some of
+/// whose files are left out. `None` for a manifest that names another input, or that shows nothing of what was sent.
 fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
     let shown = manifest.frames.iter();
     let shown: BTreeSet<u32> = shown
@@ -124,7 +124,7 @@ fn accounted(manifest: &FramesManifest, declared: u32) -> Option<usize> {
         .collect();
     let known = shown.iter().chain(&unused).all(|index| *index < declared);
     let nothing = declared > 0 && shown.is_empty();
-    (known && !nothing && shown.is_disjoint(&unused)).then_some(shown.len() + unused.len())
+    (known && !nothing).then(|| shown.union(&unused).count())
 }
 
 /// The tokens of a chunk's images, if its list is of these frames and of this decoder's encoder.

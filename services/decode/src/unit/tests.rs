@@ -128,7 +128,10 @@ fn every_declared_input_is_shown_or_has_a_reason() {
     check(&[0, 0], &[], 1, Some(1));
     check(&[0, 2], &[], 3, Some(2));
     check(&[0, 3], &[1], 3, None);
-    check(&[0, 1], &[1], 2, None);
+    // A CT in one archive, with a localiser and slices that are not shown.
+    check(&[0, 0], &[0, 0], 1, Some(1));
+    check(&[0, 1], &[1], 2, Some(2));
+    check(&[0, 1], &[1], 3, Some(2));
     check(&[], &[0, 1], 2, None);
     let mut nameless = frames(1, &[0]);
     nameless.frames[0].info = None;
