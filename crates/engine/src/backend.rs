@@ -380,6 +380,11 @@ pub trait EncodeBackend: Send {
     /// # Errors
     /// The model's own.
     fn encode(&mut self, frames: &[Frame]) -> Result<Vec<ImageTokens>, EngineError>;
+
+    /// Whether its device still computes, asked after a call that failed.
+    fn computes(&mut self) -> bool {
+        true
+    }
 }
 
 /// The text half: image tokens and a prompt to text, for several sequences at different positions.
@@ -455,6 +460,11 @@ pub trait DecodeBackend: Send {
 
     /// Forgets a sequence and frees its memory.
     fn release(&mut self, sequence: Sequence);
+
+    /// Whether its device still computes, asked after a call that failed.
+    fn computes(&mut self) -> bool {
+        true
+    }
 }
 
 /// What can go wrong between a service and its model.
@@ -511,8 +521,8 @@ pub enum EngineError {
     /// The model failed; the batch is lost, the engine goes on.
     #[error("the model failed")]
     Model(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The model panicked; the engine has ended.
-    #[error("the model panicked; the engine has ended")]
+    /// The model panicked, or its device computes no more; the engine has ended.
+    #[error("the model broke; the engine has ended")]
     Panicked,
     /// A call into the model does not come back; the engine is lost, and its process ends.
     #[error("a call into the model does not come back; the engine is lost")]

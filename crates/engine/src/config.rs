@@ -14,6 +14,7 @@ use crate::backend::{Description, Dtype, EncodeBackend, EngineError};
 use crate::decode::{DecodeEngine, DecodeLimits};
 use crate::embed::LoadedEmbedder;
 use crate::encoding::Encoding;
+use crate::health::Health;
 use crate::real::{Half, Loaded, Origin, failed, to_model};
 use crate::simulated::{Simulated, SimulatedShape, SimulatedTiming};
 
@@ -465,6 +466,16 @@ impl DecodeModel {
             Self::Writer(engine) => Some(engine),
             Self::Embedder(_) => None,
         }
+    }
+
+    /// Waits until it can do nothing more, and says why. Without somebody who waits, a call into the model that does not come
+    /// back is not found.
+    pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
+        let monitor = match self {
+            Self::Writer(engine) => engine.monitor(),
+            Self::Embedder(embedder) => embedder.monitor(),
+        };
+        monitor.ended()
     }
 
     /// What it is.

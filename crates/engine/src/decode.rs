@@ -223,6 +223,11 @@ impl DecodeEngine {
         self.monitor.health()
     }
 
+    /// Whether it can still work, for whoever waits for its end.
+    pub(crate) const fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
     /// Waits until the engine ended, and says how. Without somebody who waits, a call into the model that does not come back
     /// is not found.
     pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {

@@ -9,6 +9,7 @@ use medfleet_model as model;
 use tokio::sync::Semaphore;
 
 use crate::backend::{Description, Dtype, EncodeBackend, EngineError, Frame, ImageTokens};
+use crate::health::{Call, Monitor, Patience, Reporter};
 use crate::real::{as_u32, failed, name_of};
 
 /// A loaded MedSigLIP; all clones are one.
@@ -18,6 +19,9 @@ pub struct LoadedEmbedder {
     description: Description,
     /// One comparison at a time: each uses every core.
     turn: Arc<Semaphore>,
+    /// Of comparisons; encoding has its own.
+    reporter: Arc<Reporter>,
+    monitor: Monitor,
 }
 
 /// How well a label fits a picture.
@@ -68,11 +72,19 @@ impl LoadedEmbedder {
             token_width: as_u32(model.width()),
             context_tokens_max: as_u32(model.text_tokens_max()),
         };
+        let (reporter, monitor) = Reporter::new(Patience::SAFE);
         Ok(Self {
             model: Arc::new(model),
             description,
             turn: Arc::new(Semaphore::new(1)),
+            reporter: Arc::new(reporter),
+            monitor,
         })
+    }
+
+    /// Whether it can still compare.
+    pub(crate) const fn monitor(&self) -> &Monitor {
+        &self.monitor
     }
 
     /// What was loaded.
@@ -106,18 +118,15 @@ impl LoadedEmbedder {
     /// How well each label fits each picture.
     ///
     /// # Errors
-    /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`].
+    /// As [`LoadedEmbedder::embeddings`], the model's own failure, [`EngineError::Panicked`], [`EngineError::Hung`].
     pub async fn compare(
         &self,
         images: &[ImageTokens],
         labels: Vec<String>,
     ) -> Result<Compared, EngineError> {
         let images = self.embeddings(images)?;
-        // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
-        let turn = Arc::clone(&self.turn).acquire_owned().await;
-        let model = Arc::clone(&self.model);
+        let (model, call) = (Arc::clone(&self.model), Call::compute(labels.len()));
         let comparing = move || {
-            let _turn = turn;
             let read = labels.iter().map(|label| model.read(label).map_err(failed));
             let read: Vec<model::ReadText> = read.collect::<Result<_, _>>()?;
             let labels = labels.iter().map(|label| model.text(label).map_err(failed));
@@ -134,8 +143,33 @@ impl LoadedEmbedder {
                 misread: misread(&read),
             })
         };
-        match tokio::task::spawn_blocking(comparing).await {
-            Ok(compared) => compared,
+        self.alone(call, comparing).await
+    }
+
+    /// Computes on another thread, when nothing else does. What breaks it ends all, as it does for an engine.
+    async fn alone<T: Send + 'static>(
+        &self,
+        call: Call,
+        compute: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        // The semaphore is never closed. The turn ends with the thread, not with whoever waits for it.
+        let turn = Arc::clone(&self.turn).acquire_owned();
+        let turn = self.monitor.answer(turn).await?;
+        let (model, reporter) = (Arc::clone(&self.model), Arc::clone(&self.reporter));
+        let computing = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let computed = reporter.guard(call, compute);
+            match &computed {
+                // The engine has ended by then.
+                Ok(_) | Err(EngineError::Panicked) => {}
+                Err(error) => {
+                    reporter.still_computes(error, || model.computes());
+                }
+            }
+            computed
+        });
+        match self.monitor.answer(computing).await? {
+            Ok(computed) => computed,
             Err(_) => Err(EngineError::Panicked),
         }
     }
@@ -187,6 +221,10 @@ impl EncodeBackend for LoadedEmbedder {
         });
         embedded.collect()
     }
+
+    fn computes(&mut self) -> bool {
+        self.model.computes()
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +232,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::health::Health;
 
     const CPU: model::ComputeDevice = model::ComputeDevice::Cpu;
 
@@ -235,6 +274,23 @@ mod tests {
             }
         }
         assert_eq!(found.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_comparison_that_breaks_the_model_ends_it_and_one_that_fails_does_not() {
+        let loaded = LoadedEmbedder::load(&folder(), Dtype::F32, CPU).expect("it loads");
+        let compute = |breaks: bool| {
+            loaded.alone(Call::compute(1), move || -> Result<(), EngineError> {
+                assert!(!breaks, "the test breaks it");
+                Err(EngineError::Model("no memory".into()))
+            })
+        };
+        let failed = compute(false).await;
+        assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
+        assert_eq!(loaded.monitor().health(), Health::Running);
+        let broken = compute(true).await;
+        assert!(matches!(broken, Err(EngineError::Panicked)), "{broken:?}");
+        assert_eq!(loaded.monitor().ended().await, Health::Failed);
     }
 
     #[test]

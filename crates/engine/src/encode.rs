@@ -132,16 +132,20 @@ fn serve(
         let start = Instant::now();
         let call = Call::compute(frames.len());
         let outcome = reporter.guard(call, || checked(backend.as_mut(), &frames));
+        let is_broken = match &outcome {
+            Ok(_) => false,
+            Err(EngineError::Panicked) => true,
+            Err(error) => !reporter.still_computes(error, || backend.computes()),
+        };
         // Before the answer goes out: its text may be here at once.
         encoding.end(mark, outcome.is_ok() && !answer.is_closed());
-        let panicked = matches!(outcome, Err(EngineError::Panicked));
         let answered = outcome.map(|tokens| Encoded {
             tokens,
             device: start.elapsed(),
         });
         // The caller may have gone meanwhile: then nobody wants the answer.
         let _ = answer.send(answered);
-        if panicked {
+        if is_broken {
             return;
         }
     }
@@ -189,16 +193,63 @@ mod tests {
         }
     }
 
+    /// Its device fails, and does nothing more where it is said to be lost.
+    struct Failing {
+        inner: Simulated,
+        is_lost: bool,
+    }
+
+    impl EncodeBackend for Failing {
+        fn description(&self) -> &Description {
+            EncodeBackend::description(&self.inner)
+        }
+        fn encode(&mut self, _: &[Frame]) -> Result<Vec<ImageTokens>, EngineError> {
+            Err(EngineError::Model("an illegal address".into()))
+        }
+        fn computes(&mut self) -> bool {
+            !self.is_lost
+        }
+    }
+
+    const SHAPE: SimulatedShape = SimulatedShape {
+        frame_side: 8,
+        tokens_per_image: 4,
+        token_width: 8,
+        words: 16,
+    };
+
+    fn grey() -> Frame {
+        Frame {
+            side: 8,
+            channels: 1,
+            pixels: vec![0; 64].into(),
+        }
+    }
+
+    const LAST: Purpose = Purpose {
+        class: Class::Routine,
+        is_last: true,
+    };
+
+    #[tokio::test]
+    async fn only_a_device_that_computes_no_more_ends_the_engine() {
+        for (is_lost, expected) in [(false, Health::Running), (true, Health::Failed)] {
+            let inner = Simulated::new(SHAPE, SimulatedTiming::default());
+            let backend = Box::new(Failing { inner, is_lost });
+            let engine = EncodeEngine::start(backend, 1).expect("a thread starts");
+            let failed = engine.encode(vec![grey()], LAST).await;
+            assert!(matches!(failed, Err(EngineError::Model(_))), "{failed:?}");
+            assert_eq!(engine.health(), expected);
+            let again = engine.encode(vec![grey()], LAST).await;
+            let is_refused = matches!(again, Err(EngineError::Panicked));
+            assert_eq!(is_refused, is_lost, "{again:?}");
+        }
+    }
+
     #[tokio::test]
     async fn an_encode_that_does_not_come_back_ends_the_engine_and_its_caller_learns_it() {
-        let shape = SimulatedShape {
-            frame_side: 8,
-            tokens_per_image: 4,
-            token_width: 8,
-            words: 16,
-        };
         let (permit, permits) = blocking::channel::<()>();
-        let simulated = Simulated::new(shape, SimulatedTiming::default());
+        let simulated = Simulated::new(SHAPE, SimulatedTiming::default());
         let hasty = Patience {
             unknown: Duration::from_millis(20),
             known: Duration::from_millis(20),
@@ -206,16 +257,7 @@ mod tests {
         };
         let backend = Box::new(Hanging(simulated, permits));
         let engine = EncodeEngine::start_with(backend, 1, hasty).expect("a thread starts");
-        let frame = Frame {
-            side: 8,
-            channels: 1,
-            pixels: vec![0; 64].into(),
-        };
-        let purpose = Purpose {
-            class: Class::Routine,
-            is_last: true,
-        };
-        let encode = engine.encode(vec![frame], purpose);
+        let encode = engine.encode(vec![grey()], LAST);
         let (ended, encoded) = tokio::join!(engine.ended(), encode);
         assert_eq!(ended, Health::Hung);
         assert!(matches!(encoded, Err(EngineError::Hung)), "{encoded:?}");

@@ -1,6 +1,7 @@
 //! Whether an engine can still work: the guard that turns a panic of the model into an error and an end, and the watch over
 //! calls into the model that do not come back (a stalled driver, a deadlock), which nothing can end but the process.
 
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::backend::EngineError;
 pub enum Health {
     /// Taking requests.
     Running,
-    /// The model panicked; the process has to end.
+    /// The model panicked, or its device computes no more; the process has to end.
     Failed,
     /// A call into the model did not come back; the process has to end.
     Hung,
@@ -25,7 +26,7 @@ pub enum Health {
 /// Why a process cannot go on with its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModelFailure {
-    /// The model panicked.
+    /// The model panicked, or its device computes no more.
     #[error("the model broke; the process ends in order")]
     Broke,
     /// A call into the model does not come back.
@@ -253,6 +254,24 @@ impl Reporter {
             self.failed();
             Err(EngineError::Panicked)
         })
+    }
+
+    /// Whether the device still computes after a call that failed. Where it does not, the engine ends as after a panic: the
+    /// process would go on taking units and fail each of them at once, sooner than others could do them.
+    pub(crate) fn still_computes(
+        &self,
+        failed: &EngineError,
+        computes: impl FnOnce() -> bool,
+    ) -> bool {
+        let computes = matches!(self.guard(Call::PREPARE, || Ok(computes())), Ok(true));
+        if !computes {
+            tracing::error!(
+                error = failed as &dyn Error,
+                "the device computes no more; the process ends, and others take its work"
+            );
+            self.failed();
+        }
+        computes
     }
 }
 

@@ -267,6 +267,10 @@ impl EncodeBackend for Encoder {
         };
         Ok(tokens.into_iter().map(convert).collect())
     }
+
+    fn computes(&mut self) -> bool {
+        self.loaded.model.computes()
+    }
 }
 
 #[cfg(test)]

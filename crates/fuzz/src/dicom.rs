@@ -15,8 +15,9 @@ pub const JPEG_LS: &str = "1.2.840.10008.1.2.4.81";
 pub const JPEG_2000: &str = "1.2.840.10008.1.2.4.91";
 /// High-throughput JPEG 2000.
 pub const HTJ2K: &str = "1.2.840.10008.1.2.4.203";
+/// Explicit VR little endian, pixels not compressed.
+pub const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 
-const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 const UNDEFINED: [u8; 4] = [0xff; 4];
 
 /// What a header says about its pixels.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use medfleet_kernels::{Kernels, Level};
 
 use crate::error::{BackendError, LoadError};
@@ -130,6 +130,17 @@ pub(crate) fn settle(device: &Device) -> Result<(), BackendError> {
     Ok(())
 }
 
+/// Whether the device still computes, by the least that it can be asked. After some failures of a GPU every later call fails
+/// too, until the process ends.
+pub(crate) fn computes(device: &Device) -> bool {
+    let sum = || -> candle_core::Result<Vec<f32>> {
+        let ones = Tensor::ones(1, DType::F32, device)?;
+        (ones + 1.0)?.to_vec1()
+    };
+    // The first call may be told of an earlier failure only: that of a release is kept for whoever calls next.
+    (0..2).any(|_| sum().is_ok_and(|sum| sum == [2.0]))
+}
+
 /// Kind of device, for a result's provenance: on another kind the same input may be rounded otherwise.
 pub(crate) fn describe(device: &Device, kernels: Option<Kernels>) -> String {
     match device {
@@ -198,6 +209,11 @@ mod tests {
         for text in ["", "cpu:1", "gpu", "cuda:", "cuda:-1", "cuda:x"] {
             assert!(text.parse::<ComputeDevice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_cpu_computes() {
+        assert!(computes(&Device::Cpu));
     }
 
     #[cfg(not(any(feature = "cuda", feature = "metal")))]

@@ -355,6 +355,12 @@ impl Model {
         }
     }
 
+    /// Whether its device still computes, to be asked after a call that failed.
+    #[must_use]
+    pub fn computes(&self) -> bool {
+        device::computes(&self.device)
+    }
+
     /// Tokens that end an answer, ascending: those that the files name, and the ends of text and of turn.
     #[must_use]
     pub fn stop_tokens(&self) -> &[u32] {

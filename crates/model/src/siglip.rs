@@ -114,6 +114,12 @@ impl Embedder {
         device::describe(&self.device, self.kernels)
     }
 
+    /// Whether its device still computes, to be asked after a call that failed.
+    #[must_use]
+    pub fn computes(&self) -> bool {
+        device::computes(&self.device)
+    }
+
     /// BLAKE3 over all weights.
     #[must_use]
     pub const fn digest(&self) -> &Digest {

@@ -54,6 +54,12 @@ pub async fn run(
 ) -> Result<(), StartError> {
     let pool = config.pool_name()?;
     let part = dependencies.health.part("decode");
+    let ended = model.ended();
+    dependencies.follow_model(
+        "decode model",
+        part.clone(),
+        async move { ended.await.check() },
+    );
     if let DecodeModel::Writer(engine) = &model {
         metrics::register_load(&dependencies.metrics, engine.load());
         match engine.phrases() {
@@ -65,12 +71,6 @@ pub async fn run(
                 tracing::info!("no tokens are proposed: not asked for, or not exact on this device")
             }
         }
-        let ended = engine.ended();
-        dependencies.follow_model(
-            "decode model",
-            part.clone(),
-            async move { ended.await.check() },
-        );
         if let Some(encoding) = engine.encoding() {
             let shutdown = dependencies.tasks.shutdown().clone();
             dependencies.tasks.start(HURRY, async move {

@@ -74,7 +74,7 @@ struct Tried {
     time: Duration,
 }
 
-/// The model panicked: the thread must end.
+/// The model panicked, or its device computes no more: the thread must end.
 struct Panicked;
 
 impl Scheduler {
@@ -226,18 +226,27 @@ impl Scheduler {
                 Ok(())
             }
             Err(EngineError::Panicked) => Err(self.fail_all()),
-            Err(error) => {
-                // All of its texts are lost, and each says why.
-                let cause: Arc<dyn Error + Send + Sync> = match error {
-                    EngineError::Model(cause) => Arc::from(cause),
-                    other => Arc::new(other),
-                };
-                for work in works {
-                    let lost = EngineError::Model(Box::new(Arc::clone(&cause)));
-                    self.fail(work.sequence, lost);
-                }
-                Ok(())
-            }
+            Err(error) => self.lose(&works, error),
+        }
+    }
+
+    /// All texts of a pass are lost, and each says why.
+    fn lose(&mut self, works: &[Work], error: EngineError) -> Result<(), Panicked> {
+        let backend = self.backend.as_mut();
+        // Before they are told: whoever is may ask again at once.
+        let computes = self.reporter.still_computes(&error, || backend.computes());
+        let cause: Arc<dyn Error + Send + Sync> = match error {
+            EngineError::Model(cause) => Arc::from(cause),
+            other => Arc::new(other),
+        };
+        for work in works {
+            let lost = EngineError::Model(Box::new(Arc::clone(&cause)));
+            self.fail(work.sequence, lost);
+        }
+        if computes {
+            Ok(())
+        } else {
+            Err(self.fail_all())
         }
     }
 

@@ -203,6 +203,7 @@ type Pass =
 struct Wrapped {
     inner: SimulatedDecoder,
     pass: Pass,
+    computes: bool,
     released: tokio::sync::mpsc::UnboundedSender<Sequence>,
 }
 
@@ -245,6 +246,9 @@ impl DecodeBackend for Wrapped {
         // Not every test listens.
         let _ = self.released.send(sequence);
     }
+    fn computes(&mut self) -> bool {
+        self.computes
+    }
 }
 
 fn wrapped(
@@ -256,6 +260,7 @@ fn wrapped(
     let backend = Wrapped {
         inner: simulated().decoder(kv_bytes_max),
         pass,
+        computes: true,
         released,
     };
     let engine = DecodeEngine::start(Box::new(backend), limits).expect("a thread starts");
@@ -343,6 +348,28 @@ async fn a_pass_that_is_lost_tells_its_texts_why() {
 }
 
 #[tokio::test]
+async fn a_device_that_computes_no_more_ends_the_engine() {
+    let (released, mut releases) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Wrapped {
+        inner: simulated().decoder(PLENTY),
+        pass: Box::new(|_, _| Err(EngineError::Model("an illegal address".into()))),
+        computes: false,
+        released,
+    };
+    let engine = DecodeEngine::start(Box::new(backend), LIMITS).expect("a thread starts");
+    let lost = text_of(&engine, request(&[1], greedy())).await;
+    let Err(EngineError::Model(cause)) = lost else {
+        panic!("the pass failed");
+    };
+    assert_eq!(cause.to_string(), "an illegal address");
+    assert_eq!(engine.health(), Health::Failed);
+    assert_eq!(releases.recv().await, Some(Sequence(0)));
+    // It takes nothing that it would only fail.
+    let refused = engine.decode(request(&[2], greedy())).await;
+    assert!(matches!(refused, Err(EngineError::Panicked)), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
     let (permit, permits) = blocking::channel::<()>();
     let pass: Pass = Box::new(move |inner, works| {
@@ -354,6 +381,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
     let backend = Wrapped {
         inner: simulated().decoder(PLENTY),
         pass,
+        computes: true,
         released,
     };
     let hasty = Patience {

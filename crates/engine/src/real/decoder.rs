@@ -350,6 +350,10 @@ impl DecodeBackend for Decoder {
             drafter.release(sequence);
         }
     }
+
+    fn computes(&mut self) -> bool {
+        self.loaded.model.computes()
+    }
 }
 
 impl Running {

@@ -131,6 +131,7 @@ fn every_declared_input_is_shown_or_has_a_reason() {
     // Two archives, and files of the second that are no slice or more slices than the model takes.
     check(&[0, 1], &[1, 1], 2, Some(2));
     check(&[0, 0], &[0], 2, Some(1));
+    check(&[0, 1], &[1], 3, Some(2));
     check(&[], &[0, 1], 2, None);
     let mut nameless = frames(1, &[0]);
     nameless.frames[0].info = None;

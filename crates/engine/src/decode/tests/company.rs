@@ -76,6 +76,7 @@ fn device(usual: Duration) -> Device {
     let backend = Wrapped {
         inner: simulated().decoder(PLENTY),
         pass,
+        computes: true,
         released,
     };
     let limits = DecodeLimits {
