@@ -29,9 +29,12 @@ use crate::unit::Removal;
 use crate::work::remove;
 
 /// Files of a job up to this many bytes in all are sent within the submit request, without uploads.
-const INLINE_BYTES_MAX: u64 = 1 << 20;
+const INLINE_BYTES_MAX: u64 = 256 << 10;
 /// Bytes of a file in one message of an upload. Progress of an upload is seen in steps of this size.
 const CHUNK_BYTES: usize = 128 << 10;
+/// Whatever line carries a message in the minute that the hub gives it carries a request in its two. On a slower line than a
+/// request needs, a job of a small file would be refused as late again and again, and a large file would pass.
+const _: () = assert!(INLINE_BYTES_MAX / 120 <= CHUNK_BYTES as u64 / 60);
 /// Pieces that wait to be sent.
 const CHUNKS_AHEAD: usize = 2;
 /// Resumes of an upload in a row after which the hub has stored no more of it; then the whole job is tried again later, and all of
