@@ -274,6 +274,9 @@ pub(super) async fn inputs(
             source,
         };
         let length = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
+        if length == 0 {
+            return Err(ClientError::Empty { path: path.clone() });
+        }
         total = total.saturating_add(length);
     }
     let mut inputs = Vec::with_capacity(files.len());
@@ -287,7 +290,8 @@ pub(super) async fn inputs(
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
             let of_file = &mut |how| news(index, how);
-            Source::Upload(client.upload(&mut kept, path, of_file).await?)
+            let sent = client.upload(&mut kept, path, of_file).await;
+            Source::Upload(sent.map_err(|refused| refused.of_file(path))?)
         };
         inputs.push(Input {
             source: Some(source),
@@ -392,6 +396,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::client::{Fleet, TlsFiles};
     use crate::command::parsed;
 
     fn check(line: &str, expected: Result<Kind, &str>) {
@@ -447,6 +452,25 @@ mod tests {
         refused("a.png --task report --labels a", "takes no --labels");
         refused("a.png --task embed --schema s", "takes no --schema");
         refused("a.png --task report --draw b.png", "takes no --draw");
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_named_before_anything_is_sent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = ["1.dcm", "2.dcm"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], b"x").expect("writes");
+        std::fs::write(&files[1], b"").expect("writes");
+        let fleet = Fleet {
+            server: "http://127.0.0.1:1".to_owned(),
+            token: "t".to_owned(),
+            tls: TlsFiles::default(),
+        };
+        let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        let sent = inputs(&client, &files, "", &mut |_, _| {}).await;
+        let error = sent.expect_err("there is nothing to send");
+        assert_eq!(error.exit(), Exit::Usage);
+        let said = error.to_string();
+        assert!(said.contains("2.dcm is empty"), "{said}");
     }
 
     #[tokio::test]
