@@ -43,6 +43,18 @@ fn a_count_of_none_is_refused() {
     }
 }
 
+/// As from a script whose variable is not set: to the fleet an empty name means every tenant.
+#[test]
+fn an_empty_tenant_is_not_every_tenant() {
+    for command in ["pause --class bulk", "resume --class bulk", "requeue"] {
+        let is_typed = |tenant: &str| {
+            let words = command.split(' ').chain(["--tenant", tenant]);
+            Cli::try_parse_from(std::iter::once("medfleet").chain(words)).is_ok()
+        };
+        assert!(is_typed("north") && !is_typed(""), "{command}");
+    }
+}
+
 #[test]
 fn every_command_on_the_pages_can_be_typed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
