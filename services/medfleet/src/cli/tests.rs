@@ -43,15 +43,24 @@ fn a_count_of_none_is_refused() {
     }
 }
 
-/// As from a script whose variable is not set: to the fleet an empty name means every tenant.
+/// As from a script whose variable is not set: to the fleet an empty name means every tenant, an empty request id a new job with
+/// each try, and an empty pseudonym none.
 #[test]
-fn an_empty_tenant_is_not_every_tenant() {
-    for command in ["pause --class bulk", "resume --class bulk", "requeue"] {
-        let is_typed = |tenant: &str| {
-            let words = command.split(' ').chain(["--tenant", tenant]);
+fn an_empty_word_is_not_taken_for_none() {
+    let lines = [
+        "pause --class bulk --tenant",
+        "resume --class bulk --tenant",
+        "requeue --tenant",
+        "submit a.dcm --task report --request-id",
+        "submit a.dcm --task report --patient",
+        "submit a.dcm --task report --study",
+    ];
+    for line in lines {
+        let is_typed = |word: &str| {
+            let words = line.split(' ').chain([word]);
             Cli::try_parse_from(std::iter::once("medfleet").chain(words)).is_ok()
         };
-        assert!(is_typed("north") && !is_typed(""), "{command}");
+        assert!(is_typed("north") && !is_typed(""), "{line}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use clap::builder::NonEmptyStringValueParser;
 use futures::FutureExt;
 use medfleet_core::{Class, GivenModality, TaskKind};
 use medfleet_imaging::Limits;
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = one_of(Class::ALL, Class::as_str), default_value = "routine")]
     class: Class,
     /// Idempotency key: the same key with the same request is the same job [default: a random one]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
     /// Model alias [default: the fleet's]
     #[arg(
