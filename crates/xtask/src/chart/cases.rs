@@ -161,7 +161,7 @@ fn nats() -> Vec<(&'static str, Value)> {
 fn scale() -> Vec<(&'static str, Value)> {
     let keda = |nats: bool| {
         json!({"autoscaling": {"workers": "keda", "keda": {
-            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats,
+            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats, "fallback": {"replicas": 9},
         }}})
     };
     let at_least_one = json!({"scale": {"min": 1}});
