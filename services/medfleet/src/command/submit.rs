@@ -198,6 +198,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     let files = paths::unpacked(args.paths.clone(), Limits::default())
         .await
         .map_err(Fault::usage)?;
+    check_count(args.task, files.files.len()).map_err(Fault::usage)?;
     let request_id = match &args.request_id {
         Some(id) => id.clone(),
         None => random_id()?,
@@ -252,6 +253,22 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     }
     drop(kept);
     Ok(exit)
+}
+
+/// Whether the task takes so many files: the fleet says so too, when all of them have been sent.
+fn check_count(task: TaskKind, files: usize) -> anyhow::Result<()> {
+    let (least, most) = task.images();
+    let takes = match most {
+        Some(most) if least == most => format!("exactly {least}"),
+        Some(most) => format!("{least} to {most}"),
+        None => format!("{least} or more"),
+    };
+    let fits = u32::try_from(files)
+        .is_ok_and(|files| files >= least && most.is_none_or(|most| files <= most));
+    if !fits {
+        bail!("--task {task} takes {takes} images; found {files} files");
+    }
+    Ok(())
 }
 
 /// That the fleet has it, for people.
@@ -453,6 +470,23 @@ mod tests {
         refused("a.png --task report --labels a", "takes no --labels");
         refused("a.png --task embed --schema s", "takes no --schema");
         refused("a.png --task report --draw b.png", "takes no --draw");
+    }
+
+    #[test]
+    fn too_many_files_are_refused_before_they_are_sent() {
+        let check = |task, files, expected: Option<&str>| {
+            let said = check_count(task, files)
+                .err()
+                .map(|error| error.to_string());
+            assert_eq!(said.as_deref(), expected);
+        };
+        check(TaskKind::Compare, 2, None);
+        let said = "--task compare takes exactly 2 images; found 900 files";
+        check(TaskKind::Compare, 900, Some(said));
+        let said = "--task report takes 1 or more images; found 0 files";
+        check(TaskKind::Report, 0, Some(said));
+        check(TaskKind::Report, 900, None);
+        check(TaskKind::Answer, 0, None);
     }
 
     #[tokio::test]
