@@ -35,6 +35,25 @@ fn parts(hub: &Fleet) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_takes_little_within_a_request_is_sent_uploads() -> Result<()> {
+    let limits = toml! {
+        [limits]
+        inline_bytes_max = "1B"
+    };
+    let hub = Fleet::start(Options {
+        ingest: limits,
+        ..Options::default()
+    })
+    .await?;
+    let site = Edge::start(&hub, Table::new()).await?;
+    let edge = site.client("st-mary").await?;
+    let job = edge.submit_picture(picture::png(64, 1)?).await?.name;
+    let ended = edge.wait_final(&job).await?;
+    ensure!(ended.state() == JobState::Completed, "{ended:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_to_the_hub_that_is_cut_goes_on_where_it_was() -> Result<()> {
     let limits = toml! {
         [limits]

@@ -308,9 +308,21 @@ fn wrong(key: &'static str, reason: &str) -> Result<(), OpenError> {
 pub(crate) mod s3 {
     //! The S3 client from settings.
 
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     use object_store::{Certificate, ClientOptions, ObjectStore};
 
     use super::{Arc, BackendConfig, BackendError, OpenError, Path, Secret};
+
+    /// What a cloud tells a pod in place of keys: its role, and where it gets the keys of an hour.
+    const IDENTITY: [AmazonS3ConfigKey; 7] = [
+        AmazonS3ConfigKey::RoleArn,
+        AmazonS3ConfigKey::RoleSessionName,
+        AmazonS3ConfigKey::StsEndpoint,
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+        AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+        AmazonS3ConfigKey::ContainerCredentialsFullUri,
+        AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    ];
 
     /// Makes the client; nothing is sent yet.
     pub(crate) fn client(config: &BackendConfig) -> Result<Arc<dyn ObjectStore>, OpenError> {
@@ -332,7 +344,7 @@ pub(crate) mod s3 {
         for authority in ca.as_deref().map_or(Ok(Vec::new()), authorities)? {
             options = options.with_root_certificate(authority);
         }
-        let mut builder = object_store::aws::AmazonS3Builder::new()
+        let mut builder = AmazonS3Builder::new()
             .with_client_options(options)
             .with_bucket_name(bucket)
             .with_region(region)
@@ -341,13 +353,28 @@ pub(crate) mod s3 {
             builder = builder.with_endpoint(endpoint);
         }
         let exposed = |secret: &Option<Secret>| secret.as_ref().map(|s| s.expose().to_owned());
-        if let (Some(id), Some(key)) = (exposed(access_key_id), exposed(secret_access_key)) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(key);
-        }
+        builder = match (exposed(access_key_id), exposed(secret_access_key)) {
+            (Some(id), Some(key)) => builder.with_access_key_id(id).with_secret_access_key(key),
+            // The environment is the one place where a cloud says it. Without that the machine's own role is asked for.
+            _ => with_identity(builder, &AmazonS3Builder::from_env()),
+        };
         let store = builder
             .build()
             .map_err(|error| BackendError::failed("open", false, error))?;
         Ok(Arc::new(store))
+    }
+
+    /// Takes the role from what is `given`, and nothing else of it: which bucket is meant, and where, the settings say.
+    pub(super) fn with_identity(
+        builder: AmazonS3Builder,
+        given: &AmazonS3Builder,
+    ) -> AmazonS3Builder {
+        IDENTITY
+            .into_iter()
+            .fold(builder, |builder, key| match given.get_config_value(&key) {
+                Some(value) => builder.with_config(key, value),
+                None => builder,
+            })
     }
 
     /// The certificates of a PEM file: at least one.
@@ -494,6 +521,25 @@ mod tests {
                   endpoint = 'https://s3.example', access_key_id = 'a', secret_access_key = 'b' }";
         let store = config(s3).open().expect("the settings are right");
         assert!(!format!("{store:?}").contains("\"b\""));
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn without_keys_the_role_of_the_pod_is_taken_and_nothing_else_of_its_environment() {
+        use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+        let given = AmazonS3Builder::new()
+            .with_config(Key::RoleArn, "arn:aws:iam::1:role/fleet")
+            .with_config(Key::WebIdentityTokenFile, "/var/run/token")
+            .with_config(Key::AccessKeyId, "another's")
+            .with_config(Key::Endpoint, "https://elsewhere.example");
+        let found = s3::with_identity(AmazonS3Builder::new(), &given);
+        for key in [Key::RoleArn, Key::WebIdentityTokenFile] {
+            let value = found.get_config_value(&key);
+            assert!(value.is_some() && value == given.get_config_value(&key));
+        }
+        for key in [Key::AccessKeyId, Key::Endpoint] {
+            assert_eq!(found.get_config_value(&key), None);
+        }
     }
 
     #[cfg(feature = "s3")]

@@ -40,12 +40,13 @@ medfleet.dev/pool: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
+{{/* "labels" beside what the selector takes: more of them, which stand above commonLabels. */}}
 {{- define "medfleet.labels" -}}
 {{ include "medfleet.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
-{{- range $key, $value := .root.Values.commonLabels }}
+{{- range $key, $value := merge (dict) (default dict .labels) .root.Values.commonLabels }}
 {{ $key }}: {{ $value | quote }}
 {{- end }}
 {{- end -}}

@@ -59,7 +59,8 @@ spec:
   cooldownPeriod: {{ $keda.cooldownSeconds }}
   fallback:
     failureThreshold: {{ $keda.fallback.failures }}
-    replicas: {{ $keda.fallback.replicas }}
+    {{- /* KEDA sets it past the most, which it knows as the autoscaler's alone. */}}
+    replicas: {{ min (int $keda.fallback.replicas) (int .max) }}
     behavior: currentReplicasIfHigher
   advanced:
     horizontalPodAutoscalerConfig:

@@ -283,16 +283,20 @@ impl Figures {
         self.standing.clear();
     }
 
-    /// Gives every family a value, so that the whole of it can be described.
+    /// Gives every family a value, and every value of its closed labels, so that the whole of it can be described.
     pub(crate) fn touch(&self, pool: &PoolName) {
         self.called(Method::GetJob, tonic::Code::Ok, 0.0);
-        self.show_backlog(&[Backlog {
-            lane: (Stage::Decode, pool.clone()),
-            class: Class::Routine,
-            units: 0,
-        }]);
-        let nothing = BTreeMap::from([((Stage::Decode, pool.clone(), Class::Routine), 0)]);
-        self.show_backlog_seconds(&nothing);
+        for stage in Stage::ALL {
+            for class in Class::ALL {
+                self.show_backlog(&[Backlog {
+                    lane: (*stage, pool.clone()),
+                    class: *class,
+                    units: 0,
+                }]);
+                let nothing = BTreeMap::from([((*stage, pool.clone(), *class), 0)]);
+                self.show_backlog_seconds(&nothing);
+            }
+        }
         self.standing.touch(pool);
     }
 }

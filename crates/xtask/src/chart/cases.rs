@@ -161,7 +161,7 @@ fn nats() -> Vec<(&'static str, Value)> {
 fn scale() -> Vec<(&'static str, Value)> {
     let keda = |nats: bool| {
         json!({"autoscaling": {"workers": "keda", "keda": {
-            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats,
+            "prometheusAddress": "http://prometheus:9090", "activateFromNats": nats, "fallback": {"replicas": 9},
         }}})
     };
     let at_least_one = json!({"scale": {"min": 1}});
@@ -219,8 +219,8 @@ fn everything() -> Value {
     });
     json!({
         "commonLabels": {"team": "on", "cost": "7"},
-        "podMonitor": {"enabled": true, "labels": {"release": "y"}},
-        "prometheusRule": {"enabled": true, "labels": {"release": "y"}, "runbookBaseUrl": "https://pages.example/of"},
+        "podMonitor": {"enabled": true, "labels": {"release": "y", "team": "off"}},
+        "prometheusRule": {"enabled": true, "labels": {"release": "y", "team": "off"}, "runbookBaseUrl": "https://pages.example/of"},
         "certManager": {"enabled": true, "issuer": {"kind": "ClusterIssuer", "name": "n"}, "ingestNames": ["fleet.example"]},
         "process": {"listenAddress": "[::]", "drainSeconds": 120, "logFormat": "text"},
         "queue": {"config": {"ack_wait": "45s", "heartbeat": "5s", "in_flight_max": 100}},

@@ -32,6 +32,10 @@ fn everywhere() -> Vec<Refusal> {
             &["app.kubernetes.io/name", "invalid propertyName"],
         ),
         (
+            json!({"podMonitor": {"labels": {"app.kubernetes.io/name": "x"}}}),
+            &["app.kubernetes.io/name", "invalid propertyName"],
+        ),
+        (
             json!({"commonLabels": {"team": "one and two"}}),
             &["/commonLabels/team", "does not match"],
         ),

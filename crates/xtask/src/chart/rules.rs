@@ -360,6 +360,12 @@ fn scaled_object(spec: &Value) -> Vec<String> {
     {
         violations.push("the first trigger is not the backlog in Prometheus".to_owned());
     }
+    let (fallback, most) = (&spec["fallback"]["replicas"], &spec["maxReplicaCount"]);
+    if fallback.as_u64() > most.as_u64() {
+        violations.push(format!(
+            "{fallback} workers where its metric fails, at most {most}"
+        ));
+    }
     for trigger in triggers {
         let metadata = &trigger["metadata"];
         violations.extend(match text(&trigger["type"]) {

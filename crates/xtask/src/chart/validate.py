@@ -11,6 +11,17 @@ import yaml
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+class Once(LOADER):
+    """Takes no key twice in one mapping, which kubectl does and tools in between do not."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def check(thing, versions, seen):
     """Violations of one object; the same object is checked once."""
     key = json.dumps(thing, sort_keys=True)
@@ -34,7 +45,7 @@ def main():
     seen = {}
     for name in sys.argv[2:]:
         with open(name, encoding="utf-8") as file:
-            things = [thing for thing in yaml.load_all(file, LOADER) if thing]
+            things = [thing for thing in yaml.load_all(file, Once) if thing]
         violations, without = [], set()
         for thing in things:
             found, unknown = check(thing, versions, seen)

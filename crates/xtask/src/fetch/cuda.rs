@@ -66,3 +66,25 @@ pub(crate) const PARTS: &[Tree] = &[
 pub(crate) fn run() -> Result<()> {
     super::trees(PARTS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places;
+
+    #[test]
+    fn the_container_has_the_cuda_that_was_measured() {
+        let path = places::root().join("deploy/images/cuda.Containerfile");
+        let text = std::fs::read_to_string(path).expect("a Containerfile");
+        let bases: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("FROM docker.io/nvidia/cuda:"))
+            .collect();
+        let version = FOLDER.replace("cuda-", "");
+        assert_eq!(bases.len(), 2, "to build with, and to run with");
+        assert!(
+            bases.iter().all(|base| base.starts_with(&version)),
+            "{bases:?}"
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! The metrics as `medfleet metrics` lists them from the services' own registries, and the page made from that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ pub(super) struct Metric {
     #[serde(rename = "type")]
     kind: String,
     labels: BTreeSet<String>,
+    values: BTreeMap<String, BTreeSet<String>>,
     help: String,
 }
 
@@ -33,6 +34,33 @@ GPU memory is not among them: no service asks the driver; the exporter of the GP
 
 /// Histograms whose buckets carry the id of a trace.
 const EXEMPLARS: &[&str] = &["unit_seconds", "first_token_seconds"];
+/// Labels whose values are not a few of ours, and what they are.
+const OPEN: [(&str, &str); 9] = [
+    ("code", "codes of gRPC, such as `OK` and `NOT_FOUND`"),
+    (
+        "method",
+        "methods of the [API](api.md), such as `SubmitJob`",
+    ),
+    ("pool", "pools, as the operators name them"),
+    (
+        "reason",
+        "codes of [what is refused](../imaging.md#what-is-refused)",
+    ),
+    ("service", "the program, such as `medfleet-ingest`"),
+    (
+        "setting",
+        "the setting that names the certificate's file, such as `ingest.tls.cert`",
+    ),
+    (
+        "stream",
+        "streams of the queue, such as `INTAKE_PREPROCESS` and `KV_JOBS_0`",
+    ),
+    (
+        "tenant",
+        "tenants, and `_other` for all beyond the twenty largest",
+    ),
+    ("version", "the program's, such as `0.1.0`"),
+];
 /// The stages, whose workers have the same metrics under their own names.
 const STAGES: [&str; 3] = ["preprocess", "encode", "decode"];
 
@@ -72,7 +100,36 @@ pub(super) fn page(metrics: &[Metric]) -> String {
             }
         }
     }
+    values(&mut text, metrics);
     text
+}
+
+/// What each label may say.
+fn values(text: &mut String, metrics: &[Metric]) {
+    text.push_str("\n## Labels\n\n| label | of | values |\n|---|---|---|\n");
+    let labels: BTreeSet<&String> = metrics.iter().flat_map(|m| m.values.keys()).collect();
+    for label in labels {
+        if let Some((_, what)) = OPEN.iter().find(|(open, _)| open == label) {
+            add(text, format_args!("| `{label}` | all | {what} |\n"));
+            continue;
+        }
+        let mut sets: BTreeMap<&BTreeSet<String>, Vec<String>> = BTreeMap::new();
+        for metric in metrics {
+            if let Some(values) = metric.values.get(label) {
+                let name = format!("`{}`", metric.name);
+                sets.entry(values).or_default().push(name);
+            }
+        }
+        for (values, names) in &sets {
+            let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+            let of = match sets.len() {
+                1 => "all".to_owned(),
+                _ => names.join(", "),
+            };
+            let values = values.join(", ");
+            add(text, format_args!("| `{label}` | {of} | {values} |\n"));
+        }
+    }
 }
 
 fn row(text: &mut String, name: &str, metric: &Metric) {

@@ -195,11 +195,15 @@ impl Standing {
         self.oldest_seconds.clear();
     }
 
-    /// Gives every family a value, so that the whole of it can be described.
+    /// Gives every family a value, and every value of its closed labels, so that the whole of it can be described.
     pub(super) fn touch(&self, pool: &PoolName) {
-        self.show_oldest(Stage::Decode, pool, Class::Routine, 0.0);
-        let key = (Stage::Decode, pool.clone());
-        self.show_crews(&BTreeMap::from([(key, Crew::default())]));
+        for stage in Stage::ALL {
+            for class in Class::ALL {
+                self.show_oldest(*stage, pool, *class, 0.0);
+            }
+            let key = (*stage, pool.clone());
+            self.show_crews(&BTreeMap::from([(key, Crew::default())]));
+        }
         self.show_usage(&[StreamUsage {
             stream: DEAD_STREAM.to_owned(),
             messages: 0,

@@ -3,13 +3,65 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::error::ErrorKind;
+use clap::{Command, CommandFactory, Parser};
 
 use super::Cli;
 
 #[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
+}
+
+#[test]
+fn a_count_of_none_is_refused() {
+    let plan = "plan --jobs-per-second 1 --encode-seconds 1 --decode-seconds 1";
+    let lines = [
+        // It would leave an empty set where one was.
+        "phantom --out x --count".to_owned(),
+        "eval --set x --task report --out x --limit".to_owned(),
+        "eval --set x --task report --out x --at-once".to_owned(),
+        // It would tell of jobs that take no time, as none is ever done.
+        format!("{plan} --decoders 1 --encoders"),
+        format!("{plan} --encoders 1 --decoders"),
+        format!("{plan} --slots-per-decoder"),
+        format!("{plan} --simulated-jobs"),
+        // It would wait for nobody.
+        "bench throughput --clients".to_owned(),
+        "bench throughput --jobs".to_owned(),
+        "bench throughput --rounds".to_owned(),
+        "bench throughput --slots".to_owned(),
+    ];
+    for line in lines {
+        let typed = |count: &str| {
+            let words = line.split_whitespace().chain([count]);
+            let read = Cli::try_parse_from(std::iter::once("medfleet").chain(words));
+            read.err().map(|error| error.kind())
+        };
+        assert_eq!(typed("0"), Some(ErrorKind::ValueValidation), "{line}");
+        assert_eq!(typed("1"), None, "{line}");
+    }
+}
+
+/// As from a script whose variable is not set: to the fleet an empty name means every tenant, an empty request id a new job with
+/// each try, and an empty pseudonym none.
+#[test]
+fn an_empty_word_is_not_taken_for_none() {
+    let lines = [
+        "pause --class bulk --tenant",
+        "resume --class bulk --tenant",
+        "requeue --tenant",
+        "submit a.dcm --task report --request-id",
+        "submit a.dcm --task report --patient",
+        "submit a.dcm --task report --study",
+    ];
+    for line in lines {
+        let is_typed = |word: &str| {
+            let words = line.split(' ').chain([word]);
+            Cli::try_parse_from(std::iter::once("medfleet").chain(words)).is_ok()
+        };
+        assert!(is_typed("north") && !is_typed(""), "{line}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Why a call to a fleet failed, and the exit code that it deserves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -58,6 +58,12 @@ pub(crate) enum ClientError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A file of which there is nothing to send.
+    #[error("{} is empty; leave it out, or export the study again", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
     },
     /// A file became shorter while it was sent.
     #[error("{} changed while it was sent: {total} bytes at the start, {sent} bytes at the end", path.display())]
@@ -167,6 +173,14 @@ impl ClientError {
         }
     }
 
+    /// Says which file was refused: the fleet was told no name of it.
+    pub(crate) fn of_file(mut self, path: &Path) -> Self {
+        if let Self::Refused { said, .. } = &mut self {
+            *said = format!("{}: {said}", path.display());
+        }
+        self
+    }
+
     /// The exit code that fits.
     pub(crate) fn exit(&self) -> Exit {
         match self {
@@ -177,7 +191,7 @@ impl ClientError {
             | Self::NoCertificates { .. }
             | Self::PlainText { .. }
             | Self::Certificates { .. } => Exit::Usage,
-            Self::File { .. } => Exit::Usage,
+            Self::File { .. } | Self::Empty { .. } => Exit::Usage,
             Self::FileChanged { .. } | Self::Protocol { .. } | Self::Output { .. } => Exit::Failed,
         }
     }
@@ -299,6 +313,18 @@ mod tests {
             ),
             Exit::Usage,
             "the fleet refused (DEADLINE_EXCEEDED): send large files by UploadInput",
+        );
+    }
+
+    #[test]
+    fn a_refused_file_is_named() {
+        let status = Status::resource_exhausted("start.total_bytes must be at most 512MiB");
+        let refused = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+        let refused = refused.of_file(Path::new("study/17.dcm"));
+        assert_eq!(refused.exit(), Exit::Usage);
+        assert_eq!(
+            refused.to_string(),
+            "the fleet refused (RESOURCE_EXHAUSTED): study/17.dcm: start.total_bytes must be at most 512MiB"
         );
     }
 

@@ -18,13 +18,15 @@ use tonic::{Code, Status};
 use super::error::said;
 use super::{Client, ClientError, retry};
 
-/// Most bytes that travel inside a submit request, over all inputs; larger studies are uploaded.
-pub(crate) const CONTENT_BYTES_MAX: u64 = 3 << 20;
+/// Most bytes that travel inside a submit request, over all inputs; larger studies are uploaded. The contract allows 3 MiB, and
+/// wants the request to come whole within two minutes.
+pub(crate) const CONTENT_BYTES_MAX: u64 = 512 << 10;
 /// Bytes of one message; the contract allows 2 MiB, and wants each to come whole within a minute.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Bits in a second of a line that carries one message in its minute: fewer than this.
+/// Bits in a second of a line that carries one message in its minute, and one request in its two: fewer than this.
 const SLOWEST_LINE: usize = 40_000;
 const _: () = assert!(CHUNK_BYTES * 8 / 60 < SLOWEST_LINE);
+const _: () = assert!(CONTENT_BYTES_MAX * 8 / 120 < SLOWEST_LINE as u64);
 /// When a complete upload that could not be renewed is renewed again.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// Chunks read ahead of the network.

@@ -7,6 +7,7 @@ mod outcomes;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::builder::RangedU64ValueParser;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use medfleet_imaging::{Format, Limits, decode_file, frame_to_png, sniff};
@@ -39,10 +40,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Only the first N records
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
     /// Jobs under way at a time
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     at_once: usize,
     /// Model alias [default: the fleet's]
     #[arg(
@@ -83,7 +84,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         bar.set_style(style.context("the progress bar's template")?);
         let mut answers = futures::stream::iter(&left)
             .map(|asked| asker.ask(asked))
-            .buffer_unordered(args.at_once.max(1));
+            .buffer_unordered(args.at_once);
         while let Some(outcome) = answers.next().await {
             log.add(outcome?)?;
             bar.inc(1);

@@ -1,6 +1,6 @@
 //! `medfleet metrics`: every metric of every service, from the registries themselves, so that no list can be wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use medfleet_core::{Stage, UnixMillis};
@@ -26,7 +26,8 @@ struct Metric {
     of: &'static str,
     name: String,
     kind: String,
-    labels: BTreeSet<String>,
+    /// Each with the values that it is seen with.
+    labels: BTreeMap<String, BTreeSet<String>>,
     help: String,
 }
 
@@ -39,7 +40,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         }
     } else {
         for metric in &metrics {
-            let labels: Vec<&str> = metric.labels.iter().map(String::as_str).collect();
+            let labels: Vec<&str> = metric.labels.keys().map(String::as_str).collect();
             let labels = labels.join(", ");
             show::print(&format!(
                 "{}  {}  {{{labels}}}  {}: {}",
@@ -110,30 +111,33 @@ fn parse(of: &'static str, text: &str) -> Vec<Metric> {
                 of,
                 name: format!("{name}{suffix}"),
                 kind: kind.to_owned(),
-                labels: BTreeSet::new(),
+                labels: BTreeMap::new(),
                 // The library ends every help with a dot of its own.
                 help: help.trim_end_matches('.').to_owned(),
             });
         } else if !line.starts_with('#')
             && let Some(metric) = metrics.last_mut()
         {
-            metric.labels.extend(labels(line));
+            for (label, value) in labels(line) {
+                metric.labels.entry(label).or_default().insert(value);
+            }
         }
     }
     metrics
 }
 
-/// Names of the labels of a sample, without a histogram's own.
-fn labels(line: &str) -> impl Iterator<Item = String> {
+/// The labels of a sample with their values, without a histogram's own.
+fn labels(line: &str) -> impl Iterator<Item = (String, String)> {
     // Our own examples: no value has a comma, a brace or a quotation mark in it.
     let inside = line.split_once('{').and_then(|(_, rest)| {
         let (inside, _) = rest.split_once('}')?;
         Some(inside)
     });
-    let names = inside.unwrap_or_default().split(',');
-    names
-        .filter_map(|label| label.split_once('=').map(|(name, _)| name.to_owned()))
-        .filter(|name| name != "le")
+    let pairs = inside.unwrap_or_default().split(',');
+    pairs
+        .filter_map(|label| label.split_once('='))
+        .filter(|(name, _)| *name != "le")
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()))
 }
 
 impl Metric {
@@ -142,7 +146,8 @@ impl Metric {
             "of": self.of,
             "name": self.name,
             "type": self.kind,
-            "labels": self.labels,
+            "labels": self.labels.keys().collect::<Vec<_>>(),
+            "values": self.labels,
             "help": self.help,
         })
     }
@@ -158,10 +163,25 @@ mod tests {
                     # HELP c Things.\n# TYPE c counter\nc_total 1\n# EOF\n";
         let found = parse("x", text);
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0].labels, BTreeSet::from(["class".to_owned()]));
+        let values = BTreeSet::from(["x".to_owned()]);
+        let expected = BTreeMap::from([("class".to_owned(), values)]);
+        assert_eq!(found[0].labels, expected);
         assert_eq!(found[0].help, "How long");
         assert_eq!(found[1].name, "c_total");
         assert!(found[1].labels.is_empty());
+    }
+
+    #[test]
+    fn every_value_of_a_closed_label_is_seen() {
+        let closed = [("class", 4), ("stage", 3), ("verdict", 4), ("job_known", 2)];
+        for metric in all().expect("registries encode") {
+            for (label, values) in &metric.labels {
+                let expected = closed.iter().find(|(closed, _)| closed == label);
+                if let Some((_, expected)) = expected {
+                    assert_eq!(values.len(), *expected, "{metric:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -176,7 +196,7 @@ mod tests {
             assert!(metric.name.starts_with("medfleet_"), "{metric:?}");
             assert!(!metric.help.is_empty(), "{metric:?}");
             let forbidden = ["job", "upload", "study", "patient", "trace_id"];
-            let ids = forbidden.map(|id| metric.labels.contains(id));
+            let ids = forbidden.map(|id| metric.labels.contains_key(id));
             assert!(!ids.contains(&true), "ids are in traces only: {metric:?}");
         }
         assert!(names.contains(&"medfleet_backlog_units"), "{names:?}");

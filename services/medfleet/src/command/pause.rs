@@ -1,5 +1,6 @@
 //! `medfleet pause`, `resume` and `pauses`: work that operators hold back, whatever replica leads. Needs an operator's token.
 
+use clap::builder::NonEmptyStringValueParser;
 use medfleet_core::Class;
 use medfleet_proto::v1::{self, Pause};
 use medfleet_queue::wire::class_to_wire;
@@ -14,7 +15,7 @@ use crate::show;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Whose work [default: every tenant's, of the class that --class names]
-    #[arg(long, value_name = "TENANT")]
+    #[arg(long, value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
     tenant: Option<String>,
     /// Of which class [default: every class, of the tenant that --tenant names]
     #[arg(long, value_name = "CLASS", value_parser = one_of(Class::ALL, Class::as_str))]

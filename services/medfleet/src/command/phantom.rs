@@ -14,7 +14,7 @@ use crate::exit::{CommandResult, Exit};
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// How many pictures
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// The same seed makes the same bytes
     #[arg(long, value_name = "S", default_value_t = 1)]

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATIO", default_value_t = 0.25)]
     decode_variation: f64,
     /// Texts that one decoder writes at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     slots_per_decoder: u32,
     /// Seconds that a job takes beside both stages, as `bench report` measures them
     #[arg(long, value_name = "SECONDS", default_value_t = 0.1)]
@@ -56,16 +56,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PART", default_value_t = 0.85)]
     utilisation_max: f64,
     /// Simulate this many encoders instead of looking for the fewest; needs --decoders
-    #[arg(long, value_name = "N", requires = "decoders")]
+    #[arg(long, value_name = "N", requires = "decoders", value_parser = clap::value_parser!(u32).range(1..))]
     encoders: Option<u32>,
     /// Simulate this many decoders; needs --encoders
-    #[arg(long, value_name = "N", requires = "encoders")]
+    #[arg(long, value_name = "N", requires = "encoders", value_parser = clap::value_parser!(u32).range(1..))]
     decoders: Option<u32>,
     /// Writes a second that one stream takes, as measured on your servers: prints how many of each are needed (of KV_JOBS_*: queue.record_shards)
     #[arg(long, value_name = "N")]
     stream_writes_per_second: Option<f64>,
     /// Jobs to simulate
-    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..))]
     simulated_jobs: u32,
     /// The same seed gives the same figures
     #[arg(long, value_name = "SEED", default_value_t = 1)]
@@ -116,7 +116,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         let error = anyhow::anyhow!("--utilisation-max must be above 0, and 1 at most");
         return Err(Fault::usage(error));
     }
-    let slots = args.slots_per_decoder.max(1);
+    let slots = args.slots_per_decoder;
     let mut plan = match (args.encoders, args.decoders) {
         (Some(encoders), Some(decoders)) => given(&load, &args, (encoders, decoders))?,
         _ => found(&load, &args).map_err(anyhow::Error::from)?,
@@ -166,7 +166,7 @@ fn load(args: &Args) -> Load {
 
 fn simulated_run(args: &Args) -> Run {
     Run {
-        jobs: args.simulated_jobs.max(1),
+        jobs: args.simulated_jobs,
         warm_up: args.simulated_jobs / 10,
         seed: args.seed,
     }
@@ -184,7 +184,7 @@ fn found(load: &Load, args: &Args) -> Result<Plan, NoPlan> {
 fn given(load: &Load, args: &Args, (encoders, decoders): (u32, u32)) -> Result<Plan, Fault> {
     let fleet = Fleet {
         encoders,
-        decode_slots: decoders.saturating_mul(args.slots_per_decoder.max(1)),
+        decode_slots: decoders.saturating_mul(args.slots_per_decoder),
     };
     let (encode, decode) = load.utilisation(fleet);
     if encode >= 1.0 || decode >= 1.0 {

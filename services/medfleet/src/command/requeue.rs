@@ -1,5 +1,6 @@
 //! `medfleet requeue`: queues what open jobs wait for once more, after a backup was put back. Needs an operator's token.
 
+use clap::builder::NonEmptyStringValueParser;
 use medfleet_proto::v1::RequeueJobsRequest;
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use crate::show;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Whose jobs [default: every tenant's]
-    #[arg(long, value_name = "TENANT")]
+    #[arg(long, value_name = "TENANT", value_parser = NonEmptyStringValueParser::new())]
     tenant: Option<String>,
     #[command(flatten)]
     server: ServerArgs,

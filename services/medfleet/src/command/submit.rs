@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use clap::builder::NonEmptyStringValueParser;
 use futures::FutureExt;
 use medfleet_core::{Class, GivenModality, TaskKind};
 use medfleet_imaging::Limits;
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = one_of(Class::ALL, Class::as_str), default_value = "routine")]
     class: Class,
     /// Idempotency key: the same key with the same request is the same job [default: a random one]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     request_id: Option<String>,
     /// Model alias [default: the fleet's]
     #[arg(
@@ -197,6 +198,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     let files = paths::unpacked(args.paths.clone(), Limits::default())
         .await
         .map_err(Fault::usage)?;
+    check_count(args.task, files.files.len()).map_err(Fault::usage)?;
     let request_id = match &args.request_id {
         Some(id) => id.clone(),
         None => random_id()?,
@@ -253,6 +255,22 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     Ok(exit)
 }
 
+/// Whether the task takes so many files: the fleet says so too, when all of them have been sent.
+fn check_count(task: TaskKind, files: usize) -> anyhow::Result<()> {
+    let (least, most) = task.images();
+    let takes = match most {
+        Some(most) if least == most => format!("exactly {least}"),
+        Some(most) => format!("{least} to {most}"),
+        None => format!("{least} or more"),
+    };
+    let fits = u32::try_from(files)
+        .is_ok_and(|files| files >= least && most.is_none_or(|most| files <= most));
+    if !fits {
+        bail!("--task {task} takes {takes} images; found {files} files");
+    }
+    Ok(())
+}
+
 /// That the fleet has it, for people.
 fn accepted(job: &Job, before: bool) -> String {
     let again = if before { " (accepted before)" } else { "" };
@@ -274,6 +292,9 @@ pub(super) async fn inputs(
             source,
         };
         let length = tokio::fs::metadata(path).await.map_err(unreadable)?.len();
+        if length == 0 {
+            return Err(ClientError::Empty { path: path.clone() });
+        }
         total = total.saturating_add(length);
     }
     let mut inputs = Vec::with_capacity(files.len());
@@ -287,7 +308,8 @@ pub(super) async fn inputs(
             Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
         } else {
             let of_file = &mut |how| news(index, how);
-            Source::Upload(client.upload(&mut kept, path, of_file).await?)
+            let sent = client.upload(&mut kept, path, of_file).await;
+            Source::Upload(sent.map_err(|refused| refused.of_file(path))?)
         };
         inputs.push(Input {
             source: Some(source),
@@ -392,6 +414,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::client::{Fleet, TlsFiles};
     use crate::command::parsed;
 
     fn check(line: &str, expected: Result<Kind, &str>) {
@@ -447,6 +470,42 @@ mod tests {
         refused("a.png --task report --labels a", "takes no --labels");
         refused("a.png --task embed --schema s", "takes no --schema");
         refused("a.png --task report --draw b.png", "takes no --draw");
+    }
+
+    #[test]
+    fn too_many_files_are_refused_before_they_are_sent() {
+        let check = |task, files, expected: Option<&str>| {
+            let said = check_count(task, files)
+                .err()
+                .map(|error| error.to_string());
+            assert_eq!(said.as_deref(), expected);
+        };
+        check(TaskKind::Compare, 2, None);
+        let said = "--task compare takes exactly 2 images; found 900 files";
+        check(TaskKind::Compare, 900, Some(said));
+        let said = "--task report takes 1 or more images; found 0 files";
+        check(TaskKind::Report, 0, Some(said));
+        check(TaskKind::Report, 900, None);
+        check(TaskKind::Answer, 0, None);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_is_named_before_anything_is_sent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = ["1.dcm", "2.dcm"].map(|name| folder.path().join(name));
+        std::fs::write(&files[0], b"x").expect("writes");
+        std::fs::write(&files[1], b"").expect("writes");
+        let fleet = Fleet {
+            server: "http://127.0.0.1:1".to_owned(),
+            token: "t".to_owned(),
+            tls: TlsFiles::default(),
+        };
+        let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
+        let sent = inputs(&client, &files, "", &mut |_, _| {}).await;
+        let error = sent.expect_err("there is nothing to send");
+        assert_eq!(error.exit(), Exit::Usage);
+        let said = error.to_string();
+        assert!(said.contains("2.dcm is empty"), "{said}");
     }
 
     #[tokio::test]

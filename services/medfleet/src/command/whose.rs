@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::builder::NonEmptyStringValueParser;
 use medfleet_core::STUDIES_MAX;
 use medfleet_imaging::{DeidentificationKey, Limits, Whose};
 
@@ -13,10 +14,10 @@ use medfleet_imaging::{DeidentificationKey, Limits, Whose};
 pub(super) struct WhoseArgs {
     /// Pseudonym of the patient, so that `erase --patient` finds the job: a keyed hash, 16 to 64 characters of A-Z, a-z, 0-9,
     /// '.', '_' and '-'; never a patient's number
-    #[arg(long, value_name = "PSEUDONYM", conflicts_with = "patient_key_file")]
+    #[arg(long, value_name = "PSEUDONYM", conflicts_with = "patient_key_file", value_parser = NonEmptyStringValueParser::new())]
     patient: Option<String>,
     /// Pseudonym of a study, so that `erase --study` finds the job; may be given up to 4 times
-    #[arg(long, value_name = "PSEUDONYM", conflicts_with = "patient_key_file")]
+    #[arg(long, value_name = "PSEUDONYM", conflicts_with = "patient_key_file", value_parser = NonEmptyStringValueParser::new())]
     study: Vec<String>,
     /// Make both of the DICOM headers with this key, as `deidentify --key-file` does: 64 hexadecimal digits. The key and what the
     /// headers say stay here

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use clap::builder::RangedU64ValueParser;
 use futures::FutureExt;
 use medfleet_queue::QueueConfig;
 use medfleet_queue::server::Sync;
@@ -35,16 +36,16 @@ const WARM_UP: u64 = 200;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Jobs in all
-    #[arg(long, value_name = "N", default_value_t = 6_000)]
+    #[arg(long, value_name = "N", default_value_t = 6_000, value_parser = clap::value_parser!(u64).range(1..))]
     jobs: u64,
     /// Parts in which they are run, each followed by as many jobs' raw writes
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// Clients at a time, each with one job under way; as many writers of the raw writes
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     clients: usize,
     /// Units that each worker process works on at a time
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     slots: u32,
     /// Streams that the job records are divided over (1 to 32), of the fleet and of the raw writes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
@@ -162,7 +163,7 @@ impl Both<'_> {
         let mut figures = Figures::default();
         figures.moments.push(self.moment(0)?);
         let progress = Progress::new(Instant::now());
-        let rounds = args.rounds.clamp(1, args.jobs.max(1));
+        let rounds = args.rounds.min(args.jobs);
         for round in 0..rounds {
             let many = args.jobs * (round + 1) / rounds - args.jobs * round / rounds;
             let numbers = next..next + many;

@@ -169,13 +169,18 @@ impl Asker {
         };
         match self.run(asked, &mut outcome).await {
             Ok(()) => Ok(outcome),
-            Err(error) => match error.downcast_ref::<ClientError>() {
-                Some(ClientError::Refused { code, .. }) if *code != "UNAUTHENTICATED" => {
-                    outcome.failure = Some(error.to_string());
-                    Ok(outcome)
+            Err(error) => {
+                let is_outcome = match error.downcast_ref::<ClientError>() {
+                    Some(ClientError::Refused { code, .. }) => *code != "UNAUTHENTICATED",
+                    Some(ClientError::Empty { .. }) => true,
+                    _ => false,
+                };
+                if !is_outcome {
+                    return Err(error);
                 }
-                _ => Err(error),
-            },
+                outcome.failure = Some(error.to_string());
+                Ok(outcome)
+            }
         }
     }
 
