@@ -16,7 +16,7 @@ use medfleet_tests::picture;
 use toml::{Table, Value, toml};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
-use crate::edge::{at_hub, large};
+use crate::edge::at_hub;
 
 /// Bytes of a part of an upload at the hub, so that a file has many.
 const PART_BYTES: usize = 128 << 10;

@@ -199,7 +199,7 @@ async fn a_job_that_has_just_come_further_is_left_to_who_moved_it() {
     let (_server, queue, acceptor) = without_a_unit(true).await;
     let (key, _) = kit::record(1, 1);
     acceptor.open.next_round();
-    assert_eq!(acceptor.open.next_round(), [key.clone()]);
+    assert_eq!(acceptor.open.next_round(), std::slice::from_ref(&key));
     let start = Move::Start {
         stage: Stage::Preprocess,
         unit: 0,
