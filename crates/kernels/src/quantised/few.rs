@@ -6,8 +6,10 @@ use super::many::more;
 use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::level::Work;
 
-/// Rows worked on together at most.
+/// Rows worked on together at most where there are sixteen registers.
 pub(super) const FEW_ROWS: usize = 4;
+/// The same where there are 32.
+const MORE_ROWS: usize = 8;
 /// How many blocks of 32 inputs ahead of their use they are asked for; those of 256 are asked for one ahead.
 const AHEAD: usize = 4;
 
@@ -29,7 +31,8 @@ impl Work for Few<'_> {
         } = self;
         let (blocks, stride) = (values.len() / rows, chunk.panels * LANES);
         // Tiles of about the same size.
-        let tile_rows = rows.div_ceil(rows.div_ceil(FEW_ROWS));
+        let most = if S::WIDE_DOTS { MORE_ROWS } else { FEW_ROWS };
+        let tile_rows = rows.div_ceil(rows.div_ceil(most));
         for panel in 0..chunk.panels {
             let units = chunk.weight.panel(chunk.first + panel);
             for first in (0..rows).step_by(tile_rows) {
@@ -45,7 +48,12 @@ impl Work for Few<'_> {
                     1 => tile.run::<S, 1>(),
                     2 => tile.run::<S, 2>(),
                     3 => tile.run::<S, 3>(),
-                    _ => tile.run::<S, FEW_ROWS>(),
+                    4 => tile.run::<S, 4>(),
+                    _ if !S::WIDE_DOTS => unreachable!("tiles have so many rows at most"),
+                    5 => tile.run::<S, 5>(),
+                    6 => tile.run::<S, 6>(),
+                    7 => tile.run::<S, 7>(),
+                    _ => tile.run::<S, MORE_ROWS>(),
                 }
             }
         }
