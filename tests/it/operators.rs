@@ -40,7 +40,11 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     fleet.kill_nats().await?;
-    let request = report(vec![inline(picture::png(32, 1)?)]);
+    let picture = picture::png(32, 1)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("picture.png");
+    std::fs::write(&file, &picture)?;
+    let request = report(vec![inline(picture)]);
     let refused = client.submit(request).await.expect_err("no queue");
     ensure!(
         refused.code() == tonic::Code::Unavailable,
@@ -49,9 +53,9 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
     );
 
     let output = Command::new(binary("medfleet")?)
+        .arg("submit")
+        .arg(&file)
         .args([
-            "submit",
-            "/dev/null",
             "--task",
             "report",
             "--server",
