@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use medfleet_proto::v1::{Class, JobState};
+use medfleet_proto::v1::JobState;
 use medfleet_tests::fleet::{Fleet, OPERATOR, Options, Role};
 use medfleet_tests::picture;
 use toml::toml;
@@ -19,8 +19,8 @@ async fn jobs_of_every_shard_end_and_a_new_ingest_knows_them() -> Result<()> {
     })
     .await?;
     let client = fleet.client("st-mary").await?;
-    let operator = fleet.client(OPERATOR).await?;
-    operator.pause("st-mary", Class::Unspecified).await?;
+    // So none of them ends before all are counted.
+    fleet.stop_role(Role::Preprocess).await?;
     let mut jobs = BTreeSet::new();
     for seed in 0..JOBS {
         let job = client.submit_picture(picture::png(32, seed)?).await?;
@@ -33,7 +33,7 @@ async fn jobs_of_every_shard_end_and_a_new_ingest_knows_them() -> Result<()> {
     let operator = fleet.client(OPERATOR).await?;
     let (open, _) = operator.requeue().await?;
     ensure!(open == JOBS, "{open} open jobs were found");
-    operator.resume("st-mary", Class::Unspecified).await?;
+    fleet.start_role(Role::Preprocess).await?;
     for job in &jobs {
         let ended = client.wait_final(job).await?;
         ensure!(ended.state() == JobState::Completed, "{ended:?}");
