@@ -79,6 +79,11 @@ pub(crate) trait Lanes: Copy {
 
     unsafe fn no_sums() -> Self::Sums;
     unsafe fn load_sums(from: *const i32) -> Self::Sums;
+    /// The same for all.
+    #[inline(always)]
+    unsafe fn splat_sums(sum: i32) -> Self::Sums {
+        unsafe { Self::load_sums([sum; LANES].as_ptr()) }
+    }
     /// 64 bytes: four i8 of each of sixteen outputs.
     unsafe fn load_quads(from: *const i8) -> Self::Quads;
     unsafe fn store_quads(to: *mut i8, quads: Self::Quads);

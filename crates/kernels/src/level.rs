@@ -188,6 +188,11 @@ impl Kernels {
     pub(crate) const fn has_tiles(self) -> bool {
         matches!(self.level, Level::Amx)
     }
+
+    /// Whether its lanes are [`crate::lanes::Lanes::WIDE_DOTS`].
+    pub(crate) const fn has_wide_dots(self) -> bool {
+        matches!(self.level, Level::Avx512 | Level::Amx)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -2,8 +2,8 @@
 //! itself in blocks of 32, so that a block's sum is exact in integers; blocks are added in order, in f32.
 //!
 //! A panel is sixteen outputs; `layout` says how it lies in memory. A few rows stream weights at the speed of memory and take
-//! them apart in registers (`few`). For many rows a panel's weights of 4 or 6 bits are taken apart once and stay in the first cache
-//! while all rows use them (`many`); where there is AMX it multiplies many rows (`tiled`). All sum the same integers, so all give
+//! them apart in registers (`few`). For many rows a panel's weights are taken apart once and stay in the first cache while all rows
+//! use them (`many`, and `wide` with AVX-512); where there is AMX it multiplies many rows (`tiled`). All sum the same integers, so all give
 //! the same.
 
 mod few;
@@ -11,20 +11,20 @@ mod layout;
 mod many;
 mod store;
 mod tiled;
+mod wide;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::lanes::{LANES, Lanes};
-use crate::level::Kernels;
+use crate::level::{Kernels, Work};
 use crate::number::Number;
 use crate::pieces::filled;
 use crate::product::{Finish, Then, each, rows_of};
-use few::{FEW_ROWS, Few};
+use few::{FEW_ROWS, Few, MORE_ROWS};
 use layout::{Layout, Unit};
-use many::{Kind, Many, Tiles};
-
+use many::{Many, Tiles};
 use tiled::Tiled;
 
 pub use store::store_q8_0;
@@ -35,6 +35,8 @@ const BLOCK: usize = 32;
 const CHUNK_PANELS: usize = 4;
 /// Rows worked on between two passes over the weights; with a block of 256 inputs a quarter of a megabyte.
 const BLOCK_ROWS: usize = 80 * many::TILE_ROWS;
+/// Blocks that one task quantises.
+const TASK_BLOCKS: usize = 64;
 /// Multiplications below which a product is not worth a second thread.
 const PARALLEL_MIN: usize = 1 << 17;
 
@@ -92,7 +94,7 @@ pub struct Quantised {
 }
 
 /// A row's block of inputs.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C, align(4))]
 struct Values {
     scale: f32,
@@ -229,7 +231,23 @@ impl Quantised {
     }
 }
 
+/// Blocks of inputs, quantised.
+struct Quantise<'a, T> {
+    x: &'a [T],
+    values: &'a mut [Values],
+}
+
+impl<T: Number> Work for Quantise<'_, T> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        for (values, block) in self.values.iter_mut().zip(self.x.chunks_exact(BLOCK)) {
+            *values = quantise(block);
+        }
+    }
+}
+
 /// A block of inputs: the largest becomes 127 or −127. What is no number makes the whole block none.
+#[inline(always)]
 fn quantise<T: Number>(block: &[T]) -> Values {
     /// 3 × 2^22: added to a number below 2^22 it rounds it to a whole one, ties to even, whose last byte is that of the sum.
     const ROUND: f32 = 12_582_912.0;
@@ -280,6 +298,21 @@ impl Kernels {
         T::quantised_product(self, x, weight, then)
     }
 
+    /// `[rows, blocks]` of `[rows, inputs]`.
+    fn quantised_rows<T: Number>(self, x: &[T], parallel: bool) -> Vec<Values> {
+        let mut values = vec![Values::default(); x.len() / BLOCK];
+        if parallel {
+            let parts = values.par_chunks_mut(TASK_BLOCKS);
+            parts
+                .zip(x.par_chunks(TASK_BLOCKS * BLOCK))
+                .for_each(|(values, x)| self.run(Quantise { x, values }));
+        } else {
+            let values = &mut values;
+            self.run(Quantise { x, values });
+        }
+        values
+    }
+
     pub(crate) fn quantised_product_of<T: Number>(
         self,
         x: &[T],
@@ -293,16 +326,15 @@ impl Kernels {
             for first in (0..rows).step_by(BLOCK_ROWS) {
                 let count = BLOCK_ROWS.min(rows - first);
                 let x = &x[first * weight.inputs..(first + count) * weight.inputs];
-                let values: Vec<Values> = if parallel && count > 1 {
-                    x.par_chunks(BLOCK).with_min_len(64).map(quantise).collect()
-                } else {
-                    x.chunks(BLOCK).map(quantise).collect()
-                };
-                let left = match Kind::of(weight.form) {
+                let values = self.quantised_rows(x, parallel && count > 1);
+                let left = match weight.form {
                     _ if count <= FEW_ROWS => Left::Few(values),
                     _ if self.has_tiles() => Left::Tiled(values),
-                    Some(kind) => Left::Many(kind, Tiles::new(&values, count, parallel)),
-                    None => Left::Few(values),
+                    // Bytes already: taking them apart pays for more than two tiles of them, and two panels at a time.
+                    Form::Q8_0 if count <= 2 * MORE_ROWS || !self.has_wide_dots() => {
+                        Left::Few(values)
+                    }
+                    form => Left::Many(Tiles::new(form, &values, count, parallel)),
                 };
                 each(
                     weight.outputs.div_ceil(CHUNK_PANELS * LANES),
@@ -328,11 +360,7 @@ impl Kernels {
                                 rows: count,
                                 chunk,
                             }),
-                            Left::Many(kind, tiles) => self.run(Many {
-                                kind: *kind,
-                                tiles,
-                                chunk,
-                            }),
+                            Left::Many(tiles) => self.run(Many { tiles, chunk }),
                         }
                         self.run(Finish {
                             sums: &sums,
@@ -356,7 +384,7 @@ enum Left {
     Few(Vec<Values>),
     /// The same.
     Tiled(Vec<Values>),
-    Many(Kind, Tiles),
+    Many(Tiles),
 }
 
 /// A chunk of outputs for all rows.

@@ -171,6 +171,11 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn splat_sums(sum: i32) -> Self::Sums {
+        unsafe { _mm512_set1_epi32(sum) }
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(from: *const i8) -> Self::Quads {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }

@@ -9,7 +9,7 @@ use crate::level::Work;
 /// Rows worked on together at most where there are sixteen registers.
 pub(super) const FEW_ROWS: usize = 4;
 /// The same where there are 32.
-const MORE_ROWS: usize = 8;
+pub(super) const MORE_ROWS: usize = 8;
 /// How many blocks of 32 inputs ahead of their use they are asked for; those of 256 are asked for one ahead.
 const AHEAD: usize = 4;
 
@@ -106,10 +106,11 @@ unsafe fn q8_0<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
         let mut at = units.as_ptr().cast::<i8>();
         for block in 0..rows[0].len() {
             LAYOUT.prefetch::<S>(at, AHEAD, (0, 1));
-            let mut exact = rows.map(|row| {
-                let [first, second] = row.get_unchecked(block).halves.map(i32::from);
-                S::sums_of_eights(first + second)
-            });
+            let mut exact = [S::no_sums(); R];
+            for (exact, row) in exact.iter_mut().zip(rows) {
+                let [first, second] = row.get_unchecked(block).halves;
+                *exact = S::sums_of_eights(i32::from(first) + i32::from(second));
+            }
             for index in 0..BLOCK / 4 {
                 let weights = S::load_eights(at.add(LAYOUT.weights + index * 4 * LANES));
                 for (exact, row) in exact.iter_mut().zip(rows) {
@@ -153,7 +154,10 @@ unsafe fn q4_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
             let mut below = [S::splat(0.0); R];
             for part in 0..PARTS {
                 LAYOUT.prefetch::<S>(at, 1, (part, PARTS));
-                let values = rows.map(|row| row.get_unchecked(first + part));
+                let mut values = [rows[0].get_unchecked(first + part); R];
+                for (values, row) in values.iter_mut().zip(rows) {
+                    *values = row.get_unchecked(first + part);
+                }
                 let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
                 // Eight times two products of at most 15 × 127: within an i16.
                 let mut dots = [S::no_dots(); R];
@@ -193,7 +197,10 @@ unsafe fn q6_k<S: Lanes, const R: usize>(units: &[Unit], rows: [&[Values]; R]) -
             let scale = S::load_f16(at.cast());
             for part in 0..PARTS {
                 LAYOUT.prefetch::<S>(at, 1, (part, PARTS));
-                let values = rows.map(|row| row.get_unchecked(first + part));
+                let mut values = [rows[0].get_unchecked(first + part); R];
+                for (values, row) in values.iter_mut().zip(rows) {
+                    *values = row.get_unchecked(first + part);
+                }
                 let nibbles = at.add(LAYOUT.weights + part * PART_NIBBLES);
                 let high = at.add(LAYOUT.high + part * PART_HIGH);
                 let scales = S::load_byte_pairs(at.add(LAYOUT.scales.0 + part * LAYOUT.scales.1));

@@ -1,5 +1,5 @@
-//! Many rows of weights of 4 or 6 bits: a panel's weights of 256 inputs are taken apart once, into bytes, and stay in the
-//! first cache while all rows use them. (Weights of 8 bits are bytes already: `few` is no slower for any number of rows.)
+//! Many rows: a panel's weights of 256 inputs are taken apart once, into bytes, and stay in the first cache while all rows use
+//! them. (Weights of 8 bits are bytes already: only where [`super::wide`] works on them does this pay.)
 
 use rayon::prelude::*;
 
@@ -10,16 +10,18 @@ use crate::level::Work;
 
 /// Rows worked on together at most.
 pub(super) const TILE_ROWS: usize = 6;
-const QUADS: usize = BLOCK / 4;
+/// Steps of the inner loop for 32 inputs.
+pub(super) const QUADS: usize = BLOCK / 4;
 /// Bytes of a block's weights in quads.
 pub(super) const PART_BYTES: usize = BLOCK * LANES;
 
-/// Rows in tiles: tile t has its rows' values side by side, at ((t × blocks + block) × … + …) × TILE_ROWS.
+/// Rows in tiles of [`TILE_ROWS`], whose values are side by side; what is used together is together. Each is
+/// [blocks / [`PARTS`], tiles, [`PARTS`], …, [`TILE_ROWS`]], the last of the first with as many parts as there are.
 pub(super) struct Tiles {
-    rows: usize,
+    pub(super) rows: usize,
     /// Blocks of a row.
-    blocks: usize,
-    /// What a step of the inner loop takes of each row: four values.
+    pub(super) blocks: usize,
+    /// What a step of the inner loop takes of each row: four values; [`QUADS`] for each block.
     steps: Vec<i32>,
     /// Scale of each row.
     scales: Vec<f32>,
@@ -27,6 +29,9 @@ pub(super) struct Tiles {
     sums: Vec<f32>,
     /// −16 × the sums of both halves, two i16: what makes up for weights that are 32 more than they mean.
     more: Vec<i32>,
+    /// The same where sums have 32 bits: −32 × the sums of both halves; for weights of 8 bits, which are 128 more there, −128 × the
+    /// whole sum.
+    less: Vec<[i32; 2]>,
 }
 
 /// −16 × the sums of both halves. 16 × 127 × 16 is within an i16.
@@ -37,10 +42,9 @@ pub(super) fn more(values: &Values) -> i32 {
 
 impl Tiles {
     /// Of `[rows, blocks]`.
-    pub(super) fn new(values: &[Values], rows: usize, parallel: bool) -> Self {
+    pub(super) fn new(form: Form, values: &[Values], rows: usize, parallel: bool) -> Self {
         let blocks = values.len() / rows;
-        let tile_blocks = blocks * TILE_ROWS;
-        let count = rows.div_ceil(TILE_ROWS) * tile_blocks;
+        let count = rows.div_ceil(TILE_ROWS) * TILE_ROWS * blocks;
         let mut tiles = Self {
             rows,
             blocks,
@@ -48,60 +52,70 @@ impl Tiles {
             scales: vec![0.0; count],
             sums: vec![0.0; count],
             more: vec![0; count],
+            less: vec![[0; 2]; count],
         };
         for (row, values) in values.chunks_exact(blocks).enumerate() {
-            let first = row / TILE_ROWS * tile_blocks + row % TILE_ROWS;
             for (block, values) in values.iter().enumerate() {
-                let at = first + block * TILE_ROWS;
+                let at = tiles.first(row / TILE_ROWS, block) + row % TILE_ROWS;
                 tiles.scales[at] = values.scale;
                 tiles.sums[at] = values.sum;
                 tiles.more[at] = more(values);
+                let halves = values.halves.map(i32::from);
+                tiles.less[at] = match form {
+                    Form::Q8_0 => [-128 * (halves[0] + halves[1]), 0],
+                    Form::Q4K | Form::Q6K => halves.map(|sum| -32 * sum),
+                };
             }
         }
-        let fill = |(tile, steps): (usize, &mut [i32])| {
-            for row in tile * TILE_ROWS..rows.min((tile + 1) * TILE_ROWS) {
-                let values = &values[row * blocks..(row + 1) * blocks];
-                let steps = steps.iter_mut().skip(row % TILE_ROWS).step_by(TILE_ROWS);
+        let together = rows.div_ceil(TILE_ROWS) * TILE_ROWS * PARTS * QUADS;
+        let fill = |(index, steps): (usize, &mut [i32])| {
+            let parts = PARTS.min(blocks - index * PARTS);
+            for (row, values) in values.chunks_exact(blocks).enumerate() {
+                let values = &values[index * PARTS..][..parts];
+                let first = row / TILE_ROWS * parts * QUADS * TILE_ROWS + row % TILE_ROWS;
+                let steps = steps[first..].iter_mut().step_by(TILE_ROWS);
                 let fours = values.iter().flat_map(|block| block.values.chunks_exact(4));
                 for (step, four) in steps.zip(fours) {
                     *step = i32::from_le_bytes(std::array::from_fn(|at| four[at] as u8));
                 }
             }
         };
-        let tile = tile_blocks * QUADS;
-        if parallel && rows > TILE_ROWS {
-            let tiles = tiles.steps.par_chunks_mut(tile).enumerate();
-            tiles.for_each(fill);
+        if parallel {
+            let steps = tiles.steps.par_chunks_mut(together).enumerate();
+            steps.for_each(fill);
         } else {
-            tiles.steps.chunks_mut(tile).enumerate().for_each(fill);
+            tiles.steps.chunks_mut(together).enumerate().for_each(fill);
         }
         tiles
     }
-}
 
-/// Which forms these are.
-#[derive(Clone, Copy)]
-pub(super) enum Kind {
-    /// [`Form::Q4K`].
-    Four,
-    /// [`Form::Q6K`].
-    Six,
-}
+    /// Where the scales of a tile at a block of inputs begin.
+    #[inline(always)]
+    fn first(&self, tile: usize, block: usize) -> usize {
+        let from = block / PARTS * PARTS;
+        let parts = PARTS.min(self.blocks - from);
+        let tiles = self.rows.div_ceil(TILE_ROWS);
+        (from * tiles + tile * parts + block - from) * TILE_ROWS
+    }
 
-impl Kind {
-    /// `None` for a form that is not worked on so.
-    pub(super) const fn of(form: Form) -> Option<Self> {
-        match form {
-            Form::Q8_0 => None,
-            Form::Q4K => Some(Self::Four),
-            Form::Q6K => Some(Self::Six),
+    /// A tile at a block of inputs, and where its sums are, rows `stride` apart.
+    #[inline(always)]
+    pub(super) fn tile(&self, tile: usize, block: usize, sums: &mut [f32], stride: usize) -> Tile {
+        let first = self.first(tile, block);
+        Tile {
+            steps: self.steps[first * QUADS..].as_ptr(),
+            scales: self.scales[first..].as_ptr(),
+            sums: self.sums[first..].as_ptr(),
+            more: self.more[first..].as_ptr(),
+            less: self.less[first..].as_ptr(),
+            to: sums.as_mut_ptr(),
+            stride,
         }
     }
 }
 
 /// A chunk of outputs for many rows.
 pub(super) struct Many<'a> {
-    pub(super) kind: Kind,
     pub(super) tiles: &'a Tiles,
     pub(super) chunk: Chunk<'a>,
 }
@@ -124,8 +138,12 @@ pub(super) struct Apart {
 impl Work for Many<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self) {
-        let Self { kind, tiles, chunk } = self;
-        let layout = layout::Layout::of(chunk.weight.form);
+        if S::WIDE_DOTS {
+            return self.run_wide::<S>();
+        }
+        let Self { tiles, chunk } = self;
+        let form = chunk.weight.form;
+        let layout = layout::Layout::of(form);
         let mut apart = Apart::new();
         for from in (0..tiles.blocks).step_by(PARTS) {
             let block = from / PARTS;
@@ -134,28 +152,21 @@ impl Work for Many<'_> {
                 // SAFETY: the block is there.
                 unsafe {
                     let at = units.as_ptr().cast::<i8>().add(block * layout.bytes());
-                    match kind {
-                        Kind::Four => apart.q4_k::<S>(at),
-                        Kind::Six => apart.q6_k::<S>(at),
+                    match form {
+                        Form::Q4K => apart.q4_k::<S>(at),
+                        Form::Q6K => apart.q6_k::<S>(at),
+                        Form::Q8_0 => unreachable!("a few rows at a time"),
                     }
                     // The panel behind this one, while rows are multiplied.
                     layout.prefetch::<S>(at, tiles.blocks / PARTS, (0, 1));
                 }
                 let stride = chunk.panels * LANES;
                 for index in 0..tiles.rows.div_ceil(TILE_ROWS) {
-                    let first = (index * tiles.blocks + from) * TILE_ROWS;
                     let sums = &mut chunk.sums[index * TILE_ROWS * stride + panel * LANES..];
-                    let tile = Tile {
-                        steps: tiles.steps[first * QUADS..].as_ptr(),
-                        scales: tiles.scales[first..].as_ptr(),
-                        sums: tiles.sums[first..].as_ptr(),
-                        more: tiles.more[first..].as_ptr(),
-                        to: sums.as_mut_ptr(),
-                        stride,
-                    };
+                    let tile = tiles.tile(index, from, sums, stride);
                     let rows = TILE_ROWS.min(tiles.rows - index * TILE_ROWS);
                     // SAFETY: tiles have all of their rows, and sums a place for each.
-                    unsafe { tile.add::<S>(kind, rows, &apart) };
+                    unsafe { tile.add::<S>(form, rows, &apart) };
                 }
             }
         }
@@ -170,6 +181,23 @@ impl Apart {
             scales: [0.0; PARTS * LANES],
             mins: [0.0; PARTS * LANES],
             min_scale: [0.0; LANES],
+        }
+    }
+
+    /// As [`Lanes::dot`] takes them, of so many parts.
+    #[inline(always)]
+    pub(super) unsafe fn q8_0<S: Lanes>(&mut self, at: *const i8, parts: usize) {
+        const LAYOUT: layout::Layout = layout::Q8_0;
+        unsafe {
+            for part in 0..parts {
+                let at = at.add(part * LAYOUT.bytes());
+                S::load_f16(at.cast()).store(self.scales[part * LANES..].as_mut_ptr());
+                let to = self.weights[part * PART_BYTES..].as_mut_ptr();
+                for quad in 0..QUADS {
+                    let weights = S::load_eights(at.add(LAYOUT.weights + quad * 4 * LANES));
+                    S::store_quads(to.add(quad * 4 * LANES), weights);
+                }
+            }
         }
     }
 
@@ -227,29 +255,30 @@ impl Apart {
 
 /// A tile of rows at a block of inputs, and where its sums are, `stride` apart.
 #[derive(Clone, Copy)]
-struct Tile {
-    steps: *const i32,
-    scales: *const f32,
-    sums: *const f32,
+pub(super) struct Tile {
+    pub(super) steps: *const i32,
+    pub(super) scales: *const f32,
+    pub(super) sums: *const f32,
     more: *const i32,
-    to: *mut f32,
-    stride: usize,
+    pub(super) less: *const [i32; 2],
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
 }
 
 impl Tile {
     #[inline(always)]
-    unsafe fn add<S: Lanes>(self, kind: Kind, rows: usize, apart: &Apart) {
+    unsafe fn add<S: Lanes>(self, form: Form, rows: usize, apart: &Apart) {
         unsafe {
-            match (kind, rows) {
-                (Kind::Four, 1) => self.q4_k::<S, 1>(apart),
-                (Kind::Four, 2) => self.q4_k::<S, 2>(apart),
-                (Kind::Four, 3) => self.q4_k::<S, 3>(apart),
-                (Kind::Four, 4) => self.q4_k::<S, 4>(apart),
-                (Kind::Four, 5) => self.q4_k::<S, 5>(apart),
-                (Kind::Four, _) => self.q4_k::<S, TILE_ROWS>(apart),
-                (Kind::Six, 1) => self.q6_k::<S, 1>(apart),
-                (Kind::Six, 2) => self.q6_k::<S, 2>(apart),
-                (Kind::Six, _) => {
+            match (form, rows) {
+                (Form::Q4K, 1) => self.q4_k::<S, 1>(apart),
+                (Form::Q4K, 2) => self.q4_k::<S, 2>(apart),
+                (Form::Q4K, 3) => self.q4_k::<S, 3>(apart),
+                (Form::Q4K, 4) => self.q4_k::<S, 4>(apart),
+                (Form::Q4K, 5) => self.q4_k::<S, 5>(apart),
+                (Form::Q4K, _) => self.q4_k::<S, TILE_ROWS>(apart),
+                (Form::Q6K, 1) => self.q6_k::<S, 1>(apart),
+                (Form::Q6K, 2) => self.q6_k::<S, 2>(apart),
+                (_, _) => {
                     // Three rows at a time: scales and both kinds of weights take registers too.
                     self.q6_k::<S, 3>(apart);
                     let rest = self.behind(3);
@@ -273,6 +302,7 @@ impl Tile {
                 scales: self.scales.add(rows),
                 sums: self.sums.add(rows),
                 more: self.more.add(rows),
+                less: self.less.add(rows),
                 to: self.to.add(rows * self.stride),
                 ..self
             }
@@ -341,9 +371,7 @@ impl Tile {
                             *dots = S::add_dots(*dots, up, *steps.add(TILE_ROWS));
                         }
                         // Two times two products of at most 63 × 127 are within an i16.
-                        if !S::WIDE_DOTS || two % 2 == 1 {
-                            scale_all::<S, R>(&mut exact, &mut dots, scales);
-                        }
+                        scale_all::<S, R>(&mut exact, &mut dots, scales);
                     }
                 }
                 self.finish::<S, R>(part, exact, apart);

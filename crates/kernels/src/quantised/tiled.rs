@@ -5,9 +5,9 @@
 use std::mem::offset_of;
 use std::ops::Range;
 
-use super::layout::{Layout, PARTS, Q4K, Q6K, Q8_0};
-use super::many::{Apart, Kind, PART_BYTES};
-use super::{BLOCK, Chunk, LANES, Lanes, Values};
+use super::layout::{Layout, PARTS, Q8_0};
+use super::wide::Laid;
+use super::{BLOCK, Chunk, Form, LANES, Lanes, Values};
 use crate::amx::{self, Blocks, Exact, PANELS, ROWS, TILE_ROWS};
 use crate::level::Work;
 
@@ -30,15 +30,6 @@ struct Corner<'a> {
     stride: usize,
 }
 
-/// A panel's weights of 4 or 6 bits, of up to 256 inputs.
-struct Laid {
-    apart: Apart,
-    /// [parts]: integer scales; for Q6_K those of the first half.
-    near: [f32; PARTS * LANES],
-    /// Those of the second.
-    far: [f32; PARTS * LANES],
-}
-
 impl Work for Tiled<'_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self) {
@@ -50,9 +41,9 @@ impl Work for Tiled<'_> {
             }
             // SAFETY: who makes one has tiles; rows, panels and their sums are there.
             unsafe {
-                match Kind::of(self.chunk.weight.form) {
-                    None => self.pass_q8_0::<S>(rows, count),
-                    Some(kind) => self.pass_apart::<S>(kind, rows, count),
+                match self.chunk.weight.form {
+                    Form::Q8_0 => self.pass_q8_0::<S>(rows, count),
+                    form => self.pass_apart::<S>(form, rows, count),
                 }
             }
         }
@@ -74,13 +65,13 @@ impl Tiled<'_> {
     }
 
     #[inline(always)]
-    unsafe fn pass_apart<S: Lanes>(&mut self, kind: Kind, rows: Range<usize>, count: usize) {
-        let layout = Layout::of(self.chunk.weight.form);
+    unsafe fn pass_apart<S: Lanes>(&mut self, form: Form, rows: Range<usize>, count: usize) {
+        let layout = Layout::of(form);
         let blocks = self.values.len() / self.rows;
         // Halves of 16 inputs have scales of their own in 6 bits.
-        let bytes = match kind {
-            Kind::Four => BLOCK,
-            Kind::Six => BLOCK / 2,
+        let bytes = match form {
+            Form::Q6K => BLOCK / 2,
+            _ => BLOCK,
         };
         let mut laid = [Laid::new(), Laid::new()];
         unsafe {
@@ -88,13 +79,13 @@ impl Tiled<'_> {
             for from in (0..blocks).step_by(PARTS) {
                 for panel in (0..self.chunk.panels).step_by(PANELS) {
                     for (laid, units) in laid.iter_mut().zip(self.units(panel)) {
-                        laid.fill::<S>(kind, units.add(from / PARTS * layout.bytes()));
+                        laid.fill::<S>(form, units.add(from / PARTS * layout.bytes()), PARTS);
                     }
                     for row in rows.clone().step_by(count) {
                         let mut corner = self.corner(row, count, panel);
-                        match kind {
-                            Kind::Four => corner.add_q4_k::<S>(from, &laid),
-                            Kind::Six => corner.add_q6_k::<S>(from, &laid),
+                        match form {
+                            Form::Q6K => corner.add_q6_k::<S>(from, &laid),
+                            _ => corner.add_q4_k::<S>(from, &laid),
                         }
                     }
                 }
@@ -256,50 +247,4 @@ impl Corner<'_> {
 unsafe fn sums<S: Lanes>(exact: &Exact, (row, panel): (usize, usize)) -> S {
     let tile = &exact.0[row / TILE_ROWS * PANELS + panel];
     unsafe { S::from_sums(S::load_sums(tile[row % TILE_ROWS].as_ptr())) }
-}
-
-impl Laid {
-    fn new() -> Self {
-        Self {
-            apart: Apart::new(),
-            near: [0.0; PARTS * LANES],
-            far: [0.0; PARTS * LANES],
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn fill<S: Lanes>(&mut self, kind: Kind, at: *const i8) {
-        unsafe {
-            match kind {
-                Kind::Four => {
-                    self.apart.q4_k::<S>(at);
-                    let (scales, distance) = Q4K.scales;
-                    for part in 0..PARTS {
-                        let scales = S::load_u8(at.add(scales + part * distance).cast());
-                        scales.store(self.near[part * LANES..].as_mut_ptr());
-                    }
-                }
-                Kind::Six => {
-                    self.apart.q6_k::<S>(at);
-                    let (scales, distance) = Q6K.scales;
-                    for part in 0..PARTS {
-                        let scales = at.add(scales + part * distance).cast::<[[i8; 2]; LANES]>();
-                        let lanes = part * LANES..(part + 1) * LANES;
-                        let to = self.near[lanes.clone()]
-                            .iter_mut()
-                            .zip(&mut self.far[lanes]);
-                        for ((near, far), scales) in to.zip(scales.read()) {
-                            (*near, *far) = (f32::from(scales[0]), f32::from(scales[1]));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// A part's lines of weights, from its first or second half on.
-    #[inline(always)]
-    fn lines(&self, part: usize, half: usize) -> *const i8 {
-        self.apart.weights[part * PART_BYTES + half * PART_BYTES / 2..].as_ptr()
-    }
 }
