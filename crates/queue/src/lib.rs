@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use medfleet_core::{PoolName, UnixMillis};
+use tokio::time::Instant;
 
 use api::Api;
 use bucket::Bucket;
@@ -98,6 +99,11 @@ pub struct Queue {
 /// nats-server looks every 10 s whether it has heard of a majority within the last 10 s (`lostQuorumCheck` and
 /// `lostQuorumInterval` in its `raft.go`), and stops leading if not.
 const DEPOSED_MAX: Duration = Duration::from_secs(20);
+/// For how long a start goes on where the server does not answer in time: it may be starting too, or choosing leaders for streams
+/// of which it has just heard.
+const ENSURED_WITHIN: Duration = Duration::from_secs(30);
+/// How long it rests before it asks again.
+const ENSURE_AGAIN: Duration = Duration::from_millis(250);
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,13 +145,13 @@ impl Queue {
     }
 
     /// Creates or updates every stream and bucket, and the durable consumers of `pools`. Consumers of other pools stay.
-    /// Safe to call again and from many processes at once.
+    /// Safe to call again and from many processes at once. What is not answered in time is asked again, for half a minute.
     ///
     /// # Errors
     /// [`QueueError::Refused`] when the server cannot change a stream to what is configured, [`QueueError::RecordShards`] when
     /// the fleet keeps records in another number of shards, and transient ones.
     pub async fn ensure(&self, pools: &[PoolName]) -> Result<()> {
-        streams::ensure(&self.api, &self.config, pools, streams::Present::Changed).await
+        self.ensured(pools, streams::Present::Changed).await
     }
 
     /// As [`Queue::ensure`], and leaves every stream that is there as it is: for those who do not own its limits. A retention
@@ -154,7 +160,28 @@ impl Queue {
     /// # Errors
     /// As [`Queue::ensure`]; for another number of shards also where no record is kept.
     pub async fn ensure_there(&self, pools: &[PoolName]) -> Result<()> {
-        streams::ensure(&self.api, &self.config, pools, streams::Present::Left).await
+        self.ensured(pools, streams::Present::Left).await
+    }
+
+    /// Again where the server did not answer in time.
+    async fn ensured(&self, pools: &[PoolName], present: streams::Present) -> Result<()> {
+        let until = Instant::now() + ENSURED_WITHIN;
+        loop {
+            let error = match streams::ensure(&self.api, &self.config, pools, present).await {
+                Err(error @ (QueueError::TimedOut { .. } | QueueError::Unavailable { .. })) => {
+                    error
+                }
+                ended => return ended,
+            };
+            if Instant::now() >= until {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the queue is not prepared yet; trying again"
+            );
+            tokio::time::sleep(ENSURE_AGAIN).await;
+        }
     }
 
     /// In how many shards the fleet's records are, whatever these settings say; none where no process of it has ever started.

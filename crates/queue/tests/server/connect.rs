@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use medfleet_core::setting::Secret;
 use medfleet_core::{PoolName, Stage};
 use medfleet_queue::{ConnectError, Queue, QueueConfig};
-use medfleet_testkit::{self as kit, NATS_DEFAULT, NatsServer};
+use medfleet_testkit::{self as kit, FaultyLink, NATS_DEFAULT, NatsServer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -114,5 +114,23 @@ async fn many_processes_make_the_streams_at_once_and_again() -> Result<()> {
         matches!(closed, Err(medfleet_queue::QueueError::Closed)),
         "{closed:?}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn streams_are_made_by_a_server_that_takes_its_time() -> Result<()> {
+    let nats = NatsServer::start().await?;
+    let link = FaultyLink::to(nats.port()).await?;
+    let mut config = kit::config(&link.nats_url());
+    config.request_timeout = medfleet_core::setting::DurationText::from_millis(300);
+    let queue = Queue::connect(&config, kit::clock()).await?;
+    link.stall();
+    let pools = [kit::pool()];
+    let mut making = std::pin::pin!(queue.ensure(&pools));
+    let patience = 3 * config.request_timeout.get();
+    let given_up = tokio::time::timeout(patience, &mut making).await;
+    ensure!(given_up.is_err(), "it ended: {given_up:?}");
+    link.mend();
+    making.await?;
     Ok(())
 }
