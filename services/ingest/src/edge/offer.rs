@@ -262,7 +262,7 @@ impl Edge {
             .await
         {
             // A hub may take less within a request than others do (its `ingest.limits.inline_bytes_max`).
-            Err(Trouble::Refused(_)) if is_small && !parcel.files.is_empty() => {
+            Err(Trouble::Refused(why)) if is_small && plan::is_to_upload(&why) => {
                 self.submit_as(behalf, (key, record), &parcel, false).await
             }
             submitted => submitted,

@@ -29,6 +29,21 @@ fn only_what_medfleet_refuses_fails_a_job() {
 }
 
 #[test]
+fn only_for_the_bytes_within_its_request_is_a_job_sent_again_as_uploads() {
+    let check = |field: &str, allowed: &str, expected: bool| {
+        let Trouble::Refused(why) = by_hub(&Refusal::invalid(field, allowed)) else {
+            panic!("a hub refuses it");
+        };
+        assert_eq!(is_to_upload(&why), expected, "{why}");
+    };
+    // As every release says it.
+    let too_many = "at most 1B of content in one request; upload larger files";
+    check("inputs", too_many, true);
+    check("inputs", "compare takes exactly 2 images; found 1", false);
+    check("model", "one of tiny", false);
+}
+
+#[test]
 fn what_passes_is_waited_for_as_long_as_the_hub_says() {
     let delay = Duration::from_secs(7);
     let busy = Refusal::Busy {
