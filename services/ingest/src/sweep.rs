@@ -59,11 +59,11 @@ impl Acceptor {
     }
 
     async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
-        let mut trouble = Trouble::default();
+        let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_pending(age).await? {
             let shard = self.queue.record_shard(&key.job);
             if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_accept(&key, noted).await);
+                let swept = go_on(&key, self.sweep_accept(&key, (noted, losses)).await);
                 trouble.note(swept, Some(shard));
             }
         }
@@ -71,11 +71,11 @@ impl Acceptor {
     }
 
     async fn sweep_all_aside(&self, age: Duration) -> Result<(), QueueError> {
-        let mut trouble = Trouble::default();
+        let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_aside(age).await? {
             let shard = self.queue.record_shard(&key.job);
             if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_aside(&key, noted).await);
+                let swept = go_on(&key, self.sweep_aside(&key, (noted, losses)).await);
                 // The intake of one stage is full: those that wait for another are not held up by it.
                 let is_full = matches!(swept, Err(QueueError::Full { .. }));
                 trouble.note(swept, Some(shard).filter(|_| !is_full));
@@ -128,7 +128,12 @@ impl Acceptor {
         Ok(())
     }
 
-    async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+    /// Finishes an accept that was noted, as it was listed when the connection had been lost so often.
+    async fn sweep_accept(
+        &self,
+        key: &JobKey,
+        (noted, losses): (Revision, u64),
+    ) -> Result<(), QueueError> {
         if let Some((record, _)) = self.queue.record(key).await?
             && record.state == JobState::Accepted
         {
@@ -136,7 +141,7 @@ impl Acceptor {
             self.figures.swept.inc();
         }
         // A job without a record was never answered for, so there is nothing to finish.
-        self.queue.remove_pending(noted).await
+        self.queue.remove_pending(noted, losses).await
     }
 
     /// Queues the units that a job waits for after one of them was removed, and publishes its latest event: a job that has ended by
@@ -145,7 +150,11 @@ impl Acceptor {
     /// The note stays as long as one of the units is with the workers. The worker that set it aside may have stood still before it
     /// removed the unit, or its acknowledgement may still be on its way. Such a late acknowledgement does not remove a unit that is
     /// queued now, in the place of one that is gone.
-    async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+    async fn sweep_aside(
+        &self,
+        key: &JobKey,
+        (noted, losses): (Revision, u64),
+    ) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
             // It had a record when it was set aside. Either an outdated server answers, and the next pass finds it; or the
             // record is gone, and the note expires by its age.
@@ -162,7 +171,7 @@ impl Acceptor {
         tracing::debug!(job = %key.job, queued_units, is_out, "a job that was set aside is queued again");
         match is_out {
             true => Ok(()),
-            false => self.queue.remove_pending(noted).await,
+            false => self.queue.remove_pending(noted, losses).await,
         }
     }
 }
