@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, JobState, protocol};
+use medfleet_core::{JobKey, JobRecord, JobState, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
@@ -94,38 +94,45 @@ impl Acceptor {
         }
         let first = *turn % still.len();
         let in_turn = still[first..].iter().chain(&still[..first]);
+        let mut trouble = Trouble::default();
         for key in in_turn.take(STILL_MAX) {
             *turn = turn.wrapping_add(1);
-            go_on(key, self.look_after(key).await)?;
+            let shard = self.queue.record_shard(&key.job);
+            if !trouble.is_at(shard) {
+                trouble.note(go_on(key, self.look_after(key).await), Some(shard));
+            }
         }
-        Ok(())
+        trouble.end()
     }
 
     /// Queues the units that a job waits for and that are neither in the intake nor with the workers, unless the job was set aside.
     async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
-        let Some((record, revision)) = self.queue.record(key).await? else {
-            // The next reading of all records decides whether it is gone.
+        let Some(record) = self.standing(key).await? else {
             return Ok(());
         };
-        self.open.take_record(key, &record);
-        if !self.open.stands_still(key) {
-            // Whoever has just moved it may still be about to queue what follows.
-            return Ok(());
-        }
         for unit in protocol::outstanding(key, &record) {
             if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
                 continue;
             }
             // A unit whose work has ended meanwhile is in no queue either, and its job has come further.
-            let stands = self.queue.record(key).await?;
-            if stands.is_none_or(|(_, now)| now != revision) {
+            let Some(record) = self.standing(key).await? else {
                 return Ok(());
-            }
+            };
             if self.requeue_unit(&unit, &record).await? {
                 tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
             }
         }
         Ok(())
+    }
+
+    /// The record of a job, unless it has come further in this round: whoever moved it may still be about to queue what follows.
+    async fn standing(&self, key: &JobKey) -> Result<Option<JobRecord>, QueueError> {
+        let Some((record, _)) = self.queue.record(key).await? else {
+            // The next reading of all records decides whether it is gone.
+            return Ok(None);
+        };
+        self.open.take_record(key, &record);
+        Ok(self.open.stands_still(key).then_some(record))
     }
 
     /// Finishes an accept that was noted, as it was listed when the connection had been lost so often.
