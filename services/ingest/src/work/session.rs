@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::looks::Looks;
+use super::silent::Silent;
 use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
@@ -58,6 +59,7 @@ pub(super) struct Session<'a> {
     /// Losses of the connection before the intake was read.
     losses: u64,
     looks: Looks,
+    silent: Silent,
     /// When the units that were left are tried again.
     try_left_at: Instant,
     /// Jobs past their time that could not be ended when it was last tried.
@@ -83,6 +85,7 @@ impl<'a> Session<'a> {
             may_remove: true,
             losses,
             looks: Looks::new(dispatcher.config.recount_least.get(), Instant::now()),
+            silent: Silent::none_of(dispatcher.queue.record_shards()),
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
@@ -264,7 +267,8 @@ impl<'a> Session<'a> {
                 return;
             }
             let at_once = batch.len();
-            let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held));
+            let silent = &self.silent;
+            let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held, silent));
             let outcomes: Vec<_> = releases.buffer_unordered(at_once).collect().await;
             let mut released: BTreeMap<(LaneKey, Class), WorkUnit> = BTreeMap::new();
             for outcome in outcomes {
@@ -283,6 +287,10 @@ impl<'a> Session<'a> {
                         tracing::error!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit is left where it waits");
                         self.index.leave(held);
                     }
+                    Outcome::Failed(held, error) if self.waits_for_shard(&held.unit.key) => {
+                        tracing::debug!(error = chain(&error), stage = %held.unit.stage, "a unit is left while its job's record cannot be read");
+                        self.index.leave(held);
+                    }
                     Outcome::Failed(held, error) => {
                         tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
                         self.index.put_back(held);
@@ -294,6 +302,12 @@ impl<'a> Session<'a> {
                 dispatcher.queue.hint(unit).await;
             }
         }
+    }
+
+    /// Whether the shard of a job's record is away.
+    fn waits_for_shard(&self, key: &JobKey) -> bool {
+        let shard = self.dispatcher.queue.record_shard(&key.job);
+        self.silent.is_away(shard, Instant::now())
     }
 
     /// Counts all pools and their slots, looks what is held back, tries again what failed, and shows the backlog.
@@ -354,14 +368,21 @@ impl<'a> Session<'a> {
         let due = in_turn(dispatcher.open.due(now), &self.not_ended);
         self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
+        let silent = &self.silent;
         let expiries = stream::iter(due).map(async |(key, epoch)| {
-            let expired = dispatcher
-                .expire_job((&key, epoch), now, may_be_behind)
-                .await;
+            let shard = dispatcher.queue.record_shard(&key.job);
+            let expired = match silent.ask(shard, dispatcher.queue.record(&key)).await {
+                Ok(_) => {
+                    let job = (&key, epoch);
+                    dispatcher.expire_job(job, now, may_be_behind).await
+                }
+                Err(error) => Err(error),
+            };
             (key, epoch, expired)
         });
         let expiries = expiries.buffer_unordered(dispatcher.config.releases_max);
-        for (key, epoch, expired) in expiries.collect::<Vec<_>>().await {
+        let expiries: Vec<_> = expiries.collect().await;
+        for (key, epoch, expired) in expiries {
             match expired {
                 Ok(()) => {
                     dispatcher.open.end(&key, epoch);
