@@ -292,6 +292,10 @@ fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
         // The queue's was set back.
         check(behind, at(4_000), 1_000, true);
     }
+    // Nor is a file of the job known to be missing before.
+    let second = Duration::from_secs(1);
+    assert!(is_new_here(&entry, (at(5_999), second)));
+    assert!(!is_new_here(&entry, (at(6_000), second)));
     for ahead in [Some(2), Some(3)] {
         check(ahead, at(5_000), 1_000, false);
         check(ahead, None, 1_000, false);
