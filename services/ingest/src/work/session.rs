@@ -427,10 +427,21 @@ fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use medfleet_core::{JobId, TenantId};
+    use medfleet_queue::Queue;
+    use medfleet_runtime::{Metrics, Shutdown, SystemClock};
     use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
+    use super::super::Scope;
     use super::*;
+    use crate::config::DispatcherConfig;
+    use crate::fanout::Fanout;
+    use crate::metrics::Figures;
+    use crate::open::OpenJobs;
+    use crate::roster::Roster;
+    use crate::unit::{InFlightMax, Reserved, Rules, Weights};
 
     /// Longest wait for anything that must come.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -464,6 +475,69 @@ mod tests {
             removed.expect("it was read since");
         }
         assert_eq!(queue.waiting_for_release(Stage::Encode).await.ok(), Some(0));
+    }
+
+    fn dispatcher(queue: Queue) -> Dispatcher {
+        let open = OpenJobs::default();
+        Dispatcher {
+            config: DispatcherConfig::default(),
+            scope: Scope::Fleet,
+            queue,
+            fanout: Fanout::new(1, open.clone()),
+            roster: Roster::default(),
+            open,
+            pools: vec![kit::pool()],
+            rules: Rules {
+                weights: Weights::new(),
+                ahead_millis: 1_000,
+                released_units_max: 10,
+                age_millis: 60_000,
+                aged_every: 4,
+                decode_reserved: Reserved::default(),
+                in_flight_max: InFlightMax::default(),
+            },
+            clock: Arc::new(SystemClock),
+            figures: Figures::new(&Metrics::new()),
+            shutdown: Shutdown::new(Duration::ZERO),
+            holder: "test".to_owned(),
+        }
+    }
+
+    /// There is room for one unit, and that of the shard came first.
+    #[tokio::test]
+    async fn a_unit_whose_shard_is_away_lets_others_pass() {
+        let started = kit::start_with(|config| config.record_shards = 2).await;
+        let (_server, queue) = started.expect("a queue");
+        let [first, second] = [1, 2].map(|seed| kit::record(seed, 1).0);
+        let shard = queue.record_shard(&first.job);
+        assert_ne!(shard, queue.record_shard(&second.job));
+        for key in [&first, &second] {
+            let unit = kit::unit(key, Stage::Preprocess, Class::Routine, 0);
+            let waits = queue.publish_intake(&unit, &Vec::new()).await;
+            waits.expect("waits");
+        }
+        let dispatcher = dispatcher(queue.clone());
+        let mut session = Session::begin(&dispatcher).await.expect("begins");
+        while session
+            .index
+            .backlog()
+            .iter()
+            .map(|one| one.units)
+            .sum::<u64>()
+            < 2
+        {
+            let step = session.next().await;
+            session.take(step).await.expect("takes");
+        }
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(10));
+        for asked in [long_ago.expect("a time"), Instant::now()] {
+            session.silent.note(shard, true, asked);
+        }
+        session.release().await;
+        let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
+        assert_eq!(taken.expect("a unit").unit.key, second);
+        let out = queue.outstanding(Stage::Preprocess, &kit::pool()).await;
+        assert_eq!(out.expect("counts").total(), 1, "the first one waits");
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Silent {
             && self.is_away(shard, now)
     }
 
-    fn note(&self, shard: usize, is_silent: bool, now: Instant) {
+    /// Notes whether a shard has answered.
+    pub(super) fn note(&self, shard: usize, is_silent: bool, now: Instant) {
         let mut silences = self.lock();
         if !is_silent {
             silences.remove(&shard);
