@@ -228,12 +228,6 @@ impl DecodeEngine {
         &self.monitor
     }
 
-    /// Waits until the engine ended, and says how. Without somebody who waits, a call into the model that does not come back
-    /// is not found.
-    pub fn ended(&self) -> impl Future<Output = Health> + Send + use<> {
-        self.monitor.ended()
-    }
-
     /// Queues a decode; returns its stream once the engine has looked at it and found that it can fit.
     ///
     /// # Errors

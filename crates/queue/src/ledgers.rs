@@ -38,10 +38,15 @@ impl Queue {
     }
 
     /// Removes this note, and no other, once the publish is confirmed: another accept or replay of the job may have made one since.
+    /// One that was written or listed when the connection had been lost less often ([`Queue::losses`]) stays, for the next sweep: a
+    /// server that lost its latest writes gives its place to another's.
     ///
     /// # Errors
     /// Transient ones: remove again, or leave it to the sweeper.
-    pub async fn remove_pending(&self, noted: Revision) -> Result<()> {
+    pub async fn remove_pending(&self, noted: Revision, losses: u64) -> Result<()> {
+        if self.losses() != losses {
+            return Ok(());
+        }
         self.pending.remove_revision(noted).await
     }
 

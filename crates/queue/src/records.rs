@@ -1,6 +1,7 @@
 //! Job records: read, compare-and-set, and the read-apply-store loop that every stage uses.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::num::ParseIntError;
@@ -16,6 +17,7 @@ use medfleet_core::{
 };
 
 use crate::api::BATCH_MAX;
+use crate::bucket::Bucket;
 use crate::wire::later::Later;
 use crate::wire::{decode_record, encode_record, later_of_record};
 use crate::{Queue, QueueError, Result, subject};
@@ -86,6 +88,13 @@ impl Hash for Revision {
 pub struct PageStart {
     shard: usize,
     sequence: u64,
+}
+
+impl PageStart {
+    /// The first of a shard.
+    const fn of(shard: usize) -> Self {
+        Self { shard, sequence: 0 }
+    }
 }
 
 impl fmt::Display for PageStart {
@@ -413,52 +422,62 @@ impl Queue {
     ) -> Result<(Vec<(JobKey, JobRecord)>, Option<PageStart>)> {
         let mut at = from;
         while let Some(bucket) = self.jobs.at(at.shard) {
-            let entries = bucket.run(at.sequence, BATCH_MAX).await?;
-            let Some(last) = entries.last() else {
-                at = PageStart {
-                    shard: at.shard + 1,
-                    sequence: 0,
-                };
-                continue;
-            };
-            let next = PageStart {
-                sequence: last.revision.sequence + 1,
-                ..at
-            };
-            let page = entries
-                .into_iter()
-                .filter_map(|entry| readable(&entry.key, entry.value));
-            return Ok((page.collect(), Some(next)));
+            if let Some((page, next)) = page_of(bucket, at).await? {
+                return Ok((page, Some(next)));
+            }
+            at = PageStart::of(at.shard + 1);
         }
         Ok((Vec::new(), None))
     }
 
     /// Every record of every tenant as it is stored, in pages, as [`Queue::record_page`] gives them; ends when all were
-    /// read. A record that changes meanwhile may come again. Trouble is logged and retried, never yielded; a record that
-    /// this version cannot read is left out and logged.
+    /// read. A record that changes meanwhile may come again. Trouble is logged and retried, never yielded, and those of a shard that
+    /// does not answer come behind the others; a record that this version cannot read is left out and logged.
     #[must_use]
     pub fn scan_records(&self) -> BoxStream<'static, Vec<(JobKey, JobRecord)>> {
-        let pages = stream::unfold(
-            (self.clone(), PageStart::default()),
-            |(queue, from)| async move {
-                loop {
-                    match queue.record_page(from).await {
-                        Ok((_, None)) => return None,
-                        Ok((page, Some(next))) => return Some((page, (queue, next))),
-                        Err(QueueError::Closed) => return None,
-                        Err(error) => {
-                            tracing::warn!(
-                                error = &error as &dyn std::error::Error,
-                                "cannot read the job records; trying again"
-                            );
-                            tokio::time::sleep(SCAN_AGAIN).await;
-                        }
+        let left: VecDeque<_> = (0..self.record_shards()).map(PageStart::of).collect();
+        let pages = stream::unfold((self.clone(), left), |(queue, mut left)| async move {
+            while let Some(from) = left.pop_front() {
+                match page_of(queue.jobs.at(from.shard)?, from).await {
+                    Ok(None) => {}
+                    Ok(Some((page, next))) => {
+                        left.push_front(next);
+                        return Some((page, (queue, left)));
+                    }
+                    Err(QueueError::Closed) => return None,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "cannot read the job records; trying again"
+                        );
+                        left.push_back(from);
+                        tokio::time::sleep(SCAN_AGAIN).await;
                     }
                 }
-            },
-        );
+            }
+            None
+        });
         pages.boxed()
     }
+}
+
+/// The records of a shard from there on, and where the next page of it begins; `None` behind its last.
+async fn page_of(
+    bucket: &Bucket,
+    from: PageStart,
+) -> Result<Option<(Vec<(JobKey, JobRecord)>, PageStart)>> {
+    let entries = bucket.run(from.sequence, BATCH_MAX).await?;
+    let Some(last) = entries.last() else {
+        return Ok(None);
+    };
+    let next = PageStart {
+        sequence: last.revision.sequence + 1,
+        ..from
+    };
+    let page = entries
+        .into_iter()
+        .filter_map(|entry| readable(&entry.key, entry.value));
+    Ok(Some((page.collect(), next)))
 }
 
 /// The record under a bucket's key. `None` for a key that is not ours, and for a record of another version.

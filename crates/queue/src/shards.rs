@@ -14,6 +14,12 @@ impl Queue {
     pub fn record_shard(&self, job: &JobId) -> usize {
         self.jobs.place(job)
     }
+
+    /// How many shards the job records are in.
+    #[must_use]
+    pub fn record_shards(&self) -> usize {
+        self.jobs.buckets.len()
+    }
 }
 
 /// All of them.

@@ -62,6 +62,8 @@ pub enum Ending {
     Wrong(Box<dyn Error + Send + Sync>),
     /// The job cannot be done.
     Fail(Failure),
+    /// What has to be there is not: as [`Ending::Fail`], unless an outdated server may have said so.
+    Missing(Failure),
     /// Somebody else did the same work meanwhile: queue what follows.
     Repeat(Box<JobRecord>),
     /// Another attempt owns the job: touch nothing.
@@ -84,6 +86,11 @@ impl Ending {
     /// The job cannot be done.
     pub fn fail(reason: FailureReason, message: impl Into<String>) -> Self {
         Self::Fail(Failure::new(reason, message))
+    }
+
+    /// What has to be there is not.
+    pub fn missing(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self::Missing(Failure::new(reason, message))
     }
 
     /// What a refused move means for the one who made it.
@@ -116,9 +123,10 @@ impl From<StoreError> for Ending {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::JobErased => Self::Over(None),
-            StoreError::Missing { .. } | StoreError::Corrupt { .. } => {
-                Self::fail(FailureReason::Integrity, error.to_string())
+            StoreError::Missing { .. } => {
+                Self::missing(FailureReason::Integrity, error.to_string())
             }
+            StoreError::Corrupt { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
             StoreError::TooLarge { .. } => Self::fail(FailureReason::Internal, error.to_string()),
             error => Self::retry(error),
         }

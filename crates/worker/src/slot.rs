@@ -9,7 +9,9 @@ use futures::future::{Either, join_all, ready, select};
 use medfleet_core::protocol::{
     Standing, Start, after_start, next, standing, verdict_of_failure, verdict_of_final,
 };
-use medfleet_core::{JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, doubled};
+use medfleet_core::{
+    Failure, JobKey, JobRecord, Move, PoolName, Stage, Verdict, WorkUnit, doubled,
+};
 use medfleet_queue::{
     Applied, Changed, Delivery, Headers, Puller, Queue, QueueError, Revision, Seen,
 };
@@ -400,6 +402,10 @@ impl<H: Handler> Slot<H> {
         ending: Ending,
     ) -> Result<Verdict, QueueError> {
         let (unit, queue) = (&delivery.unit, &self.worker.queue);
+        let ending = match ending {
+            Ending::Missing(failure) => found_missing(queue, delivery, failure).await?,
+            ending => ending,
+        };
         match ending {
             Ending::Retry(error) => {
                 let error = medfleet_runtime::exit::chain(error.as_ref());
@@ -422,7 +428,7 @@ impl<H: Handler> Slot<H> {
                     _ => self.retry(delivery),
                 })
             }
-            Ending::Fail(failure) => {
+            Ending::Fail(failure) | Ending::Missing(failure) => {
                 let step = Move::Fail(failure.clone());
                 let now = self.worker.clock.now();
                 match queue.change(unit, attempt, &step, now).await? {
@@ -456,6 +462,26 @@ impl<H: Handler> Slot<H> {
     }
 }
 
+/// How a unit ends of which something is missing. All of it was stored before the unit was released, but a server of a cluster that
+/// was cut off then, and does not know yet that it leads no more, has not got it, and answers that it is not there.
+async fn found_missing(
+    queue: &Queue,
+    delivery: &Delivery,
+    failure: Failure,
+) -> Result<Ending, QueueError> {
+    let outdated_max = queue.outdated_max();
+    if outdated_max.is_zero() {
+        return Ok(Ending::Fail(failure));
+    }
+    let age = queue.time().await?.0.saturating_sub(delivery.released_at.0);
+    let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+    Ok(if age < outdated_max {
+        Ending::retry(failure.message)
+    } else {
+        Ending::Fail(failure)
+    })
+}
+
 /// The span of a unit. It names ids only, never contents. Numbers are `i64`: unsigned ones reach a collector as text.
 fn span(unit: &WorkUnit, deliveries: u64) -> Span {
     let (stage, pool) = (unit.stage, &unit.pool);
@@ -487,3 +513,6 @@ async fn close(puller: Puller) {
         tracing::debug!(%error, "the last pull was not handed back");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,7 +93,10 @@ pub enum DecodeError {
 impl From<DecodeError> for Ending {
     fn from(error: DecodeError) -> Self {
         match error {
-            DecodeError::ImageMissing { .. } | DecodeError::ImageCount { .. } => {
+            DecodeError::ImageMissing { .. } => {
+                Self::missing(FailureReason::ImageMissing, error.to_string())
+            }
+            DecodeError::ImageCount { .. } => {
                 Self::fail(FailureReason::ImageMissing, error.to_string())
             }
             DecodeError::Tokens { .. } | DecodeError::Manifest { .. } => {

@@ -52,6 +52,9 @@ pub enum EncodeError {
         /// What they should be.
         what: &'static str,
     },
+    /// The images came encoded, and tokens of theirs are not there.
+    #[error("tokens that came with the encoded study are gone")]
+    Gone,
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -64,6 +67,7 @@ impl From<EncodeError> for Ending {
     fn from(error: EncodeError) -> Self {
         match error {
             EncodeError::Manifest { .. } => Self::fail(FailureReason::Integrity, error.to_string()),
+            EncodeError::Gone => Self::missing(FailureReason::Integrity, error.to_string()),
             EncodeError::OtherEncoder { .. } => {
                 Self::fail(FailureReason::ModelMismatch, error.to_string())
             }

@@ -133,16 +133,20 @@ pub fn is_last(chunks: Chunks, chunk: u32) -> bool {
 /// Longest wait for tokens that another unit is making: a claim's holder that neither ends nor dies must not stop others.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
+/// A unit of URGENT waits so many times as long as encoding would take: for one of its own class that began a little earlier, but not
+/// for one of BULK, which lets all other work go first.
+const URGENT_TIMES: u32 = 4;
+
 /// How long a unit waits at most while others encode frames that it needs, before it encodes them itself. A unit of STAT waits no
-/// longer than encoding them would take, by what a frame took last, and not at all where that is not known yet.
+/// longer than encoding them would take, by what a frame took last, one of URGENT a few times as long, and neither at all where that
+/// is not known yet.
 pub(crate) fn patience(class: Class, frames: usize, frame_took: Option<Duration>) -> Duration {
     let frames = u32::try_from(frames).unwrap_or(u32::MAX);
+    let takes = frame_took.unwrap_or_default().saturating_mul(frames);
     match class {
-        Class::Stat => frame_took
-            .unwrap_or_default()
-            .saturating_mul(frames)
-            .min(WAIT_MAX),
-        Class::Urgent | Class::Routine | Class::Bulk => WAIT_MAX,
+        Class::Stat => takes.min(WAIT_MAX),
+        Class::Urgent => takes.saturating_mul(URGENT_TIMES).min(WAIT_MAX),
+        Class::Routine | Class::Bulk => WAIT_MAX,
     }
 }
 

@@ -131,9 +131,7 @@ impl Encode {
         })?;
         let bytes = self.store.get(tenant, BlobKind::Tokens, &digest).await;
         let bytes = bytes.map_err(|error| match error {
-            StoreError::Missing { .. } => EncodeError::Manifest {
-                reason: "tokens that came with it are gone",
-            },
+            StoreError::Missing { .. } => EncodeError::Gone,
             error => error.into(),
         })?;
         let wrong = |what| EncodeError::Tokens { image, what };

@@ -331,11 +331,12 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Removes the pending entry of a replay, in a task of its own: the caller need not wait for it.
-    pub(crate) fn forget_pending(&self, noted: Revision) {
+    /// Removes the pending entry of a replay, in a task of its own: the caller need not wait for it. `losses`: of the connection before
+    /// it was written.
+    pub(crate) fn forget_pending(&self, noted: Revision, losses: u64) {
         let queue = self.queue.clone();
         self.tasks.start(FORGET, async move {
-            if let Err(error) = queue.remove_pending(noted).await {
+            if let Err(error) = queue.remove_pending(noted, losses).await {
                 // The sweep removes it, and until then looks at it once more than needed.
                 tracing::debug!(error = chain(&error), "a pending replay stays listed");
             }

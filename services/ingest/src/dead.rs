@@ -204,6 +204,7 @@ impl DeadLetters {
         let time_to_live = self.acceptor.config.limits.time_to_live_default.get();
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = UnixMillis(now.0.saturating_add(millis));
+        let losses = queue.losses();
         let noted = queue.put_pending(&key).await?;
         let step = Move::Replay { expires };
         // Of the letter's own epoch: an old letter does not start a job over that has failed anew since.
@@ -218,7 +219,7 @@ impl DeadLetters {
                 self.acceptor
                     .announce(&key, &record, ("replay", &caller.actor))
                     .await?;
-                self.acceptor.forget_pending(noted);
+                self.acceptor.forget_pending(noted, losses);
                 Ok((key.job, record))
             }
             Applied::Refused { record, .. } | Applied::OtherEpoch { record } => {
@@ -229,16 +230,16 @@ impl DeadLetters {
                         let replay = ("replay", caller.actor.as_str());
                         self.acceptor.announce(&key, &record, replay).await?;
                     }
-                    self.acceptor.forget_pending(noted);
+                    self.acceptor.forget_pending(noted, losses);
                     return Ok((key.job, record));
                 }
-                self.acceptor.forget_pending(noted);
+                self.acceptor.forget_pending(noted, losses);
                 Err(Refusal::WrongState {
                     state: record.state,
                 })
             }
             Applied::Missing => {
-                self.acceptor.forget_pending(noted);
+                self.acceptor.forget_pending(noted, losses);
                 Err(Refusal::NotFound {
                     what: "job any more: its record has expired",
                 })

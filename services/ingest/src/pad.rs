@@ -103,7 +103,7 @@ impl Pad {
     async fn clear(&self, idle: Duration) {
         let losses = self.queue.losses();
         let over = self.lock().over(idle, losses, Instant::now());
-        let removals = stream::iter(over).map(|revision| self.queue.remove_pending(revision));
+        let removals = stream::iter(over).map(|noted| self.queue.remove_pending(noted, losses));
         let removals = removals.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
         for error in removals.await.into_iter().filter_map(Result::err) {
             // The sweep removes it, and until then looks at it once more than needed.
@@ -235,7 +235,8 @@ mod tests {
         other.done(under_way);
         other.close().await;
         for (_, revision) in queue.list_pending(Duration::ZERO).await.expect("lists") {
-            queue.remove_pending(revision).await.expect("removes");
+            let removed = queue.remove_pending(revision, queue.losses()).await;
+            removed.expect("removes");
         }
         assert!(pending().await.is_empty());
     }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, JobState, protocol};
+use medfleet_core::{JobKey, JobRecord, JobState, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
@@ -59,11 +59,11 @@ impl Acceptor {
     }
 
     async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
-        let mut trouble = Trouble::default();
+        let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_pending(age).await? {
             let shard = self.queue.record_shard(&key.job);
             if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_accept(&key, noted).await);
+                let swept = go_on(&key, self.sweep_accept(&key, (noted, losses)).await);
                 trouble.note(swept, Some(shard));
             }
         }
@@ -71,11 +71,11 @@ impl Acceptor {
     }
 
     async fn sweep_all_aside(&self, age: Duration) -> Result<(), QueueError> {
-        let mut trouble = Trouble::default();
+        let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_aside(age).await? {
             let shard = self.queue.record_shard(&key.job);
             if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_aside(&key, noted).await);
+                let swept = go_on(&key, self.sweep_aside(&key, (noted, losses)).await);
                 // The intake of one stage is full: those that wait for another are not held up by it.
                 let is_full = matches!(swept, Err(QueueError::Full { .. }));
                 trouble.note(swept, Some(shard).filter(|_| !is_full));
@@ -94,33 +94,30 @@ impl Acceptor {
         }
         let first = *turn % still.len();
         let in_turn = still[first..].iter().chain(&still[..first]);
+        let mut trouble = Trouble::default();
         for key in in_turn.take(STILL_MAX) {
             *turn = turn.wrapping_add(1);
-            go_on(key, self.look_after(key).await)?;
+            let shard = self.queue.record_shard(&key.job);
+            if !trouble.is_at(shard) {
+                trouble.note(go_on(key, self.look_after(key).await), Some(shard));
+            }
         }
-        Ok(())
+        trouble.end()
     }
 
     /// Queues the units that a job waits for and that are neither in the intake nor with the workers, unless the job was set aside.
     async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
-        let Some((record, revision)) = self.queue.record(key).await? else {
-            // The next reading of all records decides whether it is gone.
+        let Some(record) = self.standing(key).await? else {
             return Ok(());
         };
-        self.open.take_record(key, &record);
-        if !self.open.stands_still(key) {
-            // Whoever has just moved it may still be about to queue what follows.
-            return Ok(());
-        }
         for unit in protocol::outstanding(key, &record) {
             if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
                 continue;
             }
             // A unit whose work has ended meanwhile is in no queue either, and its job has come further.
-            let stands = self.queue.record(key).await?;
-            if stands.is_none_or(|(_, now)| now != revision) {
+            let Some(record) = self.standing(key).await? else {
                 return Ok(());
-            }
+            };
             if self.requeue_unit(&unit, &record).await? {
                 tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
             }
@@ -128,7 +125,22 @@ impl Acceptor {
         Ok(())
     }
 
-    async fn sweep_accept(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+    /// The record of a job, unless it has come further in this round: whoever moved it may still be about to queue what follows.
+    async fn standing(&self, key: &JobKey) -> Result<Option<JobRecord>, QueueError> {
+        let Some((record, _)) = self.queue.record(key).await? else {
+            // The next reading of all records decides whether it is gone.
+            return Ok(None);
+        };
+        self.open.take_record(key, &record);
+        Ok(self.open.stands_still(key).then_some(record))
+    }
+
+    /// Finishes an accept that was noted, as it was listed when the connection had been lost so often.
+    async fn sweep_accept(
+        &self,
+        key: &JobKey,
+        (noted, losses): (Revision, u64),
+    ) -> Result<(), QueueError> {
         if let Some((record, _)) = self.queue.record(key).await?
             && record.state == JobState::Accepted
         {
@@ -136,7 +148,7 @@ impl Acceptor {
             self.figures.swept.inc();
         }
         // A job without a record was never answered for, so there is nothing to finish.
-        self.queue.remove_pending(noted).await
+        self.queue.remove_pending(noted, losses).await
     }
 
     /// Queues the units that a job waits for after one of them was removed, and publishes its latest event: a job that has ended by
@@ -145,7 +157,11 @@ impl Acceptor {
     /// The note stays as long as one of the units is with the workers. The worker that set it aside may have stood still before it
     /// removed the unit, or its acknowledgement may still be on its way. Such a late acknowledgement does not remove a unit that is
     /// queued now, in the place of one that is gone.
-    async fn sweep_aside(&self, key: &JobKey, noted: Revision) -> Result<(), QueueError> {
+    async fn sweep_aside(
+        &self,
+        key: &JobKey,
+        (noted, losses): (Revision, u64),
+    ) -> Result<(), QueueError> {
         let Some((record, _)) = self.queue.record(key).await? else {
             // It had a record when it was set aside. Either an outdated server answers, and the next pass finds it; or the
             // record is gone, and the note expires by its age.
@@ -162,7 +178,7 @@ impl Acceptor {
         tracing::debug!(job = %key.job, queued_units, is_out, "a job that was set aside is queued again");
         match is_out {
             true => Ok(()),
-            false => self.queue.remove_pending(noted).await,
+            false => self.queue.remove_pending(noted, losses).await,
         }
     }
 }

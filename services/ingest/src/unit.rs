@@ -27,8 +27,8 @@ pub(crate) use shelf::{Removal, Shelf};
 /// Number of classes.
 const CLASSES: usize = Class::ALL.len();
 
-/// Units that are left for a while at most.
-const LEFT_MAX: usize = 1024;
+/// Units that are left for a while at most, such as those of a shard of the records that is away.
+const LEFT_MAX: usize = 4096;
 
 /// Slots kept for each class from those below it; the lowest class has none below.
 pub type Reserved = [u64; CLASSES - 1];

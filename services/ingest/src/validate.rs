@@ -27,6 +27,9 @@ const LABEL_BYTES_MAX: usize = 256;
 /// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.
 const REPORT_BEGINS: &str = "Findings: ";
 
+/// What the refusal of too many bytes within a request says, and no other does: edges of other releases know it by these words.
+pub(crate) const IN_ONE_REQUEST: &str = "of content in one request";
+
 /// A job that can be accepted, with every default filled in.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -462,7 +465,7 @@ fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) 
         }
     }
     if inline_bytes > most.get() {
-        let allowed = format!("at most {most} of content in one request; upload larger files");
+        let allowed = format!("at most {most} {IN_ONE_REQUEST}; upload larger files");
         wrong.push(Violation::new("inputs", allowed));
     }
     sources

@@ -3,6 +3,7 @@
 
 mod looks;
 mod session;
+mod silent;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use medfleet_core::{
 };
 use medfleet_queue::{Applied, Headers, Queue, QueueError};
 use medfleet_runtime::{Clock, Shutdown, telemetry};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::config::{DispatcherConfig, EdgeConfig, Travels};
@@ -24,6 +26,7 @@ use crate::roster::Roster;
 use crate::unit::ledger::Open;
 use crate::unit::{Held, Removal, Rules};
 use session::Session;
+use silent::Silent;
 
 /// A server answered with less than this process already knows about a job: it is outdated, and has to be asked again later.
 const BEHIND: QueueError = QueueError::Unavailable {
@@ -195,7 +198,7 @@ enum Outcome {
 }
 
 impl Dispatcher {
-    async fn release_unit(&self, held: Held) -> Outcome {
+    async fn release_unit(&self, held: Held, silent: &Silent) -> Outcome {
         let unit = &held.unit;
         let span = tracing::debug_span!(
             "release",
@@ -210,8 +213,8 @@ impl Dispatcher {
             none if none.is_empty() => held.headers.clone(),
             headers => headers,
         };
-        let released = self.try_release(&held, &headers).instrument(span).await;
-        match released {
+        let released = self.try_release(&held, &headers, silent);
+        match released.instrument(span).await {
             Ok(true) => {
                 self.figures.released.inc();
                 Outcome::Released(held)
@@ -222,8 +225,20 @@ impl Dispatcher {
     }
 
     /// Releases a unit. False when its job does not need it any more.
-    async fn try_release(&self, held: &Held, headers: &Headers) -> Result<bool, QueueError> {
+    async fn try_release(
+        &self,
+        held: &Held,
+        headers: &Headers,
+        silent: &Silent,
+    ) -> Result<bool, QueueError> {
         let (unit, now) = (&held.unit, self.clock.now());
+        let shard = self.queue.record_shard(&unit.key.job);
+        // A fresh unit is released at once, unless no worker could begin it. The job of an older one may have ended while nobody led.
+        let record = if waited(held, now) > LOOK_AFTER || silent.is_away(shard, Instant::now()) {
+            silent.ask(shard, self.queue.record(&unit.key)).await?
+        } else {
+            None
+        };
         if unit.expires <= now {
             // `now` was carried on from an earlier answer, or is the machine's: the queue's present time decides.
             let now = self.queue.time().await?;
@@ -235,11 +250,7 @@ impl Dispatcher {
                 return Ok(false);
             }
         }
-        // A fresh unit is released at once; the job of an older one may have ended while nobody led.
-        if waited(held, now) > LOOK_AFTER
-            && let Some((record, _)) = self.queue.record(&unit.key).await?
-            && !protocol::is_wanted(unit, &record)
-        {
+        if record.is_some_and(|(record, _)| !protocol::is_wanted(unit, &record)) {
             return Ok(false);
         }
         self.queue.put_work(unit, headers).await?;

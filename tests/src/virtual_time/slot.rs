@@ -357,7 +357,7 @@ impl Slot {
                     _ => self.retry(delivery),
                 })
             }
-            Ending::Fail(failure) => {
+            Ending::Fail(failure) | Ending::Missing(failure) => {
                 let step = Move::Fail(failure.clone());
                 match wire.change(unit, attempt, &step).await? {
                     Changed::Made => Ok(verdict_of_failure(failure)),

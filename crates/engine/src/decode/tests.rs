@@ -326,7 +326,7 @@ async fn a_panic_of_the_model_fails_its_batch_and_ends_the_engine() {
         }
     };
     assert!(matches!(error, EngineError::Panicked));
-    assert_eq!(engine.ended().await, Health::Failed);
+    assert_eq!(engine.monitor().ended().await, Health::Failed);
     assert!(matches!(
         engine.decode(request(&[1], greedy())).await,
         Err(EngineError::Panicked)
@@ -393,7 +393,7 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
     let engine = engine.expect("a thread starts");
     let taken = engine.decode(request(&[1], greedy())).await;
     let mut stream = taken.expect("it is taken");
-    let (ended, event) = tokio::join!(engine.ended(), stream.next());
+    let (ended, event) = tokio::join!(engine.monitor().ended(), stream.next());
     assert_eq!(ended, Health::Hung);
     assert!(matches!(event, Err(EngineError::Hung)), "{event:?}");
     let refused = engine.decode(request(&[1], greedy())).await;
@@ -440,7 +440,7 @@ async fn a_text_that_is_only_thinking_is_an_error_of_its_own_request() {
 #[tokio::test]
 async fn the_thread_ends_with_its_last_handle() {
     let engine = engine(LIMITS, PLENTY);
-    let ended = engine.ended();
+    let ended = engine.monitor().ended();
     drop(engine);
     assert_eq!(ended.await, Health::Stopped);
 }

@@ -44,11 +44,12 @@ async fn accepts_are_swept_by_age() -> Result<()> {
     let again = queue.put_pending(&keys[0]).await?;
     ensure!(again > noted[0]);
     // The note of one accept; the one that came after it stays.
-    queue.remove_pending(noted[0]).await?;
+    let losses = queue.losses();
+    queue.remove_pending(noted[0], losses).await?;
     let hour = Duration::from_secs(3600);
     ensure!(queue.list_pending(hour).await?.is_empty());
-    queue.remove_pending(noted[7]).await?;
-    queue.remove_pending(noted[7]).await?;
+    queue.remove_pending(noted[7], losses).await?;
+    queue.remove_pending(noted[7], losses).await?;
     let mut found = wait_until(PATIENCE, "the accepts", async || {
         let found = queue.list_pending(Duration::ZERO).await.ok()?;
         (found.len() == 299).then_some(found)
@@ -57,6 +58,27 @@ async fn accepts_are_swept_by_age() -> Result<()> {
     found.sort();
     let found_keys: Vec<_> = found.iter().map(|(key, _)| key).collect();
     ensure!(!found_keys.contains(&&keys[7]) && found[0] == (keys[0].clone(), again));
+    Ok(())
+}
+
+/// A server that did not sync may have given its place to the note of another job.
+#[tokio::test]
+async fn a_note_that_was_listed_before_a_loss_stays() -> Result<()> {
+    let (mut server, queue) = start().await?;
+    let (key, read_at) = (kit::record(1, 1).0, queue.losses());
+    let noted = queue.put_pending(&key).await?;
+    server.restart().await?;
+    wait_until(PATIENCE, "the connection to be back", async || {
+        (queue.losses() > read_at && queue.is_connected()).then_some(())
+    })
+    .await?;
+    queue.remove_pending(noted, read_at).await?;
+    let listed = wait_until(PATIENCE, "an answer", async || {
+        queue.list_pending(Duration::ZERO).await.ok()
+    });
+    ensure!(listed.await? == [(key, noted)]);
+    queue.remove_pending(noted, queue.losses()).await?;
+    ensure!(queue.list_pending(Duration::ZERO).await?.is_empty());
     Ok(())
 }
 
@@ -69,7 +91,7 @@ async fn an_accept_is_noted_over_the_one_before_on_its_sheet() -> Result<()> {
     let noted = [(second, after)];
     ensure!(queue.list_pending(Duration::ZERO).await? == noted);
     // Whoever has listed the one before removes nothing.
-    queue.remove_pending(before).await?;
+    queue.remove_pending(before, queue.losses()).await?;
     ensure!(queue.list_pending(Duration::ZERO).await? == noted);
     let hour = Duration::from_secs(3600);
     ensure!(queue.list_pending(hour).await?.is_empty());

@@ -13,7 +13,7 @@ use medfleet_testkit::{self as kit, NatsServer};
 use serde_json::json;
 
 use crate::upgrade::call;
-use crate::{short, start_with};
+use crate::{PATIENCE, short, start_with};
 
 const PATIENT: PseudonymHash = PseudonymHash::new([1; 16]);
 /// Eight for each of eight shards.
@@ -132,6 +132,29 @@ async fn lists_searches_and_scans_go_through_every_shard() -> Result<()> {
         }
     }
     ensure!(paged == all);
+    Ok(())
+}
+
+/// An ingest that starts meanwhile knows at once what there is of the others.
+#[tokio::test]
+async fn a_shard_that_does_not_answer_keeps_no_record_of_another_from_being_read() -> Result<()> {
+    let (server, queue, jobs) = eight_shards().await?;
+    let client = async_nats::connect(server.url()).await?;
+    call(&client, "STREAM.DELETE.KV_JOBS_0_OF_8", &json!({})).await?;
+    let others = jobs.iter().filter(|job| queue.record_shard(job) != 0);
+    let others: BTreeSet<_> = others.cloned().collect();
+    ensure!(others.len() < jobs.len());
+    let (mut scan, mut scanned) = (queue.scan_records(), BTreeSet::new());
+    while scanned.len() < others.len() {
+        let page = tokio::time::timeout(PATIENCE, scan.next()).await?;
+        let page = page.context("the first shard was not read")?;
+        scanned.extend(page.into_iter().map(|(key, _)| key.job));
+    }
+    ensure!(scanned == others, "{scanned:?}");
+    // It is there again, and has no records.
+    queue.ensure(&[]).await?;
+    let end = tokio::time::timeout(PATIENCE, scan.next()).await?;
+    ensure!(end.is_none(), "{end:?}");
     Ok(())
 }
 

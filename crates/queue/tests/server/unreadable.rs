@@ -205,7 +205,7 @@ async fn units_that_cannot_be_read_do_not_take_every_place() -> Result<()> {
     for (key, noted) in &aside {
         let (waits, _) = queue.record(key).await?.context("a record")?;
         ensure!(waits.state == JobState::Accepted, "{waits:?}");
-        queue.remove_pending(*noted).await?;
+        queue.remove_pending(*noted, queue.losses()).await?;
     }
     ensure!(queue.list_aside(Duration::ZERO).await?.is_empty());
     ensure!(queue.dead_letters(None, 0, 10).await?.is_empty());

@@ -190,7 +190,7 @@ fn tokens_are_fetched_from_the_one_encoder_that_has_all_of_them() {
 }
 
 #[test]
-fn a_unit_of_stat_waits_no_longer_than_it_would_encode() {
+fn a_unit_in_a_hurry_waits_about_as_long_as_it_would_encode() {
     let check = |class, frames, frame_took: Option<u64>, expected: Duration| {
         let frame_took = frame_took.map(Duration::from_millis);
         assert_eq!(patience(class, frames, frame_took), expected);
@@ -198,6 +198,9 @@ fn a_unit_of_stat_waits_no_longer_than_it_would_encode() {
     check(Class::Stat, 3, Some(40), Duration::from_millis(120));
     check(Class::Stat, 3, None, Duration::ZERO);
     check(Class::Stat, usize::MAX, Some(40), WAIT_MAX);
+    check(Class::Urgent, 3, Some(40), Duration::from_millis(480));
+    check(Class::Urgent, 3, None, Duration::ZERO);
+    check(Class::Urgent, usize::MAX, Some(40), WAIT_MAX);
     check(Class::Routine, 3, Some(40), WAIT_MAX);
     check(Class::Bulk, 3, None, WAIT_MAX);
 }

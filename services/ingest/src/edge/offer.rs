@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt, stream};
-use medfleet_core::{Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Stage};
+use medfleet_core::{
+    Failure, FailureReason, JobId, JobKey, JobRecord, JobState, Move, Stage, UnixMillis,
+};
 use medfleet_proto::v1::{self, upload_input_request::Content};
 use medfleet_queue::{Applied, Headers, IntakeEntry};
 use medfleet_runtime::{Clock, telemetry};
@@ -80,8 +82,7 @@ impl Edge {
         let offered = loop {
             let record = self.queue.record(key).await?.map(|(record, _)| record);
             let found = record.as_ref().map(|record| record.epoch);
-            let as_of = (self.clock.known(), self.queue.outdated_max());
-            if plan::is_behind(found, entry, as_of) {
+            if plan::is_behind(found, entry, self.as_of()) {
                 return Err(BEHIND);
             }
             let Some(record) = record.filter(|record| record.epoch == entry.unit.epoch) else {
@@ -159,16 +160,24 @@ impl Edge {
                     self.edge_figures().count(HubOutcome::Refused);
                     Ok(Next::Again { is_doubtful: false })
                 }
-                // What is missing or damaged fails the job, as at a worker; other trouble with the store an operator can mend.
+                // What is missing or damaged fails the job, as at a worker, and as there not by the word of a server that may not have
+                // got it yet; other trouble with the store an operator can mend.
                 Err(Trouble::Here(
                     refusal @ (Refusal::Broken { .. }
                     | Refusal::Store(
                         StoreError::Missing { .. } | StoreError::Corrupt { .. },
                     )),
-                )) => self.unreadable(key, record, &refusal).await,
+                )) if !plan::is_new_here(entry, self.as_of()) => {
+                    self.unreadable(key, record, &refusal).await
+                }
                 Err(trouble) => Err(trouble),
             },
         }
+    }
+
+    /// The queue's time as far as it is known, and how outdated an answer of the queue may be.
+    fn as_of(&self) -> (Option<UnixMillis>, Duration) {
+        (self.clock.known(), self.queue.outdated_max())
     }
 
     /// Whether a job's time is over by the queue's clock; never as long as that is unknown.
@@ -262,7 +271,7 @@ impl Edge {
             .await
         {
             // A hub may take less within a request than others do (its `ingest.limits.inline_bytes_max`).
-            Err(Trouble::Refused(_)) if is_small && !parcel.files.is_empty() => {
+            Err(Trouble::Refused(why)) if is_small && plan::is_to_upload(&why) => {
                 self.submit_as(behalf, (key, record), &parcel, false).await
             }
             submitted => submitted,

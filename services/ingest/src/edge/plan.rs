@@ -16,6 +16,7 @@ use tonic_types::StatusExt;
 use crate::convert;
 use crate::error::{DOMAIN, Refusal};
 use crate::keys;
+use crate::validate::IN_ONE_REQUEST;
 
 /// The slowest line that is reckoned with, in bytes a second: half of 0.5 Mbit/s, as others use the line too. A slower one needs a
 /// longer `ingest.edge.answer_max`.
@@ -105,6 +106,11 @@ pub(super) fn trouble(status: &Status) -> Trouble {
         }
         _ => Trouble::Later(word, delay),
     }
+}
+
+/// Whether the hub refused a job for the bytes within its request, and might take it if they were uploaded before.
+pub(super) fn is_to_upload(why: &str) -> bool {
+    why.contains(IN_ONE_REQUEST)
 }
 
 /// Whether the status comes from the hub itself, and not from something in between.
@@ -215,18 +221,24 @@ pub(super) fn is_ready(stage: Stage, record: &JobRecord) -> bool {
 }
 
 /// Whether a record that was read may be that of an outdated server: there is none, or its epoch (`found`) is older than the
-/// intake message's. Once the message is older than a server can be outdated (`outdated_max`), the record is really gone. `now`
-/// is the queue's time, which also dates messages, as a machine's own clock may be ahead; as long as it is unknown, no message
-/// counts as old.
+/// intake message's. Once the message is older, the record is really gone.
 pub(super) fn is_behind(
     found: Option<u32>,
+    entry: &IntakeEntry,
+    as_of: (Option<UnixMillis>, Duration),
+) -> bool {
+    found.is_none_or(|epoch| epoch < entry.unit.epoch) && is_new_here(entry, as_of)
+}
+
+/// Whether an intake message is so young that an outdated server may not know what was stored before it: younger than a server can
+/// be outdated (`outdated_max`). `now` is the queue's time, which also dates messages, as a machine's own clock may be ahead; as
+/// long as it is unknown, no message counts as old.
+pub(super) fn is_new_here(
     entry: &IntakeEntry,
     (now, outdated_max): (Option<UnixMillis>, Duration),
 ) -> bool {
     // A single server is never outdated.
-    !outdated_max.is_zero()
-        && found.is_none_or(|epoch| epoch < entry.unit.epoch)
-        && is_younger(entry.stored_at, now, outdated_max)
+    !outdated_max.is_zero() && is_younger(entry.stored_at, now, outdated_max)
 }
 
 /// The request id that a job has at the hub: the same however often it is handed on. It also names the request's meaning: once a

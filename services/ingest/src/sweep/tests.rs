@@ -78,26 +78,36 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     assert_eq!(pending.len(), 1, "the accept waits");
 }
 
-#[tokio::test]
-async fn a_shard_that_does_not_answer_holds_up_no_other() {
-    let mut server = NatsServer::start().await.expect("a server");
-    let mut config = kit::config(&server.url());
-    config.in_flight_max = 1;
-    config.record_shards = 2;
-    config.request_timeout = DurationText::from_secs(2);
-    let queue = kit::queue(&config).await.expect("a queue");
-    let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
-    let second = set_aside(&queue, 2, Stage::Preprocess, &[]).await;
-    let shards = [&first, &second].map(|key| queue.record_shard(&key.job));
-    assert_eq!(shards, [1, 0]);
+/// A queue whose records are in two shards.
+async fn in_two_shards() -> (NatsServer, Queue) {
+    let started = kit::start_with(|config| {
+        config.in_flight_max = 1;
+        config.record_shards = 2;
+        config.request_timeout = DurationText::from_secs(2);
+    });
+    started.await.expect("a queue")
+}
+
+/// Has the second shard's records be gone; `other` is a job of the first.
+async fn lose_a_shard(server: &mut NatsServer, queue: &Queue, other: &JobKey) {
     server.kill9().await.expect("ends");
     let shard = server.store().join("jetstream/$G/streams/KV_JOBS_1_OF_2");
     fs::remove_dir_all(shard).expect("it was there");
     server.restart().await.expect("starts");
     let found = wait_until(PATIENCE, "the other shard", async || {
-        queue.record(&second).await.ok()
+        queue.record(other).await.ok()
     });
     assert!(found.await.expect("answers").is_some());
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_answer_holds_up_no_other() {
+    let (mut server, queue) = in_two_shards().await;
+    let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
+    let second = set_aside(&queue, 2, Stage::Preprocess, &[]).await;
+    let shards = [&first, &second].map(|key| queue.record_shard(&key.job));
+    assert_eq!(shards, [1, 0]);
+    lose_a_shard(&mut server, &queue, &second).await;
 
     let swept = acceptor(queue.clone()).sweep_once(Duration::ZERO).await;
     assert!(swept.is_err_and(|error| error.is_transient()));
@@ -214,6 +224,31 @@ async fn a_job_that_has_just_come_further_is_left_to_who_moved_it() {
     acceptor.look_after(&key).await.expect("looks");
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 1, "it stands still since");
+}
+
+/// In whichever order the jobs come.
+#[tokio::test]
+async fn jobs_of_a_shard_that_answers_are_looked_after_while_another_does_not() {
+    let (mut server, queue) = in_two_shards().await;
+    let acceptor = acceptor(queue.clone());
+    acceptor.figures.leader.set(1);
+    let (mut here, mut there) = (Vec::new(), 0);
+    for seed in 1..=8 {
+        let (key, record) = kit::record(seed, 1);
+        queue.create_record(&key, &record).await.expect("stores");
+        acceptor.open.take_record(&key, &record);
+        match queue.record_shard(&key.job) {
+            0 => here.push(key),
+            _ => there += 1,
+        }
+    }
+    assert!(!here.is_empty() && there > 0);
+    lose_a_shard(&mut server, &queue, &here[0]).await;
+    acceptor.open.next_round();
+    let looked = acceptor.sweep_still(&mut 0).await;
+    assert!(looked.is_err_and(|error| error.is_transient()));
+    let waiting = queue.waiting_for_release(Stage::Preprocess).await;
+    assert_eq!(waiting.expect("counts"), here.len() as u64);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::looks::Looks;
+use super::silent::Silent;
 use super::{Dispatcher, Outcome, STALE, remove};
 use crate::convert;
 use crate::unit::{Held, Index, LaneKey, Pauses, Removal, Shelf};
@@ -58,6 +59,7 @@ pub(super) struct Session<'a> {
     /// Losses of the connection before the intake was read.
     losses: u64,
     looks: Looks,
+    silent: Silent,
     /// When the units that were left are tried again.
     try_left_at: Instant,
     /// Jobs past their time that could not be ended when it was last tried.
@@ -83,6 +85,7 @@ impl<'a> Session<'a> {
             may_remove: true,
             losses,
             looks: Looks::new(dispatcher.config.recount_least.get(), Instant::now()),
+            silent: Silent::none_of(dispatcher.queue.record_shards()),
             try_left_at: Instant::now() + LEFT_FOR,
             not_ended: HashSet::new(),
         };
@@ -264,7 +267,8 @@ impl<'a> Session<'a> {
                 return;
             }
             let at_once = batch.len();
-            let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held));
+            let silent = &self.silent;
+            let releases = stream::iter(batch).map(|held| dispatcher.release_unit(held, silent));
             let outcomes: Vec<_> = releases.buffer_unordered(at_once).collect().await;
             let mut released: BTreeMap<(LaneKey, Class), WorkUnit> = BTreeMap::new();
             for outcome in outcomes {
@@ -283,6 +287,10 @@ impl<'a> Session<'a> {
                         tracing::error!(error = chain(&error), stage = %held.unit.stage, job = %held.unit.key.job, "a unit is left where it waits");
                         self.index.leave(held);
                     }
+                    Outcome::Failed(held, error) if self.waits_for_shard(&held.unit.key) => {
+                        tracing::debug!(error = chain(&error), stage = %held.unit.stage, "a unit is left while its job's record cannot be read");
+                        self.index.leave(held);
+                    }
                     Outcome::Failed(held, error) => {
                         tracing::warn!(error = chain(&error), stage = %held.unit.stage, "a unit could not be released");
                         self.index.put_back(held);
@@ -294,6 +302,12 @@ impl<'a> Session<'a> {
                 dispatcher.queue.hint(unit).await;
             }
         }
+    }
+
+    /// Whether the shard of a job's record is away.
+    fn waits_for_shard(&self, key: &JobKey) -> bool {
+        let shard = self.dispatcher.queue.record_shard(&key.job);
+        self.silent.is_away(shard, Instant::now())
     }
 
     /// Counts all pools and their slots, looks what is held back, tries again what failed, and shows the backlog.
@@ -354,14 +368,21 @@ impl<'a> Session<'a> {
         let due = in_turn(dispatcher.open.due(now), &self.not_ended);
         self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
+        let silent = &self.silent;
         let expiries = stream::iter(due).map(async |(key, epoch)| {
-            let expired = dispatcher
-                .expire_job((&key, epoch), now, may_be_behind)
-                .await;
+            let shard = dispatcher.queue.record_shard(&key.job);
+            let expired = match silent.ask(shard, dispatcher.queue.record(&key)).await {
+                Ok(_) => {
+                    let job = (&key, epoch);
+                    dispatcher.expire_job(job, now, may_be_behind).await
+                }
+                Err(error) => Err(error),
+            };
             (key, epoch, expired)
         });
         let expiries = expiries.buffer_unordered(dispatcher.config.releases_max);
-        for (key, epoch, expired) in expiries.collect::<Vec<_>>().await {
+        let expiries: Vec<_> = expiries.collect().await;
+        for (key, epoch, expired) in expiries {
             match expired {
                 Ok(()) => {
                     dispatcher.open.end(&key, epoch);
@@ -406,10 +427,21 @@ fn lanes(pools: &[PoolName]) -> Vec<LaneKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use medfleet_core::{JobId, TenantId};
+    use medfleet_queue::Queue;
+    use medfleet_runtime::{Metrics, Shutdown, SystemClock};
     use medfleet_testkit::{self as kit, NatsServer, wait_until};
 
+    use super::super::Scope;
     use super::*;
+    use crate::config::DispatcherConfig;
+    use crate::fanout::Fanout;
+    use crate::metrics::Figures;
+    use crate::open::OpenJobs;
+    use crate::roster::Roster;
+    use crate::unit::{InFlightMax, Reserved, Rules, Weights};
 
     /// Longest wait for anything that must come.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -443,6 +475,69 @@ mod tests {
             removed.expect("it was read since");
         }
         assert_eq!(queue.waiting_for_release(Stage::Encode).await.ok(), Some(0));
+    }
+
+    fn dispatcher(queue: Queue) -> Dispatcher {
+        let open = OpenJobs::default();
+        Dispatcher {
+            config: DispatcherConfig::default(),
+            scope: Scope::Fleet,
+            queue,
+            fanout: Fanout::new(1, open.clone()),
+            roster: Roster::default(),
+            open,
+            pools: vec![kit::pool()],
+            rules: Rules {
+                weights: Weights::new(),
+                ahead_millis: 1_000,
+                released_units_max: 10,
+                age_millis: 60_000,
+                aged_every: 4,
+                decode_reserved: Reserved::default(),
+                in_flight_max: InFlightMax::default(),
+            },
+            clock: Arc::new(SystemClock),
+            figures: Figures::new(&Metrics::new()),
+            shutdown: Shutdown::new(Duration::ZERO),
+            holder: "test".to_owned(),
+        }
+    }
+
+    /// There is room for one unit, and that of the shard came first.
+    #[tokio::test]
+    async fn a_unit_whose_shard_is_away_lets_others_pass() {
+        let started = kit::start_with(|config| config.record_shards = 2).await;
+        let (_server, queue) = started.expect("a queue");
+        let [first, second] = [1, 2].map(|seed| kit::record(seed, 1).0);
+        let shard = queue.record_shard(&first.job);
+        assert_ne!(shard, queue.record_shard(&second.job));
+        for key in [&first, &second] {
+            let unit = kit::unit(key, Stage::Preprocess, Class::Routine, 0);
+            let waits = queue.publish_intake(&unit, &Vec::new()).await;
+            waits.expect("waits");
+        }
+        let dispatcher = dispatcher(queue.clone());
+        let mut session = Session::begin(&dispatcher).await.expect("begins");
+        while session
+            .index
+            .backlog()
+            .iter()
+            .map(|one| one.units)
+            .sum::<u64>()
+            < 2
+        {
+            let step = session.next().await;
+            session.take(step).await.expect("takes");
+        }
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(10));
+        for asked in [long_ago.expect("a time"), Instant::now()] {
+            session.silent.note(shard, true, asked);
+        }
+        session.release().await;
+        let taken = queue.puller(Stage::Preprocess, kit::pool()).next().await;
+        assert_eq!(taken.expect("a unit").unit.key, second);
+        let out = queue.outstanding(Stage::Preprocess, &kit::pool()).await;
+        assert_eq!(out.expect("counts").total(), 1, "the first one waits");
     }
 
     #[test]

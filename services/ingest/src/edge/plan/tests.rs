@@ -29,6 +29,21 @@ fn only_what_medfleet_refuses_fails_a_job() {
 }
 
 #[test]
+fn only_for_the_bytes_within_its_request_is_a_job_sent_again_as_uploads() {
+    let check = |field: &str, allowed: &str, expected: bool| {
+        let Trouble::Refused(why) = by_hub(&Refusal::invalid(field, allowed)) else {
+            panic!("a hub refuses it");
+        };
+        assert_eq!(is_to_upload(&why), expected, "{why}");
+    };
+    // As every release says it.
+    let too_many = "at most 1B of content in one request; upload larger files";
+    check("inputs", too_many, true);
+    check("inputs", "compare takes exactly 2 images; found 1", false);
+    check("model", "one of tiny", false);
+}
+
+#[test]
 fn what_passes_is_waited_for_as_long_as_the_hub_says() {
     let delay = Duration::from_secs(7);
     let busy = Refusal::Busy {
@@ -277,6 +292,10 @@ fn a_record_that_is_not_there_yet_is_waited_for_and_one_that_is_gone_is_not() {
         // The queue's was set back.
         check(behind, at(4_000), 1_000, true);
     }
+    // Nor is a file of the job known to be missing before.
+    let second = Duration::from_secs(1);
+    assert!(is_new_here(&entry, (at(5_999), second)));
+    assert!(!is_new_here(&entry, (at(6_000), second)));
     for ahead in [Some(2), Some(3)] {
         check(ahead, at(5_000), 1_000, false);
         check(ahead, None, 1_000, false);

@@ -1,0 +1,82 @@
+//! How a unit ends whose images are said to be missing.
+
+use anyhow::{Context, Result, ensure};
+use medfleet_core::{Class, FailureReason};
+use medfleet_queue::Replicas;
+use medfleet_runtime::{Metrics, SystemClock};
+use medfleet_testkit as kit;
+
+use super::*;
+
+/// Brings nothing: what is tried comes after the work.
+struct Nothing;
+
+impl Handler for Nothing {
+    const STAGE: Stage = Stage::Preprocess;
+
+    type Inputs = ();
+
+    async fn read(&self, _unit: &WorkUnit, _record: &JobRecord) -> Result<(), Ending> {
+        Ok(())
+    }
+
+    async fn work(&self, _started: &Started, (): ()) -> Result<(), Ending> {
+        Ok(())
+    }
+}
+
+fn slot(queue: Queue) -> Slot<Nothing> {
+    let shutdown = Shutdown::new(Duration::ZERO);
+    Slot {
+        worker: Worker {
+            config: WorkerConfig::default(),
+            pool: kit::pool(),
+            queue,
+            clock: Arc::new(SystemClock),
+            tasks: TaskSet::new(shutdown.clone()),
+            metrics: WorkerMetrics::register(&Metrics::new(), Nothing::STAGE, 1),
+        },
+        shutdown,
+        handler: Arc::new(Nothing),
+        hints: broadcast::channel(HINTS_MAX).0,
+        places: Arc::new(Semaphore::new(1)),
+        place: Arc::default(),
+    }
+}
+
+/// A server that leads no more and does not know it yet has not got what was stored a moment ago. One server only, whose answers
+/// are taken as a cluster's if there are as many replicas.
+#[tokio::test]
+async fn what_a_cluster_has_not_got_yet_fails_no_job() -> Result<()> {
+    let (server, queue) = kit::start().await?;
+    let (key, record) = kit::record(1, 1);
+    queue.create_record(&key, &record).await?;
+    let start = Move::Start {
+        stage: Nothing::STAGE,
+        unit: 0,
+        retries_max: 1,
+    };
+    let now = kit::clock()();
+    queue.apply(&key, Some(0), &start, now).await?;
+    let unit = kit::unit(&key, Nothing::STAGE, Class::Routine, 0);
+    queue.publish_work(&unit, &Headers::new()).await?;
+    let delivery = queue.puller(Nothing::STAGE, kit::pool()).next().await?;
+    let missing = || Ending::missing(FailureReason::ImageMissing, "image 0 of 1 is not there");
+
+    let mut config = kit::config(&server.url());
+    config.replicas = Replicas::Three;
+    let of_many = Queue::connect(&config, kit::clock()).await?;
+    let verdict = slot(of_many).end(&delivery, None, missing()).await?;
+    ensure!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+    let (record, _) = queue.record(&key).await?.context("a record")?;
+    ensure!(!record.state.is_final(), "{record:?}");
+
+    // A single server knows all there is.
+    let verdict = slot(queue).end(&delivery, None, missing()).await?;
+    let reason = match &verdict {
+        Verdict::Reject(failure) => Some(failure.reason),
+        _ => None,
+    };
+    ensure!(reason == Some(FailureReason::ImageMissing), "{verdict:?}");
+    Ok(())
+}
