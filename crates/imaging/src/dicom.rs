@@ -200,11 +200,9 @@ impl<'a> File<'a> {
             .groups
             .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
         let refuse = |tag| Err(Refusal::at(Reason::NotHounsfield, tag));
-        if let Some(item) = elements.first_item(tags::MODALITY_LUT_SEQUENCE)? {
-            return match item.text(tags::MODALITY_LUT_TYPE, VR::LO)? {
-                Some("HU") => Ok(()),
-                _ => refuse(tags::MODALITY_LUT_TYPE),
-            };
+        // Whatever unit it names, its entries are never negative (C.11.1.1), and a CT image has a rescale (C.8.2.1).
+        if elements.first_item(tags::MODALITY_LUT_SEQUENCE)?.is_some() {
+            return refuse(tags::MODALITY_LUT_SEQUENCE);
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
@@ -212,10 +210,26 @@ impl<'a> File<'a> {
         if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
+        // "Required if not HU, or if several energies were used": then none says nothing (C.8.2.1).
+        let several_energies = self.is(tags::MULTIENERGY_CT_ACQUISITION, "YES")?;
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
-            None | Some("HU" | "US") => Ok(()),
-            Some(_) => refuse(tags::RESCALE_TYPE),
+            Some("HU") => Ok(()),
+            None if !several_energies => Ok(()),
+            // "Unspecified": what a scanner made of one energy has no unit but HU (C.8.2.1), a map that was derived has any.
+            Some("US") if !several_energies && self.is_original()? => Ok(()),
+            _ => refuse(tags::RESCALE_TYPE),
         }
+    }
+
+    fn is(&self, tag: Tag, word: &str) -> Result<bool, Refusal> {
+        Ok(self.header.text(tag, VR::CS)? == Some(word))
+    }
+
+    /// Whether its values were measured, and not made of others (C.7.6.1.1.2). One that does not say so is not.
+    fn is_original(&self) -> Result<bool, Refusal> {
+        let kinds = self.header.text(tags::IMAGE_TYPE, VR::CS)?;
+        let first = kinds.and_then(|kinds| kinds.split('\\').next());
+        Ok(first.is_some_and(|kind| kind.trim() == "ORIGINAL"))
     }
 
     /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body
@@ -297,7 +311,6 @@ impl<'a> File<'a> {
 
     /// What a reader of the result should know about the file.
     pub(crate) fn notes(&self) -> Result<Vec<Note>, Refusal> {
-        let is = |tag, word| self.header.text(tag, VR::CS).map(|text| text == Some(word));
         let mut notes = Vec::new();
         if !self.header.preamble {
             notes.push(Note::NoPreamble);
@@ -310,7 +323,7 @@ impl<'a> File<'a> {
         {
             notes.push(Note::SecondaryCapture);
         }
-        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
+        if self.is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
             notes.push(Note::LossyCompressed);
         }
         notes.extend(Annotation::of(&self.header)?.note());

@@ -12,7 +12,7 @@ use crate::ahead::in_order;
 use crate::geometry::Place;
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::{Rescale, Scale};
+use crate::transform::Rescale;
 use crate::volume::{Each, Slice, Slices, channels, curves, record};
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source,
@@ -307,7 +307,7 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
         let range = volume.range(slice)?;
         Ok(Slice {
             place: Some(Place::axial(slice as f64 * spacing[2])),
-            scale: Scale::Rescale(volume.rescale),
+            rescale: Some(volume.rescale),
             spacing: vec![spacing[1], spacing[0]],
             range: (volume.modality == Modality::Mr).then_some(range),
         })
