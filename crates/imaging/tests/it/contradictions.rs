@@ -7,6 +7,7 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Limits, Modality, Reason, Values, decode_file, decode_values};
 
+use crate::refusals::with_transfer_syntax;
 use crate::synthetic::{file, file_as, put, put_sequence};
 use crate::{decode, options};
 
@@ -206,19 +207,75 @@ fn put_palette(object: &mut InMemDicomObject, (vr, numbers): (VR, [u16; 3]), ent
     }
 }
 
-#[test]
-fn numbers_of_colours_lose_nothing() {
+/// A photograph whose header says this of its colours, in a transfer syntax that its fragments need not be of.
+fn packed(syntax: &str, photometric: &str) -> Vec<u8> {
     let bytes = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
     let mut object = dicom_object::from_reader(&bytes[..]).unwrap();
     put(&mut object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
     let tag = tags::PHOTOMETRIC_INTERPRETATION;
-    put(&mut object, tag, VR::CS, "PALETTE COLOR");
-    let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
-    put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
-    let mut with_palette = Vec::new();
-    object.write_all(&mut with_palette).unwrap();
-    let refusal = decode_file(&with_palette, &options(8)).unwrap_err();
-    assert_eq!(refusal.reason, Reason::UnsupportedPhotometric);
+    put(&mut object, tag, VR::CS, photometric);
+    if photometric == "PALETTE COLOR" {
+        let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
+        put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
+    } else {
+        put(&mut object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+    }
+    let mut packed = Vec::new();
+    object.write_all(&mut packed).unwrap();
+    with_transfer_syntax(&packed, syntax)
+}
+
+#[test]
+fn numbers_of_colours_lose_nothing() {
+    let refused = |syntax: &str| {
+        let decoded = decode_file(&packed(syntax, "PALETTE COLOR"), &options(8));
+        decoded.unwrap_err().reason
+    };
+    for syntax in [
+        uids::JPEG_BASELINE8_BIT,
+        uids::JPEGLS_NEAR_LOSSLESS,
+        uids::JPEG2000,
+        uids::HTJ2K,
+    ] {
+        assert_eq!(refused(syntax), Reason::UnsupportedPhotometric, "{syntax}");
+    }
+    // What they hold is another codec's, which is seen later.
+    for syntax in [uids::JPEGLS_LOSSLESS, uids::JPEG2000_LOSSLESS] {
+        assert_ne!(refused(syntax), Reason::UnsupportedPhotometric, "{syntax}");
+    }
+}
+
+/// Elsewhere they were shown as if they were red, green and blue.
+#[test]
+fn colours_of_jpeg_2000_are_in_no_other_syntax() {
+    let native = |photometric: &str| {
+        refused(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+            let tag = tags::PHOTOMETRIC_INTERPRETATION;
+            put(object, tag, VR::CS, photometric);
+            put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+            put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
+            put(object, tags::BITS_STORED, VR::US, 8_u16);
+            put(object, tags::HIGH_BIT, VR::US, 7_u16);
+            let samples: Vec<u8> = (0..90).collect();
+            let samples = PrimitiveValue::U8(samples.into());
+            put(object, tags::PIXEL_DATA, VR::OB, samples);
+        })
+    };
+    assert_eq!(native("RGB"), None);
+    let expected = Reason::UnsupportedPhotometric;
+    for photometric in ["YBR_RCT", "YBR_ICT"] {
+        assert_eq!(native(photometric), Some(expected), "{photometric}");
+        for syntax in [
+            uids::RLE_LOSSLESS,
+            uids::JPEG_BASELINE8_BIT,
+            uids::JPEG_LOSSLESS_SV1,
+            uids::JPEGLS_LOSSLESS,
+        ] {
+            let decoded = decode_file(&packed(syntax, photometric), &options(8));
+            assert_eq!(decoded.unwrap_err().reason, expected, "{syntax}");
+        }
+    }
 }
 
 #[test]
