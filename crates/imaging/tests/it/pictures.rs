@@ -6,7 +6,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use medfleet_imaging::{
-    Format, Frame, Limits, Note, Options, Reason, decode_file, frame_to_png, sniff,
+    Format, Frame, Limits, Modality, Note, Options, Reason, decode_file, frame_to_png, sniff,
 };
 
 use crate::{decode, reason};
@@ -96,7 +96,11 @@ fn sixteen_bits_that_nobody_scaled_are_refused() {
         let bytes = samples.iter().flat_map(|sample| sample.to_ne_bytes());
         let bytes = png(2, 2, color, &bytes.collect::<Vec<_>>());
         let decoded = decode_file(&bytes, &Options::new(2, Limits::default()).unwrap());
-        decoded.err().map(|refusal| refusal.reason)
+        decoded.err().map(|refusal| {
+            let text = refusal.to_string();
+            assert!(text.contains("spread over all 16"), "{text}");
+            refusal.reason
+        })
     };
     let refused = Some(Reason::UnsupportedColour);
     assert_eq!(of(ExtendedColorType::L16, &[0, 9, 99, 4095]), refused);
@@ -151,6 +155,30 @@ fn exif_orientation_is_applied() {
     assert!(info.notes.contains(&Note::ExifOrientation));
     // The bright rows at the top are now columns on the right.
     assert!(frame.pixels[16 * 32 + 28] > 200 && frame.pixels[16 * 32 + 3] < 50);
+}
+
+/// The pixels of a DICOM file lie as they are coded: its header says how, and other readers turn nothing either.
+#[test]
+fn exif_orientation_within_dicom_turns_nothing() {
+    let good = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let find = |part: &[u8]| good.windows(part.len()).position(|window| window == part);
+    let modality = find(b"\x08\0\x60\0CS\x02\0CR").unwrap() + 8;
+    let start = find(b"\xff\xd8\xff").unwrap();
+    let photograph = |segment: &[u8]| {
+        let mut bytes = good.to_vec();
+        bytes[modality..modality + 2].copy_from_slice(b"XC");
+        let length = u32::from_le_bytes(good[start - 4..start].try_into().unwrap());
+        let length = length + segment.len() as u32;
+        bytes[start - 4..start].copy_from_slice(&length.to_le_bytes());
+        bytes.splice(start + 2..start + 2, segment.iter().copied());
+        decode(&bytes, 32).frames.remove(0)
+    };
+    let exif =
+        b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let (frame, info) = photograph(exif);
+    assert_eq!(info.modality, Some(Modality::Xc));
+    assert!(!info.notes.contains(&Note::ExifOrientation));
+    assert_eq!(frame, photograph(&[]).0);
 }
 
 #[test]
