@@ -425,6 +425,53 @@ fn a_jpeg_has_all_bits_that_the_header_stores() {
     assert_eq!(found([16, 12, 11]), Some(Reason::PixelDataMismatch));
 }
 
+/// In 16 bits, -1 of eight would be 255.
+#[test]
+fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
+    let good = include_bytes!("../codecs/jpeg-ls.dcm");
+    let pixel_data = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff";
+    let at = good
+        .windows(pixel_data.len())
+        .position(|window| window == pixel_data)
+        .unwrap();
+    let item = |bytes: &[u8]| {
+        let length = bytes.len() as u32;
+        [&b"\xfe\xff\0\xe0"[..], &length.to_le_bytes(), bytes].concat()
+    };
+    // Eight bits a sample, of which some have the highest.
+    let mut stream = include_bytes!("../codecs/restarts-eight-bits.jls").to_vec();
+    stream.resize(stream.len().next_multiple_of(2), 0);
+    let fragments = [
+        item(&[]),
+        item(&stream),
+        b"\xfe\xff\xdd\xe0\0\0\0\0".to_vec(),
+    ]
+    .concat();
+    let mut smallest = 0.0;
+    let mut refused = |stored: u16, signed: u16| {
+        let mut bytes = [&good[..at], pixel_data, &fragments].concat();
+        // Bits Stored, High Bit, Pixel Representation.
+        for (element, value) in (1..).zip([stored, stored - 1, signed]) {
+            let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
+            let at = bytes.windows(8).position(|window| window == head).unwrap() + 8;
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        let decoded = decode_values(&bytes, &Limits::default(), 1, |_, values| {
+            if let Values::Grey(values) = values {
+                smallest = values.into_iter().fold(f64::INFINITY, f64::min);
+            }
+        });
+        (decoded.err().map(|refusal| refusal.reason), smallest)
+    };
+    assert_eq!(refused(16, 0), (None, 31.0));
+    let (none, smallest) = refused(8, 1);
+    assert!(none.is_none() && smallest < 0.0, "{smallest}");
+    for stored in [9, 12, 16] {
+        let (reason, _) = refused(stored, 1);
+        assert_eq!(reason, Some(Reason::PixelDataMismatch), "{stored}");
+    }
+}
+
 #[test]
 fn an_element_that_is_there_twice_has_one_value() {
     let good = file(|_| {});
