@@ -92,6 +92,9 @@ impl<'a> File<'a> {
             return (palette.apply(stored), palette.bits);
         }
         let mut values = cells.values;
+        // What an embedded overlay draws above them is no colour.
+        let mask = image.cell.mask();
+        values.iter_mut().for_each(|value| *value &= mask);
         let ybr = matches!(
             image.photometric,
             Photometric::YbrFull | Photometric::YbrFull422
@@ -225,11 +228,11 @@ impl<'a> File<'a> {
         Ok(self.header.text(tag, VR::CS)? == Some(word))
     }
 
-    /// Whether its values were measured, and not made of others (C.7.6.1.1.2). One that does not say so is not.
+    /// Whether it is a slice whose values were measured, and not made of others (C.8.2.1.1.1). One that does not say so is not.
     fn is_original(&self) -> Result<bool, Refusal> {
         let kinds = self.header.text(tags::IMAGE_TYPE, VR::CS)?;
-        let first = kinds.and_then(|kinds| kinds.split('\\').next());
-        Ok(first.is_some_and(|kind| kind.trim() == "ORIGINAL"))
+        let mut kinds = kinds.unwrap_or_default().split('\\').map(str::trim);
+        Ok(kinds.next() == Some("ORIGINAL") && kinds.all(|kind| kind != "LOCALIZER"))
     }
 
     /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body

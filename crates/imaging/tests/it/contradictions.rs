@@ -383,6 +383,23 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
 }
 
+#[test]
+fn what_an_embedded_overlay_draws_is_no_colour() {
+    let frame = |drawn: u16| {
+        let bytes = file(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+            let tag = tags::PHOTOMETRIC_INTERPRETATION;
+            put(object, tag, VR::CS, "RGB");
+            put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+            let cells: Vec<u16> = (0..90).map(|at: u16| (at * 40) | drawn).collect();
+            put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+            put(object, Tag(0x6000, 0x0102), VR::US, 12_u16);
+        });
+        decode(&bytes, 6).frames.remove(0).0
+    };
+    assert_eq!(frame(1 << 12), frame(0));
+}
+
 /// A photograph has no window, and shows all that the header stores.
 #[test]
 fn a_photograph_of_fewer_bits_than_the_header_stores_is_refused() {

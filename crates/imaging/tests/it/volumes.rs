@@ -297,6 +297,8 @@ fn a_ct_of_no_named_unit_is_taken_where_the_standard_leaves_no_other() {
         assert_eq!(of(derived, energies, "HU"), None);
         assert_eq!(of(derived, energies, "US"), refused);
         assert_eq!(of("", energies, "US"), refused);
+        let localiser = "ORIGINAL\\PRIMARY\\LOCALIZER";
+        assert_eq!(of(localiser, energies, "US"), refused);
     }
     for kind in [original, derived] {
         assert_eq!(of(kind, "YES", "HU"), None);
