@@ -1,8 +1,8 @@
 //! Headers that contradict themselves or their pixels, each of which another reader shows in one way or another: what is not
 //! known to come out right is refused, and what is right comes out.
 
-use dicom_core::value::PrimitiveValue;
-use dicom_core::{Tag, VR};
+use dicom_core::value::{DataSetSequence, PrimitiveValue};
+use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Limits, Modality, Reason, Values, decode_file, decode_values};
@@ -366,6 +366,38 @@ fn a_functional_group_is_shared_or_of_each_frame() {
     assert_eq!(with(Some("0"), Some("-1024")), refusal);
     // Said twice, and the same.
     assert_eq!(with(Some("-1024"), Some("-1024")), None);
+}
+
+/// The frames without it would be shown as they are stored, beside others that are not.
+#[test]
+fn a_functional_group_is_of_every_frame_or_of_none() {
+    let found = |intercepts: [Option<&str>; 2]| {
+        let items = intercepts.map(|intercept| {
+            let mut item = InMemDicomObject::new_empty();
+            if let Some(intercept) = intercept {
+                let mut values = InMemDicomObject::new_empty();
+                put(&mut values, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+                put(&mut values, tags::RESCALE_SLOPE, VR::DS, "2");
+                let transformation = tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE;
+                put_sequence(&mut item, transformation, values);
+            }
+            item
+        });
+        let bytes = file(|object| {
+            put(object, tags::NUMBER_OF_FRAMES, VR::IS, "2");
+            put(object, tags::ROWS, VR::US, 3_u16);
+            let sequence = DataSetSequence::from(items.to_vec());
+            let tag = tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE;
+            object.put(DataElement::new(tag, VR::SQ, sequence));
+        });
+        let decoded = decode_values(&bytes, &Limits::default(), 2, |_, _| {});
+        decoded.map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(found([Some("0"), Some("5")]), Ok(2));
+    assert_eq!(found([None, None]), Ok(2));
+    for some in [[Some("0"), None], [None, Some("5")]] {
+        assert_eq!(found(some), Err(Reason::InvalidAttribute));
+    }
 }
 
 #[test]
