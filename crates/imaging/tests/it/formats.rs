@@ -169,6 +169,16 @@ fn what_a_tiff_claims_is_checked_before_anything_is_allocated() {
     refuses(&whole[..whole.len() / 2], Reason::Truncated);
 }
 
+/// The first of them would be shown for all.
+#[test]
+fn a_tiff_of_several_grey_channels_is_refused() {
+    let mut bytes = read("rgb-lzw.tif");
+    assert!(decode_file(&bytes, &options()).is_ok());
+    let at = value_of(&bytes, 262);
+    bytes[at] = 1;
+    refuses(&bytes, Reason::UnsupportedColour);
+}
+
 /// Writers that know colours of 8 bits put them into a palette of 16, where each is nearly black.
 #[test]
 fn a_tiff_whose_palette_stays_black_is_refused() {
