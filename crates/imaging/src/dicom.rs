@@ -213,12 +213,12 @@ impl<'a> File<'a> {
         if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
-        // "Required if not HU, or if several energies were used": then none says nothing (C.8.2.1).
+        // It may only be left out of HU, and not of images of several energies (C.8.2.1).
         let several_energies = self.is(tags::MULTIENERGY_CT_ACQUISITION, "YES")?;
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
             Some("HU") => Ok(()),
             None if !several_energies => Ok(()),
-            // "Unspecified": what a scanner made of one energy has no unit but HU (C.8.2.1), a map that was derived has any.
+            // Unspecified: a slice that a scanner made of one energy has no unit but HU (C.8.2.1), what was derived has any.
             Some("US") if !several_energies && self.is_original()? => Ok(()),
             _ => refuse(tags::RESCALE_TYPE),
         }
