@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 
+use flate2::Crc;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
@@ -209,6 +210,45 @@ fn broken_pictures_are_refused() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     assert_eq!(reason(&flipped), Reason::DecodeFailed);
+}
+
+/// Frames of a video on a disc, 720 by 576 for 4:3 or 16:9.
+#[test]
+fn pixels_that_are_not_square_are_refused() {
+    let noise: Vec<u8> = (0..64 * 64u32).map(|at| (at % 251) as u8).collect();
+    let found = |bytes: &[u8]| {
+        let decoded = decode_file(bytes, &Options::new(8, Limits::default()).unwrap());
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    let whole = jpeg(64, 64, ExtendedColorType::L8, &noise, None);
+    let of_jpeg = |across: u16, down: u16| {
+        let mut bytes = whole.clone();
+        bytes[14..16].copy_from_slice(&across.to_be_bytes());
+        bytes[16..18].copy_from_slice(&down.to_be_bytes());
+        found(&bytes)
+    };
+    let of_png = |across: u32, down: u32| {
+        let mut chunk = b"pHYs".to_vec();
+        chunk.extend(across.to_be_bytes());
+        chunk.extend(down.to_be_bytes());
+        chunk.push(0);
+        let mut checksum = Crc::new();
+        checksum.update(&chunk);
+        let chunk = [&[0_u8, 0, 0, 9][..], &chunk, &checksum.sum().to_be_bytes()].concat();
+        let mut bytes = png(64, 64, ExtendedColorType::L8, &noise);
+        // Behind the signature and the header.
+        drop(bytes.splice(33..33, chunk));
+        found(&bytes)
+    };
+    for (across, down) in [(1, 1), (0, 0), (0, 72), (3000, 3010)] {
+        assert_eq!(of_jpeg(across, down), None, "{across}:{down}");
+        assert_eq!(of_png(across.into(), down.into()), None, "{across}:{down}");
+    }
+    let refused = Some(Reason::NonSquarePixels);
+    for (across, down) in [(16, 15), (64, 45), (72, 36)] {
+        assert_eq!(of_jpeg(across, down), refused, "{across}:{down}");
+        assert_eq!(of_png(across.into(), down.into()), refused);
+    }
 }
 
 #[test]
