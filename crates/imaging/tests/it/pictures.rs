@@ -212,6 +212,23 @@ fn broken_pictures_are_refused() {
     assert_eq!(reason(&flipped), Reason::DecodeFailed);
 }
 
+/// An end marker in the place of its last scans leaves a blurred image.
+#[test]
+fn a_progressive_jpeg_has_all_of_its_scans() {
+    let whole = include_bytes!("../../../fuzz/seeds/colour8-progressive.jpg");
+    decode(whole, 8);
+    let scans = whole.windows(2).enumerate();
+    let scans: Vec<usize> = scans
+        .filter(|(_, marker)| *marker == [0xff, 0xda])
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(scans.len(), 10);
+    for scan in &scans[1..] {
+        let cut = [&whole[..*scan], &[0xff, 0xd9]].concat();
+        assert_eq!(reason(&cut), Reason::Truncated, "{scan}");
+    }
+}
+
 /// Frames of a video on a disc, 720 by 576 for 4:3 or 16:9.
 #[test]
 fn pixels_that_are_not_square_are_refused() {
