@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use medfleet_fuzz::dicom::{EXPLICIT, Header, JPEG_2000, encapsulated, file, head};
 use medfleet_proto::v1::{self, FailureReason, JobState, SubmitJobRequest, task::Kind};
-use medfleet_testkit::wait_until;
+use medfleet_testkit::{tar, wait_until};
 use medfleet_tests::client::{Client, PATIENCE, inline, report, uploaded};
 use medfleet_tests::fleet::{Fleet, Options};
 use medfleet_tests::picture;
@@ -196,30 +196,13 @@ async fn files_that_are_not_images_fail_the_job() -> Result<()> {
     Ok(())
 }
 
-/// A tar of these files (POSIX.1-1988).
-fn tar(files: &[&[u8]]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for bytes in files {
-        let mut header = [0_u8; 512];
-        header[0] = b'x';
-        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        header[156] = b'0';
-        header[257..263].copy_from_slice(b"ustar\0");
-        out.extend_from_slice(&header);
-        out.extend_from_slice(bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    out
-}
-
 /// An archive is one input: what of it is left out is listed, and the rest is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_an_image_leaves_the_others_of_its_archive() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
     let client = fleet.client("st-mary").await?;
     let no_image = file(EXPLICIT, &head(&Header::default()));
-    let archive = tar(&[&picture::png(64, 1)?, &no_image]);
+    let archive = tar(&[("1", &picture::png(64, 1)?), ("2", &no_image)]);
     let upload = client.upload(&archive).await?;
     let job = client.submit(report(vec![uploaded(&upload)])).await?;
     let job = client.wait_final(&job.name).await?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::write::{DeflateEncoder, GzEncoder};
 use flate2::{Compression, Crc};
+use medfleet_testkit::{tar, tar_member, tar_of};
 
 use crate::dicom::{self, Header, element, sequence};
 
@@ -284,9 +285,9 @@ pub fn archives() -> Vec<Vec<u8>> {
     let picture = streams(&["grey8.jpg"]).concat();
     let file = headless();
     let tar = tar(&[
-        ("a.jpg", b'0', &picture),
-        ("deep/b.dcm", b'0', &file),
-        (".hidden", b'0', b"x"),
+        ("a.jpg", &picture),
+        ("deep/b.dcm", &file),
+        (".hidden", b"x"),
     ]);
     let packed = packed(&tar);
     let zip = zip(&[("a.jpg", &picture), ("b.dcm", &file)]);
@@ -298,19 +299,19 @@ pub fn archives() -> Vec<Vec<u8>> {
 pub fn tars() -> Vec<Vec<u8>> {
     let picture = streams(&["grey8.jpg"]).concat();
     let file = headless();
-    let plain = tar(&[("a.jpg", b'0', &picture), ("b.dcm", b'0', &file)]);
+    let plain = tar(&[("a.jpg", &picture), ("b.dcm", &file)]);
     // A folder, the long name and the extended header of the next file, links, and a file as tar had it before POSIX.
-    let mixed = tar(&[
-        ("deep/", b'5', b""),
-        ("././@LongLink", b'L', &[b'n'; 600]),
-        ("PaxHeaders/b.dcm", b'x', b"20 path=deep/b.dcm\n\n"),
-        ("deep/b.dcm", b'0', &file),
-        ("hard", b'1', b""),
-        ("soft", b'2', b""),
-        ("old.jpg", 0, &picture),
-        (".hidden", b'0', b"x"),
+    let mixed = tar_of(&[
+        tar_member("deep/", b'5', b""),
+        tar_member("././@LongLink", b'L', &[b'n'; 600]),
+        tar_member("PaxHeaders/b.dcm", b'x', b"20 path=deep/b.dcm\n\n"),
+        tar_member("deep/b.dcm", b'0', &file),
+        tar_member("hard", b'1', b""),
+        tar_member("soft", b'2', b""),
+        tar_member("old.jpg", 0, &picture),
+        tar_member(".hidden", b'0', b"x"),
     ]);
-    let mut padded = tar(&[("b.dcm", b'0', &file)]);
+    let mut padded = tar(&[("b.dcm", &file)]);
     // Writers of tapes fill their last record.
     padded.resize(padded.len().next_multiple_of(20 * 512), 0);
     vec![plain, mixed, padded]
@@ -322,23 +323,6 @@ pub fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
     packer.write_all(bytes).expect("memory takes it");
     packer.finish().expect("memory takes it")
-}
-
-/// Each file by its name, kind and content.
-fn tar(files: &[(&str, u8, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, kind, bytes) in files {
-        let mut header = [0u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        header[156] = *kind;
-        header[257..262].copy_from_slice(b"ustar");
-        out.extend(header);
-        out.extend(*bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    out
 }
 
 /// The first file stored, the others deflated.

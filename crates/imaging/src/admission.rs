@@ -91,19 +91,11 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
         .pixel_data
         .ok_or_else(|| Refusal::at(Reason::NoPixelData, tags::PIXEL_DATA))?;
     let codec = codec(header, &pixel_data)?;
-    let (photometric, samples) = photometric(header)?;
+    let (photometric, samples) = photometric(header, codec)?;
     let cell = cell(header, codec, samples)?;
     let (rows, columns) = size(header, limits)?;
     let frames = frames(header, limits)?;
     let palette = match photometric {
-        // The number beside the right one names another colour (PS3.5 8.2.1).
-        Photometric::PaletteColor if is_dct(codec) => {
-            return Err(Refusal::at(
-                Reason::UnsupportedPhotometric,
-                tags::PHOTOMETRIC_INTERPRETATION,
-            )
-            .found("numbers of colours compressed with loss"));
-        }
         Photometric::PaletteColor => Some(Palette::read(&header.elements, cell.signed)?),
         _ => None,
     };
@@ -205,7 +197,7 @@ fn is_video(syntax: &str) -> bool {
         || (102..=108).any(|n| syntax.starts_with(&format!("1.2.840.10008.1.2.4.{n}")))
 }
 
-fn photometric(header: &Header<'_>) -> Result<(Photometric, u32), Refusal> {
+fn photometric(header: &Header<'_>, codec: Codec) -> Result<(Photometric, u32), Refusal> {
     const OTHER: &[&str] = &[
         "YBR_PARTIAL_420",
         "YBR_PARTIAL_422",
@@ -223,6 +215,20 @@ fn photometric(header: &Header<'_>) -> Result<(Photometric, u32), Refusal> {
             .unwrap_or(&"an unlisted interpretation");
         return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(known));
     };
+    let contrary = match photometric {
+        // Only the decoder of JPEG 2000 undoes its transforms (PS3.5 8.2); elsewhere nothing says what the samples are.
+        Photometric::YbrRct | Photometric::YbrIct if codec != Codec::Jpeg2000 => {
+            Some("colours of JPEG 2000 in another transfer syntax")
+        }
+        // The number beside the right one names another colour (PS3.5 8.2).
+        Photometric::PaletteColor if may_lose(header, codec) => {
+            Some("numbers of colours compressed with loss")
+        }
+        _ => None,
+    };
+    if let Some(found) = contrary {
+        return Err(Refusal::at(Reason::UnsupportedPhotometric, tag).found(found));
+    }
     let samples = header
         .u16(tags::SAMPLES_PER_PIXEL)?
         .ok_or_else(|| missing(tags::SAMPLES_PER_PIXEL))?;
@@ -264,6 +270,12 @@ fn cell(header: &Header<'_>, codec: Codec, samples: u32) -> Result<Cell, Refusal
         bits_stored,
         signed,
     })
+}
+
+/// Whether the transfer syntax is one of those for compression with loss.
+fn may_lose(header: &Header<'_>, codec: Codec) -> bool {
+    let lossy = [uids::JPEGLS_NEAR_LOSSLESS, uids::JPEG2000, uids::HTJ2K];
+    is_dct(codec) || lossy.contains(&header.transfer_syntax)
 }
 
 /// Whether the codec loses something of every image.

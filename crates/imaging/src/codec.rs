@@ -83,7 +83,9 @@ fn packed(frame: &[&[u8]], image: &Image) -> Result<Cells, Refusal> {
             let header = jpegls::frame_header(&bytes)?;
             check_size(header.width as u32, header.height as u32, image)?;
             check_precision(header.precision as u16, image)?;
-            jpegls::decode(&bytes)
+            let cells = jpegls::decode(&bytes)?;
+            refuse_unsure_sign(&cells.values, header.precision, image)?;
+            Ok(cells)
         }
         _ => decode_jpeg(&bytes, image),
     })
@@ -112,6 +114,7 @@ fn decode_jpeg(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
         )));
     }
     let mut cells = interleave(&coded.components);
+    refuse_unsure_sign(&cells.values, bits.into(), image)?;
     if image.samples == 3 && !coded.lossless {
         // What the stream says of itself goes before the header, as every other decoder would show it.
         let ybr = match coded.hint {
@@ -188,6 +191,23 @@ fn check_precision(bits: u16, image: &Image) -> Result<(), Refusal> {
             "{bits} bits a sample in the compressed image"
         )))
     }
+}
+
+/// These streams have no sign of their own. Where they have fewer bits than a header of signed values stores, the highest of them
+/// may be the sign, which nobody would extend, or not.
+fn refuse_unsure_sign(cells: &[u32], bits: u32, image: &Image) -> Result<(), Refusal> {
+    let Cell {
+        bits_stored,
+        signed,
+        ..
+    } = image.cell;
+    let highest = 1u32 << (bits - 1);
+    if signed && bits < u32::from(bits_stored) && cells.iter().any(|raw| raw & highest != 0) {
+        return Err(mismatch(format_args!(
+            "signed values in {bits} bits in the compressed image"
+        )));
+    }
+    Ok(())
 }
 
 /// Bits above Bits Stored must be empty, the sign's, or those an embedded overlay declares. Otherwise the header is wrong

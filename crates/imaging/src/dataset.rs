@@ -51,7 +51,7 @@ pub(crate) const KEPT: &[Tag] = &[
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
     tags::RESCALE_TYPE,
-    tags::MODALITY_LUT_TYPE,
+    tags::MULTIENERGY_CT_ACQUISITION,
     tags::VOILUT_FUNCTION,
     tags::LOSSY_IMAGE_COMPRESSION,
     tags::MODALITY_LUT_SEQUENCE,

@@ -92,6 +92,9 @@ impl<'a> File<'a> {
             return (palette.apply(stored), palette.bits);
         }
         let mut values = cells.values;
+        // What an embedded overlay draws above them is no colour.
+        let mask = image.cell.mask();
+        values.iter_mut().for_each(|value| *value &= mask);
         let ybr = matches!(
             image.photometric,
             Photometric::YbrFull | Photometric::YbrFull422
@@ -200,11 +203,9 @@ impl<'a> File<'a> {
             .groups
             .of(frame, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE)?;
         let refuse = |tag| Err(Refusal::at(Reason::NotHounsfield, tag));
-        if let Some(item) = elements.first_item(tags::MODALITY_LUT_SEQUENCE)? {
-            return match item.text(tags::MODALITY_LUT_TYPE, VR::LO)? {
-                Some("HU") => Ok(()),
-                _ => refuse(tags::MODALITY_LUT_TYPE),
-            };
+        // Whatever unit it names, its entries are never negative (C.11.1.1), and a CT image has a rescale (C.8.2.1).
+        if elements.first_item(tags::MODALITY_LUT_SEQUENCE)?.is_some() {
+            return refuse(tags::MODALITY_LUT_SEQUENCE);
         }
         // An element of blanks says as little as none.
         let intercept = elements.decimals(tags::RESCALE_INTERCEPT, Reason::RescaleUnknownType)?;
@@ -212,10 +213,26 @@ impl<'a> File<'a> {
         if intercept.is_empty() || !self.transform(frame)?.can_be_negative(self.image.cell) {
             return refuse(tags::RESCALE_INTERCEPT);
         }
+        // It may only be left out of HU, and not of images of several energies (C.8.2.1).
+        let several_energies = self.is(tags::MULTIENERGY_CT_ACQUISITION, "YES")?;
         match elements.text(tags::RESCALE_TYPE, VR::LO)? {
-            None | Some("HU" | "US") => Ok(()),
-            Some(_) => refuse(tags::RESCALE_TYPE),
+            Some("HU") => Ok(()),
+            None if !several_energies => Ok(()),
+            // Unspecified: a slice that a scanner made of one energy has no unit but HU (C.8.2.1), what was derived has any.
+            Some("US") if !several_energies && self.is_original()? => Ok(()),
+            _ => refuse(tags::RESCALE_TYPE),
         }
+    }
+
+    fn is(&self, tag: Tag, word: &str) -> Result<bool, Refusal> {
+        Ok(self.header.text(tag, VR::CS)? == Some(word))
+    }
+
+    /// Whether it is a slice whose values were measured, and not made of others (C.8.2.1.1.1). One that does not say so is not.
+    fn is_original(&self) -> Result<bool, Refusal> {
+        let kinds = self.header.text(tags::IMAGE_TYPE, VR::CS)?;
+        let mut kinds = kinds.unwrap_or_default().split('\\').map(str::trim);
+        Ok(kinds.next() == Some("ORIGINAL") && kinds.all(|kind| kind != "LOCALIZER"))
     }
 
     /// A chest film that says it is mirrored or lies on its side would have a heart on the right. What other parts of the body
@@ -297,7 +314,6 @@ impl<'a> File<'a> {
 
     /// What a reader of the result should know about the file.
     pub(crate) fn notes(&self) -> Result<Vec<Note>, Refusal> {
-        let is = |tag, word| self.header.text(tag, VR::CS).map(|text| text == Some(word));
         let mut notes = Vec::new();
         if !self.header.preamble {
             notes.push(Note::NoPreamble);
@@ -310,7 +326,7 @@ impl<'a> File<'a> {
         {
             notes.push(Note::SecondaryCapture);
         }
-        if is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
+        if self.is(tags::LOSSY_IMAGE_COMPRESSION, "01")? || is_dct(self.image.codec) {
             notes.push(Note::LossyCompressed);
         }
         notes.extend(Annotation::of(&self.header)?.note());

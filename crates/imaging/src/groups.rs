@@ -27,7 +27,7 @@ pub(crate) struct Groups<'a> {
 impl<'a> Groups<'a> {
     /// # Errors
     /// A file that has groups for another number of frames than it has frames, or one group both shared and of a frame where the
-    /// two are not the same: one of them would be believed.
+    /// two are not the same: one of them would be believed. Nor may some frames have a group that the others lack.
     pub(crate) fn read(top: &DataSet<'a>, frames: u32) -> Result<Self, Refusal> {
         let per_frame = top.items(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)?;
         if !per_frame.is_empty() && per_frame.len() != frames as usize {
@@ -44,6 +44,13 @@ impl<'a> Groups<'a> {
         for group in GROUPS {
             let bytes = |item: &DataSet<'a>| item.value(group).map(|value| value.bytes);
             let Some(of_all) = shared.as_ref().and_then(bytes) else {
+                // Several frames are slices, which are not shown by its windows.
+                let matters = group != tags::FRAME_VOILUT_SEQUENCE;
+                let having = per_frame.iter().filter_map(bytes).count();
+                if matters && having != 0 && having != per_frame.len() {
+                    return Err(Refusal::at(Reason::InvalidAttribute, group)
+                        .found(format_args!("{having} of {frames} frames with the group")));
+                }
                 continue;
             };
             if per_frame.iter().filter_map(bytes).any(|own| own != of_all) {

@@ -12,7 +12,7 @@ use crate::ahead::in_order;
 use crate::geometry::Place;
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::{Rescale, Scale};
+use crate::transform::Rescale;
 use crate::volume::{Each, Slice, Slices, channels, curves, record};
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Options, Reason, Refusal, Source,
@@ -161,7 +161,7 @@ impl<'a> Volume<'a> {
         let length = size.iter().product::<usize>() * voxel.bytes();
         let start = start as usize;
         let voxels = bytes.get(start..).and_then(|rest| rest.get(..length));
-        let volume = Self {
+        Ok(Self {
             voxels: voxels.ok_or_else(|| Refusal::new(Reason::Truncated))?,
             voxel,
             big_endian: fields.big_endian,
@@ -169,18 +169,7 @@ impl<'a> Volume<'a> {
             rescale: rescale(&fields)?,
             axes: Axes::read(&|at| fields.i16(at), &|at| fields.f32(at))?,
             modality: modality(&bytes[INTENT_NAME], options)?,
-        };
-        // Air has -1000: grey levels, or values that were shifted.
-        if volume.modality == Modality::Ct && !volume.can_be_negative() {
-            return Err(Refusal::new(Reason::NotHounsfield));
-        }
-        Ok(volume)
-    }
-
-    fn can_be_negative(&self) -> bool {
-        let Rescale { slope, intercept } = self.rescale;
-        let unsigned = matches!(self.voxel, Voxel::U8 | Voxel::U16 | Voxel::U32);
-        !unsigned || slope < 0.0 || intercept < 0.0
+        })
     }
 
     /// Columns, rows and slices as they are shown.
@@ -301,21 +290,27 @@ pub(crate) fn read(bytes: &[u8], options: &Options, digest: &str) -> Result<Slic
     let spacing = volume.axes.spacing;
     let decoder = options.limits().codestreams;
     let threads = options.limits().threads(columns as u32, rows as u32);
-    let make = |slice: usize| -> Result<Slice, Refusal> {
+    let make = |slice: usize| -> Result<(Slice, f64), Refusal> {
         decoder.check_wanted()?;
         // Also for CT, as a value that is no number must be found before anything is shown.
         let range = volume.range(slice)?;
-        Ok(Slice {
+        let slice = Slice {
             place: Some(Place::axial(slice as f64 * spacing[2])),
-            scale: Scale::Rescale(volume.rescale),
+            rescale: Some(volume.rescale),
             spacing: vec![spacing[1], spacing[0]],
             range: (volume.modality == Modality::Mr).then_some(range),
-        })
+        };
+        Ok((slice, range.0))
     };
-    let mut frames = Vec::with_capacity(slices);
-    in_order(decoder, (threads, slices), &make, &mut |slice| {
+    let (mut frames, mut lowest) = (Vec::with_capacity(slices), f64::INFINITY);
+    in_order(decoder, (threads, slices), &make, &mut |(slice, low)| {
         frames.push(slice);
+        lowest = lowest.min(low);
     })?;
+    // Air has -1000: these are grey levels, shares of a range, or values that were shifted.
+    if volume.modality == Modality::Ct && lowest >= 0.0 {
+        return Err(Refusal::new(Reason::NotHounsfield).found("no negative value"));
+    }
     Ok(Slices {
         modality: volume.modality,
         // The format has no studies; the volumes of one job are one study's, and each is a series.

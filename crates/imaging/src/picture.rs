@@ -10,7 +10,7 @@ use jpeg_decoder::{Decoder, PixelFormat};
 
 use crate::codec::guarded;
 use crate::codec::jpeg::picture as jpeg;
-use crate::square::Picture;
+use crate::square::{Picture, is_square};
 use crate::{Format, Limits, Note, Reason, Refusal};
 
 /// Columns and rows of a PNG or JPEG, where its beginning says so.
@@ -39,6 +39,7 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     if decoder.is_apng().map_err(png_refusal)? {
         return Err(Refusal::new(Reason::MultiFrameNotSupportedYet));
     }
+    refuse_non_square(png_density(bytes))?;
     let orientation = decoder.orientation().map_err(png_refusal)?;
     let color = decoder.color_type();
     let mut raw = vec![0; decoder.total_bytes() as usize];
@@ -106,6 +107,55 @@ pub(crate) fn dark() -> Refusal {
     Refusal::new(Reason::UnsupportedColour).found("16 bits of which the two highest are unused")
 }
 
+/// Frames that were grabbed of a video have pixels of another shape, and would come out stretched.
+///
+/// # Errors
+/// Pixels a unit of length, across and down, that differ.
+pub(crate) fn refuse_non_square(density: Option<(f64, f64)>) -> Result<(), Refusal> {
+    match density {
+        // Zeros say nothing.
+        Some((across, down)) if across > 0.0 && down > 0.0 && !is_square(across, down) => {
+            Err(Refusal::new(Reason::NonSquarePixels).found(format_args!("{down}:{across}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Of a PNG, which says so in a chunk before its pixels (ISO 15948, 11.3.5.3).
+fn png_density(bytes: &[u8]) -> Option<(f64, f64)> {
+    const SIGNATURE_BYTES: usize = 8;
+    const CHECKSUM_BYTES: usize = 4;
+    let u32_at = |at: usize| {
+        let four = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(u32::from_be_bytes(four))
+    };
+    let mut at = SIGNATURE_BYTES;
+    loop {
+        let length = u32_at(at)? as usize;
+        let content = at + 8;
+        match bytes.get(at + 4..content)? {
+            b"pHYs" => {
+                let (across, down) = (u32_at(content)?, u32_at(content + 4)?);
+                return Some((across.into(), down.into()));
+            }
+            b"IDAT" => return None,
+            _ => at = content.checked_add(length)?.checked_add(CHECKSUM_BYTES)?,
+        }
+    }
+}
+
+/// Of a JPEG, which says so in its first segment (JFIF 1.02).
+fn jpeg_density(bytes: &[u8]) -> Option<(f64, f64)> {
+    let segment = bytes.strip_prefix(&[0xff, 0xd8, 0xff, 0xe0])?;
+    let content = segment.get(2..)?.strip_prefix(b"JFIF\0")?;
+    // Behind two bytes of version and one of the unit.
+    let &[_, _, _, x1, x0, y1, y0, ..] = content else {
+        return None;
+    };
+    let [across, down] = [[x1, x0], [y1, y0]].map(u16::from_be_bytes);
+    Some((across.into(), down.into()))
+}
+
 fn to_byte(sixteen: f64) -> u8 {
     (sixteen / 257.0).round() as u8
 }
@@ -123,6 +173,7 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
     let info = jpeg::read_info(&mut decoder)?;
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     limits.check_pixels(width, height)?;
+    refuse_non_square(jpeg_density(bytes))?;
     let channels = match info.pixel_format {
         PixelFormat::L8 => 1,
         PixelFormat::RGB24 => 3,

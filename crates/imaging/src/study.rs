@@ -338,7 +338,7 @@ fn sorted(chosen: &[(usize, &Slices)]) -> Result<Vec<(usize, u32)>, Refusal> {
             return mixed(Reason::MixedSeries, tags::PIXEL_SPACING);
         }
         // MR scanners scale each slice by itself; CT has one unit.
-        if file.modality == Modality::Ct && slice.scale != first.scale {
+        if file.modality == Modality::Ct && slice.rescale != first.rescale {
             return mixed(Reason::MixedSeries, tags::RESCALE_SLOPE);
         }
         if !place.is_axial() {

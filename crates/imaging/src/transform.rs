@@ -39,14 +39,6 @@ pub(crate) struct Table {
     pub(crate) bits: u16,
 }
 
-/// What of a transform is compared: a line as it is, a table by its digest. A table of 128 KiB for each slice of a study would
-/// be more than all that is kept of it besides.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Scale {
-    Rescale(Rescale),
-    Lut([u8; 32]),
-}
-
 impl Transform {
     /// From the data set or functional group that holds the elements.
     pub(crate) fn read(elements: &DataSet<'_>, cell: Cell) -> Result<Self, Refusal> {
@@ -74,17 +66,11 @@ impl Transform {
         }
     }
 
-    /// Equal for equal transforms.
-    pub(crate) fn scale(&self) -> Scale {
+    /// The line, if it is one.
+    pub(crate) fn line(&self) -> Option<Rescale> {
         match self {
-            Self::Rescale(line) => Scale::Rescale(*line),
-            Self::Lut(table) => {
-                let values = table.values.iter();
-                let mut bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
-                bytes.extend(table.first.to_le_bytes());
-                bytes.extend(table.bits.to_le_bytes());
-                Scale::Lut(*blake3::hash(&bytes).as_bytes())
-            }
+            Self::Rescale(line) => Some(*line),
+            Self::Lut(_) => None,
         }
     }
 
@@ -197,38 +183,4 @@ pub(crate) fn first_input(descriptor: &Value<'_>, first: u16, signed: bool) -> O
     } else {
         as_unsigned
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_are_told_apart_by_what_they_hold() {
-        let table = |first, values: &[u16], bits| {
-            let values = values.to_vec();
-            Transform::Lut(Table {
-                first,
-                values,
-                bits,
-            })
-        };
-        let one = table(0, &[1, 2], 12);
-        assert_eq!(one.scale(), table(0, &[1, 2], 12).scale());
-        for other in [
-            table(1, &[1, 2], 12),
-            table(0, &[1, 3], 12),
-            table(0, &[1, 2, 2], 12),
-            table(0, &[1, 2], 16),
-        ] {
-            assert_ne!(one.scale(), other.scale(), "{other:?}");
-        }
-        let line = |slope| {
-            let intercept = -1024.0;
-            Transform::Rescale(Rescale { slope, intercept })
-        };
-        assert_eq!(line(1.0).scale(), line(1.0).scale());
-        assert_ne!(line(1.0).scale(), line(2.0).scale());
-        assert_ne!(line(1.0).scale(), one.scale());
-    }
 }

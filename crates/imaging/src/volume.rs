@@ -14,7 +14,7 @@ use crate::grey::{map, value_range};
 use crate::slide::{self, Slide};
 use crate::square::Picture;
 use crate::study::SlicePlan;
-use crate::transform::{Scale, Transform};
+use crate::transform::{Rescale, Transform};
 use crate::voi::Curve;
 use crate::{
     ClinicalHeader, Format, Frame, FrameInfo, Limits, Modality, Note, Options, Photometric, Reason,
@@ -47,7 +47,8 @@ pub struct Slices {
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     pub(crate) place: Option<Place>,
-    pub(crate) scale: Scale,
+    /// What makes modality values of stored ones; none for a table, which no usable CT has.
+    pub(crate) rescale: Option<Rescale>,
     pub(crate) spacing: Vec<f64>,
     /// MR: smallest and largest modality value, padding left out; `None` if every pixel is padding.
     pub(crate) range: Option<(f64, f64)>,
@@ -200,7 +201,7 @@ fn slices(file: &File<'_>, modality: Modality, limits: &Limits) -> Result<Vec<Sl
         let measures = file.groups.of(index, tags::PIXEL_MEASURES_SEQUENCE)?;
         Ok(Slice {
             place: Place::read(&file.groups, index)?,
-            scale: transform.scale(),
+            rescale: transform.line(),
             spacing: measures.decimals(tags::PIXEL_SPACING, Reason::InvalidAttribute)?,
             range,
         })
@@ -294,16 +295,12 @@ pub(crate) fn each_slice(
 }
 
 /// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest
-/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too,
-/// and so may be all of a lookup table, which can end in one value for padding and metal.
+/// value is to be black (PS3.3 C.7.5.1.1.2). Lower ones may be real, as writers name a value for padding that air or water has too.
 fn bright(
     (first, last): (i64, i64),
     transform: &Transform,
     curves: &[Curve],
 ) -> Option<(f64, f64)> {
-    if matches!(transform, Transform::Lut(_)) {
-        return None;
-    }
     let (first, last) = (transform.apply(first), transform.apply(last));
     let (low, high) = (first.min(last), first.max(last));
     let above = |curve: &Curve| low > curve.center + curve.width / 2.0;

@@ -1,12 +1,14 @@
-//! What tests of several crates share: a real nats-server of one's own, a link that can be cut, and waiting for a state.
+//! What tests of several crates share: a real nats-server of one's own, a link that can be cut, archives, and waiting for a state.
 //! Test code only; nothing that runs in production depends on it.
 
+mod archive;
 mod cache;
 mod link;
 mod nats;
 mod queue;
 mod wait;
 
+pub use archive::{tar, tar_member, tar_of};
 pub use cache::cache_dir;
 pub use link::FaultyLink;
 pub use nats::{Member, NATS_DEFAULT, NATS_NEWEST, NATS_OLDEST, NatsServer};

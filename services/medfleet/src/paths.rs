@@ -232,7 +232,9 @@ fn collect(path: &Path, depth: u32, found: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
+    use medfleet_testkit::tar;
+
     use super::*;
 
     fn check(named: &[&str], expected: &[&str]) {
@@ -271,27 +273,6 @@ pub(crate) mod tests {
             &["study/2.dcm", "study/1.dcm"],
             &["study/2.dcm", "study/1.dcm"],
         );
-    }
-
-    /// A tar of files, as POSIX.1-1988 has it.
-    pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (name, bytes) in files {
-            let mut header = [0_u8; 512];
-            header[..name.len()].copy_from_slice(name.as_bytes());
-            header[100..107].copy_from_slice(b"0000600");
-            header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-            header[156] = b'0';
-            header[257..263].copy_from_slice(b"ustar\0");
-            header[148..156].fill(b' ');
-            let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-            header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-            out.extend_from_slice(&header);
-            out.extend_from_slice(bytes);
-            out.resize(out.len().next_multiple_of(512), 0);
-        }
-        out.resize(out.len() + 1024, 0);
-        out
     }
 
     #[tokio::test]

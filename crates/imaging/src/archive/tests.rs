@@ -4,25 +4,9 @@ use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
+use medfleet_testkit::{tar_member, tar_of};
 
 use super::*;
-
-fn tar_member(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
-    let mut header = vec![0; TAR_BLOCK_BYTES];
-    header[..name.len()].copy_from_slice(name.as_bytes());
-    header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-    header[156] = kind;
-    header[257..262].copy_from_slice(b"ustar");
-    header.extend(content);
-    header.resize(header.len().next_multiple_of(TAR_BLOCK_BYTES), 0);
-    header
-}
-
-fn tarred(members: &[Vec<u8>]) -> Vec<u8> {
-    let mut out = members.concat();
-    out.extend([0; 2 * TAR_BLOCK_BYTES]);
-    out
-}
 
 fn zipped(members: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
@@ -85,7 +69,7 @@ fn check(bytes: &[u8], limits: Limits, expected: Result<&[(&str, &[u8])], Reason
 
 #[test]
 fn files_come_in_order_and_nothing_else_does() {
-    let tar = tarred(&[
+    let tar = tar_of(&[
         tar_member("study/", b'5', b""),
         tar_member("study/b", b'0', b"one"),
         tar_member("study/link", b'2', b""),
@@ -127,7 +111,7 @@ fn a_packed_tar_is_a_stream() {
         unpacked_bytes_max: 3000,
         ..Limits::default()
     };
-    let packed = gzipped(&tarred(&members));
+    let packed = gzipped(&tar_of(&members));
     check(&packed, limits, Ok(&expected));
     let less = |unpacked_bytes_max| Limits {
         unpacked_bytes_max,
@@ -155,7 +139,7 @@ fn a_packed_tar_is_a_stream() {
 
 #[test]
 fn sparse_files_are_not_stepped_over() {
-    let tar = tarred(&[
+    let tar = tar_of(&[
         tar_member("a", b'0', b"one"),
         tar_member("b", b'S', b"holes"),
     ]);
@@ -240,7 +224,7 @@ fn broken_archives_are_refused() {
     let mut encrypted = zip.clone();
     encrypted[directory_at(&zip) + 8] = 1;
     check(&encrypted, Limits::default(), Err(Reason::Malformed));
-    let tar = tarred(&[tar_member("a", b'0', &[7; 600])]);
+    let tar = tar_of(&[tar_member("a", b'0', &[7; 600])]);
     check(&tar[..700], Limits::default(), Err(Reason::Truncated));
     check(b"no archive", Limits::default(), Err(Reason::NotAnImage));
 }

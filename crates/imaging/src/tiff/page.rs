@@ -5,8 +5,8 @@ use image::metadata::Orientation;
 use super::chunk::Chunk;
 use super::tags::Extra;
 use super::{Directory, Ink, chunk, directories};
-use crate::picture::{dark, is_dark, upright};
-use crate::square::{Picture, is_square};
+use crate::picture::{dark, is_dark, refuse_non_square, upright};
+use crate::square::Picture;
 use crate::{Limits, Note, Reason, Refusal, icc};
 
 /// Decodes the only page; smaller copies and masks beside it are left alone.
@@ -27,11 +27,7 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<Note
     limits.check_pixels(page.width, page.height)?;
     page.admit()?;
     page.admit_size(bytes.len() as u64, limits)?;
-    if let Some((across, down)) = page.resolution
-        && !is_square(across, down)
-    {
-        return Err(Refusal::new(Reason::NonSquarePixels).found(format_args!("{down}:{across}")));
-    }
+    refuse_non_square(page.resolution)?;
     let mut notes = Vec::new();
     if let Some(profile) = page.profile {
         notes.extend(icc::judge(profile)?);

@@ -234,6 +234,12 @@ impl<'a> Directory<'a> {
         if self.samples > inks + EXTRA_SAMPLES_MAX {
             return colour("more samples than colours and transparency");
         }
+        // Channels of a microscope, or colours that are called grey: the first would be shown for all.
+        if inks == 1 && matches!(self.extra, Extra::Ignored(_)) {
+            return colour(
+                "several samples a pixel that are not said to be colours or transparency",
+            );
+        }
         match self.packing {
             Packing::Unknown(value) => {
                 return Err(Refusal::new(Reason::UnsupportedCompression).found(value));

@@ -1,12 +1,13 @@
 //! Headers that contradict themselves or their pixels, each of which another reader shows in one way or another: what is not
 //! known to come out right is refused, and what is right comes out.
 
-use dicom_core::value::PrimitiveValue;
-use dicom_core::{Tag, VR};
+use dicom_core::value::{DataSetSequence, PrimitiveValue};
+use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use medfleet_imaging::{Limits, Modality, Reason, Values, decode_file, decode_values};
 
+use crate::refusals::with_transfer_syntax;
 use crate::synthetic::{file, file_as, put, put_sequence};
 use crate::{decode, options};
 
@@ -206,19 +207,75 @@ fn put_palette(object: &mut InMemDicomObject, (vr, numbers): (VR, [u16; 3]), ent
     }
 }
 
-#[test]
-fn numbers_of_colours_lose_nothing() {
+/// A photograph whose header says this of its colours, in a transfer syntax that its fragments need not be of.
+fn packed(syntax: &str, photometric: &str) -> Vec<u8> {
     let bytes = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
     let mut object = dicom_object::from_reader(&bytes[..]).unwrap();
     put(&mut object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
     let tag = tags::PHOTOMETRIC_INTERPRETATION;
-    put(&mut object, tag, VR::CS, "PALETTE COLOR");
-    let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
-    put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
-    let mut with_palette = Vec::new();
-    object.write_all(&mut with_palette).unwrap();
-    let refusal = decode_file(&with_palette, &options(8)).unwrap_err();
-    assert_eq!(refusal.reason, Reason::UnsupportedPhotometric);
+    put(&mut object, tag, VR::CS, photometric);
+    if photometric == "PALETTE COLOR" {
+        let entries: Vec<u16> = (0..256).map(|at: u16| at * 257).collect();
+        put_palette(&mut object, (VR::US, [256, 0, 16]), &entries);
+    } else {
+        put(&mut object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+    }
+    let mut packed = Vec::new();
+    object.write_all(&mut packed).unwrap();
+    with_transfer_syntax(&packed, syntax)
+}
+
+#[test]
+fn numbers_of_colours_lose_nothing() {
+    let refused = |syntax: &str| {
+        let decoded = decode_file(&packed(syntax, "PALETTE COLOR"), &options(8));
+        decoded.unwrap_err().reason
+    };
+    for syntax in [
+        uids::JPEG_BASELINE8_BIT,
+        uids::JPEGLS_NEAR_LOSSLESS,
+        uids::JPEG2000,
+        uids::HTJ2K,
+    ] {
+        assert_eq!(refused(syntax), Reason::UnsupportedPhotometric, "{syntax}");
+    }
+    // What they hold is another codec's, which is seen later.
+    for syntax in [uids::JPEGLS_LOSSLESS, uids::JPEG2000_LOSSLESS] {
+        assert_ne!(refused(syntax), Reason::UnsupportedPhotometric, "{syntax}");
+    }
+}
+
+/// Elsewhere they were shown as if they were red, green and blue.
+#[test]
+fn colours_of_jpeg_2000_are_in_no_other_syntax() {
+    let native = |photometric: &str| {
+        refused(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+            let tag = tags::PHOTOMETRIC_INTERPRETATION;
+            put(object, tag, VR::CS, photometric);
+            put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+            put(object, tags::BITS_ALLOCATED, VR::US, 8_u16);
+            put(object, tags::BITS_STORED, VR::US, 8_u16);
+            put(object, tags::HIGH_BIT, VR::US, 7_u16);
+            let samples: Vec<u8> = (0..90).collect();
+            let samples = PrimitiveValue::U8(samples.into());
+            put(object, tags::PIXEL_DATA, VR::OB, samples);
+        })
+    };
+    assert_eq!(native("RGB"), None);
+    let expected = Reason::UnsupportedPhotometric;
+    for photometric in ["YBR_RCT", "YBR_ICT"] {
+        assert_eq!(native(photometric), Some(expected), "{photometric}");
+        for syntax in [
+            uids::RLE_LOSSLESS,
+            uids::JPEG_BASELINE8_BIT,
+            uids::JPEG_LOSSLESS_SV1,
+            uids::JPEGLS_LOSSLESS,
+        ] {
+            let decoded = decode_file(&packed(syntax, photometric), &options(8));
+            assert_eq!(decoded.unwrap_err().reason, expected, "{syntax}");
+        }
+    }
 }
 
 #[test]
@@ -311,6 +368,38 @@ fn a_functional_group_is_shared_or_of_each_frame() {
     assert_eq!(with(Some("-1024"), Some("-1024")), None);
 }
 
+/// The frames without it would be shown as they are stored, beside others that are not.
+#[test]
+fn a_functional_group_is_of_every_frame_or_of_none() {
+    let found = |intercepts: [Option<&str>; 2]| {
+        let items = intercepts.map(|intercept| {
+            let mut item = InMemDicomObject::new_empty();
+            if let Some(intercept) = intercept {
+                let mut values = InMemDicomObject::new_empty();
+                put(&mut values, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+                put(&mut values, tags::RESCALE_SLOPE, VR::DS, "2");
+                let transformation = tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE;
+                put_sequence(&mut item, transformation, values);
+            }
+            item
+        });
+        let bytes = file(|object| {
+            put(object, tags::NUMBER_OF_FRAMES, VR::IS, "2");
+            put(object, tags::ROWS, VR::US, 3_u16);
+            let sequence = DataSetSequence::from(items.to_vec());
+            let tag = tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE;
+            object.put(DataElement::new(tag, VR::SQ, sequence));
+        });
+        let decoded = decode_values(&bytes, &Limits::default(), 2, |_, _| {});
+        decoded.map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(found([Some("0"), Some("5")]), Ok(2));
+    assert_eq!(found([None, None]), Ok(2));
+    for some in [[Some("0"), None], [None, Some("5")]] {
+        assert_eq!(found(some), Err(Reason::InvalidAttribute));
+    }
+}
+
 #[test]
 fn a_codestream_that_transforms_its_colours_is_called_so() {
     let good = include_bytes!("../golden/slides/full-j2k.dcm");
@@ -324,6 +413,23 @@ fn a_codestream_that_transforms_its_colours_is_called_so() {
     };
     assert_eq!(found(name), None);
     assert_eq!(found(b"YBR_FULL"), Some(Reason::PixelDataMismatch));
+}
+
+#[test]
+fn what_an_embedded_overlay_draws_is_no_colour() {
+    let frame = |drawn: u16| {
+        let bytes = file(|object| {
+            put(object, tags::MODALITY, VR::CS, Modality::Xc.as_str());
+            let tag = tags::PHOTOMETRIC_INTERPRETATION;
+            put(object, tag, VR::CS, "RGB");
+            put(object, tags::SAMPLES_PER_PIXEL, VR::US, 3_u16);
+            let cells: Vec<u16> = (0..90).map(|at: u16| (at * 40) | drawn).collect();
+            put(object, tags::PIXEL_DATA, VR::OW, words(&cells));
+            put(object, Tag(0x6000, 0x0102), VR::US, 12_u16);
+        });
+        decode(&bytes, 6).frames.remove(0).0
+    };
+    assert_eq!(frame(1 << 12), frame(0));
 }
 
 /// A photograph has no window, and shows all that the header stores.
@@ -366,6 +472,53 @@ fn a_jpeg_has_all_bits_that_the_header_stores() {
     assert_eq!(found([8, 8, 7]), None);
     assert_eq!(found([16, 8, 7]), None);
     assert_eq!(found([16, 12, 11]), Some(Reason::PixelDataMismatch));
+}
+
+/// In 16 bits, -1 of eight would be 255.
+#[test]
+fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
+    let good = include_bytes!("../codecs/jpeg-ls.dcm");
+    let pixel_data = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff";
+    let at = good
+        .windows(pixel_data.len())
+        .position(|window| window == pixel_data)
+        .unwrap();
+    let item = |bytes: &[u8]| {
+        let length = bytes.len() as u32;
+        [&b"\xfe\xff\0\xe0"[..], &length.to_le_bytes(), bytes].concat()
+    };
+    // Eight bits a sample, of which some have the highest.
+    let mut stream = include_bytes!("../codecs/restarts-eight-bits.jls").to_vec();
+    stream.resize(stream.len().next_multiple_of(2), 0);
+    let fragments = [
+        item(&[]),
+        item(&stream),
+        b"\xfe\xff\xdd\xe0\0\0\0\0".to_vec(),
+    ]
+    .concat();
+    let mut smallest = 0.0;
+    let mut refused = |stored: u16, signed: u16| {
+        let mut bytes = [&good[..at], pixel_data, &fragments].concat();
+        // Bits Stored, High Bit, Pixel Representation.
+        for (element, value) in (1..).zip([stored, stored - 1, signed]) {
+            let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
+            let at = bytes.windows(8).position(|window| window == head).unwrap() + 8;
+            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        let decoded = decode_values(&bytes, &Limits::default(), 1, |_, values| {
+            if let Values::Grey(values) = values {
+                smallest = values.into_iter().fold(f64::INFINITY, f64::min);
+            }
+        });
+        (decoded.err().map(|refusal| refusal.reason), smallest)
+    };
+    assert_eq!(refused(16, 0), (None, 31.0));
+    let (none, smallest) = refused(8, 1);
+    assert!(none.is_none() && smallest < 0.0, "{smallest}");
+    for stored in [9, 12, 16] {
+        let (reason, _) = refused(stored, 1);
+        assert_eq!(reason, Some(Reason::PixelDataMismatch), "{stored}");
+    }
 }
 
 #[test]

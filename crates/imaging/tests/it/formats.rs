@@ -169,6 +169,16 @@ fn what_a_tiff_claims_is_checked_before_anything_is_allocated() {
     refuses(&whole[..whole.len() / 2], Reason::Truncated);
 }
 
+/// The first of them would be shown for all.
+#[test]
+fn a_tiff_of_several_grey_channels_is_refused() {
+    let mut bytes = read("rgb-lzw.tif");
+    assert!(decode_file(&bytes, &options()).is_ok());
+    let at = value_of(&bytes, 262);
+    bytes[at] = 1;
+    refuses(&bytes, Reason::UnsupportedColour);
+}
+
 /// Writers that know colours of 8 bits put them into a palette of 16, where each is nearly black.
 #[test]
 fn a_tiff_whose_palette_stays_black_is_refused() {
@@ -318,9 +328,9 @@ fn mr_volumes_take_their_own_range() {
     check_volume("mr-tilted-i32", 6);
 }
 
-/// Grey levels that a window made of a CT are called CT, and so are values without their shift.
+/// Grey levels that a window made of a CT are called CT, and so are shares of a range and values without their shift.
 #[test]
-fn a_ct_volume_has_values_that_can_be_negative() {
+fn a_ct_volume_has_negative_values() {
     let unsigned = |name: &str| {
         let mut bytes = read(name);
         // 16 bits, as before.
@@ -331,6 +341,17 @@ fn a_ct_volume_has_values_that_can_be_negative() {
     let refused = unsigned("ct-left-back-up.nii");
     assert_eq!(refused, Err(Reason::NotHounsfield));
     assert_eq!(unsigned("ct-scaled.nii"), Ok(()));
+    // From -1000 on, by this slope and intercept.
+    let scaled = |slope: f32, intercept: f32| {
+        let mut bytes = read("ct-right-front-down-float.nii");
+        bytes[112..116].copy_from_slice(&slope.to_le_bytes());
+        bytes[116..120].copy_from_slice(&intercept.to_le_bytes());
+        let decoded = decode_file(&bytes, &options());
+        decoded.map(drop).map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(scaled(1.0, 24.0), Ok(()));
+    assert_eq!(scaled(1.0, 1000.0), Err(Reason::NotHounsfield));
+    assert_eq!(scaled(1.0 / 1024.0, 1.0), Err(Reason::NotHounsfield));
 }
 
 fn unsaid(modality: Option<Modality>) -> Result<usize, Refusal> {

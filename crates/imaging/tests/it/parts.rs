@@ -8,29 +8,13 @@ use medfleet_imaging::{
     Slices, decode_parts, decode_slices, examination, identifiers, is_dicom_directory, plan_volume,
     prepare_parts, read_input, unpacks,
 };
+use medfleet_testkit::tar;
 
 use crate::synthetic::{file, put};
 use crate::volumes;
 
 fn options() -> Options {
     Options::new(8, Limits::default()).unwrap()
-}
-
-/// A tar of these files (POSIX.1-1988).
-pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, bytes) in files {
-        let mut header = [0_u8; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        header[156] = b'0';
-        header[257..263].copy_from_slice(b"ustar\0");
-        out.extend_from_slice(&header);
-        out.extend_from_slice(bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    out
 }
 
 /// A file that only says that it is a DICOMDIR.

@@ -2,11 +2,12 @@
 
 use std::io::Cursor;
 
+use flate2::Crc;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use medfleet_imaging::{
-    Format, Frame, Limits, Note, Options, Reason, decode_file, frame_to_png, sniff,
+    Format, Frame, Limits, Modality, Note, Options, Reason, decode_file, frame_to_png, sniff,
 };
 
 use crate::{decode, reason};
@@ -96,7 +97,11 @@ fn sixteen_bits_that_nobody_scaled_are_refused() {
         let bytes = samples.iter().flat_map(|sample| sample.to_ne_bytes());
         let bytes = png(2, 2, color, &bytes.collect::<Vec<_>>());
         let decoded = decode_file(&bytes, &Options::new(2, Limits::default()).unwrap());
-        decoded.err().map(|refusal| refusal.reason)
+        decoded.err().map(|refusal| {
+            let text = refusal.to_string();
+            assert!(text.contains("spread over all 16"), "{text}");
+            refusal.reason
+        })
     };
     let refused = Some(Reason::UnsupportedColour);
     assert_eq!(of(ExtendedColorType::L16, &[0, 9, 99, 4095]), refused);
@@ -153,6 +158,30 @@ fn exif_orientation_is_applied() {
     assert!(frame.pixels[16 * 32 + 28] > 200 && frame.pixels[16 * 32 + 3] < 50);
 }
 
+/// The pixels of a DICOM file lie as they are coded: its header says how, and other readers turn nothing either.
+#[test]
+fn exif_orientation_within_dicom_turns_nothing() {
+    let good = include_bytes!("../golden/mono2-jpeg-baseline.dcm");
+    let find = |part: &[u8]| good.windows(part.len()).position(|window| window == part);
+    let modality = find(b"\x08\0\x60\0CS\x02\0CR").unwrap() + 8;
+    let start = find(b"\xff\xd8\xff").unwrap();
+    let photograph = |segment: &[u8]| {
+        let mut bytes = good.to_vec();
+        bytes[modality..modality + 2].copy_from_slice(b"XC");
+        let length = u32::from_le_bytes(good[start - 4..start].try_into().unwrap());
+        let length = length + segment.len() as u32;
+        bytes[start - 4..start].copy_from_slice(&length.to_le_bytes());
+        bytes.splice(start + 2..start + 2, segment.iter().copied());
+        decode(&bytes, 32).frames.remove(0)
+    };
+    let exif =
+        b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let (frame, info) = photograph(exif);
+    assert_eq!(info.modality, Some(Modality::Xc));
+    assert!(!info.notes.contains(&Note::ExifOrientation));
+    assert_eq!(frame, photograph(&[]).0);
+}
+
 #[test]
 fn broken_pictures_are_refused() {
     let noise: Vec<u8> = (0..64 * 64u32)
@@ -181,6 +210,62 @@ fn broken_pictures_are_refused() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     assert_eq!(reason(&flipped), Reason::DecodeFailed);
+}
+
+/// An end marker in the place of its last scans leaves a blurred image.
+#[test]
+fn a_progressive_jpeg_has_all_of_its_scans() {
+    let whole = include_bytes!("../../../fuzz/seeds/colour8-progressive.jpg");
+    decode(whole, 8);
+    let scans = whole.windows(2).enumerate();
+    let scans: Vec<usize> = scans
+        .filter(|(_, marker)| *marker == [0xff, 0xda])
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(scans.len(), 10);
+    for scan in &scans[1..] {
+        let cut = [&whole[..*scan], &[0xff, 0xd9]].concat();
+        assert_eq!(reason(&cut), Reason::Truncated, "{scan}");
+    }
+}
+
+/// Frames of a video on a disc, 720 by 576 for 4:3 or 16:9.
+#[test]
+fn pixels_that_are_not_square_are_refused() {
+    let noise: Vec<u8> = (0..64 * 64u32).map(|at| (at % 251) as u8).collect();
+    let found = |bytes: &[u8]| {
+        let decoded = decode_file(bytes, &Options::new(8, Limits::default()).unwrap());
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    let whole = jpeg(64, 64, ExtendedColorType::L8, &noise, None);
+    let of_jpeg = |across: u16, down: u16| {
+        let mut bytes = whole.clone();
+        bytes[14..16].copy_from_slice(&across.to_be_bytes());
+        bytes[16..18].copy_from_slice(&down.to_be_bytes());
+        found(&bytes)
+    };
+    let of_png = |across: u32, down: u32| {
+        let mut chunk = b"pHYs".to_vec();
+        chunk.extend(across.to_be_bytes());
+        chunk.extend(down.to_be_bytes());
+        chunk.push(0);
+        let mut checksum = Crc::new();
+        checksum.update(&chunk);
+        let chunk = [&[0_u8, 0, 0, 9][..], &chunk, &checksum.sum().to_be_bytes()].concat();
+        let mut bytes = png(64, 64, ExtendedColorType::L8, &noise);
+        // Behind the signature and the header.
+        drop(bytes.splice(33..33, chunk));
+        found(&bytes)
+    };
+    for (across, down) in [(1, 1), (0, 0), (0, 72), (3000, 3010)] {
+        assert_eq!(of_jpeg(across, down), None, "{across}:{down}");
+        assert_eq!(of_png(across.into(), down.into()), None, "{across}:{down}");
+    }
+    let refused = Some(Reason::NonSquarePixels);
+    for (across, down) in [(16, 15), (64, 45), (72, 36)] {
+        assert_eq!(of_jpeg(across, down), refused, "{across}:{down}");
+        assert_eq!(of_png(across.into(), down.into()), refused);
+    }
 }
 
 #[test]

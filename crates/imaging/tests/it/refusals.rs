@@ -92,7 +92,7 @@ fn transfer_syntaxes_that_are_not_known_to_be_right() {
 }
 
 /// Rewrites the transfer syntax in the meta group, lengths included.
-fn with_transfer_syntax(bytes: &[u8], syntax: &str) -> Vec<u8> {
+pub(crate) fn with_transfer_syntax(bytes: &[u8], syntax: &str) -> Vec<u8> {
     let marker = b"\x02\0\x10\0UI";
     let at = bytes
         .windows(marker.len())

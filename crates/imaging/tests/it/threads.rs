@@ -10,9 +10,9 @@ use medfleet_imaging::{
     Options, Plane, Prepared, Reason, Refusal, SlicePlan, decode_parts, files_beside, plan_volume,
     prepare, prepare_parts, read_input,
 };
+use medfleet_testkit::tar;
 
 use crate::codecs::Left;
-use crate::parts::tar;
 
 const THREADS: [u32; 3] = [1, 2, 7];
 const FRAMES: usize = 9;

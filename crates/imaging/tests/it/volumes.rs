@@ -98,7 +98,7 @@ fn ct_windows_become_red_green_and_blue() {
     assert_eq!(at(1, 2), [140, 171, 255]);
     assert_eq!((info.window, info.channel_windows.len()), (None, 3));
     assert_eq!(info.channel_windows[1].center, 40.0);
-    assert_eq!(info.preprocessing_version, "medgemma-1.5-1");
+    assert_eq!(info.preprocessing_version, "medgemma-1.5-2");
 }
 
 #[test]
@@ -225,16 +225,18 @@ fn check_alone(says: (Tag, VR, &str), expected: Option<Reason>) {
     assert_eq!(plan_of(&[file]).err(), expected, "{text}");
 }
 
-/// Puts a Modality LUT, for stored values of 0, of 1 and of more, in the place of the rescale.
-fn by_table(object: &mut InMemDicomObject, kind: &str, values: [u16; 3]) {
-    drop(object.take_element(tags::RESCALE_SLOPE));
-    drop(object.take_element(tags::RESCALE_INTERCEPT));
+/// A slice with a table that names this unit in the place of the rescale.
+fn by_table(kind: &str) -> Vec<u8> {
     let mut item = InMemDicomObject::new_empty();
     let words = |words: &[u16]| PrimitiveValue::U16(words.to_vec().into());
     put(&mut item, tags::LUT_DESCRIPTOR, VR::US, words(&[3, 0, 16]));
     put(&mut item, tags::MODALITY_LUT_TYPE, VR::LO, kind);
-    put(&mut item, tags::LUT_DATA, VR::OW, words(&values));
-    put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+    put(&mut item, tags::LUT_DATA, VR::OW, words(&[1, 2, 3]));
+    slice(0.0, |object| {
+        drop(object.take_element(tags::RESCALE_SLOPE));
+        drop(object.take_element(tags::RESCALE_INTERCEPT));
+        put_sequence(object, tags::MODALITY_LUT_SEQUENCE, item);
+    })
 }
 
 /// Maps of iodine are CT, and files whose rescale was lost are not known to be in Hounsfield units.
@@ -267,9 +269,42 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
     assert_eq!(with("0", 1), None);
     assert_eq!(with("-1", 0), None);
-    let table = |kind: &str| slice(0.0, |object| by_table(object, kind, [1, 2, 3]));
-    assert!(plan_of(&[table("HU")]).is_ok());
-    assert_eq!(plan_of(&[table("OD")]).unwrap_err(), Reason::NotHounsfield);
+    // Of a table no entry is negative, so that none is air.
+    for kind in ["HU", "US", "OD"] {
+        let refused = plan_of(&[by_table(kind)]).unwrap_err();
+        assert_eq!(refused, Reason::NotHounsfield, "{kind}");
+    }
+}
+
+/// A scanner's slice of one energy has no unit but Hounsfield's; a map that was derived, or made of several energies, has any.
+#[test]
+fn a_ct_of_no_named_unit_is_taken_where_the_standard_leaves_no_other() {
+    let of = |kind: &str, energies: &str, unit: &str| {
+        let file = slice(0.0, |object| {
+            put(object, tags::IMAGE_TYPE, VR::CS, kind);
+            let several = tags::MULTIENERGY_CT_ACQUISITION;
+            put(object, several, VR::CS, energies);
+            put(object, tags::RESCALE_TYPE, VR::LO, unit);
+        });
+        plan_of(&[file]).err()
+    };
+    let (original, derived) = ("ORIGINAL\\PRIMARY\\AXIAL", "DERIVED\\PRIMARY\\PERFUSION");
+    let refused = Some(Reason::NotHounsfield);
+    for energies in ["", "NO"] {
+        assert_eq!(of(original, energies, "US"), None);
+        assert_eq!(of(original, energies, ""), None);
+        assert_eq!(of(derived, energies, ""), None);
+        assert_eq!(of(derived, energies, "HU"), None);
+        assert_eq!(of(derived, energies, "US"), refused);
+        assert_eq!(of("", energies, "US"), refused);
+        let localiser = "ORIGINAL\\PRIMARY\\LOCALIZER";
+        assert_eq!(of(localiser, energies, "US"), refused);
+    }
+    for kind in [original, derived] {
+        assert_eq!(of(kind, "YES", "HU"), None);
+        assert_eq!(of(kind, "YES", "US"), refused);
+        assert_eq!(of(kind, "YES", ""), refused);
+    }
 }
 
 /// Tiles of a mosaic would be shown as one slice, and the numbers of colours as bone.
@@ -480,11 +515,4 @@ fn padding_that_is_brighter_than_all_is_black() {
     // -500 HU may be lung.
     assert_eq!(at(&frame(500), 0, 1), [65, 0, 0]);
     assert_eq!(at(&frame(500), 4, 5), [255, 255, 255]);
-    // Of a table that ends in 2000 HU, what is beside the padding may be metal.
-    let saturated = slice(0.0, |object| {
-        by_table(object, "HU", [1, 2, 2000]);
-        put(object, tags::PIXEL_PADDING_VALUE, VR::US, 2900_u16);
-    });
-    let saturated = frames_of(&[saturated]).remove(0).0;
-    assert_eq!(at(&saturated, 3, 5), [255, 255, 255]);
 }

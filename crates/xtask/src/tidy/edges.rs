@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("medfleet-score", &[]),
     ("medfleet-plan", &["medfleet-core"]),
     ("medfleet-imaging", &["medfleet-core", "medfleet-resample"]),
-    ("medfleet-fuzz", &["medfleet-imaging"]),
+    ("medfleet-fuzz", &["medfleet-imaging", "medfleet-testkit"]),
     ("medfleet-runtime", &["medfleet-core"]),
     ("medfleet-store", &["medfleet-core"]),
     (

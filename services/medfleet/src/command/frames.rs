@@ -479,9 +479,10 @@ fn line(path: &Path, entry: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use medfleet_testkit::tar;
+
     use super::*;
     use crate::command::bench::frames::film;
-    use crate::paths::tests::tar;
 
     #[test]
     fn a_slice_of_an_archive_that_is_refused_takes_no_other_with_it() {

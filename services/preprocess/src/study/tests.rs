@@ -6,6 +6,7 @@ use medfleet_core::{BlobKind, JobId, JobKey, PoolName};
 use medfleet_imaging::Limits;
 use medfleet_runtime::Metrics;
 use medfleet_store::FleetKey;
+use medfleet_testkit::tar;
 
 use super::*;
 use crate::codecs::Stop;
@@ -93,26 +94,15 @@ async fn a_volume_that_goes_beyond_the_limit_with_other_frames_is_refused() {
     assert!(refused.to_string().contains("TOO_MANY_FRAMES"));
 }
 
-/// A tar of these files (POSIX.1-1988), for as long as the test runs.
-fn tar(files: &[&[u8]]) -> &'static [u8] {
-    let mut out = Vec::new();
-    for bytes in files {
-        let mut header = [0_u8; 512];
-        header[0] = b'x';
-        header[124..135].copy_from_slice(format!("{:011o}", bytes.len()).as_bytes());
-        header[156] = b'0';
-        header[257..263].copy_from_slice(b"ustar\0");
-        out.extend_from_slice(&header);
-        out.extend_from_slice(bytes);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    Box::leak(out.into_boxed_slice())
+/// An archive of these files, for as long as the test runs.
+fn archive(files: &[&[u8]]) -> &'static [u8] {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|bytes| ("x", *bytes)).collect();
+    Box::leak(tar(&files).into_boxed_slice())
 }
 
 #[tokio::test]
 async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
-    let archive = tar(&[PICTURE, VOLUME, PICTURE]);
+    let archive = archive(&[PICTURE, VOLUME, PICTURE]);
     let study = study(&[archive, PICTURE], 128).await.expect("frames");
     let infos = study.frames.iter().map(|frame| frame.info.as_ref());
     let of: Vec<u32> = infos
@@ -130,7 +120,7 @@ async fn pictures_of_an_archive_are_shown_in_its_order_with_its_volume() {
 /// Each archive is within the limit, so that only the sum tells.
 #[tokio::test]
 async fn archives_with_too_many_frames_between_them_are_refused() {
-    let archive = tar(&[PICTURE, PICTURE]);
+    let archive = archive(&[PICTURE, PICTURE]);
     let whole = study(&[archive, archive], 4).await.expect("frames");
     assert_eq!(whole.frames.len(), 4);
     let refused = study(&[archive, archive], 3).await.err().expect("too many");
@@ -142,7 +132,7 @@ async fn archives_with_too_many_frames_between_them_are_refused() {
 
 #[tokio::test]
 async fn an_archive_that_is_broken_at_its_end_is_refused_though_its_frames_came() {
-    let archive = tar(&[PICTURE, PICTURE]);
+    let archive = archive(&[PICTURE, PICTURE]);
     let cut = &archive[..archive.len() - 1024 - 512];
     let refused = study(&[cut], 128).await.err().expect("half an archive");
     let truncated = matches!(
@@ -189,7 +179,7 @@ fn what_nobody_waits_for_ends_with_the_frame_that_is_made() {
     // On several threads the frames that are under way already come too (`threads` in the tests of medfleet-imaging).
     let options = options(&config, crate::frames::codecs(&config)).expect("settings");
     let options = options.on_threads(1);
-    let archive = tar(&[PICTURE, PICTURE, PICTURE]);
+    let archive = archive(&[PICTURE, PICTURE, PICTURE]);
     let pictures = left_after_the_first(|came| {
         let mut each = |_: Option<u32>, _: Decoded| came();
         read_input(archive, &options, 128, false, &mut each).map(drop)

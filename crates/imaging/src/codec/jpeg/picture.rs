@@ -33,14 +33,47 @@ pub(crate) fn require_end(bytes: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Where the entropy data of one scan ends: offsets of the restart markers within and of the marker behind.
-struct Scan {
+struct Scan<'a> {
+    header: &'a [u8],
+    /// Where its entropy data ends: offsets of the restart markers within and of the marker behind.
     markers: Vec<usize>,
 }
 
-/// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes.
-fn scans(bytes: &[u8]) -> Vec<Scan> {
-    let mut scans = Vec::new();
+impl Scan<'_> {
+    /// Of the progressive process (T.81 G.1.1.1): whose coefficients it brings to their last bit, and which of the 64.
+    fn completes(&self) -> Option<(impl Iterator<Item = u8>, u64)> {
+        let (count, rest) = self.header.split_first()?;
+        let (components, tail) = rest.split_at_checked(usize::from(*count) * 2)?;
+        let &[first, last, approximation] = tail else {
+            return None;
+        };
+        if approximation & 0x0f != 0 || first > last || last > 63 {
+            return None;
+        }
+        let coefficients = (u64::MAX >> (63 - (last - first))) << first;
+        Some((components.chunks_exact(2).map(|pair| pair[0]), coefficients))
+    }
+}
+
+/// Whether scans bring every coefficient to its last bit. One scan less and an end behind it is an image all the same, and a
+/// blurred one.
+fn is_whole(progressive: Option<&[u8]>, scans: &[Scan<'_>]) -> bool {
+    // Precision and size, then the components.
+    let Some([_, _, _, _, _, _, components @ ..]) = progressive else {
+        return true;
+    };
+    let mut complete = [0_u64; 256];
+    for (ids, coefficients) in scans.iter().filter_map(|scan| scan.completes()) {
+        ids.for_each(|id| complete[usize::from(id)] |= coefficients);
+    }
+    let mut ids = components.chunks_exact(3).map(|component| component[0]);
+    ids.all(|id| complete[usize::from(id)] == u64::MAX)
+}
+
+/// Walks the marker segments (ITU-T T.81 B.1.1) up to the end of the image or of the bytes: the frame header if it is a
+/// progressive one, and the scans.
+fn scans(bytes: &[u8]) -> (Option<&[u8]>, Vec<Scan<'_>>) {
+    let (mut progressive, mut scans) = (None, Vec::new());
     // Start of image.
     let mut at = 2;
     while let Some((start, marker)) = next_marker(bytes, at) {
@@ -54,11 +87,17 @@ fn scans(bytes: &[u8]) -> Vec<Scan> {
         let Some([high, low]) = bytes.get(at..at + 2) else {
             break;
         };
+        let content = at + 2;
         at += usize::from(u16::from_be_bytes([*high, *low]));
+        let header = bytes.get(content..at).unwrap_or_default();
+        if marker == 0xc2 {
+            progressive = Some(header);
+        }
         if marker != 0xda {
             continue;
         }
         let mut scan = Scan {
+            header,
             markers: Vec::new(),
         };
         while let Some((start, marker)) = next_marker(bytes, at) {
@@ -71,7 +110,7 @@ fn scans(bytes: &[u8]) -> Vec<Scan> {
         }
         scans.push(scan);
     }
-    scans
+    (progressive, scans)
 }
 
 /// The first marker from `at` on: a 0xFF that is neither stuffed nor followed by another one.
@@ -83,13 +122,17 @@ fn next_marker(bytes: &[u8], at: usize) -> Option<(usize, u8)> {
     Some((at + found, bytes[at + found + 1]))
 }
 
-/// Decodes, and proves that no scan ended before its last pixel. `decoder` reads `bytes`.
+/// Decodes, and proves that no scan ended before its last pixel, and none is missing. `decoder` reads `bytes`.
 pub(crate) fn decode_complete<R: std::io::Read>(
     decoder: &mut Decoder<R>,
     bytes: &[u8],
 ) -> Result<Vec<u8>, Refusal> {
+    let (progressive, scans) = scans(bytes);
+    if !is_whole(progressive, &scans) {
+        return Err(Refusal::new(Reason::Truncated));
+    }
     let pixels = decoder.decode().map_err(refusal)?;
-    let again = Decoder::new(Cursor::new(with_filler(bytes))).decode();
+    let again = Decoder::new(Cursor::new(with_filler(bytes, &scans))).decode();
     // Ones in place of the decoder's zeros: another value, or a code that no table has.
     if again.is_ok_and(|again| again == pixels) {
         Ok(pixels)
@@ -100,11 +143,11 @@ pub(crate) fn decode_complete<R: std::io::Read>(
 
 /// Puts ones before each marker that ends entropy data. Few enough that the decoder, which reads up to 64 bits ahead,
 /// still meets the marker.
-fn with_filler(bytes: &[u8]) -> Vec<u8> {
+fn with_filler(bytes: &[u8], scans: &[Scan<'_>]) -> Vec<u8> {
     const FILLER: [u8; 8] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
     let mut out = Vec::with_capacity(bytes.len() + FILLER.len());
     let mut copied = 0;
-    for at in scans(bytes).iter().flat_map(|scan| &scan.markers) {
+    for at in scans.iter().flat_map(|scan| &scan.markers) {
         // The marker may have fill bytes before it, which would now be read as stuffed; they carry nothing.
         let mut end = *at;
         while end > copied && bytes[end - 1] == 0xff {
