@@ -24,6 +24,9 @@ const REPETITION_PENALTY_MAX: f32 = 10.0;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 
+/// How a refusal of too much content within a request ends, by which the command line knows that it has to upload.
+pub const UPLOAD_INSTEAD: &str = "of content in one request; upload larger files";
+
 /// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.
 const REPORT_BEGINS: &str = "Findings: ";
 
@@ -462,7 +465,7 @@ fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) 
         }
     }
     if inline_bytes > most.get() {
-        let allowed = format!("at most {most} of content in one request; upload larger files");
+        let allowed = format!("at most {most} {UPLOAD_INSTEAD}");
         wrong.push(Violation::new("inputs", allowed));
     }
     sources
