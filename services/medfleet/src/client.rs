@@ -405,12 +405,18 @@ fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_MAX);
     if !server.starts_with("https:") {
-        return match files.client_cert {
-            Some(_) => Err(ClientError::PlainText {
-                server: server.to_owned(),
-            }),
-            None => Ok(endpoint),
+        let without_use = match files {
+            TlsFiles { ca: Some(_), .. } => "--ca",
+            TlsFiles {
+                client_cert: Some(_),
+                ..
+            } => "--client-cert",
+            _ => return Ok(endpoint),
         };
+        return Err(ClientError::PlainText {
+            server: server.to_owned(),
+            flag: without_use,
+        });
     }
     let ca = files
         .ca
@@ -541,6 +547,11 @@ mod tests {
             assert!(refused.to_string().contains(expected), "{refused}");
         };
         check("https://fleet:1", "not-there.pem as what is shown");
-        check("http://fleet:1", "only with TLS is --client-cert shown");
+        check("http://fleet:1", "--ca is for TLS alone");
+        let shown = TlsFiles { ca: None, ..files };
+        let refused = endpoint("http://fleet:1", &shown).expect_err("nobody is shown it");
+        assert_eq!(refused.exit(), Exit::Usage);
+        let said = refused.to_string();
+        assert!(said.contains("--client-cert is for TLS alone"), "{said}");
     }
 }

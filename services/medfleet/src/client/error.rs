@@ -98,13 +98,15 @@ pub(crate) enum ClientError {
         /// The server.
         server: String,
     },
-    /// A certificate to show, without TLS.
+    /// Certificates, without TLS: who trusts or shows one expects that nobody else reads the images.
     #[error(
-        "{server} is called without TLS, and only with TLS is --client-cert shown: name the fleet by https://"
+        "{server} is called without TLS, and {flag} is for TLS alone: name the fleet by https://, or leave {flag} out"
     )]
     PlainText {
         /// The server.
         server: String,
+        /// The flag that has no use.
+        flag: &'static str,
     },
     /// A file of certificates cannot be used.
     #[error("cannot use {} as {what}; expected a PEM file", path.display())]
