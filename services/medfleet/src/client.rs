@@ -395,10 +395,14 @@ impl Client {
 }
 
 fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
-    let endpoint =
-        Endpoint::from_shared(server.to_owned()).map_err(|_invalid| ClientError::Server {
-            server: server.to_owned(),
-        })?;
+    let no_address = || ClientError::Server {
+        server: server.to_owned(),
+    };
+    // Of another scheme, or in capitals, it would be called in plain text.
+    if !server.starts_with("http://") && !server.starts_with("https://") {
+        return Err(no_address());
+    }
+    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_invalid| no_address())?;
     let endpoint = of_many_calls(endpoint)
         .connect_timeout(CONNECT_MAX)
         .tcp_nodelay(true)
@@ -528,6 +532,17 @@ mod tests {
             answered = calls => answered,
         };
         assert_eq!(answered, (false, true));
+    }
+
+    #[test]
+    fn what_is_neither_http_nor_https_is_not_called_in_plain_text() {
+        for server in ["HTTPS://fleet:1", "grpcs://fleet:1", "htps://fleet:1"] {
+            let refused = endpoint(server, &TlsFiles::default());
+            let refused = refused.expect_err("whoever wrote it wants TLS");
+            assert_eq!(refused.exit(), Exit::Usage);
+            let said = refused.to_string();
+            assert!(said.contains("expected http://HOST:PORT or"), "{said}");
+        }
     }
 
     #[test]
