@@ -119,6 +119,9 @@ struct DecodingArgs {
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;
+    if let Some(out) = &args.draw {
+        draw::check(out).map_err(Fault::usage)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
