@@ -179,9 +179,15 @@ impl ClientError {
         }
     }
 
-    /// Whether the fleet takes less within a request than this one had, and takes it as uploads.
+    /// Whether this request had more in it than the fleet takes, or than the line carries in its time. Uploads go through then.
     pub(crate) fn wants_uploads(&self) -> bool {
-        matches!(self, Self::Refused { said, .. } if said.contains(UPLOAD_INSTEAD))
+        match self {
+            // Other deadlines say nothing of the request: nobody answered.
+            Self::Refused { code, said, .. } => {
+                *code == word(Code::DeadlineExceeded) || said.contains(UPLOAD_INSTEAD)
+            }
+            _ => false,
+        }
     }
 
     /// What a call failed for besides that field of its request; none where that is all.
@@ -352,6 +358,24 @@ mod tests {
             Exit::Usage,
             "the fleet refused (DEADLINE_EXCEEDED): send large files by UploadInput",
         );
+    }
+
+    #[test]
+    fn what_is_too_much_within_a_request_is_uploaded() {
+        let check = |status: Status, expected| {
+            let error = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+            assert_eq!(error.wants_uploads(), expected, "{error}");
+        };
+        let late =
+            ErrorDetails::with_error_info("REQUEST_LATE", "medfleet", [] as [(String, String); 0]);
+        check(
+            Status::with_error_details(Code::DeadlineExceeded, "late", late),
+            true,
+        );
+        let large = format!("inputs: at most 1B {UPLOAD_INSTEAD}");
+        check(Status::invalid_argument(large), true);
+        check(Status::deadline_exceeded("no answer came"), false);
+        check(Status::invalid_argument("model: one of a, b"), false);
     }
 
     #[test]

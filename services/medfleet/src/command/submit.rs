@@ -231,7 +231,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         patient_pseudonym: whose.patient,
         study_pseudonyms: whose.studies,
     };
-    let of_file = &mut |index, news| progress.upload(index, &news);
+    let of_file = &mut |index, news: UploadNews| progress.upload(index, &news);
     let response = send(
         &client,
         (files.files.as_slice(), modality),
@@ -297,7 +297,7 @@ pub(super) async fn send(
     if total_bytes(files).await? <= CONTENT_BYTES_MAX {
         request.inputs = contents(files, modality).await?;
         match client.submit(&request).await {
-            // A fleet may take less within a request than others do (its `ingest.limits.inline_bytes_max`).
+            // A fleet may take less within a request than others do, or in less time (its `ingest.limits`).
             Err(refused) if refused.wants_uploads() => {}
             answered => return answered,
         }
