@@ -24,6 +24,8 @@ const REPETITION_PENALTY_MAX: f32 = 10.0;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 
+/// Most violations that a refusal names: it comes in headers, of which libraries take 8 KiB and more.
+const VIOLATIONS_MAX: usize = 12;
 /// How a refusal of too much content within a request ends, by which the command line knows that it has to upload.
 pub const UPLOAD_INSTEAD: &str = "of content in one request; upload larger files";
 
@@ -122,8 +124,19 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             encoded_images,
             whose,
         }),
-        _ => Err(Refusal::Invalid(wrong)),
+        _ => Err(refused(wrong)),
     }
+}
+
+/// The refusal, short enough to arrive: a client that cannot read it takes the connection for broken, and asks again for ever.
+fn refused(mut wrong: Vec<Violation>) -> Refusal {
+    if wrong.len() > VIOLATIONS_MAX {
+        let more = wrong.split_off(VIOLATIONS_MAX);
+        let first = more.first().map(|violation| violation.field.clone());
+        let allowed = format!("not right either, and {} more", more.len() - 1);
+        wrong.push(Violation::new(first.unwrap_or_default(), allowed));
+    }
+    Refusal::Invalid(wrong)
 }
 
 /// Whether an edge can hand a job on in the way that its tenant's jobs travel.
