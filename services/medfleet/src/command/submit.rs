@@ -241,6 +241,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     .await?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
+    let named = files.files.clone();
     let kept = drawn.is_some().then_some(files);
     let job = response.job.as_ref().ok_or(ClientError::Protocol {
         missing: "SubmitJobResponse.job",
@@ -256,7 +257,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         }
         return Ok(Exit::Done);
     }
-    let exit = follow::follow(&client, &job.name, args.json, progress).await?;
+    let exit = follow::follow(&client, &job.name, &named, args.json, progress).await?;
     if let (Some((out, file)), Exit::Done) = (drawn, exit) {
         draw::boxes(&file, &client.draft(&job.name).await?, out)?;
     }
