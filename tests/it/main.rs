@@ -15,6 +15,7 @@ mod fail_closed;
 mod figures;
 mod idempotency;
 mod identifiers;
+mod limits;
 mod meaning;
 mod operators;
 mod quantised;

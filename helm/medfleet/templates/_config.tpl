@@ -63,6 +63,20 @@
 {{- toJson $queue -}}
 {{- end -}}
 
+{{/* Refuses another number of shards than the records are in: no pod would start with it. What is installed tells the number;
+     only a cluster can be asked, and without one, as in `helm template`, everything is rendered. */}}
+{{- define "medfleet.records.kept" -}}
+{{- $old := lookup "v1" "ConfigMap" .Release.Namespace (include "medfleet.name" (dict "root" . "component" "ingest")) -}}
+{{- if $old -}}
+{{- $line := regexFind "(?m)^record_shards = [0-9]+" (toString (get (default dict $old.data) "config.toml")) -}}
+{{- $there := default "1" (trimPrefix "record_shards = " $line) | int -}}
+{{- $set := default 1 .Values.queue.config.record_shards | int -}}
+{{- if ne $set $there -}}
+{{- fail (printf "queue.config.record_shards: %d, but the records of this release are in %d, and with another number no pod starts: allowed is %d; see docs/how-to/upgrade.md, What an upgrade cannot change" $set $there $there) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "medfleet.config.store" -}}
 {{- $given := .Values.store -}}
 {{- $store := deepCopy $given.config -}}

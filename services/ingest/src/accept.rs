@@ -42,7 +42,7 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 
 /// An upload that is not there, or not any more.
 pub(crate) const UPLOAD_GONE: Refusal = Refusal::NotFound {
-    what: "upload, or it has expired",
+    what: "upload, or it has expired; send the file again",
 };
 
 /// What the audit calls an accept.

@@ -396,6 +396,12 @@ mod tests {
             "task: embed needs a MedSigLIP model, which this fleet does not have; available: report, answer, classify, localise, compare, extract",
             false,
         );
+        check(
+            &crate::accept::UPLOAD_GONE,
+            Code::NotFound,
+            "no such upload, or it has expired; send the file again",
+            false,
+        );
         let full = QueueError::Full {
             stream: "INTAKE_PREPROCESS".into(),
             limit: "maximum messages exceeded".into(),

@@ -71,6 +71,7 @@ pub use config::{Config, MainConfig, UPLOADS_RENEWED_EVERY};
 pub use error::Error;
 pub use rebuild::rebuild;
 pub use tokens::{TokenEntry, TokensFile, create_token};
+pub use validate::UPLOAD_INSTEAD;
 
 use accept::Acceptor;
 use blobs::Blobs;

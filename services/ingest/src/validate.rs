@@ -24,11 +24,13 @@ const REPETITION_PENALTY_MAX: f32 = 10.0;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 
+/// Most violations that a refusal names: it comes in headers, of which libraries take 8 KiB and more.
+const VIOLATIONS_MAX: usize = 12;
+/// How a refusal of too much content within a request ends, by which the command line knows that it has to upload.
+pub const UPLOAD_INSTEAD: &str = "of content in one request; upload larger files";
+
 /// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.
 const REPORT_BEGINS: &str = "Findings: ";
-
-/// What the refusal of too many bytes within a request says, and no other does: edges of other releases know it by these words.
-pub(crate) const IN_ONE_REQUEST: &str = "of content in one request";
 
 /// A job that can be accepted, with every default filled in.
 #[derive(Debug, Clone)]
@@ -122,8 +124,19 @@ pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Pla
             encoded_images,
             whose,
         }),
-        _ => Err(Refusal::Invalid(wrong)),
+        _ => Err(refused(wrong)),
     }
+}
+
+/// The refusal, short enough to arrive: a client that cannot read it takes the connection for broken, and asks again for ever.
+fn refused(mut wrong: Vec<Violation>) -> Refusal {
+    if wrong.len() > VIOLATIONS_MAX {
+        let more = wrong.split_off(VIOLATIONS_MAX);
+        let first = more.first().map(|violation| violation.field.clone());
+        let allowed = format!("not right either, and {} more", more.len() - 1);
+        wrong.push(Violation::new(first.unwrap_or_default(), allowed));
+    }
+    Refusal::Invalid(wrong)
 }
 
 /// Whether an edge can hand a job on in the way that its tenant's jobs travel.
@@ -465,7 +478,7 @@ fn sources(inputs: Vec<v1::Input>, limits: &Limits, wrong: &mut Vec<Violation>) 
         }
     }
     if inline_bytes > most.get() {
-        let allowed = format!("at most {most} {IN_ONE_REQUEST}; upload larger files");
+        let allowed = format!("at most {most} {UPLOAD_INSTEAD}");
         wrong.push(Violation::new("inputs", allowed));
     }
     sources

@@ -17,7 +17,7 @@ pub(crate) const DATA: &str = ".medfleet";
 ///
 /// Every text is a draft: a radiologist reads the images and signs.
 /// Exit codes: 0 done, 1 the job or a check failed, 2 usage or configuration, 3 unreachable or timed out; of `up` also 4: the
-/// fleet did not end within process.drain.
+/// fleet did not end within process.drain; of `submit` also 130: it was interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "medfleet", version)]
 pub struct Cli {

@@ -395,22 +395,32 @@ impl Client {
 }
 
 fn endpoint(server: &str, files: &TlsFiles) -> Result<Endpoint, ClientError> {
-    let endpoint =
-        Endpoint::from_shared(server.to_owned()).map_err(|_invalid| ClientError::Server {
-            server: server.to_owned(),
-        })?;
+    let no_address = || ClientError::Server {
+        server: server.to_owned(),
+    };
+    // Of another scheme, or in capitals, it would be called in plain text.
+    if !server.starts_with("http://") && !server.starts_with("https://") {
+        return Err(no_address());
+    }
+    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_invalid| no_address())?;
     let endpoint = of_many_calls(endpoint)
         .connect_timeout(CONNECT_MAX)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_MAX);
     if !server.starts_with("https:") {
-        return match files.client_cert {
-            Some(_) => Err(ClientError::PlainText {
-                server: server.to_owned(),
-            }),
-            None => Ok(endpoint),
+        let without_use = match files {
+            TlsFiles { ca: Some(_), .. } => "--ca",
+            TlsFiles {
+                client_cert: Some(_),
+                ..
+            } => "--client-cert",
+            _ => return Ok(endpoint),
         };
+        return Err(ClientError::PlainText {
+            server: server.to_owned(),
+            flag: without_use,
+        });
     }
     let ca = files
         .ca
@@ -525,6 +535,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_neither_http_nor_https_is_not_called_in_plain_text() {
+        for server in ["HTTPS://fleet:1", "grpcs://fleet:1", "htps://fleet:1"] {
+            let refused = endpoint(server, &TlsFiles::default());
+            let refused = refused.expect_err("whoever wrote it wants TLS");
+            assert_eq!(refused.exit(), Exit::Usage);
+            let said = refused.to_string();
+            assert!(said.contains("expected http://HOST:PORT or"), "{said}");
+        }
+    }
+
+    #[test]
     fn files_that_cannot_be_used_are_named_with_their_flag() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ca = folder.path().join("ca.pem");
@@ -541,6 +562,11 @@ mod tests {
             assert!(refused.to_string().contains(expected), "{refused}");
         };
         check("https://fleet:1", "not-there.pem as what is shown");
-        check("http://fleet:1", "only with TLS is --client-cert shown");
+        check("http://fleet:1", "--ca is for TLS alone");
+        let shown = TlsFiles { ca: None, ..files };
+        let refused = endpoint("http://fleet:1", &shown).expect_err("nobody is shown it");
+        assert_eq!(refused.exit(), Exit::Usage);
+        let said = refused.to_string();
+        assert!(said.contains("--client-cert is for TLS alone"), "{said}");
     }
 }

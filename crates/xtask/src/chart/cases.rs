@@ -88,8 +88,10 @@ fn axes() -> Vec<Axis> {
     let s3 = json!({"kind": "s3", "s3": {"region": "eu-central-1", "endpoint": "https://s3.example:9000",
                     "credentials": {"secretName": "s3"}, "ca": {"secretName": "s3-ca"}}});
     let role = json!({"kind": "s3", "s3": {"region": "eu-central-1"}});
+    // Certificates with `client_ca` are made by cert-manager, those of the other axes, too.
     let tls = |client_ca: bool| {
         json!({"ingest": {"tls": {"enabled": true, "secretName": "api-tls", "clientCa": client_ca}},
+               "certManager": {"enabled": client_ca, "issuer": {"kind": "ClusterIssuer", "name": "n"}, "ingestNames": ["fleet.example"]},
                "helmTest": {"enabled": !client_ca, "ca": {"secretName": "api-tls"}}})
     };
     let none = || json!({});
@@ -221,7 +223,6 @@ fn everything() -> Value {
         "commonLabels": {"team": "on", "cost": "7"},
         "podMonitor": {"enabled": true, "labels": {"release": "y", "team": "off"}},
         "prometheusRule": {"enabled": true, "labels": {"release": "y", "team": "off"}, "runbookBaseUrl": "https://pages.example/of"},
-        "certManager": {"enabled": true, "issuer": {"kind": "ClusterIssuer", "name": "n"}, "ingestNames": ["fleet.example"]},
         "process": {"listenAddress": "[::]", "drainSeconds": 120, "logFormat": "text"},
         "queue": {"config": {"ack_wait": "45s", "heartbeat": "5s", "in_flight_max": 100}},
         "store": {"config": {"blob_bytes_max": "128MiB", "capacity_bytes": "1TiB"}},

@@ -249,8 +249,9 @@ fn claims(chart: &Chart, server: &Server) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Values that would leave the jobs of the small preset behind, which are on its one server, and what is refused of them.
-fn without_jobs() -> [(&'static str, Value); 3] {
+/// Values that would leave the jobs of the small preset behind, which are on its one server and in one shard, and what is refused
+/// of them.
+fn without_jobs() -> [(&'static str, Value); 4] {
     let external = json!({"mode": "external", "external": {"urls": ["nats://n:4222"], "auth": {"kind": "none"}}});
     let peers = json!({"natsPeers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]});
     [
@@ -263,6 +264,10 @@ fn without_jobs() -> [(&'static str, Value); 3] {
             json!({"nats": external, "networkPolicy": peers}),
         ),
         ("fullnameOverride", json!({"fullnameOverride": "other"})),
+        (
+            "queue.config.record_shards",
+            json!({"queue": {"config": {"record_shards": 4}}}),
+        ),
     ]
 }
 

@@ -204,6 +204,10 @@ fn around() -> Vec<Refusal> {
             &["certManager.issuer.name", "needed"],
         ),
         (
+            json!({"certManager": {"enabled": true, "issuer": {"name": "n"}}}),
+            &["certManager.enabled", "nothing has TLS", "tokenPath.tls"],
+        ),
+        (
             json!({"certManager": {"issuer": {"kind": "Authority"}}}),
             &["/certManager/issuer/kind", "ClusterIssuer"],
         ),

@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 use crate::convert;
 use crate::error::{DOMAIN, Refusal};
 use crate::keys;
-use crate::validate::IN_ONE_REQUEST;
+use crate::validate::UPLOAD_INSTEAD;
 
 /// The slowest line that is reckoned with, in bytes a second: half of 0.5 Mbit/s, as others use the line too. A slower one needs a
 /// longer `ingest.edge.answer_max`.
@@ -110,7 +110,7 @@ pub(super) fn trouble(status: &Status) -> Trouble {
 
 /// Whether the hub refused a job for the bytes within its request, and might take it if they were uploaded before.
 pub(super) fn is_to_upload(why: &str) -> bool {
-    why.contains(IN_ONE_REQUEST)
+    why.contains(UPLOAD_INSTEAD)
 }
 
 /// Whether the status comes from the hub itself, and not from something in between.

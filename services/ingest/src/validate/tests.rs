@@ -449,3 +449,20 @@ fn where_images_stay_a_job_needs_the_encoder_that_is_there() {
         Some("inputs[0].encoded_images"),
     );
 }
+
+#[test]
+fn a_refusal_fits_into_what_libraries_take_of_headers() {
+    let mut config = config();
+    config.limits.images_max = 2048;
+    let asked = v1::SubmitJobRequest {
+        inputs: vec![v1::Input::default(); 2048],
+        ..report()
+    };
+    let refusal = plan(asked, &config).expect_err("there is nothing in it");
+    let status = crate::error::status(&refusal);
+    let said = status.message();
+    assert!(said.starts_with("inputs[0]: needs an upload"), "{said}");
+    assert!(said.ends_with("not right either, and 2035 more"), "{said}");
+    let bytes = said.len() + status.details().len();
+    assert!(bytes < 4 << 10, "{bytes}");
+}

@@ -103,6 +103,8 @@ fn a_command_that_is_not_there_is_found() {
         &["`medfleet` has no command `send`"],
     );
     check("`medfleet get JOB [--all]`", &["`get` has no flag --all"]);
+    check("`medfleet submit FILE`", &["`submit` needs --task"]);
+    check("`medfleet submit`, `medfleet submit FILE …`", &[]);
     check(
         "```\nmedfleet submit FILE \\\n  --sort\n```\n",
         &["`submit` has no flag --sort"],
@@ -156,7 +158,7 @@ fn commands(page: &str) -> Vec<String> {
 
 /// Why a command cannot be typed; none where it can be. Values are not looked at.
 fn trouble(cli: &Command, command: &str) -> Option<String> {
-    let mut at = cli;
+    let (mut at, mut flags, mut has_operand) = (cli, Vec::new(), false);
     for word in command.split_whitespace().skip(1) {
         let word = word.trim_matches(['[', ']', ',']);
         if let Some(flag) = word.strip_prefix("--") {
@@ -167,11 +169,21 @@ fn trouble(cli: &Command, command: &str) -> Option<String> {
             {
                 return Some(format!("`{}` has no flag --{flag}", at.get_name()));
             }
+            flags.push(flag);
         } else if let Some(inner) = at.find_subcommand(word) {
             at = inner;
         } else if at.has_subcommands() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-') {
             return Some(format!("`{}` has no command `{word}`", at.get_name()));
+        } else {
+            has_operand |= flags.is_empty();
         }
     }
-    None
+    // What begins with an operand is to be typed as it stands; other lines name a command, or a flag of it.
+    if !has_operand || command.contains('…') {
+        return None;
+    }
+    let required = at.get_arguments().filter(|known| known.is_required_set());
+    let mut required = required.filter_map(|known| known.get_long());
+    let lacking = required.find(|flag| !flags.contains(flag))?;
+    Some(format!("`{}` needs --{lacking}", at.get_name()))
 }

@@ -38,7 +38,7 @@ pub(crate) struct ServerArgs {
 /// The PEM files of a connection with TLS.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct TlsFiles {
-    /// Certificate authorities to trust, a PEM file; for https
+    /// Certificate authorities to trust, a PEM file; https needs it, http takes none
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// Certificate to show to a fleet that demands one (ingest.tls.client_ca), a PEM file; for https

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use medfleet_ingest::UPLOAD_INSTEAD;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -50,6 +51,8 @@ pub(crate) enum ClientError {
         exit: Exit,
         /// What it said, with the fields it named.
         said: String,
+        /// These fields, each with what is allowed in it.
+        violations: Vec<(String, String)>,
     },
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
@@ -95,13 +98,15 @@ pub(crate) enum ClientError {
         /// The server.
         server: String,
     },
-    /// A certificate to show, without TLS.
+    /// Certificates, without TLS: who trusts or shows one expects that nobody else reads the images.
     #[error(
-        "{server} is called without TLS, and only with TLS is --client-cert shown: name the fleet by https://"
+        "{server} is called without TLS, and {flag} is for TLS alone: name the fleet by https://, or leave {flag} out"
     )]
     PlainText {
         /// The server.
         server: String,
+        /// The flag that has no use.
+        flag: &'static str,
     },
     /// A file of certificates cannot be used.
     #[error("cannot use {} as {what}; expected a PEM file", path.display())]
@@ -170,7 +175,37 @@ impl ClientError {
             code: word(status.code()),
             exit,
             said,
+            violations: violations(&status),
         }
+    }
+
+    /// Whether this request had more in it than the fleet takes, or than the line carries in its time. Uploads go through then.
+    pub(crate) fn wants_uploads(&self) -> bool {
+        match self {
+            // Other deadlines say nothing of the request: nobody answered.
+            Self::Refused { code, said, .. } => {
+                *code == word(Code::DeadlineExceeded) || said.contains(UPLOAD_INSTEAD)
+            }
+            _ => false,
+        }
+    }
+
+    /// What a call failed for besides that field of its request; none where that is all.
+    pub(crate) fn besides(mut self, field: &str) -> Option<Self> {
+        if let Self::Refused {
+            said, violations, ..
+        } = &mut self
+            && violations.iter().any(|(named, _)| named == field)
+        {
+            violations.retain(|(named, _)| named != field);
+            if violations.is_empty() {
+                return None;
+            }
+            let others = violations.iter();
+            let others = others.map(|(named, allowed)| format!("{named}: {allowed}"));
+            *said = others.collect::<Vec<_>>().join("; ");
+        }
+        Some(self)
     }
 
     /// Says which file was refused: the fleet was told no name of it.
@@ -204,6 +239,15 @@ impl From<ClientError> for Fault {
             error: error.into(),
         }
     }
+}
+
+fn violations(status: &Status) -> Vec<(String, String)> {
+    let details = status.get_error_details();
+    let named = details.bad_request().into_iter();
+    let named = named.flat_map(|bad| &bad.field_violations);
+    named
+        .map(|violation| (violation.field.clone(), violation.description.clone()))
+        .collect()
 }
 
 /// What the status says, with every field violation it names.
@@ -317,6 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_much_within_a_request_is_uploaded() {
+        let check = |status: Status, expected| {
+            let error = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+            assert_eq!(error.wants_uploads(), expected, "{error}");
+        };
+        let late =
+            ErrorDetails::with_error_info("REQUEST_LATE", "medfleet", [] as [(String, String); 0]);
+        check(
+            Status::with_error_details(Code::DeadlineExceeded, "late", late),
+            true,
+        );
+        let large = format!("inputs: at most 1B {UPLOAD_INSTEAD}");
+        check(Status::invalid_argument(large), true);
+        check(Status::deadline_exceeded("no answer came"), false);
+        check(Status::invalid_argument("model: one of a, b"), false);
+    }
+
+    #[test]
     fn a_refused_file_is_named() {
         let status = Status::resource_exhausted("start.total_bytes must be at most 512MiB");
         let refused = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
@@ -339,5 +401,24 @@ mod tests {
             "the fleet refused (INVALID_ARGUMENT): the request is not valid; \
              task.answer.question: is required, 1 to 16384 bytes",
         );
+    }
+
+    #[test]
+    fn what_a_request_lacks_on_purpose_is_not_what_it_is_refused_for() {
+        let refused = |fields: &[&str]| {
+            let named = fields.iter();
+            let named: Vec<_> = named
+                .map(|field| FieldViolation::new(*field, "other"))
+                .collect();
+            let details = ErrorDetails::with_bad_request(named);
+            let status = Status::with_error_details(Code::InvalidArgument, "no", details);
+            let error = ClientError::from_status("http://localhost:1", 1, Duration::ZERO, status);
+            error.besides("inputs[0]").map(|error| error.to_string())
+        };
+        assert_eq!(refused(&["inputs[0]"]), None);
+        let model = "the fleet refused (INVALID_ARGUMENT): model: other";
+        assert_eq!(refused(&["model", "inputs[0]"]).as_deref(), Some(model));
+        let all = "the fleet refused (INVALID_ARGUMENT): no; inputs: other";
+        assert_eq!(refused(&["inputs"]).as_deref(), Some(all));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use image::{ImageFormat, Rgb, RgbImage};
 use medfleet_imaging::{Convention, Frame, Limits, Options, Placement, decode_file};
 use medfleet_proto::v1::{Box as Found, Result as Draft, result::Output};
@@ -27,6 +27,17 @@ pub(super) fn boxes(file: &Path, draft: &Draft, out: &Path) -> Result<()> {
     picture
         .save_with_format(out, ImageFormat::Png)
         .with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// Whether the folder of a picture is there, asked before the job: afterwards nothing draws it any more.
+pub(super) fn check(out: &Path) -> Result<()> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    ensure!(
+        folder.is_none_or(Path::is_dir),
+        "--draw {}: its folder is not there; make it, or name another file",
+        out.display()
+    );
+    Ok(())
 }
 
 fn coloured(frame: &Frame) -> RgbImage {
@@ -61,5 +72,20 @@ fn draw(picture: &mut RgbImage, found: &Found, placement: &Placement) {
                 picture.put_pixel(x, y, COLOUR);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_before_the_job() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(check(&folder.path().join("boxes.png")).is_ok());
+        assert!(check(Path::new("boxes.png")).is_ok());
+        let refused = check(&folder.path().join("not/boxes.png"));
+        let said = refused.expect_err("there is none").to_string();
+        assert!(said.contains("not/boxes.png: its folder"), "{said}");
     }
 }

@@ -28,6 +28,8 @@ use crate::{modality, paths};
 
 /// What a shell expects of a program that was interrupted: 128 + SIGINT. Every signal that asks us to end ends us with it.
 const INTERRUPTED: u8 = 130;
+/// The field of a file that a request lacks.
+const LACKING: &str = "inputs[0]";
 
 /// Flags of `submit`.
 #[derive(clap::Args, Debug)]
@@ -117,6 +119,9 @@ struct DecodingArgs {
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     let task = task(&args).map_err(Fault::usage)?;
+    if let Some(out) = &args.draw {
+        draw::check(out).map_err(Fault::usage)?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -216,12 +221,9 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     let client = Client::new(&fleet, Retry::PATIENT)?;
     let mut progress = Progress::new(started);
     let request = SubmitJobRequest {
-        request_id,
+        request_id: request_id.clone(),
         task: Some(Task { kind: Some(task) }),
-        inputs: inputs(&client, &files.files, modality, &mut |index, news| {
-            progress.upload(index, &news)
-        })
-        .await?,
+        inputs: Vec::new(),
         class: class_to_wire(args.class).into(),
         model: args.model.clone(),
         decoding: Some(args.decoding.wire()),
@@ -229,15 +231,23 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         patient_pseudonym: whose.patient,
         study_pseudonyms: whose.studies,
     };
+    let of_file = &mut |index, news: UploadNews| progress.upload(index, &news);
+    let response = send(
+        &client,
+        (files.files.as_slice(), modality),
+        request,
+        of_file,
+    )
+    .await?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
+    let named = files.files.clone();
     let kept = drawn.is_some().then_some(files);
-    let response = client.submit(&request).await?;
     let job = response.job.as_ref().ok_or(ClientError::Protocol {
         missing: "SubmitJobResponse.job",
     })?;
     if args.json {
-        show::print_json(&show::accepted_json(&response, &request.request_id))?;
+        show::print_json(&show::accepted_json(&response, &request_id))?;
     } else {
         progress.line(&accepted(job, response.already_accepted));
     }
@@ -247,7 +257,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         }
         return Ok(Exit::Done);
     }
-    let exit = follow::follow(&client, &job.name, args.json, progress).await?;
+    let exit = follow::follow(&client, &job.name, &named, args.json, progress).await?;
     if let (Some((out, file)), Exit::Done) = (drawn, exit) {
         draw::boxes(&file, &client.draft(&job.name).await?, out)?;
     }
@@ -255,7 +265,7 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
     Ok(exit)
 }
 
-/// Whether the task takes so many files: the fleet says so too, when all of them have been sent.
+/// Whether the task takes so many files, as far as that needs no fleet.
 fn check_count(task: TaskKind, files: usize) -> anyhow::Result<()> {
     let (least, most) = task.images();
     let takes = match most {
@@ -277,14 +287,35 @@ fn accepted(job: &Job, before: bool) -> String {
     format!("accepted {}{again}, trace {}", job.name, job.trace_id)
 }
 
-/// Small studies travel inside the request; larger ones are uploaded file by file, and `news` is told how each of them goes.
-/// `modality` is what they show where their format does not say it.
-pub(super) async fn inputs(
+/// Submits a job about these files; `modality` is what they show where their format does not say it. Small studies travel inside
+/// the request; larger ones are uploaded before it, file by file, and `news` is told how each of them goes.
+pub(super) async fn send(
     client: &Client,
-    files: &[PathBuf],
-    modality: &str,
+    (files, modality): (&[PathBuf], &str),
+    mut request: SubmitJobRequest,
     news: &mut (dyn FnMut(usize, UploadNews) + Send),
-) -> Result<Vec<Input>, ClientError> {
+) -> Result<SubmitJobResponse, ClientError> {
+    if total_bytes(files).await? <= CONTENT_BYTES_MAX {
+        request.inputs = contents(files, modality).await?;
+        match client.submit(&request).await {
+            // A fleet may take less within a request than others do, or in less time (its `ingest.limits`).
+            Err(refused) if refused.wants_uploads() => {}
+            answered => return answered,
+        }
+    } else {
+        request.inputs = lacking_one(files.len(), modality);
+        if let Err(error) = client.submit(&request).await
+            && let Some(refused) = error.besides(LACKING)
+        {
+            return Err(refused);
+        }
+    }
+    request.inputs = uploads(client, files, modality, news).await?;
+    client.submit(&request).await
+}
+
+/// Bytes of all of them.
+async fn total_bytes(files: &[PathBuf]) -> Result<u64, ClientError> {
     let mut total = 0_u64;
     for path in files {
         let unreadable = |source| ClientError::File {
@@ -297,27 +328,55 @@ pub(super) async fn inputs(
         }
         total = total.saturating_add(length);
     }
+    Ok(total)
+}
+
+async fn contents(files: &[PathBuf], modality: &str) -> Result<Vec<Input>, ClientError> {
+    let mut inputs = Vec::with_capacity(files.len());
+    for path in files {
+        let unreadable = |source| ClientError::File {
+            path: path.clone(),
+            source,
+        };
+        let content = tokio::fs::read(path).await.map_err(unreadable)?;
+        inputs.push(input(Some(Source::Content(content.into())), modality));
+    }
+    Ok(inputs)
+}
+
+/// What stands for the files in a request that asks what the fleet has against it before they are sent. The first has no source,
+/// for which every fleet refuses it; what it is refused for besides, such as too many files, holds with the files, too.
+fn lacking_one(files: usize, modality: &str) -> Vec<Input> {
+    let of_none = || Source::Upload(format!("uploads/{}", "0".repeat(32)));
+    let source = |index: usize| (index > 0).then(of_none);
+    (0..files)
+        .map(|index| input(source(index), modality))
+        .collect()
+}
+
+async fn uploads(
+    client: &Client,
+    files: &[PathBuf],
+    modality: &str,
+    news: &mut (dyn FnMut(usize, UploadNews) + Send),
+) -> Result<Vec<Input>, ClientError> {
     let mut inputs = Vec::with_capacity(files.len());
     let mut kept = KeptUploads::default();
     for (index, path) in files.iter().enumerate() {
-        let source = if total <= CONTENT_BYTES_MAX {
-            let unreadable = |source| ClientError::File {
-                path: path.clone(),
-                source,
-            };
-            Source::Content(tokio::fs::read(path).await.map_err(unreadable)?.into())
-        } else {
-            let of_file = &mut |how| news(index, how);
-            let sent = client.upload(&mut kept, path, of_file).await;
-            Source::Upload(sent.map_err(|refused| refused.of_file(path))?)
-        };
-        inputs.push(Input {
-            source: Some(source),
-            modality: modality.to_owned(),
-            ..Input::default()
-        });
+        let of_file = &mut |how| news(index, how);
+        let sent = client.upload(&mut kept, path, of_file).await;
+        let upload = sent.map_err(|refused| refused.of_file(path))?;
+        inputs.push(input(Some(Source::Upload(upload)), modality));
     }
     Ok(inputs)
+}
+
+fn input(source: Option<Source>, modality: &str) -> Input {
+    Input {
+        source,
+        modality: modality.to_owned(),
+        ..Input::default()
+    }
 }
 
 /// The task with its words, or which flag it lacks, or does not take: what is dropped unsaid was meant all the same.
@@ -501,7 +560,8 @@ mod tests {
             tls: TlsFiles::default(),
         };
         let client = Client::new(&fleet, Retry::ONCE).expect("a URL");
-        let sent = inputs(&client, &files, "", &mut |_, _| {}).await;
+        let request = SubmitJobRequest::default();
+        let sent = send(&client, (files.as_slice(), ""), request, &mut |_, _| {}).await;
         let error = sent.expect_err("there is nothing to send");
         assert_eq!(error.exit(), Exit::Usage);
         let said = error.to_string();

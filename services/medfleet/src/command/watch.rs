@@ -20,6 +20,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> CommandResult {
     let started = Instant::now();
     args.job.with(async |client, name| {
-        follow::follow(client, name, args.json, Progress::new(started)).await
+        follow::follow(client, name, &[], args.json, Progress::new(started)).await
     })
 }

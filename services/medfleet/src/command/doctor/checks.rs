@@ -9,7 +9,7 @@ use medfleet_runtime::Clock;
 use nix::sys::statvfs::statvfs;
 
 use super::Finding;
-use crate::client::{Client, Retry, ServerArgs};
+use crate::client::{Client, ClientError, Retry, ServerArgs};
 use crate::command::weights::sums::{LIST, Sum, Sums};
 use crate::exit::Exit;
 use crate::fleet::nats;
@@ -17,6 +17,8 @@ use crate::show::{bytes, seconds};
 
 /// Free space below which a fleet is likely to fill the disk: the streams' default limits and a margin for blobs.
 const DISK_FREE_MIN: u64 = 10 << 30;
+/// For messages that say themselves what to do.
+const ITS_OWN_ADVICE: &str = "change what it names, and ask again";
 /// Any machine whose clock is right is past this: 2025-01-01.
 const CLOCK_MIN: UnixMillis = UnixMillis(1_735_689_600_000);
 
@@ -122,7 +124,7 @@ pub(super) async fn fleet(args: &ServerArgs) -> Finding {
                 "start one with `medfleet up` or name one with --server",
             );
         }
-        Err(fault) => return Finding::fail(CHECK, fault.to_string(), "see above"),
+        Err(fault) => return Finding::fail(CHECK, fault.to_string(), ITS_OWN_ADVICE),
     };
     let how = if fleet.server.starts_with("https:") {
         "TLS"
@@ -138,11 +140,19 @@ pub(super) async fn fleet(args: &ServerArgs) -> Finding {
             CHECK,
             format!("{} answers ({how}) and takes the token", fleet.server),
         ),
-        Err(error) => Finding::fail(
-            CHECK,
-            error.to_string(),
-            "look at its log, or start one with `medfleet up`",
-        ),
+        Err(error) => Finding::fail(CHECK, error.to_string(), advice(&error)),
+    }
+}
+
+/// What helps against that; a fleet's log says nothing of calls that were never made.
+fn advice(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Refused { code, .. } if *code == "UNAUTHENTICATED" => {
+            "give a token that this fleet knows, with MEDFLEET_TOKEN or --token TOKEN"
+        }
+        ClientError::Refused { .. } => "look at its log",
+        error if error.exit() == Exit::Usage => ITS_OWN_ADVICE,
+        _ => "look at its log, or start one with `medfleet up`",
     }
 }
 
@@ -316,9 +326,13 @@ pub(super) fn clock(clock: &dyn Clock) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use medfleet_runtime::ManualClock;
+    use tonic::Status;
+
     use super::*;
     use crate::command::doctor::Verdict;
-    use medfleet_runtime::ManualClock;
 
     #[test]
     fn a_clock_in_the_past_fails() {
@@ -327,6 +341,18 @@ mod tests {
             Verdict::Fail
         );
         assert_eq!(clock(&ManualClock::at(CLOCK_MIN)).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn nobody_is_sent_to_the_log_of_a_fleet_that_was_not_asked() {
+        let server = || "https://fleet:1".to_owned();
+        let no_authority = ClientError::NoCertificates { server: server() };
+        assert_eq!(advice(&no_authority), ITS_OWN_ADVICE);
+        let ended = |status| ClientError::from_status(&server(), 1, Duration::ZERO, status);
+        let no_token = advice(&ended(Status::unauthenticated("the token is not known")));
+        assert!(no_token.contains("--token"), "{no_token}");
+        let away = advice(&ended(Status::unavailable("refused")));
+        assert!(away.contains("medfleet up"), "{away}");
     }
 
     #[test]

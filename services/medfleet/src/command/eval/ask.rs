@@ -190,18 +190,17 @@ impl Asker {
             .iter()
             .map(|name| self.set.join(name))
             .collect();
-        let inputs = submit::inputs(&self.client, &files, &asked.modality, &mut |_, _| {}).await?;
         let request = SubmitJobRequest {
             request_id: submit::random_id()?,
             task: Some(v1::Task {
                 kind: Some(asked.kind.clone()),
             }),
-            inputs,
             class: v1::Class::Bulk.into(),
             model: self.model.clone(),
             ..SubmitJobRequest::default()
         };
-        let response = self.client.submit(&request).await?;
+        let files = (files.as_slice(), asked.modality.as_str());
+        let response = submit::send(&self.client, files, request, &mut |_, _| {}).await?;
         let job = response.job.context("the fleet answered without a job")?;
         let job = self
             .client
