@@ -42,10 +42,10 @@ async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
     Ok(())
 }
 
-/// A job that is being decoded, and will be for long.
+/// A job that is being decoded, and will be for half a minute: it does not end by itself before a slow test has it erased.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
     let fleet = Fleet::paced(Pace {
-        step_millis: 200,
+        step_millis: 2_000,
         ..Pace::default()
     })
     .await?;
