@@ -12,6 +12,7 @@ use medfleet_tests::chaos::disk::Kind;
 use medfleet_tests::chaos::herd::{Herd, HerdOptions, Id};
 use medfleet_tests::chaos::load::{Accepted, Asked, Clients, jobs};
 use medfleet_tests::client::{Client, PATIENCE, is_final};
+use medfleet_tests::config::ACK_WAIT;
 use medfleet_tests::fleet::{Pace, Role};
 
 /// The stream of the claims.
@@ -50,6 +51,7 @@ impl Site {
                 encode_millis: ENCODE_MILLIS,
                 ..Pace::default()
             },
+            ack_wait: ACK_WAIT,
         });
         let herd = herd.await?;
         let clients = herd.clients()?;

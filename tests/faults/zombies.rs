@@ -11,7 +11,7 @@ use medfleet_tests::chaos::disk::Kind;
 use medfleet_tests::chaos::herd::{Herd, HerdOptions};
 use medfleet_tests::chaos::load::{Accepted, Asked, film_of, jobs};
 use medfleet_tests::client::PATIENCE;
-use medfleet_tests::config::POOL;
+use medfleet_tests::config::{ACK_WAIT, POOL};
 use medfleet_tests::fleet::{Pace, Role};
 use medfleet_tests::picture;
 
@@ -33,6 +33,7 @@ async fn comes_back(case: Case) -> Result<()> {
         record_shards: 1,
         disk: Kind::Plain,
         pace: case.pace,
+        ack_wait: ACK_WAIT,
     })
     .await?;
     let (zombie, successor) = ((case.role, 0), (case.role, 1));
