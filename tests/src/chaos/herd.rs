@@ -121,7 +121,7 @@ impl Herd {
     async fn add(&mut self, (role, instance): Id, options: &HerdOptions) -> Result<()> {
         let mut links = Vec::new();
         for node in &self.nodes {
-            links.push(FaultyLink::to_address(node.lock().await.address()).await?);
+            links.push(FaultyLink::to(node.lock().await.address()).await?);
         }
         let ack_wait = ("ack_wait".to_owned(), options.ack_wait.into());
         let mut queue = toml::Table::from_iter([ack_wait]);

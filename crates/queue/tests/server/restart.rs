@@ -159,7 +159,7 @@ async fn an_idle_puller_survives_a_restart() -> Result<()> {
 #[tokio::test]
 async fn a_cut_link_is_like_a_restart() -> Result<()> {
     let server = NatsServer::start().await?;
-    let link = FaultyLink::to(server.port()).await?;
+    let link = FaultyLink::to(server.address()).await?;
     let mut config = kit::config(&link.nats_url());
     config.request_timeout = short(1000);
     let queue = kit::queue(&config).await?;
@@ -197,7 +197,7 @@ async fn a_cut_link_is_like_a_restart() -> Result<()> {
 #[tokio::test]
 async fn a_removal_whose_answer_was_lost_takes_nothing_that_came_since() -> Result<()> {
     let server = NatsServer::start().await?;
-    let link = FaultyLink::to(server.port()).await?;
+    let link = FaultyLink::to(server.address()).await?;
     let mut config = kit::config(&link.nats_url());
     config.request_timeout = DurationText::from_secs(PATIENCE.as_secs());
     let queue = kit::queue(&config).await?;
