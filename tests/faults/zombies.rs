@@ -113,7 +113,8 @@ async fn of_encode() -> Result<()> {
         stage: Stage::Encode,
         asked: one(1)?,
         pace: Pace {
-            encode_millis: 3_000,
+            // Like the time of a text below, seconds, also for a test that is late to see that they begin.
+            encode_millis: 6_000,
             ..Pace::default()
         },
         is_at_work: |record, times| record.starts.encode == times && !record.chunks.all_done(),
@@ -129,7 +130,7 @@ async fn of_decode() -> Result<()> {
         stage: Stage::Decode,
         asked: one(2)?,
         pace: Pace {
-            step_millis: 300,
+            step_millis: 600,
             ..Pace::default()
         },
         is_at_work: |record, times| record.attempt == times && !record.state.is_final(),
