@@ -12,6 +12,7 @@ use medfleet_tests::chaos::disk::Kind;
 use medfleet_tests::chaos::herd::{Herd, HerdOptions, Id};
 use medfleet_tests::chaos::load::{Accepted, Asked, Clients, jobs};
 use medfleet_tests::client::{Client, PATIENCE, is_final};
+use medfleet_tests::config::ACK_WAIT;
 use medfleet_tests::fleet::{Pace, Role};
 
 /// The stream of the claims.
@@ -21,8 +22,8 @@ const FRAMES: &str = "medfleet_encode_frames_total";
 const HELD: &str = "medfleet_encode_claims_total{outcome=\"held\"}";
 /// Jobs about one film.
 const JOBS: u32 = 6;
-/// Long enough for both encoders to get one of them.
-const ENCODE_MILLIS: u64 = 4_000;
+/// Long enough for both encoders to get one of them, on a loaded machine too.
+const ENCODE_MILLIS: u64 = 8_000;
 /// Films by which an encoder that could not claim for a while claims again: it looks three times in what a claim lasts.
 const FILMS: usize = 5;
 /// What `queue.lease_ttl` is by default.
@@ -50,6 +51,7 @@ impl Site {
                 encode_millis: ENCODE_MILLIS,
                 ..Pace::default()
             },
+            ack_wait: ACK_WAIT,
         });
         let herd = herd.await?;
         let clients = herd.clients()?;

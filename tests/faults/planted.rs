@@ -62,6 +62,7 @@ async fn verdict(plant: Plant) -> Result<Result<()>> {
         record_shards: 1,
         disk: Kind::Plain,
         pace: Pace::default(),
+        ack_wait: config::ACK_WAIT,
     })
     .await?;
     herd.drain((Role::Decode, 0)).await?;

@@ -11,7 +11,7 @@ use medfleet_tests::chaos::disk::Kind;
 use medfleet_tests::chaos::herd::{Herd, HerdOptions};
 use medfleet_tests::chaos::load::{Accepted, Asked, film_of, jobs};
 use medfleet_tests::client::PATIENCE;
-use medfleet_tests::config::POOL;
+use medfleet_tests::config::{ACK_WAIT, POOL};
 use medfleet_tests::fleet::{Pace, Role};
 use medfleet_tests::picture;
 
@@ -33,6 +33,7 @@ async fn comes_back(case: Case) -> Result<()> {
         record_shards: 1,
         disk: Kind::Plain,
         pace: case.pace,
+        ack_wait: ACK_WAIT,
     })
     .await?;
     let (zombie, successor) = ((case.role, 0), (case.role, 1));
@@ -112,7 +113,8 @@ async fn of_encode() -> Result<()> {
         stage: Stage::Encode,
         asked: one(1)?,
         pace: Pace {
-            encode_millis: 3_000,
+            // Like the time of a text below, seconds, also for a test that is late to see that they begin.
+            encode_millis: 6_000,
             ..Pace::default()
         },
         is_at_work: |record, times| record.starts.encode == times && !record.chunks.all_done(),
@@ -128,7 +130,7 @@ async fn of_decode() -> Result<()> {
         stage: Stage::Decode,
         asked: one(2)?,
         pace: Pace {
-            step_millis: 300,
+            step_millis: 600,
             ..Pace::default()
         },
         is_at_work: |record, times| record.attempt == times && !record.state.is_final(),

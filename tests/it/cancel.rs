@@ -58,9 +58,10 @@ async fn while_preprocessed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_encoding() -> Result<()> {
+    // Without a decoder the job rests in this state, however late its cancel comes.
     cancel_in(
         JobState::Encoding,
-        None,
+        Some(Role::Decode),
         Pace {
             encode_millis: 3_000,
             ..Pace::default()
@@ -80,7 +81,7 @@ async fn while_decoding() -> Result<()> {
         JobState::Decoding,
         None,
         Pace {
-            step_millis: 500,
+            step_millis: 2_000,
             ..Pace::default()
         },
     )

@@ -20,13 +20,18 @@ async fn survives(victim: Victim, state: JobState) -> Result<()> {
 async fn survives_with(picture: Vec<u8>, victim: Victim, state: JobState) -> Result<()> {
     let pace = Pace {
         encode_millis: 1_500,
-        step_millis: 100,
+        // Sixteen words: seconds, also for a test that is late to see that they are written.
+        step_millis: if state == JobState::Decoding { 400 } else { 0 },
         ..Pace::default()
     };
     let fleet = Fleet::paced(pace).await?;
     let client = fleet.client("st-mary").await?;
-    // For ACCEPTED the stage behind is away, so that the job rests there while the victim dies.
-    let resting = (state == JobState::Accepted).then_some(Role::Preprocess);
+    // The stage behind is away, so that the job rests in its state while the victim dies, however late that is.
+    let resting = match state {
+        JobState::Accepted => Some(Role::Preprocess),
+        JobState::Encoding => Some(Role::Decode),
+        _ => None,
+    };
     if let Some(role) = resting {
         fleet.stop_role(role).await?;
     }

@@ -339,8 +339,12 @@ async fn an_edge_hands_nothing_to_a_hub_whose_certificate_it_does_not_trust() ->
     site.wait_metric(silence, |silent| silent > 2.0).await?;
     let waits = edge.get(&job).await?;
     ensure!(waits.state() == JobState::Accepted, "{waits:?}");
-    let log = site.log()?;
-    ensure!(log.contains("the hub is away"), "{log}");
+    // Silent it has been since its start, but only the end of a call says that the hub is away.
+    let said = wait_until(PATIENCE, "the edge to say so", async || {
+        let log = site.log().ok()?;
+        log.contains("the hub is away").then_some(())
+    });
+    said.await.with_context(|| site.log().unwrap_or_default())?;
     let above = shows(&hub, &own[0], &shown).await?;
     ensure!(above.list(1, "").await?.0.is_empty(), "it was handed on");
     // A self-made certificate is none that the hub knows.

@@ -37,15 +37,17 @@ fn contents(fleet: &Fleet) -> Result<Vec<String>> {
 /// That the fleet has nothing to do any more, and stores nothing of the tenant's.
 async fn nothing_is_left(fleet: &Fleet) -> Result<()> {
     fleet.wait_idle().await?;
-    let left = contents(fleet)?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
+    // A text that was on its way to the store when its job was erased sees there that it was, and goes.
+    let gone = wait_until(PATIENCE, "nothing to be left", async || {
+        contents(fleet).ok()?.is_empty().then_some(())
+    });
+    gone.await.with_context(|| format!("{:?}", contents(fleet)))
 }
 
-/// A job that is being decoded, and will be for long.
+/// A job that is being decoded, and will be for half a minute: it does not end by itself before a slow test has it erased.
 async fn being_decoded(request: SubmitJobRequest) -> Result<(Fleet, Client, Job)> {
     let fleet = Fleet::paced(Pace {
-        step_millis: 200,
+        step_millis: 2_000,
         ..Pace::default()
     })
     .await?;

@@ -82,7 +82,8 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_worker_hands_back() -> Result<()> {
     let fleet = Fleet::paced(Pace {
-        step_millis: 60,
+        // Sixteen words: seconds, also for a test that is late to see that they are written.
+        step_millis: 400,
         ..Pace::default()
     })
     .await?;

@@ -176,9 +176,10 @@ async fn a_flood_lets_a_neighbours_film_pass() -> Result<()> {
     .await?;
     film.wait_for(&film_job.name, is_encoded).await?;
     fleet.start_role(Role::Decode).await?;
-    ensure!(film.wait_final(&film_job.name).await?.state() == JobState::Completed);
+    let film_job = film.wait_final(&film_job.name).await?;
+    ensure!(film_job.state() == JobState::Completed, "{film_job:?}");
     // Before the flood that was accepted ahead of it: only what was with the workers went first.
-    let ended = ended(&flood).await?;
+    let ended = ended_before(&film_job, &flood).await?;
     ensure!(
         ended < FLOOD / 2,
         "{ended} of {FLOOD} jobs of the flood ended first"
@@ -206,10 +207,13 @@ async fn a_stat_job_is_decoded_though_every_slot_has_a_text() -> Result<()> {
     Ok(())
 }
 
-async fn ended(client: &Client) -> Result<usize> {
+/// By what their records say: until somebody looks, more of them end.
+async fn ended_before(last: &Job, client: &Client) -> Result<usize> {
+    let time = |job: &Job| job.update_time.map(|time| (time.seconds, time.nanos));
+    let until = time(last).context("when it ended")?;
     let (jobs, _) = client.list(1000, "").await?;
-    Ok(jobs
+    let ended = jobs
         .iter()
-        .filter(|job| job.state() == JobState::Completed)
-        .count())
+        .filter(|job| job.state() == JobState::Completed && time(job) <= Some(until));
+    Ok(ended.count())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
+use medfleet_testkit::wait_until;
 use medfleet_tests::client::PATIENCE;
 use medfleet_tests::fleet::{Fleet, Options, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -158,8 +159,13 @@ async fn a_connection_that_comes_to_no_call_is_closed() -> Result<()> {
             ..Options::default()
         })
         .await?;
-        let channel = connection(&fleet, authority).await?;
-        let mut called = lasting_call(&channel).await?;
+        // A connection that a loaded machine does not bring to its call in time is closed as well.
+        let in_time = wait_until(PATIENCE, "a call in time", async || {
+            let channel = connection(&fleet, authority.clone()).await.ok()?;
+            let called = lasting_call(&channel).await.ok()?;
+            Some((channel, called))
+        });
+        let (_channel, mut called) = in_time.await?;
         let silent = TcpStream::connect(fleet.api()).await?;
         let mut begins = TcpStream::connect(fleet.api()).await?;
         begins.write_all(beginning).await?;

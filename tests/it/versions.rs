@@ -7,7 +7,8 @@ use medfleet_tests::picture;
 
 async fn short_set(version: &'static str) -> Result<()> {
     let pace = Pace {
-        step_millis: 40,
+        // Sixteen words: seconds, also for a test that is late to see that they are written.
+        step_millis: 400,
         ..Pace::default()
     };
     let fleet = Fleet::start(Options {

@@ -415,26 +415,27 @@ impl Client {
     /// Watches until `enough` says so or the stream ends; checks that nothing repeats and no text is missing.
     ///
     /// # Errors
-    /// A repeated event, a gap in the text, the server's status, or [`PATIENCE`] exceeded.
+    /// A repeated event, a gap in the text, the server's status, or [`PATIENCE`] exceeded by one message: one of thousands of
+    /// watches may take longer as a whole.
     pub async fn watch_until(
         &self,
         name: &str,
         seen: &mut Seen,
         enough: impl Fn(&Seen) -> bool,
     ) -> Result<()> {
-        let watch = async {
-            let mut stream = self.watch(name, seen).await?;
-            while let Some(message) = stream.next().await {
-                seen.take(message?)?;
-                if enough(seen) {
-                    return Ok(());
-                }
+        let late = || format!("watch of {name} took too long");
+        let opened = tokio::time::timeout(PATIENCE, self.watch(name, seen)).await;
+        let mut stream = opened.with_context(late)??;
+        loop {
+            let message = tokio::time::timeout(PATIENCE, stream.next()).await;
+            let Some(message) = message.with_context(late)? else {
+                return Ok(());
+            };
+            seen.take(message?)?;
+            if enough(seen) {
+                return Ok(());
             }
-            Ok(())
-        };
-        tokio::time::timeout(PATIENCE, watch)
-            .await
-            .with_context(|| format!("watch of {name} took too long"))?
+        }
     }
 
     /// Watches to the end and returns everything seen.

@@ -18,8 +18,9 @@ use crate::fleet::{API_PORT, Model, Options, Pace, Role, TOKEN_PORT};
 pub const POOL: &str = "test-pool";
 /// The fleet's key: any 64 hexadecimal digits.
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-/// Silence after which a unit is delivered again: short, so that tests of crashes are.
-const ACK_WAIT: &str = "2s";
+/// Silence after which a unit is delivered again: short, so that tests of crashes are. A worker of a loaded machine may be silent
+/// for so long.
+pub const ACK_WAIT: &str = "2s";
 /// Frame side of the tiny checkpoint, in pixels.
 const TINY_SIDE: i64 = 224;
 /// Frame side of MedSigLIP, in pixels.

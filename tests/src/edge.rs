@@ -43,7 +43,7 @@ impl Edge {
         let folder = tempfile::tempdir().context("create the edge's folder")?;
         let address = own_address();
         let nats = NatsServer::start().await?;
-        let link = FaultyLink::to_address(hub.api()).await?;
+        let link = FaultyLink::to(hub.api()).await?;
         let (mut tokens, mut entries) = (Vec::new(), String::new());
         for tenant in TENANTS {
             let (token, entry) = config::token(tenant, false)?;

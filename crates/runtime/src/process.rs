@@ -381,8 +381,9 @@ async fn watch_signals(
                 tracing::error!("second signal, leaving at once");
                 leave_at_once();
             }
-            tracing::info!(drain_ms = shutdown.remaining().as_millis(), "stopping");
+            // Whoever reads the line finds it unready already.
             health.drain();
+            tracing::info!(drain_ms = shutdown.remaining().as_millis(), "stopping");
             shutdown.begin();
         }
         Ok(())

@@ -43,19 +43,11 @@ pub struct FaultyLink {
 }
 
 impl FaultyLink {
-    /// A link to a port of this machine.
+    /// A link to a server.
     ///
     /// # Errors
     /// When no port is free.
-    pub async fn to(port: u16) -> Result<Self> {
-        Self::to_address(SocketAddr::from(([127, 0, 0, 1], port))).await
-    }
-
-    /// A link to a server on any address.
-    ///
-    /// # Errors
-    /// When no port is free.
-    pub async fn to_address(server: SocketAddr) -> Result<Self> {
+    pub async fn to(server: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .context("bind the link")?;

@@ -1,10 +1,11 @@
 //! A real nats-server for one test: own folder, own port, durable like the shipped ones, gone with the value.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,7 +34,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub struct NatsServer {
     binary: PathBuf,
     folder: TempDir,
-    port: u16,
+    /// Where clients connect; without a port until it has taken one.
+    address: SocketAddr,
     /// Its place in a cluster.
     member: Option<Member>,
     /// Whether it logs everything it is sent.
@@ -96,13 +98,13 @@ impl NatsServer {
         let mut server = Self {
             binary: nats_server(version)?,
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
-            port: 0,
+            address: SocketAddr::from((own_host(), 0)),
             member: None,
             traced,
             child: None,
         };
         server.spawn(-1)?;
-        server.port = wait_until(START, "the server's port", async || {
+        let port = wait_until(START, "the server's port", async || {
             server
                 .ended()
                 .map(Err)
@@ -110,6 +112,7 @@ impl NatsServer {
         })
         .await?
         .map_err(|ended| server.failure(&ended))?;
+        server.address.set_port(port);
         server.wait_ready().await?;
         Ok(server)
     }
@@ -123,12 +126,12 @@ impl NatsServer {
         let mut server = Self {
             binary: nats_server(NATS_DEFAULT)?,
             folder: tempfile::tempdir_in(folder).context("a temporary folder")?,
-            port: member.clients.port(),
+            address: member.clients,
             member: Some(member),
             traced: false,
             child: None,
         };
-        server.spawn(i32::from(server.port))?;
+        server.spawn(i32::from(server.address.port()))?;
         server.wait_ready().await?;
         Ok(server)
     }
@@ -136,26 +139,19 @@ impl NatsServer {
     /// The address for clients.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}", self.address())
+        format!("nats://{}", self.address)
     }
 
     /// The address for clients, as a socket's.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        let local = SocketAddr::from(([127, 0, 0, 1], self.port));
-        self.member.as_ref().map_or(local, |member| member.clients)
+        self.address
     }
 
     /// Its process, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
-    }
-
-    /// The port for clients.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// Where it keeps its streams.
@@ -175,7 +171,7 @@ impl NatsServer {
     /// # Errors
     /// When it is away, or no answer comes within a second.
     pub async fn ask(&self, subject: &str) -> Result<Vec<u8>> {
-        let asked = tokio::time::timeout(ANSWER, answer(self.address(), subject));
+        let asked = tokio::time::timeout(ANSWER, answer(self.address, subject));
         asked
             .await
             .with_context(|| format!("no answer to {subject}"))?
@@ -205,23 +201,21 @@ impl NatsServer {
     /// As [`NatsServer::start`].
     pub async fn restart(&mut self) -> Result<()> {
         self.kill9().await?;
-        self.spawn(i32::from(self.port))?;
+        self.spawn(i32::from(self.address.port()))?;
         self.wait_ready().await
     }
 
     fn spawn(&mut self, port: i32) -> Result<()> {
         let folder = self.folder.path();
         let settings = ServerSettings {
+            host: self.address.ip().to_string(),
             ports_dir: (port == -1).then(|| folder.to_owned()),
             ..ServerSettings::local(folder.join("store"), port)
         };
-        let mut settings = settings;
-        let mut text = String::new();
+        let mut text = server_config(&settings);
         if let Some(member) = &self.member {
-            settings.host = member.clients.ip().to_string();
-            text = member.config();
+            text.push_str(&member.config());
         }
-        text.insert_str(0, &server_config(&settings));
         let config = folder.join("nats.conf");
         fs::write(&config, text).context("write the configuration")?;
         let log = File::options()
@@ -246,7 +240,7 @@ impl NatsServer {
 
     /// Waits until clients are greeted.
     async fn wait_ready(&mut self) -> Result<()> {
-        let address = self.address();
+        let address = self.address;
         let greeted = wait_until(START, "the server to greet", async || {
             if let Some(ended) = self.ended() {
                 return Some(Err(ended));
@@ -328,6 +322,20 @@ async fn answer(server: SocketAddr, subject: &str) -> Result<Vec<u8>> {
     }
 }
 
+/// A loopback address that hardly any other server of this machine has: the port to which a killed server comes back is not
+/// given to whoever takes a free one of 127.0.0.1 meanwhile. Those of 127.1 to 127.200 are fleets'.
+fn own_host() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let pid = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(
+        127,
+        201 + (pid % 50) as u8,
+        1 + (pid / 50 % 250) as u8,
+        1 + (number % 250) as u8,
+    )
+}
+
 /// The port that a server wrote into its `*.ports` file, once it has.
 fn ports_of(folder: &Path) -> Option<u16> {
     let file = fs::read_dir(folder).ok()?.find_map(|entry| {
@@ -374,11 +382,7 @@ mod tests {
         let mut server = NatsServer::start().await.expect("a server");
         let url = server.url();
         server.kill9().await.expect("killed");
-        assert!(
-            TcpStream::connect(("127.0.0.1", server.port()))
-                .await
-                .is_err()
-        );
+        assert!(TcpStream::connect(server.address()).await.is_err());
         server.restart().await.expect("restarted");
         assert_eq!(server.url(), url);
     }

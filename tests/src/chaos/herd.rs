@@ -43,6 +43,8 @@ pub struct HerdOptions {
     pub disk: Kind,
     /// How long the simulated model takes.
     pub pace: Pace,
+    /// Silence after which a unit is delivered again.
+    pub ack_wait: &'static str,
 }
 
 /// A process of a service.
@@ -119,9 +121,10 @@ impl Herd {
     async fn add(&mut self, (role, instance): Id, options: &HerdOptions) -> Result<()> {
         let mut links = Vec::new();
         for node in &self.nodes {
-            links.push(FaultyLink::to_address(node.lock().await.address()).await?);
+            links.push(FaultyLink::to(node.lock().await.address()).await?);
         }
-        let mut queue = toml::Table::new();
+        let ack_wait = ("ack_wait".to_owned(), options.ack_wait.into());
+        let mut queue = toml::Table::from_iter([ack_wait]);
         if options.record_shards > 1 {
             // An earlier release does not know the key.
             let record_shards = i64::from(options.record_shards);

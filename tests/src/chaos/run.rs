@@ -16,7 +16,7 @@ use crate::chaos::disk::Kind;
 use crate::chaos::herd::{Herd, HerdOptions, Id};
 use crate::chaos::load::jobs;
 use crate::chaos::plan::{Fault, Planned, Shape, Target, plan, power_cuts};
-use crate::config::POOL;
+use crate::config::{ACK_WAIT, POOL};
 use crate::fleet::{Pace, Role};
 
 /// A run, as far as the seed does not determine it.
@@ -74,6 +74,7 @@ pub async fn run(seed: u64, options: &Options) -> Result<Report> {
             prefill_millis: 10,
             step_millis: 8,
         },
+        ack_wait: ACK_WAIT,
     })
     .await
     .with_context(|| format!("seed {seed}: start"))?;

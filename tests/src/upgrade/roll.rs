@@ -40,6 +40,8 @@ pub fn two_of_each() -> HerdOptions {
             prefill_millis: 10,
             step_millis: 8,
         },
+        // Nobody dies, so that each further attempt at a job would be one for a drain.
+        ack_wait: "30s",
     }
 }
 

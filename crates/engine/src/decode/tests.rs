@@ -384,9 +384,10 @@ async fn a_pass_that_does_not_come_back_ends_the_engine_and_its_texts() {
         computes: true,
         released,
     };
+    // Far longer than the engine's thread may wait for a processor while it takes the request on.
     let hasty = Patience {
-        unknown: Duration::from_millis(20),
-        known: Duration::from_millis(20),
+        unknown: Duration::from_millis(500),
+        known: Duration::from_millis(500),
         slower: 20,
     };
     let engine = DecodeEngine::start_with(Box::new(backend), LIMITS, None, hasty);

@@ -6,7 +6,7 @@ use medfleet_core::{PoolName, Stage};
 use medfleet_queue::{ConnectError, Queue, QueueConfig};
 use medfleet_testkit::{self as kit, FaultyLink, NATS_DEFAULT, NatsServer};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 async fn refusal(config: &QueueConfig) -> Result<ConnectError> {
     Queue::connect(config, kit::clock())
@@ -17,9 +17,10 @@ async fn refusal(config: &QueueConfig) -> Result<ConnectError> {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    drop(listener);
+    // Kept and never listened at: nobody else's server gets the port meanwhile.
+    let taken = TcpSocket::new_v4()?;
+    taken.bind("127.0.0.1:0".parse()?)?;
+    let address = taken.local_addr()?;
     let mut config = kit::config(&format!("nats://me:hunter2@{address}"));
     config.password = None;
     let error = refusal(&config).await?;

@@ -124,14 +124,16 @@ async fn another_pool_gets_nothing_and_an_unknown_one_is_named() -> Result<()> {
 
 #[tokio::test]
 async fn a_silent_worker_loses_its_unit_and_a_heartbeat_keeps_it() -> Result<()> {
-    let (_server, queue) = start_with(|config| config.ack_wait = short(1000)).await?;
+    // A machine that stands still for so long loses the unit with right.
+    const WAIT_MILLIS: u64 = 3000;
+    let (_server, queue) = start_with(|config| config.ack_wait = short(WAIT_MILLIS)).await?;
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
     let mut first = queue.puller(Stage::Encode, kit::pool());
     let mut second = queue.puller(Stage::Encode, kit::pool());
     let held = next(&mut first).await?;
-    // Kept for three times the wait by heartbeats.
-    let until = tokio::time::Instant::now() + Duration::from_secs(3);
-    let kept = wait_until(PATIENCE, "three acknowledge waits", async || {
+    // Kept for twice the wait by heartbeats.
+    let until = tokio::time::Instant::now() + Duration::from_millis(2 * WAIT_MILLIS);
+    let kept = wait_until(PATIENCE, "two acknowledge waits", async || {
         if let Err(error) = held.progress().await {
             return Some(Err(error));
         }

@@ -448,7 +448,10 @@ mod tests {
 
     #[test]
     fn what_a_program_printed_before_it_was_stopped_counts() {
-        let printed = shell("echo first; exec sleep 600", Duration::from_millis(500));
+        // Where it was stopped before it came to print, it is given more time.
+        let limits = [500, 5_000, 60_000].map(Duration::from_millis).into_iter();
+        let mut tries = limits.map(|limit| shell("echo first; exec sleep 600", limit));
+        let printed = tries.find(|printed| !printed.text.is_empty()).unwrap();
         assert_eq!(printed.text, "first\n");
         assert!(printed.late && printed.failed.is_some());
     }

@@ -260,9 +260,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_that_does_not_answer_is_told() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-        let nobody = format!("http://{}", listener.local_addr().expect("has an address"));
-        drop(listener);
+        // Kept and never listened at: nobody else's server gets the port meanwhile.
+        let kept = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        kept.bind(any).expect("binds");
+        let nobody = format!("http://{}", kept.local_addr().expect("has an address"));
         assert_eq!(look(Some(&nobody)).await.verdict, Verdict::Warn);
     }
 }
