@@ -26,7 +26,8 @@ const LABEL_BYTES_MAX: usize = 256;
 
 /// Most violations that a refusal names: it comes in headers, of which libraries take 8 KiB and more.
 const VIOLATIONS_MAX: usize = 12;
-/// How a refusal of too much content within a request ends, by which the command line knows that it has to upload.
+/// How a refusal of too much content within a request ends, and no other does: by these words the command line, and edges of other
+/// releases, know that they have to upload.
 pub const UPLOAD_INSTEAD: &str = "of content in one request; upload larger files";
 
 /// What the report's prompt has every report begin with: a stop string that is found in it leaves nothing.

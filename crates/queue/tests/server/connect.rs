@@ -121,7 +121,7 @@ async fn many_processes_make_the_streams_at_once_and_again() -> Result<()> {
 #[tokio::test]
 async fn streams_are_made_by_a_server_that_takes_its_time() -> Result<()> {
     let nats = NatsServer::start().await?;
-    let link = FaultyLink::to(nats.port()).await?;
+    let link = FaultyLink::to(nats.address()).await?;
     let mut config = kit::config(&link.nats_url());
     config.request_timeout = medfleet_core::setting::DurationText::from_millis(300);
     let queue = Queue::connect(&config, kit::clock()).await?;

@@ -14,6 +14,7 @@ fn refused() -> Vec<Refusal> {
         ingest(),
         settings(),
         around(),
+        certificates(),
         models(),
         pulled(),
         pools(),
@@ -200,6 +201,19 @@ fn around() -> Vec<Refusal> {
             &["tokenPath.tls.enabled", "tokenPath.direct"],
         ),
         (
+            json!({"autoscaling": {"workers": "keda"}}),
+            &["autoscaling.keda.prometheusAddress", "needed"],
+        ),
+        (
+            json!({"autoscaling": {"workers": "external"}}),
+            &["scale.min", "at least 1"],
+        ),
+    ]
+}
+
+fn certificates() -> Vec<Refusal> {
+    vec![
+        (
             json!({"certManager": {"enabled": true}}),
             &["certManager.issuer.name", "needed"],
         ),
@@ -210,14 +224,6 @@ fn around() -> Vec<Refusal> {
         (
             json!({"certManager": {"issuer": {"kind": "Authority"}}}),
             &["/certManager/issuer/kind", "ClusterIssuer"],
-        ),
-        (
-            json!({"autoscaling": {"workers": "keda"}}),
-            &["autoscaling.keda.prometheusAddress", "needed"],
-        ),
-        (
-            json!({"autoscaling": {"workers": "external"}}),
-            &["scale.min", "at least 1"],
         ),
     ]
 }

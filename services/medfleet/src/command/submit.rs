@@ -11,7 +11,8 @@ use medfleet_core::{Class, GivenModality, TaskKind};
 use medfleet_imaging::Limits;
 use medfleet_proto::v1::{
     AnswerTask, ClassifyTask, CompareTask, DecodingParameters, EmbedTask, ExtractTask, Input, Job,
-    LocaliseTask, ReportTask, SubmitJobRequest, Task, ZeroShotTask, input::Source, task::Kind,
+    LocaliseTask, ReportTask, SubmitJobRequest, SubmitJobResponse, Task, ZeroShotTask,
+    input::Source, task::Kind,
 };
 use medfleet_queue::wire::class_to_wire;
 use tokio::signal::unix::{Signal, SignalKind, signal};
