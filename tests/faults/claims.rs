@@ -157,9 +157,10 @@ async fn claims_outlive_every_server_of_a_cluster() -> Result<()> {
     let mut site = Site::start().await?;
     site.claims_work().await.context("at first")?;
     site.lose_leader().await?;
+    site.herd.wait_whole(CLAIMS).await?;
     for node in 0..site.herd.node_count() {
         site.herd.restart_node(node).await?;
-        site.herd.leader_of(CLAIMS).await?;
+        site.herd.wait_whole(CLAIMS).await?;
     }
     let again = site.claims_work().await;
     again.context("after every server was started again")?;

@@ -315,21 +315,40 @@ impl Herd {
     /// # Errors
     /// When none does in time.
     pub async fn leader_of(&self, stream: &str) -> Result<usize> {
-        let subject = format!("$JS.API.STREAM.INFO.{stream}");
         wait_until(PATIENCE, "a stream to have a leader", async || {
-            for node in &self.nodes {
-                let Ok(answer) = node.lock().await.ask(&subject).await else {
-                    continue;
-                };
-                let info: serde_json::Value = serde_json::from_slice(&answer).ok()?;
-                let leader = info["cluster"]["leader"].as_str();
-                if let Some(number) = leader.and_then(|name| name.strip_prefix(NODE)) {
-                    return number.parse().ok();
-                }
-            }
-            None
+            leader_in(&self.info_of(stream).await?)
         })
         .await
+    }
+
+    /// Waits until a stream of a cluster has a leader, and every other server all of it: then the next one may be restarted.
+    ///
+    /// # Errors
+    /// When it does not come to that in time.
+    pub async fn wait_whole(&self, stream: &str) -> Result<()> {
+        wait_until(
+            PATIENCE,
+            "a stream to be whole on every server",
+            async || {
+                let info = self.info_of(stream).await?;
+                leader_in(&info)?;
+                let replicas = info["cluster"]["replicas"].as_array()?;
+                let whole = replicas.iter().filter(|replica| replica["current"] == true);
+                (whole.count() + 1 == self.nodes.len()).then_some(())
+            },
+        )
+        .await
+    }
+
+    /// What the first nats-server says of a stream that says anything.
+    async fn info_of(&self, stream: &str) -> Option<serde_json::Value> {
+        let subject = format!("$JS.API.STREAM.INFO.{stream}");
+        for node in &self.nodes {
+            if let Ok(answer) = node.lock().await.ask(&subject).await {
+                return serde_json::from_slice(&answer).ok();
+            }
+        }
+        None
     }
 
     /// How many nats-servers there are.
@@ -487,6 +506,12 @@ async fn nodes(address: Ipv4Addr, count: usize, folder: &Path) -> Result<Vec<Nat
         routes: routes.clone(),
     });
     try_join_all(members.map(|member| NatsServer::start_member(folder, member))).await
+}
+
+/// The number of the nats-server that leads, by what one says of a stream.
+fn leader_in(info: &serde_json::Value) -> Option<usize> {
+    let leader = info["cluster"]["leader"].as_str()?;
+    leader.strip_prefix(NODE)?.parse().ok()
 }
 
 fn signal(pid: Option<u32>, what: Signal) -> Result<()> {
