@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use crate::amx::{self, Halves};
+use crate::amx::{self, Halves, PairLines};
 use crate::lanes::{LANES, Lanes};
 use crate::level::{Kernels, Work};
 use crate::number::Number;
-use crate::pack::Packed;
+use crate::pack::{Line, Packed};
 use crate::pieces::{Shared, filled, load, store};
-use crate::tile::{Left, Sums, TILE_ROWS, sweep};
+use crate::tile::{Left, Right, Sums, TILE_ROWS, sweep};
 
 /// Rows of a block; with [`BLOCK_DEPTH`] a quarter of a megabyte.
 const BLOCK_ROWS: usize = 40 * TILE_ROWS;
@@ -23,6 +23,9 @@ const BLOCK_TALL_ROWS: usize = 256;
 const BLOCK_DEPTH: usize = 256;
 /// Inputs of a block, of all panels worked on together where those are several; 32 KiB.
 const BLOCK_LINES: usize = 2 * BLOCK_DEPTH;
+/// From so many rows on pairs of bf16 are widened once for all of a block's rows, where several panels are worked on together: there
+/// what widens takes turns with what multiplies. For 16 rows it takes longer than it spares; 302 and more gain a tenth.
+const WIDENED_ROWS: usize = 16 * TILE_ROWS;
 /// Panels of a chunk of outputs, which one task works on.
 const CHUNK_PANELS: usize = 4;
 /// Multiplications below which a product is not worth a second thread.
@@ -246,10 +249,24 @@ impl<'a> Tiles<'a> {
             Rows::Wide { numbers, tile_rows } => {
                 let together = kernels.panels();
                 let block = BLOCK_DEPTH.min(BLOCK_LINES / together);
+                let widens = self.weight.pairs() && together > 1 && self.rows >= WIDENED_ROWS;
+                let mut lines = vec![Line([0; LANES]); if widens { together * block } else { 0 }];
                 self.in_blocks((block, together, tile_rows), |at, sizes| {
                     let tile = at.row / tile_rows;
                     let left = &numbers[(tile * self.depth + at.input) * tile_rows..];
-                    let right = self.weight.right(self.first + at.panel, at.input);
+                    let mut right = self.weight.right(self.first + at.panel, at.input);
+                    if widens {
+                        let sizes = (sizes.1, sizes.2, block);
+                        if at.row == 0 {
+                            let from = self.weight.pair_lines(self.first + at.panel, at.input);
+                            let lines = &mut lines;
+                            kernels.run(Widen { from, sizes, lines });
+                        }
+                        right = Right::F32 {
+                            at: lines.as_ptr().cast(),
+                            panel: block,
+                        };
+                    }
                     let sums = self.place(&mut sums, (at.row, at.panel), at.input);
                     // SAFETY: as above, for whole tiles.
                     unsafe { sweep(kernels, sizes, wide(left, tile_rows), right, sums) };
@@ -301,6 +318,33 @@ impl<'a> Tiles<'a> {
                         inputs.min(self.depth - input),
                     );
                     work(Corner { row, panel, input }, sizes);
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of bf16 that become lines of f32: for panels and an even depth, panels `.2` lines apart.
+struct Widen<'a> {
+    from: PairLines,
+    sizes: (usize, usize, usize),
+    lines: &'a mut [Line],
+}
+
+impl Work for Widen<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self) {
+        let (panels, depth, apart) = self.sizes;
+        for panel in 0..panels {
+            let to = &mut self.lines[panel * apart..][..depth];
+            for (pair, to) in to.chunks_exact_mut(2).enumerate() {
+                // SAFETY: the panel has pairs for all of this depth.
+                unsafe {
+                    let line = self.from.at.add((panel * self.from.panel + pair) * LANES);
+                    // The same line of the next block, which is widened once all rows were multiplied.
+                    S::prefetch(line.wrapping_add(depth / 2 * LANES).cast());
+                    S::load_bf16_low(line).store(to[0].0.as_mut_ptr().cast());
+                    S::load_bf16_high(line).store(to[1].0.as_mut_ptr().cast());
                 }
             }
         }
