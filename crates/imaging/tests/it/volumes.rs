@@ -276,6 +276,39 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
     }
 }
 
+/// Signed cells say only that there may be negative values; padding is none.
+#[test]
+fn a_ct_by_a_rescale_that_takes_nothing_away_has_a_negative_value() {
+    let with = |intercept: &str, lowest: i16| {
+        let file = slice(0.0, |object| {
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+            put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
+            put(object, tags::BITS_STORED, VR::US, 16_u16);
+            put(object, tags::HIGH_BIT, VR::US, 15_u16);
+            let padding = PrimitiveValue::I16(vec![-2000].into());
+            put(object, tags::PIXEL_PADDING_VALUE, VR::SS, padding);
+            let mut cells: Vec<i16> = (0..30).map(|at| at * 100).collect();
+            cells[0] = lowest;
+            cells[1] = -2000;
+            let cells: Vec<u16> = cells.into_iter().map(|cell| cell as u16).collect();
+            put(
+                object,
+                tags::PIXEL_DATA,
+                VR::OW,
+                PrimitiveValue::U16(cells.into()),
+            );
+        });
+        let plan = plan_of(std::slice::from_ref(&file)).unwrap();
+        let frames = decode_slices(&file, &[0], &plan, &options());
+        frames.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(with("0", -1), None);
+    assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
+    assert_eq!(with("0", -2000), Some(Reason::NotHounsfield));
+    // What was shifted may be cut out of bone.
+    assert_eq!(with("-1", 1), None);
+}
+
 /// A scanner's slice of one energy has no unit but Hounsfield's; a map that was derived, or made of several energies, has any.
 #[test]
 fn a_ct_of_no_named_unit_is_taken_where_the_standard_leaves_no_other() {
