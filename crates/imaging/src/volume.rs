@@ -134,6 +134,7 @@ impl Slices {
 /// Whether values are what the model's windows are for, and lie as they are looked at. A study may hold maps of something else,
 /// and what was turned, beside its images.
 fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    file.refuse_shutter()?;
     let text = |tag| file.header.text(tag, VR::CS);
     // All slices of a volume side by side in one image, as scanners of one maker write diffusion and functional MR.
     let mut kinds = text(tags::IMAGE_TYPE)?.unwrap_or_default().split('\\');

@@ -18,6 +18,7 @@ mod lettering;
 mod parts;
 mod pictures;
 mod refusals;
+mod shutters;
 mod slides;
 mod synthetic;
 mod threads;
