@@ -5,6 +5,7 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod acquisitions;
 mod burned_in;
 mod codecs;
 mod contradictions;

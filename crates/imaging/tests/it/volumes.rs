@@ -51,7 +51,7 @@ fn read(bytes: &[u8]) -> Slices {
     }
 }
 
-fn plan_of(files: &[Vec<u8>]) -> Result<SlicePlan, Reason> {
+pub(crate) fn plan_of(files: &[Vec<u8>]) -> Result<SlicePlan, Reason> {
     let slices: Vec<Slices> = files.iter().map(|bytes| read(bytes)).collect();
     let files: Vec<(usize, &Slices)> = slices.iter().enumerate().collect();
     plan_volume(&files, Convention::newest()).map_err(|refusal| refusal.reason)
