@@ -12,6 +12,8 @@ use crate::{Decoder, Limits, Photometric, Reason, Refusal};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Image {
     pub(crate) codec: Codec,
+    /// Whether the transfer syntax is one of those for compression with loss.
+    pub(crate) may_lose: bool,
     pub(crate) photometric: Photometric,
     /// 1 or 3.
     pub(crate) samples: u32,
@@ -112,6 +114,7 @@ pub(crate) fn admit(header: &Header<'_>, limits: &Limits) -> Result<Image, Refus
     };
     let image = Image {
         codec,
+        may_lose: may_lose(header, codec),
         photometric,
         samples,
         planar,

@@ -83,6 +83,7 @@ fn packed(frame: &[&[u8]], image: &Image) -> Result<Cells, Refusal> {
             let header = jpegls::frame_header(&bytes)?;
             check_size(header.width as u32, header.height as u32, image)?;
             check_precision(header.precision as u16, image)?;
+            refuse_made_of_8_bits(header.precision as u16, image)?;
             let cells = jpegls::decode(&bytes)?;
             refuse_unsure_sign(&cells.values, header.precision, image)?;
             Ok(cells)
@@ -191,6 +192,17 @@ fn check_precision(bits: u16, image: &Image) -> Result<(), Refusal> {
             "{bits} bits a sample in the compressed image"
         )))
     }
+}
+
+/// As of a JPEG, whoever packed more bits as 8 lost something, and a header that was left as it was shows them dark. Of nine and
+/// more many writers store as many as the detector has under a header of 16, and of a syntax without loss as many as are used.
+fn refuse_made_of_8_bits(bits: u16, image: &Image) -> Result<(), Refusal> {
+    if image.may_lose && bits <= 8 && image.cell.bits_stored > 8 {
+        return Err(mismatch(format_args!(
+            "{bits} bits in the compressed image"
+        )));
+    }
+    Ok(())
 }
 
 /// These streams have no sign of their own. Where they have fewer bits than a header of signed values stores, the highest of them

@@ -290,6 +290,15 @@ impl<'a> File<'a> {
         }
     }
 
+    /// By the standard only radiographs have a display shutter: how another image is shown by one, nothing says.
+    pub(crate) fn refuse_shutter(&self) -> Result<(), Refusal> {
+        let tag = tags::SHUTTER_SHAPE;
+        match self.header.text(tag, VR::CS)? {
+            Some(_) => Err(Refusal::at(Reason::UnsupportedShutter, tag)),
+            None => Ok(()),
+        }
+    }
+
     /// Stored values, smallest to largest, that are padding.
     pub(crate) fn padding(&self) -> Result<Option<(i64, i64)>, Refusal> {
         let cell: Cell = self.image.cell;

@@ -2,6 +2,7 @@
 //! one inversion, in this order. A cell of up to 16 bits has at most 65536 values, so the chain is computed once for each.
 
 use crate::admission::{Cell, Image};
+use crate::shutter::Shutter;
 use crate::transform::Transform;
 use crate::voi::{Curve, Voi};
 use crate::{Note, Photometric, Reason, Refusal, Window, WindowFunction, WindowSource};
@@ -16,6 +17,8 @@ pub(crate) struct Look {
     pub(crate) voi: Voi,
     /// Stored values, smallest to largest, that are padding.
     pub(crate) padding: Option<(i64, i64)>,
+    /// What it covers is no part of a range; whoever shows the levels covers them.
+    pub(crate) shutter: Option<Shutter>,
 }
 
 /// Grey levels, one byte a pixel, and the window that made them.
@@ -142,14 +145,18 @@ fn window(curve: Curve, source: WindowSource) -> Window {
     }
 }
 
-/// The line from the smallest to the largest modality value, padding left out.
+/// The line from the smallest to the largest modality value, padding and what a shutter covers left out.
 fn min_max(
     cells: &[u32],
     image: &Image,
     look: &Look,
     notes: &mut Vec<Note>,
 ) -> Result<Curve, Refusal> {
-    let (range, padded) = value_range(cells, image.cell, &look.transform, look.padding);
+    let of = |cells: &[u32]| value_range(cells, image.cell, &look.transform, look.padding);
+    let (range, padded) = match &look.shutter {
+        Some(shutter) => of(&shutter.uncovered(cells)),
+        None => of(cells),
+    };
     if padded {
         notes.push(Note::PaddingExcluded);
     }

@@ -4,7 +4,7 @@
 //! and [`ClinicalHeader`] list, and [`Identifiers`], which can be looked for and not read.
 //!
 //! Reading order: [`prepare`] here, `sniff`, `header` and `dataset`, `admission` (what is known to be right), `codec` (cells),
-//! `dicom` (a file's frames), then what a model takes: `grey` and `voi` for radiographs, `photograph` for visible light,
+//! `dicom` (a file's frames), then what a model takes: `grey`, `voi` and `shutter` for radiographs, `photograph` for visible light,
 //! `slide` for whole slides, `volume` for slices and `study` for their choice and order, `conventions` for the numbers;
 //! `square` (padding and resize), `ahead` (several frames or files at a time); `picture` for PNG and JPEG, `tiff`; `parts`
 //! (archives), `pair` (prior and current).
@@ -42,6 +42,7 @@ mod png;
 mod radiograph;
 mod refusal;
 mod screen;
+mod shutter;
 mod slide;
 mod sniff;
 mod square;

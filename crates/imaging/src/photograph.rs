@@ -30,6 +30,7 @@ pub(crate) fn decode(
         );
     }
     file.refuse_non_square(0)?;
+    file.refuse_shutter()?;
     let mut notes = file.notes()?;
     let cells = file.frames()?.decode(0)?;
     let (picture, window) = if image.photometric.is_grey() {
@@ -136,6 +137,7 @@ fn grey(
         transform,
         voi,
         padding: None,
+        shutter: None,
     };
     let grey = to_grey(&cells.values, image, &look)?;
     notes.extend(grey.notes);

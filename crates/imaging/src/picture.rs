@@ -11,7 +11,7 @@ use jpeg_decoder::{Decoder, PixelFormat};
 use crate::codec::guarded;
 use crate::codec::jpeg::picture as jpeg;
 use crate::square::{Picture, is_square};
-use crate::{Format, Limits, Note, Reason, Refusal};
+use crate::{Format, Limits, Note, Reason, Refusal, icc};
 
 /// Columns and rows of a PNG or JPEG, where its beginning says so.
 pub(crate) fn size(bytes: &[u8], format: Format) -> Option<(u32, u32)> {
@@ -42,9 +42,13 @@ pub(crate) fn decode_png(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec<
     refuse_non_square(png_density(bytes))?;
     let orientation = decoder.orientation().map_err(png_refusal)?;
     let color = decoder.color_type();
+    let profile = decoder.icc_profile().map_err(png_refusal)?;
     let mut raw = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut raw).map_err(png_refusal)?;
     let mut notes = Vec::new();
+    if let Some(profile) = profile {
+        notes.extend(icc::judge(&profile)?);
+    }
     let (color_channels, alpha, sixteen) = match color {
         ColorType::L8 => (1, false, false),
         ColorType::La8 => (1, true, false),
@@ -191,6 +195,9 @@ pub(crate) fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<(Picture, Vec
         .unwrap_or(Orientation::NoTransforms);
     let pixels = guarded(|| jpeg::decode_complete(&mut decoder, bytes))?;
     let mut notes = vec![Note::LossyCompressed];
+    if let Some(profile) = decoder.icc_profile() {
+        notes.extend(icc::judge(&profile)?);
+    }
     Ok((
         upright(
             Picture {

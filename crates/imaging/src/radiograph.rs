@@ -4,9 +4,10 @@ use dicom_dictionary_std::tags;
 
 use crate::dicom::File;
 use crate::grey::{Look, to_grey};
+use crate::shutter::Shutter;
 use crate::square::Picture;
 use crate::voi::read_voi;
-use crate::{Decoded, Modality, Options, Reason, Refusal, Source};
+use crate::{Decoded, Modality, Note, Options, Reason, Refusal, Source};
 
 /// Grey levels of the only frame by its header, padded and resized.
 pub(crate) fn decode(
@@ -46,14 +47,24 @@ pub(crate) fn decode(
         transform,
         voi,
         padding: file.padding()?,
+        shutter: Shutter::read(&file.header.elements, (image.rows, image.columns))?,
     };
     let cells = file.frames()?.decode(0)?;
-    let grey = to_grey(&cells.values, image, &look)?;
+    let mut grey = to_grey(&cells.values, image, &look)?;
+    let is_flat = |levels: &[u8]| levels.windows(2).all(|pair| pair[0] == pair[1]);
+    let flat = match &look.shutter {
+        Some(shutter) => is_flat(&shutter.uncovered(&grey.levels)),
+        None => is_flat(&grey.levels),
+    };
     // A window beside all of its values leaves a film of one level.
-    if grey.levels.windows(2).all(|pair| pair[0] == pair[1]) {
+    if flat {
         return Err(Refusal::at(Reason::FlatImage, tags::WINDOW_CENTER));
     }
     notes.extend(grey.notes);
+    if let Some(shutter) = &look.shutter {
+        shutter.cover(&mut grey.levels);
+        notes.push(Note::ShutterApplied);
+    }
     let picture = Picture {
         width: image.columns,
         height: image.rows,

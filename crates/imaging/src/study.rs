@@ -221,9 +221,11 @@ impl<'a> Choice<'a> {
         let mut seen = BTreeSet::new();
         for (index, file) in self.left() {
             let place = file.frames.first().and_then(|slice| slice.place);
-            // What lies elsewhere is another slice: some that take names away give a whole series one.
+            // What lies elsewhere, or is of another series or acquisition, is another slice: some that take names away give a whole
+            // study one.
             let along = place.map(|place| place.along.to_bits());
-            if !file.instance.is_empty() && !seen.insert((&file.instance, along)) {
+            let of = (&file.series, file.acquisition, file.frames.len());
+            if !file.instance.is_empty() && !seen.insert((&file.instance, along, of)) {
                 self.drop(index, Unused::Duplicate);
             }
         }
@@ -268,10 +270,20 @@ impl<'a> Choice<'a> {
             .map(|(_, file)| file.acquisition)
             .max()
             .unwrap_or(0);
-        let of_last = left.iter().filter(|(_, file)| file.acquisition == last);
-        let mut others = left.iter().filter(|(_, file)| file.acquisition != last);
-        let repeated =
-            others.all(|(_, file)| of_last.clone().any(|(_, other)| same_position(file, other)));
+        let (of_last, of_others): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .partition(|(_, file)| file.acquisition == last);
+        let mut heights: Vec<f64> = places(&of_last)
+            .filter_map(|place| Some(place?.along))
+            .collect();
+        heights.sort_by(f64::total_cmp);
+        let is_repeated = |place: Place| {
+            let next = heights.partition_point(|height| *height <= place.along - SAME_POSITION_MM);
+            heights
+                .get(next)
+                .is_some_and(|height| *height < place.along + SAME_POSITION_MM)
+        };
+        let repeated = places(&of_others).all(|place| place.is_some_and(is_repeated));
         // Where it has only some of their positions, which of two slices is shown at one is refused to be guessed.
         if repeated {
             self.drop_where(Unused::OtherAcquisition, |file| file.acquisition != last);
@@ -279,9 +291,10 @@ impl<'a> Choice<'a> {
     }
 }
 
-fn same_position(a: &Slices, b: &Slices) -> bool {
-    let along = |file: &Slices| Some(file.frames.first()?.place?.along);
-    matches!((along(a), along(b)), (Some(a), Some(b)) if (a - b).abs() < SAME_POSITION_MM)
+/// Of every slice, also of files with several.
+fn places(files: &[(usize, &Slices)]) -> impl Iterator<Item = Option<Place>> {
+    let slices = files.iter().flat_map(|(_, file)| &file.frames);
+    slices.map(|slice| slice.place)
 }
 
 /// Of a file that was cut into parts, all must be there: at an end nobody would miss the slices of one.

@@ -6,6 +6,7 @@
 use dicom_core::VR;
 use dicom_dictionary_std::tags;
 
+use crate::admission::Cell;
 use crate::ahead::in_order;
 use crate::burned_in::Annotation;
 use crate::dicom::File;
@@ -133,6 +134,7 @@ impl Slices {
 /// Whether values are what the model's windows are for, and lie as they are looked at. A study may hold maps of something else,
 /// and what was turned, beside its images.
 fn check_usable(file: &File<'_>, modality: Modality) -> Result<(), Refusal> {
+    file.refuse_shutter()?;
     let text = |tag| file.header.text(tag, VR::CS);
     // All slices of a volume side by side in one image, as scanners of one maker write diffusion and functional MR.
     let mut kinds = text(tags::IMAGE_TYPE)?.unwrap_or_default().split('\\');
@@ -270,6 +272,9 @@ pub(crate) fn each_slice(
         let index = wanted[at];
         let cells = frames.decode(index)?;
         let transform = file.transform(index)?;
+        if modality == Modality::Ct {
+            refuse_unshifted(&cells.values, image.cell, &transform, padding)?;
+        }
         let padded = padding.and_then(|padding| bright(padding, &transform, &curves));
         let picture = Picture {
             width: image.columns,
@@ -292,6 +297,26 @@ pub(crate) fn each_slice(
     let decoder = options.limits().codestreams;
     let mut take = |(frame, info): (Frame, FrameInfo)| each(frame, info);
     in_order(decoder, (threads, wanted.len()), &make, &mut take)
+}
+
+/// Who lost the rescale of a CT and writes one that takes nothing away may store signed values all the same. Air, fat and noise are
+/// below water: where no value is, the units are others, though a scanner may store Hounsfield units as they are.
+fn refuse_unshifted(
+    cells: &[u32],
+    cell: Cell,
+    transform: &Transform,
+    padding: Option<(i64, i64)>,
+) -> Result<(), Refusal> {
+    if transform.line().is_none_or(|line| line.intercept < 0.0) {
+        return Ok(());
+    }
+    match value_range(cells, cell, transform, padding) {
+        (Some((low, _)), _) if low >= 0.0 => {
+            let refusal = Refusal::at(Reason::NotHounsfield, tags::RESCALE_INTERCEPT);
+            Err(refusal.found("no negative value"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The modality values that are padding, if they lie above all that is white: around a MONOCHROME1 slice, where the brightest

@@ -5,7 +5,7 @@
 
 use dicom_dictionary_std::tags;
 
-use super::{Cells, check_precision, check_size, mismatch};
+use super::{Cells, check_precision, check_size, mismatch, refuse_made_of_8_bits};
 use crate::admission::{Cell, Image};
 use crate::{CodestreamError, Photometric, Reason, Refusal};
 
@@ -22,6 +22,7 @@ pub(super) fn decode(bytes: &[u8], image: &Image) -> Result<Cells, Refusal> {
         )));
     }
     check_precision(size.bits, image)?;
+    refuse_made_of_8_bits(size.bits, image)?;
     let Cell {
         bits_stored,
         signed,

@@ -474,9 +474,36 @@ fn a_jpeg_has_all_bits_that_the_header_stores() {
     assert_eq!(found([16, 12, 11]), Some(Reason::PixelDataMismatch));
 }
 
-/// In 16 bits, -1 of eight would be 255.
+/// The same of a stream of another kind, where what loses nothing may have as few bits as its values use.
 #[test]
-fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
+fn what_may_have_lost_something_is_not_of_8_bits_where_more_are_stored() {
+    let found = |bytes: &[u8], syntax: &str| {
+        let bytes = with_transfer_syntax(bytes, syntax);
+        let decoded = decode_values(&bytes, &Limits::default(), 1, |_, _| {});
+        decoded.err().map(|refusal| refusal.reason)
+    };
+    let refused = Some(Reason::PixelDataMismatch);
+    let of_8_bits = jpeg_ls_of_8_bits(12, 0);
+    assert_eq!(found(&of_8_bits, uids::JPEGLS_LOSSLESS), None);
+    assert_eq!(found(&of_8_bits, uids::JPEGLS_NEAR_LOSSLESS), refused);
+    let as_stored = jpeg_ls_of_8_bits(8, 0);
+    assert_eq!(found(&as_stored, uids::JPEGLS_NEAR_LOSSLESS), None);
+    let mut codestream = include_bytes!("../golden/mono2-j2k.dcm").to_vec();
+    let start = [0xff_u8, 0x4f, 0xff, 0x51];
+    let at = codestream.windows(4).position(|window| window == start);
+    // Its twelve bits, less one.
+    let depth = at.unwrap() + 42;
+    assert_eq!(codestream[depth], 11);
+    for syntax in [uids::JPEG2000, uids::HTJ2K] {
+        assert_eq!(found(&codestream, syntax), None, "{syntax}");
+        codestream[depth] = 7;
+        assert_eq!(found(&codestream, syntax), refused, "{syntax}");
+        codestream[depth] = 11;
+    }
+}
+
+/// A file whose JPEG-LS stream has eight bits a sample, of which some have the highest.
+fn jpeg_ls_of_8_bits(stored: u16, signed: u16) -> Vec<u8> {
     let good = include_bytes!("../codecs/jpeg-ls.dcm");
     let pixel_data = b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff";
     let at = good
@@ -487,7 +514,6 @@ fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
         let length = bytes.len() as u32;
         [&b"\xfe\xff\0\xe0"[..], &length.to_le_bytes(), bytes].concat()
     };
-    // Eight bits a sample, of which some have the highest.
     let mut stream = include_bytes!("../codecs/restarts-eight-bits.jls").to_vec();
     stream.resize(stream.len().next_multiple_of(2), 0);
     let fragments = [
@@ -496,15 +522,22 @@ fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
         b"\xfe\xff\xdd\xe0\0\0\0\0".to_vec(),
     ]
     .concat();
+    let mut bytes = [&good[..at], pixel_data, &fragments].concat();
+    // Bits Stored, High Bit, Pixel Representation.
+    for (element, value) in (1..).zip([stored, stored - 1, signed]) {
+        let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
+        let at = bytes.windows(8).position(|window| window == head).unwrap() + 8;
+        bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+/// In 16 bits, -1 of eight would be 255.
+#[test]
+fn a_compressed_image_of_signed_values_has_all_bits_that_the_header_stores() {
     let mut smallest = 0.0;
     let mut refused = |stored: u16, signed: u16| {
-        let mut bytes = [&good[..at], pixel_data, &fragments].concat();
-        // Bits Stored, High Bit, Pixel Representation.
-        for (element, value) in (1..).zip([stored, stored - 1, signed]) {
-            let head = [0x28, 0, element, 1, b'U', b'S', 2, 0];
-            let at = bytes.windows(8).position(|window| window == head).unwrap() + 8;
-            bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
-        }
+        let bytes = jpeg_ls_of_8_bits(stored, signed);
         let decoded = decode_values(&bytes, &Limits::default(), 1, |_, values| {
             if let Values::Grey(values) = values {
                 smallest = values.into_iter().fold(f64::INFINITY, f64::min);

@@ -5,6 +5,7 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod acquisitions;
 mod burned_in;
 mod codecs;
 mod contradictions;
@@ -18,6 +19,7 @@ mod lettering;
 mod parts;
 mod pictures;
 mod refusals;
+mod shutters;
 mod slides;
 mod synthetic;
 mod threads;

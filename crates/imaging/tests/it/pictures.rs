@@ -141,6 +141,44 @@ fn a_jpeg_is_taken_as_it_is() {
     assert!(frame.pixels.iter().all(|pixel| pixel.abs_diff(90) <= 1));
 }
 
+/// A profile of these colours, with nothing in it that makes them sRGB's.
+fn profile(space: &[u8; 4]) -> Vec<u8> {
+    let mut profile = vec![0; 132];
+    profile[16..20].copy_from_slice(space);
+    profile[36..40].copy_from_slice(b"acsp");
+    profile
+}
+
+#[test]
+fn a_profile_that_is_not_applied_is_said() {
+    let colours: Vec<u8> = (0..12).collect();
+    let of_png = |space: &[u8; 4]| {
+        let mut out = Vec::new();
+        let mut encoder = PngEncoder::new(&mut out);
+        encoder.set_icc_profile(profile(space)).unwrap();
+        encoder
+            .write_image(&colours, 2, 2, ExtendedColorType::Rgb8)
+            .unwrap();
+        out
+    };
+    let of_jpeg = |space: &[u8; 4]| {
+        let mut out = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut out, 100);
+        encoder.set_icc_profile(profile(space)).unwrap();
+        encoder
+            .write_image(&colours, 2, 2, ExtendedColorType::Rgb8)
+            .unwrap();
+        out
+    };
+    for bytes in [of_png(b"RGB "), of_jpeg(b"RGB ")] {
+        let notes = &decode(&bytes, 2).frames[0].1.notes;
+        assert!(notes.contains(&Note::ProfileNotApplied), "{notes:?}");
+    }
+    for bytes in [of_png(b"CMYK"), of_jpeg(b"CMYK")] {
+        assert_eq!(reason(&bytes), Reason::UnsupportedColour);
+    }
+}
+
 #[test]
 fn exif_orientation_is_applied() {
     // TIFF header, one entry: Orientation (0x0112) SHORT = 6, "turn by 90° clockwise to view".

@@ -51,7 +51,7 @@ fn read(bytes: &[u8]) -> Slices {
     }
 }
 
-fn plan_of(files: &[Vec<u8>]) -> Result<SlicePlan, Reason> {
+pub(crate) fn plan_of(files: &[Vec<u8>]) -> Result<SlicePlan, Reason> {
     let slices: Vec<Slices> = files.iter().map(|bytes| read(bytes)).collect();
     let files: Vec<(usize, &Slices)> = slices.iter().enumerate().collect();
     plan_volume(&files, Convention::newest()).map_err(|refusal| refusal.reason)
@@ -98,7 +98,7 @@ fn ct_windows_become_red_green_and_blue() {
     assert_eq!(at(1, 2), [140, 171, 255]);
     assert_eq!((info.window, info.channel_windows.len()), (None, 3));
     assert_eq!(info.channel_windows[1].center, 40.0);
-    assert_eq!(info.preprocessing_version, "medgemma-1.5-2");
+    assert_eq!(info.preprocessing_version, "medgemma-1.5-3");
 }
 
 #[test]
@@ -274,6 +274,39 @@ fn a_ct_is_in_hounsfield_units_or_refused() {
         let refused = plan_of(&[by_table(kind)]).unwrap_err();
         assert_eq!(refused, Reason::NotHounsfield, "{kind}");
     }
+}
+
+/// Signed cells say only that there may be negative values; padding is none.
+#[test]
+fn a_ct_by_a_rescale_that_takes_nothing_away_has_a_negative_value() {
+    let with = |intercept: &str, lowest: i16| {
+        let file = slice(0.0, |object| {
+            put(object, tags::RESCALE_INTERCEPT, VR::DS, intercept);
+            put(object, tags::PIXEL_REPRESENTATION, VR::US, 1_u16);
+            put(object, tags::BITS_STORED, VR::US, 16_u16);
+            put(object, tags::HIGH_BIT, VR::US, 15_u16);
+            let padding = PrimitiveValue::I16(vec![-2000].into());
+            put(object, tags::PIXEL_PADDING_VALUE, VR::SS, padding);
+            let mut cells: Vec<i16> = (0..30).map(|at| at * 100).collect();
+            cells[0] = lowest;
+            cells[1] = -2000;
+            let cells: Vec<u16> = cells.into_iter().map(|cell| cell as u16).collect();
+            put(
+                object,
+                tags::PIXEL_DATA,
+                VR::OW,
+                PrimitiveValue::U16(cells.into()),
+            );
+        });
+        let plan = plan_of(std::slice::from_ref(&file)).unwrap();
+        let frames = decode_slices(&file, &[0], &plan, &options());
+        frames.err().map(|refusal| refusal.reason)
+    };
+    assert_eq!(with("0", -1), None);
+    assert_eq!(with("0", 0), Some(Reason::NotHounsfield));
+    assert_eq!(with("0", -2000), Some(Reason::NotHounsfield));
+    // What was shifted may be cut out of bone.
+    assert_eq!(with("-1", 1), None);
 }
 
 /// A scanner's slice of one energy has no unit but Hounsfield's; a map that was derived, or made of several energies, has any.

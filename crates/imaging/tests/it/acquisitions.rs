@@ -1,0 +1,79 @@
+//! Which slices of a study are one volume where some were acquired more than once, or have one name.
+
+use dicom_core::value::{DataSetSequence, PrimitiveValue};
+use dicom_core::{DataElement, VR};
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use medfleet_imaging::{Fate, Reason, Unused};
+
+use crate::synthetic::{COLUMNS, put, put_sequence};
+use crate::volumes::{plan_of, slice};
+
+/// One file with slices of two rows at these heights.
+fn several(acquisition: &str, heights: &[f64]) -> Vec<u8> {
+    slice(heights[0], |object| {
+        put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
+        let instance = format!("2.25.13.{acquisition}");
+        put(object, tags::SOP_INSTANCE_UID, VR::UI, instance);
+        put(object, tags::ROWS, VR::US, 2_u16);
+        let count = heights.len().to_string();
+        put(object, tags::NUMBER_OF_FRAMES, VR::IS, count);
+        let cells: Vec<u16> = vec![900; heights.len() * 2 * usize::from(COLUMNS)];
+        let cells = PrimitiveValue::U16(cells.into());
+        put(object, tags::PIXEL_DATA, VR::OW, cells);
+        let groups = heights.iter().map(|height| {
+            let mut position = InMemDicomObject::new_empty();
+            let text = format!("7\\8\\{height}");
+            put(&mut position, tags::IMAGE_POSITION_PATIENT, VR::DS, text);
+            let mut item = InMemDicomObject::new_empty();
+            put_sequence(&mut item, tags::PLANE_POSITION_SEQUENCE, position);
+            item
+        });
+        let groups = DataSetSequence::from(groups.collect::<Vec<_>>());
+        let tag = tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE;
+        object.put(DataElement::new(tag, VR::SQ, groups));
+    })
+}
+
+/// All that follows its first one was lost.
+#[test]
+fn a_later_acquisition_has_every_position_of_a_file_with_several() {
+    let first = several("1", &[0.0, 1.0, 2.0]);
+    let whole = [first.clone(), several("2", &[0.0, 1.0, 2.0])];
+    let plan = plan_of(&whole).unwrap();
+    assert_eq!(plan.frames, [(1, 0), (1, 1), (1, 2)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherAcquisition));
+    let part = [first.clone(), several("2", &[0.0, 1.0])];
+    assert_eq!(plan_of(&part).unwrap_err(), Reason::SamePosition);
+    // One scan in two parts.
+    let plan = plan_of(&[first, several("2", &[3.0, 4.0])]).unwrap();
+    assert_eq!(plan.frames.len(), 5);
+}
+
+/// Some that take names away give all of a study one instance UID.
+#[test]
+fn slices_of_other_series_and_acquisitions_are_no_duplicates() {
+    let of = |series: &str, acquisition: &str, z: f64| {
+        slice(z, |object| {
+            put(object, tags::SOP_INSTANCE_UID, VR::UI, "2.25.12");
+            put(object, tags::SERIES_INSTANCE_UID, VR::UI, series);
+            put(object, tags::ACQUISITION_NUMBER, VR::IS, acquisition);
+        })
+    };
+    let (short, long) = ("2.25.20", "2.25.21");
+    let mut files = vec![of(short, "1", 0.0), of(short, "1", 1.0)];
+    files.extend([0.0, 1.0, 2.0, 3.0, 4.0].map(|z| of(long, "1", z)));
+    // Without its first two the longer series would still be the longest.
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(2, 0), (3, 0), (4, 0), (5, 0), (6, 0)]);
+    assert_eq!(plan.fates[0].1, Fate::Unused(Unused::OtherSeries));
+    // The second scan of one series is used as a whole, in whatever order its slices come.
+    let files = [
+        of(short, "1", 0.0),
+        of(short, "2", 0.0),
+        of(short, "2", 1.0),
+        of(short, "1", 1.0),
+    ];
+    let plan = plan_of(&files).unwrap();
+    assert_eq!(plan.frames, [(1, 0), (2, 0)]);
+}
