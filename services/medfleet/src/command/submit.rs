@@ -239,7 +239,8 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         request,
         of_file,
     )
-    .await?;
+    .await
+    .map_err(|error| error.known_by(&files.files, &files.names))?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
     let named = files.names.clone();
