@@ -8,8 +8,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 
-/// Settings that name a file with a certificate and those that sign it: it is good while all of them are.
-const OWN: [&str; 1] = ["cert"];
+/// Settings that name a file with a certificate and those that sign it: it is good while all of them are. The second is what an
+/// edge shows to its hub.
+const OWN: [&str; 2] = ["cert", "client_cert"];
 /// Settings that name a file with authorities: it is good while one of them is, so that an old and a new one may stand there.
 const AUTHORITIES: [&str; 3] = ["ca", "client_ca", "ca_file"];
 
@@ -182,6 +183,22 @@ mod tests {
         ] {
             assert!(validities(pem.as_bytes()).is_empty(), "{pem:?}");
         }
+    }
+
+    #[test]
+    fn what_an_edge_shows_to_its_hub_is_its_own() {
+        let text = "[ingest.edge]\nclient_cert = '/edge.crt'\nclient_key = '/edge.key'";
+        let found = named(&text.parse().expect("a configuration"));
+        let pem = certificate(2026) + &certificate(2025);
+        let ends = found.iter().map(|named| {
+            let last = named.last_good(pem.as_bytes()).expect("a certificate");
+            (named.setting.as_str(), last.until)
+        });
+        let [early, _] = YEARS;
+        assert_eq!(
+            ends.collect::<Vec<_>>(),
+            [("ingest.edge.client_cert", early)]
+        );
     }
 
     #[derive(Serialize)]

@@ -4,14 +4,15 @@
 //!
 //! Reading order: `cases` (what is rendered), `objects` (reading it), `rules` and `edges` (what must hold), `operators` (other
 //! projects' definitions), `scaling` (how pools follow their backlog), `settings` (the files inside), `schema` (of its values, from
-//! the services' settings), `weights` (how models come into pods), `refusals` (what bad values get), `lifecycle` (install to
-//! uninstall, against a stand-in for a server), `scanner` (what a scanner of policies says), `compose` (the same services on
-//! one machine).
+//! the services' settings), `weights` (how models come into pods), `notes` (the Secrets that an operator is told of), `refusals`
+//! (what bad values get), `lifecycle` (install to uninstall, against a stand-in for a server), `scanner` (what a scanner of
+//! policies says), `compose` (the same services on one machine).
 
 mod cases;
 mod compose;
 mod edges;
 mod lifecycle;
+mod notes;
 pub(crate) mod objects;
 mod operators;
 mod refusals;
@@ -78,6 +79,7 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         found.extend(tried.check(&validated.objects));
         found.extend(edges::check(&validated.objects, case.edges));
         found.extend(files.check(&validated.objects)?);
+        found.extend(notes::check(&chart, &case.values, &validated.objects)?);
         violations.extend(found.iter().map(|text| format!("{}: {text}", case.name)));
     }
     let objects = rendered.iter().flat_map(|one| &one.objects);

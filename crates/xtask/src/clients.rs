@@ -110,6 +110,8 @@ fn run_one(client: &mut Client, address: &Address) -> Result<Line> {
         .arg(address.token()?)
         .arg(study)
         .args(&client.last)
+        // Where there is a proxy for what is fetched, the libraries would ask it for this machine, too.
+        .env("no_grpc_proxy", "127.0.0.1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

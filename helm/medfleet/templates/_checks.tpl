@@ -18,7 +18,7 @@
   {{- if $external.tls.enabled -}}{{- include "medfleet.need" (dict "value" $external.tls.secretName "path" "nats.external.tls.secretName" "why" "needed with nats.external.tls.enabled") -}}{{- end -}}
 {{- end -}}
 {{- if .Values.ingest.tls.enabled -}}{{- include "medfleet.need" (dict "value" .Values.ingest.tls.secretName "path" "ingest.tls.secretName" "why" "needed with ingest.tls.enabled") -}}{{- end -}}
-{{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the command line has no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
+{{- if and .Values.ingest.tls.clientCa .Values.helmTest.enabled -}}{{- fail "helmTest.enabled: the test shows no client certificate, which ingest.tls.clientCa demands; switch one of them off" -}}{{- end -}}
 {{- if and .Values.ingest.tls.enabled .Values.helmTest.enabled -}}{{- include "medfleet.need" (dict "value" .Values.helmTest.ca.secretName "path" "helmTest.ca.secretName" "why" "needed with ingest.tls: the test must know who signed the certificate") -}}{{- end -}}
 {{- if .Values.tokenPath.tls.enabled -}}
   {{- if not .Values.tokenPath.direct -}}{{- fail "tokenPath.tls.enabled: has no meaning with tokenPath.direct false, which makes no connection; switch one of them" -}}{{- end -}}

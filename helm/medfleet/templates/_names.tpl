@@ -17,6 +17,10 @@
 {{- if gt (len $name) 52 -}}
 {{- fail (printf "the name %s has %d characters, 52 are allowed: choose a shorter release name, fullnameOverride or pool name" $name (len $name)) -}}
 {{- end -}}
+{{- /* What Helm takes for a release's name is more than a Service's may be: half of the objects would be there by then. */ -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the name %s is none for a Service, which has a letter first, then a-z, 0-9 and dashes: choose another release name or fullnameOverride" $name) -}}
+{{- end -}}
 {{- $name -}}
 {{- end -}}
 

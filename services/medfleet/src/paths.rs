@@ -91,6 +91,8 @@ fn kind(path: &Path) -> Result<Kind> {
 pub(crate) struct Unpacked {
     /// In order; the files of an archive stand in its place, in the archive's order.
     pub(crate) files: Vec<PathBuf>,
+    /// What a person knows each of them by: one of an archive by that and its name there.
+    pub(crate) names: Vec<PathBuf>,
     /// Files left out because they lie beside a DICOMDIR or are one.
     pub(crate) beside: usize,
     _scratch: Scratch,
@@ -107,9 +109,11 @@ pub(crate) async fn unpacked(paths: Vec<PathBuf>, limits: Limits) -> Result<Unpa
     let folder = Arc::clone(&scratch.0);
     let opening =
         tokio::task::spawn_blocking(move || open_archives(files(&paths)?, &limits, &folder));
-    let (files, beside) = opening.await.context("opening the files broke off")??;
+    let (found, beside) = opening.await.context("opening the files broke off")??;
+    let (files, names) = found.into_iter().unzip();
     Ok(Unpacked {
         files,
+        names,
         beside,
         _scratch: scratch,
     })
@@ -152,23 +156,32 @@ fn put(folder: &Mutex<Folder>, number: usize, bytes: &[u8]) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// A file, and what a person knows it by.
+type Found = (PathBuf, PathBuf);
+
 /// The files with those of archives in place of these, and how many were left out beside a DICOMDIR.
 fn open_archives(
     paths: Vec<PathBuf>,
     limits: &Limits,
     folder: &Mutex<Folder>,
-) -> Result<(Vec<PathBuf>, usize)> {
+) -> Result<(Vec<Found>, usize)> {
     let mut files = Vec::with_capacity(paths.len());
     for path in paths {
         if !is_archive(&path)? {
-            files.push(path);
+            files.push((path.clone(), path));
             continue;
         }
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let (before, mut written) = (files.len(), Ok(()));
         let opened = members(&bytes, limits, &mut |member| {
             if written.is_ok() {
-                written = put(folder, files.len(), &member.bytes).map(|file| files.push(file));
+                let name = match member.name.trim_start_matches('/') {
+                    // The only one of a gzip has none.
+                    "" => path.clone(),
+                    name => path.join(name),
+                };
+                let file = put(folder, files.len(), &member.bytes);
+                written = file.map(|file| files.push((file, name)));
             }
         });
         opened.with_context(|| format!("cannot open {}", path.display()))?;
@@ -186,10 +199,10 @@ fn open_archives(
 
 /// Where there is a DICOMDIR, keeps the DICOM files alone: the directory lists them, and the viewers and icons that lie beside
 /// are no pictures of the patient. Returns how many are left out.
-fn drop_what_lies_beside(files: &mut Vec<PathBuf>) -> Result<usize> {
+fn drop_what_lies_beside(files: &mut Vec<Found>) -> Result<usize> {
     let kinds = files
         .iter()
-        .map(|path| kind(path))
+        .map(|(path, _)| kind(path))
         .collect::<Result<Vec<_>>>()?;
     if !kinds.contains(&Kind::Directory) {
         return Ok(0);
@@ -291,6 +304,9 @@ mod tests {
             .map(|file| fs::read(file).expect("there"));
         let contents: Vec<Vec<u8>> = contents.collect();
         assert_eq!(contents, [b"first".as_slice(), b"two", b"one", b"last"]);
+        // A refusal tells a number; what was unpacked for the time being nobody could find.
+        let known = ["a.dcm", "study.tar/../../2.dcm", "study.tar/1.dcm", "z.dcm"];
+        assert_eq!(unpacked.names, known.map(path));
         let scratch = unpacked.files[1].parent().expect("a folder").to_owned();
         let mode = fs::metadata(&scratch)
             .expect("is there")

@@ -51,6 +51,11 @@ def told(error):
     return dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
 
 
+def word(names, value):
+    """The name of a value of an enumeration; the number of one that a later release has added, which is no error."""
+    return names.Name(value) if value in names.values() else str(value)
+
+
 def delay_asked(error):
     """Seconds that the fleet asks to wait: RetryInfo among the details of the status; None without one."""
     for detail in details_pb2.Status.FromString(told(error)).details:
@@ -146,7 +151,7 @@ def watch(jobs, options, name):
                 request.after_sequence = event.sequence
                 kind = event.WhichOneof("event")
                 if kind == "progress":
-                    stage = job_pb2.JobState.Name(event.progress.state)
+                    stage = word(job_pb2.JobState, event.progress.state)
                     if stage not in stages:
                         stages.append(stage)
                 elif kind == "text":
@@ -177,10 +182,10 @@ def main():
         options = {"metadata": metadata, "timeout": CALL_SECONDS}
         name = submit(jobs, options, upload(jobs, options, path))
         final, stages, streamed = watch(jobs, options, name)
-        state = job_pb2.JobState.Name(final.state)
+        state = word(job_pb2.JobState, final.state)
         if final.state != job_pb2.JOB_STATE_COMPLETED:
             # Such a job has no result. Only a failed one says more: a refused image, for example.
-            reason = job_pb2.FailureReason.Name(final.failure.reason)
+            reason = word(job_pb2.FailureReason, final.failure.reason)
             why = f": {reason}: {final.failure.message}" if final.HasField("failure") else ""
             sys.exit(f"{name} ended {state}{why}")
         request = job_service_pb2.GetResultRequest(name=name)

@@ -374,7 +374,7 @@ fn pools() -> Vec<Refusal> {
 }
 
 pub(crate) fn count() -> usize {
-    refused().len() + 1
+    refused().len() + 2
 }
 
 /// Bad values that are taken, or whose message does not say enough.
@@ -391,6 +391,11 @@ pub(crate) fn check(chart: &Chart) -> Result<Vec<String>> {
     violations.extend(
         lacking(said(chart, &[]).as_deref(), parts).map(|what| format!("no values: {what}")),
     );
+    let parts = &["the name 9fleet-medfleet-", "a letter first"];
+    let named = chart.template_as("9fleet", &[base]);
+    let said = named.err().map(|error| format!("{error:#}"));
+    violations
+        .extend(lacking(said.as_deref(), parts).map(|what| format!("the release 9fleet: {what}")));
     Ok(violations)
 }
 

@@ -16,6 +16,13 @@ use crate::{fetch, interpreters, places, process};
 
 /// What clients read of a status, beside them.
 const DETAILS: &str = "details.proto";
+/// That the Python client, whose library has no name for a value that it does not know, goes on with one of a later release.
+const OF_A_LATER_RELEASE: &str = "\
+import submit_and_watch as client
+from medfleet.v1 import job_pb2 as job
+assert client.word(job.JobState, job.JOB_STATE_FAILED) == 'JOB_STATE_FAILED'
+assert client.word(job.JobState, 1000) == '1000'
+";
 /// What the C++ client is made of, by the names of Debian and its descendants.
 const CPP_PACKAGES: &[&str] = &[
     "libgrpc++-dev",
@@ -35,6 +42,11 @@ pub(super) fn python() -> Result<Client> {
         .args(["-m", "grpc_tools.protoc"])
         .args(["--python_out", "--grpc_python_out"].map(|flag| flag_with(flag, &out)));
     process::run(with_protos(&mut protoc)?)?;
+
+    let mut later = Command::new(&python);
+    later.current_dir(&folder).env("PYTHONPATH", &out);
+    // Nothing is compiled into the sources' folder.
+    process::run(later.args(["-B", "-c", OF_A_LATER_RELEASE]))?;
 
     let mut command = Command::new(python);
     command

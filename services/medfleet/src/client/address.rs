@@ -95,11 +95,7 @@ impl ServerArgs {
     /// No fleet is known (exit code 3), or no token for it (2).
     pub(crate) fn resolve(&self) -> Result<Fleet, Fault> {
         let local = AddressFile::read(&self.data).map_err(Fault::usage)?;
-        let given = self
-            .server
-            .as_deref()
-            .filter(|server| !server.is_empty())
-            .map(server_url);
+        let given = self.given().map(server_url);
         let server = match (&given, &local) {
             (Some(server), _) => server.clone(),
             (None, Some(local)) => local.server.clone(),
@@ -119,6 +115,16 @@ impl ServerArgs {
             token,
             tls: self.tls.clone(),
         })
+    }
+
+    /// Whether a fleet is named, by a flag or by the environment.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given().is_some()
+    }
+
+    /// The server as it was given; an empty one is none.
+    fn given(&self) -> Option<&str> {
+        self.server.as_deref().filter(|server| !server.is_empty())
     }
 
     /// The data folder of the local fleet.

@@ -190,6 +190,17 @@ impl ClientError {
         }
     }
 
+    /// The same of a file that a person knows by another name than it was read by, such as one of an archive.
+    pub(crate) fn known_by(mut self, files: &[PathBuf], names: &[PathBuf]) -> Self {
+        if let Self::File { path, .. } | Self::Empty { path } | Self::FileChanged { path, .. } =
+            &mut self
+            && let Some((_, name)) = files.iter().zip(names).find(|(file, _)| **file == *path)
+        {
+            path.clone_from(name);
+        }
+        self
+    }
+
     /// What a call failed for besides that field of its request; none where that is all.
     pub(crate) fn besides(mut self, field: &str) -> Option<Self> {
         if let Self::Refused {
@@ -388,6 +399,14 @@ mod tests {
             refused.to_string(),
             "the fleet refused (RESOURCE_EXHAUSTED): study/17.dcm: start.total_bytes must be at most 512MiB"
         );
+    }
+
+    #[test]
+    fn a_file_of_an_archive_is_named_as_it_is_there() {
+        let [file, name] = ["/tmp/x/00000", "study.zip/1.dcm"].map(PathBuf::from);
+        let empty = ClientError::Empty { path: file.clone() };
+        let said = empty.known_by(&[file], &[name]).to_string();
+        assert!(said.starts_with("study.zip/1.dcm is empty"), "{said}");
     }
 
     #[test]

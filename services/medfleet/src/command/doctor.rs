@@ -140,7 +140,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
                 show::print(&finding.to_string())
             }
         };
-        tell(checks::nats_binary(args.cache.as_deref()))?;
+        let elsewhere = args.server.is_given() || args.config.is_some() || args.nats.is_some();
+        tell(checks::nats_binary(args.cache.as_deref(), elsewhere))?;
         tell(checks::data_folder(args.server.data()))?;
         tell(checks::disk(args.server.data()))?;
         tell(checks::sync_interval(args.server.data()))?;

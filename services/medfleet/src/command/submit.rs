@@ -239,10 +239,11 @@ async fn submit(args: &Args, task: Kind, started: Instant) -> CommandResult {
         request,
         of_file,
     )
-    .await?;
+    .await
+    .map_err(|error| error.known_by(&files.files, &files.names))?;
     // What was unpacked goes once it is sent, and not only at the end of the wait; unless it is drawn on then.
     let drawn = args.draw.as_ref().zip(files.files.first().cloned());
-    let named = files.files.clone();
+    let named = files.names.clone();
     let kept = drawn.is_some().then_some(files);
     let job = response.job.as_ref().ok_or(ClientError::Protocol {
         missing: "SubmitJobResponse.job",

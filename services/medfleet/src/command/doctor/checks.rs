@@ -22,15 +22,24 @@ const ITS_OWN_ADVICE: &str = "change what it names, and ask again";
 /// Any machine whose clock is right is past this: 2025-01-01.
 const CLOCK_MIN: UnixMillis = UnixMillis(1_735_689_600_000);
 
-/// A nats-server program that is new enough.
-pub(super) fn nats_binary(cache: Option<&Path>) -> Finding {
-    match nats::find(cache) {
+/// A nats-server program that is new enough, for `medfleet up` to start. Whoever asks about a fleet that runs `elsewhere` needs none.
+pub(super) fn nats_binary(cache: Option<&Path>, elsewhere: bool) -> Finding {
+    nats_binary_of(nats::find(cache), elsewhere)
+}
+
+fn nats_binary_of(found: anyhow::Result<nats::Binary>, elsewhere: bool) -> Finding {
+    const CHECK: &str = "nats-server";
+    match found {
         Ok(binary) => Finding::ok(
-            "nats-server",
+            CHECK,
             format!("{} ({})", binary.version, binary.path.display()),
         ),
+        Err(_) if elsewhere => Finding::ok(
+            CHECK,
+            "none that `medfleet up` could start; a fleet elsewhere needs none here",
+        ),
         Err(error) => Finding::fail(
-            "nats-server",
+            CHECK,
             format!("{error:#}"),
             "run `cargo xtask fetch nats-server`",
         ),
@@ -341,6 +350,17 @@ mod tests {
             Verdict::Fail
         );
         assert_eq!(clock(&ManualClock::at(CLOCK_MIN)).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn who_asks_about_a_fleet_elsewhere_needs_no_server_here() {
+        let check = |elsewhere, expected| {
+            let finding = nats_binary_of(Err(anyhow::anyhow!("no nats-server")), elsewhere);
+            assert_eq!(finding.verdict, expected, "{finding}");
+            assert_eq!(finding.advice.is_empty(), expected == Verdict::Ok);
+        };
+        check(true, Verdict::Ok);
+        check(false, Verdict::Fail);
     }
 
     #[test]
