@@ -64,6 +64,10 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
     ] {
         ensure!(digest.len() == 64, "the {name} digest is {digest:?}");
     }
+    ensure!(
+        provenance.encoder_devices == [provenance.device.as_str()],
+        "one machine did all of it: {provenance:?}"
+    );
     let usage = result.usage.as_ref().expect("every result has one");
     ensure!(
         usage.image_tokens > 0 && usage.output_tokens > 0,

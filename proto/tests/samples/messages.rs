@@ -50,6 +50,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("result_weights", &result_with_weights()),
         sample("result_encoded", &result_encoded()),
         sample("result_cached", &result_cached()),
+        sample("result_devices", &result_with_devices()),
     ]
 }
 
@@ -348,6 +349,16 @@ fn cached_tokens() -> work::TokensManifest {
         entry.made_for = vec![13; 16].into();
     }
     tokens
+}
+
+fn result_with_devices() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            encoder_devices: vec!["cuda:sm_90".into(), "cpu:amx".into()],
+            ..provenance()
+        }),
+        ..Default::default()
+    }
 }
 
 fn result_cached() -> v1::Result {

@@ -244,6 +244,19 @@ fn tokens_of_another_job_came_from_the_cache() {
 }
 
 #[test]
+fn every_kind_of_device_that_encoded_is_named_once() {
+    let check = |of_chunks: &[&str], expected: &[&str]| {
+        assert_eq!(devices(of_chunks.iter().copied()), expected);
+    };
+    check(
+        &["cuda:sm_90", "cpu:amx", "cuda:sm_90"],
+        &["cuda:sm_90", "cpu:amx"],
+    );
+    // As an earlier release has them.
+    check(&["", ""], &[]);
+}
+
+#[test]
 fn a_text_that_calls_other_images_an_x_ray_has_a_warning() {
     let check = |modalities: &[&str], text: &str, expected: Option<&str>| {
         let frames = modalities.iter().map(|modality| FrameEntry {

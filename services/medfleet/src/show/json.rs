@@ -224,6 +224,7 @@ fn provenance_json(provenance: &Provenance) -> Value {
         "weights": provenance.weights,
         "encoder_device": provenance.encoder_device,
         "frames_cached": provenance.frames_cached,
+        "encoder_devices": provenance.encoder_devices,
     })
 }
 
