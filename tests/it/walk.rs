@@ -58,6 +58,7 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         ("input", &provenance.input_digests[0]),
         ("prompt", &provenance.prompt_digest),
         ("model", &provenance.model_digest),
+        ("settings", &provenance.settings_digest),
         ("encoder", &provenance.encoder_digest),
         ("frame", &result.frames[0].frame_digest),
         ("token", &result.frames[0].token_digest),

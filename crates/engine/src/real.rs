@@ -108,6 +108,7 @@ impl Loaded {
         let description = Description {
             model: name.to_owned(),
             model_digest: digests.model,
+            settings_digest: *model.settings_digest(),
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
             dtype: from_model(model.dtype()),

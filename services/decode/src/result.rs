@@ -125,6 +125,7 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         encoder_device: encoder_device(manifest),
         frames_cached: parts.gathered.cached,
         encoder_devices: parts.gathered.encoder_devices.clone(),
+        settings_digest: model.settings_digest.to_string(),
     }
 }
 

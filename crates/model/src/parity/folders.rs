@@ -183,6 +183,31 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
     assert!(vision.model != expected.model && vision.encoder != expected.encoder);
 }
 
+/// What decides a text beside the weights has a digest of its own.
+#[test]
+fn one_changed_setting_changes_the_settings_digest_alone() {
+    let expected = tiny();
+    let load = |change: &dyn Fn(&Path)| {
+        let dir = copy();
+        change(dir.path());
+        let model = Model::load(dir.path(), all(Dtype::F32)).unwrap();
+        assert_eq!(model.digests(), expected.digests());
+        *model.settings_digest()
+    };
+    assert_eq!(load(&|_| {}), *expected.settings_digest());
+    for file in ["config.json", "generation_config.json", "tokenizer.json"] {
+        let found = load(&|dir| {
+            let path = dir.join(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+            // White space is enough: nobody has to judge what matters.
+            std::fs::write(path, format!("{text}\n")).unwrap();
+        });
+        assert_ne!(found, *expected.settings_digest(), "{file}");
+    }
+    let other = load(&|dir| std::fs::write(dir.join("README.md"), "text").unwrap());
+    assert_eq!(other, *expected.settings_digest());
+}
+
 fn error(dir: &Path) -> LoadError {
     Model::load(dir, all(Dtype::F32)).unwrap_err()
 }
