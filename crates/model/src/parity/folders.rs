@@ -164,6 +164,31 @@ fn shards_are_the_same_model() {
     assert!(matches!(error(dir.path()), LoadError::Read { .. }));
 }
 
+/// As where a folder was written over another that had other shards.
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let dir = copy();
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let twice = "language_model.model.norm.weight";
+    let (first, second) = ("a.safetensors", "b.safetensors");
+    let shard_of = |name: &str| if name == twice { second } else { first };
+    let map: BTreeMap<&str, &str> = all.iter().map(|(name, _)| (name, shard_of(name))).collect();
+    safetensors::serialize_to_file(all.iter(), None, &dir.path().join(first)).unwrap();
+    let again = [(twice, all.tensor(twice).unwrap())];
+    safetensors::serialize_to_file(again, None, &dir.path().join(second)).unwrap();
+    let index = serde_json::json!({ "weight_map": map });
+    let path = dir.path().join("model.safetensors.index.json");
+    std::fs::write(path, index.to_string()).unwrap();
+    let found = error(dir.path());
+    let LoadError::Safetensors { file, reason } = &found else {
+        panic!("{found}");
+    };
+    assert!(file == second && reason.contains(twice), "{file}: {reason}");
+}
+
 #[test]
 fn one_changed_weight_changes_the_digests_it_belongs_to() {
     let expected = *tiny().digests();
