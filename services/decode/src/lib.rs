@@ -73,8 +73,7 @@ pub async fn run(
             let scopes = scopes.clone();
             move |tenant| {
                 // No memory knows which job a thing is from, so all of the tenant's goes.
-                let before = scopes.renew(tenant);
-                if let Some(phrases) = &phrases {
+                if let (Some(before), Some(phrases)) = (scopes.renew(tenant), &phrases) {
                     phrases.forget(&before);
                 }
             }
