@@ -58,12 +58,17 @@ async fn a_chest_radiograph_becomes_a_draft() -> Result<()> {
         ("input", &provenance.input_digests[0]),
         ("prompt", &provenance.prompt_digest),
         ("model", &provenance.model_digest),
+        ("settings", &provenance.settings_digest),
         ("encoder", &provenance.encoder_digest),
         ("frame", &result.frames[0].frame_digest),
         ("token", &result.frames[0].token_digest),
     ] {
         ensure!(digest.len() == 64, "the {name} digest is {digest:?}");
     }
+    ensure!(
+        provenance.encoder_devices == [provenance.device.as_str()],
+        "one machine did all of it: {provenance:?}"
+    );
     let usage = result.usage.as_ref().expect("every result has one");
     ensure!(
         usage.image_tokens > 0 && usage.output_tokens > 0,

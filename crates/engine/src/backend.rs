@@ -18,6 +18,8 @@ pub struct Description {
     pub model: String,
     /// Digest of all weights.
     pub model_digest: Digest,
+    /// Digest of what decides a text beside the weights: configuration and vocabulary.
+    pub settings_digest: Digest,
     /// Digest of the vision weights; tokens of another encoder are refused.
     pub encoder_digest: Digest,
     /// Kind of device, with the kernel level.
@@ -265,12 +267,9 @@ impl Decoding {
             return refuse("stop_tokens", found, format!("at most {STOP_TOKENS_MAX}"));
         }
         if self.alternatives > ALTERNATIVES_MAX {
-            let (found, allowed) = (self.alternatives, ALTERNATIVES_MAX);
-            return refuse(
-                "alternatives",
-                found.to_string(),
-                format!("at most {allowed}"),
-            );
+            let found = self.alternatives.to_string();
+            let allowed = format!("at most {ALTERNATIVES_MAX}");
+            return refuse("alternatives", found, allowed);
         }
         Ok(())
     }

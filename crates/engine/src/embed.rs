@@ -63,6 +63,7 @@ impl LoadedEmbedder {
         let description = Description {
             model: name_of(folder),
             model_digest: digest,
+            settings_digest: *model.settings_digest(),
             encoder_digest: digest,
             device: model.device(),
             dtype,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use medfleet_core::Digest;
 use medfleet_model as model;
 use model::{
-    ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model, Parts, QuantisedCache,
+    BlockTable, Chunk, ComputeDevice, FolderSource, GgufSource, KvOptions, LoadOptions, Model,
+    Parts, QuantisedCache, Want,
 };
 
 use crate::backend::{
@@ -67,7 +68,8 @@ impl Loaded {
     /// Loads a model that sees images. Takes seconds to minutes: call it on a blocking thread.
     ///
     /// # Errors
-    /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for a checkpoint without images.
+    /// The model's own, which name the file, key or tensor; [`EngineError::Model`] for a checkpoint without images, or whose
+    /// language model gives no numbers.
     pub fn load(
         origin: &Origin,
         device: ComputeDevice,
@@ -95,6 +97,7 @@ impl Loaded {
                 "the checkpoint has no vision tower".into(),
             ));
         }
+        check_numbers(&model)?;
         Ok(Self::of(model, &origin.name()))
     }
 
@@ -108,6 +111,7 @@ impl Loaded {
         let description = Description {
             model: name.to_owned(),
             model_digest: digests.model,
+            settings_digest: *model.settings_digest(),
             encoder_digest: digests.encoder.unwrap_or(Digest::new([0; 32])),
             device: model.device(),
             dtype: from_model(model.dtype()),
@@ -191,6 +195,36 @@ impl Loaded {
 fn share(bytes: u64, part: usize, whole: usize) -> u64 {
     let share = u128::from(bytes) * part as u128 / whole.max(1) as u128;
     u64::try_from(share).unwrap_or(bytes)
+}
+
+/// Reads one token, so that weights of the language model that are no numbers are found before a job is: a worker that has them
+/// would fail every job at once, sooner than others could do it.
+fn check_numbers(model: &Model) -> Result<(), EngineError> {
+    let Some(tokenizer) = model.tokenizer() else {
+        return Ok(());
+    };
+    let options = KvOptions {
+        block_tokens: 1,
+        budget_bytes: model.kv_position_bytes(),
+    };
+    let mut pool = model.kv_pool(options).map_err(failed)?;
+    let mut table = BlockTable::default();
+    pool.reserve(&mut table, 1).map_err(failed)?;
+    let chunk = Chunk {
+        tokens: &[tokenizer.special().bos],
+        images: &[],
+        start: 0,
+        table: &table,
+        want: Want::Last,
+    };
+    let rows = model.forward(&mut pool, &[chunk]).map_err(failed)?;
+    let mut logits = rows.iter().flat_map(|of| &of.rows).flatten();
+    if logits.all(|logit| logit.is_finite()) {
+        return Ok(());
+    }
+    Err(EngineError::Model(
+        "its weights give no numbers after the first token: a file of the model is damaged, or was made wrongly".into(),
+    ))
 }
 
 /// Tells the operator what became of kept matrices: with any of these the model is the same.

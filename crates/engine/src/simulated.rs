@@ -87,9 +87,12 @@ impl Simulated {
         }
         let encoder_digest = Digest::new(*hasher.finalize().as_bytes());
         hasher.update(&shape.words.to_le_bytes());
+        let model_digest = Digest::new(*hasher.finalize().as_bytes());
         let description = Description {
             model: "simulated".to_owned(),
-            model_digest: Digest::new(*hasher.finalize().as_bytes()),
+            model_digest,
+            // It has none but its shape.
+            settings_digest: model_digest,
             encoder_digest,
             device: DEVICE.to_owned(),
             dtype: Dtype::Bf16,

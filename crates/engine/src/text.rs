@@ -119,7 +119,8 @@ pub fn choose_among(
         for (mass, fits, begun) in &possible {
             match fits.as_slice() {
                 [only] => shares[*only] += undecided * mass / sum,
-                _ if begun == written => open = mass / sum,
+                // Several tokens can have one text: a space is a piece of the vocabulary, and a byte.
+                _ if begun == written => open += mass / sum,
                 _ => {}
             }
         }

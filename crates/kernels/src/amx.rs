@@ -14,8 +14,8 @@ use crate::tile::Sums;
 
 /// Rows of a tile at most.
 pub(crate) const TILE_ROWS: usize = 16;
-/// Inputs of a step: a row of a tile is 64 bytes.
-const STEP: usize = 32;
+/// Inputs of a step: a row of a tile is 64 bytes. A step is summed up by itself, so where steps begin decides the last digits.
+pub(crate) const STEP: usize = 32;
 /// Panels that are worked on together: two by two tiles of sums are half of the eight there are.
 pub(crate) const PANELS: usize = 2;
 /// Rows that are worked on together.

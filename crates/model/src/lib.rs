@@ -29,6 +29,7 @@ mod pages;
 mod projector;
 mod prompt;
 mod sampling;
+mod settings;
 mod siglip;
 mod text;
 mod tokenizer;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
+use medfleet_core::Digest;
 use medfleet_kernels::Kernels;
 
 use crate::chat_template;
@@ -17,6 +18,7 @@ use crate::gguf::value::Metadata;
 use crate::gguf::{GgufSource, names, vocabulary};
 use crate::projector::Projector;
 use crate::prompt::{Message, Prompt};
+use crate::settings::{self, Settings};
 use crate::text::TextTower;
 use crate::text::batch::{Chunk, LogitRows};
 use crate::text::cache::{KvOptions, KvPool, position_bytes};
@@ -86,6 +88,7 @@ struct Loaded {
     memory: Memory,
     /// Digests that were remembered.
     known: Option<Digests>,
+    settings: Digest,
 }
 
 /// MedGemma, or any Gemma 3 of its form.
@@ -93,6 +96,7 @@ pub struct Model {
     config: Config,
     dtype: Dtype,
     digests: Digests,
+    settings: Digest,
     held: String,
     quantised_cache: QuantisedCache,
     device: Device,
@@ -158,6 +162,7 @@ impl Model {
     pub fn load_folder(source: &FolderSource, options: LoadOptions) -> Result<Self, LoadError> {
         let dir = source.path.as_path();
         let config = Config::read(dir)?;
+        let settings = Settings::new().files(dir, &settings::OF_FOLDER)?;
         let remember = source.digest_cache.as_ref();
         let remember = remember.or(source.quantised_cache.as_ref());
         let memory = Memory::new(&[dir], remember.map(PathBuf::as_path))?;
@@ -176,6 +181,7 @@ impl Model {
             config,
             memory,
             known,
+            settings: settings.digest(),
         };
         let tokenizer = |config: &Config| load_tokenizer(dir, config);
         Self::assemble(loaded, &weights, options, tokenizer)
@@ -192,6 +198,7 @@ impl Model {
         let memory = Memory::new(&files, source.digest_cache.as_deref())?;
         let known = memory.recall();
         let file = GgufFile::open(&source.text)?;
+        let mut settings = Settings::new().metadata(&file.metadata);
         let mut weights = Weights::default();
         weights.use_kernels(options.device.kernels());
         let mut config = Config {
@@ -201,17 +208,23 @@ impl Model {
             stop_tokens: Vec::new(),
         };
         if let Some(path) = &source.vision {
-            let (vision, tensors) = open_vision(path)?;
+            let (vision, tensors, with_vision) = open_vision(path, settings)?;
+            settings = with_vision;
             weights.take_vision(tensors);
             config.vision = Some(vision);
         }
         let metadata = weights.add_gguf(file, source.quantised, names::text)?;
+        let apart = tokenizer_apart(source);
+        if let Some(path) = &apart {
+            settings = settings.file(path)?;
+        }
         let loaded = Loaded {
             config,
             memory,
             known,
+            settings: settings.digest(),
         };
-        let tokenizer = move |config: &Config| gguf_tokenizer(source, &metadata, config);
+        let tokenizer = move |config: &Config| gguf_tokenizer(apart, &metadata, config);
         Self::assemble(loaded, &weights, options, tokenizer)
     }
 
@@ -226,6 +239,7 @@ impl Model {
             config,
             memory,
             known,
+            settings,
         } = loaded;
         let device = options.device.open()?;
         let with_text = options.parts != Parts::Vision;
@@ -265,6 +279,7 @@ impl Model {
         device::settle(&device)?;
         Ok(Self {
             digests: digests.held(&held),
+            settings,
             held,
             quantised_cache,
             forbidden_tokens: soft_token.into_iter().collect(),
@@ -322,6 +337,12 @@ impl Model {
     #[must_use]
     pub const fn digests(&self) -> &Digests {
         &self.digests
+    }
+
+    /// Digest of what decides a text beside the weights: of the files of configuration and vocabulary, or a GGUF's own.
+    #[must_use]
+    pub const fn settings_digest(&self) -> &Digest {
+        &self.settings
     }
 
     /// The tokenizer; absent when only the vision tower was loaded.
@@ -485,38 +506,45 @@ fn load_vision(
     }
 }
 
-/// Vision tower and projector of an mmproj file or a folder: configuration, and the tensors to take them from.
-fn open_vision(path: &Path) -> Result<(VisionConfig, Weights), LoadError> {
+/// Vision tower and projector of an mmproj file or a folder: configuration, the tensors to take them from, and the settings with
+/// those of this one.
+fn open_vision(
+    path: &Path,
+    settings: Settings,
+) -> Result<(VisionConfig, Weights, Settings), LoadError> {
     if path.is_dir() {
         let config = Config::read(path)?.vision.ok_or(LoadError::NoVision)?;
-        return Ok((config, Weights::open(path)?));
+        let settings = settings.files(path, &settings::OF_FOLDER[..1])?;
+        return Ok((config, Weights::open(path)?, settings));
     }
     let file = GgufFile::open(path)?;
     let config = crate::gguf::config::vision(&file)?;
     let swapped = crate::gguf::config::feed_forward_swapped(&file, &config);
+    let settings = settings.metadata(&file.metadata);
     let mut weights = Weights::default();
     weights.add_gguf(file, false, |name| names::vision(name, swapped))?;
-    Ok((config, weights))
+    Ok((config, weights, settings))
 }
 
-/// The tokenizer that is named, or lies beside the file, or is inside it.
+/// The file of the tokenizer that is named, or lies beside the GGUF.
+fn tokenizer_apart(source: &GgufSource) -> Option<PathBuf> {
+    let beside = source.text.with_file_name("tokenizer.json");
+    let beside = beside.is_file().then_some(beside);
+    source.tokenizer.clone().or(beside)
+}
+
+/// The tokenizer of this file, or the one inside the GGUF.
 fn gguf_tokenizer(
-    source: &GgufSource,
+    apart: Option<PathBuf>,
     metadata: &Metadata,
     config: &Config,
 ) -> Result<Tokenizer, LoadError> {
     let (rows, with_images) = (config.text.vocab, config.vision.is_some());
-    let beside = source.text.with_file_name("tokenizer.json");
-    match &source.tokenizer {
-        Some(path) => read_tokenizer(path, rows, with_images),
-        None if beside.is_file() => read_tokenizer(&beside, rows, with_images),
-        None => vocabulary::tokenizer(metadata, rows, with_images),
-    }
-}
-
-fn read_tokenizer(path: &Path, rows: usize, with_images: bool) -> Result<Tokenizer, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
-        file: crate::gguf::file::file_name(path),
+    let Some(path) = apart else {
+        return vocabulary::tokenizer(metadata, rows, with_images);
+    };
+    let text = std::fs::read_to_string(&path).map_err(|source| LoadError::Read {
+        file: crate::gguf::file::file_name(&path),
         source,
     })?;
     Tokenizer::parse(&text, rows, with_images)

@@ -18,6 +18,7 @@ use crate::encoder::{EncoderLayer, EncoderSizes, FeedForward, multi_head};
 use crate::error::{BackendError, EmbedError, EncodeError, LoadError};
 use crate::frame::Frame;
 use crate::layers::{LayerNorm, Linear};
+use crate::settings::Settings;
 use crate::vision::VisionTower;
 use crate::weights::{Scope, Weights};
 pub use text::ReadText;
@@ -30,6 +31,7 @@ pub struct Embedder {
     device: Device,
     kernels: Option<Kernels>,
     digest: Digest,
+    settings: Digest,
     tokenizer: TextTokenizer,
     vision: VisionTower,
     pooling: Pooling,
@@ -55,6 +57,7 @@ impl Embedder {
     /// [`LoadError`], which names the file, key or tensor, what was expected and what was found.
     pub fn load(dir: &Path, dtype: Dtype, device: ComputeDevice) -> Result<Self, LoadError> {
         let config = SiglipConfig::read(dir)?;
+        let settings = Settings::new().files(dir, &text::SETTINGS)?;
         let memory = Memory::new(&[dir], None)?;
         let mut weights = Weights::open(dir)?;
         let kernels = device.kernels();
@@ -74,6 +77,7 @@ impl Embedder {
             scale: scalar("logit_scale")?.exp(),
             bias: scalar("logit_bias")?,
             digest: weights.digest()?,
+            settings: settings.digest(),
             config,
             dtype,
             device,
@@ -124,6 +128,12 @@ impl Embedder {
     #[must_use]
     pub const fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// Digest of what decides an embedding beside the weights: of the files of configuration and vocabulary.
+    #[must_use]
+    pub const fn settings_digest(&self) -> &Digest {
+        &self.settings
     }
 
     /// The embedding of a picture, `[width]` f32 of length 1. The frame is brought to the model's size by bilinear

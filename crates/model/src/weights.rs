@@ -236,7 +236,13 @@ impl Weights {
                 one_added: false,
                 keep_quantised: false,
             };
-            self.entries.insert(tensor.to_owned(), entry);
+            if self.entries.insert(tensor.to_owned(), entry).is_some() {
+                // Which of the two is meant nobody knows.
+                return Err(LoadError::Safetensors {
+                    file: name.to_owned(),
+                    reason: format!("the tensor {tensor} is in another shard as well"),
+                });
+            }
         }
         self.shards.push(Shard {
             map,
@@ -266,7 +272,12 @@ impl Weights {
                 one_added: hub.one_added,
                 keep_quantised,
             };
-            self.entries.insert(hub.name, entry);
+            if self.entries.insert(hub.name, entry).is_some() {
+                let reason =
+                    format!("the tensor {name} is there twice, by two spellings of its layer");
+                let file = file.metadata.file;
+                return Err(GgufError::Format { file, reason }.into());
+            }
         }
         self.shards.push(Shard {
             map: file.map,

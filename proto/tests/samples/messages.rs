@@ -50,6 +50,8 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("result_weights", &result_with_weights()),
         sample("result_encoded", &result_encoded()),
         sample("result_cached", &result_cached()),
+        sample("result_devices", &result_with_devices()),
+        sample("result_settings", &result_with_settings()),
     ]
 }
 
@@ -348,6 +350,26 @@ fn cached_tokens() -> work::TokensManifest {
         entry.made_for = vec![13; 16].into();
     }
     tokens
+}
+
+fn result_with_devices() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            encoder_devices: vec!["cuda:sm_90".into(), "cpu:amx".into()],
+            ..provenance()
+        }),
+        ..Default::default()
+    }
+}
+
+fn result_with_settings() -> v1::Result {
+    v1::Result {
+        provenance: Some(v1::Provenance {
+            settings_digest: "05".repeat(32),
+            ..provenance()
+        }),
+        ..Default::default()
+    }
 }
 
 fn result_cached() -> v1::Result {

@@ -14,7 +14,7 @@ use prost::Message;
 use crate::error::DecodeError;
 use crate::fetch::Fetcher;
 use crate::metrics::{DecodeMetrics, ENCODER, STORE, SourceLabel};
-use crate::unit::{Declared, cached, chunks, declared};
+use crate::unit::{Declared, cached, chunks, declared, devices};
 
 /// Where tokens come from.
 pub(crate) struct Sources<'a> {
@@ -35,12 +35,16 @@ pub(crate) struct Gathered {
     pub(crate) digests: Vec<Digest>,
     /// How many images have tokens that were made for another job.
     pub(crate) cached: u32,
+    /// Kinds of device that made the tokens, each once.
+    pub(crate) encoder_devices: Vec<String>,
 }
 
 /// The images of a chunk.
 struct Part {
     images: Vec<(Digest, ImageTokens)>,
     cached: u32,
+    /// Kind of device that made the tokens; empty where that was not written down.
+    device: String,
 }
 
 /// What a record names, as it is stored.
@@ -71,12 +75,14 @@ pub(crate) async fn gather(
     let parts = parts.map(|(chunk, list)| sources.chunk(list, chunk, record.image_count));
     let parts = try_join_all(parts).await?;
     let cached: u32 = parts.iter().map(|part| part.cached).sum();
+    let encoder_devices = devices(parts.iter().map(|part| part.device.as_str()));
     let (digests, images) = parts.into_iter().flat_map(|part| part.images).unzip();
     Ok(Gathered {
         manifest,
         images,
         digests,
         cached,
+        encoder_devices,
     })
 }
 
@@ -126,6 +132,7 @@ impl Sources<'_> {
         Ok(Part {
             images: try_join_all(tensors).await?,
             cached: cached(&manifest, &self.made_for),
+            device: manifest.device,
         })
     }
 

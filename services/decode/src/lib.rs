@@ -13,6 +13,7 @@ mod fetch;
 mod gather;
 mod metrics;
 mod result;
+mod scopes;
 mod stream;
 mod task;
 pub mod unit;
@@ -21,12 +22,13 @@ mod work;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use medfleet_core::{Digest, Stage, TenantId};
+use medfleet_core::Stage;
 use medfleet_engine::{DecodeLoad, DecodeModel};
 use medfleet_runtime::{Metrics, OnFailure, OnShutdown, TaskKind};
 use medfleet_worker::{Dependencies, internal_token};
 
 use crate::fetch::Fetcher;
+use crate::scopes::Scopes;
 
 pub use config::{Config, MainConfig};
 pub use error::{DecodeError, StartError};
@@ -53,6 +55,7 @@ pub async fn run(
     dependencies: Dependencies,
 ) -> Result<(), StartError> {
     let pool = config.pool_name()?;
+    let scopes = Scopes::default();
     let part = dependencies.health.part("decode");
     let ended = model.ended();
     dependencies.follow_model(
@@ -62,15 +65,19 @@ pub async fn run(
     );
     if let DecodeModel::Writer(engine) = &model {
         metrics::register_load(&dependencies.metrics, engine.load());
-        match engine.phrases() {
-            Some(phrases) => dependencies.follow_erasures(move |tenant| {
-                // The memory does not know which job a phrase is from, so all of the tenant's go.
-                phrases.forget(&scope(tenant));
-            }),
-            None => {
-                tracing::info!("no tokens are proposed: not asked for, or not exact on this device")
-            }
+        let phrases = engine.phrases();
+        if phrases.is_none() {
+            tracing::info!("no tokens are proposed: not asked for, or not exact on this device");
         }
+        dependencies.follow_erasures({
+            let scopes = scopes.clone();
+            move |tenant| {
+                // No memory knows which job a thing is from, so all of the tenant's goes.
+                if let (Some(before), Some(phrases)) = (scopes.renew(tenant), &phrases) {
+                    phrases.forget(&before);
+                }
+            }
+        });
         if let Some(encoding) = engine.encoding() {
             let shutdown = dependencies.tasks.shutdown().clone();
             dependencies.tasks.start(HURRY, async move {
@@ -84,15 +91,8 @@ pub async fn run(
         .worker(Stage::Decode, pool, config.worker.of_any_stage())
         .await?;
     let fetcher = Fetcher::of(&config, &internal_token(dependencies.store.key())).await?;
-    let handler = work::Decode::new(&config, (model, fetcher), &dependencies);
+    let handler = work::Decode::new(&config, (model, fetcher, scopes), &dependencies);
     part.ready();
     medfleet_worker::run(worker, Arc::new(handler)).await;
     Ok(())
-}
-
-/// The scope within which the engine reuses prompts and phrases. Each tenant has its own, so that no tenant can tell by the time
-/// an answer takes what another has asked.
-fn scope(tenant: &TenantId) -> Digest {
-    let key = blake3::derive_key("medfleet prefix scope v1", tenant.as_str().as_bytes());
-    Digest::new(key)
 }

@@ -124,6 +124,8 @@ fn provenance(parts: &Parts<'_>) -> v1::Provenance {
         weights: model.weights.clone(),
         encoder_device: encoder_device(manifest),
         frames_cached: parts.gathered.cached,
+        encoder_devices: parts.gathered.encoder_devices.clone(),
+        settings_digest: model.settings_digest.to_string(),
     }
 }
 

@@ -176,6 +176,18 @@ pub(crate) fn cached(manifest: &TokensManifest, made_for: &[u8]) -> u32 {
     u32::try_from(others.count()).unwrap_or(u32::MAX)
 }
 
+/// The kinds of device that made tokens, given that of each chunk's: each once, in their order, without those that are not known.
+#[must_use]
+pub(crate) fn devices<'a>(of_chunks: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut devices: Vec<String> = Vec::new();
+    for device in of_chunks.filter(|device| !device.is_empty()) {
+        if !devices.iter().any(|known| known == device) {
+            devices.push(device.to_owned());
+        }
+    }
+    devices
+}
+
 /// A warning for a text that speaks of an X-ray although no image is one, as models do about CT.
 pub(crate) fn misnamed_warning(frames: &[FrameEntry], text: &str) -> Option<String> {
     const FILMS: [&str; 3] = ["CR", "DX", "MG"];

@@ -24,7 +24,7 @@ use crate::fetch::Fetcher;
 use crate::gather::{Gathered, Sources, gather};
 use crate::metrics::DecodeMetrics;
 use crate::result::{Parts, result};
-use crate::scope;
+use crate::scopes::Scopes;
 use crate::stream::{Text, Writer};
 use crate::task::{
     Asks, Compares, LABEL_ALTERNATIVES, LABEL_TOKENS_MAX, Written, asks, classified, compared,
@@ -40,6 +40,7 @@ pub(crate) struct Decode {
     store: BlobStore,
     model: DecodeModel,
     fetcher: Fetcher,
+    scopes: Scopes,
     clock: Arc<dyn Clock>,
     checkpoint_every: Duration,
     prompt_version: String,
@@ -49,13 +50,14 @@ pub(crate) struct Decode {
 impl Decode {
     pub(crate) fn new(
         config: &Config,
-        (model, fetcher): (DecodeModel, Fetcher),
+        (model, fetcher, scopes): (DecodeModel, Fetcher, Scopes),
         dependencies: &Dependencies,
     ) -> Self {
         Self {
             store: dependencies.store.clone(),
             model,
             fetcher,
+            scopes,
             clock: Arc::clone(&dependencies.clock),
             checkpoint_every: config.checkpoint_every.get(),
             prompt_version: config.prompt_version.clone(),
@@ -154,7 +156,7 @@ impl Decode {
             writer,
             images: &gathered.images,
             parameters: &parameters,
-            scope: scope(&writer.key.tenant),
+            scope: self.scopes.of(&writer.key.tenant),
             unit,
             clock: self.clock.as_ref(),
         };

@@ -28,6 +28,7 @@ pub(super) fn model() -> Description {
     Description {
         model: "virtual".to_owned(),
         model_digest: Digest::new([1; 32]),
+        settings_digest: Digest::new([3; 32]),
         encoder_digest: Digest::new([2; 32]),
         device: "none".to_owned(),
         dtype: Dtype::Bf16,

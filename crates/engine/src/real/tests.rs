@@ -44,6 +44,45 @@ fn load(source: FolderSource, device: ComputeDevice, dtype: Dtype) -> Loaded {
         .expect("the repository ships this checkpoint")
 }
 
+/// The folder with one weight of the last norm that is no number.
+fn poisoned() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for entry in std::fs::read_dir(tiny_folder()).expect("it is there") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a file's name");
+        std::fs::copy(&path, dir.path().join(name)).expect("it is copied");
+    }
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("it is read");
+    // The header's length, the header, the tensors.
+    let length = u64::from_le_bytes(*bytes.first_chunk().expect("it has a length"));
+    let header = 8 + usize::try_from(length).expect("it is small");
+    let text = String::from_utf8_lossy(&bytes[8..header]).into_owned();
+    let tensor = text.split_once("\"language_model.model.norm.weight\"");
+    let place = tensor.and_then(|(_, of)| of.split_once("\"data_offsets\":["));
+    let from = place.and_then(|(_, of)| of.split_once(','));
+    let from = from.and_then(|(from, _)| from.parse::<usize>().ok());
+    let at = header + from.expect("the header says where it is");
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).expect("it is written");
+    dir
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_found_when_they_are_loaded() {
+    let dir = poisoned();
+    let load = |half| {
+        let origin = Origin::Folder(FolderSource::new(dir.path()));
+        Loaded::load(&origin, ComputeDevice::Cpu, Dtype::F32, half)
+    };
+    let Err(EngineError::Model(reason)) = load(Half::Decode) else {
+        panic!("every job would fail");
+    };
+    assert!(reason.to_string().contains("no numbers"), "{reason}");
+    // An encoder does not have them.
+    assert!(load(Half::Encode).is_ok());
+}
+
 fn frame(side: u32, seed: u32) -> Frame {
     let pixels: Vec<u8> = (0..side * side)
         .map(|i| (i.wrapping_mul(seed * 2 + 3) % 251) as u8)

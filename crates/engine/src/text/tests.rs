@@ -129,6 +129,12 @@ fn a_choice_has_the_shares_of_the_tokens_that_decided_it() {
         &[("A:", &[]), (" ", space), ("no", after)],
         Some([0.4, 0.6]),
     );
+    // The space is there as a byte as well, which the model hardly ever writes: what follows decides all the same.
+    let twice: &[(&str, f64)] = &[(" ", 0.6), (" yes", 0.2), (" ", 1e-9)];
+    check_choice(
+        &[("A:", &[]), (" ", twice), ("no", after)],
+        Some([0.4, 0.6]),
+    );
     // What fits neither has no share.
     let foreign: &[(&str, f64)] = &[(" maybe", 0.9), (" no", 0.01)];
     check_choice(&[("A:", &[]), (" no", foreign)], Some([0.0, 1.0]));

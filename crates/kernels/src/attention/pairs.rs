@@ -1,5 +1,6 @@
 //! Keys and values of a task in bf16, laid out once in pairs, and the rows' two products with them: by tiles where the machine
-//! has them, else by multiply-adds. Either way a result is one chain over its pairs in order.
+//! has them, else by multiply-adds. Either way a result is one chain over its pairs in order, of tiles in steps that begin at
+//! multiples counted from the sequence's start ([`whole`]).
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -11,8 +12,9 @@ use crate::pack::{Line, interleave};
 
 /// What the queries of a task read: the positions from `first` on.
 pub(super) struct Pairs {
-    /// A multiple of [`LANES`], as `count` is.
+    /// A multiple of [`amx::STEP`].
     pub(super) first: usize,
+    /// A multiple of [`LANES`].
     pub(super) count: usize,
     /// Numbers of a query, one more where that is odd.
     depth: usize,
@@ -27,15 +29,21 @@ pub(super) struct Pairs {
 /// Some of a task's rows, and some positions counted from the first one.
 pub(super) struct Part {
     pub(super) rows: Range<usize>,
-    /// Both ends are multiples of [`LANES`].
+    /// From a multiple of [`amx::STEP`] to one of [`LANES`].
     pub(super) positions: Range<usize>,
+}
+
+/// These positions and some before and behind them, so that no step of a tile begins elsewhere because of where a row's window
+/// does, or that of a row beside it.
+pub(super) fn whole(seen: Range<usize>) -> Range<usize> {
+    seen.start / amx::STEP * amx::STEP..seen.end.next_multiple_of(LANES)
 }
 
 impl Pairs {
     pub(super) fn new<T: Number>(task: &Task<'_, T>, state: &State) -> Self {
         let (span, width) = (task.span(), task.of.sizes[2]);
-        let first = span.start / LANES * LANES;
-        let count = (span.end - first).next_multiple_of(LANES);
+        let all = whole(span.clone());
+        let (first, count) = (all.start, all.len());
         let mut pairs = Self {
             first,
             count,
@@ -232,5 +240,20 @@ fn sums(at: &mut [f32], row: usize, fresh: bool) -> Sums {
         at: at.as_mut_ptr(),
         row,
         fresh,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_begin_at_multiples_wherever_a_window_does() {
+        for start in 0..100 {
+            let all = whole(start..start + 45);
+            assert!(all.start <= start && start < all.start + amx::STEP);
+            assert!(all.start.is_multiple_of(amx::STEP) && all.len().is_multiple_of(LANES));
+            assert!((start + 45..start + 45 + LANES).contains(&all.end));
+        }
     }
 }

@@ -4,11 +4,13 @@
 
 use std::ops::Range;
 
-use super::pairs::{Pairs, Part};
+use super::pairs::{Pairs, Part, whole};
 use super::{BLOCK_ROWS, LANES, Lanes, Number, State, Task};
+use crate::amx;
 
 /// Positions whose scores and values are worked on together; what is held of them for [`BLOCK_ROWS`] rows is 24 KiB.
 const CHUNK: usize = 128;
+const _: () = assert!(CHUNK.is_multiple_of(amx::STEP));
 /// What is left free behind each row of scores: with 4,096 keys all rows would lie in the same lines of the first cache.
 const APART: usize = 2 * LANES;
 
@@ -59,7 +61,8 @@ impl<T: Number> Task<'_, T> {
         };
         let first = rows.clone().map(|row| seen(row).start).min().unwrap_or(0);
         let end = rows.clone().map(|row| seen(row).end).max().unwrap_or(0);
-        let all = first / LANES * LANES..end.next_multiple_of(LANES);
+        // Both count from the first of the pairs, which is a whole number of steps from the sequence's start.
+        let all = whole(first..end);
         let parts = || {
             let positions = all.clone().step_by(CHUNK);
             positions.map(|at| Part {

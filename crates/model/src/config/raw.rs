@@ -55,8 +55,9 @@ struct Text {
     head_dim: Option<usize>,
     query_pre_attn_scalar: Option<f64>,
     sliding_window: Option<usize>,
-    #[serde(alias = "_sliding_window_pattern")]
     sliding_window_pattern: Option<usize>,
+    #[serde(rename = "_sliding_window_pattern")]
+    newer_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
     rope_theta: Option<f64>,
     rope_local_base_freq: Option<f64>,
@@ -64,8 +65,8 @@ struct Text {
     rope_parameters: Option<RopeParameters>,
     rms_norm_eps: Option<f64>,
     max_position_embeddings: Option<usize>,
-    #[serde(alias = "hidden_act")]
     hidden_activation: Option<String>,
+    hidden_act: Option<String>,
     attention_bias: Option<bool>,
     final_logit_softcapping: Option<f64>,
     attn_logit_softcapping: Option<f64>,
@@ -84,8 +85,9 @@ struct RopeParameters {
 
 #[derive(Deserialize, Default, PartialEq)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    #[serde(rename = "type")]
+    older_type: Option<String>,
     factor: Option<f64>,
     rope_theta: Option<f64>,
 }
@@ -125,6 +127,31 @@ pub(super) fn require(
         Ok(())
     } else {
         refuse(field, found, allowed)
+    }
+}
+
+/// A key that files have in two spellings, some of them in both.
+fn either<T: PartialEq + std::fmt::Display>(
+    field: &'static str,
+    one: Option<T>,
+    other: Option<T>,
+) -> Result<Option<T>, LoadError> {
+    match (one, other) {
+        (Some(one), Some(other)) if one != other => refuse(
+            field,
+            format!("{one} and {other}"),
+            "the same in both spellings",
+        ),
+        (one, other) => Ok(one.or(other)),
+    }
+}
+
+const ROPE_KIND: &str = "text_config.rope_parameters.rope_type";
+
+impl Rope {
+    fn kind(&self) -> Result<Option<&str>, LoadError> {
+        let (new, old) = (self.rope_type.as_deref(), self.older_type.as_deref());
+        either(ROPE_KIND, new, old)
     }
 }
 
@@ -258,7 +285,11 @@ impl Text {
     }
 
     fn refuse_variants(&self) -> Result<(), LoadError> {
-        let activation = self.hidden_activation.as_deref().unwrap_or(ACTIVATION);
+        // Where both are there, the class reads the first.
+        let activation = self.hidden_activation.as_deref();
+        let activation = activation
+            .or(self.hidden_act.as_deref())
+            .unwrap_or(ACTIVATION);
         require(
             activation == ACTIVATION,
             "text_config.hidden_activation",
@@ -297,11 +328,9 @@ impl Text {
             "1 to 1024",
         )?;
         let Some(types) = &self.layer_types else {
-            let every = size(
-                "text_config.sliding_window_pattern",
-                self.sliding_window_pattern,
-                6,
-            )?;
+            const PATTERN: &str = "text_config.sliding_window_pattern";
+            let pattern = either(PATTERN, self.sliding_window_pattern, self.newer_pattern)?;
+            let every = size(PATTERN, pattern, 6)?;
             let kind = |i: usize| {
                 if (i + 1).is_multiple_of(every) {
                     LayerKind::Global
@@ -328,7 +357,6 @@ impl Text {
     /// (local theta, global theta, global factor). A factor that would do nothing is refused: without it texts are fluent and
     /// wrong.
     fn rope(&self) -> Result<(f64, f64, f64), LoadError> {
-        const KIND: &str = "text_config.rope_parameters.rope_type";
         const FACTOR: &str = "text_config.rope_scaling.factor";
         let (none, absent) = (RopeParameters::default(), Rope::default());
         let new = self.rope_parameters.as_ref().unwrap_or(&none);
@@ -342,9 +370,14 @@ impl Text {
         let local = new.sliding_attention.as_ref().unwrap_or(&absent);
         // The older key is of the full layers alone, and goes first where both are there.
         let old = self.rope_scaling.as_ref().unwrap_or(&absent);
-        let kind = local.rope_type.as_deref().unwrap_or("default");
-        require(kind == "default", KIND, kind, "default on sliding layers")?;
-        let kind = old.rope_type.as_deref().or(full.rope_type.as_deref());
+        let kind = local.kind()?.unwrap_or("default");
+        require(
+            kind == "default",
+            ROPE_KIND,
+            kind,
+            "default on sliding layers",
+        )?;
+        let kind = old.kind()?.or(full.kind()?);
         let stated = old.factor.or(full.factor);
         let factor = match kind.unwrap_or("default") {
             "default" => {
@@ -353,7 +386,7 @@ impl Text {
                 1.0
             }
             "linear" => positive(FACTOR, stated, f64::NAN)?,
-            other => return refuse(KIND, other, "default or linear on full layers"),
+            other => return refuse(ROPE_KIND, other, "default or linear on full layers"),
         };
         let theta = old.rope_theta.or(full.rope_theta).or(self.rope_theta);
         let local_theta = local.rope_theta.or(self.rope_local_base_freq);

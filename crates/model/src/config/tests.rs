@@ -88,6 +88,30 @@ fn the_newer_spelling_means_the_same() {
     );
 }
 
+/// As transformers saves again what it has read: with the keys it was given beside its own.
+#[test]
+fn both_spellings_at_once_mean_the_same_unless_they_contradict_each_other() {
+    let with = |keys: &str| {
+        let text = r#""text_config": {"#;
+        let rope = r#""rope_type": "linear""#;
+        let both = HUB.replace(rope, r#""rope_type": "linear", "type": "linear""#);
+        both.replace(text, &format!("{text}{keys}, "))
+    };
+    let pattern = r#""sliding_window_pattern": 6, "_sliding_window_pattern": 6"#;
+    let activation = r#""hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh""#;
+    for keys in [pattern, activation] {
+        let found = Config::parse(&with(keys), None).unwrap();
+        assert_eq!(found, Config::parse(HUB, None).unwrap(), "{keys}");
+    }
+    let differing = pattern.replacen('6', "5", 1);
+    check(
+        &with(&differing),
+        Some("text_config.sliding_window_pattern"),
+    );
+    let differing = with(pattern).replace(r#""type": "linear""#, r#""type": "yarn""#);
+    check(&differing, Some("text_config.rope_parameters.rope_type"));
+}
+
 /// Text of the hub's file with another rope, and the factor that it says.
 fn factor(rope: &str) -> Option<f64> {
     let old = r#""rope_scaling": {"factor": 8.0, "rope_type": "linear"}"#;

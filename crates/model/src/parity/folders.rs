@@ -164,6 +164,31 @@ fn shards_are_the_same_model() {
     assert!(matches!(error(dir.path()), LoadError::Read { .. }));
 }
 
+/// As where a folder was written over another that had other shards.
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let dir = copy();
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let twice = "language_model.model.norm.weight";
+    let (first, second) = ("a.safetensors", "b.safetensors");
+    let shard_of = |name: &str| if name == twice { second } else { first };
+    let map: BTreeMap<&str, &str> = all.iter().map(|(name, _)| (name, shard_of(name))).collect();
+    safetensors::serialize_to_file(all.iter(), None, &dir.path().join(first)).unwrap();
+    let again = [(twice, all.tensor(twice).unwrap())];
+    safetensors::serialize_to_file(again, None, &dir.path().join(second)).unwrap();
+    let index = serde_json::json!({ "weight_map": map });
+    let path = dir.path().join("model.safetensors.index.json");
+    std::fs::write(path, index.to_string()).unwrap();
+    let found = error(dir.path());
+    let LoadError::Safetensors { file, reason } = &found else {
+        panic!("{found}");
+    };
+    assert!(file == second && reason.contains(twice), "{file}: {reason}");
+}
+
 #[test]
 fn one_changed_weight_changes_the_digests_it_belongs_to() {
     let expected = *tiny().digests();
@@ -181,6 +206,31 @@ fn one_changed_weight_changes_the_digests_it_belongs_to() {
     assert!(text.model != expected.model && text.encoder == expected.encoder);
     let vision = change("vision_tower.vision_model.post_layernorm.bias");
     assert!(vision.model != expected.model && vision.encoder != expected.encoder);
+}
+
+/// What decides a text beside the weights has a digest of its own.
+#[test]
+fn one_changed_setting_changes_the_settings_digest_alone() {
+    let expected = tiny();
+    let load = |change: &dyn Fn(&Path)| {
+        let dir = copy();
+        change(dir.path());
+        let model = Model::load(dir.path(), all(Dtype::F32)).unwrap();
+        assert_eq!(model.digests(), expected.digests());
+        *model.settings_digest()
+    };
+    assert_eq!(load(&|_| {}), *expected.settings_digest());
+    for file in ["config.json", "generation_config.json", "tokenizer.json"] {
+        let found = load(&|dir| {
+            let path = dir.join(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+            // White space is enough: nobody has to judge what matters.
+            std::fs::write(path, format!("{text}\n")).unwrap();
+        });
+        assert_ne!(found, *expected.settings_digest(), "{file}");
+    }
+    let other = load(&|dir| std::fs::write(dir.join("README.md"), "text").unwrap());
+    assert_eq!(other, *expected.settings_digest());
 }
 
 fn error(dir: &Path) -> LoadError {

@@ -448,6 +448,9 @@ fn what_is_not_computed_is_refused() {
         with(text_header(), "output_norm.weight", &[2]),
         "input_layernorm.weight is missing",
     );
+    let mut twice = with(text_header(), "blk.0.attn_norm.weight", &[2]);
+    twice.tensor("blk.00.attn_norm.weight", &[2], GgmlDType::F32, vec![0; 8]);
+    check(twice, "blk.00.attn_norm.weight is there twice");
     let capped = text_header().float("gemma3.final_logit_softcapping", 30.0);
     check(
         with(capped, "output_norm.weight", &[2]),

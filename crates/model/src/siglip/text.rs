@@ -15,6 +15,8 @@ use tokenizers::normalizers::{NormalizerWrapper, Precompiled, Replace, Sequence}
 use crate::error::{EmbedError, LoadError};
 
 const SENTENCEPIECE: &str = "spiece.model";
+/// The files that decide what is made of a text, and its embedding, beside the weights.
+pub(super) const SETTINGS: [&str; 3] = ["config.json", SENTENCEPIECE, "tokenizer.json"];
 const END: &str = "</s>";
 /// Stands for what has no piece.
 const UNKNOWN: &str = "<unk>";

@@ -176,6 +176,7 @@ fn model() -> Description {
     Description {
         model: "tiny".to_owned(),
         model_digest: Digest::new([7; 32]),
+        settings_digest: Digest::new([6; 32]),
         encoder_digest: Digest::new([9; 32]),
         device: "cpu".to_owned(),
         dtype: Dtype::F32,
@@ -241,6 +242,19 @@ fn tokens_of_another_job_came_from_the_cache() {
     check([&[7; 16], &[6; 16]], 2);
     // As an earlier release, or a hospital's edge, has them.
     check([&[], &[]], 0);
+}
+
+#[test]
+fn every_kind_of_device_that_encoded_is_named_once() {
+    let check = |of_chunks: &[&str], expected: &[&str]| {
+        assert_eq!(devices(of_chunks.iter().copied()), expected);
+    };
+    check(
+        &["cuda:sm_90", "cpu:amx", "cuda:sm_90"],
+        &["cuda:sm_90", "cpu:amx"],
+    );
+    // As an earlier release has them.
+    check(&["", ""], &[]);
 }
 
 #[test]

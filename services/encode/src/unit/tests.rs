@@ -34,6 +34,7 @@ fn model() -> Description {
     Description {
         model: "tiny".to_owned(),
         model_digest: Digest::new([8; 32]),
+        settings_digest: Digest::new([7; 32]),
         encoder_digest: Digest::new([9; 32]),
         device: "cpu".to_owned(),
         dtype: Dtype::Bf16,

@@ -224,6 +224,8 @@ fn provenance_json(provenance: &Provenance) -> Value {
         "weights": provenance.weights,
         "encoder_device": provenance.encoder_device,
         "frames_cached": provenance.frames_cached,
+        "encoder_devices": provenance.encoder_devices,
+        "settings_digest": provenance.settings_digest,
     })
 }
 
