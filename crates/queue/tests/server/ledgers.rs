@@ -7,7 +7,9 @@ use medfleet_core::{Class, Failure, FailureReason, Stage, TenantId, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
 use medfleet_queue::{AUDIT_STREAM, QueueConfig, Updated};
 use medfleet_testkit::{self as kit, wait_until};
+use serde_json::json;
 
+use crate::upgrade::call;
 use crate::{PATIENCE, short, start, start_with};
 
 /// Longer than a test may take, in milliseconds.
@@ -155,6 +157,44 @@ async fn a_lease_has_one_holder_until_it_is_given_up() -> Result<()> {
     ensure!(queue.try_lease("dispatch", "b").await?.is_none());
     first.release().await?;
     ensure!(queue.try_lease("dispatch", "b").await?.is_some());
+    Ok(())
+}
+
+/// A server that did not sync may have given it to another meanwhile.
+#[tokio::test]
+async fn a_lease_from_before_a_loss_ends_by_itself() -> Result<()> {
+    let (mut server, queue) = start_with(|config| config.lease_ttl = short(HOUR)).await?;
+    let held = queue.try_lease("dispatch", "a").await?;
+    let (held, before) = (held.context("nobody holds it")?, queue.losses());
+    server.restart().await?;
+    wait_until(PATIENCE, "the connection to be back", async || {
+        (queue.losses() > before && queue.is_connected()).then_some(())
+    })
+    .await?;
+    held.release().await?;
+    let asked = wait_until(PATIENCE, "an answer", async || {
+        queue.try_lease("dispatch", "b").await.ok()
+    });
+    ensure!(asked.await?.is_none(), "it was taken from whoever has it");
+    Ok(())
+}
+
+/// As a cluster does when most of its servers were started again before they had caught up: who is connected to the others
+/// hears nothing of it.
+#[tokio::test]
+async fn a_lease_that_was_forgotten_takes_nothing_from_another_name() -> Result<()> {
+    let (server, queue) = start_with(|config| config.lease_ttl = short(HOUR)).await?;
+    let lost = queue.try_lease("keeper", "a").await?;
+    let lost = lost.context("nobody holds it")?;
+    let client = async_nats::connect(server.url()).await?;
+    call(&client, "STREAM.DELETE.KV_LEASES", &json!({})).await?;
+    queue.ensure(&[]).await?;
+    // It has the sequence that the lost one had.
+    let held = queue.try_lease("dispatch", "b").await?;
+    let mut held = held.context("nobody holds it")?;
+    lost.release().await?;
+    ensure!(queue.try_lease("dispatch", "c").await?.is_none());
+    ensure!(held.renew().await?);
     Ok(())
 }
 
