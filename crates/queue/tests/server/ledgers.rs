@@ -266,8 +266,31 @@ async fn a_dead_letter_that_cannot_be_read_is_listed_and_discarded() -> Result<(
     ensure!(queue.dead_letter(*first).await?.as_ref() == Some(unreadable));
     ensure!(queue.dead_letter_of(&broken, 3).await?.as_ref() == letters.first());
     ensure!(queue.dead_letter_of(&broken, 2).await?.is_none());
-    queue.discard_dead(*first).await?;
+    queue.discard_dead(&broken, 3, *first).await?;
     ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
+    Ok(())
+}
+
+/// A server that did not sync has forgotten it while it was being put away, and has given its place to another job's.
+#[tokio::test]
+async fn a_dead_letter_that_was_forgotten_takes_no_other_with_it() -> Result<()> {
+    let (server, queue) = start().await?;
+    let keys = [1, 2].map(|seed| kit::record(seed, 1).0);
+    let client = async_nats::connect(server.url()).await?;
+    let failure = Failure::new(FailureReason::InputRefused, "x");
+    for key in &keys {
+        call(&client, "STREAM.DELETE.DEAD", &json!({})).await?;
+        queue.ensure(&[]).await?;
+        let unit = kit::unit(key, Stage::Decode, Class::Bulk, 0);
+        let letter = medfleet_queue::dead_letter(&unit, &failure, 1);
+        queue.publish_dead(&letter).await?;
+    }
+    let [forgotten, other] = &keys;
+    for _ in 0..2 {
+        queue.discard_dead(forgotten, 0, 1).await?;
+    }
+    let left = queue.dead_letter_of(other, 0).await?;
+    ensure!(left.is_some_and(|(sequence, _)| sequence == 1));
     Ok(())
 }
 
