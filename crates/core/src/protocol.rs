@@ -299,9 +299,11 @@ pub fn verdict_of_failure(failure: Failure) -> Verdict {
 /// The verdict on a unit of a job that is final already. The dead letter of a failed one may never have been written, when
 /// a worker died right after the record. Which worker that was cannot be told from here: the unit may have been this
 /// very one, in the hands of another. So every unit sends the letter; it is one per job and epoch, however often it is sent.
+/// None of an erased job: its letter was removed, and it cannot be started over.
 #[must_use]
 pub fn verdict_of_final(record: &JobRecord) -> Verdict {
     match &record.failure {
+        Some(_) if record.erased.is_some() => Verdict::Done,
         Some(failure) if Guard::LetterAgain.acts(true) => verdict_of_failure(failure.clone()),
         _ => Verdict::Done,
     }

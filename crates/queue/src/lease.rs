@@ -12,6 +12,8 @@ pub struct Lease {
     name: String,
     holder: String,
     revision: Revision,
+    /// Losses of the connection before it was last known to be ours. A server that forgot it since may have another's in its place.
+    losses: u64,
 }
 
 impl Queue {
@@ -21,13 +23,14 @@ impl Queue {
     /// # Errors
     /// Transient ones. Where the answer was lost the lease may be held by nobody for one `lease_ttl`.
     pub async fn try_lease(&self, name: &str, holder: &str) -> Result<Option<Lease>> {
-        let value = Bytes::copy_from_slice(holder.as_bytes());
+        let (value, losses) = (Bytes::copy_from_slice(holder.as_bytes()), self.losses());
         let created = self.leases.create(name, value).await?;
         Ok(created.map(|revision| Lease {
             queue: self.clone(),
             name: name.to_owned(),
             holder: holder.to_owned(),
             revision,
+            losses,
         }))
     }
 
@@ -45,16 +48,16 @@ impl Lease {
     /// Transient ones: renew again, and stop when `lease_ttl` has passed since the last success.
     pub async fn renew(&mut self) -> Result<bool> {
         let value = Bytes::copy_from_slice(self.holder.as_bytes());
-        let bucket = &self.queue.leases;
+        let (bucket, losses) = (&self.queue.leases, self.queue.losses());
         if let Some(revision) = bucket.update(&self.name, value, self.revision).await? {
-            self.revision = revision;
+            (self.revision, self.losses) = (revision, losses);
             return Ok(true);
         }
         // A renewal whose answer was lost has moved our own lease on.
         let found = bucket.get(&self.name).await?;
         let ours = found.filter(|entry| entry.value == self.holder.as_bytes());
         if let Some(entry) = &ours {
-            self.revision = entry.revision;
+            (self.revision, self.losses) = (entry.revision, losses);
         }
         Ok(ours.is_some())
     }
@@ -80,11 +83,16 @@ impl Lease {
         }
     }
 
-    /// Gives it up, so that another can take it at once.
+    /// Gives it up, so that another can take it at once. One that may have been lost with the connection since its last renewal
+    /// ends by itself; servers that forgot it and kept the connection give its sequence to another name, whose lease stays.
     ///
     /// # Errors
     /// Transient ones; it then ends by itself.
     pub async fn release(self) -> Result<()> {
-        self.queue.leases.remove_revision(self.revision).await
+        if self.queue.losses() != self.losses {
+            return Ok(());
+        }
+        let leases = &self.queue.leases;
+        leases.remove_up_to(&self.name, self.revision).await
     }
 }

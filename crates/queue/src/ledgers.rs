@@ -263,12 +263,16 @@ impl Queue {
         }
     }
 
-    /// Removes a dead letter; one that is gone is fine.
+    /// Removes the dead letter of a job's epoch that has this sequence; one that is gone is fine. Never another job's: a server that
+    /// lost its latest writes gives their sequences to others.
     ///
     /// # Errors
     /// Transient ones: discard again.
-    pub async fn discard_dead(&self, sequence: u64) -> Result<()> {
-        self.api.delete(subject::DEAD, sequence).await
+    pub async fn discard_dead(&self, key: &JobKey, epoch: u32, sequence: u64) -> Result<()> {
+        let subject = subject::dead(key, epoch);
+        self.api
+            .purge_up_to(subject::DEAD, &subject, sequence)
+            .await
     }
 
     /// Removes every dead letter of a job; none is fine.

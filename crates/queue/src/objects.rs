@@ -325,7 +325,11 @@ impl Inner {
         if found.is_none_or(|(_, stored)| stored.sequence != sequence) {
             return Ok(false);
         }
-        self.api.delete(&self.stream, sequence).await?;
+        // Never another's: a server that lost its latest writes since gives their sequences to others.
+        let subject = self.entry_subject(name.as_str());
+        self.api
+            .purge_up_to(&self.stream, &subject, sequence)
+            .await?;
         // Who refreshed or replaced it just before has moved it: then there is another entry, and nothing was removed.
         let now = self.find(name).await?;
         if now.as_ref().is_none_or(|(meta, _)| meta.id != id) {

@@ -274,12 +274,14 @@ impl Queue {
         Ok(stored.map(|stored| stored.with_later(revision.is_later)))
     }
 
-    /// Removes a record if its revision is still `revision`: the job is forgotten, and its request id is free again.
+    /// Removes a record if its revision is still `revision`: the job is forgotten, and its request id is free again. Never another
+    /// job's: a server that lost its latest writes gives their sequences to others.
     ///
     /// # Errors
     /// Transient ones: remove again.
     pub async fn remove_record(&self, key: &JobKey, revision: Revision) -> Result<()> {
-        self.jobs.of(&key.job).remove_revision(revision).await
+        let bucket = self.jobs.of(&key.job);
+        bucket.remove_up_to(&key.to_string(), revision).await
     }
 
     /// Moves a job: reads its record, applies `step`, stores it by compare-and-set, and does so again when somebody was

@@ -242,7 +242,6 @@ impl Queue {
     /// # Errors
     /// Transient ones: ask again.
     pub async fn is_released(&self, unit: &WorkUnit) -> Result<bool> {
-        const LOOK: Operation = repeatable("look for a released unit");
         let losses = self.losses();
         let (stream, subject) = (subject::work_stream(unit.stage), subject::work(unit));
         let which = Which::Last {
@@ -266,15 +265,23 @@ impl Queue {
             // It was done with after it was read.
             return Ok(false);
         }
-        // What was read before a loss of the connection may be another's by now.
+        self.take_out(stream, sequence, losses).await?;
+        tracing::info!(job = %unit.key.job, stage = %unit.stage, sequence, done_with, "a unit that its consumer had done with was still there, and was removed");
+        Ok(false)
+    }
+
+    /// Removes a message of a stream that was read when the connection had been lost so often. What was read before a loss may be
+    /// another's by now.
+    ///
+    /// # Errors
+    /// Transient ones: read again.
+    async fn take_out(&self, stream: &str, sequence: u64, losses: u64) -> Result<()> {
         if self.losses() != losses {
             return Err(QueueError::Unavailable {
-                operation: LOOK.name,
+                operation: "take out a unit",
             });
         }
-        tracing::info!(job = %unit.key.job, stage = %unit.stage, sequence, done_with, "a unit that its consumer had done with was still there, and is removed");
-        self.api.delete(stream, sequence).await?;
-        Ok(false)
+        self.api.delete(stream, sequence).await
     }
 
     /// Tells idle workers that there are units of this one's stage, pool and class; once for any number of them, after the
@@ -310,10 +317,11 @@ impl Queue {
                 Err(error) if is_code(&error, code::STORE_FAILED) => {}
                 Err(error) => return Err(error),
             }
+            let losses = self.losses();
             match self.live_unit(stream, subject).await? {
                 // This very message: what may have taken its place meanwhile is newer.
                 Some((sequence, Some(live))) if protocol::replaces(unit, &live) => {
-                    self.api.delete(stream, sequence).await?;
+                    self.take_out(stream, sequence, losses).await?;
                 }
                 Some(_) => return Ok(Published::AlreadyThere),
                 // It was taken and settled just now, and one more is no harm; or a leader refused ours for one that was never
@@ -451,4 +459,43 @@ fn intake_entry(stream: &'static str, message: FeedMessage) -> Result<IntakeEntr
         headers: from_headers(message.headers.as_ref()),
         stored_at: message.stored_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+    use medfleet_testkit::{NatsServer, wait_until};
+
+    use super::*;
+    use crate::QueueConfig;
+    use crate::wire::samples;
+
+    /// Longest wait for anything that must come.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A server that did not sync may have given the place of what was read to another job's unit.
+    #[tokio::test]
+    async fn nothing_is_taken_out_that_was_read_before_a_loss() -> anyhow::Result<()> {
+        let mut server = NatsServer::start().await?;
+        let config = QueueConfig::at(server.url());
+        let clock = std::sync::Arc::new(|| UnixMillis(0));
+        let queue = Queue::connect(&config, clock).await?;
+        queue.ensure(&[]).await?;
+        let unit = samples::unit(Stage::Encode, 0);
+        queue.publish_intake(&unit, &Vec::new()).await?;
+        let (stream, read_at) = (subject::intake_stream(unit.stage), queue.losses());
+        server.restart().await?;
+        wait_until(PATIENCE, "the connection to be back", async || {
+            (queue.losses() > read_at && queue.is_connected()).then_some(())
+        })
+        .await?;
+        ensure!(queue.take_out(stream, 1, read_at).await.is_err());
+        let waiting = wait_until(PATIENCE, "an answer", async || {
+            queue.waiting_for_release(unit.stage).await.ok()
+        });
+        ensure!(waiting.await? == 1);
+        queue.take_out(stream, 1, queue.losses()).await?;
+        ensure!(queue.waiting_for_release(unit.stage).await? == 0);
+        Ok(())
+    }
 }

@@ -40,6 +40,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("audit_entry_scope", &audit_entry_with_scope()),
         sample("pause_record", &pause()),
         sample("upload_record", &upload()),
+        sample("upload_record_beyond", &upload_of_job_beyond()),
         sample("worker_presence", &presence()),
         sample("worker_presence_stat", &presence_with_stat()),
         sample("result", &result()),
@@ -456,6 +457,14 @@ fn upload() -> work::UploadRecord {
         part_digests: vec![digest(1)],
         committed_bytes: 50,
         expire_unix_millis: 10,
+        beyond_job: String::new(),
+    }
+}
+
+fn upload_of_job_beyond() -> work::UploadRecord {
+    work::UploadRecord {
+        beyond_job: "0123456789abcdef0123456789abcdef".into(),
+        ..upload()
     }
 }
 

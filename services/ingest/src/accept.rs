@@ -7,6 +7,8 @@
 //!
 //! A job that has events but no record has lost it, and begins in a new epoch, as a replayed one does.
 
+mod beyond;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -80,6 +82,15 @@ pub(crate) struct Accepted {
     pub(crate) already: bool,
 }
 
+/// How a new job was let in.
+#[derive(Debug)]
+struct LetIn {
+    /// Room for what it brings.
+    held: Held,
+    /// Why it is refused, unless one of its uploads is good for it (`beyond`).
+    beyond: Option<Refusal>,
+}
+
 impl Acceptor {
     /// Accepts a job, or finds the one that was accepted under the same request id.
     pub(crate) async fn accept(
@@ -97,10 +108,10 @@ impl Acceptor {
                 job,
             };
             let plan = plan?;
-            let held = self.count(&key.tenant, &request)?;
+            let let_in = self.count(&key.tenant, &request)?;
             let study = self.study(&key.tenant, plan, sent).await?;
             let study = self.within_budget(&key.tenant, study);
-            return match self.create(caller, key.clone(), (study, held)).await {
+            return match self.create(caller, key.clone(), (study, let_in)).await {
                 Err(refusal) => Err(self.withdrawn(&key, refusal).await),
                 accepted => accepted,
             };
@@ -116,13 +127,13 @@ impl Acceptor {
         match known?.map(|(record, _)| record) {
             None => {
                 let plan = plan?;
-                let held = self.count(&key.tenant, &request)?;
+                let let_in = self.count(&key.tenant, &request)?;
                 let study = self.study(&key.tenant, plan, sent);
                 let epoch = self.first_epoch(&key, may_be_told);
                 let (mut study, (epoch, attempt)) = try_join(study, epoch).await?;
                 (study.record.epoch, study.record.attempt) = (epoch, attempt);
                 let study = self.within_budget(&key.tenant, study);
-                self.create(caller, key, (study, held)).await
+                self.create(caller, key, (study, let_in)).await
             }
             // The same bytes as before: neither its uploads, which may have expired since, nor this fleet's settings matter any
             // more.
@@ -163,10 +174,10 @@ impl Acceptor {
         }))
     }
 
-    /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Gives the hold on room for the
-    /// files inside its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused
-    /// for what the tenant has stored by now.
-    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<Held, Refusal> {
+    /// Counts a new job towards its tenant's quotas, unless the queue had no room for one just now. Takes room for the files inside
+    /// its request. Uploaded files took their room when their uploads began, so a job of these alone is not refused right away for
+    /// what the tenant has stored by now.
+    fn count(&self, tenant: &TenantId, request: &v1::SubmitJobRequest) -> Result<LetIn, Refusal> {
         let inline = request.inputs.iter().map(|input| match &input.source {
             Some(v1::input::Source::Content(content)) => content.len() as u64,
             _ => 0,
@@ -174,12 +185,18 @@ impl Acceptor {
         let inline: u64 = inline.sum();
         self.room.check(self.clock.now())?;
         self.quotas.one_more(tenant, self.open.count(tenant))?;
-        let held = match is_uploaded(request) {
-            true => self.quotas.hold_nothing(tenant),
-            false => self.quotas.hold(tenant, inline)?,
+        let let_in = match self.quotas.hold(tenant, inline) {
+            Err(full @ Refusal::Stored { .. }) if is_uploaded(request) => LetIn {
+                held: self.quotas.hold_nothing(tenant),
+                beyond: Some(full),
+            },
+            held => LetIn {
+                held: held?,
+                beyond: None,
+            },
         };
         self.quotas.job(tenant, inline)?;
-        Ok(held)
+        Ok(let_in)
     }
 
     /// Makes a STAT job beyond its tenant's budget an urgent one. The meaning of its request, by which repeats are recognised,
@@ -198,13 +215,18 @@ impl Acceptor {
         &self,
         caller: &Caller,
         key: JobKey,
-        (study, mut held): (Study, Held),
+        (study, let_in): (Study, LetIn),
     ) -> Result<Accepted, Refusal> {
         let Study {
             record,
             contents,
             parts,
+            uploads,
         } = study;
+        let LetIn { mut held, beyond } = let_in;
+        if let Some(full) = beyond {
+            self.let_in_beyond(&key, &uploads, full).await?;
+        }
         let begun = Instant::now();
         let audited = self.audit(&key, SUBMIT, &caller.actor);
         let kept = async {

@@ -60,7 +60,8 @@ impl DeadLetterService for DeadLetters {
             let (id, record) = match self.find(&caller.tenant, &name).await {
                 Ok((sequence, letter)) => {
                     let started_over = self.replay(&caller, &letter).await?;
-                    self.acceptor.queue.discard_dead(sequence).await?;
+                    let key = job_of(&caller.tenant, &letter)?;
+                    self.discard(&key, (sequence, &letter)).await?;
                     started_over
                 }
                 Err(Refusal::NotFound { .. }) => self.replayed(&caller.tenant, name).await?,
@@ -86,7 +87,7 @@ impl DeadLetterService for DeadLetters {
                     let key = job_of(&caller.tenant, &letter)?;
                     let audit = self.acceptor.audit_act(&key, "discard", &caller);
                     audit.await?;
-                    self.acceptor.queue.discard_dead(sequence).await?;
+                    self.discard(&key, (sequence, &letter)).await?;
                 }
                 Err(Refusal::NotFound { .. }) => {}
                 Err(refusal) => return Err(refusal),
@@ -158,6 +159,16 @@ impl DeadLetters {
             .ok_or(GONE)
     }
 
+    /// Puts a letter of the job away.
+    async fn discard(
+        &self,
+        key: &JobKey,
+        (sequence, letter): (u64, &work::DeadLetter),
+    ) -> Result<(), QueueError> {
+        let queue = &self.acceptor.queue;
+        queue.discard_dead(key, epoch_of(letter), sequence).await
+    }
+
     /// The job of a letter that is gone, if it has been started over since: who did so may have lost the answer, and asks again.
     /// That of a letter that was put away stays as it is.
     async fn replayed(
@@ -194,7 +205,7 @@ impl DeadLetters {
         letter: &work::DeadLetter,
     ) -> Result<(JobId, JobRecord), Refusal> {
         let key = job_of(&caller.tenant, letter)?;
-        let epoch = letter.unit.as_ref().map_or(0, |unit| unit.epoch);
+        let epoch = epoch_of(letter);
         let Acceptor { queue, clock, .. } = &self.acceptor;
         let now = clock.now();
         if let Err(full) = self.acceptor.room.check(now) {
@@ -246,6 +257,10 @@ impl DeadLetters {
             }
         }
     }
+}
+
+fn epoch_of(letter: &work::DeadLetter) -> u32 {
+    letter.unit.as_ref().map_or(0, |unit| unit.epoch)
 }
 
 fn job_of(tenant: &TenantId, letter: &work::DeadLetter) -> Result<JobKey, Refusal> {

@@ -1,6 +1,6 @@
 //! Erasure: everything that was stored for a job goes, by its tenant's wish or because its time of keeping is over.
 //!
-//! Order of an erasure: audit → cancel → tombstone in the store → record marked → blobs and texts → dead letters → hint to
+//! Order of an erasure: audit → cancel → tombstone in the store → record marked → texts → dead letters → blobs → hint to
 //! memories. The audit comes first, so that nothing goes without a word of who wanted it. The tombstone keeps a stage at work
 //! from bringing anything back, the mark keeps the job from being started over. Whatever breaks, calling again finishes it,
 //! and so does the keeper.
@@ -84,16 +84,18 @@ async fn end(queue: &Queue, key: &JobKey, now: UnixMillis) -> Result<(), Refusal
     }
 }
 
-/// What is left of an erased job goes: blobs, texts, dead letters, and what workers have in memory.
+/// What is left of an erased job goes: texts, dead letters, blobs, and what workers have in memory.
 pub(crate) async fn remove(
     queue: &Queue,
     blobs: &Blobs,
     (key, record): (&JobKey, &JobRecord),
     relied: &mut Relied,
 ) -> Result<Erased, Refusal> {
-    let mut erased = blobs.erase(key, relied).await?;
-    erased.deleted += remove_texts(blobs, key, record).await?;
+    let texts = remove_texts(blobs, key, record).await?;
     queue.discard_dead_of(key).await?;
+    // With the blobs go the job's references, by which the keeper finds an erasure that broke.
+    let mut erased = blobs.erase(key, relied).await?;
+    erased.deleted += texts;
     if let Err(error) = queue.publish_erased(key).await {
         // Memories are small and forget by themselves.
         tracing::debug!(error = chain(&error), "an erasure hint was lost");

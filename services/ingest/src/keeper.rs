@@ -1,7 +1,8 @@
 //! Keeps what is stored for as long as the operator says, and no longer; one replica at a time, by lease.
 //!
 //! A sweep does, tenant by tenant: jobs that ended longer ago than their retention are forgotten (record first, so that
-//! nothing can start them over; then their references and texts); references of jobs that have no record are let go;
+//! nothing can start them over; then their dead letters, texts and references); jobs that have no record and references
+//! have their dead letters removed, and their references let go;
 //! erasures that broke are finished; blobs that nobody relies on and that are older than the longest job are deleted.
 //! Each step can be repeated, and two keepers at a time do no harm.
 
@@ -133,6 +134,8 @@ impl Keeper {
             Some(_) => Ok(()),
             // Not a job that is being accepted just now, whose references come before its record.
             None if is_older(holder.latest, COLLECT_AGE_MIN, now) => {
+                // Whoever forgot it may have come no further than its record.
+                self.queue.discard_dead_of(key).await?;
                 Ok(self.blobs.release_holder(holder).await?)
             }
             None => Ok(()),

@@ -27,6 +27,8 @@ pub(crate) struct Study {
     pub(crate) contents: Vec<(BlobKind, Bytes)>,
     /// Stored before: parts of uploads.
     pub(crate) parts: Vec<(BlobKind, Digest)>,
+    /// These uploads.
+    pub(crate) uploads: Vec<UploadId>,
 }
 
 /// An input on its way into a manifest.
@@ -64,6 +66,8 @@ impl Acceptor {
             });
         }
         let parts = parts_of_uploads(&inputs)?;
+        let uploads = plan.sources.iter().filter_map(Source::upload);
+        let uploads: Vec<UploadId> = uploads.cloned().collect();
         let (inputs, contents): (Vec<_>, Vec<_>) = inputs
             .into_iter()
             .map(|prepared| (prepared.input, prepared.content))
@@ -101,6 +105,7 @@ impl Acceptor {
             record,
             contents,
             parts,
+            uploads,
         })
     }
 

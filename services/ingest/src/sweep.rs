@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use medfleet_core::{JobKey, JobRecord, JobState, protocol};
+use medfleet_core::{JobKey, JobRecord, JobState, Stage, WorkUnit, protocol};
 use medfleet_queue::{QueueError, Revision};
 use medfleet_runtime::Shutdown;
 use medfleet_runtime::exit::chain;
@@ -25,7 +25,7 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
     // An accept or a replay changes the job's record within half of `pending_after`, or not at all; a job that is set aside has its
     // record before. After `outdated_max` more even a server that was outdated shows it so, or as it became later.
     let age = pending.max(pending / 2 + acceptor.queue.outdated_max());
-    let (mut next_round, mut turn) = (Instant::now() + pending, 0);
+    let (mut next_round, mut last) = (Instant::now() + pending, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
@@ -39,7 +39,7 @@ pub(crate) async fn sweep(acceptor: Acceptor, shutdown: Shutdown) {
         }
         if Instant::now() >= next_round {
             next_round = Instant::now() + pending;
-            if let Err(error) = acceptor.sweep_still(&mut turn).await {
+            if let Err(error) = acceptor.sweep_still(&mut last).await {
                 tracing::warn!(
                     error = chain(&error),
                     "the jobs that stand still could not all be looked after"
@@ -61,10 +61,10 @@ impl Acceptor {
     async fn sweep_accepts(&self, age: Duration) -> Result<(), QueueError> {
         let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_pending(age).await? {
-            let shard = self.queue.record_shard(&key.job);
-            if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_accept(&key, (noted, losses)).await);
-                trouble.note(swept, Some(shard));
+            let records = self.records_of(&key);
+            if !trouble.is_at(records) {
+                let swept = self.sweep_accept(&key, (noted, losses)).await;
+                trouble.note(&key, records, swept);
             }
         }
         trouble.end()
@@ -73,54 +73,64 @@ impl Acceptor {
     async fn sweep_all_aside(&self, age: Duration) -> Result<(), QueueError> {
         let (mut trouble, losses) = (Trouble::default(), self.queue.losses());
         for (key, noted) in self.queue.list_aside(age).await? {
-            let shard = self.queue.record_shard(&key.job);
-            if !trouble.is_at(shard) {
-                let swept = go_on(&key, self.sweep_aside(&key, (noted, losses)).await);
-                // The intake of one stage is full: those that wait for another are not held up by it.
-                let is_full = matches!(swept, Err(QueueError::Full { .. }));
-                trouble.note(swept, Some(shard).filter(|_| !is_full));
-            }
+            self.sweep_aside(&key, (noted, losses), &mut trouble).await;
         }
         trouble.end()
     }
 
     /// One round over the open jobs: queues the units of those that have come no further in the whole round before and are in no
     /// queue. No step of ours loses a unit, but a server may. Only the dispatcher's process looks; what it queues twice, it
-    /// releases once. `turn` is where it left off when there were too many.
-    async fn sweep_still(&self, turn: &mut usize) -> Result<(), QueueError> {
+    /// releases once. `last` is the job that it looked after last, for the next round where there were too many.
+    async fn sweep_still(&self, last: &mut Option<JobKey>) -> Result<(), QueueError> {
         let still = self.open.next_round();
-        if self.figures.leader.get() == 0 || still.is_empty() {
+        if self.figures.leader.get() == 0 {
             return Ok(());
         }
-        let first = *turn % still.len();
-        let in_turn = still[first..].iter().chain(&still[..first]);
         let mut trouble = Trouble::default();
-        for key in in_turn.take(STILL_MAX) {
-            *turn = turn.wrapping_add(1);
-            let shard = self.queue.record_shard(&key.job);
-            if !trouble.is_at(shard) {
-                trouble.note(go_on(key, self.look_after(key).await), Some(shard));
-            }
+        for key in in_turn(still, last.as_ref()) {
+            self.look_after(&key, &mut trouble).await;
+            *last = Some(key);
         }
         trouble.end()
     }
 
+    /// Where a job's record is.
+    fn records_of(&self, key: &JobKey) -> Place {
+        Place::Records(self.queue.record_shard(&key.job))
+    }
+
     /// Queues the units that a job waits for and that are neither in the intake nor with the workers, unless the job was set aside.
-    async fn look_after(&self, key: &JobKey) -> Result<(), QueueError> {
+    async fn look_after(&self, key: &JobKey, trouble: &mut Trouble) {
+        let records = self.records_of(key);
+        if trouble.is_at(records) {
+            return;
+        }
+        let record = match self.standing(key).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return,
+            Err(error) => return trouble.note(key, records, Err(error)),
+        };
+        // All of them are of one stage.
+        for unit in protocol::outstanding(key, &record) {
+            let stage = Place::Stage(unit.stage);
+            if !trouble.is_at(stage) {
+                let looked = self.look_after_unit(&unit).await;
+                trouble.note(key, stage, looked);
+            }
+        }
+    }
+
+    async fn look_after_unit(&self, unit: &WorkUnit) -> Result<(), QueueError> {
+        let key = &unit.key;
+        if self.queue.is_queued(unit).await? || self.queue.is_aside(key).await? {
+            return Ok(());
+        }
+        // A unit whose work has ended meanwhile is in no queue either, and its job has come further.
         let Some(record) = self.standing(key).await? else {
             return Ok(());
         };
-        for unit in protocol::outstanding(key, &record) {
-            if self.queue.is_queued(&unit).await? || self.queue.is_aside(key).await? {
-                continue;
-            }
-            // A unit whose work has ended meanwhile is in no queue either, and its job has come further.
-            let Some(record) = self.standing(key).await? else {
-                return Ok(());
-            };
-            if self.requeue_unit(&unit, &record).await? {
-                tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
-            }
+        if self.requeue_unit(unit, &record).await? {
+            tracing::warn!(job = %key.job, stage = %unit.stage, unit = unit.unit, "a unit was in no queue, and is queued again");
         }
         Ok(())
     }
@@ -161,62 +171,108 @@ impl Acceptor {
         &self,
         key: &JobKey,
         (noted, losses): (Revision, u64),
-    ) -> Result<(), QueueError> {
-        let Some((record, _)) = self.queue.record(key).await? else {
+        trouble: &mut Trouble,
+    ) {
+        let records = self.records_of(key);
+        if trouble.is_at(records) {
+            return;
+        }
+        let record = match self.told(key).await {
+            Ok(Some(record)) => record,
             // It had a record when it was set aside. Either an outdated server answers, and the next pass finds it; or the
             // record is gone, and the note expires by its age.
-            return Ok(());
+            Ok(None) => return,
+            Err(error) => return trouble.note(key, records, Err(error)),
         };
-        self.queue.publish_event(key, &record).await?;
         let (mut queued_units, mut is_out) = (0, false);
         for unit in protocol::outstanding(key, &record) {
-            match self.queue.is_released(&unit).await? {
-                true => is_out = true,
-                false => queued_units += u32::from(self.requeue_unit(&unit, &record).await?),
+            let stage = Place::Stage(unit.stage);
+            if trouble.is_at(stage) {
+                return;
+            }
+            match self.queued_again(&unit, &record).await {
+                Ok(Some(is_new)) => queued_units += u32::from(is_new),
+                Ok(None) => is_out = true,
+                Err(error) => return trouble.note(key, stage, Err(error)),
             }
         }
         tracing::debug!(job = %key.job, queued_units, is_out, "a job that was set aside is queued again");
-        match is_out {
-            true => Ok(()),
-            false => self.queue.remove_pending(noted, losses).await,
+        if !is_out {
+            let removed = self.queue.remove_pending(noted, losses).await;
+            trouble.note(key, records, removed);
+        }
+    }
+
+    /// A job's record, whose latest event is published by then.
+    async fn told(&self, key: &JobKey) -> Result<Option<JobRecord>, QueueError> {
+        let Some((record, _)) = self.queue.record(key).await? else {
+            return Ok(None);
+        };
+        self.queue.publish_event(key, &record).await?;
+        Ok(Some(record))
+    }
+
+    /// Queues a unit, unless it is with the workers; says whether it was not queued before.
+    async fn queued_again(
+        &self,
+        unit: &WorkUnit,
+        record: &JobRecord,
+    ) -> Result<Option<bool>, QueueError> {
+        match self.queue.is_released(unit).await? {
+            true => Ok(None),
+            false => self.requeue_unit(unit, record).await.map(Some),
         }
     }
 }
 
-/// What did not work in a pass, and the shards of the records of which nothing more is tried in it: one that does not answer holds
-/// up no other.
+/// The jobs to look after in a round, from the one behind `last` on. In order of their names: whichever come and go between two
+/// rounds, nobody is passed over.
+fn in_turn(mut still: Vec<JobKey>, last: Option<&JobKey>) -> Vec<JobKey> {
+    still.sort_unstable();
+    let next = still.partition_point(|key| last.is_some_and(|last| key <= last));
+    still.rotate_left(next);
+    still.truncate(STILL_MAX);
+    still
+}
+
+/// What a step needs, and whoever else needs it would wait for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    /// A shard of the records.
+    Records(usize),
+    /// The intake and the workers' queue of a stage. The intake may be full.
+    Stage(Stage),
+}
+
+/// What did not work in a pass, and the places of which nothing more is tried in it: one that does not answer holds up no other.
 #[derive(Debug, Default)]
 struct Trouble {
-    shards: HashSet<usize>,
+    places: HashSet<Place>,
     first: Option<QueueError>,
 }
 
 impl Trouble {
-    fn note(&mut self, swept: Result<(), QueueError>, shard: Option<usize>) {
-        if let Err(error) = swept {
-            self.shards.extend(shard);
-            self.first.get_or_insert(error);
+    /// Logs an error that another pass cannot mend, such as a record of a newer release after a rollback, and goes on: the job
+    /// waits, with its note where it has one, and does not hold up the others.
+    fn note(&mut self, key: &JobKey, place: Place, swept: Result<(), QueueError>) {
+        match swept {
+            Ok(()) => {}
+            Err(error) if !error.is_transient() => {
+                tracing::error!(error = chain(&error), job = %key.job, "a job could not be queued");
+            }
+            Err(error) => {
+                self.places.insert(place);
+                self.first.get_or_insert(error);
+            }
         }
     }
 
-    fn is_at(&self, shard: usize) -> bool {
-        self.shards.contains(&shard)
+    fn is_at(&self, place: Place) -> bool {
+        self.places.contains(&place)
     }
 
     fn end(self) -> Result<(), QueueError> {
         self.first.map_or(Ok(()), Err)
-    }
-}
-
-/// Logs an error that another pass cannot mend, such as a record of a newer release after a rollback, and goes on: the job waits,
-/// with its note where it has one, and does not hold up the others.
-fn go_on(key: &JobKey, swept: Result<(), QueueError>) -> Result<(), QueueError> {
-    match swept {
-        Err(error) if !error.is_transient() => {
-            tracing::error!(error = chain(&error), job = %key.job, "a job could not be queued");
-            Ok(())
-        }
-        swept => swept,
     }
 }
 

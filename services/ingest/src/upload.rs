@@ -229,6 +229,7 @@ impl Uploads {
             part_digests: Vec::new(),
             committed_bytes: 0,
             expire_unix_millis: self.expires(),
+            beyond_job: String::new(),
         };
         let revision = self.queue.create_upload(&tenant, &id, &record).await?;
         Ok(Open {

@@ -60,6 +60,16 @@ pub(crate) enum Source {
     Content(Bytes),
 }
 
+impl Source {
+    /// The upload, if it is one.
+    pub(crate) const fn upload(&self) -> Option<&UploadId> {
+        match self {
+            Self::Upload(id) => Some(id),
+            Self::Content(_) => None,
+        }
+    }
+}
+
 /// Checks a request against the limits and the models of the fleet.
 pub(crate) fn plan(request: v1::SubmitJobRequest, config: &Config) -> Result<Plan, Refusal> {
     let limits = &config.limits;

@@ -226,6 +226,11 @@ fn any_unit_of_a_failed_job_brings_its_dead_letter() {
     assert_eq!(verdict_of_final(&failed), Verdict::Reject(failure));
     let cancelled = record(JobState::Cancelled, BOTH);
     assert_eq!(verdict_of_final(&cancelled), Verdict::Done);
+    let erased = JobRecord {
+        erased: Some(UnixMillis(1)),
+        ..failed
+    };
+    assert_eq!(verdict_of_final(&erased), Verdict::Done);
 }
 
 #[test]

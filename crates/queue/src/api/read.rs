@@ -372,26 +372,33 @@ impl Api {
 
     /// Deletes every message of a subject.
     pub(crate) async fn purge(&self, stream: &str, subject: &str) -> Result<()> {
-        self.purge_what(stream, &json!({ "filter": subject })).await
+        const PURGE: Operation = repeatable("purge a subject");
+        let what = json!({ "filter": subject });
+        self.purge_what(PURGE, stream, &what).await
     }
 
-    /// Deletes the messages of a subject up to a sequence.
+    /// Deletes the messages of a subject up to a sequence. Not asked for again when its answer is lost, as [`Api::delete`].
     pub(crate) async fn purge_up_to(
         &self,
         stream: &str,
         subject: &str,
         sequence: u64,
     ) -> Result<()> {
+        const PURGE: Operation = once("purge a subject up to a sequence");
         // The server keeps the one that it is told, and all behind it.
         let kept = sequence.saturating_add(1);
         let what = json!({ "filter": subject, "seq": kept });
-        self.purge_what(stream, &what).await
+        self.purge_what(PURGE, stream, &what).await
     }
 
-    async fn purge_what(&self, stream: &str, what: &serde_json::Value) -> Result<()> {
-        const PURGE: Operation = repeatable("purge a subject");
+    async fn purge_what(
+        &self,
+        operation: Operation,
+        stream: &str,
+        what: &serde_json::Value,
+    ) -> Result<()> {
         let method = format!("STREAM.PURGE.{stream}");
-        self.call::<serde::de::IgnoredAny>(PURGE, &method, what)
+        self.call::<serde::de::IgnoredAny>(operation, &method, what)
             .await
             .map(|_| ())
     }

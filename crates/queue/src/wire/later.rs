@@ -11,7 +11,7 @@ const COST: (u32, &[RangeInclusive<u32>]) = (21, &[1..=5]);
 /// The field that holds a `Forwarded`, and the fields of that.
 const FORWARDED: (u32, &[RangeInclusive<u32>]) = (31, &[1..=4]);
 /// The fields of `UploadRecord`.
-const UPLOAD: &[RangeInclusive<u32>] = &[1..=4];
+const UPLOAD: &[RangeInclusive<u32>] = &[1..=5];
 /// The wire type of what has a length, such as a message.
 const LENGTH: u32 = 2;
 

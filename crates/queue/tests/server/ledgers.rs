@@ -7,7 +7,9 @@ use medfleet_core::{Class, Failure, FailureReason, Stage, TenantId, UploadId};
 use medfleet_proto::work::v1::{AuditEntry, UploadRecord};
 use medfleet_queue::{AUDIT_STREAM, QueueConfig, Updated};
 use medfleet_testkit::{self as kit, wait_until};
+use serde_json::json;
 
+use crate::upgrade::call;
 use crate::{PATIENCE, short, start, start_with};
 
 /// Longer than a test may take, in milliseconds.
@@ -158,6 +160,44 @@ async fn a_lease_has_one_holder_until_it_is_given_up() -> Result<()> {
     Ok(())
 }
 
+/// A server that did not sync may have given it to another meanwhile.
+#[tokio::test]
+async fn a_lease_from_before_a_loss_ends_by_itself() -> Result<()> {
+    let (mut server, queue) = start_with(|config| config.lease_ttl = short(HOUR)).await?;
+    let held = queue.try_lease("dispatch", "a").await?;
+    let (held, before) = (held.context("nobody holds it")?, queue.losses());
+    server.restart().await?;
+    wait_until(PATIENCE, "the connection to be back", async || {
+        (queue.losses() > before && queue.is_connected()).then_some(())
+    })
+    .await?;
+    held.release().await?;
+    let asked = wait_until(PATIENCE, "an answer", async || {
+        queue.try_lease("dispatch", "b").await.ok()
+    });
+    ensure!(asked.await?.is_none(), "it was taken from whoever has it");
+    Ok(())
+}
+
+/// As a cluster does when most of its servers were started again before they had caught up: who is connected to the others
+/// hears nothing of it.
+#[tokio::test]
+async fn a_lease_that_was_forgotten_takes_nothing_from_another_name() -> Result<()> {
+    let (server, queue) = start_with(|config| config.lease_ttl = short(HOUR)).await?;
+    let lost = queue.try_lease("keeper", "a").await?;
+    let lost = lost.context("nobody holds it")?;
+    let client = async_nats::connect(server.url()).await?;
+    call(&client, "STREAM.DELETE.KV_LEASES", &json!({})).await?;
+    queue.ensure(&[]).await?;
+    // It has the sequence that the lost one had.
+    let held = queue.try_lease("dispatch", "b").await?;
+    let mut held = held.context("nobody holds it")?;
+    lost.release().await?;
+    ensure!(queue.try_lease("dispatch", "c").await?.is_none());
+    ensure!(held.renew().await?);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_lease_that_is_not_renewed_passes_on() -> Result<()> {
     let (_server, queue) = start_with(|config| config.lease_ttl = short(500)).await?;
@@ -226,8 +266,31 @@ async fn a_dead_letter_that_cannot_be_read_is_listed_and_discarded() -> Result<(
     ensure!(queue.dead_letter(*first).await?.as_ref() == Some(unreadable));
     ensure!(queue.dead_letter_of(&broken, 3).await?.as_ref() == letters.first());
     ensure!(queue.dead_letter_of(&broken, 2).await?.is_none());
-    queue.discard_dead(*first).await?;
+    queue.discard_dead(&broken, 3, *first).await?;
     ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
+    Ok(())
+}
+
+/// A server that did not sync has forgotten it while it was being put away, and has given its place to another job's.
+#[tokio::test]
+async fn a_dead_letter_that_was_forgotten_takes_no_other_with_it() -> Result<()> {
+    let (server, queue) = start().await?;
+    let keys = [1, 2].map(|seed| kit::record(seed, 1).0);
+    let client = async_nats::connect(server.url()).await?;
+    let failure = Failure::new(FailureReason::InputRefused, "x");
+    for key in &keys {
+        call(&client, "STREAM.DELETE.DEAD", &json!({})).await?;
+        queue.ensure(&[]).await?;
+        let unit = kit::unit(key, Stage::Decode, Class::Bulk, 0);
+        let letter = medfleet_queue::dead_letter(&unit, &failure, 1);
+        queue.publish_dead(&letter).await?;
+    }
+    let [forgotten, other] = &keys;
+    for _ in 0..2 {
+        queue.discard_dead(forgotten, 0, 1).await?;
+    }
+    let left = queue.dead_letter_of(other, 0).await?;
+    ensure!(left.is_some_and(|(sequence, _)| sequence == 1));
     Ok(())
 }
 

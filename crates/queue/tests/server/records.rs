@@ -10,7 +10,9 @@ use medfleet_core::{
 };
 use medfleet_queue::{Applied, Created, Queue, QueueError, Replicas, Seen, Updated};
 use medfleet_testkit as kit;
+use serde_json::json;
 
+use crate::upgrade::call;
 use crate::{PATIENCE, start};
 
 fn begin(stage: Stage) -> Move {
@@ -394,6 +396,25 @@ async fn an_unreadable_record_hides_no_other() -> Result<()> {
     let scanned: Vec<_> = queue.scan_records().collect().await;
     let keys: Vec<_> = scanned.into_iter().flatten().map(|(key, _)| key).collect();
     ensure!(keys == expected, "{keys:?}");
+    Ok(())
+}
+
+/// A server that did not sync has forgotten a record that was read, and has given its place to another job's.
+#[tokio::test]
+async fn a_removal_takes_no_other_jobs_record() -> Result<()> {
+    let (server, queue) = start().await?;
+    let (forgotten, record) = kit::record(1, 1);
+    let Created::Created(read_at) = queue.create_record(&forgotten, &record).await? else {
+        bail!("nobody else has stored it");
+    };
+    let client = async_nats::connect(server.url()).await?;
+    call(&client, "STREAM.DELETE.KV_JOBS_0", &json!({})).await?;
+    queue.ensure(&[]).await?;
+    let (other, record) = kit::record(2, 1);
+    let created = queue.create_record(&other, &record).await?;
+    ensure!(matches!(created, Created::Created(at) if at == read_at));
+    queue.remove_record(&forgotten, read_at).await?;
+    ensure!(queue.record(&other).await?.is_some(), "another job's");
     Ok(())
 }
 

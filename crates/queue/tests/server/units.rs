@@ -227,8 +227,12 @@ async fn a_rejected_unit_becomes_a_dead_letter() -> Result<()> {
     // Rejected again after a crash between letter and acknowledgement: still one letter.
     queue.publish_dead(letter).await?;
     ensure!(queue.dead_letters(None, 0, 10).await?.len() == 1);
-    queue.discard_dead(*sequence).await?;
-    queue.discard_dead(*sequence).await?;
+    queue
+        .discard_dead(&poison.key, poison.epoch, *sequence)
+        .await?;
+    queue
+        .discard_dead(&poison.key, poison.epoch, *sequence)
+        .await?;
     ensure!(queue.dead_letter(*sequence).await?.is_none());
     Ok(())
 }

@@ -480,21 +480,29 @@ impl BlobStore {
             .backend
             .list(&format!("{tenant}/{REFERENCES}/{job}"));
         let lists: Vec<_> = lists.map_ok(|list| list.name).try_collect().await?;
-        self.release_lists(&lists).await
+        for list in &lists {
+            self.inner.backend.delete(list).await?;
+        }
+        Ok(())
     }
 
     /// As [`BlobStore::release`], of what [`BlobStore::holders`] has seen and nothing that came since: many jobs for one
-    /// listing, which at some places is as long as all that they store.
+    /// listing, which at some places is as long as all that they store. A list that was written anew since stays, too: its job
+    /// begins again, under the name that it had.
     ///
     /// # Errors
     /// The place's failure; letting go again finishes it.
     pub async fn release_holder(&self, holder: &Holder) -> Result<(), StoreError> {
-        self.release_lists(&holder.lists).await
-    }
-
-    async fn release_lists(&self, lists: &[Name]) -> Result<(), StoreError> {
-        for list in lists {
-            self.inner.backend.delete(list).await?;
+        let backend = &self.inner.backend;
+        for list in &holder.lists {
+            // The version is read before the age: who writes the list anew from now on changes it, and the delete then does nothing.
+            let version = backend.version(list).await?;
+            let Some((version, entry)) = version.zip(backend.head(list).await?) else {
+                continue;
+            };
+            if entry.modified <= holder.latest {
+                backend.delete_version(list, &version).await?;
+            }
         }
         Ok(())
     }

@@ -308,6 +308,28 @@ async fn referenced_blobs_stay(backend: Arc<dyn Backend>) {
     assert!(store.stored_bytes().await.expect("counts").is_empty());
 }
 
+/// A client sends again what it had sent in vain long ago, just when what was left of that is let go.
+#[tokio::test]
+async fn what_a_job_relies_on_anew_is_not_let_go_by_an_older_look() {
+    let (store, _) = store();
+    let a = tenant("a");
+    let film = put(&store, "a", BlobKind::Input, b"film").await;
+    let film = [(BlobKind::Input, film)];
+    let relied = store.reference(&a, &job(1), &film).await;
+    relied.expect("references");
+    let holders = async || store.holders(&a).await.expect("lists");
+    let seen = holders().await.remove(&job(1)).expect("it is there");
+    // Until the place's clock shows that it is later.
+    while holders().await[&job(1)].latest <= seen.latest {
+        let anew = store.reference(&a, &job(1), &film).await;
+        anew.expect("references again");
+    }
+    store.release_holder(&seen).await.expect("releases");
+    let anew = holders().await.remove(&job(1)).expect("it stays");
+    store.release_holder(&anew).await.expect("releases");
+    assert!(holders().await.is_empty());
+}
+
 #[tokio::test]
 async fn referenced_blobs_stay_in_memory() {
     referenced_blobs_stay(Arc::new(Objects::in_memory())).await;

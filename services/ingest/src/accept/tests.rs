@@ -15,6 +15,7 @@ use medfleet_testkit as kit;
 use super::sample::acceptor;
 use super::*;
 use crate::config::{self, Quota, QuotasConfig};
+use crate::convert;
 use crate::places::Places;
 use crate::upload::Uploads;
 
@@ -127,4 +128,66 @@ async fn a_job_of_what_was_uploaded_is_not_refused_for_what_is_stored() {
     };
     let accepted = acceptor.accept(&caller, sent).await;
     assert!(!accepted.expect("its file is there").already);
+}
+
+/// Its handle lives on, and with each job more would be stored.
+#[tokio::test]
+async fn beyond_the_quota_an_upload_is_good_for_one_job_and_its_repeats() {
+    let (_server, queue) = kit::start().await.expect("a queue");
+    let mut acceptor = acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])));
+    let quota = |bytes| {
+        let default = Quota {
+            stored_bytes_max: Some(ByteSize::from_bytes(bytes)),
+            ..Quota::default()
+        };
+        QuotasConfig {
+            default,
+            ..QuotasConfig::default()
+        }
+    };
+    let clock = acceptor.clock.clone();
+    acceptor.quotas = Quotas::new(quota(8), Duration::ZERO, clock);
+    let caller = Caller::of(&kit::tenant());
+    let first = uploaded(&acceptor, b"film").await;
+    let second = uploaded(&acceptor, b"more").await;
+    let of = |request_id: &str, inputs: &[&v1::Input]| v1::SubmitJobRequest {
+        request_id: request_id.to_owned(),
+        inputs: inputs.iter().copied().cloned().collect(),
+        ..request(b"")
+    };
+    // Calls that break off right after this, before there is a record.
+    let key = JobKey {
+        tenant: kit::tenant(),
+        job: acceptor.keys.job_id(&kit::tenant(), "a"),
+    };
+    let Some(Source::Upload(name)) = &first.source else {
+        panic!("it is an upload");
+    };
+    let id = convert::upload_id("upload", name).expect("a name");
+    for _ in 0..2 {
+        let let_in = acceptor.let_in_beyond(&key, std::slice::from_ref(&id), UPLOAD_GONE);
+        let_in.await.expect("it has let in no other");
+    }
+    let let_in = async |request_id: &str, inputs: &[&v1::Input]| match acceptor
+        .accept(&caller, of(request_id, inputs))
+        .await
+    {
+        Ok(accepted) => Some(accepted.already),
+        Err(Refusal::Stored { .. }) => None,
+        Err(refusal) => panic!("{refusal:?}"),
+    };
+    assert_eq!(let_in("a", &[&first]).await, Some(false));
+    assert_eq!(let_in("a", &[&first]).await, Some(true));
+    for request_id in ["b", ""] {
+        assert_eq!(let_in(request_id, &[&first]).await, None, "{request_id}");
+    }
+    // With another file that has its room, as for a comparison.
+    assert_eq!(let_in("c", &[&first, &second]).await, Some(false));
+    assert_eq!(let_in("d", &[&second]).await, None);
+    let roomy = Acceptor {
+        quotas: Quotas::new(quota(1 << 20), Duration::ZERO, acceptor.clock.clone()),
+        ..acceptor.clone()
+    };
+    let accepted = roomy.accept(&caller, of("d", &[&second])).await;
+    assert!(!accepted.expect("there is room").already);
 }

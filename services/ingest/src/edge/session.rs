@@ -1,7 +1,7 @@
 //! What the leader does for as long as it leads: it offers each tenant's jobs to the hub one after the other, in the order of the
 //! tenant's [`Lane`], and follows all jobs that the hub has at the same time. A tenant whose jobs wait holds up no other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::lane::{Lane, Turn};
 use super::offer::Offered;
 use super::plan::{self, Duty};
 use crate::config::Travels;
-use crate::work::{Expired, STALE, expire};
+use crate::work::{Expired, STALE, expire, in_turn};
 
 /// Intake messages taken at once before anything else.
 const INTAKE_BATCH: usize = 256;
@@ -62,6 +62,8 @@ pub(super) struct Session {
     followed: HashMap<JobKey, Followed>,
     /// Jobs past their time that could not be ended yet, and when that was tried first.
     due_since: HashMap<JobKey, Instant>,
+    /// Of these, those that could not be ended when it was last tried, in which epoch.
+    not_ended: HashSet<(JobKey, u32)>,
     /// When the jobs that were left are tried again.
     try_left_at: Instant,
 }
@@ -118,6 +120,7 @@ impl Session {
             follows: FuturesUnordered::new(),
             followed: HashMap::new(),
             due_since: HashMap::new(),
+            not_ended: HashSet::new(),
             try_left_at: Instant::now() + LEFT_FOR,
         };
         // Hints are subscribed to before the stored state is read, so that no change is missed in between.
@@ -308,7 +311,8 @@ impl Session {
         };
         let due = edge.open.due(now).into_iter();
         let due = due.filter(|(key, _)| !self.followed.contains_key(key));
-        let due: Vec<_> = due.take(EXPIRED_MAX).collect();
+        let due = in_turn(due.collect(), &self.not_ended, EXPIRED_MAX);
+        self.not_ended.clear();
         if due.is_empty() {
             return self.due_since.clear();
         }
@@ -319,14 +323,19 @@ impl Session {
                 let since = *self.due_since.entry(key.clone()).or_insert(at);
                 // After that time even an outdated server has heard of the job.
                 let may_be_behind = at.duration_since(since) < outdated_max;
-                end_of_time(Arc::clone(&edge), (key, epoch), (now, may_be_behind))
+                let job = (key, epoch);
+                let end = end_of_time(Arc::clone(&edge), job.clone(), (now, may_be_behind));
+                async move { (job, end.await) }
             })
             .collect();
         let mut ends = futures::stream::iter(ends).buffer_unordered(EXPIRED_AT_A_TIME);
         let mut trouble = None;
-        while let Some(ended) = ends.next().await {
+        while let Some((job, ended)) = ends.next().await {
             // One that cannot be ended holds up no other.
-            trouble = ended.err().or(trouble);
+            if let Err(error) = ended {
+                self.not_ended.insert(job);
+                trouble = Some(error);
+            }
         }
         if let Some(error) = trouble {
             let error = chain(&error);

@@ -1,7 +1,7 @@
 //! A sweep over a real server's records and blobs in memory, at a time that the test sets.
 
 use bytes::Bytes;
-use medfleet_core::{BlobKind, Class, Digest, Failure, FailureReason, JobState, Move};
+use medfleet_core::{BlobKind, Class, Digest, Failure, FailureReason, JobState, Move, Stage};
 use medfleet_queue::{Applied, Created};
 use medfleet_runtime::{ManualClock, Metrics};
 use medfleet_store::{BlobStore, FleetKey, StoreError};
@@ -178,6 +178,27 @@ async fn references_without_a_record_are_let_go() {
     assert_eq!(holders.len(), 1);
     setup.sweep_after(8).await;
     assert!(!setup.has(&key, &digest).await);
+}
+
+/// Its keeper died, or the answer to the removal of its record was lost.
+#[tokio::test]
+async fn of_a_job_that_was_half_forgotten_the_dead_letter_goes_too() {
+    let setup = Setup::new().await;
+    let (key, input) = setup.job(5).await;
+    setup.fail(&key).await;
+    let queue = &setup.keeper.queue;
+    let unit = medfleet_testkit::unit(&key, Stage::Decode, Class::Routine, 0);
+    let failure = Failure::new(FailureReason::Internal, "for a test");
+    let letter = medfleet_queue::dead_letter(&unit, &failure, setup.clock.now().0);
+    queue.publish_dead(&letter).await.expect("stores");
+    let found = queue.record(&key).await.expect("reads");
+    let (_, revision) = found.expect("it is there");
+    let removed = queue.remove_record(&key, revision).await;
+    removed.expect("removes");
+    setup.sweep_after(8).await;
+    let left = queue.dead_letters(Some(&key.tenant), 0, 10).await;
+    assert!(left.expect("lists").is_empty());
+    assert!(!setup.has(&key, &input).await);
 }
 
 #[tokio::test]

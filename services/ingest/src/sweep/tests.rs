@@ -4,7 +4,7 @@
 use std::fs;
 
 use medfleet_core::setting::DurationText;
-use medfleet_core::{Class, Digest, Move, Stage, Verdict};
+use medfleet_core::{Class, Digest, JobId, Move, Stage, Verdict};
 use medfleet_queue::{Applied, Queue, Seen};
 use medfleet_store::{BlobStore, FleetKey};
 use medfleet_testkit::{self as kit, NatsServer, wait_until};
@@ -21,14 +21,35 @@ fn acceptor(queue: Queue) -> Acceptor {
     sample::acceptor(queue, BlobStore::in_memory(FleetKey::new([1; 32])))
 }
 
-/// A job that has come so far, of which a worker has set a unit aside.
-async fn set_aside(queue: &Queue, seed: u8, stage: Stage, steps: &[Move]) -> JobKey {
+/// A job that has come so far.
+async fn job(queue: &Queue, seed: u8, steps: &[Move]) -> JobKey {
     let (key, record) = kit::record(seed, 1);
     queue.create_record(&key, &record).await.expect("stores");
     for step in steps {
         let moved = queue.apply(&key, Some(0), step, kit::clock()()).await;
         assert!(matches!(moved, Ok(Applied::Applied { .. })), "{moved:?}");
     }
+    key
+}
+
+/// What a job has behind it that waits for its only image to be encoded.
+fn until_encode() -> [Move; 2] {
+    let start = Move::Start {
+        stage: Stage::Preprocess,
+        unit: 0,
+        retries_max: 3,
+    };
+    let frames = Move::Preprocessed {
+        frames: Digest::new([3; 32]),
+        chunks: 1,
+        frame_count: 1,
+    };
+    [start, frames]
+}
+
+/// A job that has come so far, of which a worker has set a unit aside.
+async fn set_aside(queue: &Queue, seed: u8, stage: Stage, steps: &[Move]) -> JobKey {
+    let key = job(queue, seed, steps).await;
     let unit = kit::unit(&key, stage, Class::Routine, 0);
     let put = queue.publish_work(&unit, &Vec::new()).await;
     put.expect("stores");
@@ -48,17 +69,7 @@ async fn what_has_come_further_does_not_wait_for_a_full_intake_of_accepted_jobs(
     let (_server, queue) = started.await.expect("a queue");
     // In order of their names the first of these waits for the stage without room.
     let first = set_aside(&queue, 1, Stage::Preprocess, &[]).await;
-    let frames = Move::Preprocessed {
-        frames: Digest::new([3; 32]),
-        chunks: 1,
-        frame_count: 1,
-    };
-    let start = Move::Start {
-        stage: Stage::Preprocess,
-        unit: 0,
-        retries_max: 3,
-    };
-    let second = set_aside(&queue, 2, Stage::Encode, &[start, frames]).await;
+    let second = set_aside(&queue, 2, Stage::Encode, &until_encode()).await;
     let other = kit::unit(&kit::record(3, 1).0, Stage::Preprocess, Class::Routine, 0);
     let filled = queue.publish_intake(&other, &Vec::new()).await;
     filled.expect("there is room for one");
@@ -176,7 +187,7 @@ async fn without_a_unit(is_leader: bool) -> (NatsServer, Queue, Acceptor) {
 }
 
 async fn waiting_after_a_round(queue: &Queue, acceptor: &Acceptor) -> u64 {
-    acceptor.sweep_still(&mut 0).await.expect("looks");
+    acceptor.sweep_still(&mut None).await.expect("looks");
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     waiting.expect("counts")
 }
@@ -217,11 +228,16 @@ async fn a_job_that_has_just_come_further_is_left_to_who_moved_it() {
     };
     let moved = queue.apply(&key, Some(0), &start, kit::clock()()).await;
     assert!(matches!(moved, Ok(Applied::Applied { .. })), "{moved:?}");
-    acceptor.look_after(&key).await.expect("looks");
+    let look = async || {
+        let mut trouble = Trouble::default();
+        acceptor.look_after(&key, &mut trouble).await;
+        trouble.end().expect("looks");
+    };
+    look().await;
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 0);
     acceptor.open.next_round();
-    acceptor.look_after(&key).await.expect("looks");
+    look().await;
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), 1, "it stands still since");
 }
@@ -245,10 +261,56 @@ async fn jobs_of_a_shard_that_answers_are_looked_after_while_another_does_not() 
     assert!(!here.is_empty() && there > 0);
     lose_a_shard(&mut server, &queue, &here[0]).await;
     acceptor.open.next_round();
-    let looked = acceptor.sweep_still(&mut 0).await;
+    let looked = acceptor.sweep_still(&mut None).await;
     assert!(looked.is_err_and(|error| error.is_transient()));
     let waiting = queue.waiting_for_release(Stage::Preprocess).await;
     assert_eq!(waiting.expect("counts"), here.len() as u64);
+}
+
+/// In whichever order the jobs come: most of them wait for the stage without room.
+#[tokio::test]
+async fn a_job_that_lost_its_unit_does_not_wait_for_a_full_intake_of_another_stage() {
+    let started = kit::start_with(|config| config.intake_messages_max = 1);
+    let (_server, queue) = started.await.expect("a queue");
+    let acceptor = acceptor(queue.clone());
+    acceptor.figures.leader.set(1);
+    let mut keys = Vec::new();
+    for seed in 1..=8 {
+        keys.push(job(&queue, seed, &[]).await);
+    }
+    keys.push(job(&queue, 9, &until_encode()).await);
+    for key in &keys {
+        let record = queue.record(key).await.expect("reads");
+        acceptor.open.take_record(key, &record.expect("a job").0);
+    }
+    let other = kit::unit(&kit::record(10, 1).0, Stage::Preprocess, Class::Routine, 0);
+    let filled = queue.publish_intake(&other, &Vec::new()).await;
+    filled.expect("there is room for one");
+    acceptor.open.next_round();
+
+    let looked = acceptor.sweep_still(&mut None).await;
+    assert!(matches!(looked, Err(QueueError::Full { .. })), "{looked:?}");
+    let waiting = queue.waiting_for_release(Stage::Encode).await;
+    assert_eq!(waiting.expect("counts"), 1, "it is not queued");
+}
+
+#[test]
+fn whoever_comes_and_goes_between_two_rounds_nobody_is_passed_over() {
+    let key = |number: usize| JobKey {
+        tenant: kit::tenant(),
+        job: JobId::from_bytes((number as u128).to_be_bytes()),
+    };
+    let still = (0..STILL_MAX + 2).rev().map(key).collect();
+    let first = in_turn(still, None);
+    assert_eq!(first.len(), STILL_MAX);
+    assert_eq!(first[0], key(0));
+    // Those that were looked after have come further, but for one.
+    let still = vec![key(STILL_MAX + 1), key(5), key(STILL_MAX)];
+    let second = in_turn(still, first.last());
+    assert_eq!(second, [key(STILL_MAX), key(STILL_MAX + 1), key(5)]);
+    // The last of all is followed by the first.
+    let third = in_turn(vec![key(7), key(6)], Some(&key(STILL_MAX + 1)));
+    assert_eq!(third, [key(6), key(7)]);
 }
 
 #[tokio::test]

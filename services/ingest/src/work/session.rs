@@ -365,7 +365,7 @@ impl<'a> Session<'a> {
                 return;
             }
         };
-        let due = in_turn(dispatcher.open.due(now), &self.not_ended);
+        let due = in_turn(dispatcher.open.due(now), &self.not_ended, AT_ONCE_MAX);
         self.not_ended.clear();
         let may_be_behind = !dispatcher.queue.outdated_max().is_zero();
         let silent = &self.silent;
@@ -405,10 +405,14 @@ fn is_of_unit(error: &QueueError) -> bool {
     !error.is_transient() && !matches!(error, QueueError::Closed)
 }
 
-/// The jobs to end now. Those that could not be ended last time come last, so that they take no other's place.
-fn in_turn(mut due: Vec<(JobKey, u32)>, not_ended: &HashSet<(JobKey, u32)>) -> Vec<(JobKey, u32)> {
+/// The jobs to end now, `most` of them. Those that could not be ended last time come last, so that they take no other's place.
+pub(crate) fn in_turn(
+    mut due: Vec<(JobKey, u32)>,
+    not_ended: &HashSet<(JobKey, u32)>,
+    most: usize,
+) -> Vec<(JobKey, u32)> {
     due.sort_by_key(|job| not_ended.contains(job));
-    due.truncate(AT_ONCE_MAX);
+    due.truncate(most);
     due
 }
 
@@ -549,12 +553,13 @@ mod tests {
             };
             (key, 0)
         };
-        let due: Vec<_> = (0..AT_ONCE_MAX + 1).map(job).collect();
-        let first = in_turn(due.clone(), &HashSet::new());
-        assert_eq!(first, due[..AT_ONCE_MAX]);
+        let most = 4;
+        let due: Vec<_> = (0..most + 1).map(job).collect();
+        let first = in_turn(due.clone(), &HashSet::new(), most);
+        assert_eq!(first, due[..most]);
         let not_ended: HashSet<_> = first.into_iter().collect();
-        let second = in_turn(due.clone(), &not_ended);
-        assert_eq!(second[0], due[AT_ONCE_MAX]);
-        assert_eq!(second.len(), AT_ONCE_MAX);
+        let second = in_turn(due.clone(), &not_ended, most);
+        assert_eq!(second[0], due[most]);
+        assert_eq!(second.len(), most);
     }
 }
