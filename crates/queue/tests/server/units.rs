@@ -149,9 +149,12 @@ async fn a_silent_worker_loses_its_unit_and_a_heartbeat_keeps_it() -> Result<()>
     Ok(())
 }
 
+/// Longer than a test waits: what its worker does not hand back comes to no other.
+const LONG_MILLIS: u64 = 3_600_000;
+
 #[tokio::test]
 async fn handed_back_units_come_again_at_once_or_later() -> Result<()> {
-    let (_server, queue) = start().await?;
+    let (_server, queue) = start_with(|config| config.ack_wait = short(LONG_MILLIS)).await?;
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
     let now = Verdict::Retry {
@@ -265,19 +268,32 @@ async fn a_cancelled_pull_loses_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn closing_hands_back_what_a_cancelled_pull_brings() -> Result<()> {
-    let (_server, queue) = start().await?;
+    let (_server, queue) = start_with(|config| config.ack_wait = short(LONG_MILLIS)).await?;
     let mut puller = queue.puller(Stage::Encode, kit::pool());
-    // Subscribes and looks once, so that the next poll sends a pull at once.
-    ensure!(
-        tokio::time::timeout(Duration::from_millis(300), puller.next())
-            .await
-            .is_err()
-    );
     queue.publish_work(&unit(1, Class::Stat), &traced()).await?;
-    ensure!(puller.next().now_or_never().is_none());
+    // The first call subscribes, which takes more than one poll.
+    next(&mut puller).await?.settle(Verdict::Done).await?;
+    queue.publish_work(&unit(2, Class::Stat), &traced()).await?;
+    wait_until(PATIENCE, "a unit on its way to nobody", async || {
+        if let Some(taken) = puller.next().now_or_never() {
+            // It was there already; the next pull brings it again.
+            let now = Verdict::Retry {
+                after: Duration::ZERO,
+            };
+            taken.ok()?.settle(now).await.ok()?;
+            return None;
+        }
+        let counts = queue.outstanding(Stage::Encode, &kit::pool()).await.ok()?;
+        (counts.stat.in_flight == 1).then_some(())
+    })
+    .await?;
     puller.close().await?;
     let mut other = queue.puller(Stage::Encode, kit::pool());
     let delivery = next(&mut other).await?;
+    ensure!(
+        delivery.unit == unit(2, Class::Stat) && delivery.deliveries > 1,
+        "{delivery:?}"
+    );
     delivery.settle(Verdict::Done).await?;
     Ok(())
 }
