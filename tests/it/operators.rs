@@ -36,7 +36,8 @@ async fn every_role_has_its_admin_port() -> Result<()> {
     Ok(())
 }
 
-/// NATS away: `submit` against a fleet whose queue is gone says so and accepts nothing; a service exits 3 with what it tried.
+/// NATS away: a submit to a fleet whose queue is gone says so and accepts nothing; a service that is started exits 3 with what it
+/// tried, and so does the command line where no fleet is.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_queue_is_named() -> Result<()> {
     let fleet = Fleet::start(Options::default()).await?;
@@ -52,6 +53,14 @@ async fn an_unreachable_queue_is_named() -> Result<()> {
         refused.code() == tonic::Code::Unavailable,
         "{refused:?}; {}",
         fleet.log_end(Role::Ingest)
+    );
+    fleet.kill9(Role::Preprocess).await?;
+    let started = fleet.start_role(Role::Preprocess).await.err();
+    let ended = format!("{:#}", started.context("it started without a queue")?);
+    ensure!(
+        ended.contains("exit status: 3")
+            && ended.contains("no NATS server answered at nats://127."),
+        "{ended}"
     );
 
     let output = Command::new(binary("medfleet")?)
